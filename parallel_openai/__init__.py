@@ -1,0 +1,45 @@
+"""Ask an OpenAI-compatible API once per row of a DataFrame, as fast as the limits allow, and never lose an answer.
+
+>>> import pandas as pd
+>>> import parallel_openai as po
+>>> df = pd.DataFrame({"text": ["Arrived early, works well.", "It leaks."]})
+>>> with po.local.simulator.serve() as server:  # a rehearsal on this machine; leave client= out for the real API
+...     out = po.process_dataframe(df, "What is the sentiment of this review? {text}", model="gpt-5-mini",
+...                                client=po.Client(server.base_url), progress=False)
+>>> out["status"].tolist()
+['succeeded', 'succeeded']
+"""
+
+from parallel_openai import errors, local
+from parallel_openai.client import Client
+from parallel_openai.engine.status import StatusTracker
+from parallel_openai.files import (
+    append_to_jsonl,
+    aprocess_api_requests_from_file,
+    process_api_requests_from_file,
+)
+from parallel_openai.frames.export import to_jsonl
+from parallel_openai.frames.label import alabel_dataframe, label_dataframe
+from parallel_openai.frames.process import aprocess_dataframe, process_dataframe
+from parallel_openai.frames.report import RunReport, last_run
+from parallel_openai.records import APIRequest
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "APIRequest",
+    "Client",
+    "RunReport",
+    "StatusTracker",
+    "alabel_dataframe",
+    "append_to_jsonl",
+    "aprocess_api_requests_from_file",
+    "aprocess_dataframe",
+    "errors",
+    "label_dataframe",
+    "last_run",
+    "local",
+    "process_api_requests_from_file",
+    "process_dataframe",
+    "to_jsonl",
+]

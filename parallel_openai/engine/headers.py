@@ -1,0 +1,85 @@
+"""What the server's headers say of its limits. Any of them may be missing or malformed; then they say nothing."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from email.utils import parsedate_to_datetime
+
+_UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+_DURATION = re.compile(r"(?:\d+(?:\.\d+)?(?:ms|[smhd]))+")
+_PART = re.compile(r"(\d+(?:\.\d+)?)(ms|[smhd])")
+
+
+@dataclass(frozen=True, slots=True)
+class Allowance:
+    """One dimension's figures on one answer: the limit, what is left of it, and seconds until it is whole again."""
+
+    limit: float
+    remaining: float
+    reset: float | None
+
+
+def allowance(headers: Mapping[str, str], dimension: str) -> Allowance | None:
+    """What the headers say of a dimension (`requests` or `tokens`), or None when they do not say.
+
+    >>> allowance({"x-ratelimit-limit-requests": "600", "x-ratelimit-remaining-requests": "599",
+    ...            "x-ratelimit-reset-requests": "100ms"}, "requests")
+    Allowance(limit=600.0, remaining=599.0, reset=0.1)
+    >>> allowance({"x-ratelimit-limit-requests": "unlimited"}, "requests") is None
+    True
+    """
+    limit = _number(headers.get(f"x-ratelimit-limit-{dimension}"))
+    remaining = _number(headers.get(f"x-ratelimit-remaining-{dimension}"))
+    if limit is None or remaining is None or limit <= 0:
+        return None
+    return Allowance(limit, max(0.0, remaining), duration(headers.get(f"x-ratelimit-reset-{dimension}")))
+
+
+def duration(text: str | None) -> float | None:
+    """Seconds in a Go-style duration such as `6m0s`, or a bare number of seconds; None for anything else.
+
+    >>> [duration(text) for text in ("1s", "6m0s", "120ms", "1h2m", "7.66s", "2", "soon")]
+    [1.0, 360.0, 0.12, 3720.0, 7.66, 2.0, None]
+    """
+    if not text:
+        return None
+    if _DURATION.fullmatch(text):
+        return sum(float(amount) * _UNITS[unit] for amount, unit in _PART.findall(text))
+    return _number(text)
+
+
+def retry_after(headers: Mapping[str, str], *, now: float | None = None) -> float | None:
+    """Seconds that the server asks us to wait, or None when it does not say. `now` is seconds since 1970.
+
+    >>> retry_after({"retry-after-ms": "1500"})
+    1.5
+    >>> retry_after({"retry-after": "Wed, 21 Oct 2026 07:28:10 GMT"}, now=1792567680.0)
+    10.0
+    """
+    milliseconds = _number(headers.get("retry-after-ms"))
+    if milliseconds is not None:
+        return max(0.0, milliseconds / 1000)
+    text = headers.get("retry-after")
+    if not text:
+        return None
+    seconds = _number(text)
+    if seconds is not None:
+        return max(0.0, seconds)
+    try:
+        moment = parsedate_to_datetime(text).timestamp()
+    except (TypeError, ValueError, OverflowError, OSError):
+        return None
+    return max(0.0, moment - (time.time() if now is None else now))
+
+
+def _number(text: str | None) -> float | None:
+    if not text:
+        return None
+    try:
+        number = float(text)
+    except ValueError:
+        return None
+    return number if number == number and abs(number) != float("inf") else None

@@ -1,0 +1,175 @@
+"""One event loop beside the notebook's own, so that the same blocking call works in a script, a cell and a thread.
+
+Patching the notebook's loop instead halves the throughput of everything on it, is impossible under uvloop, and goes on
+sending after an interrupt. `run_nested` does it all the same for those who must stay on the loop that is running.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import threading
+import time
+from collections.abc import Callable, Coroutine
+from concurrent.futures import Future, wait
+from typing import Any, Generic, TypeVar
+
+T = TypeVar("T")
+
+#: Seconds between two looks at the counters while the caller waits.
+TICK = 0.2
+#: Seconds that an interrupted run may take to close its files.
+GRACE = 10.0
+
+_THREAD = "parallel_openai"
+_guard = threading.Lock()
+_loop: asyncio.AbstractEventLoop | None = None
+_owner = 0
+
+
+def background_loop() -> asyncio.AbstractEventLoop:
+    """The process's engine loop, started at its first use; a forked child gets one of its own."""
+    global _loop, _owner
+    with _guard:
+        if _loop is None or _owner != os.getpid() or _loop.is_closed():
+            _loop, _owner = _new_loop(), os.getpid()
+            threading.Thread(target=_loop.run_forever, name=_THREAD, daemon=True).start()
+        return _loop
+
+
+def is_background_thread() -> bool:
+    """Whether this is the thread of the engine's loop, which must not wait for itself."""
+    return threading.current_thread().name == _THREAD
+
+
+def _new_loop() -> asyncio.AbstractEventLoop:
+    try:
+        import uvloop
+    except ImportError:
+        return asyncio.new_event_loop()
+    loop: asyncio.AbstractEventLoop = uvloop.new_event_loop()
+    return loop
+
+
+class Interrupted(Exception):
+    """The caller interrupted the work; it has been stopped and has cleaned up."""
+
+
+class _Work(Generic[T]):
+    """A coroutine on the engine's loop whose end, also after a cancel, can be waited for from another thread."""
+
+    def __init__(self, work: Coroutine[Any, Any, T]) -> None:
+        self.end: Future[T] = Future()
+        self._loop = background_loop()
+        self._work = work
+        self._task: asyncio.Task[T] | None = None
+        self._loop.call_soon_threadsafe(self._start)
+
+    def cancel(self) -> None:
+        self._loop.call_soon_threadsafe(self._cancel)
+
+    def _start(self) -> None:
+        self._task = self._loop.create_task(self._work)
+        self._task.add_done_callback(self._finish)
+
+    def _cancel(self) -> None:
+        if self._task is not None:
+            self._task.cancel()
+
+    def _finish(self, task: asyncio.Task[T]) -> None:
+        if task.cancelled():
+            self.end.set_exception(Interrupted())
+        elif (error := task.exception()) is not None:
+            self.end.set_exception(error)
+        else:
+            self.end.set_result(task.result())
+
+
+def run_in_background(work: Coroutine[Any, Any, T], on_tick: Callable[[], None]) -> T:
+    """Run on the engine's loop and wait here, calling `on_tick` now and then in this thread.
+
+    Raises:
+        Interrupted: a KeyboardInterrupt came; the work was cancelled and has ended.
+    """
+    running = _Work(work)
+    try:
+        while not wait([running.end], TICK).done:
+            on_tick()
+    except KeyboardInterrupt:
+        running.cancel()
+        _wait_stubbornly(running.end)
+        raise Interrupted from None
+    except BaseException:
+        running.cancel()
+        _wait_stubbornly(running.end)
+        raise
+    return running.end.result()
+
+
+def _wait_stubbornly(end: Future[Any]) -> None:
+    """Wait for the clean end; further interrupts in the meantime must not leave files open."""
+    give_up_at = time.monotonic() + GRACE
+    while not end.done() and time.monotonic() < give_up_at:
+        try:
+            wait([end], TICK)
+        except KeyboardInterrupt:
+            continue
+
+
+async def await_in_background(work: Coroutine[Any, Any, T], on_tick: Callable[[], None]) -> T:
+    """The same for a caller that has a loop of its own, which stays free meanwhile.
+
+    Raises:
+        Interrupted: the caller's task was cancelled; the work was cancelled and has ended, and the cancellation is
+            taken back, so that the caller can return what there is.
+    """
+    running = _Work(work)
+    end = asyncio.wrap_future(running.end)
+    try:
+        while not end.done():
+            await asyncio.wait([end], timeout=TICK)
+            on_tick()
+    except asyncio.CancelledError:
+        running.cancel()
+        await _await_stubbornly(end)
+        end.exception()
+        _take_back_cancellation()
+        raise Interrupted from None
+    return end.result()
+
+
+async def _await_stubbornly(end: asyncio.Future[Any]) -> None:
+    while not end.done():
+        try:
+            await asyncio.wait([end], timeout=GRACE)
+        except asyncio.CancelledError:
+            continue
+
+
+def _take_back_cancellation() -> None:
+    task = asyncio.current_task()
+    uncancel = getattr(task, "uncancel", None)  # from Python 3.11 on
+    while uncancel is not None and task is not None and task.cancelling():  # type: ignore[attr-defined,unused-ignore]
+        uncancel()
+
+
+def run_nested(work: Coroutine[Any, Any, T]) -> T:
+    """Run on the loop that is running in this thread, patched to allow it; or on a new one where none is.
+
+    Raises:
+        RuntimeError: the running loop is uvloop's, which cannot be patched.
+    """
+    try:
+        loop = asyncio.get_running_loop()
+    except RuntimeError:
+        return asyncio.run(work)
+    import nest_asyncio
+
+    try:
+        nest_asyncio.apply(loop)
+    except ValueError as error:
+        work.close()
+        raise RuntimeError(
+            f"A running {type(loop).__module__} loop cannot be entered again. Leave loop= at its default, 'thread'."
+        ) from error
+    return loop.run_until_complete(work)

@@ -1,0 +1,293 @@
+"""Walks each request along the row: wait for capacity, send, judge, write down or send again.
+
+Knows no HTTP, no pandas and no tqdm: it is handed what it needs.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import heapq
+import time
+from collections.abc import Awaitable, Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+
+from parallel_openai.engine.limiter import Lease, Limiter
+from parallel_openai.engine.retry import RetryPolicy, Verdict, judge
+from parallel_openai.engine.status import StatusTracker
+from parallel_openai.records import APIRequest, Attempt, Response, Result, Size
+from parallel_openai.requests.endpoints import usage_of
+
+NO_SIZE = Size(1, 0, None, 1)
+
+
+@dataclass(slots=True)
+class _Job:
+    """A request on its way, with what it has been through."""
+
+    request: APIRequest
+    ready_at: float
+    attempts: list[Attempt] = field(default_factory=list)
+    errors: list[str] = field(default_factory=list)
+    failures: int = 0  # sends that count against it
+    refusals: int = 0  # sends that do not
+    held_since: float | None = None
+
+
+class Processor:
+    """Runs requests to their results, many at a time.
+
+    Args:
+        send: puts one request on the wire and gives the answer; raises nothing but cancellation.
+        limiter: says when.
+        retry: says how often.
+        status: where things are counted.
+        on_result: called once for each request that came to its end, in the order of their ends. What it raises
+            stops the run.
+        max_concurrent_requests: requests in flight at the most.
+        clock: seconds, never going back.
+
+    One worker at a time stands at the gate: it takes the next request and waits for its capacity. When it goes off to
+    send, another takes its place, a new one if all are busy. So there are never more workers than the limits can use,
+    the requests go out in order, and none is a task of its own.
+    """
+
+    def __init__(
+        self,
+        *,
+        send: Callable[[APIRequest], Awaitable[Response]],
+        limiter: Limiter,
+        on_result: Callable[[Result], None],
+        retry: RetryPolicy | None = None,
+        status: StatusTracker | None = None,
+        max_concurrent_requests: int = 500,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._send = send
+        self._limiter = limiter
+        self._on_result = on_result
+        self._retry = retry or RetryPolicy()
+        self._status = status or StatusTracker()
+        self._max_workers = max_concurrent_requests
+        self._clock = clock
+        self._source: Iterator[APIRequest | None] = iter(())
+        self._retries: list[tuple[float, int, _Job]] = []
+        self._pushed = 0
+        self._busy = 0
+        self._at_gate = 0
+        self._retry_was_last = False
+        self._reached = False
+        self._workers: set[asyncio.Task[None]] = set()
+
+    async def run(self, requests: Iterable[APIRequest | None]) -> None:
+        """Bring every request to its result. None among the requests lets other work of the loop go first.
+
+        Raises:
+            RunStoppedError: the server refuses every request; those not finished get no result.
+        """
+        self._source = iter(requests)
+        self._gate = asyncio.Lock()
+        self._news = asyncio.Event()
+        self._end: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._hire()
+        try:
+            await self._end
+        finally:
+            await self._dismiss()
+
+    def _hire(self) -> None:
+        self._at_gate += 1
+        worker = asyncio.get_running_loop().create_task(self._work())
+        self._workers.add(worker)
+        worker.add_done_callback(self._retire)
+
+    def _retire(self, worker: asyncio.Task[None]) -> None:
+        self._workers.discard(worker)
+        if worker.cancelled() or self._end.done():
+            return
+        error = worker.exception()
+        if error is not None:
+            self._end.set_exception(error)
+        elif not self._workers:
+            self._end.set_result(None)
+
+    async def _dismiss(self) -> None:
+        workers = list(self._workers)
+        for worker in workers:
+            worker.cancel()
+        await asyncio.gather(*workers, return_exceptions=True)
+
+    async def _work(self) -> None:
+        while True:
+            async with self._gate:
+                job = await self._next()
+                if job is None:
+                    self._at_gate -= 1
+                    return
+                lease = await self._limiter.acquire(job.request.size or NO_SIZE)
+            self._at_gate -= 1
+            self._busy += 1
+            if not self._at_gate and len(self._workers) < self._max_workers:
+                self._hire()
+            try:
+                await self._attempt(job, lease)
+            finally:
+                self._busy -= 1
+                self._at_gate += 1
+                self._news.set()
+
+    async def _next(self) -> _Job | None:
+        """The next request to send: retries that are due and fresh ones in turns; None when all is done."""
+        while True:
+            delay = self._retries[0][0] - self._clock() if self._retries else None
+            if delay is not None and delay <= 0 and not self._retry_was_last:
+                self._retry_was_last = True
+                self._status.num_tasks_waiting -= 1
+                return heapq.heappop(self._retries)[2]
+            self._retry_was_last = False
+            for request in self._source:
+                if request is None:
+                    await asyncio.sleep(0)
+                    continue
+                if self._limiter.never_fits(request.size or NO_SIZE):
+                    self._reject(request)
+                    continue
+                self._status.num_tasks_started += 1
+                return _Job(request, self._clock())
+            if delay is None and not self._busy:
+                return None
+            if delay is None or delay > 0:
+                await self._wait_for_news(delay)
+
+    async def _wait_for_news(self, delay: float | None) -> None:
+        self._news.clear()
+        try:
+            await asyncio.wait_for(self._news.wait(), delay)
+        except asyncio.TimeoutError:
+            pass
+
+    async def _attempt(self, job: _Job, lease: Lease) -> None:
+        status = self._status
+        status.num_tasks_in_progress += 1
+        status.num_requests_sent += 1
+        if job.attempts:
+            status.num_retries += 1
+        at, waited = time.time(), self._clock() - job.ready_at
+        try:
+            response = await self._send(job.request)
+        except BaseException:
+            self._limiter.unanswered(lease)
+            raise
+        finally:
+            status.num_tasks_in_progress -= 1
+        verdict = judge(response, reached=self._reached)
+        attempt = Attempt(at, response.seconds, waited, response.status, verdict.code, response.request_id)
+        job.attempts.append(attempt)
+        if response.status:
+            self._reached = True
+        if verdict.kind == "done":
+            self._succeed(job, lease, response)
+        else:
+            self._mishap(job, lease, response, verdict)
+
+    def _succeed(self, job: _Job, lease: Lease, response: Response) -> None:
+        usage = usage_of(response.data)
+        self._limiter.answered(lease, response.headers, usage)
+        status = self._status
+        status.num_tasks_succeeded += 1
+        if usage is not None:
+            status.prompt_tokens += usage.prompt_tokens
+            status.completion_tokens += usage.completion_tokens
+        self._on_result(
+            Result(
+                job.request,
+                "succeeded",
+                response.data,
+                errors=tuple(job.errors),
+                attempts=tuple(job.attempts),
+                raw=response.body,
+            )
+        )
+
+    def _mishap(self, job: _Job, lease: Lease, response: Response, verdict: Verdict) -> None:
+        self._count(response)
+        job.errors.append(verdict.message or "")
+        if verdict.kind == "stop":
+            self._limiter.unanswered(lease)
+            assert verdict.stop is not None
+            raise verdict.stop(_advice(verdict))
+        if verdict.kind == "hold":
+            self._hold(job, lease, response, verdict)
+            return
+        if response.status:
+            self._limiter.answered(lease, response.headers)
+        else:
+            self._limiter.unanswered(lease)
+        job.failures += 1
+        if verdict.kind == "fail" or job.failures >= self._retry.max_attempts:
+            self._fail(job, verdict)
+        else:
+            self._again(job, max(verdict.wait or 0.0, self._retry.backoff(job.failures)))
+
+    def _hold(self, job: _Job, lease: Lease, response: Response, verdict: Verdict) -> None:
+        now = self._clock()
+        backoff = self._retry.backoff(1)
+        if response.status:
+            self._limiter.refused(lease, response.headers, verdict.dimension, verdict.wait)
+            delay = 0.0  # the limiter holds it back, with all the others and in its turn
+        else:
+            delay = 0.5 + backoff
+            self._limiter.unanswered(lease, hold=delay)
+        if job.held_since is None:
+            job.held_since = now
+        if now + (verdict.wait or delay) - job.held_since > self._retry.max_wait:
+            self._fail(job, verdict)
+        else:
+            self._again(job, delay)
+
+    def _count(self, response: Response) -> None:
+        status = self._status
+        if response.status == 429:
+            status.num_rate_limit_errors += 1
+            status.time_of_last_rate_limit_error = time.time()
+        elif response.status:
+            status.num_api_errors += 1
+        else:
+            status.num_other_errors += 1
+
+    def _again(self, job: _Job, delay: float) -> None:
+        self._pushed += 1
+        self._status.num_tasks_waiting += 1
+        job.ready_at = self._clock() + delay
+        heapq.heappush(self._retries, (job.ready_at, self._pushed, job))
+
+    def _fail(self, job: _Job, verdict: Verdict) -> None:
+        errors, attempts = tuple(job.errors), tuple(job.attempts)
+        self._finish_failed(job.request, verdict.code or "error", verdict.message or "", errors, attempts)
+
+    def _reject(self, request: APIRequest) -> None:
+        limit = self._limiter.tokens.limit
+        size = request.size or NO_SIZE
+        sentence = (
+            f"The prompt has {size.prompt_tokens:,} tokens and the account's limit is {limit:,.0f} tokens per minute, "
+            "so it can never be sent. Shorten it or raise the limit."
+        )
+        self._status.num_tasks_started += 1
+        self._finish_failed(request, "request_too_large", sentence, (sentence,), ())
+
+    def _finish_failed(
+        self, request: APIRequest, code: str, sentence: str, errors: tuple[str, ...], attempts: tuple[Attempt, ...]
+    ) -> None:
+        self._status.num_tasks_failed += 1
+        self._status.errors[code] += 1
+        self._on_result(Result(request, "failed", None, code, sentence, errors, attempts))
+
+
+def _advice(verdict: Verdict) -> str:
+    todo = {
+        "AuthenticationError": "Check the API key (OPENAI_API_KEY or Client(api_key=...)).",
+        "PermissionDeniedError": "Check what this key, project and country may use.",
+        "QuotaExceededError": "Add credit or raise the limit, then run the same again: what was finished is kept.",
+        "ServerUnreachableError": "Nothing was charged.",
+    }
+    assert verdict.stop is not None
+    return f"{verdict.message} {todo[verdict.stop.__name__]}"

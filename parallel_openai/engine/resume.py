@@ -1,0 +1,120 @@
+"""What a file of results already knows, and how a result is written into it and read back."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from parallel_openai.engine.journal import Entry, make_line, read_entries, read_entry_at
+from parallel_openai.jsonl import dumps
+from parallel_openai.records import APIRequest, Attempt, Result
+from parallel_openai.requests.endpoints import is_simulated
+
+
+def result_line(result: Result, *, record: bool) -> bytes:
+    """A result as a journal's line; with `record`, the key and the attempts are written too, for the way back."""
+    request = result.request
+    answer = result.raw if result.raw is not None else dumps(list(result.errors) or [result.error])
+    if not record:
+        beside = () if request.metadata is None else (dumps(request.metadata),)
+        return make_line(request.body, answer, *beside)
+    about: dict[str, Any] = {"key": request.key, "status": result.status}
+    if result.error_code is not None:
+        about.update(error_code=result.error_code, error=result.error)
+    about["attempts"] = [
+        {name: value for name, value in asdict(attempt).items() if value is not None} for attempt in result.attempts
+    ]
+    return make_line(request.body, answer, dumps(request.metadata), dumps(about))
+
+
+class KnownResults:
+    """The finished requests of a journal, by key; a later success goes before an earlier failure.
+
+    Args:
+        path: the journal; it need not exist.
+        failures: whether failed requests count as finished too.
+        simulated: whether answers of the simulator count.
+
+    The answers themselves stay on the disk and are read when asked for.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], *, failures: bool = False, simulated: bool = False) -> None:
+        self.damaged_lines = 0
+        self._offsets: dict[str, int] = {}
+        self._file = -1
+        if not Path(path).exists():
+            return
+        succeeded: set[str] = set()
+        for offset, entry in read_entries(path):
+            if entry is None:
+                self.damaged_lines += 1
+                continue
+            key = key_of(entry)
+            if key is None:
+                continue
+            if isinstance(entry[1], Mapping):
+                if simulated or not is_simulated(entry[1]):
+                    self._offsets[key] = offset
+                    succeeded.add(key)
+            elif failures and key not in succeeded:
+                self._offsets[key] = offset
+        self._file = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0))
+
+    def __contains__(self, key: str) -> bool:
+        return key in self._offsets
+
+    def __len__(self) -> int:
+        return len(self._offsets)
+
+    def get(self, request: APIRequest) -> Result | None:
+        """The request's result as it was written, or None when it is not known."""
+        offset = self._offsets.get(request.key)
+        return None if offset is None else _restore(request, read_entry_at(self._file, offset))
+
+    def entry(self, key: str) -> Entry | None:
+        """The line written under a key, or None."""
+        offset = self._offsets.get(key)
+        return None if offset is None else read_entry_at(self._file, offset)
+
+    def close(self) -> None:
+        if self._file >= 0:
+            os.close(self._file)
+            self._file = -1
+
+
+def key_of(entry: Entry) -> str | None:
+    """The key under which a frame's line was written; None for a line without a record."""
+    record = entry[3] if len(entry) == 4 else None
+    key = record.get("key") if isinstance(record, dict) else None
+    return key if isinstance(key, str) else None
+
+
+def _restore(request: APIRequest, entry: Entry) -> Result:
+    record: Mapping[str, Any] = entry[3]
+    attempts = tuple(_attempt(fields) for fields in record.get("attempts", ()) if isinstance(fields, dict))
+    if isinstance(entry[1], Mapping):
+        return Result(request, "succeeded", entry[1], attempts=attempts, restored=True)
+    errors = tuple(map(str, entry[1])) if isinstance(entry[1], list) else ()
+    return Result(
+        request,
+        "failed",
+        error_code=record.get("error_code", "error"),
+        error=record.get("error"),
+        errors=errors,
+        attempts=attempts,
+        restored=True,
+    )
+
+
+def _attempt(fields: Mapping[str, Any]) -> Attempt:
+    return Attempt(
+        at=fields.get("at", 0.0),
+        seconds=fields.get("seconds", 0.0),
+        waited=fields.get("waited", 0.0),
+        status=fields.get("status", 0),
+        error_code=fields.get("error_code"),
+        request_id=fields.get("request_id"),
+    )

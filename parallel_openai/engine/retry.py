@@ -1,0 +1,189 @@
+"""What an answer means for its request: done, again, later, never, or stop the whole run."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from parallel_openai.engine.headers import retry_after
+from parallel_openai.errors import (
+    AuthenticationError,
+    PermissionDeniedError,
+    QuotaExceededError,
+    RunStoppedError,
+    ServerUnreachableError,
+)
+from parallel_openai.records import Response
+
+Kind = Literal["done", "retry", "hold", "fail", "stop"]
+Dimension = Literal["requests", "tokens"]
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What to do about an answer.
+
+    Attributes:
+        kind: `done`: a complete answer; `retry`: send again after a backoff, it counts as an attempt; `hold`: the
+            account's limit or an outage, wait and send again, it counts as none; `fail`: never send it again;
+            `stop`: no request of the run can succeed.
+        code: what was wrong, in one word; None when done.
+        message: the same as a sentence.
+        wait: seconds that the server asks for; None when it does not.
+        dimension: which limit refused, for a `hold`; None when the server does not say.
+        stop: the exception that ends the run, for a `stop`.
+    """
+
+    kind: Kind
+    code: str | None = None
+    message: str | None = None
+    wait: float | None = None
+    dimension: Dimension | None = None
+    stop: type[RunStoppedError] | None = None
+
+
+DONE = Verdict("done")
+
+QUOTA_CODES = frozenset(
+    {
+        "insufficient_quota",
+        "credit_balance_exhausted",
+        "organization_spend_limit_exceeded",
+        "project_spend_limit_exceeded",
+        "organization_usage_limit_exceeded",
+        "billing_hard_limit_reached",
+        "billing_not_active",
+    }
+)
+FILTER_CODES = frozenset({"content_filter", "content_policy_violation", "moderation_blocked"})
+#: Nothing was sent, so nothing was charged and the row is not to blame.
+UNSENT_CODES = frozenset({"connection_refused", "dns_error", "tls_error"})
+
+
+def judge(response: Response, *, reached: bool) -> Verdict:
+    """What an answer means. `reached` says that the server has answered some request of this run before.
+
+    The table is the API's list of error codes: status first, then `error.code`, then `error.type`; never the words
+    of the message, except where a server names the refused limit nowhere else.
+
+    >>> judge(Response(200, {}, b"{}", {}, 0.1), reached=True).kind
+    'done'
+    >>> verdict = judge(Response(429, {"retry-after": "2"}, b"", {"error": {"code": "rate_limit_exceeded"}}, 0.1),
+    ...                 reached=True)
+    >>> verdict.kind, verdict.code, verdict.wait
+    ('hold', 'rate_limit_exceeded', 2.0)
+    """
+    if response.status == 0:
+        return _no_answer(response, reached)
+    error = _error_of(response.data)
+    if response.status == 200 and error is None:
+        return DONE if isinstance(response.data, dict) else _malformed(response)
+    code = str(error.get("code") or error.get("type") or "") if error else ""
+    message = _sentence(response, error)
+    wait = retry_after(response.headers)
+    if code in QUOTA_CODES:
+        return Verdict("stop", code, message, stop=QuotaExceededError)
+    status = response.status
+    if status == 429:
+        return _refused(response, error or {}, code, message, wait)
+    if code in FILTER_CODES:
+        return Verdict("fail", "content_filter", message)
+    if status == 401:
+        return Verdict("stop", code or "unauthorized", message, stop=AuthenticationError)
+    if status == 403 and (error is not None or not reached):
+        return Verdict("stop", code or "forbidden", message, stop=PermissionDeniedError)
+    if 300 <= status < 400:
+        return _redirected(response, reached)
+    hint = response.headers.get("x-should-retry")
+    if hint == "false" and status != 200:
+        return Verdict("fail", code or f"http_{status}", message)
+    if status in (200, 408, 409) or status >= 500 or hint == "true":
+        return Verdict("retry", code or f"http_{status}", message, wait)
+    return Verdict("fail", code or f"http_{status}", message)
+
+
+def _no_answer(response: Response, reached: bool) -> Verdict:
+    code, message = response.error_code or "connection_error", response.error
+    if code == "response_too_large":
+        return Verdict("fail", code, message)
+    if code in UNSENT_CODES:
+        if not reached:
+            return Verdict("stop", code, message, stop=ServerUnreachableError)
+        return Verdict("hold", code, message)
+    return Verdict("retry", code, message)
+
+
+def _refused(response: Response, error: Mapping[str, Any], code: str, message: str, wait: float | None) -> Verdict:
+    if code == "slow_down":
+        return Verdict("hold", code, message, wait)
+    return Verdict("hold", "rate_limit_exceeded", message, wait, _refused_dimension(response, error))
+
+
+def _refused_dimension(response: Response, error: Mapping[str, Any]) -> Dimension | None:
+    kind = error.get("type")
+    if kind in ("requests", "tokens"):
+        return "requests" if kind == "requests" else "tokens"
+    text = str(error.get("message") or "").lower()
+    if "tokens per" in text or "(tpm)" in text or "(tpd)" in text:
+        return "tokens"
+    if "requests per" in text or "(rpm)" in text or "(rpd)" in text:
+        return "requests"
+    spent = [name for name in ("requests", "tokens") if response.headers.get(f"x-ratelimit-remaining-{name}") == "0"]
+    return spent[0] if len(spent) == 1 else None  # type: ignore[return-value]  # one of the two names above
+
+
+def _redirected(response: Response, reached: bool) -> Verdict:
+    target = response.headers.get("location", "somewhere else")
+    message = f"The server redirects to {target} (HTTP {response.status}). Keys are not sent on; set base_url to it."
+    if reached:
+        return Verdict("retry", "redirected", message)
+    return Verdict("stop", "redirected", message, stop=ServerUnreachableError)
+
+
+def _malformed(response: Response) -> Verdict:
+    kind = response.headers.get("content-type", "no content type")
+    return Verdict("retry", "malformed_response", f"The server answered HTTP 200 with {kind!r} that is no JSON object.")
+
+
+def _error_of(data: Any) -> Mapping[str, Any] | None:
+    if isinstance(data, list) and data:  # Google's compatible endpoint wraps its errors in a list.
+        data = data[0]
+    error = data.get("error") if isinstance(data, dict) else None
+    if isinstance(error, dict):
+        return error
+    return {"message": error} if isinstance(error, str) and error else None
+
+
+def _sentence(response: Response, error: Mapping[str, Any] | None) -> str:
+    if error and error.get("message"):
+        return f"HTTP {response.status}: {str(error['message'])[:2000]}"
+    text = response.body[:200].decode("utf-8", "replace").strip()
+    return f"HTTP {response.status}: {text}" if text else f"HTTP {response.status} with an empty body."
+
+
+@dataclass(frozen=True, slots=True)
+class RetryPolicy:
+    """When to send again, and when to give up.
+
+    Attributes:
+        max_attempts: sends of one request that may count against it.
+        first_backoff, max_backoff: seconds; the wait before retry k is drawn evenly from 0 to
+            min(max_backoff, first_backoff × 2^(k-1)): full jitter, as in AWS's "Exponential Backoff and Jitter".
+        max_wait: seconds one request may spend on refusals that are not its fault (429s, outages).
+    """
+
+    max_attempts: int = 5
+    first_backoff: float = 1.0
+    max_backoff: float = 60.0
+    max_wait: float = 3600.0
+    random: Callable[[], float] = random.random
+
+    def backoff(self, failures: int) -> float:
+        """Seconds to wait after so many failures of one request.
+
+        >>> RetryPolicy(random=lambda: 0.5).backoff(3)
+        2.0
+        """
+        return self.random() * min(self.max_backoff, self.first_backoff * 2.0 ** min(failures - 1, 30))

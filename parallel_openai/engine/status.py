@@ -1,0 +1,62 @@
+"""Counting what happens to a run's requests. The engine counts; whoever shows the counts only reads them."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+
+
+@dataclass
+class StatusTracker:
+    """How a run stands. One is made for a run; it is only ever written by the engine.
+
+    Attributes:
+        num_tasks_total: requests in the run, where it is known beforehand.
+        num_tasks_started: requests taken up.
+        num_tasks_in_progress: requests on the wire now.
+        num_tasks_succeeded: requests with a complete answer, restored ones included.
+        num_tasks_restored: of these, those read from the journal.
+        num_tasks_shared: rows that ask what another row asks and share its answer.
+        num_tasks_failed: requests given up.
+        num_tasks_waiting: requests that wait to be sent again.
+        num_requests_sent: sends, the first ones and the retries.
+        num_retries: sends beyond each request's first.
+        num_rate_limit_errors: 429s; they are not counted in the next two.
+        num_api_errors: other HTTP errors, and answers that were no good.
+        num_other_errors: broken connections, timeouts.
+        time_of_last_rate_limit_error: seconds since 1970; 0 when there was none.
+        prompt_tokens, completion_tokens: as billed in this run.
+        cost_usd: as billed in this run, in dollars; of models with a known price.
+        num_damaged_lines: lines of the journal that could not be read and were passed over.
+        errors: failed requests by error code.
+
+    >>> status = StatusTracker(num_tasks_total=10)
+    >>> status.num_tasks_succeeded += 3; status.num_tasks_failed += 1
+    >>> status.num_tasks_done
+    4
+    """
+
+    num_tasks_total: int | None = None
+    num_tasks_started: int = 0
+    num_tasks_in_progress: int = 0
+    num_tasks_succeeded: int = 0
+    num_tasks_restored: int = 0
+    num_tasks_shared: int = 0
+    num_tasks_failed: int = 0
+    num_tasks_waiting: int = 0
+    num_requests_sent: int = 0
+    num_retries: int = 0
+    num_rate_limit_errors: int = 0
+    num_api_errors: int = 0
+    num_other_errors: int = 0
+    time_of_last_rate_limit_error: float = 0.0
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    cost_usd: float = 0.0
+    num_damaged_lines: int = 0
+    errors: Counter[str] = field(default_factory=Counter)
+
+    @property
+    def num_tasks_done(self) -> int:
+        """Requests that need no more work: succeeded or failed."""
+        return self.num_tasks_succeeded + self.num_tasks_failed

@@ -1,0 +1,192 @@
+"""Bytes to the server and back, over one pool of connections. The only door to aiohttp."""
+
+from __future__ import annotations
+
+import asyncio
+import ssl as ssl_module
+from collections.abc import Callable, Mapping
+from typing import Any
+from urllib.parse import urlsplit
+
+import aiohttp
+from yarl import URL
+
+from parallel_openai.errors import InvalidInputError
+from parallel_openai.jsonl import loads
+from parallel_openai.records import Response
+
+#: An answer larger than this is refused: no completion is, and an endless body would fill the memory.
+MAX_RESPONSE_BYTES = 64 * 2**20
+
+
+class Transport:
+    """A pool of connections to one server.
+
+    Args:
+        base_url: where the API lives, such as `https://api.openai.com/v1`; its query is kept for every call.
+        headers: sent with every request, the key among them.
+        timeout: seconds from the send to the last byte.
+        trust_env: whether `HTTP_PROXY` and its kin are heeded.
+        ssl: a context for a private certificate authority; True is the system's usual one.
+        clock: gives seconds, never going back.
+
+    Raises:
+        InvalidInputError: the URL is not one.
+    """
+
+    def __init__(
+        self,
+        base_url: str,
+        headers: Mapping[str, str],
+        *,
+        timeout: float,
+        clock: Callable[[], float],
+        trust_env: bool = True,
+        ssl: ssl_module.SSLContext | bool = True,
+        max_response_bytes: int = MAX_RESPONSE_BYTES,
+    ) -> None:
+        self._base = check_url(base_url)
+        self._headers = dict(headers)
+        self._timeout = aiohttp.ClientTimeout(total=timeout, sock_connect=min(timeout, 30.0))
+        self._clock = clock
+        self._trust_env = trust_env
+        self._ssl = ssl
+        self._max_response_bytes = max_response_bytes
+        self._urls: dict[str, URL] = {}
+        self._session: aiohttp.ClientSession | None = None
+
+    async def post(self, path: str, body: bytes) -> Response:
+        """Send one body; give the answer or the reason why there is none. Raises nothing but cancellation."""
+        session = self._session or self._open()
+        began = self._clock()
+        try:
+            # A redirect could carry the key to another host, so none is followed.
+            async with session.post(self._url(path), data=body, allow_redirects=False) as answer:
+                content = await self._read(answer)
+                headers, status = answer.headers, answer.status
+        except _TooLargeError:
+            sentence = f"The answer is larger than {self._max_response_bytes:,} bytes, so it was not read to the end."
+            return self._failure(began, "response_too_large", sentence)
+        except asyncio.TimeoutError:
+            sentence = f"No complete answer within {self._timeout.total:g} s (the client's timeout)."
+            return self._failure(began, "timeout", sentence)
+        except (aiohttp.ClientError, OSError) as error:
+            code, sentence = self._explain(error)
+            return self._failure(began, code, sentence)
+        return Response(status, headers, content, _parse(content), self._clock() - began)
+
+    async def close(self) -> None:
+        if self._session is not None:
+            session, self._session = self._session, None
+            await session.close()
+
+    def _open(self) -> aiohttp.ClientSession:
+        # The limiter and the processor say how many are in flight, so the pool has no limit of its own.
+        connector = aiohttp.TCPConnector(limit=0, ttl_dns_cache=300, ssl=self._ssl, keepalive_timeout=30)
+        self._session = aiohttp.ClientSession(
+            connector=connector,
+            headers={"Content-Type": "application/json", **self._headers},
+            timeout=self._timeout,
+            trust_env=self._trust_env,
+            cookie_jar=aiohttp.DummyCookieJar(),
+        )
+        return self._session
+
+    def _url(self, path: str) -> URL:
+        url = self._urls.get(path)
+        if url is None:
+            joined = self._base.path.rstrip("/") + "/" + path.lstrip("/")
+            url = self._urls[path] = self._base.with_path(joined, keep_query=True)
+        return url
+
+    async def _read(self, answer: aiohttp.ClientResponse) -> bytes:
+        if answer.content_length is not None and "Content-Encoding" not in answer.headers:
+            if answer.content_length > self._max_response_bytes:
+                raise _TooLargeError
+            return await answer.read()
+        chunks, size = [], 0
+        async for chunk in answer.content.iter_any():
+            size += len(chunk)
+            if size > self._max_response_bytes:
+                answer.close()
+                raise _TooLargeError
+            chunks.append(chunk)
+        return b"".join(chunks)
+
+    def _failure(self, began: float, code: str, sentence: str) -> Response:
+        return Response(0, {}, b"", None, self._clock() - began, code, sentence)
+
+    def _explain(self, error: Exception) -> tuple[str, str]:
+        place = f"{self._base.host}:{self._base.port}"
+        if isinstance(error, (aiohttp.ClientSSLError, ssl_module.SSLError)):
+            hint = " Does the server speak plain http there?" if "WRONG_VERSION" in str(error) else ""
+            return "tls_error", f"No secure connection to {place}: {_reason(error)}.{hint}"
+        if isinstance(error, aiohttp.ClientConnectorDNSError):
+            return "dns_error", f"No address is known for {self._base.host!r}. Check base_url and the network."
+        if isinstance(error, aiohttp.ClientConnectorError):
+            return (
+                "connection_refused",
+                f"No connection to {place}: {_reason(error)}. Is base_url right and the server up?",
+            )
+        return "connection_error", f"The connection to {place} broke: {_reason(error)}."
+
+
+class _TooLargeError(Exception):
+    pass
+
+
+def check_url(base_url: str) -> URL:
+    """The URL, if an API can live there.
+
+    >>> check_url("localhost:8000")
+    Traceback (most recent call last):
+        ...
+    parallel_openai.errors.InvalidInputError: base_url must look like https://host/v1, not 'localhost:8000'.
+    """
+    shown = mask_url(base_url)
+    try:
+        url = URL(base_url)
+        valid = url.scheme in ("http", "https") and bool(url.host) and url.port is not None
+    except (ValueError, TypeError):
+        valid = False
+    if not valid:
+        raise InvalidInputError(f"base_url must look like https://host/v1, not {shown!r}.")
+    if url.user or url.password:
+        raise InvalidInputError(f"base_url must not carry a name or password ({shown}); pass them in headers=.")
+    return url
+
+
+def mask_url(url: str) -> str:
+    """A URL that can be shown: a name and password in it are replaced.
+
+    >>> mask_url("https://ann:secret@host/v1")
+    'https://***@host/v1'
+    """
+    scheme, separator, rest = url.partition("://")
+    host, slash, path = rest.partition("/")
+    if not separator or "@" not in host:
+        return url
+    return f"{scheme}://***@{host.rpartition('@')[2]}{slash}{path}"
+
+
+def is_local(base_url: str) -> bool:
+    """Whether a URL points to this machine.
+
+    >>> is_local("http://127.0.0.1:8080/v1"), is_local("https://api.openai.com/v1")
+    (True, False)
+    """
+    host = urlsplit(base_url).hostname or ""
+    return host == "localhost" or host == "::1" or host.startswith("127.")
+
+
+def _parse(content: bytes) -> Any:
+    try:
+        return loads(content)
+    except ValueError:
+        return None
+
+
+def _reason(error: Exception) -> str:
+    cause = getattr(error, "os_error", None) or error
+    text = getattr(cause, "strerror", None) or str(cause) or type(error).__name__
+    return str(text).rstrip(".")

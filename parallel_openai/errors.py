@@ -1,0 +1,85 @@
+"""Everything that can stop a run, as one tree; what only one row suffers from is data, not an exception.
+
+```
+ParallelOpenAIError
+├── InvalidInputError (ValueError)      what was asked cannot be done; nothing was sent
+│   ├── ColumnNotFoundError             a column that the frame does not have
+│   ├── ColumnExistsError               a result column that the frame already has
+│   └── TemplateError                   a prompt template that cannot be filled
+├── MissingDependencyError (ImportError) an optional part is not installed
+├── JournalError (OSError)              the file of results cannot be used
+│   ├── JournalLockedError              somebody else is writing it
+│   └── JournalWriteError               the disk refused; what was written before is kept
+└── RunStoppedError                     the server will refuse every row; `.partial` holds what was finished
+    ├── AuthenticationError             the key is wrong or missing
+    ├── PermissionDeniedError           the key may not do this
+    ├── QuotaExceededError              no credit, or a spending limit
+    └── ServerUnreachableError          nobody answers at that address
+```
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+class ParallelOpenAIError(Exception):
+    """The root of every exception that this package raises."""
+
+
+class InvalidInputError(ParallelOpenAIError, ValueError):
+    """What was asked cannot be done. Raised before anything is sent."""
+
+
+class ColumnNotFoundError(InvalidInputError):
+    """A column is named that the frame does not have."""
+
+
+class ColumnExistsError(InvalidInputError):
+    """A result column would overwrite one of the frame's own."""
+
+
+class TemplateError(InvalidInputError):
+    """A prompt template is malformed or asks for more than a column's value."""
+
+
+class MissingDependencyError(ParallelOpenAIError, ImportError):
+    """An optional part is not installed; the message carries the install line."""
+
+
+class JournalError(ParallelOpenAIError, OSError):
+    """The file of results cannot be read or written."""
+
+
+class JournalLockedError(JournalError):
+    """Another run is writing the same file of results."""
+
+
+class JournalWriteError(JournalError):
+    """The disk refused a write. Everything written before is kept."""
+
+
+class RunStoppedError(ParallelOpenAIError):
+    """The server will refuse every row, so the run was stopped.
+
+    Attributes:
+        partial: what was finished: the DataFrame with the rest `cancelled`, or None where the run had no frame.
+    """
+
+    partial: Any = None
+
+
+class AuthenticationError(RunStoppedError):
+    """The API key is wrong or missing (HTTP 401)."""
+
+
+class PermissionDeniedError(RunStoppedError):
+    """The key, the project or the country may not do this (HTTP 403)."""
+
+
+class QuotaExceededError(RunStoppedError):
+    """The account has no credit left, or a spending limit was reached."""
+
+
+class ServerUnreachableError(RunStoppedError):
+    """Nobody answers at the base URL."""

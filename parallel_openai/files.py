@@ -1,0 +1,325 @@
+"""The ancestor's face: a JSONL file of requests in, a JSONL file of results out, streamed.
+
+Each line of the requests file is the JSON of one API call; a field `metadata` in it is the caller's own and travels
+into the results. Each line of the results file is `[request, response]`, `[request, response, metadata]`, or
+`[request, [errors], metadata]` for a request that failed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from parallel_openai.client import Client
+from parallel_openai.engine.journal import Journal, read_entries
+from parallel_openai.engine.loop import Interrupted, await_in_background, run_in_background
+from parallel_openai.engine.progress import Progress
+from parallel_openai.engine.resume import result_line
+from parallel_openai.engine.status import StatusTracker
+from parallel_openai.errors import InvalidInputError, RunStoppedError
+from parallel_openai.jsonl import dumps, loads
+from parallel_openai.records import APIRequest, Result
+from parallel_openai.requests.tokens import get_encoding, request_size
+
+log = logging.getLogger("parallel_openai")
+
+DEFAULT_URL = "https://api.openai.com/v1/chat/completions"
+#: Half of what a fresh account had when the ancestor was written.
+DEFAULT_REQUESTS_PER_MINUTE = 1500.0
+DEFAULT_TOKENS_PER_MINUTE = 125_000.0
+#: Lines passed over as known before other work of the loop gets its turn.
+_KNOWN_AT_ONCE = 1000
+
+
+def process_api_requests_from_file(
+    requests_filepath: str | os.PathLike[str],
+    save_filepath: str | os.PathLike[str] | None = None,
+    request_url: str = DEFAULT_URL,
+    api_key: str | None = None,
+    max_requests_per_minute: float | None = DEFAULT_REQUESTS_PER_MINUTE,
+    max_tokens_per_minute: float | None = DEFAULT_TOKENS_PER_MINUTE,
+    token_encoding_name: str = "cl100k_base",
+    max_attempts: int = 5,
+    logging_level: int = logging.INFO,
+    *,
+    progress: bool = True,
+    client: Client | None = None,
+) -> StatusTracker:
+    """Send every request of a JSONL file, within the limits, and write each result as it comes.
+
+    Called again, it goes on where it stopped: requests that have a good answer in the results file are not sent
+    again; failed ones are. Neither file is ever held in memory.
+
+    Args:
+        requests_filepath: one JSON object a line: the body of a call and, if wanted, a `metadata` of any kind.
+            A field `extra_body` is merged into the body, for the API's own `metadata`.
+        save_filepath: the results; None: beside the requests, as `..._results.jsonl`.
+        request_url: the full URL of the endpoint; which endpoint it is, is read from it.
+        api_key: None: `OPENAI_API_KEY`.
+        max_requests_per_minute, max_tokens_per_minute: the account's limits; None: read from the server's headers.
+        token_encoding_name: the tiktoken encoding to count with.
+        max_attempts: sends of one request that may fail.
+        logging_level: of the logger `parallel_openai`; failed requests are logged at WARNING (30).
+        progress: False shows no bar.
+        client: an account to use in the place of `request_url`'s host, `api_key` and the limits.
+
+    Returns:
+        The counts.
+
+    Raises:
+        InvalidInputError: a file is missing or the same as the other; a URL or number is out of range.
+        RunStoppedError: the server will refuse every request.
+        JournalError: the results cannot be written.
+        KeyboardInterrupt: interrupted; what was finished is in the file.
+
+    >>> import json, tempfile, pathlib, parallel_openai as po
+    >>> folder = pathlib.Path(tempfile.mkdtemp())
+    >>> _ = (folder / "in.jsonl").write_text(json.dumps({"model": "gpt-5-mini",
+    ...     "messages": [{"role": "user", "content": "Hi."}], "metadata": {"row": 1}}))
+    >>> with po.local.simulator.serve() as server:
+    ...     status = po.process_api_requests_from_file(folder / "in.jsonl", folder / "out.jsonl",
+    ...         server.base_url + "/chat/completions", api_key="none", progress=False)
+    >>> request, response, metadata = json.loads((folder / "out.jsonl").read_text())
+    >>> status.num_tasks_succeeded, metadata
+    (1, {'row': 1})
+    """
+    run = _FileRun(
+        requests_filepath,
+        save_filepath,
+        request_url,
+        api_key,
+        max_requests_per_minute,
+        max_tokens_per_minute,
+        token_encoding_name,
+        max_attempts,
+        logging_level,
+        client,
+    )
+    bar = Progress(run.status, run.client, show=progress, unit="request")
+    try:
+        run_in_background(run.work(), bar.tick)
+    except Interrupted:
+        bar.close(run.closing_line("Interrupted. The same call goes on from there"))
+        raise KeyboardInterrupt from None
+    except RunStoppedError as error:
+        error.partial = run.status
+        bar.close(run.closing_line("Stopped"))
+        raise
+    except BaseException:
+        bar.close()
+        raise
+    finally:
+        if client is None:
+            run.client.close()
+    bar.close(run.closing_line("Done"))
+    return run.status
+
+
+async def aprocess_api_requests_from_file(
+    requests_filepath: str | os.PathLike[str],
+    save_filepath: str | os.PathLike[str] | None = None,
+    request_url: str = DEFAULT_URL,
+    api_key: str | None = None,
+    max_requests_per_minute: float | None = DEFAULT_REQUESTS_PER_MINUTE,
+    max_tokens_per_minute: float | None = DEFAULT_TOKENS_PER_MINUTE,
+    token_encoding_name: str = "cl100k_base",
+    max_attempts: int = 5,
+    logging_level: int = logging.INFO,
+    *,
+    progress: bool = True,
+    client: Client | None = None,
+) -> StatusTracker:
+    """`process_api_requests_from_file` for code that awaits, as the ancestor's callers do."""
+    run = _FileRun(
+        requests_filepath,
+        save_filepath,
+        request_url,
+        api_key,
+        max_requests_per_minute,
+        max_tokens_per_minute,
+        token_encoding_name,
+        max_attempts,
+        logging_level,
+        client,
+    )
+    bar = Progress(run.status, run.client, show=progress, unit="request")
+    line = ""
+    try:
+        await await_in_background(run.work(), bar.tick)
+        line = run.closing_line("Done")
+    except Interrupted:
+        line = run.closing_line("Interrupted. The same call goes on from there")
+        raise asyncio.CancelledError from None
+    except RunStoppedError as error:
+        error.partial = run.status
+        line = run.closing_line("Stopped")
+        raise
+    finally:
+        bar.close(line)
+        if client is None:
+            run.client.close()
+    return run.status
+
+
+def append_to_jsonl(data: Any, filename: str | os.PathLike[str]) -> None:
+    """Add one value as a line of JSON to the end of a file, in a single write.
+
+    >>> import tempfile, pathlib
+    >>> path = pathlib.Path(tempfile.mkdtemp()) / "notes.jsonl"
+    >>> append_to_jsonl([{"model": "gpt-5-mini"}, {"id": "1"}], path)
+    >>> path.read_text()
+    '[{"model":"gpt-5-mini"},{"id":"1"}]\\n'
+    """
+    with open(filename, "ab", buffering=0) as file:
+        file.write(dumps(data) + b"\n")
+
+
+def split_url(request_url: str) -> tuple[str, str]:
+    """The base URL and the path below it, of an endpoint's full URL.
+
+    >>> split_url("https://api.openai.com/v1/chat/completions")
+    ('https://api.openai.com/v1', 'chat/completions')
+    >>> split_url("https://host/openai/deployments/mine/chat/completions?api-version=2024-10-21")
+    ('https://host/openai/deployments/mine?api-version=2024-10-21', 'chat/completions')
+    """
+    parts = urlsplit(request_url)
+    for known in ("chat/completions", "completions", "embeddings", "responses", "moderations"):
+        if parts.path.rstrip("/").endswith("/" + known):
+            root = parts.path.rstrip("/").removesuffix("/" + known)
+            return parts._replace(path=root).geturl(), known
+    raise InvalidInputError(
+        f"request_url must end in an endpoint such as /chat/completions or /embeddings, not {request_url!r}."
+    )
+
+
+class _FileRun:
+    """One call: the two files, the account, and the counts."""
+
+    def __init__(
+        self,
+        requests_filepath: str | os.PathLike[str],
+        save_filepath: str | os.PathLike[str] | None,
+        request_url: str,
+        api_key: str | None,
+        max_requests_per_minute: float | None,
+        max_tokens_per_minute: float | None,
+        token_encoding_name: str,
+        max_attempts: int,
+        logging_level: int,
+        client: Client | None,
+    ) -> None:
+        log.setLevel(logging_level)
+        self.source = Path(requests_filepath)
+        self.target = Path(save_filepath) if save_filepath is not None else _beside(self.source)
+        if not self.source.is_file():
+            raise InvalidInputError(f"There is no requests file {self.source}.")
+        if self.target.exists() and self.target.samefile(self.source):
+            raise InvalidInputError(f"save_filepath is the requests file itself: {self.target}. Choose another.")
+        base_url, self.path = split_url(request_url)
+        get_encoding(token_encoding_name)
+        self.encoding = token_encoding_name
+        self.client = client or Client(
+            base_url,
+            api_key,
+            max_requests_per_minute=max_requests_per_minute,
+            max_tokens_per_minute=max_tokens_per_minute,
+            max_attempts=max_attempts,
+        )
+        self.client.check_key()
+        self.status = StatusTracker()
+
+    async def work(self) -> None:
+        with Journal(self.target) as journal:
+            known = self._known_keys()
+            await self.client.process(
+                self._requests(known, journal), on_result=lambda result: self._take(result, journal), status=self.status
+            )
+
+    def closing_line(self, how: str) -> str:
+        status = self.status
+        parts = [f"{status.num_tasks_succeeded:,} succeeded", f"{status.num_tasks_failed:,} failed"]
+        if status.num_tasks_restored:
+            parts.append(f"{status.num_tasks_restored:,} known already")
+        if status.num_rate_limit_errors:
+            parts.append(f"{status.num_rate_limit_errors:,} rate-limit refusals waited out")
+        return f"{how}: {', '.join(parts)}. Results: {self.target}"
+
+    def _known_keys(self) -> Counter[str]:
+        """How often each request has a good answer in the results file; the same line may stand there twice."""
+        known: Counter[str] = Counter()
+        for _, entry in read_entries(self.target):
+            if entry is None:
+                self.status.num_damaged_lines += 1
+            elif isinstance(entry[1], dict):
+                known[_identity(APIRequest(entry[0], path=self.path), entry[2] if len(entry) > 2 else None)] += 1
+        return known
+
+    def _requests(self, known: Counter[str], journal: Journal) -> Iterator[APIRequest | None]:
+        with open(self.source, "rb") as file:
+            for number, line in enumerate(file, 1):
+                if number == 1:
+                    line = line.removeprefix(b"\xef\xbb\xbf")
+                if not line.strip():
+                    continue
+                try:
+                    request = _parse_request(line, self.path)
+                except ValueError as error:
+                    self._reject(number, line, str(error))
+                    continue
+                identity = _identity(request, request.metadata)
+                if known[identity] > 0:
+                    known[identity] -= 1
+                    self._count_known()
+                    if self.status.num_tasks_restored % _KNOWN_AT_ONCE == 0:
+                        yield None
+                    continue
+                request.size = request_size(request.request_json, self.encoding)
+                yield request
+
+    def _take(self, result: Result, journal: Journal) -> None:
+        if result.status == "failed":
+            log.warning("A request failed (%s): %s", result.error_code, result.error)
+        journal.append(result_line(result, record=False))
+
+    def _count_known(self) -> None:
+        self.status.num_tasks_restored += 1
+        self.status.num_tasks_succeeded += 1
+
+    def _reject(self, number: int, line: bytes, reason: str) -> None:
+        """A line that is no request is named in the log and counted; there is no request to write beside it."""
+        log.error("Line %d of %s is passed over: %s It reads: %r", number, self.source, reason, line[:80])
+        self.status.num_tasks_failed += 1
+        self.status.errors["invalid_line"] += 1
+
+
+def _parse_request(line: bytes, path: str) -> APIRequest:
+    try:
+        body = loads(line)
+    except ValueError as error:
+        raise ValueError(f"It is not JSON ({error}).") from None
+    if not isinstance(body, dict):
+        raise ValueError(f"It holds a {type(body).__name__}, not an object.")
+    metadata = body.pop("metadata", None)
+    extra = body.pop("extra_body", None)
+    if isinstance(extra, dict):
+        body.update(extra)
+    try:
+        return APIRequest(body, metadata, path=path)
+    except TypeError as error:
+        raise ValueError(f"It cannot be sent as JSON ({error}).") from None
+
+
+def _identity(request: APIRequest, metadata: Any) -> str:
+    """The same request for two different rows is two requests, since each wants its own line."""
+    return request.key if metadata is None else f"{request.key} {dumps(metadata, sort_keys=True).decode()}"
+
+
+def _beside(source: Path) -> Path:
+    name = source.name.removesuffix(".jsonl")
+    return source.with_name(f"{name}_results.jsonl")

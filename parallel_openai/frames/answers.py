@@ -1,0 +1,234 @@
+"""The columns that fill up while a run goes on, and become part of the frame at its end."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from parallel_openai.records import Result
+from parallel_openai.requests.endpoints import is_simulated, usage_of
+from parallel_openai.requests.prices import price
+from parallel_openai.requests.prompts import BadPromptError
+
+#: What stands behind the answer, in this order.
+COLUMNS = (
+    "status",
+    "error_code",
+    "error",
+    "finish_reason",
+    "model",
+    "prompt_tokens",
+    "completion_tokens",
+    "cost_usd",
+    "attempts",
+    "seconds",
+    "request_id",
+    "request_key",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """What a caller makes of a response: the value for the row's cell, or why there is none."""
+
+    value: Any
+    finish_reason: str | None = None
+    model: str | None = None
+    error_code: str | None = None
+    error: str | None = None
+
+
+@dataclass(frozen=True)
+class Reader:
+    """How responses become cells.
+
+    Attributes:
+        name: the column of the answers.
+        read: from a response's JSON to its reading.
+        column: from the column's values to its array.
+    """
+
+    name: str
+    read: Callable[[Mapping[str, Any]], Reading]
+    column: Callable[[Sequence[Any]], Any]
+
+
+class Answers:
+    """One cell for each slot and column; a row has as many slots as samples are asked for.
+
+    Args:
+        rows: how many rows.
+        samples: how often each is asked.
+        reader: how responses become cells.
+        base_url: the server, for the price.
+    """
+
+    def __init__(self, rows: int, samples: int, reader: Reader, base_url: str) -> None:
+        self.rows, self.samples = rows, samples
+        self._reader = reader
+        self._base_url = base_url
+        slots = rows * samples
+        self._values: list[Any] = [None] * slots
+        self.simulated = False
+        self._status: list[str] = ["cancelled"] * slots
+        self._cells: dict[str, list[Any]] = {name: [None] * slots for name in COLUMNS[1:]}
+
+    def fill(self, slot: int, result: Result) -> bool:
+        """Take over a result; gives whether it is an answer after all."""
+        cells = self._cells
+        cells["request_key"][slot] = result.request.key
+        if result.attempts:
+            last = result.attempts[-1]
+            cells["attempts"][slot] = len(result.attempts)
+            cells["seconds"][slot] = last.seconds
+            cells["request_id"][slot] = last.request_id
+        else:
+            cells["attempts"][slot] = 0
+        if result.status != "succeeded":
+            self._set_error(slot, result.error_code, result.error)
+            return False
+        self.simulated = self.simulated or is_simulated(result.response)
+        reading = self._reader.read(result.response)
+        self._values[slot] = reading.value
+        cells["finish_reason"][slot] = reading.finish_reason
+        cells["model"][slot] = reading.model
+        self._fill_usage(slot, result)
+        if reading.error_code is not None:
+            self._set_error(slot, reading.error_code, reading.error)
+            return False
+        self._status[slot] = "succeeded"
+        return True
+
+    def reject(self, slot: int, error: BadPromptError) -> None:
+        """The row could not be asked."""
+        self._cells["attempts"][slot] = 0
+        self._set_error(slot, error.code, str(error))
+
+    def share(self, slot: int, source: int) -> None:
+        """Give a row the answer of another that asked the same; what it cost is counted once, at the other."""
+        self._values[slot] = self._values[source]
+        self._status[slot] = self._status[source]
+        for cells in self._cells.values():
+            cells[slot] = cells[source]
+        if self._cells["cost_usd"][source] is not None:
+            self._cells["cost_usd"][slot] = 0.0
+
+    def error_code(self, slot: int) -> str | None:
+        """Why the slot has no answer; None when it has one."""
+        code: str | None = self._cells["error_code"][slot]
+        return code
+
+    def cost(self, slot: int) -> float:
+        """What the slot's answer cost, in dollars; 0 when it is not known."""
+        cost = self._cells["cost_usd"][slot]
+        return cost if cost is not None and cost == cost else 0.0
+
+    def columns(self) -> dict[str, Any]:
+        """The finished columns, one cell for each row."""
+        if self.samples > 1:
+            return self._merged_columns()
+        cells = self._cells
+        return {
+            self._reader.name: self._reader.column(self._values),
+            "status": _status_array(self._status),
+            "error_code": _text(cells["error_code"]),
+            "error": _text(cells["error"]),
+            "finish_reason": _text(cells["finish_reason"]),
+            "model": _text(cells["model"]),
+            "prompt_tokens": _whole(cells["prompt_tokens"]),
+            "completion_tokens": _whole(cells["completion_tokens"]),
+            "cost_usd": _real(cells["cost_usd"]),
+            "attempts": _whole(cells["attempts"]),
+            "seconds": _real(cells["seconds"]),
+            "request_id": _text(cells["request_id"]),
+            "request_key": _text(cells["request_key"]),
+        }
+
+    def _merged_columns(self) -> dict[str, Any]:
+        """Several samples a row: their answers as a list, what they took together, the first thing that went wrong."""
+        cells = self._cells
+        return {
+            self._reader.name: _objects(self._by_row(self._values, list)),
+            "status": _status_array(self._by_row(self._status, _worst)),
+            "error_code": _text(self._by_row(cells["error_code"], _first)),
+            "error": _text(self._by_row(cells["error"], _first)),
+            "finish_reason": _text(self._by_row(cells["finish_reason"], _first)),
+            "model": _text(self._by_row(cells["model"], _first)),
+            "prompt_tokens": _whole(self._by_row(cells["prompt_tokens"], _sum)),
+            "completion_tokens": _whole(self._by_row(cells["completion_tokens"], _sum)),
+            "cost_usd": _real(self._by_row(cells["cost_usd"], _sum)),
+            "attempts": _whole(self._by_row(cells["attempts"], _sum)),
+            "seconds": _real(self._by_row(cells["seconds"], _sum)),
+            "request_id": _text(self._by_row(cells["request_id"], _first)),
+            "request_key": _objects(self._by_row(cells["request_key"], list)),
+        }
+
+    def _by_row(self, slots: Sequence[Any], merge: Callable[[Sequence[Any]], Any]) -> list[Any]:
+        return [merge(slots[start : start + self.samples]) for start in range(0, len(slots), self.samples)]
+
+    def _fill_usage(self, slot: int, result: Result) -> None:
+        usage = usage_of(result.response)
+        if usage is None:
+            return
+        cells = self._cells
+        cells["prompt_tokens"][slot] = usage.prompt_tokens
+        cells["completion_tokens"][slot] = usage.completion_tokens
+        model = result.response.get("model")
+        if isinstance(model, str):
+            cells["cost_usd"][slot] = price(
+                model,
+                prompt_tokens=usage.prompt_tokens,
+                completion_tokens=usage.completion_tokens,
+                cached_tokens=usage.cached_tokens,
+                base_url=self._base_url,
+            )
+
+    def _set_error(self, slot: int, code: str | None, error: str | None) -> None:
+        self._status[slot] = "failed"
+        self._cells["error_code"][slot] = code
+        self._cells["error"][slot] = error
+
+
+def text_column(values: Sequence[Any]) -> Any:
+    """Answers as text; missing where there is none."""
+    return _text(values)
+
+
+def _text(values: Sequence[Any]) -> Any:
+    return pd.array(values, dtype="string")
+
+
+def _whole(values: Sequence[Any]) -> Any:
+    return pd.array(values, dtype="Int64")
+
+
+def _real(values: Sequence[Any]) -> Any:
+    return np.array([np.nan if value is None else value for value in values], dtype="float64")
+
+
+def _objects(values: Sequence[Any]) -> Any:
+    array = np.empty(len(values), dtype=object)
+    for position, value in enumerate(values):  # at once, numpy would make lists of one length two-dimensional
+        array[position] = value
+    return array
+
+
+def _status_array(values: Sequence[str]) -> Any:
+    return pd.Categorical(list(values), categories=["succeeded", "failed", "cancelled"])
+
+
+def _worst(statuses: Sequence[str]) -> str:
+    return next((status for status in ("cancelled", "failed") if status in statuses), "succeeded")
+
+
+def _first(values: Sequence[Any]) -> Any:
+    return next((value for value in values if value is not None), None)
+
+
+def _sum(values: Sequence[Any]) -> Any:
+    present = [value for value in values if value is not None]
+    return sum(present) if present else None

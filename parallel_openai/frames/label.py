@@ -1,0 +1,134 @@
+"""`label_dataframe`: one label of a set for each row."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Hashable, Iterable, Mapping, Sequence
+from typing import Any
+
+import pandas as pd
+
+from parallel_openai.client import Client, default_client
+from parallel_openai.errors import InvalidInputError
+from parallel_openai.frames.answers import Reader, Reading
+from parallel_openai.frames.process import make_recipe
+from parallel_openai.frames.recipe import Prompt, Recipe
+from parallel_openai.frames.run import Options, aexecute, execute
+from parallel_openai.requests.endpoints import Endpoint
+from parallel_openai.requests.schemas import check_labels, label_format, read_label
+
+
+def label_dataframe(
+    df: pd.DataFrame,
+    prompt: Prompt,
+    *,
+    labels: Iterable[Any],
+    model: str | None,
+    system: Prompt | None = None,
+    samples: int = 1,
+    metadata: Hashable | Sequence[Hashable] = (),
+    save_to: str | os.PathLike[str] | None = None,
+    retry_failed: bool = True,
+    prefix: str = "",
+    progress: bool = True,
+    client: Client | None = None,
+    extra_body: Mapping[str, Any] | None = None,
+    **params: Any,
+) -> pd.DataFrame:
+    """Have each row labelled with exactly one of `labels`.
+
+    The request holds the model to the labels by a JSON schema (structured outputs). An answer that is none of them all
+    the same makes the row `failed` with error_code `off_label`; it never becomes a wrong label.
+
+    Args:
+        labels: the labels, two or more: texts, numbers or members of an Enum.
+        system: the system message; None: one that names the labels.
+        temperature: 0 where it is not given otherwise (reasoning models take none; pass `temperature=None` for them).
+
+    The other arguments, the errors and the columns are those of `process_dataframe`, with a categorical column `label`
+    in the place of `response`.
+
+    >>> import parallel_openai as po
+    >>> df = pd.DataFrame({"text": ["A wonderful lamp.", "It broke in a week, terrible."]})
+    >>> with po.local.simulator.serve() as server:
+    ...     out = po.label_dataframe(df, "What is the sentiment? {text}", labels=["positive", "negative"],
+    ...                              model="gpt-4o-mini", client=po.Client(server.base_url), progress=False)
+    >>> out["label"].tolist()
+    ['positive', 'negative']
+    """
+    by_text = check_labels(labels)
+    recipe = _recipe(by_text, prompt, model, system, samples, metadata, extra_body, params)
+    options = Options(save_to, retry_failed, prefix, progress)
+    return execute(df, recipe, _label_reader(recipe.endpoint, by_text), client or default_client(), options)
+
+
+async def alabel_dataframe(
+    df: pd.DataFrame,
+    prompt: Prompt,
+    *,
+    labels: Iterable[Any],
+    model: str | None,
+    system: Prompt | None = None,
+    samples: int = 1,
+    metadata: Hashable | Sequence[Hashable] = (),
+    save_to: str | os.PathLike[str] | None = None,
+    retry_failed: bool = True,
+    prefix: str = "",
+    progress: bool = True,
+    client: Client | None = None,
+    extra_body: Mapping[str, Any] | None = None,
+    **params: Any,
+) -> pd.DataFrame:
+    """`label_dataframe` for code that awaits; the caller's loop stays free meanwhile."""
+    by_text = check_labels(labels)
+    recipe = _recipe(by_text, prompt, model, system, samples, metadata, extra_body, params)
+    options = Options(save_to, retry_failed, prefix, progress)
+    return await aexecute(df, recipe, _label_reader(recipe.endpoint, by_text), client or default_client(), options)
+
+
+def _recipe(
+    by_text: Mapping[str, Any],
+    prompt: Prompt,
+    model: str | None,
+    system: Prompt | None,
+    samples: int,
+    metadata: Hashable | Sequence[Hashable],
+    extra_body: Mapping[str, Any] | None,
+    params: dict[str, Any],
+) -> Recipe:
+    if "response_format" in params:
+        raise InvalidInputError("label_dataframe makes its own response_format; use process_dataframe for another.")
+    if system is None:
+        system = label_instruction(list(by_text))
+    return make_recipe(
+        prompt, model, system, "chat.completions", label_format(list(by_text)), samples, metadata, extra_body, params
+    )
+
+
+def label_instruction(texts: Sequence[str]) -> str:
+    """The system text that names the labels. Braces in a label are doubled, since a system text is a template too.
+
+    >>> label_instruction(["spam", "ham"])
+    'Answer with exactly one label: spam, ham.'
+    """
+    return f"Answer with exactly one label: {', '.join(texts)}.".replace("{", "{{").replace("}", "}}")
+
+
+def _label_reader(endpoint: Endpoint, by_text: Mapping[str, Any]) -> Reader:
+    def read(response: Mapping[str, Any]) -> Reading:
+        answer = endpoint.read(response)
+        if answer.error_code is not None or answer.text is None:
+            code = answer.error_code or "empty"
+            return Reading(None, answer.finish_reason, answer.model, code, answer.error or "There is no answer.")
+        try:
+            label = read_label(answer.text, by_text)
+        except ValueError as error:
+            return Reading(None, answer.finish_reason, answer.model, "off_label", str(error))
+        return Reading(label, answer.finish_reason, answer.model)
+
+    def column(values: Sequence[Any]) -> Any:
+        if any(isinstance(value, list) for value in values):
+            return values
+        return pd.Categorical(list(values), categories=list(by_text.values()))
+
+    return Reader("label", read, column)

@@ -1,0 +1,147 @@
+"""`process_dataframe`: one answer for each row."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Hashable, Mapping, Sequence
+from typing import Any
+
+import pandas as pd
+
+from parallel_openai.client import Client, default_client
+from parallel_openai.errors import InvalidInputError
+from parallel_openai.frames.answers import Reader, Reading, text_column
+from parallel_openai.frames.recipe import Prompt, Recipe
+from parallel_openai.frames.run import Options, aexecute, execute
+from parallel_openai.requests.endpoints import Endpoint
+from parallel_openai.requests.endpoints import endpoint as find_endpoint
+
+
+def process_dataframe(
+    df: pd.DataFrame,
+    prompt: Prompt,
+    *,
+    model: str | None,
+    system: Prompt | None = None,
+    endpoint: str = "chat.completions",
+    response_format: Mapping[str, Any] | None = None,
+    samples: int = 1,
+    metadata: Hashable | Sequence[Hashable] = (),
+    save_to: str | os.PathLike[str] | None = None,
+    retry_failed: bool = True,
+    prefix: str = "",
+    progress: bool = True,
+    client: Client | None = None,
+    extra_body: Mapping[str, Any] | None = None,
+    **params: Any,
+) -> pd.DataFrame:
+    """Ask the model once for each row and give the frame back with the answers beside its rows.
+
+    Args:
+        df: the rows. It is not changed.
+        prompt: a template over the columns (`"Summarise: {text}"`; `{{` is a brace), or the name of a column that
+            holds ready prompts, lists of chat messages or whole request bodies, or a function of a row that gives one
+            of these. A name of a column is always that column.
+        model: the model; None where every row brings a body with its own.
+        system: the same for the system message.
+        endpoint: the API's endpoint.
+        response_format: as the API documents it.
+        samples: how often each row is asked; with more than one, `response` holds a list.
+        metadata: columns that travel beside each request into the journal and the exports.
+        save_to: the file of answers, the journal. None: a file in `.parallel_openai/` for this very question. Either
+            way, answers that the file holds are not asked for again.
+        retry_failed: whether rows that failed in an earlier run are asked again.
+        prefix: set before the names of the new columns.
+        progress: False shows nothing.
+        client: the account; None: the environment's.
+        extra_body: further fields of the body, for names that this function uses itself (`metadata`).
+        **params: parameters of the API, as they are: `temperature=0`, `max_completion_tokens=50`, `seed=1` ...
+
+    Returns:
+        A new frame with the same rows, order and index, and these columns: `response`, `status` (`succeeded`,
+        `failed`, `cancelled`), `error_code`, `error`, `finish_reason`, `model`, `prompt_tokens`,
+        `completion_tokens`, `cost_usd` (dollars), `attempts`, `seconds` (of the last attempt), `request_id` (the
+        server's), `request_key` (the digest of what was asked). `attrs["parallel_openai"]` sums the run up.
+
+    Raises:
+        InvalidInputError: before anything is sent: a column is missing, a template cannot be read, ...
+        RunStoppedError: the server will refuse every row; `.partial` is the frame with what was finished.
+        JournalError: the file of answers cannot be written.
+
+    A row that cannot be answered does not stop the others: it is `failed`, and says why in `error`. Interrupting gives
+    the frame with the rest `cancelled`; the same call again goes on from there.
+
+    >>> import parallel_openai as po
+    >>> df = pd.DataFrame({"text": ["Arrived early.", "It leaks."]})
+    >>> with po.local.simulator.serve() as server:
+    ...     out = po.process_dataframe(df, "Is this review happy? {text}", model="gpt-5-mini",
+    ...                                client=po.Client(server.base_url), progress=False)
+    >>> out["status"].tolist()
+    ['succeeded', 'succeeded']
+    """
+    recipe = make_recipe(prompt, model, system, endpoint, response_format, samples, metadata, extra_body, params)
+    options = Options(save_to, retry_failed, prefix, progress)
+    return execute(df, recipe, text_reader(recipe.endpoint), client or default_client(), options)
+
+
+async def aprocess_dataframe(
+    df: pd.DataFrame,
+    prompt: Prompt,
+    *,
+    model: str | None,
+    system: Prompt | None = None,
+    endpoint: str = "chat.completions",
+    response_format: Mapping[str, Any] | None = None,
+    samples: int = 1,
+    metadata: Hashable | Sequence[Hashable] = (),
+    save_to: str | os.PathLike[str] | None = None,
+    retry_failed: bool = True,
+    prefix: str = "",
+    progress: bool = True,
+    client: Client | None = None,
+    extra_body: Mapping[str, Any] | None = None,
+    **params: Any,
+) -> pd.DataFrame:
+    """`process_dataframe` for code that awaits; the caller's loop stays free meanwhile.
+
+    Cancelling the task gives the frame with the rest `cancelled`, as an interrupt does.
+    """
+    recipe = make_recipe(prompt, model, system, endpoint, response_format, samples, metadata, extra_body, params)
+    options = Options(save_to, retry_failed, prefix, progress)
+    return await aexecute(df, recipe, text_reader(recipe.endpoint), client or default_client(), options)
+
+
+def make_recipe(
+    prompt: Prompt,
+    model: str | None,
+    system: Prompt | None,
+    endpoint: str,
+    response_format: Mapping[str, Any] | None,
+    samples: int,
+    metadata: Hashable | Sequence[Hashable],
+    extra_body: Mapping[str, Any] | None,
+    params: Mapping[str, Any],
+) -> Recipe:
+    """The recipe of a call's arguments.
+
+    Raises:
+        InvalidInputError: a parameter is one that the run cannot use.
+    """
+    if params.get("stream"):
+        raise InvalidInputError("stream=True brings answers in pieces; leave it out, the bar shows the progress.")
+    merged = dict(params)
+    if response_format is not None:
+        merged["response_format"] = response_format
+    merged.update(extra_body or {})
+    beside = list(metadata) if isinstance(metadata, (list, tuple)) else [metadata]
+    return Recipe(prompt, model, system, find_endpoint(endpoint), merged, beside, samples)
+
+
+def text_reader(endpoint: Endpoint) -> Reader:
+    """Reads the answer's text."""
+
+    def read(response: Mapping[str, Any]) -> Reading:
+        answer = endpoint.read(response)
+        return Reading(answer.text, answer.finish_reason, answer.model, answer.error_code, answer.error)
+
+    return Reader("response", read, text_column)

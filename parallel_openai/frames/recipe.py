@@ -1,0 +1,172 @@
+"""What is asked of each row: the prompt, the system text, the model and its parameters; and the requests they make."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from hashlib import blake2b
+from typing import Any
+
+import pandas as pd
+
+from parallel_openai.errors import InvalidInputError, TemplateError
+from parallel_openai.frames.table import Row, find_column, has_column, labels_of, rows_of
+from parallel_openai.jsonl import dumps
+from parallel_openai.records import APIRequest
+from parallel_openai.requests.endpoints import CHAT, Endpoint
+from parallel_openai.requests.prompts import BadPromptError, Template, parse_template, to_messages
+from parallel_openai.requests.tokens import encoding_for_model, request_size
+
+Prompt = str | Hashable | Callable[[Row], Any]
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What is asked of each row of a frame.
+
+    Attributes:
+        prompt: a template over the columns, the name of a column, or a function of a row.
+        model: the model's name; None where every row brings a body of its own.
+        system: like prompt, for the system message; None for none.
+        endpoint: where it is asked.
+        params: further parameters of the API, as they are.
+        metadata: columns that travel beside the request into the journal.
+        samples: how often each row is asked.
+    """
+
+    prompt: Prompt
+    model: str | None
+    system: Prompt | None = None
+    endpoint: Endpoint = CHAT
+    params: Mapping[str, Any] = field(default_factory=dict)
+    metadata: Sequence[Hashable] = ()
+    samples: int = 1
+
+    def check(self, df: pd.DataFrame) -> None:
+        """See, before anything is sent, that the frame has what the recipe needs.
+
+        Raises:
+            InvalidInputError: it does not; the message says what is missing.
+        """
+        _source(df, self.prompt, "prompt")
+        if self.system is not None:
+            _source(df, self.system, "system")
+        for column in self.metadata:
+            find_column(df, column, "metadata")
+        if self.samples < 1 or self.samples != int(self.samples):
+            raise InvalidInputError(f"samples must be a whole number above 0, not {self.samples!r}.")
+        try:
+            APIRequest(self.params)
+        except TypeError as error:
+            raise InvalidInputError(f"A request parameter cannot be sent as JSON: {error}.") from None
+
+    def requests(self, df: pd.DataFrame) -> Iterator[APIRequest | BadPromptError]:
+        """The requests, `samples` for each row in the order of the rows; for a row that cannot be asked, why not."""
+        prompts = _source(df, self.prompt, "prompt")
+        systems = _source(df, self.system, "system") if self.system is not None else None
+        encoding = encoding_for_model(self.model)
+        metadata = rows_of(df, self.metadata) if self.metadata else None
+        for prompt in prompts:
+            system = next(systems) if systems is not None else None
+            beside = dict(zip(self.metadata, next(metadata), strict=True)) if metadata is not None else None
+            for sample in range(self.samples):
+                yield self._request(prompt, system, beside, sample, encoding)
+
+    def _request(
+        self, prompt: Any, system: Any, metadata: Any, sample: int, encoding: str
+    ) -> APIRequest | BadPromptError:
+        try:
+            request = APIRequest(self._body(prompt, system), metadata, path=self.endpoint.path, sample=sample)
+        except BadPromptError as error:
+            return error
+        except TypeError as error:
+            return BadPromptError("invalid_prompt", f"The prompt cannot be sent as JSON: {error}.")
+        request.size = request_size(request.request_json, encoding)
+        return request
+
+    def _body(self, prompt: Any, system: Any) -> Mapping[str, Any]:
+        for value in (prompt, system):
+            if isinstance(value, BadPromptError):
+                raise value
+        if prompt is None:
+            raise BadPromptError("missing_prompt", "The prompt is missing (NaN or None).")
+        asked = to_messages(prompt, system)
+        if isinstance(asked, Mapping):  # a whole body: what it says goes before what the call says
+            default = {} if self.model is None else {"model": self.model}
+            return {**default, **self.params, **asked}
+        return self.endpoint.body(asked, self.model, self.params)
+
+    def digest(self, place: str) -> str:
+        """A short name of what is asked and where, the same in every session."""
+        parts = {**self.summary(), "place": place, "metadata": None}  # what travels beside is not what is asked
+        return blake2b(dumps(parts, sort_keys=True), digest_size=6).hexdigest()
+
+    def summary(self) -> dict[str, Any]:
+        """The recipe as plain data; of functions only their text."""
+        return {
+            "prompt": _text_of(self.prompt),
+            "system": None if self.system is None else _text_of(self.system),
+            "model": self.model,
+            "endpoint": self.endpoint.name,
+            "params": dict(self.params),
+            "samples": self.samples,
+            "metadata": list(self.metadata),
+            "made_by_function": callable(self.prompt) or callable(self.system),
+        }
+
+
+def _text_of(prompt: Prompt) -> Any:
+    if not callable(prompt):
+        return prompt
+    try:
+        return inspect.getsource(prompt)
+    except (OSError, TypeError):  # typed at a plain prompt, or no function but an object with __call__
+        return getattr(prompt, "__qualname__", type(prompt).__qualname__)
+
+
+def _source(df: pd.DataFrame, prompt: Any, what: str) -> Iterator[Any]:
+    """What each row has for a prompt: a text, messages, a body, None where it is missing, or a BadPromptError."""
+    if has_column(df, prompt):
+        column = find_column(df, prompt, what)
+        return (value for (value,) in rows_of(df, [column]))
+    if isinstance(prompt, str):
+        return _filled(df, prompt, what)
+    if callable(prompt):
+        return _called(df, prompt)
+    raise InvalidInputError(
+        f"{what} must be a template, the name of a column or a function of a row, not a {type(prompt).__name__}."
+    )
+
+
+def _filled(df: pd.DataFrame, text: str, what: str) -> Iterator[Any]:
+    names = {str(name): name for name in df.columns}
+    template = parse_template(text, list(names))
+    if not template.columns and what == "prompt" and len(df) > 1:
+        raise TemplateError(
+            f"The prompt {text[:80]!r} names no column and has no {{column}} in it, so every row would ask the same. "
+            f"The columns are: {', '.join(names)}."
+        )
+    columns = [find_column(df, names[name], what) for name in template.columns]
+    return (_fill(template, values) for values in rows_of(df, columns))
+
+
+def _fill(template: Template, values: Sequence[Any]) -> str | BadPromptError:
+    if None in values:
+        missing = template.columns[values.index(None)]
+        return BadPromptError("missing_prompt", f"Column {missing!r} is missing in this row (NaN or None).")
+    try:
+        return template.fill(values)
+    except (ValueError, TypeError) as error:
+        return BadPromptError("invalid_prompt", f"The template cannot be filled with this row: {error}.")
+
+
+def _called(df: pd.DataFrame, function: Callable[[Row], Any]) -> Iterator[Any]:
+    columns = list(dict.fromkeys(df.columns))
+    for column in columns:
+        find_column(df, column, "a function of a row")
+    for values, label in zip(rows_of(df, columns), labels_of(df), strict=True):
+        try:
+            yield function(Row(dict(zip(columns, values, strict=True)), label))
+        except Exception as error:
+            yield BadPromptError("prompt_error", f"The prompt function raised {type(error).__name__}: {error}")

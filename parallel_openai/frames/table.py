@@ -1,0 +1,125 @@
+"""Reading a frame block by block, and giving it back with more columns. No row is ever looked at through pandas."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterator, Sequence
+from typing import Any
+
+import pandas as pd
+
+from parallel_openai.errors import ColumnExistsError, ColumnNotFoundError, InvalidInputError
+
+#: Rows read at a time: large enough that pandas' cost per call vanishes, small enough that the first is sent at once.
+BLOCK = 1024
+
+
+class Row(dict[str, Any]):
+    """One row as a callable prompt sees it: `row["text"]`, `row.text`; `row.name` is its index label.
+
+    >>> Row({"text": "Fine."}, name=7).text
+    'Fine.'
+    """
+
+    __slots__ = ("name",)
+
+    def __init__(self, values: dict[Any, Any], name: Hashable) -> None:
+        super().__init__(values)
+        self.name = name
+
+    def __getattr__(self, column: str) -> Any:
+        try:
+            return self[column]
+        except KeyError:
+            raise AttributeError(f"No column {column!r}; the row has {list(self)}.") from None
+
+
+def check_frame(df: Any) -> None:
+    """See that it is a DataFrame.
+
+    Raises:
+        InvalidInputError: it is not.
+    """
+    if isinstance(df, pd.DataFrame):
+        return
+    hint = " Use series.to_frame() to make one of a Series." if isinstance(df, pd.Series) else ""
+    raise InvalidInputError(f"df must be a pandas DataFrame, not a {type(df).__name__}.{hint}")
+
+
+def find_column(df: pd.DataFrame, name: Hashable, what: str) -> Hashable:
+    """The column's label, once it is sure that there is exactly one.
+
+    Raises:
+        ColumnNotFoundError, InvalidInputError: there is none, or several.
+    """
+    labels: list[Hashable] = list(df.columns)
+    count = labels.count(name)
+    if count == 1:
+        return name
+    if count:
+        raise InvalidInputError(f"The frame has {count} columns named {name!r}, so {what} is ambiguous. Rename them.")
+    raise ColumnNotFoundError(f"{what} names column {name!r}; the frame has: {_list(df)}.")
+
+
+def has_column(df: pd.DataFrame, name: Any) -> bool:
+    try:
+        return bool(name in df.columns)
+    except TypeError:  # unhashable, so no column's name
+        return False
+
+
+def _list(df: pd.DataFrame) -> str:
+    names = [str(name) for name in df.columns]
+    return ", ".join(names[:20]) + (", ..." if len(names) > 20 else "") if names else "no columns"
+
+
+def rows_of(df: pd.DataFrame, columns: Sequence[Hashable]) -> Iterator[tuple[Any, ...]]:
+    """The columns' values row by row, as Python objects; a missing value, of whatever kind, is None.
+
+    >>> list(rows_of(pd.DataFrame({"a": [1, None], "b": ["x", pd.NA]}), ["b", "a"]))
+    [('x', 1.0), (None, None)]
+    """
+    if not columns:
+        yield from (() for _ in range(len(df)))
+        return
+    whole = [df[column] for column in columns]
+    for start in range(0, len(df), BLOCK):
+        yield from zip(*(_values(series.iloc[start : start + BLOCK]) for series in whole), strict=True)
+
+
+def _values(series: Any) -> list[Any]:
+    values: list[Any] = series.tolist()
+    missing = series.isna().to_numpy()
+    if missing.any():
+        for position in missing.nonzero()[0]:
+            values[position] = None
+    return values
+
+
+def labels_of(df: pd.DataFrame) -> Iterator[Any]:
+    """The index labels, row by row."""
+    for start in range(0, len(df), BLOCK):
+        yield from df.index[start : start + BLOCK].tolist()
+
+
+def check_free(df: pd.DataFrame, names: Sequence[str], prefix: str) -> None:
+    """See that the result columns overwrite none of the frame's own.
+
+    Raises:
+        ColumnExistsError: some would.
+    """
+    taken = [prefix + name for name in names if prefix + name in df.columns]
+    if taken:
+        raise ColumnExistsError(
+            f"The frame already has {', '.join(map(repr, taken))}. Pass prefix='...' for other names, or drop "
+            f"{'them' if len(taken) > 1 else 'it'} first: df.drop(columns={taken})."
+        )
+
+
+def with_columns(df: pd.DataFrame, columns: dict[str, Any]) -> pd.DataFrame:
+    """A copy of the frame with arrays as further columns, joined by position."""
+    added = pd.DataFrame({name: pd.Series(values, index=df.index) for name, values in columns.items()}, index=df.index)
+    if df.columns.nlevels > 1:  # the names must be tuples as long as the frame's own
+        added.columns = pd.MultiIndex.from_tuples([(name, *[""] * (df.columns.nlevels - 1)) for name in columns])
+    out = pd.concat([df, added], axis=1) if len(df.columns) else added
+    out.attrs = dict(df.attrs)
+    return out

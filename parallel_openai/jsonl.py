@@ -1,0 +1,98 @@
+"""JSON in and out: whatever stands in a frame's cell comes out as valid JSON. The only door to orjson."""
+
+from __future__ import annotations
+
+import base64
+import enum
+import json
+import os
+from collections.abc import Mapping, Set
+from typing import Any
+
+import orjson
+
+_OPTIONS = orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_NON_STR_KEYS
+
+
+def dumps(value: Any, *, sort_keys: bool = False) -> bytes:
+    """The value as one line of UTF-8 JSON. NaN, NA and NaT become null; what JSON does not know becomes its text.
+
+    >>> from datetime import date
+    >>> dumps({"when": date(2026, 3, 1), "score": float("nan"), "who": "Zoë", "tags": {"a"}}).decode()
+    '{"when":"2026-03-01","score":null,"who":"Zoë","tags":["a"]}'
+    """
+    options = _OPTIONS | orjson.OPT_SORT_KEYS if sort_keys else _OPTIONS
+    try:
+        return orjson.dumps(value, default=plain, option=options)
+    except orjson.JSONEncodeError:  # lone surrogates, integers past 64 bits, keys of odd types
+        return json.dumps(_plain_tree(value), sort_keys=sort_keys, separators=(",", ":")).encode()
+
+
+def dumps_strictly(value: Any, *, sort_keys: bool = False) -> bytes:
+    """The same for what is sent: what JSON cannot carry as it is, is an error.
+
+    Raises:
+        TypeError: the value holds something that JSON does not know, or text that is no valid Unicode.
+
+    >>> dumps_strictly({"stop": {"a", "b"}})
+    Traceback (most recent call last):
+        ...
+    TypeError: Type is not JSON serializable: set
+    """
+    return orjson.dumps(value, option=_OPTIONS | orjson.OPT_SORT_KEYS if sort_keys else _OPTIONS)
+
+
+def loads(text: bytes | str) -> Any:
+    """The value of a JSON text.
+
+    Raises:
+        ValueError: it is none.
+    """
+    try:
+        return orjson.loads(text)
+    except orjson.JSONDecodeError as error:
+        return _loads_leniently(text, error)
+
+
+def _loads_leniently(text: bytes | str, error: ValueError) -> Any:
+    """Python's own tools write NaN and numbers past 64 bits, which the fast parser refuses."""
+    try:
+        return json.loads(text)
+    except RecursionError:
+        raise error from None
+
+
+def plain(value: Any) -> Any:
+    """The nearest thing to a value that JSON knows."""
+    kind = type(value).__name__
+    if kind in ("NAType", "NaTType"):  # pandas' own missing values
+        return None
+    if isinstance(value, enum.Enum):
+        return value.value
+    if isinstance(value, Mapping):
+        return dict(value)
+    if isinstance(value, Set):
+        return sorted(value, key=str)
+    if isinstance(value, (bytes, bytearray, memoryview)):
+        return base64.b64encode(bytes(value)).decode()
+    if hasattr(value, "isoformat"):
+        return value.isoformat()
+    if hasattr(value, "tolist"):  # numpy's arrays of types that orjson leaves out, and scalars
+        return value.tolist()
+    if hasattr(value, "model_dump"):  # pydantic
+        return value.model_dump(mode="json")
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    return str(value)
+
+
+def _plain_tree(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(key): _plain_tree(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain_tree(item) for item in value]
+    if value is None or isinstance(value, (str, bool, int)):
+        return value
+    if isinstance(value, float):
+        return value if value == value and abs(value) != float("inf") else None
+    return _plain_tree(plain(value))

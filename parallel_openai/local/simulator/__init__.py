@@ -1,0 +1,20 @@
+"""OpenAI's API on localhost: its wire format, its limits and its failures, without a key and without cost.
+
+It is written from the API's documentation and shares no code with the rest of the package, so that a
+misunderstanding on one side cannot agree with itself on the other. Every answer says that it is simulated.
+
+```python
+from parallel_openai.local import simulator
+
+with simulator.serve(max_requests_per_minute=600, latency=0.5, fault_500=0.02) as server:
+    print(server.base_url)   # give this to any OpenAI client
+    print(server.stats())
+```
+"""
+
+from __future__ import annotations
+
+from .serving import Server, serve
+from .settings import Settings
+
+__all__ = ["Server", "Settings", "serve"]

@@ -1,0 +1,275 @@
+"""How much may still be spent, by three ways of enforcing a limit. Knows no HTTP; time comes in as a number.
+
+One rule holds for all three: what costs more than a whole window holds is let through when the window is untouched,
+and the debt is paid off before anything else is. Otherwise a limit of 60,000 tokens a minute that is enforced by the
+second could never serve a request of 2,000 tokens, which the real API does.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from bisect import bisect_right, insort
+from collections import deque
+
+# Refills are sums of small floats; a hair's breadth short of one request is one request.
+SLACK = 1e-6
+
+
+class Budget(ABC):
+    """One limit, with what `background` (others' use, per second) leaves of it.
+
+    Attributes:
+        granted: what has been refilled so far, whether or not somebody used it.
+    """
+
+    def __init__(
+        self,
+        limit: float,
+        *,
+        period: float = 60.0,
+        window: float = 60.0,
+        background: float = 0.0,
+        start_level: float = 1.0,
+        now: float = 0.0,
+    ) -> None:
+        self.now = now
+        self.granted = 0.0
+        self._samples: list[tuple[float, float, float]] = []
+        self._set(limit, period, window, background)
+        self._start(start_level)
+
+    @abstractmethod
+    def level(self, now: float) -> float:
+        """What may be spent at this moment; negative while a debt is paid off."""
+
+    @abstractmethod
+    def take(self, amount: float, now: float) -> None:
+        """Spend, whether or not there is enough."""
+
+    @abstractmethod
+    def adjust(self, amount: float, now: float, *, taken_at: float) -> None:
+        """Spend more (or, negative, less) than was taken at an earlier moment."""
+
+    @abstractmethod
+    def seconds_until(self, amount: float, now: float) -> float:
+        """How long until so much may be spent if nobody else comes."""
+
+    @abstractmethod
+    def seconds_until_full(self, now: float) -> float:
+        """How long until the budget is as large as it gets if nobody comes."""
+
+    def holds(self, amount: float, now: float) -> bool:
+        return self.level(now) >= min(amount, max(1.0, self.most)) - SLACK
+
+    def change(self, limit: float, *, window: float, background: float, now: float) -> None:
+        """Set another limit; what is there stays, cut to what the new one can hold."""
+        self.level(now)
+        self._set(limit, self.period, window, background)
+        self._fit(now)
+        self.record(now)
+
+    def record(self, now: float) -> None:
+        """Note the level, for `allowed`. A tenth of a second apart is close enough; the last one is always exact."""
+        sample = (now, self.level(now), self.granted)
+        if len(self._samples) >= 2 and now - self._samples[-2][0] < 0.1:
+            self._samples[-1] = sample
+        else:
+            self._samples.append(sample)
+
+    def allowed(self, first: float, last: float) -> float:
+        """How much could have been spent from `first` to `last`: the level then, and the refill since.
+
+        >>> bucket = Bucket(600, window=1.0)
+        >>> bucket.record(0.0)
+        >>> bucket.record(6.0)
+        >>> bucket.allowed(0.0, 6.0)
+        70.0
+        """
+        if not self._samples:
+            return 0.0
+        start = max(0, bisect_right(self._samples, (first, math.inf)) - 1)
+        at, level, granted = self._samples[start]
+        since = self._granted_at(first) - granted if first > at else 0.0
+        return min(self.capacity, level + since) + self._granted_at(last) - self._granted_at(first)
+
+    def _granted_at(self, moment: float) -> float:
+        moment = max(moment, self._samples[0][0])
+        after = bisect_right(self._samples, (moment, math.inf))
+        if after == len(self._samples):
+            return self._samples[-1][2]
+        (left, _, low), (right, _, high) = self._samples[after - 1], self._samples[after]
+        return low + (high - low) * (moment - left) / (right - left)
+
+    def _set(self, limit: float, period: float, window: float, background: float) -> None:
+        self.limit, self.period, self.window = limit, period, window
+        self.rate = limit / period
+        self.capacity = max(1.0, self.rate * window)
+        self.background = background
+        self.most = self._most()
+
+    def _most(self) -> float:
+        """The highest level there can be: what a steady background leaves of a window."""
+        return max(0.0, self.capacity - self.background * self.window)
+
+    @abstractmethod
+    def _start(self, fraction: float) -> None: ...
+
+    @abstractmethod
+    def _fit(self, now: float) -> None:
+        """Make the state fit another capacity."""
+
+
+class Bucket(Budget):
+    """Refilled all the time, up to its capacity.
+
+    >>> bucket = Bucket(60, window=10.0)
+    >>> bucket.take(10, 0.0)
+    >>> bucket.level(2.5)
+    2.5
+    >>> bucket.seconds_until(4, 2.5)
+    1.5
+    """
+
+    _level: float
+
+    def level(self, now: float) -> float:
+        elapsed = now - self.now
+        if elapsed > 0:
+            self.now = now
+            refilled = self.rate * elapsed
+            drawn = min(self.background * elapsed, max(0.0, self._level + refilled))
+            self.granted += refilled - drawn
+            self._level = min(self.capacity, self._level + refilled - drawn)
+        return self._level
+
+    def take(self, amount: float, now: float) -> None:
+        self._level = self.level(now) - amount
+
+    def adjust(self, amount: float, now: float, *, taken_at: float) -> None:
+        self._level = min(self.capacity, self.level(now) - amount)
+
+    def seconds_until(self, amount: float, now: float) -> float:
+        return max(0.0, (min(amount, self.capacity) - self.level(now)) / self.rate)
+
+    def seconds_until_full(self, now: float) -> float:
+        return self.seconds_until(self.capacity, now)
+
+    def _most(self) -> float:
+        # Others draw from the same bucket as it fills, and leave it full while nobody else comes.
+        return self.capacity
+
+    def _start(self, fraction: float) -> None:
+        self._level = self.capacity * fraction
+
+    def _fit(self, now: float) -> None:
+        self._level = min(self._level, self.capacity)
+
+
+class FixedWindow(Budget):
+    """Counted anew in each window; the windows are aligned on the clock.
+
+    >>> window = FixedWindow(60, window=10.0)
+    >>> window.take(10, 9.0)
+    >>> window.level(9.9), window.level(10.0)
+    (0.0, 10.0)
+    """
+
+    _level: float
+
+    def level(self, now: float) -> float:
+        if now > self.now:
+            begun = self._index(now) - self._index(self.now)
+            self.granted += self.most * begun
+            self._level = min(self.most, self._level + self.most * begun)
+            self.now = now
+        return self._level
+
+    def take(self, amount: float, now: float) -> None:
+        self._level = self.level(now) - amount
+
+    def adjust(self, amount: float, now: float, *, taken_at: float) -> None:
+        level = self.level(now)
+        if self._index(taken_at) == self._index(now):
+            self._level = min(self.most, level - amount)
+
+    def seconds_until(self, amount: float, now: float) -> float:
+        lacking = min(amount, self.most) - self.level(now)
+        if lacking <= SLACK:
+            return 0.0
+        return (self._index(now) + math.ceil(lacking / max(1.0, self.most) - SLACK)) * self.window - now
+
+    def seconds_until_full(self, now: float) -> float:
+        return self.seconds_until(self.most, now)
+
+    def _index(self, moment: float) -> int:
+        return math.floor(moment / self.window + SLACK)
+
+    def _start(self, fraction: float) -> None:
+        self._level = self.most * fraction
+        self._held = self.most
+
+    def _fit(self, now: float) -> None:
+        self.granted += self.most - self._held
+        self._level += self.most - self._held
+        self._held = self.most
+
+
+class SlidingWindow(Budget):
+    """Never more than the limit in any span as long as the window: each unit comes back a window after it was spent.
+
+    `allowed` is an upper bound here: the refill is taken as continuous.
+
+    >>> window = SlidingWindow(60, window=10.0)
+    >>> window.take(10, 9.0)
+    >>> window.level(18.9), window.level(19.0)
+    (0.0, 10.0)
+    """
+
+    def level(self, now: float) -> float:
+        if now > self.now:
+            self.granted += max(0.0, self.rate - self.background) * (now - self.now)
+            self.now = now
+        while self._spent and self._spent[0][0] <= now + SLACK:
+            self._used -= self._spent.popleft()[1]
+        return self.most - self._used
+
+    def take(self, amount: float, now: float) -> None:
+        self.level(now)
+        self._spend(now + self.window * max(1.0, amount / max(1.0, self.most)), amount)
+
+    def adjust(self, amount: float, now: float, *, taken_at: float) -> None:
+        self.level(now)
+        if (back := taken_at + self.window) > now:
+            self._spend(back, amount)
+
+    def seconds_until(self, amount: float, now: float) -> float:
+        lacking, wait = min(amount, self.most) - self.level(now), 0.0
+        for back, spent in self._spent:
+            if lacking <= SLACK:
+                break
+            lacking, wait = lacking - spent, back - now
+        return wait
+
+    def seconds_until_full(self, now: float) -> float:
+        self.level(now)
+        return self._spent[-1][0] - now if self._spent else 0.0
+
+    def _spend(self, back: float, amount: float) -> None:
+        self._used += amount
+        if not self._spent or back >= self._spent[-1][0]:
+            self._spent.append((back, amount))
+        else:
+            insort(self._spent, (back, amount))
+
+    def _start(self, fraction: float) -> None:
+        self._spent: deque[tuple[float, float]] = deque()
+        self._used = 0.0
+        if fraction < 1:
+            self._spend(self.now + self.window, self.most * (1 - fraction))
+
+    def _fit(self, now: float) -> None:
+        """What was spent stays spent for a window, however large the window is now."""
+
+
+KINDS: dict[str, type[Budget]] = {"bucket": Bucket, "fixed": FixedWindow, "sliding": SlidingWindow}

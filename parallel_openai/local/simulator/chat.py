@@ -1,0 +1,170 @@
+"""Chat completions: what the API refuses, and the answer, whole or as chunks."""
+
+from __future__ import annotations
+
+import math
+import random
+import time
+from collections.abc import Iterator
+from typing import Any
+
+from . import answers, checks, counting
+from .endpoints import Answer, Asked, Endpoint
+from .settings import Settings
+
+_PARAMETERS = (
+    "messages model audio frequency_penalty function_call functions logit_bias logprobs max_completion_tokens "
+    "max_tokens metadata modalities moderation n parallel_tool_calls prediction presence_penalty prompt_cache_key "
+    "prompt_cache_options prompt_cache_retention reasoning_effort response_format safety_identifier seed service_tier "
+    "stop store stream stream_options temperature tool_choice tools top_logprobs top_p user verbosity "
+    "web_search_options"
+)
+PARAMETERS = frozenset(_PARAMETERS.split())
+REFUSAL = "(simulated) I'm sorry, I can't help with that."
+
+
+def read(body: dict[str, Any], settings: Settings) -> Asked:
+    """The checked body.
+
+    >>> read({"model": "gpt-5-mini", "messages": [{"role": "user", "content": "Hi."}]}, Settings()).prompt_tokens
+    4
+    """
+    checks.known_parameters(body, PARAMETERS)
+    model = checks.model(body, settings.models)
+    messages = checks.messages(body)
+    checks.number(body, "n", 1, 128, whole=True)
+    checks.number(body, "temperature", 0, 2)
+    checks.number(body, "top_p", 0, 1)
+    checks.number(body, "max_tokens", 1, None, whole=True)
+    checks.number(body, "max_completion_tokens", 1, None, whole=True)
+    checks.logprobs(body)
+    checks.metadata(body)
+    checks.reasoning(body, model)
+    checks.response_format(body, messages)
+    parts = list(counting.texts(messages))
+    images = counting.images(messages) * counting.TOKENS_PER_IMAGE
+    # Three tokens around each message, as the API counts them.
+    prompt_tokens = sum(counting.tokens(part) for part in parts) + images + 3 * len(messages)
+    checks.context_length(prompt_tokens, settings.context_length)
+    return Asked(
+        body=body,
+        model=model,
+        prompt=parts[-1] if parts else "",
+        prompt_tokens=prompt_tokens,
+        max_output=body.get("max_completion_tokens") or body.get("max_tokens"),
+        n=body.get("n") or 1,
+        stream=bool(body.get("stream")),
+    )
+
+
+def answer(asked: Asked, settings: Settings, dice: random.Random, flaw: str | None) -> Answer:
+    choices = [_choice(index, asked, settings, dice, flaw) for index in range(asked.n)]
+    completion_tokens, reasoning_tokens = _output_tokens(choices, asked, flaw)
+    usage = _usage(asked.prompt_tokens, completion_tokens, reasoning_tokens)
+    head = {
+        "id": f"chatcmpl-simulated{dice.getrandbits(64):016x}",
+        "created": int(time.time()),
+        "model": asked.model,
+        "service_tier": asked.body.get("service_tier")
+        if asked.body.get("service_tier") in ("flex", "priority")
+        else "default",
+        "system_fingerprint": "simulated",
+    }
+    body = {**head, "object": "chat.completion", "choices": choices, "usage": usage}
+    events = list(_chunks(head, choices, usage, asked)) if asked.stream else ()
+    return Answer(body, asked.prompt_tokens, completion_tokens, events)
+
+
+def _choice(index: int, asked: Asked, settings: Settings, dice: random.Random, flaw: str | None) -> dict[str, Any]:
+    text: str | None = answers.content(
+        asked.body.get("response_format"), asked.prompt, settings, dice, outside=flaw == "off_schema"
+    )
+    assert text is not None
+    finish_reason = "stop"
+    if asked.max_output is not None and counting.tokens(text) > asked.max_output:
+        text = text[: asked.max_output * counting.CHARACTERS_PER_TOKEN]
+        finish_reason = "length"
+    refusal = None
+    if flaw in ("empty", "length"):
+        text = ""
+    if flaw in ("length", "content_filter"):
+        finish_reason = flaw
+    if flaw == "content_filter":
+        text = text[: len(text) // 2]
+    if flaw == "refusal":
+        text, refusal = None, REFUSAL
+    message: dict[str, Any] = {"role": "assistant", "content": text, "refusal": refusal, "annotations": []}
+    logprobs = _logprobs(text, asked.body.get("top_logprobs") or 0, dice) if asked.body.get("logprobs") else None
+    return {"index": index, "message": message, "logprobs": logprobs, "finish_reason": finish_reason}
+
+
+def _output_tokens(choices: list[dict[str, Any]], asked: Asked, flaw: str | None) -> tuple[int, int]:
+    """Completion tokens, and how many of them went into thinking."""
+    if flaw == "length":
+        # A reasoning model that has thought until its maximum has nothing left to say, and is paid all the same.
+        thought = (asked.max_output or 256) * asked.n
+        return thought, thought
+    texts = (choice["message"]["content"] or choice["message"]["refusal"] or "" for choice in choices)
+    return sum(counting.tokens(text) for text in texts), 0
+
+
+def _usage(prompt_tokens: int, completion_tokens: int, reasoning_tokens: int) -> dict[str, Any]:
+    return {
+        "prompt_tokens": prompt_tokens,
+        "completion_tokens": completion_tokens,
+        "total_tokens": prompt_tokens + completion_tokens,
+        "prompt_tokens_details": {"cached_tokens": 0, "audio_tokens": 0},
+        "completion_tokens_details": {
+            "reasoning_tokens": reasoning_tokens,
+            "audio_tokens": 0,
+            "accepted_prediction_tokens": 0,
+            "rejected_prediction_tokens": 0,
+        },
+    }
+
+
+def _logprobs(text: str | None, top: int, dice: random.Random) -> dict[str, Any]:
+    return {"content": [_token(piece, top, dice) for piece in counting.pieces(text or "")], "refusal": None}
+
+
+def _token(piece: str, top: int, dice: random.Random) -> dict[str, Any]:
+    chance = 0.6 + 0.39 * dice.random()
+    others = [(f"~{rank}", (1 - chance) / 2**rank) for rank in range(1, top)]
+    ranked = [(piece, chance), *others] if top else []
+    return {**_logprob(piece, chance), "top_logprobs": [_logprob(each, share) for each, share in ranked]}
+
+
+def _logprob(token: str, chance: float) -> dict[str, Any]:
+    return {"token": token, "logprob": round(math.log(chance), 8), "bytes": list(token.encode())}
+
+
+def _chunks(
+    head: dict[str, Any], choices: list[dict[str, Any]], usage: dict[str, Any], asked: Asked
+) -> Iterator[dict[str, Any]]:
+    with_usage = (asked.body.get("stream_options") or {}).get("include_usage")
+    frame = {**head, "object": "chat.completion.chunk", **({"usage": None} if with_usage else {})}
+    for choice in choices:
+        for delta, logprobs, finish_reason in _deltas(choice):
+            part = {
+                "index": choice["index"],
+                "delta": delta,
+                "logprobs": logprobs,
+                "finish_reason": finish_reason,
+            }
+            yield {**frame, "choices": [part]}
+    if with_usage:
+        yield {**frame, "choices": [], "usage": usage}
+
+
+def _deltas(choice: dict[str, Any]) -> Iterator[tuple[dict[str, Any], Any, str | None]]:
+    message, logprobs = choice["message"], choice["logprobs"]
+    yield {"role": "assistant", "content": "", "refusal": None}, None, None
+    for at, piece in enumerate(counting.pieces(message["content"] or "")):
+        told = {"content": [logprobs["content"][at]], "refusal": None} if logprobs else None
+        yield {"content": piece}, told, None
+    if message["refusal"]:
+        yield {"refusal": message["refusal"]}, None, None
+    yield {}, None, choice["finish_reason"]
+
+
+CHAT = Endpoint("/v1/chat/completions", read, answer)

@@ -1,0 +1,221 @@
+"""What can be set on the simulator, checked as soon as it is given."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+WINDOWS = ("bucket", "sliding", "fixed")
+HEADERS = ("enforced", "minute", "none")
+COUNTING = (
+    "max_output_or_characters",
+    "prompt_plus_max_output",
+    "prompt_plus_max_output_times_n",
+    "actual_usage",
+    "settled",
+)
+RETRY_AFTER = ("seconds", "exact", "ms", "date", "none")
+ERROR_STYLES = ("openai", "azure")
+
+
+def _option(default: Any, about: str) -> Any:
+    return field(default=default, metadata={"about": about})
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How the simulated account is limited, how fast it answers, and what goes wrong.
+
+    Raises:
+        ValueError: a value that makes no sense, named with what would.
+
+    >>> Settings(max_requests_per_minute=600).burst_seconds
+    60.0
+    >>> Settings(max_requests_per_minute=-1)
+    Traceback (most recent call last):
+    ValueError: max_requests_per_minute is -1; give a number above 0, or None for no limit.
+    """
+
+    max_requests_per_minute: float | None = _option(600, "requests a minute; none: no limit")
+    max_tokens_per_minute: float | None = _option(None, "tokens a minute; none: no limit")
+    max_requests_per_day: float | None = _option(None, "requests a day; the headers then show the day")
+    burst_seconds: float = _option(60.0, "how many seconds of the limit may be spent at once")
+    start_level: float = _option(1.0, "how full the budgets are at the start, 0 to 1")
+    window: str = _option("bucket", "how a limit is enforced: bucket, sliding or fixed")
+    headers: str = _option("enforced", "the x-ratelimit-* headers: enforced, minute (figures of a minute) or none")
+    project_headers: bool = _option(False, "add x-ratelimit-*-project-tokens")
+    counting: str = _option("max_output_or_characters", f"what a request costs in tokens: {', '.join(COUNTING)}")
+    charge_refused: bool = _option(False, "a request refused with 429 uses up the request limit too")
+    charge_failed: bool = _option(True, "an injected 5xx uses up the limits")
+    retry_after: str | float = _option("seconds", f"retry-after of a 429: {', '.join(RETRY_AFTER)}, or a number")
+    error_style: str = _option("openai", "the body of a 429: openai or azure")
+    background_load: tuple[float, float] = _option((0.0, 0.0), "requests and tokens a minute that others use up")
+
+    latency: float = _option(0.0, "seconds until an answer; the median where latency_sigma is set")
+    latency_sigma: float = _option(0.0, "above 0: lognormal latency with this sigma")
+    refusal_latency: float = _option(0.01, "seconds until a refusal (429)")
+    answer_tokens: int | tuple[int, int] = _option(12, "length of an answer in tokens, or [low, high]")
+    context_length: int = _option(128_000, "longer prompts get 400 context_length_exceeded")
+    models: tuple[str, ...] | None = _option(None, "the models there are; none: any name is accepted")
+    seed: int = _option(0, "answers and faults are the same for the same seed")
+    keep_charged: bool = _option(True, "count in /stats how often each request body was charged")
+
+    fault_500: float = _option(0.0, "probability of HTTP 500")
+    fault_502: float = _option(0.0, "probability of HTTP 502 with an HTML page")
+    fault_503: float = _option(0.0, "probability of HTTP 503 server_is_overloaded")
+    fault_429: float = _option(0.0, "probability of a rate-limit 429 without cause")
+    fault_slow_down: float = _option(0.0, "probability of 429 slow_down")
+    fault_reset: float = _option(0.0, "probability that the connection is reset")
+    fault_hang: float = _option(0.0, "probability that no answer ever comes")
+    fault_truncated: float = _option(0.0, "probability of a body shorter than its Content-Length")
+    fault_malformed: float = _option(0.0, "probability of 200 with JSON that is cut off")
+    fault_error_in_200: float = _option(0.0, "probability of 200 with an error inside")
+    fault_wrong_type: float = _option(0.0, "probability of 200 with an HTML page")
+    fault_close_keepalive: float = _option(0.0, "probability that the connection closes after a good answer")
+    fault_gzip_bomb: float = _option(0.0, "probability of a small body that unpacks to 256 MB")
+    fault_endless: float = _option(0.0, "probability of a body without end")
+    fault_redirect: float = _option(0.0, "probability of 307 to redirect_to")
+    fault_empty: float = _option(0.0, "probability of an answer with empty content")
+    fault_length: float = _option(0.0, "probability of finish_reason length with empty content")
+    fault_refusal: float = _option(0.0, "probability of a refusal instead of content")
+    fault_content_filter: float = _option(0.0, "probability of finish_reason content_filter")
+    fault_off_schema: float = _option(0.0, "probability of content outside the schema")
+    fault_429_retry_after: bool = _option(True, "whether the 429 without cause carries retry-after")
+    faulty_attempts: int | None = _option(None, "only this many first sends of a request can meet a fault")
+    hang_seconds: float = _option(600.0, "how long a hanging or endless answer lasts at most")
+    redirect_to: str = _option("/redirected", "where a 307 points")
+
+    insufficient_quota_after: int | None = _option(None, "accepted requests after which the credit is used up")
+    outage: tuple[float, float] | None = _option(None, "[start, duration] in seconds: connections are reset")
+    required_api_key: str | None = _option(None, "any other key gets 401 invalid_api_key")
+    slow_down_above: float | None = _option(None, "429 slow_down above this many requests in a second")
+
+    def __post_init__(self) -> None:
+        self._make_tuples("background_load", "answer_tokens", "models", "outage")
+        self._check_numbers()
+        self._check_choices()
+        self._check_pairs()
+        _check(0 <= sum(self.faults().values()) <= 1, "the faults' probabilities add up to more than 1.")
+
+    def changed(self, **changes: Any) -> Settings:
+        """These settings with some of them changed.
+
+        >>> Settings().changed(latency=0.5).latency
+        0.5
+        >>> Settings().changed(latencies=0.5)
+        Traceback (most recent call last):
+        ValueError: The simulator has no setting 'latencies'.
+        """
+        for name in changes.keys() - {each.name for each in dataclasses.fields(self)}:
+            raise ValueError(f"The simulator has no setting {name!r}.")
+        return dataclasses.replace(self, **changes)
+
+    def faults(self) -> dict[str, float]:
+        """The probability of each kind of fault.
+
+        >>> Settings(fault_500=0.25).faults()["500"]
+        0.25
+        """
+        return {name.removeprefix("fault_"): getattr(self, name) for name in FAULT_FIELDS}
+
+    def as_dict(self) -> dict[str, Any]:
+        """Everything as it can go through JSON, the key left out.
+
+        >>> Settings(required_api_key="sk-secret").as_dict()["required_api_key"]
+        '***'
+        """
+        shown = dataclasses.asdict(self)
+        if self.required_api_key is not None:
+            shown["required_api_key"] = "***"
+        return shown
+
+    def _make_tuples(self, *names: str) -> None:
+        for name in names:
+            if isinstance(value := getattr(self, name), list):
+                object.__setattr__(self, name, tuple(value))
+
+    def _check_numbers(self) -> None:
+        for name in (
+            "max_requests_per_minute",
+            "max_tokens_per_minute",
+            "max_requests_per_day",
+            "slow_down_above",
+        ):
+            value = getattr(self, name)
+            _check(
+                value is None or (_is_number(value) and value > 0),
+                f"{name} is {value!r}; give a number above 0, or None for no limit.",
+            )
+        for name in ("burst_seconds", "context_length"):
+            value = getattr(self, name)
+            _check(_is_number(value) and value > 0, f"{name} is {value!r}; give a number above 0.")
+        for name in ("latency", "latency_sigma", "refusal_latency", "hang_seconds"):
+            value = getattr(self, name)
+            _check(_is_number(value) and value >= 0, f"{name} is {value!r}; give a number of at least 0.")
+        for name in ("insufficient_quota_after", "faulty_attempts"):
+            value = getattr(self, name)
+            _check(
+                value is None or (_is_number(value) and value >= 0), f"{name} is {value!r}; give 0 or more, or None."
+            )
+        for name in ("start_level", *FAULT_FIELDS):
+            value = getattr(self, name)
+            _check(_is_number(value) and 0 <= value <= 1, f"{name} is {value!r}; give a number from 0 to 1.")
+
+    def _check_choices(self) -> None:
+        for name, choices in {
+            "window": WINDOWS,
+            "headers": HEADERS,
+            "counting": COUNTING,
+            "error_style": ERROR_STYLES,
+        }.items():
+            value = getattr(self, name)
+            _check(value in choices, f"{name} is {value!r}; give one of {', '.join(choices)}.")
+        _check(
+            self.retry_after in RETRY_AFTER or (_is_number(self.retry_after) and float(self.retry_after) >= 0),
+            f"retry_after is {self.retry_after!r}; give one of {', '.join(RETRY_AFTER)}, or seconds.",
+        )
+
+    def _check_pairs(self) -> None:
+        for name in ("background_load", "outage"):
+            value = getattr(self, name)
+            if value is not None:
+                good = isinstance(value, tuple) and len(value) == 2 and all(_is_number(each) for each in value)
+                _check(good and min(value) >= 0, f"{name} is {value!r}; give two numbers of at least 0.")
+        _check(isinstance(self.seed, int), f"seed is {self.seed!r}; give a whole number.")
+        _check(
+            self.models is None or isinstance(self.models, tuple), f"models is {self.models!r}; give several, or None."
+        )
+        low, high = self.answer_tokens if isinstance(self.answer_tokens, tuple) else (self.answer_tokens,) * 2
+        _check(
+            _is_number(low) and _is_number(high) and 0 < low <= high,
+            f"answer_tokens is {self.answer_tokens!r}; give a number, or a low and a high one.",
+        )
+
+
+FAULT_FIELDS = tuple(
+    each.name
+    for each in dataclasses.fields(Settings)
+    if each.name.startswith("fault_") and each.name != "fault_429_retry_after"
+)
+
+
+def options() -> Iterator[tuple[str, Any, str]]:
+    """Name, default and one line about each setting.
+
+    >>> next(options())
+    ('max_requests_per_minute', 600, 'requests a minute; none: no limit')
+    """
+    for each in dataclasses.fields(Settings):
+        about: Mapping[str, str] = each.metadata
+        yield each.name, each.default, about["about"]
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and value == value
+
+
+def _check(fine: bool, otherwise: str) -> None:
+    if not fine:
+        raise ValueError(otherwise)

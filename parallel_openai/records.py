@@ -1,0 +1,184 @@
+"""The nouns that cross the borders between modules. Frozen; they know how to describe themselves and nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Mapping
+from dataclasses import dataclass
+from hashlib import blake2b
+from typing import Any, Literal, Protocol
+
+from parallel_openai.jsonl import dumps_strictly
+
+Status = Literal["succeeded", "failed", "cancelled"]
+
+
+@dataclass(frozen=True, slots=True)
+class Size:
+    """How large a request is, in every measure that a server may charge by.
+
+    Attributes:
+        prompt_tokens: tokens of what is sent.
+        characters: characters of what is sent.
+        max_output_tokens: the cap the request sets on each answer, in tokens; None where it sets none.
+        choices: how many answers are asked for (`n`).
+    """
+
+    prompt_tokens: int
+    characters: int
+    max_output_tokens: int | None
+    choices: int
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """What the server says an answer took, in tokens."""
+
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    reasoning_tokens: int = 0
+    cached_tokens: int = 0
+
+    @property
+    def total_tokens(self) -> int:
+        return self.prompt_tokens + self.completion_tokens
+
+
+@dataclass(frozen=True, slots=True)
+class Response:
+    """What one send gave: an HTTP answer, or the reason why there was none.
+
+    Attributes:
+        status: the HTTP status; 0 where no complete answer came.
+        headers: the answer's headers, looked up without regard to case.
+        body: the answer's bytes as they came.
+        data: the parsed JSON of the body; None where it is no JSON.
+        seconds: from the send to the last byte.
+        error_code: why no answer came (`timeout`, `connection_error`, ...), else None.
+        error: the same as a sentence.
+    """
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+    data: Any
+    seconds: float
+    error_code: str | None = None
+    error: str | None = None
+
+    @property
+    def request_id(self) -> str | None:
+        return self.headers.get("x-request-id")
+
+
+class Sender(Protocol):
+    """Whatever can put one request on the wire; a `Client` is one."""
+
+    def send(self, request: APIRequest, /) -> Awaitable[Response]: ...
+
+
+class APIRequest:
+    """One API call: what is sent, where to, and what the caller wants to find beside the answer.
+
+    Args:
+        request_json: the body of the call, as the API documents it.
+        metadata: anything JSON-able that travels beside the request into the results; the API never sees it.
+        path: where to, below the base URL.
+        sample: which of several samples of the same prompt this is; samples are different requests.
+
+    Attributes:
+        body: the bytes that are sent.
+        key: the digest of path, body and sample. Two requests with the same key ask the same thing.
+
+    Raises:
+        TypeError: `request_json` holds something that JSON cannot carry.
+
+    >>> one = APIRequest({"model": "gpt-5-mini", "messages": [{"role": "user", "content": "Hi."}]})
+    >>> one.body
+    b'{"model":"gpt-5-mini","messages":[{"role":"user","content":"Hi."}]}'
+    >>> one.key == APIRequest({"messages": one.request_json["messages"], "model": "gpt-5-mini"}).key
+    True
+    """
+
+    __slots__ = ("body", "key", "metadata", "path", "request_json", "sample", "size")
+
+    def __init__(
+        self,
+        request_json: Mapping[str, Any],
+        metadata: Any = None,
+        *,
+        path: str = "chat/completions",
+        sample: int = 0,
+    ) -> None:
+        self.request_json = request_json
+        self.metadata = metadata
+        self.path = path
+        self.sample = sample
+        self.body = dumps_strictly(request_json)
+        self.key = request_key(path, dumps_strictly(request_json, sort_keys=True), sample)
+        self.size: Size | None = None
+
+    async def call_api(self, client: Sender) -> Response:
+        """Send this request once, within the client's limits, and give what came back, good or bad.
+
+        Raises nothing for an HTTP error or a broken connection: read `status`, `error_code` and `data`.
+        """
+        return await client.send(self)
+
+    def __repr__(self) -> str:
+        return f"APIRequest({self.path!r}, key={self.key!r})"
+
+
+def request_key(path: str, canonical_body: bytes, sample: int = 0) -> str:
+    """The content digest of a request: 32 hexadecimal characters of BLAKE2b over path, sample and sorted body."""
+    digest = blake2b(canonical_body, digest_size=16)
+    digest.update(f"\n{path}\n{sample}".encode())
+    return digest.hexdigest()
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """One send, as it is remembered.
+
+    Attributes:
+        at: when it was sent, in seconds since 1970.
+        seconds: how long the answer took.
+        waited: seconds it stood waiting for capacity or for its backoff before it was sent.
+        status: the HTTP status; 0 where no complete answer came.
+        error_code: what was wrong with it; None where it was good.
+        request_id: the server's name for it, for its support.
+    """
+
+    at: float
+    seconds: float
+    waited: float
+    status: int
+    error_code: str | None = None
+    request_id: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What becomes of a request in the end.
+
+    Attributes:
+        request: the request.
+        status: `succeeded`: the server gave a complete answer; `failed`: it did not, and will not be asked again in
+            this run; `cancelled`: the run ended first.
+        response: the answer's JSON, or None.
+        error_code: why it failed, in one word.
+        error: the same as a sentence.
+        errors: what went wrong at each send that did, as sentences.
+        attempts: every send, the last one last.
+        raw: the answer's bytes, on one line.
+        restored: it was read from the journal and not sent in this run.
+    """
+
+    request: APIRequest
+    status: Status
+    response: Any = None
+    error_code: str | None = None
+    error: str | None = None
+    errors: tuple[str, ...] = ()
+    attempts: tuple[Attempt, ...] = ()
+    raw: bytes | None = None
+    restored: bool = False

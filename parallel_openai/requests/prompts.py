@@ -1,0 +1,143 @@
+"""From a row to the messages that are sent: templates, ready columns, functions."""
+
+from __future__ import annotations
+
+import string
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from parallel_openai.errors import TemplateError
+
+
+@dataclass(frozen=True, slots=True)
+class Template:
+    """A `str.format` template over the names of columns, and nothing more: no attributes, no indexing.
+
+    Attributes:
+        pieces: literal text, then the number of the column in `columns`, its conversion and its format spec, in turns.
+        columns: the columns it uses, each once.
+    """
+
+    pieces: tuple[tuple[str, int | None, str | None, str], ...]
+    columns: tuple[str, ...]
+
+    def fill(self, values: Sequence[Any]) -> str:
+        """The text for one row; `values` stand in the order of `columns`.
+
+        Raises:
+            ValueError, TypeError: a format spec does not suit its value.
+
+        >>> parse_template("{{{name}}} is {age:.0f}", ["name", "age"]).fill(["Ada", 36.4])
+        '{Ada} is 36'
+        """
+        parts: list[str] = []
+        for literal, column, conversion, spec in self.pieces:
+            parts.append(literal)
+            if column is not None:
+                parts.append(_show(values[column], conversion, spec))
+        return "".join(parts)
+
+
+def _show(value: Any, conversion: str | None, spec: str) -> str:
+    if conversion == "r":
+        value = repr(value)
+    elif conversion == "s":
+        value = str(value)
+    elif conversion == "a":
+        value = ascii(value)
+    return value if not spec and type(value) is str else format(value, spec)
+
+
+def parse_template(text: str, names: Sequence[str]) -> Template:
+    """Read a template and see that every field of it is a column.
+
+    Raises:
+        TemplateError: a brace is left open, or a field is no column.
+
+    >>> parse_template("Summarise: {text}", ["text", "id"]).columns
+    ('text',)
+    >>> parse_template("Summarise: {txt}", ["text", "id"])
+    Traceback (most recent call last):
+        ...
+    parallel_openai.errors.TemplateError: The template uses {txt}, but the columns are: text, id. (A brace: {{ or }}.)
+    """
+    try:
+        parsed = list(string.Formatter().parse(text))
+    except ValueError as error:
+        raise TemplateError(
+            f"The template cannot be read: {error}. A brace that is meant as such is written twice: {{{{ or }}}}. "
+            f"The template: {text[:200]!r}"
+        ) from None
+    pieces: list[tuple[str, int | None, str | None, str]] = []
+    columns: list[str] = []
+    for literal, field, spec, conversion in parsed:
+        if field is None:
+            pieces.append((literal, None, None, ""))
+            continue
+        if field not in names:
+            raise TemplateError(_unknown_field(field, names))
+        if "{" in (spec or ""):
+            raise TemplateError(f"The format spec {spec!r} of {{{field}}} must not hold a field of its own.")
+        if field not in columns:
+            columns.append(field)
+        pieces.append((literal, columns.index(field), conversion, spec or ""))
+    return Template(tuple(pieces), tuple(columns))
+
+
+def _unknown_field(field: str, names: Sequence[str]) -> str:
+    have = ", ".join(str(name) for name in names[:20]) + (", ..." if len(names) > 20 else "")
+    if not field:
+        return f"The template has an empty field {{}}; name a column in it. The frame has: {have}."
+    if any(mark in field for mark in ".[") and field.replace("[", ".").split(".")[0] in names:
+        return f"The template uses {{{field}}}; only a column's value can be filled in, no attribute or item of it."
+    return f"The template uses {{{field}}}, but the columns are: {have}. (A brace: {{{{ or }}}}.)"
+
+
+class BadPromptError(ValueError):
+    """This row's prompt cannot be sent; the row fails, the others go on.
+
+    Attributes:
+        code: the reason in one word.
+    """
+
+    def __init__(self, code: str, message: str) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+def to_messages(prompt: Any, system: str | None) -> list[Any] | Mapping[str, Any]:
+    """A row's prompt as chat messages, or as the whole body when it is one.
+
+    Args:
+        prompt: a text, a message, a list of messages, or a request body.
+        system: a system text to stand first; None for none.
+
+    Raises:
+        BadPromptError: it is none of these.
+
+    >>> to_messages("Hi.", "Be brief.")
+    [{'role': 'system', 'content': 'Be brief.'}, {'role': 'user', 'content': 'Hi.'}]
+    """
+    if isinstance(prompt, str):
+        if not prompt.strip():
+            raise BadPromptError("empty_prompt", "The prompt is empty.")
+        messages: list[Any] = [{"role": "user", "content": prompt}]
+    elif isinstance(prompt, Mapping):
+        if "role" not in prompt:
+            return prompt if system is None else {**prompt, "messages": _led(prompt.get("messages"), system)}
+        messages = [prompt]
+    elif isinstance(prompt, Sequence) and not isinstance(prompt, (bytes, bytearray)):
+        messages = list(prompt)
+        if not messages or not all(isinstance(message, Mapping) and "role" in message for message in messages):
+            raise BadPromptError("invalid_prompt", "The list of messages must hold {'role': ..., 'content': ...}.")
+    else:
+        raise BadPromptError(
+            "invalid_prompt",
+            f"The prompt is a {type(prompt).__name__}; it must be a text, a list of messages or a request body.",
+        )
+    return messages if system is None else _led(messages, system)
+
+
+def _led(messages: Any, system: str) -> list[Any]:
+    return [{"role": "system", "content": system}, *(messages or [])]

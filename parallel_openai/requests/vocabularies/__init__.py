@@ -1,0 +1,61 @@
+"""The byte pair vocabularies that are shipped, so that tokens can be counted without a network.
+
+Only the standard library is used here: the build runs this module before any dependency is installed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import lzma
+from binascii import a2b_base64
+from pathlib import Path
+
+FOLDER = Path(__file__).parent
+
+
+def ranks(name: str, *, folder: Path = FOLDER) -> dict[bytes, int]:
+    """Each token of the vocabulary with its rank, as `tiktoken.Encoding` takes them.
+
+    >>> ranks("cl100k_base")[b" the"]
+    279
+    """
+    words = read(name, folder=folder).split()
+    return dict(zip(map(a2b_base64, words[::2]), map(int, words[1::2]), strict=True))
+
+
+def read(name: str, *, folder: Path = FOLDER) -> bytes:
+    """The vocabulary file as tiktoken publishes it.
+
+    Raises:
+        ValueError: the file is damaged: it cannot be decompressed, or its sha256 is not the expected one.
+
+    >>> read("o200k_base")[:8]
+    b'IQ== 0\\nI'
+    """
+    path = folder / f"{name}.tiktoken.xz"
+    try:
+        content = lzma.decompress(path.read_bytes())
+    except (OSError, lzma.LZMAError) as error:
+        raise ValueError(f"The vocabulary {path} cannot be read ({error}); install the package again.") from error
+    if not matches(name, content, folder=folder):
+        raise ValueError(f"The vocabulary {path} is damaged: its sha256 is wrong; install the package again.")
+    return content
+
+
+def matches(name: str, content: bytes, *, folder: Path = FOLDER) -> bool:
+    """Whether this is the content of the vocabulary, by its sha256.
+
+    >>> matches("o200k_base", b"something else")
+    False
+    """
+    return hashlib.sha256(content).hexdigest() == sums(folder)[f"{name}.tiktoken"]
+
+
+def sums(folder: Path = FOLDER) -> dict[str, str]:
+    """The expected sha256 of each decompressed file.
+
+    >>> list(sums())
+    ['cl100k_base.tiktoken', 'o200k_base.tiktoken']
+    """
+    lines = (folder / "SHA256SUMS").read_text("ascii").splitlines()
+    return {name: digest for digest, name in (line.split() for line in lines)}

@@ -1,0 +1,514 @@
+"""What the simulator answers and refuses, over a real socket."""
+
+from __future__ import annotations
+
+import hashlib
+import http.client
+import json
+import time
+from collections.abc import Iterator
+from typing import Any
+from urllib.parse import urlsplit
+
+import jsonschema
+import pytest
+
+from parallel_openai.local import simulator
+
+HELLO: dict[str, Any] = {"model": "gpt-4o-mini", "messages": [{"role": "user", "content": "Say hello."}]}
+LOVE_IT: dict[str, Any] = {
+    "model": "gpt-4o-mini",
+    "messages": [{"role": "user", "content": "What is the sentiment? I love it."}],
+}
+
+
+@pytest.fixture
+def server() -> Iterator[simulator.Server]:
+    with simulator.serve(max_requests_per_minute=None, refusal_latency=0.0) as running:
+        yield running
+
+
+def ask(
+    server: simulator.Server, body: Any, headers: dict[str, str] | None = None, path: str = "/v1/chat/completions"
+) -> tuple[int, dict[str, str], Any]:
+    raw = body if isinstance(body, bytes) else json.dumps(body).encode()
+    return send(server, "POST", path, raw, headers or {})
+
+
+def send(
+    server: simulator.Server, method: str, path: str, raw: bytes | None = None, headers: dict[str, str] | None = None
+) -> tuple[int, dict[str, str], Any]:
+    connection = http.client.HTTPConnection(urlsplit(server.base_url).netloc, timeout=10)
+    connection.request(method, path, raw, headers or {})
+    response = connection.getresponse()
+    text = response.read().decode()
+    connection.close()
+    shown = {name.lower(): value for name, value in response.getheaders()}
+    return response.status, shown, json.loads(text) if "json" in shown["content-type"] else text
+
+
+def content(answer: dict[str, Any]) -> Any:
+    return answer["choices"][0]["message"]["content"]
+
+
+def with_schema(schema: dict[str, Any], **rest: Any) -> dict[str, Any]:
+    wanted = {"type": "json_schema", "json_schema": {"name": "answer", "schema": schema, **rest}}
+    return {**LOVE_IT, "response_format": wanted}
+
+
+def test_the_address_is_on_this_machine_and_ends_in_v1(server: simulator.Server) -> None:
+    address = urlsplit(server.base_url)
+    assert (address.hostname, address.path) == ("127.0.0.1", "/v1")
+
+
+def test_an_answer_says_that_it_is_simulated(server: simulator.Server) -> None:
+    _, headers, answer = ask(server, HELLO)
+    assert headers["x-simulated"] == "true"
+    assert answer["system_fingerprint"] == "simulated"
+    assert content(answer).startswith("(simulated)")
+
+
+def test_the_same_body_gets_the_same_answer(server: simulator.Server) -> None:
+    assert content(ask(server, HELLO)[2]) == content(ask(server, HELLO)[2])
+
+
+def test_usage_counts_four_characters_as_a_token(server: simulator.Server) -> None:
+    usage = ask(server, HELLO)[2]["usage"]
+    assert (usage["prompt_tokens"], usage["completion_tokens"], usage["total_tokens"]) == (6, 12, 18)
+
+
+def test_several_choices_are_several_answers(server: simulator.Server) -> None:
+    answer = ask(server, {**HELLO, "n": 3})[2]
+    assert [choice["index"] for choice in answer["choices"]] == [0, 1, 2]
+    assert answer["usage"]["completion_tokens"] == 36
+
+
+def test_an_answer_longer_than_the_maximum_is_cut(server: simulator.Server) -> None:
+    answer = ask(server, {**HELLO, "max_tokens": 5})[2]
+    assert len(content(answer)) == 20
+    assert answer["choices"][0]["finish_reason"] == "length"
+
+
+def test_the_length_of_answers_can_be_a_range(server: simulator.Server) -> None:
+    server.set(answer_tokens=(5, 40))
+    bodies = [{**HELLO, "messages": [{"role": "user", "content": f"Say {number}."}]} for number in range(20)]
+    lengths = {ask(server, body)[2]["usage"]["completion_tokens"] for body in bodies}
+    assert len(lengths) > 5
+    assert all(5 <= length <= 40 for length in lengths)
+
+
+def test_images_are_counted_and_do_no_harm(server: simulator.Server) -> None:
+    parts = [{"type": "text", "text": "What is it?"}, {"type": "image_url", "image_url": {"url": "data:,"}}]
+    status, _, answer = ask(server, {**HELLO, "messages": [{"role": "user", "content": parts}]})
+    assert status == 200
+    assert answer["usage"]["prompt_tokens"] == 3 + 85 + 3
+
+
+def test_a_long_prompt_is_quoted_only_in_part(server: simulator.Server) -> None:
+    body = {**HELLO, "messages": [{"role": "user", "content": "word " * 100}]}
+    assert len(content(ask(server, body)[2])) == 48
+
+
+def test_an_earlier_answer_need_not_have_content(server: simulator.Server) -> None:
+    body = {**HELLO, "messages": [*HELLO["messages"], {"role": "assistant", "content": None}]}
+    assert ask(server, body)[0] == 200
+
+
+def test_metadata_is_accepted(server: simulator.Server) -> None:
+    assert ask(server, {**HELLO, "metadata": {"row": "7"}})[0] == 200
+
+
+def test_what_is_settled_afterwards_needs_no_limit(server: simulator.Server) -> None:
+    server.set(counting="settled")
+    assert ask(server, HELLO)[0] == 200
+
+
+def test_a_refusal_can_take_its_time(server: simulator.Server) -> None:
+    server.set(max_requests_per_minute=1, refusal_latency=0.03)
+    ask(server, HELLO)
+    start = time.monotonic()
+    assert ask(server, HELLO)[0] == 429
+    assert time.monotonic() - start >= 0.025
+
+
+def test_logprobs_spell_the_answer(server: simulator.Server) -> None:
+    answer = ask(server, {**HELLO, "logprobs": True, "top_logprobs": 2})[2]
+    told = answer["choices"][0]["logprobs"]["content"]
+    assert "".join(each["token"] for each in told) == content(answer)
+    assert len(told) == answer["usage"]["completion_tokens"]
+    assert all(each["logprob"] < 0 and len(each["top_logprobs"]) == 2 for each in told)
+
+
+SCHEMAS: dict[str, dict[str, Any]] = {
+    "label": {"type": "object", "properties": {"label": {"enum": ["a", "b"]}}, "required": ["label"]},
+    "numbers": {
+        "type": "object",
+        "properties": {
+            "stars": {"type": "integer", "minimum": 1, "maximum": 5},
+            "confidence": {"type": "number", "minimum": 0, "maximum": 1},
+            "even": {"type": "integer", "multipleOf": 2, "exclusiveMinimum": 2, "exclusiveMaximum": 6},
+            "cold": {"type": "number", "maximum": -5},
+        },
+        "required": ["stars", "confidence", "even", "cold"],
+    },
+    "arrays": {
+        "type": "object",
+        "properties": {
+            "three": {"type": "array", "items": {"type": "string", "maxLength": 3}, "minItems": 3, "maxItems": 3},
+            "pairs": {"type": "array", "items": {"type": "object", "properties": {"yes": {"type": "boolean"}}}},
+        },
+    },
+    "references": {
+        "$defs": {"name": {"type": "string", "minLength": 40}},
+        "type": "object",
+        "properties": {"first": {"$ref": "#/$defs/name"}, "second": {"anyOf": [{"type": "null"}, {"type": "integer"}]}},
+        "required": ["first", "second"],
+    },
+    "recursive": {
+        "type": "object",
+        "properties": {"next": {"anyOf": [{"$ref": "#"}, {"type": "null"}]}, "value": {"type": ["string", "null"]}},
+        "required": ["next", "value"],
+    },
+    "tree": {
+        "type": "object",
+        "properties": {"nodes": {"type": "array", "items": {"$ref": "#"}}},
+        "required": ["nodes"],
+    },
+    "anything": {"type": "object", "properties": {"list": {"type": "array", "items": True}}},
+    "endless union": {
+        "type": "object",
+        "properties": {
+            "next": {"anyOf": [{"$ref": "#"}, {"type": "integer"}]},
+            "other": {"anyOf": [{"$ref": "#"}, {"type": "integer"}]},
+        },
+        "required": ["next", "other"],
+    },
+    "merged references": {"$defs": {"a": {"type": "object"}}, "allOf": [{"$ref": "#/$defs/a"}]},
+    "merged": {
+        "allOf": [
+            {"type": "object", "properties": {"a": {"const": 1}}, "required": ["a"]},
+            {"properties": {"b": {"type": "string", "format": "date"}}, "required": ["b"]},
+        ]
+    },
+}
+
+
+@pytest.mark.parametrize("schema", SCHEMAS.values(), ids=SCHEMAS)
+def test_a_structured_answer_fits_its_schema(server: simulator.Server, schema: dict[str, Any]) -> None:
+    for seed in range(5):
+        server.set(seed=seed)
+        jsonschema.validate(json.loads(content(ask(server, with_schema(schema))[2])), schema)
+
+
+@pytest.mark.parametrize(("text", "label"), [("I love it!", "positive"), ("The worst film.", "negative")])
+def test_plain_sentiment_gets_the_fitting_label(server: simulator.Server, text: str, label: str) -> None:
+    body = with_schema({"type": "object", "properties": {"label": {"enum": ["negative", "neutral", "positive"]}}})
+    body["messages"] = [
+        {"role": "system", "content": "Answer positive, negative or neutral. Do a good job."},
+        {"role": "user", "content": text},
+    ]
+    assert json.loads(content(ask(server, body)[2])) == {"label": label}
+
+
+def test_json_mode_answers_json(server: simulator.Server) -> None:
+    body = {**HELLO, "messages": [{"role": "user", "content": "In JSON."}], "response_format": {"type": "json_object"}}
+    assert json.loads(content(ask(server, body)[2]))["simulated"] is True
+
+
+CLOSED = {"type": "object", "properties": {"a": {"type": "string"}}, "required": ["a"], "additionalProperties": False}
+REFUSED: dict[str, tuple[dict[str, Any], str | None, str | None]] = {
+    "no model": ({"messages": HELLO["messages"]}, None, None),
+    "model as number": ({**HELLO, "model": 5}, "invalid_type", "model"),
+    "no messages": ({"model": "m"}, "missing_required_parameter", "messages"),
+    "messages as text": ({**HELLO, "messages": "Hi."}, "invalid_type", "messages"),
+    "empty messages": ({**HELLO, "messages": []}, "empty_array", "messages"),
+    "message as text": ({**HELLO, "messages": ["Hi."]}, "invalid_type", "messages[0]"),
+    "no role": ({**HELLO, "messages": [{"content": "Hi."}]}, "missing_required_parameter", "messages[0].role"),
+    "bad role": ({**HELLO, "messages": [{"role": "bot", "content": ""}]}, "invalid_value", "messages[0].role"),
+    "null content": ({**HELLO, "messages": [{"role": "user", "content": None}]}, None, "messages[0].content"),
+    "numeric content": ({**HELLO, "messages": [{"role": "user", "content": 1}]}, "invalid_type", "messages[0].content"),
+    "bad part": (
+        {**HELLO, "messages": [{"role": "user", "content": ["Hi."]}]},
+        "invalid_type",
+        "messages[0].content[0]",
+    ),
+    "n too large": ({**HELLO, "n": 129}, "integer_above_max_value", "n"),
+    "n zero": ({**HELLO, "n": 0}, "integer_below_min_value", "n"),
+    "n as text": ({**HELLO, "n": "2"}, "invalid_type", "n"),
+    "hot": ({**HELLO, "temperature": 2.5}, "decimal_above_max_value", "temperature"),
+    "unknown parameter": ({**HELLO, "row": 7}, "unknown_parameter", "row"),
+    "metadata values": ({**HELLO, "metadata": {"row": 7}}, "invalid_type", "metadata.row"),
+    "metadata pairs": (
+        {**HELLO, "metadata": {str(k): "" for k in range(17)}},
+        "object_above_max_properties",
+        "metadata",
+    ),
+    "metadata as text": ({**HELLO, "metadata": "row"}, "invalid_type", "metadata"),
+    "top_logprobs alone": ({**HELLO, "top_logprobs": 2}, None, "top_logprobs"),
+    "logprobs as number": ({**HELLO, "logprobs": 2}, "invalid_type", "logprobs"),
+    "o-series max_tokens": ({**HELLO, "model": "o4-mini", "max_tokens": 5}, "unsupported_parameter", "max_tokens"),
+    "gpt-5 max_tokens": ({**HELLO, "model": "gpt-5-mini", "max_tokens": 5}, "unsupported_parameter", "max_tokens"),
+    "gpt-5 temperature": ({**HELLO, "model": "gpt-5", "temperature": 0}, "unsupported_value", "temperature"),
+    "unknown format": ({**HELLO, "response_format": {"type": "xml"}}, "invalid_value", "response_format.type"),
+    "format as text": ({**HELLO, "response_format": "json"}, "invalid_type", "response_format"),
+    "no word of json": ({**HELLO, "response_format": {"type": "json_object"}}, None, "messages"),
+    "schema without name": (
+        {**HELLO, "response_format": {"type": "json_schema", "json_schema": {"schema": {}}}},
+        "missing_required_parameter",
+        "response_format.json_schema.name",
+    ),
+    "schema with a bad name": (
+        {**HELLO, "response_format": {"type": "json_schema", "json_schema": {"name": "my answer", "schema": {}}}},
+        "invalid_value",
+        "response_format.json_schema.name",
+    ),
+    "strict without object": (with_schema({"type": "array"}, strict=True), None, "response_format"),
+    "strict but open": (with_schema({**CLOSED, "additionalProperties": True}, strict=True), None, "response_format"),
+    "strict with an optional field": (with_schema({**CLOSED, "required": []}, strict=True), None, "response_format"),
+    "strict but open inside": (
+        with_schema({**CLOSED, "properties": {"a": {"anyOf": [{"type": "object"}]}}}, strict=True),
+        None,
+        "response_format",
+    ),
+    "strict but open items": (
+        with_schema({**CLOSED, "properties": {"a": {"type": "array", "items": {"type": "object"}}}}, strict=True),
+        None,
+        "response_format",
+    ),
+}
+
+
+@pytest.mark.parametrize(("body", "code", "param"), REFUSED.values(), ids=REFUSED)
+def test_a_bad_body_is_refused_as_the_api_does(
+    server: simulator.Server, body: dict[str, Any], code: str | None, param: str | None
+) -> None:
+    status, headers, answer = ask(server, body)
+    assert status == 400
+    assert headers["x-request-id"]
+    assert answer["error"]["type"] == "invalid_request_error"
+    assert (answer["error"]["code"], answer["error"]["param"]) == (code, param)
+
+
+def test_a_strict_schema_that_is_closed_is_accepted(server: simulator.Server) -> None:
+    assert ask(server, with_schema(CLOSED, strict=True))[0] == 200
+    assert ask(server, with_schema({**CLOSED, "properties": {"a": True}}, strict=True))[0] == 200
+
+
+@pytest.mark.parametrize("raw", [b"{", b"\xff", b'{"model": NaN}', b"[]"])
+def test_what_is_not_a_json_object_is_refused(server: simulator.Server, raw: bytes) -> None:
+    assert ask(server, raw)[0] == 400
+
+
+def test_a_prompt_over_the_context_length_is_refused(server: simulator.Server) -> None:
+    server.set(context_length=10)
+    body = {**HELLO, "messages": [{"role": "user", "content": "x" * 100}]}
+    assert ask(server, body)[2]["error"]["code"] == "context_length_exceeded"
+
+
+def test_a_model_that_there_is_not_is_refused_where_there_is_a_list(server: simulator.Server) -> None:
+    server.set(models=["gpt-4o-mini"])
+    status, _, answer = ask(server, {**HELLO, "model": "gpt-9"})
+    assert (status, answer["error"]["code"]) == (404, "model_not_found")
+
+
+def test_models_are_listed(server: simulator.Server) -> None:
+    server.set(models=["mine"])
+    assert [each["id"] for each in send(server, "GET", "/v1/models")[2]["data"]] == ["mine"]
+
+
+def test_another_path_is_not_found(server: simulator.Server) -> None:
+    status, _, answer = ask(server, HELLO, path="/v1/chat/completion")
+    assert (status, answer["error"]["message"]) == (404, "Invalid URL (POST /v1/chat/completion)")
+    assert server.stats()["unknown_paths"] == {"/v1/chat/completion": 1}
+
+
+def test_another_method_is_not_allowed(server: simulator.Server) -> None:
+    assert send(server, "GET", "/v1/chat/completions")[0] == 405
+
+
+def test_the_server_says_that_it_is_well(server: simulator.Server) -> None:
+    assert send(server, "GET", "/healthz")[2]["status"] == "ok"
+
+
+@pytest.mark.parametrize(
+    "header", [{"Authorization": "Bearer sk-right-0123456789"}, {"api-key": "sk-right-0123456789"}]
+)
+def test_the_right_key_is_let_in(server: simulator.Server, header: dict[str, str]) -> None:
+    server.set(required_api_key="sk-right-0123456789")
+    assert ask(server, HELLO, header)[0] == 200
+    assert send(server, "GET", "/v1/models", headers=header)[0] == 200
+
+
+def test_a_wrong_key_is_refused_and_only_shown_masked(server: simulator.Server) -> None:
+    server.set(required_api_key="sk-right-0123456789")
+    status, _, answer = ask(server, HELLO, {"Authorization": "Bearer sk-wrong-9876543210"})
+    assert (status, answer["error"]["code"]) == (401, "invalid_api_key")
+    assert "sk-wrong-9876543210" not in answer["error"]["message"]
+    assert "right" not in json.dumps(server.stats())
+
+
+def test_no_key_is_refused(server: simulator.Server) -> None:
+    server.set(required_api_key="sk-right-0123456789")
+    assert ask(server, HELLO)[0] == 401
+    assert send(server, "GET", "/v1/models")[0] == 401
+
+
+def test_a_request_over_the_limit_is_told_so_with_the_numbers(server: simulator.Server) -> None:
+    server.set(max_requests_per_minute=1)
+    ask(server, HELLO)
+    status, headers, answer = ask(server, HELLO)
+    assert status == 429
+    assert (answer["error"]["code"], answer["error"]["type"]) == ("rate_limit_exceeded", "requests")
+    assert "requests per min (RPM): Limit 1, Used 1, Requested 1. Please try again in " in answer["error"]["message"]
+    assert 58 <= int(headers["retry-after"]) <= 60
+    assert headers["x-ratelimit-remaining-requests"] == "0"
+
+
+def test_tokens_are_limited_too(server: simulator.Server) -> None:
+    server.set(max_tokens_per_minute=100)
+    ask(server, {**HELLO, "max_tokens": 90})
+    answer = ask(server, {**HELLO, "max_tokens": 90})[2]
+    assert answer["error"]["type"] == "tokens"
+    assert server.stats()["refused_for"] == {"tokens": 1}
+
+
+def test_a_request_larger_than_the_limit_is_refused_each_time(server: simulator.Server) -> None:
+    server.set(max_tokens_per_minute=100)
+    for _ in range(2):
+        status, headers, answer = ask(server, {**HELLO, "max_tokens": 101})
+        assert (status, answer["error"]["type"]) == (429, "tokens")
+        assert answer["error"]["message"].startswith("Request too large for gpt-4o-mini")
+        assert "retry-after" not in headers
+
+
+def test_azure_calls_it_429_and_speaks_of_a_quota_increase(server: simulator.Server) -> None:
+    server.set(max_requests_per_minute=1, error_style="azure")
+    ask(server, HELLO)
+    error = ask(server, HELLO)[2]["error"]
+    assert error["code"] == "429"
+    assert "quota increase" in error["message"]
+
+
+@pytest.mark.parametrize(
+    ("style", "shown"),
+    [
+        ("seconds", {"retry-after"}),
+        ("exact", {"retry-after"}),
+        ("ms", {"retry-after", "retry-after-ms"}),
+        ("none", set()),
+    ],
+)
+def test_retry_after_can_be_written_in_several_ways(server: simulator.Server, style: str, shown: set[str]) -> None:
+    server.set(max_requests_per_minute=1, retry_after=style)
+    ask(server, HELLO)
+    assert {name for name in ask(server, HELLO)[1] if name.startswith("retry-after")} == shown
+
+
+def test_retry_after_can_be_a_date(server: simulator.Server) -> None:
+    server.set(max_requests_per_minute=1, retry_after="date")
+    ask(server, HELLO)
+    assert ask(server, HELLO)[1]["retry-after"].endswith("GMT")
+
+
+def test_retry_after_can_be_a_fixed_number(server: simulator.Server) -> None:
+    server.set(max_requests_per_minute=1, retry_after=0.25)
+    ask(server, HELLO)
+    assert ask(server, HELLO)[1]["retry-after"] == "0.25"
+
+
+@pytest.mark.parametrize(
+    ("counting", "charged"),
+    [
+        ("max_output_or_characters", 40),
+        ("prompt_plus_max_output", 26),
+        ("prompt_plus_max_output_times_n", 46),
+        ("actual_usage", 6 + 24),
+        ("settled", 6 + 24),
+    ],
+)
+def test_what_a_request_costs_follows_the_rule(server: simulator.Server, counting: str, charged: int) -> None:
+    server.set(max_tokens_per_minute=1000, counting=counting)
+    ask(server, {**HELLO, "max_tokens": 20, "n": 2})
+    stats = server.stats()
+    assert stats["tokens_charged"] == charged
+    assert sum(stats["per_second"]["tokens"]) == charged
+    assert stats["levels"]["tokens"] == pytest.approx(1000 - charged, abs=10)
+
+
+def test_no_limit_means_no_headers_of_that_limit(server: simulator.Server) -> None:
+    assert not [name for name in ask(server, HELLO)[1] if name.startswith("x-ratelimit")]
+
+
+def test_a_refused_request_can_count_against_the_limit(server: simulator.Server) -> None:
+    server.set(max_requests_per_minute=600, burst_seconds=0.1, charge_refused=True)
+    ask(server, HELLO)
+    ask(server, HELLO)
+    assert server.stats()["levels"]["requests"] < 0.5
+
+
+def test_the_statistics_count_what_was_charged_by_body(server: simulator.Server) -> None:
+    raw = json.dumps(HELLO).encode()
+    ask(server, raw)
+    ask(server, raw)
+    stats = server.stats()
+    assert stats["charged"] == {hashlib.sha256(raw).hexdigest(): 2}
+    assert (stats["charged_distinct"], stats["charged_more_than_once"]) == (1, 1)
+
+
+def test_what_was_charged_can_be_left_out(server: simulator.Server) -> None:
+    ask(server, HELLO)
+    assert "charged" not in server.stats(charged=False)
+
+
+def test_what_was_charged_need_not_be_kept(server: simulator.Server) -> None:
+    server.set(keep_charged=False)
+    ask(server, HELLO)
+    assert server.stats()["charged_distinct"] == 0
+
+
+def test_the_statistics_tell_how_well_the_limit_was_used(server: simulator.Server) -> None:
+    server.set(max_requests_per_minute=2)
+    for _ in range(3):
+        ask(server, HELLO)
+    stats = server.stats()
+    assert stats["allowed"]["requests"] == pytest.approx(2, abs=0.2)
+    assert stats["utilisation"]["requests"] == pytest.approx(1, abs=0.1)
+    assert server.budget_allowed(stats["first_received"], stats["last_received"]) == stats["allowed"]
+
+
+def test_the_statistics_can_be_read_after_the_end() -> None:
+    with simulator.serve() as server:
+        ask(server, HELLO)
+    server.stop()
+    assert server.stats()["answered"] == 1
+
+
+def test_a_reset_forgets_and_refills(server: simulator.Server) -> None:
+    server.set(max_requests_per_minute=1)
+    ask(server, HELLO)
+    server.reset()
+    assert server.stats()["received"] == 0
+    assert ask(server, HELLO)[0] == 200
+
+
+def test_a_setting_that_there_is_not_is_refused_in_mid_run(server: simulator.Server) -> None:
+    with pytest.raises(ValueError, match="no setting 'speed'"):
+        server.set(speed=1)
+
+
+def test_a_port_that_is_taken_is_an_error(server: simulator.Server) -> None:
+    port = urlsplit(server.base_url).port
+    assert port is not None
+    with pytest.raises(OSError, match=r"in use|only one usage|denied"):
+        simulator.serve(port=port)
+
+
+def test_latency_is_waited_for_and_reported(server: simulator.Server) -> None:
+    server.set(latency=0.05)
+    assert int(ask(server, HELLO)[1]["openai-processing-ms"]) >= 40
+
+
+def test_lognormal_latency_is_the_same_for_the_same_body(server: simulator.Server) -> None:
+    server.set(latency=0.02, latency_sigma=0.3)
+    first, second = (int(ask(server, HELLO)[1]["openai-processing-ms"]) for _ in range(2))
+    assert abs(first - second) < 50

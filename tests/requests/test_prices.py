@@ -1,0 +1,97 @@
+"""Prices: the same as genai-prices calculates, and NaN where it does not know."""
+
+import math
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from genai_prices import Usage, calc_price
+
+from parallel_openai.requests import prices
+from parallel_openai.requests.prices import price
+
+ROOT = Path(__file__).parents[2]
+
+USAGES = [(0, 0, 0), (1, 1, 0), (1_000, 100, 0), (1_000, 100, 200), (1_000, 0, 1_000), (150_000, 5_000, 100_000)]
+LONG = [(400_000, 1_000, 0), (400_000, 1_000, 300_000)]
+
+
+def by_genai_prices(model: str, usage: "tuple[int, int, int]", provider: str) -> float:
+    prompt, completion, cached = usage
+    counts = Usage(input_tokens=prompt, output_tokens=completion, cache_read_tokens=cached)
+    return float(calc_price(counts, model, provider_id=provider).total_price)
+
+
+def ours(model: str, usage: "tuple[int, int, int]", base_url: "str | None" = None) -> float:
+    prompt, completion, cached = usage
+    return price(model, prompt_tokens=prompt, completion_tokens=completion, cached_tokens=cached, base_url=base_url)
+
+
+@pytest.mark.parametrize("usage", USAGES + LONG, ids=str)
+@pytest.mark.parametrize(
+    "model",
+    ["gpt-5-mini", "gpt-4o-mini-2024-07-18", "gpt-5.4", "text-embedding-3-small", "ft:gpt-4o-mini-2024-07-18:us::x"],
+)
+def test_the_price_is_that_of_genai_prices(model: str, usage: "tuple[int, int, int]") -> None:
+    assert ours(model, usage) == pytest.approx(by_genai_prices(model, usage, "openai"))
+
+
+def test_a_long_prompt_costs_more_a_token_where_the_provider_says_so() -> None:
+    base_url = "https://generativelanguage.googleapis.com/v1beta/openai"
+
+    short, long = (ours("gemini-2.5-pro", (tokens, 0, 0), base_url) / tokens for tokens in (1_000, 400_000))
+
+    assert long == pytest.approx(2 * short)
+
+
+def test_a_price_that_is_not_by_the_token_alone_is_calculated_each_time() -> None:
+    # Perplexity's Sonar costs something for the request itself.
+    usage = (1_000, 100, 0)
+
+    assert ours("sonar", usage, "https://api.perplexity.ai") == pytest.approx(
+        by_genai_prices("sonar", usage, "perplexity")
+    )
+
+
+def test_the_provider_is_told_by_the_base_url() -> None:
+    model, usage = "llama-3.1-8b-instant", (1_000_000, 0, 0)
+
+    assert ours(model, usage, "https://api.groq.com/openai/v1") == pytest.approx(by_genai_prices(model, usage, "groq"))
+
+
+@pytest.mark.parametrize(
+    "base_url",
+    [None, "https://api.openai.com/v1", "https://eu.api.openai.com/v1", "http://127.0.0.1:8000/v1", "http://gpu:80/v1"],
+)
+def test_a_server_that_is_not_known_is_priced_by_the_models_name(base_url: "str | None") -> None:
+    assert ours("gpt-5-mini", (1_000_000, 0, 0), base_url) == pytest.approx(0.25)
+
+
+def test_more_cached_tokens_than_prompt_are_taken_as_the_whole_prompt() -> None:
+    assert ours("gpt-5-mini", (1_000, 0, 2_000)) == ours("gpt-5-mini", (1_000, 0, 1_000))
+
+
+def test_an_unknown_model_costs_nan_and_is_noted_once(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO", "parallel_openai")
+
+    assert math.isnan(ours("my-own-model", (1, 1, 0)))
+    assert math.isnan(ours("my-own-model", (1, 1, 0), "http://127.0.0.1:8000/v1"))
+    assert caplog.messages == ["genai-prices does not know the model 'my-own-model'; its cost is nan."]
+
+
+def test_a_row_with_a_known_model_asks_genai_prices_nothing() -> None:
+    ours("gpt-5-mini", (1_000, 100, 0))
+    before = prices._rates.cache_info()
+
+    ours("gpt-5-mini", (2_000, 100, 50))
+
+    # At most one more miss, should the minute have changed in between.
+    assert prices._rates.cache_info().misses <= before.misses + 1
+
+
+def test_importing_the_prices_does_not_import_genai_prices() -> None:
+    script = "import sys; import parallel_openai.requests.prices; print('genai_prices' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, check=True, text=True)
+
+    assert done.stdout.strip() == "False"
