@@ -1,120 +1,411 @@
-"""One dimension of a limit, as the server is thought to keep it."""
+"""One dimension of a limit, as the server is thought to keep it.
+
+What is known of a server's bucket is pieced together from four sources, in this order of trust: what it shows on its
+answers, what it refuses, what the caller gave, and what has been sent. The level is a ledger of our own charges and
+the refill, moved by a shift so that it agrees with what the server showed last.
+"""
 
 from __future__ import annotations
 
+from collections import deque
 from dataclasses import dataclass
 
 from parallel_openai.engine.headers import Allowance
 
-#: What is assumed of a bucket that the server has not shown yet: it holds one second's worth.
-UNSEEN_WINDOW = 1.0
-#: How much of the difference between the server's figure and ours is taken over at each answer. Requests overtake each
-#: other on their way, so a single figure is off by a few requests either way; the mean of several is not.
-GAIN = 0.25
+#: Seconds of the rate that a server's bucket is thought to hold before it has shown or refused anything.
+USUAL_WINDOW = 60.0
+#: Shorter windows in use behind limits that are written per minute. A burst that grows past one of them stops there
+#: until a few requests beyond it have been answered, so that finding such a window costs a few refusals and no storm.
+SHORT_WINDOWS = (1.0, 10.0)
+PROBES = 3.0
+#: Requests that may go out at once before the first answer, and how the burst may grow over what has been answered.
+FIRST_BURST = 16.0
+BURST_GROWTH = 1.25
+#: Kept back in the server's bucket, so that a latency's worth of surprises meets no empty one: a share of what it
+#: holds, and seconds of its rate, whichever is less. It is set aside once, not lost again and again.
+CUSHION_SHARE = 0.05
+CUSHION_SECONDS = 0.5
+#: What is known grows old: so much of the refill since the last figure is not counted on.
+DOUBT = 0.1
+#: The cushion is doubled when the server refuses what it was thought to hold, up to so many times itself; half of the
+#: excess is gone in so many seconds.
+MOST_CAUTION = 8.0
+CAUTION_HALF_LIFE = 20.0
+#: Seconds that requests may bunch together on their way; a bucket that holds a single request minds a millisecond.
+JITTER = 0.01
+#: Requests overtake each other on their way, so one figure may be off by half a burst either way; the mean over some
+#: time is not.
+SHOWN_SECONDS = 1.0
+NEARLY_FULL = 0.8
+#: Where the server shows nothing: go at this share of the rate that it took between two refusals, and probe upwards by
+#: a share of it each second, faster the longer nothing is refused, as TCP's CUBIC does (RFC 9438).
+PACE_SHARE = 0.97
+PACE_GROWTH = 0.005
+PACE_GROWTH_CUBED = 2e-5
+#: Until a rate has been measured, it is doubled each second.
+PACE_SEARCH = 1.0
+#: Seconds of the pace that may go out at once where only refusals tell what the server holds.
+PACE_BURST = 0.1
+#: Two refusals must be so many seconds apart to tell a rate.
+MEASURE_SECONDS = 0.5
+
+INFINITY = float("inf")
 
 
 @dataclass(slots=True)
 class Mark:
-    """What a bucket was thought to hold just after a charge, so that the server's figure for it can be compared."""
+    """How the bucket's books stood just after a charge."""
 
-    level: float
-    shift: float
     at: float
+    cost: float
+    ledger: float
+    fill: float
+    sent: float
 
 
 class Bucket:
     """A bucket of capacity that refills at a steady rate; it may go into debt for a charge larger than itself.
 
     Args:
-        limit: capacity per minute; None while it is unknown, and then nothing is held back.
-        burst: seconds of the rate that the bucket holds when full; None: learned from the server.
+        limit: capacity per minute; None while it is unknown.
+        burst: seconds of the rate that the bucket holds when full; None: found out.
         now: the clock's reading, in seconds.
 
     >>> bucket = Bucket(60, burst=2, now=0.0)
-    >>> bucket.seconds_until(1, 0.0), bucket.charge(2, 0.0).level
-    (0.0, 0.0)
-    >>> bucket.seconds_until(1, 0.5)
-    0.5
+    >>> mark = bucket.charge(2, 0.0)
+    >>> bucket.seconds_until(1, 0.0), bucket.seconds_until(1, 0.5)
+    (1.05, 0.55)
     """
 
-    __slots__ = ("burst", "capacity", "held_until", "learned", "level", "limit", "rate", "shift", "updated")
+    __slots__ = (
+        "_began",
+        "_caution",
+        "_drift_at",
+        "_drift_shift",
+        "_empty_at",
+        "_empty_sent",
+        "_epoch_end",
+        "_measured",
+        "_pace",
+        "_paced",
+        "_paced_at",
+        "_refused_at",
+        "_refused_since_empty",
+        "_shown",
+        "_shown_at",
+        "_shown_sum",
+        "_whole_at",
+        "_whole_sent",
+        "burst",
+        "capacity",
+        "drift",
+        "fill",
+        "held_until",
+        "ledger",
+        "limit",
+        "probing",
+        "proven",
+        "rate",
+        "seen",
+        "sent",
+        "shift",
+        "shown_rate",
+        "trusted",
+        "updated",
+    )
 
     def __init__(self, limit: float | None, *, burst: float | None, now: float) -> None:
         self.burst = burst
         self.limit: float | None = None
-        self.rate = 0.0
-        self.capacity = float("inf")
-        self.level = float("inf")
-        self.shift = 0.0
+        self.shown_rate = INFINITY  # as given or shown, per second
+        self.rate = INFINITY  # as used: the shown one, or less where the server takes less
+        self.capacity = INFINITY
+        self.ledger = 0.0  # minus all charges, plus the refill
+        self.shift = INFINITY  # what the ledger lacks to be the level
+        self.drift = 0.0  # what others draw, per second
+        self.fill = 0.0  # how far we are above a steady pace
+        self.proven = 0.0  # the highest fill that was accepted
+        self.probing = burst is None  # whether the window is still to be found
+        self.trusted = True  # whether what the server shows is what it enforces
+        self.seen = False  # whether it has shown anything
+        self.sent = 0.0
         self.updated = now
         self.held_until = now
-        self.learned = False  # whether the server has shown what it holds
+        self._shown: deque[tuple[float, float]] = deque()
+        self._shown_sum = 0.0
+        self._drift_at, self._drift_shift = now, 0.0
+        self._pace = INFINITY
+        self._paced, self._paced_at = INFINITY, now
+        self._measured = False  # whether two refusals have told the rate
+        self._empty_at: float | None = None
+        self._empty_sent = 0.0
+        self._refused_since_empty = 0.0
+        self._epoch_end = now
+        self._began = now
+        self._whole_at, self._whole_sent = INFINITY, 0.0
+        self._shown_at = now
+        self._caution, self._refused_at = 1.0, now
         if limit is not None:
             self.set_limit(limit, now)
 
+    @property
+    def level(self) -> float:
+        """What the server's bucket is thought to hold."""
+        return self.ledger + self.shift
+
+    @property
+    def known(self) -> bool:
+        """Whether there is a rate to go by."""
+        return self.rate != INFINITY
+
     def set_limit(self, limit: float, now: float, *, period: float = 60.0) -> None:
-        """Take over a limit, given by hand or read from a header; what the bucket holds is kept within it."""
-        first = self.limit is None
+        """Take over a limit, given by hand or shown by the server; what the bucket holds is kept within it."""
         self.refill(now)
-        self.limit, self.rate = limit, limit / period
-        window = self.burst if self.burst is not None else (period if self.learned else UNSEEN_WINDOW)
-        self.capacity = max(1.0, self.rate * window)
-        self.level = self.capacity if first else min(self.level, self.capacity)
+        first, old_rate = self.limit is None, self.shown_rate
+        self.limit, self.shown_rate = limit, limit / period
+        self.rate = min(self.shown_rate, self._pace)
+        if first or self.capacity == INFINITY:
+            self.capacity = max(
+                1.0, self.shown_rate * (self.burst if self.burst is not None else max(USUAL_WINDOW, period))
+            )
+            self.shift = min(self.shift, self.capacity - self.ledger)
+            self.fill = max(0.0, self.fill - self.rate * (now - self._began))
+        else:
+            self.capacity = max(1.0, self.capacity * self.shown_rate / old_rate)
+            self.proven *= self.shown_rate / old_rate
+        self._clip()
 
     def refill(self, now: float) -> None:
-        if now > self.updated:
-            if self.rate:
-                self.level = min(self.capacity, self.level + self.rate * (now - self.updated))
-            self.updated = now
+        elapsed = now - self.updated
+        if elapsed <= 0:
+            return
+        self.updated = now
+        if self.rate == INFINITY:
+            return
+        if self._pace != INFINITY:
+            self._grow(now)
+        self.fill = max(0.0, self.fill - self.rate * elapsed)
+        self.ledger += (self.rate - self.drift) * elapsed
+        if now >= self._whole_at:
+            self._fill_up()
+        self._clip()
 
     def seconds_until(self, cost: float, now: float) -> float:
-        """Seconds until a charge of that cost may be sent: 0 when it may be now."""
+        """Seconds until a charge of that cost may be sent: 0 when it may be now; infinity when only news can tell."""
         self.refill(now)
         wait = self.held_until - now
-        if self.rate:
+        if self.rate != INFINITY:
             # A charge larger than the whole bucket is let through when the bucket is full, and leaves a debt.
-            wait = max(wait, (min(cost, self.capacity) - self.level) / self.rate)
+            short = min(cost + self._cushion(now), self.capacity) + self.rate * JITTER - self.level
+            if self.probing:
+                short = max(short, self.fill + cost - max(cost, self._reach(cost)))
+            if short > 0:
+                # The doubt about what is known grows with the time, and eats some of the refill.
+                refill = self.rate * (1.0 - DOUBT if self.seen and self.trusted else 1.0) - self.drift
+                until_whole = self._whole_at - now if self.trusted else INFINITY
+                wait = max(wait, min(short / max(refill, self.rate * 0.05), until_whole))
         return wait if wait > 1e-9 else 0.0
+
+    def _fill_up(self) -> None:
+        """The moment has passed when the bucket was to be whole again, but for what has been sent since it said so."""
+        self._whole_at = INFINITY
+        self.drift = 0.0
+        self.ledger = max(self.ledger, self.capacity - (self.sent - self._whole_sent) - self.shift)
+
+    def _grow(self, now: float) -> None:
+        since = now - self._paced_at
+        if self._measured:
+            self._pace = self._paced * (1.0 + PACE_GROWTH * since + PACE_GROWTH_CUBED * since**3)
+        else:
+            self._pace = self._paced * (1.0 + PACE_SEARCH) ** min(since, 60.0)
+        self.rate = min(self.shown_rate, self._pace)
 
     def charge(self, cost: float, now: float) -> Mark:
         self.refill(now)
-        self.level -= cost
-        return Mark(self.level, self.shift, now)
+        self.sent += cost
+        self.fill += cost
+        self.ledger -= cost
+        return Mark(now, cost, self.ledger, self.fill, self.sent)
 
-    def give_back(self, amount: float) -> None:
-        """Return what was reserved and not used; a negative amount takes more."""
-        self.level = min(self.capacity, self.level + amount)
+    def adjust(self, amount: float) -> None:
+        """Charge more (or, negative, less) for what was sent before."""
+        self.ledger -= amount
+        self.fill = max(0.0, self.fill + amount)
+        self._clip()
+
+    def accepted(self, mark: Mark, shown: Allowance | None, now: float) -> None:
+        """The server took the charge; `shown` is what it showed then."""
+        self.refill(now)
+        self.proven = max(self.proven, mark.fill)
+        if shown is not None:
+            self._follow(shown, mark.ledger, mark.sent, now)
+
+    def refused(
+        self, mark: Mark, shown: Allowance | None, now: float, *, blamed: bool, wait: float, most: float
+    ) -> None:
+        """The server refused; `blamed` says that it was for this dimension, and then it is held for `wait` seconds.
+
+        `most` is what the refused request may have cost at the most, by whatever rule the server counts.
+        """
+        self.refill(now)
+        if mark.at > self._epoch_end:  # what was sent before the last refusal is in the level that was set then
+            self.adjust(-mark.cost)
+        if shown is not None:
+            self._follow(shown, mark.ledger + mark.cost, mark.sent - mark.cost, now)
+        if not blamed:
+            return
+        self.hold(now + wait)
+        self._refused_since_empty += mark.cost
+        if mark.at <= self._epoch_end:
+            return  # sent before the refusal that has been dealt with
+        self._epoch_end = now
+        if shown is not None and self.trusted and shown.remaining < most + 1:
+            self.shift = min(self.shift, shown.remaining - self.ledger)
+            self._caution = min(MOST_CAUTION, 2.0 * self._caution)
+            self._refused_at = now
+            return  # what it shows explains the refusal: nothing more to learn
+        self._learn_from_refusal(mark, shown, now)
 
     def hold(self, until: float) -> None:
         """Send nothing of this dimension before a moment: the server said so."""
         self.held_until = max(self.held_until, until)
 
-    def empty(self, now: float) -> None:
-        """The server refused: whatever we thought, the bucket holds nothing now."""
+    def slow_down(self, now: float) -> None:
+        """The server wants a lower rate, whatever the limit: halve it and grow slowly from there."""
         self.refill(now)
-        if self.rate and self.level > 0:
-            self.shift -= self.level
-            self.level = 0.0
+        recent = self.rate if self.rate != INFINITY else self.sent / max(now - self._began, 1.0)
+        self._measured = True
+        self._go_at(recent / 2, now)
+        self._start_books()
 
-    def follow(self, shown: Allowance, mark: Mark, now: float) -> None:
-        """Take over what the server showed on the answer to the charge that `mark` remembers."""
+    def _reach(self, cost: float) -> float:
+        """How high the fill may go, while it is not sure what the server's window is."""
+        reach = FIRST_BURST * cost + BURST_GROWTH * self.proven
+        for window in SHORT_WINDOWS:
+            whole = self.rate * window
+            if self.proven < whole + 1:
+                return min(reach, whole + PROBES * cost)
+        return reach
+
+    def _cushion(self, now: float) -> float:
+        cushion = min(self.capacity * CUSHION_SHARE, self.rate * CUSHION_SECONDS)
+        if self._caution > 1.0:
+            excess = (self._caution - 1.0) * 0.5 ** ((now - self._refused_at) / CAUTION_HALF_LIFE)
+            cushion *= 1.0 + excess
+        if self.seen and self.trusted:
+            cushion += DOUBT * self.rate * (now - self._shown_at)
+        return cushion
+
+    def _clip(self) -> None:
+        most = self.capacity + self.rate * JITTER if self.rate != INFINITY else self.capacity
+        if self.ledger + self.shift > most:
+            self.ledger = most - self.shift
+
+    def _follow(self, shown: Allowance, ledger_then: float, sent_then: float, now: float) -> None:
+        """Move the level to what the server showed when the ledger stood at `ledger_then`."""
         if shown.limit != self.limit:
-            self.set_limit(shown.limit, now)
-        self.refill(now)
+            self.set_limit(shown.limit, now, period=_period(shown))
+            self._shown.clear()
+            self._shown_sum = 0.0
+        if not self.trusted:
+            return
         if self.burst is None:
             self._learn_capacity(shown)
-        was = mark.level + (self.shift - mark.shift)
-        difference = shown.remaining - was
-        step = difference if not self.learned else difference * GAIN
-        self.learned = True
-        step = min(step, self.capacity - self.level)
-        self.level += step
-        self.shift += step
+        self._shown_at = now
+        if shown.reset is not None:
+            # Counted from the answer, so that it comes about only when no more answers come.
+            self._whole_at, self._whole_sent = now + shown.reset, sent_then
+        kept = self._shown
+        kept.append((now, shown.remaining - ledger_then))
+        self._shown_sum += kept[-1][1]
+        while kept[0][0] < now - SHOWN_SECONDS:
+            self._shown_sum -= kept.popleft()[1]
+        self.shift = self._shown_sum / len(kept)
+        if not self.seen:
+            self.seen = True
+            self._drift_at, self._drift_shift = now, self.shift
+        self._clip()
+        self._learn_drift(shown, now)
+
+    def _learn_drift(self, shown: Allowance, now: float) -> None:
+        """Others who draw from the same bucket make the shift fall steadily; foresee what they will take."""
+        elapsed = now - self._drift_at
+        if elapsed < SHOWN_SECONDS:
+            return
+        if shown.remaining > NEARLY_FULL * self.capacity:  # what spills over a full bucket is lost to nobody
+            self._drift_at, self._drift_shift, self.drift = now, self.shift, 0.5 * self.drift
+            return
+        fall = (self._drift_shift - self.shift) / elapsed
+        self.drift = min(max(0.0, self.drift + 0.5 * fall), 0.95 * self.rate)
+        if self.drift < 0.005 * self.rate:
+            self.drift = 0.0
+        self._drift_at, self._drift_shift = now, self.shift
 
     def _learn_capacity(self, shown: Allowance) -> None:
-        if shown.reset is not None and shown.reset > 0:
-            # What is missing comes back within `reset`, so the whole is what is left and what is missing.
-            whole = shown.remaining + shown.reset * self.rate
-            self.capacity = max(1.0, shown.remaining, min(whole, shown.limit), self.capacity if self.learned else 0.0)
-        elif shown.remaining > self.capacity:
-            self.capacity = shown.remaining
+        """What is missing comes back within `reset`; so the whole is what is left and what is missing."""
+        if shown.reset is None:
+            return
+        whole = max(1.0, min(shown.remaining + shown.reset * self.shown_rate, shown.limit))
+        if not self.seen or whole > self.capacity:
+            self.capacity = whole
+        if whole < 0.9 * shown.limit:
+            self.probing = False  # it shows a short window, so it shows what it enforces
+
+    def _learn_from_refusal(self, mark: Mark, shown: Allowance | None, now: float) -> None:
+        """It refused what should have fitted: the window is shorter, or the rate is lower, than was thought."""
+        if shown is not None:
+            self.trusted = False
+        self.drift = 0.0
+        if self.probing and self.limit is not None:
+            # The first refusal of a burst tells the window; the rate may still be as it was said.
+            self.probing = False
+            self._empty_at, self._empty_sent, self._refused_since_empty = mark.at, mark.sent, 0.0
+            self.capacity = max(1.0, min(self.capacity, mark.fill - mark.cost) / 2)
+        else:
+            self._measure(mark, now)
+            self.capacity = max(1.0, min(self.capacity / 2, self.rate * PACE_BURST))
+        self._start_books()
+        self.shift = -self.ledger
+
+    def _start_books(self) -> None:
+        if self.capacity == INFINITY:
+            self.capacity = max(1.0, self.rate * PACE_BURST)
+        if self.shift == INFINITY:
+            self.shift = -self.ledger
+
+    def _measure(self, mark: Mark, now: float) -> None:
+        """Between two moments when the bucket was empty, what the server took is what it refilled."""
+        before, sent = self._empty_at, self._empty_sent
+        self._empty_at, self._empty_sent = mark.at, mark.sent
+        refused, self._refused_since_empty = self._refused_since_empty, 0.0
+        if before is None:
+            self._go_at(self.sent / max(now - self._began, 1.0) / 2, now)
+            return
+        elapsed = mark.at - before
+        taken = mark.sent - sent - refused
+        if elapsed >= MEASURE_SECONDS and taken > 0:
+            self._measured = True
+            self._go_at(PACE_SHARE * taken / elapsed, now)
+        else:
+            self._go_at(self.rate * 0.7, now)
+
+    def _go_at(self, pace: float, now: float) -> None:
+        self._paced = self._pace = max(pace, 1 / 60)
+        self._paced_at = now
+        self.rate = min(self.shown_rate, self._pace)
+
+
+def _period(shown: Allowance) -> float:
+    """Seconds that a shown limit is for: a minute, unless `reset` says that what is missing takes longer to come back.
+
+    >>> _period(Allowance(600, 590, 1.0)), _period(Allowance(14400, 14370, 180.0))
+    (60.0, 86400.0)
+    """
+    missing = shown.limit - shown.remaining
+    if shown.reset is None or missing <= 0:
+        return 60.0
+    by_minute = missing / (shown.limit / 60.0)
+    if shown.reset <= by_minute + 1.5:
+        return 60.0
+    period = shown.limit * shown.reset / missing
+    return min((3600.0, 86400.0), key=lambda usual: abs(usual - period))

@@ -8,24 +8,29 @@ from dataclasses import dataclass
 from weakref import WeakKeyDictionary
 
 from parallel_openai.engine.bucket import Bucket, Mark
+from parallel_openai.engine.counting import Counting, Lot
 from parallel_openai.engine.headers import allowance
 from parallel_openai.engine.retry import Dimension
 from parallel_openai.records import Size, Usage
 
+INFINITY = float("inf")
 #: Requests in flight before the server has answered anything: enough to learn from, too few to hurt.
-FIRST_WINDOW = 16
-#: Seconds to hold back after a refusal that does not say for how long; doubled at each further one in a row.
+FIRST_WINDOW = 4.0
+#: Seconds to hold back after a refusal that does not say for how long.
 FIRST_HOLD = 0.5
 LONGEST_HOLD = 60.0
+#: So many refusals with no answer in between, and requests go out one by one until an answer comes.
+BREAKER = 50
 
 
 @dataclass(slots=True)
 class Lease:
     """The right to send one request, and what was set aside for it."""
 
-    tokens: float
+    size: Size
     request_mark: Mark
     token_mark: Mark
+    lot: Lot
 
 
 class Limiter:
@@ -36,8 +41,13 @@ class Limiter:
         burst: seconds of the rate that may be sent at once; None: learned from the server.
         clock: gives seconds, never going back.
 
-    Callers wait in line: first come, first served. A waiter's moment is computed and slept for once; it is computed
-    again when an answer changes what is known.
+    Callers wait in line: first come, first served, so a request waits no longer for those before it than their own
+    cost takes to come in, and none is passed over. The moment of the first in line is computed and slept for once; it
+    is computed again when an answer changes what is known.
+
+    Attributes:
+        waited: seconds that the first in line has waited, by cause: `requests`, `tokens`, `refused` (the server said
+            to wait), `learning` (nothing is known yet).
     """
 
     def __init__(
@@ -52,28 +62,28 @@ class Limiter:
         now = clock()
         self.requests = Bucket(max_requests_per_minute, burst=burst, now=now)
         self.tokens = Bucket(max_tokens_per_minute, burst=burst, now=now)
+        self.counting = Counting()
         self.in_flight = 0
-        self.window = float(FIRST_WINDOW)
+        self.window = FIRST_WINDOW
+        self.waited = {"requests": 0.0, "tokens": 0.0, "refused": 0.0, "learning": 0.0}
         self._refusals_in_a_row = 0
         self._turns: WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Lock] = WeakKeyDictionary()
-        self._changed: asyncio.Event | None = None
+        self._news: asyncio.Event | None = None
 
     async def acquire(self, size: Size) -> Lease:
-        """Wait in line until the request may be sent, and set its capacity aside. Pass the lease to `answered`."""
-        cost = self.cost(size)
+        """Wait in line until the request may be sent, and set its capacity aside.
+
+        Give the lease to `answered`, `refused` or `unanswered` when it is known what became of the request.
+        """
         turn = self._turn()
         if not turn.locked():
-            lease = self._take(cost)  # nobody waits and there is room: the usual case costs no switch of tasks
-            if lease:
+            lease = self._take(size)  # nobody waits and there is room: the usual case costs no switch of tasks
+            if lease is not None:
                 return lease
         async with turn:
-            while not (lease := self._take(cost)):
-                await self._sleep_until_room(cost)
+            while (lease := self._take(size)) is None:
+                await self._sleep_until_room(size)
         return lease
-
-    def cost(self, size: Size) -> float:
-        """Tokens that the server will charge for a request: the safe bound, prompt and the whole of every answer."""
-        return float(max(1, size.prompt_tokens + size.choices * (size.max_output_tokens or 0)))
 
     def never_fits(self, size: Size) -> bool:
         """Whether the prompt alone is larger than the whole token limit, so that waiting is in vain."""
@@ -81,66 +91,93 @@ class Limiter:
 
     def answered(self, lease: Lease, headers: Mapping[str, str], usage: Usage | None = None) -> None:
         """Learn from an answer that was not a refusal."""
+        self.in_flight -= 1
         self._refusals_in_a_row = 0
         self.window += 1.0
-        self._settle(lease, headers)
+        now = self.clock()
+        self.requests.accepted(lease.request_mark, allowance(headers, "requests"), now)
+        shown = allowance(headers, "tokens")
+        self.tokens.accepted(lease.token_mark, shown, now)
+        self.tokens.adjust(self.counting.finished(lease.lot, lease.size, usage))
+        if shown is not None:
+            self.counting.learn(lease.lot, shown, lease.token_mark, self.tokens.capacity)
+        self._wake()
 
     def refused(
         self, lease: Lease, headers: Mapping[str, str], dimension: Dimension | None, wait: float | None
     ) -> None:
         """Learn from a 429: hold back the dimension that was refused for as long as the server says."""
-        self._settle(lease, headers)
-        now = self.clock()
+        self.in_flight -= 1
         self._refusals_in_a_row += 1
+        now = self.clock()
+        if self._refusals_in_a_row >= BREAKER:
+            self.window = 1.0
         if wait is None:
-            wait = min(LONGEST_HOLD, FIRST_HOLD * 2.0 ** min(self._refusals_in_a_row // FIRST_WINDOW, 10))
-        for name, bucket in (("requests", self.requests), ("tokens", self.tokens)):
-            if dimension in (None, name):
-                bucket.empty(now)
-                bucket.hold(now + wait)
-        self.window = max(1.0, self.window * 0.9)
+            wait = min(LONGEST_HOLD, FIRST_HOLD * 2.0 ** min(self._refusals_in_a_row // BREAKER, 10))
+        self.counting.cancelled(lease.lot)
+        self.requests.refused(
+            lease.request_mark, allowance(headers, "requests"), now, blamed=dimension != "tokens", wait=wait, most=1.0
+        )
+        self.tokens.refused(
+            lease.token_mark,
+            allowance(headers, "tokens"),
+            now,
+            blamed=dimension == "tokens",
+            wait=wait,
+            most=self.counting.most(lease.size),
+        )
+        self._wake()
+
+    def slow_down(self, lease: Lease, wait: float | None) -> None:
+        """Learn from a 429 `slow_down`: the limits hold, but the rate has grown too fast."""
+        self.unanswered(lease, hold=wait or FIRST_HOLD)
+        self.requests.slow_down(self.clock())
 
     def unanswered(self, lease: Lease, *, hold: float = 0.0) -> None:
         """A send that brought no answer. With `hold`, nothing is sent for so many seconds: the server is away."""
         self.in_flight -= 1
+        self.counting.cancelled(lease.lot)
         if hold:
             self.requests.hold(self.clock() + hold)
         self._wake()
 
-    def _settle(self, lease: Lease, headers: Mapping[str, str]) -> None:
-        self.in_flight -= 1
+    def _take(self, size: Size) -> Lease | None:
         now = self.clock()
-        if (shown := allowance(headers, "requests")) is not None:
-            self.requests.follow(shown, lease.request_mark, now)
-        if (shown := allowance(headers, "tokens")) is not None:
-            self.tokens.follow(shown, lease.token_mark, now)
-        self._wake()
-
-    def _take(self, cost: float) -> Lease | None:
-        now = self.clock()
-        if self._seconds_until(cost, now) > 0:
+        cost = self.counting.cost(size)
+        if self._plan(cost, now)[0] > 0:
             return None
         self.in_flight += 1
-        return Lease(cost, self.requests.charge(1.0, now), self.tokens.charge(cost, now))
+        at_send = self.counting.at_send(size)
+        request_mark = self.requests.charge(1.0, now)
+        token_mark = self.tokens.charge(at_send, now)
+        return Lease(size, request_mark, token_mark, self.counting.open(size))
 
-    def _seconds_until(self, cost: float, now: float) -> float:
-        if self.in_flight >= self.window and self.requests.limit is None:
-            return float("inf")
-        return max(self.requests.seconds_until(1.0, now), self.tokens.seconds_until(cost, now))
+    def _plan(self, cost: float, now: float) -> tuple[float, str]:
+        """Seconds until a request of that cost may be sent, and what they are for."""
+        known = self.requests.known or self.tokens.known
+        if self.in_flight >= self.window and (not known or self._refusals_in_a_row >= BREAKER):
+            return INFINITY, "learning"
+        requests = self.requests.seconds_until(1.0, now)
+        tokens = self.tokens.seconds_until(cost + self.counting.outstanding, now)
+        if tokens > requests:
+            return tokens, "refused" if self.tokens.held_until - now >= tokens else "tokens"
+        return requests, "refused" if self.requests.held_until - now >= requests else "requests"
 
-    async def _sleep_until_room(self, cost: float) -> None:
-        delay = self._seconds_until(cost, self.clock())
-        changed = self._changed = asyncio.Event()
+    async def _sleep_until_room(self, size: Size) -> None:
+        began = self.clock()
+        delay, cause = self._plan(self.counting.cost(size), began)
+        news = self._news = asyncio.Event()
         try:
-            await asyncio.wait_for(changed.wait(), None if delay == float("inf") else delay)
+            await asyncio.wait_for(news.wait(), None if delay == INFINITY else delay)
         except asyncio.TimeoutError:
             pass
         finally:
-            self._changed = None
+            self._news = None
+            self.waited[cause] += self.clock() - began
 
     def _wake(self) -> None:
-        if self._changed is not None:
-            self._changed.set()
+        if self._news is not None:
+            self._news.set()
 
     def _turn(self) -> asyncio.Lock:
         loop = asyncio.get_running_loop()

@@ -231,9 +231,11 @@ class Processor:
     def _hold(self, job: _Job, lease: Lease, response: Response, verdict: Verdict) -> None:
         now = self._clock()
         backoff = self._retry.backoff(1)
-        if response.status:
+        delay = 0.0  # the limiter holds it back, with all the others and in its turn
+        if verdict.code == "slow_down":
+            self._limiter.slow_down(lease, verdict.wait)
+        elif response.status:
             self._limiter.refused(lease, response.headers, verdict.dimension, verdict.wait)
-            delay = 0.0  # the limiter holds it back, with all the others and in its turn
         else:
             delay = 0.5 + backoff
             self._limiter.unanswered(lease, hold=delay)

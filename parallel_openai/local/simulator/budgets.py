@@ -91,7 +91,7 @@ class Budget(ABC):
         start = max(0, bisect_right(self._samples, (first, math.inf)) - 1)
         at, level, granted = self._samples[start]
         since = self._granted_at(first) - granted if first > at else 0.0
-        return min(self.capacity, level + since) + self._granted_at(last) - self._granted_at(first)
+        return min(max(self.capacity, level), level + since) + self._granted_at(last) - self._granted_at(first)
 
     def _granted_at(self, moment: float) -> float:
         moment = max(moment, self._samples[0][0])

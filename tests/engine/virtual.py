@@ -1,0 +1,171 @@
+"""Time that passes only when nothing else is left to do, and a server in it: hours of limiting in a moment.
+
+The loop's clock jumps to the next timer as soon as all that can run has run. The account behind the server is the
+simulator's own, so what is refused here is refused there.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import random
+import selectors
+from collections.abc import Coroutine, Iterator
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+from parallel_openai.engine.limiter import Limiter
+from parallel_openai.engine.processor import Processor
+from parallel_openai.engine.retry import RetryPolicy
+from parallel_openai.engine.status import StatusTracker
+from parallel_openai.local.simulator.account import Account
+from parallel_openai.local.simulator.counting import reserved, settled
+from parallel_openai.local.simulator.refusals import rate_limited
+from parallel_openai.local.simulator.settings import Settings
+from parallel_openai.records import APIRequest, Response, Result, Size
+
+T = TypeVar("T")
+
+
+class _JumpingSelector(selectors.SelectSelector):
+    def __init__(self) -> None:
+        super().__init__()
+        self.now = 0.0
+
+    def select(self, timeout: float | None = None) -> Any:
+        if timeout:
+            self.now += timeout
+        return super().select(0)
+
+
+class VirtualLoop(asyncio.SelectorEventLoop):
+    """An event loop whose time jumps from timer to timer."""
+
+    def __init__(self) -> None:
+        self._jumping = _JumpingSelector()
+        super().__init__(self._jumping)
+        self._clock_resolution = 1e-9
+
+    def time(self) -> float:
+        return self._jumping.now
+
+
+def run_virtually(work: Coroutine[Any, Any, T], loop: VirtualLoop, *, within: float = 1e6) -> T:
+    """Run to the end, or fail after so many virtual seconds: a deadlock would otherwise end the time."""
+    try:
+        return loop.run_until_complete(asyncio.wait_for(work, within))
+    finally:
+        loop.close()
+
+
+@dataclass
+class Rehearsal:
+    """One run against an account in virtual time."""
+
+    settings: Settings
+    sizes: list[Size]
+    outputs: list[int] | None = None
+    latency: float = 0.5
+    sigma: float = 0.4
+    seed: int = 1
+    max_concurrent_requests: int = 500
+    changes: list[tuple[float, dict[str, Any]]] = field(default_factory=list)
+    limiter_options: dict[str, Any] = field(default_factory=dict)
+    accepted: int = 0
+    accepted_tokens: float = 0.0
+    refused: int = 0
+    first: float | None = None
+    last: float = 0.0
+    wall: float = 0.0
+    order: list[int] = field(default_factory=list)
+    sends: list[tuple[float, float]] = field(default_factory=list)
+    refusals: list[float] = field(default_factory=list)
+
+    def run(self) -> Rehearsal:
+        loop = VirtualLoop()
+        run_virtually(self._run(loop), loop)
+        return self
+
+    async def _run(self, loop: VirtualLoop) -> None:
+        self._random = random.Random(self.seed)
+        self._account = Account(self.settings, now=0.0)
+        self._account.record(0.0)
+        self._loop = loop
+        for at, change in self.changes:
+            loop.call_at(at, self._change, change)
+        self.limiter = Limiter(clock=loop.time, **self.limiter_options)
+        self.results: list[Result] = []
+        self.status = StatusTracker()
+        processor = Processor(
+            send=self._send,
+            limiter=self.limiter,
+            on_result=self.results.append,
+            retry=RetryPolicy(max_wait=1e5, random=self._random.random),
+            status=self.status,
+            max_concurrent_requests=self.max_concurrent_requests,
+            clock=loop.time,
+        )
+        await processor.run(self._requests())
+        self.wall = loop.time()
+
+    def _change(self, change: dict[str, Any]) -> None:
+        self._account.change(dataclasses.replace(self._account.settings, **change), self._loop.time())
+
+    def _requests(self) -> Iterator[APIRequest]:
+        for number, size in enumerate(self.sizes):
+            request = APIRequest({"n": number})
+            request.size = size
+            yield request
+
+    async def _send(self, request: APIRequest) -> Response:
+        number = request.request_json["n"]
+        size = self.sizes[number]
+        await asyncio.sleep(self._random.uniform(0.0002, 0.003))
+        now = self._loop.time()
+        settings = self._account.settings
+        prompt, most, n = -(-size.characters // 4), size.max_output_tokens, size.choices
+        cost = reserved(settings.counting, prompt_tokens=prompt, max_output=most, n=n)
+        lack = self._account.lack(cost, now)
+        self._account.record(now)
+        if lack is not None:
+            self.refused += 1
+            self.refusals.append(now)
+            if settings.charge_refused:
+                self._account.take_refused(now)
+            refusal = rate_limited(lack, model="m", style="openai", retry_after=settings.retry_after)
+            headers = {**self._account.headers(now), **refusal.headers}
+            await asyncio.sleep(settings.refusal_latency)
+            return Response(429, headers, b"", {"error": refusal.error()}, 0.01)
+        self._account.take(1, cost, now)
+        headers = self._account.headers(now)
+        self.accepted += 1
+        self.accepted_tokens += cost
+        self.first = now if self.first is None else self.first
+        self.last = now
+        self.sends.append((now, cost))
+        self.order.append(number)
+        delay = self.latency * self._random.lognormvariate(0, self.sigma)
+        await asyncio.sleep(delay)
+        output = self.outputs[number] if self.outputs is not None else 12
+        final = settled(settings.counting, cost, total_tokens=prompt + output)
+        self._account.settle(final - cost, self._loop.time(), taken_at=now)
+        self.accepted_tokens += final - cost
+        data = {"choices": [], "usage": {"prompt_tokens": prompt, "completion_tokens": output}}
+        return Response(200, headers, b"{}", data, delay)
+
+    @property
+    def utilisation(self) -> float:
+        """The accepted as a share of what the account allowed, in the dimension that came closer."""
+        assert self.first is not None
+        self._account.record(self.last)
+        allowed = self._account.allowed(self.first, self.last)
+        shares = []
+        if allowed["requests"]:
+            shares.append(self.accepted / allowed["requests"])
+        if allowed["tokens"]:
+            shares.append(self.accepted_tokens / allowed["tokens"])
+        return max(shares, default=1.0)
+
+    def line(self) -> str:
+        per_thousand = 1000 * self.refused / max(1, self.accepted)
+        return f"utilisation {self.utilisation:7.2%}  429s per 1,000 {per_thousand:7.2f}  wall {self.wall:7.1f} s"
