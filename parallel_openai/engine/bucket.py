@@ -7,7 +7,6 @@ the refill, moved by a shift so that it agrees with what the server showed last.
 
 from __future__ import annotations
 
-from collections import deque
 from dataclasses import dataclass
 
 from parallel_openai.engine.headers import Allowance
@@ -31,11 +30,18 @@ DOUBT = 0.1
 #: excess is gone in so many seconds.
 MOST_CAUTION = 8.0
 CAUTION_HALF_LIFE = 20.0
+#: While the server makes us wait, others may go on: so much of the refill is counted on until its next figure.
+HELD_SHARE = 0.5
 #: Seconds that requests may bunch together on their way; a bucket that holds a single request minds a millisecond.
 JITTER = 0.01
-#: Requests overtake each other on their way, so one figure may be off by half a burst either way; the mean over some
-#: time is not.
-SHOWN_SECONDS = 1.0
+#: Requests that go out within so many seconds may overtake each other, so that what is shown for one of them may be off
+#: by all of them: a standard deviation of 0.3 of what they cost together, as of an even distribution.
+TOGETHER_SECONDS = 0.05
+OVERTAKEN = 0.3
+#: How far the level wanders off by others' doing: a standard deviation in seconds of the rate, after one second.
+WANDER = 0.05
+#: Seconds between two looks at how much others draw.
+DRIFT_SECONDS = 1.0
 NEARLY_FULL = 0.8
 #: Where the server shows nothing: go at this share of the rate that it took between two refusals, and probe upwards by
 #: a share of it each second, faster the longer nothing is refused, as TCP's CUBIC does (RFC 9438).
@@ -53,6 +59,14 @@ INFINITY = float("inf")
 
 
 @dataclass(slots=True)
+class Burst:
+    """What went out so close together that it may have arrived in another order."""
+
+    began: float
+    total: float = 0.0
+
+
+@dataclass(slots=True)
 class Mark:
     """How the bucket's books stood just after a charge."""
 
@@ -61,6 +75,7 @@ class Mark:
     ledger: float
     fill: float
     sent: float
+    burst: Burst
 
 
 class Bucket:
@@ -79,6 +94,7 @@ class Bucket:
 
     __slots__ = (
         "_began",
+        "_burst",
         "_caution",
         "_drift_at",
         "_drift_shift",
@@ -91,9 +107,8 @@ class Bucket:
         "_paced_at",
         "_refused_at",
         "_refused_since_empty",
-        "_shown",
         "_shown_at",
-        "_shown_sum",
+        "_variance",
         "_whole_at",
         "_whole_sent",
         "burst",
@@ -131,8 +146,8 @@ class Bucket:
         self.sent = 0.0
         self.updated = now
         self.held_until = now
-        self._shown: deque[tuple[float, float]] = deque()
-        self._shown_sum = 0.0
+        self._variance = INFINITY  # of the shift
+        self._burst = Burst(now)
         self._drift_at, self._drift_shift = now, 0.0
         self._pace = INFINITY
         self._paced, self._paced_at = INFINITY, now
@@ -185,6 +200,8 @@ class Bucket:
         if self._pace != INFINITY:
             self._grow(now)
         self.fill = max(0.0, self.fill - self.rate * elapsed)
+        if self.seen and self.trusted and now <= self.held_until:
+            elapsed *= HELD_SHARE
         self.ledger += (self.rate - self.drift) * elapsed
         if now >= self._whole_at:
             self._fill_up()
@@ -225,7 +242,10 @@ class Bucket:
         self.sent += cost
         self.fill += cost
         self.ledger -= cost
-        return Mark(now, cost, self.ledger, self.fill, self.sent)
+        if now - self._burst.began > TOGETHER_SECONDS:
+            self._burst = Burst(now)
+        self._burst.total += cost
+        return Mark(now, cost, self.ledger, self.fill, self.sent, self._burst)
 
     def adjust(self, amount: float) -> None:
         """Charge more (or, negative, less) for what was sent before."""
@@ -238,7 +258,7 @@ class Bucket:
         self.refill(now)
         self.proven = max(self.proven, mark.fill)
         if shown is not None:
-            self._follow(shown, mark.ledger, mark.sent, now)
+            self._follow(shown, mark, now, charged=True)
 
     def refused(
         self, mark: Mark, shown: Allowance | None, now: float, *, blamed: bool, wait: float, most: float
@@ -251,7 +271,7 @@ class Bucket:
         if mark.at > self._epoch_end:  # what was sent before the last refusal is in the level that was set then
             self.adjust(-mark.cost)
         if shown is not None:
-            self._follow(shown, mark.ledger + mark.cost, mark.sent - mark.cost, now)
+            self._follow(shown, mark, now, charged=False)
         if not blamed:
             return
         self.hold(now + wait)
@@ -261,6 +281,7 @@ class Bucket:
         self._epoch_end = now
         if shown is not None and self.trusted and shown.remaining < most + 1:
             self.shift = min(self.shift, shown.remaining - self.ledger)
+            self._variance = max(self._variance, mark.cost**2)
             self._caution = min(MOST_CAUTION, 2.0 * self._caution)
             self._refused_at = now
             return  # what it shows explains the refusal: nothing more to learn
@@ -301,26 +322,31 @@ class Bucket:
         if self.ledger + self.shift > most:
             self.ledger = most - self.shift
 
-    def _follow(self, shown: Allowance, ledger_then: float, sent_then: float, now: float) -> None:
-        """Move the level to what the server showed when the ledger stood at `ledger_then`."""
+    def _follow(self, shown: Allowance, mark: Mark, now: float, *, charged: bool) -> None:
+        """Move the level to what the server showed when the ledger stood as `mark` says, before or after its charge."""
+        ledger_then = mark.ledger if charged else mark.ledger + mark.cost
+        sent_then = mark.sent if charged else mark.sent - mark.cost
         if shown.limit != self.limit:
             self.set_limit(shown.limit, now, period=_period(shown))
-            self._shown.clear()
-            self._shown_sum = 0.0
+            self._variance = INFINITY
         if not self.trusted:
             return
         if self.burst is None:
             self._learn_capacity(shown)
-        self._shown_at = now
         if shown.reset is not None:
             # Counted from the answer, so that it comes about only when no more answers come.
             self._whole_at, self._whole_sent = now + shown.reset, sent_then
-        kept = self._shown
-        kept.append((now, shown.remaining - ledger_then))
-        self._shown_sum += kept[-1][1]
-        while kept[0][0] < now - SHOWN_SECONDS:
-            self._shown_sum -= kept.popleft()[1]
-        self.shift = self._shown_sum / len(kept)
+        # One step of a Kalman filter: what is shown counts for less the more went out together with it.
+        spread = OVERTAKEN * mark.burst.total + 0.5 * mark.cost
+        self._variance += (WANDER * self.rate) ** 2 * max(0.0, now - self._shown_at)
+        offset = shown.remaining - ledger_then
+        if self._variance == INFINITY:
+            self.shift, self._variance = offset, spread**2
+        else:
+            gain = self._variance / (self._variance + spread**2)
+            self.shift += gain * (offset - self.shift)
+            self._variance *= 1.0 - gain
+        self._shown_at = now
         if not self.seen:
             self.seen = True
             self._drift_at, self._drift_shift = now, self.shift
@@ -330,7 +356,7 @@ class Bucket:
     def _learn_drift(self, shown: Allowance, now: float) -> None:
         """Others who draw from the same bucket make the shift fall steadily; foresee what they will take."""
         elapsed = now - self._drift_at
-        if elapsed < SHOWN_SECONDS:
+        if elapsed < DRIFT_SECONDS:
             return
         if shown.remaining > NEARLY_FULL * self.capacity:  # what spills over a full bucket is lost to nobody
             self._drift_at, self._drift_shift, self.drift = now, self.shift, 0.5 * self.drift

@@ -105,8 +105,8 @@ class Counters:
         return self._status.num_tasks_total
 
     @property
-    def failed(self) -> int:
-        return self._status.num_tasks_failed
+    def any_failed(self) -> bool:
+        return self._status.num_tasks_failed > 0
 
     @property
     def percent(self) -> int:
@@ -131,7 +131,7 @@ class Counters:
     def _parts(self) -> list[Part]:
         status, over = self._status, self._ended is not None
         parts = [Part(f"{self._count()} [{self._times()}]", 0)]
-        if status.num_tasks_failed:
+        if self.any_failed:
             parts.append(Part(f"{status.num_tasks_failed:,} failed", 1))
         if status.num_retries:
             parts.append(Part(f"{status.num_retries:,} retried", 6))
@@ -233,7 +233,7 @@ class _TextBar:
         self._file = file
         # It takes itself off the screen at the end; what stays is written then, above bars of other runs.
         self._bar = tqdm(total=total, unit=unit, dynamic_ncols=True, file=file, leave=False, bar_format=" ")
-        if file.isatty():
+        if file.isatty():  # pragma: no branch - it is none in a notebook without widgets
             _logs.go_around_bars()
             weakref.finalize(self, _logs.go_straight)  # however this bar comes to its end
 
@@ -275,7 +275,7 @@ class _Widget:  # pragma: no cover - the tests of the browser and the notebooks 
     def close(self, counters: Counters, closing_line: str) -> None:
         self.show(counters)
         self._bar.close()
-        if counters.failed:
+        if counters.any_failed:
             self._bar.display(bar_style="warning", check_delay=False)
         # Once more, since the text beside the widget is all that is left of it where the notebook is read on a page.
         self._place.update(self._bar.container)
