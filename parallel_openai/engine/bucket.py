@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from parallel_openai.engine.headers import Allowance
+from parallel_openai.engine.pace import Pace
 
 #: Seconds of the rate that a server's bucket is thought to hold before it has shown or refused anything.
 USUAL_WINDOW = 60.0
@@ -43,17 +44,8 @@ WANDER = 0.05
 #: Seconds between two looks at how much others draw.
 DRIFT_SECONDS = 1.0
 NEARLY_FULL = 0.8
-#: Where the server shows nothing: go at this share of the rate that it took between two refusals, and probe upwards by
-#: a share of it each second, faster the longer nothing is refused, as TCP's CUBIC does (RFC 9438).
-PACE_SHARE = 0.97
-PACE_GROWTH = 0.005
-PACE_GROWTH_CUBED = 2e-5
-#: Until a rate has been measured, it is doubled each second.
-PACE_SEARCH = 1.0
-#: Seconds of the pace that may go out at once where only refusals tell what the server holds.
+#: Seconds of the rate that may go out at once where only refusals tell what the server holds.
 PACE_BURST = 0.1
-#: Two refusals must be so many seconds apart to tell a rate.
-MEASURE_SECONDS = 0.5
 
 INFINITY = float("inf")
 
@@ -98,15 +90,10 @@ class Bucket:
         "_caution",
         "_drift_at",
         "_drift_shift",
-        "_empty_at",
-        "_empty_sent",
         "_epoch_end",
-        "_measured",
+        "_given",
         "_pace",
-        "_paced",
-        "_paced_at",
         "_refused_at",
-        "_refused_since_empty",
         "_shown_at",
         "_variance",
         "_whole_at",
@@ -149,12 +136,8 @@ class Bucket:
         self._variance = INFINITY  # of the shift
         self._burst = Burst(now)
         self._drift_at, self._drift_shift = now, 0.0
-        self._pace = INFINITY
-        self._paced, self._paced_at = INFINITY, now
-        self._measured = False  # whether two refusals have told the rate
-        self._empty_at: float | None = None
-        self._empty_sent = 0.0
-        self._refused_since_empty = 0.0
+        self._pace = Pace(now)
+        self._given = INFINITY if limit is None else limit / 60.0  # more than this the caller does not want
         self._epoch_end = now
         self._began = now
         self._whole_at, self._whole_sent = INFINITY, 0.0
@@ -178,7 +161,7 @@ class Bucket:
         self.refill(now)
         first, old_rate = self.limit is None, self.shown_rate
         self.limit, self.shown_rate = limit, limit / period
-        self.rate = min(self.shown_rate, self._pace)
+        self.rate = min(self.shown_rate, self._pace.rate)
         if first or self.capacity == INFINITY:
             self.capacity = max(
                 1.0, self.shown_rate * (self.burst if self.burst is not None else max(USUAL_WINDOW, period))
@@ -197,8 +180,8 @@ class Bucket:
         self.updated = now
         if self.rate == INFINITY:
             return
-        if self._pace != INFINITY:
-            self._grow(now)
+        self._pace.grow(now)
+        self.rate = min(self.shown_rate, self._pace.rate)
         self.fill = max(0.0, self.fill - self.rate * elapsed)
         if self.seen and self.trusted and now <= self.held_until:
             elapsed *= HELD_SHARE
@@ -228,14 +211,6 @@ class Bucket:
         self._whole_at = INFINITY
         self.drift = 0.0
         self.ledger = max(self.ledger, self.capacity - (self.sent - self._whole_sent) - self.shift)
-
-    def _grow(self, now: float) -> None:
-        since = now - self._paced_at
-        if self._measured:
-            self._pace = self._paced * (1.0 + PACE_GROWTH * since + PACE_GROWTH_CUBED * since**3)
-        else:
-            self._pace = self._paced * (1.0 + PACE_SEARCH) ** min(since, 60.0)
-        self.rate = min(self.shown_rate, self._pace)
 
     def charge(self, cost: float, now: float) -> Mark:
         self.refill(now)
@@ -275,7 +250,7 @@ class Bucket:
         if not blamed:
             return
         self.hold(now + wait)
-        self._refused_since_empty += mark.cost
+        self._pace.refused += mark.cost
         if mark.at <= self._epoch_end:
             return  # sent before the refusal that has been dealt with
         self._epoch_end = now
@@ -294,9 +269,8 @@ class Bucket:
     def slow_down(self, now: float) -> None:
         """The server wants a lower rate, whatever the limit: halve it and grow slowly from there."""
         self.refill(now)
-        recent = self.rate if self.rate != INFINITY else self.sent / max(now - self._began, 1.0)
-        self._measured = True
-        self._go_at(recent / 2, now)
+        self._pace.slow_down(rate=self.rate, sent=self.sent, now=now)
+        self.rate = min(self.shown_rate, self._pace.rate)
         self._start_books()
 
     def _reach(self, cost: float) -> float:
@@ -327,7 +301,11 @@ class Bucket:
         ledger_then = mark.ledger if charged else mark.ledger + mark.cost
         sent_then = mark.sent if charged else mark.sent - mark.cost
         if shown.limit != self.limit:
-            self.set_limit(shown.limit, now, period=_period(shown))
+            period = _period(shown)
+            if shown.limit / period > self._given * 1.001:  # the caller wants less than the server allows
+                self.shift = min(self.shift, shown.remaining - ledger_then)
+                return
+            self.set_limit(shown.limit, now, period=period)
             self._variance = INFINITY
         if not self.trusted:
             return
@@ -385,10 +363,11 @@ class Bucket:
         if self.probing and self.limit is not None:
             # The first refusal of a burst tells the window; the rate may still be as it was said.
             self.probing = False
-            self._empty_at, self._empty_sent, self._refused_since_empty = mark.at, mark.sent, 0.0
+            self._pace.found_empty(at=mark.at, sent=mark.sent)
             self.capacity = max(1.0, min(self.capacity, mark.fill - mark.cost) / 2)
         else:
-            self._measure(mark, now)
+            self._pace.measure(at=mark.at, sent=mark.sent, rate=self.rate, now=now)
+            self.rate = min(self.shown_rate, self._pace.rate)
             self.capacity = max(1.0, min(self.capacity / 2, self.rate * PACE_BURST))
         self._start_books()
         self.shift = -self.ledger
@@ -398,27 +377,6 @@ class Bucket:
             self.capacity = max(1.0, self.rate * PACE_BURST)
         if self.shift == INFINITY:
             self.shift = -self.ledger
-
-    def _measure(self, mark: Mark, now: float) -> None:
-        """Between two moments when the bucket was empty, what the server took is what it refilled."""
-        before, sent = self._empty_at, self._empty_sent
-        self._empty_at, self._empty_sent = mark.at, mark.sent
-        refused, self._refused_since_empty = self._refused_since_empty, 0.0
-        if before is None:
-            self._go_at(self.sent / max(now - self._began, 1.0) / 2, now)
-            return
-        elapsed = mark.at - before
-        taken = mark.sent - sent - refused
-        if elapsed >= MEASURE_SECONDS and taken > 0:
-            self._measured = True
-            self._go_at(PACE_SHARE * taken / elapsed, now)
-        else:
-            self._go_at(self.rate * 0.7, now)
-
-    def _go_at(self, pace: float, now: float) -> None:
-        self._paced = self._pace = max(pace, 1 / 60)
-        self._paced_at = now
-        self.rate = min(self.shown_rate, self._pace)
 
 
 def _period(shown: Allowance) -> float:

@@ -44,6 +44,8 @@ RULES = (
 COMPARE_EVERY = 16
 #: Another rule must explain what is shown so much better before it is believed.
 BETTER = 0.5
+#: What earlier comparisons still count at the next.
+MEMORY = 0.8
 #: How fast the expected length of an answer follows what comes.
 LENGTH_GAIN = 0.05
 
@@ -70,7 +72,8 @@ class Counting:
         self.expected_output = 0.0  # mean length of an answer, in tokens, over all its choices
         self.longest_output = 0
         self._totals = [0.0] * len(RULES)
-        self._candidate = 0
+        self._errors = [0.0] * len(RULES)
+        self._compared = 0
         self._seen: list[tuple[float, tuple[float, ...]]] = []
 
     @property
@@ -129,15 +132,18 @@ class Counting:
         if shown.remaining > NEARLY_FULL * capacity:  # a full bucket spills its refill, which no rule explains
             self._seen.clear()
             return
+        if mark.burst.total > 3.0 * mark.cost + 0.1 * shown.limit / 60.0:
+            return  # what goes out all at once arrives in any order, and its figures say little
         self._seen.append((shown.remaining - shown.limit / 60.0 * mark.at, lot.totals))
         if len(self._seen) < COMPARE_EVERY:
             return
         seen, self._seen = self._seen, []
-        errors = [self._error(seen, number) for number in range(len(RULES))]
-        best = min(range(len(RULES)), key=errors.__getitem__)
-        if errors[best] < BETTER * errors[self.rule] and best == self._candidate:
+        self._compared += 1
+        for number in range(len(RULES)):
+            self._errors[number] = MEMORY * self._errors[number] + self._error(seen, number)
+        best = min(range(len(RULES)), key=self._errors.__getitem__)
+        if self._compared > 1 and self._errors[best] < BETTER * self._errors[self.rule]:
             self.rule = best
-        self._candidate = best
 
     def _error(self, seen: list[tuple[float, tuple[float, ...]]], number: int) -> float:
         sums = [level + totals[number] for level, totals in seen]

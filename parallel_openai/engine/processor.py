@@ -102,9 +102,9 @@ class Processor:
 
     def _retire(self, worker: asyncio.Task[None]) -> None:
         self._workers.discard(worker)
+        error = None if worker.cancelled() else worker.exception()  # asked for in any case, else asyncio complains
         if worker.cancelled() or self._end.done():
             return
-        error = worker.exception()
         if error is not None:
             self._end.set_exception(error)
         elif not self._workers:

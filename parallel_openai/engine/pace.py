@@ -1,0 +1,81 @@
+"""Finding the rate that a server takes where it does not tell: faster until it refuses, then what it took meanwhile."""
+
+from __future__ import annotations
+
+INFINITY = float("inf")
+#: Go at this share of the rate that was measured, and probe upwards by a share of it each second, faster the longer
+#: nothing is refused, as TCP's CUBIC does (RFC 9438).
+SHARE = 0.97
+GROWTH = 0.005
+GROWTH_CUBED = 2e-5
+#: Until a rate has been measured, it is doubled each second.
+SEARCH = 1.0
+#: Two refusals must be so many seconds apart to tell a rate; when they are not, the rate is cut to this share.
+MEASURE_SECONDS = 0.5
+CUT = 0.7
+SLOWEST = 1 / 60
+
+
+class Pace:
+    """A rate found by being refused, in capacity per second; infinite as long as nothing was refused.
+
+    >>> pace = Pace(now=0.0)
+    >>> pace.measure(at=10.0, sent=2000.0, rate=pace.rate, now=10.0)   # first refusal: half of the rate so far
+    >>> pace.rate
+    100.0
+    >>> pace.measure(at=20.0, sent=2500.0, rate=pace.rate, now=20.0)   # 500 were taken in 10 s
+    >>> pace.rate
+    48.5
+    """
+
+    __slots__ = ("_base", "_began", "_empty_at", "_empty_sent", "_measured", "_set_at", "rate", "refused")
+
+    def __init__(self, now: float) -> None:
+        self.rate = INFINITY
+        self.refused = 0.0  # what has been refused since the server was last found empty
+        self._began = now
+        self._base, self._set_at = INFINITY, now
+        self._measured = False
+        self._empty_at: float | None = None
+        self._empty_sent = 0.0
+
+    def grow(self, now: float) -> None:
+        """Bring the rate to this moment."""
+        if self.rate == INFINITY:
+            return
+        since = now - self._set_at
+        if self._measured:
+            self.rate = self._base * (1.0 + GROWTH * since + GROWTH_CUBED * since**3)
+        else:
+            self.rate = self._base * (1.0 + SEARCH) ** min(since, 60.0)
+
+    def measure(self, *, at: float, sent: float, rate: float, now: float) -> None:
+        """The server was empty for what was sent at `at`, when `sent` had been sent in all.
+
+        Between two such moments it took what it refilled, so that is its rate.
+        """
+        before, sent_before, refused = self._empty_at, self._empty_sent, self.refused
+        self.found_empty(at=at, sent=sent)
+        if before is None:
+            self._set(sent / max(now - self._began, 1.0) / 2, now)
+            return
+        elapsed, taken = at - before, sent - sent_before - refused
+        if elapsed >= MEASURE_SECONDS and taken > 0:
+            self._measured = True
+            self._set(SHARE * taken / elapsed, now)
+        else:
+            self._set(rate * CUT, now)
+
+    def found_empty(self, *, at: float, sent: float) -> None:
+        """Begin a measurement."""
+        self._empty_at, self._empty_sent, self.refused = at, sent, 0.0
+
+    def slow_down(self, *, rate: float, sent: float, now: float) -> None:
+        """Go at half the rate, and grow slowly from there."""
+        recent = rate if rate != INFINITY else sent / max(now - self._began, 1.0)
+        self._measured = True
+        self._set(recent / 2, now)
+
+    def _set(self, rate: float, now: float) -> None:
+        self._base = self.rate = max(rate, SLOWEST)
+        self._set_at = now
