@@ -11,7 +11,7 @@ from typing import Literal
 from weakref import WeakKeyDictionary, finalize
 
 from parallel_openai.engine.limiter import Limiter
-from parallel_openai.engine.loop import await_in_background, is_background_thread
+from parallel_openai.engine.loop import arun, is_background_thread
 from parallel_openai.engine.processor import NO_SIZE, Processor
 from parallel_openai.engine.retry import RetryPolicy, judge
 from parallel_openai.engine.status import StatusTracker
@@ -126,7 +126,7 @@ class Client:
 
     async def send(self, request: APIRequest) -> Response:
         """Send one request, once, within the limits. Works on any loop. Raises nothing for an HTTP error."""
-        return await await_in_background(self._send_once(request), lambda: None)
+        return await arun(self._send_once(request), lambda: None)
 
     async def process(
         self,

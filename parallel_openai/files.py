@@ -18,13 +18,15 @@ from urllib.parse import urlsplit
 
 from parallel_openai.client import Client
 from parallel_openai.engine.journal import Journal, read_entries
-from parallel_openai.engine.loop import Interrupted, await_in_background, run_in_background
+from parallel_openai.engine.loop import Interrupted, arun
+from parallel_openai.engine.loop import run as run_to_end
 from parallel_openai.engine.progress import Progress
 from parallel_openai.engine.resume import result_line
 from parallel_openai.engine.status import StatusTracker
 from parallel_openai.errors import InvalidInputError, RunStoppedError
 from parallel_openai.jsonl import dumps, loads
 from parallel_openai.records import APIRequest, Result
+from parallel_openai.requests.endpoints import is_simulated
 from parallel_openai.requests.tokens import get_encoding, request_size
 
 log = logging.getLogger("parallel_openai")
@@ -103,7 +105,7 @@ def process_api_requests_from_file(
     )
     bar = Progress(run.status, run.client, show=progress, unit="request")
     try:
-        run_in_background(run.work(), bar.tick)
+        run_to_end(run.work(), bar.tick)
     except Interrupted:
         bar.close(run.closing_line("Interrupted. The same call goes on from there"))
         raise KeyboardInterrupt from None
@@ -151,7 +153,7 @@ async def aprocess_api_requests_from_file(
     bar = Progress(run.status, run.client, show=progress, unit="request")
     line = ""
     try:
-        await await_in_background(run.work(), bar.tick)
+        await arun(run.work(), bar.tick)
         line = run.closing_line("Done")
     except Interrupted:
         line = run.closing_line("Interrupted. The same call goes on from there")
@@ -218,7 +220,7 @@ class _FileRun:
         self.source = Path(requests_filepath)
         self.target = Path(save_filepath) if save_filepath is not None else _beside(self.source)
         if not self.source.is_file():
-            raise InvalidInputError(f"There is no requests file {self.source}.")
+            raise InvalidInputError(f"There is no requests file {self.source} (in {Path.cwd()}).")
         if self.target.exists() and self.target.samefile(self.source):
             raise InvalidInputError(f"save_filepath is the requests file itself: {self.target}. Choose another.")
         base_url, self.path = split_url(request_url)
@@ -256,8 +258,13 @@ class _FileRun:
         for _, entry in read_entries(self.target):
             if entry is None:
                 self.status.num_damaged_lines += 1
-            elif isinstance(entry[1], dict):
-                known[_identity(APIRequest(entry[0], path=self.path), entry[2] if len(entry) > 2 else None)] += 1
+            elif isinstance(entry[1], dict) and (self.client.is_local or not is_simulated(entry[1])):
+                try:
+                    request = APIRequest(entry[0], path=self.path)
+                except TypeError:  # no request of ours: it could not have been sent
+                    self.status.num_damaged_lines += 1
+                    continue
+                known[_identity(request, entry[2] if len(entry) > 2 else None)] += 1
         return known
 
     def _requests(self, known: Counter[str], journal: Journal) -> Iterator[APIRequest | None]:
@@ -293,7 +300,7 @@ class _FileRun:
 
     def _reject(self, number: int, line: bytes, reason: str) -> None:
         """A line that is no request is named in the log and counted; there is no request to write beside it."""
-        log.error("Line %d of %s is passed over: %s It reads: %r", number, self.source, reason, line[:80])
+        log.error("Line %d of %s is not sent: %s It begins: %r", number, self.source, reason, line[:80])
         self.status.num_tasks_failed += 1
         self.status.errors["invalid_line"] += 1
 
@@ -302,17 +309,23 @@ def _parse_request(line: bytes, path: str) -> APIRequest:
     try:
         body = loads(line)
     except ValueError as error:
-        raise ValueError(f"It is not JSON ({error}).") from None
+        raise ValueError(f"it is not JSON ({error}).") from None
     if not isinstance(body, dict):
-        raise ValueError(f"It holds a {type(body).__name__}, not an object.")
+        raise ValueError(f'it holds a {_JSON_NAMES.get(type(body), "null")}, not an object such as {{"model": ...}}.')
     metadata = body.pop("metadata", None)
     extra = body.pop("extra_body", None)
-    if isinstance(extra, dict):
-        body.update(extra)
+    if extra is not None and not isinstance(extra, dict):
+        raise ValueError("its extra_body is not an object.")
+    body.update(extra or {})
+    if body.get("stream"):
+        raise ValueError("it says stream: true, and answers are read whole.")
     try:
         return APIRequest(body, metadata, path=path)
     except TypeError as error:
-        raise ValueError(f"It cannot be sent as JSON ({error}).") from None
+        raise ValueError(f"it cannot be sent as JSON ({error}).") from None
+
+
+_JSON_NAMES = {list: "list", str: "text", int: "number", float: "number", bool: "truth value"}
 
 
 def _identity(request: APIRequest, metadata: Any) -> str:

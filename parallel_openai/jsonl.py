@@ -39,7 +39,15 @@ def dumps_strictly(value: Any, *, sort_keys: bool = False) -> bytes:
         ...
     TypeError: Type is not JSON serializable: set
     """
-    return orjson.dumps(value, option=_OPTIONS | orjson.OPT_SORT_KEYS if sort_keys else _OPTIONS)
+    options = _OPTIONS | orjson.OPT_SORT_KEYS if sort_keys else _OPTIONS
+    return orjson.dumps(value, default=_list_of_array, option=options)
+
+
+def _list_of_array(value: Any) -> Any:
+    """Arrays of objects are what parquet files give for lists; orjson itself takes those of numbers."""
+    if type(value).__module__ == "numpy" and hasattr(value, "tolist"):
+        return value.tolist()
+    raise TypeError(f"Type is not JSON serializable: {type(value).__name__}")
 
 
 def loads(text: bytes | str) -> Any:

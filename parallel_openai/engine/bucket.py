@@ -47,6 +47,9 @@ NEARLY_FULL = 0.8
 #: Seconds of the rate that may go out at once where only refusals tell what the server holds.
 PACE_BURST = 0.1
 
+#: Waits are not cut finer than this; a wait that falls short by a rounding error would be slept again and again.
+SHORTEST_WAIT = 0.001
+
 INFINITY = float("inf")
 
 
@@ -80,8 +83,8 @@ class Bucket:
 
     >>> bucket = Bucket(60, burst=2, now=0.0)
     >>> mark = bucket.charge(2, 0.0)
-    >>> bucket.seconds_until(1, 0.0), bucket.seconds_until(1, 0.5)
-    (1.05, 0.55)
+    >>> round(bucket.seconds_until(1, 0.0), 2)  # one request, a cushion of 5 %, and a jitter of 10 ms
+    1.11
     """
 
     __slots__ = (
@@ -196,7 +199,7 @@ class Bucket:
         wait = self.held_until - now
         if self.rate != INFINITY:
             # A charge larger than the whole bucket is let through when the bucket is full, and leaves a debt.
-            short = min(cost + self._cushion(now), self.capacity) + self.rate * JITTER - self.level
+            short = min(cost + self._cushion(now), self.capacity) + self._slack() - self.level
             if self.probing:
                 short = max(short, self.fill + cost - max(cost, self._reach(cost)))
             if short > 0:
@@ -204,7 +207,7 @@ class Bucket:
                 refill = self.rate * (1.0 - DOUBT if self.seen and self.trusted else 1.0) - self.drift
                 until_whole = self._whole_at - now if self.trusted else INFINITY
                 wait = max(wait, min(short / max(refill, self.rate * 0.05), until_whole))
-        return wait if wait > 1e-9 else 0.0
+        return max(wait, SHORTEST_WAIT) if wait > 1e-9 else 0.0
 
     def _fill_up(self) -> None:
         """The moment has passed when the bucket was to be whole again, but for what has been sent since it said so."""
@@ -265,6 +268,7 @@ class Bucket:
     def hold(self, until: float) -> None:
         """Send nothing of this dimension before a moment: the server said so."""
         self.held_until = max(self.held_until, until)
+        self._pace.pause(until)
 
     def slow_down(self, now: float) -> None:
         """The server wants a lower rate, whatever the limit: halve it and grow slowly from there."""
@@ -291,8 +295,11 @@ class Bucket:
             cushion += DOUBT * self.rate * (now - self._shown_at)
         return cushion
 
+    def _slack(self) -> float:
+        return min(self.rate * JITTER, self.capacity)
+
     def _clip(self) -> None:
-        most = self.capacity + self.rate * JITTER if self.rate != INFINITY else self.capacity
+        most = self.capacity + self._slack()
         if self.ledger + self.shift > most:
             self.ledger = most - self.shift
 
@@ -307,8 +314,8 @@ class Bucket:
                 return
             self.set_limit(shown.limit, now, period=period)
             self._variance = INFINITY
-        if not self.trusted:
-            return
+        if not self.trusted or (self.burst is not None and shown.remaining > self.capacity):
+            return  # it shows what it does not enforce, or more than the caller wants to send at once
         if self.burst is None:
             self._learn_capacity(shown)
         if shown.reset is not None:
@@ -366,7 +373,7 @@ class Bucket:
             self._pace.found_empty(at=mark.at, sent=mark.sent)
             self.capacity = max(1.0, min(self.capacity, mark.fill - mark.cost) / 2)
         else:
-            self._pace.measure(at=mark.at, sent=mark.sent, rate=self.rate, now=now)
+            self._pace.measure(at=mark.at, sent=mark.sent, rate=self.rate, cost=mark.cost, now=now)
             self.rate = min(self.shown_rate, self._pace.rate)
             self.capacity = max(1.0, min(self.capacity / 2, self.rate * PACE_BURST))
         self._start_books()

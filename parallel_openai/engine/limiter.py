@@ -16,6 +16,8 @@ from parallel_openai.records import Size, Usage
 INFINITY = float("inf")
 #: Requests in flight before the server has answered anything: enough to learn from, too few to hurt.
 FIRST_WINDOW = 4.0
+#: So many more in flight for each second that passes without an answer that tells.
+WINDOW_GROWTH = 4.0
 #: Seconds to hold back after a refusal that does not say for how long.
 FIRST_HOLD = 0.5
 LONGEST_HOLD = 60.0
@@ -67,6 +69,7 @@ class Limiter:
         self.window = FIRST_WINDOW
         self.waited = {"requests": 0.0, "tokens": 0.0, "refused": 0.0, "learning": 0.0}
         self._refusals_in_a_row = 0
+        self._began: float | None = None
         self._turns: WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Lock] = WeakKeyDictionary()
         self._news: asyncio.Event | None = None
 
@@ -155,13 +158,21 @@ class Limiter:
     def _plan(self, cost: float, now: float) -> tuple[float, str]:
         """Seconds until a request of that cost may be sent, and what they are for."""
         known = self.requests.known or self.tokens.known
-        if self.in_flight >= self.window and (not known or self._refusals_in_a_row >= BREAKER):
+        if self.in_flight >= self.window and self._refusals_in_a_row >= BREAKER:
             return INFINITY, "learning"
+        if not known and self.in_flight >= (room := self._room_while_unknown(now)):
+            return (self.in_flight + 1 - room) / WINDOW_GROWTH, "learning"
         requests = self.requests.seconds_until(1.0, now)
         tokens = self.tokens.seconds_until(cost + self.counting.outstanding, now)
         if tokens > requests:
             return tokens, "refused" if self.tokens.held_until - now >= tokens else "tokens"
         return requests, "refused" if self.requests.held_until - now >= requests else "requests"
+
+    def _room_while_unknown(self, now: float) -> float:
+        """How many may be in flight before the server has told anything: some more each second, for slow models."""
+        if self._began is None:
+            self._began = now
+        return self.window + WINDOW_GROWTH * (now - self._began)
 
     async def _sleep_until_room(self, size: Size) -> None:
         began = self.clock()

@@ -1,7 +1,7 @@
 """One event loop beside the notebook's own, so that the same blocking call works in a script, a cell and a thread.
 
 Patching the notebook's loop instead halves the throughput of everything on it, is impossible under uvloop, and goes on
-sending after an interrupt. `run_nested` does it all the same for those who must stay on the loop that is running.
+sending after an interrupt. `nested=True` does it all the same for those who must stay on the loop that is running.
 """
 
 from __future__ import annotations
@@ -85,23 +85,58 @@ class _Work(Generic[T]):
             self.end.set_result(task.result())
 
 
-def run_in_background(work: Coroutine[Any, Any, T], on_tick: Callable[[], None]) -> T:
-    """Run on the engine's loop and wait here, calling `on_tick` now and then in this thread.
+def run(work: Coroutine[Any, Any, T], on_tick: Callable[[], None], *, nested: bool = False) -> T:
+    """Run to the end and wait for it here, calling `on_tick` now and then in this thread.
+
+    Args:
+        work: runs on the engine's loop; with `nested`, on the loop that is running in this thread, patched to allow it.
+        on_tick: shows how things stand.
+        nested: for the caller who must have the work on the loop that is running.
 
     Raises:
         Interrupted: a KeyboardInterrupt came; the work was cancelled and has ended.
+        RuntimeError: `nested`, and the running loop is uvloop's, which cannot be patched.
     """
+    on_tick = _heeding_cancellation(on_tick)
+    return _run_nested(work, on_tick) if nested else _run_in_background(work, on_tick)
+
+
+async def arun(work: Coroutine[Any, Any, T], on_tick: Callable[[], None], *, nested: bool = False) -> T:
+    """The same for a caller that has a loop of its own, which stays free meanwhile.
+
+    Raises:
+        Interrupted: the caller's task was cancelled; the work was cancelled and has ended, and the cancellation is
+            taken back, so that the caller can return what there is.
+    """
+    running: asyncio.Future[T]
+    if nested:
+        running = asyncio.ensure_future(work)
+        cancel: Callable[[], object] = running.cancel
+    else:
+        background = _Work(work)
+        running, cancel = asyncio.wrap_future(background.end), background.cancel
+    try:
+        while not running.done():
+            await asyncio.wait([running], timeout=TICK)
+            on_tick()
+    except asyncio.CancelledError:
+        cancel()
+        await _await_stubbornly(running)
+        _take_back_cancellation()
+        raise Interrupted from None
+    return running.result()
+
+
+def _run_in_background(work: Coroutine[Any, Any, T], on_tick: Callable[[], None]) -> T:
     running = _Work(work)
     try:
         while not wait([running.end], TICK).done:
             on_tick()
-    except KeyboardInterrupt:
+    except BaseException as error:
         running.cancel()
         _wait_stubbornly(running.end)
-        raise Interrupted from None
-    except BaseException:
-        running.cancel()
-        _wait_stubbornly(running.end)
+        if isinstance(error, KeyboardInterrupt):
+            raise Interrupted from None
         raise
     return running.end.result()
 
@@ -116,34 +151,33 @@ def _wait_stubbornly(end: Future[Any]) -> None:
             continue
 
 
-async def await_in_background(work: Coroutine[Any, Any, T], on_tick: Callable[[], None]) -> T:
-    """The same for a caller that has a loop of its own, which stays free meanwhile.
-
-    Raises:
-        Interrupted: the caller's task was cancelled; the work was cancelled and has ended, and the cancellation is
-            taken back, so that the caller can return what there is.
-    """
-    running = _Work(work)
-    end = asyncio.wrap_future(running.end)
-    try:
-        while not end.done():
-            await asyncio.wait([end], timeout=TICK)
-            on_tick()
-    except asyncio.CancelledError:
-        running.cancel()
-        await _await_stubbornly(end)
-        end.exception()
-        _take_back_cancellation()
-        raise Interrupted from None
-    return end.result()
-
-
 async def _await_stubbornly(end: asyncio.Future[Any]) -> None:
     while not end.done():
         try:
             await asyncio.wait([end], timeout=GRACE)
         except asyncio.CancelledError:
             continue
+    if not end.cancelled():
+        end.exception()  # looked at, so that asyncio does not complain of it
+
+
+def _heeding_cancellation(tick: Callable[[], None]) -> Callable[[], None]:
+    """A tick that also ends a blocking call when the task that it blocks is cancelled.
+
+    asyncio.run turns Ctrl-C into that (from Python 3.11 on), and no KeyboardInterrupt comes.
+    """
+    try:
+        task = asyncio.current_task()
+    except RuntimeError:  # no loop runs here
+        return tick
+    cancelling = getattr(task, "cancelling", lambda: 0)
+
+    def heeding() -> None:
+        if cancelling():
+            raise KeyboardInterrupt
+        tick()
+
+    return heeding
 
 
 def _take_back_cancellation() -> None:
@@ -153,16 +187,11 @@ def _take_back_cancellation() -> None:
         uncancel()
 
 
-def run_nested(work: Coroutine[Any, Any, T]) -> T:
-    """Run on the loop that is running in this thread, patched to allow it; or on a new one where none is.
-
-    Raises:
-        RuntimeError: the running loop is uvloop's, which cannot be patched.
-    """
+def _run_nested(work: Coroutine[Any, Any, T], on_tick: Callable[[], None]) -> T:
     try:
         loop = asyncio.get_running_loop()
     except RuntimeError:
-        return asyncio.run(work)
+        return asyncio.run(_ticking(work, on_tick, []))
     import nest_asyncio
 
     try:
@@ -172,4 +201,27 @@ def run_nested(work: Coroutine[Any, Any, T]) -> T:
         raise RuntimeError(
             f"A running {type(loop).__module__} loop cannot be entered again. Leave loop= at its default, 'thread'."
         ) from error
-    return loop.run_until_complete(work)
+    started: list[asyncio.Future[T]] = []
+    try:
+        return loop.run_until_complete(_ticking(work, on_tick, started))
+    except KeyboardInterrupt:  # pragma: no cover - nest_asyncio patches the process, so its tests have their own
+        # It went through the loop's own machinery, past our tasks, which would go on sending.
+        for task in started:
+            task.cancel()
+            loop.run_until_complete(_await_stubbornly(task))
+        raise Interrupted from None
+
+
+async def _ticking(work: Coroutine[Any, Any, T], on_tick: Callable[[], None], started: list[asyncio.Future[T]]) -> T:
+    """Run as a task of its own, which is put into `started`, and tick meanwhile."""
+    task = asyncio.ensure_future(work)
+    started.append(task)
+    try:
+        while not task.done():
+            await asyncio.wait([task], timeout=TICK)
+            on_tick()
+    except (asyncio.CancelledError, KeyboardInterrupt):
+        task.cancel()
+        await _await_stubbornly(task)
+        raise Interrupted from None
+    return task.result()

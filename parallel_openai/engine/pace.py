@@ -13,17 +13,18 @@ SEARCH = 1.0
 #: Two refusals must be so many seconds apart to tell a rate; when they are not, the rate is cut to this share.
 MEASURE_SECONDS = 0.5
 CUT = 0.7
-SLOWEST = 1 / 60
+#: However often it is refused, one request in so many seconds goes out.
+SLOWEST_SECONDS = 30.0
 
 
 class Pace:
     """A rate found by being refused, in capacity per second; infinite as long as nothing was refused.
 
     >>> pace = Pace(now=0.0)
-    >>> pace.measure(at=10.0, sent=2000.0, rate=pace.rate, now=10.0)   # first refusal: half of the rate so far
+    >>> pace.measure(at=10.0, sent=2000.0, rate=pace.rate, cost=1.0, now=10.0)   # refused: half of the rate so far
     >>> pace.rate
     100.0
-    >>> pace.measure(at=20.0, sent=2500.0, rate=pace.rate, now=20.0)   # 500 were taken in 10 s
+    >>> pace.measure(at=20.0, sent=2500.0, rate=pace.rate, cost=1.0, now=20.0)   # 500 were taken in 10 s
     >>> pace.rate
     48.5
     """
@@ -43,39 +44,43 @@ class Pace:
         """Bring the rate to this moment."""
         if self.rate == INFINITY:
             return
-        since = now - self._set_at
+        since = max(0.0, now - self._set_at)
         if self._measured:
             self.rate = self._base * (1.0 + GROWTH * since + GROWTH_CUBED * since**3)
         else:
-            self.rate = self._base * (1.0 + SEARCH) ** min(since, 60.0)
+            self.rate = self._base * (1.0 + SEARCH) ** min(since, 20.0)
 
-    def measure(self, *, at: float, sent: float, rate: float, now: float) -> None:
-        """The server was empty for what was sent at `at`, when `sent` had been sent in all.
+    def measure(self, *, at: float, sent: float, rate: float, cost: float, now: float) -> None:
+        """The server was empty for what was sent at `at` and cost `cost`, when `sent` had been sent in all.
 
         Between two such moments it took what it refilled, so that is its rate.
         """
         before, sent_before, refused = self._empty_at, self._empty_sent, self.refused
         self.found_empty(at=at, sent=sent)
         if before is None:
-            self._set(sent / max(now - self._began, 1.0) / 2, now)
+            self._set(sent / max(now - self._began, 1.0) / 2, cost, now)
             return
         elapsed, taken = at - before, sent - sent_before - refused
         if elapsed >= MEASURE_SECONDS and taken > 0:
             self._measured = True
-            self._set(SHARE * taken / elapsed, now)
+            self._set(SHARE * taken / elapsed, cost, now)
         else:
-            self._set(rate * CUT, now)
+            self._set(rate * CUT, cost, now)
 
     def found_empty(self, *, at: float, sent: float) -> None:
         """Begin a measurement."""
         self._empty_at, self._empty_sent, self.refused = at, sent, 0.0
 
+    def pause(self, until: float) -> None:
+        """Nothing is sent before a moment, so nothing is learned by growing before it."""
+        self._set_at = max(self._set_at, until)
+
     def slow_down(self, *, rate: float, sent: float, now: float) -> None:
         """Go at half the rate, and grow slowly from there."""
         recent = rate if rate != INFINITY else sent / max(now - self._began, 1.0)
         self._measured = True
-        self._set(recent / 2, now)
+        self._set(recent / 2, 1.0, now)
 
-    def _set(self, rate: float, now: float) -> None:
-        self._base = self.rate = max(rate, SLOWEST)
+    def _set(self, rate: float, cost: float, now: float) -> None:
+        self._base = self.rate = max(rate, cost / SLOWEST_SECONDS)
         self._set_at = now

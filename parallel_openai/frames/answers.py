@@ -79,6 +79,7 @@ class Answers:
 
     def fill(self, slot: int, result: Result) -> bool:
         """Take over a result; gives whether it is an answer after all."""
+        self.clear(slot)
         cells = self._cells
         cells["request_key"][slot] = result.request.key
         if result.attempts:
@@ -102,6 +103,13 @@ class Answers:
             return False
         self._status[slot] = "succeeded"
         return True
+
+    def clear(self, slot: int) -> None:
+        """Forget what the slot was filled with."""
+        self._values[slot] = None
+        self._status[slot] = "cancelled"
+        for cells in self._cells.values():
+            cells[slot] = None
 
     def reject(self, slot: int, error: BadPromptError) -> None:
         """The row could not be asked."""
@@ -199,7 +207,10 @@ def text_column(values: Sequence[Any]) -> Any:
 
 
 def _text(values: Sequence[Any]) -> Any:
-    return pd.array(values, dtype="string")
+    try:
+        return pd.array(values, dtype="string")
+    except UnicodeEncodeError:  # lone surrogates, which an answer can hold and Arrow cannot
+        return pd.array(values, dtype="string[python]")
 
 
 def _whole(values: Sequence[Any]) -> Any:

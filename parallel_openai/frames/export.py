@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import enum
 import os
-from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,7 +15,7 @@ from parallel_openai.engine.journal import make_line
 from parallel_openai.engine.resume import KnownResults
 from parallel_openai.errors import InvalidInputError
 from parallel_openai.frames.recipe import Recipe
-from parallel_openai.frames.table import check_frame, find_column, labels_of, rows_of
+from parallel_openai.frames.table import check_frame, column_text, find_column, labels_of, rows_of
 from parallel_openai.jsonl import dumps
 from parallel_openai.records import APIRequest
 from parallel_openai.requests.endpoints import endpoint
@@ -29,7 +31,7 @@ def to_jsonl(
 
     Args:
         out: what `process_dataframe` or `label_dataframe` gave, or a part of it in any order.
-        path: the file; what it held is replaced.
+        path: the file; what it held is replaced, once the new one is whole.
         format: `records`: one object a row, all columns; any frame will do.
             `results`: `[request, response, metadata]` for each answered row and `[request, [errors], metadata]` for
             each failed one, as `process_api_requests_from_file` writes them.
@@ -60,11 +62,28 @@ def to_jsonl(
     }
     if format not in writers:
         raise InvalidInputError(f"format must be one of {', '.join(writers)}, not {format!r}.")
+    return _write(Path(path), writers[format]())
+
+
+def _write(path: Path, lines: Iterator[bytes]) -> int:
+    """Write beside the file and then put it in its place, so that a failure half-way leaves the old one as it was."""
+    place = path.resolve()
+    if place.exists() and not place.is_file():  # a pipe or a device has no place to be put in
+        return _write_lines(place, lines)
+    beside = place.with_name(f".{place.name}.{os.getpid()}.part")
+    try:
+        count = _write_lines(beside, lines)
+        os.replace(beside, place)
+    finally:
+        beside.unlink(missing_ok=True)
+    return count
+
+
+def _write_lines(path: Path, lines: Iterator[bytes]) -> int:
     count = 0
     # Journals and exports hold people's data, so nobody else on the machine may read them.
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    with open(descriptor, "wb") as file:
-        for line in writers[format]():
+    with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
+        for line in lines:
             file.write(line + b"\n")
             count += 1
     return count
@@ -74,7 +93,10 @@ def _records(out: pd.DataFrame, index: bool) -> Iterator[bytes]:
     columns = list(dict.fromkeys(out.columns))
     for column in columns:
         find_column(out, column, "to_jsonl")
-    names = [" ".join(map(str, column)).strip() if isinstance(column, tuple) else str(column) for column in columns]
+    names = [column_text(column) for column in columns]
+    for name, count in Counter(names).items():
+        if count > 1:
+            raise InvalidInputError(f"{count} columns would all be named {name!r} in the file. Rename them first.")
     index_names = [str(name) if name is not None else f"index{n or ''}" for n, name in enumerate(out.index.names)]
     labels = labels_of(out) if index else iter(())
     for values in rows_of(out, columns):
@@ -102,7 +124,12 @@ def _results(source: _Source) -> Iterator[bytes]:
 def _batch(source: _Source) -> Iterator[bytes]:
     url = f"/v1/{source.path}"
     with source.journal() as known:
-        for number, (request, _) in enumerate(source.requests(known)):
+        for number, (request, row) in enumerate(source.requests(known)):
+            if request is None and row["status"] == "cancelled":
+                raise InvalidInputError(
+                    f"Row {number} was never sent, and its request cannot be made again from the frame (a function "
+                    "made it, or its columns were dropped). Run the frame to its end first."
+                )
             if request is not None:
                 head = dumps({"custom_id": f"row-{number}", "method": "POST", "url": url})
                 yield head[:-1] + b',"body":' + request.body + b"}"
@@ -111,7 +138,7 @@ def _batch(source: _Source) -> Iterator[bytes]:
 def _fine_tuning(source: _Source) -> Iterator[bytes]:
     with source.journal() as known:
         for request, row in source.requests(known):
-            answer = row.get("label", row.get("response"))
+            answer = row["answer"]
             if request is None or row["status"] != "succeeded" or answer is None:
                 continue
             if isinstance(answer, list):
@@ -121,6 +148,8 @@ def _fine_tuning(source: _Source) -> Iterator[bytes]:
 
 
 def _as_text(answer: Any) -> str:
+    if isinstance(answer, enum.Enum):
+        answer = answer.value
     return answer if isinstance(answer, str) else dumps(answer).decode()
 
 
@@ -131,19 +160,30 @@ class _Source:
         about = out.attrs.get("parallel_openai")
         if not isinstance(about, dict):
             raise InvalidInputError(
-                "This frame does not come from process_dataframe or label_dataframe (or lost its attrs on the way); "
-                "only format='records' works for it."
+                "This frame does not come from process_dataframe or label_dataframe, or lost its attrs on the way (as "
+                "merge and read_csv lose them); only format='records' works for it. To keep them: "
+                "new.attrs = out.attrs."
             )
         self.out = out
         self.about: Mapping[str, Any] = about
         self.prefix: str = about.get("prefix", "")
         self.path = endpoint(about["endpoint"]).path
+        self._columns = {
+            "answer": self.prefix + about["answer"],
+            **{name: self.prefix + name for name in ("status", "error", "request_key")},
+        }
+        for column in self._columns.values():
+            find_column(out, column, "to_jsonl")
 
     def journal(self) -> _OpenJournal:
         return _OpenJournal(self.about["journal"])
 
     def requests(self, known: _OpenJournal) -> Iterator[tuple[APIRequest | None, dict[str, Any]]]:
-        """Each row's first request and its cells; None for a row that could not be asked."""
+        """Each row's first request and its cells; None for a row that could not be asked.
+
+        Raises:
+            InvalidInputError: a row's request is in no place any more.
+        """
         rendered = self._rendered()
         for row in self._cells():
             key = row["request_key"]
@@ -152,10 +192,6 @@ class _Source:
                 yield request, row
             elif key is not None:
                 yield known.request(key, self.path), row
-            elif rendered is None:
-                raise InvalidInputError(
-                    "The prompts were made by a function, and a row was never sent, so its request is not known."
-                )
             else:
                 yield None, row
 
@@ -164,12 +200,12 @@ class _Source:
         if self.about.get("made_by_function"):
             return None
         recipe = Recipe(
-            self.about["prompt"],
+            _column_again(self.about["prompt"]),
             self.about["model"],
-            self.about["system"],
+            _column_again(self.about["system"]),
             endpoint(self.about["endpoint"]),
             self.about["params"],
-            self.about.get("metadata", ()),
+            [_column_again(name) for name in self.about.get("metadata", ())],
         )
         try:
             recipe.check(self.out)
@@ -178,15 +214,16 @@ class _Source:
         return recipe.requests(self.out)
 
     def _cells(self) -> Iterator[dict[str, Any]]:
-        names = [
-            name for name in ("response", "label", "status", "error", "request_key") if self.prefix + name in self.out
-        ]
-        columns: Sequence[Hashable] = [self.prefix + name for name in names]
-        for values in rows_of(self.out, columns):
-            row = dict(zip(names, values, strict=True))
+        for values in rows_of(self.out, list(self._columns.values())):
+            row = dict(zip(self._columns, values, strict=True))
             if isinstance(row["request_key"], list):  # of several samples, the first
                 row["request_key"] = row["request_key"][0]
             yield row
+
+
+def _column_again(name: Any) -> Any:
+    """A name out of the attrs, where JSON made a list of a tuple."""
+    return tuple(name) if isinstance(name, list) else name
 
 
 class _OpenJournal:
@@ -208,8 +245,9 @@ class _OpenJournal:
         entry = self._known.entry(key)
         if entry is None:
             raise InvalidInputError(
-                f"The journal {self._path} does not hold a row's request any more, and the columns it was made of are "
-                "not in the frame. Export from the whole frame, or bring the journal back."
+                f"The answers' file {self._path} does not hold a row's request, and the request cannot be made again "
+                "from the frame (a function made it, or its columns were changed or dropped). Bring the file back, "
+                "or export from the frame as it was."
             )
         return APIRequest(entry[0], entry[2], path=path)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import enum
 import os
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from typing import Any
@@ -14,6 +15,7 @@ from parallel_openai.frames.answers import Reader, Reading
 from parallel_openai.frames.process import make_recipe
 from parallel_openai.frames.recipe import Prompt, Recipe
 from parallel_openai.frames.run import Options, aexecute, execute
+from parallel_openai.jsonl import dumps
 from parallel_openai.requests.endpoints import Endpoint
 from parallel_openai.requests.schemas import check_labels, label_format, read_label
 
@@ -41,9 +43,8 @@ def label_dataframe(
     the same makes the row `failed` with error_code `off_label`; it never becomes a wrong label.
 
     Args:
-        labels: the labels, two or more: texts, numbers or members of an Enum.
+        labels: the labels, two or more: texts, numbers or members of an Enum, or the Enum itself.
         system: the system message; None: one that names the labels.
-        temperature: 0 where it is not given otherwise (reasoning models take none; pass `temperature=None` for them).
 
     The other arguments, the errors and the columns are those of `process_dataframe`, with a categorical column `label`
     in the place of `response`.
@@ -108,10 +109,14 @@ def _recipe(
 def label_instruction(texts: Sequence[str]) -> str:
     """The system text that names the labels. Braces in a label are doubled, since a system text is a template too.
 
-    >>> label_instruction(["spam", "ham"])
-    'Answer with exactly one label: spam, ham.'
+    The wording was chosen by trying some on a small model, where an example of the JSON helped most.
+
+    >>> print(label_instruction(["spam", "ham"]))
+    Choose the label that fits the text best: spam, ham. Answer with JSON, such as {{"label": "ham"}}.
     """
-    return f"Answer with exactly one label: {', '.join(texts)}.".replace("{", "{{").replace("}", "}}")
+    example = f'{{"label": {dumps(texts[-1]).decode()}}}'
+    text = f"Choose the label that fits the text best: {', '.join(texts)}. Answer with JSON, such as {example}."
+    return text.replace("{", "{{").replace("}", "}}")
 
 
 def _label_reader(endpoint: Endpoint, by_text: Mapping[str, Any]) -> Reader:
@@ -126,9 +131,24 @@ def _label_reader(endpoint: Endpoint, by_text: Mapping[str, Any]) -> Reader:
             return Reading(None, answer.finish_reason, answer.model, "off_label", str(error))
         return Reading(label, answer.finish_reason, answer.model)
 
-    def column(values: Sequence[Any]) -> Any:
-        if any(isinstance(value, list) for value in values):
-            return values
-        return pd.Categorical(list(values), categories=list(by_text.values()))
+    categories = _categories(by_text)
+    return Reader("label", read, lambda values: pd.Categorical(list(values), dtype=categories))
 
-    return Reader("label", read, column)
+
+def _categories(by_text: Mapping[str, Any]) -> pd.CategoricalDtype:
+    """Made before anything is sent, since pandas takes fewer things for categories than a list holds.
+
+    Raises:
+        InvalidInputError: pandas does not take them.
+    """
+    labels = list(by_text.values())
+    try:
+        frozenset(labels)  # pandas itself would find out only when the answers are there
+        # As objects where they are an Enum's, or a `class Tone(str, Enum)` would come back as texts.
+        return pd.CategoricalDtype(pd.Index(labels, dtype=object) if _has_members(labels) else labels)
+    except (TypeError, ValueError) as error:
+        raise InvalidInputError(f"The labels {labels} cannot be told apart by pandas: {error}") from None
+
+
+def _has_members(labels: Sequence[Any]) -> bool:
+    return any(isinstance(label, enum.Enum) for label in labels)

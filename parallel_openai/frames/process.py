@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from typing import Any
 
 import pandas as pd
 
 from parallel_openai.client import Client, default_client
-from parallel_openai.errors import InvalidInputError
 from parallel_openai.frames.answers import Reader, Reading, text_column
 from parallel_openai.frames.recipe import Prompt, Recipe
 from parallel_openai.frames.run import Options, aexecute, execute
@@ -122,18 +121,12 @@ def make_recipe(
     extra_body: Mapping[str, Any] | None,
     params: Mapping[str, Any],
 ) -> Recipe:
-    """The recipe of a call's arguments.
-
-    Raises:
-        InvalidInputError: a parameter is one that the run cannot use.
-    """
-    if params.get("stream"):
-        raise InvalidInputError("stream=True brings answers in pieces; leave it out, the bar shows the progress.")
+    """The recipe of a call's arguments."""
     merged = dict(params)
     if response_format is not None:
         merged["response_format"] = response_format
     merged.update(extra_body or {})
-    beside = list(metadata) if isinstance(metadata, (list, tuple)) else [metadata]
+    beside = [metadata] if isinstance(metadata, str) or not isinstance(metadata, Iterable) else list(metadata)
     return Recipe(prompt, model, system, find_endpoint(endpoint), merged, beside, samples)
 
 

@@ -11,7 +11,15 @@ from typing import Any
 import pandas as pd
 
 from parallel_openai.errors import InvalidInputError, TemplateError
-from parallel_openai.frames.table import Row, find_column, has_column, labels_of, rows_of
+from parallel_openai.frames.table import (
+    Row,
+    column_text,
+    columns_by_text,
+    find_column,
+    has_column,
+    labels_of,
+    rows_of,
+)
 from parallel_openai.jsonl import dumps
 from parallel_openai.records import APIRequest
 from parallel_openai.requests.endpoints import CHAT, Endpoint
@@ -54,12 +62,17 @@ class Recipe:
             _source(df, self.system, "system")
         for column in self.metadata:
             find_column(df, column, "metadata")
-        if self.samples < 1 or self.samples != int(self.samples):
+        if isinstance(self.samples, bool) or not isinstance(self.samples, int) or self.samples < 1:
             raise InvalidInputError(f"samples must be a whole number above 0, not {self.samples!r}.")
+        if self.model is not None and (not isinstance(self.model, str) or not self.model.strip()):
+            raise InvalidInputError(f"model must be a model's name such as 'gpt-5-mini', not {self.model!r}.")
         try:
             APIRequest(self.params)
         except TypeError as error:
             raise InvalidInputError(f"A request parameter cannot be sent as JSON: {error}.") from None
+        for name in ("messages", "stream"):
+            if self.params.get(name):
+                raise InvalidInputError(f"{name}= {_NO_PARAMETERS[name]}")
 
     def requests(self, df: pd.DataFrame) -> Iterator[APIRequest | BadPromptError]:
         """The requests, `samples` for each row in the order of the rows; for a row that cannot be asked, why not."""
@@ -67,9 +80,10 @@ class Recipe:
         systems = _source(df, self.system, "system") if self.system is not None else None
         encoding = encoding_for_model(self.model)
         metadata = rows_of(df, self.metadata) if self.metadata else None
+        names = [column_text(name) for name in self.metadata]
         for prompt in prompts:
             system = next(systems) if systems is not None else None
-            beside = dict(zip(self.metadata, next(metadata), strict=True)) if metadata is not None else None
+            beside = dict(zip(names, next(metadata), strict=True)) if metadata is not None else None
             for sample in range(self.samples):
                 yield self._request(prompt, system, beside, sample, encoding)
 
@@ -89,8 +103,10 @@ class Recipe:
         for value in (prompt, system):
             if isinstance(value, BadPromptError):
                 raise value
-        if prompt is None:
+        if _is_missing(prompt):
             raise BadPromptError("missing_prompt", "The prompt is missing (NaN or None).")
+        if _is_missing(system):
+            system = None
         asked = to_messages(prompt, system)
         if isinstance(asked, Mapping):  # a whole body: what it says goes before what the call says
             default = {} if self.model is None else {"model": self.model}
@@ -116,6 +132,17 @@ class Recipe:
         }
 
 
+_NO_PARAMETERS = {
+    "messages": "would stand in the place of every row's prompt; pass the messages as prompt=, from a column or a "
+    "function of a row.",
+    "stream": "brings answers in pieces; leave it out, the bar shows the progress.",
+}
+
+
+def _is_missing(value: Any) -> bool:
+    return value is None or (pd.api.types.is_scalar(value) and bool(pd.isna(value)))
+
+
 def _text_of(prompt: Prompt) -> Any:
     if not callable(prompt):
         return prompt
@@ -133,38 +160,37 @@ def _source(df: pd.DataFrame, prompt: Any, what: str) -> Iterator[Any]:
     if isinstance(prompt, str):
         return _filled(df, prompt, what)
     if callable(prompt):
-        return _called(df, prompt)
+        columns = list(dict.fromkeys(df.columns))
+        return _called(df, prompt, [find_column(df, column, "a function of a row") for column in columns])
     raise InvalidInputError(
-        f"{what} must be a template, the name of a column or a function of a row, not a {type(prompt).__name__}."
+        f"{what} must be a template such as 'Summarise: {{text}}', the name of a column or a function of a row, "
+        f"not {prompt!r:.200}."
     )
 
 
 def _filled(df: pd.DataFrame, text: str, what: str) -> Iterator[Any]:
-    names = {str(name): name for name in df.columns}
+    names = columns_by_text(df)
     template = parse_template(text, list(names))
     if not template.columns and what == "prompt" and len(df) > 1:
         raise TemplateError(
-            f"The prompt {text[:80]!r} names no column and has no {{column}} in it, so every row would ask the same. "
-            f"The columns are: {', '.join(names)}."
+            f"The prompt {text[:80]!r} is no column's name and has no {{column}} in it, so every row would ask the "
+            f"same. The columns are: {', '.join(names) or 'none'}."
         )
     columns = [find_column(df, names[name], what) for name in template.columns]
     return (_fill(template, values) for values in rows_of(df, columns))
 
 
 def _fill(template: Template, values: Sequence[Any]) -> str | BadPromptError:
-    if None in values:
-        missing = template.columns[values.index(None)]
-        return BadPromptError("missing_prompt", f"Column {missing!r} is missing in this row (NaN or None).")
+    for column, value in zip(template.columns, values, strict=True):
+        if value is None:
+            return BadPromptError("missing_prompt", f"The column {column!r} is empty in this row (NaN or None).")
     try:
         return template.fill(values)
-    except (ValueError, TypeError) as error:
-        return BadPromptError("invalid_prompt", f"The template cannot be filled with this row: {error}.")
+    except Exception as error:  # a format spec that does not suit, or whatever an object in a cell raises
+        return BadPromptError("invalid_prompt", f"The template cannot be filled with this row: {error}")
 
 
-def _called(df: pd.DataFrame, function: Callable[[Row], Any]) -> Iterator[Any]:
-    columns = list(dict.fromkeys(df.columns))
-    for column in columns:
-        find_column(df, column, "a function of a row")
+def _called(df: pd.DataFrame, function: Callable[[Row], Any], columns: Sequence[Hashable]) -> Iterator[Any]:
     for values, label in zip(rows_of(df, columns), labels_of(df), strict=True):
         try:
             yield function(Row(dict(zip(columns, values, strict=True)), label))

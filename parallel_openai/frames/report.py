@@ -7,8 +7,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import pandas as pd
-
 from parallel_openai.engine.status import StatusTracker
 
 _last: RunReport | None = None
@@ -50,8 +48,8 @@ class RunReport:
     simulated: bool
 
     @classmethod
-    def of(cls, status: StatusTracker, *, rows: int, statuses: pd.Series[Any], **rest: Any) -> RunReport:
-        """The report of a run from its counters and its rows' statuses."""
+    def of(cls, status: StatusTracker, *, rows: int, statuses: Any, error_codes: Any, **rest: Any) -> RunReport:
+        """The report of a run from its counters, and its rows' statuses and error codes as arrays."""
         counts = Counter(statuses.tolist())
         return cls(
             rows=rows,
@@ -66,7 +64,7 @@ class RunReport:
             prompt_tokens=status.prompt_tokens,
             completion_tokens=status.completion_tokens,
             cost_usd=status.cost_usd,
-            errors=dict(status.errors),
+            errors=dict(Counter(error_codes.dropna().tolist()).most_common()),
             **rest,
         )
 

@@ -13,15 +13,16 @@ import pandas as pd
 
 from parallel_openai.client import Client
 from parallel_openai.engine.journal import Journal
-from parallel_openai.engine.loop import Interrupted, await_in_background, run_in_background, run_nested
+from parallel_openai.engine.loop import Interrupted, arun, run
 from parallel_openai.engine.progress import Progress
 from parallel_openai.engine.resume import KnownResults, result_line
 from parallel_openai.engine.status import StatusTracker
-from parallel_openai.errors import RunStoppedError
+from parallel_openai.errors import JournalError, RunStoppedError
 from parallel_openai.frames.answers import COLUMNS, Answers, Reader
 from parallel_openai.frames.recipe import Recipe
 from parallel_openai.frames.report import RunReport, remember
 from parallel_openai.frames.table import check_frame, check_free, with_columns
+from parallel_openai.jsonl import dumps, loads
 from parallel_openai.records import APIRequest, Result
 from parallel_openai.requests.prompts import BadPromptError
 
@@ -71,15 +72,13 @@ class FrameRun:
         progress = self._progress()
         began = time.monotonic()
         try:
-            if self.client.loop == "running":
-                run_nested(self._work_and_tick(progress))
-            else:
-                run_in_background(self._work(), progress.tick)
+            run(self._work(), progress.tick, nested=self.client.loop == "running")
         except Interrupted:
             return self._finish(progress, began, "interrupted")
         except RunStoppedError as error:
             error.partial = self._finish(progress, began, "stopped")
-            raise
+            # A notebook shows the whole way that an error came; the way through the engine tells its reader nothing.
+            raise error.with_traceback(None) from None
         except BaseException:
             progress.close()
             raise
@@ -90,15 +89,13 @@ class FrameRun:
         progress = self._progress()
         began = time.monotonic()
         try:
-            if self.client.loop == "running":
-                await self._work_and_tick(progress)
-            else:
-                await await_in_background(self._work(), progress.tick)
+            await arun(self._work(), progress.tick, nested=self.client.loop == "running")
         except Interrupted:
             return self._finish(progress, began, "interrupted")
         except RunStoppedError as error:
             error.partial = self._finish(progress, began, "stopped")
-            raise
+            # A notebook shows the whole way that an error came; the way through the engine tells its reader nothing.
+            raise error.with_traceback(None) from None
         except BaseException:
             progress.close()
             raise
@@ -116,20 +113,6 @@ class FrameRun:
                 )
             finally:
                 known.close()
-
-    async def _work_and_tick(self, progress: Progress) -> None:
-        import asyncio
-
-        work = asyncio.ensure_future(self._work())
-        try:
-            while not work.done():
-                await asyncio.wait([work], timeout=0.2)
-                progress.tick()
-        except (asyncio.CancelledError, KeyboardInterrupt):
-            work.cancel()
-            await asyncio.wait([work])
-            raise Interrupted from None
-        work.result()
 
     def _requests(self, known: KnownResults) -> Iterator[APIRequest | None]:
         """What must be sent; what can be answered from the journal or by another row is answered on the way."""
@@ -161,6 +144,7 @@ class FrameRun:
             return False
         good = self.answers.fill(slot, result)
         if not good and self.options.retry_failed:
+            self.answers.clear(slot)
             return False
         self.status.num_tasks_restored += 1
         if good:
@@ -189,13 +173,16 @@ class FrameRun:
         report = RunReport.of(
             self.status,
             rows=len(self.df),
-            statuses=out[self.options.prefix + "status"],
+            statuses=columns[self.options.prefix + "status"],
+            error_codes=columns[self.options.prefix + "error_code"],
             seconds=time.monotonic() - began,
             ended=ended,
             journal=str(self.journal_path),
             simulated=self.answers.simulated,
         )
-        out.attrs["parallel_openai"] = {**self.recipe.summary(), "prefix": self.options.prefix, **report.summary()}
+        about = {"answer": self.reader.name, "prefix": self.options.prefix}
+        # Plain JSON, since to_parquet and others write the attrs into their files.
+        out.attrs["parallel_openai"] = loads(dumps({**self.recipe.summary(), **about, **report.summary()}))
         remember(report)
         progress.close(str(report))
         return out
@@ -207,12 +194,22 @@ class FrameRun:
         if self.options.save_to is not None:
             return Path(self.options.save_to)
         folder = Path(JOURNAL_FOLDER)
-        folder.mkdir(mode=0o700, exist_ok=True)
-        fence = folder / ".gitignore"
-        if not fence.exists():
-            fence.write_text("# Answers and the data they are about: not to be published by accident.\n*\n", "utf-8")
+        try:
+            _make_private(folder)
+        except OSError as error:
+            raise JournalError(
+                f"The folder {folder.absolute()} for the answers cannot be made: {error.strerror}. Choose a place for "
+                "them with save_to=."
+            ) from error
         model = "".join(c if c.isalnum() or c in "-._" else "-" for c in self.recipe.model or "requests")
         return folder / f"{model[:80]}-{self.recipe.digest(self.client.base_url)}.jsonl"
+
+
+def _make_private(folder: Path) -> None:
+    folder.mkdir(mode=0o700, exist_ok=True)
+    fence = folder / ".gitignore"
+    if not fence.exists():
+        fence.write_text("# Answers and the data they are about: not to be published by accident.\n*\n", "utf-8")
 
 
 def execute(df: Any, recipe: Recipe, reader: Reader, client: Client, options: Options) -> pd.DataFrame:

@@ -56,15 +56,43 @@ def find_column(df: pd.DataFrame, name: Hashable, what: str) -> Hashable:
     if count == 1:
         return name
     if count:
-        raise InvalidInputError(f"The frame has {count} columns named {name!r}, so {what} is ambiguous. Rename them.")
-    raise ColumnNotFoundError(f"{what} names column {name!r}; the frame has: {_list(df)}.")
+        raise InvalidInputError(
+            f"The frame has {count} columns named {name!r}, and {what} needs one of them. Rename or drop the others."
+        )
+    raise ColumnNotFoundError(f"{what} names the column {name!r}, but the frame has {_list(df)}.")
 
 
 def has_column(df: pd.DataFrame, name: Any) -> bool:
     try:
-        return bool(name in df.columns)
-    except TypeError:  # unhashable, so no column's name
+        hash(name)
+    except TypeError:
         return False
+    # Asked of a list: a MultiIndex would know "a" where it has ("a", "b"), a DatetimeIndex "2026" where it has a day.
+    return name in list(df.columns)
+
+
+def column_text(name: Hashable) -> str:
+    """A column's name as templates and exports write it; the levels of a MultiIndex stand beside each other.
+
+    >>> column_text("text"), column_text(3), column_text(("review", "text")), column_text(("score", ""))
+    ('text', '3', 'review text', 'score')
+    """
+    if isinstance(name, tuple):
+        return " ".join(str(level) for level in name if level != "")
+    return str(name)
+
+
+def columns_by_text(df: pd.DataFrame) -> dict[str, Hashable]:
+    """The columns by their names as text; of two that look the same, the one that is a text.
+
+    >>> columns_by_text(pd.DataFrame(columns=["a", 1, "1"]))
+    {'a': 'a', '1': '1'}
+    """
+    by_text: dict[str, Hashable] = {}
+    for name in df.columns:
+        if column_text(name) not in by_text or isinstance(name, str):
+            by_text[column_text(name)] = name
+    return by_text
 
 
 def _list(df: pd.DataFrame) -> str:
@@ -110,8 +138,8 @@ def check_free(df: pd.DataFrame, names: Sequence[str], prefix: str) -> None:
     taken = [prefix + name for name in names if prefix + name in df.columns]
     if taken:
         raise ColumnExistsError(
-            f"The frame already has {', '.join(map(repr, taken))}. Pass prefix='...' for other names, or drop "
-            f"{'them' if len(taken) > 1 else 'it'} first: df.drop(columns={taken})."
+            f"The frame already has {', '.join(map(repr, taken))}, where the results would go. Pass prefix='new_' for "
+            f"other names, or drop {'them' if len(taken) > 1 else 'it'} first: df.drop(columns={taken})."
         )
 
 
@@ -120,6 +148,7 @@ def with_columns(df: pd.DataFrame, columns: dict[str, Any]) -> pd.DataFrame:
     added = pd.DataFrame({name: pd.Series(values, index=df.index) for name, values in columns.items()}, index=df.index)
     if df.columns.nlevels > 1:  # the names must be tuples as long as the frame's own
         added.columns = pd.MultiIndex.from_tuples([(name, *[""] * (df.columns.nlevels - 1)) for name in columns])
+    added.columns.names = df.columns.names  # or concat would drop them
     out = pd.concat([df, added], axis=1) if len(df.columns) else added
     out.attrs = dict(df.attrs)
     return out

@@ -1,20 +1,26 @@
-"""Servers on this machine: a `simulator` of the API and its limits, and a real small `model`."""
+"""Servers to try things on, without a key and without a cost: `simulator` and `model`.
+
+`simulator` speaks OpenAI's wire format and enforces its limits, with made-up answers; `model` is a real small
+language model. Each is imported when it is first used.
+"""
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+import importlib
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from parallel_openai.local import model, simulator
+    from types import ModuleType
+
+    from parallel_openai.local import model as model
+    from parallel_openai.local import simulator as simulator
 
 __all__ = ["model", "simulator"]
 
 
-def __getattr__(name: str) -> Any:
-    # Neither is needed by those who only call the API, so each is imported at its first use.
+def __getattr__(name: str) -> ModuleType:
     if name in __all__:
-        return import_module(f"parallel_openai.local.{name}")
+        return importlib.import_module(f"{__name__}.{name}")
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

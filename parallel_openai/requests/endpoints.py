@@ -80,6 +80,8 @@ def _read_chat(response: Mapping[str, Any]) -> Answer:
     if not isinstance(choice, dict) or not isinstance(message, dict):
         return Answer(None, None, model, "empty", "The response has no choices with a message.")
     reason = choice.get("finish_reason")
+    if not isinstance(reason, str):
+        reason = None
     content, refusal = _text(message.get("content")), message.get("refusal")
     if refusal:
         return Answer(None, reason, model, "refused", f"The model refused: {str(refusal)[:500]}")
@@ -87,9 +89,9 @@ def _read_chat(response: Mapping[str, Any]) -> Answer:
         return Answer(content or None, reason, model, "content_filter", "The answer was cut by the content filter.")
     if reason == "length":
         return Answer(content or None, reason, model, "truncated", _truncated(content, response))
-    if not content and not message.get("tool_calls"):
+    if not content and not message.get("tool_calls") and not message.get("function_call"):
         return Answer(None, reason, model, "empty", f"The model answered with nothing (finish_reason {reason!r}).")
-    return Answer(content, reason, model)
+    return Answer(content or None, reason, model)
 
 
 def _truncated(content: str, response: Mapping[str, Any]) -> str:
@@ -146,6 +148,6 @@ def _count(fields: Any, *names: str) -> int:
     if isinstance(fields, dict):
         for name in names:
             value = fields.get(name)
-            if isinstance(value, int):
+            if isinstance(value, int) and 0 <= value < 2**63:
                 return value
     return 0

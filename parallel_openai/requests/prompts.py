@@ -57,10 +57,10 @@ def parse_template(text: str, names: Sequence[str]) -> Template:
 
     >>> parse_template("Summarise: {text}", ["text", "id"]).columns
     ('text',)
-    >>> parse_template("Summarise: {txt}", ["text", "id"])
+    >>> parse_template("Summarise: {txt}", ["text", "id"])  # doctest: +ELLIPSIS
     Traceback (most recent call last):
         ...
-    parallel_openai.errors.TemplateError: The template uses {txt}, but the columns are: text, id. (A brace: {{ or }}.)
+    parallel_openai.errors.TemplateError: The template uses {txt}, but the columns are: text, id. (For ...)
     """
     try:
         parsed = list(string.Formatter().parse(text))
@@ -77,6 +77,8 @@ def parse_template(text: str, names: Sequence[str]) -> Template:
             continue
         if field not in names:
             raise TemplateError(_unknown_field(field, names))
+        if conversion not in (None, "r", "s", "a"):
+            raise TemplateError(f"The template uses {{{field}!{conversion}}}; a conversion is one of !r, !s, !a.")
         if "{" in (spec or ""):
             raise TemplateError(f"The format spec {spec!r} of {{{field}}} must not hold a field of its own.")
         if field not in columns:
@@ -86,12 +88,15 @@ def parse_template(text: str, names: Sequence[str]) -> Template:
 
 
 def _unknown_field(field: str, names: Sequence[str]) -> str:
-    have = ", ".join(str(name) for name in names[:20]) + (", ..." if len(names) > 20 else "")
+    have = ", ".join(names[:20]) + (", ..." if len(names) > 20 else "") if names else "none"
     if not field:
-        return f"The template has an empty field {{}}; name a column in it. The frame has: {have}."
+        return f"The template has an empty field {{}}; name a column in it, as in {{text}}. The columns are: {have}."
     if any(mark in field for mark in ".[") and field.replace("[", ".").split(".")[0] in names:
-        return f"The template uses {{{field}}}; only a column's value can be filled in, no attribute or item of it."
-    return f"The template uses {{{field}}}, but the columns are: {have}. (A brace: {{{{ or }}}}.)"
+        return (
+            f"The template uses {{{field}}}; only a column's value can be filled in, no attribute or item of it. "
+            "For more, make a column of it or pass a function of a row."
+        )
+    return f"The template uses {{{field}}}, but the columns are: {have}. (For a brace itself write {{{{ or }}}}.)"
 
 
 class BadPromptError(ValueError):
@@ -106,12 +111,12 @@ class BadPromptError(ValueError):
         self.code = code
 
 
-def to_messages(prompt: Any, system: str | None) -> list[Any] | Mapping[str, Any]:
+def to_messages(prompt: Any, system: Any) -> list[Any] | Mapping[str, Any]:
     """A row's prompt as chat messages, or as the whole body when it is one.
 
     Args:
-        prompt: a text, a message, a list of messages, or a request body.
-        system: a system text to stand first; None for none.
+        prompt: a text, a message, a list or array of messages, or a request body.
+        system: a system text, or a list of content parts, to stand first; None for none.
 
     Raises:
         BadPromptError: it is none of these.
@@ -119,25 +124,49 @@ def to_messages(prompt: Any, system: str | None) -> list[Any] | Mapping[str, Any
     >>> to_messages("Hi.", "Be brief.")
     [{'role': 'system', 'content': 'Be brief.'}, {'role': 'user', 'content': 'Hi.'}]
     """
+    if system is not None and not isinstance(system, (str, list)):
+        raise BadPromptError("invalid_prompt", f"The system message is a {_type(system)}; it must be a text.")
+    if hasattr(prompt, "tolist"):  # numpy's arrays: what parquet files give for lists
+        prompt = prompt.tolist()
     if isinstance(prompt, str):
         if not prompt.strip():
             raise BadPromptError("empty_prompt", "The prompt is empty.")
         messages: list[Any] = [{"role": "user", "content": prompt}]
     elif isinstance(prompt, Mapping):
         if "role" not in prompt:
-            return prompt if system is None else {**prompt, "messages": _led(prompt.get("messages"), system)}
+            return _whole_body(prompt, system)
         messages = [prompt]
     elif isinstance(prompt, Sequence) and not isinstance(prompt, (bytes, bytearray)):
         messages = list(prompt)
         if not messages or not all(isinstance(message, Mapping) and "role" in message for message in messages):
-            raise BadPromptError("invalid_prompt", "The list of messages must hold {'role': ..., 'content': ...}.")
+            raise BadPromptError(
+                "invalid_prompt",
+                "A prompt that is a list must hold chat messages: [{'role': 'user', 'content': ...}, ...].",
+            )
     else:
         raise BadPromptError(
             "invalid_prompt",
-            f"The prompt is a {type(prompt).__name__}; it must be a text, a list of messages or a request body.",
+            f"The prompt is a {_type(prompt)}; it must be a text, a list of chat messages or a request body.",
         )
     return messages if system is None else _led(messages, system)
 
 
-def _led(messages: Any, system: str) -> list[Any]:
-    return [{"role": "system", "content": system}, *(messages or [])]
+def _whole_body(body: Mapping[str, Any], system: Any) -> Mapping[str, Any]:
+    if body.get("stream"):
+        raise BadPromptError("invalid_prompt", "The body says stream: true; leave it out, answers are read whole.")
+    if system is None:
+        return body
+    messages = body.get("messages") or []
+    if hasattr(messages, "tolist"):
+        messages = messages.tolist()
+    if not isinstance(messages, (list, tuple)):
+        raise BadPromptError("invalid_prompt", f"The body's messages are a {_type(messages)}; they must be a list.")
+    return {**body, "messages": _led(messages, system)}
+
+
+def _led(messages: Sequence[Any], system: Any) -> list[Any]:
+    return [{"role": "system", "content": system}, *messages]
+
+
+def _type(value: Any) -> str:
+    return f"value of type {type(value).__name__}"

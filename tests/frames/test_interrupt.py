@@ -1,0 +1,221 @@
+"""Interrupts, cancelled tasks, running loops and threads: the same call works in all of them."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+
+import parallel_openai as po
+from parallel_openai.local.simulator import Server
+from tests.conftest import answered_then_stuck, interrupted_once_sent, wait_until_sent
+
+OPTIONS: dict[str, Any] = {"model": "gpt-4o-mini", "progress": False}
+STOPPED_SHORT = {"succeeded": 5, "failed": 0, "cancelled": 195}
+
+needs_signals = pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGINT for one process")
+
+
+def texts(count: int) -> pd.DataFrame:
+    return pd.DataFrame({"text": [f"Review {n}" for n in range(count)]})
+
+
+def counts(out: pd.DataFrame) -> dict[str, int]:
+    return out["status"].value_counts().to_dict()
+
+
+@needs_signals
+@pytest.mark.parametrize("loop", ["thread", "running"])
+def test_an_interrupt_gives_the_frame_with_the_rest_cancelled(server: Server, loop: Any) -> None:
+    answered_then_stuck(server, 5)
+    client = po.Client(server.base_url, loop=loop)
+    with interrupted_once_sent(server, 6):
+        out = po.process_dataframe(texts(200), "text", client=client, **OPTIONS)
+    assert counts(out) == STOPPED_SHORT
+    assert out.attrs["parallel_openai"]["ended"] == "interrupted"
+
+
+@needs_signals
+def test_after_an_interrupt_nothing_is_sent_until_the_next_run_goes_on(server: Server, client: po.Client) -> None:
+    answered_then_stuck(server, 5)
+    with interrupted_once_sent(server, 6):
+        po.process_dataframe(texts(200), "text", client=client, **OPTIONS)
+    received = server.stats()["received"]
+    time.sleep(0.3)
+    assert server.stats()["received"] == received
+    server.set(latency=0)
+    out = po.process_dataframe(texts(200), "text", client=client, **OPTIONS)
+    assert out["status"].eq("succeeded").all()
+    assert out.attrs["parallel_openai"]["restored"] == 5
+
+
+@needs_signals
+def test_an_interrupt_ends_the_run_quickly(server: Server, client: po.Client) -> None:
+    server.set(latency=100)
+    with interrupted_once_sent(server, 1) as interrupts:
+        po.process_dataframe(texts(200), "text", client=client, **OPTIONS)
+        assert time.monotonic() - interrupts[0] < 1
+
+
+@needs_signals
+def test_an_interrupt_of_a_call_that_blocks_a_loop_ends_it(server: Server, client: po.Client) -> None:
+    answered_then_stuck(server, 5)
+
+    async def main() -> None:
+        po.process_dataframe(texts(200), "text", client=client, **OPTIONS)
+
+    with interrupted_once_sent(server, 6):
+        try:
+            asyncio.run(main())
+        except KeyboardInterrupt:  # asyncio's own way, from Python 3.11 on
+            pass
+    report = po.last_run()
+    assert report is not None
+    assert (report.ended, report.succeeded, report.cancelled) == ("interrupted", 5, 195)
+
+
+@pytest.mark.parametrize("loop", ["thread", "running"])
+def test_a_cancelled_task_gives_the_frame_with_the_rest_cancelled(server: Server, loop: Any) -> None:
+    answered_then_stuck(server, 5)
+    client = po.Client(server.base_url, loop=loop)
+
+    async def main() -> pd.DataFrame:
+        task = asyncio.create_task(po.aprocess_dataframe(texts(200), "text", client=client, **OPTIONS))
+        await asyncio.to_thread(wait_until_sent, server, 6)
+        task.cancel()
+        return await task
+
+    out = asyncio.run(main())
+    assert counts(out) == STOPPED_SHORT
+    assert out.attrs["parallel_openai"]["ended"] == "interrupted"
+
+
+@pytest.mark.skipif(sys.version_info < (3, 11), reason="asyncio.timeout is new in Python 3.11")
+def test_a_timeout_around_it_gives_the_frame_with_the_rest_cancelled(server: Server, client: po.Client) -> None:
+    server.set(latency=100)
+
+    async def main() -> pd.DataFrame:
+        async with asyncio.timeout(0.5):  # type: ignore[attr-defined,unused-ignore]
+            return await po.aprocess_dataframe(texts(20), "text", client=client, **OPTIONS)
+
+    assert asyncio.run(main())["status"].eq("cancelled").all()
+
+
+def test_the_callers_loop_stays_free_meanwhile(server: Server, client: po.Client) -> None:
+    server.set(latency=0.3)
+    beats = 0
+
+    async def main() -> pd.DataFrame:
+        nonlocal beats
+        task = asyncio.create_task(po.aprocess_dataframe(texts(20), "text", client=client, **OPTIONS))
+        while not task.done():
+            beats += 1
+            await asyncio.sleep(0.02)
+        return await task
+
+    assert asyncio.run(main())["status"].eq("succeeded").all()
+    assert beats >= 5
+
+
+def test_the_blocking_call_works_inside_a_running_loop(client: po.Client) -> None:
+    async def main() -> pd.DataFrame:
+        return po.process_dataframe(texts(20), "text", client=client, **OPTIONS)
+
+    assert asyncio.run(main())["status"].eq("succeeded").all()
+
+
+def test_several_awaited_calls_run_at_once(server: Server, client: po.Client) -> None:
+    server.set(latency=0.3)
+
+    async def main() -> list[pd.DataFrame]:
+        calls = (po.aprocess_dataframe(texts(5), f"{n} {{text}}", client=client, **OPTIONS) for n in range(4))
+        return await asyncio.gather(*calls)
+
+    began = time.monotonic()
+    assert all(out["status"].eq("succeeded").all() for out in asyncio.run(main()))
+    assert time.monotonic() - began < 4 * 0.3 + 0.5
+    assert server.stats()["max_in_flight"] > 5
+
+
+def test_the_work_can_be_done_on_a_loop_of_ones_own(server: Server) -> None:
+    client = po.Client(server.base_url, loop="running")
+    assert counts(po.process_dataframe(texts(20), "text", client=client, **OPTIONS))["succeeded"] == 20
+
+
+def test_the_work_can_be_done_on_the_loop_that_awaits_it(server: Server) -> None:
+    client = po.Client(server.base_url, loop="running")
+    out = asyncio.run(po.aprocess_dataframe(texts(20), "text", client=client, **OPTIONS))
+    assert counts(out)["succeeded"] == 20
+
+
+# nest_asyncio patches asyncio for the whole process, so these have processes of their own.
+NESTED = """
+    import asyncio, json
+    import pandas as pd
+    import parallel_openai as po
+
+    df = pd.DataFrame({"text": [f"Review {n}" for n in range(200)]})
+    client = po.Client(loop="running")
+
+    async def main():
+        return po.process_dataframe(df, "text", model="m", progress=False, client=client)
+
+    # Not asyncio.run, which takes the interrupts to itself; a notebook's kernel does not.
+    out = asyncio.new_event_loop().run_until_complete(main())
+    print(json.dumps(out["status"].value_counts().to_dict()))
+"""
+
+
+def start_nested(server: Server) -> subprocess.Popen[bytes]:
+    environment = {**os.environ, "PYTHONPATH": str(Path(po.__file__).parents[1]), "OPENAI_BASE_URL": server.base_url}
+    command = [sys.executable, "-c", textwrap.dedent(NESTED)]
+    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, start_new_session=True)
+
+
+def test_the_work_can_be_done_inside_the_running_loop(server: Server) -> None:
+    with start_nested(server) as process:
+        out, _ = process.communicate(timeout=60)
+    assert json.loads(out) == {"succeeded": 200, "failed": 0, "cancelled": 0}
+
+
+@needs_signals
+def test_an_interrupt_inside_the_running_loop_gives_the_frame_too(server: Server) -> None:
+    answered_then_stuck(server, 5)
+    with start_nested(server) as process:
+        wait_until_sent(server, 6)
+        process.send_signal(signal.SIGINT)
+        out, _ = process.communicate(timeout=60)
+    assert json.loads(out) == STOPPED_SHORT
+
+
+def test_two_threads_share_a_client(server: Server, client: po.Client) -> None:
+    outs: dict[int, pd.DataFrame] = {}
+
+    def work(n: int) -> None:
+        outs[n] = po.process_dataframe(texts(50), f"{n} {{text}}", client=client, **OPTIONS)
+
+    threads = [threading.Thread(target=work, args=(n,)) for n in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(30)
+    assert all(outs[n]["status"].eq("succeeded").all() for n in range(2))
+    assert server.stats()["received"] == 100
+
+
+def test_a_closed_client_can_be_used_again(client: po.Client) -> None:
+    for n in range(2):
+        out = po.process_dataframe(texts(3), f"{n} {{text}}", client=client, **OPTIONS)
+        assert out["status"].eq("succeeded").all()
+        client.close()

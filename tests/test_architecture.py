@@ -1,0 +1,191 @@
+"""Who may import whom, and what the public face is: read from the source, so that it stays as DESIGN has it."""
+
+from __future__ import annotations
+
+import ast
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import parallel_openai
+
+ROOT = Path(parallel_openai.__file__).parent
+PACKAGE = "parallel_openai"
+
+#: From the ground to the roof; a module imports from its own layer and from those before it.
+LAYERS = (
+    ("errors", "jsonl", "records"),
+    ("requests",),
+    ("engine",),
+    ("client",),
+    ("frames", "files", "batch", "distributed"),
+    ("local",),
+    ("", "cli", "__main__"),
+)
+
+#: Where a third-party library comes in: the modules, or folders of modules, that may import it.
+DOORS = {
+    "pandas": ("frames", "local.demo"),
+    "numpy": ("frames",),
+    "aiohttp": ("engine.transport", "local"),
+    "yarl": ("engine.transport", "local"),
+    "tqdm": ("engine.progress",),
+    "IPython": ("engine.progress",),
+    "tiktoken": ("requests.tokens", "requests.vocabularies"),
+    "genai_prices": ("requests.prices",),
+    "orjson": ("jsonl", "local"),
+    "nest_asyncio": ("engine.loop",),
+    "uvloop": ("engine.loop",),
+    "filelock": ("engine",),
+    "pydantic": ("requests.schemas", "frames"),
+    "matplotlib": ("frames",),
+    "ray": ("distributed",),
+    "xllamacpp": ("local",),
+    "hatchling": ("requests.vocabularies.hatch_build",),
+}
+
+
+def modules() -> dict[str, Path]:
+    """Every module by its name below the package; the package itself is ``."""
+    found = {}
+    for path in sorted(ROOT.rglob("*.py")):
+        parts = path.relative_to(ROOT).with_suffix("").parts
+        found[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
+    return found
+
+
+MODULES = modules()
+
+
+def imports(name: str, *, lazy: bool = True) -> Iterator[str]:
+    """The absolute names that a module imports; without `lazy`, only those that importing it imports too."""
+    path = MODULES[name]
+    package = [PACKAGE, *filter(None, name.split("."))]
+    if path.name != "__init__.py":
+        package.pop()
+    for node in _statements(ast.parse(path.read_text("utf-8")), lazy=lazy):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = package[: len(package) - node.level + 1] if node.level else []
+            source = ".".join([*base, *filter(None, [node.module])])
+            for alias in node.names:  # what is imported may be a module itself
+                whole = f"{source}.{alias.name}"
+                yield whole if whole.removeprefix(f"{PACKAGE}.") in MODULES else source
+
+
+def _statements(tree: ast.AST, *, lazy: bool) -> Iterator[ast.AST]:
+    for node in ast.iter_child_nodes(tree):
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
+            continue
+        if not lazy and isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
+            continue
+        yield node
+        yield from _statements(node, lazy=lazy)
+
+
+def ours(name: str, *, lazy: bool = True) -> set[str]:
+    """The modules of the package that a module imports, by their names below it."""
+    found = {each.removeprefix(PACKAGE).removeprefix(".") for each in imports(name, lazy=lazy) if _is_ours(each)}
+    return found - {name}
+
+
+def _is_ours(imported: str) -> bool:
+    return imported.split(".")[0] == PACKAGE
+
+
+def layer(name: str) -> int:
+    top = name.split(".")[0]
+    [level] = [number for number, layer in enumerate(LAYERS) if top in layer] or [-1]
+    assert level >= 0, f"{name} has no layer yet; give it one in LAYERS."
+    return level
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_a_module_imports_nothing_from_above_it(name: str) -> None:
+    assert [each for each in ours(name) if layer(each) > layer(name)] == []
+
+
+def test_nothing_imports_in_a_circle() -> None:
+    graph = {name: ours(name) & MODULES.keys() for name in MODULES if name}
+    done: set[str] = set()
+
+    def visit(name: str, path: tuple[str, ...]) -> None:
+        assert name not in path, f"a circle: {' -> '.join([*path[path.index(name) :], name])}"
+        if name not in done:
+            for each in graph.get(name, ()):
+                visit(each, (*path, name))
+            done.add(name)
+
+    for name in graph:
+        visit(name, ())
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_a_third_party_library_comes_in_by_its_door(name: str) -> None:
+    for imported in imports(name):
+        top = imported.split(".")[0]
+        if top == PACKAGE or top in sys.stdlib_module_names:
+            continue
+        assert top in DOORS, f"{name} imports {top}, which has no door."
+        doors = DOORS[top]
+        assert any(name == door or name.startswith(f"{door}.") for door in doors), f"{name} imports {top}"
+
+
+@pytest.mark.parametrize("name", [name for name in MODULES if name.startswith("local.simulator")])
+def test_the_simulator_imports_nothing_of_ours(name: str) -> None:
+    assert {each for each in ours(name) if not each.startswith("local.simulator")} == set()
+
+
+def test_the_processor_knows_no_http_no_pandas_and_no_bar() -> None:
+    assert {"aiohttp", "pandas", "tqdm"}.isdisjoint(imports("engine.processor"))
+    assert ours("engine.processor").isdisjoint({"engine.transport", "engine.journal", "engine.progress"})
+
+
+def test_the_public_face_is_a_sorted_list_of_what_is_really_there() -> None:
+    listed = parallel_openai.__all__
+    assert listed == sorted(listed)
+    tree = ast.parse(MODULES[""].read_text("utf-8"))
+    imported = [
+        alias.asname or alias.name for node in tree.body if isinstance(node, ast.ImportFrom) for alias in node.names
+    ]
+    assert sorted(imported) == listed
+    assert all(hasattr(parallel_openai, name) for name in listed)
+
+
+@pytest.mark.parametrize("name", sorted(set(parallel_openai.__all__) - {"errors", "local"}))
+def test_everything_public_is_documented(name: str) -> None:
+    assert (getattr(parallel_openai, name).__doc__ or "").strip()
+
+
+@pytest.mark.parametrize("name", [name for name in parallel_openai.__all__ if f"a{name}" in parallel_openai.__all__])
+def test_an_awaitable_twin_takes_what_the_blocking_call_takes(name: str) -> None:
+    import inspect
+
+    blocking, awaitable = (inspect.signature(getattr(parallel_openai, each)) for each in (name, f"a{name}"))
+    assert blocking == awaitable
+
+
+HEAVY = ["tiktoken", "genai_prices", "matplotlib", "aiohttp.web", "tqdm", "pydantic", "nest_asyncio"]
+
+
+def run(code: str) -> str:
+    environment = {**os.environ, "PYTHONPATH": str(ROOT.parent)}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, check=True, timeout=60)
+    return done.stdout.decode()
+
+
+def test_importing_the_package_imports_nothing_heavy() -> None:
+    assert run(f"import sys, parallel_openai; print([name for name in {HEAVY} if name in sys.modules])") == "[]\n"
+
+
+def test_importing_the_package_is_quick() -> None:
+    code = (
+        "import pandas, time; began = time.process_time(); import parallel_openai; print(time.process_time() - began)"
+    )
+    # Processor time of the best of three, so that a busy machine does not count.
+    assert min(float(run(code)) for _ in range(3)) < 0.35

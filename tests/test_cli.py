@@ -1,0 +1,230 @@
+"""The command, as a process of its own against the simulator."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import parallel_openai as po
+from parallel_openai import cli
+from parallel_openai.local.simulator import Server
+
+ROOT = Path(__file__).parents[1]
+COMMAND = [sys.executable, "-m", "parallel_openai"]
+
+
+@pytest.fixture
+def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
+    with po.local.simulator.serve(max_requests_per_minute=None) as server:
+        monkeypatch.setenv("OPENAI_BASE_URL", server.base_url)
+        monkeypatch.setenv("OPENAI_API_KEY", "sk-simulated")
+        yield server
+
+
+def environment() -> dict[str, str]:
+    return {**os.environ, "PYTHONPATH": str(ROOT), "NO_COLOR": "1", "COLUMNS": "100"}
+
+
+def command(*words: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [*COMMAND, *words], env=environment(), capture_output=True, encoding="utf-8", timeout=60, check=False
+    )
+
+
+def write_requests(count: int, **more: object) -> Path:
+    path = Path("requests.jsonl")
+    lines = [
+        {"model": "gpt-5-mini", "messages": [{"role": "user", "content": f"Say {n}."}], "metadata": {"row": n}, **more}
+        for n in range(count)
+    ]
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return path
+
+
+def results(path: str = "requests_results.jsonl") -> list[list[object]]:
+    return [json.loads(line) for line in Path(path).read_text().splitlines()]
+
+
+@pytest.mark.usefixtures("server")
+def test_run_writes_a_line_for_each_request() -> None:
+    write_requests(5)
+    done = command("run", "--requests_filepath", "requests.jsonl", "--save-filepath", "out.jsonl")
+    assert (done.returncode, done.stdout) == (0, "")
+    assert done.stderr.splitlines()[-1] == "Done: 5 succeeded, 0 failed. Results: out.jsonl"
+    assert sorted(line[2]["row"] for line in results("out.jsonl")) == [0, 1, 2, 3, 4]  # type: ignore[index]
+
+
+def test_run_goes_on_where_it_stopped(server: Server, capsys: pytest.CaptureFixture[str]) -> None:
+    write_requests(3)
+    assert cli.main(["run", "--requests-filepath=requests.jsonl"]) == 0
+    write_requests(5)
+    assert cli.main(["run", "--requests-filepath=requests.jsonl"]) == 0
+    assert "3 known already" in capsys.readouterr().err
+    assert server.stats()["received"] == len(results()) == 5
+
+
+@pytest.mark.usefixtures("server")
+def test_run_with_failed_rows_says_how_many_and_is_done_all_the_same() -> None:
+    write_requests(2, temperature="warm")
+    done = command("run", "--requests_filepath", "requests.jsonl")
+    assert done.returncode == 0
+    assert "WARNING A request failed" in done.stderr
+    assert "0 succeeded, 2 failed" in done.stderr
+    assert all(isinstance(line[1], list) for line in results())
+
+
+@pytest.mark.usefixtures("server")
+def test_the_logging_level_silences() -> None:
+    write_requests(2, temperature="warm")
+    done = command("run", "--requests_filepath", "requests.jsonl", "--logging_level", "50")
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_requests_with_an_input_go_to_embeddings_by_default() -> None:
+    path = Path("requests.jsonl")
+    path.write_text('{"model": "text-embedding-3-small", "input": "Hi."}\n')
+    assert cli._default_url(str(path), {}) == "https://api.openai.com/v1/embeddings"
+
+
+@pytest.mark.parametrize("text", ["", "no json\n", "[]\n", '\ufeff{"messages": []}\n'])
+def test_other_requests_go_to_chat_completions_by_default(text: str) -> None:
+    path = Path("requests.jsonl")
+    path.write_text(text, "utf-8")
+    assert cli._default_url(str(path), {"OPENAI_BASE_URL": "http://host/v1/"}) == "http://host/v1/chat/completions"
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["--requests_filepath", "nothing.jsonl"], "parallel-openai: There is no requests file nothing.jsonl"),
+        (["--save_filepath", "x"], "the following arguments are required: --requests_filepath"),
+        (["--requests_filepath", "x", "--max_requests_per_minute", "many"], "'many' is neither a number nor none"),
+        (["--requests_filepath", "x", "--logging_level", "loud"], "'loud' is no level; give 10, 20, 30, 40 or 50"),
+        (["--requests_filepath", "x", "--max-attempt", "3"], "no option --max-attempt. Did you mean --max-attempts?"),
+        (["--requests_filepath", "x", "--zzz"], "there is no option --zzz."),
+        (["--requests_filepath", "requests.jsonl", "--max_attempts", "0"], "max_attempts must be a number above 0"),
+        (["--requests_filepath", "requests.jsonl", "--token_encoding_name", "x"], "'x'"),
+    ],
+    ids=["no-file", "no-option", "no-number", "no-level", "near-miss", "far-miss", "out-of-range", "no-encoding"],
+)
+def test_wrong_input_is_one_sentence_and_code_2(
+    words: list[str], sentence: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_requests(1)
+    with pytest.raises(SystemExit) as end:
+        sys.exit(cli.main(["run", *words]))
+    assert end.value.code == 2
+    assert sentence in capsys.readouterr().err
+
+
+def test_a_mistyped_option_does_not_echo_its_value(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        cli.main(["run", "--requests_filepath", "x", "--apikey=sk-secret", "sk-secret"])
+    told = capsys.readouterr().err
+    assert "Did you mean --api_key?" in told
+    assert "secret" not in told
+
+
+def test_a_loose_word_is_not_echoed(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        cli.main(["run", "--requests_filepath", "x", "sk-secret"])
+    assert "belongs to no option" in capsys.readouterr().err
+
+
+def test_a_wrong_key_is_code_3_and_not_shown() -> None:
+    write_requests(3)
+    with po.local.simulator.serve(required_api_key="sk-right") as server:
+        url = f"{server.base_url}/chat/completions"
+        done = command("run", "--requests_filepath=requests.jsonl", f"--request_url={url}", "--api_key=sk-wrong-secret")
+    assert done.returncode == 3
+    assert "Check the API key" in done.stderr.splitlines()[-1]
+    assert "sk-wrong-secret" not in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_results_that_cannot_be_written_are_code_1(server: Server, capsys: pytest.CaptureFixture[str]) -> None:
+    write_requests(1)
+    assert cli.main(["run", "--requests_filepath=requests.jsonl", "--save_filepath=requests.jsonl/out.jsonl"]) == 1
+    assert len(capsys.readouterr().err.splitlines()) == 1
+    assert server.stats()["received"] == 0
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGINT for one process")
+def test_ctrl_c_is_130_and_says_how_to_go_on(server: Server) -> None:
+    server.set(latency=30)
+    write_requests(3)
+    server.script([{"latency": 0}], matching="Say 1.")
+    process = subprocess.Popen(
+        [*COMMAND, "run", "--requests_filepath", "requests.jsonl"], env=environment(), stderr=subprocess.PIPE, text=True
+    )
+    while not Path("requests_results.jsonl").exists() or not results():
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    _, told = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert told.splitlines()[-1] == "Run the same command again to go on; what is finished is kept."
+    assert "Traceback" not in told
+    assert len(results()) == 1
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGINT for one process")
+@pytest.mark.parametrize("verb", ["simulate"])
+def test_a_server_ends_in_peace_at_ctrl_c(verb: str) -> None:
+    process = subprocess.Popen([*COMMAND, verb], env=environment(), stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    assert process.stdout.readline().startswith("http://127.0.0.1:")
+    process.send_signal(signal.SIGINT)
+    told, _ = process.communicate(timeout=30)
+    assert (process.returncode, told.splitlines()[-1].split(" accepted")[0]) == (0, "0 requests received, 0")
+
+
+def test_an_interrupt_of_a_server_promises_nothing(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted(args: object) -> int:
+        raise KeyboardInterrupt
+
+    monkeypatch.setitem(cli.VERBS, "stand", cli.Verb("stands", "", lambda parser: None, interrupted))
+    assert cli.main(["stand"]) == 130
+    assert capsys.readouterr().err == "Interrupted.\n"
+
+
+def test_a_simulator_takes_its_settings_from_the_command(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["simulate", "--burst-seconds", "0"]) == 2
+    assert capsys.readouterr().err == "burst_seconds is 0; give a number above 0.\n"
+
+
+def test_a_model_takes_its_settings_from_the_command(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["serve", "--threads", "0", "--model_path", "none.gguf"]) == 2
+    assert "threads must be 1 or more" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("words", [["--help"], ["run", "--help"], ["simulate", "--help"], ["serve", "--help"]])
+def test_each_verb_has_help_that_names_every_option_once(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as end:
+        cli.main(words)
+    assert end.value.code == 0
+    assert "--max-" not in capsys.readouterr().out
+
+
+def test_the_version_is_the_packages(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        cli.main(["--version"])
+    assert capsys.readouterr().out == f"parallel-openai {po.__version__}\n"
+
+
+def test_levels_may_be_numbers_or_names() -> None:
+    assert [cli._logging_level(text) for text in ("10", "warning", "ERROR")] == [10, logging.WARNING, logging.ERROR]
+
+
+def test_limits_may_be_left_to_the_server() -> None:
+    assert [cli._limit(text) for text in ("none", "1500", "1.5")] == [None, 1500.0, 1.5]

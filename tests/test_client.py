@@ -1,0 +1,173 @@
+"""The account: its options, its environment, and that its key is never shown."""
+
+from __future__ import annotations
+
+import asyncio
+import pickle
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+
+import parallel_openai as po
+from parallel_openai import APIRequest, Client
+from parallel_openai.client import default_client
+from parallel_openai.errors import AuthenticationError, InvalidInputError
+from parallel_openai.local.simulator import Server
+
+HELLO = {"model": "gpt-4o-mini", "messages": [{"role": "user", "content": "Hi."}]}
+
+
+def status_of(client: Client) -> int:
+    return asyncio.run(APIRequest(HELLO).call_api(client)).status
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ({"max_requests_per_minute": 0}, "max_requests_per_minute must be a number above 0 or None, not 0"),
+        ({"max_requests_per_minute": -5}, "max_requests_per_minute must be"),
+        ({"max_tokens_per_minute": "90k"}, "max_tokens_per_minute must be a number above 0 or None, not '90k'"),
+        ({"max_tokens_per_minute": float("nan")}, "max_tokens_per_minute must be"),
+        ({"max_tokens_per_minute": True}, "max_tokens_per_minute must be"),
+        ({"max_concurrent_requests": 0}, "max_concurrent_requests must be"),
+        ({"max_concurrent_requests": 1.5}, "max_concurrent_requests must be a whole number, not 1.5"),
+        ({"max_attempts": 0}, "max_attempts must be a number above 0, not 0"),
+        ({"max_attempts": None}, "max_attempts must be"),
+        ({"max_attempts": 2.5}, "max_attempts must be a whole number"),
+        ({"timeout": 0}, "timeout must be"),
+        ({"timeout": None}, "timeout must be"),
+        ({"burst": -1}, "burst must be"),
+        ({"max_wait": 0}, "max_wait must be"),
+        ({"loop": "nested"}, "loop must be 'thread' or 'running', not 'nested'"),
+        ({"base_url": "localhost:8000"}, "base_url must look like https://host/v1"),
+        ({"base_url": "ftp://host/v1"}, "base_url must look like"),
+        ({"base_url": "http://"}, "base_url must look like"),
+        ({"base_url": "http://ann:secret@host/v1"}, "must not carry a name or password"),
+        ({"api_key": "sk- with a space"}, "copy it again"),
+        ({"api_key": "sk-ключ"}, "copy it again"),
+    ],
+    ids=str,
+)
+def test_an_option_out_of_its_range_is_named(options: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(InvalidInputError, match=sentence) as refused:
+        Client(**options)
+    assert "secret" not in str(refused.value)
+
+
+def test_the_environment_is_used_where_nothing_is_given(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    server.set(required_api_key="sk-right")
+    monkeypatch.setenv("OPENAI_BASE_URL", server.base_url)
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-right")
+    with Client() as client:
+        assert (client.base_url, status_of(client)) == (server.base_url, 200)
+
+
+def test_what_is_given_goes_before_the_environment(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    server.set(required_api_key="sk-right")
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-wrong")
+    with Client(server.base_url, "sk-right") as client:
+        assert status_of(client) == 200
+
+
+def test_a_key_copied_with_a_line_break_works(server: Server) -> None:
+    server.set(required_api_key="sk-right")
+    with Client(server.base_url, " sk-right\n") as client:
+        assert status_of(client) == 200
+
+
+def test_a_slash_behind_the_address_does_no_harm(server: Server) -> None:
+    with Client(server.base_url + "/") as client:
+        assert status_of(client) == 200
+
+
+def test_headers_of_ones_own_are_sent(server: Server) -> None:
+    server.set(required_api_key="sk-right")
+    with Client(server.base_url, headers={"Authorization": "Bearer sk-right"}) as client:
+        assert status_of(client) == 200
+
+
+def test_openai_itself_wants_a_key() -> None:
+    with pytest.raises(AuthenticationError, match="OPENAI_API_KEY"):
+        Client().check_key()
+
+
+def test_another_server_may_want_none() -> None:
+    Client("http://127.0.0.1:9/v1").check_key()
+
+
+def test_the_default_client_is_the_same_until_the_environment_changes(monkeypatch: pytest.MonkeyPatch) -> None:
+    first = default_client()
+    assert default_client() is first
+    monkeypatch.setenv("OPENAI_BASE_URL", "http://127.0.0.1:9/v1")
+    assert default_client().base_url == "http://127.0.0.1:9/v1"
+
+
+def test_limits_are_read_from_the_servers_headers(server: Server) -> None:
+    server.set(max_requests_per_minute=6000, max_tokens_per_minute=1_000_000, headers="minute")
+    with Client(server.base_url) as client:
+        assert (client.max_requests_per_minute, client.max_tokens_per_minute) == (None, None)
+        status_of(client)
+        assert (client.max_requests_per_minute, client.max_tokens_per_minute) == (6000, 1_000_000)
+
+
+def test_the_key_is_shown_nowhere(server: Server, capsys: pytest.CaptureFixture[str]) -> None:
+    client = Client(server.base_url, "sk-secret-key")
+    out = po.process_dataframe(pd.DataFrame({"text": ["a"]}), "text", model="m", client=client)
+    shown = repr(client) + str(client) + repr(out.to_dict()) + repr(out.attrs) + str(po.last_run())
+    written = "".join(path.read_text("utf-8") for path in Path(".parallel_openai").iterdir())
+    assert "sk-secret-key" not in shown + written + "".join(capsys.readouterr())
+
+
+def test_more_requests_than_allowed_are_never_in_flight(server: Server) -> None:
+    server.set(latency=0.05)
+    client = Client(server.base_url, max_concurrent_requests=3)
+    df = pd.DataFrame({"text": [str(n) for n in range(20)]})
+    po.process_dataframe(df, "text", model="m", client=client, progress=False)
+    assert server.stats()["max_in_flight"] == 3
+
+
+def test_an_answer_that_takes_too_long_is_a_timeout(server: Server) -> None:
+    server.set(latency=30)
+    client = Client(server.base_url, timeout=0.2, max_attempts=1)
+    out = po.process_dataframe(pd.DataFrame({"text": ["a"]}), "text", model="m", client=client, progress=False)
+    assert out.loc[0, ["error_code", "error"]].tolist() == [
+        "timeout",
+        "No complete answer within 0.2 s (the client's timeout).",
+    ]
+
+
+@pytest.mark.parametrize("fault", ["reset", "truncated", "malformed", "error_in_200", "wrong_type", "502", "503"])
+def test_a_fault_on_the_way_costs_an_attempt_and_no_row(server: Server, fault: str) -> None:
+    server.set(**{f"fault_{fault}": 1, "faulty_attempts": 1})
+    client = Client(server.base_url)
+    df = pd.DataFrame({"text": ["a", "b"]})
+    out = po.process_dataframe(df, "text", model="m", client=client, progress=False)
+    assert out["status"].eq("succeeded").all()
+    assert out["attempts"].tolist() == [2, 2]
+
+
+def test_a_redirect_is_not_followed(server: Server) -> None:
+    server.set(fault_redirect=1)
+    with Client(server.base_url) as client:
+        assert status_of(client) == 307
+    assert server.stats()["unknown_paths"] == {}
+
+
+def test_a_request_with_the_same_content_has_the_same_key() -> None:
+    assert APIRequest({"a": 1, "b": [2]}).key == APIRequest({"b": [2], "a": 1}, metadata=5).key
+
+
+@pytest.mark.parametrize("other", [{"path": "embeddings"}, {"sample": 1}], ids=str)
+def test_path_and_sample_are_part_of_the_key(other: dict[str, Any]) -> None:
+    assert APIRequest({"a": 1}).key != APIRequest({"a": 1}, **other).key
+
+
+def test_a_request_that_json_cannot_carry_is_refused() -> None:
+    with pytest.raises(TypeError, match="set"):
+        APIRequest({"stop": {"a"}})
+
+
+def test_errors_survive_a_pickle() -> None:
+    assert str(pickle.loads(pickle.dumps(InvalidInputError("no")))) == "no"
