@@ -6,7 +6,8 @@ import asyncio
 import os
 import ssl as ssl_module
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from contextlib import asynccontextmanager
 from typing import Literal
 from weakref import WeakKeyDictionary, finalize
 
@@ -14,6 +15,7 @@ from parallel_openai.engine.limiter import Limiter
 from parallel_openai.engine.loop import arun, is_background_thread
 from parallel_openai.engine.processor import NO_SIZE, Processor
 from parallel_openai.engine.retry import RetryPolicy, judge
+from parallel_openai.engine.sharing import COUNT_EVERY, SharedAccount
 from parallel_openai.engine.status import StatusTracker
 from parallel_openai.engine.transport import Transport, check_url, is_local, mask_url
 from parallel_openai.errors import AuthenticationError, InvalidInputError
@@ -37,6 +39,8 @@ class Client:
         timeout: seconds for one answer, from the send to its last byte.
         burst: seconds of the limits that may be sent at once; None: learned from the server.
         max_wait: seconds one request may wait because the server refuses or is away, before its row fails.
+        shared: a name; all processes on this machine whose clients bear it divide the limits among themselves, each
+            an equal part while it runs. None: the limits are this process's alone.
         headers: sent with every request, besides the key's.
         loop: `thread`: the engine has a loop of its own; `running`: it works on the caller's loop, patched by
             nest_asyncio.
@@ -69,6 +73,7 @@ class Client:
         timeout: float = 600.0,
         burst: float | None = None,
         max_wait: float = 3600.0,
+        shared: str | None = None,
         headers: Mapping[str, str] | None = None,
         loop: Literal["thread", "running"] = "thread",
         trust_env: bool = True,
@@ -93,6 +98,7 @@ class Client:
         self.timeout = timeout
         self.max_wait = max_wait
         self.limiter = Limiter(max_requests_per_minute, max_tokens_per_minute, burst=burst, clock=time.monotonic)
+        self._shared = SharedAccount(shared) if shared is not None else None
         self._has_key = False
         self._headers = self._make_headers(api_key, organization, project, headers or {})
         self._trust_env = trust_env
@@ -150,7 +156,8 @@ class Client:
             max_concurrent_requests=self.max_concurrent_requests,
         )
         try:
-            await processor.run(requests)
+            async with self._sharing():
+                await processor.run(requests)
         finally:
             if self.loop == "running":  # that loop may be gone before the next run
                 await transport.close()
@@ -172,6 +179,28 @@ class Client:
         }
         shown = "".join(f", {name}={limit:g}" for name, limit in limits.items() if limit is not None)
         return f"Client({mask_url(self.base_url)!r}{shown})"
+
+    @asynccontextmanager
+    async def _sharing(self) -> AsyncIterator[None]:
+        """Takes part in the shared account, if there is one, and keeps to the part of it that is ours."""
+        account = self._shared
+        if account is None:
+            yield
+            return
+
+        async def keep_to_our_part() -> None:
+            while True:
+                self.limiter.set_share(1 / account.count())
+                await asyncio.sleep(COUNT_EVERY)
+
+        await account.join()
+        self.limiter.set_share(1 / account.count())
+        keeping = asyncio.ensure_future(keep_to_our_part())
+        try:
+            yield
+        finally:
+            keeping.cancel()
+            account.leave()
 
     async def _send_once(self, request: APIRequest) -> Response:
         lease = await self.limiter.acquire(request.size or NO_SIZE)

@@ -108,11 +108,13 @@ class Bucket:
         "held_until",
         "ledger",
         "limit",
+        "period",
         "probing",
         "proven",
         "rate",
         "seen",
         "sent",
+        "share",
         "shift",
         "shown_rate",
         "trusted",
@@ -122,7 +124,9 @@ class Bucket:
     def __init__(self, limit: float | None, *, burst: float | None, now: float) -> None:
         self.burst = burst
         self.limit: float | None = None
+        self.period = 60.0
         self.shown_rate = INFINITY  # as given or shown, per second
+        self.share = 1.0  # this process's part of it, where several share an account
         self.rate = INFINITY  # as used: the shown one, or less where the server takes less
         self.capacity = INFINITY
         self.ledger = 0.0  # minus all charges, plus the refill
@@ -163,7 +167,7 @@ class Bucket:
         """Take over a limit, given by hand or shown by the server; what the bucket holds is kept within it."""
         self.refill(now)
         first, old_rate = self.limit is None, self.shown_rate
-        self.limit, self.shown_rate = limit, limit / period
+        self.limit, self.period, self.shown_rate = limit, period, self.share * limit / period
         self.rate = min(self.shown_rate, self._pace.rate)
         if first or self.capacity == INFINITY:
             self.capacity = max(
@@ -175,6 +179,13 @@ class Bucket:
             self.capacity = max(1.0, self.capacity * self.shown_rate / old_rate)
             self.proven *= self.shown_rate / old_rate
         self._clip()
+
+    def set_share(self, share: float, now: float) -> None:
+        """Use this part of the limit from now on; the rest is used by others who say so."""
+        if share != self.share:
+            self.share = share
+            if self.limit is not None:
+                self.set_limit(self.limit, now, period=self.period)
 
     def refill(self, now: float) -> None:
         elapsed = now - self.updated
@@ -314,6 +325,9 @@ class Bucket:
                 return
             self.set_limit(shown.limit, now, period=period)
             self._variance = INFINITY
+        if self.share < 1.0:  # what is shown is what all have left together
+            self.shift = min(self.shift, shown.remaining - ledger_then)
+            return
         if not self.trusted or (self.burst is not None and shown.remaining > self.capacity):
             return  # it shows what it does not enforce, or more than the caller wants to send at once
         if self.burst is None:

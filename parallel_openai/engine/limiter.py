@@ -73,6 +73,13 @@ class Limiter:
         self._turns: WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Lock] = WeakKeyDictionary()
         self._news: asyncio.Event | None = None
 
+    def set_share(self, share: float) -> None:
+        """Use this part of the limits from now on; the rest is used by other processes."""
+        now = self.clock()
+        self.requests.set_share(share, now)
+        self.tokens.set_share(share, now)
+        self._wake()
+
     async def acquire(self, size: Size) -> Lease:
         """Wait in line until the request may be sent, and set its capacity aside.
 

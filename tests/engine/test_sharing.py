@@ -1,0 +1,83 @@
+"""Several processes on one account, really apart, really killed."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+
+from parallel_openai import Client
+from parallel_openai.errors import InvalidInputError
+from parallel_openai.local import simulator
+from parallel_openai.local.simulator import Server
+
+LIMIT = 1200  # a minute: 20 a second
+RUN = """
+import sys, tempfile
+tempfile.tempdir = "."
+import pandas as pd, parallel_openai as po
+base_url, name, rows, limit = sys.argv[1:]
+client = po.Client(base_url, max_requests_per_minute=float(limit), burst=1.0, shared="lab")
+df = pd.DataFrame({"text": [f"{name} {n}" for n in range(int(rows))]})
+po.process_dataframe(df, "{text}", model="m", client=client, progress=False, save_to=name + ".jsonl")
+"""
+
+
+@contextmanager
+def running(server: Server, name: str, rows: int) -> Iterator[subprocess.Popen[bytes]]:
+    process = subprocess.Popen([sys.executable, "-c", RUN, server.base_url, name, str(rows), str(LIMIT)])
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.wait()
+
+
+@pytest.fixture
+def account() -> Iterator[Server]:
+    """Enforces the limit by the second and shows nothing of it."""
+    with simulator.serve(max_requests_per_minute=LIMIT, burst_seconds=2.0, headers="none", latency=0.05) as server:
+        yield server
+
+
+def received(server: Server) -> int:
+    count: int = server.stats(charged=False)["received"]
+    return count
+
+
+def wait_for(server: Server, count: int) -> None:
+    give_up_at = time.monotonic() + 30
+    while received(server) < count:
+        assert time.monotonic() < give_up_at
+        time.sleep(0.05)
+
+
+def per_second(server: Server, seconds: float) -> float:
+    before, began = received(server), time.monotonic()
+    time.sleep(seconds)
+    return (received(server) - before) / (time.monotonic() - began)
+
+
+def test_two_processes_share_the_limit_and_a_killed_ones_part_comes_back(account: Server) -> None:
+    with running(account, "one", 600):
+        wait_for(account, 20)
+        with running(account, "other", 600) as other:
+            wait_for(account, 90)
+            together = per_second(account, 2.0)
+            refused = account.stats(charged=False)["refused"]
+            other.kill()
+            other.wait()
+        time.sleep(2.2)
+        alone = per_second(account, 2.0)
+    assert refused == {}
+    assert together <= 20 * 1.15
+    assert alone >= 20 * 0.8
+
+
+def test_a_name_that_could_lead_elsewhere_is_refused() -> None:
+    with pytest.raises(InvalidInputError, match="shared must be a name"):
+        Client(shared="../elsewhere")
