@@ -23,6 +23,8 @@ FIRST_HOLD = 0.5
 LONGEST_HOLD = 60.0
 #: So many refusals with no answer in between, and requests go out one by one until an answer comes.
 BREAKER = 50
+#: So many refusals for its tokens, and a request that is larger than all that were taken is given up.
+HOPELESS = 8
 
 
 @dataclass(slots=True)
@@ -69,6 +71,7 @@ class Limiter:
         self.window = FIRST_WINDOW
         self.waited = {"requests": 0.0, "tokens": 0.0, "refused": 0.0, "learning": 0.0}
         self._refusals_in_a_row = 0
+        self._largest_taken = 0.0
         self._began: float | None = None
         self._turns: WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Lock] = WeakKeyDictionary()
         self._news: asyncio.Event | None = None
@@ -99,10 +102,23 @@ class Limiter:
         """Whether the prompt alone is larger than the whole token limit, so that waiting is in vain."""
         return self.tokens.limit is not None and size.prompt_tokens > self.tokens.limit
 
+    def seems_too_large(self, size: Size, refusals: int, headers: Mapping[str, str]) -> bool:
+        """Whether a request that was refused for its tokens so many times can never be taken.
+
+        It is when it may cost more than the limit and was refused by a full bucket, or again and again; or when it is
+        much larger than all that were taken, and was refused time after time.
+        """
+        most, limit = self.counting.most(size), self.tokens.limit
+        if limit is not None and most > limit:
+            shown = allowance(headers, "tokens")
+            return refusals > 1 or (shown is not None and shown.remaining >= 0.9 * min(limit, self.tokens.capacity))
+        return refusals >= HOPELESS and most > 1.5 * self._largest_taken
+
     def answered(self, lease: Lease, headers: Mapping[str, str], usage: Usage | None = None) -> None:
         """Learn from an answer that was not a refusal."""
         self.in_flight -= 1
         self._refusals_in_a_row = 0
+        self._largest_taken = max(self._largest_taken, self.counting.most(lease.size))
         self.window += 1.0
         now = self.clock()
         self.requests.accepted(lease.request_mark, allowance(headers, "requests"), now)

@@ -9,13 +9,15 @@ import asyncio
 import heapq
 import time
 from collections.abc import Awaitable, Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from parallel_openai.engine.limiter import Lease, Limiter
 from parallel_openai.engine.retry import RetryPolicy, Verdict, judge
 from parallel_openai.engine.status import StatusTracker
 from parallel_openai.records import APIRequest, Attempt, Response, Result, Size
 from parallel_openai.requests.endpoints import usage_of
+
+_TOO_LARGE = "The request is larger than the account's token limit ever lets through. The server said: "
 
 NO_SIZE = Size(1, 0, None, 1)
 
@@ -29,7 +31,7 @@ class _Job:
     attempts: list[Attempt] = field(default_factory=list)
     errors: list[str] = field(default_factory=list)
     failures: int = 0  # sends that count against it
-    refusals: int = 0  # sends that do not
+    refusals: int = 0  # times it was refused for its tokens
     held_since: float | None = None
 
 
@@ -239,6 +241,13 @@ class Processor:
         else:
             delay = 0.5 + backoff
             self._limiter.unanswered(lease, hold=delay)
+        if verdict.dimension == "tokens":
+            job.refusals += 1
+            if self._limiter.seems_too_large(job.request.size or NO_SIZE, job.refusals, response.headers):
+                self._fail(
+                    job, replace(verdict, code="request_too_large", message=_TOO_LARGE + (verdict.message or ""))
+                )
+                return
         if job.held_since is None:
             job.held_since = now
         if now + (verdict.wait or delay) - job.held_since > self._retry.max_wait:

@@ -265,3 +265,20 @@ def test_waiting_in_line_costs_no_wakeups() -> None:
     limiter.clock = counting_clock
     run_virtually(acquire_all(limiter, [SMALL] * 100, [], []), loop)
     assert readings <= 6 * 100
+
+
+@pytest.mark.parametrize("headers", ["enforced", "none"])
+def test_a_row_that_can_never_fit_fails_and_the_others_go_on(headers: str) -> None:
+    account = Settings(max_requests_per_minute=None, max_tokens_per_minute=5000, headers=headers, retry_after="none")
+    too_large = Size(100, 400, 6000, 1)
+    run = Rehearsal(account, [SMALL] * 5 + [too_large] + [SMALL] * 20).run()
+    assert run.accepted == 25
+    assert [result.error_code for result in run.results if result.status == "failed"] == ["request_too_large"]
+    assert run.wall < 120
+
+
+def test_a_row_whose_prompt_alone_is_too_large_is_not_even_sent() -> None:
+    account = Settings(max_requests_per_minute=None, max_tokens_per_minute=5000)
+    run = Rehearsal(account, [Size(6000, 24_000, None, 1)], limiter_options={"max_tokens_per_minute": 5000}).run()
+    assert (run.accepted, run.refused) == (0, 0)
+    assert run.results[0].error_code == "request_too_large"
