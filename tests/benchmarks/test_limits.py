@@ -1,0 +1,28 @@
+"""The benchmark of the limits with short settings, so that it cannot rot.
+
+What is learned in the first second or two weighs ten times as much here as in a run of a minute, so the bounds are
+wider than the targets that `python -m tests.benchmarks.limits` holds a minute's work to.
+"""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.benchmarks.limits import run, scenarios
+
+BY_NAME = {scenario.name: scenario for scenario in scenarios()}
+
+
+@pytest.mark.parametrize(
+    ("name", "utilisation", "refusals"),
+    [
+        ("requests bind, 1 s window, given", 0.9, 15),
+        ("tokens bind, 60 s window, from headers", 0.9, 15),
+        ("requests bind, 10 s window, no headers", 0.5, 150),
+        ("another takes a third, 1 s window", 0.8, 60),
+    ],
+)
+def test_the_limits_are_used_over_a_real_socket(name: str, utilisation: float, refusals: float) -> None:
+    figures = run(BY_NAME[name], seconds=6)
+    assert figures.utilisation >= utilisation
+    assert figures.refusals_per_1000 <= refusals
