@@ -18,7 +18,9 @@ from parallel_openai.files import (
     aprocess_api_requests_from_file,
     process_api_requests_from_file,
 )
+from parallel_openai.frames.explain import explain
 from parallel_openai.frames.export import to_jsonl
+from parallel_openai.frames.journal_frame import read_journal
 from parallel_openai.frames.label import alabel_dataframe, label_dataframe
 from parallel_openai.frames.process import aprocess_dataframe, process_dataframe
 from parallel_openai.frames.report import RunReport, last_run
@@ -36,10 +38,12 @@ __all__ = [
     "aprocess_api_requests_from_file",
     "aprocess_dataframe",
     "errors",
+    "explain",
     "label_dataframe",
     "last_run",
     "local",
     "process_api_requests_from_file",
     "process_dataframe",
+    "read_journal",
     "to_jsonl",
 ]

@@ -11,9 +11,10 @@ from contextlib import asynccontextmanager
 from typing import Literal
 from weakref import WeakKeyDictionary, finalize
 
+from parallel_openai.engine.budget import Budget
 from parallel_openai.engine.limiter import Limiter
 from parallel_openai.engine.loop import arun, is_background_thread
-from parallel_openai.engine.processor import NO_SIZE, Processor
+from parallel_openai.engine.processor import NO_SIZE, End, Processor
 from parallel_openai.engine.retry import RetryPolicy, judge
 from parallel_openai.engine.sharing import COUNT_EVERY, SharedAccount
 from parallel_openai.engine.status import StatusTracker
@@ -138,10 +139,14 @@ class Client:
         self,
         requests: Iterable[APIRequest | None],
         *,
-        on_result: Callable[[Result], None],
+        on_result: Callable[[Result], APIRequest | None],
         status: StatusTracker,
-    ) -> None:
+        budget: Budget | None = None,
+        deadline: float | None = None,
+    ) -> End:
         """Bring requests to their results within the limits, on the loop that runs this.
+
+        `deadline` is a moment of time.monotonic. Gives how the run ended.
 
         Raises:
             RunStoppedError: the server refuses every request.
@@ -154,10 +159,12 @@ class Client:
             retry=RetryPolicy(self.max_attempts, max_wait=self.max_wait),
             status=status,
             max_concurrent_requests=self.max_concurrent_requests,
+            budget=budget,
+            deadline=deadline,
         )
         try:
             async with self._sharing():
-                await processor.run(requests)
+                return await processor.run(requests)
         finally:
             if self.loop == "running":  # that loop may be gone before the next run
                 await transport.close()

@@ -9,7 +9,7 @@ ParallelOpenAIError
 ├── MissingDependencyError (ImportError) an optional part is not installed
 ├── JournalError (OSError)              the file of results cannot be used
 │   ├── JournalLockedError              somebody else is writing it
-│   └── JournalWriteError               the disk refused; what was written before is kept
+│   └── JournalWriteError               the disk refused; what was written before is kept, `.partial` has all
 └── RunStoppedError                     the server will refuse every row; `.partial` holds what was finished
     ├── AuthenticationError             the key is wrong or missing
     ├── PermissionDeniedError           the key may not do this
@@ -56,7 +56,14 @@ class JournalLockedError(JournalError):
 
 
 class JournalWriteError(JournalError):
-    """The disk refused a write. Everything written before is kept."""
+    """The disk refused a write. Everything written before is kept.
+
+    Attributes:
+        partial: what was finished, also what the disk did not take: the DataFrame with the rest `cancelled`, or the
+            counts of a run on files.
+    """
+
+    partial: Any = None
 
 
 class RunStoppedError(ParallelOpenAIError):

@@ -17,13 +17,14 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from parallel_openai.client import Client
-from parallel_openai.engine.journal import Journal, read_entries
+from parallel_openai.engine.journal import Journal, Sync, check_sync, read_entries
 from parallel_openai.engine.loop import Interrupted, arun
 from parallel_openai.engine.loop import run as run_to_end
 from parallel_openai.engine.progress import Progress
 from parallel_openai.engine.resume import result_line
 from parallel_openai.engine.status import StatusTracker
-from parallel_openai.errors import InvalidInputError, RunStoppedError
+from parallel_openai.engine.transport import mask_url
+from parallel_openai.errors import InvalidInputError, JournalWriteError, RunStoppedError
 from parallel_openai.jsonl import dumps, loads
 from parallel_openai.records import APIRequest, Result
 from parallel_openai.requests.endpoints import is_simulated
@@ -52,6 +53,7 @@ def process_api_requests_from_file(
     *,
     progress: bool = True,
     client: Client | None = None,
+    sync: Sync = "second",
 ) -> StatusTracker:
     """Send every request of a JSONL file, within the limits, and write each result as it comes.
 
@@ -70,6 +72,7 @@ def process_api_requests_from_file(
         logging_level: of the logger `parallel_openai`; failed requests are logged at WARNING (30).
         progress: False shows no bar.
         client: an account to use in the place of `request_url`'s host, `api_key` and the limits.
+        sync: how often the disk is told to keep what was written: about once a `second`, `always` or `never`.
 
     Returns:
         The counts.
@@ -102,6 +105,7 @@ def process_api_requests_from_file(
         max_attempts,
         logging_level,
         client,
+        sync,
     )
     bar = Progress(run.status, run.client, show=progress, unit="request")
     try:
@@ -109,7 +113,7 @@ def process_api_requests_from_file(
     except Interrupted:
         bar.close(run.closing_line("Interrupted. The same call goes on from there"))
         raise KeyboardInterrupt from None
-    except RunStoppedError as error:
+    except (RunStoppedError, JournalWriteError) as error:
         error.partial = run.status
         bar.close(run.closing_line("Stopped"))
         raise
@@ -136,6 +140,7 @@ async def aprocess_api_requests_from_file(
     *,
     progress: bool = True,
     client: Client | None = None,
+    sync: Sync = "second",
 ) -> StatusTracker:
     """`process_api_requests_from_file` for code that awaits, as the ancestor's callers do."""
     run = _FileRun(
@@ -149,6 +154,7 @@ async def aprocess_api_requests_from_file(
         max_attempts,
         logging_level,
         client,
+        sync,
     )
     bar = Progress(run.status, run.client, show=progress, unit="request")
     line = ""
@@ -158,7 +164,7 @@ async def aprocess_api_requests_from_file(
     except Interrupted:
         line = run.closing_line("Interrupted. The same call goes on from there")
         raise asyncio.CancelledError from None
-    except RunStoppedError as error:
+    except (RunStoppedError, JournalWriteError) as error:
         error.partial = run.status
         line = run.closing_line("Stopped")
         raise
@@ -196,7 +202,7 @@ def split_url(request_url: str) -> tuple[str, str]:
             root = parts.path.rstrip("/").removesuffix("/" + known)
             return parts._replace(path=root).geturl(), known
     raise InvalidInputError(
-        f"request_url must end in an endpoint such as /chat/completions or /embeddings, not {request_url!r}."
+        f"request_url must end in an endpoint such as /chat/completions or /embeddings, not {mask_url(request_url)!r}."
     )
 
 
@@ -215,7 +221,9 @@ class _FileRun:
         max_attempts: int,
         logging_level: int,
         client: Client | None,
+        sync: Sync,
     ) -> None:
+        check_sync(sync)
         log.setLevel(logging_level)
         self.source = Path(requests_filepath)
         self.target = Path(save_filepath) if save_filepath is not None else _beside(self.source)
@@ -234,10 +242,11 @@ class _FileRun:
             max_attempts=max_attempts,
         )
         self.client.check_key()
+        self.sync = sync
         self.status = StatusTracker()
 
     async def work(self) -> None:
-        with Journal(self.target) as journal:
+        with Journal(self.target, sync=self.sync) as journal:
             known = self._known_keys()
             await self.client.process(
                 self._requests(known, journal), on_result=lambda result: self._take(result, journal), status=self.status

@@ -171,6 +171,9 @@ class Result:
         attempts: every send, the last one last.
         raw: the answer's bytes, on one line.
         restored: it was read from the journal and not sent in this run.
+        earlier: results of the same row that were no good and asked about once more, the first one first; of those
+            read from the journal, `response` holds only `model` and `usage`.
+        sent: what was really sent, where that is not `request` but a repair of it.
     """
 
     request: APIRequest
@@ -182,3 +185,5 @@ class Result:
     attempts: tuple[Attempt, ...] = ()
     raw: bytes | None = None
     restored: bool = False
+    earlier: tuple[Result, ...] = ()
+    sent: APIRequest | None = None

@@ -27,6 +27,8 @@ CUSHION_SHARE = 0.05
 CUSHION_SECONDS = 0.5
 #: What is known grows old: so much of the refill since the last figure is not counted on.
 DOUBT = 0.1
+#: ... for so many seconds at the most: a doubt that outgrew the refill would never let anything be sent again.
+LONGEST_DOUBT = 10.0
 #: The cushion is doubled when the server refuses what it was thought to hold, up to so many times itself; half of the
 #: excess is gone in so many seconds.
 MOST_CAUTION = 8.0
@@ -47,6 +49,8 @@ NEARLY_FULL = 0.8
 #: Seconds of the rate that may go out at once where only refusals tell what the server holds.
 PACE_BURST = 0.1
 
+#: A refusal at less than this share of the rate was not for the limit's sake, whatever it says.
+PRESSED = 0.5
 #: Waits are not cut finer than this; a wait that falls short by a rounding error would be slept again and again.
 SHORTEST_WAIT = 0.001
 
@@ -95,7 +99,10 @@ class Bucket:
         "_drift_shift",
         "_epoch_end",
         "_given",
+        "_held",
         "_pace",
+        "_recent",
+        "_recent_at",
         "_refused_at",
         "_shown_at",
         "_variance",
@@ -149,6 +156,8 @@ class Bucket:
         self._began = now
         self._whole_at, self._whole_sent = INFINITY, 0.0
         self._shown_at = now
+        self._held = 0.0  # seconds, at the last refusal
+        self._recent, self._recent_at = 0.0, now  # what was sent, halved with each second that passes
         self._caution, self._refused_at = 1.0, now
         if limit is not None:
             self.set_limit(limit, now)
@@ -228,7 +237,12 @@ class Bucket:
 
     def charge(self, cost: float, now: float) -> Mark:
         self.refill(now)
+        if self.sent == 0.0:
+            self._began = now
+            self._pace.begin(now)
         self.sent += cost
+        self._recent = self._recent * 0.5 ** (now - self._recent_at) + cost
+        self._recent_at = now
         self.fill += cost
         self.ledger -= cost
         if now - self._burst.began > TOGETHER_SECONDS:
@@ -264,6 +278,7 @@ class Bucket:
         if not blamed:
             return
         self.hold(now + wait)
+        self._held = wait
         self._pace.refused += mark.cost
         if mark.at <= self._epoch_end:
             return  # sent before the refusal that has been dealt with
@@ -274,7 +289,15 @@ class Bucket:
             self._caution = min(MOST_CAUTION, 2.0 * self._caution)
             self._refused_at = now
             return  # what it shows explains the refusal: nothing more to learn
-        self._learn_from_refusal(mark, shown, now)
+        if self._was_pressed(mark, now):
+            self._learn_from_refusal(mark, shown, now)
+
+    def _was_pressed(self, mark: Mark, now: float) -> bool:
+        """Whether so much was sent that the refusal says something; gateways also refuse for reasons of their own."""
+        if self.limit is None:
+            return True
+        recent: float = 0.69 * self._recent * 0.5 ** (now - self._recent_at)
+        return bool(max(recent, mark.fill) >= PRESSED * self.rate)
 
     def hold(self, until: float) -> None:
         """Send nothing of this dimension before a moment: the server said so."""
@@ -303,7 +326,7 @@ class Bucket:
             excess = (self._caution - 1.0) * 0.5 ** ((now - self._refused_at) / CAUTION_HALF_LIFE)
             cushion *= 1.0 + excess
         if self.seen and self.trusted:
-            cushion += DOUBT * self.rate * (now - self._shown_at)
+            cushion += DOUBT * self.rate * min(now - self._shown_at, LONGEST_DOUBT)
         return cushion
 
     def _slack(self) -> float:
@@ -334,7 +357,8 @@ class Bucket:
             self._learn_capacity(shown)
         if shown.reset is not None:
             # Counted from the answer, so that it comes about only when no more answers come.
-            self._whole_at, self._whole_sent = now + shown.reset, sent_then
+            self._whole_at = now + min(shown.reset, self.capacity / self.rate)
+            self._whole_sent = sent_then
         # One step of a Kalman filter: what is shown counts for less the more went out together with it.
         spread = OVERTAKEN * mark.burst.total + 0.5 * mark.cost
         self._variance += (WANDER * self.rate) ** 2 * max(0.0, now - self._shown_at)
@@ -350,7 +374,8 @@ class Bucket:
             self.seen = True
             self._drift_at, self._drift_shift = now, self.shift
         self._clip()
-        self._learn_drift(shown, now)
+        if charged:
+            self._learn_drift(shown, now)
 
     def _learn_drift(self, shown: Allowance, now: float) -> None:
         """Others who draw from the same bucket make the shift fall steadily; foresee what they will take."""
@@ -387,7 +412,7 @@ class Bucket:
             self._pace.found_empty(at=mark.at, sent=mark.sent)
             self.capacity = max(1.0, min(self.capacity, mark.fill - mark.cost) / 2)
         else:
-            self._pace.measure(at=mark.at, sent=mark.sent, rate=self.rate, cost=mark.cost, now=now)
+            self._pace.measure(at=mark.at, sent=mark.sent, rate=self.rate, cost=mark.cost, held=self._held, now=now)
             self.rate = min(self.shown_rate, self._pace.rate)
             self.capacity = max(1.0, min(self.capacity / 2, self.rate * PACE_BURST))
         self._start_books()
@@ -401,7 +426,7 @@ class Bucket:
 
 
 def _period(shown: Allowance) -> float:
-    """Seconds that a shown limit is for: a minute, unless `reset` says that what is missing takes longer to come back.
+    """Seconds that a shown limit is for: a minute, unless `reset` fits an hour or a day and no minute.
 
     >>> _period(Allowance(600, 590, 1.0)), _period(Allowance(14400, 14370, 180.0))
     (60.0, 86400.0)
@@ -413,4 +438,4 @@ def _period(shown: Allowance) -> float:
     if shown.reset <= by_minute + 1.5:
         return 60.0
     period = shown.limit * shown.reset / missing
-    return min((3600.0, 86400.0), key=lambda usual: abs(usual - period))
+    return next((usual for usual in (3600.0, 86400.0) if 0.75 < period / usual < 1.33), 60.0)

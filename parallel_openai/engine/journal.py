@@ -11,13 +11,13 @@ import os
 import socket
 import time
 from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import Any, Literal
 
 import filelock
 
-from parallel_openai.errors import JournalError, JournalLockedError, JournalWriteError
+from parallel_openai.errors import InvalidInputError, JournalError, JournalLockedError, JournalWriteError
 from parallel_openai.jsonl import loads
 
 Sync = Literal["second", "always", "never"]
@@ -31,30 +31,45 @@ _sync_file = getattr(os, "fdatasync", os.fsync)
 class Journal:
     """One file of results, held by one writer. Opening repairs a torn end; close it, or use it as a context manager.
 
+    Used with `with` inside a task, a disk that refuses ends the task at once, as a timeout would: nothing more is paid
+    for that could not be kept, and the `with` raises the JournalWriteError.
+
     Args:
         path: the file; it and its folder are made when missing, the file for its owner only.
         sync: how often the disk is told to keep what was written: about once a `second`, `always` (after each
             write) or `never` (the system decides; safe against a crash of the program, not of the machine).
 
     Raises:
+        InvalidInputError: there is no such `sync`.
         JournalLockedError: another run is writing the file.
-        JournalError: the file cannot be opened.
+        JournalError: the file cannot be opened, or is something else.
     """
 
     def __init__(self, path: str | os.PathLike[str], *, sync: Sync = "second") -> None:
+        check_sync(sync)
         self.path = Path(path)
         self._sync = sync
         self._pending: list[bytes] = []
         self._error: JournalWriteError | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._owner: asyncio.Task[Any] | None = None  # the task that ends when the disk refuses
+        self._cancelled_owner = False
+        self._scheduled = False
         self._synced_at = time.monotonic()
+        self._dirty = False
+        self._timer: asyncio.TimerHandle | None = None
         self._syncing: Future[None] | None = None
         self._syncer: ThreadPoolExecutor | None = None
-        self._scheduled = False
+        self._file = -1
         self._lock = _lock(self.path)
         try:
-            self._file = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND | getattr(os, "O_BINARY", 0), 0o600)
-            self._end = _mend_end(self._file, self.path)
+            self._file = _open(self.path)
+            _refuse_what_is_not_ours(self.path)
+            _mend_end(self._file)
         except OSError as error:
+            if self._file >= 0:
+                os.close(self._file)
+                self._file = -1
             self._lock.release()
             if isinstance(error, JournalError):
                 raise
@@ -67,19 +82,25 @@ class Journal:
             JournalWriteError: this or an earlier write failed; the file is whole up to the last line that went well.
         """
         if self._error is not None:
+            if self._cancelled_owner:
+                return  # the run is ending; what still comes in goes into its partial result, and raising would lose it
             raise self._error
         self._pending.append(line)
         try:
-            loop = asyncio.get_running_loop()
+            self._loop = asyncio.get_running_loop()
         except RuntimeError:
             self.flush()
             return
         if not self._scheduled:
             self._scheduled = True
-            loop.call_soon(self._flush_in_loop)
+            self._loop.call_soon(self._flush_in_loop)
 
     def flush(self) -> None:
-        """Put what is pending on its way to the disk now."""
+        """Put what is pending on its way to the disk now.
+
+        Raises:
+            JournalWriteError: the disk refuses.
+        """
         self._scheduled = False
         if not self._pending:
             return
@@ -88,21 +109,28 @@ class Journal:
         try:
             _write_all(self._file, block)
         except OSError as error:
-            self._error = self._give_up(error)
-            raise self._error from error
-        self._end += len(block)
-        self._sync_when_due()
+            _mend_quietly(self._file)  # the lines that went well before stay
+            raise self._give_up(error) from error
+        self._dirty = True
+        self._sync_in_time()
 
     def close(self) -> None:
-        """Write what is pending, sync, and let the lock go. Closing twice does nothing."""
+        """Write what is pending, sync, and let the lock go. Closing twice does nothing.
+
+        Raises:
+            JournalWriteError: the disk refuses, or refused what was written since the last word of it.
+        """
         if self._file < 0:
             return
+        if self._timer is not None:
+            self._timer.cancel()
         try:
             if self._error is None:
                 self.flush()
             if self._syncing is not None:
-                self._syncing.result()
-            if self._sync != "never" and self._error is None:
+                wait([self._syncing])
+                self._look_at_sync(self._syncing)
+            if self._error is None and self._dirty and self._sync != "never":
                 self._sync_now()
         finally:
             if self._syncer is not None:
@@ -112,66 +140,159 @@ class Journal:
             self._lock.release()
 
     def __enter__(self) -> Journal:
+        try:
+            self._owner = asyncio.current_task()
+        except RuntimeError:  # no loop, so nothing to end
+            pass
         return self
 
-    def __exit__(self, *exc_info: object) -> None:
-        self.close()
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: object) -> None:
+        try:
+            self.close()
+        except JournalWriteError:
+            pass  # it is kept, and raised below unless there is worse
+        owner, self._owner = self._owner, None
+        if self._error is None:
+            return
+        if self._cancelled_owner and owner is not None:
+            uncancel = getattr(owner, "uncancel", None)  # from Python 3.11 on
+            if uncancel is not None:
+                uncancel()
+        if error is None or isinstance(error, asyncio.CancelledError):
+            raise self._error from self._error.__cause__
 
     def _flush_in_loop(self) -> None:
         try:
             self.flush()
         except JournalWriteError:
-            pass  # kept, and raised at the next append or at close
+            self._end_owner()
 
-    def _sync_when_due(self) -> None:
+    def _end_owner(self) -> None:
+        if self._owner is not None and not self._owner.done() and not self._cancelled_owner:
+            self._cancelled_owner = True
+            self._owner.cancel()
+
+    def _sync_in_time(self) -> None:
+        """See that what was written is on the disk within about a second, also when nothing more is written."""
         if self._sync == "always":
             self._sync_now()
-        elif self._sync == "second" and time.monotonic() - self._synced_at >= _SYNC_EVERY:
-            if self._syncing is not None:
-                if not self._syncing.done():
-                    return
-                self._syncing.result()
-            # In a thread: a slow disk must not hold up the answers that are coming in.
-            self._syncer = self._syncer or ThreadPoolExecutor(1, thread_name_prefix="parallel_openai-sync")
-            self._synced_at = time.monotonic()
-            self._syncing = self._syncer.submit(_sync_file, self._file)
+        elif self._sync == "second":
+            due = self._synced_at + _SYNC_EVERY - time.monotonic()
+            if self._loop is None:
+                if due <= 0:
+                    self._sync_now()
+            elif self._timer is None:
+                self._timer = self._loop.call_later(max(due, 0.0), self._sync_in_thread)
+
+    def _sync_in_thread(self) -> None:
+        """In a thread, since a slow disk must not hold up the answers that are coming in."""
+        self._timer = None
+        if self._file < 0 or self._error is not None or not self._dirty:
+            return
+        assert self._loop is not None
+        if self._syncing is not None and not self._syncing.done():  # a very slow disk
+            self._timer = self._loop.call_later(_SYNC_EVERY, self._sync_in_thread)
+            return
+        self._dirty = False
+        self._synced_at = time.monotonic()
+        self._syncer = self._syncer or ThreadPoolExecutor(1, thread_name_prefix="parallel_openai-sync")
+        self._syncing = self._syncer.submit(_sync_file, self._file)
+        self._syncing.add_done_callback(self._tell_loop)
+
+    def _tell_loop(self, syncing: Future[None]) -> None:
+        if syncing.exception() is None or self._loop is None:
+            return
+        try:
+            self._loop.call_soon_threadsafe(self._look_at_sync, syncing)
+        except RuntimeError:  # pragma: no cover - the loop has ended; close() looks at it too
+            pass
+
+    def _look_at_sync(self, syncing: Future[None]) -> None:
+        error = syncing.exception()
+        if isinstance(error, OSError) and self._error is None:
+            self._give_up(error)
+            self._end_owner()
 
     def _sync_now(self) -> None:
         try:
             _sync_file(self._file)
         except OSError as error:
             raise self._give_up(error) from error
+        self._dirty = False
         self._synced_at = time.monotonic()
 
     def _give_up(self, error: OSError) -> JournalWriteError:
-        try:
-            os.ftruncate(self._file, self._end)
-        except OSError:
-            pass  # the torn line stays and is cut off at the next opening
-        return JournalWriteError(
+        self._error = JournalWriteError(
             f"Writing to {self.path} failed: {error.strerror}. What was written before is kept: make room and run the "
             "same again."
         )
+        self._error.__cause__ = error
+        return self._error
+
+
+def check_sync(sync: object) -> None:
+    """See that it is one of the three.
+
+    Raises:
+        InvalidInputError: it is not.
+    """
+    if sync not in ("second", "always", "never"):
+        raise InvalidInputError(f"sync must be 'second', 'always' or 'never', not {sync!r}.")
+
+
+def _open(path: Path) -> int:
+    return os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | getattr(os, "O_BINARY", 0), 0o600)
+
+
+def _refuse_what_is_not_ours(path: Path) -> None:
+    """Before a torn end is cut off: in somebody else's file it would be no torn end."""
+    for _, entry in read_entries(path):
+        if entry is not None:
+            return
 
 
 def read_entries(path: str | os.PathLike[str]) -> Iterator[tuple[int, Entry | None]]:
     """Each whole line's offset and content; None for a line that is damaged. A torn end is left out.
 
+    It may be read while a run writes it.
+
     Raises:
-        JournalError: the first line is not one of ours, so the file is something else.
+        JournalError: no line, or none of the first thousand, is one of ours, so the file is something else.
     """
     with open(path, "rb") as file:
         offset = 0
+        damaged: list[int] | None = []  # those before the first good line
         for line in file:
             entry = parse_line(line)
-            if line.endswith(b"\n") or entry is not None:
-                if entry is None and offset == 0:
-                    raise JournalError(
-                        f"{path} is no file of results: its first line is not [request, response]. "
-                        "Choose another path, so that it is not added to."
-                    )
+            whole = line.endswith(b"\n")
+            if damaged is None:
+                if whole or entry is not None:
+                    yield offset, entry
+            elif entry is not None:
+                yield from ((each, None) for each in damaged)
                 yield offset, entry
+                damaged = None
+            elif whole:
+                damaged.append(offset)
+                if len(damaged) >= _MOST_DAMAGED:
+                    break
+            elif not (damaged or _may_be_torn(line)):
+                damaged.append(offset)
             offset += len(line)
+        if damaged:
+            raise JournalError(
+                f"{path} is no file of results: its first line is not [request, response]. "
+                "Choose another path, so that it is not added to."
+            )
+
+
+#: A file that begins with more damaged lines than these is none of ours.
+_MOST_DAMAGED = 1000
+
+
+def _may_be_torn(tail: bytes) -> bool:
+    """Whether a file's only line can be the beginning of one of ours."""
+    return tail.lstrip().startswith(b"[{"[: len(tail.lstrip())])
 
 
 def read_entry_at(file: int, offset: int) -> Entry:
@@ -224,23 +345,23 @@ def make_line(body: bytes, answer: bytes, *rest: bytes) -> bytes:
     return line
 
 
-def _mend_end(file: int, path: Path) -> int:
-    """Cut a torn last line off, end a whole one, and give the file's length."""
+def _mend_end(file: int) -> None:
+    """Cut a torn last line off, and end a whole one."""
     end = os.fstat(file).st_size
     start_of_last = _after_last_newline(file, end)
     if start_of_last == end:
-        return end
-    tail = _read_exactly(file, start_of_last, end - start_of_last)
-    if parse_line(tail) is not None:
+        return
+    if parse_line(_read_exactly(file, start_of_last, end - start_of_last)) is not None:
         _write_all(file, b"\n")
-        return end + 1
-    if start_of_last == 0 and not tail.startswith(b"[{"[: len(tail)]):
-        raise JournalError(
-            f"{path} is no file of results: its first line is not [request, response]. "
-            "Choose another path, so that it is not added to."
-        )
-    os.ftruncate(file, start_of_last)
-    return start_of_last
+    else:
+        os.ftruncate(file, start_of_last)
+
+
+def _mend_quietly(file: int) -> None:
+    try:
+        _mend_end(file)
+    except OSError:
+        pass  # the torn line stays and is cut off at the next opening
 
 
 def _after_last_newline(file: int, end: int) -> int:
@@ -270,7 +391,7 @@ def _read_at(file: int, count: int, offset: int) -> bytes:
 
 def _write_all(file: int, block: bytes) -> None:
     view = memoryview(block)
-    while view:
+    while view:  # a disk that is nearly full takes a part
         view = view[os.write(file, view) :]
 
 
@@ -279,11 +400,14 @@ def _lock(path: Path) -> filelock.BaseFileLock:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise JournalError(f"The folder {path.parent} cannot be made: {error.strerror}.") from error
+    path = Path(os.path.realpath(path))  # however the file is called, it has one lock
     place = path.with_name(path.name + ".lock")
     lock = filelock.FileLock(place, timeout=0, mode=0o600)
     try:
         lock.acquire()
     except filelock.Timeout:
+        if not place.exists():  # it is not held, it cannot be made
+            raise JournalError(f"{path} cannot be locked: nothing can be written in {path.parent}.") from None
         raise JournalLockedError(
             f"{path} is being written by {_holder(place)}. Wait for it or stop it; to have both, "
             "give this run a save path of its own."

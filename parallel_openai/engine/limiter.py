@@ -16,6 +16,10 @@ from parallel_openai.records import Size, Usage
 INFINITY = float("inf")
 #: Requests in flight before the server has answered anything: enough to learn from, too few to hurt.
 FIRST_WINDOW = 4.0
+#: It grows by one with each answer up to here, and more slowly from there: the more are in flight when the server's
+#: bucket runs dry, the more are refused.
+FAST_WINDOW = 64.0
+SLOW_GROWTH = 0.2
 #: So many more in flight for each second that passes without an answer that tells.
 WINDOW_GROWTH = 4.0
 #: Seconds to hold back after a refusal that does not say for how long.
@@ -119,7 +123,7 @@ class Limiter:
         self.in_flight -= 1
         self._refusals_in_a_row = 0
         self._largest_taken = max(self._largest_taken, self.counting.most(lease.size))
-        self.window += 1.0
+        self.window += 1.0 if self.window < FAST_WINDOW else SLOW_GROWTH
         now = self.clock()
         self.requests.accepted(lease.request_mark, allowance(headers, "requests"), now)
         shown = allowance(headers, "tokens")

@@ -21,12 +21,12 @@ class Pace:
     """A rate found by being refused, in capacity per second; infinite as long as nothing was refused.
 
     >>> pace = Pace(now=0.0)
-    >>> pace.measure(at=10.0, sent=2000.0, rate=pace.rate, cost=1.0, now=10.0)   # refused: half of the rate so far
+    >>> pace.measure(at=10.0, sent=2000.0, rate=pace.rate, cost=1.0, held=0.0, now=10.0)  # half of the rate so far
     >>> pace.rate
     100.0
-    >>> pace.measure(at=20.0, sent=2500.0, rate=pace.rate, cost=1.0, now=20.0)   # 500 were taken in 10 s
+    >>> pace.measure(at=20.0, sent=3000.0, rate=pace.rate, cost=1.0, held=0.0, now=20.0)  # 1,000 were taken in 10 s
     >>> pace.rate
-    48.5
+    97.0
     """
 
     __slots__ = ("_base", "_began", "_empty_at", "_empty_sent", "_measured", "_set_at", "rate", "refused")
@@ -40,6 +40,10 @@ class Pace:
         self._empty_at: float | None = None
         self._empty_sent = 0.0
 
+    def begin(self, now: float) -> None:
+        """The first request goes out; what was before does not count."""
+        self._began = now
+
     def grow(self, now: float) -> None:
         """Bring the rate to this moment."""
         if self.rate == INFINITY:
@@ -50,20 +54,23 @@ class Pace:
         else:
             self.rate = self._base * (1.0 + SEARCH) ** min(since, 20.0)
 
-    def measure(self, *, at: float, sent: float, rate: float, cost: float, now: float) -> None:
+    def measure(self, *, at: float, sent: float, rate: float, cost: float, held: float, now: float) -> None:
         """The server was empty for what was sent at `at` and cost `cost`, when `sent` had been sent in all.
 
-        Between two such moments it took what it refilled, so that is its rate.
+        Between two such moments it took what it refilled, so that is its rate; but a small bucket overflows while the
+        client is `held`, so half of those seconds are left out.
         """
         before, sent_before, refused = self._empty_at, self._empty_sent, self.refused
         self.found_empty(at=at, sent=sent)
         if before is None:
             self._set(sent / max(now - self._began, 1.0) / 2, cost, now)
             return
-        elapsed, taken = at - before, sent - sent_before - refused
+        elapsed, taken = at - before - held / 2, sent - sent_before - refused
         if elapsed >= MEASURE_SECONDS and taken > 0:
+            measured = SHARE * taken / elapsed
+            # The search's first seconds were slow, and would count as the server's slowness.
+            self._set(measured if self._measured else max(measured, CUT * rate), cost, now)
             self._measured = True
-            self._set(SHARE * taken / elapsed, cost, now)
         else:
             self._set(rate * CUT, cost, now)
 

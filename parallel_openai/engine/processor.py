@@ -10,16 +10,28 @@ import heapq
 import time
 from collections.abc import Awaitable, Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
+from typing import Literal
 
+from parallel_openai.engine.budget import Budget, Reserve
 from parallel_openai.engine.limiter import Lease, Limiter
 from parallel_openai.engine.retry import RetryPolicy, Verdict, judge
 from parallel_openai.engine.status import StatusTracker
+from parallel_openai.errors import RunStoppedError
 from parallel_openai.records import APIRequest, Attempt, Response, Result, Size
 from parallel_openai.requests.endpoints import usage_of
 
 _TOO_LARGE = "The request is larger than the account's token limit ever lets through. The server said: "
 
 NO_SIZE = Size(1, 0, None, 1)
+
+#: How a run came to its end: every request has its result, or the budget or the time was used up.
+End = Literal["finished", "budget", "deadline"]
+#: So many broken sends in a row, without a good answer to anybody between them, are an outage of the server.
+OUTAGE_AFTER = 3
+#: Seconds of an outage in which broken sends are not counted against their requests.
+OUTAGE_PATIENCE = 60.0
+#: Seconds that a stopped run waits for the answers that are on their way, since they are paid for.
+COME_HOME = 60.0
 
 
 @dataclass(slots=True)
@@ -33,6 +45,7 @@ class _Job:
     failures: int = 0  # sends that count against it
     refusals: int = 0  # times it was refused for its tokens
     held_since: float | None = None
+    reserve: Reserve | None = None  # of the budget, for the send to come
 
 
 class Processor:
@@ -43,9 +56,11 @@ class Processor:
         limiter: says when.
         retry: says how often.
         status: where things are counted.
-        on_result: called once for each request that came to its end, in the order of their ends. What it raises
-            stops the run.
+        on_result: called once for each request that came to its end, in the order of their ends. It may give a
+            further request to be sent in its course. What it raises stops the run.
         max_concurrent_requests: requests in flight at the most.
+        budget: what may be spent; None: anything.
+        deadline: when to stop, on the clock; None: never.
         clock: seconds, never going back.
 
     One worker at a time stands at the gate: it takes the next request and waits for its capacity. When it goes off to
@@ -58,10 +73,12 @@ class Processor:
         *,
         send: Callable[[APIRequest], Awaitable[Response]],
         limiter: Limiter,
-        on_result: Callable[[Result], None],
+        on_result: Callable[[Result], APIRequest | None],
         retry: RetryPolicy | None = None,
         status: StatusTracker | None = None,
         max_concurrent_requests: int = 500,
+        budget: Budget | None = None,
+        deadline: float | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._send = send
@@ -70,6 +87,9 @@ class Processor:
         self._retry = retry or RetryPolicy()
         self._status = status or StatusTracker()
         self._max_workers = max_concurrent_requests
+        self._budget = budget
+        self._deadline = deadline
+        self._ending: End = "finished"
         self._clock = clock
         self._source: Iterator[APIRequest | None] = iter(())
         self._retries: list[tuple[float, int, _Job]] = []
@@ -78,10 +98,16 @@ class Processor:
         self._at_gate = 0
         self._retry_was_last = False
         self._reached = False
+        self._broken_in_row = 0
+        self._good_at: float | None = None  # when the last good answer came
+        self._sending: set[asyncio.Task[None]] = set()
         self._workers: set[asyncio.Task[None]] = set()
+        self._stopped = False
 
-    async def run(self, requests: Iterable[APIRequest | None]) -> None:
+    async def run(self, requests: Iterable[APIRequest | None]) -> End:
         """Bring every request to its result. None among the requests lets other work of the loop go first.
+
+        Gives how it ended. Where the budget or the time was used up, those not finished get no result.
 
         Raises:
             RunStoppedError: the server refuses every request; those not finished get no result.
@@ -90,11 +116,33 @@ class Processor:
         self._gate = asyncio.Lock()
         self._news = asyncio.Event()
         self._end: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._status.timeline.begin(self._limiter, self._clock())
         self._hire()
         try:
-            await self._end
+            await self._wait_for_end()
+        except RunStoppedError:
+            await self._come_home()
+            raise
         finally:
+            self._end.cancel()  # nobody will ask for what comes of it now
             await self._dismiss()
+            self._status.timeline.end(self._clock(), max_concurrent_requests=self._max_workers)
+        return self._ending
+
+    async def _wait_for_end(self) -> None:
+        await asyncio.wait([self._end], timeout=self._seconds_left())
+        if self._end.done():
+            self._end.result()
+        else:
+            self._ending = "deadline"
+
+    def _seconds_left(self) -> float | None:
+        return None if self._deadline is None else max(0.0, self._deadline - self._clock())
+
+    def _finish_early(self, ending: End) -> None:
+        self._ending = ending
+        if not self._end.done():
+            self._end.set_result(None)
 
     def _hire(self) -> None:
         self._at_gate += 1
@@ -112,27 +160,49 @@ class Processor:
         elif not self._workers:
             self._end.set_result(None)
 
-    async def _dismiss(self) -> None:
-        workers = list(self._workers)
-        for worker in workers:
+    async def _come_home(self) -> None:
+        """Send nothing more, and take in what is on its way."""
+        for worker in self._workers - self._sending:
             worker.cancel()
-        await asyncio.gather(*workers, return_exceptions=True)
+        self._stopped = True
+        if self._sending:
+            await asyncio.wait(self._sending, timeout=COME_HOME)
+
+    async def _dismiss(self) -> None:
+        self._stopped = True
+        workers = set(self._workers)
+        while workers:
+            # Told again until it heeds: before Python 3.12, wait_for loses a cancellation that meets its result.
+            for worker in workers:
+                worker.cancel()
+            _, workers = await asyncio.wait(workers, timeout=0.1)
 
     async def _work(self) -> None:
-        while True:
+        while not self._stopped:
             async with self._gate:
                 job = await self._next()
-                if job is None:
+                if job is None or not await self._afford(job):
                     self._at_gate -= 1
                     return
                 lease = await self._limiter.acquire(job.request.size or NO_SIZE)
+                if self._stopped:
+                    self._limiter.unanswered(lease)
+                    return
+                if self._seconds_left() == 0.0:  # the loop was too busy to ring in time
+                    self._limiter.unanswered(lease)
+                    self._finish_early("deadline")
+                    return
             self._at_gate -= 1
             self._busy += 1
             if not self._at_gate and len(self._workers) < self._max_workers:
                 self._hire()
+            worker = asyncio.current_task()
+            assert worker is not None
+            self._sending.add(worker)
             try:
                 await self._attempt(job, lease)
             finally:
+                self._sending.discard(worker)
                 self._busy -= 1
                 self._at_gate += 1
                 self._news.set()
@@ -160,6 +230,18 @@ class Processor:
             if delay is None or delay > 0:
                 await self._wait_for_news(delay)
 
+    async def _afford(self, job: _Job) -> bool:
+        """Set aside what the send may cost; where it does not fit yet, wait for what those in flight leave over."""
+        if self._budget is None:
+            return True
+        while (reserve := self._budget.reserve(job.request)) is None:
+            if not self._busy:
+                self._finish_early("budget")
+                return False
+            await self._wait_for_news(None)
+        job.reserve = reserve
+        return True
+
     async def _wait_for_news(self, delay: float | None) -> None:
         self._news.clear()
         try:
@@ -173,7 +255,9 @@ class Processor:
         status.num_requests_sent += 1
         if job.attempts:
             status.num_retries += 1
-        at, waited = time.time(), self._clock() - job.ready_at
+        at, sent_at = time.time(), self._clock()
+        waited = sent_at - job.ready_at
+        status.timeline.sent(sent_at)
         try:
             response = await self._send(job.request)
         except BaseException:
@@ -181,15 +265,30 @@ class Processor:
             raise
         finally:
             status.num_tasks_in_progress -= 1
-        verdict = judge(response, reached=self._reached)
+        if self._budget is not None and job.reserve is not None:
+            self._budget.settle(job.reserve, response)
+        verdict = self._unless_outage(judge(response, reached=self._reached), response)
         attempt = Attempt(at, response.seconds, waited, response.status, verdict.code, response.request_id)
         job.attempts.append(attempt)
+        status.timeline.came(sent_at, self._clock(), job.request, response, verdict)
         if response.status:
             self._reached = True
         if verdict.kind == "done":
             self._succeed(job, lease, response)
         else:
             self._mishap(job, lease, response, verdict)
+
+    def _unless_outage(self, verdict: Verdict, response: Response) -> Verdict:
+        """A server that is away answers nobody, so no request is to blame; the bound lets one that breaks it end."""
+        now = self._clock()
+        if verdict.kind == "done":
+            self._broken_in_row, self._good_at = 0, now
+        elif verdict.kind == "retry" and (verdict.code == "connection_error" or response.status in (502, 503, 504)):
+            self._broken_in_row += 1
+            known_good = self._good_at is not None and now - self._good_at < OUTAGE_PATIENCE
+            if known_good and self._broken_in_row >= OUTAGE_AFTER:
+                return replace(verdict, kind="hold")
+        return verdict
 
     def _succeed(self, job: _Job, lease: Lease, response: Response) -> None:
         usage = usage_of(response.data)
@@ -199,7 +298,7 @@ class Processor:
         if usage is not None:
             status.prompt_tokens += usage.prompt_tokens
             status.completion_tokens += usage.completion_tokens
-        self._on_result(
+        self._hand_over(
             Result(
                 job.request,
                 "succeeded",
@@ -211,11 +310,15 @@ class Processor:
         )
 
     def _mishap(self, job: _Job, lease: Lease, response: Response, verdict: Verdict) -> None:
+        if self._stopped:  # only what is paid for is still taken in; the row stays to be asked
+            self._limiter.unanswered(lease)
+            return
         self._count(response)
         job.errors.append(verdict.message or "")
         if verdict.kind == "stop":
             self._limiter.unanswered(lease)
             assert verdict.stop is not None
+            self._stopped = True
             raise verdict.stop(_advice(verdict))
         if verdict.kind == "hold":
             self._hold(job, lease, response, verdict)
@@ -236,10 +339,10 @@ class Processor:
         delay = 0.0  # the limiter holds it back, with all the others and in its turn
         if verdict.code == "slow_down":
             self._limiter.slow_down(lease, verdict.wait)
-        elif response.status:
+        elif response.status == 429:
             self._limiter.refused(lease, response.headers, verdict.dimension, verdict.wait)
         else:
-            delay = 0.5 + backoff
+            delay = max(verdict.wait or 0.0, 0.5 + backoff)
             self._limiter.unanswered(lease, hold=delay)
         if verdict.dimension == "tokens":
             job.refusals += 1
@@ -290,7 +393,16 @@ class Processor:
     ) -> None:
         self._status.num_tasks_failed += 1
         self._status.errors[code] += 1
-        self._on_result(Result(request, "failed", None, code, sentence, errors, attempts))
+        self._hand_over(Result(request, "failed", None, code, sentence, errors, attempts))
+
+    def _hand_over(self, result: Result) -> None:
+        further = self._on_result(result)
+        if further is None:
+            return
+        if self._limiter.never_fits(further.size or NO_SIZE):
+            self._reject(further)
+        else:
+            self._again(_Job(further, 0.0), 0.0)
 
 
 def _advice(verdict: Verdict) -> str:

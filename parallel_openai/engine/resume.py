@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -24,10 +24,20 @@ def result_line(result: Result, *, record: bool) -> bytes:
     about: dict[str, Any] = {"key": request.key, "status": result.status}
     if result.error_code is not None:
         about.update(error_code=result.error_code, error=result.error)
-    about["attempts"] = [
-        {name: value for name, value in asdict(attempt).items() if value is not None} for attempt in result.attempts
-    ]
+    about["attempts"] = _plain(result.attempts)
+    if result.sent is not None:
+        about["sent"] = result.sent.request_json
+        about["earlier"] = [{**_bill(each.response), "attempts": _plain(each.attempts)} for each in result.earlier]
     return make_line(request.body, answer, dumps(request.metadata), dumps(about))
+
+
+def _plain(attempts: Iterable[Attempt]) -> list[dict[str, Any]]:
+    return [{name: value for name, value in asdict(attempt).items() if value is not None} for attempt in attempts]
+
+
+def _bill(response: Any) -> dict[str, Any]:
+    """What a response says that it took, and of which model."""
+    return {name: response[name] for name in ("model", "usage") if name in response}
 
 
 class KnownResults:
@@ -94,27 +104,55 @@ def key_of(entry: Entry) -> str | None:
 
 def _restore(request: APIRequest, entry: Entry) -> Result:
     record: Mapping[str, Any] = entry[3]
-    attempts = tuple(_attempt(fields) for fields in record.get("attempts", ()) if isinstance(fields, dict))
+    attempts = attempts_of(record)
     if isinstance(entry[1], Mapping):
-        return Result(request, "succeeded", entry[1], attempts=attempts, restored=True)
+        sent, before = record.get("sent"), record.get("earlier")
+        earlier = [each for each in before if isinstance(each, dict)] if isinstance(before, list) else []
+        return Result(
+            request,
+            "succeeded",
+            entry[1],
+            attempts=attempts,
+            restored=True,
+            earlier=tuple(
+                Result(request, "succeeded", _bill(each), attempts=attempts_of(each), restored=True) for each in earlier
+            ),
+            sent=APIRequest(sent, path=request.path, sample=request.sample) if isinstance(sent, dict) else None,
+        )
     errors = tuple(map(str, entry[1])) if isinstance(entry[1], list) else ()
     return Result(
         request,
         "failed",
-        error_code=record.get("error_code", "error"),
-        error=record.get("error"),
+        error_code=str(record.get("error_code") or "error"),
+        error=str(record.get("error") or ""),
         errors=errors,
         attempts=attempts,
         restored=True,
     )
 
 
+def attempts_of(record: Mapping[str, Any]) -> tuple[Attempt, ...]:
+    """The sends that a line's record tells of."""
+    sends = record.get("attempts")
+    return tuple(_attempt(fields) for fields in sends if isinstance(fields, dict)) if isinstance(sends, list) else ()
+
+
 def _attempt(fields: Mapping[str, Any]) -> Attempt:
     return Attempt(
-        at=fields.get("at", 0.0),
-        seconds=fields.get("seconds", 0.0),
-        waited=fields.get("waited", 0.0),
-        status=fields.get("status", 0),
-        error_code=fields.get("error_code"),
-        request_id=fields.get("request_id"),
+        at=_number(fields.get("at")),
+        seconds=_number(fields.get("seconds")),
+        waited=_number(fields.get("waited")),
+        status=int(_number(fields.get("status"))),
+        error_code=_text(fields.get("error_code")),
+        request_id=_text(fields.get("request_id")),
     )
+
+
+def _number(value: Any) -> float:
+    """A damaged line may hold anything, and one of them must not stop a run."""
+    good = isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < 1e15
+    return float(value) if good else 0.0
+
+
+def _text(value: Any) -> str | None:
+    return value if isinstance(value, str) else None

@@ -59,7 +59,7 @@ QUOTA_CODES = frozenset(
 )
 FILTER_CODES = frozenset({"content_filter", "content_policy_violation", "moderation_blocked"})
 #: Nothing was sent, so nothing was charged and the row is not to blame.
-UNSENT_CODES = frozenset({"connection_refused", "dns_error", "tls_error"})
+UNSENT_CODES = frozenset({"connection_refused", "connect_timeout", "dns_error", "tls_error"})
 
 
 def judge(response: Response, *, reached: bool) -> Verdict:
@@ -135,7 +135,7 @@ def _refused_dimension(response: Response, error: Mapping[str, Any]) -> Dimensio
 
 
 def _redirected(response: Response, reached: bool) -> Verdict:
-    target = response.headers.get("location", "somewhere else")
+    target = response.headers.get("location", "somewhere else").partition("?")[0]  # what follows may be a secret
     message = f"The server redirects to {target} (HTTP {response.status}). Keys are not sent on; set base_url to it."
     if reached:
         return Verdict("retry", "redirected", message)

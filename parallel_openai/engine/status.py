@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass, field
 
+from parallel_openai.engine.timeline import Timeline
+
 
 @dataclass
 class StatusTracker:
@@ -21,6 +23,7 @@ class StatusTracker:
         num_tasks_waiting: requests that wait to be sent again.
         num_requests_sent: sends, the first ones and the retries.
         num_retries: sends beyond each request's first.
+        num_repairs: answers that were no good and asked for once more.
         num_rate_limit_errors: 429s; they are not counted in the next two.
         num_api_errors: other HTTP errors, and answers that were no good.
         num_other_errors: broken connections, timeouts.
@@ -29,6 +32,7 @@ class StatusTracker:
         cost_usd: as billed in this run, in dollars; of models with a known price.
         num_damaged_lines: lines of the journal that could not be read and were passed over.
         errors: failed requests by error code.
+        timeline: what happened when.
 
     >>> status = StatusTracker(num_tasks_total=10)
     >>> status.num_tasks_succeeded += 3; status.num_tasks_failed += 1
@@ -46,6 +50,7 @@ class StatusTracker:
     num_tasks_waiting: int = 0
     num_requests_sent: int = 0
     num_retries: int = 0
+    num_repairs: int = 0
     num_rate_limit_errors: int = 0
     num_api_errors: int = 0
     num_other_errors: int = 0
@@ -55,6 +60,7 @@ class StatusTracker:
     cost_usd: float = 0.0
     num_damaged_lines: int = 0
     errors: Counter[str] = field(default_factory=Counter)
+    timeline: Timeline = field(default_factory=Timeline, repr=False, compare=False)
 
     @property
     def num_tasks_done(self) -> int:

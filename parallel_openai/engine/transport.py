@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import io
+import re
 import ssl as ssl_module
 from collections.abc import Callable, Mapping
 from typing import Any
 from urllib.parse import urlsplit
+from urllib.request import getproxies, proxy_bypass
 
 import aiohttp
 from yarl import URL
@@ -15,8 +18,14 @@ from parallel_openai.errors import InvalidInputError
 from parallel_openai.jsonl import loads
 from parallel_openai.records import Response
 
+LARGE_BODY = 2**20
 #: An answer larger than this is refused: no completion is, and an endless body would fill the memory.
 MAX_RESPONSE_BYTES = 64 * 2**20
+#: Seconds for a connection: an address that swallows what is sent to it is named soon, and not after the answer's time.
+CONNECT_TIMEOUT = 15.0
+#: Headers that carry a secret, and the least length of one: shorter ones are placeholders such as "none".
+_SECRET_HEADERS = frozenset({"authorization", "proxy-authorization", "api-key", "x-api-key", "cookie"})
+_SECRET_LENGTH = 8
 
 
 class Transport:
@@ -47,9 +56,10 @@ class Transport:
     ) -> None:
         self._base = check_url(base_url)
         self._headers = dict(headers)
-        self._timeout = aiohttp.ClientTimeout(total=timeout, sock_connect=min(timeout, 30.0))
+        self._secrets = [value.encode() for value in secrets_in(headers)]
+        self._timeout = aiohttp.ClientTimeout(total=timeout, sock_connect=min(0.8 * timeout, CONNECT_TIMEOUT))
         self._clock = clock
-        self._trust_env = trust_env
+        self._proxy = _proxy_for(self._base) if trust_env else None
         self._ssl = ssl
         self._max_response_bytes = max_response_bytes
         self._urls: dict[str, URL] = {}
@@ -61,9 +71,15 @@ class Transport:
         began = self._clock()
         try:
             # A redirect could carry the key to another host, so none is followed.
-            async with session.post(self._url(path), data=body, allow_redirects=False) as answer:
+            # aiohttp warns of large bodies that are plain bytes, since it would write them in one go.
+            data = body if len(body) < LARGE_BODY else io.BytesIO(body)
+            async with session.post(self._url(path), data=data, allow_redirects=False) as answer:
                 content = await self._read(answer)
                 headers, status = answer.headers, answer.status
+        except aiohttp.ConnectionTimeoutError:
+            place = f"{self._base.host}:{self._base.port}"
+            sentence = f"No connection to {place} within {self._timeout.sock_connect:g} s. Is base_url right?"
+            return self._failure(began, "connect_timeout", sentence)
         except _TooLargeError:
             sentence = f"The answer is larger than {self._max_response_bytes:,} bytes, so it was not read to the end."
             return self._failure(began, "response_too_large", sentence)
@@ -73,6 +89,8 @@ class Transport:
         except (aiohttp.ClientError, OSError) as error:
             code, sentence = self._explain(error)
             return self._failure(began, code, sentence)
+        if self._secrets and any(secret in content for secret in self._secrets):
+            content = self._without_secrets(content)  # some servers name the wrong key whole
         return Response(status, headers, content, _parse(content), self._clock() - began)
 
     async def close(self) -> None:
@@ -87,7 +105,8 @@ class Transport:
             connector=connector,
             headers={"Content-Type": "application/json", **self._headers},
             timeout=self._timeout,
-            trust_env=self._trust_env,
+            # aiohttp would read the environment and .netrc anew for every request, in threads: half of its cost.
+            proxy=self._proxy,
             cookie_jar=aiohttp.DummyCookieJar(),
         )
         return self._session
@@ -113,6 +132,11 @@ class Transport:
             chunks.append(chunk)
         return b"".join(chunks)
 
+    def _without_secrets(self, content: bytes) -> bytes:
+        for secret in self._secrets:
+            content = content.replace(secret, b"***")
+        return content
+
     def _failure(self, began: float, code: str, sentence: str) -> Response:
         return Response(0, {}, b"", None, self._clock() - began, code, sentence)
 
@@ -133,6 +157,24 @@ class Transport:
 
 class _TooLargeError(Exception):
     pass
+
+
+def secrets_in(headers: Mapping[str, str]) -> list[str]:
+    """The secrets that headers carry.
+
+    >>> secrets_in({"Authorization": "Bearer sk-0123456789", "User-Agent": "parallel_openai"})
+    ['sk-0123456789']
+    """
+    values = [value for name, value in headers.items() if name.lower() in _SECRET_HEADERS]
+    words = [value.rpartition(" ")[2] for value in values]
+    return [word for word in words if len(word) >= _SECRET_LENGTH]
+
+
+def _proxy_for(url: URL) -> str | None:
+    """The proxy that the environment names for a server, as `HTTP_PROXY`, `HTTPS_PROXY` and `NO_PROXY` say."""
+    if proxy_bypass(f"{url.host}:{url.port}"):
+        return None
+    return getproxies().get(url.scheme)
 
 
 def check_url(base_url: str) -> URL:
@@ -157,16 +199,24 @@ def check_url(base_url: str) -> URL:
 
 
 def mask_url(url: str) -> str:
-    """A URL that can be shown: a name and password in it are replaced.
+    """A URL that can be shown: a name and password in it are replaced, and what its query says of keys and the like.
 
     >>> mask_url("https://ann:secret@host/v1")
     'https://***@host/v1'
+    >>> mask_url("https://host/v1?api-version=1&key=secret")
+    'https://host/v1?api-version=1&key=***'
     """
-    scheme, separator, rest = url.partition("://")
-    host, slash, path = rest.partition("/")
-    if not separator or "@" not in host:
-        return url
-    return f"{scheme}://***@{host.rpartition('@')[2]}{slash}{path}"
+    rest, question, query = url.partition("?")
+    if question:
+        rest = rest + "?" + _SECRET_IN_QUERY.sub(r"\1***", query)
+    start, separator, rest_of = rest.partition("://")
+    if not separator:  # a name and password may stand there all the same
+        start, rest_of = "", rest
+    credentials, at, place = rest_of.rpartition("@")  # a password that nobody quoted may hold a slash
+    return f"{start}{separator}{'***' if credentials else ''}{at}{place}"
+
+
+_SECRET_IN_QUERY = re.compile(r"(?i)((?:^|(?<=&))[^=&]*(?:key|token|secret|password|sig|auth|credential)[^=&]*=)[^&]*")
 
 
 def is_local(base_url: str) -> bool:
@@ -188,5 +238,7 @@ def _parse(content: bytes) -> Any:
 
 def _reason(error: Exception) -> str:
     cause = getattr(error, "os_error", None) or error
-    text = getattr(cause, "strerror", None) or str(cause) or type(error).__name__
+    # An answer that is no HTTP knows the whole URL, with what its query holds.
+    said = error.message if isinstance(error, aiohttp.ClientResponseError) else str(cause)
+    text = getattr(cause, "strerror", None) or said or type(error).__name__
     return str(text).rstrip(".")

@@ -33,13 +33,17 @@ COLUMNS = (
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """What a caller makes of a response: the value for the row's cell, or why there is none."""
+    """What a caller makes of a response: the value for the row's cell, or why there is none.
+
+    `repairable` is False where the model is not to blame, and could answer no better.
+    """
 
     value: Any
     finish_reason: str | None = None
     model: str | None = None
     error_code: str | None = None
     error: str | None = None
+    repairable: bool = True
 
 
 @dataclass(frozen=True)
@@ -82,13 +86,11 @@ class Answers:
         self.clear(slot)
         cells = self._cells
         cells["request_key"][slot] = result.request.key
+        cells["attempts"][slot] = sum(len(each.attempts) for each in (*result.earlier, result))
         if result.attempts:
             last = result.attempts[-1]
-            cells["attempts"][slot] = len(result.attempts)
             cells["seconds"][slot] = last.seconds
             cells["request_id"][slot] = last.request_id
-        else:
-            cells["attempts"][slot] = 0
         if result.status != "succeeded":
             self._set_error(slot, result.error_code, result.error)
             return False
@@ -117,23 +119,40 @@ class Answers:
         self._set_error(slot, error.code, str(error))
 
     def share(self, slot: int, source: int) -> None:
-        """Give a row the answer of another that asked the same; what it cost is counted once, at the other."""
+        """Give a row the answer of another that asked the same; what it took is counted once, at the other."""
         self._values[slot] = self._values[source]
         self._status[slot] = self._status[source]
         for cells in self._cells.values():
             cells[slot] = cells[source]
-        if self._cells["cost_usd"][source] is not None:
-            self._cells["cost_usd"][slot] = 0.0
+        for name in ("prompt_tokens", "completion_tokens", "cost_usd", "attempts"):
+            if self._cells[name][source] is not None:
+                self._cells[name][slot] = 0
+
+    def cancel_rest(self, code: str, error: str) -> None:
+        """Say in each slot without a result why the run did not come to it."""
+        for slot, status in enumerate(self._status):
+            if status == "cancelled":
+                self._cells["error_code"][slot] = code
+                self._cells["error"][slot] = error
 
     def error_code(self, slot: int) -> str | None:
         """Why the slot has no answer; None when it has one."""
         code: str | None = self._cells["error_code"][slot]
         return code
 
-    def cost(self, slot: int) -> float:
-        """What the slot's answer cost, in dollars; 0 when it is not known."""
-        cost = self._cells["cost_usd"][slot]
-        return cost if cost is not None and cost == cost else 0.0
+    def cost(self, response: Any) -> float:
+        """What a response cost, in dollars; NaN when it is not known."""
+        usage = usage_of(response)
+        model = response.get("model") if usage is not None else None
+        if usage is None or not isinstance(model, str):
+            return float("nan")
+        return price(
+            model,
+            prompt_tokens=usage.prompt_tokens,
+            completion_tokens=usage.completion_tokens,
+            cached_tokens=usage.cached_tokens,
+            base_url=self._base_url,
+        )
 
     def columns(self) -> dict[str, Any]:
         """The finished columns, one cell for each row."""
@@ -179,21 +198,15 @@ class Answers:
         return [merge(slots[start : start + self.samples]) for start in range(0, len(slots), self.samples)]
 
     def _fill_usage(self, slot: int, result: Result) -> None:
-        usage = usage_of(result.response)
-        if usage is None:
+        """What was billed for the row: this answer, and those before it that were no good."""
+        responses = [each.response for each in (*result.earlier, result)]
+        usages = [usage for usage in map(usage_of, responses) if usage is not None]
+        if not usages:
             return
         cells = self._cells
-        cells["prompt_tokens"][slot] = usage.prompt_tokens
-        cells["completion_tokens"][slot] = usage.completion_tokens
-        model = result.response.get("model")
-        if isinstance(model, str):
-            cells["cost_usd"][slot] = price(
-                model,
-                prompt_tokens=usage.prompt_tokens,
-                completion_tokens=usage.completion_tokens,
-                cached_tokens=usage.cached_tokens,
-                base_url=self._base_url,
-            )
+        cells["prompt_tokens"][slot] = sum(usage.prompt_tokens for usage in usages)
+        cells["completion_tokens"][slot] = sum(usage.completion_tokens for usage in usages)
+        cells["cost_usd"][slot] = sum(map(self.cost, responses))
 
     def _set_error(self, slot: int, code: str | None, error: str | None) -> None:
         self._status[slot] = "failed"
@@ -204,6 +217,21 @@ class Answers:
 def text_column(values: Sequence[Any]) -> Any:
     """Answers as text; missing where there is none."""
     return _text(values)
+
+
+def value_column(values: Sequence[Any]) -> Any:
+    """Answers of any kind: as numbers or text where they are all of one kind, else as they are."""
+    kinds = {type(value) for value in values if value is not None}
+    dtype = _DTYPES.get(kinds.pop()) if len(kinds) == 1 else None
+    if dtype is not None:
+        try:
+            return _text(values) if dtype == "string" else pd.array(values, dtype=dtype)
+        except OverflowError:  # whole numbers beyond 64 bits
+            pass
+    return _objects(values)
+
+
+_DTYPES: dict[type, Any] = {float: "Float64", int: "Int64", bool: "boolean", str: "string"}
 
 
 def _text(values: Sequence[Any]) -> Any:

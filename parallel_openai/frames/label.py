@@ -10,6 +10,7 @@ from typing import Any
 import pandas as pd
 
 from parallel_openai.client import Client, default_client
+from parallel_openai.engine.journal import Sync
 from parallel_openai.errors import InvalidInputError
 from parallel_openai.frames.answers import Reader, Reading
 from parallel_openai.frames.process import make_recipe
@@ -31,8 +32,13 @@ def label_dataframe(
     metadata: Hashable | Sequence[Hashable] = (),
     save_to: str | os.PathLike[str] | None = None,
     retry_failed: bool = True,
+    repair: bool | int = False,
+    budget_usd: float | None = None,
+    budget_tokens: int | None = None,
+    deadline: float | None = None,
     prefix: str = "",
     progress: bool = True,
+    sync: Sync = "second",
     client: Client | None = None,
     extra_body: Mapping[str, Any] | None = None,
     **params: Any,
@@ -59,7 +65,7 @@ def label_dataframe(
     """
     by_text = check_labels(labels)
     recipe = _recipe(by_text, prompt, model, system, samples, metadata, extra_body, params)
-    options = Options(save_to, retry_failed, prefix, progress)
+    options = Options(save_to, retry_failed, prefix, progress, sync, repair, budget_usd, budget_tokens, deadline)
     return execute(df, recipe, _label_reader(recipe.endpoint, by_text), client or default_client(), options)
 
 
@@ -74,8 +80,13 @@ async def alabel_dataframe(
     metadata: Hashable | Sequence[Hashable] = (),
     save_to: str | os.PathLike[str] | None = None,
     retry_failed: bool = True,
+    repair: bool | int = False,
+    budget_usd: float | None = None,
+    budget_tokens: int | None = None,
+    deadline: float | None = None,
     prefix: str = "",
     progress: bool = True,
+    sync: Sync = "second",
     client: Client | None = None,
     extra_body: Mapping[str, Any] | None = None,
     **params: Any,
@@ -83,7 +94,7 @@ async def alabel_dataframe(
     """`label_dataframe` for code that awaits; the caller's loop stays free meanwhile."""
     by_text = check_labels(labels)
     recipe = _recipe(by_text, prompt, model, system, samples, metadata, extra_body, params)
-    options = Options(save_to, retry_failed, prefix, progress)
+    options = Options(save_to, retry_failed, prefix, progress, sync, repair, budget_usd, budget_tokens, deadline)
     return await aexecute(df, recipe, _label_reader(recipe.endpoint, by_text), client or default_client(), options)
 
 

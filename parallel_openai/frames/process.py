@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import pandas as pd
 
 from parallel_openai.client import Client, default_client
-from parallel_openai.frames.answers import Reader, Reading, text_column
-from parallel_openai.frames.recipe import Prompt, Recipe
+from parallel_openai.engine.journal import Sync
+from parallel_openai.frames.answers import Reader, Reading, text_column, value_column
+from parallel_openai.frames.recipe import Prompt, Recipe, last_line
 from parallel_openai.frames.run import Options, aexecute, execute
 from parallel_openai.requests.endpoints import Endpoint
 from parallel_openai.requests.endpoints import endpoint as find_endpoint
@@ -28,8 +30,14 @@ def process_dataframe(
     metadata: Hashable | Sequence[Hashable] = (),
     save_to: str | os.PathLike[str] | None = None,
     retry_failed: bool = True,
+    parse: Callable[[str], Any] | None = None,
+    repair: bool | int = False,
+    budget_usd: float | None = None,
+    budget_tokens: int | None = None,
+    deadline: float | None = None,
     prefix: str = "",
     progress: bool = True,
+    sync: Sync = "second",
     client: Client | None = None,
     extra_body: Mapping[str, Any] | None = None,
     **params: Any,
@@ -50,8 +58,19 @@ def process_dataframe(
         save_to: the file of answers, the journal. None: a file in `.parallel_openai/` for this very question. Either
             way, answers that the file holds are not asked for again.
         retry_failed: whether rows that failed in an earlier run are asked again.
+        parse: makes the value for `response` of an answer's text, as `float` or `json.loads` do. Where it raises, the
+            row is `failed` with `parse_error`; the answer stays in the journal, and the next call reads it again and
+            does not ask for it again.
+        repair: whether an answer that is no good is asked for once more, or how often: with twice the cap where it was
+            cut off, else with what is wrong shown to the model (an empty answer, one that is none of the labels, one
+            for which `parse` raises a ValueError). The row's tokens, `cost_usd` and `attempts` are those of all.
+        budget_usd, budget_tokens: what the call may spend. Before each send the most that it can come to is set aside,
+            so every request needs a cap on its answer, such as `max_completion_tokens`. What the journal holds is free.
+        deadline: seconds after which nothing is sent any more, and what is on its way is let go.
         prefix: set before the names of the new columns.
         progress: False shows nothing.
+        sync: how often the disk is told to keep what was written: about once a `second`, `always` (after each write)
+            or `never` (safe against a crash of the program, not of the machine).
         client: the account; None: the environment's.
         extra_body: further fields of the body, for names that this function uses itself (`metadata`).
         **params: parameters of the API, as they are: `temperature=0`, `max_completion_tokens=50`, `seed=1` ...
@@ -68,7 +87,11 @@ def process_dataframe(
         JournalError: the file of answers cannot be written.
 
     A row that cannot be answered does not stop the others: it is `failed`, and says why in `error`. Interrupting gives
-    the frame with the rest `cancelled`; the same call again goes on from there.
+    the frame with the rest `cancelled`; the same call again goes on from there. So it is at the end of a budget or a
+    deadline, where `error_code` says `budget` or `deadline`.
+
+    Of rows that ask the very same, the first has the tokens, the `cost_usd` and the `attempts`, and the others, which
+    share its answer, have 0: the columns' sums are what was billed.
 
     >>> import parallel_openai as po
     >>> df = pd.DataFrame({"text": ["Arrived early.", "It leaks."]})
@@ -79,8 +102,8 @@ def process_dataframe(
     ['succeeded', 'succeeded']
     """
     recipe = make_recipe(prompt, model, system, endpoint, response_format, samples, metadata, extra_body, params)
-    options = Options(save_to, retry_failed, prefix, progress)
-    return execute(df, recipe, text_reader(recipe.endpoint), client or default_client(), options)
+    options = Options(save_to, retry_failed, prefix, progress, sync, repair, budget_usd, budget_tokens, deadline)
+    return execute(df, recipe, text_reader(recipe.endpoint, parse), client or default_client(), options)
 
 
 async def aprocess_dataframe(
@@ -95,8 +118,14 @@ async def aprocess_dataframe(
     metadata: Hashable | Sequence[Hashable] = (),
     save_to: str | os.PathLike[str] | None = None,
     retry_failed: bool = True,
+    parse: Callable[[str], Any] | None = None,
+    repair: bool | int = False,
+    budget_usd: float | None = None,
+    budget_tokens: int | None = None,
+    deadline: float | None = None,
     prefix: str = "",
     progress: bool = True,
+    sync: Sync = "second",
     client: Client | None = None,
     extra_body: Mapping[str, Any] | None = None,
     **params: Any,
@@ -106,8 +135,8 @@ async def aprocess_dataframe(
     Cancelling the task gives the frame with the rest `cancelled`, as an interrupt does.
     """
     recipe = make_recipe(prompt, model, system, endpoint, response_format, samples, metadata, extra_body, params)
-    options = Options(save_to, retry_failed, prefix, progress)
-    return await aexecute(df, recipe, text_reader(recipe.endpoint), client or default_client(), options)
+    options = Options(save_to, retry_failed, prefix, progress, sync, repair, budget_usd, budget_tokens, deadline)
+    return await aexecute(df, recipe, text_reader(recipe.endpoint, parse), client or default_client(), options)
 
 
 def make_recipe(
@@ -130,11 +159,24 @@ def make_recipe(
     return Recipe(prompt, model, system, find_endpoint(endpoint), merged, beside, samples)
 
 
-def text_reader(endpoint: Endpoint) -> Reader:
-    """Reads the answer's text."""
+def text_reader(endpoint: Endpoint, parse: Callable[[str], Any] | None = None) -> Reader:
+    """Reads the answer's text, or what `parse` makes of it."""
 
     def read(response: Mapping[str, Any]) -> Reading:
         answer = endpoint.read(response)
-        return Reading(answer.text, answer.finish_reason, answer.model, answer.error_code, answer.error)
+        reading = Reading(answer.text, answer.finish_reason, answer.model, answer.error_code, answer.error)
+        if parse is None or answer.error_code is not None or answer.text is None:
+            return reading if parse is None else replace(reading, value=None)
+        try:
+            return replace(reading, value=parse(answer.text))
+        except Exception as error:
+            # A ValueError speaks of the value; anything else is a bug, which no other answer would mend.
+            return replace(
+                reading,
+                value=None,
+                error_code="parse_error",
+                error=f"parse raised {last_line(error)}",
+                repairable=isinstance(error, ValueError),
+            )
 
-    return Reader("response", read, text_column)
+    return Reader("response", read, text_column if parse is None else value_column)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import traceback
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from hashlib import blake2b
@@ -195,4 +196,13 @@ def _called(df: pd.DataFrame, function: Callable[[Row], Any], columns: Sequence[
         try:
             yield function(Row(dict(zip(columns, values, strict=True)), label))
         except Exception as error:
-            yield BadPromptError("prompt_error", f"The prompt function raised {type(error).__name__}: {error}")
+            yield BadPromptError("prompt_error", f"The prompt function raised {last_line(error)}")
+
+
+def last_line(error: BaseException) -> str:
+    """How the error's traceback ends.
+
+    >>> last_line(ValueError("no number"))
+    'ValueError: no number'
+    """
+    return traceback.format_exception_only(error)[-1].strip()

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,14 +13,16 @@ from typing import Any
 import pandas as pd
 
 from parallel_openai.client import Client
-from parallel_openai.engine.journal import Journal
+from parallel_openai.engine.journal import Journal, Sync, check_sync
 from parallel_openai.engine.loop import Interrupted, arun, run
 from parallel_openai.engine.progress import Progress
 from parallel_openai.engine.resume import KnownResults, result_line
 from parallel_openai.engine.status import StatusTracker
-from parallel_openai.errors import JournalError, RunStoppedError
+from parallel_openai.errors import JournalError, JournalWriteError, RunStoppedError
 from parallel_openai.frames.answers import COLUMNS, Answers, Reader
+from parallel_openai.frames.bounds import check_bounds, make_budget, why_cancelled
 from parallel_openai.frames.recipe import Recipe
+from parallel_openai.frames.repair import Repair, check_tries, make_repair
 from parallel_openai.frames.report import RunReport, remember
 from parallel_openai.frames.table import check_frame, check_free, with_columns
 from parallel_openai.jsonl import dumps, loads
@@ -39,6 +42,11 @@ class Options:
     retry_failed: bool = True
     prefix: str = ""
     progress: bool = True
+    sync: Sync = "second"
+    repair: bool | int = False
+    budget_usd: float | None = None
+    budget_tokens: int | None = None
+    deadline: float | None = None
 
 
 @dataclass
@@ -61,6 +69,13 @@ class FrameRun:
         self.recipe.check(self.df)
         check_free(self.df, [self.reader.name, *COLUMNS], self.options.prefix)
         self.client.check_key()
+        check_sync(self.options.sync)
+        self._tries = check_tries(self.options.repair)
+        usd, tokens, deadline = self.options.budget_usd, self.options.budget_tokens, self.options.deadline
+        check_bounds(budget_usd=usd, budget_tokens=tokens, deadline=deadline)
+        self._budget = make_budget(usd, tokens, self.recipe, self.df, self.client.base_url)
+        self._ended = "finished"
+        self._began = time.time()
         self.journal_path = self._journal_path()
         self.answers = Answers(len(self.df), self.recipe.samples, self.reader, self.client.base_url)
         self.status.num_tasks_total = len(self.df) * self.recipe.samples
@@ -75,14 +90,14 @@ class FrameRun:
             run(self._work(), progress.tick, nested=self.client.loop == "running")
         except Interrupted:
             return self._finish(progress, began, "interrupted")
-        except RunStoppedError as error:
+        except (RunStoppedError, JournalWriteError) as error:
             error.partial = self._finish(progress, began, "stopped")
             # A notebook shows the whole way that an error came; the way through the engine tells its reader nothing.
             raise error.with_traceback(None) from None
         except BaseException:
             progress.close()
             raise
-        return self._finish(progress, began, "finished")
+        return self._finish(progress, began, self._ended)
 
     async def aexecute(self) -> pd.DataFrame:
         """The same for a caller with a loop of its own; cancelling its task ends the run early."""
@@ -92,27 +107,46 @@ class FrameRun:
             await arun(self._work(), progress.tick, nested=self.client.loop == "running")
         except Interrupted:
             return self._finish(progress, began, "interrupted")
-        except RunStoppedError as error:
+        except (RunStoppedError, JournalWriteError) as error:
             error.partial = self._finish(progress, began, "stopped")
             # A notebook shows the whole way that an error came; the way through the engine tells its reader nothing.
             raise error.with_traceback(None) from None
         except BaseException:
             progress.close()
             raise
-        return self._finish(progress, began, "finished")
+        return self._finish(progress, began, self._ended)
 
     async def _work(self) -> None:
-        with Journal(self.journal_path) as journal:
+        began = time.monotonic()
+        with Journal(self.journal_path, sync=self.options.sync) as journal:
             known = KnownResults(
                 self.journal_path, failures=not self.options.retry_failed, simulated=self.client.is_local
             )
             self.status.num_damaged_lines = known.damaged_lines
             try:
-                await self.client.process(
-                    self._requests(known), on_result=lambda result: self._take(result, journal), status=self.status
+                requests = self._requests(known)
+                self._ended = await self.client.process(
+                    requests,
+                    on_result=lambda result: self._take(result, journal),
+                    status=self.status,
+                    budget=self._budget,
+                    deadline=None if self.options.deadline is None else began + self.options.deadline,
                 )
+                if self._ended != "finished":
+                    await self._leave_rest(requests)
             finally:
                 known.close()
+
+    async def _leave_rest(self, requests: Iterator[APIRequest | None]) -> None:
+        """Send nothing more; but what the journal or another row answers costs nothing, and is taken along."""
+        for number, _ in enumerate(requests):
+            if number % RESTORE_AT_ONCE == 0:
+                await asyncio.sleep(0)
+        options = self.options
+        why = why_cancelled(
+            self._ended, usd=options.budget_usd, tokens=options.budget_tokens, deadline=options.deadline
+        )
+        self.answers.cancel_rest(self._ended, why)
 
     def _requests(self, known: KnownResults) -> Iterator[APIRequest | None]:
         """What must be sent; what can be answered from the journal or by another row is answered on the way."""
@@ -126,61 +160,88 @@ class FrameRun:
                 self._twins.append((slot, first))
                 self.status.num_tasks_shared += 1
                 continue
-            if request.key in known and self._restore(slot, known.get(request)):
+            to_send = self._restore(slot, request, known)
+            if to_send is None:
                 restored += 1
                 if restored % RESTORE_AT_ONCE == 0:
                     yield None
                 continue
-            yield request
+            why = self._budget.objection(to_send) if self._budget is not None else None
+            if why is not None:
+                self._reject(slot, BadPromptError("unbounded", why))
+                continue
+            yield to_send
 
     def _reject(self, slot: int, error: BadPromptError) -> None:
         self.answers.reject(slot, error)
         self.status.num_tasks_failed += 1
         self.status.errors[error.code] += 1
 
-    def _restore(self, slot: int, result: Result | None) -> bool:
-        """Take an answer from the journal; one that is no answer after all is asked for again."""
+    def _restore(self, slot: int, request: APIRequest, known: KnownResults) -> APIRequest | None:
+        """Take an answer from the journal; gives what must be sent where it holds none that is good."""
+        result = known.get(request)
         if result is None:
-            return False
+            return request
         good = self.answers.fill(slot, result)
         if not good and self.options.retry_failed:
-            self.answers.clear(slot)
-            return False
+            repair = self._repair(result)
+            # A parser that raises will raise again: the answer is paid for, and waits for a better parser.
+            if repair is not None or self.answers.error_code(slot) != "parse_error":
+                self.answers.clear(slot)
+                return repair or request
         self.status.num_tasks_restored += 1
         if good:
             self.status.num_tasks_succeeded += 1
         else:
             self.status.num_tasks_failed += 1
-        return True
+        return None
 
-    def _take(self, result: Result, journal: Journal) -> None:
-        """A request has come to its end: first onto the disk, then into its cells."""
+    def _take(self, result: Result, journal: Journal) -> APIRequest | None:
+        """A request has come to its end: first onto the disk, then into its cells. Gives what may mend its answer."""
+        status = self.status
+        cost = self.answers.cost(result.response)
+        status.cost_usd += cost if cost == cost else 0.0
+        mended = result.request if isinstance(result.request, Repair) else None
+        if mended is not None:
+            status.num_repairs += 1
+            result = mended.as_the_rows(result)
         journal.append(result_line(result, record=True))
         slot = self._slots[result.request.key]
+        if mended is not None and result.status == "failed":
+            self.answers.fill(slot, mended.in_vain(result))
+            return None
         good = self.answers.fill(slot, result)
-        status = self.status
-        status.cost_usd += self.answers.cost(slot)
-        if result.status == "succeeded" and not good:
-            status.num_tasks_succeeded -= 1
+        if result.status != "succeeded" or good:
+            return None
+        status.num_tasks_succeeded -= 1
+        repair = self._repair(result)
+        if repair is None:
             status.num_tasks_failed += 1
             status.errors[self.answers.error_code(slot) or "error"] += 1
+        return repair
+
+    def _repair(self, result: Result) -> Repair | None:
+        """The request that may mend a bad answer; None where the tries are used up or it would not help."""
+        if not isinstance(result.response, Mapping) or len(result.earlier) >= self._tries:
+            return None
+        return make_repair(result, self.reader.read(result.response), self.recipe.endpoint.read(result.response).text)
 
     def _finish(self, progress: Progress, began: float, ended: str) -> pd.DataFrame:
         for slot, source in self._twins:
             self.answers.share(slot, source)
-        columns = {self.options.prefix + name: values for name, values in self.answers.columns().items()}
+        answers = self.answers.columns()
+        columns = {self.options.prefix + name: values for name, values in answers.items()}
         out = with_columns(self.df, columns)
         report = RunReport.of(
             self.status,
-            rows=len(self.df),
-            statuses=columns[self.options.prefix + "status"],
-            error_codes=columns[self.options.prefix + "error_code"],
+            index=self.df.index,
+            answers=answers,
             seconds=time.monotonic() - began,
             ended=ended,
             journal=str(self.journal_path),
             simulated=self.answers.simulated,
         )
-        about = {"answer": self.reader.name, "prefix": self.options.prefix}
+        about = {"answer": self.reader.name, "prefix": self.options.prefix, "began": self._began}
         # Plain JSON, since to_parquet and others write the attrs into their files.
         out.attrs["parallel_openai"] = loads(dumps({**self.recipe.summary(), **about, **report.summary()}))
         remember(report)

@@ -1,0 +1,162 @@
+"""What a run may spend at the most: the worst case is set aside before each send, and settled with the answer."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from parallel_openai.engine.retry import UNSENT_CODES
+from parallel_openai.records import APIRequest, Response, Usage
+from parallel_openai.requests.endpoints import usage_of
+
+#: Dollars for what a model read and wrote; NaN where its price is not known.
+PriceOf = Callable[[str, Usage], float]
+
+#: What a prompt may come to against our count, as long as the server has not shown how it counts.
+UNKNOWN_FACTOR = 2.0
+#: Room for the next rows, where the server is seen to count otherwise than we do.
+MARGIN = 1.1
+#: Endpoints whose answers have no tokens.
+_WITHOUT_OUTPUT = frozenset({"embeddings", "moderations"})
+
+
+@dataclass(slots=True, eq=False)
+class Reserve:
+    """What is set aside for one send, at the most that it can come to."""
+
+    model: str
+    prompt_tokens: int
+    output_tokens: float
+    tokens: float = 0.0
+    usd: float = 0.0
+
+
+class Budget:
+    """Dollars and tokens that a run may spend, in all its sends.
+
+    Args:
+        usd: dollars; None: no limit.
+        tokens: prompt and completion tokens together; None: no limit.
+        price: dollars for what a model read and wrote; NaN where its price is not known.
+
+    An answer costs at the most its prompt and every choice's cap. The prompt is our own count; where the server is
+    seen to count more, what is set aside grows with it, also for what is on its way. An answer that may have been
+    billed without our seeing it, as after a timeout, is taken to have cost the most.
+
+    Attributes:
+        spent_usd, spent_tokens: settled so far.
+
+    >>> from parallel_openai.records import Size
+    >>> request = APIRequest({"model": "m", "max_tokens": 10})
+    >>> request.size = Size(prompt_tokens=50, characters=200, max_output_tokens=10, choices=2)
+    >>> budget = Budget(tokens=100)
+    >>> budget.reserve(request).tokens
+    70.0
+    >>> print(budget.reserve(request))
+    None
+    """
+
+    def __init__(self, *, usd: float | None = None, tokens: float | None = None, price: PriceOf | None = None) -> None:
+        self._usd = math.inf if usd is None else usd
+        self._tokens = math.inf if tokens is None else tokens
+        self._price = price if usd is not None else None
+        self.spent_usd = 0.0
+        self.spent_tokens = 0.0
+        self._open: set[Reserve] = set()
+        self._held_usd = 0.0
+        self._held_tokens = 0.0
+        self._factor = 1.0  # of the prompt as we count it
+        self._shown = 0.0  # the largest factor that an answer has shown
+
+    def objection(self, request: APIRequest) -> str | None:
+        """Why no worst case can be told for the request; None where it can."""
+        body = request.request_json
+        if self._most_output(request) == math.inf:
+            return (
+                "A budget needs a cap on every answer, or the next one could pass it. Set max_completion_tokens=... "
+                "(max_tokens= for older servers)."
+            )
+        if self._price is not None and math.isnan(self._price(str(body.get("model")), Usage(1, 1))):
+            return (
+                f"budget_usd= needs the model's price, and that of {str(body.get('model'))!r} is not known. "
+                "Use budget_tokens= for it."
+            )
+        return None
+
+    def reserve(self, request: APIRequest) -> Reserve | None:
+        """Set the worst case of one send aside; None where it does not fit beside what is spent and set aside.
+
+        Give it back with `settle`.
+        """
+        size = request.size
+        reserve = Reserve(
+            str(request.request_json.get("model")), size.prompt_tokens if size else 0, self._most_output(request)
+        )
+        if not self._shown:
+            self._count_by(UNKNOWN_FACTOR if self._open else 1.0)
+        self._measure(reserve)
+        if (
+            self.spent_tokens + self._held_tokens + reserve.tokens > self._tokens
+            or self.spent_usd + self._held_usd + reserve.usd > self._usd
+        ):
+            return None
+        self._open.add(reserve)
+        self._held_tokens += reserve.tokens
+        self._held_usd += reserve.usd
+        return reserve
+
+    def settle(self, reserve: Reserve, response: Response) -> None:
+        """Book what the send has really cost."""
+        usage = usage_of(response.data)
+        if usage is not None and usage.total_tokens:
+            self.spent_tokens += usage.total_tokens
+            self.spent_usd += self._cost(reserve, response, usage)
+        elif not (response.status >= 300 or response.error_code in UNSENT_CODES):
+            self.spent_tokens += reserve.tokens
+            self.spent_usd += reserve.usd
+        self._release(reserve)
+        if usage is not None and usage.prompt_tokens and reserve.prompt_tokens:
+            self._learn(usage.prompt_tokens / reserve.prompt_tokens)
+
+    def _most_output(self, request: APIRequest) -> float:
+        if request.path in _WITHOUT_OUTPUT:
+            return 0.0
+        size = request.size
+        if size is None or not size.max_output_tokens:
+            return math.inf
+        return float(size.choices * size.max_output_tokens)
+
+    def _measure(self, reserve: Reserve) -> None:
+        prompt = math.ceil(reserve.prompt_tokens * self._factor)
+        reserve.tokens = prompt + reserve.output_tokens
+        if self._price is not None and reserve.output_tokens < math.inf:
+            cost = self._price(reserve.model, Usage(prompt, int(reserve.output_tokens)))
+            reserve.usd = math.inf if math.isnan(cost) else cost
+
+    def _cost(self, reserve: Reserve, response: Response, usage: Usage) -> float:
+        if self._price is None:
+            return 0.0
+        cost = self._price(str(response.data.get("model")), usage)
+        if math.isnan(cost):  # an alias that the price list does not have
+            cost = self._price(reserve.model, usage)
+        return reserve.usd if math.isnan(cost) else cost
+
+    def _release(self, reserve: Reserve) -> None:
+        self._open.discard(reserve)
+        self._held_tokens = self._held_tokens - reserve.tokens if self._open else 0.0
+        self._held_usd = self._held_usd - reserve.usd if self._open else 0.0
+
+    def _learn(self, factor: float) -> None:
+        if factor > self._shown:
+            self._shown = factor
+            self._count_by(max(1.0, factor if factor <= 1.0 else factor * MARGIN))
+
+    def _count_by(self, factor: float) -> None:
+        if factor == self._factor:
+            return
+        self._factor = factor
+        for reserve in self._open:
+            self._measure(reserve)
+        self._held_tokens = sum(reserve.tokens for reserve in self._open)
+        self._held_usd = sum(reserve.usd for reserve in self._open)

@@ -1,0 +1,85 @@
+"""Asking once more where an answer was no good: with more room for it, or with what was wrong shown to the model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from parallel_openai.errors import InvalidInputError
+from parallel_openai.frames.answers import Reading
+from parallel_openai.records import APIRequest, Result
+from parallel_openai.requests.tokens import encoding_for_model, request_size
+
+#: What asking again does not change.
+HOPELESS = frozenset({"refused", "content_filter"})
+_CAPS = ("max_completion_tokens", "max_tokens", "max_output_tokens")
+
+
+class Repair(APIRequest):
+    """A request in the place of another whose answer was no good.
+
+    Attributes:
+        original: the row's own request, under whose key the journal keeps this one's answer too.
+        earlier: the row's results so far, the first one first.
+    """
+
+    __slots__ = ("earlier", "original")
+
+    def __init__(self, original: APIRequest, body: Mapping[str, Any], earlier: tuple[Result, ...]) -> None:
+        super().__init__(body, original.metadata, path=original.path, sample=original.sample)
+        self.original = original
+        self.earlier = earlier
+        self.size = request_size(self.request_json, encoding_for_model(body.get("model")))
+
+    def as_the_rows(self, result: Result) -> Result:
+        """The repair's result as that of the row."""
+        return replace(result, request=self.original, earlier=self.earlier, sent=self)
+
+    def in_vain(self, result: Result) -> Result:
+        """What the row has when the repair brought no answer: its last one, after so many more attempts."""
+        last = self.earlier[-1]
+        return replace(last, earlier=self.earlier[:-1], attempts=(*last.attempts, *result.attempts))
+
+
+def check_tries(repair: Any) -> int:
+    """How often a row may be asked once more.
+
+    >>> check_tries(True), check_tries(2)
+    (1, 2)
+    """
+    if not isinstance(repair, int) or repair < 0:
+        raise InvalidInputError(f"repair must be True, False or a number of tries, not {repair!r}.")
+    return int(repair)
+
+
+def make_repair(result: Result, reading: Reading, text: str | None) -> Repair | None:
+    """The request that may mend a row; None where asking again would not help.
+
+    Args:
+        result: the row's result, whose answer is no good.
+        reading: why it is not.
+        text: the answer.
+    """
+    if reading.error_code in HOPELESS or not reading.repairable:
+        return None
+    asked = (result.sent or result.request).request_json
+    body = _roomier(asked) if reading.finish_reason == "length" else _told(asked, reading, text)
+    if body is None:
+        return None
+    return Repair(result.request, body, (*result.earlier, replace(result, earlier=(), sent=None)))
+
+
+def _roomier(asked: Mapping[str, Any]) -> dict[str, Any] | None:
+    """With twice the cap. Without one, the model's own maximum cut the answer off, and that stays as it is."""
+    caps = {name: asked[name] * 2 for name in _CAPS if isinstance(asked.get(name), int)}
+    return {**asked, **caps} if caps else None
+
+
+def _told(asked: Mapping[str, Any], reading: Reading, text: str | None) -> dict[str, Any] | None:
+    messages = asked.get("messages")
+    if not isinstance(messages, (list, tuple)):
+        return None
+    said = [{"role": "assistant", "content": text}] if text else []
+    fault = f"That answer cannot be used. {reading.error} Answer again, exactly as it was asked for."
+    return {**asked, "messages": [*messages, *said, {"role": "user", "content": fault}]}

@@ -1,0 +1,278 @@
+"""A budget cannot be passed, a deadline is kept, and the next call goes on."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import time
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+
+import parallel_openai as po
+from parallel_openai.engine.budget import Budget
+from parallel_openai.errors import InvalidInputError
+from parallel_openai.local.simulator import Server
+from parallel_openai.records import APIRequest, Response, Size
+from tests.frames.conftest import Verb, codes
+from tests.frames.test_resume import received
+
+
+@pytest.fixture
+def many() -> pd.DataFrame:
+    return pd.DataFrame({"text": [f"Review number {n} of a lamp." for n in range(60)]})
+
+
+def spent(out: pd.DataFrame) -> int:
+    return int(out["prompt_tokens"].sum() + out["completion_tokens"].sum())
+
+
+@pytest.mark.parametrize("latency", [0, 0.02], ids=["one after the other", "many at a time"])
+def test_tokens_stay_within_the_budget_and_nearly_use_it_up(
+    ask: Verb, many: pd.DataFrame, server: Server, latency: float
+) -> None:
+    server.set(latency=latency)
+    out = ask(many, "text", max_tokens=60, budget_tokens=1000)
+    assert 1000 - 80 < spent(out) <= 1000
+    assert set(out["status"]) == {"succeeded", "cancelled"}
+    assert len(out) == received(server) + (out["status"] == "cancelled").sum()
+
+
+def test_dollars_stay_within_the_budget(ask: Verb, many: pd.DataFrame) -> None:
+    out = ask(many, "text", max_tokens=60, budget_usd=0.0005)
+    assert 0.00045 < out["cost_usd"].sum() <= 0.0005
+    assert "cancelled" in set(out["status"])
+
+
+def test_the_rest_says_why_and_so_does_the_last_line(ask: Verb, many: pd.DataFrame) -> None:
+    out = ask(many, "text", max_tokens=60, budget_tokens=500)
+    rest = out[out["status"] == "cancelled"]
+    assert set(rest["error_code"]) == {"budget"}
+    assert set(rest["error"]) == {
+        "The budget of 500 tokens does not suffice for this row too. The same call again goes on from here."
+    }
+    report = po.last_run()
+    assert report is not None
+    assert report.ended == "budget"
+    assert f"{len(rest)} cancelled (the budget is used up); run the same again to go on" in str(report)
+    assert report.errors == {}
+
+
+def test_calls_with_a_budget_go_on_until_all_is_done(ask: Verb, many: pd.DataFrame, server: Server) -> None:
+    calls = 0
+    while True:
+        out = ask(many, "text", max_tokens=60, budget_tokens=1000)
+        calls += 1
+        if (out["status"] == "succeeded").all():
+            break
+        assert calls < 10
+    assert received(server) == 60
+    assert calls >= spent(out) / 1000
+
+
+def test_what_the_journal_or_a_twin_holds_costs_nothing(ask: Verb, many: pd.DataFrame, server: Server) -> None:
+    ask(many[30:], "text", max_tokens=60, save_to="answers.jsonl")
+    before = received(server)
+    both = pd.concat([many, many[:1]], ignore_index=True)
+    out = ask(both, "text", max_tokens=60, budget_tokens=200, save_to="answers.jsonl")
+    assert 0 < received(server) - before < 5
+    assert out["status"][30:].tolist() == ["succeeded"] * 31
+    assert "cancelled" in set(out["status"][:30])
+
+
+def test_a_budget_too_small_for_one_row_sends_nothing(ask: Verb, many: pd.DataFrame, server: Server) -> None:
+    out = ask(many, "text", max_tokens=60, budget_tokens=60)
+    assert received(server) == 0
+    assert set(out["error_code"]) == {"budget"}
+
+
+def test_retries_come_out_of_the_budget_too(ask: Verb, server: Server) -> None:
+    """An answer that got lost on the way may have been billed."""
+    server.script([{"fault": "truncated"}] * 3)
+    out = ask(pd.DataFrame({"text": ["Say hi."]}), "text", max_tokens=60, budget_tokens=150)
+    assert received(server) == 2
+    assert codes(out) == ["budget"]
+
+
+def test_refusals_cost_nothing(ask: Verb, many: pd.DataFrame, server: Server) -> None:
+    server.script([429] * 3)
+    out = ask(many[:1], "text", max_tokens=60, budget_tokens=80)
+    assert out["status"].tolist() == ["succeeded"]
+
+
+def test_every_choice_is_reserved(ask: Verb, many: pd.DataFrame, server: Server) -> None:
+    out = ask(many, "text", max_tokens=60, n=3, budget_tokens=1000)
+    assert received(server) > 3
+    assert spent(out) <= 1000
+
+
+@pytest.mark.parametrize("bound", [{"budget_usd": 1}, {"budget_tokens": 1000}], ids=str)
+def test_a_budget_without_a_cap_is_refused_before_anything_is_sent(
+    ask: Verb, label: Verb, many: pd.DataFrame, server: Server, bound: dict[str, Any]
+) -> None:
+    for call in (lambda: ask(many, "text", **bound), lambda: label(many, "text", labels=["a", "b"], **bound)):
+        with pytest.raises(InvalidInputError, match=r"needs a cap.*max_completion_tokens=.*max_tokens="):
+            call()
+    assert received(server) == 0
+
+
+def test_a_budget_in_dollars_needs_a_price(ask: Verb, many: pd.DataFrame, server: Server) -> None:
+    with pytest.raises(InvalidInputError, match=r"price, and that of 'my-own'.*budget_tokens="):
+        ask(many, "text", model="my-own", max_tokens=60, budget_usd=1)
+    assert received(server) == 0
+    assert ask(many[:1], "text", model="my-own", max_tokens=60, budget_tokens=1000)["status"].tolist() == ["succeeded"]
+
+
+def test_whole_bodies_may_bring_their_caps(ask: Verb, server: Server) -> None:
+    def body(number: int, **more: Any) -> dict[str, Any]:
+        return {"model": "gpt-4o-mini", "messages": [{"role": "user", "content": f"Say {number}."}], **more}
+
+    good = pd.DataFrame({"body": [body(1, max_tokens=60), body(2, max_completion_tokens=60)]})
+    assert set(ask(good, "body", model=None, budget_usd=1)["status"]) == {"succeeded"}
+    bad = pd.DataFrame({"body": [body(3, max_tokens=60), body(4)]})
+    with pytest.raises(InvalidInputError, match="needs a cap"):
+        ask(bad, "body", model=None, budget_usd=1)
+    assert received(server) == 2
+
+
+def test_a_row_that_takes_its_cap_away_fails_alone(ask: Verb, server: Server) -> None:
+    bodies = [{"messages": [{"role": "user", "content": "Say 1."}], "max_tokens": cap} for cap in (60, None)]
+    out = ask(pd.DataFrame({"body": bodies}), "body", max_tokens=60, budget_tokens=1000)
+    assert codes(out) == [None, "unbounded"]
+    assert received(server) == 1
+
+
+@pytest.mark.parametrize("name", ["budget_usd", "budget_tokens", "deadline"])
+@pytest.mark.parametrize("value", [0, -1, math.nan, math.inf, "5", True], ids=str)
+def test_a_bound_that_makes_no_sense_is_refused(ask: Verb, many: pd.DataFrame, name: str, value: Any) -> None:
+    with pytest.raises(InvalidInputError, match=f"{name} must be a number above 0 or None, not {value!r}"):
+        ask(many, "text", max_tokens=60, **{name: value})
+
+
+def test_a_deadline_is_kept(ask: Verb, many: pd.DataFrame, server: Server) -> None:
+    server.script([{}] * 5)
+    server.set(latency=0.3)
+    began = time.monotonic()
+    out = ask(many, "text", deadline=1.0, client=po.Client(server.base_url, max_concurrent_requests=4))
+    assert 0.9 < time.monotonic() - began < 2.5
+    sent = received(server)
+    rest = out[out["status"] == "cancelled"]
+    assert set(rest["error_code"]) == {"deadline"}
+    assert set(rest["error"]) == {"The deadline of 1 s came before the answer. The same call again goes on from here."}
+    assert sent - 4 <= len(out) - len(rest) <= sent
+    assert "cancelled (the deadline came)" in str(po.last_run())
+    time.sleep(0.5)
+    assert received(server) == sent
+    server.set(latency=0)
+    assert set(ask(many, "text", deadline=60)["status"]) == {"succeeded"}
+    assert received(server) <= 60 + 4
+
+
+def test_a_deadline_holds_while_a_retry_waits(ask: Verb, server: Server) -> None:
+    server.script([{"status": 503, "headers": {"retry-after": "30"}}] * 3)
+    began = time.monotonic()
+    out = ask(pd.DataFrame({"text": ["Say hi."]}), "text", deadline=0.5)
+    assert time.monotonic() - began < 3
+    assert codes(out) == ["deadline"]
+
+
+def test_a_deadline_in_the_past_still_gives_what_the_journal_holds(ask: Verb, many: pd.DataFrame) -> None:
+    ask(many, "text", save_to="answers.jsonl")
+    more = pd.concat([pd.DataFrame({"text": ["New."]}), many], ignore_index=True)
+    out = ask(more, "text", deadline=1e-9, save_to="answers.jsonl")
+    assert out["status"].tolist() == ["cancelled"] + ["succeeded"] * 60
+
+
+def test_the_awaitable_twins_take_bounds_too(server: Server, many: pd.DataFrame) -> None:
+    async def both() -> tuple[pd.DataFrame, pd.DataFrame]:
+        client = po.Client(server.base_url)
+        common: dict[str, Any] = {"model": "gpt-4o-mini", "client": client, "progress": False, "max_tokens": 60}
+        asked = await po.aprocess_dataframe(many, "text", budget_tokens=300, **common)
+        labelled = await po.alabel_dataframe(many, "text", labels=["a", "b"], budget_tokens=900, **common)
+        return asked, labelled
+
+    for out in asyncio.run(both()):
+        assert set(out["status"]) == {"succeeded", "cancelled"}
+
+
+def test_nothing_of_a_budget_is_left_in_the_journal(ask: Verb, many: pd.DataFrame) -> None:
+    out = ask(many, "text", max_tokens=60, budget_tokens=500, save_to="answers.jsonl")
+    answered = (out["status"] == "succeeded").sum()
+    assert len(Path("answers.jsonl").read_bytes().splitlines()) == answered
+
+
+def request(prompt_tokens: int = 100, cap: int | None = 10, **options: Any) -> APIRequest:
+    made = APIRequest({"model": "m"}, **options)
+    made.size = Size(prompt_tokens, prompt_tokens * 4, cap, 1)
+    return made
+
+
+def answer(prompt_tokens: int, completion_tokens: int) -> Response:
+    usage = {"prompt_tokens": prompt_tokens, "completion_tokens": completion_tokens}
+    return Response(200, {}, b"", {"model": "m", "usage": usage}, 0.1)
+
+
+def test_while_the_servers_count_is_unknown_more_is_set_aside_for_several() -> None:
+    budget = Budget(tokens=330)
+    assert budget.reserve(request()) is not None
+    assert budget.reserve(request()) is None  # twice 100 for each
+
+
+def test_a_server_that_counts_more_is_reserved_for_as_it_counts() -> None:
+    budget = Budget(tokens=10_000)
+    first, second = budget.reserve(request()), budget.reserve(request())
+    assert first is not None
+    assert second is not None
+    budget.settle(first, answer(300, 5))
+    assert (budget.spent_tokens, second.tokens) == (305, 340)
+
+
+def test_a_server_that_counts_as_we_do_gets_no_margin() -> None:
+    budget = Budget(tokens=10_000)
+    first = budget.reserve(request())
+    assert first is not None
+    budget.settle(first, answer(100, 5))
+    second = budget.reserve(request())
+    assert second is not None
+    assert second.tokens == 110
+
+
+@pytest.mark.parametrize(
+    ("response", "tokens"),
+    [
+        (Response(500, {}, b"", None, 0.1), 0),
+        (Response(0, {}, b"", None, 0.1, "connection_refused"), 0),
+        (Response(0, {}, b"", None, 0.1, "timeout"), 110),
+        (Response(200, {}, b"", {"choices": []}, 0.1), 110),
+    ],
+    ids=["refused", "not sent", "timeout", "without usage"],
+)
+def test_what_cannot_be_known_is_taken_to_have_cost_the_most(response: Response, tokens: int) -> None:
+    budget = Budget(tokens=1000)
+    reserve = budget.reserve(request())
+    assert reserve is not None
+    budget.settle(reserve, response)
+    assert budget.spent_tokens == tokens
+
+
+def test_an_embedding_needs_no_cap() -> None:
+    budget = Budget(tokens=1000)
+    assert budget.objection(request(cap=None, path="embeddings")) is None
+    reserve = budget.reserve(request(cap=None, path="embeddings"))
+    assert reserve is not None
+    assert reserve.tokens == 100
+    assert Budget(tokens=1000).reserve(request(cap=None)) is None
+
+
+def test_an_answer_from_a_model_without_a_price_costs_what_the_asked_one_does() -> None:
+    prices = {"m": 1.0}
+    budget = Budget(usd=1000.0, price=lambda model, usage: prices.get(model, math.nan) * usage.total_tokens)
+    reserve = budget.reserve(request())
+    assert reserve is not None
+    response = answer(100, 5)
+    response.data["model"] = "m-2026"
+    budget.settle(reserve, response)
+    assert budget.spent_usd == 105
+    assert budget.objection(request()) is None

@@ -1,0 +1,103 @@
+"""The user's own code may raise: the row fails, and the paid answer stays."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from parallel_openai.local.simulator import Server
+from tests.frames.conftest import Verb, codes, journal_of
+from tests.frames.test_repair import ONE, says
+from tests.frames.test_resume import received
+
+
+def test_parse_makes_the_response(ask: Verb, server: Server, reviews: pd.DataFrame) -> None:
+    server.script([says("1.5")] * 3)
+    out = ask(reviews, "text", parse=float)
+    assert out["response"].tolist() == [1.5, 1.5, 1.5]
+    assert out["response"].dtype == "Float64"
+
+
+@pytest.mark.parametrize(
+    ("text", "parse", "dtype"),
+    [
+        ("5", int, "Int64"),
+        ("5", str, "string"),
+        ("5", bool, "boolean"),
+        ("[1, 2]", json.loads, "object"),
+        ("5", lambda text: 10**30, "object"),
+    ],
+    ids=["int", "str", "bool", "list", "huge"],
+)
+def test_values_of_one_kind_become_a_column_of_that_kind(
+    ask: Verb, server: Server, text: str, parse: Any, dtype: str
+) -> None:
+    server.script([says(text)])
+    out = ask(pd.DataFrame({"text": ["A lamp.", None]}), "text", parse=parse)
+    assert out["response"].dtype == dtype
+    assert out["response"][0] == parse(text)
+    assert pd.isna(out["response"][1])
+
+
+def test_values_of_several_kinds_stay_as_they_are(ask: Verb, server: Server, reviews: pd.DataFrame) -> None:
+    server.script([says("1"), says('"a"'), says("[1]")])
+    out = ask(reviews, "text", parse=json.loads)
+    assert sorted(map(str, out["response"])) == ["1", "[1]", "a"]
+
+
+def test_a_parser_that_raises_fails_its_row_with_the_tracebacks_last_line(ask: Verb, reviews: pd.DataFrame) -> None:
+    def parse(text: str) -> str:
+        if "terrible" in text:
+            raise KeyError("stars")
+        return text[:3]
+
+    out = ask(reviews, "text", parse=parse)
+    assert out["status"].tolist() == ["succeeded", "failed", "succeeded"]
+    assert codes(out) == [None, "parse_error", None]
+    assert out["error"][1] == "parse raised KeyError: 'stars'"
+    assert out["prompt_tokens"].notna().all()
+    assert len(journal_of(out).read_bytes().splitlines()) == 3
+
+
+def test_a_mended_parser_reads_the_paid_answer(ask: Verb, reviews: pd.DataFrame, server: Server) -> None:
+    for parse in (float, lambda text: text.no_such_thing):
+        assert set(codes(ask(reviews, "text", parse=parse))) == {"parse_error"}
+    out = ask(reviews, "text", parse=str.upper)
+    assert out["status"].tolist() == ["succeeded"] * 3
+    assert out["response"][0].startswith("(SIMULATED) A WONDERFUL LAMP")
+    assert received(server) == 3
+
+
+def test_a_prompt_function_that_raises_says_the_tracebacks_last_line(ask: Verb, reviews: pd.DataFrame) -> None:
+    out = ask(reviews, lambda row: row.text + 1 if row.stars == 1 else row.text)
+    assert codes(out) == [None, "prompt_error", None]
+    assert out["error"][1] == 'The prompt function raised TypeError: can only concatenate str (not "int") to str'
+
+
+def test_a_bad_answer_is_not_given_to_the_parser(ask: Verb, server: Server) -> None:
+    server.script([says("half an ans", "length")])
+    out = ask(ONE, "text", parse=lambda text: 1 / 0)
+    assert codes(out) == ["truncated"]
+    assert out["response"].isna().all()
+
+
+def test_with_repair_a_value_error_is_shown_to_the_model(ask: Verb, server: Server) -> None:
+    server.script([says("five"), says("5")])
+    out = ask(ONE, "text", parse=int, repair=True)
+    assert out["response"].tolist() == [5]
+    told = json.loads(journal_of(out).read_bytes().splitlines()[-1])[3]["sent"]["messages"][-1]["content"]
+    assert "ValueError: invalid literal for int() with base 10: 'five'" in told
+
+
+def test_with_repair_a_bug_is_not_paid_for_twice(ask: Verb, server: Server) -> None:
+    out = ask(ONE, "text", parse=lambda text: 1 / 0, repair=True)
+    assert out["error"].tolist() == ["parse raised ZeroDivisionError: division by zero"]
+    assert received(server) == 1
+
+
+def test_samples_are_parsed_one_by_one(ask: Verb, server: Server) -> None:
+    server.script([says("1"), says("2")])
+    assert sorted(ask(ONE, "text", parse=int, samples=2)["response"][0]) == [1, 2]

@@ -1,0 +1,319 @@
+"""What the report of a run tells: in a line, as data, as a page, as a figure."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+import sys
+from collections.abc import Iterator
+from html.parser import HTMLParser
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+import parallel_openai as po
+from parallel_openai.errors import MissingDependencyError
+from parallel_openai.frames.report import RunReport
+from parallel_openai.frames.report_html import sparkline
+from parallel_openai.local.simulator import Server
+from tests.frames.conftest import Verb
+
+PLAIN = RunReport(3, 3, 0, 0, 0, 0, 3, 0, 0, 9, 1, 0.0, 10.0, "finished", {}, "a.jsonl", False)
+
+
+def report() -> RunReport:
+    last = po.last_run()
+    assert last is not None
+    return last
+
+
+class Page(HTMLParser):
+    """A page's words and tags; fails where a tag is not closed."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.words: list[str] = []
+        self.tags: set[str] = set()
+        self.open: list[str] = []
+        self.feed(html)
+        assert self.open == []
+
+    def handle_starttag(self, tag: str, attrs: Any) -> None:
+        self.tags.add(tag)
+        self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: Any) -> None:
+        self.tags.add(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.words.append(data)
+
+    @property
+    def text(self) -> str:
+        return " ".join(self.words)
+
+
+def page(of: RunReport) -> Page:
+    return Page(of._repr_html_())
+
+
+@pytest.fixture
+def limited(server: Server) -> Server:
+    """An account of 1,200 requests and 60,000 tokens per minute, a second's worth at once."""
+    server.set(max_requests_per_minute=1200, max_tokens_per_minute=60_000, burst_seconds=1.0)
+    return server
+
+
+@pytest.fixture
+def tried(limited: Server, ask: Verb) -> RunReport:
+    """A run of rows that succeed, fail and are not asked at all, longer than a second."""
+    limited.set(counting="prompt_plus_max_output", fault_content_filter=0.1, answer_tokens=5)
+    texts = [f"row {number}" for number in range(30)]
+    ask(pd.DataFrame({"text": [*texts, None]}, index=[f"<i>{n}" for n in range(31)]), "text", max_completion_tokens=90)
+    return report()
+
+
+def test_the_limits_and_their_use_are_told(tried: RunReport) -> None:
+    assert tried.limits == {"requests": 1200.0, "tokens": 60_000.0}
+    assert 0 < tried.utilisation["requests"] < tried.utilisation["tokens"]
+    assert tried.waited["tokens"] > 0.5
+    assert sum(tried.time_spent().values()) == pytest.approx(tried.seconds)
+
+
+def test_the_latency_is_told(server: Server, ask: Verb, reviews: pd.DataFrame) -> None:
+    server.set(latency=0.1)
+    ask(reviews, "text")
+    latency = report().latency
+    assert list(latency) == ["p50", "p90", "p99", "longest"]
+    assert 0.09 < latency["p50"] <= latency["p99"] <= latency["longest"] < 5
+
+
+def test_refusals_are_told_by_why(server: Server, ask: Verb, reviews: pd.DataFrame) -> None:
+    server.set(fault_429=1.0, faulty_attempts=1, fault_429_retry_after=False)
+    ask(reviews, "text")
+    assert sum(report().refusals.values()) == report().rate_limit_errors == 3
+
+
+def test_the_timeline_is_a_frame_of_all_that_was_sent(tried: RunReport) -> None:
+    timeline = tried.timeline
+    assert timeline.index.name == "second"
+    assert timeline["sent"].sum() == tried.requests_sent == 30
+    assert timeline["answered"].sum() == 30
+    assert timeline["tokens_used"].sum() == tried.prompt_tokens + tried.completion_tokens
+    assert timeline["max_tokens_per_minute"].iloc[-1] == 60_000
+    assert len(timeline) >= 2
+
+
+def test_the_summary_is_small_and_plain(tried: RunReport) -> None:
+    text = json.dumps(tried.summary())
+    assert len(text) < 2000
+    assert {"limits", "utilisation", "latency", "refusals", "waited", "advice"} <= tried.summary().keys()
+    assert tried.summary().keys().isdisjoint({"timeline", "_timeline", "examples", "slowest"})
+
+
+def test_a_report_equals_itself_and_shows_no_counts_of_seconds(tried: RunReport) -> None:
+    assert tried == dataclasses.replace(tried)
+    assert len(repr(tried)) < 2000
+
+
+def test_each_error_has_an_example(tried: RunReport) -> None:
+    assert tried.examples.keys() == tried.errors.keys() == {"content_filter", "missing_prompt"}
+    assert tried.examples["missing_prompt"] == "The prompt is missing (NaN or None)."
+
+
+def test_the_slowest_rows_are_told_by_their_label_and_a_shared_answer_once(server: Server, ask: Verb) -> None:
+    server.set(latency=0.05, latency_sigma=0.5)
+    texts = ["same", "same", "same", "same", "b", "c", "d", None]
+    ask(pd.DataFrame({"text": texts}, index=list("stuvwxyz")), "text")
+    slowest = report().slowest
+    assert sorted(row.label for row in slowest) == ["s", "w", "x", "y"]
+    assert [row.seconds for row in slowest] == sorted((row.seconds for row in slowest), reverse=True)
+    assert (slowest[0].attempts, slowest[0].completion_tokens is not None) == (1, True)
+
+
+def test_several_samples_of_a_row_have_a_report_too(ask: Verb, reviews: pd.DataFrame) -> None:
+    ask(reviews, "text", samples=2)
+    assert len(report().slowest) == 3
+    assert "6" in page(report()).text
+
+
+def test_the_page_tells_all_of_it(tried: RunReport) -> None:
+    text = page(tried).text
+    for words in (
+        "31 rows in",
+        "SIMULATED answers",
+        "succeeded",
+        "Requests per minute",
+        "Tokens per minute",
+        "limit 60k",
+        "Where the time went",
+        "waiting for the token limit",
+        "content_filter",
+        "Slowest rows",
+        tried.journal,
+    ):
+        assert words in text, words
+
+
+def test_the_page_escapes_what_is_not_ours(tried: RunReport) -> None:
+    bad = "<script>alert('&')</script>"
+    shown = page(
+        dataclasses.replace(
+            tried, journal=bad, errors={bad: 1}, examples={bad: bad}, ended=bad, advice=bad, waited={bad: 1.0}
+        )
+    )
+    assert "script" not in shown.tags
+    assert "i" not in shown.tags  # of the index labels
+    assert shown.text.count(bad) == 6
+
+
+def test_the_page_needs_nothing_from_elsewhere(tried: RunReport) -> None:
+    html = tried._repr_html_()
+    assert not re.search(r"https?:|src=|url\(|@import|<link|<script", html)
+
+
+def test_the_page_takes_the_colour_of_its_surroundings(tried: RunReport) -> None:
+    html = tried._repr_html_()
+    assert 'stroke="currentColor"' in html
+    assert not re.search(
+        r"(?<!-)color: ?(#000|#fff|black|white)|background: ?(#|white|black)", html.split("</style>")[0]
+    )
+
+
+def test_the_page_of_a_run_that_sent_nothing_is_short(ask: Verb) -> None:
+    ask(pd.DataFrame({"text": [None]}), "text")
+    shown = page(report())
+    assert "svg" not in shown.tags
+    assert "missing_prompt" in shown.text
+    assert report().timeline.empty
+    assert (report().latency, report().utilisation, report().slowest) == ({}, {}, ())
+
+
+def test_the_page_tells_what_became_of_the_other_rows() -> None:
+    full = dataclasses.replace(
+        PLAIN,
+        cancelled=4,
+        restored=5,
+        shared=6,
+        repairs=9,
+        retries=7,
+        cost_usd=0.00002,
+        ended="interrupted",
+        waited={"learning": 0.01},
+        refusals={"unknown": 8, "requests": 2},
+        errors={f"code_{number}": 1 for number in range(12)},
+    )
+    text = page(full).text
+    for words in (
+        "cancelled",
+        "from the journal",
+        "shared an answer",
+        "asked for once more",
+        "7 retries",
+        "<$0.0001",
+        "interrupted",
+    ):
+        assert words in text
+    assert "the server did not say why" in text
+    assert "sending and answering" in text
+    assert "until the limits were known" not in text  # it took no time to speak of
+    assert "9 bad answers asked for once more" in str(full)
+    assert "4 other codes" in text
+
+
+def test_the_pictures_of_a_long_run_have_few_points() -> None:
+    drawn = sparkline(np.arange(1800.0), np.full(1800, 900.0), "Requests")
+    [line] = re.findall(r'<polyline points="([^"]*)" fill="none" stroke="#3b82f6"', drawn)
+    assert len(line.split()) <= 2 * 160
+
+
+def test_a_picture_without_a_limit_names_its_peak() -> None:
+    drawn = sparkline(np.array([600.0, 300.0]), np.array([np.nan, np.nan]), "Requests")
+    assert "peak 600" in drawn
+    assert "limit" not in drawn
+
+
+def test_a_burst_does_not_flatten_the_picture() -> None:
+    drawn = sparkline(np.array([36_000.0, 600.0]), np.array([600.0, np.nan]), "Requests")
+    assert "peak 36k" in drawn
+    assert "limit 600" in drawn
+
+
+def test_the_closing_line_proposes_a_smaller_cap(limited: Server, ask: Verb) -> None:
+    limited.set(counting="prompt_plus_max_output", answer_tokens=5)
+    ask(pd.DataFrame({"text": [f"row {number}" for number in range(40)]}), "text", max_tokens=90)
+    advice = report().advice
+    assert advice is not None
+    assert re.match(r"max_tokens=20 would have been about \d\.\d times as fast \(the longest answer had \d", advice)
+    assert f" {advice}. Answers: " in str(report())
+    assert advice in page(report()).text
+
+
+def test_a_tiny_cost_is_shown_as_one() -> None:
+    assert ", <$0.0001. Answers: a.jsonl" in str(dataclasses.replace(PLAIN, cost_usd=0.00002))
+
+
+def test_the_interrupted_and_the_restored_are_in_the_line() -> None:
+    line = str(dataclasses.replace(PLAIN, cancelled=4, restored=5, shared=6, rate_limit_errors=7))
+    for words in ("4 cancelled", "5 from the journal", "6 duplicates shared an answer", "7 rate-limit refusals"):
+        assert words in line
+
+
+@pytest.fixture
+def _no_windows() -> Iterator[None]:
+    pyplot = pytest.importorskip("matplotlib.pyplot")
+    pyplot.switch_backend("agg")
+    yield
+    pyplot.close("all")
+
+
+@pytest.mark.usefixtures("_no_windows")
+def test_the_plot_shows_throughput_latency_and_time(tried: RunReport) -> None:
+    figure = tried.plot()
+    titles = [axes.get_title() for axes in figure.axes]
+    assert titles[0].startswith("Requests per minute, ")
+    assert titles[1].startswith("Tokens per minute, ")
+    assert titles[2:] == ["Seconds for an answer", "Where the time went"]
+    legend = figure.axes[1].get_legend()
+    assert legend is not None
+    assert [text.get_text() for text in legend.get_texts()] == ["charged", "used", "limit"]
+    figure.canvas.draw()
+
+
+@pytest.mark.usefixtures("_no_windows")
+def test_the_plot_shows_refusals(server: Server, ask: Verb, reviews: pd.DataFrame) -> None:
+    server.set(fault_429=1.0, faulty_attempts=1, fault_429_retry_after=False)
+    ask(reviews, "text")
+    legend = report().plot().axes[0].get_legend()
+    assert legend is not None
+    assert "refused" in [text.get_text() for text in legend.get_texts()]
+
+
+@pytest.mark.usefixtures("_no_windows")
+def test_a_run_that_sent_nothing_can_be_plotted() -> None:
+    PLAIN.plot().canvas.draw()
+
+
+@pytest.mark.usefixtures("_no_windows")
+def test_a_notebook_shows_the_plot_once(tried: RunReport) -> None:
+    pytest.importorskip("matplotlib_inline")
+    from matplotlib import pyplot
+
+    pyplot.switch_backend("module://matplotlib_inline.backend_inline")
+    try:
+        figure = tried.plot()
+        assert not pyplot.fignum_exists(figure.number)
+    finally:
+        pyplot.switch_backend("agg")
+
+
+def test_without_matplotlib_the_install_line_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    with pytest.raises(MissingDependencyError, match=r"pip install 'parallel-openai\[plot\]'"):
+        PLAIN.plot()

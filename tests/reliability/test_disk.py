@@ -1,0 +1,185 @@
+"""A disk that is full, broken or slow: the run stops at once, says so, and keeps what was written before."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import parallel_openai as po
+from parallel_openai.engine.journal import Journal
+from parallel_openai.errors import InvalidInputError, JournalWriteError
+from parallel_openai.local.simulator import Server
+from tests.reliability.kills import ROOT
+from tests.reliability.worker import rows, write_requests
+
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such limits")
+needs_strace = pytest.mark.skipif(shutil.which("strace") is None, reason="strace is not installed")
+
+PLACE = Path("results.jsonl")
+ANSWER = {"model": "m", "choices": [{"message": {"content": "Hi. " * 100}, "finish_reason": "stop"}]}
+
+
+def work(server: Server, face: str = "frame", *before: str, count: int = 30, **order: Any) -> dict[str, Any]:
+    """Run in a process of its own and tell how it went."""
+    write_requests(Path("requests.jsonl"), count)
+    order = {"face": face, "base_url": server.base_url, "rows": count, "results": str(PLACE.absolute()), **order}
+    order["requests"] = str(Path("requests.jsonl").absolute())
+    command = [*before, sys.executable, "-m", "tests.reliability.worker", json.dumps(order)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr
+    told: dict[str, Any] = json.loads(done.stdout)
+    return told
+
+
+def strace(*options: str, log: str = "trace.txt") -> list[str]:
+    traced = ["strace", "-f", "-qq", "-o", str(Path(log).absolute()), "-P", str(PLACE.absolute()), *options]
+    return [*traced, "-e", "trace=write,fdatasync"]
+
+
+def whole_lines(place: Path = PLACE) -> int:
+    content = place.read_bytes()
+    assert content.endswith(b"\n") or not content
+    return len([json.loads(line) for line in content.splitlines()])
+
+
+@contextmanager
+def small_disk(kilobytes: int) -> Iterator[Path]:
+    """A file system of that size, where the user may make one."""
+    place = Path("disk").absolute()
+    place.mkdir()
+    made = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", f"size={kilobytes}k", "tmpfs", str(place)], capture_output=True, check=False
+    )
+    if made.returncode:
+        pytest.skip("this user may not make a file system")
+    try:
+        yield place
+    finally:
+        subprocess.run(["umount", str(place)], check=True)
+
+
+@pytest.mark.parametrize("face", ["frame", "file"])
+def test_a_limit_of_the_files_size_stops_the_run_at_once(server: Server, face: str) -> None:
+    server.script([{"body": ANSWER}] * 12)
+    server.set(latency=100)  # no later answer comes in whose line would find out
+    told = work(server, face, file_size=4000)
+    assert told["error"] == "JournalWriteError"
+    assert "results.jsonl failed: File too large. What was written before is kept: make room" in told["message"]
+    assert told["seconds"] < 5
+    assert 0 < whole_lines() < 12
+    assert server.stats(charged=False)["received"] <= 12 + 20
+
+
+def test_what_the_disk_did_not_take_comes_back_with_the_error(server: Server) -> None:
+    server.script([{"body": ANSWER}] * 12)
+    server.set(latency=100)
+    told = work(server, file_size=4000)
+    assert told["statuses"]["succeeded"] > whole_lines()
+    assert sum(told["statuses"].values()) == 30
+
+
+@pytest.mark.parametrize("face", ["frame", "file"])
+def test_after_room_was_made_only_the_rest_is_sent(server: Server, face: str) -> None:
+    work(server, face, file_size=4000, concurrency=1)
+    kept, sent = whole_lines(), server.stats(charged=False)["received"]
+    told = work(server, face)
+    assert told["statuses"]["succeeded"] == whole_lines() == 30
+    assert server.stats(charged=False)["received"] - sent == 30 - kept
+    assert sent - kept <= 2  # the one that did not fit, and the one sent meanwhile
+
+
+def test_a_full_disk_keeps_every_line_that_fits(server: Server, client: po.Client) -> None:
+    with small_disk(64) as disk:
+        with pytest.raises(JournalWriteError, match="No space left on device") as stopped:
+            po.process_dataframe(
+                rows(300), "text", model="m", save_to=disk / "a.jsonl", client=client, progress=False, sync="never"
+            )
+        content = (disk / "a.jsonl").read_bytes()
+        kept = whole_lines(disk / "a.jsonl")
+        assert content.count(b"\n") == kept
+        assert os.statvfs(disk).f_bfree * 4096 + len(content) < 64 * 1024
+        statuses = stopped.value.partial["status"].value_counts()
+        assert kept <= statuses["succeeded"] < 300
+    assert server.stats(charged=False)["received"] < 300
+
+
+def test_a_lone_block_that_fits_in_part_keeps_its_whole_lines() -> None:
+    async def write_at_once() -> None:
+        with Journal(place) as journal:
+            for number in range(10):  # one turn of the loop, so one write
+                journal.append(json.dumps([{"n": number}, {"a": "x" * 900}]).encode())
+            await asyncio.sleep(5)
+
+    with small_disk(12) as disk:  # three pages, one of which is the lock's
+        place = disk / "a.jsonl"
+        (disk / "other").write_bytes(b"x" * 3000)
+        with pytest.raises(JournalWriteError):
+            asyncio.run(asyncio.wait_for(write_at_once(), 3))
+        assert [json.loads(line)[0]["n"] for line in place.read_bytes().splitlines()] == list(range(whole_lines(place)))
+        assert whole_lines(place) > 0
+
+
+@needs_strace
+@pytest.mark.parametrize("call", ["write", "fdatasync"])
+def test_a_broken_disk_stops_the_run(server: Server, call: str) -> None:
+    server.set(latency=0.1)
+    inject = strace("-e", f"inject={call}:error=EIO:when=2+")
+    told = work(server, "frame", *inject, count=1000, concurrency=10)
+    assert told["error"] == "JournalWriteError"
+    assert "failed: Input/output error. What was written before is kept" in told["message"]
+    assert 0 < whole_lines() <= told["statuses"]["succeeded"] < 1000
+
+
+@needs_strace
+def test_a_write_that_is_interrupted_is_done_again(server: Server) -> None:
+    inject = strace("-e", "inject=write:error=EINTR:when=1+2")
+    assert work(server, "frame", *inject)["statuses"]["succeeded"] == whole_lines() == 30
+
+
+@needs_strace
+@pytest.mark.parametrize(
+    ("sync", "least", "most"), [("never", 0, 0), ("second", 2, 5), ("always", 10, 1000)], ids=lambda value: str(value)
+)
+def test_the_disk_is_told_to_keep_what_was_written_as_often_as_wanted(
+    server: Server, sync: str, least: int, most: int
+) -> None:
+    server.set(latency=0.2)
+    work(server, "frame", *strace(), concurrency=3, sync=sync)  # ten turns of 0.2 s
+    calls = re.findall(r"\b(write|fdatasync)\(", Path("trace.txt").read_text())
+    assert least <= calls.count("fdatasync") <= most
+    if sync == "always":
+        assert calls.count("fdatasync") >= calls.count("write")
+
+
+@needs_strace
+def test_a_lone_line_is_on_the_disk_within_about_a_second(server: Server) -> None:
+    server.script([{"body": ANSWER}])
+    server.set(latency=3)  # nothing more is written for so long
+    work(server, "frame", *strace("-ttt"), count=2, concurrency=2)
+    moments = re.findall(r"([\d.]+) (write|fdatasync)\(", Path("trace.txt").read_text())
+    [(written, first), (synced, second)] = moments[:2]
+    assert (first, second) == ("write", "fdatasync")
+    assert float(synced) - float(written) < 2
+
+
+@pytest.mark.parametrize("sync", ["sometimes", None, True])
+def test_another_sync_is_refused(server: Server, client: po.Client, sync: Any) -> None:
+    write_requests(Path("requests.jsonl"), 1)
+    for call in (
+        lambda: po.process_dataframe(rows(1), "text", model="m", client=client, sync=sync),
+        lambda: po.process_api_requests_from_file("requests.jsonl", client=client, sync=sync),
+    ):
+        with pytest.raises(InvalidInputError, match="sync must be 'second', 'always' or 'never', not"):
+            call()
+    assert server.stats(charged=False)["received"] == 0

@@ -1,0 +1,214 @@
+"""What each error of the API means for its row and for the run: the API's own table, over a real socket."""
+
+from __future__ import annotations
+
+import socket
+import ssl
+import subprocess
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+
+import parallel_openai as po
+from parallel_openai.errors import (
+    AuthenticationError,
+    PermissionDeniedError,
+    QuotaExceededError,
+    RunStoppedError,
+    ServerUnreachableError,
+)
+from parallel_openai.local import simulator
+from parallel_openai.local.simulator import Server
+
+
+def ask(client: po.Client, count: int = 1) -> pd.DataFrame:
+    df = pd.DataFrame({"text": [f"Row {number}" for number in range(count)]})
+    return po.process_dataframe(df, "text", model="gpt-4o-mini", client=client, progress=False)
+
+
+FAILS = [
+    ({"status": 400, "code": "context_length_exceeded"}, "context_length_exceeded"),
+    ({"status": 400}, "invalid_request_error"),
+    ({"status": 404}, "model_not_found"),
+    ({"status": 413}, "invalid_request_error"),
+    ({"status": 422}, "invalid_request_error"),
+    ({"status": 400, "code": "content_filter"}, "content_filter"),
+    ({"status": 400, "code": "content_policy_violation"}, "content_filter"),
+    ({"status": 403, "code": "content_policy_violation"}, "content_filter"),
+    ({"status": 500, "headers": {"x-should-retry": "false"}}, "server_error"),
+    ({"status": 418, "body": "I am a teapot."}, "http_418"),
+]
+
+
+@pytest.mark.parametrize(("answer", "code"), FAILS, ids=lambda value: str(value)[:60])
+def test_the_row_fails_without_a_retry(server: Server, client: po.Client, answer: Any, code: str) -> None:
+    server.script([answer])
+    out = ask(client, 2)
+    assert sorted(out["status"]) == ["failed", "succeeded"]
+    failed = out[out["status"] == "failed"].iloc[0]
+    assert (failed["error_code"], failed["attempts"]) == (code, 1)
+    assert failed["error"].startswith(f"HTTP {answer['status']}: ")
+
+
+SOON = {"retry-after-ms": "50"}
+AGAIN = [
+    {"status": 408},
+    {"status": 409},
+    {"status": 500},
+    {"status": 502, "body": "<html>Bad gateway</html>"},
+    {"status": 503, "headers": {"retry-after": "0.1"}},
+    {"status": 504},
+    {"status": 200, "body": {"error": {"message": "Overloaded", "type": "server_error"}}},
+    {"status": 200, "body": '{"choices": ['},
+    {"status": 200, "body": "[]"},
+    {"status": 200, "body": b"\xff\xfe"},
+    {"status": 200, "body": ""},
+    {"status": 404, "headers": {"x-should-retry": "true"}},
+]
+
+
+@pytest.mark.parametrize("answer", AGAIN, ids=lambda answer: f"{answer['status']}-{str(answer.get('body', ''))[:20]}")
+def test_the_request_is_sent_again_and_it_counts(server: Server, client: po.Client, answer: Any) -> None:
+    server.script([answer])
+    assert ask(client)[["status", "attempts"]].iloc[0].tolist() == ["succeeded", 2]
+
+
+LATER = [
+    {"status": 429, "headers": SOON},
+    {"status": 429, "code": "rate_limit_exceeded", "headers": SOON},
+    {"status": 429, "code": "429", "headers": SOON},
+    {"status": 429, "code": "slow_down", "headers": SOON},
+    {"status": 429, "code": "resource_unavailable", "message": "Resource Unavailable", "headers": SOON},
+    {"status": 429, "headers": SOON, "body": "Too many requests"},
+    {"status": 429, "headers": SOON, "message": "You need a quota increase"},
+]
+
+
+@pytest.mark.parametrize(
+    "answer", LATER, ids=lambda answer: f"{answer.get('code')}-{str(answer.get('message', ''))[:20]}"
+)
+def test_a_refusal_by_rate_costs_no_attempt(server: Server, answer: Any) -> None:
+    server.script([answer])
+    with po.Client(server.base_url, max_attempts=1) as client:
+        assert ask(client)["status"].tolist() == ["succeeded"]
+
+
+STOPS: list[tuple[Any, type[RunStoppedError]]] = [
+    ({"status": 401}, AuthenticationError),
+    ({"status": 403}, PermissionDeniedError),
+    ({"status": 403, "body": "Forbidden by the proxy"}, PermissionDeniedError),
+    *(
+        ({"status": 429, "code": code}, QuotaExceededError)
+        for code in (
+            "insufficient_quota",
+            "credit_balance_exhausted",
+            "organization_spend_limit_exceeded",
+            "project_spend_limit_exceeded",
+            "organization_usage_limit_exceeded",
+        )
+    ),
+    ({"status": 307, "headers": {"location": "https://elsewhere.invalid/v1"}, "body": ""}, ServerUnreachableError),
+]
+
+
+@pytest.mark.parametrize(("answer", "error"), STOPS, ids=lambda value: str(value)[:60])
+def test_the_run_stops(server: Server, client: po.Client, answer: Any, error: type[RunStoppedError]) -> None:
+    server.script([answer] * 9)
+    with pytest.raises(error) as stopped:
+        ask(client, 3)
+    assert stopped.value.partial["status"].tolist() == ["cancelled"] * 3
+    assert server.stats(charged=False)["received"] <= 3
+
+
+def test_a_run_that_stops_takes_in_the_answers_on_their_way(server: Server, client: po.Client) -> None:
+    server.set(latency=0.5, insufficient_quota_after=20)
+    with pytest.raises(QuotaExceededError) as stopped:
+        ask(client, 60)
+    assert stopped.value.partial["status"].eq("succeeded").sum() == 20
+    stats = server.stats()
+    assert (stats["charged_distinct"], stats["charged_undelivered"]) == (20, {})
+
+
+@contextmanager
+def bare_server(wrap: Any = None) -> Iterator[int]:
+    """A port that takes connections, says nothing sensible and closes them."""
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+
+        def serve() -> None:
+            while True:
+                try:
+                    connection, _ = listening.accept()
+                except OSError:
+                    return
+                try:
+                    with connection:
+                        (wrap(connection) if wrap else connection).close()
+                except OSError:
+                    pass
+
+        thread = threading.Thread(target=serve, daemon=True)
+        thread.start()
+        yield listening.getsockname()[1]
+        listening.shutdown(socket.SHUT_RDWR)
+        thread.join()
+
+
+def stopped_within(seconds: float, base_url: str) -> str:
+    began = time.monotonic()
+    with po.Client(base_url) as client, pytest.raises(ServerUnreachableError) as stopped:
+        ask(client, 50)
+    assert time.monotonic() - began < seconds
+    assert stopped.value.partial["status"].eq("cancelled").all()
+    return str(stopped.value)
+
+
+def test_https_to_an_http_port_is_named(server: Server) -> None:
+    said = stopped_within(5, server.base_url.replace("http:", "https:"))
+    assert "No secure connection to 127.0.0.1" in said
+    assert "plain http" in said
+
+
+def test_a_certificate_that_nobody_signed_is_named() -> None:
+    subject = ["-subj", "/CN=127.0.0.1", "-days", "2", "-keyout", "key.pem", "-out", "cert.pem"]
+    subprocess.run(
+        ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", *subject], check=True, capture_output=True
+    )
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(Path("cert.pem"), Path("key.pem"))
+    with bare_server(lambda connection: context.wrap_socket(connection, server_side=True)) as port:
+        said = stopped_within(5, f"https://127.0.0.1:{port}/v1")
+    assert "No secure connection" in said
+    assert "certificate" in said
+
+
+def test_nobody_at_the_port_is_named() -> None:
+    with simulator.serve() as gone:
+        pass
+    assert "Is base_url right and the server up?" in stopped_within(5, gone.base_url)
+
+
+def test_a_name_without_an_address_is_named() -> None:
+    assert "No address is known for 'nowhere.invalid'" in stopped_within(10, "http://nowhere.invalid/v1")
+
+
+def test_an_address_that_swallows_everything_is_named() -> None:
+    with socket.socket() as listening:  # its queue is full, so the next connection gets no answer
+        listening.bind(("127.0.0.1", 0))
+        listening.listen(0)
+        fillers = [socket.socket() for _ in range(4)]
+        for filler in fillers:
+            filler.setblocking(False)
+            filler.connect_ex(listening.getsockname())
+        base_url = f"http://127.0.0.1:{listening.getsockname()[1]}/v1"
+        began = time.monotonic()
+        with po.Client(base_url, timeout=1.0) as client, pytest.raises(ServerUnreachableError, match=r"within 0\.8 s"):
+            ask(client)
+        for filler in fillers:
+            filler.close()
+        assert time.monotonic() - began < 4

@@ -1,0 +1,37 @@
+"""A server at its worst: no row is lost, nothing hangs, and what fails in the end is named."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+import parallel_openai as po
+from parallel_openai.local.simulator import Server
+from tests.reliability.faults import run_with_faults
+
+
+def test_a_run_among_faults_of_every_kind_answers_nearly_every_row(tmp_path: Path) -> None:
+    outcome = run_with_faults(tmp_path, 500)
+    assert sum(outcome.injected.values()) > 30, str(outcome)
+    assert outcome.statuses["cancelled"] == outcome.unnamed == 0, str(outcome)
+    assert outcome.statuses["succeeded"] >= 498, str(outcome)
+
+
+@pytest.mark.parametrize("fault", ["gzip_bomb", "endless"])
+def test_a_body_that_would_fill_the_memory_fails_its_row_only(server: Server, client: po.Client, fault: str) -> None:
+    server.script([{"fault": fault}], matching="bad")
+    df = pd.DataFrame({"text": ["bad", "good"]})
+    out = po.process_dataframe(df, "text", model="m", client=client, progress=False)
+    assert out["status"].tolist() == ["failed", "succeeded"]
+    assert out["error_code"][0] == "response_too_large"
+    assert "larger than 67,108,864 bytes" in out["error"][0]
+
+
+def test_an_outage_in_mid_run_costs_no_row(tmp_path: Path) -> None:
+    nothing = {"fault_500": 0.0, "fault_hang": 0.0}
+    outcome = run_with_faults(tmp_path, 600, outage=[0.8, 3.0], latency=0.1, **nothing)
+    assert outcome.injected["outage"] > 0, str(outcome)
+    assert outcome.statuses["succeeded"] == 600, str(outcome)
+    assert outcome.seconds < 40

@@ -1,0 +1,19 @@
+"""Kill -9 at any moment: every row is answered in the end, and only what was in flight is charged again."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.reliability.kills import kill_and_resume
+
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="Windows has no kill -9 and no fork")
+
+
+@pytest.mark.parametrize("face", ["frame", "file"])
+def test_a_killed_run_goes_on_and_loses_nothing(face: str, tmp_path: Path) -> None:
+    tally = kill_and_resume(face, tmp_path, rows=400, kills=6)
+    assert (tally.rows_lost, tally.lines_broken, tally.lines_too_many, tally.problems) == (0, 0, 0, []), str(tally)
+    assert tally.kills >= 6

@@ -1,0 +1,152 @@
+"""One journal has one writer, and any number of readers."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+
+import parallel_openai as po
+from parallel_openai.engine.journal import Journal
+from parallel_openai.errors import InvalidInputError, JournalError, JournalLockedError
+from parallel_openai.local.simulator import Server
+from tests.conftest import wait_until_sent
+from tests.reliability.kills import ROOT
+from tests.reliability.worker import rows, write_requests
+
+PLACE = Path("answers.jsonl")
+
+
+@contextmanager
+def another_process_at_work(server: Server, face: str = "frame", count: int = 200) -> Iterator[subprocess.Popen[bytes]]:
+    """A run in a process of its own, that has sent something."""
+    write_requests(Path("requests.jsonl"), count)
+    order = {"face": face, "base_url": server.base_url, "rows": count, "concurrency": 2}
+    order |= {"results": str(PLACE.absolute()), "requests": str(Path("requests.jsonl").absolute())}
+    command = [sys.executable, "-m", "tests.reliability.worker", json.dumps(order)]
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE)
+    try:
+        wait_until_sent(server, 1)
+        yield process
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def run_frame(client: po.Client, count: int = 3, **options: Any) -> pd.DataFrame:
+    options = {"client": client, "progress": False, "save_to": PLACE, **options}
+    return po.process_dataframe(rows(count), "text", model="gpt-4o-mini", **options)
+
+
+def run_file(client: po.Client) -> object:
+    return po.process_api_requests_from_file("requests.jsonl", PLACE, client=client, progress=False)
+
+
+@pytest.mark.parametrize("verb", [run_frame, run_file])
+def test_a_second_process_is_told_who_writes_and_what_to_do(server: Server, client: po.Client, verb: Any) -> None:
+    server.set(latency=0.2)
+    with another_process_at_work(server) as holder, pytest.raises(JournalLockedError) as refused:
+        verb(client)
+    assert f"process {holder.pid} on" in str(refused.value)
+    assert "give this run a save path of its own" in str(refused.value)
+
+
+def test_after_a_kill_of_the_writer_the_file_is_free(server: Server, client: po.Client) -> None:
+    server.set(latency=0.2)
+    with another_process_at_work(server) as holder:
+        holder.send_signal(signal.SIGKILL)
+        holder.wait()
+        server.set(latency=0)
+        assert run_frame(client)["status"].tolist() == ["succeeded"] * 3
+
+
+def test_a_second_thread_is_told_who_writes(server: Server, client: po.Client) -> None:
+    server.set(latency=0.5)
+    first = threading.Thread(target=run_frame, args=(client,))
+    first.start()
+    wait_until_sent(server, 1)
+    with pytest.raises(JournalLockedError, match=f"is being written by process {os.getpid()}"):
+        run_frame(client)
+    first.join()
+    assert len(po.read_journal(PLACE)) == 3
+
+
+def test_a_file_has_one_writer_whatever_it_is_called() -> None:
+    Path("folder").mkdir()
+    Path("link.jsonl").symlink_to(PLACE)
+    with Journal(PLACE):
+        for name in ("folder/../answers.jsonl", "link.jsonl", PLACE.absolute()):
+            with pytest.raises(JournalLockedError):
+                Journal(name)
+
+
+def test_a_journal_is_read_while_a_run_writes_it(server: Server) -> None:
+    server.set(latency=0.01)
+    counts = []
+    with another_process_at_work(server, count=150) as writer:
+        while writer.poll() is None:
+            if PLACE.exists():
+                out = po.read_journal(PLACE)
+                counts.append(len(out))
+                assert out["status"].eq("succeeded").all()
+            time.sleep(0.05)
+        counts.append(len(po.read_journal(PLACE)))
+    assert counts == sorted(counts)
+    assert counts[-1] == 150
+    assert len(set(counts)) > 3
+
+
+def test_what_is_read_tells_of_each_request(server: Server, client: po.Client) -> None:
+    server.script([{"status": 400, "code": "odd", "message": "Too odd."}], matching="Review 1")
+    out = run_frame(client, metadata="text")
+    read = po.read_journal(PLACE).set_index("request_key").loc[out["request_key"]]
+    assert read["status"].tolist() == out["status"].tolist() == ["succeeded", "failed", "succeeded"]
+    assert read["error_code"].iloc[1] == "odd"
+    assert read["error"].iloc[1] == "HTTP 400: Too odd."
+    assert read["response"].iloc[1] is None
+    assert read["attempts"].tolist() == [1, 1, 1]
+    assert read["metadata"].tolist() == [{"text": text} for text in out["text"]]
+    assert read["request"].iloc[0]["messages"][0]["content"] == out["text"][0]
+    assert abs(read["at"] - pd.Timestamp.now("UTC")).max() < pd.Timedelta(minutes=1)
+
+
+@pytest.mark.parametrize("verb", [run_frame, partial(run_file)], ids=["frame", "file"])
+def test_a_later_success_goes_before_an_earlier_failure(server: Server, client: po.Client, verb: Any) -> None:
+    write_requests(Path("requests.jsonl"), 3)
+    server.script([400], matching="Review 1")
+    for statuses in (["failed", "succeeded", "succeeded"], ["succeeded"] * 3):
+        verb(client)
+        assert sorted(po.read_journal(PLACE)["status"]) == statuses
+
+
+def test_reading_counts_what_it_cannot_read(client: po.Client) -> None:
+    run_frame(client)
+    first, *rest = PLACE.read_bytes().splitlines(keepends=True)
+    PLACE.write_bytes(first + b"\x00\x00\n" + b"".join(rest) + b'[{"model"')
+    out = po.read_journal(PLACE)
+    assert (len(out), out.attrs["damaged_lines"]) == (3, 1)
+
+
+def test_an_empty_journal_is_an_empty_frame() -> None:
+    PLACE.touch()
+    assert po.read_journal(PLACE).empty
+
+
+def test_what_is_no_journal_is_named() -> None:
+    with pytest.raises(InvalidInputError, match=r"There is no file of results answers\.jsonl"):
+        po.read_journal(PLACE)
+    PLACE.write_text("a,b\n1,2\n")
+    with pytest.raises(JournalError, match=r"answers\.jsonl is no file of results"):
+        po.read_journal(PLACE)
