@@ -215,8 +215,8 @@ class Answers:
 
 
 def text_column(values: Sequence[Any]) -> Any:
-    """Answers as text; missing where there is none."""
-    return _text(values)
+    """Answers as text, missing where there is none; lists of them as they are."""
+    return _objects(values) if any(isinstance(value, list) for value in values) else _text(values)
 
 
 def value_column(values: Sequence[Any]) -> Any:

@@ -110,6 +110,8 @@ def _recipe(
 ) -> Recipe:
     if "response_format" in params:
         raise InvalidInputError("label_dataframe makes its own response_format; use process_dataframe for another.")
+    if params.get("n", 1) != 1:
+        raise InvalidInputError(f"n={params['n']!r} would be paid for and give one label; use samples= for several.")
     if system is None:
         system = label_instruction(list(by_text))
     return make_recipe(

@@ -14,7 +14,7 @@ from parallel_openai.engine.journal import Sync
 from parallel_openai.frames.answers import Reader, Reading, text_column, value_column
 from parallel_openai.frames.recipe import Prompt, Recipe, last_line
 from parallel_openai.frames.run import Options, aexecute, execute
-from parallel_openai.requests.endpoints import Endpoint
+from parallel_openai.requests.endpoints import Answer, Endpoint
 from parallel_openai.requests.endpoints import endpoint as find_endpoint
 
 
@@ -76,7 +76,8 @@ def process_dataframe(
         **params: parameters of the API, as they are: `temperature=0`, `max_completion_tokens=50`, `seed=1` ...
 
     Returns:
-        A new frame with the same rows, order and index, and these columns: `response`, `status` (`succeeded`,
+        A new frame with the same rows, order and index, and these columns: `response` (a list where `n` asks for
+        several answers), `status` (`succeeded`,
         `failed`, `cancelled`), `error_code`, `error`, `finish_reason`, `model`, `prompt_tokens`,
         `completion_tokens`, `cost_usd` (dollars), `attempts`, `seconds` (of the last attempt), `request_id` (the
         server's), `request_key` (the digest of what was asked). `attrs["parallel_openai"]` sums the run up.
@@ -160,23 +161,30 @@ def make_recipe(
 
 
 def text_reader(endpoint: Endpoint, parse: Callable[[str], Any] | None = None) -> Reader:
-    """Reads the answer's text, or what `parse` makes of it."""
+    """Reads the answer's text, or what `parse` makes of it; with several choices (`n`), a list of them."""
 
     def read(response: Mapping[str, Any]) -> Reading:
-        answer = endpoint.read(response)
-        reading = Reading(answer.text, answer.finish_reason, answer.model, answer.error_code, answer.error)
-        if parse is None or answer.error_code is not None or answer.text is None:
-            return reading if parse is None else replace(reading, value=None)
-        try:
-            return replace(reading, value=parse(answer.text))
-        except Exception as error:
-            # A ValueError speaks of the value; anything else is a bug, which no other answer would mend.
-            return replace(
-                reading,
-                value=None,
-                error_code="parse_error",
-                error=f"parse raised {last_line(error)}",
-                repairable=isinstance(error, ValueError),
-            )
+        readings = [_parsed(answer, parse) for answer in endpoint.read_all(response)]
+        if len(readings) == 1:
+            return readings[0]
+        first_wrong = next((reading for reading in readings if reading.error_code is not None), readings[0])
+        return replace(first_wrong, value=[reading.value for reading in readings])
 
     return Reader("response", read, text_column if parse is None else value_column)
+
+
+def _parsed(answer: Answer, parse: Callable[[str], Any] | None) -> Reading:
+    reading = Reading(answer.text, answer.finish_reason, answer.model, answer.error_code, answer.error)
+    if parse is None or answer.error_code is not None or answer.text is None:
+        return reading if parse is None else replace(reading, value=None)
+    try:
+        return replace(reading, value=parse(answer.text))
+    except Exception as error:
+        # A ValueError speaks of the value; anything else is a bug, which no other answer would mend.
+        return replace(
+            reading,
+            value=None,
+            error_code="parse_error",
+            error=f"parse raised {last_line(error)}",
+            repairable=isinstance(error, ValueError),
+        )

@@ -55,6 +55,13 @@ class Endpoint:
         """What a response says, and whether it is an answer at all."""
         return _read_chat(response)
 
+    def read_all(self, response: Mapping[str, Any]) -> list[Answer]:
+        """The answers of a response with several choices (`n`), in the order of the choices."""
+        choices = response.get("choices")
+        if not isinstance(choices, list) or len(choices) < 2:
+            return [self.read(response)]
+        return [self.read({**response, "choices": [choice]}) for choice in choices]
+
 
 CHAT = Endpoint("chat.completions", "chat/completions")
 ENDPOINTS = {CHAT.name: CHAT}

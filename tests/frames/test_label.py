@@ -168,3 +168,8 @@ def test_the_awaitable_twin_gives_the_same(client: po.Client, reviews: pd.DataFr
     options: dict[str, Any] = {"labels": ["a", "b"], "model": "gpt-4o-mini", "client": client, "progress": False}
     awaited = asyncio.run(po.alabel_dataframe(reviews, "text", **options))
     pd.testing.assert_frame_equal(awaited, po.label_dataframe(reviews, "text", **options))
+
+
+def test_several_choices_of_a_label_are_refused_before_they_are_paid_for(label: Verb, reviews: pd.DataFrame) -> None:
+    with pytest.raises(InvalidInputError, match="use samples="):
+        label(reviews, "{text}", labels=["a", "b"], n=2)

@@ -106,3 +106,18 @@ def test_rows_that_share_a_failure_share_no_bill(ask: Verb, server: Server) -> N
     assert out["status"].tolist() == ["failed", "failed"]
     assert out["attempts"].tolist() == [1, 0]
     assert out["prompt_tokens"].isna().all()
+
+
+def test_several_choices_come_back_as_a_list(ask: Verb, server: Server) -> None:
+    out = ask(pd.DataFrame({"text": ["Say hi.", None]}), "text", n=3)
+    assert received(server) == 1
+    assert len(out["response"][0]) == 3
+    assert out["status"].tolist() == ["succeeded", "failed"]
+
+
+def test_a_choice_that_is_no_answer_makes_the_row_fail_and_keeps_the_others(ask: Verb, server: Server) -> None:
+    good = {"message": {"content": "Hi."}, "finish_reason": "stop"}
+    server.script([{"body": {"choices": [good, {"message": {"content": ""}, "finish_reason": "stop"}]}}])
+    out = ask(ONE, "text", n=2)
+    assert out["response"][0] == ["Hi.", None]
+    assert out["error_code"].tolist() == ["empty"]
