@@ -51,14 +51,26 @@ class Reader:
     """How responses become cells.
 
     Attributes:
-        name: the column of the answers.
+        names: the columns that are made of the answers; the first is the one that everybody looks at.
         read: from a response's JSON to its reading.
-        column: from the column's values to its array.
+        columns: from the readings' values, one for each row, to the columns' arrays by name. Where a row is asked
+            several times its value is a list, with None for a sample without an answer.
     """
 
-    name: str
+    names: tuple[str, ...]
     read: Callable[[Mapping[str, Any]], Reading]
-    column: Callable[[Sequence[Any]], Any]
+    columns: Callable[[Sequence[Any]], Mapping[str, Any]]
+
+    @classmethod
+    def of_one_column(
+        cls, name: str, read: Callable[[Mapping[str, Any]], Reading], column: Callable[[Sequence[Any]], Any]
+    ) -> Reader:
+        """For answers that fill one column; `column` makes its array."""
+        return cls((name,), read, lambda values: {name: column(values)})
+
+    @property
+    def name(self) -> str:
+        return self.names[0]
 
 
 class Answers:
@@ -160,7 +172,7 @@ class Answers:
             return self._merged_columns()
         cells = self._cells
         return {
-            self._reader.name: self._reader.column(self._values),
+            **self._reader.columns(self._values),
             "status": _status_array(self._status),
             "error_code": _text(cells["error_code"]),
             "error": _text(cells["error"]),
@@ -176,10 +188,10 @@ class Answers:
         }
 
     def _merged_columns(self) -> dict[str, Any]:
-        """Several samples a row: their answers as a list, what they took together, the first thing that went wrong."""
+        """Several samples a row: what is made of their answers, what they took together, what first went wrong."""
         cells = self._cells
         return {
-            self._reader.name: _objects(self._by_row(self._values, list)),
+            **self._reader.columns(self._by_row(self._values, list)),
             "status": _status_array(self._by_row(self._status, _worst)),
             "error_code": _text(self._by_row(cells["error_code"], _first)),
             "error": _text(self._by_row(cells["error"], _first)),
@@ -191,7 +203,7 @@ class Answers:
             "attempts": _whole(self._by_row(cells["attempts"], _sum)),
             "seconds": _real(self._by_row(cells["seconds"], _sum)),
             "request_id": _text(self._by_row(cells["request_id"], _first)),
-            "request_key": _objects(self._by_row(cells["request_key"], list)),
+            "request_key": object_column(self._by_row(cells["request_key"], list)),
         }
 
     def _by_row(self, slots: Sequence[Any], merge: Callable[[Sequence[Any]], Any]) -> list[Any]:
@@ -216,7 +228,7 @@ class Answers:
 
 def text_column(values: Sequence[Any]) -> Any:
     """Answers as text, missing where there is none; lists of them as they are."""
-    return _objects(values) if any(isinstance(value, list) for value in values) else _text(values)
+    return object_column(values) if any(isinstance(value, list) for value in values) else _text(values)
 
 
 def value_column(values: Sequence[Any]) -> Any:
@@ -228,7 +240,7 @@ def value_column(values: Sequence[Any]) -> Any:
             return _text(values) if dtype == "string" else pd.array(values, dtype=dtype)
         except OverflowError:  # whole numbers beyond 64 bits
             pass
-    return _objects(values)
+    return object_column(values)
 
 
 _DTYPES: dict[type, Any] = {float: "Float64", int: "Int64", bool: "boolean", str: "string"}
@@ -249,7 +261,8 @@ def _real(values: Sequence[Any]) -> Any:
     return np.array([np.nan if value is None else value for value in values], dtype="float64")
 
 
-def _objects(values: Sequence[Any]) -> Any:
+def object_column(values: Sequence[Any]) -> Any:
+    """Values as they are, also lists of one length."""
     array = np.empty(len(values), dtype=object)
     for position, value in enumerate(values):  # at once, numpy would make lists of one length two-dimensional
         array[position] = value

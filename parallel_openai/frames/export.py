@@ -206,6 +206,7 @@ class _Source:
             endpoint(self.about["endpoint"]),
             self.about["params"],
             [_column_again(name) for name in self.about.get("metadata", ())],
+            examples=self.about.get("examples", ()),
         )
         try:
             recipe.check(self.out)

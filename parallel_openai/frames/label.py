@@ -12,7 +12,7 @@ import pandas as pd
 from parallel_openai.client import Client, default_client
 from parallel_openai.engine.journal import Sync
 from parallel_openai.errors import InvalidInputError
-from parallel_openai.frames.answers import Reader, Reading
+from parallel_openai.frames.answers import Reader, Reading, object_column
 from parallel_openai.frames.process import make_recipe
 from parallel_openai.frames.recipe import Prompt, Recipe
 from parallel_openai.frames.run import Options, aexecute, execute
@@ -145,7 +145,13 @@ def _label_reader(endpoint: Endpoint, by_text: Mapping[str, Any]) -> Reader:
         return Reading(label, answer.finish_reason, answer.model)
 
     categories = _categories(by_text)
-    return Reader("label", read, lambda values: pd.Categorical(list(values), dtype=categories))
+
+    def column(values: Sequence[Any]) -> Any:
+        if any(isinstance(value, list) for value in values):
+            return object_column(values)
+        return pd.Categorical(list(values), dtype=categories)
+
+    return Reader.of_one_column("label", read, column)
 
 
 def _categories(by_text: Mapping[str, Any]) -> pd.CategoricalDtype:

@@ -170,7 +170,7 @@ def text_reader(endpoint: Endpoint, parse: Callable[[str], Any] | None = None) -
         first_wrong = next((reading for reading in readings if reading.error_code is not None), readings[0])
         return replace(first_wrong, value=[reading.value for reading in readings])
 
-    return Reader("response", read, text_column if parse is None else value_column)
+    return Reader.of_one_column("response", read, text_column if parse is None else value_column)
 
 
 def _parsed(answer: Answer, parse: Callable[[str], Any] | None) -> Reading:

@@ -24,7 +24,7 @@ from parallel_openai.frames.table import (
 from parallel_openai.jsonl import dumps
 from parallel_openai.records import APIRequest
 from parallel_openai.requests.endpoints import CHAT, Endpoint
-from parallel_openai.requests.prompts import BadPromptError, Template, parse_template, to_messages
+from parallel_openai.requests.prompts import BadPromptError, Template, parse_template, to_messages, with_examples
 from parallel_openai.requests.tokens import encoding_for_model, request_size
 
 Prompt = str | Hashable | Callable[[Row], Any]
@@ -42,6 +42,7 @@ class Recipe:
         params: further parameters of the API, as they are.
         metadata: columns that travel beside the request into the journal.
         samples: how often each row is asked.
+        examples: chat messages, questions and their answers in turn, that come before each row's own.
     """
 
     prompt: Prompt
@@ -51,6 +52,7 @@ class Recipe:
     params: Mapping[str, Any] = field(default_factory=dict)
     metadata: Sequence[Hashable] = ()
     samples: int = 1
+    examples: Sequence[Mapping[str, Any]] = ()
 
     def check(self, df: pd.DataFrame) -> None:
         """See, before anything is sent, that the frame has what the recipe needs.
@@ -108,7 +110,7 @@ class Recipe:
             raise BadPromptError("missing_prompt", "The prompt is missing (NaN or None).")
         if _is_missing(system):
             system = None
-        asked = to_messages(prompt, system)
+        asked = with_examples(to_messages(prompt, system), self.examples)
         if isinstance(asked, Mapping):  # a whole body: what it says goes before what the call says
             default = {} if self.model is None else {"model": self.model}
             return {**default, **self.params, **asked}
@@ -128,6 +130,7 @@ class Recipe:
             "endpoint": self.endpoint.name,
             "params": dict(self.params),
             "samples": self.samples,
+            **({"examples": list(self.examples)} if self.examples else {}),
             "metadata": list(self.metadata),
             "made_by_function": callable(self.prompt) or callable(self.system),
         }

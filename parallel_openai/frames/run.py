@@ -67,7 +67,7 @@ class FrameRun:
     def __post_init__(self) -> None:
         check_frame(self.df)
         self.recipe.check(self.df)
-        check_free(self.df, [self.reader.name, *COLUMNS], self.options.prefix)
+        check_free(self.df, [*self.reader.names, *COLUMNS], self.options.prefix)
         self.client.check_key()
         check_sync(self.options.sync)
         self._tries = check_tries(self.options.repair)

@@ -164,6 +164,23 @@ def _whole_body(body: Mapping[str, Any], system: Any) -> Mapping[str, Any]:
     return {**body, "messages": _led(messages, system)}
 
 
+def with_examples(
+    asked: list[Any] | Mapping[str, Any], examples: Sequence[Mapping[str, Any]]
+) -> list[Any] | Mapping[str, Any]:
+    """What `to_messages` gave, with questions and answers to learn from behind its system messages.
+
+    >>> shot = [{"role": "user", "content": "2 + 2?"}, {"role": "assistant", "content": "4"}]
+    >>> [each["content"] for each in with_examples(to_messages("3 + 3?", "Count."), shot)]
+    ['Count.', '2 + 2?', '4', '3 + 3?']
+    """
+    if not examples:
+        return asked
+    if isinstance(asked, Mapping):
+        return {**asked, "messages": with_examples(list(asked.get("messages") or ()), examples)}
+    led = next((at for at, each in enumerate(asked) if each.get("role") not in ("system", "developer")), len(asked))
+    return [*asked[:led], *examples, *asked[led:]]
+
+
 def _led(messages: Sequence[Any], system: Any) -> list[Any]:
     return [{"role": "system", "content": system}, *messages]
 
