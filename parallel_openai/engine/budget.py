@@ -9,9 +9,10 @@ from dataclasses import dataclass
 from parallel_openai.engine.retry import UNSENT_CODES
 from parallel_openai.records import APIRequest, Response, Usage
 from parallel_openai.requests.endpoints import usage_of
+from parallel_openai.requests.prices import tier_of
 
-#: Dollars for what a model read and wrote; NaN where its price is not known.
-PriceOf = Callable[[str, Usage], float]
+#: Dollars for what a model read and wrote in a tier (None: the usual one); NaN where its price is not known.
+PriceOf = Callable[[str, Usage, str | None], float]
 
 #: What a prompt may come to against our count, as long as the server has not shown how it counts.
 UNKNOWN_FACTOR = 2.0
@@ -28,6 +29,7 @@ class Reserve:
     model: str
     prompt_tokens: int
     output_tokens: float
+    tier: str | None = None
     tokens: float = 0.0
     usd: float = 0.0
 
@@ -38,7 +40,7 @@ class Budget:
     Args:
         usd: dollars; None: no limit.
         tokens: prompt and completion tokens together; None: no limit.
-        price: dollars for what a model read and wrote; NaN where its price is not known.
+        price: dollars for what a model read and wrote in a tier; NaN where its price is not known.
 
     An answer costs at the most its prompt and every choice's cap. The prompt is our own count; where the server is
     seen to count more, what is set aside grows with it, also for what is on its way. An answer that may have been
@@ -77,7 +79,7 @@ class Budget:
                 "A budget needs a cap on every answer, or the next one could pass it. Set max_completion_tokens=... "
                 "(max_tokens= for older servers)."
             )
-        if self._price is not None and math.isnan(self._price(str(body.get("model")), Usage(1, 1))):
+        if math.isnan(self._most_usd(str(body.get("model")), Usage(1, 1), tier_of(body))):
             return (
                 f"budget_usd= needs the model's price, and that of {str(body.get('model'))!r} is not known. "
                 "Use budget_tokens= for it."
@@ -91,7 +93,10 @@ class Budget:
         """
         size = request.size
         reserve = Reserve(
-            str(request.request_json.get("model")), size.prompt_tokens if size else 0, self._most_output(request)
+            str(request.request_json.get("model")),
+            size.prompt_tokens if size else 0,
+            self._most_output(request),
+            tier_of(request.request_json),
         )
         if not self._shown:
             self._count_by(UNKNOWN_FACTOR if self._open else 1.0)
@@ -130,16 +135,24 @@ class Budget:
     def _measure(self, reserve: Reserve) -> None:
         prompt = math.ceil(reserve.prompt_tokens * self._factor)
         reserve.tokens = prompt + reserve.output_tokens
-        if self._price is not None and reserve.output_tokens < math.inf:
-            cost = self._price(reserve.model, Usage(prompt, int(reserve.output_tokens)))
+        if reserve.output_tokens < math.inf:
+            cost = self._most_usd(reserve.model, Usage(prompt, int(reserve.output_tokens)), reserve.tier)
             reserve.usd = math.inf if math.isnan(cost) else cost
+
+    def _most_usd(self, model: str, usage: Usage, tier: str | None) -> float:
+        """A server need not heed the tier that is asked for, so its discount is not counted on."""
+        if self._price is None:
+            return 0.0
+        costs = [self._price(model, usage, each) for each in (None, tier)]
+        return math.nan if any(map(math.isnan, costs)) else max(costs)
 
     def _cost(self, reserve: Reserve, response: Response, usage: Usage) -> float:
         if self._price is None:
             return 0.0
-        cost = self._price(str(response.data.get("model")), usage)
+        tier = tier_of(response.data)
+        cost = self._price(str(response.data.get("model")), usage, tier)
         if math.isnan(cost):  # an alias that the price list does not have
-            cost = self._price(reserve.model, usage)
+            cost = self._price(reserve.model, usage, tier)
         return reserve.usd if math.isnan(cost) else cost
 
     def _release(self, reserve: Reserve) -> None:

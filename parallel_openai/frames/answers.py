@@ -11,7 +11,7 @@ import pandas as pd
 
 from parallel_openai.records import Result
 from parallel_openai.requests.endpoints import is_simulated, usage_of
-from parallel_openai.requests.prices import price
+from parallel_openai.requests.prices import price, tier_of
 from parallel_openai.requests.prompts import BadPromptError
 
 #: What stands behind the answer, in this order.
@@ -164,6 +164,7 @@ class Answers:
             completion_tokens=usage.completion_tokens,
             cached_tokens=usage.cached_tokens,
             base_url=self._base_url,
+            tier=tier_of(response),
         )
 
     def columns(self) -> dict[str, Any]:

@@ -43,13 +43,14 @@ def make_budget(
     if usd is None and tokens is None:
         return None
 
-    def price_of(model: str, usage: Usage) -> float:
+    def price_of(model: str, usage: Usage, tier: str | None) -> float:
         return price(
             model,
             prompt_tokens=usage.prompt_tokens,
             completion_tokens=usage.completion_tokens,
             cached_tokens=usage.cached_tokens,
             base_url=base_url,
+            tier=tier,
         )
 
     budget = Budget(usd=usd, tokens=tokens, price=price_of)

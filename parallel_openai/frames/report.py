@@ -62,6 +62,7 @@ class RunReport:
         examples: a sentence for each error code.
         slowest: the rows whose answers took longest.
         repairs: bad answers that were asked for once more.
+        unpriced: models that answered and whose price is not known; `cost_usd` lacks what they cost.
     """
 
     rows: int
@@ -90,6 +91,7 @@ class RunReport:
     examples: Mapping[str, str] = field(default_factory=dict, repr=False, metadata=_LARGE)
     slowest: tuple[SlowRow, ...] = field(default=(), repr=False, metadata=_LARGE)
     repairs: int = 0
+    unpriced: tuple[str, ...] = ()
     _timeline: Timeline = field(default_factory=Timeline, repr=False, compare=False, metadata=_LARGE)
 
     @classmethod
@@ -123,6 +125,7 @@ class RunReport:
             advice=str(course.advice) if course.advice is not None else None,
             examples=_examples(answers),
             slowest=tuple(_slowest(index, answers)),
+            unpriced=tuple(_unpriced(answers)),
             _timeline=course,
             **rest,
         )
@@ -194,6 +197,8 @@ class RunReport:
         parts.append(f"{self.prompt_tokens:,} + {self.completion_tokens:,} tokens")
         if self.cost_usd:
             parts.append(dollars(self.cost_usd))
+        if self.unpriced:
+            parts.append(f"cost not known (no price for {', '.join(self.unpriced[:3])})")
         mark = "SIMULATED answers. " if self.simulated else ""
         advice = f" {self.advice}." if self.advice else ""
         return f"{mark}{', '.join(parts)}.{advice} Answers: {self.journal}"
@@ -240,6 +245,12 @@ def _examples(answers: Mapping[str, Any]) -> dict[str, str]:
     found = pd.DataFrame({"code": answers["error_code"], "error": answers["error"]}).dropna(subset=["code"])
     first = found.drop_duplicates("code").fillna("")
     return {str(code): str(error)[:SENTENCE] for code, error in zip(first["code"], first["error"], strict=True)}
+
+
+def _unpriced(answers: Mapping[str, Any]) -> list[str]:
+    """The models that answered and whose price is not known."""
+    unknown = np.isnan(answers["cost_usd"]) & np.asarray(pd.notna(answers["prompt_tokens"]))
+    return sorted({str(model).removesuffix(" (simulated)") for model in answers["model"][unknown].dropna()})
 
 
 def _slowest(index: pd.Index[Any], answers: Mapping[str, Any]) -> list[SlowRow]:

@@ -46,6 +46,27 @@ def test_dollars_stay_within_the_budget(ask: Verb, many: pd.DataFrame) -> None:
     assert "cancelled" in set(out["status"])
 
 
+def test_a_row_costs_the_price_of_the_tier_that_its_answer_names(ask: Verb, server: Server) -> None:
+    server.script([{"body": priced_answer(tier)} for tier in ("default", "flex", "priority")])
+    out = ask(pd.DataFrame({"text": list("abc")}), "text", client=po.Client(server.base_url, max_concurrent_requests=1))
+    assert out["cost_usd"].tolist() == pytest.approx([2.25, 1.125, 4.05])
+
+
+def test_the_discount_of_a_tier_is_not_counted_on_in_advance(ask: Verb, many: pd.DataFrame, server: Server) -> None:
+    """A server need not heed what is asked for; the simulator is one that does not."""
+    out = ask(many, "text", max_tokens=60, budget_usd=0.0005, service_tier="flex")
+    assert 0.0004 < out["cost_usd"].sum() <= 0.0005
+
+
+def priced_answer(tier: str) -> dict[str, Any]:
+    return {
+        "model": "gpt-5-mini",
+        "choices": [{"message": {"content": "Yes."}, "finish_reason": "stop"}],
+        "usage": {"prompt_tokens": 1_000_000, "completion_tokens": 1_000_000},
+        "service_tier": tier,
+    }
+
+
 def test_the_rest_says_why_and_so_does_the_last_line(ask: Verb, many: pd.DataFrame) -> None:
     out = ask(many, "text", max_tokens=60, budget_tokens=500)
     rest = out[out["status"] == "cancelled"]
@@ -268,7 +289,7 @@ def test_an_embedding_needs_no_cap() -> None:
 
 def test_an_answer_from_a_model_without_a_price_costs_what_the_asked_one_does() -> None:
     prices = {"m": 1.0}
-    budget = Budget(usd=1000.0, price=lambda model, usage: prices.get(model, math.nan) * usage.total_tokens)
+    budget = Budget(usd=1000.0, price=lambda model, usage, tier: prices.get(model, math.nan) * usage.total_tokens)
     reserve = budget.reserve(request())
     assert reserve is not None
     response = answer(100, 5)

@@ -317,3 +317,10 @@ def test_without_matplotlib_the_install_line_is_told(monkeypatch: pytest.MonkeyP
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     with pytest.raises(MissingDependencyError, match=r"pip install 'parallel-openai\[plot\]'"):
         PLAIN.plot()
+
+
+def test_a_model_whose_price_is_not_known_is_named_once(ask: Verb) -> None:
+    out = ask(pd.DataFrame({"text": list("abc")}), "text", model="my-own-model")
+    assert out["cost_usd"].isna().all()
+    assert report().unpriced == ("my-own-model",)
+    assert str(report()).count("cost not known (no price for my-own-model)") == 1

@@ -28,6 +28,18 @@ def ours(model: str, usage: "tuple[int, int, int]", base_url: "str | None" = Non
     return price(model, prompt_tokens=prompt, completion_tokens=completion, cached_tokens=cached, base_url=base_url)
 
 
+def in_tier(model: str, tier: str, usage: "tuple[int, int, int]", base_url: "str | None" = None) -> float:
+    prompt, completion, cached = usage
+    return price(
+        model,
+        prompt_tokens=prompt,
+        completion_tokens=completion,
+        cached_tokens=cached,
+        base_url=base_url,
+        tier=tier,
+    )
+
+
 @pytest.mark.parametrize("usage", USAGES + LONG, ids=str)
 @pytest.mark.parametrize(
     "model",
@@ -88,6 +100,58 @@ def test_a_row_with_a_known_model_asks_genai_prices_nothing() -> None:
 
     # At most one more miss, should the minute have changed in between.
     assert prices._rates.cache_info().misses <= before.misses + 1
+
+
+@pytest.mark.parametrize(
+    ("model", "tier", "context"),
+    [
+        ("gpt-5-mini", "batch", {"processing": "batch"}),
+        ("gpt-5-mini", "flex", {"service_tier": "flex"}),
+        ("gpt-5-mini", "priority", {"service_tier": "priority"}),
+    ],
+)
+@pytest.mark.parametrize("usage", [*USAGES, *LONG], ids=str)
+def test_the_price_of_a_tier_is_that_of_genai_prices(
+    model: str, tier: str, context: "dict[str, str]", usage: "tuple[int, int, int]"
+) -> None:
+    prompt, completion, cached = usage
+    counts = Usage(input_tokens=prompt, output_tokens=completion, cache_read_tokens=cached)
+    theirs = float(calc_price(counts, model, provider_id="openai", price_context=context).total_price)
+
+    assert in_tier(model, tier, usage) == pytest.approx(theirs)
+    assert prompt == 0 or theirs != pytest.approx(by_genai_prices(model, usage, "openai"))
+
+
+@pytest.mark.parametrize("tier", ["batch", "flex"])
+def test_a_tier_whose_price_is_not_listed_costs_half(tier: str) -> None:
+    usage = (1_000_000, 0, 0)
+
+    assert in_tier("text-embedding-3-small", tier, usage) == pytest.approx(ours("text-embedding-3-small", usage) / 2)
+
+
+def test_half_the_price_holds_beyond_a_long_prompts_step_too() -> None:
+    base_url = "https://my.openai.azure.com/openai/v1"
+    usage = (400_000, 1_000, 0)
+
+    assert in_tier("gpt-5.4", "batch", usage, base_url) == pytest.approx(ours("gpt-5.4", usage, base_url) / 2)
+
+
+def test_another_providers_flex_is_not_taken_for_openais() -> None:
+    model, usage, base_url = "llama-3.1-8b-instant", (1_000_000, 0, 0), "https://api.groq.com/openai/v1"
+
+    assert in_tier(model, "flex", usage, base_url) == ours(model, usage, base_url)
+
+
+@pytest.mark.parametrize("tier", ["auto", "default", "scale", "on_demand", "something-new"])
+def test_any_other_tier_costs_the_usual_price(tier: str) -> None:
+    assert in_tier("gpt-5-mini", tier, (1_000, 10, 0)) == ours("gpt-5-mini", (1_000, 10, 0))
+
+
+def test_a_priority_price_that_is_not_listed_is_not_guessed(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO", "parallel_openai")
+
+    assert math.isnan(in_tier("gpt-4-turbo", "priority", (1_000, 10, 0)))
+    assert caplog.messages == ["genai-prices does not know the model 'gpt-4-turbo (priority)'; its cost is nan."]
 
 
 def test_importing_the_prices_does_not_import_genai_prices() -> None:
