@@ -8,6 +8,7 @@ import orjson
 from aiohttp import web
 
 from . import checks
+from .batch_desk import BatchDesk
 from .refusals import Refusal
 from .server import ENDPOINTS, JSON, Simulator
 
@@ -19,15 +20,18 @@ def application(simulator: Simulator) -> web.Application:
     """The whole server: the endpoints, and the desk."""
     whole = web.Application(client_max_size=LARGEST_BODY)
     simulator.add_routes(whole)
-    Desk(simulator).add_routes(whole)
+    batches = BatchDesk(simulator)
+    batches.add_routes(whole)
+    Desk(simulator, batches).add_routes(whole)
     return whole
 
 
 class Desk:
     """The paths for those who run the simulator, and the rest."""
 
-    def __init__(self, simulator: Simulator) -> None:
+    def __init__(self, simulator: Simulator, batches: BatchDesk) -> None:
         self.simulator = simulator
+        self.batches = batches
 
     def add_routes(self, application: web.Application) -> None:
         application.router.add_get("/v1/models", self._models)
@@ -65,6 +69,7 @@ class Desk:
 
     async def _stats(self, request: web.Request) -> web.StreamResponse:
         stats = self.simulator.stats(with_charged=request.query.get("charged") != "0")
+        stats["batches"] = self.batches.batches.stats()
         if "first" in request.query and "last" in request.query:
             stats["allowed"] = self.simulator.account.allowed(
                 float(request.query["first"]), float(request.query["last"])
@@ -80,6 +85,7 @@ class Desk:
 
     async def _reset(self, request: web.Request) -> web.StreamResponse:
         self.simulator.reset()
+        self.batches.reset()
         return _json({"status": "ok"})
 
     async def _script(self, request: web.Request) -> web.StreamResponse:

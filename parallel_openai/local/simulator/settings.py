@@ -87,6 +87,14 @@ class Settings:
     hang_seconds: float = _option(600.0, "how long a hanging or endless answer lasts at most")
     redirect_to: str = _option("/redirected", "where a 307 points")
 
+    batch_speed: float = _option(1.0, "how many times as fast as ours the time of batches runs")
+    batch_validation_seconds: float = _option(30.0, "seconds until a batch is validated, in its own time")
+    batch_seconds: float = _option(3600.0, "seconds until a batch's requests are answered, in its own time")
+    batch_finalizing_seconds: float = _option(60.0, "seconds until its files are there, in its own time")
+    batch_expire: float = _option(0.0, "share of a batch's requests that are not answered within the 24 hours")
+    batch_queued_tokens: int | None = _option(None, "tokens of one model in batches at a time; none: no limit")
+    batch_faults: float = _option(0.0, "probability of HTTP 500 on /v1/files and /v1/batches, before or after the work")
+
     insufficient_quota_after: int | None = _option(None, "accepted requests after which the credit is used up")
     outage: tuple[float, float] | None = _option(None, "[start, duration] in seconds: connections are reset")
     required_api_key: str | None = _option(None, "any other key gets 401 invalid_api_key")
@@ -142,16 +150,18 @@ class Settings:
             "max_tokens_per_minute",
             "max_requests_per_day",
             "slow_down_above",
+            "batch_queued_tokens",
         ):
             value = getattr(self, name)
             _check(
                 value is None or (_is_number(value) and value > 0),
                 f"{name} is {value!r}; give a number above 0, or None for no limit.",
             )
-        for name in ("burst_seconds", "context_length"):
+        for name in ("burst_seconds", "context_length", "batch_speed"):
             value = getattr(self, name)
             _check(_is_number(value) and value > 0, f"{name} is {value!r}; give a number above 0.")
-        for name in ("latency", "latency_sigma", "refusal_latency", "hang_seconds"):
+        batch_seconds = ("batch_validation_seconds", "batch_seconds", "batch_finalizing_seconds")
+        for name in ("latency", "latency_sigma", "refusal_latency", "hang_seconds", *batch_seconds):
             value = getattr(self, name)
             _check(_is_number(value) and value >= 0, f"{name} is {value!r}; give a number of at least 0.")
         for name in ("insufficient_quota_after", "faulty_attempts"):
@@ -159,7 +169,7 @@ class Settings:
             _check(
                 value is None or (_is_number(value) and value >= 0), f"{name} is {value!r}; give 0 or more, or None."
             )
-        for name in ("start_level", *FAULT_FIELDS):
+        for name in ("start_level", "batch_expire", "batch_faults", *FAULT_FIELDS):
             value = getattr(self, name)
             _check(_is_number(value) and 0 <= value <= 1, f"{name} is {value!r}; give a number from 0 to 1.")
 
