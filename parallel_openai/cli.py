@@ -18,7 +18,7 @@ from parallel_openai.errors import InvalidInputError, ParallelOpenAIError, RunSt
 PROGRAM = "parallel-openai"
 OPENAI_URL = "https://api.openai.com/v1"
 
-FAILED, BAD_INPUT, STOPPED, INTERRUPTED = 1, 2, 3, 130
+FAILED, BAD_INPUT, STOPPED, USED_UP, INTERRUPTED = 1, 2, 3, 4, 130
 
 
 @dataclass(frozen=True)
@@ -194,6 +194,17 @@ def _add_run_arguments(parser: argparse.ArgumentParser) -> None:
         help="sends of one request that may fail before it is given up (default: 5)",
     )
     parser.add_argument(
+        "--budget_usd",
+        type=float,
+        metavar="DOLLARS",
+        help="what this call may spend; it cannot be passed, and each request needs a cap on its answer "
+        "(max_completion_tokens)",
+    )
+    parser.add_argument("--budget_tokens", type=int, metavar="N", help="the same in prompt and completion tokens")
+    parser.add_argument(
+        "--deadline", type=float, metavar="SECONDS", help="after so long nothing is sent or waited for any more"
+    )
+    parser.add_argument(
         "--logging_level",
         type=_logging_level,
         default=logging.INFO,
@@ -210,7 +221,8 @@ failed is.
 
 Exit codes: 0 all requests are done (the last line says how many of them failed);
 1 the results could not be written; 2 the input or an option is wrong, nothing was
-sent; 3 the server refuses every request (key, credit, address); 130 interrupted."""
+sent; 3 the server refuses every request (key, credit, address); 4 the budget or
+the time is used up; 130 interrupted. After 1, 3, 4 and 130 the same command goes on."""
 
 
 def _limit(text: str) -> float | None:
@@ -239,7 +251,7 @@ def _run(args: argparse.Namespace) -> int:
     log = logging.getLogger("parallel_openai")
     log.addHandler(handler)
     try:
-        process_api_requests_from_file(
+        status = process_api_requests_from_file(
             args.requests_filepath,
             args.save_filepath,
             args.request_url or _default_url(args.requests_filepath, os.environ),
@@ -249,10 +261,13 @@ def _run(args: argparse.Namespace) -> int:
             args.token_encoding_name,
             args.max_attempts,
             args.logging_level,
+            budget_usd=args.budget_usd,
+            budget_tokens=args.budget_tokens,
+            deadline=args.deadline,
         )
     finally:
         log.removeHandler(handler)
-    return 0
+    return 0 if status.ended == "finished" else USED_UP
 
 
 def _default_url(requests_filepath: str, environment: Mapping[str, str]) -> str:

@@ -10,13 +10,17 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 from parallel_openai.client import Client
+from parallel_openai.engine.bounds import Bounds
+from parallel_openai.engine.budget import Budget
 from parallel_openai.engine.journal import Journal, Sync, check_sync, read_entries
 from parallel_openai.engine.loop import Interrupted, arun
 from parallel_openai.engine.loop import run as run_to_end
@@ -38,6 +42,10 @@ DEFAULT_REQUESTS_PER_MINUTE = 1500.0
 DEFAULT_TOKENS_PER_MINUTE = 125_000.0
 #: Lines passed over as known before other work of the loop gets its turn.
 _KNOWN_AT_ONCE = 1000
+#: What a request's worst case hangs on, its prompt apart.
+_CAPS = ("model", "n", "best_of", "max_completion_tokens", "max_tokens", "max_output_tokens")
+GOES_ON = "The same call goes on from there"
+_ENDINGS = {"finished": "Done", "stopped": "Stopped", "interrupted": f"Interrupted. {GOES_ON}"}
 
 
 def process_api_requests_from_file(
@@ -54,11 +62,14 @@ def process_api_requests_from_file(
     progress: bool = True,
     client: Client | None = None,
     sync: Sync = "second",
+    budget_usd: float | None = None,
+    budget_tokens: int | None = None,
+    deadline: float | None = None,
 ) -> StatusTracker:
     """Send every request of a JSONL file, within the limits, and write each result as it comes.
 
     Called again, it goes on where it stopped: requests that have a good answer in the results file are not sent
-    again; failed ones are. Neither file is ever held in memory.
+    again; failed ones are, after those that are new. Neither file is ever held in memory.
 
     Args:
         requests_filepath: one JSON object a line: the body of a call and, if wanted, a `metadata` of any kind.
@@ -73,12 +84,17 @@ def process_api_requests_from_file(
         progress: False shows no bar.
         client: an account to use in the place of `request_url`'s host, `api_key` and the limits.
         sync: how often the disk is told to keep what was written: about once a `second`, `always` or `never`.
+        budget_usd, budget_tokens: what the call may spend. Before each send the most that it can come to is set aside,
+            so every request needs a cap on its answer, such as `max_completion_tokens`. What has an answer is free.
+        deadline: seconds after which nothing is sent any more, and what is on its way is let go.
 
     Returns:
-        The counts.
+        The counts; their `ended` says whether all is done, or the budget or the time was used up. In that case the
+        same call goes on from there.
 
     Raises:
-        InvalidInputError: a file is missing or the same as the other; a URL or number is out of range.
+        InvalidInputError: a file is missing or the same as the other; a URL or number is out of range; a budget is
+            set, and a request has no cap or no known price.
         RunStoppedError: the server will refuse every request.
         JournalError: the results cannot be written.
         KeyboardInterrupt: interrupted; what was finished is in the file.
@@ -106,16 +122,17 @@ def process_api_requests_from_file(
         logging_level,
         client,
         sync,
+        Bounds(budget_usd, budget_tokens, deadline),
     )
     bar = Progress(run.status, run.client, show=progress, unit="request")
     try:
         run_to_end(run.work(), bar.tick)
     except Interrupted:
-        bar.close(run.closing_line("Interrupted. The same call goes on from there"))
+        bar.close(run.closing_line("interrupted"))
         raise KeyboardInterrupt from None
     except (RunStoppedError, JournalWriteError) as error:
         error.partial = run.status
-        bar.close(run.closing_line("Stopped"))
+        bar.close(run.closing_line("stopped"))
         raise
     except BaseException:
         bar.close()
@@ -123,7 +140,7 @@ def process_api_requests_from_file(
     finally:
         if client is None:
             run.client.close()
-    bar.close(run.closing_line("Done"))
+    bar.close(run.closing_line(run.status.ended))
     return run.status
 
 
@@ -141,8 +158,16 @@ async def aprocess_api_requests_from_file(
     progress: bool = True,
     client: Client | None = None,
     sync: Sync = "second",
+    budget_usd: float | None = None,
+    budget_tokens: int | None = None,
+    deadline: float | None = None,
 ) -> StatusTracker:
-    """`process_api_requests_from_file` for code that awaits, as the ancestor's callers do."""
+    """`process_api_requests_from_file` for code that awaits, as the ancestor's callers do.
+
+    Raises:
+        asyncio.CancelledError: its task was cancelled, or a timeout around it ended. Nothing more is sent, the results
+            file is whole and closed, and the same call goes on from there.
+    """
     run = _FileRun(
         requests_filepath,
         save_filepath,
@@ -155,18 +180,19 @@ async def aprocess_api_requests_from_file(
         logging_level,
         client,
         sync,
+        Bounds(budget_usd, budget_tokens, deadline),
     )
     bar = Progress(run.status, run.client, show=progress, unit="request")
     line = ""
     try:
         await arun(run.work(), bar.tick)
-        line = run.closing_line("Done")
+        line = run.closing_line(run.status.ended)
     except Interrupted:
-        line = run.closing_line("Interrupted. The same call goes on from there")
+        line = run.closing_line("interrupted")
         raise asyncio.CancelledError from None
     except (RunStoppedError, JournalWriteError) as error:
         error.partial = run.status
-        line = run.closing_line("Stopped")
+        line = run.closing_line("stopped")
         raise
     finally:
         bar.close(line)
@@ -222,6 +248,7 @@ class _FileRun:
         logging_level: int,
         client: Client | None,
         sync: Sync,
+        bounds: Bounds,
     ) -> None:
         check_sync(sync)
         log.setLevel(logging_level)
@@ -243,64 +270,115 @@ class _FileRun:
         )
         self.client.check_key()
         self.sync = sync
+        self.bounds = bounds
+        self.budget = bounds.budget(self.client.base_url)
         self.status = StatusTracker()
 
     async def work(self) -> None:
+        began = time.monotonic()
+        if self.budget is not None:
+            await self._check_caps(self.budget)
         with Journal(self.target, sync=self.sync) as journal:
-            known = self._known_keys()
-            await self.client.process(
-                self._requests(known, journal), on_result=lambda result: self._take(result, journal), status=self.status
+            self.status.ended = await self.client.process(
+                self._requests(self._known()),
+                on_result=lambda result: self._take(result, journal),
+                status=self.status,
+                budget=self.budget,
+                deadline=self.bounds.until(began),
             )
 
-    def closing_line(self, how: str) -> str:
+    def closing_line(self, ended: str) -> str:
+        """How the call ended, in one line; `ended` is written into the counts too."""
         status = self.status
+        status.ended = ended
         parts = [f"{status.num_tasks_succeeded:,} succeeded", f"{status.num_tasks_failed:,} failed"]
         if status.num_tasks_restored:
             parts.append(f"{status.num_tasks_restored:,} known already")
         if status.num_rate_limit_errors:
             parts.append(f"{status.num_rate_limit_errors:,} rate-limit refusals waited out")
+        how = _ENDINGS.get(ended) or f"{self.bounds.why(ended)} {GOES_ON}"
         return f"{how}: {', '.join(parts)}. Results: {self.target}"
 
-    def _known_keys(self) -> Counter[str]:
-        """How often each request has a good answer in the results file; the same line may stand there twice."""
-        known: Counter[str] = Counter()
+    async def _check_caps(self, budget: Budget) -> None:
+        """See, before anything is sent, that a worst case can be told for each request."""
+        for number, line in self._lines():
+            if number % _KNOWN_AT_ONCE == 0:
+                await asyncio.sleep(0)
+            try:
+                request = _parse_request(line, self.path, number)
+            except ValueError:
+                continue  # it will not be sent, and is named when its turn comes
+            body = request.request_json
+            request.size = request_size({name: body[name] for name in _CAPS if name in body}, self.encoding)
+            if (objection := budget.objection(request)) is not None:
+                raise InvalidInputError(f"Line {number} of {self.source}: {objection}")
+
+    def _known(self) -> _Known:
+        """What the results file says of each request; the same line may stand there twice."""
+        known = _Known()
         for _, entry in read_entries(self.target):
             if entry is None:
                 self.status.num_damaged_lines += 1
-            elif isinstance(entry[1], dict) and (self.client.is_local or not is_simulated(entry[1])):
-                try:
-                    request = APIRequest(entry[0], path=self.path)
-                except TypeError:  # no request of ours: it could not have been sent
-                    self.status.num_damaged_lines += 1
-                    continue
-                known[_identity(request, entry[2] if len(entry) > 2 else None)] += 1
+                continue
+            if isinstance(entry[1], dict) and is_simulated(entry[1]) and not self.client.is_local:
+                continue
+            try:
+                request = APIRequest(entry[0], path=self.path)
+            except TypeError:  # no request of ours: it could not have been sent
+                self.status.num_damaged_lines += 1
+                continue
+            known.put(_identity(request, entry[2] if len(entry) > 2 else None), good=isinstance(entry[1], dict))
         return known
 
-    def _requests(self, known: Counter[str], journal: Journal) -> Iterator[APIRequest | None]:
+    def _requests(self, known: _Known) -> Iterator[_LineRequest | None]:
+        """What must be sent: first what is new, and then, in a second reading, what failed before."""
+        later: Counter[str] = Counter()
+        for number, line in self._lines():
+            try:
+                request = _parse_request(line, self.path, number)
+            except ValueError as error:
+                self._reject(number, line, str(error))
+                continue
+            identity = _identity(request, request.metadata)
+            if known.take(identity):
+                self._count_known()
+                if self.status.num_tasks_restored % _KNOWN_AT_ONCE == 0:
+                    yield None
+            elif identity in known.failed:
+                later[identity] += 1
+            else:
+                yield self._sized(request)
+        if later:
+            yield from self._put_off(later)
+
+    def _put_off(self, later: Counter[str]) -> Iterator[_LineRequest]:
+        for number, line in self._lines():
+            try:
+                request = _parse_request(line, self.path, number)
+            except ValueError:
+                continue
+            identity = _identity(request, request.metadata)
+            if later[identity] > 0:
+                later[identity] -= 1
+                yield self._sized(request)
+
+    def _lines(self) -> Iterator[tuple[int, bytes]]:
+        """The lines that are not blank, with their numbers."""
         with open(self.source, "rb") as file:
             for number, line in enumerate(file, 1):
                 if number == 1:
                     line = line.removeprefix(b"\xef\xbb\xbf")
-                if not line.strip():
-                    continue
-                try:
-                    request = _parse_request(line, self.path)
-                except ValueError as error:
-                    self._reject(number, line, str(error))
-                    continue
-                identity = _identity(request, request.metadata)
-                if known[identity] > 0:
-                    known[identity] -= 1
-                    self._count_known()
-                    if self.status.num_tasks_restored % _KNOWN_AT_ONCE == 0:
-                        yield None
-                    continue
-                request.size = request_size(request.request_json, self.encoding)
-                yield request
+                if line.strip():
+                    yield number, line
+
+    def _sized(self, request: _LineRequest) -> _LineRequest:
+        request.size = request_size(request.request_json, self.encoding)
+        return request
 
     def _take(self, result: Result, journal: Journal) -> None:
         if result.status == "failed":
-            log.warning("A request failed (%s): %s", result.error_code, result.error)
+            number = getattr(result.request, "number", "?")
+            log.warning("Line %s of %s failed (%s): %s", number, self.source, result.error_code, result.error)
         journal.append(result_line(result, record=False))
 
     def _count_known(self) -> None:
@@ -314,7 +392,39 @@ class _FileRun:
         self.status.errors["invalid_line"] += 1
 
 
-def _parse_request(line: bytes, path: str) -> APIRequest:
+@dataclass
+class _Known:
+    """What a results file says: how often each request has a good answer there, and which ones have only failed."""
+
+    answers: Counter[str] = field(default_factory=Counter)
+    failed: set[str] = field(default_factory=set)
+
+    def put(self, identity: str, *, good: bool) -> None:
+        if good:
+            self.answers[identity] += 1
+            self.failed.discard(identity)
+        else:
+            self.failed.add(identity)
+
+    def take(self, identity: str) -> bool:
+        """Use one good answer up, if there is one."""
+        if self.answers[identity] < 1:
+            return False
+        self.answers[identity] -= 1
+        return True
+
+
+class _LineRequest(APIRequest):
+    """A request that knows its line."""
+
+    __slots__ = ("number",)
+
+    def __init__(self, request_json: Mapping[str, Any], metadata: Any, *, path: str, number: int) -> None:
+        super().__init__(request_json, metadata, path=path)
+        self.number = number
+
+
+def _parse_request(line: bytes, path: str, number: int) -> _LineRequest:
     try:
         body = loads(line)
     except ValueError as error:
@@ -329,7 +439,7 @@ def _parse_request(line: bytes, path: str) -> APIRequest:
     if body.get("stream"):
         raise ValueError("it says stream: true, and answers are read whole.")
     try:
-        return APIRequest(body, metadata, path=path)
+        return _LineRequest(body, metadata, path=path, number=number)
     except TypeError as error:
         raise ValueError(f"it cannot be sent as JSON ({error}).") from None
 

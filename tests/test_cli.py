@@ -77,7 +77,7 @@ def test_run_with_failed_rows_says_how_many_and_is_done_all_the_same() -> None:
     write_requests(2, temperature="warm")
     done = command("run", "--requests_filepath", "requests.jsonl")
     assert done.returncode == 0
-    assert "WARNING A request failed" in done.stderr
+    assert "WARNING Line 2 of requests.jsonl failed (" in done.stderr
     assert "0 succeeded, 2 failed" in done.stderr
     assert all(isinstance(line[1], list) for line in results())
 
@@ -156,6 +156,18 @@ def test_results_that_cannot_be_written_are_code_1(server: Server, capsys: pytes
     assert cli.main(["run", "--requests_filepath=requests.jsonl", "--save_filepath=requests.jsonl/out.jsonl"]) == 1
     assert len(capsys.readouterr().err.splitlines()) == 1
     assert server.stats()["received"] == 0
+
+
+def test_a_budget_that_is_used_up_is_code_4_and_says_how_to_go_on(
+    server: Server, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_requests(9, max_completion_tokens=16)
+    assert cli.main(["run", "--requests_filepath=requests.jsonl", "--budget-tokens=100"]) == 4
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert said.startswith("The budget of 100 tokens does not suffice for the next request. The same call goes on from")
+    assert 0 < server.stats()["received"] < 9
+    assert cli.main(["run", "--requests_filepath=requests.jsonl", "--budget_usd=1", "--deadline=60"]) == 0
+    assert len(results()) == 9
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGINT for one process")

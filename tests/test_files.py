@@ -9,6 +9,7 @@ import os
 import subprocess
 import sys
 import textwrap
+import time
 from pathlib import Path
 from typing import Any
 
@@ -88,9 +89,10 @@ def test_a_failed_request_gets_a_line_with_its_errors(server: Server) -> None:
 
 
 def test_a_failure_is_logged_as_a_warning(server: Server, caplog: pytest.LogCaptureFixture) -> None:
-    write(chat("a", temperature=9))
+    write(chat("good"), chat("a", temperature=9))
     run(server)
     assert [record.levelno for record in caplog.records] == [logging.WARNING]
+    assert caplog.messages[0].startswith("Line 2 of in.jsonl failed (decimal_above_max_value): HTTP 400: Invalid 'temp")
 
 
 def test_the_logging_level_is_heeded(server: Server, caplog: pytest.LogCaptureFixture) -> None:
@@ -336,6 +338,124 @@ def test_a_cancelled_twin_keeps_what_was_finished_and_is_cancelled(server: Serve
     with pytest.raises(asyncio.CancelledError):
         asyncio.run(main())
     assert len(results()) == 5
+
+
+def test_a_cancelled_twin_sends_nothing_more_lets_the_file_go_and_goes_on(server: Server) -> None:
+    write(*(chat(str(n)) for n in range(20)))
+    answered_then_stuck(server, 5)
+    url = f"{server.base_url}/chat/completions"
+
+    async def main() -> po.StatusTracker:
+        with pytest.raises(asyncio.TimeoutError):
+            await asyncio.wait_for(po.aprocess_api_requests_from_file("in.jsonl", "out.jsonl", url, **UNLIMITED), 1.0)
+        sent = server.stats()["received"]
+        server.set(latency=0)
+        await asyncio.sleep(0.3)
+        assert server.stats()["received"] == sent
+        return await po.aprocess_api_requests_from_file("in.jsonl", "out.jsonl", url, **UNLIMITED)
+
+    status = asyncio.run(main())
+    assert (status.ended, status.num_tasks_succeeded, status.num_tasks_restored) == ("finished", 20, 5)
+
+
+def test_a_cancelled_twin_ends_its_group_of_tasks_as_any_task_does(server: Server) -> None:
+    write(*(chat(str(n)) for n in range(20)))
+    server.set(latency=100)
+    url = f"{server.base_url}/chat/completions"
+
+    async def fail_once_sent() -> None:
+        await asyncio.to_thread(wait_until_sent, server, 1)
+        raise ValueError("another task of the group")
+
+    async def main() -> None:
+        file = asyncio.ensure_future(po.aprocess_api_requests_from_file("in.jsonl", "out.jsonl", url, **UNLIMITED))
+        try:
+            await asyncio.gather(file, fail_once_sent())
+        except ValueError:
+            file.cancel()
+            await asyncio.wait([file], timeout=5)
+            assert file.cancelled()
+            raise
+
+    with pytest.raises(ValueError, match="another task of the group"):
+        asyncio.run(main())
+
+
+def capped(count: int, **fields: Any) -> list[dict[str, Any]]:
+    return [chat(f"Review number {n} of a lamp.", max_tokens=60, **fields) for n in range(count)]
+
+
+def spent() -> int:
+    return sum(response["usage"]["total_tokens"] for _, response, *_ in results())
+
+
+def test_a_budget_in_tokens_is_kept_and_the_next_call_goes_on(server: Server) -> None:
+    write(*capped(40))
+    calls = 0
+    while (status := run(server, budget_tokens=1000)).ended == "budget":
+        assert status.num_tasks_succeeded - status.num_tasks_restored > 5
+        calls += 1
+        assert calls * 1000 - calls * 90 < spent() <= calls * 1000
+        assert calls < 10
+    assert (status.ended, status.num_tasks_succeeded, calls > 0) == ("finished", 40, True)
+    assert server.stats()["received"] == len(results()) == 40
+
+
+def test_a_budget_in_dollars_is_kept(server: Server) -> None:
+    write(*capped(60))
+    status = run(server, budget_usd=0.0005)
+    assert status.ended == "budget"
+    prices = [response["usage"] for _, response in results()]
+    dollars = sum(0.15e-6 * each["prompt_tokens"] + 0.6e-6 * each["completion_tokens"] for each in prices)
+    assert 0.00042 < dollars <= 0.0005
+
+
+@pytest.mark.parametrize(
+    ("line", "bound", "sentence"),
+    [
+        (chat("b"), {"budget_usd": 1}, r"Line 2 of in\.jsonl: A budget needs a cap on every answer"),
+        (chat("b"), {"budget_tokens": 1000}, r"Line 2 of in\.jsonl: A budget needs a cap on every answer"),
+        ({**chat("b", max_tokens=9), "model": "mine"}, {"budget_usd": 1}, r"Line 2 of in\.jsonl: .*price.*'mine'"),
+    ],
+    ids=["dollars", "tokens", "no price"],
+)
+def test_a_request_whose_worst_case_is_unknown_is_named_before_anything_is_sent(
+    server: Server, line: Any, bound: Any, sentence: str
+) -> None:
+    write(chat("a", max_tokens=5), line)
+    with pytest.raises(InvalidInputError, match=sentence):
+        run(server, **bound)
+    assert server.stats()["received"] == 0
+
+
+@pytest.mark.parametrize("name", ["budget_usd", "budget_tokens", "deadline"])
+@pytest.mark.parametrize("value", [0, -1, float("nan"), True, "5"], ids=str)
+def test_a_bound_that_makes_no_sense_is_refused(server: Server, name: str, value: Any) -> None:
+    write(chat("a"))
+    with pytest.raises(InvalidInputError, match=f"{name} must be a number above 0 or None, not {value!r}"):
+        run(server, **{name: value})
+
+
+def test_a_deadline_is_kept(server: Server, capsys: pytest.CaptureFixture[str]) -> None:
+    write(*(chat(str(n)) for n in range(20)))
+    answered_then_stuck(server, 5)
+    began = time.monotonic()
+    status = run(server, deadline=0.5, progress=True)
+    assert 0.4 < time.monotonic() - began < 2
+    assert (status.ended, status.num_tasks_succeeded, len(results())) == ("deadline", 5, 5)
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert said.startswith("The deadline of 0.5 s came before the answer. The same call goes on from there: 5 suc")
+
+
+def test_what_failed_before_is_asked_after_what_is_new(server: Server) -> None:
+    """So that a budget buys fresh answers first; and the same line twice is still two requests."""
+    write(chat("bad"), chat("bad"), chat("good"))
+    server.script([400, 400], matching="bad")
+    run(server)
+    write(chat("bad"), chat("bad"), chat("new"), chat("newer"))
+    status = run(server, client=po.Client(server.base_url, max_concurrent_requests=1))
+    assert (status.num_tasks_succeeded, server.stats()["received"]) == (4, 7)
+    assert [request["messages"][0]["content"] for request, *_ in results()[3:]] == ["new", "newer", "bad", "bad"]
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGINT for one process")

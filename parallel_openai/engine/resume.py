@@ -54,6 +54,7 @@ class KnownResults:
     def __init__(self, path: str | os.PathLike[str], *, failures: bool = False, simulated: bool = False) -> None:
         self.damaged_lines = 0
         self._offsets: dict[str, int] = {}
+        self._failed: set[str] = set()
         self._file = -1
         if not Path(path).exists():
             return
@@ -69,8 +70,10 @@ class KnownResults:
                 if simulated or not is_simulated(entry[1]):
                     self._offsets[key] = offset
                     succeeded.add(key)
-            elif failures and key not in succeeded:
-                self._offsets[key] = offset
+            elif key not in succeeded:
+                self._failed.add(key)
+                if failures:
+                    self._offsets[key] = offset
         self._file = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0))
 
     def __contains__(self, key: str) -> bool:
@@ -78,6 +81,10 @@ class KnownResults:
 
     def __len__(self) -> int:
         return len(self._offsets)
+
+    def was_asked(self, key: str) -> bool:
+        """Whether the journal holds an answer or a failure of it."""
+        return key in self._offsets or key in self._failed
 
     def get(self, request: APIRequest) -> Result | None:
         """The request's result as it was written, or None when it is not known."""

@@ -33,6 +33,8 @@ class StatusTracker:
         num_damaged_lines: lines of the journal that could not be read and were passed over.
         errors: failed requests by error code.
         timeline: what happened when.
+        ended: how a run on files ended: `finished`, `interrupted`, `stopped`, or `budget` or `deadline` where these
+            were used up; empty before.
 
     >>> status = StatusTracker(num_tasks_total=10)
     >>> status.num_tasks_succeeded += 3; status.num_tasks_failed += 1
@@ -61,6 +63,7 @@ class StatusTracker:
     num_damaged_lines: int = 0
     errors: Counter[str] = field(default_factory=Counter)
     timeline: Timeline = field(default_factory=Timeline, repr=False, compare=False)
+    ended: str = ""
 
     @property
     def num_tasks_done(self) -> int:

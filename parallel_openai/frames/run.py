@@ -13,6 +13,7 @@ from typing import Any
 import pandas as pd
 
 from parallel_openai.client import Client
+from parallel_openai.engine.bounds import Bounds
 from parallel_openai.engine.journal import Journal, Sync, check_sync
 from parallel_openai.engine.loop import Interrupted, arun, run
 from parallel_openai.engine.progress import Progress
@@ -20,7 +21,7 @@ from parallel_openai.engine.resume import KnownResults, result_line
 from parallel_openai.engine.status import StatusTracker
 from parallel_openai.errors import JournalError, JournalWriteError, RunStoppedError
 from parallel_openai.frames.answers import COLUMNS, Answers, Reader
-from parallel_openai.frames.bounds import check_bounds, make_budget, why_cancelled
+from parallel_openai.frames.bounds import make_budget
 from parallel_openai.frames.recipe import Recipe
 from parallel_openai.frames.repair import Repair, check_tries, make_repair
 from parallel_openai.frames.report import RunReport, remember
@@ -71,9 +72,8 @@ class FrameRun:
         self.client.check_key()
         check_sync(self.options.sync)
         self._tries = check_tries(self.options.repair)
-        usd, tokens, deadline = self.options.budget_usd, self.options.budget_tokens, self.options.deadline
-        check_bounds(budget_usd=usd, budget_tokens=tokens, deadline=deadline)
-        self._budget = make_budget(usd, tokens, self.recipe, self.df, self.client.base_url)
+        self._bounds = Bounds(self.options.budget_usd, self.options.budget_tokens, self.options.deadline)
+        self._budget = make_budget(self._bounds, self.recipe, self.df, self.client.base_url)
         self._ended = "finished"
         self._began = time.time()
         self.journal_path = self._journal_path()
@@ -130,7 +130,7 @@ class FrameRun:
                     on_result=lambda result: self._take(result, journal),
                     status=self.status,
                     budget=self._budget,
-                    deadline=None if self.options.deadline is None else began + self.options.deadline,
+                    deadline=self._bounds.until(began),
                 )
                 if self._ended != "finished":
                     await self._leave_rest(requests)
@@ -142,15 +142,15 @@ class FrameRun:
         for number, _ in enumerate(requests):
             if number % RESTORE_AT_ONCE == 0:
                 await asyncio.sleep(0)
-        options = self.options
-        why = why_cancelled(
-            self._ended, usd=options.budget_usd, tokens=options.budget_tokens, deadline=options.deadline
-        )
+        why = f"{self._bounds.why(self._ended)} The same call again goes on from here."
         self.answers.cancel_rest(self._ended, why)
 
     def _requests(self, known: KnownResults) -> Iterator[APIRequest | None]:
-        """What must be sent; what can be answered from the journal or by another row is answered on the way."""
-        restored = 0
+        """What must be sent; what can be answered from the journal or by another row is answered on the way.
+
+        What was asked in vain before comes last: where a budget or the time runs out, fresh rows are the better buy.
+        """
+        restored, later = 0, []
         for slot, request in enumerate(self.recipe.requests(self.df)):
             if isinstance(request, BadPromptError):
                 self._reject(slot, request)
@@ -169,8 +169,11 @@ class FrameRun:
             why = self._budget.objection(to_send) if self._budget is not None else None
             if why is not None:
                 self._reject(slot, BadPromptError("unbounded", why))
-                continue
-            yield to_send
+            elif known.was_asked(request.key):
+                later.append(to_send)
+            else:
+                yield to_send
+        yield from later
 
     def _reject(self, slot: int, error: BadPromptError) -> None:
         self.answers.reject(slot, error)

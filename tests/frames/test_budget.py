@@ -72,7 +72,7 @@ def test_the_rest_says_why_and_so_does_the_last_line(ask: Verb, many: pd.DataFra
     rest = out[out["status"] == "cancelled"]
     assert set(rest["error_code"]) == {"budget"}
     assert set(rest["error"]) == {
-        "The budget of 500 tokens does not suffice for this row too. The same call again goes on from here."
+        "The budget of 500 tokens does not suffice for the next request. The same call again goes on from here."
     }
     report = po.last_run()
     assert report is not None
@@ -216,6 +216,15 @@ def test_the_awaitable_twins_take_bounds_too(server: Server, many: pd.DataFrame)
 
     for out in asyncio.run(both()):
         assert set(out["status"]) == {"succeeded", "cancelled"}
+
+
+def test_what_failed_before_is_bought_after_what_is_fresh(ask: Verb, many: pd.DataFrame, server: Server) -> None:
+    server.script([400] * 3, matching="lamp")
+    assert set(ask(many[:3], "text", max_tokens=60, save_to="answers.jsonl")["status"]) == {"failed"}
+    out = ask(many, "text", max_tokens=60, budget_tokens=500, save_to="answers.jsonl")
+    assert out["status"][:3].tolist() == ["cancelled"] * 3
+    assert out["status"][3:6].tolist() == ["succeeded"] * 3
+    assert set(ask(many, "text", max_tokens=60, save_to="answers.jsonl")["status"]) == {"succeeded"}
 
 
 def test_nothing_of_a_budget_is_left_in_the_journal(ask: Verb, many: pd.DataFrame) -> None:

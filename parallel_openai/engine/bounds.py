@@ -1,0 +1,80 @@
+"""What one call may take: money, tokens and time."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from parallel_openai.engine.budget import Budget, PriceOf
+from parallel_openai.errors import InvalidInputError
+from parallel_openai.records import Usage
+from parallel_openai.requests.prices import price
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """What one call may take; None: as much as it needs.
+
+    Attributes:
+        budget_usd: dollars.
+        budget_tokens: prompt and completion tokens together.
+        deadline: seconds from its beginning.
+
+    Raises:
+        InvalidInputError: one of them makes no sense.
+
+    >>> Bounds(deadline=0)
+    Traceback (most recent call last):
+        ...
+    parallel_openai.errors.InvalidInputError: deadline must be a number above 0 or None, not 0.
+    """
+
+    budget_usd: float | None = None
+    budget_tokens: float | None = None
+    deadline: float | None = None
+
+    def __post_init__(self) -> None:
+        for name, value in asdict(self).items():
+            if value is not None and not _is_bound(value):
+                raise InvalidInputError(f"{name} must be a number above 0 or None, not {value!r}.")
+
+    def budget(self, base_url: str) -> Budget | None:
+        """A budget at the prices of the provider there; None where nothing bounds it."""
+        if self.budget_usd is None and self.budget_tokens is None:
+            return None
+        return Budget(usd=self.budget_usd, tokens=self.budget_tokens, price=_prices_at(base_url))
+
+    def until(self, began: float) -> float | None:
+        """The moment of the deadline, on the clock that the call began by."""
+        return None if self.deadline is None else began + self.deadline
+
+    def why(self, ended: str) -> str:
+        """What became of the rest, in one sentence.
+
+        >>> Bounds(budget_usd=0.5, deadline=60).why("budget")
+        'The budget of $0.5 does not suffice for the next request.'
+        """
+        if ended == "deadline":
+            return f"The deadline of {self.deadline:g} s came before the answer."
+        limits = [f"${self.budget_usd:g}"] if self.budget_usd is not None else []
+        limits += [f"{self.budget_tokens:,} tokens"] if self.budget_tokens is not None else []
+        return f"The budget of {' and '.join(limits)} does not suffice for the next request."
+
+
+def _is_bound(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 < value < math.inf
+
+
+def _prices_at(base_url: str) -> PriceOf:
+    def price_of(model: str, usage: Usage, tier: str | None) -> float:
+        return price(
+            model,
+            prompt_tokens=usage.prompt_tokens,
+            completion_tokens=usage.completion_tokens,
+            cached_tokens=usage.cached_tokens,
+            base_url=base_url,
+            tier=tier,
+        )
+
+    return price_of
