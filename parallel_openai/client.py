@@ -22,9 +22,12 @@ from parallel_openai.engine.transport import Transport, check_url, is_local, mas
 from parallel_openai.errors import AuthenticationError, InvalidInputError
 from parallel_openai.records import APIRequest, Response, Result
 from parallel_openai.requests.endpoints import usage_of
+from parallel_openai.requests.prices import tier_of
 
 OPENAI_URL = "https://api.openai.com/v1"
 MAX_CONCURRENT_REQUESTS = 500
+#: Seconds for an answer of the flex tier, which may stand in a queue for long, as OpenAI advises.
+FLEX_TIMEOUT = 900.0
 
 
 class Client:
@@ -153,7 +156,7 @@ class Client:
         """
         transport = self._transport()
         processor = Processor(
-            send=lambda request: transport.post(request.path, request.body),
+            send=lambda request: transport.post(request.path, request.body, timeout=self._patience(request)),
             limiter=self.limiter,
             on_result=on_result,
             retry=RetryPolicy(self.max_attempts, max_wait=self.max_wait),
@@ -168,6 +171,10 @@ class Client:
         finally:
             if self.loop == "running":  # that loop may be gone before the next run
                 await transport.close()
+
+    def transport(self) -> Transport:
+        """The connections of the loop that runs, for what is no request of a run, such as files."""
+        return self._transport()
 
     def close(self) -> None:
         """Close the pool of connections. The client can be used again and will open a new one."""
@@ -211,7 +218,7 @@ class Client:
 
     async def _send_once(self, request: APIRequest) -> Response:
         lease = await self.limiter.acquire(request.size or NO_SIZE)
-        response = await self._transport().post(request.path, request.body)
+        response = await self._transport().post(request.path, request.body, timeout=self._patience(request))
         verdict = judge(response, reached=True)
         if response.status == 429:
             self.limiter.refused(lease, response.headers, verdict.dimension, verdict.wait)
@@ -220,6 +227,10 @@ class Client:
         else:
             self.limiter.unanswered(lease)
         return response
+
+    def _patience(self, request: APIRequest) -> float | None:
+        """Seconds for a request that needs more than others; None: the usual timeout."""
+        return FLEX_TIMEOUT if tier_of(request.request_json) == "flex" and self.timeout < FLEX_TIMEOUT else None
 
     def _transport(self) -> Transport:
         loop = asyncio.get_running_loop()

@@ -14,7 +14,7 @@ from typing import Literal
 
 from parallel_openai.engine.budget import Budget, Reserve
 from parallel_openai.engine.limiter import Lease, Limiter
-from parallel_openai.engine.retry import RetryPolicy, Verdict, judge
+from parallel_openai.engine.retry import RESOURCE_UNAVAILABLE, RetryPolicy, Verdict, judge
 from parallel_openai.engine.status import StatusTracker
 from parallel_openai.errors import RunStoppedError
 from parallel_openai.records import APIRequest, Attempt, Response, Result, Size
@@ -339,6 +339,10 @@ class Processor:
         delay = 0.0  # the limiter holds it back, with all the others and in its turn
         if verdict.code == "slow_down":
             self._limiter.slow_down(lease, verdict.wait)
+        elif verdict.code == RESOURCE_UNAVAILABLE:
+            job.refusals += 1
+            delay = max(verdict.wait or 0.0, 0.5 + self._retry.backoff(job.refusals))
+            self._limiter.unanswered(lease)
         elif response.status == 429:
             self._limiter.refused(lease, response.headers, verdict.dimension, verdict.wait)
         else:

@@ -58,6 +58,8 @@ QUOTA_CODES = frozenset(
     }
 )
 FILTER_CODES = frozenset({"content_filter", "content_policy_violation", "moderation_blocked"})
+#: The flex tier has no room at the moment. It is not the account's limit, and nothing is charged.
+RESOURCE_UNAVAILABLE = "resource_unavailable"
 #: Nothing was sent, so nothing was charged and the row is not to blame.
 UNSENT_CODES = frozenset({"connection_refused", "connect_timeout", "dns_error", "tls_error"})
 
@@ -118,7 +120,14 @@ def _no_answer(response: Response, reached: bool) -> Verdict:
 def _refused(response: Response, error: Mapping[str, Any], code: str, message: str, wait: float | None) -> Verdict:
     if code == "slow_down":
         return Verdict("hold", code, message, wait)
+    if code.lower() == RESOURCE_UNAVAILABLE or _says_unavailable(error):
+        return Verdict("hold", RESOURCE_UNAVAILABLE, message, wait)
     return Verdict("hold", "rate_limit_exceeded", message, wait, _refused_dimension(response, error))
+
+
+def _says_unavailable(error: Mapping[str, Any]) -> bool:
+    """The flex tier's refusal is documented by these words alone."""
+    return str(error.get("message") or "").lower().startswith("resource unavailable")
 
 
 def _refused_dimension(response: Response, error: Mapping[str, Any]) -> Dimension | None:

@@ -7,7 +7,8 @@ import io
 import re
 import ssl as ssl_module
 from collections.abc import Callable, Mapping
-from typing import Any
+from pathlib import Path
+from typing import IO, Any, cast
 from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
 
@@ -65,17 +66,58 @@ class Transport:
         self._urls: dict[str, URL] = {}
         self._session: aiohttp.ClientSession | None = None
 
-    async def post(self, path: str, body: bytes) -> Response:
-        """Send one body; give the answer or the reason why there is none. Raises nothing but cancellation."""
+    async def post(self, path: str, body: bytes, *, timeout: float | None = None) -> Response:
+        """Send one body; give the answer or the reason why there is none. Raises nothing but cancellation.
+
+        `timeout` is in seconds; None: the transport's own.
+        """
+        # aiohttp warns of large bodies that are plain bytes, since it would write them in one go.
+        data = body if len(body) < LARGE_BODY else io.BytesIO(body)
+        options: dict[str, Any] = {} if timeout is None else {"timeout": self._within(total=timeout)}
+        return await self._exchange("POST", self._url(path), data=data, **options)
+
+    async def call(
+        self, method: str, path: str, *, body: bytes | None = None, query: Mapping[str, str] | None = None
+    ) -> Response:
+        """The same for another method, with a query."""
+        url = self._url(path)
+        return await self._exchange(method, url.update_query(query) if query else url, data=body)
+
+    async def upload(self, path: str, file: Path, *, filename: str, fields: Mapping[str, str]) -> Response:
+        """Send a file as a form, from the disk piece by piece.
+
+        The timeout is for each silence of the server, and not for the whole.
+        """
+        form = aiohttp.MultipartWriter("form-data")
+        for name, value in fields.items():
+            form.append(value).set_content_disposition("form-data", name=name)
+        with _open(file, "rb") as content:
+            part = form.append(content, {"Content-Type": "application/jsonl"})
+            part.set_content_disposition("form-data", name="file", filename=filename)
+            headers = {"Content-Type": form.headers["Content-Type"]}
+            return await self._exchange(
+                "POST", self._url(path), data=form, headers=headers, timeout=self._within(silence=self._timeout.total)
+            )
+
+    async def download(self, path: str, place: Path) -> Response:
+        """Fetch what stands at a path into a file, piece by piece; where that went well, the response has no body."""
+        with _open(place, "wb") as file:
+            return await self._exchange(
+                "GET", self._url(path), into=file, timeout=self._within(silence=self._timeout.total)
+            )
+
+    async def _exchange(self, method: str, url: URL, *, into: IO[bytes] | None = None, **options: Any) -> Response:
         session = self._session or self._open()
         began = self._clock()
         try:
             # A redirect could carry the key to another host, so none is followed.
-            # aiohttp warns of large bodies that are plain bytes, since it would write them in one go.
-            data = body if len(body) < LARGE_BODY else io.BytesIO(body)
-            async with session.post(self._url(path), data=data, allow_redirects=False) as answer:
-                content = await self._read(answer)
+            async with session.request(method, url, allow_redirects=False, **options) as answer:
                 headers, status = answer.headers, answer.status
+                if into is not None and status == 200:
+                    async for chunk in answer.content.iter_any():
+                        into.write(chunk)
+                    return Response(status, headers, b"", {}, self._clock() - began)
+                content = await self._read(answer)
         except aiohttp.ConnectionTimeoutError:
             place = f"{self._base.host}:{self._base.port}"
             sentence = f"No connection to {place} within {self._timeout.sock_connect:g} s. Is base_url right?"
@@ -84,7 +126,8 @@ class Transport:
             sentence = f"The answer is larger than {self._max_response_bytes:,} bytes, so it was not read to the end."
             return self._failure(began, "response_too_large", sentence)
         except asyncio.TimeoutError:
-            sentence = f"No complete answer within {self._timeout.total:g} s (the client's timeout)."
+            limit = options.get("timeout", self._timeout)
+            sentence = f"No complete answer within {limit.total or limit.sock_read:g} s (the client's timeout)."
             return self._failure(began, "timeout", sentence)
         except (aiohttp.ClientError, OSError) as error:
             code, sentence = self._explain(error)
@@ -92,6 +135,9 @@ class Transport:
         if self._secrets and any(secret in content for secret in self._secrets):
             content = self._without_secrets(content)  # some servers name the wrong key whole
         return Response(status, headers, content, _parse(content), self._clock() - began)
+
+    def _within(self, *, total: float | None = None, silence: float | None = None) -> aiohttp.ClientTimeout:
+        return aiohttp.ClientTimeout(total=total, sock_connect=self._timeout.sock_connect, sock_read=silence)
 
     async def close(self) -> None:
         if self._session is not None:
@@ -157,6 +203,10 @@ class Transport:
 
 class _TooLargeError(Exception):
     pass
+
+
+def _open(place: Path, mode: str) -> IO[bytes]:
+    return cast(IO[bytes], open(place, mode))
 
 
 def secrets_in(headers: Mapping[str, str]) -> list[str]:

@@ -105,6 +105,11 @@ def slow_down() -> Refusal:
     )
 
 
+def resource_unavailable() -> Refusal:
+    message = "Resource Unavailable. The flex tier has no capacity for this request at the moment; try again later."
+    return Refusal(429, message, type="server_error", code="resource_unavailable")
+
+
 def insufficient_quota() -> Refusal:
     return Refusal(
         429,

@@ -74,6 +74,7 @@ class Simulator:
         self.account = Account(self.settings, now=0.0)
         self.fault_dice = faults.FaultDice(self.settings)
         self._recent: deque[float] = deque()
+        self._flex_dice = random.Random(self.settings.seed)
 
     def change(self, changes: Mapping[str, Any]) -> None:
         """Change settings from this moment on."""
@@ -164,6 +165,8 @@ class Simulator:
             raise refusals.insufficient_quota()
         if settings.slow_down_above is not None and self._rate(now) >= settings.slow_down_above:
             raise refusals.slow_down()
+        if asked.body.get("service_tier") == "flex" and self._flex_dice.random() < settings.flex_unavailable:
+            raise refusals.resource_unavailable()
         call.reserved = counting.reserved(
             settings.counting, prompt_tokens=asked.prompt_tokens, max_output=asked.max_output, n=asked.n
         )

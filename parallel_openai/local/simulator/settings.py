@@ -87,6 +87,7 @@ class Settings:
     hang_seconds: float = _option(600.0, "how long a hanging or endless answer lasts at most")
     redirect_to: str = _option("/redirected", "where a 307 points")
 
+    flex_unavailable: float = _option(0.0, "probability of 429 Resource Unavailable with service_tier flex")
     batch_speed: float = _option(1.0, "how many times as fast as ours the time of batches runs")
     batch_validation_seconds: float = _option(30.0, "seconds until a batch is validated, in its own time")
     batch_seconds: float = _option(3600.0, "seconds until a batch's requests are answered, in its own time")
@@ -169,7 +170,7 @@ class Settings:
             _check(
                 value is None or (_is_number(value) and value >= 0), f"{name} is {value!r}; give 0 or more, or None."
             )
-        for name in ("start_level", "batch_expire", "batch_faults", *FAULT_FIELDS):
+        for name in ("start_level", "flex_unavailable", "batch_expire", "batch_faults", *FAULT_FIELDS):
             value = getattr(self, name)
             _check(_is_number(value) and 0 <= value <= 1, f"{name} is {value!r}; give a number from 0 to 1.")
 
