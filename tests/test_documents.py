@@ -107,7 +107,8 @@ def test_the_exceptions_in_the_readme_are_there() -> None:
 
 
 def test_the_set_up_commands_make_an_environment_and_use_it() -> None:
-    for name, end in (("demo command", "parallel-openai demo"), ("test command", "python -m pytest")):
+    ends = {"demo command": "parallel-openai demo", "test command": "python -m pytest -n 2 --dist loadfile"}
+    for name, end in ends.items():
         first, *_, last = fenced(name).strip().split(" && ")
         assert first == "python3 -m venv .venv"
         assert last == f".venv/bin/{end}"

@@ -152,7 +152,7 @@ def test_a_whole_body_gets_the_system_message_in_front(ask: Verb) -> None:
         ("\ud800", "invalid_prompt"),
         ({"messages": "Hi.", "stream": True}, "invalid_prompt"),
         ([{"role": "user", "content": {1, 2}}], "invalid_prompt"),
-        (object(), "invalid_prompt"),
+        pytest.param(object(), "invalid_prompt", id="object()"),
     ],
     ids=repr,
 )

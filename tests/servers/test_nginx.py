@@ -75,7 +75,7 @@ def test_an_outage_behind_the_gateway_is_waited_out() -> None:
 
 @pytest.mark.parametrize(
     "server",
-    ["keepalive_requests 5;", "keepalive_timeout 50ms;", "keepalive_timeout 0;"],
+    ["keepalive_requests 5;", "keepalive_timeout 20ms;", "keepalive_timeout 0;"],
     ids=["after five requests", "when it was idle", "at once"],
 )
 def test_connections_that_the_server_closes_lose_nothing_and_pay_nothing_twice(server: str) -> None:
