@@ -31,7 +31,7 @@ from parallel_openai.engine.transport import mask_url
 from parallel_openai.errors import InvalidInputError, JournalWriteError, RunStoppedError
 from parallel_openai.jsonl import dumps, loads
 from parallel_openai.records import APIRequest, Result
-from parallel_openai.requests.endpoints import is_simulated
+from parallel_openai.requests.endpoints import endpoint_at, is_simulated
 from parallel_openai.requests.tokens import get_encoding, request_size
 
 log = logging.getLogger("parallel_openai")
@@ -223,10 +223,10 @@ def split_url(request_url: str) -> tuple[str, str]:
     ('https://host/openai/deployments/mine?api-version=2024-10-21', 'chat/completions')
     """
     parts = urlsplit(request_url)
-    for known in ("chat/completions", "completions", "embeddings", "responses", "moderations"):
-        if parts.path.rstrip("/").endswith("/" + known):
-            root = parts.path.rstrip("/").removesuffix("/" + known)
-            return parts._replace(path=root).geturl(), known
+    known = endpoint_at(parts.path)
+    if known is not None:
+        root = parts.path.rstrip("/").removesuffix("/" + known.path)
+        return parts._replace(path=root).geturl(), known.path
     raise InvalidInputError(
         f"request_url must end in an endpoint such as /chat/completions or /embeddings, not {mask_url(request_url)!r}."
     )
@@ -372,7 +372,7 @@ class _FileRun:
                     yield number, line
 
     def _sized(self, request: _LineRequest) -> _LineRequest:
-        request.size = request_size(request.request_json, self.encoding)
+        request.size = request_size(request.request_json, self.encoding, self.path)
         return request
 
     def _take(self, result: Result, journal: Journal) -> None:

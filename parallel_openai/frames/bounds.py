@@ -34,5 +34,5 @@ def make_budget(bounds: Bounds, recipe: Recipe, df: pd.DataFrame, base_url: str)
 def _objection(budget: Budget, recipe: Recipe) -> str | None:
     body = {**({} if recipe.model is None else {"model": recipe.model}), **recipe.params}
     request = APIRequest(body, path=recipe.endpoint.path)
-    request.size = request_size(body, encoding_for_model(recipe.model))
+    request.size = request_size(body, encoding_for_model(recipe.model), request.path)
     return budget.objection(request)

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import os
+from array import array
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from parallel_openai.client import Client, default_client
 from parallel_openai.engine.journal import Sync
-from parallel_openai.frames.answers import Reader, Reading, text_column, value_column
+from parallel_openai.frames.answers import Reader, Reading, object_column, text_column, value_column
 from parallel_openai.frames.recipe import Prompt, Recipe, last_line
 from parallel_openai.frames.run import Options, aexecute, execute
-from parallel_openai.requests.endpoints import Answer, Endpoint
+from parallel_openai.requests.endpoints import Answer
 from parallel_openai.requests.endpoints import endpoint as find_endpoint
 
 
@@ -51,7 +53,8 @@ def process_dataframe(
             of these. A name of a column is always that column.
         model: the model; None where every row brings a body with its own.
         system: the same for the system message.
-        endpoint: the API's endpoint.
+        endpoint: `chat.completions`, `responses`, `embeddings`, `completions` or `moderations`. Of embeddings the
+            answer is a vector (for many rows `embed_dataframe` is faster), of moderations the result's object.
         response_format: as the API documents it.
         samples: how often each row is asked; with more than one, `response` holds a list.
         metadata: columns that travel beside each request into the journal and the exports.
@@ -104,7 +107,7 @@ def process_dataframe(
     """
     recipe = make_recipe(prompt, model, system, endpoint, response_format, samples, metadata, extra_body, params)
     options = Options(save_to, retry_failed, prefix, progress, sync, repair, budget_usd, budget_tokens, deadline)
-    return execute(df, recipe, text_reader(recipe.endpoint, parse), client or default_client(), options)
+    return execute(df, recipe, answer_reader(recipe, parse), client or default_client(), options)
 
 
 async def aprocess_dataframe(
@@ -137,7 +140,7 @@ async def aprocess_dataframe(
     """
     recipe = make_recipe(prompt, model, system, endpoint, response_format, samples, metadata, extra_body, params)
     options = Options(save_to, retry_failed, prefix, progress, sync, repair, budget_usd, budget_tokens, deadline)
-    return await aexecute(df, recipe, text_reader(recipe.endpoint, parse), client or default_client(), options)
+    return await aexecute(df, recipe, answer_reader(recipe, parse), client or default_client(), options)
 
 
 def make_recipe(
@@ -152,33 +155,72 @@ def make_recipe(
     params: Mapping[str, Any],
 ) -> Recipe:
     """The recipe of a call's arguments."""
+    where = find_endpoint(endpoint)
     merged = dict(params)
     if response_format is not None:
-        merged["response_format"] = response_format
+        merged.update(where.format_params(response_format, params))
     merged.update(extra_body or {})
     beside = [metadata] if isinstance(metadata, str) or not isinstance(metadata, Iterable) else list(metadata)
-    return Recipe(prompt, model, system, find_endpoint(endpoint), merged, beside, samples)
+    return Recipe(prompt, model, system, where, merged, beside, samples)
 
 
-def text_reader(endpoint: Endpoint, parse: Callable[[str], Any] | None = None) -> Reader:
-    """Reads the answer's text, or what `parse` makes of it; with several choices (`n`), a list of them."""
+def answer_reader(recipe: Recipe, parse: Callable[[Any], Any] | None = None) -> Reader:
+    """Reads the answer, or what `parse` makes of it; with several choices (`n`), a list of them.
+
+    Where the call brings tools, what the model wants called stands in a column `tool_calls`.
+    """
+    endpoint = recipe.endpoint
+    has_tools = any(recipe.params.get(name) for name in ("tools", "functions"))
 
     def read(response: Mapping[str, Any]) -> Reading:
-        readings = [_parsed(answer, parse) for answer in endpoint.read_all(response)]
+        readings = [_reading(answer, parse, has_tools) for answer in endpoint.read_all(response)]
         if len(readings) == 1:
             return readings[0]
         first_wrong = next((reading for reading in readings if reading.error_code is not None), readings[0])
         return replace(first_wrong, value=[reading.value for reading in readings])
 
-    return Reader.of_one_column("response", read, text_column if parse is None else value_column)
+    column = text_column if endpoint.gives_text and parse is None else value_column
+    if not has_tools:
+        return Reader.of_one_column("response", read, column)
+    return Reader(("response", "tool_calls"), read, lambda values: _with_tools(values, column))
 
 
-def _parsed(answer: Answer, parse: Callable[[str], Any] | None) -> Reading:
-    reading = Reading(answer.text, answer.finish_reason, answer.model, answer.error_code, answer.error)
-    if parse is None or answer.error_code is not None or answer.text is None:
+@dataclass(frozen=True, slots=True)
+class _Said:
+    """An answer of a model that has tools: what it says, and what it wants called."""
+
+    value: Any
+    tool_calls: Sequence[Any] | None
+
+
+def _with_tools(values: Sequence[Any], column: Callable[[Sequence[Any]], Any]) -> dict[str, Any]:
+    return {
+        "response": column([_of_each(value, lambda said: said.value) for value in values]),
+        "tool_calls": object_column([_of_each(value, lambda said: said.tool_calls) for value in values]),
+    }
+
+
+def _of_each(value: Any, part: Callable[[_Said], Any]) -> Any:
+    """A part of what was said, or of each of several answers."""
+    if isinstance(value, list):
+        return [_of_each(each, part) for each in value]
+    return None if value is None else part(value)
+
+
+def _reading(answer: Answer, parse: Callable[[Any], Any] | None, has_tools: bool) -> Reading:
+    reading = _parsed(answer, parse)
+    return replace(reading, value=_Said(reading.value, answer.tool_calls)) if has_tools else reading
+
+
+def _parsed(answer: Answer, parse: Callable[[Any], Any] | None) -> Reading:
+    found = answer.value if answer.text is None else answer.text
+    if isinstance(found, array):
+        found = np.frombuffer(found, dtype=np.float32)
+    reading = Reading(found, answer.finish_reason, answer.model, answer.error_code, answer.error)
+    if parse is None or answer.error_code is not None or found is None:
         return reading if parse is None else replace(reading, value=None)
     try:
-        return replace(reading, value=parse(answer.text))
+        return replace(reading, value=parse(found))
     except Exception as error:
         # A ValueError speaks of the value; anything else is a bug, which no other answer would mend.
         return replace(

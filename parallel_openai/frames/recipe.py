@@ -24,7 +24,7 @@ from parallel_openai.frames.table import (
 from parallel_openai.jsonl import dumps
 from parallel_openai.records import APIRequest
 from parallel_openai.requests.endpoints import CHAT, Endpoint
-from parallel_openai.requests.prompts import BadPromptError, Template, parse_template, to_messages, with_examples
+from parallel_openai.requests.prompts import BadPromptError, Template, parse_template
 from parallel_openai.requests.tokens import encoding_for_model, request_size
 
 Prompt = str | Hashable | Callable[[Row], Any]
@@ -62,6 +62,8 @@ class Recipe:
         """
         _source(df, self.prompt, "prompt")
         if self.system is not None:
+            if not self.endpoint.has_system:
+                raise InvalidInputError(f"{self.endpoint.name} takes no system text; put it into the prompt.")
             _source(df, self.system, "system")
         for column in self.metadata:
             find_column(df, column, "metadata")
@@ -73,9 +75,16 @@ class Recipe:
             APIRequest(self.params)
         except TypeError as error:
             raise InvalidInputError(f"A request parameter cannot be sent as JSON: {error}.") from None
-        for name in ("messages", "stream"):
+        for name in sorted(self.endpoint.own):
             if self.params.get(name):
-                raise InvalidInputError(f"{name}= {_NO_PARAMETERS[name]}")
+                raise InvalidInputError(
+                    f"{name}= would stand in the place of every row's prompt; pass it as prompt=, from a column or a "
+                    "function of a row."
+                )
+        if self.params.get("stream"):
+            raise InvalidInputError("stream= brings answers in pieces; leave it out, the bar shows the progress.")
+        if self.system is not None and self.params.get("instructions") is not None:
+            raise InvalidInputError("Both system= and instructions= say how to answer; give one of them.")
 
     def requests(self, df: pd.DataFrame) -> Iterator[APIRequest | BadPromptError]:
         """The requests, `samples` for each row in the order of the rows; for a row that cannot be asked, why not."""
@@ -99,7 +108,7 @@ class Recipe:
             return error
         except TypeError as error:
             return BadPromptError("invalid_prompt", f"The prompt cannot be sent as JSON: {error}.")
-        request.size = request_size(request.request_json, encoding)
+        request.size = request_size(request.request_json, encoding, request.path)
         return request
 
     def _body(self, prompt: Any, system: Any) -> Mapping[str, Any]:
@@ -110,11 +119,8 @@ class Recipe:
             raise BadPromptError("missing_prompt", "The prompt is missing (NaN or None).")
         if _is_missing(system):
             system = None
-        asked = with_examples(to_messages(prompt, system), self.examples)
-        if isinstance(asked, Mapping):  # a whole body: what it says goes before what the call says
-            default = {} if self.model is None else {"model": self.model}
-            return {**default, **self.params, **asked}
-        return self.endpoint.body(asked, self.model, self.params)
+        body = self.endpoint.body(prompt, system, self.model, self.params)
+        return self.endpoint.with_examples(body, self.examples) if self.examples else body
 
     def digest(self, place: str) -> str:
         """A short name of what is asked and where, the same in every session."""
@@ -134,13 +140,6 @@ class Recipe:
             "metadata": list(self.metadata),
             "made_by_function": callable(self.prompt) or callable(self.system),
         }
-
-
-_NO_PARAMETERS = {
-    "messages": "would stand in the place of every row's prompt; pass the messages as prompt=, from a column or a "
-    "function of a row.",
-    "stream": "brings answers in pieces; leave it out, the bar shows the progress.",
-}
 
 
 def _is_missing(value: Any) -> bool:

@@ -9,11 +9,11 @@ from typing import Any
 from parallel_openai.errors import InvalidInputError
 from parallel_openai.frames.answers import Reading
 from parallel_openai.records import APIRequest, Result
+from parallel_openai.requests.endpoints import Endpoint
 from parallel_openai.requests.tokens import encoding_for_model, request_size
 
 #: What asking again does not change.
 HOPELESS = frozenset({"refused", "content_filter"})
-_CAPS = ("max_completion_tokens", "max_tokens", "max_output_tokens")
 
 
 class Repair(APIRequest):
@@ -30,7 +30,7 @@ class Repair(APIRequest):
         super().__init__(body, original.metadata, path=original.path, sample=original.sample)
         self.original = original
         self.earlier = earlier
-        self.size = request_size(self.request_json, encoding_for_model(body.get("model")))
+        self.size = request_size(self.request_json, encoding_for_model(body.get("model")), self.path)
 
     def as_the_rows(self, result: Result) -> Result:
         """The repair's result as that of the row."""
@@ -53,33 +53,31 @@ def check_tries(repair: Any) -> int:
     return int(repair)
 
 
-def make_repair(result: Result, reading: Reading, text: str | None) -> Repair | None:
+def make_repair(result: Result, reading: Reading, text: str | None, endpoint: Endpoint) -> Repair | None:
     """The request that may mend a row; None where asking again would not help.
 
     Args:
         result: the row's result, whose answer is no good.
         reading: why it is not.
         text: the answer.
+        endpoint: where it was asked.
     """
     if reading.error_code in HOPELESS or not reading.repairable:
         return None
     asked = (result.sent or result.request).request_json
-    body = _roomier(asked) if reading.finish_reason == "length" else _told(asked, reading, text)
+    if reading.finish_reason == "length":
+        body = _roomier(asked, endpoint)
+    else:
+        fault = f"That answer cannot be used. {reading.error} Answer again, exactly as it was asked for."
+        body = endpoint.told(asked, text, fault)
     if body is None:
         return None
     return Repair(result.request, body, (*result.earlier, replace(result, earlier=(), sent=None)))
 
 
-def _roomier(asked: Mapping[str, Any]) -> dict[str, Any] | None:
+def _roomier(asked: Mapping[str, Any], endpoint: Endpoint) -> dict[str, Any] | None:
     """With twice the cap. Without one, the model's own maximum cut the answer off, and that stays as it is."""
-    caps = {name: asked[name] * 2 for name in _CAPS if isinstance(asked.get(name), int)}
+    caps = {name: asked[name] * 2 for name in endpoint.caps if isinstance(asked.get(name), int)}
+    if not caps and endpoint.default_cap is not None:
+        caps = {endpoint.caps[0]: endpoint.default_cap * 2}
     return {**asked, **caps} if caps else None
-
-
-def _told(asked: Mapping[str, Any], reading: Reading, text: str | None) -> dict[str, Any] | None:
-    messages = asked.get("messages")
-    if not isinstance(messages, (list, tuple)):
-        return None
-    said = [{"role": "assistant", "content": text}] if text else []
-    fault = f"That answer cannot be used. {reading.error} Answer again, exactly as it was asked for."
-    return {**asked, "messages": [*messages, *said, {"role": "user", "content": fault}]}

@@ -227,7 +227,8 @@ class FrameRun:
         """The request that may mend a bad answer; None where the tries are used up or it would not help."""
         if not isinstance(result.response, Mapping) or len(result.earlier) >= self._tries:
             return None
-        return make_repair(result, self.reader.read(result.response), self.recipe.endpoint.read(result.response).text)
+        endpoint = self.recipe.endpoint
+        return make_repair(result, self.reader.read(result.response), endpoint.read(result.response).text, endpoint)
 
     def _finish(self, progress: Progress, began: float, ended: str) -> pd.DataFrame:
         for slot, source in self._twins:

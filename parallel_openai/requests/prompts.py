@@ -111,11 +111,11 @@ class BadPromptError(ValueError):
         self.code = code
 
 
-def to_messages(prompt: Any, system: Any) -> list[Any] | Mapping[str, Any]:
-    """A row's prompt as chat messages, or as the whole body when it is one.
+def to_messages(prompt: Any, system: Any) -> list[Any]:
+    """A row's prompt as chat messages.
 
     Args:
-        prompt: a text, a message, a list or array of messages, or a request body.
+        prompt: a text, a message, or a list or array of messages.
         system: a system text, or a list of content parts, to stand first; None for none.
 
     Raises:
@@ -124,17 +124,11 @@ def to_messages(prompt: Any, system: Any) -> list[Any] | Mapping[str, Any]:
     >>> to_messages("Hi.", "Be brief.")
     [{'role': 'system', 'content': 'Be brief.'}, {'role': 'user', 'content': 'Hi.'}]
     """
-    if system is not None and not isinstance(system, (str, list)):
-        raise BadPromptError("invalid_prompt", f"The system message is a {_type(system)}; it must be a text.")
     if hasattr(prompt, "tolist"):  # numpy's arrays: what parquet files give for lists
         prompt = prompt.tolist()
     if isinstance(prompt, str):
-        if not prompt.strip():
-            raise BadPromptError("empty_prompt", "The prompt is empty.")
-        messages: list[Any] = [{"role": "user", "content": prompt}]
+        messages: list[Any] = [{"role": "user", "content": check_text(prompt)}]
     elif isinstance(prompt, Mapping):
-        if "role" not in prompt:
-            return _whole_body(prompt, system)
         messages = [prompt]
     elif isinstance(prompt, Sequence) and not isinstance(prompt, (bytes, bytearray)):
         messages = list(prompt)
@@ -146,44 +140,65 @@ def to_messages(prompt: Any, system: Any) -> list[Any] | Mapping[str, Any]:
     else:
         raise BadPromptError(
             "invalid_prompt",
-            f"The prompt is a {_type(prompt)}; it must be a text, a list of chat messages or a request body.",
+            f"The prompt is a {kind_of(prompt)}; it must be a text, a list of chat messages or a request body.",
         )
-    return messages if system is None else _led(messages, system)
+    return messages if system is None else [{"role": "system", "content": check_system(system)}, *messages]
 
 
-def _whole_body(body: Mapping[str, Any], system: Any) -> Mapping[str, Any]:
+def check_system(system: Any) -> Any:
+    """The system text or content parts, once it is sure that it is one of these.
+
+    Raises:
+        BadPromptError: it is neither.
+    """
+    if not isinstance(system, (str, list)):
+        raise BadPromptError("invalid_prompt", f"The system message is a {kind_of(system)}; it must be a text.")
+    return system
+
+
+def check_text(prompt: str) -> str:
+    """The text, once it is sure that there is something in it.
+
+    Raises:
+        BadPromptError: it is empty.
+    """
+    if not prompt.strip():
+        raise BadPromptError("empty_prompt", "The prompt is empty.")
+    return prompt
+
+
+def check_whole(body: Mapping[str, Any]) -> Mapping[str, Any]:
+    """A row's whole body, once it is sure that it asks for a whole answer.
+
+    Raises:
+        BadPromptError: it wants the answer in pieces.
+    """
     if body.get("stream"):
         raise BadPromptError("invalid_prompt", "The body says stream: true; leave it out, answers are read whole.")
-    if system is None:
-        return body
-    messages = body.get("messages") or []
-    if hasattr(messages, "tolist"):
-        messages = messages.tolist()
-    if not isinstance(messages, (list, tuple)):
-        raise BadPromptError("invalid_prompt", f"The body's messages are a {_type(messages)}; they must be a list.")
-    return {**body, "messages": _led(messages, system)}
+    return body
 
 
-def with_examples(
-    asked: list[Any] | Mapping[str, Any], examples: Sequence[Mapping[str, Any]]
-) -> list[Any] | Mapping[str, Any]:
-    """What `to_messages` gave, with questions and answers to learn from behind its system messages.
+def with_examples(messages: Sequence[Any], examples: Sequence[Mapping[str, Any]]) -> list[Any]:
+    """Messages with questions and answers to learn from behind the system's.
 
     >>> shot = [{"role": "user", "content": "2 + 2?"}, {"role": "assistant", "content": "4"}]
     >>> [each["content"] for each in with_examples(to_messages("3 + 3?", "Count."), shot)]
     ['Count.', '2 + 2?', '4', '3 + 3?']
     """
-    if not examples:
-        return asked
-    if isinstance(asked, Mapping):
-        return {**asked, "messages": with_examples(list(asked.get("messages") or ()), examples)}
-    led = next((at for at, each in enumerate(asked) if each.get("role") not in ("system", "developer")), len(asked))
-    return [*asked[:led], *examples, *asked[led:]]
+    roles = [each.get("role") if isinstance(each, Mapping) else None for each in messages]
+    led = next((at for at, role in enumerate(roles) if role not in ("system", "developer")), len(roles))
+    return [*messages[:led], *examples, *messages[led:]]
 
 
-def _led(messages: Sequence[Any], system: Any) -> list[Any]:
-    return [{"role": "system", "content": system}, *messages]
+def is_token_numbers(prompt: Any) -> bool:
+    """Whether a prompt is a text as the numbers of its tokens.
+
+    >>> is_token_numbers([24912, 2375]), is_token_numbers([]), is_token_numbers(["a"])
+    (True, False, False)
+    """
+    return isinstance(prompt, (list, tuple)) and bool(prompt) and all(type(number) is int for number in prompt)
 
 
-def _type(value: Any) -> str:
+def kind_of(value: Any) -> str:
+    """A value's type, for a sentence."""
     return f"value of type {type(value).__name__}"

@@ -44,6 +44,10 @@ FILE_CHARACTERS_PER_TOKEN = 10
 _SLICE = 20_000
 _REPEATED_AT_MOST = 20_000
 
+_CAPS = ("max_completion_tokens", "max_tokens", "max_output_tokens")
+# What a legacy completion stops at by itself.
+_DEFAULT_CAP = 16
+
 _encodings: dict[str, tiktoken.Encoding] = {}
 _loading = threading.Lock()
 
@@ -104,8 +108,10 @@ def count_tokens(text: str, encoding_name: str) -> int:
     return sum(len(encode(text[start:end])) for start, end in _slices(text))
 
 
-def request_size(request_json: Mapping[str, Any], encoding_name: str) -> Size:
+def request_size(request_json: Mapping[str, Any], encoding_name: str, path: str = "") -> Size:
     """How large a request's body is, whichever endpoint it is for; an estimate wherever it is not plain text.
+
+    `path` tells an `input` of Responses from one of embeddings; without it the model's name does.
 
     Chat is counted as OpenAI documents it: the text, 3 tokens a message, 1 a name, 3 for the start of the answer. An
     image counts 85 tokens at low detail, otherwise 765; sound and files by the length of their data; tools and
@@ -124,9 +130,11 @@ def request_size(request_json: Mapping[str, Any], encoding_name: str) -> Size:
     if (messages := get("messages")) is not None:
         meter.messages(messages)
     if (items := get("input")) is not None:
-        meter.input(items, is_message=_answers_in_text(get("model")))
+        is_message = path == "responses" if path else _answers_in_text(get("model"))
+        meter.input(items, is_message=is_message)
     if (prompt := get("prompt")) is not None:
         prompts = meter.prompts(prompt)
+    is_legacy = path == "completions" or (not path and prompt is not None and not isinstance(prompt, dict))
     if (instructions := get("instructions")) is not None:
         meter.message({"role": "system", "content": instructions})
     for key in ("tools", "functions", "response_format", "text"):
@@ -135,7 +143,7 @@ def request_size(request_json: Mapping[str, Any], encoding_name: str) -> Size:
     return Size(
         prompt_tokens=meter.tokens,
         characters=meter.characters,
-        max_output_tokens=_first_number(request_json, "max_completion_tokens", "max_tokens", "max_output_tokens"),
+        max_output_tokens=_first_number(request_json, *_CAPS) or (_DEFAULT_CAP if is_legacy else None),
         choices=max(_first_number(request_json, "n") or 1, _first_number(request_json, "best_of") or 1) * prompts,
     )
 

@@ -4,22 +4,27 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from parallel_openai.errors import InvalidInputError
 from parallel_openai.records import Usage
-from parallel_openai.requests.endpoints import CHAT, endpoint, is_simulated, usage_of
+from parallel_openai.requests.endpoints import CHAT, ENDPOINTS, Endpoint, endpoint, endpoint_at, is_simulated, usage_of
+from parallel_openai.requests.prompts import BadPromptError
+
+FIELDS = (
+    "choices message content usage prompt_tokens refusal finish_reason model text logprobs tokens top_logprobs "
+    "tool_calls output type status incomplete_details reason data embedding index results"
+)
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.text(max_size=5),
     lambda inner: (
         st.lists(inner, max_size=3)
         | st.dictionaries(
-            st.sampled_from(
-                ["choices", "message", "content", "usage", "prompt_tokens", "refusal", "finish_reason", "model"]
-            ),
+            st.sampled_from(FIELDS.split()),
             inner,
         )
     ),
@@ -27,11 +32,14 @@ JSON = st.recursive(
 )
 
 
-@given(JSON.filter(lambda value: isinstance(value, dict)))
-def test_a_response_of_any_shape_can_be_read(response: Any) -> None:
-    answer = CHAT.read(response)
-    assert (answer.text is None) or isinstance(answer.text, str)
-    assert (answer.finish_reason is None) or isinstance(answer.finish_reason, str)
+@given(st.sampled_from(list(ENDPOINTS.values())), JSON.filter(lambda value: isinstance(value, dict)))
+def test_a_response_of_any_shape_can_be_read(where: Endpoint, response: Any) -> None:
+    answers = where.read_all(response)
+    assert answers[0] == where.read(response)
+    for answer in answers:
+        assert (answer.text is None) or isinstance(answer.text, str)
+        assert (answer.finish_reason is None) or isinstance(answer.finish_reason, str)
+        assert (answer.error is None) == (answer.error_code is None)
     usage_of(response)
 
 
@@ -105,5 +113,224 @@ def test_a_simulated_answer_says_so_in_its_models_name() -> None:
 
 
 def test_an_endpoint_that_there_is_not_is_refused() -> None:
-    with pytest.raises(InvalidInputError, match=r"No endpoint 'images'; there are: chat\.completions"):
+    with pytest.raises(InvalidInputError, match=r"No endpoint 'images'; there are: chat\.completions, responses"):
         endpoint("images")
+
+
+@pytest.mark.parametrize(
+    ("path", "name"),
+    [
+        ("/v1/chat/completions", "chat.completions"),
+        ("/openai/deployments/completions/chat/completions", "chat.completions"),
+        ("/v1/completions/", "completions"),
+        ("/openai/v1/responses", "responses"),
+        ("embeddings", "embeddings"),
+        ("/v1/moderations", "moderations"),
+    ],
+)
+def test_an_endpoint_is_known_by_the_end_of_its_path(path: str, name: str) -> None:
+    found = endpoint_at(path)
+    assert found is not None
+    assert found.name == name
+
+
+@pytest.mark.parametrize("path", ["/v1", "/v1/chat", "/my-embeddings", ""])
+def test_any_other_path_is_no_endpoint(path: str) -> None:
+    assert endpoint_at(path) is None
+
+
+RESPONSES, EMBEDDINGS, COMPLETIONS, MODERATIONS = (
+    endpoint(name) for name in ("responses", "embeddings", "completions", "moderations")
+)
+
+
+def said(*parts: Any, status: str = "completed", reason: str | None = None, **fields: Any) -> dict[str, Any]:
+    """A response of the Responses API; a reasoning model's, whose thinking stands before its message."""
+    message = {"type": "message", "role": "assistant", "content": list(parts)}
+    output = [{"type": "reasoning", "summary": []}, *([message] if parts else [])]
+    details = {"reason": reason} if reason else None
+    return {"status": status, "output": output, "incomplete_details": details, "model": "m", **fields}
+
+
+def text_part(text: str, **fields: Any) -> dict[str, Any]:
+    return {"type": "output_text", "text": text, **fields}
+
+
+CALL = {"type": "function_call", "call_id": "c1", "name": "look_up", "arguments": "{}"}
+
+
+@pytest.mark.parametrize(
+    ("response", "text", "finish_reason", "code"),
+    [
+        (said(text_part("Hi, "), text_part("you.")), "Hi, you.", "stop", None),
+        ({"status": "completed", "output": [CALL]}, None, "tool_calls", None),
+        (said({"type": "refusal", "refusal": "No."}), None, "stop", "refused"),
+        (said(text_part("H"), status="incomplete", reason="max_output_tokens"), "H", "length", "truncated"),
+        (said(status="incomplete", reason="max_output_tokens"), None, "length", "truncated"),
+        (
+            said(text_part("H"), status="incomplete", reason="content_filter"),
+            "H",
+            "content_filter",
+            "content_filter",
+        ),
+        (said(), None, "stop", "empty"),
+        (said(status="queued"), None, "queued", "empty"),
+        ({}, None, None, "empty"),
+    ],
+    ids=str,
+)
+def test_an_answer_of_responses_is_read(
+    response: Any, text: str | None, finish_reason: str | None, code: str | None
+) -> None:
+    answer = RESPONSES.read(response)
+    assert (answer.text, answer.finish_reason, answer.error_code) == (text, finish_reason, code)
+
+
+def test_thinking_that_left_nothing_to_say_is_told_in_responses_too() -> None:
+    usage = {"input_tokens": 9, "output_tokens": 64, "output_tokens_details": {"reasoning_tokens": 64}}
+    answer = RESPONSES.read(said(status="incomplete", reason="max_output_tokens", usage=usage))
+    assert "All 64 tokens went into reasoning" in str(answer.error)
+    assert "Raise max_output_tokens" in str(answer.error)
+
+
+TOKENS = [{"token": "Hi", "logprob": -0.1, "top_logprobs": [{"token": "Hi", "logprob": -0.1}]}]
+
+
+@pytest.mark.parametrize(
+    ("name", "response"),
+    [
+        ("chat.completions", {"choices": [{"message": {"content": "Hi"}, "logprobs": {"content": TOKENS}}]}),
+        ("responses", said(text_part("Hi", logprobs=TOKENS))),
+        ("completions", {"choices": [{"text": "Hi", "logprobs": {"content": TOKENS}}]}),
+        (
+            "completions",
+            {
+                "choices": [
+                    {
+                        "text": "Hi",
+                        "logprobs": {"tokens": ["Hi"], "token_logprobs": [-0.1], "top_logprobs": [{"Hi": -0.1}]},
+                    }
+                ]
+            },
+        ),
+    ],
+    ids=["chat", "responses", "completions as llama.cpp has them", "completions"],
+)
+def test_the_tokens_probabilities_look_the_same_from_everywhere(name: str, response: Any) -> None:
+    assert endpoint(name).read(response).logprobs == TOKENS
+
+
+def test_tools_to_call_are_read_in_every_spelling() -> None:
+    call = {"id": "c1", "type": "function", "function": {"name": "look_up", "arguments": "{}"}}
+    older = {"name": "look_up", "arguments": "{}"}
+    assert CHAT.read(choice({"content": None, "tool_calls": [call]})).tool_calls == [call]
+    assert CHAT.read(choice({"function_call": older})).tool_calls == [{"type": "function", "function": older}]
+    assert RESPONSES.read({"status": "completed", "output": [CALL]}).tool_calls == [CALL]
+
+
+def test_every_choice_is_read_by_itself() -> None:
+    choices = [choice({"content": "A"})["choices"][0], choice({"content": "B"}, "length")["choices"][0]]
+    answers = CHAT.read_all({"choices": choices})
+    assert [(answer.text, answer.error_code) for answer in answers] == [("A", None), ("B", "truncated")]
+
+
+@pytest.mark.parametrize("embedding", [[1.0, -2.0], "AACAPwAAAMA="], ids=["numbers", "base64"])
+def test_a_vector_is_read_in_either_form(embedding: Any) -> None:
+    assert EMBEDDINGS.read({"data": [{"index": 0, "embedding": embedding}]}).value.tolist() == [1.0, -2.0]
+
+
+@pytest.mark.parametrize("embedding", [[], "", "AAA", "no base64!", ["a"], None, {}, [10**400]], ids=repr)
+def test_what_is_no_vector_is_said_to_be_none(embedding: Any) -> None:
+    assert EMBEDDINGS.read({"data": [{"embedding": embedding}]}).error_code == "malformed_response"
+
+
+def test_vectors_come_in_the_order_of_their_numbers() -> None:
+    data = [{"index": 1, "embedding": [1]}, {"index": 0, "embedding": [0]}]
+    assert [answer.value.tolist() for answer in EMBEDDINGS.read_all({"data": data})] == [[0.0], [1.0]]
+
+
+def test_a_moderation_is_its_result() -> None:
+    result = {"flagged": False, "categories": {}, "category_scores": {}}
+    assert MODERATIONS.read({"results": [result], "model": "m"}).value == result
+    assert MODERATIONS.read({"results": []}).error_code == "empty"
+
+
+@pytest.mark.parametrize(
+    ("text", "reason", "code"),
+    [
+        ("Hi", "stop", None),
+        ("H", "length", "truncated"),
+        ("", "stop", "empty"),
+        ("H", "content_filter", "content_filter"),
+    ],
+)
+def test_a_legacy_completion_is_read(text: str, reason: str, code: str | None) -> None:
+    answer = COMPLETIONS.read({"choices": [{"text": text, "finish_reason": reason}]})
+    assert (answer.text, answer.finish_reason, answer.error_code) == (text or None, reason, code)
+
+
+WORDS = [1, 2, 3]
+ITEM = {"type": "function_call_output", "call_id": "c1", "output": "4"}
+ASKED = [
+    ("responses", "Hi.", None, {"input": "Hi."}),
+    ("responses", "Hi.", "Be brief.", {"instructions": "Be brief.", "input": "Hi."}),
+    ("responses", ITEM, None, {"input": [ITEM]}),
+    ("responses", np.array([ITEM], dtype=object), None, {"input": [ITEM]}),
+    ("responses", {"input": "Hi.", "seed": 1}, "Be brief.", {"instructions": "Be brief.", "input": "Hi.", "seed": 1}),
+    ("responses", {"input": "Hi.", "instructions": "No."}, "Yes.", {"instructions": "No.", "input": "Hi."}),
+    ("embeddings", "Hi.", None, {"input": "Hi."}),
+    ("embeddings", np.array(WORDS), None, {"input": WORDS}),
+    ("embeddings", {"input": "Hi."}, None, {"input": "Hi."}),
+    ("completions", "Hi", None, {"prompt": "Hi"}),
+    ("completions", WORDS, None, {"prompt": WORDS}),
+    ("completions", {"prompt": "Hi"}, None, {"prompt": "Hi"}),
+    ("moderations", "Hi.", None, {"input": "Hi."}),
+    ("moderations", {"type": "text", "text": "Hi."}, None, {"input": [{"type": "text", "text": "Hi."}]}),
+    ("moderations", [{"type": "text", "text": "Hi."}], None, {"input": [{"type": "text", "text": "Hi."}]}),
+    ("moderations", {"input": "Hi."}, None, {"input": "Hi."}),
+]
+
+
+@pytest.mark.parametrize(("name", "prompt", "system", "asked"), ASKED, ids=[f"{a[0]} {a[1]!r:.30}" for a in ASKED])
+def test_a_rows_prompt_becomes_its_part_of_the_body(name: str, prompt: Any, system: Any, asked: Any) -> None:
+    assert endpoint(name).ask(prompt, system) == asked
+
+
+@pytest.mark.parametrize("name", list(ENDPOINTS))
+@pytest.mark.parametrize("prompt", ["", "  ", 5, b"Hi.", [], ["a"], {"stream": True}, [1.5], [True]], ids=repr)
+def test_a_prompt_that_an_endpoint_cannot_take_is_named(name: str, prompt: Any) -> None:
+    with pytest.raises(BadPromptError) as bad:
+        endpoint(name).ask(prompt, None)
+    assert bad.value.code == ("empty_prompt" if isinstance(prompt, str) else "invalid_prompt")
+
+
+def test_a_format_stands_where_responses_want_it() -> None:
+    schema = {"name": "s", "schema": {"type": "object"}, "strict": True}
+    asked = {"type": "json_schema", "json_schema": schema}
+    assert RESPONSES.format_params(asked, {"text": {"verbosity": "low"}}) == {
+        "text": {"verbosity": "low", "format": {"type": "json_schema", **schema}}
+    }
+    with pytest.raises(InvalidInputError, match="Both response_format= and text="):
+        RESPONSES.format_params(asked, {"text": {"format": {"type": "text"}}})
+    with pytest.raises(InvalidInputError, match=r"embeddings takes no response_format\."):
+        EMBEDDINGS.format_params(asked, {})
+
+
+def test_what_is_wrong_with_an_answer_is_said_behind_it() -> None:
+    question, answer, fault = ({"role": "user", "content": "2 + 2?"}, "5", "No, it is not.")
+    told = [question, {"role": "assistant", "content": answer}, {"role": "user", "content": fault}]
+    assert CHAT.told({"messages": [question]}, answer, fault) == {"messages": told}
+    assert RESPONSES.told({"input": "2 + 2?"}, answer, fault) == {"input": told}
+    assert RESPONSES.told({"input": [question]}, None, fault) == {"input": [question, told[-1]]}
+    assert CHAT.told({}, answer, fault) is None
+    assert RESPONSES.told({"input": None}, answer, fault) is None
+    assert EMBEDDINGS.told({"input": "Hi."}, answer, fault) is None
+
+
+def test_examples_stand_before_the_question() -> None:
+    shot = [{"role": "user", "content": "1 + 1?"}, {"role": "assistant", "content": "2"}]
+    question = {"role": "user", "content": "2 + 2?"}
+    assert CHAT.with_examples({"messages": [question]}, shot) == {"messages": [*shot, question]}
+    assert RESPONSES.with_examples({"input": "2 + 2?"}, shot) == {"input": [*shot, question]}
+    with pytest.raises(InvalidInputError, match="takes no examples"):
+        COMPLETIONS.with_examples({"prompt": "2 + 2 ="}, shot)

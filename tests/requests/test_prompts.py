@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from parallel_openai.errors import TemplateError
+from parallel_openai.requests.endpoints import CHAT
 from parallel_openai.requests.prompts import BadPromptError, parse_template, to_messages
 
 
@@ -71,13 +72,13 @@ def test_a_prompt_becomes_messages(prompt: Any, messages: Any) -> None:
 
 @pytest.mark.parametrize("messages", [[HI], (HI,), np.array([HI], dtype=object), None], ids=str)
 def test_a_body_with_a_system_message_gets_it_in_front(messages: Any) -> None:
-    asked = to_messages({"messages": messages, "seed": 1}, "Be brief.")
+    asked = CHAT.ask({"messages": messages, "seed": 1}, "Be brief.")
     assert asked == {"messages": [RULES, *([HI] if messages is not None else [])], "seed": 1}
 
 
 def test_a_body_is_left_as_it_is_without_one() -> None:
     body = {"messages": [HI], "seed": 1}
-    assert to_messages(body, None) is body
+    assert CHAT.ask(body, None) is body
 
 
 @pytest.mark.parametrize(
@@ -87,5 +88,5 @@ def test_a_body_is_left_as_it_is_without_one() -> None:
 )
 def test_anything_else_is_a_bad_prompt(prompt: Any, system: Any) -> None:
     with pytest.raises(BadPromptError) as bad:
-        to_messages(prompt, system)
+        CHAT.ask(prompt, system)
     assert bad.value.code == "invalid_prompt"

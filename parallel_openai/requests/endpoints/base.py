@@ -1,0 +1,143 @@
+"""What the endpoints have in common: what is asked of each, and the answer that each reads out of its response."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from parallel_openai.errors import InvalidInputError
+from parallel_openai.records import Usage
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """The part of a response that the caller asked for.
+
+    Attributes:
+        text: the answer; None where there is none, or where it is no text.
+        finish_reason: why the model stopped, as the API says it.
+        model: the model that answered, by the server's name for it.
+        error_code: why it is no answer, although the server was content (`empty`, `truncated`, `refused`,
+            `content_filter`); None when it is one.
+        error: the same as a sentence.
+        value: the answer where it is no text: a vector, a moderation's result.
+        tool_calls: the tools that the model wants called, as the API gives them.
+        logprobs: the answer's tokens, each with its `token`, `logprob` and `top_logprobs`, as the API gives them;
+            None where they were not asked for.
+    """
+
+    text: str | None
+    finish_reason: str | None
+    model: str | None
+    error_code: str | None = None
+    error: str | None = None
+    value: Any = None
+    tool_calls: Sequence[Any] | None = None
+    logprobs: Sequence[Any] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Packing:
+    """How many rows may travel in one request.
+
+    Attributes:
+        inputs: at the most.
+        tokens: of all of them together, at the most.
+        tokens_each: of one, at the most.
+    """
+
+    inputs: int
+    tokens: int
+    tokens_each: int
+
+
+class Endpoint(ABC):
+    """One of the API's endpoints.
+
+    Attributes:
+        name: as the OpenAI SDK writes it, `chat.completions`.
+        path: below the base URL.
+        own: the fields of the body that the row's prompt fills, so that no parameter may be called like one.
+        caps: the parameters that cap an answer's length, the best first; none where answers have no tokens.
+        default_cap: tokens of an answer where no cap is given; None: as much as the model likes.
+        has_system: whether there is a place for a system text.
+        gives_text: whether answers are text, and not something else in `Answer.value`.
+        packing: how many rows may travel in one request; None: one.
+    """
+
+    name: str
+    path: str
+    own: frozenset[str]
+    caps: tuple[str, ...] = ()
+    default_cap: int | None = None
+    has_system: bool = False
+    gives_text: bool = True
+    packing: Packing | None = None
+
+    @abstractmethod
+    def ask(self, prompt: Any, system: Any) -> Mapping[str, Any]:
+        """The row's own part of the body, or the whole of it where the row brings that.
+
+        Raises:
+            BadPromptError: the prompt is nothing that this endpoint takes.
+        """
+
+    @abstractmethod
+    def read_all(self, response: Mapping[str, Any]) -> list[Answer]:
+        """The answers of a response, at least one, in the order of the choices; each may say that it is none."""
+
+    def read(self, response: Mapping[str, Any]) -> Answer:
+        """What a response says, and whether it is an answer at all."""
+        return self.read_all(response)[0]
+
+    def body(self, prompt: Any, system: Any, model: str | None, params: Mapping[str, Any]) -> Mapping[str, Any]:
+        """The request's JSON: the model, what the row asks, and the caller's parameters as they are.
+
+        What a row says of its own goes before what the call says.
+        """
+        default = {} if model is None else {"model": model}
+        return {**default, **params, **self.ask(prompt, system)}
+
+    def format_params(self, response_format: Mapping[str, Any], params: Mapping[str, Any]) -> dict[str, Any]:
+        """The parameters that hold the model to a format, which is given as the chat API has it.
+
+        Raises:
+            InvalidInputError: this endpoint's answers have no format.
+        """
+        raise InvalidInputError(f"{self.name} takes no response_format.")
+
+    def with_examples(self, body: Mapping[str, Any], examples: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+        """The body with questions and answers to learn from, as chat messages, before what the row asks.
+
+        Raises:
+            InvalidInputError: this endpoint takes no messages.
+        """
+        raise InvalidInputError(f"{self.name} takes no examples.")
+
+    def told(self, body: Mapping[str, Any], said: str | None, fault: str) -> dict[str, Any] | None:
+        """The body that shows the model what it `said` and what is wrong with it; None where nothing is said back."""
+        return None
+
+
+def truncated(content: str | None, usage: Usage | None, caps: Sequence[str]) -> str:
+    """The sentence for an answer that was cut off."""
+    if not content and usage is not None and usage.reasoning_tokens:
+        return (
+            f"All {usage.completion_tokens} tokens went into reasoning and none was left for the answer. "
+            f"Raise {caps[0]} or lower the reasoning effort."
+        )
+    spent = f" after {usage.completion_tokens} tokens" if usage is not None else ""
+    older = f" ({caps[1]} on older servers)" if len(caps) > 1 else ""
+    return f"The answer was cut off{spent}. Raise {caps[0]}{older}."
+
+
+def list_of(value: Any) -> Any:
+    """A list where numpy's array is given, as parquet files do for lists; anything else as it is."""
+    return value.tolist() if hasattr(value, "tolist") else value
+
+
+def mappings(value: Any) -> list[Mapping[str, Any]]:
+    """The objects in a list; none where it is no list."""
+    return [each for each in value if isinstance(each, Mapping)] if isinstance(value, list) else []
