@@ -1,0 +1,43 @@
+"""Where and when a benchmark ran, and keeping it to a core of its own."""
+
+from __future__ import annotations
+
+import os
+import platform
+from datetime import date
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+
+def about(*packages: str) -> str:
+    """The date, the processor and the versions, as the first line of a benchmark's output."""
+    versions = [f"{name} {_version(name)}" for name in packages]
+    cores = f"{os.cpu_count()} cores"
+    return ", ".join([str(date.today()), _processor(), cores, f"Python {platform.python_version()}", *versions])
+
+
+def cores() -> list[int]:
+    """The cores that this process may use; none where the system does not tell."""
+    return sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
+
+
+def pin(core: int | None) -> None:
+    """Keep this process to a core."""
+    if core is not None and hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, {core})
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text("utf-8").splitlines()
+    except OSError:
+        return platform.processor() or platform.machine()
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.machine()
+
+
+def _version(name: str) -> str:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return "not installed"
