@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
+from operator import add
 
 from parallel_openai.engine.bucket import NEARLY_FULL, Mark
 from parallel_openai.engine.headers import Allowance
@@ -15,31 +15,52 @@ class Rule:
     """One way to count.
 
     Attributes:
+        number: its place among RULES.
         name: what it is called in the report.
-        at_send: what is charged when the request comes in.
         settles: whether the charge becomes the actual usage when the answer is finished.
     """
 
+    number: int
     name: str
-    at_send: Callable[[Size], float]
     settles: bool = False
 
-
-def _output(size: Size) -> int:
-    return size.max_output_tokens or 0
+    def at_send(self, size: Size) -> float:
+        """What is charged when the request comes in."""
+        return charges_of(size)[self.number]
 
 
 #: The first one bounds all the others, so it is used until the server has shown which one it follows.
 RULES = (
-    Rule("prompt and every answer's maximum", lambda size: size.prompt_tokens + size.choices * _output(size)),
-    Rule("prompt and one answer's maximum", lambda size: size.prompt_tokens + _output(size)),
-    Rule(
-        "characters / 4 or every answer's maximum", lambda size: max(size.characters / 4, size.choices * _output(size))
-    ),
-    Rule("characters / 4 or one answer's maximum", lambda size: max(size.characters / 4, _output(size))),
-    Rule("actual usage", lambda size: size.prompt_tokens, settles=True),
-    Rule("maximum, then actual usage", lambda size: size.prompt_tokens + size.choices * _output(size), settles=True),
+    Rule(0, "prompt and every answer's maximum"),
+    Rule(1, "prompt and one answer's maximum"),
+    Rule(2, "characters / 4 or every answer's maximum"),
+    Rule(3, "characters / 4 or one answer's maximum"),
+    Rule(4, "actual usage", settles=True),
+    Rule(5, "maximum, then actual usage", settles=True),
 )
+_SETTLING = tuple(rule.number for rule in RULES if rule.settles)
+Charges = tuple[float, float, float, float, float, float]
+
+
+def charges_of(size: Size) -> Charges:
+    """What each of RULES charges when a request comes in; all at once, since it is asked for every request.
+
+    >>> charges_of(Size(prompt_tokens=30, characters=120, max_output_tokens=20, choices=2))
+    (70.0, 50.0, 40.0, 30.0, 30.0, 70.0)
+    """
+    prompt, quarter = float(size.prompt_tokens), size.characters / 4.0
+    one = float(size.max_output_tokens or 0)
+    every = size.choices * one
+    return (
+        prompt + every,
+        prompt + one,
+        quarter if quarter > every else every,
+        quarter if quarter > one else one,
+        prompt,
+        prompt + every,
+    )
+
+
 #: Answers with figures before the rules are compared, and between two comparisons.
 COMPARE_EVERY = 16
 #: Another rule must explain what is shown so much better before it is believed.
@@ -52,8 +73,9 @@ LENGTH_GAIN = 0.05
 
 @dataclass(slots=True)
 class Lot:
-    """What each rule had charged in all when a request was sent, and what is still expected of it."""
+    """What each rule charged for a request and had charged in all by then, and what is still expected of it."""
 
+    charges: Charges
     totals: tuple[float, ...]
     expected: float
 
@@ -71,7 +93,7 @@ class Counting:
         self.outstanding = 0.0  # tokens that answers in flight are still expected to be charged
         self.expected_output = 0.0  # mean length of an answer, in tokens, over all its choices
         self.longest_output = 0
-        self._totals = [0.0] * len(RULES)
+        self._totals: tuple[float, ...] = (0.0,) * len(RULES)
         self._errors = [0.0] * len(RULES)
         self._compared = 0
         self._seen: list[tuple[float, tuple[float, ...]]] = []
@@ -82,27 +104,26 @@ class Counting:
 
     def cost(self, size: Size) -> float:
         """What must be free before the request is sent."""
-        rule = RULES[self.rule]
-        return max(1.0, float(rule.at_send(size)) + self._expected(rule, size))
+        charges = charges_of(size)
+        return max(1.0, charges[self.rule] + self._expected(charges, size))
 
     def most(self, size: Size) -> float:
         """What the request costs at the most, by any rule."""
-        return max(float(rule.at_send(size)) for rule in RULES)
+        return max(charges_of(size))
 
     def at_send(self, size: Size) -> float:
         """What the server charges when the request comes in."""
-        return max(1.0, float(RULES[self.rule].at_send(size)))
+        return max(1.0, charges_of(size)[self.rule])
 
     def open(self, size: Size) -> Lot:
         """Book a request that is being sent."""
-        rule = RULES[self.rule]
-        for number, each in enumerate(RULES):
-            self._totals[number] += each.at_send(size)
-        expected = self._expected(rule, size)
+        charges = charges_of(size)
+        self._totals = tuple(map(add, self._totals, charges))
+        expected = self._expected(charges, size)
         self.outstanding += expected
-        return Lot(tuple(self._totals), expected)
+        return Lot(charges, self._totals, expected)
 
-    def finished(self, lot: Lot, size: Size, usage: Usage | None) -> float:
+    def finished(self, lot: Lot, usage: Usage | None) -> float:
         """Book an answer; gives what the rule charges now, negative for what it gives back."""
         self._close(lot)
         if usage is None:
@@ -112,12 +133,13 @@ class Counting:
         gain = LENGTH_GAIN if self.expected_output else 1.0
         self.expected_output += gain * (output - self.expected_output)
         change = 0.0
-        for number, rule in enumerate(RULES):
-            if rule.settles:
-                rest = usage.total_tokens - rule.at_send(size)
-                self._totals[number] += rest
-                if number == self.rule:
-                    change = rest
+        totals = list(self._totals)
+        for number in _SETTLING:
+            rest = usage.total_tokens - lot.charges[number]
+            totals[number] += rest
+            if number == self.rule:
+                change = rest
+        self._totals = tuple(totals)
         return change
 
     def cancelled(self, lot: Lot) -> None:
@@ -150,8 +172,8 @@ class Counting:
         half = len(sums) // 2
         return abs(sum(sums[half:]) / (len(sums) - half) - sum(sums[:half]) / half)
 
-    def _expected(self, rule: Rule, size: Size) -> float:
-        if not rule.settles or rule.at_send(size) > size.prompt_tokens:
+    def _expected(self, charges: Charges, size: Size) -> float:
+        if not RULES[self.rule].settles or charges[self.rule] > size.prompt_tokens:
             return 0.0
         most = size.choices * size.max_output_tokens if size.max_output_tokens else self.expected_output
         return min(self.expected_output, most) if self.expected_output else float(most)

@@ -11,6 +11,10 @@ from email.utils import parsedate_to_datetime
 _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _DURATION = re.compile(r"(?:\d+(?:\.\d+)?(?:ms|[smhd]))+")
 _PART = re.compile(r"(\d+(?:\.\d+)?)(ms|[smhd])")
+_NAMES = {
+    dimension: tuple(f"x-ratelimit-{figure}-{dimension}" for figure in ("limit", "remaining", "reset"))
+    for dimension in ("requests", "tokens")
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,11 +35,14 @@ def allowance(headers: Mapping[str, str], dimension: str) -> Allowance | None:
     >>> allowance({"x-ratelimit-limit-requests": "unlimited"}, "requests") is None
     True
     """
-    limit = _number(headers.get(f"x-ratelimit-limit-{dimension}"))
-    remaining = _number(headers.get(f"x-ratelimit-remaining-{dimension}"))
-    if limit is None or remaining is None or limit <= 0:
+    names = _NAMES[dimension]
+    limit = _number(headers.get(names[0]))
+    if limit is None or limit <= 0:
         return None
-    return Allowance(limit, max(0.0, remaining), duration(headers.get(f"x-ratelimit-reset-{dimension}")))
+    remaining = _number(headers.get(names[1]))
+    if remaining is None:
+        return None
+    return Allowance(limit, max(0.0, remaining), duration(headers.get(names[2])))
 
 
 def duration(text: str | None) -> float | None:

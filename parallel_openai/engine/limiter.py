@@ -122,13 +122,13 @@ class Limiter:
         """Learn from an answer that was not a refusal."""
         self.in_flight -= 1
         self._refusals_in_a_row = 0
-        self._largest_taken = max(self._largest_taken, self.counting.most(lease.size))
+        self._largest_taken = max(self._largest_taken, max(lease.lot.charges))
         self.window += 1.0 if self.window < FAST_WINDOW else SLOW_GROWTH
         now = self.clock()
         self.requests.accepted(lease.request_mark, allowance(headers, "requests"), now)
         shown = allowance(headers, "tokens")
         self.tokens.accepted(lease.token_mark, shown, now)
-        self.tokens.adjust(self.counting.finished(lease.lot, lease.size, usage))
+        self.tokens.adjust(self.counting.finished(lease.lot, usage))
         if shown is not None:
             self.counting.learn(lease.lot, shown, lease.token_mark, self.tokens.capacity)
         self._wake()
@@ -154,7 +154,7 @@ class Limiter:
             now,
             blamed=dimension == "tokens",
             wait=wait,
-            most=self.counting.most(lease.size),
+            most=max(lease.lot.charges),
         )
         self._wake()
 
@@ -177,10 +177,10 @@ class Limiter:
         if self._plan(cost, now)[0] > 0:
             return None
         self.in_flight += 1
-        at_send = self.counting.at_send(size)
+        lot = self.counting.open(size)
         request_mark = self.requests.charge(1.0, now)
-        token_mark = self.tokens.charge(at_send, now)
-        return Lease(size, request_mark, token_mark, self.counting.open(size))
+        token_mark = self.tokens.charge(max(1.0, lot.charges[self.counting.rule]), now)
+        return Lease(size, request_mark, token_mark, lot)
 
     def _plan(self, cost: float, now: float) -> tuple[float, str]:
         """Seconds until a request of that cost may be sent, and what they are for."""
