@@ -24,6 +24,7 @@ from parallel_openai.frames.journal_frame import read_journal
 from parallel_openai.frames.label import alabel_dataframe, label_dataframe
 from parallel_openai.frames.process import aprocess_dataframe, process_dataframe
 from parallel_openai.frames.report import RunReport, last_run
+from parallel_openai.frames.reviewing.review import Review, review
 from parallel_openai.records import APIRequest
 
 __version__ = "0.1.0"
@@ -31,6 +32,7 @@ __version__ = "0.1.0"
 __all__ = [
     "APIRequest",
     "Client",
+    "Review",
     "RunReport",
     "StatusTracker",
     "alabel_dataframe",
@@ -45,5 +47,6 @@ __all__ = [
     "process_api_requests_from_file",
     "process_dataframe",
     "read_journal",
+    "review",
     "to_jsonl",
 ]

@@ -43,6 +43,8 @@ DOORS = {
     "filelock": ("engine",),
     "pydantic": ("requests.schemas", "frames"),
     "matplotlib": ("frames",),
+    "anywidget": ("frames.reviewing.widget",),
+    "traitlets": ("frames.reviewing.widget",),
     "ray": ("distributed",),
     "xllamacpp": ("local",),
     "hatchling": ("requests.vocabularies.hatch_build",),

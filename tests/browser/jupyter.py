@@ -3,18 +3,27 @@
 from __future__ import annotations
 
 import http.client
+import importlib.util
 import os
 import secrets
+import shutil
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import nbformat
+
+BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+MISSING = [
+    name for name in ("jupyterlab", "ipywidgets", "anywidget", "playwright") if importlib.util.find_spec(name) is None
+]
+if BROWSER is None:
+    MISSING.append("a Chromium on the PATH")
 
 REPOSITORY = Path(__file__).parents[2]
 START_WITHIN = 40.0
@@ -185,3 +194,10 @@ class Notebook:
 
     def _cell(self, cell: int) -> Any:
         return self.page.locator(".jp-NotebookPanel .jp-CodeCell").nth(cell)
+
+
+def see(wanted: Callable[[], object], seconds: float = 20) -> None:
+    give_up_at = time.monotonic() + seconds
+    while not wanted():
+        assert time.monotonic() < give_up_at
+        time.sleep(0.05)

@@ -2,23 +2,16 @@
 
 from __future__ import annotations
 
-import importlib.util
 import re
-import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from parallel_openai.local import simulator
-from tests.browser.jupyter import CHROMIUM, Lab, Notebook, start_lab
-
-BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-MISSING = [name for name in ("jupyterlab", "ipywidgets", "playwright") if importlib.util.find_spec(name) is None]
-if BROWSER is None:
-    MISSING.append("a Chromium on the PATH")
+from tests.browser.jupyter import MISSING, Lab, Notebook, see
 
 pytestmark = [
     pytest.mark.browser,
@@ -43,27 +36,6 @@ COUNTS = 'print(out["status"].value_counts().to_dict(), po.last_run().requests_s
 AWAIT = """\
 out = await po.aprocess_dataframe(df.head(24), "{text}", **question)
 out[["text", "response", "status"]].head(9)"""
-
-
-@pytest.fixture(scope="module")
-def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
-    with start_lab(tmp_path_factory.mktemp("jupyter")) as running:
-        yield running
-
-
-@pytest.fixture(scope="module")
-def page(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch_persistent_context(
-            tmp_path_factory.mktemp("profile"),
-            executable_path=BROWSER,
-            args=list(CHROMIUM),
-            viewport={"width": 1200, "height": 900},
-        )
-        yield browser.pages[0]
-        browser.close()
 
 
 @pytest.fixture(scope="module")
@@ -92,13 +64,6 @@ def notebook(open_notebook: Notebook, tmp_path: Path) -> Iterator[Notebook]:
     """What it looked like at the end lies in the test's folder."""
     yield open_notebook
     open_notebook.page.screenshot(path=tmp_path / "at_the_end.png")
-
-
-def see(wanted: Callable[[], object], seconds: float = 20) -> None:
-    give_up_at = time.monotonic() + seconds
-    while not wanted():
-        assert time.monotonic() < give_up_at
-        time.sleep(0.05)
 
 
 def test_the_bar_moves_while_the_cell_runs_and_the_frame_comes_back_as_a_table(
