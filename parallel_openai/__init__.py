@@ -21,7 +21,7 @@ from parallel_openai.files import (
 from parallel_openai.frames.explain import explain
 from parallel_openai.frames.export import to_jsonl
 from parallel_openai.frames.journal_frame import read_journal
-from parallel_openai.frames.label import alabel_dataframe, label_dataframe
+from parallel_openai.frames.labelling.label import alabel_dataframe, label_dataframe
 from parallel_openai.frames.process import aprocess_dataframe, process_dataframe
 from parallel_openai.frames.report import RunReport, last_run
 from parallel_openai.frames.reviewing.review import Review, review

@@ -92,7 +92,15 @@ def test_the_help_in_the_readme_is_the_commands_own() -> None:
 
 
 def test_the_readme_names_every_column() -> None:
-    assert names_in(marked("columns")) == {"response", "label", *COLUMNS}
+    assert names_in(marked("columns")) == {
+        "response",
+        "label",
+        "confidence",
+        "votes",
+        "probabilities",
+        "label_reason",
+        *COLUMNS,
+    }
 
 
 def test_the_error_codes_in_the_readme_are_those_of_the_code() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -55,11 +55,13 @@ class Reader:
         read: from a response's JSON to its reading.
         columns: from the readings' values, one for each row, to the columns' arrays by name. Where a row is asked
             several times its value is a list, with None for a sample without an answer.
+        about: what the frame's attrs are to say about the answers; plain data.
     """
 
     names: tuple[str, ...]
     read: Callable[[Mapping[str, Any]], Reading]
     columns: Callable[[Sequence[Any]], Mapping[str, Any]]
+    about: Mapping[str, Any] = field(default_factory=dict)
 
     @classmethod
     def of_one_column(

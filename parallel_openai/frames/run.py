@@ -245,7 +245,7 @@ class FrameRun:
             journal=str(self.journal_path),
             simulated=self.answers.simulated,
         )
-        about = {"answer": self.reader.name, "prefix": self.options.prefix, "began": self._began}
+        about = {**self.reader.about, "answer": self.reader.name, "prefix": self.options.prefix, "began": self._began}
         # Plain JSON, since to_parquet and others write the attrs into their files.
         out.attrs["parallel_openai"] = loads(dumps({**self.recipe.summary(), **about, **report.summary()}))
         remember(report)

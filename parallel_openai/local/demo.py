@@ -16,7 +16,7 @@ import pandas as pd
 from parallel_openai.client import Client
 from parallel_openai.errors import InvalidInputError, MissingDependencyError
 from parallel_openai.frames.export import to_jsonl
-from parallel_openai.frames.label import label_dataframe
+from parallel_openai.frames.labelling.label import label_dataframe
 
 PROMPT = "What is the sentiment of this review? {text}"
 LABELS = ("positive", "negative", "neutral")

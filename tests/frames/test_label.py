@@ -68,7 +68,9 @@ def test_labels_come_back_as_they_were_given(label: Verb, reviews: pd.DataFrame,
 
 
 @pytest.mark.parametrize(
-    "labels", [("a", "b"), {"a": 1, "b": 2}, pd.Series(["a", "b"]), iter(["a", "b"])], ids=["tuple", "dict", "s", "it"]
+    "labels",
+    [("a", "b"), {"a": "first", "b": None}, pd.Series(["a", "b"]), iter(["a", "b"])],
+    ids=["tuple", "dict", "s", "it"],
 )
 def test_labels_may_be_any_collection(label: Verb, reviews: pd.DataFrame, labels: Any) -> None:
     assert label(reviews, "{text}", labels=labels)["label"].cat.categories.tolist() == ["a", "b"]
@@ -144,11 +146,6 @@ def test_what_is_no_answer_is_no_label(
     out = label(reviews, "{text}", labels=["a", "b"])
     assert out["label"].isna().all()
     assert out["error_code"].tolist() == [code] * 3
-
-
-def test_samples_give_lists_of_labels(label: Verb, reviews: pd.DataFrame) -> None:
-    out = label(reviews, "{text}", labels=["positive", "negative"], samples=3)
-    assert out["label"].tolist() == [["positive"] * 3, ["negative"] * 3, ["positive"] * 3]
 
 
 def test_a_response_format_of_ones_own_is_refused(label: Verb, reviews: pd.DataFrame) -> None:

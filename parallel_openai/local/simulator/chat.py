@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import random
 import time
 from collections.abc import Iterator
@@ -10,6 +9,7 @@ from typing import Any
 
 from . import answers, checks, counting
 from .endpoints import Answer, Asked, Endpoint
+from .logprobs import logprobs_of
 from .settings import Settings
 
 _PARAMETERS = (
@@ -94,8 +94,11 @@ def _choice(index: int, asked: Asked, settings: Settings, dice: random.Random, f
     if flaw == "refusal":
         text, refusal = None, REFUSAL
     message: dict[str, Any] = {"role": "assistant", "content": text, "refusal": refusal, "annotations": []}
-    logprobs = _logprobs(text, asked.body.get("top_logprobs") or 0, dice) if asked.body.get("logprobs") else None
-    return {"index": index, "message": message, "logprobs": logprobs, "finish_reason": finish_reason}
+    told = None
+    if asked.body.get("logprobs"):
+        top = asked.body.get("top_logprobs") or 0
+        told = logprobs_of(text, asked.prompt, asked.body.get("response_format"), top, dice)
+    return {"index": index, "message": message, "logprobs": told, "finish_reason": finish_reason}
 
 
 def _output_tokens(choices: list[dict[str, Any]], asked: Asked, flaw: str | None) -> tuple[int, int]:
@@ -121,21 +124,6 @@ def _usage(prompt_tokens: int, completion_tokens: int, reasoning_tokens: int) ->
             "rejected_prediction_tokens": 0,
         },
     }
-
-
-def _logprobs(text: str | None, top: int, dice: random.Random) -> dict[str, Any]:
-    return {"content": [_token(piece, top, dice) for piece in counting.pieces(text or "")], "refusal": None}
-
-
-def _token(piece: str, top: int, dice: random.Random) -> dict[str, Any]:
-    chance = 0.6 + 0.39 * dice.random()
-    others = [(f"~{rank}", (1 - chance) / 2**rank) for rank in range(1, top)]
-    ranked = [(piece, chance), *others] if top else []
-    return {**_logprob(piece, chance), "top_logprobs": [_logprob(each, share) for each, share in ranked]}
-
-
-def _logprob(token: str, chance: float) -> dict[str, Any]:
-    return {"token": token, "logprob": round(math.log(chance), 8), "bytes": list(token.encode())}
 
 
 def _chunks(

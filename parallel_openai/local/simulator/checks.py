@@ -156,6 +156,9 @@ def reasoning(body: dict[str, Any], model: str) -> None:
             "Unsupported parameter: 'max_tokens' is not supported with this model. Use 'max_completion_tokens' instead."
         )
         raise Refusal(400, message, code="unsupported_parameter", param="max_tokens")
+    if body.get("logprobs") and body.get("reasoning_effort") != "none":
+        message = "Unsupported parameter: 'logprobs' is not supported with this model."
+        raise Refusal(400, message, code="unsupported_parameter", param="logprobs")
     if body.get("temperature") not in (None, 1):
         message = (
             f"Unsupported value: 'temperature' does not support {body['temperature']} with this model. "

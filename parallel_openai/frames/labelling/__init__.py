@@ -1,0 +1,1 @@
+"""Labels for the rows of a frame, and how good they are."""

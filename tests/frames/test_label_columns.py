@@ -1,0 +1,402 @@
+"""What a row's samples and its tokens' probabilities come to; several fields, scores, examples and reasons."""
+
+from __future__ import annotations
+
+import enum
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import numpy as np
+import pandas as pd
+import pytest
+from pydantic import BaseModel, Field
+
+import parallel_openai as po
+from parallel_openai.errors import ColumnNotFoundError, InvalidInputError, TemplateError
+from parallel_openai.local.simulator import Server
+from tests.frames.conftest import Verb, asked, codes
+
+TONES = ["positive", "negative", "neutral"]
+
+
+class Topic(enum.Enum):
+    ORDER = "order"
+    REFUND = "refund"
+
+
+class Review(BaseModel):
+    tone: Literal["positive", "negative"]
+    topics: list[Topic]
+    stars: Annotated[int, Field(ge=1, le=5)]
+    is_spam: bool
+    gist: str
+
+
+def answer(content: Any, logprobs: Any = None) -> dict[str, Any]:
+    text = content if isinstance(content, str) else json.dumps(content)
+    choice = {"message": {"role": "assistant", "content": text}, "finish_reason": "stop", "logprobs": logprobs}
+    return {"body": {"model": "m", "choices": [choice]}}
+
+
+def says(server: Server, matching: str, *answers: Any) -> None:
+    server.script([each if "body" in each else answer(each) for each in answers], matching=matching)
+
+
+def tokens(*steps: tuple[str, dict[str, float]]) -> dict[str, Any]:
+    """An answer of tokens, each with the probabilities of what could stand in its place; it is the first of them."""
+
+    def one(token: str, share: float) -> dict[str, Any]:
+        return {"token": token, "logprob": float(np.log(share)), "bytes": list(token.encode())}
+
+    content = []
+    for token, listed in steps:
+        top = [one(each, share) for each, share in listed.items()]
+        content.append({**one(token, listed[token]), "top_logprobs": top})
+    return answer("".join(token for token, _ in steps), {"content": content, "refusal": None})
+
+
+def frame(*texts: str) -> pd.DataFrame:
+    return pd.DataFrame({"text": list(texts)})
+
+
+def cells(column: pd.Series) -> list[Any]:
+    return [None if np.isscalar(value) and pd.isna(value) else value for value in column]
+
+
+# Votes
+
+
+def test_the_label_is_what_most_samples_say_and_confidence_how_many(label: Verb, server: Server) -> None:
+    says(server, "first", {"label": "negative"}, {"label": "positive"}, {"label": "positive"})
+    out = label(frame("first", "great"), "text", labels=TONES, samples=3)
+    assert out["label"].tolist() == ["positive", "positive"]
+    assert out["confidence"].tolist() == [2 / 3, 1.0]
+    assert sorted(out["votes"][0]) == ["negative", "positive", "positive"]
+    assert isinstance(out["label"].dtype, pd.CategoricalDtype)
+
+
+def test_of_labels_with_as_many_votes_the_first_given_wins(label: Verb, server: Server, client: po.Client) -> None:
+    answers = [{"label": "neutral"}, {"label": "negative"}]
+    says(server, "first", *answers)
+    one_at_a_time = po.Client(server.base_url, max_concurrent_requests=1)
+    out = label(frame("first"), "text", labels=TONES, samples=2, client=one_at_a_time)
+    assert (out["label"][0], out["confidence"][0], out["votes"][0]) == ("neutral", 0.5, ["neutral", "negative"])
+
+
+def test_a_sample_that_failed_counts_against_the_label_and_fails_the_row(label: Verb, server: Server) -> None:
+    says(server, "first", {"label": "positive"}, {"label": "other"}, {"label": "positive"}, {"label": "positive"})
+    out = label(frame("first"), "text", labels=TONES, samples=4)
+    assert (out["label"][0], out["confidence"][0], out["status"][0]) == ("positive", 0.75, "failed")
+    assert codes(out) == ["off_label"]
+    assert out["votes"][0].count(None) == 1
+
+
+def test_a_row_without_any_answer_has_no_label_no_confidence_and_empty_votes(label: Verb, server: Server) -> None:
+    server.set(fault_refusal=1)
+    out = label(frame("first"), "text", labels=TONES, samples=2)
+    assert cells(out["label"]) == cells(out["confidence"]) == [None]
+    assert out["votes"][0] == [None, None]
+
+
+def test_of_several_labels_those_stand_that_more_than_half_give(label: Verb, server: Server) -> None:
+    says(server, "first", {"labels": ["a", "b"]}, {"labels": ["a"]}, {"labels": ["c", "b", "a"]}, {"labels": ["a"]})
+    out = label(frame("first"), "text", labels=["a", "b", "c"], multi=True, samples=4)
+    # All four say a; two of four say b, and that is agreed on least.
+    assert (out["label"][0], out["confidence"][0]) == (["a"], 0.5)
+
+
+def test_of_scores_the_middle_one_stands(label: Verb, server: Server) -> None:
+    says(server, "first", *({"score": score} for score in (5, 1, 2, 5)))
+    out = label(frame("first"), "text", scale=(1, 5), samples=4)
+    assert (out["label"].tolist(), out["confidence"].tolist(), str(out["label"].dtype)) == ([2], [0.25], "Int64")
+
+
+# Probabilities
+
+
+def test_confidence_is_the_labels_probability_among_the_labels(label: Verb, server: Server) -> None:
+    quote = ('{"label": "', {'{"label": "': 1.0})
+    drawn = ("negative", {"negative": 0.5, "positive": 0.2, "neutral": 0.1, "Negative": 0.2})
+    says(server, "first", tokens(quote, drawn, ('"}', {'"}': 0.4, '",': 0.6})))
+    out = label(frame("first"), "text", labels=TONES, confidence="logprobs")
+    assert out["label"].tolist() == ["negative"]
+    assert out["confidence"][0] == pytest.approx(0.5 / 0.8)
+    assert out["probabilities"][0] == pytest.approx({"positive": 0.25, "negative": 0.625, "neutral": 0.125})
+    body = asked(out)[0]
+    assert (body["logprobs"], body["top_logprobs"]) == (True, 20)
+
+
+def test_the_first_tokens_confidence_stands_beside_that_of_the_whole_label(label: Verb, server: Server) -> None:
+    labels = ["very good", "very bad", "fair"]
+    steps = [
+        ('{"label":"', {'{"label":"': 1.0}),
+        ("very", {"very": 0.9, "fair": 0.1}),
+        (" good", {" good": 0.7, " bad": 0.3}),
+    ]
+    says(server, "first", tokens(*steps, ('"}', {'"}': 1.0})))
+    out = label(frame("first"), "text", labels=labels, confidence=["logprobs", "first_token"])
+    assert out["confidence"][0] == pytest.approx(0.63)
+    assert out["confidence_first_token"][0] == pytest.approx(0.9)
+
+
+def test_votes_and_probabilities_can_both_be_had(label: Verb, server: Server) -> None:
+    def drawn(token: str) -> dict[str, Any]:
+        return tokens(
+            ('{"label": "', {'{"label": "': 1.0}), (token, {"positive": 0.6, "negative": 0.4}), ('"}', {'"}': 1.0})
+        )
+
+    says(server, "first", drawn("positive"), drawn("negative"), drawn("positive"), drawn("positive"))
+    out = label(frame("first"), "text", labels=TONES[:2], samples=4, confidence=["votes", "logprobs"])
+    assert out["confidence"].tolist() == [0.75]
+    assert out["confidence_logprobs"].tolist() == pytest.approx([0.6])
+    assert list(out.columns[1:6]) == ["label", "confidence", "confidence_logprobs", "votes", "probabilities"]
+
+
+def test_the_simulator_tells_probabilities_that_fit_its_labels(label: Verb) -> None:
+    texts = frame("A wonderful lamp, great.", "It broke, terrible.", "It is a lamp.")
+    out = label(texts, "text", labels=TONES, confidence="logprobs")
+    assert out["label"].tolist()[:2] == ["positive", "negative"]
+    assert all(out["confidence"][:2] > 0.85)
+    assert 0.35 < out["confidence"][2] < 0.75
+    for chosen, sure, told in zip(out["label"], out["confidence"], out["probabilities"], strict=True):
+        assert sum(told.values()) == pytest.approx(1)
+        assert told[chosen] == sure
+
+
+def test_a_server_that_tells_no_probabilities_leaves_confidence_missing(label: Verb, server: Server) -> None:
+    says(server, "first", {"label": "positive"})
+    out = label(frame("first"), "text", labels=TONES, confidence="logprobs")
+    assert out["label"].tolist() == ["positive"]
+    assert cells(out["confidence"]) == cells(out["probabilities"]) == [None]
+
+
+def test_probabilities_survive_the_journal(label: Verb, reviews: pd.DataFrame, server: Server) -> None:
+    first = label(reviews, "{text}", labels=TONES, confidence="logprobs")
+    again = label(reviews, "{text}", labels=TONES, confidence="logprobs")
+    assert server.stats()["received"] == len(reviews)
+    pd.testing.assert_frame_equal(
+        first[["label", "confidence", "probabilities"]], again[["label", "confidence", "probabilities"]]
+    )
+
+
+def test_a_doubtful_label_is_left_out(label: Verb, server: Server) -> None:
+    says(server, "first", {"label": "negative"}, {"label": "positive"}, {"label": "positive"})
+    out = label(frame("first", "great"), "text", labels=TONES, samples=3, abstain_below=0.9)
+    assert cells(out["label"]) == [None, "positive"]
+    assert out["confidence"].tolist() == [2 / 3, 1.0]
+    assert out["status"].tolist() == ["succeeded", "succeeded"]
+
+
+def test_a_label_whose_confidence_is_not_known_is_left_out_too(label: Verb, server: Server) -> None:
+    says(server, "first", {"label": "positive"})
+    out = label(frame("first"), "text", labels=TONES, confidence="logprobs", abstain_below=0.5)
+    assert cells(out["label"]) == [None]
+
+
+# Several labels, scores, several fields
+
+
+def test_several_labels_are_lists_in_the_order_of_the_labels(label: Verb, server: Server) -> None:
+    says(server, "first", {"labels": ["c", "a"]})
+    says(server, "second", {"labels": []})
+    out = label(frame("first", "second"), "text", labels=["a", "b", "c"], multi=True)
+    assert out["label"].tolist() == [["a", "c"], []]
+    assert out["status"].tolist() == ["succeeded"] * 2
+
+
+def test_a_scale_gives_whole_numbers_with_their_probabilities(label: Verb, reviews: pd.DataFrame) -> None:
+    out = label(reviews, "{text}", scale=(1, 10), labels={1: "hated it"}, confidence="logprobs")
+    assert str(out["label"].dtype) == "Int64"
+    assert out["label"].between(1, 10).all()
+    assert list(out["probabilities"][0]) == [str(score) for score in range(1, 11)]
+    assert "- 1: hated it" in asked(out)[0]["messages"][0]["content"]
+
+
+def test_each_field_of_a_class_has_its_columns(label: Verb, server: Server) -> None:
+    said = {"tone": "negative", "topics": ["refund", "order"], "stars": 2, "is_spam": False, "gist": "Money back."}
+    says(server, "first", said)
+    out = label(frame("first"), "text", labels=Review)
+    assert out["tone"].tolist() == ["negative"]
+    assert out["topics"][0] == [Topic.ORDER, Topic.REFUND]
+    assert (out["stars"].tolist(), str(out["stars"].dtype)) == ([2], "Int64")
+    assert out["is_spam"].tolist() == [False]
+    assert out["gist"].tolist() == ["Money back."]
+    assert "label" not in out
+
+
+def test_each_field_of_a_class_has_a_confidence_of_its_own(label: Verb, reviews: pd.DataFrame) -> None:
+    out = label(reviews[["text"]], "{text}", labels=Review, confidence=["logprobs", "votes"], samples=2)
+    made = [name for name in out.columns if "confidence" in name or "votes" in name or "probabilities" in name]
+    assert made == [
+        *("tone_confidence", "tone_confidence_votes", "tone_votes", "tone_probabilities"),
+        *("topics_confidence", "topics_confidence_votes", "topics_votes"),
+        *("stars_confidence", "stars_confidence_votes", "stars_votes", "stars_probabilities"),
+        *("is_spam_confidence", "is_spam_confidence_votes", "is_spam_votes", "is_spam_probabilities"),
+        "gist_votes",
+    ]
+    assert out["tone_confidence"].gt(0.85).all()
+    assert out["is_spam_confidence"].notna().all()
+    assert out["topics_confidence_votes"].tolist() == [1.0] * 3
+
+
+def test_an_answer_that_the_class_itself_refuses_is_off_label(label: Verb, server: Server) -> None:
+    class Even(BaseModel):
+        number: Annotated[int, Field(ge=1, le=4, multiple_of=2)]
+
+    says(server, "first", {"number": 3})
+    out = label(frame("first"), "text", labels=Even)
+    assert codes(out) == ["off_label"]
+    assert "Even does not take the answer" in out["error"][0]
+
+
+# Reasons and examples
+
+
+def test_the_reason_comes_before_the_label(label: Verb, server: Server) -> None:
+    says(server, "first", {"reason": "It says so.", "label": "positive"})
+    out = label(frame("first"), "text", labels=TONES, explain=True)
+    assert out["label_reason"].tolist() == ["It says so."]
+    properties = asked(out)[0]["response_format"]["json_schema"]["schema"]["properties"]
+    assert list(properties) == ["reason", "label"]
+
+
+def test_of_several_samples_the_reason_is_one_for_the_rows_label(label: Verb, server: Server) -> None:
+    for tone, reason in (("negative", "Bad."), ("positive", "Good."), ("positive", "Good.")):
+        says(server, "first", {"reason": reason, "label": tone})
+    out = label(frame("first"), "text", labels=TONES, explain=True, samples=3)
+    assert out["label_reason"].tolist() == ["Good."]
+
+
+def test_examples_are_shown_as_questions_and_answers(label: Verb, reviews: pd.DataFrame) -> None:
+    examples = pd.DataFrame({"text": ["Fine.", "Broken."], "label": ["positive", "negative"], "other": [1, 2]})
+    out = label(reviews, "Review: {text}", labels=TONES, examples=examples)
+    assert asked(out)[2]["messages"][1:] == [
+        {"role": "user", "content": "Review: Fine."},
+        {"role": "assistant", "content": '{"label": "positive"}'},
+        {"role": "user", "content": "Review: Broken."},
+        {"role": "assistant", "content": '{"label": "negative"}'},
+        {"role": "user", "content": "Review: Great value."},
+    ]
+
+
+@pytest.mark.parametrize(
+    ("options", "cells_of_label", "shown"),
+    [
+        ({"labels": ["a", "b"], "multi": True}, [["b", "a"]], '{"labels": ["a", "b"]}'),
+        ({"labels": ["a", "b"], "multi": True}, [np.array(["b"], dtype=object)], '{"labels": ["b"]}'),
+        ({"scale": (1, 5)}, [np.int64(4)], '{"score": 4}'),
+        ({"labels": Topic}, [Topic.REFUND], '{"label": "refund"}'),
+        ({"labels": Topic}, ["refund"], '{"label": "refund"}'),
+    ],
+    ids=["several", "array", "score", "member", "text of a member"],
+)
+def test_examples_may_hold_any_kind_of_label(label: Verb, options: Any, cells_of_label: Any, shown: str) -> None:
+    examples = pd.DataFrame({"text": ["Shown."], "label": pd.Series(cells_of_label, dtype=object)})
+    out = label(frame("first"), "text", examples=examples, **options)
+    assert asked(out)[0]["messages"][2]["content"] == shown
+
+
+def test_examples_with_reasons_show_them(label: Verb) -> None:
+    examples = pd.DataFrame({"text": ["Shown."], "label": ["positive"], "label_reason": ["It says so."]})
+    out = label(frame("first"), "text", labels=TONES, examples=examples, explain=True)
+    assert asked(out)[0]["messages"][2]["content"] == '{"reason": "It says so.", "label": "positive"}'
+
+
+def test_examples_of_several_fields_have_their_columns(label: Verb) -> None:
+    class Mail(BaseModel):
+        tone: Literal["good", "bad"]
+        urgent: bool
+
+    examples = pd.DataFrame({"text": ["Shown."], "tone": ["bad"], "urgent": [True]})
+    out = label(frame("first"), "text", labels=Mail, examples=examples)
+    assert asked(out)[0]["messages"][2]["content"] == '{"tone": "bad", "urgent": true}'
+
+
+def test_an_answer_with_examples_is_exported_with_them(label: Verb) -> None:
+    examples = pd.DataFrame({"text": ["Shown."], "label": ["positive"]})
+    out = label(frame("first"), "{text}", labels=TONES, examples=examples)
+    po.to_jsonl(out, "tuning.jsonl", format="fine-tuning")
+    roles = [message["role"] for message in json.loads(Path("tuning.jsonl").read_text())["messages"]]
+    assert roles == ["system", "user", "assistant", "user", "assistant"]
+
+
+def test_descriptions_stand_in_the_system_message_behind_ones_own(label: Verb, reviews: pd.DataFrame) -> None:
+    labels = {"positive": "praises {it}", "negative": "complains"}
+    told = asked(label(reviews, "{text}", labels=labels))[0]["messages"][0]["content"]
+    assert "- positive: praises {it}\n- negative: complains\n" in told
+    both = asked(label(reviews, "{text}", labels=labels, system="Stars: {stars}."))[0]["messages"][0]["content"]
+    assert both == f"Stars: 5.\n\n{told}"
+
+
+# What cannot work
+
+
+def row(**cells: Any) -> pd.DataFrame:
+    return pd.DataFrame({name: pd.Series([value], dtype=object) for name, value in cells.items()})
+
+
+REFUSED: Sequence[tuple[dict[str, Any], str]] = [
+    ({}, "Pass labels="),
+    ({"labels": TONES, "multi": True, "scale": (1, 5)}, "multi=True chooses several"),
+    ({"labels": TONES, "scale": (1, 5)}, "may only describe scores"),
+    ({"labels": Review, "multi": True}, "make the field a list"),
+    ({"labels": TONES, "confidence": "votes"}, "pass samples=5"),
+    ({"labels": TONES, "confidence": "entropy"}, "not 'entropy'"),
+    ({"labels": TONES, "multi": True, "confidence": "logprobs"}, "not a list of labels"),
+    ({"labels": TONES, "confidence": "logprobs", "top_logprobs": 0}, "top_logprobs above 0"),
+    ({"labels": TONES, "confidence": "logprobs", "extra_body": {"logprobs": False}}, "needs logprobs=True"),
+    ({"labels": TONES, "abstain_below": 0.5}, "abstain_below needs a confidence"),
+    ({"labels": TONES, "samples": 3, "abstain_below": 50}, "up to 1, not 50"),
+    ({"labels": TONES, "samples": 3, "temperature": 0}, "paid for 3 times"),
+    ({"labels": TONES, "samples": 0}, "samples must be"),
+    ({"labels": TONES, "examples": row(text="a")}, "'label'"),
+    ({"labels": TONES, "examples": row(label="positive")}, "text"),
+    ({"labels": TONES, "examples": []}, "must be a frame of rows"),
+    ({"labels": TONES, "examples": row(text="a", label="good")}, "none of positive, negative, neutral"),
+    ({"labels": TONES, "examples": row(text="a", label=None)}, "lacks its label"),
+    ({"labels": TONES, "examples": row(text=None, label="positive")}, "cannot be shown"),
+    ({"labels": TONES, "multi": True, "examples": row(text="a", label="positive")}, "not a list of labels"),
+    ({"labels": TONES, "explain": True, "examples": row(text="a", label="positive")}, "'label_reason'"),
+    ({"labels": {"a": "x", "b": "y"}, "system": "stars"}, "not for a column"),
+]
+
+
+@pytest.mark.parametrize(("options", "sentence"), REFUSED, ids=[sentence for _, sentence in REFUSED])
+def test_what_does_not_go_together_is_refused_before_anything_is_sent(
+    label: Verb, reviews: pd.DataFrame, server: Server, options: Any, sentence: str
+) -> None:
+    with pytest.raises((InvalidInputError, ColumnNotFoundError, TemplateError), match=sentence):
+        label(reviews, "{text}", **options)
+    assert server.stats()["received"] == 0
+
+
+class Clash(BaseModel):
+    status: Literal["a", "b"]
+
+
+class OwnReason(BaseModel):
+    reason: str
+    tone: Literal["a", "b"]
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ({"labels": Clash}, "'status', which another"),
+        ({"labels": OwnReason, "explain": True}, "would both be the reason"),
+    ],
+    ids=["column", "reason"],
+)
+def test_a_field_that_another_column_is_named_like_is_refused(
+    label: Verb, reviews: pd.DataFrame, options: Any, sentence: str
+) -> None:
+    with pytest.raises(InvalidInputError, match=sentence):
+        label(reviews, "{text}", **options)
+
+
+def test_a_reasoning_model_that_tells_no_probabilities_says_so_in_each_row(label: Verb, reviews: pd.DataFrame) -> None:
+    out = label(reviews, "{text}", labels=TONES, confidence="logprobs", model="gpt-5-mini")
+    assert codes(out) == ["unsupported_parameter"] * 3
+    assert "'logprobs' is not supported with this model" in out["error"][0]

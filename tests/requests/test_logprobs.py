@@ -1,0 +1,194 @@
+"""Probabilities of labels: against sums done by hand, and against a model whose probabilities are all known."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+
+from parallel_openai.jsonl import dumps
+from parallel_openai.requests.logprobs import LabelProbabilities, Step, find_values, label_probabilities, steps_of
+
+
+def step(token: str, probability: float, **others: float) -> Step:
+    """A token, and others that stood beside it; `_` stands for a quote in their names."""
+    listed = {token: probability, **{name.replace("_", '"'): share for name, share in others.items()}}
+    return Step(token.encode(), probability, {each.encode(): share for each, share in listed.items()})
+
+
+def told(labels: list[Any], chosen: Any, *steps: Step, before: str = '{"label": ') -> LabelProbabilities:
+    choices = [dumps(label).decode() for label in labels]
+    whole = [Step(before.encode(), 1.0, {}), *steps]
+    found = label_probabilities(whole, len('{"label": '), choices, labels.index(chosen))
+    assert found is not None
+    return found
+
+
+def test_labels_of_one_token_share_what_the_other_tokens_leave() -> None:
+    # 0.5 + 0.3 + 0.1 lead to a label; 0.1 does not count.
+    found = told(["good", "bad", "mixed"], "good", step('"', 1), step("good", 0.5, bad=0.3, mixed=0.1, Well=0.1))
+    assert found.whole == pytest.approx([5 / 9, 3 / 9, 1 / 9])
+    assert found.first == pytest.approx(5 / 9)
+
+
+def test_labels_that_begin_alike_are_told_apart_by_the_token_where_they_part() -> None:
+    labels = ["very good", "very bad", "neutral"]
+    found = told(
+        labels, "very good", step('"very', 0.8, _neutral=0.2), step(" good", 0.3, **{" bad": 0.1, " odd": 0.6})
+    )
+    assert found.first == pytest.approx(0.8)
+    # In the second place only good and bad lead to a label: 0.3 of 0.4.
+    assert found.whole == pytest.approx([0.8 * 0.75, 0.8 * 0.25, 0.2])
+
+
+def test_what_leads_to_several_other_labels_is_shared_among_them() -> None:
+    found = told(["very good", "very bad", "neutral"], "neutral", step('"neutral', 0.6, _very=0.4))
+    assert found.whole == pytest.approx([0.2, 0.2, 0.6])
+
+
+def test_other_tokens_for_the_same_label_count_for_it() -> None:
+    found = told(["good", "bad"], "good", step('"good', 0.5, _go=0.25, _ba=0.25))
+    assert found.whole == pytest.approx([0.75, 0.25])
+    assert found.first == pytest.approx(0.75)
+
+
+def test_a_token_that_may_become_any_of_two_is_shared_as_they_are_without_it() -> None:
+    found = told(["negative", "neutral"], "negative", step('"neg', 0.4, _neu=0.1, _ne=0.5))
+    assert found.whole == pytest.approx([0.8, 0.2])
+
+
+def test_tokens_that_hold_more_than_the_label_count_for_it() -> None:
+    assert told(["a", "b"], "a", step('"a"}', 0.6, **{'"b"\n': 0.2})).whole == pytest.approx([0.75, 0.25])
+
+
+def test_a_label_that_is_the_beginning_of_another_is_told_by_its_end() -> None:
+    found = told(["pos", "positive"], "pos", step('"pos', 0.9), step('"}', 0.7, itive=0.3))
+    assert found.whole == pytest.approx([0.7, 0.3])
+    assert found.first == pytest.approx(1.0)
+
+
+def test_one_is_not_ten() -> None:
+    found = told([1, 2, 10], 1, step("1", 0.8, **{"2": 0.2}), step("}", 0.25, **{"0": 0.25, "5": 0.5}))
+    assert found.whole == pytest.approx([0.4, 0.2, 0.4])
+
+
+def test_a_number_at_the_very_end_of_the_tokens_is_still_told() -> None:
+    assert told([1, 10], 1, step("1", 1.0)).whole == (1.0, 0.0)
+
+
+def test_truth_is_told_like_any_label() -> None:
+    assert told([True, False], False, step("false", 0.6, true=0.4)).whole == pytest.approx([0.4, 0.6])
+
+
+def test_a_token_that_begins_before_the_value_is_compared_from_there_on() -> None:
+    found = told(["a", "b"], "a", step(' "a', 0.6, **{' "b': 0.2, " null": 0.1, '"b': 0.1}), before='{"label":')
+    assert found.whole == pytest.approx([0.75, 0.25])
+
+
+def test_a_label_that_is_not_listed_has_at_the_most_what_the_last_of_the_list_has() -> None:
+    # The list leaves 0.2, and the least of it has 0.1: c and d may have 0.1 each.
+    found = told(["a", "b", "c", "d"], "a", step('"a', 0.5, _b=0.2, _x=0.1))
+    assert found.whole == pytest.approx([5 / 9, 2 / 9, 1 / 9, 1 / 9])
+
+
+def test_labels_that_are_not_listed_have_together_no_more_than_what_the_list_leaves() -> None:
+    found = told(["a", "b", "c", "d"], "a", step('"a', 0.5, _b=0.46))
+    assert found.whole == pytest.approx([0.5, 0.46, 0.02, 0.02])
+
+
+def test_without_a_list_the_others_have_all_that_is_left() -> None:
+    alone = Step(b'"a', 0.7, {})
+    assert told(["a", "b", "c"], "a", alone).whole == pytest.approx([0.7, 0.15, 0.15])
+
+
+def test_a_token_below_the_list_is_the_chosen_one_all_the_same() -> None:
+    drawn = Step(b'"b', 0.1, {b'"a': 0.9})
+    assert told(["a", "b"], "b", drawn).whole == pytest.approx([0.9, 0.1])
+
+
+@pytest.mark.parametrize("drawn", [Step(b'"a', 0.0, {b'"a': 0.0}), Step(b'"x', 1.0, {})], ids=["no chance", "other"])
+def test_nothing_is_told_where_the_tokens_do_not_lead_to_the_label(drawn: Step) -> None:
+    assert label_probabilities([drawn], 0, ['"a"', '"b"'], 0) is None
+
+
+def test_the_walk_gives_the_probabilities_of_a_model_that_is_held_to_the_labels() -> None:
+    """A model with a vocabulary of letters: what it would say is computed over all ways, in another manner."""
+    labels = ["abc", "abd", "ac", "b", "bad"]
+    chance = dict(zip('abcd"?', (0.3, 0.25, 0.2, 0.05, 0.1, 0.1), strict=True))
+
+    def allowed(written: str) -> dict[str, float]:
+        ends = {f'{label}"'[len(written)] for label in labels if f'{label}"'.startswith(written)}
+        whole = sum(chance[letter] for letter in ends)
+        return {letter: chance[letter] / whole for letter in sorted(ends)}
+
+    def held(label: str) -> float:
+        return math.prod(allowed(label[:at])[letter] for at, letter in enumerate(f'{label}"'))
+
+    def raw(label: str) -> list[Step]:
+        listed = {letter.encode(): share for letter, share in chance.items()}
+        return [step('"', 1), *(Step(letter.encode(), chance[letter], listed) for letter in f'{label}"')]
+
+    assert sum(map(held, labels)) == pytest.approx(1)
+    for number, label in enumerate(labels):
+        assert told(labels, label, *raw(label)).whole[number] == pytest.approx(held(label), abs=1e-12)
+
+
+def chat(*tokens: dict[str, Any]) -> dict[str, Any]:
+    return {"choices": [{"logprobs": {"content": list(tokens)}}]}
+
+
+def test_tokens_are_read_from_chat_and_from_the_responses_api() -> None:
+    token = {"token": "ä", "logprob": -0.5, "bytes": [195, 164], "top_logprobs": [{"token": "b", "logprob": -1.0}]}
+    parts = [{"type": "output_text", "text": "ä", "logprobs": [token]}]
+    [one] = steps_of(chat(token)) or []
+    [same] = steps_of({"output": [{"type": "reasoning"}, {"type": "message", "content": parts}]}) or []
+    assert one == same == Step("ä".encode(), math.exp(-0.5), {b"b": math.exp(-1.0)})
+
+
+@pytest.mark.parametrize(
+    "response",
+    [
+        {},
+        {"choices": []},
+        {"choices": [{"logprobs": None}]},
+        {"choices": [{"logprobs": {"content": None}}]},
+        {"choices": [{"logprobs": {"tokens": ["a"]}}]},
+        chat({"token": "a"}),
+        chat({"token": "a", "logprob": None}),
+        {"output": [{"type": "message", "content": [{"type": "output_text", "text": "a"}]}]},
+    ],
+    ids=str,
+)
+def test_a_server_that_tells_no_probabilities_tells_none(response: Any) -> None:
+    assert steps_of(response) is None
+
+
+@pytest.mark.parametrize(
+    ("text", "answer", "places"),
+    [
+        ('{"label":"a"}', {"label": "a"}, {"label": '"a"}'}),
+        ('```json\n{\n "label" : "a"\n}\n```', {"label": "a"}, {"label": '"a"\n}\n```'}),
+        ('{x} {"label": "b"} {"label": "a"}', {"label": "a"}, {"label": '"a"}'}),
+        (
+            '{"reason":"It says \\"label\\": \\"b\\" – ü", "label": "a", "n": 10}',
+            {"reason": 'It says "label": "b" – ü', "label": "a", "n": 10},
+            {"label": '"a", "n": 10}', "n": "10}"},
+        ),
+        ('{"label": "a"', {"label": "a"}, None),
+    ],
+    ids=["plain", "fenced", "later", "reason", "cut"],
+)
+def test_the_values_are_found_in_the_tokens(text: str, answer: Any, places: Any) -> None:
+    raw = text.encode()
+    steps = [Step(raw[at : at + 3], 1.0, {}) for at in range(0, len(raw), 3)]
+    found = find_values(steps, answer)
+    if places is None:
+        assert found is None
+    else:
+        assert found is not None
+        assert {name: raw[found[name] :].decode() for name in places} == places
+
+
+def test_tokens_that_are_no_text_hold_no_values() -> None:
+    assert find_values([Step(b"\xff", 1.0, {})], {"label": "a"}) is None
