@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import argparse
 import difflib
-import json
 import logging
 import os
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
@@ -16,7 +15,6 @@ from parallel_openai import __version__
 from parallel_openai.errors import InvalidInputError, ParallelOpenAIError, RunStoppedError
 
 PROGRAM = "parallel-openai"
-OPENAI_URL = "https://api.openai.com/v1"
 
 FAILED, BAD_INPUT, STOPPED, USED_UP, INTERRUPTED = 1, 2, 3, 4, 130
 
@@ -254,7 +252,7 @@ def _run(args: argparse.Namespace) -> int:
         status = process_api_requests_from_file(
             args.requests_filepath,
             args.save_filepath,
-            args.request_url or _default_url(args.requests_filepath, os.environ),
+            args.request_url,
             args.api_key,
             args.max_requests_per_minute,
             args.max_tokens_per_minute,
@@ -268,21 +266,6 @@ def _run(args: argparse.Namespace) -> int:
     finally:
         log.removeHandler(handler)
     return 0 if status.ended == "finished" else USED_UP
-
-
-def _default_url(requests_filepath: str, environment: Mapping[str, str]) -> str:
-    """The endpoint for requests like the first one.
-
-    The script that this command descends from had embeddings for its default, and nothing else for a default.
-    """
-    base_url = (environment.get("OPENAI_BASE_URL") or OPENAI_URL).rstrip("/")
-    try:
-        with open(requests_filepath, "rb") as file:
-            first = json.loads(file.readline().removeprefix(b"\xef\xbb\xbf"))
-    except (OSError, ValueError):  # whoever reads the file next says it better
-        first = None
-    is_embedding = isinstance(first, dict) and "input" in first and "messages" not in first
-    return f"{base_url}/{'embeddings' if is_embedding else 'chat/completions'}"
 
 
 class _LogAboveTheBar(logging.StreamHandler[Any]):

@@ -8,23 +8,25 @@ import ssl as ssl_module
 import time
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from typing import Literal
 from weakref import WeakKeyDictionary, finalize
 
+from parallel_openai.engine.address import find_address
 from parallel_openai.engine.budget import Budget
+from parallel_openai.engine.keys import KeyFunction, find_key
 from parallel_openai.engine.limiter import Limiter
 from parallel_openai.engine.loop import arun, is_background_thread
 from parallel_openai.engine.processor import NO_SIZE, End, Processor
 from parallel_openai.engine.retry import RetryPolicy, judge
 from parallel_openai.engine.sharing import COUNT_EVERY, SharedAccount
 from parallel_openai.engine.status import StatusTracker
-from parallel_openai.engine.transport import Transport, check_url, is_local, mask_url
+from parallel_openai.engine.transport import Transport, is_local, mask_url
 from parallel_openai.errors import AuthenticationError, InvalidInputError
 from parallel_openai.records import APIRequest, Response, Result
 from parallel_openai.requests.endpoints import usage_of
 from parallel_openai.requests.prices import tier_of
 
-OPENAI_URL = "https://api.openai.com/v1"
 MAX_CONCURRENT_REQUESTS = 500
 #: Seconds for an answer of the flex tier, which may stand in a queue for long, as OpenAI advises.
 FLEX_TIMEOUT = 900.0
@@ -34,8 +36,10 @@ class Client:
     """An account at OpenAI or a compatible server.
 
     Args:
-        base_url: where the API lives; None: `OPENAI_BASE_URL`, else OpenAI's own.
-        api_key: None: `OPENAI_API_KEY`. A server that wants none needs none.
+        base_url: where the API lives, for most servers up to and with `/v1`; None: `OPENAI_BASE_URL`, else OpenAI's
+            own. At Azure the resource, its v1 path or a deployment's URL.
+        api_key: None: `OPENAI_API_KEY`. A server that wants none needs none. A function is asked for the key about once
+            a minute, as suits Microsoft Entra's token providers.
         organization, project: None: `OPENAI_ORG_ID`, `OPENAI_PROJECT_ID`.
         max_requests_per_minute, max_tokens_per_minute: the account's limits; None: read from the server's headers.
         max_concurrent_requests: requests in flight at the most; None: 500.
@@ -46,6 +50,12 @@ class Client:
         shared: a name; all processes on this machine whose clients bear it divide the limits among themselves, each
             an equal part while it runs. None: the limits are this process's alone.
         headers: sent with every request, besides the key's.
+        query: asked with every request, besides what stands in the base URL.
+        azure_endpoint: the resource's URL, as the SDK's `AzureOpenAI` has it; None: `AZURE_OPENAI_ENDPOINT`, where
+            Azure is meant by one of these three, or by an environment that names no key and server of OpenAI's. The
+            key is then `AZURE_OPENAI_API_KEY`, or the token `AZURE_OPENAI_AD_TOKEN`.
+        azure_deployment: where all requests go; None: to the deployment that is called like the model.
+        api_version: of Azure's dated API; None: `OPENAI_API_VERSION`. Without one, Azure's v1 path is used.
         loop: `thread`: the engine has a loop of its own; `running`: it works on the caller's loop, patched by
             nest_asyncio.
         trust_env: whether the proxies of the environment are used.
@@ -66,7 +76,7 @@ class Client:
     def __init__(
         self,
         base_url: str | None = None,
-        api_key: str | None = None,
+        api_key: str | KeyFunction | None = None,
         *,
         organization: str | None = None,
         project: str | None = None,
@@ -79,12 +89,23 @@ class Client:
         max_wait: float = 3600.0,
         shared: str | None = None,
         headers: Mapping[str, str] | None = None,
+        query: Mapping[str, str] | None = None,
+        azure_endpoint: str | None = None,
+        azure_deployment: str | None = None,
+        api_version: str | None = None,
         loop: Literal["thread", "running"] = "thread",
         trust_env: bool = True,
         ssl: ssl_module.SSLContext | bool = True,
     ) -> None:
-        self.base_url = (base_url or os.environ.get("OPENAI_BASE_URL") or OPENAI_URL).rstrip("/")
-        check_url(self.base_url)
+        self._address = find_address(
+            base_url,
+            azure_endpoint=azure_endpoint,
+            azure_deployment=azure_deployment,
+            api_version=api_version,
+            query=query,
+            environment=os.environ,
+        )
+        self.base_url = self._address.base_url
         _check_options(
             max_requests_per_minute=max_requests_per_minute,
             max_tokens_per_minute=max_tokens_per_minute,
@@ -103,8 +124,9 @@ class Client:
         self.max_wait = max_wait
         self.limiter = Limiter(max_requests_per_minute, max_tokens_per_minute, burst=burst, clock=time.monotonic)
         self._shared = SharedAccount(shared) if shared is not None else None
-        self._has_key = False
-        self._headers = self._make_headers(api_key, organization, project, headers or {})
+        is_azure = self._address.is_azure
+        self._key = find_key(api_key, is_azure=is_azure, environment=os.environ, clock=time.monotonic)
+        self._headers = _make_headers(self._key.headers, organization, project, headers or {})
         self._trust_env = trust_env
         self._ssl = ssl
         self._transports: WeakKeyDictionary[asyncio.AbstractEventLoop, Transport] = WeakKeyDictionary()
@@ -121,6 +143,11 @@ class Client:
         return self.limiter.tokens.limit
 
     @property
+    def place(self) -> str:
+        """What tells this server from others, whatever its API's version and the key: journals are named by it."""
+        return self._address.place
+
+    @property
     def is_local(self) -> bool:
         """Whether the server is on this machine."""
         return is_local(self.base_url)
@@ -129,10 +156,12 @@ class Client:
         """See that there is a key where one is certainly needed.
 
         Raises:
-            AuthenticationError: the server is OpenAI's and no key was given.
+            AuthenticationError: the server is OpenAI's or Azure's and no key was given.
         """
-        if not self._has_key and self.base_url.startswith("https://api.openai.com"):
-            raise AuthenticationError("There is no API key. Set OPENAI_API_KEY or pass Client(api_key=...).")
+        has_key = self._key.is_given or any(name.lower() in ("authorization", "api-key") for name in self._headers)
+        if self._address.needs_key and not has_key:
+            variable = "AZURE_OPENAI_API_KEY" if self._address.is_azure else "OPENAI_API_KEY"
+            raise AuthenticationError(f"There is no API key. Set {variable} or pass Client(api_key=...).")
 
     async def send(self, request: APIRequest) -> Response:
         """Send one request, once, within the limits. Works on any loop. Raises nothing for an HTTP error."""
@@ -154,9 +183,8 @@ class Client:
         Raises:
             RunStoppedError: the server refuses every request.
         """
-        transport = self._transport()
         processor = Processor(
-            send=lambda request: transport.post(request.path, request.body, timeout=self._patience(request)),
+            send=self._post,
             limiter=self.limiter,
             on_result=on_result,
             retry=RetryPolicy(self.max_attempts, max_wait=self.max_wait),
@@ -170,7 +198,7 @@ class Client:
                 return await processor.run(requests)
         finally:
             if self.loop == "running":  # that loop may be gone before the next run
-                await transport.close()
+                await self._transport().close()
 
     def transport(self) -> Transport:
         """The connections of the loop that runs, for what is no request of a run, such as files."""
@@ -218,7 +246,7 @@ class Client:
 
     async def _send_once(self, request: APIRequest) -> Response:
         lease = await self.limiter.acquire(request.size or NO_SIZE)
-        response = await self._transport().post(request.path, request.body, timeout=self._patience(request))
+        response = await self._post(request)
         verdict = judge(response, reached=True)
         if response.status == 429:
             self.limiter.refused(lease, response.headers, verdict.dimension, verdict.wait)
@@ -232,6 +260,23 @@ class Client:
         """Seconds for a request that needs more than others; None: the usual timeout."""
         return FLEX_TIMEOUT if tier_of(request.request_json) == "flex" and self.timeout < FLEX_TIMEOUT else None
 
+    async def _post(self, request: APIRequest) -> Response:
+        """Send it, whatever the limits say.
+
+        Raises:
+            AuthenticationError: the function that gives the key did not.
+        """
+        transport, timeout = self._transport(), self._patience(request)
+        path = self._address.path(request.path, request.request_json.get("model"))
+        used = await self._key.current() if self._key.is_renewed else None
+        response = await transport.post(path, request.body, timeout=timeout)
+        if response.status == 401 and used is not None:  # it has ended sooner than thought, as while a laptop slept
+            self._key.forget(used)
+            response = await transport.post(path, request.body, timeout=timeout)
+        if response.status == 404:
+            response = replace(response, error=self._address.about_404(path, response.body))
+        return response
+
     def _transport(self) -> Transport:
         loop = asyncio.get_running_loop()
         transport = self._transports.get(loop)
@@ -243,27 +288,23 @@ class Client:
                 clock=time.monotonic,
                 trust_env=self._trust_env,
                 ssl=self._ssl,
+                renewed=self._key.current if self._key.is_renewed else None,
             )
         return transport
 
-    def _make_headers(
-        self, api_key: str | None, organization: str | None, project: str | None, extra: Mapping[str, str]
-    ) -> dict[str, str]:
-        key = (api_key if api_key is not None else os.environ.get("OPENAI_API_KEY", "")).strip()
-        if not key.isascii() or any(character.isspace() for character in key):
-            raise InvalidInputError("The API key holds a space or a character that no key has; copy it again.")
-        headers = {"User-Agent": "parallel_openai"}
-        if key:
-            headers["Authorization"] = f"Bearer {key}"
-        organization = organization or os.environ.get("OPENAI_ORG_ID")
-        project = project or os.environ.get("OPENAI_PROJECT_ID")
-        if organization:
-            headers["OpenAI-Organization"] = organization
-        if project:
-            headers["OpenAI-Project"] = project
-        headers.update(extra)
-        self._has_key = any(name.lower() in ("authorization", "api-key") for name in headers)
-        return headers
+
+def _make_headers(
+    key: Mapping[str, str], organization: str | None, project: str | None, extra: Mapping[str, str]
+) -> dict[str, str]:
+    headers = {"User-Agent": "parallel_openai", **key}
+    organization = organization or os.environ.get("OPENAI_ORG_ID")
+    project = project or os.environ.get("OPENAI_PROJECT_ID")
+    if organization:
+        headers["OpenAI-Organization"] = organization
+    if project:
+        headers["OpenAI-Project"] = project
+    own = {name.lower() for name in extra}
+    return {**{name: value for name, value in headers.items() if name.lower() not in own}, **extra}
 
 
 def _check_options(**options: float | None) -> None:
@@ -280,13 +321,22 @@ def _or_none(name: str) -> str:
     return "" if name in ("max_attempts", "timeout", "max_wait") else " or None"
 
 
+_ENVIRONMENT = (
+    "OPENAI_BASE_URL",
+    "OPENAI_API_KEY",
+    "OPENAI_ORG_ID",
+    "OPENAI_PROJECT_ID",
+    "AZURE_OPENAI_ENDPOINT",
+    "AZURE_OPENAI_API_KEY",
+    "AZURE_OPENAI_AD_TOKEN",
+    "OPENAI_API_VERSION",
+)
 _defaults: dict[tuple[str | None, ...], Client] = {}
 
 
 def default_client() -> Client:
     """The client of the environment: the same one for every call, as long as the environment stays the same."""
-    names = ("OPENAI_BASE_URL", "OPENAI_API_KEY", "OPENAI_ORG_ID", "OPENAI_PROJECT_ID")
-    state = tuple(os.environ.get(name) for name in names)
+    state = tuple(os.environ.get(name) for name in _ENVIRONMENT)
     if state not in _defaults:
         _defaults[state] = Client()
     return _defaults[state]

@@ -36,7 +36,6 @@ from parallel_openai.requests.tokens import get_encoding, request_size
 
 log = logging.getLogger("parallel_openai")
 
-DEFAULT_URL = "https://api.openai.com/v1/chat/completions"
 #: Half of what a fresh account had when the ancestor was written.
 DEFAULT_REQUESTS_PER_MINUTE = 1500.0
 DEFAULT_TOKENS_PER_MINUTE = 125_000.0
@@ -51,7 +50,7 @@ _ENDINGS = {"finished": "Done", "stopped": "Stopped", "interrupted": f"Interrupt
 def process_api_requests_from_file(
     requests_filepath: str | os.PathLike[str],
     save_filepath: str | os.PathLike[str] | None = None,
-    request_url: str = DEFAULT_URL,
+    request_url: str | None = None,
     api_key: str | None = None,
     max_requests_per_minute: float | None = DEFAULT_REQUESTS_PER_MINUTE,
     max_tokens_per_minute: float | None = DEFAULT_TOKENS_PER_MINUTE,
@@ -75,7 +74,8 @@ def process_api_requests_from_file(
         requests_filepath: one JSON object a line: the body of a call and, if wanted, a `metadata` of any kind.
             A field `extra_body` is merged into the body, for the API's own `metadata`.
         save_filepath: the results; None: beside the requests, as `..._results.jsonl`.
-        request_url: the full URL of the endpoint; which endpoint it is, is read from it.
+        request_url: the full URL of the endpoint, which says what endpoint it is. None: where `Client()` would go, and
+            the endpoint that suits the first request: `messages` are for chat, an `input` is for embeddings.
         api_key: None: `OPENAI_API_KEY`.
         max_requests_per_minute, max_tokens_per_minute: the account's limits; None: read from the server's headers.
         token_encoding_name: the tiktoken encoding to count with.
@@ -147,7 +147,7 @@ def process_api_requests_from_file(
 async def aprocess_api_requests_from_file(
     requests_filepath: str | os.PathLike[str],
     save_filepath: str | os.PathLike[str] | None = None,
-    request_url: str = DEFAULT_URL,
+    request_url: str | None = None,
     api_key: str | None = None,
     max_requests_per_minute: float | None = DEFAULT_REQUESTS_PER_MINUTE,
     max_tokens_per_minute: float | None = DEFAULT_TOKENS_PER_MINUTE,
@@ -239,7 +239,7 @@ class _FileRun:
         self,
         requests_filepath: str | os.PathLike[str],
         save_filepath: str | os.PathLike[str] | None,
-        request_url: str,
+        request_url: str | None,
         api_key: str | None,
         max_requests_per_minute: float | None,
         max_tokens_per_minute: float | None,
@@ -258,7 +258,8 @@ class _FileRun:
             raise InvalidInputError(f"There is no requests file {self.source} (in {Path.cwd()}).")
         if self.target.exists() and self.target.samefile(self.source):
             raise InvalidInputError(f"save_filepath is the requests file itself: {self.target}. Choose another.")
-        base_url, self.path = split_url(request_url)
+        base_url: str | None
+        base_url, self.path = split_url(request_url) if request_url is not None else (None, _path_for(self.source))
         get_encoding(token_encoding_name)
         self.encoding = token_encoding_name
         self.client = client or Client(
@@ -422,6 +423,17 @@ class _LineRequest(APIRequest):
     def __init__(self, request_json: Mapping[str, Any], metadata: Any, *, path: str, number: int) -> None:
         super().__init__(request_json, metadata, path=path)
         self.number = number
+
+
+def _path_for(source: Path) -> str:
+    """The endpoint for requests like the first one."""
+    try:
+        with open(source, "rb") as file:
+            first = loads(file.readline().removeprefix(b"\xef\xbb\xbf"))
+    except ValueError:  # whoever reads the line next says it better
+        first = None
+    is_embedding = isinstance(first, dict) and "input" in first and "messages" not in first
+    return "embeddings" if is_embedding else "chat/completions"
 
 
 def _parse_request(line: bytes, path: str, number: int) -> _LineRequest:

@@ -54,7 +54,7 @@ class Response:
         data: the parsed JSON of the body; None where it is no JSON.
         seconds: from the send to the last byte.
         error_code: why no answer came (`timeout`, `connection_error`, ...), else None.
-        error: the same as a sentence.
+        error: the same as a sentence; of an HTTP answer, what we know of its cause and the server does not say.
     """
 
     status: int

@@ -13,5 +13,5 @@ def _own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Journals that are made by default lie in the working folder, and no test may see another's."""
     monkeypatch.chdir(tmp_path)
     for name in list(os.environ):
-        if name.startswith("OPENAI_"):
+        if name.startswith(("OPENAI_", "AZURE_OPENAI_")):
             monkeypatch.delenv(name)

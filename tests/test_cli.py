@@ -89,19 +89,6 @@ def test_the_logging_level_silences() -> None:
     assert len(done.stderr.splitlines()) == 1
 
 
-def test_requests_with_an_input_go_to_embeddings_by_default() -> None:
-    path = Path("requests.jsonl")
-    path.write_text('{"model": "text-embedding-3-small", "input": "Hi."}\n')
-    assert cli._default_url(str(path), {}) == "https://api.openai.com/v1/embeddings"
-
-
-@pytest.mark.parametrize("text", ["", "no json\n", "[]\n", '\ufeff{"messages": []}\n'])
-def test_other_requests_go_to_chat_completions_by_default(text: str) -> None:
-    path = Path("requests.jsonl")
-    path.write_text(text, "utf-8")
-    assert cli._default_url(str(path), {"OPENAI_BASE_URL": "http://host/v1/"}) == "http://host/v1/chat/completions"
-
-
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [

@@ -25,6 +25,7 @@ from parallel_openai.errors import (
 )
 from parallel_openai.local.simulator import Server
 from tests.conftest import answered_then_stuck, interrupted_once_sent, wait_until_sent
+from tests.servers.recorder import recorder
 
 UNLIMITED: dict[str, Any] = {
     "max_requests_per_minute": None,
@@ -556,3 +557,28 @@ def _peak_kilobytes(lines: int) -> int:
     with open("big_results.jsonl", "rb") as file:
         assert sum(1 for _ in file) == lines
     return int(done.stdout)
+
+
+@pytest.mark.parametrize(
+    ("body", "path"),
+    [
+        ({"model": "text-embedding-3-small", "input": "Hi."}, "/v1/embeddings"),
+        ({"model": "gpt-5-mini", "messages": []}, "/v1/chat/completions"),
+    ],
+    ids=["input", "messages"],
+)
+def test_without_a_url_the_environments_server_is_asked_at_the_endpoint_that_suits(
+    monkeypatch: pytest.MonkeyPatch, body: dict[str, Any], path: str
+) -> None:
+    write(body)
+    with recorder() as server:
+        monkeypatch.setenv("OPENAI_BASE_URL", f"{server.url}/v1/")
+        po.process_api_requests_from_file("in.jsonl", "out.jsonl", progress=False)
+    assert [asked.path for asked in server.asked] == [path]
+
+
+@pytest.mark.parametrize("text", ["", "no json\n", "[]\n", '\ufeff{"messages": []}\n'])
+def test_a_first_line_that_is_no_request_harms_nothing(server: Server, text: str) -> None:
+    Path("in.jsonl").write_text(text, "utf-8")
+    client = po.Client(server.base_url)
+    assert po.process_api_requests_from_file("in.jsonl", "out.jsonl", client=client, progress=False).num_tasks_done <= 1

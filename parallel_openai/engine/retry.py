@@ -92,6 +92,8 @@ def judge(response: Response, *, reached: bool) -> Verdict:
         return _refused(response, error or {}, code, message, wait)
     if code in FILTER_CODES:
         return Verdict("fail", "content_filter", message)
+    if status == 404 and response.error is not None and not reached:
+        return Verdict("stop", code or "http_404", response.error, stop=ServerUnreachableError)
     if status == 401:
         return Verdict("stop", code or "unauthorized", message, stop=AuthenticationError)
     if status == 403 and (error is not None or not reached):

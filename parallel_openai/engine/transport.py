@@ -6,7 +6,7 @@ import asyncio
 import io
 import re
 import ssl as ssl_module
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import IO, Any, cast
 from urllib.parse import urlsplit
@@ -27,6 +27,7 @@ CONNECT_TIMEOUT = 15.0
 #: Headers that carry a secret, and the least length of one: shorter ones are placeholders such as "none".
 _SECRET_HEADERS = frozenset({"authorization", "proxy-authorization", "api-key", "x-api-key", "cookie"})
 _SECRET_LENGTH = 8
+_SECRETS_KEPT = 8
 
 
 class Transport:
@@ -39,6 +40,7 @@ class Transport:
         trust_env: whether `HTTP_PROXY` and its kin are heeded.
         ssl: a context for a private certificate authority; True is the system's usual one.
         clock: gives seconds, never going back.
+        renewed: gives headers that change, asked before every send; None: none do.
 
     Raises:
         InvalidInputError: the URL is not one.
@@ -54,6 +56,7 @@ class Transport:
         trust_env: bool = True,
         ssl: ssl_module.SSLContext | bool = True,
         max_response_bytes: int = MAX_RESPONSE_BYTES,
+        renewed: Callable[[], Awaitable[Mapping[str, str]]] | None = None,
     ) -> None:
         self._base = check_url(base_url)
         self._headers = dict(headers)
@@ -63,13 +66,24 @@ class Transport:
         self._proxy = _proxy_for(self._base) if trust_env else None
         self._ssl = ssl
         self._max_response_bytes = max_response_bytes
+        self._renewed = renewed
         self._urls: dict[str, URL] = {}
         self._session: aiohttp.ClientSession | None = None
 
-    async def post(self, path: str, body: bytes, *, timeout: float | None = None) -> Response:
-        """Send one body; give the answer or the reason why there is none. Raises nothing but cancellation.
+    def use(self, headers: Mapping[str, str]) -> None:
+        """Send these headers from now on, in the place of those of the same name: a key that was renewed."""
+        new = {name: value for name, value in headers.items() if self._headers.get(name) != value}
+        if new:
+            self._headers.update(new)
+            # What is on its way may still be answered with the key before.
+            self._secrets = [*(value.encode() for value in secrets_in(new)), *self._secrets][:_SECRETS_KEPT]
+            if self._session is not None:
+                self._session.headers.update(new)
 
-        `timeout` is in seconds; None: the transport's own.
+    async def post(self, path: str, body: bytes, *, timeout: float | None = None) -> Response:
+        """Send one body to a path, which is quoted as URLs have it; give the answer or the reason why there is none.
+
+        Raises nothing but cancellation, and what `renewed` raises. `timeout` is in seconds; None: the transport's own.
         """
         # aiohttp warns of large bodies that are plain bytes, since it would write them in one go.
         data = body if len(body) < LARGE_BODY else io.BytesIO(body)
@@ -107,6 +121,8 @@ class Transport:
             )
 
     async def _exchange(self, method: str, url: URL, *, into: IO[bytes] | None = None, **options: Any) -> Response:
+        if self._renewed is not None:
+            self.use(await self._renewed())
         session = self._session or self._open()
         began = self._clock()
         try:
@@ -160,8 +176,8 @@ class Transport:
     def _url(self, path: str) -> URL:
         url = self._urls.get(path)
         if url is None:
-            joined = self._base.path.rstrip("/") + "/" + path.lstrip("/")
-            url = self._urls[path] = self._base.with_path(joined, keep_query=True)
+            joined = self._base.raw_path.rstrip("/") + "/" + path.lstrip("/")
+            url = self._urls[path] = self._base.with_path(joined, encoded=True, keep_query=True)
         return url
 
     async def _read(self, answer: aiohttp.ClientResponse) -> bytes:

@@ -267,7 +267,7 @@ class FrameRun:
                 "them with save_to=."
             ) from error
         model = "".join(c if c.isalnum() or c in "-._" else "-" for c in self.recipe.model or "requests")
-        return folder / f"{model[:80]}-{self.recipe.digest(self.client.base_url)}.jsonl"
+        return folder / f"{model[:80]}-{self.recipe.digest(self.client.place)}.jsonl"
 
 
 def _make_private(folder: Path) -> None:

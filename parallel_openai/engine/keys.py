@@ -1,0 +1,114 @@
+"""The key that a request carries: a text, or what a function gives, which is asked again now and then."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+from collections.abc import Awaitable, Callable, Mapping
+from weakref import WeakKeyDictionary
+
+from parallel_openai.errors import AuthenticationError, InvalidInputError
+
+#: What gives a key whenever it is asked, such as azure-identity's token provider.
+KeyFunction = Callable[[], "str | Awaitable[str]"]
+#: Seconds that a key is used before the function is asked again, which renews tokens long before they end.
+KEPT = 60.0
+
+
+class Key:
+    """A key and the header that carries it.
+
+    Args:
+        key: the key itself, or a function that gives it: a token that ends some day, as Microsoft Entra's.
+        in_header: `api-key` or `Authorization`.
+        clock: seconds, never going back.
+
+    Attributes:
+        headers: what a text puts into every request; empty for a function.
+
+    >>> Key("sk-1", "Authorization", clock=lambda: 0.0).headers
+    {'Authorization': 'Bearer sk-1'}
+    """
+
+    def __init__(self, key: str | KeyFunction, in_header: str, *, clock: Callable[[], float]) -> None:
+        self._ask_for = key if callable(key) else None
+        self._header = in_header
+        self._clock = clock
+        self._value = "" if callable(key) else checked_key(key)
+        self._until = 0.0
+        self._asking: WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Task[None]] = WeakKeyDictionary()
+        self.headers = self._as_headers() if self._value else {}
+
+    @property
+    def is_given(self) -> bool:
+        return bool(self._value) or self._ask_for is not None
+
+    @property
+    def is_renewed(self) -> bool:
+        return self._ask_for is not None
+
+    async def current(self) -> Mapping[str, str]:
+        """The headers with a key that is not old.
+
+        Raises:
+            AuthenticationError: the function raised, or gave what is no key.
+        """
+        if self._ask_for is not None and self._clock() >= self._until:
+            loop = asyncio.get_running_loop()
+            asking = self._asking.get(loop)
+            if asking is None or asking.done():
+                asking = self._asking[loop] = loop.create_task(self._ask(self._ask_for))
+            await asyncio.shield(asking)
+        return self._as_headers()
+
+    def forget(self, headers: Mapping[str, str]) -> None:
+        """Ask the function again, since the server did not take these; unless that has happened meanwhile."""
+        if headers == self._as_headers():
+            self._until = 0.0
+
+    async def _ask(self, function: KeyFunction) -> None:
+        try:
+            given = await asyncio.to_thread(function)  # it may go over the network
+            self._value = checked_key(await given if inspect.isawaitable(given) else given)
+        except Exception as error:
+            raise AuthenticationError(f"The function api_key= gave no key: {type(error).__name__}: {error}") from error
+        self._until = self._clock() + KEPT
+
+    def _as_headers(self) -> dict[str, str]:
+        value = f"Bearer {self._value}" if self._header == "Authorization" else self._value
+        return {self._header: value}
+
+
+def find_key(
+    key: str | KeyFunction | None, *, is_azure: bool, environment: Mapping[str, str], clock: Callable[[], float]
+) -> Key:
+    """The key given, else the environment's.
+
+    At Azure a key travels in `api-key`; a token, which is what functions give, as elsewhere.
+
+    >>> find_key(None, is_azure=True, environment={"AZURE_OPENAI_API_KEY": "abc"}, clock=lambda: 0.0).headers
+    {'api-key': 'abc'}
+    """
+    header = "api-key" if is_azure and not callable(key) else "Authorization"
+    if key is not None:
+        return Key(key, header, clock=clock)
+    if is_azure:
+        token = environment.get("AZURE_OPENAI_AD_TOKEN", "")
+        if token.strip():
+            return Key(token, "Authorization", clock=clock)
+        key = environment.get("AZURE_OPENAI_API_KEY")
+    return Key(key or environment.get("OPENAI_API_KEY", ""), header, clock=clock)
+
+
+def checked_key(key: object) -> str:
+    """The key without the spaces and line breaks around it.
+
+    Raises:
+        InvalidInputError: it holds what no key has.
+    """
+    if not isinstance(key, str):
+        raise InvalidInputError(f"The API key must be a text or a function that gives one, not a {type(key).__name__}.")
+    key = key.strip()
+    if not key.isascii() or any(character.isspace() for character in key):
+        raise InvalidInputError("The API key holds a space or a character that no key has; copy it again.")
+    return key
