@@ -42,37 +42,32 @@ class LabelProbabilities:
     first: float
 
 
-def steps_of(response: Mapping[str, Any]) -> list[Step] | None:
-    """The tokens of a response with their probabilities; None where the server did not send them.
+def logprob_params(endpoint: str, params: Mapping[str, Any]) -> dict[str, Any]:
+    """The parameters that ask an endpoint for the tokens' probabilities, beside those that a call has anyway.
 
-    >>> token = {"token": "Hi", "logprob": -0.1, "bytes": [72, 105], "top_logprobs": []}
-    >>> [step.token for step in steps_of({"choices": [{"logprobs": {"content": [token]}}]})]
-    [b'Hi']
+    >>> logprob_params("chat.completions", {"top_logprobs": 5})
+    {'logprobs': True, 'top_logprobs': 5}
+    >>> logprob_params("responses", {})
+    {'include': ['message.output_text.logprobs'], 'top_logprobs': 20}
     """
-    tokens = _tokens(response)
+    top = {"top_logprobs": params.get("top_logprobs", MOST_ALTERNATIVES)}
+    if endpoint == "responses":
+        return {"include": list(dict.fromkeys([*(params.get("include") or ()), "message.output_text.logprobs"])), **top}
+    return {"logprobs": True, **top}
+
+
+def steps_of(tokens: Sequence[Any] | None) -> list[Step] | None:
+    """An answer's tokens as the API gives them; None where the server did not send them, or others than it should.
+
+    >>> steps_of([{"token": "Hi", "logprob": 0.0, "bytes": [72, 105], "top_logprobs": []}])
+    [Step(token=b'Hi', probability=1.0, listed={})]
+    """
     if not tokens:
         return None
     try:
         return [Step(_bytes(each), _probability(each), _listed(each.get("top_logprobs") or ())) for each in tokens]
     except (KeyError, TypeError, AttributeError, ValueError):  # a server of another kind
         return None
-
-
-def _tokens(response: Mapping[str, Any]) -> list[Any] | None:
-    """As chat completions tell them, or the Responses API."""
-    choices, output = response.get("choices"), response.get("output")
-    if isinstance(choices, list) and choices and isinstance(choices[0], dict):
-        logprobs = choices[0].get("logprobs")
-        content = logprobs.get("content") if isinstance(logprobs, dict) else None
-        return content if isinstance(content, list) else None
-    parts = [
-        part
-        for item in (output if isinstance(output, list) else ())
-        if isinstance(item, dict) and item.get("type") == "message"
-        for part in item.get("content") or ()
-        if isinstance(part, dict) and isinstance(part.get("logprobs"), list)
-    ]
-    return [token for part in parts for token in part["logprobs"]] or None
 
 
 def _bytes(token: Mapping[str, Any]) -> bytes:

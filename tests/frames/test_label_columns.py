@@ -165,6 +165,11 @@ def test_the_simulator_tells_probabilities_that_fit_its_labels(label: Verb) -> N
         assert told[chosen] == sure
 
 
+def test_an_endpoint_that_gives_no_text_gives_no_labels(label: Verb, reviews: pd.DataFrame) -> None:
+    with pytest.raises(InvalidInputError, match="embeddings takes no response_format"):
+        label(reviews, "{text}", labels=TONES, endpoint="embeddings")
+
+
 def test_a_server_that_tells_no_probabilities_leaves_confidence_missing(label: Verb, server: Server) -> None:
     says(server, "first", {"label": "positive"})
     out = label(frame("first"), "text", labels=TONES, confidence="logprobs")

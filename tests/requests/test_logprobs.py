@@ -134,34 +134,16 @@ def test_the_walk_gives_the_probabilities_of_a_model_that_is_held_to_the_labels(
         assert told(labels, label, *raw(label)).whole[number] == pytest.approx(held(label), abs=1e-12)
 
 
-def chat(*tokens: dict[str, Any]) -> dict[str, Any]:
-    return {"choices": [{"logprobs": {"content": list(tokens)}}]}
-
-
-def test_tokens_are_read_from_chat_and_from_the_responses_api() -> None:
+def test_tokens_are_read_with_what_could_stand_in_their_place() -> None:
     token = {"token": "ä", "logprob": -0.5, "bytes": [195, 164], "top_logprobs": [{"token": "b", "logprob": -1.0}]}
-    parts = [{"type": "output_text", "text": "ä", "logprobs": [token]}]
-    [one] = steps_of(chat(token)) or []
-    [same] = steps_of({"output": [{"type": "reasoning"}, {"type": "message", "content": parts}]}) or []
-    assert one == same == Step("ä".encode(), math.exp(-0.5), {b"b": math.exp(-1.0)})
+    assert steps_of([token]) == [Step("ä".encode(), math.exp(-0.5), {b"b": math.exp(-1.0)})]
 
 
 @pytest.mark.parametrize(
-    "response",
-    [
-        {},
-        {"choices": []},
-        {"choices": [{"logprobs": None}]},
-        {"choices": [{"logprobs": {"content": None}}]},
-        {"choices": [{"logprobs": {"tokens": ["a"]}}]},
-        chat({"token": "a"}),
-        chat({"token": "a", "logprob": None}),
-        {"output": [{"type": "message", "content": [{"type": "output_text", "text": "a"}]}]},
-    ],
-    ids=str,
+    "tokens", [None, [], [{"token": "a"}], [{"token": "a", "logprob": None}], ["a"], [{"logprob": -1.0}]], ids=str
 )
-def test_a_server_that_tells_no_probabilities_tells_none(response: Any) -> None:
-    assert steps_of(response) is None
+def test_a_server_that_tells_no_probabilities_tells_none(tokens: Any) -> None:
+    assert steps_of(tokens) is None
 
 
 @pytest.mark.parametrize(

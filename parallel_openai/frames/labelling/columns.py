@@ -44,7 +44,7 @@ def label_reader(endpoint: Endpoint, question: Question) -> Reader:
             code = answer.error_code or "empty"
             return Reading(None, answer.finish_reason, answer.model, code, answer.error or "There is no answer.")
         try:
-            labelled = _labelled(answer.text, question, response)
+            labelled = _labelled(answer.text, question, answer.logprobs)
         except ValueError as error:
             return Reading(None, answer.finish_reason, answer.model, "off_label", str(error))
         return Reading(labelled, answer.finish_reason, answer.model)
@@ -58,19 +58,19 @@ def label_reader(endpoint: Endpoint, question: Question) -> Reader:
     return Reader(question.names(), read, columns, {"labels": question.about()})
 
 
-def _labelled(text: str, question: Question, response: Mapping[str, Any]) -> Labelled:
+def _labelled(text: str, question: Question, tokens: Sequence[Any] | None) -> Labelled:
     answer, values = read_answer(text, question.fields)
     if question.check is not None:
         question.check(values)
     reason = answer.get(REASON) if question.explain else None
-    probabilities = _probabilities(answer, question, response) if question.asks_for_logprobs else None
+    probabilities = _probabilities(answer, question, tokens) if question.asks_for_logprobs else None
     return Labelled(values, None if reason is None else str(reason), probabilities)
 
 
 def _probabilities(
-    answer: Mapping[str, Any], question: Question, response: Mapping[str, Any]
+    answer: Mapping[str, Any], question: Question, tokens: Sequence[Any] | None
 ) -> dict[str, LabelProbabilities]:
-    steps = steps_of(response)
+    steps = steps_of(tokens)
     places = find_values(steps, answer) if steps is not None else None
     if steps is None or places is None:
         return {}

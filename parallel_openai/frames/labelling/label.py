@@ -21,6 +21,7 @@ from parallel_openai.frames.recipe import Prompt, Recipe
 from parallel_openai.frames.run import Options, aexecute, execute
 from parallel_openai.frames.table import check_frame, has_column
 from parallel_openai.requests.labels import label_format
+from parallel_openai.requests.logprobs import logprob_params
 
 
 def label_dataframe(
@@ -30,6 +31,7 @@ def label_dataframe(
     labels: Any = None,
     model: str | None,
     system: Prompt | None = None,
+    endpoint: str = "chat.completions",
     multi: bool = False,
     scale: tuple[int, int] | None = None,
     examples: pd.DataFrame | None = None,
@@ -62,6 +64,7 @@ def label_dataframe(
             a pydantic model, dataclass or TypedDict whose fields are each a `Literal[...]`, an Enum, a bool, a list of
             one of these, a whole number with bounds (`Annotated[int, Field(ge=1, le=5)]`) or a text.
         system: the system message; None: one that names the labels. Descriptions of labels are put behind it.
+        endpoint: `chat.completions` or `responses`.
         multi: True for as many of the labels as fit, none included; `label` then holds lists, in the order of `labels`.
         scale: the lowest and the highest score, such as (1, 5), for whole numbers instead of labels; `labels` may then
             describe some: `{1: "hated it", 5: "loved it"}`.
@@ -105,7 +108,7 @@ def label_dataframe(
         abstain_below=abstain_below,
         params={**params, **(extra_body or {})},
     )
-    recipe, reader = _plan(df, question, prompt, model, system, examples, metadata, extra_body, params)
+    recipe, reader = _plan(df, question, prompt, model, system, endpoint, examples, metadata, extra_body, params)
     options = Options(save_to, retry_failed, prefix, progress, sync, repair, budget_usd, budget_tokens, deadline)
     return execute(df, recipe, reader, client or default_client(), options)
 
@@ -117,6 +120,7 @@ async def alabel_dataframe(
     labels: Any = None,
     model: str | None,
     system: Prompt | None = None,
+    endpoint: str = "chat.completions",
     multi: bool = False,
     scale: tuple[int, int] | None = None,
     examples: pd.DataFrame | None = None,
@@ -153,7 +157,7 @@ async def alabel_dataframe(
         abstain_below=abstain_below,
         params={**params, **(extra_body or {})},
     )
-    recipe, reader = _plan(df, question, prompt, model, system, examples, metadata, extra_body, params)
+    recipe, reader = _plan(df, question, prompt, model, system, endpoint, examples, metadata, extra_body, params)
     options = Options(save_to, retry_failed, prefix, progress, sync, repair, budget_usd, budget_tokens, deadline)
     return await aexecute(df, recipe, reader, client or default_client(), options)
 
@@ -164,6 +168,7 @@ def _plan(
     prompt: Prompt,
     model: str | None,
     system: Prompt | None,
+    endpoint: str,
     examples: pd.DataFrame | None,
     metadata: Hashable | Sequence[Hashable],
     extra_body: Mapping[str, Any] | None,
@@ -171,6 +176,7 @@ def _plan(
 ) -> tuple[Recipe, Reader]:
     """What is asked of each row, and how the answers are read."""
     check_frame(df)
+    logprobs = logprob_params(endpoint, params) if question.asks_for_logprobs else {}
     if "response_format" in params:
         raise InvalidInputError("label_dataframe makes its own response_format; use process_dataframe for another.")
     if params.get("n", 1) != 1:
@@ -179,12 +185,12 @@ def _plan(
         prompt,
         model,
         _system(df, system, question),
-        "chat.completions",
+        endpoint,
         label_format(question.fields, explain=question.explain),
         question.samples,
         metadata,
         extra_body,
-        {**question.params(), **params},
+        {**params, **logprobs},
     )
     if examples is not None:
         recipe = replace(recipe, examples=example_messages(examples, prompt, question))

@@ -62,10 +62,6 @@ class Question:
         names = [name for field in self.fields for name in self.columns(field)]
         return (*names, *([REASON_COLUMN] if self.explain else []))
 
-    def params(self) -> dict[str, Any]:
-        """What the request says so that the server tells the tokens' probabilities."""
-        return {"logprobs": True, "top_logprobs": MOST_ALTERNATIVES} if self.asks_for_logprobs else {}
-
     def about(self) -> dict[str, Any]:
         """The question as plain data, for the frame's attrs."""
         return {self.column(field): {"kind": field.kind, "labels": field.texts} for field in self.fields}
