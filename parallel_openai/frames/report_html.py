@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
 from html import escape
 from typing import TYPE_CHECKING
 
@@ -10,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from parallel_openai.engine.progress import clock_time, dollars, short
+from parallel_openai.frames.page import facts_in_a_row, number, table, wrap
 
 if TYPE_CHECKING:
     from parallel_openai.frames.report import RunReport
@@ -21,27 +21,6 @@ WIDTH, HEIGHT, POINTS = 320, 64, 160
 #: A burst at the start goes out at many times the limit; the line is cut off above so many times it.
 TALLEST = 2.0
 SHOWN_ERRORS = 8
-
-_STYLE = """
-.po-report { color: inherit; font-size: 13px; line-height: 1.45; max-width: 860px; font-family: inherit }
-.po-report .po-head { font-size: 15px; font-weight: 600; margin: 2px 0 6px }
-.po-report .po-mark { border: 1px solid #c77700; color: #c77700; border-radius: 3px; padding: 0 5px; font-size: 11px;
-  vertical-align: 1px; margin-right: 6px }
-.po-report .po-facts { display: flex; flex-wrap: wrap; gap: 4px 26px; margin: 6px 0 10px }
-.po-report .po-facts b { display: block; font-size: 17px; font-weight: 600 }
-.po-report .po-dim { opacity: .72 }
-.po-report .po-advice { border-left: 3px solid #3b82f6; padding: 2px 9px; margin: 8px 0 }
-.po-report .po-charts { display: flex; flex-wrap: wrap; gap: 8px 28px; margin: 8px 0 }
-.po-report h4 { font-size: 13px; font-weight: 600; margin: 12px 0 3px; color: inherit }
-.po-report.po-report table { border-collapse: collapse; table-layout: auto; margin: 0; color: inherit; font-size: 13px }
-.po-report.po-report tr { background: none !important }
-.po-report.po-report :is(td, th) { text-align: left; padding: 1px 14px 1px 0; border: 0; background: none;
-  color: inherit; vertical-align: top; line-height: inherit; max-width: 520px; overflow-wrap: anywhere;
-  white-space: normal }
-.po-report.po-report .po-n { text-align: right; white-space: nowrap; font-variant-numeric: tabular-nums }
-.po-report.po-report th { font-weight: 400; opacity: .72 }
-.po-report svg { display: block; overflow: visible }
-"""
 
 
 def page(report: RunReport) -> str:
@@ -56,7 +35,7 @@ def page(report: RunReport) -> str:
         _slowest(report),
         f'<div class="po-dim" style="margin-top:10px">Answers: {escape(report.journal)}</div>',
     ]
-    return f'<div class="po-report"><style>{_STYLE}</style>{"".join(parts)}</div>'
+    return wrap(parts)
 
 
 def _head(report: RunReport) -> str:
@@ -84,10 +63,7 @@ def _facts(report: RunReport) -> str:
     if report.latency:
         facts.append(("median answer", _seconds(report.latency["p50"])))
         facts.append(("90% and 99% within", " and ".join(_seconds(report.latency[name]) for name in ("p90", "p99"))))
-    shown = "".join(
-        f'<div><b>{escape(figure)}</b><span class="po-dim">{escape(name)}</span></div>' for name, figure in facts
-    )
-    return f'<div class="po-facts">{shown}</div>'
+    return facts_in_a_row(facts)
 
 
 def _charts(report: RunReport) -> str:
@@ -184,59 +160,39 @@ def _time(report: RunReport) -> str:
             '<span style="display:inline-block;width:160px;border-bottom:1px solid rgba(128,128,128,.35)">'
             f'<span style="display:block;height:8px;width:{160 * share:.0f}px;background:#3b82f6"></span></span>'
         )
-        rows.append((escape(cause), _number(_seconds(seconds)), _number(f"{share:.0%}"), bar))
-    return _table("Where the time went", (), rows)
+        rows.append((escape(cause), number(_seconds(seconds)), number(f"{share:.0%}"), bar))
+    return table("Where the time went", (), rows)
 
 
 def _refusals(report: RunReport) -> str:
     names = {"requests": "the request limit", "tokens": "the token limit", "unknown": "the server did not say why"}
-    rows = [(_number(f"{count:,}"), escape(names.get(why, why))) for why, count in report.refusals.items()]
-    return _table("Rate-limit refusals (429)", (), rows)
+    rows = [(number(f"{count:,}"), escape(names.get(why, why))) for why, count in report.refusals.items()]
+    return table("Rate-limit refusals (429)", (), rows)
 
 
 def _errors(report: RunReport) -> str:
     codes = list(report.errors.items())
     rows = [
-        (_number(f"{count:,}"), escape(code), f'<span class="po-dim">{escape(report.examples.get(code, ""))}</span>')
+        (number(f"{count:,}"), escape(code), f'<span class="po-dim">{escape(report.examples.get(code, ""))}</span>')
         for code, count in codes[:SHOWN_ERRORS]
     ]
     if len(codes) > SHOWN_ERRORS:
         rest = codes[SHOWN_ERRORS:]
-        rows.append((_number(f"{sum(count for _, count in rest):,}"), f"{len(rest)} other codes", ""))
-    return _table("Failed rows", ("", "code", "for example"), rows)
+        rows.append((number(f"{sum(count for _, count in rest):,}"), f"{len(rest)} other codes", ""))
+    return table("Failed rows", ("", "code", "for example"), rows)
 
 
 def _slowest(report: RunReport) -> str:
     rows = [
         (
             escape(str(row.label)[:60]),
-            _number(_seconds(row.seconds)),
-            _number(f"{row.attempts}"),
-            _number("" if row.completion_tokens is None else f"{row.completion_tokens:,}"),
+            number(_seconds(row.seconds)),
+            number(f"{row.attempts}"),
+            number("" if row.completion_tokens is None else f"{row.completion_tokens:,}"),
         )
         for row in report.slowest
     ]
-    return _table("Slowest rows", ("index", _number("seconds"), _number("attempts"), _number("answer tokens")), rows)
-
-
-class _Number(str):
-    """A cell that is set flush right."""
-
-
-def _number(text: str) -> _Number:
-    return _Number(escape(text))
-
-
-def _table(title: str, head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    body = "".join(_row(row, "td") for row in rows)
-    if not body:
-        return ""
-    return f"<h4>{escape(title)}</h4><table>{_row(head, 'th') if head else ''}{body}</table>"
-
-
-def _row(cells: Sequence[str], tag: str) -> str:
-    shown = (f"<{tag}{' class=po-n' if isinstance(cell, _Number) else ''}>{cell}</{tag}>" for cell in cells)
-    return f"<tr>{''.join(shown)}</tr>"
+    return table("Slowest rows", ("index", number("seconds"), number("attempts"), number("answer tokens")), rows)
 
 
 def _seconds(seconds: float) -> str:
