@@ -14,6 +14,7 @@ ParallelOpenAIError
     ├── AuthenticationError             the key is wrong or missing
     ├── PermissionDeniedError           the key may not do this
     ├── QuotaExceededError              no credit, or a spending limit
+    ├── RateLimitedError                the limit of a day, say: it refuses for longer than the client waits
     └── ServerUnreachableError          nobody answers at that address
 ```
 """
@@ -86,6 +87,10 @@ class PermissionDeniedError(RunStoppedError):
 
 class QuotaExceededError(RunStoppedError):
     """The account has no credit left, or a spending limit was reached."""
+
+
+class RateLimitedError(RunStoppedError):
+    """The server refuses, and asks for a longer wait than `Client(max_wait=...)` allows."""
 
 
 class ServerUnreachableError(RunStoppedError):

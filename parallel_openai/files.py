@@ -310,7 +310,8 @@ class _FileRun:
             except ValueError:
                 continue  # it will not be sent, and is named when its turn comes
             body = request.request_json
-            request.size = request_size({name: body[name] for name in _CAPS if name in body}, self.encoding)
+            caps = {name: body[name] for name in _CAPS if name in body}
+            request.size = request_size(caps, self.encoding, self.path)
             if (objection := budget.objection(request)) is not None:
                 raise InvalidInputError(f"Line {number} of {self.source}: {objection}")
 

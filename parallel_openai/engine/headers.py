@@ -15,6 +15,8 @@ _NAMES = {
     dimension: tuple(f"x-ratelimit-{figure}-{dimension}" for figure in ("limit", "remaining", "reset"))
     for dimension in ("requests", "tokens")
 }
+#: What a gateway's slip of the pen is known by: no limit is larger or smaller, and none takes longer to fill up again.
+_LARGEST, _SMALLEST, _LONGEST = 1e12, 1.0, 31 * 86400.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +39,7 @@ def allowance(headers: Mapping[str, str], dimension: str) -> Allowance | None:
     """
     names = _NAMES[dimension]
     limit = _number(headers.get(names[0]))
-    if limit is None or limit <= 0:
+    if limit is None or not _SMALLEST <= limit <= _LARGEST:
         return None
     remaining = _number(headers.get(names[1]))
     if remaining is None:
@@ -50,16 +52,17 @@ def duration(text: str | None) -> float | None:
 
     >>> [duration(text) for text in ("1s", "6m0s", "120ms", "1h2m", "7.66s", "2", "soon")]
     [1.0, 360.0, 0.12, 3720.0, 7.66, 2.0, None]
+    >>> duration("9999999999")  # no limit takes so long, so it says nothing
     """
     if not text:
         return None
     if _DURATION.fullmatch(text):
-        return sum(float(amount) * _UNITS[unit] for amount, unit in _PART.findall(text))
-    return _number(text)
+        return _sensible(sum(float(amount) * _UNITS[unit] for amount, unit in _PART.findall(text)))
+    return _sensible(_number(text))
 
 
 def retry_after(headers: Mapping[str, str], *, now: float | None = None) -> float | None:
-    """Seconds that the server asks us to wait, or None when it does not say. `now` is seconds since 1970.
+    """Seconds that the server asks us to wait, or None when it says nothing sensible. `now` is seconds since 1970.
 
     >>> retry_after({"retry-after-ms": "1500"})
     1.5
@@ -68,18 +71,22 @@ def retry_after(headers: Mapping[str, str], *, now: float | None = None) -> floa
     """
     milliseconds = _number(headers.get("retry-after-ms"))
     if milliseconds is not None:
-        return max(0.0, milliseconds / 1000)
+        return _sensible(milliseconds / 1000)
     text = headers.get("retry-after")
     if not text:
         return None
     seconds = _number(text)
     if seconds is not None:
-        return max(0.0, seconds)
+        return _sensible(seconds)
     try:
         moment = parsedate_to_datetime(text).timestamp()
     except (TypeError, ValueError, OverflowError, OSError):
         return None
-    return max(0.0, moment - (time.time() if now is None else now))
+    return _sensible(moment - (time.time() if now is None else now))
+
+
+def _sensible(seconds: float | None) -> float | None:
+    return None if seconds is None or seconds > _LONGEST else max(0.0, seconds)
 
 
 def _number(text: str | None) -> float | None:

@@ -16,7 +16,7 @@ from parallel_openai.engine.budget import Budget, Reserve
 from parallel_openai.engine.limiter import Lease, Limiter
 from parallel_openai.engine.retry import RESOURCE_UNAVAILABLE, RetryPolicy, Verdict, judge
 from parallel_openai.engine.status import StatusTracker
-from parallel_openai.errors import RunStoppedError
+from parallel_openai.errors import RateLimitedError, RunStoppedError
 from parallel_openai.records import APIRequest, Attempt, Response, Result, Size
 from parallel_openai.requests.endpoints import usage_of
 
@@ -330,6 +330,8 @@ class Processor:
         job.failures += 1
         if verdict.kind == "fail" or job.failures >= self._retry.max_attempts:
             self._fail(job, verdict)
+        elif (verdict.wait or 0.0) > self._retry.max_wait:
+            self._waited_enough(job, verdict)
         else:
             self._again(job, max(verdict.wait or 0.0, self._retry.backoff(job.failures)))
 
@@ -355,12 +357,24 @@ class Processor:
                     job, replace(verdict, code="request_too_large", message=_TOO_LARGE + (verdict.message or ""))
                 )
                 return
+        if not delay and (verdict.wait or 0.0) > self._retry.max_wait:  # all the others would wait as long
+            self._stopped = True
+            raise RateLimitedError(
+                f"{verdict.message} It asks to wait {verdict.wait:,.0f} s, and nothing waits longer than max_wait, "
+                f"{self._retry.max_wait:,.0f} s. Run the same again then, what was finished is kept; or wait with "
+                "Client(max_wait=...)."
+            )
         if job.held_since is None:
             job.held_since = now
         if now + (verdict.wait or delay) - job.held_since > self._retry.max_wait:
-            self._fail(job, verdict)
+            self._waited_enough(job, verdict)
         else:
             self._again(job, delay)
+
+    def _waited_enough(self, job: _Job, verdict: Verdict) -> None:
+        asks = f" It asks to wait {verdict.wait:,.0f} s more." if verdict.wait else ""
+        why = f"{verdict.message}{asks} No request waits longer than max_wait, {self._retry.max_wait:,.0f} s."
+        self._fail(job, replace(verdict, message=why))
 
     def _count(self, response: Response) -> None:
         status = self._status

@@ -15,6 +15,8 @@ FAULTS = {
     "fault_500": 0.05,
     "fault_502": 0.01,
     "fault_503": 0.01,
+    "fault_429": 0.01,
+    "fault_slow_down": 0.001,
     "fault_reset": 0.02,
     "fault_truncated": 0.01,
     "fault_malformed": 0.01,
@@ -36,6 +38,17 @@ class Outcome:
     failures: dict[str, int]
     unnamed: int
     seconds: float
+
+    @property
+    def good(self) -> bool:
+        """Whether each row has an answer or a named error, and no more failed than would by chance."""
+        lost = self.rows - sum(self.statuses.values()) + self.statuses["cancelled"]
+        return lost == self.unnamed == 0 and self.statuses["failed"] <= 2 + self.rows * 0.001 + self.huge
+
+    @property
+    def huge(self) -> int:
+        """Answers that would fill the memory; such a row fails, and is not asked again."""
+        return sum(self.injected.get(name, 0) for name in ("gzip_bomb", "endless"))
 
     def __str__(self) -> str:
         return (

@@ -22,10 +22,11 @@ from parallel_openai.engine.retry import RetryPolicy
 from parallel_openai.engine.transport import Transport
 from parallel_openai.errors import JournalError, RunStoppedError
 from parallel_openai.frames.answers import Answers
-from parallel_openai.frames.process import text_reader
+from parallel_openai.frames.process import answer_reader
+from parallel_openai.frames.recipe import Recipe
 from parallel_openai.jsonl import loads
 from parallel_openai.records import APIRequest, Response, Result, Size
-from parallel_openai.requests.endpoints import endpoint
+from parallel_openai.requests.endpoints import ENDPOINTS, Endpoint
 from tests.engine.virtual import VirtualLoop, run_virtually
 
 PLACE = Path("journal.jsonl")
@@ -75,7 +76,7 @@ def any_bytes_open_or_are_refused_and_no_whole_line_is_lost(content: bytes) -> N
 LINES_KEY = json.loads(LINES[0])[3]["key"]
 
 
-def whatever_a_line_holds_beside_its_request_stops_no_run(answer: Any, record: Any) -> None:
+def whatever_a_line_holds_beside_its_request_stops_no_run(answer: Any, record: Any, endpoint: Endpoint) -> None:
     request = APIRequest({"model": "m", "messages": []})
     if isinstance(record, dict):
         record = {**record, "key": request.key}
@@ -86,16 +87,17 @@ def whatever_a_line_holds_beside_its_request_stops_no_run(answer: Any, record: A
     known.close()
     assert (result is not None) == isinstance(record, dict)
     if result is not None:
-        columns_of([result])
+        columns_of([result], endpoint)
     assert len(po.read_journal(PLACE)) == 2
 
 
 # A server.
 
 
-def whatever_a_server_answers_each_request_comes_to_its_end(answers: list[Response]) -> None:
+def whatever_a_server_answers_each_request_comes_to_its_end(answers: list[Response], endpoint: Endpoint) -> None:
     """Through the processor, the limiter, the budget, the journal's line and the cells, in virtual time."""
-    loop, results, left = VirtualLoop(), [], iter(answers)
+    loop, left = VirtualLoop(), iter(answers)
+    results: list[Result] = []
     budget = Budget(tokens=1e9)
     limiter = Limiter(clock=loop.time)
 
@@ -110,7 +112,7 @@ def whatever_a_server_answers_each_request_comes_to_its_end(answers: list[Respon
         )
         await processor.run(requests)
 
-    requests = [sized(APIRequest({"model": "m", "n": number})) for number in range(2)]
+    requests = [sized(APIRequest({"model": "m", "n": number}, path=endpoint.path)) for number in range(2)]
     try:
         run_virtually(run(), loop, within=PATIENCE)
     except RunStoppedError:
@@ -124,7 +126,7 @@ def whatever_a_server_answers_each_request_comes_to_its_end(answers: list[Respon
             assert entry is not None
             assert entry[0] == loads(result.request.body)
             assert entry[3]["key"] == result.request.key
-    columns_of(results)
+    columns_of(results, endpoint)
 
 
 def whatever_comes_over_the_wire_is_a_response(content: bytes, cut: bool) -> None:
@@ -155,9 +157,10 @@ def whatever_comes_over_the_wire_is_a_response(content: bytes, cut: bool) -> Non
         assert str(response.error).endswith((".", "?"))
 
 
-def columns_of(results: list[Result]) -> None:
+def columns_of(results: list[Result], endpoint: Endpoint) -> None:
     """Every cell of a frame is made of the results, so that nothing in them can stop it."""
-    answers = Answers(len(results), 1, text_reader(endpoint("chat.completions")), "http://127.0.0.1/v1")
+    reader = answer_reader(Recipe("text", "m", endpoint=endpoint))
+    answers = Answers(len(results), 1, reader, "http://127.0.0.1/v1")
     for slot, result in enumerate(results):
         if result.status != "cancelled":
             answers.fill(slot, result)
@@ -208,7 +211,24 @@ choices = objects("message", inner=objects("content", "refusal", "tool_calls") |
     {"message": objects("content", "refusal", "role"), "finish_reason": st.sampled_from(["stop", "length", 5, None])}
 )
 usages = objects("prompt_tokens", "completion_tokens", "total_tokens", "prompt_tokens_details", "input_tokens")
+outputs = objects(
+    "type", "content", "status", "summary", inner=st.lists(objects("type", "text", "refusal"), max_size=2)
+)
+endpoints = st.sampled_from(list(ENDPOINTS.values()))
 bodies = st.one_of(
+    st.fixed_dictionaries(
+        {},
+        optional={
+            "output": st.lists(outputs, max_size=3) | oddities,
+            "status": st.sampled_from(["completed", "incomplete", "failed", None, 5]),
+            "incomplete_details": objects("reason"),
+            "data": st.lists(objects("index", "embedding"), max_size=3) | oddities,
+            "results": st.lists(objects("flagged", "categories", "category_scores"), max_size=3) | oddities,
+            "choices": st.lists(objects("text", "index", "finish_reason"), max_size=2),
+            "usage": usages,
+            "service_tier": oddities,
+        },
+    ),
     st.fixed_dictionaries(
         {"choices": st.lists(choices, max_size=3) | oddities},
         optional={"usage": usages, "model": oddities, "system_fingerprint": oddities, "error": oddities},
@@ -254,9 +274,11 @@ CHECKS: dict[Callable[..., None], tuple[st.SearchStrategy[Any], ...]] = {
     whatever_a_line_holds_beside_its_request_stops_no_run: (
         oddities,
         st.one_of(oddities, RECORDS, ATTEMPTS.map(lambda attempts: {"attempts": attempts})),
+        endpoints,
     ),
     whatever_a_server_answers_each_request_comes_to_its_end: (
         st.lists(st.builds(response, statuses, headers, contents) | broken, max_size=5),
+        endpoints,
     ),
     whatever_comes_over_the_wire_is_a_response: (
         st.tuples(heads, contents).map(b"".join) | st.binary(max_size=99),

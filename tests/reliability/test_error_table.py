@@ -20,6 +20,7 @@ from parallel_openai.errors import (
     AuthenticationError,
     PermissionDeniedError,
     QuotaExceededError,
+    RateLimitedError,
     RunStoppedError,
     ServerUnreachableError,
 )
@@ -124,6 +125,32 @@ def test_the_run_stops(server: Server, client: po.Client, answer: Any, error: ty
         ask(client, 3)
     assert stopped.value.partial["status"].tolist() == ["cancelled"] * 3
     assert server.stats(charged=False)["received"] <= 3
+
+
+@pytest.mark.parametrize("asked", [{"retry-after": "90"}, {"retry-after-ms": "90000"}], ids=str)
+def test_a_refusal_for_longer_than_the_client_waits_stops_the_run(server: Server, asked: dict[str, str]) -> None:
+    server.script([{"status": 429, "headers": asked}] * 9)
+    with po.Client(server.base_url, max_wait=60.0) as client, pytest.raises(RateLimitedError) as stopped:
+        ask(client, 3)
+    assert "It asks to wait 90 s, and nothing waits longer than max_wait, 60 s. Run the same again" in str(
+        stopped.value
+    )
+    assert stopped.value.partial["status"].tolist() == ["cancelled"] * 3
+
+
+def test_a_broken_server_that_asks_for_longer_than_the_client_waits_fails_the_row(server: Server) -> None:
+    server.script([{"status": 500, "headers": {"retry-after": "90"}}])
+    with po.Client(server.base_url, max_wait=60.0) as client:
+        out = ask(client, 2)
+    failed = out[out["status"] == "failed"].iloc[0]
+    assert (len(out[out["status"] == "succeeded"]), failed["attempts"]) == (1, 1)
+    assert failed["error"].endswith("It asks to wait 90 s more. No request waits longer than max_wait, 60 s.")
+
+
+@pytest.mark.parametrize("nonsense", ["1e400", "99999999999", "nan", "soon", "-5"])
+def test_a_wait_that_makes_no_sense_is_not_waited(server: Server, client: po.Client, nonsense: str) -> None:
+    server.script([{"status": 500, "headers": {"retry-after": nonsense}}])
+    assert ask(client)[["status", "attempts"]].iloc[0].tolist() == ["succeeded", 2]
 
 
 def test_a_run_that_stops_takes_in_the_answers_on_their_way(server: Server, client: po.Client) -> None:
