@@ -15,7 +15,7 @@ FAULTS = {
     "fault_500": 0.05,
     "fault_502": 0.01,
     "fault_503": 0.01,
-    "fault_429": 0.01,
+    "fault_429": 0.004,
     "fault_slow_down": 0.001,
     "fault_reset": 0.02,
     "fault_truncated": 0.01,
@@ -59,7 +59,7 @@ class Outcome:
 
 def run_with_faults(folder: Path, count: int, *, huge: float = 0.0, **settings: Any) -> Outcome:
     """Ask about so many rows; `huge` is the share of bodies that would fill the memory."""
-    settings = {"max_requests_per_minute": None, "latency": 0.02, **FAULTS, **settings}
+    settings = {"max_requests_per_minute": 600_000, "latency": 0.02, **FAULTS, **settings}
     settings |= {"fault_gzip_bomb": huge, "fault_endless": huge}
     began = time.monotonic()
     with (
