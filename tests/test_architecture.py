@@ -30,7 +30,7 @@ LAYERS = (
 #: Where a third-party library comes in: the modules, or folders of modules, that may import it.
 DOORS = {
     "pandas": ("frames", "local.demo"),
-    "numpy": ("frames",),
+    "numpy": ("frames", "local"),
     "aiohttp": ("engine.transport", "local"),
     "yarl": ("engine.transport", "local"),
     "tqdm": ("engine.progress",),

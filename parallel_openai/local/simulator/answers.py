@@ -1,8 +1,10 @@
-"""The text of an answer: plain, JSON or a value of a schema, plainly marked as simulated."""
+"""What the simulated model says: plain text, JSON, a value of a schema or a call of a tool, plainly marked."""
 
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import orjson
@@ -10,6 +12,75 @@ import orjson
 from . import counting
 from .schemas import OUTSIDE, WORDS, SchemaFiller
 from .settings import Settings
+
+REFUSAL = "(simulated) I'm sorry, I can't help with that."
+
+
+@dataclass(frozen=True)
+class Said:
+    """One choice: its text, or a refusal, or the tool that is to be called; and why it ended there."""
+
+    text: str | None
+    finish_reason: str = "stop"
+    refusal: str | None = None
+    tool: Tool | None = None
+
+    @property
+    def tokens(self) -> int:
+        """How many tokens the choice is."""
+        called = self.tool.name + self.tool.arguments if self.tool else ""
+        return counting.tokens((self.text or self.refusal or "") + called)
+
+
+@dataclass(frozen=True)
+class Tool:
+    """A function that the model wants called."""
+
+    name: str
+    arguments: str
+
+
+def say(
+    response_format: Any,
+    prompt: str,
+    settings: Settings,
+    dice: random.Random,
+    *,
+    max_output: int | None = None,
+    flaw: str | None = None,
+) -> Said:
+    """One choice, cut to the maximum, with what shall be wrong with it.
+
+    >>> say(None, "Say hello.", Settings(), random.Random(1), max_output=3)
+    Said(text='(simulated) ', finish_reason='length', refusal=None, tool=None)
+    """
+    text = content(response_format, prompt, settings, dice, outside=flaw == "off_schema")
+    finish_reason = "stop"
+    if max_output is not None and counting.tokens(text) > max_output:
+        text, finish_reason = text[: max_output * counting.CHARACTERS_PER_TOKEN], "length"
+    if flaw == "refusal":
+        return Said(None, finish_reason, REFUSAL)
+    if flaw == "content_filter":
+        return Said(text[: len(text) // 2], "content_filter")
+    if flaw == "length":
+        return Said("", "length")
+    return Said("" if flaw == "empty" else text, finish_reason)
+
+
+def tool(functions: Sequence[dict[str, Any]], choice: Any, prompt: str, dice: random.Random) -> Tool | None:
+    """The function to call: the one that is asked for, else the first; None where none may be called.
+
+    >>> functions = [{"name": "weather", "parameters": {"type": "object", "properties": {"sure": {"const": 1}}}}]
+    >>> tool(functions, "auto", "Rain?", random.Random(1))
+    Tool(name='weather', arguments='{"sure":1}')
+    >>> tool(functions, "none", "Rain?", random.Random(1))
+    """
+    if not functions or choice == "none":
+        return None
+    named = choice.get("function", choice).get("name") if isinstance(choice, dict) else None
+    function = next((each for each in functions if each.get("name") == named), functions[0])
+    arguments = SchemaFiller(function.get("parameters") or {"type": "object"}, prompt, dice).fill()
+    return Tool(function.get("name", ""), orjson.dumps(arguments).decode())
 
 
 def content(

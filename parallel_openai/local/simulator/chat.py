@@ -20,7 +20,6 @@ _PARAMETERS = (
     "web_search_options"
 )
 PARAMETERS = frozenset(_PARAMETERS.split())
-REFUSAL = "(simulated) I'm sorry, I can't help with that."
 
 
 def read(body: dict[str, Any], settings: Settings) -> Asked:
@@ -41,6 +40,7 @@ def read(body: dict[str, Any], settings: Settings) -> Asked:
     checks.metadata(body)
     checks.reasoning(body, model)
     checks.response_format(body, messages)
+    checks.tools(body)
     parts = list(counting.texts(messages))
     images = counting.images(messages) * counting.TOKENS_PER_IMAGE
     # Three tokens around each message, as the API counts them.
@@ -58,8 +58,9 @@ def read(body: dict[str, Any], settings: Settings) -> Asked:
 
 
 def answer(asked: Asked, settings: Settings, dice: random.Random, flaw: str | None) -> Answer:
-    choices = [_choice(index, asked, settings, dice, flaw) for index in range(asked.n)]
-    completion_tokens, reasoning_tokens = _output_tokens(choices, asked, flaw)
+    said = [_say(asked, settings, dice, flaw) for _ in range(asked.n)]
+    choices = [_choice(index, each, asked, dice) for index, each in enumerate(said)]
+    completion_tokens, reasoning_tokens = _output_tokens(said, asked, flaw)
     usage = _usage(asked.prompt_tokens, completion_tokens, reasoning_tokens)
     head = {
         "id": f"chatcmpl-simulated{dice.getrandbits(64):016x}",
@@ -75,40 +76,37 @@ def answer(asked: Asked, settings: Settings, dice: random.Random, flaw: str | No
     return Answer(body, asked.prompt_tokens, completion_tokens, events)
 
 
-def _choice(index: int, asked: Asked, settings: Settings, dice: random.Random, flaw: str | None) -> dict[str, Any]:
-    text: str | None = answers.content(
-        asked.body.get("response_format"), asked.prompt, settings, dice, outside=flaw == "off_schema"
-    )
-    assert text is not None
-    finish_reason = "stop"
-    if asked.max_output is not None and counting.tokens(text) > asked.max_output:
-        text = text[: asked.max_output * counting.CHARACTERS_PER_TOKEN]
-        finish_reason = "length"
-    refusal = None
-    if flaw in ("empty", "length"):
-        text = ""
-    if flaw in ("length", "content_filter"):
-        finish_reason = flaw
-    if flaw == "content_filter":
-        text = text[: len(text) // 2]
-    if flaw == "refusal":
-        text, refusal = None, REFUSAL
-    message: dict[str, Any] = {"role": "assistant", "content": text, "refusal": refusal, "annotations": []}
+def _say(asked: Asked, settings: Settings, dice: random.Random, flaw: str | None) -> answers.Said:
+    body = asked.body
+    functions = [each.get("function", {}) for each in body.get("tools") or () if each.get("type") == "function"]
+    answers_tool = body["messages"][-1].get("role") == "tool"
+    tool = None if answers_tool else answers.tool(functions, body.get("tool_choice"), asked.prompt, dice)
+    if tool is not None and flaw is None and not asked.stream:
+        return answers.Said(None, "tool_calls", tool=tool)
+    wanted = body.get("response_format")
+    return answers.say(wanted, asked.prompt, settings, dice, max_output=asked.max_output, flaw=flaw)
+
+
+def _choice(index: int, said: answers.Said, asked: Asked, dice: random.Random) -> dict[str, Any]:
+    message: dict[str, Any] = {"role": "assistant", "content": said.text, "refusal": said.refusal, "annotations": []}
+    if said.tool is not None:
+        function = {"name": said.tool.name, "arguments": said.tool.arguments}
+        call = {"id": f"call_simulated{dice.getrandbits(64):016x}", "type": "function", "function": function}
+        message["tool_calls"] = [call]
     told = None
     if asked.body.get("logprobs"):
         top = asked.body.get("top_logprobs") or 0
-        told = logprobs_of(text, asked.prompt, asked.body.get("response_format"), top, dice)
-    return {"index": index, "message": message, "logprobs": told, "finish_reason": finish_reason}
+        told = logprobs_of(said.text, asked.prompt, asked.body.get("response_format"), top, dice)
+    return {"index": index, "message": message, "logprobs": told, "finish_reason": said.finish_reason}
 
 
-def _output_tokens(choices: list[dict[str, Any]], asked: Asked, flaw: str | None) -> tuple[int, int]:
+def _output_tokens(said: list[answers.Said], asked: Asked, flaw: str | None) -> tuple[int, int]:
     """Completion tokens, and how many of them went into thinking."""
     if flaw == "length":
         # A reasoning model that has thought until its maximum has nothing left to say, and is paid all the same.
         thought = (asked.max_output or 256) * asked.n
         return thought, thought
-    texts = (choice["message"]["content"] or choice["message"]["refusal"] or "" for choice in choices)
-    return sum(counting.tokens(text) for text in texts), 0
+    return sum(each.tokens for each in said), 0
 
 
 def _usage(prompt_tokens: int, completion_tokens: int, reasoning_tokens: int) -> dict[str, Any]:

@@ -46,7 +46,7 @@ def model(body: dict[str, Any], known: Collection[str] | None) -> str:
     if name is None:
         raise Refusal(400, "you must provide a model parameter")
     if not isinstance(name, str):
-        raise _wrong_type("model", "a string", name)
+        raise wrong_type("model", "a string", name)
     if known is not None and name not in known:
         message = f"The model `{name}` does not exist or you do not have access to it."
         raise Refusal(404, message, code="model_not_found")
@@ -56,11 +56,9 @@ def model(body: dict[str, Any], known: Collection[str] | None) -> str:
 def messages(body: dict[str, Any]) -> list[dict[str, Any]]:
     found = body.get("messages")
     if found is None:
-        raise Refusal(
-            400, "Missing required parameter: 'messages'.", code="missing_required_parameter", param="messages"
-        )
+        raise missing("messages")
     if not isinstance(found, list):
-        raise _wrong_type("messages", "an array of objects", found)
+        raise wrong_type("messages", "an array of objects", found)
     if not found:
         message = (
             "Invalid 'messages': empty array. Expected an array with minimum length 1, but got an empty array instead."
@@ -73,7 +71,7 @@ def messages(body: dict[str, Any]) -> list[dict[str, Any]]:
 
 def _message(message: Any, where: str) -> None:
     if not isinstance(message, dict):
-        raise _wrong_type(where, "an object", message)
+        raise wrong_type(where, "an object", message)
     role, content = message.get("role"), message.get("content")
     if role is None:
         raise Refusal(
@@ -91,11 +89,11 @@ def _message(message: Any, where: str) -> None:
         message = f"Invalid value for 'content': expected a string, got null. ({where}.content)"
         raise Refusal(400, message, param=f"{where}.content")
     if content is not None and not isinstance(content, (str, list)):
-        raise _wrong_type(f"{where}.content", "one of a string or array of objects", content)
+        raise wrong_type(f"{where}.content", "one of a string or array of objects", content)
     if isinstance(content, list):
         for at, part in enumerate(content):
             if not isinstance(part, dict) or "type" not in part:
-                raise _wrong_type(f"{where}.content[{at}]", "an object with a type", part)
+                raise wrong_type(f"{where}.content[{at}]", "an object with a type", part)
 
 
 def number(body: dict[str, Any], name: str, low: float, high: float | None, *, whole: bool = False) -> None:
@@ -109,7 +107,7 @@ def number(body: dict[str, Any], name: str, low: float, high: float | None, *, w
     if value is None:
         return
     if isinstance(value, bool) or not isinstance(value, int if whole else (int, float)):
-        raise _wrong_type(name, "an integer" if whole else "a decimal", value)
+        raise wrong_type(name, "an integer" if whole else "a decimal", value)
     if value < low:
         message = f"Invalid '{name}': {kind} below minimum value. Expected a value >= {low}, but got {value} instead."
         raise Refusal(400, message, code=f"{kind}_below_min_value", param=name)
@@ -121,7 +119,7 @@ def number(body: dict[str, Any], name: str, low: float, high: float | None, *, w
 def logprobs(body: dict[str, Any]) -> None:
     number(body, "top_logprobs", 0, 20, whole=True)
     if not isinstance(body.get("logprobs"), (bool, type(None))):
-        raise _wrong_type("logprobs", "a boolean", body["logprobs"])
+        raise wrong_type("logprobs", "a boolean", body["logprobs"])
     if body.get("top_logprobs") is not None and not body.get("logprobs"):
         message = "Invalid value for 'top_logprobs': 'logprobs' must be true when it is given."
         raise Refusal(400, message, param="top_logprobs")
@@ -132,13 +130,13 @@ def metadata(body: dict[str, Any]) -> None:
     if pairs is None:
         return
     if not isinstance(pairs, dict):
-        raise _wrong_type("metadata", "an object", pairs)
+        raise wrong_type("metadata", "an object", pairs)
     if len(pairs) > 16:
         message = f"Invalid 'metadata': too many properties. Expected at most 16 properties, but got {len(pairs)}."
         raise Refusal(400, message, code="object_above_max_properties", param="metadata")
     for name, value in pairs.items():
         if not isinstance(value, str):
-            raise _wrong_type(f"metadata.{name}", "a string", value)
+            raise wrong_type(f"metadata.{name}", "a string", value)
 
 
 def reasoning(body: dict[str, Any], model: str) -> None:
@@ -172,7 +170,7 @@ def response_format(body: dict[str, Any], messages: list[dict[str, Any]]) -> Non
     if wanted is None:
         return
     if not isinstance(wanted, dict):
-        raise _wrong_type("response_format", "an object", wanted)
+        raise wrong_type("response_format", "an object", wanted)
     kind = wanted.get("type")
     if kind not in ("text", "json_object", "json_schema"):
         message = f"Invalid value: '{kind}'. Supported values are: 'json_object', 'json_schema', and 'text'."
@@ -183,11 +181,10 @@ def response_format(body: dict[str, Any], messages: list[dict[str, Any]]) -> Non
         )
         raise Refusal(400, message, param="messages")
     if kind == "json_schema":
-        _json_schema(wanted.get("json_schema"))
+        json_schema(wanted.get("json_schema"), "response_format.json_schema")
 
 
-def _json_schema(given: Any) -> None:
-    where = "response_format.json_schema"
+def json_schema(given: Any, where: str) -> None:
     for name in ("name", "schema"):
         if not isinstance(given, dict) or given.get(name) is None:
             message = f"Missing required parameter: '{where}.{name}'."
@@ -234,6 +231,30 @@ def strict_schema(name: str, schema: Any, where: tuple[str, ...] = ()) -> None:
         strict_schema(name, part, (*where, "anyOf", str(at)))
 
 
+def tools(body: dict[str, Any]) -> None:
+    """Refuses chat's `tools` that are none."""
+    given = body.get("tools")
+    if given is None:
+        return
+    if not isinstance(given, list):
+        raise wrong_type("tools", "an array of objects", given)
+    for at, each in enumerate(given):
+        function = each.get("function") if isinstance(each, dict) else None
+        if isinstance(each, dict) and each.get("type") not in ("function", "custom"):
+            message = f"Invalid value: '{each.get('type')}'. Supported values are: 'function' and 'custom'."
+            raise Refusal(400, message, code="invalid_value", param=f"tools[{at}].type")
+        if not isinstance(each, dict) or (each["type"] == "function" and not (function or {}).get("name")):
+            missing = f"tools[{at}].function.name"
+            message = f"Missing required parameter: '{missing}'."
+            raise Refusal(400, message, code="missing_required_parameter", param=missing)
+
+
+def whole(body: dict[str, Any]) -> None:
+    """Refuses a stream where the simulator has none."""
+    if body.get("stream"):
+        raise Refusal(400, "The simulator streams chat completions only.", param="stream")
+
+
 def context_length(prompt_tokens: int, most: int) -> None:
     if prompt_tokens > most:
         message = (
@@ -247,7 +268,13 @@ def _bad_schema(name: str, why: str) -> Refusal:
     return Refusal(400, f"Invalid schema for response_format '{name}': {why}", param="response_format")
 
 
-def _wrong_type(name: str, expected: str, value: Any) -> Refusal:
+def missing(name: str) -> Refusal:
+    """The refusal of a body without one of its fields."""
+    return Refusal(400, f"Missing required parameter: '{name}'.", code="missing_required_parameter", param=name)
+
+
+def wrong_type(name: str, expected: str, value: Any) -> Refusal:
+    """The refusal of a field that holds something else."""
     message = f"Invalid type for '{name}': expected {expected}, but got {_name(value)} instead."
     return Refusal(400, message, code="invalid_type", param=name)
 

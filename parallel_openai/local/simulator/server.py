@@ -18,14 +18,18 @@ from aiohttp import web
 from . import checks, counting, faults, refusals
 from .account import Account, Lack
 from .chat import CHAT
+from .completions import COMPLETIONS
+from .embeddings import EMBEDDINGS
 from .endpoints import Answer, Asked, Endpoint
 from .ledger import Ledger
+from .moderations import MODERATIONS
 from .refusals import Refusal
+from .responses import RESPONSES
 from .scripts import Scripted, Scripts
 from .settings import Settings
 
 # Add an endpoint here.
-ENDPOINTS: tuple[Endpoint, ...] = (CHAT,)
+ENDPOINTS: tuple[Endpoint, ...] = (CHAT, RESPONSES, EMBEDDINGS, COMPLETIONS, MODERATIONS)
 JSON = "application/json"
 
 
