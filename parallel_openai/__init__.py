@@ -11,6 +11,7 @@
 """
 
 from parallel_openai import errors, local
+from parallel_openai.batch.options import BatchLane
 from parallel_openai.client import Client
 from parallel_openai.engine.status import StatusTracker
 from parallel_openai.files import (
@@ -31,6 +32,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "APIRequest",
+    "BatchLane",
     "Client",
     "Review",
     "RunReport",

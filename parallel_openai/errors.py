@@ -15,7 +15,8 @@ ParallelOpenAIError
     ├── PermissionDeniedError           the key may not do this
     ├── QuotaExceededError              no credit, or a spending limit
     ├── RateLimitedError                the limit of a day, say: it refuses for longer than the client waits
-    └── ServerUnreachableError          nobody answers at that address
+    ├── ServerUnreachableError          nobody answers at that address
+    └── BatchError                      the Batch API refuses a file or a batch
 ```
 """
 
@@ -95,3 +96,7 @@ class RateLimitedError(RunStoppedError):
 
 class ServerUnreachableError(RunStoppedError):
     """Nobody answers at the base URL."""
+
+
+class BatchError(RunStoppedError):
+    """The Batch API refuses a file or a batch as a whole. What was submitted before goes on at the server."""

@@ -322,6 +322,8 @@ class _FileRun:
             if entry is None:
                 self.status.num_damaged_lines += 1
                 continue
+            if not entry[0]:  # it tells of a batch
+                continue
             if isinstance(entry[1], dict) and is_simulated(entry[1]) and not self.client.is_local:
                 continue
             try:

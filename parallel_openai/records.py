@@ -117,6 +117,14 @@ class APIRequest:
         self.key = request_key(path, dumps_strictly(request_json, sort_keys=True), sample)
         self.size: Size | None = None
 
+    def in_tier(self, tier: str) -> APIRequest:
+        """The same request in another service tier. It asks the same thing, so it keeps its key."""
+        other = APIRequest(
+            {**self.request_json, "service_tier": tier}, self.metadata, path=self.path, sample=self.sample
+        )
+        other.key = self.key
+        return other
+
     async def call_api(self, client: Sender) -> Response:
         """Send this request once, within the client's limits, and give what came back, good or bad.
 

@@ -39,11 +39,11 @@ class Bounds:
             if value is not None and not _is_bound(value):
                 raise InvalidInputError(f"{name} must be a number above 0 or None, not {value!r}.")
 
-    def budget(self, base_url: str) -> Budget | None:
-        """A budget at the prices of the provider there; None where nothing bounds it."""
+    def budget(self, base_url: str, tier: str | None = None) -> Budget | None:
+        """A budget at the prices of the provider there, or of a tier of it; None where nothing bounds it."""
         if self.budget_usd is None and self.budget_tokens is None:
             return None
-        return Budget(usd=self.budget_usd, tokens=self.budget_tokens, price=_prices_at(base_url))
+        return Budget(usd=self.budget_usd, tokens=self.budget_tokens, price=_prices_at(base_url), tier=tier)
 
     def until(self, began: float) -> float | None:
         """The moment of the deadline, on the clock that the call began by."""

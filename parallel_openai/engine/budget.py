@@ -41,6 +41,7 @@ class Budget:
         usd: dollars; None: no limit.
         tokens: prompt and completion tokens together; None: no limit.
         price: dollars for what a model read and wrote in a tier; NaN where its price is not known.
+        tier: the one in which every answer is sure to come, whatever the requests ask for; None: none is sure.
 
     An answer costs at the most its prompt and every choice's cap. The prompt is our own count; where the server is
     seen to count more, what is set aside grows with it, also for what is on its way. An answer that may have been
@@ -59,10 +60,18 @@ class Budget:
     None
     """
 
-    def __init__(self, *, usd: float | None = None, tokens: float | None = None, price: PriceOf | None = None) -> None:
+    def __init__(
+        self,
+        *,
+        usd: float | None = None,
+        tokens: float | None = None,
+        price: PriceOf | None = None,
+        tier: str | None = None,
+    ) -> None:
         self._usd = math.inf if usd is None else usd
         self._tokens = math.inf if tokens is None else tokens
         self._price = price if usd is not None else None
+        self._tier = tier
         self.spent_usd = 0.0
         self.spent_tokens = 0.0
         self._open: set[Reserve] = set()
@@ -143,7 +152,7 @@ class Budget:
         """A server need not heed the tier that is asked for, so its discount is not counted on."""
         if self._price is None:
             return 0.0
-        costs = [self._price(model, usage, each) for each in (None, tier)]
+        costs = [self._price(model, usage, each) for each in ((None, tier) if self._tier is None else (self._tier,))]
         return math.nan if any(map(math.isnan, costs)) else max(costs)
 
     def _cost(self, reserve: Reserve, response: Response, usage: Usage) -> float:

@@ -24,8 +24,9 @@ _TOO_LARGE = "The request is larger than the account's token limit ever lets thr
 
 NO_SIZE = Size(1, 0, None, 1)
 
-#: How a run came to its end: every request has its result, or the budget or the time was used up.
-End = Literal["finished", "budget", "deadline"]
+#: How a run came to its end: every request has its result, or the budget or the time was used up, or all is submitted
+#: to the Batch API and goes on there.
+End = Literal["finished", "budget", "deadline", "submitted"]
 #: So many broken sends in a row, without a good answer to anybody between them, are an outage of the server.
 OUTAGE_AFTER = 3
 #: Seconds of an outage in which broken sends are not counted against their requests.

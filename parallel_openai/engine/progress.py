@@ -131,6 +131,8 @@ class Counters:
     def _parts(self) -> list[Part]:
         status, over = self._status, self._ended is not None
         parts = [Part(f"{self._count()} [{self._times()}]", 0)]
+        if status.note and not over:
+            parts.append(Part(status.note, 1))
         if self.any_failed:
             parts.append(Part(f"{status.num_tasks_failed:,} failed", 1))
         if status.num_retries:

@@ -32,6 +32,7 @@ class StatusTracker:
         cost_usd: as billed in this run, in dollars; of models with a known price.
         num_damaged_lines: lines of the journal that could not be read and were passed over.
         errors: failed requests by error code.
+        note: how things stand at the server, where there is more to say than the counts.
         timeline: what happened when.
         ended: how a run on files ended: `finished`, `interrupted`, `stopped`, or `budget` or `deadline` where these
             were used up; empty before.
@@ -62,6 +63,7 @@ class StatusTracker:
     cost_usd: float = 0.0
     num_damaged_lines: int = 0
     errors: Counter[str] = field(default_factory=Counter)
+    note: str = ""
     timeline: Timeline = field(default_factory=Timeline, repr=False, compare=False)
     ended: str = ""
 

@@ -13,13 +13,17 @@ from parallel_openai.records import APIRequest
 from parallel_openai.requests.tokens import encoding_for_model, request_size
 
 
-def make_budget(bounds: Bounds, recipe: Recipe, df: pd.DataFrame, base_url: str) -> Budget | None:
+def make_budget(
+    bounds: Bounds, recipe: Recipe, df: pd.DataFrame, base_url: str, *, tier: str | None = None
+) -> Budget | None:
     """The budget of a call, once it is sure that a worst case can be told for each of its requests.
+
+    `tier` is the one in which every answer is sure to come, if there is one.
 
     Raises:
         InvalidInputError: a request has no cap on its answer, or a price is not known.
     """
-    budget = bounds.budget(base_url)
+    budget = bounds.budget(base_url, tier)
     objection = None if budget is None else _objection(budget, recipe)
     if budget is None or objection is None:
         return budget

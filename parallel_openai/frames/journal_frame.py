@@ -52,7 +52,7 @@ def read_journal(path: str | os.PathLike[str]) -> pd.DataFrame:
         for offset, entry in read_entries(place):
             if entry is None:
                 damaged += 1
-            else:
+            elif entry[0]:  # an empty body is none: such lines tell of batches
                 _put(entries, offset, entry)
     except JournalError:
         raise

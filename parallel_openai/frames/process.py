@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from parallel_openai.batch.options import Lane
 from parallel_openai.client import Client, default_client
 from parallel_openai.engine.journal import Sync
 from parallel_openai.frames.answers import Reader, Reading, object_column, text_column, value_column
@@ -37,6 +38,7 @@ def process_dataframe(
     budget_usd: float | None = None,
     budget_tokens: int | None = None,
     deadline: float | None = None,
+    lane: Lane = "online",
     prefix: str = "",
     progress: bool = True,
     sync: Sync = "second",
@@ -70,6 +72,9 @@ def process_dataframe(
         budget_usd, budget_tokens: what the call may spend. Before each send the most that it can come to is set aside,
             so every request needs a cap on its answer, such as `max_completion_tokens`. What the journal holds is free.
         deadline: seconds after which nothing is sent any more, and what is on its way is let go.
+        lane: how it is sent. `online`: at once. `batch`: through the Batch API, at half the price, within a day; see
+            `BatchLane` for what can be chosen there. `flex`: at once at OpenAI's price for batches, with answers that
+            may take minutes and a tier that may be full for a while.
         prefix: set before the names of the new columns.
         progress: False shows nothing.
         sync: how often the disk is told to keep what was written: about once a `second`, `always` (after each write)
@@ -106,7 +111,7 @@ def process_dataframe(
     ['succeeded', 'succeeded']
     """
     recipe = make_recipe(prompt, model, system, endpoint, response_format, samples, metadata, extra_body, params)
-    options = Options(save_to, retry_failed, prefix, progress, sync, repair, budget_usd, budget_tokens, deadline)
+    options = Options(save_to, retry_failed, prefix, progress, sync, repair, budget_usd, budget_tokens, deadline, lane)
     return execute(df, recipe, answer_reader(recipe, parse), client or default_client(), options)
 
 
@@ -127,6 +132,7 @@ async def aprocess_dataframe(
     budget_usd: float | None = None,
     budget_tokens: int | None = None,
     deadline: float | None = None,
+    lane: Lane = "online",
     prefix: str = "",
     progress: bool = True,
     sync: Sync = "second",
@@ -139,7 +145,7 @@ async def aprocess_dataframe(
     Cancelling the task gives the frame with the rest `cancelled`, as an interrupt does.
     """
     recipe = make_recipe(prompt, model, system, endpoint, response_format, samples, metadata, extra_body, params)
-    options = Options(save_to, retry_failed, prefix, progress, sync, repair, budget_usd, budget_tokens, deadline)
+    options = Options(save_to, retry_failed, prefix, progress, sync, repair, budget_usd, budget_tokens, deadline, lane)
     return await aexecute(df, recipe, answer_reader(recipe, parse), client or default_client(), options)
 
 

@@ -43,6 +43,7 @@ class Recipe:
         metadata: columns that travel beside the request into the journal.
         samples: how often each row is asked.
         examples: chat messages, questions and their answers in turn, that come before each row's own.
+        tier: the service tier that the requests are sent in. It is no part of what is asked.
     """
 
     prompt: Prompt
@@ -53,6 +54,7 @@ class Recipe:
     metadata: Sequence[Hashable] = ()
     samples: int = 1
     examples: Sequence[Mapping[str, Any]] = ()
+    tier: str | None = None
 
     def check(self, df: pd.DataFrame) -> None:
         """See, before anything is sent, that the frame has what the recipe needs.
@@ -108,6 +110,8 @@ class Recipe:
             return error
         except TypeError as error:
             return BadPromptError("invalid_prompt", f"The prompt cannot be sent as JSON: {error}.")
+        if self.tier is not None:
+            request = request.in_tier(self.tier)
         request.size = request_size(request.request_json, encoding, request.path)
         return request
 

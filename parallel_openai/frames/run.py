@@ -6,16 +6,19 @@ import asyncio
 import os
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
+from parallel_openai.batch.options import Lane, check_lane, sure_tier
+from parallel_openai.batch.run import BatchRun
 from parallel_openai.client import Client
 from parallel_openai.engine.bounds import Bounds
 from parallel_openai.engine.journal import Journal, Sync, check_sync
 from parallel_openai.engine.loop import Interrupted, arun, run
+from parallel_openai.engine.processor import End
 from parallel_openai.engine.progress import Progress
 from parallel_openai.engine.resume import KnownResults, result_line
 from parallel_openai.engine.status import StatusTracker
@@ -48,6 +51,7 @@ class Options:
     budget_usd: float | None = None
     budget_tokens: int | None = None
     deadline: float | None = None
+    lane: Lane = "online"
 
 
 @dataclass
@@ -67,13 +71,19 @@ class FrameRun:
 
     def __post_init__(self) -> None:
         check_frame(self.df)
+        self._lane = check_lane(self.options.lane, self.recipe.params, self.options.deadline, self.options.repair)
+        if self.options.lane == "flex":
+            self.recipe = replace(self.recipe, tier="flex")
         self.recipe.check(self.df)
         check_free(self.df, [*self.reader.names, *COLUMNS], self.options.prefix)
         self.client.check_key()
         check_sync(self.options.sync)
         self._tries = check_tries(self.options.repair)
         self._bounds = Bounds(self.options.budget_usd, self.options.budget_tokens, self.options.deadline)
-        self._budget = make_budget(self._bounds, self.recipe, self.df, self.client.base_url)
+        self._budget = make_budget(
+            self._bounds, self.recipe, self.df, self.client.base_url, tier=sure_tier(self.options.lane)
+        )
+        self._batches: BatchRun | None = None
         self._ended = "finished"
         self._began = time.time()
         self.journal_path = self._journal_path()
@@ -125,25 +135,44 @@ class FrameRun:
             self.status.num_damaged_lines = known.damaged_lines
             try:
                 requests = self._requests(known)
-                self._ended = await self.client.process(
-                    requests,
-                    on_result=lambda result: self._take(result, journal),
-                    status=self.status,
-                    budget=self._budget,
-                    deadline=self._bounds.until(began),
-                )
+                self._ended = await self._send(requests, journal, known, self._bounds.until(began))
                 if self._ended != "finished":
                     await self._leave_rest(requests)
             finally:
                 known.close()
+
+    async def _send(
+        self, requests: Iterator[APIRequest | None], journal: Journal, known: KnownResults, deadline: float | None
+    ) -> End:
+        if self._lane is None:
+            return await self.client.process(
+                requests,
+                on_result=lambda result: self._take(result, journal),
+                status=self.status,
+                budget=self._budget,
+                deadline=deadline,
+            )
+        self._batches = BatchRun(
+            self.client,
+            journal,
+            self._lane,
+            on_result=lambda result: self._take(result, journal),
+            status=self.status,
+            record=True,
+            identity=lambda key, metadata: key,
+            known=lambda key: int(key in known),
+            budget=self._budget,
+        )
+        return await self._batches.run(requests)
 
     async def _leave_rest(self, requests: Iterator[APIRequest | None]) -> None:
         """Send nothing more; but what the journal or another row answers costs nothing, and is taken along."""
         for number, _ in enumerate(requests):
             if number % RESTORE_AT_ONCE == 0:
                 await asyncio.sleep(0)
-        why = f"{self._bounds.why(self._ended)} The same call again goes on from here."
-        self.answers.cancel_rest(self._ended, why)
+        if self._ended != "submitted":
+            why = f"{self._bounds.why(self._ended)} The same call again goes on from here."
+            self.answers.cancel_rest(self._ended, why)
 
     def _requests(self, known: KnownResults) -> Iterator[APIRequest | None]:
         """What must be sent; what can be answered from the journal or by another row is answered on the way.
@@ -231,6 +260,9 @@ class FrameRun:
         return make_repair(result, self.reader.read(result.response), endpoint.read(result.response).text, endpoint)
 
     def _finish(self, progress: Progress, began: float, ended: str) -> pd.DataFrame:
+        rest = self._batches.rest() if self._batches is not None else None
+        if rest is not None:
+            self.answers.cancel_rest("in_batch", rest)
         for slot, source in self._twins:
             self.answers.share(slot, source)
         answers = self.answers.columns()
@@ -249,7 +281,7 @@ class FrameRun:
         # Plain JSON, since to_parquet and others write the attrs into their files.
         out.attrs["parallel_openai"] = loads(dumps({**self.recipe.summary(), **about, **report.summary()}))
         remember(report)
-        progress.close(str(report))
+        progress.close(str(report) if rest is None else f"{report} {rest}")
         return out
 
     def _progress(self) -> Progress:

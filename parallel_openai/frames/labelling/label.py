@@ -9,6 +9,7 @@ from typing import Any
 
 import pandas as pd
 
+from parallel_openai.batch.options import Lane
 from parallel_openai.client import Client, default_client
 from parallel_openai.engine.journal import Sync
 from parallel_openai.errors import InvalidInputError
@@ -46,6 +47,7 @@ def label_dataframe(
     budget_usd: float | None = None,
     budget_tokens: int | None = None,
     deadline: float | None = None,
+    lane: Lane = "online",
     prefix: str = "",
     progress: bool = True,
     sync: Sync = "second",
@@ -109,7 +111,7 @@ def label_dataframe(
         params={**params, **(extra_body or {})},
     )
     recipe, reader = _plan(df, question, prompt, model, system, endpoint, examples, metadata, extra_body, params)
-    options = Options(save_to, retry_failed, prefix, progress, sync, repair, budget_usd, budget_tokens, deadline)
+    options = Options(save_to, retry_failed, prefix, progress, sync, repair, budget_usd, budget_tokens, deadline, lane)
     return execute(df, recipe, reader, client or default_client(), options)
 
 
@@ -135,6 +137,7 @@ async def alabel_dataframe(
     budget_usd: float | None = None,
     budget_tokens: int | None = None,
     deadline: float | None = None,
+    lane: Lane = "online",
     prefix: str = "",
     progress: bool = True,
     sync: Sync = "second",
@@ -158,7 +161,7 @@ async def alabel_dataframe(
         params={**params, **(extra_body or {})},
     )
     recipe, reader = _plan(df, question, prompt, model, system, endpoint, examples, metadata, extra_body, params)
-    options = Options(save_to, retry_failed, prefix, progress, sync, repair, budget_usd, budget_tokens, deadline)
+    options = Options(save_to, retry_failed, prefix, progress, sync, repair, budget_usd, budget_tokens, deadline, lane)
     return await aexecute(df, recipe, reader, client or default_client(), options)
 
 

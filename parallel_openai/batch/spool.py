@@ -1,0 +1,155 @@
+"""The parts of a run on the disk: what is uploaded, and beside it what the API is not told of each row.
+
+A part `x` is two files: `x.jsonl`, the input file of its batch, and `x.rows`, with a line for each line of that:
+`[custom_id, offset, key, sample, metadata, attempts]`. They lie in a folder beside the journal until the part's answers
+are in the journal.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence, Set
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import IO, Any, NamedTuple
+
+from parallel_openai.engine.resume import attempts_of
+from parallel_openai.jsonl import dumps, loads
+from parallel_openai.records import APIRequest, Attempt
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A request under the name that it has in its part, with the sends that brought no answer."""
+
+    custom_id: str
+    request: APIRequest
+    attempts: tuple[Attempt, ...] = ()
+
+
+class Place(NamedTuple):
+    """What is known of a row without reading its request."""
+
+    offset: int
+    key: str
+    sample: int
+    metadata: Any
+    attempts: Sequence[Any]
+
+
+class Spool:
+    """The folder of a journal's parts.
+
+    Args:
+        journal: the journal's path; the folder's name is its name and `.batches`.
+    """
+
+    def __init__(self, journal: Path) -> None:
+        self.folder = journal.with_name(journal.name + ".batches")
+
+    def place(self, name: str, kind: str = "jsonl") -> Path:
+        """Where a file of a part lies: `jsonl`, `rows`, or `output` and `error` while they are read."""
+        return self.folder / f"{name}.{kind}"
+
+    def writer(self, name: str) -> PartWriter:
+        self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        return PartWriter(self.place(name), self.place(name, "rows"))
+
+    def holds(self, name: str) -> bool:
+        return self.place(name).exists() and self.place(name, "rows").exists()
+
+    def places(self, name: str) -> dict[str, Place]:
+        """Each row of a part by its custom_id, in the part's order."""
+        with open(self.place(name, "rows"), "rb") as file:
+            return {custom_id: Place(*rest) for custom_id, *rest in map(loads, file)}
+
+    def index(self, name: str) -> None:
+        """Make a part's rows from its input file alone, as it came back from the server."""
+        end = 0
+        with open(self.place(name), "rb") as file, open(self.place(name, "rows"), "wb") as rows:
+            for raw in file:
+                line = loads(raw)
+                request = APIRequest(line["body"], path=line["url"].removeprefix("/v1/"))
+                rows.write(dumps([line["custom_id"], end, request.key, 0, None, []]) + b"\n")
+                end += len(raw)
+
+    def rows(self, name: str, path: str) -> Iterator[Row]:
+        """All rows of a part, read one by one."""
+        with open(self.place(name), "rb") as file:
+            for custom_id, place in self.places(name).items():
+                yield read_row(file, custom_id, place, path)
+
+    def tidy(self, names: Set[str]) -> None:
+        """Remove what belongs to none of these parts: a call that died may have left it."""
+        for file in self.folder.glob("*.*") if self.folder.is_dir() else ():
+            if file.stem not in names:
+                self.remove(file.stem)
+
+    def remove(self, name: str) -> None:
+        """Forget a part; the folder goes with the last one."""
+        for kind in ("jsonl", "rows", "output", "error"):
+            self.place(name, kind).unlink(missing_ok=True)
+        try:
+            self.folder.rmdir()
+        except OSError:  # others are there
+            pass
+
+
+def read_row(file: IO[bytes], custom_id: str, place: Place, path: str) -> Row:
+    """A row's request, from the open input file."""
+    file.seek(place.offset)
+    body = loads(file.readline())["body"]
+    request = APIRequest(body, place.metadata, path=path, sample=place.sample)
+    request.key = place.key
+    return Row(custom_id, request, attempts_of({"attempts": list(place.attempts)}))
+
+
+class PartWriter:
+    """A part while it fills up.
+
+    Attributes:
+        requests, bytes, tokens, inputs: what is in it; tokens are those of the prompts, as far as they are known.
+    """
+
+    def __init__(self, place: Path, rows: Path) -> None:
+        self.requests = self.bytes = self.tokens = self.inputs = 0
+        self._file, self._rows = open(place, "wb"), open(rows, "wb")  # noqa: SIM115 - both are closed by `close`
+
+    def add(self, row: Row, line: bytes) -> None:
+        request = row.request
+        attempts = [{name: value for name, value in asdict(each).items() if value is not None} for each in row.attempts]
+        place = Place(self.bytes, request.key, request.sample, request.metadata, attempts)
+        self._file.write(line)
+        self._rows.write(dumps([row.custom_id, *place]) + b"\n")
+        self.requests += 1
+        self.bytes += len(line)
+        self.tokens += tokens_of(request)
+        self.inputs += inputs_of(request)
+
+    def close(self) -> None:
+        """From here on the part survives the machine."""
+        for file in (self._file, self._rows):
+            if not file.closed:
+                file.flush()
+                os.fsync(file.fileno())
+                file.close()
+
+
+def make_line(row: Row) -> bytes:
+    """The row's line of the input file.
+
+    >>> make_line(Row("a", APIRequest({"model": "gpt-5-mini"})))
+    b'{"custom_id":"a","method":"POST","url":"/v1/chat/completions","body":{"model":"gpt-5-mini"}}\\n'
+    """
+    name, url = dumps(row.custom_id), dumps(f"/v1/{row.request.path}")
+    return b'{"custom_id":%b,"method":"POST","url":%b,"body":%b}\n' % (name, url, row.request.body)
+
+
+def tokens_of(request: APIRequest) -> int:
+    return request.size.prompt_tokens if request.size is not None else len(request.body) // 4
+
+
+def inputs_of(request: APIRequest) -> int:
+    """How many inputs of embeddings it counts for."""
+    given = request.request_json.get("input")
+    return len(given) if isinstance(given, (list, tuple)) and given and not isinstance(given[0], int) else 1
