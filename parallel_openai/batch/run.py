@@ -7,7 +7,7 @@ import os
 import re
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from typing import IO, Any
 
@@ -432,10 +432,11 @@ class _Source:
     def put_back(self, request: APIRequest) -> None:
         self._back.append(request)
 
-    def __iter__(self) -> Iterator[APIRequest | None]:
-        while self._back:
-            yield self._back.pop()
-        yield from self._requests
+    def __iter__(self) -> _Source:
+        return self
+
+    def __next__(self) -> APIRequest | None:
+        return self._back.pop() if self._back else next(self._requests)
 
 
 def _limit_in(message: str) -> int | None:

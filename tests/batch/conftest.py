@@ -1,0 +1,54 @@
+"""A simulator whose days last a fraction of a second."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+import parallel_openai as po
+from parallel_openai.local import simulator
+
+DAY = 86_400.0
+Verb = Callable[..., pd.DataFrame]
+
+
+@pytest.fixture
+def server() -> Iterator[simulator.Server]:
+    with simulator.serve(max_requests_per_minute=None, batch_speed=5 * DAY) as running:
+        yield running
+
+
+@pytest.fixture
+def ask(client: po.Client, tmp_path: Path) -> Verb:
+    lane = po.BatchLane(poll_seconds=0.02)
+    save_to = tmp_path / "answers.jsonl"
+    return partial(
+        po.process_dataframe,
+        prompt="text",
+        model="gpt-4o-mini",
+        client=client,
+        progress=False,
+        lane=lane,
+        save_to=save_to,
+    )
+
+
+def texts(count: int) -> pd.DataFrame:
+    return pd.DataFrame({"text": [f"Review {number}: it works." for number in range(count)]})
+
+
+def lane(**options: object) -> po.BatchLane:
+    return po.BatchLane(poll_seconds=0.02, **options)  # type: ignore[arg-type]
+
+
+def counts(out: pd.DataFrame) -> dict[str, int]:
+    return {name: count for name, count in out["status"].value_counts().items() if count}
+
+
+def charged(server: simulator.Server) -> list[int]:
+    """How often each request was charged."""
+    return sorted(set(server.stats()["charged"].values()))

@@ -1,0 +1,202 @@
+"""A frame through the Batch API comes back as it does the usual way, at half the price."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+
+import parallel_openai as po
+from parallel_openai.errors import BatchError, InvalidInputError
+from parallel_openai.local.simulator import Server
+from tests.batch.conftest import Verb, charged, counts, lane, texts
+
+SAME = [
+    "response",
+    "status",
+    "error_code",
+    "finish_reason",
+    "model",
+    "prompt_tokens",
+    "completion_tokens",
+    "request_key",
+]
+
+
+def test_the_frame_is_that_of_the_online_lane_at_half_the_price(ask: Verb, tmp_path: Path) -> None:
+    df = texts(30)
+    batch = ask(df)
+    online = ask(df, lane="online", save_to=tmp_path / "online.jsonl")
+    pd.testing.assert_frame_equal(batch[SAME], online[SAME])
+    assert batch["cost_usd"].sum() == pytest.approx(online["cost_usd"].sum() / 2)
+    assert batch["cost_usd"].gt(0).all()
+    assert batch["seconds"].gt(3600).all()
+
+
+def test_the_journal_answers_either_lane_afterwards(ask: Verb, server: Server) -> None:
+    first = ask(texts(10))
+    again = ask(texts(10), lane="online")
+    assert again.attrs["parallel_openai"]["restored"] == 10
+    assert again["cost_usd"].tolist() == first["cost_usd"].tolist()
+    assert server.stats()["received"] == 0
+
+
+def test_rows_are_divided_by_number_and_model(ask: Verb, server: Server) -> None:
+    models = ["gpt-4o-mini", "gpt-5-mini"]
+    bodies = [
+        {"model": models[number % 2], "messages": [{"role": "user", "content": f"{number}"}]} for number in range(25)
+    ]
+    out = ask(pd.DataFrame({"text": bodies}), model=None, lane=lane(max_requests=5))
+    assert counts(out) == {"succeeded": 25}
+    assert server.stats()["batches"]["created"] == 3 + 3
+
+
+def test_rows_are_divided_by_bytes(ask: Verb, server: Server) -> None:
+    assert counts(ask(texts(20), lane=lane(max_bytes=1_000))) == {"succeeded": 20}
+    assert server.stats()["batches"]["created"] > 3
+
+
+def test_a_row_that_no_batch_can_hold_fails_alone(ask: Verb) -> None:
+    df = pd.DataFrame({"text": ["short", "long " * 1_000]})
+    out = ask(df, lane=lane(max_bytes=1_000))
+    assert counts(out) == {"succeeded": 1, "failed": 1}
+    assert out["error_code"][1] == "request_too_large"
+
+
+def test_rows_that_ask_the_same_are_submitted_once(ask: Verb, server: Server) -> None:
+    out = ask(pd.DataFrame({"text": ["same", "same", "other"]}))
+    assert counts(out) == {"succeeded": 3}
+    assert server.stats()["batches"]["requests"] == 2
+
+
+def test_expired_rows_are_submitted_again_and_nothing_is_paid_twice(ask: Verb, server: Server) -> None:
+    server.set(batch_expire=0.3)
+    out = ask(texts(100), lane=lane(rounds=20))
+    assert counts(out) == {"succeeded": 100}
+    assert out["attempts"].max() > 1
+    assert charged(server) == [1]
+
+
+def test_after_the_last_round_a_row_fails_and_says_why(ask: Verb, server: Server) -> None:
+    server.set(batch_expire=1.0)
+    out = ask(texts(5), lane=lane(rounds=2))
+    assert counts(out) == {"failed": 5}
+    assert out["error_code"].eq("batch_expired").all()
+    assert out["attempts"].eq(2).all()
+
+
+def test_after_the_last_round_a_row_can_be_sent_online(ask: Verb, server: Server) -> None:
+    server.set(batch_expire=0.5)
+    out = ask(texts(40), lane=lane(rounds=1, then="online"))
+    stats = server.stats()
+    assert counts(out) == {"succeeded": 40}
+    assert 0 < stats["received"] < 40
+    assert out["attempts"].sum() == 40 + stats["received"]
+    assert charged(server) == [1]
+
+
+def test_a_row_that_the_api_refuses_fails_as_it_does_online(ask: Verb) -> None:
+    df = pd.DataFrame({"text": [[{"role": "nobody", "content": "Hi."}], [{"role": "user", "content": "Hi."}]]})
+    out = ask(df)
+    assert counts(out) == {"succeeded": 1, "failed": 1}
+    assert out["error_code"][0] == "invalid_value"
+    assert out["attempts"][0] == 1
+
+
+def test_rows_that_broke_at_the_server_go_again(ask: Verb, server: Server) -> None:
+    server.set(fault_500=0.5, faulty_attempts=1)
+    out = ask(texts(30))
+    assert counts(out) == {"succeeded": 30}
+    assert out["attempts"].max() == 2
+
+
+def test_a_full_queue_is_waited_for(ask: Verb, server: Server) -> None:
+    server.set(batch_queued_tokens=100)
+    out = ask(texts(40), lane=lane(max_requests=10))
+    assert counts(out) == {"succeeded": 40}
+    assert server.stats()["batches"]["by_status"]["failed"] > 0
+    assert charged(server) == [1]
+
+
+def test_a_part_larger_than_the_queue_is_divided(ask: Verb, server: Server) -> None:
+    server.set(batch_queued_tokens=150)
+    assert counts(ask(texts(60))) == {"succeeded": 60}
+    assert charged(server) == [1]
+
+
+def test_a_model_that_there_is_not_stops_the_run(ask: Verb, server: Server) -> None:
+    server.set(models=["gpt-5-mini"])
+    with pytest.raises(BatchError, match="not supported"):
+        ask(texts(3))
+
+
+def test_a_line_that_the_validation_names_fails_and_the_others_go_on(ask: Verb, server: Server) -> None:
+    messages = [{"role": "user", "content": "Hi."}]
+    bodies = [{"model": model, "messages": messages} for model in (7, "7")]  # a number is no model's name
+    out = ask(pd.DataFrame({"text": bodies}), model=None)
+    assert counts(out) == {"succeeded": 1, "failed": 1}
+    assert out["error_code"][0] == "missing_required_parameter"
+    assert server.stats()["batches"]["by_status"] == {"failed": 1, "completed": 1}
+
+
+def test_a_server_that_breaks_at_every_other_call_gets_nothing_twice(ask: Verb, server: Server) -> None:
+    server.set(batch_faults=0.3)
+    client = po.Client(server.base_url, max_attempts=20)
+    out = ask(texts(60), lane=lane(max_requests=20), client=client)
+    stats = server.stats()
+    assert counts(out) == {"succeeded": 60}
+    assert stats["batches"]["created"] == 3
+    assert charged(server) == [1]
+
+
+def test_a_budget_is_set_aside_at_the_batch_price_and_goes_on_with_what_is_left(ask: Verb, server: Server) -> None:
+    options: dict[str, Any] = {"max_tokens": 100, "lane": lane()}
+    once = ask(texts(1), **options)["cost_usd"].sum()
+    out = ask(texts(200), budget_usd=once * 100, **options)
+    assert set(counts(out)) == {"succeeded", "cancelled"}
+    assert out["error_code"].dropna().eq("budget").all()
+    assert out["cost_usd"].sum() <= once * 101
+    assert counts(out)["succeeded"] > 50
+    assert counts(ask(texts(200), **options)) == {"succeeded": 200}
+    assert charged(server) == [1]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"deadline": 10.0}, {"repair": True}, {"lane": "slow"}, {"service_tier": "flex"}],
+    ids=["a deadline", "repairs", "an unknown lane", "a service tier"],
+)
+def test_what_the_lane_cannot_keep_is_an_error_before_anything_is_sent(
+    ask: Verb, server: Server, options: dict[str, Any]
+) -> None:
+    with pytest.raises(InvalidInputError):
+        ask(texts(3), **options)
+    assert server.stats()["batches"]["files_uploaded"] == 0
+
+
+def test_labels_come_through_the_batch_lane_too(client: po.Client) -> None:
+    out = po.label_dataframe(
+        texts(5), "{text}", labels=["good", "bad"], model="gpt-4o-mini", lane=lane(), client=client, progress=False
+    )
+    assert counts(out) == {"succeeded": 5}
+    assert out["label"].isin(["good", "bad"]).all()
+
+
+def test_no_key_reaches_the_disk(server: Server, ask: Verb, tmp_path: Path) -> None:
+    client = po.Client(server.base_url, api_key="sk-very-secret-0123456789")
+    ask(texts(3), client=client, lane=po.BatchLane(wait=False))
+    held = [file for file in tmp_path.rglob("*") if file.is_file()]
+    assert any(file.suffix == ".rows" for file in held)
+    assert all(b"very-secret" not in file.read_bytes() for file in held)
+
+
+def test_the_folder_of_parts_is_gone_when_all_is_collected(ask: Verb, tmp_path: Path) -> None:
+    ask(texts(5))
+    assert not (tmp_path / "answers.jsonl.batches").exists()
+
+
+def test_read_journal_shows_the_answers_and_not_the_steps(ask: Verb, tmp_path: Path) -> None:
+    ask(texts(5))
+    assert len(po.read_journal(tmp_path / "answers.jsonl")) == 5
