@@ -182,6 +182,7 @@ class Result:
         earlier: results of the same row that were no good and asked about once more, the first one first; of those
             read from the journal, `response` holds only `model` and `usage`.
         sent: what was really sent, where that is not `request` but a repair of it.
+        usage: what the server says that it took; None where it does not say, or gave no answer.
     """
 
     request: APIRequest
@@ -195,3 +196,4 @@ class Result:
     restored: bool = False
     earlier: tuple[Result, ...] = ()
     sent: APIRequest | None = None
+    usage: Usage | None = None

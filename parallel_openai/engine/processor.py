@@ -17,7 +17,7 @@ from parallel_openai.engine.limiter import Lease, Limiter
 from parallel_openai.engine.retry import RESOURCE_UNAVAILABLE, RetryPolicy, Verdict, judge
 from parallel_openai.engine.status import StatusTracker
 from parallel_openai.errors import RateLimitedError, RunStoppedError
-from parallel_openai.records import APIRequest, Attempt, Response, Result, Size
+from parallel_openai.records import APIRequest, Attempt, Response, Result, Size, Usage
 from parallel_openai.requests.endpoints import usage_of
 
 _TOO_LARGE = "The request is larger than the account's token limit ever lets through. The server said: "
@@ -271,12 +271,14 @@ class Processor:
         verdict = self._unless_outage(judge(response, reached=self._reached), response)
         attempt = Attempt(at, response.seconds, waited, response.status, verdict.code, response.request_id)
         job.attempts.append(attempt)
-        status.timeline.came(sent_at, self._clock(), job.request, response, verdict)
         if response.status:
             self._reached = True
         if verdict.kind == "done":
-            self._succeed(job, lease, response)
+            usage = usage_of(response.data)
+            status.timeline.came(sent_at, self._clock(), job.request, response, verdict, usage)
+            self._succeed(job, lease, response, usage)
         else:
+            status.timeline.came(sent_at, self._clock(), job.request, response, verdict, None)
             self._mishap(job, lease, response, verdict)
 
     def _unless_outage(self, verdict: Verdict, response: Response) -> Verdict:
@@ -291,8 +293,7 @@ class Processor:
                 return replace(verdict, kind="hold")
         return verdict
 
-    def _succeed(self, job: _Job, lease: Lease, response: Response) -> None:
-        usage = usage_of(response.data)
+    def _succeed(self, job: _Job, lease: Lease, response: Response, usage: Usage | None) -> None:
         self._limiter.answered(lease, response.headers, usage)
         status = self._status
         status.num_tasks_succeeded += 1
@@ -307,6 +308,7 @@ class Processor:
                 errors=tuple(job.errors),
                 attempts=tuple(job.attempts),
                 raw=response.body,
+                usage=usage,
             )
         )
 

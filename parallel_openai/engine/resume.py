@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from parallel_openai.engine.journal import Entry, make_line, read_entries, read_entry_at
 from parallel_openai.jsonl import dumps
 from parallel_openai.records import APIRequest, Attempt, Result
-from parallel_openai.requests.endpoints import is_simulated
+from parallel_openai.requests.endpoints import is_simulated, usage_of
 
 
 def result_line(result: Result, *, record: bool) -> bytes:
@@ -32,7 +31,21 @@ def result_line(result: Result, *, record: bool) -> bytes:
 
 
 def _plain(attempts: Iterable[Attempt]) -> list[dict[str, Any]]:
-    return [{name: value for name, value in asdict(attempt).items() if value is not None} for attempt in attempts]
+    return [_fields(attempt) for attempt in attempts]
+
+
+def _fields(attempt: Attempt) -> dict[str, Any]:
+    fields: dict[str, Any] = {
+        "at": attempt.at,
+        "seconds": attempt.seconds,
+        "waited": attempt.waited,
+        "status": attempt.status,
+    }
+    if attempt.error_code is not None:
+        fields["error_code"] = attempt.error_code
+    if attempt.request_id is not None:
+        fields["request_id"] = attempt.request_id
+    return fields
 
 
 def _bill(response: Any) -> dict[str, Any]:
@@ -121,10 +134,9 @@ def _restore(request: APIRequest, entry: Entry) -> Result:
             entry[1],
             attempts=attempts,
             restored=True,
-            earlier=tuple(
-                Result(request, "succeeded", _bill(each), attempts=attempts_of(each), restored=True) for each in earlier
-            ),
+            earlier=tuple(_restore_earlier(request, each) for each in earlier),
             sent=APIRequest(sent, path=request.path, sample=request.sample) if isinstance(sent, dict) else None,
+            usage=usage_of(entry[1]),
         )
     errors = tuple(map(str, entry[1])) if isinstance(entry[1], list) else ()
     return Result(
@@ -136,6 +148,11 @@ def _restore(request: APIRequest, entry: Entry) -> Result:
         attempts=attempts,
         restored=True,
     )
+
+
+def _restore_earlier(request: APIRequest, fields: Mapping[str, Any]) -> Result:
+    usage = usage_of(fields)
+    return Result(request, "succeeded", _bill(fields), attempts=attempts_of(fields), restored=True, usage=usage)
 
 
 def attempts_of(record: Mapping[str, Any]) -> tuple[Attempt, ...]:

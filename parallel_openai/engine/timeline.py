@@ -12,8 +12,7 @@ from parallel_openai.engine.bucket import Bucket
 from parallel_openai.engine.counting import RULES
 from parallel_openai.engine.limiter import Limiter
 from parallel_openai.engine.retry import Verdict
-from parallel_openai.records import APIRequest, Response, Size
-from parallel_openai.requests.endpoints import usage_of
+from parallel_openai.records import APIRequest, Response, Size, Usage
 
 #: A slice is a second long; when there are so many, each two become one.
 MOST_SLICES = 1800
@@ -21,6 +20,7 @@ MOST_SLICES = 1800
 MOST_SIZES = 512
 #: Latencies are told apart by steps of 5 %, from a millisecond to some hours.
 SHORTEST, STEP, STEPS = 0.001, 1.05, 340
+_STEPS_IN_E = 1 / math.log(STEP)
 #: A request's caps on its answers, by the names they have.
 CAPS = ("max_completion_tokens", "max_tokens", "max_output_tokens")
 
@@ -80,11 +80,12 @@ class Histogram:
         self._counts = [0] * STEPS
 
     def add(self, seconds: float) -> None:
-        step = math.log(max(seconds, SHORTEST) / SHORTEST) / math.log(STEP)
-        self._counts[min(int(step), STEPS - 1)] += 1
+        step = int(math.log(seconds / SHORTEST) * _STEPS_IN_E) if seconds > SHORTEST else 0
+        self._counts[step if step < STEPS else STEPS - 1] += 1
         self.count += 1
         self.total += seconds
-        self.longest = max(self.longest, seconds)
+        if seconds > self.longest:
+            self.longest = seconds
 
     def percentile(self, share: float) -> float:
         """What so large a share stays within; 0 when there is nothing."""
@@ -182,8 +183,16 @@ class Timeline:
             piece.max_requests_per_minute = _per_minute(self._limiter.requests)
             piece.max_tokens_per_minute = _per_minute(self._limiter.tokens)
 
-    def came(self, sent_at: float, now: float, request: APIRequest, response: Response, verdict: Verdict) -> None:
-        """What a send came to."""
+    def came(
+        self,
+        sent_at: float,
+        now: float,
+        request: APIRequest,
+        response: Response,
+        verdict: Verdict,
+        usage: Usage | None,
+    ) -> None:
+        """What a send came to; `usage` is what its answer says that it took."""
         self._last_seen = now
         if response.status == 429:
             self._slice(now).refused += 1
@@ -191,7 +200,7 @@ class Timeline:
         elif verdict.kind != "done":
             self._slice(now).failed += 1
         else:
-            self._answered(sent_at, now, request, response)
+            self._answered(sent_at, now, request, response.seconds, usage)
 
     def utilisation(self) -> dict[str, float]:
         """What was answered, as a share of each known limit, from the first send to the last answer.
@@ -243,12 +252,11 @@ class Timeline:
             begins, ends = number * self.width, (number + 1) * self.width
             yield max(0.0, min(ends, last) - max(begins, first)), requests, tokens
 
-    def _answered(self, sent_at: float, now: float, request: APIRequest, response: Response) -> None:
-        usage = usage_of(response.data)
+    def _answered(self, sent_at: float, now: float, request: APIRequest, seconds: float, usage: Usage | None) -> None:
         piece = self._slice(now)
         piece.answered += 1
-        piece.seconds += response.seconds
-        self.latency.add(response.seconds)
+        piece.seconds += seconds
+        self.latency.add(seconds)
         if usage is not None:
             piece.tokens_used += usage.total_tokens
             self._sizes.add(request, usage.completion_tokens)
@@ -260,6 +268,8 @@ class Timeline:
     def _slice(self, at: float) -> Slice:
         if self._origin is None:
             self._origin = math.floor(at)
+        elif 0 <= (number := int((at - self._origin) / self.width)) < len(self.slices):
+            return self.slices[number]
         while (number := max(0, int((at - self._origin) / self.width))) >= MOST_SLICES:
             self._halve()
         while len(self.slices) <= number:

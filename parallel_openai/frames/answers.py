@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from parallel_openai.records import Result
-from parallel_openai.requests.endpoints import is_simulated, usage_of
+from parallel_openai.requests.endpoints import is_simulated
 from parallel_openai.requests.prices import price, tier_of
 from parallel_openai.requests.prompts import BadPromptError
 
@@ -95,12 +95,13 @@ class Answers:
         self._status: list[str] = ["cancelled"] * slots
         self._cells: dict[str, list[Any]] = {name: [None] * slots for name in COLUMNS[1:]}
 
-    def fill(self, slot: int, result: Result) -> bool:
-        """Take over a result; gives whether it is an answer after all."""
-        self.clear(slot)
+    def fill(self, slot: int, result: Result, *, cost: float | None = None) -> bool:
+        """Take over a result; gives whether it is an answer after all. `cost` is its response's, if it is known."""
         cells = self._cells
+        if cells["request_key"][slot] is not None:
+            self.clear(slot)
         cells["request_key"][slot] = result.request.key
-        cells["attempts"][slot] = sum(len(each.attempts) for each in (*result.earlier, result))
+        cells["attempts"][slot] = len(result.attempts) + sum(len(each.attempts) for each in result.earlier)
         if result.attempts:
             last = result.attempts[-1]
             cells["seconds"][slot] = last.seconds
@@ -108,12 +109,18 @@ class Answers:
         if result.status != "succeeded":
             self._set_error(slot, result.error_code, result.error)
             return False
-        self.simulated = self.simulated or is_simulated(result.response)
+        if not self.simulated:
+            self.simulated = is_simulated(result.response)
         reading = self._reader.read(result.response)
         self._values[slot] = reading.value
         cells["finish_reason"][slot] = reading.finish_reason
         cells["model"][slot] = reading.model
-        self._fill_usage(slot, result)
+        if result.earlier:
+            self._fill_usage_of_all(slot, result)
+        elif result.usage is not None:
+            cells["prompt_tokens"][slot] = result.usage.prompt_tokens
+            cells["completion_tokens"][slot] = result.usage.completion_tokens
+            cells["cost_usd"][slot] = self.cost(result) if cost is None else cost
         if reading.error_code is not None:
             self._set_error(slot, reading.error_code, reading.error)
             return False
@@ -154,9 +161,9 @@ class Answers:
         code: str | None = self._cells["error_code"][slot]
         return code
 
-    def cost(self, response: Any) -> float:
-        """What a response cost, in dollars; NaN when it is not known."""
-        usage = usage_of(response)
+    def cost(self, result: Result) -> float:
+        """What a result's own response cost, in dollars; NaN when it is not known."""
+        usage, response = result.usage, result.response
         model = response.get("model") if usage is not None else None
         if usage is None or not isinstance(model, str):
             return float("nan")
@@ -212,16 +219,16 @@ class Answers:
     def _by_row(self, slots: Sequence[Any], merge: Callable[[Sequence[Any]], Any]) -> list[Any]:
         return [merge(slots[start : start + self.samples]) for start in range(0, len(slots), self.samples)]
 
-    def _fill_usage(self, slot: int, result: Result) -> None:
+    def _fill_usage_of_all(self, slot: int, result: Result) -> None:
         """What was billed for the row: this answer, and those before it that were no good."""
-        responses = [each.response for each in (*result.earlier, result)]
-        usages = [usage for usage in map(usage_of, responses) if usage is not None]
-        if not usages:
+        results = [each for each in (*result.earlier, result) if each.usage is not None]
+        if not results:
             return
         cells = self._cells
+        usages = [each.usage for each in results if each.usage is not None]
         cells["prompt_tokens"][slot] = sum(usage.prompt_tokens for usage in usages)
         cells["completion_tokens"][slot] = sum(usage.completion_tokens for usage in usages)
-        cells["cost_usd"][slot] = sum(map(self.cost, responses))
+        cells["cost_usd"][slot] = sum(map(self.cost, results))
 
     def _set_error(self, slot: int, code: str | None, error: str | None) -> None:
         self._status[slot] = "failed"

@@ -231,8 +231,9 @@ class FrameRun:
     def _take(self, result: Result, journal: Journal) -> APIRequest | None:
         """A request has come to its end: first onto the disk, then into its cells. Gives what may mend its answer."""
         status = self.status
-        cost = self.answers.cost(result.response)
-        status.cost_usd += cost if cost == cost else 0.0
+        cost = self.answers.cost(result)
+        if cost == cost:
+            status.cost_usd += cost
         mended = result.request if isinstance(result.request, Repair) else None
         if mended is not None:
             status.num_repairs += 1
@@ -242,7 +243,7 @@ class FrameRun:
         if mended is not None and result.status == "failed":
             self.answers.fill(slot, mended.in_vain(result))
             return None
-        good = self.answers.fill(slot, result)
+        good = self.answers.fill(slot, result, cost=cost)
         if result.status != "succeeded" or good:
             return None
         status.num_tasks_succeeded -= 1

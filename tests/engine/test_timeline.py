@@ -13,6 +13,7 @@ from parallel_openai.engine.retry import Verdict, judge
 from parallel_openai.engine.timeline import MOST_SIZES, MOST_SLICES, Histogram, Sizes, Timeline
 from parallel_openai.local.simulator.settings import Settings
 from parallel_openai.records import APIRequest, Response, Size
+from parallel_openai.requests.endpoints import usage_of
 from tests.engine.virtual import Rehearsal
 
 OK = Response(200, {}, b"{}", {"usage": {"prompt_tokens": 30, "completion_tokens": 12}}, 0.25)
@@ -29,14 +30,14 @@ def refusal(code: str, kind: str | None = None) -> Response:
 
 
 def came(timeline: Timeline, response: Response, at: float = 1.0) -> None:
-    timeline.came(at, at, asked(), response, judge(response, reached=True))
+    timeline.came(at, at, asked(), response, judge(response, reached=True), usage_of(response.data))
 
 
 def test_each_second_counts_what_happened_in_it() -> None:
     timeline = Timeline()
     timeline.sent(100.2)
     timeline.sent(102.7)
-    timeline.came(100.2, 102.9, asked(), OK, judge(OK, reached=True))
+    timeline.came(100.2, 102.9, asked(), OK, judge(OK, reached=True), usage_of(OK.data))
     came(timeline, Response(500, {}, b"", None, 0.1), at=103.0)
     counts = [(each.sent, each.answered, each.failed, each.tokens_used) for each in timeline.slices]
     assert counts == [(1, 0, 0, 0), (0, 0, 0, 0), (1, 1, 0, 42), (0, 0, 1, 0)]
@@ -211,7 +212,7 @@ def test_nothing_is_proposed_where_the_server_charges_what_was_used() -> None:
     timeline.begin(limiter, 0.0)
     for _ in range(40):
         timeline.sent(0.0)
-        timeline.came(0.0, 1.0, asked(Size(30, 120, 500, 1)), OK, Verdict("done"))
+        timeline.came(0.0, 1.0, asked(Size(30, 120, 500, 1)), OK, Verdict("done"), usage_of(OK.data))
     limiter.waited["tokens"] += 9.0
     timeline.end(10.0, max_concurrent_requests=10)
     assert timeline.advice is None

@@ -14,7 +14,7 @@ def usage_of(response: Any) -> Usage | None:
     >>> usage_of({"usage": {"prompt_tokens": 9, "completion_tokens": 2}}).total_tokens
     11
     """
-    usage = response.get("usage") if isinstance(response, Mapping) else None
+    usage = response.get("usage") if isinstance(response, dict) else None
     if not isinstance(usage, dict):
         return None
     prompt_details = usage.get("prompt_tokens_details") or usage.get("input_tokens_details")
@@ -22,14 +22,14 @@ def usage_of(response: Any) -> Usage | None:
     return Usage(
         _count(usage, "prompt_tokens", "input_tokens"),
         _count(usage, "completion_tokens", "output_tokens"),
-        _count(completion_details, "reasoning_tokens"),
-        _count(prompt_details, "cached_tokens"),
+        _count(completion_details, "reasoning_tokens") if isinstance(completion_details, dict) else 0,
+        _count(prompt_details, "cached_tokens") if isinstance(prompt_details, dict) else 0,
     )
 
 
 def is_simulated(response: Any) -> bool:
     """Whether a response comes from the simulator and not from a model."""
-    return isinstance(response, Mapping) and response.get("system_fingerprint") == "simulated"
+    return isinstance(response, dict) and response.get("system_fingerprint") == "simulated"
 
 
 def model_of(response: Mapping[str, Any]) -> str | None:
@@ -40,10 +40,13 @@ def model_of(response: Mapping[str, Any]) -> str | None:
     return f"{model} (simulated)" if is_simulated(response) else model
 
 
-def _count(fields: Any, *names: str) -> int:
-    if isinstance(fields, dict):
-        for name in names:
-            value = fields.get(name)
-            if isinstance(value, int) and 0 <= value < 2**63:
-                return value
+def _count(fields: dict[str, Any], *names: str) -> int:
+    for name in names:
+        value = fields.get(name)
+        if isinstance(value, int) and 0 <= value < _TOO_MANY:
+            return value
     return 0
+
+
+#: What no column of whole numbers holds.
+_TOO_MANY = 2**63
