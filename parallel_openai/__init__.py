@@ -19,10 +19,13 @@ from parallel_openai.files import (
     aprocess_api_requests_from_file,
     process_api_requests_from_file,
 )
+from parallel_openai.frames import accessor as _accessor  # noqa: F401  # df.openai
 from parallel_openai.frames.explain import explain
-from parallel_openai.frames.export import to_jsonl
+from parallel_openai.frames.exporting.saving import load, save
+from parallel_openai.frames.exporting.to_jsonl import to_jsonl
 from parallel_openai.frames.journal_frame import read_journal
 from parallel_openai.frames.labelling.label import alabel_dataframe, label_dataframe
+from parallel_openai.frames.peek import peek
 from parallel_openai.frames.process import aprocess_dataframe, process_dataframe
 from parallel_openai.frames.report import RunReport, last_run
 from parallel_openai.frames.reviewing.review import Review, review
@@ -45,10 +48,13 @@ __all__ = [
     "explain",
     "label_dataframe",
     "last_run",
+    "load",
     "local",
+    "peek",
     "process_api_requests_from_file",
     "process_dataframe",
     "read_journal",
     "review",
+    "save",
     "to_jsonl",
 ]

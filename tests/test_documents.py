@@ -65,6 +65,7 @@ def run_blocks(blocks: list[str], names: dict[str, Any]) -> None:
         exec(compile(block, "README.md", "exec"), names)
 
 
+@pytest.mark.filterwarnings("ignore:For fine-tuning")  # of five rows
 @pytest.mark.usefixtures("account")
 def test_the_code_of_the_readme_runs_from_top_to_bottom() -> None:
     names: dict[str, Any] = {}

@@ -18,6 +18,7 @@ from parallel_openai.frames.table import (
     columns_by_text,
     find_column,
     has_column,
+    is_missing,
     labels_of,
     rows_of,
 )
@@ -119,9 +120,9 @@ class Recipe:
         for value in (prompt, system):
             if isinstance(value, BadPromptError):
                 raise value
-        if _is_missing(prompt):
+        if is_missing(prompt):
             raise BadPromptError("missing_prompt", "The prompt is missing (NaN or None).")
-        if _is_missing(system):
+        if is_missing(system):
             system = None
         body = self.endpoint.body(prompt, system, self.model, self.params)
         return self.endpoint.with_examples(body, self.examples) if self.examples else body
@@ -144,10 +145,6 @@ class Recipe:
             "metadata": list(self.metadata),
             "made_by_function": callable(self.prompt) or callable(self.system),
         }
-
-
-def _is_missing(value: Any) -> bool:
-    return value is None or (pd.api.types.is_scalar(value) and bool(pd.isna(value)))
 
 
 def _text_of(prompt: Prompt) -> Any:

@@ -152,3 +152,8 @@ def with_columns(df: pd.DataFrame, columns: dict[str, Any]) -> pd.DataFrame:
     out = pd.concat([df, added], axis=1) if len(df.columns) else added
     out.attrs = dict(df.attrs)
     return out
+
+
+def is_missing(value: Any) -> bool:
+    """Whether a cell holds nothing: None, NaN, NA or NaT."""
+    return value is None or (pd.api.types.is_scalar(value) and bool(pd.isna(value)))

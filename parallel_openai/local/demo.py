@@ -15,7 +15,7 @@ import pandas as pd
 
 from parallel_openai.client import Client
 from parallel_openai.errors import InvalidInputError, MissingDependencyError
-from parallel_openai.frames.export import to_jsonl
+from parallel_openai.frames.exporting.to_jsonl import to_jsonl
 from parallel_openai.frames.labelling.label import label_dataframe
 
 PROMPT = "What is the sentiment of this review? {text}"

@@ -1,4 +1,4 @@
-"""`to_jsonl` in its four formats, from frames in every condition."""
+"""`to_jsonl` in its formats for requests and answers, from frames in every condition."""
 
 from __future__ import annotations
 
@@ -20,6 +20,8 @@ import parallel_openai as po
 from parallel_openai.errors import ColumnNotFoundError, InvalidInputError, QuotaExceededError
 from parallel_openai.local.simulator import Server
 from tests.frames.conftest import Verb, asked, journal_of
+
+pytestmark = pytest.mark.filterwarnings("ignore:For fine-tuning")  # frames of three rows
 
 
 class Tone(enum.Enum):
@@ -169,7 +171,9 @@ def test_a_device_is_written_to_and_not_replaced() -> None:
 
 
 def test_an_unknown_format_is_refused(ask: Verb, reviews: pd.DataFrame) -> None:
-    with pytest.raises(InvalidInputError, match="records, results, batch, fine-tuning, not 'csv'"):
+    with pytest.raises(
+        InvalidInputError, match="records, results, batch, fine-tuning, label-studio, argilla, not 'csv'"
+    ):
         po.to_jsonl(ask(reviews, "text"), "out.jsonl", format="csv")  # type: ignore[arg-type]  # the point
 
 
@@ -236,20 +240,6 @@ def test_fine_tuning_is_the_messages_with_the_answer(ask: Verb, reviews: pd.Data
         ]
         for row in out.itertuples()
     ]
-
-
-@pytest.mark.parametrize(
-    ("labels", "answers"),
-    [(["positive", "negative"], ["positive", "negative"]), (Tone, ["positive", "negative"]), ([1, 2], None)],
-    ids=["texts", "enum", "numbers"],
-)
-def test_fine_tuning_on_labels_has_the_label_as_text(
-    label: Verb, reviews: pd.DataFrame, labels: Any, answers: list[str] | None
-) -> None:
-    out = label(reviews[:2], "{text}", labels=labels)
-    po.to_jsonl(out, "out.jsonl", format="fine-tuning")
-    expected = answers or [str(each) for each in out["label"]]
-    assert [line["messages"][-1]["content"] for line in lines()] == expected
 
 
 def test_fine_tuning_leaves_out_rows_without_an_answer(ask: Verb, reviews: pd.DataFrame, server: Server) -> None:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import enum
 import os
+from collections import Counter
 from collections.abc import Hashable, Iterable, Sequence
 from hashlib import blake2b
 from pathlib import Path
@@ -13,19 +13,17 @@ import numpy as np
 import pandas as pd
 
 from parallel_openai.errors import InvalidInputError, MissingDependencyError
-from parallel_openai.frames.answers import COLUMNS
 from parallel_openai.frames.reviewing import table
 from parallel_openai.frames.reviewing.corrections import Correction, Corrections
-from parallel_openai.frames.table import check_frame, column_text, columns_by_text, find_column, has_column, rows_of
-from parallel_openai.requests.prompts import parse_template
+from parallel_openai.frames.shown import text_columns
+from parallel_openai.frames.table import check_frame, column_text, find_column, has_column, is_missing, rows_of
+from parallel_openai.requests.labels import text_of
 
 if TYPE_CHECKING:
     from parallel_openai.frames.reviewing.widget import ReviewWidget
 
 #: What `review` adds to a frame.
 LABEL, NOTE = "label_reviewed", "review_note"
-#: Beside the answers' columns, these are the labelling's own and no text of the user's.
-_OURS = {*COLUMNS, "label", "label_reason", "confidence", "votes", "response", LABEL, NOTE}
 
 
 def review(
@@ -93,12 +91,16 @@ class Review:
         about = out.attrs.get("parallel_openai")
         self._about: dict[str, Any] = about if isinstance(about, dict) else {}
         self._prefix: str = self._about.get("prefix", "")
-        self._label = find_column(out, self._prefix + "label" if label is None else label, "review")
+        asked: dict[str, Any] = self._about.get("labels") or {}
+        if label is None:
+            label = self._prefix + next((name for name, field in asked.items() if field["kind"] != "text"), "label")
+        self._label = find_column(out, label, "review")
         cells = out[self._label]
         self.multi = bool(cells.map(lambda value: isinstance(value, (list, tuple, np.ndarray))).any())
-        self._by_text = _choices(cells, labels, multi=self.multi)
+        field = asked.get(str(self._label).removeprefix(self._prefix), {})
+        self._by_text = _choices(cells, labels, field.get("labels"), multi=self.multi)
         self.labels = list(self._by_text)
-        self._shown = self._text_columns(text)
+        self._shown = text_columns(out, text)
         self.path = Path(save_to) if save_to is not None else self._path()
         self._corrections = Corrections(self.path)
         self._keys = self._make_keys()
@@ -121,6 +123,9 @@ class Review:
         values = [None if each is None else self._value_of(each.label) for each in given]
         notes = [self._corrections.note(key) or None for key in self._keys]
         out = self.out.copy(deep=False)
+        if self._about:  # exports want to know which labels were judged
+            judged = str(self._label).removeprefix(self._prefix)
+            out.attrs = {**self.out.attrs, "parallel_openai": {**self._about, "reviewed": judged}}
         out[self._prefix + LABEL] = self._column(values)
         out[self._prefix + NOTE] = pd.array(notes, dtype="string")
         return out
@@ -193,7 +198,7 @@ class Review:
             "fields": [[column_text(name), _shown_text(cell[column_text(name)])] for name in self._shown],
             "label": self._said[row],
             "confidence": _number(beside["confidence"]),
-            "votes": _shown_text(beside["votes"]),
+            "votes": _shown_votes(beside["votes"]),
             "reason": _shown_text(beside["label_reason"]),
             "error": _shown_text(beside["error"]),
             "judged": correction.label if correction is not None else None,
@@ -279,8 +284,8 @@ class Review:
 
     def _text_of(self, value: Any) -> Any:
         if isinstance(value, (list, tuple, np.ndarray)):
-            return [_text(each) for each in value]
-        return None if _is_missing(value) else _text(value)
+            return [text_of(each) for each in value]
+        return None if is_missing(value) else text_of(value)
 
     def _value_of(self, text: Any) -> Any:
         """The label itself, Enum members and numbers included; a text that is no choice any more stays a text."""
@@ -303,32 +308,6 @@ class Review:
         for place, value in enumerate(values):
             array[place] = value
         return array
-
-    def _text_columns(self, text: Hashable | Sequence[Hashable] | None) -> list[Hashable]:
-        if text is not None:
-            several = isinstance(text, (list, tuple)) and not has_column(self.out, text)
-            names: list[Hashable] = list(text) if several else [text]  # type: ignore[call-overload]
-            return [find_column(self.out, name, "review") for name in names]
-        prompt = self._about.get("prompt")
-        if has_column(self.out, prompt):
-            return [prompt]
-        by_text = columns_by_text(self.out)
-        if isinstance(prompt, str) and not self._about.get("made_by_function"):
-            try:
-                columns = [by_text[name] for name in parse_template(prompt, list(by_text)).columns if name in by_text]
-            except InvalidInputError:  # its columns were renamed or dropped
-                columns = []
-            if columns:
-                return columns
-        ours = {self._prefix + name for name in _OURS} | {self._label}
-        columns = [
-            name
-            for name in dict.fromkeys(self.out.columns)
-            if name not in ours and pd.api.types.infer_dtype(self.out[name], skipna=True) == "string"
-        ]
-        if not columns:
-            raise InvalidInputError("The frame has no column of texts to show; name one with text=.")
-        return columns
 
     def _beside(self) -> list[Hashable]:
         names = ("confidence", "votes", "label_reason", "error", "model")
@@ -358,30 +337,36 @@ class Review:
         return sorted(
             order,
             key=lambda row: (
-                not _is_missing(labels[row]),
+                not is_missing(labels[row]),
                 unsure[row] if unsure[row] is not None else 0.0,
             ),
         )
 
     def _have_text(self, rows: list[int]) -> list[bool]:
         columns = [self.out[name].tolist() for name in self._shown]
-        return [any(not _is_missing(column[row]) for column in columns) for row in rows]
+        return [any(not is_missing(column[row]) for column in columns) for row in rows]
 
     def _is_simulated(self, row: int) -> bool:
         model = self._cells.get(self._prefix + "model")
         return model is not None and "(simulated)" in str(model[row])
 
 
-def _choices(cells: pd.Series[Any], labels: Iterable[Any] | None, *, multi: bool) -> dict[str, Any]:
+def _choices(
+    cells: pd.Series[Any], labels: Iterable[Any] | None, asked: Sequence[str] | None, *, multi: bool
+) -> dict[str, Any]:
+    """The labels to choose from, by their texts: those named, else the column's categories, else those of the run."""
     if labels is not None:
         given = list(labels)
     elif isinstance(cells.dtype, pd.CategoricalDtype):
         given = list(cells.cat.categories)
     elif multi:
-        given = list(dict.fromkeys(label for value in cells if not _is_missing(value) for label in value))
+        given = list(dict.fromkeys(label for value in cells if not is_missing(value) for label in value))
     else:
         given = sorted(cells.dropna().unique().tolist(), key=lambda value: (str(type(value)), value))
-    by_text = {_text(value): value for value in given}
+    by_text = {text_of(value): value for value in given}
+    if asked and labels is None:  # also those that the model gave to no row
+        whole = pd.api.types.is_integer_dtype(cells.dtype)
+        by_text = {text: by_text.get(text, int(text) if whole else text) for text in asked}
     if not by_text:
         raise InvalidInputError(f"The column {cells.name!r} holds no label to choose from; name them with labels=.")
     return by_text
@@ -395,21 +380,19 @@ def _key(key: Any, values: Sequence[Any]) -> str:
     return blake2b("\x1f".join(map(str, values)).encode("utf-8", "replace"), digest_size=16).hexdigest()
 
 
-def _text(label: Any) -> str:
-    return str(label.value if isinstance(label, enum.Enum) else label)
-
-
-def _is_missing(value: Any) -> bool:
-    return value is None or (pd.api.types.is_scalar(value) and bool(pd.isna(value)))
+def _shown_votes(votes: Any) -> str:
+    """What a row's samples said: `good 3, bad 2`."""
+    if not isinstance(votes, (list, tuple, np.ndarray)):
+        return ""
+    counts = Counter("no answer" if is_missing(vote) else _shown_text(vote) for vote in votes)
+    return ", ".join(f"{text or 'none'} {count}" for text, count in counts.most_common())
 
 
 def _shown_text(value: Any) -> str:
-    if isinstance(value, dict):
-        return ", ".join(f"{name} {count}" for name, count in value.items())
     if isinstance(value, (list, tuple, np.ndarray)):
-        return ", ".join(map(_text, value))
-    return "" if _is_missing(value) else str(value)
+        return ", ".join(map(text_of, value))
+    return "" if is_missing(value) else str(value)
 
 
 def _number(value: Any) -> float | None:
-    return None if value is None or _is_missing(value) or not isinstance(value, (int, float)) else float(value)
+    return None if value is None or is_missing(value) or not isinstance(value, (int, float)) else float(value)

@@ -1,0 +1,181 @@
+"""`to_jsonl`: a frame of answers as a file for the next tool."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Literal
+
+import pandas as pd
+
+from parallel_openai.engine.journal import make_line
+from parallel_openai.errors import InvalidInputError
+from parallel_openai.frames.exporting.annotation import argilla_records, label_studio_tasks
+from parallel_openai.frames.exporting.fine_tuning import training_examples
+from parallel_openai.frames.exporting.source import Source
+from parallel_openai.frames.table import check_frame, column_text, find_column, labels_of, rows_of
+from parallel_openai.jsonl import dumps
+
+Format = Literal["records", "results", "batch", "fine-tuning", "label-studio", "argilla"]
+
+
+def to_jsonl(
+    out: pd.DataFrame,
+    path: str | os.PathLike[str],
+    *,
+    format: Format = "records",
+    index: bool = False,
+    text: Hashable | Sequence[Hashable] | None = None,
+    only_reviewed: bool = False,
+    validation: float = 0.0,
+    seed: int = 0,
+) -> int:
+    """Write a frame of answers as JSON lines, in the order of its rows.
+
+    Args:
+        out: what `process_dataframe` or `label_dataframe` gave, or a part of it in any order.
+        path: the file; what it held is replaced, once the new one is whole.
+        format: `records`: one object a row, all columns; any frame will do.
+            `results`: `[request, response, metadata]` for each answered row and `[request, [errors], metadata]` for
+            each failed one, as `process_api_requests_from_file` writes them.
+            `batch`: the input of OpenAI's Batch API, one request a row; `custom_id` is `row-` and the row's number.
+            `fine-tuning`: the chat messages of each row with an answer, and that answer as the assistant's. Labels are
+            written as the JSON that `label_dataframe` asks for; where a person judged the row (`label_reviewed`), with
+            that label. A warning says what OpenAI's fine-tuning would refuse.
+            `label-studio`: a task a row for Label Studio, with the label as a prediction (`from_name` is the label
+            column's name, `to_name` the first text column's), and what a person judged as an annotation.
+            `argilla`: a record a row as Argilla's `Record.from_dict` takes it, with the label as a suggestion.
+        index: with `records`, whether the index is written too, under its names or as `index`.
+        text: for annotators, the columns to show; None: those that the prompt was made of.
+        only_reviewed: with `fine-tuning`, whether to leave out what no person judged.
+        validation: with `fine-tuning`, the share of the rows that goes to a second file for validation, with
+            `.validation` before its ending. Rows that ask the same go to the same file.
+        seed: for the choice of these rows.
+
+    Returns:
+        How many lines were written, in both files where there are two. With a path that ends in `.json`, the file is
+        one JSON list instead, as the import pages of Label Studio and Argilla's `from_json` want it.
+
+    Raises:
+        InvalidInputError: the frame does not come from this package (but for `records`), or its prompts were made by
+            a function and the journal that holds them is gone, or there is nothing to write for annotators.
+
+    >>> import tempfile, pathlib
+    >>> path = pathlib.Path(tempfile.mkdtemp()) / "out.jsonl"
+    >>> to_jsonl(pd.DataFrame({"text": ["Zoë"], "score": [float("nan")]}), path)
+    1
+    >>> path.read_text("utf-8")
+    '{"text":"Zoë","score":null}\\n'
+    """
+    check_frame(out)
+    writers: dict[str, Callable[[], Iterator[bytes]]] = {
+        "records": lambda: _records(out, index),
+        "results": lambda: _results(Source(out)),
+        "batch": lambda: _batch(Source(out)),
+        "fine-tuning": lambda: iter(()),
+        "label-studio": lambda: map(dumps, label_studio_tasks(out, text)),
+        "argilla": lambda: map(dumps, argilla_records(out, text)),
+    }
+    if format not in writers:
+        raise InvalidInputError(f"format must be one of {', '.join(writers)}, not {format!r}.")
+    _check(format, index=index, text=text, only_reviewed=only_reviewed, validation=validation)
+    if format != "fine-tuning":
+        return _write(Path(path), writers[format]())
+    examples = training_examples(Source(out), only_reviewed=only_reviewed, validation=validation, seed=seed)
+    count = _write(Path(path), map(dumps, examples.training))
+    if validation:
+        beside = Path(path).with_name(f"{Path(path).stem}.validation{Path(path).suffix}")
+        count += _write(beside, map(dumps, examples.validation))
+    return count
+
+
+def _check(format: str, *, index: bool, text: object, only_reviewed: bool, validation: float) -> None:
+    """See that no option is given that the format knows nothing of."""
+    places = {
+        "index": (index, ("records",)),
+        "text": (text is not None, ("label-studio", "argilla")),
+        "only_reviewed": (only_reviewed, ("fine-tuning",)),
+        "validation": (bool(validation), ("fine-tuning",)),
+    }
+    for name, (given, formats) in places.items():
+        if given and format not in formats:
+            raise InvalidInputError(f"{name}= goes with format={' or '.join(map(repr, formats))}, not with {format!r}.")
+    if not 0 <= validation < 1:
+        raise InvalidInputError(f"validation must be a share of the rows from 0 to below 1, not {validation!r}.")
+
+
+def _write(path: Path, lines: Iterator[bytes]) -> int:
+    """Write beside the file and then put it in its place, so that a failure half-way leaves the old one as it was."""
+    place, as_list = path.resolve(), path.suffix == ".json"
+    if place.exists() and not place.is_file():  # a pipe or a device has no place to be put in
+        return _write_lines(place, lines, as_list=as_list)
+    beside = place.with_name(f".{place.name}.{os.getpid()}.part")
+    try:
+        count = _write_lines(beside, lines, as_list=as_list)
+        os.replace(beside, place)
+    finally:
+        beside.unlink(missing_ok=True)
+    return count
+
+
+def _write_lines(path: Path, lines: Iterable[bytes], *, as_list: bool) -> int:
+    count = 0
+    # Journals and exports hold people's data, so nobody else on the machine may read them.
+    with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
+        for line in lines:
+            if as_list:
+                file.write((b",\n" if count else b"[\n") + line)
+            else:
+                file.write(line + b"\n")
+            count += 1
+        if as_list:
+            file.write(b"\n]\n" if count else b"[]\n")
+    return count
+
+
+def _records(out: pd.DataFrame, index: bool) -> Iterator[bytes]:
+    columns = list(dict.fromkeys(out.columns))
+    for column in columns:
+        find_column(out, column, "to_jsonl")
+    names = [column_text(column) for column in columns]
+    for name, count in Counter(names).items():
+        if count > 1:
+            raise InvalidInputError(f"{count} columns would all be named {name!r} in the file. Rename them first.")
+    index_names = [str(name) if name is not None else f"index{n or ''}" for n, name in enumerate(out.index.names)]
+    labels = labels_of(out) if index else iter(())
+    for values in rows_of(out, columns):
+        record = dict(zip(names, values, strict=True))
+        if index:
+            label = next(labels)
+            record = {**dict(zip(index_names, label if len(index_names) > 1 else (label,), strict=True)), **record}
+        yield dumps(record)
+
+
+def _results(source: Source) -> Iterator[bytes]:
+    with source.journal() as known:
+        for request, row in source.requests(known):
+            if request is None or row["status"] == "cancelled":
+                continue
+            result = known.get(request)
+            if result is not None and result.response is not None:
+                answer = dumps(result.response)
+            else:
+                answer = dumps(list(result.errors) if result is not None and result.errors else [row["error"]])
+            metadata = () if request.metadata is None else (dumps(request.metadata),)
+            yield make_line(request.body, answer, *metadata)
+
+
+def _batch(source: Source) -> Iterator[bytes]:
+    url = f"/v1/{source.path}"
+    with source.journal() as known:
+        for number, (request, row) in enumerate(source.requests(known)):
+            if request is None and row["status"] == "cancelled":
+                raise InvalidInputError(
+                    f"Row {number} was never sent, and its request cannot be made again from the frame (a function "
+                    "made it, or its columns were dropped). Run the frame to its end first."
+                )
+            if request is not None:
+                head = dumps({"custom_id": f"row-{number}", "method": "POST", "url": url})
+                yield head[:-1] + b',"body":' + request.body + b"}"

@@ -1,0 +1,113 @@
+"""A look at a run from elsewhere, and the verbs on the frame itself."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import os
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+
+import parallel_openai as po
+from parallel_openai.errors import InvalidInputError
+from tests.frames.conftest import Verb, journal_of
+
+
+def test_the_newest_answers_come_first(ask: Verb) -> None:
+    frame = pd.DataFrame({"text": [f"Say {n}." for n in range(300)]})
+    out = ask(frame, "text", save_to="answers.jsonl")
+    seen = po.peek("answers.jsonl", rows=5)
+    lines = po.read_journal("answers.jsonl")
+    assert seen["prompt"].tolist() == [each["messages"][-1]["content"] for each in lines["request"][::-1][:5]]
+    assert seen["answer"].tolist() == [out.set_index("text")["response"][prompt] for prompt in seen["prompt"]]
+    assert seen["at"].is_monotonic_decreasing or seen["at"].notna().all()
+    assert seen.attrs["journal"] == "answers.jsonl"
+
+
+def test_without_a_path_it_is_the_run_that_wrote_last(ask: Verb, reviews: pd.DataFrame) -> None:
+    first, second = ask(reviews, "First: {text}"), ask(reviews, "Second: {text}")
+    os.utime(journal_of(second), (1, 1))
+    assert po.peek()["prompt"].str.startswith("First").all()
+    assert po.peek().attrs["journal"] == str(journal_of(first))
+    Path(".parallel_openai/later.review.jsonl").write_text("{}\n")
+    assert po.peek()["prompt"].str.startswith("First").all()
+
+
+def test_it_sees_a_run_that_goes_on() -> None:
+    frame = pd.DataFrame({"text": [f"Say {n}." for n in range(40)]})
+    seen = 0
+    with po.local.simulator.serve(latency=0.05) as server, ThreadPoolExecutor(1) as other:
+        client = po.Client(server.base_url, max_concurrent_requests=4)
+        run = other.submit(po.process_dataframe, frame, "text", model="m", client=client, progress=False)
+        while not seen and not run.done():
+            seen = len(po.peek(rows=100)) if list(Path(".parallel_openai").glob("*.jsonl")) else 0
+    assert 0 < seen < 40
+
+
+def test_failures_and_torn_lines_are_told_apart(
+    ask: Verb, reviews: pd.DataFrame, server: po.local.simulator.Server
+) -> None:
+    server.script([400], matching="terrible")
+    ask(reviews, "text", save_to="answers.jsonl")
+    with open("answers.jsonl", "ab") as file:
+        file.write(b'[{"model": "torn')
+    seen = po.peek("answers.jsonl").set_index("prompt")
+    assert seen.loc["It broke, terrible.", "status"] == "failed"
+    assert seen.loc["It broke, terrible.", "error"]
+    assert len(seen) == 3
+
+
+def test_long_lines_are_read_whole(ask: Verb) -> None:
+    frame = pd.DataFrame({"text": [f"{n} " + "long " * 30_000 for n in range(3)]})
+    ask(frame, "text", save_to="answers.jsonl", progress=False)
+    assert len(po.peek("answers.jsonl", rows=2)) == 2
+
+
+@pytest.mark.parametrize(
+    ("body", "response", "answer"),
+    [
+        ({"prompt": "Hi."}, {"choices": [{"text": "Ho.", "finish_reason": "stop"}]}, "Ho."),
+        (
+            {"input": [{"role": "user", "content": [{"type": "input_text", "text": "Hi."}]}]},
+            {
+                "status": "completed",
+                "output": [{"type": "message", "content": [{"type": "output_text", "text": "Ho."}]}],
+            },
+            "Ho.",
+        ),
+        ({"input": "Hi."}, {"data": [{"index": 0, "embedding": [0.5, 1.0]}]}, "[0.5,1.0]"),
+    ],
+    ids=["completions", "responses", "embeddings"],
+)
+def test_every_endpoint_can_be_peeked_at(body: dict[str, Any], response: dict[str, Any], answer: str) -> None:
+    po.append_to_jsonl([body, response], "answers.jsonl")
+    [seen] = po.peek("answers.jsonl").itertuples()
+    assert (seen.prompt, seen.answer, seen.status) == ("Hi.", answer, "succeeded")
+
+
+def test_what_is_not_there_is_named() -> None:
+    with pytest.raises(InvalidInputError, match="no journal in"):
+        po.peek()
+    with pytest.raises(InvalidInputError, match="no journal nowhere"):
+        po.peek("nowhere.jsonl")
+    with pytest.raises(InvalidInputError, match="rows must be"):
+        po.peek(rows=0)
+
+
+def test_the_verbs_are_on_the_frame_too(client: po.Client, reviews: pd.DataFrame) -> None:
+    options = {"model": "gpt-4o-mini", "client": client, "progress": False}
+    out = reviews.openai.label("{text}", labels=["positive", "negative"], **options)
+    assert out["label"].tolist()[:2] == ["positive", "negative"]
+    assert asyncio.run(reviews.openai.aprocess("text", **options))["status"].eq("succeeded").all()
+    assert len(out.openai.review()) == 3
+    assert out.openai.to_jsonl("out.jsonl") == 3
+
+
+def test_a_verb_on_the_frame_shows_the_functions_own_words(reviews: pd.DataFrame) -> None:
+    bound = inspect.signature(reviews.openai.process)
+    assert list(bound.parameters) == list(inspect.signature(po.process_dataframe).parameters)[1:]
+    assert inspect.getdoc(reviews.openai.process) == inspect.getdoc(po.process_dataframe)

@@ -1,0 +1,133 @@
+"""What `save` keeps, `load` gives back: types, index, lists and the run's summary, from parquet and from CSV."""
+
+from __future__ import annotations
+
+import enum
+import json
+import stat
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+import parallel_openai as po
+from parallel_openai.errors import InvalidInputError, MissingDependencyError
+from tests.frames.conftest import Verb
+
+MOMENTS = ["2026-01-01", None, "2026-01-02 03:04:05.123", "2026-01-02"]
+COLUMNS: dict[str, Any] = {
+    "texts with gaps": ["a", None, "", 'quote " comma , line\nend'],
+    "pandas' texts": pd.array(["1", None, "", "nan"], dtype="string"),
+    "whole": [1, 2, 3, -4],
+    "whole with gaps": pd.array([1, None, 3, 2**60], dtype="Int64"),
+    "real": [0.1, np.nan, 1e300, 3],
+    "real with gaps": pd.array([0.5, None, 1, 2], dtype="Float64"),
+    "yes and no": [True, False, True, True],
+    "yes, no and gaps": pd.array([True, None, False, True], dtype="boolean"),
+    "categories": pd.Categorical(["x", None, "", "x"], categories=["x", "", "never"]),
+    "numbers as categories": pd.Categorical([1, 2, 1, None], categories=[2, 1], ordered=True),
+    "lists": [["a"], [], None, ["b", "c"]],
+    "dicts": [{"a": 1.5}, {}, None, {"b": 2}],
+    "anything": [1, "a", None, [1, {"x": None}]],
+    "moments": pd.to_datetime(MOMENTS, format="ISO8601"),
+    "moments in a zone": pd.to_datetime(MOMENTS, format="ISO8601", utc=True),
+    "spans": pd.to_timedelta(["1h", None, "2s", "3 days"]),
+}
+INDEXES: dict[str, Any] = {
+    "plain": None,
+    "filtered": [3, 1, 7, 0],
+    "texts, some twice": pd.Index(["a", "a", "b", ""], name="id"),
+    "two levels": pd.MultiIndex.from_tuples([(1, "x"), (1, "y"), (2, "x"), (2, "y")], names=["shop", "shelf"]),
+    "days": pd.DatetimeIndex(["2026-03-01", "2026-03-02", "2026-03-05", "2026-03-04"], name="day"),
+}
+PATHS = ["out.csv", "out.parquet"]
+
+
+@pytest.mark.parametrize("path", PATHS)
+@pytest.mark.parametrize("name", COLUMNS)
+def test_a_column_comes_back_with_its_type(name: str, path: str) -> None:
+    frame = pd.DataFrame({name: COLUMNS[name]})
+    frame.attrs["parallel_openai"] = {"model": "m", "seconds": 0.5, "errors": {}}
+    po.save(frame, path)
+    back = po.load(path)
+    pd.testing.assert_frame_equal(back, frame)
+    assert back.attrs == frame.attrs
+
+
+@pytest.mark.parametrize("path", PATHS)
+@pytest.mark.parametrize("name", INDEXES)
+def test_an_index_comes_back(name: str, path: str) -> None:
+    frame = pd.DataFrame({"text": list("abcd"), "n": range(4)}, index=INDEXES[name])
+    po.save(frame, path)
+    pd.testing.assert_frame_equal(po.load(path), frame)
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_a_frame_of_answers_comes_back_and_can_be_exported(label: Verb, reviews: pd.DataFrame, path: str) -> None:
+    out = label(reviews, "{text}", labels=["positive", "negative"], samples=2, temperature=1)
+    po.save(out, path)
+    back = po.load(path)
+    pd.testing.assert_frame_equal(back, out)
+    assert back.attrs == json.loads(json.dumps(out.attrs))
+    assert po.to_jsonl(back, "results.jsonl", format="results") == 3
+    assert len(po.review(back)) == 3
+    assert stat.S_IMODE(Path(path).stat().st_mode) == 0o600
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_a_frame_without_rows_comes_back(path: str) -> None:
+    frame = pd.DataFrame(COLUMNS).head(0)
+    po.save(frame, path)
+    assert po.load(path).shape == frame.shape
+
+
+def test_a_csv_file_can_be_read_by_people() -> None:
+    po.save(pd.DataFrame({"text": ["Zoë"], "label": pd.Categorical(["good"]), "votes": [["good", "bad"]]}), "out.csv")
+    assert Path("out.csv").read_text("utf-8") == 'text,label,votes\nZoë,good,"[""good"",""bad""]"\n'
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_members_of_an_enum_become_their_values(path: str) -> None:
+    tone = enum.Enum("tone", {"GOOD": "good", "BAD": "bad"})
+    po.save(pd.DataFrame({"label": pd.Categorical([tone.GOOD, None, tone.BAD])}), path)  # type: ignore[attr-defined]
+    assert po.load(path)["label"].dropna().tolist() == ["good", "bad"]
+
+
+def test_the_ending_says_the_kind() -> None:
+    with pytest.raises(InvalidInputError, match=r"must end in .parquet or .csv, and is 'out.xlsx'"):
+        po.save(pd.DataFrame(), "out.xlsx")
+
+
+def test_columns_of_one_name_are_named() -> None:
+    with pytest.raises(InvalidInputError, match="same name"):
+        po.save(pd.DataFrame([[1, 2]], columns=["a", "a"]), "out.csv")
+
+
+def test_a_file_that_is_not_there_is_named() -> None:
+    with pytest.raises(InvalidInputError, match=r"no file out\.csv"):
+        po.load("out.csv")
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [("a,b\n1,2\n", "changed"), ("label\ngood\ngood\n", "changed"), ("label\nodd\n", "'odd' in a column of good")],
+    ids=["other columns", "more rows", "another label"],
+)
+def test_a_csv_file_that_was_changed_is_named(content: str, words: str) -> None:
+    po.save(pd.DataFrame({"label": pd.Categorical(["good"])}), "out.csv")
+    Path("out.csv").write_text(content)
+    with pytest.raises(InvalidInputError, match=words):
+        po.load("out.csv")
+    Path("out.csv.about.json").unlink()
+    with pytest.raises(InvalidInputError, match=r"no out.csv.about.json"):
+        po.load("out.csv")
+
+
+def test_without_pyarrow_a_sentence_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    import sys
+
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    with pytest.raises(MissingDependencyError, match="pip install pyarrow"):
+        po.save(pd.DataFrame({"a": [1]}), "out.parquet")
