@@ -24,6 +24,7 @@ from parallel_openai.frames.explain import explain
 from parallel_openai.frames.exporting.saving import load, save
 from parallel_openai.frames.exporting.to_jsonl import to_jsonl
 from parallel_openai.frames.journal_frame import read_journal
+from parallel_openai.frames.labelling.evaluate import Evaluation, evaluate
 from parallel_openai.frames.labelling.label import alabel_dataframe, label_dataframe
 from parallel_openai.frames.peek import peek
 from parallel_openai.frames.process import aprocess_dataframe, process_dataframe
@@ -37,6 +38,7 @@ __all__ = [
     "APIRequest",
     "BatchLane",
     "Client",
+    "Evaluation",
     "Review",
     "RunReport",
     "StatusTracker",
@@ -45,6 +47,7 @@ __all__ = [
     "aprocess_api_requests_from_file",
     "aprocess_dataframe",
     "errors",
+    "evaluate",
     "explain",
     "label_dataframe",
     "last_run",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from textwrap import fill
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -30,18 +30,35 @@ RATE, USED, REFUSED = "#0072b2", "#e69f00", "#d55e00"
 
 
 def draw(report: RunReport) -> Figure:
-    try:
-        import matplotlib
-        from matplotlib import pyplot
-    except ImportError as error:
-        raise MissingDependencyError(_MISSING) from error
-    figure, axes = pyplot.subplots(2, 2, figsize=(11, 6.2), layout="constrained")
+    figure, axes = new_figure(2, 2, figsize=(11, 6.2))
     figure.suptitle(f"{report.rows:,} rows in {report.seconds:,.1f} s" + (" (simulated)" if report.simulated else ""))
     timeline = _coarser(report.timeline)
     _throughput(axes[0, 0], timeline, "sent", "requests", report)
     _throughput(axes[0, 1], timeline, "tokens_charged", "tokens", report)
     _latency(axes[1, 0], timeline, report)
     _time(axes[1, 1], report)
+    return show_once(figure)
+
+
+def new_figure(rows: int, columns: int, *, figsize: tuple[float, float]) -> tuple[Figure, Any]:
+    """A figure and its axes.
+
+    Raises:
+        MissingDependencyError: matplotlib is not installed.
+    """
+    try:
+        from matplotlib import pyplot
+    except ImportError as error:
+        raise MissingDependencyError(_MISSING) from error
+    figure, axes = pyplot.subplots(rows, columns, figsize=figsize, layout="constrained")
+    return figure, axes
+
+
+def show_once(figure: Figure) -> Figure:
+    """The figure as a cell's value, which a notebook shows by itself."""
+    import matplotlib
+    from matplotlib import pyplot
+
     if "inline" in matplotlib.get_backend():  # it shows each open figure, and this one is shown as the cell's value
         pyplot.close(figure)
     return figure
