@@ -11,6 +11,7 @@
 """
 
 from parallel_openai import errors, local
+from parallel_openai.batch.faces import batch_status, cancel_batches, collect_batches
 from parallel_openai.batch.options import BatchLane
 from parallel_openai.client import Client
 from parallel_openai.engine.status import StatusTracker
@@ -46,6 +47,9 @@ __all__ = [
     "append_to_jsonl",
     "aprocess_api_requests_from_file",
     "aprocess_dataframe",
+    "batch_status",
+    "cancel_batches",
+    "collect_batches",
     "errors",
     "evaluate",
     "explain",

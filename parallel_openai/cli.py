@@ -28,6 +28,7 @@ class Verb:
         more: what its `--help` says below the options.
         add_arguments: puts its options on a parser; called only when the verb is asked for.
         run: does it and gives the exit code.
+        words: what stands between its name and its options.
         resumes: whether the same command goes on after an interrupt.
     """
 
@@ -36,6 +37,7 @@ class Verb:
     add_arguments: Callable[[argparse.ArgumentParser], None]
     run: Callable[[argparse.Namespace], int]
     resumes: bool = False
+    words: str = ""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -82,7 +84,7 @@ def make_parser(words: Sequence[str]) -> argparse.ArgumentParser:
             description=verb.about[0].upper() + verb.about[1:] + ".",
             epilog=verb.more,
             formatter_class=argparse.RawDescriptionHelpFormatter,
-            usage=f"{PROGRAM} {name} [options]",
+            usage=" ".join(filter(None, (PROGRAM, name, verb.words, "[options]"))),
         )
         if name in words[:1]:
             verb.add_arguments(under)
@@ -277,6 +279,66 @@ class _LogAboveTheBar(logging.StreamHandler[Any]):
         self.setFormatter(logging.Formatter(f"{erase}%(levelname)s %(message)s"))
 
 
+def _add_batch_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "what", choices=("submit", "status", "collect", "cancel"), metavar="submit|status|collect|cancel"
+    )
+    parser.add_argument("--requests_filepath", metavar="FILE", help="the requests, as for `run`; for `submit` alone")
+    parser.add_argument(
+        "--save_filepath",
+        metavar="FILE",
+        help="the results, or the journal of a frame (default: beside the requests, as ..._results.jsonl)",
+    )
+    parser.add_argument("--request_url", metavar="URL", help="the endpoint, as for `run`")
+    parser.add_argument("--api_key", metavar="KEY", help="the key; better in the environment, as OPENAI_API_KEY")
+    parser.add_argument("--wait", action="store_true", help="`submit` waits for the answers too")
+    parser.add_argument(
+        "--rounds", type=int, default=3, metavar="N", help="how often a request that expired is submitted (default: 3)"
+    )
+    parser.add_argument(
+        "--then",
+        choices=("fail", "online"),
+        default="fail",
+        help="what becomes of it after that; online: sent at once, at the usual price (default: fail)",
+    )
+
+
+_BATCH_MORE = """\
+submit   divides the requests among batches of OpenAI's Batch API, uploads and
+         submits them, and returns
+status   shows how they stand
+collect  waits for them and writes the results, as `run` does; what expired is
+         submitted again. It may be interrupted and go on, here or elsewhere
+cancel   cancels them; collect brings what was done until then
+
+The state is in the results file, on lines that begin with [{},null."""
+
+
+def _batch(args: argparse.Namespace) -> int:
+    from parallel_openai.batch.faces import batch_status, cancel_batches, collect_batches
+    from parallel_openai.batch.options import BatchLane
+    from parallel_openai.client import Client
+    from parallel_openai.files import process_api_requests_from_file, split_url
+
+    if args.what == "submit":
+        if args.requests_filepath is None:
+            raise InvalidInputError("batch submit needs --requests_filepath.")
+        lane = BatchLane(rounds=args.rounds, then=args.then, wait=args.wait)
+        process_api_requests_from_file(
+            args.requests_filepath, args.save_filepath, args.request_url, args.api_key, None, None, lane=lane
+        )
+        return 0
+    if args.save_filepath is None:
+        raise InvalidInputError(f"batch {args.what} needs --save_filepath.")
+    with Client(None if args.request_url is None else split_url(args.request_url)[0], args.api_key) as client:
+        if args.what == "collect":
+            collect_batches(args.save_filepath, client=client, lane=BatchLane(rounds=args.rounds, then=args.then))
+            return 0
+        found = (batch_status if args.what == "status" else cancel_batches)(args.save_filepath, client=client)
+    print("\n".join(map(str, found)) or "No batch is under way.")
+    return 0
+
+
 def _add_simulate_arguments(parser: argparse.ArgumentParser) -> None:
     from parallel_openai.local.simulator.__main__ import add_arguments
 
@@ -320,6 +382,14 @@ VERBS = {
         _add_run_arguments,
         _run,
         resumes=True,
+    ),
+    "batch": Verb(
+        "send a JSONL file of requests through the Batch API: half the price, within a day",
+        _BATCH_MORE,
+        _add_batch_arguments,
+        _batch,
+        resumes=True,
+        words="submit|status|collect|cancel",
     ),
     "simulate": Verb(
         "run a simulator of the API and its limits on this machine, to rehearse on",

@@ -18,6 +18,9 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from parallel_openai.batch.faces import identity_in_files
+from parallel_openai.batch.options import BatchLane, Lane, check_lane, sure_tier
+from parallel_openai.batch.run import BatchRun
 from parallel_openai.client import Client
 from parallel_openai.engine.bounds import Bounds
 from parallel_openai.engine.budget import Budget
@@ -44,7 +47,12 @@ _KNOWN_AT_ONCE = 1000
 #: What a request's worst case hangs on, its prompt apart.
 _CAPS = ("model", "n", "best_of", "max_completion_tokens", "max_tokens", "max_output_tokens")
 GOES_ON = "The same call goes on from there"
-_ENDINGS = {"finished": "Done", "stopped": "Stopped", "interrupted": f"Interrupted. {GOES_ON}"}
+_ENDINGS = {
+    "finished": "Done",
+    "submitted": "Submitted",
+    "stopped": "Stopped",
+    "interrupted": f"Interrupted. {GOES_ON}",
+}
 
 
 def process_api_requests_from_file(
@@ -64,6 +72,7 @@ def process_api_requests_from_file(
     budget_usd: float | None = None,
     budget_tokens: int | None = None,
     deadline: float | None = None,
+    lane: Lane = "online",
 ) -> StatusTracker:
     """Send every request of a JSONL file, within the limits, and write each result as it comes.
 
@@ -87,6 +96,8 @@ def process_api_requests_from_file(
         budget_usd, budget_tokens: what the call may spend. Before each send the most that it can come to is set aside,
             so every request needs a cap on its answer, such as `max_completion_tokens`. What has an answer is free.
         deadline: seconds after which nothing is sent any more, and what is on its way is let go.
+        lane: `batch`: through the Batch API, at half the price, within a day; see `BatchLane` for what can be chosen
+            there. How its batches stand is kept in the results file, on lines that begin with an empty request.
 
     Returns:
         The counts; their `ended` says whether all is done, or the budget or the time was used up. In that case the
@@ -123,6 +134,7 @@ def process_api_requests_from_file(
         client,
         sync,
         Bounds(budget_usd, budget_tokens, deadline),
+        lane,
     )
     bar = Progress(run.status, run.client, show=progress, unit="request")
     try:
@@ -161,6 +173,7 @@ async def aprocess_api_requests_from_file(
     budget_usd: float | None = None,
     budget_tokens: int | None = None,
     deadline: float | None = None,
+    lane: Lane = "online",
 ) -> StatusTracker:
     """`process_api_requests_from_file` for code that awaits, as the ancestor's callers do.
 
@@ -181,6 +194,7 @@ async def aprocess_api_requests_from_file(
         client,
         sync,
         Bounds(budget_usd, budget_tokens, deadline),
+        lane,
     )
     bar = Progress(run.status, run.client, show=progress, unit="request")
     line = ""
@@ -249,8 +263,15 @@ class _FileRun:
         client: Client | None,
         sync: Sync,
         bounds: Bounds,
+        lane: Lane,
     ) -> None:
         check_sync(sync)
+        self.lane = check_lane(lane, {}, bounds.deadline, repair=False)
+        if lane == "flex":
+            raise InvalidInputError(
+                'lane must be online or batch; for flex, write "service_tier": "flex" into the bodies.'
+            )
+        self.rest: str | None = None
         log.setLevel(logging_level)
         self.source = Path(requests_filepath)
         self.target = Path(save_filepath) if save_filepath is not None else _beside(self.source)
@@ -272,7 +293,7 @@ class _FileRun:
         self.client.check_key()
         self.sync = sync
         self.bounds = bounds
-        self.budget = bounds.budget(self.client.base_url)
+        self.budget = bounds.budget(self.client.base_url, sure_tier(lane))
         self.status = StatusTracker()
 
     async def work(self) -> None:
@@ -280,6 +301,9 @@ class _FileRun:
         if self.budget is not None:
             await self._check_caps(self.budget)
         with Journal(self.target, sync=self.sync) as journal:
+            if self.lane is not None:
+                await self._work_in_batches(self.lane, journal)
+                return
             self.status.ended = await self.client.process(
                 self._requests(self._known()),
                 on_result=lambda result: self._take(result, journal),
@@ -287,6 +311,25 @@ class _FileRun:
                 budget=self.budget,
                 deadline=self.bounds.until(began),
             )
+
+    async def _work_in_batches(self, lane: BatchLane, journal: Journal) -> None:
+        known = self._known()
+        answers = known.answers.copy()
+        batches = BatchRun(
+            self.client,
+            journal,
+            lane,
+            on_result=lambda result: self._take(result, journal),
+            status=self.status,
+            record=False,
+            identity=identity_in_files,
+            known=lambda identity: answers[identity],
+            budget=self.budget,
+        )
+        try:
+            self.status.ended = await batches.run(self._requests(known))
+        finally:
+            self.rest = batches.rest()
 
     def closing_line(self, ended: str) -> str:
         """How the call ended, in one line; `ended` is written into the counts too."""
@@ -297,6 +340,7 @@ class _FileRun:
             parts.append(f"{status.num_tasks_restored:,} known already")
         if status.num_rate_limit_errors:
             parts.append(f"{status.num_rate_limit_errors:,} rate-limit refusals waited out")
+        parts += [] if self.rest is None else [self.rest.removesuffix(".")]
         how = _ENDINGS.get(ended) or f"{self.bounds.why(ended)} {GOES_ON}"
         return f"{how}: {', '.join(parts)}. Results: {self.target}"
 
@@ -381,8 +425,9 @@ class _FileRun:
 
     def _take(self, result: Result, journal: Journal) -> None:
         if result.status == "failed":
-            number = getattr(result.request, "number", "?")
-            log.warning("Line %s of %s failed (%s): %s", number, self.source, result.error_code, result.error)
+            number = getattr(result.request, "number", None)
+            place = "A line" if number is None else f"Line {number}"
+            log.warning("%s of %s failed (%s): %s", place, self.source, result.error_code, result.error)
         journal.append(result_line(result, record=False))
 
     def _count_known(self) -> None:
@@ -463,8 +508,7 @@ _JSON_NAMES = {list: "list", str: "text", int: "number", float: "number", bool: 
 
 
 def _identity(request: APIRequest, metadata: Any) -> str:
-    """The same request for two different rows is two requests, since each wants its own line."""
-    return request.key if metadata is None else f"{request.key} {dumps(metadata, sort_keys=True).decode()}"
+    return identity_in_files(request.key, metadata)
 
 
 def _beside(source: Path) -> Path:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,7 @@ class BatchAPI:
         sleep: waits so many seconds.
     """
 
-    def __init__(self, client: Client, *, sleep: Sleep) -> None:
+    def __init__(self, client: Client, *, sleep: Sleep = asyncio.sleep) -> None:
         self._client = client
         self._sleep = sleep
         self._retry = RetryPolicy(client.max_attempts, max_wait=client.max_wait)
@@ -77,7 +78,8 @@ class BatchAPI:
         return await self._call(f"look at {batch_id}", "GET", f"batches/{batch_id}")
 
     async def cancel(self, batch_id: str) -> dict[str, Any]:
-        return await self._call(f"cancel {batch_id}", "POST", f"batches/{batch_id}/cancel")
+        """Raises BatchError where it has come to its end already."""
+        return await self._call(f"cancel {batch_id}", "POST", f"batches/{batch_id}/cancel", final=(409,))
 
     async def download(self, file_id: str, place: Path) -> None:
         """The file's content, whole, at that place."""
@@ -107,12 +109,18 @@ class BatchAPI:
         return next((each for each in fitting if each.get("bytes") == size), None)
 
     async def _call(
-        self, what: str, method: str, path: str, *, query: Mapping[str, str] | None = None
+        self,
+        what: str,
+        method: str,
+        path: str,
+        *,
+        query: Mapping[str, str] | None = None,
+        final: Collection[int] = (),
     ) -> dict[str, Any]:
         async def send() -> Response:
             return await self._client.transport().call(method, path, query=query)
 
-        return await self._until_answered(what, send, patient=True)
+        return await self._until_answered(what, send, patient=True, final=final)
 
     async def _once(
         self, what: str, send: Callable[[], Awaitable[Response]], find: Callable[[], Awaitable[dict[str, Any] | None]]
@@ -126,12 +134,14 @@ class BatchAPI:
         *,
         find: Callable[[], Awaitable[dict[str, Any] | None]] | None = None,
         patient: bool = False,
+        final: Collection[int] = (),
     ) -> dict[str, Any]:
         """Send until there is an answer.
 
         Args:
             find: looks whether a send that seemed to fail has done its work.
             patient: only time ends it, as for what can be asked for at any later moment.
+            final: statuses after which it is of no use to ask again.
         """
         failures, began = 0, time.monotonic()
         while True:
@@ -147,7 +157,7 @@ class BatchAPI:
             failures += 1
             late = time.monotonic() - began > self._retry.max_wait
             tired = verdict.kind == "retry" and not patient and failures >= self._retry.max_attempts
-            if verdict.kind == "fail" or late or tired:
+            if verdict.kind == "fail" or response.status in final or late or tired:
                 raise BatchError(f"The Batch API would not {what}: {verdict.message}")
             await self._sleep(max(verdict.wait or 0.0, self._retry.backoff(failures)))
             if find is not None and _may_have_worked(response) and (found := await find()) is not None:

@@ -22,7 +22,7 @@ def test_flex_is_asked_for_and_costs_half(ask: Verb, tmp_path: Path) -> None:
 
 
 def test_a_tier_without_room_is_waited_out_without_using_up_attempts(server: Server, ask: Verb) -> None:
-    server.set(flex_unavailable=0.5)
+    server.set(flex_unavailable=0.3)
     out = ask(texts(8), lane="flex", client=po.Client(server.base_url, max_attempts=1))
     assert counts(out) == {"succeeded": 8}
     assert server.stats()["refused"]["resource_unavailable"] > 0

@@ -113,7 +113,7 @@ def test_rows_that_broke_at_the_server_go_again(ask: Verb, server: Server) -> No
 
 
 def test_a_full_queue_is_waited_for(ask: Verb, server: Server) -> None:
-    server.set(batch_queued_tokens=100)
+    server.set(batch_queued_tokens=100, batch_seconds=50_000)
     out = ask(texts(40), lane=lane(max_requests=10))
     assert counts(out) == {"succeeded": 40}
     assert server.stats()["batches"]["by_status"]["failed"] > 0

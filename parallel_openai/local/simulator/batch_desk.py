@@ -25,7 +25,7 @@ class BatchDesk:
 
     def __init__(self, simulator: Simulator) -> None:
         self.simulator = simulator
-        self._began, self._epoch = time.monotonic(), time.time()
+        self._since, self._moment, self._speed = time.monotonic(), time.time(), simulator.settings.batch_speed
         self._dice = random.Random(simulator.settings.seed)
         self._start()
 
@@ -62,7 +62,11 @@ class BatchDesk:
         )
 
     def _time(self) -> float:
-        return self._epoch + (time.monotonic() - self._began) * self.simulator.settings.batch_speed
+        """Seconds since 1970 by the batches' own clock, which runs on when its speed is changed."""
+        now = time.monotonic()
+        self._moment += (now - self._since) * self._speed
+        self._since, self._speed = now, self.simulator.settings.batch_speed
+        return self._moment
 
     def _handler(self, work: Work) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
         async def handle(request: web.Request) -> web.StreamResponse:

@@ -1,0 +1,89 @@
+"""A file of requests through the Batch API, in Python and from the command line."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+import parallel_openai as po
+from parallel_openai import cli
+from parallel_openai.errors import InvalidInputError
+from parallel_openai.local.simulator import Server
+from tests.batch.conftest import charged, lane
+
+
+@pytest.fixture
+def requests(tmp_path: Path) -> Path:
+    """Five requests; the first two ask the same for different rows, the last two are the very same line."""
+    prompts = [("same", 0), ("same", 1), ("other", 2), ("twin", None), ("twin", None)]
+    lines = [
+        {"model": "gpt-4o-mini", "messages": [{"role": "user", "content": text}], "metadata": row}
+        for text, row in prompts
+    ]
+    path = tmp_path / "requests.jsonl"
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return path
+
+
+def results(path: Path) -> list[list[object]]:
+    return [entry for entry in map(json.loads, path.read_text().splitlines()) if entry[0]]
+
+
+def test_each_line_has_a_result_of_its_own(client: po.Client, server: Server, requests: Path, tmp_path: Path) -> None:
+    out = tmp_path / "results.jsonl"
+    for _ in range(2):
+        status = po.process_api_requests_from_file(requests, out, client=client, progress=False, lane=lane())
+        assert (status.num_tasks_succeeded, status.ended) == (5, "finished")
+    found = results(out)
+    assert sorted(str(entry[2]) if len(entry) > 2 else "" for entry in found) == ["", "", "0", "1", "2"]
+    assert server.stats()["batches"]["requests"] == 5
+
+
+def test_expired_lines_go_again(client: po.Client, server: Server, requests: Path, tmp_path: Path) -> None:
+    server.set(batch_expire=0.5)
+    out = tmp_path / "results.jsonl"
+    status = po.process_api_requests_from_file(requests, out, client=client, progress=False, lane=lane(rounds=30))
+    assert (status.num_tasks_succeeded, len(results(out))) == (5, 5)
+
+
+def test_flex_belongs_into_the_bodies_of_a_file(client: po.Client, requests: Path) -> None:
+    with pytest.raises(InvalidInputError, match="service_tier"):
+        po.process_api_requests_from_file(requests, client=client, progress=False, lane="flex")
+
+
+def test_the_command_cancels(
+    server: Server, requests: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OPENAI_BASE_URL", server.base_url)
+    server.set(batch_speed=1.0)
+    out = str(requests.with_name("requests_results.jsonl"))
+    assert cli.main(["batch", "submit", "--requests_filepath", str(requests)]) == 0
+    assert cli.main(["batch", "cancel", "--save_filepath", out]) == 0
+    assert "cancelling, 0 of 5 done" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("word", "lacks"), [("submit", "--requests_filepath"), ("collect", "--save_filepath")])
+def test_the_command_names_the_file_that_it_lacks(capsys: pytest.CaptureFixture[str], word: str, lacks: str) -> None:
+    assert cli.main(["batch", word]) == 2
+    assert lacks in capsys.readouterr().err
+
+
+def test_the_command_submits_shows_and_collects(
+    server: Server, requests: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OPENAI_BASE_URL", server.base_url)
+    server.set(batch_speed=1.0)
+    out = str(requests.with_name("requests_results.jsonl"))
+    assert cli.main(["batch", "submit", "--requests-filepath", str(requests)]) == 0
+    assert "Submitted: 0 succeeded" in capsys.readouterr().err
+    assert cli.main(["batch", "status", "--save_filepath", out]) == 0
+    assert "validating, 0 of 5 done" in capsys.readouterr().out
+    server.set(batch_speed=1e7)
+    assert cli.main(["batch", "collect", "--save_filepath", out]) == 0
+    assert "5 succeeded, 0 failed" in capsys.readouterr().err
+    assert len(results(Path(out))) == 5
+    assert set(charged(server)) <= {1, 2}  # two pairs of lines have the same body
+    assert cli.main(["batch", "status", "--save_filepath", out]) == 0
+    assert capsys.readouterr().out == "No batch is under way.\n"
