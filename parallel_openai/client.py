@@ -9,10 +9,10 @@ import time
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import replace
-from typing import Literal
+from typing import Any, Literal
 from weakref import WeakKeyDictionary, finalize
 
-from parallel_openai.engine.address import find_address
+from parallel_openai.engine.address import Address, find_address
 from parallel_openai.engine.budget import Budget
 from parallel_openai.engine.keys import KeyFunction, find_key
 from parallel_openai.engine.limiter import Limiter
@@ -118,6 +118,7 @@ class Client:
         if loop not in ("thread", "running"):
             raise InvalidInputError(f"loop must be 'thread' or 'running', not {loop!r}.")
         self.loop: Literal["thread", "running"] = loop
+        self._given_concurrency = max_concurrent_requests
         self.max_concurrent_requests = max_concurrent_requests or MAX_CONCURRENT_REQUESTS
         self.max_attempts = max_attempts
         self.timeout = timeout
@@ -203,6 +204,30 @@ class Client:
     def transport(self) -> Transport:
         """The connections of the loop that runs, for what is no request of a run, such as files."""
         return self._transport()
+
+    def account(self) -> dict[str, Any]:
+        """What makes a client like this one in another process. The key is in it: show it nobody."""
+        return {
+            "address": self._address,
+            "headers": self._headers,
+            "key": self._key.function,
+            "options": {
+                "max_concurrent_requests": self._given_concurrency,
+                "max_attempts": self.max_attempts,
+                "timeout": self.timeout,
+                "max_wait": self.max_wait,
+                "trust_env": self._trust_env,
+                "ssl": self._ssl,
+            },
+        }
+
+    @classmethod
+    def of_account(cls, account: Mapping[str, Any]) -> Client:
+        """The client that `account` tells of; its limits are learned anew."""
+        address: Address = account["address"]
+        client = cls(address.base_url, account["key"] or "", **account["options"])
+        client._address, client._headers = address, dict(account["headers"])
+        return client
 
     def close(self) -> None:
         """Close the pool of connections. The client can be used again and will open a new one."""

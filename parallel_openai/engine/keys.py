@@ -47,6 +47,11 @@ class Key:
     def is_renewed(self) -> bool:
         return self._ask_for is not None
 
+    @property
+    def function(self) -> KeyFunction | None:
+        """What is asked for the key; None where it is a text."""
+        return self._ask_for
+
     async def current(self) -> Mapping[str, str]:
         """The headers with a key that is not old.
 

@@ -176,6 +176,9 @@ class Limiter:
         cost = self.counting.cost(size)
         if self._plan(cost, now)[0] > 0:
             return None
+        return self._book(size, now)
+
+    def _book(self, size: Size, now: float) -> Lease:
         self.in_flight += 1
         lot = self.counting.open(size)
         request_mark = self.requests.charge(1.0, now)

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from parallel_openai.engine.budget import Budget, Reserve
+from parallel_openai.engine.feed import Feed
 from parallel_openai.engine.limiter import Lease, Limiter
 from parallel_openai.engine.retry import RESOURCE_UNAVAILABLE, RetryPolicy, Verdict, judge
 from parallel_openai.engine.status import StatusTracker
@@ -106,7 +107,8 @@ class Processor:
         self._stopped = False
 
     async def run(self, requests: Iterable[APIRequest | None]) -> End:
-        """Bring every request to its result. None among the requests lets other work of the loop go first.
+        """Bring every request to its result. None among the requests lets other work of the loop go first;
+        a Feed is waited for until it is closed.
 
         Gives how it ended. Where the budget or the time was used up, those not finished get no result.
 
@@ -116,6 +118,8 @@ class Processor:
         self._source = iter(requests)
         self._gate = asyncio.Lock()
         self._news = asyncio.Event()
+        if isinstance(requests, Feed):
+            requests.on_news(self._news.set)
         self._end: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._status.timeline.begin(self._limiter, self._clock())
         self._hire()
@@ -226,10 +230,13 @@ class Processor:
                     continue
                 self._status.num_tasks_started += 1
                 return _Job(request, self._clock())
-            if delay is None and not self._busy:
+            if delay is None and not self._busy and not self._may_get_more():
                 return None
             if delay is None or delay > 0:
                 await self._wait_for_news(delay)
+
+    def _may_get_more(self) -> bool:
+        return isinstance(self._source, Feed) and not self._source.closed
 
     async def _afford(self, job: _Job) -> bool:
         """Set aside what the send may cost; where it does not fit yet, wait for what those in flight leave over."""

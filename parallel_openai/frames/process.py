@@ -42,6 +42,7 @@ def process_dataframe(
     prefix: str = "",
     progress: bool = True,
     sync: Sync = "second",
+    ray: bool | int = False,
     client: Client | None = None,
     extra_body: Mapping[str, Any] | None = None,
     **params: Any,
@@ -79,6 +80,8 @@ def process_dataframe(
         progress: False shows nothing.
         sync: how often the disk is told to keep what was written: about once a `second`, `always` (after each write)
             or `never` (safe against a crash of the program, not of the machine).
+        ray: whether the requests are sent by the machines of a Ray cluster (`parallel-openai[ray]`), all within the
+            account's one limit; a number: by so many workers. Everything else stays as it is.
         client: the account; None: the environment's.
         extra_body: further fields of the body, for names that this function uses itself (`metadata`).
         **params: parameters of the API, as they are: `temperature=0`, `max_completion_tokens=50`, `seed=1` ...
@@ -111,7 +114,9 @@ def process_dataframe(
     ['succeeded', 'succeeded']
     """
     recipe = make_recipe(prompt, model, system, endpoint, response_format, samples, metadata, extra_body, params)
-    options = Options(save_to, retry_failed, prefix, progress, sync, repair, budget_usd, budget_tokens, deadline, lane)
+    options = Options(
+        save_to, retry_failed, prefix, progress, sync, repair, budget_usd, budget_tokens, deadline, lane, ray
+    )
     return execute(df, recipe, answer_reader(recipe, parse), client or default_client(), options)
 
 
@@ -136,6 +141,7 @@ async def aprocess_dataframe(
     prefix: str = "",
     progress: bool = True,
     sync: Sync = "second",
+    ray: bool | int = False,
     client: Client | None = None,
     extra_body: Mapping[str, Any] | None = None,
     **params: Any,
@@ -145,7 +151,9 @@ async def aprocess_dataframe(
     Cancelling the task gives the frame with the rest `cancelled`, as an interrupt does.
     """
     recipe = make_recipe(prompt, model, system, endpoint, response_format, samples, metadata, extra_body, params)
-    options = Options(save_to, retry_failed, prefix, progress, sync, repair, budget_usd, budget_tokens, deadline, lane)
+    options = Options(
+        save_to, retry_failed, prefix, progress, sync, repair, budget_usd, budget_tokens, deadline, lane, ray
+    )
     return await aexecute(df, recipe, answer_reader(recipe, parse), client or default_client(), options)
 
 

@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
@@ -22,7 +22,7 @@ from parallel_openai.engine.processor import End
 from parallel_openai.engine.progress import Progress
 from parallel_openai.engine.resume import KnownResults, result_line
 from parallel_openai.engine.status import StatusTracker
-from parallel_openai.errors import JournalError, JournalWriteError, RunStoppedError
+from parallel_openai.errors import InvalidInputError, JournalError, JournalWriteError, RunStoppedError
 from parallel_openai.frames.answers import COLUMNS, Answers, Reader
 from parallel_openai.frames.bounds import make_budget
 from parallel_openai.frames.recipe import Recipe
@@ -32,6 +32,9 @@ from parallel_openai.frames.table import check_frame, check_free, with_columns
 from parallel_openai.jsonl import dumps, loads
 from parallel_openai.records import APIRequest, Result
 from parallel_openai.requests.prompts import BadPromptError
+
+if TYPE_CHECKING:
+    from parallel_openai.distributed.pool import Pool
 
 JOURNAL_FOLDER = ".parallel_openai"
 #: Rows answered from the journal before other work of the loop gets its turn.
@@ -52,6 +55,7 @@ class Options:
     budget_tokens: int | None = None
     deadline: float | None = None
     lane: Lane = "online"
+    ray: bool | int = False
 
 
 @dataclass
@@ -84,6 +88,7 @@ class FrameRun:
             self._bounds, self.recipe, self.df, self.client.base_url, tier=sure_tier(self.options.lane)
         )
         self._batches: BatchRun | None = None
+        self._engine = self._find_engine()
         self._ended = "finished"
         self._began = time.time()
         self.journal_path = self._journal_path()
@@ -91,6 +96,19 @@ class FrameRun:
         self.status.num_tasks_total = len(self.df) * self.recipe.samples
         self._slots: dict[str, int] = {}  # the slot that asks for each key
         self._twins: list[tuple[int, int]] = []  # slots that share another's answer
+
+    def _find_engine(self) -> Client | Pool:
+        if self.options.ray is False:
+            return self.client
+        from parallel_openai.distributed.pool import Pool
+
+        if self._lane is not None:
+            raise InvalidInputError(f"lane={self.options.lane!r} sends files, and ray= requests: leave one out.")
+        if self._budget is not None:
+            raise InvalidInputError(
+                "A budget cannot be kept by machines that do not see each other's sends: leave out ray=, or the budget."
+            )
+        return Pool(self.client, self.options.ray)
 
     def execute(self) -> pd.DataFrame:
         """Run, and wait for the end. A KeyboardInterrupt ends the run early and keeps what there is."""
@@ -129,9 +147,7 @@ class FrameRun:
     async def _work(self) -> None:
         began = time.monotonic()
         with Journal(self.journal_path, sync=self.options.sync) as journal:
-            known = KnownResults(
-                self.journal_path, failures=not self.options.retry_failed, simulated=self.client.is_local
-            )
+            known = self._known()
             self.status.num_damaged_lines = known.damaged_lines
             try:
                 requests = self._requests(known)
@@ -145,7 +161,7 @@ class FrameRun:
         self, requests: Iterator[APIRequest | None], journal: Journal, known: KnownResults, deadline: float | None
     ) -> End:
         if self._lane is None:
-            return await self.client.process(
+            return await self._engine.process(
                 requests,
                 on_result=lambda result: self._take(result, journal),
                 status=self.status,
@@ -164,6 +180,9 @@ class FrameRun:
             budget=self._budget,
         )
         return await self._batches.run(requests)
+
+    def _known(self) -> KnownResults:
+        return KnownResults(self.journal_path, failures=not self.options.retry_failed, simulated=self.client.is_local)
 
     async def _leave_rest(self, requests: Iterator[APIRequest | None]) -> None:
         """Send nothing more; but what the journal or another row answers costs nothing, and is taken along."""

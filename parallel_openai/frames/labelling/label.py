@@ -51,6 +51,7 @@ def label_dataframe(
     prefix: str = "",
     progress: bool = True,
     sync: Sync = "second",
+    ray: bool | int = False,
     client: Client | None = None,
     extra_body: Mapping[str, Any] | None = None,
     **params: Any,
@@ -111,7 +112,9 @@ def label_dataframe(
         params={**params, **(extra_body or {})},
     )
     recipe, reader = _plan(df, question, prompt, model, system, endpoint, examples, metadata, extra_body, params)
-    options = Options(save_to, retry_failed, prefix, progress, sync, repair, budget_usd, budget_tokens, deadline, lane)
+    options = Options(
+        save_to, retry_failed, prefix, progress, sync, repair, budget_usd, budget_tokens, deadline, lane, ray
+    )
     return execute(df, recipe, reader, client or default_client(), options)
 
 
@@ -141,6 +144,7 @@ async def alabel_dataframe(
     prefix: str = "",
     progress: bool = True,
     sync: Sync = "second",
+    ray: bool | int = False,
     client: Client | None = None,
     extra_body: Mapping[str, Any] | None = None,
     **params: Any,
@@ -161,7 +165,9 @@ async def alabel_dataframe(
         params={**params, **(extra_body or {})},
     )
     recipe, reader = _plan(df, question, prompt, model, system, endpoint, examples, metadata, extra_body, params)
-    options = Options(save_to, retry_failed, prefix, progress, sync, repair, budget_usd, budget_tokens, deadline, lane)
+    options = Options(
+        save_to, retry_failed, prefix, progress, sync, repair, budget_usd, budget_tokens, deadline, lane, ray
+    )
     return await aexecute(df, recipe, reader, client or default_client(), options)
 
 

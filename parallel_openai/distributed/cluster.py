@@ -1,0 +1,178 @@
+"""The door to Ray: a cluster that is there or begun here, and the actor in it that keeps an account's one limit."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from hashlib import blake2b
+from typing import Any
+
+from parallel_openai.client import Client
+from parallel_openai.distributed.account import Account, Grant, Report
+from parallel_openai.errors import InvalidInputError, MissingDependencyError
+
+NAMESPACE = "parallel_openai"
+#: Workers where no number is given: one for each processor of the cluster, up to these.
+MOST_WORKERS = 8
+#: Seconds between two tries to reach the account's actor where it has just died.
+AGAIN_AFTER = 0.2
+TRIES = 50
+
+
+def find_ray() -> Any:
+    """The module `ray`, connected to the cluster of `RAY_ADDRESS`, to the one that runs here, or to one begun here.
+
+    Raises:
+        MissingDependencyError: Ray is not installed.
+    """
+    try:
+        import ray
+    except ImportError as error:
+        raise MissingDependencyError('ray= and process_dataset need Ray: pip install "parallel-openai[ray]"') from error
+    if not ray.is_initialized():
+        _connect(ray)
+    return ray
+
+
+def _connect(ray: Any) -> None:
+    # Ray would otherwise tell its makers of its use, which is not for us to decide.
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    quiet = {"logging_level": "warning", "log_to_driver": False}
+    try:
+        ray.init("auto", **quiet)
+    except ConnectionError:  # none is running: one on this machine, for this process, open to nobody else
+        ray.init("local", include_dashboard=False, _node_ip_address="127.0.0.1", **quiet)
+
+
+def count_workers(ray: Any, workers: Any) -> int:
+    """How many workers there are to be.
+
+    Raises:
+        InvalidInputError: the number makes no sense.
+    """
+    if workers is True or workers is None:
+        return max(1, min(MOST_WORKERS, int(ray.cluster_resources().get("CPU", 1))))
+    if isinstance(workers, int) and workers > 0:
+        return workers
+    raise InvalidInputError(
+        f"The number of workers must be a whole number above 0, or True for a fitting one, not {workers!r}."
+    )
+
+
+class Sealed:
+    """What makes a client, with its key: for the way to a worker, and shown to nobody."""
+
+    def __init__(self, account: Mapping[str, Any]) -> None:
+        self._account = dict(account)
+
+    def open(self) -> dict[str, Any]:
+        return self._account
+
+    def __repr__(self) -> str:
+        return "Sealed(...)"
+
+
+def seal(client: Client, workers: int) -> Sealed:
+    """What each of so many workers needs of the client.
+
+    Raises:
+        InvalidInputError: it cannot travel.
+    """
+    account = client.account()
+    options = dict(account["options"])
+    if not isinstance(options["ssl"], bool):
+        raise InvalidInputError(
+            "Client(ssl=...) with a context of your own cannot be sent to other machines. Set SSL_CERT_FILE on them."
+        )
+    if options["max_concurrent_requests"] is not None:
+        options["max_concurrent_requests"] = -(-options["max_concurrent_requests"] // workers)
+    return Sealed({**account, "options": options})
+
+
+def account_name(client: Client) -> str:
+    """The same for all clients of an account, and telling nothing of its key."""
+    text = repr((client.place, sorted(client.account()["headers"].items())))
+    return f"account-{blake2b(text.encode(), digest_size=8).hexdigest()}"
+
+
+class Desk:
+    """The actor: the account's books, and a place where workers find what they need and leave what they count."""
+
+    def __init__(self, max_requests_per_minute: float | None, max_tokens_per_minute: float | None) -> None:
+        self._account = Account(max_requests_per_minute, max_tokens_per_minute)
+        self._sealed: dict[str, Sealed] = {}
+        self._counts: dict[str, dict[str, Counter[str]]] = {}
+        self._stops: dict[str, tuple[str, str]] = {}
+
+    def lease(self, worker: str, requests: int, tokens: float, report: Report) -> Grant:
+        return self._account.lease(worker, requests, tokens, report)
+
+    def begin(self, run: str, sealed: Sealed) -> None:
+        """A run of many workers begins, which all open what is sealed here."""
+        self._sealed[run] = sealed
+
+    def unseal(self, run: str) -> Sealed | None:
+        return self._sealed.get(run)
+
+    def count(self, run: str, worker: str, counts: Counter[str]) -> tuple[str, str] | None:
+        """Take a worker's counts; gives why the run is to stop, if it is."""
+        self._counts.setdefault(run, {})[worker] = counts
+        return self._stops.get(run)
+
+    def stop(self, run: str, error: str, sentence: str) -> None:
+        """The run is to stop, with this error."""
+        self._stops.setdefault(run, (error, sentence))
+
+    def totals(self, run: str) -> tuple[Counter[str], tuple[float | None, float | None], tuple[str, str] | None]:
+        """What all workers counted, the limits as they are known, and why the run stopped."""
+        total: Counter[str] = Counter()
+        for counts in self._counts.get(run, {}).values():
+            total.update(counts)
+        return total, self._account.limits, self._stops.get(run)
+
+    def end(self, run: str) -> None:
+        """Forget a run, and what was sealed for it."""
+        for book in (self._sealed, self._counts, self._stops):
+            book.pop(run, None)
+
+
+@dataclass
+class Line:
+    """A process's line to the account's actor. Where the actor has died, a new one takes its place."""
+
+    name: str
+    limits: tuple[float | None, float | None]
+    _desk: Any = field(default=None, repr=False)
+
+    def find(self) -> Any:
+        """The actor; begun here where there is none."""
+        if self._desk is None:
+            import ray
+
+            actor = ray.remote(num_cpus=0)(Desk)
+            named = actor.options(name=self.name, namespace=NAMESPACE, get_if_exists=True)
+            self._desk = named.remote(*self.limits)
+        return self._desk
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"name": self.name, "limits": self.limits, "_desk": None}
+
+    async def lease(self, worker: str, requests: int, tokens: float, report: Report) -> Grant:
+        from ray.exceptions import RayActorError
+
+        for _ in range(TRIES):
+            try:
+                grant: Grant = await self.find().lease.remote(worker, requests, tokens, report)
+                return grant
+            except RayActorError:
+                self._desk = None
+                await asyncio.sleep(AGAIN_AFTER)
+        raise RuntimeError("The actor that keeps the account's limit cannot be reached.")
+
+
+def worker_name() -> str:
+    return f"{socket.gethostname()}-{os.getpid()}"

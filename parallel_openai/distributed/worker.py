@@ -1,0 +1,258 @@
+"""A process of the cluster that sends requests, within its slots of the account's limit."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+import traceback
+from collections import Counter
+from dataclasses import dataclass, field
+
+from parallel_openai.client import Client
+from parallel_openai.distributed.account import Grant, Report
+from parallel_openai.distributed.cluster import Line, Sealed, worker_name
+from parallel_openai.distributed.limiter import LeasedLimiter
+from parallel_openai.engine.feed import Feed
+from parallel_openai.engine.limiter import Limiter
+from parallel_openai.engine.retry import Verdict
+from parallel_openai.engine.status import StatusTracker
+from parallel_openai.engine.timeline import Timeline
+from parallel_openai.errors import RunStoppedError
+from parallel_openai.records import APIRequest, Attempt, Response, Result, Usage
+
+#: Seconds in which results gather before they travel together.
+GATHER = 0.02
+#: What is counted here and not by who receives the results.
+COUNTS = (
+    "num_requests_sent",
+    "num_retries",
+    "num_rate_limit_errors",
+    "num_api_errors",
+    "num_other_errors",
+    "prompt_tokens",
+    "completion_tokens",
+)
+
+
+#: What a client reads of a body, besides sending it.
+_READ_BY_CLIENT = ("model", "service_tier")
+
+
+class Parcel(APIRequest):
+    """A request as it travels: what is sent, and a number to know it by."""
+
+    __slots__ = ("number",)
+
+    def __init__(self, number: int, request: APIRequest) -> None:
+        self.number = number
+        asked = request.request_json
+        self.request_json = {name: asked[name] for name in _READ_BY_CLIENT if name in asked}
+        self.metadata = None
+        for name in ("path", "sample", "body", "key", "size"):
+            setattr(self, name, getattr(request, name))
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """A result as it travels: without its request, and the answer as the bytes that came."""
+
+    number: int
+    status: str
+    raw: bytes | None
+    error_code: str | None
+    error: str | None
+    errors: tuple[str, ...]
+    attempts: tuple[Attempt, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """What came of a send; moments are seconds ago."""
+
+    number: int
+    sent: float
+    came: float
+    status: int
+    seconds: float
+    verdict: Verdict
+    usage: Usage | None
+
+
+@dataclass(slots=True)
+class Delivery:
+    """What happened at a worker since the last one.
+
+    Attributes:
+        results: what came to its end.
+        sent: how many seconds ago something was sent.
+        events: what came of sends.
+        counts: how much the counters have grown.
+        in_flight, waiting: requests on the wire, and those that wait to be sent again.
+        limits: requests and tokens per minute, as the worker knows them.
+        waited: seconds that the next request had to wait, by cause.
+        stop: why the run must end: the error's name and sentence.
+    """
+
+    results: list[Done]
+    sent: list[float]
+    events: list[Event]
+    counts: Counter[str]
+    in_flight: int
+    waiting: int
+    limits: tuple[float | None, float | None]
+    waited: Counter[str]
+    stop: tuple[str, str] | None
+
+
+class Tape(Timeline):
+    """Keeps what happened for somebody else's timeline."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.sends: list[float] = []
+        self.answers: list[tuple[float, float, APIRequest, Response, Verdict, Usage | None]] = []
+
+    def begin(self, limiter: Limiter, now: float) -> None:
+        pass
+
+    def end(self, now: float, *, max_concurrent_requests: int) -> None:
+        pass
+
+    def sent(self, at: float) -> None:
+        self.sends.append(at)
+
+    def came(
+        self,
+        sent_at: float,
+        now: float,
+        request: APIRequest,
+        response: Response,
+        verdict: Verdict,
+        usage: Usage | None,
+    ) -> None:
+        self.answers.append((sent_at, now, request, response, verdict, usage))
+
+    def take(self, now: float) -> tuple[list[float], list[Event]]:
+        """What happened since the last time."""
+        sends, answers = self.sends, self.answers
+        self.sends, self.answers = [], []
+        return [now - at for at in sends], [_event(now, *each) for each in answers]
+
+
+def _event(
+    now: float,
+    sent: float,
+    came: float,
+    request: APIRequest,
+    response: Response,
+    verdict: Verdict,
+    usage: Usage | None,
+) -> Event:
+    number = request.number if isinstance(request, Parcel) else -1
+    return Event(number, now - sent, now - came, response.status, response.seconds, verdict, usage)
+
+
+def leased_client(sealed: Sealed, line: Line) -> tuple[Client, LeasedLimiter]:
+    """A client that sends when the account's actor says."""
+    name = worker_name()
+
+    async def ask(requests: int, tokens: float, report: Report) -> Grant:
+        return await line.lease(name, requests, tokens, report)
+
+    client = Client.of_account(sealed.open())
+    limiter = LeasedLimiter(ask, *line.limits, clock=time.monotonic)
+    client.limiter = limiter
+    return client, limiter
+
+
+@dataclass
+class Worker:
+    """The actor. It is fed with requests and asked for results, in one call for both.
+
+    `open` must come first: the key travels in a call, and not with what makes the actor, which the cluster keeps.
+    """
+
+    line: Line
+    _feed: Feed = field(default_factory=Feed)
+    _results: list[Done] = field(default_factory=list)
+    _stop: tuple[str, str] | None = None
+
+    async def open(self, sealed: Sealed) -> str:
+        """Begin, and give this worker's name."""
+        self._client, self._limiter = leased_client(sealed, self.line)
+        self._tape = Tape()
+        self._status = StatusTracker(timeline=self._tape)
+        self._told: Counter[str] = Counter()
+        self._told_waited: Counter[str] = Counter()
+        self._news = asyncio.Event()
+        self._running = asyncio.ensure_future(self._run())
+        return worker_name()
+
+    async def exchange(self, parcels: list[Parcel], patience: float) -> Delivery:
+        """Take requests, and give what has happened as soon as there are results, or after so many seconds."""
+        self._feed.put(parcels)
+        if patience and not self._results and self._stop is None:
+            self._news.clear()
+            try:
+                await asyncio.wait_for(self._news.wait(), patience)
+            except asyncio.TimeoutError:
+                pass
+            else:
+                await asyncio.sleep(GATHER)
+        return self._deliver()
+
+    async def come_home(self, seconds: float) -> Delivery:
+        """Send nothing more, wait for what is on its way, at the most so many seconds, and give what came."""
+        self._limiter.close()
+        try:
+            await asyncio.wait_for(self._limiter.all_back(), seconds)
+        except asyncio.TimeoutError:
+            pass
+        return self._deliver()
+
+    async def _run(self) -> None:
+        try:
+            await self._client.process(self._feed, on_result=self._take, status=self._status)
+        except RunStoppedError as error:
+            self._stop = (type(error).__name__, str(error))
+        except Exception:  # a bug, which must not look like a run that takes long
+            self._stop = ("RuntimeError", f"A worker failed. {traceback.format_exc()}")
+        self._news.set()
+
+    def _take(self, result: Result) -> None:
+        assert isinstance(result.request, Parcel)
+        self._results.append(
+            Done(
+                result.request.number,
+                result.status,
+                result.raw,
+                result.error_code,
+                result.error,
+                result.errors,
+                result.attempts,
+            )
+        )
+        self._news.set()
+
+    def _deliver(self) -> Delivery:
+        results, self._results = self._results, []
+        counts = Counter({name: getattr(self._status, name) for name in COUNTS})
+        waited = Counter(self._limiter.waited)
+        sent, events = self._tape.take(time.monotonic())
+        delivery = Delivery(
+            results,
+            sent,
+            events,
+            _grown(counts, self._told),
+            self._status.num_tasks_in_progress,
+            self._status.num_tasks_waiting,
+            (self._client.max_requests_per_minute, self._client.max_tokens_per_minute),
+            _grown(waited, self._told_waited),
+            self._stop,
+        )
+        self._told, self._told_waited = counts, waited
+        return delivery
+
+
+def _grown(now: Counter[str], before: Counter[str]) -> Counter[str]:
+    return Counter({name: count - before[name] for name, count in now.items()})
