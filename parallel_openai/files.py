@@ -24,7 +24,8 @@ from parallel_openai.batch.run import BatchRun
 from parallel_openai.client import Client
 from parallel_openai.engine.bounds import Bounds
 from parallel_openai.engine.budget import Budget
-from parallel_openai.engine.journal import Journal, Sync, check_sync, read_entries
+from parallel_openai.engine.journal import Journal, Sync, check_sync
+from parallel_openai.engine.lines import read_entries
 from parallel_openai.engine.loop import Interrupted, arun
 from parallel_openai.engine.loop import run as run_to_end
 from parallel_openai.engine.progress import Progress

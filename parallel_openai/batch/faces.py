@@ -14,7 +14,8 @@ from parallel_openai.batch.options import BatchLane
 from parallel_openai.batch.run import BatchRun
 from parallel_openai.batch.state import Part, live_parts
 from parallel_openai.client import Client, default_client
-from parallel_openai.engine.journal import Journal, read_entries
+from parallel_openai.engine.journal import Journal
+from parallel_openai.engine.lines import read_entries
 from parallel_openai.engine.loop import Interrupted
 from parallel_openai.engine.loop import run as run_to_end
 from parallel_openai.engine.progress import Progress

@@ -10,7 +10,8 @@ from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
-from parallel_openai.engine.journal import Journal, make_line
+from parallel_openai.engine.journal import Journal
+from parallel_openai.engine.lines import make_line
 from parallel_openai.jsonl import dumps, loads
 
 _BEGINS = b'[{},null,{"batch":'

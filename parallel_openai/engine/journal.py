@@ -1,27 +1,19 @@
-"""The file of finished results: JSON lines, only ever added to, whole after any crash.
-
-A line is `[request, response]`, `[request, response, metadata]` or, for a frame's rows,
-`[request, response, metadata, record]`; a failure has the list of its errors in the place of the response.
-"""
+"""The file of finished results: JSON lines, only ever added to, whole after any crash."""
 
 from __future__ import annotations
 
 import asyncio
 import os
-import socket
 import time
-from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import Any, Literal
 
-import filelock
-
-from parallel_openai.errors import InvalidInputError, JournalError, JournalLockedError, JournalWriteError
-from parallel_openai.jsonl import loads
+from parallel_openai.engine.lines import parse_line, read_at, read_entries
+from parallel_openai.engine.locking import lock
+from parallel_openai.errors import InvalidInputError, JournalError, JournalWriteError
 
 Sync = Literal["second", "always", "never"]
-Entry = list[Any]
 
 _SYNC_EVERY = 1.0
 _CHUNK = 1 << 20
@@ -61,7 +53,7 @@ class Journal:
         self._syncing: Future[None] | None = None
         self._syncer: ThreadPoolExecutor | None = None
         self._file = -1
-        self._lock = _lock(self.path)
+        self._lock = lock(self.path)
         try:
             self._file = _open(self.path)
             _refuse_what_is_not_ours(self.path)
@@ -251,100 +243,6 @@ def _refuse_what_is_not_ours(path: Path) -> None:
             return
 
 
-def read_entries(path: str | os.PathLike[str]) -> Iterator[tuple[int, Entry | None]]:
-    """Each whole line's offset and content; None for a line that is damaged. A torn end is left out.
-
-    It may be read while a run writes it.
-
-    Raises:
-        JournalError: no line, or none of the first thousand, is one of ours, so the file is something else.
-    """
-    with open(path, "rb") as file:
-        offset = 0
-        damaged: list[int] | None = []  # those before the first good line
-        for line in file:
-            entry = parse_line(line)
-            whole = line.endswith(b"\n")
-            if damaged is None:
-                if whole or entry is not None:
-                    yield offset, entry
-            elif entry is not None:
-                yield from ((each, None) for each in damaged)
-                yield offset, entry
-                damaged = None
-            elif whole:
-                damaged.append(offset)
-                if len(damaged) >= _MOST_DAMAGED:
-                    break
-            elif not (damaged or _may_be_torn(line)):
-                damaged.append(offset)
-            offset += len(line)
-        if damaged:
-            raise JournalError(
-                f"{path} is no file of results: its first line is not [request, response]. "
-                "Choose another path, so that it is not added to."
-            )
-
-
-#: A file that begins with more damaged lines than these is none of ours.
-_MOST_DAMAGED = 1000
-
-
-def _may_be_torn(tail: bytes) -> bool:
-    """Whether a file's only line can be the beginning of one of ours."""
-    return tail.lstrip().startswith(b"[{"[: len(tail.lstrip())])
-
-
-def read_entry_at(file: int, offset: int) -> Entry:
-    """The line that begins at an offset of an open file."""
-    chunks: list[bytes] = []
-    while True:
-        chunk = _read_at(file, _FIRST_READ if not chunks else _CHUNK, offset)
-        end = chunk.find(b"\n")
-        chunks.append(chunk if end < 0 else chunk[:end])
-        if end >= 0 or not chunk:
-            break
-        offset += len(chunk)
-    entry = parse_line(b"".join(chunks))
-    if entry is None:
-        raise JournalError("A line of the results file changed while it was in use.")
-    return entry
-
-
-_FIRST_READ = 4096
-
-
-def parse_line(line: bytes) -> Entry | None:
-    """The line's list of two to four, or None.
-
-    >>> parse_line(b'[{"model":"m"},{"id":"1"}]')
-    [{'model': 'm'}, {'id': '1'}]
-    >>> parse_line(b'[{"model":"m"},{"id"') is None
-    True
-    """
-    try:
-        entry = loads(line)
-    except ValueError:
-        return None
-    return entry if _is_entry(entry) else None
-
-
-def _is_entry(entry: Any) -> bool:
-    return isinstance(entry, list) and 2 <= len(entry) <= 4 and isinstance(entry[0], dict)
-
-
-def make_line(body: bytes, answer: bytes, *rest: bytes) -> bytes:
-    """One line of JSON parts, each of which may come with line breaks between its tokens.
-
-    >>> make_line(b'{"a":1}', b'{\\n "b": 2\\n}')
-    b'[{"a":1},{  "b": 2 }]'
-    """
-    line = b"[" + b",".join((body, answer, *rest)) + b"]"
-    if b"\n" in line or b"\r" in line:  # in JSON a line break never stands inside a string
-        line = line.replace(b"\n", b" ").replace(b"\r", b" ")
-    return line
-
-
 def _mend_end(file: int) -> None:
     """Cut a torn last line off, and end a whole one."""
     end = os.fstat(file).st_size
@@ -376,57 +274,13 @@ def _after_last_newline(file: int, end: int) -> int:
 
 def _read_exactly(file: int, offset: int, count: int) -> bytes:
     chunks = []
-    while count > 0 and (chunk := _read_at(file, count, offset)):
+    while count > 0 and (chunk := read_at(file, count, offset)):
         chunks.append(chunk)
         offset, count = offset + len(chunk), count - len(chunk)
     return b"".join(chunks)
-
-
-def _read_at(file: int, count: int, offset: int) -> bytes:
-    if hasattr(os, "pread"):
-        return os.pread(file, count, offset)
-    os.lseek(file, offset, os.SEEK_SET)  # Windows; appending does not heed the position
-    return os.read(file, count)
 
 
 def _write_all(file: int, block: bytes) -> None:
     view = memoryview(block)
     while view:  # a disk that is nearly full takes a part
         view = view[os.write(file, view) :]
-
-
-def _lock(path: Path) -> filelock.BaseFileLock:
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise JournalError(f"The folder {path.parent} cannot be made: {error.strerror}.") from error
-    path = Path(os.path.realpath(path))  # however the file is called, it has one lock
-    place = path.with_name(path.name + ".lock")
-    lock = filelock.FileLock(place, timeout=0, mode=0o600)
-    try:
-        lock.acquire()
-    except filelock.Timeout:
-        if not place.exists():  # it is not held, it cannot be made
-            raise JournalError(f"{path} cannot be locked: nothing can be written in {path.parent}.") from None
-        raise JournalLockedError(
-            f"{path} is being written by {_holder(place)}. Wait for it or stop it; to have both, "
-            "give this run a save path of its own."
-        ) from None
-    except OSError as error:
-        raise JournalError(f"{path} cannot be locked: {error.strerror}.") from error
-    _leave_name(place)
-    return lock
-
-
-def _leave_name(place: Path) -> None:
-    try:
-        place.write_text(f"process {os.getpid()} on {socket.gethostname()}", "utf-8")
-    except OSError:
-        pass  # Windows keeps a locked file shut; only the message to the next one to come is poorer for it
-
-
-def _holder(place: Path) -> str:
-    try:
-        return place.read_text("utf-8") or "another run"
-    except OSError:
-        return "another run"

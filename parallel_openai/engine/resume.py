@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from parallel_openai.engine.journal import Entry, make_line, read_entries, read_entry_at
+from parallel_openai.engine.lines import Entry, make_line, read_entries, read_entry_at
 from parallel_openai.jsonl import dumps
 from parallel_openai.records import APIRequest, Attempt, Result
 from parallel_openai.requests.endpoints import is_simulated, usage_of

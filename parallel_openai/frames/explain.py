@@ -11,7 +11,7 @@ from typing import Any
 
 import pandas as pd
 
-from parallel_openai.engine.journal import Entry, read_entries
+from parallel_openai.engine.lines import Entry, read_entries
 from parallel_openai.engine.resume import attempts_of, key_of
 from parallel_openai.errors import InvalidInputError
 from parallel_openai.frames.table import check_frame

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from parallel_openai.engine.journal import Entry, read_entries
+from parallel_openai.engine.lines import Entry, read_entries
 from parallel_openai.engine.resume import key_of
 from parallel_openai.errors import InvalidInputError, JournalError
 from parallel_openai.jsonl import dumps

@@ -9,7 +9,7 @@ from typing import Any
 
 import pandas as pd
 
-from parallel_openai.engine.journal import Entry, parse_line
+from parallel_openai.engine.lines import Entry, parse_line
 from parallel_openai.errors import InvalidInputError, JournalError
 from parallel_openai.frames.run import JOURNAL_FOLDER
 from parallel_openai.jsonl import dumps

@@ -57,14 +57,14 @@ class Outcome:
         )
 
 
-def run_with_faults(folder: Path, count: int, *, huge: float = 0.0, **settings: Any) -> Outcome:
+def run_with_faults(folder: Path, count: int, *, huge: float = 0.0, timeout: float = 3.0, **settings: Any) -> Outcome:
     """Ask about so many rows; `huge` is the share of bodies that would fill the memory."""
     settings = {"max_requests_per_minute": 600_000, "latency": 0.02, **FAULTS, **settings}
     settings |= {"fault_gzip_bomb": huge, "fault_endless": huge}
     began = time.monotonic()
     with (
         simulator.serve(separate_process=True, **settings) as server,
-        po.Client(server.base_url, timeout=3.0, max_concurrent_requests=50) as client,
+        po.Client(server.base_url, timeout=timeout, max_concurrent_requests=50) as client,
     ):
         out = po.process_dataframe(
             rows(count), "text", model="gpt-4o-mini", client=client, progress=False, save_to=folder / "faults.jsonl"

@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 
 import parallel_openai as po
 from parallel_openai.engine.budget import Budget
-from parallel_openai.engine.journal import Journal, parse_line
+from parallel_openai.engine.journal import Journal
 from parallel_openai.engine.limiter import Limiter
+from parallel_openai.engine.lines import parse_line
 from parallel_openai.engine.processor import Processor
 from parallel_openai.engine.resume import KnownResults, result_line
 from parallel_openai.engine.retry import RetryPolicy

@@ -127,7 +127,7 @@ def kill_and_resume(face: str, folder: Path, *, rows: int, kills: int, in_one_ru
     dice, tally = random.Random(seed), Tally(CONCURRENCY)
     requests = folder / "requests.jsonl"
     write_requests(requests, rows)
-    settings: dict[str, Any] = {"max_requests_per_minute": None, "latency": 0.02, "latency_sigma": 0.7}
+    settings: dict[str, Any] = {"max_requests_per_minute": None, "latency": 0.01, "latency_sigma": 0.7}
     with simulator.serve(separate_process=True, **settings) as server, forks() as runs:
         order: dict[str, Any] = {"face": face, "base_url": server.base_url, "rows": rows, "concurrency": CONCURRENCY}
         order |= {"patience": 60, "requests": str(requests)}

@@ -9,14 +9,13 @@ import pytest
 
 import parallel_openai as po
 from parallel_openai.local.simulator import Server
-from tests.reliability.faults import run_with_faults
+from tests.reliability.faults import FAULTS, run_with_faults
 
 
 def test_a_run_among_faults_of_every_kind_answers_nearly_every_row(tmp_path: Path) -> None:
-    outcome = run_with_faults(tmp_path, 500)
+    outcome = run_with_faults(tmp_path, 300, timeout=1.5)
     assert sum(outcome.injected.values()) > 30, str(outcome)
-    assert outcome.statuses["cancelled"] == outcome.unnamed == 0, str(outcome)
-    assert outcome.statuses["succeeded"] >= 498, str(outcome)
+    assert outcome.good, str(outcome)
 
 
 @pytest.mark.parametrize("fault", ["gzip_bomb", "endless"])
@@ -30,8 +29,7 @@ def test_a_body_that_would_fill_the_memory_fails_its_row_only(server: Server, cl
 
 
 def test_an_outage_in_mid_run_costs_no_row(tmp_path: Path) -> None:
-    nothing = {"fault_500": 0.0, "fault_hang": 0.0}
-    outcome = run_with_faults(tmp_path, 600, outage=[0.8, 3.0], latency=0.1, **nothing)
+    nothing = dict.fromkeys(FAULTS, 0.0)
+    outcome = run_with_faults(tmp_path, 300, **{**nothing, "outage": [0.4, 1.5], "latency": 0.1})
     assert outcome.injected["outage"] > 0, str(outcome)
-    assert outcome.statuses["succeeded"] == 600, str(outcome)
-    assert outcome.seconds < 40
+    assert outcome.statuses["succeeded"] == 300, str(outcome)

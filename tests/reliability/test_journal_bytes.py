@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from parallel_openai.engine.journal import Journal, read_entries
+from parallel_openai.engine.journal import Journal
+from parallel_openai.engine.lines import read_entries
 from parallel_openai.engine.resume import KnownResults
 from parallel_openai.errors import JournalError
 from tests.reliability.fuzz import LINES, PLACE

@@ -10,7 +10,7 @@ from typing import Literal
 
 import pandas as pd
 
-from parallel_openai.engine.journal import make_line
+from parallel_openai.engine.lines import make_line
 from parallel_openai.errors import InvalidInputError
 from parallel_openai.frames.exporting.annotation import argilla_records, label_studio_tasks
 from parallel_openai.frames.exporting.fine_tuning import training_examples

@@ -102,6 +102,6 @@ async def endless(request: web.Request, headers: dict[str, str], seconds: float)
     await response.prepare(request)
     until = asyncio.get_running_loop().time() + seconds
     while asyncio.get_running_loop().time() < until:
-        await response.write(b" " * 65_536)
+        await response.write(b" " * 2**20)
         await asyncio.sleep(0.01)
     return response

@@ -1,0 +1,115 @@
+"""The lines of a file of results: made, told from anything else, and read, also while a run writes them.
+
+A line is `[request, response]`, `[request, response, metadata]` or, for a frame's rows,
+`[request, response, metadata, record]`; a failure has the list of its errors in the place of the response.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from typing import Any
+
+from parallel_openai.errors import JournalError
+from parallel_openai.jsonl import loads
+
+Entry = list[Any]
+
+#: A file that begins with more damaged lines than these is none of ours.
+_MOST_DAMAGED = 1000
+_FIRST_READ, _CHUNK = 4096, 1 << 20
+
+
+def read_entries(path: str | os.PathLike[str]) -> Iterator[tuple[int, Entry | None]]:
+    """Each whole line's offset and content; None for a line that is damaged. A torn end is left out.
+
+    It may be read while a run writes it.
+
+    Raises:
+        JournalError: no line, or none of the first thousand, is one of ours, so the file is something else.
+    """
+    with open(path, "rb") as file:
+        offset = 0
+        damaged: list[int] | None = []  # those before the first good line
+        for line in file:
+            entry = parse_line(line)
+            whole = line.endswith(b"\n")
+            if damaged is None:
+                if whole or entry is not None:
+                    yield offset, entry
+            elif entry is not None:
+                yield from ((each, None) for each in damaged)
+                yield offset, entry
+                damaged = None
+            elif whole:
+                damaged.append(offset)
+                if len(damaged) >= _MOST_DAMAGED:
+                    break
+            elif not (damaged or _may_be_torn(line)):
+                damaged.append(offset)
+            offset += len(line)
+        if damaged:
+            raise JournalError(
+                f"{path} is no file of results: its first line is not [request, response]. "
+                "Choose another path, so that it is not added to."
+            )
+
+
+def _may_be_torn(tail: bytes) -> bool:
+    """Whether a file's only line can be the beginning of one of ours."""
+    return tail.lstrip().startswith(b"[{"[: len(tail.lstrip())])
+
+
+def read_entry_at(file: int, offset: int) -> Entry:
+    """The line that begins at an offset of an open file."""
+    chunks: list[bytes] = []
+    while True:
+        chunk = read_at(file, _FIRST_READ if not chunks else _CHUNK, offset)
+        end = chunk.find(b"\n")
+        chunks.append(chunk if end < 0 else chunk[:end])
+        if end >= 0 or not chunk:
+            break
+        offset += len(chunk)
+    entry = parse_line(b"".join(chunks))
+    if entry is None:
+        raise JournalError("A line of the results file changed while it was in use.")
+    return entry
+
+
+def parse_line(line: bytes) -> Entry | None:
+    """The line's list of two to four, or None.
+
+    >>> parse_line(b'[{"model":"m"},{"id":"1"}]')
+    [{'model': 'm'}, {'id': '1'}]
+    >>> parse_line(b'[{"model":"m"},{"id"') is None
+    True
+    """
+    try:
+        entry = loads(line)
+    except ValueError:
+        return None
+    return entry if _is_entry(entry) else None
+
+
+def _is_entry(entry: Any) -> bool:
+    return isinstance(entry, list) and 2 <= len(entry) <= 4 and isinstance(entry[0], dict)
+
+
+def make_line(body: bytes, answer: bytes, *rest: bytes) -> bytes:
+    """One line of JSON parts, each of which may come with line breaks between its tokens.
+
+    >>> make_line(b'{"a":1}', b'{\\n "b": 2\\n}')
+    b'[{"a":1},{  "b": 2 }]'
+    """
+    line = b"[" + b",".join((body, answer, *rest)) + b"]"
+    if b"\n" in line or b"\r" in line:  # in JSON a line break never stands inside a string
+        line = line.replace(b"\n", b" ").replace(b"\r", b" ")
+    return line
+
+
+def read_at(file: int, count: int, offset: int) -> bytes:
+    """Up to so many bytes from there, without regard to where the file stands."""
+    if hasattr(os, "pread"):
+        return os.pread(file, count, offset)
+    os.lseek(file, offset, os.SEEK_SET)  # Windows; appending does not heed the position
+    return os.read(file, count)
