@@ -25,6 +25,7 @@ from parallel_openai.frames.explain import explain
 from parallel_openai.frames.exporting.saving import load, save
 from parallel_openai.frames.exporting.to_jsonl import to_jsonl
 from parallel_openai.frames.journal_frame import read_journal
+from parallel_openai.frames.labelling.compare import Comparison, acompare, compare
 from parallel_openai.frames.labelling.evaluate import Evaluation, evaluate
 from parallel_openai.frames.labelling.label import alabel_dataframe, label_dataframe
 from parallel_openai.frames.peek import peek
@@ -39,10 +40,12 @@ __all__ = [
     "APIRequest",
     "BatchLane",
     "Client",
+    "Comparison",
     "Evaluation",
     "Review",
     "RunReport",
     "StatusTracker",
+    "acompare",
     "alabel_dataframe",
     "append_to_jsonl",
     "aprocess_api_requests_from_file",
@@ -50,6 +53,7 @@ __all__ = [
     "batch_status",
     "cancel_batches",
     "collect_batches",
+    "compare",
     "errors",
     "evaluate",
     "explain",

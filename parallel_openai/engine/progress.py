@@ -135,6 +135,8 @@ class Counters:
             parts.append(Part(status.note, 1))
         if self.any_failed:
             parts.append(Part(f"{status.num_tasks_failed:,} failed", 1))
+        if status.num_tasks_judged:
+            parts.append(Part(f"{status.num_tasks_right / status.num_tasks_judged:.0%} right", 1))
         if status.num_retries:
             parts.append(Part(f"{status.num_retries:,} retried", 6))
         if status.num_tasks_in_progress and not over:

@@ -21,6 +21,8 @@ class StatusTracker:
         num_tasks_shared: rows that ask what another row asks and share its answer.
         num_tasks_failed: requests given up.
         num_tasks_waiting: requests that wait to be sent again.
+        num_tasks_judged: answers of rows whose right answer is known.
+        num_tasks_right: of these, the right ones.
         num_requests_sent: sends, the first ones and the retries.
         num_retries: sends beyond each request's first.
         num_repairs: answers that were no good and asked for once more.
@@ -51,6 +53,8 @@ class StatusTracker:
     num_tasks_shared: int = 0
     num_tasks_failed: int = 0
     num_tasks_waiting: int = 0
+    num_tasks_judged: int = 0
+    num_tasks_right: int = 0
     num_requests_sent: int = 0
     num_retries: int = 0
     num_repairs: int = 0

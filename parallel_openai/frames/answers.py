@@ -56,12 +56,14 @@ class Reader:
         columns: from the readings' values, one for each row, to the columns' arrays by name. Where a row is asked
             several times its value is a list, with None for a sample without an answer.
         about: what the frame's attrs are to say about the answers; plain data.
+        judge: from a row's number and its value to whether that is right, where it is known; None where nobody knows.
     """
 
     names: tuple[str, ...]
     read: Callable[[Mapping[str, Any]], Reading]
     columns: Callable[[Sequence[Any]], Mapping[str, Any]]
     about: Mapping[str, Any] = field(default_factory=dict)
+    judge: Callable[[int, Any], bool | None] | None = None
 
     @classmethod
     def of_one_column(
@@ -148,6 +150,11 @@ class Answers:
         for name in ("prompt_tokens", "completion_tokens", "cost_usd", "attempts"):
             if self._cells[name][source] is not None:
                 self._cells[name][slot] = 0
+
+    def is_right(self, slot: int) -> bool | None:
+        """Whether the slot's answer is right, where that is known."""
+        judge = self._reader.judge
+        return None if judge is None else judge(slot // self.samples, self._values[slot])
 
     def cancel_rest(self, code: str, error: str) -> None:
         """Say in each slot without a result why the run did not come to it."""

@@ -243,9 +243,16 @@ class FrameRun:
         self.status.num_tasks_restored += 1
         if good:
             self.status.num_tasks_succeeded += 1
+            self._judge(slot)
         else:
             self.status.num_tasks_failed += 1
         return None
+
+    def _judge(self, slot: int) -> None:
+        right = self.answers.is_right(slot)
+        if right is not None:
+            self.status.num_tasks_judged += 1
+            self.status.num_tasks_right += right
 
     def _take(self, result: Result, journal: Journal) -> APIRequest | None:
         """A request has come to its end: first onto the disk, then into its cells. Gives what may mend its answer."""
@@ -263,6 +270,8 @@ class FrameRun:
             self.answers.fill(slot, mended.in_vain(result))
             return None
         good = self.answers.fill(slot, result, cost=cost)
+        if good:
+            self._judge(slot)
         if result.status != "succeeded" or good:
             return None
         status.num_tasks_succeeded -= 1

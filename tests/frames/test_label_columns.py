@@ -165,6 +165,21 @@ def test_the_simulator_tells_probabilities_that_fit_its_labels(label: Verb) -> N
         assert told[chosen] == sure
 
 
+def test_the_responses_api_gives_labels_and_probabilities_too(label: Verb, reviews: pd.DataFrame) -> None:
+    options: dict[str, Any] = {
+        "labels": TONES,
+        "confidence": "logprobs",
+        "examples": reviews[:1].assign(label="positive"),
+    }
+    out = label(reviews, "{text}", endpoint="responses", include=["reasoning.encrypted_content"], **options)
+    assert out["label"].tolist() == ["positive", "negative", "positive"]
+    assert out["confidence"].between(0.85, 1).all()
+    body = asked(out)[0]
+    assert body["text"]["format"]["schema"]["properties"]["label"]["enum"] == TONES
+    assert (body["include"][1:], body["top_logprobs"]) == (["message.output_text.logprobs"], 20)
+    assert [item["role"] for item in body["input"]] == ["user", "assistant", "user"]
+
+
 def test_an_endpoint_that_gives_no_text_gives_no_labels(label: Verb, reviews: pd.DataFrame) -> None:
     with pytest.raises(InvalidInputError, match="embeddings takes no response_format"):
         label(reviews, "{text}", labels=TONES, endpoint="embeddings")
@@ -322,7 +337,8 @@ def test_examples_of_several_fields_have_their_columns(label: Verb) -> None:
 def test_an_answer_with_examples_is_exported_with_them(label: Verb) -> None:
     examples = pd.DataFrame({"text": ["Shown."], "label": ["positive"]})
     out = label(frame("first"), "{text}", labels=TONES, examples=examples)
-    po.to_jsonl(out, "tuning.jsonl", format="fine-tuning")
+    with pytest.warns(UserWarning, match="1 examples"):
+        po.to_jsonl(out, "tuning.jsonl", format="fine-tuning")
     roles = [message["role"] for message in json.loads(Path("tuning.jsonl").read_text())["messages"]]
     assert roles == ["system", "user", "assistant", "user", "assistant"]
 

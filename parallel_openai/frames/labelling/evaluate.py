@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 def evaluate(
     out: pd.DataFrame,
-    gold: Hashable,
+    gold: Hashable | None = None,
     *,
     label: Hashable | None = None,
     confidence: Hashable | None = None,
@@ -33,8 +33,9 @@ def evaluate(
 
     Args:
         out: what `label_dataframe` gave, or any frame with a column of labels.
-        gold: the column with the right labels; rows where it is empty are left out. Labels are compared as texts, so
-            that `Tone.GOOD` and its value, or 1 and 1.0, are the same. Several labels a row are lists.
+        gold: the column with the right labels; None: the one that `label_dataframe` was told. Rows where it is empty
+            are left out. Labels are compared as texts, so that `Tone.GOOD` and its value, or 1 and 1.0, are the same.
+            Several labels a row are lists.
         label: the column of the labels; None: that of the run (`label`, or the first field).
         confidence: the column with the confidence; None: that of the run, where there is one.
         bins: equal steps of confidence that calibration is counted in.
@@ -58,9 +59,18 @@ def evaluate(
     for name, number in (("bins", bins), ("resamples", resamples)):
         if isinstance(number, bool) or not isinstance(number, int) or number < 1:
             raise InvalidInputError(f"{name} must be a whole number above 0, not {number!r}.")
+    gold = _gold(out) if gold is None else gold
     columns = label_columns(out, label, confidence)
     paired = pair(out, columns, gold)
     return _evaluation(out, columns, paired, gold, bins, resamples, seed)
+
+
+def _gold(out: pd.DataFrame) -> Hashable:
+    about = out.attrs.get("parallel_openai")
+    if not isinstance(about, Mapping) or about.get("gold") is None:
+        raise InvalidInputError("Pass gold=, the name of the column with the right labels.")
+    told = about["gold"]
+    return tuple(told) if isinstance(told, list) else told  # JSON made a list of a tuple
 
 
 @dataclass(frozen=True)

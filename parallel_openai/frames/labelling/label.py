@@ -16,6 +16,7 @@ from parallel_openai.errors import InvalidInputError
 from parallel_openai.frames.answers import Reader
 from parallel_openai.frames.labelling.columns import label_reader
 from parallel_openai.frames.labelling.examples import example_messages
+from parallel_openai.frames.labelling.gold import make_judge
 from parallel_openai.frames.labelling.question import Confidence, Question, instruction, make_question
 from parallel_openai.frames.process import make_recipe
 from parallel_openai.frames.recipe import Prompt, Recipe
@@ -40,6 +41,7 @@ def label_dataframe(
     samples: int = 1,
     confidence: Confidence | Sequence[Confidence] | None = None,
     abstain_below: float | None = None,
+    gold: Hashable | None = None,
     metadata: Hashable | Sequence[Hashable] = (),
     save_to: str | os.PathLike[str] | None = None,
     retry_failed: bool = True,
@@ -88,6 +90,8 @@ def label_dataframe(
             and 20 `top_logprobs`, which reasoning models refuse (no row is answered then), and some servers leave out
             (then `confidence` is missing); so they are not asked for unless you say so.
         abstain_below: a label whose confidence is below this, or not known, becomes missing (`<NA>`).
+        gold: a column with the right labels, of all rows or of some: the bar shows how many answers are right so far,
+            and `evaluate(out)` compares with it. The model does not see it.
 
     The other arguments, the errors and the columns are those of `process_dataframe`, with a column `label` in the
     place of `response`: categorical for one label, of lists for several, `Int64` for a score. Where `labels` is a
@@ -111,7 +115,7 @@ def label_dataframe(
         abstain_below=abstain_below,
         params={**params, **(extra_body or {})},
     )
-    recipe, reader = _plan(df, question, prompt, model, system, endpoint, examples, metadata, extra_body, params)
+    recipe, reader = _plan(df, question, prompt, model, system, endpoint, examples, gold, metadata, extra_body, params)
     options = Options(
         save_to, retry_failed, prefix, progress, sync, repair, budget_usd, budget_tokens, deadline, lane, ray
     )
@@ -133,6 +137,7 @@ async def alabel_dataframe(
     samples: int = 1,
     confidence: Confidence | Sequence[Confidence] | None = None,
     abstain_below: float | None = None,
+    gold: Hashable | None = None,
     metadata: Hashable | Sequence[Hashable] = (),
     save_to: str | os.PathLike[str] | None = None,
     retry_failed: bool = True,
@@ -164,7 +169,7 @@ async def alabel_dataframe(
         abstain_below=abstain_below,
         params={**params, **(extra_body or {})},
     )
-    recipe, reader = _plan(df, question, prompt, model, system, endpoint, examples, metadata, extra_body, params)
+    recipe, reader = _plan(df, question, prompt, model, system, endpoint, examples, gold, metadata, extra_body, params)
     options = Options(
         save_to, retry_failed, prefix, progress, sync, repair, budget_usd, budget_tokens, deadline, lane, ray
     )
@@ -179,6 +184,7 @@ def _plan(
     system: Prompt | None,
     endpoint: str,
     examples: pd.DataFrame | None,
+    gold: Hashable | None,
     metadata: Hashable | Sequence[Hashable],
     extra_body: Mapping[str, Any] | None,
     params: Mapping[str, Any],
@@ -203,7 +209,11 @@ def _plan(
     )
     if examples is not None:
         recipe = replace(recipe, examples=example_messages(examples, prompt, question))
-    return recipe, label_reader(recipe.endpoint, question)
+    reader = label_reader(recipe.endpoint, question)
+    if gold is None:
+        return recipe, reader
+    judge = make_judge(df, gold, question)
+    return recipe, replace(reader, judge=judge, about={**reader.about, "gold": gold})
 
 
 def _system(df: pd.DataFrame, system: Prompt | None, question: Question) -> Prompt:

@@ -141,6 +141,18 @@ def pair(out: pd.DataFrame, columns: LabelColumns, gold: Hashable) -> Paired:
     return Paired(kind, labels, right, given, has_gold, has_label, strange)
 
 
+def gold_texts(df: pd.DataFrame, gold: Hashable, columns: LabelColumns) -> list[list[str] | None]:
+    """The right labels of each row as texts; None where there are none.
+
+    Raises:
+        InvalidInputError: none of them is one of the labels.
+    """
+    values = _cells(df, gold)
+    texts = _texts(values, columns.kind or "one", gold)
+    _all_labels(columns, (), texts, gold)
+    return [None if value is None else row for value, row in zip(values, texts, strict=True)]
+
+
 def _cells(out: pd.DataFrame, column: Hashable) -> list[Any]:
     return [value for (value,) in rows_of(out, [column])]
 

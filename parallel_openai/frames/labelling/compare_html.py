@@ -1,0 +1,106 @@
+"""A comparison as HTML for a notebook."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from html import escape
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+
+from parallel_openai.engine.progress import dollars
+from parallel_openai.frames.page import number, table, wrap
+from parallel_openai.frames.table import column_text
+
+if TYPE_CHECKING:
+    from parallel_openai.frames.labelling.compare import Comparison
+
+#: Rows that are shown of those that changed, and how much of a long text.
+ROWS, TEXT = 20, 160
+
+
+def page(found: Comparison) -> str:
+    return wrap([_head(found), _variants(found), _changed(found)])
+
+
+def _head(found: Comparison) -> str:
+    mark = '<span class="po-mark">SIMULATED answers</span>' if found.simulated else ""
+    rows = 0 if found.table.empty else int(found.table["rows"].iloc[0])
+    ended = "" if found.ended == "finished" else f", ended early: {escape(found.ended)}"
+    return f'<div class="po-head">{mark}{len(found.table)} variants on {rows:,} rows{ended}</div>'
+
+
+def _variants(found: Comparison) -> str:
+    first = found.table.index[0]
+    shown: list[tuple[str, Callable[[Any], str]]] = [
+        ("accuracy", lambda row: f"{row.accuracy:.1%}"),
+        ("95% interval", lambda row: f"{row.accuracy_low:.1%} to {row.accuracy_high:.1%}"),
+        ("macro F1", lambda row: f"{row.macro_f1:.2f}"),
+        (f"gain over {first}", _gain),
+        (f"same as {first}", lambda row: f"{row.same:.0%}"),
+        ("confidence", lambda row: f"{row.confidence:.2f}"),
+        ("without a label", lambda row: f"{row.rows - row.labelled:,}"),
+        ("cost", lambda row: dollars(row.cost_usd)),
+        ("seconds", lambda row: f"{row.seconds:.2f}"),
+        ("tokens a row", lambda row: f"{row.prompt_tokens:.0f} + {row.completion_tokens:.0f}"),
+    ]
+    columns = [(name, write) for name, write in shown if not _is_empty(found.table, name)]
+    rows = [
+        (escape(str(row.Index)), *(number(_written(write, row)) for _, write in columns))
+        for row in found.table.itertuples()
+    ]
+    return table("Variants", ("", *(number(name) for name, _ in columns)), rows) + _how_sure(found)
+
+
+_NEEDS = {
+    "accuracy": "accuracy",
+    "95% interval": "accuracy",
+    "macro F1": "macro_f1",
+    "confidence": "confidence",
+    "cost": "cost_usd",
+}
+
+
+def _is_empty(variants: pd.DataFrame, name: str) -> bool:
+    needed = "gain" if name.startswith("gain") else _NEEDS.get(name)
+    return needed is not None and bool(variants[needed].isna().all())
+
+
+def _gain(row: Any) -> str:
+    return f"{row.gain:+.1%} ({row.gain_low:+.1%} to {row.gain_high:+.1%})"
+
+
+def _written(write: Callable[[Any], str], row: Any) -> str:
+    text = write(row)
+    return "" if "nan" in text else text
+
+
+def _how_sure(found: Comparison) -> str:
+    gains = found.table.dropna(subset=["gain"])
+    unsure = [str(name) for name in gains.index[(gains["gain_low"] <= 0) & (gains["gain_high"] >= 0)]]
+    if not unsure:
+        return ""
+    text = f"The rows do not tell whether {', '.join(unsure)} is better than {found.table.index[0]}: too few differ."
+    return f'<div class="po-dim">{escape(text)}</div>'
+
+
+def _changed(found: Comparison) -> str:
+    if len(found.table) < 2:
+        return ""
+    if found.changed.empty:
+        return '<div class="po-dim">All variants give every row the same label.</div>'
+    shown = found.changed.head(ROWS)
+    head = ("", *(escape(column_text(name)) for name in shown.columns))
+    labels = shown.loc[:, ~shown.columns.duplicated()].astype(object).where(shown.notna(), "")
+    rows = [
+        (escape(str(index)[:60]), *(escape(_short(value)) for value in cells))
+        for index, cells in zip(shown.index, labels.itertuples(index=False, name=None), strict=True)
+    ]
+    more = len(found.changed) - len(shown)
+    rest = f'<div class="po-dim">and {more:,} more in .changed</div>' if more > 0 else ""
+    return table(f"{len(found.changed):,} rows labelled differently", head, rows) + rest
+
+
+def _short(value: Any) -> str:
+    text = str(value)
+    return text if len(text) <= TEXT else text[: TEXT - 1].rstrip() + "…"

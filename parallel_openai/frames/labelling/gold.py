@@ -1,0 +1,42 @@
+"""Right labels while a run goes on: whether an answer is right, for the accuracy so far in the bar."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable
+from typing import Any
+
+import pandas as pd
+
+from parallel_openai.errors import InvalidInputError
+from parallel_openai.frames.labelling.columns import Labelled
+from parallel_openai.frames.labelling.pairing import LabelColumns, gold_texts, label_text
+from parallel_openai.frames.labelling.question import Question
+from parallel_openai.frames.table import check_frame, find_column
+
+
+def make_judge(df: pd.DataFrame, gold: Hashable, question: Question) -> Callable[[int, Any], bool | None]:
+    """Tells of a row's number and its answer whether it is right; None where the row has no gold label.
+
+    Raises:
+        ColumnNotFoundError, InvalidInputError: there is no such column, or no label of it is one of the question's.
+    """
+    check_frame(df)
+    find_column(df, gold, "gold=")
+    if not question.single:
+        raise InvalidInputError(
+            f"gold= shows how many labels are right so far, of one label a row. Of the fields of a class, see that "
+            f"afterwards: po.evaluate(out, gold={gold!r}, label={question.fields[0].name!r})."
+        )
+    [field] = question.fields
+    choices = tuple(label_text(label) for label in field.choices.values())
+    columns = LabelColumns(gold, None, "several" if field.kind == "several" else "one", choices)
+    right = [None if texts is None else set(texts) for texts in gold_texts(df, gold, columns)]
+
+    def judge(row: int, labelled: Labelled) -> bool | None:
+        expected = right[row]
+        if expected is None:
+            return None
+        given = labelled.values[field.name]
+        return expected == set(map(label_text, given if isinstance(given, list) else [given]))
+
+    return judge

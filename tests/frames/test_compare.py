@@ -1,0 +1,181 @@
+"""The same rows by several prompts and models."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+from collections.abc import Callable
+from functools import partial
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+import pytest
+from pydantic import BaseModel
+
+import parallel_openai as po
+from parallel_openai.errors import ColumnNotFoundError, InvalidInputError, QuotaExceededError
+from parallel_openai.local.simulator import Server
+from tests.frames.test_label_columns import answer
+
+TONES = ["positive", "negative"]
+PROMPTS = {"v1": "Happy? {text}", "v2": "Sentiment? {text}"}
+Compare = Callable[..., po.Comparison]
+
+
+@pytest.fixture
+def compare(client: po.Client) -> Compare:
+    return partial(po.compare, labels=TONES, model="gpt-4o-mini", client=client, progress=False)
+
+
+@pytest.fixture
+def rows() -> pd.DataFrame:
+    texts = ["A great lamp.", "Awful.", "Great value.", "Terrible, broke."]
+    return pd.DataFrame({"text": texts, "gold": ["positive", "negative", "negative", None]}, index=list("abcd"))
+
+
+def says(server: Server, matching: str, label: str) -> None:
+    server.script([answer({"label": label})], matching=matching)
+
+
+def test_each_variant_has_its_line_and_its_frame(compare: Compare, rows: pd.DataFrame, server: Server) -> None:
+    says(server, "Sentiment? Great value.", "negative")
+    found = compare(rows, PROMPTS, gold="gold")
+    assert list(found.table.index) == ["v1", "v2"]
+    assert found.table["accuracy"].tolist() == pytest.approx([2 / 3, 1.0])
+    assert found.table["same"].tolist() == [1.0, 0.75]
+    assert found.table["gain"].tolist() == pytest.approx([np.nan, 1 / 3], nan_ok=True)
+    assert found.table.loc["v2", "gain_low"] == 0
+    assert found.table["cost_usd"].gt(0).all()
+    assert found.frames["v2"]["label"].tolist() == ["positive", "negative", "negative", "negative"]
+    assert found.evaluations["v2"].accuracy == 1.0
+    assert (found.ended, found.simulated) == ("finished", True)
+
+
+def test_the_rows_that_changed_stand_beside_each_other(compare: Compare, rows: pd.DataFrame, server: Server) -> None:
+    says(server, "Sentiment? Great value.", "negative")
+    changed = compare(rows, PROMPTS).changed
+    assert changed.index.tolist() == ["c"]
+    assert changed.columns.tolist() == ["text", "gold", "v1", "v2"]
+    assert changed.loc["c", ["v1", "v2"]].tolist() == ["positive", "negative"]
+
+
+def test_prompts_are_tried_with_each_model(compare: Compare, rows: pd.DataFrame) -> None:
+    found = compare(rows, PROMPTS, model=None, models=["gpt-4o-mini", "gpt-5-mini"])
+    assert list(found.table.index) == ["v1 · gpt-4o-mini", "v1 · gpt-5-mini", "v2 · gpt-4o-mini", "v2 · gpt-5-mini"]
+    assert found.frames["v2 · gpt-5-mini"]["model"].str.startswith("gpt-5-mini").all()
+    assert found.table["accuracy"].isna().all()
+
+
+def test_what_was_answered_before_is_not_asked_again(
+    compare: Compare, rows: pd.DataFrame, server: Server, client: po.Client
+) -> None:
+    compare(rows, PROMPTS)
+    assert server.stats()["received"] == 8
+    again = compare(rows, {**PROMPTS, "v2": "Tone? {text}"})
+    assert server.stats()["received"] == 12
+    assert again.table["cost_usd"].gt(0).all()
+    # The better one on all rows knows those of the comparison.
+    more = pd.concat([rows, rows.assign(text="Another, great.")[:1]])
+    po.label_dataframe(more, PROMPTS["v1"], labels=TONES, model="gpt-4o-mini", client=client, progress=False)
+    assert server.stats()["received"] == 13
+
+
+def test_variants_may_differ_in_more_than_the_prompt(compare: Compare, rows: pd.DataFrame) -> None:
+    reasoned = {"prompt": "{text}", "explain": True, "system": "Think."}
+    found = compare(rows, {"plain": "{text}", "reasoned": reasoned}, confidence="logprobs", prefix="llm_")
+    assert "llm_label_reason" in found.frames["reasoned"]
+    assert "llm_label_reason" not in found.frames["plain"]
+    assert found.table["confidence"].between(0.8, 1).all()
+    assert found.table.loc["reasoned", "completion_tokens"] > found.table.loc["plain", "completion_tokens"]
+
+
+def test_a_field_of_several_can_be_compared(compare: Compare, rows: pd.DataFrame) -> None:
+    class Review(BaseModel):
+        urgent: bool
+        tone: Literal["positive", "negative"]
+
+    found = compare(rows, PROMPTS, labels=Review, label="tone", gold="gold")
+    assert found.table["accuracy"].tolist() == pytest.approx([2 / 3, 2 / 3])
+    assert found.evaluations["v1"].label == "tone"
+
+
+def test_lists_of_labels_are_compared_as_sets(compare: Compare, rows: pd.DataFrame, server: Server) -> None:
+    server.script([answer({"labels": ["a", "b"]})], matching="Happy? Awful.")
+    server.script([answer({"labels": ["b", "a"]})], matching="Sentiment? Awful.")
+    found = compare(rows[1:2].drop(columns="gold"), PROMPTS, labels=["a", "b"], multi=True)
+    assert found.changed.empty
+
+
+def test_a_comparison_ends_with_its_budget(compare: Compare, rows: pd.DataFrame, server: Server) -> None:
+    found = compare(rows, PROMPTS, budget_usd=1e-5, max_tokens=16, samples=1)
+    assert found.ended == "budget"
+    assert sum(found.table["cost_usd"].fillna(0)) <= 1e-5
+    assert "ended early: budget" in str(found)
+    assert "ended early: budget" in found._repr_html_()
+
+
+def test_a_gain_is_told_with_its_interval(compare: Compare, server: Server) -> None:
+    rows = pd.DataFrame({"text": [f"Great {n}." for n in range(40)], "gold": "negative"})
+    for n in range(20):
+        says(server, f"Sentiment? Great {n}.", "negative")
+    found = compare(rows, PROMPTS, gold="gold")
+    gain, low, high = found.table.loc["v2", ["gain", "gain_low", "gain_high"]]
+    assert gain == 0.5
+    assert (low, high) == pytest.approx((0.5 - 1.96 * 0.079, 0.5 + 1.96 * 0.079), abs=0.03)
+    assert "do not tell" not in found._repr_html_()
+
+
+def test_the_page_shows_variants_and_changed_rows(compare: Compare, rows: pd.DataFrame, server: Server) -> None:
+    says(server, "Sentiment? <b>Great", "negative")
+    rows.loc["c", "text"] = "<b>Great</b> value. " + "x" * 200
+    found = compare(rows, PROMPTS, gold="gold")
+    html = found._repr_html_()
+    assert "SIMULATED" in html
+    assert "1 rows labelled differently" in html
+    assert "<b>Great" not in html
+    assert "do not tell whether v2 is better than v1" in html
+    assert "2 variants on 4 rows, 1 labelled differently (simulated)" in str(found)
+    assert "All variants give every row the same label" in compare(rows[:2], PROMPTS)._repr_html_()
+
+
+@pytest.mark.parametrize(
+    ("prompts", "options", "error", "sentence"),
+    [
+        ("{text}", {}, InvalidInputError, "prompts must be prompts by their names"),
+        ({}, {}, InvalidInputError, "prompts must be prompts by their names"),
+        (PROMPTS, {"model": None}, InvalidInputError, "Pass model="),
+        (PROMPTS, {"models": ["a", "b"]}, InvalidInputError, "Pass model="),
+        (PROMPTS, {"model": None, "models": "gpt-4o-mini"}, InvalidInputError, "Pass model="),
+        (PROMPTS, {"gold": "right"}, ColumnNotFoundError, "gold="),
+        ({"v1": {"system": "Be brief."}}, {}, InvalidInputError, "needs its 'prompt'"),
+        ({"v1": {"prompt": "{text}", "labels": ["a", "b"]}}, {}, InvalidInputError, "same for all variants"),
+        (PROMPTS, {"labels": None}, InvalidInputError, "Pass labels="),
+    ],
+    ids=["text", "none", "no model", "both", "one text", "gold", "no prompt", "labels", "no labels"],
+)
+def test_what_cannot_be_compared_is_refused_before_anything_is_sent(
+    compare: Compare, rows: pd.DataFrame, server: Server, prompts: Any, options: Any, error: Any, sentence: str
+) -> None:
+    with pytest.raises(error, match=sentence):
+        compare(rows, prompts, **options)
+    assert server.stats()["received"] == 0
+
+
+def test_the_awaitable_twin_gives_the_same(compare: Compare, rows: pd.DataFrame, client: po.Client) -> None:
+    options: dict[str, Any] = {"labels": TONES, "model": "gpt-4o-mini", "client": client, "progress": False}
+    awaited = asyncio.run(po.acompare(rows, PROMPTS, gold="gold", **options))
+    pd.testing.assert_frame_equal(awaited.table, compare(rows, PROMPTS, gold="gold").table)
+
+
+def test_a_server_that_refuses_ends_the_comparison_with_its_error(
+    compare: Compare, rows: pd.DataFrame, server: Server
+) -> None:
+    server.set(insufficient_quota_after=2)
+    with pytest.raises(QuotaExceededError):
+        compare(rows, PROMPTS)
+
+
+def test_the_arguments_that_compare_takes_itself_are_those_of_labelling() -> None:
+    own = set(inspect.signature(po.compare).parameters) - {"prompts", "models", "label", "options"}
+    assert own <= set(inspect.signature(po.label_dataframe).parameters)
