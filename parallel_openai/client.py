@@ -2,24 +2,25 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 import ssl as ssl_module
 import time
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
 from typing import Any, Literal
-from weakref import WeakKeyDictionary, finalize
 
 from parallel_openai.engine.address import Address, find_address
 from parallel_openai.engine.budget import Budget
-from parallel_openai.engine.keys import KeyFunction, find_key
+from parallel_openai.engine.connections import Connections
+from parallel_openai.engine.gate import Gate
+from parallel_openai.engine.keys import KeyFunction, find_key, make_headers
 from parallel_openai.engine.limiter import Limiter
-from parallel_openai.engine.loop import arun, is_background_thread
+from parallel_openai.engine.loop import arun
+from parallel_openai.engine.pool import Member, PoolLimiter
 from parallel_openai.engine.processor import NO_SIZE, End, Processor
 from parallel_openai.engine.retry import RetryPolicy, judge
-from parallel_openai.engine.sharing import COUNT_EVERY, SharedAccount
+from parallel_openai.engine.sharing import SharedAccount, taking_part
 from parallel_openai.engine.status import StatusTracker
 from parallel_openai.engine.transport import Transport, is_local, mask_url
 from parallel_openai.errors import AuthenticationError, InvalidInputError
@@ -127,11 +128,40 @@ class Client:
         self._shared = SharedAccount(shared) if shared is not None else None
         is_azure = self._address.is_azure
         self._key = find_key(api_key, is_azure=is_azure, environment=os.environ, clock=time.monotonic)
-        self._headers = _make_headers(self._key.headers, organization, project, headers or {})
-        self._trust_env = trust_env
-        self._ssl = ssl
-        self._transports: WeakKeyDictionary[asyncio.AbstractEventLoop, Transport] = WeakKeyDictionary()
-        finalize(self, _close_transports, self._transports)
+        self._headers = make_headers(self._key.headers, organization, project, headers or {}, environment=os.environ)
+        base_url, renewed = self.base_url, self._key.current if self._key.is_renewed else None
+        sent = self._headers
+        self._trust_env, self._ssl = trust_env, ssl
+        self._connections = Connections(
+            lambda: Transport(
+                base_url, sent, timeout=timeout, clock=time.monotonic, trust_env=trust_env, ssl=ssl, renewed=renewed
+            )
+        )
+
+    @staticmethod
+    def pool(members: Iterable[Client | Mapping[str, Any]]) -> Client:
+        """Several accounts as one: keys, deployments or servers that answer the same model.
+
+        Each keeps its own limits, and a request goes where there is capacity first. A member that is refused for good
+        (a wrong key, no credit, nobody there) is put out with a note in the log, and the others go on with its work;
+        only when none is left, the run stops. The next run tries all of them again.
+
+        Args:
+            members: clients, or the arguments of `Client` as mappings. The first one's address names the journal and
+                tells the prices, and with it alone the Batch API is used; members may come and go behind it, for what
+                is asked does not depend on who answers.
+
+        Raises:
+            InvalidInputError: there are no members, or they work on different loops.
+
+        >>> client = Client.pool([
+        ...     {"base_url": "http://127.0.0.1:8000/v1", "max_requests_per_minute": 600},
+        ...     Client("http://127.0.0.1:8001/v1", max_requests_per_minute=60),
+        ... ])
+        >>> client.max_requests_per_minute
+        660.0
+        """
+        return _Pool([Client(**member) if isinstance(member, Mapping) else member for member in members])
 
     @property
     def max_requests_per_minute(self) -> float | None:
@@ -185,8 +215,8 @@ class Client:
             RunStoppedError: the server refuses every request.
         """
         processor = Processor(
-            send=self._post,
-            limiter=self.limiter,
+            send=self._deliver,
+            limiter=self._gate,
             on_result=on_result,
             retry=RetryPolicy(self.max_attempts, max_wait=self.max_wait),
             status=status,
@@ -194,16 +224,12 @@ class Client:
             budget=budget,
             deadline=deadline,
         )
-        try:
-            async with self._sharing():
-                return await processor.run(requests)
-        finally:
-            if self.loop == "running":  # that loop may be gone before the next run
-                await self._transport().close()
+        async with self._at_work(status):
+            return await processor.run(requests)
 
     def transport(self) -> Transport:
         """The connections of the loop that runs, for what is no request of a run, such as files."""
-        return self._transport()
+        return self._connections.here()
 
     def account(self) -> dict[str, Any]:
         """What makes a client like this one in another process. The key is in it: show it nobody."""
@@ -226,12 +252,14 @@ class Client:
         """The client that `account` tells of; its limits are learned anew."""
         address: Address = account["address"]
         client = cls(address.base_url, account["key"] or "", **account["options"])
-        client._address, client._headers = address, dict(account["headers"])
+        client._address = address
+        client._headers.clear()
+        client._headers.update(account["headers"])
         return client
 
     def close(self) -> None:
         """Close the pool of connections. The client can be used again and will open a new one."""
-        _close_transports(self._transports)
+        self._connections.close()
 
     def __enter__(self) -> Client:
         return self
@@ -247,39 +275,38 @@ class Client:
         shown = "".join(f", {name}={limit:g}" for name, limit in limits.items() if limit is not None)
         return f"Client({mask_url(self.base_url)!r}{shown})"
 
+    @property
+    def _gate(self) -> Gate:
+        return self.limiter
+
     @asynccontextmanager
-    async def _sharing(self) -> AsyncIterator[None]:
-        """Takes part in the shared account, if there is one, and keeps to the part of it that is ours."""
-        account = self._shared
-        if account is None:
-            yield
-            return
-
-        async def keep_to_our_part() -> None:
-            while True:
-                self.limiter.set_share(1 / account.count())
-                await asyncio.sleep(COUNT_EVERY)
-
-        await account.join()
-        self.limiter.set_share(1 / account.count())
-        keeping = asyncio.ensure_future(keep_to_our_part())
+    async def _at_work(self, status: StatusTracker) -> AsyncIterator[None]:
         try:
-            yield
+            async with taking_part(self._shared, self.limiter):
+                yield
         finally:
-            keeping.cancel()
-            account.leave()
+            if self.loop == "running":  # that loop may be gone before the next run
+                await self._connections.here().close()
 
     async def _send_once(self, request: APIRequest) -> Response:
-        lease = await self.limiter.acquire(request.size or NO_SIZE)
-        response = await self._post(request)
+        gate = self._gate
+        lease = await gate.acquire(request.size or NO_SIZE)
+        try:
+            response = await self._deliver(request, lease)
+        except BaseException:
+            gate.unanswered(lease)
+            raise
         verdict = judge(response, reached=True)
         if response.status == 429:
-            self.limiter.refused(lease, response.headers, verdict.dimension, verdict.wait)
+            gate.refused(lease, response.headers, verdict.dimension, verdict.wait)
         elif response.status:
-            self.limiter.answered(lease, response.headers, usage_of(response.data))
+            gate.answered(lease, response.headers, usage_of(response.data))
         else:
-            self.limiter.unanswered(lease)
+            gate.unanswered(lease)
         return response
+
+    async def _deliver(self, request: APIRequest, lease: Any) -> Response:
+        return await self._post(request)
 
     def _patience(self, request: APIRequest) -> float | None:
         """Seconds for a request that needs more than others; None: the usual timeout."""
@@ -291,7 +318,7 @@ class Client:
         Raises:
             AuthenticationError: the function that gives the key did not.
         """
-        transport, timeout = self._transport(), self._patience(request)
+        transport, timeout = self._connections.here(), self._patience(request)
         path = self._address.path(request.path, request.request_json.get("model"))
         used = await self._key.current() if self._key.is_renewed else None
         response = await transport.post(path, request.body, timeout=timeout)
@@ -302,34 +329,96 @@ class Client:
             response = replace(response, error=self._address.about_404(path, response.body))
         return response
 
-    def _transport(self) -> Transport:
-        loop = asyncio.get_running_loop()
-        transport = self._transports.get(loop)
-        if transport is None:
-            transport = self._transports[loop] = Transport(
-                self.base_url,
-                self._headers,
-                timeout=self.timeout,
-                clock=time.monotonic,
-                trust_env=self._trust_env,
-                ssl=self._ssl,
-                renewed=self._key.current if self._key.is_renewed else None,
-            )
-        return transport
+
+class _Pool(Client):
+    """Several clients that quack as one."""
+
+    def __init__(self, members: Sequence[Client]) -> None:
+        _check_members(members)
+        first = members[0]
+        self.members = tuple(members)
+        self.base_url, self.loop, self.limiter = first.base_url, first.loop, first.limiter
+        self.max_concurrent_requests = sum(each.max_concurrent_requests for each in members)
+        self.max_attempts = max(each.max_attempts for each in members)
+        self.timeout = max(each.timeout for each in members)
+        self.max_wait = max(each.max_wait for each in members)
+        self._runs = 0
+        self._limiters = PoolLimiter(
+            [
+                Member(f"{number}. {mask_url(each.place)}", each.limiter, each._post, each.max_concurrent_requests)
+                for number, each in enumerate(members, 1)
+            ],
+            clock=time.monotonic,
+        )
+
+    @property
+    def max_requests_per_minute(self) -> float | None:
+        return self._limiters.requests.limit
+
+    @property
+    def max_tokens_per_minute(self) -> float | None:
+        return self._limiters.tokens.limit
+
+    @property
+    def place(self) -> str:
+        return self.members[0].place
+
+    @property
+    def is_local(self) -> bool:
+        return all(each.is_local for each in self.members)
+
+    def check_key(self) -> None:
+        for each in self.members:
+            each.check_key()
+
+    def transport(self) -> Transport:
+        return self.members[0].transport()
+
+    def account(self) -> dict[str, Any]:
+        raise InvalidInputError("A pool works in one process; a cluster needs a single client.")
+
+    def close(self) -> None:
+        for each in self.members:
+            each.close()
+
+    def __repr__(self) -> str:
+        return f"Client.pool([{', '.join(map(repr, self.members))}])"
+
+    @property
+    def _gate(self) -> Gate:
+        return self._limiters
+
+    @asynccontextmanager
+    async def _at_work(self, status: StatusTracker) -> AsyncIterator[None]:
+        if not self._runs:
+            self._limiters.begin()
+        before = self._limiters.counts()
+        self._runs += 1
+        try:
+            async with AsyncExitStack() as stack:
+                for each in self.members:
+                    await stack.enter_async_context(each._at_work(status))
+                yield
+        finally:
+            self._runs -= 1
+            status.members = self._limiters.counts(since=before)
+
+    async def _send_once(self, request: APIRequest) -> Response:
+        async with self._at_work(StatusTracker()):
+            return await super()._send_once(request)
+
+    async def _deliver(self, request: APIRequest, lease: Any) -> Response:
+        return await self._limiters.send(request, lease)
 
 
-def _make_headers(
-    key: Mapping[str, str], organization: str | None, project: str | None, extra: Mapping[str, str]
-) -> dict[str, str]:
-    headers = {"User-Agent": "parallel_openai", **key}
-    organization = organization or os.environ.get("OPENAI_ORG_ID")
-    project = project or os.environ.get("OPENAI_PROJECT_ID")
-    if organization:
-        headers["OpenAI-Organization"] = organization
-    if project:
-        headers["OpenAI-Project"] = project
-    own = {name.lower() for name in extra}
-    return {**{name: value for name, value in headers.items() if name.lower() not in own}, **extra}
+def _check_members(members: Sequence[Client]) -> None:
+    if not members:
+        raise InvalidInputError("A pool needs at least one client.")
+    for each in members:
+        if not isinstance(each, Client) or isinstance(each, _Pool):
+            raise InvalidInputError(f"A pool is made of clients or their arguments, not of {each!r:.100}.")
+    if len({each.loop for each in members}) > 1 or len(set(map(id, members))) < len(members):
+        raise InvalidInputError("The clients of a pool must be different ones, with the same loop=.")
 
 
 def _check_options(**options: float | None) -> None:
@@ -365,12 +454,3 @@ def default_client() -> Client:
     if state not in _defaults:
         _defaults[state] = Client()
     return _defaults[state]
-
-
-def _close_transports(transports: WeakKeyDictionary[asyncio.AbstractEventLoop, Transport]) -> None:
-    """Also called when a client is forgotten and at the interpreter's end, so that no connection is left behind."""
-    for loop, transport in list(transports.items()):
-        if loop.is_running():
-            end = asyncio.run_coroutine_threadsafe(transport.close(), loop)
-            if not is_background_thread():
-                end.result(5)

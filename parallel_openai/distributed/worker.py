@@ -13,7 +13,7 @@ from parallel_openai.distributed.account import Grant, Report
 from parallel_openai.distributed.cluster import Line, Sealed, worker_name
 from parallel_openai.distributed.limiter import LeasedLimiter
 from parallel_openai.engine.feed import Feed
-from parallel_openai.engine.limiter import Limiter
+from parallel_openai.engine.gate import Gate
 from parallel_openai.engine.retry import Verdict
 from parallel_openai.engine.status import StatusTracker
 from parallel_openai.engine.timeline import Timeline
@@ -112,7 +112,7 @@ class Tape(Timeline):
         self.sends: list[float] = []
         self.answers: list[tuple[float, float, APIRequest, Response, Verdict, Usage | None]] = []
 
-    def begin(self, limiter: Limiter, now: float) -> None:
+    def begin(self, limiter: Gate, now: float) -> None:
         pass
 
     def end(self, now: float, *, max_concurrent_requests: int) -> None:

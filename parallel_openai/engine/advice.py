@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from parallel_openai.engine.counting import RULES
-from parallel_openai.engine.limiter import Limiter
+from parallel_openai.engine.gate import Gate
 from parallel_openai.records import Size
 
 #: Nothing is said of fewer answers, of shorter waits for tokens (a share of the run), and of smaller gains.
@@ -45,7 +45,7 @@ reserved 500)
 
 
 def smaller_cap(
-    limiter: Limiter,
+    limiter: Gate,
     sizes: Sequence[Size],
     *,
     name: str,
@@ -83,7 +83,7 @@ def smaller_cap(
     return SmallerCap(name, tokens, longest, reserved, times) if times >= ENOUGH_TIMES else None
 
 
-def _seconds_for_requests(limiter: Limiter, answers: int) -> float:
+def _seconds_for_requests(limiter: Gate, answers: int) -> float:
     requests = limiter.requests
     return max(0.0, answers - requests.capacity) / requests.rate if requests.known else 0.0
 

@@ -105,6 +105,26 @@ def find_key(
     return Key(key or environment.get("OPENAI_API_KEY", ""), header, clock=clock)
 
 
+def make_headers(
+    key: Mapping[str, str],
+    organization: str | None,
+    project: str | None,
+    extra: Mapping[str, str],
+    *,
+    environment: Mapping[str, str],
+) -> dict[str, str]:
+    """The headers of every request; `extra` go before all others."""
+    headers = {"User-Agent": "parallel_openai", **key}
+    organization = organization or environment.get("OPENAI_ORG_ID")
+    project = project or environment.get("OPENAI_PROJECT_ID")
+    if organization:
+        headers["OpenAI-Organization"] = organization
+    if project:
+        headers["OpenAI-Project"] = project
+    own = {name.lower() for name in extra}
+    return {**{name: value for name, value in headers.items() if name.lower() not in own}, **extra}
+
+
 def checked_key(key: object) -> str:
     """The key without the spaces and line breaks around it.
 

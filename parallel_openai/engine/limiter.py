@@ -94,13 +94,22 @@ class Limiter:
         """
         turn = self._turn()
         if not turn.locked():
-            lease = self._take(size)  # nobody waits and there is room: the usual case costs no switch of tasks
+            lease = self.take(size)  # nobody waits and there is room: the usual case costs no switch of tasks
             if lease is not None:
                 return lease
         async with turn:
-            while (lease := self._take(size)) is None:
+            while (lease := self.take(size)) is None:
                 await self._sleep_until_room(size)
         return lease
+
+    def delay(self, size: Size) -> tuple[float, str]:
+        """Seconds until the request may be sent, as far as is known, and what they are for, as in `waited`."""
+        return self._plan(self.counting.cost(size), self.clock())
+
+    @property
+    def largest(self) -> float | None:
+        """Tokens of the largest prompt that can ever be sent; None while that is not known."""
+        return self.tokens.limit
 
     def never_fits(self, size: Size) -> bool:
         """Whether the prompt alone is larger than the whole token limit, so that waiting is in vain."""
@@ -171,7 +180,8 @@ class Limiter:
             self.requests.hold(self.clock() + hold)
         self._wake()
 
-    def _take(self, size: Size) -> Lease | None:
+    def take(self, size: Size) -> Lease | None:
+        """Set the request's capacity aside if it may be sent now, whoever waits in line; else None."""
         now = self.clock()
         cost = self.counting.cost(size)
         if self._plan(cost, now)[0] > 0:

@@ -10,11 +10,11 @@ import heapq
 import time
 from collections.abc import Awaitable, Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from typing import Any, Literal
 
 from parallel_openai.engine.budget import Budget, Reserve
 from parallel_openai.engine.feed import Feed
-from parallel_openai.engine.limiter import Lease, Limiter
+from parallel_openai.engine.gate import Gate
 from parallel_openai.engine.retry import RESOURCE_UNAVAILABLE, RetryPolicy, Verdict, judge
 from parallel_openai.engine.status import StatusTracker
 from parallel_openai.errors import RateLimitedError, RunStoppedError
@@ -54,7 +54,7 @@ class Processor:
     """Runs requests to their results, many at a time.
 
     Args:
-        send: puts one request on the wire and gives the answer; raises nothing but cancellation.
+        send: puts one request on the wire, with the lease it got from the limiter, and gives the answer.
         limiter: says when.
         retry: says how often.
         status: where things are counted.
@@ -73,8 +73,8 @@ class Processor:
     def __init__(
         self,
         *,
-        send: Callable[[APIRequest], Awaitable[Response]],
-        limiter: Limiter,
+        send: Callable[[APIRequest, Any], Awaitable[Response]],
+        limiter: Gate,
         on_result: Callable[[Result], APIRequest | None],
         retry: RetryPolicy | None = None,
         status: StatusTracker | None = None,
@@ -257,7 +257,7 @@ class Processor:
         except asyncio.TimeoutError:
             pass
 
-    async def _attempt(self, job: _Job, lease: Lease) -> None:
+    async def _attempt(self, job: _Job, lease: Any) -> None:
         status = self._status
         status.num_tasks_in_progress += 1
         status.num_requests_sent += 1
@@ -267,7 +267,7 @@ class Processor:
         waited = sent_at - job.ready_at
         status.timeline.sent(sent_at)
         try:
-            response = await self._send(job.request)
+            response = await self._send(job.request, lease)
         except BaseException:
             self._limiter.unanswered(lease)
             raise
@@ -300,7 +300,7 @@ class Processor:
                 return replace(verdict, kind="hold")
         return verdict
 
-    def _succeed(self, job: _Job, lease: Lease, response: Response, usage: Usage | None) -> None:
+    def _succeed(self, job: _Job, lease: Any, response: Response, usage: Usage | None) -> None:
         self._limiter.answered(lease, response.headers, usage)
         status = self._status
         status.num_tasks_succeeded += 1
@@ -319,7 +319,7 @@ class Processor:
             )
         )
 
-    def _mishap(self, job: _Job, lease: Lease, response: Response, verdict: Verdict) -> None:
+    def _mishap(self, job: _Job, lease: Any, response: Response, verdict: Verdict) -> None:
         if self._stopped:  # only what is paid for is still taken in; the row stays to be asked
             self._limiter.unanswered(lease)
             return
@@ -345,7 +345,7 @@ class Processor:
         else:
             self._again(job, max(verdict.wait or 0.0, self._retry.backoff(job.failures)))
 
-    def _hold(self, job: _Job, lease: Lease, response: Response, verdict: Verdict) -> None:
+    def _hold(self, job: _Job, lease: Any, response: Response, verdict: Verdict) -> None:
         now = self._clock()
         backoff = self._retry.backoff(1)
         delay = 0.0  # the limiter holds it back, with all the others and in its turn
@@ -407,7 +407,7 @@ class Processor:
         self._finish_failed(job.request, verdict.code or "error", verdict.message or "", errors, attempts)
 
     def _reject(self, request: APIRequest) -> None:
-        limit = self._limiter.tokens.limit
+        limit = self._limiter.largest
         size = request.size or NO_SIZE
         sentence = (
             f"The prompt has {size.prompt_tokens:,} tokens and the account's limit is {limit:,.0f} tokens per minute, "

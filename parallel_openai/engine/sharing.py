@@ -12,10 +12,13 @@ import getpass
 import re
 import tempfile
 import uuid
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import filelock
 
+from parallel_openai.engine.limiter import Limiter
 from parallel_openai.errors import InvalidInputError
 
 #: Seconds between two counts. One who joins waits a little longer, until the others have seen it.
@@ -74,6 +77,28 @@ class SharedAccount:
 
     def _is_ours(self, lease: Path) -> bool:
         return self._lock is not None and lease == Path(self._lock.lock_file)
+
+
+@asynccontextmanager
+async def taking_part(account: SharedAccount | None, limiter: Limiter) -> AsyncIterator[None]:
+    """Keep the limiter to this process's part of the account, if it is shared."""
+    if account is None:
+        yield
+        return
+
+    async def keep_to_our_part() -> None:
+        while True:
+            limiter.set_share(1 / account.count())
+            await asyncio.sleep(COUNT_EVERY)
+
+    await account.join()
+    limiter.set_share(1 / account.count())
+    keeping = asyncio.ensure_future(keep_to_our_part())
+    try:
+        yield
+    finally:
+        keeping.cancel()
+        account.leave()
 
 
 def _locked(lease: Path) -> filelock.BaseFileLock | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass, field
+from typing import Any
 
 from parallel_openai.engine.timeline import Timeline
 
@@ -35,6 +36,7 @@ class StatusTracker:
         num_damaged_lines: lines of the journal that could not be read and were passed over.
         errors: failed requests by error code.
         note: how things stand at the server, where there is more to say than the counts.
+        members: of a pool, how each account did; filled in at the end.
         timeline: what happened when.
         ended: how a run on files ended: `finished`, `interrupted`, `stopped`, or `budget` or `deadline` where these
             were used up; empty before.
@@ -68,6 +70,7 @@ class StatusTracker:
     num_damaged_lines: int = 0
     errors: Counter[str] = field(default_factory=Counter)
     note: str = ""
+    members: list[dict[str, Any]] = field(default_factory=list)
     timeline: Timeline = field(default_factory=Timeline, repr=False, compare=False)
     ended: str = ""
 

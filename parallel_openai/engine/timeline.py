@@ -8,9 +8,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, fields
 
 from parallel_openai.engine.advice import SmallerCap, smaller_cap
-from parallel_openai.engine.bucket import Bucket
 from parallel_openai.engine.counting import RULES
-from parallel_openai.engine.limiter import Limiter
+from parallel_openai.engine.gate import Gate, Level
 from parallel_openai.engine.retry import Verdict
 from parallel_openai.records import APIRequest, Response, Size, Usage
 
@@ -149,14 +148,14 @@ class Timeline:
         self.seconds = 0.0
         self.advice: SmallerCap | None = None
         self._sizes = Sizes()
-        self._limiter: Limiter | None = None
+        self._limiter: Gate | None = None
         self._origin: float | None = None
         self._began = 0.0
         self._waited_before: dict[str, float] = {}
         self._first_sent: float | None = None
         self._last_seen = 0.0
 
-    def begin(self, limiter: Limiter, now: float) -> None:
+    def begin(self, limiter: Gate, now: float) -> None:
         """Requests are being worked on from now, within these limits."""
         self._limiter = limiter
         self._began = now
@@ -229,7 +228,7 @@ class Timeline:
             ]
             yield known[0], known[1]
 
-    def _smaller_cap(self, limiter: Limiter, max_concurrent_requests: int) -> SmallerCap | None:
+    def _smaller_cap(self, limiter: Gate, max_concurrent_requests: int) -> SmallerCap | None:
         sizes = self._sizes
         if not sizes.answers:
             return None
@@ -285,7 +284,7 @@ class Timeline:
             each.join(next_one)
 
 
-def _per_minute(bucket: Bucket) -> float | None:
+def _per_minute(bucket: Level) -> float | None:
     return bucket.limit if bucket.period == 60.0 else None  # a day's limit is no rate to compare with
 
 

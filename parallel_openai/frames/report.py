@@ -63,6 +63,8 @@ class RunReport:
         slowest: the rows whose answers took longest.
         repairs: bad answers that were asked for once more.
         unpriced: models that answered and whose price is not known; `cost_usd` lacks what they cost.
+        members: of a `Client.pool`, how each account did: its `name`, `requests_sent`, `answered`, `rate_limit_errors`,
+            `other_errors`, `prompt_tokens`, `completion_tokens`, and why it was put `out`, or None.
     """
 
     rows: int
@@ -92,6 +94,7 @@ class RunReport:
     slowest: tuple[SlowRow, ...] = field(default=(), repr=False, metadata=_LARGE)
     repairs: int = 0
     unpriced: tuple[str, ...] = ()
+    members: tuple[Mapping[str, Any], ...] = ()
     _timeline: Timeline = field(default_factory=Timeline, repr=False, compare=False, metadata=_LARGE)
 
     @classmethod
@@ -126,6 +129,7 @@ class RunReport:
             examples=_examples(answers),
             slowest=tuple(_slowest(index, answers)),
             unpriced=tuple(_unpriced(answers)),
+            members=tuple(status.members),
             _timeline=course,
             **rest,
         )
@@ -194,6 +198,8 @@ class RunReport:
             parts.append(f"{self.rate_limit_errors:,} rate-limit refusals waited out")
         if self.repairs:
             parts.append(f"{self.repairs:,} bad answer{'s' if self.repairs > 1 else ''} asked for once more")
+        if out := [str(each["name"]) for each in self.members if each["out"]]:
+            parts.append(f"put out of the pool: {', '.join(out)}")
         parts.append(f"{self.prompt_tokens:,} + {self.completion_tokens:,} tokens")
         if self.cost_usd:
             parts.append(dollars(self.cost_usd))

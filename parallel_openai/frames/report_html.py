@@ -31,6 +31,7 @@ def page(report: RunReport) -> str:
         _charts(report),
         _time(report),
         _refusals(report),
+        _members(report),
         _errors(report),
         _slowest(report),
         f'<div class="po-dim" style="margin-top:10px">Answers: {escape(report.journal)}</div>',
@@ -168,6 +169,22 @@ def _refusals(report: RunReport) -> str:
     names = {"requests": "the request limit", "tokens": "the token limit", "unknown": "the server did not say why"}
     rows = [(number(f"{count:,}"), escape(names.get(why, why))) for why, count in report.refusals.items()]
     return table("Rate-limit refusals (429)", (), rows)
+
+
+_MEMBER_COUNTS = ("requests_sent", "answered", "rate_limit_errors", "other_errors")
+
+
+def _members(report: RunReport) -> str:
+    rows = [
+        (
+            escape(str(each["name"])),
+            *(number(f"{each[name]:,}") for name in _MEMBER_COUNTS),
+            f'<span class="po-dim">{escape("put out: " + str(each["out"]) if each["out"] else "")}</span>',
+        )
+        for each in report.members
+    ]
+    head = ("", number("sent"), number("answered"), number("429s"), number("other errors"), "")
+    return table("Accounts of the pool", head, rows)
 
 
 def _errors(report: RunReport) -> str:

@@ -117,7 +117,7 @@ class Rehearsal:
             request.size = size
             yield request
 
-    async def _send(self, request: APIRequest) -> Response:
+    async def _send(self, request: APIRequest, lease: object = None) -> Response:
         number = request.request_json["n"]
         size = self.sizes[number]
         await asyncio.sleep(self._random.uniform(0.0002, 0.003))
