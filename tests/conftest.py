@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from urllib.parse import urlsplit
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -39,6 +41,24 @@ def wait_until_sent(server: simulator.Server, count: int) -> None:
     while server.stats(charged=False)["received"] < count:
         assert time.monotonic() < give_up_at, "nothing was sent"
         time.sleep(0.02)
+
+
+def listens_elsewhere(base_url: str) -> list[str]:
+    """Addresses, other than the usual one of this machine itself, at which a server answers too.
+
+    127.0.0.2 is this machine as well, but only who listens on every address answers there.
+    """
+    port = urlsplit(base_url).port
+    found = []
+    for family, address in ((socket.AF_INET, "127.0.0.2"), (socket.AF_INET6, "::1")):
+        with socket.socket(family) as probe:
+            probe.settimeout(2)
+            try:
+                probe.connect((address, port))
+            except OSError:
+                continue
+            found.append(address)
+    return found
 
 
 @contextmanager

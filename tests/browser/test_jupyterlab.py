@@ -36,6 +36,9 @@ COUNTS = 'print(out["status"].value_counts().to_dict(), po.last_run().requests_s
 AWAIT = """\
 out = await po.aprocess_dataframe(df.head(24), "{text}", **question)
 out[["text", "response", "status"]].head(9)"""
+AWAIT_MORE = """\
+out = await po.aprocess_dataframe(df, "Repeat: {text}", **question)
+out[["text", "response", "status"]].head(9)"""
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +57,7 @@ def slow_server(running_server: simulator.Server) -> simulator.Server:
 def open_notebook(lab: Lab, page: Any, running_server: simulator.Server) -> Notebook:
     """One for all tests, since opening it takes the longest: the set-up, which has run, and the cells below."""
     set_up = SET_UP.format(base_url=running_server.base_url)
-    notebook = Notebook(page, lab.write("reviews.ipynb", set_up, LABEL, LABEL_MORE, COUNTS, AWAIT))
+    notebook = Notebook(page, lab.write("reviews.ipynb", set_up, LABEL, LABEL_MORE, COUNTS, AWAIT, AWAIT_MORE))
     notebook.run_to_end(0)
     return notebook
 
@@ -87,33 +90,34 @@ def test_the_bar_moves_while_the_cell_runs_and_the_frame_comes_back_as_a_table(
     assert slow_server.stats()["charged_more_than_once"] == 0
 
 
+@pytest.mark.parametrize("cell", [2, 5], ids=["a call", "await"])
 def test_the_stop_button_stops_the_sending_and_the_next_run_goes_on(
-    slow_server: simulator.Server, notebook: Notebook
+    slow_server: simulator.Server, notebook: Notebook, cell: int
 ) -> None:
-    notebook.run(2)
+    notebook.run(cell)
     see(lambda: slow_server.stats(charged=False)["answered"] >= 20)
 
     notebook.stop()
     time.sleep(0.3)
     received = slow_server.stats(charged=False)["received"]
-    notebook.wait_for_end(2)
+    notebook.wait_for_end(cell)
     time.sleep(0.5)
     assert slow_server.stats(charged=False)["received"] == received
     assert received < 120
-    assert "cancelled; run the same again to go on" in notebook.output(2)
-    assert "Traceback" not in notebook.output(2)
-    assert notebook.tables(2) == 1
-    assert "progress-bar-danger" in notebook.bar(2)
+    assert "cancelled; run the same again to go on" in notebook.output(cell)
+    assert "Traceback" not in notebook.output(cell)
+    assert notebook.tables(cell) == 1
+    assert "progress-bar-danger" in notebook.bar(cell)
     statuses = re.search(r"\{'(succeeded|cancelled)': (\d+), '(succeeded|cancelled)': (\d+)", notebook.run_to_end(3))
     assert statuses is not None
     answered = {statuses[1]: int(statuses[2]), statuses[3]: int(statuses[4])}
     assert answered["succeeded"] + answered["cancelled"] == 120
 
-    notebook.run(2)
-    notebook.wait_for_end(2)
+    notebook.run(cell)
+    notebook.wait_for_end(cell)
     assert f"{{'succeeded': 120, 'failed': 0, 'cancelled': 0}} {answered['cancelled']}" in notebook.run_to_end(3)
-    assert f"{answered['succeeded']} from the journal" in notebook.counters(2)
-    assert "progress-bar-success" in notebook.bar(2)
+    assert f"{answered['succeeded']} from the journal" in notebook.counters(cell)
+    assert "progress-bar-success" in notebook.bar(cell)
 
 
 def test_a_cell_can_await_a_run_and_rows_that_failed_colour_the_bar(

@@ -24,6 +24,7 @@ from parallel_openai import local
 from parallel_openai.errors import InvalidInputError, MissingDependencyError, ParallelOpenAIError
 from parallel_openai.local import model
 from parallel_openai.local.model import ModelServer
+from tests.conftest import listens_elsewhere
 
 ROOT = Path(__file__).parents[2]
 
@@ -171,6 +172,12 @@ def test_a_model_path_without_a_file_is_refused() -> None:
 
 
 # The model itself
+
+
+@needs_model
+def test_it_listens_on_this_machine_only(server: ModelServer) -> None:
+    assert server.base_url.startswith("http://127.0.0.1:")
+    assert listens_elsewhere(server.base_url) == []
 
 
 @needs_model

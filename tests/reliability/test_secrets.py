@@ -18,6 +18,7 @@ from parallel_openai.engine.transport import mask_url
 from parallel_openai.errors import InvalidInputError
 from parallel_openai.local import simulator
 from parallel_openai.local.simulator import Server
+from tests.conftest import listens_elsewhere
 from tests.reliability.worker import write_requests
 
 KEY = "sk-proj-very/secret+0123456789"
@@ -120,3 +121,4 @@ def test_results_and_exports_are_for_their_owner_only(client: po.Client) -> None
 
 def test_the_simulator_listens_on_this_machine_only(server: Server) -> None:
     assert server.base_url.startswith("http://127.0.0.1:")
+    assert listens_elsewhere(server.base_url) == []
