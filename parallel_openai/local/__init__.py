@@ -1,4 +1,4 @@
-"""Servers to try things on, without a key and without a cost: `simulator` and `model`.
+"""Servers to try things on, without a key and without a cost: `simulator` and `model`; and `reviews` to try them with.
 
 `simulator` speaks OpenAI's wire format and enforces its limits, with made-up answers; `model` is a real small
 language model. Each is imported when it is first used.
@@ -12,14 +12,28 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from types import ModuleType
 
+    import pandas as pd
+
     from parallel_openai.local import model as model
     from parallel_openai.local import simulator as simulator
 
-__all__ = ["model", "simulator"]
+__all__ = ["model", "reviews", "simulator"]
+_MODULES = ("model", "simulator")
+
+
+def reviews() -> pd.DataFrame:
+    """Sixty reviews written for this project, with the right label of each in `gold`.
+
+    >>> list(reviews().columns)
+    ['id', 'text', 'gold']
+    """
+    from parallel_openai.local.demo import read_reviews
+
+    return read_reviews()
 
 
 def __getattr__(name: str) -> ModuleType:
-    if name in __all__:
+    if name in _MODULES:
         return importlib.import_module(f"{__name__}.{name}")
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
