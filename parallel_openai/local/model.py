@@ -54,7 +54,7 @@ class ModelServer:
         self._process = process
         self._end = weakref.finalize(self, _end, process)
 
-    def close(self) -> None:
+    def stop(self) -> None:
         """End the process. Closing twice does no harm."""
         self._end()
 
@@ -73,7 +73,7 @@ class ModelServer:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        self.close()
+        self.stop()
 
     def __repr__(self) -> str:
         state = "running" if self._end.alive and self._process.poll() is None else "closed"

