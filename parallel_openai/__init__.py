@@ -25,6 +25,7 @@ from parallel_openai.frames.explain import explain
 from parallel_openai.frames.exporting.saving import load, save
 from parallel_openai.frames.exporting.to_jsonl import to_jsonl
 from parallel_openai.frames.journal_frame import read_journal
+from parallel_openai.frames.labelling.agreement import Agreement, agreement
 from parallel_openai.frames.labelling.compare import Comparison, acompare, compare
 from parallel_openai.frames.labelling.evaluate import Evaluation, evaluate
 from parallel_openai.frames.labelling.label import alabel_dataframe, label_dataframe
@@ -38,6 +39,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "APIRequest",
+    "Agreement",
     "BatchLane",
     "Client",
     "Comparison",
@@ -46,6 +48,7 @@ __all__ = [
     "RunReport",
     "StatusTracker",
     "acompare",
+    "agreement",
     "alabel_dataframe",
     "append_to_jsonl",
     "aprocess_api_requests_from_file",

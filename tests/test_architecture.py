@@ -43,6 +43,9 @@ DOORS = {
     "filelock": ("engine",),
     "pydantic": ("requests.schemas", "frames"),
     "matplotlib": ("frames",),
+    "sklearn": ("frames.labelling.agreement",),
+    "statsmodels": ("frames.labelling.agreement",),
+    "krippendorff": ("frames.labelling.agreement",),
     "pyarrow": ("frames.exporting.saving",),
     "anywidget": ("frames.reviewing.widget",),
     "traitlets": ("frames.reviewing.widget",),
@@ -174,7 +177,17 @@ def test_an_awaitable_twin_takes_what_the_blocking_call_takes(name: str) -> None
     assert blocking == awaitable
 
 
-HEAVY = ["tiktoken", "genai_prices", "matplotlib", "aiohttp.web", "tqdm", "pydantic", "nest_asyncio"]
+HEAVY = [
+    "tiktoken",
+    "genai_prices",
+    "matplotlib",
+    "sklearn",
+    "statsmodels",
+    "aiohttp.web",
+    "tqdm",
+    "pydantic",
+    "nest_asyncio",
+]
 
 
 def run(code: str) -> str:

@@ -55,7 +55,8 @@ def label_reader(endpoint: Endpoint, question: Question) -> Reader:
         rows = values if question.samples > 1 else [[value] for value in values]
         return _columns([[each for each in row if each is not None] for row in rows], rows, question, categories)
 
-    return Reader(question.names(), read, columns, {"labels": question.about()})
+    about = {"labels": question.about(), "columns": list(question.names())}
+    return Reader(question.names(), read, columns, about)
 
 
 def _labelled(text: str, question: Question, tokens: Sequence[Any] | None) -> Labelled:

@@ -15,7 +15,7 @@ from parallel_openai.errors import InvalidInputError
 from parallel_openai.frames.labelling.evaluate import Evaluation, evaluate
 from parallel_openai.frames.labelling.label import alabel_dataframe, label_dataframe
 from parallel_openai.frames.labelling.metrics import LEVEL
-from parallel_openai.frames.labelling.pairing import label_columns, label_text
+from parallel_openai.frames.labelling.pairing import as_text, label_columns
 from parallel_openai.frames.recipe import Prompt
 from parallel_openai.frames.table import check_frame, find_column, rows_of
 from parallel_openai.requests.label_models import is_label_model
@@ -220,7 +220,7 @@ class _Plan:
 
     def _right(self, name: str) -> pd.Series[Any]:
         """Which rows with a gold label are right."""
-        gold = [_text(value) for (value,) in rows_of(self._df, [self._gold])]
+        gold = [as_text(value) for (value,) in rows_of(self._df, [self._gold])]
         given = _label_texts(self._frames[name], self._label)
         pairs = zip(gold, given, strict=True)
         return pd.Series([right == label for right, label in pairs if right is not None], dtype="float64")
@@ -258,16 +258,7 @@ def _column(out: pd.DataFrame, label: Hashable | None) -> Hashable | None:
 
 def _label_texts(out: pd.DataFrame, label: Hashable | None) -> list[str | None]:
     column = label_columns(out, _column(out, label)).label
-    return [_text(value) for (value,) in rows_of(out, [column])]
-
-
-def _text(value: Any) -> str | None:
-    """A label, or several, as one text."""
-    if value is None:
-        return None
-    if isinstance(value, (list, tuple, set, frozenset, np.ndarray)):
-        return ", ".join(sorted(map(label_text, value)))
-    return label_text(value)
+    return [as_text(value) for (value,) in rows_of(out, [column])]
 
 
 def _line(

@@ -9,14 +9,11 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from parallel_openai.engine.progress import dollars
+from parallel_openai.frames.labelling.differences_html import rows_that_differ
 from parallel_openai.frames.page import number, table, wrap
-from parallel_openai.frames.table import column_text
 
 if TYPE_CHECKING:
     from parallel_openai.frames.labelling.compare import Comparison
-
-#: Rows that are shown of those that changed, and how much of a long text.
-ROWS, TEXT = 20, 160
 
 
 def page(found: Comparison) -> str:
@@ -89,18 +86,4 @@ def _changed(found: Comparison) -> str:
         return ""
     if found.changed.empty:
         return '<div class="po-dim">All variants give every row the same label.</div>'
-    shown = found.changed.head(ROWS)
-    head = ("", *(escape(column_text(name)) for name in shown.columns))
-    labels = shown.loc[:, ~shown.columns.duplicated()].astype(object).where(shown.notna(), "")
-    rows = [
-        (escape(str(index)[:60]), *(escape(_short(value)) for value in cells))
-        for index, cells in zip(shown.index, labels.itertuples(index=False, name=None), strict=True)
-    ]
-    more = len(found.changed) - len(shown)
-    rest = f'<div class="po-dim">and {more:,} more in .changed</div>' if more > 0 else ""
-    return table(f"{len(found.changed):,} rows labelled differently", head, rows) + rest
-
-
-def _short(value: Any) -> str:
-    text = str(value)
-    return text if len(text) <= TEXT else text[: TEXT - 1].rstrip() + "…"
+    return rows_that_differ(found.changed)

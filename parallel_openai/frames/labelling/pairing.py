@@ -79,6 +79,17 @@ def label_text(label: Any) -> str:
     return text_of(label)
 
 
+def as_text(value: Any) -> str | None:
+    """A cell's label as text; of several, whatever their order, one text for them all; None where there is none.
+
+    >>> as_text(["b", "a"]), as_text(None)
+    ('a, b', None)
+    """
+    if value is None:
+        return None
+    return ", ".join(sorted(map(label_text, value))) if _is_list(value) else label_text(value)
+
+
 @dataclass(frozen=True)
 class Paired:
     """Right and given labels, row by row.

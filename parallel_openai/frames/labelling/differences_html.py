@@ -1,0 +1,33 @@
+"""Rows that are labelled differently, as HTML."""
+
+from __future__ import annotations
+
+from html import escape
+from typing import Any
+
+import pandas as pd
+
+from parallel_openai.frames.page import table
+from parallel_openai.frames.table import column_text
+
+#: Rows that are shown, and how much of a long text.
+ROWS, TEXT = 20, 160
+
+
+def rows_that_differ(differences: pd.DataFrame) -> str:
+    """The first of them as a table."""
+    shown = differences.head(ROWS)
+    head = ("", *(escape(column_text(name)) for name in shown.columns))
+    cells = shown.astype(object).where(shown.notna(), "").itertuples(index=False, name=None)
+    rows = [
+        (escape(str(index)[:60]), *(escape(_short(value)) for value in row))
+        for index, row in zip(shown.index, cells, strict=True)
+    ]
+    more = len(differences) - len(shown)
+    rest = f'<div class="po-dim">and {more:,} more</div>' if more > 0 else ""
+    return table(f"{len(differences):,} rows labelled differently", head, rows) + rest
+
+
+def _short(value: Any) -> str:
+    text = str(value)
+    return text if len(text) <= TEXT else text[: TEXT - 1].rstrip() + "…"
