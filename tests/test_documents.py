@@ -52,6 +52,8 @@ def account(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """What a reader has before the first block: a frame in a file, requests in a file, and a key."""
     texts = ["A wonderful lamp.", "It leaks, terrible.", None, "Does what it says.", "A wonderful lamp."]
     pd.DataFrame({"id": range(5), "text": texts}).to_csv(tmp_path / "reviews.csv", index=False)
+    gold = ["positive", "negative", "neutral"]
+    pd.DataFrame({"text": ["Great.", "Awful.", "A lamp."], "gold": gold}).to_csv(tmp_path / "checked.csv", index=False)
     requests = [{"model": "gpt-5-mini", "messages": [{"role": "user", "content": f"Say {n}."}]} for n in range(3)]
     (tmp_path / "requests.jsonl").write_text("".join(json.dumps(request) + "\n" for request in requests))
     with po.local.simulator.serve(max_requests_per_minute=None) as server:
