@@ -56,7 +56,7 @@ def account(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     pd.DataFrame({"text": ["Great.", "Awful.", "A lamp."], "gold": gold}).to_csv(tmp_path / "checked.csv", index=False)
     requests = [{"model": "gpt-5-mini", "messages": [{"role": "user", "content": f"Say {n}."}]} for n in range(3)]
     (tmp_path / "requests.jsonl").write_text("".join(json.dumps(request) + "\n" for request in requests))
-    with po.local.simulator.serve(max_requests_per_minute=None) as server:
+    with po.local.simulator.serve(max_requests_per_minute=None, batch_speed=1e6) as server:
         monkeypatch.setenv("OPENAI_BASE_URL", server.base_url)
         monkeypatch.setenv("OPENAI_API_KEY", "sk-simulated")
         yield
