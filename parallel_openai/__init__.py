@@ -30,6 +30,7 @@ from parallel_openai.frames.labelling.compare import Comparison, acompare, compa
 from parallel_openai.frames.labelling.evaluate import Evaluation, evaluate
 from parallel_openai.frames.labelling.label import alabel_dataframe, label_dataframe
 from parallel_openai.frames.peek import peek
+from parallel_openai.frames.previewing.preview import Preview, preview
 from parallel_openai.frames.process import aprocess_dataframe, process_dataframe
 from parallel_openai.frames.report import RunReport, last_run
 from parallel_openai.frames.reviewing.review import Review, review
@@ -44,6 +45,7 @@ __all__ = [
     "Client",
     "Comparison",
     "Evaluation",
+    "Preview",
     "Review",
     "RunReport",
     "StatusTracker",
@@ -65,6 +67,7 @@ __all__ = [
     "load",
     "local",
     "peek",
+    "preview",
     "process_api_requests_from_file",
     "process_dataframe",
     "read_journal",

@@ -174,6 +174,27 @@ class Client:
         return self.limiter.tokens.limit
 
     @property
+    def pace(self) -> tuple[float | None, float | None, int]:
+        """Requests and tokens per minute as far as they are known, and by which of the counting rules tokens count."""
+        gate = self._gate
+        requests, tokens = (
+            level.limit * 60.0 / level.period if level.limit is not None else None
+            for level in (gate.requests, gate.tokens)
+        )
+        return requests, tokens, gate.counting.rule
+
+    @property
+    def largest_prompt(self) -> float | None:
+        """Tokens of the largest prompt that the limits ever let through; None while that is not known."""
+        return self._gate.largest
+
+    def url(self, request: APIRequest) -> str:
+        """Where a request goes, without what its query says of keys."""
+        root, question, query = self.base_url.partition("?")
+        path = self._address.path(request.path, request.request_json.get("model"))
+        return mask_url(f"{root}/{path}{question}{query}")
+
+    @property
     def place(self) -> str:
         """What tells this server from others, whatever its API's version and the key: journals are named by it."""
         return self._address.place
@@ -362,6 +383,9 @@ class _Pool(Client):
     @property
     def place(self) -> str:
         return self.members[0].place
+
+    def url(self, request: APIRequest) -> str:
+        return self.members[0].url(request)
 
     @property
     def is_local(self) -> bool:

@@ -317,18 +317,24 @@ class FrameRun:
         return Progress(self.status, self.client, show=self.options.progress)
 
     def _journal_path(self) -> Path:
-        if self.options.save_to is not None:
-            return Path(self.options.save_to)
-        folder = Path(JOURNAL_FOLDER)
-        try:
-            _make_private(folder)
-        except OSError as error:
-            raise JournalError(
-                f"The folder {folder.absolute()} for the answers cannot be made: {error.strerror}. Choose a place for "
-                "them with save_to=."
-            ) from error
-        model = "".join(c if c.isalnum() or c in "-._" else "-" for c in self.recipe.model or "requests")
-        return folder / f"{model[:80]}-{self.recipe.digest(self.client.place)}.jsonl"
+        path = journal_path(self.recipe, self.client.place, self.options.save_to)
+        if self.options.save_to is None:
+            try:
+                _make_private(path.parent)
+            except OSError as error:
+                raise JournalError(
+                    f"The folder {path.parent.absolute()} for the answers cannot be made: {error.strerror}. Choose a "
+                    "place for them with save_to=."
+                ) from error
+        return path
+
+
+def journal_path(recipe: Recipe, place: str, save_to: str | os.PathLike[str] | None) -> Path:
+    """Where the answers of a call lie: in the file it names, else in one named after what is asked and where."""
+    if save_to is not None:
+        return Path(save_to)
+    model = "".join(c if c.isalnum() or c in "-._" else "-" for c in recipe.model or "requests")
+    return Path(JOURNAL_FOLDER) / f"{model[:80]}-{recipe.digest(place)}.jsonl"
 
 
 def _make_private(folder: Path) -> None:

@@ -74,6 +74,26 @@ def tier_of(response: Any) -> str | None:
     return tier if isinstance(tier, str) else None
 
 
+def context_window(model: str, base_url: str | None = None) -> int | None:
+    """Tokens that the model reads and writes in one call at the most; None where that is not known.
+
+    >>> context_window("gpt-5-mini"), context_window("my-own-model")
+    (400000, None)
+    """
+    return _context_window(model, base_url)
+
+
+@lru_cache(maxsize=1024)
+def _context_window(model: str, base_url: str | None) -> int | None:
+    for where in _providers(base_url):
+        try:
+            window: int | None = _ask(where, model, 1, 1, 0).model.context_window
+        except LookupError:
+            continue
+        return window
+    return None
+
+
 @dataclass(frozen=True)
 class _Rates:
     """Dollars a token, for prompts up to the length where a provider's long-context price begins.

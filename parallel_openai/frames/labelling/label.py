@@ -115,7 +115,9 @@ def label_dataframe(
         abstain_below=abstain_below,
         params={**params, **(extra_body or {})},
     )
-    recipe, reader = _plan(df, question, prompt, model, system, endpoint, examples, gold, metadata, extra_body, params)
+    recipe, reader = plan_labels(
+        df, question, prompt, model, system, endpoint, examples, gold, metadata, extra_body, params
+    )
     options = Options(
         save_to, retry_failed, prefix, progress, sync, repair, budget_usd, budget_tokens, deadline, lane, ray
     )
@@ -169,14 +171,16 @@ async def alabel_dataframe(
         abstain_below=abstain_below,
         params={**params, **(extra_body or {})},
     )
-    recipe, reader = _plan(df, question, prompt, model, system, endpoint, examples, gold, metadata, extra_body, params)
+    recipe, reader = plan_labels(
+        df, question, prompt, model, system, endpoint, examples, gold, metadata, extra_body, params
+    )
     options = Options(
         save_to, retry_failed, prefix, progress, sync, repair, budget_usd, budget_tokens, deadline, lane, ray
     )
     return await aexecute(df, recipe, reader, client or default_client(), options)
 
 
-def _plan(
+def plan_labels(
     df: pd.DataFrame,
     question: Question,
     prompt: Prompt,
