@@ -19,7 +19,7 @@ _STYLE = """
 .po-report.po-report table { border-collapse: collapse; table-layout: auto; margin: 0; color: inherit; font-size: 13px }
 .po-report.po-report tr { background: none !important }
 .po-report.po-report :is(td, th) { text-align: left; padding: 1px 14px 1px 0; border: 0; background: none;
-  color: inherit; vertical-align: top; line-height: inherit; max-width: 520px; overflow-wrap: anywhere;
+  color: inherit; vertical-align: top; line-height: inherit; max-width: 520px; overflow-wrap: break-word;
   white-space: normal }
 .po-report.po-report .po-n { text-align: right; white-space: nowrap; font-variant-numeric: tabular-nums }
 .po-report.po-report th { font-weight: 400; opacity: .72 }
