@@ -49,6 +49,17 @@ def number(text: str) -> Number:
     return Number(escape(text))
 
 
+#: A text up to this length is a name, and stays whole; a longer one is broken into lines, but not into a pillar.
+_WHOLE, _NARROWEST = 32, 260
+
+
+def name(text: str) -> str:
+    """A cell with a name or a text in it."""
+    narrowest = f"display:block;min-width:{min(3 * len(text), _NARROWEST)}px"
+    style = "white-space:nowrap" if len(text) <= _WHOLE else narrowest
+    return f'<span style="{style}">{escape(text)}</span>'
+
+
 def table(title: str, head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     """A table under its title; nothing where there are no rows."""
     body = "".join(_row(row, "td") for row in rows)

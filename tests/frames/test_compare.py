@@ -115,6 +115,13 @@ def test_a_comparison_ends_with_its_budget(compare: Compare, rows: pd.DataFrame,
     assert "ended early: budget" in found._repr_html_()
 
 
+def test_a_budget_that_is_just_used_up_leaves_the_other_variants_out(compare: Compare, rows: pd.DataFrame) -> None:
+    whole = compare(rows, {"v1": "Happy? {text}"}, max_tokens=5).table["cost_usd"].iloc[0]
+    worst = compare(rows, {"v1": "Joyful? {text}", "v2": "Sad? {text}"}, max_tokens=5, budget_usd=whole * 1.7)
+    assert worst.ended == "budget"
+    assert worst.table["cost_usd"].sum() <= whole * 1.7
+
+
 def test_a_gain_is_told_with_its_interval(compare: Compare, server: Server) -> None:
     rows = pd.DataFrame({"text": [f"Great {n}." for n in range(40)], "gold": "negative"})
     for n in range(20):
@@ -123,7 +130,7 @@ def test_a_gain_is_told_with_its_interval(compare: Compare, server: Server) -> N
     gain, low, high = found.table.loc["v2", ["gain", "gain_low", "gain_high"]]
     assert gain == 0.5
     assert (low, high) == pytest.approx((0.5 - 1.96 * 0.079, 0.5 + 1.96 * 0.079), abs=0.03)
-    assert "do not tell" not in found._repr_html_()
+    assert "may be chance" not in found._repr_html_()
 
 
 def test_the_page_shows_variants_and_changed_rows(compare: Compare, rows: pd.DataFrame, server: Server) -> None:
@@ -134,7 +141,7 @@ def test_the_page_shows_variants_and_changed_rows(compare: Compare, rows: pd.Dat
     assert "SIMULATED" in html
     assert "1 rows labelled differently" in html
     assert "<b>Great" not in html
-    assert "do not tell whether v2 is better than v1" in html
+    assert "The gain of v2 may be chance" in html
     assert "2 variants on 4 rows, 1 labelled differently (simulated)" in str(found)
     assert "All variants give every row the same label" in compare(rows[:2], PROMPTS)._repr_html_()
 

@@ -82,6 +82,8 @@ def test_figures_of_several_labels_agree_with_scikit_learn(seed: int) -> None:
     assert found.macro_f1 == pytest.approx(sk.f1_score(gold, given, average="macro"), **CLOSE)
     assert found.per_label["f1"].tolist() == pytest.approx(sk.f1_score(gold, given, average=None).tolist(), **CLOSE)
     [[_, only_given], [only_gold, both]] = sk.multilabel_confusion_matrix(gold, given)[0].tolist()
+    assert f"micro F1   {found.micro_f1:.3f}" in str(found)
+    assert "micro F1" in found._repr_html_()
     assert found.confusion.iloc[0].to_dict() == {"both": both, "only_gold": only_gold, "only_given": only_given}
 
 
@@ -97,6 +99,10 @@ def test_scores_are_compared_as_numbers_too() -> None:
     # Ranks 1.5, 1.5, 3, 4 against 1, 2, 3, 4.
     assert found.spearman == pytest.approx(4.5 / (4.5 * 5) ** 0.5)
     assert list(found.confusion.columns) == ["1", "2", "3", "4", "5", "(none)"]
+    assert "0.500 off on the mean, Spearman 0.949" in str(found)
+    assert "Spearman" in found._repr_html_()
+    with pytest.raises(InvalidInputError, match="must be a number, not 'much'"):
+        po.evaluate(out.assign(gold=[1, 2, 3, 4, "much"]), gold="gold")
 
 
 def test_intervals_are_the_same_for_the_same_seed_and_hold_the_figure() -> None:
@@ -216,10 +222,11 @@ def test_gold_labels_that_are_none_of_the_labels_are_named() -> None:
         ({"label": ["a"], "gold": [None]}, {}, InvalidInputError, "is empty"),
         ({"label": ["a", "b"], "gold": ["A", "B"]}, {}, InvalidInputError, "'A', 'B' there, 'a', 'b' here"),
         ({"label": [["a"], ["b"]], "gold": ["a", "b"]}, {}, InvalidInputError, "must hold lists of labels"),
+        ({"label": pd.Categorical(["a"], ["a", "b"]), "gold": [["a"]]}, {}, InvalidInputError, "one label a row"),
         ({"label": ["a"], "gold": ["a"]}, {"bins": 0}, InvalidInputError, "bins must be"),
         ({"label": ["a"], "gold": ["a"]}, {"resamples": 1.5}, InvalidInputError, "resamples must be"),
     ],
-    ids=["gold", "label", "confidence", "empty", "other names", "lists", "bins", "resamples"],
+    ids=["gold", "label", "confidence", "empty", "other names", "lists", "a list", "bins", "resamples"],
 )
 def test_what_cannot_be_evaluated_is_said(columns: Any, options: Any, error: Any, sentence: str) -> None:
     with pytest.raises(error, match=sentence):

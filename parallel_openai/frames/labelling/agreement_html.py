@@ -6,7 +6,7 @@ from html import escape
 from typing import TYPE_CHECKING
 
 from parallel_openai.frames.labelling.differences_html import rows_that_differ
-from parallel_openai.frames.page import facts_in_a_row, number, table, wrap
+from parallel_openai.frames.page import facts_in_a_row, name, number, table, wrap
 
 if TYPE_CHECKING:
     from parallel_openai.frames.labelling.agreement import Agreement
@@ -37,7 +37,7 @@ def _pairs(found: Agreement) -> str:
         return ""
     kappas = found.pairs.to_numpy()
     rows = [
-        (escape(one), *(number(f"{kappa:.2f}") if across != down else "" for across, kappa in enumerate(kappas[down])))
+        (name(one), *(number(f"{kappa:.2f}") if across != down else "" for across, kappa in enumerate(kappas[down])))
         for down, one in enumerate(found.annotators)
     ]
     return table("Cohen's kappa of each pair", ("", *map(number, found.annotators)), rows)

@@ -10,7 +10,7 @@ import pandas as pd
 
 from parallel_openai.engine.progress import dollars
 from parallel_openai.frames.labelling.differences_html import rows_that_differ
-from parallel_openai.frames.page import number, table, wrap
+from parallel_openai.frames.page import name, number, table, wrap
 
 if TYPE_CHECKING:
     from parallel_openai.frames.labelling.compare import Comparison
@@ -30,8 +30,7 @@ def _head(found: Comparison) -> str:
 def _variants(found: Comparison) -> str:
     first = found.table.index[0]
     shown: list[tuple[str, Callable[[Any], str]]] = [
-        ("accuracy", lambda row: f"{row.accuracy:.1%}"),
-        ("95% interval", lambda row: f"{row.accuracy_low:.1%} to {row.accuracy_high:.1%}"),
+        ("accuracy", lambda row: f"{row.accuracy:.1%} ({row.accuracy_low:.1%} to {row.accuracy_high:.1%})"),
         ("macro F1", lambda row: f"{row.macro_f1:.2f}"),
         (f"gain over {first}", _gain),
         (f"same as {first}", lambda row: f"{row.same:.0%}"),
@@ -41,25 +40,24 @@ def _variants(found: Comparison) -> str:
         ("seconds", lambda row: f"{row.seconds:.2f}"),
         ("tokens a row", lambda row: f"{row.prompt_tokens:.0f} + {row.completion_tokens:.0f}"),
     ]
-    columns = [(name, write) for name, write in shown if not _is_empty(found.table, name)]
+    columns = [(title, write) for title, write in shown if not _is_empty(found.table, title)]
     rows = [
-        (escape(str(row.Index)), *(number(_written(write, row)) for _, write in columns))
+        (name(str(row.Index)), *(number(_written(write, row)) for _, write in columns))
         for row in found.table.itertuples()
     ]
-    return table("Variants", ("", *(number(name) for name, _ in columns)), rows) + _how_sure(found)
+    return table("Variants", ("", *(number(title) for title, _ in columns)), rows) + _how_sure(found)
 
 
 _NEEDS = {
     "accuracy": "accuracy",
-    "95% interval": "accuracy",
     "macro F1": "macro_f1",
     "confidence": "confidence",
     "cost": "cost_usd",
 }
 
 
-def _is_empty(variants: pd.DataFrame, name: str) -> bool:
-    needed = "gain" if name.startswith("gain") else _NEEDS.get(name)
+def _is_empty(variants: pd.DataFrame, title: str) -> bool:
+    needed = "gain" if title.startswith("gain") else _NEEDS.get(title)
     return needed is not None and bool(variants[needed].isna().all())
 
 
@@ -74,10 +72,10 @@ def _written(write: Callable[[Any], str], row: Any) -> str:
 
 def _how_sure(found: Comparison) -> str:
     gains = found.table.dropna(subset=["gain"])
-    unsure = [str(name) for name in gains.index[(gains["gain_low"] <= 0) & (gains["gain_high"] >= 0)]]
+    unsure = [str(variant) for variant in gains.index[(gains["gain_low"] <= 0) & (gains["gain_high"] >= 0)]]
     if not unsure:
         return ""
-    text = f"The rows do not tell whether {', '.join(unsure)} is better than {found.table.index[0]}: too few differ."
+    text = f"The gain of {'; '.join(unsure)} may be chance: its interval holds 0."
     return f'<div class="po-dim">{escape(text)}</div>'
 
 

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from html import escape
 from typing import Any
 
 import pandas as pd
 
-from parallel_openai.frames.page import table
+from parallel_openai.frames.page import name, table
 from parallel_openai.frames.table import column_text
 
 #: Rows that are shown, and how much of a long text.
@@ -17,10 +16,10 @@ ROWS, TEXT = 20, 160
 def rows_that_differ(differences: pd.DataFrame) -> str:
     """The first of them as a table."""
     shown = differences.head(ROWS)
-    head = ("", *(escape(column_text(name)) for name in shown.columns))
+    head = ("", *(name(column_text(column)) for column in shown.columns))
     cells = shown.astype(object).where(shown.notna(), "").itertuples(index=False, name=None)
     rows = [
-        (escape(str(index)[:60]), *(escape(_short(value)) for value in row))
+        (name(str(index)[:60]), *(name(_short(value)) for value in row))
         for index, row in zip(shown.index, cells, strict=True)
     ]
     more = len(differences) - len(shown)

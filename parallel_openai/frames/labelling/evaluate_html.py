@@ -10,7 +10,7 @@ import pandas as pd
 
 from parallel_openai.engine.progress import dollars
 from parallel_openai.frames.labelling.pairing import NO_LABEL
-from parallel_openai.frames.page import facts_in_a_row, number, table, wrap
+from parallel_openai.frames.page import facts_in_a_row, name, number, table, wrap
 
 if TYPE_CHECKING:
     from parallel_openai.frames.labelling.evaluate import Evaluation
@@ -81,8 +81,8 @@ def _labels(found: Evaluation) -> str:
     shown = found.per_label.loc[_most_frequent(found)]
     rows = [
         (
-            escape(str(row.Index)),
-            *(number(f"{getattr(row, name):.2f}") for name in ("precision", "recall", "f1")),
+            name(str(row.Index)),
+            *(number(f"{getattr(row, figure):.2f}") for figure in ("precision", "recall", "f1")),
             _range(float(row.f1), float(row.f1_low), float(row.f1_high)),  # type: ignore[arg-type]  # they are floats
             number(f"{row.gold:,}"),
             number(f"{row.given:,}"),
@@ -119,7 +119,7 @@ def _confusion(found: Evaluation) -> str:
     if found.kind == "several":
         head = ("label", *map(number, ("rightly given", "missed", "wrongly given")))
         rows = [
-            (escape(label), *(number(f"{count:,}") for count in found.confusion.loc[label]))
+            (name(label), *(number(f"{count:,}") for count in found.confusion.loc[label]))
             for label in _most_frequent(found)
         ]
         return table("Where they differ", head, rows)
@@ -129,7 +129,7 @@ def _confusion(found: Evaluation) -> str:
     shares = cells.div(np.maximum(found.confusion.loc[labels].sum(axis=1), 1), axis=0)
     rows = [
         (
-            escape(label),
+            name(label),
             *(_cell(int(count), share) for count, share in zip(cells.loc[label], shares.loc[label], strict=True)),
         )
         for label in labels
@@ -165,6 +165,7 @@ def _calibration(bins: pd.DataFrame) -> str:
 
 def _coverage(found: Evaluation) -> str:
     steps = found.coverage
+    steps = steps.iloc[:: max(1, len(steps) // WIDTH)]
     points = " ".join(f"{x:.1f},{y:.1f}" for x, y in map(_at, steps["coverage"], steps["accuracy"]))
     _, level = _at(0, found.accuracy_labelled)
     shapes = (

@@ -57,11 +57,12 @@ def label_columns(out: pd.DataFrame, label: Hashable | None = None, confidence: 
         confidence = guess if has_column(out, guess) else None
     else:
         find_column(out, confidence, "confidence=")
-    kind = asked.get("kind")
     dtype = out[label].dtype
-    categories = dtype.categories if isinstance(dtype, pd.CategoricalDtype) else asked.get("labels", ())
-    labels = map(label_text, categories)
-    return LabelColumns(label, confidence, kind if kind in ("one", "several", "score") else None, tuple(labels))
+    if isinstance(dtype, pd.CategoricalDtype):
+        return LabelColumns(label, confidence, "one", tuple(map(label_text, dtype.categories)))
+    kind = asked.get("kind")
+    labels = tuple(map(label_text, asked.get("labels", ())))
+    return LabelColumns(label, confidence, kind if kind in ("one", "several", "score") else None, labels)
 
 
 def label_text(label: Any) -> str:
