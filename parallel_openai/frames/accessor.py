@@ -11,6 +11,8 @@ import pandas as pd
 
 from parallel_openai.frames.exporting.saving import save
 from parallel_openai.frames.exporting.to_jsonl import to_jsonl
+from parallel_openai.frames.labelling.compare import acompare, compare
+from parallel_openai.frames.labelling.evaluate import evaluate
 from parallel_openai.frames.labelling.label import alabel_dataframe, label_dataframe
 from parallel_openai.frames.process import aprocess_dataframe, process_dataframe
 from parallel_openai.frames.reviewing.review import review
@@ -58,6 +60,9 @@ class Verbs:
     aprocess = _Verb(aprocess_dataframe)
     label = _Verb(label_dataframe)
     alabel = _Verb(alabel_dataframe)
+    compare = _Verb(compare)
+    acompare = _Verb(acompare)
+    evaluate = _Verb(evaluate)
     review = _Verb(review)
     to_jsonl = _Verb(to_jsonl)
     save = _Verb(save)

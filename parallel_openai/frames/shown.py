@@ -38,7 +38,7 @@ def text_columns(out: pd.DataFrame, text: Hashable | Sequence[Hashable] | None) 
             columns = []
         if columns:
             return columns
-    ours = {about.get("prefix", "") + name for name in (*_OURS, *(about.get("labels") or ()))}
+    ours = {about.get("prefix", "") + name for name in (*_OURS, *(about.get("columns") or about.get("labels") or ()))}
     columns = [
         name
         for name in dict.fromkeys(out.columns)

@@ -18,8 +18,10 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+import pandas as pd
 import pytest
 
+import parallel_openai as po
 from parallel_openai import local
 from parallel_openai.errors import InvalidInputError, MissingDependencyError, ParallelOpenAIError
 from parallel_openai.local import model
@@ -207,6 +209,27 @@ def test_a_json_schema_is_honoured_with_sense(review: str, label: str, server: M
     assert json.loads(answer["choices"][0]["message"]["content"]) == {"label": label}
 
 
+@needs_model
+def test_the_model_tells_how_sure_it_is_of_a_label(server: ModelServer) -> None:
+    texts = ["I love it, it is wonderful.", "Terrible. It broke and I hate it.", "It is a lamp."]
+    with po.Client(server.base_url) as client:
+        out = po.label_dataframe(
+            pd.DataFrame({"text": texts}),
+            "What is the sentiment of this review? {text}",
+            labels=["positive", "negative", "neutral"],
+            model=server.model,
+            temperature=0,
+            confidence="logprobs",
+            client=client,
+            progress=False,
+        )
+    assert out["label"].tolist()[:2] == ["positive", "negative"]
+    assert out["confidence"].between(1 / 3, 1).all()
+    assert out["confidence"][0] > out["confidence"][2]
+    assert [sum(told.values()) for told in out["probabilities"]] == pytest.approx([1, 1, 1])
+
+
+@needs_model
 @needs_model
 def test_logprobs_come_with_each_token(server: ModelServer) -> None:
     answer = ask(server, "Say hello.", logprobs=True, top_logprobs=3, max_tokens=4)

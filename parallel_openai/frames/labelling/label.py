@@ -88,7 +88,8 @@ def label_dataframe(
             token by token, of p(token) / (sum of p of the tokens that lead to a label). `probabilities` then holds
             that of every label. `first_token`: the same for the first token alone. Both ask the server for `logprobs`
             and 20 `top_logprobs`, which reasoning models refuse (no row is answered then), and some servers leave out
-            (then `confidence` is missing); so they are not asked for unless you say so.
+            (then `confidence` is missing); so they are not asked for unless you say so. A server that takes fewer than
+            20 gets `top_logprobs=5`.
         abstain_below: a label whose confidence is below this, or not known, becomes missing (`<NA>`).
         gold: a column with the right labels, of all rows or of some: the bar shows how many answers are right so far,
             and `evaluate(out)` compares with it. The model does not see it.
