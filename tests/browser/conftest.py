@@ -1,4 +1,4 @@
-"""One JupyterLab and one browser for all tests of a process, since starting them takes the longest."""
+"""One JupyterLab for all tests of a process, and one browser for each file, since starting them takes the longest."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
         yield running
 
 
-@pytest.fixture(scope="session")
+# Not for the whole session: while it lives, its thread counts as running an event loop.
+@pytest.fixture(scope="module")
 def page(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     from playwright.sync_api import sync_playwright
 

@@ -199,6 +199,7 @@ def test_a_budget_holds_for_repairs_too(ask: Verb, server: Server) -> None:
     assert received(server) == 2
 
 
+@pytest.mark.filterwarnings("ignore:For fine-tuning")
 def test_exports_know_the_row_by_its_own_request(label: Verb, server: Server) -> None:
     server.script([says("fine"), says('{"label": "bad"}')])
     out = label(ONE, lambda row: row.text, labels=LABELS, repair=True)

@@ -102,7 +102,7 @@ def whatever_a_server_answers_each_request_comes_to_its_end(answers: list[Respon
     budget = Budget(tokens=1e9)
     limiter = Limiter(clock=loop.time)
 
-    async def send(request: APIRequest) -> Response:
+    async def send(request: APIRequest, lease: object) -> Response:
         await asyncio.sleep(0.1)
         return next(left, GOOD)
 
@@ -165,7 +165,7 @@ def columns_of(results: list[Result], endpoint: Endpoint) -> None:
     for slot, result in enumerate(results):
         if result.status != "cancelled":
             answers.fill(slot, result)
-            answers.cost(result.response)
+            answers.cost(result)
     assert {len(column) for column in answers.columns().values()} == {len(results)}
 
 

@@ -50,6 +50,7 @@ class Files:
     def __init__(self, time: Callable[[], float]) -> None:
         self._time = time
         self._folder: tempfile.TemporaryDirectory[str] | None = None
+        self._writers: list[Writer] = []
         self._files: dict[str, StoredFile] = {}
         self.uploaded = 0
 
@@ -81,7 +82,9 @@ class Files:
 
     def writer(self, filename: str) -> Writer:
         """For a file that the server makes itself."""
-        return Writer(self, filename)
+        writer = Writer(self, filename)
+        self._writers.append(writer)
+        return writer
 
     def get(self, file_id: str) -> StoredFile:
         try:
@@ -99,6 +102,8 @@ class Files:
         return found if order == "asc" else found[::-1]
 
     def close(self) -> None:
+        for writer in self._writers:  # of batches that were still at work
+            writer.abandon()
         if self._folder is not None:
             self._folder.cleanup()
 
@@ -128,7 +133,11 @@ class Writer:
     def close(self) -> StoredFile | None:
         size = self._file.tell()
         self._file.close()
+        self._files._writers.remove(self)
         return self._files._add(self._filename, "batch_output", size, self._place) if size else None
+
+    def abandon(self) -> None:
+        self._file.close()
 
 
 async def _store(part: BodyPartReader, file: BinaryIO) -> int:
