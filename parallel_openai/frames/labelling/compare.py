@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Hashable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -270,16 +270,22 @@ def _line(
         "rows": len(out),
         "labelled": sum(text is not None for text in texts),
         "same": float(np.mean([text == other for text, other in zip(texts, first, strict=True)])),
-        "confidence": np.nan if sure is None else float(out[sure].mean()),
+        "confidence": np.nan if sure is None else _known(out[sure], pd.Series.mean),
         "cost_usd": float(out[f"{prefix}cost_usd"].sum(min_count=1)),
-        "seconds": float(out[f"{prefix}seconds"].median()),
+        "seconds": _known(out[f"{prefix}seconds"], pd.Series.median),
     }
     for name in ("prompt_tokens", "completion_tokens"):
-        line[name] = float(out[prefix + name].astype("Float64").mean()) if out[prefix + name].notna().any() else np.nan
+        line[name] = _known(out[prefix + name], pd.Series.mean)
     if found is not None:
         low, high = found.intervals["accuracy"]
         line |= {"accuracy": found.accuracy, "accuracy_low": low, "accuracy_high": high, "macro_f1": found.macro_f1}
     return line
+
+
+def _known(column: pd.Series[Any], middle: Callable[[pd.Series[Any]], float]) -> float:
+    """The middle of what is known; NaN where nothing is."""
+    known = column.dropna()
+    return float(middle(known)) if len(known) else np.nan
 
 
 def _gain(right: pd.Series[Any], before: pd.Series[Any]) -> dict[str, float]:
