@@ -40,7 +40,7 @@ def says(server: Server, matching: str, label: str) -> None:
 
 def test_each_variant_has_its_line_and_its_frame(compare: Compare, rows: pd.DataFrame, server: Server) -> None:
     says(server, "Sentiment? Great value.", "negative")
-    found = compare(rows, PROMPTS, gold="gold")
+    found = compare(rows, PROMPTS, labels=iter(TONES), gold="gold")
     assert list(found.table.index) == ["v1", "v2"]
     assert found.table["accuracy"].tolist() == pytest.approx([2 / 3, 1.0])
     assert found.table["same"].tolist() == [1.0, 0.75]

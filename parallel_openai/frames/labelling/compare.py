@@ -72,6 +72,7 @@ def compare(
     >>> found.table["accuracy"].to_dict()
     {'v1': 1.0, 'v2': 1.0}
     """
+    labels = list(labels) if isinstance(labels, Iterator) else labels  # each variant goes through them
     plan = _Plan(df, prompts, labels, model, models, gold, label, budget_usd, options)
     account = client or default_client()
     for arguments in plan.variants():
@@ -94,6 +95,7 @@ async def acompare(
     **options: Any,
 ) -> Comparison:
     """`compare` for code that awaits; the caller's loop stays free meanwhile."""
+    labels = list(labels) if isinstance(labels, Iterator) else labels  # each variant goes through them
     plan = _Plan(df, prompts, labels, model, models, gold, label, budget_usd, options)
     account = client or default_client()
     for arguments in plan.variants():
