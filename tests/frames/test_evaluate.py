@@ -211,6 +211,9 @@ def test_gold_labels_that_are_none_of_the_labels_are_named() -> None:
     assert "'mixed'" in str(found)
     assert "&#x27;mixed&#x27; in 1" in found._repr_html_()
     assert found.labels == ("a", "b", "c", "mixed")
+    # Nobody has c; the mean is over the others.
+    expected = sk.f1_score(["a", "b", "mixed"], ["a", "b", "a"], average="macro")
+    assert found.macro_f1 == pytest.approx(expected, **CLOSE)
 
 
 @pytest.mark.parametrize(
