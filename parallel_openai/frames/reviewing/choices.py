@@ -1,0 +1,102 @@
+"""The labels to choose from: the column's own values, and the texts that stand for them on the page and in the file."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from parallel_openai.errors import InvalidInputError
+from parallel_openai.frames.answers import object_column
+from parallel_openai.frames.table import is_missing
+from parallel_openai.requests.labels import text_of
+
+
+@dataclass(frozen=True)
+class Choices:
+    """What a row can be judged as.
+
+    Attributes:
+        by_text: the labels by their texts.
+        multi: whether a row can have several.
+    """
+
+    by_text: Mapping[str, Any]
+    multi: bool
+
+    def text(self, label: Any) -> Any:
+        """A label's text, a list of them where it is a list, None where it is missing."""
+        if isinstance(label, (list, tuple, np.ndarray)):
+            return [text_of(each) for each in label]
+        return None if is_missing(label) else text_of(label)
+
+    def checked(self, label: Any) -> str | list[str] | None:
+        """A label as it stands in the file.
+
+        Raises:
+            InvalidInputError: there is no such label.
+        """
+        text: str | list[str] | None = self.text(label)
+        for each in text if isinstance(text, list) else [text]:
+            if each is not None and each not in self.by_text:
+                raise InvalidInputError(f"There is no label {each!r}; there are: {', '.join(self.by_text)}.")
+        if self.multi and text is not None:
+            chosen = text if isinstance(text, list) else [text]
+            return [each for each in self.by_text if each in chosen]
+        return text
+
+    def label(self, text: Any) -> Any:
+        """The label itself, Enum members and numbers included; a text that is no choice any more stays a text."""
+        if isinstance(text, list):
+            return [self.by_text.get(each, each) for each in text]
+        return self.by_text.get(text, text)
+
+    def column(self, texts: Sequence[Any], like: pd.Series[Any]) -> Any:
+        """The labels of these texts as a column of the same type as another."""
+        labels = [None if text is None else self.label(text) for text in texts]
+        if isinstance(like.dtype, pd.CategoricalDtype):
+            known = list(like.cat.categories)
+            wanted = [*self.by_text.values(), *(label for label in labels if label is not None)]
+            more = [label for label in dict.fromkeys(wanted) if label not in known]
+            return pd.Categorical(labels, categories=[*known, *more], ordered=bool(like.cat.ordered))
+        if pd.api.types.is_integer_dtype(like.dtype):
+            return pd.array(labels, dtype="Int64")
+        if isinstance(like.dtype, pd.StringDtype):
+            return pd.array(labels, dtype=like.dtype)
+        return object_column(labels)
+
+
+def choices_of(cells: pd.Series[Any], labels: Iterable[Any] | None, asked: Mapping[str, Any]) -> Choices:
+    """Those named in `labels`, else the column's categories or values and what the run asked for.
+
+    Args:
+        cells: the column of labels.
+        labels: the labels to choose from.
+        asked: what the frame's attrs say of the column: its `kind` and `labels`.
+
+    Raises:
+        InvalidInputError: there is none.
+    """
+    multi = asked.get("kind") == "several" or bool(
+        cells.map(lambda value: isinstance(value, (list, tuple, np.ndarray))).any()
+    )
+    by_text = {text_of(value): value for value in (_found(cells, multi=multi) if labels is None else labels)}
+    if labels is None and asked.get("labels"):  # also those that the model gave to no row
+        whole = pd.api.types.is_integer_dtype(cells.dtype)
+        by_text = {text: by_text.get(text, int(text) if whole else text) for text in asked["labels"]}
+    if not by_text:
+        raise InvalidInputError(f"The column {cells.name!r} holds no label to choose from; name them with labels=.")
+    return Choices(by_text, multi)
+
+
+def _found(cells: pd.Series[Any], *, multi: bool) -> Iterable[Any]:
+    if isinstance(cells.dtype, pd.CategoricalDtype):
+        return list(cells.cat.categories)
+    if multi:
+        return dict.fromkeys(
+            label for value in cells if isinstance(value, (list, tuple, np.ndarray)) for label in value
+        )
+    return sorted(cells.dropna().unique().tolist(), key=lambda value: (str(type(value)), value))
