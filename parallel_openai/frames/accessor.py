@@ -14,6 +14,7 @@ from parallel_openai.frames.exporting.to_jsonl import to_jsonl
 from parallel_openai.frames.labelling.compare import acompare, compare
 from parallel_openai.frames.labelling.evaluate import evaluate
 from parallel_openai.frames.labelling.label import alabel_dataframe, label_dataframe
+from parallel_openai.frames.previewing.preview import preview
 from parallel_openai.frames.process import aprocess_dataframe, process_dataframe
 from parallel_openai.frames.reviewing.review import review
 
@@ -56,6 +57,7 @@ class Verbs:
     def __init__(self, df: pd.DataFrame) -> None:
         self.df = df
 
+    preview = _Verb(preview)
     process = _Verb(process_dataframe)
     aprocess = _Verb(aprocess_dataframe)
     label = _Verb(label_dataframe)

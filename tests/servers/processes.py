@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import subprocess
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -21,11 +22,25 @@ def free_port() -> int:
 
 
 @contextmanager
-def running(command: Sequence[str], address: int | Path, *, log: Path) -> Iterator[None]:
-    """A process that listens on a port of 127.0.0.1 or on a unix socket, from the moment it does to the block's end."""
-    with log.open("wb") as output, subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT) as process:
+def running(
+    command: Sequence[str],
+    address: int | Path,
+    *,
+    log: Path,
+    within: float = START_SECONDS,
+    environment: Mapping[str, str] | None = None,
+) -> Iterator[None]:
+    """A process that listens on a port of 127.0.0.1 or on a unix socket, from the moment it does to the block's end.
+
+    It must do so `within` some seconds; `environment` is added to this process's own.
+    """
+    whole = {**os.environ, **(environment or {})}
+    with (
+        log.open("wb") as output,
+        subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, env=whole) as process,
+    ):
         try:
-            _wait_for(process, address, log)
+            _wait_for(process, address, log, within)
             yield
         finally:
             process.terminate()
@@ -35,8 +50,8 @@ def running(command: Sequence[str], address: int | Path, *, log: Path) -> Iterat
                 process.kill()
 
 
-def _wait_for(process: subprocess.Popen[bytes], address: int | Path, log: Path) -> None:
-    give_up_at = time.monotonic() + START_SECONDS
+def _wait_for(process: subprocess.Popen[bytes], address: int | Path, log: Path, within: float) -> None:
+    give_up_at = time.monotonic() + within
     while True:
         if _listens(address):
             return
