@@ -113,6 +113,7 @@ def test_a_comparison_ends_with_its_budget(compare: Compare, rows: pd.DataFrame,
     assert sum(found.table["cost_usd"].fillna(0)) <= 1e-5
     assert "ended early: budget" in str(found)
     assert "ended early: budget" in found._repr_html_()
+    assert "no label" in found._repr_html_()
 
 
 def test_a_budget_that_is_just_used_up_leaves_the_other_variants_out(compare: Compare, rows: pd.DataFrame) -> None:
@@ -140,6 +141,7 @@ def test_the_page_shows_variants_and_changed_rows(compare: Compare, rows: pd.Dat
     html = found._repr_html_()
     assert "SIMULATED" in html
     assert "1 rows labelled differently" in html
+    assert "no label" not in html
     assert "<b>Great" not in html
     assert "The gain of v2 may be chance" in html
     assert "2 variants on 4 rows, 1 labelled differently (simulated)" in str(found)

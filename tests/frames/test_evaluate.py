@@ -87,6 +87,13 @@ def test_figures_of_several_labels_agree_with_scikit_learn(seed: int) -> None:
     assert found.confusion.iloc[0].to_dict() == {"both": both, "only_gold": only_gold, "only_given": only_given}
 
 
+def test_a_row_without_labels_is_not_right_where_none_is_right() -> None:
+    out = pd.DataFrame({"gold": [[], ["a"]], "label": [None, ["a"]], "cost_usd": [0.1, 0.1]})
+    found = po.evaluate(out, gold="gold")
+    assert (found.accuracy, found.cost_per_correct) == (0.5, 0.2)
+    assert po.evaluate(out.assign(label=[[], ["a"]]), gold="gold").accuracy == 1.0
+
+
 def _lists(chosen: np.ndarray[Any, Any]) -> pd.Series:
     return pd.Series([[name for name, has in zip(NAMES, row, strict=True) if has] for row in chosen])
 

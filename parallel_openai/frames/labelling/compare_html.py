@@ -30,12 +30,12 @@ def _head(found: Comparison) -> str:
 def _variants(found: Comparison) -> str:
     first = found.table.index[0]
     shown: list[tuple[str, Callable[[Any], str]]] = [
-        ("accuracy", lambda row: f"{row.accuracy:.1%} ({row.accuracy_low:.1%} to {row.accuracy_high:.1%})"),
+        ("accuracy", lambda row: f"{row.accuracy:.1%} ({row.accuracy_low:.0%} to {row.accuracy_high:.0%})"),
         ("macro F1", lambda row: f"{row.macro_f1:.2f}"),
         (f"gain over {first}", _gain),
         (f"same as {first}", lambda row: f"{row.same:.0%}"),
         ("confidence", lambda row: f"{row.confidence:.2f}"),
-        ("without a label", lambda row: f"{row.rows - row.labelled:,}"),
+        ("no label", lambda row: f"{row.rows - row.labelled:,}"),
         ("cost", lambda row: dollars(row.cost_usd)),
         ("seconds", lambda row: f"{row.seconds:.2f}"),
         ("tokens a row", lambda row: f"{row.prompt_tokens:.0f} + {row.completion_tokens:.0f}"),
@@ -57,12 +57,14 @@ _NEEDS = {
 
 
 def _is_empty(variants: pd.DataFrame, title: str) -> bool:
+    if title == "no label":
+        return bool((variants["labelled"] == variants["rows"]).all())
     needed = "gain" if title.startswith("gain") else _NEEDS.get(title)
     return needed is not None and bool(variants[needed].isna().all())
 
 
 def _gain(row: Any) -> str:
-    return f"{row.gain:+.1%} ({row.gain_low:+.1%} to {row.gain_high:+.1%})"
+    return f"{row.gain:+.1%} ({row.gain_low:+.0%} to {row.gain_high:+.0%})"
 
 
 def _written(write: Callable[[Any], str], row: Any) -> str:
