@@ -8,7 +8,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from parallel_openai.engine.address import Address, find_address
 from parallel_openai.engine.budget import Budget
@@ -22,11 +22,14 @@ from parallel_openai.engine.processor import NO_SIZE, End, Processor
 from parallel_openai.engine.retry import RetryPolicy, judge
 from parallel_openai.engine.sharing import SharedAccount, taking_part
 from parallel_openai.engine.status import StatusTracker
-from parallel_openai.engine.transport import Transport, is_local, mask_url
+from parallel_openai.engine.urls import is_local, mask_url
 from parallel_openai.errors import AuthenticationError, InvalidInputError
 from parallel_openai.records import APIRequest, Response, Result
 from parallel_openai.requests.endpoints import usage_of
 from parallel_openai.requests.prices import tier_of
+
+if TYPE_CHECKING:
+    from parallel_openai.engine.transport import Transport
 
 MAX_CONCURRENT_REQUESTS = 500
 #: Seconds for an answer of the flex tier, which may stand in a queue for long, as OpenAI advises.
@@ -132,11 +135,15 @@ class Client:
         base_url, renewed = self.base_url, self._key.current if self._key.is_renewed else None
         sent = self._headers
         self._trust_env, self._ssl = trust_env, ssl
-        self._connections = Connections(
-            lambda: Transport(
+
+        def connect() -> Transport:
+            from parallel_openai.engine.transport import Transport  # aiohttp takes half of the package's import
+
+            return Transport(
                 base_url, sent, timeout=timeout, clock=time.monotonic, trust_env=trust_env, ssl=ssl, renewed=renewed
             )
-        )
+
+        self._connections = Connections(connect)
 
     @staticmethod
     def pool(members: Iterable[Client | Mapping[str, Any]]) -> Client:

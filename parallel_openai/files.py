@@ -31,7 +31,7 @@ from parallel_openai.engine.loop import run as run_to_end
 from parallel_openai.engine.progress import Progress
 from parallel_openai.engine.resume import result_line
 from parallel_openai.engine.status import StatusTracker
-from parallel_openai.engine.transport import mask_url
+from parallel_openai.engine.urls import mask_url
 from parallel_openai.errors import InvalidInputError, JournalWriteError, RunStoppedError
 from parallel_openai.jsonl import dumps, loads
 from parallel_openai.records import APIRequest, Result

@@ -32,7 +32,7 @@ DOORS = {
     "pandas": ("frames", "local.demo"),
     "numpy": ("frames", "local"),
     "aiohttp": ("engine.transport", "local"),
-    "yarl": ("engine.transport", "local"),
+    "yarl": ("engine.transport", "engine.urls", "local"),
     "tqdm": ("engine.progress",),
     "IPython": ("engine.progress",),
     "tiktoken": ("requests.tokens", "requests.vocabularies"),

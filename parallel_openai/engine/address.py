@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import parse_qsl, quote, urlencode, urlsplit, urlunsplit
 
-from parallel_openai.engine.transport import check_url, mask_url
+from parallel_openai.engine.urls import check_url, mask_url
 from parallel_openai.errors import InvalidInputError
 from parallel_openai.requests.endpoints import endpoint_at
 

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary, finalize
 
 from parallel_openai.engine.loop import is_background_thread
-from parallel_openai.engine.transport import Transport
+
+if TYPE_CHECKING:
+    from parallel_openai.engine.transport import Transport
 
 
 class Connections:

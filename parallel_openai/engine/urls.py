@@ -1,0 +1,62 @@
+"""A server's address: whether it is one, what of it may be shown, and whether it is this machine."""
+
+from __future__ import annotations
+
+import re
+from urllib.parse import urlsplit
+
+from yarl import URL
+
+from parallel_openai.errors import InvalidInputError
+
+
+def check_url(base_url: str) -> URL:
+    """The URL, if an API can live there.
+
+    >>> check_url("localhost:8000")
+    Traceback (most recent call last):
+        ...
+    parallel_openai.errors.InvalidInputError: base_url must look like https://host/v1, not 'localhost:8000'.
+    """
+    shown = mask_url(base_url)
+    try:
+        url = URL(base_url)
+        valid = url.scheme in ("http", "https") and bool(url.host) and url.port is not None
+    except (ValueError, TypeError):
+        valid = False
+    if not valid:
+        raise InvalidInputError(f"base_url must look like https://host/v1, not {shown!r}.")
+    if url.user or url.password:
+        raise InvalidInputError(f"base_url must not carry a name or password ({shown}); pass them in headers=.")
+    return url
+
+
+def mask_url(url: str) -> str:
+    """A URL that can be shown: a name and password in it are replaced, and what its query says of keys and the like.
+
+    >>> mask_url("https://ann:secret@host/v1")
+    'https://***@host/v1'
+    >>> mask_url("https://host/v1?api-version=1&key=secret")
+    'https://host/v1?api-version=1&key=***'
+    """
+    rest, question, query = url.partition("?")
+    if question:
+        rest = rest + "?" + _SECRET_IN_QUERY.sub(r"\1***", query)
+    start, separator, rest_of = rest.partition("://")
+    if not separator:  # a name and password may stand there all the same
+        start, rest_of = "", rest
+    credentials, at, place = rest_of.rpartition("@")  # a password that nobody quoted may hold a slash
+    return f"{start}{separator}{'***' if credentials else ''}{at}{place}"
+
+
+_SECRET_IN_QUERY = re.compile(r"(?i)((?:^|(?<=&))[^=&]*(?:key|token|secret|password|sig|auth|credential)[^=&]*=)[^&]*")
+
+
+def is_local(base_url: str) -> bool:
+    """Whether a URL points to this machine.
+
+    >>> is_local("http://127.0.0.1:8080/v1"), is_local("https://api.openai.com/v1")
+    (True, False)
+    """
+    host = urlsplit(base_url).hostname or ""
+    return host == "localhost" or host == "::1" or host.startswith("127.")
