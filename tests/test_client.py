@@ -171,3 +171,25 @@ def test_a_request_that_json_cannot_carry_is_refused() -> None:
 
 def test_errors_survive_a_pickle() -> None:
     assert str(pickle.loads(pickle.dumps(InvalidInputError("no")))) == "no"
+
+
+@pytest.mark.parametrize("shown", ["minute", "none"])
+def test_azures_refusals_within_a_second_are_waited_out(server: Server, shown: str) -> None:
+    """Its 429 speaks of a quota increase, and its limit per minute is enforced by the second."""
+    server.set(error_style="azure", max_requests_per_minute=1200, burst_seconds=1.0, headers=shown, retry_after="exact")
+    df = pd.DataFrame({"text": [str(n) for n in range(60)]})
+    with Client(server.base_url) as client:
+        out = po.process_dataframe(df, "text", model="m", client=client, progress=False)
+    assert out["status"].eq("succeeded").all()
+    report = po.last_run()
+    assert report is not None
+    assert report.seconds < 8
+    assert report.rate_limit_errors < 40
+
+
+def test_a_pool_sends_files_by_its_first_account(server: Server) -> None:
+    server.set(batch_speed=1_000_000)
+    pool = Client.pool([Client(server.base_url), Client("http://127.0.0.1:9/v1")])
+    df = pd.DataFrame({"text": ["a", "b"]})
+    out = po.process_dataframe(df, "text", model="gpt-4o-mini", lane="batch", client=pool, progress=False)
+    assert out["status"].eq("succeeded").all()
