@@ -14,6 +14,7 @@ from parallel_openai import errors, local
 from parallel_openai.batch.faces import batch_status, cancel_batches, collect_batches
 from parallel_openai.batch.options import BatchLane
 from parallel_openai.client import Client
+from parallel_openai.distributed.dataset import process_dataset
 from parallel_openai.engine.status import StatusTracker
 from parallel_openai.files import (
     append_to_jsonl,
@@ -70,6 +71,7 @@ __all__ = [
     "preview",
     "process_api_requests_from_file",
     "process_dataframe",
+    "process_dataset",
     "read_journal",
     "review",
     "save",

@@ -29,8 +29,8 @@ LAYERS = (
 
 #: Where a third-party library comes in: the modules, or folders of modules, that may import it.
 DOORS = {
-    "pandas": ("frames", "local.demo"),
-    "numpy": ("frames", "local"),
+    "pandas": ("frames", "local.demo", "distributed"),
+    "numpy": ("frames", "distributed", "local"),
     "aiohttp": ("engine.transport", "local"),
     "yarl": ("engine.transport", "engine.urls", "local"),
     "tqdm": ("engine.progress",),

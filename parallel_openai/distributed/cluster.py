@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from hashlib import blake2b
 from typing import Any
 
+from parallel_openai import errors
 from parallel_openai.client import Client
 from parallel_openai.distributed.account import Account, Grant, Report
 from parallel_openai.errors import InvalidInputError, MissingDependencyError
@@ -158,6 +159,10 @@ class Line:
             self._desk = named.remote(*self.limits)
         return self._desk
 
+    def hang_up(self) -> None:
+        """Look for the actor again at the next time."""
+        self._desk = None
+
     def __getstate__(self) -> dict[str, Any]:
         return {"name": self.name, "limits": self.limits, "_desk": None}
 
@@ -169,9 +174,23 @@ class Line:
                 grant: Grant = await self.find().lease.remote(worker, requests, tokens, report)
                 return grant
             except RayActorError:
-                self._desk = None
+                self.hang_up()
                 await asyncio.sleep(AGAIN_AFTER)
         raise RuntimeError("The actor that keeps the account's limit cannot be reached.")
+
+
+def error_of(stop: tuple[str, str], partial: Any = None) -> Exception:
+    """The error that a worker told of by its name and sentence.
+
+    >>> error_of(("AuthenticationError", "The key is wrong."))
+    AuthenticationError('The key is wrong.')
+    """
+    name, sentence = stop
+    kind = getattr(errors, name, RuntimeError)
+    error: Exception = kind(sentence)
+    if partial is not None and hasattr(error, "partial"):
+        error.partial = partial
+    return error
 
 
 def worker_name() -> str:

@@ -8,15 +8,15 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
-from parallel_openai import errors
 from parallel_openai.client import MAX_CONCURRENT_REQUESTS, Client
-from parallel_openai.distributed.cluster import Line, account_name, count_workers, find_ray, seal
+from parallel_openai.distributed.cluster import Line, account_name, count_workers, error_of, find_ray, seal
 from parallel_openai.distributed.worker import Delivery, Done, Event, Parcel, Worker
 from parallel_openai.engine.budget import Budget
 from parallel_openai.engine.processor import COME_HOME, End
 from parallel_openai.engine.status import StatusTracker
 from parallel_openai.jsonl import loads
 from parallel_openai.records import APIRequest, Response, Result
+from parallel_openai.requests.endpoints import usage_of
 
 #: Requests that a worker has beyond those that it can have on the wire, and how many it is given at once.
 STOCK = 64
@@ -226,8 +226,7 @@ class _Run:
             RunStoppedError: the server refuses every request.
         """
         if self.stopped is not None:
-            name, sentence = self.stopped
-            raise getattr(errors, name, RuntimeError)(sentence)
+            raise error_of(self.stopped)
         if not self.end.done():
             return "deadline"
         self.end.result()
@@ -242,15 +241,17 @@ class _Run:
         else:
             status.num_tasks_failed += 1
             status.errors[done.error_code or "error"] += 1
+        response = loads(done.raw) if done.raw is not None else None
         result = Result(
             request,
             "succeeded" if done.status == "succeeded" else "failed",
-            loads(done.raw) if done.raw is not None else None,
+            response,
             done.error_code,
             done.error,
             done.errors,
             done.attempts,
             done.raw,
+            usage=usage_of(response),
         )
         further = self._on_result(result)
         if further is not None:

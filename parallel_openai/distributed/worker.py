@@ -105,10 +105,11 @@ class Delivery:
 
 
 class Tape(Timeline):
-    """Keeps what happened for somebody else's timeline."""
+    """Keeps what happened for somebody else's timeline; or nothing, where nobody asks for it."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, keeps: bool = True) -> None:
         super().__init__()
+        self._keeps = keeps
         self.sends: list[float] = []
         self.answers: list[tuple[float, float, APIRequest, Response, Verdict, Usage | None]] = []
 
@@ -119,7 +120,8 @@ class Tape(Timeline):
         pass
 
     def sent(self, at: float) -> None:
-        self.sends.append(at)
+        if self._keeps:
+            self.sends.append(at)
 
     def came(
         self,
@@ -130,7 +132,8 @@ class Tape(Timeline):
         verdict: Verdict,
         usage: Usage | None,
     ) -> None:
-        self.answers.append((sent_at, now, request, response, verdict, usage))
+        if self._keeps:
+            self.answers.append((sent_at, now, request, response, verdict, usage))
 
     def take(self, now: float) -> tuple[list[float], list[Event]]:
         """What happened since the last time."""

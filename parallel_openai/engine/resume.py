@@ -102,7 +102,7 @@ class KnownResults:
     def get(self, request: APIRequest) -> Result | None:
         """The request's result as it was written, or None when it is not known."""
         offset = self._offsets.get(request.key)
-        return None if offset is None else _restore(request, read_entry_at(self._file, offset))
+        return None if offset is None else restored(request, read_entry_at(self._file, offset))
 
     def entry(self, key: str) -> Entry | None:
         """The line written under a key, or None."""
@@ -122,7 +122,8 @@ def key_of(entry: Entry) -> str | None:
     return key if isinstance(key, str) else None
 
 
-def _restore(request: APIRequest, entry: Entry) -> Result:
+def restored(request: APIRequest, entry: Entry) -> Result:
+    """The result that a line was written for."""
     record: Mapping[str, Any] = entry[3]
     attempts = attempts_of(record)
     if isinstance(entry[1], Mapping):

@@ -320,7 +320,7 @@ class FrameRun:
         path = journal_path(self.recipe, self.client.place, self.options.save_to)
         if self.options.save_to is None:
             try:
-                _make_private(path.parent)
+                make_private(path.parent)
             except OSError as error:
                 raise JournalError(
                     f"The folder {path.parent.absolute()} for the answers cannot be made: {error.strerror}. Choose a "
@@ -337,7 +337,8 @@ def journal_path(recipe: Recipe, place: str, save_to: str | os.PathLike[str] | N
     return Path(JOURNAL_FOLDER) / f"{model[:80]}-{recipe.digest(place)}.jsonl"
 
 
-def _make_private(folder: Path) -> None:
+def make_private(folder: Path) -> None:
+    """Make a folder that only its owner reads and git leaves alone."""
     folder.mkdir(mode=0o700, exist_ok=True)
     fence = folder / ".gitignore"
     if not fence.exists():
