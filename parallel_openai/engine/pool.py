@@ -191,11 +191,15 @@ class PoolLimiter:
         """
         while True:
             member, sent_at = lease.member, self.clock()
-            response = await member.post(request)
-            verdict = judge(response, reached=member.reached)
-            member.heard(response, verdict, sent_at, self.clock())
-            if verdict.kind != "stop":
-                return response
+            try:
+                response = await member.post(request)
+            except RunStoppedError as error:  # nobody gives it a key
+                verdict = Verdict("stop", message=str(error), stop=type(error))
+            else:
+                verdict = judge(response, reached=member.reached)
+                member.heard(response, verdict, sent_at, self.clock())
+                if verdict.kind != "stop":
+                    return response
             self._put_out(member, verdict)
             self._give_back(lease)
             moved = await self.acquire(lease.size)

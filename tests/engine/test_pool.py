@@ -144,6 +144,16 @@ def test_an_account_with_a_wrong_key_is_put_out_and_the_other_does_its_work(
     assert "sk-wrong" not in caplog.text + str(report()) + report()._repr_html_() + repr(pool)
 
 
+def test_an_account_whose_key_cannot_be_had_is_put_out(servers: list[Server]) -> None:
+    def give() -> str:
+        raise OSError("the identity service is away")
+
+    out = ask(Client.pool([Client(servers[0].base_url, give), Client(servers[1].base_url)]))
+    assert out["status"].eq("succeeded").all()
+    assert (received(servers[0]), received(servers[1])) == (0, len(DF))
+    assert "the identity service is away" in report().members[0]["out"]
+
+
 def test_the_next_run_tries_every_account_again(servers: list[Server]) -> None:
     pool = Client.pool([Client(server.base_url) for server in servers])
     servers[0].set(insufficient_quota_after=0)
