@@ -87,9 +87,9 @@ def test_more_cached_tokens_than_prompt_are_taken_as_the_whole_prompt() -> None:
 def test_an_unknown_model_costs_nan_and_is_noted_once(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("INFO", "parallel_openai")
 
-    assert math.isnan(ours("my-own-model", (1, 1, 0)))
-    assert math.isnan(ours("my-own-model", (1, 1, 0), "http://127.0.0.1:8000/v1"))
-    assert caplog.messages == ["genai-prices does not know the model 'my-own-model'; its cost is nan."]
+    assert math.isnan(ours("model-without-a-price", (1, 1, 0)))
+    assert math.isnan(ours("model-without-a-price", (1, 1, 0), "http://127.0.0.1:8000/v1"))
+    assert caplog.messages == ["genai-prices does not know the model 'model-without-a-price'; its cost is nan."]
 
 
 def test_a_row_with_a_known_model_asks_genai_prices_nothing() -> None:
