@@ -188,10 +188,11 @@ def test_a_server_that_dies_in_the_middle_loses_nothing(servers: list[Server]) -
 
 def test_an_account_that_only_breaks_costs_no_row_its_attempts(servers: list[Server]) -> None:
     servers[0].set(fault_502=1.0)
+    servers[1].set(max_requests_per_minute=2400, burst_seconds=1.0)  # so that the broken one always has more room
     pool = Client.pool([Client(server.base_url, max_attempts=4, max_concurrent_requests=8) for server in servers])
     out = ask(pool)
     assert out["status"].eq("succeeded").all()
-    assert received(servers[0]) < 20
+    assert received(servers[0]) < 25
 
 
 def test_the_run_stops_when_no_account_is_left_and_says_why_of_each(servers: list[Server]) -> None:
