@@ -7,33 +7,30 @@ import ssl as ssl_module
 import time
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from parallel_openai.engine.address import Address, find_address
 from parallel_openai.engine.budget import Budget
-from parallel_openai.engine.connections import Connections
 from parallel_openai.engine.gate import Gate
 from parallel_openai.engine.keys import KeyFunction, find_key, make_headers
 from parallel_openai.engine.limiter import Limiter
+from parallel_openai.engine.line import Line
 from parallel_openai.engine.loop import arun
+from parallel_openai.engine.options import check_options
 from parallel_openai.engine.pool import Member, PoolLimiter
 from parallel_openai.engine.processor import NO_SIZE, End, Processor
 from parallel_openai.engine.retry import RetryPolicy, judge
 from parallel_openai.engine.sharing import SharedAccount, taking_part
 from parallel_openai.engine.status import StatusTracker
 from parallel_openai.engine.urls import is_local, mask_url
-from parallel_openai.errors import AuthenticationError, InvalidInputError
+from parallel_openai.errors import InvalidInputError
 from parallel_openai.records import APIRequest, Response, Result
 from parallel_openai.requests.endpoints import usage_of
-from parallel_openai.requests.prices import tier_of
 
 if TYPE_CHECKING:
     from parallel_openai.engine.transport import Transport
 
 MAX_CONCURRENT_REQUESTS = 500
-#: Seconds for an answer of the flex tier, which may stand in a queue for long, as OpenAI advises.
-FLEX_TIMEOUT = 900.0
 
 
 class Client:
@@ -101,7 +98,7 @@ class Client:
         trust_env: bool = True,
         ssl: ssl_module.SSLContext | bool = True,
     ) -> None:
-        self._address = find_address(
+        address = find_address(
             base_url,
             azure_endpoint=azure_endpoint,
             azure_deployment=azure_deployment,
@@ -109,8 +106,8 @@ class Client:
             query=query,
             environment=os.environ,
         )
-        self.base_url = self._address.base_url
-        _check_options(
+        self.base_url = address.base_url
+        check_options(
             max_requests_per_minute=max_requests_per_minute,
             max_tokens_per_minute=max_tokens_per_minute,
             max_concurrent_requests=max_concurrent_requests,
@@ -129,21 +126,9 @@ class Client:
         self.max_wait = max_wait
         self.limiter = Limiter(max_requests_per_minute, max_tokens_per_minute, burst=burst, clock=time.monotonic)
         self._shared = SharedAccount(shared) if shared is not None else None
-        is_azure = self._address.is_azure
-        self._key = find_key(api_key, is_azure=is_azure, environment=os.environ, clock=time.monotonic)
-        self._headers = make_headers(self._key.headers, organization, project, headers or {}, environment=os.environ)
-        base_url, renewed = self.base_url, self._key.current if self._key.is_renewed else None
-        sent = self._headers
-        self._trust_env, self._ssl = trust_env, ssl
-
-        def connect() -> Transport:
-            from parallel_openai.engine.transport import Transport  # aiohttp takes half of the package's import
-
-            return Transport(
-                base_url, sent, timeout=timeout, clock=time.monotonic, trust_env=trust_env, ssl=ssl, renewed=renewed
-            )
-
-        self._connections = Connections(connect)
+        key = find_key(api_key, is_azure=address.is_azure, environment=os.environ, clock=time.monotonic)
+        sent = make_headers(key.headers, organization, project, headers or {}, environment=os.environ)
+        self._line = Line(address, key, sent, timeout=timeout, trust_env=trust_env, ssl=ssl)
 
     @staticmethod
     def pool(members: Iterable[Client | Mapping[str, Any]]) -> Client:
@@ -197,14 +182,12 @@ class Client:
 
     def url(self, request: APIRequest) -> str:
         """Where a request goes, without what its query says of keys."""
-        root, question, query = self.base_url.partition("?")
-        path = self._address.path(request.path, request.request_json.get("model"))
-        return mask_url(f"{root}/{path}{question}{query}")
+        return self._line.url(request)
 
     @property
     def place(self) -> str:
         """What tells this server from others, whatever its API's version and the key: journals are named by it."""
-        return self._address.place
+        return self._line.address.place
 
     @property
     def is_local(self) -> bool:
@@ -217,10 +200,7 @@ class Client:
         Raises:
             AuthenticationError: the server is OpenAI's or Azure's and no key was given.
         """
-        has_key = self._key.is_given or any(name.lower() in ("authorization", "api-key") for name in self._headers)
-        if self._address.needs_key and not has_key:
-            variable = "AZURE_OPENAI_API_KEY" if self._address.is_azure else "OPENAI_API_KEY"
-            raise AuthenticationError(f"There is no API key. Set {variable} or pass Client(api_key=...).")
+        self._line.check_key()
 
     async def send(self, request: APIRequest) -> Response:
         """Send one request, once, within the limits. Works on any loop. Raises nothing for an HTTP error."""
@@ -257,21 +237,22 @@ class Client:
 
     def transport(self) -> Transport:
         """The connections of the loop that runs, for what is no request of a run, such as files."""
-        return self._connections.here()
+        return self._line.connections.here()
 
     def account(self) -> dict[str, Any]:
         """What makes a client like this one in another process. The key is in it: show it nobody."""
+        line = self._line
         return {
-            "address": self._address,
-            "headers": self._headers,
-            "key": self._key.function,
+            "address": line.address,
+            "headers": line.headers,
+            "key": line.key.function,
             "options": {
                 "max_concurrent_requests": self._given_concurrency,
                 "max_attempts": self.max_attempts,
                 "timeout": self.timeout,
                 "max_wait": self.max_wait,
-                "trust_env": self._trust_env,
-                "ssl": self._ssl,
+                "trust_env": line.trust_env,
+                "ssl": line.ssl,
             },
         }
 
@@ -280,14 +261,15 @@ class Client:
         """The client that `account` tells of; its limits are learned anew."""
         address: Address = account["address"]
         client = cls(address.base_url, account["key"] or "", **account["options"])
-        client._address = address
-        client._headers.clear()
-        client._headers.update(account["headers"])
+        line = client._line
+        client._line = Line(
+            address, line.key, account["headers"], timeout=line.timeout, trust_env=line.trust_env, ssl=line.ssl
+        )
         return client
 
     def close(self) -> None:
         """Close the pool of connections. The client can be used again and will open a new one."""
-        self._connections.close()
+        self._line.connections.close()
 
     def __enter__(self) -> Client:
         return self
@@ -314,7 +296,7 @@ class Client:
                 yield
         finally:
             if self.loop == "running":  # that loop may be gone before the next run
-                await self._connections.here().close()
+                await self._line.connections.here().close()
 
     async def _send_once(self, request: APIRequest) -> Response:
         gate = self._gate
@@ -334,28 +316,7 @@ class Client:
         return response
 
     async def _deliver(self, request: APIRequest, lease: Any) -> Response:
-        return await self._post(request)
-
-    def _patience(self, request: APIRequest) -> float | None:
-        """Seconds for a request that needs more than others; None: the usual timeout."""
-        return FLEX_TIMEOUT if tier_of(request.request_json) == "flex" and self.timeout < FLEX_TIMEOUT else None
-
-    async def _post(self, request: APIRequest) -> Response:
-        """Send it, whatever the limits say.
-
-        Raises:
-            AuthenticationError: the function that gives the key did not.
-        """
-        transport, timeout = self._connections.here(), self._patience(request)
-        path = self._address.path(request.path, request.request_json.get("model"))
-        used = await self._key.current() if self._key.is_renewed else None
-        response = await transport.post(path, request.body, timeout=timeout)
-        if response.status == 401 and used is not None:  # it has ended sooner than thought, as while a laptop slept
-            self._key.forget(used)
-            response = await transport.post(path, request.body, timeout=timeout)
-        if response.status == 404:
-            response = replace(response, error=self._address.about_404(path, response.body))
-        return response
+        return await self._line.post(request)
 
 
 class _Pool(Client):
@@ -373,7 +334,7 @@ class _Pool(Client):
         self._runs = 0
         self._limiters = PoolLimiter(
             [
-                Member(f"{number}. {mask_url(each.place)}", each.limiter, each._post, each.max_concurrent_requests)
+                Member(f"{number}. {mask_url(each.place)}", each.limiter, each._line.post, each.max_concurrent_requests)
                 for number, each in enumerate(members, 1)
             ],
             clock=time.monotonic,
@@ -450,20 +411,6 @@ def _check_members(members: Sequence[Client]) -> None:
             raise InvalidInputError(f"A pool is made of clients or their arguments, not of {each!r:.100}.")
     if len({each.loop for each in members}) > 1 or len(set(map(id, members))) < len(members):
         raise InvalidInputError("The clients of a pool must be different ones, with the same loop=.")
-
-
-def _check_options(**options: float | None) -> None:
-    for name, value in options.items():
-        if value is None and name not in ("max_attempts", "timeout", "max_wait"):
-            continue
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or not value > 0:
-            raise InvalidInputError(f"{name} must be a number above 0{_or_none(name)}, not {value!r}.")
-        if name in ("max_attempts", "max_concurrent_requests") and value != int(value):
-            raise InvalidInputError(f"{name} must be a whole number, not {value!r}.")
-
-
-def _or_none(name: str) -> str:
-    return "" if name in ("max_attempts", "timeout", "max_wait") else " or None"
 
 
 _ENVIRONMENT = (
