@@ -258,7 +258,8 @@ class Preview:
         if self.requests and math.isinf(self.most_output_tokens):
             notes.append("Nothing caps the answers; max_completion_tokens=... would (max_tokens= on older servers).")
         for code, times, label, sentence in self.failures:
-            notes.append(f"{times:,} fail with {code}, the first at {label!r}: {sentence}")
+            fail = "row fails" if times == 1 else "rows fail"
+            notes.append(f"{times:,} {fail} with {code}, the first at {label!r}: {sentence}")
         return notes
 
     def _output(self) -> str:
