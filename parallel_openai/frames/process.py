@@ -6,7 +6,7 @@ import os
 from array import array
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pandas as pd
@@ -14,11 +14,14 @@ import pandas as pd
 from parallel_openai.batch.options import Lane
 from parallel_openai.client import Client, default_client
 from parallel_openai.engine.journal import Sync
+from parallel_openai.errors import InvalidInputError
 from parallel_openai.frames.answers import Reader, Reading, object_column, text_column, value_column
 from parallel_openai.frames.recipe import Prompt, Recipe, last_line
 from parallel_openai.frames.run import Options, aexecute, execute
+from parallel_openai.frames.structured import structured_reader
 from parallel_openai.requests.endpoints import Answer
 from parallel_openai.requests.endpoints import endpoint as find_endpoint
+from parallel_openai.requests.structured import Shape, structure_of
 
 
 def process_dataframe(
@@ -28,7 +31,7 @@ def process_dataframe(
     model: str | None,
     system: Prompt | None = None,
     endpoint: str = "chat.completions",
-    response_format: Mapping[str, Any] | None = None,
+    response_format: Shape | None = None,
     samples: int = 1,
     metadata: Hashable | Sequence[Hashable] = (),
     save_to: str | os.PathLike[str] | None = None,
@@ -58,7 +61,9 @@ def process_dataframe(
         system: the same for the system message.
         endpoint: `chat.completions`, `responses`, `embeddings`, `completions` or `moderations`. Of embeddings the
             answer is a vector (for many rows `embed_dataframe` is faster), of moderations the result's object.
-        response_format: as the API documents it.
+        response_format: a pydantic model, a dataclass, a TypedDict or a JSON schema of an object: the API is held to it
+            (strictly, where its fields allow), answers are checked, and each field is a column of its own type in the
+            place of `response`. Or a format as the API documents it, which leaves the answer a text.
         samples: how often each row is asked; with more than one, `response` holds a list.
         metadata: columns that travel beside each request into the journal and the exports.
         save_to: the file of answers, the journal. None: a file in `.parallel_openai/` for this very question. Either
@@ -127,7 +132,7 @@ async def aprocess_dataframe(
     model: str | None,
     system: Prompt | None = None,
     endpoint: str = "chat.completions",
-    response_format: Mapping[str, Any] | None = None,
+    response_format: Shape | None = None,
     samples: int = 1,
     metadata: Hashable | Sequence[Hashable] = (),
     save_to: str | os.PathLike[str] | None = None,
@@ -162,7 +167,7 @@ def make_recipe(
     model: str | None,
     system: Prompt | None,
     endpoint: str,
-    response_format: Mapping[str, Any] | None,
+    response_format: Shape | None,
     samples: int,
     metadata: Hashable | Sequence[Hashable],
     extra_body: Mapping[str, Any] | None,
@@ -171,11 +176,14 @@ def make_recipe(
     """The recipe of a call's arguments."""
     where = find_endpoint(endpoint)
     merged = dict(params)
+    structure = None
     if response_format is not None:
-        merged.update(where.format_params(response_format, params))
+        structure = structure_of(response_format)
+        told = cast("Mapping[str, Any]", response_format) if structure is None else structure.response_format
+        merged.update(where.format_params(told, params))
     merged.update(extra_body or {})
     beside = [metadata] if isinstance(metadata, str) or not isinstance(metadata, Iterable) else list(metadata)
-    return Recipe(prompt, model, system, where, merged, beside, samples)
+    return Recipe(prompt, model, system, where, merged, beside, samples, structure=structure)
 
 
 def answer_reader(recipe: Recipe, parse: Callable[[Any], Any] | None = None) -> Reader:
@@ -184,6 +192,10 @@ def answer_reader(recipe: Recipe, parse: Callable[[Any], Any] | None = None) -> 
     Where the call brings tools, what the model wants called stands in a column `tool_calls`.
     """
     endpoint = recipe.endpoint
+    if recipe.structure is not None:
+        if parse is not None:
+            raise InvalidInputError("parse= and a response_format= with fields both say what becomes of an answer.")
+        return structured_reader(endpoint, recipe.structure)
     has_tools = any(recipe.params.get(name) for name in ("tools", "functions"))
 
     def read(response: Mapping[str, Any]) -> Reading:

@@ -26,6 +26,7 @@ from parallel_openai.jsonl import dumps
 from parallel_openai.records import APIRequest
 from parallel_openai.requests.endpoints import CHAT, Endpoint
 from parallel_openai.requests.prompts import BadPromptError, Template, parse_template
+from parallel_openai.requests.structured import Structure
 from parallel_openai.requests.tokens import encoding_for_model, request_size
 
 Prompt = str | Hashable | Callable[[Row], Any]
@@ -45,6 +46,7 @@ class Recipe:
         samples: how often each row is asked.
         examples: chat messages, questions and their answers in turn, that come before each row's own.
         tier: the service tier that the requests are sent in. It is no part of what is asked.
+        structure: the shape of the answers, where their fields become columns; `params` tells the API of it.
     """
 
     prompt: Prompt
@@ -56,6 +58,7 @@ class Recipe:
     samples: int = 1
     examples: Sequence[Mapping[str, Any]] = ()
     tier: str | None = None
+    structure: Structure | None = None
 
     def check(self, df: pd.DataFrame) -> None:
         """See, before anything is sent, that the frame has what the recipe needs.

@@ -59,7 +59,7 @@ def _rows(source: Source, only_reviewed: bool) -> Iterator[tuple[str, Example]]:
             if request is None or (only_reviewed and not corrected):
                 continue
             if labels is None:
-                answer = _plain(row["answer"]) if row["status"] == "succeeded" else None
+                answer = _said_text(source, request, row, known) if row["status"] == "succeeded" else None
             else:
                 answer = (
                     _label_json(source, request, labels, known) if corrected or row["status"] == "succeeded" else None
@@ -156,6 +156,11 @@ def _messages(request: APIRequest) -> list[Any]:
     turns = [{"role": "user", "content": asked}] if isinstance(asked, str) else list(asked)
     instructions = body.get("instructions")
     return [{"role": "system", "content": instructions}, *turns] if instructions else turns
+
+
+def _said_text(source: Source, request: APIRequest, row: Mapping[str, Any], known: OpenJournal) -> str | None:
+    """The row's answer; of one with several fields, the JSON that they were read from."""
+    return dumps(_said(source, request, known)).decode() if "fields" in source.about else _plain(row["answer"])
 
 
 def _plain(answer: Any) -> str | None:

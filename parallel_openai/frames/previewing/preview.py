@@ -23,6 +23,7 @@ from parallel_openai.frames.recipe import Prompt
 from parallel_openai.frames.run import journal_path
 from parallel_openai.frames.table import check_frame
 from parallel_openai.requests.prices import tier_of
+from parallel_openai.requests.structured import Shape
 
 #: Characters of each body that the terminal shows.
 SHOWN = 1200
@@ -36,7 +37,7 @@ def preview(
     labels: Any = None,
     system: Prompt | None = None,
     endpoint: str = "chat.completions",
-    response_format: Mapping[str, Any] | None = None,
+    response_format: Shape | None = None,
     multi: bool = False,
     scale: tuple[int, int] | None = None,
     examples: pd.DataFrame | None = None,

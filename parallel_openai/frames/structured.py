@@ -1,0 +1,105 @@
+"""Answers of a given shape as columns: one for each field."""
+
+from __future__ import annotations
+
+import datetime
+import enum
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pandas as pd
+
+from parallel_openai.errors import InvalidInputError
+from parallel_openai.frames.answers import COLUMNS, Reader, Reading, object_column, text_column, value_column
+from parallel_openai.requests.endpoints import Answer, Endpoint
+from parallel_openai.requests.structured import Structure
+
+_DTYPES = {"integer": "Int64", "number": "Float64", "boolean": "boolean"}
+
+
+def structured_reader(endpoint: Endpoint, structure: Structure) -> Reader:
+    """Reads answers into the structure's fields, each a column; several choices (`n`) or samples give lists.
+
+    Raises:
+        InvalidInputError: a field is called like a column that every run adds.
+    """
+    for name in structure.fields:
+        if name in COLUMNS:
+            raise InvalidInputError(
+                f"response_format has a field {name!r}, and each run adds a column of that name; call it otherwise."
+            )
+
+    def read(response: Mapping[str, Any]) -> Reading:
+        readings = [_reading(answer, structure) for answer in endpoint.read_all(response)]
+        if len(readings) == 1:
+            return readings[0]
+        wrong = next((each for each in readings if each.error_code is not None), readings[0])
+        values = [each.value for each in readings]
+        return Reading(values, wrong.finish_reason, wrong.model, wrong.error_code, wrong.error)
+
+    def columns(values: Sequence[Any]) -> dict[str, Any]:
+        return {name: _column(name, values, schema) for name, schema in structure.fields.items()}
+
+    return Reader(
+        tuple(structure.fields), read, columns, {"fields": list(structure.fields), "columns": list(structure.fields)}
+    )
+
+
+def _reading(answer: Answer, structure: Structure) -> Reading:
+    if answer.error_code is not None or answer.text is None:
+        code, error = answer.error_code or "empty", answer.error or "There is no answer."
+        return Reading(None, answer.finish_reason, answer.model, code, error)
+    try:
+        value = structure.read(answer.text)
+    except ValueError as error:
+        return Reading(None, answer.finish_reason, answer.model, "schema_mismatch", str(error))
+    return Reading(value, answer.finish_reason, answer.model)
+
+
+def _column(name: str, values: Sequence[Any], schema: Mapping[str, Any]) -> Any:
+    if any(isinstance(value, list) for value in values):  # of several samples or choices
+        return object_column([_of_each(name, value) for value in values])
+    cells = [None if value is None else value.get(name) for value in values]
+    kinds = _kinds(schema)
+    if "enum" in schema:
+        return pd.Categorical(cells, categories=_categories(cells, schema["enum"]))
+    if kinds == {"string"}:
+        return _moments(cells) if "format" in schema else text_column(cells)
+    if kinds == {"integer", "number"}:
+        kinds = {"number"}
+    dtype: Any = _DTYPES.get(next(iter(kinds))) if len(kinds) == 1 else None
+    try:
+        return pd.array(cells, dtype=dtype) if dtype is not None else object_column(cells)
+    except (TypeError, ValueError, OverflowError):  # decimals, whole numbers beyond 64 bits
+        return value_column(cells)
+
+
+def _of_each(name: str, value: Any) -> Any:
+    if isinstance(value, list):
+        return [_of_each(name, each) for each in value]
+    return None if value is None else value.get(name)
+
+
+def _kinds(schema: Mapping[str, Any]) -> set[str]:
+    """The JSON types that a field may have, but for null."""
+    told = schema.get("type")
+    kinds = {told} if isinstance(told, str) else set(told or ())
+    for each in schema.get("anyOf", ()):
+        kinds |= {each.get("type", "object")} if isinstance(each.get("type", ""), str) else {"object"}
+    return kinds - {"null"}
+
+
+def _categories(cells: Sequence[Any], told: Sequence[Any]) -> list[Any]:
+    member = next((cell for cell in cells if isinstance(cell, enum.Enum)), None)
+    return list(type(member)) if member is not None else [each for each in told if each is not None]
+
+
+def _moments(cells: Sequence[Any]) -> Any:
+    """Dates and times as pandas has them; what is none stays as it is."""
+    kinds = {type(cell) for cell in cells if cell is not None}
+    if kinds == {datetime.datetime}:
+        try:
+            return pd.to_datetime(pd.Series(cells, dtype=object)).array
+        except (ValueError, TypeError):  # some with a zone and some without, or beyond pandas' years
+            return object_column(cells)
+    return value_column(cells)

@@ -1,0 +1,190 @@
+"""Shapes of answers: what the API is told, strictly where it can be, and what is read back."""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import json
+from typing import Any, Literal, Optional, TypedDict
+
+import pytest
+from pydantic import BaseModel, Field, RootModel
+
+from parallel_openai.errors import InvalidInputError
+from parallel_openai.local.simulator.checks import strict_schema as refuse_what_is_not_strict
+from parallel_openai.requests.structured import structure_of
+
+
+class Part(BaseModel):
+    name: str
+    count: int = 1
+
+
+class Order(BaseModel):
+    customer: str = Field(description="who ordered")
+    due: datetime.date
+    parts: list[Part]
+    paid: bool | None
+    note: str = ""
+    first: Part = Field(default=Part(name="none"), description="the first of them")
+
+
+@dataclasses.dataclass
+class Parcel:
+    arrived: bool
+    days: Optional[int] = None  # noqa: UP045  # as people write it
+
+
+class Review(TypedDict, total=False):
+    stars: Literal[1, 2, 3]
+    about: str
+
+
+class Node(BaseModel):
+    name: str
+    below: list[Node] = []
+
+
+class Cat(BaseModel):
+    kind: Literal["cat"]
+    lives: int
+
+
+class Dog(BaseModel):
+    kind: Literal["dog"]
+    tricks: list[str]
+
+
+class Owner(BaseModel):
+    pet: Cat | Dog = Field(discriminator="kind")
+
+
+SCHEMA = {
+    "title": "A trip",
+    "type": "object",
+    "properties": {
+        "to": {"type": "string", "minLength": 2},
+        "by": {"enum": ["train", "ship"]},
+        "days": {"type": "number"},
+    },
+    "required": ["to"],
+}
+SHAPES: list[Any] = [Order, Parcel, Review, Node, Owner, SCHEMA]
+
+
+def told(shape: Any) -> dict[str, Any]:
+    structure = structure_of(shape)
+    assert structure is not None
+    return dict(structure.response_format["json_schema"])
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=lambda shape: getattr(shape, "__name__", "a schema"))
+def test_strict_mode_takes_what_is_made_of_any_shape(shape: Any) -> None:
+    made = told(shape)
+    assert made["strict"] is True
+    refuse_what_is_not_strict(made["name"], made["schema"])
+    assert "default" not in json.dumps(made)
+    assert "oneOf" not in json.dumps(made)
+
+
+def test_the_api_is_told_descriptions_and_a_name_it_takes() -> None:
+    assert told(Order)["schema"]["properties"]["customer"]["description"] == "who ordered"
+    assert told(SCHEMA)["name"] == "A_trip"
+
+
+def test_what_may_be_left_out_is_asked_for_as_this_or_null() -> None:
+    properties = told(Order)["schema"]["properties"]
+    assert properties["note"] == {"anyOf": [{"title": "Note", "type": "string"}, {"type": "null"}]}
+    assert properties["paid"]["anyOf"] == [{"type": "boolean"}, {"type": "null"}]  # it was so already
+
+
+@pytest.mark.parametrize(
+    ("shape", "answer", "values"),
+    [
+        (
+            Order,
+            {
+                "customer": "Ann",
+                "due": "2026-03-01",
+                "parts": [{"name": "lamp", "count": None}],
+                "paid": None,
+                "note": None,
+                "first": None,
+            },
+            {
+                "customer": "Ann",
+                "due": datetime.date(2026, 3, 1),
+                "parts": [{"name": "lamp", "count": 1}],
+                "paid": None,
+                "note": "",
+                "first": {"name": "none", "count": 1},
+            },
+        ),
+        (Parcel, {"arrived": True, "days": None}, {"arrived": True, "days": None}),
+        (Review, {"stars": 2, "about": None}, {"stars": 2}),
+        (
+            Node,
+            {"name": "a", "below": [{"name": "b", "below": None}]},
+            {"name": "a", "below": [{"name": "b", "below": []}]},
+        ),
+        (Owner, {"pet": {"kind": "dog", "tricks": ["sit"]}}, {"pet": {"kind": "dog", "tricks": ["sit"]}}),
+        (SCHEMA, {"to": "Rome", "by": None, "days": 2}, {"to": "Rome", "days": 2}),
+    ],
+    ids=["pydantic", "dataclass", "TypedDict", "refers to itself", "union", "schema"],
+)
+def test_an_answer_is_read_back_without_the_nulls_that_stand_for_nothing(shape: Any, answer: Any, values: Any) -> None:
+    structure = structure_of(shape)
+    assert structure is not None
+    assert structure.read(json.dumps(answer)) == values
+
+
+@pytest.mark.parametrize(
+    ("shape", "answer", "words"),
+    [
+        (Order, "{", "is not JSON"),
+        (Order, "[]", "is no JSON object"),
+        (Parcel, '{"arrived": "perhaps"}', "arrived: Input should be a valid boolean"),
+        (SCHEMA, '{"to": "R"}', "to: 'R' is too short"),
+        (SCHEMA, "{}", "'to' is a required property"),
+    ],
+)
+def test_an_answer_of_another_shape_says_what_is_wrong_with_it(shape: Any, answer: str, words: str) -> None:
+    structure = structure_of(shape)
+    assert structure is not None
+    with pytest.raises(ValueError, match=words):
+        structure.read(answer)
+
+
+def test_fields_of_any_name_cannot_be_strict() -> None:
+    class Shelf(BaseModel):
+        stock: dict[str, int]
+
+    assert told(Shelf)["strict"] is False
+    structure = structure_of(Shelf)
+    assert structure is not None
+    assert structure.read('{"stock": {"lamps": 3}}') == {"stock": {"lamps": 3}}
+
+
+@pytest.mark.parametrize(
+    "shape", [{"type": "json_object"}, {"type": "text"}, {"type": "json_schema", "json_schema": {}}]
+)
+def test_what_the_api_documents_goes_out_as_it_is(shape: Any) -> None:
+    assert structure_of(shape) is None
+
+
+@pytest.mark.parametrize(
+    ("shape", "words"),
+    [
+        (RootModel[list[int]], "describes array"),
+        ({"type": "array"}, "describes array"),
+        ({"type": "object", "properties": {}}, "must describe an object with fields"),
+        ({"type": "object", "properties": {"a": {"type": "nonsense"}}}, "no valid JSON schema"),
+        ({"type": "object", "properties": {"a": {"$ref": "#/$defs/gone"}}}, "'#/\\$defs/gone', which is not in it"),
+        (int, "must be a pydantic model"),
+        ("json", "must be a pydantic model"),
+        (list[int], "must be a pydantic model"),
+    ],
+)
+def test_what_is_no_shape_is_refused_with_what_would_be(shape: Any, words: str) -> None:
+    with pytest.raises(InvalidInputError, match=words):
+        structure_of(shape)
