@@ -64,13 +64,14 @@ def account(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 def run_blocks(blocks: list[str], names: dict[str, Any]) -> None:
     for block in blocks:
-        exec(compile(block, "README.md", "exec"), names)
+        # Without what this module imports from __future__: the reader does not either.
+        exec(compile(block, "README.md", "exec", dont_inherit=True), names)
 
 
 @pytest.mark.filterwarnings("ignore:For fine-tuning")  # of five rows
 @pytest.mark.usefixtures("account")
 def test_the_code_of_the_readme_runs_from_top_to_bottom() -> None:
-    names: dict[str, Any] = {}
+    names: dict[str, Any] = {"__name__": "__main__"}
     run_blocks([block for block in BLOCKS if "local.model" not in block], names)
     assert names["out"]["status"].tolist() == ["succeeded", "succeeded", "failed", "succeeded", "succeeded"]
     assert names["rehearsal"]["error_code"].tolist()[2] == "missing_prompt"
@@ -82,7 +83,7 @@ def test_the_code_of_the_readme_runs_from_top_to_bottom() -> None:
 @needs_model
 @pytest.mark.usefixtures("account")
 def test_the_code_of_the_readme_runs_on_the_real_model() -> None:
-    names: dict[str, Any] = {}
+    names: dict[str, Any] = {"__name__": "__main__"}
     run_blocks([BLOCKS[0], *(block for block in BLOCKS if "local.model" in block)], names)
     assert names["tried"]["status"].tolist() == ["succeeded", "succeeded", "failed"]
 
