@@ -8,16 +8,19 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
 import threading
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterator
 from concurrent.futures import Future, wait
+from contextlib import contextmanager
 from typing import Any, Generic, TypeVar
 
 T = TypeVar("T")
 
-#: Seconds between two looks at the counters while the caller waits.
+#: Seconds between two looks at the counters while the caller waits, and between two looks for an interrupt.
 TICK = 0.2
+LOOK = 0.05
 #: Seconds that an interrupted run may take to close its files.
 GRACE = 10.0
 
@@ -97,8 +100,9 @@ def run(work: Coroutine[Any, Any, T], on_tick: Callable[[], None], *, nested: bo
         Interrupted: a KeyboardInterrupt came; the work was cancelled and has ended.
         RuntimeError: `nested`, and the running loop is uvloop's, which cannot be patched.
     """
-    on_tick = _heeding_cancellation(on_tick)
-    return _run_nested(work, on_tick) if nested else _run_in_background(work, on_tick)
+    with _noted_interrupts() as interrupts:
+        on_tick = _heeding(on_tick, interrupts)
+        return _run_nested(work, on_tick) if nested else _run_in_background(work, on_tick)
 
 
 async def arun(work: Coroutine[Any, Any, T], on_tick: Callable[[], None], *, nested: bool = False) -> T:
@@ -130,7 +134,7 @@ async def arun(work: Coroutine[Any, Any, T], on_tick: Callable[[], None], *, nes
 def _run_in_background(work: Coroutine[Any, Any, T], on_tick: Callable[[], None]) -> T:
     running = _Work(work)
     try:
-        while not wait([running.end], TICK).done:
+        while not wait([running.end], LOOK).done:
             on_tick()
     except BaseException as error:
         running.cancel()
@@ -161,21 +165,51 @@ async def _await_stubbornly(end: asyncio.Future[Any]) -> None:
         end.exception()  # looked at, so that asyncio does not complain of it
 
 
-def _heeding_cancellation(tick: Callable[[], None]) -> Callable[[], None]:
-    """A tick that also ends a blocking call when the task that it blocks is cancelled.
+@contextmanager
+def _noted_interrupts() -> Iterator[list[int]]:
+    """Ctrl-C and the stop button as a note for the next tick, where Python would raise KeyboardInterrupt anywhere.
 
-    asyncio.run turns Ctrl-C into that (from Python 3.11 on), and no KeyboardInterrupt comes.
+    Raised in a finaliser it is lost, and in the loop's own machinery it leaves tasks behind. Whoever has set a handler
+    of his own, as asyncio.run does, keeps it.
     """
+    came: list[int] = []
+    ours = threading.current_thread() is threading.main_thread()
+    if not ours or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
+        yield came
+        return
+    signal.signal(signal.SIGINT, lambda number, _: came.append(number))
+    try:
+        yield came
+    finally:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def _heeding(tick: Callable[[], None], interrupts: list[int]) -> Callable[[], None]:
+    """A tick that also ends a blocking call when an interrupt came, or when the task that it blocks is cancelled.
+
+    asyncio.run turns Ctrl-C into the latter (from Python 3.11 on).
+    """
+
+    ticked_at = time.monotonic()
+
+    def heed() -> None:
+        nonlocal ticked_at
+        if interrupts:
+            raise KeyboardInterrupt
+        if time.monotonic() - ticked_at >= TICK:
+            tick()
+            ticked_at = time.monotonic()
+
     try:
         task = asyncio.current_task()
     except RuntimeError:  # no loop runs here
-        return tick
+        return heed
     cancelling = getattr(task, "cancelling", lambda: 0)
 
     def heeding() -> None:
         if cancelling():
             raise KeyboardInterrupt
-        tick()
+        heed()
 
     return heeding
 
@@ -218,7 +252,7 @@ async def _ticking(work: Coroutine[Any, Any, T], on_tick: Callable[[], None], st
     started.append(task)
     try:
         while not task.done():
-            await asyncio.wait([task], timeout=TICK)
+            await asyncio.wait([task], timeout=LOOK)
             on_tick()
     except (asyncio.CancelledError, KeyboardInterrupt):
         task.cancel()

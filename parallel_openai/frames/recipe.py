@@ -7,6 +7,7 @@ import traceback
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from hashlib import blake2b
+from tokenize import TokenError
 from typing import Any
 
 import pandas as pd
@@ -155,7 +156,8 @@ def _text_of(prompt: Prompt) -> Any:
         return prompt
     try:
         return inspect.getsource(prompt)
-    except (OSError, TypeError):  # typed at a plain prompt, or no function but an object with __call__
+    # Typed at a plain prompt, no function but an object with __call__, or run from a text that is no file's.
+    except (OSError, TypeError, SyntaxError, TokenError):
         return getattr(prompt, "__qualname__", type(prompt).__qualname__)
 
 
