@@ -82,6 +82,7 @@ class BatchRun:
         self._names: Counter[str] = Counter()
         self._earlier: Counter[str] = Counter()  # rows in parts of earlier calls that nobody has asked for yet
         self._asked: Counter[str] = Counter()  # rows that wait for their result
+        self._unasked: dict[str, Result] = {}  # results that may still be asked for
         self._reserves: dict[str, list[Reserve]] = {}
         self._batches: dict[str, Mapping[str, Any]] = {}  # as they were seen last
         self.live: list[Part] = []
@@ -142,6 +143,8 @@ class BatchRun:
                 self._earlier[name] -= 1
                 self._asked[name] += 1
                 self._status.num_tasks_started += 1
+                if name in self._unasked:  # it came before the source, held up by a budget, came to ask for it
+                    self._deliver(self._unasked.pop(name))
                 continue
             if self._budget is not None:
                 reserve = self._budget.reserve(request)
@@ -188,7 +191,9 @@ class BatchRun:
         """Whether others of the model stand in line before it, at a queue that was full."""
         before = self.live[: self.live.index(part)]
         waiting = any(each.batch_id is None and each.model == part.model for each in before)
-        trying = any(each.submission > 1 and self._state(each) == "validating" for each in self.live)
+        trying = any(
+            each.submission > 1 and each.model == part.model and self._state(each) == "validating" for each in self.live
+        )
         return waiting or trying
 
     async def _submit(self, part: Part) -> None:
@@ -303,6 +308,8 @@ class BatchRun:
         if self._asked[name] <= 0:
             if not self._known(name):
                 self._journal.append(result_line(result, record=self._record))
+            if self._budget is not None:
+                self._unasked[name] = result
             return
         self._asked[name] -= 1
         status, usage = self._status, result.usage
@@ -363,7 +370,8 @@ class BatchRun:
         self._batches.pop(part.name, None)
         write(self._journal, [step(part, "refused", batch_id=None, creating_at=0.0)])
         if limit is None or part.tokens <= limit:
-            part.not_before = time.monotonic() + self._options.poll_seconds * min(10.0, 2.0 ** (part.submission - 1))
+            longer = 2.0 ** min(part.submission - 1, 3)
+            part.not_before = time.monotonic() + self._options.poll_seconds * longer
             return
         new: list[Part] = []
         for number, row in enumerate(self._spool.rows(part.name, part.path), 1):

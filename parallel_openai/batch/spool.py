@@ -64,13 +64,12 @@ class Spool:
             return {custom_id: Place(*rest) for custom_id, *rest in map(loads, file)}
 
     def index(self, name: str) -> None:
-        """Make a part's rows from its input file alone, as it came back from the server."""
+        """Make a frame's rows from the input file alone, as it came back from the server; its names are the keys."""
         end = 0
         with open(self.place(name), "rb") as file, open(self.place(name, "rows"), "wb") as rows:
             for raw in file:
                 line = loads(raw)
-                request = APIRequest(line["body"], path=line["url"].removeprefix("/v1/"))
-                rows.write(dumps([line["custom_id"], end, request.key, 0, None, []]) + b"\n")
+                rows.write(dumps([line["custom_id"], end, line["custom_id"], 0, None, []]) + b"\n")
                 end += len(raw)
 
     def rows(self, name: str, path: str) -> Iterator[Row]:

@@ -10,6 +10,7 @@ from parallel_openai.batch.api import BatchAPI, Sleep
 from parallel_openai.batch.spool import Spool
 from parallel_openai.batch.state import Part, live_parts, step, write
 from parallel_openai.engine.journal import Journal
+from parallel_openai.errors import InvalidInputError
 
 #: Seconds that a call of a dead process may still be on its way to the server.
 SETTLED = 5.0
@@ -50,6 +51,11 @@ class Submitter:
                 self._spool.remove(part.name)
                 continue
             if not self._spool.holds(part.name):
+                if not part.record:
+                    raise InvalidInputError(
+                        f"The folder {self._spool.folder} is not here. It holds the metadata of the requests that are "
+                        "in batches, which the server does not know; put it beside the results file."
+                    )
                 await self._fetch(part)
             parts.append(part)
         return parts

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -46,6 +48,18 @@ def test_expired_lines_go_again(client: po.Client, server: Server, requests: Pat
     out = tmp_path / "results.jsonl"
     status = po.process_api_requests_from_file(requests, out, client=client, progress=False, lane=lane(rounds=30))
     assert (status.num_tasks_succeeded, len(results(out))) == (5, 5)
+
+
+def test_without_the_folder_that_holds_the_metadata_nothing_is_submitted_again(
+    client: po.Client, server: Server, requests: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "results.jsonl"
+    options: dict[str, Any] = {"client": client, "progress": False}
+    po.process_api_requests_from_file(requests, out, lane=lane(wait=False), **options)
+    shutil.rmtree(tmp_path / "results.jsonl.batches")
+    with pytest.raises(InvalidInputError, match=r"results\.jsonl\.batches is not here"):
+        po.process_api_requests_from_file(requests, out, lane=lane(), **options)
+    assert server.stats()["batches"]["created"] == 1
 
 
 def test_flex_belongs_into_the_bodies_of_a_file(client: po.Client, requests: Path) -> None:
