@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import re
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
@@ -17,6 +16,7 @@ from parallel_openai.batch.leftovers import Leftovers
 from parallel_openai.batch.options import BatchLane
 from parallel_openai.batch.planner import Planner
 from parallel_openai.batch.spool import Place, Row, Spool, read_row
+from parallel_openai.batch.standing import limit_in, note_of, rest_of
 from parallel_openai.batch.state import Part, planned, step, write
 from parallel_openai.batch.submitting import Submitter
 from parallel_openai.client import Client
@@ -32,7 +32,6 @@ from parallel_openai.records import APIRequest, Response, Result
 #: Rows that are read or written before other work of the loop gets its turn.
 AT_ONCE = 100
 _ENDED = frozenset({"completed", "expired", "cancelled"})
-_LIMIT = re.compile(r"Limit: ([\d,]+)")
 #: What releases a reserve without a cost.
 _NOTHING = Response(408, {}, b"", None, 0.0)
 
@@ -358,7 +357,7 @@ class BatchRun:
 
     async def _queue_is_full(self, part: Part, batch: Mapping[str, Any], message: str) -> None:
         """Wait until others have left the queue; a part that is larger than the whole queue is divided."""
-        limit = _limit_in(message)
+        limit = limit_in(message)
         if limit is not None:
             self._planner.learn_queue(part.model, limit)
         alone = all(each is part or self._state(each) in (None, "validating") for each in self.live)
@@ -406,23 +405,10 @@ class BatchRun:
 
     def rest(self) -> str | None:
         """What goes on at the server, as sentences; None where nothing does."""
-        ids = [part.batch_id for part in self.live if part.batch_id is not None]
-        if not ids:
-            return None
-        rows = sum(part.requests for part in self.live if part.batch_id is not None)
-        shown = ", ".join(ids[:3]) + (", ..." if len(ids) > 3 else "")
-        return (
-            f"{rows:,} rows are in {len(ids)} {'batch' if len(ids) == 1 else 'batches'} ({shown}), which go on at the "
-            "server. The same call again collects them, and so does `parallel-openai batch collect --save_filepath "
-            f"{self._journal.path}`; `batch cancel` in its place cancels them."
-        )
+        return rest_of(self.live, self._journal.path)
 
     def _show(self) -> None:
-        states = Counter(self._state(part) or "queued" for part in self.live)
-        counts = [(self._batches.get(part.name) or {}).get("request_counts") or {} for part in self.live]
-        done = sum(int(each.get("completed") or 0) for each in counts)
-        about = ", ".join(f"{count} {state}" for state, count in states.items())
-        self._status.note = f"batches: {about}; {done:,} done there" if states else ""
+        self._status.note = note_of([(self._batches.get(part.name) or {}) for part in self.live])
 
     def _state(self, part: Part) -> str | None:
         state = (self._batches.get(part.name) or {}).get("status")
@@ -444,16 +430,6 @@ class _Source:
 
     def __next__(self) -> APIRequest | None:
         return self._back.pop() if self._back else next(self._requests)
-
-
-def _limit_in(message: str) -> int | None:
-    """How many tokens may be queued.
-
-    >>> _limit_in("Enqueued token limit reached for gpt-4o in organization org-x. Limit: 90,000 enqueued tokens.")
-    90000
-    """
-    found = _LIMIT.search(message)
-    return int(found[1].replace(",", "")) if found else None
 
 
 def _open(spool: Spool, name: str, kind: str = "jsonl") -> IO[bytes]:
