@@ -45,8 +45,10 @@ def _connect(ray: Any) -> None:
     quiet = {"logging_level": "warning", "log_to_driver": False}
     try:
         ray.init("auto", **quiet)
-    except ConnectionError:  # none is running: one on this machine, for this process, open to nobody else
-        ray.init("local", include_dashboard=False, _node_ip_address="127.0.0.1", **quiet)
+    except ConnectionError:  # none is running: one on this machine, for this process
+        # Ray listens on all of the machine's addresses, whatever it is told; its token keeps others out.
+        os.environ.setdefault("RAY_AUTH_MODE", "token")
+        ray.init("local", include_dashboard=False, **quiet)
 
 
 def count_workers(ray: Any, workers: Any) -> int:

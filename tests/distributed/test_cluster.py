@@ -31,10 +31,10 @@ pytestmark = [
 def cluster() -> Iterator[Path]:
     """Its folder of logs."""
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    os.environ["RAY_AUTH_MODE"] = "token"  # Ray listens on all addresses of the machine
     ray.init(
         num_cpus=2,
         include_dashboard=False,
-        _node_ip_address="127.0.0.1",
         log_to_driver=False,
         logging_level="error",
         object_store_memory=100 << 20,
