@@ -36,13 +36,15 @@ def allowance(headers: Mapping[str, str], dimension: str) -> Allowance | None:
     Allowance(limit=600.0, remaining=599.0, reset=0.1)
     >>> allowance({"x-ratelimit-limit-requests": "unlimited"}, "requests") is None
     True
+    >>> allowance({"x-ratelimit-limit-requests": "36", "x-ratelimit-remaining-requests": "4e269"}, "requests") is None
+    True
     """
     names = _NAMES[dimension]
     limit = _number(headers.get(names[0]))
     if limit is None or not _SMALLEST <= limit <= _LARGEST:
         return None
     remaining = _number(headers.get(names[1]))
-    if remaining is None:
+    if remaining is None or remaining > _LARGEST:
         return None
     return Allowance(limit, max(0.0, remaining), duration(headers.get(names[2])))
 

@@ -65,7 +65,9 @@ class Journal:
             self._lock.release()
             if isinstance(error, JournalError):
                 raise
-            raise JournalError(f"The results file {self.path} cannot be opened: {error.strerror}.") from error
+            raise JournalError(
+                f"The results file {self.path} cannot be opened: {error.strerror}. Choose another path for it."
+            ) from error
 
     def append(self, line: bytes) -> None:
         """Write one line, without its end. Lines of the same turn of the event loop go to the disk in one write.
