@@ -87,7 +87,7 @@ def _read(response: Mapping[str, Any]) -> Answer:
     parts = [part for item in items if item.get("type") == "message" for part in mappings(item.get("content"))]
     text = "".join(str(part.get("text") or "") for part in parts if part.get("type") == "output_text") or None
     refusal = next((part.get("refusal") for part in parts if part.get("type") == "refusal"), None)
-    calls = [item for item in items if item.get("type") in _CALLS] or None
+    calls = [item for item in items if str(item.get("type")) in _CALLS] or None
     logprobs = [each for part in parts for each in mappings(part.get("logprobs"))] or None
     status, details = response.get("status"), response.get("incomplete_details")
     reason = details.get("reason") if isinstance(details, Mapping) else None
