@@ -22,6 +22,8 @@ from parallel_openai.files import (
     process_api_requests_from_file,
 )
 from parallel_openai.frames import accessor as _accessor  # noqa: F401  # df.openai
+from parallel_openai.frames.embedding.embed import aembed_dataframe, embed_dataframe
+from parallel_openai.frames.embedding.vectors import vectors
 from parallel_openai.frames.explain import explain
 from parallel_openai.frames.exporting.saving import load, save
 from parallel_openai.frames.exporting.to_jsonl import to_jsonl
@@ -51,6 +53,7 @@ __all__ = [
     "RunReport",
     "StatusTracker",
     "acompare",
+    "aembed_dataframe",
     "agreement",
     "alabel_dataframe",
     "append_to_jsonl",
@@ -60,6 +63,7 @@ __all__ = [
     "cancel_batches",
     "collect_batches",
     "compare",
+    "embed_dataframe",
     "errors",
     "evaluate",
     "explain",
@@ -76,4 +80,5 @@ __all__ = [
     "review",
     "save",
     "to_jsonl",
+    "vectors",
 ]

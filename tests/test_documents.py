@@ -99,6 +99,7 @@ def test_the_readme_names_every_column() -> None:
     assert names_in(marked("columns")) == {
         "response",
         "label",
+        "embedding",
         "confidence",
         "votes",
         "probabilities",

@@ -9,6 +9,7 @@ from typing import Any
 
 import pandas as pd
 
+from parallel_openai.frames.embedding.embed import aembed_dataframe, embed_dataframe
 from parallel_openai.frames.exporting.saving import save
 from parallel_openai.frames.exporting.to_jsonl import to_jsonl
 from parallel_openai.frames.labelling.compare import acompare, compare
@@ -62,6 +63,8 @@ class Verbs:
     aprocess = _Verb(aprocess_dataframe)
     label = _Verb(label_dataframe)
     alabel = _Verb(alabel_dataframe)
+    embed = _Verb(embed_dataframe)
+    aembed = _Verb(aembed_dataframe)
     compare = _Verb(compare)
     acompare = _Verb(acompare)
     evaluate = _Verb(evaluate)

@@ -1,0 +1,341 @@
+"""`embed_dataframe`: many rows in a request, one vector for each row."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+import parallel_openai as po
+from parallel_openai.errors import InvalidInputError, RunStoppedError
+from parallel_openai.frames.embedding.packs import Packer
+from parallel_openai.local import simulator
+from parallel_openai.records import APIRequest, Size
+from parallel_openai.requests.endpoints import Packing
+from parallel_openai.requests.prices import price
+from tests.conftest import interrupted_once_sent
+from tests.frames.conftest import asked, codes, journal_of
+from tests.frames.published import check_body
+
+MODEL = "text-embedding-3-small"
+Embed = Callable[..., pd.DataFrame]
+
+
+@pytest.fixture
+def embed(client: po.Client) -> Embed:
+    return partial(po.embed_dataframe, model=MODEL, dimensions=8, client=client, progress=False)
+
+
+def texts(count: int, start: int = 0) -> pd.DataFrame:
+    return pd.DataFrame({"text": [f"Review number {number}" for number in range(start, start + count)]})
+
+
+def sent(server: simulator.Server) -> int:
+    count: int = server.stats(charged=False)["received"]
+    return count
+
+
+def vector_of_one(client: po.Client, text: str) -> Any:
+    """What the endpoint says of a text asked about by itself."""
+    one = pd.DataFrame({"text": [text]})
+    out = po.process_dataframe(
+        one, "text", model=MODEL, endpoint="embeddings", dimensions=8, client=client, progress=False
+    )
+    return out["response"][0]
+
+
+def test_each_row_gets_the_vector_of_its_own_text(embed: Embed, client: po.Client) -> None:
+    frame = pd.DataFrame({"text": ["A lamp.", "A kettle.", "A chair."]}, index=["x", "x", "y"])
+    out = embed(frame, "text")
+    assert out.index.tolist() == ["x", "x", "y"]
+    assert out["status"].tolist() == ["succeeded"] * 3
+    assert set(out["model"]) == {f"{MODEL} (simulated)"}
+    for text, vector in zip(frame["text"], out["embedding"], strict=True):
+        assert vector.dtype == np.float32
+        assert np.allclose(vector, vector_of_one(client, text))
+
+
+def test_a_template_over_the_columns_is_embedded(embed: Embed, client: po.Client) -> None:
+    out = embed(pd.DataFrame({"title": ["Lamp"], "text": ["bright"]}), "{title}: {text}")
+    assert np.allclose(out["embedding"][0], vector_of_one(client, "Lamp: bright"))
+
+
+def test_the_vectors_are_one_array_that_the_cells_look_into(embed: Embed) -> None:
+    out = embed(texts(5), "text")
+    whole = po.vectors(out)
+    assert (whole.shape, whole.dtype) == ((5, 8), np.float32)
+    assert all(np.shares_memory(whole, cell) for cell in out["embedding"])
+    assert po.vectors(out) is whole
+
+
+def test_the_vectors_of_a_part_stand_in_its_order(embed: Embed) -> None:
+    out = embed(texts(5), "text")
+    assert np.array_equal(po.vectors(out.iloc[[3, 1]]), po.vectors(out)[[3, 1]])
+
+
+def test_the_vectors_outlive_a_file(embed: Embed) -> None:
+    out = embed(pd.DataFrame({"text": ["A lamp.", None]}), "text", prefix="e_")
+    for name in ("out.parquet", "out.csv"):
+        po.save(out, name)
+        assert np.array_equal(po.vectors(po.load(name)), po.vectors(out), equal_nan=True)
+
+
+def test_vectors_that_are_none_are_named() -> None:
+    for cells, sentence in (
+        ([[1.0], [1.0, 2.0]], r"have several lengths: \[1, 2\]"),
+        (["text"], "Row 0 of 'embedding' holds no vector but 'text'"),
+    ):
+        with pytest.raises(InvalidInputError, match=sentence):
+            po.vectors(pd.DataFrame({"embedding": cells}))
+    assert po.vectors(pd.DataFrame({"embedding": [None, None]})).shape == (2, 0)
+
+
+def test_up_to_2048_rows_travel_in_a_request(embed: Embed, server: simulator.Server) -> None:
+    out = embed(texts(5000), "text", dimensions=2)
+    assert out["status"].eq("succeeded").all()
+    assert sent(server) == 3
+    assert out.attrs["parallel_openai"]["requests_sent"] == 3
+
+
+def test_a_request_holds_no_more_than_300_000_tokens(embed: Embed, server: simulator.Server) -> None:
+    frame = pd.DataFrame({"text": [f"{number} " + "a b " * 2500 for number in range(90)]})
+    out = embed(frame, "text")
+    assert out["status"].eq("succeeded").all()
+    assert sent(server) == 2
+    assert out["attempts"].eq(1).all()
+
+
+def test_rows_per_request_makes_smaller_requests(embed: Embed, server: simulator.Server) -> None:
+    embed(texts(10), "text", rows_per_request=4)
+    assert sent(server) == 3
+
+
+def test_a_request_holds_no_more_tokens_than_the_account_has_in_a_minute() -> None:
+    rows = [APIRequest({"input": str(number)}, path="embeddings") for number in range(12)]
+    for row in rows:
+        row.size = Size(prompt_tokens=300, characters=1, max_output_tokens=None, choices=1)
+    packer = Packer(Packing(inputs=2048, tokens=300_000, tokens_each=8192))
+    packer.fit(1000.0)
+    packs = [pack for row in rows for pack in packer.add(row)]
+    assert [len(pack.rows) for pack in [*packs, *packer.rest()]] == [3, 3, 3, 3]
+
+
+def test_bodies_are_as_published_and_ask_for_base64(embed: Embed, server: simulator.Server) -> None:
+    out = embed(texts(2), "text", user="me")
+    for body in asked(out):
+        check_body("embeddings", body)
+        assert (body["encoding_format"], body["dimensions"], body["user"]) == ("base64", 8, "me")
+
+
+def test_an_empty_a_missing_and_a_far_too_long_text_are_named_and_the_others_are_embedded(
+    embed: Embed, server: simulator.Server
+) -> None:
+    frame = pd.DataFrame({"text": ["A lamp.", "", np.nan, "word " * 9000, 5]}, dtype=object)
+    out = embed(frame, "text")
+    assert codes(out) == [None, "empty_prompt", "missing_prompt", "context_length_exceeded", "invalid_prompt"]
+    assert "9,00" in out["error"][3]
+    assert "8,192" in out["error"][3]
+    assert sent(server) == 1
+    whole = po.vectors(out)
+    assert np.isnan(whole).all(axis=1).tolist() == [False, True, True, True, True]
+
+
+def test_one_bad_row_in_a_request_fails_alone(embed: Embed, server: simulator.Server) -> None:
+    frame = texts(64)
+    frame.loc[37, "text"] = "word " * 7000  # 7,000 tokens, and more by the simulator's way to count
+    out = embed(frame, "text")
+    assert out["status"].eq("succeeded").sum() == 63
+    assert out["error_code"][37] == "invalid_request_error"
+    assert "maximum context length" in out["error"][37]
+    assert sent(server) == 1 + 2 * 6
+    assert out["attempts"][37] == 7
+    assert out.attrs["parallel_openai"]["errors"] == {"invalid_request_error": 1}
+
+
+def test_a_server_that_takes_fewer_rows_is_learned(embed: Embed, server: simulator.Server) -> None:
+    refusal = {"status": 413, "body": {"error": {"message": "Too many inputs.", "type": "invalid_request_error"}}}
+    server.script([refusal])
+    out = embed(texts(100), "text")
+    assert out["status"].eq("succeeded").all()
+    assert sent(server) == 3
+
+
+def test_where_every_row_is_refused_not_every_row_is_asked(embed: Embed, server: simulator.Server) -> None:
+    out = embed(texts(500), "text", dimensions=5000)
+    assert set(codes(out)) == {"integer_above_max_value"}
+    assert sent(server) < 60
+
+
+def test_a_model_that_does_not_exist_is_asked_for_once(embed: Embed) -> None:
+    with simulator.serve(models=[MODEL]) as server:
+        out = embed(texts(500), "text", model="text-embedding-9", client=po.Client(server.base_url))
+        assert set(codes(out)) == {"model_not_found"}
+        assert sent(server) == 1
+
+
+def test_a_wrong_key_stops_the_run() -> None:
+    with simulator.serve(required_api_key="sk-right") as server, pytest.raises(RunStoppedError, match="API key"):
+        po.embed_dataframe(texts(3), "text", model=MODEL, client=po.Client(server.base_url, "sk-no"), progress=False)
+
+
+@pytest.mark.parametrize("given", [1, 3])
+def test_an_answer_with_another_number_of_vectors_is_not_guessed_at(
+    embed: Embed, server: simulator.Server, given: int
+) -> None:
+    vector = {"embedding": [1.0] * 8}
+    server.script([{"body": {"model": MODEL, "data": [vector] * given}}])
+    out = embed(texts(2), "text")
+    assert out["status"].eq("succeeded").all()
+    assert sent(server) == 3
+    assert not np.allclose(po.vectors(out), 1.0)
+
+
+def test_lists_of_numbers_are_taken_too_and_in_the_order_of_their_numbers(
+    embed: Embed, server: simulator.Server
+) -> None:
+    data = [{"index": 1, "embedding": [3, 4.5]}, {"index": 0, "embedding": [1, 2]}]
+    server.script([{"body": {"model": MODEL, "data": data}}])
+    out = embed(texts(2), "text")
+    assert po.vectors(out).tolist() == [[1, 2], [3, 4.5]]
+    assert out["prompt_tokens"].isna().all()
+
+
+def test_a_vector_that_is_none_or_of_another_length_is_its_rows_error(embed: Embed, server: simulator.Server) -> None:
+    data = [{"embedding": [1, 2]}, {"embedding": "no base64!"}, {"embedding": [1, 2, 3]}]
+    server.script([{"body": {"model": MODEL, "data": data}}])
+    out = embed(texts(3), "text")
+    assert codes(out) == [None, "malformed_response", "malformed_response"]
+    assert out["error"][2] == "The vector has 3 dimensions, and those before it 2."
+    assert out.attrs["parallel_openai"]["failed"] == 2
+
+
+def test_rows_with_the_same_text_are_sent_once(embed: Embed) -> None:
+    frame = pd.DataFrame({"text": ["A lamp.", "A chair.", "A lamp."]})
+    out = embed(frame, "text")
+    lines = journal_of(out).read_bytes().splitlines()
+    assert len(lines) == 2
+    assert np.array_equal(out["embedding"][0], out["embedding"][2])
+    assert out["prompt_tokens"][2] == 0
+    assert np.shares_memory(po.vectors(out), out["embedding"][2])
+
+
+def test_a_shuffled_and_extended_frame_asks_only_for_what_is_new(embed: Embed, server: simulator.Server) -> None:
+    first = embed(texts(40), "text")
+    frame = texts(50).sample(frac=1, random_state=1)
+    out = embed(frame, "text")
+    assert out.attrs["parallel_openai"]["restored"] == 40
+    assert sent(server) == 2
+    assert server.stats()["prompt_tokens"] == out["prompt_tokens"].sum()
+    assert np.array_equal(po.vectors(out.sort_index().head(40)), po.vectors(first))
+
+
+def test_the_journal_answers_for_process_dataframe_too(embed: Embed, client: po.Client) -> None:
+    out = embed(texts(1), "text", save_to="answers.jsonl")
+    one = po.process_dataframe(
+        texts(1),
+        "text",
+        model=MODEL,
+        endpoint="embeddings",
+        encoding_format="base64",
+        dimensions=8,
+        save_to="answers.jsonl",
+        client=client,
+        progress=False,
+    )
+    assert one.attrs["parallel_openai"]["restored"] == 1
+    assert np.array_equal(one["response"][0], out["embedding"][0])
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGINT for one process")
+def test_an_interrupt_keeps_what_came_and_the_next_call_goes_on(embed: Embed, server: simulator.Server) -> None:
+    done = [{"index": number, "embedding": [0.5] * 8} for number in range(10)]
+    server.script([{"body": {"model": MODEL, "system_fingerprint": "simulated", "data": done}}])
+    server.set(latency=100)
+    with interrupted_once_sent(server, 2):
+        out = embed(texts(100), "text", rows_per_request=10)
+    assert out["status"].value_counts().to_dict() == {"succeeded": 10, "cancelled": 90, "failed": 0}
+    server.set(latency=0)
+    before = sent(server)
+    out = embed(texts(100), "text", rows_per_request=10)
+    assert out["status"].eq("succeeded").all()
+    assert sent(server) - before == 9
+
+
+def test_a_request_that_is_held_or_broken_is_sent_again_whole(embed: Embed, server: simulator.Server) -> None:
+    server.script([{"status": 429, "headers": {"retry-after": "0"}}, {"fault": "reset"}])
+    out = embed(texts(30), "text")
+    assert out["status"].eq("succeeded").all()
+    assert sent(server) == 3
+
+
+def test_the_columns_sum_up_to_what_was_billed(embed: Embed, server: simulator.Server) -> None:
+    frame = pd.DataFrame({"text": ["Short.", "Rather a longer text about a lamp and a chair.", "Short."]})
+    out = embed(frame, "text")
+    billed = server.stats()["prompt_tokens"]
+    assert out["prompt_tokens"].sum() == billed
+    assert out["cost_usd"].sum() == pytest.approx(price(MODEL, prompt_tokens=billed, completion_tokens=0))
+    assert out.attrs["parallel_openai"]["cost_usd"] == pytest.approx(out["cost_usd"].sum())
+    assert out["prompt_tokens"][0] < out["prompt_tokens"][1]
+
+
+def test_a_budget_ends_the_run_before_the_request_that_would_pass_it(embed: Embed, server: simulator.Server) -> None:
+    out = embed(texts(100), "text", rows_per_request=10, budget_tokens=200)
+    assert 0 < out["prompt_tokens"].sum() <= 200
+    assert set(codes(out)) == {None, "budget"}
+    assert server.stats()["prompt_tokens"] <= 200
+
+
+def test_lists_of_token_numbers_are_embedded_too(embed: Embed, server: simulator.Server) -> None:
+    frame = pd.DataFrame({"tokens": [[1, 2, 3], [4], "A text."]})
+    assert embed(frame, "tokens")["status"].eq("succeeded").all()
+    assert sent(server) == 2
+
+
+def test_an_empty_frame_gives_an_empty_frame(embed: Embed, server: simulator.Server) -> None:
+    out = embed(texts(0), "text")
+    assert po.vectors(out).shape == (0, 0)
+    assert sent(server) == 0
+
+
+def test_it_can_be_awaited(client: po.Client) -> None:
+    out = asyncio.run(po.aembed_dataframe(texts(3), "text", model=MODEL, client=client, progress=False))
+    assert po.vectors(out).shape == (3, 1536)
+
+
+def test_it_stands_on_the_frame_itself(client: po.Client) -> None:
+    out = texts(2).openai.embed("text", model=MODEL, dimensions=4, client=client, progress=False)
+    assert po.vectors(out).shape == (2, 4)
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ({"dimensions": 0}, "dimensions must be a whole number above 0 or None, not 0"),
+        ({"rows_per_request": True}, "rows_per_request must be a whole number above 0 or None, not True"),
+        ({"lane": "batch"}, "embed_dataframe has no lane=.*endpoint='embeddings'"),
+        ({"ray": 2}, "embed_dataframe has no ray="),
+        ({"samples": 2}, "A text has one vector"),
+        ({"input": "Hi."}, "input= would stand in the place of every row's prompt"),
+    ],
+)
+def test_what_it_cannot_do_is_refused_before_anything_is_sent(
+    embed: Embed, server: simulator.Server, options: dict[str, Any], sentence: str
+) -> None:
+    with pytest.raises(InvalidInputError, match=sentence):
+        embed(texts(1), "text", **options)
+    assert sent(server) == 0
+
+
+def test_a_frame_of_vectors_can_be_written_as_json_lines(embed: Embed) -> None:
+    out = embed(texts(2), "text")
+    assert po.to_jsonl(out, "out.jsonl") == 2
+    line = json.loads(Path("out.jsonl").read_text().splitlines()[0])
+    assert np.allclose(line["embedding"], out["embedding"][0])
