@@ -207,7 +207,9 @@ class Account:
         rate = self._rate(name, now)
         pace.pause(now + wait)
         if refusal.dimension is None:
-            pace.slow_down(rate=rate, sent=self._sent[name], now=now)
+            if at > self._blamed_at[name]:  # many that were on their way together say it once
+                self._blamed_at[name] = now
+                pace.slow_down(rate=rate, sent=self._sent[name], now=now)
             return
         pace.refused += 1
         if at <= self._blamed_at[name]:

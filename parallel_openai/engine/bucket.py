@@ -304,13 +304,6 @@ class Bucket:
         self.held_until = max(self.held_until, until)
         self._pace.pause(until)
 
-    def slow_down(self, now: float) -> None:
-        """The server wants a lower rate, whatever the limit: halve it and grow slowly from there."""
-        self.refill(now)
-        self._pace.slow_down(rate=self.rate, sent=self.sent, now=now)
-        self.rate = min(self.shown_rate, self._pace.rate)
-        self._start_books()
-
     def _reach(self, cost: float) -> float:
         """How high the fill may go, while it is not sure what the server's window is."""
         reach = FIRST_BURST * cost + BURST_GROWTH * self.proven

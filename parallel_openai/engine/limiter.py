@@ -10,6 +10,7 @@ from weakref import WeakKeyDictionary
 from parallel_openai.engine.bucket import Bucket, Mark
 from parallel_openai.engine.counting import Counting, Lot
 from parallel_openai.engine.headers import allowance
+from parallel_openai.engine.ramp import Ramp
 from parallel_openai.engine.retry import Dimension
 from parallel_openai.records import Size, Usage
 
@@ -70,6 +71,7 @@ class Limiter:
         now = clock()
         self.requests = Bucket(max_requests_per_minute, burst=burst, now=now)
         self.tokens = Bucket(max_tokens_per_minute, burst=burst, now=now)
+        self.ramp = Ramp()
         self.counting = Counting()
         self.in_flight = 0
         self.window = FIRST_WINDOW
@@ -170,7 +172,7 @@ class Limiter:
     def slow_down(self, lease: Lease, wait: float | None) -> None:
         """Learn from a 429 `slow_down`: the limits hold, but the rate has grown too fast."""
         self.unanswered(lease, hold=wait or FIRST_HOLD)
-        self.requests.slow_down(self.clock())
+        self.ramp.slow_down(sent_at=lease.request_mark.at, now=self.clock())
 
     def unanswered(self, lease: Lease, *, hold: float = 0.0) -> None:
         """A send that brought no answer. With `hold`, nothing is sent for so many seconds: the server is away."""
@@ -191,6 +193,7 @@ class Limiter:
     def _book(self, size: Size, now: float) -> Lease:
         self.in_flight += 1
         lot = self.counting.open(size)
+        self.ramp.sent(now)
         request_mark = self.requests.charge(1.0, now)
         token_mark = self.tokens.charge(max(1.0, lot.charges[self.counting.rule]), now)
         return Lease(size, request_mark, token_mark, lot)
@@ -202,8 +205,11 @@ class Limiter:
             return INFINITY, "learning"
         if not known and self.in_flight >= (room := self._room_while_unknown(now)):
             return (self.in_flight + 1 - room) / WINDOW_GROWTH, "learning"
+        ramp = self.ramp.seconds_until(now)
         requests = self.requests.seconds_until(1.0, now)
         tokens = self.tokens.seconds_until(cost + self.counting.outstanding, now)
+        if ramp > max(requests, tokens):
+            return ramp, "refused"
         if tokens > requests:
             return tokens, "refused" if self.tokens.held_until - now >= tokens else "tokens"
         return requests, "refused" if self.requests.held_until - now >= requests else "requests"

@@ -10,6 +10,7 @@ import asyncio
 import dataclasses
 import random
 import selectors
+from collections import deque
 from collections.abc import Coroutine, Iterator
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
@@ -20,7 +21,7 @@ from parallel_openai.engine.retry import RetryPolicy
 from parallel_openai.engine.status import StatusTracker
 from parallel_openai.local.simulator.account import Account
 from parallel_openai.local.simulator.counting import reserved, settled
-from parallel_openai.local.simulator.refusals import rate_limited
+from parallel_openai.local.simulator.refusals import rate_limited, slow_down
 from parallel_openai.local.simulator.settings import Settings
 from parallel_openai.records import APIRequest, Response, Result, Size
 
@@ -80,6 +81,8 @@ class Rehearsal:
     order: list[int] = field(default_factory=list)
     sends: list[tuple[float, float]] = field(default_factory=list)
     refusals: list[float] = field(default_factory=list)
+    slowed: list[float] = field(default_factory=list)
+    recent: deque[float] = field(default_factory=deque)
 
     def run(self) -> Rehearsal:
         loop = VirtualLoop()
@@ -123,6 +126,10 @@ class Rehearsal:
         await asyncio.sleep(self._random.uniform(0.0002, 0.003))
         now = self._loop.time()
         settings = self._account.settings
+        if self._too_fast(now):
+            self.slowed.append(now)
+            await asyncio.sleep(settings.refusal_latency)
+            return Response(429, {}, b"", {"error": slow_down().error()}, 0.01)
         prompt, most, n = -(-size.characters // 4), size.max_output_tokens, size.choices
         cost = reserved(settings.counting, prompt_tokens=prompt, max_output=most, n=n)
         lack = self._account.lack(cost, now)
@@ -137,6 +144,7 @@ class Rehearsal:
             await asyncio.sleep(settings.refusal_latency)
             return Response(429, headers, b"", {"error": refusal.error()}, 0.01)
         self._account.take(1, cost, now)
+        self.recent.append(now)
         headers = self._account.headers(now)
         self.accepted += 1
         self.accepted_tokens += cost
@@ -152,6 +160,12 @@ class Rehearsal:
         self.accepted_tokens += final - cost
         data = {"choices": [], "usage": {"prompt_tokens": prompt, "completion_tokens": output}}
         return Response(200, headers, b"{}", data, delay)
+
+    def _too_fast(self, now: float) -> bool:
+        while self.recent and self.recent[0] <= now - 1:
+            self.recent.popleft()
+        above = self._account.settings.slow_down_above
+        return above is not None and len(self.recent) >= above
 
     @property
     def utilisation(self) -> float:

@@ -1,0 +1,60 @@
+"""Slowing down when the server says `slow_down`: half as fast, then faster step by step, whatever the limits allow."""
+
+from __future__ import annotations
+
+INFINITY = float("inf")
+#: The rate grows by so many requests a second each second, and by a share of itself, more the longer all goes well.
+STEP = 1.0
+GROWTH = 0.005
+GROWTH_CUBED = 2e-5
+#: However often the server says it, one request in so many seconds goes out.
+SLOWEST_SECONDS = 30.0
+#: So much time that was slept away too long may be made up for.
+CATCH_UP = 0.05
+
+
+class Ramp:
+    """How fast requests may follow each other, in requests per second; infinite until the server says `slow_down`.
+
+    A limit's bucket may be full, and the server still dislike how fast it is emptied; so this stands beside the limits.
+
+    >>> ramp = Ramp()
+    >>> for n in range(250):
+    ...     ramp.sent(n / 50)
+    >>> ramp.slow_down(sent_at=4.98, now=5.0)
+    >>> 20 < ramp.rate(5.0) < 30 < ramp.rate(15.0)
+    True
+    """
+
+    __slots__ = ("_base", "_cut_at", "_next_at", "_recent", "_recent_at")
+
+    def __init__(self) -> None:
+        self._base = INFINITY
+        self._cut_at = -INFINITY
+        self._next_at = -INFINITY
+        self._recent, self._recent_at = 0.0, 0.0  # what was sent, halved with each second that passes
+
+    def rate(self, now: float) -> float:
+        """Requests per second at this moment."""
+        since = max(0.0, now - self._cut_at)
+        return self._base * (1.0 + GROWTH * since + GROWTH_CUBED * since**3) + STEP * since
+
+    def seconds_until(self, now: float) -> float:
+        """Seconds until the next request may be sent; 0 when it may be now."""
+        return max(0.0, self._next_at - now)
+
+    def sent(self, now: float) -> None:
+        """A request goes out."""
+        self._recent = self._recent * 0.5 ** (now - self._recent_at) + 1.0
+        self._recent_at = now
+        if self._base != INFINITY:
+            self._next_at = max(self._next_at, now - CATCH_UP) + 1.0 / self.rate(now)
+
+    def slow_down(self, *, sent_at: float, now: float) -> None:
+        """The server said it to a request that went out at `sent_at`; those on their way with it say nothing new."""
+        if sent_at <= self._cut_at:
+            return
+        recent = 0.69 * self._recent * 0.5 ** (now - self._recent_at)  # 0.69 = ln 2 makes a rate of it
+        self._base = max(min(self.rate(now), max(recent, 1.0)) / 2, 1.0 / SLOWEST_SECONDS)
+        self._cut_at = now
+        self._next_at = now + 1.0 / self._base
