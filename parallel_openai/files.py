@@ -343,7 +343,9 @@ class _FileRun:
             parts.append(f"{status.num_rate_limit_errors:,} rate-limit refusals waited out")
         parts += [] if self.rest is None else [self.rest.removesuffix(".")]
         how = _ENDINGS.get(ended) or f"{self.bounds.why(ended)} {GOES_ON}"
-        return f"{how}: {', '.join(parts)}. Results: {self.target}"
+        faster = status.timeline.advice
+        advice = f" {faster}." if faster is not None else ""
+        return f"{how}: {', '.join(parts)}.{advice} Results: {self.target}"
 
     async def _check_caps(self, budget: Budget) -> None:
         """See, before anything is sent, that a worst case can be told for each request."""

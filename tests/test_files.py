@@ -300,6 +300,17 @@ def test_a_rate_limit_is_waited_out_and_counted_apart(server: Server) -> None:
     assert status.time_of_last_rate_limit_error > 0
 
 
+def test_the_closing_line_proposes_a_smaller_cap(server: Server, capsys: pytest.CaptureFixture[str]) -> None:
+    server.set(max_tokens_per_minute=60_000, burst_seconds=1.0, counting="prompt_plus_max_output", answer_tokens=5)
+    write(*(chat(f"row {number}", max_tokens=90) for number in range(40)))
+    status = run(server, progress=True)
+    assert status.timeline.advice is not None
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert said.startswith("Done: 40 succeeded, 0 failed")
+    assert said.endswith(f". {status.timeline.advice}. Results: out.jsonl")
+    assert ". max_tokens=20 would have been about " in said
+
+
 def test_the_counts_add_up(server: Server) -> None:
     write(*(chat(str(n)) for n in range(30)), chat("odd", temperature=9))
     status = run(server)
