@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from parallel_openai.engine.headers import Allowance
 from parallel_openai.engine.pace import Pace
+from parallel_openai.engine.refusals import Refusals
 
 #: Seconds of the rate that a server's bucket is thought to hold before it has shown or refused anything.
 USUAL_WINDOW = 60.0
@@ -75,6 +76,7 @@ class Mark:
     fill: float
     sent: float
     burst: Burst
+    number: int
 
 
 class Bucket:
@@ -103,6 +105,7 @@ class Bucket:
         "_pace",
         "_recent",
         "_recent_at",
+        "_refusals",
         "_refused_at",
         "_shown_at",
         "_variance",
@@ -151,6 +154,7 @@ class Bucket:
         self._burst = Burst(now)
         self._drift_at, self._drift_shift = now, 0.0
         self._pace = Pace(now)
+        self._refusals = Refusals()
         self._given = INFINITY if limit is None else limit / 60.0  # more than this the caller does not want
         self._epoch_end = now
         self._began = now
@@ -171,6 +175,11 @@ class Bucket:
     def known(self) -> bool:
         """Whether there is a rate to go by."""
         return self.rate != INFINITY
+
+    @property
+    def _measured_pace(self) -> float:
+        """The rate in use, once it has been measured or was told; infinite while it is being looked for."""
+        return self.rate if self._pace.is_settled or self.limit is not None else INFINITY
 
     def set_limit(self, limit: float, now: float, *, period: float = 60.0) -> None:
         """Take over a limit, given by hand or shown by the server; what the bucket holds is kept within it."""
@@ -248,7 +257,8 @@ class Bucket:
         if now - self._burst.began > TOGETHER_SECONDS:
             self._burst = Burst(now)
         self._burst.total += cost
-        return Mark(now, cost, self.ledger, self.fill, self.sent, self._burst)
+        number = self._refusals.sent(self._measured_pace, now)
+        return Mark(now, cost, self.ledger, self.fill, self.sent, self._burst, number)
 
     def adjust(self, amount: float) -> None:
         """Charge more (or, negative, less) for what was sent before."""
@@ -277,13 +287,20 @@ class Bucket:
             self._follow(shown, mark, now, charged=False)
         if not blamed:
             return
+        self._pace.refused += mark.cost
+        if mark.at <= self._epoch_end:  # sent before the refusal that has been dealt with
+            self.hold(now + wait)
+            return
+        explained = shown is not None and self.trusted and shown.remaining < most + 1
+        finds_window = self.probing and self.limit is not None
+        if not explained and not finds_window and not self._refusals.tell(mark.number, self._measured_pace, now):
+            if self._pace.rate != INFINITY and self._refusals.look_again(now):
+                self._pace.look_again(now)
+            return  # without cause: only its row has to wait
         self.hold(now + wait)
         self._held = wait
-        self._pace.refused += mark.cost
-        if mark.at <= self._epoch_end:
-            return  # sent before the refusal that has been dealt with
         self._epoch_end = now
-        if shown is not None and self.trusted and shown.remaining < most + 1:
+        if shown is not None and explained:
             self.shift = min(self.shift, shown.remaining - self.ledger)
             self._variance = max(self._variance, mark.cost**2)
             self._caution = min(MOST_CAUTION, 2.0 * self._caution)

@@ -357,6 +357,7 @@ class Processor:
             self._limiter.unanswered(lease)
         elif response.status == 429:
             self._limiter.refused(lease, response.headers, verdict.dimension, verdict.wait)
+            delay = verdict.wait if verdict.wait is not None else backoff  # the limiter may hold nobody else back
         else:
             delay = max(verdict.wait or 0.0, 0.5 + backoff)
             self._limiter.unanswered(lease, hold=delay)

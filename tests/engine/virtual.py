@@ -19,7 +19,7 @@ from parallel_openai.engine.limiter import Limiter
 from parallel_openai.engine.processor import Processor
 from parallel_openai.engine.retry import RetryPolicy
 from parallel_openai.engine.status import StatusTracker
-from parallel_openai.local.simulator.account import Account
+from parallel_openai.local.simulator.account import Account, Lack
 from parallel_openai.local.simulator.counting import reserved, settled
 from parallel_openai.local.simulator.refusals import rate_limited, slow_down
 from parallel_openai.local.simulator.settings import Settings
@@ -75,6 +75,7 @@ class Rehearsal:
     accepted: int = 0
     accepted_tokens: float = 0.0
     refused: int = 0
+    without_cause: int = 0
     first: float | None = None
     last: float = 0.0
     wall: float = 0.0
@@ -134,6 +135,9 @@ class Rehearsal:
         cost = reserved(settings.counting, prompt_tokens=prompt, max_output=most, n=n)
         lack = self._account.lack(cost, now)
         self._account.record(now)
+        if lack is None and settings.fault_429 and self._random.random() < settings.fault_429:
+            lack = Lack("requests", "min", 0.0, 0.0, 1.0, 1.0)  # without cause
+            self.without_cause += 1
         if lack is not None:
             self.refused += 1
             self.refusals.append(now)
