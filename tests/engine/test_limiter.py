@@ -58,8 +58,8 @@ def test_the_whole_request_limit_is_used(
 @pytest.mark.parametrize(
     ("headers", "given", "utilisation"),
     [
-        pytest.param("none", True, 0.8, id="given"),
-        pytest.param("enforced", False, 0.8, id="from-headers"),
+        pytest.param("none", True, 0.7, id="given"),
+        pytest.param("enforced", False, 0.7, id="from-headers"),
         pytest.param("none", False, 0.6, id="nothing-known"),
     ],
 )
