@@ -9,7 +9,7 @@ from weakref import WeakKeyDictionary
 
 from parallel_openai.engine.bucket import Bucket, Mark
 from parallel_openai.engine.counting import Counting, Lot
-from parallel_openai.engine.headers import allowance
+from parallel_openai.engine.headers import allowance, retry_after
 from parallel_openai.engine.ramp import Ramp
 from parallel_openai.engine.retry import Dimension
 from parallel_openai.records import Size, Usage
@@ -28,8 +28,11 @@ FIRST_HOLD = 0.5
 LONGEST_HOLD = 60.0
 #: So many refusals with no answer in between, and requests go out one by one until an answer comes.
 BREAKER = 50
-#: So many refusals for its tokens, and a request that is larger than all that were taken is given up.
+#: So many refusals for its tokens, for so many seconds, and a request that is larger than all that were taken is given
+#: up: a minute's window has come round by then. Where each refusal says when to come again, it is tried for longer.
 HOPELESS = 8
+HOPELESS_SECONDS = 90.0
+HOPELESS_SECONDS_ASKED = 600.0
 
 
 @dataclass(slots=True)
@@ -117,17 +120,20 @@ class Limiter:
         """Whether the prompt alone is larger than the whole token limit, so that waiting is in vain."""
         return self.tokens.limit is not None and size.prompt_tokens > self.tokens.limit
 
-    def seems_too_large(self, size: Size, refusals: int, headers: Mapping[str, str]) -> bool:
-        """Whether a request that was refused for its tokens so many times can never be taken.
+    def seems_too_large(self, size: Size, refusals: int, seconds: float, headers: Mapping[str, str]) -> bool:
+        """Whether a request that was refused for its tokens so many times, for so long, can never be taken.
 
-        It is when it may cost more than the limit and was refused by a full bucket, or again and again; or when it is
-        much larger than all that were taken, and was refused time after time.
+        It is when it may cost more than the limit and was refused by a full bucket, or again and again; or when no
+        limit is shown, it is much larger than all that were taken, and was refused for longer than a window lasts.
+        What fits into the limit that the server shows is taken as soon as all the others leave enough of it.
         """
-        most, limit = self.counting.most(size), self.tokens.limit
+        most, limit, shown = self.counting.most(size), self.tokens.limit, allowance(headers, "tokens")
         if limit is not None and most > limit:
-            shown = allowance(headers, "tokens")
             return refusals > 1 or (shown is not None and shown.remaining >= 0.9 * min(limit, self.tokens.capacity))
-        return refusals >= HOPELESS and most > 1.5 * self._largest_taken
+        if shown is not None:
+            return False
+        patience = HOPELESS_SECONDS if retry_after(headers) is None else HOPELESS_SECONDS_ASKED
+        return refusals >= HOPELESS and seconds >= patience and most > 1.5 * self._largest_taken
 
     def answered(self, lease: Lease, headers: Mapping[str, str], usage: Usage | None = None) -> None:
         """Learn from an answer that was not a refusal."""

@@ -208,8 +208,8 @@ class PoolLimiter:
     def never_fits(self, size: Size) -> bool:
         return all(each.limiter.never_fits(size) for each in self.alive)
 
-    def seems_too_large(self, size: Size, refusals: int, headers: Mapping[str, str]) -> bool:
-        return all(each.limiter.seems_too_large(size, refusals, headers) for each in self.alive)
+    def seems_too_large(self, size: Size, refusals: int, seconds: float, headers: Mapping[str, str]) -> bool:
+        return all(each.limiter.seems_too_large(size, refusals, seconds, headers) for each in self.alive)
 
     def answered(self, lease: PoolLease, headers: Mapping[str, str], usage: Usage | None = None) -> None:
         if lease.lease is not None:

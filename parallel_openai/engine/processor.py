@@ -361,9 +361,12 @@ class Processor:
         else:
             delay = max(verdict.wait or 0.0, 0.5 + backoff)
             self._limiter.unanswered(lease, hold=delay)
+        if job.held_since is None:
+            job.held_since = now
         if verdict.dimension == "tokens":
             job.refusals += 1
-            if self._limiter.seems_too_large(job.request.size or NO_SIZE, job.refusals, response.headers):
+            size, held = job.request.size or NO_SIZE, now - job.held_since
+            if self._limiter.seems_too_large(size, job.refusals, held, response.headers):
                 self._fail(
                     job, replace(verdict, code="request_too_large", message=_TOO_LARGE + (verdict.message or ""))
                 )
@@ -375,8 +378,6 @@ class Processor:
                 f"{self._retry.max_wait:,.0f} s. Run the same again then, what was finished is kept; or wait with "
                 "Client(max_wait=...)."
             )
-        if job.held_since is None:
-            job.held_since = now
         if now + (verdict.wait or delay) - job.held_since > self._retry.max_wait:
             self._waited_enough(job, verdict)
         else:

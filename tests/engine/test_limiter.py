@@ -254,7 +254,10 @@ def test_every_row_is_answered_whatever_the_server_does(
         size for size in sizes if size.characters / 4 < 10_000 and size.choices * (size.max_output_tokens or 0) < 10_000
     ]
     run = Rehearsal(account, fitting, latency=latency, seed=seed).run()
-    assert run.accepted == len(fitting)
+    given_up = [result for result in run.results if result.error_code == "request_too_large"]
+    if headers != "none" or retry_after != "none":
+        assert not given_up  # a server that tells nothing at all refuses what never fits in the same way
+    assert run.accepted + len(given_up) == len(fitting)
     assert run.limiter.in_flight == 0
     assert len(run.results) == len(fitting)
 
@@ -295,6 +298,23 @@ def test_a_row_that_can_never_fit_fails_and_the_others_go_on(headers: str) -> No
     assert run.accepted == 25
     assert [result.error_code for result in run.results if result.status == "failed"] == ["request_too_large"]
     assert run.wall < 120
+
+
+@pytest.mark.parametrize("headers", ["enforced", "none"])
+def test_a_row_that_others_leave_no_room_for_yet_is_not_given_up(headers: str) -> None:
+    account = Settings(
+        max_requests_per_minute=None,
+        max_tokens_per_minute=20_000,
+        burst_seconds=10.0,
+        headers=headers,
+        retry_after="exact",
+        background_load=(0.0, 12_000),
+    )
+    large = Size(1, 0, 1132, 3)  # a whole window, and the server says each time that it lacks a few more milliseconds
+    sizes = [SMALL, large, Size(13, 277, None, 1), SMALL, Size(1, 2277, None, 1), SMALL]
+    run = Rehearsal(account, sizes, latency=1.0, seed=0).run()
+    assert [result.status for result in run.results] == ["succeeded"] * 6
+    assert run.wall < 60
 
 
 def test_a_row_whose_prompt_alone_is_too_large_is_not_even_sent() -> None:
