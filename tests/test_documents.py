@@ -100,6 +100,7 @@ def test_the_readme_names_every_column() -> None:
         "response",
         "label",
         "embedding",
+        "choice",
         "confidence",
         "votes",
         "probabilities",

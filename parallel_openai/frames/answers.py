@@ -168,6 +168,11 @@ class Answers:
         code: str | None = self._cells["error_code"][slot]
         return code
 
+    @property
+    def values(self) -> Sequence[Any]:
+        """Each slot's value, as it was read; None where there is none."""
+        return self._values
+
     def cost(self, result: Result) -> float:
         """What a result's own response cost, in dollars; NaN when it is not known."""
         usage, response = result.usage, result.response

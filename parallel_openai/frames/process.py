@@ -33,6 +33,7 @@ def process_dataframe(
     endpoint: str = "chat.completions",
     response_format: Shape | None = None,
     samples: int = 1,
+    explode: bool = False,
     metadata: Hashable | Sequence[Hashable] = (),
     save_to: str | os.PathLike[str] | None = None,
     retry_failed: bool = True,
@@ -65,6 +66,8 @@ def process_dataframe(
             (strictly, where its fields allow), answers are checked, and each field is a column of its own type in the
             place of `response`. Or a format as the API documents it, which leaves the answer a text.
         samples: how often each row is asked; with more than one, `response` holds a list.
+        explode: with `n` above 1, whether each choice is a row of its own: the index is repeated, and `choice` counts
+            from 0. `status` and `error` are the whole answer's.
         metadata: columns that travel beside each request into the journal and the exports.
         save_to: the file of answers, the journal. None: a file in `.parallel_openai/` for this very question. Either
             way, answers that the file holds are not asked for again.
@@ -120,9 +123,10 @@ def process_dataframe(
     """
     recipe = make_recipe(prompt, model, system, endpoint, response_format, samples, metadata, extra_body, params)
     options = Options(
-        save_to, retry_failed, prefix, progress, sync, repair, budget_usd, budget_tokens, deadline, lane, ray
+        save_to, retry_failed, prefix, progress, sync, repair, budget_usd, budget_tokens, deadline, lane, ray, explode
     )
-    return execute(df, recipe, answer_reader(recipe, parse), client or default_client(), options)
+    reader = answer_reader(recipe, parse, as_lists=explode)
+    return execute(df, recipe, reader, client or default_client(), options)
 
 
 async def aprocess_dataframe(
@@ -134,6 +138,7 @@ async def aprocess_dataframe(
     endpoint: str = "chat.completions",
     response_format: Shape | None = None,
     samples: int = 1,
+    explode: bool = False,
     metadata: Hashable | Sequence[Hashable] = (),
     save_to: str | os.PathLike[str] | None = None,
     retry_failed: bool = True,
@@ -157,9 +162,11 @@ async def aprocess_dataframe(
     """
     recipe = make_recipe(prompt, model, system, endpoint, response_format, samples, metadata, extra_body, params)
     options = Options(
-        save_to, retry_failed, prefix, progress, sync, repair, budget_usd, budget_tokens, deadline, lane, ray
+        save_to, retry_failed, prefix, progress, sync, repair, budget_usd, budget_tokens, deadline, lane, ray, explode
     )
-    return await aexecute(df, recipe, answer_reader(recipe, parse), client or default_client(), options)
+    return await aexecute(
+        df, recipe, answer_reader(recipe, parse, as_lists=explode), client or default_client(), options
+    )
 
 
 def make_recipe(
@@ -186,8 +193,8 @@ def make_recipe(
     return Recipe(prompt, model, system, where, merged, beside, samples, structure=structure)
 
 
-def answer_reader(recipe: Recipe, parse: Callable[[Any], Any] | None = None) -> Reader:
-    """Reads the answer, or what `parse` makes of it; with several choices (`n`), a list of them.
+def answer_reader(recipe: Recipe, parse: Callable[[Any], Any] | None = None, *, as_lists: bool = False) -> Reader:
+    """Reads the answer, or what `parse` makes of it; with several choices (`n`), or `as_lists`, a list of them.
 
     Where the call brings tools, what the model wants called stands in a column `tool_calls`.
     """
@@ -195,12 +202,12 @@ def answer_reader(recipe: Recipe, parse: Callable[[Any], Any] | None = None) -> 
     if recipe.structure is not None:
         if parse is not None:
             raise InvalidInputError("parse= and a response_format= with fields both say what becomes of an answer.")
-        return structured_reader(endpoint, recipe.structure)
+        return structured_reader(endpoint, recipe.structure, as_lists=as_lists)
     has_tools = any(recipe.params.get(name) for name in ("tools", "functions"))
 
     def read(response: Mapping[str, Any]) -> Reading:
         readings = [_reading(answer, parse, has_tools) for answer in endpoint.read_all(response)]
-        if len(readings) == 1:
+        if len(readings) == 1 and not as_lists:
             return readings[0]
         first_wrong = next((reading for reading in readings if reading.error_code is not None), readings[0])
         return replace(first_wrong, value=[reading.value for reading in readings])

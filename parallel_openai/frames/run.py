@@ -25,6 +25,7 @@ from parallel_openai.engine.status import StatusTracker
 from parallel_openai.errors import InvalidInputError, JournalError, JournalWriteError, RunStoppedError
 from parallel_openai.frames.answers import COLUMNS, Answers, Reader
 from parallel_openai.frames.bounds import make_budget
+from parallel_openai.frames.explode import CHOICE, check_choices, explode
 from parallel_openai.frames.recipe import Recipe
 from parallel_openai.frames.repair import Repair, check_tries, make_repair
 from parallel_openai.frames.report import RunReport, remember
@@ -56,6 +57,7 @@ class Options:
     deadline: float | None = None
     lane: Lane = "online"
     ray: bool | int = False
+    explode: bool = False
 
 
 @dataclass
@@ -79,7 +81,11 @@ class FrameRun:
         if self.options.lane == "flex":
             self.recipe = replace(self.recipe, tier="flex")
         self.recipe.check(self.df)
-        check_free(self.df, [*self.reader.names, *COLUMNS], self.options.prefix)
+        added = [*self.reader.names, *COLUMNS]
+        if self.options.explode:
+            check_choices(self.recipe)
+            added.append(CHOICE)
+        check_free(self.df, added, self.options.prefix)
         self.client.check_key()
         check_sync(self.options.sync)
         self._tries = check_tries(self.options.repair)
@@ -297,6 +303,8 @@ class FrameRun:
         answers = self.answers.columns()
         columns = {self.options.prefix + name: values for name, values in answers.items()}
         out = with_columns(self.df, columns)
+        if self.options.explode:
+            out = explode(out, self.answers.values, self.reader, self.options.prefix)
         report = RunReport.of(
             self.status,
             index=self.df.index,

@@ -17,8 +17,10 @@ from parallel_openai.requests.structured import Structure
 _DTYPES = {"integer": "Int64", "number": "Float64", "boolean": "boolean"}
 
 
-def structured_reader(endpoint: Endpoint, structure: Structure) -> Reader:
+def structured_reader(endpoint: Endpoint, structure: Structure, *, as_lists: bool = False) -> Reader:
     """Reads answers into the structure's fields, each a column; several choices (`n`) or samples give lists.
+
+    With `as_lists`, a single choice gives one too.
 
     Raises:
         InvalidInputError: a field is called like a column that every run adds.
@@ -31,7 +33,7 @@ def structured_reader(endpoint: Endpoint, structure: Structure) -> Reader:
 
     def read(response: Mapping[str, Any]) -> Reading:
         readings = [_reading(answer, structure) for answer in endpoint.read_all(response)]
-        if len(readings) == 1:
+        if len(readings) == 1 and not as_lists:
             return readings[0]
         wrong = next((each for each in readings if each.error_code is not None), readings[0])
         values = [each.value for each in readings]
