@@ -26,6 +26,7 @@ from parallel_openai.frames.table import (
 from parallel_openai.jsonl import dumps
 from parallel_openai.records import APIRequest
 from parallel_openai.requests.endpoints import CHAT, Endpoint
+from parallel_openai.requests.images import with_images
 from parallel_openai.requests.prompts import BadPromptError, Template, parse_template
 from parallel_openai.requests.structured import Structure
 from parallel_openai.requests.tokens import encoding_for_model, request_size
@@ -128,7 +129,7 @@ class Recipe:
             raise BadPromptError("missing_prompt", "The prompt is missing (NaN or None).")
         if is_missing(system):
             system = None
-        body = self.endpoint.body(prompt, system, self.model, self.params)
+        body = with_images(self.endpoint.body(prompt, system, self.model, self.params))
         return self.endpoint.with_examples(body, self.examples) if self.examples else body
 
     def digest(self, place: str) -> str:
