@@ -339,3 +339,30 @@ def test_a_frame_of_vectors_can_be_written_as_json_lines(embed: Embed) -> None:
     assert po.to_jsonl(out, "out.jsonl") == 2
     line = json.loads(Path("out.jsonl").read_text().splitlines()[0])
     assert np.allclose(line["embedding"], out["embedding"][0])
+
+
+def test_a_shuffled_frame_and_one_with_a_vector_taken_out_give_what_they_hold(embed: Embed) -> None:
+    out = embed(texts(4), "text")
+    whole = po.vectors(out)
+    assert np.array_equal(po.vectors(out.iloc[::-1]), whole[::-1])
+    out["embedding"] = [None, *out["embedding"].tolist()[1:]]
+    assert np.isnan(po.vectors(out)).all(axis=1).tolist() == [True, False, False, False]
+    out["embedding"] = [cell[:3] for cell in whole]
+    assert np.array_equal(po.vectors(out), whole[:, :3])
+    assert po.vectors(out.rename(columns={"embedding": "v"}), "v").shape == (4, 3)
+
+
+def test_a_longer_frame_takes_hundreds_of_vectors_from_the_journal(embed: Embed, server: simulator.Server) -> None:
+    first = embed(texts(600), "text", dimensions=2)
+    out = embed(texts(601), "text", dimensions=2)
+    assert sent(server) == 2
+    assert out.attrs["parallel_openai"]["restored"] == 600
+    assert np.array_equal(po.vectors(out)[:600], po.vectors(first))
+
+
+def test_a_row_that_brings_several_texts_is_its_own_error(embed: Embed, server: simulator.Server) -> None:
+    frame = pd.DataFrame({"asked": [{"input": ["A", "B"]}, {"input": "C", "user": "me"}, {"input": "D"}]})
+    out = embed(frame, "asked")
+    assert codes(out) == ["invalid_prompt", None, None]
+    assert out["error"][0] == "A row of embed_dataframe must be one text or one list of tokens."
+    assert sent(server) == 2  # the two say something different

@@ -48,7 +48,8 @@ def _whole(cells: Sequence[Any]) -> Matrix | None:
     start, step = found.__array_interface__["data"][0], found.strides[0]
     for number, cell in enumerate(cells):
         if isinstance(cell, np.ndarray):
-            if cell.base is not found or cell.__array_interface__["data"][0] != start + number * step:
+            is_row = cell.base is found and cell.shape == found.shape[1:] and cell.strides == found.strides[1:]
+            if not is_row or cell.__array_interface__["data"][0] != start + number * step:
                 return None
         elif not np.isnan(found[number, 0]):
             return None
