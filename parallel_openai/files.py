@@ -13,7 +13,6 @@ import os
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -24,6 +23,7 @@ from parallel_openai.batch.run import BatchRun
 from parallel_openai.client import Client
 from parallel_openai.engine.bounds import Bounds
 from parallel_openai.engine.budget import Budget
+from parallel_openai.engine.finished import FinishedRequests
 from parallel_openai.engine.journal import Journal, Sync, check_sync
 from parallel_openai.engine.lines import read_entries
 from parallel_openai.engine.loop import Interrupted, arun
@@ -33,8 +33,8 @@ from parallel_openai.engine.resume import result_line
 from parallel_openai.engine.status import StatusTracker
 from parallel_openai.engine.urls import mask_url
 from parallel_openai.errors import InvalidInputError, JournalWriteError, RunStoppedError
-from parallel_openai.jsonl import dumps, loads
-from parallel_openai.records import APIRequest, Result
+from parallel_openai.jsonl import dumps, dumps_strictly, loads
+from parallel_openai.records import APIRequest, Result, request_key
 from parallel_openai.requests.endpoints import endpoint_at, is_simulated
 from parallel_openai.requests.tokens import get_encoding, request_size
 
@@ -306,7 +306,7 @@ class _FileRun:
                 await self._work_in_batches(self.lane, journal)
                 return
             self.status.ended = await self.client.process(
-                self._requests(self._known()),
+                self._requests(await self._known()),
                 on_result=lambda result: self._take(result, journal),
                 status=self.status,
                 budget=self.budget,
@@ -314,8 +314,8 @@ class _FileRun:
             )
 
     async def _work_in_batches(self, lane: BatchLane, journal: Journal) -> None:
-        known = self._known()
-        answers = known.answers.copy()
+        known = await self._known()
+        answers = known.copy()
         batches = BatchRun(
             self.client,
             journal,
@@ -324,7 +324,7 @@ class _FileRun:
             status=self.status,
             record=False,
             identity=identity_in_files,
-            known=lambda identity: answers[identity],
+            known=answers.count,
             budget=self.budget,
         )
         try:
@@ -362,10 +362,12 @@ class _FileRun:
             if (objection := budget.objection(request)) is not None:
                 raise InvalidInputError(f"Line {number} of {self.source}: {objection}")
 
-    def _known(self) -> _Known:
+    async def _known(self) -> FinishedRequests:
         """What the results file says of each request; the same line may stand there twice."""
-        known = _Known()
-        for _, entry in read_entries(self.target):
+        known = FinishedRequests()
+        for number, (_, entry) in enumerate(read_entries(self.target)):
+            if number % _KNOWN_AT_ONCE == 0:
+                await asyncio.sleep(0)
             if entry is None:
                 self.status.num_damaged_lines += 1
                 continue
@@ -374,14 +376,15 @@ class _FileRun:
             if isinstance(entry[1], dict) and is_simulated(entry[1]) and not self.client.is_local:
                 continue
             try:
-                request = APIRequest(entry[0], path=self.path)
+                key = request_key(self.path, dumps_strictly(entry[0], sort_keys=True))
             except TypeError:  # no request of ours: it could not have been sent
                 self.status.num_damaged_lines += 1
                 continue
-            known.put(_identity(request, entry[2] if len(entry) > 2 else None), good=isinstance(entry[1], dict))
+            identity = identity_in_files(key, entry[2] if len(entry) > 2 else None)
+            known.put(identity, good=isinstance(entry[1], dict))
         return known
 
-    def _requests(self, known: _Known) -> Iterator[_LineRequest | None]:
+    def _requests(self, known: FinishedRequests) -> Iterator[_LineRequest | None]:
         """What must be sent: first what is new, and then, in a second reading, what failed before."""
         later: Counter[str] = Counter()
         for number, line in self._lines():
@@ -390,12 +393,12 @@ class _FileRun:
             except ValueError as error:
                 self._reject(number, line, str(error))
                 continue
-            identity = _identity(request, request.metadata)
+            identity = identity_in_files(request.key, request.metadata)
             if known.take(identity):
                 self._count_known()
                 if self.status.num_tasks_restored % _KNOWN_AT_ONCE == 0:
                     yield None
-            elif identity in known.failed:
+            elif known.has_failed(identity):
                 later[identity] += 1
             else:
                 yield self._sized(request)
@@ -408,7 +411,7 @@ class _FileRun:
                 request = _parse_request(line, self.path, number)
             except ValueError:
                 continue
-            identity = _identity(request, request.metadata)
+            identity = identity_in_files(request.key, request.metadata)
             if later[identity] > 0:
                 later[identity] -= 1
                 yield self._sized(request)
@@ -442,28 +445,6 @@ class _FileRun:
         log.error("Line %d of %s is not sent: %s It begins: %r", number, self.source, reason, line[:80])
         self.status.num_tasks_failed += 1
         self.status.errors["invalid_line"] += 1
-
-
-@dataclass
-class _Known:
-    """What a results file says: how often each request has a good answer there, and which ones have only failed."""
-
-    answers: Counter[str] = field(default_factory=Counter)
-    failed: set[str] = field(default_factory=set)
-
-    def put(self, identity: str, *, good: bool) -> None:
-        if good:
-            self.answers[identity] += 1
-            self.failed.discard(identity)
-        else:
-            self.failed.add(identity)
-
-    def take(self, identity: str) -> bool:
-        """Use one good answer up, if there is one."""
-        if self.answers[identity] < 1:
-            return False
-        self.answers[identity] -= 1
-        return True
 
 
 class _LineRequest(APIRequest):
@@ -508,10 +489,6 @@ def _parse_request(line: bytes, path: str, number: int) -> _LineRequest:
 
 
 _JSON_NAMES = {list: "list", str: "text", int: "number", float: "number", bool: "truth value"}
-
-
-def _identity(request: APIRequest, metadata: Any) -> str:
-    return identity_in_files(request.key, metadata)
 
 
 def _beside(source: Path) -> Path:

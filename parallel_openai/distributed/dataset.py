@@ -355,11 +355,12 @@ class PartRun(FrameRun):
         self._partition = partition_name(self.recipe.requests(self.df), len(self.df))
         return new_part(self.worker.plan.folder, self._partition)
 
-    def _known(self) -> KnownResults:
+    async def _known(self) -> KnownResults:
         assert self.worker is not None
         how = {"failures": not self.options.retry_failed, "simulated": self.client.is_local}
         paths = [path for path in parts_of(self.worker.plan.folder, self._partition) if path != self.journal_path]
-        return KnownParts([KnownResults(path, **how) for path in paths if path.stat().st_size], self.worker.index)
+        known = [await KnownResults.load(path, **how) for path in paths if path.stat().st_size]
+        return KnownParts(known, self.worker.index)
 
     def _progress(self) -> Progress:
         assert self.worker is not None

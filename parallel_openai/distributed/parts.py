@@ -125,7 +125,7 @@ class KnownParts(KnownResults):
         if path not in self._files:
             self._files[path] = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0))
         entry = read_entry_at(self._files[path], offset)
-        return restored(request, entry) if key_of(entry) == request.key else None
+        return restored(request, entry) if entry is not None and key_of(entry) == request.key else None
 
     def close(self) -> None:
         for part in self.parts:

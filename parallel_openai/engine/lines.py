@@ -7,13 +7,14 @@ A line is `[request, response]`, `[request, response, metadata]` or, for a frame
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Callable, Iterator
+from typing import Any, TypeVar
 
 from parallel_openai.errors import JournalError
 from parallel_openai.jsonl import loads
 
 Entry = list[Any]
+Content = TypeVar("Content")
 
 #: A file that begins with more damaged lines than these is none of ours.
 _MOST_DAMAGED = 1000
@@ -28,11 +29,22 @@ def read_entries(path: str | os.PathLike[str]) -> Iterator[tuple[int, Entry | No
     Raises:
         JournalError: no line, or none of the first thousand, is one of ours, so the file is something else.
     """
+    return read_lines(path, parse_line)
+
+
+def read_lines(
+    path: str | os.PathLike[str], read: Callable[[bytes], Content | None]
+) -> Iterator[tuple[int, Content | None]]:
+    """The same for those who want something else of a line; `read` gives it, or None where the line is damaged.
+
+    Raises:
+        JournalError: no line, or none of the first thousand, is one of ours, so the file is something else.
+    """
     with open(path, "rb") as file:
         offset = 0
         damaged: list[int] | None = []  # those before the first good line
         for line in file:
-            entry = parse_line(line)
+            entry = read(line)
             whole = line.endswith(b"\n")
             if damaged is None:
                 if whole or entry is not None:
@@ -60,8 +72,8 @@ def _may_be_torn(tail: bytes) -> bool:
     return tail.lstrip().startswith(b"[{"[: len(tail.lstrip())])
 
 
-def read_entry_at(file: int, offset: int) -> Entry:
-    """The line that begins at an offset of an open file."""
+def read_entry_at(file: int, offset: int) -> Entry | None:
+    """The line that begins at an offset of an open file; None where it is damaged."""
     chunks: list[bytes] = []
     while True:
         chunk = read_at(file, _FIRST_READ if not chunks else _CHUNK, offset)
@@ -70,10 +82,7 @@ def read_entry_at(file: int, offset: int) -> Entry:
         if end >= 0 or not chunk:
             break
         offset += len(chunk)
-    entry = parse_line(b"".join(chunks))
-    if entry is None:
-        raise JournalError("A line of the results file changed while it was in use.")
-    return entry
+    return parse_line(b"".join(chunks))
 
 
 def parse_line(line: bytes) -> Entry | None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from parallel_openai.engine.lines import Entry, make_line, read_entries, read_entry_at
+from parallel_openai.engine.digests import DigestTable
+from parallel_openai.engine.lines import Entry, make_line, parse_line, read_entry_at, read_lines
 from parallel_openai.jsonl import dumps
 from parallel_openai.records import APIRequest, Attempt, Result
 from parallel_openai.requests.endpoints import is_simulated, usage_of
@@ -61,58 +63,121 @@ class KnownResults:
         failures: whether failed requests count as finished too.
         simulated: whether answers of the simulator count.
 
-    The answers themselves stay on the disk and are read when asked for.
+    The answers themselves stay on the disk and are read when asked for. `load` gives the same without holding up the
+    loop that it runs on.
     """
 
     def __init__(self, path: str | os.PathLike[str], *, failures: bool = False, simulated: bool = False) -> None:
+        self._begin(path, failures, simulated)
+        for _ in self._read():
+            pass
+
+    @classmethod
+    async def load(
+        cls, path: str | os.PathLike[str], *, failures: bool = False, simulated: bool = False
+    ) -> KnownResults:
+        known = cls.__new__(cls)
+        known._begin(path, failures, simulated)
+        try:
+            for _ in known._read():
+                await asyncio.sleep(0)
+        except BaseException:
+            known.close()
+            raise
+        return known
+
+    def _begin(self, path: str | os.PathLike[str], failures: bool, simulated: bool) -> None:
         self.damaged_lines = 0
-        self._offsets: dict[str, int] = {}
-        self._failed: set[str] = set()
+        self._path = Path(path)
+        self._failures, self._simulated = failures, simulated
         self._file = -1
-        if not Path(path).exists():
+        self._lines = DigestTable()  # where each one's line begins, doubled, and one more where it is good
+        self._finished = 0
+        if self._path.exists():
+            self._file = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0))
+            self._lines = DigestTable(room=os.fstat(self._file).st_size // _LONG_LINE)
+
+    def _read(self) -> Iterator[None]:
+        """Read the journal, stopping now and then."""
+        if self._file < 0:
             return
-        succeeded: set[str] = set()
-        for offset, entry in read_entries(path):
-            if entry is None:
+        lines = self._lines
+        for number, (offset, glance) in enumerate(read_lines(self._path, self._glance)):
+            if number % _AT_ONCE == 0:
+                yield
+            if glance is None:
                 self.damaged_lines += 1
                 continue
-            key = key_of(entry)
-            if key is None:
-                continue
-            if isinstance(entry[1], Mapping):
-                if simulated or not is_simulated(entry[1]):
-                    self._offsets[key] = offset
-                    succeeded.add(key)
-            elif key not in succeeded:
-                self._failed.add(key)
-                if failures:
-                    self._offsets[key] = offset
-        self._file = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0))
+            key, good = glance
+            before = lines[key]
+            if good or not before & 1:
+                try:
+                    lines[key] = offset * 2 + 2 + good
+                except ValueError:  # a line without a key, or with one that is none of ours
+                    continue
+                self._finished += self._counts(offset * 2 + 2 + good) - self._counts(before)
+
+    def _counts(self, number: int) -> bool:
+        return bool(number and (self._failures or number & 1))
+
+    def _glance(self, line: bytes) -> tuple[bytes | str, bool] | None:
+        """A line's key and whether it is a good answer; an empty key for what does not count; None for a damaged line.
+
+        A line of ours tells both at its end, in a shape that stands nowhere else in it, and need not be parsed: what
+        is damaged before the end is found out when the answer is read.
+        """
+        start = line.rfind(_RECORD)
+        if start >= 0 and line.find(_RECORD) == start and line.startswith(b"[{") and line.endswith(b"}]\n"):
+            end = start + len(_RECORD) + _KEY_LENGTH
+            if line.startswith(_SUCCEEDED, end) and (self._simulated or b'"simulated"' not in line):
+                return line[start + len(_RECORD) : end], True
+        entry = parse_line(line)
+        if entry is None:
+            return None
+        good = isinstance(entry[1], Mapping)
+        counts = not good or self._simulated or not is_simulated(entry[1])
+        return (key_of(entry) or "" if counts else ""), good
 
     def __contains__(self, key: str) -> bool:
-        return key in self._offsets
+        return self._counts(self._lines[key])
 
     def __len__(self) -> int:
-        return len(self._offsets)
+        return self._finished
 
     def was_asked(self, key: str) -> bool:
         """Whether the journal holds an answer or a failure of it."""
-        return key in self._offsets or key in self._failed
+        return self._lines[key] > 0
 
     def get(self, request: APIRequest) -> Result | None:
         """The request's result as it was written, or None when it is not known."""
-        offset = self._offsets.get(request.key)
-        return None if offset is None else restored(request, read_entry_at(self._file, offset))
+        entry = self.entry(request.key)
+        return None if entry is None else restored(request, entry)
 
     def entry(self, key: str) -> Entry | None:
         """The line written under a key, or None."""
-        offset = self._offsets.get(key)
-        return None if offset is None else read_entry_at(self._file, offset)
+        number = self._lines[key]
+        if not self._counts(number):
+            return None
+        entry = read_entry_at(self._file, number // 2 - 1)
+        if entry is None:
+            self.damaged_lines += 1
+            return None
+        return entry if key_of(entry) == key else None
 
     def close(self) -> None:
         if self._file >= 0:
             os.close(self._file)
             self._file = -1
+
+
+#: How the record in a line of ours begins, what follows on the key of a good answer, and the length of a key.
+_RECORD = b',{"key":"'
+_SUCCEEDED = b'","status":"succeeded"'
+_KEY_LENGTH = 32
+#: Lines that are read before other work of the loop gets its turn.
+_AT_ONCE = 2000
+#: Bytes of a line that is rather long; the table makes room for so many.
+_LONG_LINE = 4096
 
 
 def key_of(entry: Entry) -> str | None:

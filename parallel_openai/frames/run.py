@@ -153,14 +153,14 @@ class FrameRun:
     async def _work(self) -> None:
         began = time.monotonic()
         with Journal(self.journal_path, sync=self.options.sync) as journal:
-            known = self._known()
-            self.status.num_damaged_lines = known.damaged_lines
+            known = await self._known()
             try:
                 requests = self._requests(known)
                 self._ended = await self._send(requests, journal, known, self._bounds.until(began))
                 if self._ended != "finished":
                     await self._leave_rest(requests)
             finally:
+                self.status.num_damaged_lines = known.damaged_lines
                 known.close()
 
     async def _send(
@@ -187,8 +187,10 @@ class FrameRun:
         )
         return await self._batches.run(requests)
 
-    def _known(self) -> KnownResults:
-        return KnownResults(self.journal_path, failures=not self.options.retry_failed, simulated=self.client.is_local)
+    async def _known(self) -> KnownResults:
+        return await KnownResults.load(
+            self.journal_path, failures=not self.options.retry_failed, simulated=self.client.is_local
+        )
 
     async def _leave_rest(self, requests: Iterator[APIRequest | None]) -> None:
         """Send nothing more; but what the journal or another row answers costs nothing, and is taken along."""

@@ -37,6 +37,7 @@ from tests.servers.static import static
 
 CONNECTIONS = 100
 PROMPT = "Write one sentence for the shop's owner about this review: {text}"
+TEXT = "Review {}: the parcel came a day early, the lamp looks well in the evening, but the cable is too short for me."
 PARAMS = {"max_completion_tokens": 300}
 MODEL = "gpt-5-mini"
 ANSWER = json.dumps(
@@ -103,11 +104,8 @@ class Figures:
 
 
 def frame(rows: int) -> pd.DataFrame:
-    """Rows of some 150 characters, each another."""
-    text = (
-        "Review {}: the parcel came a day early, the lamp looks well in the evening, but the cable is too short for me."
-    )
-    return pd.DataFrame({"text": [text.format(number) for number in range(rows)]})
+    """Rows of some 110 characters, each another."""
+    return pd.DataFrame({"text": [TEXT.format(number) for number in range(rows)]})
 
 
 def ours(base_url: str, df: pd.DataFrame) -> float:
