@@ -100,6 +100,7 @@ class Bucket:
         "_drift_at",
         "_drift_shift",
         "_epoch_end",
+        "_finer",
         "_given",
         "_held",
         "_pace",
@@ -157,6 +158,7 @@ class Bucket:
         self._refusals = Refusals()
         self._given = INFINITY if limit is None else limit / 60.0  # more than this the caller does not want
         self._epoch_end = now
+        self._finer = False  # whether a shorter limit refuses than the hour's or the day's that is shown
         self._began = now
         self._whole_at, self._whole_sent = INFINITY, 0.0
         self._shown_at = now
@@ -184,7 +186,11 @@ class Bucket:
     def set_limit(self, limit: float, now: float, *, period: float = 60.0) -> None:
         """Take over a limit, given by hand or shown by the server; what the bucket holds is kept within it."""
         self.refill(now)
-        first, old_rate = self.limit is None, self.shown_rate
+        if self._finer and period > 60.0:
+            self.limit, self.period = limit, period
+            return
+        self._finer = False
+        first, old_rate = self.limit is None or self.shown_rate == INFINITY, self.shown_rate
         self.limit, self.period, self.shown_rate = limit, period, self.share * limit / period
         self.rate = min(self.shown_rate, self._pace.rate)
         if first or self.capacity == INFINITY:
@@ -416,6 +422,9 @@ class Bucket:
         if shown is not None:
             self.trusted = False
         self.drift = 0.0
+        if self.period > 60.0 and not self._finer:
+            # The day is not used up: a minute's limit refused, which is not shown, and the day's is no pace to go at.
+            self._finer, self.probing, self.shown_rate = True, False, self.share * self._given
         if self.probing and self.limit is not None:
             # The first refusal of a burst tells the window; the rate may still be as it was said.
             self.probing = False

@@ -1,0 +1,45 @@
+"""Limits per day in headers that do not say so: only `reset` tells (`6s` for one of 14,400 requests, `2h24m`)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pandas as pd
+import pytest
+
+import parallel_openai as po
+from parallel_openai import Client
+from parallel_openai.local.simulator import Server
+
+
+def ask(server: Server, rows: int, **settings: Any) -> tuple[po.RunReport, Client]:
+    server.set(max_requests_per_day=14_400, latency=0.02, **settings)
+    df = pd.DataFrame({"text": [str(n) for n in range(rows)]})
+    with Client(server.base_url) as client:
+        out = po.process_dataframe(df, "text", model="m", max_tokens=60, client=client, progress=False)
+    report = po.last_run()
+    assert out["status"].eq("succeeded").all()
+    assert report is not None
+    return report, client
+
+
+@pytest.mark.parametrize("left", [1.0, 0.9, 0.1], ids=["reset-6s", "reset-2h24m", "reset-21h36m"])
+def test_what_is_left_of_a_day_is_sent_at_once(server: Server, left: float) -> None:
+    report, client = ask(server, 120, start_level=left)
+    assert client.limiter.requests.period == 86_400
+    assert report.rate_limit_errors == 0
+    assert report.seconds < 5
+
+
+def test_tokens_of_a_minute_beside_requests_of_a_day_keep_their_pace(server: Server) -> None:
+    report, client = ask(server, 60, max_tokens_per_minute=60_000, burst_seconds=1.0)
+    assert (client.limiter.requests.period, client.limiter.tokens.period) == (86_400, 60)
+    assert report.rate_limit_errors <= 5
+    assert report.seconds < 10
+
+
+def test_a_minutes_limit_that_is_not_shown_beside_the_days_is_found(server: Server) -> None:
+    """At the day's pace of a request in 6 s, these would take five minutes."""
+    report, _ = ask(server, 50, max_requests_per_minute=600, burst_seconds=1.0)
+    assert report.refusals["requests"] >= 1
+    assert report.seconds < 15
