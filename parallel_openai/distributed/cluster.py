@@ -46,8 +46,8 @@ def _connect(ray: Any) -> None:
     try:
         ray.init("auto", **quiet)
     except ConnectionError:  # none is running: one on this machine, for this process
-        # Ray listens on all of the machine's addresses, whatever it is told; its token keeps others out.
-        os.environ.setdefault("RAY_AUTH_MODE", "token")
+        # It listens on all of the machine's addresses, whatever it is told; its token, which it asks for unless
+        # RAY_AUTH_MODE says otherwise, keeps others out.
         ray.init("local", include_dashboard=False, **quiet)
 
 

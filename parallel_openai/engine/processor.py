@@ -371,7 +371,8 @@ class Processor:
                     job, replace(verdict, code="request_too_large", message=_TOO_LARGE + (verdict.message or ""))
                 )
                 return
-        if not delay and (verdict.wait or 0.0) > self._retry.max_wait:  # all the others would wait as long
+        is_limit = response.status == 429 and verdict.code != RESOURCE_UNAVAILABLE
+        if is_limit and (verdict.wait or 0.0) > self._retry.max_wait:  # all the others would wait as long
             self._stopped = True
             raise RateLimitedError(
                 f"{verdict.message} It asks to wait {verdict.wait:,.0f} s, and nothing waits longer than max_wait, "

@@ -31,7 +31,6 @@ pytestmark = [
 def cluster() -> Iterator[Path]:
     """Its folder of logs."""
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
-    os.environ["RAY_AUTH_MODE"] = "token"  # Ray listens on all addresses of the machine
     ray.init(
         num_cpus=2,
         include_dashboard=False,
