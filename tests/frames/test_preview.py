@@ -49,6 +49,13 @@ def test_the_bodies_and_counts_are_those_of_the_run(server: Server, reviews: pd.
     assert any(po.APIRequest(body).body.decode() in line for body in seen.bodies)
 
 
+def test_what_only_a_run_needs_may_stand_there_and_changes_nothing(reviews: pd.DataFrame) -> None:
+    of_the_run = {"budget_usd": 1.0, "lane": "batch", "repair": True, "progress": False, "prefix": "x_", "parse": str}
+    seen, plain = look(reviews, **of_the_run), look(reviews)
+    assert seen.to_frame()["request_key"].tolist() == plain.to_frame()["request_key"].tolist()
+    assert seen.journal == plain.journal
+
+
 def test_the_tokens_are_counted_exactly(reviews: pd.DataFrame) -> None:
     encode = get_encoding("o200k_base").encode
     seen = look(reviews)

@@ -27,6 +27,21 @@ from parallel_openai.requests.structured import Shape
 
 #: Characters of each body that the terminal shows.
 SHOWN = 1200
+#: What the two functions take for the run alone; it says nothing of what is sent.
+_BUDGETS = ("budget_tokens", "budget_usd", "deadline")
+_OF_THE_RUN = {
+    *_BUDGETS,
+    "abstain_below",
+    "explode",
+    "gold",
+    "lane",
+    "parse",
+    "prefix",
+    "progress",
+    "ray",
+    "repair",
+    "sync",
+}
 
 
 def preview(
@@ -59,7 +74,8 @@ def preview(
     Args:
         bodies: how many of the first requests to show.
 
-    The other arguments are those of the two functions.
+    The other arguments are those of the two functions. What they take for the run alone (`budget_usd`, `lane`, `repair`
+    ...) may stand here too, so that the same arguments go to both; it changes nothing.
 
     Returns:
         What would be sent, cost and take; print it, or let a notebook show it. What answers will cost is told by the
@@ -79,6 +95,7 @@ def preview(
     '0.000408'
     """
     check_frame(df)
+    params = {name: value for name, value in params.items() if name not in _OF_THE_RUN}
     if labels is None and scale is None:
         recipe = make_recipe(prompt, model, system, endpoint, response_format, samples, metadata, extra_body, params)
         reader = answer_reader(recipe)
