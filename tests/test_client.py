@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import pickle
+import time
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,10 @@ import pytest
 import parallel_openai as po
 from parallel_openai import APIRequest, Client
 from parallel_openai.client import default_client
+from parallel_openai.engine.status import StatusTracker
 from parallel_openai.errors import AuthenticationError, InvalidInputError
 from parallel_openai.local.simulator import Server
+from parallel_openai.records import Result
 
 HELLO = {"model": "gpt-4o-mini", "messages": [{"role": "user", "content": "Hi."}]}
 
@@ -193,3 +196,19 @@ def test_a_pool_sends_files_by_its_first_account(server: Server) -> None:
     df = pd.DataFrame({"text": ["a", "b"]})
     out = po.process_dataframe(df, "text", model="gpt-4o-mini", lane="batch", client=pool, progress=False)
     assert out["status"].eq("succeeded").all()
+
+
+def test_a_client_is_closed_in_the_loop_that_it_worked_on(server: Server) -> None:
+    request = APIRequest({"model": "m", "messages": [{"role": "user", "content": "Who closes the door?"}]})
+    results: list[Result] = []
+
+    async def ask() -> float:
+        with Client(server.base_url) as client:
+            await client.process([request], on_result=results.append, status=StatusTracker())
+            began = time.monotonic()
+        took = time.monotonic() - began
+        await asyncio.sleep(0.01)
+        return took
+
+    assert asyncio.run(ask()) < 1.0
+    assert results[0].status == "succeeded"

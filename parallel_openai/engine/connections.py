@@ -44,5 +44,5 @@ def _close(transports: WeakKeyDictionary[asyncio.AbstractEventLoop, Transport]) 
     for loop, transport in list(transports.items()):
         if loop.is_running():
             end = asyncio.run_coroutine_threadsafe(transport.close(), loop)
-            if not is_background_thread():
+            if not is_background_thread() and loop is not asyncio._get_running_loop():  # it cannot wait for itself
                 end.result(5)
