@@ -16,7 +16,7 @@ from parallel_openai.batch.options import BatchLane
 from parallel_openai.client import Client
 from parallel_openai.distributed.dataset import process_dataset
 from parallel_openai.engine.status import StatusTracker
-from parallel_openai.files import (
+from parallel_openai.files.process import (
     append_to_jsonl,
     aprocess_api_requests_from_file,
     process_api_requests_from_file,

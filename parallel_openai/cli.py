@@ -245,7 +245,7 @@ def _logging_level(text: str) -> int:
 
 
 def _run(args: argparse.Namespace) -> int:
-    from parallel_openai.files import process_api_requests_from_file
+    from parallel_openai.files.process import process_api_requests_from_file
 
     handler = _LogAboveTheBar()
     log = logging.getLogger("parallel_openai")
@@ -318,7 +318,8 @@ def _batch(args: argparse.Namespace) -> int:
     from parallel_openai.batch.faces import batch_status, cancel_batches, collect_batches
     from parallel_openai.batch.options import BatchLane
     from parallel_openai.client import Client
-    from parallel_openai.files import process_api_requests_from_file, split_url
+    from parallel_openai.files.process import process_api_requests_from_file
+    from parallel_openai.files.urls import split_url
 
     if args.what == "submit":
         if args.requests_filepath is None:

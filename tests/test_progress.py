@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import io
+import json
 import logging
 import os
+import re
 import subprocess
 import sys
 import threading
@@ -17,8 +19,10 @@ from typing import IO
 
 import pytest
 
+from parallel_openai import Client, process_api_requests_from_file
 from parallel_openai.engine.progress import Counters, Progress, clock_time, dollars, fit, short
 from parallel_openai.engine.status import StatusTracker
+from parallel_openai.local.simulator import Server
 
 REPOSITORY = Path(__file__).parents[1]
 posix_only = pytest.mark.skipif(sys.platform == "win32", reason="Windows has no pseudo-terminals")
@@ -372,3 +376,14 @@ def test_a_script_whose_output_is_piped_prints_one_line_for_a_short_run() -> Non
     assert printed == b""
     [line] = said.decode().splitlines()
     assert line.startswith("SIMULATED answers. 8 rows in ")
+
+
+@posix_only
+def test_a_run_on_a_file_shows_how_many_requests_there_are_and_the_time_left(server: Server) -> None:
+    server.set(latency=0.4)
+    request = json.dumps({"model": "gpt-4o-mini", "messages": [{"role": "user", "content": "Hi."}]})
+    Path("in.jsonl").write_text(24 * f"{request}\n")
+    with Client(server.base_url, max_concurrent_requests=4) as client, terminal_as_stderr(80) as terminal:
+        process_api_requests_from_file("in.jsonl", client=client)
+    assert re.search(r"0/24 \[0:00<\?\]", terminal.text)
+    assert re.search(r"\d+/24 \[0:02<0:0\d\]", terminal.text)

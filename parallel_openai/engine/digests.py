@@ -2,85 +2,123 @@
 
 from __future__ import annotations
 
+import sys
 from array import array
+from hashlib import blake2b
 
-#: Hexadecimal digits that are kept of a digest. Among a million of them, two are alike once in 37 million tables.
-DIGITS = 16
+#: Bits that are kept of a digest. Among a million of them, two are alike once in 37 million tables.
+BITS = 64
+_MOST = (1 << BITS) - 1
+_HASHES_ARE_SHORT = sys.hash_info.width < BITS
 _SMALLEST = 1024
 
 
 class DigestTable:
-    """Numbers above 0 by hexadecimal digests, in 20 to 50 bytes each; a dict of texts takes 200.
+    """Numbers above 0 by digests of 64 bits, in 20 to 50 bytes each; a dict of texts takes 200.
 
-    Only the first 64 bits of a digest count. Where a wrong number would hurt, what it leads to tells whose it is.
-
-    Args:
-        room: how many are expected; it grows beyond that by itself.
+    Where a wrong number would hurt, what it leads to tells whose it is.
 
     >>> table = DigestTable()
-    >>> table["00112233445566778899aabbccddeeff"] = 7
-    >>> table["00112233445566778899aabbccddeeff"], table["ffeeddccbbaa99887766554433221100"], len(table)
+    >>> table[0x0011223344556677] = 7
+    >>> table[0x0011223344556677], table[0xFFEEDDCCBBAA9988], len(table)
     (7, 0, 1)
     """
 
-    __slots__ = ("_count", "_keys", "_most", "_numbers")
+    __slots__ = ("_count", "_keys", "_mask", "_most", "_numbers")
 
-    def __init__(self, room: int = 0) -> None:
-        self._make(1 << max(_SMALLEST, room * 3 // 2).bit_length())
+    def __init__(self) -> None:
+        self._make(_SMALLEST)
 
     def __len__(self) -> int:
         return self._count
 
-    def __getitem__(self, digest: str | bytes) -> int:
+    def __getitem__(self, digest: int) -> int:
         """The number; 0 where there is none."""
-        try:
-            key = int(digest[:DIGITS], 16)
-        except ValueError:  # no digest at all
-            return 0
-        keys, numbers = self._keys, self._numbers
-        mask = len(keys) - 1
-        place = key & mask
+        keys, numbers, mask = self._keys, self._numbers, self._mask
+        place = digest & mask
         while number := numbers[place]:
-            if keys[place] == key:
+            if keys[place] == digest:
                 return number
             place = (place + 1) & mask
         return 0
 
-    def __setitem__(self, digest: str | bytes, number: int) -> None:
-        key = int(digest[:DIGITS], 16)
-        if key < 0:
-            raise ValueError(f"{digest!r} is no digest.")
+    def __setitem__(self, digest: int, number: int) -> None:
+        keys, numbers, mask = self._keys, self._numbers, self._mask
+        place = digest & mask
+        while numbers[place]:
+            if keys[place] == digest:
+                numbers[place] = number
+                return
+            place = (place + 1) & mask
+        self.add(digest, number)
+
+    def add(self, digest: int, number: int) -> int:
+        """Put in a digest that is new; gives 0 then, and otherwise the number that is there and stays."""
         if self._count >= self._most:
             self._grow()
-        self._put(key, number)
+        keys, numbers, mask = self._keys, self._numbers, self._mask
+        place = digest & mask
+        while found := numbers[place]:
+            if keys[place] == digest:
+                return found
+            place = (place + 1) & mask
+        keys[place], numbers[place] = digest, number
+        self._count += 1
+        return 0
+
+    def expect(self, room: int) -> None:
+        """Make room for so many in all, since growing bit by bit takes as long again as filling it."""
+        while self._most < room:
+            self._grow()
 
     def copy(self) -> DigestTable:
         """Another one with the same numbers."""
         other = DigestTable.__new__(DigestTable)
-        other._count, other._most = self._count, self._most
+        other._count, other._most, other._mask = self._count, self._most, self._mask
         other._keys, other._numbers = self._keys[:], self._numbers[:]
         return other
 
-    def _put(self, key: int, number: int) -> None:
-        keys, numbers = self._keys, self._numbers
-        mask = len(keys) - 1
-        place = key & mask
-        while numbers[place]:
-            if keys[place] == key:
-                numbers[place] = number
-                return
-            place = (place + 1) & mask
-        keys[place], numbers[place] = key, number
-        self._count += 1
-
     def _make(self, size: int) -> None:
         self._count = 0
+        self._mask = size - 1
         self._most = size * 3 // 4
-        self._keys, self._numbers = array("Q", bytes(8 * size)), array("Q", bytes(8 * size))
+        self._keys, self._numbers = array("Q", [0]) * size, array("Q", [0]) * size
 
     def _grow(self) -> None:
-        keys, numbers = self._keys, self._numbers
-        self._make(2 * len(keys))
-        for key, number in zip(keys, numbers, strict=True):
+        before, count = zip(self._keys, self._numbers, strict=True), self._count
+        self._make(2 * len(self._keys))
+        keys, numbers, mask = self._keys, self._numbers, self._mask
+        for digest, number in before:
             if number:
-                self._put(key, number)
+                place = digest & mask
+                while numbers[place]:
+                    place = (place + 1) & mask
+                keys[place], numbers[place] = digest, number
+        self._count = count
+
+
+def digest_of_key(key: str | bytes) -> int:
+    """The first bits of a request's key, which is a digest in hexadecimal digits already.
+
+    Raises:
+        ValueError: it is none.
+
+    >>> digest_of_key("00112233445566778899aabbccddeeff") == 0x0011223344556677
+    True
+    """
+    digest = int(key[: BITS // 4], 16)
+    if digest < 0:
+        raise ValueError(f"{key!r} is no digest.")
+    return digest
+
+
+def digest_of(content: str | bytes) -> int:
+    """A digest for use within this process, since another one may give another. It takes a tenth of a real one's time.
+
+    >>> digest_of(b"hello") == digest_of(b"hello") != digest_of(b"hallo")
+    True
+    """
+    if _HASHES_ARE_SHORT:  # pragma: no cover - a Python of 32 bits, whose hashes meet too often
+        text = content.encode() if isinstance(content, str) else content
+        return int.from_bytes(blake2b(text, digest_size=BITS // 8).digest(), "big")
+    return hash(content) & _MOST

@@ -273,6 +273,8 @@ class _Widget:  # pragma: no cover - the tests of the browser and the notebooks 
         # tqdm would turn all spaces into wide ones; here a narrow page can break the line, but not within a counter.
         text = counters.line().replace(", ", ",\u2005").replace(" ", "\u00a0")
         self._bar.bar_format = f"{counters.percent:3d}%|{{bar}}| {text}" if counters.total is not None else text
+        if counters.total is not None and counters.total != self._bar.total:  # a file's lines are counted meanwhile
+            self._bar.reset(counters.total)
         self._bar.n = counters.done
         self._bar.refresh()
 

@@ -26,7 +26,8 @@ import orjson
 from parallel_openai import APIRequest, Client
 from parallel_openai.engine.bounds import Bounds
 from parallel_openai.engine.resume import KnownResults, result_line
-from parallel_openai.files import _FileRun
+from parallel_openai.files.known import content_digest
+from parallel_openai.files.run import FileRun
 from parallel_openai.jsonl import dumps
 from parallel_openai.records import Attempt, Result
 from tests.benchmarks.machine import about, peak
@@ -68,8 +69,8 @@ def known_rows(path: Path) -> int:
 def known_lines(path: Path) -> int:
     with Client("http://127.0.0.1:9/v1", "sk-static") as client:
         source = path.with_name("requests.jsonl")
-        run = _FileRun(source, path, None, None, None, None, "cl100k_base", 1, 30, client, "second", Bounds(), "online")
-        return len(asyncio.run(run._known()))
+        run = FileRun(source, path, None, None, None, None, "cl100k_base", 1, 30, client, "second", Bounds(), "online")
+        return len(asyncio.run(run._known(content_digest)).finished)
 
 
 def parsed(path: Path) -> int:

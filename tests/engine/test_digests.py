@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import random
-from hashlib import blake2b
 from pathlib import Path
 
 import pytest
 
-from parallel_openai.engine.digests import DigestTable
+from parallel_openai.engine.digests import DigestTable, digest_of, digest_of_key
 from parallel_openai.engine.finished import FinishedRequests
 from parallel_openai.engine.resume import KnownResults, result_line
 from parallel_openai.records import APIRequest, Result
@@ -24,37 +23,35 @@ def known(content: bytes) -> KnownResults:
 
 
 def test_a_table_holds_what_a_dict_does() -> None:
-    chance, table, plain = random.Random(5), DigestTable(), dict[str, int]()
+    chance, table, plain = random.Random(5), DigestTable(), dict[int, int]()
     for _ in range(20_000):
-        digest = blake2b(str(chance.randrange(8000)).encode()).hexdigest()
+        digest = digest_of(str(chance.randrange(8000)))
         table[digest] = plain[digest] = chance.randrange(1, 1 << 50)
     assert len(table) == len(plain)
     assert all(table[digest] == number for digest, number in plain.items())
     copy = table.copy()
-    copy[blake2b(b"another").hexdigest()] = 1
+    copy[digest_of("another")] = 1
     assert len(copy) == len(table) + 1
 
 
-@pytest.mark.parametrize("digest", ["", "no digest", "-1"])
-def test_what_is_no_digest_is_not_in_a_table(digest: str) -> None:
+def test_what_is_added_twice_keeps_its_first_number() -> None:
     table = DigestTable()
+    assert [table.add(5, 1), table.add(5, 2), table[5], len(table)] == [0, 1, 1, 1]
+
+
+@pytest.mark.parametrize("key", ["", "no digest", "-1"])
+def test_what_is_no_digest_is_refused(key: str) -> None:
     with pytest.raises(ValueError, match=r"digest|base 16"):
-        table[digest] = 1
-    assert (table[digest], len(table)) == (0, 0)
+        digest_of_key(key)
 
 
 def test_finished_requests_count_answers_and_forget_a_failure_that_was_mended() -> None:
     finished = FinishedRequests()
     for good in (False, True, True):
-        finished.put("a", good=good)
-    finished.put("b", good=False)
-    assert (finished.count("a"), finished.has_failed("a"), finished.has_failed("b"), len(finished)) == (
-        2,
-        False,
-        True,
-        2,
-    )
-    assert [finished.take(name) for name in ("a", "a", "a", "b", "c")] == [True, True, False, False, False]
+        finished.put(1, good=good)
+    finished.put(2, good=False)
+    assert (finished.count(1), finished.has_failed(1), finished.has_failed(2), len(finished)) == (2, False, True, 2)
+    assert [finished.take(digest) for digest in (1, 1, 1, 2, 3)] == [True, True, False, False, False]
 
 
 def test_an_answer_damaged_within_its_line_is_asked_for_again() -> None:
@@ -87,4 +84,13 @@ def test_what_looks_like_a_record_within_a_request_is_none() -> None:
     )
     found = known(result_line(Result(request, "failed", errors=("no",), error="no"), record=True) + b"\n")
     assert (request.key in found, found.was_asked(request.key), "a" * 32 in found) == (False, True, False)
+    found.close()
+
+
+def test_what_looks_like_a_record_within_a_repair_is_none() -> None:
+    record = {"key": "a" * 32, "status": "succeeded"}
+    sent = APIRequest({"model": "m", "messages": [], "tools": [1, record]})
+    result = Result(REQUESTS[0], "succeeded", raw=b'{"id": "text"}', sent=sent)
+    found = known(result_line(result, record=True) + b"\n")
+    assert (REQUESTS[0].key in found, "a" * 32 in found) == (True, False)
     found.close()

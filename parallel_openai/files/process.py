@@ -1,0 +1,202 @@
+"""The ancestor's face: a JSONL file of requests in, a JSONL file of results out, streamed.
+
+Each line of the requests file is the JSON of one API call; a field `metadata` in it is the caller's own and travels
+into the results. Each line of the results file is `[request, response]`, `[request, response, metadata]`, or
+`[request, [errors], metadata]` for a request that failed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+from typing import Any
+
+from parallel_openai.batch.options import Lane
+from parallel_openai.client import Client
+from parallel_openai.engine.bounds import Bounds
+from parallel_openai.engine.journal import Sync
+from parallel_openai.engine.loop import Interrupted, arun
+from parallel_openai.engine.loop import run as run_to_end
+from parallel_openai.engine.progress import Progress
+from parallel_openai.engine.status import StatusTracker
+from parallel_openai.errors import JournalWriteError, RunStoppedError
+from parallel_openai.files.run import FileRun
+from parallel_openai.jsonl import dumps
+
+#: Half of what a fresh account had when the ancestor was written.
+DEFAULT_REQUESTS_PER_MINUTE = 1500.0
+DEFAULT_TOKENS_PER_MINUTE = 125_000.0
+
+
+def process_api_requests_from_file(
+    requests_filepath: str | os.PathLike[str],
+    save_filepath: str | os.PathLike[str] | None = None,
+    request_url: str | None = None,
+    api_key: str | None = None,
+    max_requests_per_minute: float | None = DEFAULT_REQUESTS_PER_MINUTE,
+    max_tokens_per_minute: float | None = DEFAULT_TOKENS_PER_MINUTE,
+    token_encoding_name: str = "cl100k_base",
+    max_attempts: int = 5,
+    logging_level: int = logging.INFO,
+    *,
+    progress: bool = True,
+    client: Client | None = None,
+    sync: Sync = "second",
+    budget_usd: float | None = None,
+    budget_tokens: int | None = None,
+    deadline: float | None = None,
+    lane: Lane = "online",
+) -> StatusTracker:
+    """Send every request of a JSONL file, within the limits, and write each result as it comes.
+
+    Called again, it goes on where it stopped: requests that have a good answer in the results file are not sent
+    again; failed ones are, after those that are new. Neither file is ever held in memory.
+
+    Args:
+        requests_filepath: one JSON object a line: the body of a call and, if wanted, a `metadata` of any kind.
+            A field `extra_body` is merged into the body, for the API's own `metadata`.
+        save_filepath: the results; None: beside the requests, as `..._results.jsonl`.
+        request_url: the full URL of the endpoint, which says what endpoint it is. None: where `Client()` would go, and
+            the endpoint that suits the first request: `messages` are for chat, an `input` is for embeddings.
+        api_key: None: `OPENAI_API_KEY`.
+        max_requests_per_minute, max_tokens_per_minute: the account's limits; None: read from the server's headers.
+        token_encoding_name: the tiktoken encoding to count with.
+        max_attempts: sends of one request that may fail.
+        logging_level: of the logger `parallel_openai`; failed requests are logged at WARNING (30).
+        progress: False shows no bar.
+        client: an account to use in the place of `request_url`'s host, `api_key` and the limits.
+        sync: how often the disk is told to keep what was written: about once a `second`, `always` or `never`.
+        budget_usd, budget_tokens: what the call may spend. Before each send the most that it can come to is set aside,
+            so every request needs a cap on its answer, such as `max_completion_tokens`. What has an answer is free.
+        deadline: seconds after which nothing is sent any more, and what is on its way is let go.
+        lane: `batch`: through the Batch API, at half the price, within a day; see `BatchLane` for what can be chosen
+            there. How its batches stand is kept in the results file, on lines that begin with an empty request.
+
+    Returns:
+        The counts; their `ended` says whether all is done, or the budget or the time was used up. In that case the
+        same call goes on from there.
+
+    Raises:
+        InvalidInputError: a file is missing or the same as the other; a URL or number is out of range; a budget is
+            set, and a request has no cap or no known price.
+        RunStoppedError: the server will refuse every request.
+        JournalError: the results cannot be written.
+        KeyboardInterrupt: interrupted; what was finished is in the file.
+
+    >>> import json, tempfile, pathlib, parallel_openai as po
+    >>> folder = pathlib.Path(tempfile.mkdtemp())
+    >>> _ = (folder / "in.jsonl").write_text(json.dumps({"model": "gpt-5-mini",
+    ...     "messages": [{"role": "user", "content": "Hi."}], "metadata": {"row": 1}}))
+    >>> with po.local.simulator.serve() as server:
+    ...     status = po.process_api_requests_from_file(folder / "in.jsonl", folder / "out.jsonl",
+    ...         server.base_url + "/chat/completions", api_key="none", progress=False)
+    >>> request, response, metadata = json.loads((folder / "out.jsonl").read_text())
+    >>> status.num_tasks_succeeded, metadata
+    (1, {'row': 1})
+    """
+    run = FileRun(
+        requests_filepath,
+        save_filepath,
+        request_url,
+        api_key,
+        max_requests_per_minute,
+        max_tokens_per_minute,
+        token_encoding_name,
+        max_attempts,
+        logging_level,
+        client,
+        sync,
+        Bounds(budget_usd, budget_tokens, deadline),
+        lane,
+    )
+    bar = Progress(run.status, run.client, show=progress, unit="request")
+    try:
+        run_to_end(run.work(), bar.tick)
+    except Interrupted:
+        bar.close(run.closing_line("interrupted"))
+        raise KeyboardInterrupt from None
+    except (RunStoppedError, JournalWriteError) as error:
+        error.partial = run.status
+        bar.close(run.closing_line("stopped"))
+        raise
+    except BaseException:
+        bar.close()
+        raise
+    finally:
+        if client is None:
+            run.client.close()
+    bar.close(run.closing_line(run.status.ended))
+    return run.status
+
+
+async def aprocess_api_requests_from_file(
+    requests_filepath: str | os.PathLike[str],
+    save_filepath: str | os.PathLike[str] | None = None,
+    request_url: str | None = None,
+    api_key: str | None = None,
+    max_requests_per_minute: float | None = DEFAULT_REQUESTS_PER_MINUTE,
+    max_tokens_per_minute: float | None = DEFAULT_TOKENS_PER_MINUTE,
+    token_encoding_name: str = "cl100k_base",
+    max_attempts: int = 5,
+    logging_level: int = logging.INFO,
+    *,
+    progress: bool = True,
+    client: Client | None = None,
+    sync: Sync = "second",
+    budget_usd: float | None = None,
+    budget_tokens: int | None = None,
+    deadline: float | None = None,
+    lane: Lane = "online",
+) -> StatusTracker:
+    """`process_api_requests_from_file` for code that awaits, as the ancestor's callers do.
+
+    Raises:
+        asyncio.CancelledError: its task was cancelled, or a timeout around it ended. Nothing more is sent, the results
+            file is whole and closed, and the same call goes on from there.
+    """
+    run = FileRun(
+        requests_filepath,
+        save_filepath,
+        request_url,
+        api_key,
+        max_requests_per_minute,
+        max_tokens_per_minute,
+        token_encoding_name,
+        max_attempts,
+        logging_level,
+        client,
+        sync,
+        Bounds(budget_usd, budget_tokens, deadline),
+        lane,
+    )
+    bar = Progress(run.status, run.client, show=progress, unit="request")
+    line = ""
+    try:
+        await arun(run.work(), bar.tick)
+        line = run.closing_line(run.status.ended)
+    except Interrupted:
+        line = run.closing_line("interrupted")
+        raise asyncio.CancelledError from None
+    except (RunStoppedError, JournalWriteError) as error:
+        error.partial = run.status
+        line = run.closing_line("stopped")
+        raise
+    finally:
+        bar.close(line)
+        if client is None:
+            run.client.close()
+    return run.status
+
+
+def append_to_jsonl(data: Any, filename: str | os.PathLike[str]) -> None:
+    """Add one value as a line of JSON to the end of a file, in a single write.
+
+    >>> import tempfile, pathlib
+    >>> path = pathlib.Path(tempfile.mkdtemp()) / "notes.jsonl"
+    >>> append_to_jsonl([{"model": "gpt-5-mini"}, {"id": "1"}], path)
+    >>> path.read_text()
+    '[{"model":"gpt-5-mini"},{"id":"1"}]\\n'
+    """
+    with open(filename, "ab", buffering=0) as file:
+        file.write(dumps(data) + b"\n")

@@ -1,0 +1,240 @@
+"""One run on files: the requests, the account, the results and the counts."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import time
+from array import array
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from parallel_openai.batch.faces import identity_in_files
+from parallel_openai.batch.options import BatchLane, Lane, check_lane, sure_tier
+from parallel_openai.batch.run import BatchRun
+from parallel_openai.client import Client
+from parallel_openai.engine.bounds import Bounds
+from parallel_openai.engine.budget import Budget
+from parallel_openai.engine.digests import digest_of
+from parallel_openai.engine.journal import Journal, Sync, check_sync
+from parallel_openai.engine.resume import result_line
+from parallel_openai.engine.status import StatusTracker
+from parallel_openai.errors import InvalidInputError
+from parallel_openai.files.known import NOTHING_KNOWN, Digest, KnownLines, content_digest, key_digest
+from parallel_openai.files.source import Line, LineRequest, RequestsFile, parse_request
+from parallel_openai.files.urls import split_url
+from parallel_openai.records import Result
+from parallel_openai.requests.tokens import get_encoding, request_size
+
+log = logging.getLogger("parallel_openai")
+
+#: Lines passed over as known before other work of the loop gets its turn.
+_KNOWN_AT_ONCE = 1000
+#: What a request's worst case hangs on, its prompt apart.
+_CAPS = ("model", "n", "best_of", "max_completion_tokens", "max_tokens", "max_output_tokens")
+GOES_ON = "The same call goes on from there"
+_ENDINGS = {
+    "finished": "Done",
+    "submitted": "Submitted",
+    "stopped": "Stopped",
+    "interrupted": f"Interrupted. {GOES_ON}",
+}
+
+
+class FileRun:
+    """One call: the two files, the account, and the counts."""
+
+    def __init__(
+        self,
+        requests_filepath: str | os.PathLike[str],
+        save_filepath: str | os.PathLike[str] | None,
+        request_url: str | None,
+        api_key: str | None,
+        max_requests_per_minute: float | None,
+        max_tokens_per_minute: float | None,
+        token_encoding_name: str,
+        max_attempts: int,
+        logging_level: int,
+        client: Client | None,
+        sync: Sync,
+        bounds: Bounds,
+        lane: Lane,
+    ) -> None:
+        check_sync(sync)
+        self.lane = check_lane(lane, {}, bounds.deadline, repair=False)
+        if lane == "flex":
+            raise InvalidInputError(
+                'lane must be online or batch; for flex, write "service_tier": "flex" into the bodies.'
+            )
+        self.rest: str | None = None
+        log.setLevel(logging_level)
+        self.source = RequestsFile(Path(requests_filepath))
+        self.target = Path(save_filepath) if save_filepath is not None else _beside(self.source.path)
+        if self.target.exists() and self.target.samefile(self.source.path):
+            raise InvalidInputError(f"save_filepath is the requests file itself: {self.target}. Choose another.")
+        base_url: str | None
+        base_url, self.path = split_url(request_url) if request_url is not None else (None, self.source.endpoint_path())
+        get_encoding(token_encoding_name)
+        self.encoding = token_encoding_name
+        self.client = client or Client(
+            base_url,
+            api_key,
+            max_requests_per_minute=max_requests_per_minute,
+            max_tokens_per_minute=max_tokens_per_minute,
+            max_attempts=max_attempts,
+        )
+        self.client.check_key()
+        self.sync = sync
+        self.bounds = bounds
+        self.budget = bounds.budget(self.client.base_url, sure_tier(lane))
+        self.status = StatusTracker()
+        self._read_to_end = False
+
+    async def work(self) -> None:
+        counting = asyncio.get_running_loop().create_task(self._count_lines())
+        try:
+            await self._work(time.monotonic())
+        finally:
+            counting.cancel()
+
+    async def _work(self, began: float) -> None:
+        if self.budget is not None:
+            await self._check_caps(self.budget)
+        with Journal(self.target, sync=self.sync) as journal:
+            if self.lane is not None:
+                await self._work_in_batches(self.lane, journal)
+                return
+            self.status.ended = await self.client.process(
+                self._requests(await self._known(content_digest)),
+                on_result=lambda result: self._take(result, journal),
+                status=self.status,
+                budget=self.budget,
+                deadline=self.bounds.until(began),
+            )
+
+    async def _work_in_batches(self, lane: BatchLane, journal: Journal) -> None:
+        known = await self._known(key_digest(self.path))
+        answers = known.finished.copy()
+        batches = BatchRun(
+            self.client,
+            journal,
+            lane,
+            on_result=lambda result: self._take(result, journal),
+            status=self.status,
+            record=False,
+            identity=identity_in_files,
+            known=lambda name: answers.count(digest_of(name)),
+            budget=self.budget,
+        )
+        try:
+            self.status.ended = await batches.run(self._requests(known))
+        finally:
+            self.rest = batches.rest()
+
+    def closing_line(self, ended: str) -> str:
+        """How the call ended, in one line; `ended` is written into the counts too."""
+        status = self.status
+        status.ended = ended
+        parts = [f"{status.num_tasks_succeeded:,} succeeded", f"{status.num_tasks_failed:,} failed"]
+        if status.num_tasks_restored:
+            parts.append(f"{status.num_tasks_restored:,} known already")
+        if status.num_rate_limit_errors:
+            parts.append(f"{status.num_rate_limit_errors:,} rate-limit refusals waited out")
+        parts += [] if self.rest is None else [self.rest.removesuffix(".")]
+        how = _ENDINGS.get(ended) or f"{self.bounds.why(ended)} {GOES_ON}"
+        faster = status.timeline.advice
+        advice = f" {faster}." if faster is not None else ""
+        return f"{how}: {', '.join(parts)}.{advice} Results: {self.target}"
+
+    async def _check_caps(self, budget: Budget) -> None:
+        """See, before anything is sent, that a worst case can be told for each request."""
+        for number, _, line in self.source.lines():
+            if number % _KNOWN_AT_ONCE == 0:
+                await asyncio.sleep(0)
+            try:
+                body, metadata = parse_request(line)
+                request = self._request(body, metadata, number)
+            except ValueError:
+                continue  # it will not be sent, and is named when its turn comes
+            caps = {name: body[name] for name in _CAPS if name in body}
+            request.size = request_size(caps, self.encoding, self.path)
+            if (objection := budget.objection(request)) is not None:
+                raise InvalidInputError(f"Line {number} of {self.source.path}: {objection}")
+
+    async def _count_lines(self) -> None:
+        """Find the total, for the time left; the run does not wait for it."""
+        total = 0
+        for lines in self.source.counts():
+            total += lines
+            await asyncio.sleep(0)
+        if not self._read_to_end:
+            self.status.num_tasks_total = total
+
+    async def _known(self, digest: Digest) -> KnownLines:
+        known = await KnownLines.load(self.target, digest, simulated=self.client.is_local)
+        self.status.num_damaged_lines += known.damaged_lines
+        return known
+
+    def _requests(self, known: KnownLines) -> Iterator[LineRequest | None]:
+        """What must be sent: first what is new, and then what failed before."""
+        failed = array("Q")  # the numbers of lines and the bytes they begin at, in turns
+        yield from self._read(self._counted(self.source.lines()), known, failed)
+        yield from self._read(self.source.lines_at(zip(failed[::2], failed[1::2], strict=True)), NOTHING_KNOWN, failed)
+
+    def _counted(self, lines: Iterator[Line]) -> Iterator[Line]:
+        """The same, with the total kept in step."""
+        status, count = self.status, 0
+        for count, line in enumerate(lines, 1):
+            if status.num_tasks_total is not None and count > status.num_tasks_total:
+                status.num_tasks_total = None  # the file still grows
+            yield line
+        self._read_to_end = True
+        status.num_tasks_total = count
+
+    def _read(self, lines: Iterable[Line], known: KnownLines, failed: array[int]) -> Iterator[LineRequest | None]:
+        """The requests of lines that are new; None now and then while there are none; where those are that failed."""
+        status = self.status
+        for number, offset, line in lines:
+            try:
+                body, metadata = parse_request(line)
+                standing = known.take(body, metadata)
+                request = self._request(body, metadata, number) if standing == "new" else None
+            except ValueError as error:
+                self._reject(number, line, str(error))
+                continue
+            if request is not None:
+                yield self._sized(request)
+            elif standing == "failed":
+                failed.extend((number, offset))
+            else:
+                status.num_tasks_restored += 1
+                status.num_tasks_succeeded += 1
+                if status.num_tasks_restored % _KNOWN_AT_ONCE == 0:
+                    yield None
+
+    def _request(self, body: dict[str, Any], metadata: Any, number: int) -> LineRequest:
+        return LineRequest(body, metadata, path=self.path, number=number)
+
+    def _sized(self, request: LineRequest) -> LineRequest:
+        request.size = request_size(request.request_json, self.encoding, self.path)
+        return request
+
+    def _take(self, result: Result, journal: Journal) -> None:
+        if result.status == "failed":
+            number = getattr(result.request, "number", None)
+            place = "A line" if number is None else f"Line {number}"
+            log.warning("%s of %s failed (%s): %s", place, self.source.path, result.error_code, result.error)
+        journal.append(result_line(result, record=False))
+
+    def _reject(self, number: int, line: bytes, reason: str) -> None:
+        """A line that is no request is named in the log and counted; there is no request to write beside it."""
+        log.error("Line %d of %s is not sent: %s It begins: %r", number, self.source.path, reason, line[:80])
+        self.status.num_tasks_failed += 1
+        self.status.errors["invalid_line"] += 1
+
+
+def _beside(source: Path) -> Path:
+    name = source.name.removesuffix(".jsonl")
+    return source.with_name(f"{name}_results.jsonl")
