@@ -204,7 +204,7 @@ class Client:
 
     async def send(self, request: APIRequest) -> Response:
         """Send one request, once, within the limits. Works on any loop. Raises nothing for an HTTP error."""
-        return await arun(self._send_once(request), lambda: None)
+        return await arun(self._send_once(request))
 
     async def process(
         self,

@@ -40,7 +40,8 @@ def dumps_strictly(value: Any, *, sort_keys: bool = False) -> bytes:
     TypeError: Type is not JSON serializable: set
     """
     options = _OPTIONS | orjson.OPT_SORT_KEYS if sort_keys else _OPTIONS
-    return orjson.dumps(value, default=_list_of_array, option=options)
+    # A copy, for what orjson gives holds on to a buffer of 4 KB at the least, and requests wait in large numbers.
+    return bytes(memoryview(orjson.dumps(value, default=_list_of_array, option=options)))
 
 
 def _list_of_array(value: Any) -> Any:

@@ -105,8 +105,10 @@ def run(work: Coroutine[Any, Any, T], on_tick: Callable[[], None], *, nested: bo
         return _run_nested(work, on_tick) if nested else _run_in_background(work, on_tick)
 
 
-async def arun(work: Coroutine[Any, Any, T], on_tick: Callable[[], None], *, nested: bool = False) -> T:
+async def arun(work: Coroutine[Any, Any, T], on_tick: Callable[[], None] | None = None, *, nested: bool = False) -> T:
     """The same for a caller that has a loop of its own, which stays free meanwhile.
+
+    Without `on_tick` it sleeps until the end.
 
     Raises:
         Interrupted: the caller's task was cancelled; the work was cancelled and has ended, and the cancellation is
@@ -121,8 +123,9 @@ async def arun(work: Coroutine[Any, Any, T], on_tick: Callable[[], None], *, nes
         running, cancel = asyncio.wrap_future(background.end), background.cancel
     try:
         while not running.done():
-            await asyncio.wait([running], timeout=TICK)
-            on_tick()
+            await asyncio.wait([running], timeout=None if on_tick is None else TICK)
+            if on_tick is not None:
+                on_tick()
     except asyncio.CancelledError:
         cancel()
         await _await_stubbornly(running)

@@ -49,3 +49,12 @@ def peak() -> int:
     """The most memory that this process has had, in bytes."""
     most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return most if sys.platform == "darwin" else 1024 * most
+
+
+def resident() -> int:
+    """The memory that this process has now, in bytes; the most that it has had where the system tells no more."""
+    try:
+        pages = int(Path("/proc/self/statm").read_text("utf-8").split()[1])
+    except OSError:
+        return peak()
+    return pages * resource.getpagesize()

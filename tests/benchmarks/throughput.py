@@ -1,4 +1,4 @@
-"""What a row costs over the bare network call, and how soon a run starts and ends.
+"""What a row costs over the bare network call.
 
 nginx answers a fixed chat completion of 1 KB on a core of its own; the client has another. In turns, the same rows go
 through `process_dataframe` with everything on (limiter, journal, counters, bar) and, as ready bytes, through a bare
@@ -8,7 +8,6 @@ aiohttp loop that posts them, reads the body and parses it with orjson; and thro
     python -m tests.benchmarks.throughput --rows 2000 --rounds 3 --loop asyncio
 
 CPU is that of the whole client process, all threads, from DataFrame to DataFrame; the medians of the rounds are shown.
-Start is from the call to the first send, end from the last answer to the returned frame.
 """
 
 from __future__ import annotations
