@@ -5,10 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-import os
-import subprocess
 import sys
-import textwrap
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -562,43 +559,6 @@ def test_one_request_to_nobody_raises_nothing() -> None:
     with po.Client("http://127.0.0.1:9/v1") as client:
         response = asyncio.run(po.APIRequest(chat("Hi.")).call_api(client))
     assert (response.status, response.error_code) == (0, "connection_refused")
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="ru_maxrss is in other units elsewhere")
-def test_the_memory_does_not_grow_with_the_file() -> None:
-    """Ten times the lines, each of 10 kB, so the file alone would be 18 MB more."""
-    short, long = (_peak_kilobytes(lines) for lines in (200, 2_000))
-    assert long - short < 9_000
-
-
-def _peak_kilobytes(lines: int) -> int:
-    with open("big.jsonl", "w") as file:
-        for number in range(lines):
-            file.write(json.dumps(chat(f"Review {number}", metadata="x" * 10_000)) + "\n")
-    Path("big_results.jsonl").unlink(missing_ok=True)
-    # The server is in a process of its own, or its memory would be counted too.
-    script = """
-        import resource
-        import parallel_openai as po
-
-        with po.local.simulator.serve(
-            separate_process=True, max_requests_per_minute=None, keep_charged=False, answer_tokens=1
-        ) as server:
-            client = po.Client(server.base_url, max_concurrent_requests=50)  # what is in flight is in memory
-            po.process_api_requests_from_file("big.jsonl", client=client, progress=False)
-        print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
-    """
-    root = Path(po.__file__).parents[1]
-    done = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(script)],
-        env={**os.environ, "PYTHONPATH": str(root)},
-        capture_output=True,
-        check=True,
-        timeout=100,
-    )
-    with open("big_results.jsonl", "rb") as file:
-        assert sum(1 for _ in file) == lines
-    return int(done.stdout)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,28 @@
+"""The benchmark of resuming with short settings; the same file in the same process, compared with parsing alone."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.benchmarks.resume import WAYS, parsed, write
+
+LINES = 10_000
+
+
+def seconds(way: Callable[[Path], int], path: Path) -> float:
+    began = time.process_time()
+    assert way(path) == LINES
+    return time.process_time() - began
+
+
+@pytest.mark.parametrize(("kind", "most"), [("frame", 1.6), ("file", 4.0)])
+def test_finished_lines_are_known_again_in_little_more_than_parsing_takes(kind: str, most: float) -> None:
+    """They take 0.8 and 1.9 of it."""
+    write(Path("all"), LINES)
+    path = Path("all", f"{kind}.jsonl")
+    ours, plain = (min(seconds(way, path) for _ in range(5)) for way in (WAYS[kind], parsed))
+    assert ours / plain < most
