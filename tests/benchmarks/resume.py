@@ -1,11 +1,14 @@
 """How soon finished lines are known again, and what they take in memory: answers of 1 KB, none of which is sent again.
 
-    python -m tests.benchmarks.resume                   a million lines; some 2.5 GB of disk for a while
+    python -m tests.benchmarks.resume                   a million lines; some 4 GB of disk for a while
     python -m tests.benchmarks.resume --lines 50000     a quick look
 
 `frame` is the journal of a DataFrame's run, as `process_dataframe` reads it before it sends anything; `file` is a file
 of results, as `process_api_requests_from_file` does. Each is read in a fresh process; seconds are of the processor.
 `of parsing` compares them with orjson alone parsing each line of the same file, in a process of its own.
+
+`first byte` is what passes, by the clock on the wall, from the call of `process_api_requests_from_file` until a request
+is on the wire: of a first run, and of calls that find half of the lines finished, or all but the last.
 """
 
 from __future__ import annotations
@@ -13,17 +16,21 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import os
+import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import orjson
 
-from parallel_openai import APIRequest, Client
+from parallel_openai import APIRequest, Client, process_api_requests_from_file
 from parallel_openai.engine.bounds import Bounds
 from parallel_openai.engine.resume import KnownResults, result_line
 from parallel_openai.files.known import content_digest
@@ -35,6 +42,7 @@ from tests.benchmarks.throughput import ANSWER, MODEL, PARAMS, PROMPT, TEXT
 
 TARGET_SECONDS = 6.0
 TARGET_BYTES = 100.0
+TARGET_START = 5.0
 FEW = 100
 
 
@@ -56,8 +64,9 @@ def write(folder: Path, lines: int) -> None:
             result = Result(request, "succeeded", attempts=(attempt,), raw=raw)
             journal.write(result_line(result, record=True) + b"\n")
             results.write(result_line(result, record=False) + b"\n")
-    first = next(requests(1))
-    (folder / "requests.jsonl").write_bytes(dumps(first.request_json) + b"\n")
+    with open(folder / "requests.jsonl", "wb") as source:
+        for request in requests(lines + 1):
+            source.write(dumps({**request.request_json, "metadata": request.metadata}) + b"\n")
 
 
 def known_rows(path: Path) -> int:
@@ -89,8 +98,24 @@ def read(way: Callable[[Path], int], name: str, folder: Path) -> dict[str, float
     return {"seconds": time.process_time() - began, "lines": lines, "bytes": (peak() - before) / lines}
 
 
+def tell_first_byte(folder: Path, results: str) -> None:
+    """Run on the requests until a byte of one is on the wire, tell the seconds until then, and end the process."""
+    listener = socket.create_server(("127.0.0.1", 0))
+    url = f"http://127.0.0.1:{listener.getsockname()[1]}/v1"
+    began, worked = time.monotonic(), time.process_time()
+
+    def wait_for_it() -> None:
+        listener.accept()[0].recv(1)
+        print(json.dumps({"seconds": time.monotonic() - began, "cpu": time.process_time() - worked}), flush=True)
+        os._exit(0)
+
+    threading.Thread(target=wait_for_it, daemon=True).start()
+    with Client(url, "sk-static") as client:
+        process_api_requests_from_file(folder / "requests.jsonl", folder / results, client=client, progress=False)
+
+
 def measure(folder: Path, kind: str, *arguments: str) -> dict[str, Any]:
-    """The same in a fresh process."""
+    """What a fresh process gives."""
     command = [sys.executable, "-m", "tests.benchmarks.resume", "--read", kind, "--folder", str(folder), *arguments]
     found: dict[str, Any] = json.loads(subprocess.run(command, stdout=subprocess.PIPE, check=True).stdout)
     return found
@@ -99,32 +124,58 @@ def measure(folder: Path, kind: str, *arguments: str) -> dict[str, Any]:
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--lines", type=int, default=1_000_000)
-    parser.add_argument("--read", choices=WAYS, help=argparse.SUPPRESS)
+    parser.add_argument("--read", choices=[*WAYS, "start"], help=argparse.SUPPRESS)
     parser.add_argument("--parse", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--results", help=argparse.SUPPRESS)
     options = parser.parse_args(argv)
-    if options.read:
+    if options.read == "start":
+        tell_first_byte(options.folder, options.results)
+    elif options.read:
         way = parsed if options.parse else WAYS[options.read]
         print(json.dumps(read(way, f"{options.read}.jsonl", options.folder)))
-        return 0
+    else:
+        return compare(options.lines)
+    return 0
+
+
+def compare(lines: int) -> int:
+    """The exit code: 1 where a target is missed."""
     print(about("orjson"))
     missed = 0
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
         write(folder / "few", FEW)
-        write(folder / "all", options.lines)
+        write(folder / "all", lines)
         print(f"{'':8} {'lines':>10} {'seconds':>8} {'a million':>11} {'of parsing':>11} {'bytes/line':>11}")
         for kind in WAYS:
             found, plain = measure(folder, kind), measure(folder, kind, "--parse")
             per_million = found["seconds"] / found["lines"] * 1e6
-            good = per_million < TARGET_SECONDS and found["bytes"] < TARGET_BYTES and found["lines"] == options.lines
+            good = per_million < TARGET_SECONDS and found["bytes"] < TARGET_BYTES and found["lines"] == lines
             missed += not good
             print(
                 f"{kind:8} {found['lines']:10,} {found['seconds']:8.2f} {per_million:9.2f} s "
                 f"{found['seconds'] / plain['seconds']:11.2f} {found['bytes']:11.0f}" + ("" if good else "   missed"),
                 flush=True,
             )
+        print(f"\n{'first byte':20} {'finished':>10} {'seconds':>8} {'of them CPU':>12}")
+        for name, share in (("of a first run", 0.0), ("half is finished", 0.5), ("all but the last", 1.0)):
+            finished = round(share * lines)
+            copy_lines(folder / "all" / "file.jsonl", folder / "all" / f"{finished}.jsonl", finished)
+            found = measure(folder / "all", "start", "--results", f"{finished}.jsonl")
+            good = found["seconds"] < TARGET_START or share == 1.0
+            missed += not good
+            print(
+                f"{name:20} {finished:10,} {found['seconds']:8.2f} {found['cpu']:12.2f}"
+                + ("" if good else "   missed"),
+                flush=True,
+            )
     return 1 if missed else 0
+
+
+def copy_lines(source: Path, target: Path, lines: int) -> None:
+    with open(source, "rb") as file, open(target, "wb") as copy:
+        copy.writelines(islice(file, lines))
 
 
 if __name__ == "__main__":
