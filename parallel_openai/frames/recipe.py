@@ -94,32 +94,36 @@ class Recipe:
         if self.system is not None and self.params.get("instructions") is not None:
             raise InvalidInputError("Both system= and instructions= say how to answer; give one of them.")
 
-    def requests(self, df: pd.DataFrame) -> Iterator[APIRequest | BadPromptError]:
-        """The requests, `samples` for each row in the order of the rows; for a row that cannot be asked, why not."""
+    def requests(self, df: pd.DataFrame, *, sized: bool = True) -> Iterator[APIRequest | BadPromptError]:
+        """The requests, `samples` for each row in the order of the rows; for a row that cannot be asked, why not.
+
+        To count their tokens takes as long as to make them: where few are sent, `measure` does it for those.
+        """
         prompts = _source(df, self.prompt, "prompt")
         systems = _source(df, self.system, "system") if self.system is not None else None
-        encoding = encoding_for_model(self.model)
         metadata = rows_of(df, self.metadata) if self.metadata else None
         names = [column_text(name) for name in self.metadata]
         for prompt in prompts:
             system = next(systems) if systems is not None else None
             beside = dict(zip(names, next(metadata), strict=True)) if metadata is not None else None
             for sample in range(self.samples):
-                yield self._request(prompt, system, beside, sample, encoding)
+                request = self._request(prompt, system, beside, sample)
+                if sized and isinstance(request, APIRequest):
+                    self.measure(request)
+                yield request
 
-    def _request(
-        self, prompt: Any, system: Any, metadata: Any, sample: int, encoding: str
-    ) -> APIRequest | BadPromptError:
+    def measure(self, request: APIRequest) -> None:
+        """Count the tokens of a request."""
+        request.size = request_size(request.request_json, encoding_for_model(self.model), request.path)
+
+    def _request(self, prompt: Any, system: Any, metadata: Any, sample: int) -> APIRequest | BadPromptError:
         try:
             request = APIRequest(self._body(prompt, system), metadata, path=self.endpoint.path, sample=sample)
         except BadPromptError as error:
             return error
         except TypeError as error:
             return BadPromptError("invalid_prompt", f"The prompt cannot be sent as JSON: {error}.")
-        if self.tier is not None:
-            request = request.in_tier(self.tier)
-        request.size = request_size(request.request_json, encoding, request.path)
-        return request
+        return request if self.tier is None else request.in_tier(self.tier)
 
     def _body(self, prompt: Any, system: Any) -> Mapping[str, Any]:
         for value in (prompt, system):

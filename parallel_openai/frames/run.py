@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from collections.abc import Iterator, Mapping
+from array import array
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -29,6 +30,7 @@ from parallel_openai.frames.explode import CHOICE, check_choices, explode
 from parallel_openai.frames.recipe import Recipe
 from parallel_openai.frames.repair import Repair, check_tries, make_repair
 from parallel_openai.frames.report import RunReport, remember
+from parallel_openai.frames.restoring import KnownRequest, Restoring
 from parallel_openai.frames.table import check_frame, check_free, with_columns
 from parallel_openai.jsonl import dumps, loads
 from parallel_openai.records import APIRequest, Result
@@ -38,8 +40,8 @@ if TYPE_CHECKING:
     from parallel_openai.distributed.pool import Pool
 
 JOURNAL_FOLDER = ".parallel_openai"
-#: Rows answered from the journal before other work of the loop gets its turn.
-RESTORE_AT_ONCE = 200
+#: Rows that are looked up before other work of the loop gets its turn.
+LOOK_UP_AT_ONCE = 200
 
 
 @dataclass(frozen=True)
@@ -102,6 +104,7 @@ class FrameRun:
         self.status.num_tasks_total = len(self.df) * self.recipe.samples
         self._slots: dict[str, int] = {}  # the slot that asks for each key
         self._twins: list[tuple[int, int]] = []  # slots that share another's answer
+        self._unreadable: set[int] = set()  # slots whose line in the journal turned out to be damaged
 
     def _find_engine(self) -> Client | Pool:
         if self.options.ray is False:
@@ -155,10 +158,15 @@ class FrameRun:
         with Journal(self.journal_path, sync=self.options.sync) as journal:
             known = await self._known()
             try:
-                requests = self._requests(known)
-                self._ended = await self._send(requests, journal, known, self._bounds.until(began))
-                if self._ended != "finished":
-                    await self._leave_rest(requests)
+                self._restoring = Restoring(lambda slot, key: self._read(slot, key, known))
+                async with self._restoring.in_pauses():
+                    requests = self._requests(known)
+                    self._ended = await self._send(requests, journal, known, self._bounds.until(began))
+                    if self._ended != "finished":
+                        await self._leave_rest(requests)
+            except RunStoppedError:
+                await self._restoring.rest()
+                raise
             finally:
                 self.status.num_damaged_lines = known.damaged_lines
                 known.close()
@@ -195,66 +203,114 @@ class FrameRun:
     async def _leave_rest(self, requests: Iterator[APIRequest | None]) -> None:
         """Send nothing more; but what the journal or another row answers costs nothing, and is taken along."""
         for number, _ in enumerate(requests):
-            if number % RESTORE_AT_ONCE == 0:
+            if number % LOOK_UP_AT_ONCE == 0:
                 await asyncio.sleep(0)
         if self._ended != "submitted":
             why = f"{self._bounds.why(self._ended)} The same call again goes on from here."
             self.answers.cancel_rest(self._ended, why)
 
     def _requests(self, known: KnownResults) -> Iterator[APIRequest | None]:
-        """What must be sent; what can be answered from the journal or by another row is answered on the way.
+        """What must be sent; what can be answered from the journal or by another row is put aside on the way.
 
         What was asked in vain before comes last: where a budget or the time runs out, fresh rows are the better buy.
         """
-        restored, later = 0, []
-        for slot, request in enumerate(self.recipe.requests(self.df)):
+        again = array("Q")
+        for slot, request in self._first_ones(enumerate(self.recipe.requests(self.df, sized=False))):
+            if request is None:
+                yield None
+            elif request.key in known:
+                self._restoring.put(slot, request.key)
+            elif known.was_asked(request.key):
+                again.append(slot)
+            elif self._may_be_sent(slot, request):
+                yield request
+        while self._restoring:
+            self._restoring.some()
+            yield None
+        again.extend(self._restoring.in_vain)
+        for slot, request in self._first_ones(self._made_anew(sorted(again))):
+            if request is None:
+                yield None
+            elif (to_send := self._restore(slot, request, known)) is not None and self._may_be_sent(slot, to_send):
+                yield to_send
+
+    def _first_ones(
+        self, requests: Iterable[tuple[int, APIRequest | BadPromptError]]
+    ) -> Iterator[tuple[int, APIRequest | None]]:
+        """Of the slots' requests those that are sound and ask what none before them does; None now and then."""
+        for number, (slot, request) in enumerate(requests, 1):
+            if number % LOOK_UP_AT_ONCE == 0:
+                yield slot, None
             if isinstance(request, BadPromptError):
                 self._reject(slot, request)
                 continue
             first = self._slots.setdefault(request.key, slot)
-            if first != slot:
+            if first == slot:
+                yield slot, request
+            else:
                 self._twins.append((slot, first))
                 self.status.num_tasks_shared += 1
-                continue
-            to_send = self._restore(slot, request, known)
-            if to_send is None:
-                restored += 1
-                if restored % RESTORE_AT_ONCE == 0:
-                    yield None
-                continue
-            why = self._budget.objection(to_send) if self._budget is not None else None
-            if why is not None:
-                self._reject(slot, BadPromptError("unbounded", why))
-            elif known.was_asked(request.key):
-                later.append(to_send)
-            else:
-                yield to_send
-        yield from later
+
+    def _made_anew(self, slots: Sequence[int]) -> Iterator[tuple[int, APIRequest | BadPromptError]]:
+        """The requests of these slots, which were not kept, since there may be as many as rows."""
+        samples, wanted = self.recipe.samples, set(slots)
+        rows = list(dict.fromkeys(slot // samples for slot in slots))
+        for number, request in enumerate(self.recipe.requests(self.df.iloc[rows], sized=False)):
+            slot = rows[number // samples] * samples + number % samples
+            if slot in wanted:
+                yield slot, request
+
+    def _may_be_sent(self, slot: int, request: APIRequest) -> bool:
+        if request.size is None:
+            self.recipe.measure(request)
+        why = self._budget.objection(request) if self._budget is not None else None
+        if why is not None:
+            self._reject(slot, BadPromptError("unbounded", why))
+        return why is None
 
     def _reject(self, slot: int, error: BadPromptError) -> None:
         self.answers.reject(slot, error)
         self.status.num_tasks_failed += 1
         self.status.errors[error.code] += 1
 
+    def _read(self, slot: int, key: str, known: KnownResults) -> bool:
+        """Take an answer from the journal; gives whether that is all for this row."""
+        result = known.get(KnownRequest(key, self.recipe.endpoint.path))
+        if result is None:
+            self._unreadable.add(slot)
+            return False
+        good = self._fill(slot, result)
+        if not good and self.options.retry_failed:
+            self.answers.clear(slot)
+            return False
+        self._count_restored(slot, good)
+        return True
+
     def _restore(self, slot: int, request: APIRequest, known: KnownResults) -> APIRequest | None:
-        """Take an answer from the journal; gives what must be sent where it holds none that is good."""
-        result = known.get(request)
+        """What must be sent for a row whose answer in the journal, if there is one, is no good."""
+        result = None if slot in self._unreadable else known.get(request)
         if result is None:
             return request
-        good = self.answers.fill(slot, result)
-        if not good and self.options.retry_failed:
+        good = self._fill(slot, result)
+        if not good:
             repair = self._repair(result)
             # A parser that raises will raise again: the answer is paid for, and waits for a better parser.
             if repair is not None or self.answers.error_code(slot) != "parse_error":
                 self.answers.clear(slot)
                 return repair or request
+        self._count_restored(slot, good)
+        return None
+
+    def _fill(self, slot: int, result: Result) -> bool:
+        return self.answers.fill(slot, result)
+
+    def _count_restored(self, slot: int, good: bool) -> None:
         self.status.num_tasks_restored += 1
         if good:
             self.status.num_tasks_succeeded += 1
             self._judge(slot)
         else:
             self.status.num_tasks_failed += 1
-        return None
 
     def _judge(self, slot: int) -> None:
         right = self.answers.is_right(slot)

@@ -16,8 +16,8 @@ from parallel_openai.errors import AuthenticationError
 from parallel_openai.frames.table import Row
 from parallel_openai.records import Size
 from tests.benchmarks.long import IN_FLIGHT, LongRun
-from tests.benchmarks.start_end import answering
-from tests.benchmarks.throughput import MODEL, PROMPT, frame
+from tests.benchmarks.start_end import answering, write_journal
+from tests.benchmarks.throughput import MODEL, PARAMS, PROMPT, frame
 from tests.benchmarks.waiting import CASES, TARGET, share
 from tests.engine.virtual import VirtualLoop, run_virtually
 
@@ -91,3 +91,21 @@ def test_a_large_frame_starts_and_ends_at_once(tmp_path: Path) -> None:
     assert isinstance(caught.value.partial, pd.DataFrame)
     assert caught.value.partial["status"].tolist() == ["cancelled"] * 200_000
     assert seconds < 4  # one look at each of its cells through pandas would take longer
+
+
+def test_what_must_be_sent_goes_out_before_what_the_journal_knows_is_read(tmp_path: Path) -> None:
+    read: list[float] = []
+
+    def noted(answer: str) -> str:
+        read.append(time.monotonic())
+        return answer
+
+    df, journal = frame(5_000), tmp_path / "a.jsonl"
+    write_journal(journal, df[:-1])
+    with answering(1) as (base_url, server), po.Client(base_url, "sk-static") as client:
+        out = po.process_dataframe(df, PROMPT, model=MODEL, client=client, save_to=journal, parse=noted, **PARAMS)
+
+    assert server.given == 1
+    assert (out["status"] == "succeeded").all()
+    assert server.first is not None
+    assert len([at for at in read if at < server.first]) < 2_000

@@ -97,6 +97,20 @@ def test_failed_rows_can_be_left_as_they_are(ask: Verb, reviews: pd.DataFrame, s
     pd.testing.assert_frame_equal(again, first)
 
 
+def test_a_prompt_function_may_say_something_else_when_a_failed_row_is_made_anew(
+    ask: Verb, reviews: pd.DataFrame, server: Server, tmp_path: Path
+) -> None:
+    said = iter(["One.", "Two.", "Three.", "One.", "Two.", "Three.", "Four.", "One."])
+    df, path = pd.concat([reviews, reviews[:1]], ignore_index=True), tmp_path / "answers.jsonl"
+    server.script([400], matching="Three.")
+    first = ask(reviews, lambda row: next(said), save_to=path)
+    assert first["status"].tolist() == ["succeeded", "succeeded", "failed"]
+    again = ask(df, lambda row: next(said), save_to=path)  # of the failed row it says One. the second time
+    assert again["status"].tolist() == ["succeeded"] * 4
+    assert again["request_key"][2] == again["request_key"][0]
+    assert received(server) == 4
+
+
 def test_an_answer_that_is_none_is_asked_again_and_leaves_no_trace(label: Verb, server: Server) -> None:
     df = pd.DataFrame({"text": ["great"]})
     server.set(fault_off_schema=1)

@@ -74,9 +74,9 @@ class EmbedRun(FrameRun):
             return BadPromptError("context_length_exceeded", sentence)
         return None
 
-    def _restore(self, slot: int, request: APIRequest, known: KnownResults) -> APIRequest | None:
+    def _fill(self, slot: int, result: Result) -> bool:
         self._vectors.slot = slot
-        return super()._restore(slot, request, known)
+        return super()._fill(slot, result)
 
     def _take(self, result: Result, journal: Journal) -> APIRequest | None:
         """A pack has come to its end: each of its rows is written down by itself."""
