@@ -33,7 +33,7 @@ log = logging.getLogger("parallel_openai")
 #: Lines passed over as known before other work of the loop gets its turn.
 _KNOWN_AT_ONCE = 1000
 #: What a request's worst case hangs on, its prompt apart.
-_CAPS = ("model", "n", "best_of", "max_completion_tokens", "max_tokens", "max_output_tokens")
+_CAPS = ("model", "service_tier", "n", "best_of", "max_completion_tokens", "max_tokens", "max_output_tokens")
 GOES_ON = "The same call goes on from there"
 _ENDINGS = {
     "finished": "Done",
@@ -150,18 +150,22 @@ class FileRun:
 
     async def _check_caps(self, budget: Budget) -> None:
         """See, before anything is sent, that a worst case can be told for each request."""
+        good: dict[str, Any] | None = None  # the caps of the line before, mostly the same
         for number, _, line in self.source.lines():
             if number % _KNOWN_AT_ONCE == 0:
                 await asyncio.sleep(0)
             try:
                 body, metadata = parse_request(line)
+                caps = {name: body[name] for name in _CAPS if name in body}
+                if caps == good:
+                    continue
                 request = self._request(body, metadata, number)
             except ValueError:
                 continue  # it will not be sent, and is named when its turn comes
-            caps = {name: body[name] for name in _CAPS if name in body}
             request.size = request_size(caps, self.encoding, self.path)
             if (objection := budget.objection(request)) is not None:
                 raise InvalidInputError(f"Line {number} of {self.source.path}: {objection}")
+            good = caps
 
     async def _count_lines(self) -> None:
         """Find the total, for the time left; the run does not wait for it."""
