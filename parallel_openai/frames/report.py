@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 #: How many of the slowest rows are kept, and how much of an example's sentence.
 SLOWEST = 5
 SENTENCE = 300
+#: Rows with the very same seconds that are looked at: most often they share one answer, and there may be a million.
+ALIKE = 1000
 #: Kept from the summary, which travels in the frame's attrs and stays small.
 _LARGE = {"large": True}
 
@@ -220,7 +222,8 @@ _ENDINGS = {"budget": "the budget is used up", "deadline": "the deadline came"}
 
 def _codes_of_failed(answers: Mapping[str, Any]) -> list[str]:
     failed = np.asarray(answers["status"] == "failed")
-    return [str(code) for code in answers["error_code"][failed].dropna()]
+    codes: list[str] = answers["error_code"][failed].dropna().tolist()
+    return codes
 
 
 _COUNTS = ("sent", "answered", "refused", "failed", "tokens_charged", "tokens_used")
@@ -256,24 +259,23 @@ def _examples(answers: Mapping[str, Any]) -> dict[str, str]:
 def _unpriced(answers: Mapping[str, Any]) -> list[str]:
     """The models that answered and whose price is not known."""
     unknown = np.isnan(answers["cost_usd"]) & np.asarray(pd.notna(answers["prompt_tokens"]))
-    return sorted({str(model).removesuffix(" (simulated)") for model in answers["model"][unknown].dropna()})
+    return sorted({str(model).removesuffix(" (simulated)") for model in answers["model"][unknown].dropna().unique()})
 
 
 def _slowest(index: pd.Index[Any], answers: Mapping[str, Any]) -> list[SlowRow]:
-    seconds = np.nan_to_num(answers["seconds"], nan=-1.0)
+    seconds = np.asarray(answers["seconds"])
+    longest = np.unique(seconds[~np.isnan(seconds)])[: -SLOWEST - 1 : -1]
     rows: list[SlowRow] = []
     seen: set[tuple[float, str]] = set()
-    for place in np.argsort(-seconds, kind="stable"):
+    for place in (each for value in longest for each in np.flatnonzero(seconds == value)[:ALIKE]):
         request = (float(seconds[place]), str(answers["request_id"][place]))
-        if request[0] < 0 or len(rows) >= SLOWEST:
-            break
         if request in seen:  # a row that shares another's answer
             continue
         seen.add(request)
         tokens = answers["completion_tokens"][place]
         count = None if pd.isna(tokens) else int(tokens)
         rows.append(SlowRow(index[place], request[0], int(answers["attempts"][place]), count))
-    return rows
+    return rows[:SLOWEST]
 
 
 def remember(report: RunReport) -> None:
