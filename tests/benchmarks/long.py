@@ -28,7 +28,7 @@ import sys
 import tempfile
 import time
 import tracemalloc
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -74,6 +74,8 @@ class LongRun:
 
     Attributes:
         rows_per_second: a limit that binds; None: one that never does.
+        trace: how many places that grow are looked for.
+        tell: called at the end of each tenth with what `tenth` gives of it.
         most_in_flight: that were in flight at once.
         looks: rows that were finished, seconds of the processor and bytes of memory, from time to time.
     """
@@ -81,6 +83,7 @@ class LongRun:
     rows: int
     rows_per_second: float | None = None
     trace: int = 0
+    tell: Callable[[int, float, int], None] = lambda rows, seconds, memory: None
     in_flight: int = 0
     most_in_flight: int = 0
     succeeded: int = 0
@@ -98,7 +101,7 @@ class LongRun:
     async def _run(self, loop: VirtualLoop, path: Path) -> None:
         self._random = random.Random(1)
         self._path = path
-        self._unseen = 0
+        self._unseen = self._told = 0
         given = 60.0 * (self.rows_per_second or 1e6)
         with Journal(path) as self._journal:
             processor = Processor(
@@ -149,7 +152,11 @@ class LongRun:
             self._look()
 
     def _look(self) -> None:
-        self.looks.append((self.status.num_tasks_done, time.process_time(), resident()))
+        done = self.status.num_tasks_done
+        self.looks.append((done, time.process_time(), resident()))
+        if TENTHS * done >= (self._told + 1) * self.rows:
+            self.tell(*self.tenth(self._told))
+            self._told += 1
         if os.stat(self._path).st_size > MOST_JOURNAL:
             os.truncate(self._path, 0)
         if self.trace and len(self.looks) == 1:
@@ -167,21 +174,20 @@ class LongRun:
         late = rows >= self.rows / TENTHS
         return float(np.polyfit(rows[late], memory[late], 1)[0])
 
-    @property
-    def tenths(self) -> list[tuple[int, float, int]]:
-        """Of each tenth of the run: rows at its end, seconds for 100,000 of its rows, bytes of memory at its end."""
-        found = []
-        for number in range(TENTHS):
-            inside = [look for look in self.looks if number <= TENTHS * look[0] / self.rows <= number + 1]
-            rows, seconds, memory = zip(*inside, strict=True)
-            found.append((rows[-1], PER * float(np.quantile(np.diff(seconds) / np.diff(rows), 0.25)), memory[-1]))
-        return found
+    def tenth(self, number: int) -> tuple[int, float, int]:
+        """Of a tenth of the run: rows at its end, seconds for 100,000 of its rows, bytes of memory at its end."""
+        inside = [look for look in self.looks if number <= TENTHS * look[0] / self.rows <= number + 1]
+        rows, seconds, memory = zip(*inside, strict=True)
+        return rows[-1], PER * float(np.quantile(np.diff(seconds) / np.diff(rows), 0.25)), memory[-1]
 
     @property
     def slower(self) -> float:
         """The last tenth's time for a row over the second's."""
-        tenths = self.tenths
-        return tenths[-1][1] / tenths[1][1]
+        return self.tenth(TENTHS - 1)[1] / self.tenth(1)[1]
+
+
+def tell(rows: int, seconds: float, memory: int) -> None:
+    print(f"{rows:12,} {seconds:10.2f} {memory / 1e6:8.1f}", flush=True)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -193,10 +199,8 @@ def main(argv: list[str] | None = None) -> int:
     print(about("orjson"))
     began = time.monotonic()
     rate = 0.9 * IN_FLIGHT / LATENCY if options.limited else None
-    run = LongRun(options.rows, rate, options.trace).run()
     print(f"{'rows':>12} {'s/100,000':>10} {'MB':>8}")
-    for rows, seconds, memory in run.tenths:
-        print(f"{rows:12,} {seconds:10.2f} {memory / 1e6:8.1f}")
+    run = LongRun(options.rows, rate, options.trace, tell).run()
     status, seconds = run.status, run.looks[-1][1] - run.looks[0][1]
     print(
         f"{run.succeeded:,} of {run.rows:,} succeeded, {status.num_requests_sent:,} sends, "
