@@ -66,6 +66,18 @@ class DigestTable:
         self._count += 1
         return 0
 
+    def lower(self, digest: int, by: int, *, least: int) -> int:
+        """Take so much off the number, unless it is below `least`; gives what it was, 0 where there is none."""
+        keys, numbers, mask = self._keys, self._numbers, self._mask
+        place = digest & mask
+        while number := numbers[place]:
+            if keys[place] == digest:
+                if number >= least:
+                    numbers[place] = number - by
+                return number
+            place = (place + 1) & mask
+        return 0
+
     def expect(self, room: int) -> None:
         """Make room for so many in all, since growing bit by bit takes as long again as filling it."""
         while self._most < room:

@@ -40,11 +40,7 @@ class FinishedRequests:
 
     def take(self, digest: int) -> bool:
         """Use one good answer up, if there is one."""
-        number = self._table[digest]
-        if number < 4:
-            return False
-        self._table[digest] = number - 2
-        return True
+        return self._table.lower(digest, 2, least=4) >= 4
 
     def has_failed(self, digest: int) -> bool:
         return bool(self._table[digest] & 1)
