@@ -213,23 +213,58 @@ class Answers:
         """Several samples a row: what is made of their answers, what they took together, what first went wrong."""
         cells = self._cells
         return {
-            **self._reader.columns(self._by_row(self._values, list)),
-            "status": _status_array(self._by_row(self._status, _worst)),
-            "error_code": _text(self._by_row(cells["error_code"], _first)),
-            "error": _text(self._by_row(cells["error"], _first)),
-            "finish_reason": _text(self._by_row(cells["finish_reason"], _first)),
-            "model": _text(self._by_row(cells["model"], _first)),
-            "prompt_tokens": _whole(self._by_row(cells["prompt_tokens"], _sum)),
-            "completion_tokens": _whole(self._by_row(cells["completion_tokens"], _sum)),
-            "cost_usd": _real(self._by_row(cells["cost_usd"], _sum)),
-            "attempts": _whole(self._by_row(cells["attempts"], _sum)),
-            "seconds": _real(self._by_row(cells["seconds"], _sum)),
-            "request_id": _text(self._by_row(cells["request_id"], _first)),
-            "request_key": object_column(self._by_row(cells["request_key"], list)),
+            **self._reader.columns(self._lists(self._values)),
+            "status": _status_array(self._worst()),
+            "error_code": _text(self._firsts(cells["error_code"])),
+            "error": _text(self._firsts(cells["error"])),
+            "finish_reason": _text(self._firsts(cells["finish_reason"])),
+            "model": _text(self._firsts(cells["model"])),
+            "prompt_tokens": self._whole_sums(cells["prompt_tokens"]),
+            "completion_tokens": self._whole_sums(cells["completion_tokens"]),
+            "cost_usd": self._sums(cells["cost_usd"]),
+            "attempts": self._whole_sums(cells["attempts"]),
+            "seconds": self._sums(cells["seconds"]),
+            "request_id": _text(self._firsts(cells["request_id"])),
+            "request_key": object_column(self._lists(cells["request_key"])),
         }
 
-    def _by_row(self, slots: Sequence[Any], merge: Callable[[Sequence[Any]], Any]) -> list[Any]:
-        return [merge(slots[start : start + self.samples]) for start in range(0, len(slots), self.samples)]
+    # Each of these makes one cell for a row out of those of its slots; by column, since rows come in millions.
+
+    def _lists(self, slots: Sequence[Any]) -> list[list[Any]]:
+        return [list(slots[start : start + self.samples]) for start in range(0, len(slots), self.samples)]
+
+    def _firsts(self, slots: Sequence[Any]) -> list[Any]:
+        """The first that is there."""
+        found = list(slots[:: self.samples])
+        for sample in range(1, self.samples):
+            later = slots[sample :: self.samples]
+            found = [one if one is not None else other for one, other in zip(found, later, strict=True)]
+        return found
+
+    def _worst(self) -> list[str]:
+        """Succeeded only where all samples are; cancelled where one is."""
+        found = self._status[:: self.samples]
+        for sample in range(1, self.samples):
+            later = self._status[sample :: self.samples]
+            # Of the three words, the worse one stands before the better one in the alphabet.
+            found = [one if one <= other else other for one, other in zip(found, later, strict=True)]
+        return found
+
+    def _sums(self, slots: Sequence[Any]) -> Any:
+        """The sum of those that are there; NaN where none is."""
+        totals, none = self._totals(slots)
+        totals[none] = np.nan
+        return totals
+
+    def _whole_sums(self, slots: Sequence[Any]) -> Any:
+        totals, none = self._totals(slots)
+        return pd.arrays.IntegerArray(np.minimum(totals, _LARGEST).astype("int64"), none)
+
+    def _totals(self, slots: Sequence[Any]) -> tuple[Any, Any]:
+        """Each row's sum, and whether there is nothing to sum up."""
+        missing = np.array([value is None for value in slots], dtype=bool).reshape(-1, self.samples)
+        numbers = np.array([0.0 if value is None else value for value in slots]).reshape(-1, self.samples)
+        return numbers.sum(axis=1), missing.all(axis=1)
 
     def _fill_usage_of_all(self, slot: int, result: Result) -> None:
         """What was billed for the row: this answer, and those before it that were no good."""
@@ -265,6 +300,8 @@ def value_column(values: Sequence[Any]) -> Any:
     return object_column(values)
 
 
+#: The largest whole number of 64 bits that is a float too; a server may make up what it likes.
+_LARGEST = float(2**63 - 1024)
 _DTYPES: dict[type, Any] = {float: "Float64", int: "Int64", bool: "boolean", str: "string"}
 
 
@@ -293,16 +330,3 @@ def object_column(values: Sequence[Any]) -> Any:
 
 def _status_array(values: Sequence[str]) -> Any:
     return pd.Categorical(list(values), categories=["succeeded", "failed", "cancelled"])
-
-
-def _worst(statuses: Sequence[str]) -> str:
-    return next((status for status in ("cancelled", "failed") if status in statuses), "succeeded")
-
-
-def _first(values: Sequence[Any]) -> Any:
-    return next((value for value in values if value is not None), None)
-
-
-def _sum(values: Sequence[Any]) -> Any:
-    present = [value for value in values if value is not None]
-    return sum(present) if present else None

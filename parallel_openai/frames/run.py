@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import time
 from array import array
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -358,9 +360,10 @@ class FrameRun:
             self.answers.cancel_rest("in_batch", rest)
         for slot, source in self._twins:
             self.answers.share(slot, source)
-        answers = self.answers.columns()
-        columns = {self.options.prefix + name: values for name, values in answers.items()}
-        out = with_columns(self.df, columns)
+        with _no_garbage():
+            answers = self.answers.columns()
+            columns = {self.options.prefix + name: values for name, values in answers.items()}
+            out = with_columns(self.df, columns)
         if self.options.explode:
             out = explode(out, self.answers.values, self.reader, self.options.prefix)
         report = RunReport.of(
@@ -393,6 +396,18 @@ class FrameRun:
                     "place for them with save_to=."
                 ) from error
         return path
+
+
+@contextmanager
+def _no_garbage() -> Iterator[None]:
+    """For making millions of cells: looking for garbage among them again and again takes as long as making them."""
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
 
 
 def journal_path(recipe: Recipe, place: str, save_to: str | os.PathLike[str] | None) -> Path:

@@ -30,7 +30,10 @@ def make_judge(df: pd.DataFrame, gold: Hashable, question: Question) -> Callable
     [field] = question.fields
     choices = tuple(label_text(label) for label in field.choices.values())
     columns = LabelColumns(gold, None, "several" if field.kind == "several" else "one", choices)
-    right = [None if texts is None else set(texts) for texts in gold_texts(df, gold, columns)]
+    sets: dict[tuple[str, ...], set[str]] = {}  # one for each answer, and not one for each row
+    right = [
+        None if texts is None else sets.setdefault(tuple(texts), set(texts)) for texts in gold_texts(df, gold, columns)
+    ]
 
     def judge(row: int, labelled: Labelled) -> bool | None:
         expected = right[row]

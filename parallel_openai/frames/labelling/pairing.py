@@ -71,6 +71,8 @@ def label_text(label: Any) -> str:
     >>> label_text(1.0), label_text("spam"), label_text(True)
     ('1', 'spam', 'true')
     """
+    if type(label) is str:  # as most are, in columns of millions
+        return label
     if isinstance(label, enum.Enum):
         label = label.value
     if isinstance(label, (bool, np.bool_)):
@@ -175,6 +177,7 @@ def _is_list(value: Any) -> bool:
 
 def _texts(values: Iterable[Any], kind: Kind, column: Hashable) -> list[list[str]]:
     texts: list[list[str]] = []
+    alone: dict[str, list[str]] = {}  # one list for each text, and not one for each row
     for value in values:
         if value is None:
             texts.append([])
@@ -185,7 +188,8 @@ def _texts(values: Iterable[Any], kind: Kind, column: Hashable) -> list[list[str
         elif _is_list(value):
             raise InvalidInputError(f"The column {column!r} must hold one label a row, and has {value!r:.80}.")
         else:
-            texts.append([label_text(value)])
+            text = label_text(value)
+            texts.append(alone.setdefault(text, [text]))
     return texts
 
 
