@@ -7,7 +7,6 @@ import json
 import logging
 import sys
 import time
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -461,22 +460,6 @@ def test_the_total_is_that_of_the_lines_that_are_not_blank(server: Server) -> No
     write(chat("a"), chat("b"))
     Path("in.jsonl").write_bytes(b"\n" + Path("in.jsonl").read_bytes().replace(b"\n", b"\n \n"))
     assert run(server).num_tasks_total == 2
-
-
-def test_lines_that_are_added_while_the_run_goes_on_are_sent_and_counted_too(server: Server) -> None:
-    write(*(chat(str(n)) for n in range(3)))
-    server.set(latency=0.3)
-
-    def add_more() -> None:
-        wait_until_sent(server, 1)
-        with open("in.jsonl", "a") as file:
-            file.writelines(json.dumps(chat(f"more {n}")) + "\n" for n in range(4))
-
-    with ThreadPoolExecutor() as pool:
-        adding = pool.submit(add_more)
-        status = run(server, client=po.Client(server.base_url, max_concurrent_requests=1))
-        adding.result()
-    assert (status.num_tasks_succeeded, status.num_tasks_total) == (7, 7)
 
 
 def test_fields_in_another_order_ask_the_same(server: Server) -> None:

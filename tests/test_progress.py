@@ -23,6 +23,7 @@ from parallel_openai import Client, process_api_requests_from_file
 from parallel_openai.engine.progress import Counters, Progress, clock_time, dollars, fit, short
 from parallel_openai.engine.status import StatusTracker
 from parallel_openai.local.simulator import Server
+from tests.conftest import wait_until_sent
 
 REPOSITORY = Path(__file__).parents[1]
 posix_only = pytest.mark.skipif(sys.platform == "win32", reason="Windows has no pseudo-terminals")
@@ -378,12 +379,37 @@ def test_a_script_whose_output_is_piped_prints_one_line_for_a_short_run() -> Non
     assert line.startswith("SIMULATED answers. 8 rows in ")
 
 
+def write_requests(mode: str, count: int) -> None:
+    request = {"model": "gpt-4o-mini", "messages": [{"role": "user", "content": "Hi."}]}
+    with open("in.jsonl", mode) as file:
+        file.write(count * f"{json.dumps(request)}\n")
+
+
 @posix_only
 def test_a_run_on_a_file_shows_how_many_requests_there_are_and_the_time_left(server: Server) -> None:
+    write_requests("w", 24)
     server.set(latency=0.4)
-    request = json.dumps({"model": "gpt-4o-mini", "messages": [{"role": "user", "content": "Hi."}]})
-    Path("in.jsonl").write_text(24 * f"{request}\n")
     with Client(server.base_url, max_concurrent_requests=4) as client, terminal_as_stderr(80) as terminal:
         process_api_requests_from_file("in.jsonl", client=client)
     assert re.search(r"0/24 \[0:00<\?\]", terminal.text)
     assert re.search(r"\d+/24 \[0:02<0:0\d\]", terminal.text)
+
+
+@posix_only
+def test_a_file_that_grows_while_it_is_run_has_no_total_until_its_end(server: Server) -> None:
+    write_requests("w", 3)
+    server.set(latency=0.4)
+
+    def add_more() -> None:
+        wait_until_sent(server, 1)
+        write_requests("a", 3)
+
+    adding = threading.Thread(target=add_more)
+    with Client(server.base_url, max_concurrent_requests=1) as client, terminal_as_stderr(80) as terminal:
+        adding.start()
+        status = process_api_requests_from_file("in.jsonl", client=client)
+        adding.join()
+    assert (status.num_tasks_succeeded, status.num_tasks_total) == (6, 6)
+    shown = re.findall(r"\d+/\d+ |\d requests ", terminal.text)
+    assert {"2/3 ", "4 requests ", "6/6 "} <= set(shown)
+    assert "4/3 " not in shown
