@@ -209,8 +209,11 @@ def restored(request: APIRequest, entry: Entry) -> Result:
     """The result that a line was written for."""
     record: Mapping[str, Any] = entry[3]
     attempts = attempts_of(record)
-    if isinstance(entry[1], Mapping):
+    if type(entry[1]) is dict:
         sent, before = record.get("sent"), record.get("earlier")
+        if sent is None and before is None:  # it was no repair
+            usage = usage_of(entry[1])
+            return Result(request, "succeeded", entry[1], attempts=attempts, restored=True, usage=usage)
         earlier = [each for each in before if isinstance(each, dict)] if isinstance(before, list) else []
         return Result(
             request,
@@ -242,23 +245,28 @@ def _restore_earlier(request: APIRequest, fields: Mapping[str, Any]) -> Result:
 def attempts_of(record: Mapping[str, Any]) -> tuple[Attempt, ...]:
     """The sends that a line's record tells of."""
     sends = record.get("attempts")
-    return tuple(_attempt(fields) for fields in sends if isinstance(fields, dict)) if isinstance(sends, list) else ()
+    if not isinstance(sends, list):
+        return ()
+    if len(sends) == 1 and type(sends[0]) is dict:  # as nearly all are
+        return (_attempt(sends[0]),)
+    return tuple(_attempt(fields) for fields in sends if isinstance(fields, dict))
 
 
 def _attempt(fields: Mapping[str, Any]) -> Attempt:
+    get = fields.get
     return Attempt(
-        at=_number(fields.get("at")),
-        seconds=_number(fields.get("seconds")),
-        waited=_number(fields.get("waited")),
-        status=int(_number(fields.get("status"))),
-        error_code=_text(fields.get("error_code")),
-        request_id=_text(fields.get("request_id")),
+        _number(get("at")),
+        _number(get("seconds")),
+        _number(get("waited")),
+        int(_number(get("status"))),
+        _text(get("error_code")),
+        _text(get("request_id")),
     )
 
 
 def _number(value: Any) -> float:
     """A damaged line may hold anything, and one of them must not stop a run."""
-    good = isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < 1e15
+    good = type(value) in (float, int) and -1e15 < value < 1e15
     return float(value) if good else 0.0
 
 
