@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import ssl as ssl_module
 import time
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -18,9 +18,10 @@ from parallel_openai.engine.line import Line
 from parallel_openai.engine.loop import arun
 from parallel_openai.engine.options import check_options
 from parallel_openai.engine.pool import Member, PoolLimiter
-from parallel_openai.engine.processor import NO_SIZE, End, Processor
+from parallel_openai.engine.processor import End, Processor
 from parallel_openai.engine.retry import RetryPolicy, judge
 from parallel_openai.engine.sharing import SharedAccount, taking_part
+from parallel_openai.engine.sizes import NO_SIZE
 from parallel_openai.engine.status import StatusTracker
 from parallel_openai.engine.urls import is_local, mask_url
 from parallel_openai.errors import InvalidInputError
@@ -315,8 +316,8 @@ class Client:
             gate.unanswered(lease)
         return response
 
-    async def _deliver(self, request: APIRequest, lease: Any) -> Response:
-        return await self._line.post(request)
+    def _deliver(self, request: APIRequest, lease: Any) -> Awaitable[Response]:
+        return self._line.post(request)
 
 
 class _Pool(Client):
@@ -399,8 +400,8 @@ class _Pool(Client):
         async with self._at_work(StatusTracker()):
             return await super()._send_once(request)
 
-    async def _deliver(self, request: APIRequest, lease: Any) -> Response:
-        return await self._limiters.send(request, lease)
+    def _deliver(self, request: APIRequest, lease: Any) -> Awaitable[Response]:
+        return self._limiters.send(request, lease)
 
 
 def _check_members(members: Sequence[Client]) -> None:

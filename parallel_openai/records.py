@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from hashlib import blake2b
 from typing import Any, Literal, Protocol
@@ -88,6 +88,8 @@ class APIRequest:
     Attributes:
         body: the bytes that are sent.
         key: the digest of path, body and sample. Two requests with the same key ask the same thing.
+        measure: gives the size when it is first asked for, since counting tokens takes longer than all else that is
+            done to a request; None where nobody said how.
 
     Raises:
         TypeError: `request_json` holds something that JSON cannot carry.
@@ -99,7 +101,7 @@ class APIRequest:
     True
     """
 
-    __slots__ = ("body", "key", "metadata", "path", "request_json", "sample", "size")
+    __slots__ = ("_size", "body", "key", "measure", "metadata", "path", "request_json", "sample")
 
     def __init__(
         self,
@@ -115,7 +117,19 @@ class APIRequest:
         self.sample = sample
         self.body = dumps_strictly(request_json)
         self.key = request_key(path, dumps_strictly(request_json, sort_keys=True), sample)
-        self.size: Size | None = None
+        self.measure: Callable[[APIRequest], Size] | None = None
+        self._size: Size | None = None
+
+    @property
+    def size(self) -> Size | None:
+        """How large it is; None where nobody can tell."""
+        if self._size is None and self.measure is not None:
+            self._size = self.measure(self)
+        return self._size
+
+    @size.setter
+    def size(self, size: Size | None) -> None:
+        self._size = size
 
     def in_tier(self, tier: str) -> APIRequest:
         """The same request in another service tier. It asks the same thing, so it keeps its key."""
@@ -138,9 +152,7 @@ class APIRequest:
 
 def request_key(path: str, canonical_body: bytes, sample: int = 0) -> str:
     """The content digest of a request: 32 hexadecimal characters of BLAKE2b over path, sample and sorted body."""
-    digest = blake2b(canonical_body, digest_size=16)
-    digest.update(f"\n{path}\n{sample}".encode())
-    return digest.hexdigest()
+    return blake2b(b"%b\n%b\n%d" % (canonical_body, path.encode(), sample), digest_size=16).hexdigest()
 
 
 @dataclass(frozen=True, slots=True)

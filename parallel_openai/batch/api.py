@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from parallel_openai.client import Client
-from parallel_openai.engine.processor import NO_SIZE
 from parallel_openai.engine.retry import UNSENT_CODES, RetryPolicy, judge
+from parallel_openai.engine.sizes import NO_SIZE
 from parallel_openai.errors import BatchError
 from parallel_openai.jsonl import dumps
 from parallel_openai.records import Response

@@ -83,7 +83,11 @@ class LeasedLimiter(Limiter):
         async with self._turn():
             await self._wait_for_slot(self.counting.cost(size))
         self.used += 1
-        return self._book(size, self.clock())
+        return self._book(size, self.counting.draft(size), self.clock())
+
+    def at_once(self, size: Size) -> Lease | None:
+        """None: who sends takes a slot, and its moment is waited for in line."""
+        return None
 
     def close(self) -> None:
         """Let nothing more out: who asks from now on waits until it is cancelled."""

@@ -13,6 +13,7 @@ from parallel_openai.distributed.cluster import Line, account_name, count_worker
 from parallel_openai.distributed.worker import Delivery, Done, Event, Parcel, Worker
 from parallel_openai.engine.budget import Budget
 from parallel_openai.engine.processor import COME_HOME, End
+from parallel_openai.engine.sizes import NO_SIZE
 from parallel_openai.engine.status import StatusTracker
 from parallel_openai.jsonl import loads
 from parallel_openai.records import APIRequest, Response, Result
@@ -281,6 +282,8 @@ class _Run:
 
 
 def _replay(event: Event, request: APIRequest, now: float, status: StatusTracker) -> None:
-    response = Response(event.status, {}, b"", None, event.seconds)
-    sent, came = now - event.sent, now - event.came
-    status.timeline.came(sent, came, request, response, event.verdict, event.usage)
+    timeline, sent, came = status.timeline, now - event.sent, now - event.came
+    if event.verdict.kind == "done":
+        timeline.answered(sent, came, request, request.size or NO_SIZE, event.seconds, event.usage)
+    else:
+        timeline.failed(came, Response(event.status, {}, b"", None, event.seconds), event.verdict)

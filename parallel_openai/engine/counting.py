@@ -104,8 +104,16 @@ class Counting:
 
     def cost(self, size: Size) -> float:
         """What must be free before the request is sent."""
+        return self.cost_of(self.draft(size))
+
+    def cost_of(self, lot: Lot) -> float:
+        """The same for a draft."""
+        return max(1.0, lot.charges[self.rule] + lot.expected)
+
+    def draft(self, size: Size) -> Lot:
+        """What a request would be charged; give it to `book` when it is sent."""
         charges = charges_of(size)
-        return max(1.0, charges[self.rule] + self._expected(charges, size))
+        return Lot(charges, self._totals, self._expected(charges, size))
 
     def most(self, size: Size) -> float:
         """What the request costs at the most, by any rule."""
@@ -115,13 +123,10 @@ class Counting:
         """What the server charges when the request comes in."""
         return max(1.0, charges_of(size)[self.rule])
 
-    def open(self, size: Size) -> Lot:
-        """Book a request that is being sent."""
-        charges = charges_of(size)
-        self._totals = tuple(map(add, self._totals, charges))
-        expected = self._expected(charges, size)
-        self.outstanding += expected
-        return Lot(charges, self._totals, expected)
+    def book(self, lot: Lot) -> None:
+        """A request is being sent."""
+        lot.totals = self._totals = tuple(map(add, self._totals, lot.charges))
+        self.outstanding += lot.expected
 
     def finished(self, lot: Lot, usage: Usage | None) -> float:
         """Book an answer; gives what the rule charges now, negative for what it gives back."""

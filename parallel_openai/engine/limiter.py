@@ -82,6 +82,8 @@ class Limiter:
         self._refusals_in_a_row = 0
         self._largest_taken = 0.0
         self._began: float | None = None
+        self._in_line = 0
+        self._has_refused = False
         self._turns: WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Lock] = WeakKeyDictionary()
         self._news: asyncio.Event | None = None
 
@@ -97,15 +99,26 @@ class Limiter:
 
         Give the lease to `answered`, `refused` or `unanswered` when it is known what became of the request.
         """
-        turn = self._turn()
-        if not turn.locked():
-            lease = self.take(size)  # nobody waits and there is room: the usual case costs no switch of tasks
-            if lease is not None:
-                return lease
-        async with turn:
-            while (lease := self.take(size)) is None:
-                await self._sleep_until_room(size)
+        lease = self.at_once(size)
+        if lease is not None:
+            return lease
+        self._in_line += 1
+        try:
+            async with self._turn():
+                while (lease := self.take(size)) is None:
+                    await self._sleep_until_room(size)
+        finally:
+            self._in_line -= 1
         return lease
+
+    def at_once(self, size: Size) -> Lease | None:
+        """The same where nobody waits and there is room; else None."""
+        return None if self._in_line else self.take(size)
+
+    @property
+    def counts_tokens(self) -> bool:
+        """Whether it matters how many tokens a request has: a limit of them is known, or the server has refused."""
+        return self.tokens.limit is not None or self._has_refused
 
     def delay(self, size: Size) -> tuple[float, str]:
         """Seconds until the request may be sent, as far as is known, and what they are for, as in `waited`."""
@@ -155,6 +168,7 @@ class Limiter:
     ) -> None:
         """Learn from a 429: hold back the dimension that was refused for as long as the server says."""
         self.in_flight -= 1
+        self._has_refused = True
         self._refusals_in_a_row += 1
         now = self.clock()
         if self._refusals_in_a_row >= BREAKER:
@@ -191,14 +205,14 @@ class Limiter:
     def take(self, size: Size) -> Lease | None:
         """Set the request's capacity aside if it may be sent now, whoever waits in line; else None."""
         now = self.clock()
-        cost = self.counting.cost(size)
-        if self._plan(cost, now)[0] > 0:
+        lot = self.counting.draft(size)
+        if self._plan(self.counting.cost_of(lot), now)[0] > 0:
             return None
-        return self._book(size, now)
+        return self._book(size, lot, now)
 
-    def _book(self, size: Size, now: float) -> Lease:
+    def _book(self, size: Size, lot: Lot, now: float) -> Lease:
         self.in_flight += 1
-        lot = self.counting.open(size)
+        self.counting.book(lot)
         self.ramp.sent(now)
         request_mark = self.requests.charge(1.0, now)
         token_mark = self.tokens.charge(max(1.0, lot.charges[self.counting.rule]), now)

@@ -154,6 +154,7 @@ class PoolLimiter:
         self.tokens = Sum(self, "tokens")
         self._next = 0
         self._last_stop: type[RunStoppedError] = RunStoppedError
+        self._in_line = 0
         self._turns: WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Lock] = WeakKeyDictionary()
         self._news: asyncio.Event | None = None
 
@@ -173,15 +174,27 @@ class PoolLimiter:
 
     async def acquire(self, size: Size) -> PoolLease:
         """Wait in line until one of the members has capacity for the request, and set it aside there."""
-        turn = self._turn()
-        self._check_left()
-        if not turn.locked() and (lease := self._take(size)) is not None:
+        lease = self.at_once(size)
+        if lease is not None:
             return lease
-        async with turn:
-            while (lease := self._take(size)) is None:
-                await self._sleep_until_room(size)
-                self._check_left()
+        self._in_line += 1
+        try:
+            async with self._turn():
+                while (lease := self._take(size)) is None:
+                    await self._sleep_until_room(size)
+                    self._check_left()
+        finally:
+            self._in_line -= 1
         return lease
+
+    def at_once(self, size: Size) -> PoolLease | None:
+        """The same where nobody waits and there is room; else None."""
+        self._check_left()
+        return None if self._in_line else self._take(size)
+
+    @property
+    def counts_tokens(self) -> bool:
+        return any(each.limiter.counts_tokens for each in self.alive)
 
     async def send(self, request: APIRequest, lease: PoolLease) -> Response:
         """Send it to the lease's member; where that one turns out to be refused for good, to another.

@@ -15,15 +15,14 @@ from typing import Any, Literal
 from parallel_openai.engine.budget import Budget, Reserve
 from parallel_openai.engine.feed import Feed
 from parallel_openai.engine.gate import Gate
-from parallel_openai.engine.retry import RESOURCE_UNAVAILABLE, RetryPolicy, Verdict, judge
+from parallel_openai.engine.retry import DONE, RESOURCE_UNAVAILABLE, RetryPolicy, Verdict, judge
+from parallel_openai.engine.sizes import NO_SIZE, Sizes
 from parallel_openai.engine.status import StatusTracker
 from parallel_openai.errors import RateLimitedError, RunStoppedError
 from parallel_openai.records import APIRequest, Attempt, Response, Result, Size, Usage
 from parallel_openai.requests.endpoints import usage_of
 
 _TOO_LARGE = "The request is larger than the account's token limit ever lets through. The server said: "
-
-NO_SIZE = Size(1, 0, None, 1)
 
 #: How a run came to its end: every request has its result, or the budget or the time was used up, or all is submitted
 #: to the Batch API and goes on there.
@@ -47,6 +46,7 @@ class _Job:
     failures: int = 0  # sends that count against it
     refusals: int = 0  # times it was refused for its tokens
     held_since: float | None = None
+    size: Size = NO_SIZE
     reserve: Reserve | None = None  # of the budget, for the send to come
 
 
@@ -67,7 +67,8 @@ class Processor:
 
     One worker at a time stands at the gate: it takes the next request and waits for its capacity. When it goes off to
     send, another takes its place, a new one if all are busy. So there are never more workers than the limits can use,
-    the requests go out in order, and none is a task of its own.
+    the requests go out in order, and none is a task of its own. Where nothing must be waited for, which is the usual
+    case, a worker passes the gate without a switch of tasks.
     """
 
     def __init__(
@@ -94,6 +95,9 @@ class Processor:
         self._ending: End = "finished"
         self._clock = clock
         self._source: Iterator[APIRequest | None] = iter(())
+        self._sizes = Sizes()
+        self._first: _Job | None = None  # taken up already, and to be sent next
+        self._pause = False  # whether the source wants other work of the loop to go first
         self._retries: list[tuple[float, int, _Job]] = []
         self._pushed = 0
         self._busy = 0
@@ -102,7 +106,7 @@ class Processor:
         self._reached = False
         self._broken_in_row = 0
         self._good_at: float | None = None  # when the last good answer came
-        self._sending: set[asyncio.Task[None]] = set()
+        self._in_line: set[asyncio.Task[Any]] = set()  # the workers that wait at the gate
         self._workers: set[asyncio.Task[None]] = set()
         self._stopped = False
 
@@ -167,11 +171,12 @@ class Processor:
 
     async def _come_home(self) -> None:
         """Send nothing more, and take in what is on its way."""
-        for worker in self._workers - self._sending:
-            worker.cancel()
         self._stopped = True
-        if self._sending:
-            await asyncio.wait(self._sending, timeout=COME_HOME)
+        for worker in self._in_line:
+            worker.cancel()
+        sending = self._workers - self._in_line
+        if sending:
+            await asyncio.wait(sending, timeout=COME_HOME)
 
     async def _dismiss(self) -> None:
         self._stopped = True
@@ -184,56 +189,95 @@ class Processor:
 
     async def _work(self) -> None:
         while not self._stopped:
-            async with self._gate:
-                job = await self._next()
-                if job is None or not await self._afford(job):
-                    self._at_gate -= 1
-                    return
-                lease = await self._limiter.acquire(job.request.size or NO_SIZE)
-                if self._stopped:
-                    self._limiter.unanswered(lease)
-                    return
-                if self._seconds_left() == 0.0:  # the loop was too busy to ring in time
-                    self._limiter.unanswered(lease)
-                    self._finish_early("deadline")
+            ready = None if self._gate.locked() else self._at_once()
+            if ready is None:
+                ready = await self._at_the_gate()
+                if ready is None:
                     return
             self._at_gate -= 1
             self._busy += 1
             if not self._at_gate and len(self._workers) < self._max_workers:
                 self._hire()
-            worker = asyncio.current_task()
-            assert worker is not None
-            self._sending.add(worker)
             try:
-                await self._attempt(job, lease)
+                await self._attempt(*ready)
             finally:
-                self._sending.discard(worker)
                 self._busy -= 1
                 self._at_gate += 1
                 self._news.set()
 
+    def _at_once(self) -> tuple[_Job, Any] | None:
+        """The next request and the lease for it, where neither must be waited for."""
+        if self._budget is not None or self._deadline is not None:
+            return None
+        job = self._first = self._first or self._take_up()
+        if job is None:
+            return None
+        job.size = self._sizes.of(job.request, exactly=self._limiter.counts_tokens)
+        lease = self._limiter.at_once(job.size)
+        if lease is None:
+            return None
+        self._first = None
+        return job, lease
+
+    async def _at_the_gate(self) -> tuple[_Job, Any] | None:
+        """The same after whatever wait there is; None when nothing is left to be sent."""
+        worker = asyncio.current_task()
+        assert worker is not None
+        self._in_line.add(worker)
+        try:
+            async with self._gate:
+                job = await self._next()
+                if job is None or not await self._afford(job):
+                    self._at_gate -= 1
+                    return None
+                job.size = self._sizes.of(job.request, exactly=self._limiter.counts_tokens)
+                lease = await self._limiter.acquire(job.size)
+        finally:
+            self._in_line.discard(worker)
+        if self._stopped:
+            self._limiter.unanswered(lease)
+            return None
+        if self._seconds_left() == 0.0:  # the loop was too busy to ring in time
+            self._limiter.unanswered(lease)
+            self._finish_early("deadline")
+            return None
+        return job, lease
+
     async def _next(self) -> _Job | None:
-        """The next request to send: retries that are due and fresh ones in turns; None when all is done."""
+        """The next request to send, as soon as there is one; None when all is done."""
         while True:
+            job, self._first = self._first or self._take_up(), None
+            if job is not None:
+                return job
+            if self._pause:
+                self._pause = False
+                await asyncio.sleep(0)
+                continue
             delay = self._retries[0][0] - self._clock() if self._retries else None
-            if delay is not None and delay <= 0 and not self._retry_was_last:
-                self._retry_was_last = True
-                self._status.num_tasks_waiting -= 1
-                return heapq.heappop(self._retries)[2]
-            self._retry_was_last = False
-            for request in self._source:
-                if request is None:
-                    await asyncio.sleep(0)
-                    continue
-                if self._limiter.never_fits(request.size or NO_SIZE):
-                    self._reject(request)
-                    continue
-                self._status.num_tasks_started += 1
-                return _Job(request, self._clock())
             if delay is None and not self._busy and not self._may_get_more():
                 return None
             if delay is None or delay > 0:
                 await self._wait_for_news(delay)
+
+    def _take_up(self) -> _Job | None:
+        """What is there to be sent: retries that are due and fresh ones in turns."""
+        if self._retries and not self._retry_was_last and self._retries[0][0] <= self._clock():
+            self._retry_was_last = True
+            self._status.num_tasks_waiting -= 1
+            return heapq.heappop(self._retries)[2]
+        self._retry_was_last = False
+        if self._pause:
+            return None
+        for request in self._source:
+            if request is None:
+                self._pause = True
+                return None
+            if self._limiter.largest is not None and self._limiter.never_fits(request.size or NO_SIZE):
+                self._reject(request)
+                continue
+            self._status.num_tasks_started += 1
+            return _Job(request, self._clock())
+        return None
 
     def _may_get_more(self) -> bool:
         return isinstance(self._source, Feed) and not self._source.closed
@@ -264,7 +308,6 @@ class Processor:
         if job.attempts:
             status.num_retries += 1
         at, sent_at = time.time(), self._clock()
-        waited = sent_at - job.ready_at
         status.timeline.sent(sent_at)
         try:
             response = await self._send(job.request, lease)
@@ -275,23 +318,24 @@ class Processor:
             status.num_tasks_in_progress -= 1
         if self._budget is not None and job.reserve is not None:
             self._budget.settle(job.reserve, response)
-        verdict = self._unless_outage(judge(response, reached=self._reached), response)
-        attempt = Attempt(at, response.seconds, waited, response.status, verdict.code, response.request_id)
-        job.attempts.append(attempt)
+        now = self._clock()
+        verdict = self._unless_outage(judge(response, reached=self._reached), response, now)
+        job.attempts.append(
+            Attempt(at, response.seconds, sent_at - job.ready_at, response.status, verdict.code, response.request_id)
+        )
         if response.status:
             self._reached = True
-        if verdict.kind == "done":
+        if verdict is DONE:
             usage = usage_of(response.data)
-            status.timeline.came(sent_at, self._clock(), job.request, response, verdict, usage)
+            status.timeline.answered(sent_at, now, job.request, job.size, response.seconds, usage)
             self._succeed(job, lease, response, usage)
         else:
-            status.timeline.came(sent_at, self._clock(), job.request, response, verdict, None)
+            status.timeline.failed(now, response, verdict)
             self._mishap(job, lease, response, verdict)
 
-    def _unless_outage(self, verdict: Verdict, response: Response) -> Verdict:
+    def _unless_outage(self, verdict: Verdict, response: Response, now: float) -> Verdict:
         """A server that is away answers nobody, so no request is to blame; the bound lets one that breaks it end."""
-        now = self._clock()
-        if verdict.kind == "done":
+        if verdict is DONE:
             self._broken_in_row, self._good_at = 0, now
         elif verdict.kind == "retry" and (verdict.code == "connection_error" or response.status in (502, 503, 504)):
             self._broken_in_row += 1
@@ -365,8 +409,8 @@ class Processor:
             job.held_since = now
         if verdict.dimension == "tokens":
             job.refusals += 1
-            size, held = job.request.size or NO_SIZE, now - job.held_since
-            if self._limiter.seems_too_large(size, job.refusals, held, response.headers):
+            held = now - job.held_since
+            if self._limiter.seems_too_large(job.size, job.refusals, held, response.headers):
                 self._fail(
                     job, replace(verdict, code="request_too_large", message=_TOO_LARGE + (verdict.message or ""))
                 )
@@ -430,7 +474,7 @@ class Processor:
         further = self._on_result(result)
         if further is None:
             return
-        if self._limiter.never_fits(further.size or NO_SIZE):
+        if self._limiter.largest is not None and self._limiter.never_fits(further.size or NO_SIZE):
             self._reject(further)
         else:
             self._again(_Job(further, 0.0), 0.0)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 
+INFINITY = float("inf")
 #: So many refusals among so many sends in a row are a full server's, however slowly they were sent.
 CLUSTER = 4
 CLUSTER_SPAN = 20
@@ -73,11 +74,9 @@ class Refusals:
         return self._calm_refused >= CALM_REFUSALS and self._calm_refused >= CALM_SHARE * self._calm_sent
 
     def _is_calm(self, pace: float, now: float) -> bool:
-        return pace < CALM * self._fastest(pace, now)
+        return pace != INFINITY and pace < CALM * self._fastest(pace, now)
 
     def _fastest(self, pace: float, now: float) -> float:
-        if pace == float("inf"):
-            return 0.0
         best = self._best * 0.5 ** (max(0.0, now - self._best_at) / HALF_LIFE) if self._best else 0.0
         if pace >= best:
             self._best, self._best_at = pace, now

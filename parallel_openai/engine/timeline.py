@@ -15,8 +15,10 @@ from parallel_openai.records import APIRequest, Response, Size, Usage
 
 #: A slice is a second long; when there are so many, each two become one.
 MOST_SLICES = 1800
-#: Sizes that are kept to tell what another cap would have cost: every one at first, then every second, fourth, ...
+#: SizeSample that are kept to tell what another cap would have cost: every one at first, then every second, fourth, ...
 MOST_SIZES = 512
+#: Sends of a slice between two looks at the limits.
+LOOK_EVERY = 16
 #: Latencies are told apart by steps of 5 %, from a millisecond to some hours.
 SHORTEST, STEP, STEPS = 0.001, 1.05, 340
 _STEPS_IN_E = 1 / math.log(STEP)
@@ -36,7 +38,7 @@ class Slice:
         tokens_charged: what the sends of this time cost against the token limit, as far as the server's rule is known.
         tokens_used: tokens in the answers' `usage`.
         seconds: sum of the answers' latencies.
-        max_requests_per_minute, max_tokens_per_minute: the limits in force at its end; None where unknown.
+        max_requests_per_minute, max_tokens_per_minute: the limits in force then; None where unknown.
     """
 
     sent: int = 0
@@ -97,7 +99,7 @@ class Histogram:
 
 
 @dataclass(slots=True)
-class Sizes:
+class SizeSample:
     """An even sample of the sizes that were sent, and the longest answer to them."""
 
     kept: list[Size] = field(default_factory=list)
@@ -106,9 +108,8 @@ class Sizes:
     cap: str = CAPS[0]  # how the requests call their cap
     _every: int = 1
 
-    def add(self, request: APIRequest, output: int) -> None:
-        size = request.size
-        if size is None or not size.max_output_tokens:
+    def add(self, request: APIRequest, size: Size, output: int) -> None:
+        if not size.max_output_tokens:
             return
         if not self.answers:
             self.cap = next((name for name in CAPS if name in request.request_json), CAPS[0])
@@ -147,7 +148,7 @@ class Timeline:
         self.waited: dict[str, float] = {}
         self.seconds = 0.0
         self.advice: SmallerCap | None = None
-        self._sizes = Sizes()
+        self._sizes = SizeSample()
         self._limiter: Gate | None = None
         self._origin: float | None = None
         self._began = 0.0
@@ -165,6 +166,8 @@ class Timeline:
 
     def end(self, now: float, *, max_concurrent_requests: int) -> None:
         """The work is over."""
+        if self.slices:
+            self._look_at_limits(self.slices[-1])
         limiter, self._limiter = self._limiter, None
         assert limiter is not None
         self.seconds += now - self._began
@@ -178,28 +181,34 @@ class Timeline:
             self._first_sent = at
         piece = self._slice(at)
         piece.sent += 1
-        if self._limiter is not None:
-            piece.max_requests_per_minute = _per_minute(self._limiter.requests)
-            piece.max_tokens_per_minute = _per_minute(self._limiter.tokens)
+        if piece.sent % LOOK_EVERY == 1:
+            self._look_at_limits(piece)
 
-    def came(
-        self,
-        sent_at: float,
-        now: float,
-        request: APIRequest,
-        response: Response,
-        verdict: Verdict,
-        usage: Usage | None,
+    def answered(
+        self, sent_at: float, now: float, request: APIRequest, size: Size, seconds: float, usage: Usage | None
     ) -> None:
-        """What a send came to; `usage` is what its answer says that it took."""
+        """A send brought a good answer after so many `seconds`, which says that it took `usage`."""
+        self._last_seen = now
+        piece = self._slice(now)
+        piece.answered += 1
+        piece.seconds += seconds
+        self.latency.add(seconds)
+        if usage is not None:
+            piece.tokens_used += usage.total_tokens
+            self._sizes.add(request, size, usage.completion_tokens)
+        if self._limiter is not None:
+            counting = self._limiter.counting
+            charged = usage.total_tokens if usage and RULES[counting.rule].settles else counting.at_send(size)
+            self._slice(sent_at).tokens_charged += charged
+
+    def failed(self, now: float, response: Response, verdict: Verdict) -> None:
+        """A send brought something else."""
         self._last_seen = now
         if response.status == 429:
             self._slice(now).refused += 1
             self.refusals[_why(verdict)] += 1
-        elif verdict.kind != "done":
-            self._slice(now).failed += 1
         else:
-            self._answered(sent_at, now, request, response.seconds, usage)
+            self._slice(now).failed += 1
 
     def utilisation(self) -> dict[str, float]:
         """What was answered, as a share of each known limit, from the first send to the last answer.
@@ -251,18 +260,10 @@ class Timeline:
             begins, ends = number * self.width, (number + 1) * self.width
             yield max(0.0, min(ends, last) - max(begins, first)), requests, tokens
 
-    def _answered(self, sent_at: float, now: float, request: APIRequest, seconds: float, usage: Usage | None) -> None:
-        piece = self._slice(now)
-        piece.answered += 1
-        piece.seconds += seconds
-        self.latency.add(seconds)
-        if usage is not None:
-            piece.tokens_used += usage.total_tokens
-            self._sizes.add(request, usage.completion_tokens)
-        if self._limiter is not None and request.size is not None:
-            settles = RULES[self._limiter.counting.rule].settles
-            charged = usage.total_tokens if settles and usage else self._limiter.counting.at_send(request.size)
-            self._slice(sent_at).tokens_charged += charged
+    def _look_at_limits(self, piece: Slice) -> None:
+        if self._limiter is not None:
+            piece.max_requests_per_minute = _per_minute(self._limiter.requests)
+            piece.max_tokens_per_minute = _per_minute(self._limiter.tokens)
 
     def _slice(self, at: float) -> Slice:
         if self._origin is None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import io
 import ssl as ssl_module
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from pathlib import Path
 from typing import IO, Any, cast
 from urllib.request import getproxies, proxy_bypass
@@ -13,6 +13,7 @@ from urllib.request import getproxies, proxy_bypass
 import aiohttp
 from yarl import URL
 
+from parallel_openai.engine.deadlines import Deadlines
 from parallel_openai.engine.urls import check_url
 from parallel_openai.jsonl import loads
 from parallel_openai.records import Response
@@ -59,7 +60,10 @@ class Transport:
         self._base = check_url(base_url)
         self._headers = dict(headers)
         self._secrets = [value.encode() for value in secrets_in(headers)]
-        self._timeout = aiohttp.ClientTimeout(total=timeout, sock_connect=min(0.8 * timeout, CONNECT_TIMEOUT))
+        self._seconds = timeout
+        # The whole is timed by the deadlines.
+        self._timeout = aiohttp.ClientTimeout(total=None, sock_connect=min(0.8 * timeout, CONNECT_TIMEOUT))
+        self._deadlines = Deadlines(timeout, clock)
         self._clock = clock
         self._proxy = _proxy_for(self._base) if trust_env else None
         self._ssl = ssl
@@ -78,15 +82,16 @@ class Transport:
             if self._session is not None:
                 self._session.headers.update(new)
 
-    async def post(self, path: str, body: bytes, *, timeout: float | None = None) -> Response:
+    def post(self, path: str, body: bytes, *, timeout: float | None = None) -> Coroutine[Any, Any, Response]:
         """Send one body to a path, which is quoted as URLs have it; give the answer or the reason why there is none.
 
         Raises nothing but cancellation, and what `renewed` raises. `timeout` is in seconds; None: the transport's own.
         """
         # aiohttp warns of large bodies that are plain bytes, since it would write them in one go.
         data = body if len(body) < LARGE_BODY else io.BytesIO(body)
-        options: dict[str, Any] = {} if timeout is None else {"timeout": self._within(total=timeout)}
-        return await self._exchange("POST", self._url(path), data=data, **options)
+        if timeout is None:
+            return self._exchange("POST", self._url(path), data=data)
+        return self._exchange("POST", self._url(path), data=data, timeout=self._within(total=timeout))
 
     async def call(
         self, method: str, path: str, *, body: bytes | None = None, query: Mapping[str, str] | None = None
@@ -108,21 +113,20 @@ class Transport:
             part.set_content_disposition("form-data", name="file", filename=filename)
             headers = {"Content-Type": form.headers["Content-Type"]}
             return await self._exchange(
-                "POST", self._url(path), data=form, headers=headers, timeout=self._within(silence=self._timeout.total)
+                "POST", self._url(path), data=form, headers=headers, timeout=self._within(silence=self._seconds)
             )
 
     async def download(self, path: str, place: Path) -> Response:
         """Fetch what stands at a path into a file, piece by piece; where that went well, the response has no body."""
         with _open(place, "wb") as file:
-            return await self._exchange(
-                "GET", self._url(path), into=file, timeout=self._within(silence=self._timeout.total)
-            )
+            return await self._exchange("GET", self._url(path), into=file, timeout=self._within(silence=self._seconds))
 
     async def _exchange(self, method: str, url: URL, *, into: IO[bytes] | None = None, **options: Any) -> Response:
         if self._renewed is not None:
             self.use(await self._renewed())
         session = self._session or self._open()
         began = self._clock()
+        wait = None if "timeout" in options else self._deadlines.begin(began)
         try:
             # A redirect could carry the key to another host, so none is followed.
             async with session.request(method, url, allow_redirects=False, **options) as answer:
@@ -132,6 +136,10 @@ class Transport:
                         into.write(chunk)
                     return Response(status, headers, b"", {}, self._clock() - began)
                 content = await self._read(answer)
+        except asyncio.CancelledError:
+            if wait is None or not wait.ended():
+                raise
+            return self._too_late(began, self._seconds)
         except aiohttp.ConnectionTimeoutError:
             place = f"{self._base.host}:{self._base.port}"
             sentence = f"No connection to {place} within {self._timeout.sock_connect:g} s. Is base_url right?"
@@ -141,19 +149,27 @@ class Transport:
             return self._failure(began, "response_too_large", sentence)
         except asyncio.TimeoutError:
             limit = options.get("timeout", self._timeout)
-            sentence = f"No complete answer within {limit.total or limit.sock_read:g} s (the client's timeout)."
-            return self._failure(began, "timeout", sentence)
+            return self._too_late(began, limit.total or limit.sock_read or self._seconds)
         except (aiohttp.ClientError, OSError) as error:
             code, sentence = self._explain(error)
             return self._failure(began, code, sentence)
-        if self._secrets and any(secret in content for secret in self._secrets):
-            content = self._without_secrets(content)  # some servers name the wrong key whole
+        finally:
+            if wait is not None:
+                self._deadlines.end(wait)
+        for secret in self._secrets:
+            if secret in content:
+                content = content.replace(secret, b"***")  # some servers name the wrong key whole
         return Response(status, headers, content, _parse(content), self._clock() - began)
+
+    def _too_late(self, began: float, seconds: float) -> Response:
+        sentence = f"No complete answer within {seconds:g} s (the client's timeout)."
+        return self._failure(began, "timeout", sentence)
 
     def _within(self, *, total: float | None = None, silence: float | None = None) -> aiohttp.ClientTimeout:
         return aiohttp.ClientTimeout(total=total, sock_connect=self._timeout.sock_connect, sock_read=silence)
 
     async def close(self) -> None:
+        self._deadlines.close()
         if self._session is not None:
             session, self._session = self._session, None
             await session.close()
@@ -191,11 +207,6 @@ class Transport:
                 raise _TooLargeError
             chunks.append(chunk)
         return b"".join(chunks)
-
-    def _without_secrets(self, content: bytes) -> bytes:
-        for secret in self._secrets:
-            content = content.replace(secret, b"***")
-        return content
 
     def _failure(self, began: float, code: str, sentence: str) -> Response:
         return Response(0, {}, b"", None, self._clock() - began, code, sentence)

@@ -6,6 +6,7 @@ import inspect
 import traceback
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property, partial
 from hashlib import blake2b
 from tokenize import TokenError
 from typing import Any
@@ -24,7 +25,7 @@ from parallel_openai.frames.table import (
     rows_of,
 )
 from parallel_openai.jsonl import dumps
-from parallel_openai.records import APIRequest
+from parallel_openai.records import APIRequest, Size
 from parallel_openai.requests.endpoints import CHAT, Endpoint
 from parallel_openai.requests.images import with_images
 from parallel_openai.requests.prompts import BadPromptError, Template, parse_template
@@ -94,36 +95,32 @@ class Recipe:
         if self.system is not None and self.params.get("instructions") is not None:
             raise InvalidInputError("Both system= and instructions= say how to answer; give one of them.")
 
-    def requests(self, df: pd.DataFrame, *, sized: bool = True) -> Iterator[APIRequest | BadPromptError]:
-        """The requests, `samples` for each row in the order of the rows; for a row that cannot be asked, why not.
-
-        To count their tokens takes as long as to make them: where few are sent, `measure` does it for those.
-        """
+    def requests(self, df: pd.DataFrame) -> Iterator[APIRequest | BadPromptError]:
+        """The requests, `samples` for each row in the order of the rows; for a row that cannot be asked, why not."""
         prompts = _source(df, self.prompt, "prompt")
         systems = _source(df, self.system, "system") if self.system is not None else None
+        measure = partial(_size_of, encoding_for_model(self.model))
         metadata = rows_of(df, self.metadata) if self.metadata else None
         names = [column_text(name) for name in self.metadata]
         for prompt in prompts:
             system = next(systems) if systems is not None else None
             beside = dict(zip(names, next(metadata), strict=True)) if metadata is not None else None
             for sample in range(self.samples):
-                request = self._request(prompt, system, beside, sample)
-                if sized and isinstance(request, APIRequest):
-                    self.measure(request)
-                yield request
+                yield self._request(prompt, system, beside, sample, measure)
 
-    def measure(self, request: APIRequest) -> None:
-        """Count the tokens of a request."""
-        request.size = request_size(request.request_json, encoding_for_model(self.model), request.path)
-
-    def _request(self, prompt: Any, system: Any, metadata: Any, sample: int) -> APIRequest | BadPromptError:
+    def _request(
+        self, prompt: Any, system: Any, metadata: Any, sample: int, measure: Callable[[APIRequest], Size]
+    ) -> APIRequest | BadPromptError:
         try:
             request = APIRequest(self._body(prompt, system), metadata, path=self.endpoint.path, sample=sample)
         except BadPromptError as error:
             return error
         except TypeError as error:
             return BadPromptError("invalid_prompt", f"The prompt cannot be sent as JSON: {error}.")
-        return request if self.tier is None else request.in_tier(self.tier)
+        if self.tier is not None:
+            request = request.in_tier(self.tier)
+        request.measure = measure
+        return request
 
     def _body(self, prompt: Any, system: Any) -> Mapping[str, Any]:
         for value in (prompt, system):
@@ -133,8 +130,14 @@ class Recipe:
             raise BadPromptError("missing_prompt", "The prompt is missing (NaN or None).")
         if is_missing(system):
             system = None
-        body = with_images(self.endpoint.body(prompt, system, self.model, self.params))
+        body = self.endpoint.body(prompt, system, self.model, self.params)
+        if not (type(prompt) is str and (system is None or type(system) is str) and self._params_are_plain):
+            body = with_images(body)
         return self.endpoint.with_examples(body, self.examples) if self.examples else body
+
+    @cached_property
+    def _params_are_plain(self) -> bool:
+        return with_images(self.params) is self.params
 
     def digest(self, place: str) -> str:
         """A short name of what is asked and where, the same in every session."""
@@ -154,6 +157,10 @@ class Recipe:
             "metadata": list(self.metadata),
             "made_by_function": callable(self.prompt) or callable(self.system),
         }
+
+
+def _size_of(encoding: str, request: APIRequest) -> Size:
+    return request_size(request.request_json, encoding, request.path)
 
 
 def _text_of(prompt: Prompt) -> Any:

@@ -21,8 +21,8 @@ class KnownRequest(APIRequest):
     __slots__ = ()
 
     def __init__(self, key: str, path: str) -> None:
-        self.request_json, self.metadata, self.path, self.sample, self.size = {}, None, path, 0, None
-        self.body, self.key = b"", key
+        self.request_json, self.metadata, self.path, self.sample = {}, None, path, 0
+        self.body, self.key, self.size, self.measure = b"", key, None, None
 
 
 class Restoring:

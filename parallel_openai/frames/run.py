@@ -217,7 +217,7 @@ class FrameRun:
         What was asked in vain before comes last: where a budget or the time runs out, fresh rows are the better buy.
         """
         again = array("Q")
-        for slot, request in self._first_ones(enumerate(self.recipe.requests(self.df, sized=False))):
+        for slot, request in self._first_ones(enumerate(self.recipe.requests(self.df))):
             if request is None:
                 yield None
             elif request.key in known:
@@ -257,14 +257,12 @@ class FrameRun:
         """The requests of these slots, which were not kept, since there may be as many as rows."""
         samples, wanted = self.recipe.samples, set(slots)
         rows = list(dict.fromkeys(slot // samples for slot in slots))
-        for number, request in enumerate(self.recipe.requests(self.df.iloc[rows], sized=False)):
+        for number, request in enumerate(self.recipe.requests(self.df.iloc[rows])):
             slot = rows[number // samples] * samples + number % samples
             if slot in wanted:
                 yield slot, request
 
     def _may_be_sent(self, slot: int, request: APIRequest) -> bool:
-        if request.size is None:
-            self.recipe.measure(request)
         why = self._budget.objection(request) if self._budget is not None else None
         if why is not None:
             self._reject(slot, BadPromptError("unbounded", why))

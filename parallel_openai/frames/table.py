@@ -156,4 +156,4 @@ def with_columns(df: pd.DataFrame, columns: dict[str, Any]) -> pd.DataFrame:
 
 def is_missing(value: Any) -> bool:
     """Whether a cell holds nothing: None, NaN, NA or NaT."""
-    return value is None or (pd.api.types.is_scalar(value) and bool(pd.isna(value)))
+    return value is None or (type(value) is not str and pd.api.types.is_scalar(value) and bool(pd.isna(value)))

@@ -124,11 +124,13 @@ def to_messages(prompt: Any, system: Any) -> list[Any]:
     >>> to_messages("Hi.", "Be brief.")
     [{'role': 'system', 'content': 'Be brief.'}, {'role': 'user', 'content': 'Hi.'}]
     """
-    if hasattr(prompt, "tolist"):  # numpy's arrays: what parquet files give for lists
-        prompt = prompt.tolist()
     if isinstance(prompt, str):
-        messages: list[Any] = [{"role": "user", "content": check_text(prompt)}]
-    elif isinstance(prompt, Mapping):
+        asked = {"role": "user", "content": check_text(prompt)}
+        return [asked] if system is None else [{"role": "system", "content": check_system(system)}, asked]
+    if hasattr(prompt, "tolist"):  # numpy's arrays: what parquet files give for lists
+        return to_messages(prompt.tolist(), system)
+    messages: list[Any]
+    if isinstance(prompt, Mapping):
         messages = [prompt]
     elif isinstance(prompt, Sequence) and not isinstance(prompt, (bytes, bytearray)):
         messages = list(prompt)

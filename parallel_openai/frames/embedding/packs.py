@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from parallel_openai.engine.processor import NO_SIZE
+from parallel_openai.engine.sizes import NO_SIZE
 from parallel_openai.jsonl import dumps
 from parallel_openai.records import APIRequest, Attempt, Result, Size, Usage
 from parallel_openai.requests.endpoints import Answer, Packing, usage_of
@@ -47,9 +47,7 @@ class Pack(APIRequest):
         body = {**rows[0].request_json, "input": [row.request_json["input"] for row in rows]}
         super().__init__(body, path=rows[0].path)
         sizes = [row.size or NO_SIZE for row in rows]
-        self.size: Size = Size(
-            sum(each.prompt_tokens for each in sizes), sum(each.characters for each in sizes), None, 1
-        )
+        self.size = Size(sum(each.prompt_tokens for each in sizes), sum(each.characters for each in sizes), None, 1)
         self.rows = rows
         self.attempts = attempts
         self.split = split
