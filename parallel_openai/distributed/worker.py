@@ -47,7 +47,7 @@ class Parcel(APIRequest):
         self.number = number
         asked = request.request_json
         self.request_json = {name: asked[name] for name in _READ_BY_CLIENT if name in asked}
-        self.metadata = None
+        self.metadata = self.measure = None
         for name in ("path", "sample", "body", "key", "size"):
             setattr(self, name, getattr(request, name))
 

@@ -31,6 +31,8 @@ from parallel_openai.requests.endpoints import ENDPOINTS, Endpoint
 from tests.engine.virtual import VirtualLoop, run_virtually
 
 PLACE = Path("journal.jsonl")
+#: Cases that hypothesis tries in one go: it gets slow when it has many to tell apart.
+PIECE = 1000
 #: Virtual seconds that a few requests may take, whatever the server says: max_wait, and a day that a header may name.
 PATIENCE = 400_000.0
 
@@ -38,8 +40,10 @@ PATIENCE = 400_000.0
 def fuzz(check: Callable[..., None], cases: int) -> None:
     """Try so many cases, the smallest that fails being shown; each check has its strategies in CHECKS."""
     quiet = [HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.filter_too_much]
-    test = given(*CHECKS[check])(check)
-    settings(max_examples=cases, deadline=None, database=None, suppress_health_check=quiet)(test)()
+    for done in range(0, cases, PIECE):
+        test = given(*CHECKS[check])(check)
+        piece = min(PIECE, cases - done)
+        settings(max_examples=piece, deadline=None, database=None, suppress_health_check=quiet)(test)()
 
 
 def line(number: int, *, key: str | None = None, answer: Any = None) -> bytes:
