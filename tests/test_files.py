@@ -470,6 +470,15 @@ def test_fields_in_another_order_ask_the_same(server: Server) -> None:
     assert run(server).num_tasks_restored == server.stats()["received"] == 1
 
 
+@pytest.mark.parametrize("metadata", [(2**70, 2**71), ("\ud800", "\ud801"), ({"a": None}, {"a": 0})], ids=repr)
+def test_rows_are_told_apart_by_whatever_their_metadata_holds(server: Server, metadata: tuple[Any, Any]) -> None:
+    write(*(chat("a", metadata=each) for each in metadata))
+    run(server)
+    write(chat("a", metadata=metadata[1]), chat("a", metadata=metadata[1]))
+    status = run(server)
+    assert (status.num_tasks_restored, status.num_tasks_succeeded, server.stats()["received"]) == (1, 2, 3)
+
+
 def test_what_failed_before_is_asked_after_what_is_new(server: Server) -> None:
     """So that a budget buys fresh answers first; and the same line twice is still two requests."""
     write(chat("bad"), chat("bad"), chat("good"))

@@ -93,10 +93,12 @@ def content_digest(body: Mapping[str, Any], metadata: Any) -> int:
     Raises:
         ValueError: the body is none that could be sent.
     """
-    content = _canonical(body)
-    if metadata is not None:
-        content += b"\n" + dumps(metadata, sort_keys=True)
-    return digest_of(content)
+    if metadata is None:
+        return digest_of(_canonical(body))
+    try:
+        return digest_of(dumps_strictly((body, metadata), sort_keys=True))
+    except TypeError:  # a row's own metadata may hold what the API would not take
+        return digest_of(_canonical(body) + b"\n" + dumps(metadata, sort_keys=True))
 
 
 def key_digest(path: str) -> Digest:
