@@ -25,7 +25,7 @@ from parallel_openai.errors import InvalidInputError
 from parallel_openai.files.known import NOTHING_KNOWN, Digest, KnownLines, content_digest, key_digest
 from parallel_openai.files.source import Line, LineRequest, RequestsFile, parse_request
 from parallel_openai.files.urls import split_url
-from parallel_openai.records import Result
+from parallel_openai.records import APIRequest, Result, Size
 from parallel_openai.requests.tokens import get_encoding, request_size
 
 log = logging.getLogger("parallel_openai")
@@ -209,7 +209,7 @@ class FileRun:
                 self._reject(number, line, str(error))
                 continue
             if request is not None:
-                yield self._sized(request)
+                yield request
             elif standing == "failed":
                 failed.extend((number, offset))
             else:
@@ -219,11 +219,12 @@ class FileRun:
                     yield None
 
     def _request(self, body: dict[str, Any], metadata: Any, number: int) -> LineRequest:
-        return LineRequest(body, metadata, path=self.path, number=number)
-
-    def _sized(self, request: LineRequest) -> LineRequest:
-        request.size = request_size(request.request_json, self.encoding, self.path)
+        request = LineRequest(body, metadata, path=self.path, number=number)
+        request.measure = self._measure
         return request
+
+    def _measure(self, request: APIRequest) -> Size:
+        return request_size(request.request_json, self.encoding, self.path)
 
     def _take(self, result: Result, journal: Journal) -> None:
         if result.status == "failed":
