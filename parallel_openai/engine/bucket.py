@@ -380,7 +380,9 @@ class Bucket:
         self._variance += (WANDER * self.rate) ** 2 * max(0.0, now - self._shown_at)
         offset = shown.remaining - ledger_then
         if self._variance == INFINITY:
-            self.shift, self._variance = offset, spread**2
+            # A limit that has just become smaller has cut the ledger, but no more can be gone than was sent since then.
+            self.shift = max(offset, shown.remaining - (self.sent - sent_then) - self.ledger)
+            self._variance = spread**2
         else:
             gain = self._variance / (self._variance + spread**2)
             self.shift += gain * (offset - self.shift)

@@ -110,6 +110,22 @@ def test_a_limit_that_is_halved_in_mid_run_is_followed(window: float) -> None:
     assert per_thousand(run) <= 5.0
 
 
+def test_a_limit_that_shrinks_to_almost_nothing_leaves_no_debt_that_was_never_made() -> None:
+    """Between a send and its answer the books had gathered what the old limit gave."""
+    now = 0.0
+    limiter = Limiter(clock=lambda: now)
+    first, second = limiter.take(SMALL), limiter.take(SMALL)
+    assert first is not None and second is not None
+    now = 0.1
+    limiter.answered(first, {"x-ratelimit-limit-requests": "600000", "x-ratelimit-remaining-requests": "0"})
+    now = 0.7
+    third = limiter.take(SMALL)
+    assert third is not None
+    now = 0.8
+    limiter.answered(third, {"x-ratelimit-limit-requests": "1", "x-ratelimit-remaining-requests": "0"})
+    assert limiter.delay(SMALL)[0] == pytest.approx(67, abs=2)  # one comes in a minute, a tenth of that is in doubt
+
+
 @pytest.mark.parametrize("window", [1.0, 60.0])
 def test_another_client_that_takes_a_third_is_felt(window: float) -> None:
     rows = int(REQUESTS / 60 * (40 + window))
