@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 
 from parallel_openai.batch.planner import Planner
 from parallel_openai.batch.spool import Row, Spool
@@ -50,7 +49,7 @@ class Leftovers:
 
         def take(result: Result) -> APIRequest | None:
             row = self._on_their_way.pop(id(result.request))
-            return on_result(row, replace(result, attempts=(*row.attempts, *result.attempts)))
+            return on_result(row, result._replace(attempts=(*row.attempts, *result.attempts)))
 
         try:
             return await client.process(requests(), on_result=take, status=status, budget=budget)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence, Set
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
@@ -116,7 +116,9 @@ class PartWriter:
 
     def add(self, row: Row, line: bytes) -> None:
         request = row.request
-        attempts = [{name: value for name, value in asdict(each).items() if value is not None} for each in row.attempts]
+        attempts = [
+            {name: value for name, value in each._asdict().items() if value is not None} for each in row.attempts
+        ]
         place = Place(self.bytes, request.key, request.sample, request.metadata, attempts)
         self._file.write(line)
         self._rows.write(dumps([row.custom_id, *place]) + b"\n")

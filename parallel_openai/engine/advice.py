@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -75,7 +74,7 @@ def smaller_cap(
     tokens = _round_up(max(SMALLEST, ROOM * longest))
     if reserved <= GENEROUS * longest or reserved <= tokens:
         return None
-    smaller = [dataclasses.replace(size, max_output_tokens=min(size.max_output_tokens or 0, tokens)) for size in sizes]
+    smaller = [size._replace(max_output_tokens=min(size.max_output_tokens or 0, tokens)) for size in sizes]
     saved = answers * (_mean([rule.at_send(size) for size in sizes]) - _mean([rule.at_send(size) for size in smaller]))
     # What is charged less need not be waited for; the other limits still hold.
     left = seconds - min(waited, saved / (limit / limiter.tokens.period))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import ssl as ssl_module
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from parallel_openai.engine.address import Address
@@ -80,7 +79,7 @@ class Line:
             self.key.forget(used)
             response = await transport.post(path, request.body, timeout=timeout)
         if response.status == 404:
-            response = replace(response, error=self.address.about_404(path, response.body))
+            response = response._replace(error=self.address.about_404(path, response.body))
         return response
 
     def _path(self, request: APIRequest) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from array import array
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, cast
 
 import numpy as np
@@ -210,7 +210,7 @@ def answer_reader(recipe: Recipe, parse: Callable[[Any], Any] | None = None, *, 
         if len(readings) == 1 and not as_lists:
             return readings[0]
         first_wrong = next((reading for reading in readings if reading.error_code is not None), readings[0])
-        return replace(first_wrong, value=[reading.value for reading in readings])
+        return first_wrong._replace(value=[reading.value for reading in readings])
 
     column = text_column if endpoint.gives_text and parse is None else value_column
     if not has_tools:
@@ -242,7 +242,7 @@ def _of_each(value: Any, part: Callable[[_Said], Any]) -> Any:
 
 def _reading(answer: Answer, parse: Callable[[Any], Any] | None, has_tools: bool) -> Reading:
     reading = _parsed(answer, parse)
-    return replace(reading, value=_Said(reading.value, answer.tool_calls)) if has_tools else reading
+    return reading._replace(value=_Said(reading.value, answer.tool_calls)) if has_tools else reading
 
 
 def _parsed(answer: Answer, parse: Callable[[Any], Any] | None) -> Reading:
@@ -251,13 +251,12 @@ def _parsed(answer: Answer, parse: Callable[[Any], Any] | None) -> Reading:
         found = np.frombuffer(found, dtype=np.float32)
     reading = Reading(found, answer.finish_reason, answer.model, answer.error_code, answer.error)
     if parse is None or answer.error_code is not None or found is None:
-        return reading if parse is None else replace(reading, value=None)
+        return reading if parse is None else reading._replace(value=None)
     try:
-        return replace(reading, value=parse(found))
+        return reading._replace(value=parse(found))
     except Exception as error:
         # A ValueError speaks of the value; anything else is a bug, which no other answer would mend.
-        return replace(
-            reading,
+        return reading._replace(
             value=None,
             error_code="parse_error",
             error=f"parse raised {last_line(error)}",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any
 
 from parallel_openai.errors import InvalidInputError
@@ -34,12 +33,12 @@ class Repair(APIRequest):
 
     def as_the_rows(self, result: Result) -> Result:
         """The repair's result as that of the row."""
-        return replace(result, request=self.original, earlier=self.earlier, sent=self)
+        return result._replace(request=self.original, earlier=self.earlier, sent=self)
 
     def in_vain(self, result: Result) -> Result:
         """What the row has when the repair brought no answer: its last one, after so many more attempts."""
         last = self.earlier[-1]
-        return replace(last, earlier=self.earlier[:-1], attempts=(*last.attempts, *result.attempts))
+        return last._replace(earlier=self.earlier[:-1], attempts=(*last.attempts, *result.attempts))
 
 
 def check_tries(repair: Any) -> int:
@@ -72,7 +71,7 @@ def make_repair(result: Result, reading: Reading, text: str | None, endpoint: En
         body = endpoint.told(asked, text, fault)
     if body is None:
         return None
-    return Repair(result.request, body, (*result.earlier, replace(result, earlier=(), sent=None)))
+    return Repair(result.request, body, (*result.earlier, result._replace(earlier=(), sent=None)))
 
 
 def _roomier(asked: Mapping[str, Any], endpoint: Endpoint) -> dict[str, Any] | None:

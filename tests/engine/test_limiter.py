@@ -115,7 +115,8 @@ def test_a_limit_that_shrinks_to_almost_nothing_leaves_no_debt_that_was_never_ma
     now = 0.0
     limiter = Limiter(clock=lambda: now)
     first, second = limiter.take(SMALL), limiter.take(SMALL)
-    assert first is not None and second is not None
+    assert first is not None
+    assert second is not None
     now = 0.1
     limiter.answered(first, {"x-ratelimit-limit-requests": "600000", "x-ratelimit-remaining-requests": "0"})
     now = 0.7

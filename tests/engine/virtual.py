@@ -28,12 +28,19 @@ from parallel_openai.records import APIRequest, Response, Result, Size
 T = TypeVar("T")
 
 
+#: Turns of a loop that no test needs: something is polled for in it.
+MOST_TURNS = 2_000_000
+
+
 class _JumpingSelector(selectors.SelectSelector):
     def __init__(self) -> None:
         super().__init__()
         self.now = 0.0
+        self.turns = 0
 
     def select(self, timeout: float | None = None) -> Any:
+        self.turns += 1
+        assert self.turns < MOST_TURNS, f"At {self.now} s the loop turns and turns, and nothing comes of it."
         if timeout:
             self.now += timeout
         return super().select(0)

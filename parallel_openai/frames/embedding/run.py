@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
 
 from parallel_openai.engine.journal import Journal
 from parallel_openai.engine.processor import End
@@ -106,7 +105,7 @@ class EmbedRun(FrameRun):
         status.num_tasks_failed += 1
         status.errors[code] += 1
         sentence = f"The server gave {given:,} vectors for {len(pack.rows):,} texts."
-        return replace(result, status="failed", response=None, raw=None, usage=None, error_code=code, error=sentence)
+        return result._replace(status="failed", response=None, raw=None, usage=None, error_code=code, error=sentence)
 
     def _take_row(self, result: Result, journal: Journal) -> None:
         self._vectors.slot = self._slots[result.request.key]
@@ -132,7 +131,7 @@ class EmbedRun(FrameRun):
         status.errors[code] += len(pack.rows) - 1
         attempts = (*pack.attempts, *result.attempts)
         for row in pack.rows:
-            self._take_row(replace(result, request=row, attempts=attempts), journal)
+            self._take_row(result._replace(request=row, attempts=attempts), journal)
 
     def _learn(self, pack: Pack) -> None:
         """Where both halves of a refused pack are answered, it was too large, and so would others be."""
