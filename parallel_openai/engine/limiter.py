@@ -85,7 +85,7 @@ class Limiter:
         self._in_line = 0
         self._has_refused = False
         self._turns: WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Lock] = WeakKeyDictionary()
-        self._news: asyncio.Event | None = None
+        self._news: asyncio.Future[None] | None = None
 
     def set_share(self, share: float) -> None:
         """Use this part of the limits from now on; the rest is used by other processes."""
@@ -243,18 +243,21 @@ class Limiter:
     async def _sleep_until_room(self, size: Size) -> None:
         began = self.clock()
         delay, cause = self._plan(self.counting.cost(size), began)
-        news = self._news = asyncio.Event()
+        # Not by wait_for, which makes a task of it: where a limit binds, every request comes by here.
+        loop = asyncio.get_running_loop()
+        news = self._news = loop.create_future()
+        timer = loop.call_later(delay, _ring, news) if delay != INFINITY else None
         try:
-            await asyncio.wait_for(news.wait(), None if delay == INFINITY else delay)
-        except asyncio.TimeoutError:
-            pass
+            await news
         finally:
+            if timer is not None:
+                timer.cancel()
             self._news = None
             self.waited[cause] += self.clock() - began
 
     def _wake(self) -> None:
         if self._news is not None:
-            self._news.set()
+            _ring(self._news)
 
     def _turn(self) -> asyncio.Lock:
         loop = asyncio.get_running_loop()
@@ -262,3 +265,8 @@ class Limiter:
         if turn is None:
             turn = self._turns[loop] = asyncio.Lock()
         return turn
+
+
+def _ring(news: asyncio.Future[None]) -> None:
+    if not news.done():
+        news.set_result(None)
