@@ -54,6 +54,9 @@ PACE_BURST = 0.1
 PRESSED = 0.5
 #: Waits are not cut finer than this; a wait that falls short by a rounding error would be slept again and again.
 SHORTEST_WAIT = 0.001
+#: What the books cannot tell from nothing, as a share of their figures: after a limit of 10^9 these are large, and to
+#: wait for less would never end.
+ROUNDING = 1e-14
 
 INFINITY = float("inf")
 
@@ -237,7 +240,7 @@ class Bucket:
             short = min(cost + self._cushion(now), self.capacity) + self._slack() - self.level
             if self.probing:
                 short = max(short, self.fill + cost - max(cost, self._reach(cost)))
-            if short > 0:
+            if short > ROUNDING * abs(self.ledger):
                 # The doubt about what is known grows with the time, and eats some of the refill.
                 refill = self.rate * (1.0 - DOUBT if self.seen and self.trusted else 1.0) - self.drift
                 until_whole = self._whole_at - now if self.trusted else INFINITY

@@ -110,6 +110,25 @@ def test_a_limit_that_is_halved_in_mid_run_is_followed(window: float) -> None:
     assert per_thousand(run) <= 5.0
 
 
+@pytest.mark.parametrize(("large", "small"), [(123_456_789.0, 3), (1e12, 1), (1e12, 60)])
+def test_a_limit_that_shrinks_a_millionfold_is_not_polled_for(large: float, small: float) -> None:
+    """The books' figures are so large then that what comes in within a millisecond is lost in them."""
+    now, turns = 0.0, 0
+    limiter = Limiter(clock=lambda: now)
+    for limit, left in ((large, 0.7 * large), (small, small)):
+        lease = limiter.take(SMALL)
+        assert lease is not None
+        now += 0.5
+        shown = {"x-ratelimit-limit-requests": repr(limit), "x-ratelimit-remaining-requests": repr(left)}
+        limiter.answered(lease, shown)
+    for _ in range(10):
+        while (lease := limiter.take(SMALL)) is None:
+            now += limiter.delay(SMALL)[0]
+            turns += 1
+            assert turns < 1000
+        limiter.answered(lease, {})
+
+
 def test_a_limit_that_shrinks_to_almost_nothing_leaves_no_debt_that_was_never_made() -> None:
     """Between a send and its answer the books had gathered what the old limit gave."""
     now = 0.0
