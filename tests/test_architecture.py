@@ -204,7 +204,8 @@ def test_importing_the_package_imports_nothing_heavy() -> None:
 
 def test_importing_the_package_is_quick() -> None:
     code = (
-        "import pandas, time; began = time.process_time(); import parallel_openai; print(time.process_time() - began)"
+        "import time; began = time.process_time(); import pandas; between = time.process_time();"
+        "import parallel_openai; print((time.process_time() - between) / (between - began))"
     )
-    # Processor time of the best of three, so that a busy machine does not count.
-    assert min(float(run(code)) for _ in range(3)) < 0.35
+    # Against pandas, which it needs, in processor time, and the best of three: machines differ, and are busy.
+    assert min(float(run(code)) for _ in range(3)) < 0.8
