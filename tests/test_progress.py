@@ -169,6 +169,15 @@ def test_answers_from_the_journal_are_no_pace_at_all() -> None:
     assert counters_after(5, status).line().startswith("500/1,000 [0:05<?]")
 
 
+def test_no_time_is_told_while_answers_of_the_journal_are_still_to_be_read() -> None:
+    """They would be taken for rows to be sent, at the pace of the few that are."""
+    status = StatusTracker(num_tasks_total=1_000_000, num_tasks_succeeded=510, num_tasks_restored=500)
+    status.num_tasks_to_restore = 999_480
+    assert "<?]" in counters_after(10, status).line()
+    status.num_tasks_to_restore = 0
+    assert "<?]" not in counters_after(10, status).line()
+
+
 def test_rates_are_those_of_late() -> None:
     clock, status = Clock(), StatusTracker(num_tasks_total=1_000)
     counters = Counters(status, Limits(), "row", clock)

@@ -165,8 +165,13 @@ class Counters:
         return f"{elapsed}<{'?' if left is None else clock_time(left)}"
 
     def _left(self) -> float | None:
-        """Seconds, at the pace of late, but never faster than the limit allows: a run may begin with a burst."""
+        """Seconds, at the pace of late, but never faster than the limit allows: a run may begin with a burst.
+
+        None while it is not known how many rows the journal answers: they take no time to speak of.
+        """
         assert self.total is not None
+        if self._status.num_tasks_to_restore:
+            return None
         left = self.total - self.done
         answered_per_minute = self._rates()[2]
         if self.elapsed < RATE_AFTER or not answered_per_minute:

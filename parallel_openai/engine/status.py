@@ -19,6 +19,7 @@ class StatusTracker:
         num_tasks_in_progress: requests on the wire now.
         num_tasks_succeeded: requests with a complete answer, restored ones included.
         num_tasks_restored: of these, those read from the journal.
+        num_tasks_to_restore: answers that the journal is known to hold and that are still to be read.
         num_tasks_shared: rows that ask what another row asks and share its answer.
         num_tasks_failed: requests given up.
         num_tasks_waiting: requests that wait to be sent again.
@@ -52,6 +53,7 @@ class StatusTracker:
     num_tasks_in_progress: int = 0
     num_tasks_succeeded: int = 0
     num_tasks_restored: int = 0
+    num_tasks_to_restore: int = 0
     num_tasks_shared: int = 0
     num_tasks_failed: int = 0
     num_tasks_waiting: int = 0

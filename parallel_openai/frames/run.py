@@ -222,6 +222,7 @@ class FrameRun:
                 yield None
             elif request.key in known:
                 self._restoring.put(slot, request.key)
+                self.status.num_tasks_to_restore = len(self._restoring)
             elif known.was_asked(request.key):
                 again.append(slot)
             elif self._may_be_sent(slot, request):
@@ -275,6 +276,7 @@ class FrameRun:
 
     def _read(self, slot: int, key: str, known: KnownResults) -> bool:
         """Take an answer from the journal; gives whether that is all for this row."""
+        self.status.num_tasks_to_restore = len(self._restoring) - 1
         result = known.get(KnownRequest(key, self.recipe.endpoint.path))
         if result is None:
             self._unreadable.add(slot)
