@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import pickle
 import time
 from pathlib import Path
@@ -14,6 +15,7 @@ import pytest
 import parallel_openai as po
 from parallel_openai import APIRequest, Client
 from parallel_openai.client import default_client
+from parallel_openai.engine.loop import background_loop
 from parallel_openai.engine.status import StatusTracker
 from parallel_openai.errors import AuthenticationError, InvalidInputError
 from parallel_openai.local.simulator import Server
@@ -212,3 +214,15 @@ def test_a_client_is_closed_in_the_loop_that_it_worked_on(server: Server) -> Non
 
     assert asyncio.run(ask()) < 1.0
     assert results[0].status == "succeeded"
+
+
+def test_a_client_that_is_forgotten_holds_nobody_up(server: Server) -> None:
+    """The garbage collector may come by while its thread holds what the engine's loop waits for."""
+    client = Client(server.base_url)
+    po.process_dataframe(pd.DataFrame({"text": ["a"]}), "text", model="m", client=client, progress=False)
+    background_loop().call_soon_threadsafe(time.sleep, 1.0)
+    began = time.monotonic()
+    del client
+    gc.collect()
+    assert time.monotonic() - began < 0.8
+    asyncio.run_coroutine_threadsafe(asyncio.sleep(0.01), background_loop()).result(5)  # closed without a complaint

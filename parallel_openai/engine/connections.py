@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import atexit
 from collections.abc import Callable
+from concurrent.futures import Future, wait
 from typing import TYPE_CHECKING
-from weakref import WeakKeyDictionary, finalize
+from weakref import WeakKeyDictionary, WeakSet, finalize
 
 from parallel_openai.engine.loop import is_background_thread
 
@@ -25,7 +27,9 @@ class Connections:
     def __init__(self, make: Callable[[], Transport]) -> None:
         self._make = make
         self._transports: WeakKeyDictionary[asyncio.AbstractEventLoop, Transport] = WeakKeyDictionary()
-        finalize(self, _close, self._transports)
+        forgotten = finalize(self, _close, self._transports)
+        forgotten.atexit = False
+        _all.add(self)
 
     def here(self) -> Transport:
         """The transport of the loop that runs."""
@@ -37,12 +41,29 @@ class Connections:
 
     def close(self) -> None:
         """Close them all; they are opened again when they are needed."""
-        _close(self._transports)
+        wait(_close(self._transports), PATIENCE)
 
 
-def _close(transports: WeakKeyDictionary[asyncio.AbstractEventLoop, Transport]) -> None:
+def _close(transports: WeakKeyDictionary[asyncio.AbstractEventLoop, Transport]) -> list[Future[None]]:
+    """Begin to close them; gives the ends that may be waited for.
+
+    The garbage collector must not wait: it may have come by while this thread held what the loop is waiting for.
+    """
+    ends = []
     for loop, transport in list(transports.items()):
         if loop.is_running():
             end = asyncio.run_coroutine_threadsafe(transport.close(), loop)
             if not is_background_thread() and loop is not asyncio._get_running_loop():  # it cannot wait for itself
-                end.result(5)
+                ends.append(end)
+    return ends
+
+
+#: Seconds for an orderly end.
+PATIENCE = 5.0
+_all: WeakSet[Connections] = WeakSet()
+
+
+@atexit.register
+def _close_all() -> None:
+    for each in list(_all):
+        each.close()
