@@ -31,8 +31,8 @@ LAYERS = (
 DOORS = {
     "pandas": ("frames", "local.demo", "distributed"),
     "numpy": ("frames", "distributed", "local"),
-    "aiohttp": ("engine.transport", "local"),
-    "yarl": ("engine.transport", "engine.urls", "local"),
+    "aiohttp": ("engine.transport", "engine.poster", "engine.reading", "local"),
+    "yarl": ("engine.transport", "engine.poster", "engine.urls", "local"),
     "tqdm": ("engine.progress",),
     "IPython": ("engine.progress",),
     "tiktoken": ("requests.tokens", "requests.vocabularies"),

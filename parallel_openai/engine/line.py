@@ -13,7 +13,6 @@ from parallel_openai.engine.keys import Key
 from parallel_openai.engine.urls import mask_url
 from parallel_openai.errors import AuthenticationError
 from parallel_openai.records import APIRequest, Response
-from parallel_openai.requests.prices import tier_of
 
 if TYPE_CHECKING:
     from parallel_openai.engine.transport import Transport
@@ -83,11 +82,14 @@ class Line:
         return response
 
     def _path(self, request: APIRequest) -> str:
+        if not self.address.in_deployments:
+            return request.path
         return self.address.path(request.path, request.request_json.get("model"))
 
     def _patience(self, request: APIRequest) -> float | None:
         """Seconds for a request that needs more than others; None: the usual timeout."""
-        return FLEX_TIMEOUT if tier_of(request.request_json) == "flex" and self.timeout < FLEX_TIMEOUT else None
+        is_flex = request.request_json.get("service_tier") == "flex"
+        return FLEX_TIMEOUT if is_flex and self.timeout < FLEX_TIMEOUT else None
 
 
 def _connector(

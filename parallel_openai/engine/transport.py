@@ -1,4 +1,4 @@
-"""Bytes to the server and back, over one pool of connections. The only door to aiohttp."""
+"""Bytes to the server and back, over one pool of connections. The door to aiohttp, with `poster` and `reading`."""
 
 from __future__ import annotations
 
@@ -14,6 +14,8 @@ import aiohttp
 from yarl import URL
 
 from parallel_openai.engine.deadlines import Deadlines
+from parallel_openai.engine.poster import SMALL_BODY, Poster
+from parallel_openai.engine.reading import TooLargeError, read
 from parallel_openai.engine.urls import check_url
 from parallel_openai.jsonl import loads
 from parallel_openai.records import Response
@@ -71,6 +73,7 @@ class Transport:
         self._renewed = renewed
         self._urls: dict[str, URL] = {}
         self._session: aiohttp.ClientSession | None = None
+        self._poster: Poster | None = None  # none where there is a proxy, which aiohttp's sessions know how to ask
 
     def use(self, headers: Mapping[str, str]) -> None:
         """Send these headers from now on, in the place of those of the same name: a key that was renewed."""
@@ -81,17 +84,22 @@ class Transport:
             self._secrets = [*(value.encode() for value in secrets_in(new)), *self._secrets][:_SECRETS_KEPT]
             if self._session is not None:
                 self._session.headers.update(new)
+            if self._poster is not None:
+                self._poster.forget_headers()
 
     def post(self, path: str, body: bytes, *, timeout: float | None = None) -> Coroutine[Any, Any, Response]:
         """Send one body to a path, which is quoted as URLs have it; give the answer or the reason why there is none.
 
         Raises nothing but cancellation, and what `renewed` raises. `timeout` is in seconds; None: the transport's own.
         """
+        url = self._url(path)
+        if timeout is None and len(body) < SMALL_BODY:
+            return self._exchange("POST", url, small=body)
         # aiohttp warns of large bodies that are plain bytes, since it would write them in one go.
         data = body if len(body) < LARGE_BODY else io.BytesIO(body)
         if timeout is None:
-            return self._exchange("POST", self._url(path), data=data)
-        return self._exchange("POST", self._url(path), data=data, timeout=self._within(total=timeout))
+            return self._exchange("POST", url, data=data)
+        return self._exchange("POST", url, data=data, timeout=self._within(total=timeout))
 
     async def call(
         self, method: str, path: str, *, body: bytes | None = None, query: Mapping[str, str] | None = None
@@ -121,21 +129,28 @@ class Transport:
         with _open(place, "wb") as file:
             return await self._exchange("GET", self._url(path), into=file, timeout=self._within(silence=self._seconds))
 
-    async def _exchange(self, method: str, url: URL, *, into: IO[bytes] | None = None, **options: Any) -> Response:
+    async def _exchange(
+        self, method: str, url: URL, *, small: bytes | None = None, into: IO[bytes] | None = None, **options: Any
+    ) -> Response:
         if self._renewed is not None:
             self.use(await self._renewed())
         session = self._session or self._open()
         began = self._clock()
         wait = None if "timeout" in options else self._deadlines.begin(began)
         try:
-            # A redirect could carry the key to another host, so none is followed.
-            async with session.request(method, url, allow_redirects=False, **options) as answer:
-                headers, status = answer.headers, answer.status
-                if into is not None and status == 200:
-                    async for chunk in answer.content.iter_any():
-                        into.write(chunk)
-                    return Response(status, headers, b"", {}, self._clock() - began)
-                content = await self._read(answer)
+            if small is not None and self._poster is not None:
+                status, headers, content = await self._poster.post(url, small)
+            else:
+                # A redirect could carry the key to another host, so none is followed.
+                async with session.request(
+                    method, url, allow_redirects=False, **({"data": small} if small is not None else options)
+                ) as answer:
+                    headers, status = answer.headers, answer.status
+                    if into is not None and status == 200:
+                        async for chunk in answer.content.iter_any():
+                            into.write(chunk)
+                        return Response(status, headers, b"", {}, self._clock() - began)
+                    content = await self._read(answer)
         except asyncio.CancelledError:
             if wait is None or not wait.ended():
                 raise
@@ -144,7 +159,7 @@ class Transport:
             place = f"{self._base.host}:{self._base.port}"
             sentence = f"No connection to {place} within {self._timeout.sock_connect:g} s. Is base_url right?"
             return self._failure(began, "connect_timeout", sentence)
-        except _TooLargeError:
+        except TooLargeError:
             sentence = f"The answer is larger than {self._max_response_bytes:,} bytes, so it was not read to the end."
             return self._failure(began, "response_too_large", sentence)
         except asyncio.TimeoutError:
@@ -171,7 +186,7 @@ class Transport:
     async def close(self) -> None:
         self._deadlines.close()
         if self._session is not None:
-            session, self._session = self._session, None
+            session, self._session, self._poster = self._session, None, None
             await session.close()
 
     def _open(self) -> aiohttp.ClientSession:
@@ -185,6 +200,10 @@ class Transport:
             proxy=self._proxy,
             cookie_jar=aiohttp.DummyCookieJar(),
         )
+        if self._proxy is None:
+            self._poster = Poster(
+                self._session, ssl=self._ssl, timeout=self._timeout, max_response_bytes=self._max_response_bytes
+            )
         return self._session
 
     def _url(self, path: str) -> URL:
@@ -195,18 +214,11 @@ class Transport:
         return url
 
     async def _read(self, answer: aiohttp.ClientResponse) -> bytes:
-        if answer.content_length is not None and "Content-Encoding" not in answer.headers:
-            if answer.content_length > self._max_response_bytes:
-                raise _TooLargeError
-            return await answer.read()
-        chunks, size = [], 0
-        async for chunk in answer.content.iter_any():
-            size += len(chunk)
-            if size > self._max_response_bytes:
-                answer.close()
-                raise _TooLargeError
-            chunks.append(chunk)
-        return b"".join(chunks)
+        try:
+            return await read(answer.content, answer.headers, self._max_response_bytes)
+        except TooLargeError:
+            answer.close()
+            raise
 
     def _failure(self, began: float, code: str, sentence: str) -> Response:
         return Response(0, {}, b"", None, self._clock() - began, code, sentence)
@@ -224,10 +236,6 @@ class Transport:
                 f"No connection to {place}: {_reason(error)}. Is base_url right and the server up?",
             )
         return "connection_error", f"The connection to {place} broke: {_reason(error)}."
-
-
-class _TooLargeError(Exception):
-    pass
 
 
 def _open(place: Path, mode: str) -> IO[bytes]:

@@ -1,0 +1,117 @@
+"""Posts small bodies over aiohttp's connections, past its session, which takes longer to make a request than to send.
+
+What a session does anew for every request, it does once here: the head of the request is made and kept as bytes. Its
+connections, their TLS and keeping alive, the names and the reading of HTTP stay aiohttp's.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import aiohttp
+from aiohttp.http_exceptions import HttpProcessingError
+from yarl import URL
+
+from parallel_openai.engine.reading import read
+
+#: A body up to this size is handed to the system in one go, as asyncio does; a larger one has to wait for its buffers.
+SMALL_BODY = 2**16
+#: Headers that say how long the body is.
+_LENGTHS = frozenset({"content-length", "transfer-encoding"})
+_CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
+
+
+class _Target(NamedTuple):
+    """What is the same for all requests to a URL: what says which connections serve it, and the head."""
+
+    request: aiohttp.ClientRequest
+    head: bytes
+
+
+class Poster:
+    """Posts to the URLs of one server.
+
+    Args:
+        session: whose connections and headers are used.
+        ssl: as `aiohttp` has it.
+        timeout: its `sock_connect` is kept to.
+        max_response_bytes: what an answer may have at the most.
+    """
+
+    def __init__(
+        self, session: aiohttp.ClientSession, *, ssl: object, timeout: aiohttp.ClientTimeout, max_response_bytes: int
+    ) -> None:
+        assert session.connector is not None
+        self._session = session
+        self._connector = session.connector
+        self._ssl = ssl
+        self._timeout = timeout
+        self._max_response_bytes = max_response_bytes
+        self._loop = asyncio.get_running_loop()
+        self._targets: dict[URL, _Target] = {}
+
+    def forget_headers(self) -> None:
+        """The session's headers have changed."""
+        self._targets.clear()
+
+    async def post(self, url: URL, body: bytes) -> tuple[int, Mapping[str, str], bytes]:
+        """Send the body; gives the answer's status, headers and content.
+
+        Raises:
+            aiohttp.ClientError, OSError, TooLargeError: as a session's request and `read` do.
+        """
+        target = self._targets.get(url) or self._target(url)
+        try:
+            connection = await self._connector.connect(target.request, [], self._timeout)
+        except asyncio.TimeoutError as error:
+            raise aiohttp.ConnectionTimeoutError(f"Connection timeout to host {url}") from error
+        try:
+            protocol, transport = connection.protocol, connection.transport
+            if protocol is None or transport is None:
+                raise aiohttp.ServerDisconnectedError
+            protocol.set_response_params(read_until_eof=True)
+            transport.write(b"%b%d\r\n\r\n%b" % (target.head, len(body), body))
+            while True:
+                message, content = await protocol.read()
+                if message.code >= 200 or message.code == 101:  # those below only say that it goes on
+                    break
+            answer = await read(content, message.headers, self._max_response_bytes)
+        except HttpProcessingError as error:
+            connection.close()
+            raise aiohttp.ClientPayloadError(error.message) from error
+        except BaseException:
+            connection.close()
+            raise
+        connection.release()
+        return message.code, message.headers, answer
+
+    def _target(self, url: URL) -> _Target:
+        request = aiohttp.ClientRequest(
+            "POST",
+            url,
+            headers=self._session.headers,
+            loop=self._loop,
+            session=self._session,
+            ssl=self._ssl,  # type: ignore[arg-type]
+        )
+        target = self._targets[url] = _Target(request, head_of(url, request.headers))
+        return target
+
+
+def head_of(url: URL, headers: Mapping[str, str]) -> bytes:
+    r"""A request's first bytes, up to the number that says how long its body is.
+
+    Raises:
+        ValueError: a header holds a character that would end it.
+
+    >>> head_of(URL("http://localhost/v1/chat?a=b"), {"Host": "localhost", "Accept": "*/*"})
+    b'POST /v1/chat?a=b HTTP/1.1\r\nHost: localhost\r\nAccept: */*\r\nContent-Length: '
+    """
+    lines = [f"POST {url.raw_path_qs} HTTP/1.1"]
+    lines += [f"{name}: {value}" for name, value in headers.items() if name.lower() not in _LENGTHS]
+    if any(_CONTROL.search(line) for line in lines):
+        raise ValueError("A header holds a line break or another control character.")
+    return "\r\n".join([*lines, "Content-Length: "]).encode()

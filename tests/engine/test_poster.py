@@ -1,0 +1,181 @@
+"""Small bodies go past aiohttp's session; what the server sees and the caller gets is the same. Over real sockets."""
+
+from __future__ import annotations
+
+import asyncio
+import gzip
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+
+import pytest
+from yarl import URL
+
+from parallel_openai.engine.poster import SMALL_BODY, head_of
+from parallel_openai.engine.transport import Transport
+from parallel_openai.records import Response
+
+OK = b"HTTP/1.1 200 OK\r\nX-Request-Id: req_1\r\nContent-Length: 2\r\n\r\n{}"
+
+
+@dataclass
+class RawServer:
+    """Says what it is told to, byte by byte, and keeps what came: by connection, the heads of the requests."""
+
+    answers: list[bytes]
+    port: int = 0
+    heads: list[list[bytes]] = field(default_factory=list)
+    asked: asyncio.Event = field(default_factory=asyncio.Event)
+    gone: asyncio.Event = field(default_factory=asyncio.Event)
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        heads: list[bytes] = []
+        self.heads.append(heads)
+        try:
+            while self.answers:
+                head = await reader.readuntil(b"\r\n\r\n")
+                length = next(line for line in head.split(b"\r\n") if line.lower().startswith(b"content-length:"))
+                await reader.readexactly(int(length.partition(b":")[2]))
+                heads.append(head)
+                self.asked.set()
+                answer = self.answers.pop(0)
+                writer.write(answer)
+                await writer.drain()
+                if b"Connection: close" in answer:
+                    break
+            else:
+                await reader.read()
+        except asyncio.IncompleteReadError:
+            pass
+        finally:
+            self.gone.set()
+            writer.close()
+
+
+@asynccontextmanager
+async def serving(*answers: bytes) -> AsyncIterator[tuple[RawServer, Transport]]:
+    raw = RawServer(list(answers))
+    server = await asyncio.start_server(raw.serve, "127.0.0.1", 0)
+    raw.port = server.sockets[0].getsockname()[1]
+    transport = Transport(
+        f"http://127.0.0.1:{raw.port}/v1?api-version=1",
+        {"Authorization": "Bearer sk-0123456789", "X-Team": "Zoë"},
+        timeout=10.0,
+        clock=asyncio.get_running_loop().time,
+        trust_env=False,
+    )
+    try:
+        yield raw, transport
+    finally:
+        await transport.close()
+        server.close()
+
+
+def post(*answers: bytes, bodies: tuple[bytes, ...] = (b"{}",)) -> tuple[RawServer, list[Response]]:
+    async def main() -> tuple[RawServer, list[Response]]:
+        async with serving(*answers) as (raw, transport):
+            return raw, [await transport.post("chat/completions", body) for body in bodies]
+
+    return asyncio.run(main())
+
+
+def without_length(head: bytes) -> list[bytes]:
+    return sorted(line for line in head.split(b"\r\n") if not line.startswith(b"Content-Length"))
+
+
+def test_a_small_body_travels_with_the_head_of_a_large_one() -> None:
+    raw, responses = post(OK, OK, bodies=(b"{}", b" " * SMALL_BODY))
+    [[small, large]] = raw.heads
+    assert [response.status for response in responses] == [200, 200]
+    assert small.startswith(b"POST /v1/chat/completions?api-version=1 HTTP/1.1\r\n")
+    assert without_length(small) == without_length(large)
+    assert b"Authorization: Bearer sk-0123456789" in small
+    assert b"Content-Length: 2\r\n" in small
+
+
+ANSWERS = {
+    "with a length": OK,
+    "in chunks": b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n1\r\n{\r\n1\r\n}\r\n0\r\n\r\n",
+    "compressed": b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nContent-Length: %d\r\n\r\n%b"
+    % (len(gzip.compress(b"{}")), gzip.compress(b"{}")),
+    "up to the end": b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n{}",
+    "after word that it goes on": b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\n\r\n" + OK,
+}
+
+
+@pytest.mark.parametrize("answer", ANSWERS.values(), ids=ANSWERS)
+def test_an_answer_is_read_however_it_is_framed(answer: bytes) -> None:
+    _, [response] = post(answer)
+    assert (response.status, response.body, response.data) == (200, b"{}", {})
+
+
+def test_an_answer_without_a_body_is_one() -> None:
+    _, [response, after] = post(b"HTTP/1.1 204 No Content\r\n\r\n", OK, bodies=(b"{}", b"{}"))
+    assert (response.status, response.body, after.status) == (204, b"", 200)
+
+
+def test_headers_are_found_in_any_case() -> None:
+    assert post(OK)[1][0].request_id == "req_1"
+
+
+def test_a_connection_is_used_again_until_the_server_says_that_it_closes_it() -> None:
+    closing = OK.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n")
+    raw, responses = post(OK, closing, OK, bodies=(b"{}",) * 3)
+    assert [response.status for response in responses] == [200] * 3
+    assert [len(heads) for heads in raw.heads] == [2, 1]
+
+
+def test_what_is_no_http_is_a_named_error_and_its_connection_is_not_used_again() -> None:
+    raw, [broken, good] = post(b"220 mail ready\r\n\r\n", OK, bodies=(b"{}", b"{}"))
+    assert (broken.status, broken.error_code, good.status) == (0, "connection_error", 200)
+    assert f"The connection to 127.0.0.1:{raw.port} broke: " in str(broken.error)
+    assert [len(heads) for heads in raw.heads] == [1, 1]
+
+
+def test_an_answer_that_is_cut_off_is_a_named_error() -> None:
+    _, [response] = post(b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\nConnection: close\r\n\r\n{}")
+    assert (response.status, response.error_code) == (0, "connection_error")
+
+
+async def _cancelled(raw: RawServer, transport: Transport) -> None:
+    sending = asyncio.create_task(transport.post("chat/completions", b"{}"))
+    await raw.asked.wait()
+    sending.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await sending
+
+
+async def _too_late(raw: RawServer, transport: Transport) -> None:
+    transport._deadlines._seconds = 0.01
+    assert (await transport.post("chat/completions", b"{}")).error_code == "timeout"
+
+
+@pytest.mark.parametrize("end", [_cancelled, _too_late])
+def test_a_request_that_ends_early_takes_its_connection_with_it(
+    end: Callable[[RawServer, Transport], Awaitable[None]],
+) -> None:
+    async def main() -> None:
+        async with serving(b"") as (raw, transport):
+            await end(raw, transport)
+            await asyncio.wait_for(raw.gone.wait(), 5.0)
+
+    asyncio.run(main())
+
+
+def test_a_key_that_is_renewed_is_sent_from_then_on() -> None:
+    async def main() -> list[bytes]:
+        async with serving(OK, OK) as (raw, transport):
+            await transport.post("chat/completions", b"{}")
+            transport.use({"Authorization": "Bearer sk-9876543210"})
+            await transport.post("chat/completions", b"{}")
+            return raw.heads[0]
+
+    before, after = asyncio.run(main())
+    assert b"Bearer sk-0123456789" in before
+    assert b"Bearer sk-9876543210" in after
+    assert b"sk-0123456789" not in after
+
+
+def test_a_header_that_would_end_the_head_is_refused() -> None:
+    with pytest.raises(ValueError, match="line break"):
+        head_of(URL("http://localhost/v1"), {"X-Team": "blue\r\nX-Other: red"})
