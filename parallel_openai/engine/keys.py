@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import re
 from collections.abc import Awaitable, Callable, Mapping
 from weakref import WeakKeyDictionary
 
@@ -11,6 +12,8 @@ from parallel_openai.errors import AuthenticationError, InvalidInputError
 
 #: What gives a key whenever it is asked, such as azure-identity's token provider.
 KeyFunction = Callable[[], "str | Awaitable[str]"]
+_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # as RFC 9110 has it
+_CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f\ud800-\udfff]")
 #: Seconds that a key is used before the function is asked again, which renews tokens long before they end.
 KEPT = 60.0
 
@@ -113,7 +116,16 @@ def make_headers(
     *,
     environment: Mapping[str, str],
 ) -> dict[str, str]:
-    """The headers of every request; `extra` go before all others."""
+    """The headers of every request; `extra` go before all others.
+
+    Raises:
+        InvalidInputError: one of them is no header.
+
+    >>> make_headers({}, None, None, {"X-Team": "blue\\nred"}, environment={})
+    Traceback (most recent call last):
+        ...
+    parallel_openai.errors.InvalidInputError: The header 'X-Team' must be a text without line breaks.
+    """
     headers = {"User-Agent": "parallel_openai", **key}
     organization = organization or environment.get("OPENAI_ORG_ID")
     project = project or environment.get("OPENAI_PROJECT_ID")
@@ -121,6 +133,11 @@ def make_headers(
         headers["OpenAI-Organization"] = organization
     if project:
         headers["OpenAI-Project"] = project
+    for name, value in {**headers, **extra}.items():
+        if not (isinstance(name, str) and _NAME.fullmatch(name)):
+            raise InvalidInputError(f"{name!r} is no name of a header; it must be letters, digits and hyphens.")
+        if not isinstance(value, str) or _CONTROL.search(value):
+            raise InvalidInputError(f"The header {name!r} must be a text without line breaks.")
     own = {name.lower() for name in extra}
     return {**{name: value for name, value in headers.items() if name.lower() not in own}, **extra}
 

@@ -31,6 +31,8 @@ End = Literal["finished", "budget", "deadline", "submitted"]
 OUTAGE_AFTER = 3
 #: Seconds of an outage in which broken sends are not counted against their requests.
 OUTAGE_PATIENCE = 60.0
+#: Seconds; a wait that falls short by a rounding error would be begun again and again.
+SHORTEST_WAIT = 0.001
 #: Seconds that a stopped run waits for the answers that are on their way, since they are paid for.
 COME_HOME = 60.0
 
@@ -297,7 +299,7 @@ class Processor:
     async def _wait_for_news(self, delay: float | None) -> None:
         self._news.clear()
         try:
-            await asyncio.wait_for(self._news.wait(), delay)
+            await asyncio.wait_for(self._news.wait(), None if delay is None else max(delay, SHORTEST_WAIT))
         except asyncio.TimeoutError:
             pass
 

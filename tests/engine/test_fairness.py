@@ -95,3 +95,22 @@ def test_no_window_gets_more_than_the_budget_while_answers_and_their_usage_come_
             if charged > 0:  # one larger than the window is let through when the window is whole, and paid off then
                 assert charged + min(cost, token_room) <= token_room + tokens / 60 * span + 1e-6
             charged = charged + cost if cost <= token_room else float("-inf")
+
+
+def test_retries_whose_moments_are_hardly_apart_do_not_keep_the_loop_from_its_timers() -> None:
+    """Less apart than a loop's clock resolves, so that it would ring, find nothing due, and ring again."""
+    loop, waits = VirtualLoop(), iter(["500", "500.0000005"])
+    results: list[Result] = []
+
+    async def send(request: APIRequest, lease: object) -> Response:
+        await asyncio.sleep(0.1)
+        wait = next(waits, None)
+        if wait is not None:
+            return Response(500, {"retry-after-ms": wait}, b"", {"error": {"message": "x"}}, 0.1)
+        return Response(200, {}, b"{}", {"choices": []}, 0.1)
+
+    retry = RetryPolicy(first_backoff=0.0)
+    limiter = Limiter(clock=loop.time)
+    processor = Processor(send=send, limiter=limiter, on_result=results.append, retry=retry, clock=loop.time)
+    run_virtually(processor.run(APIRequest({"n": n}) for n in range(2)), loop)
+    assert [result.status for result in results] == ["succeeded"] * 2
