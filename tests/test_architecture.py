@@ -192,8 +192,8 @@ HEAVY = [
 ]
 
 
-def run(code: str) -> str:
-    environment = {**os.environ, "PYTHONPATH": str(ROOT.parent)}
+def run(code: str, **further: str) -> str:
+    environment = {**os.environ, "PYTHONPATH": str(ROOT.parent), **further}
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, check=True, timeout=60)
     return done.stdout.decode()
 
@@ -202,10 +202,13 @@ def test_importing_the_package_imports_nothing_heavy() -> None:
     assert run(f"import sys, parallel_openai; print([name for name in {HEAVY} if name in sys.modules])") == "[]\n"
 
 
-def test_importing_the_package_is_quick() -> None:
+def test_importing_the_package_is_quick(tmp_path: Path) -> None:
     code = (
         "import time; began = time.process_time(); import pandas; between = time.process_time();"
         "import parallel_openai; print((time.process_time() - between) / (between - began))"
     )
+    # Compiled once, as pip does it, which the environment may forbid.
+    compiled = {"PYTHONPYCACHEPREFIX": str(tmp_path), "PYTHONDONTWRITEBYTECODE": ""}
+    run(code, **compiled)
     # Against pandas, which it needs, in processor time, and the best of three: machines differ, and are busy.
-    assert min(float(run(code)) for _ in range(3)) < 0.8
+    assert min(float(run(code, **compiled)) for _ in range(3)) < 0.5

@@ -9,47 +9,27 @@ import asyncio
 import heapq
 import time
 from collections.abc import Awaitable, Callable, Iterable, Iterator
-from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
-from parallel_openai.engine.budget import Budget, Reserve
+from parallel_openai.engine.budget import Budget
 from parallel_openai.engine.feed import Feed
 from parallel_openai.engine.gate import Gate
-from parallel_openai.engine.retry import DONE, RESOURCE_UNAVAILABLE, RetryPolicy, Verdict, judge
+from parallel_openai.engine.job import Job
+from parallel_openai.engine.mishaps import Mishaps, Outages
+from parallel_openai.engine.retry import DONE, RetryPolicy, Verdict, judge
 from parallel_openai.engine.sizes import NO_SIZE, Sizes
 from parallel_openai.engine.status import StatusTracker
-from parallel_openai.errors import RateLimitedError, RunStoppedError
-from parallel_openai.records import APIRequest, Attempt, Response, Result, Size, Usage
+from parallel_openai.errors import RunStoppedError
+from parallel_openai.records import APIRequest, Attempt, Response, Result, Usage
 from parallel_openai.requests.endpoints import usage_of
-
-_TOO_LARGE = "The request is larger than the account's token limit ever lets through. The server said: "
 
 #: How a run came to its end: every request has its result, or the budget or the time was used up, or all is submitted
 #: to the Batch API and goes on there.
 End = Literal["finished", "budget", "deadline", "submitted"]
-#: So many broken sends in a row, without a good answer to anybody between them, are an outage of the server.
-OUTAGE_AFTER = 3
-#: Seconds of an outage in which broken sends are not counted against their requests.
-OUTAGE_PATIENCE = 60.0
 #: Seconds; a wait that falls short by a rounding error would be begun again and again.
 SHORTEST_WAIT = 0.001
 #: Seconds that a stopped run waits for the answers that are on their way, since they are paid for.
 COME_HOME = 60.0
-
-
-@dataclass(slots=True)
-class _Job:
-    """A request on its way, with what it has been through."""
-
-    request: APIRequest
-    ready_at: float
-    attempts: list[Attempt] = field(default_factory=list)
-    errors: list[str] = field(default_factory=list)
-    failures: int = 0  # sends that count against it
-    refusals: int = 0  # times it was refused for its tokens
-    held_since: float | None = None
-    size: Size = NO_SIZE
-    reserve: Reserve | None = None  # of the budget, for the send to come
 
 
 class Processor:
@@ -89,25 +69,24 @@ class Processor:
         self._send = send
         self._limiter = limiter
         self._on_result = on_result
-        self._retry = retry or RetryPolicy()
         self._status = status or StatusTracker()
         self._max_workers = max_concurrent_requests
         self._budget = budget
         self._deadline = deadline
         self._ending: End = "finished"
         self._clock = clock
+        self._mishaps = Mishaps(limiter, retry or RetryPolicy(), self._status, clock)
         self._source: Iterator[APIRequest | None] = iter(())
         self._sizes = Sizes()
-        self._first: _Job | None = None  # taken up already, and to be sent next
+        self._first: Job | None = None  # taken up already, and to be sent next
         self._pause = False  # whether the source wants other work of the loop to go first
-        self._retries: list[tuple[float, int, _Job]] = []
+        self._retries: list[tuple[float, int, Job]] = []
         self._pushed = 0
         self._busy = 0
         self._at_gate = 0
         self._retry_was_last = False
         self._reached = False
-        self._broken_in_row = 0
-        self._good_at: float | None = None  # when the last good answer came
+        self._outages = Outages()
         self._in_line: set[asyncio.Task[Any]] = set()  # the workers that wait at the gate
         self._workers: set[asyncio.Task[None]] = set()
         self._stopped = False
@@ -207,7 +186,7 @@ class Processor:
                 self._at_gate += 1
                 self._news.set()
 
-    def _at_once(self) -> tuple[_Job, Any] | None:
+    def _at_once(self) -> tuple[Job, Any] | None:
         """The next request and the lease for it, where neither must be waited for."""
         if self._budget is not None or self._deadline is not None:
             return None
@@ -221,7 +200,7 @@ class Processor:
         self._first = None
         return job, lease
 
-    async def _at_the_gate(self) -> tuple[_Job, Any] | None:
+    async def _at_the_gate(self) -> tuple[Job, Any] | None:
         """The same after whatever wait there is; None when nothing is left to be sent."""
         worker = asyncio.current_task()
         assert worker is not None
@@ -245,7 +224,7 @@ class Processor:
             return None
         return job, lease
 
-    async def _next(self) -> _Job | None:
+    async def _next(self) -> Job | None:
         """The next request to send, as soon as there is one; None when all is done."""
         while True:
             job, self._first = self._first or self._take_up(), None
@@ -261,7 +240,7 @@ class Processor:
             if delay is None or delay > 0:
                 await self._wait_for_news(delay)
 
-    def _take_up(self) -> _Job | None:
+    def _take_up(self) -> Job | None:
         """What is there to be sent: retries that are due and fresh ones in turns."""
         if self._retries and not self._retry_was_last and self._retries[0][0] <= self._clock():
             self._retry_was_last = True
@@ -278,13 +257,13 @@ class Processor:
                 self._reject(request)
                 continue
             self._status.num_tasks_started += 1
-            return _Job(request, self._clock())
+            return Job(request, self._clock())
         return None
 
     def _may_get_more(self) -> bool:
         return isinstance(self._source, Feed) and not self._source.closed
 
-    async def _afford(self, job: _Job) -> bool:
+    async def _afford(self, job: Job) -> bool:
         """Set aside what the send may cost; where it does not fit yet, wait for what those in flight leave over."""
         if self._budget is None:
             return True
@@ -303,7 +282,7 @@ class Processor:
         except asyncio.TimeoutError:
             pass
 
-    async def _attempt(self, job: _Job, lease: Any) -> None:
+    async def _attempt(self, job: Job, lease: Any) -> None:
         status = self._status
         status.num_tasks_in_progress += 1
         status.num_requests_sent += 1
@@ -321,7 +300,7 @@ class Processor:
         if self._budget is not None and job.reserve is not None:
             self._budget.settle(job.reserve, response)
         now = self._clock()
-        verdict = self._unless_outage(judge(response, reached=self._reached), response, now)
+        verdict = self._outages.judge(judge(response, reached=self._reached), response, now)
         job.attempts.append(
             Attempt(at, response.seconds, sent_at - job.ready_at, response.status, verdict.code, response.request_id)
         )
@@ -335,18 +314,7 @@ class Processor:
             status.timeline.failed(now, response, verdict)
             self._mishap(job, lease, response, verdict)
 
-    def _unless_outage(self, verdict: Verdict, response: Response, now: float) -> Verdict:
-        """A server that is away answers nobody, so no request is to blame; the bound lets one that breaks it end."""
-        if verdict is DONE:
-            self._broken_in_row, self._good_at = 0, now
-        elif verdict.kind == "retry" and (verdict.code == "connection_error" or response.status in (502, 503, 504)):
-            self._broken_in_row += 1
-            known_good = self._good_at is not None and now - self._good_at < OUTAGE_PATIENCE
-            if known_good and self._broken_in_row >= OUTAGE_AFTER:
-                return replace(verdict, kind="hold")
-        return verdict
-
-    def _succeed(self, job: _Job, lease: Any, response: Response, usage: Usage | None) -> None:
+    def _succeed(self, job: Job, lease: Any, response: Response, usage: Usage | None) -> None:
         self._limiter.answered(lease, response.headers, usage)
         status = self._status
         status.num_tasks_succeeded += 1
@@ -365,93 +333,27 @@ class Processor:
             )
         )
 
-    def _mishap(self, job: _Job, lease: Any, response: Response, verdict: Verdict) -> None:
+    def _mishap(self, job: Job, lease: Any, response: Response, verdict: Verdict) -> None:
         if self._stopped:  # only what is paid for is still taken in; the row stays to be asked
             self._limiter.unanswered(lease)
             return
-        self._count(response)
-        job.errors.append(verdict.message or "")
-        if verdict.kind == "stop":
-            self._limiter.unanswered(lease)
-            assert verdict.stop is not None
+        try:
+            decision = self._mishaps.decide(job, lease, response, verdict)
+        except RunStoppedError:
             self._stopped = True
-            raise verdict.stop(_advice(verdict))
-        if verdict.kind == "hold":
-            self._hold(job, lease, response, verdict)
-            return
-        if response.status:
-            self._limiter.answered(lease, response.headers)
+            raise
+        if isinstance(decision, Verdict):
+            self._fail(job, decision)
         else:
-            self._limiter.unanswered(lease)
-        job.failures += 1
-        if verdict.kind == "fail" or job.failures >= self._retry.max_attempts:
-            self._fail(job, verdict)
-        elif (verdict.wait or 0.0) > self._retry.max_wait:
-            self._waited_enough(job, verdict)
-        else:
-            self._again(job, max(verdict.wait or 0.0, self._retry.backoff(job.failures)))
+            self._again(job, decision)
 
-    def _hold(self, job: _Job, lease: Any, response: Response, verdict: Verdict) -> None:
-        now = self._clock()
-        backoff = self._retry.backoff(1)
-        delay = 0.0  # the limiter holds it back, with all the others and in its turn
-        if verdict.code == "slow_down":
-            self._limiter.slow_down(lease, verdict.wait)
-        elif verdict.code == RESOURCE_UNAVAILABLE:
-            job.refusals += 1
-            delay = max(verdict.wait or 0.0, 0.5 + self._retry.backoff(job.refusals))
-            self._limiter.unanswered(lease)
-        elif response.status == 429:
-            self._limiter.refused(lease, response.headers, verdict.dimension, verdict.wait)
-            delay = verdict.wait if verdict.wait is not None else backoff  # the limiter may hold nobody else back
-        else:
-            delay = max(verdict.wait or 0.0, 0.5 + backoff)
-            self._limiter.unanswered(lease, hold=delay)
-        if job.held_since is None:
-            job.held_since = now
-        if verdict.dimension == "tokens":
-            job.refusals += 1
-            held = now - job.held_since
-            if self._limiter.seems_too_large(job.size, job.refusals, held, response.headers):
-                self._fail(
-                    job, replace(verdict, code="request_too_large", message=_TOO_LARGE + (verdict.message or ""))
-                )
-                return
-        is_limit = response.status == 429 and verdict.code != RESOURCE_UNAVAILABLE
-        if is_limit and (verdict.wait or 0.0) > self._retry.max_wait:  # all the others would wait as long
-            self._stopped = True
-            raise RateLimitedError(
-                f"{verdict.message} It asks to wait {verdict.wait:,.0f} s, and nothing waits longer than max_wait, "
-                f"{self._retry.max_wait:,.0f} s. Run the same again then, what was finished is kept; or wait with "
-                "Client(max_wait=...)."
-            )
-        if now + (verdict.wait or delay) - job.held_since > self._retry.max_wait:
-            self._waited_enough(job, verdict)
-        else:
-            self._again(job, delay)
-
-    def _waited_enough(self, job: _Job, verdict: Verdict) -> None:
-        asks = f" It asks to wait {verdict.wait:,.0f} s more." if verdict.wait else ""
-        why = f"{verdict.message}{asks} No request waits longer than max_wait, {self._retry.max_wait:,.0f} s."
-        self._fail(job, replace(verdict, message=why))
-
-    def _count(self, response: Response) -> None:
-        status = self._status
-        if response.status == 429:
-            status.num_rate_limit_errors += 1
-            status.time_of_last_rate_limit_error = time.time()
-        elif response.status:
-            status.num_api_errors += 1
-        else:
-            status.num_other_errors += 1
-
-    def _again(self, job: _Job, delay: float) -> None:
+    def _again(self, job: Job, delay: float) -> None:
         self._pushed += 1
         self._status.num_tasks_waiting += 1
         job.ready_at = self._clock() + delay
         heapq.heappush(self._retries, (job.ready_at, self._pushed, job))
 
-    def _fail(self, job: _Job, verdict: Verdict) -> None:
+    def _fail(self, job: Job, verdict: Verdict) -> None:
         errors, attempts = tuple(job.errors), tuple(job.attempts)
         self._finish_failed(job.request, verdict.code or "error", verdict.message or "", errors, attempts)
 
@@ -479,15 +381,4 @@ class Processor:
         if self._limiter.largest is not None and self._limiter.never_fits(further.size or NO_SIZE):
             self._reject(further)
         else:
-            self._again(_Job(further, 0.0), 0.0)
-
-
-def _advice(verdict: Verdict) -> str:
-    todo = {
-        "AuthenticationError": "Check the API key (OPENAI_API_KEY or Client(api_key=...)).",
-        "PermissionDeniedError": "Check what this key, project and country may use.",
-        "QuotaExceededError": "Add credit or raise the limit, then run the same again: what was finished is kept.",
-        "ServerUnreachableError": "Nothing was charged.",
-    }
-    assert verdict.stop is not None
-    return f"{verdict.message} {todo[verdict.stop.__name__]}"
+            self._again(Job(further, 0.0), 0.0)

@@ -1,0 +1,148 @@
+"""What becomes of a request whose send went wrong: again, now or later, or never; or the end of the whole run."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+from parallel_openai.engine.gate import Gate
+from parallel_openai.engine.job import Job
+from parallel_openai.engine.retry import DONE, RESOURCE_UNAVAILABLE, RetryPolicy, Verdict
+from parallel_openai.engine.status import StatusTracker
+from parallel_openai.errors import RateLimitedError
+from parallel_openai.records import Response
+
+_TOO_LARGE = "The request is larger than the account's token limit ever lets through. The server said: "
+#: So many broken sends in a row, without a good answer to anybody between them, are an outage of the server.
+OUTAGE_AFTER = 3
+#: Seconds of an outage in which broken sends are not counted against their requests.
+OUTAGE_PATIENCE = 60.0
+
+
+class Outages:
+    """Tells a server that is away, and answers nobody, from a request that is to blame itself."""
+
+    def __init__(self) -> None:
+        self._broken_in_row = 0
+        self._good_at: float | None = None  # when the last good answer came
+
+    def judge(self, verdict: Verdict, response: Response, now: float) -> Verdict:
+        """The verdict, or that the request is held where the server is away; within a bound, since a request may be
+        what breaks the server."""
+        if verdict is DONE:
+            self._broken_in_row, self._good_at = 0, now
+        elif verdict.kind == "retry" and (verdict.code == "connection_error" or response.status in (502, 503, 504)):
+            self._broken_in_row += 1
+            known_good = self._good_at is not None and now - self._good_at < OUTAGE_PATIENCE
+            if known_good and self._broken_in_row >= OUTAGE_AFTER:
+                return replace(verdict, kind="hold")
+        return verdict
+
+
+class Mishaps:
+    """Decides, and tells the limiter and the counters.
+
+    Args:
+        limiter: which let the send through.
+        retry: says how often.
+        status: where things are counted.
+        clock: seconds, never going back.
+    """
+
+    def __init__(self, limiter: Gate, retry: RetryPolicy, status: StatusTracker, clock: Callable[[], float]) -> None:
+        self._limiter = limiter
+        self._retry = retry
+        self._status = status
+        self._clock = clock
+
+    def decide(self, job: Job, lease: Any, response: Response, verdict: Verdict) -> float | Verdict:
+        """Seconds after which to send the request again; or, where it has failed for good, the verdict on it.
+
+        Raises:
+            RunStoppedError: no request of the run can succeed now.
+        """
+        self._count(response)
+        job.errors.append(verdict.message or "")
+        if verdict.kind == "stop":
+            self._limiter.unanswered(lease)
+            assert verdict.stop is not None
+            raise verdict.stop(_advice(verdict))
+        if verdict.kind == "hold":
+            return self._held(job, lease, response, verdict)
+        if response.status:
+            self._limiter.answered(lease, response.headers)
+        else:
+            self._limiter.unanswered(lease)
+        job.failures += 1
+        if verdict.kind == "fail" or job.failures >= self._retry.max_attempts:
+            return verdict
+        if (verdict.wait or 0.0) > self._retry.max_wait:
+            return self._waited_enough(verdict)
+        return max(verdict.wait or 0.0, self._retry.backoff(job.failures))
+
+    def _held(self, job: Job, lease: Any, response: Response, verdict: Verdict) -> float | Verdict:
+        """The account's limit or an outage, which is not the request's fault."""
+        now = self._clock()
+        delay = self._hold_back(job, lease, response, verdict)
+        if job.held_since is None:
+            job.held_since = now
+        if verdict.dimension == "tokens":
+            job.refusals += 1
+            held = now - job.held_since
+            if self._limiter.seems_too_large(job.size, job.refusals, held, response.headers):
+                return replace(verdict, code="request_too_large", message=_TOO_LARGE + (verdict.message or ""))
+        is_limit = response.status == 429 and verdict.code != RESOURCE_UNAVAILABLE
+        if is_limit and (verdict.wait or 0.0) > self._retry.max_wait:  # all the others would wait as long
+            raise RateLimitedError(
+                f"{verdict.message} It asks to wait {verdict.wait:,.0f} s, and nothing waits longer than max_wait, "
+                f"{self._retry.max_wait:,.0f} s. Run the same again then, what was finished is kept; or wait with "
+                "Client(max_wait=...)."
+            )
+        if now + (verdict.wait or delay) - job.held_since > self._retry.max_wait:
+            return self._waited_enough(verdict)
+        return delay
+
+    def _hold_back(self, job: Job, lease: Any, response: Response, verdict: Verdict) -> float:
+        """Have the limiter hold back whom it must; gives the seconds that this request waits by itself."""
+        backoff = self._retry.backoff(1)
+        if verdict.code == "slow_down":
+            self._limiter.slow_down(lease, verdict.wait)
+            return 0.0  # the limiter holds it back, with all the others and in its turn
+        if verdict.code == RESOURCE_UNAVAILABLE:
+            job.refusals += 1
+            self._limiter.unanswered(lease)
+            return max(verdict.wait or 0.0, 0.5 + self._retry.backoff(job.refusals))
+        if response.status == 429:
+            self._limiter.refused(lease, response.headers, verdict.dimension, verdict.wait)
+            return verdict.wait if verdict.wait is not None else backoff  # the limiter may hold nobody else back
+        delay = max(verdict.wait or 0.0, 0.5 + backoff)
+        self._limiter.unanswered(lease, hold=delay)
+        return delay
+
+    def _waited_enough(self, verdict: Verdict) -> Verdict:
+        asks = f" It asks to wait {verdict.wait:,.0f} s more." if verdict.wait else ""
+        why = f"{verdict.message}{asks} No request waits longer than max_wait, {self._retry.max_wait:,.0f} s."
+        return replace(verdict, message=why)
+
+    def _count(self, response: Response) -> None:
+        status = self._status
+        if response.status == 429:
+            status.num_rate_limit_errors += 1
+            status.time_of_last_rate_limit_error = time.time()
+        elif response.status:
+            status.num_api_errors += 1
+        else:
+            status.num_other_errors += 1
+
+
+def _advice(verdict: Verdict) -> str:
+    todo = {
+        "AuthenticationError": "Check the API key (OPENAI_API_KEY or Client(api_key=...)).",
+        "PermissionDeniedError": "Check what this key, project and country may use.",
+        "QuotaExceededError": "Add credit or raise the limit, then run the same again: what was finished is kept.",
+        "ServerUnreachableError": "Nothing was charged.",
+    }
+    assert verdict.stop is not None
+    return f"{verdict.message} {todo[verdict.stop.__name__]}"
