@@ -1,4 +1,4 @@
-"""Posts small bodies over aiohttp's connections, past its session, which takes longer to make a request than to send.
+"""Posts bodies over aiohttp's connections, past its session, which takes longer to make a request than to send it.
 
 What a session does anew for every request, it does once here: the head of the request is made and kept as bytes. Its
 connections, their TLS and keeping alive, the names and the reading of HTTP stay aiohttp's.
@@ -12,13 +12,14 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 import aiohttp
+from aiohttp.connector import Connection
 from aiohttp.http_exceptions import HttpProcessingError
 from yarl import URL
 
 from parallel_openai.engine.reading import read
 
-#: A body up to this size is handed to the system in one go, as asyncio does; a larger one has to wait for its buffers.
-SMALL_BODY = 2**16
+#: A body up to this size is joined to its head, so that both travel in one piece.
+JOINED_BODY = 2**16
 #: Headers that say how long the body is.
 _LENGTHS = frozenset({"content-length", "transfer-encoding"})
 _CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
@@ -64,16 +65,17 @@ class Poster:
             aiohttp.ClientError, OSError, TooLargeError: as a session's request and `read` do.
         """
         target = self._targets.get(url) or self._target(url)
-        try:
-            connection = await self._connector.connect(target.request, [], self._timeout)
-        except asyncio.TimeoutError as error:
-            raise aiohttp.ConnectionTimeoutError(f"Connection timeout to host {url}") from error
+        connection = await self._connect(target.request)
         try:
             protocol, transport = connection.protocol, connection.transport
             if protocol is None or transport is None:
                 raise aiohttp.ServerDisconnectedError
             protocol.set_response_params(read_until_eof=True)
-            transport.write(b"%b%d\r\n\r\n%b" % (target.head, len(body), body))
+            if len(body) <= JOINED_BODY:
+                transport.write(b"%b%d\r\n\r\n%b" % (target.head, len(body), body))
+            else:
+                transport.write(b"%b%d\r\n\r\n" % (target.head, len(body)))
+                transport.write(body)
             while True:
                 message, content = await protocol.read()
                 if message.code >= 200 or message.code == 101:  # those below only say that it goes on
@@ -87,6 +89,17 @@ class Poster:
             raise
         connection.release()
         return message.code, message.headers, answer
+
+    async def _connect(self, request: aiohttp.ClientRequest) -> Connection:
+        while True:
+            try:
+                connection = await self._connector.connect(request, [], self._timeout)
+            except asyncio.TimeoutError as error:
+                raise aiohttp.ConnectionTimeoutError(f"Connection timeout to host {request.url}") from error
+            protocol = connection.protocol
+            if protocol is None or not protocol.should_close:
+                return connection
+            connection.close()  # something came while nobody had asked: it would pass for the next one's answer
 
     def _target(self, url: URL) -> _Target:
         request = aiohttp.ClientRequest(

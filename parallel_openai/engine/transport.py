@@ -14,7 +14,7 @@ import aiohttp
 from yarl import URL
 
 from parallel_openai.engine.deadlines import Deadlines
-from parallel_openai.engine.poster import SMALL_BODY, Poster
+from parallel_openai.engine.poster import Poster
 from parallel_openai.engine.reading import TooLargeError, read
 from parallel_openai.engine.urls import check_url
 from parallel_openai.jsonl import loads
@@ -92,21 +92,16 @@ class Transport:
 
         Raises nothing but cancellation, and what `renewed` raises. `timeout` is in seconds; None: the transport's own.
         """
-        url = self._url(path)
-        if timeout is None and len(body) < SMALL_BODY:
-            return self._exchange("POST", url, small=body)
-        # aiohttp warns of large bodies that are plain bytes, since it would write them in one go.
-        data = body if len(body) < LARGE_BODY else io.BytesIO(body)
         if timeout is None:
-            return self._exchange("POST", url, data=data)
-        return self._exchange("POST", url, data=data, timeout=self._within(total=timeout))
+            return self._exchange("POST", self._url(path), body=body)
+        return self._exchange("POST", self._url(path), body=body, timeout=self._within(total=timeout))
 
     async def call(
         self, method: str, path: str, *, body: bytes | None = None, query: Mapping[str, str] | None = None
     ) -> Response:
         """The same for another method, with a query."""
         url = self._url(path)
-        return await self._exchange(method, url.update_query(query) if query else url, data=body)
+        return await self._exchange(method, url.update_query(query) if query else url, body=body)
 
     async def upload(self, path: str, file: Path, *, filename: str, fields: Mapping[str, str]) -> Response:
         """Send a file as a form, from the disk piece by piece.
@@ -130,7 +125,7 @@ class Transport:
             return await self._exchange("GET", self._url(path), into=file, timeout=self._within(silence=self._seconds))
 
     async def _exchange(
-        self, method: str, url: URL, *, small: bytes | None = None, into: IO[bytes] | None = None, **options: Any
+        self, method: str, url: URL, *, body: bytes | None = None, into: IO[bytes] | None = None, **options: Any
     ) -> Response:
         if self._renewed is not None:
             self.use(await self._renewed())
@@ -138,19 +133,10 @@ class Transport:
         began = self._clock()
         wait = None if "timeout" in options else self._deadlines.begin(began)
         try:
-            if small is not None and self._poster is not None:
-                status, headers, content = await self._poster.post(url, small)
+            if self._poster is not None and method == "POST" and body is not None and wait is not None:
+                status, headers, content = await self._poster.post(url, body)
             else:
-                # A redirect could carry the key to another host, so none is followed.
-                async with session.request(
-                    method, url, allow_redirects=False, **({"data": small} if small is not None else options)
-                ) as answer:
-                    headers, status = answer.headers, answer.status
-                    if into is not None and status == 200:
-                        async for chunk in answer.content.iter_any():
-                            into.write(chunk)
-                        return Response(status, headers, b"", {}, self._clock() - began)
-                    content = await self._read(answer)
+                status, headers, content = await self._by_session(session, method, url, body, into, options)
         except asyncio.CancelledError:
             if wait is None or not wait.ended():
                 raise
@@ -174,7 +160,28 @@ class Transport:
         for secret in self._secrets:
             if secret in content:
                 content = content.replace(secret, b"***")  # some servers name the wrong key whole
-        return Response(status, headers, content, _parse(content), self._clock() - began)
+        data = {} if into is not None and status == 200 else _parse(content)
+        return Response(status, headers, content, data, self._clock() - began)
+
+    async def _by_session(
+        self,
+        session: aiohttp.ClientSession,
+        method: str,
+        url: URL,
+        body: bytes | None,
+        into: IO[bytes] | None,
+        options: dict[str, Any],
+    ) -> tuple[int, Mapping[str, str], bytes]:
+        if body is not None:
+            # aiohttp warns of large bodies that are plain bytes, since it would write them in one go.
+            options = {**options, "data": body if len(body) < LARGE_BODY else io.BytesIO(body)}
+        # A redirect could carry the key to another host, so none is followed.
+        async with session.request(method, url, allow_redirects=False, **options) as answer:
+            if into is None or answer.status != 200:
+                return answer.status, answer.headers, await self._read(answer)
+            async for chunk in answer.content.iter_any():
+                into.write(chunk)
+            return answer.status, answer.headers, b""
 
     def _too_late(self, began: float, seconds: float) -> Response:
         sentence = f"No complete answer within {seconds:g} s (the client's timeout)."

@@ -11,7 +11,7 @@ import pandas as pd
 
 from parallel_openai.engine.lines import Entry, parse_line
 from parallel_openai.errors import InvalidInputError, JournalError
-from parallel_openai.frames.run import JOURNAL_FOLDER
+from parallel_openai.frames.place import JOURNAL_FOLDER
 from parallel_openai.jsonl import dumps
 from parallel_openai.requests.endpoints import Endpoint, endpoint
 

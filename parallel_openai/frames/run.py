@@ -29,6 +29,7 @@ from parallel_openai.errors import InvalidInputError, JournalError, JournalWrite
 from parallel_openai.frames.answers import COLUMNS, Answers, Reader
 from parallel_openai.frames.bounds import make_budget
 from parallel_openai.frames.explode import CHOICE, check_choices, explode
+from parallel_openai.frames.place import journal_path, make_private
 from parallel_openai.frames.recipe import Recipe
 from parallel_openai.frames.repair import Repair, check_tries, make_repair
 from parallel_openai.frames.report import RunReport, remember
@@ -41,7 +42,6 @@ from parallel_openai.requests.prompts import BadPromptError
 if TYPE_CHECKING:
     from parallel_openai.distributed.pool import Pool
 
-JOURNAL_FOLDER = ".parallel_openai"
 #: Rows that are looked up before other work of the loop gets its turn.
 LOOK_UP_AT_ONCE = 200
 
@@ -408,22 +408,6 @@ def _no_garbage() -> Iterator[None]:
     finally:
         if was_enabled:
             gc.enable()
-
-
-def journal_path(recipe: Recipe, place: str, save_to: str | os.PathLike[str] | None) -> Path:
-    """Where the answers of a call lie: in the file it names, else in one named after what is asked and where."""
-    if save_to is not None:
-        return Path(save_to)
-    model = "".join(c if c.isalnum() or c in "-._" else "-" for c in recipe.model or "requests")
-    return Path(JOURNAL_FOLDER) / f"{model[:80]}-{recipe.digest(place)}.jsonl"
-
-
-def make_private(folder: Path) -> None:
-    """Make a folder that only its owner reads and git leaves alone."""
-    folder.mkdir(mode=0o700, exist_ok=True)
-    fence = folder / ".gitignore"
-    if not fence.exists():
-        fence.write_text("# Answers and the data they are about: not to be published by accident.\n*\n", "utf-8")
 
 
 def execute(df: Any, recipe: Recipe, reader: Reader, client: Client, options: Options) -> pd.DataFrame:

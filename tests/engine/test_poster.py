@@ -1,4 +1,4 @@
-"""Small bodies go past aiohttp's session; what the server sees and the caller gets is the same. Over real sockets."""
+"""Requests go past aiohttp's session; what the server sees and the caller gets is the same. Over real sockets."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 import pytest
 from yarl import URL
 
-from parallel_openai.engine.poster import SMALL_BODY, head_of
+from parallel_openai.engine.poster import JOINED_BODY, head_of
 from parallel_openai.engine.transport import Transport
 from parallel_openai.records import Response
 
@@ -25,12 +25,14 @@ class RawServer:
     answers: list[bytes]
     port: int = 0
     heads: list[list[bytes]] = field(default_factory=list)
+    writers: list[asyncio.StreamWriter] = field(default_factory=list)
     asked: asyncio.Event = field(default_factory=asyncio.Event)
     gone: asyncio.Event = field(default_factory=asyncio.Event)
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         heads: list[bytes] = []
         self.heads.append(heads)
+        self.writers.append(writer)
         try:
             while self.answers:
                 head = await reader.readuntil(b"\r\n\r\n")
@@ -83,14 +85,32 @@ def without_length(head: bytes) -> list[bytes]:
     return sorted(line for line in head.split(b"\r\n") if not line.startswith(b"Content-Length"))
 
 
-def test_a_small_body_travels_with_the_head_of_a_large_one() -> None:
-    raw, responses = post(OK, OK, bodies=(b"{}", b" " * SMALL_BODY))
-    [[small, large]] = raw.heads
-    assert [response.status for response in responses] == [200, 200]
+def test_a_request_looks_as_one_of_aiohttps_session() -> None:
+    async def main() -> list[bytes]:
+        async with serving(OK, OK, OK) as (raw, transport):
+            await transport.post("chat/completions", b"{}")
+            await transport.post("chat/completions", b" " * JOINED_BODY * 20)
+            await transport.post("chat/completions", b"{}", timeout=5.0)  # one that goes by the session
+            return raw.heads[0]
+
+    small, large, of_session = asyncio.run(main())
     assert small.startswith(b"POST /v1/chat/completions?api-version=1 HTTP/1.1\r\n")
-    assert without_length(small) == without_length(large)
+    assert without_length(small) == without_length(large) == without_length(of_session)
     assert b"Authorization: Bearer sk-0123456789" in small
     assert b"Content-Length: 2\r\n" in small
+
+
+def test_what_comes_unasked_is_no_answer_to_the_next_request() -> None:
+    async def main() -> tuple[RawServer, Response]:
+        async with serving(OK, OK) as (raw, transport):
+            await transport.post("chat/completions", b"{}")
+            raw.writers[0].write(OK.replace(b"{}", b"[]"))
+            await asyncio.sleep(0.05)  # nobody reads that connection, so there is no other sign that it has come
+            return raw, await transport.post("chat/completions", b"{}")
+
+    raw, response = asyncio.run(main())
+    assert response.data == {}
+    assert [len(heads) for heads in raw.heads] == [1, 1]
 
 
 ANSWERS = {

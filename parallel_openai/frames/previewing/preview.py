@@ -16,11 +16,11 @@ from parallel_openai.client import Client, default_client
 from parallel_openai.engine.progress import clock_time, dollars
 from parallel_openai.frames.labelling.label import plan_labels
 from parallel_openai.frames.labelling.question import Confidence, make_question
+from parallel_openai.frames.place import journal_path
 from parallel_openai.frames.previewing.count import FAILS, KNOWN, SHARED, TO_SEND, Counted, by_code, columns, count
 from parallel_openai.frames.previewing.estimate import Estimate, Pace, batches, estimate, estimate_batch, output_cap
 from parallel_openai.frames.process import answer_reader, make_recipe
 from parallel_openai.frames.recipe import Prompt
-from parallel_openai.frames.run import journal_path
 from parallel_openai.frames.table import check_frame
 from parallel_openai.requests.prices import tier_of
 from parallel_openai.requests.structured import Shape
