@@ -185,6 +185,9 @@ class Processor:
                 self._busy -= 1
                 self._at_gate += 1
                 self._news.set()
+            # What is left to the end of the loop's turn, such as writing results down, goes before the next send: a
+            # kill finds no more requests that are in flight or not written down than there are workers.
+            await asyncio.sleep(0)
 
     def _at_once(self) -> tuple[Job, Any] | None:
         """The next request and the lease for it, where neither must be waited for."""

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from parallel_openai.engine.limiter import Limiter
 from parallel_openai.engine.processor import Processor
 from parallel_openai.engine.retry import RetryPolicy
+from parallel_openai.engine.status import StatusTracker
 from parallel_openai.records import APIRequest, Response, Result, Size, Usage
 from tests.engine.virtual import VirtualLoop, run_virtually
 
@@ -114,3 +115,26 @@ def test_retries_whose_moments_are_hardly_apart_do_not_keep_the_loop_from_its_ti
     processor = Processor(send=send, limiter=limiter, on_result=results.append, retry=retry, clock=loop.time)
     run_virtually(processor.run(APIRequest({"n": n}) for n in range(2)), loop)
     assert [result.status for result in results] == ["succeeded"] * 2
+
+
+def test_what_is_written_at_the_end_of_a_turn_is_written_before_the_next_send() -> None:
+    """Else a kill would find answers unwritten besides the requests that are in flight."""
+    loop = VirtualLoop()
+    unwritten: list[Result] = []
+    most: list[int] = []
+
+    async def send(request: APIRequest, lease: object) -> Response:
+        most.append(len(unwritten) + status.num_tasks_in_progress)
+        await asyncio.sleep(0.1)
+        return Response(200, {}, b"{}", {"choices": []}, 0.1)
+
+    def take(result: Result) -> None:
+        unwritten.append(result)
+        loop.call_soon(unwritten.clear)
+
+    status, limiter = StatusTracker(), Limiter(6e9, clock=loop.time)
+    processor = Processor(
+        send=send, limiter=limiter, on_result=take, status=status, max_concurrent_requests=4, clock=loop.time
+    )
+    run_virtually(processor.run(APIRequest({"n": n}) for n in range(60)), loop)
+    assert max(most) == 4
