@@ -83,7 +83,11 @@ class Poster:
             answer = await read(content, message.headers, self._max_response_bytes)
         except HttpProcessingError as error:
             connection.close()
-            raise aiohttp.ClientPayloadError(error.message) from error
+            raise aiohttp.ClientPayloadError("The answer is no HTTP.") from error
+        except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError):
+            connection.close()
+            self._drop_idle()
+            raise
         except BaseException:
             connection.close()
             raise
@@ -100,6 +104,13 @@ class Poster:
             if protocol is None or not protocol.should_close:
                 return connection
             connection.close()  # something came while nobody had asked: it would pass for the next one's answer
+
+    def _drop_idle(self) -> None:
+        """Close the connections that wait to be used again: one has died unseen, so all may have, and a request would
+        use its attempts up on them. aiohttp has no public way to; without this one they are tried one by one."""
+        for idle in getattr(self._connector, "_conns", {}).values():
+            for protocol, _ in idle:
+                protocol.close()
 
     def _target(self, url: URL) -> _Target:
         request = aiohttp.ClientRequest(

@@ -16,6 +16,7 @@ from yarl import URL
 from parallel_openai.engine.deadlines import Deadlines
 from parallel_openai.engine.poster import Poster
 from parallel_openai.engine.reading import TooLargeError, read
+from parallel_openai.engine.secrets import Secrets
 from parallel_openai.engine.urls import check_url
 from parallel_openai.jsonl import loads
 from parallel_openai.records import Response
@@ -25,10 +26,6 @@ LARGE_BODY = 2**20
 MAX_RESPONSE_BYTES = 64 * 2**20
 #: Seconds for a connection: an address that swallows what is sent to it is named soon, and not after the answer's time.
 CONNECT_TIMEOUT = 15.0
-#: Headers that carry a secret, and the least length of one: shorter ones are placeholders such as "none".
-_SECRET_HEADERS = frozenset({"authorization", "proxy-authorization", "api-key", "x-api-key", "cookie"})
-_SECRET_LENGTH = 8
-_SECRETS_KEPT = 8
 
 
 class Transport:
@@ -61,11 +58,11 @@ class Transport:
     ) -> None:
         self._base = check_url(base_url)
         self._headers = dict(headers)
-        self._secrets = [value.encode() for value in secrets_in(headers)]
+        self._secrets = Secrets(headers)
         self._seconds = timeout
         # The whole is timed by the deadlines.
         self._timeout = aiohttp.ClientTimeout(total=None, sock_connect=min(0.8 * timeout, CONNECT_TIMEOUT))
-        self._deadlines = Deadlines(timeout, clock)
+        self._deadlines: dict[float, Deadlines] = {}  # by the seconds that they give
         self._clock = clock
         self._proxy = _proxy_for(self._base) if trust_env else None
         self._ssl = ssl
@@ -80,8 +77,7 @@ class Transport:
         new = {name: value for name, value in headers.items() if self._headers.get(name) != value}
         if new:
             self._headers.update(new)
-            # What is on its way may still be answered with the key before.
-            self._secrets = [*(value.encode() for value in secrets_in(new)), *self._secrets][:_SECRETS_KEPT]
+            self._secrets.renew(new)
             if self._session is not None:
                 self._session.headers.update(new)
             if self._poster is not None:
@@ -92,9 +88,7 @@ class Transport:
 
         Raises nothing but cancellation, and what `renewed` raises. `timeout` is in seconds; None: the transport's own.
         """
-        if timeout is None:
-            return self._exchange("POST", self._url(path), body=body)
-        return self._exchange("POST", self._url(path), body=body, timeout=self._within(total=timeout))
+        return self._exchange("POST", self._url(path), body=body, seconds=timeout)
 
     async def call(
         self, method: str, path: str, *, body: bytes | None = None, query: Mapping[str, str] | None = None
@@ -116,22 +110,31 @@ class Transport:
             part.set_content_disposition("form-data", name="file", filename=filename)
             headers = {"Content-Type": form.headers["Content-Type"]}
             return await self._exchange(
-                "POST", self._url(path), data=form, headers=headers, timeout=self._within(silence=self._seconds)
+                "POST", self._url(path), data=form, headers=headers, timeout=self._timeout_of_silence()
             )
 
     async def download(self, path: str, place: Path) -> Response:
         """Fetch what stands at a path into a file, piece by piece; where that went well, the response has no body."""
         with _open(place, "wb") as file:
-            return await self._exchange("GET", self._url(path), into=file, timeout=self._within(silence=self._seconds))
+            return await self._exchange("GET", self._url(path), into=file, timeout=self._timeout_of_silence())
 
     async def _exchange(
-        self, method: str, url: URL, *, body: bytes | None = None, into: IO[bytes] | None = None, **options: Any
+        self,
+        method: str,
+        url: URL,
+        *,
+        body: bytes | None = None,
+        into: IO[bytes] | None = None,
+        seconds: float | None = None,
+        **options: Any,
     ) -> Response:
         if self._renewed is not None:
             self.use(await self._renewed())
         session = self._session or self._open()
         began = self._clock()
-        wait = None if "timeout" in options else self._deadlines.begin(began)
+        seconds = seconds or self._seconds
+        deadlines = None if "timeout" in options else self._deadlines_of(seconds)
+        wait = None if deadlines is None else deadlines.begin(began)
         try:
             if self._poster is not None and method == "POST" and body is not None and wait is not None:
                 status, headers, content = await self._poster.post(url, body)
@@ -140,7 +143,7 @@ class Transport:
         except asyncio.CancelledError:
             if wait is None or not wait.ended():
                 raise
-            return self._too_late(began, self._seconds)
+            return self._too_late(began, seconds)
         except aiohttp.ConnectionTimeoutError:
             place = f"{self._base.host}:{self._base.port}"
             sentence = f"No connection to {place} within {self._timeout.sock_connect:g} s. Is base_url right?"
@@ -149,17 +152,14 @@ class Transport:
             sentence = f"The answer is larger than {self._max_response_bytes:,} bytes, so it was not read to the end."
             return self._failure(began, "response_too_large", sentence)
         except asyncio.TimeoutError:
-            limit = options.get("timeout", self._timeout)
-            return self._too_late(began, limit.total or limit.sock_read or self._seconds)
+            return self._too_late(began, seconds)
         except (aiohttp.ClientError, OSError) as error:
             code, sentence = self._explain(error)
             return self._failure(began, code, sentence)
         finally:
-            if wait is not None:
-                self._deadlines.end(wait)
-        for secret in self._secrets:
-            if secret in content:
-                content = content.replace(secret, b"***")  # some servers name the wrong key whole
+            if deadlines is not None and wait is not None:
+                deadlines.end(wait)
+        headers, content = self._secrets.out_of_headers(headers), self._secrets.out_of_body(content)
         data = {} if into is not None and status == 200 else _parse(content)
         return Response(status, headers, content, data, self._clock() - began)
 
@@ -187,11 +187,18 @@ class Transport:
         sentence = f"No complete answer within {seconds:g} s (the client's timeout)."
         return self._failure(began, "timeout", sentence)
 
-    def _within(self, *, total: float | None = None, silence: float | None = None) -> aiohttp.ClientTimeout:
-        return aiohttp.ClientTimeout(total=total, sock_connect=self._timeout.sock_connect, sock_read=silence)
+    def _timeout_of_silence(self) -> aiohttp.ClientTimeout:
+        return aiohttp.ClientTimeout(total=None, sock_connect=self._timeout.sock_connect, sock_read=self._seconds)
+
+    def _deadlines_of(self, seconds: float) -> Deadlines:
+        deadlines = self._deadlines.get(seconds)
+        if deadlines is None:
+            deadlines = self._deadlines[seconds] = Deadlines(seconds, self._clock)
+        return deadlines
 
     async def close(self) -> None:
-        self._deadlines.close()
+        for deadlines in self._deadlines.values():
+            deadlines.close()
         if self._session is not None:
             session, self._session, self._poster = self._session, None, None
             await session.close()
@@ -228,7 +235,7 @@ class Transport:
             raise
 
     def _failure(self, began: float, code: str, sentence: str) -> Response:
-        return Response(0, {}, b"", None, self._clock() - began, code, sentence)
+        return Response(0, {}, b"", None, self._clock() - began, code, self._secrets.out_of(sentence))
 
     def _explain(self, error: Exception) -> tuple[str, str]:
         place = f"{self._base.host}:{self._base.port}"
@@ -249,17 +256,6 @@ def _open(place: Path, mode: str) -> IO[bytes]:
     return cast(IO[bytes], open(place, mode))
 
 
-def secrets_in(headers: Mapping[str, str]) -> list[str]:
-    """The secrets that headers carry.
-
-    >>> secrets_in({"Authorization": "Bearer sk-0123456789", "User-Agent": "parallel_openai"})
-    ['sk-0123456789']
-    """
-    values = [value for name, value in headers.items() if name.lower() in _SECRET_HEADERS]
-    words = [value.rpartition(" ")[2] for value in values]
-    return [word for word in words if len(word) >= _SECRET_LENGTH]
-
-
 def _proxy_for(url: URL) -> str | None:
     """The proxy that the environment names for a server, as `HTTP_PROXY`, `HTTPS_PROXY` and `NO_PROXY` say."""
     if proxy_bypass(f"{url.host}:{url.port}"):
@@ -276,7 +272,8 @@ def _parse(content: bytes) -> Any:
 
 def _reason(error: Exception) -> str:
     cause = getattr(error, "os_error", None) or error
-    # An answer that is no HTTP knows the whole URL, with what its query holds.
-    said = error.message if isinstance(error, aiohttp.ClientResponseError) else str(cause)
-    text = getattr(cause, "strerror", None) or said or type(error).__name__
+    # aiohttp quotes what is wrong, which may be anything, and tells the URL with all that its query holds.
+    if isinstance(error, (aiohttp.ClientResponseError, aiohttp.ClientPayloadError)):
+        return "what it sent is cut off, or is no HTTP"
+    text = getattr(cause, "strerror", None) or str(cause) or type(error).__name__
     return str(text).rstrip(".")

@@ -90,7 +90,8 @@ def test_a_request_looks_as_one_of_aiohttps_session() -> None:
         async with serving(OK, OK, OK) as (raw, transport):
             await transport.post("chat/completions", b"{}")
             await transport.post("chat/completions", b" " * JOINED_BODY * 20)
-            await transport.post("chat/completions", b"{}", timeout=5.0)  # one that goes by the session
+            transport._poster = None  # as where there is a proxy
+            await transport.post("chat/completions", b"{}")
             return raw.heads[0]
 
     small, large, of_session = asyncio.run(main())
@@ -157,6 +158,56 @@ def test_an_answer_that_is_cut_off_is_a_named_error() -> None:
     assert (response.status, response.error_code) == (0, "connection_error")
 
 
+def test_connections_that_have_died_unseen_cost_one_attempt_and_not_each_its_own() -> None:
+    """As behind a balancer that has moved on: each connection is reset when it is used again."""
+
+    async def main() -> list[int]:
+        asked = 0
+
+        async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            nonlocal asked
+            await reader.readuntil(b"\r\n\r\n{}")
+            asked += 1
+            if asked == 5:
+                all_asked.set()
+            await all_asked.wait()
+            writer.write(OK)
+            await reader.readuntil(b"\r\n\r\n{}")
+            writer.transport.abort()
+
+        all_asked = asyncio.Event()
+        server = await asyncio.start_server(serve, "127.0.0.1", 0)
+        port = server.sockets[0].getsockname()[1]
+        transport = Transport(f"http://127.0.0.1:{port}/v1", {}, timeout=10.0, clock=asyncio.get_running_loop().time)
+        await asyncio.gather(*(transport.post("chat/completions", b"{}") for _ in range(5)))
+        statuses = [(await transport.post("chat/completions", b"{}")).status for _ in range(2)]
+        await transport.close()
+        server.close()
+        return statuses
+
+    assert asyncio.run(main()) == [0, 200]
+
+
+SECRET = "sk-0123456789"
+LEAKS = {
+    "in a body": b'HTTP/1.1 200 OK\r\nContent-Length: 21\r\n\r\n{"a":"sk-0123456789"}',
+    "escaped": b'HTTP/1.1 200 OK\r\nContent-Length: 26\r\n\r\n{"a":"sk\\u002d0123456789"}',
+    "as UTF-16": b"HTTP/1.1 200 OK\r\nContent-Length: 42\r\n\r\n" + '{"a":"sk-0123456789"}'.encode("utf-16-le"),
+    "in a header": OK.replace(b"req_1", SECRET.encode()),
+    "in what is no HTTP": b"220 sk-0123456789\r\n\r\n",
+    "in a header that is none": b"HTTP/1.1 200 OK\r\nX: \x00 sk-0123456789\r\n\r\n",
+    "in a length": b"HTTP/1.1 200 OK\r\nContent-Length: sk-0123456789\r\n\r\n",
+    "in a chunk": b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nsk-0123456789\r\n",
+}
+
+
+@pytest.mark.parametrize("answer", LEAKS.values(), ids=LEAKS)
+def test_a_key_that_comes_back_is_seen_nowhere(answer: bytes) -> None:
+    _, [response] = post(answer)
+    shown = f"{response} {dict(response.headers)} {response.body.decode('utf-8', 'replace')}"
+    assert SECRET not in shown.replace("\x00", "").replace("\\u002d", "-")
+
+
 async def _cancelled(raw: RawServer, transport: Transport) -> None:
     sending = asyncio.create_task(transport.post("chat/completions", b"{}"))
     await raw.asked.wait()
@@ -166,8 +217,9 @@ async def _cancelled(raw: RawServer, transport: Transport) -> None:
 
 
 async def _too_late(raw: RawServer, transport: Transport) -> None:
-    transport._deadlines._seconds = 0.01
-    assert (await transport.post("chat/completions", b"{}")).error_code == "timeout"
+    response = await transport.post("chat/completions", b"{}", timeout=0.01)
+    assert response.error_code == "timeout"
+    assert response.error == "No complete answer within 0.01 s (the client's timeout)."
 
 
 @pytest.mark.parametrize("end", [_cancelled, _too_late])
