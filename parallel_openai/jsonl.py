@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import enum
 import json
+import math
 import os
 from collections.abc import Mapping, Set
 from typing import Any
@@ -40,8 +41,26 @@ def dumps_strictly(value: Any, *, sort_keys: bool = False) -> bytes:
     TypeError: Type is not JSON serializable: set
     """
     options = _OPTIONS | orjson.OPT_SORT_KEYS if sort_keys else _OPTIONS
+    made = orjson.dumps(value, default=_list_of_array, option=options)
+    if any(null in made for null in _NULLS) and _has_no_number(value):
+        raise TypeError("JSON has no NaN and no infinity")
     # A copy, for what orjson gives holds on to a buffer of 4 KB at the least, and requests wait in large numbers.
-    return bytes(memoryview(orjson.dumps(value, default=_list_of_array, option=options)))
+    return bytes(memoryview(made))
+
+
+#: How what became `null` stands in compact JSON: behind these.
+_NULLS = (b":null", b",null", b"[null")
+
+
+def _has_no_number(value: Any) -> bool:
+    """Whether there is a NaN or an infinity in it, for which orjson writes `null`."""
+    if isinstance(value, Mapping):
+        return any(map(_has_no_number, value.values()))
+    if isinstance(value, (list, tuple)):
+        return any(map(_has_no_number, value))
+    if type(value).__module__ == "numpy" and hasattr(value, "tolist"):
+        return _has_no_number(value.tolist())
+    return isinstance(value, float) and not math.isfinite(value)
 
 
 def _list_of_array(value: Any) -> Any:

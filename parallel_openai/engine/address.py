@@ -109,6 +109,7 @@ def find_address(
     if not url:
         url, from_azure = _from_environment(environment, wants_azure)
         wants_azure = wants_azure or from_azure
+    url = url.strip()  # as a line of an .env file may have it
     check_url(url)
     parts = urlsplit(url)
     path = _without_endpoint(parts.path.rstrip("/"))

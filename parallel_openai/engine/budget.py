@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from parallel_openai.engine.retry import UNSENT_CODES
 from parallel_openai.records import APIRequest, Response, Usage
@@ -88,6 +89,12 @@ class Budget:
                 "A budget needs a cap on every answer, or the next one could pass it. Set max_completion_tokens=... "
                 "(max_tokens= for older servers)."
             )
+        unseen = _unseen(body)
+        if unseen is not None:
+            return (
+                f"A budget needs to know how much the model may read, and {unseen} brings in what does not stand in "
+                "the request. Ask such rows without a budget."
+            )
         if math.isnan(self._most_usd(str(body.get("model")), Usage(1, 1), tier_of(body))):
             return (
                 f"budget_usd= needs the model's price, and that of {str(body.get('model'))!r} is not known. "
@@ -108,6 +115,8 @@ class Budget:
             tier_of(request.request_json),
         )
         if not self._shown:
+            if self._open and _has_media(request.request_json):
+                return None  # how the server counts it is seen on the first answer, and not on many at once
             self._count_by(UNKNOWN_FACTOR if self._open else 1.0)
         self._measure(reserve)
         if (
@@ -126,7 +135,7 @@ class Budget:
         if usage is not None and usage.total_tokens:
             self.spent_tokens += usage.total_tokens
             self.spent_usd += self._cost(reserve, response, usage)
-        elif not (response.status >= 300 or response.error_code in UNSENT_CODES):
+        elif not (_is_refusal(response.status) or response.error_code in UNSENT_CODES):
             self.spent_tokens += reserve.tokens
             self.spent_usd += reserve.usd
         self._release(reserve)
@@ -182,3 +191,41 @@ class Budget:
             self._measure(reserve)
         self._held_tokens = sum(reserve.tokens for reserve in self._open)
         self._held_usd = sum(reserve.usd for reserve in self._open)
+
+
+def _is_refusal(status: int) -> bool:
+    """Whether an answer says that the request was not worked on. A gateway that has waited in vain cannot know."""
+    return status >= 300 and status not in (408, 502, 504) and status < 520
+
+
+def _unseen(body: Mapping[str, Any]) -> str | None:
+    """What in a body has the model read more than the body itself holds; None where nothing has."""
+    for name in ("previous_response_id", "conversation", "web_search_options"):
+        if body.get(name) is not None:
+            return name
+    if isinstance(body.get("prompt"), Mapping):  # one that is kept at OpenAI
+        return "prompt"
+    for tool in _list(body.get("tools")):
+        if isinstance(tool, Mapping) and tool.get("type", "function") not in ("function", "custom"):
+            return f"the tool {tool.get('type')!r}"
+    for part in _parts(body):
+        about = part.get("file", part)
+        if isinstance(about, Mapping) and (about.get("file_id") or about.get("file_url")):
+            return "a file"
+    return None
+
+
+def _has_media(body: Mapping[str, Any]) -> bool:
+    """Whether there is a picture, a sound or a file in a body, of which servers make tokens as they please."""
+    return any(part.get("type") not in ("text", "input_text", "output_text", "refusal") for part in _parts(body))
+
+
+def _parts(body: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
+    for message in (*_list(body.get("messages")), *_list(body.get("input"))):
+        for part in _list(message.get("content")) if isinstance(message, Mapping) else ():
+            if isinstance(part, Mapping):
+                yield part
+
+
+def _list(value: Any) -> Sequence[Any]:
+    return value if isinstance(value, (list, tuple)) else ()

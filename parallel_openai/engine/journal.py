@@ -53,6 +53,10 @@ class Journal:
         self._syncing: Future[None] | None = None
         self._syncer: ThreadPoolExecutor | None = None
         self._file = -1
+        if self.path.exists() and not self.path.is_file():
+            raise JournalError(
+                f"{self.path} is no ordinary file, and answers must be kept in one. Choose another path."
+            )
         self._lock = lock(self.path)
         try:
             self._file = _open(self.path)

@@ -36,8 +36,17 @@ def background_loop() -> asyncio.AbstractEventLoop:
     with _guard:
         if _loop is None or _owner != os.getpid() or _loop.is_closed():
             _loop, _owner = _new_loop(), os.getpid()
-            threading.Thread(target=_loop.run_forever, name=_THREAD, daemon=True).start()
+            threading.Thread(target=_run, args=(_loop,), name=_THREAD, daemon=True).start()
         return _loop
+
+
+def _run(loop: asyncio.AbstractEventLoop) -> None:
+    while True:
+        try:
+            loop.run_forever()
+        except (SystemExit, KeyboardInterrupt):
+            continue  # a task raised it, whose caller will get it; the others go on
+        return
 
 
 def is_background_thread() -> bool:
@@ -100,7 +109,7 @@ def run(work: Coroutine[Any, Any, T], on_tick: Callable[[], None], *, nested: bo
         Interrupted: a KeyboardInterrupt came; the work was cancelled and has ended.
         RuntimeError: `nested`, and the running loop is uvloop's, which cannot be patched.
     """
-    with _noted_interrupts() as interrupts:
+    with noted_interrupts() as interrupts:
         on_tick = _heeding(on_tick, interrupts)
         return _run_nested(work, on_tick) if nested else _run_in_background(work, on_tick)
 
@@ -168,23 +177,34 @@ async def _await_stubbornly(end: asyncio.Future[Any]) -> None:
         end.exception()  # looked at, so that asyncio does not complain of it
 
 
+class _Noted(list[int]):
+    """A signal's handler that keeps the signals that came."""
+
+    def __call__(self, number: int, frame: object) -> None:
+        self.append(number)
+
+
 @contextmanager
-def _noted_interrupts() -> Iterator[list[int]]:
+def noted_interrupts() -> Iterator[list[int]]:
     """Ctrl-C and the stop button as a note for the next tick, where Python would raise KeyboardInterrupt anywhere.
 
     Raised in a finaliser it is lost, and in the loop's own machinery it leaves tasks behind. Whoever has set a handler
-    of his own, as asyncio.run does, keeps it.
+    of his own, as asyncio.run does, keeps it. One within another is the same one.
     """
-    came: list[int] = []
-    ours = threading.current_thread() is threading.main_thread()
-    if not ours or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
-        yield came
-        return
-    signal.signal(signal.SIGINT, lambda number, _: came.append(number))
-    try:
-        yield came
-    finally:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+    handler = signal.getsignal(signal.SIGINT)
+    if threading.current_thread() is not threading.main_thread():
+        yield []
+    elif isinstance(handler, _Noted):
+        yield handler
+    elif handler is not signal.default_int_handler:
+        yield []
+    else:
+        came = _Noted()
+        signal.signal(signal.SIGINT, came)
+        try:
+            yield came
+        finally:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def _heeding(tick: Callable[[], None], interrupts: list[int]) -> Callable[[], None]:

@@ -16,7 +16,7 @@ from parallel_openai.client import Client, default_client
 from parallel_openai.engine.journal import Sync
 from parallel_openai.errors import InvalidInputError
 from parallel_openai.frames.answers import Reader, Reading, object_column, text_column, value_column
-from parallel_openai.frames.recipe import Prompt, Recipe, last_line
+from parallel_openai.frames.recipe import WHATEVER_IS_RAISED, Prompt, Recipe, check_function, last_line
 from parallel_openai.frames.run import Options, aexecute, execute
 from parallel_openai.frames.structured import structured_reader
 from parallel_openai.requests.endpoints import Answer
@@ -199,6 +199,7 @@ def answer_reader(recipe: Recipe, parse: Callable[[Any], Any] | None = None, *, 
     Where the call brings tools, what the model wants called stands in a column `tool_calls`.
     """
     endpoint = recipe.endpoint
+    check_function(parse, "parse")
     if recipe.structure is not None:
         if parse is not None:
             raise InvalidInputError("parse= and a response_format= with fields both say what becomes of an answer.")
@@ -254,7 +255,7 @@ def _parsed(answer: Answer, parse: Callable[[Any], Any] | None) -> Reading:
         return reading if parse is None else reading._replace(value=None)
     try:
         return reading._replace(value=parse(found))
-    except Exception as error:
+    except WHATEVER_IS_RAISED as error:
         # A ValueError speaks of the value; anything else is a bug, which no other answer would mend.
         return reading._replace(
             value=None,

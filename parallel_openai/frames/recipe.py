@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import inspect
 import traceback
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
@@ -33,6 +34,10 @@ from parallel_openai.requests.structured import Structure
 from parallel_openai.requests.tokens import encoding_for_model, request_size
 
 Prompt = str | Hashable | Callable[[Row], Any]
+
+#: What a caller's function may raise over one row, whose error it becomes. A parser of command lines ends the program,
+#: and an asynchronous library's code says that it was cancelled: neither may end the run, or the engine's thread.
+WHATEVER_IS_RAISED = (Exception, SystemExit, GeneratorExit, asyncio.CancelledError)
 
 
 @dataclass(frozen=True)
@@ -117,6 +122,8 @@ class Recipe:
             return error
         except TypeError as error:
             return BadPromptError("invalid_prompt", f"The prompt cannot be sent as JSON: {error}.")
+        except RecursionError:
+            return BadPromptError("invalid_prompt", "The prompt cannot be sent as JSON: it is nested without end.")
         if self.tier is not None:
             request = request.in_tier(self.tier)
         request.measure = measure
@@ -173,6 +180,18 @@ def _text_of(prompt: Prompt) -> Any:
         return getattr(prompt, "__qualname__", type(prompt).__qualname__)
 
 
+def check_function(function: Any, what: str) -> None:
+    """See that a function gives its value at once.
+
+    Raises:
+        InvalidInputError: it has to be awaited.
+    """
+    if inspect.iscoroutinefunction(function):
+        raise InvalidInputError(
+            f"{what}= is an `async def`; it must be a plain function, which gives its value at once."
+        )
+
+
 def _source(df: pd.DataFrame, prompt: Any, what: str) -> Iterator[Any]:
     """What each row has for a prompt: a text, messages, a body, None where it is missing, or a BadPromptError."""
     if has_column(df, prompt):
@@ -181,6 +200,7 @@ def _source(df: pd.DataFrame, prompt: Any, what: str) -> Iterator[Any]:
     if isinstance(prompt, str):
         return _filled(df, prompt, what)
     if callable(prompt):
+        check_function(prompt, what)
         columns = list(dict.fromkeys(df.columns))
         return _called(df, prompt, [find_column(df, column, "a function of a row") for column in columns])
     raise InvalidInputError(
@@ -207,16 +227,20 @@ def _fill(template: Template, values: Sequence[Any]) -> str | BadPromptError:
             return BadPromptError("missing_prompt", f"The column {column!r} is empty in this row (NaN or None).")
     try:
         return template.fill(values)
-    except Exception as error:  # a format spec that does not suit, or whatever an object in a cell raises
+    except WHATEVER_IS_RAISED as error:  # a format spec that does not suit, or whatever an object in a cell raises
         return BadPromptError("invalid_prompt", f"The template cannot be filled with this row: {error}")
 
 
 def _called(df: pd.DataFrame, function: Callable[[Row], Any], columns: Sequence[Hashable]) -> Iterator[Any]:
     for values, label in zip(rows_of(df, columns), labels_of(df), strict=True):
-        try:
-            yield function(Row(dict(zip(columns, values, strict=True)), label))
-        except Exception as error:
-            yield BadPromptError("prompt_error", f"The prompt function raised {last_line(error)}")
+        yield _call(function, Row(dict(zip(columns, values, strict=True)), label))
+
+
+def _call(function: Callable[[Row], Any], row: Row) -> Any:
+    try:
+        return function(row)
+    except WHATEVER_IS_RAISED as error:
+        return BadPromptError("prompt_error", f"The prompt function raised {last_line(error)}")
 
 
 def last_line(error: BaseException) -> str:

@@ -20,7 +20,7 @@ from parallel_openai.batch.run import BatchRun
 from parallel_openai.client import Client
 from parallel_openai.engine.bounds import Bounds
 from parallel_openai.engine.journal import Journal, Sync, check_sync
-from parallel_openai.engine.loop import Interrupted, arun, run
+from parallel_openai.engine.loop import Interrupted, arun, noted_interrupts, run
 from parallel_openai.engine.processor import End
 from parallel_openai.engine.progress import Progress
 from parallel_openai.engine.resume import KnownResults, result_line
@@ -122,7 +122,12 @@ class FrameRun:
         return Pool(self.client, self.options.ray)
 
     def execute(self) -> pd.DataFrame:
-        """Run, and wait for the end. A KeyboardInterrupt ends the run early and keeps what there is."""
+        """Run, and wait for the end. A KeyboardInterrupt ends the run early and keeps what there is; a second one
+        changes nothing, so that it does not take the frame away while that is being made."""
+        with noted_interrupts():
+            return self._execute()
+
+    def _execute(self) -> pd.DataFrame:
         progress = self._progress()
         began = time.monotonic()
         try:

@@ -29,7 +29,7 @@ def save(out: pd.DataFrame, path: str | os.PathLike[str]) -> None:
         path: `.parquet` (needs pyarrow), or `.csv`; what a CSV file has no place for stands in `<path>.about.json`.
 
     Raises:
-        InvalidInputError: the ending is another one, or two columns have one name.
+        InvalidInputError: the ending is another one, two columns have one name, or a cell cannot be written.
         MissingDependencyError: pyarrow is not installed.
 
     Members of an Enum become their values, and what JSON does not know becomes its text.
@@ -44,10 +44,27 @@ def save(out: pd.DataFrame, path: str | os.PathLike[str]) -> None:
     place, kind = _kind(path)
     if not out.columns.is_unique:
         raise InvalidInputError(f"The frame has columns of the same name, which a file cannot keep apart: {list(out)}.")
-    if kind == ".csv":
-        _save_csv(out, place)
-    else:
-        _save_parquet(out, place)
+    try:
+        if kind == ".csv":
+            _save_csv(out, place)
+        else:
+            _save_parquet(out, place)
+    except UnicodeEncodeError as error:
+        raise InvalidInputError(
+            f"{_unwritable(out)} holds half of a character ({error.object[error.start]!r}), which no file of text can "
+            "hold. Replace it, as with .str.encode('utf-8', 'replace').str.decode(); to_jsonl writes it as it is."
+        ) from None
+
+
+def _unwritable(out: pd.DataFrame) -> str:
+    """Where the first cell is that cannot be written."""
+    for name in out.columns:
+        for label, value in out[name].items():
+            try:
+                str(value).encode()
+            except UnicodeEncodeError:
+                return f"The row {label!r} of the column {name!r}"
+    return "The frame"
 
 
 def load(path: str | os.PathLike[str]) -> pd.DataFrame:

@@ -82,7 +82,7 @@ def _read(response: Mapping[str, Any], choice: Any) -> Answer:
         code, error = "content_filter", "The answer was cut by the content filter."
     elif reason == "length":
         code, error = "truncated", truncated(content, usage_of(response), Chat.caps)
-    elif content is None and calls is None:
+    elif (content is None or content.isspace()) and calls is None:
         code, error = "empty", f"The model answered with nothing (finish_reason {reason!r})."
     return Answer(content, reason, model, code, error, tool_calls=calls, logprobs=logprobs)
 

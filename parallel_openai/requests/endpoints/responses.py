@@ -99,7 +99,7 @@ def _read(response: Mapping[str, Any]) -> Answer:
         code, error = "content_filter", "The answer was cut by the content filter."
     elif status == "incomplete":
         code, error = "truncated", truncated(text, usage, Responses.caps)
-    elif text is None and calls is None:
+    elif (text is None or text.isspace()) and calls is None:
         code, error = "empty", f"The model answered with nothing (status {status!r})."
     return Answer(text, ended, model, code, error, tool_calls=calls, logprobs=logprobs)
 
