@@ -306,3 +306,47 @@ def test_an_answer_from_a_model_without_a_price_costs_what_the_asked_one_does() 
     budget.settle(reserve, response)
     assert budget.spent_usd == 105
     assert budget.objection(request()) is None
+
+
+@pytest.mark.parametrize(
+    ("status", "spent"), [(500, 0), (429, 0), (400, 0), (408, 60), (502, 60), (504, 60), (524, 60)]
+)
+def test_a_gateway_that_gave_up_may_have_cost_the_most(status: int, spent: int) -> None:
+    budget, request = Budget(tokens=100), APIRequest({"model": "m", "max_tokens": 10})
+    request.size = Size(50, 200, 10, 1)
+    reserve = budget.reserve(request)
+    assert reserve is not None
+    budget.settle(reserve, Response(status, {}, b"", None, 0.1))
+    assert budget.spent_tokens == spent
+
+
+MORE_TO_READ: dict[str, dict[str, Any]] = {
+    "an earlier response": {"previous_response_id": "resp_1"},
+    "a conversation": {"conversation": "conv_1"},
+    "a search": {"tools": [{"type": "web_search"}]},
+    "a search in chat": {"web_search_options": {}},
+    "a kept prompt": {"prompt": {"id": "pmpt_1"}},
+    "a kept file": {"input": [{"role": "user", "content": [{"type": "input_file", "file_id": "file-1"}]}]},
+    "a kept file in chat": {"messages": [{"role": "user", "content": [{"type": "file", "file": {"file_id": "f"}}]}]},
+}
+
+
+@pytest.mark.parametrize("further", MORE_TO_READ.values(), ids=MORE_TO_READ)
+def test_what_reads_more_than_it_holds_has_no_worst_case(further: dict[str, Any]) -> None:
+    request = APIRequest({"model": "m", "max_tokens": 10, **further})
+    request.size = Size(50, 200, 10, 1)
+    assert "brings in what does not stand in the request" in str(Budget(tokens=1e9).objection(request))
+
+
+def test_how_pictures_are_counted_is_seen_before_many_are_sent() -> None:
+    picture = {"type": "image_url", "image_url": {"url": "https://example.org/lamp.png"}}
+    request = APIRequest({"model": "m", "max_tokens": 10, "messages": [{"role": "user", "content": [picture]}]})
+    request.size = Size(800, 20, 10, 1)
+    budget = Budget(tokens=1e6)
+    first = budget.reserve(request)
+    assert first is not None
+    assert budget.reserve(request) is None
+    usage = {"prompt_tokens": 5000, "completion_tokens": 10, "total_tokens": 5010}
+    budget.settle(first, Response(200, {}, b"", {"usage": usage}, 0.1))
+    later = [budget.reserve(request) for _ in range(2)]
+    assert all(each is not None and each.tokens >= 5010 for each in later)

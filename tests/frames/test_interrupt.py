@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import io
 import json
 import os
 import signal
@@ -44,6 +46,25 @@ def test_an_interrupt_gives_the_frame_with_the_rest_cancelled(server: Server, lo
         out = po.process_dataframe(texts(200), "text", client=client, **OPTIONS)
     assert counts(out) == STOPPED_SHORT
     assert out.attrs["parallel_openai"]["ended"] == "interrupted"
+
+
+class _Impatient(io.StringIO):
+    """Where the run says how it ended; by then its frame is not yet there, and the user interrupts again."""
+
+    def write(self, text: str) -> int:
+        if "cancelled" in text:
+            os.kill(os.getpid(), signal.SIGINT)
+        return super().write(text)
+
+
+@needs_signals
+def test_a_second_interrupt_does_not_take_the_frame_away(server: Server, client: po.Client) -> None:
+    answered_then_stuck(server, 5)
+    with contextlib.redirect_stderr(_Impatient()) as told, interrupted_once_sent(server, 6):
+        out = po.process_dataframe(texts(200), "text", model="gpt-4o-mini", client=client)
+    assert counts(out) == STOPPED_SHORT
+    assert "195 cancelled" in told.getvalue()
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
 @needs_signals

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import sys
 from typing import Any
 
 import pandas as pd
 import pytest
 
+import parallel_openai as po
+from parallel_openai.errors import InvalidInputError
 from parallel_openai.local.simulator import Server
 from tests.frames.conftest import Verb, codes, journal_of
 from tests.frames.test_repair import ONE, says
@@ -60,6 +64,44 @@ def test_a_parser_that_raises_fails_its_row_with_the_tracebacks_last_line(ask: V
     assert out["error"][1] == "parse raised KeyError: 'stars'"
     assert out["prompt_tokens"].notna().all()
     assert len(journal_of(out).read_bytes().splitlines()) == 3
+
+
+@pytest.mark.parametrize("raised", [SystemExit(2), GeneratorExit(), asyncio.CancelledError("late")], ids=repr)
+def test_what_would_end_a_program_or_a_task_fails_its_row_only(
+    ask: Verb, reviews: pd.DataFrame, server: Server, raised: BaseException
+) -> None:
+    def stumble(value: Any) -> Any:
+        raise raised
+
+    out = ask(reviews, "text", parse=stumble)
+    assert codes(out) == ["parse_error"] * 3
+    assert codes(ask(reviews, stumble)) == ["prompt_error"] * 3
+    assert ask(reviews, "text")["status"].tolist() == ["succeeded"] * 3
+    assert received(server) == 3  # the answers were kept
+
+
+def test_an_engine_that_was_told_to_exit_goes_on_for_others(ask: Verb, reviews: pd.DataFrame) -> None:
+    """Where it comes from code that nobody expects to raise it, as that of a key."""
+
+    def leave() -> str:
+        sys.exit("No token today.")
+
+    with po.Client("http://127.0.0.1:9/v1", leave) as client, pytest.raises(SystemExit, match="No token today"):
+        ask(reviews, "text", client=client)
+    assert ask(reviews, "text")["status"].tolist() == ["succeeded"] * 3
+
+
+async def _answer(value: Any) -> Any:
+    return value
+
+
+@pytest.mark.parametrize("arguments", [{"prompt": _answer}, {"prompt": "text", "parse": _answer}], ids=str)
+def test_an_asynchronous_function_is_refused_before_anything_is_sent(
+    ask: Verb, reviews: pd.DataFrame, server: Server, arguments: dict[str, Any]
+) -> None:
+    with pytest.raises(InvalidInputError, match=r"(prompt|parse)= is an `async def`"):
+        ask(reviews, **arguments)
+    assert received(server) == 0
 
 
 def test_a_mended_parser_reads_the_paid_answer(ask: Verb, reviews: pd.DataFrame, server: Server) -> None:

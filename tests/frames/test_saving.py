@@ -131,3 +131,10 @@ def test_without_pyarrow_a_sentence_says_what_to_do(monkeypatch: pytest.MonkeyPa
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     with pytest.raises(MissingDependencyError, match="pip install pyarrow"):
         po.save(pd.DataFrame({"a": [1]}), "out.parquet")
+
+
+@pytest.mark.parametrize("path", ["answers.csv", "answers.parquet"])
+def test_a_cell_that_no_file_can_hold_is_named(path: str) -> None:
+    out = pd.DataFrame({"response": pd.array(["fine", "\ud83d"], dtype="string[python]")}, index=["a", "b"])
+    with pytest.raises(InvalidInputError, match="The row 'b' of the column 'response' holds half of a character"):
+        po.save(out, path)

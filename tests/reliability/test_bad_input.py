@@ -52,3 +52,43 @@ def test_lines_that_end_in_any_way_are_read(server: Server, client: po.Client) -
     status = po.process_api_requests_from_file("requests.jsonl", "out.jsonl", client=client, progress=False)
     assert (status.num_tasks_succeeded, status.num_tasks_failed) == (2, 0)
     assert os.path.getsize("out.jsonl") > 0
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such files")
+@pytest.mark.parametrize("place", ["/dev/null", "/dev/full", "pipe"])
+def test_answers_are_kept_in_an_ordinary_file_only(server: Server, client: po.Client, place: str) -> None:
+    if place == "pipe":
+        os.mkfifo(place)
+    Path("requests.jsonl").write_text('{"model": "m"}')
+    with pytest.raises(JournalError, match="is no ordinary file"):
+        po.process_dataframe(pd.DataFrame({"text": ["a"]}), "text", model="m", save_to=place, client=client)
+    with pytest.raises(JournalError, match="is no ordinary file"):
+        po.process_api_requests_from_file("requests.jsonl", place, client=client)
+    assert server.stats(charged=False)["received"] == 0
+
+
+def test_a_number_that_json_lacks_is_not_sent_as_null(server: Server, client: po.Client) -> None:
+    options: dict[str, Any] = {"model": "m", "client": client, "progress": False}
+    with pytest.raises(InvalidInputError, match="JSON has no NaN and no infinity"):
+        po.process_dataframe(pd.DataFrame({"text": ["a"]}), "text", temperature=float("nan"), **options)
+    bodies = [{"model": "m", "messages": [{"role": "user", "content": "Hi."}], "top_p": p} for p in (1.0, float("inf"))]
+    out = po.process_dataframe(pd.DataFrame({"body": bodies}), "body", **options)
+    assert out["status"].tolist() == ["succeeded", "failed"]
+    assert out["error"][1] == "The prompt cannot be sent as JSON: JSON has no NaN and no infinity."
+    Path("requests.jsonl").write_text('{"model": "m", "temperature": NaN}\n{"model": "m", "temperature": null}\n')
+    status = po.process_api_requests_from_file("requests.jsonl", "out.jsonl", client=client, progress=False)
+    assert status.num_tasks_failed >= 1
+    assert server.stats(charged=False)["received"] == 2
+
+
+def test_a_prompt_that_holds_itself_fails_its_row_only(client: po.Client) -> None:
+    endless: list[Any] = []
+    endless.append({"role": "user", "content": endless})
+    df = pd.DataFrame({"text": [endless, "Hi."]})
+    out = po.process_dataframe(df, "text", model="m", client=client, progress=False)
+    assert out["error_code"].tolist()[0] == "invalid_prompt"
+    assert out["status"].tolist() == ["failed", "succeeded"]
+
+
+def test_a_base_url_may_have_space_around_it(server: Server) -> None:
+    assert po.Client(f" {server.base_url}\n").base_url == server.base_url
