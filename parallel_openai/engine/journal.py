@@ -53,7 +53,7 @@ class Journal:
         self._syncing: Future[None] | None = None
         self._syncer: ThreadPoolExecutor | None = None
         self._file = -1
-        if self.path.exists() and not self.path.is_file():
+        if self.path.exists() and not (self.path.is_file() or self.path.is_dir()):  # a folder is refused on opening
             raise JournalError(
                 f"{self.path} is no ordinary file, and answers must be kept in one. Choose another path."
             )

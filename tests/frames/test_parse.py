@@ -95,7 +95,9 @@ async def _answer(value: Any) -> Any:
     return value
 
 
-@pytest.mark.parametrize("arguments", [{"prompt": _answer}, {"prompt": "text", "parse": _answer}], ids=str)
+@pytest.mark.parametrize(
+    "arguments", [{"prompt": _answer}, {"prompt": "text", "parse": _answer}], ids=["prompt", "parse"]
+)
 def test_an_asynchronous_function_is_refused_before_anything_is_sent(
     ask: Verb, reviews: pd.DataFrame, server: Server, arguments: dict[str, Any]
 ) -> None:
