@@ -93,7 +93,7 @@ class LongRun:
     traced: list[str] = field(default_factory=list)
 
     def run(self) -> LongRun:
-        loop = VirtualLoop()
+        loop = VirtualLoop(most_turns=float("inf"))
         with tempfile.TemporaryDirectory() as folder:
             run_virtually(self._run(loop, Path(folder, "journal.jsonl")), loop, within=1e9)
         return self

@@ -33,24 +33,25 @@ MOST_TURNS = 2_000_000
 
 
 class _JumpingSelector(selectors.SelectSelector):
-    def __init__(self) -> None:
+    def __init__(self, most_turns: float) -> None:
         super().__init__()
         self.now = 0.0
         self.turns = 0
+        self.most_turns = most_turns
 
     def select(self, timeout: float | None = None) -> Any:
         self.turns += 1
-        assert self.turns < MOST_TURNS, f"At {self.now} s the loop turns and turns, and nothing comes of it."
+        assert self.turns < self.most_turns, f"At {self.now} s the loop turns and turns, and nothing comes of it."
         if timeout:
             self.now += timeout
         return super().select(0)
 
 
 class VirtualLoop(asyncio.SelectorEventLoop):
-    """An event loop whose time jumps from timer to timer."""
+    """An event loop whose time jumps from timer to timer; it fails after so many turns."""
 
-    def __init__(self) -> None:
-        self._jumping = _JumpingSelector()
+    def __init__(self, most_turns: float = MOST_TURNS) -> None:
+        self._jumping = _JumpingSelector(most_turns)
         super().__init__(self._jumping)
         self._clock_resolution = 1e-9
 
