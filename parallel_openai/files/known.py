@@ -12,7 +12,7 @@ from parallel_openai.engine.digests import digest_of
 from parallel_openai.engine.finished import FinishedRequests
 from parallel_openai.engine.lines import Entry, likely_lines, read_entries
 from parallel_openai.files.source import no_json
-from parallel_openai.jsonl import dumps, dumps_strictly
+from parallel_openai.jsonl import canonical, dumps, dumps_strictly
 from parallel_openai.records import request_key
 from parallel_openai.requests.endpoints import is_simulated
 
@@ -93,10 +93,8 @@ def content_digest(body: Mapping[str, Any], metadata: Any) -> int:
     Raises:
         ValueError: the body is none that could be sent.
     """
-    if metadata is None:
-        return digest_of(_canonical(body))
     try:
-        return digest_of(dumps_strictly((body, metadata), sort_keys=True))
+        return digest_of(canonical((body, metadata)))
     except TypeError:  # a row's own metadata may hold what the API would not take
         return digest_of(_canonical(body) + b"\n" + dumps(metadata, sort_keys=True))
 
