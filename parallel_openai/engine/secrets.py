@@ -12,8 +12,6 @@ _LENGTH = 8
 #: What is on its way may still be answered with a key that has been renewed meanwhile.
 _KEPT = 8
 _MASK = "***"
-#: Signs that a body may hold letters otherwise than as themselves: escaped, or two bytes each.
-_DISGUISES = (b"\\u00", b"\\/", b"\x00")
 
 
 class Secrets:
@@ -55,7 +53,8 @@ class Secrets:
         for secret in self._bytes:
             if secret in body:
                 body = body.replace(secret, _MASK.encode())
-        if any(disguise in body for disguise in _DISGUISES):
+        # Signs of letters that stand there otherwise than as themselves: escaped, or two bytes each.
+        if self._bytes and (b"\\u00" in body or b"\\/" in body or b"\x00" in body):
             return self._out_of_disguise(body)
         return body
 
