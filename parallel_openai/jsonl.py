@@ -42,8 +42,8 @@ def dumps_strictly(value: Any, *, sort_keys: bool = False) -> bytes:
     """
     options = _OPTIONS | orjson.OPT_SORT_KEYS if sort_keys else _OPTIONS
     made = orjson.dumps(value, default=_list_of_array, option=options)
-    # Where a null stands in compact JSON, if there is one.
-    if (b":null" in made or b",null" in made or b"[null" in made) and _has_no_number(value):
+    # A null that is no text, as in a schema, stands behind one of these.
+    if b"null" in made and (b":null" in made or b",null" in made or b"[null" in made) and _has_no_number(value):
         raise TypeError("JSON has no NaN and no infinity")
     # A copy, for what orjson gives holds on to a buffer of 4 KB at the least, and requests wait in large numbers.
     return bytes(memoryview(made))

@@ -16,7 +16,7 @@ from aiohttp.connector import Connection
 from aiohttp.http_exceptions import HttpProcessingError
 from yarl import URL
 
-from parallel_openai.engine.reading import read
+from parallel_openai.engine.reading import read, read_at_once
 
 #: A body up to this size is joined to its head, so that both travel in one piece.
 JOINED_BODY = 2**16
@@ -80,7 +80,9 @@ class Poster:
                 message, content = await protocol.read()
                 if message.code >= 200 or message.code == 101:  # those below only say that it goes on
                     break
-            answer = await read(content, message.headers, self._max_response_bytes)
+            answer = read_at_once(content, message.headers, self._max_response_bytes)
+            if answer is None:
+                answer = await read(content, message.headers, self._max_response_bytes)
         except HttpProcessingError as error:
             connection.close()
             raise aiohttp.ClientPayloadError("The answer is no HTTP.") from error

@@ -11,6 +11,20 @@ class TooLargeError(Exception):
     """The answer is larger than it may be."""
 
 
+def read_at_once(content: aiohttp.StreamReader, headers: Mapping[str, str], most: int) -> bytes | None:
+    """The whole of a short answer, which has come all at once, as most do; None where it must be waited for.
+
+    Raises:
+        TooLargeError: as `read` does.
+    """
+    if not content.is_eof() or "Content-Encoding" in headers:
+        return None
+    answer = content.read_nowait()
+    if len(answer) > most:
+        raise TooLargeError
+    return answer
+
+
 async def read(content: aiohttp.StreamReader, headers: Mapping[str, str], most: int) -> bytes:
     """The whole of it.
 
@@ -21,8 +35,7 @@ async def read(content: aiohttp.StreamReader, headers: Mapping[str, str], most: 
     if length is not None and "Content-Encoding" not in headers:
         if length.isdecimal() and int(length) > most:
             raise TooLargeError
-        # A short answer has come all at once by now.
-        return content.read_nowait() if content.is_eof() else await content.read()
+        return await content.read()
     chunks, size = [], 0
     async for chunk in content.iter_any():
         size += len(chunk)

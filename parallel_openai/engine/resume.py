@@ -29,7 +29,8 @@ def result_line(result: Result, *, record: bool) -> bytes:
     if result.sent is not None:
         about["sent"] = result.sent.request_json
         about["earlier"] = [{**_bill(each.response), "attempts": _plain(each.attempts)} for each in result.earlier]
-    return make_line(request.body, answer, dumps(request.metadata), dumps(about))
+    beside_it = b"null" if request.metadata is None else dumps(request.metadata)
+    return make_line(request.body, answer, beside_it, dumps(about))
 
 
 def _plain(attempts: Iterable[Attempt]) -> list[dict[str, Any]]:

