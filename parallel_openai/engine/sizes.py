@@ -5,9 +5,9 @@ from __future__ import annotations
 from parallel_openai.records import APIRequest, Size
 
 #: So many requests of a run are counted whatever the server shows: a limit that it keeps to itself has refused by then.
-COUNTED = 500
+COUNTED = 2000
 #: From there on one of so many, to follow what the rows are like.
-EVERY = 64
+EVERY = 16
 #: How fast the mean follows.
 GAIN = 0.05
 
