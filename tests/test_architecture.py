@@ -31,7 +31,7 @@ LAYERS = (
 DOORS = {
     "pandas": ("frames", "local.demo", "distributed"),
     "numpy": ("frames", "distributed", "local"),
-    "aiohttp": ("engine.transport", "engine.poster", "engine.reading", "local"),
+    "aiohttp": ("engine.transport", "engine.poster", "engine.idle", "engine.reading", "local"),
     "yarl": ("engine.transport", "engine.poster", "engine.urls", "local"),
     "tqdm": ("engine.progress",),
     "IPython": ("engine.progress",),

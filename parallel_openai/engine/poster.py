@@ -1,7 +1,7 @@
 """Posts bodies over aiohttp's connections, past its session, which takes longer to make a request than to send it.
 
 What a session does anew for every request, it does once here: the head of the request is made and kept as bytes. Its
-connections, their TLS and keeping alive, the names and the reading of HTTP stay aiohttp's.
+connections, their TLS, the names and the reading of HTTP stay aiohttp's.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from aiohttp.connector import Connection
 from aiohttp.http_exceptions import HttpProcessingError
 from yarl import URL
 
+from parallel_openai.engine.idle import IdleConnections, is_sound
 from parallel_openai.engine.reading import read, read_at_once
 
 #: A body up to this size is joined to its head, so that both travel in one piece.
@@ -52,6 +53,7 @@ class Poster:
         self._timeout = timeout
         self._max_response_bytes = max_response_bytes
         self._loop = asyncio.get_running_loop()
+        self._idle = IdleConnections(self._loop)
         self._targets: dict[URL, _Target] = {}
 
     def forget_headers(self) -> None:
@@ -65,9 +67,10 @@ class Poster:
             aiohttp.ClientError, OSError, TooLargeError: as a session's request and `read` do.
         """
         target = self._targets.get(url) or self._target(url)
-        connection = await self._connect(target.request)
+        connection = self._idle.take() or await self._connect(target.request)
         try:
-            protocol, transport = connection.protocol, connection.transport
+            protocol = connection.protocol
+            transport = protocol.transport if protocol is not None else None
             if protocol is None or transport is None:
                 raise aiohttp.ServerDisconnectedError
             protocol.set_response_params(read_until_eof=True)
@@ -88,31 +91,28 @@ class Poster:
             raise aiohttp.ClientPayloadError("The answer is no HTTP.") from error
         except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError):
             connection.close()
-            self._drop_idle()
+            self._idle.drop()  # one has died unseen, so all may have, and a request would use its attempts up on them
             raise
         except BaseException:
             connection.close()
             raise
-        connection.release()
+        self._idle.put(connection)
         return message.code, message.headers, answer
 
+    def close(self) -> None:
+        """To be called before the session is closed."""
+        self._idle.give_back()
+
     async def _connect(self, request: aiohttp.ClientRequest) -> Connection:
+        """A new connection, or one that the session has left."""
         while True:
             try:
                 connection = await self._connector.connect(request, [], self._timeout)
             except asyncio.TimeoutError as error:
                 raise aiohttp.ConnectionTimeoutError(f"Connection timeout to host {request.url}") from error
-            protocol = connection.protocol
-            if protocol is None or not protocol.should_close:
+            if is_sound(connection):
                 return connection
-            connection.close()  # something came while nobody had asked: it would pass for the next one's answer
-
-    def _drop_idle(self) -> None:
-        """Close the connections that wait to be used again: one has died unseen, so all may have, and a request would
-        use its attempts up on them. aiohttp has no public way to; without this one they are tried one by one."""
-        for idle in getattr(self._connector, "_conns", {}).values():
-            for protocol, _ in idle:
-                protocol.close()
+            connection.close()
 
     def _target(self, url: URL) -> _Target:
         request = aiohttp.ClientRequest(

@@ -1,4 +1,4 @@
-"""Bytes to the server and back, over one pool of connections. The door to aiohttp, with `poster` and `reading`."""
+"""Bytes to the server and back, over kept connections. The door to aiohttp, with `poster`, `idle` and `reading`."""
 
 from __future__ import annotations
 
@@ -199,6 +199,8 @@ class Transport:
     async def close(self) -> None:
         for deadlines in self._deadlines.values():
             deadlines.close()
+        if self._poster is not None:
+            self._poster.close()
         if self._session is not None:
             session, self._session, self._poster = self._session, None, None
             await session.close()

@@ -90,9 +90,10 @@ def test_a_request_looks_as_one_of_aiohttps_session() -> None:
         async with serving(OK, OK, OK) as (raw, transport):
             await transport.post("chat/completions", b"{}")
             await transport.post("chat/completions", b" " * JOINED_BODY * 20)
-            transport._poster = None  # as where there is a proxy
+            poster, transport._poster = transport._poster, None  # as where there is a proxy
             await transport.post("chat/completions", b"{}")
-            return raw.heads[0]
+            transport._poster = poster
+            return [head for heads in raw.heads for head in heads]
 
     small, large, of_session = asyncio.run(main())
     assert small.startswith(b"POST /v1/chat/completions?api-version=1 HTTP/1.1\r\n")
@@ -107,6 +108,19 @@ def test_what_comes_unasked_is_no_answer_to_the_next_request() -> None:
             await transport.post("chat/completions", b"{}")
             raw.writers[0].write(OK.replace(b"{}", b"[]"))
             await asyncio.sleep(0.05)  # nobody reads that connection, so there is no other sign that it has come
+            return raw, await transport.post("chat/completions", b"{}")
+
+    raw, response = asyncio.run(main())
+    assert response.data == {}
+    assert [len(heads) for heads in raw.heads] == [1, 1]
+
+
+def test_neither_is_what_comes_unasked_on_a_connection_that_the_session_has_left() -> None:
+    async def main() -> tuple[RawServer, Response]:
+        async with serving(OK, OK) as (raw, transport):
+            await transport._by_session(transport._open(), "POST", transport._url("chat/completions"), b"{}", None, {})
+            raw.writers[0].write(OK.replace(b"{}", b"[]"))
+            await asyncio.sleep(0.05)
             return raw, await transport.post("chat/completions", b"{}")
 
     raw, response = asyncio.run(main())
