@@ -7,6 +7,7 @@ import gzip
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from typing import Any
 
 import pytest
 from yarl import URL
@@ -28,8 +29,10 @@ class RawServer:
     writers: list[asyncio.StreamWriter] = field(default_factory=list)
     asked: asyncio.Event = field(default_factory=asyncio.Event)
     gone: asyncio.Event = field(default_factory=asyncio.Event)
+    serving: set[Any] = field(default_factory=set)
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.serving.add(asyncio.current_task())
         heads: list[bytes] = []
         self.heads.append(heads)
         self.writers.append(writer)
@@ -71,6 +74,7 @@ async def serving(*answers: bytes) -> AsyncIterator[tuple[RawServer, Transport]]
     finally:
         await transport.close()
         server.close()
+        await asyncio.gather(*raw.serving)
 
 
 def post(*answers: bytes, bodies: tuple[bytes, ...] = (b"{}",)) -> tuple[RawServer, list[Response]]:
