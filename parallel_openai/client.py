@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mappin
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import TYPE_CHECKING, Any, Literal
 
+from parallel_openai.arguments import mapping_of
 from parallel_openai.engine.address import Address, find_address
 from parallel_openai.engine.budget import Budget
 from parallel_openai.engine.gate import Gate
@@ -128,7 +129,7 @@ class Client:
         self.limiter = Limiter(max_requests_per_minute, max_tokens_per_minute, burst=burst, clock=time.monotonic)
         self._shared = SharedAccount(shared) if shared is not None else None
         key = find_key(api_key, is_azure=address.is_azure, environment=os.environ, clock=time.monotonic)
-        sent = make_headers(key.headers, organization, project, headers or {}, environment=os.environ)
+        sent = make_headers(key.headers, organization, project, mapping_of(headers, "headers"), environment=os.environ)
         self._line = Line(address, key, sent, timeout=timeout, trust_env=trust_env, ssl=ssl)
 
     @staticmethod
@@ -427,8 +428,20 @@ _ENVIRONMENT = (
 _defaults: dict[tuple[str | None, ...], Client] = {}
 
 
-def default_client() -> Client:
-    """The client of the environment: the same one for every call, as long as the environment stays the same."""
+def client_for(given: Client | None) -> Client:
+    """The client that a call is given, else that of the environment: the same one for every call, as long as the
+    environment stays the same.
+
+    Raises:
+        InvalidInputError: what is given is none.
+    """
+    if given is not None:
+        if not isinstance(given, Client):
+            raise InvalidInputError(
+                f"client must be a parallel_openai.Client, not a {type(given).__module__}.{type(given).__name__}. "
+                "Make one with Client(base_url, api_key)."
+            )
+        return given
     state = tuple(os.environ.get(name) for name in _ENVIRONMENT)
     if state not in _defaults:
         _defaults[state] = Client()

@@ -18,7 +18,7 @@ PACKAGE = "parallel_openai"
 
 #: From the ground to the roof; a module imports from its own layer and from those before it.
 LAYERS = (
-    ("errors", "jsonl", "records"),
+    ("errors", "arguments", "jsonl", "records"),
     ("requests",),
     ("engine",),
     ("client",),

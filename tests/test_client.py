@@ -14,7 +14,7 @@ import pytest
 
 import parallel_openai as po
 from parallel_openai import APIRequest, Client
-from parallel_openai.client import default_client
+from parallel_openai.client import client_for
 from parallel_openai.engine.loop import background_loop
 from parallel_openai.engine.status import StatusTracker
 from parallel_openai.errors import AuthenticationError, InvalidInputError
@@ -103,10 +103,10 @@ def test_another_server_may_want_none() -> None:
 
 
 def test_the_default_client_is_the_same_until_the_environment_changes(monkeypatch: pytest.MonkeyPatch) -> None:
-    first = default_client()
-    assert default_client() is first
+    first = client_for(None)
+    assert client_for(None) is first
     monkeypatch.setenv("OPENAI_BASE_URL", "http://127.0.0.1:9/v1")
-    assert default_client().base_url == "http://127.0.0.1:9/v1"
+    assert client_for(None).base_url == "http://127.0.0.1:9/v1"
 
 
 def test_limits_are_read_from_the_servers_headers(server: Server) -> None:

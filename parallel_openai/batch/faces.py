@@ -9,11 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
+from parallel_openai.arguments import path_of
 from parallel_openai.batch.api import BatchAPI
 from parallel_openai.batch.options import BatchLane
 from parallel_openai.batch.run import BatchRun
 from parallel_openai.batch.state import Part, live_parts
-from parallel_openai.client import Client, default_client
+from parallel_openai.client import Client, client_for
 from parallel_openai.engine.journal import Journal
 from parallel_openai.engine.lines import read_entries
 from parallel_openai.engine.loop import Interrupted
@@ -66,7 +67,7 @@ def batch_status(save_to: str | os.PathLike[str], *, client: Client | None = Non
         BatchError: the server does not know a batch.
     """
     parts = _parts(save_to)
-    return _run(_look(client or default_client(), parts))
+    return _run(_look(client_for(client), parts))
 
 
 def cancel_batches(save_to: str | os.PathLike[str], *, client: Client | None = None) -> list[BatchInfo]:
@@ -84,7 +85,7 @@ def cancel_batches(save_to: str | os.PathLike[str], *, client: Client | None = N
         InvalidInputError: there is no such file.
     """
     parts = _parts(save_to)
-    return _run(_cancel(client or default_client(), parts))
+    return _run(_cancel(client_for(client), parts))
 
 
 def collect_batches(
@@ -114,7 +115,9 @@ def collect_batches(
     """
     parts = _parts(save_to)
     status = StatusTracker(num_tasks_total=sum(part.requests for part in parts))
-    client = client or default_client()
+    client = client_for(client)
+    if lane is not None and not isinstance(lane, BatchLane):
+        raise InvalidInputError(f"lane must be a BatchLane, such as BatchLane(wait=False), not {lane!r:.200}.")
     bar = Progress(status, client, show=progress)
     line = ""
     try:
@@ -129,9 +132,10 @@ def collect_batches(
 
 
 def _parts(save_to: str | os.PathLike[str]) -> list[Part]:
-    if not Path(save_to).is_file():
-        raise InvalidInputError(f"There is no file {save_to} (in {Path.cwd()}).")
-    return live_parts(Path(save_to))
+    place = path_of(save_to, "save_to")
+    if not place.is_file():
+        raise InvalidInputError(f"There is no file {place} (in {Path.cwd()}).")
+    return live_parts(place)
 
 
 def _run(work: Coroutine[Any, Any, T]) -> T:

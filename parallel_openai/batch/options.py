@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from parallel_openai.arguments import check_count
 from parallel_openai.errors import InvalidInputError
 
 #: The Batch API's own bounds on a file.
@@ -51,8 +52,7 @@ class BatchLane:
             value = getattr(self, name)
             if value is None and name == "max_queued_tokens":
                 continue
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise InvalidInputError(f"{name} must be a whole number above 0, not {value!r}.")
+            check_count(value, name)
         if isinstance(self.poll_seconds, bool) or not self.poll_seconds > 0:
             raise InvalidInputError(f"poll_seconds must be a number above 0, not {self.poll_seconds!r}.")
         if self.then not in ("fail", "online"):

@@ -16,7 +16,7 @@ from typing import Any
 
 import pandas as pd
 
-from parallel_openai.client import Client, default_client
+from parallel_openai.client import Client, client_for
 from parallel_openai.distributed.cluster import Line, account_name, count_workers, error_of, find_ray, seal, worker_name
 from parallel_openai.distributed.parts import Index, KnownParts, in_groups, new_part, partition_name, parts_of, scan
 from parallel_openai.distributed.worker import COUNTS, Tape, leased_client
@@ -88,7 +88,7 @@ def process_dataset(
     again. So it is when the same call is made again, also with other or differently divided rows.
     """
     ray = find_ray()
-    account = client or default_client()
+    account = client_for(client)
     account.check_key()
     recipe = make_recipe(prompt, model, system, endpoint, response_format, samples, metadata, extra_body, params)
     reader = answer_reader(recipe, parse)
@@ -110,7 +110,9 @@ def _check_columns(ds: Any, recipe: Recipe, reader: Reader, prefix: str) -> None
 
 
 def _folder(save_to: str | os.PathLike[str] | None, recipe: Recipe, client: Client) -> Path:
-    folder = Path(save_to) if save_to is not None else journal_path(recipe, client.place, None).with_suffix("")
+    folder = journal_path(recipe, client.place, save_to)
+    if save_to is None:
+        folder = folder.with_suffix("")
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         make_private(folder)

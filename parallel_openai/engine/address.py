@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import parse_qsl, quote, urlencode, urlsplit, urlunsplit
 
+from parallel_openai.arguments import mapping_of
 from parallel_openai.engine.urls import check_url, mask_url
 from parallel_openai.errors import InvalidInputError
 from parallel_openai.requests.endpoints import endpoint_at
@@ -109,11 +110,13 @@ def find_address(
     if not url:
         url, from_azure = _from_environment(environment, wants_azure)
         wants_azure = wants_azure or from_azure
+    if not isinstance(url, str):
+        raise InvalidInputError(f"base_url must be a text such as 'https://host/v1', not a {type(url).__name__}.")
     url = url.strip()  # as a line of an .env file may have it
     check_url(url)
     parts = urlsplit(url)
     path = _without_endpoint(parts.path.rstrip("/"))
-    further = dict(query or {})
+    further = dict(mapping_of(query, "query"))
     if api_version:
         further["api-version"] = api_version
     asked = [(name, value) for name, value in parse_qsl(parts.query, keep_blank_values=True) if name not in further]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
-from typing import Any, TypeVar
+from typing import IO, Any, TypeVar
 
 from parallel_openai.errors import JournalError
 from parallel_openai.jsonl import loads
@@ -29,7 +29,8 @@ def read_entries(path: str | os.PathLike[str]) -> Iterator[tuple[int, Entry | No
     It may be read while a run writes it.
 
     Raises:
-        JournalError: no line, or none of the first thousand, is one of ours, so the file is something else.
+        JournalError: it cannot be opened; or no line, or none of the first thousand, is one of ours, so that it is
+            something else.
     """
     return read_lines(path, parse_line)
 
@@ -40,9 +41,10 @@ def read_lines(
     """The same for those who want something else of a line; `read` gives it, or None where the line is damaged.
 
     Raises:
-        JournalError: no line, or none of the first thousand, is one of ours, so the file is something else.
+        JournalError: it cannot be opened; or no line, or none of the first thousand, is one of ours, so that it is
+            something else.
     """
-    with open(path, "rb", buffering=READ_AHEAD) as file:
+    with _opened(path) as file:
         offset = 0
         damaged: list[int] | None = []  # those before the first good line
         for line in file:
@@ -67,6 +69,15 @@ def read_lines(
                 f"{path} is no file of results: its first line is not [request, response]. "
                 "Choose another path, so that it is not added to."
             )
+
+
+def _opened(path: str | os.PathLike[str]) -> IO[bytes]:
+    try:
+        return open(path, "rb", buffering=READ_AHEAD)
+    except OSError as error:
+        raise JournalError(
+            f"The results file {path} cannot be opened: {error.strerror}. Choose another path for it."
+        ) from error
 
 
 def likely_lines(path: str | os.PathLike[str], lines: int, size: int) -> int:

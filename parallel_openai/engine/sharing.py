@@ -45,7 +45,7 @@ class SharedAccount:
     """
 
     def __init__(self, name: str, *, folder: Path | None = None) -> None:
-        if not re.fullmatch(r"[\w.-]{1,80}", name) or name.strip(".") == "":
+        if not isinstance(name, str) or not re.fullmatch(r"[\w.-]{1,80}", name) or name.strip(".") == "":
             raise InvalidInputError(f"shared must be a name of letters, digits, '-', '_' and '.', not {name!r}.")
         self._folder = (folder or Path(tempfile.gettempdir()) / f"parallel_openai-{getpass.getuser()}") / name
         self._lock: filelock.BaseFileLock | None = None

@@ -12,6 +12,7 @@ import logging
 import os
 from typing import Any
 
+from parallel_openai.arguments import path_of
 from parallel_openai.batch.options import Lane
 from parallel_openai.client import Client
 from parallel_openai.engine.bounds import Bounds
@@ -20,7 +21,7 @@ from parallel_openai.engine.loop import Interrupted, arun
 from parallel_openai.engine.loop import run as run_to_end
 from parallel_openai.engine.progress import Progress
 from parallel_openai.engine.status import StatusTracker
-from parallel_openai.errors import JournalWriteError, RunStoppedError
+from parallel_openai.errors import JournalError, JournalWriteError, RunStoppedError
 from parallel_openai.files.run import FileRun
 from parallel_openai.jsonl import dumps
 
@@ -192,11 +193,18 @@ async def aprocess_api_requests_from_file(
 def append_to_jsonl(data: Any, filename: str | os.PathLike[str]) -> None:
     """Add one value as a line of JSON to the end of a file, in a single write.
 
+    Raises:
+        JournalError: the file cannot be written.
+
     >>> import tempfile, pathlib
     >>> path = pathlib.Path(tempfile.mkdtemp()) / "notes.jsonl"
     >>> append_to_jsonl([{"model": "gpt-5-mini"}, {"id": "1"}], path)
     >>> path.read_text()
     '[{"model":"gpt-5-mini"},{"id":"1"}]\\n'
     """
-    with open(filename, "ab", buffering=0) as file:
-        file.write(dumps(data) + b"\n")
+    place, line = path_of(filename, "filename"), dumps(data) + b"\n"
+    try:
+        with open(place, "ab", buffering=0) as file:
+            file.write(line)
+    except OSError as error:
+        raise JournalError(f"{place} cannot be written: {error.strerror}.") from error

@@ -11,10 +11,11 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+from parallel_openai.arguments import path_of
 from parallel_openai.batch.faces import identity_in_files
 from parallel_openai.batch.options import BatchLane, Lane, check_lane, sure_tier
 from parallel_openai.batch.run import BatchRun
-from parallel_openai.client import Client
+from parallel_openai.client import Client, client_for
 from parallel_openai.engine.bounds import Bounds
 from parallel_openai.engine.budget import Budget
 from parallel_openai.engine.digests import digest_of
@@ -69,21 +70,25 @@ class FileRun:
                 'lane must be online or batch; for flex, write "service_tier": "flex" into the bodies.'
             )
         self.rest: str | None = None
-        log.setLevel(logging_level)
-        self.source = RequestsFile(Path(requests_filepath))
-        self.target = Path(save_filepath) if save_filepath is not None else _beside(self.source.path)
+        _set_level(logging_level)
+        self.source = RequestsFile(path_of(requests_filepath, "requests_filepath"))
+        self.target = _beside(self.source.path) if save_filepath is None else path_of(save_filepath, "save_filepath")
         if self.target.exists() and self.target.samefile(self.source.path):
             raise InvalidInputError(f"save_filepath is the requests file itself: {self.target}. Choose another.")
         base_url: str | None
         base_url, self.path = split_url(request_url) if request_url is not None else (None, self.source.endpoint_path())
-        get_encoding(token_encoding_name)
+        get_encoding(str(token_encoding_name))  # what is no text is no encoding's name
         self.encoding = token_encoding_name
-        self.client = client or Client(
-            base_url,
-            api_key,
-            max_requests_per_minute=max_requests_per_minute,
-            max_tokens_per_minute=max_tokens_per_minute,
-            max_attempts=max_attempts,
+        self.client = (
+            client_for(client)
+            if client is not None
+            else Client(
+                base_url,
+                api_key,
+                max_requests_per_minute=max_requests_per_minute,
+                max_tokens_per_minute=max_tokens_per_minute,
+                max_attempts=max_attempts,
+            )
         )
         self.client.check_key()
         self.sync = sync
@@ -238,6 +243,15 @@ class FileRun:
         log.error("Line %d of %s is not sent: %s It begins: %r", number, self.source.path, reason, line[:80])
         self.status.num_tasks_failed += 1
         self.status.errors["invalid_line"] += 1
+
+
+def _set_level(logging_level: int) -> None:
+    try:
+        log.setLevel(logging_level)
+    except (TypeError, ValueError):
+        raise InvalidInputError(
+            f"logging_level must be one of logging's levels, such as logging.WARNING (30), not {logging_level!r:.200}."
+        ) from None
 
 
 def _beside(source: Path) -> Path:

@@ -17,6 +17,8 @@ def split_url(request_url: str) -> tuple[str, str]:
     >>> split_url("https://host/openai/deployments/mine/chat/completions?api-version=2024-10-21")
     ('https://host/openai/deployments/mine?api-version=2024-10-21', 'chat/completions')
     """
+    if not isinstance(request_url, str):
+        raise InvalidInputError(f"request_url must be an endpoint's URL, not a {type(request_url).__name__}.")
     parts = urlsplit(request_url)
     known = endpoint_at(parts.path)
     if known is not None:

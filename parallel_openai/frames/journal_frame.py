@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from parallel_openai.arguments import path_of
 from parallel_openai.engine.lines import Entry, read_entries
 from parallel_openai.engine.resume import key_of
 from parallel_openai.errors import InvalidInputError, JournalError
@@ -43,7 +44,7 @@ def read_journal(path: str | os.PathLike[str]) -> pd.DataFrame:
     >>> po.read_journal("answers.jsonl")["status"].tolist()
     ['succeeded', 'succeeded']
     """
-    place = Path(path)
+    place = path_of(path, "path")
     if not place.is_file():
         raise InvalidInputError(f"There is no file of results {place} (in {Path.cwd()}).")
     entries: dict[Any, Entry] = {}

@@ -9,6 +9,7 @@ from typing import Any
 
 import pandas as pd
 
+from parallel_openai.arguments import check_count, path_of
 from parallel_openai.engine.lines import Entry, parse_line
 from parallel_openai.errors import InvalidInputError, JournalError
 from parallel_openai.frames.place import JOURNAL_FOLDER
@@ -46,9 +47,8 @@ def peek(path: str | os.PathLike[str] | None = None, rows: int = 10) -> pd.DataF
     >>> sorted(po.peek()["prompt"])
     ['Arrived early.', 'It leaks.']
     """
-    if isinstance(rows, bool) or not isinstance(rows, int) or rows < 1:
-        raise InvalidInputError(f"rows must be a whole number above 0, not {rows!r}.")
-    place = Path(path) if path is not None else _latest()
+    check_count(rows, "rows")
+    place = path_of(path, "path") if path is not None else _latest()
     if not place.is_file():
         raise InvalidInputError(f"There is no journal {place} (in {Path.cwd()}).")
     try:

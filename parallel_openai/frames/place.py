@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from parallel_openai.arguments import path_of
 from parallel_openai.frames.recipe import Recipe
 
 JOURNAL_FOLDER = ".parallel_openai"
@@ -13,7 +14,7 @@ JOURNAL_FOLDER = ".parallel_openai"
 def journal_path(recipe: Recipe, place: str, save_to: str | os.PathLike[str] | None) -> Path:
     """Where the answers of a call lie: in the file it names, else in one named after what is asked and where."""
     if save_to is not None:
-        return Path(save_to)
+        return path_of(save_to, "save_to")
     model = "".join(c if c.isalnum() or c in "-._" else "-" for c in recipe.model or "requests")
     return Path(JOURNAL_FOLDER) / f"{model[:80]}-{recipe.digest(place)}.jsonl"
 

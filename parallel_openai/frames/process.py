@@ -11,8 +11,9 @@ from typing import Any, cast
 import numpy as np
 import pandas as pd
 
+from parallel_openai.arguments import mapping_of
 from parallel_openai.batch.options import Lane
-from parallel_openai.client import Client, default_client
+from parallel_openai.client import Client, client_for
 from parallel_openai.engine.journal import Sync
 from parallel_openai.errors import InvalidInputError
 from parallel_openai.frames.answers import Reader, Reading, object_column, text_column, value_column
@@ -126,7 +127,7 @@ def process_dataframe(
         save_to, retry_failed, prefix, progress, sync, repair, budget_usd, budget_tokens, deadline, lane, ray, explode
     )
     reader = answer_reader(recipe, parse, as_lists=explode)
-    return execute(df, recipe, reader, client or default_client(), options)
+    return execute(df, recipe, reader, client_for(client), options)
 
 
 async def aprocess_dataframe(
@@ -164,9 +165,7 @@ async def aprocess_dataframe(
     options = Options(
         save_to, retry_failed, prefix, progress, sync, repair, budget_usd, budget_tokens, deadline, lane, ray, explode
     )
-    return await aexecute(
-        df, recipe, answer_reader(recipe, parse, as_lists=explode), client or default_client(), options
-    )
+    return await aexecute(df, recipe, answer_reader(recipe, parse, as_lists=explode), client_for(client), options)
 
 
 def make_recipe(
@@ -188,7 +187,7 @@ def make_recipe(
         structure = structure_of(response_format)
         told = cast("Mapping[str, Any]", response_format) if structure is None else structure.response_format
         merged.update(where.format_params(told, params))
-    merged.update(extra_body or {})
+    merged.update(mapping_of(extra_body, "extra_body"))
     beside = [metadata] if isinstance(metadata, str) or not isinstance(metadata, Iterable) else list(metadata)
     return Recipe(prompt, model, system, where, merged, beside, samples, structure=structure)
 

@@ -14,6 +14,7 @@ from typing import Any
 
 import pandas as pd
 
+from parallel_openai.arguments import check_count
 from parallel_openai.errors import InvalidInputError, TemplateError
 from parallel_openai.frames.table import (
     Row,
@@ -81,8 +82,7 @@ class Recipe:
             _source(df, self.system, "system")
         for column in self.metadata:
             find_column(df, column, "metadata")
-        if isinstance(self.samples, bool) or not isinstance(self.samples, int) or self.samples < 1:
-            raise InvalidInputError(f"samples must be a whole number above 0, not {self.samples!r}.")
+        check_count(self.samples, "samples")
         if self.model is not None and (not isinstance(self.model, str) or not self.model.strip()):
             raise InvalidInputError(f"model must be a model's name such as 'gpt-5-mini', not {self.model!r}.")
         try:

@@ -133,8 +133,11 @@ def check_free(df: pd.DataFrame, names: Sequence[str], prefix: str) -> None:
     """See that the result columns overwrite none of the frame's own.
 
     Raises:
+        InvalidInputError: the prefix is no text.
         ColumnExistsError: some would.
     """
+    if not isinstance(prefix, str):
+        raise InvalidInputError(f"prefix must be a text such as 'new_', not {prefix!r:.200}.")
     taken = [prefix + name for name in names if prefix + name in df.columns]
     if taken:
         raise ColumnExistsError(

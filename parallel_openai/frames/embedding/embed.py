@@ -8,7 +8,8 @@ from typing import Any
 
 import pandas as pd
 
-from parallel_openai.client import Client, default_client
+from parallel_openai.arguments import check_count
+from parallel_openai.client import Client, client_for
 from parallel_openai.engine.journal import Sync
 from parallel_openai.errors import InvalidInputError
 from parallel_openai.frames.embedding.run import EmbedRun
@@ -123,8 +124,8 @@ def _recipe(
     params: Mapping[str, Any],
 ) -> Recipe:
     for name, number in (("dimensions", dimensions), ("rows_per_request", rows_per_request)):
-        if number is not None and (isinstance(number, bool) or not isinstance(number, int) or number < 1):
-            raise InvalidInputError(f"{name} must be a whole number above 0 or None, not {number!r}.")
+        if number is not None:
+            check_count(number, name)
     for name in params:
         if name in _NOT_HERE:
             raise InvalidInputError(f"embed_dataframe has no {name}=. {_NOT_HERE[name]}")
@@ -138,6 +139,6 @@ def _run(
 ) -> EmbedRun:
     check_frame(df)
     vectors = VectorColumn(len(df))
-    run = EmbedRun(df, recipe, vectors.reader(), client or default_client(), options)
+    run = EmbedRun(df, recipe, vectors.reader(), client_for(client), options)
     run.take_together(vectors, rows_per_request)
     return run

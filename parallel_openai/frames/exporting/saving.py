@@ -10,6 +10,7 @@ from typing import Any, BinaryIO
 import numpy as np
 import pandas as pd
 
+from parallel_openai.arguments import path_of
 from parallel_openai.errors import InvalidInputError, MissingDependencyError
 from parallel_openai.frames.answers import object_column
 from parallel_openai.frames.table import check_frame, column_text, is_missing
@@ -81,7 +82,7 @@ def load(path: str | os.PathLike[str]) -> pd.DataFrame:
 
 
 def _kind(path: str | os.PathLike[str]) -> tuple[Path, str]:
-    place = Path(path)
+    place = path_of(path, "path")
     if place.suffix not in (".csv", ".parquet"):
         raise InvalidInputError(f"The file's name must end in .parquet or .csv, and is {str(path)!r}.")
     return place, place.suffix

@@ -10,6 +10,7 @@ from typing import Literal
 
 import pandas as pd
 
+from parallel_openai.arguments import check_count, path_of
 from parallel_openai.engine.lines import make_line
 from parallel_openai.errors import InvalidInputError
 from parallel_openai.frames.exporting.annotation import argilla_records, label_studio_tasks
@@ -70,6 +71,9 @@ def to_jsonl(
     '{"text":"Zoë","score":null}\\n'
     """
     check_frame(out)
+    place = path_of(path, "path")
+    if place.is_dir():
+        raise InvalidInputError(f"path must be a file, and {str(path)!r} is a folder. Name a file in it.")
     writers: dict[str, Callable[[], Iterator[bytes]]] = {
         "records": lambda: _records(out, index),
         "results": lambda: _results(Source(out)),
@@ -78,15 +82,16 @@ def to_jsonl(
         "label-studio": lambda: map(dumps, label_studio_tasks(out, text)),
         "argilla": lambda: map(dumps, argilla_records(out, text)),
     }
-    if format not in writers:
+    if not isinstance(format, str) or format not in writers:
         raise InvalidInputError(f"format must be one of {', '.join(writers)}, not {format!r}.")
+    check_count(seed, "seed", least=0)
     _check(format, index=index, text=text, only_reviewed=only_reviewed, validation=validation)
     if format != "fine-tuning":
-        return _write(Path(path), writers[format]())
+        return _write(place, writers[format]())
     examples = training_examples(Source(out), only_reviewed=only_reviewed, validation=validation, seed=seed)
-    count = _write(Path(path), map(dumps, examples.training))
+    count = _write(place, map(dumps, examples.training))
     if validation:
-        beside = Path(path).with_name(f"{Path(path).stem}.validation{Path(path).suffix}")
+        beside = place.with_name(f"{place.stem}.validation{place.suffix}")
         count += _write(beside, map(dumps, examples.validation))
     return count
 
@@ -102,7 +107,7 @@ def _check(format: str, *, index: bool, text: object, only_reviewed: bool, valid
     for name, (given, formats) in places.items():
         if given and format not in formats:
             raise InvalidInputError(f"{name}= goes with format={' or '.join(map(repr, formats))}, not with {format!r}.")
-    if not 0 <= validation < 1:
+    if not isinstance(validation, (int, float)) or not 0 <= validation < 1:
         raise InvalidInputError(f"validation must be a share of the rows from 0 to below 1, not {validation!r}.")
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from parallel_openai.client import Client, default_client
+from parallel_openai.client import Client, client_for
 from parallel_openai.errors import InvalidInputError
 from parallel_openai.frames.labelling.evaluate import Evaluation, evaluate
 from parallel_openai.frames.labelling.label import alabel_dataframe, label_dataframe
@@ -74,7 +74,7 @@ def compare(
     """
     labels = list(labels) if isinstance(labels, Iterator) else labels  # each variant goes through them
     plan = _Plan(df, prompts, labels, model, models, gold, label, budget_usd, options)
-    account = client or default_client()
+    account = client_for(client)
     for arguments in plan.variants():
         plan.take(label_dataframe(df, **arguments, labels=labels, gold=plan.bar, progress=progress, client=account))
     return plan.comparison()
@@ -97,7 +97,7 @@ async def acompare(
     """`compare` for code that awaits; the caller's loop stays free meanwhile."""
     labels = list(labels) if isinstance(labels, Iterator) else labels  # each variant goes through them
     plan = _Plan(df, prompts, labels, model, models, gold, label, budget_usd, options)
-    account = client or default_client()
+    account = client_for(client)
     for arguments in plan.variants():
         out = await alabel_dataframe(df, **arguments, labels=labels, gold=plan.bar, progress=progress, client=account)
         plan.take(out)

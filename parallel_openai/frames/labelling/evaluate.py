@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from parallel_openai.arguments import check_count
 from parallel_openai.engine.progress import dollars
 from parallel_openai.errors import InvalidInputError
 from parallel_openai.frames.labelling import metrics
@@ -57,8 +58,8 @@ def evaluate(
     """
     check_frame(out)
     for name, number in (("bins", bins), ("resamples", resamples)):
-        if isinstance(number, bool) or not isinstance(number, int) or number < 1:
-            raise InvalidInputError(f"{name} must be a whole number above 0, not {number!r}.")
+        check_count(number, name)
+    check_count(seed, "seed", least=0)
     gold = _gold(out) if gold is None else gold
     columns = label_columns(out, label, confidence)
     paired = pair(out, columns, gold)

@@ -9,8 +9,9 @@ from typing import Any
 
 import pandas as pd
 
+from parallel_openai.arguments import mapping_of
 from parallel_openai.batch.options import Lane
-from parallel_openai.client import Client, default_client
+from parallel_openai.client import Client, client_for
 from parallel_openai.engine.journal import Sync
 from parallel_openai.errors import InvalidInputError
 from parallel_openai.frames.answers import Reader
@@ -114,7 +115,7 @@ def label_dataframe(
         samples=samples,
         confidence=confidence,
         abstain_below=abstain_below,
-        params={**params, **(extra_body or {})},
+        params={**params, **mapping_of(extra_body, "extra_body")},
     )
     recipe, reader = plan_labels(
         df, question, prompt, model, system, endpoint, examples, gold, metadata, extra_body, params
@@ -122,7 +123,7 @@ def label_dataframe(
     options = Options(
         save_to, retry_failed, prefix, progress, sync, repair, budget_usd, budget_tokens, deadline, lane, ray
     )
-    return execute(df, recipe, reader, client or default_client(), options)
+    return execute(df, recipe, reader, client_for(client), options)
 
 
 async def alabel_dataframe(
@@ -170,7 +171,7 @@ async def alabel_dataframe(
         samples=samples,
         confidence=confidence,
         abstain_below=abstain_below,
-        params={**params, **(extra_body or {})},
+        params={**params, **mapping_of(extra_body, "extra_body")},
     )
     recipe, reader = plan_labels(
         df, question, prompt, model, system, endpoint, examples, gold, metadata, extra_body, params
@@ -178,7 +179,7 @@ async def alabel_dataframe(
     options = Options(
         save_to, retry_failed, prefix, progress, sync, repair, budget_usd, budget_tokens, deadline, lane, ray
     )
-    return await aexecute(df, recipe, reader, client or default_client(), options)
+    return await aexecute(df, recipe, reader, client_for(client), options)
 
 
 def plan_labels(

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
+from parallel_openai.arguments import check_count
 from parallel_openai.errors import InvalidInputError
 from parallel_openai.frames.answers import COLUMNS
 from parallel_openai.requests.label_models import checker, is_label_model, label_fields
@@ -89,6 +90,7 @@ def make_question(
         InvalidInputError: they do not go together.
     """
     fields, check = _fields(labels, multi, scale)
+    check_count(samples, "samples")
     methods = _methods(confidence, samples)
     question = Question(fields, check is None, samples, explain, methods, abstain_below, check)
     _check_names(question)
@@ -118,7 +120,8 @@ def _fields(labels: Any, multi: bool, scale: Any) -> tuple[list[LabelField], Any
 def _methods(confidence: str | Sequence[str] | None, samples: int) -> tuple[Confidence, ...]:
     if confidence is None:
         return ("votes",) if samples > 1 else ()
-    methods = (confidence,) if isinstance(confidence, str) else tuple(confidence)
+    several = isinstance(confidence, Iterable) and not isinstance(confidence, str)
+    methods = tuple(confidence) if several else (confidence,)
     if unknown := [method for method in methods if method not in get_args(Confidence)]:
         raise InvalidInputError(
             f"confidence must be one or several of {', '.join(map(repr, get_args(Confidence)))}, not {unknown[0]!r}."

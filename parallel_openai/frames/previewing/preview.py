@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from parallel_openai.client import Client, default_client
+from parallel_openai.arguments import check_count, mapping_of
+from parallel_openai.client import Client, client_for
 from parallel_openai.engine.progress import clock_time, dollars
 from parallel_openai.frames.labelling.label import plan_labels
 from parallel_openai.frames.labelling.question import Confidence, make_question
@@ -108,13 +109,14 @@ def preview(
             samples=samples,
             confidence=confidence,
             abstain_below=None,
-            params={**params, **(extra_body or {})},
+            params={**params, **mapping_of(extra_body, "extra_body")},
         )
         recipe, reader = plan_labels(
             df, question, prompt, model, system, endpoint, examples, None, metadata, extra_body, params
         )
     recipe.check(df)
-    client = client or default_client()
+    check_count(bodies, "bodies", least=0)
+    client = client_for(client)
     base_url = client.base_url
     journal = journal_path(recipe, client.place, save_to)
     counted = count(

@@ -83,6 +83,8 @@ def choices_of(cells: pd.Series[Any], labels: Iterable[Any] | None, asked: Mappi
     multi = asked.get("kind") == "several" or bool(
         cells.map(lambda value: isinstance(value, (list, tuple, np.ndarray))).any()
     )
+    if labels is not None and (isinstance(labels, str) or not isinstance(labels, Iterable)):
+        raise InvalidInputError(f"labels must be a list of labels, not {labels!r:.200}.")
     by_text = {text_of(value): value for value in (_found(cells, multi=multi) if labels is None else labels)}
     if labels is None and asked.get("labels"):  # also those that the model gave to no row
         whole = pd.api.types.is_integer_dtype(cells.dtype)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from parallel_openai.arguments import path_of
 from parallel_openai.errors import InvalidInputError, MissingDependencyError
 from parallel_openai.frames.reviewing import table
 from parallel_openai.frames.reviewing.choices import choices_of
@@ -100,7 +101,7 @@ class Review:
         self._choices = choices_of(cells, labels, asked.get(str(self._label).removeprefix(self._prefix), {}))
         self.labels, self.multi = list(self._choices.by_text), self._choices.multi
         self._shown = text_columns(out, text)
-        self.path = Path(save_to) if save_to is not None else self._path()
+        self.path = path_of(save_to, "save_to") if save_to is not None else self._path()
         self._corrections = Corrections(self.path)
         self._keys = row_keys(out, self._prefix + "request_key", self._shown)
         self._order = review_order(out, self._keys, self._shown, self._label, self._beside("confidence"), sort=sort)
@@ -154,7 +155,7 @@ class Review:
         Returns:
             How many rows were written.
         """
-        return table.to_csv(self._rows(), Path(path))
+        return table.to_csv(self._rows(), path_of(path, "path"))
 
     def read_csv(self, path: str | os.PathLike[str]) -> int:
         """Take over what was filled in.
@@ -167,7 +168,7 @@ class Review:
         """
         changes = []
         rows = {key: row for row, key in enumerate(self._keys)}
-        for line, (key, label, note) in table.read_csv(Path(path), multi=self.multi):
+        for line, (key, label, note) in table.read_csv(path_of(path, "path"), multi=self.multi):
             if key not in rows:
                 raise InvalidInputError(f"Line {line} of {path}: its request_key {key!r} is no row of this frame.")
             try:
