@@ -17,10 +17,11 @@ from parallel_openai.engine.keys import KeyFunction, find_key, make_headers
 from parallel_openai.engine.limiter import Limiter
 from parallel_openai.engine.line import Line
 from parallel_openai.engine.loop import arun
+from parallel_openai.engine.mishaps import tell
 from parallel_openai.engine.options import check_options
 from parallel_openai.engine.pool import Member, PoolLimiter
 from parallel_openai.engine.processor import End, Processor
-from parallel_openai.engine.retry import RetryPolicy, judge
+from parallel_openai.engine.retry import DONE, RetryPolicy, judge
 from parallel_openai.engine.sharing import SharedAccount, taking_part
 from parallel_openai.engine.sizes import NO_SIZE
 from parallel_openai.engine.status import StatusTracker
@@ -293,28 +294,26 @@ class Client:
 
     @asynccontextmanager
     async def _at_work(self, status: StatusTracker) -> AsyncIterator[None]:
-        try:
-            async with taking_part(self._shared, self.limiter):
-                yield
-        finally:
-            if self.loop == "running":  # that loop may be gone before the next run
-                await self._line.connections.here().close()
+        async with AsyncExitStack() as stack:
+            if self.loop == "running":
+                await stack.enter_async_context(self._line.connections.borrowed())
+            await stack.enter_async_context(taking_part(self._shared, self.limiter))
+            yield
 
     async def _send_once(self, request: APIRequest) -> Response:
         gate = self._gate
-        lease = await gate.acquire(request.size or NO_SIZE)
-        try:
-            response = await self._deliver(request, lease)
-        except BaseException:
-            gate.unanswered(lease)
-            raise
+        async with self._at_work(StatusTracker()):
+            lease = await gate.acquire(request.size or NO_SIZE)
+            try:
+                response = await self._deliver(request, lease)
+            except BaseException:
+                gate.unanswered(lease)
+                raise
         verdict = judge(response, reached=True)
-        if response.status == 429:
-            gate.refused(lease, response.headers, verdict.dimension, verdict.wait)
-        elif response.status:
+        if verdict is DONE:
             gate.answered(lease, response.headers, usage_of(response.data))
         else:
-            gate.unanswered(lease)
+            tell(gate, lease, response, verdict)
         return response
 
     def _deliver(self, request: APIRequest, lease: Any) -> Awaitable[Response]:
@@ -396,10 +395,6 @@ class _Pool(Client):
         finally:
             self._runs -= 1
             status.members = self._limiters.counts(since=before)
-
-    async def _send_once(self, request: APIRequest) -> Response:
-        async with self._at_work(StatusTracker()):
-            return await super()._send_once(request)
 
     def _deliver(self, request: APIRequest, lease: Any) -> Awaitable[Response]:
         return self._limiters.send(request, lease)

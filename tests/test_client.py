@@ -16,6 +16,7 @@ import parallel_openai as po
 from parallel_openai import APIRequest, Client
 from parallel_openai.client import client_for
 from parallel_openai.engine.loop import background_loop
+from parallel_openai.engine.sharing import SharedAccount
 from parallel_openai.engine.status import StatusTracker
 from parallel_openai.errors import AuthenticationError, InvalidInputError
 from parallel_openai.local.simulator import Server
@@ -190,6 +191,55 @@ def test_azures_refusals_within_a_second_are_waited_out(server: Server, shown: s
     assert report is not None
     assert report.seconds < 8
     assert report.rate_limit_errors < 40
+
+
+def test_runs_side_by_side_on_the_callers_loop_leave_each_others_connections_open(server: Server) -> None:
+    """The one that ends first would have the other's requests, which are paid for, sent again."""
+    server.set(latency=0.2)
+
+    async def both() -> list[pd.DataFrame]:
+        with Client(server.base_url, loop="running", max_concurrent_requests=40) as client:
+            return await asyncio.gather(
+                *(
+                    po.aprocess_dataframe(
+                        pd.DataFrame({"text": [f"{rows}, {n}" for n in range(rows)]}),
+                        "text",
+                        model="m",
+                        client=client,
+                        progress=False,
+                        save_to=f"{rows}.jsonl",
+                    )
+                    for rows in (10, 90)
+                )
+            )
+
+    for out in asyncio.run(both()):
+        assert out["attempts"].eq(1).all()
+
+
+def test_a_request_that_is_sent_by_itself_heeds_slow_down_too(server: Server) -> None:
+    server.set(slow_down_above=1, max_requests_per_minute=None)
+    with Client(server.base_url) as client:
+        requests = [APIRequest({**HELLO, "seed": n}) for n in range(12)]
+
+        async def ask() -> None:
+            await asyncio.gather(*(request.call_api(client) for request in requests))
+
+        asyncio.run(ask())
+        assert client.limiter.ramp.rate(time.monotonic()) < 100.0
+        assert client.limiter.requests.held_until < time.monotonic() + 5.0
+
+
+def test_a_request_that_is_sent_by_itself_takes_no_more_than_its_share(server: Server) -> None:
+    account = SharedAccount("alone")
+    asyncio.run(account.join())
+    client = Client(server.base_url, max_requests_per_minute=600, shared="alone")
+    try:
+        assert status_of(client) == 200
+        assert client.limiter.requests.share == 0.5
+    finally:
+        account.leave()
+        client.close()
 
 
 def test_a_pool_sends_files_by_its_first_account(server: Server) -> None:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import atexit
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from concurrent.futures import Future, wait
+from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary, WeakSet, finalize
 
@@ -27,6 +28,7 @@ class Connections:
     def __init__(self, make: Callable[[], Transport]) -> None:
         self._make = make
         self._transports: WeakKeyDictionary[asyncio.AbstractEventLoop, Transport] = WeakKeyDictionary()
+        self._borrowers: WeakKeyDictionary[asyncio.AbstractEventLoop, int] = WeakKeyDictionary()
         forgotten = finalize(self, _close, self._transports)
         forgotten.atexit = False
         _all.add(self)
@@ -38,6 +40,18 @@ class Connections:
         if transport is None:
             transport = self._transports[loop] = self._make()
         return transport
+
+    @asynccontextmanager
+    async def borrowed(self) -> AsyncIterator[None]:
+        """For a loop that may be gone before the next use: the last of those who do this on it closes its transport."""
+        loop = asyncio.get_running_loop()
+        self._borrowers[loop] = self._borrowers.get(loop, 0) + 1
+        try:
+            yield
+        finally:
+            self._borrowers[loop] -= 1
+            if not self._borrowers[loop]:
+                await self.here().close()
 
     def close(self) -> None:
         """Close them all; they are opened again when they are needed."""

@@ -66,15 +66,12 @@ class Mishaps:
         self._count(response)
         job.errors.append(verdict.message or "")
         if verdict.kind == "stop":
-            self._limiter.unanswered(lease)
+            tell(self._limiter, lease, response, verdict)
             assert verdict.stop is not None
             raise verdict.stop(_advice(verdict))
         if verdict.kind == "hold":
             return self._held(job, lease, response, verdict)
-        if response.status:
-            self._limiter.answered(lease, response.headers)
-        else:
-            self._limiter.unanswered(lease)
+        tell(self._limiter, lease, response, verdict)
         job.failures += 1
         if verdict.kind == "fail" or job.failures >= self._retry.max_attempts:
             return verdict
@@ -106,19 +103,17 @@ class Mishaps:
 
     def _hold_back(self, job: Job, lease: Any, response: Response, verdict: Verdict) -> float:
         """Have the limiter hold back whom it must; gives the seconds that this request waits by itself."""
-        backoff = self._retry.backoff(1)
+        backoff, hold = self._retry.backoff(1), 0.0
         if verdict.code == "slow_down":
-            self._limiter.slow_down(lease, verdict.wait)
-            return 0.0  # the limiter holds it back, with all the others and in its turn
-        if verdict.code == RESOURCE_UNAVAILABLE:
+            delay = 0.0  # the limiter holds it back, with all the others and in its turn
+        elif verdict.code == RESOURCE_UNAVAILABLE:
             job.refusals += 1
-            self._limiter.unanswered(lease)
-            return max(verdict.wait or 0.0, 0.5 + self._retry.backoff(job.refusals))
-        if response.status == 429:
-            self._limiter.refused(lease, response.headers, verdict.dimension, verdict.wait)
-            return verdict.wait if verdict.wait is not None else backoff  # the limiter may hold nobody else back
-        delay = max(verdict.wait or 0.0, 0.5 + backoff)
-        self._limiter.unanswered(lease, hold=delay)
+            delay = max(verdict.wait or 0.0, 0.5 + self._retry.backoff(job.refusals))
+        elif response.status == 429:
+            delay = verdict.wait if verdict.wait is not None else backoff  # the limiter may hold nobody else back
+        else:
+            delay = hold = max(verdict.wait or 0.0, 0.5 + backoff)
+        tell(self._limiter, lease, response, verdict, hold=hold)
         return delay
 
     def _waited_enough(self, verdict: Verdict) -> Verdict:
@@ -135,6 +130,20 @@ class Mishaps:
             status.num_api_errors += 1
         else:
             status.num_other_errors += 1
+
+
+def tell(limiter: Gate, lease: Any, response: Response, verdict: Verdict, *, hold: float = 0.0) -> None:
+    """Have the limiter learn from a send that brought no good answer. With `hold`, the server is thought to be away."""
+    if verdict.kind == "stop" or verdict.code == RESOURCE_UNAVAILABLE:
+        limiter.unanswered(lease)
+    elif verdict.code == "slow_down":
+        limiter.slow_down(lease, verdict.wait)
+    elif response.status == 429:
+        limiter.refused(lease, response.headers, verdict.dimension, verdict.wait)
+    elif response.status and not hold:
+        limiter.answered(lease, response.headers)
+    else:
+        limiter.unanswered(lease, hold=hold)
 
 
 def _advice(verdict: Verdict) -> str:
