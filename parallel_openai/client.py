@@ -16,7 +16,7 @@ from parallel_openai.engine.gate import Gate
 from parallel_openai.engine.keys import KeyFunction, find_key, make_headers
 from parallel_openai.engine.limiter import Limiter
 from parallel_openai.engine.line import Line
-from parallel_openai.engine.loop import arun
+from parallel_openai.engine.loop import in_background
 from parallel_openai.engine.mishaps import tell
 from parallel_openai.engine.options import check_options
 from parallel_openai.engine.pool import Member, PoolLimiter
@@ -207,7 +207,7 @@ class Client:
 
     async def send(self, request: APIRequest) -> Response:
         """Send one request, once, within the limits. Works on any loop. Raises nothing for an HTTP error."""
-        return await arun(self._send_once(request))
+        return await in_background(self._send_once(request))
 
     async def process(
         self,

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import gc
 import pickle
+import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -50,6 +52,7 @@ def status_of(client: Client) -> int:
         ({"base_url": "localhost:8000"}, "base_url must look like https://host/v1"),
         ({"base_url": "ftp://host/v1"}, "base_url must look like"),
         ({"base_url": "http://"}, "base_url must look like"),
+        ({"base_url": "http://api..example/v1"}, "base_url must look like"),
         ({"base_url": "http://ann:secret@host/v1"}, "must not carry a name or password"),
         ({"api_key": "sk- with a space"}, "copy it again"),
         ({"api_key": "sk-ключ"}, "copy it again"),
@@ -240,6 +243,60 @@ def test_a_request_that_is_sent_by_itself_takes_no_more_than_its_share(server: S
     finally:
         account.leave()
         client.close()
+
+
+def test_a_request_that_is_sent_by_itself_can_be_cancelled(server: Server) -> None:
+    server.set(latency=5.0)
+
+    async def ask() -> float:
+        began = time.monotonic()
+        with Client(server.base_url) as client, pytest.raises(asyncio.TimeoutError):
+            await asyncio.wait_for(APIRequest(HELLO).call_api(client), 0.1)
+        return time.monotonic() - began
+
+    assert asyncio.run(ask()) < 2.0
+
+
+def test_ones_own_header_goes_before_the_key_of_a_function() -> None:
+    heads: list[bytes] = []
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        heads.append(await reader.readuntil(b"\r\n\r\n"))
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\n{}")
+        writer.close()
+        await writer.wait_closed()
+
+    async def ask() -> None:
+        server = await asyncio.start_server(serve, "127.0.0.1", 0)
+        headers = {"authorization": "Bearer sk-mine-0123456789"}
+        base_url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/v1"
+        with Client(base_url, lambda: "sk-other-0123456789", headers=headers) as client:
+            assert (await APIRequest(HELLO).call_api(client)).status == 200
+        server.close()
+
+    asyncio.run(ask())
+    assert [line for line in heads[0].split(b"\r\n") if b"uthorization" in line] == [
+        b"authorization: Bearer sk-mine-0123456789"
+    ]
+
+
+FEW_FILES = """
+import resource, sys
+import pandas as pd, parallel_openai as po
+df = pd.DataFrame({"text": [str(n) for n in range(120)]})
+client = po.Client(sys.argv[1], max_requests_per_minute=1e6, max_concurrent_requests=100)
+po.process_dataframe(df[:1], "text", model="m", client=client, progress=False)
+resource.setrlimit(resource.RLIMIT_NOFILE, (40, 40))
+out = po.process_dataframe(df, "text", model="m", client=client, progress=False, save_to="few.jsonl")
+print(out["status"].value_counts()["succeeded"])
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="it has no such limit")
+def test_a_process_that_may_open_few_files_answers_all_rows(server: Server) -> None:
+    server.set(latency=0.1, max_requests_per_minute=None)
+    done = subprocess.run([sys.executable, "-c", FEW_FILES, server.base_url], capture_output=True, text=True)
+    assert done.stdout.strip() == "120", done.stderr
 
 
 def test_a_pool_sends_files_by_its_first_account(server: Server) -> None:

@@ -27,6 +27,9 @@ class IdleConnections:
         self._timer: asyncio.TimerHandle | None = None
 
     def put(self, connection: Connection) -> None:
+        if not _is_sound(connection):  # the server has said that it closes it
+            connection.close()
+            return
         self._kept.append((connection, self._loop.time()))
         if self._timer is None:
             self._timer = self._loop.call_later(self._seconds, self._end_old)
@@ -35,7 +38,7 @@ class IdleConnections:
         """One that can be used; None where there is none."""
         while self._kept:
             connection, _ = self._kept.pop()
-            if is_sound(connection):
+            if _is_sound(connection):
                 return connection
             connection.close()
         return None
@@ -65,7 +68,7 @@ class IdleConnections:
             self._timer = self._loop.call_later(fresh[0][1] - oldest, self._end_old)
 
 
-def is_sound(connection: Connection) -> bool:
+def _is_sound(connection: Connection) -> bool:
     """Whether it is open, and nothing has come while nobody had asked, which would pass for the next answer."""
     protocol = connection.protocol
     return protocol is not None and protocol.is_connected() and not protocol.should_close

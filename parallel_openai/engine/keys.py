@@ -27,6 +27,7 @@ class Key:
         clock: seconds, never going back.
 
     Attributes:
+        header: the name of the header.
         headers: what a text puts into every request; empty for a function.
 
     >>> Key("sk-1", "Authorization", clock=lambda: 0.0).headers
@@ -35,7 +36,7 @@ class Key:
 
     def __init__(self, key: str | KeyFunction, in_header: str, *, clock: Callable[[], float]) -> None:
         self._ask_for = key if callable(key) else None
-        self._header = in_header
+        self.header = in_header
         self._clock = clock
         self._value = "" if callable(key) else checked_key(key)
         self._until = 0.0
@@ -83,8 +84,8 @@ class Key:
         self._until = self._clock() + KEPT
 
     def _as_headers(self) -> dict[str, str]:
-        value = f"Bearer {self._value}" if self._header == "Authorization" else self._value
-        return {self._header: value}
+        value = f"Bearer {self._value}" if self.header == "Authorization" else self._value
+        return {self.header: value}
 
 
 def find_key(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ssl as ssl_module
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import TYPE_CHECKING
 
 from parallel_openai.engine.address import Address
@@ -46,8 +46,11 @@ class Line:
         self.key = key
         self.headers = dict(headers)
         self.timeout, self.trust_env, self.ssl = timeout, trust_env, ssl
+        names = {name.lower() for name in headers}
+        self._asks_for_key = key.is_renewed and key.header.lower() not in names  # the caller's own header goes first
         # What opens a connection must not hold on to the line, or a forgotten one would stay open for long.
-        self.connections = Connections(_connector(address, key, self.headers, timeout, trust_env, ssl))
+        renewed = key.current if self._asks_for_key else None
+        self.connections = Connections(_connector(address, renewed, self.headers, timeout, trust_env, ssl))
 
     def check_key(self) -> None:
         """See that there is a key where one is certainly needed.
@@ -72,7 +75,7 @@ class Line:
             AuthenticationError: the function that gives the key did not.
         """
         transport, path, timeout = self.connections.here(), self._path(request), self._patience(request)
-        used = await self.key.current() if self.key.is_renewed else None
+        used = await self.key.current() if self._asks_for_key else None
         response = await transport.post(path, request.body, timeout=timeout)
         if response.status == 401 and used is not None:  # it has ended sooner than thought, as while a laptop slept
             self.key.forget(used)
@@ -94,7 +97,7 @@ class Line:
 
 def _connector(
     address: Address,
-    key: Key,
+    renewed: Callable[[], Awaitable[Mapping[str, str]]] | None,
     headers: Mapping[str, str],
     timeout: float,
     trust_env: bool,
@@ -110,7 +113,7 @@ def _connector(
             clock=time.monotonic,
             trust_env=trust_env,
             ssl=ssl,
-            renewed=key.current if key.is_renewed else None,
+            renewed=renewed,
         )
 
     return connect

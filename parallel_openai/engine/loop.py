@@ -114,10 +114,21 @@ def run(work: Coroutine[Any, Any, T], on_tick: Callable[[], None], *, nested: bo
         return _run_nested(work, on_tick) if nested else _run_in_background(work, on_tick)
 
 
-async def arun(work: Coroutine[Any, Any, T], on_tick: Callable[[], None] | None = None, *, nested: bool = False) -> T:
-    """The same for a caller that has a loop of its own, which stays free meanwhile.
+async def in_background(work: Coroutine[Any, Any, T]) -> T:
+    """Await work on the engine's loop from another one. A cancellation ends the work, and goes on then."""
+    background = _Work(work)
+    running = asyncio.wrap_future(background.end)
+    try:
+        await asyncio.wait([running])
+    except asyncio.CancelledError:
+        background.cancel()
+        await _await_stubbornly(running)
+        raise
+    return running.result()
 
-    Without `on_tick` it sleeps until the end.
+
+async def arun(work: Coroutine[Any, Any, T], on_tick: Callable[[], None], *, nested: bool = False) -> T:
+    """As `run` for a caller that has a loop of its own, which stays free meanwhile.
 
     Raises:
         Interrupted: the caller's task was cancelled; the work was cancelled and has ended, and the cancellation is
@@ -132,9 +143,8 @@ async def arun(work: Coroutine[Any, Any, T], on_tick: Callable[[], None] | None 
         running, cancel = asyncio.wrap_future(background.end), background.cancel
     try:
         while not running.done():
-            await asyncio.wait([running], timeout=None if on_tick is None else TICK)
-            if on_tick is not None:
-                on_tick()
+            await asyncio.wait([running], timeout=TICK)
+            on_tick()
     except asyncio.CancelledError:
         cancel()
         await _await_stubbornly(running)

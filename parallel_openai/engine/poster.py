@@ -16,7 +16,7 @@ from aiohttp.connector import Connection
 from aiohttp.http_exceptions import HttpProcessingError
 from yarl import URL
 
-from parallel_openai.engine.idle import IdleConnections, is_sound
+from parallel_openai.engine.idle import IdleConnections
 from parallel_openai.engine.reading import read, read_at_once
 
 #: A body up to this size is joined to its head, so that both travel in one piece.
@@ -37,18 +37,27 @@ class Poster:
     """Posts to the URLs of one server.
 
     Args:
-        session: whose connections and headers are used.
+        session: which the requests belong to.
+        connector: makes the connections, and is closed with this. It is nobody else's, so that each is a new one.
+        headers: those of every request.
         ssl: as `aiohttp` has it.
         timeout: its `sock_connect` is kept to.
         max_response_bytes: what an answer may have at the most.
     """
 
     def __init__(
-        self, session: aiohttp.ClientSession, *, ssl: object, timeout: aiohttp.ClientTimeout, max_response_bytes: int
+        self,
+        session: aiohttp.ClientSession,
+        connector: aiohttp.BaseConnector,
+        headers: Mapping[str, str],
+        *,
+        ssl: object,
+        timeout: aiohttp.ClientTimeout,
+        max_response_bytes: int,
     ) -> None:
-        assert session.connector is not None
         self._session = session
-        self._connector = session.connector
+        self._connector = connector
+        self._headers = headers
         self._ssl = ssl
         self._timeout = timeout
         self._max_response_bytes = max_response_bytes
@@ -57,7 +66,7 @@ class Poster:
         self._targets: dict[URL, _Target] = {}
 
     def forget_headers(self) -> None:
-        """The session's headers have changed."""
+        """They have changed."""
         self._targets.clear()
 
     async def post(self, url: URL, body: bytes) -> tuple[int, Mapping[str, str], bytes]:
@@ -96,29 +105,27 @@ class Poster:
         except BaseException:
             connection.close()
             raise
-        self._idle.put(connection)
+        if transport.get_write_buffer_size():  # answered before all was sent, whose rest would go before the next head
+            connection.close()
+        else:
+            self._idle.put(connection)
         return message.code, message.headers, answer
 
-    def close(self) -> None:
-        """To be called before the session is closed."""
+    async def close(self) -> None:
         self._idle.give_back()
+        await self._connector.close()
 
     async def _connect(self, request: aiohttp.ClientRequest) -> Connection:
-        """A new connection, or one that the session has left."""
-        while True:
-            try:
-                connection = await self._connector.connect(request, [], self._timeout)
-            except asyncio.TimeoutError as error:
-                raise aiohttp.ConnectionTimeoutError(f"Connection timeout to host {request.url}") from error
-            if is_sound(connection):
-                return connection
-            connection.close()
+        try:
+            return await self._connector.connect(request, [], self._timeout)
+        except asyncio.TimeoutError as error:
+            raise aiohttp.ConnectionTimeoutError(f"Connection timeout to host {request.url}") from error
 
     def _target(self, url: URL) -> _Target:
         request = aiohttp.ClientRequest(
             "POST",
             url,
-            headers=self._session.headers,
+            headers=self._headers,
             loop=self._loop,
             session=self._session,
             ssl=self._ssl,  # type: ignore[arg-type]

@@ -61,7 +61,10 @@ FILTER_CODES = frozenset({"content_filter", "content_policy_violation", "moderat
 #: The flex tier has no room at the moment. It is not the account's limit, and nothing is charged.
 RESOURCE_UNAVAILABLE = "resource_unavailable"
 #: Nothing was sent, so nothing was charged and the row is not to blame.
-UNSENT_CODES = frozenset({"connection_refused", "connect_timeout", "dns_error", "tls_error"})
+TOO_MANY_FILES = "too_many_open_files"
+UNSENT_CODES = frozenset(
+    {"connection_refused", "connect_timeout", "dns_error", "tls_error", "proxy_error", TOO_MANY_FILES}
+)
 
 
 def judge(response: Response, *, reached: bool) -> Verdict:
@@ -113,7 +116,7 @@ def _no_answer(response: Response, reached: bool) -> Verdict:
     if code == "response_too_large":
         return Verdict("fail", code, message)
     if code in UNSENT_CODES:
-        if not reached:
+        if not reached and code != TOO_MANY_FILES:  # connections that are open may serve one after another
             return Verdict("stop", code, message, stop=ServerUnreachableError)
         return Verdict("hold", code, message)
     return Verdict("retry", code, message)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import io
 import ssl as ssl_module
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
@@ -16,8 +17,10 @@ from yarl import URL
 from parallel_openai.engine.deadlines import Deadlines
 from parallel_openai.engine.poster import Poster
 from parallel_openai.engine.reading import TooLargeError, read
+from parallel_openai.engine.retry import TOO_MANY_FILES
 from parallel_openai.engine.secrets import Secrets
-from parallel_openai.engine.urls import check_url
+from parallel_openai.engine.urls import check_url, mask_url
+from parallel_openai.errors import InvalidInputError
 from parallel_openai.jsonl import loads
 from parallel_openai.records import Response
 
@@ -26,6 +29,8 @@ LARGE_BODY = 2**20
 MAX_RESPONSE_BYTES = 64 * 2**20
 #: Seconds for a connection: an address that swallows what is sent to it is named soon, and not after the answer's time.
 CONNECT_TIMEOUT = 15.0
+#: What goes wrong with a proxy; where there is one, no other name is looked up.
+_OF_PROXY = (aiohttp.ClientHttpProxyError, aiohttp.ClientProxyConnectionError, aiohttp.ClientConnectorDNSError)
 
 
 class Transport:
@@ -57,8 +62,8 @@ class Transport:
         renewed: Callable[[], Awaitable[Mapping[str, str]]] | None = None,
     ) -> None:
         self._base = check_url(base_url)
-        self._headers = dict(headers)
-        self._secrets = Secrets(headers)
+        self._headers = {"Content-Type": "application/json", **headers}
+        self._secrets = Secrets(headers, base_url)
         self._seconds = timeout
         # The whole is timed by the deadlines.
         self._timeout = aiohttp.ClientTimeout(total=None, sock_connect=min(0.8 * timeout, CONNECT_TIMEOUT))
@@ -78,8 +83,6 @@ class Transport:
         if new:
             self._headers.update(new)
             self._secrets.renew(new)
-            if self._session is not None:
-                self._session.headers.update(new)
             if self._poster is not None:
                 self._poster.forget_headers()
 
@@ -174,7 +177,9 @@ class Transport:
     ) -> tuple[int, Mapping[str, str], bytes]:
         if body is not None:
             # aiohttp warns of large bodies that are plain bytes, since it would write them in one go.
-            options = {**options, "data": body if len(body) < LARGE_BODY else io.BytesIO(body)}
+            options["data"] = body if len(body) < LARGE_BODY else io.BytesIO(body)
+        # Not the session's own headers, for those are shown to a proxy too, which is asked without TLS.
+        options["headers"] = {**self._headers, **options.get("headers", {})}
         # A redirect could carry the key to another host, so none is followed.
         async with session.request(method, url, allow_redirects=False, **options) as answer:
             if into is None or answer.status != 200:
@@ -200,17 +205,14 @@ class Transport:
         for deadlines in self._deadlines.values():
             deadlines.close()
         if self._poster is not None:
-            self._poster.close()
+            await self._poster.close()
         if self._session is not None:
             session, self._session, self._poster = self._session, None, None
             await session.close()
 
     def _open(self) -> aiohttp.ClientSession:
-        # The limiter and the processor say how many are in flight, so the pool has no limit of its own.
-        connector = aiohttp.TCPConnector(limit=0, ttl_dns_cache=300, ssl=self._ssl, keepalive_timeout=30)
         self._session = aiohttp.ClientSession(
-            connector=connector,
-            headers={"Content-Type": "application/json", **self._headers},
+            connector=self._connector(),
             timeout=self._timeout,
             # aiohttp would read the environment and .netrc anew for every request, in threads: half of its cost.
             proxy=self._proxy,
@@ -218,9 +220,18 @@ class Transport:
         )
         if self._proxy is None:
             self._poster = Poster(
-                self._session, ssl=self._ssl, timeout=self._timeout, max_response_bytes=self._max_response_bytes
+                self._session,
+                self._connector(),
+                self._headers,
+                ssl=self._ssl,
+                timeout=self._timeout,
+                max_response_bytes=self._max_response_bytes,
             )
         return self._session
+
+    def _connector(self) -> aiohttp.TCPConnector:
+        # The limiter and the processor say how many are in flight, so there is no limit here.
+        return aiohttp.TCPConnector(limit=0, ttl_dns_cache=300, ssl=self._ssl, keepalive_timeout=30)
 
     def _url(self, path: str) -> URL:
         url = self._urls.get(path)
@@ -241,6 +252,13 @@ class Transport:
 
     def _explain(self, error: Exception) -> tuple[str, str]:
         place = f"{self._base.host}:{self._base.port}"
+        if getattr(error, "errno", None) in (errno.EMFILE, errno.ENFILE):
+            sentence = "No further connection, since this process may open no more files. Raise the limit (`ulimit -n`)"
+            return TOO_MANY_FILES, f"{sentence}, or lower Client(max_concurrent_requests=...)."
+        if self._proxy is not None and isinstance(error, _OF_PROXY):
+            why = f"HTTP {error.status}" if isinstance(error, aiohttp.ClientHttpProxyError) else _reason(error)
+            sentence = f"The proxy {mask_url(self._proxy)}, which the environment names, gives no connection to {place}"
+            return "proxy_error", f"{sentence}: {why}. Client(trust_env=False) leaves it out."
         if isinstance(error, (aiohttp.ClientSSLError, ssl_module.SSLError)):
             hint = " Does the server speak plain http there?" if "WRONG_VERSION" in str(error) else ""
             return "tls_error", f"No secure connection to {place}: {_reason(error)}.{hint}"
@@ -259,10 +277,21 @@ def _open(place: Path, mode: str) -> IO[bytes]:
 
 
 def _proxy_for(url: URL) -> str | None:
-    """The proxy that the environment names for a server, as `HTTP_PROXY`, `HTTPS_PROXY` and `NO_PROXY` say."""
-    if proxy_bypass(f"{url.host}:{url.port}"):
+    """The proxy that the environment names for a server, as `HTTP_PROXY`, `HTTPS_PROXY` and `NO_PROXY` say.
+
+    Raises:
+        InvalidInputError: it is of a kind that is not spoken here.
+    """
+    proxy = None if proxy_bypass(f"{url.host}:{url.port}") else getproxies().get(url.scheme)
+    if not proxy:
         return None
-    return getproxies().get(url.scheme)
+    proxy = proxy if "://" in proxy else f"http://{proxy}"
+    if not proxy.startswith(("http://", "https://")):
+        raise InvalidInputError(
+            f"The environment names the proxy {mask_url(proxy)}, and only http:// and https:// ones are known here. "
+            "Client(trust_env=False) leaves it out."
+        )
+    return proxy
 
 
 def _parse(content: bytes) -> Any:
@@ -277,5 +306,7 @@ def _reason(error: Exception) -> str:
     # aiohttp quotes what is wrong, which may be anything, and tells the URL with all that its query holds.
     if isinstance(error, (aiohttp.ClientResponseError, aiohttp.ClientPayloadError)):
         return "what it sent is cut off, or is no HTTP"
+    if isinstance(error, aiohttp.ServerDisconnectedError):  # which may tell all headers that have come
+        return "the server closed it before its answer was whole"
     text = getattr(cause, "strerror", None) or str(cause) or type(error).__name__
     return str(text).rstrip(".")

@@ -21,7 +21,7 @@ def check_url(base_url: str) -> URL:
     shown = mask_url(base_url)
     try:
         url = URL(base_url)
-        valid = url.scheme in ("http", "https") and bool(url.host) and url.port is not None
+        valid = url.scheme in ("http", "https") and _is_host(url.host) and url.port is not None
     except (ValueError, TypeError):
         valid = False
     if not valid:
@@ -29,6 +29,10 @@ def check_url(base_url: str) -> URL:
     if url.user or url.password:
         raise InvalidInputError(f"base_url must not carry a name or password ({shown}); pass them in headers=.")
     return url
+
+
+def _is_host(host: str | None) -> bool:
+    return bool(host) and all(0 < len(label) < 64 for label in str(host).removesuffix(".").split("."))
 
 
 def mask_url(url: str) -> str:

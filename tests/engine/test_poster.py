@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from yarl import URL
 
+from parallel_openai.engine.loop import _new_loop
 from parallel_openai.engine.poster import JOINED_BODY, head_of
 from parallel_openai.engine.transport import Transport
 from parallel_openai.records import Response
@@ -119,17 +120,66 @@ def test_what_comes_unasked_is_no_answer_to_the_next_request() -> None:
     assert [len(heads) for heads in raw.heads] == [1, 1]
 
 
-def test_neither_is_what_comes_unasked_on_a_connection_that_the_session_has_left() -> None:
-    async def main() -> tuple[RawServer, Response]:
-        async with serving(OK, OK) as (raw, transport):
-            await transport._by_session(transport._open(), "POST", transport._url("chat/completions"), b"{}", None, {})
-            raw.writers[0].write(OK.replace(b"{}", b"[]"))
-            await asyncio.sleep(0.05)
-            return raw, await transport.post("chat/completions", b"{}")
+def test_what_a_server_says_on_a_new_connection_is_the_answer() -> None:
+    """As "503, too busy" from a balancer that reads no request."""
+    accepted = 0
 
-    raw, response = asyncio.run(main())
-    assert response.data == {}
-    assert [len(heads) for heads in raw.heads] == [1, 1]
+    async def main() -> Response:
+        async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            nonlocal accepted
+            accepted += 1
+            writer.write(b"HTTP/1.1 503 Busy\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
+            await reader.read()
+            writer.close()
+            await writer.wait_closed()
+
+        server = await asyncio.start_server(serve, "127.0.0.1", 0)
+        port = server.sockets[0].getsockname()[1]
+        transport = Transport(f"http://127.0.0.1:{port}/v1", {}, timeout=10.0, clock=asyncio.get_running_loop().time)
+        response = await transport.post("chat/completions", b"{}")
+        await transport.close()
+        server.close()
+        await asyncio.sleep(0.05)
+        return response
+
+    loop = _new_loop()  # uvloop's: what has come is known there before the connection is used
+    try:
+        assert loop.run_until_complete(main()).status == 503
+    finally:
+        loop.close()
+    assert accepted == 1
+
+
+def test_a_connection_whose_body_was_not_read_to_the_end_is_not_used_again() -> None:
+    """The rest of it would stand before the next request, whose row would get the answer to that."""
+    heads = 0
+
+    async def main() -> list[Response]:
+        async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            nonlocal heads
+            head = await reader.readuntil(b"\r\n\r\n")
+            heads += 1
+            if b"Content-Length: 2\r\n" in head:
+                writer.write(OK)
+            else:
+                writer.write(b"HTTP/1.1 413 Too Large\r\nContent-Length: 2\r\n\r\n{}")
+            await asyncio.wait_for(gone.wait(), 10.0)
+            writer.transport.abort()
+
+        gone = asyncio.Event()
+        server = await asyncio.start_server(serve, "127.0.0.1", 0, limit=2**16)
+        port = server.sockets[0].getsockname()[1]
+        transport = Transport(f"http://127.0.0.1:{port}/v1", {}, timeout=5.0, clock=asyncio.get_running_loop().time)
+        large = await transport.post("chat/completions", b" " * 32_000_000)
+        small = await transport.post("chat/completions", b"{}")
+        gone.set()
+        await transport.close()
+        server.close()
+        await asyncio.sleep(0.05)
+        return [large, small]
+
+    assert [response.status for response in asyncio.run(main())] == [413, 200]
+    assert heads == 2
 
 
 ANSWERS = {
@@ -174,6 +224,21 @@ def test_what_is_no_http_is_a_named_error_and_its_connection_is_not_used_again()
 def test_an_answer_that_is_cut_off_is_a_named_error() -> None:
     _, [response] = post(b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\nConnection: close\r\n\r\n{}")
     assert (response.status, response.error_code) == (0, "connection_error")
+
+
+def test_an_answer_whose_head_is_cut_off_tells_nothing_of_it() -> None:
+    _, [response] = post(b"HTTP/1.1 200 OK\r\nSet-Cookie: visitor=0123456789\r\nConnection: close\r\nConte")
+    assert response.error_code == "connection_error"
+    assert str(response.error).endswith("broke: the server closed it before its answer was whole.")
+
+
+def test_a_connection_that_the_server_will_not_use_again_is_closed_at_once() -> None:
+    async def main() -> None:
+        async with serving(OK.replace(b"\r\n\r\n", b"\r\nConnection:  close\r\n\r\n"), OK) as (raw, transport):
+            await transport.post("chat/completions", b"{}")
+            await asyncio.wait_for(raw.gone.wait(), 5.0)
+
+    asyncio.run(main())
 
 
 def test_connections_that_have_died_unseen_cost_one_attempt_and_not_each_its_own() -> None:
