@@ -80,14 +80,13 @@ class Poster:
         try:
             protocol = connection.protocol
             transport = protocol.transport if protocol is not None else None
-            if protocol is None or transport is None:
+            if protocol is None or transport is None or transport.is_closing():  # a new one may be broken already
                 raise aiohttp.ServerDisconnectedError
             protocol.set_response_params(read_until_eof=True)
             if len(body) <= JOINED_BODY:
                 transport.write(b"%b%d\r\n\r\n%b" % (target.head, len(body), body))
             else:
-                transport.write(b"%b%d\r\n\r\n" % (target.head, len(body)))
-                transport.write(body)
+                transport.writelines([b"%b%d\r\n\r\n" % (target.head, len(body)), body])
             while True:
                 message, content = await protocol.read()
                 if message.code >= 200 or message.code == 101:  # those below only say that it goes on
