@@ -54,10 +54,10 @@ class Client:
         shared: a name; all processes on this machine whose clients bear it divide the limits among themselves, each
             an equal part while it runs. None: the limits are this process's alone.
         headers: sent with every request, besides the key's.
-        query: asked with every request, besides what stands in the base URL.
-        azure_endpoint: the resource's URL, as the SDK's `AzureOpenAI` has it; None: `AZURE_OPENAI_ENDPOINT`, where
-            Azure is meant by one of these three, or by an environment that names no key and server of OpenAI's. The
-            key is then `AZURE_OPENAI_API_KEY`, or the token `AZURE_OPENAI_AD_TOKEN`.
+        query: query parameters added to every request's URL, besides those in the base URL.
+        azure_endpoint: the resource's URL, as the SDK's `AzureOpenAI` has it; None: `AZURE_OPENAI_ENDPOINT`, used if
+            another Azure argument is given, or if neither `OPENAI_API_KEY` nor `OPENAI_BASE_URL` is set. The key is
+            then `AZURE_OPENAI_API_KEY`, or the token `AZURE_OPENAI_AD_TOKEN`.
         azure_deployment: where all requests go; None: to the deployment that is called like the model.
         api_version: of Azure's dated API; None: `OPENAI_API_VERSION`. Without one, Azure's v1 path is used.
         loop: `thread`: the engine has a loop of its own; `running`: it works on the caller's loop, patched by

@@ -92,7 +92,13 @@ def process_dataset(
     account.check_key()
     recipe = make_recipe(prompt, model, system, endpoint, response_format, samples, metadata, extra_body, params)
     reader = answer_reader(recipe, parse)
-    options = Options(None, retry_failed, prefix, False, sync, repair)
+    options = Options(
+        retry_failed=retry_failed,
+        prefix=prefix,
+        progress=False,
+        sync=sync,
+        repair=repair,
+    )
     _check_columns(ds, recipe, reader, prefix)
     number = count_workers(ray, workers)
     folder = _folder(save_to, recipe, account)

@@ -62,7 +62,7 @@ INFINITY = float("inf")
 
 
 @dataclass(slots=True)
-class Burst:
+class Bunch:
     """What went out so close together that it may have arrived in another order."""
 
     began: float
@@ -78,7 +78,7 @@ class Mark:
     ledger: float
     fill: float
     sent: float
-    burst: Burst
+    bunch: Bunch
     number: int
 
 
@@ -98,7 +98,7 @@ class Bucket:
 
     __slots__ = (
         "_began",
-        "_burst",
+        "_bunch",
         "_caution",
         "_drift_at",
         "_drift_shift",
@@ -155,7 +155,7 @@ class Bucket:
         self.updated = now
         self.held_until = now
         self._variance = INFINITY  # of the shift
-        self._burst = Burst(now)
+        self._bunch = Bunch(now)
         self._drift_at, self._drift_shift = now, 0.0
         self._pace = Pace(now)
         self._refusals = Refusals()
@@ -263,11 +263,11 @@ class Bucket:
         self._recent_at = now
         self.fill += cost
         self.ledger -= cost
-        if now - self._burst.began > TOGETHER_SECONDS:
-            self._burst = Burst(now)
-        self._burst.total += cost
+        if now - self._bunch.began > TOGETHER_SECONDS:
+            self._bunch = Bunch(now)
+        self._bunch.total += cost
         number = self._refusals.sent(self._measured_pace, now)
-        return Mark(now, cost, self.ledger, self.fill, self.sent, self._burst, number)
+        return Mark(now, cost, self.ledger, self.fill, self.sent, self._bunch, number)
 
     def adjust(self, amount: float) -> None:
         """Charge more (or, negative, less) for what was sent before."""
@@ -379,7 +379,7 @@ class Bucket:
             self._whole_at = now + min(shown.reset, self.capacity / self.rate)
             self._whole_sent = sent_then
         # One step of a Kalman filter: what is shown counts for less the more went out together with it.
-        spread = OVERTAKEN * mark.burst.total + 0.5 * mark.cost
+        spread = OVERTAKEN * mark.bunch.total + 0.5 * mark.cost
         self._variance += (WANDER * self.rate) ** 2 * max(0.0, now - self._shown_at)
         offset = shown.remaining - ledger_then
         if self._variance == INFINITY:

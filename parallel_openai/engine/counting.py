@@ -159,7 +159,7 @@ class Counting:
         if shown.remaining > NEARLY_FULL * capacity:  # a full bucket spills its refill, which no rule explains
             self._seen.clear()
             return
-        if mark.burst.total > 3.0 * mark.cost + 0.1 * shown.limit / 60.0:
+        if mark.bunch.total > 3.0 * mark.cost + 0.1 * shown.limit / 60.0:
             return  # what goes out all at once arrives in any order, and its figures say little
         self._seen.append((shown.remaining - shown.limit / 60.0 * mark.at, lot.totals))
         if len(self._seen) < COMPARE_EVERY:

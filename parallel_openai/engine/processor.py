@@ -30,6 +30,8 @@ End = Literal["finished", "budget", "deadline", "submitted"]
 SHORTEST_WAIT = 0.001
 #: Seconds that a stopped run waits for the answers that are on their way, since they are paid for.
 COME_HOME = 60.0
+#: What a limit's seconds are called.
+_PERIODS = {60.0: "minute", 3600.0: "hour", 86400.0: "day"}
 
 
 class Processor:
@@ -361,10 +363,10 @@ class Processor:
         self._finish_failed(job.request, verdict.code or "error", verdict.message or "", errors, attempts)
 
     def _reject(self, request: APIRequest) -> None:
-        limit = self._limiter.largest
-        size = request.size or NO_SIZE
+        limit, size = self._limiter.largest, request.size or NO_SIZE
+        per = _PERIODS.get(self._limiter.tokens.period, "minute")
         sentence = (
-            f"The prompt has {size.prompt_tokens:,} tokens and the account's limit is {limit:,.0f} tokens per minute, "
+            f"The prompt has {size.prompt_tokens:,} tokens and the account's limit is {limit:,.0f} tokens per {per}, "
             "so it can never be sent. Shorten it or raise the limit."
         )
         self._status.num_tasks_started += 1

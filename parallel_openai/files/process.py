@@ -70,7 +70,7 @@ def process_api_requests_from_file(
         sync: how often the disk is told to keep what was written: about once a `second`, `always` or `never`.
         budget_usd, budget_tokens: what the call may spend. Before each send the most that it can come to is set aside,
             so every request needs a cap on its answer, such as `max_completion_tokens`. What has an answer is free.
-        deadline: seconds after which nothing is sent any more, and what is on its way is let go.
+        deadline: seconds after which nothing is sent any more, and requests still unanswered are cancelled.
         lane: `batch`: through the Batch API, at half the price, within a day; see `BatchLane` for what can be chosen
             there. How its batches stand is kept in the results file, on lines that begin with an empty request.
 

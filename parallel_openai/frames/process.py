@@ -58,14 +58,16 @@ def process_dataframe(
         df: the rows. It is not changed.
         prompt: a template over the columns (`"Summarise: {text}"`; `{{` is a brace), or the name of a column that
             holds ready prompts, lists of chat messages or whole request bodies, or a function of a row that gives one
-            of these. A name of a column is always that column.
+            of these. Text that equals a column's name always means that column.
         model: the model; None where every row brings a body with its own.
         system: the same for the system message.
-        endpoint: `chat.completions`, `responses`, `embeddings`, `completions` or `moderations`. Of embeddings the
-            answer is a vector (for many rows `embed_dataframe` is faster), of moderations the result's object.
-        response_format: a pydantic model, a dataclass, a TypedDict or a JSON schema of an object: the API is held to it
-            (strictly, where its fields allow), answers are checked, and each field is a column of its own type in the
-            place of `response`. Or a format as the API documents it, which leaves the answer a text.
+        endpoint: `chat.completions`, `responses`, `embeddings`, `completions` or `moderations`. With
+            `embeddings` the answer is a vector (for many rows `embed_dataframe` is faster), with `moderations` the
+            result's object.
+        response_format: a pydantic model, a dataclass, a TypedDict or a JSON schema of an object that every answer
+            must fit. The API is told so (strictly, where its fields allow), answers are checked, and each field is a
+            column of its own type in the place of `response`. A format as in the API's documentation is taken too;
+            the answer then stays a text.
         samples: how often each row is asked; with more than one, `response` holds a list.
         explode: with `n` above 1, whether each choice is a row of its own: the index is repeated, and `choice` counts
             from 0. `status` and `error` are the whole answer's.
@@ -81,7 +83,7 @@ def process_dataframe(
             for which `parse` raises a ValueError). The row's tokens, `cost_usd` and `attempts` are those of all.
         budget_usd, budget_tokens: what the call may spend. Before each send the most that it can come to is set aside,
             so every request needs a cap on its answer, such as `max_completion_tokens`. What the journal holds is free.
-        deadline: seconds after which nothing is sent any more, and what is on its way is let go.
+        deadline: seconds after which nothing is sent any more, and requests still unanswered are cancelled.
         lane: how it is sent. `online`: at once. `batch`: through the Batch API, at half the price, within a day; see
             `BatchLane` for what can be chosen there. `flex`: at once at OpenAI's price for batches, with answers that
             may take minutes and a tier that may be full for a while.
@@ -97,10 +99,11 @@ def process_dataframe(
 
     Returns:
         A new frame with the same rows, order and index, and these columns: `response` (a list where `n` asks for
-        several answers), `status` (`succeeded`,
-        `failed`, `cancelled`), `error_code`, `error`, `finish_reason`, `model`, `prompt_tokens`,
-        `completion_tokens`, `cost_usd` (dollars), `attempts`, `seconds` (of the last attempt), `request_id` (the
-        server's), `request_key` (the digest of what was asked). `attrs["parallel_openai"]` sums the run up.
+        several answers), `status` (`succeeded`, `failed`, `cancelled`), `error_code`, `error`, `finish_reason`,
+        `model`, `prompt_tokens`, `completion_tokens`, `cost_usd` (dollars), `attempts`, `seconds` (of the last
+        attempt), `request_id` (the server's), `request_key` (the digest of what was asked). With `samples`,
+        `attempts` and `seconds` are sums over them, and `request_key` is a list.
+        `attrs["parallel_openai"]` sums the run up.
 
     Raises:
         InvalidInputError: before anything is sent: a column is missing, a template cannot be read, ...
@@ -124,7 +127,18 @@ def process_dataframe(
     """
     recipe = make_recipe(prompt, model, system, endpoint, response_format, samples, metadata, extra_body, params)
     options = Options(
-        save_to, retry_failed, prefix, progress, sync, repair, budget_usd, budget_tokens, deadline, lane, ray, explode
+        save_to=save_to,
+        retry_failed=retry_failed,
+        prefix=prefix,
+        progress=progress,
+        sync=sync,
+        repair=repair,
+        budget_usd=budget_usd,
+        budget_tokens=budget_tokens,
+        deadline=deadline,
+        lane=lane,
+        ray=ray,
+        explode=explode,
     )
     reader = answer_reader(recipe, parse, as_lists=explode)
     return execute(df, recipe, reader, client_for(client), options)
@@ -163,7 +177,18 @@ async def aprocess_dataframe(
     """
     recipe = make_recipe(prompt, model, system, endpoint, response_format, samples, metadata, extra_body, params)
     options = Options(
-        save_to, retry_failed, prefix, progress, sync, repair, budget_usd, budget_tokens, deadline, lane, ray, explode
+        save_to=save_to,
+        retry_failed=retry_failed,
+        prefix=prefix,
+        progress=progress,
+        sync=sync,
+        repair=repair,
+        budget_usd=budget_usd,
+        budget_tokens=budget_tokens,
+        deadline=deadline,
+        lane=lane,
+        ray=ray,
+        explode=explode,
     )
     return await aexecute(df, recipe, answer_reader(recipe, parse, as_lists=explode), client_for(client), options)
 

@@ -46,7 +46,7 @@ if TYPE_CHECKING:
 LOOK_UP_AT_ONCE = 200
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Options:
     """What a call says about the run itself, and not about the question."""
 

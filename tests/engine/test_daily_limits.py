@@ -8,8 +8,12 @@ import pandas as pd
 import pytest
 
 import parallel_openai as po
-from parallel_openai import Client
+from parallel_openai import APIRequest, Client
+from parallel_openai.engine.limiter import Limiter
+from parallel_openai.engine.processor import Processor
 from parallel_openai.local.simulator import Server
+from parallel_openai.records import Response, Result, Size
+from tests.engine.virtual import VirtualLoop, run_virtually
 
 
 def ask(server: Server, rows: int, **settings: Any) -> tuple[po.RunReport, Client]:
@@ -43,3 +47,29 @@ def test_a_minutes_limit_that_is_not_shown_beside_the_days_is_found(server: Serv
     report, _ = ask(server, 50, max_requests_per_minute=600, burst_seconds=1.0)
     assert report.refusals["requests"] >= 1
     assert report.seconds < 15
+
+
+DAY = {
+    "x-ratelimit-limit-tokens": "200",
+    "x-ratelimit-remaining-tokens": "180",
+    "x-ratelimit-reset-tokens": "2h24m",
+}
+
+
+def test_a_prompt_larger_than_a_days_tokens_says_so() -> None:
+    loop, results = VirtualLoop(), list[Result]()
+
+    async def send(request: APIRequest, lease: Any) -> Response:
+        return Response(200, DAY, b"{}", {}, 0.1)
+
+    requests = [APIRequest({"model": "m", "n": n}) for n in range(2)]
+    requests[0].size, requests[1].size = Size(10, 40, 5, 1), Size(400, 1600, 5, 1)
+
+    async def one_after_the_other() -> None:
+        for request in requests:
+            await Processor(send=send, limiter=limiter, on_result=results.append, clock=loop.time).run([request])
+
+    limiter = Limiter(clock=loop.time)
+    run_virtually(one_after_the_other(), loop)
+    assert [result.error_code for result in results] == [None, "request_too_large"]
+    assert "limit is 200 tokens per day, so it can never be sent" in str(results[1].error)

@@ -84,7 +84,16 @@ def embed_dataframe(
     ((3, 4), 'missing_prompt')
     """
     recipe = _recipe(column, model, dimensions, rows_per_request, metadata, extra_body, params)
-    options = Options(save_to, retry_failed, prefix, progress, sync, False, budget_usd, budget_tokens, deadline)
+    options = Options(
+        save_to=save_to,
+        retry_failed=retry_failed,
+        prefix=prefix,
+        progress=progress,
+        sync=sync,
+        budget_usd=budget_usd,
+        budget_tokens=budget_tokens,
+        deadline=deadline,
+    )
     return _run(df, recipe, client, options, rows_per_request).execute()
 
 
@@ -110,7 +119,16 @@ async def aembed_dataframe(
 ) -> pd.DataFrame:
     """`embed_dataframe` for code that awaits; the caller's loop stays free meanwhile."""
     recipe = _recipe(column, model, dimensions, rows_per_request, metadata, extra_body, params)
-    options = Options(save_to, retry_failed, prefix, progress, sync, False, budget_usd, budget_tokens, deadline)
+    options = Options(
+        save_to=save_to,
+        retry_failed=retry_failed,
+        prefix=prefix,
+        progress=progress,
+        sync=sync,
+        budget_usd=budget_usd,
+        budget_tokens=budget_tokens,
+        deadline=deadline,
+    )
     return await _run(df, recipe, client, options, rows_per_request).aexecute()
 
 

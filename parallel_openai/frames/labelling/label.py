@@ -121,7 +121,17 @@ def label_dataframe(
         df, question, prompt, model, system, endpoint, examples, gold, metadata, extra_body, params
     )
     options = Options(
-        save_to, retry_failed, prefix, progress, sync, repair, budget_usd, budget_tokens, deadline, lane, ray
+        save_to=save_to,
+        retry_failed=retry_failed,
+        prefix=prefix,
+        progress=progress,
+        sync=sync,
+        repair=repair,
+        budget_usd=budget_usd,
+        budget_tokens=budget_tokens,
+        deadline=deadline,
+        lane=lane,
+        ray=ray,
     )
     return execute(df, recipe, reader, client_for(client), options)
 
@@ -177,7 +187,17 @@ async def alabel_dataframe(
         df, question, prompt, model, system, endpoint, examples, gold, metadata, extra_body, params
     )
     options = Options(
-        save_to, retry_failed, prefix, progress, sync, repair, budget_usd, budget_tokens, deadline, lane, ray
+        save_to=save_to,
+        retry_failed=retry_failed,
+        prefix=prefix,
+        progress=progress,
+        sync=sync,
+        repair=repair,
+        budget_usd=budget_usd,
+        budget_tokens=budget_tokens,
+        deadline=deadline,
+        lane=lane,
+        ray=ray,
     )
     return await aexecute(df, recipe, reader, client_for(client), options)
 
