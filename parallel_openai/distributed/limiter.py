@@ -80,7 +80,7 @@ class LeasedLimiter(Limiter):
         self._back = asyncio.Event()
 
     async def acquire(self, size: Size) -> Lease:
-        async with self._turn():
+        async with self._line.turn():
             await self._wait_for_slot(self.counting.cost(size))
         self.used += 1
         return self._book(size, self.counting.draft(size), self.clock())

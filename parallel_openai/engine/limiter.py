@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from weakref import WeakKeyDictionary
 
 from parallel_openai.engine.bucket import Bucket, Mark
 from parallel_openai.engine.counting import Counting, Lot
 from parallel_openai.engine.headers import allowance, retry_after
 from parallel_openai.engine.ramp import Ramp
 from parallel_openai.engine.retry import Dimension
+from parallel_openai.engine.waiting import WaitingLine
 from parallel_openai.records import Size, Usage
 
 INFINITY = float("inf")
@@ -53,13 +52,10 @@ class Limiter:
         burst: seconds of the rate that may be sent at once; None: learned from the server.
         clock: gives seconds, never going back.
 
-    Callers wait in line: first come, first served, so a request waits no longer for those before it than their own
-    cost takes to come in, and none is passed over. The moment of the first in line is computed and slept for once; it
-    is computed again when an answer changes what is known.
+    Callers wait in line, whose first one looks again when an answer changes what is known.
 
     Attributes:
-        waited: seconds that the first in line has waited, by cause: `requests`, `tokens`, `refused` (the server said
-            to wait), `learning` (nothing is known yet).
+        waited: seconds that the first in line has waited, by cause, as `WaitingLine` has them.
     """
 
     def __init__(
@@ -78,21 +74,19 @@ class Limiter:
         self.counting = Counting()
         self.in_flight = 0
         self.window = FIRST_WINDOW
-        self.waited = {"requests": 0.0, "tokens": 0.0, "refused": 0.0, "learning": 0.0}
+        self._line = WaitingLine(clock)
+        self.waited = self._line.waited
         self._refusals_in_a_row = 0
         self._largest_taken = 0.0
         self._began: float | None = None
-        self._in_line = 0
         self._has_refused = False
-        self._turns: WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Lock] = WeakKeyDictionary()
-        self._news: asyncio.Future[None] | None = None
 
     def set_share(self, share: float) -> None:
         """Use this part of the limits from now on; the rest is used by other processes."""
         now = self.clock()
         self.requests.set_share(share, now)
         self.tokens.set_share(share, now)
-        self._wake()
+        self._line.tell()
 
     async def acquire(self, size: Size) -> Lease:
         """Wait in line until the request may be sent, and set its capacity aside.
@@ -102,18 +96,11 @@ class Limiter:
         lease = self.at_once(size)
         if lease is not None:
             return lease
-        self._in_line += 1
-        try:
-            async with self._turn():
-                while (lease := self.take(size)) is None:
-                    await self._sleep_until_room(size)
-        finally:
-            self._in_line -= 1
-        return lease
+        return await self._line.wait(lambda: self.take(size), lambda: self.delay(size))
 
     def at_once(self, size: Size) -> Lease | None:
         """The same where nobody waits and there is room; else None."""
-        return None if self._in_line else self.take(size)
+        return self.take(size) if self._line.is_empty else None
 
     @property
     def counts_tokens(self) -> bool:
@@ -161,7 +148,7 @@ class Limiter:
         self.tokens.adjust(self.counting.finished(lease.lot, usage))
         if shown is not None:
             self.counting.learn(lease.lot, shown, lease.token_mark, self.tokens.capacity)
-        self._wake()
+        self._line.tell()
 
     def refused(
         self, lease: Lease, headers: Mapping[str, str], dimension: Dimension | None, wait: float | None
@@ -187,7 +174,7 @@ class Limiter:
             wait=wait,
             most=max(lease.lot.charges),
         )
-        self._wake()
+        self._line.tell()
 
     def slow_down(self, lease: Lease, wait: float | None) -> None:
         """Learn from a 429 `slow_down`: the limits hold, but the rate has grown too fast."""
@@ -200,7 +187,7 @@ class Limiter:
         self.counting.cancelled(lease.lot)
         if hold:
             self.requests.hold(self.clock() + hold)
-        self._wake()
+        self._line.tell()
 
     def take(self, size: Size) -> Lease | None:
         """Set the request's capacity aside if it may be sent now, whoever waits in line; else None."""
@@ -239,34 +226,3 @@ class Limiter:
         if self._began is None:
             self._began = now
         return self.window + WINDOW_GROWTH * (now - self._began)
-
-    async def _sleep_until_room(self, size: Size) -> None:
-        began = self.clock()
-        delay, cause = self._plan(self.counting.cost(size), began)
-        # Not by wait_for, which makes a task of it: where a limit binds, every request comes by here.
-        loop = asyncio.get_running_loop()
-        news = self._news = loop.create_future()
-        timer = loop.call_later(delay, _ring, news) if delay != INFINITY else None
-        try:
-            await news
-        finally:
-            if timer is not None:
-                timer.cancel()
-            self._news = None
-            self.waited[cause] += self.clock() - began
-
-    def _wake(self) -> None:
-        if self._news is not None:
-            _ring(self._news)
-
-    def _turn(self) -> asyncio.Lock:
-        loop = asyncio.get_running_loop()
-        turn = self._turns.get(loop)
-        if turn is None:
-            turn = self._turns[loop] = asyncio.Lock()
-        return turn
-
-
-def _ring(news: asyncio.Future[None]) -> None:
-    if not news.done():
-        news.set_result(None)

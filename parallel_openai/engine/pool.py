@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
-from weakref import WeakKeyDictionary
 
 from parallel_openai.engine.bucket import Bucket
 from parallel_openai.engine.counting import Counting
 from parallel_openai.engine.limiter import INFINITY, Lease, Limiter
 from parallel_openai.engine.retry import Dimension, Verdict, judge
+from parallel_openai.engine.waiting import WaitingLine
 from parallel_openai.errors import RunStoppedError
 from parallel_openai.records import APIRequest, Response, Size, Usage
 from parallel_openai.requests.endpoints import usage_of
@@ -149,14 +148,12 @@ class PoolLimiter:
     def __init__(self, members: Sequence[Member], *, clock: Callable[[], float]) -> None:
         self.members = members
         self.clock = clock
-        self.waited = {"requests": 0.0, "tokens": 0.0, "refused": 0.0, "learning": 0.0}
+        self._line = WaitingLine(clock)
+        self.waited = self._line.waited
         self.requests = Sum(self, "requests")
         self.tokens = Sum(self, "tokens")
         self._next = 0
         self._last_stop: type[RunStoppedError] = RunStoppedError
-        self._in_line = 0
-        self._turns: WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Lock] = WeakKeyDictionary()
-        self._news: asyncio.Event | None = None
 
     @property
     def alive(self) -> list[Member]:
@@ -177,20 +174,12 @@ class PoolLimiter:
         lease = self.at_once(size)
         if lease is not None:
             return lease
-        self._in_line += 1
-        try:
-            async with self._turn():
-                while (lease := self._take(size)) is None:
-                    await self._sleep_until_room(size)
-                    self._check_left()
-        finally:
-            self._in_line -= 1
-        return lease
+        return await self._line.wait(lambda: self._take_of_those_left(size), lambda: self._plan(size))
 
     def at_once(self, size: Size) -> PoolLease | None:
         """The same where nobody waits and there is room; else None."""
         self._check_left()
-        return None if self._in_line else self._take(size)
+        return self._take(size) if self._line.is_empty else None
 
     @property
     def counts_tokens(self) -> bool:
@@ -227,25 +216,25 @@ class PoolLimiter:
     def answered(self, lease: PoolLease, headers: Mapping[str, str], usage: Usage | None = None) -> None:
         if lease.lease is not None:
             lease.member.limiter.answered(lease.lease, headers, usage)
-        self._wake()
+        self._line.tell()
 
     def refused(
         self, lease: PoolLease, headers: Mapping[str, str], dimension: Dimension | None, wait: float | None
     ) -> Any:
         refused: Callable[..., Any] = lease.member.limiter.refused
         held = refused(lease.lease, headers, dimension, wait) if lease.lease is not None else None
-        self._wake()
+        self._line.tell()
         return held
 
     def slow_down(self, lease: PoolLease, wait: float | None) -> None:
         if lease.lease is not None:
             lease.member.limiter.slow_down(lease.lease, wait)
-        self._wake()
+        self._line.tell()
 
     def unanswered(self, lease: PoolLease, *, hold: float = 0.0) -> None:
         if lease.lease is not None:
             lease.member.limiter.unanswered(lease.lease, hold=hold)
-        self._wake()
+        self._line.tell()
 
     def begin(self) -> None:
         """A new run tries all members."""
@@ -274,17 +263,13 @@ class PoolLimiter:
         inside = [each for each in (*self.members[start:], *self.members[:start]) if each.out is None]
         return [each for each in inside if not each.limiter.never_fits(size)] or inside
 
-    async def _sleep_until_room(self, size: Size) -> None:
-        began = self.clock()
-        delay, cause = min((self._delay(each, size, began) for each in self._candidates(size)), default=(INFINITY, ""))
-        news = self._news = asyncio.Event()
-        try:
-            await asyncio.wait_for(news.wait(), None if delay == INFINITY else delay)
-        except asyncio.TimeoutError:
-            pass
-        finally:
-            self._news = None
-            self.waited[cause or "learning"] += self.clock() - began
+    def _take_of_those_left(self, size: Size) -> PoolLease | None:
+        self._check_left()
+        return self._take(size)
+
+    def _plan(self, size: Size) -> tuple[float, str]:
+        now = self.clock()
+        return min((self._delay(each, size, now) for each in self._candidates(size)), default=(INFINITY, "learning"))
 
     def _delay(self, member: Member, size: Size, now: float) -> tuple[float, str]:
         if not member.has_room(now):
@@ -302,27 +287,16 @@ class PoolLimiter:
             log.warning(
                 "%s is put out of the pool, %d of %d go on: %s", member.name, left, len(self.members), member.out
             )
-        self._wake()
+        self._line.tell()
 
     def _give_back(self, lease: PoolLease) -> None:
         given, lease.lease = lease.lease, None
         if given is not None:
             lease.member.limiter.unanswered(given)
-            self._wake()
+            self._line.tell()
 
     def _check_left(self) -> None:
         """Raises the last member's RunStoppedError where none is left."""
         if all(each.out is not None for each in self.members):
             reasons = "\n".join(f"{each.name}: {each.out}" for each in self.members)
             raise self._last_stop(f"No account of the pool is left. What was finished is kept.\n{reasons}")
-
-    def _wake(self) -> None:
-        if self._news is not None:
-            self._news.set()
-
-    def _turn(self) -> asyncio.Lock:
-        loop = asyncio.get_running_loop()
-        turn = self._turns.get(loop)
-        if turn is None:
-            turn = self._turns[loop] = asyncio.Lock()
-        return turn
