@@ -270,13 +270,17 @@ class BatchRun:
     async def _replace(self, part: Part, new: list[Part], event: str) -> None:
         new = [*new, *self._planner.close()]
         self._enlist(new, step(part, event))
+        self._forget(part)
+        for each in new:
+            if not self._must_queue(each):
+                await self._submit(each)
+
+    def _forget(self, part: Part) -> None:
+        """Its end is in the journal."""
         self.live.remove(part)
         self._batches.pop(part.name, None)
         self._status.num_tasks_in_progress -= part.requests
         self._spool.remove(part.name)
-        for each in new:
-            if not self._must_queue(each):
-                await self._submit(each)
 
     def _settle(self, part: Part, row: Row, outcome: Outcome) -> list[Part]:
         """Hand a row's result over, or send it again; gives the part that became full by it."""
@@ -343,6 +347,7 @@ class BatchRun:
                 "; ".join(f"{each.get('message')} ({each.get('code')})" for each in errors[:3]) or "it does not say why"
             )
             write(self._journal, [step(part, "dropped")])
+            self._forget(part)
             raise BatchError(f"The Batch API refused the batch {batch['id']} of {part.requests:,} rows: {why}")
         new: list[Part] = []
         for number, row in enumerate(self._spool.rows(part.name, part.path), 1):

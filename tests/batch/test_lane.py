@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -130,6 +131,33 @@ def test_a_model_that_there_is_not_stops_the_run(ask: Verb, server: Server) -> N
     server.set(models=["gpt-5-mini"])
     with pytest.raises(BatchError, match="not supported"):
         ask(texts(3))
+
+
+def test_a_refused_batch_is_over_and_its_rows_go_again(
+    ask: Verb, server: Server, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    server.set(models=["gpt-5-mini"])
+    with pytest.raises(BatchError) as stopped:
+        ask(texts(3), progress=True)
+    assert counts(stopped.value.partial) == {"cancelled": 3}
+    assert stopped.value.partial["error_code"].isna().all()
+    assert "go on at the server" not in capsys.readouterr().err
+    assert not (tmp_path / "answers.jsonl.batches").exists()
+    server.set(models=None)
+    assert counts(ask(texts(3))) == {"succeeded": 3}
+    assert server.stats()["batches"]["by_status"] == {"failed": 1, "completed": 1}
+
+
+def test_a_refused_batch_of_a_file_is_not_said_to_be_under_way(
+    client: po.Client, server: Server, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    server.set(models=["gpt-5-mini"])
+    line = {"model": "gpt-4o-mini", "messages": [{"role": "user", "content": "Hi."}]}
+    (tmp_path / "in.jsonl").write_text(json.dumps(line) + "\n")
+    with pytest.raises(BatchError) as stopped:
+        po.process_api_requests_from_file(tmp_path / "in.jsonl", client=client, lane=lane())
+    assert stopped.value.partial.num_tasks_in_progress == 0
+    assert "Stopped: 0 succeeded, 0 failed. Results:" in capsys.readouterr().err
 
 
 def test_a_line_that_the_validation_names_fails_and_the_others_go_on(ask: Verb, server: Server) -> None:
