@@ -437,6 +437,28 @@ def test_a_request_whose_worst_case_is_unknown_is_named_before_anything_is_sent(
     assert server.stats()["received"] == 0
 
 
+@pytest.mark.parametrize("number", [1, 2])
+@pytest.mark.parametrize(
+    "further",
+    [
+        {"web_search_options": {}},
+        {"previous_response_id": "resp_1"},
+        {"tools": [{"type": "web_search"}]},
+        {"messages": [{"role": "user", "content": [{"type": "file", "file": {"file_id": "file-1"}}]}]},
+    ],
+    ids=["a search", "an earlier response", "a hosted tool", "a kept file"],
+)
+def test_a_line_that_reads_more_than_it_holds_is_found_among_lines_with_the_same_caps(
+    server: Server, further: dict[str, Any], number: int
+) -> None:
+    lines = capped(2)
+    lines.insert(number - 1, {**lines[0], **further})
+    write(*lines)
+    with pytest.raises(InvalidInputError, match=rf"Line {number} of in\.jsonl: "):
+        run(server, budget_usd=1)
+    assert server.stats()["received"] == 0
+
+
 @pytest.mark.parametrize("name", ["budget_usd", "budget_tokens", "deadline"])
 @pytest.mark.parametrize("value", [0, -1, float("nan"), True, "5"], ids=str)
 def test_a_bound_that_makes_no_sense_is_refused(server: Server, name: str, value: Any) -> None:
