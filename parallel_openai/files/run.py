@@ -138,17 +138,16 @@ class FileRun:
         finally:
             self.rest = batches.rest()
 
-    def closing_line(self, ended: str) -> str:
-        """How the call ended, in one line; `ended` is written into the counts too."""
+    def closing_line(self) -> str:
+        """How the call ended, in one line."""
         status = self.status
-        status.ended = ended
         parts = [f"{status.num_tasks_succeeded:,} succeeded", f"{status.num_tasks_failed:,} failed"]
         if status.num_tasks_restored:
             parts.append(f"{status.num_tasks_restored:,} known already")
         if status.num_rate_limit_errors:
             parts.append(f"{status.num_rate_limit_errors:,} rate-limit refusals waited out")
         parts += [] if self.rest is None else [self.rest.removesuffix(".")]
-        how = _ENDINGS.get(ended) or f"{self.bounds.why(ended)} {GOES_ON}"
+        how = _ENDINGS.get(status.ended) or f"{self.bounds.why(status.ended)} {GOES_ON}"
         faster = status.timeline.advice
         advice = f" {faster}." if faster is not None else ""
         return f"{how}: {', '.join(parts)}.{advice} Results: {self.target}"
