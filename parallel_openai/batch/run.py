@@ -339,7 +339,7 @@ class BatchRun:
         errors = [each for each in (batch.get("errors") or {}).get("data") or [] if isinstance(each, dict)]
         full = next((each for each in errors if each.get("code") == "token_limit_exceeded"), None)
         if full is not None:
-            await self._queue_is_full(part, batch, str(full.get("message") or ""))
+            await self._queue_is_full(part, str(full.get("message") or ""))
             return
         at_fault = {each["line"]: each for each in errors if isinstance(each.get("line"), int)}
         if not at_fault.keys() & set(range(1, part.requests + 1)):
@@ -360,7 +360,7 @@ class BatchRun:
                 new.append(filled)
         await self._replace(part, new, "dropped")
 
-    async def _queue_is_full(self, part: Part, batch: Mapping[str, Any], message: str) -> None:
+    async def _queue_is_full(self, part: Part, message: str) -> None:
         """Wait until others have left the queue; a part that is larger than the whole queue is divided."""
         limit = limit_in(message)
         if limit is not None:
