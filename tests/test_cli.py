@@ -121,10 +121,13 @@ def test_a_mistyped_option_does_not_echo_its_value(capsys: pytest.CaptureFixture
     assert "secret" not in told
 
 
-def test_a_loose_word_is_not_echoed(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_loose_word_is_not_echoed_and_the_verbs_own_help_is_named(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         cli.main(["run", "--requests_filepath", "x", "sk-secret"])
-    assert "belongs to no option" in capsys.readouterr().err
+    assert capsys.readouterr().err == (
+        "parallel-openai run: a value was given without an option before it; write --option VALUE.\n"
+        "See parallel-openai run --help.\n"
+    )
 
 
 def test_a_wrong_key_is_code_3_and_not_shown() -> None:
