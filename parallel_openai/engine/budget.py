@@ -92,8 +92,8 @@ class Budget:
         unseen = reads_unseen(body)
         if unseen is not None:
             return (
-                f"A budget needs to know how much the model may read, and {unseen} brings in what does not stand in "
-                "the request. Ask such rows without a budget."
+                f"With a budget, everything the model reads must be in the request itself, and {unseen} makes it read "
+                "more. Run such rows without a budget."
             )
         if math.isnan(self._most_usd(str(body.get("model")), Usage(1, 1), tier_of(body))):
             return (
