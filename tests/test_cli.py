@@ -154,7 +154,7 @@ def test_a_budget_that_is_used_up_is_code_4_and_says_how_to_go_on(
     write_requests(9, max_completion_tokens=16)
     assert cli.main(["run", "--requests_filepath=requests.jsonl", "--budget-tokens=100"]) == 4
     said = capsys.readouterr().err.splitlines()[-1]
-    assert said.startswith("The budget of 100 tokens does not suffice for the next request. The same call goes on from")
+    assert said.startswith("What is left of the budget of 100 tokens is too small for the next request. The same call")
     assert 0 < server.stats()["received"] < 9
     assert cli.main(["run", "--requests_filepath=requests.jsonl", "--budget_usd=1", "--deadline=60"]) == 0
     assert len(results()) == 9

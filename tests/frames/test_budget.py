@@ -72,7 +72,8 @@ def test_the_rest_says_why_and_so_does_the_last_line(ask: Verb, many: pd.DataFra
     rest = out[out["status"] == "cancelled"]
     assert set(rest["error_code"]) == {"budget"}
     assert set(rest["error"]) == {
-        "The budget of 500 tokens does not suffice for the next request. The same call again goes on from here."
+        "What is left of the budget of 500 tokens is too small for the next request. "
+        "The same call again goes on from here."
     }
     report = po.last_run()
     assert report is not None
