@@ -81,8 +81,8 @@ def process_api_requests_from_file(
     Raises:
         InvalidInputError: a file is missing or the same as the other; a URL or number is out of range; a budget is
             set, and a request has no cap or no known price.
-        RunStoppedError: the server will refuse every request.
-        JournalError: the results cannot be written.
+        RunStoppedError: the server will refuse every request; `.partial` holds the counts.
+        JournalError: the results cannot be written; where the disk refused in mid-run, `.partial` holds the counts.
         KeyboardInterrupt: interrupted; what was finished is in the file.
 
     >>> import json, tempfile, pathlib, parallel_openai as po
