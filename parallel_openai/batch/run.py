@@ -104,7 +104,9 @@ class BatchRun:
                 if not self._options.wait:
                     for part in list(self.live):
                         await self._look_at(part)
-                    return "submitted" if self.live else "finished" if exhausted else "budget"
+                    if self.live:
+                        return "submitted"
+                    return "finished" if exhausted else "budget"
                 await self._work_off()
                 if exhausted:
                     break
