@@ -32,8 +32,8 @@ from parallel_openai.records import APIRequest, Response, Result
 #: Rows that are read or written before other work of the loop gets its turn.
 AT_ONCE = 100
 _ENDED = frozenset({"completed", "expired", "cancelled"})
-#: What releases a reserve without a cost.
-_NOTHING = Response(408, {}, b"", None, 0.0)
+#: A refusal, which releases a reserve without a cost; a 408 may have been billed.
+_NOTHING = Response(400, {}, b"", None, 0.0)
 
 
 class BatchRun:

@@ -191,6 +191,13 @@ def test_a_budget_is_set_aside_at_the_batch_price_and_goes_on_with_what_is_left(
     assert charged(server) == [1]
 
 
+def test_what_expired_has_cost_nothing_of_the_budget(ask: Verb, server: Server) -> None:
+    server.set(batch_expire=1.0)
+    out = ask(texts(20), max_tokens=100, budget_tokens=1500, lane=lane(rounds=1))
+    assert server.stats()["batches"]["created"] > 1
+    assert out["error_code"].eq("batch_expired").all()
+
+
 @pytest.mark.parametrize(
     "options",
     [{"deadline": 10.0}, {"repair": True}, {"lane": "slow"}, {"service_tier": "flex"}],
