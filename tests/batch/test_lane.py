@@ -191,6 +191,13 @@ def test_a_budget_is_set_aside_at_the_batch_price_and_goes_on_with_what_is_left(
     assert charged(server) == [1]
 
 
+def test_what_is_left_over_is_sent_online_within_the_budget(ask: Verb, server: Server) -> None:
+    server.set(batch_expire=1.0)
+    out = ask(texts(20), max_tokens=100, budget_tokens=5000, lane=lane(rounds=1, then="online"))
+    assert counts(out) == {"succeeded": 20}
+    assert server.stats()["received"] == 20
+
+
 def test_what_expired_has_cost_nothing_of_the_budget(ask: Verb, server: Server) -> None:
     server.set(batch_expire=1.0)
     out = ask(texts(20), max_tokens=100, budget_tokens=1500, lane=lane(rounds=1))
