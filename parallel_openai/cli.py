@@ -108,7 +108,8 @@ class _Parser(argparse.ArgumentParser):
     def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
         parsed, unknown = self.parse_known_args(args, namespace)
         if unknown:
-            self.error(_about_unknown(unknown, _options_of(self, parsed.verb)))
+            under = _parser_of(parsed.verb, self)
+            under.error(_about_unknown(unknown, list(under._option_string_actions)))
         return parsed
 
     def error(self, message: str) -> NoReturn:
@@ -119,18 +120,17 @@ def _without_twins(flags: Sequence[str]) -> list[str]:
     return list({flag.replace("_", "-"): flag for flag in reversed(flags)}.values())[::-1]
 
 
-def _options_of(parser: argparse.ArgumentParser, verb: str) -> list[str]:
-    for action in parser._actions:
-        if isinstance(action, argparse._SubParsersAction):
-            return list(action.choices[verb]._option_string_actions)
-    return []  # pragma: no cover - the parser above always has verbs
+def _parser_of(verb: str, parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
+    [verbs] = (action for action in parser._actions if isinstance(action, argparse._SubParsersAction))
+    under: argparse.ArgumentParser = verbs.choices[verb]
+    return under
 
 
 def _about_unknown(words: Sequence[str], known: Sequence[str]) -> str:
     """What to say of words that mean nothing. Values are never repeated: one of them may be a key."""
     flags = [word.partition("=")[0] for word in words if word.startswith("-")]
     if not flags:
-        return "a value stands there that belongs to no option; write --option VALUE."
+        return "a value was given without an option before it; write --option VALUE."
     near = difflib.get_close_matches(flags[0], known, 1)
     return f"there is no option {flags[0]}." + (f" Did you mean {near[0]}?" if near else "")
 

@@ -72,7 +72,8 @@ class RunStoppedError(ParallelOpenAIError):
     """The server will refuse every row, so the run was stopped.
 
     Attributes:
-        partial: what was finished: the DataFrame with the rest `cancelled`, or None where the run had no frame.
+        partial: what was finished: the DataFrame with the rest `cancelled`; the counts of a run on files, a
+            `StatusTracker`; the dataset of `process_dataset`. None from other calls, such as `collect_batches`.
     """
 
     partial: Any = None

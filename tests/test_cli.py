@@ -121,10 +121,13 @@ def test_a_mistyped_option_does_not_echo_its_value(capsys: pytest.CaptureFixture
     assert "secret" not in told
 
 
-def test_a_loose_word_is_not_echoed(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_loose_word_is_not_echoed_and_the_verbs_own_help_is_named(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         cli.main(["run", "--requests_filepath", "x", "sk-secret"])
-    assert "belongs to no option" in capsys.readouterr().err
+    assert capsys.readouterr().err == (
+        "parallel-openai run: a value was given without an option before it; write --option VALUE.\n"
+        "See parallel-openai run --help.\n"
+    )
 
 
 def test_a_wrong_key_is_code_3_and_not_shown() -> None:
@@ -151,7 +154,7 @@ def test_a_budget_that_is_used_up_is_code_4_and_says_how_to_go_on(
     write_requests(9, max_completion_tokens=16)
     assert cli.main(["run", "--requests_filepath=requests.jsonl", "--budget-tokens=100"]) == 4
     said = capsys.readouterr().err.splitlines()[-1]
-    assert said.startswith("The budget of 100 tokens does not suffice for the next request. The same call goes on from")
+    assert said.startswith("What is left of the budget of 100 tokens is too small for the next request. The same call")
     assert 0 < server.stats()["received"] < 9
     assert cli.main(["run", "--requests_filepath=requests.jsonl", "--budget_usd=1", "--deadline=60"]) == 0
     assert len(results()) == 9

@@ -271,7 +271,8 @@ def test_used_up_credit_stops_the_run_with_the_counts(server: Server) -> None:
     write(*(chat(str(n)) for n in range(20)))
     with pytest.raises(QuotaExceededError) as stopped:
         run(server)
-    assert stopped.value.partial.num_tasks_succeeded == len(results()) == 3
+    counts = stopped.value.partial
+    assert (counts.ended, counts.num_tasks_succeeded, len(results())) == ("stopped", 3, 3)
     server.set(insufficient_quota_after=None)
     assert run(server).num_tasks_succeeded == 20
     assert server.stats()["charged_more_than_once"] == 0
@@ -330,7 +331,8 @@ def test_a_stopped_twin_brings_the_counts(server: Server) -> None:
     url = f"{server.base_url}/chat/completions"
     with pytest.raises(RunStoppedError) as stopped:
         asyncio.run(po.aprocess_api_requests_from_file("in.jsonl", "out.jsonl", url, **UNLIMITED))
-    assert stopped.value.partial.num_tasks_succeeded == 0
+    counts = stopped.value.partial
+    assert (counts.ended, counts.num_tasks_succeeded) == ("stopped", 0)
 
 
 def test_a_cancelled_twin_keeps_what_was_finished_and_is_cancelled(server: Server) -> None:
@@ -434,6 +436,28 @@ def test_a_request_whose_worst_case_is_unknown_is_named_before_anything_is_sent(
     write(chat("a", max_tokens=5), line)
     with pytest.raises(InvalidInputError, match=sentence):
         run(server, **bound)
+    assert server.stats()["received"] == 0
+
+
+@pytest.mark.parametrize("number", [1, 2])
+@pytest.mark.parametrize(
+    "further",
+    [
+        {"web_search_options": {}},
+        {"previous_response_id": "resp_1"},
+        {"tools": [{"type": "web_search"}]},
+        {"messages": [{"role": "user", "content": [{"type": "file", "file": {"file_id": "file-1"}}]}]},
+    ],
+    ids=["a search", "an earlier response", "a hosted tool", "a kept file"],
+)
+def test_a_line_that_reads_more_than_it_holds_is_found_among_lines_with_the_same_caps(
+    server: Server, further: dict[str, Any], number: int
+) -> None:
+    lines = capped(2)
+    lines.insert(number - 1, {**lines[0], **further})
+    write(*lines)
+    with pytest.raises(InvalidInputError, match=rf"Line {number} of in\.jsonl: "):
+        run(server, budget_usd=1)
     assert server.stats()["received"] == 0
 
 

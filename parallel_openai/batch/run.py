@@ -5,12 +5,12 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from typing import IO, Any
 
 from parallel_openai.batch.api import BatchAPI, Sleep
+from parallel_openai.batch.asked import Asked
 from parallel_openai.batch.collecting import Outcome, missing, read_outcome, without_answer
 from parallel_openai.batch.leftovers import Leftovers
 from parallel_openai.batch.options import BatchLane
@@ -20,20 +20,17 @@ from parallel_openai.batch.standing import limit_in, note_of, rest_of
 from parallel_openai.batch.state import Part, planned, step, write
 from parallel_openai.batch.submitting import Submitter
 from parallel_openai.client import Client
-from parallel_openai.engine.budget import Budget, Reserve
+from parallel_openai.engine.budget import Budget
 from parallel_openai.engine.journal import Journal
 from parallel_openai.engine.processor import End
-from parallel_openai.engine.resume import result_line
 from parallel_openai.engine.status import StatusTracker
 from parallel_openai.errors import BatchError
 from parallel_openai.jsonl import loads
-from parallel_openai.records import APIRequest, Response, Result
+from parallel_openai.records import APIRequest, Result
 
 #: Rows that are read or written before other work of the loop gets its turn.
 AT_ONCE = 100
 _ENDED = frozenset({"completed", "expired", "cancelled"})
-#: What releases a reserve without a cost.
-_NOTHING = Response(408, {}, b"", None, 0.0)
 
 
 class BatchRun:
@@ -69,20 +66,23 @@ class BatchRun:
         sleep: Sleep = asyncio.sleep,
     ) -> None:
         self._client, self._journal, self._options = client, journal, options
-        self._on_result, self._status, self._record = on_result, status, record
-        self._identity, self._known, self._all_asked = identity, known, all_asked
+        self._status, self._all_asked = status, all_asked
         self._budget, self._sleep = budget, sleep
+        self._asked = Asked(
+            identity=identity,
+            known=known,
+            journal=journal,
+            record=record,
+            on_result=on_result,
+            status=status,
+            budget=budget,
+        )
         self._api = BatchAPI(client, sleep=sleep)
         self._spool = Spool(journal.path)
         self._submitter = Submitter(self._api, journal, self._spool, sleep=sleep)
         run = os.urandom(6).hex()
         self._planner = Planner(self._spool, options, run, record=record)
         self._leftovers = Leftovers(self._spool, Planner(self._spool, options, f"{run}-online", record=record))
-        self._names: Counter[str] = Counter()
-        self._earlier: Counter[str] = Counter()  # rows in parts of earlier calls that nobody has asked for yet
-        self._asked: Counter[str] = Counter()  # rows that wait for their result
-        self._unasked: dict[str, Result] = {}  # results that may still be asked for
-        self._reserves: dict[str, list[Reserve]] = {}
         self._batches: dict[str, Mapping[str, Any]] = {}  # as they were seen last
         self.live: list[Part] = []
 
@@ -104,7 +104,9 @@ class BatchRun:
                 if not self._options.wait:
                     for part in list(self.live):
                         await self._look_at(part)
-                    return "submitted" if self.live else "finished" if exhausted else "budget"
+                    if self.live:
+                        return "submitted"
+                    return "finished" if exhausted else "budget"
                 await self._work_off()
                 if exhausted:
                     break
@@ -123,54 +125,35 @@ class BatchRun:
         for part in await self._submitter.earlier(keep=self._all_asked):
             self.live.append(part)
             self._status.num_tasks_in_progress += part.requests
-            for place in self._spool.places(part.name).values():
-                self._earlier[self._identity(place.key, place.metadata)] += 1
+            self._asked.add_earlier(self._spool.places(part.name).values())
         if self._all_asked:
-            for name, count in self._earlier.items():
-                self._asked[name] = max(0, count - self._known(name))
-            self._earlier.clear()
+            self._asked.ask_for_earlier()
 
     async def _plan(self, source: _Source) -> bool:
         """Submit what the source gives; False where the budget does not suffice for all of it."""
         for number, request in enumerate(source, 1):
             if number % AT_ONCE == 0 or request is None:
                 await asyncio.sleep(0)
-            if request is None:
+            if request is None or self._asked.claim(request):
                 continue
-            name = self._identity(request.key, request.metadata)
-            if self._earlier[name] > 0:
-                self._earlier[name] -= 1
-                self._asked[name] += 1
-                self._status.num_tasks_started += 1
-                if name in self._unasked:  # it came before the source, held up by a budget, came to ask for it
-                    self._deliver(self._unasked.pop(name))
-                continue
-            if self._budget is not None:
-                reserve = self._budget.reserve(request)
-                if reserve is None:
-                    source.put_back(request)
-                    await self._submit_all(self._planner.close())
-                    return False
-                self._reserves.setdefault(name, []).append(reserve)
-            self._status.num_tasks_started += 1
-            self._asked[name] += 1
-            full = self._add(Row(self._custom_id(request), request), 1)
+            row = self._asked.take_up(request)
+            if row is None:
+                source.put_back(request)
+                await self._submit_all(self._planner.close())
+                return False
+            full = self._add(row, 1)
             if full is not None:
                 await self._submit_all([full])
         await self._submit_all(self._planner.close())
         return True
 
-    def _custom_id(self, request: APIRequest) -> str:
-        """The key; with a number behind it where the same is asked several times."""
-        count = self._names[request.key]
-        self._names[request.key] = count + 1
-        return f"{request.key}-{count + 1}" if count else request.key
-
     def _add(self, row: Row, round: int) -> Part | None:
         objection = self._planner.objection(row)
         if objection is None:
             return self._planner.add(row, round)
-        self._deliver(Result(row.request, "failed", None, "request_too_large", objection, (objection,), row.attempts))
+        self._asked.deliver(
+            Result(row.request, "failed", None, "request_too_large", objection, (objection,), row.attempts)
+        )
         return None
 
     async def _submit_all(self, parts: Iterable[Part]) -> None:
@@ -270,22 +253,26 @@ class BatchRun:
     async def _replace(self, part: Part, new: list[Part], event: str) -> None:
         new = [*new, *self._planner.close()]
         self._enlist(new, step(part, event))
+        self._forget(part)
+        for each in new:
+            if not self._must_queue(each):
+                await self._submit(each)
+
+    def _forget(self, part: Part) -> None:
+        """Its end is in the journal."""
         self.live.remove(part)
         self._batches.pop(part.name, None)
         self._status.num_tasks_in_progress -= part.requests
         self._spool.remove(part.name)
-        for each in new:
-            if not self._must_queue(each):
-                await self._submit(each)
 
     def _settle(self, part: Part, row: Row, outcome: Outcome) -> list[Part]:
         """Hand a row's result over, or send it again; gives the part that became full by it."""
         self._status.num_requests_sent += 1
         if outcome.fate == "left":
             return []
-        if outcome.fate == "done" or not self._is_asked(row):
+        if outcome.fate == "done" or not self._asked.waits_for(row.request):
             if outcome.fate == "done":
-                self._deliver(outcome.result(row.request, row.attempts))
+                self._asked.deliver(outcome.result(row.request, row.attempts))
             return []
         again = replace(row, attempts=(*row.attempts, outcome.attempt))
         if part.round < self._options.rounds:
@@ -295,39 +282,8 @@ class BatchRun:
         if self._options.then == "online":
             self._leftovers.add(again)
         else:
-            self._deliver(outcome.result(row.request, row.attempts))
+            self._asked.deliver(outcome.result(row.request, row.attempts))
         return []
-
-    def _is_asked(self, row: Row) -> bool:
-        return self._asked[self._identity(row.request.key, row.request.metadata)] > 0
-
-    def _deliver(self, result: Result) -> None:
-        """To the caller where it asked for it; else, since it is paid for, into the journal all the same."""
-        name = self._identity(result.request.key, result.request.metadata)
-        if self._asked[name] <= 0:
-            if not self._known(name):
-                self._journal.append(result_line(result, record=self._record))
-            if self._budget is not None:
-                self._unasked[name] = result
-            return
-        self._asked[name] -= 1
-        status, usage = self._status, result.usage
-        if result.status == "succeeded":
-            status.num_tasks_succeeded += 1
-        else:
-            status.num_tasks_failed += 1
-            status.errors[result.error_code or "error"] += 1
-        if usage is not None:
-            status.prompt_tokens += usage.prompt_tokens
-            status.completion_tokens += usage.completion_tokens
-        self._release(name, result.response)
-        self._on_result(result)
-
-    def _release(self, name: str, answer: Any) -> None:
-        reserves = self._reserves.get(name)
-        if reserves and self._budget is not None:
-            response = _NOTHING if answer is None else Response(200, {}, b"", answer, 0.0)
-            self._budget.settle(reserves.pop(), response)
 
     # What the Batch API does not take.
 
@@ -335,7 +291,7 @@ class BatchRun:
         errors = [each for each in (batch.get("errors") or {}).get("data") or [] if isinstance(each, dict)]
         full = next((each for each in errors if each.get("code") == "token_limit_exceeded"), None)
         if full is not None:
-            await self._queue_is_full(part, batch, str(full.get("message") or ""))
+            await self._queue_is_full(part, str(full.get("message") or ""))
             return
         at_fault = {each["line"]: each for each in errors if isinstance(each.get("line"), int)}
         if not at_fault.keys() & set(range(1, part.requests + 1)):
@@ -343,6 +299,7 @@ class BatchRun:
                 "; ".join(f"{each.get('message')} ({each.get('code')})" for each in errors[:3]) or "it does not say why"
             )
             write(self._journal, [step(part, "dropped")])
+            self._forget(part)
             raise BatchError(f"The Batch API refused the batch {batch['id']} of {part.requests:,} rows: {why}")
         new: list[Part] = []
         for number, row in enumerate(self._spool.rows(part.name, part.path), 1):
@@ -350,12 +307,12 @@ class BatchRun:
                 await asyncio.sleep(0)
             if number in at_fault:
                 why, code = str(at_fault[number].get("message")), str(at_fault[number].get("code") or "batch_error")
-                self._deliver(without_answer(batch, code, why).result(row.request, row.attempts))
-            elif self._is_asked(row) and (filled := self._add(row, part.round)) is not None:
+                self._asked.deliver(without_answer(batch, code, why).result(row.request, row.attempts))
+            elif self._asked.waits_for(row.request) and (filled := self._add(row, part.round)) is not None:
                 new.append(filled)
         await self._replace(part, new, "dropped")
 
-    async def _queue_is_full(self, part: Part, batch: Mapping[str, Any], message: str) -> None:
+    async def _queue_is_full(self, part: Part, message: str) -> None:
         """Wait until others have left the queue; a part that is larger than the whole queue is divided."""
         limit = limit_in(message)
         if limit is not None:
@@ -376,7 +333,7 @@ class BatchRun:
         for number, row in enumerate(self._spool.rows(part.name, part.path), 1):
             if number % AT_ONCE == 0:
                 await asyncio.sleep(0)
-            if self._is_asked(row) and (filled := self._add(row, part.round)) is not None:
+            if self._asked.waits_for(row.request) and (filled := self._add(row, part.round)) is not None:
                 new.append(filled)
         await self._replace(part, new, "dropped")
 
@@ -390,15 +347,12 @@ class BatchRun:
     # What is left over for the usual way.
 
     async def _send_leftovers(self) -> End:
-        def release(row: Row) -> None:
-            self._release(self._identity(row.request.key, row.request.metadata), None)
-
-        def take(row: Row, result: Result) -> APIRequest | None:
-            self._asked[self._identity(row.request.key, row.request.metadata)] -= 1
-            return self._on_result(result)
-
         return await self._leftovers.send(
-            self._client, on_start=release, on_result=take, status=self._status, budget=self._budget
+            self._client,
+            on_start=self._asked.release,
+            on_result=self._asked.deliver_sent,
+            status=self._status,
+            budget=self._budget,
         )
 
     # What can be said of it.

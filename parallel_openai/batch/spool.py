@@ -15,7 +15,8 @@ from typing import IO, Any, NamedTuple
 
 from parallel_openai.engine.resume import attempts_of
 from parallel_openai.jsonl import dumps, loads
-from parallel_openai.records import APIRequest, Attempt
+from parallel_openai.records import APIRequest, Attempt, Size
+from parallel_openai.requests.tokens import encoding_for_model, request_size
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +101,13 @@ def read_row(file: IO[bytes], custom_id: str, place: Place, path: str) -> Row:
     body = loads(file.readline())["body"]
     request = APIRequest(body, place.metadata, path=path, sample=place.sample)
     request.key = place.key
+    request.measure = _size_of
     return Row(custom_id, request, attempts_of({"attempts": list(place.attempts)}))
+
+
+def _size_of(request: APIRequest) -> Size:
+    model = request.request_json.get("model")
+    return request_size(request.request_json, encoding_for_model(None if model is None else str(model)), request.path)
 
 
 class PartWriter:

@@ -53,17 +53,27 @@ class Bounds:
         """What became of the rest, in one sentence.
 
         >>> Bounds(budget_usd=0.5, deadline=60).why("budget")
-        'The budget of $0.5 does not suffice for the next request.'
+        'What is left of the budget of $0.50 is too small for the next request.'
         """
         if ended == "deadline":
             return f"The deadline of {self.deadline:g} s came before the answer."
-        limits = [f"${self.budget_usd:g}"] if self.budget_usd is not None else []
+        limits = [_money(self.budget_usd)] if self.budget_usd is not None else []
         limits += [f"{self.budget_tokens:,} tokens"] if self.budget_tokens is not None else []
-        return f"The budget of {' and '.join(limits)} does not suffice for the next request."
+        return f"What is left of the budget of {' and '.join(limits)} is too small for the next request."
 
 
 def _is_bound(value: Any) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 < value < math.inf
+
+
+def _money(dollars: float) -> str:
+    """With its cents, and with what is smaller than those where there is something.
+
+    >>> _money(1200), _money(0.0005)
+    ('$1,200.00', '$0.0005')
+    """
+    whole, _, decimals = f"{dollars:,.9f}".partition(".")
+    return f"${whole}.{decimals.rstrip('0'):0<2}"
 
 
 def _prices_at(base_url: str) -> PriceOf:

@@ -89,11 +89,11 @@ class Budget:
                 "A budget needs a cap on every answer, or the next one could pass it. Set max_completion_tokens=... "
                 "(max_tokens= for older servers)."
             )
-        unseen = _unseen(body)
+        unseen = reads_unseen(body)
         if unseen is not None:
             return (
-                f"A budget needs to know how much the model may read, and {unseen} brings in what does not stand in "
-                "the request. Ask such rows without a budget."
+                f"With a budget, everything the model reads must be in the request itself, and {unseen} makes it read "
+                "more. Run such rows without a budget."
             )
         if math.isnan(self._most_usd(str(body.get("model")), Usage(1, 1), tier_of(body))):
             return (
@@ -193,13 +193,12 @@ class Budget:
         self._held_usd = sum(reserve.usd for reserve in self._open)
 
 
-def _is_refusal(status: int) -> bool:
-    """Whether an answer says that the request was not worked on. A gateway that has waited in vain cannot know."""
-    return status >= 300 and status not in (408, 502, 504) and status < 520
+def reads_unseen(body: Mapping[str, Any]) -> str | None:
+    """What in a body has the model read more than the body itself holds; None where nothing has.
 
-
-def _unseen(body: Mapping[str, Any]) -> str | None:
-    """What in a body has the model read more than the body itself holds; None where nothing has."""
+    >>> reads_unseen({"tools": [{"type": "web_search"}]})
+    "the tool 'web_search'"
+    """
     for name in ("previous_response_id", "conversation", "web_search_options"):
         if body.get(name) is not None:
             return name
@@ -213,6 +212,11 @@ def _unseen(body: Mapping[str, Any]) -> str | None:
         if isinstance(about, Mapping) and (about.get("file_id") or about.get("file_url")):
             return "a file"
     return None
+
+
+def _is_refusal(status: int) -> bool:
+    """Whether an answer says that the request was not worked on. A gateway that has waited in vain cannot know."""
+    return status >= 300 and status not in (408, 502, 504) and status < 520
 
 
 def _has_media(body: Mapping[str, Any]) -> bool:

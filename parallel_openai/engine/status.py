@@ -1,4 +1,4 @@
-"""Counting what happens to a run's requests. The engine counts; whoever shows the counts only reads them."""
+"""Counting what happens to a run's requests. The engine and the run count; whoever shows the counts only reads them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from parallel_openai.engine.timeline import Timeline
 
 @dataclass
 class StatusTracker:
-    """How a run stands. One is made for a run; it is only ever written by the engine.
+    """How a run stands. One is made for a run; it is written by the engine and by the run it belongs to, and whoever
+    shows it only reads it.
 
     Attributes:
         num_tasks_total: requests in the run, where it is known beforehand.
@@ -39,8 +40,8 @@ class StatusTracker:
         note: how things stand at the server, where there is more to say than the counts.
         members: of a pool, how each account did; filled in at the end.
         timeline: what happened when.
-        ended: how a run on files ended: `finished`, `interrupted`, `stopped`, or `budget` or `deadline` where these
-            were used up; empty before.
+        ended: how a run on files ended: `finished`, `interrupted`, `stopped`, `submitted` where its batches go on at
+            the server, or `budget` or `deadline` where these were used up; empty before.
 
     >>> status = StatusTracker(num_tasks_total=10)
     >>> status.num_tasks_succeeded += 3; status.num_tasks_failed += 1

@@ -81,8 +81,8 @@ def process_api_requests_from_file(
     Raises:
         InvalidInputError: a file is missing or the same as the other; a URL or number is out of range; a budget is
             set, and a request has no cap or no known price.
-        RunStoppedError: the server will refuse every request.
-        JournalError: the results cannot be written.
+        RunStoppedError: the server will refuse every request; `.partial` holds the counts.
+        JournalError: the results cannot be written; where the disk refused in mid-run, `.partial` holds the counts.
         KeyboardInterrupt: interrupted; what was finished is in the file.
 
     >>> import json, tempfile, pathlib, parallel_openai as po
@@ -112,22 +112,23 @@ def process_api_requests_from_file(
         lane,
     )
     bar = Progress(run.status, run.client, show=progress, unit="request")
+    line = ""
     try:
         run_to_end(run.work(), bar.tick)
+        line = run.closing_line()
     except Interrupted:
-        bar.close(run.closing_line("interrupted"))
+        run.status.ended = "interrupted"
+        line = run.closing_line()
         raise KeyboardInterrupt from None
     except (RunStoppedError, JournalWriteError) as error:
+        run.status.ended = "stopped"
         error.partial = run.status
-        bar.close(run.closing_line("stopped"))
-        raise
-    except BaseException:
-        bar.close()
+        line = run.closing_line()
         raise
     finally:
+        bar.close(line)
         if client is None:
             run.client.close()
-    bar.close(run.closing_line(run.status.ended))
     return run.status
 
 
@@ -175,13 +176,15 @@ async def aprocess_api_requests_from_file(
     line = ""
     try:
         await arun(run.work(), bar.tick)
-        line = run.closing_line(run.status.ended)
+        line = run.closing_line()
     except Interrupted:
-        line = run.closing_line("interrupted")
+        run.status.ended = "interrupted"
+        line = run.closing_line()
         raise asyncio.CancelledError from None
     except (RunStoppedError, JournalWriteError) as error:
+        run.status.ended = "stopped"
         error.partial = run.status
-        line = run.closing_line("stopped")
+        line = run.closing_line()
         raise
     finally:
         bar.close(line)

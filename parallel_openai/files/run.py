@@ -17,7 +17,7 @@ from parallel_openai.batch.options import BatchLane, Lane, check_lane, sure_tier
 from parallel_openai.batch.run import BatchRun
 from parallel_openai.client import Client, client_for
 from parallel_openai.engine.bounds import Bounds
-from parallel_openai.engine.budget import Budget
+from parallel_openai.engine.budget import Budget, reads_unseen
 from parallel_openai.engine.digests import digest_of
 from parallel_openai.engine.journal import Journal, Sync, check_sync
 from parallel_openai.engine.resume import result_line
@@ -33,7 +33,7 @@ log = logging.getLogger("parallel_openai")
 
 #: Lines passed over as known before other work of the loop gets its turn.
 _KNOWN_AT_ONCE = 1000
-#: What a request's worst case hangs on, its prompt apart.
+#: What a request's worst case hangs on, apart from its prompt and from what it has the model read elsewhere.
 _CAPS = ("model", "service_tier", "n", "best_of", "max_completion_tokens", "max_tokens", "max_output_tokens")
 GOES_ON = "The same call goes on from there"
 _ENDINGS = {
@@ -138,17 +138,16 @@ class FileRun:
         finally:
             self.rest = batches.rest()
 
-    def closing_line(self, ended: str) -> str:
-        """How the call ended, in one line; `ended` is written into the counts too."""
+    def closing_line(self) -> str:
+        """How the call ended, in one line."""
         status = self.status
-        status.ended = ended
         parts = [f"{status.num_tasks_succeeded:,} succeeded", f"{status.num_tasks_failed:,} failed"]
         if status.num_tasks_restored:
             parts.append(f"{status.num_tasks_restored:,} known already")
         if status.num_rate_limit_errors:
             parts.append(f"{status.num_rate_limit_errors:,} rate-limit refusals waited out")
         parts += [] if self.rest is None else [self.rest.removesuffix(".")]
-        how = _ENDINGS.get(ended) or f"{self.bounds.why(ended)} {GOES_ON}"
+        how = _ENDINGS.get(status.ended) or f"{self.bounds.why(status.ended)} {GOES_ON}"
         faster = status.timeline.advice
         advice = f" {faster}." if faster is not None else ""
         return f"{how}: {', '.join(parts)}.{advice} Results: {self.target}"
@@ -162,7 +161,7 @@ class FileRun:
             try:
                 body, metadata = parse_request(line)
                 caps = {name: body[name] for name in _CAPS if name in body}
-                if caps == good:
+                if caps == good and reads_unseen(body) is None:
                     continue
                 request = self._request(body, metadata, number)
             except ValueError:

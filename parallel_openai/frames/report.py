@@ -49,7 +49,8 @@ class RunReport:
         requests_sent, retries, rate_limit_errors: what went over the wire.
         prompt_tokens, completion_tokens, cost_usd: as billed in this run; dollars.
         seconds: how long it took.
-        ended: `finished`, `interrupted`, `stopped`, or `budget` or `deadline` where these were used up.
+        ended: `finished`, `interrupted`, `stopped`, `submitted` where its batches go on at the server, or `budget` or
+            `deadline` where these were used up.
         errors: failed rows by error code.
         journal: the file of answers.
         simulated: whether answers came from the simulator and not from a model.

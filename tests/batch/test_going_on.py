@@ -80,6 +80,13 @@ def test_without_waiting_the_call_submits_and_the_same_call_collects_later(ask: 
     assert server.stats()["batches"]["requests"] == 12
 
 
+def test_without_waiting_the_call_says_too_that_all_is_done_or_the_budget_used_up(ask: Verb) -> None:
+    ask(texts(3), max_tokens=50)
+    done = ask(texts(3), max_tokens=50, lane=lane(wait=False))
+    more = ask(texts(4), max_tokens=50, lane=lane(wait=False), budget_tokens=50)
+    assert [out.attrs["parallel_openai"]["ended"] for out in (done, more)] == ["finished", "budget"]
+
+
 def test_rows_that_are_not_asked_for_any_more_are_kept_in_the_journal(ask: Verb, server: Server) -> None:
     ask(texts(10), lane=lane(wait=False))
     assert counts(ask(texts(3))) == {"succeeded": 3}

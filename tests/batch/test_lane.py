@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -132,6 +133,33 @@ def test_a_model_that_there_is_not_stops_the_run(ask: Verb, server: Server) -> N
         ask(texts(3))
 
 
+def test_a_refused_batch_is_over_and_its_rows_go_again(
+    ask: Verb, server: Server, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    server.set(models=["gpt-5-mini"])
+    with pytest.raises(BatchError) as stopped:
+        ask(texts(3), progress=True)
+    assert counts(stopped.value.partial) == {"cancelled": 3}
+    assert stopped.value.partial["error_code"].isna().all()
+    assert "go on at the server" not in capsys.readouterr().err
+    assert not (tmp_path / "answers.jsonl.batches").exists()
+    server.set(models=None)
+    assert counts(ask(texts(3))) == {"succeeded": 3}
+    assert server.stats()["batches"]["by_status"] == {"failed": 1, "completed": 1}
+
+
+def test_a_refused_batch_of_a_file_is_not_said_to_be_under_way(
+    client: po.Client, server: Server, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    server.set(models=["gpt-5-mini"])
+    line = {"model": "gpt-4o-mini", "messages": [{"role": "user", "content": "Hi."}]}
+    (tmp_path / "in.jsonl").write_text(json.dumps(line) + "\n")
+    with pytest.raises(BatchError) as stopped:
+        po.process_api_requests_from_file(tmp_path / "in.jsonl", client=client, lane=lane())
+    assert stopped.value.partial.num_tasks_in_progress == 0
+    assert "Stopped: 0 succeeded, 0 failed. Results:" in capsys.readouterr().err
+
+
 def test_a_line_that_the_validation_names_fails_and_the_others_go_on(ask: Verb, server: Server) -> None:
     messages = [{"role": "user", "content": "Hi."}]
     bodies = [{"model": model, "messages": messages} for model in (7, "7")]  # a number is no model's name
@@ -161,6 +189,20 @@ def test_a_budget_is_set_aside_at_the_batch_price_and_goes_on_with_what_is_left(
     assert counts(out)["succeeded"] > 50
     assert counts(ask(texts(200), **options)) == {"succeeded": 200}
     assert charged(server) == [1]
+
+
+def test_what_is_left_over_is_sent_online_within_the_budget(ask: Verb, server: Server) -> None:
+    server.set(batch_expire=1.0)
+    out = ask(texts(20), max_tokens=100, budget_tokens=5000, lane=lane(rounds=1, then="online"))
+    assert counts(out) == {"succeeded": 20}
+    assert server.stats()["received"] == 20
+
+
+def test_what_expired_has_cost_nothing_of_the_budget(ask: Verb, server: Server) -> None:
+    server.set(batch_expire=1.0)
+    out = ask(texts(20), max_tokens=100, budget_tokens=1500, lane=lane(rounds=1))
+    assert server.stats()["batches"]["created"] > 1
+    assert out["error_code"].eq("batch_expired").all()
 
 
 @pytest.mark.parametrize(

@@ -72,7 +72,8 @@ def test_the_rest_says_why_and_so_does_the_last_line(ask: Verb, many: pd.DataFra
     rest = out[out["status"] == "cancelled"]
     assert set(rest["error_code"]) == {"budget"}
     assert set(rest["error"]) == {
-        "The budget of 500 tokens does not suffice for the next request. The same call again goes on from here."
+        "What is left of the budget of 500 tokens is too small for the next request. "
+        "The same call again goes on from here."
     }
     report = po.last_run()
     assert report is not None
@@ -335,7 +336,7 @@ MORE_TO_READ: dict[str, dict[str, Any]] = {
 def test_what_reads_more_than_it_holds_has_no_worst_case(further: dict[str, Any]) -> None:
     request = APIRequest({"model": "m", "max_tokens": 10, **further})
     request.size = Size(50, 200, 10, 1)
-    assert "brings in what does not stand in the request" in str(Budget(tokens=1e9).objection(request))
+    assert "makes it read more. Run such rows without a budget." in str(Budget(tokens=1e9).objection(request))
 
 
 def test_how_pictures_are_counted_is_seen_before_many_are_sent() -> None:

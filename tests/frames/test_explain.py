@@ -58,7 +58,7 @@ def test_a_row_that_could_not_be_asked_was_never_sent(ask: Verb) -> None:
 
 def test_a_row_that_the_run_did_not_come_to_says_why(ask: Verb) -> None:
     out = ask(pd.DataFrame({"text": [f"Say {n}." for n in range(9)]}), "text", max_tokens=60, budget_tokens=200)
-    assert "never answered: The budget of 200 tokens does not suffice" in str(po.explain(out, 8))
+    assert "never answered: What is left of the budget of 200 tokens is too small" in str(po.explain(out, 8))
 
 
 def test_a_row_too_large_to_send_was_never_sent(server: Server) -> None:

@@ -60,7 +60,7 @@ def estimate(
 ) -> Estimate:
     """What it takes to send these one by one, within the limits."""
     expected, most, prompts = _costs(sent, endpoint, learned, tier, base_url)
-    return Estimate(expected, most, prompts, *_seconds(sent, endpoint, learned, pace))
+    return Estimate(expected, most, prompts, *_seconds(sent, learned, pace))
 
 
 def estimate_batch(sent: Sequence[Sent], endpoint: Endpoint, learned: Learned, *, base_url: str) -> Estimate:
@@ -102,7 +102,7 @@ def _costs(
     return expected, most, prompts
 
 
-def _seconds(sent: Sequence[Sent], endpoint: Endpoint, learned: Learned, pace: Pace) -> tuple[float, float]:
+def _seconds(sent: Sequence[Sent], learned: Learned, pace: Pace) -> tuple[float, float]:
     if not sent:
         return 0.0, 0.0
     if pace.requests is None and pace.tokens is None:

@@ -18,7 +18,7 @@ from parallel_openai.engine.progress import clock_time, dollars
 from parallel_openai.frames.labelling.label import plan_labels
 from parallel_openai.frames.labelling.question import Confidence, make_question
 from parallel_openai.frames.place import journal_path
-from parallel_openai.frames.previewing.count import FAILS, KNOWN, SHARED, TO_SEND, Counted, by_code, columns, count
+from parallel_openai.frames.previewing.count import KNOWN, SHARED, Counted, by_code, columns, count
 from parallel_openai.frames.previewing.estimate import Estimate, Pace, batches, estimate, estimate_batch, output_cap
 from parallel_openai.frames.process import answer_reader, make_recipe
 from parallel_openai.frames.recipe import Prompt
@@ -29,10 +29,11 @@ from parallel_openai.requests.structured import Shape
 #: Characters of each body that the terminal shows.
 SHOWN = 1200
 #: What the two functions take for the run alone; it says nothing of what is sent.
-_BUDGETS = ("budget_tokens", "budget_usd", "deadline")
 _OF_THE_RUN = {
-    *_BUDGETS,
     "abstain_below",
+    "budget_tokens",
+    "budget_usd",
+    "deadline",
     "explode",
     "gold",
     "lane",
@@ -310,6 +311,3 @@ def _time(estimate: Estimate) -> str:
         return "not known, as the limits"
     expected, most = (clock_time(math.ceil(each)) for each in (estimate.expected_seconds, estimate.most_seconds))
     return f"about {expected}" if expected == most else f"about {expected}, at the most {most}"
-
-
-__all__ = ["FAILS", "KNOWN", "SHARED", "TO_SEND", "Preview", "preview"]
