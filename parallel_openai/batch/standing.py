@@ -21,10 +21,12 @@ def rest_of(parts: Sequence[Part], journal: Path) -> str | None:
     ids = [batch_id for batch_id, _ in submitted]
     rows = sum(requests for _, requests in submitted)
     shown = ", ".join(ids[:3]) + (", ..." if len(ids) > 3 else "")
+    are = "row is" if rows == 1 else "rows are"
+    batches, go = ("batch", "goes") if len(ids) == 1 else ("batches", "go")
     return (
-        f"{rows:,} rows are in {len(ids)} {'batch' if len(ids) == 1 else 'batches'} ({shown}), which go on at the "
-        "server. The same call again collects them, and so does `parallel-openai batch collect --save_filepath "
-        f"{journal}`; `batch cancel` in its place cancels them."
+        f"{rows:,} {are} in {len(ids)} {batches} ({shown}), which {go} on at the server. The same call again collects "
+        f"them, and so does `parallel-openai batch collect --save_filepath {journal}`; `batch cancel` in its place "
+        "cancels them."
     )
 
 

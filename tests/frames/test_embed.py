@@ -318,7 +318,7 @@ def test_it_stands_on_the_frame_itself(client: po.Client) -> None:
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
-        ({"dimensions": 0}, "dimensions must be a whole number above 0 or None, not 0"),
+        ({"dimensions": 0}, "dimensions must be a whole number above 0, not 0"),
         ({"rows_per_request": True}, "rows_per_request must be a whole number above 0 or None, not True"),
         ({"lane": "batch"}, "embed_dataframe has no lane=.*endpoint='embeddings'"),
         ({"ray": 2}, "embed_dataframe has no ray="),
