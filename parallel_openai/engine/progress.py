@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import importlib.util
+import logging
 import sys
 import threading
 import time
 import weakref
 from collections import deque
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
 from typing import Any, NamedTuple, Protocol
 
 from parallel_openai.engine.status import StatusTracker
@@ -242,9 +242,8 @@ class _TextBar:
         self._file = file
         # It takes itself off the screen at the end; what stays is written then, above bars of other runs.
         self._bar = tqdm(total=total, unit=unit, dynamic_ncols=True, file=file, leave=False, bar_format=" ")
-        if file.isatty():  # pragma: no branch - it is none in a notebook without widgets
-            _logs.go_around_bars()
-            weakref.finalize(self, _logs.go_straight)  # however this bar comes to its end
+        _logs.go_around_bars()
+        weakref.finalize(self, _logs.go_straight)  # however this bar comes to its end
 
     def show(self, counters: Counters) -> None:
         columns = self._bar.format_dict["ncols"] or _NOTEBOOK_COLUMNS
@@ -300,21 +299,57 @@ class _Logs:
     def __init__(self) -> None:
         self._guard = threading.Lock()
         self._bars = 0
-        self._undo = ExitStack()
 
     def go_around_bars(self) -> None:
-        from tqdm.contrib.logging import logging_redirect_tqdm
-
         with self._guard:
             if not self._bars:
-                self._undo.enter_context(logging_redirect_tqdm())
+                _change_handlers(_above_the_bars)
             self._bars += 1
 
     def go_straight(self) -> None:
         with self._guard:
             self._bars -= 1
             if not self._bars:
-                self._undo.close()
+                _change_handlers(_as_before)
+
+
+class _AboveTheBars(logging.Handler):
+    """Has another handler write its lines while the bars are off the screen.
+
+    tqdm's own `logging_redirect_tqdm` writes them in the handler's place: it forgets the handler's level, and writes
+    also where no handler does.
+    """
+
+    def __init__(self, handler: logging.StreamHandler[Any]) -> None:
+        super().__init__(handler.level)
+        self.handler = handler
+
+    def emit(self, record: logging.LogRecord) -> None:
+        from tqdm import tqdm
+
+        try:
+            with tqdm.external_write_mode(self.handler.stream):
+                self.handler.handle(record)
+        except (OSError, ValueError):
+            # The bars' stream is closed, or takes nothing now; the run goes on, as it does without its bar.
+            pass
+
+
+def _change_handlers(change: Callable[[logging.Handler], logging.Handler]) -> None:
+    for logger in (logging.getLogger(), logging.getLogger("parallel_openai")):
+        logger.handlers = [change(handler) for handler in logger.handlers]
+    if logging.lastResort is not None:  # it writes where nobody has set up anything
+        logging.lastResort = change(logging.lastResort)
+
+
+def _above_the_bars(handler: logging.Handler) -> logging.Handler:
+    if isinstance(handler, logging.StreamHandler) and handler.stream in (sys.stdout, sys.stderr):
+        return _AboveTheBars(handler)
+    return handler
+
+
+def _as_before(handler: logging.Handler) -> logging.Handler:
+    return handler.handler if isinstance(handler, _AboveTheBars) else handler
 
 
 _logs = _Logs()
