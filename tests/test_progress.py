@@ -21,7 +21,9 @@ from typing import IO
 import pytest
 
 from parallel_openai import Client, process_api_requests_from_file
-from parallel_openai.engine.progress import Counters, Progress, clock_time, dollars, fit, short
+from parallel_openai.engine.counters import Counters, fit
+from parallel_openai.engine.figures import clock_time, dollars, short
+from parallel_openai.engine.progress import Progress
 from parallel_openai.engine.status import StatusTracker
 from parallel_openai.local.simulator import Server
 from tests.conftest import wait_until_sent
