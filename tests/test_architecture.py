@@ -35,7 +35,7 @@ DOORS = {
     "yarl": ("engine.transport", "engine.poster", "engine.urls", "local"),
     "tqdm": ("engine.screens",),
     "IPython": ("engine.screens",),
-    "tiktoken": ("requests.tokens", "requests.vocabularies"),
+    "tiktoken": ("requests.encodings", "requests.vocabularies"),
     "genai_prices": ("requests.prices",),
     "orjson": ("jsonl", "local"),
     "nest_asyncio": ("engine.loop",),
