@@ -247,7 +247,8 @@ def _logging_level(text: str) -> int:
 def _run(args: argparse.Namespace) -> int:
     from parallel_openai.files.process import process_api_requests_from_file
 
-    handler = _LogAboveTheBar()
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("%(levelname)s %(message)s"))
     log = logging.getLogger("parallel_openai")
     log.addHandler(handler)
     try:
@@ -268,15 +269,6 @@ def _run(args: argparse.Namespace) -> int:
     finally:
         log.removeHandler(handler)
     return 0 if status.ended == "finished" else USED_UP
-
-
-class _LogAboveTheBar(logging.StreamHandler[Any]):
-    """Log lines on stderr. In a terminal each takes the place of the bar, which draws itself anew a moment later."""
-
-    def __init__(self) -> None:
-        super().__init__(sys.stderr)
-        erase = "\r\x1b[K" if sys.stderr.isatty() else ""
-        self.setFormatter(logging.Formatter(f"{erase}%(levelname)s %(message)s"))
 
 
 def _add_batch_arguments(parser: argparse.ArgumentParser) -> None:

@@ -33,9 +33,9 @@ DOORS = {
     "numpy": ("frames", "distributed", "local"),
     "aiohttp": ("engine.transport", "engine.poster", "engine.idle", "engine.reading", "local"),
     "yarl": ("engine.transport", "engine.poster", "engine.urls", "local"),
-    "tqdm": ("engine.progress",),
-    "IPython": ("engine.progress",),
-    "tiktoken": ("requests.tokens", "requests.vocabularies"),
+    "tqdm": ("engine.screens",),
+    "IPython": ("engine.screens",),
+    "tiktoken": ("requests.encodings", "requests.vocabularies"),
     "genai_prices": ("requests.prices",),
     "orjson": ("jsonl", "local"),
     "nest_asyncio": ("engine.loop",),
@@ -151,7 +151,9 @@ def test_the_simulator_imports_nothing_of_ours(name: str) -> None:
 
 def test_the_processor_knows_no_http_no_pandas_and_no_bar() -> None:
     assert {"aiohttp", "pandas", "tqdm"}.isdisjoint(imports("engine.processor"))
-    assert ours("engine.processor").isdisjoint({"engine.transport", "engine.journal", "engine.progress"})
+    assert ours("engine.processor").isdisjoint(
+        {"engine.transport", "engine.journal", "engine.progress", "engine.screens"}
+    )
 
 
 def test_the_public_face_is_a_sorted_list_of_what_is_really_there() -> None:

@@ -17,6 +17,7 @@ import pytest
 import parallel_openai as po
 from parallel_openai import cli
 from parallel_openai.local.simulator import Server
+from tests.test_progress import Terminal, posix_only
 
 ROOT = Path(__file__).parents[1]
 COMMAND = [sys.executable, "-m", "parallel_openai"]
@@ -77,9 +78,27 @@ def test_run_with_failed_rows_says_how_many_and_is_done_all_the_same() -> None:
     write_requests(2, temperature="warm")
     done = command("run", "--requests_filepath", "requests.jsonl")
     assert done.returncode == 0
-    assert "WARNING Line 2 of requests.jsonl failed (" in done.stderr
+    assert done.stderr.count("WARNING Line 2 of requests.jsonl failed (") == 1
     assert "0 succeeded, 2 failed" in done.stderr
     assert all(isinstance(line[1], list) for line in results())
+
+
+@posix_only
+def test_in_a_terminal_each_failed_request_is_told_once_and_the_bar_is_below(server: Server) -> None:
+    server.set(latency=0.5)
+    write_requests(2, temperature="warm")
+    terminal = Terminal(300)
+    subprocess.run(
+        [*COMMAND, "run", "--requests_filepath", "requests.jsonl"],
+        env=environment(),
+        stderr=terminal.slave,
+        timeout=60,
+        check=True,
+    )
+    terminal.close()
+    *told, bar, _ = terminal.lines()
+    assert sorted(line.partition(" of")[0] for line in told) == ["WARNING Line 1", "WARNING Line 2"]
+    assert "| 2/2 [0:0" in bar
 
 
 @pytest.mark.usefixtures("server")

@@ -15,7 +15,7 @@ from parallel_openai.records import APIRequest, Response, Size, Usage
 
 #: A slice is a second long; when there are so many, each two become one.
 MOST_SLICES = 1800
-#: SizeSample that are kept to tell what another cap would have cost: every one at first, then every second, fourth, ...
+#: Sizes that are kept to tell what another cap would have cost: every one at first, then every second, fourth, ...
 MOST_SIZES = 512
 #: Sends of a slice between two looks at the limits.
 LOOK_EVERY = 16

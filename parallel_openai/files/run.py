@@ -27,7 +27,8 @@ from parallel_openai.files.known import NOTHING_KNOWN, Digest, KnownLines, conte
 from parallel_openai.files.source import Line, LineRequest, RequestsFile, parse_request
 from parallel_openai.files.urls import split_url
 from parallel_openai.records import APIRequest, Result, Size
-from parallel_openai.requests.tokens import get_encoding, request_size
+from parallel_openai.requests.encodings import get_encoding
+from parallel_openai.requests.tokens import request_size
 
 log = logging.getLogger("parallel_openai")
 

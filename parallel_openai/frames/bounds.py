@@ -10,7 +10,8 @@ from parallel_openai.errors import InvalidInputError
 from parallel_openai.frames.recipe import Recipe
 from parallel_openai.frames.table import has_column
 from parallel_openai.records import APIRequest
-from parallel_openai.requests.tokens import encoding_for_model, request_size
+from parallel_openai.requests.encodings import encoding_for_model
+from parallel_openai.requests.tokens import request_size
 
 
 def make_budget(

@@ -28,11 +28,12 @@ from parallel_openai.frames.table import (
 )
 from parallel_openai.jsonl import dumps
 from parallel_openai.records import APIRequest, Size
+from parallel_openai.requests.encodings import encoding_for_model
 from parallel_openai.requests.endpoints import CHAT, Endpoint
 from parallel_openai.requests.images import with_images
 from parallel_openai.requests.prompts import BadPromptError, Template, parse_template
 from parallel_openai.requests.structured import Structure
-from parallel_openai.requests.tokens import encoding_for_model, request_size
+from parallel_openai.requests.tokens import request_size
 
 Prompt = str | Hashable | Callable[[Row], Any]
 

@@ -8,8 +8,9 @@ from typing import Any
 from parallel_openai.errors import InvalidInputError
 from parallel_openai.frames.answers import Reading
 from parallel_openai.records import APIRequest, Result
+from parallel_openai.requests.encodings import encoding_for_model
 from parallel_openai.requests.endpoints import Endpoint
-from parallel_openai.requests.tokens import encoding_for_model, request_size
+from parallel_openai.requests.tokens import request_size
 
 #: What asking again does not change.
 HOPELESS = frozenset({"refused", "content_filter"})

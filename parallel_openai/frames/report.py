@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from parallel_openai.engine.progress import dollars
+from parallel_openai.engine.figures import dollars
 from parallel_openai.engine.status import StatusTracker
 from parallel_openai.engine.timeline import Timeline
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from parallel_openai.engine.progress import clock_time, dollars, short
+from parallel_openai.engine.figures import clock_time, dollars, short
 from parallel_openai.frames.page import facts_in_a_row, number, table, wrap
 
 if TYPE_CHECKING:

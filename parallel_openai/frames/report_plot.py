@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from parallel_openai.engine.progress import short
+from parallel_openai.engine.figures import short
 from parallel_openai.errors import MissingDependencyError
 from parallel_openai.frames.report_html import used
 

@@ -15,7 +15,7 @@ import pytest
 import parallel_openai as po
 from parallel_openai.errors import ColumnNotFoundError
 from parallel_openai.local.simulator import Server
-from parallel_openai.requests.tokens import get_encoding
+from parallel_openai.requests.encodings import get_encoding
 from tests.frames.conftest import Verb
 from tests.frames.test_report import Page
 

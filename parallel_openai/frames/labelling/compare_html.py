@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from parallel_openai.engine.progress import dollars
+from parallel_openai.engine.figures import dollars
 from parallel_openai.frames.labelling.differences_html import rows_that_differ
 from parallel_openai.frames.page import name, number, table, wrap
 

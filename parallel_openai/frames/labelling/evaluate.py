@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from parallel_openai.arguments import check_count
-from parallel_openai.engine.progress import dollars
+from parallel_openai.engine.figures import dollars
 from parallel_openai.errors import InvalidInputError
 from parallel_openai.frames.labelling import metrics
 from parallel_openai.frames.labelling.pairing import NO_LABEL, Kind, LabelColumns, Paired, label_columns, pair

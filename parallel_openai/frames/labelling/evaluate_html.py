@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from parallel_openai.engine.progress import dollars
+from parallel_openai.engine.figures import dollars
 from parallel_openai.frames.labelling.pairing import NO_LABEL
 from parallel_openai.frames.page import facts_in_a_row, name, number, table, wrap
 

@@ -14,7 +14,7 @@ import pandas as pd
 
 from parallel_openai.arguments import check_count, mapping_of
 from parallel_openai.client import Client, client_for
-from parallel_openai.engine.progress import clock_time, dollars
+from parallel_openai.engine.figures import clock_time, dollars
 from parallel_openai.frames.labelling.label import plan_labels
 from parallel_openai.frames.labelling.question import Confidence, make_question
 from parallel_openai.frames.place import journal_path

@@ -1,0 +1,37 @@
+"""Times, sums and numbers as a person reads them at a glance."""
+
+from __future__ import annotations
+
+
+def clock_time(seconds: float) -> str:
+    """Seconds as a clock shows them.
+
+    >>> clock_time(7.4), clock_time(67), clock_time(3_725)
+    ('0:07', '1:07', '1:02:05')
+    """
+    minutes, rest = divmod(int(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+def dollars(amount: float) -> str:
+    """A sum with as many decimals as matter while it grows.
+
+    >>> dollars(0.00002), dollars(0.00123), dollars(1_234.5)
+    ('<$0.0001', '$0.0012', '$1,234.50')
+    """
+    if amount < 0.0001:
+        return "<$0.0001"
+    return f"${amount:,.4f}" if amount < 0.1 else f"${amount:,.2f}"
+
+
+def short(number: float) -> str:
+    """A number in four characters or so.
+
+    >>> short(598.4), short(28_340), short(2_000_000)
+    ('598', '28.3k', '2M')
+    """
+    for size, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if number >= size:
+            return f"{number / size:.1f}".removesuffix(".0") + letter
+    return f"{number:.0f}"
