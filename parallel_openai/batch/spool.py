@@ -16,7 +16,8 @@ from typing import IO, Any, NamedTuple
 from parallel_openai.engine.resume import attempts_of
 from parallel_openai.jsonl import dumps, loads
 from parallel_openai.records import APIRequest, Attempt, Size
-from parallel_openai.requests.tokens import encoding_for_model, request_size
+from parallel_openai.requests.encodings import encoding_for_model
+from parallel_openai.requests.tokens import request_size
 
 
 @dataclass(frozen=True, slots=True)
