@@ -10,7 +10,7 @@ from typing import Any
 
 from parallel_openai.client import MAX_CONCURRENT_REQUESTS, Client
 from parallel_openai.distributed.cluster import Line, account_name, count_workers, error_of, find_ray, seal
-from parallel_openai.distributed.worker import Delivery, Done, Event, Parcel, Worker
+from parallel_openai.distributed.worker import Delivery, Done, Parcel, Worker
 from parallel_openai.engine.budget import Budget
 from parallel_openai.engine.processor import COME_HOME, End
 from parallel_openai.engine.sizes import NO_SIZE
@@ -180,11 +180,15 @@ class _Run:
     def receive(self, delivery: Delivery, mine: dict[int, APIRequest]) -> None:
         """Book what a worker delivers."""
         now, status = time.monotonic(), self._status
-        for event in delivery.events:
-            if event.number in mine:
-                _replay(event, mine[event.number], now, status)
         for ago in delivery.sent:
             status.timeline.sent(now - ago)
+        for each in delivery.answers:
+            request = mine[each.number]
+            size = request.size or NO_SIZE
+            status.timeline.answered(now - each.sent, now - each.came, request, size, each.seconds, each.usage)
+        for one in delivery.failures:
+            response = Response(one.status, {}, b"", None, one.seconds)
+            status.timeline.failed(now - one.came, response, one.verdict)
         for name, count in delivery.counts.items():
             setattr(status, name, getattr(status, name) + count)
         if delivery.counts["num_rate_limit_errors"]:
@@ -279,11 +283,3 @@ class _Run:
         if not self.end.done():
             self.end.set_result(None)
         self._news.set()
-
-
-def _replay(event: Event, request: APIRequest, now: float, status: StatusTracker) -> None:
-    timeline, sent, came = status.timeline, now - event.sent, now - event.came
-    if event.verdict.kind == "done":
-        timeline.answered(sent, came, request, request.size or NO_SIZE, event.seconds, event.usage)
-    else:
-        timeline.failed(came, Response(event.status, {}, b"", None, event.seconds), event.verdict)

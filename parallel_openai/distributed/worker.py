@@ -6,7 +6,7 @@ import asyncio
 import time
 import traceback
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from parallel_openai.client import Client
 from parallel_openai.distributed.account import Grant, Report
@@ -18,7 +18,7 @@ from parallel_openai.engine.retry import Verdict
 from parallel_openai.engine.status import StatusTracker
 from parallel_openai.engine.timeline import Timeline
 from parallel_openai.errors import RunStoppedError
-from parallel_openai.records import APIRequest, Attempt, Response, Result, Usage
+from parallel_openai.records import APIRequest, Attempt, Response, Result, Size, Usage
 
 #: Seconds in which results gather before they travel together.
 GATHER = 0.02
@@ -66,16 +66,24 @@ class Done:
 
 
 @dataclass(frozen=True, slots=True)
-class Event:
-    """What came of a send; moments are seconds ago."""
+class Answered:
+    """A send that brought a good answer; moments are seconds ago."""
 
     number: int
     sent: float
     came: float
+    seconds: float
+    usage: Usage | None
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """A send that brought something else, so many seconds ago."""
+
+    came: float
     status: int
     seconds: float
     verdict: Verdict
-    usage: Usage | None
 
 
 @dataclass(slots=True)
@@ -85,7 +93,7 @@ class Delivery:
     Attributes:
         results: what came to its end.
         sent: how many seconds ago something was sent.
-        events: what came of sends.
+        answers, failures: what came of sends.
         counts: how much the counters have grown.
         in_flight, waiting: requests on the wire, and those that wait to be sent again.
         limits: requests and tokens per minute, as the worker knows them.
@@ -95,7 +103,8 @@ class Delivery:
 
     results: list[Done]
     sent: list[float]
-    events: list[Event]
+    answers: list[Answered]
+    failures: list[Failed]
     counts: Counter[str]
     in_flight: int
     waiting: int
@@ -111,7 +120,8 @@ class Tape(Timeline):
         super().__init__()
         self._keeps = keeps
         self.sends: list[float] = []
-        self.answers: list[tuple[float, float, APIRequest, Response, Verdict, Usage | None]] = []
+        self.answers: list[Answered] = []
+        self.failures: list[Failed] = []
 
     def begin(self, limiter: Gate, now: float) -> None:
         pass
@@ -123,36 +133,24 @@ class Tape(Timeline):
         if self._keeps:
             self.sends.append(at)
 
-    def came(
-        self,
-        sent_at: float,
-        now: float,
-        request: APIRequest,
-        response: Response,
-        verdict: Verdict,
-        usage: Usage | None,
+    def answered(
+        self, sent_at: float, now: float, request: APIRequest, size: Size, seconds: float, usage: Usage | None
     ) -> None:
         if self._keeps:
-            self.answers.append((sent_at, now, request, response, verdict, usage))
+            assert isinstance(request, Parcel)
+            self.answers.append(Answered(request.number, sent_at, now, seconds, usage))
 
-    def take(self, now: float) -> tuple[list[float], list[Event]]:
+    def failed(self, now: float, response: Response, verdict: Verdict) -> None:
+        if self._keeps:
+            self.failures.append(Failed(now, response.status, response.seconds, verdict))
+
+    def take(self, now: float) -> tuple[list[float], list[Answered], list[Failed]]:
         """What happened since the last time."""
-        sends, answers = self.sends, self.answers
-        self.sends, self.answers = [], []
-        return [now - at for at in sends], [_event(now, *each) for each in answers]
-
-
-def _event(
-    now: float,
-    sent: float,
-    came: float,
-    request: APIRequest,
-    response: Response,
-    verdict: Verdict,
-    usage: Usage | None,
-) -> Event:
-    number = request.number if isinstance(request, Parcel) else -1
-    return Event(number, now - sent, now - came, response.status, response.seconds, verdict, usage)
+        sends = [now - at for at in self.sends]
+        answers = [replace(each, sent=now - each.sent, came=now - each.came) for each in self.answers]
+        failures = [replace(each, came=now - each.came) for each in self.failures]
+        self.sends, self.answers, self.failures = [], [], []
+        return sends, answers, failures
 
 
 def leased_client(sealed: Sealed, line: Line) -> tuple[Client, LeasedLimiter]:
@@ -241,11 +239,12 @@ class Worker:
         results, self._results = self._results, []
         counts = Counter({name: getattr(self._status, name) for name in COUNTS})
         waited = Counter(self._limiter.waited)
-        sent, events = self._tape.take(time.monotonic())
+        sent, answers, failures = self._tape.take(time.monotonic())
         delivery = Delivery(
             results,
             sent,
-            events,
+            answers,
+            failures,
             _grown(counts, self._told),
             self._status.num_tasks_in_progress,
             self._status.num_tasks_waiting,

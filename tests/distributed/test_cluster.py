@@ -94,6 +94,23 @@ def test_a_run_by_two_workers_keeps_the_rows_the_limit_and_the_secret_also_when_
 
 
 @pytest.mark.usefixtures("cluster")
+def test_the_report_tells_of_a_cluster_what_it_tells_of_one_machine() -> None:
+    df = pd.DataFrame({"text": [f"row {number}" for number in range(120)]})
+    settings: dict[str, Any] = {"max_requests_per_minute": LIMIT, "burst_seconds": 1.0, "latency": 0.1}
+    with simulator.serve(separate_process=True, fault_429=0.1, seed=3, **settings) as server:
+        client = po.Client(server.base_url)
+        out = po.process_dataframe(df, "Say {text}", model="gpt-4o-mini", client=client, ray=2, progress=False)
+    report = po.last_run()
+    assert report is not None
+    assert set(out["status"]) == {"succeeded"}
+    assert 0.09 < report.latency["p50"] < 1.0
+    assert sum(report.refusals.values()) == report.rate_limit_errors > 0
+    assert 0.0 < report.utilisation["requests"] <= 1.1
+    assert report.timeline["answered"].sum() == len(df)
+    assert report.timeline["tokens_used"].sum() == out[["prompt_tokens", "completion_tokens"]].sum().sum()
+
+
+@pytest.mark.usefixtures("cluster")
 def test_a_wrong_key_is_one_clear_sentence() -> None:
     df = pd.DataFrame({"text": ["a", "b", "c"]})
     with (
