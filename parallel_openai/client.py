@@ -408,36 +408,3 @@ def _check_members(members: Sequence[Client]) -> None:
             raise InvalidInputError(f"A pool is made of clients or their arguments, not of {each!r:.100}.")
     if len({each.loop for each in members}) > 1 or len(set(map(id, members))) < len(members):
         raise InvalidInputError("The clients of a pool must be different ones, with the same loop=.")
-
-
-_ENVIRONMENT = (
-    "OPENAI_BASE_URL",
-    "OPENAI_API_KEY",
-    "OPENAI_ORG_ID",
-    "OPENAI_PROJECT_ID",
-    "AZURE_OPENAI_ENDPOINT",
-    "AZURE_OPENAI_API_KEY",
-    "AZURE_OPENAI_AD_TOKEN",
-    "OPENAI_API_VERSION",
-)
-_defaults: dict[tuple[str | None, ...], Client] = {}
-
-
-def client_for(given: Client | None) -> Client:
-    """The client that a call is given, else that of the environment: the same one for every call, as long as the
-    environment stays the same.
-
-    Raises:
-        InvalidInputError: what is given is none.
-    """
-    if given is not None:
-        if not isinstance(given, Client):
-            raise InvalidInputError(
-                f"client must be a parallel_openai.Client, not a {type(given).__module__}.{type(given).__name__}. "
-                "Make one with Client(base_url, api_key)."
-            )
-        return given
-    state = tuple(os.environ.get(name) for name in _ENVIRONMENT)
-    if state not in _defaults:
-        _defaults[state] = Client()
-    return _defaults[state]

@@ -21,7 +21,7 @@ LAYERS = (
     ("errors", "arguments", "jsonl", "records"),
     ("requests",),
     ("engine",),
-    ("client",),
+    ("client", "default_client"),
     ("frames", "files", "batch", "distributed"),
     ("local",),
     ("", "cli", "__main__"),

@@ -16,7 +16,7 @@ import pytest
 
 import parallel_openai as po
 from parallel_openai import APIRequest, Client
-from parallel_openai.client import client_for
+from parallel_openai.default_client import client_for
 from parallel_openai.engine.loop import background_loop
 from parallel_openai.engine.sharing import SharedAccount
 from parallel_openai.engine.status import StatusTracker

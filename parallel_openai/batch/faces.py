@@ -14,7 +14,8 @@ from parallel_openai.batch.api import BatchAPI
 from parallel_openai.batch.options import BatchLane
 from parallel_openai.batch.run import BatchRun
 from parallel_openai.batch.state import Part, live_parts
-from parallel_openai.client import Client, client_for
+from parallel_openai.client import Client
+from parallel_openai.default_client import client_for
 from parallel_openai.engine.journal import Journal
 from parallel_openai.engine.lines import read_entries
 from parallel_openai.engine.loop import Interrupted

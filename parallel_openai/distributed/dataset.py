@@ -7,7 +7,6 @@ import os
 import threading
 import time
 import uuid
-from collections import Counter
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -16,30 +15,24 @@ from typing import Any
 
 import pandas as pd
 
-from parallel_openai.client import Client, client_for
-from parallel_openai.distributed.cluster import Line, account_name, count_workers, error_of, find_ray, seal, worker_name
-from parallel_openai.distributed.parts import Index, KnownParts, in_groups, new_part, partition_name, parts_of, scan
-from parallel_openai.distributed.worker import COUNTS, Tape, leased_client
+from parallel_openai.client import Client
+from parallel_openai.default_client import client_for
+from parallel_openai.distributed.blocks import COUNTED, GAUGES, LOOK_EVERY, BlockWorker, Plan
+from parallel_openai.distributed.cluster import Line, account_name, count_workers, error_of, find_ray, seal
+from parallel_openai.distributed.parts import Index, in_groups, scan
 from parallel_openai.engine.journal import Sync
 from parallel_openai.engine.progress import Progress
-from parallel_openai.engine.resume import KnownResults
 from parallel_openai.engine.status import StatusTracker
-from parallel_openai.errors import InvalidInputError, JournalError, RunStoppedError
+from parallel_openai.errors import InvalidInputError, JournalError
 from parallel_openai.frames.answers import COLUMNS, Reader
 from parallel_openai.frames.place import journal_path, make_private
 from parallel_openai.frames.process import answer_reader, make_recipe
 from parallel_openai.frames.recipe import Prompt, Recipe
-from parallel_openai.frames.run import FrameRun, Options
+from parallel_openai.frames.run import Options
 from parallel_openai.frames.table import check_free
 
 #: Blocks that a worker has in hand: while the last answers of one are awaited, the next one's requests go out.
 BLOCKS = 4
-#: Seconds between two looks at the counters.
-LOOK_EVERY = 0.5
-#: Seconds that a worker waits for what makes its client, where the account's actor has just been begun anew.
-OPEN_WITHIN = 30.0
-_COUNTED = (*COUNTS, "num_tasks_succeeded", "num_tasks_failed", "num_tasks_restored", "num_tasks_shared")
-_GAUGES = ("num_tasks_in_progress", "num_tasks_waiting")
 
 
 def process_dataset(
@@ -125,19 +118,6 @@ def _folder(save_to: str | os.PathLike[str] | None, recipe: Recipe, client: Clie
     except OSError as error:
         raise JournalError(f"The folder {folder} for the answers cannot be made: {error.strerror}.") from error
     return folder.absolute()
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What a worker needs to know; the key is not in it."""
-
-    run: str
-    line: Line
-    recipe: Recipe
-    reader: Reader
-    options: Options
-    folder: Path
-    index: Any  # a reference to an Index; None where there is nothing to know
 
 
 @dataclass
@@ -248,7 +228,7 @@ class _DatasetRun:
             self.line.hang_up()
             self._begin()
             return None
-        for name in (*_COUNTED, *_GAUGES):
+        for name in (*COUNTED, *GAUGES):
             setattr(self.status, name, totals[name])
         self.status.cost_usd = totals["cost_usd"]
         limiter = self.client.limiter
@@ -271,123 +251,3 @@ def _is_there(ds: Any) -> bool:
     from ray.data.dataset import MaterializedDataset
 
     return isinstance(ds, MaterializedDataset)
-
-
-class BlockWorker:
-    """An actor of the dataset: asks for the rows of a block, several blocks at a time."""
-
-    def __init__(self, plan: Plan) -> None:
-        import ray
-
-        self._ray = ray
-        self.plan = plan
-        self._name = worker_name()
-        self.stop: tuple[str, str] | None = None
-        self.status = StatusTracker(timeline=Tape(keeps=False))
-        self.index: Index | None = None if plan.index is None else ray.get(plan.index)
-        self.client = self._open()
-        self._told_at = 0.0
-        self._telling = threading.Lock()
-        if not (plan.folder / f".run-{plan.run}").exists():
-            host = self._name.rpartition("-")[0]
-            self.end_run(
-                InvalidInputError(
-                    f"The machine {host} does not see the folder {plan.folder}: save_to must lie on storage that all "
-                    "machines share."
-                )
-            )
-
-    def __call__(self, rows: pd.DataFrame) -> pd.DataFrame:
-        run = PartRun(rows, self.plan.recipe, self.plan.reader, self.client, self.plan.options, self.status, self)
-        try:
-            out = run.execute() if self.stop is None else run.cancelled()
-        except (RunStoppedError, JournalError) as error:
-            self.end_run(error)
-            partial = getattr(error, "partial", None)
-            out = run.cancelled() if partial is None else partial
-        finally:
-            self.tell(at_once=True)
-        out.attrs = {}  # they would become a part of the block's type
-        name = f"{self.plan.options.prefix}status"
-        return out.assign(**{name: out[name].astype("string")})
-
-    def end_run(self, error: Exception) -> None:
-        """Have all workers stop."""
-        self.stop = (type(error).__name__, str(error))
-        self._ray.get(self.plan.line.find().stop.remote(self.plan.run, *self.stop))
-
-    def tell(self, *, at_once: bool = False) -> None:
-        """Tell how it stands, now and then, and hear whether to stop."""
-        from ray.exceptions import RayActorError
-
-        now = time.monotonic()
-        with self._telling:
-            if not at_once and now - self._told_at < LOOK_EVERY:
-                return
-            self._told_at = now
-            counts = Counter({name: getattr(self.status, name) for name in (*_COUNTED, *_GAUGES, "cost_usd")})
-            try:
-                stop = self._ray.get(self.plan.line.find().count.remote(self.plan.run, self._name, counts))
-            except RayActorError:
-                self.plan.line.hang_up()
-                return
-            self.stop = self.stop or stop
-
-    def _open(self) -> Client:
-        give_up_at = time.monotonic() + OPEN_WITHIN
-        while time.monotonic() < give_up_at:
-            sealed = self._ray.get(self.plan.line.find().unseal.remote(self.plan.run))
-            if sealed is not None:
-                return leased_client(sealed, self.plan.line)[0]
-            time.sleep(LOOK_EVERY)
-        raise RuntimeError("The run that this worker is for has ended.")
-
-
-@dataclass
-class PartRun(FrameRun):
-    """The rows of one block, with journals of their own."""
-
-    worker: BlockWorker | None = None
-
-    def execute(self) -> pd.DataFrame:
-        try:
-            return super().execute()
-        finally:
-            self._tidy()
-
-    def cancelled(self) -> pd.DataFrame:
-        """The rows as they are when nothing is asked."""
-        return self._finish(self._progress(), time.monotonic(), "stopped")
-
-    def _journal_path(self) -> Path:
-        assert self.worker is not None
-        self._partition = partition_name(self.recipe.requests(self.df), len(self.df))
-        return new_part(self.worker.plan.folder, self._partition)
-
-    async def _known(self) -> KnownResults:
-        assert self.worker is not None
-        how = {"failures": not self.options.retry_failed, "simulated": self.client.is_local}
-        paths = [path for path in parts_of(self.worker.plan.folder, self._partition) if path != self.journal_path]
-        known = [await KnownResults.load(path, **how) for path in paths if path.stat().st_size]
-        return KnownParts(known, self.worker.index)
-
-    def _progress(self) -> Progress:
-        assert self.worker is not None
-        return _Telling(self.worker, self.client)
-
-    def _tidy(self) -> None:
-        """Leave no empty files behind."""
-        self.journal_path.with_name(self.journal_path.name + ".lock").unlink(missing_ok=True)
-        if self.journal_path.exists() and not self.journal_path.stat().st_size:
-            self.journal_path.unlink()
-
-
-class _Telling(Progress):
-    """Shows nothing here, and tells those who show."""
-
-    def __init__(self, worker: BlockWorker, client: Client) -> None:
-        super().__init__(worker.status, client, show=False)
-        self._worker = worker
-
-    def tick(self) -> None:
-        self._worker.tell()

@@ -15,7 +15,8 @@ from parallel_openai.arguments import path_of
 from parallel_openai.batch.faces import identity_in_files
 from parallel_openai.batch.options import BatchLane, Lane, check_lane, sure_tier
 from parallel_openai.batch.run import BatchRun
-from parallel_openai.client import Client, client_for
+from parallel_openai.client import Client
+from parallel_openai.default_client import client_for
 from parallel_openai.engine.bounds import Bounds
 from parallel_openai.engine.budget import Budget, reads_unseen
 from parallel_openai.engine.digests import digest_of

@@ -9,7 +9,8 @@ from typing import Any
 import pandas as pd
 
 from parallel_openai.arguments import check_count
-from parallel_openai.client import Client, client_for
+from parallel_openai.client import Client
+from parallel_openai.default_client import client_for
 from parallel_openai.engine.journal import Sync
 from parallel_openai.errors import InvalidInputError
 from parallel_openai.frames.embedding.run import EmbedRun

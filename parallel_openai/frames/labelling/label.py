@@ -11,7 +11,8 @@ import pandas as pd
 
 from parallel_openai.arguments import mapping_of
 from parallel_openai.batch.options import Lane
-from parallel_openai.client import Client, client_for
+from parallel_openai.client import Client
+from parallel_openai.default_client import client_for
 from parallel_openai.engine.journal import Sync
 from parallel_openai.errors import InvalidInputError
 from parallel_openai.frames.answers import Reader

@@ -13,7 +13,8 @@ import numpy as np
 import pandas as pd
 
 from parallel_openai.arguments import check_count, mapping_of
-from parallel_openai.client import Client, client_for
+from parallel_openai.client import Client
+from parallel_openai.default_client import client_for
 from parallel_openai.engine.figures import clock_time, dollars
 from parallel_openai.frames.labelling.label import plan_labels
 from parallel_openai.frames.labelling.question import Confidence, make_question

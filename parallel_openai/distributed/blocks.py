@@ -1,0 +1,165 @@
+"""A worker of a dataset: asks for the rows of its blocks, where they are."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from parallel_openai.client import Client
+from parallel_openai.distributed.cluster import Line, worker_name
+from parallel_openai.distributed.parts import Index, KnownParts, new_part, partition_name, parts_of
+from parallel_openai.distributed.worker import COUNTS, Tape, leased_client
+from parallel_openai.engine.progress import Progress
+from parallel_openai.engine.resume import KnownResults
+from parallel_openai.engine.status import StatusTracker
+from parallel_openai.errors import InvalidInputError, JournalError, RunStoppedError
+from parallel_openai.frames.answers import Reader
+from parallel_openai.frames.recipe import Recipe
+from parallel_openai.frames.run import FrameRun, Options
+
+#: Seconds between two looks at the counters.
+LOOK_EVERY = 0.5
+#: Seconds that a worker waits for what makes its client, where the account's actor has just been begun anew.
+OPEN_WITHIN = 30.0
+#: What workers count, and what stands at a number for a while.
+COUNTED = (*COUNTS, "num_tasks_succeeded", "num_tasks_failed", "num_tasks_restored", "num_tasks_shared")
+GAUGES = ("num_tasks_in_progress", "num_tasks_waiting")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a worker needs to know; the key is not in it."""
+
+    run: str
+    line: Line
+    recipe: Recipe
+    reader: Reader
+    options: Options
+    folder: Path
+    index: Any  # a reference to an Index; None where there is nothing to know
+
+
+class BlockWorker:
+    """An actor of the dataset: asks for the rows of a block, several blocks at a time."""
+
+    def __init__(self, plan: Plan) -> None:
+        import ray
+
+        self._ray = ray
+        self.plan = plan
+        self._name = worker_name()
+        self.stop: tuple[str, str] | None = None
+        self.status = StatusTracker(timeline=Tape(keeps=False))
+        self.index: Index | None = None if plan.index is None else ray.get(plan.index)
+        self.client = self._open()
+        self._told_at = 0.0
+        self._telling = threading.Lock()
+        if not (plan.folder / f".run-{plan.run}").exists():
+            host = self._name.rpartition("-")[0]
+            self.end_run(
+                InvalidInputError(
+                    f"The machine {host} does not see the folder {plan.folder}: save_to must lie on storage that all "
+                    "machines share."
+                )
+            )
+
+    def __call__(self, rows: pd.DataFrame) -> pd.DataFrame:
+        run = PartRun(rows, self.plan.recipe, self.plan.reader, self.client, self.plan.options, self.status, self)
+        try:
+            out = run.execute() if self.stop is None else run.cancelled()
+        except (RunStoppedError, JournalError) as error:
+            self.end_run(error)
+            partial = getattr(error, "partial", None)
+            out = run.cancelled() if partial is None else partial
+        finally:
+            self.tell(at_once=True)
+        out.attrs = {}  # they would become a part of the block's type
+        name = f"{self.plan.options.prefix}status"
+        return out.assign(**{name: out[name].astype("string")})
+
+    def end_run(self, error: Exception) -> None:
+        """Have all workers stop."""
+        self.stop = (type(error).__name__, str(error))
+        self._ray.get(self.plan.line.find().stop.remote(self.plan.run, *self.stop))
+
+    def tell(self, *, at_once: bool = False) -> None:
+        """Tell how it stands, now and then, and hear whether to stop."""
+        from ray.exceptions import RayActorError
+
+        now = time.monotonic()
+        with self._telling:
+            if not at_once and now - self._told_at < LOOK_EVERY:
+                return
+            self._told_at = now
+            counts = Counter({name: getattr(self.status, name) for name in (*COUNTED, *GAUGES, "cost_usd")})
+            try:
+                stop = self._ray.get(self.plan.line.find().count.remote(self.plan.run, self._name, counts))
+            except RayActorError:
+                self.plan.line.hang_up()
+                return
+            self.stop = self.stop or stop
+
+    def _open(self) -> Client:
+        give_up_at = time.monotonic() + OPEN_WITHIN
+        while time.monotonic() < give_up_at:
+            sealed = self._ray.get(self.plan.line.find().unseal.remote(self.plan.run))
+            if sealed is not None:
+                return leased_client(sealed, self.plan.line)[0]
+            time.sleep(LOOK_EVERY)
+        raise RuntimeError("The run that this worker is for has ended.")
+
+
+@dataclass
+class PartRun(FrameRun):
+    """The rows of one block, with journals of their own."""
+
+    worker: BlockWorker | None = None
+
+    def execute(self) -> pd.DataFrame:
+        try:
+            return super().execute()
+        finally:
+            self._tidy()
+
+    def cancelled(self) -> pd.DataFrame:
+        """The rows as they are when nothing is asked."""
+        return self._finish(self._progress(), time.monotonic(), "stopped")
+
+    def _journal_path(self) -> Path:
+        assert self.worker is not None
+        self._partition = partition_name(self.recipe.requests(self.df), len(self.df))
+        return new_part(self.worker.plan.folder, self._partition)
+
+    async def _known(self) -> KnownResults:
+        assert self.worker is not None
+        how = {"failures": not self.options.retry_failed, "simulated": self.client.is_local}
+        paths = [path for path in parts_of(self.worker.plan.folder, self._partition) if path != self.journal_path]
+        known = [await KnownResults.load(path, **how) for path in paths if path.stat().st_size]
+        return KnownParts(known, self.worker.index)
+
+    def _progress(self) -> Progress:
+        assert self.worker is not None
+        return _Telling(self.worker, self.client)
+
+    def _tidy(self) -> None:
+        """Leave no empty files behind."""
+        self.journal_path.with_name(self.journal_path.name + ".lock").unlink(missing_ok=True)
+        if self.journal_path.exists() and not self.journal_path.stat().st_size:
+            self.journal_path.unlink()
+
+
+class _Telling(Progress):
+    """Shows nothing here, and tells those who show."""
+
+    def __init__(self, worker: BlockWorker, client: Client) -> None:
+        super().__init__(worker.status, client, show=False)
+        self._worker = worker
+
+    def tick(self) -> None:
+        self._worker.tell()
