@@ -20,8 +20,9 @@ from parallel_openai.engine.resume import KnownResults
 from parallel_openai.engine.status import StatusTracker
 from parallel_openai.errors import InvalidInputError, JournalError, RunStoppedError
 from parallel_openai.frames.answers import Reader
+from parallel_openai.frames.options import Options
 from parallel_openai.frames.recipe import Recipe
-from parallel_openai.frames.run import FrameRun, Options
+from parallel_openai.frames.run import FrameRun
 
 #: Seconds between two looks at the counters.
 LOOK_EVERY = 0.5

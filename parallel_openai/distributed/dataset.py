@@ -25,10 +25,10 @@ from parallel_openai.engine.progress import Progress
 from parallel_openai.engine.status import StatusTracker
 from parallel_openai.errors import InvalidInputError, JournalError
 from parallel_openai.frames.answers import COLUMNS, Reader
+from parallel_openai.frames.options import Options
 from parallel_openai.frames.place import journal_path, make_private
 from parallel_openai.frames.process import answer_reader, make_recipe
 from parallel_openai.frames.recipe import Prompt, Recipe
-from parallel_openai.frames.run import Options
 from parallel_openai.frames.table import check_free
 
 #: Blocks that a worker has in hand: while the last answers of one are awaited, the next one's requests go out.

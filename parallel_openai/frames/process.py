@@ -18,8 +18,9 @@ from parallel_openai.default_client import client_for
 from parallel_openai.engine.journal import Sync
 from parallel_openai.errors import InvalidInputError
 from parallel_openai.frames.answers import Reader, Reading, object_column, text_column, value_column
+from parallel_openai.frames.options import Options
 from parallel_openai.frames.recipe import WHATEVER_IS_RAISED, Prompt, Recipe, check_function, last_line
-from parallel_openai.frames.run import Options, aexecute, execute
+from parallel_openai.frames.run import aexecute, execute
 from parallel_openai.frames.structured import structured_reader
 from parallel_openai.requests.endpoints import Answer
 from parallel_openai.requests.endpoints import endpoint as find_endpoint

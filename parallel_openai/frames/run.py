@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import gc
-import os
 import time
 from array import array
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -15,11 +14,11 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from parallel_openai.batch.options import Lane, check_lane, sure_tier
+from parallel_openai.batch.options import check_lane, sure_tier
 from parallel_openai.batch.run import BatchRun
 from parallel_openai.client import Client
 from parallel_openai.engine.bounds import Bounds
-from parallel_openai.engine.journal import Journal, Sync, check_sync
+from parallel_openai.engine.journal import Journal, check_sync
 from parallel_openai.engine.loop import Interrupted, arun, noted_interrupts, run
 from parallel_openai.engine.processor import End
 from parallel_openai.engine.progress import Progress
@@ -29,6 +28,7 @@ from parallel_openai.errors import InvalidInputError, JournalError, JournalWrite
 from parallel_openai.frames.answers import COLUMNS, Answers, Reader
 from parallel_openai.frames.bounds import make_budget
 from parallel_openai.frames.explode import CHOICE, check_choices, explode
+from parallel_openai.frames.options import Options
 from parallel_openai.frames.place import journal_path, make_private
 from parallel_openai.frames.recipe import Recipe
 from parallel_openai.frames.repair import Repair, check_tries, make_repair
@@ -44,24 +44,6 @@ if TYPE_CHECKING:
 
 #: Rows that are looked up before other work of the loop gets its turn.
 LOOK_UP_AT_ONCE = 200
-
-
-@dataclass(frozen=True, kw_only=True)
-class Options:
-    """What a call says about the run itself, and not about the question."""
-
-    save_to: str | os.PathLike[str] | None = None
-    retry_failed: bool = True
-    prefix: str = ""
-    progress: bool = True
-    sync: Sync = "second"
-    repair: bool | int = False
-    budget_usd: float | None = None
-    budget_tokens: int | None = None
-    deadline: float | None = None
-    lane: Lane = "online"
-    ray: bool | int = False
-    explode: bool = False
 
 
 @dataclass

@@ -15,9 +15,9 @@ from parallel_openai.engine.journal import Sync
 from parallel_openai.errors import InvalidInputError
 from parallel_openai.frames.embedding.run import EmbedRun
 from parallel_openai.frames.embedding.vectors import VectorColumn
+from parallel_openai.frames.options import Options
 from parallel_openai.frames.process import make_recipe
 from parallel_openai.frames.recipe import Prompt, Recipe
-from parallel_openai.frames.run import Options
 from parallel_openai.frames.table import check_frame
 from parallel_openai.requests.endpoints import EMBEDDINGS
 

@@ -20,9 +20,10 @@ from parallel_openai.frames.labelling.columns import label_reader
 from parallel_openai.frames.labelling.examples import example_messages
 from parallel_openai.frames.labelling.gold import make_judge
 from parallel_openai.frames.labelling.question import Confidence, Question, instruction, make_question
+from parallel_openai.frames.options import Options
 from parallel_openai.frames.process import make_recipe
 from parallel_openai.frames.recipe import Prompt, Recipe
-from parallel_openai.frames.run import Options, aexecute, execute
+from parallel_openai.frames.run import aexecute, execute
 from parallel_openai.frames.table import check_frame, has_column
 from parallel_openai.requests.labels import label_format
 from parallel_openai.requests.logprobs import logprob_params

@@ -1,0 +1,27 @@
+"""What a call says about the run itself, and not about the question."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+
+from parallel_openai.batch.options import Lane
+from parallel_openai.engine.journal import Sync
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """As the public functions document them."""
+
+    save_to: str | os.PathLike[str] | None = None
+    retry_failed: bool = True
+    prefix: str = ""
+    progress: bool = True
+    sync: Sync = "second"
+    repair: bool | int = False
+    budget_usd: float | None = None
+    budget_tokens: int | None = None
+    deadline: float | None = None
+    lane: Lane = "online"
+    ray: bool | int = False
+    explode: bool = False
