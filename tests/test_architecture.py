@@ -1,4 +1,4 @@
-"""Who may import whom, and what the public face is: read from the source, so that it stays as DESIGN has it."""
+"""Who may import whom, and what the public face is: read from the source, so that both stay as they were laid out."""
 
 from __future__ import annotations
 
