@@ -13,10 +13,9 @@ from parallel_openai.distributed.cluster import Line, account_name, count_worker
 from parallel_openai.distributed.worker import Delivery, Done, Parcel, Worker
 from parallel_openai.engine.budget import Budget
 from parallel_openai.engine.processor import COME_HOME, End
-from parallel_openai.engine.sizes import NO_SIZE
 from parallel_openai.engine.status import StatusTracker
 from parallel_openai.jsonl import loads
-from parallel_openai.records import APIRequest, Response, Result
+from parallel_openai.records import APIRequest, Result
 from parallel_openai.requests.endpoints import usage_of
 
 #: Requests that a worker has beyond those that it can have on the wire, and how many it is given at once.
@@ -180,15 +179,7 @@ class _Run:
     def receive(self, delivery: Delivery, mine: dict[int, APIRequest]) -> None:
         """Book what a worker delivers."""
         now, status = time.monotonic(), self._status
-        for ago in delivery.sent:
-            status.timeline.sent(now - ago)
-        for each in delivery.answers:
-            request = mine[each.number]
-            size = request.size or NO_SIZE
-            status.timeline.answered(now - each.sent, now - each.came, request, size, each.seconds, each.usage)
-        for one in delivery.failures:
-            response = Response(one.status, {}, b"", None, one.seconds)
-            status.timeline.failed(now - one.came, response, one.verdict)
+        delivery.recording.replay(status.timeline, mine, now)
         for name, count in delivery.counts.items():
             setattr(status, name, getattr(status, name) + count)
         if delivery.counts["num_rate_limit_errors"]:
