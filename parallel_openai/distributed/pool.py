@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from parallel_openai.client import MAX_CONCURRENT_REQUESTS, Client
-from parallel_openai.distributed.cluster import Line, account_name, count_workers, error_of, find_ray, seal
+from parallel_openai.distributed.cluster import DeskHandle, account_name, count_workers, error_of, find_ray, seal
 from parallel_openai.distributed.worker import Delivery, Done, Parcel, Worker
 from parallel_openai.engine.budget import Budget
 from parallel_openai.engine.processor import COME_HOME, End
@@ -51,7 +51,7 @@ class Pool:
         self._room = concurrency + STOCK
         cpus = self._ray.cluster_resources().get("CPU", 1.0)
         self._cpus = min(1.0, cpus / self._workers)  # more workers than processors are welcome: they mostly wait
-        self._line = Line(account_name(client), (client.max_requests_per_minute, client.max_tokens_per_minute))
+        self._desk = DeskHandle(account_name(client), (client.max_requests_per_minute, client.max_tokens_per_minute))
 
     async def process(
         self,
@@ -70,7 +70,7 @@ class Pool:
         assert budget is None
         run = _Run(iter(requests), on_result, status, self._client)
         status.timeline.begin(self._client.limiter, time.monotonic())
-        self._line.find()  # begun here, so that it lives as long as this run
+        self._desk.find()  # begun here, so that it lives as long as this run
         serving = [asyncio.ensure_future(self._serve(run)) for _ in range(self._workers)]
         for each in serving:
             each.add_done_callback(run.look_at)
@@ -95,7 +95,7 @@ class Pool:
         assert me is not None
         actor = self._ray.remote(num_cpus=self._cpus, max_restarts=0)(Worker)
         while True:
-            worker = actor.remote(self._line)
+            worker = actor.remote(self._desk)
             mine: dict[int, APIRequest] = {}
             try:
                 await worker.open.remote(self._sealed)

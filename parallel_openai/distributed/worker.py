@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 
 from parallel_openai.client import Client
 from parallel_openai.distributed.account import Grant, Report
-from parallel_openai.distributed.cluster import Line, Sealed, worker_name
+from parallel_openai.distributed.cluster import DeskHandle, Sealed, worker_name
 from parallel_openai.distributed.limiter import LeasedLimiter
 from parallel_openai.engine.feed import Feed
 from parallel_openai.engine.gate import Gate
@@ -173,15 +173,15 @@ class Tape(Timeline):
         return Recording(sends, answers, failures)
 
 
-def leased_client(sealed: Sealed, line: Line) -> tuple[Client, LeasedLimiter]:
+def leased_client(sealed: Sealed, desk: DeskHandle) -> tuple[Client, LeasedLimiter]:
     """A client that sends when the account's actor says."""
     name = worker_name()
 
     async def ask(requests: int, tokens: float, report: Report) -> Grant:
-        return await line.lease(name, requests, tokens, report)
+        return await desk.lease(name, requests, tokens, report)
 
     client = Client.of_account(sealed.open())
-    limiter = LeasedLimiter(ask, *line.limits, clock=time.monotonic)
+    limiter = LeasedLimiter(ask, *desk.limits, clock=time.monotonic)
     client.limiter = limiter
     return client, limiter
 
@@ -193,14 +193,14 @@ class Worker:
     `open` must come first: the key travels in a call, and not with what makes the actor, which the cluster keeps.
     """
 
-    line: Line
+    desk: DeskHandle
     _feed: Feed = field(default_factory=Feed)
     _results: list[Done] = field(default_factory=list)
     _stop: tuple[str, str] | None = None
 
     async def open(self, sealed: Sealed) -> str:
         """Begin, and give this worker's name."""
-        self._client, self._limiter = leased_client(sealed, self.line)
+        self._client, self._limiter = leased_client(sealed, self.desk)
         self._tape = Tape()
         self._status = StatusTracker(timeline=self._tape)
         self._told: Counter[str] = Counter()
