@@ -27,7 +27,7 @@ PATIENCE = 0.25
 MOST_DEATHS = 10
 
 
-class Pool:
+class Crew:
     """Does for a run what a client does, on the workers of a cluster.
 
     A worker that dies, however it dies, is replaced, and what it had not delivered is sent again: that is what was on
