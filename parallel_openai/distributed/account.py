@@ -11,11 +11,10 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Literal
 
 from parallel_openai.engine.pace import Pace
+from parallel_openai.engine.retry import Dimension
 
-Dimension = Literal["requests", "tokens"]
 DIMENSIONS: tuple[Dimension, Dimension] = ("requests", "tokens")
 INFINITY = float("inf")
 

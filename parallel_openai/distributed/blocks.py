@@ -12,7 +12,7 @@ from typing import Any
 import pandas as pd
 
 from parallel_openai.client import Client
-from parallel_openai.distributed.cluster import Line, worker_name
+from parallel_openai.distributed.cluster import DeskHandle, worker_name
 from parallel_openai.distributed.parts import Index, KnownParts, new_part, partition_name, parts_of
 from parallel_openai.distributed.worker import COUNTS, Tape, leased_client
 from parallel_openai.engine.progress import Progress
@@ -38,7 +38,7 @@ class Plan:
     """What a worker needs to know; the key is not in it."""
 
     run: str
-    line: Line
+    desk: DeskHandle
     recipe: Recipe
     reader: Reader
     options: Options
@@ -87,7 +87,7 @@ class BlockWorker:
     def end_run(self, error: Exception) -> None:
         """Have all workers stop."""
         self.stop = (type(error).__name__, str(error))
-        self._ray.get(self.plan.line.find().stop.remote(self.plan.run, *self.stop))
+        self._ray.get(self.plan.desk.find().stop.remote(self.plan.run, *self.stop))
 
     def tell(self, *, at_once: bool = False) -> None:
         """Tell how it stands, now and then, and hear whether to stop."""
@@ -100,18 +100,18 @@ class BlockWorker:
             self._told_at = now
             counts = Counter({name: getattr(self.status, name) for name in (*COUNTED, *GAUGES, "cost_usd")})
             try:
-                stop = self._ray.get(self.plan.line.find().count.remote(self.plan.run, self._name, counts))
+                stop = self._ray.get(self.plan.desk.find().count.remote(self.plan.run, self._name, counts))
             except RayActorError:
-                self.plan.line.hang_up()
+                self.plan.desk.let_go()
                 return
             self.stop = self.stop or stop
 
     def _open(self) -> Client:
         give_up_at = time.monotonic() + OPEN_WITHIN
         while time.monotonic() < give_up_at:
-            sealed = self._ray.get(self.plan.line.find().unseal.remote(self.plan.run))
+            sealed = self._ray.get(self.plan.desk.find().unseal.remote(self.plan.run))
             if sealed is not None:
-                return leased_client(sealed, self.plan.line)[0]
+                return leased_client(sealed, self.plan.desk)[0]
             time.sleep(LOOK_EVERY)
         raise RuntimeError("The run that this worker is for has ended.")
 

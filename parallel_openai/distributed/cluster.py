@@ -144,29 +144,29 @@ class Desk:
 
 
 @dataclass
-class Line:
-    """A process's line to the account's actor. Where the actor has died, a new one takes its place."""
+class DeskHandle:
+    """A process's way to the account's desk, which is an actor. Where the actor has died, a new one takes its place."""
 
     name: str
     limits: tuple[float | None, float | None]
-    _desk: Any = field(default=None, repr=False)
+    _actor: Any = field(default=None, repr=False)
 
     def find(self) -> Any:
         """The actor; begun here where there is none."""
-        if self._desk is None:
+        if self._actor is None:
             import ray
 
             actor = ray.remote(num_cpus=0)(Desk)
             named = actor.options(name=self.name, namespace=NAMESPACE, get_if_exists=True)
-            self._desk = named.remote(*self.limits)
-        return self._desk
+            self._actor = named.remote(*self.limits)
+        return self._actor
 
-    def hang_up(self) -> None:
+    def let_go(self) -> None:
         """Look for the actor again at the next time."""
-        self._desk = None
+        self._actor = None
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"name": self.name, "limits": self.limits, "_desk": None}
+        return {"name": self.name, "limits": self.limits, "_actor": None}
 
     async def lease(self, worker: str, requests: int, tokens: float, report: Report) -> Grant:
         from ray.exceptions import RayActorError
@@ -176,7 +176,7 @@ class Line:
                 grant: Grant = await self.find().lease.remote(worker, requests, tokens, report)
                 return grant
             except RayActorError:
-                self.hang_up()
+                self.let_go()
                 await asyncio.sleep(AGAIN_AFTER)
         raise RuntimeError("The actor that keeps the account's limit cannot be reached.")
 

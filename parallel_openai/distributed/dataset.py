@@ -18,7 +18,7 @@ import pandas as pd
 from parallel_openai.client import Client
 from parallel_openai.default_client import client_for
 from parallel_openai.distributed.blocks import COUNTED, GAUGES, LOOK_EVERY, BlockWorker, Plan
-from parallel_openai.distributed.cluster import Line, account_name, count_workers, error_of, find_ray, seal
+from parallel_openai.distributed.cluster import DeskHandle, account_name, count_workers, error_of, find_ray, seal
 from parallel_openai.distributed.parts import Index, in_groups, scan
 from parallel_openai.engine.journal import Sync
 from parallel_openai.engine.progress import Progress
@@ -135,7 +135,7 @@ class _DatasetRun:
 
     def execute(self, ds: Any, *, show: bool) -> Any:
         self.name = uuid.uuid4().hex[:12]
-        self.line = Line(
+        self.desk = DeskHandle(
             account_name(self.client), (self.client.max_requests_per_minute, self.client.max_tokens_per_minute)
         )
         self._sealed = seal(self.client, self.workers)
@@ -154,14 +154,14 @@ class _DatasetRun:
         finally:
             marker.unlink(missing_ok=True)
             stop = self._look()
-            self.ray.get(self.line.find().end.remote(self.name))
+            self.ray.get(self.desk.find().end.remote(self.name))
         progress.close(self._closing_line(time.monotonic() - began))
         if stop is not None:
             raise error_of(stop, partial=out)
         return out
 
     def _begin(self) -> None:
-        self.ray.get(self.line.find().begin.remote(self.name, self._sealed))
+        self.ray.get(self.desk.find().begin.remote(self.name, self._sealed))
 
     def _mapped(self, ds: Any) -> Any:
         from ray.data import ActorPoolStrategy
@@ -169,7 +169,7 @@ class _DatasetRun:
         if _is_there(ds) and ds.num_blocks() < self.workers:
             ds = ds.repartition(self.workers)
         cpus = self.ray.cluster_resources().get("CPU", 1.0)
-        plan = Plan(self.name, self.line, self.recipe, self.reader, self.options, self.folder, self._index())
+        plan = Plan(self.name, self.desk, self.recipe, self.reader, self.options, self.folder, self._index())
         out = ds.map_batches(
             BlockWorker,
             fn_constructor_args=(plan,),
@@ -223,9 +223,9 @@ class _DatasetRun:
         from ray.exceptions import RayActorError
 
         try:
-            totals, limits, stop = self.ray.get(self.line.find().totals.remote(self.name))
+            totals, limits, stop = self.ray.get(self.desk.find().totals.remote(self.name))
         except RayActorError:  # another run had begun it, and has ended
-            self.line.hang_up()
+            self.desk.let_go()
             self._begin()
             return None
         for name in (*COUNTED, *GAUGES):

@@ -6,15 +6,17 @@ import asyncio
 import time
 import traceback
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 from parallel_openai.client import Client
 from parallel_openai.distributed.account import Grant, Report
-from parallel_openai.distributed.cluster import Line, Sealed, worker_name
+from parallel_openai.distributed.cluster import DeskHandle, Sealed, worker_name
 from parallel_openai.distributed.limiter import LeasedLimiter
 from parallel_openai.engine.feed import Feed
 from parallel_openai.engine.gate import Gate
 from parallel_openai.engine.retry import Verdict
+from parallel_openai.engine.sizes import NO_SIZE
 from parallel_openai.engine.status import StatusTracker
 from parallel_openai.engine.timeline import Timeline
 from parallel_openai.errors import RunStoppedError
@@ -86,14 +88,34 @@ class Failed:
     verdict: Verdict
 
 
+@dataclass(frozen=True, slots=True)
+class Recording:
+    """A piece of a worker's tape. `sends` are seconds ago, since the machines' clocks need not agree."""
+
+    sends: list[float]
+    answers: list[Answered]
+    failures: list[Failed]
+
+    def replay(self, timeline: Timeline, requests: Mapping[int, APIRequest], now: float) -> None:
+        """Write it into a timeline whose clock shows `now`; the requests are those that the numbers stand for."""
+        for ago in self.sends:
+            timeline.sent(now - ago)
+        for each in self.answers:
+            request = requests[each.number]
+            size = request.size or NO_SIZE
+            timeline.answered(now - each.sent, now - each.came, request, size, each.seconds, each.usage)
+        for one in self.failures:
+            response = Response(one.status, {}, b"", None, one.seconds)
+            timeline.failed(now - one.came, response, one.verdict)
+
+
 @dataclass(slots=True)
 class Delivery:
     """What happened at a worker since the last one.
 
     Attributes:
         results: what came to its end.
-        sent: how many seconds ago something was sent.
-        answers, failures: what came of sends.
+        recording: what was sent, and what came of it.
         counts: how much the counters have grown.
         in_flight, waiting: requests on the wire, and those that wait to be sent again.
         limits: requests and tokens per minute, as the worker knows them.
@@ -102,9 +124,7 @@ class Delivery:
     """
 
     results: list[Done]
-    sent: list[float]
-    answers: list[Answered]
-    failures: list[Failed]
+    recording: Recording
     counts: Counter[str]
     in_flight: int
     waiting: int
@@ -144,24 +164,24 @@ class Tape(Timeline):
         if self._keeps:
             self.failures.append(Failed(now, response.status, response.seconds, verdict))
 
-    def take(self, now: float) -> tuple[list[float], list[Answered], list[Failed]]:
+    def take(self, now: float) -> Recording:
         """What happened since the last time."""
         sends = [now - at for at in self.sends]
         answers = [replace(each, sent=now - each.sent, came=now - each.came) for each in self.answers]
         failures = [replace(each, came=now - each.came) for each in self.failures]
         self.sends, self.answers, self.failures = [], [], []
-        return sends, answers, failures
+        return Recording(sends, answers, failures)
 
 
-def leased_client(sealed: Sealed, line: Line) -> tuple[Client, LeasedLimiter]:
+def leased_client(sealed: Sealed, desk: DeskHandle) -> tuple[Client, LeasedLimiter]:
     """A client that sends when the account's actor says."""
     name = worker_name()
 
     async def ask(requests: int, tokens: float, report: Report) -> Grant:
-        return await line.lease(name, requests, tokens, report)
+        return await desk.lease(name, requests, tokens, report)
 
     client = Client.of_account(sealed.open())
-    limiter = LeasedLimiter(ask, *line.limits, clock=time.monotonic)
+    limiter = LeasedLimiter(ask, *desk.limits, clock=time.monotonic)
     client.limiter = limiter
     return client, limiter
 
@@ -173,14 +193,14 @@ class Worker:
     `open` must come first: the key travels in a call, and not with what makes the actor, which the cluster keeps.
     """
 
-    line: Line
+    desk: DeskHandle
     _feed: Feed = field(default_factory=Feed)
     _results: list[Done] = field(default_factory=list)
     _stop: tuple[str, str] | None = None
 
     async def open(self, sealed: Sealed) -> str:
         """Begin, and give this worker's name."""
-        self._client, self._limiter = leased_client(sealed, self.line)
+        self._client, self._limiter = leased_client(sealed, self.desk)
         self._tape = Tape()
         self._status = StatusTracker(timeline=self._tape)
         self._told: Counter[str] = Counter()
@@ -239,12 +259,9 @@ class Worker:
         results, self._results = self._results, []
         counts = Counter({name: getattr(self._status, name) for name in COUNTS})
         waited = Counter(self._limiter.waited)
-        sent, answers, failures = self._tape.take(time.monotonic())
         delivery = Delivery(
             results,
-            sent,
-            answers,
-            failures,
+            self._tape.take(time.monotonic()),
             _grown(counts, self._told),
             self._status.num_tasks_in_progress,
             self._status.num_tasks_waiting,

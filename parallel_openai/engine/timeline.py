@@ -177,7 +177,7 @@ class Timeline:
         self.advice = self._smaller_cap(limiter, max_concurrent_requests)
 
     def sent(self, at: float) -> None:
-        if self._first_sent is None:
+        if self._first_sent is None or at < self._first_sent:  # many workers do not tell in order
             self._first_sent = at
         piece = self._slice(at)
         piece.sent += 1
@@ -188,7 +188,7 @@ class Timeline:
         self, sent_at: float, now: float, request: APIRequest, size: Size, seconds: float, usage: Usage | None
     ) -> None:
         """A send brought a good answer after so many `seconds`, which says that it took `usage`."""
-        self._last_seen = now
+        self._last_seen = max(self._last_seen, now)
         piece = self._slice(now)
         piece.answered += 1
         piece.seconds += seconds
@@ -203,7 +203,7 @@ class Timeline:
 
     def failed(self, now: float, response: Response, verdict: Verdict) -> None:
         """A send brought something else."""
-        self._last_seen = now
+        self._last_seen = max(self._last_seen, now)
         if response.status == 429:
             self._slice(now).refused += 1
             self.refusals[_why(verdict)] += 1

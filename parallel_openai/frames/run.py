@@ -40,7 +40,7 @@ from parallel_openai.records import APIRequest, Result
 from parallel_openai.requests.prompts import BadPromptError
 
 if TYPE_CHECKING:
-    from parallel_openai.distributed.pool import Pool
+    from parallel_openai.distributed.crew import Crew
 
 #: Rows that are looked up before other work of the loop gets its turn.
 LOOK_UP_AT_ONCE = 200
@@ -90,10 +90,10 @@ class FrameRun:
         self._twins: list[tuple[int, int]] = []  # slots that share another's answer
         self._unreadable: set[int] = set()  # slots whose line in the journal turned out to be damaged
 
-    def _find_engine(self) -> Client | Pool:
+    def _find_engine(self) -> Client | Crew:
         if self.options.ray is False:
             return self.client
-        from parallel_openai.distributed.pool import Pool
+        from parallel_openai.distributed.crew import Crew
 
         if self._lane is not None:
             raise InvalidInputError(f"lane={self.options.lane!r} sends files, and ray= requests: leave one out.")
@@ -101,7 +101,7 @@ class FrameRun:
             raise InvalidInputError(
                 "A budget cannot be kept by machines that do not see each other's sends: leave out ray=, or the budget."
             )
-        return Pool(self.client, self.options.ray)
+        return Crew(self.client, self.options.ray)
 
     def execute(self) -> pd.DataFrame:
         """Run, and wait for the end. A KeyboardInterrupt ends the run early and keeps what there is; a second one

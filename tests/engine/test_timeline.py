@@ -140,6 +140,18 @@ def test_a_limit_of_a_day_is_no_rate() -> None:
     assert timeline.slices[0].max_requests_per_minute is None
 
 
+@pytest.mark.parametrize("order", [(0, 1), (1, 0)], ids=["in order", "the later one first"])
+def test_utilisation_is_the_same_in_whatever_order_the_workers_tell(order: tuple[int, ...]) -> None:
+    timeline, limiter = Timeline(), Limiter(60, clock=lambda: 0.0)
+    timeline.begin(limiter, 0.0)
+    told = [(0.0, 1.0), (5.0, 10.0)]
+    for number in order:
+        timeline.sent(told[number][0])
+    for number in order:
+        came(timeline, OK, at=told[number][1])
+    assert timeline.utilisation() == {"requests": 0.2}  # 2 of the 10 that 10 s allow
+
+
 def test_two_stretches_of_work_add_up() -> None:
     timeline, limiter = Timeline(), Limiter(60, clock=lambda: 0.0)
     limiter.waited["tokens"] = 7.0  # of a run before

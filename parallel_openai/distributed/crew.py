@@ -9,14 +9,13 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from parallel_openai.client import MAX_CONCURRENT_REQUESTS, Client
-from parallel_openai.distributed.cluster import Line, account_name, count_workers, error_of, find_ray, seal
+from parallel_openai.distributed.cluster import DeskHandle, account_name, count_workers, error_of, find_ray, seal
 from parallel_openai.distributed.worker import Delivery, Done, Parcel, Worker
 from parallel_openai.engine.budget import Budget
 from parallel_openai.engine.processor import COME_HOME, End
-from parallel_openai.engine.sizes import NO_SIZE
 from parallel_openai.engine.status import StatusTracker
 from parallel_openai.jsonl import loads
-from parallel_openai.records import APIRequest, Response, Result
+from parallel_openai.records import APIRequest, Result
 from parallel_openai.requests.endpoints import usage_of
 
 #: Requests that a worker has beyond those that it can have on the wire, and how many it is given at once.
@@ -28,7 +27,7 @@ PATIENCE = 0.25
 MOST_DEATHS = 10
 
 
-class Pool:
+class Crew:
     """Does for a run what a client does, on the workers of a cluster.
 
     A worker that dies, however it dies, is replaced, and what it had not delivered is sent again: that is what was on
@@ -52,7 +51,7 @@ class Pool:
         self._room = concurrency + STOCK
         cpus = self._ray.cluster_resources().get("CPU", 1.0)
         self._cpus = min(1.0, cpus / self._workers)  # more workers than processors are welcome: they mostly wait
-        self._line = Line(account_name(client), (client.max_requests_per_minute, client.max_tokens_per_minute))
+        self._desk = DeskHandle(account_name(client), (client.max_requests_per_minute, client.max_tokens_per_minute))
 
     async def process(
         self,
@@ -71,7 +70,7 @@ class Pool:
         assert budget is None
         run = _Run(iter(requests), on_result, status, self._client)
         status.timeline.begin(self._client.limiter, time.monotonic())
-        self._line.find()  # begun here, so that it lives as long as this run
+        self._desk.find()  # begun here, so that it lives as long as this run
         serving = [asyncio.ensure_future(self._serve(run)) for _ in range(self._workers)]
         for each in serving:
             each.add_done_callback(run.look_at)
@@ -96,7 +95,7 @@ class Pool:
         assert me is not None
         actor = self._ray.remote(num_cpus=self._cpus, max_restarts=0)(Worker)
         while True:
-            worker = actor.remote(self._line)
+            worker = actor.remote(self._desk)
             mine: dict[int, APIRequest] = {}
             try:
                 await worker.open.remote(self._sealed)
@@ -180,15 +179,7 @@ class _Run:
     def receive(self, delivery: Delivery, mine: dict[int, APIRequest]) -> None:
         """Book what a worker delivers."""
         now, status = time.monotonic(), self._status
-        for ago in delivery.sent:
-            status.timeline.sent(now - ago)
-        for each in delivery.answers:
-            request = mine[each.number]
-            size = request.size or NO_SIZE
-            status.timeline.answered(now - each.sent, now - each.came, request, size, each.seconds, each.usage)
-        for one in delivery.failures:
-            response = Response(one.status, {}, b"", None, one.seconds)
-            status.timeline.failed(now - one.came, response, one.verdict)
+        delivery.recording.replay(status.timeline, mine, now)
         for name, count in delivery.counts.items():
             setattr(status, name, getattr(status, name) + count)
         if delivery.counts["num_rate_limit_errors"]:
