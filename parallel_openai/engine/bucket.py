@@ -361,7 +361,7 @@ class Bucket:
         ledger_then = mark.ledger if charged else mark.ledger + mark.cost
         sent_then = mark.sent if charged else mark.sent - mark.cost
         if shown.limit != self.limit:
-            period = _period(shown)
+            period = shown.period
             if shown.limit / period > self._given * 1.001:  # the caller wants less than the server allows
                 self.shift = min(self.shift, shown.remaining - ledger_then)
                 return
@@ -447,19 +447,3 @@ class Bucket:
             self.capacity = max(1.0, self.rate * PACE_BURST)
         if self.shift == INFINITY:
             self.shift = -self.ledger
-
-
-def _period(shown: Allowance) -> float:
-    """Seconds that a shown limit is for: a minute, unless `reset` fits an hour or a day and no minute.
-
-    >>> _period(Allowance(600, 590, 1.0)), _period(Allowance(14400, 14370, 180.0))
-    (60.0, 86400.0)
-    """
-    missing = shown.limit - shown.remaining
-    if shown.reset is None or missing <= 0:
-        return 60.0
-    by_minute = missing / (shown.limit / 60.0)
-    if shown.reset <= by_minute + 1.5:
-        return 60.0
-    period = shown.limit * shown.reset / missing
-    return next((usual for usual in (3600.0, 86400.0) if 0.75 < period / usual < 1.33), 60.0)

@@ -27,6 +27,22 @@ class Allowance:
     remaining: float
     reset: float | None
 
+    @property
+    def period(self) -> float:
+        """Seconds that the limit is for: a minute, unless `reset` fits an hour or a day and no minute.
+
+        >>> Allowance(600, 590, 1.0).period, Allowance(14400, 14370, 180.0).period
+        (60.0, 86400.0)
+        """
+        missing = self.limit - self.remaining
+        if self.reset is None or missing <= 0:
+            return 60.0
+        by_minute = missing / (self.limit / 60.0)
+        if self.reset <= by_minute + 1.5:
+            return 60.0
+        period = self.limit * self.reset / missing
+        return next((usual for usual in (3600.0, 86400.0) if 0.75 < period / usual < 1.33), 60.0)
+
 
 def allowance(headers: Mapping[str, str], dimension: str) -> Allowance | None:
     """What the headers say of a dimension (`requests` or `tokens`), or None when they do not say.

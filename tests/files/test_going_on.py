@@ -1,0 +1,100 @@
+"""What a file of results holds is not asked for again."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import parallel_openai as po
+from parallel_openai.local.simulator import Server
+from tests.files.asking import chat, results, run, write
+
+
+def test_running_again_sends_nothing(server: Server) -> None:
+    write(chat("a"), chat("b", metadata={"row": 1}))
+    run(server)
+    status = run(server)
+    assert server.stats()["received"] == 2
+    assert (status.num_tasks_succeeded, status.num_tasks_restored) == (2, 2)
+    assert len(results()) == 2
+
+
+def test_running_again_sends_what_failed_and_what_is_new(server: Server) -> None:
+    write(chat("first"), chat("second"))
+    server.script([400], matching="second")
+    run(server)
+    write(chat("second"), chat("third"), chat("first"))
+    status = run(server)
+    assert server.stats()["received"] == 4
+    assert (status.num_tasks_succeeded, status.num_tasks_restored, len(results())) == (3, 1, 4)
+
+
+def test_the_same_request_for_two_rows_gets_two_lines(server: Server) -> None:
+    write(chat("a", metadata=1), chat("a", metadata=2), chat("a", metadata=2), chat("a"))
+    run(server)
+    assert sorted(line[2] for line in results() if len(line) > 2) == [1, 2, 2]
+    run(server)
+    assert server.stats()["received"] == len(results()) == 4
+
+
+def test_after_a_torn_end_one_request_is_sent_again(server: Server) -> None:
+    write(chat("a"), chat("b"))
+    run(server)
+    Path("out.jsonl").write_bytes(Path("out.jsonl").read_bytes()[:-9])
+    run(server)
+    assert server.stats()["received"] == 3
+    assert len(results()) == 2
+
+
+def test_a_damaged_line_is_counted_and_its_request_is_sent_again(server: Server) -> None:
+    write(chat("a"), chat("b"))
+    run(server)
+    first, _ = Path("out.jsonl").read_bytes().splitlines()
+    Path("out.jsonl").write_bytes(first + b"\n\x00\x00\n")
+    assert run(server).num_damaged_lines == 1
+    assert server.stats()["received"] == 3
+
+
+def test_results_of_the_ancestor_are_known(server: Server) -> None:
+    write(chat("a", metadata={"row": 1}), chat("b"))
+    line = [chat("a"), {"id": "1", "choices": []}, {"row": 1}]
+    Path("out.jsonl").write_text(json.dumps(line) + "\n" + json.dumps([chat("b"), {"id": "2"}]) + "\n")
+    assert run(server).num_tasks_restored == 2
+    assert server.stats()["received"] == 0
+
+
+def test_fields_in_another_order_ask_the_same(server: Server) -> None:
+    write(chat("a", temperature=0, metadata={"row": 1, "of": 2}))
+    run(server)
+    line = json.loads(Path("in.jsonl").read_text(), object_pairs_hook=lambda pairs: dict(reversed(pairs)))
+    Path("in.jsonl").write_text(json.dumps(line, indent=None, separators=(" ,  ", " : ")) + "\n")
+    assert run(server).num_tasks_restored == server.stats()["received"] == 1
+
+
+@pytest.mark.parametrize("metadata", [(2**70, 2**71), ("\ud800", "\ud801"), ({"a": None}, {"a": 0})], ids=repr)
+def test_rows_are_told_apart_by_whatever_their_metadata_holds(server: Server, metadata: tuple[Any, Any]) -> None:
+    write(*(chat("a", metadata=each) for each in metadata))
+    run(server)
+    write(chat("a", metadata=metadata[1]), chat("a", metadata=metadata[1]))
+    status = run(server)
+    assert (status.num_tasks_restored, status.num_tasks_succeeded, server.stats()["received"]) == (1, 2, 3)
+
+
+def test_what_failed_before_is_asked_after_what_is_new(server: Server) -> None:
+    """So that a budget buys fresh answers first; and the same line twice is still two requests."""
+    write(chat("bad"), chat("bad"), chat("good"))
+    server.script([400, 400], matching="bad")
+    run(server)
+    write(chat("bad"), chat("bad"), chat("new"), chat("newer"))
+    status = run(server, client=po.Client(server.base_url, max_concurrent_requests=1))
+    assert (status.num_tasks_succeeded, server.stats()["received"]) == (4, 7)
+    assert [request["messages"][0]["content"] for request, *_ in results()[3:]] == ["new", "newer", "bad", "bad"]
+
+
+def test_a_request_in_the_results_that_cannot_be_sent_is_counted_as_damaged(server: Server) -> None:
+    write(chat("a"))
+    Path("out.jsonl").write_text('[{"model":"\\ud800"},{"id":"1"}]\n')
+    assert run(server).num_damaged_lines == 1
