@@ -16,9 +16,13 @@ from parallel_openai.jsonl import dumps
 from tests.benchmarks.memory import MOST_BYTES_A_ROW, bytes_a_row, in_process
 from tests.benchmarks.resume import requests
 from tests.benchmarks.throughput import ANSWER
+from tests.servers.nginx import needs_nginx
 from tests.servers.static import static
 
-linux_only = pytest.mark.skipif(sys.platform != "linux", reason="ru_maxrss is something else elsewhere")
+pytestmark = [
+    pytest.mark.skipif(sys.platform != "linux", reason="ru_maxrss is something else elsewhere"),
+    needs_nginx,
+]
 
 
 @pytest.fixture(scope="module")
@@ -27,7 +31,6 @@ def base_url() -> Iterator[str]:
         yield url
 
 
-@linux_only
 def test_the_memory_does_not_grow_with_the_file(base_url: str) -> None:
     """Ten times the lines, each of 10 kB, so that the lines alone would take 27 MB more."""
     peaks = []
@@ -41,7 +44,6 @@ def test_the_memory_does_not_grow_with_the_file(base_url: str) -> None:
     assert peaks[1] - peaks[0] < 9e6
 
 
-@linux_only
 def test_a_line_that_is_known_takes_a_few_bytes(base_url: str) -> None:
     peaks = []
     for lines in (1_000, 120_000):
@@ -53,6 +55,5 @@ def test_a_line_that_is_known_takes_a_few_bytes(base_url: str) -> None:
     assert (peaks[1] - peaks[0]) / 119_000 < 110
 
 
-@linux_only
 def test_a_row_takes_little_beside_the_frame_itself(base_url: str) -> None:
     assert bytes_a_row(base_url, 6_000, Path(), None) < 1.3 * MOST_BYTES_A_ROW

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-import subprocess
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
+import trustme
 
 from parallel_openai import APIRequest, Client
 from parallel_openai.records import Response
@@ -16,21 +15,14 @@ from tests.servers.recorder import Recorder, recorder
 
 
 @pytest.fixture(scope="module")
-def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """A certificate for 127.0.0.1 that is its own authority, and its key."""
-    folder = tmp_path_factory.mktemp("tls")
-    certificate, key = folder / "certificate.pem", folder / "key.pem"
-    extensions = ["-addext", "subjectAltName=IP:127.0.0.1", "-addext", "keyUsage=digitalSignature,keyCertSign"]
-    kind = ["-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=localhost"]
-    command = ["openssl", "req", *kind, *extensions, "-out", str(certificate), "-keyout", str(key)]
-    subprocess.run(command, check=True, capture_output=True)
-    return certificate, key
+def authority() -> trustme.CA:
+    return trustme.CA()
 
 
 @pytest.fixture
-def server(certificate: tuple[Path, Path]) -> Iterator[Recorder]:
+def server(authority: trustme.CA) -> Iterator[Recorder]:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(*certificate)
+    authority.issue_cert("127.0.0.1").configure_cert(context)
     with recorder(tls=context) as running:
         yield running
 
@@ -40,8 +32,10 @@ def ask(server: Recorder, **options: ssl.SSLContext | bool) -> Response:
         return asyncio.run(APIRequest({"model": "m", "messages": []}).call_api(client))
 
 
-def test_a_private_authority_is_trusted_when_it_is_given(server: Recorder, certificate: tuple[Path, Path]) -> None:
-    response = ask(server, ssl=ssl.create_default_context(cafile=str(certificate[0])))
+def test_a_private_authority_is_trusted_when_it_is_given(server: Recorder, authority: trustme.CA) -> None:
+    trusting = ssl.create_default_context()
+    authority.configure_trust(trusting)
+    response = ask(server, ssl=trusting)
     assert (response.status, server.asked[0].path) == (200, "/v1/chat/completions")
 
 

@@ -24,7 +24,7 @@ from tests.reliability.kills import ROOT
 from tests.reliability.worker import rows, write_requests
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such limits")
-needs_strace = pytest.mark.skipif(shutil.which("strace") is None, reason="strace is not installed")
+needs_strace = pytest.mark.skipif(shutil.which("strace") is None, reason="needs strace (apt-get install strace)")
 
 PLACE = Path("results.jsonl")
 ANSWER = {"model": "m", "choices": [{"message": {"content": "Hi. " * 100}, "finish_reason": "stop"}]}

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import socket
 import ssl
-import subprocess
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import pytest
+import trustme
 
 import parallel_openai as po
 from parallel_openai.errors import (
@@ -203,12 +202,8 @@ def test_https_to_an_http_port_is_named(server: Server) -> None:
 
 
 def test_a_certificate_that_nobody_signed_is_named() -> None:
-    subject = ["-subj", "/CN=127.0.0.1", "-days", "2", "-keyout", "key.pem", "-out", "cert.pem"]
-    subprocess.run(
-        ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", *subject], check=True, capture_output=True
-    )
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(Path("cert.pem"), Path("key.pem"))
+    trustme.CA().issue_cert("127.0.0.1").configure_cert(context)
     with bare_server(lambda connection: context.wrap_socket(connection, server_side=True)) as port:
         said = stopped_within(5, f"https://127.0.0.1:{port}/v1")
     assert "No secure connection" in said

@@ -9,10 +9,14 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import pytest
+
 from tests.servers.processes import free_port, running
 
-# Debian keeps it where only root's PATH leads.
-COMMAND = shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin:/usr/local/sbin")
+COMMAND = shutil.which("nginx")
+needs_nginx = pytest.mark.skipif(
+    COMMAND is None, reason="needs nginx on the PATH (Debian: apt-get install nginx-light, which lies in /usr/sbin)"
+)
 
 #: A model server that needs no time. A unix socket, so that there is no port to be taken by another.
 UPSTREAM = """

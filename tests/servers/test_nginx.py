@@ -10,11 +10,11 @@ import pandas as pd
 import pytest
 
 import parallel_openai as po
-from tests.servers.nginx import COMMAND, Nginx, nginx
+from tests.servers.nginx import Nginx, needs_nginx, nginx
 
 pytestmark = [
     pytest.mark.servers,
-    pytest.mark.skipif(COMMAND is None, reason="nginx is not installed (apt-get install nginx-light)"),
+    needs_nginx,
 ]
 
 
