@@ -199,9 +199,9 @@ def read_several(given: Any, labels: Iterable[Any]) -> list[Any]:
     if not isinstance(given, str):
         return [read_label(each, known) for each in given]
     try:
-        return [read_label(given, known)]
-    except ValueError:
         return [read_label(each, known) for each in _parts(given.strip())]
+    except ValueError:  # a label with a bar in it, that stands there alone
+        return [read_label(given, known)]
 
 
 def _parts(text: str) -> list[Any]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import enum
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -12,6 +11,7 @@ import pandas as pd
 
 from parallel_openai.errors import InvalidInputError
 from parallel_openai.frames.answers import object_column
+from parallel_openai.frames.exporting.arrow import type_from_text, type_to_text
 from parallel_openai.frames.exporting.exact import from_exact_json, to_exact_json
 
 Texts = list[str | None]
@@ -238,23 +238,14 @@ def _read_strings(texts: Sequence[str | None], dtype: str) -> Any:
 
 
 def _write_arrow(array: Any) -> tuple[Texts, Told]:
-    import pyarrow
-
     arrow = array.__arrow_array__()
-    kind = base64.b64encode(pyarrow.schema([("", arrow.type)]).serialize()).decode()
-    return [None if cell is None else to_exact_json(cell) for cell in arrow.to_pylist()], {
-        "dtype": "arrow",
-        "type": kind,
-    }
+    texts = [None if cell is None else to_exact_json(cell) for cell in arrow.to_pylist()]
+    return texts, {"dtype": "arrow", "type": type_to_text(arrow.type)}
 
 
 def _read_arrow(texts: Sequence[str | None], kind: str) -> Any:
-    import pyarrow
-
-    [field] = pyarrow.ipc.read_schema(pyarrow.BufferReader(base64.b64decode(kind)))
-    cells = [None if text is None else from_exact_json(text) for text in texts]
-    dtype: Any = pd.ArrowDtype(field.type)
-    return pd.array(cells, dtype=dtype)
+    dtype: Any = pd.ArrowDtype(type_from_text(kind))
+    return pd.array([None if text is None else from_exact_json(text) for text in texts], dtype=dtype)
 
 
 def _moments(moments: Any) -> Texts:

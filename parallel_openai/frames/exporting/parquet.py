@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from parallel_openai.errors import MissingDependencyError
+from parallel_openai.frames.exporting.arrow import need_pyarrow
 from parallel_openai.frames.exporting.columns import (
     Told,
     describe_objects,
@@ -52,22 +52,6 @@ def read_parquet(place: Path) -> tuple[dict[str, Any] | None, list[Any]]:
     table = pyarrow.parquet.read_table(place)
     about = (table.schema.metadata or {}).get(_ABOUT)
     return None if about is None else loads(about), table.columns
-
-
-def need_pyarrow() -> Any:
-    """pyarrow, with its part for parquet.
-
-    Raises:
-        MissingDependencyError: it is not installed.
-    """
-    try:
-        import pyarrow
-        import pyarrow.parquet
-    except ImportError:
-        raise MissingDependencyError(
-            "Parquet files need pyarrow: pip install pyarrow. A .csv file needs nothing."
-        ) from None
-    return pyarrow
 
 
 def write_arrow(values: pd.Series[Any], what: str) -> tuple[Any, Told]:
