@@ -212,7 +212,7 @@ def _parts(text: str) -> list[Any]:
             continue
         if isinstance(found, list):
             return found
-    return text.split("|")
+    return [part.strip() for part in text.split("|")]
 
 
 def _spelling(label: Any) -> str:

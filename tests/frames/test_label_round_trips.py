@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 import parallel_openai as po
@@ -54,6 +54,8 @@ def written(label: Any) -> list[Any]:
 
 
 @given(LABELS)
+@example(["True", "true"])
+@example(["[]", "a|b", "a", "b"])
 @settings(max_examples=100, deadline=None)
 def test_a_label_is_read_back_whatever_became_of_it(labels: list[Any]) -> None:
     for label in labels:
@@ -84,7 +86,7 @@ def texts_of(cells: Any) -> list[Any]:
 @given(
     labels=LABELS, kind=st.sampled_from(["one", "several"]), way=st.sampled_from(["sheet", "csv", "parquet", "jsonl"])
 )
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_every_judgement_comes_back_from_every_file(labels: list[Any], kind: str, way: str) -> None:
     for left in Path().glob("*.jsonl"):
         left.unlink()
