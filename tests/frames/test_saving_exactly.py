@@ -299,6 +299,26 @@ def test_a_folder_that_is_not_there_is_named(path: str) -> None:
         po.save(pd.DataFrame({"x": [1]}), f"nowhere/{path}")
 
 
+@pytest.mark.parametrize("name", ["\0.csv", "x" * 300 + ".csv", "out.csv/out.csv", "out.csv/out.parquet"])
+def test_a_name_that_no_file_can_bear_is_named(name: str) -> None:
+    po.save(pd.DataFrame({"x": [1]}), "out.csv")
+    for write in (po.save, po.to_jsonl):
+        with pytest.raises(InvalidInputError, match="cannot be written"):
+            write(pd.DataFrame({"x": [1]}), name)  # type: ignore[operator]  # both are functions
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="it needs /dev/full")
+def test_a_full_disk_is_named() -> None:
+    with pytest.raises(InvalidInputError, match="No space left"):
+        po.to_jsonl(pd.DataFrame({"x": [1]}), "/dev/full")
+
+
+def test_a_parquet_file_that_is_none_is_named() -> None:
+    Path("out.parquet").write_bytes(b"PAR1, or so it says")
+    with pytest.raises(InvalidInputError, match="none that save"):
+        po.load("out.parquet")
+
+
 def test_what_a_spreadsheet_made_of_a_csv_file_is_read() -> None:
     frame = pd.DataFrame(
         {"t": ["a", "b;c"], "yes": [True, False], "maybe": pd.array([None, True], dtype="boolean"), "n": [1, 2]}

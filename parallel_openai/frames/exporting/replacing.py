@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
-from parallel_openai.errors import InvalidInputError
+from parallel_openai.errors import InvalidInputError, ParallelOpenAIError
 
 
 @contextmanager
@@ -21,6 +21,22 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
     Raises:
         InvalidInputError: it cannot be written there.
     """
+    try:
+        with _opened(path) as file:
+            yield file
+    except ParallelOpenAIError:
+        raise
+    except (OSError, ValueError) as error:  # a NUL in the name is a ValueError
+        if isinstance(error, UnicodeError):
+            raise
+        why = getattr(error, "strerror", None) or error
+        raise InvalidInputError(
+            f"{str(path)!r:.200} cannot be written: {why}. What it held before is as it was."
+        ) from error
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[BinaryIO]:
     place = path.resolve()
     if place.is_dir():
         raise InvalidInputError(f"path must be a file, and {str(path)!r} is a folder. Name a file in it.")
@@ -28,15 +44,10 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
         with open(place, "wb") as file:
             yield file
         return
+    descriptor, beside = tempfile.mkstemp(dir=place.parent, prefix=f".{place.name[:100]}.", suffix=".part")
     try:
-        descriptor, beside = tempfile.mkstemp(dir=place.parent, prefix=f".{place.name[:100]}.", suffix=".part")
-        try:
-            with open(descriptor, "wb") as file:
-                yield file
-            os.replace(beside, place)
-        finally:
-            Path(beside).unlink(missing_ok=True)
-    except OSError as error:
-        raise InvalidInputError(
-            f"{path} cannot be written: {error.strerror or error}. What it held before is as it was."
-        ) from error
+        with open(descriptor, "wb") as file:
+            yield file
+        os.replace(beside, place)
+    finally:
+        Path(beside).unlink(missing_ok=True)

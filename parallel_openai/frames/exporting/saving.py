@@ -94,7 +94,8 @@ def load(path: str | os.PathLike[str]) -> pd.DataFrame:
             raise
         beside = f" or {place.name}{ENDING}" if kind == ".csv" else ""
         raise InvalidInputError(
-            f"{place}{beside} was changed since it was saved: {error}. Read it with pandas."
+            f"{place}{beside} is none that save() wrote, or was changed since: {str(error).rstrip('.')}. "
+            "Read it with pandas."
         ) from error
 
 
