@@ -25,6 +25,9 @@ LONGEST_EXAMPLE = 65_536
 
 Example = Mapping[str, Any]
 
+#: Among a row's labels, the reason of the sample that has them; no column bears this name.
+_REASON = ""
+
 
 @dataclass(frozen=True)
 class Examples:
@@ -79,7 +82,7 @@ class _Judged:
         prefix = source.prefix
         self._columns = {prefix + column: column for column in source.about.get("labels") or {}}
         if self._columns and source.about.get("samples", 1) > 1 and has_column(source.out, prefix + REASON_COLUMN):
-            self._columns[prefix + REASON_COLUMN] = REASON_COLUMN
+            self._columns[prefix + REASON_COLUMN] = _REASON
         self._reviewed = source.about.get("reviewed")
         judged = prefix + "label_reviewed"
         self.any = (
@@ -96,7 +99,7 @@ class _Judged:
             labels = dict(zip(self._columns.values(), values, strict=False))
             corrected = self.any and not is_missing(values[-1])
             if corrected:  # the model's reason was for its own label
-                labels = {**labels, str(self._reviewed): values[-1], REASON_COLUMN: None}
+                labels = {**labels, str(self._reviewed): values[-1], _REASON: None}
             yield labels, corrected
 
 
@@ -122,7 +125,7 @@ class _Answer:
 
 def _label_json(asked: _Answer, labels: dict[str, Any], number: int) -> str | None:
     """The answer with these labels that the schema which was sent takes; None where the row lacks one."""
-    reason = labels.pop(REASON_COLUMN, None)
+    reason = labels.pop(_REASON, None)
     if any(is_missing(label) for label in labels.values()):
         return None
     chosen = {}
