@@ -48,7 +48,7 @@ DOORS = {
     "sklearn": ("frames.labelling.agreement",),
     "statsmodels": ("frames.labelling.agreement",),
     "krippendorff": ("frames.labelling.agreement",),
-    "pyarrow": ("frames.exporting.saving",),
+    "pyarrow": ("frames.exporting.arrow",),
     "anywidget": ("frames.reviewing.widget",),
     "traitlets": ("frames.reviewing.widget",),
     "ray": ("distributed",),

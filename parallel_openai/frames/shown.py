@@ -39,10 +39,12 @@ def text_columns(out: pd.DataFrame, text: Hashable | Sequence[Hashable] | None) 
         if columns:
             return columns
     ours = {about.get("prefix", "") + name for name in (*_OURS, *(about.get("columns") or about.get("labels") or ()))}
+    # Without rows, pandas 2 does not know texts from other objects.
+    kinds = ("string",) if len(out) else ("string", "empty")
     columns = [
         name
         for name in dict.fromkeys(out.columns)
-        if name not in ours and pd.api.types.infer_dtype(out[name], skipna=True) == "string"
+        if name not in ours and pd.api.types.infer_dtype(out[name], skipna=True) in kinds
     ]
     if not columns:
         raise InvalidInputError("The frame has no column of texts to show; name one with text=.")

@@ -78,7 +78,7 @@ def column_text(name: Hashable) -> str:
     ('text', '3', 'review text', 'score')
     """
     if isinstance(name, tuple):
-        return " ".join(str(level) for level in name if level != "")
+        return " ".join(text for text in map(str, name) if text)  # compared, NA would be neither
     return str(name)
 
 

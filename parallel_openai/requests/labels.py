@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ast
 import enum
-from collections.abc import Mapping, Sequence, Set
+import re
+from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -84,11 +86,7 @@ class LabelField:
         return self._written(label)
 
     def _written(self, label: Any) -> str:
-        for choice, value in self.choices.items():
-            # A file of examples has the texts of an Enum's members, and pandas numbers of its own.
-            if label == value or str(label) == text_of(value):
-                return choice
-        raise ValueError(f"is none of {', '.join(self.texts)}")
+        return list(self.choices)[self.texts.index(read_label(label, self.texts))]
 
     def example(self) -> str:
         """A good answer's JSON, to show. Of a set the last choice: there the small model did best."""
@@ -153,6 +151,75 @@ def text_of(label: Any) -> str:
     ('positive', '3')
     """
     return str(label.value if isinstance(label, enum.Enum) else label)
+
+
+def text_of_several(labels: Iterable[Any]) -> str:
+    """Several labels in one cell; JSON where `|` could not part them, or there is none.
+
+    >>> text_of_several(["hot", "thick"]), text_of_several(["a | b"]), text_of_several([])
+    ('hot | thick', '["a | b"]', '[]')
+    """
+    texts = [text_of(label) for label in labels]
+    if not texts or any("|" in text or text != text.strip() or text.startswith("[") for text in texts):
+        return dumps(texts).decode()
+    return " | ".join(texts)
+
+
+def read_label(given: Any, labels: Iterable[Any]) -> Any:
+    """The one of the labels that a cell means: the one with its text, else as files and sheets write numbers and bools.
+
+    Raises:
+        ValueError: it is none of them.
+
+    >>> read_label(2.0, [1, 2]), read_label("TRUE", [True, False]), read_label("no", ["yes", "no"])
+    (2, True, 'no')
+    """
+    known, text, spelling = list(labels), text_of(given), _spelling(given)
+    alike = [label for label in known if text_of(label) == text]
+    if not alike:
+        spellings = [_spelling(label) for label in known]
+        if {"true", "false"}.issuperset(spellings):
+            spelling = {"1": "true", "0": "false"}.get(spelling, spelling)
+        alike = [label for label, each in zip(known, spellings, strict=True) if each == spelling]
+    if len(alike) != 1:
+        raise ValueError(f"is none of {', '.join(map(text_of, known))}")
+    return alike[0]
+
+
+def read_several(given: Any, labels: Iterable[Any]) -> list[Any]:
+    """The labels that a cell means: a list of them, or its text as `text_of_several`, JSON or Python write it.
+
+    Raises:
+        ValueError: one of them is none.
+
+    >>> read_several("hot | thick", ["thick", "hot"]), read_several("['hot']", ["thick", "hot"])
+    (['hot', 'thick'], ['hot'])
+    """
+    known = list(labels)
+    if not isinstance(given, str):
+        return [read_label(each, known) for each in given]
+    try:
+        return [read_label(each, known) for each in _parts(given.strip())]
+    except ValueError:  # a label with a bar in it, that stands there alone
+        return [read_label(given, known)]
+
+
+def _parts(text: str) -> list[Any]:
+    for read in (loads, ast.literal_eval) if text.startswith("[") else ():
+        try:
+            found = read(text)
+        except (ValueError, SyntaxError):
+            continue
+        if isinstance(found, list):
+            return found
+    return [part.strip() for part in text.split("|")]
+
+
+def _spelling(label: Any) -> str:
+    """A label's text, the same for all that a file or a sheet may make of a number or a bool."""
+    text = text_of(label).strip()
+    whole = re.fullmatch(r"([+-]?\d+)\.0+", text)
+    return whole[1] if whole else text.lower() if text.lower() in ("true", "false") else text
 
 
 def check_scale(scale: Any, labels: Any = None) -> LabelField:

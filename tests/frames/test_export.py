@@ -123,6 +123,24 @@ def test_the_index_is_written_where_it_is_asked_for(index: Any, names: list[str]
     assert list(lines()[0]) == [*names, "text"]
 
 
+@pytest.mark.parametrize(
+    ("index", "name"),
+    [
+        (pd.Index([7], name="text"), "text"),
+        (pd.Index([7]), "index"),
+        (pd.MultiIndex.from_tuples([("a", 7)], names=["id", "id"]), "id"),
+        (pd.MultiIndex.from_tuples([("a", 7)], names=["index1", None]), "index1"),
+        (pd.Index([7], name=1), "1"),
+    ],
+    ids=["a column's", "unnamed", "two levels of one name", "a level named as another would be", "a number"],
+)
+def test_an_index_that_would_be_named_as_something_else_is_refused_and_not_dropped(index: Any, name: str) -> None:
+    df = pd.DataFrame({"text": ["a"], "index": ["b"], "1": ["c"]}, index=index)
+    with pytest.raises(InvalidInputError, match=rf"2 columns would all be named '{name}'.*rename_axis"):
+        po.to_jsonl(df, "out.jsonl", index=True)
+    assert po.to_jsonl(df, "out.jsonl") == 1
+
+
 def test_columns_of_several_levels_have_one_name(ask: Verb) -> None:
     columns = pd.MultiIndex.from_tuples([("review", "text"), ("id", "")])
     po.to_jsonl(ask(pd.DataFrame([["Hi.", 1]], columns=columns), "{review text}"), "out.jsonl")

@@ -6,14 +6,16 @@ import enum
 import json
 import warnings
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
+import jsonschema
 import pandas as pd
 import pytest
+from pydantic import BaseModel, Field
 
 import parallel_openai as po
 from parallel_openai.errors import InvalidInputError
-from tests.frames.conftest import Verb
+from tests.frames.conftest import Verb, journal_of
 
 small = pytest.mark.filterwarnings("ignore:For fine-tuning")
 LABELS = ["positive", "negative"]
@@ -57,11 +59,114 @@ def test_numbers_scores_several_labels_and_reasons_keep_their_place(label: Verb,
     assert contents() == [{"score": int(scored["label"].iloc[0])}]
     several = label(reviews[:1], "{text}", labels=LABELS, multi=True)
     po.to_jsonl(several, "out.jsonl", format="fine-tuning")
-    assert contents() == [{"label": several["label"].iloc[0]}]
+    assert contents() == [{"labels": several["label"].iloc[0]}]
     explained = label(reviews[:1], "{text}", labels=LABELS, explain=True)
     po.to_jsonl(explained, "out.jsonl", format="fine-tuning")
     assert [list(each) for each in contents()] == [["reason", "label"]]
     assert contents()[0]["reason"] == explained["label_reason"].iloc[0]
+
+
+class Mail(BaseModel):
+    topic: Literal["order", "other"]
+    urgent: bool
+    tags: list[Literal["a", "b"]]
+    rating: Annotated[int, Field(ge=1, le=5)]
+    summary: str
+
+
+QUESTIONS: dict[str, dict[str, Any]] = {
+    "texts": {"labels": LABELS},
+    "an Enum": {"labels": Tone},
+    "ints": {"labels": [1, 2, 3]},
+    "bools": {"labels": [True, False]},
+    "floats": {"labels": [0.5, 1.0]},
+    "several": {"labels": ["c", "a", "b"], "multi": True},
+    "several ints": {"labels": [3, 1, 2], "multi": True},
+    "several bools": {"labels": [True, False], "multi": True},
+    "a scale": {"scale": (-2, 2)},
+    "a class": {"labels": Mail},
+}
+
+
+def schema_of(body: dict[str, Any]) -> Any:
+    return (body.get("response_format") or {}).get("json_schema", {}).get("schema") or body["text"]["format"]["schema"]
+
+
+def sent_schema(out: pd.DataFrame) -> Any:
+    return schema_of(json.loads(journal_of(out).read_bytes().splitlines()[0])[0])
+
+
+@small
+@pytest.mark.parametrize("endpoint", ["chat.completions", "responses"])
+@pytest.mark.parametrize("explain", [False, True])
+@pytest.mark.parametrize("name", QUESTIONS)
+def test_an_exported_answer_fits_the_schema_that_was_sent(
+    label: Verb, reviews: pd.DataFrame, name: str, explain: bool, endpoint: str
+) -> None:
+    out = label(reviews, "{text}", **QUESTIONS[name], explain=explain, endpoint=endpoint)
+    schema = sent_schema(out)
+    assert (out["status"] == "succeeded").all()
+    assert po.to_jsonl(out, "out.jsonl", format="fine-tuning") == 3
+    for answer in contents():
+        jsonschema.validate(answer, schema)
+        assert not explain or answer["reason"]
+
+
+@small
+@pytest.mark.parametrize("name", [name for name in QUESTIONS if name != "a class"])
+def test_a_judged_label_fits_the_schema_that_was_sent(label: Verb, reviews: pd.DataFrame, name: str) -> None:
+    review = po.review(label(reviews, "{text}", **QUESTIONS[name], explain=True))
+    for row, text in enumerate([review.labels[0], review.labels[-1], review.labels[1]]):
+        review.correct(row, [text] if review.multi else text)
+    if review.multi:
+        review.correct(0, [])
+    out = review.frame()
+    assert po.to_jsonl(out, "out.jsonl", format="fine-tuning", only_reviewed=True) == 3
+    for answer in contents():
+        jsonschema.validate(answer, sent_schema(out))
+
+
+@small
+@pytest.mark.parametrize("name", QUESTIONS)
+def test_a_frame_that_was_saved_teaches_the_same(label: Verb, reviews: pd.DataFrame, name: str) -> None:
+    out = label(reviews, "{text}", **QUESTIONS[name])
+    po.to_jsonl(out, "out.jsonl", format="fine-tuning")
+    expected = contents()
+    po.save(out, "out.csv")
+    po.to_jsonl(po.load("out.csv"), "out.jsonl", format="fine-tuning")
+    assert contents() == expected
+    back = pd.read_csv("out.csv")
+    back.attrs = out.attrs
+    po.to_jsonl(back, "out.jsonl", format="fine-tuning")
+    assert contents() == expected
+
+
+@small
+def test_a_reason_belongs_to_the_label_that_the_samples_come_to(label: Verb, reviews: pd.DataFrame) -> None:
+    out = label(reviews, "{text}", labels=[1, 2, 3], samples=3, explain=True, temperature=1)
+    po.to_jsonl(out, "out.jsonl", format="fine-tuning")
+    assert [each["label"] for each in contents()] == [str(each) for each in out["label"]]
+    assert all(each["reason"] for each in contents())
+
+
+def test_a_label_that_was_not_asked_for_is_named(label: Verb, reviews: pd.DataFrame) -> None:
+    out = label(reviews, "{text}", labels=LABELS)
+    out["label"] = ["positive", "fine", "positive"]
+    with pytest.raises(InvalidInputError, match="Row 1 has 'fine' in the column 'label', which is none of positive"):
+        po.to_jsonl(out, "out.jsonl", format="fine-tuning")
+    assert not Path("out.jsonl").exists()
+
+
+@small
+def test_structured_answers_fit_their_schema_and_are_never_made_up(ask: Verb, reviews: pd.DataFrame) -> None:
+    out = ask(reviews, "{text}", response_format=Mail)
+    po.to_jsonl(out, "out.jsonl", format="fine-tuning")
+    for answer in contents():
+        Mail.model_validate(answer)
+        jsonschema.validate(answer, sent_schema(out))
+    journal_of(out).unlink()
+    with pytest.raises(InvalidInputError, match="does not hold a row's answer"):
+        po.to_jsonl(out, "out.jsonl", format="fine-tuning")
 
 
 @small

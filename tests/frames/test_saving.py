@@ -138,3 +138,48 @@ def test_a_cell_that_no_file_can_hold_is_named(path: str) -> None:
     out = pd.DataFrame({"response": pd.array(["fine", "\ud83d"], dtype="string[python]")}, index=["a", "b"])
     with pytest.raises(InvalidInputError, match="The row 'b' of the column 'response' holds half of a character"):
         po.save(out, path)
+
+
+def test_the_bytes_are_the_same_under_every_pandas() -> None:
+    out = pd.DataFrame(
+        {"text": ["a", None, ""], "n": pd.array([1, None, 2], dtype="Int64"), "votes": [["a"], [], None]}
+    )
+    po.save(out, "out.csv")
+    assert Path("out.csv").read_text("utf-8") == 'text,n,votes\na,1,"[""a""]"\n,,[]\n,2,\n'
+    assert json.loads(Path("out.csv.about.json").read_text("utf-8")) == {
+        "version": 2,
+        "index": {"index_names": "[null]", "range": [0, 3, 1]},
+        "names": {
+            "index_names": "[null]",
+            "levels": [{"dtype": "text"}],
+            "texts": [["text", "n", "votes"]],
+        },
+        "columns": [{"dtype": "text", "empty": [2]}, {"dtype": "Int64"}, {"dtype": "object"}],
+        "rows": 3,
+        "attrs": "{}",
+    }
+
+
+def test_a_file_of_an_earlier_version_can_be_read() -> None:
+    Path("out.csv").write_text('key,text,label,votes\n"x",a,1,"[""a""]"\n"y",,2,\n')
+    about = {
+        "index_levels": 1,
+        "index_names": ["key"],
+        "column_names": ["text", "label", "votes"],
+        "columns": [
+            {"dtype": "str"},
+            {"dtype": "str"},
+            {"dtype": "category", "categories": [1, 2], "kind": "int64", "ordered": True},
+            {"dtype": "object"},
+        ],
+        "rows": 2,
+        "attrs": {"parallel_openai": {"model": "m"}},
+    }
+    Path("out.csv.about.json").write_text(json.dumps(about))
+    expected = pd.DataFrame(
+        {"text": ["a", None], "label": pd.Categorical([1, 2], ordered=True), "votes": [["a"], None]},
+        index=pd.Index(["x", "y"], name="key"),
+    )
+    back = po.load("out.csv")
+    pd.testing.assert_frame_equal(back, expected)
+    assert back.attrs == {"parallel_openai": {"model": "m"}}

@@ -13,7 +13,7 @@ import pandas as pd
 from parallel_openai.errors import InvalidInputError
 from parallel_openai.frames.shown import text_columns
 from parallel_openai.frames.table import column_text, has_column, is_missing, rows_of
-from parallel_openai.requests.labels import text_of
+from parallel_openai.requests.labels import read_label, read_several, text_of
 
 #: Beside the answer, what an annotator's tool has a place for.
 _BESIDE = ("confidence", "model", "request_key", "label_reviewed")
@@ -27,28 +27,22 @@ def label_studio_tasks(out: pd.DataFrame, text: Hashable | Sequence[Hashable] | 
           <Choices name="label" toName="text"><Choice value="positive"/><Choice value="negative"/></Choices>
         </View>
 
-    (`choice="multiple"` for several labels a row, `<Number name="label" toName="text"/>` for a score).
+    (`choice="multiple"` for several labels a row, `<Number name="label" toName="text"/>` for a score, `<TextArea .../>`
+    for a text).
     Source: https://labelstud.io/guide/predictions
     """
     rows = _LabelledRows(out, text)
     for row in rows:
         task: dict[str, Any] = {"data": row.texts}
         if row.labels:
-            result = [_region(*pair, rows.shown[0]) for pair in row.labels.items()]
+            result = [rows.region(*pair) for pair in row.labels.items()]
             told = _without_none({"model_version": row.model, "score": row.confidence, "result": result})
             task["predictions"] = [told]
         if row.judged:
-            task["annotations"] = [{"result": [_region(*pair, rows.shown[0]) for pair in row.judged.items()]}]
+            task["annotations"] = [{"result": [rows.region(*pair) for pair in row.judged.items()]}]
         if row.key is not None:
             task["meta"] = {"request_key": row.key}
         yield task
-
-
-def _region(name: str, label: Any, shown: str) -> dict[str, Any]:
-    if isinstance(label, (int, float)) and not isinstance(label, bool):
-        return {"from_name": name, "to_name": shown, "type": "number", "value": {"number": label}}
-    chosen = label if isinstance(label, list) else [str(label)]
-    return {"from_name": name, "to_name": shown, "type": "choices", "value": {"choices": chosen}}
 
 
 def argilla_records(out: pd.DataFrame, text: Hashable | Sequence[Hashable] | None) -> Iterator[dict[str, Any]]:
@@ -97,7 +91,9 @@ class _LabelledRows:
         self._out = out
         self._texts = text_columns(out, text)
         self.shown = [column_text(column) for column in self._texts]
-        columns = [prefix + name for name in about.get("labels") or ("label",)]
+        asked: Mapping[str, Any] = about.get("labels") or {"label": {}}
+        columns = [prefix + name for name in asked]
+        self._asked = {column_text(prefix + name): told for name, told in asked.items()}
         self._labels: list[Hashable] = [column for column in columns if has_column(out, column)]
         if not self._labels:
             raise InvalidInputError(
@@ -115,8 +111,9 @@ class _LabelledRows:
             yield self._row(said, given, dict(zip(self._beside, rest, strict=True)))
 
     def _row(self, texts: Sequence[Any], labels: Sequence[Any], beside: Mapping[str, Any]) -> _Row:
-        given = {column_text(name): _plain(label) for name, label in zip(self._labels, labels, strict=True)}
-        judged = _plain(beside.get("label_reviewed"))
+        names = map(column_text, self._labels)
+        given = {name: self._plain(name, label) for name, label in zip(names, labels, strict=True)}
+        judged = self._plain(self._judged, beside.get("label_reviewed"))
         key = beside.get("request_key")
         key = key[0] if isinstance(key, list) and key else key
         return _Row(
@@ -128,13 +125,36 @@ class _LabelledRows:
             key if isinstance(key, str) else None,
         )
 
+    def _plain(self, name: str, label: Any) -> Any:
+        """A label as annotators' tools have it: a text for a choice, a list of them, a number for a score, or None."""
+        told = self._asked.get(name, {})
+        kind, choices = told.get("kind"), told.get("labels") or ()
+        if kind == "several" and isinstance(label, str):
+            return read_several(label, choices)
+        if isinstance(label, (list, tuple, np.ndarray)):
+            return [_choice(each, choices) for each in label]
+        if is_missing(label):
+            return None
+        is_number = isinstance(label, (int, float)) and not isinstance(label, bool)
+        if kind == "score" or (kind is None and is_number):
+            return int(label) if float(label).is_integer() else float(label)
+        return _choice(label, choices)
 
-def _plain(label: Any) -> Any:
-    """A label as JSON has it: a text, a number, a list of these, or None."""
-    if isinstance(label, (list, tuple, np.ndarray)):
-        return [_plain(each) for each in label]
-    if is_missing(label):
-        return None
-    if isinstance(label, (int, float, np.number)) and not isinstance(label, bool):
-        return label.item() if isinstance(label, np.generic) else label
-    return text_of(label)
+    def region(self, name: str, label: Any) -> dict[str, Any]:
+        """A label as one of Label Studio's regions."""
+        value: dict[str, Any]
+        if isinstance(label, (int, float)):
+            kind, value = "number", {"number": label}
+        elif self._asked.get(name, {}).get("kind") == "text":
+            kind, value = "textarea", {"text": [label]}
+        else:
+            kind, value = "choices", {"choices": label if isinstance(label, list) else [label]}
+        return {"from_name": name, "to_name": self.shown[0], "type": kind, "value": value}
+
+
+def _choice(label: Any, choices: Sequence[str]) -> str:
+    try:
+        text: str = read_label(label, choices)
+    except ValueError:  # the column was edited, or nothing is known of its labels
+        return text_of(label)
+    return text

@@ -11,11 +11,12 @@ import numpy as np
 
 from parallel_openai.errors import InvalidInputError
 from parallel_openai.frames.exporting.source import OpenJournal, Source
+from parallel_openai.frames.labelling.question import LABEL, REASON_COLUMN
 from parallel_openai.frames.table import has_column, is_missing, rows_of
 from parallel_openai.jsonl import dumps, loads
 from parallel_openai.printable import printable
 from parallel_openai.records import APIRequest
-from parallel_openai.requests.labels import REASON, text_of
+from parallel_openai.requests.labels import REASON, read_label, read_several, text_of
 from parallel_openai.requests.tokens import request_size
 
 #: What OpenAI's guide to supervised fine-tuning asks for: at least so many examples, each of at most so many tokens.
@@ -23,6 +24,9 @@ FEWEST_EXAMPLES = 10
 LONGEST_EXAMPLE = 65_536
 
 Example = Mapping[str, Any]
+
+#: Among a row's labels, the reason of the sample that has them; no column bears this name.
+_REASON = ""
 
 
 @dataclass(frozen=True)
@@ -56,97 +60,114 @@ def _rows(source: Source, only_reviewed: bool) -> Iterator[tuple[str, Example]]:
             "only_reviewed=True, but no row of this frame was judged: see review() and its frame()."
         )
     with source.journal() as known:
-        for (request, row), (labels, corrected) in zip(source.requests(known), judged.rows(), strict=True):
-            if request is None or (only_reviewed and not corrected):
+        rows = zip(source.requests(known), judged.rows(), strict=True)
+        for number, ((request, row), (labels, corrected)) in enumerate(rows):
+            succeeded = row["status"] == "succeeded"
+            if request is None or (only_reviewed and not corrected) or not (succeeded or corrected):
                 continue
             if labels is None:
-                answer = _said_text(source, request, row, known) if row["status"] == "succeeded" else None
+                answer = _said_text(source, request, row, known)
             else:
-                answer = (
-                    _label_json(source, request, labels, known) if corrected or row["status"] == "succeeded" else None
-                )
+                answer = _label_json(_Answer(source, request, known), labels, number)
             if answer is not None:
                 said = {"role": "assistant", "content": answer}
                 yield request.key, {"messages": [*_messages(request), said]}
 
 
 class _Judged:
-    """The labels of each row by their names in the answer's JSON, a person's word going before the model's."""
+    """The labels of each row by their columns (with the reason), a person's word going before the model's."""
 
     def __init__(self, source: Source) -> None:
-        fields: Mapping[str, Mapping[str, Any]] = source.about.get("labels") or {}
-        self._source = source
-        self._columns = {source.prefix + column: field for column, field in fields.items()}
-        self._names = [_name_in_json(column, field) for column, field in fields.items()]
-        name = source.about.get("reviewed")
-        self._reviewed = name if has_column(source.out, source.prefix + "label_reviewed") else None
-        self.any = self._reviewed is not None and bool(source.out[source.prefix + "label_reviewed"].notna().any())
+        self._out = source.out
+        prefix = source.prefix
+        self._columns = {prefix + column: column for column in source.about.get("labels") or {}}
+        if self._columns and source.about.get("samples", 1) > 1 and has_column(source.out, prefix + REASON_COLUMN):
+            self._columns[prefix + REASON_COLUMN] = _REASON
+        self._reviewed = source.about.get("reviewed")
+        judged = prefix + "label_reviewed"
+        self.any = (
+            self._reviewed is not None and has_column(self._out, judged) and bool(self._out[judged].notna().any())
+        )
+        self._judged = [judged] if self.any else []
 
     def rows(self) -> Iterator[tuple[dict[str, Any] | None, bool]]:
         """Each row's labels (None where the frame has none), and whether a person judged it."""
-        out = self._source.out
         if not self._columns:
-            yield from ((None, False) for _ in range(len(out)))
+            yield from ((None, False) for _ in range(len(self._out)))
             return
-        judged = [self._source.prefix + "label_reviewed"] if self.any else []
-        for values in rows_of(out, [*self._columns, *judged]):
-            labels = dict(zip(self._names, values, strict=False))
-            corrected = bool(judged) and not is_missing(values[-1])
-            if corrected:
-                labels[self._names[list(self._columns).index(self._reviewed or "")]] = values[-1]
+        for values in rows_of(self._out, [*self._columns, *self._judged]):
+            labels = dict(zip(self._columns.values(), values, strict=False))
+            corrected = self.any and not is_missing(values[-1])
+            if corrected:  # the model's reason was for its own label
+                labels = {**labels, str(self._reviewed): values[-1], _REASON: None}
             yield labels, corrected
 
 
-def _name_in_json(column: str, field: Mapping[str, Any]) -> str:
-    return "score" if column == "label" and field["kind"] == "score" else column
+class _Answer:
+    """What was asked of a row and what the model said, as far as the journal knows."""
+
+    def __init__(self, source: Source, request: APIRequest, known: OpenJournal) -> None:
+        text = _text(source, request, known)
+        try:
+            answer = loads(text or "")
+        except ValueError:
+            answer = None
+        self.said: Mapping[str, Any] = answer if isinstance(answer, dict) else {}
+        body = request.request_json
+        told = (body.get("response_format") or {}).get("json_schema") or (body.get("text") or {}).get("format") or {}
+        self.fields: dict[str, Any] = dict((told.get("schema") or {}).get("properties") or {})
+
+    def field(self, column: str) -> str:
+        """What a column's label is called in the answer: of a single label, not always as its column is."""
+        names = [name for name in self.fields if name != REASON]
+        return names[0] if column == LABEL and len(names) == 1 else column
 
 
-def _label_json(source: Source, request: APIRequest, labels: Mapping[str, Any], known: OpenJournal) -> str | None:
-    """The answer that would give these labels: the model's own, where it did, else with what differs put in."""
+def _label_json(asked: _Answer, labels: dict[str, Any], number: int) -> str | None:
+    """The answer with these labels that the schema which was sent takes; None where the row lacks one."""
+    reason = labels.pop(_REASON, None)
     if any(is_missing(label) for label in labels.values()):
         return None
-    said = _said(source, request, known)
-    answer: dict[str, Any] = {}
-    if REASON in said or REASON in _wanted(request):
-        answer[REASON] = said.get(REASON, "")
-    for name, label in labels.items():
-        answer[name] = _as_sent(label, said.get(name))
-    if REASON in answer and answer != {**said, REASON: answer[REASON]}:
-        answer[REASON] = ""  # the model's reason was for another label
-    return dumps(answer).decode()
+    chosen = {}
+    for column, label in labels.items():
+        name = asked.field(column)
+        try:
+            chosen[name] = _as_sent(label, asked.fields.get(name, {}))
+        except ValueError as error:
+            raise InvalidInputError(
+                f"Row {number} has {label!r} in the column {column!r}, which {error}; so it is no answer to what was "
+                "asked. Give it another label, or leave the row out."
+            ) from None
+    if REASON not in {**asked.fields, **asked.said}:
+        return dumps(chosen).decode()
+    if all(_alike(label, asked.said.get(name)) for name, label in chosen.items()):
+        reason = asked.said.get(REASON)
+    return dumps({REASON: reason or "", **chosen}).decode()
 
 
-def _said(source: Source, request: APIRequest, known: OpenJournal) -> Mapping[str, Any]:
+def _as_sent(label: Any, schema: Mapping[str, Any]) -> Any:
+    """The label as the schema has it.
+
+    Raises:
+        ValueError: it does not have it.
+    """
+    choices = [True, False] if schema.get("type") == "boolean" else schema.get("enum")
+    if schema.get("type") == "array":
+        return read_several(label, schema["items"].get("enum") or [True, False])
+    return text_of(label) if choices is None else read_label(label, choices)
+
+
+def _alike(label: Any, said: Any) -> bool:
+    """The same label, or the same ones in any order."""
+    if isinstance(label, list) and isinstance(said, list):
+        return set(map(text_of, label)) == set(map(text_of, said))
+    return text_of(label) == text_of(said)
+
+
+def _text(source: Source, request: APIRequest, known: OpenJournal) -> str | None:
     result = known.get(request)
     response = result.response if result is not None else None
-    if not isinstance(response, Mapping):
-        return {}
-    try:
-        answer = loads(source.endpoint.read(response).text or "")
-    except ValueError:
-        return {}
-    return answer if isinstance(answer, dict) else {}
-
-
-def _wanted(request: APIRequest) -> Any:
-    """The fields that the request's schema asks for."""
-    body = request.request_json
-    told = (body.get("response_format") or {}).get("json_schema") or (body.get("text") or {}).get("format") or {}
-    return (told.get("schema") or {}).get("properties") or {}
-
-
-def _as_sent(label: Any, before: Any) -> Any:
-    if isinstance(label, (list, tuple, np.ndarray)):
-        return [_as_sent(each, None) for each in label]
-    if isinstance(label, (bool, int, float, np.integer, np.bool_)) and not isinstance(before, str):
-        return label.item() if isinstance(label, np.generic) else label
-    text = text_of(label)
-    if isinstance(before, (bool, int)):
-        try:
-            return loads(text.lower())
-        except ValueError:
-            return text
-    return text
+    return source.endpoint.read(response).text if isinstance(response, Mapping) else None
 
 
 def _messages(request: APIRequest) -> list[Any]:
@@ -160,8 +181,23 @@ def _messages(request: APIRequest) -> list[Any]:
 
 
 def _said_text(source: Source, request: APIRequest, row: Mapping[str, Any], known: OpenJournal) -> str | None:
-    """The row's answer; of one with several fields, the JSON that they were read from."""
-    return dumps(_said(source, request, known)).decode() if "fields" in source.about else _plain(row["answer"])
+    """The row's answer; of one with several fields, the JSON that they were read from.
+
+    Raises:
+        InvalidInputError: that JSON is in no place any more.
+    """
+    if "fields" not in source.about:
+        return _plain(row["answer"])
+    text = _text(source, request, known)
+    if text is None:
+        raise InvalidInputError(
+            f"The answers' file {source.about['journal']} does not hold a row's answer, which cannot be made again "
+            "from its columns. Bring the file back."
+        )
+    try:
+        return dumps(loads(text)).decode()
+    except ValueError:
+        return text
 
 
 def _plain(answer: Any) -> str | None:

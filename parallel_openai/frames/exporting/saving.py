@@ -3,37 +3,43 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Hashable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from parallel_openai.arguments import path_of
-from parallel_openai.errors import InvalidInputError, MissingDependencyError
+from parallel_openai.errors import InvalidInputError
 from parallel_openai.frames.answers import object_column
-from parallel_openai.frames.table import check_frame, column_text, is_missing
+from parallel_openai.frames.exporting.columns import Texts, Told, index_of, read_column, write_column
+from parallel_openai.frames.exporting.csv_text import as_written, csv_line, csv_rows
+from parallel_openai.frames.exporting.exact import from_exact_json, to_exact_json
+from parallel_openai.frames.exporting.parquet import read_arrow, read_parquet, write_arrow, write_parquet
+from parallel_openai.frames.exporting.replacing import replacing
+from parallel_openai.frames.table import check_frame, column_text
 from parallel_openai.jsonl import dumps, loads
 
 #: Beside a CSV file, which has no place for types and attrs.
 ENDING = ".about.json"
-#: Among the attrs of a parquet file: what pyarrow would not give back, by column.
-MENDED = "mended_columns"
 
 
-def save(out: pd.DataFrame, path: str | os.PathLike[str]) -> None:
+def save(out: pd.DataFrame, path: str | os.PathLike[str], *, spreadsheet: bool = False) -> None:
     """Keep a frame of answers in a file that `load` gives back as it was, the run's summary in `attrs` included.
 
     Args:
         out: the frame.
         path: `.parquet` (needs pyarrow), or `.csv`; what a CSV file has no place for stands in `<path>.about.json`.
+        spreadsheet: whether a CSV file is for a spreadsheet too: texts that it would take for formulas (`=1+1`,
+            `@name`) and run when the file is opened get an apostrophe before them, which `load` takes off again.
 
     Raises:
-        InvalidInputError: the ending is another one, two columns have one name, or a cell cannot be written.
+        InvalidInputError: the ending is another one, two columns have one name, a column or cell could not be given
+            back, or the file cannot be written. What it held before is then as it was.
         MissingDependencyError: pyarrow is not installed.
 
-    Members of an Enum become their values, and what JSON does not know becomes its text.
+    Members of an Enum become their values, and pydantic's models dicts.
 
     >>> out = pd.DataFrame({"text": ["Fine."], "votes": [["good", "bad"]]})
     >>> out.attrs["parallel_openai"] = {"model": "gpt-5-mini"}
@@ -43,13 +49,16 @@ def save(out: pd.DataFrame, path: str | os.PathLike[str]) -> None:
     """
     check_frame(out)
     place, kind = _kind(path)
+    if spreadsheet and kind != ".csv":
+        raise InvalidInputError("spreadsheet=True goes with a .csv file; a .parquet file has no formulas.")
     if not out.columns.is_unique:
         raise InvalidInputError(f"The frame has columns of the same name, which a file cannot keep apart: {list(out)}.")
     try:
         if kind == ".csv":
-            _save_csv(out, place)
+            _save_csv(out, place, spreadsheet)
         else:
-            _save_parquet(out, place)
+            table = _Table(out, write_arrow)
+            write_parquet(place, table.headers, table.cells, table.about, out.attrs)
     except UnicodeEncodeError as error:
         raise InvalidInputError(
             f"{_unwritable(out)} holds half of a character ({error.object[error.start]!r}), which no file of text can "
@@ -59,8 +68,8 @@ def save(out: pd.DataFrame, path: str | os.PathLike[str]) -> None:
 
 def _unwritable(out: pd.DataFrame) -> str:
     """Where the first cell is that cannot be written."""
-    for name in out.columns:
-        for label, value in out[name].items():
+    for number, name in enumerate(out.columns):
+        for label, value in out.iloc[:, number].items():
             try:
                 str(value).encode()
             except UnicodeEncodeError:
@@ -78,7 +87,16 @@ def load(path: str | os.PathLike[str]) -> pd.DataFrame:
     place, kind = _kind(path)
     if not place.is_file():
         raise InvalidInputError(f"There is no file {place} (in {Path.cwd()}).")
-    return _load_csv(place) if kind == ".csv" else _load_parquet(place)
+    try:
+        return _load_csv(place) if kind == ".csv" else _load_parquet(place)
+    except (KeyError, TypeError, IndexError, AttributeError, ValueError, OverflowError) as error:
+        if isinstance(error, InvalidInputError):
+            raise
+        beside = f" or {place.name}{ENDING}" if kind == ".csv" else ""
+        raise InvalidInputError(
+            f"{place}{beside} is none that save() wrote, or was changed since: {str(error).rstrip('.')}. "
+            "Read it with pandas."
+        ) from error
 
 
 def _kind(path: str | os.PathLike[str]) -> tuple[Path, str]:
@@ -88,94 +106,91 @@ def _kind(path: str | os.PathLike[str]) -> tuple[Path, str]:
     return place, place.suffix
 
 
-def _private(path: Path) -> BinaryIO:
-    """Open for writing; answers are people's data, so nobody else on the machine may read them."""
-    return open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb")
+# What both kinds of file hold: the index in front as columns, the columns, and what is told about them.
 
 
-# Parquet keeps types, index and attrs by itself; only cells of objects need care.
+class _Table:
+    """A frame taken apart.
+
+    Attributes:
+        headers: the names of the file's columns.
+        cells: what stands in each of them.
+        about: what is needed to make the frame of them again.
+    """
+
+    def __init__(self, out: pd.DataFrame, write: Callable[[pd.Series[Any], str], tuple[Any, Told]]) -> None:
+        levels, index = _write_index(out.index, write, "The index")
+        names, labels = _write_index(out.columns, write_column, "The list of columns' names")
+        columns = [write(out.iloc[:, number], f"The column {name!r}") for number, name in enumerate(out.columns)]
+        self.headers = (
+            []
+            if "range" in index
+            else [f"index{n or ''}" if name is None else column_text(name) for n, name in enumerate(out.index.names)]
+        )
+        self.headers += map(column_text, out.columns)
+        self.cells = [*levels, *(cells for cells, _ in columns)]
+        self.about = {
+            "version": 2,
+            "index": index,
+            "names": {**labels, "texts": names},
+            "columns": [told for _, told in columns],
+            "rows": len(out),
+            "attrs": _json(out.attrs, "attrs"),
+        }
 
 
-def _save_parquet(out: pd.DataFrame, place: Path) -> None:
-    pyarrow = _pyarrow()
-    simple = out.copy(deep=False)
-    simple.attrs = dict(out.attrs)
-    mended: dict[str, Any] = {}
-    for name in out.columns:
-        values = _without_enums(out[name])
-        if values.dtype == object and not _arrow_gives_it_back(values, pyarrow):
-            values = pd.Series([_json(value) for value in values], index=out.index, dtype="string")
-            mended[column_text(name)] = "json"
-        elif isinstance(values.dtype, pd.CategoricalDtype) and values.cat.categories.dtype.kind in "iufb":
-            mended[column_text(name)] = _categories(values)
-            values = values.astype(object)
-        simple[name] = values
-    if mended:
-        simple.attrs[MENDED] = mended
-    with _private(place) as file:
-        simple.to_parquet(file)
-
-
-def _load_parquet(place: Path) -> pd.DataFrame:
-    _pyarrow()
-    out = pd.read_parquet(place)
-    mended = out.attrs.pop(MENDED, {})
-    for name in out.columns:
-        told = mended.get(column_text(name))
-        if told == "json":
-            out[name] = pd.Series(object_column([_from_json(text) for text in out[name]]), index=out.index)
-        elif told is not None:
-            out[name] = pd.Categorical(out[name], dtype=_category_type(told))
-        elif out[name].dtype == object:
-            out[name] = pd.Series(object_column([_list_of(value) for value in out[name]]), index=out.index)
+def _frame(about: Mapping[str, Any], cells: Sequence[Any], read: Callable[[Any, Told], Any]) -> pd.DataFrame:
+    index, labels = about["index"], about["names"]
+    count = len(index.get("levels", ()))
+    columns = [read(*pair) for pair in zip(cells[count:], about["columns"], strict=True)]
+    series = (pd.Series(column, dtype=column.dtype) for column in columns)
+    out = pd.DataFrame(dict(enumerate(series)), index=pd.RangeIndex(about["rows"]))
+    out.columns = _read_index(labels, labels["texts"], read_column)
+    out.index = _read_index(index, cells[:count], read)
+    out.attrs = about["attrs"] if isinstance(about["attrs"], dict) else from_exact_json(about["attrs"])
     return out
 
 
-def _pyarrow() -> Any:
+def _write_index(index: pd.Index[Any], write: Callable[..., tuple[Any, Told]], what: str) -> tuple[list[Any], Told]:
+    about: Told = {"index_names": _json(list(index.names), f"{what}'s names")}
+    if isinstance(index, pd.RangeIndex):
+        return [], {**about, "range": [index.start, index.stop, index.step]}
+    unnamed = index.set_names([None] * index.nlevels)  # or a level named 1 would be taken for the second one
+    levels = [unnamed.get_level_values(number) for number in range(index.nlevels)]
+    written = [write(pd.Series(level.array, dtype=level.dtype), what) for level in levels]
+    if isinstance(index, (pd.DatetimeIndex, pd.TimedeltaIndex)) and index.freq is not None:
+        about["freq"] = index.freqstr
+    return [cells for cells, _ in written], {**about, "levels": [told for _, told in written]}
+
+
+def _read_index(told: Mapping[str, Any], cells: Sequence[Any], read: Callable[[Any, Told], Any]) -> Any:
+    names = from_exact_json(told["index_names"])
+    if "range" in told:
+        start, stop, step = told["range"]
+        return pd.RangeIndex(start, stop, step, name=names[0])
+    levels: list[Any] = [index_of(read(*pair), name) for *pair, name in zip(cells, told["levels"], names, strict=True)]
+    if len(levels) > 1:
+        return pd.MultiIndex.from_arrays(levels, names=names)
+    [index] = levels
+    return type(index)(index, freq=told["freq"]) if "freq" in told else index
+
+
+def _json(value: Any, what: str) -> str:
     try:
-        import pyarrow
-    except ImportError:
-        raise MissingDependencyError(
-            "Parquet files need pyarrow: pip install pyarrow. A .csv file needs nothing."
-        ) from None
-    return pyarrow
+        return to_exact_json(value)
+    except TypeError as error:
+        raise InvalidInputError(f"The frame's {what} hold {error}, which a file could not give back.") from None
 
 
-def _arrow_gives_it_back(values: pd.Series[Any], pyarrow: Any) -> bool:
-    plain = [None if is_missing(value) else _list_of(value) for value in values]
-    try:
-        back = pyarrow.array(plain).to_pylist()
-    except (pyarrow.ArrowException, ValueError, TypeError, OverflowError):
-        return False
-    return bool(back == plain)
-
-
-def _list_of(value: Any) -> Any:
-    return value.tolist() if isinstance(value, np.ndarray) else value
-
-
-# A CSV file has texts only: the index stands in front as columns, and the types stand beside it.
-
-
-def _save_csv(out: pd.DataFrame, place: Path) -> None:
-    plain_index = isinstance(out.index, pd.RangeIndex) and out.index.equals(pd.RangeIndex(len(out)))
-    levels = [] if plain_index else [out.index.get_level_values(n).to_series() for n in range(out.index.nlevels)]
-    columns = [*levels, *(out[name] for name in out.columns)]
-    cells, told = zip(*map(_as_text, columns), strict=True) if columns else ((), ())
-    about = {
-        "index_levels": len(levels),
-        "index_names": [_plain_name(name) for name in out.index.names],
-        "column_names": [_plain_name(name) for name in out.columns],
-        "columns": list(told),
-        "rows": len(out),
-        "attrs": out.attrs,
-    }
-    table = pd.DataFrame(dict(enumerate(cells)), index=range(len(out)))
-    header = [str(level.name or f"index{n or ''}") for n, level in enumerate(levels)] + list(map(column_text, out))
-    with _private(place) as file:
-        table.to_csv(file, index=False, header=header)
-    with _private(Path(f"{place}{ENDING}")) as file:
-        file.write(dumps(about) + b"\n")
+def _save_csv(out: pd.DataFrame, place: Path, spreadsheet: bool) -> None:
+    table = _Table(out, write_column)
+    lines = [csv_line(table.headers, harmless=spreadsheet)] if table.cells else []
+    lines += [csv_line(row, harmless=spreadsheet) for row in zip(*table.cells, strict=True)]
+    content = "".join(lines).encode()
+    about = {**table.about, "spreadsheet": True} if spreadsheet else table.about
+    with replacing(place) as file, replacing(Path(f"{place}{ENDING}")) as beside:
+        file.write(content)
+        beside.write(dumps(about) + b"\n")
 
 
 def _load_csv(place: Path) -> pd.DataFrame:
@@ -183,96 +198,80 @@ def _load_csv(place: Path) -> pd.DataFrame:
     if not beside.is_file():
         raise InvalidInputError(f"Beside {place} lies no {beside.name} with its types; read it with pandas.read_csv.")
     about = loads(beside.read_bytes())
-    told = about["columns"]
-    table = pd.read_csv(place, dtype="string", keep_default_na=False, na_values=[""]) if told else pd.DataFrame()
-    if len(table.columns) != len(told) or (told and len(table) != about["rows"]):
-        raise InvalidInputError(f"{place} does not go with {beside.name}: it was changed since. Read it with pandas.")
-    columns = [_from_text(table.iloc[:, number].tolist(), each) for number, each in enumerate(told)]
-    levels = about["index_levels"]
-    names = [_name(name) for name in about["index_names"]]
-    out = pd.DataFrame(dict(enumerate(columns[levels:])), index=pd.RangeIndex(about["rows"]))
-    out.columns = pd.Index([_name(name) for name in about["column_names"]])
-    if levels == 1:
-        out.index = pd.Index(columns[0], name=names[0])
-    elif levels:
-        out.index = pd.MultiIndex.from_arrays(columns[:levels], names=names)
-    out.attrs = about["attrs"]
+    about = about if "version" in about else _renewed(about)
+    told = [*about["index"].get("levels", ()), *about["columns"]]
+    cells = _cells(place, len(told), about["rows"]) if told else []
+    if about.get("spreadsheet"):
+        cells = [list(map(as_written, column)) for column in cells]
+    return _frame(about, [_with_gaps(*pair) for pair in zip(cells, told, strict=True)], read_column)
+
+
+def _cells(place: Path, columns: int, rows: int) -> list[list[str]]:
+    """The file's cells by column."""
+    text = place.read_bytes().decode("utf-8-sig")
+    for delimiter in ",;\t":  # a spreadsheet of another country writes semicolons
+        try:
+            table = [row for _, row in csv_rows(text, delimiter)]
+        except ValueError:
+            continue
+        if len(table) == rows + 1 and all(len(row) == columns for row in table):
+            return [list(column) for column in zip(*table[1:], strict=True)] or [[] for _ in range(columns)]
+    raise InvalidInputError(
+        f"{place} does not go with {place.name}{ENDING}: it was changed since, and has no longer {rows} rows of "
+        f"{columns} cells. Read it with pandas."
+    )
+
+
+def _with_gaps(cells: Sequence[str], told: Mapping[str, Any]) -> Texts:
+    """The column with None where nothing stands, but for the texts that are empty."""
+    texts: Texts = [cell or None for cell in cells]
+    for row in told.get("empty", ()):
+        texts[row] = texts[row] or ""
+    return texts
+
+
+def _load_parquet(place: Path) -> pd.DataFrame:
+    about, columns = read_parquet(place)
+    return _load_older_parquet(place) if about is None else _frame(about, columns, read_arrow)
+
+
+# Files of earlier versions.
+
+
+def _load_older_parquet(place: Path) -> pd.DataFrame:
+    """Types, index and attrs stood where pandas has them, and among the attrs what it would not give back."""
+    out = pd.read_parquet(place)
+    mended = out.attrs.pop("mended_columns", {})
+    for name in out.columns:
+        told = mended.get(column_text(name))
+        if told == "json":
+            out[name] = pd.Series(read_column(out[name].tolist(), {"dtype": "object"}), index=out.index)
+        elif told is not None:
+            kinds = pd.Index(told["categories"], dtype=told["kind"])
+            out[name] = pd.Categorical(out[name], categories=kinds, ordered=told["ordered"])
+        elif out[name].dtype == object:
+            lists = [each.tolist() if isinstance(each, np.ndarray) else each for each in out[name]]
+            out[name] = pd.Series(object_column(lists), index=out.index)
     return out
 
 
-def _as_text(column: pd.Series[Any]) -> tuple[list[str | None], dict[str, Any]]:
-    """A column's cells as texts, and what is needed to read them again."""
-    values = _without_enums(column)
-    told: dict[str, Any] = {"dtype": str(values.dtype)}
-    if isinstance(values.dtype, pd.CategoricalDtype):
-        told |= {"dtype": "category", **_categories(values)}
-    elif values.dtype == object:
-        return [None if value is None else _json(value) for value in values], told
-    whole = [None if is_missing(value) else value for value in values.tolist()]
-    texts = [None if value is None else _shortest(value) for value in whole]
-    empty = [row for row, text in enumerate(texts) if text == ""]  # a CSV file cannot tell them from missing ones
-    return texts, {**told, "empty": empty} if empty else told
+def _renewed(about: Mapping[str, Any]) -> dict[str, Any]:
+    """What stands beside a CSV file, as it is told today."""
+    every = [_renewed_column(told) for told in about["columns"]]
+    levels, columns = every[: about["index_levels"]], every[about["index_levels"] :]
+    index = {"levels": levels} if levels else {"range": [0, about["rows"], 1]}
+    names = pd.Index([tuple(name) if isinstance(name, list) else name for name in about["column_names"]])
+    texts, labels = _write_index(names, write_column, "The list of columns' names")
+    return {
+        **about,
+        "index": {**index, "index_names": _json(about["index_names"], "index")},
+        "names": {**labels, "texts": texts},
+        "columns": columns,
+    }
 
 
-def _categories(values: pd.Series[Any]) -> dict[str, Any]:
-    kinds = values.cat.categories
-    return {"categories": kinds.tolist(), "kind": str(kinds.dtype), "ordered": bool(values.cat.ordered)}
-
-
-def _category_type(told: Mapping[str, Any]) -> pd.CategoricalDtype:
-    return pd.CategoricalDtype(pd.Index(told["categories"], dtype=told["kind"]), ordered=told["ordered"])
-
-
-def _shortest(value: Any) -> str:
-    """A value's shortest text that gives it back."""
-    return repr(value) if isinstance(value, (int, float)) else str(value)
-
-
-def _from_text(texts: list[Any], told: Mapping[str, Any]) -> Any:
-    cells: list[Any] = [None if is_missing(text) else text for text in texts]
-    dtype = told["dtype"]
-    if dtype == "object":
-        return object_column([_from_json(cell) for cell in cells])
-    for row in told.get("empty", ()):
-        cells[row] = ""
-    if dtype == "category":
-        by_text = {_shortest(category): category for category in told["categories"]}
-        strange = next((cell for cell in cells if cell is not None and cell not in by_text), None)
-        if strange is not None:
-            raise InvalidInputError(f"The file holds {strange!r} in a column of {', '.join(by_text)}; it was changed.")
-        return pd.Categorical([None if cell is None else by_text[cell] for cell in cells], dtype=_category_type(told))
-    if "datetime" in dtype:
-        return pd.to_datetime(pd.Series(cells, dtype=object), utc=("," in dtype), format="ISO8601").astype(dtype).array
-    if "timedelta" in dtype:
-        return pd.to_timedelta(pd.Series(cells, dtype=object)).astype(dtype).array
-    if dtype.lower() in ("bool", "boolean"):
-        return pd.array([None if cell is None else cell == "True" for cell in cells], dtype=dtype)
-    if "float" in dtype.lower():
-        numbers = [np.nan if cell is None else float(cell) for cell in cells]
-        return pd.array(numbers, dtype=dtype) if dtype[0] == "F" else np.array(numbers, dtype=dtype)
-    if "int" in dtype.lower():
-        return pd.array([None if cell is None else int(cell) for cell in cells], dtype=dtype)
-    return pd.array(cells, dtype=dtype)
-
-
-def _without_enums(column: pd.Series[Any]) -> pd.Series[Any]:
-    """The column with the values of Enum members in their place."""
-    if isinstance(column.dtype, pd.CategoricalDtype) and column.cat.categories.dtype == object:
-        return column.cat.rename_categories([loads(dumps(each)) for each in column.cat.categories])
-    return column
-
-
-def _json(value: Any) -> str:
-    return dumps(value).decode()
-
-
-def _from_json(text: Any) -> Any:
-    return None if is_missing(text) else loads(text)
-
-
-def _plain_name(name: Hashable) -> Any:
-    return list(name) if isinstance(name, tuple) else name
-
-
-def _name(name: Any) -> Any:
-    return tuple(name) if isinstance(name, list) else name
+def _renewed_column(told: Mapping[str, Any]) -> Mapping[str, Any]:
+    if told["dtype"] != "category":
+        return told
+    texts, kinds = write_column(pd.Series(told["categories"], dtype=told["kind"]), "The list of categories")
+    return {**told, "categories": {"texts": texts, **kinds}}

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from itertools import repeat
 from pathlib import Path
 from typing import Literal
 
@@ -15,6 +16,7 @@ from parallel_openai.engine.lines import make_line
 from parallel_openai.errors import InvalidInputError
 from parallel_openai.frames.exporting.annotation import argilla_records, label_studio_tasks
 from parallel_openai.frames.exporting.fine_tuning import training_examples
+from parallel_openai.frames.exporting.replacing import replacing
 from parallel_openai.frames.exporting.source import Source
 from parallel_openai.frames.table import check_frame, column_text, find_column, labels_of, rows_of
 from parallel_openai.jsonl import dumps
@@ -61,7 +63,8 @@ def to_jsonl(
 
     Raises:
         InvalidInputError: the frame does not come from this package (but for `records`), or its prompts were made by
-            a function and the journal that holds them is gone, or there is nothing to write for annotators.
+            a function and the journal that holds them is gone, or there is nothing to write for annotators, or the
+            file cannot be written.
 
     >>> import tempfile, pathlib
     >>> path = pathlib.Path(tempfile.mkdtemp()) / "out.jsonl"
@@ -72,8 +75,6 @@ def to_jsonl(
     """
     check_frame(out)
     place = path_of(path, "path")
-    if place.is_dir():
-        raise InvalidInputError(f"path must be a file, and {str(path)!r} is a folder. Name a file in it.")
     writers: dict[str, Callable[[], Iterator[bytes]]] = {
         "records": lambda: _records(out, index),
         "results": lambda: _results(Source(out)),
@@ -112,23 +113,8 @@ def _check(format: str, *, index: bool, text: object, only_reviewed: bool, valid
 
 
 def _write(path: Path, lines: Iterator[bytes]) -> int:
-    """Write beside the file and then put it in its place, so that a failure half-way leaves the old one as it was."""
-    place, as_list = path.resolve(), path.suffix == ".json"
-    if place.exists() and not place.is_file():  # a pipe or a device has no place to be put in
-        return _write_lines(place, lines, as_list=as_list)
-    beside = place.with_name(f".{place.name}.{os.getpid()}.part")
-    try:
-        count = _write_lines(beside, lines, as_list=as_list)
-        os.replace(beside, place)
-    finally:
-        beside.unlink(missing_ok=True)
-    return count
-
-
-def _write_lines(path: Path, lines: Iterable[bytes], *, as_list: bool) -> int:
-    count = 0
-    # Journals and exports hold people's data, so nobody else on the machine may read them.
-    with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
+    count, as_list = 0, path.suffix == ".json"
+    with replacing(path) as file:
         for line in lines:
             if as_list:
                 file.write((b",\n" if count else b"[\n") + line)
@@ -144,18 +130,18 @@ def _records(out: pd.DataFrame, index: bool) -> Iterator[bytes]:
     columns = list(dict.fromkeys(out.columns))
     for column in columns:
         find_column(out, column, "to_jsonl")
-    names = [column_text(column) for column in columns]
+    levels = [f"index{n or ''}" if name is None else column_text(name) for n, name in enumerate(out.index.names)]
+    names = [*(levels if index else ()), *map(column_text, columns)]
     for name, count in Counter(names).items():
         if count > 1:
-            raise InvalidInputError(f"{count} columns would all be named {name!r} in the file. Rename them first.")
-    index_names = [str(name) if name is not None else f"index{n or ''}" for n, name in enumerate(out.index.names)]
-    labels = labels_of(out) if index else iter(())
-    for values in rows_of(out, columns):
-        record = dict(zip(names, values, strict=True))
-        if index:
-            label = next(labels)
-            record = {**dict(zip(index_names, label if len(index_names) > 1 else (label,), strict=True)), **record}
-        yield dumps(record)
+            advice = ", the index with out.rename_axis(...)" if index and name in levels else ""
+            raise InvalidInputError(
+                f"{count} columns would all be named {name!r} in the file. Rename them first{advice}."
+            )
+    labels = labels_of(out) if index else repeat(())
+    for label, values in zip(labels, rows_of(out, columns), strict=False):
+        before = label if not index or len(levels) > 1 else (label,)
+        yield dumps(dict(zip(names, (*before, *values), strict=True)))
 
 
 def _results(source: Source) -> Iterator[bytes]:

@@ -12,7 +12,7 @@ import pandas as pd
 from parallel_openai.errors import InvalidInputError
 from parallel_openai.frames.answers import object_column
 from parallel_openai.frames.table import is_missing
-from parallel_openai.requests.labels import text_of
+from parallel_openai.requests.labels import read_label, read_several, text_of
 
 
 @dataclass(frozen=True)
@@ -30,23 +30,50 @@ class Choices:
     def text(self, label: Any) -> Any:
         """A label's text, a list of them where it is a list, None where it is missing."""
         if isinstance(label, (list, tuple, np.ndarray)):
-            return [text_of(each) for each in label]
-        return None if is_missing(label) else text_of(label)
+            return [self._known(each) or text_of(each) for each in label]
+        return None if is_missing(label) else self._known(label) or text_of(label)
+
+    def _known(self, label: Any) -> str | None:
+        try:
+            found: str = read_label(label, self.by_text)
+        except ValueError:
+            return None
+        return found
 
     def checked(self, label: Any) -> str | list[str] | None:
         """A label as it stands in the file.
 
         Raises:
+            InvalidInputError: there is no such label, or several where a row has one.
+        """
+        several = isinstance(label, (list, tuple, set, frozenset, np.ndarray))
+        if not several and is_missing(label):
+            return None
+        if several and not self.multi:
+            raise InvalidInputError(f"A row has one label here, and {label!r} are several.")
+        chosen = [self._checked(each) for each in (label if several else [label])]
+        return [each for each in self.by_text if each in chosen] if self.multi else chosen[0]
+
+    def _checked(self, label: Any) -> str:
+        text = self._known(label)
+        if text is None:
+            raise InvalidInputError(f"There is no label {text_of(label)!r}; there are: {', '.join(self.by_text)}.")
+        return text
+
+    def read(self, cell: str) -> str | list[str] | None:
+        """What stands in a cell of a sheet; None where nothing does.
+
+        Raises:
             InvalidInputError: there is no such label.
         """
-        text: str | list[str] | None = self.text(label)
-        for each in text if isinstance(text, list) else [text]:
-            if each is not None and each not in self.by_text:
-                raise InvalidInputError(f"There is no label {each!r}; there are: {', '.join(self.by_text)}.")
-        if self.multi and text is not None:
-            chosen = text if isinstance(text, list) else [text]
-            return [each for each in self.by_text if each in chosen]
-        return text
+        if not cell.strip() and cell not in self.by_text:
+            return None
+        if not self.multi:
+            return self.checked(cell)
+        try:
+            return self.checked(read_several(cell, self.by_text))
+        except ValueError as error:
+            raise InvalidInputError(f"There is no label {cell!r}: it {error}.") from None
 
     def label(self, text: Any) -> Any:
         """The label itself, Enum members and numbers included; a text that is no choice any more stays a text."""
@@ -62,8 +89,11 @@ class Choices:
             wanted = [*self.by_text.values(), *(label for label in labels if label is not None)]
             more = [label for label in dict.fromkeys(wanted) if label not in known]
             return pd.Categorical(labels, categories=[*known, *more], ordered=bool(like.cat.ordered))
-        if pd.api.types.is_integer_dtype(like.dtype):
+        there = {type(label) for label in labels} - {type(None)}
+        if pd.api.types.is_integer_dtype(like.dtype) and there <= {int}:
             return pd.array(labels, dtype="Int64")
+        if pd.api.types.is_bool_dtype(like.dtype) and there <= {bool}:
+            return pd.array(labels, dtype="boolean")
         if isinstance(like.dtype, pd.StringDtype):
             return pd.array(labels, dtype=like.dtype)
         return object_column(labels)
@@ -87,11 +117,28 @@ def choices_of(cells: pd.Series[Any], labels: Iterable[Any] | None, asked: Mappi
         raise InvalidInputError(f"labels must be a list of labels, not {labels!r:.200}.")
     by_text = {text_of(value): value for value in (_found(cells, multi=multi) if labels is None else labels)}
     if labels is None and asked.get("labels"):  # also those that the model gave to no row
-        whole = pd.api.types.is_integer_dtype(cells.dtype)
-        by_text = {text: by_text.get(text, int(text) if whole else text) for text in asked["labels"]}
+        by_text = _of_the_question(asked["labels"], list(by_text.values()))
     if not by_text:
         raise InvalidInputError(f"The column {cells.name!r} holds no label to choose from; name them with labels=.")
     return Choices(by_text, multi)
+
+
+def _of_the_question(texts: Sequence[str], found: Sequence[Any]) -> dict[str, Any]:
+    """The labels that were asked for by their texts, of the type that those in the column are of."""
+    labels: dict[str, Any] = {text: text for text in texts}
+    kinds = {type(label) for label in found}
+    if kinds == {bool}:
+        labels = {text: text.lower() == "true" for text in texts}
+    elif kinds and kinds <= {int, float} and all(text.lstrip("+-").isdecimal() for text in texts):
+        labels = {text: int(text) for text in texts}
+    for label in found:
+        try:
+            text = read_label(label, texts)
+        except ValueError:
+            continue  # the column was edited
+        if type(label) is not float:
+            labels[text] = label
+    return labels
 
 
 def _found(cells: pd.Series[Any], *, multi: bool) -> Iterable[Any]:

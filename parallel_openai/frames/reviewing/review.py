@@ -149,13 +149,23 @@ class Review:
             raise InvalidInputError(f"The index has {found} {row!r}.")
         self._judge(int(places[0]), self._choices.checked(label), note)
 
-    def to_csv(self, path: str | os.PathLike[str]) -> int:
+    def to_csv(self, path: str | os.PathLike[str], *, spreadsheet: bool = True) -> int:
         """Write the rows in the order of the review for a spreadsheet; fill its column `label_reviewed` there.
+
+        Several labels stand beside each other as `hot | thick`, and none of them as `[]`.
+
+        Args:
+            path: the file.
+            spreadsheet: whether texts that a spreadsheet would take for formulas (`=1+1`, `@name`) and run get an
+                apostrophe before them, which `read_csv` takes off again. False: for other tools, as they are.
 
         Returns:
             How many rows were written.
+
+        Raises:
+            InvalidInputError: the file cannot be written.
         """
-        return table.to_csv(self._rows(), path_of(path, "path"))
+        return table.to_csv(self._rows(), path_of(path, "path"), harmless=spreadsheet)
 
     def read_csv(self, path: str | os.PathLike[str]) -> int:
         """Take over what was filled in.
@@ -168,11 +178,11 @@ class Review:
         """
         changes = []
         rows = {key: row for row, key in enumerate(self._keys)}
-        for line, (key, label, note) in table.read_csv(path_of(path, "path"), multi=self.multi):
+        for line, (key, label, note) in table.read_csv(path_of(path, "path")):
             if key not in rows:
                 raise InvalidInputError(f"Line {line} of {path}: its request_key {key!r} is no row of this frame.")
             try:
-                checked = self._choices.checked(label)
+                checked = self._choices.read(label)
             except InvalidInputError as error:
                 raise InvalidInputError(f"Line {line} of {path}: {error}") from None
             before = self._corrections.get(key)

@@ -2,64 +2,60 @@
 
 from __future__ import annotations
 
-import csv
-import io
-import os
 from collections.abc import Iterator, Sequence
 from html import escape
 from pathlib import Path
 from typing import Any
 
 from parallel_openai.errors import InvalidInputError
+from parallel_openai.frames.exporting.csv_text import as_written, csv_line, csv_rows
+from parallel_openai.frames.exporting.replacing import replacing
+from parallel_openai.requests.labels import text_of_several
 
 #: Rows that the table shows.
 SHOWN = 20
-#: Between the labels of a row that has several.
-BETWEEN = " | "
-#: A spreadsheet takes a cell that starts so for a formula.
-_FORMULA = ("=", "+", "-", "@", "\t", "\r")
+#: Behind the texts.
+_COLUMNS = ("label", "confidence", "label_reviewed", "review_note")
 
 
-def to_csv(rows: Sequence[dict[str, Any]], path: Path) -> int:
+def to_csv(rows: Sequence[dict[str, Any]], path: Path, *, harmless: bool) -> int:
     """Write the rows as UTF-8 with the mark that Excel wants; gives how many."""
     texts = [name for name, _ in rows[0]["fields"]] if rows else []
-    buffer = io.StringIO()
-    writer = csv.writer(buffer)
-    writer.writerow(["request_key", "row", *texts, "label", "confidence", "label_reviewed", "review_note"])
+    lines = [csv_line(["request_key", "row", *texts, *_COLUMNS], harmless=harmless)]
     for row in rows:
-        fields = [_harmless(text) for _, text in row["fields"]]
-        judged = [_joined(row["judged"]), _harmless(row["note"])]
         confidence = "" if row["confidence"] is None else f"{row['confidence']:.4f}"
-        writer.writerow([row["key"], row["row"], *fields, _joined(row["label"]), confidence, *judged])
-    with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
-        file.write(b"\xef\xbb\xbf" + buffer.getvalue().encode("utf-8", "replace"))
+        cells = [row["key"], row["row"], *(text for _, text in row["fields"]), _text(row["label"]), confidence]
+        lines.append(csv_line([*cells, _text(row["judged"]), row["note"]], harmless=harmless))
+    with replacing(path) as file:
+        file.write(b"\xef\xbb\xbf" + "".join(lines).encode("utf-8", "replace"))
     return len(rows)
 
 
-def read_csv(path: Path, *, multi: bool) -> Iterator[tuple[int, tuple[str, Any, str]]]:
-    """The lines that were judged or noted: the line's number, and the row's key, label and note.
+def read_csv(path: Path) -> Iterator[tuple[int, tuple[str, str, str]]]:
+    """The lines that were judged or noted: the line's number, and what stands for the row's key, label and note.
 
     Raises:
         InvalidInputError: it is no file that `to_csv` wrote.
     """
     try:
-        content = path.read_text("utf-8-sig")
+        content = path.read_bytes().decode("utf-8-sig")
     except OSError as error:
         raise InvalidInputError(f"The file {path} cannot be read: {error.strerror}.") from error
     except UnicodeDecodeError as error:
         raise InvalidInputError(f"The file {path} is not UTF-8; save it as 'CSV UTF-8'.") from error
     first = content.split("\n", 1)[0]
-    # A spreadsheet of another country writes semicolons.
-    reader = csv.DictReader(io.StringIO(content, newline=""), delimiter=max(",;\t", key=first.count))
+    try:  # a spreadsheet of another country writes semicolons
+        (_, header), *rows = list(csv_rows(content, max(",;\t", key=first.count))) or [(0, [])]
+    except ValueError as error:
+        raise InvalidInputError(f"The file {path} is no CSV: {error}.") from None
     for name in ("request_key", "label_reviewed"):
-        if name not in (reader.fieldnames or ()):
+        if name not in header:
             raise InvalidInputError(f"The file {path} has no column {name!r}; it must be one that to_csv() wrote.")
-    for row in reader:
-        label = (row["label_reviewed"] or "").strip()
-        note = _as_written(row.get("review_note") or "")
+    for line, cells in rows:
+        row = {name: as_written(cell) for name, cell in zip(header, cells, strict=False)}
+        key, label, note = (row.get(name, "") for name in ("request_key", "label_reviewed", "review_note"))
         if label or note:
-            several = [each.strip() for each in label.split(BETWEEN.strip())] if multi and label else label or None
-            yield reader.line_num, (row["request_key"] or "", several, note)
+            yield line, (key, label, note)
 
 
 def to_html(rows: Sequence[dict[str, Any]], about: str) -> str:
@@ -75,20 +71,12 @@ def to_html(rows: Sequence[dict[str, Any]], about: str) -> str:
 
 def _html_row(row: dict[str, Any]) -> str:
     confidence = "" if row["confidence"] is None else f"{row['confidence']:.2f}"
-    label = _joined(row["label"])
+    label = _text(row["label"])
     if row["judged"] is not None and row["judged"] != row["label"]:
-        label += f" → {_joined(row['judged'])}"
+        label += f" → {_text(row['judged'])}"
     cells = [row["row"], *(text for _, text in row["fields"]), label, confidence]
     return "<tr>" + "".join(f"<td style='text-align:left'>{escape(cell[:300])}</td>" for cell in cells) + "</tr>"
 
 
-def _joined(label: Any) -> str:
-    return BETWEEN.join(label) if isinstance(label, list) else label or ""
-
-
-def _harmless(text: str) -> str:
-    return f"'{text}" if text.startswith(_FORMULA) else text
-
-
-def _as_written(text: str) -> str:
-    return text[1:] if text.startswith("'") and text[1:].startswith(_FORMULA) else text
+def _text(label: Any) -> str:
+    return text_of_several(label) if isinstance(label, list) else label or ""

@@ -1,0 +1,35 @@
+"""The only door to pyarrow, which parquet files and columns of Arrow's own dtypes need."""
+
+from __future__ import annotations
+
+import base64
+from typing import Any
+
+from parallel_openai.errors import MissingDependencyError
+
+
+def need_pyarrow() -> Any:
+    """pyarrow, with its part for parquet.
+
+    Raises:
+        MissingDependencyError: it is not installed.
+    """
+    try:
+        import pyarrow
+        import pyarrow.parquet
+    except ImportError:
+        raise MissingDependencyError(
+            "Parquet files need pyarrow: pip install pyarrow. A .csv file needs nothing."
+        ) from None
+    return pyarrow
+
+
+def type_to_text(kind: Any) -> str:
+    """One of Arrow's types as text."""
+    return base64.b64encode(need_pyarrow().schema([("", kind)]).serialize()).decode()
+
+
+def type_from_text(text: str) -> Any:
+    """The type that was written so."""
+    pyarrow = need_pyarrow()
+    return pyarrow.ipc.read_schema(pyarrow.BufferReader(base64.b64decode(text))).field(0).type
