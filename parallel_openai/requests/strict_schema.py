@@ -71,8 +71,12 @@ class StrictSchema:
         """
         if not self.is_strict:
             return answer
-        kept: dict[str, Any] = _without_fillers(answer, self.original, self.original)
+        kept: dict[str, Any] = self._fillers.left_out_of(answer, self.original)
         return kept
+
+    @functools.cached_property
+    def _fillers(self) -> _Fillers:
+        return _Fillers(self.original)
 
 
 def strict_schema(schema: Mapping[str, Any]) -> StrictSchema:
@@ -316,27 +320,38 @@ def _whole_or_itself(part: Any, root: Mapping[str, Any]) -> Mapping[str, Any]:
         return found
 
 
-def _without_fillers(value: Any, part: Any, root: Mapping[str, Any]) -> Any:
-    part = _whole_or_itself(part, root)
-    if isinstance(value, list):
-        first, rest = _places(next((each for each in _variants(part, root) if "array" in _types(each)), part))
-        return [
-            _without_fillers(each, first[place] if place < len(first) else rest, root)
-            for place, each in enumerate(value)
-        ]
-    if not isinstance(value, dict):
-        return value
-    part = next((each for each in _variants(part, root) if set(value) <= set(each.get("properties", ()))), {})
-    fields, required = part.get("properties", {}), part.get("required", ())
-    return {
-        name: _without_fillers(each, fields.get(name, {}), root)
-        for name, each in value.items()
-        if each is not None or name in required or name not in fields or _takes_null(fields[name], root)
-    }
+class _Fillers:
+    """The nulls that stand in a schema's answers for nothing."""
 
+    def __init__(self, root: Mapping[str, Any]) -> None:
+        self._root = root
+        # By identity, each part with its whole: to put one together takes longer than all else that is done to a row.
+        self._wholes: dict[int, tuple[Any, Mapping[str, Any]]] = {}
 
-def _variants(part: Mapping[str, Any], root: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
-    yield part
-    for name in ("anyOf", "oneOf"):
-        for each in part.get(name, ()):
-            yield from _variants(_whole_or_itself(each, root), root)
+    def left_out_of(self, value: Any, part: Any) -> Any:
+        whole = self._whole(part)
+        if isinstance(value, list):
+            first, rest = _places(next((each for each in self._variants(whole) if "array" in _types(each)), whole))
+            parts = (first[place] if place < len(first) else rest for place in range(len(value)))
+            return [self.left_out_of(each, of) for each, of in zip(value, parts, strict=True)]
+        if not isinstance(value, dict):
+            return value
+        of = next((each for each in self._variants(whole) if set(value) <= set(each.get("properties", ()))), {})
+        fields, required = of.get("properties", {}), of.get("required", ())
+        return {
+            name: self.left_out_of(each, fields.get(name))
+            for name, each in value.items()
+            if each is not None or name in required or name not in fields or _takes_null(fields[name], self._root)
+        }
+
+    def _whole(self, part: Any) -> Mapping[str, Any]:
+        found = self._wholes.get(id(part))
+        if found is None:
+            found = self._wholes[id(part)] = (part, _whole_or_itself(part, self._root))
+        return found[1]
+
+    def _variants(self, whole: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
+        yield whole
+        for name in ("anyOf", "oneOf"):
+            for each in whole.get(name, ()):
+                yield from self._variants(self._whole(each))

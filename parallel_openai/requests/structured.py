@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from parallel_openai.errors import InvalidInputError
-from parallel_openai.jsonl import dumps_as_written, loads, loads_as_written, long_fractions_as_text
+from parallel_openai.jsonl import dumps, dumps_as_written, loads, loads_as_written, long_fractions_as_text
 from parallel_openai.requests.strict_schema import StrictSchema, strict_schema
 
 if TYPE_CHECKING:
@@ -24,6 +24,8 @@ logger = logging.getLogger("parallel_openai")
 Shape = type | Mapping[str, Any]
 #: A `response_format` that says so is the API's own, and goes out as it is.
 _OF_THE_API = frozenset({"text", "json_object", "json_schema"})
+#: What may be written otherwise once it is read.
+_LONG_NUMBER = re.compile(r"[0-9.]{16}")
 
 
 @dataclass(frozen=True)
@@ -232,8 +234,10 @@ def _read(text: str, strict: StrictSchema, check: Callable[[str], dict[str, Any]
 
 def _without_fillers(text: str, answer: dict[str, Any], strict: StrictSchema) -> str:
     """The answer's text without the nulls that strict mode made the model say; its numbers as they are written."""
-    if strict.without_fillers(answer) == answer:
+    if "null" not in text or (kept := strict.without_fillers(answer)) == answer:
         return text
+    if _LONG_NUMBER.search(text) is None:
+        return dumps(kept).decode()
     return dumps_as_written(strict.without_fillers(loads_as_written(text)))
 
 
@@ -243,7 +247,7 @@ def _schema_reader(schema: Mapping[str, Any]) -> Callable[[str], dict[str, Any]]
 
     try:
         kind = jsonschema.validators.validator_for(schema)
-        kind.check_schema(schema, format_checker=kind.FORMAT_CHECKER)  # "regex" is a format, so that patterns are read
+        kind.check_schema(schema, format_checker=jsonschema.FormatChecker(["regex"]))  # or each row would find it out
     except jsonschema.SchemaError as error:
         raise InvalidInputError(f"response_format is no valid JSON schema: {error.message}") from None
     validator = kind(schema, format_checker=kind.FORMAT_CHECKER)

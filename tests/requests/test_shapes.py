@@ -22,6 +22,7 @@ from parallel_openai.errors import InvalidInputError
 from parallel_openai.local.simulator.schemas import SchemaFiller
 from parallel_openai.local.simulator.strict_mode import strict_schema as refuse_what_is_not_strict
 from parallel_openai.requests.label_models import label_fields
+from parallel_openai.requests.labels import check_labels
 from parallel_openai.requests.structured import Structure, structure_of
 
 T = TypeVar("T")
@@ -230,6 +231,13 @@ def test_a_typed_dict_of_either_make_is_a_set_of_labels(model: type) -> None:
     assert label_fields(model)[0].texts == ["loud", "quiet"]
     kinds = {"tone": "one", "sure": "one", "score": "score", "about": "text"}
     assert all(kinds[each.name] == each.kind for each in label_fields(model))
+
+
+def test_a_literal_is_a_set_of_labels_and_other_annotations_are_refused_in_a_sentence() -> None:
+    assert list(check_labels(Literal["loud", "quiet"])[0].values()) == ["loud", "quiet"]
+    for annotation in (Row | None, Annotated[Row, "so"], Box[Literal["a", "b"]], list[Row], T):
+        with pytest.raises(InvalidInputError, match="labels must be a list such as"):
+            check_labels(annotation)
 
 
 def test_a_label_read_by_another_name_is_refused_in_a_sentence() -> None:
