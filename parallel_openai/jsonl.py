@@ -7,7 +7,9 @@ import enum
 import json
 import math
 import os
-from collections.abc import Mapping, Set
+import re
+from collections.abc import Callable, Mapping, Set
+from decimal import Decimal
 from typing import Any
 
 import orjson
@@ -80,7 +82,28 @@ def _list_of_array(value: Any) -> Any:
 
 
 def loads(text: bytes | str) -> Any:
-    """The value of a JSON text.
+    """The value of a JSON text; whole numbers are exact, however long.
+
+    Raises:
+        ValueError: it is none.
+
+    >>> loads('{"id": 89490200001234567891}')
+    {'id': 89490200001234567891}
+    """
+    raw = text if isinstance(text, bytes) else text.encode(errors="replace")
+    if _LONG in raw.translate(_DIGITS) and _LONG_NUMBER.search(raw):
+        return _loads_leniently(text, ValueError("It is nested too deeply."))
+    return loads_quickly(text)
+
+
+#: Of whole numbers with fewer digits than these, each fits into 64 bits.
+_LONG = b"0" * 19
+_LONG_NUMBER = re.compile(rb"(?<![0-9.])[0-9]{19}")
+_DIGITS = bytes(ord("0") if chr(byte).isdigit() and byte < 128 else byte | 128 for byte in range(256))
+
+
+def loads_quickly(text: bytes | str) -> Any:
+    """The same where a whole number beyond 64 bits may become a float: an API's response, which has none.
 
     Raises:
         ValueError: it is none.
@@ -89,6 +112,29 @@ def loads(text: bytes | str) -> Any:
         return orjson.loads(text)
     except orjson.JSONDecodeError as error:
         return _loads_leniently(text, error)
+
+
+def loads_as_written(text: str, fraction: Callable[[str], Any] = orjson.Fragment) -> Any:
+    """The value with its numbers as they are written, which only `dumps_as_written` can read."""
+    return json.loads(text, parse_int=orjson.Fragment, parse_float=fraction, parse_constant=orjson.Fragment)
+
+
+def dumps_as_written(value: Any) -> str:
+    """The text of what `loads_as_written` gave."""
+    return orjson.dumps(value).decode()
+
+
+def long_fractions_as_text(text: str) -> str:
+    """The same JSON with each fraction that a float would round as a string, which a Decimal takes whole.
+
+    >>> long_fractions_as_text('{"price": 0.5, "exact": 0.12345678901234567890}')
+    '{"price":0.5,"exact":"0.12345678901234567890"}'
+    """
+
+    def fraction(number: str) -> Any:
+        return orjson.Fragment(number) if Decimal(number) == Decimal(repr(float(number))) else number
+
+    return dumps_as_written(loads_as_written(text, fraction))
 
 
 def _loads_leniently(text: bytes | str, error: ValueError) -> Any:

@@ -14,7 +14,7 @@ from parallel_openai.distributed.worker import Delivery, Done, Parcel, Worker
 from parallel_openai.engine.budget import Budget
 from parallel_openai.engine.processor import COME_HOME, End
 from parallel_openai.engine.status import StatusTracker
-from parallel_openai.jsonl import loads
+from parallel_openai.jsonl import loads_quickly
 from parallel_openai.records import APIRequest, Result
 from parallel_openai.requests.endpoints import usage_of
 
@@ -237,7 +237,7 @@ class _Run:
         else:
             status.num_tasks_failed += 1
             status.errors[done.error_code or "error"] += 1
-        response = loads(done.raw) if done.raw is not None else None
+        response = loads_quickly(done.raw) if done.raw is not None else None
         result = Result(
             request,
             "succeeded" if done.status == "succeeded" else "failed",

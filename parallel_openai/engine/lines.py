@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from typing import IO, Any, TypeVar
 
 from parallel_openai.errors import JournalError
-from parallel_openai.jsonl import loads
+from parallel_openai.jsonl import loads, loads_quickly
 
 Entry = list[Any]
 Content = TypeVar("Content")
@@ -104,10 +104,11 @@ def read_entry_at(file: int, offset: int) -> Entry | None:
         if end >= 0 or not chunk:
             break
         offset += len(chunk)
-    return parse_line(b"".join(chunks))
+    # For the answer in it; who wants the metadata reads the file.
+    return parse_line(b"".join(chunks), loads_quickly)
 
 
-def parse_line(line: bytes) -> Entry | None:
+def parse_line(line: bytes, read: Callable[[bytes], Any] = loads) -> Entry | None:
     """The line's list of two to four, or None.
 
     >>> parse_line(b'[{"model":"m"},{"id":"1"}]')
@@ -116,7 +117,7 @@ def parse_line(line: bytes) -> Entry | None:
     True
     """
     try:
-        entry = loads(line)
+        entry = read(line)
     except ValueError:
         return None
     return entry if isinstance(entry, list) and 2 <= len(entry) <= 4 and isinstance(entry[0], dict) else None

@@ -21,7 +21,7 @@ from parallel_openai.engine.retry import TOO_MANY_FILES
 from parallel_openai.engine.secrets import Secrets
 from parallel_openai.engine.urls import check_url, mask_url
 from parallel_openai.errors import InvalidInputError
-from parallel_openai.jsonl import loads
+from parallel_openai.jsonl import loads_quickly
 from parallel_openai.records import Response
 
 LARGE_BODY = 2**20
@@ -299,7 +299,7 @@ def _proxy_for(url: URL) -> str | None:
 
 def _parse(content: bytes) -> Any:
     try:
-        return loads(content)
+        return loads_quickly(content)
     except ValueError:
         return None
 

@@ -65,6 +65,14 @@ class Reader:
     about: Mapping[str, Any] = field(default_factory=dict)
     judge: Callable[[int, Any], bool | None] | None = None
 
+    def reading(self, response: Mapping[str, Any]) -> Reading:
+        """What a response says; one that nobody thought of, and that cannot be read, costs its row and no other."""
+        try:
+            return self.read(response)
+        except Exception as error:  # servers answer anything
+            why = f"The answer cannot be read ({type(error).__name__}: {error!s:.200})."
+            return Reading(None, error_code="malformed_response", error=why, repairable=False)
+
     @classmethod
     def of_one_column(
         cls, name: str, read: Callable[[Mapping[str, Any]], Reading], column: Callable[[Sequence[Any]], Any]
@@ -113,7 +121,7 @@ class Answers:
             return False
         if not self.simulated:
             self.simulated = is_simulated(result.response)
-        reading = self._reader.read(result.response)
+        reading = self._reader.reading(result.response)
         self._values[slot] = reading.value
         cells["finish_reason"][slot] = reading.finish_reason
         cells["model"][slot] = reading.model
@@ -288,16 +296,26 @@ def text_column(values: Sequence[Any]) -> Any:
     return object_column(values) if any(isinstance(value, list) for value in values) else _text(values)
 
 
-def value_column(values: Sequence[Any]) -> Any:
-    """Answers of any kind: as numbers or text where they are all of one kind, else as they are."""
+def value_column(values: Sequence[Any], dtype: Any = None) -> Any:
+    """Answers of any kind: as numbers or text where they are all of one kind, else as they are.
+
+    `dtype` is that of numbers which may be written otherwise: 3 among fractions. No number is rounded for it.
+
+    >>> value_column([1, None]).dtype, value_column([1, 2**63]).dtype, value_column([0.5, 1], "Float64").dtype
+    (Int64Dtype(), dtype('O'), Float64Dtype())
+    """
     kinds = {type(value) for value in values if value is not None}
-    dtype = _DTYPES.get(kinds.pop()) if len(kinds) == 1 else None
-    if dtype is not None:
-        try:
-            return _text(values) if dtype == "string" else pd.array(values, dtype=dtype)
-        except OverflowError:  # whole numbers beyond 64 bits
-            pass
-    return object_column(values)
+    if dtype is None or not kinds <= {int, float}:
+        dtype = _DTYPES.get(kinds.pop()) if len(kinds) == 1 else None
+    if dtype == "string":
+        return _text(values)
+    most = {"Int64": 2**63 - 1, "Float64": 2**53}.get(dtype, 0)
+    if dtype is None or any(type(value) is int and abs(value) > most for value in values):
+        return object_column(values)
+    try:
+        return pd.array(values, dtype=dtype)
+    except (TypeError, ValueError, OverflowError):  # fractions where whole numbers were asked for
+        return object_column(values)
 
 
 #: The largest whole number of 64 bits that is a float too; a server may make up what it likes.
@@ -313,7 +331,7 @@ def _text(values: Sequence[Any]) -> Any:
 
 
 def _whole(values: Sequence[Any]) -> Any:
-    return pd.array(values, dtype="Int64")
+    return value_column(values, "Int64")
 
 
 def _real(values: Sequence[Any]) -> Any:

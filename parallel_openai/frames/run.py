@@ -339,7 +339,7 @@ class FrameRun:
         if not isinstance(result.response, Mapping) or len(result.earlier) >= self._tries:
             return None
         endpoint = self.recipe.endpoint
-        return make_repair(result, self.reader.read(result.response), endpoint.read(result.response).text, endpoint)
+        return make_repair(result, self.reader.reading(result.response), endpoint.read(result.response).text, endpoint)
 
     def _finish(self, progress: Progress, began: float, ended: str) -> pd.DataFrame:
         rest = self._batches.rest() if self._batches is not None else None

@@ -11,6 +11,7 @@ import pandas as pd
 
 from parallel_openai.errors import InvalidInputError
 from parallel_openai.frames.answers import COLUMNS, Reader, Reading, object_column, text_column, value_column
+from parallel_openai.frames.recipe import WHATEVER_IS_RAISED, last_line
 from parallel_openai.requests.endpoints import Answer, Endpoint
 from parallel_openai.requests.structured import Structure
 
@@ -55,6 +56,9 @@ def _reading(answer: Answer, structure: Structure) -> Reading:
         value = structure.read(answer.text)
     except ValueError as error:
         return Reading(None, answer.finish_reason, answer.model, "schema_mismatch", str(error))
+    except WHATEVER_IS_RAISED as error:  # by a validator of the class, which no other answer would mend
+        why = f"The class raised {last_line(error)}"
+        return Reading(None, answer.finish_reason, answer.model, "schema_mismatch", why, repairable=False)
     return Reading(value, answer.finish_reason, answer.model)
 
 
@@ -64,16 +68,12 @@ def _column(name: str, values: Sequence[Any], schema: Mapping[str, Any]) -> Any:
     cells = [None if value is None else value.get(name) for value in values]
     kinds = _kinds(schema)
     if "enum" in schema:
-        return pd.Categorical(cells, categories=_categories(cells, schema["enum"]))
+        return _chosen(cells, schema["enum"])
     if kinds == {"string"}:
         return _moments(cells) if "format" in schema else text_column(cells)
     if kinds == {"integer", "number"}:
         kinds = {"number"}
-    dtype: Any = _DTYPES.get(next(iter(kinds))) if len(kinds) == 1 else None
-    try:
-        return pd.array(cells, dtype=dtype) if dtype is not None else object_column(cells)
-    except (TypeError, ValueError, OverflowError):  # decimals, whole numbers beyond 64 bits
-        return value_column(cells)
+    return value_column(cells, _DTYPES.get(next(iter(kinds))) if len(kinds) == 1 else None)
 
 
 def _of_each(name: str, value: Any) -> Any:
@@ -91,9 +91,15 @@ def _kinds(schema: Mapping[str, Any]) -> set[str]:
     return kinds - {"null"}
 
 
-def _categories(cells: Sequence[Any], told: Sequence[Any]) -> list[Any]:
+def _chosen(cells: Sequence[Any], told: Sequence[Any]) -> Any:
+    """A category for each choice; what a class has made something else of stays as it is."""
     member = next((cell for cell in cells if isinstance(cell, enum.Enum)), None)
-    return list(type(member)) if member is not None else [each for each in told if each is not None]
+    choices = list(type(member)) if member is not None else [each for each in told if each is not None]
+    try:
+        # What a class has made something else of is none of the choices.
+        return pd.Categorical(cells, categories=choices) if {None, *choices}.issuperset(cells) else value_column(cells)
+    except (TypeError, ValueError):  # lists among them, or 1 and true, which are the same for pandas
+        return object_column(cells)
 
 
 def _moments(cells: Sequence[Any]) -> Any:

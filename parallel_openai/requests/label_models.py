@@ -6,10 +6,11 @@ import dataclasses
 import enum
 import typing
 from collections.abc import Callable, Iterable, Mapping
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 from parallel_openai.errors import InvalidInputError
 from parallel_openai.requests.labels import LabelField, check_labels, check_scale
+from parallel_openai.requests.structured import has_fields, hints_of
 
 _MAY_BE = (
     "A field may be a Literal[...], an Enum, a bool, a list of one of these, a whole number with bounds "
@@ -24,9 +25,7 @@ def is_label_model(labels: Any) -> bool:
     >>> is_label_model(["a", "b"]), is_label_model(enum.Enum("Tone", "GOOD BAD"))
     (False, False)
     """
-    if not isinstance(labels, type) or issubclass(labels, enum.Enum):
-        return False
-    return hasattr(labels, "model_fields") or dataclasses.is_dataclass(labels) or typing.is_typeddict(labels)
+    return has_fields(labels) and not issubclass(labels, enum.Enum)
 
 
 def label_fields(model: type) -> list[LabelField]:
@@ -67,16 +66,12 @@ def _annotations(model: type) -> dict[str, tuple[Any, list[Any]]]:
     pydantic_fields = getattr(model, "model_fields", None)
     if pydantic_fields is not None:
         for name, info in pydantic_fields.items():
-            if info.alias not in (None, name):
-                raise InvalidInputError(f"{model.__name__}.{name} has the alias {info.alias!r}; leave it out.")
+            if info.validation_alias not in (None, name):
+                raise InvalidInputError(
+                    f"{model.__name__}.{name} has the alias {info.validation_alias!r}; leave it out."
+                )
         return {name: (info.annotation, [info]) for name, info in pydantic_fields.items()}
-    found: dict[str, tuple[Any, list[Any]]] = {}
-    for name, hint in typing.get_type_hints(model, include_extras=True).items():
-        if typing.get_origin(hint) is Annotated:
-            found[name] = (hint.__origin__, list(hint.__metadata__))
-        else:
-            found[name] = (hint, [])
-    return found
+    return hints_of(model)
 
 
 def _field(model: type, name: str, kind: Any, extras: list[Any]) -> LabelField:

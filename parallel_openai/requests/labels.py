@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import enum
 import re
+import typing
 from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -105,7 +106,10 @@ def check_labels(labels: Any) -> tuple[dict[str, Any], dict[str, str]]:
     >>> check_labels({"spam": "sells something", "ham": None})
     ({'"spam"': 'spam', '"ham"': 'ham'}, {'"spam"': 'sells something'})
     """
-    if isinstance(labels, (str, bytes)) or not hasattr(labels, "__iter__"):
+    if typing.get_origin(labels) is Literal:
+        labels = typing.get_args(labels)
+    is_annotation = typing.get_origin(labels) is not None  # some of which say that they can be iterated over
+    if isinstance(labels, (str, bytes)) or is_annotation or not hasattr(labels, "__iter__"):
         raise InvalidInputError(f"labels must be a list such as ['positive', 'negative'], not {labels!r}.")
     if isinstance(labels, Set):  # a set of texts has another order in every process, and so would ask anew in each
         labels = sorted(labels, key=text_of)

@@ -66,7 +66,7 @@ def steps_of(tokens: Sequence[Any] | None) -> list[Step] | None:
         return None
     try:
         return [Step(_bytes(each), _probability(each), _listed(each.get("top_logprobs") or ())) for each in tokens]
-    except (KeyError, TypeError, AttributeError, ValueError):  # a server of another kind
+    except (KeyError, TypeError, AttributeError, ValueError, OverflowError):  # a server of another kind
         return None
 
 

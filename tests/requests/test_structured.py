@@ -11,7 +11,7 @@ import pytest
 from pydantic import BaseModel, Field, RootModel
 
 from parallel_openai.errors import InvalidInputError
-from parallel_openai.local.simulator.checks import strict_schema as refuse_what_is_not_strict
+from parallel_openai.local.simulator.strict_mode import strict_schema as refuse_what_is_not_strict
 from parallel_openai.requests.structured import structure_of
 
 

@@ -178,7 +178,7 @@ def _shares(total: int, rows: Sequence[APIRequest]) -> list[int]:
     shares, reached, given = [], 0, 0
     for length in lengths:
         reached += length
-        upto = round(total * reached / whole)
+        upto = (2 * total * reached + whole) // (2 * whole)  # rounded, in whole numbers of any size
         shares.append(upto - given)
         given = upto
     return shares

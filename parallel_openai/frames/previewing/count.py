@@ -166,7 +166,7 @@ def _is_answer(result: Result, reader: Reader) -> bool:
     """Whether it is not asked for again; one that only the caller's parser did not like is not, either."""
     if not isinstance(result.response, Mapping):
         return False
-    return reader.read(result.response).error_code in (None, "parse_error")
+    return reader.reading(result.response).error_code in (None, "parse_error")
 
 
 def _objection(size: Size, model: str, base_url: str, largest: float | None) -> tuple[str, str] | None:

@@ -9,6 +9,7 @@ from typing import Any
 import orjson
 
 from .refusals import Refusal
+from .strict_mode import strict_schema
 
 REASONING = re.compile(r"^(o[1-9](-|$)|gpt-[5-9](?!.*chat))")
 NAMES = {str: "a string", bool: "a boolean", int: "an integer", float: "a decimal", list: "an array", dict: "an object"}
@@ -198,39 +199,6 @@ def json_schema(given: Any, where: str) -> None:
         strict_schema(given["name"], given["schema"])
 
 
-def strict_schema(name: str, schema: Any, where: tuple[str, ...] = ()) -> None:
-    """Refuses a schema that strict mode does not take: an object at the root, closed, with every field required.
-
-    >>> strict_schema("s", {"type": "object", "properties": {}})  # doctest: +ELLIPSIS
-    Traceback (most recent call last):
-    parallel_openai.local.simulator.refusals.Refusal: Invalid schema for response_format 's': ...
-    """
-    if not isinstance(schema, dict):
-        return
-    if not where and schema.get("type") != "object":
-        raise _bad_schema(
-            name, f"schema must be a JSON Schema of 'type: \"object\"', got 'type: \"{schema.get('type')}\"'."
-        )
-    if schema.get("type") == "object":
-        if schema.get("additionalProperties") is not False:
-            raise _bad_schema(
-                name, f"In context={where}, 'additionalProperties' is required to be supplied and to be false."
-            )
-        if missing := [each for each in schema.get("properties", {}) if each not in schema.get("required", ())]:
-            raise _bad_schema(
-                name,
-                f"In context={where}, 'required' is required to be supplied and to be an array including every key in "
-                f"properties. Missing '{missing[0]}'.",
-            )
-    for group in ("properties", "$defs"):
-        for key, part in schema.get(group, {}).items():
-            strict_schema(name, part, (*where, group, key))
-    if "items" in schema:
-        strict_schema(name, schema["items"], (*where, "items"))
-    for at, part in enumerate(schema.get("anyOf", ())):
-        strict_schema(name, part, (*where, "anyOf", str(at)))
-
-
 def tools(body: dict[str, Any]) -> None:
     """Refuses chat's `tools` that are none."""
     given = body.get("tools")
@@ -262,10 +230,6 @@ def context_length(prompt_tokens: int, most: int) -> None:
             "tokens. Please reduce the length of the messages."
         )
         raise Refusal(400, message, code="context_length_exceeded", param="messages")
-
-
-def _bad_schema(name: str, why: str) -> Refusal:
-    return Refusal(400, f"Invalid schema for response_format '{name}': {why}", param="response_format")
 
 
 def missing(name: str) -> Refusal:

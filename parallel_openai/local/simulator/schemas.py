@@ -23,8 +23,9 @@ DEEP = 6
 class SchemaFiller:
     """Fills one schema for one prompt.
 
-    `$ref`, `$defs`, `anyOf`, `oneOf`, `allOf`, `enum`, `const`, bounds and common formats are followed; a `pattern`
-    is not. Where an enum has positive and negative labels and the text is plainly one of them, it gets that label.
+    `$ref`, `$defs`, `anyOf`, `oneOf`, `allOf`, `enum`, `const`, `prefixItems`, bounds and common formats are followed;
+    a `pattern` is not. Where an enum has positive and negative labels and the text is plainly one of them, it gets
+    that label.
 
     >>> label = {"enum": ["negative", "positive"]}
     >>> schema = {"type": "object", "properties": {"label": label, "sure": {"type": "boolean"}}}
@@ -88,6 +89,8 @@ class SchemaFiller:
         return {name: self._value(properties[name], name, depth + 1) for name in names}
 
     def _array(self, schema: dict[str, Any], name: str, depth: int) -> list[Any]:
+        if schema.get("prefixItems"):
+            return [self._value(each, name, depth + 1) for each in schema["prefixItems"]]
         least = int(schema.get("minItems", 0 if depth >= DEEP else 1))
         most = int(schema.get("maxItems", max(least, 1 if depth >= 2 else 2)))
         count = least if depth >= DEEP else self.dice.randint(min(least, most), most)

@@ -1,0 +1,229 @@
+"""Whatever a server answers, each row has a status and the frame is put together: numbers and shapes of any kind."""
+
+from __future__ import annotations
+
+import copy
+import datetime
+import decimal
+import json
+import pathlib
+from collections.abc import Iterator
+from typing import Any, Literal
+
+import pandas as pd
+import pytest
+from pydantic import BaseModel, create_model, field_serializer, field_validator
+
+import parallel_openai as po
+from parallel_openai.frames.structured import structured_reader
+from parallel_openai.local.simulator import Server
+from parallel_openai.requests.endpoints import CHAT as CHAT_ENDPOINT
+from parallel_openai.requests.structured import structure_of
+from tests.frames.conftest import Verb, codes
+
+ODD: list[Any] = [None, True, -1, 2**63, 10**400, float("nan"), "text", [], {}, {"a": [1]}]
+NUMBERS = {"prompt_tokens": 9, "completion_tokens": 2, "prompt_tokens_details": {"cached_tokens": 1}}
+TOP = [{"token": '"a"', "logprob": -0.1, "bytes": None}]
+TOKENS = [
+    {"token": '{"label": ', "logprob": -0.1, "bytes": [123], "top_logprobs": []},
+    {"token": '"a"', "logprob": -0.1, "bytes": None, "top_logprobs": TOP},
+]
+CHAT: dict[str, Any] = {
+    "id": "1",
+    "created": 1,
+    "model": "gpt-4o-mini",
+    "service_tier": "default",
+    "choices": [
+        {
+            "index": 0,
+            "message": {"role": "assistant", "content": '{"label": "a"}', "refusal": None},
+            "finish_reason": "stop",
+            "logprobs": {"content": TOKENS},
+        }
+    ],
+    "usage": NUMBERS,
+}
+PART = {"type": "output_text", "text": '{"label": "a"}', "logprobs": TOKENS}
+RESPONSES: dict[str, Any] = {
+    "model": "gpt-4o-mini",
+    "status": "completed",
+    "incomplete_details": {"reason": "x"},
+    "output": [{"type": "message", "content": [PART]}],
+    "usage": {"input_tokens": 9, "output_tokens": 2, "output_tokens_details": {"reasoning_tokens": 1}},
+}
+COMPLETION = {"model": "gpt-4o-mini", "choices": [{"text": "Hi.", "finish_reason": "stop"}], "usage": NUMBERS}
+EMBEDDING = {"model": "e", "data": [{"index": 0, "embedding": [0.5, 1.0]}], "usage": {"prompt_tokens": 2}}
+MODERATION = {"model": "m", "results": [{"flagged": False, "category_scores": {"harm": 0.1}}]}
+SCHEMA = {"type": "object", "properties": {"label": {"type": ["integer", "number", "string", "array", "object"]}}}
+
+FACES: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
+    "chat": ("process", CHAT, {}),
+    "samples": ("process", CHAT, {"samples": 2}),
+    "choices": ("process", CHAT, {"n": 2}),
+    "fields": ("process", CHAT, {"response_format": SCHEMA}),
+    "parsed": ("process", CHAT, {"parse": json.loads}),
+    "labels": ("label", CHAT, {"labels": ["a", "b"], "confidence": "logprobs"}),
+    "labels of responses": ("label", RESPONSES, {"labels": ["a", "b"], "endpoint": "responses"}),
+    "responses": ("process", RESPONSES, {"endpoint": "responses"}),
+    "completions": ("process", COMPLETION, {"endpoint": "completions"}),
+    "embeddings": ("process", EMBEDDING, {"endpoint": "embeddings"}),
+    "moderations": ("process", MODERATION, {"endpoint": "moderations"}),
+    "embed": ("embed", EMBEDDING, {"rows_per_request": 1}),
+}
+
+
+def places(value: Any) -> Iterator[tuple[Any, ...]]:
+    """Each place in a JSON value."""
+    inner = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for name, each in inner:
+        yield (name,)
+        yield from ((name, *rest) for rest in places(each))
+
+
+def with_odd(body: dict[str, Any], place: tuple[Any, ...], odd: Any) -> bytes:
+    made = copy.deepcopy(body)
+    at: Any = made
+    for name in place[:-1]:
+        at = at[name]
+    at[place[-1]] = odd
+    return json.dumps(made).encode()
+
+
+@pytest.mark.parametrize("face", FACES)
+def test_no_answer_costs_a_run_its_frame(face: str, server: Server) -> None:
+    verb, body, options = FACES[face]
+    bodies = [with_odd(body, place, odd) for place in places(body) for odd in ODD]
+    server.script([{"body": each} for each in bodies])
+    client = po.Client(server.base_url, max_attempts=1, max_concurrent_requests=64)
+    df = pd.DataFrame({"text": [f"row {number}" for number in range(len(bodies))]})
+    calls = {"process": po.process_dataframe, "label": po.label_dataframe, "embed": po.embed_dataframe}
+    options = {"model": "gpt-4o-mini", "client": client, "progress": False, **options}
+    out = calls[verb](df, "text", **options)
+    assert set(out["status"]) <= {"succeeded", "failed"}
+    assert (out["status"] == "succeeded").any()
+    again = calls[verb](df, "text", **options)
+    kept = out["status"] == "succeeded"
+    assert set(again.loc[kept, "status"]) == {"succeeded"}
+
+
+#: What a field of an answer's JSON may hold, as it is written there.
+WRITTEN = [
+    *("9223372036854775807", "9223372036854775808", "-9223372036854775809", "89490200001234567891"),
+    *("9007199254740993", "1", "1.0", "1.5", "-0", "1e30", "1e400", "NaN", "-Infinity", "true", "null"),
+    *('""', '"a"', '"\\ud800"', "[]", "{}", '{"a": [1, 2.5]}', "[" * 900 + "]" * 900, "1" * 5000),
+    *('"2026-03-01T12:00:00Z"', '"9999-12-31T23:59:59+14:00"'),
+]
+KINDS: list[Any] = [
+    {"type": "integer"},
+    {"type": "number"},
+    {"type": ["integer", "null"]},
+    {"type": "boolean"},
+    {"type": "string", "format": "date-time"},
+    {"enum": [1, True, 1.0, "a", None]},
+    {"enum": [[], {}]},
+    {"type": ["string", "integer", "number"]},
+    True,
+    int,
+    float,
+    decimal.Decimal,
+    datetime.datetime,
+    datetime.timedelta,
+    Literal["a", 1],
+    Any,
+]
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=str)
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
+def test_a_column_is_made_of_whatever_an_answer_holds_and_no_whole_number_is_rounded(kind: Any) -> None:
+    if isinstance(kind, (dict, bool)):
+        shape = {"type": "object", "properties": {"i": kind}, "required": ["i"]}
+    else:
+        shape = create_model("Shape", i=(kind, ...))
+    structure = structure_of(shape)
+    assert structure is not None
+    reader = structured_reader(CHAT_ENDPOINT, structure)
+    texts = [f'{{"i": {each}}}' for each in WRITTEN]
+    readings = [reader.reading({"choices": [{"message": {"content": text}}]}) for text in texts]
+    assert {each.error_code for each in readings} <= {None, "schema_mismatch"}
+    for one in readings:
+        for others in ([], [readings[5]], readings):
+            columns = reader.columns([each.value for each in (one, *others)])
+            assert len(columns["i"]) == 1 + len(others)
+            cell = columns["i"][0]
+            if one.value is not None and isinstance(one.value["i"], int):
+                assert int(cell) == one.value["i"]
+
+
+def says(content: str) -> dict[str, Any]:
+    return {"body": {**CHAT, "choices": [{"message": {"content": content}, "finish_reason": "stop"}]}}
+
+
+@pytest.mark.parametrize(
+    "numbers", [[2**63], [1, 2**63, 1], [89490200001234567891, 5], [2**53 + 1, 0.5], [1, 2]], ids=str
+)
+@pytest.mark.parametrize("kind", ["integer", "number"])
+def test_whole_numbers_are_exact_in_a_frame(ask: Verb, server: Server, numbers: list[Any], kind: str) -> None:
+    shape = {"type": "object", "properties": {"i": {"type": kind}}, "required": ["i"]}
+    df = pd.DataFrame({"text": [f"row {number}" for number in range(len(numbers))]})
+    for number, each in enumerate(numbers):
+        server.script([says(json.dumps({"i": each}))], matching=f"row {number}")
+    for _ in range(2):  # the second time from the journal
+        out = ask(df, "text", response_format=shape)
+        if kind == "number" or all(isinstance(each, int) for each in numbers):
+            assert codes(out) == [None] * len(numbers)
+            assert out["i"].tolist() == numbers
+    parsed = ask(df, "text", parse=lambda text: json.loads(text)["i"], save_to=out.attrs["parallel_openai"]["journal"])
+    assert len(parsed) == len(numbers)
+
+
+def test_what_a_validator_raises_fails_its_row(ask: Verb, reviews: pd.DataFrame) -> None:
+    class Strange(BaseModel):
+        about: str
+
+        @field_validator("about")
+        @classmethod
+        def _check(cls, value: str) -> str:
+            raise KeyError(value)
+
+    out = ask(reviews, "text", response_format=Strange)
+    assert codes(out) == ["schema_mismatch"] * 3
+    assert "The class raised KeyError" in out["error"][0]
+
+
+def test_what_a_class_makes_of_a_choice_is_kept(ask: Verb, reviews: pd.DataFrame) -> None:
+    class Loud(BaseModel):
+        tone: Literal["loud", "quiet"]
+
+        @field_serializer("tone")
+        def _loudly(self, value: str) -> str:
+            return value.upper()
+
+    assert set(ask(reviews, "text", response_format=Loud)["tone"]) <= {"LOUD", "QUIET"}
+
+
+def test_ids_beyond_64_bits_stay_as_they_are_in_the_journal_and_in_files(server: Server, client: po.Client) -> None:
+    ids = [89490200001234567891, 89490200001234567892, -(2**63) - 1]
+    df = pd.DataFrame({"id": pd.Series(ids, dtype=object), "text": ["a", "b", "c"]})
+    out = po.process_dataframe(df, "text", model="m", metadata="id", client=client, save_to="j.jsonl", progress=False)
+    assert out["id"].tolist() == ids
+    assert sorted(each["id"] for each in po.read_journal("j.jsonl")["metadata"]) == sorted(ids)
+    lines = [{"model": "m", "messages": [{"role": "user", "content": "Hi."}], "metadata": each} for each in ids]
+    pathlib.Path("in.jsonl").write_text("".join(json.dumps(each) + "\n" for each in lines))
+    for _ in range(2):
+        po.process_api_requests_from_file("in.jsonl", "out.jsonl", client=client, progress=False)
+        results = [json.loads(line) for line in pathlib.Path("out.jsonl").read_text().splitlines()]
+        assert sorted(each[2] for each in results) == sorted(ids)
+    assert sorted(po.read_journal("out.jsonl")["metadata"]) == sorted(ids)
+
+
+def test_tokens_of_any_number_are_counted(ask: Verb, server: Server, client: po.Client) -> None:
+    most, df = 2**63 - 1, pd.DataFrame({"text": ["a"]})
+    usage = {"prompt_tokens": most, "completion_tokens": 1}
+    server.script([{"body": {**CHAT, "usage": usage}}] * 2)
+    shape = {"type": "object", "properties": {"other": {"type": "string"}}, "required": ["other"]}
+    out = ask(df, "text", response_format=shape, repair=1)
+    assert out["prompt_tokens"].tolist() == [2 * most]
+    server.script([{"body": {**EMBEDDING, "usage": {"prompt_tokens": most}}}])
+    embedded = po.embed_dataframe(df, "text", model="e", client=client, progress=False)
+    assert embedded["prompt_tokens"].tolist() == [most]
