@@ -18,7 +18,7 @@ PACKAGE = "parallel_openai"
 
 #: From the ground to the roof; a module imports from its own layer and from those before it.
 LAYERS = (
-    ("errors", "printable", "log", "arguments", "jsonl", "records"),
+    ("errors", "arguments", "jsonl", "records"),
     ("requests",),
     ("engine",),
     ("client", "default_client"),
@@ -45,7 +45,6 @@ DOORS = {
     "matplotlib": ("frames",),
     "jsonschema": ("requests.structured",),
     "typing_extensions": ("requests.structured",),
-    "sklearn": ("frames.labelling.agreement",),
     "statsmodels": ("frames.labelling.agreement",),
     "krippendorff": ("frames.labelling.agreement",),
     "pyarrow": ("frames.exporting.arrow",),

@@ -103,7 +103,10 @@ def test_the_readme_names_every_column() -> None:
         "choice",
         "confidence",
         "votes",
+        "tie",
         "probabilities",
+        "probability_bounds",
+        "label_drawn",
         "label_reason",
         *COLUMNS,
     }

@@ -9,7 +9,6 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from parallel_openai.printable import printable
 from parallel_openai.records import Result
 from parallel_openai.requests.endpoints import is_simulated
 from parallel_openai.requests.prices import price, tier_of
@@ -53,15 +52,15 @@ class Reader:
     Attributes:
         names: the columns that are made of the answers; the first is the one that everybody looks at.
         read: from a response's JSON to its reading.
-        columns: from the readings' values, one for each row, to the columns' arrays by name. Where a row is asked
-            several times its value is a list, with None for a sample without an answer.
+        columns: from the readings' values and the requests' keys, one of each for a row, to the columns' arrays by
+            name. Where a row is asked several times both are lists, with None for a sample without an answer.
         about: what the frame's attrs are to say about the answers; plain data.
         judge: from a row's number and its value to whether that is right, where it is known; None where nobody knows.
     """
 
     names: tuple[str, ...]
     read: Callable[[Mapping[str, Any]], Reading]
-    columns: Callable[[Sequence[Any]], Mapping[str, Any]]
+    columns: Callable[[Sequence[Any], Sequence[Any]], Mapping[str, Any]]
     about: Mapping[str, Any] = field(default_factory=dict)
     judge: Callable[[int, Any], bool | None] | None = None
 
@@ -78,7 +77,7 @@ class Reader:
         cls, name: str, read: Callable[[Mapping[str, Any]], Reading], column: Callable[[Sequence[Any]], Any]
     ) -> Reader:
         """For answers that fill one column; `column` makes its array."""
-        return cls((name,), read, lambda values: {name: column(values)})
+        return cls((name,), read, lambda values, _: {name: column(values)})
 
     @property
     def name(self) -> str:
@@ -202,7 +201,7 @@ class Answers:
             return self._merged_columns()
         cells = self._cells
         return {
-            **self._reader.columns(self._values),
+            **self._reader.columns(self._values, cells["request_key"]),
             "status": _status_array(self._status),
             "error_code": _text(cells["error_code"]),
             "error": _text(cells["error"]),
@@ -221,7 +220,7 @@ class Answers:
         """Several samples a row: what is made of their answers, what they took together, what first went wrong."""
         cells = self._cells
         return {
-            **self._reader.columns(self._lists(self._values)),
+            **self._reader.columns(self._lists(self._values), self._lists(cells["request_key"])),
             "status": _status_array(self._worst()),
             "error_code": _text(self._firsts(cells["error_code"])),
             "error": _text(self._firsts(cells["error"])),
@@ -288,7 +287,7 @@ class Answers:
     def _set_error(self, slot: int, code: str | None, error: str | None) -> None:
         self._status[slot] = "failed"
         self._cells["error_code"][slot] = code
-        self._cells["error"][slot] = printable(error) if error is not None else None
+        self._cells["error"][slot] = error
 
 
 def text_column(values: Sequence[Any]) -> Any:

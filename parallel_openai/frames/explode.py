@@ -51,7 +51,7 @@ def explode(out: pd.DataFrame, values: Sequence[Any], reader: Reader, prefix: st
         levels = out.columns.nlevels
         return prefix + name if levels == 1 else (prefix + name, *[""] * (levels - 1))
 
-    cells = reader.columns([each for value in values for each in (value or [None])])
+    cells = reader.columns([each for value in values for each in (value or [None])], ())
     changed = {named(name): pd.Series(cells[name], index=long.index) for name in reader.names}
     changed |= {named(name): long[named(name)].mask(later, 0) for name in _BILLED}
     long = long.copy()

@@ -242,7 +242,7 @@ def answer_reader(recipe: Recipe, parse: Callable[[Any], Any] | None = None, *, 
     column = text_column if endpoint.gives_text and parse is None else value_column
     if not has_tools:
         return Reader.of_one_column("response", read, column)
-    return Reader(("response", "tool_calls"), read, lambda values: _with_tools(values, column))
+    return Reader(("response", "tool_calls"), read, lambda values, _: _with_tools(values, column))
 
 
 @dataclass(frozen=True, slots=True)

@@ -34,7 +34,7 @@ from parallel_openai.frames.recipe import Recipe
 from parallel_openai.frames.repair import Repair, check_tries, make_repair
 from parallel_openai.frames.report import RunReport, remember
 from parallel_openai.frames.restoring import KnownRequest, Restoring
-from parallel_openai.frames.table import check_frame, check_free, with_columns
+from parallel_openai.frames.table import check_frame, check_free, earlier_runs, with_columns
 from parallel_openai.jsonl import dumps, loads
 from parallel_openai.records import APIRequest, Result
 from parallel_openai.requests.prompts import BadPromptError
@@ -363,6 +363,8 @@ class FrameRun:
             simulated=self.answers.simulated,
         )
         about = {**self.reader.about, "answer": self.reader.name, "prefix": self.options.prefix, "began": self._began}
+        if earlier := earlier_runs(self.df, self.options.prefix + self.reader.name):
+            about["earlier"] = earlier
         # Plain JSON, since to_parquet and others write the attrs into their files.
         out.attrs["parallel_openai"] = loads(dumps({**self.recipe.summary(), **about, **report.summary()}))
         remember(report)

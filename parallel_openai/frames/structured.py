@@ -40,7 +40,7 @@ def structured_reader(endpoint: Endpoint, structure: Structure, *, as_lists: boo
         values = [each.value for each in readings]
         return Reading(values, wrong.finish_reason, wrong.model, wrong.error_code, wrong.error)
 
-    def columns(values: Sequence[Any]) -> dict[str, Any]:
+    def columns(values: Sequence[Any], _: Sequence[Any]) -> dict[str, Any]:
         return {name: _column(name, values, schema) for name, schema in structure.fields.items()}
 
     return Reader(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from typing import Any
 
 import pandas as pd
@@ -155,6 +155,20 @@ def with_columns(df: pd.DataFrame, columns: dict[str, Any]) -> pd.DataFrame:
     out = pd.concat([df, added], axis=1) if len(df.columns) else added
     out.attrs = dict(df.attrs)
     return out
+
+
+def runs_of(df: pd.DataFrame) -> list[Mapping[str, Any]]:
+    """What the frame's attrs say of the runs that filled its columns, the last one first."""
+    about = df.attrs.get("parallel_openai")
+    if not isinstance(about, Mapping):
+        return []
+    return [about, *(each for each in about.get("earlier") or () if isinstance(each, Mapping))]
+
+
+def earlier_runs(df: pd.DataFrame, answer: str) -> list[dict[str, Any]]:
+    """What a frame is to keep of its runs when another one, which fills the column `answer`, takes their place."""
+    runs = [{name: value for name, value in run.items() if name != "earlier"} for run in runs_of(df)]
+    return [run for run in runs if f"{run.get('prefix', '')}{run.get('answer')}" != answer]
 
 
 def is_missing(value: Any) -> bool:

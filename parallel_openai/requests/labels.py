@@ -68,10 +68,20 @@ class LabelField:
         return [label for choice, label in self.choices.items() if choice in chosen]
 
     def _choice(self, value: Any) -> str:
+        """The choice that a value of the answer's JSON stands for; some servers write 7.0 for 7, and 1 for "1"."""
         choice = dumps(value).decode()
-        if choice not in self.choices:
-            raise ValueError(f"is none of {', '.join(self.texts)}")
-        return choice
+        if choice in self.choices:
+            return choice
+        for text, alike in zip(self.texts, self.choices, strict=True):
+            if _is_written_so(text, value):
+                return alike
+        raise ValueError(f"is none of {', '.join(self.texts)}")
+
+    def choice_in(self, answer: Mapping[str, Any]) -> tuple[list[str], int]:
+        """The choices as they would stand in an answer that is written like this one, and which of them does."""
+        chosen = list(self.choices).index(self._choice(answer[self.name]))
+        bare = not isinstance(answer[self.name], str)
+        return (self.texts if bare else [dumps(text).decode() for text in self.texts]), chosen
 
     def write(self, label: Any) -> str:
         """The JSON that stands for a value.
@@ -95,6 +105,16 @@ class LabelField:
         return {"text": '"..."', "several": f"[{''.join(last)}]"}.get(self.kind) or last[0]
 
 
+def _is_written_so(text: str, value: Any) -> bool:
+    """Whether a value of an answer's JSON is the label with this text, written as a number or a bool."""
+    if isinstance(value, bool):
+        return str(value).lower() == text.lower()
+    try:
+        return isinstance(value, (int, float)) and float(text) == value
+    except ValueError:
+        return False
+
+
 def check_labels(labels: Any) -> tuple[dict[str, Any], dict[str, str]]:
     """A set of labels: what each is by the JSON that stands for it, and those that are described.
 
@@ -111,8 +131,7 @@ def check_labels(labels: Any) -> tuple[dict[str, Any], dict[str, str]]:
     is_annotation = typing.get_origin(labels) is not None  # some of which say that they can be iterated over
     if isinstance(labels, (str, bytes)) or is_annotation or not hasattr(labels, "__iter__"):
         raise InvalidInputError(f"labels must be a list such as ['positive', 'negative'], not {labels!r}.")
-    if isinstance(labels, Set):  # a set of texts has another order in every process, and so would ask anew in each
-        labels = sorted(labels, key=text_of)
+    labels = _in_order(labels)
     choices: dict[str, Any] = {}
     for label in labels:
         text = text_of(label)
@@ -127,6 +146,23 @@ def check_labels(labels: Any) -> tuple[dict[str, Any], dict[str, str]]:
     if len(choices) < 2:
         raise InvalidInputError(f"labels must hold at least two, not {[text_of(each) for each in choices.values()]}.")
     return choices, _descriptions(labels, choices)
+
+
+def _in_order(labels: Any) -> Any:
+    """Labels whose order says nothing (a set, the distinct values of a column) in one that is always the same.
+
+    They would be asked anew when the order that they were found in has changed. A list keeps its order.
+    """
+    dtype = getattr(labels, "dtype", None)
+    if dtype is None and not isinstance(labels, Set):
+        return labels
+    if getattr(dtype, "ordered", False):
+        given = list(labels)
+        return [each for each in dtype.categories if each in given]  # type: ignore[union-attr]  # an ordered dtype has
+    try:
+        return sorted(labels)
+    except (TypeError, ValueError):  # members of an Enum, what is missing, and what no label can be
+        return sorted(labels, key=text_of)
 
 
 def _descriptions(labels: Any, choices: Mapping[str, Any]) -> dict[str, str]:

@@ -31,15 +31,18 @@ class Step:
 
 @dataclass(frozen=True, slots=True)
 class LabelProbabilities:
-    """What the tokens say about the labels.
+    """What the tokens say about the labels, in the order of the labels.
 
     Attributes:
-        whole: the probability of each label, in the order of the labels; they add up to 1.
-        first: the probability that the answer begins as the chosen label does, looking at its first token only.
+        whole: the probability of each label; they add up to 1. Where only bounds are known, a value within them.
+        low, high: between what bounds each lies; the same number where the tokens tell it exactly.
+        first: the probability that the answer begins as each label does, looking at its first token only.
     """
 
     whole: tuple[float, ...]
-    first: float
+    low: tuple[float, ...]
+    high: tuple[float, ...]
+    first: tuple[float, ...]
 
 
 def logprob_params(endpoint: str, params: Mapping[str, Any]) -> dict[str, Any]:
@@ -132,16 +135,23 @@ def label_probabilities(
 ) -> LabelProbabilities | None:
     """The probability of each label, from the tokens at which the answer could have become another one.
 
-    The labels are walked token by token. At each place the probabilities of the tokens that lead to a label still
-    possible are divided by their sum, so that what is no label does not count:
+    A label's probability is the product of its tokens' conditional probabilities, its end included (the closing quote,
+    or what follows a number: "1" is not yet the label 1 where 10 is one too). The model is taken as held to the labels:
+    at each place the probabilities of the tokens that lead to a label still possible are divided by their sum,
 
         q(token) = p(token) / (sum of p over the listed tokens that lead to a label + u)
 
-    A label's probability is the sum over the ways to it of the products of the q along the way; of the ways that
-    leave the answer's own, only the first step is known, and where it leads to several labels they share it in
-    proportion to what they have for themselves. `u` stands for the labels that no listed token leads to: for each of
-    them the probability of the least likely listed token, and for all together at the most what the list leaves of 1.
-    So the chosen label's probability is rather too low than too high.
+    The answer tells these along its own tokens only. A token beside them that leads to a single label gives it all of
+    its q, since the rest is forced, so the result is the same whichever label was drawn. Two things are known within
+    bounds only:
+
+    - A token beside the answer's that leads to several labels: each of them has from 0 to all of its q. `whole` shares
+      it evenly among those that have no longer token in the list (beside "10", "1" is the label 1, as the tokenizer
+      would write 10 in one token), or, if all have one, in proportion to what they have without it.
+    - A label that no listed token leads to: it has from 0 to the probability of the least likely listed token, and all
+      such labels together at the most what the list leaves of 1. `u` is the sum of these; `whole` has the most.
+
+    The bounds hold as long as a label that a listed token leads to is begun by no token below the list as well.
 
     Args:
         steps: the answer's tokens.
@@ -168,71 +178,98 @@ def label_probabilities(
 
 
 class _Walk:
-    """Along the tokens of an answer's value, with the labels that are still possible."""
+    """Along the tokens of an answer's value, with the labels that are still possible.
+
+    `_reached` is the product of the q so far, `_most` the same with nothing set aside for labels that are not listed.
+    """
 
     def __init__(self, choices: list[bytes], chosen: int) -> None:
         self._choices, self._chosen = choices, chosen
         self._possible = frozenset(range(len(choices)))
         self._written = b""
-        self._reached = 1.0  # the product of the q so far
-        self._masses: dict[frozenset[int], float] = {}
-        self._first: float | None = None
+        self._reached = self._most = 1.0
+        self._whole, self._low, self._high = ([0.0] * len(choices) for _ in range(3))
+        self._unclear: list[tuple[frozenset[int], float]] = []
+        self._first: list[float] | None = None
 
     def take(self, step: Step, head: bytes) -> bool:
         """Go on by a token, whose first bytes (`head`) stand before the value. Gives whether there is more to see."""
-        ways = {token: self._leads_to(token, head) for token in {*step.listed, step.token}}
-        own = ways[step.token]
-        if self._chosen not in own:
+        listed = {**step.listed, step.token: step.probability}
+        ways = {token: labels for token in listed if (labels := self._leads_to(token, head))}
+        own = ways.get(step.token, frozenset())
+        unlisted = self._unlisted(step, listed, ways)
+        known = sum(listed[token] for token in ways)
+        if self._chosen not in own or step.probability <= 0:
             self._reached = 0.0
             return False
-        groups: dict[frozenset[int], float] = {}
-        for token, labels in ways.items():
-            if labels and token != step.token:
-                groups[labels] = groups.get(labels, 0.0) + step.listed[token]
-        for label, mass in self._unlisted(step, ways):
-            groups[frozenset({label})] = groups.get(frozenset({label}), 0.0) + mass
-        whole = step.probability + sum(groups.values())
-        if whole <= 0:
-            self._reached = 0.0
-            return False
-        for labels, mass in groups.items():
-            self._masses[labels] = self._masses.get(labels, 0.0) + self._reached * mass / whole
+        least, most = self._reached / (known + sum(unlisted.values())), self._most / known
         if self._first is None:
-            begins_so = step.probability + sum(mass for labels, mass in groups.items() if self._chosen in labels)
-            self._first = begins_so / whole
-        self._reached *= step.probability / whole
+            self._first = [0.0] * len(self._choices)
+            for token, labels in ways.items():
+                _add(self._first, labels, listed[token] * least)
+        for token, labels in ways.items():
+            if token != step.token:
+                self._branch(labels - _with_longer(token, ways), labels, listed[token] * least, listed[token] * most)
+        for label, mass in unlisted.items():
+            alone = min([*step.listed.values(), mass * len(unlisted)])
+            _add(self._whole, [label], mass * least)
+            _add(self._high, [label], self._most * alone / (known + alone))
+        self._reached, self._most = step.probability * least, step.probability * most
         self._written += step.token[len(head) :]
         self._possible = own
         return len(own) > 1
 
+    def _branch(self, likely: frozenset[int], labels: frozenset[int], least: float, most: float) -> None:
+        """Give what a token beside the answer's has to the labels that it leads to."""
+        _add(self._high, labels, most)
+        if len(labels) == 1:
+            _add(self._low, labels, least)
+        if likely:
+            _add(self._whole, likely, least / len(likely))
+        else:
+            self._unclear.append((labels, least))
+
     def _leads_to(self, token: bytes, head: bytes) -> frozenset[int]:
+        if head:  # whatever space stands before a value
+            token, head = token.lstrip(), head.lstrip()
         if not token.startswith(head):
             return frozenset()
         written = self._written + token[len(head) :]
         return frozenset(each for each in self._possible if _goes_with(self._choices[each], written))
 
-    def _unlisted(self, step: Step, ways: Mapping[bytes, frozenset[int]]) -> list[tuple[int, float]]:
+    def _unlisted(
+        self, step: Step, listed: Mapping[bytes, float], ways: Mapping[bytes, frozenset[int]]
+    ) -> dict[int, float]:
         """What the labels may have that no listed token leads to."""
         unseen = self._possible.difference(*ways.values())
-        if not unseen:
-            return []
-        rest = max(0.0, 1.0 - sum({**step.listed, step.token: step.probability}.values()))
-        least = min(step.listed.values(), default=1.0)
-        return [(label, min(least, rest / len(unseen))) for label in sorted(unseen)]
+        rest = max(0.0, 1.0 - sum(listed.values()))
+        return {label: min([*step.listed.values(), rest / len(unseen)]) for label in sorted(unseen)}
 
     def result(self) -> LabelProbabilities | None:
         if self._reached <= 0 or self._first is None:
             return None
-        alone = [self._masses.get(frozenset({label}), 0.0) for label in range(len(self._choices))]
-        alone[self._chosen] += self._reached
-        whole = list(alone)
-        for labels, mass in self._masses.items():
-            if len(labels) > 1:
-                known = sum(alone[label] for label in labels)
-                for label in labels:
-                    whole[label] += mass * (alone[label] / known if known else 1 / len(labels))
-        total = sum(whole)
-        return LabelProbabilities(tuple(each / total for each in whole), min(1.0, self._first))
+        _add(self._whole, [self._chosen], self._reached)
+        _add(self._high, self._possible, self._most)  # several where the tokens end before they part
+        if len(self._possible) == 1:
+            _add(self._low, self._possible, self._reached)
+        for labels, mass in self._unclear:
+            held = sum(self._whole[label] for label in labels)
+            for label in labels:
+                share = self._whole[label] / held if held else 1 / len(labels)
+                _add(self._whole, [label], mass * share)
+        high = [min(each, 1.0) for each in self._high]
+        return LabelProbabilities(*map(tuple, (self._whole, self._low, high, self._first)))
+
+
+def _add(sums: list[float], labels: Iterable[int], mass: float) -> None:
+    for label in labels:
+        sums[label] += mass
+
+
+def _with_longer(token: bytes, ways: Mapping[bytes, frozenset[int]]) -> frozenset[int]:
+    """The labels that a longer token in the list, which begins with this one, leads to."""
+    longer = (labels for other, labels in ways.items() if len(other) > len(token) and other.startswith(token))
+    return frozenset().union(*longer)
 
 
 def _goes_with(choice: bytes, written: bytes) -> bool:

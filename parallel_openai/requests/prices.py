@@ -6,6 +6,7 @@ over 100 µs, too much for every row.
 
 from __future__ import annotations
 
+import logging
 import math
 import time
 from collections.abc import Iterator, Mapping
@@ -13,7 +14,7 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
 
-from parallel_openai.log import log
+logger = logging.getLogger("parallel_openai")
 
 _NAN = float("nan")
 
@@ -193,4 +194,4 @@ def _ask(where: dict[str, Any], model: str, prompt_tokens: int, completion_token
 
 @lru_cache(maxsize=1024)
 def _note_unknown(model: str) -> None:
-    log.info("genai-prices does not know the model %r; its cost is nan.", model)
+    logger.info("genai-prices does not know the model %r; its cost is nan.", model)

@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from sklearn import metrics as sk
+from statsmodels.stats.inter_rater import cohens_kappa
 
 import parallel_openai as po
 from parallel_openai.errors import InvalidInputError
@@ -56,7 +58,90 @@ def test_of_scores_the_distance_counts() -> None:
     )
     ordinal = po.agreement(steps, near, level="ordinal")
     assert ordinal.level == "ordinal"
-    assert ordinal.krippendorff_alpha > po.agreement(steps, near).krippendorff_alpha
+    assert ordinal.krippendorff_alpha > po.agreement(steps, near, level="nominal").krippendorff_alpha
+
+
+def test_of_numbers_kappa_weighs_by_value_and_not_by_rank() -> None:
+    one, other = column(1, 2, 10, 1, 10), column(2, 2, 10, 1, 1)
+    found = po.agreement(one, other)
+    values = [1, 2, 10]
+    table = sk.confusion_matrix(one.tolist(), other.tolist(), labels=values)
+    assert found.level == "ordinal"
+    assert found.cohen_kappa == pytest.approx(
+        cohens_kappa(table, weights=np.array(values), wt="quadratic", return_results=False)
+    )
+    assert found.cohen_kappa != pytest.approx(sk.cohen_kappa_score(one.tolist(), other.tolist(), weights="quadratic"))
+
+
+LOW_TO_HIGH = ["low", "middle", "high", "top"]
+
+
+def ordered(*labels: Any, order: list[str] = LOW_TO_HIGH) -> pd.Series:
+    return pd.Series(pd.Categorical(labels, order, ordered=True))
+
+
+def test_ordered_categories_weigh_by_their_places_those_that_nobody_gives_included() -> None:
+    one, other = ("low", "middle", "top", "top", "low"), ("middle", "middle", "top", "low", "low")
+    found = po.agreement(ordered(*one), column(*other))
+    places = [[LOW_TO_HIGH.index(label) for label in labels] for labels in (one, other)]
+    expected = sk.cohen_kappa_score(*places, labels=range(4), weights="quadratic")
+    assert (found.level, found.cohen_kappa) == ("ordinal", pytest.approx(expected))
+    assert po.agreement(ordered(*one), column(*other), level="nominal").cohen_kappa != pytest.approx(expected)
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "level"),
+    [
+        (pd.Series([1, 2, 2]), pd.Series([1.0, 2.0, 1.0]), "ordinal"),
+        (pd.Series([1, 2, 2]), column("1", "2", "1"), "ordinal"),
+        (pd.Series([1, 2, 2], dtype="category"), pd.Series([1, 2, None], dtype="Int64"), "ordinal"),
+        (pd.Series([1, 2, 2]), column("1", "2", "unclear"), "nominal"),
+        (column("1", "2", "2"), column("1", "2", "1"), "nominal"),
+        (column(True, False, True), column(True, False, False), "nominal"),
+        (ordered("low", "high", "top"), ordered("low", "high", "low", order=LOW_TO_HIGH[::-1]), "nominal"),
+        (ordered("low", "high", "top"), column("low", "high", "none"), "nominal"),
+        (pd.Series(["a", "b", "b"], dtype="category"), column("a", "b", "a"), "nominal"),
+    ],
+    ids=["floats", "texts", "missing", "a word", "only texts", "bools", "two orders", "unknown", "unordered"],
+)
+def test_the_level_is_ordinal_where_labels_have_one_order(one: Any, other: Any, level: str) -> None:
+    assert po.agreement(one, other).level == level
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_kappa_agrees_with_scikit_learn(seed: int) -> None:
+    dice = np.random.default_rng(seed)
+    one, other = (pd.Series(dice.integers(0, 5, 60)) for _ in range(2))
+    plain, squared = (po.agreement(one, other, level=level) for level in ("nominal", "ordinal"))
+    assert plain.cohen_kappa == pytest.approx(sk.cohen_kappa_score(one, other))
+    assert squared.cohen_kappa == pytest.approx(sk.cohen_kappa_score(one, other, weights="quadratic"))
+
+
+def test_a_label_with_a_comma_is_not_two_labels() -> None:
+    assert po.agreement(column(["a, b"], ["c"]), column(["a", "b"], ["c"])).same == 0.5
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        (column(True, False), column("True", "False")),
+        (pd.Series([True, False]), column("TRUE", "false")),
+        (pd.Series([True, None], dtype="boolean"), column("True", " ")),
+        (pd.Series([True, False], dtype="category"), column(np.True_, np.False_)),
+    ],
+    ids=["texts", "of a sheet", "blank", "numpy"],
+)
+def test_truth_is_the_same_in_words(one: pd.Series, other: pd.Series) -> None:
+    found = po.agreement(one, other)
+    assert (found.same, found.rows) == (1.0, one.notna().sum())
+
+
+def test_rows_whose_index_labels_are_not_unique_are_matched_by_position_with_a_word() -> None:
+    one = pd.Series(["a", "b", "a"], index=[0, 0, 1])
+    with pytest.warns(UserWarning, match="stand there several times"):
+        assert po.agreement(one, one).same == 1.0
+    with pytest.raises(InvalidInputError, match="not about the same rows"):
+        po.agreement(one, one.iloc[::-1])
 
 
 def test_frames_are_compared_by_their_labels(label: Verb, reviews: pd.DataFrame, server: Server) -> None:

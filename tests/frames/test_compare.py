@@ -12,9 +12,12 @@ import numpy as np
 import pandas as pd
 import pytest
 from pydantic import BaseModel
+from statsmodels.stats import contingency_tables, multitest
 
 import parallel_openai as po
 from parallel_openai.errors import ColumnNotFoundError, InvalidInputError, QuotaExceededError
+from parallel_openai.frames.labelling.compare import _add_gains
+from parallel_openai.frames.labelling.metrics import holm, mcnemar, paired_gain
 from parallel_openai.local.simulator import Server
 from tests.frames.test_label_columns import answer
 
@@ -45,7 +48,7 @@ def test_each_variant_has_its_line_and_its_frame(compare: Compare, rows: pd.Data
     assert found.table["accuracy"].tolist() == pytest.approx([2 / 3, 1.0])
     assert found.table["same"].tolist() == [1.0, 0.75]
     assert found.table["gain"].tolist() == pytest.approx([np.nan, 1 / 3], nan_ok=True)
-    assert found.table.loc["v2", "gain_low"] == 0
+    assert found.table.loc["v2", ["p_value", "p_adjusted"]].tolist() == [1.0, 1.0]
     assert found.table["cost_usd"].gt(0).all()
     assert found.frames["v2"]["label"].tolist() == ["positive", "negative", "negative", "negative"]
     assert found.evaluations["v2"].accuracy == 1.0
@@ -130,8 +133,50 @@ def test_a_gain_is_told_with_its_interval(compare: Compare, server: Server) -> N
     found = compare(rows, PROMPTS, gold="gold")
     gain, low, high = found.table.loc["v2", ["gain", "gain_low", "gain_high"]]
     assert gain == 0.5
-    assert (low, high) == pytest.approx((0.5 - 1.96 * 0.079, 0.5 + 1.96 * 0.079), abs=0.03)
-    assert "may be chance" not in found._repr_html_()
+    assert (low, high) == pytest.approx((20 / 42 - 1.96 * 0.0841, 20 / 42 + 1.96 * 0.0841), abs=0.001)
+    assert found.table.loc["v2", "p_value"] == pytest.approx(2 / 2**20)
+    assert "More than chance tells from v1 (McNemar, exact): v2 (p = 1.9e-06)." in str(found)
+
+
+def test_equal_variants_seldom_differ_however_many_are_compared() -> None:
+    dice = np.random.default_rng(0)
+    found = 0
+    for _ in range(200):
+        right = {f"v{n}": dice.random(60) < 0.7 for n in range(12)}
+        lines: dict[str, dict[str, Any]] = {name: {} for name in right}
+        _add_gains(lines, right)
+        found += any(line["p_adjusted"] < 0.05 for name, line in lines.items() if name != "v0")
+    assert found <= 0.05 * 200
+
+
+def test_the_tests_agree_with_those_of_statsmodels() -> None:
+    dice = np.random.default_rng(2)
+    for _ in range(20):
+        better, worse = dice.integers(0, 40, 2).tolist()
+        table = [[5, better], [worse, 7]]
+        assert mcnemar(better, worse) == pytest.approx(contingency_tables.mcnemar(table, exact=True).pvalue, abs=1e-9)
+    chances = dice.random(12) ** 3
+    assert holm(chances.tolist()) == pytest.approx(multitest.multipletests(chances, method="holm")[1].tolist())
+
+
+def test_the_gains_interval_holds_what_it_is_about_for_few_rows_too() -> None:
+    dice = np.random.default_rng(1)
+    for rows, before, after in ((5, 0.9, 0.9), (8, 0.5, 0.95), (20, 0.6, 0.7), (60, 0.95, 0.97)):
+        held = 0
+        for _ in range(500):
+            old, new = dice.random(rows) < before, dice.random(rows) < after
+            _, low, high = paired_gain(int((new & ~old).sum()), int((old & ~new).sum()), rows)
+            held += low <= after - before <= high
+        assert held >= 0.92 * 500
+
+
+def test_rows_that_any_variant_was_shown_as_examples_count_for_none(compare: Compare, rows: pd.DataFrame) -> None:
+    shown = {"prompt": "Tone? {text}", "examples": rows[:1].assign(label="positive")}
+    with pytest.warns(UserWarning, match="1 of the 4 rows ask what a row of examples asks"):
+        found = compare(rows, {"v1": "Happy? {text}", "v2": shown}, gold="gold")
+    assert [each.rows for each in found.evaluations.values()] == [2, 2]
+    assert [each.examples for each in found.evaluations.values()] == [1, 1]
+    assert found.table["accuracy"].tolist() == [0.5, 0.5]
 
 
 def test_the_page_shows_variants_and_changed_rows(compare: Compare, rows: pd.DataFrame, server: Server) -> None:
@@ -143,7 +188,7 @@ def test_the_page_shows_variants_and_changed_rows(compare: Compare, rows: pd.Dat
     assert "1 rows labelled differently" in html
     assert "no label" not in html
     assert "<b>Great" not in html
-    assert "The gain of v2 may be chance" in html
+    assert "No variant differs from v1 by more than chance (McNemar, exact)." in html
     assert "2 variants on 4 rows, 1 labelled differently (simulated)" in str(found)
     assert "All variants give every row the same label" in compare(rows[:2], PROMPTS)._repr_html_()
 

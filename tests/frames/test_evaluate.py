@@ -11,6 +11,8 @@ import numpy as np
 import pandas as pd
 import pytest
 from sklearn import metrics as sk
+from statsmodels.stats.inter_rater import cohens_kappa
+from statsmodels.stats.proportion import proportion_confint
 
 import parallel_openai as po
 from parallel_openai.errors import ColumnNotFoundError, InvalidInputError
@@ -110,6 +112,124 @@ def test_scores_are_compared_as_numbers_too() -> None:
     assert "Spearman" in found._repr_html_()
     with pytest.raises(InvalidInputError, match="must be a number, not 'much'"):
         po.evaluate(out.assign(gold=[1, 2, 3, 4, "much"]), gold="gold")
+
+
+def few(right: int, wrong: int) -> po.Evaluation:
+    rows = right + wrong
+    gold = [("a", "b")[n % 2] for n in range(rows)]
+    given = gold[:right] + [{"a": "b", "b": "a"}[label] for label in gold[right:]]
+    return po.evaluate(pd.DataFrame({"gold": gold, "label": given}), gold="gold")
+
+
+def test_a_few_rows_are_told_with_intervals_that_they_bear_out() -> None:
+    for right, wrong in ((5, 0), (0, 4), (3, 1), (60, 2)):
+        found = few(right, wrong)
+        expected = proportion_confint(right, right + wrong, method="wilson")
+        assert found.intervals["accuracy"] == pytest.approx(expected, abs=1e-9)
+        low, high = found.intervals["macro_f1"]
+        assert low <= found.macro_f1 <= high
+        assert high - low > 0.1
+    assert few(5, 0).intervals["accuracy"] == pytest.approx((0.5655, 1.0), abs=1e-4)
+    assert "accuracy   1.000 (0.566 to 1.000)" in str(few(5, 0))
+
+
+def test_each_labels_figures_have_intervals_of_their_own_rows() -> None:
+    out = pd.DataFrame({"gold": list("aaabbbbbc"), "label": list("aaabbbbaa")})
+    table = po.evaluate(out, gold="gold").per_label
+    found = table.loc["a", ["recall_low", "recall_high"]].tolist()
+    assert found == pytest.approx(proportion_confint(3, 3, method="wilson"))
+    found = table.loc["a", ["precision_low", "precision_high"]].tolist()
+    assert found == pytest.approx(proportion_confint(3, 5, method="wilson"))
+    # c was never given: nothing is known of its precision.
+    assert table.loc["c", ["precision_low", "precision_high"]].tolist() == [0, 1]
+    share = np.array(proportion_confint(4, 5, method="wilson"))
+    assert table.loc["b", ["f1_low", "f1_high"]].tolist() == pytest.approx(2 * share / (1 + share))
+    assert (table["f1_low"] <= table["f1"]).all()
+    assert (table["f1"] <= table["f1_high"]).all()
+
+
+@pytest.mark.parametrize(("rows", "share"), [(4, 0.9), (10, 0.97), (40, 0.6), (100, 0.97)])
+def test_intervals_hold_the_truth_as_often_as_they_say(rows: int, share: float) -> None:
+    dice = np.random.default_rng(0)
+    held = {"accuracy": 0, "macro_f1": 0}
+    for _ in range(100):
+        gold = dice.choice(["a", "b"], rows)
+        given = np.where(dice.random(rows) < share, gold, np.where(gold == "a", "b", "a"))
+        found = po.evaluate(pd.DataFrame({"gold": gold, "label": given}), gold="gold", resamples=200)
+        for name in held:
+            low, high = found.intervals[name]
+            held[name] += low <= share <= high
+    assert min(held.values()) >= 88
+
+
+def test_kappa_tells_what_is_beyond_chance() -> None:
+    gold, given = list("aabbab"), list("aabbba")
+    found = po.evaluate(pd.DataFrame({"gold": gold, "label": given}), gold="gold")
+    assert (found.kappa, found.ordinal) == (pytest.approx(sk.cohen_kappa_score(gold, given)), False)
+    assert "kappa      0.333" in str(found)
+    scores = pd.DataFrame({"gold": [1, 2, 10, 2, 1], "label": [1, 2, 10, 1, 10]})
+    squared = po.evaluate(scores, gold="gold")
+    table = sk.confusion_matrix(scores["gold"], scores["label"], labels=[1, 2, 10])
+    expected = cohens_kappa(table, weights=np.array([1, 2, 10]), wt="quadratic", return_results=False)
+    assert (squared.kappa, squared.ordinal) == (pytest.approx(expected), True)
+    assert "square of the distance" in squared._repr_html_()
+    steps = pd.Categorical(["low", "top", "low"], ["low", "middle", "top"], ordered=True)
+    assert po.evaluate(pd.DataFrame({"label": steps, "gold": ["low", "top", "middle"]}), gold="gold").ordinal
+    lists = pd.DataFrame({"gold": [["a"], ["b", "a"], []], "label": [["a"], ["a", "b"], []]})
+    assert po.evaluate(lists, gold="gold").kappa == 1.0
+
+
+@pytest.mark.parametrize("blank", ["", "  ", "\t", None, float("nan")], ids=repr)
+def test_blank_gold_is_no_gold(blank: Any) -> None:
+    out = pd.DataFrame({"label": ["a", "b", "a"], "gold": pd.Series(["a", "b", blank], dtype=object)})
+    found = po.evaluate(out, gold="gold")
+    assert (found.rows, found.accuracy, found.strange_gold) == (2, 1.0, {})
+
+
+def test_what_is_missing_in_a_list_of_gold_labels_is_none_of_them() -> None:
+    gold = [["a", float("nan")], ["b", None, ""], [], [None]]
+    out = pd.DataFrame({"label": [["a"], ["b"], [], ["a"]], "gold": pd.Series(gold)})
+    found = po.evaluate(out, gold="gold")
+    assert (found.rows, found.accuracy) == (3, 1.0)
+
+
+def test_truth_in_words_is_gold_too(label: Verb, reviews: pd.DataFrame) -> None:
+    out = label(reviews, "{text}", labels=[True, False])
+    for written in (str, lambda value: str(value).upper(), lambda value: str(value).lower(), bool):
+        gold = out["label"].map(written).astype(object)
+        assert po.evaluate(out.assign(gold=gold), gold="gold").accuracy == 1.0
+
+
+def test_a_frame_labelled_twice_keeps_both_runs_apart(label: Verb, server: Server) -> None:
+    df = pd.DataFrame({"text": ["A great lamp.", "Awful.", "So so."], "gold": ["good", "bad", "good"]})
+    one = label(df, "{text}", labels=["good", "bad"], confidence="logprobs")
+    server.set(fault_refusal=1)
+    both = label(one, "Score: {text}", scale=(1, 5), prefix="b_", confidence="logprobs")
+    first, alone = po.evaluate(both, gold="gold", label="label"), po.evaluate(one, gold="gold")
+    assert str(first) == str(alone)
+    assert (first.ece, first.cost_usd, first.failed) == (alone.ece, alone.cost_usd, 0)
+    assert po.agreement(one, both, label="label").same == 1.0
+    assert po.review(both, label="label").labels == ["good", "bad"]
+    with pytest.raises(InvalidInputError, match="No gold label"):
+        po.evaluate(both.assign(b_label=pd.array([1, 2, 3], dtype="Int64")), gold="gold")
+    answered = po.process_dataframe(
+        both, "{text}", model="gpt-4o-mini", prefix="c_", progress=False, client=po.Client(server.base_url)
+    )
+    assert str(po.evaluate(answered, gold="gold", label="label")) == str(alone)
+
+
+@pytest.mark.parametrize("samples", [1, 2])
+def test_rows_that_the_model_was_shown_are_left_out_with_a_word(label: Verb, samples: int) -> None:
+    df = pd.DataFrame({"text": ["A great lamp.", "Awful.", "Great.", "Bad."], "gold": ["good", "bad", "bad", "bad"]})
+    examples = df[:2].rename(columns={"gold": "label"})
+    with pytest.warns(UserWarning, match="2 of the 4 rows ask what a row of examples asks"):
+        out = label(df, "{text}", labels=["good", "bad"], examples=examples, samples=samples)
+    found = po.evaluate(out.sort_values("text"), gold="gold")
+    assert (found.rows, found.examples) == (2, 2)
+    assert "2 more left out: the model was shown them as examples" in str(found)
+    assert "2 rows are left out" in found._repr_html_()
+    with pytest.raises(InvalidInputError, match="stand among the few-shot examples"):
+        po.evaluate(out[:2], gold="gold")
 
 
 def test_intervals_are_the_same_for_the_same_seed_and_hold_the_figure() -> None:

@@ -15,6 +15,8 @@ from parallel_openai.errors import ColumnExistsError, InvalidInputError
 from parallel_openai.local.simulator import Server
 from tests.frames.conftest import Verb, asked, codes
 
+STEPS = pd.Categorical(["lo", "hi"], ["lo", "hi"], ordered=True)
+
 
 class Tone(enum.Enum):
     GOOD = "positive"
@@ -78,6 +80,25 @@ def test_labels_may_be_any_collection(label: Verb, reviews: pd.DataFrame, labels
 
 def test_a_set_of_labels_has_the_same_order_in_every_process(label: Verb, reviews: pd.DataFrame) -> None:
     assert label(reviews, "{text}", labels=set("dcba"))["label"].cat.categories.tolist() == list("abcd")
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "order"),
+    [
+        (pd.Series(list("bab")).unique(), pd.Series(list("aab")).unique(), ["a", "b"]),
+        (pd.Series([10, 9]).unique(), pd.Series([9, 10]).unique(), [9, 10]),
+        (pd.Index(["b", "a"]), pd.Series(["a", "b"]), ["a", "b"]),
+        (pd.Series(["b", "a"], dtype="category").unique(), {"a", "b"}, ["a", "b"]),
+        (STEPS, STEPS[::-1], ["lo", "hi"]),
+    ],
+    ids=["texts", "numbers", "index and series", "categorical and set", "ordered"],
+)
+def test_labels_found_in_another_order_ask_nothing_anew(
+    label: Verb, reviews: pd.DataFrame, server: Server, one: Any, other: Any, order: list[Any]
+) -> None:
+    first, again = (label(reviews, "{text}", labels=labels) for labels in (one, other))
+    assert server.stats()["received"] == len(reviews)
+    assert first["label"].cat.categories.tolist() == again["label"].cat.categories.tolist() == order
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 import numpy as np
 import pandas as pd
 import pytest
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, field_validator
 
 import parallel_openai as po
 from parallel_openai.errors import ColumnNotFoundError, InvalidInputError, TemplateError
@@ -77,12 +77,38 @@ def test_the_label_is_what_most_samples_say_and_confidence_how_many(label: Verb,
     assert isinstance(out["label"].dtype, pd.CategoricalDtype)
 
 
-def test_of_labels_with_as_many_votes_the_first_given_wins(label: Verb, server: Server, client: po.Client) -> None:
-    answers = [{"label": "neutral"}, {"label": "negative"}]
-    says(server, "first", *answers)
-    one_at_a_time = po.Client(server.base_url, max_concurrent_requests=1)
-    out = label(frame("first"), "text", labels=TONES, samples=2, client=one_at_a_time)
-    assert (out["label"][0], out["confidence"][0], out["votes"][0]) == ("neutral", 0.5, ["neutral", "negative"])
+def ties(label: Verb, server: Server, said: list[dict[str, Any]], **options: Any) -> pd.DataFrame:
+    texts = [f"row {n}." for n in range(40)]
+    for text in texts:
+        says(server, text, *said)
+    return label(frame(*texts), "text", samples=len(said), **options)
+
+
+def test_of_labels_with_as_many_votes_one_is_drawn_and_marked(label: Verb, server: Server) -> None:
+    said = [{"label": "neutral"}, {"label": "negative"}]
+    out = ties(label, server, said, labels=TONES)
+    assert 8 < (out["label"] == "neutral").sum() < 32
+    assert set(out["label"]) == {"neutral", "negative"}
+    assert out["tie"].all()
+    assert set(out["confidence"]) == {0.5}
+    again = label(frame(*out["text"][::-1]), "text", labels=TONES, samples=2)
+    assert again["label"].tolist() == out["label"].tolist()[::-1]
+
+
+def test_a_tie_of_several_labels_or_of_scores_is_drawn_and_marked(label: Verb, server: Server) -> None:
+    lists = ties(label, server, [{"labels": ["a"]}, {"labels": ["a", "b"]}], labels=["a", "b"], multi=True)
+    assert 8 < sum("b" in labels for labels in lists["label"]) < 32
+    assert all("a" in labels for labels in lists["label"])
+    scores = ties(label, server, [{"score": 2}, {"score": 4}, {"score": 4}, {"score": 2}], scale=(1, 5))
+    assert 8 < (scores["label"] == 2).sum() < 32
+    assert set(scores["label"]) == {2, 4}
+    assert lists["tie"].all()
+    assert scores["tie"].all()
+
+
+def test_what_more_than_half_say_is_no_tie(label: Verb, server: Server) -> None:
+    says(server, "first", {"label": "positive"}, {"label": "negative"}, {"label": "positive"})
+    assert label(frame("first"), "text", labels=TONES, samples=3)["tie"].tolist() == [False]
 
 
 def test_a_sample_that_failed_counts_against_the_label_and_fails_the_row(label: Verb, server: Server) -> None:
@@ -101,16 +127,16 @@ def test_a_row_without_any_answer_has_no_label_no_confidence_and_empty_votes(lab
 
 
 def test_of_several_labels_those_stand_that_more_than_half_give(label: Verb, server: Server) -> None:
-    says(server, "first", {"labels": ["a", "b"]}, {"labels": ["a"]}, {"labels": ["c", "b", "a"]}, {"labels": ["a"]})
-    out = label(frame("first"), "text", labels=["a", "b", "c"], multi=True, samples=4)
-    # All four say a; two of four say b, and that is agreed on least.
-    assert (out["label"][0], out["confidence"][0]) == (["a"], 0.5)
+    says(server, "first", *({"labels": labels} for labels in (["a", "b"], ["a"], ["c", "b", "a"], ["a"], ["a"])))
+    out = label(frame("first"), "text", labels=["a", "b", "c"], multi=True, samples=5)
+    # All five say a; two of five say b, and that is agreed on least.
+    assert (out["label"][0], out["confidence"][0], out["tie"][0]) == (["a"], 0.6, False)
 
 
 def test_of_scores_the_middle_one_stands(label: Verb, server: Server) -> None:
-    says(server, "first", *({"score": score} for score in (5, 1, 2, 5)))
+    says(server, "first", *({"score": score} for score in (5, 1, 2, 2)))
     out = label(frame("first"), "text", scale=(1, 5), samples=4)
-    assert (out["label"].tolist(), out["confidence"].tolist(), str(out["label"].dtype)) == ([2], [0.25], "Int64")
+    assert (out["label"].tolist(), out["confidence"].tolist(), str(out["label"].dtype)) == ([2], [0.5], "Int64")
 
 
 # Probabilities
@@ -151,7 +177,89 @@ def test_votes_and_probabilities_can_both_be_had(label: Verb, server: Server) ->
     out = label(frame("first"), "text", labels=TONES[:2], samples=4, confidence=["votes", "logprobs"])
     assert out["confidence"].tolist() == [0.75]
     assert out["confidence_logprobs"].tolist() == pytest.approx([0.6])
-    assert list(out.columns[1:6]) == ["label", "confidence", "confidence_logprobs", "votes", "probabilities"]
+    made = ["label", "confidence", "confidence_logprobs", "votes", "tie", "probabilities", "probability_bounds"]
+    assert list(out.columns[1:8]) == made
+
+
+def test_the_label_is_the_most_probable_one_whichever_was_drawn(label: Verb, server: Server) -> None:
+    said = [('{"label": "', {'{"label": "': 1.0}), ("bad", {"bad": 0.3, "good": 0.6, "so": 0.1}), ('"}', {'"}': 1.0})]
+    says(server, "first", tokens(*said))
+    out = label(frame("first"), "text", labels=["good", "bad", "so"], confidence="logprobs")
+    assert (out["label"][0], out["label_drawn"][0]) == ("good", "bad")
+    assert out["confidence"][0] == out["probabilities"][0]["good"] == pytest.approx(0.6)
+    assert out["probability_bounds"][0] is None
+    assert out["label"].dtype == out["label_drawn"].dtype
+    kept = label(frame("first"), "text", labels=["good", "bad", "so"], confidence="first_token")
+    assert kept["label"].tolist() == ["bad"]
+
+
+def test_what_the_tokens_do_not_tell_is_told_within_bounds(label: Verb, server: Server) -> None:
+    said = [('{"label": "', {'{"label": "': 1.0}), ("good", {"good": 0.6, "bad": 0.4}), ('"}', {'"}': 1.0})]
+    says(server, "first", tokens(*said))
+    out = label(frame("first"), "text", labels=["good", "bad", "badly"], confidence="logprobs")
+    assert out["probabilities"][0] == pytest.approx({"good": 0.6, "bad": 0.2, "badly": 0.2})
+    assert out["probability_bounds"][0] == {"bad": [0.0, pytest.approx(0.4)], "badly": [0.0, pytest.approx(0.4)]}
+
+
+def test_a_tie_goes_to_the_more_probable_label(label: Verb, server: Server) -> None:
+    def drawn(token: str) -> dict[str, Any]:
+        listed = {"good": 0.45, "bad": 0.55}
+        return tokens(('{"label": "', {'{"label": "': 1.0}), (token, listed), ('"}', {'"}': 1.0}))
+
+    options: dict[str, Any] = {"labels": ["good", "bad"], "confidence": ["votes", "logprobs"]}
+    out = ties(label, server, [drawn("good"), drawn("bad")], **options)
+    assert set(out["label"]) == {"bad"}
+    assert out["tie"].all()
+
+
+def test_the_most_probable_label_is_not_taken_where_the_class_refuses_it(label: Verb, server: Server) -> None:
+    class Picky(BaseModel):
+        tone: Literal["good", "bad"]
+
+        @field_validator("tone")
+        @classmethod
+        def _bad(cls, value: str) -> str:
+            assert value == "bad"
+            return value
+
+    said = [('{"tone": "', {'{"tone": "': 1.0}), ("bad", {"bad": 0.3, "good": 0.7}), ('"}', {'"}': 1.0})]
+    says(server, "first", tokens(*said))
+    out = label(frame("first"), "text", labels=Picky, confidence="logprobs")
+    assert (out["tone"][0], out["tone_drawn"][0]) == ("bad", "bad")
+    assert out["tone_confidence"][0] == pytest.approx(0.3)
+
+
+@pytest.mark.parametrize(
+    ("options", "said", "expected"),
+    [
+        ({"scale": (1, 10)}, {"score": 7.0}, 7),
+        ({"labels": [1, 2]}, {"label": 1}, 1),
+        ({"labels": [1, 2]}, {"label": 2.0}, 2),
+        ({"labels": [0.5, 1.0]}, {"label": 1}, 1.0),
+        ({"labels": ["1", "2"]}, {"label": 2}, "2"),
+        ({"labels": [True, False]}, {"label": False}, False),
+        ({"labels": [1, 2], "multi": True}, {"labels": [2, 1.0]}, [1, 2]),
+    ],
+    ids=str,
+)
+def test_a_label_is_the_same_however_its_number_is_written(
+    label: Verb, server: Server, options: Any, said: Any, expected: Any
+) -> None:
+    says(server, "first", said)
+    assert label(frame("first"), "text", **options)["label"].tolist() == [expected]
+
+
+@pytest.mark.parametrize("said", [{"score": 7.5}, {"score": True}, {"score": "7"}, {"score": None}, {"score": 11.0}])
+def test_what_is_no_label_in_any_writing_is_off_label(label: Verb, server: Server, said: Any) -> None:
+    says(server, "first", said)
+    assert codes(label(frame("first"), "text", scale=(1, 10))) == ["off_label"]
+
+
+def test_the_probabilities_of_a_label_written_as_a_number_are_told(label: Verb, server: Server) -> None:
+    said = [('{"label": ', {'{"label": ': 1.0}), ("2", {"2": 0.75, "1": 0.25}), ("}", {"}": 1.0})]
+    says(server, "first", tokens(*said))
+    out = label(frame("first"), "text", labels=[1, 2], confidence="logprobs")
+    assert out["probabilities"][0] == pytest.approx({"1": 0.25, "2": 0.75})
 
 
 def test_the_simulator_tells_probabilities_that_fit_its_labels(label: Verb) -> None:
@@ -169,7 +277,7 @@ def test_the_responses_api_gives_labels_and_probabilities_too(label: Verb, revie
     options: dict[str, Any] = {
         "labels": TONES,
         "confidence": "logprobs",
-        "examples": reviews[:1].assign(label="positive"),
+        "examples": pd.DataFrame({"text": ["Fine."], "label": ["positive"]}),
     }
     out = label(reviews, "{text}", endpoint="responses", include=["reasoning.encrypted_content"], **options)
     assert out["label"].tolist() == ["positive", "negative", "positive"]

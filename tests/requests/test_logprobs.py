@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import math
+import random
+from collections.abc import Iterator
+from functools import cache
 from typing import Any
 
 import pytest
@@ -29,7 +32,9 @@ def test_labels_of_one_token_share_what_the_other_tokens_leave() -> None:
     # 0.5 + 0.3 + 0.1 lead to a label; 0.1 does not count.
     found = told(["good", "bad", "mixed"], "good", step('"', 1), step("good", 0.5, bad=0.3, mixed=0.1, Well=0.1))
     assert found.whole == pytest.approx([5 / 9, 3 / 9, 1 / 9])
-    assert found.first == pytest.approx(5 / 9)
+    assert found.first == pytest.approx([5 / 9, 3 / 9, 1 / 9])
+    assert found.low == pytest.approx(found.whole)
+    assert found.high == pytest.approx(found.whole)
 
 
 def test_labels_that_begin_alike_are_told_apart_by_the_token_where_they_part() -> None:
@@ -37,7 +42,7 @@ def test_labels_that_begin_alike_are_told_apart_by_the_token_where_they_part() -
     found = told(
         labels, "very good", step('"very', 0.8, _neutral=0.2), step(" good", 0.3, **{" bad": 0.1, " odd": 0.6})
     )
-    assert found.first == pytest.approx(0.8)
+    assert found.first == pytest.approx([0.8, 0.8, 0.2])
     # In the second place only good and bad lead to a label: 0.3 of 0.4.
     assert found.whole == pytest.approx([0.8 * 0.75, 0.8 * 0.25, 0.2])
 
@@ -45,12 +50,13 @@ def test_labels_that_begin_alike_are_told_apart_by_the_token_where_they_part() -
 def test_what_leads_to_several_other_labels_is_shared_among_them() -> None:
     found = told(["very good", "very bad", "neutral"], "neutral", step('"neutral', 0.6, _very=0.4))
     assert found.whole == pytest.approx([0.2, 0.2, 0.6])
+    assert (found.low, found.high) == (pytest.approx([0, 0, 0.6]), pytest.approx([0.4, 0.4, 0.6]))
 
 
 def test_other_tokens_for_the_same_label_count_for_it() -> None:
     found = told(["good", "bad"], "good", step('"good', 0.5, _go=0.25, _ba=0.25))
     assert found.whole == pytest.approx([0.75, 0.25])
-    assert found.first == pytest.approx(0.75)
+    assert found.first == pytest.approx([0.75, 0.25])
 
 
 def test_a_token_that_may_become_any_of_two_is_shared_as_they_are_without_it() -> None:
@@ -65,7 +71,7 @@ def test_tokens_that_hold_more_than_the_label_count_for_it() -> None:
 def test_a_label_that_is_the_beginning_of_another_is_told_by_its_end() -> None:
     found = told(["pos", "positive"], "pos", step('"pos', 0.9), step('"}', 0.7, itive=0.3))
     assert found.whole == pytest.approx([0.7, 0.3])
-    assert found.first == pytest.approx(1.0)
+    assert found.first == pytest.approx([1, 1])
 
 
 def test_one_is_not_ten() -> None:
@@ -74,7 +80,8 @@ def test_one_is_not_ten() -> None:
 
 
 def test_a_number_at_the_very_end_of_the_tokens_is_still_told() -> None:
-    assert told([1, 10], 1, step("1", 1.0)).whole == (1.0, 0.0)
+    found = told([1, 10], 1, step("1", 1.0))
+    assert (found.whole, found.low, found.high) == ((1.0, 0.0), (0.0, 0.0), (1.0, 1.0))
 
 
 def test_truth_is_told_like_any_label() -> None:
@@ -82,7 +89,7 @@ def test_truth_is_told_like_any_label() -> None:
 
 
 def test_a_token_that_begins_before_the_value_is_compared_from_there_on() -> None:
-    found = told(["a", "b"], "a", step(' "a', 0.6, **{' "b': 0.2, " null": 0.1, '"b': 0.1}), before='{"label":')
+    found = told(["a", "b"], "a", step(' "a', 0.6, **{' "b': 0.1, " null": 0.1, '"b': 0.1}), before='{"label":')
     assert found.whole == pytest.approx([0.75, 0.25])
 
 
@@ -90,11 +97,14 @@ def test_a_label_that_is_not_listed_has_at_the_most_what_the_last_of_the_list_ha
     # The list leaves 0.2, and the least of it has 0.1: c and d may have 0.1 each.
     found = told(["a", "b", "c", "d"], "a", step('"a', 0.5, _b=0.2, _x=0.1))
     assert found.whole == pytest.approx([5 / 9, 2 / 9, 1 / 9, 1 / 9])
+    assert found.low == pytest.approx([5 / 9, 2 / 9, 0, 0])
+    assert found.high == pytest.approx([5 / 7, 2 / 7, 1 / 8, 1 / 8])
 
 
 def test_labels_that_are_not_listed_have_together_no_more_than_what_the_list_leaves() -> None:
     found = told(["a", "b", "c", "d"], "a", step('"a', 0.5, _b=0.46))
     assert found.whole == pytest.approx([0.5, 0.46, 0.02, 0.02])
+    assert found.high[2:] == pytest.approx([0.04, 0.04])
 
 
 def test_without_a_list_the_others_have_all_that_is_left() -> None:
@@ -112,26 +122,80 @@ def test_nothing_is_told_where_the_tokens_do_not_lead_to_the_label(drawn: Step) 
     assert label_probabilities([drawn], 0, ['"a"', '"b"'], 0) is None
 
 
-def test_the_walk_gives_the_probabilities_of_a_model_that_is_held_to_the_labels() -> None:
-    """A model with a vocabulary of letters: what it would say is computed over all ways, in another manner."""
-    labels = ["abc", "abd", "ac", "b", "bad"]
-    chance = dict(zip('abcd"?', (0.3, 0.25, 0.2, 0.05, 0.1, 0.1), strict=True))
+def test_a_label_that_is_one_token_is_not_begun_by_a_shorter_one() -> None:
+    labels = ["1", "10", "2"]
+    first = {"1": 0.3, "10": 0.6, "2": 0.1}
+    ten = told(labels, "10", step('"', 1), step("10", 0.6, **first), step('"}', 1))
+    one = told(labels, "1", step('"', 1), step("1", 0.3, **first), step('"}', 1.0, **{"0": 1e-9}))
+    two = told(labels, "2", step('"', 1), step("2", 0.1, **first), step('"}', 1))
+    for found in (ten, one, two):
+        assert found.whole == pytest.approx([0.3, 0.6, 0.1], abs=1e-6)
+    # It could be: what follows a token that was not drawn is not known.
+    assert (ten.low[:2], ten.high[:2]) == (pytest.approx([0, 0.6]), pytest.approx([0.3, 0.9]))
 
-    def allowed(written: str) -> dict[str, float]:
-        ends = {f'{label}"'[len(written)] for label in labels if f'{label}"'.startswith(written)}
-        whole = sum(chance[letter] for letter in ends)
-        return {letter: chance[letter] / whole for letter in sorted(ends)}
 
-    def held(label: str) -> float:
-        return math.prod(allowed(label[:at])[letter] for at, letter in enumerate(f'{label}"'))
+class Toy:
+    """A model of few tokens, whose chance of each depends on all that is written; everything about it is known."""
 
-    def raw(label: str) -> list[Step]:
-        listed = {letter.encode(): share for letter, share in chance.items()}
-        return [step('"', 1), *(Step(letter.encode(), chance[letter], listed) for letter in f'{label}"')]
+    def __init__(self, seed: int, tokens: list[str], labels: list[str], shown: int) -> None:
+        self.seed, self.tokens, self.shown = seed, tokens, shown
+        self.ends = [f'{label}"' for label in labels]
 
-    assert sum(map(held, labels)) == pytest.approx(1)
-    for number, label in enumerate(labels):
-        assert told(labels, label, *raw(label)).whole[number] == pytest.approx(held(label), abs=1e-12)
+    @cache  # noqa: B019  # it lives as long as the test
+    def raw(self, written: str) -> dict[str, float]:
+        dice = random.Random(f"{self.seed} {written}")
+        weights = [dice.random() ** 3 for _ in self.tokens]
+        return {token: weight / sum(weights) for token, weight in zip(self.tokens, weights, strict=True)}
+
+    def held(self, written: str) -> dict[str, float]:
+        fits = {t: p for t, p in self.raw(written).items() if any(e.startswith(written + t) for e in self.ends)}
+        return {token: share / sum(fits.values()) for token, share in fits.items()}
+
+    def ways(self, written: str = "", steps: tuple[Step, ...] = ()) -> Iterator[tuple[int, float, list[Step]]]:
+        """Each way to a label: its number, its probability, and what the server tells along it."""
+        if written in self.ends:
+            yield self.ends.index(written), 1.0, [step('"', 1), *steps]
+            return
+        raw = self.raw(written)
+        listed = dict(sorted(raw.items(), key=lambda pair: -pair[1])[: self.shown])
+        for token, share in self.held(written).items():
+            told = Step(token.encode(), raw[token], {each.encode(): listed[each] for each in listed})
+            for label, rest, whole in self.ways(written + token, (*steps, told)):
+                yield label, share * rest, whole
+
+
+TOYS = {
+    "letters": (list('abcd"?'), ["abc", "abd", "ac", "b", "bad"], 6),
+    "begin alike": ([*"abdly?", '"'], ["bad", "badly", "b", "a"], 7),
+    "words": (["bad", "ly", "b", "adly", "bold", "old", '"', "?", 'bad"'], ["bad", "badly", "bold", "old"], 9),
+    "numbers": ([*"012", "10", '"', "11", "?"], ["1", "10", "11", "2", "0"], 7),
+    "few shown": (list('abcdef"?'), ["a", "b", "c", "d", "e", "f"], 4),
+    "few shown, alike": (list('abcdef"?'), ["a", "ab", "abc", "d", "de", "f"], 4),
+}
+
+
+@pytest.mark.parametrize("toy", TOYS)
+def test_whatever_was_drawn_the_bounds_hold_the_truth_and_what_is_known_is_the_same(toy: str) -> None:
+    tokens, labels, shown = TOYS[toy]
+    exact = 0
+    for seed in range(8):
+        model = Toy(seed, tokens, labels, shown)
+        truth = [0.0] * len(labels)
+        for label, share, _ in model.ways():
+            truth[label] += share
+        assert sum(truth) == pytest.approx(1)
+        for label, share, steps in model.ways():
+            if share < 1e-6:
+                continue
+            found = label_probabilities(steps, 0, [f'"{each}"' for each in labels], label)
+            assert found is not None
+            assert sum(found.whole) == pytest.approx(1)
+            for low, whole, high, right in zip(found.low, found.whole, found.high, truth, strict=True):
+                assert low - 1e-9 <= right <= high + 1e-9
+                assert low - 1e-9 <= whole <= high + 1e-9
+                assert whole > 0 or right < 1e-6
+                exact += high - low < 1e-9
+    assert exact or shown < len(tokens)
 
 
 def test_tokens_are_read_with_what_could_stand_in_their_place() -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import enum
+import random
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,8 +15,7 @@ import pandas as pd
 
 from parallel_openai.errors import InvalidInputError
 from parallel_openai.frames.answers import Reader, Reading, object_column, text_column
-from parallel_openai.frames.labelling.question import REASON_COLUMN, Question, has_probabilities
-from parallel_openai.jsonl import dumps
+from parallel_openai.frames.labelling.question import DRAWN, REASON_COLUMN, Question, has_probabilities
 from parallel_openai.requests.endpoints import Endpoint
 from parallel_openai.requests.labels import REASON, LabelField, read_answer
 from parallel_openai.requests.logprobs import LabelProbabilities, find_values, label_probabilities, steps_of
@@ -32,7 +33,7 @@ class Labelled:
 
     values: Mapping[str, Any]
     reason: str | None = None
-    probabilities: Mapping[str, LabelProbabilities] | None = None
+    probabilities: Mapping[str, LabelProbabilities] = dataclasses.field(default_factory=dict)
 
 
 def label_reader(endpoint: Endpoint, question: Question) -> Reader:
@@ -49,11 +50,11 @@ def label_reader(endpoint: Endpoint, question: Question) -> Reader:
             return Reading(None, answer.finish_reason, answer.model, "off_label", str(error))
         return Reading(labelled, answer.finish_reason, answer.model)
 
-    categories = {field.name: _categories(field) for field in question.fields if field.kind == "one"}
+    categories = {each.name: _categories(each) for each in question.fields if each.kind == "one"}
 
-    def columns(values: Sequence[Any]) -> dict[str, Any]:
+    def columns(values: Sequence[Any], keys: Sequence[Any]) -> dict[str, Any]:
         rows = values if question.samples > 1 else [[value] for value in values]
-        return _columns([[each for each in row if each is not None] for row in rows], rows, question, categories)
+        return _columns(rows, keys, question, categories)
 
     about = {"labels": question.about(), "columns": list(question.names())}
     return Reader(question.names(), read, columns, about)
@@ -64,7 +65,7 @@ def _labelled(text: str, question: Question, tokens: Sequence[Any] | None) -> La
     if question.check is not None:
         question.check(values)
     reason = answer.get(REASON) if question.explain else None
-    probabilities = _probabilities(answer, question, tokens) if question.asks_for_logprobs else None
+    probabilities = _probabilities(answer, question, tokens) if question.asks_for_logprobs else {}
     return Labelled(values, None if reason is None else str(reason), probabilities)
 
 
@@ -77,107 +78,179 @@ def _probabilities(
         return {}
     found = {}
     for field in filter(has_probabilities, question.fields):
-        choices = list(field.choices)
-        chosen = choices.index(dumps(answer[field.name]).decode())
-        told = label_probabilities(steps, places[field.name], choices, chosen)
+        told = label_probabilities(steps, places[field.name], *field.choice_in(answer))
         if told is not None:
             found[field.name] = told
     return found
 
 
 def _columns(
-    answers: Sequence[Sequence[Labelled]],
     samples: Sequence[Sequence[Labelled | None]],
+    keys: Sequence[Any],
     question: Question,
     categories: Mapping[str, pd.CategoricalDtype],
 ) -> dict[str, Any]:
-    """The columns, from the answers of each row and from all its samples (None where one has no answer)."""
+    """The columns, from each row's samples (None where one has no answer) and the keys of its requests."""
+    answers = [[each for each in row if each is not None] for row in samples]
     columns: dict[str, Any] = {}
     for field in question.fields:
-        given = [[each.values[field.name] for each in row] for row in answers]
-        labels = [_decide(field, row, question.samples) for row in given]
-        cells: dict[str, Any] = {"": None}
-        for number, method in enumerate(question.confidence if field.kind != "text" else ()):
-            if method == "votes":
-                sure = [_agreement(field, *pair, question.samples) for pair in zip(labels, given, strict=True)]
-            else:
-                sure = [_mean_probability(field, *pair, method) for pair in zip(labels, answers, strict=True)]
-            cells[f"confidence_{method}" if number else "confidence"] = np.array(sure, dtype="float64")
+        rows = [_decide(field, *pair, question) for pair in zip(answers, keys, strict=True)]
+        cells = {"": None, **_confidences(field, rows, question)}
+        labels = [row.label for row in rows]
         if question.abstain_below is not None and "confidence" in cells:
             below = ~(cells["confidence"] >= question.abstain_below)  # where it is not known, too
             labels = [None if doubtful else label for label, doubtful in zip(labels, below, strict=True)]
         cells[""] = _label_column(field, labels, categories)
         if question.samples > 1:
             votes = [[None if each is None else each.values[field.name] for each in row] for row in samples]
-            cells["votes"] = object_column(votes)
+            cells |= {"votes": object_column(votes), "tie": np.array([row.tie for row in rows], dtype=bool)}
         if question.asks_for_logprobs and has_probabilities(field):
-            cells["probabilities"] = object_column([_distribution(field, row) for row in answers])
+            cells["probabilities"] = object_column([_distribution(field, row.chances) for row in rows])
+            cells["probability_bounds"] = object_column([_bounds(field, row.chances) for row in rows])
+            if question.takes_most_probable:
+                cells[DRAWN] = _label_column(field, [row.drawn for row in rows], categories)
         columns |= {question.column(field, what): cell for what, cell in cells.items()}
+        if question.explain and field is question.fields[0]:
+            reasons = text_column([_reason(field, *pair) for pair in zip(rows, answers, strict=True)])
     if question.explain:
-        columns[REASON_COLUMN] = text_column(_reasons(answers, question))
+        columns[REASON_COLUMN] = reasons
     return columns
 
 
-def _decide(field: LabelField, given: Sequence[Any], samples: int) -> Any:
-    """What a row's samples come to: the label of most (of those with as many, the one given first), the labels that
-    more than half of them give, or the score in the middle."""
-    if not given:
-        return None
-    if samples == 1:
-        return given[0]
-    if field.kind == "score":
-        return sorted(given)[(len(given) - 1) // 2]
+@dataclass(frozen=True, slots=True)
+class _Decided:
+    """What a row's answers come to.
+
+    Attributes:
+        label: the row's label; None where there is no answer.
+        drawn: what the samples say, where `label` is the most probable one.
+        tie: whether as many samples say another label.
+        given: what each answer says.
+        chances: the labels' probabilities, on the mean of the answers; None where they are not known.
+    """
+
+    label: Any
+    drawn: Any
+    tie: bool
+    given: Sequence[Any]
+    chances: LabelProbabilities | None
+
+
+def _decide(field: LabelField, answers: Sequence[Labelled], key: Any, question: Question) -> _Decided:
+    given = [each.values[field.name] for each in answers]
+    chances = _chances(field, answers)
+    drawn, tie = _drawn(field, given, chances, key)
+    label = drawn
+    if question.takes_most_probable and chances is not None:
+        label = _most_probable(field, chances, drawn)
+        if not _is_taken({**answers[0].values, field.name: label}, question):
+            label = drawn
+    return _Decided(label, drawn, tie, given, chances)
+
+
+def label_of(answer: Labelled, field: LabelField, question: Question) -> Any:
+    """The label that a single answer comes to."""
+    return _decide(field, [answer], None, question).label
+
+
+def _drawn(field: LabelField, given: Sequence[Any], chances: LabelProbabilities | None, key: Any) -> tuple[Any, bool]:
+    """The label of most samples, the labels that more than half of them give, or the score in the middle; and whether
+    it is a tie. A tie goes to the more probable label where that is known, else to chance; the requests
+    are its seed, so that the same row ends the same way in every run."""
+    if len(given) < 2:
+        return (given[0] if given else None), False
+    dice = random.Random(str(key))
     if field.kind == "several":
-        return [label for label in field.choices.values() if 2 * _count(label, given) > len(given)]
-    return Counter(given).most_common(1)[0][0]
+        halves = [(label, 2 * _count(label, given) - len(given)) for label in field.choices.values()]
+        chosen = [label for label, over in halves if over > 0 or (over == 0 and dice.random() < 0.5)]
+        return chosen, any(over == 0 for _, over in halves)
+    if field.kind == "score":
+        ordered = sorted(given)
+        tied = list(dict.fromkeys([ordered[(len(given) - 1) // 2], ordered[len(given) // 2]]))
+    else:
+        counts = Counter(given)
+        tied = [label for label, count in counts.items() if count == max(counts.values())]
+    if chances is not None:
+        by_label = dict(zip(field.choices.values(), chances.whole, strict=True))
+        best = max(by_label[label] for label in tied)
+        return dice.choice([label for label in tied if by_label[label] == best]), len(tied) > 1
+    return dice.choice(tied), len(tied) > 1
+
+
+def _most_probable(field: LabelField, chances: LabelProbabilities, drawn: Any) -> Any:
+    """The drawn label where another is no more probable than it."""
+    labels = list(field.choices.values())
+    best = max(range(len(labels)), key=chances.whole.__getitem__)
+    return labels[best] if chances.whole[best] > chances.whole[labels.index(drawn)] + 1e-12 else drawn
+
+
+def _is_taken(values: Mapping[str, Any], question: Question) -> bool:
+    """Whether the caller's own class takes the values."""
+    try:
+        return question.check is None or question.check(values) is None
+    except ValueError:
+        return False
 
 
 def _count(label: Any, given: Sequence[Sequence[Any]]) -> int:
     return sum(label in each for each in given)
 
 
-def _agreement(field: LabelField, label: Any, given: Sequence[Any], samples: int) -> float:
+def _chances(field: LabelField, answers: Sequence[Labelled]) -> LabelProbabilities | None:
+    """The labels' probabilities on the mean of the answers."""
+    known = [each.probabilities[field.name] for each in answers if field.name in each.probabilities]
+    if len(known) < 2:
+        return known[0] if known else None
+    parts = ([getattr(each, name) for each in known] for name in ("whole", "low", "high", "first"))
+    return LabelProbabilities(*(tuple(np.mean(part, axis=0).tolist()) for part in parts))
+
+
+def _confidences(field: LabelField, rows: Sequence[_Decided], question: Question) -> dict[str, Any]:
+    """The columns of confidence, by each method that is asked for."""
+    cells = {}
+    for number, method in enumerate(question.confidence if field.kind != "text" else ()):
+        if method == "votes":
+            sure = [_agreement(field, row, question.samples) for row in rows]
+        else:
+            sure = [_probability(field, row, "whole" if method == "logprobs" else "first") for row in rows]
+        cells[f"confidence_{method}" if number else "confidence"] = np.array(sure, dtype="float64")
+    return cells
+
+
+def _agreement(field: LabelField, row: _Decided, samples: int) -> float:
     """The share of a row's samples that say the same; of several labels, about that on which they agree least."""
-    if not given:
+    if not row.given:
         return np.nan
     if field.kind != "several":
-        return given.count(label) / samples
-    counts = [_count(each, given) for each in field.choices.values()]
-    return float(min(max(count, len(given) - count) for count in counts)) / samples
+        return list(row.given).count(row.label) / samples
+    counts = [_count(each, row.given) for each in field.choices.values()]
+    return float(min(max(count, len(row.given) - count) for count in counts)) / samples
 
 
-def _mean_probability(field: LabelField, label: Any, answers: Sequence[Labelled], method: str) -> float:
-    """The label's probability by the tokens, on the mean of the row's answers."""
-    told = [(each, each.probabilities.get(field.name)) for each in answers if each.probabilities is not None]
-    known = [(each, probabilities) for each, probabilities in told if probabilities is not None]
-    if label is None or not known:
+def _probability(field: LabelField, row: _Decided, which: str) -> float:
+    """The label's probability by the tokens."""
+    if row.label is None or row.chances is None:
         return np.nan
-    if method == "first_token":  # known only for the label that the answer has
-        return float(np.mean([told.first for each, told in known if each.values[field.name] == label] or [np.nan]))
-    number = list(field.choices.values()).index(label)
-    return float(np.mean([probabilities.whole[number] for _, probabilities in known]))
+    return float(getattr(row.chances, which)[list(field.choices.values()).index(row.label)])
 
 
-def _distribution(field: LabelField, answers: Sequence[Labelled]) -> dict[str, float] | None:
+def _distribution(field: LabelField, chances: LabelProbabilities | None) -> dict[str, float] | None:
     """Each label's probability, by its text."""
-    known = [
-        each.probabilities[field.name].whole
-        for each in answers
-        if each.probabilities is not None and field.name in each.probabilities
-    ]
-    if not known:
+    return None if chances is None else dict(zip(field.texts, chances.whole, strict=True))
+
+
+def _bounds(field: LabelField, chances: LabelProbabilities | None) -> dict[str, list[float]] | None:
+    """The lowest and the highest that a label's probability may be, of those that the tokens do not tell exactly."""
+    if chances is None:
         return None
-    return dict(zip(field.texts, np.mean(known, axis=0).tolist(), strict=True))
+    told = zip(field.texts, chances.low, chances.high, strict=True)
+    return {text: [low, high] for text, low, high in told if high - low > 1e-9} or None
 
 
-def _reasons(answers: Sequence[Sequence[Labelled]], question: Question) -> list[str | None]:
+def _reason(field: LabelField, row: _Decided, answers: Sequence[Labelled]) -> str | None:
     """The reason that the first sample with the row's label gives."""
-    field, found = question.fields[0], []
-    for row in answers:
-        label = _decide(field, [each.values[field.name] for each in row], question.samples)
-        agreeing = [each.reason for each in row if each.values[field.name] == label]
-        found.append(next(iter(agreeing or [each.reason for each in row]), None))
-    return found
+    agreeing = [each.reason for each in answers if each.values[field.name] == row.label]
+    return next(iter(agreeing or [each.reason for each in answers]), None)
 
 
 def _label_column(field: LabelField, labels: Sequence[Any], categories: Mapping[str, pd.CategoricalDtype]) -> Any:

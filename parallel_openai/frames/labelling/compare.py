@@ -13,17 +13,21 @@ import pandas as pd
 from parallel_openai.client import Client
 from parallel_openai.default_client import client_for
 from parallel_openai.errors import InvalidInputError
-from parallel_openai.frames.labelling.evaluate import Evaluation, evaluate
+from parallel_openai.frames.labelling.evaluate import Evaluation, evaluate_without
 from parallel_openai.frames.labelling.label import alabel_dataframe, label_dataframe
-from parallel_openai.frames.labelling.metrics import LEVEL
-from parallel_openai.frames.labelling.pairing import as_text, label_columns
+from parallel_openai.frames.labelling.metrics import LEVEL, Bools, holm, mcnemar, paired_gain
+from parallel_openai.frames.labelling.pairing import (
+    LabelColumns,
+    as_text,
+    cells_of,
+    label_columns,
+    pair,
+    shown_rows,
+    text_reader,
+)
 from parallel_openai.frames.recipe import Prompt
-from parallel_openai.frames.table import check_frame, find_column, rows_of
-from parallel_openai.printable import printable_lines
+from parallel_openai.frames.table import check_frame, find_column
 from parallel_openai.requests.label_models import is_label_model
-
-#: Draws for the interval of a gain.
-_RESAMPLES = 2000
 
 
 def compare(
@@ -111,14 +115,17 @@ class Comparison:
     """How several prompts or models did on the same rows. A notebook shows it as a page.
 
     Attributes:
-        table: one line a variant: `rows`, `labelled`, with gold `accuracy` with its interval (`_low`, `_high`),
-            `macro_f1`, and `gain` over the first variant with its interval: where that holds 0, the rows do not tell
-            which is better; `same` (the share of rows labelled as by the first), `confidence` (the mean, where there
-            is one), `cost_usd` and `seconds` (the median of an answer), `prompt_tokens` and `completion_tokens` (of a
-            row, on the mean). What an answer took counts also where it was read from the journal.
+        table: one line a variant: `rows`, `labelled`, with gold `accuracy` with its 95 % interval (`_low`, `_high`),
+            `macro_f1`, `gain` over the first variant with its interval, `p_value` (how likely a difference like this
+            is by chance: McNemar's exact test on the rows) and `p_adjusted` (the same as one of several comparisons,
+            after Holm: below 0.05 the variant differs from the first); `same` (the share of rows labelled as by the
+            first), `confidence` (the mean, where there is one), `cost_usd` and `seconds` (the median of an answer),
+            `prompt_tokens` and `completion_tokens` (of a row, on the mean). What an answer took counts also where it
+            was read from the journal.
         changed: the rows that are not labelled the same by all, with each variant's label.
         frames: what each variant gave.
-        evaluations: each variant against the gold labels; empty without them.
+        evaluations: each variant against the gold labels; empty without them. Rows that any variant was shown as
+            examples are left out of all.
         ended: `finished`, or why it ended before all variants were through.
         simulated: whether answers came from the simulator.
     """
@@ -136,9 +143,25 @@ class Comparison:
         ended = "" if self.ended == "finished" else f"; ended early: {self.ended}"
         head = f"{len(self.table)} variants on {rows:,} rows, {len(self.changed):,} labelled differently{mark}{ended}"
         shown = self.table.drop(columns=["rows"]).dropna(axis=1, how="all")
-        return printable_lines(f"{head}\n{shown.to_string(float_format=lambda number: f'{number:.4g}')}")
+        table = shown.to_string(float_format=lambda number: f"{number:.4g}")
+        return "\n".join([head, table, *([told] if (told := self.differing()) else [])])
 
     __repr__ = __str__
+
+    def differing(self) -> str:
+        """Which variants are right more or less often than the first by more than chance; empty without gold labels.
+
+        That is, by McNemar's exact test on the rows, with Holm's correction for the number of comparisons.
+        """
+        tested = self.table["p_adjusted"].dropna()
+        if tested.empty:
+            return ""
+        differ = [f"{name} (p = {chance:.2g})" for name, chance in tested.items() if chance < 1 - LEVEL]
+        how = f"McNemar, exact; {len(tested)} comparisons, Holm" if len(tested) > 1 else "McNemar, exact"
+        first = self.table.index[0]
+        if not differ:
+            return f"No variant differs from {first} by more than chance ({how})."
+        return f"More than chance tells from {first} ({how}): {', '.join(differ)}."
 
     def _repr_html_(self) -> str:
         from parallel_openai.frames.labelling.compare_html import page
@@ -200,19 +223,20 @@ class _Plan:
                 self._ended = "budget"
 
     def comparison(self) -> Comparison:
-        texts = {name: _label_texts(out, self._label) for name, out in self._frames.items()}
+        texts = self._texts()
+        shown = np.logical_or.reduce([shown_rows(out, _column(out, self._label)) for out in self._frames.values()])
         evaluations = {
-            name: evaluate(out, self._gold, label=None if self._label is None else _column(out, self._label))
+            name: evaluate_without(out, shown, self._gold, _column(out, self._label))
             for name, out in self._frames.items()
             if self._gold is not None
         }
         first = next(iter(texts))
         lines = {
-            name: _line(out, texts[name], texts[first], evaluations.get(name)) for name, out in self._frames.items()
+            name: _line(out, _column(out, self._label), texts[name], texts[first], evaluations.get(name))
+            for name, out in self._frames.items()
         }
-        for name, line in lines.items():
-            if self._gold is not None and name != first:
-                line.update(_gain(self._right(name), self._right(first)))
+        if self._gold is not None:
+            _add_gains(lines, {name: self._right(name, shown) for name in lines})
         return Comparison(
             table=pd.DataFrame.from_dict(lines, orient="index", columns=_TABLE).rename_axis("variant"),
             changed=self._changed(texts),
@@ -222,24 +246,33 @@ class _Plan:
             simulated=any(out.attrs["parallel_openai"]["simulated"] for out in self._frames.values()),
         )
 
-    def _right(self, name: str) -> pd.Series[Any]:
+    def _texts(self) -> dict[str, list[str | None]]:
+        """Each variant's labels."""
+        cells = {name: cells_of(out[self._labels(out).label]) for name, out in self._frames.items()}
+        read = text_reader(*cells.values())
+        return {name: [as_text(value, read) for value in values] for name, values in cells.items()}
+
+    def _labels(self, out: pd.DataFrame) -> LabelColumns:
+        return label_columns(out, _column(out, self._label))
+
+    def _right(self, name: str, shown: Bools) -> Bools:
         """Which rows with a gold label are right."""
-        gold = [as_text(value) for (value,) in rows_of(self._df, [self._gold])]
-        given = _label_texts(self._frames[name], self._label)
-        pairs = zip(gold, given, strict=True)
-        return pd.Series([right == label for right, label in pairs if right is not None], dtype="float64")
+        out = self._frames[name]
+        paired = pair(out, self._labels(out), self._gold, shown)
+        return paired.right[paired.has_gold]
 
     def _changed(self, texts: Mapping[str, Sequence[str | None]]) -> pd.DataFrame:
         differ = [len(set(row)) > 1 for row in zip(*texts.values(), strict=True)]
         rows = self._df[np.array(differ, dtype=bool)]
         columns = {}
         for name, out in self._frames.items():
-            columns[name] = out[label_columns(out, _column(out, self._label)).label][np.array(differ, dtype=bool)]
+            columns[name] = out[self._labels(out).label][np.array(differ, dtype=bool)]
         return pd.concat([rows, pd.DataFrame(columns, index=rows.index)], axis=1)
 
 
 _TABLE = [
     *("rows", "labelled", "accuracy", "accuracy_low", "accuracy_high", "macro_f1", "gain", "gain_low", "gain_high"),
+    *("p_value", "p_adjusted"),
     *("same", "confidence", "cost_usd", "seconds", "prompt_tokens", "completion_tokens"),
 ]
 
@@ -260,16 +293,15 @@ def _column(out: pd.DataFrame, label: Hashable | None) -> Hashable | None:
     return None if label is None else f"{prefix}{label}"
 
 
-def _label_texts(out: pd.DataFrame, label: Hashable | None) -> list[str | None]:
-    column = label_columns(out, _column(out, label)).label
-    return [as_text(value) for (value,) in rows_of(out, [column])]
-
-
 def _line(
-    out: pd.DataFrame, texts: Sequence[str | None], first: Sequence[str | None], found: Evaluation | None
+    out: pd.DataFrame,
+    label: Hashable | None,
+    texts: Sequence[str | None],
+    first: Sequence[str | None],
+    found: Evaluation | None,
 ) -> dict[str, Any]:
     prefix = out.attrs["parallel_openai"]["prefix"]
-    sure = label_columns(out).confidence
+    sure = label_columns(out, label).confidence
     line: dict[str, Any] = {
         "rows": len(out),
         "labelled": sum(text is not None for text in texts),
@@ -292,10 +324,14 @@ def _known(column: pd.Series[Any], middle: Callable[[pd.Series[Any]], float]) ->
     return float(middle(known)) if len(known) else np.nan
 
 
-def _gain(right: pd.Series[Any], before: pd.Series[Any]) -> dict[str, float]:
-    """How many more are right, as a share, and where 95 % of the resamples of the rows have it."""
-    difference = (right - before).to_numpy()
-    values, counts = np.unique(difference, return_counts=True)
-    drawn = np.random.default_rng(0).multinomial(len(difference), counts / len(difference), size=_RESAMPLES)
-    low, high = np.quantile(drawn @ values / len(difference), [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
-    return {"gain": float(difference.mean()), "gain_low": float(low), "gain_high": float(high)}
+def _add_gains(lines: Mapping[str, dict[str, Any]], right: Mapping[str, Bools]) -> None:
+    """What each variant gains over the first, and how likely so much is by chance, since several are looked at."""
+    first, *others = lines
+    for name in others:
+        better, worse = (
+            int(np.count_nonzero(each)) for each in (right[name] & ~right[first], right[first] & ~right[name])
+        )
+        gain, low, high = paired_gain(better, worse, len(right[first]))
+        lines[name].update(gain=gain, gain_low=low, gain_high=high, p_value=mcnemar(better, worse))
+    for name, chance in zip(others, holm([lines[name]["p_value"] for name in others]), strict=True):
+        lines[name]["p_adjusted"] = chance

@@ -73,12 +73,8 @@ def _written(write: Callable[[Any], str], row: Any) -> str:
 
 
 def _how_sure(found: Comparison) -> str:
-    gains = found.table.dropna(subset=["gain"])
-    unsure = [str(variant) for variant in gains.index[(gains["gain_low"] <= 0) & (gains["gain_high"] >= 0)]]
-    if not unsure:
-        return ""
-    text = f"The gain of {'; '.join(unsure)} may be chance: its interval holds 0."
-    return f'<div class="po-dim">{escape(text)}</div>'
+    told = found.differing()
+    return f'<div class="po-dim">{escape(told)}</div>' if told else ""
 
 
 def _changed(found: Comparison) -> str:

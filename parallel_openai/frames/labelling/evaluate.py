@@ -13,9 +13,17 @@ from parallel_openai.arguments import check_count
 from parallel_openai.engine.figures import dollars
 from parallel_openai.errors import InvalidInputError
 from parallel_openai.frames.labelling import metrics
-from parallel_openai.frames.labelling.pairing import NO_LABEL, Kind, LabelColumns, Paired, label_columns, pair
+from parallel_openai.frames.labelling.pairing import (
+    NO_LABEL,
+    Kind,
+    LabelColumns,
+    Paired,
+    label_columns,
+    label_order,
+    pair,
+    shown_rows,
+)
 from parallel_openai.frames.table import check_frame, has_column
-from parallel_openai.printable import printable
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -36,12 +44,13 @@ def evaluate(
     Args:
         out: what `label_dataframe` gave, or any frame with a column of labels.
         gold: the column with the right labels; None: the one that `label_dataframe` was told. Rows where it is empty
-            are left out. Labels are compared as texts, so that `Tone.GOOD` and its value, or 1 and 1.0, are the same.
+            or blank are left out, and so are those whose prompt stands among the few-shot examples that the model was
+            shown. Labels are compared as texts, so that `Tone.GOOD` and its value, or 1 and 1.0, are the same.
             Several labels a row are lists.
         label: the column of the labels; None: that of the run (`label`, or the first field).
         confidence: the column with the confidence; None: that of the run, where there is one.
         bins: equal steps of confidence that calibration is counted in.
-        resamples: how often the rows are drawn anew, with replacement, for the intervals (the middle 95 %).
+        resamples: how often the rows are drawn anew, with replacement, for the interval of macro F1.
         seed: of these draws, so that the same frame gives the same intervals.
 
     Returns:
@@ -62,8 +71,22 @@ def evaluate(
         check_count(number, name)
     check_count(seed, "seed", least=0)
     gold = _gold(out) if gold is None else gold
+    return evaluate_without(out, shown_rows(out, label), gold, label, confidence, bins, resamples, seed)
+
+
+def evaluate_without(
+    out: pd.DataFrame,
+    shown: metrics.Bools,
+    gold: Hashable,
+    label: Hashable | None,
+    confidence: Hashable | None = None,
+    bins: int = 10,
+    resamples: int = 1000,
+    seed: int = 0,
+) -> Evaluation:
+    """`evaluate`, with the rows given that the model was shown as examples."""
     columns = label_columns(out, label, confidence)
-    paired = pair(out, columns, gold)
+    paired = pair(out, columns, gold, shown)
     return _evaluation(out, columns, paired, gold, bins, resamples, seed)
 
 
@@ -89,7 +112,11 @@ class Evaluation:
         accuracy, accuracy_labelled: the share of rows that are right; of several labels, all of them.
         macro_f1, macro_f1_labelled: the mean of the labels' F1.
         micro_f1: F1 over all labels together; differs from accuracy where a row has several labels or none.
-        intervals: for `accuracy` and `macro_f1`, where 95 % of the resamples lie.
+        examples: rows with a gold label that are left out, since the model was shown them as examples.
+        kappa: Cohen's kappa, agreement with the gold labels beyond chance, of the rows that have a label. Where labels
+            are numbers or ordered categories a difference weighs by its square (`ordinal` is True then).
+        intervals: 95 % intervals: Wilson's for `accuracy`; for `macro_f1` the middle of the resamples, or with fewer
+            than ten right or ten wrong rows the mean of the labels' intervals.
         majority: the share of the most frequent gold label: what guessing it always would get right.
         per_label: for each label `precision`, `recall` and `f1` with `_low` and `_high` of their intervals, and how
             many rows have it in `gold` and in `given`.
@@ -118,6 +145,9 @@ class Evaluation:
     macro_f1: float
     macro_f1_labelled: float
     micro_f1: float
+    examples: int
+    kappa: float
+    ordinal: bool
     intervals: Mapping[str, tuple[float, float]]
     majority: float
     per_label: pd.DataFrame = field(repr=False, compare=False)
@@ -162,7 +192,7 @@ class Evaluation:
         return draw(self)
 
     def __str__(self) -> str:
-        return "\n".join(map(printable, _lines(self)))
+        return "\n".join(_lines(self))
 
     __repr__ = __str__
 
@@ -181,10 +211,10 @@ def _evaluation(
     resamples: int,
     seed: int,
 ) -> Evaluation:
-    known = paired.has_gold
+    known, order = paired.has_gold, label_order([out[columns.label]], paired.labels)
     answered = known & paired.has_label
     pairs = paired.pairs(known)
-    scores, drawn = metrics.score(pairs), metrics.bootstrap(pairs, resamples, seed)
+    scores = metrics.score(pairs)
     labelled = metrics.score(paired.pairs(answered)) if answered.any() else None
     right, rows = paired.right, int(known.sum())
     sure = _confidence(out, columns)
@@ -197,7 +227,7 @@ def _evaluation(
         if told.any()
         else []
     )
-    cost = _cost(out, known)
+    cost = _cost(out, columns, known)
     return Evaluation(
         gold=gold,
         label=columns.label,
@@ -205,15 +235,21 @@ def _evaluation(
         labels=paired.labels,
         rows=rows,
         labelled=int(answered.sum()),
-        failed=_failed(out, known & ~paired.has_label),
+        failed=_failed(out, columns, known & ~paired.has_label),
         accuracy=float(scores.accuracy),
         accuracy_labelled=float(labelled.accuracy) if labelled else np.nan,
         macro_f1=float(scores.macro_f1),
         macro_f1_labelled=float(labelled.macro_f1) if labelled else np.nan,
         micro_f1=float(scores.micro_f1),
-        intervals={name: _pair_of(metrics.interval(getattr(drawn, name))) for name in ("accuracy", "macro_f1")},
+        examples=paired.without,
+        kappa=paired.kappa(answered, order),
+        ordinal=order is not None and paired.kind != "several",
+        intervals={
+            "accuracy": _accuracy_interval(pairs),
+            "macro_f1": metrics.macro_f1_interval(pairs, scores, resamples, seed),
+        },
         majority=_majority(paired),
-        per_label=_per_label(paired, scores, drawn),
+        per_label=_per_label(paired, scores),
         confusion=_confusion(paired, pairs, scores),
         ece=metrics.calibration_error(sure[told], right[told], bins) if told.any() else np.nan,
         calibration=pd.DataFrame(
@@ -226,7 +262,7 @@ def _evaluation(
         cost_per_correct=cost / int(right.sum()) if right.any() else np.nan,
         mistakes=_mistakes(out, answered & ~right, sure),
         strange_gold=paired.strange,
-        simulated=bool((out.attrs.get("parallel_openai") or {}).get("simulated")),
+        simulated=bool(columns.run.get("simulated")),
     )
 
 
@@ -236,22 +272,22 @@ def _confidence(out: pd.DataFrame, columns: LabelColumns) -> metrics.Floats:
     return out[columns.confidence].to_numpy(dtype="float64", na_value=np.nan)
 
 
-def _beside(out: pd.DataFrame, name: str) -> pd.Series[Any] | None:
+def _beside(out: pd.DataFrame, columns: LabelColumns, name: str) -> pd.Series[Any] | None:
     """A column of the run, where the frame still has it."""
-    column = str((out.attrs.get("parallel_openai") or {}).get("prefix", "")) + name
+    column = columns.prefix + name
     return out[column] if has_column(out, column) else None
 
 
-def _cost(out: pd.DataFrame, rows: metrics.Bools) -> float:
-    cost = _beside(out, "cost_usd")
+def _cost(out: pd.DataFrame, columns: LabelColumns, rows: metrics.Bools) -> float:
+    cost = _beside(out, columns, "cost_usd")
     if cost is None:
         return np.nan
     spent = cost.to_numpy(dtype="float64", na_value=np.nan)[rows]
     return float(np.nansum(spent)) if not np.isnan(spent).all() else np.nan
 
 
-def _failed(out: pd.DataFrame, rows: metrics.Bools) -> int:
-    status = _beside(out, "status")
+def _failed(out: pd.DataFrame, columns: LabelColumns, rows: metrics.Bools) -> int:
+    status = _beside(out, columns, "status")
     return 0 if status is None else int((rows & (status == "failed").to_numpy(dtype=bool)).sum())
 
 
@@ -260,15 +296,15 @@ def _majority(paired: Paired) -> float:
     return float(kinds.value_counts(normalize=True).iloc[0])
 
 
-def _pair_of(bounds: tuple[metrics.Floats, metrics.Floats]) -> tuple[float, float]:
-    return float(bounds[0]), float(bounds[1])
+def _accuracy_interval(pairs: metrics.Pairs) -> tuple[float, float]:
+    low, high = metrics.wilson(pairs.counts @ pairs.right, pairs.counts.sum())
+    return float(low), float(high)
 
 
-def _per_label(paired: Paired, scores: metrics.Scores, drawn: metrics.Scores) -> pd.DataFrame:
+def _per_label(paired: Paired, scores: metrics.Scores) -> pd.DataFrame:
     columns: dict[str, Any] = {}
-    for name in ("precision", "recall", "f1"):
-        columns[name] = getattr(scores, name)
-        columns[f"{name}_low"], columns[f"{name}_high"] = metrics.interval(getattr(drawn, name))
+    for name, (low, high) in metrics.label_intervals(scores).items():
+        columns |= {name: getattr(scores, name), f"{name}_low": low, f"{name}_high": high}
     counts = {"gold": scores.gold.astype("int64"), "given": scores.given.astype("int64")}
     return pd.DataFrame({**columns, **counts}, index=pd.Index(paired.labels, name="label"))
 
@@ -315,6 +351,10 @@ def _lines(found: Evaluation) -> list[str]:
         f"{found.majority:.3f}",
         "macro F1   {:.3f} ({:.3f} to {:.3f})".format(found.macro_f1, *found.intervals["macro_f1"]),
     ]
+    if found.examples:
+        lines.insert(1, f"{found.examples:,} more left out: the model was shown them as examples")
+    if found.kappa == found.kappa:
+        lines.append(f"kappa      {found.kappa:.3f}" + (", by the square of the distance" if found.ordinal else ""))
     if found.labelled < found.rows:
         lines.append(
             f"labelled rows only: accuracy {found.accuracy_labelled:.3f}, macro F1 {found.macro_f1_labelled:.3f}"

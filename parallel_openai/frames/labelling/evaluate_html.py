@@ -42,6 +42,8 @@ def _facts(found: Evaluation) -> str:
         ("macro F1 ({:.2f} to {:.2f})".format(*found.intervals["macro_f1"]), f"{found.macro_f1:.2f}"),
         ("always guessing the most frequent", f"{found.majority:.1%}"),
     ]
+    if found.kappa == found.kappa:
+        facts.append(("kappa" + (", by the square of the distance" if found.ordinal else ""), f"{found.kappa:.2f}"))
     if found.kind == "several":
         facts.append(("micro F1", f"{found.micro_f1:.2f}"))
     if found.mean_absolute_error == found.mean_absolute_error:
@@ -194,7 +196,10 @@ def _chart(title: str, shapes: str, below: str, note: str) -> str:
 
 
 def _notes(found: Evaluation) -> str:
-    if not found.strange_gold:
-        return ""
-    told = ", ".join(f"{text!r} in {count:,}" for text, count in list(found.strange_gold.items())[:8])
-    return f'<div class="po-advice">Gold labels that are none of the labels, so never right: {escape(told)} rows.</div>'
+    notes = []
+    if found.examples:
+        notes.append(f"{found.examples:,} rows are left out, since the model was shown them as examples.")
+    if found.strange_gold:
+        told = ", ".join(f"{text!r} in {count:,}" for text, count in list(found.strange_gold.items())[:8])
+        notes.append(f"Gold labels that are none of the labels, so never right: {told} rows.")
+    return "".join(f'<div class="po-advice">{escape(note)}</div>' for note in notes)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from parallel_openai.errors import InvalidInputError
@@ -44,6 +46,23 @@ def example_messages(examples: Any, prompt: Prompt, question: Question) -> list[
         answer = {"role": "assistant", "content": _answer(question, values, index)}
         messages += [*request.request_json["messages"], answer]
     return messages
+
+
+def keys_of_examples(df: pd.DataFrame, examples: pd.DataFrame, prompt: Prompt, recipe: Recipe) -> list[str]:
+    """The keys of the requests for rows of the frame that ask what an example asks; warns of them."""
+    asked = Recipe(prompt, None)
+    known = {request.key for request in asked.requests(examples) if isinstance(request, APIRequest)}
+    same = [isinstance(request, APIRequest) and request.key in known for request in asked.requests(df)]
+    if not any(same):
+        return []
+    warnings.warn(
+        f"{sum(same):,} of the {len(df):,} rows ask what a row of examples asks, whose label the model is shown. They "
+        "are asked all the same; evaluate and compare leave them out. Take other rows for examples, or drop them: "
+        "df.drop(examples.index).",
+        stacklevel=4,
+    )
+    requests = recipe.requests(df[np.array(same, dtype=bool)])
+    return list(dict.fromkeys(request.key for request in requests if isinstance(request, APIRequest)))
 
 
 def _answer(question: Question, values: tuple[Any, ...], index: Any) -> str:

@@ -8,8 +8,8 @@ from typing import Any
 import pandas as pd
 
 from parallel_openai.errors import InvalidInputError
-from parallel_openai.frames.labelling.columns import Labelled
-from parallel_openai.frames.labelling.pairing import LabelColumns, gold_texts, label_text
+from parallel_openai.frames.labelling.columns import Labelled, label_of
+from parallel_openai.frames.labelling.pairing import LabelColumns, cells_of, gold_texts, label_text, text_reader
 from parallel_openai.frames.labelling.question import Question
 from parallel_openai.frames.table import check_frame, find_column
 
@@ -31,15 +31,18 @@ def make_judge(df: pd.DataFrame, gold: Hashable, question: Question) -> Callable
     choices = tuple(label_text(label) for label in field.choices.values())
     columns = LabelColumns(gold, None, "several" if field.kind == "several" else "one", choices)
     sets: dict[tuple[str, ...], set[str]] = {}  # one for each answer, and not one for each row
+    cells = cells_of(df[gold])
+    read = text_reader(cells, field.choices.values())
     right = [
-        None if texts is None else sets.setdefault(tuple(texts), set(texts)) for texts in gold_texts(df, gold, columns)
+        None if texts is None else sets.setdefault(tuple(texts), set(texts))
+        for texts in gold_texts(cells, gold, columns, read)
     ]
 
     def judge(row: int, labelled: Labelled) -> bool | None:
         expected = right[row]
         if expected is None:
             return None
-        given = labelled.values[field.name]
-        return expected == set(map(label_text, given if isinstance(given, list) else [given]))
+        given = label_of(labelled, field, question)
+        return expected == set(map(read, given if isinstance(given, list) else [given]))
 
     return judge

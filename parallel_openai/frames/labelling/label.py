@@ -17,7 +17,7 @@ from parallel_openai.engine.journal import Sync
 from parallel_openai.errors import InvalidInputError
 from parallel_openai.frames.answers import Reader
 from parallel_openai.frames.labelling.columns import label_reader
-from parallel_openai.frames.labelling.examples import example_messages
+from parallel_openai.frames.labelling.examples import example_messages, keys_of_examples
 from parallel_openai.frames.labelling.gold import make_judge
 from parallel_openai.frames.labelling.question import Confidence, Question, instruction, make_question
 from parallel_openai.frames.options import Options
@@ -77,11 +77,14 @@ def label_dataframe(
         scale: the lowest and the highest score, such as (1, 5), for whole numbers instead of labels; `labels` may then
             describe some: `{1: "hated it", 5: "loved it"}`.
         examples: rows to learn from: what the prompt needs and a column `label` (with several fields, their columns).
-            They are sent with each row as questions and answers, and paid for each time.
+            They are sent with each row as questions and answers, and paid for each time. Rows of `df` that are among
+            them are warned of, and left out of `evaluate` and `compare`.
         explain: True for a column `label_reason`. The model is asked for the reason before the label, so that the
             label follows from it; that takes more tokens, and may change labels.
         samples: how often each row is asked. With more than one, `label` is what most of them say (a score: the one in
-            the middle; several labels: those that more than half give), `votes` holds what each said, and
+            the middle; several labels: those that more than half give), `votes` holds what each said, `tie` whether as
+            many say another label (the more probable one is taken where that is known, else one at random, the same
+            one each time), and
             `confidence` is the share that says the same as `label` (of several labels: about the one on which they
             agree least). They differ only at a temperature above 0. A row of which a sample failed is `failed`; its
             label is what the others say.
@@ -89,7 +92,10 @@ def label_dataframe(
             list the first fills `confidence`, each other a column such as `confidence_votes`.
             `logprobs`: the label's probability among the labels, by the log probabilities of its tokens: the product,
             token by token, of p(token) / (sum of p of the tokens that lead to a label). `probabilities` then holds
-            that of every label. `first_token`: the same for the first token alone. Both ask the server for `logprobs`
+            that of every label, and `probability_bounds` from where to where it may lie for those that the tokens do
+            not tell exactly (labels that begin alike, or stand below the server's list). Where it fills `confidence`,
+            `label` is the most probable label, and `label_drawn` the one that the model answered, which differs at
+            times. `first_token`: the same for the first token alone. Both ask the server for `logprobs`
             and 20 `top_logprobs`, which reasoning models refuse (no row is answered then), and some servers leave out
             (then `confidence` is missing); so they are not asked for unless you say so. A server that takes fewer than
             20 gets `top_logprobs=5`.
@@ -238,6 +244,8 @@ def plan_labels(
     if examples is not None:
         recipe = replace(recipe, examples=example_messages(examples, prompt, question))
     reader = label_reader(recipe.endpoint, question)
+    if examples is not None and (keys := keys_of_examples(df, examples, prompt, recipe)):
+        reader = replace(reader, about={**reader.about, "example_keys": keys})
     if gold is None:
         return recipe, reader
     judge = make_judge(df, gold, question)

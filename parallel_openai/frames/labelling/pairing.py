@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import enum
 from collections import Counter
-from collections.abc import Hashable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
 
 from parallel_openai.errors import InvalidInputError
-from parallel_openai.frames.labelling.metrics import Bools, Pairs
-from parallel_openai.frames.table import find_column, has_column, rows_of
+from parallel_openai.frames.labelling.metrics import Bools, Pairs, kappa
+from parallel_openai.frames.table import find_column, has_column, is_missing, rows_of, runs_of
+from parallel_openai.jsonl import dumps
 from parallel_openai.requests.labels import text_of
 
 Kind = Literal["one", "several", "score"]
@@ -31,12 +32,16 @@ class LabelColumns:
         confidence: how sure each is; None where that is not known.
         kind: one label a row, several, or a score.
         labels: the texts of the labels, in order; empty where they are not known but from the rows.
+        run: what the frame's attrs say of the run that filled the column; empty where they do not know it.
+        prefix: of the columns of that run.
     """
 
     label: Hashable
     confidence: Hashable | None
     kind: Kind | None
     labels: tuple[str, ...]
+    run: Mapping[str, Any] = field(default_factory=dict)
+    prefix: str = ""
 
 
 def label_columns(out: pd.DataFrame, label: Hashable | None = None, confidence: Hashable | None = None) -> LabelColumns:
@@ -45,13 +50,12 @@ def label_columns(out: pd.DataFrame, label: Hashable | None = None, confidence: 
     Raises:
         ColumnNotFoundError, InvalidInputError: there is no such column, or several.
     """
-    about = out.attrs.get("parallel_openai")
-    about = about if isinstance(about, Mapping) else {}
-    prefix = str(about.get("prefix", ""))
-    label = find_column(out, prefix + str(about.get("answer", "label")) if label is None else label, "label=")
-    told = about.get("labels")
-    own = str(label).removeprefix(prefix)
-    asked = told.get(own, {}) if isinstance(told, Mapping) else {}
+    label = find_column(out, default_label(out) if label is None else label, "label=")
+    run = run_of(out, label)
+    own = str(label)
+    prefix = str(run["prefix"]) if "prefix" in run else own.removesuffix("label") if own.endswith("label") else ""
+    own = own.removeprefix(prefix)
+    asked = (run.get("labels") or {}).get(own, {})
     if confidence is None:
         guess = prefix + ("confidence" if own == "label" else f"{own}_confidence")
         confidence = guess if has_column(out, guess) else None
@@ -59,10 +63,28 @@ def label_columns(out: pd.DataFrame, label: Hashable | None = None, confidence: 
         find_column(out, confidence, "confidence=")
     dtype = out[label].dtype
     if isinstance(dtype, pd.CategoricalDtype):
-        return LabelColumns(label, confidence, "one", tuple(map(label_text, dtype.categories)))
+        return LabelColumns(label, confidence, "one", tuple(map(label_text, dtype.categories)), run, prefix)
     kind = asked.get("kind")
     labels = tuple(map(label_text, asked.get("labels", ())))
-    return LabelColumns(label, confidence, kind if kind in ("one", "several", "score") else None, labels)
+    return LabelColumns(label, confidence, kind if kind in ("one", "several", "score") else None, labels, run, prefix)
+
+
+def default_label(out: pd.DataFrame) -> str:
+    """The label column of the last run that filled one."""
+    run = next((run for run in runs_of(out) if run.get("labels")), {})
+    return f"{run.get('prefix', '')}{run.get('answer', 'label')}"
+
+
+def run_of(out: pd.DataFrame, label: Hashable) -> Mapping[str, Any]:
+    """What the attrs say of the run that filled a column of labels, or one made of it (`label_reviewed`); empty where
+    they know of none. A frame that was labelled twice holds the labels of both."""
+    runs = [
+        (f"{run.get('prefix', '')}{name}", run)
+        for run in runs_of(out)
+        for name in (run["labels"] if isinstance(run.get("labels"), Mapping) else ())
+    ]
+    exact = [run for name, run in runs if name == label]
+    return next(iter(exact or [run for name, run in runs if str(label).startswith(f"{name}_")]), {})
 
 
 def label_text(label: Any) -> str:
@@ -82,15 +104,54 @@ def label_text(label: Any) -> str:
     return text_of(label)
 
 
-def as_text(value: Any) -> str | None:
-    """A cell's label as text; of several, whatever their order, one text for them all; None where there is none.
+def text_reader(*columns: Iterable[Any]) -> Callable[[Any], str]:
+    """`label_text`; where a column holds bools one that takes their texts for them too ("True", a sheet's "TRUE").
 
-    >>> as_text(["b", "a"]), as_text(None)
-    ('a, b', None)
+    >>> text_reader([True], ["True"])("True"), text_reader(["True"])("True")
+    ('true', 'True')
+    """
+    if not any(isinstance(value, (bool, np.bool_)) for column in columns for value in column):
+        return label_text
+
+    def text(label: Any) -> str:
+        own = label_text(label)
+        return own.lower() if own.lower() in ("true", "false") else own
+
+    return text
+
+
+def as_text(value: Any, text: Callable[[Any], str] = label_text) -> str | None:
+    """A cell's label as text; of several, whatever their order, their JSON; None where there is none.
+
+    >>> as_text(["b", "a"]), as_text(["a, b"]), as_text(None)
+    ('["a","b"]', '["a, b"]', None)
     """
     if value is None:
         return None
-    return ", ".join(sorted(map(label_text, value))) if _is_list(value) else label_text(value)
+    return dumps(sorted(map(text, value))).decode() if _is_list(value) else text(value)
+
+
+def label_order(columns: Iterable[pd.Series[Any]], texts: Iterable[str]) -> dict[str, float] | None:
+    """Where each label lies: its value where labels are numbers, its place where they are ordered categories; None
+    where they have no order, or two columns declare different ones."""
+    cells, whole = list(columns), list(texts)
+    if any(map(_are_numbers, cells)):
+        try:
+            return {text: float(text) for text in whole}
+        except ValueError:
+            return None
+    dtypes = [each.dtype for each in cells]
+    ordered = [each for each in dtypes if isinstance(each, pd.CategoricalDtype) and each.ordered]
+    declared = {tuple(map(label_text, each.categories)) for each in ordered}
+    [order] = declared if len(declared) == 1 else [()]
+    return {text: float(place) for place, text in enumerate(order)} if order and set(whole) <= set(order) else None
+
+
+def _are_numbers(column: pd.Series[Any]) -> bool:
+    dtype = column.dtype
+    values = dtype.categories if isinstance(dtype, pd.CategoricalDtype) else column.dropna()
+    plain = {type(value.value if isinstance(value, enum.Enum) else value) for value in values}
+    return bool(plain) and all(issubclass(each, (int, float, np.number)) and each is not bool for each in plain)
 
 
 @dataclass(frozen=True)
@@ -103,6 +164,7 @@ class Paired:
         gold, given: the texts of each row: a list of them, empty where there is none.
         has_gold, has_label: whether there is one at all.
         strange: gold labels that are none of the question's, and how often.
+        without: how many rows have a gold label that does not count.
     """
 
     kind: Kind
@@ -112,12 +174,25 @@ class Paired:
     has_gold: Bools
     has_label: Bools
     strange: Mapping[str, int]
+    without: int = 0
 
     @property
     def right(self) -> Bools:
         same = [set(gold) == set(given) for gold, given in zip(self.gold, self.given, strict=True)]
         right: Bools = np.array(same, dtype=bool) & self.has_label & self.has_gold
         return right
+
+    def kappa(self, rows: Bools, order: Mapping[str, float] | None) -> float:
+        """Of some rows that have both; several labels are one kind of answer."""
+        chosen: list[int] = np.flatnonzero(rows).tolist()
+        gold, given = ([tuple(sorted(texts[row])) for row in chosen] for texts in (self.gold, self.given))
+        kinds = sorted({*gold, *given})
+        table = np.zeros((len(kinds), len(kinds)))
+        number = {kind: at for at, kind in enumerate(kinds)}
+        np.add.at(table, ([number[kind] for kind in gold], [number[kind] for kind in given]), 1.0)
+        if order is None or self.kind == "several":
+            return kappa(table)
+        return kappa(table, np.array([order[text] for (text,) in kinds]))
 
     def pairs(self, rows: Bools) -> Pairs:
         """Those of some rows, counted."""
@@ -134,48 +209,76 @@ class Paired:
         return Pairs.of_codes(gold_codes, given_codes, len(self.labels))
 
 
-def pair(out: pd.DataFrame, columns: LabelColumns, gold: Hashable) -> Paired:
-    """Put the right labels beside the given ones.
+def shown_rows(out: pd.DataFrame, label: Hashable | None) -> Bools:
+    """Which rows the model was shown as examples, by the keys of their requests."""
+    columns = label_columns(out, label)
+    shown, name = set(columns.run.get("example_keys") or ()), f"{columns.prefix}request_key"
+    if not shown or not has_column(out, name):
+        return np.zeros(len(out), dtype=bool)
+    return np.array([bool(shown.intersection(keys if _is_list(keys) else [keys])) for keys in out[name]], dtype=bool)
+
+
+def pair(out: pd.DataFrame, columns: LabelColumns, gold: Hashable, without: Bools | None = None) -> Paired:
+    """Put the right labels beside the given ones; those of the rows `without` count as not there.
 
     Raises:
         InvalidInputError: no row has a right label, or none of these is one of the labels.
     """
     find_column(out, gold, "gold=")
-    given_values, gold_values = (_cells(out, column) for column in (columns.label, gold))
+    given_values, gold_values = (cells_of(out[column]) for column in (columns.label, gold))
     lists = any(_is_list(value) for value in [*given_values, *gold_values])
     kind: Kind = columns.kind or ("several" if lists else "one")
-    given, right = (_texts(values, kind, name) for values, name in ((given_values, columns.label), (gold_values, gold)))
+    text = text_reader(given_values, gold_values)
+    given, right = (
+        _texts(values, kind, name, text) for values, name in ((given_values, columns.label), (gold_values, gold))
+    )
     has_gold = np.array([value is not None for value in gold_values], dtype=bool)
     has_label = np.array([value is not None for value in given_values], dtype=bool)
     if not has_gold.any():
         raise InvalidInputError(f"No row has a gold label: the column {gold!r} is empty.")
-    labels, strange = _all_labels(columns, given, right, gold)
+    left_out = 0 if without is None else int((has_gold & without).sum())
+    if without is not None:
+        has_gold &= ~without
+    if not has_gold.any():
+        raise InvalidInputError(f"All rows with a gold label in {gold!r} stand among the few-shot examples.")
+    labels, strange = _all_labels(columns, given, right, gold, text)
     if kind == "score":
         labels = tuple(sorted(labels, key=_number))
-    return Paired(kind, labels, right, given, has_gold, has_label, strange)
+    return Paired(kind, labels, right, given, has_gold, has_label, strange, left_out)
 
 
-def gold_texts(df: pd.DataFrame, gold: Hashable, columns: LabelColumns) -> list[list[str] | None]:
+def gold_texts(
+    cells: Sequence[Any], gold: Hashable, columns: LabelColumns, read: Callable[[Any], str]
+) -> list[list[str] | None]:
     """The right labels of each row as texts; None where there are none.
 
     Raises:
         InvalidInputError: none of them is one of the labels.
     """
-    values = _cells(df, gold)
-    texts = _texts(values, columns.kind or "one", gold)
-    _all_labels(columns, (), texts, gold)
-    return [None if value is None else row for value, row in zip(values, texts, strict=True)]
+    texts = _texts(cells, columns.kind or "one", gold, read)
+    _all_labels(columns, (), texts, gold, read)
+    return [None if value is None else row for value, row in zip(cells, texts, strict=True)]
 
 
-def _cells(out: pd.DataFrame, column: Hashable) -> list[Any]:
-    return [value for (value,) in rows_of(out, [column])]
+def cells_of(column: pd.Series[Any]) -> list[Any]:
+    """A column's labels; None where there is none or a blank one, and lists without what is missing in them."""
+    return [_cleaned(value) for (value,) in rows_of(column.to_frame("label"), ["label"])]
+
+
+def _cleaned(value: Any) -> Any:
+    if isinstance(value, str):
+        return value if value.strip() else None
+    if not _is_list(value):
+        return value
+    kept = [each for each in value if not is_missing(each) and not (isinstance(each, str) and not each.strip())]
+    return kept if kept or not len(value) else None
 
 
 def _is_list(value: Any) -> bool:
     return isinstance(value, (list, tuple, set, frozenset, np.ndarray))
 
 
-def _texts(values: Iterable[Any], kind: Kind, column: Hashable) -> list[list[str]]:
+def _texts(values: Iterable[Any], kind: Kind, column: Hashable, read: Callable[[Any], str]) -> list[list[str]]:
     texts: list[list[str]] = []
     alone: dict[str, list[str]] = {}  # one list for each text, and not one for each row
     for value in values:
@@ -184,19 +287,23 @@ def _texts(values: Iterable[Any], kind: Kind, column: Hashable) -> list[list[str
         elif kind == "several":
             if not _is_list(value):
                 raise InvalidInputError(f"The column {column!r} must hold lists of labels, and has {value!r:.80}.")
-            texts.append(list(dict.fromkeys(map(label_text, value))))
+            texts.append(list(dict.fromkeys(map(read, value))))
         elif _is_list(value):
             raise InvalidInputError(f"The column {column!r} must hold one label a row, and has {value!r:.80}.")
         else:
-            text = label_text(value)
+            text = read(value)
             texts.append(alone.setdefault(text, [text]))
     return texts
 
 
 def _all_labels(
-    columns: LabelColumns, given: Sequence[Sequence[str]], right: Sequence[Sequence[str]], gold: Hashable
+    columns: LabelColumns,
+    given: Sequence[Sequence[str]],
+    right: Sequence[Sequence[str]],
+    gold: Hashable,
+    read: Callable[[Any], str],
 ) -> tuple[tuple[str, ...], dict[str, int]]:
-    known = list(columns.labels) or sorted({text for row in given for text in row})
+    known = list(map(read, columns.labels)) or sorted({text for row in given for text in row})
     counts = Counter(text for row in right for text in row)
     strange = {text: count for text, count in counts.items() if text not in known}
     if counts and len(strange) == len(counts) and known:

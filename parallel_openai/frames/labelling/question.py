@@ -17,6 +17,8 @@ Confidence = Literal["logprobs", "first_token", "votes"]
 
 LABEL = "label"
 REASON_COLUMN = "label_reason"
+#: Behind a label column's name: what the model had drawn.
+DRAWN = "drawn"
 
 
 @dataclass(frozen=True)
@@ -45,8 +47,15 @@ class Question:
     def asks_for_logprobs(self) -> bool:
         return not {"logprobs", "first_token"}.isdisjoint(self.confidence)
 
+    @property
+    def takes_most_probable(self) -> bool:
+        """Whether the label is the most probable one, whichever was drawn."""
+        return self.confidence[:1] == ("logprobs",)
+
     def column(self, field: LabelField, what: str = "") -> str:
         """The name of a field's column, or of what stands beside it (`confidence`, `votes` ...)."""
+        if what == DRAWN:
+            return f"{self.column(field)}_{DRAWN}"
         if self.single:
             return what or LABEL
         return f"{field.name}_{what}" if what else field.name
@@ -55,8 +64,10 @@ class Question:
         """All columns of a field but the reason, in their order."""
         closed = field.kind != "text"
         beside = [f"confidence_{method}" if n else "confidence" for n, method in enumerate(self.confidence) if closed]
-        beside += ["votes"] if self.samples > 1 else []
-        beside += ["probabilities"] if self.asks_for_logprobs and has_probabilities(field) else []
+        beside += ["votes", "tie"] if self.samples > 1 else []
+        if has_probabilities(field):
+            beside += ["probabilities", "probability_bounds"] if self.asks_for_logprobs else []
+            beside += [DRAWN] if self.takes_most_probable else []
         return [self.column(field, what) for what in ("", *beside)]
 
     def names(self) -> tuple[str, ...]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,12 +13,13 @@ import pandas as pd
 
 from parallel_openai.arguments import path_of
 from parallel_openai.errors import InvalidInputError, MissingDependencyError
+from parallel_openai.frames.labelling.pairing import run_of
 from parallel_openai.frames.reviewing import table
 from parallel_openai.frames.reviewing.choices import choices_of
 from parallel_openai.frames.reviewing.corrections import Correction, Corrections
 from parallel_openai.frames.reviewing.queue import review_order, row_keys
 from parallel_openai.frames.shown import text_columns
-from parallel_openai.frames.table import check_frame, column_text, find_column, has_column, is_missing
+from parallel_openai.frames.table import check_frame, column_text, find_column, has_column, is_missing, runs_of
 from parallel_openai.requests.labels import text_of
 
 if TYPE_CHECKING:
@@ -90,13 +91,15 @@ class Review:
     ) -> None:
         check_frame(out)
         self.out = out
-        about = out.attrs.get("parallel_openai")
-        self._about: dict[str, Any] = about if isinstance(about, dict) else {}
-        self._prefix: str = self._about.get("prefix", "")
-        asked: dict[str, Any] = self._about.get("labels") or {}
+        last: Mapping[str, Any] = next(iter(runs_of(out)), {})
         if label is None:
-            label = self._prefix + next((name for name, field in asked.items() if field["kind"] != "text"), "label")
+            asked = last.get("labels") or {}
+            first = next((name for name, field in asked.items() if field["kind"] != "text"), "label")
+            label = last.get("prefix", "") + first
         self._label = find_column(out, label, "review")
+        self._about = run_of(out, label) or last
+        self._prefix: str = self._about.get("prefix", "")
+        asked = self._about.get("labels") or {}
         cells = out[self._label]
         self._choices = choices_of(cells, labels, asked.get(str(self._label).removeprefix(self._prefix), {}))
         self.labels, self.multi = list(self._choices.by_text), self._choices.multi
@@ -125,7 +128,7 @@ class Review:
         texts = [None if each is None else each.label for each in given]
         notes = [self._corrections.note(key) or None for key in self._keys]
         out = self.out.copy(deep=False)
-        if self._about:  # exports want to know which labels were judged
+        if self._about and self._about is next(iter(runs_of(self.out)), None):  # exports want to know what was judged
             judged = str(self._label).removeprefix(self._prefix)
             out.attrs = {**self.out.attrs, "parallel_openai": {**self._about, "reviewed": judged}}
         out[self._prefix + LABEL] = self._choices.column(texts, self.out[self._label])
