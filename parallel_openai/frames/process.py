@@ -18,6 +18,7 @@ from parallel_openai.default_client import client_for
 from parallel_openai.engine.journal import Sync
 from parallel_openai.errors import InvalidInputError
 from parallel_openai.frames.answers import Reader, Reading, object_column, text_column, value_column
+from parallel_openai.frames.copies import on_copies, own_copy
 from parallel_openai.frames.options import Options
 from parallel_openai.frames.recipe import WHATEVER_IS_RAISED, Prompt, Recipe, check_function, last_line
 from parallel_openai.frames.run import aexecute, execute
@@ -27,6 +28,7 @@ from parallel_openai.requests.endpoints import endpoint as find_endpoint
 from parallel_openai.requests.structured import Shape, structure_of
 
 
+@on_copies
 def process_dataframe(
     df: pd.DataFrame,
     prompt: Prompt,
@@ -146,6 +148,7 @@ def process_dataframe(
     return execute(df, recipe, reader, client_for(client), options)
 
 
+@on_copies
 async def aprocess_dataframe(
     df: pd.DataFrame,
     prompt: Prompt,
@@ -280,7 +283,7 @@ def _parsed(answer: Answer, parse: Callable[[Any], Any] | None) -> Reading:
     if parse is None or answer.error_code is not None or found is None:
         return reading if parse is None else reading._replace(value=None)
     try:
-        return reading._replace(value=parse(found))
+        return reading._replace(value=own_copy(parse(found)))
     except WHATEVER_IS_RAISED as error:
         # A ValueError speaks of the value; anything else is a bug, which no other answer would mend.
         return reading._replace(

@@ -16,6 +16,7 @@ import pandas as pd
 
 from parallel_openai.arguments import check_count
 from parallel_openai.errors import InvalidInputError, TemplateError
+from parallel_openai.frames.copies import own_copy
 from parallel_openai.frames.table import (
     Row,
     column_text,
@@ -104,13 +105,15 @@ class Recipe:
     def requests(self, df: pd.DataFrame) -> Iterator[APIRequest | BadPromptError]:
         """The requests, `samples` for each row in the order of the rows; for a row that cannot be asked, why not."""
         prompts = _source(df, self.prompt, "prompt")
+        if self.samples > 1 or callable(self.system):  # a function may refill what it gave before that was serialised
+            prompts = map(own_copy, prompts)
         systems = _source(df, self.system, "system") if self.system is not None else None
         measure = partial(_size_of, encoding_for_model(self.model))
         metadata = rows_of(df, self.metadata) if self.metadata else None
         names = [column_text(name) for name in self.metadata]
         for prompt in prompts:
             system = next(systems) if systems is not None else None
-            beside = dict(zip(names, next(metadata), strict=True)) if metadata is not None else None
+            beside = dict(zip(names, map(own_copy, next(metadata)), strict=True)) if metadata is not None else None
             for sample in range(self.samples):
                 yield self._request(prompt, system, beside, sample, measure)
 

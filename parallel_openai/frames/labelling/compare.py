@@ -13,6 +13,7 @@ import pandas as pd
 from parallel_openai.client import Client
 from parallel_openai.default_client import client_for
 from parallel_openai.errors import InvalidInputError
+from parallel_openai.frames.copies import on_copies
 from parallel_openai.frames.labelling.evaluate import Evaluation, evaluate
 from parallel_openai.frames.labelling.label import alabel_dataframe, label_dataframe
 from parallel_openai.frames.labelling.metrics import LEVEL
@@ -26,6 +27,7 @@ from parallel_openai.requests.label_models import is_label_model
 _RESAMPLES = 2000
 
 
+@on_copies
 def compare(
     df: pd.DataFrame,
     prompts: Mapping[str, Prompt | Mapping[str, Any]],
@@ -82,6 +84,7 @@ def compare(
     return plan.comparison()
 
 
+@on_copies
 async def acompare(
     df: pd.DataFrame,
     prompts: Mapping[str, Prompt | Mapping[str, Any]],

@@ -16,6 +16,7 @@ from parallel_openai.default_client import client_for
 from parallel_openai.engine.journal import Sync
 from parallel_openai.errors import InvalidInputError
 from parallel_openai.frames.answers import Reader
+from parallel_openai.frames.copies import on_copies
 from parallel_openai.frames.labelling.columns import label_reader
 from parallel_openai.frames.labelling.examples import example_messages
 from parallel_openai.frames.labelling.gold import make_judge
@@ -29,6 +30,7 @@ from parallel_openai.requests.labels import label_format
 from parallel_openai.requests.logprobs import logprob_params
 
 
+@on_copies
 def label_dataframe(
     df: pd.DataFrame,
     prompt: Prompt,
@@ -138,6 +140,7 @@ def label_dataframe(
     return execute(df, recipe, reader, client_for(client), options)
 
 
+@on_copies
 async def alabel_dataframe(
     df: pd.DataFrame,
     prompt: Prompt,

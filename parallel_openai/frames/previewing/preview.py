@@ -16,6 +16,7 @@ from parallel_openai.arguments import check_count, mapping_of
 from parallel_openai.client import Client
 from parallel_openai.default_client import client_for
 from parallel_openai.engine.figures import clock_time, dollars
+from parallel_openai.frames.copies import on_copies
 from parallel_openai.frames.labelling.label import plan_labels
 from parallel_openai.frames.labelling.question import Confidence, make_question
 from parallel_openai.frames.place import journal_path
@@ -48,6 +49,7 @@ _OF_THE_RUN = {
 }
 
 
+@on_copies
 def preview(
     df: pd.DataFrame,
     prompt: Prompt,
