@@ -60,9 +60,10 @@ def process_dataframe(
 
     Args:
         df: the rows. It is not changed.
-        prompt: a template over the columns (`"Summarise: {text}"`; `{{` is a brace), or the name of a column that
-            holds ready prompts, lists of chat messages or whole request bodies, or a function of a row that gives one
-            of these. Text that equals a column's name always means that column.
+        prompt: a template over the columns (`"Summarise: {text}"`; `{{` is a brace, `{[og:title]}` a column whose name
+            has marks in it), or the name of a column that holds ready prompts, lists of chat messages or whole request
+            bodies, or a function of a row that gives one of these. Text that equals a column's name always means that
+            column. A template shows lists and other containers as JSON, and whole numbers without a point.
         model: the model; None where every row brings a body with its own.
         system: the same for the system message.
         endpoint: `chat.completions`, `responses`, `embeddings`, `completions` or `moderations`. With

@@ -16,8 +16,10 @@ BLOCK = 1024
 class Row(dict[str, Any]):
     """One row as a callable prompt sees it: `row["text"]`, `row.text`; `row.name` is its index label.
 
-    >>> Row({"text": "Fine."}, name=7).text
-    'Fine.'
+    A column goes before everything else that has its name, `row.name`, `row.items` and `row.values` too.
+
+    >>> Row({"text": "Fine."}, name=7).text, Row({"items": 3}, name=7).items
+    ('Fine.', 3)
     """
 
     __slots__ = ("name",)
@@ -26,11 +28,13 @@ class Row(dict[str, Any]):
         super().__init__(values)
         self.name = name
 
-    def __getattr__(self, column: str) -> Any:
-        try:
+    def __getattribute__(self, column: str) -> Any:
+        if column in self and not column.startswith("__"):
             return self[column]
-        except KeyError:
-            raise AttributeError(f"No column {column!r}; the row has {list(self)}.") from None
+        return super().__getattribute__(column)
+
+    def __getattr__(self, column: str) -> Any:
+        raise AttributeError(f"No column {column!r}; the row has {list(self)}.")
 
 
 def check_frame(df: Any) -> None:
@@ -115,7 +119,14 @@ def rows_of(df: pd.DataFrame, columns: Sequence[Hashable]) -> Iterator[tuple[Any
 
 
 def _values(series: Any) -> list[Any]:
-    values: list[Any] = series.tolist()
+    if isinstance(series.dtype, pd.SparseDtype):
+        series = series.sparse.to_dense()
+    if series.dtype.kind == "f" and series.dtype.itemsize < 8:
+        # By their shortest texts, since the nearest 64-bit float to a 32-bit 0.1 is 0.10000000149011612.
+        short = series.to_numpy(dtype=f"f{series.dtype.itemsize}", na_value=float("nan"))
+        values: list[Any] = list(map(float, short.astype(str)))
+    else:
+        values = series.tolist()
     missing = series.isna().to_numpy()
     if missing.any():
         for position in missing.nonzero()[0]:
