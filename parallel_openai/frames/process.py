@@ -92,7 +92,10 @@ def process_dataframe(
         lane: how it is sent. `online`: at once. `batch`: through the Batch API, at half the price, within a day; see
             `BatchLane` for what can be chosen there. `flex`: at once at OpenAI's price for batches, with answers that
             may take minutes and a tier that may be full for a while.
-        prefix: set before the names of the new columns.
+        prefix: set before the names of the new columns. Those that an earlier call of this function with the same
+            prefix added are replaced, so that a cell of a notebook can be run again: as long as what is left of them
+            holds what that call put there (rows may be sorted or left out, columns dropped or renamed), and this call
+            does not read them. A column of your own, or one with a value of yours in it, is never overwritten.
         progress: False shows nothing.
         sync: how often the disk is told to keep what was written: about once a `second`, `always` (after each write)
             or `never` (safe against a crash of the program, not of the machine).

@@ -88,6 +88,7 @@ def embed_dataframe(
     """
     recipe = _recipe(column, model, dimensions, rows_per_request, metadata, extra_body, params)
     options = Options(
+        verb="embed",
         save_to=save_to,
         retry_failed=retry_failed,
         prefix=prefix,
@@ -124,6 +125,7 @@ async def aembed_dataframe(
     """`embed_dataframe` for code that awaits; the caller's loop stays free meanwhile."""
     recipe = _recipe(column, model, dimensions, rows_per_request, metadata, extra_body, params)
     options = Options(
+        verb="embed",
         save_to=save_to,
         retry_failed=retry_failed,
         prefix=prefix,

@@ -18,6 +18,7 @@ from parallel_openai.frames.labelling.evaluate import Evaluation, evaluate
 from parallel_openai.frames.labelling.label import alabel_dataframe, label_dataframe
 from parallel_openai.frames.labelling.metrics import LEVEL
 from parallel_openai.frames.labelling.pairing import as_text, label_columns
+from parallel_openai.frames.made import as_own
 from parallel_openai.frames.recipe import Prompt
 from parallel_openai.frames.table import check_frame, find_column, rows_of
 from parallel_openai.printable import printable_lines
@@ -80,7 +81,9 @@ def compare(
     plan = _Plan(df, prompts, labels, model, models, gold, label, budget_usd, options)
     account = client_for(client)
     for arguments in plan.variants():
-        plan.take(label_dataframe(df, **arguments, labels=labels, gold=plan.bar, progress=progress, client=account))
+        plan.take(
+            label_dataframe(plan.df, **arguments, labels=labels, gold=plan.bar, progress=progress, client=account)
+        )
     return plan.comparison()
 
 
@@ -104,7 +107,9 @@ async def acompare(
     plan = _Plan(df, prompts, labels, model, models, gold, label, budget_usd, options)
     account = client_for(client)
     for arguments in plan.variants():
-        out = await alabel_dataframe(df, **arguments, labels=labels, gold=plan.bar, progress=progress, client=account)
+        out = await alabel_dataframe(
+            plan.df, **arguments, labels=labels, gold=plan.bar, progress=progress, client=account
+        )
         plan.take(out)
     return plan.comparison()
 
@@ -173,7 +178,8 @@ class _Plan:
             raise InvalidInputError("Pass model='...' for one model, or models=['...', '...'] for several.")
         if gold is not None:
             find_column(df, gold, "gold=")
-        self._df, self._gold, self._label, self._budget = df, gold, label, budget_usd
+        self.df = df if gold is None else as_own(df, gold)
+        self._gold, self._label, self._budget = gold, label, budget_usd
         self._left = budget_usd
         names = [model] if models is None else list(models)
         self._variants = {
@@ -227,14 +233,14 @@ class _Plan:
 
     def _right(self, name: str) -> pd.Series[Any]:
         """Which rows with a gold label are right."""
-        gold = [as_text(value) for (value,) in rows_of(self._df, [self._gold])]
+        gold = [as_text(value) for (value,) in rows_of(self.df, [self._gold])]
         given = _label_texts(self._frames[name], self._label)
         pairs = zip(gold, given, strict=True)
         return pd.Series([right == label for right, label in pairs if right is not None], dtype="float64")
 
     def _changed(self, texts: Mapping[str, Sequence[str | None]]) -> pd.DataFrame:
         differ = [len(set(row)) > 1 for row in zip(*texts.values(), strict=True)]
-        rows = self._df[np.array(differ, dtype=bool)]
+        rows = self.df[np.array(differ, dtype=bool)]
         columns = {}
         for name, out in self._frames.items():
             columns[name] = out[label_columns(out, _column(out, self._label)).label][np.array(differ, dtype=bool)]

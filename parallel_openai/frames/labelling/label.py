@@ -125,6 +125,7 @@ def label_dataframe(
         df, question, prompt, model, system, endpoint, examples, gold, metadata, extra_body, params
     )
     options = Options(
+        verb="label",
         save_to=save_to,
         retry_failed=retry_failed,
         prefix=prefix,
@@ -192,6 +193,7 @@ async def alabel_dataframe(
         df, question, prompt, model, system, endpoint, examples, gold, metadata, extra_body, params
     )
     options = Options(
+        verb="label",
         save_to=save_to,
         retry_failed=retry_failed,
         prefix=prefix,
