@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from hashlib import blake2b
 from typing import Any, Literal, NamedTuple, Protocol
 
-from parallel_openai.jsonl import dumps_strictly
+from parallel_openai.jsonl import dumps_strictly, loads
 
 Status = Literal["succeeded", "failed", "cancelled"]
 
@@ -79,7 +79,8 @@ class APIRequest:
     """One API call: what is sent, where to, and what the caller wants to find beside the answer.
 
     Args:
-        request_json: the body of the call, as the API documents it.
+        request_json: the body of the call, as the API documents it. It is serialised at once: what the caller does with
+            it afterwards changes nothing.
         metadata: anything JSON-able that travels beside the request into the results; the API never sees it.
         path: where to, below the base URL.
         sample: which of several samples of the same prompt this is; samples are different requests.
@@ -100,7 +101,7 @@ class APIRequest:
     True
     """
 
-    __slots__ = ("_size", "body", "key", "measure", "metadata", "path", "request_json", "sample")
+    __slots__ = ("_json", "_size", "body", "key", "measure", "metadata", "path", "sample")
 
     def __init__(
         self,
@@ -110,7 +111,7 @@ class APIRequest:
         path: str = "chat/completions",
         sample: int = 0,
     ) -> None:
-        self.request_json = request_json
+        self._json: Mapping[str, Any] | None = None
         self.metadata = metadata
         self.path = path
         self.sample = sample
@@ -118,6 +119,18 @@ class APIRequest:
         self.key = request_key(path, dumps_strictly(request_json, sort_keys=True), sample)
         self.measure: Callable[[APIRequest], Size] | None = None
         self._size: Size | None = None
+
+    @property
+    def request_json(self) -> Mapping[str, Any]:
+        """The body as it is sent, read back from its bytes when it is first asked for."""
+        if self._json is None:
+            self._json = loads(self.body)
+        return self._json
+
+    @request_json.setter
+    def request_json(self, request_json: Mapping[str, Any]) -> None:
+        """For a body that nobody else holds, which needs no reading back."""
+        self._json = request_json
 
     @property
     def size(self) -> Size | None:

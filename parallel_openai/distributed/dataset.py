@@ -25,6 +25,7 @@ from parallel_openai.engine.progress import Progress
 from parallel_openai.engine.status import StatusTracker
 from parallel_openai.errors import InvalidInputError, JournalError
 from parallel_openai.frames.answers import COLUMNS, Reader
+from parallel_openai.frames.copies import on_copies
 from parallel_openai.frames.options import Options
 from parallel_openai.frames.place import journal_path, make_private
 from parallel_openai.frames.process import answer_reader, make_recipe
@@ -35,6 +36,7 @@ from parallel_openai.frames.table import check_free
 BLOCKS = 4
 
 
+@on_copies
 def process_dataset(
     ds: Any,
     prompt: Prompt,

@@ -91,6 +91,7 @@ class LineRequest(APIRequest):
     def __init__(self, request_json: Mapping[str, Any], metadata: Any, *, path: str, number: int) -> None:
         try:
             super().__init__(request_json, metadata, path=path)
+            self.request_json = request_json  # read from the line, and nobody else's
         except TypeError as error:
             raise no_json(error) from None
         self.number = number

@@ -11,6 +11,7 @@ import pandas as pd
 from parallel_openai.errors import InvalidInputError
 from parallel_openai.frames.answers import Reader
 from parallel_openai.frames.recipe import Recipe
+from parallel_openai.frames.table import label_of
 
 CHOICE = "choice"
 #: What a row took, all its choices together.
@@ -48,8 +49,7 @@ def explode(out: pd.DataFrame, values: Sequence[Any], reader: Reader, prefix: st
     later = np.array([bool(number) for number in numbers], dtype=bool)
 
     def named(name: str) -> Any:
-        levels = out.columns.nlevels
-        return prefix + name if levels == 1 else (prefix + name, *[""] * (levels - 1))
+        return label_of(out, prefix + name)
 
     cells = reader.columns([each for value in values for each in (value or [None])], ())
     changed = {named(name): pd.Series(cells[name], index=long.index) for name in reader.names}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
+from typing import Literal
 
 from parallel_openai.batch.options import Lane
 from parallel_openai.engine.journal import Sync
@@ -13,6 +14,7 @@ from parallel_openai.engine.journal import Sync
 class Options:
     """As the public functions document them."""
 
+    verb: Literal["process", "label", "embed"] = "process"
     save_to: str | os.PathLike[str] | None = None
     retry_failed: bool = True
     prefix: str = ""

@@ -18,6 +18,7 @@ from parallel_openai.default_client import client_for
 from parallel_openai.engine.journal import Sync
 from parallel_openai.errors import InvalidInputError
 from parallel_openai.frames.answers import Reader, Reading, object_column, text_column, value_column
+from parallel_openai.frames.copies import on_copies, own_copy
 from parallel_openai.frames.options import Options
 from parallel_openai.frames.recipe import WHATEVER_IS_RAISED, Prompt, Recipe, check_function, last_line
 from parallel_openai.frames.run import aexecute, execute
@@ -27,6 +28,7 @@ from parallel_openai.requests.endpoints import endpoint as find_endpoint
 from parallel_openai.requests.structured import Shape, structure_of
 
 
+@on_copies
 def process_dataframe(
     df: pd.DataFrame,
     prompt: Prompt,
@@ -58,9 +60,10 @@ def process_dataframe(
 
     Args:
         df: the rows. It is not changed.
-        prompt: a template over the columns (`"Summarise: {text}"`; `{{` is a brace), or the name of a column that
-            holds ready prompts, lists of chat messages or whole request bodies, or a function of a row that gives one
-            of these. Text that equals a column's name always means that column.
+        prompt: a template over the columns (`"Summarise: {text}"`; `{{` is a brace, `{[og:title]}` a column whose name
+            has marks in it), or the name of a column that holds ready prompts, lists of chat messages or whole request
+            bodies, or a function of a row that gives one of these. Text that equals a column's name always means that
+            column. A template shows lists and other containers as JSON, and whole numbers without a point.
         model: the model; None where every row brings a body with its own.
         system: the same for the system message.
         endpoint: `chat.completions`, `responses`, `embeddings`, `completions` or `moderations`. With
@@ -89,7 +92,10 @@ def process_dataframe(
         lane: how it is sent. `online`: at once. `batch`: through the Batch API, at half the price, within a day; see
             `BatchLane` for what can be chosen there. `flex`: at once at OpenAI's price for batches, with answers that
             may take minutes and a tier that may be full for a while.
-        prefix: set before the names of the new columns.
+        prefix: set before the names of the new columns. Those that an earlier call of this function with the same
+            prefix added are replaced, so that a cell of a notebook can be run again: as long as what is left of them
+            holds what that call put there (rows may be sorted or left out, columns dropped or renamed), and this call
+            does not read them. A column of your own, or one with a value of yours in it, is never overwritten.
         progress: False shows nothing.
         sync: how often the disk is told to keep what was written: about once a `second`, `always` (after each write)
             or `never` (safe against a crash of the program, not of the machine).
@@ -146,6 +152,7 @@ def process_dataframe(
     return execute(df, recipe, reader, client_for(client), options)
 
 
+@on_copies
 async def aprocess_dataframe(
     df: pd.DataFrame,
     prompt: Prompt,
@@ -280,7 +287,7 @@ def _parsed(answer: Answer, parse: Callable[[Any], Any] | None) -> Reading:
     if parse is None or answer.error_code is not None or found is None:
         return reading if parse is None else reading._replace(value=None)
     try:
-        return reading._replace(value=parse(found))
+        return reading._replace(value=own_copy(parse(found)))
     except WHATEVER_IS_RAISED as error:
         # A ValueError speaks of the value; anything else is a bug, which no other answer would mend.
         return reading._replace(

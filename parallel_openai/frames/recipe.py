@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import logging
 import traceback
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -12,10 +13,13 @@ from hashlib import blake2b
 from tokenize import TokenError
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from parallel_openai.arguments import check_count
 from parallel_openai.errors import InvalidInputError, TemplateError
+from parallel_openai.frames.cells import shown
+from parallel_openai.frames.copies import own_copy
 from parallel_openai.frames.table import (
     Row,
     column_text,
@@ -34,6 +38,8 @@ from parallel_openai.requests.images import with_images
 from parallel_openai.requests.prompts import BadPromptError, Template, parse_template
 from parallel_openai.requests.structured import Structure
 from parallel_openai.requests.tokens import request_size
+
+log = logging.getLogger("parallel_openai")
 
 Prompt = str | Hashable | Callable[[Row], Any]
 
@@ -77,6 +83,8 @@ class Recipe:
             InvalidInputError: it does not; the message says what is missing.
         """
         _source(df, self.prompt, "prompt")
+        for text, what in ((self.prompt, "prompt"), (self.system, "system")):
+            _note_whole_floats(df, text, what)
         if self.system is not None:
             if not self.endpoint.has_system:
                 raise InvalidInputError(f"{self.endpoint.name} takes no system text; put it into the prompt.")
@@ -104,13 +112,15 @@ class Recipe:
     def requests(self, df: pd.DataFrame) -> Iterator[APIRequest | BadPromptError]:
         """The requests, `samples` for each row in the order of the rows; for a row that cannot be asked, why not."""
         prompts = _source(df, self.prompt, "prompt")
+        if self.samples > 1 or callable(self.system):  # a function may refill what it gave before that was serialised
+            prompts = map(own_copy, prompts)
         systems = _source(df, self.system, "system") if self.system is not None else None
         measure = partial(_size_of, encoding_for_model(self.model))
         metadata = rows_of(df, self.metadata) if self.metadata else None
         names = [column_text(name) for name in self.metadata]
         for prompt in prompts:
             system = next(systems) if systems is not None else None
-            beside = dict(zip(names, next(metadata), strict=True)) if metadata is not None else None
+            beside = dict(zip(names, map(own_copy, next(metadata)), strict=True)) if metadata is not None else None
             for sample in range(self.samples):
                 yield self._request(prompt, system, beside, sample, measure)
 
@@ -211,6 +221,12 @@ def _source(df: pd.DataFrame, prompt: Any, what: str) -> Iterator[Any]:
 
 
 def _filled(df: pd.DataFrame, text: str, what: str) -> Iterator[Any]:
+    template, columns = _template(df, text, what)
+    return (_fill(template, values) for values in rows_of(df, columns))
+
+
+def _template(df: pd.DataFrame, text: str, what: str) -> tuple[Template, list[Hashable]]:
+    """The template with the columns that it uses."""
     names = columns_by_text(df)
     template = parse_template(text, list(names))
     if not template.columns and what == "prompt" and len(df) > 1:
@@ -218,8 +234,23 @@ def _filled(df: pd.DataFrame, text: str, what: str) -> Iterator[Any]:
             f"The prompt {text[:80]!r} is no column's name and has no {{column}} in it, so every row would ask the "
             f"same. The columns are: {', '.join(names) or 'none'}."
         )
-    columns = [find_column(df, names[name], what) for name in template.columns]
-    return (_fill(template, values) for values in rows_of(df, columns))
+    return template, [find_column(df, names[name], what) for name in template.columns]
+
+
+def _note_whole_floats(df: pd.DataFrame, prompt: Prompt | None, what: str) -> None:
+    """Warn of columns whose whole numbers became floats since one is missing: they are not shown as they stand."""
+    if has_column(df, prompt) or not isinstance(prompt, str):
+        return
+    for column in _template(df, prompt, what)[1]:
+        if isinstance(df[column].dtype, np.dtype) and df[column].dtype.kind == "f" and df[column].hasnans:
+            known = df[column].dropna()
+            if len(known) and (known % 1 == 0).all():
+                log.warning(
+                    "The column %r holds whole numbers as decimals, since one is missing: %s is asked about as %d.",
+                    column,
+                    known.iloc[0],
+                    known.iloc[0],
+                )
 
 
 def _fill(template: Template, values: Sequence[Any]) -> str | BadPromptError:
@@ -227,7 +258,7 @@ def _fill(template: Template, values: Sequence[Any]) -> str | BadPromptError:
         if value is None:
             return BadPromptError("missing_prompt", f"The column {column!r} is empty in this row (NaN or None).")
     try:
-        return template.fill(values)
+        return template.fill([value if type(value) is str else shown(value) for value in values])
     except WHATEVER_IS_RAISED as error:  # a format spec that does not suit, or whatever an object in a cell raises
         return BadPromptError("invalid_prompt", f"The template cannot be filled with this row: {error}")
 

@@ -28,6 +28,7 @@ from parallel_openai.errors import InvalidInputError, JournalError, JournalWrite
 from parallel_openai.frames.answers import COLUMNS, Answers, Reader
 from parallel_openai.frames.bounds import make_budget
 from parallel_openai.frames.explode import CHOICE, check_choices, explode
+from parallel_openai.frames.made import sign, without_made
 from parallel_openai.frames.options import Options
 from parallel_openai.frames.place import journal_path, make_private
 from parallel_openai.frames.recipe import Recipe
@@ -66,6 +67,8 @@ class FrameRun:
         self._lane = check_lane(self.options.lane, self.recipe.params, self.options.deadline, self.options.repair)
         if self.options.lane == "flex":
             self.recipe = replace(self.recipe, tier="flex")
+        reads = (self.recipe.prompt, self.recipe.system, *self.recipe.metadata, self.reader.about.get("gold"))
+        self.df = without_made(self.df, self.options.verb, self.options.prefix, reads)
         self.recipe.check(self.df)
         added = [*self.reader.names, *COLUMNS]
         if self.options.explode:
@@ -362,7 +365,13 @@ class FrameRun:
             journal=str(self.journal_path),
             simulated=self.answers.simulated,
         )
-        about = {**self.reader.about, "answer": self.reader.name, "prefix": self.options.prefix, "began": self._began}
+        about = {
+            **self.reader.about,
+            "answer": self.reader.name,
+            "prefix": self.options.prefix,
+            "began": self._began,
+            "made": sign(out, self.options, answers),
+        }
         if earlier := earlier_runs(self.df, self.options.prefix + self.reader.name):
             about["earlier"] = earlier
         # Plain JSON, since to_parquet and others write the attrs into their files.

@@ -16,8 +16,10 @@ BLOCK = 1024
 class Row(dict[str, Any]):
     """One row as a callable prompt sees it: `row["text"]`, `row.text`; `row.name` is its index label.
 
-    >>> Row({"text": "Fine."}, name=7).text
-    'Fine.'
+    A column goes before everything else that has its name, `row.name`, `row.items` and `row.values` too.
+
+    >>> Row({"text": "Fine."}, name=7).text, Row({"items": 3}, name=7).items
+    ('Fine.', 3)
     """
 
     __slots__ = ("name",)
@@ -26,11 +28,13 @@ class Row(dict[str, Any]):
         super().__init__(values)
         self.name = name
 
-    def __getattr__(self, column: str) -> Any:
-        try:
+    def __getattribute__(self, column: str) -> Any:
+        if column in self and not column.startswith("__"):
             return self[column]
-        except KeyError:
-            raise AttributeError(f"No column {column!r}; the row has {list(self)}.") from None
+        return super().__getattribute__(column)
+
+    def __getattr__(self, column: str) -> Any:
+        raise AttributeError(f"No column {column!r}; the row has {list(self)}.")
 
 
 def check_frame(df: Any) -> None:
@@ -82,6 +86,11 @@ def column_text(name: Hashable) -> str:
     return str(name)
 
 
+def label_of(df: pd.DataFrame, name: str) -> Hashable:
+    """The label of a new column; with several levels, it is a tuple as long as the frame's own."""
+    return name if df.columns.nlevels == 1 else (name, *[""] * (df.columns.nlevels - 1))
+
+
 def columns_by_text(df: pd.DataFrame) -> dict[str, Hashable]:
     """The columns by their names as text; of two that look the same, the one that is a text.
 
@@ -115,7 +124,14 @@ def rows_of(df: pd.DataFrame, columns: Sequence[Hashable]) -> Iterator[tuple[Any
 
 
 def _values(series: Any) -> list[Any]:
-    values: list[Any] = series.tolist()
+    if isinstance(series.dtype, pd.SparseDtype):
+        series = series.sparse.to_dense()
+    if series.dtype.kind == "f" and series.dtype.itemsize < 8:
+        # By their shortest texts, since the nearest 64-bit float to a 32-bit 0.1 is 0.10000000149011612.
+        short = series.to_numpy(dtype=f"f{series.dtype.itemsize}", na_value=float("nan"))
+        values: list[Any] = list(map(float, short.astype(str)))
+    else:
+        values = series.tolist()
     missing = series.isna().to_numpy()
     if missing.any():
         for position in missing.nonzero()[0]:
@@ -140,9 +156,14 @@ def check_free(df: pd.DataFrame, names: Sequence[str], prefix: str) -> None:
         raise InvalidInputError(f"prefix must be a text such as 'new_', not {prefix!r:.200}.")
     taken = [prefix + name for name in names if prefix + name in df.columns]
     if taken:
+        why = (
+            " What an earlier call added is replaced only if nothing in it was changed and this call does not read it."
+            if "parallel_openai" in df.attrs
+            else ""
+        )
         raise ColumnExistsError(
             f"The frame already has {', '.join(map(repr, taken))}, where the results would go. Pass prefix='new_' for "
-            f"other names, or drop {'them' if len(taken) > 1 else 'it'} first: df.drop(columns={taken})."
+            f"other names, or drop {'them' if len(taken) > 1 else 'it'} first: df.drop(columns={taken}).{why}"
         )
 
 
@@ -150,7 +171,7 @@ def with_columns(df: pd.DataFrame, columns: dict[str, Any]) -> pd.DataFrame:
     """A copy of the frame with arrays as further columns, joined by position."""
     added = pd.DataFrame({name: pd.Series(values, index=df.index) for name, values in columns.items()}, index=df.index)
     if df.columns.nlevels > 1:  # the names must be tuples as long as the frame's own
-        added.columns = pd.MultiIndex.from_tuples([(name, *[""] * (df.columns.nlevels - 1)) for name in columns])
+        added.columns = pd.MultiIndex.from_tuples([label_of(df, name) for name in columns])  # type: ignore[misc]  # of several levels
     added.columns.names = df.columns.names  # or concat would drop them
     out = pd.concat([df, added], axis=1) if len(df.columns) else added
     out.attrs = dict(df.attrs)

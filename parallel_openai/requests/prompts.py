@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import string
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -50,7 +51,9 @@ def _show(value: Any, conversion: str | None, spec: str) -> str:
 
 
 def parse_template(text: str, names: Sequence[str]) -> Template:
-    """Read a template and see that every field of it is a column.
+    """Read a template and see that every field of it is a column: of several that fit, the one with the longest name.
+
+    A name with marks of the template's own may stand in brackets: `{[og:title]}`, `{[a{b}]}`.
 
     Raises:
         TemplateError: a brace is left open, or a field is no column.
@@ -61,30 +64,53 @@ def parse_template(text: str, names: Sequence[str]) -> Template:
     Traceback (most recent call last):
         ...
     parallel_openai.errors.TemplateError: The template uses {txt}, but the columns are: text, id. (For ...)
+    >>> parse_template("{score:2} {[og:title]}", ["score", "score:2", "og:title"]).columns
+    ('score:2', 'og:title')
     """
-    try:
-        parsed = list(string.Formatter().parse(text))
-    except ValueError as error:
-        raise TemplateError(
-            f"The template cannot be read: {error}. A brace that is meant as such is written twice: {{{{ or }}}}. "
-            f"The template: {text[:200]!r}"
-        ) from None
     pieces: list[tuple[str, int | None, str | None, str]] = []
     columns: list[str] = []
-    for literal, field, spec, conversion in parsed:
-        if field is None:
-            pieces.append((literal, None, None, ""))
+    end = 0
+    for match in _marks(names).finditer(text):
+        literal, end = text[end : match.start()], match.end()
+        if "{" in literal or "}" in literal:
+            raise TemplateError(_fault(literal, text, match.start(), names))
+        if match["brace"]:
+            pieces.append((literal + match["brace"][0], None, None, ""))
             continue
-        if field not in names:
-            raise TemplateError(_unknown_field(field, names))
-        if conversion not in (None, "r", "s", "a"):
-            raise TemplateError(f"The template uses {{{field}!{conversion}}}; a conversion is one of !r, !s, !a.")
-        if "{" in (spec or ""):
-            raise TemplateError(f"The format spec {spec!r} of {{{field}}} must not hold a field of its own.")
+        field = match["quoted"] if match["name"] is None else match["name"]
         if field not in columns:
             columns.append(field)
-        pieces.append((literal, columns.index(field), conversion, spec or ""))
-    return Template(tuple(pieces), tuple(columns))
+        pieces.append((literal, columns.index(field), match["conversion"], match["spec"] or ""))
+    if "{" in text[end:] or "}" in text[end:]:
+        raise TemplateError(_fault(text[end:], text, len(text), names))
+    return Template((*pieces, (text[end:], None, None, "")), tuple(columns))
+
+
+def _marks(names: Sequence[str]) -> re.Pattern[str]:
+    """Finds a template's doubled braces and its fields: names of columns, of several that fit the longest."""
+    any_name = "|".join(map(re.escape, sorted(names, key=len, reverse=True))) or "(?!)"
+    column = rf"(?:\[(?P<quoted>{any_name})\]|(?P<name>{any_name}))"
+    field = rf"\{{{column}(?:!(?P<conversion>[rsa]))?(?::(?P<spec>[^{{}}]*))?\}}"
+    return re.compile(rf"(?P<brace>\{{\{{|\}}\}})|{field}")
+
+
+def _fault(literal: str, text: str, end: int, names: Sequence[str]) -> str:
+    """What is wrong at the first brace of a literal, which ends at `end` of the text and is neither doubled nor a
+    field."""
+    start = end - len(literal) + min(place for place in map(literal.find, "{}") if place >= 0)
+    try:
+        _, field, spec, conversion = next(iter(string.Formatter().parse(text[start:])))
+    except ValueError as error:
+        return (
+            f"The template cannot be read: {error}. A brace that is meant as such is written twice: {{{{ or }}}}. "
+            f"The template: {text[:200]!r}"
+        )
+    field = field or ""
+    if field not in names:
+        return _unknown_field(field, names)
+    if conversion not in (None, "r", "s", "a"):
+        return f"The template uses {{{field}!{conversion}}}; a conversion is one of !r, !s, !a."
+    return f"The format spec {spec!r} of {{{field}}} must not hold a field of its own."
 
 
 def _unknown_field(field: str, names: Sequence[str]) -> str:

@@ -33,7 +33,7 @@ from tests.frames.conftest import Verb, asked, codes, journal_of, prompts
         ("{a.b} {c[0]}", "dotted indexed"),
         ("{7}", "seven"),
         ("{when:%d %B}", "02 March"),
-        ("{tags}", "['a', 'b']"),
+        ("{tags}", '["a", "b"]'),
     ],
 )
 def test_a_template_is_filled_with_the_row(ask: Verb, template: str, text: str) -> None:
@@ -186,7 +186,7 @@ def test_a_cell_that_cannot_be_shown_fails_its_row_only(ask: Verb) -> None:
 
 def test_cells_may_be_arrays(ask: Verb) -> None:
     df = pd.DataFrame({"a": [np.array([1, 2]), np.array([3, 4])]})
-    assert prompts(ask(df, "Sum up {a}")) == ["Sum up [1 2]", "Sum up [3 4]"]
+    assert prompts(ask(df, "Sum up {a}")) == ["Sum up [1, 2]", "Sum up [3, 4]"]
 
 
 @pytest.mark.parametrize(

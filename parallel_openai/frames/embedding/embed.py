@@ -13,6 +13,7 @@ from parallel_openai.client import Client
 from parallel_openai.default_client import client_for
 from parallel_openai.engine.journal import Sync
 from parallel_openai.errors import InvalidInputError
+from parallel_openai.frames.copies import on_copies
 from parallel_openai.frames.embedding.run import EmbedRun
 from parallel_openai.frames.embedding.vectors import VectorColumn
 from parallel_openai.frames.options import Options
@@ -34,6 +35,7 @@ _NOT_HERE = {
 }
 
 
+@on_copies
 def embed_dataframe(
     df: pd.DataFrame,
     column: Prompt,
@@ -86,6 +88,7 @@ def embed_dataframe(
     """
     recipe = _recipe(column, model, dimensions, rows_per_request, metadata, extra_body, params)
     options = Options(
+        verb="embed",
         save_to=save_to,
         retry_failed=retry_failed,
         prefix=prefix,
@@ -98,6 +101,7 @@ def embed_dataframe(
     return _run(df, recipe, client, options, rows_per_request).execute()
 
 
+@on_copies
 async def aembed_dataframe(
     df: pd.DataFrame,
     column: Prompt,
@@ -121,6 +125,7 @@ async def aembed_dataframe(
     """`embed_dataframe` for code that awaits; the caller's loop stays free meanwhile."""
     recipe = _recipe(column, model, dimensions, rows_per_request, metadata, extra_body, params)
     options = Options(
+        verb="embed",
         save_to=save_to,
         retry_failed=retry_failed,
         prefix=prefix,

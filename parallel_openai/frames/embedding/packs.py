@@ -46,6 +46,7 @@ class Pack(APIRequest):
     ) -> None:
         body = {**rows[0].request_json, "input": [row.request_json["input"] for row in rows]}
         super().__init__(body, path=rows[0].path)
+        self.request_json = body
         sizes = [row.size or NO_SIZE for row in rows]
         self.size = Size(sum(each.prompt_tokens for each in sizes), sum(each.characters for each in sizes), None, 1)
         self.rows = rows

@@ -13,6 +13,7 @@ import pandas as pd
 from parallel_openai.client import Client
 from parallel_openai.default_client import client_for
 from parallel_openai.errors import InvalidInputError
+from parallel_openai.frames.copies import on_copies
 from parallel_openai.frames.labelling.evaluate import Evaluation, evaluate_without
 from parallel_openai.frames.labelling.label import alabel_dataframe, label_dataframe
 from parallel_openai.frames.labelling.metrics import LEVEL, Bools, holm, mcnemar, paired_gain
@@ -25,11 +26,14 @@ from parallel_openai.frames.labelling.pairing import (
     shown_rows,
     text_reader,
 )
+from parallel_openai.frames.made import as_own
 from parallel_openai.frames.recipe import Prompt
 from parallel_openai.frames.table import check_frame, find_column
+from parallel_openai.printable import printable_lines
 from parallel_openai.requests.label_models import is_label_model
 
 
+@on_copies
 def compare(
     df: pd.DataFrame,
     prompts: Mapping[str, Prompt | Mapping[str, Any]],
@@ -82,10 +86,13 @@ def compare(
     plan = _Plan(df, prompts, labels, model, models, gold, label, budget_usd, options)
     account = client_for(client)
     for arguments in plan.variants():
-        plan.take(label_dataframe(df, **arguments, labels=labels, gold=plan.bar, progress=progress, client=account))
+        plan.take(
+            label_dataframe(plan.df, **arguments, labels=labels, gold=plan.bar, progress=progress, client=account)
+        )
     return plan.comparison()
 
 
+@on_copies
 async def acompare(
     df: pd.DataFrame,
     prompts: Mapping[str, Prompt | Mapping[str, Any]],
@@ -105,7 +112,9 @@ async def acompare(
     plan = _Plan(df, prompts, labels, model, models, gold, label, budget_usd, options)
     account = client_for(client)
     for arguments in plan.variants():
-        out = await alabel_dataframe(df, **arguments, labels=labels, gold=plan.bar, progress=progress, client=account)
+        out = await alabel_dataframe(
+            plan.df, **arguments, labels=labels, gold=plan.bar, progress=progress, client=account
+        )
         plan.take(out)
     return plan.comparison()
 
@@ -144,7 +153,7 @@ class Comparison:
         head = f"{len(self.table)} variants on {rows:,} rows, {len(self.changed):,} labelled differently{mark}{ended}"
         shown = self.table.drop(columns=["rows"]).dropna(axis=1, how="all")
         table = shown.to_string(float_format=lambda number: f"{number:.4g}")
-        return "\n".join([head, table, *([told] if (told := self.differing()) else [])])
+        return printable_lines("\n".join([head, table, *([told] if (told := self.differing()) else [])]))
 
     __repr__ = __str__
 
@@ -193,7 +202,8 @@ class _Plan:
             raise InvalidInputError("Pass model='...' for one model, or models=['...', '...'] for several.")
         if gold is not None:
             find_column(df, gold, "gold=")
-        self._df, self._gold, self._label, self._budget = df, gold, label, budget_usd
+        self.df = df if gold is None else as_own(df, gold)
+        self._gold, self._label, self._budget = gold, label, budget_usd
         self._left = budget_usd
         names = [model] if models is None else list(models)
         self._variants = {
@@ -263,7 +273,7 @@ class _Plan:
 
     def _changed(self, texts: Mapping[str, Sequence[str | None]]) -> pd.DataFrame:
         differ = [len(set(row)) > 1 for row in zip(*texts.values(), strict=True)]
-        rows = self._df[np.array(differ, dtype=bool)]
+        rows = self.df[np.array(differ, dtype=bool)]
         columns = {}
         for name, out in self._frames.items():
             columns[name] = out[self._labels(out).label][np.array(differ, dtype=bool)]

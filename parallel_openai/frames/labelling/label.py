@@ -16,6 +16,7 @@ from parallel_openai.default_client import client_for
 from parallel_openai.engine.journal import Sync
 from parallel_openai.errors import InvalidInputError
 from parallel_openai.frames.answers import Reader
+from parallel_openai.frames.copies import on_copies
 from parallel_openai.frames.labelling.columns import label_reader
 from parallel_openai.frames.labelling.examples import example_messages, keys_of_examples
 from parallel_openai.frames.labelling.gold import make_judge
@@ -29,6 +30,7 @@ from parallel_openai.requests.labels import label_format
 from parallel_openai.requests.logprobs import logprob_params
 
 
+@on_copies
 def label_dataframe(
     df: pd.DataFrame,
     prompt: Prompt,
@@ -129,6 +131,7 @@ def label_dataframe(
         df, question, prompt, model, system, endpoint, examples, gold, metadata, extra_body, params
     )
     options = Options(
+        verb="label",
         save_to=save_to,
         retry_failed=retry_failed,
         prefix=prefix,
@@ -144,6 +147,7 @@ def label_dataframe(
     return execute(df, recipe, reader, client_for(client), options)
 
 
+@on_copies
 async def alabel_dataframe(
     df: pd.DataFrame,
     prompt: Prompt,
@@ -195,6 +199,7 @@ async def alabel_dataframe(
         df, question, prompt, model, system, endpoint, examples, gold, metadata, extra_body, params
     )
     options = Options(
+        verb="label",
         save_to=save_to,
         retry_failed=retry_failed,
         prefix=prefix,

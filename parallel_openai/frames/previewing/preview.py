@@ -16,8 +16,10 @@ from parallel_openai.arguments import check_count, mapping_of
 from parallel_openai.client import Client
 from parallel_openai.default_client import client_for
 from parallel_openai.engine.figures import clock_time, dollars
+from parallel_openai.frames.copies import on_copies
 from parallel_openai.frames.labelling.label import plan_labels
 from parallel_openai.frames.labelling.question import Confidence, make_question
+from parallel_openai.frames.made import without_made
 from parallel_openai.frames.place import journal_path
 from parallel_openai.frames.previewing.count import KNOWN, SHARED, Counted, by_code, columns, count
 from parallel_openai.frames.previewing.estimate import Estimate, Pace, batches, estimate, estimate_batch, output_cap
@@ -47,6 +49,7 @@ _OF_THE_RUN = {
 }
 
 
+@on_copies
 def preview(
     df: pd.DataFrame,
     prompt: Prompt,
@@ -98,8 +101,11 @@ def preview(
     '0.000408'
     """
     check_frame(df)
+    verb = "process" if labels is None and scale is None else "label"
+    beside = [metadata] if isinstance(metadata, str) or not isinstance(metadata, Sequence) else metadata
+    df = without_made(df, verb, params.get("prefix", ""), (prompt, system, *beside, params.get("gold")))
     params = {name: value for name, value in params.items() if name not in _OF_THE_RUN}
-    if labels is None and scale is None:
+    if verb == "process":
         recipe = make_recipe(prompt, model, system, endpoint, response_format, samples, metadata, extra_body, params)
         reader = answer_reader(recipe)
     else:

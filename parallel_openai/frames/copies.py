@@ -1,0 +1,62 @@
+"""Copies of what a caller hands in, so that nobody can change it under a run."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any, ParamSpec, TypeVar
+
+import numpy as np
+import pandas as pd
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+#: Before pandas 3, a shallow copy of a frame shares its cells with it, and what is written into one shows in the other.
+_CELLS_ARE_SHARED = int(pd.__version__.partition(".")[0]) < 3
+
+
+def on_copies(verb: Callable[P, R]) -> Callable[P, R]:
+    """The verb, working on its arguments as they are when it is called, also where its result is awaited later."""
+
+    @functools.wraps(verb)
+    def called(*args: P.args, **kwargs: P.kwargs) -> R:
+        copies: Any = {name: own_copy(value) for name, value in kwargs.items()}
+        return verb(*map(own_copy, args), **copies)
+
+    if inspect.iscoroutinefunction(verb) and hasattr(inspect, "markcoroutinefunction"):  # from Python 3.12 on
+        inspect.markcoroutinefunction(called)
+    return called
+
+
+def own_copy(value: Any) -> Any:
+    """A copy of a frame, an array or a container with all containers in it; anything else as it is.
+
+    A copied frame shares its memory until somebody writes into one of the two, with pandas 3.
+
+    >>> given = {"stop": ["END"]}
+    >>> taken = own_copy(given)
+    >>> given["stop"].append("MORE")
+    >>> taken
+    {'stop': ['END']}
+    """
+    try:
+        return _copied(value)
+    except RecursionError:  # it holds itself; whoever makes JSON of it says so
+        return value
+
+
+def _copied(value: Any) -> Any:
+    kind = type(value)
+    if kind is str:
+        return value
+    if isinstance(value, (pd.DataFrame, pd.Series)):
+        return value.copy(deep=_CELLS_ARE_SHARED)
+    if isinstance(value, np.ndarray):
+        return value.copy()
+    if isinstance(value, Mapping):
+        return {key: _copied(each) for key, each in value.items()}
+    if isinstance(value, (list, set)):
+        return [*map(_copied, value)] if isinstance(value, list) else set(value)
+    return tuple(map(_copied, value)) if kind is tuple else value
