@@ -13,6 +13,7 @@ from typing import Any, NoReturn
 
 from parallel_openai import __version__
 from parallel_openai.errors import InvalidInputError, ParallelOpenAIError, RunStoppedError
+from parallel_openai.printable import printable_lines
 
 PROGRAM = "parallel-openai"
 
@@ -142,7 +143,7 @@ def _exit_code(error: Exception) -> int:
 
 
 def _say(sentence: str) -> None:
-    print(sentence, file=sys.stderr, flush=True)
+    print(printable_lines(sentence), file=sys.stderr, flush=True)
 
 
 def _add_run_arguments(parser: argparse.ArgumentParser) -> None:

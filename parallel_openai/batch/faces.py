@@ -25,6 +25,7 @@ from parallel_openai.engine.resume import KnownResults, result_line
 from parallel_openai.engine.status import StatusTracker
 from parallel_openai.errors import BatchError, InvalidInputError
 from parallel_openai.jsonl import dumps
+from parallel_openai.printable import printable
 from parallel_openai.records import APIRequest, Result
 
 T = TypeVar("T")
@@ -53,7 +54,7 @@ class BatchInfo:
         again = f", submission {self.round} of its rows" if self.round > 1 else ""
         failed = f", {self.failed:,} failed" if self.failed else ""
         done = f"{self.completed:,} of {self.requests:,} done"
-        return f"{self.id or 'not submitted yet'}: {self.status}, {done}{failed}{again}"
+        return printable(f"{self.id or 'not submitted yet'}: {self.status}, {done}{failed}{again}")
 
 
 def batch_status(save_to: str | os.PathLike[str], *, client: Client | None = None) -> list[BatchInfo]:

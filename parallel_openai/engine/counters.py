@@ -8,6 +8,7 @@ from typing import NamedTuple, Protocol
 
 from parallel_openai.engine.figures import clock_time, dollars, short
 from parallel_openai.engine.status import StatusTracker
+from parallel_openai.printable import printable
 
 #: Seconds over which the rates are taken, and how long a run must have lasted before they say anything.
 RATE_OVER = 15.0
@@ -70,7 +71,7 @@ class Counters:
 
         The rates are per minute, over the last seconds; where a limit is known it stands behind them.
         """
-        return ", ".join(fit(self._parts(), room))
+        return printable(", ".join(fit(self._parts(), room)))
 
     def _parts(self) -> list[Part]:
         status, over = self._status, self._ended is not None

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import os
 import time
 from array import array
@@ -27,11 +26,10 @@ from parallel_openai.errors import InvalidInputError
 from parallel_openai.files.known import NOTHING_KNOWN, Digest, KnownLines, content_digest, key_digest
 from parallel_openai.files.source import Line, LineRequest, RequestsFile, parse_request
 from parallel_openai.files.urls import split_url
+from parallel_openai.log import log
 from parallel_openai.records import APIRequest, Result, Size
 from parallel_openai.requests.encodings import get_encoding
 from parallel_openai.requests.tokens import request_size
-
-log = logging.getLogger("parallel_openai")
 
 #: Lines passed over as known before other work of the loop gets its turn.
 _KNOWN_AT_ONCE = 1000

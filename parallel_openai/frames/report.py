@@ -13,6 +13,7 @@ import pandas as pd
 from parallel_openai.engine.figures import dollars
 from parallel_openai.engine.status import StatusTracker
 from parallel_openai.engine.timeline import Timeline
+from parallel_openai.printable import printable
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -210,7 +211,7 @@ class RunReport:
             parts.append(f"cost not known (no price for {', '.join(self.unpriced[:3])})")
         mark = "SIMULATED answers. " if self.simulated else ""
         advice = f" {self.advice}." if self.advice else ""
-        return f"{mark}{', '.join(parts)}.{advice} Answers: {self.journal}"
+        return printable(f"{mark}{', '.join(parts)}.{advice} Answers: {self.journal}")
 
     def _repr_html_(self) -> str:
         from parallel_openai.frames.report_html import page

@@ -13,6 +13,7 @@ from parallel_openai.errors import InvalidInputError
 from parallel_openai.frames.exporting.source import OpenJournal, Source
 from parallel_openai.frames.table import has_column, is_missing, rows_of
 from parallel_openai.jsonl import dumps, loads
+from parallel_openai.printable import printable
 from parallel_openai.records import APIRequest
 from parallel_openai.requests.labels import REASON, text_of
 from parallel_openai.requests.tokens import request_size
@@ -194,7 +195,7 @@ def _warn(examples: Examples) -> None:
     if long:
         troubles.append(f"{long} examples have more than {LONGEST_EXAMPLE:,} tokens, and are cut off or refused")
     if troubles:
-        warnings.warn(f"For fine-tuning: {'; '.join(troubles)}.", stacklevel=4)
+        warnings.warn(printable(f"For fine-tuning: {'; '.join(troubles)}."), stacklevel=4)
 
 
 def _is_too_long(example: Example) -> bool:

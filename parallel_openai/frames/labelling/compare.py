@@ -19,6 +19,7 @@ from parallel_openai.frames.labelling.metrics import LEVEL
 from parallel_openai.frames.labelling.pairing import as_text, label_columns
 from parallel_openai.frames.recipe import Prompt
 from parallel_openai.frames.table import check_frame, find_column, rows_of
+from parallel_openai.printable import printable_lines
 from parallel_openai.requests.label_models import is_label_model
 
 #: Draws for the interval of a gain.
@@ -135,7 +136,7 @@ class Comparison:
         ended = "" if self.ended == "finished" else f"; ended early: {self.ended}"
         head = f"{len(self.table)} variants on {rows:,} rows, {len(self.changed):,} labelled differently{mark}{ended}"
         shown = self.table.drop(columns=["rows"]).dropna(axis=1, how="all")
-        return f"{head}\n{shown.to_string(float_format=lambda number: f'{number:.4g}')}"
+        return printable_lines(f"{head}\n{shown.to_string(float_format=lambda number: f'{number:.4g}')}")
 
     __repr__ = __str__
 

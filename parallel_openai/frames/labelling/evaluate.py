@@ -15,6 +15,7 @@ from parallel_openai.errors import InvalidInputError
 from parallel_openai.frames.labelling import metrics
 from parallel_openai.frames.labelling.pairing import NO_LABEL, Kind, LabelColumns, Paired, label_columns, pair
 from parallel_openai.frames.table import check_frame, has_column
+from parallel_openai.printable import printable
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -161,7 +162,7 @@ class Evaluation:
         return draw(self)
 
     def __str__(self) -> str:
-        return "\n".join(_lines(self))
+        return "\n".join(map(printable, _lines(self)))
 
     __repr__ = __str__
 
