@@ -203,7 +203,10 @@ def _add_run_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--budget_tokens", type=int, metavar="N", help="the same in prompt and completion tokens")
     parser.add_argument(
-        "--deadline", type=float, metavar="SECONDS", help="after so long nothing is sent or waited for any more"
+        "--deadline",
+        type=float,
+        metavar="SECONDS",
+        help="after so long nothing more is sent; answers on their way have 10 s",
     )
     parser.add_argument(
         "--logging_level",

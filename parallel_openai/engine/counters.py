@@ -62,6 +62,14 @@ class Counters:
     def elapsed(self) -> float:
         return (self._ended or self._clock()) - self._began
 
+    @property
+    def stopping(self) -> str:
+        """What a run that sends nothing more waits for; empty as long as it sends."""
+        if not self._status.stopping:
+            return ""
+        count = self._status.num_tasks_in_progress
+        return f"stopping: {count:,} answer{'' if count == 1 else 's'} on their way, {self._status.stopping}"
+
     def finish(self) -> None:
         """From now on this is about a run that is over."""
         self._ended = self._clock()
@@ -76,6 +84,8 @@ class Counters:
     def _parts(self) -> list[Part]:
         status, over = self._status, self._ended is not None
         parts = [Part(f"{self._count()} [{self._times()}]", 0)]
+        if self.stopping:
+            parts.append(Part(self.stopping, 0))
         if status.note and not over:
             parts.append(Part(status.note, 1))
         if self.any_failed:

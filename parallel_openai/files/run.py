@@ -146,6 +146,8 @@ class FileRun:
             parts.append(f"{status.num_tasks_restored:,} known already")
         if status.num_rate_limit_errors:
             parts.append(f"{status.num_rate_limit_errors:,} rate-limit refusals waited out")
+        if status.num_requests_left:
+            parts.append(f"{status.num_requests_left:,} left in flight, which the server may bill")
         parts += [] if self.rest is None else [self.rest.removesuffix(".")]
         how = _ENDINGS.get(status.ended) or f"{self.bounds.why(status.ended)} {GOES_ON}"
         faster = status.timeline.advice

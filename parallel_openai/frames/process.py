@@ -85,7 +85,7 @@ def process_dataframe(
             for which `parse` raises a ValueError). The row's tokens, `cost_usd` and `attempts` are those of all.
         budget_usd, budget_tokens: what the call may spend. Before each send the most that it can come to is set aside,
             so every request needs a cap on its answer, such as `max_completion_tokens`. What the journal holds is free.
-        deadline: seconds after which nothing is sent any more, and requests still unanswered are cancelled.
+        deadline: seconds after which nothing is sent any more. What is on its way then is waited for, for up to 10 s.
         lane: how it is sent. `online`: at once. `batch`: through the Batch API, at half the price, within a day; see
             `BatchLane` for what can be chosen there. `flex`: at once at OpenAI's price for batches, with answers that
             may take minutes and a tier that may be full for a while.
