@@ -94,7 +94,7 @@ class Counters:
             parts.append(Part(f"{status.num_tasks_right / status.num_tasks_judged:.0%} right", 1))
         if status.num_retries:
             parts.append(Part(f"{status.num_retries:,} retried", 6))
-        if status.num_tasks_in_progress and not over:
+        if status.num_tasks_in_progress and not over and not self.stopping:
             parts.append(Part(f"{status.num_tasks_in_progress:,} in flight", 4))
         requests, tokens, _ = self._rates() if self.elapsed >= RATE_AFTER else (0, 0, 0)
         # Nothing is sent any more at the end, while the last answers are awaited; a zero would look like a fault.

@@ -261,9 +261,10 @@ def _latency(course: Timeline) -> dict[str, float]:
 
 def _examples(answers: Mapping[str, Any]) -> dict[str, str]:
     """The first sentence of each error code."""
-    found = pd.DataFrame({"code": answers["error_code"], "error": answers["error"]}).dropna(subset=["code"])
-    first = found.drop_duplicates("code").fillna("")
-    return {str(code): str(error)[:SENTENCE] for code, error in zip(first["code"], first["error"], strict=True)}
+    # By the codes alone, since the sentences are long and the rows many.
+    first = pd.Series(answers["error_code"]).drop_duplicates().dropna()
+    pairs = zip(first, answers["error"][first.index], strict=True)
+    return {str(code): "" if pd.isna(sentence) else str(sentence)[:SENTENCE] for code, sentence in pairs}
 
 
 def _unpriced(answers: Mapping[str, Any]) -> list[str]:
