@@ -169,7 +169,7 @@ class _Cells:
     def _is_new(self, idle: float) -> bool:
         if not hasattr(self._shell, "kernel") or idle >= IDLE:  # a terminal forgets at Ctrl-C what was typed ahead
             return True
-        date = (getattr(self._shell, "parent_header", None) or {}).get("date")
+        date = self._shell.get_parent().get("header", {}).get("date")
         return isinstance(date, datetime) and self._stopped_at < date.timestamp() <= time.time()
 
 
