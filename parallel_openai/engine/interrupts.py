@@ -98,6 +98,35 @@ def noted_interrupts() -> Iterator[Presses]:
         yield Presses()
 
 
+@contextmanager
+def noted_terminations() -> Iterator[Presses]:
+    """SIGTERM as a note for a call that is awaited, beside others of its kind; when the last of them has ended, so does
+    the process."""
+    free = signal.getsignal(signal.SIGTERM) in (signal.SIG_DFL, _tell_awaited)
+    if threading.current_thread() is not threading.main_thread() or not free:
+        yield Presses()
+        return
+    signal.signal(signal.SIGTERM, _tell_awaited)
+    presses = Presses()
+    _awaited.append(presses)
+    try:
+        yield presses
+    finally:
+        _awaited.remove(presses)
+        if not _awaited:
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+            if presses.terminated:
+                signal.raise_signal(signal.SIGTERM)
+
+
+_awaited: list[Presses] = []
+
+
+def _tell_awaited(number: int, frame: FrameType | None) -> None:
+    for presses in _awaited:
+        presses(number, frame)
+
+
 def is_interactive() -> bool:
     """Whether a person sits before a notebook or a shell, who sees what comes back."""
     return _shell() is not None or hasattr(sys, "ps1")

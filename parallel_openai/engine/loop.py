@@ -15,7 +15,7 @@ from collections.abc import Callable, Coroutine
 from concurrent.futures import Future, wait
 from typing import Any, Generic, TypeVar
 
-from parallel_openai.engine.interrupts import Presses, check_held
+from parallel_openai.engine.interrupts import Presses, check_held, noted_terminations
 from parallel_openai.errors import InvalidInputError
 
 T = TypeVar("T")
@@ -202,14 +202,14 @@ async def arun(work: Coroutine[Any, Any, T], on_tick: Callable[[], None], *, nes
             lets the cancellation go on.
     """
     _check_may_begin(work)
-    stops, cancellation = _Stops(Presses()), asyncio.CancelledError()
-    running: asyncio.Future[T]
-    if nested:
-        running = asyncio.ensure_future(work)
-        cancel: Callable[[], object] = running.cancel
-    else:
-        background = _Work(work)
-        running, cancel = asyncio.wrap_future(background.end), background.cancel
+    with noted_terminations() as presses:
+        return await _await(work, on_tick, _Stops(presses), nested=nested)
+
+
+async def _await(work: Coroutine[Any, Any, T], on_tick: Callable[[], None], stops: _Stops, *, nested: bool) -> T:
+    background = None if nested else _Work(work)
+    running = asyncio.ensure_future(work) if background is None else asyncio.wrap_future(background.end)
+    cancellation = asyncio.CancelledError()
     while not running.done():
         try:
             await asyncio.wait([running], timeout=TICK)
@@ -218,8 +218,8 @@ async def arun(work: Coroutine[Any, Any, T], on_tick: Callable[[], None], *, nes
             cancellation = error
             stops.note()
         if stops.came():
-            cancel()
-        if stops.waited_enough() and not nested:
+            (background or running).cancel()
+        if stops.waited_enough() and background is not None:
             background.abandon()
             break
     if stops.any:

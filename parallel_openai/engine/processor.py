@@ -14,7 +14,7 @@ from typing import Any, Literal
 from parallel_openai.engine.budget import Budget
 from parallel_openai.engine.feed import Feed
 from parallel_openai.engine.gate import Gate
-from parallel_openai.engine.job import Job
+from parallel_openai.engine.job import Job, sends_no_more
 from parallel_openai.engine.loop import COME_HOME
 from parallel_openai.engine.mishaps import Mishaps, Outages
 from parallel_openai.engine.retry import DONE, RetryPolicy, Verdict, judge
@@ -108,7 +108,9 @@ class Processor:
             requests.on_news(self._news.set)
         self._end: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._status.timeline.begin(self._limiter, self._clock())
+        mine = sends_no_more.set(lambda: self._stopped)
         self._hire()
+        sends_no_more.reset(mine)  # the workers have it from their beginning on
         try:
             await self._wait_for_end()
             await self._come_home()

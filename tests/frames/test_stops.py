@@ -93,6 +93,26 @@ def test_a_press_while_a_deadline_waits_for_answers_leaves_at_once(server: Serve
     assert time.monotonic() - began < 3
 
 
+def test_a_request_that_still_waits_for_its_key_or_connection_is_not_sent_any_more(server: Server) -> None:
+    asked = threading.Event()
+
+    def key() -> str:
+        asked.set()
+        time.sleep(0.7)
+        return "sk-fake"
+
+    def press() -> None:
+        asked.wait(20)
+        time.sleep(0.1)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    threading.Thread(target=press).start()
+    with pytest.raises(KeyboardInterrupt):
+        po.process_dataframe(texts(30), "text", client=po.Client(server.base_url, key), **OPTIONS)
+    time.sleep(0.3)
+    assert server.stats()["received"] == 0
+
+
 def test_a_second_press_leaves_while_a_frame_is_put_together() -> None:
     with noted_interrupts() as presses, presses.left_at_once():
         signal.raise_signal(signal.SIGINT)
@@ -126,7 +146,7 @@ import parallel_openai as po
 df = pd.DataFrame({"text": [f"Review {n}" for n in range(20)]})
 client = po.Client(max_concurrent_requests=4)
 def ask(month):
-    return po.process_dataframe(df, month + " {text}", model="m", client=client, progress=False)
+    return po.process_dataframe(df, month + " {text}", model="gpt-4o-mini", client=client, progress=False)
 """
 MONTHS = """
 for month in ("jan", "feb", "mar"):
@@ -143,13 +163,33 @@ def start(server: Server, script: str, **streams: Any) -> subprocess.Popen[bytes
     return subprocess.Popen(command, env=environment(server), start_new_session=True, **streams)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["SIGINT", "SIGTERM"])
+AWAITED_MONTHS = """
+import asyncio
+def aask(month):
+    return po.aprocess_dataframe(df, month + " {text}", model="gpt-4o-mini", client=client, progress=False)
+async def main():
+    for month in ("jan", "feb", "mar"):
+        (await aask(month)).to_csv(month + ".csv")
+asyncio.run(main())
+"""
+
+
+@pytest.mark.parametrize(
+    ("script", "number"),
+    [
+        (MONTHS, signal.SIGINT),
+        (MONTHS, signal.SIGTERM),
+        (AWAITED_MONTHS, signal.SIGINT),
+        (AWAITED_MONTHS, signal.SIGTERM),
+    ],
+    ids=["SIGINT", "SIGTERM", "awaited-SIGTERM"],
+)
 def test_a_stopped_script_ends_and_neither_writes_half_a_file_nor_sends_more(
-    server: Server, number: signal.Signals
+    server: Server, script: str, number: signal.Signals
 ) -> None:
     server.script([{"latency": 0.0}] * 20)
     server.set(latency=0.4)
-    with start(server, MONTHS, stderr=subprocess.PIPE) as process:
+    with start(server, script, stderr=subprocess.PIPE) as process:
         wait_until_sent(server, 24)
         process.send_signal(number)
         process.communicate(timeout=30)
@@ -157,8 +197,8 @@ def test_a_stopped_script_ends_and_neither_writes_half_a_file_nor_sends_more(
     assert [Path(f"{month}.csv").exists() for month in ("jan", "feb", "mar")] == [True, False, False]
     assert server.stats()["received"] == 24
     server.set(latency=0)
-    with start(server, MONTHS) as process:
-        process.wait(30)
+    for month in ("jan", "feb", "mar"):
+        po.process_dataframe(texts(20), month + " {text}", client=po.Client(server.base_url), **OPTIONS)
     assert server.stats()["received"] == 60
 
 

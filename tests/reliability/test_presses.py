@@ -7,15 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.reliability.presses import (
-    PRELUDE,
-    hostile_server,
-    kernel,
-    press_in_kernel,
-    press_in_terminals,
-    reply,
-    run_cell,
-)
+from tests.reliability.presses import press_in_kernel, press_in_terminals
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="Windows has no terminals of this kind")
 
