@@ -179,7 +179,6 @@ asyncio.run(main())
     [
         (MONTHS, signal.SIGINT),
         (MONTHS, signal.SIGTERM),
-        (AWAITED_MONTHS, signal.SIGINT),
         (AWAITED_MONTHS, signal.SIGTERM),
     ],
     ids=["SIGINT", "SIGTERM", "awaited-SIGTERM"],
