@@ -13,6 +13,7 @@ from typing import Any, NoReturn
 
 from parallel_openai import __version__
 from parallel_openai.errors import InvalidInputError, ParallelOpenAIError, RunStoppedError
+from parallel_openai.printable import printable_lines
 
 PROGRAM = "parallel-openai"
 
@@ -142,7 +143,7 @@ def _exit_code(error: Exception) -> int:
 
 
 def _say(sentence: str) -> None:
-    print(sentence, file=sys.stderr, flush=True)
+    print(printable_lines(sentence), file=sys.stderr, flush=True)
 
 
 def _add_run_arguments(parser: argparse.ArgumentParser) -> None:
@@ -202,7 +203,10 @@ def _add_run_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--budget_tokens", type=int, metavar="N", help="the same in prompt and completion tokens")
     parser.add_argument(
-        "--deadline", type=float, metavar="SECONDS", help="after so long nothing is sent or waited for any more"
+        "--deadline",
+        type=float,
+        metavar="SECONDS",
+        help="after so long nothing more is sent; answers on their way have 10 s",
     )
     parser.add_argument(
         "--logging_level",

@@ -24,9 +24,14 @@ from __future__ import annotations
 
 from typing import Any
 
+from parallel_openai.printable import printable
+
 
 class ParallelOpenAIError(Exception):
     """The root of every exception that this package raises."""
+
+    def __init__(self, *args: object) -> None:
+        super().__init__(*(printable(each) if isinstance(each, str) else each for each in args))
 
 
 class InvalidInputError(ParallelOpenAIError, ValueError):

@@ -62,8 +62,9 @@ def listens_elsewhere(base_url: str) -> list[str]:
 
 
 @contextmanager
-def interrupted_once_sent(server: simulator.Server, count: int) -> Iterator[list[float]]:
-    """Send this process the signal of Ctrl-C as soon as the server has that many requests; gives the moment.
+def interrupted_once_sent(server: simulator.Server, count: int, *, times: int = 2) -> Iterator[list[float]]:
+    """Send this process the signal of Ctrl-C as soon as the server has that many requests, and again soon after, which
+    leaves at once; gives the moments.
 
     What is done inside must not end by itself, or the signal would hit whatever comes next.
     """
@@ -74,8 +75,10 @@ def interrupted_once_sent(server: simulator.Server, count: int) -> Iterator[list
         try:
             wait_until_sent(server, count)
         finally:  # or the test would hang where it should fail
-            moments.append(time.monotonic())
-            os.kill(os.getpid(), signal.SIGINT)
+            for number in range(times):
+                time.sleep(0.2 if number else 0)
+                moments.append(time.monotonic())
+                os.kill(os.getpid(), signal.SIGINT)
 
     thread = threading.Thread(target=interrupt)
     thread.start()

@@ -18,7 +18,7 @@ PACKAGE = "parallel_openai"
 
 #: From the ground to the roof; a module imports from its own layer and from those before it.
 LAYERS = (
-    ("errors", "arguments", "jsonl", "records"),
+    ("errors", "printable", "log", "arguments", "jsonl", "records"),
     ("requests",),
     ("engine",),
     ("client", "default_client"),

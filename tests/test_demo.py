@@ -117,7 +117,7 @@ def test_an_interrupted_demo_says_how_to_go_on(
             time.sleep(0.05)
         interrupt_main()
 
-    server.set(latency=30)
+    server.set(latency=1)
     threading.Thread(target=interrupt).start()
     assert run_demo(server, "--rows", "3") == 130
     assert capsys.readouterr().err.splitlines()[-1].startswith("Run the same command again to go on")

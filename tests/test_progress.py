@@ -438,7 +438,15 @@ with po.local.simulator.serve(max_requests_per_minute=None, latency=0.25) as ser
     client = po.Client(server.base_url, max_concurrent_requests=4)
     ask = lambda rows: po.process_dataframe(rows, "{text}?", model="gpt-4o-mini", client=client, save_to="j.jsonl")
 """
-IN_THE_MAIN_THREAD = SLOW_RUN + "    out = ask(df)\nprint(out.status.value_counts().to_dict())\n"
+IN_THE_MAIN_THREAD = (
+    SLOW_RUN
+    + """
+    try:
+        ask(df)
+    except KeyboardInterrupt as stop:
+        print(stop.partial.status.value_counts().to_dict())
+"""
+)
 IN_ANOTHER_THREAD = SLOW_RUN + "    t = threading.Thread(target=ask, args=(df.head(8),)); t.start(); t.join()\n"
 
 

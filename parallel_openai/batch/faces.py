@@ -16,6 +16,7 @@ from parallel_openai.batch.run import BatchRun
 from parallel_openai.batch.state import Part, live_parts
 from parallel_openai.client import Client
 from parallel_openai.default_client import client_for
+from parallel_openai.engine.interrupts import interrupt_with, noted_interrupts
 from parallel_openai.engine.journal import Journal
 from parallel_openai.engine.lines import read_entries
 from parallel_openai.engine.loop import Interrupted
@@ -25,6 +26,7 @@ from parallel_openai.engine.resume import KnownResults, result_line
 from parallel_openai.engine.status import StatusTracker
 from parallel_openai.errors import BatchError, InvalidInputError
 from parallel_openai.jsonl import dumps
+from parallel_openai.printable import printable
 from parallel_openai.records import APIRequest, Result
 
 T = TypeVar("T")
@@ -53,7 +55,7 @@ class BatchInfo:
         again = f", submission {self.round} of its rows" if self.round > 1 else ""
         failed = f", {self.failed:,} failed" if self.failed else ""
         done = f"{self.completed:,} of {self.requests:,} done"
-        return f"{self.id or 'not submitted yet'}: {self.status}, {done}{failed}{again}"
+        return printable(f"{self.id or 'not submitted yet'}: {self.status}, {done}{failed}{again}")
 
 
 def batch_status(save_to: str | os.PathLike[str], *, client: Client | None = None) -> list[BatchInfo]:
@@ -122,11 +124,12 @@ def collect_batches(
     bar = Progress(status, client, show=progress)
     line = ""
     try:
-        run_to_end(_collect(Path(save_to), client, lane or BatchLane(), parts, status), bar.tick)
+        with noted_interrupts() as presses:
+            run_to_end(_collect(Path(save_to), client, lane or BatchLane(), parts, status), bar.tick, presses)
         line = f"{status.num_tasks_succeeded:,} succeeded, {status.num_tasks_failed:,} failed. Answers: {save_to}"
     except Interrupted:
         line = "Interrupted. The batches go on at the server; the same call goes on from there."
-        raise KeyboardInterrupt from None
+        raise interrupt_with(status) from None
     finally:
         bar.close(line)
     return status
@@ -141,7 +144,8 @@ def _parts(save_to: str | os.PathLike[str]) -> list[Part]:
 
 def _run(work: Coroutine[Any, Any, T]) -> T:
     try:
-        return run_to_end(work, lambda: None)
+        with noted_interrupts() as presses:
+            return run_to_end(work, lambda: None, presses)
     except Interrupted:
         raise KeyboardInterrupt from None
 

@@ -130,7 +130,9 @@ class PartRun(FrameRun):
 
     def cancelled(self) -> pd.DataFrame:
         """The rows as they are when nothing is asked."""
-        return self._finish(self._progress(), time.monotonic(), "stopped")
+        self._ended = "stopped"
+        with self._to_its_end() as finish:
+            return finish()
 
     def _journal_path(self) -> Path:
         assert self.worker is not None

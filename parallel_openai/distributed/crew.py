@@ -12,7 +12,8 @@ from parallel_openai.client import MAX_CONCURRENT_REQUESTS, Client
 from parallel_openai.distributed.cluster import DeskHandle, account_name, count_workers, error_of, find_ray, seal
 from parallel_openai.distributed.worker import Delivery, Done, Parcel, Worker
 from parallel_openai.engine.budget import Budget
-from parallel_openai.engine.processor import COME_HOME, End
+from parallel_openai.engine.loop import COME_HOME
+from parallel_openai.engine.processor import End
 from parallel_openai.engine.status import StatusTracker
 from parallel_openai.jsonl import loads_quickly
 from parallel_openai.records import APIRequest, Result
@@ -76,9 +77,14 @@ class Crew:
             each.add_done_callback(run.look_at)
         try:
             await asyncio.wait([run.end], timeout=None if deadline is None else max(0.0, deadline - time.monotonic()))
-            if run.stopped is not None and run.working:
-                await asyncio.wait(run.working, timeout=COME_HOME)
-            return run.ending()
+            in_time = run.end.done()
+            await run.come_home()
+            ending = run.ending()
+            return ending if in_time else "deadline"
+        except asyncio.CancelledError:
+            if not run.end.done():
+                await run.come_home()
+            raise
         finally:
             run.end.cancel()
             for each in serving:
@@ -118,7 +124,7 @@ class Crew:
                 continue
             more = len(parcels) == PARCELS and room > PARCELS
             run.receive(await worker.exchange.remote(parcels, 0.0 if more else PATIENCE), mine)
-        if run.stopped is not None:
+        if mine:
             run.receive(await worker.come_home.remote(COME_HOME), mine)
 
 
@@ -223,10 +229,14 @@ class _Run:
         """
         if self.stopped is not None:
             raise error_of(self.stopped)
-        if not self.end.done():
-            return "deadline"
         self.end.result()
         return "finished"
+
+    async def come_home(self) -> None:
+        """Have the workers send nothing more, and take in what is on its way to them."""
+        self._finish_run()
+        if self.working:
+            await asyncio.wait(self.working, timeout=COME_HOME)
 
     def _finish(self, done: Done, request: APIRequest) -> None:
         status = self._status

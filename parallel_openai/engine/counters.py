@@ -8,6 +8,7 @@ from typing import NamedTuple, Protocol
 
 from parallel_openai.engine.figures import clock_time, dollars, short
 from parallel_openai.engine.status import StatusTracker
+from parallel_openai.printable import printable
 
 #: Seconds over which the rates are taken, and how long a run must have lasted before they say anything.
 RATE_OVER = 15.0
@@ -61,6 +62,14 @@ class Counters:
     def elapsed(self) -> float:
         return (self._ended or self._clock()) - self._began
 
+    @property
+    def stopping(self) -> str:
+        """What a run that sends nothing more waits for; empty as long as it sends."""
+        if not self._status.stopping:
+            return ""
+        count = self._status.num_tasks_in_progress
+        return f"stopping: {count:,} answer{'' if count == 1 else 's'} on their way, {self._status.stopping}"
+
     def finish(self) -> None:
         """From now on this is about a run that is over."""
         self._ended = self._clock()
@@ -70,11 +79,13 @@ class Counters:
 
         The rates are per minute, over the last seconds; where a limit is known it stands behind them.
         """
-        return ", ".join(fit(self._parts(), room))
+        return printable(", ".join(fit(self._parts(), room)))
 
     def _parts(self) -> list[Part]:
         status, over = self._status, self._ended is not None
         parts = [Part(f"{self._count()} [{self._times()}]", 0)]
+        if self.stopping:
+            parts.append(Part(self.stopping, 0))
         if status.note and not over:
             parts.append(Part(status.note, 1))
         if self.any_failed:
@@ -83,7 +94,7 @@ class Counters:
             parts.append(Part(f"{status.num_tasks_right / status.num_tasks_judged:.0%} right", 1))
         if status.num_retries:
             parts.append(Part(f"{status.num_retries:,} retried", 6))
-        if status.num_tasks_in_progress and not over:
+        if status.num_tasks_in_progress and not over and not self.stopping:
             parts.append(Part(f"{status.num_tasks_in_progress:,} in flight", 4))
         requests, tokens, _ = self._rates() if self.elapsed >= RATE_AFTER else (0, 0, 0)
         # Nothing is sent any more at the end, while the last answers are awaited; a zero would look like a fault.

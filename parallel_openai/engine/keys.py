@@ -76,11 +76,18 @@ class Key:
             self._until = 0.0
 
     async def _ask(self, function: KeyFunction) -> None:
+        raised = None
         try:
             given = await asyncio.to_thread(function)  # it may go over the network
-            self._value = checked_key(await given if inspect.isawaitable(given) else given)
+            given = await given if inspect.isawaitable(given) else given
         except Exception as error:
-            raise AuthenticationError(f"The function api_key= gave no key: {type(error).__name__}: {error}") from error
+            raised = type(error).__name__
+        if raised is not None:  # its words may tell a secret, as may what led to it, so that this error holds neither
+            raise AuthenticationError(f"The function api_key= raised {raised}. Call it by itself to see its words.")
+        try:
+            self._value = checked_key(given)
+        except InvalidInputError as error:
+            raise AuthenticationError(f"The function api_key= gave no key. {error}") from None
         self._until = self._clock() + KEPT
 
     def _as_headers(self) -> dict[str, str]:

@@ -7,22 +7,26 @@ sending after an interrupt. `nested=True` does it all the same for those who mus
 from __future__ import annotations
 
 import asyncio
+import math
 import os
-import signal
 import threading
 import time
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Coroutine
 from concurrent.futures import Future, wait
-from contextlib import contextmanager
 from typing import Any, Generic, TypeVar
+
+from parallel_openai.engine.interrupts import Presses, check_held, noted_terminations
+from parallel_openai.errors import InvalidInputError
 
 T = TypeVar("T")
 
 #: Seconds between two looks at the counters while the caller waits, and between two looks for an interrupt.
 TICK = 0.2
 LOOK = 0.05
-#: Seconds that an interrupted run may take to close its files.
-GRACE = 10.0
+#: Seconds that a stopped run waits for the answers that are on their way, since they are paid for.
+COME_HOME = 10.0
+#: Seconds after that in which it closes its files, and which a second stop leaves it.
+GRACE = 5.0
 
 _THREAD = "parallel_openai"
 _guard = threading.Lock()
@@ -54,6 +58,14 @@ def is_background_thread() -> bool:
     return threading.current_thread().name == _THREAD
 
 
+def _give_up(loop: asyncio.AbstractEventLoop) -> None:
+    """Leave a loop alone that does not come back, as from somebody's function; later work gets another one."""
+    global _loop
+    with _guard:
+        if _loop is loop:
+            _loop = None
+
+
 def _new_loop() -> asyncio.AbstractEventLoop:
     try:
         import uvloop
@@ -64,7 +76,7 @@ def _new_loop() -> asyncio.AbstractEventLoop:
 
 
 class Interrupted(Exception):
-    """The caller interrupted the work; it has been stopped and has cleaned up."""
+    """The caller stopped the work, which has ended; with the arguments of a task's cancellation, if it was one."""
 
 
 class _Work(Generic[T]):
@@ -78,7 +90,12 @@ class _Work(Generic[T]):
         self._loop.call_soon_threadsafe(self._start)
 
     def cancel(self) -> None:
+        """The first time it ends gently, and takes in what is on its way; the second time at once."""
         self._loop.call_soon_threadsafe(self._cancel)
+
+    def abandon(self) -> None:
+        """Wait for it no more."""
+        _give_up(self._loop)
 
     def _start(self) -> None:
         self._task = self._loop.create_task(self._work)
@@ -97,168 +114,149 @@ class _Work(Generic[T]):
             self.end.set_result(task.result())
 
 
-def run(work: Coroutine[Any, Any, T], on_tick: Callable[[], None], *, nested: bool = False) -> T:
+class _Stops:
+    """What stops a call, counted.
+
+    Args:
+        presses: where they are noted.
+        task: one that the call blocks; a new cancellation of it stops the call, as asyncio.run makes one of Ctrl-C
+            (from Python 3.11 on).
+    """
+
+    def __init__(self, presses: Presses, task: asyncio.Task[Any] | None = None) -> None:
+        self._presses, self._heeded = presses, len(presses)
+        self._cancelling: Callable[[], int] = getattr(task, "cancelling", lambda: 0)
+        self._cancellations = self._cancelling()
+        self._give_up_at: float | None = None
+
+    def note(self) -> None:
+        self._presses.note()
+
+    def came(self) -> bool:
+        """Whether there is one more since this was asked last."""
+        if (cancellations := self._cancelling()) > self._cancellations:
+            self._cancellations = cancellations
+            self.note()
+        if len(self._presses) <= self._heeded:
+            return False
+        self._heeded += 1
+        patience = GRACE if self._give_up_at is not None else COME_HOME + GRACE
+        self._give_up_at = min(self._give_up_at or math.inf, time.monotonic() + patience)
+        return True
+
+    @property
+    def any(self) -> bool:
+        return self._give_up_at is not None
+
+    def waited_enough(self) -> bool:
+        return self._give_up_at is not None and time.monotonic() > self._give_up_at
+
+
+def run(work: Coroutine[Any, Any, T], on_tick: Callable[[], None], presses: Presses, *, nested: bool = False) -> T:
     """Run to the end and wait for it here, calling `on_tick` now and then in this thread.
 
     Args:
         work: runs on the engine's loop; with `nested`, on the loop that is running in this thread, patched to allow it.
         on_tick: shows how things stand.
+        presses: the first one stops the work gently, a second one at once; other stops are noted there too.
         nested: for the caller who must have the work on the loop that is running.
 
     Raises:
-        Interrupted: a KeyboardInterrupt came; the work was cancelled and has ended.
+        Interrupted: it was stopped, and has ended.
+        KeyboardInterrupt: the person has stopped a run before, and it is not to begin.
+        InvalidInputError: the engine's own thread calls, which cannot wait for itself.
         RuntimeError: `nested`, and the running loop is uvloop's, which cannot be patched.
     """
-    with noted_interrupts() as interrupts:
-        on_tick = _heeding(on_tick, interrupts)
-        return _run_nested(work, on_tick) if nested else _run_in_background(work, on_tick)
+    _check_may_begin(work)
+    stops = _Stops(presses, asyncio.current_task() if asyncio._get_running_loop() is not None else None)
+    return (_run_nested if nested else _run_in_background)(work, on_tick, stops)
+
+
+def _check_may_begin(work: Coroutine[Any, Any, Any]) -> None:
+    try:
+        check_held()
+        if is_background_thread():
+            raise InvalidInputError(
+                "A prompt function, a parse function or a validator called parallel_openai again, in the middle of a "
+                "run, which cannot wait for a run within it. Run the inner call first, on the whole frame, and use "
+                "its columns."
+            )
+    except BaseException:
+        work.close()
+        raise
 
 
 async def in_background(work: Coroutine[Any, Any, T]) -> T:
     """Await work on the engine's loop from another one. A cancellation ends the work, and goes on then."""
-    background = _Work(work)
-    running = asyncio.wrap_future(background.end)
     try:
-        await asyncio.wait([running])
-    except asyncio.CancelledError:
-        background.cancel()
-        await _await_stubbornly(running)
-        raise
-    return running.result()
+        return await arun(work, lambda: None)
+    except Interrupted as stop:
+        raise asyncio.CancelledError(*stop.args) from None
 
 
 async def arun(work: Coroutine[Any, Any, T], on_tick: Callable[[], None], *, nested: bool = False) -> T:
     """As `run` for a caller that has a loop of its own, which stays free meanwhile.
 
     Raises:
-        Interrupted: the caller's task was cancelled; the work was cancelled and has ended, and the cancellation is
-            taken back, so that the caller can return what there is.
+        Interrupted: the caller's task was cancelled and the work has ended. The caller says what there is to say, and
+            lets the cancellation go on.
     """
-    running: asyncio.Future[T]
-    if nested:
-        running = asyncio.ensure_future(work)
-        cancel: Callable[[], object] = running.cancel
-    else:
-        background = _Work(work)
-        running, cancel = asyncio.wrap_future(background.end), background.cancel
-    try:
-        while not running.done():
+    _check_may_begin(work)
+    with noted_terminations() as presses:
+        return await _await(work, on_tick, _Stops(presses), nested=nested)
+
+
+async def _await(work: Coroutine[Any, Any, T], on_tick: Callable[[], None], stops: _Stops, *, nested: bool) -> T:
+    background = None if nested else _Work(work)
+    running = asyncio.ensure_future(work) if background is None else asyncio.wrap_future(background.end)
+    cancellation = asyncio.CancelledError()
+    while not running.done():
+        try:
             await asyncio.wait([running], timeout=TICK)
             on_tick()
-    except asyncio.CancelledError:
-        cancel()
-        await _await_stubbornly(running)
-        _take_back_cancellation()
-        raise Interrupted from None
+        except asyncio.CancelledError as error:
+            cancellation = error
+            stops.note()
+        if stops.came():
+            (background or running).cancel()
+        if stops.waited_enough() and background is not None:
+            background.abandon()
+            break
+    if stops.any:
+        if running.done() and not running.cancelled():
+            running.exception()  # looked at, so that asyncio does not complain of it
+        raise Interrupted(*cancellation.args)
     return running.result()
 
 
-def _run_in_background(work: Coroutine[Any, Any, T], on_tick: Callable[[], None]) -> T:
+def _run_in_background(work: Coroutine[Any, Any, T], on_tick: Callable[[], None], stops: _Stops) -> T:
     running = _Work(work)
-    try:
-        while not wait([running.end], LOOK).done:
-            on_tick()
-    except BaseException as error:
-        running.cancel()
-        _wait_stubbornly(running.end)
-        if isinstance(error, KeyboardInterrupt):
-            raise Interrupted from None
-        raise
+    ticked_at = time.monotonic()
+    raised: BaseException | None = None
+    while not running.end.done():
+        try:
+            wait([running.end], LOOK)
+            if time.monotonic() - ticked_at >= TICK:
+                on_tick()
+                ticked_at = time.monotonic()
+        except BaseException as error:  # out of a handler of the caller's own
+            raised = None if isinstance(error, KeyboardInterrupt) else error
+            stops.note()
+        if stops.came():
+            running.cancel()
+        if stops.waited_enough():
+            running.abandon()
+            raise raised or Interrupted
+    if raised is not None:
+        raise raised
     return running.end.result()
 
 
-def _wait_stubbornly(end: Future[Any]) -> None:
-    """Wait for the clean end; further interrupts in the meantime must not leave files open."""
-    give_up_at = time.monotonic() + GRACE
-    while not end.done() and time.monotonic() < give_up_at:
-        try:
-            wait([end], TICK)
-        except KeyboardInterrupt:
-            continue
-
-
-async def _await_stubbornly(end: asyncio.Future[Any]) -> None:
-    while not end.done():
-        try:
-            await asyncio.wait([end], timeout=GRACE)
-        except asyncio.CancelledError:
-            continue
-    if not end.cancelled():
-        end.exception()  # looked at, so that asyncio does not complain of it
-
-
-class _Noted(list[int]):
-    """A signal's handler that keeps the signals that came."""
-
-    def __call__(self, number: int, frame: object) -> None:
-        self.append(number)
-
-
-@contextmanager
-def noted_interrupts() -> Iterator[list[int]]:
-    """Ctrl-C and the stop button as a note for the next tick, where Python would raise KeyboardInterrupt anywhere.
-
-    Raised in a finaliser it is lost, and in the loop's own machinery it leaves tasks behind. Whoever has set a handler
-    of his own, as asyncio.run does, keeps it. One within another is the same one.
-    """
-    handler = signal.getsignal(signal.SIGINT)
-    if threading.current_thread() is not threading.main_thread():
-        yield []
-    elif isinstance(handler, _Noted):
-        yield handler
-    elif handler is not signal.default_int_handler:
-        yield []
-    else:
-        came = _Noted()
-        signal.signal(signal.SIGINT, came)
-        try:
-            yield came
-        finally:
-            signal.signal(signal.SIGINT, signal.default_int_handler)
-
-
-def _heeding(tick: Callable[[], None], interrupts: list[int]) -> Callable[[], None]:
-    """A tick that also ends a blocking call when an interrupt came, or when the task that it blocks is cancelled.
-
-    asyncio.run turns Ctrl-C into the latter (from Python 3.11 on).
-    """
-
-    ticked_at = time.monotonic()
-
-    def heed() -> None:
-        nonlocal ticked_at
-        if interrupts:
-            raise KeyboardInterrupt
-        if time.monotonic() - ticked_at >= TICK:
-            tick()
-            ticked_at = time.monotonic()
-
-    try:
-        task = asyncio.current_task()
-    except RuntimeError:  # no loop runs here
-        return heed
-    cancelling = getattr(task, "cancelling", lambda: 0)
-
-    def heeding() -> None:
-        if cancelling():
-            raise KeyboardInterrupt
-        heed()
-
-    return heeding
-
-
-def _take_back_cancellation() -> None:
-    task = asyncio.current_task()
-    uncancel = getattr(task, "uncancel", None)  # from Python 3.11 on
-    while uncancel is not None and task is not None and task.cancelling():  # type: ignore[attr-defined,unused-ignore]
-        uncancel()
-
-
-def _run_nested(work: Coroutine[Any, Any, T], on_tick: Callable[[], None]) -> T:
+def _run_nested(work: Coroutine[Any, Any, T], on_tick: Callable[[], None], stops: _Stops) -> T:
     try:
         loop = asyncio.get_running_loop()
     except RuntimeError:
-        return asyncio.run(_ticking(work, on_tick, []))
+        return asyncio.run(_ticking(work, on_tick, stops))
     import nest_asyncio
 
     try:
@@ -268,27 +266,18 @@ def _run_nested(work: Coroutine[Any, Any, T], on_tick: Callable[[], None]) -> T:
         raise RuntimeError(
             f"A running {type(loop).__module__} loop cannot be entered again. Leave loop= at its default, 'thread'."
         ) from error
-    started: list[asyncio.Future[T]] = []
-    try:
-        return loop.run_until_complete(_ticking(work, on_tick, started))
-    except KeyboardInterrupt:  # pragma: no cover - nest_asyncio patches the process, so its tests have their own
-        # It went through the loop's own machinery, past our tasks, which would go on sending.
-        for task in started:
-            task.cancel()
-            loop.run_until_complete(_await_stubbornly(task))
-        raise Interrupted from None
+    result: T = loop.run_until_complete(_ticking(work, on_tick, stops))
+    return result
 
 
-async def _ticking(work: Coroutine[Any, Any, T], on_tick: Callable[[], None], started: list[asyncio.Future[T]]) -> T:
-    """Run as a task of its own, which is put into `started`, and tick meanwhile."""
+async def _ticking(work: Coroutine[Any, Any, T], on_tick: Callable[[], None], stops: _Stops) -> T:
+    """Run as a task of its own, and tick meanwhile."""
     task = asyncio.ensure_future(work)
-    started.append(task)
-    try:
-        while not task.done():
-            await asyncio.wait([task], timeout=LOOK)
-            on_tick()
-    except (asyncio.CancelledError, KeyboardInterrupt):
-        task.cancel()
-        await _await_stubbornly(task)
-        raise Interrupted from None
+    while not task.done():
+        await asyncio.wait([task], timeout=LOOK)
+        if stops.came():
+            task.cancel()
+        on_tick()
+    if task.cancelled():
+        raise Interrupted
     return task.result()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -13,10 +12,9 @@ from parallel_openai.engine.limiter import INFINITY, Lease, Limiter
 from parallel_openai.engine.retry import Dimension, Verdict, judge
 from parallel_openai.engine.waiting import WaitingLine
 from parallel_openai.errors import RunStoppedError
+from parallel_openai.log import log
 from parallel_openai.records import APIRequest, Response, Size, Usage
 from parallel_openai.requests.endpoints import usage_of
-
-log = logging.getLogger("parallel_openai")
 
 #: So many broken sends in a row, and an account is asked one by one, with a rest in between, until an answer comes.
 REST_AFTER = 3

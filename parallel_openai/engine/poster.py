@@ -17,6 +17,7 @@ from aiohttp.http_exceptions import HttpProcessingError
 from yarl import URL
 
 from parallel_openai.engine.idle import IdleConnections
+from parallel_openai.engine.job import sends_no_more
 from parallel_openai.engine.reading import read, read_at_once
 
 #: A body up to this size is joined to its head, so that both travel in one piece.
@@ -82,6 +83,8 @@ class Poster:
             transport = protocol.transport if protocol is not None else None
             if protocol is None or transport is None or transport.is_closing():  # a new one may be broken already
                 raise aiohttp.ServerDisconnectedError
+            if sends_no_more.get()():
+                raise asyncio.CancelledError
             protocol.set_response_params(read_until_eof=True)
             if len(body) <= JOINED_BODY:
                 transport.write(b"%b%d\r\n\r\n%b" % (target.head, len(body), body))

@@ -14,7 +14,8 @@ from typing import Any, Literal
 from parallel_openai.engine.budget import Budget
 from parallel_openai.engine.feed import Feed
 from parallel_openai.engine.gate import Gate
-from parallel_openai.engine.job import Job
+from parallel_openai.engine.job import Job, sends_no_more
+from parallel_openai.engine.loop import COME_HOME
 from parallel_openai.engine.mishaps import Mishaps, Outages
 from parallel_openai.engine.retry import DONE, RetryPolicy, Verdict, judge
 from parallel_openai.engine.sizes import NO_SIZE, Sizes
@@ -28,8 +29,6 @@ from parallel_openai.requests.endpoints import usage_of
 End = Literal["finished", "budget", "deadline", "submitted"]
 #: Seconds; a wait that falls short by a rounding error would be begun again and again.
 SHORTEST_WAIT = 0.001
-#: Seconds that a stopped run waits for the answers that are on their way, since they are paid for.
-COME_HOME = 60.0
 #: What a limit's seconds are called.
 _PERIODS = {60.0: "minute", 3600.0: "hour", 86400.0: "day"}
 
@@ -91,7 +90,7 @@ class Processor:
         self._outages = Outages()
         self._in_line: set[asyncio.Task[Any]] = set()  # the workers that wait at the gate
         self._workers: set[asyncio.Task[None]] = set()
-        self._stopped = False
+        self._stopped = self._coming_home = False
 
     async def run(self, requests: Iterable[APIRequest | None]) -> End:
         """Bring every request to its result. None among the requests lets other work of the loop go first;
@@ -109,11 +108,15 @@ class Processor:
             requests.on_news(self._news.set)
         self._end: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._status.timeline.begin(self._limiter, self._clock())
+        mine = sends_no_more.set(lambda: self._stopped)
         self._hire()
+        sends_no_more.reset(mine)  # the workers have it from their beginning on
         try:
             await self._wait_for_end()
-        except RunStoppedError:
             await self._come_home()
+        except (Exception, asyncio.CancelledError) as stop:
+            if not self._coming_home:  # else this is the caller's second word
+                await self._come_home(by_caller=isinstance(stop, asyncio.CancelledError))
             raise
         finally:
             self._end.cancel()  # nobody will ask for what comes of it now
@@ -152,17 +155,19 @@ class Processor:
         elif not self._workers:
             self._end.set_result(None)
 
-    async def _come_home(self) -> None:
-        """Send nothing more, and take in what is on its way."""
-        self._stopped = True
+    async def _come_home(self, *, by_caller: bool = False) -> None:
+        """Send nothing more, and take in what is on its way. Who asked for it can leave by asking again."""
+        self._stopped = self._coming_home = True
         for worker in self._in_line:
             worker.cancel()
         sending = self._workers - self._in_line
         if sending:
+            self._status.stopping = "press again to leave at once" if by_caller else "interrupt to leave at once"
             await asyncio.wait(sending, timeout=COME_HOME)
 
     async def _dismiss(self) -> None:
-        self._stopped = True
+        self._stopped, self._status.stopping = True, ""
+        self._status.num_requests_left += self._busy
         workers = set(self._workers)
         while workers:
             # Told again until it heeds: before Python 3.12, wait_for loses a cancellation that meets its result.
@@ -339,7 +344,7 @@ class Processor:
         )
 
     def _mishap(self, job: Job, lease: Any, response: Response, verdict: Verdict) -> None:
-        if self._stopped:  # only what is paid for is still taken in; the row stays to be asked
+        if self._stopped:  # only what is paid for is still taken in; the row is still to be asked
             self._limiter.unanswered(lease)
             return
         try:

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from parallel_openai.engine.counters import Counters, Limits
 from parallel_openai.engine.screens import Nothing, Screen, find_screen
 from parallel_openai.engine.status import StatusTracker
+from parallel_openai.printable import printable_lines
 
 
 class Progress:
@@ -41,7 +42,7 @@ class Progress:
 
     def close(self, closing_line: str = "") -> None:
         self._counters.finish()
-        self._try(lambda: self._screen.close(self._counters, closing_line))
+        self._try(lambda: self._screen.close(self._counters, printable_lines(closing_line)))
         self._screen = Nothing()
 
     def _try(self, show: Callable[[], None]) -> None:

@@ -15,6 +15,7 @@ from parallel_openai.errors import (
     RunStoppedError,
     ServerUnreachableError,
 )
+from parallel_openai.printable import printable
 from parallel_openai.records import Response
 
 Kind = Literal["done", "retry", "hold", "fail", "stop"]
@@ -42,6 +43,12 @@ class Verdict:
     wait: float | None = None
     dimension: Dimension | None = None
     stop: type[RunStoppedError] | None = None
+
+    def __post_init__(self) -> None:
+        # They are the server's words, which go to logs, terminals and exceptions from here.
+        for name, words in (("code", self.code), ("message", self.message)):
+            if words is not None and not words.isprintable():
+                object.__setattr__(self, name, printable(" ".join(words.split())))
 
 
 DONE = Verdict("done")

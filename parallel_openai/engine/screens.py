@@ -63,9 +63,12 @@ class _Lines:
 
     def __init__(self) -> None:
         self._next = LINE_EVERY
+        self._told_stop = False
 
     def show(self, counters: Counters) -> None:
         elapsed = counters.elapsed
+        if counters.stopping and not self._told_stop:
+            self._told_stop, self._next = True, elapsed
         if elapsed >= self._next:
             self._next = elapsed + min(max(LINE_EVERY, elapsed / 10), LINE_AT_LEAST_EVERY)
             print(counters.line(), file=sys.stderr, flush=True)

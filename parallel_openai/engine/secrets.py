@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
+import binascii
 import re
-from collections.abc import Mapping
-from urllib.parse import parse_qsl, quote, quote_plus, urlsplit
+from base64 import b64decode, b64encode, urlsafe_b64encode
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+from urllib.parse import parse_qsl, quote, quote_plus, unquote, urlsplit
 
 from parallel_openai.jsonl import dumps, loads
 
 #: What the names of headers and of a query's parts that carry a secret have in them.
-_NAMES = re.compile(r"(?i)key|token|secret|password|auth|credential|cookie|(?<![a-z])sig")
-#: Letters from which on a text is taken for a secret whatever it is made of; a shorter one needs letters and digits,
-#: since many servers want no key and are given a word, which answers may hold.
-_LONG, _SHORT = 20, 8
+_NAMES = re.compile(r"(?i)key|token|secret|pass|pwd|auth|credential|cookie|session|(?<![a-z])sig")
+#: The only part of a query that is known to be none: Azure's errors tell it, and a person has to read it.
+PLAIN_IN_QUERY = "api-version"
+#: Letters from which on a text is taken for a secret wherever it stands; a shorter one may be a part of a word.
+_ANYWHERE = 8
+#: A text with fewer letters is no secret, and would be found everywhere.
+_SHORTEST = 4
+#: Letters from which on a text is no word that an answer may hold by chance. A shorter one needs letters and digits,
+#: since many servers want no key and are given a word.
+_NO_WORD = 20
 #: What is on its way may still be answered with a key that has been renewed meanwhile.
 _KEPT = 8
 _MASK = "***"
@@ -21,83 +30,153 @@ _MASK = "***"
 class Secrets:
     """The secrets that requests carry, to be taken out of what comes back.
 
+    Errors, headers and our own sentences lose every one of them; a good answer keeps plain words (`lm-studio`,
+    `EMPTY`), which are no keys and which the model may well say.
+
     Args:
         headers: those of the requests.
         url: where they go; its query may hold secrets too.
+        proxy: the URL of the proxy between, with a name and password perhaps.
 
     >>> secrets = Secrets({"Authorization": "Bearer sk-0123456789", "User-Agent": "parallel_openai"})
     >>> secrets.out_of("Wrong key: sk-0123456789.")
     'Wrong key: ***.'
     >>> secrets.out_of_body(b'{"message": "sk\\\\u002d0123456789 is wrong"}')
     b'{"message":"*** is wrong"}'
+    >>> secrets = Secrets({"X-Team-Pass": "swordfish"})
+    >>> secrets.out_of_body(b'{"content": "A swordfish."}'), secrets.out_of_error(b'{"error": "Not swordfish."}')
+    (b'{"content": "A swordfish."}', b'{"error":"Not ***."}')
     """
 
-    def __init__(self, headers: Mapping[str, str], url: str = "") -> None:
-        self._lasting = _written({**headers, **dict(parse_qsl(urlsplit(url).query))})
+    def __init__(self, headers: Mapping[str, str], url: str = "", proxy: str | None = None) -> None:
+        query = {name: value for name, value in parse_qsl(urlsplit(url).query) if name != PLAIN_IN_QUERY}
+        self._lasting = [*secrets_in(headers), *query.values(), *_credentials(proxy or "")]
         self._renewed: list[str] = []
         self._set()
 
     def renew(self, headers: Mapping[str, str]) -> None:
         """Further secrets are sent from now on."""
-        self._renewed = list(dict.fromkeys([*_written(headers), *self._renewed]))[:_KEPT]
+        self._renewed = list(dict.fromkeys([*secrets_in(headers), *self._renewed]))[:_KEPT]
         self._set()
 
     def _set(self) -> None:
-        # The longest ones first, for one may be a part of another.
-        self._texts = sorted({*self._lasting, *self._renewed}, key=len, reverse=True)
-        self._bytes = [text.encode() for text in self._texts]
+        words = [word for word in (*self._lasting, *self._renewed) if len(word) >= _SHORTEST]
+        self._all = _pattern(words)
+        self._certain = _pattern(word for word in words if _is_no_word(word))
+        # One text after the other is looked for before the pattern is: most answers hold none.
+        self._texts = [text.encode() for text in _written(filter(_is_no_word, words))]
 
     def out_of(self, text: str) -> str:
-        for secret in self._texts:
-            text = text.replace(secret, _MASK)
-        return text
+        """A sentence without them."""
+        return self._all.sub(_MASK, text)
 
     def out_of_headers(self, headers: Mapping[str, str]) -> Mapping[str, str]:
-        """The headers themselves, where there is nothing to take out; else others, with names in lower case."""
-        for secret in self._texts:
-            for value in headers.values():
-                if secret in value:
-                    return {name.lower(): self.out_of(value) for name, value in headers.items()}
+        """The headers themselves, if there is nothing to take out; else others, with names in lower case."""
+        if any(map(self._all.search, headers.values())):
+            return {name.lower(): self.out_of(value) for name, value in headers.items()}
         return headers
 
     def out_of_body(self, body: bytes) -> bytes:
-        for secret in self._bytes:
+        """A good answer without what is certainly a secret."""
+        for secret in self._texts:
             if secret in body:
-                body = body.replace(secret, _MASK.encode())
+                body = _as_text(body, self._out_of_answer)
+                break
         # Signs of letters that stand there otherwise than as themselves: escaped, or two bytes each.
         # One byte is found ten times faster than two.
         if (b"\\" in body and (b"\\u00" in body or b"\\/" in body)) or b"\x00" in body:
-            return self._out_of_disguise(body)
+            return _within(body, self._out_of_answer)
         return body
 
-    def _out_of_disguise(self, body: bytes) -> bytes:
-        try:
-            plain = dumps(loads(body))
-        except ValueError:
-            return body
-        return self.out_of_body(plain) if any(secret in plain for secret in self._bytes) else body
+    def _out_of_answer(self, text: str) -> str:
+        return self._certain.sub(_MASK, text)
+
+    def out_of_error(self, body: bytes) -> bytes:
+        """What a server says of an error without any of them, whatever they look like."""
+        masked = _within(body, self.out_of)
+        return masked if masked is not body else _as_text(body, self.out_of)
 
 
-def _written(named: Mapping[str, str]) -> list[str]:
-    """The secrets among named values, also as JSON and a URL write them."""
-    ways = (str, lambda text: dumps(text)[1:-1].decode(), quote, quote_plus)
-    return list(dict.fromkeys(way(secret) for secret in secrets_in(named) for way in ways))
+def _pattern(words: Iterable[str]) -> re.Pattern[str]:
+    """Finds the words in each of the ways in which they may be written, the longest first."""
+    ways = sorted(_written(words), key=len, reverse=True)
+    found = [re.escape(way) if len(way) >= _ANYWHERE else rf"(?<!\w){re.escape(way)}(?!\w)" for way in ways]
+    return re.compile("|".join(found) or r"(?!)")
+
+
+def _written(words: Iterable[str]) -> list[str]:
+    """Words as themselves, and as JSON, a URL and base64 write them."""
+    ways: tuple[Callable[[str], str], ...] = (
+        str,
+        lambda word: dumps(word)[1:-1].decode(),
+        quote,
+        quote_plus,
+        lambda word: quote(word, safe=""),
+        lambda word: b64encode(word.encode()).decode().rstrip("="),
+        lambda word: urlsafe_b64encode(word.encode()).decode().rstrip("="),
+    )
+    return list(dict.fromkeys(way(word) for word in words for way in ways))
+
+
+def _within(body: bytes, change: Callable[[str], str]) -> bytes:
+    """JSON with its texts changed, but not the names of its fields; the body itself if nothing is, or it is no JSON."""
+    try:
+        data = loads(body)
+        changed = _changed(data, change)
+    except (ValueError, RecursionError):  # nobody reads what is nested as deep as that
+        return body
+    return dumps(changed) if changed != data else body
+
+
+def _changed(data: Any, change: Callable[[str], str]) -> Any:
+    if isinstance(data, str):
+        return change(data)
+    if isinstance(data, list):
+        return [_changed(each, change) for each in data]
+    if isinstance(data, dict):
+        return {name: _changed(each, change) for name, each in data.items()}
+    return data
+
+
+def _as_text(body: bytes, change: Callable[[str], str]) -> bytes:
+    text = body.decode("utf-8", "surrogateescape")
+    changed = change(text)
+    return body if changed == text else changed.encode("utf-8", "surrogateescape")
 
 
 def secrets_in(named: Mapping[str, str]) -> list[str]:
-    """The secrets among the values of headers, or of a query's parts.
+    """The secrets among the values of headers.
 
     >>> secrets_in({"Authorization": "Bearer sk-0123456789", "User-Agent": "parallel_openai 0.1.0"})
     ['sk-0123456789']
-    >>> secrets_in({"Cookie": "session=0123456789abcdef; theme=dark"}), secrets_in({"api-key": "not-needed"})
-    (['session=0123456789abcdef', '0123456789abcdef'], [])
+    >>> secrets_in({"Cookie": "session=0123456789abcdef; theme=dark"})
+    ['session=0123456789abcdef', '0123456789abcdef', 'theme=dark', 'dark']
+    >>> secrets_in({"Authorization": "Basic YW5uOnNlY3JldDE="})
+    ['YW5uOnNlY3JldDE=', 'ann:secret1', 'secret1']
     """
     values = [value for name, value in named.items() if _NAMES.search(name)]
-    words = [word for value in values for word in re.split(r"[\s;]+", value)]
-    return [each for word in words for each in (word, word.partition("=")[2]) if _is_secret(each)]
+    words = [word for value in values for word in re.split(r"[\s;]+", value) if word not in ("Bearer", "Basic")]
+    found = (each for word in words for each in (word, word.partition("=")[2], *_of_basic(word)) if each)
+    return list(dict.fromkeys(found))
 
 
-def _is_secret(word: str) -> bool:
-    if len(word) >= _LONG:
-        return True
-    return len(word) >= _SHORT and any(map(str.isdigit, word)) and any(map(str.isalpha, word))
+def _of_basic(word: str) -> list[str]:
+    """A name and password that base64 hides, and the password alone."""
+    try:
+        text = b64decode(word, validate=True).decode("ascii")
+    except (binascii.Error, ValueError):
+        return []
+    return [text, text.partition(":")[2]] if ":" in text and text.isprintable() else []
+
+
+def _credentials(url: str) -> list[str]:
+    """The password in a URL, alone and with the name that stands before it."""
+    parts = urlsplit(url)
+    if parts.password is None:
+        return [unquote(parts.username)] if parts.username else []
+    name, password = unquote(parts.username or ""), unquote(parts.password)
+    return [f"{name}:{password}", password]
+
+
+def _is_no_word(text: str) -> bool:
+    return len(text) >= _NO_WORD or (any(map(str.isdigit, text)) and any(map(str.isalpha, text)))

@@ -28,6 +28,7 @@ class StatusTracker:
         num_tasks_right: of these, the right ones.
         num_requests_sent: sends, the first ones and the retries.
         num_retries: sends beyond each request's first.
+        num_requests_left: requests on the wire that a run left there, since their answers took too long.
         num_repairs: answers that were no good and asked for once more.
         num_rate_limit_errors: 429s; they are not counted in the next two.
         num_api_errors: other HTTP errors, and answers that were no good.
@@ -38,6 +39,7 @@ class StatusTracker:
         num_damaged_lines: lines of the journal that could not be read and were passed over.
         errors: failed requests by error code.
         note: how things stand at the server, where there is more to say than the counts.
+        stopping: while a run that sends nothing more waits for the answers on their way, how to leave at once.
         members: of a pool, how each account did; filled in at the end.
         timeline: what happened when.
         ended: how a run on files ended: `finished`, `interrupted`, `stopped`, `submitted` where its batches go on at
@@ -62,6 +64,7 @@ class StatusTracker:
     num_tasks_right: int = 0
     num_requests_sent: int = 0
     num_retries: int = 0
+    num_requests_left: int = 0
     num_repairs: int = 0
     num_rate_limit_errors: int = 0
     num_api_errors: int = 0
@@ -73,6 +76,7 @@ class StatusTracker:
     num_damaged_lines: int = 0
     errors: Counter[str] = field(default_factory=Counter)
     note: str = ""
+    stopping: str = ""
     members: list[dict[str, Any]] = field(default_factory=list)
     timeline: Timeline = field(default_factory=Timeline, repr=False, compare=False)
     ended: str = ""

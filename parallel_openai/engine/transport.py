@@ -63,13 +63,13 @@ class Transport:
     ) -> None:
         self._base = check_url(base_url)
         self._headers = {"Content-Type": "application/json", **headers}
-        self._secrets = Secrets(headers, base_url)
         self._seconds = timeout
         # The whole is timed by the deadlines.
         self._timeout = aiohttp.ClientTimeout(total=None, sock_connect=min(0.8 * timeout, CONNECT_TIMEOUT))
         self._deadlines: dict[float, Deadlines] = {}  # by the seconds that they give
         self._clock = clock
         self._proxy = _proxy_for(self._base) if trust_env else None
+        self._secrets = Secrets(headers, base_url, self._proxy)
         self._ssl = ssl
         self._max_response_bytes = max_response_bytes
         self._renewed = renewed
@@ -164,6 +164,9 @@ class Transport:
                 deadlines.end(wait)
         headers, content = self._secrets.out_of_headers(headers), self._secrets.out_of_body(content)
         data = {} if into is not None and status == 200 else _parse(content)
+        if status >= 300 or not isinstance(data, dict) or data.get("error"):
+            content = self._secrets.out_of_error(content)
+            data = _parse(content)
         return Response(status, headers, content, data, self._clock() - began)
 
     async def _by_session(

@@ -36,12 +36,12 @@ def _is_host(host: str | None) -> bool:
 
 
 def mask_url(url: str) -> str:
-    """A URL that can be shown: a name and password in it are replaced, and what its query says of keys and the like.
+    """A URL that can be shown, without a name and password in it and what its query says, but for an API's version.
 
     >>> mask_url("https://ann:secret@host/v1")
     'https://***@host/v1'
-    >>> mask_url("https://host/v1?api-version=1&key=secret")
-    'https://host/v1?api-version=1&key=***'
+    >>> mask_url("https://host/v1?api-version=1&subscription=secret")
+    'https://host/v1?api-version=1&subscription=***'
     """
     rest, question, query = url.partition("?")
     if question:
@@ -53,7 +53,7 @@ def mask_url(url: str) -> str:
     return f"{start}{separator}{'***' if credentials else ''}{at}{place}"
 
 
-_SECRET_IN_QUERY = re.compile(r"(?i)((?:^|(?<=&))[^=&]*(?:key|token|secret|password|sig|auth|credential)[^=&]*=)[^&]*")
+_SECRET_IN_QUERY = re.compile(r"((?:^|(?<=&))(?!api-version=)[^=&]*=)[^&]*")
 
 
 def is_local(base_url: str) -> bool:

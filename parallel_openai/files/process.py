@@ -10,12 +10,15 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from parallel_openai.arguments import path_of
 from parallel_openai.batch.options import Lane
 from parallel_openai.client import Client
 from parallel_openai.engine.bounds import Bounds
+from parallel_openai.engine.interrupts import interrupt_with, noted_interrupts
 from parallel_openai.engine.journal import Sync
 from parallel_openai.engine.loop import Interrupted, arun
 from parallel_openai.engine.loop import run as run_to_end
@@ -70,7 +73,7 @@ def process_api_requests_from_file(
         sync: how often the disk is told to keep what was written: about once a `second`, `always` or `never`.
         budget_usd, budget_tokens: what the call may spend. Before each send the most that it can come to is set aside,
             so every request needs a cap on its answer, such as `max_completion_tokens`. What has an answer is free.
-        deadline: seconds after which nothing is sent any more, and requests still unanswered are cancelled.
+        deadline: seconds after which nothing is sent any more. What is on its way then is waited for, for up to 10 s.
         lane: `batch`: through the Batch API, at half the price, within a day; see `BatchLane` for what can be chosen
             there. How its batches stand is kept in the results file, on lines that begin with an empty request.
 
@@ -83,7 +86,7 @@ def process_api_requests_from_file(
             set, and a request has no cap or no known price.
         RunStoppedError: the server will refuse every request; `.partial` holds the counts.
         JournalError: the results cannot be written; where the disk refused in mid-run, `.partial` holds the counts.
-        KeyboardInterrupt: interrupted; what was finished is in the file.
+        KeyboardInterrupt: stopped; what was finished is in the file, and `.partial` holds the counts.
 
     >>> import json, tempfile, pathlib, parallel_openai as po
     >>> folder = pathlib.Path(tempfile.mkdtemp())
@@ -111,24 +114,14 @@ def process_api_requests_from_file(
         Bounds(budget_usd, budget_tokens, deadline),
         lane,
     )
-    bar = Progress(run.status, run.client, show=progress, unit="request")
-    line = ""
-    try:
-        run_to_end(run.work(), bar.tick)
-        line = run.closing_line()
-    except Interrupted:
-        run.status.ended = "interrupted"
-        line = run.closing_line()
-        raise KeyboardInterrupt from None
-    except (RunStoppedError, JournalWriteError) as error:
-        run.status.ended = "stopped"
-        error.partial = run.status
-        line = run.closing_line()
-        raise
-    finally:
-        bar.close(line)
-        if client is None:
-            run.client.close()
+    with noted_interrupts() as presses:
+        try:
+            with _to_its_end(run, show=progress, close=client is None) as bar:
+                run_to_end(run.work(), bar.tick, presses)
+        except Interrupted:
+            raise interrupt_with(run.status) from None
+        if presses:
+            raise interrupt_with(run.status)
     return run.status
 
 
@@ -172,15 +165,25 @@ async def aprocess_api_requests_from_file(
         Bounds(budget_usd, budget_tokens, deadline),
         lane,
     )
-    bar = Progress(run.status, run.client, show=progress, unit="request")
-    line = ""
     try:
-        await arun(run.work(), bar.tick)
+        with _to_its_end(run, show=progress, close=client is None) as bar:
+            await arun(run.work(), bar.tick)
+    except Interrupted as stop:
+        raise asyncio.CancelledError(*stop.args) from None
+    return run.status
+
+
+@contextmanager
+def _to_its_end(run: FileRun, *, show: bool, close: bool) -> Iterator[Progress]:
+    """Show how a run goes on and, however it ends, say so."""
+    bar, line = Progress(run.status, run.client, show=show, unit="request"), ""
+    try:
+        yield bar
         line = run.closing_line()
     except Interrupted:
         run.status.ended = "interrupted"
         line = run.closing_line()
-        raise asyncio.CancelledError from None
+        raise
     except (RunStoppedError, JournalWriteError) as error:
         run.status.ended = "stopped"
         error.partial = run.status
@@ -188,9 +191,8 @@ async def aprocess_api_requests_from_file(
         raise
     finally:
         bar.close(line)
-        if client is None:
+        if close:
             run.client.close()
-    return run.status
 
 
 def append_to_jsonl(data: Any, filename: str | os.PathLike[str]) -> None:

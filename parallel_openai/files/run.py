@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import os
 import time
 from array import array
@@ -27,11 +26,10 @@ from parallel_openai.errors import InvalidInputError
 from parallel_openai.files.known import NOTHING_KNOWN, Digest, KnownLines, content_digest, key_digest
 from parallel_openai.files.source import Line, LineRequest, RequestsFile, parse_request
 from parallel_openai.files.urls import split_url
+from parallel_openai.log import log
 from parallel_openai.records import APIRequest, Result, Size
 from parallel_openai.requests.encodings import get_encoding
 from parallel_openai.requests.tokens import request_size
-
-log = logging.getLogger("parallel_openai")
 
 #: Lines passed over as known before other work of the loop gets its turn.
 _KNOWN_AT_ONCE = 1000
@@ -148,6 +146,8 @@ class FileRun:
             parts.append(f"{status.num_tasks_restored:,} known already")
         if status.num_rate_limit_errors:
             parts.append(f"{status.num_rate_limit_errors:,} rate-limit refusals waited out")
+        if status.num_requests_left:
+            parts.append(f"{status.num_requests_left:,} left in flight, which the server may bill")
         parts += [] if self.rest is None else [self.rest.removesuffix(".")]
         how = _ENDINGS.get(status.ended) or f"{self.bounds.why(status.ended)} {GOES_ON}"
         faster = status.timeline.advice

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
+from parallel_openai.printable import printable
 from parallel_openai.records import Result
 from parallel_openai.requests.endpoints import is_simulated
 from parallel_openai.requests.prices import price, tier_of
@@ -287,7 +288,7 @@ class Answers:
     def _set_error(self, slot: int, code: str | None, error: str | None) -> None:
         self._status[slot] = "failed"
         self._cells["error_code"][slot] = code
-        self._cells["error"][slot] = error
+        self._cells["error"][slot] = printable(error) if error is not None else None
 
 
 def text_column(values: Sequence[Any]) -> Any:

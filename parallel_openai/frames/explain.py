@@ -15,6 +15,7 @@ from parallel_openai.engine.lines import Entry, read_entries
 from parallel_openai.engine.resume import attempts_of, key_of
 from parallel_openai.errors import InvalidInputError
 from parallel_openai.frames.table import check_frame
+from parallel_openai.printable import printable
 from parallel_openai.requests.endpoints import usage_of
 
 _HEADS = ("sent at", "waited", "status", "code", "seconds", "tokens", "request id")
@@ -40,7 +41,7 @@ class Explanation:
         table = [_HEADS, *self.sends] if self.sends else []
         widths = [max(map(len, column)) for column in zip(*table, strict=True)]
         lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in table]
-        return "\n".join([self.title, *("  " + line.rstrip() for line in lines), *self.notes])
+        return "\n".join(map(printable, [self.title, *("  " + line.rstrip() for line in lines), *self.notes]))
 
     __repr__ = __str__
 

@@ -88,7 +88,7 @@ def process_dataframe(
             for which `parse` raises a ValueError). The row's tokens, `cost_usd` and `attempts` are those of all.
         budget_usd, budget_tokens: what the call may spend. Before each send the most that it can come to is set aside,
             so every request needs a cap on its answer, such as `max_completion_tokens`. What the journal holds is free.
-        deadline: seconds after which nothing is sent any more, and requests still unanswered are cancelled.
+        deadline: seconds after which nothing is sent any more. What is on its way then is waited for, for up to 10 s.
         lane: how it is sent. `online`: at once. `batch`: through the Batch API, at half the price, within a day; see
             `BatchLane` for what can be chosen there. `flex`: at once at OpenAI's price for batches, with answers that
             may take minutes and a tier that may be full for a while.
@@ -117,10 +117,12 @@ def process_dataframe(
         InvalidInputError: before anything is sent: a column is missing, a template cannot be read, ...
         RunStoppedError: the server will refuse every row; `.partial` is the frame with what was finished.
         JournalError: the file of answers cannot be written.
+        KeyboardInterrupt: interrupted in a script; `.partial` and `last_run().frame` are the frame. In a notebook, a
+            run of the same cell, or of one that this cell was queued behind, was interrupted before.
 
-    A row that cannot be answered does not stop the others: it is `failed`, and says why in `error`. Interrupting gives
-    the frame with the rest `cancelled`; the same call again goes on from there. So it is at the end of a budget or a
-    deadline, where `error_code` says `budget` or `deadline`.
+    A row that cannot be answered does not stop the others: it is `failed`, and says why in `error`. Interrupting a
+    notebook's cell gives the frame with the rest `cancelled`; the same call again goes on from there. So it is at the
+    end of a budget or a deadline, where `error_code` says `budget` or `deadline`.
 
     Of rows that ask the very same, the first has the tokens, the `cost_usd` and the `attempts`, and the others, which
     share its answer, have 0: the columns' sums are what was billed.
@@ -182,7 +184,8 @@ async def aprocess_dataframe(
 ) -> pd.DataFrame:
     """`process_dataframe` for code that awaits; the caller's loop stays free meanwhile.
 
-    Cancelling the task gives the frame with the rest `cancelled`, as an interrupt does.
+    Where its task is cancelled it sends nothing more, takes in the answers on their way, which are paid for (up to
+    10 s; a second cancellation leaves at once), and ends in CancelledError. `last_run().frame` is what was finished.
     """
     recipe = make_recipe(prompt, model, system, endpoint, response_format, samples, metadata, extra_body, params)
     options = Options(

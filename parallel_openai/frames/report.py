@@ -13,6 +13,7 @@ import pandas as pd
 from parallel_openai.engine.figures import dollars
 from parallel_openai.engine.status import StatusTracker
 from parallel_openai.engine.timeline import Timeline
+from parallel_openai.printable import printable
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -68,6 +69,9 @@ class RunReport:
         unpriced: models that answered and whose price is not known; `cost_usd` lacks what they cost.
         members: of a `Client.pool`, how each account did: its `name`, `requests_sent`, `answered`, `rate_limit_errors`,
             `other_errors`, `prompt_tokens`, `completion_tokens`, and why it was put `out`, or None.
+        left_in_flight: requests that a run which was stopped left on the wire, since their answers took too long.
+        frame: what a run came to that did not come to its end, also where an exception took the place of what it would
+            have returned; None for one that did.
     """
 
     rows: int
@@ -98,6 +102,8 @@ class RunReport:
     repairs: int = 0
     unpriced: tuple[str, ...] = ()
     members: tuple[Mapping[str, Any], ...] = ()
+    left_in_flight: int = 0
+    frame: pd.DataFrame | None = field(default=None, repr=False, compare=False, metadata=_LARGE)
     _timeline: Timeline = field(default_factory=Timeline, repr=False, compare=False, metadata=_LARGE)
 
     @classmethod
@@ -117,6 +123,7 @@ class RunReport:
             requests_sent=status.num_requests_sent,
             retries=status.num_retries,
             repairs=status.num_repairs,
+            left_in_flight=status.num_requests_left,
             rate_limit_errors=status.num_rate_limit_errors,
             prompt_tokens=status.prompt_tokens,
             completion_tokens=status.completion_tokens,
@@ -193,6 +200,8 @@ class RunReport:
         if self.cancelled:
             why = f" ({_ENDINGS[self.ended]})" if self.ended in _ENDINGS else ""
             parts.append(f"{self.cancelled:,} cancelled{why}; run the same again to go on")
+        if self.left_in_flight:
+            parts.append(f"{self.left_in_flight:,} left in flight, which the server may bill")
         if self.restored:
             parts.append(f"{self.restored:,} from the journal")
         if self.shared:
@@ -210,7 +219,7 @@ class RunReport:
             parts.append(f"cost not known (no price for {', '.join(self.unpriced[:3])})")
         mark = "SIMULATED answers. " if self.simulated else ""
         advice = f" {self.advice}." if self.advice else ""
-        return f"{mark}{', '.join(parts)}.{advice} Answers: {self.journal}"
+        return printable(f"{mark}{', '.join(parts)}.{advice} Answers: {self.journal}")
 
     def _repr_html_(self) -> str:
         from parallel_openai.frames.report_html import page
@@ -252,9 +261,10 @@ def _latency(course: Timeline) -> dict[str, float]:
 
 def _examples(answers: Mapping[str, Any]) -> dict[str, str]:
     """The first sentence of each error code."""
-    found = pd.DataFrame({"code": answers["error_code"], "error": answers["error"]}).dropna(subset=["code"])
-    first = found.drop_duplicates("code").fillna("")
-    return {str(code): str(error)[:SENTENCE] for code, error in zip(first["code"], first["error"], strict=True)}
+    # By the codes alone, since the sentences are long and the rows many.
+    first = pd.Series(answers["error_code"]).drop_duplicates().dropna()
+    pairs = zip(first, answers["error"][first.index], strict=True)
+    return {str(code): "" if pd.isna(sentence) else str(sentence)[:SENTENCE] for code, sentence in pairs}
 
 
 def _unpriced(answers: Mapping[str, Any]) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from array import array
 from collections import deque
 from collections.abc import AsyncIterator, Callable
@@ -63,9 +64,9 @@ class Restoring:
             self._slots.popleft()  # only now, so that whoever comes next meets an error again
             self._keys.popleft()
 
-    async def rest(self) -> None:
-        """Read all that is left."""
-        while self._slots:
+    async def rest(self, until: float) -> None:
+        """Read what is left, up to a moment of time.monotonic."""
+        while self._slots and time.monotonic() < until:
             self.some()
             await asyncio.sleep(0)
 

@@ -6,7 +6,7 @@ import asyncio
 import gc
 import time
 from array import array
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -18,8 +18,9 @@ from parallel_openai.batch.options import check_lane, sure_tier
 from parallel_openai.batch.run import BatchRun
 from parallel_openai.client import Client
 from parallel_openai.engine.bounds import Bounds
+from parallel_openai.engine.interrupts import Presses, hold_back, interrupt_with, is_interactive, noted_interrupts
 from parallel_openai.engine.journal import Journal, check_sync
-from parallel_openai.engine.loop import Interrupted, arun, noted_interrupts, run
+from parallel_openai.engine.loop import Interrupted, arun, run
 from parallel_openai.engine.processor import End
 from parallel_openai.engine.progress import Progress
 from parallel_openai.engine.resume import KnownResults, result_line
@@ -45,6 +46,8 @@ if TYPE_CHECKING:
 
 #: Rows that are looked up before other work of the loop gets its turn.
 LOOK_UP_AT_ONCE = 200
+#: Seconds that a run which ends early goes on to find out what it knows already, and then to read it.
+LEAVE_WITHIN = 0.4
 
 
 @dataclass
@@ -84,7 +87,7 @@ class FrameRun:
         )
         self._batches: BatchRun | None = None
         self._engine = self._find_engine()
-        self._ended = "finished"
+        self._presses, self._ended = Presses(), "finished"
         self._began = time.time()
         self.journal_path = self._journal_path()
         self.answers = Answers(len(self.df), self.recipe.samples, self.reader, self.client.base_url)
@@ -107,43 +110,52 @@ class FrameRun:
         return Crew(self.client, self.options.ray)
 
     def execute(self) -> pd.DataFrame:
-        """Run, and wait for the end. A KeyboardInterrupt ends the run early and keeps what there is; a second one
-        changes nothing, so that it does not take the frame away while that is being made."""
-        with noted_interrupts():
-            return self._execute()
+        """Run, and wait for the end. A stop ends the run early; one more leaves at once, and takes no frame along that
+        is not put together yet.
 
-    def _execute(self) -> pd.DataFrame:
-        progress = self._progress()
-        began = time.monotonic()
-        try:
-            run(self._work(), progress.tick, nested=self.client.loop == "running")
-        except Interrupted:
-            return self._finish(progress, began, "interrupted")
-        except (RunStoppedError, JournalWriteError) as error:
-            error.partial = self._finish(progress, began, "stopped")
-            # A notebook shows the whole way that an error came; the way through the engine tells its reader nothing.
-            raise error.with_traceback(None) from None
-        except BaseException:
-            progress.close()
-            raise
-        return self._finish(progress, began, self._ended)
+        Raises:
+            KeyboardInterrupt: it was stopped, and nobody sits there to look at a frame; `.partial` holds it.
+        """
+        with noted_interrupts() as self._presses, self._to_its_end() as finish:
+            try:
+                run(self._work(), self._bar.tick, self._presses, nested=self.client.loop == "running")
+            except Interrupted:
+                self._ended = "interrupted"
+            out = finish()
+            if self._presses and not is_interactive():
+                raise interrupt_with(out)
+            if self._presses:
+                hold_back(self._presses)
+            return out
 
     async def aexecute(self) -> pd.DataFrame:
-        """The same for a caller with a loop of its own; cancelling its task ends the run early."""
-        progress = self._progress()
+        """The same for a caller with a loop of its own.
+
+        Raises:
+            asyncio.CancelledError: its task was cancelled; what was finished is in the journal, and in `last_run()`.
+        """
+        with self._to_its_end() as finish:
+            try:
+                await arun(self._work(), self._bar.tick, nested=self.client.loop == "running")
+            except Interrupted as stop:
+                self._ended = "interrupted"
+                finish()
+                raise asyncio.CancelledError(*stop.args) from None
+            return finish()
+
+    @contextmanager
+    def _to_its_end(self) -> Iterator[Callable[[], pd.DataFrame]]:
+        """Show how the run goes on; gives what makes the frame at its end."""
+        self._bar = self._progress()
         began = time.monotonic()
         try:
-            await arun(self._work(), progress.tick, nested=self.client.loop == "running")
-        except Interrupted:
-            return self._finish(progress, began, "interrupted")
+            yield lambda: self._finish(self._bar, began, self._ended)
         except (RunStoppedError, JournalWriteError) as error:
-            error.partial = self._finish(progress, began, "stopped")
+            error.partial = self._finish(self._bar, began, "stopped")
             # A notebook shows the whole way that an error came; the way through the engine tells its reader nothing.
             raise error.with_traceback(None) from None
-        except BaseException:
-            progress.close()
-            raise
-        return self._finish(progress, began, self._ended)
+        finally:
+            self._bar.close()
 
     async def _work(self) -> None:
         began = time.monotonic()
@@ -157,7 +169,7 @@ class FrameRun:
                     if self._ended != "finished":
                         await self._leave_rest(requests)
             except RunStoppedError:
-                await self._restoring.rest()
+                await self._restoring.rest(time.monotonic() + LEAVE_WITHIN)
                 raise
             finally:
                 self.status.num_damaged_lines = known.damaged_lines
@@ -193,10 +205,15 @@ class FrameRun:
         )
 
     async def _leave_rest(self, requests: Iterator[APIRequest | None]) -> None:
-        """Send nothing more; but what the journal or another row answers costs nothing, and is taken along."""
+        """Send nothing more; but what the journal or another row answers costs nothing, and is taken along as far as
+        it is found soon: to render what is left of a large frame takes longer than anybody waits for."""
+        give_up_at = time.monotonic() + LEAVE_WITHIN
         for number, _ in enumerate(requests):
             if number % LOOK_UP_AT_ONCE == 0:
                 await asyncio.sleep(0)
+            if time.monotonic() > give_up_at:
+                break
+        await self._restoring.rest(time.monotonic() + LEAVE_WITHIN)
         if self._ended != "submitted":
             why = f"{self._bounds.why(self._ended)} The same call again goes on from here."
             self.answers.cancel_rest(self._ended, why)
@@ -350,12 +367,12 @@ class FrameRun:
             self.answers.cancel_rest("in_batch", rest)
         for slot, source in self._twins:
             self.answers.share(slot, source)
-        with _no_garbage():
+        with self._presses.left_at_once(), _no_garbage():
             answers = self.answers.columns()
             columns = {self.options.prefix + name: values for name, values in answers.items()}
             out = with_columns(self.df, columns)
-        if self.options.explode:
-            out = explode(out, self.answers.values, self.reader, self.options.prefix)
+            if self.options.explode:
+                out = explode(out, self.answers.values, self.reader, self.options.prefix)
         report = RunReport.of(
             self.status,
             index=self.df.index,
@@ -364,6 +381,7 @@ class FrameRun:
             ended=ended,
             journal=str(self.journal_path),
             simulated=self.answers.simulated,
+            frame=out if self._presses or ended != "finished" else None,
         )
         about = {
             **self.reader.about,

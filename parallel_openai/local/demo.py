@@ -69,8 +69,6 @@ def run(args: argparse.Namespace) -> int:
             client=answerer.client,
             **answerer.params,
         )
-    if out.attrs["parallel_openai"]["ended"] == "interrupted":
-        raise KeyboardInterrupt
     to_jsonl(out, LABELS_FILE)
     print("\n" + describe(out))
     print(f"All rows, one JSON object a line: {os.path.abspath(LABELS_FILE)}")

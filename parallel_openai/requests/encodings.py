@@ -6,7 +6,6 @@ tiktoken is imported inside functions, so that importing the package stays light
 from __future__ import annotations
 
 import hashlib
-import logging
 import os
 import tempfile
 import threading
@@ -15,12 +14,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from parallel_openai.errors import InvalidInputError, ParallelOpenAIError
+from parallel_openai.log import log
 from parallel_openai.requests import vocabularies
 
 if TYPE_CHECKING:
     import tiktoken
 
-logger = logging.getLogger("parallel_openai")
 
 DEFAULT_ENCODING = "o200k_base"
 
@@ -47,7 +46,7 @@ def _encoding_for_model(model: str) -> str:
         return encoding_name_for_model(model)
     except KeyError:
         # Logged once per model because the answer is cached.
-        logger.info("tiktoken does not know the model %r; its tokens are counted with %s.", model, DEFAULT_ENCODING)
+        log.info("tiktoken does not know the model %r; its tokens are counted with %s.", model, DEFAULT_ENCODING)
         return DEFAULT_ENCODING
 
 
@@ -82,7 +81,7 @@ def _load(name: str) -> tiktoken.Encoding:
     try:
         return tiktoken.get_encoding(name)
     except (OSError, ValueError) as error:
-        logger.warning("tiktoken cannot fetch %s (%s); counting with %s.", name, type(error).__name__, DEFAULT_ENCODING)
+        log.warning("tiktoken cannot fetch %s (%s); counting with %s.", name, type(error).__name__, DEFAULT_ENCODING)
         return _encodings.get(DEFAULT_ENCODING) or _load_shipped(DEFAULT_ENCODING)
 
 

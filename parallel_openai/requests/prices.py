@@ -6,7 +6,6 @@ over 100 µs, too much for every row.
 
 from __future__ import annotations
 
-import logging
 import math
 import time
 from collections.abc import Iterator, Mapping
@@ -14,7 +13,7 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
 
-logger = logging.getLogger("parallel_openai")
+from parallel_openai.log import log
 
 _NAN = float("nan")
 
@@ -194,4 +193,4 @@ def _ask(where: dict[str, Any], model: str, prompt_tokens: int, completion_token
 
 @lru_cache(maxsize=1024)
 def _note_unknown(model: str) -> None:
-    logger.info("genai-prices does not know the model %r; its cost is nan.", model)
+    log.info("genai-prices does not know the model %r; its cost is nan.", model)

@@ -59,8 +59,9 @@ def test_an_interrupt_leaves_the_batches_at_the_server_and_says_so(
     ask: Verb, server: Server, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     server.set(batch_speed=1.0)
-    with interrupted_once(server, lambda batches: batches["created"] == 2):
-        out = ask(texts(40), lane=lane(max_requests=20), progress=True)
+    with interrupted_once(server, lambda batches: batches["created"] == 2), pytest.raises(KeyboardInterrupt) as stop:
+        ask(texts(40), lane=lane(max_requests=20), progress=True)
+    out: Any = stop.value.partial  # type: ignore[attr-defined]
     assert counts(out) == {"cancelled": 40}
     assert out["error_code"].eq("in_batch").all()
     assert out.attrs["parallel_openai"]["ended"] == "interrupted"

@@ -29,6 +29,7 @@ from datetime import date
 from typing import Any
 
 from parallel_openai import APIRequest, Client, StatusTracker
+from parallel_openai.engine.interrupts import Presses
 from parallel_openai.engine.loop import run as run_to_end
 from parallel_openai.local import simulator
 from parallel_openai.requests.tokens import request_size
@@ -141,7 +142,7 @@ def run(scenario: Scenario, seconds: float) -> Figures:
             halve.start()
         status = StatusTracker()
         began = time.monotonic()
-        run_to_end(client.process(rows, on_result=lambda result: None, status=status), lambda: None)
+        run_to_end(client.process(rows, on_result=lambda result: None, status=status), lambda: None, Presses())
         wall = time.monotonic() - began
         stats = server.stats()
         client.close()

@@ -76,3 +76,29 @@ def test_nothing_rings_after_the_end() -> None:
         return loop.time()
 
     assert run_virtually(main(), loop) == 101.0
+
+
+def test_a_timer_that_rings_late_lets_what_has_arrived_be_read_first() -> None:
+    loop = VirtualLoop()
+
+    async def main() -> list[str]:
+        late = 0.0  # what the clock is ahead, as after a process was suspended
+        deadlines = Deadlines(10.0, lambda: loop.time() + late)
+
+        async def wait_suspended(arrives: float) -> str:
+            mine = deadlines.begin(loop.time())
+            try:
+                await asyncio.sleep(arrives)
+            except asyncio.CancelledError:
+                assert mine.ended()
+                return f"over at {loop.time():g}"
+            finally:
+                deadlines.end(mine)
+            return f"answered at {loop.time():g}"
+
+        tasks = [asyncio.ensure_future(wait_suspended(seconds)) for seconds in (10.1, 30.0)]
+        await asyncio.sleep(1.0)
+        late = 60.0
+        return await asyncio.gather(*tasks)
+
+    assert run_virtually(main(), loop) == ["answered at 10.1", "over at 10.5"]

@@ -151,7 +151,7 @@ def test_an_account_whose_key_cannot_be_had_is_put_out(servers: list[Server]) ->
     out = ask(Client.pool([Client(servers[0].base_url, give), Client(servers[1].base_url)]))
     assert out["status"].eq("succeeded").all()
     assert (received(servers[0]), received(servers[1])) == (0, len(DF))
-    assert "the identity service is away" in report().members[0]["out"]
+    assert "api_key= raised OSError" in report().members[0]["out"]
 
 
 def test_the_next_run_tries_every_account_again(servers: list[Server]) -> None:

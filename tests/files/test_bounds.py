@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
+import parallel_openai as po
 from parallel_openai.errors import (
     InvalidInputError,
 )
 from parallel_openai.local.simulator import Server
-from tests.conftest import answered_then_stuck
 from tests.files.asking import chat, results, run, write
 
 
@@ -94,10 +94,12 @@ def test_a_bound_that_makes_no_sense_is_refused(server: Server, name: str, value
 
 def test_a_deadline_is_kept(server: Server, capsys: pytest.CaptureFixture[str]) -> None:
     write(*(chat(str(n)) for n in range(20)))
-    answered_then_stuck(server, 5)
+    server.set(latency=0.6)
+    client = po.Client(server.base_url, max_concurrent_requests=5)
     began = time.monotonic()
-    status = run(server, deadline=0.5, progress=True)
-    assert 0.4 < time.monotonic() - began < 2
+    status = run(server, deadline=0.3, progress=True, client=client)
+    assert 0.5 < time.monotonic() - began < 2
     assert (status.ended, status.num_tasks_succeeded, len(results())) == ("deadline", 5, 5)
+    assert server.stats()["received"] == 5  # what was on its way is taken in
     said = capsys.readouterr().err.splitlines()[-1]
-    assert said.startswith("The deadline of 0.5 s came before the answer. The same call goes on from there: 5 suc")
+    assert said.startswith("The deadline of 0.3 s came before the answer. The same call goes on from there: 5 suc")

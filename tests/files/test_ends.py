@@ -43,6 +43,8 @@ def test_a_cancelled_twin_keeps_what_was_finished_and_is_cancelled(server: Serve
         task = asyncio.create_task(po.aprocess_api_requests_from_file("in.jsonl", "out.jsonl", url, **UNLIMITED))
         await asyncio.to_thread(wait_until_sent, server, 6)
         task.cancel()
+        await asyncio.sleep(0.1)
+        task.cancel()
         await task
 
     with pytest.raises(asyncio.CancelledError):
@@ -52,12 +54,14 @@ def test_a_cancelled_twin_keeps_what_was_finished_and_is_cancelled(server: Serve
 
 def test_a_cancelled_twin_sends_nothing_more_lets_the_file_go_and_goes_on(server: Server) -> None:
     write(*(chat(str(n)) for n in range(20)))
-    answered_then_stuck(server, 5)
+    server.set(latency=0.6)
     url = f"{server.base_url}/chat/completions"
+    client = po.Client(server.base_url, max_concurrent_requests=5)
 
     async def main() -> po.StatusTracker:
+        call = po.aprocess_api_requests_from_file("in.jsonl", "out.jsonl", url, client=client, **UNLIMITED)
         with pytest.raises(asyncio.TimeoutError):
-            await asyncio.wait_for(po.aprocess_api_requests_from_file("in.jsonl", "out.jsonl", url, **UNLIMITED), 1.0)
+            await asyncio.wait_for(call, 0.3)
         sent = server.stats()["received"]
         server.set(latency=0)
         await asyncio.sleep(0.3)
@@ -70,7 +74,7 @@ def test_a_cancelled_twin_sends_nothing_more_lets_the_file_go_and_goes_on(server
 
 def test_a_cancelled_twin_ends_its_group_of_tasks_as_any_task_does(server: Server) -> None:
     write(*(chat(str(n)) for n in range(20)))
-    server.set(latency=100)
+    server.set(latency=0.5)
     url = f"{server.base_url}/chat/completions"
 
     async def fail_once_sent() -> None:

@@ -259,8 +259,9 @@ def test_an_interrupt_keeps_what_came_and_the_next_call_goes_on(embed: Embed, se
     done = [{"index": number, "embedding": [0.5] * 8} for number in range(10)]
     server.script([{"body": {"model": MODEL, "system_fingerprint": "simulated", "data": done}}])
     server.set(latency=100)
-    with interrupted_once_sent(server, 2):
-        out = embed(texts(100), "text", rows_per_request=10)
+    with interrupted_once_sent(server, 2), pytest.raises(KeyboardInterrupt) as stop:
+        embed(texts(100), "text", rows_per_request=10)
+    out: pd.DataFrame = stop.value.partial  # type: ignore[attr-defined]
     assert out["status"].value_counts().to_dict() == {"succeeded": 10, "cancelled": 90, "failed": 0}
     server.set(latency=0)
     before = sent(server)

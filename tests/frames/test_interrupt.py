@@ -1,4 +1,4 @@
-"""Interrupts, cancelled tasks, running loops and threads: the same call works in all of them."""
+"""Interrupts, cancelled tasks, running loops and threads: the same call works in all of them, and ends in all."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import contextlib
 import io
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -37,19 +38,29 @@ def counts(out: pd.DataFrame) -> dict[str, int]:
     return out["status"].value_counts().to_dict()
 
 
+def stopped(*args: Any, **options: Any) -> pd.DataFrame:
+    """The frame of a call that is stopped meanwhile."""
+    with pytest.raises(KeyboardInterrupt) as stop:
+        po.process_dataframe(*args, **{**OPTIONS, **options})
+    frame: pd.DataFrame = stop.value.partial  # type: ignore[attr-defined]
+    return frame
+
+
 @needs_signals
 @pytest.mark.parametrize("loop", ["thread", "running"])
-def test_an_interrupt_gives_the_frame_with_the_rest_cancelled(server: Server, loop: Any) -> None:
+def test_an_interrupt_goes_on_to_the_caller_with_the_frame(server: Server, loop: Any) -> None:
     answered_then_stuck(server, 5)
-    client = po.Client(server.base_url, loop=loop)
     with interrupted_once_sent(server, 6):
-        out = po.process_dataframe(texts(200), "text", client=client, **OPTIONS)
+        out = stopped(texts(200), "text", client=po.Client(server.base_url, loop=loop))
     assert counts(out) == STOPPED_SHORT
     assert out.attrs["parallel_openai"]["ended"] == "interrupted"
+    report = po.last_run()
+    assert report is not None
+    assert report.frame is out
 
 
 class _Impatient(io.StringIO):
-    """Where the run says how it ended; by then its frame is not yet there, and the user interrupts again."""
+    """Where the run says how it ended, when the user interrupts again."""
 
     def write(self, text: str) -> int:
         if "cancelled" in text:
@@ -58,12 +69,13 @@ class _Impatient(io.StringIO):
 
 
 @needs_signals
-def test_a_second_interrupt_does_not_take_the_frame_away(server: Server, client: po.Client) -> None:
+def test_an_interrupt_while_the_end_is_told_does_not_take_the_frame_away(server: Server, client: po.Client) -> None:
     answered_then_stuck(server, 5)
     with contextlib.redirect_stderr(_Impatient()) as told, interrupted_once_sent(server, 6):
-        out = po.process_dataframe(texts(200), "text", model="gpt-4o-mini", client=client)
+        out = stopped(texts(200), "text", client=client, progress=True)
     assert counts(out) == STOPPED_SHORT
-    assert "195 cancelled" in told.getvalue()
+    assert re.search(r"stopping: \d+ answers on their way, press again to leave at once", told.getvalue())
+    assert re.search(r"\d+ left in flight, which the server may bill", told.getvalue())
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
@@ -71,7 +83,7 @@ def test_a_second_interrupt_does_not_take_the_frame_away(server: Server, client:
 def test_after_an_interrupt_nothing_is_sent_until_the_next_run_goes_on(server: Server, client: po.Client) -> None:
     answered_then_stuck(server, 5)
     with interrupted_once_sent(server, 6):
-        po.process_dataframe(texts(200), "text", client=client, **OPTIONS)
+        stopped(texts(200), "text", client=client)
     received = server.stats()["received"]
     time.sleep(0.3)
     assert server.stats()["received"] == received
@@ -82,55 +94,118 @@ def test_after_an_interrupt_nothing_is_sent_until_the_next_run_goes_on(server: S
 
 
 @needs_signals
-def test_an_interrupt_ends_the_run_quickly(server: Server, client: po.Client) -> None:
+def test_a_second_interrupt_leaves_at_once(server: Server, client: po.Client) -> None:
     server.set(latency=100)
     with interrupted_once_sent(server, 1) as interrupts:
-        po.process_dataframe(texts(200), "text", client=client, **OPTIONS)
-        assert time.monotonic() - interrupts[0] < 1
+        stopped(texts(200), "text", client=client)
+        assert time.monotonic() - interrupts[1] < 1
 
 
 @needs_signals
-def test_an_interrupt_of_a_call_that_blocks_a_loop_ends_it(server: Server, client: po.Client) -> None:
+@pytest.mark.parametrize("direct", [True, False], ids=["in asyncio.run", "in a loop of one's own"])
+def test_an_interrupt_of_a_call_that_blocks_a_loop_ends_it(server: Server, client: po.Client, direct: bool) -> None:
     answered_then_stuck(server, 5)
 
     async def main() -> None:
         po.process_dataframe(texts(200), "text", client=client, **OPTIONS)
 
-    with interrupted_once_sent(server, 6):
-        try:
-            asyncio.run(main())
-        except KeyboardInterrupt:  # asyncio's own way, from Python 3.11 on
-            pass
+    with contextlib.closing(asyncio.new_event_loop()) as loop, interrupted_once_sent(server, 6):
+        run = asyncio.run if direct else loop.run_until_complete
+        with pytest.raises(KeyboardInterrupt):
+            run(main())
     report = po.last_run()
     assert report is not None
     assert (report.ended, report.succeeded, report.cancelled) == ("interrupted", 5, 195)
 
 
 @pytest.mark.parametrize("loop", ["thread", "running"])
-def test_a_cancelled_task_gives_the_frame_with_the_rest_cancelled(server: Server, loop: Any) -> None:
+def test_a_cancelled_task_is_cancelled_and_keeps_what_was_finished(server: Server, loop: Any) -> None:
     answered_then_stuck(server, 5)
     client = po.Client(server.base_url, loop=loop)
 
-    async def main() -> pd.DataFrame:
+    async def main() -> None:
         task = asyncio.create_task(po.aprocess_dataframe(texts(200), "text", client=client, **OPTIONS))
         await asyncio.to_thread(wait_until_sent, server, 6)
+        task.cancel("because")
+        await asyncio.sleep(0.1)
+        task.cancel("because")
+        await task
+
+    with pytest.raises(asyncio.CancelledError, match="because"):
+        asyncio.run(main())
+    report = po.last_run()
+    assert report is not None
+    assert report.frame is not None
+    assert (report.ended, counts(report.frame)) == ("interrupted", STOPPED_SHORT)
+
+
+VERBS: dict[str, Any] = {
+    "process": lambda df, client: po.aprocess_dataframe(df, "text", client=client, **OPTIONS),
+    "label": lambda df, client: po.alabel_dataframe(df, "text", labels=["a", "b"], client=client, **OPTIONS),
+    "embed": lambda df, client: po.aembed_dataframe(
+        df, "text", client=client, model="m", progress=False, rows_per_request=1
+    ),
+    "compare": lambda df, client: po.acompare(df, {"one": "{text}"}, labels=["a", "b"], client=client, **OPTIONS),
+}
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_a_timeout_around_a_call_is_a_timeout(server: Server, verb: str) -> None:
+    server.set(latency=0.6)
+    client = po.Client(server.base_url, max_concurrent_requests=3)
+
+    async def main() -> None:
+        await asyncio.wait_for(VERBS[verb](texts(20), client), 0.3)
+
+    with pytest.raises(asyncio.TimeoutError):
+        asyncio.run(main())
+    sent = server.stats()["received"]
+    server.set(latency=0)
+    asyncio.run(VERBS[verb](texts(20), client))
+    assert (sent, server.stats()["received"]) == (3, 20)  # what was on its way was taken in and is not asked again
+
+
+@pytest.mark.skipif(sys.version_info < (3, 11), reason="task groups are new in Python 3.11")
+def test_a_group_whose_other_task_failed_sends_nothing_more(server: Server) -> None:
+    server.set(latency=0.3)
+    client = po.Client(server.base_url, max_concurrent_requests=3)
+    went_on = False
+
+    async def ask_twice() -> None:
+        nonlocal went_on
+        await po.aprocess_dataframe(texts(20), "text", client=client, **OPTIONS)
+        went_on = True
+
+    async def fail() -> None:
+        await asyncio.to_thread(wait_until_sent, server, 3)
+        raise ValueError("no")
+
+    async def main() -> None:
+        async with asyncio.TaskGroup() as group:  # type: ignore[attr-defined,unused-ignore]
+            group.create_task(ask_twice())
+            group.create_task(fail())
+
+    with pytest.raises(BaseException, match="unhandled errors"):
+        asyncio.run(main())
+    assert (went_on, server.stats()["received"]) == (False, 3)
+
+
+def test_a_blocking_call_runs_whole_in_a_task_that_was_cancelled_before(client: po.Client) -> None:
+
+    async def handle() -> pd.DataFrame:
+        try:
+            await asyncio.sleep(10)
+        except asyncio.CancelledError:
+            return po.process_dataframe(texts(20), "text", client=client, **OPTIONS)
+        raise AssertionError
+
+    async def main() -> pd.DataFrame:
+        task = asyncio.create_task(handle())
+        await asyncio.sleep(0)
         task.cancel()
         return await task
 
-    out = asyncio.run(main())
-    assert counts(out) == STOPPED_SHORT
-    assert out.attrs["parallel_openai"]["ended"] == "interrupted"
-
-
-@pytest.mark.skipif(sys.version_info < (3, 11), reason="asyncio.timeout is new in Python 3.11")
-def test_a_timeout_around_it_gives_the_frame_with_the_rest_cancelled(server: Server, client: po.Client) -> None:
-    server.set(latency=100)
-
-    async def main() -> pd.DataFrame:
-        async with asyncio.timeout(0.5):  # type: ignore[attr-defined,unused-ignore]
-            return await po.aprocess_dataframe(texts(20), "text", client=client, **OPTIONS)
-
-    assert asyncio.run(main())["status"].eq("cancelled").all()
+    assert asyncio.run(main())["status"].eq("succeeded").all()
 
 
 def test_the_callers_loop_stays_free_meanwhile(server: Server, client: po.Client) -> None:
@@ -193,7 +268,10 @@ NESTED = """
         return po.process_dataframe(df, "text", model="m", progress=False, client=client)
 
     # Not asyncio.run, which takes the interrupts to itself; a notebook's kernel does not.
-    out = asyncio.new_event_loop().run_until_complete(main())
+    try:
+        out = asyncio.new_event_loop().run_until_complete(main())
+    except KeyboardInterrupt as stop:
+        out = stop.partial
     print(json.dumps(out["status"].value_counts().to_dict()))
 """
 
@@ -215,7 +293,9 @@ def test_an_interrupt_inside_the_running_loop_gives_the_frame_too(server: Server
     answered_then_stuck(server, 5)
     with start_nested(server) as process:
         wait_until_sent(server, 6)
-        process.send_signal(signal.SIGINT)
+        for _ in range(2):
+            process.send_signal(signal.SIGINT)
+            time.sleep(0.3)
         out, _ = process.communicate(timeout=60)
     assert json.loads(out) == STOPPED_SHORT
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from tests.reliability.faults import run_with_faults
 from tests.reliability.fuzz import CHECKS, fuzz
 from tests.reliability.kills import kill_and_resume
+from tests.reliability.presses import press_in_kernel, press_in_terminals
 
 #: Cases of each check, in the order of CHECKS: all together 100,000 and more.
 CASES = (20_000, 20_000, 30_000, 35_000)
@@ -26,7 +27,7 @@ def main() -> int:
     parser.add_argument(
         "--long",
         action="store_true",
-        help="5,000 rows killed 300 times, 5,000 rows of faults, 100,000 odd inputs: an hour",
+        help="5,000 rows killed 300 times, 5,000 rows of faults, 100,000 odd inputs, 40 stops: an hour",
     )
     parser.add_argument("--only", choices=PARTS, nargs="*", default=list(PARTS), help="some of it")
     options = parser.parse_args()
@@ -60,11 +61,20 @@ def inputs(folder: Path, long: bool) -> bool:
     return True
 
 
+def stops(folder: Path, long: bool) -> bool:
+    count = 20 if long else 5
+    tallies = {"terminal": press_in_terminals(folder, count), "kernel": press_in_kernel(folder, count)}
+    for place, tally in tallies.items():
+        print(f"Stopped ({place}): {tally}", flush=True)
+    return all(tally.good for tally in tallies.values())
+
+
 PARTS: dict[str, Callable[[Path, bool], bool]] = {
     "frame": lambda folder, long: kills("frame", folder, long),
     "file": lambda folder, long: kills("file", folder, long),
     "faults": faults,
     "inputs": inputs,
+    "stops": stops,
 }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import sys
@@ -22,6 +23,7 @@ from tests.conftest import listens_elsewhere
 from tests.reliability.worker import write_requests
 
 KEY = "sk-proj-very/secret+0123456789"
+SHORT_KEY = "swordfish"
 
 WAYS: dict[str, Any] = {
     "well": [],
@@ -46,16 +48,17 @@ def everything_logged(caplog: pytest.LogCaptureFixture) -> Iterator[pytest.LogCa
         yield caplog
 
 
+@pytest.mark.parametrize("key", [KEY, SHORT_KEY])
 @pytest.mark.parametrize("way", WAYS)
 def test_the_key_is_shown_nowhere_however_a_run_ends(
-    server: Server, everything_logged: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str], way: str
+    server: Server, everything_logged: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str], way: str, key: str
 ) -> None:
     write_requests(Path("requests.jsonl"), 3)
     shown: list[str] = []
-    with po.Client(server.base_url, KEY, max_attempts=2) as client:
+    with po.Client(server.base_url, key, max_attempts=2) as client:
         for face in ("frame", "file"):
             server.reset()
-            server.script(WAYS[way])
+            server.script(json.loads(json.dumps(WAYS[way]).replace(KEY, key)))
             try:
                 shown.append(_run(face, client))
             except po.errors.ParallelOpenAIError as error:
@@ -64,7 +67,7 @@ def test_the_key_is_shown_nowhere_however_a_run_ends(
     html = getattr(po.last_run(), "_repr_html_", lambda: "")
     shown += [html(), everything_logged.text, *capfd.readouterr()]
     shown += [path.read_text("utf-8") for path in Path().rglob("*") if path.is_file()]
-    secret = KEY.removeprefix("sk-proj-")
+    secret = key.removeprefix("sk-proj-")
     assert [text for text in shown if secret in text] == []
 
 

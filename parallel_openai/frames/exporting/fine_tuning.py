@@ -14,6 +14,7 @@ from parallel_openai.frames.exporting.source import OpenJournal, Source
 from parallel_openai.frames.labelling.question import LABEL, REASON_COLUMN
 from parallel_openai.frames.table import has_column, is_missing, rows_of
 from parallel_openai.jsonl import dumps, loads
+from parallel_openai.printable import printable
 from parallel_openai.records import APIRequest
 from parallel_openai.requests.labels import REASON, read_label, read_several, text_of
 from parallel_openai.requests.tokens import request_size
@@ -230,7 +231,7 @@ def _warn(examples: Examples) -> None:
     if long:
         troubles.append(f"{long} examples have more than {LONGEST_EXAMPLE:,} tokens, and are cut off or refused")
     if troubles:
-        warnings.warn(f"For fine-tuning: {'; '.join(troubles)}.", stacklevel=4)
+        warnings.warn(printable(f"For fine-tuning: {'; '.join(troubles)}."), stacklevel=4)
 
 
 def _is_too_long(example: Example) -> bool:

@@ -24,6 +24,7 @@ from parallel_openai.frames.labelling.pairing import (
     text_reader,
 )
 from parallel_openai.frames.table import column_text, runs_of
+from parallel_openai.printable import printable
 
 Level = Literal["nominal", "ordinal"]
 
@@ -102,8 +103,9 @@ class Agreement:
     differences: pd.DataFrame = field(repr=False, compare=False)
 
     def __str__(self) -> str:
+        names = printable(", ".join(self.annotators))
         return (
-            f"{', '.join(self.annotators)} on {self.complete:,} rows: {self.same:.1%} labelled the same by all\n"
+            f"{names} on {self.complete:,} rows: {self.same:.1%} labelled the same by all\n"
             f"Cohen's kappa {self.cohen_kappa:.3f}, Fleiss' kappa {self.fleiss_kappa:.3f}, Krippendorff's alpha "
             f"{self.krippendorff_alpha:.3f} ({self.level})"
         )

@@ -24,6 +24,7 @@ from parallel_openai.frames.labelling.pairing import (
     shown_rows,
 )
 from parallel_openai.frames.table import check_frame, has_column
+from parallel_openai.printable import printable
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -192,7 +193,7 @@ class Evaluation:
         return draw(self)
 
     def __str__(self) -> str:
-        return "\n".join(_lines(self))
+        return "\n".join(map(printable, _lines(self)))
 
     __repr__ = __str__
 

@@ -26,6 +26,7 @@ from parallel_openai.frames.previewing.estimate import Estimate, Pace, batches, 
 from parallel_openai.frames.process import answer_reader, make_recipe
 from parallel_openai.frames.recipe import Prompt
 from parallel_openai.frames.table import check_frame
+from parallel_openai.printable import printable, printable_lines
 from parallel_openai.requests.prices import tier_of
 from parallel_openai.requests.structured import Shape
 
@@ -228,14 +229,18 @@ class Preview:
         ]
 
     def __str__(self) -> str:
-        lines = [self.headline(), *(f"  {name:<14} {text}" for name, text in self.facts())]
+        lines = [printable(self.headline()), *(f"  {name:<14} {text}" for name, text in self.facts())]
         if self.requests:
             lines += ["", f"  {'':<14} {'expected':>12} {'at the most':>12}   time"]
             lines += [f"  {name:<14} {usd:>12} {most:>12}   {time}" for name, usd, most, time in self.prices()]
-        lines += [f"  {note}" for note in self.notes()]
+        lines += [f"  {printable(note)}" for note in self.notes()]
         for number, body in enumerate(self.bodies, 1):
-            text = json.dumps(body, indent=2, ensure_ascii=False)
-            lines += ["", f"Request {number}, to {self.url}:", text[:SHOWN] + (" ..." if len(text) > SHOWN else "")]
+            text = printable_lines(json.dumps(body, indent=2, ensure_ascii=False))
+            lines += [
+                "",
+                f"Request {number}, to {printable(self.url)}:",
+                text[:SHOWN] + (" ..." if len(text) > SHOWN else ""),
+            ]
         return "\n".join(lines)
 
     __repr__ = __str__

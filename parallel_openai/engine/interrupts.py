@@ -1,0 +1,229 @@
+"""Stops that a person asks for: Ctrl-C, a notebook's stop button and SIGTERM, noted for whoever is at work.
+
+Raised anywhere, as Python does it, a KeyboardInterrupt is lost in a finaliser and leaves tasks behind in a loop.
+"""
+
+from __future__ import annotations
+
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import datetime
+from types import FrameType
+from typing import Any
+
+#: Seconds between two cells after which nobody can have queued the second one behind the first.
+IDLE = 1.0
+
+_NO_SENDING = "The run before this one was stopped, so nothing is sent until you run a cell again."
+
+
+class Presses:
+    """The stops that came while one call is at work.
+
+    Attributes:
+        moments: when each came, as `time.time` tells it.
+        terminated: whether one of them was SIGTERM, which then ends the process.
+        leaving: while True, a further press after the first raises KeyboardInterrupt at once.
+    """
+
+    def __init__(self) -> None:
+        self.moments: list[float] = []
+        self.terminated = False
+        self.leaving = False
+        self._before: Callable[[int, FrameType | None], object] | None = None
+
+    def __len__(self) -> int:
+        return len(self.moments)
+
+    def __call__(self, number: int, frame: FrameType | None) -> None:
+        """The signals' handler."""
+        self.terminated = self.terminated or number == signal.SIGTERM
+        self.note()
+        if self._before is not None and number == signal.SIGINT:
+            self._before(number, frame)
+        if self.leaving and len(self) > 1:
+            raise KeyboardInterrupt
+
+    def note(self) -> None:
+        self.moments.append(time.time())
+
+    @contextmanager
+    def left_at_once(self) -> Iterator[None]:
+        """For work that no press but a first one waits for."""
+        self.leaving = True
+        try:
+            yield
+        finally:
+            self.leaving = False
+
+    @contextmanager
+    def installed(self) -> Iterator[Presses]:
+        interrupt, terminate = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
+        if interrupt is not signal.default_int_handler:
+            assert callable(interrupt)
+            self._before = interrupt
+        signal.signal(signal.SIGINT, self)
+        if terminate is signal.SIG_DFL:
+            signal.signal(signal.SIGTERM, self)
+        try:
+            yield self
+        finally:
+            signal.signal(signal.SIGINT, interrupt)
+            if terminate is signal.SIG_DFL:
+                signal.signal(signal.SIGTERM, terminate)
+            if self.terminated:
+                signal.raise_signal(signal.SIGTERM)
+
+
+@contextmanager
+def noted_interrupts() -> Iterator[Presses]:
+    """Ctrl-C, the stop button and SIGTERM as notes. One within another is the same one.
+
+    Whoever has set a handler of his own for Ctrl-C, as asyncio.run does, keeps it; a kernel's, which only cancels the
+    cell's coroutine, is called too.
+    """
+    handler = signal.getsignal(signal.SIGINT)
+    if threading.current_thread() is not threading.main_thread():
+        yield Presses()
+    elif isinstance(handler, Presses):
+        yield handler
+    elif handler is signal.default_int_handler or getattr(handler, "__module__", "").startswith("ipykernel"):
+        with Presses().installed() as presses:
+            yield presses
+    else:
+        yield Presses()
+
+
+@contextmanager
+def noted_terminations() -> Iterator[Presses]:
+    """SIGTERM as a note for a call that is awaited, beside others of its kind; when the last of them has ended, so does
+    the process."""
+    free = signal.getsignal(signal.SIGTERM) in (signal.SIG_DFL, _tell_awaited)
+    if threading.current_thread() is not threading.main_thread() or not free:
+        yield Presses()
+        return
+    signal.signal(signal.SIGTERM, _tell_awaited)
+    presses = Presses()
+    _awaited.append(presses)
+    try:
+        yield presses
+    finally:
+        _awaited.remove(presses)
+        if not _awaited:
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+            if presses.terminated:
+                signal.raise_signal(signal.SIGTERM)
+
+
+_awaited: list[Presses] = []
+
+
+def _tell_awaited(number: int, frame: FrameType | None) -> None:
+    for presses in _awaited:
+        presses(number, frame)
+
+
+def is_interactive() -> bool:
+    """Whether a person sits before a notebook or a shell, who sees what comes back."""
+    return _shell() is not None or hasattr(sys, "ps1")
+
+
+def interrupt_with(partial: object) -> KeyboardInterrupt:
+    """What goes on to the caller of a run that was stopped, with what was finished."""
+    stop = KeyboardInterrupt("The run was stopped. The same call goes on from there.")
+    stop.partial = partial  # type: ignore[attr-defined]
+    return stop
+
+
+def hold_back(presses: Presses) -> None:
+    """Let no run begin until the person who has stopped one runs something again."""
+    global _held
+    shell = _shell()
+    stopped_at = presses.moments[0] if presses.moments else time.time()
+    if _held is not None:
+        _held.end()
+    _held = _Statement() if shell is None else _Cells(shell, stopped_at)
+
+
+def check_held() -> None:
+    """See that the person did not stop a run of the same cell, or one that this cell was queued behind.
+
+    Raises:
+        KeyboardInterrupt: it is so.
+    """
+    if _held is not None and _held.lasts():
+        raise KeyboardInterrupt(_NO_SENDING)
+
+
+def _shell() -> Any:
+    ipython = sys.modules.get("IPython")
+    return ipython.get_ipython() if ipython is not None and hasattr(ipython, "get_ipython") else None
+
+
+class _Cells:
+    """Holds until a cell begins that was not yet queued when the stop came.
+
+    A kernel's front end dates each request to run a cell. A clock that goes ahead of the kernel's, as after a laptop's
+    sleep, would make old requests look new; but a kernel that was idle for a while had none in its queue.
+    """
+
+    def __init__(self, shell: Any, stopped_at: float) -> None:
+        self._shell, self._stopped_at = shell, stopped_at
+        self._ended_at: float | None = None  # when the cell before ended; None while it runs
+        self._over = False
+        shell.events.register("post_run_cell", self._note_end)
+        shell.events.register("pre_run_cell", self._look)
+
+    def lasts(self) -> bool:
+        return not self._over
+
+    def end(self) -> None:
+        if not self._over:
+            self._over = True
+            self._shell.events.unregister("post_run_cell", self._note_end)
+            self._shell.events.unregister("pre_run_cell", self._look)
+
+    def _note_end(self, *_: Any) -> None:
+        self._ended_at = time.monotonic()
+
+    def _look(self, *_: Any) -> None:
+        if self._ended_at is not None and self._is_new(time.monotonic() - self._ended_at):
+            self.end()
+        self._ended_at = None
+
+    def _is_new(self, idle: float) -> bool:
+        if not hasattr(self._shell, "kernel") or idle >= IDLE:  # a terminal forgets at Ctrl-C what was typed ahead
+            return True
+        date = self._shell.get_parent().get("header", {}).get("date")
+        return isinstance(date, datetime) and self._stopped_at < date.timestamp() <= time.time()
+
+
+class _Statement:
+    """Holds until Python's own prompt has read another statement."""
+
+    def __init__(self) -> None:
+        self._frame = _statement()
+
+    def lasts(self) -> bool:
+        return self._frame is _statement()
+
+    def end(self) -> None:
+        pass
+
+
+def _statement() -> FrameType | None:
+    """The frame of what was typed at the prompt: of those that run in its namespace, the outermost."""
+    namespace, found = sys.modules["__main__"].__dict__, None
+    frame: FrameType | None = sys._getframe()
+    while frame is not None:
+        if frame.f_globals is namespace:
+            found = frame
+        frame = frame.f_back
+    return found
+
+
+_held: _Cells | _Statement | None = None
