@@ -112,7 +112,7 @@ class FileRun:
                 await self._work_in_batches(self.lane, journal)
                 return
             self.status.ended = await self.client.process(
-                self._requests(await self._known(content_digest)),
+                journal.before_sending(self._requests(await self._known(content_digest))),
                 on_result=lambda result: self._take(result, journal),
                 status=self.status,
                 budget=self.budget,
@@ -134,7 +134,7 @@ class FileRun:
             budget=self.budget,
         )
         try:
-            self.status.ended = await batches.run(self._requests(known))
+            self.status.ended = await batches.run(journal.before_sending(self._requests(known)))
         finally:
             self.rest = batches.rest()
 
