@@ -56,7 +56,8 @@ class Journal:
         self._timer: asyncio.TimerHandle | None = None
         self._syncing: Future[None] | None = None
         self._syncer: ThreadPoolExecutor | None = None
-        if self.path.exists() and not (self.path.is_file() or self.path.is_dir()):  # a folder is refused on opening
+        # A folder is refused on opening.
+        if os.path.exists(path) and not (os.path.isfile(path) or os.path.isdir(path)):
             raise JournalError(
                 f"{self.path} is no ordinary file, and answers must be kept in one. Choose another path."
             )

@@ -169,15 +169,18 @@ class JournalFile:
         _mend_end(self._file)
         self._size = os.fstat(self._file).st_size
         count = self._unseen_bytes = 0
+        recent = self._recent.copy()
         has = Counter(map(hash, _lines(self._file)))
         missing = (line for line in lines if not _takes_one(has, hash(line)))
-        while some := list(islice(missing, _AT_ONCE)):
-            count += len(some)
-            try:
+        try:
+            while some := list(islice(missing, _AT_ONCE)):
+                count += len(some)
                 self.write(some)
-            except OSError:
-                pending[:0] = [*some, *missing]
-                raise
+        except OSError:
+            pending[:0] = [*some, *missing]
+            raise
+        finally:  # a line that was written again need not be remembered twice
+            self._recent, self._recent_bytes = recent, sum(map(len, recent))
         return count
 
 

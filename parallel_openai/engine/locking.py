@@ -56,7 +56,7 @@ class Lock:
         self._path = Path(os.path.realpath(path))  # however the file is called, it has one lock
         self._place = self._path.with_name(self._path.name + ".lock")
         #: Whether no run of ours was here before, as far as can be seen.
-        self.is_first = not self._place.exists()
+        self.is_first = not os.path.exists(self._place)
         self._held = self._acquire()
         self._identity = _identity(self._place)
 
@@ -87,7 +87,7 @@ class Lock:
                 held = filelock.SoftFileLock(self._place, timeout=_TAKE_OVER, poll_interval=_TAKE_OVER / 10, mode=0o600)
                 held.acquire()
         except filelock.Timeout:
-            if not self._place.exists():  # it is not held, it cannot be made
+            if not os.path.exists(self._place):  # it is not held, it cannot be made
                 raise JournalError(
                     f"{self._path} cannot be locked: nothing can be written in {self._path.parent}. "
                     "Choose another path."

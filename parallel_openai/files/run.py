@@ -73,7 +73,7 @@ class FileRun:
         _set_level(logging_level)
         self.source = RequestsFile(path_of(requests_filepath, "requests_filepath"))
         self.target = _beside(self.source.path) if save_filepath is None else path_of(save_filepath, "save_filepath")
-        if self.target.exists() and self.target.samefile(self.source.path):
+        if os.path.exists(self.target) and self.target.samefile(self.source.path):
             raise InvalidInputError(f"save_filepath is the requests file itself: {self.target}. Choose another.")
         base_url: str | None
         base_url, self.path = split_url(request_url) if request_url is not None else (None, self.source.endpoint_path())

@@ -146,6 +146,15 @@ def test_an_older_line_that_was_cut_off_is_written_again_too() -> None:
     assert answers() == 2
 
 
+def test_a_file_may_be_cut_several_times() -> None:
+    with Journal(PLACE) as journal:
+        for number in range(3):
+            journal.append(b'[{"model":"m","n":%d},{"id":1}]' % number)
+            os.truncate(PLACE, 0)
+            journal._look()
+    assert (answers(), len(PLACE.read_bytes().splitlines())) == (3, 3)
+
+
 def test_what_somebody_else_adds_stays(caplog: pytest.LogCaptureFixture) -> None:
     with Journal(PLACE) as journal:
         journal.append(b'[{"model":"m"},{"id":1}]')
