@@ -18,6 +18,8 @@ if sys.platform != "win32":
 
 #: What a file system says that has no locks, or none at the moment.
 _NO_LOCKS = {errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP}
+#: Seconds in which a dead holder is found out.
+_TAKE_OVER = 0.5
 #: What to do about what the system says.
 _ADVICE = {
     errno.EACCES: "This user may not write there: change its rights, or choose another path.",
@@ -37,11 +39,31 @@ def advice(error: OSError) -> str:
     return _ADVICE.get(error.errno or 0, "Choose another path for it.")
 
 
+def take(place: Path) -> filelock.BaseFileLock:
+    """Hold a lock file, which the system unlocks when its holder dies. Where the system has no such locks, it is a file
+    beside it that names the holder, and a holder that is dead is found out when the next one comes.
+
+    Raises:
+        filelock.Timeout: somebody holds it.
+        OSError: it cannot be made.
+    """
+    held: filelock.BaseFileLock = filelock.FileLock(place, timeout=0, mode=0o600, fallback_to_soft=False)
+    try:
+        held.acquire()
+    except OSError as error:
+        if error.errno not in _NO_LOCKS:
+            raise
+        held = filelock.SoftFileLock(_holder_of(place), timeout=_TAKE_OVER, poll_interval=_TAKE_OVER / 10, mode=0o600)
+        held.acquire()
+    return held
+
+
+def _holder_of(place: Path) -> Path:
+    return place.with_name(place.name + ".holder")
+
+
 class Lock:
     """Holds a file that need not exist yet, until it is released. Its folder is made.
-
-    The lock is a file beside it, which the system unlocks when its holder dies. Where the system has no such locks, it
-    is a file that names the holder, and a holder that is dead is found out when the next one comes.
 
     Raises:
         JournalLockedError: somebody holds it; the message says who.
@@ -74,18 +96,8 @@ class Lock:
             self._place.unlink(missing_ok=True)
 
     def _acquire(self) -> filelock.BaseFileLock:
-        held: filelock.BaseFileLock
         try:
-            try:
-                held = filelock.FileLock(self._place, timeout=0, mode=0o600, fallback_to_soft=False)
-                held.acquire()
-                self._leave_name()
-            except OSError as error:
-                if error.errno not in _NO_LOCKS:
-                    raise
-                self._place = self._place.with_name(self._place.name + ".holder")
-                held = filelock.SoftFileLock(self._place, timeout=_TAKE_OVER, poll_interval=_TAKE_OVER / 10, mode=0o600)
-                held.acquire()
+            held = take(self._place)
         except filelock.Timeout:
             if not os.path.exists(self._place):  # it is not held, it cannot be made
                 raise JournalError(
@@ -98,6 +110,9 @@ class Lock:
             ) from None
         except OSError as error:
             raise JournalError(f"{self._path} cannot be locked: {error.strerror}. {advice(error)}") from error
+        self._place = Path(held.lock_file)
+        if self._place.suffix == ".lock":
+            self._leave_name()
         return held
 
     def _leave_name(self) -> None:
@@ -107,20 +122,16 @@ class Lock:
             pass  # Windows keeps a locked file shut; only the message to the next one to come is poorer for it
 
     def _holder(self) -> str:
+        marker = _holder_of(self._place)
         try:
-            words, age = self._place.read_text("utf-8"), time.time() - self._place.stat().st_mtime
+            if not marker.exists():
+                return self._place.read_text("utf-8") or "another run"
+            lines, age = marker.read_text("utf-8").splitlines(), time.time() - marker.stat().st_mtime
         except OSError:
             return "another run"
-        if self._place.suffix == ".lock":
-            return words or "another run"
-        lines = [*words.splitlines(), "", ""]
-        who = f"process {lines[0]} on {lines[1]}" if words else "another run"
+        who = f"process {lines[0]} on {lines[1]}" if len(lines) > 1 else "another run"
         since = f"{age / 3600:.0f} hours" if age > 7200 else f"{max(age, 0) / 60:.0f} minutes"
-        return f"{who}, since {since} (if that is dead, remove the file {self._place})"
-
-
-#: Seconds in which a dead holder is found out.
-_TAKE_OVER = 0.5
+        return f"{who}, since {since} (if that is dead, remove the file {marker})"
 
 
 def _identity(path: Path) -> tuple[int, int] | None:
