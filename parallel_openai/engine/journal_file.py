@@ -104,7 +104,12 @@ class JournalFile:
         Raises:
             OSError: it refuses.
         """
-        _sync_file(self._file)
+        file = self._file
+        try:
+            _sync_file(file)
+        except OSError:
+            if file == self._file:  # and not one that was left meanwhile
+                raise
 
     def look(self, pending: list[bytes]) -> int:
         """See that all that was written is still under the path. Where it is not, since somebody has moved, replaced or
@@ -123,11 +128,11 @@ class JournalFile:
         """
         wrong = None if self._lock.is_in_place() else self._lock_again()
         if not _is_under(self._path, self._file):
-            return self._move(wrong, pending)
+            return self._move(wrong, _lines(self._file), pending)
         if wrong is not None:
             raise JournalWriteError(f"The lock of {self._path} was deleted in mid-run. {wrong}") from wrong
         if os.fstat(self._file).st_size != self._size:
-            return self._complete(_lines_in([*self._recent]), pending)
+            return self._write_over(_lines_in([*self._recent]), pending)
         self._unseen_bytes = 0
         return 0
 
@@ -144,7 +149,15 @@ class JournalFile:
             return error
         return None
 
-    def _move(self, wrong: JournalError | None, pending: list[bytes]) -> int:
+    def _write_over(self, lines: Iterator[bytes], pending: list[bytes]) -> int:
+        """Go on in the file that somebody has written something else into."""
+        try:
+            _refuse_what_is_not_ours(self._path, may_be_torn=True)
+        except JournalError as error:
+            return self._move(error, lines, pending)
+        return self._complete(lines, pending)
+
+    def _move(self, wrong: JournalError | None, lines: Iterator[bytes], pending: list[bytes]) -> int:
         """Go on in the file that is under the path now; where that cannot be, in a new one beside it."""
         path, old = self._path, self._file
         try:
@@ -155,7 +168,7 @@ class JournalFile:
         if wrong is not None:
             self._path = path.with_name(f"{path.name}.kept-{os.getpid()}")
             self._file = _open(self._path, may_be_torn=True)
-        again = self._complete(_lines(old), pending)
+        again = self._complete(lines, pending)
         os.close(old)
         if wrong is not None:
             raise JournalWriteError(
@@ -164,7 +177,7 @@ class JournalFile:
             ) from wrong
         return again
 
-    def _complete(self, lines: Iterable[bytes], pending: list[bytes]) -> int:
+    def _complete(self, lines: Iterator[bytes], pending: list[bytes]) -> int:
         """Write what the file lacks of these lines."""
         _mend_end(self._file)
         self._size = os.fstat(self._file).st_size

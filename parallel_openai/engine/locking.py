@@ -83,8 +83,11 @@ class Lock:
         self._identity = _identity(self._place)
 
     def is_in_place(self) -> bool:
-        """Whether the lock file is still where others look for it."""
-        return _identity(self._place) == self._identity
+        """Whether the lock file is still where others look for it, as far as can be told."""
+        try:
+            return _identity(self._place) == self._identity
+        except OSError:
+            return True
 
     def release(self) -> None:
         self._held.release()
@@ -137,7 +140,7 @@ class Lock:
 def _identity(path: Path) -> tuple[int, int] | None:
     try:
         about = path.stat()
-    except OSError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
     return about.st_dev, about.st_ino
 

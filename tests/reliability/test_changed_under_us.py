@@ -57,6 +57,10 @@ CUTS: list[Callable[[], Any]] = [
 ]
 
 
+def write_over(content: bytes) -> None:
+    PLACE.write_bytes(content)
+
+
 def ask(client: po.Client) -> pd.DataFrame:
     return po.process_dataframe(rows(ROWS), "text", model="m", save_to=PLACE, client=client, progress=False)
 
@@ -182,6 +186,22 @@ def test_where_something_else_is_now_the_run_stops_and_says_where_the_answers_ar
     with po.Client(server.base_url) as client:
         verb(client)
     assert server.stats(charged=False)["received"] - sent == ROWS - before
+
+
+@pytest.mark.parametrize("content", [b"text,stars\nFine.,5\n", b'[{"a":1},{"a":2}]'], ids=repr)
+def test_what_somebody_writes_over_it_stays_and_the_answers_go_elsewhere(content: bytes) -> None:
+    async def work() -> None:
+        with Journal(PLACE) as journal:
+            for number in range(2):
+                journal.append(b'[{"model":"m","n":%d},{"id":1}]' % number)
+                await asyncio.sleep(0.1)
+            write_over(content)
+            await asyncio.sleep(3)
+
+    with pytest.raises(JournalWriteError, match="is no file of results"):
+        asyncio.run(work())
+    assert PLACE.read_bytes() == content
+    assert answers(Path(f"folder/answers.jsonl.kept-{os.getpid()}")) == 2
 
 
 def test_a_second_run_does_not_come_in_when_the_lock_was_deleted(server: Server, client: po.Client) -> None:
