@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import time
+from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
-from parallel_openai.engine.lines import parse_line, read_at, read_entries
-from parallel_openai.engine.locking import lock
+from parallel_openai.engine.journal_file import JournalFile
 from parallel_openai.errors import InvalidInputError, JournalError, JournalWriteError
 
-Sync = Literal["second", "always", "never"]
+log = logging.getLogger("parallel_openai")
 
-_SYNC_EVERY = 1.0
-_CHUNK = 1 << 20
-_sync_file = getattr(os, "fdatasync", os.fsync)
+Sync = Literal["second", "always", "never"]
+Request = TypeVar("Request")
+
+#: Seconds between two looks at the file, and between two orders to the disk to keep it.
+_EVERY = 1.0
 
 
 class Journal:
@@ -47,43 +50,43 @@ class Journal:
         self._owner: asyncio.Task[Any] | None = None  # the task that ends when the disk refuses
         self._cancelled_owner = False
         self._scheduled = False
+        self._has_room = False
         self._synced_at = time.monotonic()
         self._dirty = False
         self._timer: asyncio.TimerHandle | None = None
         self._syncing: Future[None] | None = None
         self._syncer: ThreadPoolExecutor | None = None
-        self._file = -1
-        if self.path.exists() and not (self.path.is_file() or self.path.is_dir()):  # a folder is refused on opening
+        # A folder is refused on opening.
+        if os.path.exists(path) and not (os.path.isfile(path) or os.path.isdir(path)):
             raise JournalError(
                 f"{self.path} is no ordinary file, and answers must be kept in one. Choose another path."
             )
-        self._lock = lock(self.path)
-        try:
-            self._file = _open(self.path)
-            _refuse_what_is_not_ours(self.path)
-            _mend_end(self._file)
-        except OSError as error:
-            if self._file >= 0:
-                os.close(self._file)
-                self._file = -1
-            self._lock.release()
-            if isinstance(error, JournalError):
-                raise
-            raise JournalError(
-                f"The results file {self.path} cannot be opened: {error.strerror}. Choose another path for it."
-            ) from error
+        self._file: JournalFile | None = JournalFile(self.path)
+
+    def before_sending(self, requests: Iterable[Request | None]) -> Iterator[Request | None]:
+        """The same requests, the first of them only when the disk takes something: nothing is paid for that could not
+        be kept.
+
+        Raises:
+            JournalWriteError: it does not.
+        """
+        for request in requests:
+            if request is not None and not self._has_room:
+                self._reserve()
+            yield request
 
     def append(self, line: bytes) -> None:
         """Write one line, without its end. Lines of the same turn of the event loop go to the disk in one write.
 
         Raises:
             JournalWriteError: this or an earlier write failed; the file is whole up to the last line that went well.
+                The others are kept, and written as soon as there is room, at the latest on closing.
         """
+        self._pending.append(line)
         if self._error is not None:
             if self._cancelled_owner:
-                return  # the run is ending; what still comes in goes into its partial result, and raising would lose it
+                return  # the run is ending, and what still comes in must reach its partial result
             raise self._error
-        self._pending.append(line)
         try:
             self._loop = asyncio.get_running_loop()
         except RuntimeError:
@@ -102,15 +105,19 @@ class Journal:
         self._scheduled = False
         if not self._pending:
             return
-        block = b"\n".join(self._pending) + b"\n"
-        self._pending.clear()
         try:
-            _write_all(self._file, block)
+            self._opened.write(self._pending)
+            self._dirty = True
+            if self._sync == "always":
+                self._sync_now()
         except OSError as error:
-            _mend_quietly(self._file)  # the lines that went well before stay
             raise self._give_up(error) from error
-        self._dirty = True
-        self._sync_in_time()
+        if self._loop is None:
+            if time.monotonic() >= self._synced_at + _EVERY:
+                self._look()
+                self._sync_if_wanted()
+        elif self._timer is None:
+            self._timer = self._loop.call_later(_EVERY, self._each_second)
 
     def close(self) -> None:
         """Write what is pending, sync, and let the lock go. Closing twice does nothing.
@@ -118,30 +125,34 @@ class Journal:
         Raises:
             JournalWriteError: the disk refuses, or refused what was written since the last word of it.
         """
-        if self._file < 0:
+        if self._file is None:
             return
         if self._timer is not None:
             self._timer.cancel()
+        if self._syncing is not None:
+            wait([self._syncing])
+            self._look_at_sync(self._syncing)
+        before = self._error
         try:
-            if self._error is None:
-                self.flush()
-            if self._syncing is not None:
-                wait([self._syncing])
-                self._look_at_sync(self._syncing)
-            if self._error is None and self._dirty and self._sync != "never":
-                self._sync_now()
+            self.flush()
+            self._look()
+            self._sync_if_wanted()
+        except JournalWriteError:
+            if before is None:
+                raise
         finally:
             if self._syncer is not None:
                 self._syncer.shutdown()
-            os.close(self._file)
-            self._file = -1
-            self._lock.release()
+            self._file.close()
+            self._file = None
 
     def __enter__(self) -> Journal:
         try:
             self._owner = asyncio.current_task()
+            self._loop = asyncio.get_running_loop()
         except RuntimeError:  # no loop, so nothing to end
-            pass
+            return self
+        self._timer = self._loop.call_later(_EVERY, self._each_second)
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: object) -> None:
@@ -152,12 +163,27 @@ class Journal:
         owner, self._owner = self._owner, None
         if self._error is None:
             return
+        if self._pending:
+            lost = f"{len(self._pending):,} answers could not be written any more."
+            self._error.args = (f"{self._error} {lost}",)
         if self._cancelled_owner and owner is not None:
             uncancel = getattr(owner, "uncancel", None)  # from Python 3.11 on
             if uncancel is not None:
                 uncancel()
         if error is None or isinstance(error, asyncio.CancelledError):
             raise self._error from self._error.__cause__
+
+    @property
+    def _opened(self) -> JournalFile:
+        assert self._file is not None, "the journal is closed"
+        return self._file
+
+    def _reserve(self) -> None:
+        self._has_room = True
+        try:
+            self._opened.reserve(sync=self._sync != "never")
+        except OSError as error:
+            raise self._give_up(error) from error
 
     def _flush_in_loop(self) -> None:
         try:
@@ -170,31 +196,26 @@ class Journal:
             self._cancelled_owner = True
             self._owner.cancel()
 
-    def _sync_in_time(self) -> None:
-        """See that what was written is on the disk within about a second, also when nothing more is written."""
-        if self._sync == "always":
-            self._sync_now()
-        elif self._sync == "second":
-            due = self._synced_at + _SYNC_EVERY - time.monotonic()
-            if self._loop is None:
-                if due <= 0:
-                    self._sync_now()
-            elif self._timer is None:
-                self._timer = self._loop.call_later(max(due, 0.0), self._sync_in_thread)
+    def _each_second(self) -> None:
+        """See that what was written is on the disk within about a second, and that the file is still there; also when
+        nothing more is written."""
+        assert self._loop is not None
+        self._timer = self._loop.call_later(_EVERY, self._each_second)
+        try:
+            self.flush()  # what a disk refused that has room now
+            self._look()
+        except JournalWriteError:
+            self._end_owner()
+        if self._dirty and self._sync == "second":
+            self._sync_in_thread()
 
     def _sync_in_thread(self) -> None:
         """In a thread, since a slow disk must not hold up the answers that are coming in."""
-        self._timer = None
-        if self._file < 0 or self._error is not None or not self._dirty:
-            return
-        assert self._loop is not None
         if self._syncing is not None and not self._syncing.done():  # a very slow disk
-            self._timer = self._loop.call_later(_SYNC_EVERY, self._sync_in_thread)
             return
         self._dirty = False
-        self._synced_at = time.monotonic()
         self._syncer = self._syncer or ThreadPoolExecutor(1, thread_name_prefix="parallel_openai-sync")
-        self._syncing = self._syncer.submit(_sync_file, self._file)
+        self._syncing = self._syncer.submit(self._opened.sync)
         self._syncing.add_done_callback(self._tell_loop)
 
     def _tell_loop(self, syncing: Future[None]) -> None:
@@ -211,20 +232,47 @@ class Journal:
             self._give_up(error)
             self._end_owner()
 
+    def _look(self) -> None:
+        """Go on in the file that is under the path now, if it is another one.
+
+        Raises:
+            JournalWriteError: that cannot be done.
+        """
+        try:
+            again = self._opened.look(self._pending)
+        except OSError as error:
+            raise self._give_up(error) from error
+        if again:
+            self._dirty = True
+            log.warning(
+                "%s was changed, moved or deleted while the run wrote it. It was given the %s answers again that it "
+                "lacked.",
+                self.path,
+                f"{again:,}",
+            )
+
+    def _sync_if_wanted(self) -> None:
+        if self._dirty and self._sync != "never":
+            self._sync_now()
+
     def _sync_now(self) -> None:
         try:
-            _sync_file(self._file)
+            self._opened.sync()
         except OSError as error:
             raise self._give_up(error) from error
         self._dirty = False
         self._synced_at = time.monotonic()
 
     def _give_up(self, error: OSError) -> JournalWriteError:
-        self._error = JournalWriteError(
-            f"Writing to {self.path} failed: {error.strerror}. What was written before is kept: make room and run the "
-            "same again."
-        )
-        self._error.__cause__ = error
+        """The first thing that went wrong is what is told."""
+        if self._error is None and isinstance(error, JournalWriteError):
+            self._error = error
+        elif self._error is None:
+            self._error = JournalWriteError(
+                f"Writing to {self.path} failed: {error.strerror or error}. What was written before is kept: make room "
+                "and run the same again."
+            )
+            self._error.__cause__ = error
         return self._error
 
 
@@ -236,57 +284,3 @@ def check_sync(sync: object) -> None:
     """
     if sync not in ("second", "always", "never"):
         raise InvalidInputError(f"sync must be 'second', 'always' or 'never', not {sync!r}.")
-
-
-def _open(path: Path) -> int:
-    return os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | getattr(os, "O_BINARY", 0), 0o600)
-
-
-def _refuse_what_is_not_ours(path: Path) -> None:
-    """Before a torn end is cut off: in somebody else's file it would be no torn end."""
-    for _, entry in read_entries(path):
-        if entry is not None:
-            return
-
-
-def _mend_end(file: int) -> None:
-    """Cut a torn last line off, and end a whole one."""
-    end = os.fstat(file).st_size
-    start_of_last = _after_last_newline(file, end)
-    if start_of_last == end:
-        return
-    if parse_line(_read_exactly(file, start_of_last, end - start_of_last)) is not None:
-        _write_all(file, b"\n")
-    else:
-        os.ftruncate(file, start_of_last)
-
-
-def _mend_quietly(file: int) -> None:
-    try:
-        _mend_end(file)
-    except OSError:
-        pass  # the torn line stays and is cut off at the next opening
-
-
-def _after_last_newline(file: int, end: int) -> int:
-    while end > 0:
-        start = max(0, end - _CHUNK)
-        found = _read_exactly(file, start, end - start).rfind(b"\n")
-        if found >= 0:
-            return start + found + 1
-        end = start
-    return 0
-
-
-def _read_exactly(file: int, offset: int, count: int) -> bytes:
-    chunks = []
-    while count > 0 and (chunk := read_at(file, count, offset)):
-        chunks.append(chunk)
-        offset, count = offset + len(chunk), count - len(chunk)
-    return b"".join(chunks)
-
-
-def _write_all(file: int, block: bytes) -> None:
-    view = memoryview(block)
-    while view:  # a disk that is nearly full takes a part
-        view = view[os.write(file, view) :]

@@ -6,6 +6,7 @@ A line is `[request, response]`, `[request, response, metadata]` or, for a frame
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Callable, Iterator
 from typing import IO, Any, TypeVar
@@ -54,6 +55,8 @@ def read_lines(
                 if whole or entry is not None:
                     yield offset, entry
             elif entry is not None:
+                if not is_ours(parse_line(line)):
+                    raise none_of_ours(path)
                 yield from ((each, None) for each in damaged)
                 yield offset, entry
                 damaged = None
@@ -65,10 +68,14 @@ def read_lines(
                 damaged.append(offset)
             offset += len(line)
         if damaged:
-            raise JournalError(
-                f"{path} is no file of results: its first line is not [request, response]. "
-                "Choose another path, so that it is not added to."
-            )
+            raise none_of_ours(path)
+
+
+def none_of_ours(path: str | os.PathLike[str]) -> JournalError:
+    return JournalError(
+        f"{path} is no file of results: its first line is not [request, response]. "
+        "Choose another path, so that it is not added to."
+    )
 
 
 def _opened(path: str | os.PathLike[str]) -> IO[bytes]:
@@ -90,8 +97,15 @@ def likely_lines(path: str | os.PathLike[str], lines: int, size: int) -> int:
 
 
 def _may_be_torn(tail: bytes) -> bool:
-    """Whether a file's only line can be the beginning of one of ours."""
-    return tail.lstrip().startswith(b"[{"[: len(tail.lstrip())])
+    """Whether a file's only line can be the beginning of one of ours, and is not the whole of something else."""
+    start = tail.lstrip()
+    if start.startswith(b"[{") and start[2:3] not in (b'"', b"}", b""):
+        return False
+    try:
+        json.loads(tail)  # which reads NaN and the like, that other programs write
+    except (ValueError, RecursionError):
+        return start.startswith(b"[{"[: len(start)])
+    return False
 
 
 def read_entry_at(file: int, offset: int) -> Entry | None:
@@ -121,6 +135,27 @@ def parse_line(line: bytes, read: Callable[[bytes], Any] = loads) -> Entry | Non
     except ValueError:
         return None
     return entry if isinstance(entry, list) and 2 <= len(entry) <= 4 and isinstance(entry[0], dict) else None
+
+
+#: What a request has one of, whatever the endpoint.
+_ASKS = frozenset({"model", "messages", "input", "prompt"})
+
+
+def is_ours(entry: Entry | None) -> bool:
+    """Whether a line can only be one of a file of results, and is no list of records or of messages.
+
+    >>> is_ours([{"model": "m"}, {"choices": []}]), is_ours([{"prompt": "a"}, {"prompt": "b"}])
+    (True, False)
+    """
+    if entry is None:
+        return False
+    request, answer, *beside = entry
+    about = beside[-1] if beside else None
+    if isinstance(about, dict) and ("key" if len(beside) == 2 else "batch") in about and (beside[1:] or answer is None):
+        return True
+    if _ASKS.isdisjoint(request) or "role" in request:
+        return False
+    return isinstance(answer, list) or (isinstance(answer, dict) and answer.keys() != request.keys())
 
 
 def make_line(body: bytes, answer: bytes, *rest: bytes) -> bytes:

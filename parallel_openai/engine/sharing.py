@@ -19,6 +19,7 @@ from pathlib import Path
 import filelock
 
 from parallel_openai.engine.limiter import Limiter
+from parallel_openai.engine.locking import take
 from parallel_openai.errors import InvalidInputError
 
 #: Seconds between two counts. One who joins waits a little longer, until the others have seen it.
@@ -49,6 +50,7 @@ class SharedAccount:
             raise InvalidInputError(f"shared must be a name of letters, digits, '-', '_' and '.', not {name!r}.")
         self._folder = (folder or Path(tempfile.gettempdir()) / f"parallel_openai-{getpass.getuser()}") / name
         self._lock: filelock.BaseFileLock | None = None
+        self._lease: Path | None = None
         self._runs = 0
 
     async def join(self) -> None:
@@ -58,7 +60,8 @@ class SharedAccount:
             return
         self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         while self._lock is None:
-            self._lock = _locked(self._folder / f"{uuid.uuid4().hex}.lease")
+            self._lease = self._folder / f"{uuid.uuid4().hex}.lease"
+            self._lock = _locked(self._lease)
         if self.count() > 1:
             await asyncio.sleep(1.2 * COUNT_EVERY)
 
@@ -66,17 +69,14 @@ class SharedAccount:
         """Take part no more; the others get this one's share at their next count."""
         self._runs -= 1
         if self._runs == 0 and self._lock is not None:
-            place = Path(self._lock.lock_file)
             self._lock.release()
-            self._lock = None
-            _remove(place)
+            if self._lease is not None:
+                _remove(self._lease)
+            self._lock = self._lease = None
 
     def count(self) -> int:
         """How many take part now, this one included. What dead ones left behind is cleared away."""
-        return 1 + sum(_is_held(lease) for lease in self._folder.glob("*.lease") if not self._is_ours(lease))
-
-    def _is_ours(self, lease: Path) -> bool:
-        return self._lock is not None and lease == Path(self._lock.lock_file)
+        return 1 + sum(_is_held(lease) for lease in self._folder.glob("*.lease") if lease != self._lease)
 
 
 @asynccontextmanager
@@ -102,18 +102,15 @@ async def taking_part(account: SharedAccount | None, limiter: Limiter) -> AsyncI
 
 
 def _locked(lease: Path) -> filelock.BaseFileLock | None:
-    lock = filelock.FileLock(lease, timeout=0, mode=0o600)
     try:
-        lock.acquire()
+        return take(lease)
     except filelock.Timeout:  # somebody counted between the making of the file and its locking
         return None
-    return lock
 
 
 def _is_held(lease: Path) -> bool:
-    lock = filelock.FileLock(lease, timeout=0, mode=0o600)
     try:
-        lock.acquire()
+        lock = take(lease)
     except (filelock.Timeout, OSError):
         return True
     lock.release()

@@ -73,7 +73,7 @@ class FileRun:
         _set_level(logging_level)
         self.source = RequestsFile(path_of(requests_filepath, "requests_filepath"))
         self.target = _beside(self.source.path) if save_filepath is None else path_of(save_filepath, "save_filepath")
-        if self.target.exists() and self.target.samefile(self.source.path):
+        if os.path.exists(self.target) and self.target.samefile(self.source.path):
             raise InvalidInputError(f"save_filepath is the requests file itself: {self.target}. Choose another.")
         base_url: str | None
         base_url, self.path = split_url(request_url) if request_url is not None else (None, self.source.endpoint_path())
@@ -112,7 +112,7 @@ class FileRun:
                 await self._work_in_batches(self.lane, journal)
                 return
             self.status.ended = await self.client.process(
-                self._requests(await self._known(content_digest)),
+                journal.before_sending(self._requests(await self._known(content_digest))),
                 on_result=lambda result: self._take(result, journal),
                 status=self.status,
                 budget=self.budget,
@@ -134,7 +134,7 @@ class FileRun:
             budget=self.budget,
         )
         try:
-            self.status.ended = await batches.run(self._requests(known))
+            self.status.ended = await batches.run(journal.before_sending(self._requests(known)))
         finally:
             self.rest = batches.rest()
 

@@ -23,5 +23,5 @@ def make_private(folder: Path) -> None:
     """Make a folder that only its owner reads and git leaves alone."""
     folder.mkdir(mode=0o700, exist_ok=True)
     fence = folder / ".gitignore"
-    if not fence.exists():
+    if not fence.exists() or not fence.stat().st_size:  # a full disk leaves an empty one
         fence.write_text("# Answers and the data they are about: not to be published by accident.\n*\n", "utf-8")

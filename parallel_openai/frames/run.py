@@ -164,7 +164,7 @@ class FrameRun:
             try:
                 self._restoring = Restoring(lambda slot, key: self._read(slot, key, known))
                 async with self._restoring.in_pauses():
-                    requests = self._requests(known)
+                    requests = journal.before_sending(self._requests(known))
                     self._ended = await self._send(requests, journal, known, self._bounds.until(began))
                     if self._ended != "finished":
                         await self._leave_rest(requests)

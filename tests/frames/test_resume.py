@@ -62,6 +62,13 @@ def test_each_question_has_a_journal_of_its_own_in_a_private_folder(ask: Verb, r
     assert Path(".parallel_openai/.gitignore").read_text().endswith("\n*\n")
 
 
+def test_a_folder_whose_fence_was_left_empty_gets_it_again(ask: Verb, reviews: pd.DataFrame) -> None:
+    Path(".parallel_openai").mkdir()
+    Path(".parallel_openai/.gitignore").touch()
+    ask(reviews, "text")
+    assert Path(".parallel_openai/.gitignore").read_text().endswith("\n*\n")
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such modes")
 def test_the_journal_is_for_its_owner_only(ask: Verb, reviews: pd.DataFrame) -> None:
     path = journal_of(ask(reviews, "text"))

@@ -183,6 +183,32 @@ def test_a_torn_line_is_left_out_and_swallows_nothing() -> None:
         assert (10 in found) == (whole[:cut].count(b"\n") > 0 or cut == whole.index(b"\n"))
 
 
+@pytest.mark.parametrize("change", ["delete", "empty", "cut", "replace"])
+def test_corrections_that_somebody_deletes_meanwhile_are_written_again(change: str) -> None:
+    review, place = po.review(labelled(), save_to="soup.jsonl"), Path("soup.jsonl")
+    review.correct(10, "good")
+    review.correct(20, "bad")
+    review.correct(10, "bad")
+    if change == "replace":
+        Path("other").write_bytes(place.read_bytes().splitlines(keepends=True)[0])
+        Path("other").replace(place)
+    elif change == "delete":
+        place.unlink()
+    else:
+        place.write_bytes(b"" if change == "empty" else place.read_bytes()[:-20])
+    review.correct(50, "good")
+    found = po.review(labelled(), save_to="soup.jsonl").frame()["label_reviewed"].dropna().to_dict()
+    assert found == {10: "bad", 20: "bad", 50: "good"}
+
+
+@pytest.mark.parametrize("content", [b"a,b\n1,2\n", b'[{"model":"m"},{"id":1}]\n', b'[{"a":1}]', b"{}"], ids=repr)
+def test_a_file_that_holds_something_else_is_refused_and_left_as_it_is(content: bytes) -> None:
+    Path("soup.jsonl").write_bytes(content)
+    with pytest.raises(JournalError, match="is no file of corrections"):
+        po.review(labelled(), save_to="soup.jsonl")
+    assert Path("soup.jsonl").read_bytes() == content
+
+
 def test_a_disk_that_takes_nothing_leaves_the_row_unjudged() -> None:
     Path("folder").write_text("a file stands where the folder should be")
     review = po.review(labelled())

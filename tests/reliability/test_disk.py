@@ -9,8 +9,10 @@ import re
 import shutil
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +20,9 @@ import pytest
 
 import parallel_openai as po
 from parallel_openai.engine.journal import Journal
-from parallel_openai.errors import InvalidInputError, JournalWriteError
+from parallel_openai.errors import InvalidInputError, JournalError, JournalWriteError
 from parallel_openai.local.simulator import Server
+from tests.conftest import wait_until_sent
 from tests.reliability.kills import ROOT
 from tests.reliability.worker import rows, write_requests
 
@@ -123,6 +126,119 @@ def test_a_full_disk_keeps_every_line_that_fits(server: Server, client: po.Clien
         statuses = stopped.value.partial["status"].value_counts()
         assert kept <= statuses["succeeded"] < 300
     assert server.stats(charged=False)["received"] < 300
+
+
+@contextmanager
+def full(disk: Path) -> Iterator[Path]:
+    """A disk without a free page; gives the file that fills it."""
+    with open(disk / "filler", "wb", buffering=0) as file, suppress(OSError):
+        while True:
+            file.write(b"x" * 4096)
+    yield disk / "filler"
+
+
+def send_file(place: Path, client: po.Client) -> Any:
+    write_requests(Path("requests.jsonl"), 30)
+    return po.process_api_requests_from_file("requests.jsonl", place, client=client, progress=False)
+
+
+def ask(place: Path, client: po.Client) -> Any:
+    return po.process_dataframe(rows(30), "text", model="m", save_to=place, client=client, progress=False)
+
+
+def label(place: Path, client: po.Client) -> Any:
+    options: dict[str, Any] = {"labels": ["a", "b"], "model": "m", "save_to": place, "client": client}
+    return po.label_dataframe(rows(30), "text", progress=False, **options)
+
+
+def embed(place: Path, client: po.Client) -> Any:
+    options: dict[str, Any] = {"rows_per_request": 1, "dimensions": 8, "save_to": place, "client": client}
+    return po.embed_dataframe(rows(30), "text", model="m", progress=False, **options)
+
+
+@pytest.mark.parametrize("verb", [send_file, ask, label, embed])
+@pytest.mark.parametrize("began", [False, True], ids=["new", "half done"])
+def test_a_disk_that_is_full_already_is_noticed_before_anything_is_sent(
+    server: Server, client: po.Client, verb: Any, began: bool
+) -> None:
+    with small_disk(256) as disk:
+        place = disk / "a.jsonl"
+        if began:
+            place.write_text('[{"model":"x","messages":[]},{"id":"1"}]\n')
+        with full(disk), pytest.raises(JournalError, match="No space left on device"):
+            verb(place, client)
+    assert server.stats(charged=False)["received"] == 0
+
+
+def test_on_a_full_disk_all_that_is_known_is_known_still(server: Server, client: po.Client) -> None:
+    with small_disk(256) as disk:
+        ask(disk / "a.jsonl", client)
+        sent = server.stats(charged=False)["received"]
+        with full(disk):
+            assert ask(disk / "a.jsonl", client)["status"].eq("succeeded").all()
+    assert server.stats(charged=False)["received"] == sent
+
+
+def test_what_a_full_disk_refused_is_written_when_there_is_room() -> None:
+    async def work() -> None:
+        with Journal(place) as journal:
+            journal.append(line(0))
+            await asyncio.sleep(0.1)
+            with full(disk) as filler:
+                for number in range(1, 20):
+                    journal.append(line(number))
+                try:
+                    await asyncio.sleep(5)  # the disk refuses, and the task ends
+                except asyncio.CancelledError:
+                    journal.append(line(20))  # what was on its way
+                    filler.unlink()
+                    raise
+
+    def line(number: int) -> bytes:
+        return json.dumps([{"model": "m", "n": number}, {"a": "x" * 900}]).encode()
+
+    with small_disk(64) as disk:
+        place = disk / "a.jsonl"
+        with pytest.raises(JournalWriteError, match=r"No space left on device\. What was written before is kept"):
+            asyncio.run(work())
+        assert [json.loads(each)[0]["n"] for each in place.read_bytes().splitlines()] == list(range(21))
+
+
+def test_what_could_not_be_written_to_the_end_is_counted() -> None:
+    async def work() -> None:
+        with Journal(place) as journal, full(disk):
+            for number in range(9):
+                journal.append(b'[{"model":"m"},{"n":"%4000d"}]' % number)
+            await asyncio.sleep(5)
+
+    with small_disk(64) as disk:
+        place = disk / "a.jsonl"
+        with pytest.raises(JournalWriteError, match="9 answers could not be written any more"):
+            asyncio.run(work())
+        assert place.read_bytes() == b""
+
+
+@pytest.mark.parametrize("verb", [send_file, ask, label, embed])
+def test_a_run_whose_disk_was_full_for_a_moment_loses_nothing_that_was_paid(server: Server, verb: Any) -> None:
+    server.set(latency=0.3)
+
+    def fill_for_a_moment() -> None:
+        wait_until_sent(server, 6)
+        with full(disk) as filler:
+            time.sleep(0.4)
+            filler.unlink()
+
+    with small_disk(256) as disk, po.Client(server.base_url, max_concurrent_requests=3) as slow:
+        place = disk / "a.jsonl"
+        thread = threading.Thread(target=fill_for_a_moment)
+        thread.start()
+        try:
+            verb(place, slow)
+        except JournalWriteError:
+            pass
+        thread.join()
+        verb(place, slow)
+        assert len(po.read_journal(place)) == 30
 
 
 def test_a_lone_block_that_fits_in_part_keeps_its_whole_lines() -> None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+import parallel_openai as po
 from parallel_openai.engine.journal import Journal
 from parallel_openai.engine.lines import read_entries
 from parallel_openai.engine.resume import KnownResults
@@ -53,6 +55,60 @@ def test_the_end_of_a_file_that_is_something_else_is_not_cut_off(content: bytes)
     with pytest.raises(JournalError, match="is no file of results"):
         Journal(PLACE)
     assert PLACE.read_bytes() == content
+
+
+FOREIGN = [
+    b'[{"a":1,"b":"x"},{"a":2,"b":"y"}]',
+    b'[{"prompt":"p","model":"x"},{"prompt":"q","model":"y"}]',
+    b'[{"a":1},{"a":2},{"a":3},{"a":4},{"a":5},{"a":6}]',
+    b'[{"a":NaN},{"a":Infinity}]',
+    b'[{"role":"system","content":"Be brief."},{"role":"user","content":"Hi."}]',
+    b'[{"role":"user","content":"Hi."},{"role":"assistant","content":null,"tool_calls":[]}]\n',
+    b'[{"messages":[]},{"messages":[]}]\n',
+    b'[{"a":1},{"a":',
+    b'[{"a":"\\ud800"},{"a":1}]',
+    b"[{'a': 1}, {'a': 2}]",
+    b"[{}]",
+    b"[{},{}]",
+    b"[{},null]",
+    b"[]",
+    b"[{",
+    b" ",
+]
+
+
+@pytest.mark.parametrize("content", FOREIGN, ids=repr)
+def test_a_list_that_somebody_else_wrote_is_refused_and_left_as_it_is(content: bytes) -> None:
+    PLACE.write_bytes(content)
+    for _ in range(2):
+        with pytest.raises(JournalError, match="is no file of results"):
+            Journal(PLACE)
+        assert {each.name: each.read_bytes() for each in Path().iterdir()} == {PLACE.name: content}
+
+
+@pytest.mark.parametrize("content", [each for each in FOREIGN if each not in (b"[{", b" ", FOREIGN[7])], ids=repr)
+def test_such_a_list_is_refused_by_those_who_read_too(content: bytes) -> None:
+    PLACE.write_bytes(content)
+    with pytest.raises(JournalError, match="is no file of results"):
+        po.read_journal(PLACE)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        b'[{"model":"m","messages":[]},{"choices":[]}]',
+        b'[{"model":"m","messages":[]},["HTTP 400", "HTTP 400"],{"row":1}]',
+        b'[{"input":"a"},{"data":[]},{"row":1}]',
+        b'[{},null,{"batch":{"event":"planned","name":"a"}}]',
+        b'[{"n":1},{"a":1},null,{"key":"0123"}]',
+    ],
+    ids=repr,
+)
+@pytest.mark.parametrize("end", [b"\n", b"", b'\n[{"model"'], ids=["whole", "without its end", "with a torn one"])
+def test_what_a_run_wrote_is_taken_up_from_its_first_line(line: bytes, end: bytes) -> None:
+    PLACE.write_bytes(line + end)
+    Journal(PLACE).close()
+    assert PLACE.read_bytes() == line + b"\n"
 
 
 def test_a_long_file_that_is_something_else_is_not_read_to_its_end() -> None:

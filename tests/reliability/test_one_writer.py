@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -24,18 +26,25 @@ from parallel_openai.errors import InvalidInputError, JournalError, JournalLocke
 from parallel_openai.local.simulator import Server
 from tests.conftest import wait_until_sent
 from tests.reliability.kills import ROOT
+from tests.reliability.test_disk import needs_strace, small_disk, work
 from tests.reliability.worker import rows, write_requests
 
 PLACE = Path("answers.jsonl")
+TRACED = ["strace", "-f", "--seccomp-bpf", "-qq", "-o", "/dev/null", "-e", "trace=flock"]
+
+
+needs_root = pytest.mark.skipif(getattr(os, "geteuid", lambda: 1)() != 0, reason="only root can become somebody else")
 
 
 @contextmanager
-def another_process_at_work(server: Server, face: str = "frame", count: int = 200) -> Iterator[subprocess.Popen[bytes]]:
+def another_process_at_work(
+    server: Server, face: str = "frame", count: int = 200, before: Sequence[str] = ()
+) -> Iterator[subprocess.Popen[bytes]]:
     """A run in a process of its own, that has sent something."""
     write_requests(Path("requests.jsonl"), count)
     order = {"face": face, "base_url": server.base_url, "rows": count, "concurrency": 2}
     order |= {"results": str(PLACE.absolute()), "requests": str(Path("requests.jsonl").absolute())}
-    command = [sys.executable, "-m", "tests.reliability.worker", json.dumps(order)]
+    command = [*before, sys.executable, "-m", "tests.reliability.worker", json.dumps(order)]
     process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE)
     try:
         wait_until_sent(server, 1)
@@ -70,6 +79,58 @@ def test_after_a_kill_of_the_writer_the_file_is_free(server: Server, client: po.
         holder.wait()
         server.set(latency=0)
         assert run_frame(client)["status"].tolist() == ["succeeded"] * 3
+
+
+@needs_strace
+@pytest.mark.parametrize("error", ["ENOSYS", "ENOLCK"])
+def test_without_locks_of_the_system_a_dead_holder_is_found_out(server: Server, error: str) -> None:
+    server.set(latency=0.2)
+    without = [*TRACED, "-e", f"inject=flock:error={error}"]
+    with another_process_at_work(server, before=without):
+        holder = int(Path("answers.jsonl.lock.holder").read_text().split()[0])
+        told = work(server, "frame", *without, count=3, results=str(PLACE.absolute()))
+        assert told["error"] == "JournalLockedError"
+        assert f"is being written by process {holder} on {socket.gethostname()}, since 0 minutes" in told["message"]
+        os.kill(holder, signal.SIGKILL)
+    server.set(latency=0)
+    told = work(server, "frame", *without, count=3, results=str(PLACE.absolute()))
+    assert told["statuses"]["succeeded"] == 3
+    assert not Path("answers.jsonl.lock.holder").exists()
+
+
+@needs_strace
+def test_a_holder_on_another_machine_is_named_with_the_file_to_remove(server: Server) -> None:
+    holder = Path("answers.jsonl.lock.holder").absolute()
+    holder.write_text("12345\nnode-7\n")
+    os.utime(holder, (time.time() - 3 * 3600,) * 2)
+    told = work(server, "frame", *TRACED, "-e", "inject=flock:error=ENOSYS", count=3, results=str(PLACE.absolute()))
+    assert told["error"] == "JournalLockedError"
+    assert "process 12345 on node-7, since 3 hours" in told["message"]
+    assert f"if that is dead, remove the file {holder}" in told["message"]
+    assert server.stats(charged=False)["received"] == 0
+
+
+@needs_root
+def test_a_folder_where_nothing_may_be_written_is_named_with_what_to_do(server: Server) -> None:
+    with tempfile.TemporaryDirectory() as mine:
+        os.chmod(mine, 0o755)
+        first = work(server, uid=65534, count=3, results=f"{mine}/answers.jsonl")
+        further = work(server, uid=65534, count=3, results=f"{mine}/folder/answers.jsonl")
+    hidden = work(server, uid=65534, count=3)  # in a folder that it may not even look into
+    for told, why in ((first, "cannot be locked"), (further, "cannot be made"), (hidden, "cannot be made")):
+        assert told["error"] == "JournalError"
+        assert why in told["message"]
+        assert "This user may not write there: change its rights, or choose another path." in told["message"]
+
+
+@needs_root
+def test_a_file_system_that_can_only_be_read_is_named_with_what_to_do() -> None:
+    with small_disk(64) as disk:
+        (disk / "old.jsonl").write_text('[{"model":"m"},{"id":1}]\n')
+        subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)
+        for name in ("old.jsonl", "new.jsonl", "folder/new.jsonl"):
+            with pytest.raises(JournalError, match=r"Read-only file system\. It can only be read from: choose a path"):
+                Journal(disk / name)
 
 
 def test_a_second_thread_is_told_who_writes(server: Server, client: po.Client) -> None:

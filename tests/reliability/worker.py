@@ -48,6 +48,8 @@ def run(order: dict[str, Any]) -> dict[str, Any]:
         import resource
 
         resource.setrlimit(resource.RLIMIT_FSIZE, (order["file_size"], order["file_size"]))
+    if "uid" in order:
+        os.setuid(order["uid"])
     client = po.Client(
         order["base_url"],
         max_concurrent_requests=order.get("concurrency", 20),

@@ -8,8 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from parallel_openai.engine.locking import advice
 from parallel_openai.errors import JournalError
 from parallel_openai.jsonl import dumps, loads
+
+_BEGINS = b'{"request_key":'
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +35,7 @@ class Corrections:
         path: the file; what it holds is read.
 
     Raises:
-        JournalError: it cannot be read.
+        JournalError: it cannot be read, or is something else.
 
     >>> corrections = Corrections("example.review.jsonl")
     >>> corrections.add("a key", Correction("positive"), model_said="negative")
@@ -44,12 +47,18 @@ class Corrections:
         self.path = Path(path)
         self.damaged_lines = 0
         self._by_key: dict[str, Correction] = {}
+        self._lines: dict[str, bytes] = {}  # the last one about each row
+        self._size = 0
         self._torn = False
         try:
             content = self.path.read_bytes() if self.path.exists() else b""
         except OSError as error:
             raise JournalError(f"The corrections in {self.path} cannot be read: {error.strerror}.") from error
         self._read(content)
+        if not self._by_key and not content.lstrip().startswith(_BEGINS[: len(content.lstrip())]):
+            raise JournalError(
+                f"{self.path} is no file of corrections. Choose another path with save_to=, so that it is not added to."
+            )
 
     def get(self, key: str) -> Correction | None:
         """What was last said about a row; None where nothing was, or where it was taken back."""
@@ -73,7 +82,9 @@ class Corrections:
             "note": correction.note,
             "at": round(time.time(), 3),
         }
-        self._append(dumps(line) + b"\n")
+        text = dumps(line) + b"\n"
+        self._append(text)
+        self._lines[key] = text
         self._by_key[key] = correction
 
     def _append(self, line: bytes) -> None:
@@ -84,17 +95,23 @@ class Corrections:
             # They hold people's judgements, so nobody else on the machine may read them.
             descriptor = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
             try:
+                if os.fstat(descriptor).st_size < self._size:  # somebody has deleted or cut it: all are written again
+                    line = b"\n" + b"".join(self._lines.values()) + line
                 written = os.write(descriptor, line)
                 os.fsync(descriptor)
+                self._size = os.fstat(descriptor).st_size
             finally:
                 os.close(descriptor)
         except OSError as error:
-            raise JournalError(f"The correction cannot be written to {self.path}: {error.strerror}.") from error
+            raise JournalError(
+                f"The correction cannot be written to {self.path}: {error.strerror}. {advice(error)}"
+            ) from error
         self._torn = written < len(line)
         if self._torn:
             raise JournalError(f"The correction cannot be written to {self.path}: the disk is full.")
 
     def _read(self, content: bytes) -> None:
+        self._size = len(content)
         self._torn = bool(content) and not content.endswith(b"\n")
         for line in content.splitlines():
             if line.strip():
@@ -109,6 +126,7 @@ class Corrections:
         if not isinstance(key, str):
             self.damaged_lines += 1
             return
+        self._lines[key] = line + b"\n"
         label, note = entry.get("label_reviewed"), entry.get("note")
         if isinstance(label, list):
             label = [str(each) for each in label]

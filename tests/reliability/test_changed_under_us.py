@@ -1,0 +1,261 @@
+"""A journal that somebody else moves, replaces, cuts or deletes while a run writes it: no answer is lost by it."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import shutil
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+
+import parallel_openai as po
+from parallel_openai.engine.journal import Journal
+from parallel_openai.engine.lines import parse_line
+from parallel_openai.errors import JournalLockedError, JournalWriteError
+from parallel_openai.local.simulator import Server
+from tests.conftest import wait_until_sent
+from tests.reliability.worker import rows, write_requests
+
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="Windows lets nobody touch a file that is open")
+
+PLACE = Path("folder/answers.jsonl")
+LOCK = Path("folder/answers.jsonl.lock")
+ROWS = 40
+
+
+def replace() -> None:
+    """As an editor or a sync tool does with what it has read a while before."""
+    Path("folder/old").write_bytes(b"".join(PLACE.read_bytes().splitlines(keepends=True)[:2]))
+    os.replace("folder/old", PLACE)
+
+
+def rewrite() -> None:
+    content = PLACE.read_bytes()
+    PLACE.write_bytes(content)
+    PLACE.write_bytes(content[: content.rfind(b"\n", 0, -1) + 1])
+
+
+MOVES: list[Callable[[], Any]] = [
+    replace,
+    lambda: PLACE.rename("folder/moved.jsonl"),
+    PLACE.unlink,
+    lambda: shutil.rmtree("folder"),
+    lambda: Path("folder").rename("elsewhere"),
+]
+CUTS: list[Callable[[], Any]] = [
+    lambda: os.truncate(PLACE, PLACE.stat().st_size - 10),
+    lambda: os.truncate(PLACE, 0),
+    rewrite,
+]
+
+
+def write_over(content: bytes) -> None:
+    PLACE.write_bytes(content)
+
+
+def ask(client: po.Client) -> pd.DataFrame:
+    return po.process_dataframe(rows(ROWS), "text", model="m", save_to=PLACE, client=client, progress=False)
+
+
+def label(client: po.Client) -> pd.DataFrame:
+    options: dict[str, Any] = {"labels": ["a", "b"], "model": "m", "save_to": PLACE, "progress": False}
+    return po.label_dataframe(rows(ROWS), "text", client=client, **options)
+
+
+def embed(client: po.Client) -> pd.DataFrame:
+    options: dict[str, Any] = {"model": "m", "save_to": PLACE, "rows_per_request": 1, "progress": False}
+    return po.embed_dataframe(rows(ROWS), "text", client=client, **options)
+
+
+def send_file(client: po.Client) -> Any:
+    write_requests(Path("requests.jsonl"), ROWS)
+    return po.process_api_requests_from_file("requests.jsonl", PLACE, client=client, progress=False)
+
+
+def during(change: Callable[[], Any], server: Server, verb: Callable[[po.Client], Any], sent: int = 25) -> Any:
+    """Run, with something done to the file once so many are sent."""
+    server.set(latency=0.05)
+
+    def change_soon() -> None:
+        wait_until_sent(server, sent)
+        change()
+
+    with po.Client(server.base_url, max_concurrent_requests=5) as client:
+        thread = threading.Thread(target=change_soon)
+        thread.start()
+        try:
+            return verb(client)
+        finally:
+            thread.join()
+
+
+def answers(place: Path = PLACE) -> int:
+    """How many there are, whole ones only."""
+    entries = map(parse_line, place.read_bytes().splitlines())
+    return len({json.dumps(entry[0]) for entry in entries if entry is not None})
+
+
+@pytest.mark.parametrize("verb", [ask, send_file])
+@pytest.mark.parametrize("change", MOVES, ids=["replaced", "renamed", "deleted", "folder deleted", "folder renamed"])
+def test_all_answers_are_under_the_path_again_and_it_is_said(
+    server: Server, caplog: pytest.LogCaptureFixture, change: Callable[[], Any], verb: Any
+) -> None:
+    during(change, server, verb)
+    assert answers() == ROWS
+    assert "answers.jsonl was changed, moved or deleted while the run wrote it" in caplog.text
+    with po.Client(server.base_url) as client:
+        verb(client)
+    assert server.stats(charged=False)["received"] == ROWS
+
+
+@pytest.mark.parametrize("verb", [label, embed])
+def test_other_verbs_do_the_same(server: Server, verb: Any) -> None:
+    during(PLACE.unlink, server, verb)
+    assert len(po.read_journal(PLACE)) == ROWS
+
+
+@pytest.mark.parametrize("change", CUTS, ids=["cut within a line", "emptied", "rewritten"])
+def test_what_was_cut_off_is_written_again(
+    server: Server, caplog: pytest.LogCaptureFixture, change: Callable[[], Any]
+) -> None:
+    during(change, server, send_file)
+    assert answers() == ROWS
+    assert "It was given the" in caplog.text
+
+
+def test_a_run_that_ends_at_once_looks_too() -> None:
+    with Journal(PLACE) as journal:
+        journal.append(b'[{"model":"m"},{"id":1}]')
+        PLACE.unlink()
+    assert answers() == 1
+
+
+def test_an_older_line_that_was_cut_off_is_written_again_too() -> None:
+    async def work() -> None:
+        with Journal(PLACE) as journal:
+            journal.append(b'[{"model":"m"},{"id":1}]')
+            await asyncio.sleep(2.1)
+            os.truncate(PLACE, 0)
+            journal.append(b'[{"model":"n"},{"id":2}]')
+
+    asyncio.run(work())
+    assert answers() == 2
+
+
+def test_a_file_may_be_cut_several_times() -> None:
+    with Journal(PLACE) as journal:
+        for number in range(3):
+            journal.append(b'[{"model":"m","n":%d},{"id":1}]' % number)
+            os.truncate(PLACE, 0)
+            journal._look()
+    assert (answers(), len(PLACE.read_bytes().splitlines())) == (3, 3)
+
+
+def test_what_somebody_else_adds_stays(caplog: pytest.LogCaptureFixture) -> None:
+    with Journal(PLACE) as journal:
+        journal.append(b'[{"model":"m"},{"id":1}]')
+        with open(PLACE, "ab") as file:
+            file.write(b'[{"model":"n"},{"id":2}]\n')
+        journal.append(b'[{"model":"o"},{"id":3}]')
+    assert [json.loads(line)[1]["id"] for line in PLACE.read_bytes().splitlines()] == [1, 2, 3]
+    assert not caplog.text
+
+
+@pytest.mark.parametrize("verb", [ask, send_file])
+def test_where_something_else_is_now_the_run_stops_and_says_where_the_answers_are(server: Server, verb: Any) -> None:
+    def put_other() -> None:
+        Path("folder/other").write_text("text,stars\nFine.,5\n")
+        os.replace("folder/other", PLACE)
+
+    with pytest.raises(JournalWriteError, match=r"moved or replaced in mid-run.*no file of results") as stopped:
+        during(put_other, server, verb, sent=5)
+    assert PLACE.read_text() == "text,stars\nFine.,5\n"
+    [kept] = Path("folder").glob("answers.jsonl.kept-*")
+    assert str(kept) in str(stopped.value)
+    assert answers(kept) >= server.stats(charged=False)["received"] - 5
+    kept.replace(PLACE)
+    sent, before = server.stats(charged=False)["received"], answers()
+    with po.Client(server.base_url) as client:
+        verb(client)
+    assert server.stats(charged=False)["received"] - sent == ROWS - before
+
+
+@pytest.mark.parametrize("content", [b"text,stars\nFine.,5\n", b'[{"a":1},{"a":2}]'], ids=repr)
+def test_what_somebody_writes_over_it_stays_and_the_answers_go_elsewhere(content: bytes) -> None:
+    async def work() -> None:
+        with Journal(PLACE) as journal:
+            for number in range(2):
+                journal.append(b'[{"model":"m","n":%d},{"id":1}]' % number)
+                await asyncio.sleep(0.1)
+            write_over(content)
+            await asyncio.sleep(3)
+
+    with pytest.raises(JournalWriteError, match="is no file of results"):
+        asyncio.run(work())
+    assert PLACE.read_bytes() == content
+    assert answers(Path(f"folder/answers.jsonl.kept-{os.getpid()}")) == 2
+
+
+def test_a_second_run_does_not_come_in_when_the_lock_was_deleted(server: Server, client: po.Client) -> None:
+    def come_in() -> None:
+        LOCK.unlink()
+        with pytest.raises(JournalLockedError, match="being written by another run"):
+            ask(client)
+
+    during(come_in, server, ask)
+    assert server.stats(charged=False)["received"] == ROWS
+
+
+def test_a_deleted_file_and_its_lock_are_there_again_within_about_a_second() -> None:
+    async def work() -> None:
+        with Journal(PLACE) as journal:
+            journal.append(b'[{"model":"m"},{"id":1}]')
+            await asyncio.sleep(0.1)
+            shutil.rmtree("folder")
+            await asyncio.sleep(1.2)
+            assert answers() == 1
+            with pytest.raises(JournalLockedError, match=f"process {os.getpid()}"):
+                Journal(PLACE)
+
+    asyncio.run(work())
+
+
+def test_a_run_that_took_the_folder_meanwhile_stops_the_first_one() -> None:
+    async def work() -> None:
+        with Journal(PLACE) as journal:
+            journal.append(b'[{"model":"m"},{"id":1}]')
+            await asyncio.sleep(0.1)
+            shutil.rmtree("folder")
+            with Journal(PLACE):
+                await asyncio.sleep(3)
+
+    began = time.monotonic()
+    with pytest.raises(JournalWriteError, match="is being written by process"):
+        asyncio.run(work())
+    assert time.monotonic() - began < 2
+    assert answers(Path(f"folder/answers.jsonl.kept-{os.getpid()}")) == 1
+
+
+def test_a_hard_link_is_the_same_file() -> None:
+    with Journal(PLACE):
+        os.link(PLACE, "other.jsonl")
+        with pytest.raises(JournalLockedError, match="under another name"):
+            Journal("other.jsonl")
+    assert not Path("other.jsonl.lock").exists()
+
+
+def test_a_run_goes_on_in_its_file_when_the_working_folder_changes(tmp_path: Path) -> None:
+    (tmp_path / "inner").mkdir()
+    with Journal(PLACE) as journal:
+        journal.append(b'[{"model":"m"},{"id":1}]')
+        os.chdir(tmp_path / "inner")
+    os.chdir(tmp_path)
+    assert not (tmp_path / "inner" / PLACE).exists()
