@@ -34,7 +34,10 @@ from parallel_openai.requests.tokens import request_size
 #: Lines passed over as known before other work of the loop gets its turn.
 _KNOWN_AT_ONCE = 1000
 #: What a request's worst case hangs on, apart from its prompt and from what it has the model read elsewhere.
-_CAPS = ("model", "service_tier", "n", "best_of", "max_completion_tokens", "max_tokens", "max_output_tokens")
+_CAPS = (
+    *("model", "models", "service_tier", "modalities", "audio"),
+    *("n", "best_of", "max_completion_tokens", "max_tokens", "max_output_tokens"),
+)
 GOES_ON = "The same call goes on from there"
 _ENDINGS = {
     "finished": "Done",
