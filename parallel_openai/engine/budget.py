@@ -193,7 +193,7 @@ class Budget:
         counting = self._counting.setdefault(model, _Counting())
         if not counting.is_shown:
             others = [each for each in self._funds.reserves if each.model == model]
-            if others and _has_media(body):
+            if others and has_media(body):
                 return None  # how the server counts it is seen on the first answer, and not on many at once
             online = [each for each in others if not each.in_batch]
             self._count_by(model, UNKNOWN_FACTOR if others else 1.0, UNKNOWN_OUTPUT_FACTOR if online else 1.0)
@@ -258,7 +258,7 @@ class Budget:
     def _cost(self, reserve: Reserve, response: Response, usage: Usage) -> float:
         if self._price is None:
             return 0.0
-        cost = cost_of(self._price, response.data, usage, reserve.model)
+        cost, _ = cost_of(self._price, response.data, usage, reserve.model)
         return reserve.usd if math.isnan(cost) else cost
 
     def _learn(self, reserve: Reserve, usage: Usage) -> None:
@@ -307,11 +307,14 @@ def worst_case(body: Mapping[str, Any], prompt_tokens: int, output_tokens: int) 
     )
 
 
-def cost_of(price: PriceOf, response: Any, usage: Usage, asked: str) -> float:
-    """Dollars for an answer: at the price of the model that it names, or of the one `asked` where that has none."""
+def cost_of(price: PriceOf, response: Any, usage: Usage, asked: str) -> tuple[float, str]:
+    """Dollars for an answer, and the model at whose price: the one that it names, or the one `asked` where that has
+    none."""
     answered, tier = response.get("model"), tier_of(response)
     cost = price(answered, usage, tier) if isinstance(answered, str) else math.nan
-    return price(asked, usage, tier) if math.isnan(cost) and asked != answered else cost
+    if isinstance(answered, str) and (answered == asked or not math.isnan(cost)):
+        return cost, answered
+    return price(asked, usage, tier), asked
 
 
 def reads_unseen(body: Mapping[str, Any]) -> str | None:
@@ -367,7 +370,7 @@ def _is_refusal(status: int) -> bool:
     return status >= 300 and status not in (408, 502, 504) and status < 520
 
 
-def _has_media(body: Mapping[str, Any]) -> bool:
+def has_media(body: Mapping[str, Any]) -> bool:
     """Whether there is a picture, a sound or a file in a body, of which servers make tokens as they please."""
     return any(part.get("type") not in ("text", "input_text", "output_text", "refusal") for part in _parts(body))
 

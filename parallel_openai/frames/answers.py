@@ -96,6 +96,7 @@ class Answers:
         slots = rows * samples
         self._values: list[Any] = [None] * slots
         self.simulated = False
+        self.priced_as: dict[str, str] = {}  # models that answered and have no price, by whose price counts instead
         self._status: list[str] = ["cancelled"] * slots
         self._cells: dict[str, list[Any]] = {name: [None] * slots for name in COLUMNS[1:]}
 
@@ -179,7 +180,11 @@ class Answers:
         """What a result's own response cost, in dollars; NaN when it is not known."""
         if result.usage is None:
             return math.nan
-        return cost_of(self._price, result.response, result.usage, str(result.request.request_json.get("model")))
+        asked, answered = str(result.request.request_json.get("model")), result.response.get("model")
+        cost, model = cost_of(self._price, result.response, result.usage, asked)
+        if model != answered and not math.isnan(cost):
+            self.priced_as[str(answered)] = model
+        return cost
 
     def columns(self) -> dict[str, Any]:
         """The finished columns, one cell for each row."""

@@ -361,6 +361,7 @@ class FrameRun:
             ended=ended,
             journal=str(self.journal_path),
             simulated=self.answers.simulated,
+            priced_as=self.answers.priced_as,
         )
         about = {**self.reader.about, "answer": self.reader.name, "prefix": self.options.prefix, "began": self._began}
         # Plain JSON, since to_parquet and others write the attrs into their files.

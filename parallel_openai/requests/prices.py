@@ -112,6 +112,9 @@ class _Rates:
     request: float
 
     def cost(self, usage: Usage) -> float:
+        if not any(usage[2:]):  # as of most answers
+            output = usage.completion_tokens * self.completion if usage.completion_tokens else 0.0
+            return usage.prompt_tokens * self.prompt + output + self.request
         written_1h = min(usage.cache_write_1h_tokens, usage.cache_write_tokens)
         read = (
             (self.cached, usage.cached_tokens),

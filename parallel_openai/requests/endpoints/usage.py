@@ -109,6 +109,8 @@ _CALLS = {
 }
 #: Nobody reads or writes as much; it leaves room for sums in a column of 64 bits.
 _TOO_MANY = 2**60
+#: What is told where nothing has a price of its own.
+_PLAIN = frozenset({"prompt", "completion", "total", "cached"})
 #: How deep a record may lie inside another.
 _DEEPEST = 3
 
@@ -137,9 +139,12 @@ def _read(fields: Mapping[str, Any], gives_output: bool) -> Usage:
         elif name in _DETAILS and isinstance(value, dict):
             meanings = _DETAILS[name]
             for inner, number in value.items():
-                if inner in meanings:
+                # Most are 0, which tells something only where another field says that a cache was read.
+                if inner in meanings and (number or inner == "cached_tokens"):
                     _note(told, meanings[inner], number)
     adds_up = told.get("total", 0) == told.get("prompt", 0) + told.get("completion", 0)
+    if adds_up and told.keys() <= _PLAIN and not told.get("cached"):
+        return Usage(told.get("prompt", 0), told.get("completion", 0))
     prompt = _prompt(told, adds_up)
     completion = _completion(told, adds_up)
     missing = told.get("total", 0) - prompt - completion
@@ -222,12 +227,13 @@ def _with_calls(usage: Usage, response: Mapping[str, Any]) -> Usage:
     """The calls that cost a fee, as the answer itself shows them."""
     model = response.get("model")
     least = 1 if (isinstance(model, str) and SEARCHING_MODEL.search(model)) or _cites(response) else 0
-    counts = {"searches": max(usage.searches, least)}
-    for kind in _item_types(response):
-        if kind in _CALLS:
-            counts[_CALLS[kind]] = counts.get(_CALLS[kind], 0) + 1
-    counts["searches"] = max(usage.searches, counts["searches"])
-    return usage._replace(**counts) if any(counts.values()) else usage
+    kinds = [_CALLS[kind] for kind in _item_types(response) if kind in _CALLS]
+    if not (least or kinds):
+        return usage
+    searches = max(usage.searches, least, kinds.count("searches"))
+    return usage._replace(
+        searches=searches, file_searches=kinds.count("file_searches"), tool_runs=kinds.count("tool_runs")
+    )
 
 
 def _item_types(response: Mapping[str, Any]) -> list[str]:
