@@ -264,9 +264,11 @@ class Budget:
     def _learn(self, reserve: Reserve, usage: Usage) -> None:
         counting = self._counting[reserve.model]
         before = counting.prompt, counting.output
+        # Without a word of the prompt it may be within the rest, as where a total is all that is told.
+        output = usage.completion_tokens - (0 if usage.prompt_tokens else reserve.prompt_tokens)
         counting.learn(
             usage.prompt_tokens / reserve.prompt_tokens if reserve.prompt_tokens else 0.0,
-            usage.completion_tokens / reserve.output_tokens if reserve.output_tokens else 0.0,
+            output / reserve.output_tokens if reserve.output_tokens else 0.0,
         )
         if before != (counting.prompt, counting.output):
             self._recount(reserve.model)
