@@ -245,7 +245,7 @@ class Budget:
             return math.inf, math.inf
         body = reserve.request.request_json
         usage = worst_case(body, prompt, math.ceil(output))
-        costs = [self._price_of(model, usage, reserve.tier) for model in _models(body)]
+        costs = [self._dearest(model, usage, reserve.tier) for model in _models(body)]
         return prompt + output, math.inf if any(map(math.isnan, costs)) else max(costs)
 
     def _price_of(self, model: str, usage: Usage, tier: str | None) -> float:
@@ -254,6 +254,12 @@ class Budget:
             return 0.0
         costs = [self._price(model, usage, each) for each in ((None, tier) if self._tier is None else (self._tier,))]
         return math.nan if any(map(math.isnan, costs)) else max(costs)
+
+    def _dearest(self, model: str, usage: Usage, tier: str | None) -> float:
+        """Where the model's sound has a price, all may be sound, whatever the request looks like."""
+        sound = usage._replace(audio_prompt_tokens=usage.prompt_tokens, audio_completion_tokens=usage.completion_tokens)
+        cost, of_sound = (self._price_of(model, each, tier) for each in (usage, sound))
+        return max(cost, of_sound)  # of what is NaN, the first
 
     def _cost(self, reserve: Reserve, response: Response, usage: Usage) -> float:
         if self._price is None:

@@ -139,7 +139,7 @@ class RunReport:
             examples=_examples(answers),
             slowest=tuple(_slowest(index, answers)),
             unpriced=tuple(_unpriced(answers)),
-            untold=int(np.sum(np.asarray(answers["status"] == "succeeded") & pd.isna(answers["prompt_tokens"]))),
+            untold=int(np.sum(pd.notna(answers["model"]) & np.asarray(pd.isna(answers["prompt_tokens"])))),
             members=tuple(status.members),
             _timeline=course,
             **rest,
