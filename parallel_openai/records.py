@@ -31,12 +31,35 @@ class Size(NamedTuple):
 
 
 class Usage(NamedTuple):
-    """What the server says an answer took, in tokens."""
+    """What an answer took, in every class that may have a price of its own: the one record that costs, budgets and
+    reports are made of.
+
+    Attributes:
+        prompt_tokens: all that was read, of whatever class.
+        completion_tokens: all that was written, thoughts included wherever they were told.
+        reasoning_tokens: of these, thoughts.
+        cached_tokens: of the prompt, read from a cache.
+        cache_write_tokens: of the prompt, written to a cache.
+        cache_write_1h_tokens: of these, written to be kept for an hour.
+        audio_prompt_tokens, image_prompt_tokens: of the prompt, sound and pictures.
+        audio_completion_tokens, image_completion_tokens: of the completion, sound and pictures.
+        searches, file_searches: searches of the web, and of files kept at the server, that cost a fee each.
+        tool_runs: calls of other tools of the server, such as its code interpreter, whose fees no list tells.
+    """
 
     prompt_tokens: int = 0
     completion_tokens: int = 0
     reasoning_tokens: int = 0
     cached_tokens: int = 0
+    cache_write_tokens: int = 0
+    cache_write_1h_tokens: int = 0
+    audio_prompt_tokens: int = 0
+    image_prompt_tokens: int = 0
+    audio_completion_tokens: int = 0
+    image_completion_tokens: int = 0
+    searches: int = 0
+    file_searches: int = 0
+    tool_runs: int = 0
 
     @property
     def total_tokens(self) -> int:
@@ -202,7 +225,7 @@ class Result(NamedTuple):
         raw: the answer's bytes, on one line.
         restored: it was read from the journal and not sent in this run.
         earlier: results of the same row that were no good and asked about once more, the first one first; of those
-            read from the journal, `response` holds only `model` and `usage`.
+            read from the journal, `response` holds only what tells the cost.
         sent: what was really sent, where that is not `request` but a repair of it.
         usage: what the server says that it took; None where it does not say, or gave no answer.
     """

@@ -77,7 +77,7 @@ class Asked:
         """Ask for a new request, with its worst case set aside; None where the budget does not suffice."""
         name = self._name(request)
         if self._budget is not None:
-            reserve = self._budget.reserve(request)
+            reserve = self._budget.reserve(request, in_batch=True)
             if reserve is None:
                 return None
             self._reserves.setdefault(name, []).append(reserve)

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
-from parallel_openai.engine.budget import Budget, PriceOf
+from parallel_openai.engine.budget import Budget, Funds, PriceOf
 from parallel_openai.errors import InvalidInputError
-from parallel_openai.records import Usage
 from parallel_openai.requests.prices import price
 
 
@@ -17,7 +16,7 @@ class Bounds:
     """What one call may take; None: as much as it needs.
 
     Attributes:
-        budget_usd: dollars.
+        budget_usd: dollars; or the funds, tokens included, that this call shares with others.
         budget_tokens: prompt and completion tokens together.
         deadline: seconds from its beginning.
 
@@ -30,20 +29,21 @@ class Bounds:
     parallel_openai.errors.InvalidInputError: deadline must be a number above 0 or None, not 0.
     """
 
-    budget_usd: float | None = None
+    budget_usd: float | Funds | None = None
     budget_tokens: float | None = None
     deadline: float | None = None
 
     def __post_init__(self) -> None:
-        for name, value in asdict(self).items():
-            if value is not None and not _is_bound(value):
+        for name in ("budget_usd", "budget_tokens", "deadline"):
+            value = getattr(self, name)
+            if not (value is None or isinstance(value, Funds) or _is_bound(value)):
                 raise InvalidInputError(f"{name} must be a number above 0 or None, not {value!r}.")
 
     def budget(self, base_url: str, tier: str | None = None) -> Budget | None:
         """A budget at the prices of the provider there, or of a tier of it; None where nothing bounds it."""
         if self.budget_usd is None and self.budget_tokens is None:
             return None
-        return Budget(usd=self.budget_usd, tokens=self.budget_tokens, price=_prices_at(base_url), tier=tier)
+        return Budget(funds=self._funds(), price=prices_at(base_url), tier=tier)
 
     def until(self, began: float) -> float | None:
         """The moment of the deadline, on the clock that the call began by."""
@@ -57,9 +57,13 @@ class Bounds:
         """
         if ended == "deadline":
             return f"The deadline of {self.deadline:g} s came before the answer."
-        limits = [_money(self.budget_usd)] if self.budget_usd is not None else []
-        limits += [f"{self.budget_tokens:,} tokens"] if self.budget_tokens is not None else []
+        funds = self._funds()
+        limits = [_money(funds.usd)] if funds.usd < math.inf else []
+        limits += [f"{funds.tokens:,} tokens"] if funds.tokens < math.inf else []
         return f"What is left of the budget of {' and '.join(limits)} is too small for the next request."
+
+    def _funds(self) -> Funds:
+        return self.budget_usd if isinstance(self.budget_usd, Funds) else Funds(self.budget_usd, self.budget_tokens)
 
 
 def _is_bound(value: Any) -> bool:
@@ -76,15 +80,6 @@ def _money(dollars: float) -> str:
     return f"${whole}.{decimals.rstrip('0'):0<2}"
 
 
-def _prices_at(base_url: str) -> PriceOf:
-    def price_of(model: str, usage: Usage, tier: str | None) -> float:
-        return price(
-            model,
-            prompt_tokens=usage.prompt_tokens,
-            completion_tokens=usage.completion_tokens,
-            cached_tokens=usage.cached_tokens,
-            base_url=base_url,
-            tier=tier,
-        )
-
-    return price_of
+def prices_at(base_url: str) -> PriceOf:
+    """The prices of the provider there."""
+    return lambda model, usage, tier: price(model, usage, base_url=base_url, tier=tier)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from parallel_openai.engine.retry import UNSENT_CODES
 from parallel_openai.records import APIRequest, Response, Usage
-from parallel_openai.requests.endpoints import usage_of
+from parallel_openai.requests.endpoints import SEARCHING_MODEL, usage_of
 from parallel_openai.requests.prices import tier_of
 
 #: Dollars for what a model read and wrote in a tier (None: the usual one); NaN where its price is not known.
@@ -17,22 +18,94 @@ PriceOf = Callable[[str, Usage, str | None], float]
 
 #: What a prompt may come to against our count, as long as the server has not shown how it counts.
 UNKNOWN_FACTOR = 2.0
+#: And an answer against its cap: some servers let a model think without one.
+UNKNOWN_OUTPUT_FACTOR = 100.0
 #: Room for the next rows, where the server is seen to count otherwise than we do.
 MARGIN = 1.1
 #: Endpoints whose answers have no tokens.
 _WITHOUT_OUTPUT = frozenset({"embeddings", "moderations"})
+#: Models that read what they search, which nobody can tell in advance. (A search of Perplexity's Sonar has one price.)
+_READS_UNSEEN = re.compile(r"-search-(?:preview|api)\b|deep-research|:online\b", re.IGNORECASE)
 
 
 @dataclass(slots=True, eq=False)
 class Reserve:
     """What is set aside for one send, at the most that it can come to."""
 
+    request: APIRequest
     model: str
     prompt_tokens: int
     output_tokens: float
     tier: str | None = None
+    in_batch: bool = False
     tokens: float = 0.0
     usd: float = 0.0
+
+
+class Funds:
+    """Dollars and tokens that may be spent, by one run or by several together.
+
+    Attributes:
+        usd, tokens: how much; infinite where there is no limit.
+        spent_usd, spent_tokens: settled so far.
+        reserves: what is set aside for sends whose cost is not known yet.
+    """
+
+    def __init__(self, usd: float | None = None, tokens: float | None = None) -> None:
+        self.usd = math.inf if usd is None else usd
+        self.tokens = math.inf if tokens is None else tokens
+        self.spent_usd = self.spent_tokens = 0.0
+        self.reserves: set[Reserve] = set()
+        self._held_usd = self._held_tokens = 0.0
+
+    def hold(self, reserve: Reserve) -> bool:
+        """Set it aside; False where it does not fit beside what is spent and set aside."""
+        if (
+            self.spent_tokens + self._held_tokens + reserve.tokens > self.tokens
+            or self.spent_usd + self._held_usd + reserve.usd > self.usd
+        ):
+            return False
+        self.reserves.add(reserve)
+        self._held_tokens += reserve.tokens
+        self._held_usd += reserve.usd
+        return True
+
+    def spend(self, reserve: Reserve, tokens: float, usd: float) -> None:
+        """Book what a send has cost, instead of what was set aside for it."""
+        self.spent_tokens += tokens
+        self.spent_usd += usd
+        self.reserves.discard(reserve)
+        # Without rounding errors where nothing is set aside any more.
+        self._held_tokens = self._held_tokens - reserve.tokens if self.reserves else 0.0
+        self._held_usd = self._held_usd - reserve.usd if self.reserves else 0.0
+
+    @property
+    def is_used_up(self) -> bool:
+        return self.spent_usd >= self.usd or self.spent_tokens >= self.tokens
+
+    def recount(self) -> None:
+        """After reserves were measured anew."""
+        self._held_tokens = sum(reserve.tokens for reserve in self.reserves)
+        self._held_usd = sum(reserve.usd for reserve in self.reserves)
+
+
+@dataclass(slots=True)
+class _Counting:
+    """How a server counts a model's tokens against us: whether an answer has shown it, the largest factors that were
+    shown, and those by which reserves are measured."""
+
+    is_shown: bool = False
+    shown_prompt: float = 0.0
+    shown_output: float = 0.0
+    prompt: float = 1.0
+    output: float = 1.0
+
+    def learn(self, prompt: float, output: float) -> None:
+        self.is_shown = True
+        self.shown_prompt, self.shown_output = max(self.shown_prompt, prompt), max(self.shown_output, output)
+        self.prompt = max(1.0, self.shown_prompt if self.shown_prompt <= 1.0 else self.shown_prompt * MARGIN)
+        # Thoughts that no cap holds differ more from row to row than prompts do.
+        self.output = 1.0 if self.shown_output <= 1.0 else self.shown_output * UNKNOWN_FACTOR
 
 
 class Budget:
@@ -41,15 +114,14 @@ class Budget:
     Args:
         usd: dollars; None: no limit.
         tokens: prompt and completion tokens together; None: no limit.
+        funds: instead of both, what this run shares with others.
         price: dollars for what a model read and wrote in a tier; NaN where its price is not known.
         tier: the one in which every answer is sure to come, whatever the requests ask for; None: none is sure.
 
-    An answer costs at the most its prompt and every choice's cap. The prompt is our own count; where the server is
-    seen to count more, what is set aside grows with it, also for what is on its way. An answer that may have been
-    billed without our seeing it, as after a timeout, is taken to have cost the most.
-
-    Attributes:
-        spent_usd, spent_tokens: settled so far.
+    An answer costs at the most its prompt and every choice's cap, each at the price of its dearest class of tokens. The
+    prompt is our own count; where the server is seen to count more, or to think beyond the cap, what is set aside grows
+    with it, also for what is on its way. An answer that may have been billed without our seeing it, as after a
+    timeout, is taken to have cost the most.
 
     >>> from parallel_openai.records import Size
     >>> request = APIRequest({"model": "m", "max_tokens": 10})
@@ -66,20 +138,24 @@ class Budget:
         *,
         usd: float | None = None,
         tokens: float | None = None,
+        funds: Funds | None = None,
         price: PriceOf | None = None,
         tier: str | None = None,
     ) -> None:
-        self._usd = math.inf if usd is None else usd
-        self._tokens = math.inf if tokens is None else tokens
-        self._price = price if usd is not None else None
+        self._funds = Funds(usd, tokens) if funds is None else funds
+        self._price = price if self._funds.usd < math.inf else None
         self._tier = tier
-        self.spent_usd = 0.0
-        self.spent_tokens = 0.0
-        self._open: set[Reserve] = set()
-        self._held_usd = 0.0
-        self._held_tokens = 0.0
-        self._factor = 1.0  # of the prompt as we count it
-        self._shown = 0.0  # the largest factor that an answer has shown
+        self._counting: dict[str, _Counting] = {}
+
+    @property
+    def spent_usd(self) -> float:
+        """Dollars settled so far."""
+        return self._funds.spent_usd
+
+    @property
+    def spent_tokens(self) -> float:
+        """Tokens settled so far."""
+        return self._funds.spent_tokens
 
     def objection(self, request: APIRequest) -> str | None:
         """Why no worst case can be told for the request; None where it can."""
@@ -95,52 +171,59 @@ class Budget:
                 f"With a budget, everything the model reads must be in the request itself, and {unseen} makes it read "
                 "more. Run such rows without a budget."
             )
-        if math.isnan(self._most_usd(str(body.get("model")), Usage(1, 1), tier_of(body))):
-            return (
-                f"budget_usd= needs the model's price, and that of {str(body.get('model'))!r} is not known. "
-                "Use budget_tokens= for it."
-            )
+        for model in _models(body):
+            if math.isnan(self._price_of(model, worst_case(body, 1, 1), tier_of(body))):
+                plain = not math.isnan(self._price_of(model, Usage(1, 1), tier_of(body)))
+                what = f"all that {model!r} may read and write here, such as sound," if plain else repr(model)
+                return (
+                    f"budget_usd= needs the model's price, and that of {what} is not known. Use budget_tokens= for it."
+                )
         return None
 
-    def reserve(self, request: APIRequest) -> Reserve | None:
+    def reserve(self, request: APIRequest, *, in_batch: bool = False) -> Reserve | None:
         """Set the worst case of one send aside; None where it does not fit beside what is spent and set aside.
 
-        Give it back with `settle`.
+        Give it back with `settle`. `in_batch` is for what is sent before an answer can have shown anything, and through
+        an API whose caps are known to hold.
         """
-        size = request.size
-        reserve = Reserve(
-            str(request.request_json.get("model")),
-            size.prompt_tokens if size else 0,
-            self._most_output(request),
-            tier_of(request.request_json),
-        )
-        if not self._shown:
-            if self._open and _has_media(request.request_json):
+        body, size = request.request_json, request.size
+        prompt_tokens = size.prompt_tokens if size else 0
+        most_output, model = self._most_output(request), str(body.get("model"))
+        reserve = Reserve(request, model, prompt_tokens, most_output, tier_of(body), in_batch)
+        counting = self._counting.setdefault(model, _Counting())
+        if not counting.is_shown:
+            others = [each for each in self._funds.reserves if each.model == model]
+            if others and has_media(body):
                 return None  # how the server counts it is seen on the first answer, and not on many at once
-            self._count_by(UNKNOWN_FACTOR if self._open else 1.0)
+            online = [each for each in others if not each.in_batch]
+            self._count_by(model, UNKNOWN_FACTOR if others else 1.0, UNKNOWN_OUTPUT_FACTOR if online else 1.0)
         self._measure(reserve)
-        if (
-            self.spent_tokens + self._held_tokens + reserve.tokens > self._tokens
-            or self.spent_usd + self._held_usd + reserve.usd > self._usd
-        ):
-            return None
-        self._open.add(reserve)
-        self._held_tokens += reserve.tokens
-        self._held_usd += reserve.usd
-        return reserve
+        return reserve if self._funds.hold(reserve) else None
 
     def settle(self, reserve: Reserve, response: Response) -> None:
-        """Book what the send has really cost."""
+        """Book what the send has really cost, and the most that it can have where that is not told."""
         usage = usage_of(response.data)
         if usage is not None and usage.total_tokens:
-            self.spent_tokens += usage.total_tokens
-            self.spent_usd += self._cost(reserve, response, usage)
-        elif not (_is_refusal(response.status) or response.error_code in UNSENT_CODES):
-            self.spent_tokens += reserve.tokens
-            self.spent_usd += reserve.usd
-        self._release(reserve)
-        if usage is not None and usage.prompt_tokens and reserve.prompt_tokens:
-            self._learn(usage.prompt_tokens / reserve.prompt_tokens)
+            completed = self._completed(reserve, usage)
+            self._funds.spend(reserve, completed.total_tokens, self._cost(reserve, response, completed))
+            self._learn(reserve, usage)
+        elif _is_refusal(response.status) or response.error_code in UNSENT_CODES:
+            self._funds.spend(reserve, 0.0, 0.0)
+        else:
+            self._funds.spend(reserve, *self._most(reserve, *self._believed(reserve.model)))
+
+    def _completed(self, reserve: Reserve, usage: Usage) -> Usage:
+        """With the most in the place of a side that is not told."""
+        prompt, output = self._believed(reserve.model)
+        return usage._replace(
+            prompt_tokens=usage.prompt_tokens or math.ceil(reserve.prompt_tokens * prompt),
+            completion_tokens=usage.completion_tokens or math.ceil(reserve.output_tokens * output),
+        )
+
+    def _believed(self, model: str) -> tuple[float, float]:
+        """The factors of a send that nobody tells the cost of: a cap holds until an answer has shown otherwise."""
+        counting = self._counting[model]
+        return counting.prompt, counting.output if counting.is_shown else 1.0
 
     def _most_output(self, request: APIRequest) -> float:
         if request.path in _WITHOUT_OUTPUT:
@@ -151,46 +234,95 @@ class Budget:
         return float(size.choices * size.max_output_tokens)
 
     def _measure(self, reserve: Reserve) -> None:
-        prompt = math.ceil(reserve.prompt_tokens * self._factor)
-        reserve.tokens = prompt + reserve.output_tokens
-        if reserve.output_tokens < math.inf:
-            cost = self._most_usd(reserve.model, Usage(prompt, int(reserve.output_tokens)), reserve.tier)
-            reserve.usd = math.inf if math.isnan(cost) else cost
+        counting = self._counting[reserve.model]
+        factors = self._believed(reserve.model) if reserve.in_batch else (counting.prompt, counting.output)
+        reserve.tokens, reserve.usd = self._most(reserve, *factors)
 
-    def _most_usd(self, model: str, usage: Usage, tier: str | None) -> float:
+    def _most(self, reserve: Reserve, prompt_factor: float, output_factor: float) -> tuple[float, float]:
+        """Tokens and dollars that a send can come to."""
+        prompt, output = math.ceil(reserve.prompt_tokens * prompt_factor), reserve.output_tokens * output_factor
+        if output == math.inf:
+            return math.inf, math.inf
+        body = reserve.request.request_json
+        usage = worst_case(body, prompt, math.ceil(output))
+        costs = [self._dearest(model, usage, reserve.tier) for model in _models(body)]
+        return prompt + output, math.inf if any(map(math.isnan, costs)) else max(costs)
+
+    def _price_of(self, model: str, usage: Usage, tier: str | None) -> float:
         """A server need not heed the tier that is asked for, so its discount is not counted on."""
         if self._price is None:
             return 0.0
         costs = [self._price(model, usage, each) for each in ((None, tier) if self._tier is None else (self._tier,))]
         return math.nan if any(map(math.isnan, costs)) else max(costs)
 
+    def _dearest(self, model: str, usage: Usage, tier: str | None) -> float:
+        """Where the model's sound has a price, all may be sound, whatever the request looks like."""
+        sound = usage._replace(audio_prompt_tokens=usage.prompt_tokens, audio_completion_tokens=usage.completion_tokens)
+        cost, of_sound = (self._price_of(model, each, tier) for each in (usage, sound))
+        return max(cost, of_sound)  # of what is NaN, the first
+
     def _cost(self, reserve: Reserve, response: Response, usage: Usage) -> float:
         if self._price is None:
             return 0.0
-        tier = tier_of(response.data)
-        cost = self._price(str(response.data.get("model")), usage, tier)
-        if math.isnan(cost):  # an alias that the price list does not have
-            cost = self._price(reserve.model, usage, tier)
+        cost, _ = cost_of(self._price, response.data, usage, reserve.model)
         return reserve.usd if math.isnan(cost) else cost
 
-    def _release(self, reserve: Reserve) -> None:
-        self._open.discard(reserve)
-        self._held_tokens = self._held_tokens - reserve.tokens if self._open else 0.0
-        self._held_usd = self._held_usd - reserve.usd if self._open else 0.0
+    def _learn(self, reserve: Reserve, usage: Usage) -> None:
+        counting = self._counting[reserve.model]
+        before = counting.prompt, counting.output
+        # Without a word of the prompt it may be within the rest, as where a total is all that is told.
+        output = usage.completion_tokens - (0 if usage.prompt_tokens else reserve.prompt_tokens)
+        counting.learn(
+            usage.prompt_tokens / reserve.prompt_tokens if reserve.prompt_tokens else 0.0,
+            output / reserve.output_tokens if reserve.output_tokens else 0.0,
+        )
+        if before != (counting.prompt, counting.output):
+            self._recount(reserve.model)
 
-    def _learn(self, factor: float) -> None:
-        if factor > self._shown:
-            self._shown = factor
-            self._count_by(max(1.0, factor if factor <= 1.0 else factor * MARGIN))
+    def _count_by(self, model: str, prompt: float, output: float) -> None:
+        counting = self._counting[model]
+        if (prompt, output) != (counting.prompt, counting.output):
+            counting.prompt, counting.output = prompt, output
+            self._recount(model)
 
-    def _count_by(self, factor: float) -> None:
-        if factor == self._factor:
-            return
-        self._factor = factor
-        for reserve in self._open:
-            self._measure(reserve)
-        self._held_tokens = sum(reserve.tokens for reserve in self._open)
-        self._held_usd = sum(reserve.usd for reserve in self._open)
+    def _recount(self, model: str) -> None:
+        for reserve in self._funds.reserves:
+            if reserve.model == model:
+                self._measure(reserve)
+        self._funds.recount()
+
+
+def worst_case(body: Mapping[str, Any], prompt_tokens: int, output_tokens: int) -> Usage:
+    """The dearest that so many tokens can be.
+
+    >>> worst_case({"modalities": ["text", "audio"]}, 10, 20).audio_completion_tokens
+    20
+    """
+    model, modalities = str(body.get("model")), _list(body.get("modalities"))
+    kinds = {str(part.get("type")) for part in _parts(body)}
+    speaks = "audio" in modalities or body.get("audio") is not None
+    paints = "image" in modalities or "image" in model
+    return Usage(
+        prompt_tokens,
+        output_tokens,
+        cache_write_tokens=prompt_tokens,
+        cache_write_1h_tokens=prompt_tokens,
+        audio_prompt_tokens=prompt_tokens if any("audio" in kind for kind in kinds) else 0,
+        image_prompt_tokens=prompt_tokens,
+        audio_completion_tokens=output_tokens if speaks else 0,
+        image_completion_tokens=output_tokens if paints else 0,
+        searches=1 if SEARCHING_MODEL.search(model) else 0,
+    )
+
+
+def cost_of(price: PriceOf, response: Any, usage: Usage, asked: str) -> tuple[float, str]:
+    """Dollars for an answer, and the model at whose price: the one that it names, or the one `asked` where that has
+    none."""
+    answered, tier = response.get("model"), tier_of(response)
+    cost = price(answered, usage, tier) if isinstance(answered, str) else math.nan
+    if isinstance(answered, str) and (answered == asked or not math.isnan(cost)):
+        return cost, answered
+    return price(asked, usage, tier), asked
 
 
 def reads_unseen(body: Mapping[str, Any]) -> str | None:
@@ -199,19 +331,46 @@ def reads_unseen(body: Mapping[str, Any]) -> str | None:
     >>> reads_unseen({"tools": [{"type": "web_search"}]})
     "the tool 'web_search'"
     """
-    for name in ("previous_response_id", "conversation", "web_search_options"):
-        if body.get(name) is not None:
+    for name in _READ_ELSEWHERE:
+        if body.get(name):
             return name
+    if body.get("web_search_options") is not None:  # {} searches, too
+        return "web_search_options"
     if isinstance(body.get("prompt"), Mapping):  # one that is kept at OpenAI
         return "prompt"
+    for model in _models(body):
+        if _READS_UNSEEN.search(model):
+            return f"the model {model!r}, which searches by itself,"
     for tool in _list(body.get("tools")):
-        if isinstance(tool, Mapping) and tool.get("type", "function") not in ("function", "custom"):
-            return f"the tool {tool.get('type')!r}"
+        if isinstance(tool, Mapping) and (kind := _hosted(tool)) is not None:
+            return f"the tool {kind!r}"
+    return _kept_elsewhere(body)
+
+
+#: Fields that name what is kept at the server, or have it search.
+_READ_ELSEWHERE = ("previous_response_id", "conversation", "plugins", "search_parameters", "enable_search")
+
+
+def _hosted(tool: Mapping[str, Any]) -> str | None:
+    """The kind of a tool that the server itself runs; None for one that the caller does."""
+    kind = tool.get("type") or ("function" if "function" in tool or "name" in tool else next(iter(tool), "function"))
+    return None if kind in ("function", "custom") else str(kind)
+
+
+def _kept_elsewhere(body: Mapping[str, Any]) -> str | None:
     for part in _parts(body):
         about = part.get("file", part)
         if isinstance(about, Mapping) and (about.get("file_id") or about.get("file_url")):
             return "a file"
+    for message in _list(body.get("messages")):
+        if isinstance(message, Mapping) and isinstance(message.get("audio"), Mapping):
+            return "an earlier answer's sound"
     return None
+
+
+def _models(body: Mapping[str, Any]) -> list[str]:
+    """Those that may answer: the one that is asked, and those that some servers fall back on."""
+    return [str(body.get("model")), *(each for each in _list(body.get("models")) if isinstance(each, str))]
 
 
 def _is_refusal(status: int) -> bool:
@@ -219,7 +378,7 @@ def _is_refusal(status: int) -> bool:
     return status >= 300 and status not in (408, 502, 504) and status < 520
 
 
-def _has_media(body: Mapping[str, Any]) -> bool:
+def has_media(body: Mapping[str, Any]) -> bool:
     """Whether there is a picture, a sound or a file in a body, of which servers make tokens as they please."""
     return any(part.get("type") not in ("text", "input_text", "output_text", "refusal") for part in _parts(body))
 
@@ -232,4 +391,6 @@ def _parts(body: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
 
 
 def _list(value: Any) -> Sequence[Any]:
+    if hasattr(value, "tolist"):  # numpy's array, as parquet files give lists
+        value = value.tolist()
     return value if isinstance(value, (list, tuple)) else ()

@@ -12,7 +12,7 @@ from parallel_openai.engine.digests import DigestTable, digest_of_key
 from parallel_openai.engine.lines import Entry, likely_lines, make_line, parse_line, read_entry_at, read_lines
 from parallel_openai.jsonl import dumps
 from parallel_openai.records import APIRequest, Attempt, Result
-from parallel_openai.requests.endpoints import is_simulated, usage_of
+from parallel_openai.requests.endpoints import bill_of, is_simulated, usage_of
 
 
 def result_line(result: Result, *, record: bool) -> bytes:
@@ -28,7 +28,7 @@ def result_line(result: Result, *, record: bool) -> bytes:
     about["attempts"] = _plain(result.attempts)
     if result.sent is not None:
         about["sent"] = result.sent.request_json
-        about["earlier"] = [{**_bill(each.response), "attempts": _plain(each.attempts)} for each in result.earlier]
+        about["earlier"] = [{**bill_of(each.response), "attempts": _plain(each.attempts)} for each in result.earlier]
     beside_it = b"null" if request.metadata is None else dumps(request.metadata)
     return make_line(request.body, answer, beside_it, dumps(about))
 
@@ -49,11 +49,6 @@ def _fields(attempt: Attempt) -> dict[str, Any]:
     if attempt.request_id is not None:
         fields["request_id"] = attempt.request_id
     return fields
-
-
-def _bill(response: Any) -> dict[str, Any]:
-    """What a response says that it took, and of which model."""
-    return {name: response[name] for name in ("model", "usage") if name in response}
 
 
 class KnownResults:
@@ -209,6 +204,8 @@ def _digest_of(key: str | bytes | None) -> int | None:
 def restored(request: APIRequest, entry: Entry) -> Result:
     """The result that a line was written for."""
     record: Mapping[str, Any] = entry[3]
+    if not request.request_json and isinstance(entry[0], dict):
+        request.request_json = entry[0]  # whoever looked it up by its key alone may ask which model was meant
     attempts = attempts_of(record)
     if type(entry[1]) is dict:
         sent, before = record.get("sent"), record.get("earlier")
@@ -240,7 +237,7 @@ def restored(request: APIRequest, entry: Entry) -> Result:
 
 def _restore_earlier(request: APIRequest, fields: Mapping[str, Any]) -> Result:
     usage = usage_of(fields)
-    return Result(request, "succeeded", _bill(fields), attempts=attempts_of(fields), restored=True, usage=usage)
+    return Result(request, "succeeded", bill_of(fields), attempts=attempts_of(fields), restored=True, usage=usage)
 
 
 def attempts_of(record: Mapping[str, Any]) -> tuple[Attempt, ...]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import os
 import time
 from array import array
@@ -16,8 +17,8 @@ from parallel_openai.batch.options import BatchLane, Lane, check_lane, sure_tier
 from parallel_openai.batch.run import BatchRun
 from parallel_openai.client import Client
 from parallel_openai.default_client import client_for
-from parallel_openai.engine.bounds import Bounds
-from parallel_openai.engine.budget import Budget, reads_unseen
+from parallel_openai.engine.bounds import Bounds, prices_at
+from parallel_openai.engine.budget import Budget, cost_of, has_media, reads_unseen
 from parallel_openai.engine.digests import digest_of
 from parallel_openai.engine.journal import Journal, Sync, check_sync
 from parallel_openai.engine.resume import result_line
@@ -34,7 +35,10 @@ from parallel_openai.requests.tokens import request_size
 #: Lines passed over as known before other work of the loop gets its turn.
 _KNOWN_AT_ONCE = 1000
 #: What a request's worst case hangs on, apart from its prompt and from what it has the model read elsewhere.
-_CAPS = ("model", "service_tier", "n", "best_of", "max_completion_tokens", "max_tokens", "max_output_tokens")
+_CAPS = (
+    *("model", "models", "service_tier", "modalities", "audio"),
+    *("n", "best_of", "max_completion_tokens", "max_tokens", "max_output_tokens"),
+)
 GOES_ON = "The same call goes on from there"
 _ENDINGS = {
     "finished": "Done",
@@ -93,6 +97,7 @@ class FileRun:
         self.client.check_key()
         self.sync = sync
         self.bounds = bounds
+        self._price = prices_at(self.client.base_url)
         self.budget = bounds.budget(self.client.base_url, sure_tier(lane))
         self.status = StatusTracker()
         self._read_to_end = False
@@ -163,7 +168,7 @@ class FileRun:
             try:
                 body, metadata = parse_request(line)
                 caps = {name: body[name] for name in _CAPS if name in body}
-                if caps == good and reads_unseen(body) is None:
+                if caps == good and reads_unseen(body) is None and not has_media(body):
                     continue
                 request = self._request(body, metadata, number)
             except ValueError:
@@ -237,6 +242,10 @@ class FileRun:
             number = getattr(result.request, "number", None)
             place = "A line" if number is None else f"Line {number}"
             log.warning("%s of %s failed (%s): %s", place, self.source.path, result.error_code, result.error)
+        elif result.usage is not None:
+            asked = str(result.request.request_json.get("model"))
+            cost, _ = cost_of(self._price, result.response, result.usage, asked)
+            self.status.cost_usd += 0.0 if math.isnan(cost) else cost
         journal.append(result_line(result, record=False))
 
     def _reject(self, number: int, line: bytes, reason: str) -> None:

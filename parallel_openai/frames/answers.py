@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -9,10 +10,11 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
+from parallel_openai.engine.bounds import prices_at
+from parallel_openai.engine.budget import cost_of
 from parallel_openai.printable import printable
 from parallel_openai.records import Result
 from parallel_openai.requests.endpoints import is_simulated
-from parallel_openai.requests.prices import price, tier_of
 from parallel_openai.requests.prompts import BadPromptError
 
 #: What stands behind the answer, in this order.
@@ -98,10 +100,11 @@ class Answers:
     def __init__(self, rows: int, samples: int, reader: Reader, base_url: str) -> None:
         self.rows, self.samples = rows, samples
         self._reader = reader
-        self._base_url = base_url
+        self._price = prices_at(base_url)
         slots = rows * samples
         self._values: list[Any] = [None] * slots
         self.simulated = False
+        self.priced_as: dict[str, str] = {}  # models that answered and have no price, by whose price counts instead
         self._status: list[str] = ["cancelled"] * slots
         self._cells: dict[str, list[Any]] = {name: [None] * slots for name in COLUMNS[1:]}
 
@@ -183,18 +186,13 @@ class Answers:
 
     def cost(self, result: Result) -> float:
         """What a result's own response cost, in dollars; NaN when it is not known."""
-        usage, response = result.usage, result.response
-        model = response.get("model") if usage is not None else None
-        if usage is None or not isinstance(model, str):
-            return float("nan")
-        return price(
-            model,
-            prompt_tokens=usage.prompt_tokens,
-            completion_tokens=usage.completion_tokens,
-            cached_tokens=usage.cached_tokens,
-            base_url=self._base_url,
-            tier=tier_of(response),
-        )
+        if result.usage is None:
+            return math.nan
+        asked, answered = str(result.request.request_json.get("model")), result.response.get("model")
+        cost, model = cost_of(self._price, result.response, result.usage, asked)
+        if model != answered and not math.isnan(cost):
+            self.priced_as[str(answered)] = model
+        return cost
 
     def columns(self) -> dict[str, Any]:
         """The finished columns, one cell for each row."""

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from parallel_openai.batch.options import Lane
+from parallel_openai.engine.budget import Funds
 from parallel_openai.engine.journal import Sync
 
 
@@ -21,7 +22,7 @@ class Options:
     progress: bool = True
     sync: Sync = "second"
     repair: bool | int = False
-    budget_usd: float | None = None
+    budget_usd: float | Funds | None = None
     budget_tokens: int | None = None
     deadline: float | None = None
     lane: Lane = "online"

@@ -66,7 +66,11 @@ class RunReport:
         examples: a sentence for each error code.
         slowest: the rows whose answers took longest.
         repairs: bad answers that were asked for once more.
-        unpriced: models that answered and whose price is not known; `cost_usd` lacks what they cost.
+        unpriced: models that answered and whose price is not known, be it that of their sound or their searches;
+            `cost_usd` lacks what they cost.
+        priced_as: models that answered under a name without a price, with the model that was asked and whose price
+            counts instead.
+        untold: answers that do not say what they took; tokens and `cost_usd` lack them, and a budget counts the most.
         members: of a `Client.pool`, how each account did: its `name`, `requests_sent`, `answered`, `rate_limit_errors`,
             `other_errors`, `prompt_tokens`, `completion_tokens`, and why it was put `out`, or None.
         left_in_flight: requests that a run which was stopped left on the wire, since their answers took too long.
@@ -101,6 +105,8 @@ class RunReport:
     slowest: tuple[SlowRow, ...] = field(default=(), repr=False, metadata=_LARGE)
     repairs: int = 0
     unpriced: tuple[str, ...] = ()
+    priced_as: Mapping[str, str] = field(default_factory=dict)
+    untold: int = 0
     members: tuple[Mapping[str, Any], ...] = ()
     left_in_flight: int = 0
     frame: pd.DataFrame | None = field(default=None, repr=False, compare=False, metadata=_LARGE)
@@ -139,6 +145,7 @@ class RunReport:
             examples=_examples(answers),
             slowest=tuple(_slowest(index, answers)),
             unpriced=tuple(_unpriced(answers)),
+            untold=int(np.sum(pd.notna(answers["model"]) & np.asarray(pd.isna(answers["prompt_tokens"])))),
             members=tuple(status.members),
             _timeline=course,
             **rest,
@@ -217,6 +224,9 @@ class RunReport:
             parts.append(dollars(self.cost_usd))
         if self.unpriced:
             parts.append(f"cost not known (no price for {', '.join(self.unpriced[:3])})")
+        parts += [f"{answered} at the price of {asked}" for answered, asked in list(self.priced_as.items())[:3]]
+        if self.untold:
+            parts.append(f"{self.untold:,} answer{'s' if self.untold > 1 else ''} that do not say what they took")
         mark = "SIMULATED answers. " if self.simulated else ""
         advice = f" {self.advice}." if self.advice else ""
         return printable(f"{mark}{', '.join(parts)}.{advice} Answers: {self.journal}")

@@ -382,6 +382,7 @@ class FrameRun:
             journal=str(self.journal_path),
             simulated=self.answers.simulated,
             frame=out if self._presses or ended != "finished" else None,
+            priced_as=self.answers.priced_as,
         )
         about = {
             **self.reader.about,

@@ -18,7 +18,7 @@ import parallel_openai as po
 from parallel_openai.errors import InvalidInputError, RunStoppedError
 from parallel_openai.frames.embedding.packs import MOST_ON_THE_WAY, Pack, Packer, Queue
 from parallel_openai.local import simulator
-from parallel_openai.records import APIRequest, Size
+from parallel_openai.records import APIRequest, Size, Usage
 from parallel_openai.requests.endpoints import Packing
 from parallel_openai.requests.prices import price
 from tests.conftest import interrupted_once_sent
@@ -282,7 +282,7 @@ def test_the_columns_sum_up_to_what_was_billed(embed: Embed, server: simulator.S
     out = embed(frame, "text")
     billed = server.stats()["prompt_tokens"]
     assert out["prompt_tokens"].sum() == billed
-    assert out["cost_usd"].sum() == pytest.approx(price(MODEL, prompt_tokens=billed, completion_tokens=0))
+    assert out["cost_usd"].sum() == pytest.approx(price(MODEL, Usage(billed)))
     assert out.attrs["parallel_openai"]["cost_usd"] == pytest.approx(out["cost_usd"].sum())
     assert out["prompt_tokens"][0] < out["prompt_tokens"][1]
 

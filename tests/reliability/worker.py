@@ -20,6 +20,7 @@ import pandas as pd
 
 import parallel_openai as po
 from parallel_openai.errors import ParallelOpenAIError
+from parallel_openai.records import Usage
 from parallel_openai.requests.prices import price
 from parallel_openai.requests.tokens import request_size
 
@@ -81,7 +82,7 @@ def _statuses(error: ParallelOpenAIError) -> dict[str, int]:
 def run_in_forks() -> None:
     for name in ("cl100k_base", "o200k_base"):
         request_size({"messages": []}, name)
-    price("gpt-4o-mini", prompt_tokens=1, completion_tokens=1)
+    price("gpt-4o-mini", Usage(1, 1))
     import uvloop  # noqa: F401 - imported now, so that each fork has it
 
     assert threading.active_count() == 1, "a fork of several threads may hang"

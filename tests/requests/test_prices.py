@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from genai_prices import Usage, calc_price
 
+from parallel_openai.records import Usage as Taken
 from parallel_openai.requests import prices
 from parallel_openai.requests.prices import price
 
@@ -25,25 +26,18 @@ def by_genai_prices(model: str, usage: "tuple[int, int, int]", provider: str) ->
 
 def ours(model: str, usage: "tuple[int, int, int]", base_url: "str | None" = None) -> float:
     prompt, completion, cached = usage
-    return price(model, prompt_tokens=prompt, completion_tokens=completion, cached_tokens=cached, base_url=base_url)
+    return price(model, Taken(prompt, completion, cached_tokens=cached), base_url=base_url)
 
 
 def in_tier(model: str, tier: str, usage: "tuple[int, int, int]", base_url: "str | None" = None) -> float:
     prompt, completion, cached = usage
-    return price(
-        model,
-        prompt_tokens=prompt,
-        completion_tokens=completion,
-        cached_tokens=cached,
-        base_url=base_url,
-        tier=tier,
-    )
+    return price(model, Taken(prompt, completion, cached_tokens=cached), base_url=base_url, tier=tier)
 
 
 @pytest.mark.parametrize("usage", USAGES + LONG, ids=str)
 @pytest.mark.parametrize(
     "model",
-    ["gpt-5-mini", "gpt-4o-mini-2024-07-18", "gpt-5.4", "text-embedding-3-small", "ft:gpt-4o-mini-2024-07-18:us::x"],
+    ["gpt-5-mini", "gpt-4o-mini-2024-07-18", "gpt-5.4", "gpt-audio-mini", "ft:gpt-4o-mini-2024-07-18:us::x"],
 )
 def test_the_price_is_that_of_genai_prices(model: str, usage: "tuple[int, int, int]") -> None:
     assert ours(model, usage) == pytest.approx(by_genai_prices(model, usage, "openai"))
@@ -94,12 +88,12 @@ def test_an_unknown_model_costs_nan_and_is_noted_once(caplog: pytest.LogCaptureF
 
 def test_a_row_with_a_known_model_asks_genai_prices_nothing() -> None:
     ours("gpt-5-mini", (1_000, 100, 0))
-    before = prices._rates.cache_info()
+    before = prices._price_list.cache_info()
 
     ours("gpt-5-mini", (2_000, 100, 50))
 
     # At most one more miss, should the minute have changed in between.
-    assert prices._rates.cache_info().misses <= before.misses + 1
+    assert prices._price_list.cache_info().misses <= before.misses + 1
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from typing import Any
 from parallel_openai.engine.sizes import NO_SIZE
 from parallel_openai.jsonl import dumps
 from parallel_openai.records import APIRequest, Attempt, Result, Size, Usage
-from parallel_openai.requests.endpoints import Answer, Packing, usage_of
+from parallel_openai.requests.endpoints import PLACES, Answer, Packing, usage_of
 
 #: Rows on their way at the most: answers with their vectors are large, and more of them at once are no faster.
 MOST_ON_THE_WAY = 16 * 2048
@@ -151,9 +151,9 @@ def results_of_rows(pack: Pack, result: Result, answers: Sequence[Answer]) -> It
     Vectors are written as base64 and the tokens are shared out by the length of the texts, so that they add up.
     """
     response: Mapping[str, Any] = result.response
-    head = {name: value for name, value in response.items() if name not in ("data", "usage")}
+    head = {name: value for name, value in response.items() if name not in ("data", *PLACES)}
     usage = usage_of(response)
-    shares = _shares(usage.prompt_tokens, pack.rows) if usage is not None else [None] * len(pack.rows)
+    shares = _shares(usage.total_tokens, pack.rows) if usage is not None else [None] * len(pack.rows)
     attempts = (*pack.attempts, *result.attempts)
     for row, answer, tokens in zip(pack.rows, answers, shares, strict=True):
         vector = answer.value

@@ -12,6 +12,8 @@ import pandas as pd
 
 from parallel_openai.client import Client
 from parallel_openai.default_client import client_for
+from parallel_openai.engine.bounds import Bounds
+from parallel_openai.engine.budget import Funds
 from parallel_openai.errors import InvalidInputError
 from parallel_openai.frames.copies import on_copies
 from parallel_openai.frames.labelling.evaluate import Evaluation, evaluate_without
@@ -61,7 +63,7 @@ def compare(
         model, models: the model, or several: then each prompt is tried with each.
         gold: the column with the right labels, where they are known; without it, variants are compared to the first.
         label: of a class with several fields, the one to compare; None: the first.
-        budget_usd: what the whole comparison may spend; it ends before it takes more.
+        budget_usd: what the whole comparison may spend; it ends before it takes more. So it is with `budget_tokens=`.
         progress: False shows nothing.
         client: the account; None: the environment's.
         **options: further arguments of `label_dataframe`, for every variant: `samples=`, `scale=`, `temperature=` ...
@@ -203,8 +205,9 @@ class _Plan:
         if gold is not None:
             find_column(df, gold, "gold=")
         self.df = df if gold is None else as_own(df, gold)
-        self._gold, self._label, self._budget = gold, label, budget_usd
-        self._left = budget_usd
+        self._gold, self._label = gold, label
+        options = dict(options)
+        self._funds = _shared_funds(budget_usd, options.pop("budget_tokens", None))
         names = [model] if models is None else list(models)
         self._variants = {
             f"{name} · {each}" if len(names) > 1 else str(name): {**options, **_arguments(prompt), "model": each}
@@ -221,16 +224,14 @@ class _Plan:
             if self._ended != "finished":
                 return
             self._name = name
-            yield arguments if self._left is None else {**arguments, "budget_usd": self._left}
+            yield arguments if self._funds is None else {**arguments, "budget_usd": self._funds}
 
     def take(self, out: pd.DataFrame) -> None:
-        about = out.attrs["parallel_openai"]
         self._frames[self._name] = out
-        self._ended = about["ended"]
-        if self._left is not None:
-            self._left -= about["cost_usd"]
-            if self._left <= 0 and self._ended == "finished" and len(self._frames) < len(self._variants):
-                self._ended = "budget"
+        self._ended = out.attrs["parallel_openai"]["ended"]
+        is_last = len(self._frames) == len(self._variants)
+        if self._funds is not None and self._funds.is_used_up and self._ended == "finished" and not is_last:
+            self._ended = "budget"
 
     def comparison(self) -> Comparison:
         texts = self._texts()
@@ -287,12 +288,18 @@ _TABLE = [
 ]
 
 
+def _shared_funds(budget_usd: float | None, budget_tokens: float | None) -> Funds | None:
+    """What all variants together may spend; None where nothing bounds it."""
+    Bounds(budget_usd, budget_tokens)  # refuses what makes no sense
+    return None if budget_usd is None and budget_tokens is None else Funds(budget_usd, budget_tokens)
+
+
 def _arguments(prompt: Any) -> dict[str, Any]:
     if not isinstance(prompt, Mapping):
         return {"prompt": prompt}
     if "prompt" not in prompt:
         raise InvalidInputError(f"A variant that is a mapping needs its 'prompt', and has {list(prompt)}.")
-    for name in ("labels", "gold", "client", "progress", "budget_usd"):
+    for name in ("labels", "gold", "client", "progress", "budget_usd", "budget_tokens"):
         if name in prompt:
             raise InvalidInputError(f"{name}= is the same for all variants; pass it to compare itself.")
     return dict(prompt)

@@ -8,8 +8,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from parallel_openai.batch.options import MOST_BYTES, MOST_REQUESTS
+from parallel_openai.engine.budget import worst_case
 from parallel_openai.engine.counting import RULES, charges_of
 from parallel_openai.frames.previewing.count import Learned, Sent
+from parallel_openai.records import Usage
 from parallel_openai.requests.endpoints import Endpoint
 from parallel_openai.requests.prices import price
 
@@ -88,17 +90,16 @@ def _costs(
     expected = most = prompts = 0.0
     for (model, tokens, cap), times in alike.items():
 
-        def cost(prompt_tokens: float, output: float, model: str = model) -> float:
-            return price(
-                model, prompt_tokens=round(prompt_tokens), completion_tokens=round(output), base_url=base_url, tier=tier
-            )
+        def cost(usage: Usage, model: str = model) -> float:
+            return price(model, usage, base_url=base_url, tier=tier)
 
         output = 0.0 if cap == 0 else learned.output
         likely = tokens * learned.factor
-        prompts += times * cost(likely, 0)
-        expected += times * (math.nan if output is None else cost(likely, min(output, cap)))
+        prompts += times * cost(Usage(round(likely)))
+        expected += times * (math.nan if output is None else cost(Usage(round(likely), round(min(output, cap)))))
         at_most = max(tokens, likely)
-        most += times * (cost(at_most, cap) if cap < math.inf else cost(at_most, 0) + math.inf)
+        worst = worst_case({"model": model}, round(at_most), round(cap) if cap < math.inf else 0)
+        most += times * (cost(worst) if cap < math.inf else cost(worst) + math.inf)
     return expected, most, prompts
 
 

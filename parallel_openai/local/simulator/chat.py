@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from . import answers, checks, counting
+from . import usage as usages
 from .endpoints import Answer, Asked, Endpoint
 from .logprobs import logprobs_of
 from .settings import Settings
@@ -60,8 +61,8 @@ def read(body: dict[str, Any], settings: Settings) -> Asked:
 def answer(asked: Asked, settings: Settings, dice: random.Random, flaw: str | None) -> Answer:
     said = [_say(asked, settings, dice, flaw) for _ in range(asked.n)]
     choices = [_choice(index, each, asked, dice) for index, each in enumerate(said)]
-    completion_tokens, reasoning_tokens = _output_tokens(said, asked, flaw)
-    usage = _usage(asked.prompt_tokens, completion_tokens, reasoning_tokens)
+    completion_tokens, reasoning_tokens = _output_tokens(said, asked, settings, flaw)
+    usage = usages.told(settings, usages.CHAT, asked.prompt_tokens, completion_tokens, reasoning_tokens)
     head = {
         "id": f"chatcmpl-simulated{dice.getrandbits(64):016x}",
         "created": int(time.time()),
@@ -100,33 +101,17 @@ def _choice(index: int, said: answers.Said, asked: Asked, dice: random.Random) -
     return {"index": index, "message": message, "logprobs": told, "finish_reason": said.finish_reason}
 
 
-def _output_tokens(said: list[answers.Said], asked: Asked, flaw: str | None) -> tuple[int, int]:
+def _output_tokens(said: list[answers.Said], asked: Asked, settings: Settings, flaw: str | None) -> tuple[int, int]:
     """Completion tokens, and how many of them went into thinking."""
     if flaw == "length":
         # A reasoning model that has thought until its maximum has nothing left to say, and is paid all the same.
         thought = (asked.max_output or 256) * asked.n
         return thought, thought
-    return sum(each.tokens for each in said), 0
+    thought = settings.thoughts * asked.n
+    return sum(each.tokens for each in said) + thought, thought
 
 
-def _usage(prompt_tokens: int, completion_tokens: int, reasoning_tokens: int) -> dict[str, Any]:
-    return {
-        "prompt_tokens": prompt_tokens,
-        "completion_tokens": completion_tokens,
-        "total_tokens": prompt_tokens + completion_tokens,
-        "prompt_tokens_details": {"cached_tokens": 0, "audio_tokens": 0},
-        "completion_tokens_details": {
-            "reasoning_tokens": reasoning_tokens,
-            "audio_tokens": 0,
-            "accepted_prediction_tokens": 0,
-            "rejected_prediction_tokens": 0,
-        },
-    }
-
-
-def _chunks(
-    head: dict[str, Any], choices: list[dict[str, Any]], usage: dict[str, Any], asked: Asked
-) -> Iterator[dict[str, Any]]:
+def _chunks(head: dict[str, Any], choices: list[dict[str, Any]], usage: Any, asked: Asked) -> Iterator[dict[str, Any]]:
     with_usage = (asked.body.get("stream_options") or {}).get("include_usage")
     frame = {**head, "object": "chat.completion.chunk", **({"usage": None} if with_usage else {})}
     for choice in choices:

@@ -8,7 +8,7 @@ import re
 import time
 from typing import Any
 
-from . import answers, checks, counting
+from . import answers, checks, counting, usage
 from .endpoints import Answer, Asked, Endpoint
 from .refusals import Refusal
 from .settings import Settings
@@ -83,11 +83,14 @@ def answer(asked: Asked, settings: Settings, dice: random.Random, flaw: str | No
         "created": int(time.time()),
         "model": asked.model,
         "choices": choices,
-        "usage": {
-            "prompt_tokens": asked.prompt_tokens,
-            "completion_tokens": output_tokens,
-            "total_tokens": asked.prompt_tokens + output_tokens,
-        },
+        "usage": usage.dressed(
+            settings,
+            {
+                "prompt_tokens": asked.prompt_tokens,
+                "completion_tokens": output_tokens,
+                "total_tokens": asked.prompt_tokens + output_tokens,
+            },
+        ),
         "system_fingerprint": "simulated",
     }
     return Answer(body, asked.prompt_tokens, output_tokens)

@@ -9,7 +9,7 @@ from functools import lru_cache
 from hashlib import shake_256
 from typing import TYPE_CHECKING, Any
 
-from . import checks, counting
+from . import checks, counting, usage
 from .endpoints import Answer, Asked, Endpoint
 from .refusals import Refusal
 from .settings import Settings
@@ -101,7 +101,7 @@ def answer(asked: Asked, settings: Settings, dice: random.Random, flaw: str | No
         "object": "list",
         "data": data,
         "model": asked.model,
-        "usage": {"prompt_tokens": asked.prompt_tokens, "total_tokens": asked.prompt_tokens},
+        "usage": usage.dressed(settings, {"prompt_tokens": asked.prompt_tokens, "total_tokens": asked.prompt_tokens}),
         "system_fingerprint": "simulated",  # not a field of this endpoint; every simulated answer bears it
     }
     return Answer(body, asked.prompt_tokens, 0)

@@ -6,7 +6,7 @@ import random
 import time
 from typing import Any
 
-from . import answers, checks, counting
+from . import answers, checks, counting, usage
 from .endpoints import Answer, Asked, Endpoint
 from .logprobs import logprobs_of
 from .refusals import Refusal
@@ -129,7 +129,7 @@ def _tools(body: dict[str, Any]) -> None:
 def answer(asked: Asked, settings: Settings, dice: random.Random, flaw: str | None) -> Answer:
     body = asked.body
     said = _say(asked, settings, dice, flaw)
-    thought = (asked.max_output or 256) if flaw == "length" else 0
+    thought = (asked.max_output or 256) if flaw == "length" else settings.thoughts
     output_tokens = said.tokens + thought
     response = {
         "id": f"resp_simulated{dice.getrandbits(128):032x}",
@@ -155,7 +155,7 @@ def answer(asked: Asked, settings: Settings, dice: random.Random, flaw: str | No
         "top_logprobs": body.get("top_logprobs") or 0,
         "top_p": body.get("top_p", 1.0),
         "truncation": "disabled",
-        "usage": _usage(asked.prompt_tokens, output_tokens, thought),
+        "usage": usage.told(settings, usage.RESPONSES, asked.prompt_tokens, output_tokens, thought),
         "user": None,
         "metadata": body.get("metadata") or {},
         "system_fingerprint": "simulated",  # not a field of this endpoint; every simulated answer bears it
@@ -215,16 +215,6 @@ def _logprobs(text: str, asked: Asked, dice: random.Random) -> list[dict[str, An
     top = asked.body.get("top_logprobs") or 0
     tokens: list[dict[str, Any]] = logprobs_of(text, asked.prompt, _wanted(asked.body), top, dice)["content"]
     return tokens
-
-
-def _usage(input_tokens: int, output_tokens: int, reasoning_tokens: int) -> dict[str, Any]:
-    return {
-        "input_tokens": input_tokens,
-        "input_tokens_details": {"cached_tokens": 0, "cache_write_tokens": 0},
-        "output_tokens": output_tokens,
-        "output_tokens_details": {"reasoning_tokens": reasoning_tokens},
-        "total_tokens": input_tokens + output_tokens,
-    }
 
 
 RESPONSES = Endpoint("/v1/responses", read, answer)

@@ -18,6 +18,7 @@ COUNTING = (
 )
 RETRY_AFTER = ("seconds", "exact", "ms", "date", "none")
 ERROR_STYLES = ("openai", "azure")
+USAGES = ("whole", "beside", "in_total", "total_alone", "text", "nested", "missing")
 
 
 def _option(default: Any, about: str) -> Any:
@@ -57,6 +58,11 @@ class Settings:
     latency_sigma: float = _option(0.0, "above 0: lognormal latency with this sigma")
     refusal_latency: float = _option(0.01, "seconds until a refusal (429)")
     answer_tokens: int | tuple[int, int] = _option(12, "length of an answer in tokens, or [low, high]")
+    thoughts: int = _option(0, "tokens of thought in each answer of chat and Responses, beyond any cap")
+    usage: str = _option("whole", f"how usage is told, beside and in_total about the thoughts: {', '.join(USAGES)}")
+    cached_share: float = _option(0.0, "share of each prompt that is told as read from a cache")
+    written_share: float = _option(0.0, "share of each prompt that is told as written to a cache")
+    sound_share: float = _option(0.0, "share of each prompt and answer that is told as sound")
     context_length: int = _option(128_000, "longer prompts get 400 context_length_exceeded")
     models: tuple[str, ...] | None = _option(None, "the models there are; none: any name is accepted")
     seed: int = _option(0, "answers and faults are the same for the same seed")
@@ -165,12 +171,13 @@ class Settings:
         for name in ("latency", "latency_sigma", "refusal_latency", "hang_seconds", *batch_seconds):
             value = getattr(self, name)
             _check(_is_number(value) and value >= 0, f"{name} is {value!r}; give a number of at least 0.")
-        for name in ("insufficient_quota_after", "faulty_attempts"):
+        for name in ("insufficient_quota_after", "faulty_attempts", "thoughts"):
             value = getattr(self, name)
             _check(
                 value is None or (_is_number(value) and value >= 0), f"{name} is {value!r}; give 0 or more, or None."
             )
-        for name in ("start_level", "flex_unavailable", "batch_expire", "batch_faults", *FAULT_FIELDS):
+        shares = ("cached_share", "written_share", "sound_share")
+        for name in (*shares, "start_level", "flex_unavailable", "batch_expire", "batch_faults", *FAULT_FIELDS):
             value = getattr(self, name)
             _check(_is_number(value) and 0 <= value <= 1, f"{name} is {value!r}; give a number from 0 to 1.")
 
@@ -180,6 +187,7 @@ class Settings:
             "headers": HEADERS,
             "counting": COUNTING,
             "error_style": ERROR_STYLES,
+            "usage": USAGES,
         }.items():
             value = getattr(self, name)
             _check(value in choices, f"{name} is {value!r}; give one of {', '.join(choices)}.")

@@ -9,7 +9,7 @@ from parallel_openai.requests.endpoints.completions import Completions
 from parallel_openai.requests.endpoints.embeddings import Embeddings
 from parallel_openai.requests.endpoints.moderations import Moderations
 from parallel_openai.requests.endpoints.responses import Responses
-from parallel_openai.requests.endpoints.usage import is_simulated, usage_of
+from parallel_openai.requests.endpoints.usage import PLACES, SEARCHING_MODEL, bill_of, is_simulated, usage_of
 
 CHAT = Chat()
 EMBEDDINGS = Embeddings()
@@ -22,9 +22,12 @@ __all__ = [
     "CHAT",
     "EMBEDDINGS",
     "ENDPOINTS",
+    "PLACES",
+    "SEARCHING_MODEL",
     "Answer",
     "Endpoint",
     "Packing",
+    "bill_of",
     "endpoint",
     "endpoint_at",
     "is_simulated",
