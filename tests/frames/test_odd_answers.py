@@ -227,3 +227,10 @@ def test_tokens_of_any_number_are_counted(ask: Verb, server: Server, client: po.
     server.script([{"body": {**EMBEDDING, "usage": {"prompt_tokens": most}}}])
     embedded = po.embed_dataframe(df, "text", model="e", client=client, progress=False)
     assert embedded["prompt_tokens"].tolist() == [most]
+
+
+def test_an_answer_that_nobody_thought_of_fails_its_row(label: Verb, reviews: pd.DataFrame, server: Server) -> None:
+    server.script([says('{"label": ' + "[" * 900 + "]" * 900 + "}")], matching="terrible")
+    out = label(reviews, "text", labels=["a", "b"])
+    assert codes(out) == [None, "malformed_response", None]
+    assert "cannot be read (RecursionError" in out["error"][1]

@@ -10,6 +10,7 @@ import json
 import pathlib
 import random
 import typing
+from collections.abc import Callable
 from typing import Annotated, Any, Generic, Literal, NamedTuple, Optional, TypeVar
 
 import pytest
@@ -224,6 +225,14 @@ def test_a_class_that_cannot_be_checked_is_refused_in_a_sentence() -> None:
 
     with pytest.raises(InvalidInputError, match="response_format=Odd cannot be checked by pydantic: "):
         structure_of(Odd)
+
+
+def test_a_class_that_has_no_schema_is_refused_in_a_sentence() -> None:
+    class Calling(BaseModel):
+        call: Callable[[], int]
+
+    with pytest.raises(InvalidInputError, match="response_format=Calling cannot be told as JSON: "):
+        structure_of(Calling)
 
 
 @pytest.mark.parametrize("model", [Row, Closed, Older], ids=str)

@@ -40,7 +40,7 @@ CASES: dict[str, tuple[Any, Any, Any]] = {
     "tuple of one kind": ({"type": "array", "prefixItems": [TEXT, TEXT], "minItems": 2}, ["a", "b"], ["a"]),
     "object without a type": ({"properties": {"b": TEXT}, "required": ["b"]}, {"b": "x"}, {"b": 3}),
     "two objects in one": (
-        {"allOf": [{"properties": {"b": TEXT}}, {"properties": {"c": WHOLE}, "required": ["c"]}], "type": "object"},
+        {"allOf": [{"properties": {"b": TEXT}, "required": []}, {"properties": {"c": WHOLE}, "required": ["c"]}]},
         {"c": 3},
         {"b": "x"},
     ),
@@ -53,6 +53,16 @@ LOOSE: dict[str, tuple[Any, Any, Any]] = {
     "list of anything": ({"type": "array"}, [1, "a"], 3),
     "anything": (True, {"b": [1]}, None),
     "allOf that disagrees": ({"type": "string", "allOf": [{"pattern": "^a"}, {"pattern": "b$"}]}, "ab", "a"),
+    "two objects that disagree": (
+        {"type": "object", "allOf": [{"properties": {"b": TEXT}}, {"properties": {"b": {"minLength": 2}}}]},
+        {"b": "xy"},
+        {"b": "x"},
+    ),
+    "holds itself by its place": (
+        {"type": "object", "properties": {"b": {"$ref": "#/properties/a"}}},
+        {"b": {"b": {}}},
+        {"b": 3},
+    ),
     "field only in a condition": (
         {"type": "object", "properties": {"b": TEXT}, "if": {"required": ["b"]}, "then": {"required": ["c"]}},
         {"b": "x", "c": 1},
@@ -61,6 +71,7 @@ LOOSE: dict[str, tuple[Any, Any, Any]] = {
     "made of itself": ({"allOf": [{"$ref": "#/properties/a"}]}, None, None),
     "choice of lists": ({"enum": [[1], [2]]}, [1], [3]),
     "too many choices": ({**TEXT, "enum": [str(number) for number in range(1001)]}, "7", "x"),
+    "too many characters": ({**TEXT, "enum": [f"{number:0>100}" for number in range(251)]}, "0" * 100, "x"),
     "too deep": (json.loads('{"type":"object","properties":{"b":' * 11 + '{"type":"null"}' + "}}" * 11), {}, 1),
 }
 
@@ -123,7 +134,22 @@ def test_definitions_of_older_drafts_are_told_as_newer_ones() -> None:
     assert found.read('{"a": {"b": null}}') == {"a": {}}
 
 
+@pytest.mark.parametrize(("used", "is_strict"), [("One", True), ("Any", False)])
+def test_only_a_definition_that_is_used_keeps_a_schema_from_being_strict(used: str, is_strict: bool) -> None:
+    definitions = {"One": WHOLE, "Any": {"type": "array"}}
+    found = structure({"anyOf": [{"$ref": f"#/$defs/{used}"}, TEXT]}, **{"$defs": definitions})
+    assert found.response_format["json_schema"]["strict"] is is_strict
+
+
+def test_a_tuple_may_be_written_as_older_drafts_do() -> None:
+    found = structure({"type": "array", "items": [TEXT, TEXT]}, **{"$schema": "http://json-schema.org/draft-07/schema"})
+    assert found.response_format["json_schema"]["strict"] is True
+    assert found.read('{"a": ["x", "y"]}') == {"a": ["x", "y"]}
+
+
 REFUSED: dict[str, Any] = {
+    "to be false": {"type": "object", "properties": {}},
+    "Missing 'b'": {"type": "object", "properties": {"b": TEXT}, "additionalProperties": False},
     "not permitted": {**TEXT, "minLength": 1},
     "not a valid format": {**TEXT, "format": "uri"},
     "look-around": {**TEXT, "pattern": "(?=a)"},
