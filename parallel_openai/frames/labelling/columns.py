@@ -8,7 +8,7 @@ import random
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -117,8 +117,7 @@ def _columns(
     return columns
 
 
-@dataclass(frozen=True, slots=True)
-class _Decided:
+class _Decided(NamedTuple):
     """What a row's answers come to.
 
     Attributes:
@@ -138,10 +137,12 @@ class _Decided:
 
 def _decide(field: LabelField, answers: Sequence[Labelled], key: Any, question: Question) -> _Decided:
     given = [each.values[field.name] for each in answers]
+    if len(given) == 1 and not answers[0].probabilities:  # as most are, in columns of millions
+        return _Decided(given[0], given[0], False, given, None)
     chances = _chances(field, answers)
     drawn, tie = _drawn(field, given, chances, key)
     label = drawn
-    if question.takes_most_probable and chances is not None:
+    if chances is not None and question.takes_most_probable:
         label = _most_probable(field, chances, drawn)
         if not _is_taken({**answers[0].values, field.name: label}, question):
             label = drawn

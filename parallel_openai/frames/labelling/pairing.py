@@ -184,15 +184,16 @@ class Paired:
 
     def kappa(self, rows: Bools, order: Mapping[str, float] | None) -> float:
         """Of some rows that have both; several labels are one kind of answer."""
+        if self.kind != "several":
+            pairs = self.pairs(rows)
+            table = pairs.gold.T @ (pairs.given * pairs.counts[:, None])
+            return kappa(table, None if order is None else np.array([order[text] for text in self.labels]))
         chosen: list[int] = np.flatnonzero(rows).tolist()
-        gold, given = ([tuple(sorted(texts[row])) for row in chosen] for texts in (self.gold, self.given))
-        kinds = sorted({*gold, *given})
+        sides = [[tuple(sorted(texts[row])) for row in chosen] for texts in (self.gold, self.given)]
+        codes, kinds = pd.factorize(pd.Series([*sides[0], *sides[1]], dtype=object))
         table = np.zeros((len(kinds), len(kinds)))
-        number = {kind: at for at, kind in enumerate(kinds)}
-        np.add.at(table, ([number[kind] for kind in gold], [number[kind] for kind in given]), 1.0)
-        if order is None or self.kind == "several":
-            return kappa(table)
-        return kappa(table, np.array([order[text] for (text,) in kinds]))
+        np.add.at(table, (codes[: len(chosen)], codes[len(chosen) :]), 1.0)
+        return kappa(table)
 
     def pairs(self, rows: Bools) -> Pairs:
         """Those of some rows, counted."""
