@@ -239,6 +239,7 @@ def test_a_run_whose_disk_was_full_for_a_moment_loses_nothing_that_was_paid(serv
         thread.join()
         verb(place, slow)
         assert len(po.read_journal(place)) == 30
+    assert server.stats(charged=False)["received"] == 30
 
 
 def test_a_lone_block_that_fits_in_part_keeps_its_whole_lines() -> None:
