@@ -130,6 +130,17 @@ def test_a_wrong_key_is_one_clear_sentence() -> None:
 
 
 @pytest.mark.usefixtures("cluster")
+@pytest.mark.usefixtures("cluster")
+def test_what_is_on_its_way_at_a_deadline_is_taken_in() -> None:
+    df = pd.DataFrame({"text": [f"row {number}" for number in range(4000)]})
+    with simulator.serve(max_requests_per_minute=None, latency=1.0) as server:
+        client = po.Client(server.base_url, max_concurrent_requests=5)
+        ask: dict[str, Any] = {"model": "gpt-4o-mini", "client": client, "progress": False, "ray": 1}
+        out = po.process_dataframe(df, "text", deadline=6.0, **ask)
+        assert out["status"].eq("succeeded").sum() == server.stats()["received"] < 4000
+        assert out.attrs["parallel_openai"]["ended"] == "deadline"
+
+
 def test_a_budget_is_refused_since_it_could_not_be_kept() -> None:
     df = pd.DataFrame({"text": ["a", "b"]})
     with pytest.raises(InvalidInputError, match="leave out ray="):
