@@ -174,7 +174,7 @@ class Budget:
         for model in _models(body):
             if math.isnan(self._price_of(model, worst_case(body, 1, 1), tier_of(body))):
                 plain = not math.isnan(self._price_of(model, Usage(1, 1), tier_of(body)))
-                what = f"all that {model!r} may read and write here, such as sound," if plain else repr(model)
+                what = f"all that {model!r} may read and write here, such as sound or searches," if plain else repr(model)
                 return (
                     f"budget_usd= needs the model's price, and that of {what} is not known. Use budget_tokens= for it."
                 )
@@ -252,7 +252,7 @@ class Budget:
         """A server need not heed the tier that is asked for, so its discount is not counted on."""
         if self._price is None:
             return 0.0
-        costs = [self._price(model, usage, each) for each in ((None, tier) if self._tier is None else (self._tier,))]
+        costs = [self._price(model, usage, each) for each in ({None, tier} if self._tier is None else {self._tier})]
         return math.nan if any(map(math.isnan, costs)) else max(costs)
 
     def _dearest(self, model: str, usage: Usage, tier: str | None) -> float:
