@@ -174,7 +174,9 @@ class Budget:
         for model in _models(body):
             if math.isnan(self._price_of(model, worst_case(body, 1, 1), tier_of(body))):
                 plain = not math.isnan(self._price_of(model, Usage(1, 1), tier_of(body)))
-                what = f"all that {model!r} may read and write here, such as sound or searches," if plain else repr(model)
+                what = (
+                    f"all that {model!r} may read and write here, such as sound or searches," if plain else repr(model)
+                )
                 return (
                     f"budget_usd= needs the model's price, and that of {what} is not known. Use budget_tokens= for it."
                 )
