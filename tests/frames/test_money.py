@@ -60,18 +60,6 @@ def test_thoughts_that_no_cap_holds_count_and_keep_to_the_budget(
     assert 3000 < billed(server) <= 5000
 
 
-def test_thoughts_of_any_length_keep_to_the_budget_although_the_first_answer_has_none(
-    ask: Verb, many: pd.DataFrame, server: Server
-) -> None:
-    chance = random.Random(1)
-    thoughts = [0, 0, *(chance.randint(0, 300) for _ in range(58))]
-    server.set(latency=0.02)
-    server.script([{"body": {**answer(5), "usage": {**answer(5)["usage"], "total_tokens": 105 + n}}} for n in thoughts])
-    out = ask(many, "text", max_tokens=20, budget_tokens=6000)
-    assert told(out) == sum(105 + n for n in thoughts[: received(server)])
-    assert 3000 < told(out) <= 6000
-
-
 def test_a_total_alone_counts_for_embeddings(client: po.Client, many: pd.DataFrame, server: Server) -> None:
     server.set(usage="total_alone")
     embed = partial(po.embed_dataframe, many, "text", model="text-embedding-3-small", client=client, progress=False)
