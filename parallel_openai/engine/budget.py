@@ -18,8 +18,10 @@ PriceOf = Callable[[str, Usage, str | None], float]
 
 #: What a prompt may come to against our count, as long as the server has not shown how it counts.
 UNKNOWN_FACTOR = 2.0
-#: And an answer against its cap: some servers let a model think without one.
+#: And an answer against its cap, since some servers let a model think without one; it falls with the square of the
+#: answers that have shown how long they are, until so many are enough.
 UNKNOWN_OUTPUT_FACTOR = 100.0
+ENOUGH_ANSWERS = 10
 #: Room for the next rows, where the server is seen to count otherwise than we do.
 MARGIN = 1.1
 #: Endpoints whose answers have no tokens.
@@ -91,21 +93,29 @@ class Funds:
 
 @dataclass(slots=True)
 class _Counting:
-    """How a server counts a model's tokens against us: whether an answer has shown it, the largest factors that were
-    shown, and those by which reserves are measured."""
+    """How a server counts a model's tokens against us: by how many answers that was shown, the largest factors among
+    them, and those by which reserves are measured."""
 
-    is_shown: bool = False
+    answers: int = 0
     shown_prompt: float = 0.0
     shown_output: float = 0.0
     prompt: float = 1.0
     output: float = 1.0
 
     def learn(self, prompt: float, output: float) -> None:
-        self.is_shown = True
+        self.answers += 1
         self.shown_prompt, self.shown_output = max(self.shown_prompt, prompt), max(self.shown_output, output)
         self.prompt = max(1.0, self.shown_prompt if self.shown_prompt <= 1.0 else self.shown_prompt * MARGIN)
-        # Thoughts that no cap holds differ more from row to row than prompts do.
-        self.output = 1.0 if self.shown_output <= 1.0 else self.shown_output * UNKNOWN_FACTOR
+        self.output = self.learnt_output
+
+    @property
+    def learnt_output(self) -> float:
+        """Thoughts that no cap holds differ more from row to row than prompts do."""
+        return 1.0 if self.shown_output <= 1.0 else self.shown_output * UNKNOWN_FACTOR
+
+    def beside_others(self) -> float:
+        """The factor of an answer while others are on the way that may be as long."""
+        return max(self.learnt_output, UNKNOWN_OUTPUT_FACTOR / max(1, self.answers) ** 2)
 
 
 class Budget:
@@ -174,7 +184,9 @@ class Budget:
         for model in _models(body):
             if math.isnan(self._price_of(model, worst_case(body, 1, 1), tier_of(body))):
                 plain = not math.isnan(self._price_of(model, Usage(1, 1), tier_of(body)))
-                what = f"all that {model!r} may read and write here, such as sound," if plain else repr(model)
+                what = (
+                    f"all that {model!r} may read and write here, such as sound or searches," if plain else repr(model)
+                )
                 return (
                     f"budget_usd= needs the model's price, and that of {what} is not known. Use budget_tokens= for it."
                 )
@@ -191,12 +203,13 @@ class Budget:
         most_output, model = self._most_output(request), str(body.get("model"))
         reserve = Reserve(request, model, prompt_tokens, most_output, tier_of(body), in_batch)
         counting = self._counting.setdefault(model, _Counting())
-        if not counting.is_shown:
+        if counting.answers < ENOUGH_ANSWERS:
             others = [each for each in self._funds.reserves if each.model == model]
-            if others and has_media(body):
+            if others and not counting.answers and has_media(body):
                 return None  # how the server counts it is seen on the first answer, and not on many at once
-            online = [each for each in others if not each.in_batch]
-            self._count_by(model, UNKNOWN_FACTOR if others else 1.0, UNKNOWN_OUTPUT_FACTOR if online else 1.0)
+            prompt = counting.prompt if counting.answers else UNKNOWN_FACTOR if others else 1.0
+            is_alone = all(each.in_batch for each in others)
+            self._count_by(model, prompt, counting.learnt_output if is_alone else counting.beside_others())
         self._measure(reserve)
         return reserve if self._funds.hold(reserve) else None
 
@@ -223,7 +236,7 @@ class Budget:
     def _believed(self, model: str) -> tuple[float, float]:
         """The factors of a send that nobody tells the cost of: a cap holds until an answer has shown otherwise."""
         counting = self._counting[model]
-        return counting.prompt, counting.output if counting.is_shown else 1.0
+        return counting.prompt, counting.learnt_output
 
     def _most_output(self, request: APIRequest) -> float:
         if request.path in _WITHOUT_OUTPUT:
@@ -252,7 +265,7 @@ class Budget:
         """A server need not heed the tier that is asked for, so its discount is not counted on."""
         if self._price is None:
             return 0.0
-        costs = [self._price(model, usage, each) for each in ((None, tier) if self._tier is None else (self._tier,))]
+        costs = [self._price(model, usage, each) for each in ({None, tier} if self._tier is None else {self._tier})]
         return math.nan if any(map(math.isnan, costs)) else max(costs)
 
     def _dearest(self, model: str, usage: Usage, tier: str | None) -> float:

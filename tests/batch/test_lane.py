@@ -12,6 +12,8 @@ import pytest
 import parallel_openai as po
 from parallel_openai.errors import BatchError, InvalidInputError
 from parallel_openai.local.simulator import Server
+from parallel_openai.records import Usage
+from parallel_openai.requests.prices import price
 from tests.batch.conftest import Verb, charged, counts, lane, texts
 
 SAME = [
@@ -189,6 +191,18 @@ def test_a_budget_is_set_aside_at_the_batch_price_and_goes_on_with_what_is_left(
     assert counts(out)["succeeded"] > 50
     assert counts(ask(texts(200), **options)) == {"succeeded": 200}
     assert charged(server) == [1]
+
+
+@pytest.mark.parametrize("way", ["whole", "total_alone", "missing"])
+def test_a_budget_holds_in_batches_whatever_way_usage_is_told(ask: Verb, server: Server, way: str) -> None:
+    server.set(usage=way, written_share=1.0)
+    out = ask(texts(60), model="gpt-5.6-luna", max_completion_tokens=100, budget_usd=0.001, lane=lane())
+    stats = server.stats(charged=False)
+    usage = Usage(
+        int(stats["prompt_tokens"]), int(stats["completion_tokens"]), cache_write_tokens=stats["prompt_tokens"]
+    )
+    assert 0 < price("gpt-5.6-luna", usage, tier="batch") <= 0.001
+    assert out["error_code"].dropna().eq("budget").all()
 
 
 def test_what_is_left_over_is_sent_online_within_the_budget(ask: Verb, server: Server) -> None:

@@ -71,8 +71,11 @@ SOUND = {"type": "input_audio", "input_audio": {"data": "AAAA" * 100, "format": 
     [
         ({"model": "gpt-4o-search-preview"}, r"Line 2 .*which searches by itself"),
         ({"plugins": [{"id": "web"}]}, r"Line 2 .*plugins makes it read more"),
-        ({"model": "gpt-4o-audio-preview", "modalities": ["text", "audio"]}, r"Line 2 .*such as sound, is not known"),
-        ({"messages": [{"role": "user", "content": [SOUND]}]}, r"Line 2 .*such as sound, is not known"),
+        (
+            {"model": "gpt-4o-audio-preview", "modalities": ["text", "audio"]},
+            r"Line 2 .*such as sound or searches, is not known",
+        ),
+        ({"messages": [{"role": "user", "content": [SOUND]}]}, r"Line 2 .*such as sound or searches, is not known"),
         ({"models": ["a-model-without-a-price"]}, r"Line 2 .*'a-model-without-a-price' is not known"),
     ],
     ids=["searches", "plugins", "speaks", "listens", "falls back"],

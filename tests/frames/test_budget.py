@@ -270,6 +270,22 @@ def test_a_server_that_counts_as_we_do_gets_no_margin() -> None:
     assert second.tokens == 110
 
 
+def test_answers_within_the_cap_speak_for_the_others_only_when_they_are_ten() -> None:
+    """Where a model thinks beyond its cap it does not for every row."""
+    budget, at_once = Budget(tokens=10_000), []
+    for _ in range(10):
+        reserves = []
+        while (reserve := budget.reserve(request())) is not None:
+            reserves.append(reserve)
+        at_once.append(len(reserves))
+        budget.settle(reserves[0], answer(100, 5))
+        for each in reserves[1:]:
+            budget.settle(each, Response(400, {}, b"", None, 0.1))
+    assert at_once[:3] == [8, 8, 27]
+    assert sum(at_once[:2]) * 500 <= 10_000
+    assert at_once[-1] > 70
+
+
 @pytest.mark.parametrize(
     ("response", "tokens"),
     [

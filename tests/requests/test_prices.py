@@ -43,6 +43,74 @@ def test_the_price_is_that_of_genai_prices(model: str, usage: "tuple[int, int, i
     assert ours(model, usage) == pytest.approx(by_genai_prices(model, usage, "openai"))
 
 
+CLASSES: "list[tuple[str, Taken, dict[str, int]]]" = [
+    ("gpt-5.6-luna", Taken(1_000, 9, 0, 300, 500), {"cache_read_tokens": 300, "cache_write_tokens": 500}),
+    ("gpt-5.6-luna", Taken(400_000, 9, 0, 300, 500), {"cache_read_tokens": 300, "cache_write_tokens": 500}),
+    (
+        "claude-sonnet-4-5",
+        Taken(1_000, 9, cache_write_tokens=500, cache_write_1h_tokens=200),
+        {"cache_write_tokens": 500, "cache_write_1h_tokens": 200},
+    ),
+    (
+        "gpt-audio",
+        Taken(1_000, 90, audio_prompt_tokens=600, audio_completion_tokens=40),
+        {"input_audio_tokens": 600, "output_audio_tokens": 40},
+    ),
+    (
+        "gpt-image-1.5",
+        Taken(1_000, 90, image_prompt_tokens=600, image_completion_tokens=40),
+        {"input_image_tokens": 600, "output_image_tokens": 40},
+    ),
+    ("gpt-6-sol", Taken(1_000, 9, searches=3, file_searches=2), {"web_searches": 3, "file_searches": 2}),
+]
+
+
+@pytest.mark.parametrize(("model", "taken", "classes"), CLASSES, ids=str)
+def test_each_class_of_tokens_and_each_fee_has_the_price_of_genai_prices(
+    model: str, taken: Taken, classes: "dict[str, int]"
+) -> None:
+    names = {"file_searches": "storage_searches"}
+    counts = Usage(input_tokens=taken.prompt_tokens, output_tokens=taken.completion_tokens)
+    for name, count in classes.items():
+        setattr(counts, names.get(name, name), count)
+
+    assert price(model, taken) == pytest.approx(float(calc_price(counts, model).total_price))
+
+
+@pytest.mark.parametrize(
+    "taken",
+    [
+        Taken(10, 5, audio_prompt_tokens=5),
+        Taken(10, 5, audio_completion_tokens=5),
+        Taken(10, 5, image_completion_tokens=5),
+        Taken(10, 5, searches=1),
+        Taken(10, 5, tool_runs=1),
+    ],
+    ids=str,
+)
+def test_what_the_list_has_no_price_for_costs_nobody_knows_what(taken: Taken) -> None:
+    assert math.isnan(price("gpt-4o-audio-preview", taken))
+
+
+def test_pictures_that_are_read_cost_what_text_does_where_no_price_is_told() -> None:
+    assert price("gpt-4o-mini", Taken(1_000, 9, image_prompt_tokens=800)) == price("gpt-4o-mini", Taken(1_000, 9))
+
+
+def test_tokens_of_two_classes_are_taken_to_be_of_the_dearer() -> None:
+    both = Taken(1_000, 0, cached_tokens=1_000, audio_prompt_tokens=1_000)
+
+    assert price("gpt-audio", both) == price("gpt-audio", Taken(1_000, 0, audio_prompt_tokens=1_000))
+
+
+def test_half_the_price_of_a_batch_is_that_of_its_tokens_and_not_of_its_fees() -> None:
+    base_url = "https://my.openai.azure.com/openai/v1"
+    plain, searched = Taken(1_000, 9), Taken(1_000, 9, searches=1)
+    fee = price("sonar", searched, base_url="https://api.perplexity.ai", tier="batch")
+
+    assert price("gpt-5.4", plain, base_url=base_url, tier="batch") == price("gpt-5.4", plain, base_url=base_url) / 2
+    assert fee > price("sonar", plain, base_url="https://api.perplexity.ai") / 2
+
+
 def test_a_long_prompt_costs_more_a_token_where_the_provider_says_so() -> None:
     base_url = "https://generativelanguage.googleapis.com/v1beta/openai"
 
