@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 import parallel_openai as po
-from parallel_openai.errors import ColumnNotFoundError, RunStoppedError
+from parallel_openai.errors import InvalidInputError, RunStoppedError
 from parallel_openai.local.simulator import Server
 from tests.reliability.worker import write_requests
 
@@ -54,7 +54,7 @@ def test_names_and_cells_are_shown_in_previews_and_errors(client: po.Client) -> 
     df = pd.DataFrame({EVIL: ["\x1b[2J text"]})
     preview = po.preview(df, EVIL, model=EVIL, client=client)
     assert active_in(str(preview)) == []
-    with pytest.raises(ColumnNotFoundError) as refused:
+    with pytest.raises(InvalidInputError) as refused:
         po.process_dataframe(df, "{nothing}", model="m", client=client)
     assert active_in(str(refused.value)) == []
 

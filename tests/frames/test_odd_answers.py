@@ -148,7 +148,7 @@ def test_a_column_is_made_of_whatever_an_answer_holds_and_no_whole_number_is_rou
     assert {each.error_code for each in readings} <= {None, "schema_mismatch"}
     for one in readings:
         for others in ([], [readings[5]], readings):
-            columns = reader.columns([each.value for each in (one, *others)])
+            columns = reader.columns([each.value for each in (one, *others)], [None] * (1 + len(others)))
             assert len(columns["i"]) == 1 + len(others)
             cell = columns["i"][0]
             if one.value is not None and isinstance(one.value["i"], int):
@@ -218,13 +218,13 @@ def test_ids_beyond_64_bits_stay_as_they_are_in_the_journal_and_in_files(server:
 
 
 def test_tokens_of_any_number_are_counted(ask: Verb, server: Server, client: po.Client) -> None:
-    most, df = 2**63 - 1, pd.DataFrame({"text": ["a"]})
-    usage = {"prompt_tokens": most, "completion_tokens": 1}
+    most, df = 2**60, pd.DataFrame({"text": ["a"]})
+    usage = {"prompt_tokens": 10**30, "completion_tokens": 1}
     server.script([{"body": {**CHAT, "usage": usage}}] * 2)
     shape = {"type": "object", "properties": {"other": {"type": "string"}}, "required": ["other"]}
     out = ask(df, "text", response_format=shape, repair=1)
     assert out["prompt_tokens"].tolist() == [2 * most]
-    server.script([{"body": {**EMBEDDING, "usage": {"prompt_tokens": most}}}])
+    server.script([{"body": {**EMBEDDING, "usage": {"prompt_tokens": 10**30}}}])
     embedded = po.embed_dataframe(df, "text", model="e", client=client, progress=False)
     assert embedded["prompt_tokens"].tolist() == [most]
 

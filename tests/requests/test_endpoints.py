@@ -91,7 +91,7 @@ def test_thinking_that_left_nothing_to_say_is_told_from_a_long_answer() -> None:
             },
             Usage(9, 5, 3, 4),
         ),
-        ({"prompt_tokens": -1, "completion_tokens": 2**64}, Usage(0, 0)),
+        ({"prompt_tokens": -1, "completion_tokens": 2**64}, Usage(0, 2**60)),
         ({"prompt_tokens_details": [], "completion_tokens": "2"}, Usage(0, 2)),
         (None, None),
         ([], None),

@@ -107,8 +107,8 @@ _CALLS = {
     "code_interpreter_call": "tool_runs",
     "image_generation_call": "tool_runs",
 }
-#: Nobody reads or writes as much; it leaves room for sums in a column of 64 bits.
-_TOO_MANY = 2**60
+#: Nobody reads or writes as much: a larger figure counts as this one, which leaves room for sums in 64 bits.
+_MOST = 2**60
 #: What is told where nothing has a price of its own.
 _PLAIN = frozenset({"prompt", "completion", "total", "cached"})
 #: How deep a record may lie inside another.
@@ -169,14 +169,14 @@ def _note(told: dict[str, int], meaning: str, value: Any) -> None:
 def _count(value: Any) -> int | None:
     """A number of tokens, also as text; None for what is none."""
     if type(value) is int:
-        return value if 0 <= value < _TOO_MANY else None
+        return min(value, _MOST) if value >= 0 else None
     if isinstance(value, bool) or not isinstance(value, (float, str)):
         return None
     try:
         number = float(value)
     except ValueError:
         return None
-    return math.ceil(number) if 0 <= number < _TOO_MANY else None
+    return math.ceil(min(number, _MOST)) if number >= 0 else None  # a nan is not
 
 
 def _prompt(told: Mapping[str, int], adds_up: bool) -> int:
