@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 from parallel_openai.engine.retry import UNSENT_CODES
+from parallel_openai.engine.worst_case import has_media, models_of, reads_unseen, worst_case
 from parallel_openai.records import APIRequest, Response, Usage
-from parallel_openai.requests.endpoints import SEARCHING_MODEL, usage_of
+from parallel_openai.requests.endpoints import usage_of
 from parallel_openai.requests.prices import tier_of
 
 #: Dollars for what a model read and wrote in a tier (None: the usual one); NaN where its price is not known.
@@ -26,8 +26,6 @@ ENOUGH_ANSWERS = 10
 MARGIN = 1.1
 #: Endpoints whose answers have no tokens.
 _WITHOUT_OUTPUT = frozenset({"embeddings", "moderations"})
-#: Models that read what they search, which nobody can tell in advance. (A search of Perplexity's Sonar has one price.)
-_READS_UNSEEN = re.compile(r"-search-(?:preview|api)\b|deep-research|:online\b", re.IGNORECASE)
 
 
 @dataclass(slots=True, eq=False)
@@ -181,7 +179,7 @@ class Budget:
                 f"With a budget, everything the model reads must be in the request itself, and {unseen} makes it read "
                 "more. Run such rows without a budget."
             )
-        for model in _models(body):
+        for model in models_of(body):
             if math.isnan(self._price_of(model, worst_case(body, 1, 1), tier_of(body))):
                 plain = not math.isnan(self._price_of(model, Usage(1, 1), tier_of(body)))
                 what = (
@@ -258,7 +256,7 @@ class Budget:
             return math.inf, math.inf
         body = reserve.request.request_json
         usage = worst_case(body, prompt, math.ceil(output))
-        costs = [self._dearest(model, usage, reserve.tier) for model in _models(body)]
+        costs = [self._dearest(model, usage, reserve.tier) for model in models_of(body)]
         return prompt + output, math.inf if any(map(math.isnan, costs)) else max(costs)
 
     def _price_of(self, model: str, usage: Usage, tier: str | None) -> float:
@@ -305,29 +303,6 @@ class Budget:
         self._funds.recount()
 
 
-def worst_case(body: Mapping[str, Any], prompt_tokens: int, output_tokens: int) -> Usage:
-    """The dearest that so many tokens can be.
-
-    >>> worst_case({"modalities": ["text", "audio"]}, 10, 20).audio_completion_tokens
-    20
-    """
-    model, modalities = str(body.get("model")), _list(body.get("modalities"))
-    kinds = {str(part.get("type")) for part in _parts(body)}
-    speaks = "audio" in modalities or body.get("audio") is not None
-    paints = "image" in modalities or "image" in model
-    return Usage(
-        prompt_tokens,
-        output_tokens,
-        cache_write_tokens=prompt_tokens,
-        cache_write_1h_tokens=prompt_tokens,
-        audio_prompt_tokens=prompt_tokens if any("audio" in kind for kind in kinds) else 0,
-        image_prompt_tokens=prompt_tokens,
-        audio_completion_tokens=output_tokens if speaks else 0,
-        image_completion_tokens=output_tokens if paints else 0,
-        searches=1 if SEARCHING_MODEL.search(model) else 0,
-    )
-
-
 def cost_of(price: PriceOf, response: Any, usage: Usage, asked: str) -> tuple[float, str]:
     """Dollars for an answer, and the model at whose price: the one that it names, or the one `asked` where that has
     none."""
@@ -338,72 +313,6 @@ def cost_of(price: PriceOf, response: Any, usage: Usage, asked: str) -> tuple[fl
     return price(asked, usage, tier), asked
 
 
-def reads_unseen(body: Mapping[str, Any]) -> str | None:
-    """What in a body has the model read more than the body itself holds; None where nothing has.
-
-    >>> reads_unseen({"tools": [{"type": "web_search"}]})
-    "the tool 'web_search'"
-    """
-    for name in _READ_ELSEWHERE:
-        if body.get(name):
-            return name
-    if body.get("web_search_options") is not None:  # {} searches, too
-        return "web_search_options"
-    if isinstance(body.get("prompt"), Mapping):  # one that is kept at OpenAI
-        return "prompt"
-    for model in _models(body):
-        if _READS_UNSEEN.search(model):
-            return f"the model {model!r}, which searches by itself,"
-    for tool in _list(body.get("tools")):
-        if isinstance(tool, Mapping) and (kind := _hosted(tool)) is not None:
-            return f"the tool {kind!r}"
-    return _kept_elsewhere(body)
-
-
-#: Fields that name what is kept at the server, or have it search.
-_READ_ELSEWHERE = ("previous_response_id", "conversation", "plugins", "search_parameters", "enable_search")
-
-
-def _hosted(tool: Mapping[str, Any]) -> str | None:
-    """The kind of a tool that the server itself runs; None for one that the caller does."""
-    kind = tool.get("type") or ("function" if "function" in tool or "name" in tool else next(iter(tool), "function"))
-    return None if kind in ("function", "custom") else str(kind)
-
-
-def _kept_elsewhere(body: Mapping[str, Any]) -> str | None:
-    for part in _parts(body):
-        about = part.get("file", part)
-        if isinstance(about, Mapping) and (about.get("file_id") or about.get("file_url")):
-            return "a file"
-    for message in _list(body.get("messages")):
-        if isinstance(message, Mapping) and isinstance(message.get("audio"), Mapping):
-            return "an earlier answer's sound"
-    return None
-
-
-def _models(body: Mapping[str, Any]) -> list[str]:
-    """Those that may answer: the one that is asked, and those that some servers fall back on."""
-    return [str(body.get("model")), *(each for each in _list(body.get("models")) if isinstance(each, str))]
-
-
 def _is_refusal(status: int) -> bool:
     """Whether an answer says that the request was not worked on. A gateway that has waited in vain cannot know."""
     return status >= 300 and status not in (408, 502, 504) and status < 520
-
-
-def has_media(body: Mapping[str, Any]) -> bool:
-    """Whether there is a picture, a sound or a file in a body, of which servers make tokens as they please."""
-    return any(part.get("type") not in ("text", "input_text", "output_text", "refusal") for part in _parts(body))
-
-
-def _parts(body: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
-    for message in (*_list(body.get("messages")), *_list(body.get("input"))):
-        for part in _list(message.get("content")) if isinstance(message, Mapping) else ():
-            if isinstance(part, Mapping):
-                yield part
-
-
-def _list(value: Any) -> Sequence[Any]:
-    if hasattr(value, "tolist"):  # numpy's array, as parquet files give lists
-        value = value.tolist()
-    return value if isinstance(value, (list, tuple)) else ()

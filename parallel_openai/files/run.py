@@ -18,11 +18,12 @@ from parallel_openai.batch.run import BatchRun
 from parallel_openai.client import Client
 from parallel_openai.default_client import client_for
 from parallel_openai.engine.bounds import Bounds, prices_at
-from parallel_openai.engine.budget import Budget, cost_of, has_media, reads_unseen
+from parallel_openai.engine.budget import Budget, cost_of
 from parallel_openai.engine.digests import digest_of
 from parallel_openai.engine.journal import Journal, Sync, check_sync
 from parallel_openai.engine.resume import result_line
 from parallel_openai.engine.status import StatusTracker
+from parallel_openai.engine.worst_case import has_media, reads_unseen
 from parallel_openai.errors import InvalidInputError
 from parallel_openai.files.known import NOTHING_KNOWN, Digest, KnownLines, content_digest, key_digest
 from parallel_openai.files.source import Line, LineRequest, RequestsFile, parse_request

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from parallel_openai.batch.options import MOST_BYTES, MOST_REQUESTS
-from parallel_openai.engine.budget import worst_case
 from parallel_openai.engine.counting import RULES, charges_of
+from parallel_openai.engine.worst_case import worst_case
 from parallel_openai.frames.previewing.count import Learned, Sent
 from parallel_openai.records import Usage
 from parallel_openai.requests.endpoints import Endpoint
