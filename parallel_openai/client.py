@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pickle
 import ssl as ssl_module
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
@@ -22,6 +23,7 @@ from parallel_openai.engine.options import check_options
 from parallel_openai.engine.pool import Member, PoolLimiter
 from parallel_openai.engine.processor import End, Processor
 from parallel_openai.engine.retry import DONE, RetryPolicy, judge
+from parallel_openai.engine.secrets import sent_secrets
 from parallel_openai.engine.sharing import SharedAccount, taking_part
 from parallel_openai.engine.sizes import NO_SIZE
 from parallel_openai.engine.status import StatusTracker
@@ -76,6 +78,13 @@ class Client:
         ...
     parallel_openai.errors.InvalidInputError: max_tokens_per_minute must be a number above 0 or None, not 0.
     """
+
+    _settings: tuple[tuple[Any, ...], dict[str, Any]]
+
+    def __new__(cls, *args: Any, **options: Any) -> Client:
+        client = super().__new__(cls)
+        client._settings = args, options  # by which another process makes one like it
+        return client
 
     def __init__(
         self,
@@ -280,6 +289,21 @@ class Client:
     def __exit__(self, *exc_info: object) -> None:
         self.close()
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """A pickle holds the settings, from which another process makes a client that learns the limits anew.
+
+        Raises:
+            PicklingError: a key, or something like it, was given; pickles lie in files, and keys must not.
+        """
+        args, options = self._settings
+        given = dict(zip(("base_url", "api_key"), args, strict=False)) | options
+        if given.get("api_key") is not None or sent_secrets(given.get("headers") or {}, self._line.address.base_url):
+            raise pickle.PicklingError(
+                "This client was given a key, a secret header or a query, which must not be written into a pickle. Let "
+                "the key come from OPENAI_API_KEY in each process, or make the client there."
+            )
+        return _client_of, (args, options)
+
     def __repr__(self) -> str:
         limits = {
             "max_requests_per_minute": self.max_requests_per_minute,
@@ -318,6 +342,10 @@ class Client:
 
     def _deliver(self, request: APIRequest, lease: Any) -> Awaitable[Response]:
         return self._line.post(request)
+
+
+def _client_of(args: tuple[Any, ...], options: dict[str, Any]) -> Client:
+    return Client(*args, **options)
 
 
 class _Pool(Client):
@@ -373,6 +401,9 @@ class _Pool(Client):
     def close(self) -> None:
         for each in self.members:
             each.close()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Client.pool, (self.members,)
 
     def __repr__(self) -> str:
         return f"Client.pool([{', '.join(map(repr, self.members))}])"

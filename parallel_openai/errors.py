@@ -53,6 +53,25 @@ class TemplateError(InvalidInputError):
 class MissingDependencyError(ParallelOpenAIError, ImportError):
     """An optional part is not installed; the message carries the install line."""
 
+    @classmethod
+    def of(cls, what: str, packages: str, error: ImportError) -> MissingDependencyError:
+        """The error for something that needs packages of which one could not be imported.
+
+        >>> try:
+        ...     import no_such_package
+        ... except ImportError as error:
+        ...     print(MissingDependencyError.of("Plots need", "no_such_package", error))
+        Plots need no_such_package, which is not installed: pip install no_such_package
+        """
+        if isinstance(error, ModuleNotFoundError) and error.name in list(map(_module_of, packages.split())):
+            return cls(f"{what} {error.name}, which is not installed: pip install {packages}")
+        return cls(f"{what} {packages}, which is installed and cannot be imported: {error}")
+
+
+def _module_of(package: str) -> str:
+    """The module that a requirement such as `ray[data]` brings."""
+    return package.partition("[")[0].replace("-", "_")
+
 
 class JournalError(ParallelOpenAIError, OSError):
     """The file of results cannot be read or written."""

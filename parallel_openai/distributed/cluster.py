@@ -33,7 +33,7 @@ def find_ray() -> Any:
     try:
         import ray
     except ImportError as error:
-        raise MissingDependencyError('ray= and process_dataset need Ray: pip install "parallel-openai[ray]"') from error
+        raise MissingDependencyError.of("ray= and process_dataset need", "ray[data]", error) from error
     if not ray.is_initialized():
         _connect(ray)
     return ray

@@ -105,6 +105,9 @@ def find_address(
     """
     if base_url and azure_endpoint:
         raise InvalidInputError("Give base_url or azure_endpoint, not both.")
+    for name, given in (("base_url", base_url), ("azure_endpoint", azure_endpoint)):
+        if isinstance(given, str) and not given.strip():  # an unset variable; the data must not go to another server
+            raise InvalidInputError(f"{name} is empty; is the variable set that it comes from? None is the default.")
     wants_azure = bool(azure_endpoint or azure_deployment or api_version)
     url = base_url or azure_endpoint
     if not url:

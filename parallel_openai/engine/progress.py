@@ -48,5 +48,6 @@ class Progress:
     def _try(self, show: Callable[[], None]) -> None:
         try:
             show()
-        except (OSError, ValueError):  # ValueError: the stream was closed. The answers are worth more than the bar.
+        except (OSError, ValueError, AttributeError):
+            # A stream that is closed, or lacks what streams have. The answers are worth more than the bar.
             self._screen = Nothing()

@@ -39,7 +39,8 @@ def find_screen(total: int | None, unit: str) -> Screen:
         return _Widget(total, unit) if importlib.util.find_spec("ipywidgets") else _TextBar(total, unit, sys.stdout)
     if sys.stderr is None:  # a program without a console
         return Nothing()
-    return _TextBar(total, unit, sys.stderr) if sys.stderr.isatty() else _Lines()
+    is_terminal = getattr(sys.stderr, "isatty", bool)()  # a program may have put a stream of its own there
+    return _TextBar(total, unit, sys.stderr) if is_terminal else _Lines()
 
 
 def _in_notebook() -> bool:

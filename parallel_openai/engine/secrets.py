@@ -49,8 +49,7 @@ class Secrets:
     """
 
     def __init__(self, headers: Mapping[str, str], url: str = "", proxy: str | None = None) -> None:
-        query = {name: value for name, value in parse_qsl(urlsplit(url).query) if name != PLAIN_IN_QUERY}
-        self._lasting = [*secrets_in(headers), *query.values(), *_credentials(proxy or "")]
+        self._lasting = [*sent_secrets(headers, url), *_credentials(proxy or "")]
         self._renewed: list[str] = []
         self._set()
 
@@ -142,6 +141,14 @@ def _as_text(body: bytes, change: Callable[[str], str]) -> bytes:
     text = body.decode("utf-8", "surrogateescape")
     changed = change(text)
     return body if changed == text else changed.encode("utf-8", "surrogateescape")
+
+
+def sent_secrets(headers: Mapping[str, str], url: str) -> list[str]:
+    """The secrets in headers and in a URL's query, of which only an API's version is known to be none."""
+    return [
+        *secrets_in(headers),
+        *(value for name, value in parse_qsl(urlsplit(url).query) if name != PLAIN_IN_QUERY),
+    ]
 
 
 def secrets_in(named: Mapping[str, str]) -> list[str]:

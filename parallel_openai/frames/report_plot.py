@@ -19,7 +19,6 @@ if TYPE_CHECKING:
 
     from parallel_openai.frames.report import RunReport
 
-_MISSING = "Plots need matplotlib, which is not installed: pip install 'parallel-openai[plot]'."
 Numbers = npt.NDArray[np.float64]
 
 #: A burst at the start goes out at many times the limit; the picture is cut off above so many times it.
@@ -49,7 +48,7 @@ def new_figure(rows: int, columns: int, *, figsize: tuple[float, float]) -> tupl
     try:
         from matplotlib import pyplot
     except ImportError as error:
-        raise MissingDependencyError(_MISSING) from error
+        raise MissingDependencyError.of("Plots need", "matplotlib", error) from error
     figure, axes = pyplot.subplots(rows, columns, figsize=figsize, layout="constrained")
     return figure, axes
 

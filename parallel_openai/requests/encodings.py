@@ -18,6 +18,8 @@ from parallel_openai.log import log
 from parallel_openai.requests import vocabularies
 
 if TYPE_CHECKING:
+    from importlib.resources.abc import Traversable
+
     import tiktoken
 
 
@@ -32,8 +34,8 @@ def encoding_for_model(model: str | None) -> str:
 
     >>> encoding_for_model("gpt-5-mini"), encoding_for_model("text-embedding-3-small")
     ('o200k_base', 'cl100k_base')
-    >>> encoding_for_model("llama-4")
-    'o200k_base'
+    >>> encoding_for_model("llama-4"), encoding_for_model("ft:gpt-4.1-mini-2025-04-14:acme::a1b2")
+    ('o200k_base', 'o200k_base')
     """
     return DEFAULT_ENCODING if model is None else _encoding_for_model(model)
 
@@ -42,8 +44,11 @@ def encoding_for_model(model: str | None) -> str:
 def _encoding_for_model(model: str) -> str:
     from tiktoken.model import encoding_name_for_model
 
+    name = model.rpartition("/")[2]  # gateways put the maker before it
+    if name.startswith("ft:"):  # tiktoken knows the families of some years ago only
+        name = name.split(":")[1]
     try:
-        return encoding_name_for_model(model)
+        return encoding_name_for_model(name)
     except KeyError:
         # Logged once per model because the answer is cached.
         log.info("tiktoken does not know the model %r; its tokens are counted with %s.", model, DEFAULT_ENCODING)
@@ -85,7 +90,7 @@ def _load(name: str) -> tiktoken.Encoding:
         return _encodings.get(DEFAULT_ENCODING) or _load_shipped(DEFAULT_ENCODING)
 
 
-def _load_shipped(name: str, *, folder: Path = vocabularies.FOLDER) -> tiktoken.Encoding:
+def _load_shipped(name: str, *, folder: Path | Traversable = vocabularies.FOLDER) -> tiktoken.Encoding:
     import tiktoken
 
     vocabulary, pattern, special_tokens = _SHAPES[name]
@@ -94,6 +99,8 @@ def _load_shipped(name: str, *, folder: Path = vocabularies.FOLDER) -> tiktoken.
     try:
         ranks = vocabularies.ranks(vocabulary, folder=folder)
     except ValueError as error:
+        if name in tiktoken.list_encoding_names() and "lzma" in str(error):
+            return tiktoken.get_encoding(name)  # from the network
         raise ParallelOpenAIError(str(error)) from error
     return tiktoken.Encoding(name, pat_str=pattern, mergeable_ranks=ranks, special_tokens=special_tokens)
 

@@ -17,10 +17,8 @@ def need_pyarrow() -> Any:
     try:
         import pyarrow
         import pyarrow.parquet
-    except ImportError:
-        raise MissingDependencyError(
-            "Parquet files need pyarrow: pip install pyarrow. A .csv file needs nothing."
-        ) from None
+    except ImportError as error:
+        raise MissingDependencyError.of("Parquet files need (a .csv file needs nothing)", "pyarrow", error) from error
     return pyarrow
 
 

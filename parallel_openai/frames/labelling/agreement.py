@@ -28,11 +28,6 @@ from parallel_openai.printable import printable
 
 Level = Literal["nominal", "ordinal"]
 
-_MISSING = (
-    "agreement() needs statsmodels and krippendorff, and {name} is not installed: "
-    "pip install 'parallel-openai[evaluate]'."
-)
-
 
 def agreement(
     *annotators: pd.DataFrame | pd.Series[Any] | Mapping[str, pd.DataFrame | pd.Series[Any]],
@@ -261,7 +256,7 @@ class _Libraries(NamedTuple):
             import krippendorff
             from statsmodels.stats.inter_rater import aggregate_raters, fleiss_kappa
         except ImportError as error:
-            raise MissingDependencyError(_MISSING.format(name=error.name)) from error
+            raise MissingDependencyError.of("agreement needs", "statsmodels krippendorff", error) from error
         return cls(aggregate_raters, fleiss_kappa, krippendorff.alpha)
 
 

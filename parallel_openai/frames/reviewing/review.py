@@ -250,11 +250,9 @@ class Review:
         if self._widget is None:
             try:
                 from parallel_openai.frames.reviewing.widget import ReviewWidget
-            except ImportError:
-                raise MissingDependencyError(
-                    'The review as a widget needs anywidget: pip install "parallel-openai[notebook]". Without it, '
-                    "to_csv() and read_csv() take the rows to a spreadsheet and back."
-                ) from None
+            except ImportError as error:
+                what = "The review as a widget (to_csv() and read_csv() take the rows to a spreadsheet and back) needs"
+                raise MissingDependencyError.of(what, "anywidget", error) from error
             self._widget = ReviewWidget(self)
         return self._widget
 

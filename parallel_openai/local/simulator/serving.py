@@ -191,11 +191,21 @@ class _Thread:
             self._loop.close()
 
 
+def in_child(module: str) -> list[str]:
+    """The command that runs a module in another process, as `python -m` does.
+
+    That would look into the working folder first, whose files may be a stranger's.
+    """
+    program = "import sys; sys.path.remove('') if '' in sys.path else None; "
+    program += f"import runpy; runpy.run_module({module!r}, run_name='__main__', alter_sys=True)"
+    return [sys.executable, "-c", program]
+
+
 class _Process:
     """The server in a process, which ends when this one does: it holds the other end of its stdin."""
 
     def __init__(self, port: int, settings: dict[str, Any]) -> None:
-        command = [sys.executable, "-m", "parallel_openai.local.simulator", "--until_stdin_closes", "--port", str(port)]
+        command = [*in_child("parallel_openai.local.simulator"), "--until_stdin_closes", "--port", str(port)]
         for name, value in settings.items():
             command += [f"--{name}={json.dumps(value)}"]
         # The package is found there even where it runs from a checkout and the working directory is elsewhere.

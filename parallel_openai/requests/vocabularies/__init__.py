@@ -6,14 +6,19 @@ Only the standard library is used here: the build runs this module before any de
 from __future__ import annotations
 
 import hashlib
-import lzma
 from binascii import a2b_base64
+from importlib.resources import files
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-FOLDER = Path(__file__).parent
+if TYPE_CHECKING:
+    from importlib.resources.abc import Traversable
+
+#: Here, also where the package is imported from an archive.
+FOLDER: Path | Traversable = files(__name__) if __package__ else Path(__file__).parent
 
 
-def ranks(name: str, *, folder: Path = FOLDER) -> dict[bytes, int]:
+def ranks(name: str, *, folder: Path | Traversable = FOLDER) -> dict[bytes, int]:
     """Each token of the vocabulary with its rank, as `tiktoken.Encoding` takes them.
 
     >>> ranks("cl100k_base")[b" the"]
@@ -23,7 +28,7 @@ def ranks(name: str, *, folder: Path = FOLDER) -> dict[bytes, int]:
     return dict(zip(map(a2b_base64, words[::2]), map(int, words[1::2]), strict=True))
 
 
-def read(name: str, *, folder: Path = FOLDER) -> bytes:
+def read(name: str, *, folder: Path | Traversable = FOLDER) -> bytes:
     """The vocabulary file as tiktoken publishes it.
 
     Raises:
@@ -34,6 +39,12 @@ def read(name: str, *, folder: Path = FOLDER) -> bytes:
     """
     path = folder / f"{name}.tiktoken.xz"
     try:
+        import lzma  # some Pythons are built without it
+    except ImportError as error:
+        raise ValueError(
+            f"This Python cannot unpack the vocabulary {name}, since it was built without lzma."
+        ) from error
+    try:
         content = lzma.decompress(path.read_bytes())
     except (OSError, lzma.LZMAError) as error:
         raise ValueError(f"The vocabulary {path} cannot be read ({error}); install the package again.") from error
@@ -42,7 +53,7 @@ def read(name: str, *, folder: Path = FOLDER) -> bytes:
     return content
 
 
-def matches(name: str, content: bytes, *, folder: Path = FOLDER) -> bool:
+def matches(name: str, content: bytes, *, folder: Path | Traversable = FOLDER) -> bool:
     """Whether this is the content of the vocabulary, by its sha256.
 
     >>> matches("o200k_base", b"something else")
@@ -51,7 +62,7 @@ def matches(name: str, content: bytes, *, folder: Path = FOLDER) -> bool:
     return hashlib.sha256(content).hexdigest() == sums(folder)[f"{name}.tiktoken"]
 
 
-def sums(folder: Path = FOLDER) -> dict[str, str]:
+def sums(folder: Path | Traversable = FOLDER) -> dict[str, str]:
     """The expected sha256 of each decompressed file.
 
     >>> list(sums())

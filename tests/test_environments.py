@@ -1,0 +1,127 @@
+"""Other people's machines: odd streams, archives, empty variables, and folders with files of the wrong name."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+import parallel_openai as po
+from parallel_openai.errors import InvalidInputError, MissingDependencyError
+from parallel_openai.local.simulator import Server
+from parallel_openai.requests.encodings import encoding_for_model
+
+ROOT = Path(po.__file__).parent
+
+
+@pytest.mark.parametrize("empty", ["", "  ", "\n"])
+@pytest.mark.parametrize("name", ["base_url", "azure_endpoint"])
+def test_an_empty_address_is_refused_and_goes_to_no_other_server(name: str, empty: str) -> None:
+    with pytest.raises(InvalidInputError, match=f"{name} is empty"):
+        po.Client(**{name: empty})  # type: ignore[arg-type]
+
+
+class Sink:
+    """What a program without a console puts in the place of stderr."""
+
+    def __init__(self) -> None:
+        self.said = ""
+
+    def write(self, text: str) -> int:
+        self.said += text
+        return len(text)
+
+
+def test_a_stream_that_lacks_what_streams_have_does_not_end_a_run(
+    client: po.Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "stderr", Sink())
+    out = po.process_dataframe(pd.DataFrame({"text": ["a"]}), "text", model="m", client=client)
+    assert out["status"].tolist() == ["succeeded"]
+
+
+@pytest.mark.parametrize("serve", ["po.local.simulator.serve(separate_process=True)", "po.local.model.serve()"])
+def test_a_local_server_runs_no_file_of_the_working_folder(serve: str) -> None:
+    if "model" in serve:
+        pytest.importorskip("xllamacpp")
+    for name in ("parallel_openai", "argparse", "aiohttp", "xllamacpp"):
+        Path(f"{name}.py").write_text("open('owned', 'w').close()\nraise SystemExit(3)\n")
+    program = f"import sys; sys.path.remove(''); import parallel_openai as po\nwith {serve} as server: print('served')"
+    environment = {**os.environ, "PYTHONPATH": str(ROOT.parent)}
+    done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, timeout=60)
+    assert done.stdout == "served\n", done.stderr
+    assert not Path("owned").exists()
+
+
+def test_the_package_counts_tokens_out_of_an_archive() -> None:
+    with zipfile.ZipFile("package.zip", "w") as archive:
+        for path in ROOT.rglob("*"):
+            if path.is_file() and "__pycache__" not in path.parts:
+                archive.write(path, path.relative_to(ROOT.parent))
+    program = "from parallel_openai.requests import encodings as e; "
+    program += "print(e.__file__, e.get_encoding('o200k_base').encode('hello'))"
+    environment = {**os.environ, "PYTHONPATH": str(Path("package.zip").absolute()), "TIKTOKEN_CACHE_DIR": ""}
+    done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, timeout=60)
+    assert "package.zip" in done.stdout, done.stderr
+    assert done.stdout.endswith("[24912]\n")
+
+
+@pytest.mark.parametrize(
+    ("model", "encoding"),
+    [
+        ("ft:gpt-4.1-mini-2025-04-14:acme::a1b2", "o200k_base"),
+        ("ft:gpt-3.5-turbo-0125:acme::a1b2", "cl100k_base"),
+        ("openai/gpt-3.5-turbo", "cl100k_base"),
+    ],
+)
+def test_a_tuned_model_is_counted_as_the_one_it_was_made_of(model: str, encoding: str) -> None:
+    assert encoding_for_model(model) == encoding
+
+
+def test_a_package_that_is_there_and_broken_is_not_called_missing() -> None:
+    Path("broken_extra.py").write_text("import no_such_library_of_c\n")
+    sys.path.insert(0, "")
+    try:
+        with pytest.raises(ImportError) as failed:
+            __import__("broken_extra")
+    finally:
+        sys.path.remove("")
+    told = str(MissingDependencyError.of("Plots need", "broken_extra", failed.value))
+    assert told.endswith("which is installed and cannot be imported: No module named 'no_such_library_of_c'")
+
+
+def test_a_client_is_pickled_by_its_settings(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-of-the-environment-0123")
+    with po.Client(server.base_url, max_requests_per_minute=600, headers={"X-Team": "blue"}) as client:
+        content = pickle.dumps(client)
+    assert b"sk-of" not in content
+    with pickle.loads(content) as other:
+        assert repr(other) == repr(client)
+        assert other.account()["headers"] == client.account()["headers"]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"api_key": "sk-0123456789"},
+        {"headers": {"X-Team-Pass": "swordfish"}},
+        {"query": {"subscription": "blue-whale"}},
+    ],
+)
+def test_a_client_with_a_key_of_its_own_is_not_pickled(server: Server, options: dict[str, object]) -> None:
+    with (
+        po.Client(server.base_url, **options) as client,  # type: ignore[arg-type]
+        pytest.raises(pickle.PicklingError, match="OPENAI_API_KEY"),
+    ):
+        pickle.dumps(client)
+
+
+def test_a_pool_is_pickled_with_its_members(server: Server) -> None:
+    with po.Client.pool([{"base_url": server.base_url}, po.Client(server.base_url)]) as pool:
+        assert repr(pickle.loads(pickle.dumps(pool))) == repr(pool)
