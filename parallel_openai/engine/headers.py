@@ -11,8 +11,15 @@ from email.utils import parsedate_to_datetime
 _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _DURATION = re.compile(r"(?:\d+(?:\.\d+)?(?:ms|[smhd]))+")
 _PART = re.compile(r"(\d+(?:\.\d+)?)(ms|[smhd])")
-_NAMES = {
-    dimension: tuple(f"x-ratelimit-{figure}-{dimension}" for figure in ("limit", "remaining", "reset"))
+#: Where limit, remaining and reset stand: `{}` is the dimension. The first of them that says something is believed.
+NAMES = (
+    ("x-ratelimit-limit-{}", "x-ratelimit-remaining-{}", "x-ratelimit-reset-{}"),  # OpenAI, Azure, Groq, Fireworks
+    ("x-ratelimit-api_key-limit-{}", "x-ratelimit-api_key-remaining-{}", "x-ratelimit-api_key-reset-{}"),  # LiteLLM
+    ("anthropic-ratelimit-{}-limit", "anthropic-ratelimit-{}-remaining", "anthropic-ratelimit-{}-reset"),
+    ("x-ratelimit-limit-{}-minute", "x-ratelimit-remaining-{}-minute", "x-ratelimit-reset-{}-minute"),  # Cerebras
+)
+_TABLE = {
+    dimension: tuple(tuple(name.format(dimension) for name in names) for names in NAMES)
     for dimension in ("requests", "tokens")
 }
 #: What a gateway's slip of the pen is known by: no limit is larger or smaller, and none takes longer to fill up again.
@@ -55,14 +62,20 @@ def allowance(headers: Mapping[str, str], dimension: str) -> Allowance | None:
     >>> allowance({"x-ratelimit-limit-requests": "36", "x-ratelimit-remaining-requests": "4e269"}, "requests") is None
     True
     """
-    names = _NAMES[dimension]
-    limit = _number(headers.get(names[0]))
+    for names in _TABLE[dimension]:
+        if names[0] in headers and (shown := _allowance(headers, *names)) is not None:
+            return shown
+    return None
+
+
+def _allowance(headers: Mapping[str, str], limit_name: str, remaining_name: str, reset_name: str) -> Allowance | None:
+    """None where the figures are no figures, or contradict each other."""
+    limit, remaining = _number(headers.get(limit_name)), _number(headers.get(remaining_name))
     if limit is None or not _SMALLEST <= limit <= _LARGEST:
         return None
-    remaining = _number(headers.get(names[1]))
-    if remaining is None or remaining > _LARGEST:
+    if remaining is None or not 0.0 <= remaining <= limit:
         return None
-    return Allowance(limit, max(0.0, remaining), duration(headers.get(names[2])))
+    return Allowance(limit, remaining, duration(headers.get(reset_name)))
 
 
 def duration(text: str | None) -> float | None:
@@ -80,11 +93,14 @@ def duration(text: str | None) -> float | None:
 
 
 def retry_after(headers: Mapping[str, str], *, now: float | None = None) -> float | None:
-    """Seconds that the server asks us to wait, or None when it says nothing sensible. `now` is seconds since 1970.
+    """Seconds that the server asks us to wait, or None when it says nothing sensible.
+
+    A moment is compared with the answer's own `Date`, since the clock here may be wrong; without one, with `now`,
+    seconds since 1970.
 
     >>> retry_after({"retry-after-ms": "1500"})
     1.5
-    >>> retry_after({"retry-after": "Wed, 21 Oct 2026 07:28:10 GMT"}, now=1792567680.0)
+    >>> retry_after({"retry-after": "Wed, 21 Oct 2026 07:28:10 GMT", "date": "Wed, 21 Oct 2026 07:28:00 GMT"})
     10.0
     """
     milliseconds = _number(headers.get("retry-after-ms"))
@@ -96,11 +112,21 @@ def retry_after(headers: Mapping[str, str], *, now: float | None = None) -> floa
     seconds = _number(text)
     if seconds is not None:
         return _sensible(seconds)
+    moment = _moment(text)
+    if moment is None:
+        return None
+    sent = _moment(headers.get("date"))
+    if sent is None:
+        sent = time.time() if now is None else now
+    return _sensible(moment - sent)
+
+
+def _moment(text: str | None) -> float | None:
+    """An HTTP date as seconds since 1970."""
     try:
-        moment = parsedate_to_datetime(text).timestamp()
+        return parsedate_to_datetime(text).timestamp() if text else None
     except (TypeError, ValueError, OverflowError, OSError):
         return None
-    return _sensible(moment - (time.time() if now is None else now))
 
 
 def _sensible(seconds: float | None) -> float | None:
