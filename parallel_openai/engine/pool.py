@@ -174,6 +174,10 @@ class PoolLimiter:
             return lease
         return await self._line.wait(lambda: self._take_of_those_left(size), lambda: self._plan(size))
 
+    def delay(self, size: Size) -> tuple[float, str]:
+        """Seconds until some member may send the request, as far as is known, and what they are for."""
+        return self._plan(size)
+
     def at_once(self, size: Size) -> PoolLease | None:
         """The same where nobody waits and there is room; else None."""
         self._check_left()

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import heapq
+import math
 import time
 from collections.abc import Awaitable, Callable, Iterable, Iterator
 from typing import Any, Literal
@@ -20,7 +21,7 @@ from parallel_openai.engine.mishaps import Mishaps, Outages
 from parallel_openai.engine.retry import DONE, RetryPolicy, Verdict, judge
 from parallel_openai.engine.sizes import NO_SIZE, Sizes
 from parallel_openai.engine.status import StatusTracker
-from parallel_openai.errors import RunStoppedError
+from parallel_openai.errors import RateLimitedError, RunStoppedError
 from parallel_openai.records import APIRequest, Attempt, Response, Result, Usage
 from parallel_openai.requests.endpoints import usage_of
 
@@ -76,7 +77,9 @@ class Processor:
         self._deadline = deadline
         self._ending: End = "finished"
         self._clock = clock
-        self._mishaps = Mishaps(limiter, retry or RetryPolicy(), self._status, clock)
+        retry = retry or RetryPolicy()
+        self._max_wait = retry.max_wait
+        self._mishaps = Mishaps(limiter, retry, self._status, clock)
         self._source: Iterator[APIRequest | None] = iter(())
         self._sizes = Sizes()
         self._first: Job | None = None  # taken up already, and to be sent next
@@ -222,6 +225,7 @@ class Processor:
                     self._at_gate -= 1
                     return None
                 job.size = self._sizes.of(job.request, exactly=self._limiter.counts_tokens)
+                self._check_wait(job)
                 lease = await self._limiter.acquire(job.size)
         finally:
             self._in_line.discard(worker)
@@ -233,6 +237,24 @@ class Processor:
             self._finish_early("deadline")
             return None
         return job, lease
+
+    def _check_wait(self, job: Job) -> None:
+        """A day's limit that is used up is no wait for a run.
+
+        Raises:
+            RateLimitedError: it takes longer than max_wait.
+        """
+        limiter = self._limiter
+        period = max(limiter.requests.period, limiter.tokens.period)
+        delay, _ = limiter.delay(job.size) if period > 60.0 else (0.0, "")
+        if not self._max_wait < delay < math.inf:
+            return
+        self._stopped = True
+        raise RateLimitedError(
+            f"The account's limit per {_PERIODS.get(period, 'day')} is used up: the next request may be sent in "
+            f"{delay:,.0f} s, and nothing waits longer than max_wait, {self._max_wait:,.0f} s. Run the same again "
+            "then, what was finished is kept; or wait with Client(max_wait=...)."
+        )
 
     async def _next(self) -> Job | None:
         """The next request to send, as soon as there is one; None when all is done."""

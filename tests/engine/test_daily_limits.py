@@ -11,6 +11,8 @@ import parallel_openai as po
 from parallel_openai import APIRequest, Client
 from parallel_openai.engine.limiter import Limiter
 from parallel_openai.engine.processor import Processor
+from parallel_openai.engine.retry import RetryPolicy
+from parallel_openai.errors import RateLimitedError
 from parallel_openai.local.simulator import Server
 from parallel_openai.records import Response, Result, Size
 from tests.engine.virtual import VirtualLoop, run_virtually
@@ -73,3 +75,29 @@ def test_a_prompt_larger_than_a_days_tokens_says_so() -> None:
     run_virtually(one_after_the_other(), loop)
     assert [result.error_code for result in results] == [None, "request_too_large"]
     assert "limit is 200 tokens per day, so it can never be sent" in str(results[1].error)
+
+
+def test_a_day_that_is_used_up_stops_the_run_where_the_wait_is_longer_than_max_wait() -> None:
+    loop, results = VirtualLoop(), list[Result]()
+    spent = {
+        "x-ratelimit-limit-requests": "50",
+        "x-ratelimit-remaining-requests": "0",
+        "x-ratelimit-reset-requests": "24h",
+    }
+
+    async def send(request: APIRequest, lease: Any) -> Response:
+        return Response(200, spent, b"{}", {}, 0.1)
+
+    processor = Processor(
+        send=send,
+        limiter=Limiter(clock=loop.time),
+        on_result=results.append,
+        retry=RetryPolicy(max_wait=10),
+        max_concurrent_requests=1,
+        clock=loop.time,
+    )
+    requests = [APIRequest({"model": "m", "n": n}) for n in range(60)]
+    with pytest.raises(RateLimitedError, match=r"limit per day is used up.*max_wait, 10 s.*what was finished is kept"):
+        run_virtually(processor.run(requests), loop)
+    assert results
+    assert loop.time() < 60
