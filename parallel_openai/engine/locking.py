@@ -53,9 +53,28 @@ def take(place: Path) -> filelock.BaseFileLock:
     except OSError as error:
         if error.errno not in _NO_LOCKS:
             raise
-        held = filelock.SoftFileLock(_holder_of(place), timeout=_TAKE_OVER, poll_interval=_TAKE_OVER / 10, mode=0o600)
+        marker = _holder_of(place)
+        held = filelock.SoftFileLock(marker, timeout=_TAKE_OVER, poll_interval=_TAKE_OVER / 10, mode=0o600)
+        _remove_zombies(marker)
         held.acquire()
     return held
+
+
+def _remove_zombies(marker: Path) -> None:
+    """Take away what a dead holder left whose parent has not looked after it, as in a container without an init.
+
+    To filelock it is alive.
+    """
+    try:
+        before = marker.stat()
+        pid, host = marker.read_text("utf-8").splitlines()[:2]
+        state = Path("/proc", pid, "stat").read_text("ascii", "replace").rpartition(")")[2].split()[0]
+        name, namespace = socket.gethostname(), f"{Path('/proc/self/ns/pid').stat().st_ino:x}"
+        is_here = host == name or (host.startswith(name) and host.endswith(namespace))  # as filelock writes them
+        if state == "Z" and is_here and marker.stat().st_ino == before.st_ino:
+            marker.unlink()
+    except (OSError, ValueError, IndexError):
+        pass  # there is none, or it is another system, which filelock knows
 
 
 def _holder_of(place: Path) -> Path:

@@ -219,4 +219,4 @@ def test_without_the_libraries_the_error_says_how_to_get_them() -> None:
         "except po.errors.MissingDependencyError as error: print(error)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True, text=True)
-    assert "krippendorff is not installed: pip install 'parallel-openai[evaluate]'" in done.stdout
+    assert "needs krippendorff, which is not installed: pip install statsmodels krippendorff" in done.stdout

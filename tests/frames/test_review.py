@@ -266,7 +266,7 @@ def test_without_widgets_it_is_a_table(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "&lt;b&gt;Fine&lt;/b&gt;" in bundle["text/html"]
     assert "good → bad" in bundle["text/html"]
     assert repr(review).startswith("Review of 5 rows, 1 of them judged; corrections in soup.jsonl.")
-    with pytest.raises(po.errors.MissingDependencyError, match="pip install"):
+    with pytest.raises(po.errors.MissingDependencyError, match="needs anywidget"):
         _ = review.widget
 
 

