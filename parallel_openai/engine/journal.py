@@ -112,6 +112,8 @@ class Journal:
                 self._sync_now()
         except OSError as error:
             raise self._give_up(error) from error
+        if self._opened.is_due:
+            self._look()
         if self._loop is None:
             if time.monotonic() >= self._synced_at + _EVERY:
                 self._look()
@@ -215,7 +217,11 @@ class Journal:
             return
         self._dirty = False
         self._syncer = self._syncer or ThreadPoolExecutor(1, thread_name_prefix="parallel_openai-sync")
-        self._syncing = self._syncer.submit(self._opened.sync)
+        try:
+            self._syncing = self._syncer.submit(self._opened.sync)
+        except RuntimeError:  # no thread begins anything any more once the main one has ended
+            self._opened.sync()
+            return
         self._syncing.add_done_callback(self._tell_loop)
 
     def _tell_loop(self, syncing: Future[None]) -> None:

@@ -18,7 +18,9 @@ _PAGE = 4096
 #: Bytes that a disk must take before anything is paid for.
 _ROOM = 2048
 #: Bytes of the last lines that are remembered, in case that the file is cut or written over.
-_REMEMBERED = 8 << 20
+_REMEMBERED = 1 << 19
+#: Bytes after which the file is looked at, however short the time was.
+_MOST_UNSEEN = 1 << 19
 #: Lines that are written again at a time.
 _AT_ONCE = 1000
 _sync_file = getattr(os, "fdatasync", os.fsync)
@@ -97,6 +99,11 @@ class JournalFile:
         self._unseen_bytes += len(block)
         while self._recent_bytes > max(_REMEMBERED, self._unseen_bytes):
             self._recent_bytes -= len(self._recent.popleft())
+
+    @property
+    def is_due(self) -> bool:
+        """Whether so much was written since the last look that the next one must not wait."""
+        return self._unseen_bytes > _MOST_UNSEEN
 
     def sync(self) -> None:
         """Have the disk keep what was written.

@@ -188,8 +188,9 @@ def _check_may_begin(work: Coroutine[Any, Any, Any]) -> None:
 
 async def in_background(work: Coroutine[Any, Any, T]) -> T:
     """Await work on the engine's loop from another one. A cancellation ends the work, and goes on then."""
+    _check_may_begin(work)
     try:
-        return await arun(work, lambda: None)
+        return await _await(work, None, _Stops(Presses()), nested=False)
     except Interrupted as stop:
         raise asyncio.CancelledError(*stop.args) from None
 
@@ -206,14 +207,16 @@ async def arun(work: Coroutine[Any, Any, T], on_tick: Callable[[], None], *, nes
         return await _await(work, on_tick, _Stops(presses), nested=nested)
 
 
-async def _await(work: Coroutine[Any, Any, T], on_tick: Callable[[], None], stops: _Stops, *, nested: bool) -> T:
+async def _await(work: Coroutine[Any, Any, T], on_tick: Callable[[], None] | None, stops: _Stops, *, nested: bool) -> T:
     background = None if nested else _Work(work)
     running = asyncio.ensure_future(work) if background is None else asyncio.wrap_future(background.end)
     cancellation = asyncio.CancelledError()
     while not running.done():
         try:
-            await asyncio.wait([running], timeout=TICK)
-            on_tick()
+            # Thousands may wait without a tick, and must cost nothing.
+            await asyncio.wait([running], timeout=TICK if on_tick is not None or stops.any else None)
+            if on_tick is not None:
+                on_tick()
         except asyncio.CancelledError as error:
             cancellation = error
             stops.note()
