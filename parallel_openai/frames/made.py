@@ -117,6 +117,16 @@ def _numbers(df: pd.DataFrame, prefix: str, names: Iterable[str]) -> dict[str, N
 
 
 def _hashes(column: pd.Series[Any], name: str) -> Numbers:
+    present = column.notna().to_numpy()
+    if present.all():
+        return _hashes_of_all(column, name)
+    # Missing cells make pandas hash texts ten times slower, and of a run that was ended most are missing.
+    hashes = np.zeros(len(column), dtype=np.uint64)
+    hashes[present] = _hashes_of_all(column[present], name)
+    return hashes
+
+
+def _hashes_of_all(column: pd.Series[Any], name: str) -> Numbers:
     are_alike = name in COLUMNS and name not in _MANIFOLD
     if column.dtype != object:
         with suppress(Exception):  # lone surrogates, and types that pandas cannot hash
