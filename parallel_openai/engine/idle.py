@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import select
 
 from aiohttp.connector import Connection
 
@@ -71,4 +72,17 @@ class IdleConnections:
 def _is_sound(connection: Connection) -> bool:
     """Whether it is open, and nothing has come while nobody had asked, which would pass for the next answer."""
     protocol = connection.protocol
-    return protocol is not None and protocol.is_connected() and not protocol.should_close
+    if protocol is None or not protocol.is_connected() or protocol.should_close:
+        return False
+    transport = protocol.transport
+    socket = None if transport is None else transport.get_extra_info("socket")
+    return socket is None or not _has_come(socket.fileno())
+
+
+def _has_come(file: int) -> bool:
+    """Whether something lies there that the loop has not read: the end, mostly, of a server that closes unannounced."""
+    if not hasattr(select, "poll"):  # Windows
+        return False
+    poll = select.poll()
+    poll.register(file, select.POLLIN)
+    return bool(poll.poll(0))

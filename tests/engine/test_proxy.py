@@ -99,7 +99,8 @@ def test_a_proxy_that_refuses_is_named(scheme: str, tunnel: Tunnel, monkeypatch:
     response = response_through(scheme + tunnel.address, monkeypatch)
     assert response.error_code == "proxy_error"
     assert f"{tunnel.address}, which the environment names, gives no connection to api.example" in str(response.error)
-    assert str(response.error).endswith("HTTP 407. Client(trust_env=False) leaves it out.")
+    assert "HTTP 407. It wants a name and a password, and right ones" in str(response.error)
+    assert str(response.error).endswith("Client(trust_env=False) leaves it out.")
     assert "secret" not in str(response.error)
 
 
