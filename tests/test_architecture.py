@@ -33,8 +33,9 @@ DOORS = {
     "numpy": ("frames", "distributed", "local"),
     "aiohttp": (
         *("engine.transport", "engine.poster", "engine.idle", "engine.reading", "engine.connection_errors"),
-        "local",
+        *("engine.proxies", "local"),
     ),
+    "aiohttp_socks": ("engine.proxies",),
     "yarl": (
         *("engine.transport", "engine.poster", "engine.urls", "engine.proxies", "engine.redirects"),
         *("engine.connection_errors", "local"),

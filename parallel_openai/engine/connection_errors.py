@@ -31,7 +31,7 @@ class Exchange(NamedTuple):
     """What was tried: where to, by which proxy, from when on, and how long it might take."""
 
     url: URL
-    proxy: str | None
+    proxy: URL | None
     began: float
     seconds: float
     connect_seconds: float | None
@@ -110,12 +110,13 @@ def what_it_speaks(said: str) -> str:
     return ""
 
 
-def about_proxy(proxy: str, place: str, status: int | None, why: str) -> str:
-    """What to say of a proxy that answers in the place of the server, or does not let anybody through to it."""
-    sentence = f"The proxy {mask_url(proxy)}, which the environment names, gives no connection to {place}: {why}."
-    if status in (401, 407):
+def about_proxy(proxy: URL | None, place: str, status: int | None, why: str) -> str:
+    """What to say of a proxy that answers in the place of the server, or lets nobody through to it."""
+    named = "A proxy on the way" if proxy is None else f"The proxy {mask_url(str(proxy))}, which the environment names,"
+    sentence = f"{named} gives no connection to {place}: {why}."
+    if status in (401, 407) or "auth" in why.lower():
         sentence += " It wants a name and a password, and right ones: http://name:password@host in the environment."
-    return f"{sentence} Client(trust_env=False) leaves it out."
+    return sentence if proxy is None else f"{sentence} Client(trust_env=False) leaves it out."
 
 
 def _hint_of_tls(said: str) -> str:

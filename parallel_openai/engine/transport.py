@@ -16,7 +16,7 @@ from parallel_openai.engine.connection_errors import ConnectionErrors, Exchange,
 from parallel_openai.engine.deadlines import Deadlines
 from parallel_openai.engine.event_stream import assembled
 from parallel_openai.engine.poster import Poster
-from parallel_openai.engine.proxies import proxy_for
+from parallel_openai.engine.proxies import connector_through, is_socks, proxy_for
 from parallel_openai.engine.reading import (
     MAX_HEADER_LINE,
     MAX_HEADERS,
@@ -80,7 +80,7 @@ class Transport:
         self._clock = clock
         self._proxy = proxy_for(self._base) if trust_env else None
         self._errors = ConnectionErrors(clock)
-        self._secrets = Secrets(headers, base_url, self._proxy)
+        self._secrets = Secrets(headers, base_url, str(self._proxy or ""))
         self._ssl = ssl
         self._max_response_bytes = max_response_bytes
         self._renewed = renewed
@@ -193,12 +193,15 @@ class Transport:
         content, data = self._read_json(content, headers)
         if status >= 300 or not isinstance(data, dict) or data.get("error"):
             content, data = self._read_json(self._secrets.out_of_error(content), headers)
-        if status == 407 or (status in (401, 403) and data is None and self._proxy and url.scheme == "http"):
-            why = f"HTTP {status}"
-            return self._failure(
-                began, "proxy_error", about_proxy(self._proxy or "between", str(url.host), status, why)
-            )
+        if self._is_of_proxy(url, status, data):
+            sentence = about_proxy(self._proxy, f"{url.host}:{url.port}", status, f"HTTP {status}")
+            return self._failure(began, "proxy_error", sentence)
         return Response(200 if status in _AS_200 else status, headers, content, data, seconds)
+
+    def _is_of_proxy(self, url: URL, status: int, data: Any) -> bool:
+        """Whether a proxy, which is asked in the server's place if there is no TLS, refuses in its own name."""
+        asked = self._proxy is not None and url.scheme == "http" and not is_socks(self._proxy)
+        return status == 407 or (asked and status in (401, 403) and not isinstance(data, dict))
 
     def _read_json(self, content: bytes, headers: Mapping[str, str]) -> tuple[bytes, Any]:
         """An answer as JSON of UTF-8, and its value; as it came, and None, if it is none."""
@@ -255,13 +258,13 @@ class Transport:
             connector=self._connector(),
             timeout=self._timeout,
             # aiohttp would read the environment and .netrc anew for every request, in threads: half of its cost.
-            proxy=self._proxy,
+            proxy=None if is_socks(self._proxy) else self._proxy,
             cookie_jar=aiohttp.DummyCookieJar(),
             max_line_size=MAX_HEADER_LINE,
             max_field_size=MAX_HEADER_LINE,
             max_headers=MAX_HEADERS,
         )
-        if self._proxy is None:
+        if self._proxy is None or is_socks(self._proxy):
             self._poster = Poster(
                 self._session,
                 self._connector(),
@@ -274,7 +277,7 @@ class Transport:
 
     def _connector(self) -> aiohttp.TCPConnector:
         # The limiter and the processor say how many are in flight, so there is no limit here.
-        return aiohttp.TCPConnector(limit=0, ttl_dns_cache=300, ssl=self._ssl, keepalive_timeout=30)
+        return connector_through(self._proxy, limit=0, ttl_dns_cache=300, ssl=self._ssl, keepalive_timeout=30)
 
     def _url(self, path: str) -> URL:
         url = self._urls.get(path)

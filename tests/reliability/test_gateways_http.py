@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import orjson
 import pandas as pd
 import pytest
+import trustme
 
 import parallel_openai as po
 from parallel_openai.errors import ServerUnreachableError
@@ -42,7 +43,7 @@ class RawServer:
         class Handler(socketserver.StreamRequestHandler):
             def setup(self) -> None:
                 if context is not None:
-                    self.request = context.wrap_socket(self.request, server_side=True)
+                    self.request.do_handshake()
                 super().setup()
 
             def handle(self) -> None:
@@ -60,6 +61,12 @@ class RawServer:
         class Server(socketserver.ThreadingTCPServer):
             daemon_threads = True
             request_queue_size = 128
+
+            def get_request(self) -> tuple[Any, Any]:
+                accepted, address = super().get_request()
+                if context is not None:
+                    accepted = context.wrap_socket(accepted, server_side=True, do_handshake_on_connect=False)
+                return accepted, address
 
             def handle_error(self, request: Any, client_address: Any) -> None:
                 """A client that ends early, or a handshake that fails, is what some tests are about."""
@@ -385,3 +392,66 @@ def test_a_stream_that_breaks_off_or_tells_of_an_error_is_no_answer(broken: byte
     answers = iter([http(broken, "Content-Type: text/event-stream"), OK])
     with RawServer(lambda _: next(answers)) as server:
         assert ask(server.base_url)[["response", "attempts"]].iloc[0].tolist() == ["Hello.", 2]
+
+
+CA = trustme.CA()
+
+
+def tls() -> ssl.SSLContext:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    CA.issue_cert("127.0.0.1").configure_cert(context)
+    return context
+
+
+def trusting() -> ssl.SSLContext:
+    context = ssl.create_default_context()
+    CA.configure_trust(context)
+    return context
+
+
+def wanting_a_certificate(version: ssl.TLSVersion) -> ssl.SSLContext:
+    context = tls()
+    context.verify_mode, context.maximum_version = ssl.CERT_REQUIRED, version
+    CA.configure_trust(context)
+    return context
+
+
+def for_http_2() -> ssl.SSLContext:
+    context = tls()
+    context.set_alpn_protocols(["h2"])
+    return context
+
+
+#: The settings that a server of HTTP/2 begins with, and its goodbye to whoever speaks otherwise.
+HTTP_2 = bytes.fromhex("00000604000000000000030000006400000807000000000000000000 00000001".replace(" ", ""))
+NEVER = {
+    "a certificate is wanted, TLS 1.2": (OK, wanting_a_certificate(ssl.TLSVersion.TLSv1_2), "https", "certificate"),
+    "a certificate is wanted, TLS 1.3": (OK, wanting_a_certificate(ssl.TLSVersion.TLSv1_3), "https", "certificate"),
+    "HTTP/2 alone": (HTTP_2, None, "http", "HTTP/2 alone"),
+    "HTTP/2 alone, with TLS": (HTTP_2, for_http_2(), "https", "HTTP/2 alone"),
+    "TLS, asked without": (OK, tls(), "http", "https"),
+    "dead behind a gateway of connections": (b"", None, "http", "Is what stands behind it up"),
+    "dead behind a gateway of connections, with TLS": (b"", tls(), "https", "Is what stands behind it up"),
+}
+
+
+@pytest.mark.parametrize(("said", "context", "scheme", "words"), NEVER.values(), ids=NEVER)
+def test_a_server_that_cannot_be_spoken_to_stops_the_run_in_a_sentence(
+    said: bytes, context: ssl.SSLContext | None, scheme: str, words: str
+) -> None:
+    df = pd.DataFrame({"text": [f"Row {number}" for number in range(30)]})
+    with RawServer(said, context) as server:
+        url = f"{scheme}://{server.base_url.partition('://')[2]}"
+        with (
+            po.Client(url, api_key=KEY, ssl=trusting(), timeout=5.0) as client,
+            pytest.raises(ServerUnreachableError, match=words) as stopped,
+        ):
+            po.process_dataframe(df, "text", model="m", client=client, progress=False)
+    assert len(server.asked) < 60
+    assert stopped.value.partial["status"].eq("cancelled").all()
+
+
+def test_a_server_that_has_answered_and_then_closes_without_a_word_is_waited_for() -> None:
+    answers = iter([OK, b"", b"", b"", OK, OK, OK])
+    with RawServer(lambda _: next(answers)) as server:
+        assert [ask(server.base_url)["status"][0] for _ in range(2)] == ["succeeded"] * 2
