@@ -88,7 +88,7 @@ class RawServer:
         self._server.server_close()
 
 
-def completion(text: str = "Hello.", **further: Any) -> dict[str, Any]:
+def completion(text: Any = "Hello.", **further: Any) -> dict[str, Any]:
     message = {"role": "assistant", "content": text}
     choice = {"index": 0, "finish_reason": "stop", "message": message}
     usage = {"prompt_tokens": 5, "completion_tokens": 2, "total_tokens": 7}
@@ -475,3 +475,51 @@ def test_a_server_that_has_answered_and_then_closes_without_a_word_is_waited_for
     answers = iter([OK, b"", b"", b"", OK, OK, OK])
     with RawServer(lambda _: next(answers)) as server:
         assert [ask(server.base_url)["status"][0] for _ in range(2)] == ["succeeded"] * 2
+
+
+THOUGHT = {"type": "reasoning", "text": "Let me think."}
+PARTS = {
+    "thoughts before it": [THOUGHT, {"type": "text", "text": "Hello."}],
+    "thoughts in parts of their own": [
+        {"type": "thinking", "thinking": [{"type": "text", "text": "Hm."}]},
+        {"type": "text", "text": "Hel"},
+        {"type": "text", "text": "lo."},
+    ],
+    "pictures, sources and nothing": [
+        {"type": "image_url", "image_url": {"url": "data:,"}, "text": "a picture"},
+        {"type": "text", "text": {"value": "Hello.", "annotations": []}},
+        {"type": "reference", "reference_ids": [1]},
+        {"type": "text", "text": None},
+        None,
+        7,
+    ],
+    "text alone": ["Hel", {"text": "lo."}],
+    "one part": {"type": "output_text", "text": "Hello."},
+}
+
+
+@pytest.mark.parametrize("content", PARTS.values(), ids=PARTS)
+def test_of_an_answer_in_parts_the_text_alone_is_the_answer(content: Any) -> None:
+    with RawServer(http(json.dumps(completion(content)).encode())) as server:
+        assert ask(server.base_url)["response"][0] == "Hello."
+
+
+@pytest.mark.parametrize("content", [[THOUGHT], [{"type": "image_url"}], [], None, 7])
+def test_an_answer_in_parts_without_a_text_is_empty(content: Any) -> None:
+    with RawServer(http(json.dumps(completion(content)).encode())) as server:
+        assert ask(server.base_url)["error_code"][0] == "empty"
+
+
+def test_a_refusal_among_the_parts_is_one() -> None:
+    parts = [{"type": "text", "text": "Well."}, {"type": "refusal", "refusal": "I will not."}]
+    with RawServer(http(json.dumps(completion(parts)).encode())) as server:
+        out = ask(server.base_url)
+    assert (out["error_code"][0], out["error"][0]) == ("refused", "The model refused: I will not.")
+
+
+@pytest.mark.parametrize("content", ["Hello.", [THOUGHT, {"type": "text", "text": "Hello."}]])
+def test_the_same_holds_for_the_responses_api(content: Any) -> None:
+    items = [{"type": "reasoning", "content": [THOUGHT]}, {"type": "message", "content": content}]
+    said = {"status": "completed", "model": "m", "output": items}
+    with RawServer(http(json.dumps(said).encode())) as server:
+        assert ask(server.base_url, endpoint="responses")["response"][0] == "Hello."
