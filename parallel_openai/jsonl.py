@@ -115,11 +115,11 @@ def loads_quickly(text: bytes | str) -> Any:
         return _loads_leniently(text, error)
 
 
-def loads_from_anywhere(content: bytes, charset: str | None = None) -> tuple[bytes, Any]:
+def loads_from_anywhere(content: bytes, content_type: str | None = None) -> tuple[bytes, Any]:
     r"""The JSON of another program as UTF-8, mostly the same bytes, and its value.
 
     It may have a byte order mark or another encoding, and hold half letters or halves of surrogate pairs, which become
-    U+FFFD. `charset` is what it is said to be written in, and is asked where it is no Unicode.
+    U+FFFD. `content_type`, as a header has it, says what it is written in where that is no Unicode.
 
     Raises:
         ValueError: it is none.
@@ -132,7 +132,7 @@ def loads_from_anywhere(content: bytes, charset: str | None = None) -> tuple[byt
     try:
         return content, orjson.loads(content)
     except orjson.JSONDecodeError as error:
-        text = _ESCAPES.sub(lambda found: "\\ufffd" if found[1] else found[0], _decoded(content, charset))
+        text = _ESCAPES.sub(lambda found: "\\ufffd" if found[1] else found[0], _decoded(content, content_type or ""))
         return text.encode(), _loads_leniently(text, error)
 
 
@@ -140,11 +140,12 @@ def loads_from_anywhere(content: bytes, charset: str | None = None) -> tuple[byt
 _ESCAPES = re.compile(r"\\(?:u[dD][89abAB]\w\w\\u[dD][c-fC-F]\w\w|(u[dD][89a-fA-F]\w\w)|.)", re.DOTALL)
 
 
-def _decoded(content: bytes, charset: str | None) -> str:
+def _decoded(content: bytes, content_type: str) -> str:
     """JSON is Unicode, whatever it is said to be; another encoding is believed where it is not."""
-    for encoding in (json.detect_encoding(content), charset):
+    charset = content_type.lower().partition("charset=")[2].strip("\"' ;")
+    for encoding in (json.detect_encoding(content), charset or "utf-8"):
         with suppress(LookupError, ValueError):
-            return content.decode(encoding or "utf-8")
+            return content.decode(encoding)
     return content.decode("utf-8", "replace")
 
 

@@ -38,16 +38,17 @@ def assembled(content: bytes) -> dict[str, Any] | None:
             return None
         if event.get("type") == "error":
             return {"error": event.get("error") or event}
-        if event.get("error") or event.get("type") in _LAST:
-            return event.get("response") or event
+        if event.get("error") or str(event.get("type")) in _LAST:
+            response = event.get("response")
+            return response if isinstance(response, dict) else event
         _add(whole, event, joins=False)
-    choices = whole.get("choices")
-    if not isinstance(choices, list):
+    if not isinstance(whole.get("choices"), list):
         return whole or None
+    choices = whole["choices"] = [choice for choice in whole["choices"] if isinstance(choice, dict)]
     if not done and not (choices and all(choice.get("finish_reason") for choice in choices)):
         return None
     for choice in choices:
-        if "delta" in choice:
+        if isinstance(choice.get("delta"), dict):
             choice["message"] = {"role": "assistant", **choice.pop("delta")}
     if "object" in whole:
         whole["object"] = str(whole["object"]).removesuffix(".chunk")

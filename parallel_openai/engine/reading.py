@@ -70,6 +70,8 @@ def decompressed(content: bytes, headers: Mapping[str, str], most: int) -> bytes
     b'{"a": 1}'
     """
     named = headers.get("Content-Encoding") or ("gzip" if content.startswith(b"\x1f\x8b") else "")
+    if not named:
+        return content
     for name in reversed(named.lower().replace(" ", "").split(",")):
         if name in _LIBRARIES:
             content = _by_library(name, content, most)

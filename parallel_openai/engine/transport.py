@@ -174,7 +174,7 @@ class Transport:
         else:
             answer = await self._by_session(method, url, body, into, options)
         self._errors.has_answered = True
-        for _ in range(0 if "data" in options else MOST_REDIRECTS):
+        for _ in range(0 if answer[0] == 200 or "data" in options else MOST_REDIRECTS):
             target = redirected(url, *answer[:2])
             if target is None:
                 break
@@ -205,9 +205,8 @@ class Transport:
 
     def _read_json(self, content: bytes, headers: Mapping[str, str]) -> tuple[bytes, Any]:
         """An answer as JSON of UTF-8, and its value; as it came, and None, if it is none."""
-        charset = headers.get("Content-Type", "").lower().partition("charset=")[2].strip("\"' ;")
         try:
-            whole, data = loads_from_anywhere(content, charset)
+            whole, data = loads_from_anywhere(content, headers.get("Content-Type"))
         except ValueError:
             data = assembled(content)
             whole = content if data is None else dumps(data)

@@ -477,6 +477,21 @@ def test_a_server_that_has_answered_and_then_closes_without_a_word_is_waited_for
         assert [ask(server.base_url)["status"][0] for _ in range(2)] == ["succeeded"] * 2
 
 
+@pytest.mark.parametrize(
+    "nonsense",
+    [{"choices": [5, None, {"delta": 3}], "type": []}, {"type": "response.completed", "response": [1]}, {"choices": 7}],
+    ids=repr,
+)
+def test_a_stream_of_nonsense_costs_its_row_and_no_other(nonsense: Any) -> None:
+    df = pd.DataFrame({"text": ["bad", "good"]})
+    with (
+        RawServer(lambda asked: http(events(nonsense)) if b"bad" in asked.body else OK) as server,
+        po.Client(server.base_url, api_key=KEY, max_attempts=1) as client,
+    ):
+        out = po.process_dataframe(df, "text", model="m", client=client, progress=False)
+    assert out["status"].tolist() == ["failed", "succeeded"]
+
+
 THOUGHT = {"type": "reasoning", "text": "Let me think."}
 PARTS = {
     "thoughts before it": [THOUGHT, {"type": "text", "text": "Hello."}],
