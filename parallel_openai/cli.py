@@ -151,16 +151,20 @@ def _add_run_arguments(parser: argparse.ArgumentParser) -> None:
         "--requests_filepath",
         required=True,
         metavar="FILE",
-        help="the requests: one JSON object a line, the body of a call; its field `metadata`, if any, travels beside",
+        help="the requests: one JSON object a line, the body of a call; its field `metadata`, if any, travels beside; "
+        "or lines in the Batch API's form; - reads standard input",
     )
     parser.add_argument(
-        "--save_filepath", metavar="FILE", help="the results (default: beside the requests, as ..._results.jsonl)"
+        "--save_filepath",
+        metavar="FILE",
+        help="the results (default: beside the requests, as ..._results.jsonl); - writes them to standard output "
+        "too, at the end; so does - for the requests alone",
     )
     parser.add_argument(
         "--request_url",
         metavar="URL",
-        help="the endpoint (default: OPENAI_BASE_URL, else OpenAI's own; /embeddings where the first request has an "
-        "`input`, else /chat/completions)",
+        help="the endpoint (default: OPENAI_BASE_URL, else OpenAI's own; /embeddings for a request that has an "
+        "`input`, /completions for a `prompt`, else /chat/completions)",
     )
     parser.add_argument(
         "--api_key",
@@ -249,6 +253,7 @@ def _logging_level(text: str) -> int:
 
 
 def _run(args: argparse.Namespace) -> int:
+    from parallel_openai.files.pipes import piped
     from parallel_openai.files.process import process_api_requests_from_file
 
     handler = logging.StreamHandler()
@@ -256,20 +261,21 @@ def _run(args: argparse.Namespace) -> int:
     log = logging.getLogger("parallel_openai")
     log.addHandler(handler)
     try:
-        status = process_api_requests_from_file(
-            args.requests_filepath,
-            args.save_filepath,
-            args.request_url,
-            args.api_key,
-            args.max_requests_per_minute,
-            args.max_tokens_per_minute,
-            args.token_encoding_name,
-            args.max_attempts,
-            args.logging_level,
-            budget_usd=args.budget_usd,
-            budget_tokens=args.budget_tokens,
-            deadline=args.deadline,
-        )
+        with piped(args.requests_filepath, args.save_filepath) as (requests_filepath, save_filepath):
+            status = process_api_requests_from_file(
+                requests_filepath,
+                save_filepath,
+                args.request_url,
+                args.api_key,
+                args.max_requests_per_minute,
+                args.max_tokens_per_minute,
+                args.token_encoding_name,
+                args.max_attempts,
+                args.logging_level,
+                budget_usd=args.budget_usd,
+                budget_tokens=args.budget_tokens,
+                deadline=args.deadline,
+            )
     finally:
         log.removeHandler(handler)
     return 0 if status.ended == "finished" else USED_UP

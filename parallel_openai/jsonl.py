@@ -9,6 +9,7 @@ import math
 import os
 import re
 from collections.abc import Callable, Mapping, Set
+from contextlib import suppress
 from decimal import Decimal
 from typing import Any
 
@@ -112,6 +113,40 @@ def loads_quickly(text: bytes | str) -> Any:
         return orjson.loads(text)
     except orjson.JSONDecodeError as error:
         return _loads_leniently(text, error)
+
+
+def loads_from_anywhere(content: bytes, content_type: str | None = None) -> tuple[bytes, Any]:
+    r"""The JSON of another program as UTF-8, mostly the same bytes, and its value.
+
+    It may have a byte order mark or another encoding, and hold half letters or halves of surrogate pairs, which become
+    U+FFFD. `content_type`, as a header has it, says what it is written in where that is no Unicode.
+
+    Raises:
+        ValueError: it is none.
+
+    >>> loads_from_anywhere(b'\xef\xbb\xbf{"a": 1}')
+    (b'{"a": 1}', {'a': 1})
+    >>> loads_from_anywhere(b'{"a": "\\ud83d"}')[1] == {"a": "\ufffd"}
+    True
+    """
+    try:
+        return content, orjson.loads(content)
+    except orjson.JSONDecodeError as error:
+        text = _ESCAPES.sub(lambda found: "\\ufffd" if found[1] else found[0], _decoded(content, content_type or ""))
+        return text.encode(), _loads_leniently(text, error)
+
+
+#: Each escape of a JSON text, a pair of surrogates being one; the group is half of such a pair.
+_ESCAPES = re.compile(r"\\(?:u[dD][89abAB]\w\w\\u[dD][c-fC-F]\w\w|(u[dD][89a-fA-F]\w\w)|.)", re.DOTALL)
+
+
+def _decoded(content: bytes, content_type: str) -> str:
+    """JSON is Unicode, whatever it is said to be; another encoding is believed where it is not."""
+    charset = content_type.lower().partition("charset=")[2].strip("\"' ;")
+    for encoding in (json.detect_encoding(content), charset or "utf-8"):
+        with suppress(LookupError, ValueError):
+            return content.decode(encoding)
+    return content.decode("utf-8", "replace")
 
 
 def loads_as_written(text: str, fraction: Callable[[str], Any] = orjson.Fragment) -> Any:

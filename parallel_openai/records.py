@@ -89,7 +89,11 @@ class Response(NamedTuple):
 
     @property
     def request_id(self) -> str | None:
-        return self.headers.get("x-request-id")
+        name = self.headers.get("x-request-id")
+        # What is no UTF-8 in a header comes as halves of surrogate pairs, which no file of UTF-8 can hold.
+        return (
+            name if name is None or name.isascii() else name.encode("utf-8", "surrogateescape").decode(errors="replace")
+        )
 
 
 class Sender(Protocol):

@@ -31,8 +31,15 @@ LAYERS = (
 DOORS = {
     "pandas": ("frames", "local.demo", "distributed"),
     "numpy": ("frames", "distributed", "local"),
-    "aiohttp": ("engine.transport", "engine.poster", "engine.idle", "engine.reading", "local"),
-    "yarl": ("engine.transport", "engine.poster", "engine.urls", "local"),
+    "aiohttp": (
+        *("engine.transport", "engine.poster", "engine.idle", "engine.reading", "engine.connection_errors"),
+        *("engine.proxies", "local"),
+    ),
+    "aiohttp_socks": ("engine.proxies",),
+    "yarl": (
+        *("engine.transport", "engine.poster", "engine.urls", "engine.proxies", "engine.redirects"),
+        *("engine.connection_errors", "local"),
+    ),
     "tqdm": ("engine.screens",),
     "IPython": ("engine.screens",),
     "tiktoken": ("requests.encodings", "requests.vocabularies"),

@@ -74,6 +74,31 @@ def test_run_goes_on_where_it_stopped(server: Server, capsys: pytest.CaptureFixt
 
 
 @pytest.mark.usefixtures("server")
+def test_requests_may_come_by_a_pipe_and_results_leave_by_one() -> None:
+    requests = write_requests(3).read_bytes()
+    lines = []
+    for words in ([], ["--save_filepath", "-"]):
+        ended = subprocess.run(
+            [*COMMAND, "run", "--requests_filepath", "-", *words],
+            input=requests,
+            env=environment(),
+            capture_output=True,
+        )
+        assert ended.returncode == 0, ended.stderr
+        lines.append([json.loads(line) for line in ended.stdout.splitlines()])
+    assert len(lines[0]) == 3
+    assert lines[0] == lines[1]  # known already, so that nothing was asked twice
+    assert b"3 known already" in ended.stderr
+    assert {path.suffix for path in Path(".parallel_openai").iterdir()} <= {"", ".jsonl", ".lock"}
+
+
+def test_results_of_a_file_leave_by_a_pipe_too(server: Server, capfdbinary: pytest.CaptureFixture[bytes]) -> None:
+    write_requests(2)
+    assert cli.main(["run", "--requests_filepath", "requests.jsonl", "--save_filepath", "-"]) == 0
+    assert capfdbinary.readouterr().out == Path("requests_results.jsonl").read_bytes()
+
+
+@pytest.mark.usefixtures("server")
 def test_run_with_failed_rows_says_how_many_and_is_done_all_the_same() -> None:
     write_requests(2, temperature="warm")
     done = command("run", "--requests_filepath", "requests.jsonl")

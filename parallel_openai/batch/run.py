@@ -25,7 +25,7 @@ from parallel_openai.engine.journal import Journal
 from parallel_openai.engine.processor import End
 from parallel_openai.engine.status import StatusTracker
 from parallel_openai.errors import BatchError
-from parallel_openai.jsonl import loads
+from parallel_openai.jsonl import loads, loads_from_anywhere
 from parallel_openai.records import APIRequest, Result
 
 #: Rows that are read or written before other work of the loop gets its turn.
@@ -244,7 +244,7 @@ class BatchRun:
         for number, raw in enumerate(lines):
             if number % AT_ONCE == 0:
                 await asyncio.sleep(0)
-            line = loads(raw)
+            line = loads(loads_from_anywhere(raw)[0])
             place = places.pop(line.get("custom_id"), None)
             if place is not None:  # else it was told of twice, and the first time counts
                 row = read_row(asked, line["custom_id"], place, part.path)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import select
 
 from aiohttp.connector import Connection
 
@@ -25,6 +26,7 @@ class IdleConnections:
         self._seconds = seconds
         self._kept: list[tuple[Connection, float]] = []  # in the order in which they came
         self._timer: asyncio.TimerHandle | None = None
+        self._poll = select.poll() if hasattr(select, "poll") else None  # Windows has none
 
     def put(self, connection: Connection) -> None:
         if not _is_sound(connection):  # the server has said that it closes it
@@ -38,10 +40,22 @@ class IdleConnections:
         """One that can be used; None where there is none."""
         while self._kept:
             connection, _ = self._kept.pop()
-            if _is_sound(connection):
+            if _is_sound(connection) and not self._has_come(connection):
                 return connection
             connection.close()
         return None
+
+    def _has_come(self, connection: Connection) -> bool:
+        """Whether something lies there that the loop has not read: the end, mostly, if a server closes unannounced."""
+        socket = connection.transport.get_extra_info("socket") if connection.transport is not None else None
+        if self._poll is None or socket is None:
+            return False
+        file = socket.fileno()
+        self._poll.register(file, select.POLLIN)
+        try:
+            return bool(self._poll.poll(0))
+        finally:
+            self._poll.unregister(file)
 
     def drop(self) -> None:
         """Close them all."""

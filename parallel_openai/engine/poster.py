@@ -16,9 +16,10 @@ from aiohttp.connector import Connection
 from aiohttp.http_exceptions import HttpProcessingError
 from yarl import URL
 
+from parallel_openai.engine.connection_errors import NotHTTPError, what_it_speaks
 from parallel_openai.engine.idle import IdleConnections
 from parallel_openai.engine.job import sends_no_more
-from parallel_openai.engine.reading import read, read_at_once
+from parallel_openai.engine.reading import MAX_HEADER_LINE, MAX_HEADERS, decompressed, read, read_at_once
 
 #: A body up to this size is joined to its head, so that both travel in one piece.
 JOINED_BODY = 2**16
@@ -74,7 +75,7 @@ class Poster:
         """Send the body; gives the answer's status, headers and content.
 
         Raises:
-            aiohttp.ClientError, OSError, TooLargeError: as a session's request and `read` do.
+            aiohttp.ClientError, OSError, TooLargeError, UnreadableError: as a session's request and `read` do.
         """
         target = self._targets.get(url) or self._target(url)
         connection = self._idle.take() or await self._connect(target.request)
@@ -85,7 +86,13 @@ class Poster:
                 raise aiohttp.ServerDisconnectedError
             if sends_no_more.get()():
                 raise asyncio.CancelledError
-            protocol.set_response_params(read_until_eof=True)
+            protocol.set_response_params(
+                read_until_eof=True,
+                auto_decompress=False,
+                max_line_size=MAX_HEADER_LINE,
+                max_field_size=MAX_HEADER_LINE,
+                max_headers=MAX_HEADERS,
+            )
             if len(body) <= JOINED_BODY:
                 transport.write(b"%b%d\r\n\r\n%b" % (target.head, len(body), body))
             else:
@@ -99,7 +106,7 @@ class Poster:
                 answer = await read(content, message.headers, self._max_response_bytes)
         except HttpProcessingError as error:
             connection.close()
-            raise aiohttp.ClientPayloadError("The answer is no HTTP.") from error
+            raise NotHTTPError(what_it_speaks(str(error))) from error
         except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError):
             connection.close()
             self._idle.drop()  # one has died unseen, so all may have, and a request would use its attempts up on them
@@ -111,7 +118,7 @@ class Poster:
             connection.close()
         else:
             self._idle.put(connection)
-        return message.code, message.headers, answer
+        return message.code, message.headers, decompressed(answer, message.headers, self._max_response_bytes)
 
     async def close(self) -> None:
         self._idle.give_back()

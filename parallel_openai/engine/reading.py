@@ -2,13 +2,26 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Mapping
 
 import aiohttp
+from aiohttp.compression_utils import BrotliDecompressor, ZSTDDecompressor
+
+#: Header lines up to this length are read, and so many of them: gateways send cookies and policies of some kilobytes.
+MAX_HEADER_LINE = 2**17
+MAX_HEADERS = 2000
+_GZIP = frozenset({"gzip", "x-gzip", "deflate"})
+#: Read if their library is installed; aiohttp asks servers for them only then.
+_LIBRARIES = {"br": (BrotliDecompressor, "brotli"), "zstd": (ZSTDDecompressor, "backports.zstd")}
 
 
 class TooLargeError(Exception):
     """The answer is larger than it may be."""
+
+
+class UnreadableError(Exception):
+    """The answer is compressed in a way that is not known here; the text says which."""
 
 
 def read_at_once(content: aiohttp.StreamReader, headers: Mapping[str, str], most: int) -> bytes | None:
@@ -17,7 +30,7 @@ def read_at_once(content: aiohttp.StreamReader, headers: Mapping[str, str], most
     Raises:
         TooLargeError: as `read` does.
     """
-    if not content.is_eof() or "Content-Encoding" in headers:
+    if not content.is_eof():
         return None
     answer = content.read_nowait()
     if len(answer) > most:
@@ -32,7 +45,7 @@ async def read(content: aiohttp.StreamReader, headers: Mapping[str, str], most: 
         TooLargeError: it has more bytes than `most`; not all of it was read, so the connection must be closed.
     """
     length = headers.get("Content-Length")
-    if length is not None and "Content-Encoding" not in headers:
+    if length is not None:
         if length.isdecimal() and int(length) > most:
             raise TooLargeError
         return await content.read()
@@ -43,3 +56,64 @@ async def read(content: aiohttp.StreamReader, headers: Mapping[str, str], most: 
             raise TooLargeError
         chunks.append(chunk)
     return b"".join(chunks)
+
+
+def decompressed(content: bytes, headers: Mapping[str, str], most: int) -> bytes:
+    """The content as it was before it was compressed; itself if it was not, whatever the headers say.
+
+    Raises:
+        TooLargeError: it would have more bytes than `most`.
+        UnreadableError: it is compressed in a way that is not known here.
+        aiohttp.ClientPayloadError: it is cut off.
+
+    >>> decompressed(b'{"a": 1}', {"Content-Encoding": "gzip"}, 100)
+    b'{"a": 1}'
+    """
+    named = headers.get("Content-Encoding") or ("gzip" if content.startswith(b"\x1f\x8b") else "")
+    if not named:
+        return content
+    for name in reversed(named.lower().replace(" ", "").split(",")):
+        if name in _LIBRARIES:
+            content = _by_library(name, content, most)
+        elif name in _GZIP and not _is_plain(content):
+            content = _unzipped(name, content, most)
+        elif name not in ("", "identity") and not _is_plain(content):
+            raise UnreadableError(f"The answer is compressed as {name!r:.50}, which is not known here.")
+        if len(content) > most:
+            raise TooLargeError
+    return content
+
+
+def _is_plain(content: bytes) -> bool:
+    """Whether it is JSON or nothing, and is called compressed for no reason."""
+    return content.lstrip()[:1] in (b"{", b"[", b"")
+
+
+def _unzipped(name: str, content: bytes, most: int) -> bytes:
+    whole, rest = b"", content
+    while rest and len(whole) <= most:  # several pieces may follow on each other
+        is_raw = name == "deflate" and rest[:1] not in (b"x", b"\x1f")
+        reader = zlib.decompressobj(-zlib.MAX_WBITS if is_raw else zlib.MAX_WBITS | 32)
+        try:
+            whole += reader.decompress(rest, most + 1 - len(whole))
+        except zlib.error:
+            return whole or content
+        if not reader.eof and len(whole) <= most:
+            raise aiohttp.ClientPayloadError("The answer is cut off.")
+        rest = reader.unused_data
+    return whole
+
+
+def _by_library(name: str, content: bytes, most: int) -> bytes:
+    kind, package = _LIBRARIES[name]
+    try:
+        reader = kind()
+    except RuntimeError as error:
+        if _is_plain(content):
+            return content
+        sentence = f"The server compresses its answers as {name!r}, which it was not asked to. Install {package} for it"
+        raise UnreadableError(f"{sentence} (pip install {package}).") from error
+    try:
+        return reader.decompress_sync(content, most + 1)
+    except Exception:  # each library has one of its own; what is not compressed shows when it is read
+        return content

@@ -70,7 +70,7 @@ RESOURCE_UNAVAILABLE = "resource_unavailable"
 #: Nothing was sent, so nothing was charged and the row is not to blame.
 TOO_MANY_FILES = "too_many_open_files"
 UNSENT_CODES = frozenset(
-    {"connection_refused", "connect_timeout", "dns_error", "tls_error", "proxy_error", TOO_MANY_FILES}
+    {"connection_refused", "connect_timeout", "dns_error", "tls_error", "proxy_error", "wrong_protocol", TOO_MANY_FILES}
 )
 
 
@@ -120,7 +120,7 @@ def judge(response: Response, *, reached: bool) -> Verdict:
 
 def _no_answer(response: Response, reached: bool) -> Verdict:
     code, message = response.error_code or "connection_error", response.error
-    if code == "response_too_large":
+    if code in ("response_too_large", "response_unreadable"):
         return Verdict("fail", code, message)
     if code in UNSENT_CODES:
         if not reached and code != TOO_MANY_FILES:  # connections that are open may serve one after another

@@ -3,25 +3,32 @@
 from __future__ import annotations
 
 import asyncio
-import errno
 import io
 import ssl as ssl_module
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from pathlib import Path
 from typing import IO, Any, cast
-from urllib.request import getproxies, proxy_bypass
 
 import aiohttp
 from yarl import URL
 
+from parallel_openai.engine.connection_errors import ConnectionErrors, Exchange, about_proxy
 from parallel_openai.engine.deadlines import Deadlines
+from parallel_openai.engine.event_stream import assembled
 from parallel_openai.engine.poster import Poster
-from parallel_openai.engine.reading import TooLargeError, read
-from parallel_openai.engine.retry import TOO_MANY_FILES
+from parallel_openai.engine.proxies import connector_through, is_socks, proxy_for
+from parallel_openai.engine.reading import (
+    MAX_HEADER_LINE,
+    MAX_HEADERS,
+    TooLargeError,
+    UnreadableError,
+    decompressed,
+    read,
+)
+from parallel_openai.engine.redirects import has_same_owner, redirected
 from parallel_openai.engine.secrets import Secrets
-from parallel_openai.engine.urls import check_url, mask_url
-from parallel_openai.errors import InvalidInputError
-from parallel_openai.jsonl import loads_quickly
+from parallel_openai.engine.urls import check_url
+from parallel_openai.jsonl import dumps, loads_from_anywhere, loads_quickly
 from parallel_openai.records import Response
 
 LARGE_BODY = 2**20
@@ -29,8 +36,11 @@ LARGE_BODY = 2**20
 MAX_RESPONSE_BYTES = 64 * 2**20
 #: Seconds for a connection: an address that swallows what is sent to it is named soon, and not after the answer's time.
 CONNECT_TIMEOUT = 15.0
-#: What goes wrong with a proxy; where there is one, no other name is looked up.
-_OF_PROXY = (aiohttp.ClientHttpProxyError, aiohttp.ClientProxyConnectionError, aiohttp.ClientConnectorDNSError)
+MOST_REDIRECTS = 5
+#: Some gateways give a whole answer one of these.
+_AS_200 = frozenset({201, 203, 206})
+#: Its status, headers and content.
+Answer = tuple[int, Mapping[str, str], bytes]
 
 
 class Transport:
@@ -68,8 +78,9 @@ class Transport:
         self._timeout = aiohttp.ClientTimeout(total=None, sock_connect=min(0.8 * timeout, CONNECT_TIMEOUT))
         self._deadlines: dict[float, Deadlines] = {}  # by the seconds that they give
         self._clock = clock
-        self._proxy = _proxy_for(self._base) if trust_env else None
-        self._secrets = Secrets(headers, base_url, self._proxy)
+        self._proxy = proxy_for(self._base) if trust_env else None
+        self._errors = ConnectionErrors(clock)
+        self._secrets = Secrets(headers, base_url, str(self._proxy or ""))
         self._ssl = ssl
         self._max_response_bytes = max_response_bytes
         self._renewed = renewed
@@ -133,67 +144,95 @@ class Transport:
     ) -> Response:
         if self._renewed is not None:
             self.use(await self._renewed())
-        session = self._session or self._open()
         began = self._clock()
         seconds = seconds or self._seconds
         deadlines = None if "timeout" in options else self._deadlines_of(seconds)
         wait = None if deadlines is None else deadlines.begin(began)
+        failed: Exception
         try:
-            if self._poster is not None and method == "POST" and body is not None and wait is not None:
-                status, headers, content = await self._poster.post(url, body)
-            else:
-                status, headers, content = await self._by_session(session, method, url, body, into, options)
+            answer = await self._answer(method, url, body, into, options)
+            return self._response(url, answer, began, is_file=into is not None)
         except asyncio.CancelledError:
             if wait is None or not wait.ended():
                 raise
-            return self._too_late(began, seconds)
-        except aiohttp.ConnectionTimeoutError:
-            place = f"{self._base.host}:{self._base.port}"
-            sentence = f"No connection to {place} within {self._timeout.sock_connect:g} s. Is base_url right?"
-            return self._failure(began, "connect_timeout", sentence)
-        except TooLargeError:
-            sentence = f"The answer is larger than {self._max_response_bytes:,} bytes, so it was not read to the end."
-            return self._failure(began, "response_too_large", sentence)
-        except asyncio.TimeoutError:
-            return self._too_late(began, seconds)
-        except (aiohttp.ClientError, OSError) as error:
-            code, sentence = self._explain(error)
-            return self._failure(began, code, sentence)
+            failed = asyncio.TimeoutError()
+        except (aiohttp.ClientError, OSError, asyncio.TimeoutError, TooLargeError, UnreadableError) as error:
+            failed = error
         finally:
             if deadlines is not None and wait is not None:
                 deadlines.end(wait)
+        connect = self._timeout.sock_connect
+        tried = Exchange(url, self._proxy, began, seconds, connect, self._max_response_bytes)
+        return self._failure(began, *self._errors.explain(failed, tried))
+
+    async def _answer(
+        self, method: str, url: URL, body: bytes | None, into: IO[bytes] | None, options: dict[str, Any]
+    ) -> Answer:
+        self._session = self._session or self._open()
+        if self._poster is not None and method == "POST" and body is not None and not options:
+            answer = await self._poster.post(url, body)
+        else:
+            answer = await self._by_session(method, url, body, into, options)
+        self._errors.has_answered = True
+        for _ in range(0 if answer[0] == 200 or "data" in options else MOST_REDIRECTS):
+            target = redirected(url, *answer[:2])
+            if target is None:
+                break
+            url, redirect = target, answer
+            answer = await self._by_session(method, url, body, into, options)
+            if answer[0] in (401, 403) and not has_same_owner(self._base, url):
+                return redirect  # its target has to be named as base_url, since it wants the key
+        return answer
+
+    def _response(self, url: URL, answer: Answer, began: float, *, is_file: bool) -> Response:
+        status, headers, content = answer
+        seconds = self._clock() - began
         headers, content = self._secrets.out_of_headers(headers), self._secrets.out_of_body(content)
-        data = {} if into is not None and status == 200 else _parse(content)
+        if is_file and status == 200:
+            return Response(status, headers, content, {}, seconds)
+        content, data = self._read_json(content, headers)
         if status >= 300 or not isinstance(data, dict) or data.get("error"):
-            content = self._secrets.out_of_error(content)
-            data = _parse(content)
-        return Response(status, headers, content, data, self._clock() - began)
+            content, data = self._read_json(self._secrets.out_of_error(content), headers)
+        if self._is_of_proxy(url, status, data):
+            sentence = about_proxy(self._proxy, f"{url.host}:{url.port}", status, f"HTTP {status}")
+            return self._failure(began, "proxy_error", sentence)
+        return Response(200 if status in _AS_200 else status, headers, content, data, seconds)
+
+    def _is_of_proxy(self, url: URL, status: int, data: Any) -> bool:
+        """Whether a proxy, which is asked in the server's place if there is no TLS, refuses in its own name."""
+        asked = self._proxy is not None and url.scheme == "http" and not is_socks(self._proxy)
+        return status == 407 or (asked and status in (401, 403) and not isinstance(data, dict))
+
+    def _read_json(self, content: bytes, headers: Mapping[str, str]) -> tuple[bytes, Any]:
+        """An answer as JSON of UTF-8, and its value; as it came, and None, if it is none."""
+        try:
+            whole, data = loads_from_anywhere(content, headers.get("Content-Type"))
+        except ValueError:
+            data = assembled(content)
+            whole = content if data is None else dumps(data)
+        if whole is not content:
+            whole = self._secrets.out_of_body(whole)
+            data = data and loads_quickly(whole)
+        return whole, data
 
     async def _by_session(
-        self,
-        session: aiohttp.ClientSession,
-        method: str,
-        url: URL,
-        body: bytes | None,
-        into: IO[bytes] | None,
-        options: dict[str, Any],
-    ) -> tuple[int, Mapping[str, str], bytes]:
+        self, method: str, url: URL, body: bytes | None, into: IO[bytes] | None, options: Mapping[str, Any]
+    ) -> Answer:
+        assert self._session is not None
+        # Not the session's own headers, for those are shown to a proxy too, which is asked without TLS.
+        headers = self._headers if has_same_owner(self._base, url) else {"Content-Type": self._headers["Content-Type"]}
+        options = {**options, "headers": {**headers, **options.get("headers", {})}}
         if body is not None:
             # aiohttp warns of large bodies that are plain bytes, since it would write them in one go.
             options["data"] = body if len(body) < LARGE_BODY else io.BytesIO(body)
-        # Not the session's own headers, for those are shown to a proxy too, which is asked without TLS.
-        options["headers"] = {**self._headers, **options.get("headers", {})}
-        # A redirect could carry the key to another host, so none is followed.
-        async with session.request(method, url, allow_redirects=False, **options) as answer:
+        async with self._session.request(
+            method, url, allow_redirects=False, auto_decompress=into is not None, **options
+        ) as answer:
             if into is None or answer.status != 200:
                 return answer.status, answer.headers, await self._read(answer)
             async for chunk in answer.content.iter_any():
                 into.write(chunk)
             return answer.status, answer.headers, b""
-
-    def _too_late(self, began: float, seconds: float) -> Response:
-        sentence = f"No complete answer within {seconds:g} s (the client's timeout)."
-        return self._failure(began, "timeout", sentence)
 
     def _timeout_of_silence(self) -> aiohttp.ClientTimeout:
         return aiohttp.ClientTimeout(total=None, sock_connect=self._timeout.sock_connect, sock_read=self._seconds)
@@ -218,10 +257,13 @@ class Transport:
             connector=self._connector(),
             timeout=self._timeout,
             # aiohttp would read the environment and .netrc anew for every request, in threads: half of its cost.
-            proxy=self._proxy,
+            proxy=None if is_socks(self._proxy) else self._proxy,
             cookie_jar=aiohttp.DummyCookieJar(),
+            max_line_size=MAX_HEADER_LINE,
+            max_field_size=MAX_HEADER_LINE,
+            max_headers=MAX_HEADERS,
         )
-        if self._proxy is None:
+        if self._proxy is None or is_socks(self._proxy):
             self._poster = Poster(
                 self._session,
                 self._connector(),
@@ -234,7 +276,7 @@ class Transport:
 
     def _connector(self) -> aiohttp.TCPConnector:
         # The limiter and the processor say how many are in flight, so there is no limit here.
-        return aiohttp.TCPConnector(limit=0, ttl_dns_cache=300, ssl=self._ssl, keepalive_timeout=30)
+        return connector_through(self._proxy, limit=0, ttl_dns_cache=300, ssl=self._ssl, keepalive_timeout=30)
 
     def _url(self, path: str) -> URL:
         url = self._urls.get(path)
@@ -244,8 +286,10 @@ class Transport:
         return url
 
     async def _read(self, answer: aiohttp.ClientResponse) -> bytes:
+        most = self._max_response_bytes
         try:
-            return await read(answer.content, answer.headers, self._max_response_bytes)
+            content = await read(answer.content, answer.headers, most)
+            return decompressed(content, answer.headers, most)
         except TooLargeError:
             answer.close()
             raise
@@ -253,63 +297,6 @@ class Transport:
     def _failure(self, began: float, code: str, sentence: str) -> Response:
         return Response(0, {}, b"", None, self._clock() - began, code, self._secrets.out_of(sentence))
 
-    def _explain(self, error: Exception) -> tuple[str, str]:
-        place = f"{self._base.host}:{self._base.port}"
-        if getattr(error, "errno", None) in (errno.EMFILE, errno.ENFILE):
-            sentence = "No further connection, since this process may open no more files. Raise the limit (`ulimit -n`)"
-            return TOO_MANY_FILES, f"{sentence}, or lower Client(max_concurrent_requests=...)."
-        if self._proxy is not None and isinstance(error, _OF_PROXY):
-            why = f"HTTP {error.status}" if isinstance(error, aiohttp.ClientHttpProxyError) else _reason(error)
-            sentence = f"The proxy {mask_url(self._proxy)}, which the environment names, gives no connection to {place}"
-            return "proxy_error", f"{sentence}: {why}. Client(trust_env=False) leaves it out."
-        if isinstance(error, (aiohttp.ClientSSLError, ssl_module.SSLError)):
-            hint = " Does the server speak plain http there?" if "WRONG_VERSION" in str(error) else ""
-            return "tls_error", f"No secure connection to {place}: {_reason(error)}.{hint}"
-        if isinstance(error, aiohttp.ClientConnectorDNSError):
-            return "dns_error", f"No address is known for {self._base.host!r}. Check base_url and the network."
-        if isinstance(error, aiohttp.ClientConnectorError):
-            return (
-                "connection_refused",
-                f"No connection to {place}: {_reason(error)}. Is base_url right and the server up?",
-            )
-        return "connection_error", f"The connection to {place} broke: {_reason(error)}."
-
 
 def _open(place: Path, mode: str) -> IO[bytes]:
     return cast(IO[bytes], open(place, mode))
-
-
-def _proxy_for(url: URL) -> str | None:
-    """The proxy that the environment names for a server, as `HTTP_PROXY`, `HTTPS_PROXY` and `NO_PROXY` say.
-
-    Raises:
-        InvalidInputError: it is of a kind that is not spoken here.
-    """
-    proxy = None if proxy_bypass(f"{url.host}:{url.port}") else getproxies().get(url.scheme)
-    if not proxy:
-        return None
-    proxy = proxy if "://" in proxy else f"http://{proxy}"
-    if not proxy.startswith(("http://", "https://")):
-        raise InvalidInputError(
-            f"The environment names the proxy {mask_url(proxy)}, and only http:// and https:// ones are known here. "
-            "Client(trust_env=False) leaves it out."
-        )
-    return proxy
-
-
-def _parse(content: bytes) -> Any:
-    try:
-        return loads_quickly(content)
-    except ValueError:
-        return None
-
-
-def _reason(error: Exception) -> str:
-    cause = getattr(error, "os_error", None) or error
-    # aiohttp quotes what is wrong, which may be anything, and tells the URL with all that its query holds.
-    if isinstance(error, (aiohttp.ClientResponseError, aiohttp.ClientPayloadError)):
-        return "what it sent is cut off, or is no HTTP"
-    if isinstance(error, aiohttp.ServerDisconnectedError):  # which may tell all headers that have come
-        return "the server closed it before its answer was whole"
-    text = getattr(cause, "strerror", None) or str(cause) or type(error).__name__
-    return str(text).rstrip(".")

@@ -59,10 +59,11 @@ def process_api_requests_from_file(
 
     Args:
         requests_filepath: one JSON object a line: the body of a call and, if wanted, a `metadata` of any kind.
-            A field `extra_body` is merged into the body, for the API's own `metadata`.
+            A field `extra_body` is merged into the body, for the API's own `metadata`. Or lines in the Batch API's
+            form, each of which goes to its own `url`, with its `custom_id` for metadata. gzip and zstd are read.
         save_filepath: the results; None: beside the requests, as `..._results.jsonl`.
         request_url: the full URL of the endpoint, which says what endpoint it is. None: where `Client()` would go, and
-            the endpoint that suits the first request: `messages` are for chat, an `input` is for embeddings.
+            the endpoint that suits each request: `messages` are for chat, an `input` is for embeddings.
         api_key: None: `OPENAI_API_KEY`.
         max_requests_per_minute, max_tokens_per_minute: the account's limits; None: read from the server's headers.
         token_encoding_name: the tiktoken encoding to count with.

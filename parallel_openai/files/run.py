@@ -26,7 +26,7 @@ from parallel_openai.engine.status import StatusTracker
 from parallel_openai.engine.worst_case import has_media, reads_unseen
 from parallel_openai.errors import InvalidInputError
 from parallel_openai.files.known import NOTHING_KNOWN, Digest, KnownLines, content_digest, key_digest
-from parallel_openai.files.source import Line, LineRequest, RequestsFile, parse_request
+from parallel_openai.files.source import Line, LineRequest, RequestsFile, endpoint_for, parse_request
 from parallel_openai.files.urls import split_url
 from parallel_openai.log import log
 from parallel_openai.records import APIRequest, Result, Size
@@ -77,11 +77,21 @@ class FileRun:
         self.rest: str | None = None
         _set_level(logging_level)
         self.source = RequestsFile(path_of(requests_filepath, "requests_filepath"))
-        self.target = _beside(self.source.path) if save_filepath is None else path_of(save_filepath, "save_filepath")
+        self.target = (
+            results_beside(self.source.path) if save_filepath is None else path_of(save_filepath, "save_filepath")
+        )
+        if self.target.suffix in (".gz", ".zst"):
+            raise InvalidInputError(
+                f"save_filepath is {self.target}, and results are kept in plain JSONL: add no suffix."
+            )
         if os.path.exists(self.target) and self.target.samefile(self.source.path):
             raise InvalidInputError(f"save_filepath is the requests file itself: {self.target}. Choose another.")
-        base_url: str | None
-        base_url, self.path = split_url(request_url) if request_url is not None else (None, self.source.endpoint_path())
+        base_url: str | None = None
+        self.path: str | None = None  # none where each line goes to the endpoint that suits it
+        if request_url is not None:
+            base_url, self.path = split_url(request_url)
+        elif self.lane is not None:  # all batches of a call are for one endpoint
+            self.path = self.source.endpoint_path()
         get_encoding(str(token_encoding_name))  # what is no text is no encoding's name
         self.encoding = token_encoding_name
         self.client = (
@@ -126,6 +136,7 @@ class FileRun:
             )
 
     async def _work_in_batches(self, lane: BatchLane, journal: Journal) -> None:
+        assert self.path is not None
         known = await self._known(key_digest(self.path))
         answers = known.finished.copy()
         batches = BatchRun(
@@ -162,22 +173,22 @@ class FileRun:
 
     async def _check_caps(self, budget: Budget) -> None:
         """See, before anything is sent, that a worst case can be told for each request."""
-        good: dict[str, Any] | None = None  # the caps of the line before, mostly the same
+        good: tuple[str, dict[str, Any]] | None = None  # the caps of the line before, mostly the same
         for number, _, line in self.source.lines():
             if number % _KNOWN_AT_ONCE == 0:
                 await asyncio.sleep(0)
             try:
-                body, metadata = parse_request(line)
+                body, metadata, path = parse_request(line)
                 caps = {name: body[name] for name in _CAPS if name in body}
-                if caps == good and reads_unseen(body) is None and not has_media(body):
+                if (path or endpoint_for(body), caps) == good and reads_unseen(body) is None and not has_media(body):
                     continue
-                request = self._request(body, metadata, number)
+                request = self._request(body, metadata, path, number)
             except ValueError:
                 continue  # it will not be sent, and is named when its turn comes
-            request.size = request_size(caps, self.encoding, self.path)
+            request.size = request_size(caps, self.encoding, request.path)
             if (objection := budget.objection(request)) is not None:
                 raise InvalidInputError(f"Line {number} of {self.source.path}: {objection}")
-            good = caps
+            good = path or endpoint_for(body), caps
 
     async def _count_lines(self) -> None:
         """Find the total, for the time left; the run does not wait for it."""
@@ -214,9 +225,9 @@ class FileRun:
         status = self.status
         for number, offset, line in lines:
             try:
-                body, metadata = parse_request(line)
+                body, metadata, path = parse_request(line)
                 standing = known.take(body, metadata)
-                request = self._request(body, metadata, number) if standing == "new" else None
+                request = self._request(body, metadata, path, number) if standing == "new" else None
             except ValueError as error:
                 self._reject(number, line, str(error))
                 continue
@@ -230,13 +241,16 @@ class FileRun:
                 if status.num_tasks_restored % _KNOWN_AT_ONCE == 0:
                     yield None
 
-    def _request(self, body: dict[str, Any], metadata: Any, number: int) -> LineRequest:
-        request = LineRequest(body, metadata, path=self.path, number=number)
+    def _request(self, body: dict[str, Any], metadata: Any, path: str | None, number: int) -> LineRequest:
+        path = path or self.path or endpoint_for(body)
+        if self.lane is not None and path != self.path:
+            raise ValueError(f"it is for {path}, and a call's batches are all for one endpoint, here {self.path}.")
+        request = LineRequest(body, metadata, path=path, number=number)
         request.measure = self._measure
         return request
 
     def _measure(self, request: APIRequest) -> Size:
-        return request_size(request.request_json, self.encoding, self.path)
+        return request_size(request.request_json, self.encoding, request.path)
 
     def _take(self, result: Result, journal: Journal) -> None:
         if result.status == "failed":
@@ -265,6 +279,7 @@ def _set_level(logging_level: int) -> None:
         ) from None
 
 
-def _beside(source: Path) -> Path:
-    name = source.name.removesuffix(".jsonl")
+def results_beside(source: Path) -> Path:
+    """Where the results lie if nobody says it."""
+    name = source.name.removesuffix(".gz").removesuffix(".zst").removesuffix(".jsonl")
     return source.with_name(f"{name}_results.jsonl")

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+import gzip
+import sys
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import partial
+from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, NamedTuple, cast
 
 from parallel_openai.engine.lines import READ_AHEAD
 from parallel_openai.errors import InvalidInputError
 from parallel_openai.jsonl import loads
 from parallel_openai.records import APIRequest
+from parallel_openai.requests.endpoints import endpoint_at
 
 _MARK = b"\xef\xbb\xbf"
 _PIECE = 1 << 18
@@ -21,8 +27,10 @@ Line = tuple[int, int, bytes]
 class RequestsFile:
     """A file with a JSON object a line, each the body of a call; it is read as it is needed and never held in memory.
 
+    It may be compressed, by gzip or zstd. What is damaged in it ends it, with a line that says so.
+
     Raises:
-        InvalidInputError: there is no such file.
+        InvalidInputError: there is no such file, or it is of a kind that is not read here.
 
     >>> import tempfile, pathlib
     >>> path = pathlib.Path(tempfile.mkdtemp()) / "requests.jsonl"
@@ -36,25 +44,31 @@ class RequestsFile:
         self.path = path
         if not path.is_file():
             raise InvalidInputError(f"There is no requests file {path} (in {Path.cwd()}).")
+        with open(path, "rb") as file:
+            head = file.read(4)
+        if head[:2] in (b"\xff\xfe", b"\xfe\xff"):
+            raise InvalidInputError(f"{path} is UTF-16, and a file of requests must be UTF-8. Save it as that.")
+        self._opener, self._damages = _opener(path, head)
+
+    def _open(self) -> IO[bytes]:
+        return cast(IO[bytes], self._opener(self.path, "rb"))
 
     def lines(self) -> Iterator[Line]:
         """The lines that are not blank, each with its number and the byte that it begins at."""
         offset = 0
-        with open(self.path, "rb", buffering=READ_AHEAD) as file:
-            for number, line in enumerate(file, 1):
+        with self._open() as file:
+            for number, line in enumerate(self._to_the_damage(iter(file)), 1):
                 begin, offset = offset, offset + len(line)
-                if number == 1:
-                    line = line.removeprefix(_MARK)
+                line = line.removeprefix(_MARK)  # also where files were joined to one
                 if line and not line.isspace():
                     yield number, begin, line
 
     def lines_at(self, places: Iterable[tuple[int, int]]) -> Iterator[Line]:
         """The lines of these numbers, which begin at these bytes."""
-        with open(self.path, "rb") as file:
+        with self._open() as file:
             for number, offset in places:
                 file.seek(offset)
-                line = file.readline()
-                yield number, offset, line.removeprefix(_MARK) if number == 1 else line
+                yield number, offset, file.readline().removeprefix(_MARK)
 
     def counts(self) -> Iterator[int]:
         """How many lines there are in one piece of the file after the other, blank ones among them.
@@ -62,21 +76,61 @@ class RequestsFile:
         A piece takes a tenth of a millisecond, a gigabyte less than a second.
         """
         last = b"\n"
-        with open(self.path, "rb", buffering=0) as file:
-            while piece := file.read(_PIECE):
+        with self._open() as file:
+            for piece in self._to_the_damage(iter(lambda: file.read(_PIECE), b"")):
                 yield piece.count(b"\n")
                 last = piece[-1:]
         yield last != b"\n"
 
-    def endpoint_path(self) -> str:
-        """The endpoint for requests like the first one: an `input` is for embeddings."""
+    def _to_the_damage(self, pieces: Iterator[bytes]) -> Iterator[bytes]:
+        """What can be read, and a line in the place of the rest, if there is one that cannot."""
         try:
-            with open(self.path, "rb") as file:
-                first = loads(file.readline().removeprefix(_MARK))
-        except ValueError:  # whoever reads the line next says it better
-            first = None
-        is_embedding = isinstance(first, dict) and "input" in first and "messages" not in first
-        return "embeddings" if is_embedding else "chat/completions"
+            yield from pieces
+        except self._damages as error:
+            yield f"(from here on the file cannot be read: {error})".encode()
+
+    def endpoint_path(self) -> str:
+        """The endpoint for requests like the first one."""
+        for _, _, line in self.lines():
+            try:
+                return endpoint_for(parse_request(line).body)
+            except ValueError:  # whoever reads the line next says it better
+                break
+        return endpoint_for({})
+
+
+def _opener(path: Path, head: bytes) -> tuple[Callable[..., Any], tuple[type[Exception], ...]]:
+    """How a file is opened that begins like this, whatever it is called, and what is raised where it is damaged."""
+    if head.startswith(b"\x1f\x8b"):
+        return gzip.open, (EOFError, gzip.BadGzipFile, zlib.error)
+    if head != b"\x28\xb5\x2f\xfd":
+        return partial(open, buffering=READ_AHEAD), ()
+    try:
+        zstd = import_module("compression.zstd" if sys.version_info >= (3, 14) else "backports.zstd")
+    except ImportError:
+        raise InvalidInputError(
+            f"{path} is compressed by zstd, for which a library is needed: pip install 'parallel-openai[zstd]'."
+        ) from None
+    return zstd.open, (EOFError, zstd.ZstdError)
+
+
+def endpoint_for(body: Mapping[str, Any]) -> str:
+    """Where a body goes if nobody says it: an `input` is for embeddings, a `prompt` for the older completions.
+
+    >>> endpoint_for({"messages": []}), endpoint_for({"input": "a"}), endpoint_for({"prompt": "a"})
+    ('chat/completions', 'embeddings', 'completions')
+    """
+    if "messages" in body:
+        return "chat/completions"
+    return "embeddings" if "input" in body else "completions" if "prompt" in body else "chat/completions"
+
+
+class Asked(NamedTuple):
+    """What a line asks for: the body that is sent, what travels beside it, and where it goes, if the line says it."""
+
+    body: dict[str, Any]
+    metadata: Any
+    path: str | None = None
 
 
 class LineRequest(APIRequest):
@@ -97,14 +151,16 @@ class LineRequest(APIRequest):
         self.number = number
 
 
-def parse_request(line: bytes) -> tuple[dict[str, Any], Any]:
-    """The body that a line asks to be sent, and the line's metadata.
+def parse_request(line: bytes) -> Asked:
+    """What a line asks for: a body with `metadata` and `extra_body` of our own, or a line of the Batch API's form.
 
     Raises:
         ValueError: it is no request; the sentence says why.
 
-    >>> parse_request(b'{"model": "gpt-5-mini", "metadata": {"row": 1}, "extra_body": {"metadata": {"team": "x"}}}')
-    ({'model': 'gpt-5-mini', 'metadata': {'team': 'x'}}, {'row': 1})
+    >>> tuple(parse_request(b'{"model": "m", "metadata": {"row": 1}, "extra_body": {"metadata": {"team": "x"}}}'))
+    ({'model': 'm', 'metadata': {'team': 'x'}}, {'row': 1}, None)
+    >>> tuple(parse_request(b'{"custom_id": "a", "method": "POST", "url": "/v1/embeddings", "body": {"model": "m"}}'))
+    ({'model': 'm'}, {'custom_id': 'a'}, 'embeddings')
     """
     try:
         body = loads(line)
@@ -112,15 +168,32 @@ def parse_request(line: bytes) -> tuple[dict[str, Any], Any]:
         raise ValueError(f"it is not JSON ({error}).") from None
     if not isinstance(body, dict):
         raise ValueError(f'it holds a {_JSON_NAMES.get(type(body), "null")}, not an object such as {{"model": ...}}.')
+    asked = _of_batch(body) if isinstance(body.get("body"), dict) and "model" not in body else _of_ours(body)
+    if asked.body.get("stream"):
+        raise ValueError("it says stream: true, and answers are read whole.")
+    return asked
+
+
+def _of_ours(body: dict[str, Any]) -> Asked:
     metadata = body.pop("metadata", None)
     extra = body.pop("extra_body", None)
     if extra is not None:
         if not isinstance(extra, dict):
             raise ValueError("its extra_body is not an object.")
         body.update(extra)
-    if body.get("stream"):
-        raise ValueError("it says stream: true, and answers are read whole.")
-    return body, metadata
+    return Asked(body, metadata)
+
+
+def _of_batch(line: dict[str, Any]) -> Asked:
+    url, method = line.get("url"), line.get("method", "POST")
+    known = endpoint_at(url) if isinstance(url, str) and "://" not in url else None
+    if url is not None and known is None:
+        raise ValueError(f"its url is {url!r:.100}, which is no endpoint such as /v1/chat/completions.")
+    if method != "POST":
+        raise ValueError(f"its method is {method!r:.20}, and only POST is sent.")
+    custom_id = line.get("custom_id")
+    metadata = None if custom_id is None else {"custom_id": custom_id}
+    return Asked(line["body"], metadata, None if known is None else known.path)
 
 
 def no_json(error: TypeError) -> ValueError:

@@ -140,3 +140,18 @@ def list_of(value: Any) -> Any:
 def mappings(value: Any) -> list[Mapping[str, Any]]:
     """The objects in a list; none where it is no list."""
     return [each for each in value if isinstance(each, Mapping)] if isinstance(value, list) else []
+
+
+def text_of_part(part: Any) -> str:
+    """What a part of a message's content says; nothing if it is a thought, a picture or anything else that is no text.
+
+    >>> text_of_part({"type": "output_text", "text": "Hi."}), text_of_part({"type": "text", "text": {"value": "Hi."}})
+    ('Hi.', 'Hi.')
+    >>> text_of_part({"type": "reasoning", "text": "Let me think."})
+    ''
+    """
+    if not isinstance(part, Mapping) or part.get("type", "text") not in ("text", "output_text"):
+        return ""
+    text = part.get("text")
+    text = text.get("value") if isinstance(text, Mapping) else text
+    return text if isinstance(text, str) else ""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from parallel_openai.requests.endpoints.base import Answer, Endpoint, list_of, truncated
+from parallel_openai.requests.endpoints.base import Answer, Endpoint, list_of, mappings, text_of_part, truncated
 from parallel_openai.requests.endpoints.usage import model_of, usage_of
 from parallel_openai.requests.prompts import (
     BadPromptError,
@@ -73,7 +73,7 @@ def _read(response: Mapping[str, Any], choice: Any) -> Answer:
     reason = choice.get("finish_reason")
     if not isinstance(reason, str):
         reason = None
-    content, refusal = _text(message.get("content")) or None, message.get("refusal")
+    content, refusal = _text(message.get("content")) or None, _refusal(message)
     calls, logprobs = _calls(message), _logprobs(choice)
     code = error = None
     if refusal:
@@ -88,11 +88,18 @@ def _read(response: Mapping[str, Any], choice: Any) -> Answer:
 
 
 def _text(content: Any) -> str:
+    """The text of a message, which some servers give in parts: thoughts, pictures, refusals and sources are none."""
     if isinstance(content, str):
         return content
-    if isinstance(content, list):  # some servers answer in parts
-        return "".join(str(part.get("text") or "") for part in content if isinstance(part, dict))
-    return ""
+    parts = content if isinstance(content, list) else [content]
+    return "".join(part if isinstance(part, str) else text_of_part(part) for part in parts)
+
+
+def _refusal(message: Mapping[str, Any]) -> Any:
+    parts = mappings(message.get("content"))
+    return message.get("refusal") or next(
+        (part.get("refusal") for part in parts if part.get("type") == "refusal"), None
+    )
 
 
 def _calls(message: Mapping[str, Any]) -> Sequence[Any] | None:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from parallel_openai.errors import InvalidInputError
-from parallel_openai.requests.endpoints.base import Answer, Endpoint, list_of, mappings, truncated
+from parallel_openai.requests.endpoints.base import Answer, Endpoint, list_of, mappings, text_of_part, truncated
 from parallel_openai.requests.endpoints.usage import model_of, usage_of
 from parallel_openai.requests.prompts import BadPromptError, check_text, check_whole, kind_of, with_examples
 
@@ -84,8 +84,10 @@ def _instructions(system: Any) -> str:
 def _read(response: Mapping[str, Any]) -> Answer:
     model, usage = model_of(response), usage_of(response)
     items = mappings(response.get("output"))
-    parts = [part for item in items if item.get("type") == "message" for part in mappings(item.get("content"))]
-    text = "".join(str(part.get("text") or "") for part in parts if part.get("type") == "output_text") or None
+    contents = [item.get("content") for item in items if item.get("type") == "message"]
+    # A gateway may give one text in the place of the list of parts.
+    parts = [part for said in contents for part in ([{"text": said}] if isinstance(said, str) else mappings(said))]
+    text = "".join(map(text_of_part, parts)) or None
     refusal = next((part.get("refusal") for part in parts if part.get("type") == "refusal"), None)
     calls = [item for item in items if str(item.get("type")) in _CALLS] or None
     logprobs = [each for part in parts for each in mappings(part.get("logprobs"))] or None

@@ -1,0 +1,52 @@
+"""Requests from standard input, and results to standard output; between them files, so that a run can go on."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from hashlib import blake2b
+from pathlib import Path
+
+from parallel_openai.files.run import results_beside
+
+_PIPE = "-"
+_PIECE = 1 << 18
+
+
+@contextmanager
+def piped(requests_filepath: str, save_filepath: str | None) -> Iterator[tuple[str, str | None]]:
+    """The files of a run, for which `-` may stand; where the results go to standard output, they do so at its end.
+
+    They are named after what came in, so that the same again goes on with the same answers.
+    """
+    if _PIPE not in (requests_filepath, save_filepath):
+        yield requests_filepath, save_filepath
+        return
+    source = _spool() if requests_filepath == _PIPE else Path(requests_filepath)
+    if save_filepath not in (None, _PIPE):
+        yield str(source), save_filepath
+        return
+    results = results_beside(source)
+    try:
+        yield str(source), str(results)
+    finally:
+        if results.exists():
+            with open(results, "rb") as file:
+                shutil.copyfileobj(file, sys.stdout.buffer)
+
+
+def _spool() -> Path:
+    """All of standard input, in a file whose name tells its content."""
+    from parallel_openai.frames.place import JOURNAL_FOLDER, make_private  # brings pandas
+
+    folder = Path(JOURNAL_FOLDER)
+    make_private(folder)
+    digest = blake2b(digest_size=8)
+    with tempfile.NamedTemporaryFile(dir=folder, suffix=".jsonl", delete=False) as file:
+        while piece := sys.stdin.buffer.read(_PIECE):
+            digest.update(piece)
+            file.write(piece)
+    return Path(file.name).replace(folder / f"piped-{digest.hexdigest()}.jsonl")

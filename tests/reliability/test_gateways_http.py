@@ -1,0 +1,540 @@
+"""Whatever httpx, curl and the OpenAI SDK can read is read, and kept as UTF-8 that the next run knows. Raw sockets."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import socketserver
+import ssl
+import sys
+import threading
+import zlib
+from collections.abc import Callable
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import orjson
+import pandas as pd
+import pytest
+import trustme
+
+import parallel_openai as po
+from parallel_openai.errors import ServerUnreachableError
+
+KEY = "sk-0123456789"
+
+
+class Asked(NamedTuple):
+    """A request as it came."""
+
+    path: str
+    headers: dict[str, str]
+    body: bytes
+
+
+class RawServer:
+    """Says, byte by byte, what it is told to say to each request; keeps what came."""
+
+    def __init__(
+        self, said: bytes | Callable[[Asked], bytes], context: ssl.SSLContext | None = None, *, closes: bool = False
+    ) -> None:
+        asked: list[Asked] = []
+        answer = said if callable(said) else lambda _: said
+
+        class Handler(socketserver.StreamRequestHandler):
+            def setup(self) -> None:
+                if context is not None:
+                    self.request.do_handshake()
+                super().setup()
+
+            def handle(self) -> None:
+                while (line := self.rfile.readline()).strip():
+                    head = list(iter(lambda: self.rfile.readline().strip(), b""))
+                    pairs = (each.decode().partition(": ") for each in head)
+                    headers = {name.lower(): value for name, _, value in pairs}
+                    body = self.rfile.read(int(headers.get("content-length", 0)))
+                    asked.append(Asked(line.split()[1].decode(), headers, body))
+                    said = answer(asked[-1])
+                    self.wfile.write(said)
+                    if closes or not said or b"Connection: close" in said or said.startswith(b"HTTP/1.0"):
+                        break
+
+        class Server(socketserver.ThreadingTCPServer):
+            daemon_threads = True
+            request_queue_size = 128
+
+            def get_request(self) -> tuple[Any, Any]:
+                accepted, address = super().get_request()
+                if context is not None:
+                    accepted = context.wrap_socket(accepted, server_side=True, do_handshake_on_connect=False)
+                return accepted, address
+
+            def handle_error(self, request: Any, client_address: Any) -> None:
+                """A client that ends early, or a handshake that fails, is what some tests are about."""
+
+        self.asked = asked
+        self._server = Server(("127.0.0.1", 0), Handler)
+        scheme = "http" if context is None else "https"
+        self.origin = f"{scheme}://127.0.0.1:{self._server.server_address[1]}"
+        self.base_url = f"{self.origin}/v1"
+
+    def __enter__(self) -> RawServer:
+        threading.Thread(target=self._server.serve_forever, args=(0.01,), daemon=True).start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+
+
+def completion(text: Any = "Hello.", **further: Any) -> dict[str, Any]:
+    message = {"role": "assistant", "content": text}
+    choice = {"index": 0, "finish_reason": "stop", "message": message}
+    usage = {"prompt_tokens": 5, "completion_tokens": 2, "total_tokens": 7}
+    return {"object": "chat.completion", "model": "m", "choices": [choice], "usage": usage, **further}
+
+
+def http(body: bytes, *headers: str, status: str = "200 OK", version: str = "1.1") -> bytes:
+    head = [f"HTTP/{version} {status}", *headers, f"Content-Length: {len(body)}"]
+    return "\r\n".join(head).encode("latin-1") + b"\r\n\r\n" + body
+
+
+OK = http(json.dumps(completion()).encode())
+
+
+def ask(base_url: str, rows: int = 1, **options: Any) -> pd.DataFrame:
+    df = pd.DataFrame({"text": [f"Row {number}" for number in range(rows)]})
+    with po.Client(base_url, api_key=KEY, max_requests_per_minute=600_000, timeout=10.0) as client:
+        return po.process_dataframe(df, "text", model="m", client=client, progress=False, **options)
+
+
+def ask_by_file(base_url: str, rows: int = 1) -> Any:
+    lines = [{"model": "m", "messages": [{"role": "user", "content": f"Row {number}"}]} for number in range(rows)]
+    Path("in.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    url = f"{base_url}/chat/completions"
+    return po.process_api_requests_from_file("in.jsonl", "out.jsonl", url, KEY, None, None, progress=False)
+
+
+SAID = json.dumps(completion("Grüße, €, 😀"), ensure_ascii=False)
+LATIN = json.dumps(completion("Grüße"), ensure_ascii=False)
+ODD_BYTES = {
+    "a mark before UTF-8": (b"\xef\xbb\xbf" + SAID.encode(), "application/json", "Grüße, €, 😀"),
+    "UTF-16 with a mark": (SAID.encode("utf-16"), "application/json; charset=utf-16", "Grüße, €, 😀"),
+    "UTF-16 without one": (SAID.encode("utf-16-le"), "application/json", "Grüße, €, 😀"),
+    "UTF-32": (SAID.encode("utf-32"), "application/json; charset=UTF-32", "Grüße, €, 😀"),
+    "Latin-1 that says so": (LATIN.encode("latin-1"), 'text/json; charset="ISO-8859-1"', "Grüße"),
+    "UTF-8 said to be Latin-1": (SAID.encode(), "application/json; charset=iso-8859-1", "Grüße, €, 😀"),
+    "an encoding that is none": (b"\xef\xbb\xbf" + SAID.encode(), "application/json; charset=base64", "Grüße, €, 😀"),
+    "half a letter": (
+        SAID.replace("€", "x").encode().replace(b"x", b"\xe2\x82"),
+        "application/json",
+        "Grüße, \ufffd, 😀",
+    ),
+    "half a pair": (json.dumps(completion("a \ud83d b")).encode(), "application/json", "a \ufffd b"),
+    "halves and a pair": (
+        json.dumps(completion("\ude00\ud83d 😀\\ud83d")).encode(),
+        "text/plain",
+        "\ufffd\ufffd 😀\\ud83d",
+    ),
+    "blank lines before and after": (b"\n\n  \r\n" + SAID.encode() + b"\n\n", "application/json", "Grüße, €, 😀"),
+}
+
+
+@pytest.mark.parametrize(("body", "kind", "text"), ODD_BYTES.values(), ids=ODD_BYTES)
+def test_an_answer_in_odd_bytes_is_read_and_the_next_run_knows_it(body: bytes, kind: str, text: str) -> None:
+    with RawServer(http(body, f"Content-Type: {kind}")) as server:
+        out = ask(server.base_url, save_to="frame.jsonl")
+        assert (out["response"][0], out["prompt_tokens"][0], out["attempts"][0]) == (text, 5, 1)
+        assert ask(server.base_url, save_to="frame.jsonl")["response"][0] == text
+        assert [ask_by_file(server.base_url).num_tasks_succeeded for _ in range(2)] == [1, 1]
+        assert len(server.asked) == 2  # once for the frame and once for the file
+    for name in ("frame.jsonl", "out.jsonl"):
+        [line] = Path(name).read_bytes().splitlines()
+        assert orjson.loads(line)[1]["choices"][0]["message"]["content"] == text
+
+
+def test_a_header_in_latin_1_does_no_harm() -> None:
+    with RawServer(http(SAID.encode(), "X-Request-Id: caf\xe9", "Server: caf\xe9", "Retry-After: \xbd")) as server:
+        out = ask(server.base_url, save_to="frame.jsonl")
+        assert (out["status"][0], out["request_id"][0]) == ("succeeded", "caf\ufffd")
+        assert ask(server.base_url, save_to="frame.jsonl")["request_id"][0] == "caf\ufffd"
+    assert len(server.asked) == 1
+    orjson.loads(Path("frame.jsonl").read_bytes())
+
+
+def test_an_answer_with_half_a_pair_can_be_repaired() -> None:
+    answers = iter([completion('{"mood": "\ud83d'), completion('{"mood": "good"}')])
+    schema = {"type": "object", "properties": {"mood": {"type": "string"}}, "required": ["mood"]}
+    with RawServer(lambda _: http(json.dumps(next(answers)).encode())) as server:
+        out = ask(server.base_url, response_format=schema, repair=1)
+    assert out["mood"][0] == "good"
+    assert b"mood" in server.asked[1].body
+
+
+def test_half_a_pair_in_a_cell_fails_its_row_and_no_other() -> None:
+    index = pd.Index(["a", "\udce9"], dtype=object)
+    df = pd.DataFrame({"text": pd.Series(["fine", "bad \ud83d"], dtype=object, index=index)})
+    with RawServer(OK) as server, po.Client(server.base_url, api_key=KEY) as client:
+        out = po.process_dataframe(df, "text", model="m", client=client, progress=False, save_to="frame.jsonl")
+    assert out["status"].tolist() == ["succeeded", "failed"]
+    assert [orjson.loads(line) for line in Path("frame.jsonl").read_bytes().splitlines()]
+    assert len(server.asked) == 1
+
+
+BODY = json.dumps(completion()).encode()
+WRAPPED = {
+    "201": http(BODY, status="201 Created"),
+    "203": http(BODY, status="203 Non-Authoritative Information"),
+    "206": http(BODY, status="206 Partial Content"),
+    "no reason beside the status": http(BODY, status="200"),
+    "HTTP/1.0": http(BODY, version="1.0"),
+    "HTTP/1.0 up to the end": b"HTTP/1.0 200 OK\r\n\r\n" + BODY,
+    "lines without a carriage return": http(BODY).replace(b"\r\n", b"\n"),
+    "gzip": http(gzip.compress(BODY), "Content-Encoding: gzip"),
+    "x-gzip": http(gzip.compress(BODY), "Content-Encoding: X-GZip"),
+    "two pieces of gzip": http(gzip.compress(BODY[:9]) + gzip.compress(BODY[9:]), "Content-Encoding: gzip"),
+    "gzip twice": http(gzip.compress(gzip.compress(BODY)), "Content-Encoding: gzip, gzip"),
+    "gzip that is not said": http(gzip.compress(BODY)),
+    "plain that is called gzip": http(BODY, "Content-Encoding: gzip"),
+    "plain that is called br": http(BODY, "Content-Encoding: br"),
+    "plain that is called something": http(BODY, "Content-Encoding: utf-8"),
+    "identity": http(BODY, "Content-Encoding: identity"),
+    "deflate": http(zlib.compress(BODY), "Content-Encoding: deflate"),
+    "deflate without a head": http(zlib.compress(BODY)[2:-4], "Content-Encoding: deflate"),
+    "gzip that is called deflate": http(gzip.compress(BODY), "Content-Encoding: deflate"),
+    "a long line": http(BODY, f"X-Policy: {'a' * 65_000}"),
+    "500 lines": http(BODY, *(f"Set-Cookie: a{number}=b" for number in range(500))),
+    "many long lines": http(BODY, *(f"X-Policy-{number}: {'a' * 60_000}" for number in range(8))),
+    "a head and a body of a megabyte": http(BODY + b" " * 2**20, f"X-Policy: {'a' * 65_000}", *["A: b"] * 500),
+}
+
+
+@pytest.mark.parametrize("said", WRAPPED.values(), ids=WRAPPED)
+def test_an_answer_is_read_however_it_is_wrapped(said: bytes) -> None:
+    with RawServer(said) as server:
+        out = ask(server.base_url, 3)
+        assert out[["response", "attempts"]].to_numpy().tolist() == [["Hello.", 1]] * 3
+        assert ask_by_file(server.base_url).num_tasks_succeeded == 1
+
+
+ZSTD = "compression.zstd" if sys.version_info >= (3, 14) else "backports.zstd"
+LIBRARIES = {"br": "brotli", "zstd": ZSTD}
+
+
+def is_installed(name: str) -> bool:
+    return name in LIBRARIES and find_spec(LIBRARIES[name].partition(".")[0]) is not None
+
+
+@pytest.mark.parametrize("name", LIBRARIES)
+def test_what_a_library_unpacks_is_asked_for_and_read(name: str) -> None:
+    library = pytest.importorskip(LIBRARIES[name], reason="it is not asked for without its library")
+    with RawServer(http(library.compress(BODY), f"Content-Encoding: {name}")) as server:
+        assert ask(server.base_url)["response"][0] == "Hello."
+        assert name in server.asked[0].headers["accept-encoding"].split(", ")
+    with RawServer(http(library.compress(b" " * (80 * 2**20)), f"Content-Encoding: {name}")) as server:
+        assert ask(server.base_url)["error_code"][0] == "response_too_large"
+
+
+@pytest.mark.parametrize("name", [name for name in ("br", "zstd", "lzma") if not is_installed(name)])
+def test_what_nobody_here_can_unpack_fails_its_row_at_once_in_a_sentence(name: str) -> None:
+    with RawServer(http(b"\x0b\x02\x80{}\x03", f"Content-Encoding: {name}")) as server:
+        out = ask(server.base_url)
+    assert (out["error_code"][0], len(server.asked)) == ("response_unreadable", 1)
+    assert repr(name) in out["error"][0]
+    assert name not in server.asked[0].headers["accept-encoding"].split(", ")
+
+
+def test_an_answer_that_unpacks_to_more_than_is_read_is_refused() -> None:
+    bomb = gzip.compress(b" " * (80 * 2**20), 9)
+    with RawServer(http(bomb, "Content-Encoding: gzip")) as server:
+        assert ask(server.base_url)["error_code"][0] == "response_too_large"
+
+
+def test_compressed_content_that_is_cut_off_is_asked_for_again() -> None:
+    answers = iter([http(gzip.compress(BODY)[:-20], "Content-Encoding: gzip"), OK])
+    with RawServer(lambda _: next(answers)) as server:
+        assert ask(server.base_url)[["response", "attempts"]].iloc[0].tolist() == ["Hello.", 2]
+
+
+def test_what_is_accepted_and_not_answered_is_not_sent_again() -> None:
+    with RawServer(http(b'{"id": "job_1", "status": "queued"}', status="202 Accepted")) as server:
+        out = ask(server.base_url)
+    assert (out["status"][0], out["error_code"][0], len(server.asked)) == ("failed", "http_202", 1)
+
+
+@pytest.mark.parametrize("status", ["307 Temporary Redirect", "308 Permanent Redirect"])
+def test_a_redirect_of_the_same_server_is_followed_with_body_and_key(status: str) -> None:
+    def answer(asked: Asked) -> bytes:
+        return OK if asked.path.startswith("/v2") else http(b"", "Location: /v2/chat?a=1", status=status)
+
+    with RawServer(answer) as server:
+        assert ask(server.base_url, 2)["response"].tolist() == ["Hello."] * 2
+        assert ask_by_file(server.base_url).num_tasks_succeeded == 1
+    there = [asked for asked in server.asked if asked.path == "/v2/chat?a=1"]
+    assert sorted(asked.body for asked in there) == sorted(asked.body for asked in server.asked if asked not in there)
+    assert {asked.headers["authorization"] for asked in there} == {f"Bearer {KEY}"}
+
+
+def test_a_redirect_to_another_server_is_followed_without_the_key() -> None:
+    with RawServer(OK) as other:
+        location = f"Location: {other.origin}/there"
+        with RawServer(http(b"", location, status="307 Temporary Redirect")) as server:
+            assert ask(server.base_url)["response"][0] == "Hello."
+    [asked] = other.asked
+    assert (asked.path, asked.body) == ("/there", server.asked[0].body)
+    assert KEY not in str(asked)
+
+
+@pytest.mark.parametrize("status", ["401 Unauthorized", "403 Forbidden"])
+def test_another_server_that_wants_the_key_is_named_as_the_base_url_to_set(status: str) -> None:
+    with RawServer(http(b"{}", status=status)) as other:
+        location = f"Location: {other.origin}/v1/chat/completions"
+        with (
+            RawServer(http(b"", location, status="307 Temporary Redirect")) as server,
+            pytest.raises(ServerUnreachableError, match=f"redirects to {other.origin}.*set base_url to it"),
+        ):
+            ask(server.base_url)
+    assert KEY not in str(other.asked)
+
+
+@pytest.mark.parametrize("location", ["/v1/chat/completions", "", "ftp://host/", "http://ann:pw@host/", "http://[/"])
+def test_a_redirect_that_leads_nowhere_stops_the_run(location: str) -> None:
+    said = http(b"", f"Location: {location}", status="307 Temporary Redirect")
+    with RawServer(said) as server, pytest.raises(ServerUnreachableError, match="redirects to"):
+        ask(server.base_url)
+    assert len(server.asked) <= 2
+
+
+def test_a_circle_of_redirects_ends() -> None:
+    circle = RawServer(lambda asked: http(b"", f"Location: {asked.path}x", status="308 Moved"))
+    with circle as server, pytest.raises(ServerUnreachableError, match="redirects to"):
+        ask(server.base_url)
+    assert len(server.asked) <= 6
+
+
+def test_a_server_that_closes_each_connection_without_a_word_costs_no_attempts() -> None:
+    """It neither says so beforehand, nor is a request sent into the end that has come already."""
+
+    with RawServer(OK, closes=True) as server:
+        out = ask(server.base_url, 20)
+    assert out["response"].eq("Hello.").all()
+    assert len(server.asked) < 25
+
+
+def test_a_server_that_closes_now_and_then_in_the_middle_loses_no_row() -> None:
+    closing = OK.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n", 1)
+    with RawServer(lambda asked: closing if len(asked.body) % 2 else OK) as server:
+        out = ask(server.base_url, 40)
+    assert out[["response", "attempts"]].to_numpy().tolist() == [["Hello.", 1]] * 40
+
+
+def events(*said: Any, end: str = "data: [DONE]\n\n") -> bytes:
+    return "".join(f"data: {json.dumps(each, ensure_ascii=False)}\n\n" for each in said).encode() + end.encode()
+
+
+def piece(content: str | None, reason: str | None = None, index: int = 0, **delta: Any) -> dict[str, Any]:
+    choice = {"index": index, "delta": {"content": content, **delta}, "finish_reason": reason}
+    return {"id": "c1", "object": "chat.completion.chunk", "model": "m", "choices": [choice]}
+
+
+USAGE = {"object": "chat.completion.chunk", "choices": [], "usage": {"prompt_tokens": 5, "completion_tokens": 2}}
+STREAMS = {
+    "pieces": events(piece("", role="assistant"), piece("Hel"), piece("lo.\u2028"), piece(None, "stop"), USAGE),
+    "with comments and names": b": PROCESSING\n\nevent: message\n"
+    + events(piece("Hello.\u2028"), piece("", "stop"), USAGE),
+    "with carriage returns": events(piece("Hello.\u2028", "stop"), USAGE).replace(b"\n", b"\r\n"),
+    "without a last word": events(piece("Hello.\u2028"), piece(None, "stop"), USAGE, end=""),
+    "a whole answer in one": events(completion("Hello.\u2028")),
+    "the role with every piece": events(
+        piece("Hello.", role="assistant"), piece("\u2028", "stop", role="assistant"), {**USAGE, "choices": None}
+    ),
+}
+
+
+@pytest.mark.parametrize("stream", STREAMS.values(), ids=STREAMS)
+def test_an_answer_that_streams_unasked_is_put_together(stream: bytes) -> None:
+    with RawServer(http(stream, "Content-Type: text/event-stream; charset=utf-8")) as server:
+        out = ask(server.base_url)
+        assert out[["response", "finish_reason", "prompt_tokens"]].iloc[0].tolist() == ["Hello.\u2028", "stop", 5]
+        assert [ask_by_file(server.base_url).num_tasks_succeeded for _ in range(2)] == [1, 1]
+        assert len(server.asked) == 2
+    message = orjson.loads(Path("out.jsonl").read_bytes())[1]["choices"][0]["message"]
+    assert (message["role"], message["content"]) == ("assistant", "Hello.\u2028")
+
+
+def test_several_choices_tools_and_logprobs_of_a_stream_are_put_together() -> None:
+    def call(arguments: str, **function: str) -> dict[str, Any]:
+        return {
+            "tool_calls": [
+                {"index": 0, "id": "t", "type": "function", "function": {"arguments": arguments, **function}}
+            ]
+        }
+
+    token = {"token": "a", "logprob": -0.5, "top_logprobs": []}
+    with_logprobs = piece("a", "stop", index=1)
+    with_logprobs["choices"][0]["logprobs"] = {"content": [token, token]}
+    stream = events(piece(None, **call("{", name="f")), with_logprobs, piece(None, "tool_calls", **call("}")))
+    with RawServer(http(stream)) as server:
+        ask_by_file(server.base_url)
+    first, second = orjson.loads(Path("out.jsonl").read_bytes())[1]["choices"]
+    assert first["message"]["tool_calls"][0]["function"] == {"arguments": "{}", "name": "f"}
+    assert (first["finish_reason"], second["message"]["content"]) == ("tool_calls", "a")
+    assert second["logprobs"]["content"] == [token, token]
+
+
+def test_a_stream_of_the_responses_api_is_its_last_response() -> None:
+    part = {"type": "output_text", "text": "Hello."}
+    whole = {"status": "completed", "model": "m", "output": [{"type": "message", "content": [part]}]}
+    stream = events(
+        {"type": "response.output_text.delta", "delta": "Hel"},
+        {"type": "response.completed", "response": whole},
+        end="",
+    )
+    with RawServer(http(stream)) as server:
+        assert ask(server.base_url, endpoint="responses")["response"][0] == "Hello."
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [
+        events(piece("Hel"), end=""),
+        events(piece("Hel"), {"error": {"message": "Overloaded", "code": 502}}),
+        events({"type": "error", "message": "Overloaded"}, end=""),
+        events(piece("Hel"), end="data: {half"),
+        events(end=""),
+        events({"choices": []}, end=""),
+        events(3),
+    ],
+    ids=repr,
+)
+def test_a_stream_that_breaks_off_or_tells_of_an_error_is_no_answer(broken: bytes) -> None:
+    answers = iter([http(broken, "Content-Type: text/event-stream"), OK])
+    with RawServer(lambda _: next(answers)) as server:
+        assert ask(server.base_url)[["response", "attempts"]].iloc[0].tolist() == ["Hello.", 2]
+
+
+CA = trustme.CA()
+
+
+def tls() -> ssl.SSLContext:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    CA.issue_cert("127.0.0.1").configure_cert(context)
+    return context
+
+
+def trusting() -> ssl.SSLContext:
+    context = ssl.create_default_context()
+    CA.configure_trust(context)
+    return context
+
+
+def wanting_a_certificate(version: ssl.TLSVersion) -> ssl.SSLContext:
+    context = tls()
+    context.verify_mode, context.maximum_version = ssl.CERT_REQUIRED, version
+    CA.configure_trust(context)
+    return context
+
+
+def for_http_2() -> ssl.SSLContext:
+    context = tls()
+    context.set_alpn_protocols(["h2"])
+    return context
+
+
+#: The settings that a server of HTTP/2 begins with, and its goodbye to whoever speaks otherwise.
+HTTP_2 = bytes.fromhex("00000604000000000000030000006400000807000000000000000000 00000001".replace(" ", ""))
+NEVER = {
+    "a certificate is wanted, TLS 1.2": (OK, wanting_a_certificate(ssl.TLSVersion.TLSv1_2), "https", "certificate"),
+    "a certificate is wanted, TLS 1.3": (OK, wanting_a_certificate(ssl.TLSVersion.TLSv1_3), "https", "certificate"),
+    "HTTP/2 alone": (HTTP_2, None, "http", "HTTP/2 alone"),
+    "HTTP/2 alone, with TLS": (HTTP_2, for_http_2(), "https", "HTTP/2 alone"),
+    "TLS, asked without": (OK, tls(), "http", "https"),
+    "dead behind a gateway of connections": (b"", None, "http", "Is what stands behind it up"),
+    "dead behind a gateway of connections, with TLS": (b"", tls(), "https", "Is what stands behind it up"),
+}
+
+
+@pytest.mark.parametrize(("said", "context", "scheme", "words"), NEVER.values(), ids=NEVER)
+def test_a_server_that_cannot_be_spoken_to_stops_the_run_in_a_sentence(
+    said: bytes, context: ssl.SSLContext | None, scheme: str, words: str
+) -> None:
+    df = pd.DataFrame({"text": [f"Row {number}" for number in range(30)]})
+    with RawServer(said, context) as server:
+        url = f"{scheme}://{server.base_url.partition('://')[2]}"
+        with (
+            po.Client(url, api_key=KEY, ssl=trusting(), timeout=5.0) as client,
+            pytest.raises(ServerUnreachableError, match=words) as stopped,
+        ):
+            po.process_dataframe(df, "text", model="m", client=client, progress=False)
+    assert len(server.asked) < 60
+    assert stopped.value.partial["status"].eq("cancelled").all()
+
+
+def test_a_server_that_has_answered_and_then_closes_without_a_word_is_waited_for() -> None:
+    answers = iter([OK, b"", b"", b"", OK, OK, OK])
+    with RawServer(lambda _: next(answers)) as server:
+        assert [ask(server.base_url)["status"][0] for _ in range(2)] == ["succeeded"] * 2
+
+
+@pytest.mark.parametrize(
+    "nonsense",
+    [{"choices": [5, None, {"delta": 3}], "type": []}, {"type": "response.completed", "response": [1]}, {"choices": 7}],
+    ids=repr,
+)
+def test_a_stream_of_nonsense_costs_its_row_and_no_other(nonsense: Any) -> None:
+    df = pd.DataFrame({"text": ["bad", "good"]})
+    with (
+        RawServer(lambda asked: http(events(nonsense)) if b"bad" in asked.body else OK) as server,
+        po.Client(server.base_url, api_key=KEY, max_attempts=1) as client,
+    ):
+        out = po.process_dataframe(df, "text", model="m", client=client, progress=False)
+    assert out["status"].tolist() == ["failed", "succeeded"]
+
+
+THOUGHT = {"type": "reasoning", "text": "Let me think."}
+PARTS = {
+    "thoughts before it": [THOUGHT, {"type": "text", "text": "Hello."}],
+    "thoughts in parts of their own": [
+        {"type": "thinking", "thinking": [{"type": "text", "text": "Hm."}]},
+        {"type": "text", "text": "Hel"},
+        {"type": "text", "text": "lo."},
+    ],
+    "pictures, sources and nothing": [
+        {"type": "image_url", "image_url": {"url": "data:,"}, "text": "a picture"},
+        {"type": "text", "text": {"value": "Hello.", "annotations": []}},
+        {"type": "reference", "reference_ids": [1]},
+        {"type": "text", "text": None},
+        None,
+        7,
+    ],
+    "text alone": ["Hel", {"text": "lo."}],
+    "one part": {"type": "output_text", "text": "Hello."},
+}
+
+
+@pytest.mark.parametrize("content", PARTS.values(), ids=PARTS)
+def test_of_an_answer_in_parts_the_text_alone_is_the_answer(content: Any) -> None:
+    with RawServer(http(json.dumps(completion(content)).encode())) as server:
+        assert ask(server.base_url)["response"][0] == "Hello."
+
+
+@pytest.mark.parametrize("content", [[THOUGHT], [{"type": "image_url"}], [], None, 7])
+def test_an_answer_in_parts_without_a_text_is_empty(content: Any) -> None:
+    with RawServer(http(json.dumps(completion(content)).encode())) as server:
+        assert ask(server.base_url)["error_code"][0] == "empty"
+
+
+def test_a_refusal_among_the_parts_is_one() -> None:
+    parts = [{"type": "text", "text": "Well."}, {"type": "refusal", "refusal": "I will not."}]
+    with RawServer(http(json.dumps(completion(parts)).encode())) as server:
+        out = ask(server.base_url)
+    assert (out["error_code"][0], out["error"][0]) == ("refused", "The model refused: I will not.")
+
+
+@pytest.mark.parametrize("content", ["Hello.", [THOUGHT, {"type": "text", "text": "Hello."}]])
+def test_the_same_holds_for_the_responses_api(content: Any) -> None:
+    items = [{"type": "reasoning", "content": [THOUGHT]}, {"type": "message", "content": content}]
+    said = {"status": "completed", "model": "m", "output": items}
+    with RawServer(http(json.dumps(said).encode())) as server:
+        assert ask(server.base_url, endpoint="responses")["response"][0] == "Hello."
