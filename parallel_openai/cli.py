@@ -71,10 +71,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _open_what_is_closed() -> None:
     """Lead the streams nowhere that are closed, as under cron: the next file that is opened would take their place, and
     be written to by whoever means the stream."""
-    for number, name in enumerate(("stdin", "stdout", "stderr")):
+    for name in ("stdin", "stdout", "stderr"):
         if getattr(sys, name) is None:  # pragma: no cover - the test needs a process of its own
-            file = os.open(os.devnull, os.O_RDWR)
-            setattr(sys, name, open(file if file == number else number, "r" if number == 0 else "w", closefd=False))
+            file = os.open(os.devnull, os.O_RDWR)  # the lowest number that is free, so the stream's own
+            setattr(sys, name, os.fdopen(file, "r" if name == "stdin" else "w"))
 
 
 def make_parser(words: Sequence[str]) -> argparse.ArgumentParser:
