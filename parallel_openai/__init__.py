@@ -16,6 +16,11 @@ from parallel_openai.batch.options import BatchLane
 from parallel_openai.client import Client
 from parallel_openai.distributed.dataset import process_dataset
 from parallel_openai.engine.status import StatusTracker
+from parallel_openai.files.ancestor import (
+    api_endpoint_from_url,
+    num_tokens_consumed_from_request,
+    task_id_generator_function,
+)
 from parallel_openai.files.process import (
     append_to_jsonl,
     aprocess_api_requests_from_file,
@@ -56,6 +61,7 @@ __all__ = [
     "aembed_dataframe",
     "agreement",
     "alabel_dataframe",
+    "api_endpoint_from_url",
     "append_to_jsonl",
     "aprocess_api_requests_from_file",
     "aprocess_dataframe",
@@ -71,6 +77,7 @@ __all__ = [
     "last_run",
     "load",
     "local",
+    "num_tokens_consumed_from_request",
     "peek",
     "preview",
     "process_api_requests_from_file",
@@ -79,6 +86,7 @@ __all__ = [
     "read_journal",
     "review",
     "save",
+    "task_id_generator_function",
     "to_jsonl",
     "vectors",
 ]

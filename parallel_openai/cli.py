@@ -47,6 +47,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     >>> main(["run", "--requests_filepath", "requests.jsonl", "--api_key", "none"])  # the reason goes to stderr
     2
     """
+    _open_what_is_closed()
     words = list(sys.argv[1:] if argv is None else argv)
     verb = VERBS.get(words[0]) if words else None
     try:
@@ -65,6 +66,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (ParallelOpenAIError, OSError) as error:
         _say(f"{PROGRAM}: {error}")
         return _exit_code(error)
+
+
+def _open_what_is_closed() -> None:
+    """Lead the streams nowhere that are closed, as under cron: the next file that is opened would take their place, and
+    be written to by whoever means the stream."""
+    for name in ("stdin", "stdout", "stderr"):
+        if getattr(sys, name) is None:  # pragma: no cover - the test needs a process of its own
+            file = os.open(os.devnull, os.O_RDWR)  # the lowest number that is free, so the stream's own
+            setattr(sys, name, os.fdopen(file, "r" if name == "stdin" else "w"))
 
 
 def make_parser(words: Sequence[str]) -> argparse.ArgumentParser:

@@ -5,10 +5,11 @@ Several are made for every row: named tuples, since a frozen dataclass takes fou
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from hashlib import blake2b
-from typing import Any, Literal, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple, NoReturn, Protocol
 
+from parallel_openai.errors import InvalidInputError
 from parallel_openai.jsonl import dumps_strictly, loads
 
 Status = Literal["succeeded", "failed", "cancelled"]
@@ -119,7 +120,8 @@ class APIRequest:
             done to a request; None where nobody said how.
 
     Raises:
-        TypeError: `request_json` holds something that JSON cannot carry.
+        TypeError: `request_json` holds something that JSON cannot carry, or is no mapping.
+        InvalidInputError: a field is given that it does not have, such as the ancestor's `task_id`.
 
     >>> one = APIRequest({"model": "gpt-5-mini", "messages": [{"role": "user", "content": "Hi."}]})
     >>> one.body
@@ -137,7 +139,10 @@ class APIRequest:
         *,
         path: str = "chat/completions",
         sample: int = 0,
+        **unknown: NoReturn,
     ) -> None:
+        if unknown:
+            raise _ancestors(unknown)
         self._json: Mapping[str, Any] | None = None
         self.metadata = metadata
         self.path = path
@@ -187,6 +192,13 @@ class APIRequest:
 
     def __repr__(self) -> str:
         return f"APIRequest({self.path!r}, key={self.key!r})"
+
+
+def _ancestors(names: Iterable[str]) -> InvalidInputError:
+    return InvalidInputError(
+        f'APIRequest has no {", ".join(names)}: write APIRequest(request_json, metadata, path="chat/completions"). '
+        "Attempts are the client's, as in Client(max_attempts=5); the run counts the tokens and numbers the requests."
+    )
 
 
 def request_key(path: str, canonical_body: bytes, sample: int = 0) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -106,6 +107,16 @@ def test_run_with_failed_rows_says_how_many_and_is_done_all_the_same() -> None:
     assert done.stderr.count("WARNING Line 2 of requests.jsonl failed (") == 1
     assert "0 succeeded, 2 failed" in done.stderr
     assert all(isinstance(line[1], list) for line in results())
+
+
+@posix_only
+@pytest.mark.usefixtures("server")
+@pytest.mark.parametrize("closed", [">&-", "2>&-", "<&- >&- 2>&-"])
+def test_with_closed_streams_as_under_cron_the_run_ends_well(closed: str) -> None:
+    write_requests(2)
+    run = f"{shlex.join(COMMAND)} run --requests_filepath requests.jsonl {closed}"
+    assert subprocess.run(run, shell=True, env=environment(), timeout=60, check=False).returncode == 0
+    assert len(results()) == 2
 
 
 @posix_only

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import errno
 import os
+import stat
 from collections import Counter, deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 from pathlib import Path
 
 from parallel_openai.engine.lines import none_of_ours, parse_line, read_at, read_entries
 from parallel_openai.engine.locking import Lock, advice, hold, let_go
 from parallel_openai.errors import JournalError, JournalWriteError
+from parallel_openai.jsonl import loads
 
 _CHUNK = 1 << 20
 _PAGE = 4096
@@ -230,13 +232,46 @@ def _refuse_what_is_not_ours(path: Path, *, may_be_torn: bool) -> None:
         raise none_of_ours(path)
 
 
-def _mend_end(file: int) -> None:
+def mend_end_of_any(file: int, path: Path) -> None:
+    """The same for a file of any JSON lines. A torn line is cut off only behind a line of JSON: what is the whole of a
+    file, or stands in one of another kind, is ended and not cut.
+
+    Raises:
+        JournalLockedError: somebody else is at work on that end.
+    """
+    end = os.fstat(file).st_size
+    if not stat.S_ISREG(os.fstat(file).st_mode) or end == 0 or read_at(file, 1, end - 1) == b"\n":
+        return
+    hold(file, path)
+    try:
+        end = os.fstat(file).st_size
+        start = _after_last_newline(file, end)
+        before = _after_last_newline(file, start - 1) if start else 0
+        is_jsonl = start > 0 and _is_json(_read_exactly(file, before, start - before))
+        _mend_end(file, _is_json if is_jsonl else lambda _: True)
+    finally:
+        let_go(file)
+
+
+def _is_json(line: bytes) -> bool:
+    try:
+        loads(line)
+    except (ValueError, RecursionError):
+        return False
+    return True
+
+
+def _is_entry(line: bytes) -> bool:
+    return parse_line(line) is not None
+
+
+def _mend_end(file: int, is_whole: Callable[[bytes], bool] = _is_entry) -> None:
     """Cut a torn last line off, and end a whole one."""
     end = os.fstat(file).st_size
     start_of_last = _after_last_newline(file, end)
     if start_of_last == end:
         return
-    if parse_line(_read_exactly(file, start_of_last, end - start_of_last)) is not None:
+    if is_whole(_read_exactly(file, start_of_last, end - start_of_last)):
         for _ in _writing(file, b"\n"):
             pass
     else:

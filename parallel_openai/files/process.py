@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -20,6 +21,7 @@ from parallel_openai.client import Client
 from parallel_openai.engine.bounds import Bounds
 from parallel_openai.engine.interrupts import interrupt_with, noted_interrupts
 from parallel_openai.engine.journal import Sync
+from parallel_openai.engine.journal_file import mend_end_of_any
 from parallel_openai.engine.loop import Interrupted, arun
 from parallel_openai.engine.loop import run as run_to_end
 from parallel_openai.engine.progress import Progress
@@ -197,7 +199,8 @@ def _to_its_end(run: FileRun, *, show: bool, close: bool) -> Iterator[Progress]:
 
 
 def append_to_jsonl(data: Any, filename: str | os.PathLike[str]) -> None:
-    """Add one value as a line of JSON to the end of a file, in a single write.
+    """Add one value as a line of JSON to the end of a file, in a single write. A last line that is left open is ended
+    first; one that was torn off in mid-value, behind whole ones, is cut off, as in a file of results.
 
     Raises:
         JournalError: the file cannot be written.
@@ -210,7 +213,14 @@ def append_to_jsonl(data: Any, filename: str | os.PathLike[str]) -> None:
     """
     place, line = path_of(filename, "filename"), dumps(data) + b"\n"
     try:
-        with open(place, "ab", buffering=0) as file:
+        with _appending, open(place, "a+b", buffering=0) as file:
+            mend_end_of_any(file.fileno(), place)
             file.write(line)
+    except JournalError:
+        raise
     except OSError as error:
         raise JournalError(f"{place} cannot be written: {error.strerror}.") from error
+
+
+#: Two threads that mend the same end would cut off each other's line.
+_appending = threading.Lock()

@@ -22,9 +22,9 @@ from parallel_openai.engine.budget import Budget, cost_of
 from parallel_openai.engine.digests import digest_of
 from parallel_openai.engine.journal import Journal, Sync, check_sync
 from parallel_openai.engine.resume import result_line
-from parallel_openai.engine.status import StatusTracker
 from parallel_openai.engine.worst_case import has_media, reads_unseen
 from parallel_openai.errors import InvalidInputError
+from parallel_openai.files.ancestor import FileStatus
 from parallel_openai.files.known import NOTHING_KNOWN, Digest, KnownLines, content_digest, key_digest
 from parallel_openai.files.source import Line, LineRequest, RequestsFile, endpoint_for, parse_request
 from parallel_openai.files.urls import split_url
@@ -110,7 +110,7 @@ class FileRun:
         self.bounds = bounds
         self._price = prices_at(self.client.base_url)
         self.budget = bounds.budget(self.client.base_url, sure_tier(lane))
-        self.status = StatusTracker()
+        self.status = FileStatus()
         self._read_to_end = False
 
     async def work(self) -> None:
