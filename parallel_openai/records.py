@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from hashlib import blake2b
 from typing import Any, Literal, NamedTuple, Protocol
 
-from parallel_openai.jsonl import dumps_strictly, loads
+from parallel_openai.jsonl import alike, dumps_strictly, loads
 
 Status = Literal["succeeded", "failed", "cancelled"]
 
@@ -111,6 +111,7 @@ class APIRequest:
     Attributes:
         body: the bytes that are sent.
         key: the digest of path, body and sample. Two requests with the same key ask the same thing.
+        former_key: the key that it had before, where that hung on how a number is written; else None.
         measure: gives the size when it is first asked for, since counting tokens takes longer than all else that is
             done to a request; None where nobody said how.
 
@@ -124,7 +125,7 @@ class APIRequest:
     True
     """
 
-    __slots__ = ("_json", "_size", "body", "key", "measure", "metadata", "path", "sample")
+    __slots__ = ("_json", "_size", "body", "former_key", "key", "measure", "metadata", "path", "sample")
 
     def __init__(
         self,
@@ -139,7 +140,10 @@ class APIRequest:
         self.path = path
         self.sample = sample
         self.body = dumps_strictly(request_json)
-        self.key = request_key(path, dumps_strictly(request_json, sort_keys=True), sample)
+        canonical = dumps_strictly(request_json, sort_keys=True)
+        plain = alike(canonical)
+        self.key = request_key(path, plain, sample)
+        self.former_key: str | None = None if plain is canonical else request_key(path, canonical, sample)
         self.measure: Callable[[APIRequest], Size] | None = None
         self._size: Size | None = None
 
