@@ -64,6 +64,33 @@ def canonical(value: Any) -> bytes:
     return orjson.dumps(value, option=orjson.OPT_SORT_KEYS)
 
 
+def alike(made: bytes) -> bytes:
+    """The same bytes for all spellings of a JSON text's numbers: 0.0, -0.0 and 0 are one.
+
+    >>> alike(b'{"temperature":-0.0,"top_p":0.5}')
+    b'{"temperature":0,"top_p":0.5}'
+    """
+    if b".0" not in made or not _WHOLE_FRACTION.search(made):
+        return made
+    return orjson.dumps(_whole(orjson.loads(made)))
+
+
+#: In a text it costs a look.
+_WHOLE_FRACTION = re.compile(rb"[0-9]\.0(?![0-9])")
+
+
+def _whole(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _whole(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_whole(item) for item in value]
+    return int(value) if isinstance(value, float) and value.is_integer() and abs(value) < _EXACT else value
+
+
+#: Whole numbers below it are each a float of their own.
+_EXACT = 2.0**53
+
+
 def _has_no_number(value: Any) -> bool:
     """Whether there is a NaN or an infinity in it, for which orjson writes `null`."""
     if isinstance(value, Mapping):

@@ -10,7 +10,7 @@ from hashlib import blake2b
 from typing import Any, Literal, NamedTuple, NoReturn, Protocol
 
 from parallel_openai.errors import InvalidInputError
-from parallel_openai.jsonl import dumps_strictly, loads
+from parallel_openai.jsonl import alike, dumps_strictly, loads
 
 Status = Literal["succeeded", "failed", "cancelled"]
 
@@ -116,6 +116,7 @@ class APIRequest:
     Attributes:
         body: the bytes that are sent.
         key: the digest of path, body and sample. Two requests with the same key ask the same thing.
+        former_key: the key that it had before, where that hung on how a number is written; else None.
         measure: gives the size when it is first asked for, since counting tokens takes longer than all else that is
             done to a request; None where nobody said how.
 
@@ -130,7 +131,7 @@ class APIRequest:
     True
     """
 
-    __slots__ = ("_json", "_size", "body", "key", "measure", "metadata", "path", "sample")
+    __slots__ = ("_json", "_size", "body", "former_key", "key", "measure", "metadata", "path", "sample")
 
     def __init__(
         self,
@@ -148,7 +149,10 @@ class APIRequest:
         self.path = path
         self.sample = sample
         self.body = dumps_strictly(request_json)
-        self.key = request_key(path, dumps_strictly(request_json, sort_keys=True), sample)
+        canonical = dumps_strictly(request_json, sort_keys=True)
+        plain = alike(canonical)
+        self.key = request_key(path, plain, sample)
+        self.former_key: str | None = None if plain is canonical else request_key(path, canonical, sample)
         self.measure: Callable[[APIRequest], Size] | None = None
         self._size: Size | None = None
 

@@ -12,7 +12,7 @@ from parallel_openai.engine.digests import digest_of
 from parallel_openai.engine.finished import FinishedRequests
 from parallel_openai.engine.lines import Entry, likely_lines, read_entries
 from parallel_openai.files.source import no_json
-from parallel_openai.jsonl import canonical, dumps, dumps_strictly
+from parallel_openai.jsonl import alike, canonical, dumps, dumps_strictly
 from parallel_openai.records import request_key
 from parallel_openai.requests.endpoints import is_simulated
 
@@ -94,7 +94,7 @@ def content_digest(body: Mapping[str, Any], metadata: Any) -> int:
         ValueError: the body is none that could be sent.
     """
     try:
-        return digest_of(canonical((body, metadata)))
+        return digest_of(alike(canonical((body, metadata))))
     except TypeError:  # a row's own metadata may hold what the API would not take
         return digest_of(_canonical(body) + b"\n" + dumps(metadata, sort_keys=True))
 
@@ -110,7 +110,7 @@ def key_digest(path: str) -> Digest:
 
 def _canonical(body: Mapping[str, Any]) -> bytes:
     try:
-        return dumps_strictly(body, sort_keys=True)
+        return alike(dumps_strictly(body, sort_keys=True))
     except TypeError as error:
         raise no_json(error) from None
 

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
+from urllib.parse import urlsplit, urlunsplit
 
 from parallel_openai.arguments import path_of
 from parallel_openai.frames.recipe import Recipe
 
 JOURNAL_FOLDER = ".parallel_openai"
+#: Journals had the number of samples in their names before: so many are looked for.
+MOST_FORMER_SAMPLES = 16
+_PORTS = {"http": 80, "https": 443}
 
 
 def journal_path(recipe: Recipe, place: str, save_to: str | os.PathLike[str] | None) -> Path:
@@ -16,7 +21,26 @@ def journal_path(recipe: Recipe, place: str, save_to: str | os.PathLike[str] | N
     if save_to is not None:
         return path_of(save_to, "save_to")
     model = "".join(c if c.isalnum() or c in "-._" else "-" for c in recipe.model or "requests")
-    return Path(JOURNAL_FOLDER) / f"{model[:80]}-{recipe.digest(place)}.jsonl"
+    folder, plain = Path(JOURNAL_FOLDER), recipe.digest(_one_spelling(place))
+    if folder.is_dir():
+        numbers = dict.fromkeys((recipe.samples, *range(1, MOST_FORMER_SAMPLES + 1)))
+        for former in (recipe.former_digest(place, samples) for samples in numbers):
+            path = folder / f"{model[:80]}-{former}.jsonl"
+            if path.exists():
+                return path
+    return folder / f"{model[:80]}-{plain}.jsonl"
+
+
+def _one_spelling(place: str) -> str:
+    """The same for all ways to write the URL of one place.
+
+    >>> _one_spelling("https://API.Host.example:443//v1")
+    'https://api.host.example/v1'
+    """
+    parts = urlsplit(place)
+    usual = _PORTS.get(parts.scheme)
+    host = parts.netloc.lower().removesuffix(f":{usual}")
+    return urlunsplit(parts._replace(netloc=host, path=re.sub("/+", "/", parts.path)))
 
 
 def make_private(folder: Path) -> None:

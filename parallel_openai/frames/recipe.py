@@ -30,7 +30,7 @@ from parallel_openai.frames.table import (
     labels_of,
     rows_of,
 )
-from parallel_openai.jsonl import dumps
+from parallel_openai.jsonl import alike, dumps
 from parallel_openai.records import APIRequest, Size
 from parallel_openai.requests.encodings import encoding_for_model
 from parallel_openai.requests.endpoints import CHAT, Endpoint
@@ -158,9 +158,21 @@ class Recipe:
         return with_images(self.params) is self.params
 
     def digest(self, place: str) -> str:
-        """A short name of what is asked and where, the same in every session."""
-        parts = {**self.summary(), "place": place, "metadata": None}  # what travels beside is not what is asked
-        return blake2b(dumps(parts, sort_keys=True), digest_size=6).hexdigest()
+        """A short name of what is asked and where, the same in every session.
+
+        It hangs neither on how a function is written nor on the number of samples: a comment that was moved, or one
+        sample more, asks most of the same again, and each request has its own key.
+        """
+        parts = {**self._asked(place), "prompt": _name_of(self.prompt), "system": _name_of(self.system)}
+        del parts["samples"]
+        return blake2b(alike(dumps(parts, sort_keys=True)), digest_size=6).hexdigest()
+
+    def former_digest(self, place: str, samples: int) -> str:
+        """The name that it had before, under which there are journals."""
+        return blake2b(dumps({**self._asked(place), "samples": samples}, sort_keys=True), digest_size=6).hexdigest()
+
+    def _asked(self, place: str) -> dict[str, Any]:
+        return {**self.summary(), "place": place, "metadata": None}  # what travels beside is not what is asked
 
     def summary(self) -> dict[str, Any]:
         """The recipe as plain data; of functions only their text."""
@@ -179,6 +191,10 @@ class Recipe:
 
 def _size_of(encoding: str, request: APIRequest) -> Size:
     return request_size(request.request_json, encoding, request.path)
+
+
+def _name_of(prompt: Prompt | None) -> Any:
+    return "a function" if callable(prompt) else prompt
 
 
 def _text_of(prompt: Prompt) -> Any:

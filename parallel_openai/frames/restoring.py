@@ -23,7 +23,7 @@ class KnownRequest(APIRequest):
 
     def __init__(self, key: str, path: str) -> None:
         self.request_json, self.metadata, self.path, self.sample = {}, None, path, 0
-        self.body, self.key, self.size, self.measure = b"", key, None, None
+        self.body, self.key, self.former_key, self.size, self.measure = b"", key, None, None, None
 
 
 class Restoring:

@@ -227,7 +227,7 @@ class FrameRun:
         for slot, request in self._first_ones(enumerate(self.recipe.requests(self.df))):
             if request is None:
                 yield None
-            elif request.key in known:
+            elif self._called_as_before(slot, request, known).key in known:
                 self._restoring.put(slot, request.key)
                 self.status.num_tasks_to_restore = len(self._restoring)
             elif known.was_asked(request.key):
@@ -241,7 +241,9 @@ class FrameRun:
         for slot, request in self._first_ones(self._made_anew(sorted(again))):
             if request is None:
                 yield None
-            elif (to_send := self._restore(slot, request, known)) is not None and self._may_be_sent(slot, to_send):
+            elif (
+                to_send := self._restore(slot, self._called_as_before(slot, request, known), known)
+            ) is not None and self._may_be_sent(slot, to_send):
                 yield to_send
 
     def _first_ones(
@@ -260,6 +262,14 @@ class FrameRun:
             else:
                 self._twins.append((slot, first))
                 self.status.num_tasks_shared += 1
+
+    def _called_as_before(self, slot: int, request: APIRequest, known: KnownResults) -> APIRequest:
+        """The request, by its former key where it stands in the journal under that alone."""
+        former = request.former_key
+        if former is not None and known.was_asked(former) and not known.was_asked(request.key):
+            request.key = former
+            self._slots[former] = slot
+        return request
 
     def _made_anew(self, slots: Sequence[int]) -> Iterator[tuple[int, APIRequest | BadPromptError]]:
         """The requests of these slots, which were not kept, since there may be as many as rows."""
