@@ -23,7 +23,7 @@ from parallel_openai.frames.options import Options
 from parallel_openai.frames.recipe import WHATEVER_IS_RAISED, Prompt, Recipe, check_function, last_line
 from parallel_openai.frames.run import aexecute, execute
 from parallel_openai.frames.structured import structured_reader
-from parallel_openai.requests.endpoints import Answer
+from parallel_openai.requests.endpoints import EMBEDDINGS, Answer, of_length
 from parallel_openai.requests.endpoints import endpoint as find_endpoint
 from parallel_openai.requests.structured import Shape, structure_of
 
@@ -240,10 +240,12 @@ def answer_reader(recipe: Recipe, parse: Callable[[Any], Any] | None = None, *, 
         if parse is not None:
             raise InvalidInputError("parse= and a response_format= with fields both say what becomes of an answer.")
         return structured_reader(endpoint, recipe.structure, as_lists=as_lists)
+    dimensions = recipe.params.get("dimensions") if endpoint is EMBEDDINGS else None
     has_tools = any(recipe.params.get(name) for name in ("tools", "functions"))
 
     def read(response: Mapping[str, Any]) -> Reading:
-        readings = [_reading(answer, parse, has_tools) for answer in endpoint.read_all(response)]
+        answers = (of_length(answer, dimensions) for answer in endpoint.read_all(response))
+        readings = [_reading(answer, parse, has_tools) for answer in answers]
         if len(readings) == 1 and not as_lists:
             return readings[0]
         first_wrong = next((reading for reading in readings if reading.error_code is not None), readings[0])
