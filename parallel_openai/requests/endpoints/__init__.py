@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from parallel_openai.errors import InvalidInputError
-from parallel_openai.requests.endpoints.base import Answer, Endpoint, Packing, mappings
+from parallel_openai.requests.endpoints.base import Answer, Endpoint, Packing, mappings, names_in
 from parallel_openai.requests.endpoints.chat import Chat
 from parallel_openai.requests.endpoints.completions import Completions
 from parallel_openai.requests.endpoints.embeddings import Embeddings, in_order, of_length
@@ -33,6 +33,7 @@ __all__ = [
     "in_order",
     "is_simulated",
     "mappings",
+    "names_in",
     "of_length",
     "usage_of",
 ]

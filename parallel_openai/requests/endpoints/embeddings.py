@@ -20,6 +20,7 @@ class Embeddings(Endpoint):
     name = "embeddings"
     path = "embeddings"
     own = frozenset({"input"})
+    parameters = frozenset({"dimensions", "encoding_format", "input", "model", "user"})
     gives_text = False
     packing = Packing(inputs=2048, tokens=300_000, tokens_each=8192)
 
