@@ -34,6 +34,17 @@ from parallel_openai.frames.table import check_free
 
 #: Blocks that a worker has in hand: while the last answers of one are awaited, the next one's requests go out.
 BLOCKS = 4
+#: What process_dataframe takes and this does not, with what to do about it.
+_NOT_HERE = {
+    **dict.fromkeys(
+        ("budget_usd", "budget_tokens"),
+        "Machines that do not see each other's sends cannot keep a budget: process_dataframe keeps one, without ray=.",
+    ),
+    "deadline": "process_dataframe(..., ray=True, deadline=...) ends in time.",
+    "lane": "process_dataframe(..., lane='batch') sends rows through the Batch API, from this machine.",
+    "ray": "It always sends from the cluster; workers= says by how many processes.",
+    "explode": "Take the choices apart in the dataset that it gives.",
+}
 
 
 @on_copies
@@ -82,6 +93,9 @@ def process_dataset(
     A worker that dies is replaced, and its blocks are worked on again: what stands in the journals is not asked for
     again. So it is when the same call is made again, also with other or differently divided rows.
     """
+    for name in params:
+        if name in _NOT_HERE:
+            raise InvalidInputError(f"process_dataset has no {name}=. {_NOT_HERE[name]}")
     ray = find_ray()
     account = client_for(client)
     account.check_key()

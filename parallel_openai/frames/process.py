@@ -11,7 +11,6 @@ from typing import Any, cast
 import numpy as np
 import pandas as pd
 
-from parallel_openai.arguments import mapping_of
 from parallel_openai.batch.options import Lane
 from parallel_openai.client import Client
 from parallel_openai.default_client import client_for
@@ -20,10 +19,11 @@ from parallel_openai.errors import InvalidInputError
 from parallel_openai.frames.answers import Reader, Reading, object_column, text_column, value_column
 from parallel_openai.frames.copies import on_copies, own_copy
 from parallel_openai.frames.options import Options
+from parallel_openai.frames.parameters import check_parameters, checked_extra
 from parallel_openai.frames.recipe import WHATEVER_IS_RAISED, Prompt, Recipe, check_function, last_line
 from parallel_openai.frames.run import aexecute, execute
 from parallel_openai.frames.structured import structured_reader
-from parallel_openai.requests.endpoints import Answer
+from parallel_openai.requests.endpoints import EMBEDDINGS, Answer, of_length
 from parallel_openai.requests.endpoints import endpoint as find_endpoint
 from parallel_openai.requests.structured import Shape, structure_of
 
@@ -102,8 +102,10 @@ def process_dataframe(
         ray: whether the requests are sent by the machines of a Ray cluster (`parallel-openai[ray]`), all within the
             account's one limit; a number: by so many workers. Everything else stays as it is.
         client: the account; None: the environment's.
-        extra_body: further fields of the body, for names that this function uses itself (`metadata`).
-        **params: parameters of the API, as they are: `temperature=0`, `max_completion_tokens=50`, `seed=1` ...
+        extra_body: further fields of the body, for names that this function uses itself (`metadata`), and for what only
+            a server of your own takes.
+        **params: parameters of the API, as they are: `temperature=0`, `max_completion_tokens=50`, `seed=1` ... Those
+            that other servers are known to take (`top_k`, `guided_json`) are sent, too; any other name is refused.
 
     Returns:
         A new frame with the same rows, order and index, and these columns: `response` (a list where `n` asks for
@@ -218,13 +220,14 @@ def make_recipe(
 ) -> Recipe:
     """The recipe of a call's arguments."""
     where = find_endpoint(endpoint)
+    check_parameters(params, where)
     merged = dict(params)
     structure = None
     if response_format is not None:
         structure = structure_of(response_format)
         told = cast("Mapping[str, Any]", response_format) if structure is None else structure.response_format
         merged.update(where.format_params(told, params))
-    merged.update(mapping_of(extra_body, "extra_body"))
+    merged.update(checked_extra(extra_body))
     beside = [metadata] if isinstance(metadata, str) or not isinstance(metadata, Iterable) else list(metadata)
     return Recipe(prompt, model, system, where, merged, beside, samples, structure=structure)
 
@@ -240,10 +243,12 @@ def answer_reader(recipe: Recipe, parse: Callable[[Any], Any] | None = None, *, 
         if parse is not None:
             raise InvalidInputError("parse= and a response_format= with fields both say what becomes of an answer.")
         return structured_reader(endpoint, recipe.structure, as_lists=as_lists)
+    dimensions = recipe.params.get("dimensions") if endpoint is EMBEDDINGS else None
     has_tools = any(recipe.params.get(name) for name in ("tools", "functions"))
 
     def read(response: Mapping[str, Any]) -> Reading:
-        readings = [_reading(answer, parse, has_tools) for answer in endpoint.read_all(response)]
+        answers = (of_length(answer, dimensions) for answer in endpoint.read_all(response))
+        readings = [_reading(answer, parse, has_tools) for answer in answers]
         if len(readings) == 1 and not as_lists:
             return readings[0]
         first_wrong = next((reading for reading in readings if reading.error_code is not None), readings[0])

@@ -203,7 +203,7 @@ def test_lists_of_numbers_are_taken_too_and_in_the_order_of_their_numbers(
 ) -> None:
     data = [{"index": 1, "embedding": [3, 4.5]}, {"index": 0, "embedding": [1, 2]}]
     server.script([{"body": {"model": MODEL, "data": data}}])
-    out = embed(texts(2), "text")
+    out = embed(texts(2), "text", dimensions=2)
     assert po.vectors(out).tolist() == [[1, 2], [3, 4.5]]
     assert out["prompt_tokens"].isna().all()
 
@@ -211,10 +211,80 @@ def test_lists_of_numbers_are_taken_too_and_in_the_order_of_their_numbers(
 def test_a_vector_that_is_none_or_of_another_length_is_its_rows_error(embed: Embed, server: simulator.Server) -> None:
     data = [{"embedding": [1, 2]}, {"embedding": "no base64!"}, {"embedding": [1, 2, 3]}]
     server.script([{"body": {"model": MODEL, "data": data}}])
-    out = embed(texts(3), "text")
+    out = embed(texts(3), "text", dimensions=None)
     assert codes(out) == [None, "malformed_response", "malformed_response"]
     assert out["error"][2] == "The vector has 3 dimensions, and those before it 2."
     assert out.attrs["parallel_openai"]["failed"] == 2
+
+
+def scripted(server: simulator.Server, numbers: list[Any], times: int = 1) -> None:
+    """The next answers number their vectors, which stand in the reverse order of the texts, in an odd way."""
+    count = len(numbers)
+    data = [{"index": number, "embedding": [float(count - place)] * 8} for place, number in enumerate(numbers)]
+    server.script([{"body": {"model": MODEL, "data": data}}] * times)
+
+
+@pytest.mark.parametrize(
+    "numbers",
+    [
+        ["3", "2", "1", "0"],
+        [3.0, 2.0, 1.0, 0.0],
+        [3, 1, 1, 0],
+        [1, 0, 1, 0],
+        [4, 3, 2, 1],
+        [3, 2, True, 0],
+        [3, 2, 1, None],
+    ],
+    ids=["text", "floats", "twice", "anew", "from 1", "true", "one missing"],
+)
+def test_vectors_whose_numbers_are_no_order_are_asked_for_again_in_smaller_requests(
+    embed: Embed, client: po.Client, server: simulator.Server, numbers: list[Any]
+) -> None:
+    scripted(server, numbers)
+    out = embed(texts(4), "text")
+    assert out["status"].eq("succeeded").all()
+    for text, vector in zip(texts(4)["text"], out["embedding"], strict=True):
+        assert np.array_equal(vector, vector_of_one(client, text))
+
+
+def test_a_single_vector_is_its_texts_whatever_its_number(embed: Embed, server: simulator.Server) -> None:
+    scripted(server, ["7"])
+    assert po.vectors(embed(texts(1), "text")).tolist() == [[1.0] * 8]
+
+
+ODD_VECTORS = [
+    [float("nan")] * 8,
+    [float("inf")] * 8,
+    [1e39] * 8,
+    [True] * 8,
+    [1.0] * 7,
+    "AACAfw==" * 8,
+    [None] * 8,
+    [10**400] * 8,
+]
+
+
+@pytest.mark.parametrize("odd", ODD_VECTORS, ids=["nan", "inf", "1e39", "true", "short", "base64", "null", "10**400"])
+def test_a_vector_of_no_finite_numbers_or_of_another_length_fails_and_is_asked_for_again(
+    embed: Embed, server: simulator.Server, odd: Any
+) -> None:
+    server.script([{"body": json.dumps({"model": MODEL, "data": [{"embedding": [0.5] * 8}, {"embedding": odd}]})}])
+    out = embed(texts(2), "text")
+    assert codes(out) == [None, "malformed_response"]
+    assert out["error"][1].startswith(("There is no vector of finite numbers: ", "The vector has 7 dimensions"))
+    again = embed(texts(2), "text")
+    assert again["status"].eq("succeeded").all()
+    assert sent(server) == 2
+
+
+def test_process_dataframe_holds_vectors_to_the_length_that_was_asked_for(
+    client: po.Client, server: simulator.Server
+) -> None:
+    server.script([{"body": {"model": MODEL, "data": [{"embedding": [0.5] * 7}]}}])
+    out = po.process_dataframe(
+        texts(1), "text", model=MODEL, endpoint="embeddings", dimensions=8, client=client, progress=False
+    )
+    assert codes(out) == ["malformed_response"]
 
 
 def test_rows_with_the_same_text_are_sent_once(embed: Embed) -> None:

@@ -162,7 +162,7 @@ def _run(
     df: pd.DataFrame, recipe: Recipe, client: Client | None, options: Options, rows_per_request: int | None
 ) -> EmbedRun:
     check_frame(df)
-    vectors = VectorColumn(len(df))
+    vectors = VectorColumn(len(df), recipe.params.get("dimensions"))
     run = EmbedRun(df, recipe, vectors.reader(), client_for(client), options)
     run.take_together(vectors, rows_per_request)
     return run

@@ -11,7 +11,7 @@ from typing import Any
 from parallel_openai.engine.sizes import NO_SIZE
 from parallel_openai.jsonl import dumps
 from parallel_openai.records import APIRequest, Attempt, Result, Size, Usage
-from parallel_openai.requests.endpoints import PLACES, Answer, Packing, usage_of
+from parallel_openai.requests.endpoints import PLACES, Answer, Packing, in_order, mappings, usage_of
 
 #: Rows on their way at the most: answers with their vectors are large, and more of them at once are no faster.
 MOST_ON_THE_WAY = 16 * 2048
@@ -155,9 +155,11 @@ def results_of_rows(pack: Pack, result: Result, answers: Sequence[Answer]) -> It
     usage = usage_of(response)
     shares = _shares(usage.total_tokens, pack.rows) if usage is not None else [None] * len(pack.rows)
     attempts = (*pack.attempts, *result.attempts)
-    for row, answer, tokens in zip(pack.rows, answers, shares, strict=True):
+    given = in_order(mappings(response.get("data"))) or [{}]
+    for row, answer, tokens, item in zip(pack.rows, answers, shares, given, strict=True):
         vector = answer.value
-        embedding = base64.b64encode(vector).decode() if vector is not None else None
+        # What is no vector is kept as it came, since it shows what is wrong.
+        embedding = base64.b64encode(vector).decode() if vector is not None else item.get("embedding")
         own = {
             **head,
             "data": [{"object": "embedding", "index": 0, "embedding": embedding}],

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from parallel_openai.engine.journal import Journal
 from parallel_openai.engine.processor import End
@@ -11,7 +11,7 @@ from parallel_openai.frames.embedding.packs import Pack, Packer, Queue, results_
 from parallel_openai.frames.embedding.vectors import VectorColumn
 from parallel_openai.frames.run import FrameRun
 from parallel_openai.records import APIRequest, Result
-from parallel_openai.requests.endpoints import EMBEDDINGS
+from parallel_openai.requests.endpoints import EMBEDDINGS, Answer
 from parallel_openai.requests.prompts import BadPromptError, is_token_numbers
 
 #: What a server says where one of many inputs is bad, or where they are too many for it; llama.cpp says 500.
@@ -87,8 +87,7 @@ class EmbedRun(FrameRun):
             return None
         answers = EMBEDDINGS.read_all(result.response)
         if len(answers) != len(pack.rows):
-            given = sum(each.value is not None for each in answers)
-            self._refused(pack, self._unlike(pack, result, given), journal)
+            self._refused(pack, self._unlike(pack, result, answers), journal)
             return None
         self._answered += 1
         self._queue.release(everything=True)
@@ -98,13 +97,14 @@ class EmbedRun(FrameRun):
             self._take_row(each, journal)
         return None
 
-    def _unlike(self, pack: Pack, result: Result, given: int) -> Result:
+    def _unlike(self, pack: Pack, result: Result, answers: Sequence[Answer]) -> Result:
         """The answer as a failure, since nobody can tell which vector is whose."""
         status, code = self.status, "malformed_response"
         status.num_tasks_succeeded -= 1
         status.num_tasks_failed += 1
         status.errors[code] += 1
-        sentence = f"The server gave {given:,} vectors for {len(pack.rows):,} texts."
+        given = sum(each.value is not None for each in answers)
+        sentence = answers[0].error or f"The server gave {given:,} vectors for {len(pack.rows):,} texts."
         return result._replace(status="failed", response=None, raw=None, usage=None, error_code=code, error=sentence)
 
     def _take_row(self, result: Result, journal: Journal) -> None:

@@ -11,7 +11,7 @@ import pandas as pd
 from parallel_openai.errors import InvalidInputError
 from parallel_openai.frames.answers import Reader, Reading
 from parallel_openai.frames.table import check_frame, find_column
-from parallel_openai.requests.endpoints import EMBEDDINGS
+from parallel_openai.requests.endpoints import EMBEDDINGS, of_length
 
 Matrix = np.ndarray[Any, np.dtype[np.float32]]
 
@@ -89,8 +89,9 @@ class VectorColumn:
         slot: the row whose vector is read next.
     """
 
-    def __init__(self, rows: int) -> None:
+    def __init__(self, rows: int, dimensions: Any = None) -> None:
         self.slot = 0
+        self._dimensions = dimensions  # that were asked for; None: the model's own
         self._rows = rows
         self._matrix: Matrix | None = None
 
@@ -99,7 +100,7 @@ class VectorColumn:
         return Reader.of_one_column("embedding", self._read, self._column)
 
     def _read(self, response: Mapping[str, Any]) -> Reading:
-        answer = EMBEDDINGS.read(response)
+        answer = of_length(EMBEDDINGS.read(response), self._dimensions)
         if answer.error_code is not None:
             return Reading(None, None, answer.model, answer.error_code, answer.error)
         vector = np.frombuffer(answer.value, dtype=np.float32)

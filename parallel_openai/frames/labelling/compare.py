@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import itertools
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -29,9 +30,12 @@ from parallel_openai.frames.labelling.pairing import (
     text_reader,
 )
 from parallel_openai.frames.made import as_own
+from parallel_openai.frames.parameters import check_parameters, checked_extra
 from parallel_openai.frames.recipe import Prompt
 from parallel_openai.frames.table import check_frame, find_column
 from parallel_openai.printable import printable_lines
+from parallel_openai.requests.endpoints import CHAT
+from parallel_openai.requests.endpoints import endpoint as find_endpoint
 from parallel_openai.requests.label_models import is_label_model
 
 
@@ -213,6 +217,8 @@ class _Plan:
             f"{name} · {each}" if len(names) > 1 else str(name): {**options, **_arguments(prompt), "model": each}
             for (name, prompt), each in itertools.product(prompts.items(), names)
         }
+        for arguments in self._variants.values():
+            _check_options(arguments)
         self._ended = "finished"
         self._frames: dict[str, pd.DataFrame] = {}
         # Of a class's fields the bar cannot show how many are right.
@@ -292,6 +298,14 @@ def _shared_funds(budget_usd: float | None, budget_tokens: float | None) -> Fund
     """What all variants together may spend; None where nothing bounds it."""
     Bounds(budget_usd, budget_tokens)  # refuses what makes no sense
     return None if budget_usd is None and budget_tokens is None else Funds(budget_usd, budget_tokens)
+
+
+def _check_options(arguments: Mapping[str, Any]) -> None:
+    """See, before the first variant is sent, that none has an option that label_dataframe would refuse."""
+    own = inspect.signature(label_dataframe).parameters
+    params = {name: value for name, value in arguments.items() if name not in own}
+    check_parameters(params, find_endpoint(arguments.get("endpoint", CHAT.name)))
+    checked_extra(arguments.get("extra_body"))
 
 
 def _arguments(prompt: Any) -> dict[str, Any]:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from parallel_openai.errors import InvalidInputError
-from parallel_openai.requests.endpoints.base import Answer, Endpoint, Packing
+from parallel_openai.requests.endpoints.base import Answer, Endpoint, Packing, mappings, names_in
 from parallel_openai.requests.endpoints.chat import Chat
 from parallel_openai.requests.endpoints.completions import Completions
-from parallel_openai.requests.endpoints.embeddings import Embeddings
+from parallel_openai.requests.endpoints.embeddings import Embeddings, in_order, of_length
 from parallel_openai.requests.endpoints.moderations import Moderations
 from parallel_openai.requests.endpoints.responses import Responses
 from parallel_openai.requests.endpoints.usage import PLACES, SEARCHING_MODEL, bill_of, is_simulated, usage_of
@@ -30,7 +30,11 @@ __all__ = [
     "bill_of",
     "endpoint",
     "endpoint_at",
+    "in_order",
     "is_simulated",
+    "mappings",
+    "names_in",
+    "of_length",
     "usage_of",
 ]
 

@@ -11,6 +11,11 @@ from parallel_openai.errors import InvalidInputError
 from parallel_openai.records import Usage
 
 
+def names_in(text: str) -> frozenset[str]:
+    """The names of a long list, which is easier to read without marks between them."""
+    return frozenset(text.split())
+
+
 class Answer(NamedTuple):
     """The part of a response that the caller asked for.
 
@@ -59,6 +64,7 @@ class Endpoint(ABC):
         name: as the OpenAI SDK writes it, `chat.completions`.
         path: below the base URL.
         own: the fields of the body that the row's prompt fills, so that no parameter may be called like one.
+        parameters: the fields of the body that the API's reference has, the model's and the prompt's among them.
         caps: the parameters that cap an answer's length, the best first; none where answers have no tokens.
         default_cap: tokens of an answer where no cap is given; None: as much as the model likes.
         has_system: whether there is a place for a system text.
@@ -69,6 +75,7 @@ class Endpoint(ABC):
     name: str
     path: str
     own: frozenset[str]
+    parameters: frozenset[str]
     caps: tuple[str, ...] = ()
     default_cap: int | None = None
     has_system: bool = False

@@ -5,7 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from parallel_openai.requests.endpoints.base import Answer, Endpoint, list_of, mappings, text_of_part, truncated
+from parallel_openai.requests.endpoints.base import (
+    Answer,
+    Endpoint,
+    list_of,
+    mappings,
+    names_in,
+    text_of_part,
+    truncated,
+)
 from parallel_openai.requests.endpoints.usage import model_of, usage_of
 from parallel_openai.requests.prompts import (
     BadPromptError,
@@ -23,6 +31,15 @@ class Chat(Endpoint):
     name = "chat.completions"
     path = "chat/completions"
     own = frozenset({"messages"})
+    parameters = names_in(
+        """
+        audio frequency_penalty function_call functions logit_bias logprobs max_completion_tokens max_tokens
+        messages metadata modalities model moderation n parallel_tool_calls prediction presence_penalty
+        prompt_cache_key prompt_cache_options prompt_cache_retention reasoning_effort response_format
+        safety_identifier seed service_tier stop store stream stream_options temperature tool_choice tools
+        top_logprobs top_p user verbosity web_search_options
+        """
+    )
     caps = ("max_completion_tokens", "max_tokens")
     has_system = True
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from parallel_openai.requests.endpoints.base import Answer, Endpoint, list_of, mappings, truncated
+from parallel_openai.requests.endpoints.base import Answer, Endpoint, list_of, mappings, names_in, truncated
 from parallel_openai.requests.endpoints.usage import model_of, usage_of
 from parallel_openai.requests.prompts import BadPromptError, check_text, check_whole, is_token_numbers, kind_of
 
@@ -16,6 +16,12 @@ class Completions(Endpoint):
     name = "completions"
     path = "completions"
     own = frozenset({"prompt"})
+    parameters = names_in(
+        """
+        best_of echo frequency_penalty logit_bias logprobs max_tokens model n presence_penalty prompt seed stop
+        stream stream_options suffix temperature top_p user
+        """
+    )
     caps = ("max_tokens",)
     default_cap = 16
 

@@ -16,6 +16,7 @@ class Moderations(Endpoint):
     name = "moderations"
     path = "moderations"
     own = frozenset({"input"})
+    parameters = frozenset({"input", "model"})
     gives_text = False
     packing = Packing(inputs=32, tokens=32_768, tokens_each=32_768)
 

@@ -6,7 +6,15 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from parallel_openai.errors import InvalidInputError
-from parallel_openai.requests.endpoints.base import Answer, Endpoint, list_of, mappings, text_of_part, truncated
+from parallel_openai.requests.endpoints.base import (
+    Answer,
+    Endpoint,
+    list_of,
+    mappings,
+    names_in,
+    text_of_part,
+    truncated,
+)
 from parallel_openai.requests.endpoints.usage import model_of, usage_of
 from parallel_openai.requests.prompts import BadPromptError, check_text, check_whole, kind_of, with_examples
 
@@ -20,6 +28,15 @@ class Responses(Endpoint):
     name = "responses"
     path = "responses"
     own = frozenset({"input"})
+    parameters = names_in(
+        """
+        access_programs background background_options context_management conversation image include input
+        instructions max_output_tokens max_tool_calls metadata model moderation parallel_tool_calls
+        previous_response_id prompt prompt_cache_key prompt_cache_options prompt_cache_retention reasoning
+        safety_identifier service_tier store stream stream_options temperature text tool_choice tools
+        top_logprobs top_p truncation user
+        """
+    )
     caps = ("max_output_tokens",)
     has_system = True
 
