@@ -15,7 +15,18 @@ from typing import Any
 
 import orjson
 
+#: Levels that a value which is read may be nested: what walks through it must not run into the end of Python's stack.
+MAX_NESTING = 200
+#: Values that one may hold, of which a list and an object, which take more memory, count as four each. Within a
+#: gigabyte or so of memory, and more than the largest pack of embeddings or the log probabilities of a long answer.
+MAX_VALUES = 8_000_000
+_TOO_DEEP = f"it is nested more than {MAX_NESTING} levels deep"
+
 _OPTIONS = orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_NON_STR_KEYS
+
+
+class JSONTooLargeError(ValueError):
+    """A JSON text holds more, or is nested deeper, than can be read without harm."""
 
 
 def dumps(value: Any, *, sort_keys: bool = False) -> bytes:
@@ -114,13 +125,14 @@ def loads(text: bytes | str) -> Any:
 
     Raises:
         ValueError: it is none.
+        JSONTooLargeError: it holds too much, or is nested too deeply.
 
     >>> loads('{"id": 89490200001234567891}')
     {'id': 89490200001234567891}
     """
     raw = text if isinstance(text, bytes) else text.encode(errors="replace")
     if _LONG in raw.translate(_DIGITS) and _LONG_NUMBER.search(raw):
-        return _loads_leniently(text, ValueError("It is nested too deeply."))
+        return _within_bounds(text, json.loads)
     return loads_quickly(text)
 
 
@@ -135,11 +147,49 @@ def loads_quickly(text: bytes | str) -> Any:
 
     Raises:
         ValueError: it is none.
+        JSONTooLargeError: it holds too much, or is nested too deeply.
     """
+    return _within_bounds(text, _loads_fast)
+
+
+def _loads_fast(text: bytes | str) -> Any:
     try:
         return orjson.loads(text)
-    except orjson.JSONDecodeError as error:
-        return _loads_leniently(text, error)
+    except orjson.JSONDecodeError:  # Python's own tools write NaN and numbers past 64 bits
+        return json.loads(text)
+
+
+def _within_bounds(text: bytes | str, read: Callable[[bytes | str], Any]) -> Any:
+    containers = _count(text, "[") + _count(text, "{")
+    # Most texts are too short to hold so much.
+    if len(text) > MAX_VALUES // 4 and 4 * containers + _count(text, ",") > MAX_VALUES:
+        raise JSONTooLargeError(f"it holds more than {MAX_VALUES:,} values (a list or an object counts as four)")
+    try:
+        value = read(text)
+    except RecursionError:
+        raise JSONTooLargeError(_TOO_DEEP) from None
+    if containers > MAX_NESTING and _is_nested_deeper(value):
+        raise JSONTooLargeError(_TOO_DEEP)
+    return value
+
+
+def is_nested_too_deeply(text: bytes) -> bool:
+    """Whether a JSON text is nested deeper than `loads` would read it."""
+    return _count(text, "[") + _count(text, "{") > MAX_NESTING and _is_nested_deeper(orjson.loads(text))
+
+
+def _count(text: bytes | str, mark: str) -> int:
+    return text.count(mark) if isinstance(text, str) else text.count(mark.encode())
+
+
+def _is_nested_deeper(value: Any) -> bool:
+    level = [value]
+    for _ in range(MAX_NESTING):
+        inner = (each.values() if type(each) is dict else each for each in level if type(each) in (dict, list))
+        level = [each for values in inner for each in values if type(each) in (dict, list)]
+        if not level:
+            return False
+    return True
 
 
 def loads_from_anywhere(content: bytes, content_type: str | None = None) -> tuple[bytes, Any]:
@@ -197,14 +247,6 @@ def long_fractions_as_text(text: str) -> str:
         return orjson.Fragment(number) if Decimal(number) == Decimal(repr(float(number))) else number
 
     return dumps_as_written(loads_as_written(text, fraction))
-
-
-def _loads_leniently(text: bytes | str, error: ValueError) -> Any:
-    """Python's own tools write NaN and numbers past 64 bits, which the fast parser refuses."""
-    try:
-        return json.loads(text)
-    except RecursionError:
-        raise error from None
 
 
 def plain(value: Any) -> Any:

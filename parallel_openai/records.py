@@ -10,7 +10,7 @@ from hashlib import blake2b
 from typing import Any, Literal, NamedTuple, NoReturn, Protocol
 
 from parallel_openai.errors import InvalidInputError
-from parallel_openai.jsonl import alike, dumps_strictly, loads
+from parallel_openai.jsonl import alike, dumps_strictly, is_nested_too_deeply, loads
 
 Status = Literal["succeeded", "failed", "cancelled"]
 
@@ -121,7 +121,7 @@ class APIRequest:
             done to a request; None where nobody said how.
 
     Raises:
-        TypeError: `request_json` holds something that JSON cannot carry, or is no mapping.
+        TypeError: `request_json` holds something that JSON cannot carry or is nested too deeply, or is no mapping.
         InvalidInputError: a field is given that it does not have, such as the ancestor's `task_id`.
 
     >>> one = APIRequest({"model": "gpt-5-mini", "messages": [{"role": "user", "content": "Hi."}]})
@@ -149,6 +149,8 @@ class APIRequest:
         self.path = path
         self.sample = sample
         self.body = dumps_strictly(request_json)
+        if is_nested_too_deeply(self.body):  # nobody could read it back from the journal
+            raise TypeError("it is nested too deeply")
         canonical = dumps_strictly(request_json, sort_keys=True)
         plain = alike(canonical)
         self.key = request_key(path, plain, sample)

@@ -18,7 +18,7 @@ from parallel_openai.requests.endpoints import bill_of, is_simulated, usage_of
 def result_line(result: Result, *, record: bool) -> bytes:
     """A result as a journal's line; with `record`, the key and the attempts are written too, for the way back."""
     request = result.request
-    answer = result.raw if result.raw is not None else dumps(list(result.errors) or [result.error])
+    answer = _without_ballast(result) if result.raw is not None else dumps(list(result.errors) or [result.error])
     if not record:
         beside = () if request.metadata is None else (dumps(request.metadata),)
         return make_line(request.body, answer, *beside)
@@ -31,6 +31,27 @@ def result_line(result: Result, *, record: bool) -> bytes:
         about["earlier"] = [{**bill_of(each.response), "attempts": _plain(each.attempts)} for each in result.earlier]
     beside_it = b"null" if request.metadata is None else dumps(request.metadata)
     return make_line(request.body, answer, beside_it, dumps(about))
+
+
+#: Bytes up to which an answer is kept as it came.
+KEPT_WHOLE = 2**20
+#: What is kept of a longer one: the fields that the endpoints' answers have.
+_NEEDED = frozenset(
+    {
+        *("id", "object", "created", "created_at", "model", "service_tier", "system_fingerprint", "usage"),
+        *("choices", "output", "data", "results", "status", "error", "incomplete_details"),
+    }
+)
+
+
+def _without_ballast(result: Result) -> bytes:
+    """The answer's bytes; of a long one without the fields that no endpoint's answer has, whose names are told."""
+    raw, answer = result.raw or b"", result.response
+    if len(raw) <= KEPT_WHOLE or not isinstance(answer, Mapping) or answer.keys() <= _NEEDED:
+        return raw
+    left_out = [str(name)[:80] for name in answer if name not in _NEEDED]
+    kept = {name: value for name, value in answer.items() if name in _NEEDED}
+    return dumps({**kept, "left_out": left_out[:20]})
 
 
 def _plain(attempts: Iterable[Attempt]) -> list[dict[str, Any]]:

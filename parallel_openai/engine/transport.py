@@ -28,7 +28,7 @@ from parallel_openai.engine.reading import (
 from parallel_openai.engine.redirects import has_same_owner, redirected
 from parallel_openai.engine.secrets import Secrets
 from parallel_openai.engine.urls import check_url
-from parallel_openai.jsonl import dumps, loads_from_anywhere, loads_quickly
+from parallel_openai.jsonl import JSONTooLargeError, dumps, loads_from_anywhere, loads_quickly
 from parallel_openai.records import Response
 
 LARGE_BODY = 2**20
@@ -190,7 +190,12 @@ class Transport:
         headers, content = self._secrets.out_of_headers(headers), self._secrets.out_of_body(content)
         if is_file and status == 200:
             return Response(status, headers, content, {}, seconds)
-        content, data = self._read_json(content, headers)
+        try:
+            content, data = self._read_json(content, headers)
+        except JSONTooLargeError as error:
+            if status < 300:
+                return self._failure(began, "response_too_large", f"The answer was not read: {error}.")
+            return Response(status, headers, self._secrets.out_of_error(content), None, seconds)
         if status >= 300 or not isinstance(data, dict) or data.get("error"):
             content, data = self._read_json(self._secrets.out_of_error(content), headers)
         if self._is_of_proxy(url, status, data):
@@ -204,9 +209,15 @@ class Transport:
         return status == 407 or (asked and status in (401, 403) and not isinstance(data, dict))
 
     def _read_json(self, content: bytes, headers: Mapping[str, str]) -> tuple[bytes, Any]:
-        """An answer as JSON of UTF-8, and its value; as it came, and None, if it is none."""
+        """An answer as JSON of UTF-8, and its value; as it came, and None, if it is none.
+
+        Raises:
+            JSONTooLargeError: it is more than can be read without harm.
+        """
         try:
             whole, data = loads_from_anywhere(content, headers.get("Content-Type"))
+        except JSONTooLargeError:
+            raise
         except ValueError:
             data = assembled(content)
             whole = content if data is None else dumps(data)

@@ -47,6 +47,9 @@ Prompt = str | Hashable | Callable[[Row], Any]
 #: and an asynchronous library's code says that it was cancelled: neither may end the run, or the engine's thread.
 WHATEVER_IS_RAISED = (Exception, SystemExit, GeneratorExit, asyncio.CancelledError)
 
+#: Bytes that a request may have: no server takes as much, and many of them in flight would fill the memory.
+MAX_REQUEST_BYTES = 128 * 2**20
+
 
 @dataclass(frozen=True)
 class Recipe:
@@ -135,6 +138,11 @@ class Recipe:
             return BadPromptError("invalid_prompt", f"The prompt cannot be sent as JSON: {error}.")
         except RecursionError:
             return BadPromptError("invalid_prompt", "The prompt cannot be sent as JSON: it is nested without end.")
+        if len(request.body) > MAX_REQUEST_BYTES:
+            return BadPromptError(
+                "prompt_too_large",
+                f"The request would have {len(request.body):,} bytes, and no more than {MAX_REQUEST_BYTES:,} are sent.",
+            )
         if self.tier is not None:
             request = request.in_tier(self.tier)
         request.measure = measure

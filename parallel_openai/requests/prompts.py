@@ -10,6 +10,11 @@ from typing import Any
 
 from parallel_openai.errors import TemplateError
 
+#: Characters that a format spec may make of one value: `{n:.99999999f}` would make a prompt of 100 MB.
+MAX_FORMATTED = 100_000
+#: A format spec's width and precision, where it is one of Python's own.
+_WIDTH = re.compile(r"(?s)(?:.?[<>=^])?[+\- ]?z?#?0?(\d+)?[_,]?(?:\.(\d+))?[_,]?[a-zA-Z%]?")
+
 
 @dataclass(frozen=True, slots=True)
 class Template:
@@ -56,7 +61,7 @@ def parse_template(text: str, names: Sequence[str]) -> Template:
     A name with marks of the template's own may stand in brackets: `{[og:title]}`, `{[a{b}]}`.
 
     Raises:
-        TemplateError: a brace is left open, or a field is no column.
+        TemplateError: a brace is left open, a field is no column, or a format spec would make a text without measure.
 
     >>> parse_template("Summarise: {text}", ["text", "id"]).columns
     ('text',)
@@ -78,12 +83,22 @@ def parse_template(text: str, names: Sequence[str]) -> Template:
             pieces.append((literal + match["brace"][0], None, None, ""))
             continue
         field = match["quoted"] if match["name"] is None else match["name"]
+        _check_spec(field, match["spec"] or "")
         if field not in columns:
             columns.append(field)
         pieces.append((literal, columns.index(field), match["conversion"], match["spec"] or ""))
     if "{" in text[end:] or "}" in text[end:]:
         raise TemplateError(_fault(text[end:], text, len(text), names))
     return Template((*pieces, (text[end:], None, None, "")), tuple(columns))
+
+
+def _check_spec(field: str, spec: str) -> None:
+    sizes = _WIDTH.fullmatch(spec)
+    if sizes is not None and any(int(size[:9]) > MAX_FORMATTED for size in sizes.groups("0")):
+        raise TemplateError(
+            f"The format spec in {{{field}:{spec[:40]}}} makes a text longer than {MAX_FORMATTED:,} characters of one "
+            "value; write a smaller width or precision."
+        )
 
 
 def _marks(names: Sequence[str]) -> re.Pattern[str]:
