@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from parallel_openai.engine.lines import read_entries, read_entry_at
-from parallel_openai.engine.resume import KnownResults, key_of, restored
+from parallel_openai.engine.resume import KnownResults, is_asked_in, key_of, restored
 from parallel_openai.records import APIRequest, Result
 from parallel_openai.requests.endpoints import is_simulated
 
@@ -125,7 +125,9 @@ class KnownParts(KnownResults):
         if path not in self._files:
             self._files[path] = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0))
         entry = read_entry_at(self._files[path], offset)
-        return restored(request, entry) if entry is not None and key_of(entry) == request.key else None
+        if entry is None or key_of(entry) != request.key or not is_asked_in(request, entry):
+            return None
+        return restored(request, entry)
 
     def close(self) -> None:
         for part in self.parts:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -10,9 +11,11 @@ from typing import Any
 
 from parallel_openai.engine.digests import DigestTable, digest_of_key
 from parallel_openai.engine.lines import Entry, likely_lines, make_line, parse_line, read_entry_at, read_lines
-from parallel_openai.jsonl import dumps
-from parallel_openai.records import APIRequest, Attempt, Result
+from parallel_openai.jsonl import dumps, dumps_strictly
+from parallel_openai.records import APIRequest, Attempt, Result, request_key
 from parallel_openai.requests.endpoints import bill_of, is_simulated, usage_of
+
+log = logging.getLogger("parallel_openai")
 
 
 def result_line(result: Result, *, record: bool) -> bytes:
@@ -105,6 +108,8 @@ class KnownResults:
 
     def _begin(self, path: str | os.PathLike[str], failures: bool, simulated: bool) -> None:
         self.damaged_lines = 0
+        self._read_lines = 0
+        self._strange: list[int] = []  # where lines begin whose request is not the one of their key
         self._path = Path(path)
         self._failures, self._simulated = failures, simulated
         self._file = -1
@@ -179,7 +184,15 @@ class KnownResults:
     def get(self, request: APIRequest) -> Result | None:
         """The request's result as it was written, or None when it is not known."""
         entry = self.entry(request.key)
-        return None if entry is None else restored(request, entry)
+        if entry is None:
+            return None
+        self._read_lines += 1
+        is_checked = self._strange or self._read_lines <= _CHECKED or self._read_lines % _EVERY == 0
+        if is_checked and not is_asked_in(request, entry):
+            self.damaged_lines += 1
+            self._strange.append(self._number(request.key) // 2 - 1)
+            return None
+        return restored(request, entry)
 
     def entry(self, key: str) -> Entry | None:
         """The line written under a key, or None."""
@@ -193,9 +206,23 @@ class KnownResults:
         return entry if key_of(entry) == key else None
 
     def close(self) -> None:
+        if self._strange:
+            self._tell_of_strange_lines()
         if self._file >= 0:
             os.close(self._file)
             self._file = -1
+
+    def _tell_of_strange_lines(self) -> None:
+        first, count = min(self._strange), len(self._strange)
+        number = 1 + sum(offset < first for offset, _ in read_lines(self._path, parse_line))
+        log.warning(
+            "%s: line %d%s another request than the key beside it is for, as if somebody had changed it. What is "
+            "answered there was not taken, and the row was asked anew.",
+            self._path,
+            number,
+            " holds" if count == 1 else f" and {count - 1:,} more hold",
+        )
+        self._strange.clear()
 
 
 #: How the record in a line of ours begins, what follows on the key of a good answer, and how far behind; what stands
@@ -204,8 +231,22 @@ _RECORD = b',{"key":"'
 _SUCCEEDED = b'","status":"succeeded"'
 _TO_STATUS = len(_RECORD) + 32
 _REPAIRED = b',"earlier":'
+#: So many answers of a journal are compared with what is asked, and from there on one of so many, since it takes a
+#: tenth of the time of reading them; all of them as soon as one is found to be to something else.
+_CHECKED, _EVERY = 2000, 64
 #: Lines that are read before other work of the loop gets its turn.
 _AT_ONCE = 2000
+
+
+def is_asked_in(request: APIRequest, entry: Entry) -> bool:
+    """Whether the request that a line holds is the one that it is kept under. The tier that it was sent in is no part
+    of the key."""
+    body = entry[0]
+    whole = request_key(request.path, dumps_strictly(body, sort_keys=True), request.sample)
+    if whole == request.key or "service_tier" not in body:
+        return whole == request.key
+    body = {name: value for name, value in body.items() if name != "service_tier"}
+    return request_key(request.path, dumps_strictly(body, sort_keys=True), request.sample) == request.key
 
 
 def key_of(entry: Entry) -> str | None:

@@ -21,8 +21,8 @@ class KnownRequest(APIRequest):
 
     __slots__ = ()
 
-    def __init__(self, key: str, path: str) -> None:
-        self.request_json, self.metadata, self.path, self.sample = {}, None, path, 0
+    def __init__(self, key: str, path: str, sample: int) -> None:
+        self.request_json, self.metadata, self.path, self.sample = {}, None, path, sample
         self.body, self.key, self.former_key, self.size, self.measure = b"", key, None, None, None
 
 

@@ -294,7 +294,7 @@ class FrameRun:
     def _read(self, slot: int, key: str, known: KnownResults) -> bool:
         """Take an answer from the journal; gives whether that is all for this row."""
         self.status.num_tasks_to_restore = len(self._restoring) - 1
-        result = known.get(KnownRequest(key, self.recipe.endpoint.path))
+        result = known.get(KnownRequest(key, self.recipe.endpoint.path, slot % self.recipe.samples))
         if result is None:
             self._unreadable.add(slot)
             return False
