@@ -51,6 +51,8 @@ DOORS = {
     "pydantic": ("requests.structured",),
     "matplotlib": ("frames",),
     "jsonschema": ("requests.structured",),
+    "jsonschema_specifications": ("requests.structured",),
+    "referencing": ("requests.structured",),
     "typing_extensions": ("requests.structured",),
     "statsmodels": ("frames.labelling.agreement",),
     "krippendorff": ("frames.labelling.agreement",),

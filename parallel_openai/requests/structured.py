@@ -8,7 +8,7 @@ import re
 import sys
 import typing
 import warnings
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -244,13 +244,18 @@ def _without_fillers(text: str, answer: dict[str, Any], strict: StrictSchema) ->
 def _schema_reader(schema: Mapping[str, Any]) -> Callable[[str], dict[str, Any]]:
     """Checks an answer against a JSON schema."""
     import jsonschema
+    from jsonschema_specifications import REGISTRY
 
     try:
         kind = jsonschema.validators.validator_for(schema)
         kind.check_schema(schema, format_checker=jsonschema.FormatChecker(["regex"]))  # or each row would find it out
     except jsonschema.SchemaError as error:
         raise InvalidInputError(f"response_format is no valid JSON schema: {error.message}") from None
-    validator = kind(schema, format_checker=kind.FORMAT_CHECKER)
+    for reference in _references(schema):
+        if not reference.startswith("#"):
+            _check_reference(reference, schema)
+    # Which knows the drafts of JSON schema, and fetches nothing.
+    validator = kind(schema, format_checker=kind.FORMAT_CHECKER, registry=REGISTRY)
 
     def check(text: str) -> dict[str, Any]:
         answer: dict[str, Any] = loads(text)
@@ -260,6 +265,35 @@ def _schema_reader(schema: Mapping[str, Any]) -> Callable[[str], dict[str, Any]]
         return answer
 
     return check
+
+
+def _references(part: Any) -> Iterator[str]:
+    if isinstance(part, Mapping):
+        yield from (part[name] for name in ("$ref", "$dynamicRef", "$recursiveRef") if isinstance(part.get(name), str))
+        part = list(part.values())
+    if isinstance(part, list):
+        for each in part:
+            yield from _references(each)
+
+
+def _check_reference(reference: str, schema: Mapping[str, Any]) -> None:
+    """Whoever follows a reference to another place fetches what stands there.
+
+    Raises:
+        InvalidInputError: it leads out of the schema.
+    """
+    from jsonschema_specifications import REGISTRY
+    from referencing.exceptions import Unresolvable
+    from referencing.jsonschema import DRAFT202012
+
+    resolver = REGISTRY.resolver_with_root(DRAFT202012.create_resource(schema))
+    try:
+        resolver.lookup(reference)
+    except Unresolvable:
+        raise InvalidInputError(
+            f"The schema in response_format refers to {reference!r}, which is not in it, and nothing is fetched from "
+            "elsewhere. Put it under $defs."
+        ) from None
 
 
 def _place(path: Iterable[Any]) -> str:

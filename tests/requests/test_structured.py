@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import datetime
 import json
+import socket
 from typing import Any, Literal, Optional, TypedDict
 
 import pytest
@@ -188,3 +189,27 @@ def test_what_the_api_documents_goes_out_as_it_is(shape: Any) -> None:
 def test_what_is_no_shape_is_refused_with_what_would_be(shape: Any, words: str) -> None:
     with pytest.raises(InvalidInputError, match=words):
         structure_of(shape)
+
+
+@pytest.mark.parametrize(
+    "part", [{"not": {"$ref": "URL"}}, {"type": "array", "items": {"$dynamicRef": "URL"}}], ids=str
+)
+def test_no_reference_of_a_schema_is_fetched(part: dict[str, Any]) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        server.settimeout(0.2)
+        url = f"http://127.0.0.1:{server.getsockname()[1]}/schema.json"
+        schema = json.loads(json.dumps({"type": "object", "properties": {"a": part}}).replace("URL", url))
+        with pytest.raises(InvalidInputError, match="nothing is fetched"):
+            structure_of(schema)
+        with pytest.raises(TimeoutError):
+            server.accept()
+
+
+def test_a_schema_may_refer_to_what_it_holds_under_a_name_of_its_own() -> None:
+    parcel = {"$id": "https://example.com/parcel", "type": "integer"}
+    schema = {"type": "object", "properties": {"a": {"not": {"$ref": parcel["$id"]}}}, "$defs": {"parcel": parcel}}
+    structure = structure_of(schema)
+    assert structure is not None
+    assert structure.read('{"a": "x"}') == {"a": "x"}
+    with pytest.raises(ValueError, match="another shape"):
+        structure.read('{"a": 1}')
