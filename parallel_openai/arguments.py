@@ -9,6 +9,9 @@ from typing import Any, Literal
 
 from parallel_openai.errors import InvalidInputError
 
+#: Bytes that file systems let a name have.
+_LONGEST_NAME = 255
+
 
 def path_of(value: str | os.PathLike[str], name: str) -> Path:
     """The path that the argument of that name means.
@@ -22,9 +25,14 @@ def path_of(value: str | os.PathLike[str], name: str) -> Path:
     parallel_openai.errors.InvalidInputError: save_to must be a path such as 'answers.jsonl', not 5.
     """
     try:
-        return Path(value)
+        path = Path(value)
     except TypeError:
         raise InvalidInputError(f"{name} must be a path such as 'answers.jsonl', not {value!r:.200}.") from None
+    if "\0" in str(path):
+        raise InvalidInputError(f"{name} must be a path, and none has a NUL in it: {str(path)!r:.200}.")
+    if len(path.name.encode("utf-8", "replace")) > _LONGEST_NAME:
+        raise InvalidInputError(f"{name} must be a path with names up to {_LONGEST_NAME} bytes: {str(path)!r:.400}.")
+    return path
 
 
 def check_count(value: int, name: str, *, least: Literal[0, 1] = 1) -> None:

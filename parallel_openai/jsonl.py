@@ -200,6 +200,7 @@ def loads_from_anywhere(content: bytes, content_type: str | None = None) -> tupl
 
     Raises:
         ValueError: it is none.
+        JSONTooLargeError: it holds too much, or is nested too deeply.
 
     >>> loads_from_anywhere(b'\xef\xbb\xbf{"a": 1}')
     (b'{"a": 1}', {'a': 1})
@@ -207,10 +208,10 @@ def loads_from_anywhere(content: bytes, content_type: str | None = None) -> tupl
     True
     """
     try:
-        return content, orjson.loads(content)
-    except orjson.JSONDecodeError as error:
+        return content, _within_bounds(content, orjson.loads)
+    except orjson.JSONDecodeError:
         text = _ESCAPES.sub(lambda found: "\\ufffd" if found[1] else found[0], _decoded(content, content_type or ""))
-        return text.encode(), _loads_leniently(text, error)
+        return text.encode(), _within_bounds(text, json.loads)
 
 
 #: Each escape of a JSON text, a pair of surrogates being one; the group is half of such a pair.

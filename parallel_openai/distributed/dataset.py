@@ -130,7 +130,11 @@ def _folder(save_to: str | os.PathLike[str] | None, recipe: Recipe, client: Clie
         folder = folder.with_suffix("")
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
+        if save_to is None:
+            make_private(folder.parent)
         make_private(folder)
+    except JournalError:
+        raise
     except OSError as error:
         raise JournalError(f"The folder {folder} for the answers cannot be made: {error.strerror}.") from error
     return folder.absolute()

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from parallel_openai.engine.lines import none_of_ours, parse_line, read_at, read_entries
 from parallel_openai.engine.locking import Lock, advice, hold, let_go
+from parallel_openai.engine.own_files import keep_private
 from parallel_openai.errors import JournalError, JournalWriteError
 from parallel_openai.jsonl import loads
 
@@ -212,6 +213,7 @@ def _open(path: Path, *, may_be_torn: bool) -> int:
         file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | getattr(os, "O_BINARY", 0), 0o600)
         hold(file, path)
         _refuse_what_is_not_ours(path, may_be_torn=may_be_torn)
+        keep_private(file)
         _mend_end(file)
     except OSError as error:
         if file >= 0:

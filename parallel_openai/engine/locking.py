@@ -11,6 +11,7 @@ from pathlib import Path
 
 import filelock
 
+from parallel_openai.engine.own_files import check_own
 from parallel_openai.errors import JournalError, JournalLockedError
 
 if sys.platform != "win32":
@@ -96,6 +97,8 @@ class Lock:
             raise JournalError(f"The folder {path.parent} cannot be made: {error.strerror}. {advice(error)}") from error
         self._path = Path(os.path.realpath(path))  # however the file is called, it has one lock
         self._place = self._path.with_name(self._path.name + ".lock")
+        for beside in (self._place, _holder_of(self._place)):  # which nobody named, and which are written
+            check_own(beside, "Remove it, or choose another path.")
         #: Whether no run of ours was here before, as far as can be seen.
         self.is_first = not os.path.exists(self._place)
         self._held = self._acquire()

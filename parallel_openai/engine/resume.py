@@ -11,7 +11,7 @@ from typing import Any
 
 from parallel_openai.engine.digests import DigestTable, digest_of_key
 from parallel_openai.engine.lines import Entry, likely_lines, make_line, parse_line, read_entry_at, read_lines
-from parallel_openai.jsonl import dumps, dumps_strictly
+from parallel_openai.jsonl import alike, dumps, dumps_strictly
 from parallel_openai.records import APIRequest, Attempt, Result, request_key
 from parallel_openai.requests.endpoints import bill_of, is_simulated, usage_of
 
@@ -242,11 +242,16 @@ def is_asked_in(request: APIRequest, entry: Entry) -> bool:
     """Whether the request that a line holds is the one that it is kept under. The tier that it was sent in is no part
     of the key."""
     body = entry[0]
-    whole = request_key(request.path, dumps_strictly(body, sort_keys=True), request.sample)
-    if whole == request.key or "service_tier" not in body:
-        return whole == request.key
-    body = {name: value for name, value in body.items() if name != "service_tier"}
-    return request_key(request.path, dumps_strictly(body, sort_keys=True), request.sample) == request.key
+    if _has_key(request, body):
+        return True
+    return "service_tier" in body and _has_key(request, {name: body[name] for name in body if name != "service_tier"})
+
+
+def _has_key(request: APIRequest, body: Mapping[str, Any]) -> bool:
+    canonical = dumps_strictly(body, sort_keys=True)
+    plain = alike(canonical)
+    keys = (request_key(request.path, each, request.sample) for each in (plain, canonical))
+    return next(keys) == request.key or (plain is not canonical and next(keys) == request.key)
 
 
 def key_of(entry: Entry) -> str | None:

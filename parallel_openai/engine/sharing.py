@@ -20,6 +20,7 @@ import filelock
 
 from parallel_openai.engine.limiter import Limiter
 from parallel_openai.engine.locking import take
+from parallel_openai.engine.own_files import check_own
 from parallel_openai.errors import InvalidInputError
 
 #: Seconds between two counts. One who joins waits a little longer, until the others have seen it.
@@ -48,7 +49,9 @@ class SharedAccount:
     def __init__(self, name: str, *, folder: Path | None = None) -> None:
         if not isinstance(name, str) or not re.fullmatch(r"[\w.-]{1,80}", name) or name.strip(".") == "":
             raise InvalidInputError(f"shared must be a name of letters, digits, '-', '_' and '.', not {name!r}.")
-        self._folder = (folder or Path(tempfile.gettempdir()) / f"parallel_openai-{getpass.getuser()}") / name
+        common = folder or Path(tempfile.gettempdir()) / f"parallel_openai-{getpass.getuser()}"
+        self._folder = common / name
+        self._made = [self._folder] if folder is not None else [common, self._folder]
         self._lock: filelock.BaseFileLock | None = None
         self._lease: Path | None = None
         self._runs = 0
@@ -58,7 +61,9 @@ class SharedAccount:
         self._runs += 1
         if self._runs > 1:
             return
-        self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        for folder in self._made:  # anybody may have been here before, where everybody's temporary files are
+            check_own(folder, "Only its owner's runs can share an account there; set TMPDIR to another folder.")
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         while self._lock is None:
             self._lease = self._folder / f"{uuid.uuid4().hex}.lease"
             self._lock = _locked(self._lease)

@@ -200,7 +200,8 @@ def _to_its_end(run: FileRun, *, show: bool, close: bool) -> Iterator[Progress]:
 
 def append_to_jsonl(data: Any, filename: str | os.PathLike[str]) -> None:
     """Add one value as a line of JSON to the end of a file, in a single write. A last line that is left open is ended
-    first; one that was torn off in mid-value, behind whole ones, is cut off, as in a file of results.
+    first; one that was torn off in mid-value, behind whole ones, is cut off, as in a file of results. A new file is
+    for its owner only.
 
     Raises:
         JournalError: the file cannot be written.
@@ -213,13 +214,17 @@ def append_to_jsonl(data: Any, filename: str | os.PathLike[str]) -> None:
     """
     place, line = path_of(filename, "filename"), dumps(data) + b"\n"
     try:
-        with _appending, open(place, "a+b", buffering=0) as file:
+        with _appending, open(place, "a+b", buffering=0, opener=_privately) as file:
             mend_end_of_any(file.fileno(), place)
             file.write(line)
     except JournalError:
         raise
     except OSError as error:
         raise JournalError(f"{place} cannot be written: {error.strerror}.") from error
+
+
+def _privately(path: str, flags: int) -> int:
+    return os.open(path, flags, 0o600)
 
 
 #: Two threads that mend the same end would cut off each other's line.

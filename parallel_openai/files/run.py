@@ -21,6 +21,7 @@ from parallel_openai.engine.bounds import Bounds, prices_at
 from parallel_openai.engine.budget import Budget, cost_of
 from parallel_openai.engine.digests import digest_of
 from parallel_openai.engine.journal import Journal, Sync, check_sync
+from parallel_openai.engine.own_files import check_own
 from parallel_openai.engine.resume import result_line
 from parallel_openai.engine.worst_case import has_media, reads_unseen
 from parallel_openai.errors import InvalidInputError
@@ -282,4 +283,6 @@ def _set_level(logging_level: int) -> None:
 def results_beside(source: Path) -> Path:
     """Where the results lie if nobody says it."""
     name = source.name.removesuffix(".gz").removesuffix(".zst").removesuffix(".jsonl")
-    return source.with_name(f"{name}_results.jsonl")
+    target = source.with_name(f"{name}_results.jsonl")
+    check_own(target, "Remove it, or name another file for the results.")
+    return target

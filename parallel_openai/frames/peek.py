@@ -71,7 +71,7 @@ def peek(path: str | os.PathLike[str] | None = None, rows: int = 10) -> pd.DataF
 
 def _latest() -> Path:
     folder = Path(JOURNAL_FOLDER)
-    journals = [each for each in folder.glob("*.jsonl") if not each.name.endswith(".review.jsonl")]
+    journals = [each for each in folder.glob("*.jsonl") if each.is_file() and not each.name.endswith(".review.jsonl")]
     if not journals:
         raise InvalidInputError(
             f"There is no journal in {folder.absolute()} yet. A run with save_to= writes elsewhere: peek(path)."

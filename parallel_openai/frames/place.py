@@ -4,16 +4,23 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Iterable
 from pathlib import Path
 from urllib.parse import urlsplit, urlunsplit
 
 from parallel_openai.arguments import path_of
+from parallel_openai.engine.own_files import check_own
+from parallel_openai.errors import JournalError
 from parallel_openai.frames.recipe import Recipe
 
 JOURNAL_FOLDER = ".parallel_openai"
 #: Journals had the number of samples in their names before: so many are looked for.
 MOST_FORMER_SAMPLES = 16
 _PORTS = {"http": 80, "https": 443}
+#: Of a model's name in a file's; what stands behind it and beside the file finds room in the 255 that a name may have.
+_MODEL_BYTES = 180
+#: The journals of this process's calls. A frame that was loaded may name any place.
+USED: set[str] = set()
 
 
 def journal_path(recipe: Recipe, place: str, save_to: str | os.PathLike[str] | None) -> Path:
@@ -44,8 +51,25 @@ def _one_spelling(place: str) -> str:
 
 
 def make_private(folder: Path) -> None:
-    """Make a folder that only its owner reads and git leaves alone."""
+    """Make a folder that only its owner reads and git leaves alone.
+
+    Raises:
+        JournalError: what is there leads elsewhere, is somebody else's, or would let git take the answers in.
+    """
+    check_own(folder)
     folder.mkdir(mode=0o700, exist_ok=True)
     fence = folder / ".gitignore"
+    check_own(fence)
     if not fence.exists() or not fence.stat().st_size:  # a full disk leaves an empty one
         fence.write_text("# Answers and the data they are about: not to be published by accident.\n*\n", "utf-8")
+    elif not _keeps_out(fence.read_text("utf-8", "replace").splitlines()):
+        raise JournalError(
+            f"{fence} lets git take in what lies beside it, which are your data and the answers. Remove it, and one "
+            "that keeps them out is made; to have them in git, choose a place for them with save_to=."
+        )
+
+
+def _keeps_out(lines: Iterable[str]) -> bool:
+    """Whether a .gitignore names everything, and takes nothing back but itself."""
+    patterns = [line.rstrip() for line in lines if line.strip() and not line.startswith("#")]
+    return "*" in patterns and not any(each.startswith("!") and each != "!.gitignore" for each in patterns)

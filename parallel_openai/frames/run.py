@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import os
 import time
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -21,6 +22,7 @@ from parallel_openai.engine.bounds import Bounds
 from parallel_openai.engine.interrupts import Presses, hold_back, interrupt_with, is_interactive, noted_interrupts
 from parallel_openai.engine.journal import Journal, check_sync
 from parallel_openai.engine.loop import Interrupted, arun, run
+from parallel_openai.engine.own_files import check_own
 from parallel_openai.engine.processor import End
 from parallel_openai.engine.progress import Progress
 from parallel_openai.engine.resume import KnownResults, result_line
@@ -31,7 +33,7 @@ from parallel_openai.frames.bounds import make_budget
 from parallel_openai.frames.explode import CHOICE, check_choices, explode
 from parallel_openai.frames.made import sign, without_made
 from parallel_openai.frames.options import Options
-from parallel_openai.frames.place import journal_path, make_private
+from parallel_openai.frames.place import USED, journal_path, make_private
 from parallel_openai.frames.recipe import Recipe
 from parallel_openai.frames.repair import Repair, check_tries, make_repair
 from parallel_openai.frames.report import RunReport, remember
@@ -417,11 +419,15 @@ class FrameRun:
         if self.options.save_to is None:
             try:
                 make_private(path.parent)
+                check_own(path)
+            except JournalError:
+                raise
             except OSError as error:
                 raise JournalError(
                     f"The folder {path.parent.absolute()} for the answers cannot be made: {error.strerror}. Choose a "
                     "place for them with save_to=."
                 ) from error
+        USED.add(os.path.abspath(path))
         return path
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from parallel_openai.engine.locking import advice
+from parallel_openai.engine.own_files import keep_private
 from parallel_openai.errors import JournalError
 from parallel_openai.jsonl import dumps, loads
 
@@ -95,6 +96,7 @@ class Corrections:
             # They hold people's judgements, so nobody else on the machine may read them.
             descriptor = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
             try:
+                keep_private(descriptor)
                 if os.fstat(descriptor).st_size < self._size:  # somebody has deleted or cut it: all are written again
                     line = b"\n" + b"".join(self._lines.values()) + line
                 written = os.write(descriptor, line)

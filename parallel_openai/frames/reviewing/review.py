@@ -12,8 +12,10 @@ import numpy as np
 import pandas as pd
 
 from parallel_openai.arguments import path_of
+from parallel_openai.engine.own_files import check_own
 from parallel_openai.errors import InvalidInputError, MissingDependencyError
 from parallel_openai.frames.labelling.pairing import run_of
+from parallel_openai.frames.place import USED
 from parallel_openai.frames.reviewing import table
 from parallel_openai.frames.reviewing.choices import choices_of
 from parallel_openai.frames.reviewing.corrections import Correction, Corrections
@@ -285,8 +287,12 @@ class Review:
             self._open.discard(key)
 
     def _path(self) -> Path:
-        journal = Path(self._about.get("journal") or "answers.jsonl")
-        return journal.with_name(journal.name.removesuffix(".jsonl") + ".review.jsonl")
+        journal = path_of(self._about.get("journal") or "answers.jsonl", "The journal's name in the frame's attrs")
+        path = journal.with_name(journal.name.removesuffix(".jsonl") + ".review.jsonl")
+        if os.path.abspath(journal) not in USED:
+            _check_within(path)
+        check_own(path)
+        return path
 
     def _beside(self, what: str) -> str:
         """The name of what stands beside the label; where a row has several fields, it bears the field's name."""
@@ -301,6 +307,19 @@ class Review:
             **{column_text(name): self.out[name].tolist() for name in self._shown},
             **{f"*{what}": self.out[name].tolist() for what, name in beside.items() if has_column(self.out, name)},
         }
+
+
+def _check_within(path: Path) -> None:
+    """See that a place which a loaded frame names is in the working folder.
+
+    Raises:
+        InvalidInputError: it is not.
+    """
+    if not Path(os.path.realpath(path.parent)).is_relative_to(os.path.realpath(".")):
+        raise InvalidInputError(
+            "The frame was made elsewhere or earlier, and names a place outside the working folder for its "
+            f"corrections. Where that is meant, say so: save_to={str(path)!r}."
+        )
 
 
 def _shown_votes(votes: Any) -> str:

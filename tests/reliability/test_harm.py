@@ -1,0 +1,245 @@
+"""A folder that somebody else has made: nothing outside a call's own files is written, deleted or taken away."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import stat
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+
+import parallel_openai as po
+from parallel_openai.engine.sharing import SharedAccount
+from parallel_openai.errors import InvalidInputError, JournalError, ParallelOpenAIError
+
+DF = pd.DataFrame({"text": ["A wonderful lamp.", "It broke, terrible.", "Great value."]})
+FOLDER = Path(".parallel_openai")
+Verb = Callable[[], Any]
+
+
+@pytest.fixture
+def foreign(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """What nobody named, beside the working folder: somebody's texts, journal, list and empty files."""
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    (outside / "thesis.jsonl").write_text('{"chapter": 1}\n{"chapter": 2}')
+    (outside / "thesis.txt").write_text("Chapter 1")
+    (outside / "empty").write_bytes(b"")
+    (outside / "journal.jsonl").write_text('[{"model":"m","messages":[]},{"choices":[]}]\n[{"model"')
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    return outside
+
+
+def everything(folder: Path) -> dict[str, Any]:
+    return {
+        str(each): (each.lstat().st_mode, each.lstat().st_mtime_ns, each.read_bytes() if each.is_file() else None)
+        for each in sorted(folder.rglob("*"))
+    }
+
+
+def verbs(client: po.Client, save_to: Path | None = None) -> dict[str, Verb]:
+    how: dict[str, Any] = {"model": "gpt-4o-mini", "client": client, "save_to": save_to, "progress": False}
+    labels, lane = ["positive", "negative"], po.BatchLane(wait=False)
+    Path("requests.jsonl").write_text('{"model": "gpt-4o-mini", "messages": [{"role": "user", "content": "Hi."}]}\n')
+    labelled = pd.DataFrame({"text": DF["text"], "label": ["positive"] * 3})
+    return {
+        "process": partial(po.process_dataframe, DF, "text", **how),
+        "label": partial(po.label_dataframe, DF, "text", labels=labels, **how),
+        "embed": partial(po.embed_dataframe, DF, "text", **{**how, "model": "text-embedding-3-small"}),
+        "preview": partial(po.preview, DF, "text", **{name: how[name] for name in ("model", "client", "save_to")}),
+        "batch": partial(po.process_dataframe, DF, "text", lane=lane, **how),
+        "review": lambda: po.review(labelled, labels=labels, text="text", save_to=save_to).correct(0, "negative"),
+        "peek": partial(po.peek, save_to) if save_to else po.peek,
+        "read": partial(po.read_journal, save_to or FOLDER / "a.jsonl"),
+        "status": partial(po.batch_status, save_to or FOLDER / "a.jsonl", client=client),
+        "collect": partial(po.collect_batches, save_to or FOLDER / "a.jsonl", client=client, lane=lane, progress=False),
+        "cancel": partial(po.cancel_batches, save_to or FOLDER / "a.jsonl", client=client),
+        "file": partial(
+            po.process_api_requests_from_file, "requests.jsonl", save_to or "requests_results.jsonl", client=client
+        ),
+    }
+
+
+def run_all(client: po.Client, save_to: Path | None = None) -> dict[str, Exception]:
+    """Every verb; what each says against it, which is always a sentence of ours."""
+    said: dict[str, Exception] = {}
+    for name, verb in verbs(client, save_to).items():
+        try:
+            verb()
+        except ParallelOpenAIError as error:
+            said[name] = error
+    return said
+
+
+def test_the_default_folder_as_a_link_is_refused_by_every_verb(client: po.Client, foreign: Path) -> None:
+    FOLDER.symlink_to(foreign, target_is_directory=True)
+    before = everything(foreign)
+    said = run_all(client)
+    assert everything(foreign) == before
+    for name in ("process", "label", "embed", "batch"):
+        assert "is a link" in str(said[name])
+
+
+@pytest.mark.parametrize("ending", ["", ".lock", ".lock.holder"])
+@pytest.mark.parametrize("target", ["thesis.txt", "thesis.jsonl", "journal.jsonl", "empty", "missing"])
+def test_a_journal_or_lock_that_is_a_link_leads_nowhere(
+    client: po.Client, foreign: Path, ending: str, target: str
+) -> None:
+    said = run_all(client)
+    journals = sorted(FOLDER.glob("*.jsonl"))
+    assert len(journals) == 3
+    assert not set(said) & {"process", "label", "embed", "file"}
+    for each in journals:
+        place = each.with_name(each.name + ending)
+        place.unlink(missing_ok=True)
+        place.symlink_to(foreign / target)
+    before = everything(foreign)
+    said = run_all(client)
+    assert everything(foreign) == before
+    assert all("is a link" in str(said[name]) for name in ("process", "label", "embed"))
+
+
+def test_results_that_nobody_named_are_not_written_through_a_link(client: po.Client, foreign: Path) -> None:
+    Path("in.jsonl").write_text('{"model": "gpt-4o-mini", "messages": [{"role": "user", "content": "Hi."}]}\n')
+    Path("in_results.jsonl").symlink_to(foreign / "journal.jsonl")
+    before = everything(foreign)
+    with pytest.raises(JournalError, match="is a link"):
+        po.process_api_requests_from_file("in.jsonl", client=client)
+    assert everything(foreign) == before
+
+
+@pytest.mark.parametrize("fence", ["link", "!*\n", "*\n!*.jsonl\n", "# *\n"])
+def test_a_gitignore_that_keeps_nothing_out_is_refused(client: po.Client, foreign: Path, fence: str) -> None:
+    FOLDER.mkdir()
+    if fence == "link":
+        (FOLDER / ".gitignore").symlink_to(foreign / "empty")
+    else:
+        (FOLDER / ".gitignore").write_text(fence)
+    before = everything(foreign), everything(FOLDER)
+    with pytest.raises(JournalError, match="is a link" if fence == "link" else "lets git take in"):
+        po.process_dataframe(DF, "text", model="gpt-4o-mini", client=client, progress=False)
+    assert (everything(foreign), everything(FOLDER)) == before
+
+
+def test_ones_own_gitignore_may_name_itself(client: po.Client) -> None:
+    FOLDER.mkdir()
+    (FOLDER / ".gitignore").write_text("*\n!.gitignore\n")
+    po.process_dataframe(DF, "text", model="gpt-4o-mini", client=client, progress=False)
+
+
+def test_a_link_that_the_caller_names_is_the_callers(client: po.Client, foreign: Path) -> None:
+    Path("mine.jsonl").symlink_to(foreign / "mine.jsonl")
+    po.process_dataframe(DF, "text", model="gpt-4o-mini", client=client, progress=False, save_to="mine.jsonl")
+    assert len((foreign / "mine.jsonl").read_bytes().splitlines()) == 3
+
+
+@pytest.mark.parametrize("name", ["thesis.jsonl", "thesis.txt"])
+def test_a_file_that_is_no_journal_stays_as_it_is_under_every_verb(client: po.Client, foreign: Path, name: str) -> None:
+    before = everything(foreign)
+    said = run_all(client, foreign / name)
+    assert everything(foreign) == before
+    assert {"process", "label", "embed", "batch", "review", "file"} <= set(said)
+
+
+@pytest.mark.skipif(not hasattr(os, "getuid") or os.getuid() != 0, reason="only root can give files away")
+def test_what_another_user_owns_is_refused(client: po.Client, foreign: Path) -> None:
+    FOLDER.mkdir()
+    os.chown(FOLDER, 12345, -1)
+    before = everything(FOLDER)
+    with pytest.raises(JournalError, match=r"belongs to another user \(number 12345\)"):
+        po.process_dataframe(DF, "text", model="gpt-4o-mini", client=client, progress=False)
+    assert everything(FOLDER) == before
+
+
+def test_a_shared_account_does_not_believe_a_folder_that_is_a_link(
+    foreign: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tempfile.gettempdir", lambda: ".")
+    monkeypatch.setattr("getpass.getuser", lambda: "ann")
+    (foreign / "lab").mkdir()
+    (foreign / "lab" / "a.lease").write_text("")
+    Path("parallel_openai-ann").symlink_to(foreign, target_is_directory=True)
+    before = everything(foreign)
+    with pytest.raises(JournalError, match="is a link"):
+        asyncio.run(SharedAccount("lab").join())
+    assert everything(foreign) == before
+
+
+@pytest.mark.parametrize("name", ["thesis.jsonl", "new/folder/a.jsonl"])
+def test_a_loaded_frames_journal_says_not_where_a_review_is_written(
+    client: po.Client, foreign: Path, name: str
+) -> None:
+    out = po.label_dataframe(
+        DF, "text", labels=["positive", "negative"], model="gpt-4o-mini", client=client, progress=False
+    )
+    out.attrs["parallel_openai"]["journal"] = str(foreign / name)
+    before = everything(foreign)
+    with pytest.raises(InvalidInputError, match="save_to="):
+        po.review(out)
+    assert everything(foreign) == before
+
+
+def test_a_review_goes_beside_a_journal_that_the_caller_named_before(client: po.Client, foreign: Path) -> None:
+    out = po.label_dataframe(
+        *(DF, "text"),
+        labels=["positive", "negative"],
+        model="gpt-4o-mini",
+        client=client,
+        progress=False,
+        save_to=foreign / "mine.jsonl",
+    )
+    po.review(out).correct(0, "negative")
+    assert (foreign / "mine.review.jsonl").exists()
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has other rights")
+def test_a_journal_of_a_clone_is_for_its_owner_only_before_it_is_added_to(client: po.Client) -> None:
+    out = po.process_dataframe(DF, "text", model="gpt-4o-mini", client=client, progress=False)
+    path = Path(out.attrs["parallel_openai"]["journal"])
+    for mode, then in ((0o644, 0o600), (0o666, 0o600), (0o640, 0o640)):
+        path.chmod(mode)
+        po.process_dataframe(DF, "text", model="gpt-4o-mini", client=client, progress=False)
+        assert stat.S_IMODE(path.stat().st_mode) == then
+    po.append_to_jsonl([1, 2], "notes.jsonl")
+    assert stat.S_IMODE(Path("notes.jsonl").stat().st_mode) == 0o600
+
+
+@pytest.mark.parametrize("model", ["模" * 90, "é" * 300, "a/b\\c:d\0e\n", "x" * 300, ".." * 10])
+def test_any_models_name_makes_a_files_name(client: po.Client, model: str) -> None:
+    try:
+        po.process_dataframe(DF, "text", model=model, client=client, progress=False)
+    except ParallelOpenAIError:
+        pass  # the server may not know it, or no JSON can carry it
+    assert all(each.parent == FOLDER for each in FOLDER.rglob("*"))
+
+
+@pytest.mark.parametrize("name", ["a\0b.jsonl", "x" * 300, "模" * 90, "x" * 252])
+def test_a_path_that_cannot_be_is_refused_in_a_sentence(client: po.Client, name: str) -> None:
+    for verb, said in ((verb, str(error)) for verb, error in run_all(client, Path(name)).items()):
+        assert said.endswith((".", "'")), verb
+    with pytest.raises(ParallelOpenAIError):
+        po.process_dataframe(DF, "text", model="gpt-4o-mini", client=client, progress=False, save_to=name)
+
+
+def test_a_poisoned_journal_gives_no_answer_and_breaks_no_verb(client: po.Client, foreign: Path) -> None:
+    out = po.process_dataframe(DF, "text", model="gpt-4o-mini", client=client, progress=False)
+    path = Path(out.attrs["parallel_openai"]["journal"])
+    lines = [json.loads(line) for line in path.read_bytes().splitlines()]
+    keys = [line[3]["key"] for line in lines]
+    for line, key in zip(lines, [*keys[1:], keys[0]], strict=True):
+        line[3]["key"] = key
+    deep = b"[" * 700 + b"]" * 700
+    odd = [b'[{"model":"m"},' + deep + b"]", b"[{}]", b'[{"model":"m"},{},null,{"key":5}]', b'[{"model":"m"},[],null]']
+    path.write_bytes(b"".join(each + b"\n" for each in [*(json.dumps(line).encode() for line in lines), *odd]))
+    before = everything(foreign)
+    again = po.process_dataframe(DF, "text", model="gpt-4o-mini", client=client, progress=False)
+    assert again["response"].tolist() == out["response"].tolist()
+    run_all(client, path)
+    assert everything(foreign) == before
