@@ -70,8 +70,10 @@ class ConnectionErrors:
             status = error.status if isinstance(error, aiohttp.ClientHttpProxyError) else None
             why = _reason(error) if status is None else f"HTTP {status}"
             return "proxy_error", about_proxy(tried.proxy, place, status, why)
+        if isinstance(error, aiohttp.ClientConnectorError):  # after a redirect it is another one
+            place = f"{error.host}:{error.port}"
         if isinstance(error, aiohttp.ClientConnectorDNSError):
-            return "dns_error", f"No address is known for {tried.url.host!r}. Check base_url and the network."
+            return "dns_error", f"No address is known for {error.host!r}. Check base_url and the network."
         return self._of_connection(error, tried, place)
 
     def _of_connection(self, error: Exception, tried: Exchange, place: str) -> tuple[str, str]:

@@ -180,8 +180,8 @@ class Transport:
                 break
             url, redirect = target, answer
             answer = await self._by_session(method, url, body, into, options)
-            if answer[0] in (401, 403) and not has_same_owner(self._base, url):
-                return redirect  # its target has to be named as base_url, since it wants the key
+            if answer[0] in (401, 403, 404) and not has_same_owner(self._base, url):
+                return redirect  # its target has to be named as base_url, since it wants the key or is no endpoint
         return answer
 
     def _response(self, url: URL, answer: Answer, began: float, *, is_file: bool) -> Response:

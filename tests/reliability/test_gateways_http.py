@@ -286,7 +286,7 @@ def test_a_redirect_to_another_server_is_followed_without_the_key() -> None:
     assert KEY not in str(asked)
 
 
-@pytest.mark.parametrize("status", ["401 Unauthorized", "403 Forbidden"])
+@pytest.mark.parametrize("status", ["401 Unauthorized", "403 Forbidden", "404 Not Found"])
 def test_another_server_that_wants_the_key_is_named_as_the_base_url_to_set(status: str) -> None:
     with RawServer(http(b"{}", status=status)) as other:
         location = f"Location: {other.origin}/v1/chat/completions"
@@ -304,6 +304,12 @@ def test_a_redirect_that_leads_nowhere_stops_the_run(location: str) -> None:
     with RawServer(said) as server, pytest.raises(ServerUnreachableError, match="redirects to"):
         ask(server.base_url)
     assert len(server.asked) <= 2
+
+
+def test_a_server_that_a_redirect_names_and_that_is_not_there_is_named() -> None:
+    said = http(b"", "Location: http://127.0.0.1:9/v1", status="307 Temporary Redirect")
+    with RawServer(said) as server, pytest.raises(ServerUnreachableError, match=r"No connection to 127\.0\.0\.1:9: "):
+        ask(server.base_url)
 
 
 def test_a_circle_of_redirects_ends() -> None:
