@@ -17,6 +17,7 @@ import pandas as pd
 
 from parallel_openai.batch.options import check_lane, sure_tier
 from parallel_openai.batch.run import BatchRun
+from parallel_openai.batch.under_way import UnderWay
 from parallel_openai.client import Client
 from parallel_openai.engine.bounds import Bounds
 from parallel_openai.engine.interrupts import Presses, hold_back, interrupt_with, is_interactive, noted_interrupts
@@ -88,6 +89,7 @@ class FrameRun:
             self._bounds, self.recipe, self.df, self.client.base_url, tier=sure_tier(self.options.lane)
         )
         self._batches: BatchRun | None = None
+        self._under_way: UnderWay | None = None
         self._engine = self._find_engine()
         self._presses, self._ended = Presses(), "finished"
         self._began = time.time()
@@ -181,13 +183,15 @@ class FrameRun:
         self, requests: Iterator[APIRequest | None], journal: Journal, known: KnownResults, deadline: float | None
     ) -> End:
         if self._lane is None:
-            return await self._engine.process(
+            self._under_way = UnderWay(journal.path)
+            ended = await self._engine.process(
                 requests,
                 on_result=lambda result: self._take(result, journal),
                 status=self.status,
                 budget=self._budget,
                 deadline=deadline,
             )
+            return "submitted" if ended == "finished" and self._under_way.met else ended
         self._batches = BatchRun(
             self.client,
             journal,
@@ -232,6 +236,8 @@ class FrameRun:
             elif self._called_as_before(slot, request, known).key in known:
                 self._restoring.put(slot, request.key)
                 self.status.num_tasks_to_restore = len(self._restoring)
+            elif self._under_way is not None and self._under_way.meet(request.key, request.former_key):
+                continue
             elif known.was_asked(request.key):
                 again.append(slot)
             elif self._may_be_sent(slot, request):
@@ -375,6 +381,8 @@ class FrameRun:
 
     def _finish(self, progress: Progress, began: float, ended: str) -> pd.DataFrame:
         rest = self._batches.rest() if self._batches is not None else None
+        if self._under_way is not None and self._under_way.met:
+            rest = str(self._under_way)
         if rest is not None:
             self.answers.cancel_rest("in_batch", rest)
         for slot, source in self._twins:

@@ -1,0 +1,44 @@
+"""Requests that an earlier call gave into batches, for a call that sends in another way: they are paid for already."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+from parallel_openai.batch.spool import Spool
+from parallel_openai.batch.state import live_parts
+
+
+class UnderWay:
+    """The keys of a journal's requests that wait in batches, and how many of them a call met.
+
+    Args:
+        journal: its path.
+    """
+
+    def __init__(self, journal: Path) -> None:
+        self._since: dict[str, float] = {}
+        self.met, self._first = 0, float("inf")
+        spool = Spool(journal)
+        if not spool.folder.is_dir():  # as without batches, where the journal need not be read for them
+            return
+        for part in live_parts(journal):
+            if spool.holds(part.name):
+                for place in spool.places(part.name).values():
+                    self._since[place.key] = part.planned_at
+
+    def meet(self, *keys: str | None) -> bool:
+        """Whether a request with one of these keys waits in a batch."""
+        since = min((self._since[key] for key in keys if key in self._since), default=None)
+        if since is None:
+            return False
+        self.met, self._first = self.met + 1, min(self._first, since)
+        return True
+
+    def __str__(self) -> str:
+        when = time.strftime("%Y-%m-%d %H:%M", time.localtime(self._first))
+        rows = "1 request waits" if self.met == 1 else f"{self.met:,} requests wait"
+        return (
+            f'{rows} in a batch since {when} and would be paid for twice. The same call with lane="batch" waits for '
+            "the answers, po.collect_batches() takes in what is there, and po.cancel_batches() gives them up."
+        )
