@@ -24,6 +24,8 @@ UNKNOWN_OUTPUT_FACTOR = 100.0
 ENOUGH_ANSWERS = 10
 #: Room for the next rows, where the server is seen to count otherwise than we do.
 MARGIN = 1.1
+#: Tokens by which a price for each is measured, since a single one's is rounded.
+_MANY = 1_000_000
 #: Endpoints whose answers have no tokens.
 _WITHOUT_OUTPUT = frozenset({"embeddings", "moderations"})
 
@@ -78,6 +80,11 @@ class Funds:
         # Without rounding errors where nothing is set aside any more.
         self._held_tokens = self._held_tokens - reserve.tokens if self.reserves else 0.0
         self._held_usd = self._held_usd - reserve.usd if self.reserves else 0.0
+
+    @property
+    def left(self) -> tuple[float, float]:
+        """Tokens and dollars that are neither spent nor set aside."""
+        return self.tokens - self.spent_tokens - self._held_tokens, self.usd - self.spent_usd - self._held_usd
 
     @property
     def is_used_up(self) -> bool:
@@ -210,6 +217,18 @@ class Budget:
             self._count_by(model, prompt, counting.learnt_output if is_alone else counting.beside_others())
         self._measure(reserve)
         return reserve if self._funds.hold(reserve) else None
+
+    def room(self, request: APIRequest) -> float:
+        """How many prompt tokens a request like this one, whose answer has none, may have for the budget to hold."""
+        left_tokens, left_usd = self._funds.left
+        if min(left_tokens, left_usd) <= 0:
+            return 0.0
+        body, model = request.request_json, str(request.request_json.get("model"))
+        counting = self._counting.setdefault(model, _Counting())
+        # One request may be all that the budget has, and how the server counts is not known from the first answers.
+        factor = max(counting.prompt, UNKNOWN_FACTOR if counting.answers < ENOUGH_ANSWERS else 1.0)
+        tokens, usd = self._most(Reserve(request, model, _MANY, 0.0, tier_of(body)), factor, 0.0)
+        return _MANY * min(left_tokens / tokens, left_usd / usd if usd else math.inf)
 
     def settle(self, reserve: Reserve, response: Response) -> None:
         """Book what the send has really cost, and the most that it can have where that is not told."""

@@ -364,6 +364,21 @@ def test_a_budget_ends_the_run_before_the_request_that_would_pass_it(embed: Embe
     assert server.stats()["prompt_tokens"] <= 200
 
 
+@pytest.mark.parametrize("share", [0.05, 0.5, 0.94])
+@pytest.mark.parametrize("unit", ["budget_tokens", "budget_usd"])
+def test_a_request_is_cut_to_what_the_budget_has_left(
+    embed: Embed, server: simulator.Server, unit: str, share: float
+) -> None:
+    frame = texts(400, start=1000)
+    plan = po.preview(frame, "text", model=MODEL, endpoint="embeddings", client=po.Client(server.base_url))
+    tokens = int(plan.prompt_tokens * share)
+    usd = tokens * 0.02 / 1e6
+    out = embed(frame, "text", **{unit: tokens if unit == "budget_tokens" else usd})
+    assert 0.8 * tokens <= out["prompt_tokens"].sum() <= tokens
+    assert set(codes(out)) == {None, "budget"}
+    assert sent(server) < 15
+
+
 def test_lists_of_token_numbers_are_embedded_too(embed: Embed, server: simulator.Server) -> None:
     frame = pd.DataFrame({"tokens": [[1, 2, 3], [4], "A text."]})
     assert embed(frame, "tokens")["status"].eq("succeeded").all()

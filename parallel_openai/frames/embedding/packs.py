@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import base64
+import math
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -108,9 +109,14 @@ class Packer:
 
     Attributes:
         most_inputs, most_tokens: what one request may hold; they may be lowered while it works.
+        room: gives how many tokens the budget has left for the request that a row begins.
     """
 
-    def __init__(self, packing: Packing, most_inputs: int | None = None) -> None:
+    def __init__(
+        self, packing: Packing, most_inputs: int | None = None, room: Callable[[APIRequest], float] | None = None
+    ) -> None:
+        self.room = room
+        self._left = math.inf
         self.most_inputs = min(packing.inputs, most_inputs or packing.inputs)
         self.most_tokens: float = packing.tokens
         self._rows: list[APIRequest] = []
@@ -123,9 +129,11 @@ class Packer:
     def add(self, row: APIRequest) -> Iterator[Pack]:
         """Take one row in; gives a pack when the row does not fit any more."""
         tokens = row.size.prompt_tokens if row.size else 1
-        full = len(self._rows) >= self.most_inputs or self._tokens + tokens > self.most_tokens
+        full = len(self._rows) >= self.most_inputs or self._tokens + tokens > min(self.most_tokens, self._left)
         if self._rows and (full or not _are_alike(self._rows[0], row)):
             yield from self.rest()
+        if not self._rows and self.room is not None:
+            self._left = self.room(row)
         self._rows.append(row)
         self._tokens += tokens
 

@@ -30,7 +30,8 @@ class EmbedRun(FrameRun):
         """Say where the vectors gather, and how many rows may travel together."""
         assert EMBEDDINGS.packing is not None
         self._vectors = vectors
-        self._packer = Packer(EMBEDDINGS.packing, rows_per_request)
+        room = self._budget.room if self._budget is not None else None
+        self._packer = Packer(EMBEDDINGS.packing, rows_per_request, room)
         self._queue = Queue(iter(()))
         self._answered = 0  # packs
         self._refused_alone = 0  # rows
