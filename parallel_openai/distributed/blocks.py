@@ -5,27 +5,31 @@ from __future__ import annotations
 import threading
 import time
 from collections import Counter
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from parallel_openai.client import Client
 from parallel_openai.distributed.cluster import DeskHandle, worker_name
+from parallel_openai.distributed.guard import Guard
 from parallel_openai.distributed.parts import Index, KnownParts, new_part, partition_name, parts_of
 from parallel_openai.distributed.worker import COUNTS, Tape, leased_client
 from parallel_openai.engine.progress import Progress
 from parallel_openai.engine.resume import KnownResults
 from parallel_openai.engine.status import StatusTracker
 from parallel_openai.errors import InvalidInputError, JournalError, RunStoppedError
-from parallel_openai.frames.answers import Reader
+from parallel_openai.frames.answers import Reader, Reading
 from parallel_openai.frames.options import Options
 from parallel_openai.frames.recipe import Recipe
 from parallel_openai.frames.run import FrameRun
+from parallel_openai.requests.prompts import BadPromptError
 
 #: Seconds between two looks at the counters.
-LOOK_EVERY = 0.5
+LOOK_EVERY = 0.2
 #: Seconds that a worker waits for what makes its client, where the account's actor has just been begun anew.
 OPEN_WITHIN = 30.0
 #: What workers count, and what stands at a number for a while.
@@ -44,6 +48,12 @@ class Plan:
     options: Options
     folder: Path
     index: Any  # a reference to an Index; None where there is nothing to know
+    names: tuple[str, ...]  # the columns that each block is to have
+
+    @property
+    def marker(self) -> Path:
+        """A file that is there while the run goes on."""
+        return self.folder / f".run-{self.run}"
 
 
 class BlockWorker:
@@ -59,9 +69,14 @@ class BlockWorker:
         self.status = StatusTracker(timeline=Tape(keeps=False))
         self.index: Index | None = None if plan.index is None else ray.get(plan.index)
         self.client = self._open()
+        self._guard = Guard(
+            plan.marker.with_name(f"{plan.marker.name}-{ray.get_runtime_context().get_actor_id()}"),
+            plan.marker.with_name(f"{plan.marker.name}-deaths"),
+        )
+        self._recipe, self._reader = self._watched()
         self._told_at = 0.0
         self._telling = threading.Lock()
-        if not (plan.folder / f".run-{plan.run}").exists():
+        if not plan.marker.exists():
             host = self._name.rpartition("-")[0]
             self.end_run(
                 InvalidInputError(
@@ -71,9 +86,13 @@ class BlockWorker:
             )
 
     def __call__(self, rows: pd.DataFrame) -> pd.DataFrame:
-        run = PartRun(rows, self.plan.recipe, self.plan.reader, self.client, self.plan.options, self.status, self)
+        self._guard.look()
+        rows = with_columns_of(rows, self.plan.names)
+        run = PartRun(rows, self._recipe, self._reader, self.client, self.plan.options, self.status, self)
         try:
             out = run.execute() if self.stop is None else run.cancelled()
+        except KeyboardInterrupt as stop:
+            out = vars(stop)["partial"]
         except (RunStoppedError, JournalError) as error:
             self.end_run(error)
             partial = getattr(error, "partial", None)
@@ -81,8 +100,22 @@ class BlockWorker:
         finally:
             self.tell(at_once=True)
         out.attrs = {}  # they would become a part of the block's type
-        name = f"{self.plan.options.prefix}status"
-        return out.assign(**{name: out[name].astype("string")})
+        return storable(out, self._reader.names, self.plan.options.prefix)
+
+    def _watched(self) -> tuple[Recipe, Reader]:
+        """What is asked and how it is read, where a function of the caller's may end this process."""
+
+        def no_prompt(why: str) -> BadPromptError:
+            return BadPromptError("prompt_error", f"The prompt function is not called with this row. {why}")
+
+        def no_reading(why: str) -> Reading:
+            return Reading(None, error_code="parse_error", error=f"The answer is not read. {why}", repairable=False)
+
+        recipe, watch = self.plan.recipe, self._guard.watch
+        texts: dict[str, Any] = {
+            name: watch(text, no_prompt) for name in ("prompt", "system") if callable(text := getattr(recipe, name))
+        }
+        return replace(recipe, **texts), replace(self.plan.reader, read=watch(self.plan.reader.read, no_reading))
 
     def end_run(self, error: Exception) -> None:
         """Have all workers stop."""
@@ -148,7 +181,12 @@ class PartRun(FrameRun):
 
     def _progress(self) -> Progress:
         assert self.worker is not None
-        return _Telling(self.worker, self.client)
+        return _Telling(self, self.worker, self.client)
+
+    def leave_off(self) -> None:
+        """Send nothing more, and take in what is on its way."""
+        if not self._presses:
+            self._presses.note()
 
     def _tidy(self) -> None:
         """Leave no empty files behind."""
@@ -160,9 +198,49 @@ class PartRun(FrameRun):
 class _Telling(Progress):
     """Shows nothing here, and tells those who show."""
 
-    def __init__(self, worker: BlockWorker, client: Client) -> None:
+    def __init__(self, run: PartRun, worker: BlockWorker, client: Client) -> None:
         super().__init__(worker.status, client, show=False)
-        self._worker = worker
+        self._run, self._worker = run, worker
 
     def tick(self) -> None:
         self._worker.tell()
+        if self._worker.stop is not None:
+            self._run.leave_off()
+
+
+def with_columns_of(rows: pd.DataFrame, names: Sequence[str]) -> pd.DataFrame:
+    """The block with the columns that the dataset has: one that it lacks is empty in its rows."""
+    return rows.assign(**{name: None for name in names if name not in rows})
+
+
+def storable(out: pd.DataFrame, answers: Sequence[str], prefix: str) -> pd.DataFrame:
+    """The block as Arrow can hold it: a row whose answer is no text that can be written down fails.
+
+    >>> said = pd.Series(["good", "bad \\ud800"], dtype="string[python]")
+    >>> out = pd.DataFrame({"response": said, "status": "succeeded", "error_code": None, "error": None})
+    >>> storable(out, ["response"], "")["status"].tolist()
+    ['succeeded', 'failed']
+    """
+    out = out.assign(**{f"{prefix}status": out[f"{prefix}status"].astype("string")})
+    for name in out.columns[out.dtypes.map(pd.api.types.is_string_dtype)]:
+        odd = np.array([isinstance(cell, str) and _is_odd(cell) for cell in out[name]], dtype=bool)
+        if not odd.any():
+            continue
+        told = [cell.encode("utf-8", "backslashreplace").decode() for cell in out.loc[odd, name]]
+        if name in {prefix + answer for answer in answers}:
+            why = [f"The answer holds half a character, which a dataset cannot hold: {text:.200}" for text in told]
+            for column, cells in {"status": "failed", "error_code": "malformed_response", "error": why}.items():
+                out[prefix + column] = out[prefix + column].astype("string")
+                out.loc[odd, prefix + column] = cells
+            told = [None] * len(told)
+        out.loc[odd, name] = told
+        out[name] = out[name].astype("string")
+    return out
+
+
+def _is_odd(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return True
+    return False

@@ -110,6 +110,7 @@ class Desk:
         self._sealed: dict[str, Sealed] = {}
         self._counts: dict[str, dict[str, Counter[str]]] = {}
         self._stops: dict[str, tuple[str, str]] = {}
+        self._ended: set[str] = set()
 
     def lease(self, worker: str, requests: int, tokens: float, report: Report) -> Grant:
         return self._account.lease(worker, requests, tokens, report)
@@ -123,6 +124,8 @@ class Desk:
 
     def count(self, run: str, worker: str, counts: Counter[str]) -> tuple[str, str] | None:
         """Take a worker's counts; gives why the run is to stop, if it is."""
+        if run in self._ended:
+            return "RunStoppedError", "The run has ended."
         self._counts.setdefault(run, {})[worker] = counts
         return self._stops.get(run)
 
@@ -138,7 +141,8 @@ class Desk:
         return total, self._account.limits, self._stops.get(run)
 
     def end(self, run: str) -> None:
-        """Forget a run, and what was sealed for it."""
+        """Forget a run, and what was sealed for it; a worker that is left over hears of it."""
+        self._ended.add(run)
         for book in (self._sealed, self._counts, self._stops):
             book.pop(run, None)
 

@@ -20,11 +20,13 @@ from parallel_openai.default_client import client_for
 from parallel_openai.distributed.blocks import COUNTED, GAUGES, LOOK_EVERY, BlockWorker, Plan
 from parallel_openai.distributed.cluster import DeskHandle, account_name, count_workers, error_of, find_ray, seal
 from parallel_openai.distributed.parts import Index, in_groups, scan
+from parallel_openai.engine.interrupts import check_held, hold_back, interrupt_with, is_interactive, noted_interrupts
 from parallel_openai.engine.journal import Sync
+from parallel_openai.engine.locking import Lock
 from parallel_openai.engine.progress import Progress
 from parallel_openai.engine.status import StatusTracker
 from parallel_openai.errors import InvalidInputError, JournalError
-from parallel_openai.frames.answers import COLUMNS, Reader
+from parallel_openai.frames.answers import COLUMNS, Answers, Reader
 from parallel_openai.frames.copies import on_copies
 from parallel_openai.frames.options import Options
 from parallel_openai.frames.place import journal_path, make_private
@@ -116,12 +118,20 @@ def process_dataset(
 
 
 def _check_columns(ds: Any, recipe: Recipe, reader: Reader, prefix: str) -> None:
-    schema = ds.schema() if hasattr(ds, "map_batches") else None
-    if schema is None:
-        raise InvalidInputError(f"ds must be a ray.data.Dataset that has rows, not {type(ds).__name__}.")
-    like = pd.DataFrame(index=range(2), columns=schema.names)
+    if not hasattr(ds, "map_batches"):
+        raise InvalidInputError(f"ds must be a ray.data.Dataset, not {type(ds).__name__}.")
+    names = _names(ds)
+    if not names and not ds.count():
+        return  # no rows, of which nobody can tell what columns they have
+    like = pd.DataFrame(index=range(2), columns=names)
     recipe.check(like)
     check_free(like, [*reader.names, *COLUMNS], prefix)
+
+
+def _names(ds: Any) -> list[str]:
+    """The columns of a dataset, as it tells them: those of its first block where its rows are not there yet."""
+    schema = ds.schema()
+    return [] if schema is None else list(schema.names)
 
 
 def _folder(save_to: str | os.PathLike[str] | None, recipe: Recipe, client: Client) -> Path:
@@ -154,6 +164,29 @@ class _DatasetRun:
     status: StatusTracker = field(default_factory=StatusTracker)
 
     def execute(self, ds: Any, *, show: bool) -> Any:
+        """Run, alone in the folder, and wait for the end. A stop has all workers send nothing more and take in what is
+        on its way; one more leaves at once.
+
+        Raises:
+            KeyboardInterrupt: it was stopped, and nobody sits there to look at a dataset; `.partial` holds it.
+        """
+        check_held()
+        lock = Lock(self.folder)
+        try:
+            with noted_interrupts() as self._presses:
+                out, stop = self._run(ds, show=show)
+                if self._presses and not is_interactive():
+                    raise interrupt_with(out)
+                if self._presses:
+                    hold_back(self._presses)
+                elif stop is not None:
+                    raise error_of(stop, partial=out)
+                return out
+        finally:
+            lock.release()
+
+    def _run(self, ds: Any, *, show: bool) -> tuple[Any, tuple[str, str] | None]:
+        """The finished dataset, and why the run stopped."""
         self.name = uuid.uuid4().hex[:12]
         self.desk = DeskHandle(
             account_name(self.client), (self.client.max_requests_per_minute, self.client.max_tokens_per_minute)
@@ -165,20 +198,29 @@ class _DatasetRun:
         began = time.monotonic()
         marker = self.folder / f".run-{self.name}"
         marker.touch()
+        line = ""
         try:
-            with self._watched(progress):
-                out = self._mapped(ds).materialize()
-        except BaseException:
-            progress.close()
-            raise
+            with self._watched(progress), self._presses.left_at_once():
+                out = self._with_all_columns(self._mapped(ds).materialize(), ds)
+            line = self._closing_line(time.monotonic() - began)
         finally:
-            marker.unlink(missing_ok=True)
+            for left in self.folder.glob(f"{marker.name}*"):
+                left.unlink(missing_ok=True)
             stop = self._look()
             self.ray.get(self.desk.find().end.remote(self.name))
-        progress.close(self._closing_line(time.monotonic() - began))
-        if stop is not None:
-            raise error_of(stop, partial=out)
-        return out
+            progress.close(line)
+        return out, stop
+
+    def _with_all_columns(self, out: Any, ds: Any) -> Any:
+        """No worker has seen an empty dataset; it has the added columns all the same."""
+        if out.count():
+            return out
+        schema, prefix = ds.schema(), self.options.prefix
+        answers = Answers(0, self.recipe.samples, self.reader, self.client.base_url).columns()
+        columns: dict[str, Any] = {name: [] for name in (schema.names if schema is not None else ())}
+        added = {f"{prefix}{name}": pd.Series(values) for name, values in answers.items()}
+        added[f"{prefix}status"] = added[f"{prefix}status"].astype("string")
+        return self.ray.data.from_pandas(pd.DataFrame({**columns, **added}))
 
     def _begin(self) -> None:
         self.ray.get(self.desk.find().begin.remote(self.name, self._sealed))
@@ -189,7 +231,8 @@ class _DatasetRun:
         if _is_there(ds) and ds.num_blocks() < self.workers:
             ds = ds.repartition(self.workers)
         cpus = self.ray.cluster_resources().get("CPU", 1.0)
-        plan = Plan(self.name, self.desk, self.recipe, self.reader, self.options, self.folder, self._index())
+        names = tuple(_names(ds))
+        plan = Plan(self.name, self.desk, self.recipe, self.reader, self.options, self.folder, self._index(), names)
         out = ds.map_batches(
             BlockWorker,
             fn_constructor_args=(plan,),
@@ -223,6 +266,8 @@ class _DatasetRun:
 
         def watch() -> None:
             while not over.wait(LOOK_EVERY):
+                if self._presses:
+                    self.ray.get(self.desk.find().stop.remote(self.name, "KeyboardInterrupt", "It was stopped."))
                 self._look()
                 progress.tick()
 
@@ -263,7 +308,8 @@ class _DatasetRun:
         good = status.num_tasks_succeeded + status.num_tasks_shared
         known = f", {status.num_tasks_restored:,} from the journals" if status.num_tasks_restored else ""
         counts = f"{good:,} succeeded, {status.num_tasks_failed:,} failed in {seconds:.1f} s{known}"
-        return f"{counts}, {self.workers} workers. Answers: {self.folder}"
+        how = "Interrupted. The same call goes on from there: " if self._presses else ""
+        return f"{how}{counts}, {self.workers} workers. Answers: {self.folder}"
 
 
 def _is_there(ds: Any) -> bool:

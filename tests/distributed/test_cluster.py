@@ -6,7 +6,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,8 @@ import pandas as pd
 import pytest
 
 import parallel_openai as po
-from parallel_openai.errors import AuthenticationError, InvalidInputError
+from parallel_openai.engine.locking import Lock
+from parallel_openai.errors import AuthenticationError, InvalidInputError, JournalLockedError
 from parallel_openai.local import simulator
 
 ray = pytest.importorskip("ray", reason="Ray has no wheel for this Python")
@@ -165,3 +166,89 @@ def test_a_dataset_comes_back_in_order_and_its_journals_answer_the_next_call(tmp
             assert {row["status"] for row in rows} == {"succeeded"}
         assert server.stats(charged=False)["received"] == 60
     assert sum(len(path.read_bytes().splitlines()) for path in tmp_path.glob("part-*.jsonl")) == 60
+
+
+def rows(count: int, blocks: int) -> Any:
+    import ray.data
+
+    return ray.data.from_items([{"text": f"row {number}"} for number in range(count)], override_num_blocks=blocks)
+
+
+@pytest.fixture
+def ask(tmp_path: Path) -> Callable[..., Any]:
+    """A dataset through two workers."""
+
+    def asking(server: Any, ds: Any, prompt: Any = "Say {text}", **options: Any) -> Any:
+        with po.Client(server.base_url, KEY) as client:
+            return po.process_dataset(
+                ds, prompt, model="m", save_to=tmp_path / "answers", workers=2, client=client, progress=False, **options
+            )
+
+    return asking
+
+
+@pytest.mark.usefixtures("cluster")
+def test_a_stop_of_a_dataset_reaches_every_worker_and_the_same_call_goes_on(ask: Callable[..., Any]) -> None:
+    settings: dict[str, Any] = {"max_requests_per_minute": 1200, "burst_seconds": 1.0}
+    with simulator.serve(separate_process=True, **settings) as server:
+        counts: list[int] = []
+
+        def stop() -> None:
+            give_up_at = time.monotonic() + 60
+            while server.stats(charged=False)["received"] < 20 and time.monotonic() < give_up_at:
+                time.sleep(0.05)
+            os.kill(os.getpid(), signal.SIGINT)
+            for seconds in (1.5, 1.5):
+                time.sleep(seconds)
+                counts.append(server.stats(charged=False)["received"])
+
+        stopping = threading.Thread(target=stop)
+        stopping.start()
+        with pytest.raises(KeyboardInterrupt) as stopped:
+            ask(server, rows(160, 4))
+        stopping.join()
+        assert counts[0] == counts[1] < 100
+        finished = [row["status"] for row in vars(stopped.value)["partial"].take_all()]
+        assert finished.count("succeeded") == counts[0] == 160 - finished.count("cancelled")
+        assert {row["status"] for row in ask(server, rows(160, 4)).take_all()} == {"succeeded"}
+        assert server.stats(charged=False)["received"] == 160
+
+
+@pytest.mark.usefixtures("cluster")
+def test_a_second_run_on_a_folder_is_refused_while_one_goes_on(ask: Callable[..., Any], tmp_path: Path) -> None:
+    lock = Lock(tmp_path / "answers")
+    try:
+        with simulator.serve() as server:
+            with pytest.raises(JournalLockedError, match="process"):
+                ask(server, rows(4, 2))
+            assert server.stats()["received"] == 0
+    finally:
+        lock.release()
+
+
+@pytest.mark.usefixtures("cluster")
+def test_an_answer_that_a_dataset_cannot_hold_fails_alone_and_a_column_that_a_block_lacks_is_empty(
+    ask: Callable[..., Any],
+) -> None:
+    import ray.data
+
+    texts = ray.data.from_pandas(pd.DataFrame({"text": ["a", "b"]}))
+    both = texts.union(ray.data.from_pandas(pd.DataFrame({"more": [1, 2]}))).materialize()
+    with simulator.serve(max_requests_per_minute=None) as server:
+        out = ask(server, both, parse=lambda text: "\ud800" if " a " in text else text).take_all()
+        assert server.stats()["received"] == 2
+    assert [row["status"] for row in out] == ["failed", "succeeded", "failed", "failed"]
+    assert [row["error_code"] for row in out] == ["malformed_response", None, "missing_prompt", "missing_prompt"]
+
+
+@pytest.mark.usefixtures("cluster")
+@pytest.mark.parametrize("how", ["without columns", "with columns"])
+def test_an_empty_dataset_has_the_added_columns(ask: Callable[..., Any], how: str) -> None:
+    import ray.data
+
+    empty = pd.DataFrame({"text": pd.Series(dtype=str)})
+    ds = ray.data.from_items([]) if how == "without columns" else ray.data.from_pandas(empty)
+    with simulator.serve() as server:
+        out = ask(server, ds)
+    assert out.count() == 0
+    assert {"response", "status", "error"} <= set(out.schema().names)
