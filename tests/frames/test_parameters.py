@@ -108,7 +108,7 @@ def test_a_key_is_refused_in_extra_body_too(verb: Any, server: simulator.Server,
         (process, {"endpoint": "moderations", "temperature": 0}, "moderations has no parameter temperature="),
         (embed, {"top_p": 1}, "embeddings has no parameter top_p="),
     ],
-    ids=str,
+    ids=lambda value: getattr(value, "__name__", str(value)),
 )
 def test_a_name_that_stands_elsewhere_or_is_misspelt_is_refused_with_the_right_one(
     verb: Any, options: dict[str, Any], told: str, server: simulator.Server, client: po.Client
