@@ -79,13 +79,6 @@ class Client:
     parallel_openai.errors.InvalidInputError: max_tokens_per_minute must be a number above 0 or None, not 0.
     """
 
-    _settings: tuple[tuple[Any, ...], dict[str, Any]]
-
-    def __new__(cls, *args: Any, **options: Any) -> Client:
-        client = super().__new__(cls)
-        client._settings = args, options  # by which another process makes one like it
-        return client
-
     def __init__(
         self,
         base_url: str | None = None,
@@ -110,6 +103,7 @@ class Client:
         trust_env: bool = True,
         ssl: ssl_module.SSLContext | bool = True,
     ) -> None:
+        self._settings = {name: value for name, value in locals().items() if name != "self"}
         address = find_address(
             base_url,
             azure_endpoint=azure_endpoint,
@@ -295,14 +289,13 @@ class Client:
         Raises:
             PicklingError: a key, or something like it, was given; pickles lie in files, and keys must not.
         """
-        args, options = self._settings
-        given = dict(zip(("base_url", "api_key"), args, strict=False)) | options
-        if given.get("api_key") is not None or sent_secrets(given.get("headers") or {}, self._line.address.base_url):
+        given = self._settings
+        if given["api_key"] is not None or sent_secrets(given["headers"] or {}, self._line.address.base_url):
             raise pickle.PicklingError(
                 "This client was given a key, a secret header or a query, which must not be written into a pickle. Let "
                 "the key come from OPENAI_API_KEY in each process, or make the client there."
             )
-        return _client_of, (args, options)
+        return _client_of, (given,)
 
     def __repr__(self) -> str:
         limits = {
@@ -344,8 +337,8 @@ class Client:
         return self._line.post(request)
 
 
-def _client_of(args: tuple[Any, ...], options: dict[str, Any]) -> Client:
-    return Client(*args, **options)
+def _client_of(settings: Mapping[str, Any]) -> Client:
+    return Client(**settings)
 
 
 class _Pool(Client):
