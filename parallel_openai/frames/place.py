@@ -27,15 +27,16 @@ def journal_path(recipe: Recipe, place: str, save_to: str | os.PathLike[str] | N
     """Where the answers of a call lie: in the file it names, else in one named after what is asked and where."""
     if save_to is not None:
         return path_of(save_to, "save_to")
-    model = "".join(c if c.isalnum() or c in "-._" else "-" for c in recipe.model or "requests")
+    model = "".join(c if c.isalnum() or c in "-._" else "-" for c in recipe.model or "requests")[:80]
+    model = model.encode()[:_MODEL_BYTES].decode(errors="ignore")
     folder, plain = Path(JOURNAL_FOLDER), recipe.digest(_one_spelling(place))
     if folder.is_dir():
         numbers = dict.fromkeys((recipe.samples, *range(1, MOST_FORMER_SAMPLES + 1)))
         for former in (recipe.former_digest(place, samples) for samples in numbers):
-            path = folder / f"{model[:80]}-{former}.jsonl"
+            path = folder / f"{model}-{former}.jsonl"
             if path.exists():
                 return path
-    return folder / f"{model[:80]}-{plain}.jsonl"
+    return folder / f"{model}-{plain}.jsonl"
 
 
 def _one_spelling(place: str) -> str:
