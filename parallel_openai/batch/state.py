@@ -105,7 +105,7 @@ def _replay(parts: dict[str, Part], line: bytes) -> None:
 
 
 def _is_plain(name: Any) -> bool:
-    """Whether it names a file in the run's own folder: a journal may come from a stranger, and files go by these names."""
+    """Whether it stays in the run's own folder as a file's name: a journal may come from a stranger."""
     return isinstance(name, str) and name not in ("", ".", "..") and not any(mark in name for mark in "/\\:\0")
 
 
