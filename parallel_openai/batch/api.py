@@ -7,6 +7,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from parallel_openai.client import Client
 from parallel_openai.engine.retry import UNSENT_CODES, RetryPolicy, judge
@@ -85,7 +86,7 @@ class BatchAPI:
         """The file's content, whole, at that place."""
 
         async def send() -> Response:
-            return await self._client.transport().download(f"files/{file_id}/content", place)
+            return await self._client.transport().download(f"files/{quote(file_id, safe='')}/content", place)
 
         await self._until_answered(f"download {file_id}", send, patient=True)
 

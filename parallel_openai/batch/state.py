@@ -92,6 +92,8 @@ def _replay(parts: dict[str, Part], line: bytes) -> None:
         about = loads(line)[2]["batch"]
         name, event = about["name"], about["event"]
         changes = {key: value for key, value in about.items() if key in _FIELDS}
+        if not _is_plain(name):
+            return
         if event == "planned":
             parts[name] = Part(**{**changes, "earlier": True})
         elif event in _ENDS:
@@ -100,6 +102,11 @@ def _replay(parts: dict[str, Part], line: bytes) -> None:
             parts[name] = replace(parts[name], **changes)
     except (ValueError, TypeError, KeyError, IndexError):
         return  # a damaged line; the server's own list tells what it told
+
+
+def _is_plain(name: Any) -> bool:
+    """Whether it stays in the run's own folder as a file's name: a journal may come from a stranger."""
+    return isinstance(name, str) and name not in ("", ".", "..") and not any(mark in name for mark in "/\\:\0")
 
 
 def _line(about: dict[str, Any]) -> bytes:
