@@ -91,9 +91,12 @@ def process_dataset(
         MissingDependencyError: Ray is not installed.
         InvalidInputError: before anything is sent: a column is missing, the folder is not seen everywhere, ...
         RunStoppedError: the server will refuse every row; `.partial` is the dataset with what was finished.
+        JournalLockedError: another run is at work on the folder.
+        KeyboardInterrupt: stopped, outside a notebook; `.partial` is the dataset with what was finished.
 
     A worker that dies is replaced, and its blocks are worked on again: what stands in the journals is not asked for
-    again. So it is when the same call is made again, also with other or differently divided rows.
+    again. So it is when the same call is made again, also with other or differently divided rows. A row over which
+    three workers died, as in a function that crashes, fails.
     """
     for name in params:
         if name in _NOT_HERE:

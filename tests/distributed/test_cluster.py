@@ -215,6 +215,19 @@ def test_a_stop_of_a_dataset_reaches_every_worker_and_the_same_call_goes_on(ask:
 
 
 @pytest.mark.usefixtures("cluster")
+def test_a_row_that_ends_its_worker_each_time_fails_and_the_others_are_answered(ask: Callable[..., Any]) -> None:
+    def prompt(row: Any) -> str:
+        if row["text"] == "row 3":
+            os.kill(os.getpid(), signal.SIGKILL)
+        return f"Say {row['text']}"
+
+    with simulator.serve(separate_process=True, max_requests_per_minute=LIMIT) as server:
+        out = ask(server, rows(8, 2), prompt).take_all()
+        assert [row["status"] for row in out] == ["succeeded"] * 3 + ["failed"] + ["succeeded"] * 4
+        assert "has ended 3 workers" in out[3]["error"]
+
+
+@pytest.mark.usefixtures("cluster")
 def test_a_second_run_on_a_folder_is_refused_while_one_goes_on(ask: Callable[..., Any], tmp_path: Path) -> None:
     lock = Lock(tmp_path / "answers")
     try:
