@@ -83,7 +83,10 @@ def alike(made: bytes) -> bytes:
     """
     if b".0" not in made or not _WHOLE_FRACTION.search(made):
         return made
-    return orjson.dumps(_whole(orjson.loads(made)))
+    try:
+        return orjson.dumps(_whole(orjson.loads(made)))
+    except orjson.JSONDecodeError:  # half a surrogate pair, which is refused where the body is sent
+        return made
 
 
 #: In a text it costs a look.

@@ -55,7 +55,7 @@ def connector_through(proxy: URL | None, **options: Any) -> aiohttp.TCPConnector
         return aiohttp.TCPConnector(**options)
     from aiohttp_socks import ProxyConnectionError, ProxyConnector, ProxyError, ProxyTimeoutError, ProxyType
 
-    class Connector(ProxyConnector):  # type: ignore[misc]  # it publishes no types
+    class Connector(ProxyConnector):
         async def connect(self, req: aiohttp.ClientRequest, *rest: Any, **more: Any) -> Any:
             try:
                 return await super().connect(req, *rest, **more)
@@ -64,7 +64,7 @@ def connector_through(proxy: URL | None, **options: Any) -> aiohttp.TCPConnector
 
     kind = ProxyType.SOCKS4 if proxy.scheme.startswith("socks4") else ProxyType.SOCKS5
     port = proxy.port or 1080
-    return Connector(proxy.host, port, kind, proxy.user or "", proxy.password or "", rdns=True, **options)
+    return Connector(proxy.host or "", port, kind, proxy.user or "", proxy.password or "", rdns=True, **options)
 
 
 def _is_left_out(url: URL, names: str) -> bool:
