@@ -8,11 +8,13 @@ are in the journal.
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
+from parallel_openai.engine.own_files import check_own
 from parallel_openai.engine.resume import attempts_of
 from parallel_openai.jsonl import dumps, loads
 from parallel_openai.records import APIRequest, Attempt, Size
@@ -27,6 +29,11 @@ class Row:
     custom_id: str
     request: APIRequest
     attempts: tuple[Attempt, ...] = ()
+
+
+#: The files of a part, and how a part is called: by its run and a number.
+_KINDS = ("jsonl", "rows", "output", "error")
+_OURS = re.compile(r".+-[0-9]{4,}")
 
 
 class Place(NamedTuple):
@@ -48,6 +55,7 @@ class Spool:
 
     def __init__(self, journal: Path) -> None:
         self.folder = journal.with_name(journal.name + ".batches")
+        check_own(self.folder, "Remove it, or take another journal: nobody named it, and files in it are removed.")
 
     def place(self, name: str, kind: str = "jsonl") -> Path:
         """Where a file of a part lies: `jsonl`, `rows`, or `output` and `error` while they are read."""
@@ -82,13 +90,14 @@ class Spool:
 
     def tidy(self, names: Set[str]) -> None:
         """Remove what belongs to none of these parts: a call that died may have left it."""
-        for file in self.folder.glob("*.*") if self.folder.is_dir() else ():
-            if file.stem not in names:
-                self.remove(file.stem)
+        for file in self.folder.iterdir() if self.folder.is_dir() else ():
+            name, _, kind = file.name.rpartition(".")
+            if kind in _KINDS and _OURS.fullmatch(name) and name not in names:
+                self.remove(name)
 
     def remove(self, name: str) -> None:
         """Forget a part; the folder goes with the last one."""
-        for kind in ("jsonl", "rows", "output", "error"):
+        for kind in _KINDS:
             self.place(name, kind).unlink(missing_ok=True)
         try:
             self.folder.rmdir()

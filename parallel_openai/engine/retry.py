@@ -7,6 +7,14 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from parallel_openai.engine.error_reading import (
+    code_of,
+    error_of,
+    is_about_content,
+    is_about_money,
+    status_of,
+    wait_in,
+)
 from parallel_openai.engine.headers import retry_after
 from parallel_openai.errors import (
     AuthenticationError,
@@ -62,9 +70,14 @@ QUOTA_CODES = frozenset(
         "organization_usage_limit_exceeded",
         "billing_hard_limit_reached",
         "billing_not_active",
+        "insufficient_balance",
+        "insufficient_credits",
     }
 )
 FILTER_CODES = frozenset({"content_filter", "content_policy_violation", "moderation_blocked"})
+#: Statuses below 500 after which the same may go well: a good one with an error inside, a conflict, and gateways' words
+#: for a server that is busy or gone.
+_AGAIN = frozenset({200, 408, 409, 423, 424, 425, 498, 499})
 #: The flex tier has no room at the moment. It is not the account's limit, and nothing is charged.
 RESOURCE_UNAVAILABLE = "resource_unavailable"
 #: Nothing was sent, so nothing was charged and the row is not to blame.
@@ -89,18 +102,19 @@ def judge(response: Response, *, reached: bool) -> Verdict:
     """
     if response.status == 0:
         return _no_answer(response, reached)
-    error = _error_of(response.data)
+    error = error_of(response.data, response.status)
     if response.status == 200 and error is None:
         return DONE if isinstance(response.data, dict) else _malformed(response)
-    code = str(error.get("code") or error.get("type") or "") if error else ""
-    message = _sentence(response, error)
-    wait = retry_after(response.headers)
-    if code in QUOTA_CODES:
-        return Verdict("stop", code, message, stop=QuotaExceededError)
-    status = response.status
+    code = code_of(error) if error else ""
+    message, wait = _sentence(response, error), retry_after(response.headers)
+    status = status_of(error, response.status) if error else response.status
+    if error and wait is None and status != 429:  # the limiter learns from refusals, and knows what it is told of them
+        wait = wait_in(error)
+    if code in QUOTA_CODES or status == 402 or (error and wait is None and _is_out_of_money(status, error)):
+        return Verdict("stop", code or "insufficient_quota", message, stop=QuotaExceededError)
     if status == 429:
         return _refused(response, error or {}, code, message, wait)
-    if code in FILTER_CODES:
+    if code in FILTER_CODES or (error and status in (400, 403, 451) and is_about_content(error)):
         return Verdict("fail", "content_filter", message)
     if status == 404 and response.error is not None and not reached:
         return Verdict("stop", code or "http_404", response.error, stop=ServerUnreachableError)
@@ -113,9 +127,14 @@ def judge(response: Response, *, reached: bool) -> Verdict:
     hint = response.headers.get("x-should-retry")
     if hint == "false" and status != 200:
         return Verdict("fail", code or f"http_{status}", message)
-    if status in (200, 408, 409) or status >= 500 or hint == "true":
+    if status in _AGAIN or (status >= 500 and status != 501) or hint == "true":
         return Verdict("retry", code or f"http_{status}", message, wait)
     return Verdict("fail", code or f"http_{status}", message)
+
+
+def _is_out_of_money(status: int, error: Mapping[str, Any]) -> bool:
+    """Whether that is what the words say, of a server that has no code for it and promises nothing for later."""
+    return status in (200, 403, 429) and is_about_money(error) and wait_in(error) is None
 
 
 def _no_answer(response: Response, reached: bool) -> Verdict:
@@ -166,15 +185,6 @@ def _redirected(response: Response, reached: bool) -> Verdict:
 def _malformed(response: Response) -> Verdict:
     kind = response.headers.get("content-type", "no content type")
     return Verdict("retry", "malformed_response", f"The server answered HTTP 200 with {kind!r} that is no JSON object.")
-
-
-def _error_of(data: Any) -> Mapping[str, Any] | None:
-    if isinstance(data, list) and data:  # Google's compatible endpoint wraps its errors in a list.
-        data = data[0]
-    error = data.get("error") if isinstance(data, dict) else None
-    if isinstance(error, dict):
-        return error
-    return {"message": error} if isinstance(error, str) and error else None
 
 
 def _sentence(response: Response, error: Mapping[str, Any] | None) -> str:

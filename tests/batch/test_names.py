@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
+import parallel_openai as po
 from parallel_openai.batch import state
+from parallel_openai.batch.spool import Spool
 
 
 @pytest.mark.parametrize("name", ["/home/me/thesis", "../thesis", "a/b", "a\\b", "..", "", "a\0b", 7, None])
@@ -17,3 +20,24 @@ def test_a_part_whose_name_is_no_plain_name_is_passed_over(tmp_path: Path, name:
     lines = [state.planned(bad), state.planned(good)]
     journal.write_bytes(b"".join(line.rstrip(b"\n") + b"\n" for line in lines))
     assert [part.name for part in state.live_parts(journal)] == ["part-1"]
+
+
+def test_a_folder_of_parts_that_is_a_link_is_refused_and_nothing_in_its_target_is_removed(client: po.Client) -> None:
+    thesis = Path("thesis")
+    thesis.mkdir()
+    for name in ("chapter-0001.jsonl", "chapter.rows", "notes.error"):
+        (thesis / name).write_text("years of work")
+    Path("answers.jsonl.batches").symlink_to(thesis.absolute())
+    ask = pd.DataFrame({"text": ["a"]})
+    with pytest.raises(po.errors.JournalError, match="is a link"):
+        po.process_dataframe(ask, "text", model="m", client=client, lane="batch", save_to="answers.jsonl")
+    assert sorted(each.name for each in thesis.iterdir()) == ["chapter-0001.jsonl", "chapter.rows", "notes.error"]
+
+
+def test_only_files_that_are_called_like_parts_are_tidied_away() -> None:
+    spool = Spool(Path("answers.jsonl"))
+    spool.folder.mkdir()
+    for name in ("run-0001.jsonl", "run-0001.rows", "run-0002.jsonl", "thesis.jsonl", "thesis.txt"):
+        (spool.folder / name).write_text("{}")
+    spool.tidy({"run-0002"})
+    assert sorted(each.name for each in spool.folder.iterdir()) == ["run-0002.jsonl", "thesis.jsonl", "thesis.txt"]

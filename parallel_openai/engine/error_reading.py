@@ -1,0 +1,148 @@
+"""What a server's error says, whatever make the server is of: its code, its reason, and the wait it asks for."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+#: Names that some servers give to what OpenAI calls otherwise; they stand in `type` or in the message.
+_SAME_CODES = {
+    "exceed_context_size_error": "context_length_exceeded",
+    "ContextWindowExceededError": "context_length_exceeded",
+    "ContentPolicyViolationError": "content_policy_violation",
+}
+_CONTENT = re.compile(
+    r"(?i)flagged|moderation|content[ _-](?:management[ _-])?(?:policy|filter)|responsible_?ai_?policy|"
+    r"safety system"
+)
+_MONEY = re.compile(
+    r"(?i)insufficient[ _](?:quota|balance|credit|fund)|exceeded your current quota|credit balance|"
+    r"(?:out of|no|not enough|more) credits?\b|\bbilling\b|payment[ _]required"
+)
+_TRY_AGAIN = re.compile(r"(?i)(?:try|retry)(?: again)? (?:in|after) ((?:\d+(?:\.\d+)?\s*(?:ms|[hms])[a-z]*\s*)+)")
+_AMOUNT = re.compile(r"(?i)(\d+(?:\.\d+)?)\s*(ms|h|m|s)")
+_SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
+#: How a model's answer ends that broke off.
+_UNFINISHED = frozenset({"error", "network_error", "abort", "load", "unknown"})
+_DEEPEST = 4
+
+
+def error_of(data: Any, status: int) -> Mapping[str, Any] | None:
+    """The error that an answer's JSON tells, as OpenAI writes it: with a `message`, and often a `code` and a `type`.
+
+    >>> error_of({"base_resp": {"status_code": 1008, "status_msg": "insufficient balance"}}, 200)
+    {'message': 'insufficient balance'}
+    >>> error_of({"choices": [{"finish_reason": "error", "error": {"message": "Upstream broke."}}]}, 200)["message"]
+    'Upstream broke.'
+    """
+    if isinstance(data, list) and data:  # Google's compatible endpoint wraps its errors in a list.
+        data = data[0]
+    if not isinstance(data, dict):
+        return None
+    error = data.get("error") or _in_choices(data)
+    if isinstance(error, Mapping):
+        return error
+    if isinstance(error, str):
+        return {"message": error}
+    base = data.get("base_resp")
+    if isinstance(base, Mapping) and base.get("status_code"):
+        return {"message": str(base.get("status_msg") or f"status {base['status_code']}")}
+    said = data.get("message") or data.get("detail") or data.get("errors")
+    return {"message": said if isinstance(said, str) else str(said)} if said and status >= 400 else None
+
+
+def _in_choices(data: Mapping[str, Any]) -> Any:
+    """What is wrong with a choice that broke off, which is half an answer at the best."""
+    choices = data.get("choices")
+    for choice in choices if isinstance(choices, list) else ():
+        if isinstance(choice, Mapping) and (choice.get("error") or _is_unfinished(choice)):
+            reason = f"The model's answer broke off (finish_reason {choice.get('finish_reason')!r})."
+            return choice.get("error") or {"message": reason, "code": "unfinished"}
+    return None
+
+
+def _is_unfinished(choice: Mapping[str, Any]) -> bool:
+    reason = choice.get("finish_reason")
+    return isinstance(reason, str) and reason.lower() in _UNFINISHED
+
+
+def code_of(error: Mapping[str, Any]) -> str:
+    """The error's code; of servers that give a number there, its type or a name that its message holds.
+
+    >>> code_of({"code": 400, "type": "exceed_context_size_error", "message": "too long"})
+    'context_length_exceeded'
+    """
+    words = [str(error[name]) for name in ("code", "type") if error.get(name) and not isinstance(error[name], bool)]
+    named = [word for word in words if not word.lstrip("-").isdigit()]
+    message = str(error.get("message") or "")
+    for name, code in _SAME_CODES.items():
+        if name in (named[:1] or [""])[0] or name in message:
+            return code
+    return named[0] if named else ""
+
+
+def status_of(error: Mapping[str, Any], status: int) -> int:
+    """The status that an error in a good answer stands for, if its code is one; else the answer's own."""
+    code = str(error.get("code") or error.get("status") or "")
+    return int(code) if status == 200 and code.isdigit() and 400 <= int(code) < 600 else status
+
+
+def is_about_content(error: Mapping[str, Any]) -> bool:
+    """Whether one prompt is refused for what it says.
+
+    >>> is_about_content({"code": 403, "message": "Input was flagged", "metadata": {"reasons": ["violence"]}})
+    True
+    """
+    metadata = error.get("metadata")
+    return (isinstance(metadata, Mapping) and bool(metadata.get("reasons"))) or any(map(_CONTENT.search, _texts(error)))
+
+
+def is_about_money(error: Mapping[str, Any]) -> bool:
+    """Whether the account has nothing left to pay with.
+
+    >>> is_about_money({"message": "Insufficient balance"}), is_about_money({"message": "See aka.ms/oai/quotaincrease"})
+    (True, False)
+    """
+    return any(map(_MONEY.search, _texts(error)))
+
+
+def wait_in(error: Any) -> float | None:
+    """Seconds that the error's text or details ask to wait; None if they do not.
+
+    >>> wait_in({"message": "Rate limit reached. Please try again in 1m12s."})
+    72.0
+    >>> wait_in({"details": [{"@type": "RetryInfo", "retryDelay": "17s"}]}), wait_in({"retry_after_ms": 250})
+    (17.0, 0.25)
+    """
+    for name, value in _fields(error):
+        if name == "retry_after_ms" and isinstance(value, (int, float)):
+            return max(0.0, float(value) / 1000)
+        if name in ("retry_after", "retryDelay", "retry_delay") and (seconds := _seconds(f"{value}")) is not None:
+            return seconds
+    for text in _texts(error):
+        if found := _TRY_AGAIN.search(text):
+            return _seconds(found[1])
+    return None
+
+
+def _seconds(text: str) -> float | None:
+    if re.fullmatch(r"\d+(?:\.\d+)?", text):
+        return float(text)
+    amounts: list[tuple[str, str]] = _AMOUNT.findall(text)
+    return sum((float(number) * _SECONDS[unit.lower()] for number, unit in amounts), 0.0) if amounts else None
+
+
+def _texts(error: Any) -> Iterator[str]:
+    return (value for _, value in _fields(error) if isinstance(value, str))
+
+
+def _fields(value: Any, depth: int = 0) -> Iterator[tuple[str, Any]]:
+    """Each field that is no object or list, with its name, from within as well."""
+    items = value.items() if isinstance(value, Mapping) else (("", each) for each in value)
+    for name, each in items:
+        if isinstance(each, (Mapping, list)):
+            if depth < _DEEPEST:
+                yield from _fields(each, depth + 1)
+        else:
+            yield str(name), each
