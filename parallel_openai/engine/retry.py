@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import random
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from parallel_openai.engine.headers import retry_after
+from parallel_openai.engine.headers import duration, retry_after
 from parallel_openai.errors import (
     AuthenticationError,
     PermissionDeniedError,
@@ -20,6 +21,11 @@ from parallel_openai.records import Response
 
 Kind = Literal["done", "retry", "hold", "fail", "stop"]
 Dimension = Literal["requests", "tokens"]
+_TOLD_WAIT = re.compile(
+    r"\b(?:try again|retry|wait)(?: in| after)? "
+    r"(?:(?P<short>(?:\d+(?:\.\d+)?(?:ms|[smhd]))+)|(?P<amount>\d+(?:\.\d+)?) (?P<unit>sec|min|hour|day)[a-z]*)\b",
+    re.IGNORECASE,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,7 +140,23 @@ def _refused(response: Response, error: Mapping[str, Any], code: str, message: s
         return Verdict("hold", code, message, wait)
     if code.lower() == RESOURCE_UNAVAILABLE or _says_unavailable(error):
         return Verdict("hold", RESOURCE_UNAVAILABLE, message, wait)
+    if wait is None:
+        wait = _long_wait(message)
     return Verdict("hold", "rate_limit_exceeded", message, wait, _refused_dimension(response, error))
+
+
+def _long_wait(message: str) -> float | None:
+    """Seconds to wait that a message tells, if more than a minute: the pace within a minute is measured better.
+
+    >>> _long_wait("Limit 50 per day reached. Please try again in 23h59m12.5s.")
+    86352.5
+    >>> _long_wait("Please retry after 900 milliseconds.")
+    """
+    told = _TOLD_WAIT.search(message)
+    if told is None:
+        return None
+    seconds = duration((told["short"] or told["amount"] + told["unit"][0]).lower())
+    return seconds if seconds is not None and seconds > 60.0 else None
 
 
 def _says_unavailable(error: Mapping[str, Any]) -> bool:
