@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from parallel_openai.arguments import mapping_of
 from parallel_openai.engine.address import Address, find_address
 from parallel_openai.engine.budget import Budget
-from parallel_openai.engine.gate import Gate
+from parallel_openai.engine.gate import Gate, per_minute
 from parallel_openai.engine.keys import KeyFunction, find_key, make_headers
 from parallel_openai.engine.limiter import Limiter
 from parallel_openai.engine.line import Line
@@ -163,13 +163,13 @@ class Client:
 
     @property
     def max_requests_per_minute(self) -> float | None:
-        """The limit in force: given, or read from the server; None while unknown."""
-        return self.limiter.requests.limit
+        """The limit in force: given, or read from the server; None while unknown, or where it is a day's."""
+        return per_minute(self.limiter.requests)
 
     @property
     def max_tokens_per_minute(self) -> float | None:
-        """The limit in force: given, or read from the server; None while unknown."""
-        return self.limiter.tokens.limit
+        """The limit in force: given, or read from the server; None while unknown, or where it is a day's."""
+        return per_minute(self.limiter.tokens)
 
     @property
     def pace(self) -> tuple[float | None, float | None, int]:

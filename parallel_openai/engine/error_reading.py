@@ -20,9 +20,9 @@ _MONEY = re.compile(
     r"(?i)insufficient[ _](?:quota|balance|credit|fund)|exceeded your current quota|credit balance|"
     r"(?:out of|no|not enough|more) credits?\b|\bbilling\b|payment[ _]required"
 )
-_TRY_AGAIN = re.compile(r"(?i)(?:try|retry)(?: again)? (?:in|after) ((?:\d+(?:\.\d+)?\s*(?:ms|[hms])[a-z]*\s*)+)")
-_AMOUNT = re.compile(r"(?i)(\d+(?:\.\d+)?)\s*(ms|h|m|s)")
-_SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
+_TRY_AGAIN = re.compile(r"(?i)(?:try|retry)(?: again)? (?:in|after) ((?:\d+(?:\.\d+)?\s*(?:ms|[dhms])[a-z]*\s*)+)")
+_AMOUNT = re.compile(r"(?i)(\d+(?:\.\d+)?)\s*(milli|ms|d|h|m|s)")
+_SECONDS = {"milli": 0.001, "ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 #: How a model's answer ends that broke off.
 _UNFINISHED = frozenset({"error", "network_error", "abort", "load", "unknown"})
 _DEEPEST = 4

@@ -29,6 +29,11 @@ class Level(Protocol):
     def known(self) -> bool: ...
 
 
+def per_minute(level: Level) -> float | None:
+    """What a minute allows; None while unknown, or where the limit is an hour's or a day's: no rate to compare with."""
+    return level.limit if level.period == 60.0 else None
+
+
 class Gate(Protocol):
     """Says when a request may be sent, and learns from what became of it. A lease is whatever `acquire` gives."""
 

@@ -153,7 +153,20 @@ def _refused(response: Response, error: Mapping[str, Any], code: str, message: s
         return Verdict("hold", code, message, wait)
     if code.lower() == RESOURCE_UNAVAILABLE or _says_unavailable(error):
         return Verdict("hold", RESOURCE_UNAVAILABLE, message, wait)
+    if wait is None:
+        wait = _long_wait(error)
     return Verdict("hold", "rate_limit_exceeded", message, wait, _refused_dimension(response, error))
+
+
+def _long_wait(error: Mapping[str, Any]) -> float | None:
+    """Seconds to wait that the body tells, if more than a minute: the pace within a minute is measured better.
+
+    >>> _long_wait({"message": "Limit 50 per day reached. Please try again in 23h59m12.5s."})
+    86352.5
+    >>> _long_wait({"message": "Please retry after 900 milliseconds."})
+    """
+    seconds = wait_in(error)
+    return seconds if seconds is not None and seconds > 60.0 else None
 
 
 def _says_unavailable(error: Mapping[str, Any]) -> bool:

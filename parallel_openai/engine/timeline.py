@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, fields
 
 from parallel_openai.engine.advice import SmallerCap, smaller_cap
 from parallel_openai.engine.counting import RULES
-from parallel_openai.engine.gate import Gate, Level
+from parallel_openai.engine.gate import Gate, per_minute
 from parallel_openai.engine.retry import Verdict
 from parallel_openai.records import APIRequest, Response, Size, Usage
 
@@ -262,8 +262,8 @@ class Timeline:
 
     def _look_at_limits(self, piece: Slice) -> None:
         if self._limiter is not None:
-            piece.max_requests_per_minute = _per_minute(self._limiter.requests)
-            piece.max_tokens_per_minute = _per_minute(self._limiter.tokens)
+            piece.max_requests_per_minute = per_minute(self._limiter.requests)
+            piece.max_tokens_per_minute = per_minute(self._limiter.tokens)
 
     def _slice(self, at: float) -> Slice:
         if self._origin is None:
@@ -283,10 +283,6 @@ class Timeline:
         self.width *= 2
         for each, next_one in zip(self.slices, later, strict=False):  # the last one may have no second
             each.join(next_one)
-
-
-def _per_minute(bucket: Level) -> float | None:
-    return bucket.limit if bucket.period == 60.0 else None  # a day's limit is no rate to compare with
 
 
 def _why(verdict: Verdict) -> str:

@@ -101,3 +101,34 @@ def test_a_day_that_is_used_up_stops_the_run_where_the_wait_is_longer_than_max_w
         run_virtually(processor.run(requests), loop)
     assert results
     assert loop.time() < 60
+
+
+@pytest.mark.parametrize("told", ["23h59m12.5s", "86352 seconds", "24 hours"])
+def test_a_day_told_in_the_body_alone_stops_the_run_at_once(told: str) -> None:
+    loop, results, sends = VirtualLoop(), list[Result](), 0
+
+    async def send(request: APIRequest, lease: Any) -> Response:
+        nonlocal sends
+        sends += 1
+        error = {"message": f"Limit of 50 requests per day reached. Please try again in {told}."}
+        return Response(200, {}, b"{}", {}, 0.1) if sends <= 50 else Response(429, {}, b"", {"error": error}, 0.1)
+
+    processor = Processor(
+        send=send,
+        limiter=Limiter(clock=loop.time),
+        on_result=results.append,
+        retry=RetryPolicy(max_wait=10),
+        max_concurrent_requests=1,
+        clock=loop.time,
+    )
+    requests = [APIRequest({"model": "m", "n": n}) for n in range(60)]
+    with pytest.raises(RateLimitedError, match=r"asks to wait 86,\d+ s.*max_wait, 10 s.*what was finished is kept"):
+        run_virtually(processor.run(requests), loop)
+    assert (len(results), sends) == (50, 51)
+
+
+def test_a_days_limit_is_not_shown_as_a_minutes(server: Server) -> None:
+    _, client = ask(server, 20)
+    assert client.limiter.requests.limit == 14_400
+    assert client.max_requests_per_minute is None
+    assert "max_requests_per_minute" not in repr(client)
