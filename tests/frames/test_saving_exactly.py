@@ -303,7 +303,7 @@ def test_a_folder_that_is_not_there_is_named(path: str) -> None:
 def test_a_name_that_no_file_can_bear_is_named(name: str) -> None:
     po.save(pd.DataFrame({"x": [1]}), "out.csv")
     for write in (po.save, po.to_jsonl):
-        with pytest.raises(InvalidInputError, match="cannot be written|must be a path"):
+        with pytest.raises(InvalidInputError, match=r"cannot be written|must be a path"):
             write(pd.DataFrame({"x": [1]}), name)  # type: ignore[operator]  # both are functions
 
 
