@@ -90,8 +90,9 @@ UNSENT_CODES = frozenset(
 def judge(response: Response, *, reached: bool) -> Verdict:
     """What an answer means. `reached` says that the server has answered some request of this run before.
 
-    The table is the API's list of error codes: status first, then `error.code`, then `error.type`; never the words
-    of the message, except where a server names the refused limit nowhere else.
+    The table is the API's list of error codes: status first, then `error.code`, then `error.type`. The words of the
+    message decide only what servers of other makes say nowhere else: the refused limit, an account without money, and a
+    prompt that is refused for its content.
 
     >>> judge(Response(200, {}, b"{}", {}, 0.1), reached=True).kind
     'done'
