@@ -163,9 +163,9 @@ def _loads_fast(text: bytes | str) -> Any:
 
 
 def _within_bounds(text: bytes | str, read: Callable[[bytes | str], Any]) -> Any:
-    containers = _count(text, "[") + _count(text, "{")
+    containers = _containers(text)
     # Most texts are too short to hold so much.
-    if len(text) > MAX_VALUES // 4 and 4 * containers + _count(text, ",") > MAX_VALUES:
+    if len(text) > MAX_VALUES // 4 and 4 * containers + _commas(text) > MAX_VALUES:
         raise JSONTooLargeError(f"it holds more than {MAX_VALUES:,} values (a list or an object counts as four)")
     try:
         value = read(text)
@@ -178,11 +178,16 @@ def _within_bounds(text: bytes | str, read: Callable[[bytes | str], Any]) -> Any
 
 def is_nested_too_deeply(text: bytes) -> bool:
     """Whether a JSON text is nested deeper than `loads` would read it."""
-    return _count(text, "[") + _count(text, "{") > MAX_NESTING and _is_nested_deeper(orjson.loads(text))
+    return _containers(text) > MAX_NESTING and _is_nested_deeper(orjson.loads(text))
 
 
-def _count(text: bytes | str, mark: str) -> int:
-    return text.count(mark) if isinstance(text, str) else text.count(mark.encode())
+def _containers(text: bytes | str) -> int:
+    """At most so many lists and objects are in it."""
+    return text.count("[") + text.count("{") if isinstance(text, str) else text.count(b"[") + text.count(b"{")
+
+
+def _commas(text: bytes | str) -> int:
+    return text.count(",") if isinstance(text, str) else text.count(b",")
 
 
 def _is_nested_deeper(value: Any) -> bool:

@@ -10,7 +10,7 @@ from hashlib import blake2b
 from typing import Any, Literal, NamedTuple, NoReturn, Protocol
 
 from parallel_openai.errors import InvalidInputError
-from parallel_openai.jsonl import alike, dumps_strictly, is_nested_too_deeply, loads
+from parallel_openai.jsonl import alike, dumps_strictly, is_nested_too_deeply, loads_quickly
 
 Status = Literal["succeeded", "failed", "cancelled"]
 
@@ -162,7 +162,7 @@ class APIRequest:
     def request_json(self) -> Mapping[str, Any]:
         """The body as it is sent, read back from its bytes when it is first asked for."""
         if self._json is None:
-            self._json = loads(self.body)
+            self._json = loads_quickly(self.body)
         return self._json
 
     @request_json.setter

@@ -41,12 +41,12 @@ def error_of(data: Any, status: int) -> Mapping[str, Any] | None:
     if not isinstance(data, dict):
         return None
     error = data.get("error") or _in_choices(data)
-    if isinstance(error, Mapping):
+    if isinstance(error, dict):
         return error
     if isinstance(error, str):
         return {"message": error}
     base = data.get("base_resp")
-    if isinstance(base, Mapping) and base.get("status_code"):
+    if isinstance(base, dict) and base.get("status_code"):
         return {"message": str(base.get("status_msg") or f"status {base['status_code']}")}
     said = data.get("message") or data.get("detail") or data.get("errors")
     return {"message": said if isinstance(said, str) else str(said)} if said and status >= 400 else None
@@ -56,7 +56,7 @@ def _in_choices(data: Mapping[str, Any]) -> Any:
     """What is wrong with a choice that broke off, which is half an answer at the best."""
     choices = data.get("choices")
     for choice in choices if isinstance(choices, list) else ():
-        if isinstance(choice, Mapping) and (choice.get("error") or _is_unfinished(choice)):
+        if isinstance(choice, dict) and (choice.get("error") or _is_unfinished(choice)):
             reason = f"The model's answer broke off (finish_reason {choice.get('finish_reason')!r})."
             return choice.get("error") or {"message": reason, "code": "unfinished"}
     return None

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, fields, replace
 from functools import lru_cache
 from typing import Any
@@ -65,7 +65,7 @@ def tier_of(response: Any) -> str | None:
     >>> tier_of({"service_tier": "flex", "choices": []})
     'flex'
     """
-    tier = response.get("service_tier") if isinstance(response, Mapping) else None
+    tier = response.get("service_tier") if isinstance(response, dict) else None
     return tier if isinstance(tier, str) else None
 
 

@@ -113,10 +113,11 @@ def _text(content: Any) -> str:
 
 
 def _refusal(message: Mapping[str, Any]) -> Any:
-    parts = mappings(message.get("content"))
-    return message.get("refusal") or next(
-        (part.get("refusal") for part in parts if part.get("type") == "refusal"), None
-    )
+    refusal = message.get("refusal")
+    if refusal or not isinstance(message.get("content"), list):
+        return refusal
+    parts = mappings(message["content"])
+    return next((part.get("refusal") for part in parts if part.get("type") == "refusal"), None)
 
 
 def _calls(message: Mapping[str, Any]) -> Sequence[Any] | None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterator, Mapping
+from functools import lru_cache
 from typing import Any
 
 from parallel_openai.jsonl import loads
@@ -33,13 +34,7 @@ def usage_of(response: Any) -> Usage | None:
     """
     if not isinstance(response, dict):
         return None
-    gives_output = not isinstance(response.get("data"), list) and not isinstance(response.get("results"), list)
-    found: Usage | None = None
-    for place in PLACES:
-        if place in response:
-            for fields in _records(response[place]):
-                one = _read(fields, gives_output)
-                found = one if found is None else _larger(found, one)
+    found = _plain(response) or _largest(response)
     return None if found is None else _with_calls(found, response)
 
 
@@ -109,10 +104,45 @@ _CALLS = {
 }
 #: Nobody reads or writes as much: a larger figure counts as this one, which leaves room for sums in 64 bits.
 _MOST = 2**60
+_PLAIN_RECORD = frozenset(
+    {"prompt_tokens", "completion_tokens", "total_tokens", "prompt_tokens_details", "completion_tokens_details"}
+)
 #: What is told where nothing has a price of its own.
 _PLAIN = frozenset({"prompt", "completion", "total", "cached"})
 #: How deep a record may lie inside another.
 _DEEPEST = 3
+
+
+def _plain(response: Mapping[str, Any]) -> Usage | None:
+    """Of the record that most answers have: two whole numbers, their sum, and details that are all 0. None for others,
+    which take longer to read.
+    """
+    fields = response.get("usage")
+    if type(fields) is not dict or "x_groq" in response or "usageMetadata" in response:
+        return None
+    get = fields.get
+    prompt, completion = get("prompt_tokens"), get("completion_tokens")
+    if type(prompt) is not int or type(completion) is not int or prompt < 0 or completion < 0:
+        return None
+    if get("total_tokens") != prompt + completion or prompt + completion > _MOST or not fields.keys() <= _PLAIN_RECORD:
+        return None
+    for name in ("prompt_tokens_details", "completion_tokens_details"):
+        details = get(name)
+        if details and (not isinstance(details, dict) or any(details.values())):
+            return None
+    return Usage(prompt, completion)
+
+
+def _largest(response: Mapping[str, Any]) -> Usage | None:
+    """Of all records in a response."""
+    gives_output = not isinstance(response.get("data"), list) and not isinstance(response.get("results"), list)
+    found: Usage | None = None
+    for place in PLACES:
+        if place in response:
+            for fields in _records(response[place]):
+                one = _read(fields, gives_output)
+                found = one if found is None else _larger(found, one)
+    return found
 
 
 def _records(told: Any, depth: int = 0) -> Iterator[Mapping[str, Any]]:
@@ -226,7 +256,7 @@ def _larger(one: Usage, other: Usage) -> Usage:
 def _with_calls(usage: Usage, response: Mapping[str, Any]) -> Usage:
     """The calls that cost a fee, as the answer itself shows them."""
     model = response.get("model")
-    least = 1 if (isinstance(model, str) and SEARCHING_MODEL.search(model)) or _cites(response) else 0
+    least = 1 if (isinstance(model, str) and _searches(model)) or _cites(response) else 0
     kinds = [_CALLS[kind] for kind in _item_types(response) if kind in _CALLS]
     if not (least or kinds):
         return usage
@@ -234,6 +264,11 @@ def _with_calls(usage: Usage, response: Mapping[str, Any]) -> Usage:
     return usage._replace(
         searches=searches, file_searches=kinds.count("file_searches"), tool_runs=kinds.count("tool_runs")
     )
+
+
+@lru_cache(maxsize=64)
+def _searches(model: str) -> bool:
+    return SEARCHING_MODEL.search(model) is not None
 
 
 def _item_types(response: Mapping[str, Any]) -> list[str]:
@@ -247,7 +282,8 @@ def _cites(response: Mapping[str, Any]) -> bool:
     for choice in choices if isinstance(choices, list) else ():
         message = choice.get("message") if isinstance(choice, dict) else None
         notes = message.get("annotations") if isinstance(message, dict) else None
-        kinds = [each.get("type") for each in notes if isinstance(each, dict)] if isinstance(notes, list) else []
-        if "url_citation" in kinds:
-            return True
+        if notes and isinstance(notes, list):
+            kinds = [each.get("type") for each in notes if isinstance(each, dict)]
+            if "url_citation" in kinds:
+                return True
     return False
