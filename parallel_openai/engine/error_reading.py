@@ -40,7 +40,7 @@ def error_of(data: Any, status: int) -> Mapping[str, Any] | None:
         data = data[0]
     if not isinstance(data, dict):
         return None
-    error = data.get("error") or _in_choices(data)
+    error = data.get("error") or _in_choices(data) or _in_status(data)
     if isinstance(error, dict):
         return error
     if isinstance(error, str):
@@ -60,6 +60,13 @@ def _in_choices(data: Mapping[str, Any]) -> Any:
             reason = f"The model's answer broke off (finish_reason {choice.get('finish_reason')!r})."
             return choice.get("error") or {"message": reason, "code": "unfinished"}
     return None
+
+
+def _in_status(data: Mapping[str, Any]) -> Any:
+    """What is wrong with an answer of the Responses API that broke off."""
+    if "output" not in data or data.get("status") not in ("failed", "cancelled"):
+        return None
+    return {"message": f"The model's answer broke off (status {data['status']!r}).", "code": "unfinished"}
 
 
 def _is_unfinished(choice: Mapping[str, Any]) -> bool:

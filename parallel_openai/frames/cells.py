@@ -57,6 +57,8 @@ def _of_numpy(value: np.generic) -> Any:
         return pd.Timestamp(value)
     if isinstance(value, np.timedelta64):
         return pd.Timedelta(value)
+    if isinstance(value, np.void) and value.dtype.names:
+        return {name: value[name] for name in value.dtype.names}
     # By its shortest text, since the nearest 64-bit float to a 32-bit 0.1 is 0.10000000149011612.
     return float(str(value)) if isinstance(value, (np.float16, np.float32)) else value.item()
 
@@ -73,6 +75,8 @@ def _parts(value: Any) -> Mapping[Any, Any] | Sequence[Any] | None:
         return list(value) if isinstance(value.index, pd.RangeIndex) else dict(value.items())
     if isinstance(value, Set):
         return sorted(value, key=_rank)
+    if isinstance(value, np.ma.MaskedArray):
+        return [None if each is np.ma.masked else each for each in value]
     if isinstance(value, _LISTS) and not hasattr(value, "_asdict"):
         return list(value)
     return _fields(value)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import enum
 from collections.abc import Mapping, Sequence
+from pathlib import PurePath
 from typing import Any
 
 import pandas as pd
@@ -70,7 +71,7 @@ def _column(name: str, values: Sequence[Any], schema: Mapping[str, Any]) -> Any:
     if "enum" in schema:
         return _chosen(cells, schema["enum"])
     if kinds == {"string"}:
-        return _moments(cells) if "format" in schema else text_column(cells)
+        return _moments(cells) if "format" in schema else _texts(cells)
     if kinds == {"integer", "number"}:
         kinds = {"number"}
     return value_column(cells, _DTYPES.get(next(iter(kinds))) if len(kinds) == 1 else None)
@@ -100,6 +101,13 @@ def _chosen(cells: Sequence[Any], told: Sequence[Any]) -> Any:
         return pd.Categorical(cells, categories=choices) if {None, *choices}.issuperset(cells) else value_column(cells)
     except (TypeError, ValueError):  # lists among them, or 1 and true, which are the same for pandas
         return object_column(cells)
+
+
+def _texts(cells: Sequence[Any]) -> Any:
+    """Texts, and the paths and addresses that a class made of them; what else it made stays as it is."""
+    plain = [str(cell) if isinstance(cell, PurePath) or hasattr(cell, "unicode_string") else cell for cell in cells]
+    are_texts = all(cell is None or isinstance(cell, str) for cell in plain)
+    return text_column(plain) if are_texts else value_column(cells)
 
 
 def _moments(cells: Sequence[Any]) -> Any:

@@ -60,6 +60,8 @@ def test_a_long_array_is_filled_in_whole_whatever_numpy_prints(ask: Verb) -> Non
         (np.array([0.1, 2.0], dtype="float32"), "[0.1, 2]"),
         (np.array([[1, 2], [3, 4]]), "[[1, 2], [3, 4]]"),
         (np.array(5), "5"),
+        (np.ma.array([1, 2], mask=[False, True]), "[1, null]"),
+        (np.array([(1, 0.1)], dtype=[("id", "i4"), ("share", "f4")]), '[{"id": 1, "share": 0.1}]'),
         ({"n": np.int64(1), "s": np.str_("ë"), 3: None}, '{"n": 1, "s": "ë", "3": null}'),
         (OrderedDict(a=(1, [2])), '{"a": [1, [2]]}'),
         ({"b", "a", "c"}, '["a", "b", "c"]'),

@@ -40,6 +40,15 @@ def test_records_are_all_columns_of_all_rows(ask: Verb, reviews: pd.DataFrame) -
     assert [line["response"] for line in lines()] == out["response"].tolist()
 
 
+def test_a_row_that_cannot_be_written_is_named_and_the_older_file_stays() -> None:
+    endless: list[Any] = []
+    endless.append(endless)
+    Path("out.jsonl").write_text("older")
+    with pytest.raises(InvalidInputError, match="Row 1 cannot be written as JSON: RecursionError"):
+        po.to_jsonl(pd.DataFrame({"text": ["a", endless]}), "out.jsonl")
+    assert Path("out.jsonl").read_text() == "older"
+
+
 @pytest.mark.parametrize(
     ("value", "written"),
     [

@@ -7,12 +7,22 @@ import datetime
 import decimal
 import json
 import pathlib
-from collections.abc import Iterator
-from typing import Any, Literal
+from collections.abc import Callable, Iterator
+from typing import Annotated, Any, Literal
 
+import numpy as np
 import pandas as pd
 import pytest
-from pydantic import BaseModel, create_model, field_serializer, field_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    HttpUrl,
+    SecretStr,
+    create_model,
+    field_serializer,
+    field_validator,
+)
 
 import parallel_openai as po
 from parallel_openai.frames.structured import structured_reader
@@ -234,3 +244,52 @@ def test_an_answer_that_nobody_thought_of_fails_its_row(label: Verb, reviews: pd
     out = label(reviews, "text", labels=["a", "b"])
     assert codes(out) == [None, "off_label", None]
     assert out["error"][1].startswith("The answer is not JSON like")
+
+
+class Unprintable:
+    def __str__(self) -> str:
+        raise RuntimeError("no text")
+
+
+MADE_OF_TEXTS: dict[str, tuple[Any, str, Callable[[Any], bool]]] = {
+    "bytes that are no text": (bytes, "_w==", lambda cell: cell == b"\xff"),
+    "a secret": (SecretStr, "abc", lambda cell: cell.get_secret_value() == "abc"),
+    "a long array": (Annotated[str, AfterValidator(lambda _: np.arange(2000))], "a", lambda cell: len(cell) == 2000),
+    "a frame": (Annotated[str, AfterValidator(lambda _: pd.DataFrame({"a": [1]}))], "a", lambda cell: len(cell) == 1),
+    "a number": (Annotated[str, AfterValidator(len)], "abc", lambda cell: cell == 3),
+    "what has no text": (Annotated[str, AfterValidator(lambda _: Unprintable())], "a", lambda cell: True),
+    "a path": (pathlib.Path, "/a", lambda cell: cell == "/a"),
+    "an address": (HttpUrl, "http://a.b/", lambda cell: cell == "http://a.b/"),
+}
+
+
+@pytest.mark.parametrize("kind", MADE_OF_TEXTS)
+def test_what_a_class_makes_of_a_text_stays_as_it_is(
+    ask: Verb, reviews: pd.DataFrame, server: Server, kind: str
+) -> None:
+    field, text, is_whole = MADE_OF_TEXTS[kind]
+    shape = create_model("Made", x=(field, ...), __config__=ConfigDict(val_json_bytes="base64"))
+    server.script([says(json.dumps({"x": text}))] * len(reviews))
+    out = ask(reviews, "text", response_format=shape)
+    assert set(out["status"]) == {"succeeded"}
+    assert all(map(is_whole, out["x"]))
+
+
+@pytest.mark.parametrize("status", ["failed", "cancelled", "in_progress", "queued"])
+def test_a_part_of_an_answer_is_no_answer(ask: Verb, server: Server, status: str) -> None:
+    server.script([{"body": {**RESPONSES, "status": status}}])
+    out = ask(pd.DataFrame({"text": ["a"]}), "text", endpoint="responses")
+    sent_again = status in ("failed", "cancelled")
+    assert out["attempts"].tolist() == [2 if sent_again else 1]
+    assert codes(out) == [None if sent_again else "unfinished"]
+
+
+@pytest.mark.parametrize("endpoint", ["chat.completions", "completions"])
+def test_choices_stand_in_the_order_of_their_numbers(ask: Verb, server: Server, endpoint: str) -> None:
+    choices = [
+        {"index": number, "text": text, "message": {"content": text}, "finish_reason": "stop"}
+        for number, text in ((2, "third"), (0, "first"), (1, "second"))
+    ]
+    server.script([{"body": {**CHAT, "choices": choices}}])
+    out = ask(pd.DataFrame({"text": ["a"]}), "text", endpoint=endpoint, n=3, explode=True)
+    assert out["response"].tolist() == ["first", "second", "third"]

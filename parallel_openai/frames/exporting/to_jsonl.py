@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from itertools import repeat
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import pandas as pd
 
@@ -18,6 +18,7 @@ from parallel_openai.frames.exporting.annotation import argilla_records, label_s
 from parallel_openai.frames.exporting.fine_tuning import training_examples
 from parallel_openai.frames.exporting.replacing import replacing
 from parallel_openai.frames.exporting.source import Source
+from parallel_openai.frames.recipe import last_line
 from parallel_openai.frames.table import check_frame, column_text, find_column, labels_of, rows_of
 from parallel_openai.jsonl import dumps
 
@@ -139,9 +140,16 @@ def _records(out: pd.DataFrame, index: bool) -> Iterator[bytes]:
                 f"{count} columns would all be named {name!r} in the file. Rename them first{advice}."
             )
     labels = labels_of(out) if index else repeat(())
-    for label, values in zip(labels, rows_of(out, columns), strict=False):
+    for number, (label, values) in enumerate(zip(labels, rows_of(out, columns), strict=False)):
         before = label if not index or len(levels) > 1 else (label,)
-        yield dumps(dict(zip(names, (*before, *values), strict=True)))
+        yield _line(dict(zip(names, (*before, *values), strict=True)), number)
+
+
+def _line(cells: dict[str, Any], number: int) -> bytes:
+    try:
+        return dumps(cells)
+    except Exception as error:  # it holds itself, or whatever an object in a cell raises where its text is asked for
+        raise InvalidInputError(f"Row {number} cannot be written as JSON: {last_line(error)}.") from None
 
 
 def _results(source: Source) -> Iterator[bytes]:

@@ -149,6 +149,18 @@ def mappings(value: Any) -> list[Mapping[str, Any]]:
     return [each for each in value if isinstance(each, Mapping)] if isinstance(value, list) else []
 
 
+def in_turn(choices: Sequence[Any]) -> Sequence[Any]:
+    """The choices in the order of their numbers, where each has one of its own; else as they stand.
+
+    >>> in_turn([{"index": 1}, {"index": 0}]), in_turn([{"index": 1}, {}])
+    ([{'index': 0}, {'index': 1}], [{'index': 1}, {}])
+    """
+    numbers = [each.get("index") if isinstance(each, Mapping) else None for each in choices]
+    if all(type(number) is int for number in numbers) and len(set(numbers)) == len(numbers):
+        return sorted(choices, key=lambda each: int(each["index"]))
+    return choices
+
+
 def text_of_part(part: Any) -> str:
     """What a part of a message's content says; nothing if it is a thought, a picture or anything else that is no text.
 

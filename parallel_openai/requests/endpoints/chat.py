@@ -8,6 +8,7 @@ from typing import Any
 from parallel_openai.requests.endpoints.base import (
     Answer,
     Endpoint,
+    in_turn,
     list_of,
     mappings,
     names_in,
@@ -56,7 +57,7 @@ class Chat(Endpoint):
         choices = response.get("choices")
         if not isinstance(choices, list) or len(choices) < 2:
             return [self.read(response)]
-        return [_read(response, choice) for choice in choices]
+        return [_read(response, choice) for choice in in_turn(choices)]
 
     def format_params(self, response_format: Mapping[str, Any], params: Mapping[str, Any]) -> dict[str, Any]:
         return {"response_format": response_format}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from parallel_openai.requests.endpoints.base import Answer, Endpoint, list_of, mappings, names_in, truncated
+from parallel_openai.requests.endpoints.base import Answer, Endpoint, in_turn, list_of, mappings, names_in, truncated
 from parallel_openai.requests.endpoints.usage import model_of, usage_of
 from parallel_openai.requests.prompts import BadPromptError, check_text, check_whole, is_token_numbers, kind_of
 
@@ -40,7 +40,7 @@ class Completions(Endpoint):
 
     def read_all(self, response: Mapping[str, Any]) -> list[Answer]:
         model = model_of(response)
-        choices = mappings(response.get("choices"))
+        choices = in_turn(mappings(response.get("choices")))
         return [_read(response, choice, model) for choice in choices] or [
             Answer(None, None, model, "empty", "The response has no choices.")
         ]

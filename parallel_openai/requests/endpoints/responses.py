@@ -20,6 +20,8 @@ from parallel_openai.requests.prompts import BadPromptError, check_text, check_w
 
 #: Items that ask for a tool to be called, and wait for the caller to do it.
 _CALLS = frozenset({"function_call", "custom_tool_call"})
+#: What is there of an answer with such a status is a part of it.
+_UNFINISHED = ("failed", "cancelled", "in_progress", "queued")
 
 
 class Responses(Endpoint):
@@ -120,6 +122,8 @@ def _read(response: Mapping[str, Any]) -> Answer:
         code, error = "truncated", truncated(text, usage, Responses.caps)
     elif (text is None or text.isspace()) and calls is None:
         code, error = "empty", f"The model answered with nothing (status {status!r})."
+    elif status in _UNFINISHED:
+        code, error = "unfinished", f"The model's answer is not whole (status {status!r})."
     return Answer(text, ended, model, code, error, tool_calls=calls, logprobs=logprobs)
 
 
