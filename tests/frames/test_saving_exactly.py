@@ -185,6 +185,14 @@ ODD = {
 }
 
 
+@pytest.mark.parametrize("path", ["out.csv", "out.parquet"])
+def test_a_complex_number_keeps_both_its_parts(path: str) -> None:
+    nan, inf = float("nan"), float("inf")
+    out = pd.DataFrame({"z": [complex(0, nan), complex(nan, -inf), complex(-0.0, 1)]})
+    po.save(out, path)
+    assert list(map(repr, po.load(path)["z"])) == list(map(repr, out["z"]))
+
+
 @pytest.mark.parametrize("path", PATHS)
 @pytest.mark.parametrize("name", ODD)
 def test_odd_cells_come_back_as_they_were(name: str, path: str) -> None:

@@ -285,13 +285,10 @@ def numbers_of(array: Any) -> tuple[Any, Any]:
         TypeError: they are of no dtype for which that is all there is to know.
     """
     dtype = array.dtype
-    if isinstance(dtype, np.dtype):
-        if dtype.kind not in "biufc" or dtype.itemsize > (16 if dtype.kind == "c" else 8):
-            raise TypeError(f"{dtype} is not known")
-        # There is but one NaN; a complex one has two parts.
-        return array.to_numpy(), pd.isna(array) & (dtype.kind == "f")
     if not hasattr(dtype, "numpy_dtype"):
         raise TypeError(f"{dtype} is not known")
+    if dtype.kind == "c":  # there is but one NaN, while a complex number may lack one of its parts
+        return array.to_numpy(), np.zeros(len(array), dtype=bool)
     return array.to_numpy(dtype=dtype.numpy_dtype, na_value=dtype.type(0)), pd.isna(array)
 
 
