@@ -46,6 +46,8 @@ def check_same_cell(cell: Any, expected: Any) -> None:
         assert cell.dtype == expected.dtype
         assert cell.shape == expected.shape
         cell, expected = cell.tolist(), expected.tolist()
+    if isinstance(expected, (set, frozenset)):  # which stand in another order in each process
+        cell, expected = sorted(cell, key=repr), sorted(expected, key=repr)
     assert repr(cell) == repr(expected)
 
 
