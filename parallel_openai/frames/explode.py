@@ -43,6 +43,7 @@ def explode(out: pd.DataFrame, values: Sequence[Any], reader: Reader, prefix: st
     What a row took stands at its first choice, and the others have 0, so that the columns' sums stay what they were. A
     row without an answer stays one row, with a missing number.
     """
+    values = [None if value and len(value) == 1 and value[0] is None else value for value in values]
     counts = [len(value) if value else 1 for value in values]
     long = out.iloc[np.repeat(np.arange(len(out)), counts)]
     numbers = [number if value else None for value in values for number in range(len(value) if value else 1)]

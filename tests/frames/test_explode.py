@@ -91,3 +91,10 @@ def test_the_frame_can_be_saved_and_written_out(ask: Verb) -> None:
     assert po.to_jsonl(out, "out.jsonl") == 5
     po.save(out, "out.parquet")
     assert po.load("out.parquet")["choice"].tolist() == out["choice"].tolist()
+
+
+def test_a_row_without_any_choice_has_no_number(ask: Verb, server: Server) -> None:
+    server.script([{"body": {"model": "m", "choices": []}}])
+    out = ask(TWO[:1], "text", n=3, explode=True)
+    assert codes(out) == ["empty"]
+    assert out["choice"].isna().tolist() == [True]
