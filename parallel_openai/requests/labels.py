@@ -214,13 +214,13 @@ def read_label(given: Any, labels: Iterable[Any]) -> Any:
     >>> read_label(2.0, [1, 2]), read_label("TRUE", [True, False]), read_label("no", ["yes", "no"])
     (2, True, 'no')
     """
-    known, text, spelling = list(labels), text_of(given), _spelling(given)
+    known, text, spelt = list(labels), text_of(given), spelling(given)
     alike = [label for label in known if text_of(label) == text]
     if not alike:
-        spellings = [_spelling(label) for label in known]
+        spellings = [spelling(label) for label in known]
         if {"true", "false"}.issuperset(spellings):
-            spelling = {"1": "true", "0": "false"}.get(spelling, spelling)
-        alike = [label for label, each in zip(known, spellings, strict=True) if each == spelling]
+            spelt = {"1": "true", "0": "false"}.get(spelt, spelt)
+        alike = [label for label, each in zip(known, spellings, strict=True) if each == spelt]
     if len(alike) != 1:
         raise ValueError(f"is none of {', '.join(map(text_of, known))}")
     return alike[0]
@@ -255,8 +255,12 @@ def _parts(text: str) -> list[Any]:
     return [part.strip() for part in text.split("|")]
 
 
-def _spelling(label: Any) -> str:
-    """A label's text, the same for all that a file or a sheet may make of a number or a bool."""
+def spelling(label: Any) -> str:
+    """A label's text, the same for all that a file or a sheet may make of a number or a bool.
+
+    >>> spelling("2.0"), spelling(2), spelling("TRUE")
+    ('2', '2', 'true')
+    """
     text = text_of(label).strip()
     whole = re.fullmatch(r"([+-]?\d+)\.0+", text)
     return whole[1] if whole else text.lower() if text.lower() in ("true", "false") else text

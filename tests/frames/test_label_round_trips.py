@@ -246,3 +246,27 @@ def test_a_long_cell_of_a_sheet_is_read() -> None:
     review.correct(0, "b")
     review.to_csv("sheet.csv")
     assert po.review(out, save_to="two.review.jsonl").read_csv("sheet.csv") == 1
+
+
+class Mood(str, enum.Enum):
+    GLAD = "glad"
+    SAD = "sad"
+
+
+KINDS: list[list[Any]] = [[0.5, 1.0, 2.0], [1, 2, 10], [True, False], list(Tone), list(Mood), ["a", "b | c"]]
+
+
+@pytest.mark.parametrize("kind", ["one", "several"])
+@pytest.mark.parametrize("labels", KINDS, ids=str)
+def test_what_a_person_confirms_is_right(labels: list[Any], kind: str) -> None:
+    out = frame_of(labels, kind)
+    review = po.review(out)
+    judged = [row for row, cell in enumerate(out["label"]) if kind == "several" or not pd.isna(cell)]
+    for row in judged:
+        review.correct(row, out["label"][row])
+    frame = review.frame()
+    assert list(map(repr, frame["label_reviewed"][judged])) == list(map(repr, out["label"][judged]))
+    found = po.evaluate(frame, "label_reviewed", label="label", resamples=1)
+    assert (found.rows, found.accuracy) == (len(judged), 1.0)
+    texts = texts_of(out["label"][judged])
+    assert po.evaluate(out.loc[judged].assign(gold=texts), "gold", resamples=1).accuracy == 1.0

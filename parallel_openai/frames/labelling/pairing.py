@@ -15,7 +15,7 @@ from parallel_openai.errors import InvalidInputError
 from parallel_openai.frames.labelling.metrics import Bools, Pairs, kappa
 from parallel_openai.frames.table import find_column, has_column, is_missing, rows_of, runs_of
 from parallel_openai.jsonl import dumps
-from parallel_openai.requests.labels import text_of
+from parallel_openai.requests.labels import spelling, text_of
 
 Kind = Literal["one", "several", "score"]
 
@@ -105,19 +105,17 @@ def label_text(label: Any) -> str:
 
 
 def text_reader(*columns: Iterable[Any]) -> Callable[[Any], str]:
-    """`label_text`; where a column holds bools one that takes their texts for them too ("True", a sheet's "TRUE").
+    """`label_text`; where a column or a list in it holds numbers or bools, one that takes texts which a file or a sheet
+    makes of them ("2.0", "True", "TRUE") for them too.
 
-    >>> text_reader([True], ["True"])("True"), text_reader(["True"])("True")
-    ('true', 'True')
+    >>> text_reader([True], ["True"])("True"), text_reader(["True"])("True"), text_reader([2], ["2.0"])("2.0")
+    ('true', 'True', '2')
     """
-    if not any(isinstance(value, (bool, np.bool_)) for column in columns for value in column):
+    cells = (value for column in columns for value in column)
+    labels = (each for cell in cells for each in (cell if _is_list(cell) else (cell,)))
+    if not any(isinstance(label, (bool, int, float, np.bool_, np.number)) for label in labels):
         return label_text
-
-    def text(label: Any) -> str:
-        own = label_text(label)
-        return own.lower() if own.lower() in ("true", "false") else own
-
-    return text
+    return lambda label: spelling(label_text(label))
 
 
 def as_text(value: Any, text: Callable[[Any], str] = label_text) -> str | None:

@@ -88,7 +88,9 @@ class Choices:
             known = list(like.cat.categories)
             wanted = [*self.by_text.values(), *(label for label in labels if label is not None)]
             more = [label for label in dict.fromkeys(wanted) if label not in known]
-            return pd.Categorical(labels, categories=[*known, *more], ordered=bool(like.cat.ordered))
+            # Of another dtype, members of a `class Tone(str, Enum)` would become texts.
+            categories = pd.Index([*known, *more], dtype=object if like.cat.categories.dtype == object else None)
+            return pd.Categorical(labels, categories=categories, ordered=bool(like.cat.ordered))
         there = {type(label) for label in labels} - {type(None)}
         if pd.api.types.is_integer_dtype(like.dtype) and there <= {int}:
             return pd.array(labels, dtype="Int64")
@@ -131,14 +133,23 @@ def _of_the_question(texts: Sequence[str], found: Sequence[Any]) -> dict[str, An
         labels = {text: text.lower() == "true" for text in texts}
     elif kinds and kinds <= {int, float} and all(text.lstrip("+-").isdecimal() for text in texts):
         labels = {text: int(text) for text in texts}
+    elif kinds == {float} and all(map(_is_fraction, texts)):
+        labels = {text: float(text) for text in texts}
     for label in found:
         try:
             text = read_label(label, texts)
         except ValueError:
             continue  # the column was edited
-        if type(label) is not float:
+        if type(label) is not float or text_of(label) == text:
             labels[text] = label
     return labels
+
+
+def _is_fraction(text: str) -> bool:
+    try:
+        return text_of(float(text)) == text
+    except ValueError:
+        return False
 
 
 def _found(cells: pd.Series[Any], *, multi: bool) -> Iterable[Any]:
