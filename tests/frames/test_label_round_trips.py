@@ -100,7 +100,7 @@ def test_every_judgement_comes_back_from_every_file(labels: list[Any], kind: str
         again = po.review(out, save_to="two.review.jsonl")
         assert again.read_csv("sheet.csv") == len(judged)
         assert again.read_csv("sheet.csv") == 0
-        assert again.frame()["label_reviewed"].tolist() == review.frame()["label_reviewed"].tolist()
+        pd.testing.assert_series_equal(again.frame()["label_reviewed"], review.frame()["label_reviewed"])
         return
     frame = review.frame()
     if way == "jsonl":
