@@ -151,6 +151,9 @@ def label_probabilities(
     - A label that no listed token leads to: it has from 0 to the probability of the least likely listed token, and all
       such labels together at the most what the list leaves of 1. `u` is the sum of these; `whole` has the most.
 
+    A token up to the value's quote says nothing about the label, and neither do others that end there; but one that
+    goes on into a label may stand beside it.
+
     The bounds hold as long as a label that a listed token leads to is begun by no token below the list as well.
 
     Args:
@@ -166,13 +169,11 @@ def label_probabilities(
     >>> label_probabilities(steps, 10, ['"ham"', '"spam"'], 0).whole
     (0.75, 0.25)
     """
-    quoted = choices[0].startswith('"')  # by tradition a token of its own, which says nothing about the label
-    walk = _Walk([choice[quoted:].encode() for choice in choices], chosen)
-    start += quoted
+    walk = _Walk([choice.encode() for choice in choices], chosen)
     end = 0
     for step in steps:
         begin, end = end, end + len(step.token)
-        if end > start and not walk.take(step, step.token[: max(0, start - begin)]):
+        if end >= start and not walk.take(step, step.token[: max(0, start - begin)]):
             break
     return walk.result()
 
@@ -185,38 +186,43 @@ class _Walk:
 
     def __init__(self, choices: list[bytes], chosen: int) -> None:
         self._choices, self._chosen = choices, chosen
+        self._openings = {b"", b'"'} if choices[0].startswith(b'"') else {b""}
         self._possible = frozenset(range(len(choices)))
         self._written = b""
         self._reached = self._most = 1.0
         self._whole, self._low, self._high = ([0.0] * len(choices) for _ in range(3))
         self._unclear: list[tuple[frozenset[int], float]] = []
-        self._first: list[float] | None = None
+        self._first = [0.0] * len(choices)
+        self._begun = False
 
     def take(self, step: Step, head: bytes) -> bool:
         """Go on by a token, whose first bytes (`head`) stand before the value. Gives whether there is more to see."""
         listed = {**step.listed, step.token: step.probability}
-        ways = {token: labels for token in listed if (labels := self._leads_to(token, head))}
+        texts = {token: text for token in listed if (text := self._with(token, head)) is not None}
+        ways = {token: labels for token, text in texts.items() if (labels := self._leads_to(text))}
         own = ways.get(step.token, frozenset())
-        unlisted = self._unlisted(step, listed, ways)
-        known = sum(listed[token] for token in ways)
         if self._chosen not in own or step.probability <= 0:
             self._reached = 0.0
             return False
+        opens = len(own) > 1 and texts[step.token] in self._openings
+        beside = {token: ways[token] for token in ways if token != step.token}
+        if opens:
+            beside = {token: labels for token, labels in beside.items() if texts[token] not in self._openings}
+        mass = sum(listed[token] for token in ways.keys() - beside.keys())
+        unlisted = self._unlisted(step, listed, ways)
+        known = mass + sum(listed[token] for token in beside)
         least, most = self._reached / (known + sum(unlisted.values())), self._most / known
-        if self._first is None:
-            self._first = [0.0] * len(self._choices)
-            for token, labels in ways.items():
+        if not self._begun:
+            for token, labels in (beside if opens else ways).items():
                 _add(self._first, labels, listed[token] * least)
-        for token, labels in ways.items():
-            if token != step.token:
-                self._branch(labels - _with_longer(token, ways), labels, listed[token] * least, listed[token] * most)
-        for label, mass in unlisted.items():
-            alone = min([*step.listed.values(), mass * len(unlisted)])
-            _add(self._whole, [label], mass * least)
+        for token, labels in beside.items():
+            self._branch(labels - _with_longer(token, ways), labels, listed[token] * least, listed[token] * most)
+        for label, share in unlisted.items():
+            alone = min([*step.listed.values(), share * len(unlisted)])
+            _add(self._whole, [label], share * least)
             _add(self._high, [label], self._most * alone / (known + alone))
-        self._reached, self._most = step.probability * least, step.probability * most
-        self._written += step.token[len(head) :]
-        self._possible = own
+        self._reached, self._most = mass * least, mass * most
+        self._written, self._possible, self._begun = texts[step.token], own, self._begun or not opens
         return len(own) > 1
 
     def _branch(self, likely: frozenset[int], labels: frozenset[int], least: float, most: float) -> None:
@@ -229,12 +235,13 @@ class _Walk:
         else:
             self._unclear.append((labels, least))
 
-    def _leads_to(self, token: bytes, head: bytes) -> frozenset[int]:
-        if head:  # whatever space stands before a value
+    def _with(self, token: bytes, head: bytes) -> bytes | None:
+        """The value with the token behind it; None where that stands elsewhere."""
+        if not self._written:  # whatever space stands before a value
             token, head = token.lstrip(), head.lstrip()
-        if not token.startswith(head):
-            return frozenset()
-        written = self._written + token[len(head) :]
+        return self._written + token[len(head) :] if token.startswith(head) else None
+
+    def _leads_to(self, written: bytes) -> frozenset[int]:
         return frozenset(each for each in self._possible if _goes_with(self._choices[each], written))
 
     def _unlisted(
@@ -246,7 +253,7 @@ class _Walk:
         return {label: min([*step.listed.values(), rest / len(unseen)]) for label in sorted(unseen)}
 
     def result(self) -> LabelProbabilities | None:
-        if self._reached <= 0 or self._first is None:
+        if self._reached <= 0 or not self._begun:
             return None
         _add(self._whole, [self._chosen], self._reached)
         _add(self._high, self._possible, self._most)  # several where the tokens end before they part
@@ -273,8 +280,5 @@ def _with_longer(token: bytes, ways: Mapping[bytes, frozenset[int]]) -> frozense
 
 
 def _goes_with(choice: bytes, written: bytes) -> bool:
-    """Whether what is written may become the choice, or is it and has gone on; 1 has not gone on in 10."""
-    if choice.startswith(written):
-        return True
-    ended = choice.endswith(b'"') or written[len(choice) : len(choice) + 1] not in b"0123456789.eE"
-    return written.startswith(choice) and ended
+    """Whether what is written may become the choice, or is it and has gone on in JSON; 1 has not gone on in 10."""
+    return choice.startswith(written) or (written.startswith(choice) and written[len(choice) :][:1] in b" \t\r\n,}")

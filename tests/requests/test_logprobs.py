@@ -134,12 +134,30 @@ def test_a_label_that_is_one_token_is_not_begun_by_a_shorter_one() -> None:
     assert (ten.low[:2], ten.high[:2]) == (pytest.approx([0, 0.6]), pytest.approx([0.3, 0.9]))
 
 
+@pytest.mark.parametrize("opening", [['"'], [' "'], [" ", '"'], ["\n", ' "']], ids=repr)
+def test_a_token_that_holds_the_quote_and_more_is_another_label(opening: list[str]) -> None:
+    others = {'"f': 0.6, " _": 0.2} if opening[-1] == '"' else {'"f': 0.6, '"': 0.2}
+    steps = [step(each, 1) for each in ['{"label":', *opening[:-1]]]
+    steps += [step(opening[-1], 0.2, **others), step('true"', 1)]
+    start = len('{"label":' + "".join(opening)) - 1
+    found = label_probabilities(steps, start, ['"true"', '"false"'], 0)
+    assert found is not None
+    assert found.whole == found.first == pytest.approx([0.4, 0.6])
+
+
+def test_the_colon_before_a_number_may_hold_another_one() -> None:
+    steps = [step('{"label"', 1), step(":", 0.5, **{":2": 0.25}), step("1", 0.5, **{"2": 0.5}), step("}", 1)]
+    found = label_probabilities(steps, len('{"label":'), ["1", "2"], 0)
+    assert found is not None
+    assert found.whole == pytest.approx([1 / 3, 2 / 3])
+
+
 class Toy:
     """A model of few tokens, whose chance of each depends on all that is written; everything about it is known."""
 
-    def __init__(self, seed: int, tokens: list[str], labels: list[str], shown: int) -> None:
-        self.seed, self.tokens, self.shown = seed, tokens, shown
-        self.ends = [f'{label}"' for label in labels]
+    def __init__(self, seed: int, tokens: list[str], labels: list[str], shown: int, opening: str) -> None:
+        self.seed, self.tokens, self.shown, self.opening = seed, tokens, shown, opening
+        self.ends = [f'{"" if opening else chr(34)}{label}"' for label in labels]
 
     @cache  # noqa: B019  # it lives as long as the test
     def raw(self, written: str) -> dict[str, float]:
@@ -154,7 +172,7 @@ class Toy:
     def ways(self, written: str = "", steps: tuple[Step, ...] = ()) -> Iterator[tuple[int, float, list[Step]]]:
         """Each way to a label: its number, its probability, and what the server tells along it."""
         if written in self.ends:
-            yield self.ends.index(written), 1.0, [step('"', 1), *steps]
+            yield self.ends.index(written), 1.0, [*([step(self.opening, 1)] if self.opening else ()), *steps]
             return
         raw = self.raw(written)
         listed = dict(sorted(raw.items(), key=lambda pair: -pair[1])[: self.shown])
@@ -174,12 +192,15 @@ TOYS = {
 }
 
 
-@pytest.mark.parametrize("toy", TOYS)
+OPEN = {"a quote with a letter": (["a", "b", "d", '"', '"b', '"ad', "?"], ["bad", "bd", "ad", "a"], 7)}
+
+
+@pytest.mark.parametrize("toy", [*TOYS, *OPEN])
 def test_whatever_was_drawn_the_bounds_hold_the_truth_and_what_is_known_is_the_same(toy: str) -> None:
-    tokens, labels, shown = TOYS[toy]
+    tokens, labels, shown = {**TOYS, **OPEN}[toy]
     exact = 0
     for seed in range(8):
-        model = Toy(seed, tokens, labels, shown)
+        model = Toy(seed, tokens, labels, shown, '"' if toy in TOYS else "")
         truth = [0.0] * len(labels)
         for label, share, _ in model.ways():
             truth[label] += share
