@@ -10,7 +10,7 @@ from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary, WeakSet, finalize
 
-from parallel_openai.engine.loop import is_background_thread
+from parallel_openai.engine.loop import come_home, is_background_thread
 
 if TYPE_CHECKING:
     from parallel_openai.engine.transport import Transport
@@ -79,5 +79,6 @@ _all: WeakSet[Connections] = WeakSet()
 
 @atexit.register
 def _close_all() -> None:
+    come_home()
     for each in list(_all):
         each.close()

@@ -27,12 +27,14 @@ class Presses:
     Attributes:
         moments: when each came, as `time.time` tells it.
         terminated: whether one of them was SIGTERM, which then ends the process.
+        heeded: whether the caller need not be told of them by KeyboardInterrupt.
         leaving: while True, a further press after the first raises KeyboardInterrupt at once.
     """
 
     def __init__(self) -> None:
         self.moments: list[float] = []
         self.terminated = False
+        self.heeded = False
         self.leaving = False
         self._before: Callable[[int, FrameType | None], object] | None = None
 
@@ -72,11 +74,11 @@ class Presses:
         try:
             yield self
         finally:
-            signal.signal(signal.SIGINT, interrupt)
             if terminate is signal.SIG_DFL:
                 signal.signal(signal.SIGTERM, terminate)
             if self.terminated:
                 signal.raise_signal(signal.SIGTERM)
+            signal.signal(signal.SIGINT, interrupt)  # last: from here on it may raise
 
 
 @contextmanager
@@ -85,7 +87,25 @@ def noted_interrupts() -> Iterator[Presses]:
 
     Whoever has set a handler of his own for Ctrl-C, as asyncio.run does, keeps it; a kernel's, which only cancels the
     cell's coroutine, is called too.
+
+    Raises:
+        KeyboardInterrupt: one came that nobody has told the caller of, as one beside an error of the run's own, which
+            a loop over several runs may take for that run's alone.
     """
+    failure: Exception | None = None
+    with _noted() as presses:
+        try:
+            yield presses
+        except Exception as error:
+            failure = error
+    if presses.moments and not presses.heeded:
+        raise interrupt_with(getattr(failure, "partial", None)) from failure
+    if failure is not None:
+        raise failure
+
+
+@contextmanager
+def _noted() -> Iterator[Presses]:
     handler = signal.getsignal(signal.SIGINT)
     if threading.current_thread() is not threading.main_thread():
         yield Presses()
@@ -142,6 +162,7 @@ def interrupt_with(partial: object) -> KeyboardInterrupt:
 def hold_back(presses: Presses) -> None:
     """Let no run begin until the person who has stopped one runs something again."""
     global _held
+    presses.heeded = True
     shell = _shell()
     stopped_at = presses.moments[0] if presses.moments else time.time()
     if _held is not None:
@@ -150,13 +171,39 @@ def hold_back(presses: Presses) -> None:
 
 
 def check_held() -> None:
-    """See that the person did not stop a run of the same cell, or one that this cell was queued behind.
+    """See that the person did not stop a run of the same cell, or one that this cell was queued behind, or the main
+    thread while this one is another.
 
     Raises:
         KeyboardInterrupt: it is so.
     """
     if _held is not None and _held.lasts():
         raise KeyboardInterrupt(_NO_SENDING)
+    if interrupt_of_main_thread() is not None:
+        raise KeyboardInterrupt("The main thread was interrupted, so nothing more is sent.")
+
+
+def interrupt_of_main_thread() -> KeyboardInterrupt | None:
+    """The Ctrl-C that the main thread is ending with, for a call in another thread, which no signal reaches.
+
+    Meanwhile it waits for its threads: at the end of `with ThreadPoolExecutor()`, of asyncio.run or of the script. The
+    end of the process, which does not wait for all of them, is one too.
+    """
+    main = threading.main_thread()
+    if threading.current_thread() is main:
+        return None
+    error: Any = sys._current_exceptions().get(main.ident or 0)
+    if isinstance(error, tuple):  # before Python 3.12
+        error = error[1]
+    if error is None and not is_interactive():
+        error = getattr(sys, "last_value", None)  # what the script has ended with
+    return error if isinstance(error, KeyboardInterrupt) else _leaving
+
+
+def leave_threads() -> None:
+    """Stop the calls in other threads, since the process ends."""
+    global _leaving
+    _leaving = KeyboardInterrupt()
 
 
 def _shell() -> Any:
@@ -227,3 +274,4 @@ def _statement() -> FrameType | None:
 
 
 _held: _Cells | _Statement | None = None
+_leaving: KeyboardInterrupt | None = None

@@ -15,7 +15,13 @@ from collections.abc import Callable, Coroutine
 from concurrent.futures import Future, wait
 from typing import Any, Generic, TypeVar
 
-from parallel_openai.engine.interrupts import Presses, check_held, noted_terminations
+from parallel_openai.engine.interrupts import (
+    Presses,
+    check_held,
+    interrupt_of_main_thread,
+    leave_threads,
+    noted_terminations,
+)
 from parallel_openai.errors import InvalidInputError
 
 T = TypeVar("T")
@@ -75,8 +81,11 @@ def _new_loop() -> asyncio.AbstractEventLoop:
     return loop
 
 
-class Interrupted(Exception):
-    """The caller stopped the work, which has ended; with the arguments of a task's cancellation, if it was one."""
+class Interrupted(BaseException):
+    """The caller stopped the work, which has ended; with the arguments of a task's cancellation, if it was one.
+
+    As with other stops, nobody is to take it for a failure.
+    """
 
 
 class _Work(Generic[T]):
@@ -87,6 +96,7 @@ class _Work(Generic[T]):
         self._loop = background_loop()
         self._work = work
         self._task: asyncio.Task[T] | None = None
+        _at_work.add(self)
         self._loop.call_soon_threadsafe(self._start)
 
     def cancel(self) -> None:
@@ -95,6 +105,7 @@ class _Work(Generic[T]):
 
     def abandon(self) -> None:
         """Wait for it no more."""
+        _at_work.discard(self)
         _give_up(self._loop)
 
     def _start(self) -> None:
@@ -106,12 +117,24 @@ class _Work(Generic[T]):
             self._task.cancel()
 
     def _finish(self, task: asyncio.Task[T]) -> None:
+        _at_work.discard(self)
         if task.cancelled():
             self.end.set_exception(Interrupted())
         elif (error := task.exception()) is not None:
             self.end.set_exception(error)
         else:
             self.end.set_result(task.result())
+
+
+_at_work: set[_Work[Any]] = set()
+
+
+def come_home() -> None:
+    """Before the process ends, take in what is on its way for threads that it does not wait for: daemons, and before
+    Python 3.13 those whose `join` was interrupted."""
+    if _at_work and _owner == os.getpid():
+        leave_threads()
+        wait([work.end for work in _at_work.copy()], COME_HOME)
 
 
 class _Stops:
@@ -127,6 +150,7 @@ class _Stops:
         self._presses, self._heeded = presses, len(presses)
         self._cancelling: Callable[[], int] = getattr(task, "cancelling", lambda: 0)
         self._cancellations = self._cancelling()
+        self._interrupt: KeyboardInterrupt | None = None
         self._give_up_at: float | None = None
 
     def note(self) -> None:
@@ -136,6 +160,10 @@ class _Stops:
         """Whether there is one more since this was asked last."""
         if (cancellations := self._cancelling()) > self._cancellations:
             self._cancellations = cancellations
+            self.note()
+        interrupt = interrupt_of_main_thread()
+        if interrupt is not None and interrupt is not self._interrupt:
+            self._interrupt = interrupt
             self.note()
         if len(self._presses) <= self._heeded:
             return False
@@ -218,8 +246,9 @@ async def _await(work: Coroutine[Any, Any, T], on_tick: Callable[[], None] | Non
             if on_tick is not None:
                 on_tick()
         except asyncio.CancelledError as error:
+            if not _is_said_again(error, cancellation):
+                stops.note()
             cancellation = error
-            stops.note()
         if stops.came():
             (background or running).cancel()
         if stops.waited_enough() and background is not None:
@@ -230,6 +259,12 @@ async def _await(work: Coroutine[Any, Any, T], on_tick: Callable[[], None] | Non
             running.exception()  # looked at, so that asyncio does not complain of it
         raise Interrupted(*cancellation.args)
     return running.result()
+
+
+def _is_said_again(cancellation: asyncio.CancelledError, before: asyncio.CancelledError) -> bool:
+    """Whether it comes from the same cancel scope of anyio, which cancels a task at each turn of the loop until it
+    ends."""
+    return cancellation.args == before.args and "cancel scope" in str(cancellation)
 
 
 def _run_in_background(work: Coroutine[Any, Any, T], on_tick: Callable[[], None], stops: _Stops) -> T:

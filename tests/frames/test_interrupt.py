@@ -17,6 +17,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import anyio
 import pandas as pd
 import pytest
 
@@ -163,6 +164,22 @@ def test_a_timeout_around_a_call_is_a_timeout(server: Server, verb: str) -> None
     server.set(latency=0)
     asyncio.run(VERBS[verb](texts(20), client))
     assert (sent, server.stats()["received"]) == (3, 20)  # what was on its way was taken in and is not asked again
+
+
+@pytest.mark.parametrize("loop", ["thread", "running"])
+def test_a_cancel_scope_stops_a_call_gently_though_it_cancels_again_and_again(server: Server, loop: Any) -> None:
+    server.set(latency=0.6)
+    client = po.Client(server.base_url, max_concurrent_requests=3, loop=loop)
+
+    async def main() -> None:
+        with anyio.move_on_after(0.3):
+            await VERBS["process"](texts(20), client)
+
+    anyio.run(main)
+    sent = server.stats()["received"]
+    server.set(latency=0)
+    asyncio.run(VERBS["process"](texts(20), client))
+    assert (sent, server.stats()["received"]) == (3, 20)
 
 
 @pytest.mark.skipif(sys.version_info < (3, 11), reason="task groups are new in Python 3.11")

@@ -114,10 +114,10 @@ def test_a_request_that_still_waits_for_its_key_or_connection_is_not_sent_any_mo
 
 
 def test_a_second_press_leaves_while_a_frame_is_put_together() -> None:
-    with noted_interrupts() as presses, presses.left_at_once():
+    with pytest.raises(KeyboardInterrupt), noted_interrupts() as presses, presses.left_at_once():
         signal.raise_signal(signal.SIGINT)
-        with pytest.raises(KeyboardInterrupt):
-            signal.raise_signal(signal.SIGINT)
+        assert len(presses) == 1
+        signal.raise_signal(signal.SIGINT)
 
 
 def test_the_rows_that_a_deadline_leaves_are_not_rendered_after_it(server: Server, client: po.Client) -> None:
@@ -174,14 +174,43 @@ asyncio.run(main())
 """
 
 
+KEEP = """
+import asyncio
+from concurrent.futures import ThreadPoolExecutor
+from threading import Thread
+MONTHS = ("jan", "feb", "mar")
+def keep(month):
+    po.process_dataframe(df, month + " {text}", model="gpt-4o-mini", client=client, progress=False).to_csv(month + ".csv")
+def keep_all():
+    for month in MONTHS:
+        keep(month)
+"""
+#: Calls in other threads, for which the main one waits, however it is interrupted.
+IN_THREADS = {
+    "pool": """
+with ThreadPoolExecutor(1) as pool:
+    for kept in [pool.submit(keep, month) for month in MONTHS]:
+        kept.result()
+""",
+    "thread": """
+thread = Thread(target=keep_all)
+thread.start()
+thread.join()
+""",
+    "pool left open": "ThreadPoolExecutor(1).submit(keep_all).result()",
+    "to_thread": "asyncio.run(asyncio.to_thread(keep_all))",
+}
+
+
 @pytest.mark.parametrize(
     ("script", "number"),
     [
         (MONTHS, signal.SIGINT),
         (MONTHS, signal.SIGTERM),
         (AWAITED_MONTHS, signal.SIGTERM),
+        *((KEEP + script, signal.SIGINT) for script in IN_THREADS.values()),
     ],
-    ids=["SIGINT", "SIGTERM", "awaited-SIGTERM"],
+    ids=["SIGINT", "SIGTERM", "awaited-SIGTERM", *IN_THREADS],
 )
 def test_a_stopped_script_ends_and_neither_writes_half_a_file_nor_sends_more(
     server: Server, script: str, number: signal.Signals
@@ -199,6 +228,37 @@ def test_a_stopped_script_ends_and_neither_writes_half_a_file_nor_sends_more(
     for month in ("jan", "feb", "mar"):
         po.process_dataframe(texts(20), month + " {text}", client=po.Client(server.base_url), **OPTIONS)
     assert server.stats()["received"] == 60
+
+
+class _Full(Exception):
+    partial = "the frame"
+
+
+def test_an_error_beside_a_stop_is_no_reason_to_go_on() -> None:
+    with pytest.raises(KeyboardInterrupt) as stop, noted_interrupts():
+        signal.raise_signal(signal.SIGINT)
+        raise _Full
+    assert isinstance(stop.value.__cause__, _Full)
+    assert stop.value.partial == "the frame"  # type: ignore[attr-defined]
+
+
+def test_a_stop_at_the_very_end_is_told_too() -> None:
+    with pytest.raises(KeyboardInterrupt), noted_interrupts():
+        signal.raise_signal(signal.SIGINT)
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_what_is_on_its_way_for_a_daemon_is_taken_in_when_the_process_ends(server: Server) -> None:
+    server.set(latency=0.4)
+    script = "from threading import Thread\nThread(target=ask, args=['jan'], daemon=True).start()\nsys.stdin.read()"
+    with start(server, script, stdin=subprocess.PIPE) as process:
+        wait_until_sent(server, 4)
+        process.communicate(timeout=30)
+    assert process.returncode == 0
+    assert server.stats()["received"] == 4
+    server.set(latency=0)
+    po.process_dataframe(texts(20), "jan {text}", client=po.Client(server.base_url), **OPTIONS)
+    assert server.stats()["received"] == 20
 
 
 # A call within a call.
