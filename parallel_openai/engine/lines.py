@@ -54,8 +54,8 @@ def read_lines(
             if damaged is None:
                 if whole or entry is not None:
                     yield offset, entry
-            elif entry is not None:
-                if not is_ours(parse_line(line)):
+            elif entry is not None and (content := parse_line(line)) is not None:  # it read all, and not only the end
+                if not is_ours(content):
                     raise none_of_ours(path)
                 yield from ((each, None) for each in damaged)
                 yield offset, entry

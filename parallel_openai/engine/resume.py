@@ -248,7 +248,10 @@ def is_asked_in(request: APIRequest, entry: Entry) -> bool:
 
 
 def _has_key(request: APIRequest, body: Mapping[str, Any]) -> bool:
-    canonical = dumps_strictly(body, sort_keys=True)
+    try:
+        canonical = dumps_strictly(body, sort_keys=True)
+    except TypeError:  # half a surrogate pair, which no request of ours holds
+        return False
     plain = alike(canonical)
     keys = (request_key(request.path, each, request.sample) for each in (plain, canonical))
     return next(keys) == request.key or (plain is not canonical and next(keys) == request.key)

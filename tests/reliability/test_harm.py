@@ -235,6 +235,8 @@ def test_a_poisoned_journal_gives_no_answer_and_breaks_no_verb(client: po.Client
         line[3]["key"] = key
     deep = b"[" * 700 + b"]" * 700
     odd = [b'[{"model":"m"},' + deep + b"]", b"[{}]", b'[{"model":"m"},{},null,{"key":5}]', b'[{"model":"m"},[],null]']
+    half = [{"model": "\ud800"}, lines[0][1], None, {**lines[0][3], "key": keys[0]}]  # of a pair: no text
+    odd.append(json.dumps(half).encode())
     path.write_bytes(b"".join(each + b"\n" for each in [*(json.dumps(line).encode() for line in lines), *odd]))
     before = everything(foreign)
     again = po.process_dataframe(DF, "text", model="gpt-4o-mini", client=client, progress=False)

@@ -49,6 +49,17 @@ def test_a_damaged_line_is_counted_and_the_others_are_known(damaged: int, damage
     assert (len(known), known.damaged_lines) == (20, 1)
 
 
+@pytest.mark.parametrize("damaged", [0, 1])
+def test_a_line_that_only_ends_well_is_damaged_wherever_it_stands(damaged: int) -> None:
+    good = b'"status":"succeeded","attempts":[]}]\n'
+    lines = [b'[{"model":"m"},{"choices":[]},null,{"key":"%032x",%s' % (number, good) for number in range(4)]
+    lines[damaged] = lines[damaged].replace(b'{"choices', b'"choices')
+    PLACE.write_bytes(b"".join(lines))
+    known = KnownResults(PLACE)
+    known.close()
+    assert [f"{number:032x}" in known for number in range(4) if number != damaged] == [True] * 3
+
+
 @pytest.mark.parametrize("content", [b"text,stars\nFine.,5", b"one line", b'{"a": 1}\n{"b": 2}', b"\n" * 5], ids=repr)
 def test_the_end_of_a_file_that_is_something_else_is_not_cut_off(content: bytes) -> None:
     PLACE.write_bytes(content)
