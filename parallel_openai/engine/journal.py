@@ -11,7 +11,7 @@ from concurrent.futures import Future, ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-from parallel_openai.engine.journal_file import JournalFile
+from parallel_openai.engine.journal_file import JournalFile, told_of_lost
 from parallel_openai.errors import InvalidInputError, JournalError, JournalWriteError
 
 log = logging.getLogger("parallel_openai")
@@ -245,16 +245,17 @@ class Journal:
             JournalWriteError: that cannot be done.
         """
         try:
-            again = self._opened.look(self._pending)
+            again, lost = self._opened.look(self._pending)
         except OSError as error:
             raise self._give_up(error) from error
-        if again:
+        if again or lost:
             self._dirty = True
             log.warning(
                 "%s was changed, moved or deleted while the run wrote it. It was given the %s answers again that it "
-                "lacked.",
+                "lacked.%s",
                 self.path,
                 f"{again:,}",
+                told_of_lost(lost),
             )
 
     def _sync_if_wanted(self) -> None:

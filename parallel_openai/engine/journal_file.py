@@ -121,7 +121,7 @@ class JournalFile:
             if file == self._file:  # and not one that was left meanwhile
                 raise
 
-    def look(self, pending: list[bytes]) -> int:
+    def look(self, pending: list[bytes]) -> tuple[int, int]:
         """See that all that was written is still under the path. Where it is not, since somebody has moved, replaced or
         changed the file, go on with the file that is there now, and with the lines that it lacks: where it was moved
         all of them, where it was written over those that are remembered.
@@ -130,7 +130,7 @@ class JournalFile:
             pending: where lines go that the disk refuses.
 
         Returns:
-            How many lines were written again.
+            How many lines were written again, and how many bytes of older ones are gone, as far as the size tells.
 
         Raises:
             JournalWriteError: there is something else, or another run; the lines are in another file, and go there now.
@@ -138,13 +138,13 @@ class JournalFile:
         """
         wrong = None if self._lock.is_in_place() else self._lock_again()
         if not _is_under(self._path, self._file):
-            return self._move(wrong, _lines(self._file), pending)
+            return self._move(wrong, _lines(self._file), pending), 0
         if wrong is not None:
             raise JournalWriteError(f"The lock of {self._path} was deleted in mid-run. {wrong}") from wrong
         if os.fstat(self._file).st_size != self._size:
             return self._write_over(_lines_in([*self._recent]), pending)
         self._unseen_bytes = 0
-        return 0
+        return 0, 0
 
     def close(self) -> None:
         let_go(self._file)
@@ -159,15 +159,18 @@ class JournalFile:
             return error
         return None
 
-    def _write_over(self, lines: Iterator[bytes], pending: list[bytes]) -> int:
+    def _write_over(self, lines: Iterator[bytes], pending: list[bytes]) -> tuple[int, int]:
         """Go on in the file that somebody has written something else into."""
+        before = self._size
         try:
             _refuse_what_is_not_ours(self._path, may_be_torn=True)
         except JournalError as error:
-            return self._move(error, lines, pending)
-        return self._complete(lines, pending)
+            lost = before - self._recent_bytes
+            return self._move(error, lines, pending, lost), lost
+        again = self._complete(lines, pending)
+        return again, max(0, before - self._size)
 
-    def _move(self, wrong: JournalError | None, lines: Iterator[bytes], pending: list[bytes]) -> int:
+    def _move(self, wrong: JournalError | None, lines: Iterator[bytes], pending: list[bytes], lost: int = 0) -> int:
         """Go on in the file that is under the path now; where that cannot be, in a new one beside it."""
         path, old = self._path, self._file
         try:
@@ -183,7 +186,7 @@ class JournalFile:
         if wrong is not None:
             raise JournalWriteError(
                 f"{path} was moved or replaced in mid-run, and what is there now cannot be gone on with: {wrong} The "
-                f"answers are in {self._path}: put that in its place and run the same again."
+                f"answers are in {self._path}: put that in its place and run the same again.{told_of_lost(lost)}"
             ) from wrong
         return again
 
@@ -205,6 +208,11 @@ class JournalFile:
         finally:  # a line that was written again need not be remembered twice
             self._recent, self._recent_bytes = recent, sum(map(len, recent))
         return count
+
+
+def told_of_lost(count: int) -> str:
+    """What is added to a sentence where bytes of older lines are gone, which nobody remembers."""
+    return f" Older answers, {count:,} bytes, are lost; their rows are asked again." if count > 0 else ""
 
 
 def _open(path: Path, *, may_be_torn: bool) -> int:

@@ -159,6 +159,37 @@ def test_a_file_may_be_cut_several_times() -> None:
     assert (answers(), len(PLACE.read_bytes().splitlines())) == (3, 3)
 
 
+def long_lines(journal: Journal, count: int = 12) -> int:
+    """So many of 100 kB, of which the last five or so are remembered; gives the bytes of all."""
+    for number in range(count):
+        journal.append(b'[{"model":"m","n":%d},{"id":"%s"}]' % (number, b"x" * 100_000))
+    journal._look()
+    return PLACE.stat().st_size
+
+
+def test_older_lines_that_are_lost_are_told(caplog: pytest.LogCaptureFixture) -> None:
+    with Journal(PLACE) as journal:
+        before = long_lines(journal)
+        os.truncate(PLACE, 0)
+        journal._look()
+    assert 3 < answers() < 12
+    assert f"Older answers, {before - PLACE.stat().st_size:,} bytes, are lost" in caplog.text
+
+
+def test_older_lines_that_alone_are_cut_out_are_told_too(caplog: pytest.LogCaptureFixture) -> None:
+    with Journal(PLACE) as journal:
+        long_lines(journal)
+        PLACE.write_bytes(b"".join(PLACE.read_bytes().splitlines(keepends=True)[1:]))
+    assert answers() == 11
+    assert "Older answers, 100,0" in caplog.text
+
+
+def test_older_lines_are_told_to_be_lost_where_something_else_was_written_over_them() -> None:
+    with pytest.raises(JournalWriteError, match=r"Older answers, 600,\d+ bytes, are lost"), Journal(PLACE) as journal:
+        long_lines(journal)
+        PLACE.write_text("text,stars\nFine.,5\n" * 100)
+
+
 def test_what_somebody_else_adds_stays(caplog: pytest.LogCaptureFixture) -> None:
     with Journal(PLACE) as journal:
         journal.append(b'[{"model":"m"},{"id":1}]')
