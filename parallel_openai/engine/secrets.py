@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import binascii
 import re
-from base64 import b64decode, b64encode, urlsafe_b64encode
+from base64 import b64decode, b64encode
 from collections.abc import Callable, Iterable, Mapping
+from functools import partial
+from html.entities import codepoint2name
 from typing import Any
 from urllib.parse import parse_qsl, quote, quote_plus, unquote, urlsplit
 
@@ -24,6 +26,11 @@ _SHORTEST = 4
 _NO_WORD = 20
 #: What is on its way may still be answered with a key that has been renewed meanwhile.
 _KEPT = 8
+#: Letters up to which a secret is looked for letter by letter, each in all its spellings.
+_LONGEST = 200
+#: What a short secret may follow on, though it ends in a letter: `%3D`, `\\n`.
+_BEHIND_AN_ESCAPE = r"(?<=%[0-9A-Fa-f]{2})|(?<=\\[nrt])"
+_URL_SAFE = str.maketrans("+/", "-_")
 _MASK = "***"
 
 
@@ -60,7 +67,7 @@ class Secrets:
 
     def _set(self) -> None:
         words = [word for word in (*self._lasting, *self._renewed) if len(word) >= _SHORTEST]
-        self._all = _pattern(words)
+        self._all, self._ways = _pattern(words), _written(words)
         self._certain = _pattern(word for word in words if _is_no_word(word))
         # One text after the other is looked for before the pattern is: most answers hold none.
         self._texts = [text.encode() for text in _written(filter(_is_no_word, words))]
@@ -71,7 +78,9 @@ class Secrets:
 
     def out_of_headers(self, headers: Mapping[str, str]) -> Mapping[str, str]:
         """The headers themselves, if there is nothing to take out; else others, with names in lower case."""
-        if any(map(self._all.search, headers.values())):
+        told = "\n".join(headers.values())
+        # Looking for texts is ten times faster than the pattern, and these signs begin all other spellings.
+        if any(way in told for way in self._ways) or any(sign in told and self._all.search(told) for sign in "%\\&"):
             return {name.lower(): self.out_of(value) for name, value in headers.items()}
         return headers
 
@@ -91,30 +100,59 @@ class Secrets:
         return self._certain.sub(_MASK, text)
 
     def out_of_error(self, body: bytes) -> bytes:
-        """What a server says of an error without any of them, whatever they look like."""
+        """What a server says of an error without any of them, whatever they look like; in the names of its fields too
+        where they are certainly secrets."""
         masked = _within(body, self.out_of)
-        return masked if masked is not body else _as_text(body, self.out_of)
+        return _as_text(masked, self._out_of_answer if masked is not body else self.out_of)
 
 
 def _pattern(words: Iterable[str]) -> re.Pattern[str]:
     """Finds the words in each of the ways in which they may be written, the longest first."""
-    ways = sorted(_written(words), key=len, reverse=True)
-    found = [re.escape(way) if len(way) >= _ANYWHERE else rf"(?<!\w){re.escape(way)}(?!\w)" for way in ways]
+    words = list(words)
+    ways = {way: re.escape(way) for way in _written(words)}
+    ways.update((word, "".join(map(_spelled, word))) for word in words if len(word) <= _LONGEST)
+    found = [
+        pattern if len(way) >= _ANYWHERE else rf"(?:(?<!\w)|{_BEHIND_AN_ESCAPE}){pattern}(?!\w)"
+        for way, pattern in sorted(ways.items(), key=lambda each: -len(each[0]))
+    ]
     return re.compile("|".join(found) or r"(?!)")
 
 
 def _written(words: Iterable[str]) -> list[str]:
-    """Words as themselves, and as JSON, a URL and base64 write them."""
+    """Words as themselves, and as JSON, a URL, hexadecimals and base64 write them, alone or within a longer text."""
     ways: tuple[Callable[[str], str], ...] = (
         str,
         lambda word: dumps(word)[1:-1].decode(),
         quote,
         quote_plus,
         lambda word: quote(word, safe=""),
+        lambda word: word.encode().hex(),
+        lambda word: word.encode().hex().upper(),
         lambda word: b64encode(word.encode()).decode().rstrip("="),
-        lambda word: urlsafe_b64encode(word.encode()).decode().rstrip("="),
+        *(partial(_within_base64, before=before) for before in range(3)),
     )
-    return list(dict.fromkeys(way(word) for word in words for way in ways))
+    written = (way(word) for word in words for way in ways)
+    return list(dict.fromkeys(each for way in written for each in (way, way.translate(_URL_SAFE)) if each))
+
+
+def _within_base64(word: str, before: int) -> str:
+    """What base64 of any text with the word in it has, where that stands so many bytes behind a multiple of three."""
+    whole = b64encode(bytes(before) + word.encode()).decode()
+    return whole[(before * 8 + 5) // 6 : (before + len(word.encode())) * 8 // 6]
+
+
+def _spelled(letter: str) -> str:
+    """A pattern of a letter as URLs, JSON, Python and HTML spell it, also when one of them did so to another's work."""
+    code = ord(letter)
+    encoded = [f"{byte:02x}" for byte in letter.encode("utf-8", "surrogatepass")]
+    ways = ["".join(map(each, encoded)) for each in (r"%(?:25)*{}".format, r"\\+x{}".format)]
+    ways += [rf"\\+u{code:04x}", rf"\\+x{code:02x}", f"&(?:amp;)?#(?:0*{code}|x0*{code:x});"]
+    if code in codepoint2name:
+        ways.append(f"&(?:amp;)?{codepoint2name[code]};")
+    if letter == " ":
+        ways.append(r"\+")
+    plain = letter if letter.isalnum() else rf"\\*{re.escape(letter)}"
+    return f"(?:{plain}|(?i:{'|'.join(ways)}))"
 
 
 def _within(body: bytes, change: Callable[[str], str]) -> bytes:
@@ -170,7 +208,7 @@ def secrets_in(named: Mapping[str, str]) -> list[str]:
 def _of_basic(word: str) -> list[str]:
     """A name and password that base64 hides, and the password alone."""
     try:
-        text = b64decode(word, validate=True).decode("ascii")
+        text = b64decode(word, validate=True).decode()
     except (binascii.Error, ValueError):
         return []
     return [text, text.partition(":")[2]] if ":" in text and text.isprintable() else []

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import html
+import json
+import re
 from base64 import b64encode
+from collections.abc import Callable
+from urllib.parse import quote
 
 import pytest
 
@@ -62,6 +67,51 @@ def test_whatever_was_sent_as_a_secret_is_masked_in_an_error(
     assert told not in secrets.out_of(f"No entry with {told}.")
     assert told.encode() not in secrets.out_of_error(dumps({"error": {"message": f"Not {told}!"}}))
     assert told.encode() not in secrets.out_of_error(f"<p>{told}</p>".encode())
+
+
+SPELLINGS: dict[str, Callable[[str], str]] = {
+    "a URL in small letters": lambda secret: re.sub("%..", lambda escape: escape[0].lower(), quote(secret, safe="")),
+    "a URL that escapes every letter": lambda secret: "".join(f"%{byte:02X}" for byte in secret.encode()),
+    "a URL within a URL": lambda secret: quote(quote(secret, safe=""), safe=""),
+    "JSON of Python": lambda secret: json.dumps(secret)[1:-1],
+    "JSON within JSON": lambda secret: json.dumps(json.dumps(secret))[1:-1],
+    "JSON that escapes every letter": lambda secret: "".join(f"\\u{ord(letter):04x}" for letter in secret),
+    "HTML": html.escape,
+    "HTML by numbers": lambda secret: "".join(f"&#{ord(letter)};" for letter in secret),
+    "bytes of Python": lambda secret: repr(secret.encode()),
+    "hexadecimals": lambda secret: secret.encode().hex(),
+}
+
+
+@pytest.mark.parametrize("secret", ["sk-proj-Ab3/d+Ef=6&hIj", "pässwörd <12345>"])
+@pytest.mark.parametrize("spell", SPELLINGS.values(), ids=SPELLINGS)
+def test_a_secret_is_masked_however_it_is_spelled(secret: str, spell: Callable[[str], str]) -> None:
+    secrets = Secrets({"X-Api-Key": secret.replace(" ", "_")})
+    told = spell(secret.replace(" ", "_"))
+    assert told not in secrets.out_of(f"No entry with {told}.")
+    assert secrets.out_of_headers({"x-debug": told})["x-debug"] != told
+    assert told not in secrets.out_of_error(dumps({"error": told})).decode()
+
+
+@pytest.mark.parametrize("before", range(3))
+def test_a_secret_within_a_text_in_base64_is_masked(before: int) -> None:
+    told = b64encode(b"abc"[:before] + b"sk-0123456789" + b" from 10.0.0.1").decode()
+    assert told[4:16] not in Secrets({"api-key": "sk-0123456789"}).out_of(told)
+
+
+def test_a_password_in_letters_of_any_language_is_masked() -> None:
+    secrets = Secrets({"Authorization": "Basic " + b64encode("ann:pässwörd-1".encode()).decode()})
+    assert secrets.out_of("Not pässwörd-1.") == "Not ***."
+
+
+@pytest.mark.parametrize("before", ["key%3D", "key%3d", "a\\n", " "])
+def test_a_short_secret_behind_an_escape_is_masked(before: str) -> None:
+    assert Secrets({"api-key": "hunter2"}).out_of(f"{before}hunter2.") == f"{before}***."
+
+
+def test_a_fields_name_that_is_a_secret_is_masked() -> None:
+    body = b'{"sk-0123456789":"Not sk-0123456789."}'
+    assert Secrets({"api-key": "sk-0123456789"}).out_of_error(body) == b'{"***":"Not ***."}'
 
 
 def test_a_short_secret_is_masked_as_a_word_only() -> None:
