@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from parallel_openai.engine.journal_file import JournalFile, told_of_lost
-from parallel_openai.errors import InvalidInputError, JournalError, JournalWriteError
+from parallel_openai.errors import InvalidInputError, JournalWriteError
 
 log = logging.getLogger("parallel_openai")
 
@@ -56,11 +56,6 @@ class Journal:
         self._timer: asyncio.TimerHandle | None = None
         self._syncing: Future[None] | None = None
         self._syncer: ThreadPoolExecutor | None = None
-        # A folder is refused on opening.
-        if os.path.exists(path) and not (os.path.isfile(path) or os.path.isdir(path)):
-            raise JournalError(
-                f"{self.path} is no ordinary file, and answers must be kept in one. Choose another path."
-            )
         self._file: JournalFile | None = JournalFile(self.path)
 
     def before_sending(self, requests: Iterable[Request | None]) -> Iterator[Request | None]:

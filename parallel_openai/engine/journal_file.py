@@ -44,6 +44,7 @@ class JournalFile:
         self._recent_bytes = 0
         self._unseen_bytes = 0  # of these, since the file was last seen to be whole and in its place
         self._torn = False
+        _refuse_what_is_no_file(path)
         self._lock = Lock(path)
         try:
             self._file = _open(path, may_be_torn=not self._lock.is_first)
@@ -218,6 +219,7 @@ def told_of_lost(count: int) -> str:
 def _open(path: Path, *, may_be_torn: bool) -> int:
     file = -1
     try:
+        _refuse_what_is_no_file(path)
         file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | getattr(os, "O_BINARY", 0), 0o600)
         hold(file, path)
         _refuse_what_is_not_ours(path, may_be_torn=may_be_torn)
@@ -231,6 +233,12 @@ def _open(path: Path, *, may_be_torn: bool) -> int:
             raise
         raise JournalError(f"The results file {path} cannot be opened: {error.strerror}. {advice(error)}") from error
     return file
+
+
+def _refuse_what_is_no_file(path: Path) -> None:
+    """Such as a pipe, which would be read without end; a folder is refused on opening."""
+    if os.path.exists(path) and not (os.path.isfile(path) or os.path.isdir(path)):
+        raise JournalError(f"{path} is no ordinary file, and answers must be kept in one. Choose another path.")
 
 
 def _refuse_what_is_not_ours(path: Path, *, may_be_torn: bool) -> None:

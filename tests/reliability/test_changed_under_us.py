@@ -235,6 +235,16 @@ def test_what_somebody_writes_over_it_stays_and_the_answers_go_elsewhere(content
     assert answers(Path(f"folder/answers.jsonl.kept-{os.getpid()}")) == 2
 
 
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="Windows has other pipes")
+def test_a_pipe_in_its_place_is_not_waited_for() -> None:
+    with pytest.raises(JournalWriteError, match="no ordinary file"), Journal(PLACE) as journal:
+        journal.append(b'[{"model":"m"},{"id":1}]')
+        PLACE.unlink()
+        os.mkfifo(PLACE)
+    [kept] = PLACE.parent.glob("answers.jsonl.kept-*")
+    assert answers(kept) == 1
+
+
 def test_a_second_run_does_not_come_in_when_the_lock_was_deleted(server: Server, client: po.Client) -> None:
     def come_in() -> None:
         LOCK.unlink()
