@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from parallel_openai.engine.journal_file import JournalFile, told_of_lost
-from parallel_openai.errors import InvalidInputError, JournalWriteError
+from parallel_openai.errors import InvalidInputError, JournalError, JournalWriteError
 
 log = logging.getLogger("parallel_openai")
 
@@ -269,6 +269,9 @@ class Journal:
         """The first thing that went wrong is what is told."""
         if self._error is None and isinstance(error, JournalWriteError):
             self._error = error
+        elif self._error is None and isinstance(error, JournalError):  # there is no place at all
+            self._error = JournalWriteError(f"Writing to {self.path} failed in mid-run. {error}")
+            self._error.__cause__ = error
         elif self._error is None:
             self._error = JournalWriteError(
                 f"Writing to {self.path} failed: {error.strerror or error}. What was written before is kept: make room "

@@ -180,8 +180,7 @@ class JournalFile:
         except JournalError as error:
             wrong = error
         if wrong is not None:
-            self._path = path.with_name(f"{path.name}.kept-{os.getpid()}")
-            self._file = _open(self._path, may_be_torn=True)
+            self._path, self._file = _open_beside(path)
         again = self._complete(lines, pending)
         os.close(old)
         if wrong is not None:
@@ -233,6 +232,23 @@ def _open(path: Path, *, may_be_torn: bool) -> int:
             raise
         raise JournalError(f"The results file {path} cannot be opened: {error.strerror}. {advice(error)}") from error
     return file
+
+
+def _open_beside(path: Path) -> tuple[Path, int]:
+    """A file for what cannot stay under its path: in its folder or, should that be gone, in the next above it.
+
+    Raises:
+        JournalError: there is none where it can be.
+    """
+    problem: JournalError | None = None
+    for folder in path.parents:
+        place = folder / f"{path.name}.kept-{os.getpid()}"
+        try:
+            return place, _open(place, may_be_torn=True)
+        except JournalError as error:
+            problem = problem or error
+    assert problem is not None, "every path has a folder"
+    raise problem
 
 
 def _refuse_what_is_no_file(path: Path) -> None:

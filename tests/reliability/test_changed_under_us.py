@@ -184,10 +184,17 @@ def test_older_lines_that_alone_are_cut_out_are_told_too(caplog: pytest.LogCaptu
     assert "Older answers, 100,0" in caplog.text
 
 
+def write_while(change: Callable[[], Any], write: Callable[[Journal], Any] | None = None) -> None:
+    with Journal(PLACE) as journal:
+        journal.append(b'[{"model":"m"},{"id":1}]')
+        if write is not None:
+            write(journal)
+        change()
+
+
 def test_older_lines_are_told_to_be_lost_where_something_else_was_written_over_them() -> None:
-    with pytest.raises(JournalWriteError, match=r"Older answers, 600,\d+ bytes, are lost"), Journal(PLACE) as journal:
-        long_lines(journal)
-        PLACE.write_text("text,stars\nFine.,5\n" * 100)
+    with pytest.raises(JournalWriteError, match=r"Older answers, 600,\d+ bytes, are lost"):
+        write_while(lambda: PLACE.write_text("text,stars\nFine.,5\n" * 100), long_lines)
 
 
 def test_what_somebody_else_adds_stays(caplog: pytest.LogCaptureFixture) -> None:
@@ -237,11 +244,25 @@ def test_what_somebody_writes_over_it_stays_and_the_answers_go_elsewhere(content
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="Windows has other pipes")
 def test_a_pipe_in_its_place_is_not_waited_for() -> None:
-    with pytest.raises(JournalWriteError, match="no ordinary file"), Journal(PLACE) as journal:
-        journal.append(b'[{"model":"m"},{"id":1}]')
+    def put_pipe() -> None:
         PLACE.unlink()
         os.mkfifo(PLACE)
+
+    with pytest.raises(JournalWriteError, match="no ordinary file"):
+        write_while(put_pipe)
     [kept] = PLACE.parent.glob("answers.jsonl.kept-*")
+    assert answers(kept) == 1
+
+
+def test_where_its_folder_is_gone_for_good_the_answers_are_above_it() -> None:
+    def put_file() -> None:
+        shutil.rmtree(PLACE.parent)
+        PLACE.parent.write_text("a file")
+
+    with pytest.raises(JournalWriteError, match="The answers are in") as stopped:
+        write_while(put_file)
+    [kept] = Path().glob("answers.jsonl.kept-*")
+    assert str(kept) in str(stopped.value)
     assert answers(kept) == 1
 
 
