@@ -148,7 +148,11 @@ def _tell_awaited(number: int, frame: FrameType | None) -> None:
 
 
 def is_interactive() -> bool:
-    """Whether a person sits before a notebook or a shell, who sees what comes back."""
+    """Whether a person sits before a notebook or a shell, who sees what comes back, as of no other thread."""
+    return threading.current_thread() is threading.main_thread() and _has_prompt()
+
+
+def _has_prompt() -> bool:
     return _shell() is not None or hasattr(sys, "ps1")
 
 
@@ -195,7 +199,7 @@ def interrupt_of_main_thread() -> KeyboardInterrupt | None:
     error: Any = sys._current_exceptions().get(main.ident or 0)
     if isinstance(error, tuple):  # before Python 3.12
         error = error[1]
-    if error is None and not is_interactive():
+    if error is None and not _has_prompt():
         error = getattr(sys, "last_value", None)  # what the script has ended with
     return error if isinstance(error, KeyboardInterrupt) else _leaving
 

@@ -189,13 +189,15 @@ def keep_all():
     for month in MONTHS:
         keep(month)
 """
-#: Calls in other threads, for which the main one waits, however it is interrupted.
-IN_THREADS = {
-    "pool": """
+POOL = """
 with ThreadPoolExecutor(1) as pool:
     for kept in [pool.submit(keep, month) for month in MONTHS]:
         kept.result()
-""",
+"""
+#: Calls in other threads, for which the main one waits, however it is interrupted.
+IN_THREADS = {
+    "pool": POOL,
+    "pool at a prompt": f"sys.ps1 = '>>> '\n{POOL}",
     "thread": """
 thread = Thread(target=keep_all)
 thread.start()
