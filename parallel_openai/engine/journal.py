@@ -68,6 +68,8 @@ class Journal:
         for request in requests:
             if request is not None and not self._has_room:
                 self._reserve()
+            while self._cancelled_owner:  # which takes a turn of the loop, in which nothing more is to be sent
+                yield None
             yield request
 
     def append(self, line: bytes) -> None:
