@@ -313,6 +313,13 @@ def _add_batch_arguments(parser: argparse.ArgumentParser) -> None:
         default="fail",
         help="what becomes of it after that; online: sent at once, at the usual price (default: fail)",
     )
+    parser.add_argument(
+        "--forget",
+        action="append",
+        default=[],
+        metavar="ID",
+        help="`collect` and `cancel` give this batch up, such as one that the server lost; may be given several times",
+    )
 
 
 _BATCH_MORE = """\
@@ -345,9 +352,13 @@ def _batch(args: argparse.Namespace) -> int:
         raise InvalidInputError(f"batch {args.what} needs --save_filepath.")
     with Client(None if args.request_url is None else split_url(args.request_url)[0], args.api_key) as client:
         if args.what == "collect":
-            collect_batches(args.save_filepath, client=client, lane=BatchLane(rounds=args.rounds, then=args.then))
-            return 0
-        found = (batch_status if args.what == "status" else cancel_batches)(args.save_filepath, client=client)
+            lane = BatchLane(rounds=args.rounds, then=args.then)
+            status = collect_batches(args.save_filepath, client=client, lane=lane, forget=args.forget)
+            return 0 if status.ended == "finished" else USED_UP
+        if args.what == "cancel":
+            found = cancel_batches(args.save_filepath, client=client, forget=args.forget)
+        else:
+            found = batch_status(args.save_filepath, client=client)
     print("\n".join(map(str, found)) or "No batch is under way.")
     return 0
 

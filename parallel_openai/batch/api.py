@@ -5,10 +5,14 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+from parallel_openai.batch.disk import TooLongError, download_to
+from parallel_openai.batch.server_batch import ServerBatch, plain_id
+from parallel_openai.batch.trouble import LostError, NotNowError
 from parallel_openai.client import Client
 from parallel_openai.engine.retry import UNSENT_CODES, RetryPolicy, judge
 from parallel_openai.engine.sizes import NO_SIZE
@@ -19,12 +23,17 @@ from parallel_openai.records import Response
 Sleep = Callable[[float], Awaitable[None]]
 #: The name of our entry in a batch's metadata.
 MARK = "parallel_openai"
-#: Batches on one page of their list.
-PAGE = 100
+#: Batches on one page of their list, and pages that are read at the most.
+PAGE, MOST_PAGES = 100, 200
+#: Seconds before each look at the list for a batch that may have been made just now: it may show it a little later.
+LOOKS = (0.0, 0.5, 1.0, 2.0, 3.0, 4.0)
 
 
 class BatchAPI:
     """The Batch API of an account.
+
+    Each call raises LostError where the server refuses it, NotNowError where it does not do it in some attempts, and
+    another RunStoppedError where no call can succeed.
 
     Args:
         client: the account; each call waits for its turn within the account's limit of requests.
@@ -36,6 +45,7 @@ class BatchAPI:
         self._sleep = sleep
         self._retry = RetryPolicy(client.max_attempts, max_wait=client.max_wait)
         self._reached = False
+        self.has_worked = False  # some call was answered as it should be
 
     async def upload(self, file: Path, filename: str, size: int) -> str:
         """The file's id. A file of that name and size that an earlier try brought there is taken."""
@@ -44,70 +54,115 @@ class BatchAPI:
         async def send() -> Response:
             return await transport.upload("files", file, filename=filename, fields={"purpose": "batch"})
 
-        async def find() -> Any:
-            return await self._find_file(filename, size)
+        async def find() -> dict[str, Any] | None:
+            with suppress(LostError, NotNowError):  # to bring it there once more costs nothing
+                return await self._find_file(filename, size)
+            return None
 
-        return str((await self._once("upload a file", send, find))["id"])
+        file_id = plain_id((await self._until_answered("upload a file", send, find=find)).get("id"))
+        if file_id is None:
+            raise NotNowError("The Batch API took a file and did not say by what id.")
+        return file_id
 
-    async def create(self, file_id: str, path: str, mark: str) -> dict[str, Any]:
-        """Submit a file as a batch, once: where a try may have gone through, the server's list is looked at first."""
+    async def create(self, file_id: str, path: str, mark: str, former: Collection[str]) -> ServerBatch:
+        """Submit a file as a batch, once: where a try may have gone through, the server's list is looked at first.
+
+        Args:
+            former: batches of the same file that are known already.
+        """
         body = {
             "input_file_id": file_id,
             "endpoint": f"/v1/{path}",
             "completion_window": "24h",
             "metadata": {MARK: mark},
         }
+        found: list[ServerBatch] = []
 
         async def send() -> Response:
             return await self._client.transport().call("POST", "batches", body=dumps(body))
 
         async def find() -> dict[str, Any] | None:
-            return await self.find(mark)
+            batch = await self.find(file_id, mark.rpartition(".")[0], former, LOOKS)
+            found.extend([] if batch is None else [batch])
+            return None if batch is None else {}
 
-        return await self._once("create a batch", send, find)
+        told = await self._until_answered("create a batch", send, find=find)
+        batch = found[0] if found else ServerBatch.of(told, MARK)
+        if batch.id is None and await find() is None:
+            raise NotNowError("The Batch API made a batch and did not say by what id.")
+        return found[0] if found else batch
 
-    async def find(self, mark: str, since: float = 0.0) -> dict[str, Any] | None:
-        """The batch that bears our mark; None where there is none of it made after a moment (seconds since 1970)."""
-        async for batch in self._batches():
-            if (batch.get("metadata") or {}).get(MARK) == mark:
-                return batch
-            if (batch.get("created_at") or 0) < since:
-                break
+    async def find(
+        self, file_id: str | None, name: str, former: Collection[str], looks: Collection[float]
+    ) -> ServerBatch | None:
+        """The batch that has our file, or a mark that begins with our name; None where there is none.
+
+        Args:
+            looks: seconds to wait before each look at the list.
+
+        Raises:
+            NotNowError: the list cannot be seen.
+        """
+        for wait in looks:
+            await self._sleep(wait)
+            try:
+                async for batch in self._batches():
+                    ours = (batch.mark or "").rpartition(".")[0] == name or batch.input_file_id == file_id is not None
+                    if ours and batch.id is not None and batch.id not in former:
+                        return batch
+            except LostError as error:
+                sentence = f"A batch was asked for, and whether it was made cannot be seen. {error}"
+                raise NotNowError(sentence) from error
         return None
 
-    async def get(self, batch_id: str) -> dict[str, Any]:
-        return await self._call(f"look at {batch_id}", "GET", f"batches/{batch_id}")
+    async def get(self, batch_id: str) -> ServerBatch:
+        told = await self._call(f"show {batch_id}", "GET", f"batches/{quote(batch_id, safe='')}")
+        batch = ServerBatch.of(told, MARK)
+        if not batch.status:
+            raise NotNowError(f"The Batch API told of {batch_id} without its status.")
+        return batch
 
-    async def cancel(self, batch_id: str) -> dict[str, Any]:
-        """Raises BatchError where it has come to its end already."""
-        return await self._call(f"cancel {batch_id}", "POST", f"batches/{batch_id}/cancel", final=(409,))
+    async def cancel(self, batch_id: str) -> ServerBatch:
+        """Raises LostError where it has come to its end already."""
+        path = f"batches/{quote(batch_id, safe='')}/cancel"
+        return ServerBatch.of(await self._call(f"cancel {batch_id}", "POST", path, final=(409,)), MARK)
 
-    async def download(self, file_id: str, place: Path) -> None:
-        """The file's content, whole, at that place."""
+    async def download(self, file_id: str, place: Path, most: int) -> bool:
+        """The file's content at that place; False where it is longer than it may be, and only its beginning is there.
+
+        Raises:
+            JournalWriteError: the disk refuses.
+        """
 
         async def send() -> Response:
-            return await self._client.transport().download(f"files/{quote(file_id, safe='')}/content", place)
+            with download_to(place, most) as into:
+                return await self._client.transport().download(f"files/{quote(file_id, safe='')}/content", into)
 
-        await self._until_answered(f"download {file_id}", send, patient=True)
+        try:
+            await self._until_answered(f"give the file {file_id}", send)
+        except TooLongError:
+            return False
+        return True
 
-    async def _batches(self) -> AsyncIterator[dict[str, Any]]:
+    async def _batches(self) -> AsyncIterator[ServerBatch]:
         """All of them, the newest first."""
         after: str | None = None
-        while True:
+        for _ in range(MOST_PAGES):
             query = {"limit": str(PAGE), **({"after": after} if after else {})}
             page = await self._call("list the batches", "GET", "batches", query=query)
-            found = page.get("data") or []
+            found = [ServerBatch.of(each, MARK) for each in _listed(page)]
             for batch in found:
                 yield batch
-            if not page.get("has_more") or not found:
+            last = found[-1].id if found else None
+            if not page.get("has_more") or last in (None, after):
                 return
-            after = found[-1]["id"]
+            after = last
 
     async def _find_file(self, filename: str, size: int) -> dict[str, Any] | None:
         query = {"purpose": "batch", "limit": "100"}
         page = await self._call("list the files", "GET", "files", query=query)
-        fitting = (each for each in page.get("data") or [] if each.get("filename") == filename)
-        return next((each for each in fitting if each.get("bytes") == size), None)
+        fitting = (each for each in _listed(page) if each.get("filename") == filename)
+        return next((dict(each) for each in fitting if each.get("bytes") == size), None)
 
     async def _call(
         self,
@@ -121,12 +176,7 @@ class BatchAPI:
         async def send() -> Response:
             return await self._client.transport().call(method, path, query=query)
 
-        return await self._until_answered(what, send, patient=True, final=final)
-
-    async def _once(
-        self, what: str, send: Callable[[], Awaitable[Response]], find: Callable[[], Awaitable[dict[str, Any] | None]]
-    ) -> dict[str, Any]:
-        return await self._until_answered(what, send, find=find)
+        return await self._until_answered(what, send, final=final)
 
     async def _until_answered(
         self,
@@ -134,14 +184,12 @@ class BatchAPI:
         send: Callable[[], Awaitable[Response]],
         *,
         find: Callable[[], Awaitable[dict[str, Any] | None]] | None = None,
-        patient: bool = False,
         final: Collection[int] = (),
     ) -> dict[str, Any]:
         """Send until there is an answer.
 
         Args:
             find: looks whether a send that seemed to fail has done its work.
-            patient: only time ends it, as for what can be asked for at any later moment.
             final: statuses after which it is of no use to ask again.
         """
         failures, began = 0, time.monotonic()
@@ -151,18 +199,22 @@ class BatchAPI:
             if response.status:
                 self._reached = True
             if verdict.kind == "done":
+                self.has_worked = True
                 answer: dict[str, Any] = response.data
                 return answer
             if verdict.stop is not None:
                 raise verdict.stop(f"{verdict.message} (The Batch API was to {what}.)")
             failures += 1
-            late = time.monotonic() - began > self._retry.max_wait
-            tired = verdict.kind == "retry" and not patient and failures >= self._retry.max_attempts
-            if verdict.kind == "fail" or response.status in final or late or tired:
-                raise BatchError(f"The Batch API would not {what}: {verdict.message}")
-            await self._sleep(max(verdict.wait or 0.0, self._retry.backoff(failures)))
+            sentence = f"The Batch API would not {what}: {verdict.message}"
+            if verdict.kind == "fail" or response.status in final:
+                raise LostError(sentence)
             if find is not None and _may_have_worked(response) and (found := await find()) is not None:
                 return found
+            if verdict.kind == "retry" and failures >= self._retry.max_attempts:
+                raise NotNowError(sentence)
+            if time.monotonic() - began > self._retry.max_wait:
+                raise BatchError(sentence)
+            await self._sleep(max(verdict.wait or 0.0, self._retry.backoff(failures)))
 
     async def _send(self, send: Callable[[], Awaitable[Response]]) -> Response:
         limiter = self._client.limiter
@@ -177,3 +229,8 @@ def _may_have_worked(response: Response) -> bool:
     if response.status == 0:
         return response.error_code not in UNSENT_CODES
     return response.status >= 500 or response.status in (200, 408, 409)
+
+
+def _listed(page: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    data = page.get("data")
+    return [each for each in data if isinstance(each, Mapping)] if isinstance(data, list) else []

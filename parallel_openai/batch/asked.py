@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from parallel_openai.batch.spool import Place, Row
+from parallel_openai.batch.spool import UNKNOWN, Place, Row
 from parallel_openai.engine.budget import Budget, Reserve
 from parallel_openai.engine.journal import Journal
 from parallel_openai.engine.resume import result_line
@@ -48,16 +48,25 @@ class Asked:
         self._on_result, self._status, self._budget = on_result, status, budget
         self._keys: Counter[str] = Counter()
         self._earlier: Counter[str] = Counter()  # rows in parts of earlier calls that nobody has asked for yet
+        self._nameless: Counter[str] = Counter()  # the same for rows of unknown metadata, by their keys
+        self._lent: dict[str, deque[Any]] = defaultdict(deque)  # the metadata of those who asked for these
         self._waiting: Counter[str] = Counter()  # rows that wait for their result
         self._unasked: dict[str, Result] = {}  # results that may still be asked for
         self._reserves: dict[str, list[Reserve]] = {}
 
     def add_earlier(self, places: Iterable[Place]) -> None:
         """These rows are in a part of an earlier call."""
-        self._earlier.update(self._identity(place.key, place.metadata) for place in places)
+        for place in places:
+            if place.metadata is UNKNOWN:
+                self._nameless[place.key] += 1
+            else:
+                self._earlier[self._identity(place.key, place.metadata)] += 1
 
     def ask_for_earlier(self) -> None:
         """Ask for all of them that have no answer yet."""
+        for key, count in self._nameless.items():
+            self._earlier[self._identity(key, None)] += count
+        self._nameless.clear()
         for name, count in self._earlier.items():
             self._waiting[name] = max(0, count - self._known(name))
         self._earlier.clear()
@@ -65,13 +74,23 @@ class Asked:
     def claim(self, request: APIRequest) -> bool:
         """Ask for a request that an earlier call has submitted; False where none has."""
         name = self._name(request)
-        if self._earlier[name] <= 0:
+        if self._earlier[name] > 0:
+            self._earlier[name] -= 1
+        elif self._nameless[request.key] > 0:
+            self._nameless[request.key] -= 1
+            self._lent[request.key].append(request.metadata)
+        else:
             return False
-        self._earlier[name] -= 1
         self._expect(name)
         if name in self._unasked:  # it came before the source, held up by a budget, came to ask for it
             self.deliver(self._unasked.pop(name))
         return True
+
+    def name_again(self, request: APIRequest) -> None:
+        """Give a request of unknown metadata those of somebody who asked for it."""
+        if request.metadata is UNKNOWN:
+            lent = self._lent[request.key]
+            request.metadata = lent.popleft() if lent else None
 
     def take_up(self, request: APIRequest) -> Row | None:
         """Ask for a new request, with its worst case set aside; None where the budget does not suffice."""
@@ -140,3 +159,20 @@ class Asked:
         if reserves and self._budget is not None:
             response = _NOTHING if answer is None else Response(200, {}, b"", answer, 0.0)
             self._budget.settle(reserves.pop(), response)
+
+
+class Source:
+    """The requests; one of them can be put back."""
+
+    def __init__(self, requests: Iterable[APIRequest | None]) -> None:
+        self._requests = iter(requests)
+        self._back: list[APIRequest] = []
+
+    def put_back(self, request: APIRequest) -> None:
+        self._back.append(request)
+
+    def __iter__(self) -> Source:
+        return self
+
+    def __next__(self) -> APIRequest | None:
+        return self._back.pop() if self._back else next(self._requests)

@@ -77,7 +77,7 @@ class Planner:
     def discard(self) -> None:
         """Leave nothing behind of what was not closed."""
         for name, writer in self._open.values():
-            writer.close()
+            writer.abandon()
             self._spool.remove(name)
         self._open.clear()
 
@@ -107,6 +107,8 @@ class Planner:
             round=kind.round,
             planned_at=time.time(),
             record=self._record,
+            answer_bytes=writer.answer_bytes,
+            has_metadata=writer.has_metadata,
         )
 
 

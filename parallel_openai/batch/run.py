@@ -5,32 +5,32 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable
+from contextlib import suppress
 from dataclasses import replace
-from typing import IO, Any
+from typing import Any
 
 from parallel_openai.batch.api import BatchAPI, Sleep
-from parallel_openai.batch.asked import Asked
-from parallel_openai.batch.collecting import Outcome, missing, read_outcome, without_answer
+from parallel_openai.batch.asked import Asked, Source
+from parallel_openai.batch.collecting import Outcome, refused
+from parallel_openai.batch.collector import AT_ONCE, Collector
 from parallel_openai.batch.leftovers import Leftovers
 from parallel_openai.batch.options import BatchLane
 from parallel_openai.batch.planner import Planner
-from parallel_openai.batch.spool import Place, Row, Spool, read_row
-from parallel_openai.batch.standing import limit_in, note_of, rest_of
+from parallel_openai.batch.server_batch import ServerBatch
+from parallel_openai.batch.spool import Row, Spool
+from parallel_openai.batch.standing import Standing, limit_in
 from parallel_openai.batch.state import Part, planned, step, write
 from parallel_openai.batch.submitting import Submitter
+from parallel_openai.batch.trouble import LOST_LOOKS, LostError, NotNowError, Troubles
 from parallel_openai.client import Client
 from parallel_openai.engine.budget import Budget
 from parallel_openai.engine.journal import Journal
 from parallel_openai.engine.processor import End
 from parallel_openai.engine.status import StatusTracker
-from parallel_openai.errors import BatchError
-from parallel_openai.jsonl import loads, loads_from_anywhere
+from parallel_openai.errors import BatchError, PermissionDeniedError, RunStoppedError
+from parallel_openai.log import log
 from parallel_openai.records import APIRequest, Result
-
-#: Rows that are read or written before other work of the loop gets its turn.
-AT_ONCE = 100
-_ENDED = frozenset({"completed", "expired", "cancelled"})
 
 
 class BatchRun:
@@ -48,6 +48,11 @@ class BatchRun:
         all_asked: whether what earlier calls submitted is asked for by this one too.
         budget: what may be spent.
         sleep: waits so many seconds.
+
+    Attributes:
+        live: the parts whose answers are not all here.
+        standing: tells how they stand.
+        is_short: the budget did not suffice for all that was asked.
     """
 
     def __init__(
@@ -83,58 +88,80 @@ class BatchRun:
         run = os.urandom(6).hex()
         self._planner = Planner(self._spool, options, run, record=record)
         self._leftovers = Leftovers(self._spool, Planner(self._spool, options, f"{run}-online", record=record))
-        self._batches: dict[str, Mapping[str, Any]] = {}  # as they were seen last
+        self._collector = Collector(self._api, self._spool, self._settle)
+        self._troubles = Troubles(options.poll_seconds, client.max_wait, patient=options.wait)
+        self._refusals: list[RunStoppedError] = []  # of parts that the server would not have
+        self._is_blind, self._skipped = False, 0  # what is in an earlier part is not known; requests not sent for that
+        self._began, self._is_cancelled = time.time(), False
+        self._batches: dict[str, ServerBatch] = {}  # as they were seen last
         self.live: list[Part] = []
+        self.standing = Standing(self.live, self._batches, self._troubles, self._spool, self._collector.taken)
+        self.is_short = False
 
     async def run(self, requests: Iterable[APIRequest | None] = ()) -> End:
         """Bring every request to its result; gives how it ended.
 
-        `budget` where that did not suffice, `submitted` where the options say not to wait.
+        `budget` where that did not suffice, `submitted` where batches go on: the options say not to wait, or something
+        is wrong with them.
 
         Raises:
             BatchError: the Batch API refuses a file or a batch.
             RunStoppedError: the server refuses every request.
         """
-        source = _Source(requests)
         try:
-            await self._take_over()
-            while True:
-                before = self._planner.rows
-                exhausted = await self._plan(source)
-                if not self._options.wait:
-                    for part in list(self.live):
-                        await self._look_at(part)
-                    if self.live:
-                        return "submitted"
-                    return "finished" if exhausted else "budget"
-                await self._work_off()
-                if exhausted:
-                    break
-                if self._planner.rows == before:
-                    return "budget"
-            return await self._send_leftovers()
+            return await self._bring(Source(requests))
+        except RunStoppedError as error:
+            if type(error) is not BatchError:  # which tells of a server that was waited for in vain
+                await self._take_what_is_there(1)
+            raise
         finally:
             self._planner.discard()
             self._leftovers.discard()
             self._status.note = ""
 
+    async def _bring(self, source: Source) -> End:
+        await self._take_over()
+        while True:
+            before = self._planner.rows
+            self.is_short = not await self._plan(source)
+            if not self._options.wait:
+                await self._take_what_is_there(LOST_LOOKS)
+                break
+            await self._work_off()
+            if not self.is_short or self._planner.rows == before:
+                break
+        end: End = "budget" if self.is_short else "finished"
+        if end == "finished" and self._options.wait:
+            end = await self._send_leftovers()
+        self.standing.tell(self._refusals, skipped=self._skipped, has_worked=self._api.has_worked)
+        return "submitted" if self.live and not (self._options.wait and end == "budget") else end
+
     # From the rows to batches at the server.
 
     async def _take_over(self) -> None:
         """Go on from the parts of earlier calls."""
-        for part in await self._submitter.earlier(keep=self._all_asked):
+        for part in self._submitter.earlier():
+            try:
+                if not await self._submitter.recover(part, keep=self._all_asked, needs_metadata=self._all_asked):
+                    continue
+                self._asked.add_earlier(self._spool.places(part.name).values())
+            except RunStoppedError as error:
+                self._is_blind = True
+                self._troubles.add(part, error, final=True)
             self.live.append(part)
             self._status.num_tasks_in_progress += part.requests
-            self._asked.add_earlier(self._spool.places(part.name).values())
         if self._all_asked:
             self._asked.ask_for_earlier()
 
-    async def _plan(self, source: _Source) -> bool:
+    async def _plan(self, source: Source) -> bool:
         """Submit what the source gives; False where the budget does not suffice for all of it."""
         for number, request in enumerate(source, 1):
             if number % AT_ONCE == 0 or request is None:
                 await asyncio.sleep(0)
             if request is None or self._asked.claim(request):
+                continue
+            if self._is_blind:
+                self._skipped += 1
                 continue
             row = self._asked.take_up(request)
             if row is None:
@@ -161,114 +188,129 @@ class BatchRun:
         new = list(parts)
         self._enlist(new)
         for part in new:
-            if not self._must_queue(part):
-                await self._submit(part)
+            await self._look_at_queue(part)
 
     def _enlist(self, new: list[Part], *endings: bytes) -> None:
         write(self._journal, [*map(planned, new), *endings])
         self.live.extend(new)
         self._status.num_tasks_in_progress += sum(part.requests for part in new)
 
+    async def _look_at_queue(self, part: Part) -> bool:
+        """Submit a part unless it has to wait; whether something has changed with it."""
+        if self._gives_up(part):
+            self._drop(part)
+            return True
+        if time.monotonic() < part.not_before or self._must_queue(part):
+            return False
+        try:
+            self._batches[part.name] = batch = await self._submitter.submit(part)
+        except (LostError, PermissionDeniedError) as error:
+            self._drop(part, error)
+            return True
+        except NotNowError as error:
+            self._troubles.add(part, error)
+            return False
+        self._troubles.clear(part)
+        if batch.id is not None and self._gives_up(part):  # it was cancelled meanwhile
+            with suppress(LostError, NotNowError):
+                await self._api.cancel(batch.id)
+        return True
+
     def _must_queue(self, part: Part) -> bool:
         """Whether others of the model stand in line before it, at a queue that was full."""
-        before = self.live[: self.live.index(part)]
-        waiting = any(each.batch_id is None and each.model == part.model for each in before)
-        trying = any(
-            each.submission > 1 and each.model == part.model and self._state(each) == "validating" for each in self.live
-        )
+        others = [each for each in self.live if each.model == part.model and not self._troubles.looks(each)]
+        before = others[: others.index(part)] if part in others else []
+        waiting = any(each.batch_id is None for each in before)
+        trying = any(each.submission > 1 and self.standing.state(each) == "validating" for each in others)
         return waiting or trying
 
-    async def _submit(self, part: Part) -> None:
-        self._batches[part.name] = await self._submitter.submit(part)
+    def _gives_up(self, part: Part) -> bool:
+        """Whether somebody has cancelled all that was under way at that time."""
+        self._is_cancelled = self._is_cancelled or self._spool.is_cancelled(self._began)
+        return self._spool.is_cancelled(part.planned_at) if part.earlier else self._is_cancelled
 
     # From the batches to results.
 
     async def _work_off(self) -> None:
         """Look at the batches until all of them have ended and what they gave is in the journal."""
         moved_at = time.monotonic()
-        while self.live:
-            moved = False
-            for part in list(self.live):
-                moved = await self._look_at(part) or moved
-            self._show()
-            if moved:
+        while not all(map(self._troubles.is_over, self.live)):
+            if await self._look_at_all():
                 moved_at = time.monotonic()
             elif self.live:
                 waited = time.monotonic() - moved_at
                 await self._sleep(min(self._options.poll_seconds, max(1.0, waited / 20)))
 
+    async def _take_what_is_there(self, looks: int) -> None:
+        for look in range(looks):
+            await self._look_at_all(submitted=looks == 1)
+            if look + 1 == looks or not any(map(self._troubles.looks, self.live)):
+                return
+            await self._sleep(min(self._options.poll_seconds, 1.0))
+
+    async def _look_at_all(self, *, submitted: bool = False) -> bool:
+        """Look at each part, or only at those that are submitted; whether something has changed."""
+        moved = False
+        for part in list(self.live):
+            if self._troubles.is_due(part) and (part.batch_id is not None or not submitted):
+                moved = await self._look_at(part) or moved
+        self._status.note = self.standing.note()
+        return moved
+
     async def _look_at(self, part: Part) -> bool:
-        """Whether something has changed with a part."""
+        """Whether something has changed with a part. What goes wrong with it is no other's trouble."""
         if part.batch_id is None:
-            if time.monotonic() < part.not_before or self._must_queue(part):
+            return await self._look_at_queue(part)
+        try:
+            batch = self._batches[part.name] = await self._api.get(part.batch_id)
+            if batch.is_refused:
+                await self._refused(part, batch)
+            elif batch.has_ended:
+                is_last = self._troubles.looks(part) + 1 >= LOST_LOOKS
+                new = await self._collector.collect(part, batch, is_last=is_last)
+                await self._replace(part, new, "collected")
+                self._let_the_next_try(part.model)
+            else:
+                self._troubles.clear(part)
                 return False
-            await self._submit(part)
-            return True
-        batch = self._batches[part.name] = await self._api.get(part.batch_id)
-        if batch.get("status") == "failed":
-            await self._refused(part, batch)
-            return True
-        if batch.get("status") in _ENDED:
-            await self._collect(part, batch)
-            self._let_the_next_try(part.model)
-            return True
-        return False
-
-    async def _collect(self, part: Part, batch: Mapping[str, Any]) -> None:
-        """Bring a batch's answers into the journal, and what it did not answer into new parts, which are then noted
-        together with the end of this one."""
-        places = self._spool.places(part.name)
-        new: list[Part] = []
-        with _open(self._spool, part.name) as asked:
-            for kind in ("output", "error"):
-                file_id = batch.get(f"{kind}_file_id")
-                if file_id:
-                    await self._api.download(file_id, self._spool.place(part.name, kind))
-                    with _open(self._spool, part.name, kind) as lines:
-                        await self._read(part, batch, lines, asked, places, new)
-            for number, (custom_id, place) in enumerate(places.items()):
-                if number % AT_ONCE == 0:
-                    await asyncio.sleep(0)
-                new += self._settle(part, read_row(asked, custom_id, place, part.path), missing(batch))
-        await self._replace(part, new, "collected")
-
-    async def _read(
-        self,
-        part: Part,
-        batch: Mapping[str, Any],
-        lines: IO[bytes],
-        asked: IO[bytes],
-        places: dict[str, Place],
-        new: list[Part],
-    ) -> None:
-        for number, raw in enumerate(lines):
-            if number % AT_ONCE == 0:
-                await asyncio.sleep(0)
-            line = loads(loads_from_anywhere(raw)[0])
-            place = places.pop(line.get("custom_id"), None)
-            if place is not None:  # else it was told of twice, and the first time counts
-                row = read_row(asked, line["custom_id"], place, part.path)
-                new += self._settle(part, row, read_outcome(line, batch))
+        except RunStoppedError as error:
+            if type(error) is BatchError:
+                raise
+            self._troubles.add(part, error)
+            return False
+        return True
 
     async def _replace(self, part: Part, new: list[Part], event: str) -> None:
         new = [*new, *self._planner.close()]
         self._enlist(new, step(part, event))
         self._forget(part)
         for each in new:
-            if not self._must_queue(each):
-                await self._submit(each)
+            await self._look_at_queue(each)
+
+    def _drop(self, part: Part, why: RunStoppedError | None = None) -> None:
+        """Leave a part that the server does not have; its rows are not asked in this call any more."""
+        if why is not None:
+            log.warning("%s", why)
+            self._refusals.append(why)
+        for row in self._spool.rows(part.name, part.path) if self._spool.holds(part.name) else ():
+            self._asked.release(row)
+        write(self._journal, [step(part, "dropped")])
+        self._forget(part)
 
     def _forget(self, part: Part) -> None:
         """Its end is in the journal."""
         self.live.remove(part)
         self._batches.pop(part.name, None)
+        self._collector.forget(part)
+        self._troubles.clear(part)
         self._status.num_tasks_in_progress -= part.requests
         self._spool.remove(part.name)
 
     def _settle(self, part: Part, row: Row, outcome: Outcome) -> list[Part]:
         """Hand a row's result over, or send it again; gives the part that became full by it."""
+        self._asked.name_again(row.request)
         self._status.num_requests_sent += 1
-        if outcome.fate == "left":
+        if outcome.fate == "left" or (outcome.fate == "again" and self._gives_up(part)):
             return []
         if outcome.fate == "done" or not self._asked.waits_for(row.request):
             if outcome.fate == "done":
@@ -287,52 +329,50 @@ class BatchRun:
 
     # What the Batch API does not take.
 
-    async def _refused(self, part: Part, batch: Mapping[str, Any]) -> None:
-        errors = [each for each in (batch.get("errors") or {}).get("data") or [] if isinstance(each, dict)]
-        full = next((each for each in errors if each.get("code") == "token_limit_exceeded"), None)
+    async def _refused(self, part: Part, batch: ServerBatch) -> None:
+        full = next((each for each in batch.errors if each.get("code") == "token_limit_exceeded"), None)
         if full is not None:
             await self._queue_is_full(part, str(full.get("message") or ""))
             return
-        at_fault = {each["line"]: each for each in errors if isinstance(each.get("line"), int)}
+        at_fault = batch.at_fault()
         if not at_fault.keys() & set(range(1, part.requests + 1)):
-            why = (
-                "; ".join(f"{each.get('message')} ({each.get('code')})" for each in errors[:3]) or "it does not say why"
-            )
-            write(self._journal, [step(part, "dropped")])
-            self._forget(part)
-            raise BatchError(f"The Batch API refused the batch {batch['id']} of {part.requests:,} rows: {why}")
+            rows = f"{part.requests:,} rows"
+            self._drop(part, BatchError(f"The Batch API refused the batch {batch.id} of {rows}: {batch.why()}"))
+            return
         new: list[Part] = []
-        for number, row in enumerate(self._spool.rows(part.name, part.path), 1):
-            if number % AT_ONCE == 0:
-                await asyncio.sleep(0)
+        async for number, row in self._rows(part):
             if number in at_fault:
-                why, code = str(at_fault[number].get("message")), str(at_fault[number].get("code") or "batch_error")
-                self._asked.deliver(without_answer(batch, code, why).result(row.request, row.attempts))
+                self._asked.deliver(refused(batch, at_fault[number]).result(row.request, row.attempts))
             elif self._asked.waits_for(row.request) and (filled := self._add(row, part.round)) is not None:
                 new.append(filled)
         await self._replace(part, new, "dropped")
+
+    async def _rows(self, part: Part) -> AsyncIterator[tuple[int, Row]]:
+        """The rows of a part with their numbers, which others get their turn between."""
+        for number, row in enumerate(self._spool.rows(part.name, part.path), 1):
+            if number % AT_ONCE == 0:
+                await asyncio.sleep(0)
+            self._asked.name_again(row.request)
+            yield number, row
 
     async def _queue_is_full(self, part: Part, message: str) -> None:
         """Wait until others have left the queue; a part that is larger than the whole queue is divided."""
         limit = limit_in(message)
         if limit is not None:
             self._planner.learn_queue(part.model, limit)
-        alone = all(each is part or self._state(each) in (None, "validating") for each in self.live)
+        alone = all(each is part or self.standing.state(each) in (None, "validating") for each in self.live)
         if limit is not None and alone and part.submission > 3 and part.tokens <= limit:
             # The server counts more than we do: all else is through, and it still does not fit.
             self._planner.learn_queue(part.model, max(1, part.tokens // 2))
             limit = part.tokens // 2
-        part.batch_id, part.creating_at = None, 0.0
+        self._submitter.refused(part)
         self._batches.pop(part.name, None)
-        write(self._journal, [step(part, "refused", batch_id=None, creating_at=0.0)])
         if limit is None or part.tokens <= limit:
             longer = 2.0 ** min(part.submission - 1, 3)
             part.not_before = time.monotonic() + self._options.poll_seconds * longer
             return
         new: list[Part] = []
-        for number, row in enumerate(self._spool.rows(part.name, part.path), 1):
-            if number % AT_ONCE == 0:
-                await asyncio.sleep(0)
+        async for _, row in self._rows(part):
             if self._asked.waits_for(row.request) and (filled := self._add(row, part.round)) is not None:
                 new.append(filled)
         await self._replace(part, new, "dropped")
@@ -354,37 +394,3 @@ class BatchRun:
             status=self._status,
             budget=self._budget,
         )
-
-    # What can be said of it.
-
-    def rest(self) -> str | None:
-        """What goes on at the server, as sentences; None where nothing does."""
-        return rest_of(self.live, self._journal.path)
-
-    def _show(self) -> None:
-        self._status.note = note_of([(self._batches.get(part.name) or {}) for part in self.live])
-
-    def _state(self, part: Part) -> str | None:
-        state = (self._batches.get(part.name) or {}).get("status")
-        return str(state) if state else None
-
-
-class _Source:
-    """The requests; one of them can be put back."""
-
-    def __init__(self, requests: Iterable[APIRequest | None]) -> None:
-        self._requests = iter(requests)
-        self._back: list[APIRequest] = []
-
-    def put_back(self, request: APIRequest) -> None:
-        self._back.append(request)
-
-    def __iter__(self) -> _Source:
-        return self
-
-    def __next__(self) -> APIRequest | None:
-        return self._back.pop() if self._back else next(self._requests)
-
-
-def _open(spool: Spool, name: str, kind: str = "jsonl") -> IO[bytes]:
-    return open(spool.place(name, kind), "rb")

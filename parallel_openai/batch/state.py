@@ -6,10 +6,11 @@ Such a line is `[{}, null, {"batch": {...}}]`: a request without a body, so thos
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
+from parallel_openai.batch.server_batch import plain_id
 from parallel_openai.engine.journal import Journal
 from parallel_openai.engine.lines import make_line
 from parallel_openai.jsonl import dumps, loads
@@ -31,6 +32,9 @@ class Part:
         creating_at: when its batch was last asked for; 0: never.
         earlier: it was planned by an earlier call, so the server may know more of it than we do.
         not_before: when to submit it, on the monotonic clock.
+        former: ids of batches of the part that the server refused.
+        answer_bytes: how long its answers may be together; 0: unknown.
+        has_metadata: whether its rows have some, which the server does not know.
     """
 
     name: str
@@ -48,8 +52,20 @@ class Part:
     creating_at: float = 0.0
     earlier: bool = False
     not_before: float = 0.0
+    former: list[str] = field(default_factory=list)
+    answer_bytes: int = 0
+    has_metadata: bool = True
 
 
+_LARGEST = 10**15
+_LATEST = 10**11  # seconds since 1970
+_KINDS: dict[str, tuple[type, ...]] = {
+    **dict.fromkeys(("model", "path"), (str,)),
+    **dict.fromkeys(("requests", "bytes", "tokens", "round", "submission", "answer_bytes"), (int,)),
+    **dict.fromkeys(("planned_at", "creating_at"), (int, float)),
+    **dict.fromkeys(("record", "earlier", "has_metadata"), (bool,)),
+    "former": (list,),
+}
 _FIELDS = frozenset(each.name for each in fields(Part))
 _ENDS = frozenset({"collected", "dropped"})
 
@@ -92,16 +108,31 @@ def _replay(parts: dict[str, Part], line: bytes) -> None:
         about = loads(line)[2]["batch"]
         name, event = about["name"], about["event"]
         changes = {key: value for key, value in about.items() if key in _FIELDS}
-        if not _is_plain(name):
-            return
         if event == "planned":
-            parts[name] = Part(**{**changes, "earlier": True})
+            parts[name] = _checked(Part(**{**changes, "earlier": True, "not_before": 0.0}))
         elif event in _ENDS:
             parts.pop(name, None)
         elif name in parts:
-            parts[name] = replace(parts[name], **changes)
+            parts[name] = _checked(replace(parts[name], **changes))
     except (ValueError, TypeError, KeyError, IndexError):
         return  # a damaged line; the server's own list tells what it told
+
+
+def _checked(part: Part) -> Part:
+    """The same, of a part that was read from a file, which anybody may have written.
+
+    Raises:
+        TypeError: a field holds what it cannot.
+    """
+    for name, kinds in _KINDS.items():
+        value = getattr(part, name)
+        most = _LATEST if float in kinds else _LARGEST
+        if type(value) not in kinds or (int in kinds and not 0 <= value < most):
+            raise TypeError(f"{name} of a part is {value!r:.100}")
+    ids = (each for each in (part.file_id, part.batch_id, *part.former) if each is not None)
+    if not _is_plain(part.name) or None in map(plain_id, ids):
+        raise TypeError("a name of a part is none")
+    return part
 
 
 def _is_plain(name: Any) -> bool:

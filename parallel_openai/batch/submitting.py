@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
-from typing import Any
 
-from parallel_openai.batch.api import BatchAPI, Sleep
+from parallel_openai.batch.api import LOOKS, BatchAPI, Sleep
+from parallel_openai.batch.bounds import BESIDE
+from parallel_openai.batch.server_batch import ServerBatch
 from parallel_openai.batch.spool import Spool
 from parallel_openai.batch.state import Part, live_parts, step, write
+from parallel_openai.batch.trouble import LostError
 from parallel_openai.engine.journal import Journal
-from parallel_openai.errors import InvalidInputError
+from parallel_openai.log import log
 
 #: Seconds that a call of a dead process may still be on its way to the server.
 SETTLED = 5.0
-#: How far the server's clock may be from ours.
-DAY = 86_400.0
+#: Seconds after which a batch that was made is in the server's list.
+LISTED = 60.0
 
 
 class Submitter:
@@ -24,66 +25,97 @@ class Submitter:
     def __init__(self, api: BatchAPI, journal: Journal, spool: Spool, *, sleep: Sleep) -> None:
         self._api, self._journal, self._spool, self._sleep = api, journal, spool, sleep
 
-    async def submit(self, part: Part) -> dict[str, Any]:
-        """Upload the part where it is not there yet, and give its new batch."""
+    async def submit(self, part: Part) -> ServerBatch:
+        """Upload the part where it is not there yet, and give its new batch; or the one that an earlier try made."""
+        if part.creating_at and (batch := await self._made_before(part)) is not None:
+            return batch
         if part.file_id is None:
             file = self._spool.place(part.name)
+            if not file.exists():
+                raise LostError(f"The input file {file} is not here any more.")
             part.file_id = await self._api.upload(file, f"parallel_openai-{part.name}.jsonl", part.bytes)
             write(self._journal, [step(part, "uploaded", file_id=part.file_id)])
         part.submission += 1
         part.creating_at = time.time()
         write(self._journal, [step(part, "creating", submission=part.submission, creating_at=part.creating_at)])
-        batch = await self._api.create(part.file_id, part.path, _mark(part))
+        try:
+            batch = await self._api.create(part.file_id, part.path, f"{part.name}.{part.submission}", part.former)
+        except LostError:
+            self.refused(part)
+            raise
         self._created(part, batch)
         return batch
 
-    async def earlier(self, *, keep: bool) -> list[Part]:
-        """The parts of earlier calls whose answers are still to come, each with its input file here.
+    def refused(self, part: Part) -> None:
+        """The server did not take the part's batch, which is to be made anew later."""
+        part.former = [*part.former, *([part.batch_id] if part.batch_id else [])]
+        part.batch_id, part.creating_at = None, 0.0
+        write(self._journal, [step(part, "refused", batch_id=None, creating_at=0.0, former=part.former)])
 
-        What was not submitted is forgotten, and has cost nothing; with `keep`, it is among them.
-        """
+    def earlier(self) -> list[Part]:
+        """The parts of earlier calls whose answers are still to come."""
         found = live_parts(self._journal.path)
         self._spool.tidy({part.name for part in found})
-        parts = []
-        for part in found:
-            if part.batch_id is None and not await self._adopt(part) and not (keep and self._spool.holds(part.name)):
-                write(self._journal, [step(part, "dropped")])
-                self._spool.remove(part.name)
-                continue
-            if not self._spool.holds(part.name):
-                if not part.record:
-                    raise InvalidInputError(
-                        f"The folder {self._spool.folder} is not here. It holds the metadata of the requests that are "
-                        "in batches, which the server does not know; put it beside the results file."
-                    )
-                await self._fetch(part)
-            parts.append(part)
-        return parts
+        return found
 
-    async def _adopt(self, part: Part) -> bool:
-        """Whether the server has the part's batch, although its name was never written down."""
-        if not part.creating_at:
-            return False
-        if (moment := part.creating_at + SETTLED - time.time()) > 0:
-            await self._sleep(min(moment, SETTLED))
-        batch = await self._api.find(_mark(part), since=part.planned_at - DAY)
-        if batch is None:
-            return False
-        self._created(part, batch)
+    async def recover(self, part: Part, *, keep: bool, needs_metadata: bool) -> bool:
+        """Whether to go on with a part of an earlier call, whose rows are then known.
+
+        Args:
+            keep: go on with what was not submitted too. Else it is forgotten, and has cost nothing.
+            needs_metadata: nobody else knows that of its rows.
+        """
+        if part.batch_id is None:
+            made = await self._made_before(part) if part.creating_at else None
+            keep = keep and self._spool.holds(part.name) and not self._spool.is_cancelled(part.planned_at)
+            if made is None and not keep:
+                self.drop(part)
+                return False
+        if not self._spool.knows_rows(part.name):
+            self._check_metadata(part, needs_metadata)
+            if not self._spool.holds(part.name):
+                await self._fetch(part)
         return True
+
+    def drop(self, part: Part) -> None:
+        """Forget a part, here and in the journal."""
+        write(self._journal, [step(part, "dropped")])
+        self._spool.remove(part.name)
+
+    async def _made_before(self, part: Part) -> ServerBatch | None:
+        """The part's batch, if the server has it although its name was never written down."""
+        age = time.time() - part.creating_at
+        if age < SETTLED:
+            await self._sleep(min(SETTLED, SETTLED - age))
+        looks = LOOKS if age < LISTED else LOOKS[:1]
+        batch = await self._api.find(part.file_id, part.name, part.former, looks)
+        if batch is not None:
+            self._created(part, batch)
+        return batch
+
+    def _check_metadata(self, part: Part, needed: bool) -> None:
+        if not part.has_metadata:
+            return
+        lost = (
+            f"The folder {self._spool.folder} is not here, or not whole. It holds the metadata of the requests that "
+            "are in batches, which the server does not know."
+        )
+        if needed and not part.record:
+            raise LostError(f"{lost} Put it beside the results file, or repeat the call that has the requests file.")
+        if needed:
+            log.warning("%s If the rows had any, the call that has the frame gives it to them again.", lost)
 
     async def _fetch(self, part: Part) -> None:
         """Get the input file back, where the folder of the parts is not here."""
         batch = await self._api.get(str(part.batch_id))
-        self._spool.writer(part.name).close()
-        await self._api.download(batch["input_file_id"], self._spool.place(part.name))
-        self._spool.index(part.name)
+        file_id = batch.input_file_id or part.file_id
+        if file_id is None:
+            raise LostError(f"The folder {self._spool.folder} is not here, and {part.batch_id} does not name its file.")
+        self._spool.make_folder()
+        if not await self._api.download(file_id, self._spool.place(part.name), part.bytes + BESIDE):
+            self._spool.remove(part.name)
+            raise LostError(f"The input file {file_id} is longer than the {part.bytes:,} bytes that it had.")
 
-    def _created(self, part: Part, batch: Mapping[str, Any]) -> None:
-        part.batch_id = str(batch["id"])
-        write(self._journal, [step(part, "created", batch_id=part.batch_id, file_id=batch.get("input_file_id"))])
-
-
-def _mark(part: Part) -> str:
-    """What the part's batch is called in its metadata."""
-    return f"{part.name}.{part.submission}"
+    def _created(self, part: Part, batch: ServerBatch) -> None:
+        part.batch_id, part.file_id = batch.id, batch.input_file_id or part.file_id
+        write(self._journal, [step(part, "created", batch_id=part.batch_id, file_id=part.file_id)])

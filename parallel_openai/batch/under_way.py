@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 from parallel_openai.batch.spool import Spool
 from parallel_openai.batch.state import live_parts
+from parallel_openai.batch.trouble import LostError
 
 
 class UnderWay:
@@ -18,21 +21,33 @@ class UnderWay:
 
     def __init__(self, journal: Path) -> None:
         self._since: dict[str, float] = {}
-        self.met, self._first = 0, float("inf")
+        self._met: list[str] = []
+        self._first = float("inf")
         spool = Spool(journal)
         if not spool.folder.is_dir():  # as without batches, where the journal need not be read for them
             return
         for part in live_parts(journal):
             if spool.holds(part.name):
-                for place in spool.places(part.name).values():
-                    self._since[place.key] = part.planned_at
+                with suppress(LostError):
+                    for place in spool.places(part.name).values():
+                        self._since[place.key] = part.planned_at
+
+    @property
+    def met(self) -> int:
+        return len(self._met)
+
+    def in_batch(self) -> Iterator[tuple[str, str]]:
+        """The keys of the requests that were met, and what is to be said of each."""
+        why = str(self) if self._met else ""
+        return ((key, why) for key in self._met)
 
     def meet(self, *keys: str | None) -> bool:
-        """Whether a request with one of these keys waits in a batch."""
+        """Whether a request with one of these keys waits in a batch. The first is the one that it is known by."""
         since = min((self._since[key] for key in keys if key in self._since), default=None)
         if since is None:
             return False
-        self.met, self._first = self.met + 1, min(self._first, since)
+        self._met.append(str(keys[0]))
+        self._first = min(self._first, since)
         return True
 
     def __str__(self) -> str:

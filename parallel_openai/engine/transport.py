@@ -41,6 +41,8 @@ MOST_REDIRECTS = 5
 _AS_200 = frozenset({201, 203, 206})
 #: Its status, headers and content.
 Answer = tuple[int, Mapping[str, str], bytes]
+#: Takes the next piece of a file.
+Write = Callable[[bytes], None]
 
 
 class Transport:
@@ -127,10 +129,12 @@ class Transport:
                 "POST", self._url(path), data=form, headers=headers, timeout=self._timeout_of_silence()
             )
 
-    async def download(self, path: str, place: Path) -> Response:
-        """Fetch what stands at a path into a file, piece by piece; where that went well, the response has no body."""
-        with _open(place, "wb") as file:
-            return await self._exchange("GET", self._url(path), into=file, timeout=self._timeout_of_silence())
+    async def download(self, path: str, into: Write) -> Response:
+        """Fetch what stands at a path, piece by piece; where that went well, the response has no body.
+
+        Raises what `into` raises, but for OSErrors, which are taken for the network's.
+        """
+        return await self._exchange("GET", self._url(path), into=into, timeout=self._timeout_of_silence())
 
     async def _exchange(
         self,
@@ -138,7 +142,7 @@ class Transport:
         url: URL,
         *,
         body: bytes | None = None,
-        into: IO[bytes] | None = None,
+        into: Write | None = None,
         seconds: float | None = None,
         **options: Any,
     ) -> Response:
@@ -166,7 +170,7 @@ class Transport:
         return self._failure(began, *self._errors.explain(failed, tried))
 
     async def _answer(
-        self, method: str, url: URL, body: bytes | None, into: IO[bytes] | None, options: dict[str, Any]
+        self, method: str, url: URL, body: bytes | None, into: Write | None, options: dict[str, Any]
     ) -> Answer:
         self._session = self._session or self._open()
         if self._poster is not None and method == "POST" and body is not None and not options:
@@ -227,7 +231,7 @@ class Transport:
         return whole, data
 
     async def _by_session(
-        self, method: str, url: URL, body: bytes | None, into: IO[bytes] | None, options: Mapping[str, Any]
+        self, method: str, url: URL, body: bytes | None, into: Write | None, options: Mapping[str, Any]
     ) -> Answer:
         assert self._session is not None
         # Not the session's own headers, for those are shown to a proxy too, which is asked without TLS.
@@ -242,7 +246,7 @@ class Transport:
             if into is None or answer.status != 200:
                 return answer.status, answer.headers, await self._read(answer)
             async for chunk in answer.content.iter_any():
-                into.write(chunk)
+                into(chunk)
             return answer.status, answer.headers, b""
 
     def _timeout_of_silence(self) -> aiohttp.ClientTimeout:

@@ -154,7 +154,7 @@ class FileRun:
         try:
             self.status.ended = await batches.run(journal.before_sending(self._requests(known)))
         finally:
-            self.rest = batches.rest()
+            self.rest = batches.standing.rest()
 
     def closing_line(self) -> str:
         """How the call ended, in one line."""

@@ -169,10 +169,14 @@ class Answers:
 
     def cancel_rest(self, code: str, error: str) -> None:
         """Say in each slot without a result why the run did not come to it."""
-        for slot, status in enumerate(self._status):
-            if status == "cancelled":
-                self._cells["error_code"][slot] = code
-                self._cells["error"][slot] = error
+        for slot in range(len(self._status)):
+            self.cancel(slot, code, error)
+
+    def cancel(self, slot: int, code: str, error: str) -> None:
+        """The same for one slot."""
+        if self._status[slot] == "cancelled":
+            self._cells["error_code"][slot] = code
+            self._cells["error"][slot] = error
 
     def error_code(self, slot: int) -> str | None:
         """Why the slot has no answer; None when it has one."""

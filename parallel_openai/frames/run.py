@@ -220,9 +220,9 @@ class FrameRun:
             if time.monotonic() > give_up_at:
                 break
         await self._restoring.rest(time.monotonic() + LEAVE_WITHIN)
-        if self._ended != "submitted":
-            why = f"{self._bounds.why(self._ended)} The same call again goes on from here."
-            self.answers.cancel_rest(self._ended, why)
+        ended = "budget" if self._batches is not None and self._batches.is_short else self._ended
+        if ended != "submitted":
+            self.answers.cancel_rest(ended, f"{self._bounds.why(ended)} The same call again goes on from here.")
 
     def _requests(self, known: KnownResults) -> Iterator[APIRequest | None]:
         """What must be sent; what can be answered from the journal or by another row is put aside on the way.
@@ -380,11 +380,13 @@ class FrameRun:
         return make_repair(result, self.reader.reading(result.response), endpoint.read(result.response).text, endpoint)
 
     def _finish(self, progress: Progress, began: float, ended: str) -> pd.DataFrame:
-        rest = self._batches.rest() if self._batches is not None else None
+        rest = self._batches.standing.rest() if self._batches is not None else None
         if self._under_way is not None and self._under_way.met:
             rest = str(self._under_way)
-        if rest is not None:
-            self.answers.cancel_rest("in_batch", rest)
+        for where in (self._batches and self._batches.standing, self._under_way):
+            for key, why in where.in_batch() if where is not None else ():
+                if key in self._slots:
+                    self.answers.cancel(self._slots[key], "in_batch", why)
         for slot, source in self._twins:
             self.answers.share(slot, source)
         with self._presses.left_at_once(), _no_garbage():

@@ -50,15 +50,21 @@ def test_expired_lines_go_again(client: po.Client, server: Server, requests: Pat
     assert (status.num_tasks_succeeded, len(results(out))) == (5, 5)
 
 
-def test_without_the_folder_that_holds_the_metadata_nothing_is_submitted_again(
-    client: po.Client, server: Server, requests: Path, tmp_path: Path
+def test_without_the_folder_that_holds_the_metadata_the_same_call_gives_it_again(
+    client: po.Client, server: Server, requests: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     out = tmp_path / "results.jsonl"
     options: dict[str, Any] = {"client": client, "progress": False}
     po.process_api_requests_from_file(requests, out, lane=lane(wait=False), **options)
     shutil.rmtree(tmp_path / "results.jsonl.batches")
-    with pytest.raises(InvalidInputError, match=r"results\.jsonl\.batches is not here"):
-        po.process_api_requests_from_file(requests, out, lane=lane(), **options)
+    status = po.collect_batches(out, lane=lane(), **options)  # which has no requests file
+    assert (status.num_tasks_succeeded, status.ended) == (0, "submitted")
+    assert "results.jsonl.batches is not here" in caplog.text
+    assert "repeat the call that has the requests file" in caplog.text
+    assert "forget=" in caplog.text
+    status = po.process_api_requests_from_file(requests, out, lane=lane(), **options)
+    assert (status.num_tasks_succeeded, status.ended) == (5, "finished")
+    assert sorted(str(entry[2]) if len(entry) > 2 else "" for entry in results(out)) == ["", "", "0", "1", "2"]
     assert server.stats()["batches"]["created"] == 1
 
 

@@ -1,0 +1,185 @@
+"""The files of a batch that has ended: first the answers; then, if nothing more is to come, what is no answer."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import AsyncIterator, Callable
+from contextlib import ExitStack
+from typing import IO, Literal, NamedTuple
+
+from parallel_openai.batch.api import BatchAPI
+from parallel_openai.batch.bounds import BESIDE, MOST_OF_ALL
+from parallel_openai.batch.collecting import Outcome, missing, read_line, read_lines, read_outcome, refused, unreadable
+from parallel_openai.batch.server_batch import ServerBatch
+from parallel_openai.batch.spool import Place, Row, Spool, read_row
+from parallel_openai.batch.state import Part
+from parallel_openai.batch.trouble import LostError, NotWholeError
+from parallel_openai.errors import RunStoppedError
+
+#: Rows that are read or written before other work of the loop gets its turn.
+AT_ONCE = 100
+#: What is said of the rows without a word: the server did not do them; it may have, and a look later may tell; or it
+#: says that it did, and what it said of them is still to come.
+Silence = Literal["not done", "unclear", "to come"]
+Settle = Callable[[Part, Row, Outcome], list[Part]]
+
+
+class _Word(NamedTuple):
+    """Where a line stands that is no answer."""
+
+    kind: str
+    offset: int
+
+
+class _Reading:
+    """What the files of a batch say so far.
+
+    Attributes:
+        all: the rows.
+        open: those without an answer.
+        words: what is said of them, the first word of each.
+        in_output: rows with a line in the output.
+        unreadable: lines in each file that do not say of which row they are.
+        files: the files while they are read, and what was asked among them.
+    """
+
+    def __init__(self, places: dict[str, Place], taken: set[str]) -> None:
+        self.all = places
+        self.open = {name: place for name, place in places.items() if name not in taken}
+        self.words: dict[str, _Word] = {}
+        self.in_output = set(taken)
+        self.unreadable = Counter[str]()
+        self.files: dict[str, IO[bytes]] = {}
+
+    @property
+    def silent(self) -> int:
+        """How many rows nothing was said of."""
+        return len(self.open) - len(self.words)
+
+    def silence(self, batch: ServerBatch) -> Silence:
+        """What it means that nothing was said of some rows."""
+        if self.unreadable.total() >= self.silent:
+            return "unclear"
+        counts = batch.counts
+        if counts is None or counts.total != len(self.all) or counts.completed + counts.failed > counts.total:
+            return "to come" if batch.status == "completed" else "unclear"
+        if len(self.in_output) + self.unreadable["output"] < counts.completed:
+            return "to come"
+        if batch.status != "completed":
+            return "not done"
+        return "unclear" if counts.completed + counts.failed == counts.total else "to come"
+
+
+class Collector:
+    """Reads what batches gave.
+
+    Args:
+        settle: hands a row's outcome over; gives the parts that became full by it.
+    """
+
+    def __init__(self, api: BatchAPI, spool: Spool, settle: Settle) -> None:
+        self._api, self._spool, self._settle = api, spool, settle
+        self._taken: dict[str, set[str]] = {}
+
+    def taken(self, part: Part) -> int:
+        """How many of its rows were answered, of a part whose files are not whole yet."""
+        return len(self._taken.get(part.name, ()))
+
+    def forget(self, part: Part) -> None:
+        self._taken.pop(part.name, None)
+
+    async def collect(self, part: Part, batch: ServerBatch, *, is_last: bool) -> list[Part]:
+        """Hand over all that the batch says; gives the parts that became full by what is to be sent again.
+
+        Args:
+            is_last: what is unclear will not become clearer.
+
+        Raises:
+            NotWholeError: there is more to come. The answers were handed over.
+            LostError: a file of it cannot be had, or is longer than it may be. Again the answers were handed over.
+        """
+        reading = _Reading(self._spool.places(part.name), self._taken.setdefault(part.name, set()))
+        with ExitStack() as stack:
+            reading.files["asked"] = stack.enter_context(self._spool.open(part.name))
+            lost = [error async for error in self._read(part, batch, reading, stack)]
+            silence = reading.silence(batch)
+            if reading.silent and lost and not (silence == "not done" or (silence == "unclear" and is_last)):
+                raise lost[0]
+            if reading.silent and (silence == "to come" or (silence == "unclear" and not is_last)):
+                raise NotWholeError(_not_whole(batch, reading))
+            return await self._take_rest(part, batch, reading)
+
+    async def _read(
+        self, part: Part, batch: ServerBatch, reading: _Reading, stack: ExitStack
+    ) -> AsyncIterator[RunStoppedError]:
+        """Take the answers out of both files; gives what was wrong with a file, so that the other is read all the
+        same."""
+        most = BESIDE + (part.answer_bytes or part.requests * MOST_OF_ALL)
+        for kind, file_id in (("output", batch.output_file_id), ("error", batch.error_file_id)):
+            if file_id is None:
+                continue
+            place = self._spool.place(part.name, kind)
+            try:
+                if not await self._api.download(file_id, place, most):
+                    rows = f"{part.requests:,} rows of batch {batch.id}"
+                    yield LostError(f"The file {file_id} is longer than the answers to {rows} can be ({most:,} bytes).")
+            except RunStoppedError as error:
+                yield error
+                continue
+            reading.files[kind] = stack.enter_context(self._spool.open(part.name, kind))
+            await self._take_answers(part, batch, kind, reading)
+
+    async def _take_answers(self, part: Part, batch: ServerBatch, kind: str, reading: _Reading) -> None:
+        for number, (offset, line) in enumerate(read_lines(reading.files[kind])):
+            if number % AT_ONCE == 0:
+                await asyncio.sleep(0)
+            if line is None:
+                reading.unreadable[kind] += 1
+                continue
+            name = line["custom_id"]
+            if kind == "output" and name in reading.all:
+                reading.in_output.add(name)
+            if name not in reading.open:  # none of ours, or it was told of twice
+                continue
+            outcome = read_outcome(line, batch)
+            if outcome.answer is None:
+                reading.words.setdefault(name, _Word(kind, offset))
+                continue
+            row = read_row(reading.files["asked"], name, reading.open.pop(name), part.path)
+            reading.words.pop(name, None)
+            self._taken[part.name].add(name)
+            self._settle(part, row, outcome)
+
+    async def _take_rest(self, part: Part, batch: ServerBatch, reading: _Reading) -> list[Part]:
+        at_fault = batch.at_fault()
+        new: list[Part] = []
+        for number, name in enumerate(reading.all, 1):
+            if number % AT_ONCE == 0:
+                await asyncio.sleep(0)
+            if name not in reading.open:
+                continue
+            row = read_row(reading.files["asked"], name, reading.open[name], part.path)
+            if name in reading.words:
+                outcome = _read_again(reading, name, batch)
+            elif number in at_fault:
+                outcome = refused(batch, at_fault[number])
+            else:
+                outcome = unreadable(batch) if reading.unreadable["output"] else missing(batch)
+            new += self._settle(part, row, outcome)
+        return new
+
+
+def _read_again(reading: _Reading, name: str, batch: ServerBatch) -> Outcome:
+    kind, offset = reading.words[name]
+    reading.files[kind].seek(offset)
+    line = read_line(reading.files[kind].readline())
+    return unreadable(batch) if line is None else read_outcome(line, batch)
+
+
+def _not_whole(batch: ServerBatch, reading: _Reading) -> str:
+    told = "" if batch.counts is None else f" (it says that {batch.counts.completed:,} were answered)"
+    return (
+        f"Batch {batch.id} is {batch.status}{told}, and its files do not say what became of {reading.silent:,} of its "
+        f"{len(reading.all):,} rows."
+    )
