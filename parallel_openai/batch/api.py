@@ -153,10 +153,12 @@ class BatchAPI:
             found = [ServerBatch.of(each, MARK) for each in _listed(page)]
             for batch in found:
                 yield batch
-            last = found[-1].id if found else None
-            if not page.get("has_more") or last in (None, after):
+            if not page.get("has_more") or not found:
                 return
-            after = last
+            if found[-1].id in (None, after):
+                break
+            after = found[-1].id
+        raise NotNowError("The Batch API's list of batches has no end.")
 
     async def _find_file(self, filename: str, size: int) -> dict[str, Any] | None:
         query = {"purpose": "batch", "limit": "100"}

@@ -85,7 +85,7 @@ class Submitter:
     async def _made_before(self, part: Part) -> ServerBatch | None:
         """The part's batch, if the server has it although its name was never written down."""
         age = time.time() - part.creating_at
-        if age < SETTLED:
+        if part.earlier and age < SETTLED:
             await self._sleep(min(SETTLED, SETTLED - age))
         looks = LOOKS if age < LISTED else LOOKS[:1]
         batch = await self._api.find(part.file_id, part.name, part.former, looks)

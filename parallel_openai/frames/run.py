@@ -383,10 +383,10 @@ class FrameRun:
         rest = self._batches.standing.rest() if self._batches is not None else None
         if self._under_way is not None and self._under_way.met:
             rest = str(self._under_way)
-        for where in (self._batches and self._batches.standing, self._under_way):
-            for key, why in where.in_batch() if where is not None else ():
-                if key in self._slots:
-                    self.answers.cancel(self._slots[key], "in_batch", why)
+        standing = self._under_way if self._batches is None else self._batches.standing
+        for key, why in standing.in_batch() if standing is not None else ():
+            if key in self._slots:
+                self.answers.cancel(self._slots[key], "in_batch", why)
         for slot, source in self._twins:
             self.answers.share(slot, source)
         with self._presses.left_at_once(), _no_garbage():

@@ -11,6 +11,7 @@ import pytest
 
 import parallel_openai as po
 from parallel_openai.local import simulator
+from tests.batch.scripted import Scripted, serve
 
 DAY = 86_400.0
 Verb = Callable[..., pd.DataFrame]
@@ -35,6 +36,26 @@ def ask(client: po.Client, tmp_path: Path) -> Verb:
         lane=lane,
         save_to=save_to,
     )
+
+
+@pytest.fixture
+def scripted() -> Iterator[Scripted]:
+    with serve() as running:
+        yield running
+
+
+@pytest.fixture
+def submit(scripted: Scripted, tmp_path: Path) -> Iterator[Verb]:
+    with po.Client(scripted.base_url, api_key="sk-none", max_attempts=2) as client:
+        yield partial(
+            po.process_dataframe,
+            prompt="text",
+            model="gpt-4o-mini",
+            client=client,
+            progress=False,
+            lane=lane(),
+            save_to=tmp_path / "answers.jsonl",
+        )
 
 
 def texts(count: int) -> pd.DataFrame:

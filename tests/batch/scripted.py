@@ -12,6 +12,8 @@ from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
+#: The requests of a batch.
+Asked = list[dict[str, Any]]
 #: Of a status and a body; None lets the server answer as it does.
 Reply = tuple[int, Any] | None
 
@@ -25,6 +27,7 @@ class Scripted:
         calls: methods and paths, as they came.
         on_end: makes of a batch that has just been made and the requests in it whatever the test wants it to be.
         on_call: looks at each call first.
+        content: of the call.
     """
 
     def __init__(self) -> None:
@@ -33,11 +36,12 @@ class Scripted:
         self.batches: dict[str, dict[str, Any]] = {}
         self.billed: Counter[str] = Counter()
         self.calls: list[str] = []
-        self.on_end: Callable[[dict[str, Any], list[dict[str, Any]]], None] = self.complete
+        self.on_end: Callable[[dict[str, Any], Asked], None] = self.complete
         self.on_call: Callable[[str, str], Reply] = lambda method, path: None
         self.base_url = ""
+        self.content = b""
 
-    def complete(self, batch: dict[str, Any], asked: list[dict[str, Any]]) -> None:
+    def complete(self, batch: dict[str, Any], asked: Asked) -> None:
         """Answer all of a batch."""
         batch["output_file_id"] = self.file(b"".join(map(self.line, asked)))
         self.end(batch, len(asked), 0)
@@ -135,6 +139,7 @@ def serve() -> Iterator[Scripted]:
             content = self.rfile.read(int(self.headers.get("content-length") or 0))
             path = self.path.partition("?")[0]
             with lock:
+                scripted.content = content
                 scripted.calls.append(f"{self.command} {path}")
                 status, body = scripted.on_call(self.command, path) or scripted.answer(self.command, path, content)
                 sent = body if isinstance(body, bytes) else json.dumps(body).encode()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,33 +13,11 @@ import pytest
 
 import parallel_openai as po
 from tests.batch.conftest import Verb, counts, lane, texts
-from tests.batch.scripted import Scripted, error, prompt_of, serve
-
-Asked = list[dict[str, Any]]
+from tests.batch.scripted import Asked, Scripted, error, prompt_of
 
 
-@pytest.fixture
-def scripted() -> Iterator[Scripted]:
-    with serve() as running:
-        yield running
-
-
-@pytest.fixture
-def ask(scripted: Scripted, tmp_path: Path) -> Iterator[Verb]:
-    with po.Client(scripted.base_url, api_key="sk-none", max_attempts=2) as client:
-        yield partial(
-            po.process_dataframe,
-            prompt="text",
-            model="gpt-4o-mini",
-            client=client,
-            progress=False,
-            lane=lane(),
-            save_to=tmp_path / "answers.jsonl",
-        )
-
-
-def in_three(ask: Verb, count: int = 9, **options: Any) -> pd.DataFrame:
-    return ask(texts(count), lane=lane(max_requests=count // 3, **options))
+def in_three(submit: Verb, count: int = 9, **options: Any) -> pd.DataFrame:
+    return submit(texts(count), lane=lane(max_requests=count // 3, **options))
 
 
 def shown_later(scripted: Scripted, looks: int) -> Callable[[str, str], Any]:
@@ -58,15 +36,15 @@ def shown_later(scripted: Scripted, looks: int) -> Callable[[str, str], Any]:
 
 
 @pytest.mark.parametrize("looks", [1, 5, 12])
-def test_files_that_are_shown_later_are_waited_for(scripted: Scripted, ask: Verb, looks: int) -> None:
+def test_files_that_are_shown_later_are_waited_for(scripted: Scripted, submit: Verb, looks: int) -> None:
     scripted.on_call = shown_later(scripted, looks)
-    assert counts(in_three(ask)) == {"succeeded": 9}
+    assert counts(in_three(submit)) == {"succeeded": 9}
     assert set(scripted.billed.values()) == {1}
 
 
 @pytest.mark.parametrize("status", ["completed", "failed", "expired", "cancelled"])
 def test_answers_that_are_counted_and_never_shown_stay_in_the_batch(
-    scripted: Scripted, ask: Verb, status: str, caplog: pytest.LogCaptureFixture
+    scripted: Scripted, submit: Verb, status: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     def end(batch: dict[str, Any], asked: Asked) -> None:
         scripted.complete(batch, asked)
@@ -74,12 +52,12 @@ def test_answers_that_are_counted_and_never_shown_stay_in_the_batch(
         batch["output_file_id"] = None
 
     scripted.on_end = end
-    out = ask(texts(3))
+    out = submit(texts(3))
     assert out["error_code"].eq("in_batch").all()
     assert "its files do not say what became of 3 of its 3 rows" in out["error"][0]
     assert "forget='batch_1'" in caplog.text
     scripted.batches["batch_1"]["output_file_id"] = "file-2"
-    assert counts(ask(texts(3))) == {"succeeded": 3}
+    assert counts(submit(texts(3))) == {"succeeded": 3}
     assert set(scripted.billed.values()) == {1}
 
 
@@ -99,39 +77,41 @@ def short(scripted: Scripted, keep: int, times: int | None = None) -> Callable[[
     return on_call
 
 
-def test_a_download_that_ends_at_a_lines_end_is_fetched_again(scripted: Scripted, ask: Verb) -> None:
+def test_a_download_that_ends_at_a_lines_end_is_fetched_again(scripted: Scripted, submit: Verb) -> None:
     scripted.on_call = short(scripted, 4, times=2)
-    assert counts(ask(texts(9))) == {"succeeded": 9}
+    assert counts(submit(texts(9))) == {"succeeded": 9}
     assert set(scripted.billed.values()) == {1}
 
 
-def test_an_output_that_stays_short_costs_nothing_twice(scripted: Scripted, ask: Verb, tmp_path: Path) -> None:
+def test_an_output_that_stays_short_costs_nothing_twice(scripted: Scripted, submit: Verb, tmp_path: Path) -> None:
     scripted.on_call = short(scripted, 4)
     for _ in range(2):
-        out = ask(texts(9))
+        out = submit(texts(9))
         assert counts(out) == {"succeeded": 4, "cancelled": 5}
         assert out["error_code"].dropna().eq("in_batch").all()
     assert len(po.read_journal(tmp_path / "answers.jsonl")) == 4
     assert len(scripted.batches) == 1
     scripted.on_call = lambda method, path: None
-    assert counts(ask(texts(9))) == {"succeeded": 9}
+    assert counts(submit(texts(9))) == {"succeeded": 9}
     assert set(scripted.billed.values()) == {1}
 
 
-def test_rows_that_the_counts_say_failed_are_asked_again_without_an_error_file(scripted: Scripted, ask: Verb) -> None:
+def test_rows_that_the_counts_say_failed_are_asked_again_without_an_error_file(
+    scripted: Scripted, submit: Verb
+) -> None:
     def end(batch: dict[str, Any], asked: Asked) -> None:
         scripted.on_end = scripted.complete
         batch["output_file_id"] = scripted.file(b"".join(map(scripted.line, asked[:6])))
         scripted.end(batch, 6, 3)
 
     scripted.on_end = end
-    out = ask(texts(9))
+    out = submit(texts(9))
     assert counts(out) == {"succeeded": 9}
     assert out["attempts"].tolist() == [1] * 6 + [2] * 3
     assert set(scripted.billed.values()) == {1}
 
 
-def test_without_counts_only_what_the_server_says_failed_is_asked_again(scripted: Scripted, ask: Verb) -> None:
+def test_without_counts_only_what_the_server_says_failed_is_asked_again(scripted: Scripted, submit: Verb) -> None:
     def end(batch: dict[str, Any], asked: Asked) -> None:
         scripted.on_end = scripted.complete
         batch["output_file_id"] = scripted.file(b"".join(map(scripted.line, asked[:6])))
@@ -140,13 +120,13 @@ def test_without_counts_only_what_the_server_says_failed_is_asked_again(scripted
         batch["request_counts"] = None
 
     scripted.on_end = end
-    out = ask(texts(9))
+    out = submit(texts(9))
     assert counts(out) == {"succeeded": 6, "cancelled": 3}
     assert len(scripted.batches) == 1
 
 
 @pytest.mark.parametrize("how", ["all", "some", "late"])
-def test_a_batch_that_failed_in_mid_work_is_collected_first(scripted: Scripted, ask: Verb, how: str) -> None:
+def test_a_batch_that_failed_in_mid_work_is_collected_first(scripted: Scripted, submit: Verb, how: str) -> None:
     def end(batch: dict[str, Any], asked: Asked) -> None:
         scripted.on_end = scripted.complete
         done = asked if how == "all" else asked[:5]
@@ -157,7 +137,7 @@ def test_a_batch_that_failed_in_mid_work_is_collected_first(scripted: Scripted, 
     scripted.on_end = end
     if how == "late":
         scripted.on_call = shown_later(scripted, 3)
-    assert counts(ask(texts(9))) == {"succeeded": 9}
+    assert counts(submit(texts(9))) == {"succeeded": 9}
     assert set(scripted.billed.values()) == {1}
 
 
@@ -175,12 +155,12 @@ LOST: dict[str, tuple[str, int, Any]] = {
 
 @pytest.mark.parametrize("lost", LOST)
 def test_a_batch_that_is_lost_costs_none_of_the_others(
-    scripted: Scripted, ask: Verb, tmp_path: Path, lost: str, caplog: pytest.LogCaptureFixture
+    scripted: Scripted, submit: Verb, tmp_path: Path, lost: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     there, status, body = LOST[lost]
     client = po.Client(scripted.base_url, api_key="sk-none", max_attempts=1, max_wait=0.1)
     scripted.on_call = lambda method, path: (status, body) if path == there else None
-    out = in_three(partial(ask, client=client))
+    out = in_three(partial(submit, client=client))
     assert counts(out) == {"succeeded": 6, "cancelled": 3}
     assert out["error_code"].dropna().eq("in_batch").all()
     assert "batch_2" in caplog.text
@@ -199,7 +179,7 @@ def test_a_batch_that_is_lost_costs_none_of_the_others(
     done = po.collect_batches(journal, client=client, progress=False, lane=lane(), forget="batch_2")
     assert done.ended == "finished"
     scripted.on_call = lambda method, path: None
-    assert counts(ask(texts(9))) == {"succeeded": 9}
+    assert counts(submit(texts(9))) == {"succeeded": 9}
     assert sorted(scripted.billed.values()) == [1] * 6 + [2] * 3  # as whoever gives a batch up was told
 
 
@@ -250,7 +230,7 @@ ODD = list(odd_lines(Scripted(), [{"custom_id": "a", "body": {"messages": [{"con
 
 
 @pytest.mark.parametrize("has_counts", [True, False], ids=["counted", "uncounted"])
-def test_an_odd_line_costs_itself_and_is_billed_once(scripted: Scripted, ask: Verb, has_counts: bool) -> None:
+def test_an_odd_line_costs_itself_and_is_billed_once(scripted: Scripted, submit: Verb, has_counts: bool) -> None:
     def end(batch: dict[str, Any], asked: Asked) -> None:
         odd = odd_lines(scripted, asked)[ODD[len(scripted.batches) - 1]]
         scripted.billed[prompt_of(asked[0])] = 1
@@ -259,7 +239,7 @@ def test_an_odd_line_costs_itself_and_is_billed_once(scripted: Scripted, ask: Ve
         batch["request_counts"] = batch["request_counts"] if has_counts else None
 
     scripted.on_end = end
-    out = ask(texts(3 * len(ODD)), lane=lane(max_requests=3))
+    out = submit(texts(3 * len(ODD)), lane=lane(max_requests=3))
     first = out.iloc[::3]
     assert [kind for kind, status in zip(ODD, first["status"], strict=True) if status == "succeeded"] == GOOD
     assert counts(out.drop(first.index)) == {"succeeded": 2 * len(ODD)}
