@@ -54,10 +54,16 @@ class Outcome:
         return Result(request, "failed", None, self.error_code, self.error, errors=errors, attempts=attempts)
 
 
-def read_lines(file: IO[bytes]) -> Iterator[tuple[int, Mapping[str, Any] | None]]:
-    """Where each line begins, and the line; None for one that does not say of which row it is."""
+def read_lines(file: IO[bytes], most: int) -> Iterator[tuple[int, Mapping[str, Any] | None]]:
+    """Where each line begins, and the line; None for one that does not say of which row it is.
+
+    What comes behind so many lines, blank ones too, is not read.
+    """
     begins = 0
-    while raw := file.readline(MAX_RESPONSE_BYTES):
+    for _ in range(most):
+        raw = file.readline(MAX_RESPONSE_BYTES)
+        if not raw:
+            return
         size = len(raw)
         is_whole = raw.endswith(b"\n") or size < MAX_RESPONSE_BYTES
         while not raw.endswith(b"\n") and (more := file.readline(MAX_RESPONSE_BYTES)):  # the rest of one too long

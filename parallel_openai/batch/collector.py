@@ -19,6 +19,8 @@ from parallel_openai.errors import RunStoppedError
 
 #: Rows that are read or written before other work of the loop gets its turn.
 AT_ONCE = 100
+#: Lines in a file for each row of the batch, the blank ones too, that are read at the most.
+LINES_OF_A_ROW = 100
 #: What is said of the rows without a word: the server did not do them; it may have, and a look later may tell; or it
 #: says that it did, and what it said of them is still to come.
 Silence = Literal["not done", "unclear", "to come"]
@@ -131,7 +133,7 @@ class Collector:
             await self._take_answers(part, batch, kind, reading)
 
     async def _take_answers(self, part: Part, batch: ServerBatch, kind: str, reading: _Reading) -> None:
-        for number, (offset, line) in enumerate(read_lines(reading.files[kind])):
+        for number, (offset, line) in enumerate(read_lines(reading.files[kind], len(reading.all) * LINES_OF_A_ROW)):
             if number % AT_ONCE == 0:
                 await asyncio.sleep(0)
             if line is None:

@@ -292,8 +292,9 @@ class BatchRun:
         if why is not None:
             log.warning("%s", why)
             self._refusals.append(why)
-        for row in self._spool.rows(part.name, part.path) if self._spool.holds(part.name) else ():
-            self._asked.release(row)
+        with suppress(LostError, OSError):  # whose files are damaged or gone
+            for row in self._spool.rows(part.name, part.path):
+                self._asked.release(row)
         write(self._journal, [step(part, "dropped")])
         self._forget(part)
 

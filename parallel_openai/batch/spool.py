@@ -168,10 +168,11 @@ def read_row(file: IO[bytes], custom_id: str, place: Place, path: str) -> Row:
     """
     try:
         file.seek(place.offset)
-        body = loads(file.readline())["body"]
-        request = APIRequest(body, place.metadata, path=path, sample=place.sample)
+        request = APIRequest(loads(file.readline())["body"], place.metadata, path=path, sample=place.sample)
     except (ValueError, TypeError, KeyError) as error:
         raise LostError(f"The input file {file.name} is damaged: it has no row {custom_id!r:.100}.") from error
+    if not isinstance(request.request_json, dict):
+        raise LostError(f"The input file {file.name} is damaged: row {custom_id!r:.100} asks nothing.")
     request.key = place.key
     request.measure = _size_of
     return Row(custom_id, request, attempts_of({"attempts": list(place.attempts)}))

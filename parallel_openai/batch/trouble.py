@@ -83,8 +83,9 @@ class Troubles:
         error, name = self.error(part), part.batch_id or part.name
         if error is None:
             return None
+        why = str(error) if str(error).endswith(".") else f"{error}."
         return (
-            f"{error} It is left as it is, and the same call looks at it again. po.collect_batches({str(journal)!r}, "
+            f"{why} It is left as it is, and the same call looks at it again. po.collect_batches({str(journal)!r}, "
             f"forget={name!r}) gives it up, and then its {part.requests:,} rows may be asked, and paid for, once more."
         )
 

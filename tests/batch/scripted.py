@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import re
 import threading
@@ -28,6 +29,7 @@ class Scripted:
         on_end: makes of a batch that has just been made and the requests in it whatever the test wants it to be.
         on_call: looks at each call first.
         content: of the call.
+        packs: whether files are sent compressed.
     """
 
     def __init__(self) -> None:
@@ -40,6 +42,7 @@ class Scripted:
         self.on_call: Callable[[str, str], Reply] = lambda method, path: None
         self.base_url = ""
         self.content = b""
+        self.packs = False
 
     def complete(self, batch: dict[str, Any], asked: Asked) -> None:
         """Answer all of a batch."""
@@ -144,8 +147,12 @@ def serve() -> Iterator[Scripted]:
                 status, body = scripted.on_call(self.command, path) or scripted.answer(self.command, path, content)
                 sent = body if isinstance(body, bytes) else json.dumps(body).encode()
             self.send_response(status)
-            self.send_header("content-type", "application/octet-stream" if body is sent else "application/json")
-            if body is sent:  # a file ends where the connection does, so that a short one does not show
+            self.send_header(
+                "content-type", "application/octet-stream" if isinstance(body, bytes) else "application/json"
+            )
+            if isinstance(body, bytes):  # a file ends where the connection does, so that a short one does not show
+                sent = gzip.compress(sent, 1) if scripted.packs else sent
+                self.send_header("content-encoding", "gzip" if scripted.packs else "identity")
                 self.send_header("connection", "close")
                 self.close_connection = True
             else:

@@ -141,15 +141,13 @@ def test_collecting_without_frame_and_folder_says_that_metadata_is_lost(
     df = texts(2).assign(place=["a", "b"])
     ask(df, lane=lane(wait=False), metadata="place")
     shutil.rmtree(tmp_path / "answers.jsonl.batches")
-    client = po.Client(server.base_url)
-    assert (
-        po.collect_batches(tmp_path / "answers.jsonl", client=client, progress=False, lane=lane()).ended == "finished"
-    )
+    journal, client = tmp_path / "answers.jsonl", po.Client(server.base_url)
+    assert po.collect_batches(journal, client=client, progress=False, lane=lane()).ended == "finished"
     assert "the metadata of the requests" in caplog.text
     caplog.clear()
     ask(texts(5), lane=lane(wait=False))
     shutil.rmtree(tmp_path / "answers.jsonl.batches")
-    po.collect_batches(tmp_path / "answers.jsonl", client=client, progress=False, lane=lane())
+    po.collect_batches(journal, client=client, progress=False, lane=lane())
     assert caplog.text == ""  # there was none
 
 
@@ -160,6 +158,6 @@ def test_what_is_given_up_must_be_a_batch_of_the_journal(
     scripted.on_end = lambda batch, asked: None
     submit(texts(2), lane=lane(wait=False))
     client = po.Client(scripted.base_url, api_key="sk-none")
-    with pytest.raises(po.errors.InvalidInputError, match="'batch_7' is no batch of .* it waits for: batch_1"):
+    with pytest.raises(po.errors.InvalidInputError, match=r"'batch_7' is no batch of .* it waits for: batch_1"):
         po.cancel_batches(tmp_path / "answers.jsonl", client=client, forget=forget)
     assert len(po.batch_status(tmp_path / "answers.jsonl", client=client)) == 1
