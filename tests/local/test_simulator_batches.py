@@ -156,3 +156,59 @@ def test_statistics_count_batches_and_their_requests(server: simulator.Server, s
     assert sorted(stats["charged"].values()) == [1, 1]
     server.reset()
     assert server.stats()["batches"]["created"] == 0
+
+
+def test_files_can_be_shown_later_than_the_end(server: simulator.Server, sdk: openai.OpenAI) -> None:
+    server.set(batch_late_files=2)
+    batch = ended(sdk, submit(sdk, [line(0)]).id)
+    looks = [batch, *(sdk.batches.retrieve(batch.id) for _ in range(2))]
+    assert [each.output_file_id is None for each in looks] == [True, True, False]
+    assert {each.request_counts.completed for each in looks} == {1}
+
+
+def test_downloads_can_be_short_at_first(server: simulator.Server, sdk: openai.OpenAI) -> None:
+    server.set(batch_short_downloads=1)
+    batch = ended(sdk, submit(sdk, [line(number) for number in range(4)]).id)
+    assert [len(lines_of(sdk, batch.output_file_id)) for _ in range(2)] == [2, 4]
+
+
+def test_the_first_lines_of_an_output_can_be_odd(server: simulator.Server, sdk: openai.OpenAI) -> None:
+    server.set(batch_odd_lines=["torn", "custom_id_null", "status_ok", "error_first"])
+    batch = ended(sdk, submit(sdk, [line(number) for number in range(6)]).id)
+    torn, no_id, status, error, answer, *rest = sdk.files.content(batch.output_file_id).text.splitlines()
+    with pytest.raises(json.JSONDecodeError):
+        json.loads(torn)
+    assert json.loads(no_id)["custom_id"] is None
+    assert json.loads(status)["response"]["status_code"] == "ok"
+    assert json.loads(error)["custom_id"] == json.loads(answer)["custom_id"]
+    assert json.loads(error)["error"]["code"] == "server_error"
+    assert len(rest) == 2
+
+
+def test_a_batch_and_its_files_can_be_lost(server: simulator.Server, sdk: openai.OpenAI) -> None:
+    server.set(batch_lost=[1], batch_lost_files=[2])
+    first, second = (submit(sdk, [line(number)]) for number in range(2))
+    with pytest.raises(openai.NotFoundError):
+        ended(sdk, first.id)
+    batch = ended(sdk, second.id)
+    with pytest.raises(openai.NotFoundError):
+        sdk.files.content(batch.output_file_id)
+
+
+def test_lists_can_be_late_and_lack_metadata(server: simulator.Server, sdk: openai.OpenAI) -> None:
+    server.set(batch_late_list=1, batch_list_metadata=False)
+    batch = submit(sdk, [line(0)], metadata={"run": "a"})
+    assert [[each.id for each in sdk.batches.list()] for _ in range(2)] == [[], [batch.id]]
+    [shown] = sdk.batches.list()
+    assert shown.metadata is None
+    assert shown.input_file_id == batch.input_file_id
+
+
+@pytest.mark.parametrize(
+    "setting",
+    [{"batch_odd_lines": ["round"]}, {"batch_lost": ["first"]}, {"batch_late_files": -1}, {"batch_lost_files": 2}],
+    ids=str,
+)
+def test_settings_of_batches_are_checked(server: simulator.Server, setting: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=next(iter(setting))):
+        server.set(**setting)

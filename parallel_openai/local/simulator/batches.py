@@ -15,11 +15,13 @@ from . import batch_lines, checks
 from .endpoints import Endpoint
 from .files import Files, StoredFile
 from .ledger import Ledger
+from .odd_lines import odd
 from .refusals import Refusal
 from .settings import Settings
 
 WINDOW = 86_400.0
 MOST_IN_AN_HOUR = 2_000
+ENDED = ("completed", "failed", "expired", "cancelled")
 QUEUED = ("in_progress", "finalizing", "cancelling")
 LOOK_EVERY = 0.05  # seconds of ours: the speed may be changed, or the batch cancelled
 AT_ONCE = 50  # lines answered before other work of the server gets its turn
@@ -45,6 +47,12 @@ class Batch:
     output_file_id: str | None = None
     error_file_id: str | None = None
     cancelled: bool = False
+    looks: int = 0  # since it has ended
+    lists: int = 0
+
+    @property
+    def has_ended(self) -> bool:
+        return self.status in ENDED
 
     def shown(self, now: float, seconds: float) -> dict[str, Any]:
         """The batch as the API shows it; `seconds` is how long its requests take together."""
@@ -70,6 +78,13 @@ class Batch:
             "request_counts": {"total": self.total, "completed": completed, "failed": self.failed},
             "metadata": self.metadata,
         }
+
+
+_NO_FILES = {"output_file_id": None, "error_file_id": None}
+
+
+def _unknown(batch_id: str) -> Refusal:
+    return Refusal(404, f"No batch found with id '{batch_id}'.", param="batch_id")
 
 
 def _whole(moment: float | None) -> int | None:
@@ -135,9 +150,33 @@ class Batches:
     def shown(self, batch_id: str) -> dict[str, Any]:
         return self._get(batch_id).shown(self._time(), self._settings().batch_seconds)
 
+    def looked_at(self, batch_id: str) -> dict[str, Any]:
+        """As it is shown to who asks for it alone."""
+        settings, batch = self._settings(), self._get(batch_id)
+        shown = self.shown(batch_id)
+        if not batch.has_ended:
+            return shown
+        if self._number(batch) in (settings.batch_lost or ()):
+            raise _unknown(batch_id)
+        batch.looks += 1
+        return {**shown, **_NO_FILES} if batch.looks <= settings.batch_late_files else shown
+
     def listed(self) -> list[dict[str, Any]]:
         """The newest first."""
-        return [self.shown(batch_id) for batch_id in reversed(self._batches)]
+        settings = self._settings()
+        for batch in self._batches.values():
+            batch.lists += 1
+        there = [batch for batch in self._batches.values() if batch.lists > settings.batch_late_list]
+        kept = {} if settings.batch_list_metadata else {"metadata": None}
+        return [{**self.shown(batch.id), **kept} for batch in reversed(there)]
+
+    def has_lost(self, file_id: str) -> bool:
+        """Whether the file is of a batch whose files are unknown."""
+        lost = self._settings().batch_lost_files or ()
+        return any(
+            self._number(batch) in lost and file_id in (batch.output_file_id, batch.error_file_id)
+            for batch in self._batches.values()
+        )
 
     def cancel(self, batch_id: str) -> dict[str, Any]:
         batch = self._get(batch_id)
@@ -165,7 +204,10 @@ class Batches:
         try:
             return self._batches[batch_id]
         except KeyError:
-            raise Refusal(404, f"No batch found with id '{batch_id}'.", param="batch_id") from None
+            raise _unknown(batch_id) from None
+
+    def _number(self, batch: Batch) -> int:
+        return list(self._batches).index(batch.id) + 1
 
     def _enter(self, batch: Batch, status: str) -> None:
         batch.status = status
@@ -236,12 +278,14 @@ class Batches:
     async def _write(self, batch: Batch, done: list[int], late: list[int], settings: Settings) -> None:
         output = self._files.writer(f"{batch.id}_output.jsonl")
         errors = self._files.writer(f"{batch.id}_error.jsonl")
+        kinds = list(settings.batch_odd_lines or ())[::-1]
         for count, raw in enumerate(_lines(batch.input_file.place, done), 1):
             if count % AT_ONCE == 0:
                 await asyncio.sleep(0)
             self._requests += 1
             answered = batch_lines.answer(raw, self._requests, batch.endpoint, settings, self._draw)
-            (output if answered.good else errors).write(answered.line)
+            told = odd(kinds.pop(), answered.line) if kinds and answered.good else answered.line
+            (output if answered.good else errors).write(told)
             batch.completed += answered.good
             batch.failed += not answered.good
             self._count(answered, settings)

@@ -90,7 +90,10 @@ class Files:
         try:
             return self._files[file_id]
         except KeyError:
-            raise Refusal(404, f"No such File object: {file_id}", param="id") from None
+            raise self.unknown(file_id) from None
+
+    def unknown(self, file_id: str) -> Refusal:
+        return Refusal(404, f"No such File object: {file_id}", param="id")
 
     def delete(self, file_id: str) -> dict[str, Any]:
         self.get(file_id).place.unlink(missing_ok=True)

@@ -7,6 +7,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from .odd_lines import ODD_LINES
+
 WINDOWS = ("bucket", "sliding", "fixed")
 HEADERS = ("enforced", "minute", "none")
 COUNTING = (
@@ -102,6 +104,16 @@ class Settings:
     batch_queued_tokens: int | None = _option(None, "tokens of one model in batches at a time; none: no limit")
     batch_faults: float = _option(0.0, "probability of HTTP 500 on /v1/files and /v1/batches, before or after the work")
 
+    batch_late_files: int = _option(0, "looks at a batch that has ended which do not show its files yet")
+    batch_short_downloads: int = _option(0, "downloads of a batch's file that end after half of its lines")
+    batch_odd_lines: tuple[str, ...] | None = _option(
+        None, f"the first lines of a batch's output, one in each of these ways: {', '.join(ODD_LINES)}"
+    )
+    batch_lost: tuple[int, ...] | None = _option(None, "batches, by number from 1, that end unknown")
+    batch_lost_files: tuple[int, ...] | None = _option(None, "batches, by number from 1, whose files are unknown")
+    batch_late_list: int = _option(0, "lists of batches that do not show a new one yet")
+    batch_list_metadata: bool = _option(True, "whether lists of batches show their metadata")
+
     insufficient_quota_after: int | None = _option(None, "accepted requests after which the credit is used up")
     outage: tuple[float, float] | None = _option(None, "[start, duration] in seconds: connections are reset")
     required_api_key: str | None = _option(None, "any other key gets 401 invalid_api_key")
@@ -109,6 +121,7 @@ class Settings:
 
     def __post_init__(self) -> None:
         self._make_tuples("background_load", "answer_tokens", "models", "outage")
+        self._make_tuples("batch_odd_lines", "batch_lost", "batch_lost_files")
         self._check_numbers()
         self._check_choices()
         self._check_pairs()
@@ -171,7 +184,8 @@ class Settings:
         for name in ("latency", "latency_sigma", "refusal_latency", "hang_seconds", *batch_seconds):
             value = getattr(self, name)
             _check(_is_number(value) and value >= 0, f"{name} is {value!r}; give a number of at least 0.")
-        for name in ("insufficient_quota_after", "faulty_attempts", "thoughts"):
+        batch_counts = ("batch_late_files", "batch_short_downloads", "batch_late_list")
+        for name in ("insufficient_quota_after", "faulty_attempts", "thoughts", *batch_counts):
             value = getattr(self, name)
             _check(
                 value is None or (_is_number(value) and value >= 0), f"{name} is {value!r}; give 0 or more, or None."
@@ -191,6 +205,11 @@ class Settings:
         }.items():
             value = getattr(self, name)
             _check(value in choices, f"{name} is {value!r}; give one of {', '.join(choices)}.")
+        kinds = self.batch_odd_lines or ()
+        _check(
+            isinstance(kinds, tuple) and set(kinds) <= set(ODD_LINES),
+            f"batch_odd_lines is {kinds!r}; give several of {', '.join(ODD_LINES)}, or None.",
+        )
         _check(
             self.retry_after in RETRY_AFTER or (_is_number(self.retry_after) and float(self.retry_after) >= 0),
             f"retry_after is {self.retry_after!r}; give one of {', '.join(RETRY_AFTER)}, or seconds.",
@@ -202,6 +221,10 @@ class Settings:
             if value is not None:
                 good = isinstance(value, tuple) and len(value) == 2 and all(_is_number(each) for each in value)
                 _check(good and min(value) >= 0, f"{name} is {value!r}; give two numbers of at least 0.")
+        for name in ("batch_lost", "batch_lost_files"):
+            value = getattr(self, name)
+            good = value is None or (isinstance(value, tuple) and all(type(each) is int for each in value))
+            _check(good, f"{name} is {value!r}; give the numbers of batches, or None.")
         _check(isinstance(self.seed, int), f"seed is {self.seed!r}; give a whole number.")
         _check(
             self.models is None or isinstance(self.models, tuple), f"models is {self.models!r}; give several, or None."
