@@ -10,13 +10,12 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from parallel_openai.batch.disk import TooLongError, download_to
+from parallel_openai.batch.disk import TooLongError, TooSlowError, download_to
 from parallel_openai.batch.server_batch import ServerBatch, plain_id
 from parallel_openai.batch.trouble import LostError, NotNowError
 from parallel_openai.client import Client
 from parallel_openai.engine.retry import UNSENT_CODES, RetryPolicy, judge
 from parallel_openai.engine.sizes import NO_SIZE
-from parallel_openai.errors import BatchError
 from parallel_openai.jsonl import dumps
 from parallel_openai.records import Response
 
@@ -25,6 +24,8 @@ Sleep = Callable[[float], Awaitable[None]]
 MARK = "parallel_openai"
 #: Batches on one page of their list, and pages that are read at the most.
 PAGE, MOST_PAGES = 100, 200
+#: Seconds that the server may take to say how a batch stands, since the others wait for it meanwhile.
+LONGEST_LOOK = 60.0
 #: Seconds before each look at the list for a batch that may have been made just now: it may show it a little later.
 LOOKS = (0.0, 0.5, 1.0, 2.0, 3.0, 4.0)
 
@@ -38,11 +39,13 @@ class BatchAPI:
     Args:
         client: the account; each call waits for its turn within the account's limit of requests.
         sleep: waits so many seconds.
+        looks_once: what can as well be asked later, how a batch stands and what a file holds, is asked once.
     """
 
-    def __init__(self, client: Client, *, sleep: Sleep = asyncio.sleep) -> None:
+    def __init__(self, client: Client, *, sleep: Sleep = asyncio.sleep, looks_once: bool = False) -> None:
         self._client = client
         self._sleep = sleep
+        self._looks = 1 if looks_once else client.max_attempts
         self._retry = RetryPolicy(client.max_attempts, max_wait=client.max_wait)
         self._reached = False
         self.has_worked = False  # some call was answered as it should be
@@ -116,7 +119,8 @@ class BatchAPI:
         return None
 
     async def get(self, batch_id: str) -> ServerBatch:
-        told = await self._call(f"show {batch_id}", "GET", f"batches/{quote(batch_id, safe='')}")
+        path = f"batches/{quote(batch_id, safe='')}"
+        told = await self._call(f"show {batch_id}", "GET", path, attempts=self._looks)
         batch = ServerBatch.of(told, MARK)
         if not batch.status:
             raise NotNowError(f"The Batch API told of {batch_id} without its status.")
@@ -135,13 +139,15 @@ class BatchAPI:
         """
 
         async def send() -> Response:
-            with download_to(place, most) as into:
+            with download_to(place, most, self._client.timeout) as into:
                 return await self._client.transport().download(f"files/{quote(file_id, safe='')}/content", into)
 
         try:
-            await self._until_answered(f"give the file {file_id}", send)
+            await self._until_answered(f"give the file {file_id}", send, attempts=self._looks)
         except TooLongError:
             return False
+        except TooSlowError as error:
+            raise NotNowError(f"The file {file_id} came too slowly.") from error
         return True
 
     async def _batches(self) -> AsyncIterator[ServerBatch]:
@@ -174,11 +180,14 @@ class BatchAPI:
         *,
         query: Mapping[str, str] | None = None,
         final: Collection[int] = (),
+        attempts: int | None = None,
     ) -> dict[str, Any]:
-        async def send() -> Response:
-            return await self._client.transport().call(method, path, query=query)
+        timeout = min(LONGEST_LOOK, self._client.timeout)
 
-        return await self._until_answered(what, send, final=final)
+        async def send() -> Response:
+            return await self._client.transport().call(method, path, query=query, timeout=timeout)
+
+        return await self._until_answered(what, send, final=final, attempts=attempts)
 
     async def _until_answered(
         self,
@@ -187,14 +196,17 @@ class BatchAPI:
         *,
         find: Callable[[], Awaitable[dict[str, Any] | None]] | None = None,
         final: Collection[int] = (),
+        attempts: int | None = None,
     ) -> dict[str, Any]:
         """Send until there is an answer.
 
         Args:
             find: looks whether a send that seemed to fail has done its work.
             final: statuses after which it is of no use to ask again.
+            attempts: how often it is sent; None: as often as the client says, and refusals of the account's limit do
+                not count.
         """
-        failures, began = 0, time.monotonic()
+        failures, began, most = 0, time.monotonic(), attempts or self._client.max_attempts
         while True:
             response = await self._send(send)
             verdict = judge(response, reached=self._reached)
@@ -212,11 +224,11 @@ class BatchAPI:
                 raise LostError(sentence)
             if find is not None and _may_have_worked(response) and (found := await find()) is not None:
                 return found
-            if verdict.kind == "retry" and failures >= self._retry.max_attempts:
+            counts = verdict.kind == "retry" or attempts is not None
+            wait = max(verdict.wait or 0.0, self._retry.backoff(failures))
+            if (counts and failures >= most) or time.monotonic() + wait - began > self._retry.max_wait:
                 raise NotNowError(sentence)
-            if time.monotonic() - began > self._retry.max_wait:
-                raise BatchError(sentence)
-            await self._sleep(max(verdict.wait or 0.0, self._retry.backoff(failures)))
+            await self._sleep(wait)
 
     async def _send(self, send: Callable[[], Awaitable[Response]]) -> Response:
         limiter = self._client.limiter

@@ -10,6 +10,7 @@ from parallel_openai.batch.server_batch import ServerBatch
 from parallel_openai.engine.retry import judge
 from parallel_openai.engine.transport import MAX_RESPONSE_BYTES
 from parallel_openai.jsonl import dumps, loads_from_anywhere, loads_quickly
+from parallel_openai.printable import printable
 from parallel_openai.records import APIRequest, Attempt, Response, Result
 from parallel_openai.requests.endpoints import usage_of
 
@@ -117,6 +118,7 @@ def _answered(batch: ServerBatch, status: int, body: Any, request_id: Any) -> Ou
 
 def without_answer(batch: ServerBatch, code: str, message: str) -> Outcome:
     """For a row that the batch did not come to."""
+    code, message = printable(code), printable(message)
     fate: Fate = "left" if code == "batch_cancelled" else "again"
     return Outcome(fate, _attempt(batch, 0, code, None), code, f"{message} (Batch {batch.id}.)")
 

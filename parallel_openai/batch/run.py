@@ -22,7 +22,7 @@ from parallel_openai.batch.spool import Row, Spool
 from parallel_openai.batch.standing import Standing, limit_in
 from parallel_openai.batch.state import Part, planned, step, write
 from parallel_openai.batch.submitting import Submitter
-from parallel_openai.batch.trouble import LOST_LOOKS, LostError, NotNowError, Troubles
+from parallel_openai.batch.trouble import LOST_LOOKS, LostError, NotNowError, NotWholeError, Troubles
 from parallel_openai.client import Client
 from parallel_openai.engine.budget import Budget
 from parallel_openai.engine.journal import Journal
@@ -31,6 +31,9 @@ from parallel_openai.engine.status import StatusTracker
 from parallel_openai.errors import BatchError, PermissionDeniedError, RunStoppedError
 from parallel_openai.log import log
 from parallel_openai.records import APIRequest, Result
+
+#: Seconds after which a batch is not waited for any more. Its window is a day.
+OVERDUE = 3 * 86_400.0
 
 
 class BatchRun:
@@ -82,7 +85,7 @@ class BatchRun:
             status=status,
             budget=budget,
         )
-        self._api = BatchAPI(client, sleep=sleep)
+        self._api = BatchAPI(client, sleep=sleep, looks_once=True)
         self._spool = Spool(journal.path)
         self._submitter = Submitter(self._api, journal, self._spool, sleep=sleep)
         run = os.urandom(6).hex()
@@ -110,9 +113,8 @@ class BatchRun:
         """
         try:
             return await self._bring(Source(requests))
-        except RunStoppedError as error:
-            if type(error) is not BatchError:  # which tells of a server that was waited for in vain
-                await self._take_what_is_there(1)
+        except RunStoppedError:
+            await self._take_what_is_there(1)  # which is paid for
             raise
         finally:
             self._planner.discard()
@@ -218,7 +220,7 @@ class BatchRun:
 
     def _must_queue(self, part: Part) -> bool:
         """Whether others of the model stand in line before it, at a queue that was full."""
-        others = [each for each in self.live if each.model == part.model and not self._troubles.looks(each)]
+        others = [each for each in self.live if each.model == part.model and not self._troubles.is_in_trouble(each)]
         before = others[: others.index(part)] if part in others else []
         waiting = any(each.batch_id is None for each in before)
         trying = any(each.submission > 1 and self.standing.state(each) == "validating" for each in others)
@@ -244,7 +246,7 @@ class BatchRun:
     async def _take_what_is_there(self, looks: int) -> None:
         for look in range(looks):
             await self._look_at_all(submitted=looks == 1)
-            if look + 1 == looks or not any(map(self._troubles.looks, self.live)):
+            if look + 1 == looks or not any(map(self._troubles.is_in_trouble, self.live)):
                 return
             await self._sleep(min(self._options.poll_seconds, 1.0))
 
@@ -270,12 +272,13 @@ class BatchRun:
                 new = await self._collector.collect(part, batch, is_last=is_last)
                 await self._replace(part, new, "collected")
                 self._let_the_next_try(part.model)
+            elif 0 < part.creating_at < time.time() - OVERDUE:
+                days = (time.time() - part.creating_at) / 86_400
+                raise NotWholeError(f"Batch {part.batch_id} is {batch.status}, {days:.0f} days after it was made.")
             else:
                 self._troubles.clear(part)
                 return False
         except RunStoppedError as error:
-            if type(error) is BatchError:
-                raise
             self._troubles.add(part, error)
             return False
         return True

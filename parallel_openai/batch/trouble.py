@@ -55,14 +55,20 @@ class Troubles:
 
     def add(self, part: Part, error: RunStoppedError, *, final: bool = False) -> None:
         """Something went wrong: it is looked at again later, or was looked at often enough."""
-        now, before = self._clock(), self._of.get(part.name)
-        looks, began = (before.looks + 1, before.began) if before is not None else (1, now)
-        wait = min(self._poll_seconds, 2.0 ** (looks - 1))
-        self._of[part.name] = _Trouble(error, looks, began, now + wait, final or self._is_enough(error, looks, began))
+        now = self._clock()
+        before = self._of.get(part.name) or _Trouble(error, 0, now, now)
+        # What the server does not do at the moment is measured by time alone.
+        looks = before.looks + (self._patient is False or not isinstance(error, NotNowError))
+        wait = min(self._poll_seconds, 2.0 ** max(0, looks - 1))
+        is_over = final or self._is_enough(error, looks, before.began)
+        self._of[part.name] = _Trouble(error, looks, before.began, now + wait, is_over)
 
     def looks(self, part: Part) -> int:
         """How often it went wrong."""
         return self._of[part.name].looks if part.name in self._of else 0
+
+    def is_in_trouble(self, part: Part) -> bool:
+        return part.name in self._of
 
     def is_due(self, part: Part) -> bool:
         trouble = self._of.get(part.name)
@@ -79,9 +85,9 @@ class Troubles:
         return self._of[part.name].error if part.name in self._of else None
 
     def sentence(self, part: Part, journal: object) -> str | None:
-        """What is wrong with a part, and what can be done; None if nothing is."""
+        """What is wrong with a part, and what can be done; None if nothing is, or it may mend itself."""
         error, name = self.error(part), part.batch_id or part.name
-        if error is None:
+        if error is None or not self.is_over(part):
             return None
         why = str(error) if str(error).endswith(".") else f"{error}."
         return (

@@ -107,11 +107,17 @@ class Transport:
         return self._exchange("POST", self._url(path), body=body, seconds=timeout)
 
     async def call(
-        self, method: str, path: str, *, body: bytes | None = None, query: Mapping[str, str] | None = None
+        self,
+        method: str,
+        path: str,
+        *,
+        body: bytes | None = None,
+        query: Mapping[str, str] | None = None,
+        timeout: float | None = None,
     ) -> Response:
         """The same for another method, with a query."""
         url = self._url(path)
-        return await self._exchange(method, url.update_query(query) if query else url, body=body)
+        return await self._exchange(method, url.update_query(query) if query else url, body=body, seconds=timeout)
 
     async def upload(self, path: str, file: Path, *, filename: str, fields: Mapping[str, str]) -> Response:
         """Send a file as a form, from the disk piece by piece.

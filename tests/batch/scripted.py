@@ -29,6 +29,7 @@ class Scripted:
         on_end: makes of a batch that has just been made and the requests in it whatever the test wants it to be.
         on_call: looks at each call first.
         content: of the call.
+        headers: of replies that are no good.
         packs: whether files are sent compressed.
     """
 
@@ -43,6 +44,7 @@ class Scripted:
         self.base_url = ""
         self.content = b""
         self.packs = False
+        self.headers: dict[str, str] = {}
 
     def complete(self, batch: dict[str, Any], asked: Asked) -> None:
         """Answer all of a batch."""
@@ -157,6 +159,8 @@ def serve() -> Iterator[Scripted]:
                 self.close_connection = True
             else:
                 self.send_header("content-length", str(len(sent)))
+            for name, value in scripted.headers.items() if status != 200 else ():
+                self.send_header(name, value)
             self.end_headers()
             self.wfile.write(sent)
 

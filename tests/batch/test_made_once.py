@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 import parallel_openai as po
-from tests.batch.conftest import Verb, counts, lane, texts
+from tests.batch.conftest import Verb, age, counts, lane, texts
 from tests.batch.scripted import Scripted, error
 
 
@@ -76,11 +76,6 @@ def test_where_the_list_cannot_be_seen_nothing_is_made_twice(
     scripted.on_call = lambda method, path: None
     assert counts(ask(texts(4))) == {"succeeded": 4}
     assert set(scripted.billed.values()) == {1}
-
-
-def age(journal: Path) -> None:
-    """As if all was long ago, so that nothing can be on its way to the server any more."""
-    journal.write_bytes(re.sub(rb'("(?:creating|planned)_at":)\d{5}', rb"\g<1>17000", journal.read_bytes()))
 
 
 def test_after_a_kill_it_is_found_by_its_file_in_a_list_without_metadata(

@@ -1,0 +1,142 @@
+"""What a server does not do at the moment holds up neither the other batches nor the call for ever."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import pytest
+
+import parallel_openai as po
+from parallel_openai.batch.disk import TooSlowError, download_to
+from parallel_openai.batch.state import Part
+from parallel_openai.batch.trouble import LOST_LOOKS, SHORT_LOOKS, LostError, NotNowError, NotWholeError, Troubles
+from parallel_openai.errors import RunStoppedError
+from tests.batch.conftest import Verb, age, counts, lane, texts
+from tests.batch.scripted import Asked, Scripted, error
+
+PART = Part("run-0001", "m", "chat/completions", 1, 10, 5, 1, 0.0, record=True, batch_id="batch_1")
+
+
+class Clock:
+    now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def looks_until_over(troubles: Troubles, clock: Clock, *errors: RunStoppedError) -> tuple[int, float]:
+    """How often a part is looked at that goes wrong in these ways, in turns, and the seconds that it takes."""
+    for look in range(10_000):
+        troubles.add(PART, errors[look % len(errors)])
+        if troubles.is_over(PART):
+            return look + 1, clock.now - Clock.now
+        while not troubles.is_due(PART):
+            clock.now += 0.5
+    raise AssertionError("for ever")
+
+
+@pytest.mark.parametrize(
+    ("errors", "looks", "seconds"),
+    [
+        ([LostError("?")], LOST_LOOKS, 5),
+        ([NotWholeError("?")], SHORT_LOOKS, 700),
+        ([NotNowError("?")], 3600, 3610),
+        ([NotNowError("?"), NotWholeError("?")], 2 * SHORT_LOOKS, 1500),
+        ([po.errors.AuthenticationError("?")], 1, 0),
+    ],
+    ids=["lost", "not whole", "not now", "in turns", "of the account"],
+)
+def test_a_part_in_trouble_is_looked_at_so_often_and_so_long(
+    errors: list[RunStoppedError], looks: int, seconds: float
+) -> None:
+    clock = Clock()
+    counted, passed = looks_until_over(Troubles(60.0, 3600.0, patient=True, clock=clock), clock, *errors)
+    assert counted <= looks + 2
+    assert seconds / 2 <= passed <= seconds
+
+
+def test_a_call_that_does_not_wait_looks_three_times() -> None:
+    clock = Clock()
+    for kind in (LostError, NotWholeError, NotNowError):
+        assert looks_until_over(Troubles(60.0, 3600.0, patient=False, clock=clock), clock, kind("?"))[0] == 3
+
+
+def test_one_batch_that_breaks_or_hangs_for_ever_holds_up_no_other(scripted: Scripted, submit: Verb) -> None:
+    def on_call(method: str, path: str) -> Any:
+        if path.endswith("/batch_1"):
+            return 500, error("Broken")
+        return None
+
+    scripted.on_call = on_call
+    client = po.Client(scripted.base_url, api_key="sk-none", max_wait=1.0)
+    began = time.monotonic()
+    out = submit(texts(6), client=client, lane=lane(max_requests=2))
+    assert time.monotonic() - began < 6
+    assert counts(out) == {"succeeded": 4, "cancelled": 2}
+    assert "would not show batch_1: HTTP 500: Broken" in out["error"].dropna().iloc[0]
+
+
+def test_a_long_wait_that_the_server_asks_for_at_one_batch_is_not_waited_there(
+    scripted: Scripted, submit: Verb
+) -> None:
+    scripted.on_call = lambda method, path: (429, error("Later")) if path.endswith("/batch_1") else None
+    scripted.headers = {"retry-after": "3000"}
+    client = po.Client(scripted.base_url, api_key="sk-none", max_wait=1.0)
+    began = time.monotonic()
+    assert counts(submit(texts(4), client=client, lane=lane(max_requests=2))) == {"succeeded": 2, "cancelled": 2}
+    assert time.monotonic() - began < 6
+
+
+def test_a_file_that_comes_in_drops_is_left(tmp_path: Any) -> None:
+    def drop_by_drop() -> None:
+        with download_to(tmp_path / "x", 100, 0.05) as write:
+            for _ in range(10):
+                write(b"x")
+                time.sleep(0.02)
+
+    with pytest.raises(TooSlowError):
+        drop_by_drop()
+
+
+def test_a_batch_that_never_ends_is_told_of(
+    scripted: Scripted, submit: Verb, tmp_path: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    scripted.on_end = lambda batch, asked: None
+    submit(texts(2), lane=lane(wait=False))
+    journal = tmp_path / "answers.jsonl"
+    age(journal)
+    assert submit(texts(2), lane=lane())["error_code"].eq("in_batch").all()
+    assert "Batch batch_1 is in_progress" in caplog.text
+
+
+def test_an_account_that_refuses_keeps_what_earlier_batches_answered(scripted: Scripted, submit: Verb) -> None:
+    def hold(batch: dict[str, Any], asked: Asked) -> None:
+        scripted.complete(batch, asked)
+        batch["status"] = "in_progress"
+
+    scripted.on_end = hold
+    submit(texts(2), lane=lane(wait=False))
+    scripted.batches["batch_1"]["status"] = "completed"
+    quota = {"error": {"message": "You exceeded your current quota.", "code": "insufficient_quota"}}
+    scripted.on_call = lambda method, path: (429, quota) if method == "POST" else None
+    with pytest.raises(po.errors.QuotaExceededError) as stopped:
+        submit(texts(4))
+    assert counts(stopped.value.partial) == {"succeeded": 2, "cancelled": 2}
+
+
+def test_a_part_that_the_server_refuses_stops_no_other(scripted: Scripted, submit: Verb) -> None:
+    def end(batch: dict[str, Any], asked: Asked) -> None:
+        scripted.complete(batch, asked)
+        if len(scripted.batches) == 1:
+            scripted.billed.clear()
+            batch["output_file_id"] = None
+            scripted.end(batch, 0, 0, "failed")
+            batch["errors"] = {"data": [{"code": "model_not_found", "message": "No such model.", "line": None}]}
+
+    scripted.on_end = end
+    with pytest.raises(po.errors.BatchError, match="No such model") as stopped:
+        submit(texts(6), lane=lane(max_requests=2))
+    assert counts(stopped.value.partial) == {"succeeded": 4, "cancelled": 2}
+    submit(texts(6))
+    assert set(scripted.billed.values()) == {1}
