@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from contextlib import ExitStack
-from typing import IO, Literal, NamedTuple
+from typing import IO, NamedTuple
 
 from parallel_openai.batch.api import BatchAPI
 from parallel_openai.batch.bounds import BESIDE, MOST_OF_ALL
@@ -14,16 +15,13 @@ from parallel_openai.batch.collecting import Outcome, missing, read_line, read_l
 from parallel_openai.batch.server_batch import ServerBatch
 from parallel_openai.batch.spool import Place, Row, Spool, read_row
 from parallel_openai.batch.state import Part
-from parallel_openai.batch.trouble import LostError, NotWholeError
+from parallel_openai.batch.trouble import LOST_LOOKS, SHORT_LOOKS, LostError, NotWholeError
 from parallel_openai.errors import RunStoppedError
 
 #: Rows that are read or written before other work of the loop gets its turn.
 AT_ONCE = 100
 #: Lines in a file for each row of the batch, the blank ones too, that are read at the most.
 LINES_OF_A_ROW = 100
-#: What is said of the rows without a word: the server did not do them; it may have, and a look later may tell; or it
-#: says that it did, and what it said of them is still to come.
-Silence = Literal["not done", "unclear", "to come"]
 Settle = Callable[[Part, Row, Outcome], list[Part]]
 
 
@@ -41,7 +39,7 @@ class _Reading:
         all: the rows.
         open: those without an answer.
         words: what is said of them, the first word of each.
-        in_output: rows with a line in the output.
+        in_output: rows with a response in the output.
         unreadable: lines in each file that do not say of which row they are.
         files: the files while they are read, and what was asked among them.
     """
@@ -59,18 +57,23 @@ class _Reading:
         """How many rows nothing was said of."""
         return len(self.open) - len(self.words)
 
-    def silence(self, batch: ServerBatch) -> Silence:
-        """What it means that nothing was said of some rows."""
-        if self.unreadable.total() >= self.silent:
-            return "unclear"
+    def looks(self, batch: ServerBatch) -> float:
+        """How often to look before it is believed that no more answers are to come."""
+        if not self.open:
+            return 0
         counts = batch.counts
+        is_unclear = 0 < self.silent <= self.unreadable.total()
         if counts is None or counts.total != len(self.all) or counts.completed + counts.failed > counts.total:
-            return "to come" if batch.status == "completed" else "unclear"
+            may_be_all = is_unclear or batch.status != "completed"
+            return 0 if not self.silent else SHORT_LOOKS if may_be_all else math.inf
         if len(self.in_output) + self.unreadable["output"] < counts.completed:
-            return "to come"
-        if batch.status != "completed":
-            return "not done"
-        return "unclear" if counts.completed + counts.failed == counts.total else "to come"
+            # A row that the server counts as done and says at another place to have failed, is one that failed.
+            return math.inf if self.silent else SHORT_LOOKS
+        if is_unclear:
+            return SHORT_LOOKS
+        if self.silent == 0 or batch.status != "completed":
+            return 0
+        return LOST_LOOKS if counts.completed + counts.failed == counts.total else math.inf
 
 
 class Collector:
@@ -91,11 +94,11 @@ class Collector:
     def forget(self, part: Part) -> None:
         self._taken.pop(part.name, None)
 
-    async def collect(self, part: Part, batch: ServerBatch, *, is_last: bool) -> list[Part]:
+    async def collect(self, part: Part, batch: ServerBatch, look: int) -> list[Part]:
         """Hand over all that the batch says; gives the parts that became full by what is to be sent again.
 
         Args:
-            is_last: what is unclear will not become clearer.
+            look: the number of this look at its files.
 
         Raises:
             NotWholeError: there is more to come. The answers were handed over.
@@ -105,11 +108,8 @@ class Collector:
         with ExitStack() as stack:
             reading.files["asked"] = stack.enter_context(self._spool.open(part.name))
             lost = [error async for error in self._read(part, batch, reading, stack)]
-            silence = reading.silence(batch)
-            if reading.silent and lost and not (silence == "not done" or (silence == "unclear" and is_last)):
-                raise lost[0]
-            if reading.silent and (silence == "to come" or (silence == "unclear" and not is_last)):
-                raise NotWholeError(_not_whole(batch, reading))
+            if look < reading.looks(batch):
+                raise lost[0] if lost else NotWholeError(_not_whole(batch, reading))
             return await self._take_rest(part, batch, reading)
 
     async def _read(
@@ -140,7 +140,7 @@ class Collector:
                 reading.unreadable[kind] += 1
                 continue
             name = line["custom_id"]
-            if kind == "output" and name in reading.all:
+            if kind == "output" and name in reading.all and line.get("response") is not None:
                 reading.in_output.add(name)
             if name not in reading.open:  # none of ours, or it was told of twice
                 continue
@@ -181,7 +181,8 @@ def _read_again(reading: _Reading, name: str, batch: ServerBatch) -> Outcome:
 
 def _not_whole(batch: ServerBatch, reading: _Reading) -> str:
     told = "" if batch.counts is None else f" (it says that {batch.counts.completed:,} were answered)"
+    left = reading.silent or len(reading.open)
     return (
-        f"Batch {batch.id} is {batch.status}{told}, and its files do not say what became of {reading.silent:,} of its "
+        f"Batch {batch.id} is {batch.status}{told}, and its files do not say what became of {left:,} of its "
         f"{len(reading.all):,} rows."
     )

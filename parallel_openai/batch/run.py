@@ -268,8 +268,7 @@ class BatchRun:
             if batch.is_refused:
                 await self._refused(part, batch)
             elif batch.has_ended:
-                is_last = self._troubles.looks(part) + 1 >= LOST_LOOKS
-                new = await self._collector.collect(part, batch, is_last=is_last)
+                new = await self._collector.collect(part, batch, self._troubles.looks(part) + 1)
                 await self._replace(part, new, "collected")
                 self._let_the_next_try(part.model)
             elif 0 < part.creating_at < time.time() - OVERDUE:

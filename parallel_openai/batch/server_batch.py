@@ -30,6 +30,7 @@ class ServerBatch:
         created_at: seconds since 1970.
         seconds: from there to its end.
         counts: of its rows.
+        has_begun: it went beyond the check of its input file.
         errors: why it failed.
         mark: what we called it.
     """
@@ -42,6 +43,7 @@ class ServerBatch:
     created_at: float
     seconds: float
     counts: Counts | None
+    has_begun: bool
     errors: tuple[Mapping[str, Any], ...]
     mark: str | None
 
@@ -61,6 +63,7 @@ class ServerBatch:
             created_at=created,
             seconds=max(0.0, next(filter(None, ends), created) - created),
             counts=_counts(told.get("request_counts")),
+            has_begun=_number(told.get("in_progress_at")) > 0,
             errors=_errors(told.get("errors")),
             mark=_text(named) or None,
         )
@@ -71,9 +74,10 @@ class ServerBatch:
 
     @property
     def is_refused(self) -> bool:
-        """Whether it failed before any of its rows was answered."""
-        done = self.counts.completed if self.counts is not None else 0
-        return self.status == "failed" and not (self.output_file_id or self.error_file_id or done)
+        """Whether it failed before any of its rows was answered, as far as it says."""
+        if self.status != "failed" or self.output_file_id or self.error_file_id:
+            return False
+        return not self.counts.completed if self.counts is not None else bool(self.errors) and not self.has_begun
 
     def why(self) -> str:
         """Why it failed, as far as the server says."""

@@ -248,3 +248,31 @@ def test_an_odd_line_costs_itself_and_is_billed_once(scripted: Scripted, submit:
     assert {code for kind, code in codes.items() if kind not in GOOD} == {"malformed_response"}
     assert len(scripted.batches) == len(ODD)
     assert set(scripted.billed.values()) == {1}
+
+
+def test_an_error_line_whose_answer_was_cut_off_is_not_believed_at_once(scripted: Scripted, submit: Verb) -> None:
+    def end(batch: dict[str, Any], asked: Asked) -> None:
+        batch["output_file_id"] = scripted.file(scripted.failed(asked[0]) + b"".join(map(scripted.line, asked)))
+        scripted.end(batch, len(asked), 0)
+
+    scripted.on_end = end
+    scripted.on_call = short(scripted, 1, times=5)
+    assert counts(submit(texts(1))) == {"succeeded": 1}
+    assert set(scripted.billed.values()) == {1}
+
+
+@pytest.mark.parametrize("status", ["failed", "expired", "cancelled"])
+def test_without_counts_a_batch_that_broke_off_is_looked_at_again_before_its_silence_is_believed(
+    scripted: Scripted, submit: Verb, status: str
+) -> None:
+    def end(batch: dict[str, Any], asked: Asked) -> None:
+        scripted.on_end = scripted.complete
+        batch["output_file_id"] = scripted.file(b"".join(map(scripted.line, asked[:2])))
+        scripted.end(batch, 2, 0, status)
+        batch["request_counts"] = None
+
+    scripted.on_end = end
+    scripted.on_call = shown_later(scripted, 6)
+    out = submit(texts(4))
+    assert counts(out) == ({"succeeded": 2, "cancelled": 2} if status == "cancelled" else {"succeeded": 4})
+    assert set(scripted.billed.values()) == {1}
