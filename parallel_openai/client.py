@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any, Literal
 from parallel_openai.arguments import mapping_of
 from parallel_openai.engine.address import Address, find_address
 from parallel_openai.engine.budget import Budget
-from parallel_openai.engine.gate import Gate, per_minute
+from parallel_openai.engine.gate import Gates, model_of, per_minute
 from parallel_openai.engine.keys import KeyFunction, find_key, make_headers
-from parallel_openai.engine.limiter import Limiter
+from parallel_openai.engine.limiters import Limiters
 from parallel_openai.engine.line import Line
 from parallel_openai.engine.loop import in_background
 from parallel_openai.engine.mishaps import tell
@@ -47,7 +47,8 @@ class Client:
         api_key: None: `OPENAI_API_KEY`. A server that wants none needs none. A function is asked for the key about once
             a minute, as suits Microsoft Entra's token providers.
         organization, project: None: `OPENAI_ORG_ID`, `OPENAI_PROJECT_ID`.
-        max_requests_per_minute, max_tokens_per_minute: the account's limits; None: read from the server's headers.
+        max_requests_per_minute, max_tokens_per_minute: the account's limits, for all models together; None: each
+            model's is read from the server's headers.
         max_concurrent_requests: requests in flight at the most; None: 500.
         max_attempts: sends of one request that may fail before its row does. Waiting for the limits counts as none.
         timeout: seconds for one answer, from the send to its last byte.
@@ -130,7 +131,7 @@ class Client:
         self.max_attempts = max_attempts
         self.timeout = timeout
         self.max_wait = max_wait
-        self.limiter = Limiter(max_requests_per_minute, max_tokens_per_minute, burst=burst, clock=time.monotonic)
+        self.limiter = Limiters(max_requests_per_minute, max_tokens_per_minute, burst=burst, clock=time.monotonic)
         self._shared = SharedAccount(shared) if shared is not None else None
         key = find_key(api_key, is_azure=address.is_azure, environment=os.environ, clock=time.monotonic)
         sent = make_headers(key.headers, organization, project, mapping_of(headers, "headers"), environment=os.environ)
@@ -163,28 +164,26 @@ class Client:
 
     @property
     def max_requests_per_minute(self) -> float | None:
-        """The limit in force: given, or read from the server; None while unknown, or where it is a day's."""
+        """The limit in force over all models asked: given, or read from the server; None while unknown, or a day's."""
         return per_minute(self.limiter.requests)
 
     @property
     def max_tokens_per_minute(self) -> float | None:
-        """The limit in force: given, or read from the server; None while unknown, or where it is a day's."""
+        """The limit in force over all models asked: given, or read from the server; None while unknown, or a day's."""
         return per_minute(self.limiter.tokens)
 
-    @property
-    def pace(self) -> tuple[float | None, float | None, int]:
+    def pace(self, model: str | None) -> tuple[float | None, float | None, int]:
         """Requests and tokens per minute as far as they are known, and by which of the counting rules tokens count."""
-        gate = self._gate
+        gate = self._gates.of(model)
         requests, tokens = (
             level.limit * 60.0 / level.period if level.limit is not None else None
             for level in (gate.requests, gate.tokens)
         )
         return requests, tokens, gate.counting.rule
 
-    @property
-    def largest_prompt(self) -> float | None:
-        """Tokens of the largest prompt that the limits ever let through; None while that is not known."""
-        return self._gate.largest
+    def largest_prompt(self, model: str | None) -> float | None:
+        """Tokens of the largest prompt that the model's limit ever lets through; None while that is not known."""
+        return self._gates.of(model).largest
 
     def url(self, request: APIRequest) -> str:
         """Where a request goes, without what its query says of keys."""
@@ -230,7 +229,7 @@ class Client:
         """
         processor = Processor(
             send=self._deliver,
-            limiter=self._gate,
+            limiter=self._gates,
             on_result=on_result,
             retry=RetryPolicy(self.max_attempts, max_wait=self.max_wait),
             status=status,
@@ -306,7 +305,7 @@ class Client:
         return f"Client({mask_url(self.base_url)!r}{shown})"
 
     @property
-    def _gate(self) -> Gate:
+    def _gates(self) -> Gates:
         return self.limiter
 
     @asynccontextmanager
@@ -318,8 +317,8 @@ class Client:
             yield
 
     async def _send_once(self, request: APIRequest) -> Response:
-        gate = self._gate
         async with self._at_work(StatusTracker()):
+            gate = self._gates.of(model_of(request))
             lease = await gate.acquire(request.size or NO_SIZE)
             try:
                 response = await self._deliver(request, lease)
@@ -402,7 +401,7 @@ class _Pool(Client):
         return f"Client.pool([{', '.join(map(repr, self.members))}])"
 
     @property
-    def _gate(self) -> Gate:
+    def _gates(self) -> Gates:
         return self._limiters
 
     @asynccontextmanager

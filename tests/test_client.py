@@ -229,8 +229,8 @@ def test_a_request_that_is_sent_by_itself_heeds_slow_down_too(server: Server) ->
             await asyncio.gather(*(request.call_api(client) for request in requests))
 
         asyncio.run(ask())
-        assert client.limiter.ramp.rate(time.monotonic()) < 100.0
-        assert client.limiter.requests.held_until < time.monotonic() + 5.0
+        assert client.limiter.of(HELLO["model"]).ramp.rate(time.monotonic()) < 100.0
+        assert client.limiter.of(HELLO["model"]).requests.held_until < time.monotonic() + 5.0
 
 
 def test_a_request_that_is_sent_by_itself_takes_no_more_than_its_share(server: Server) -> None:
@@ -239,7 +239,7 @@ def test_a_request_that_is_sent_by_itself_takes_no_more_than_its_share(server: S
     client = Client(server.base_url, max_requests_per_minute=600, shared="alone")
     try:
         assert status_of(client) == 200
-        assert client.limiter.requests.share == 0.5
+        assert client.limiter.of(HELLO["model"]).requests.share == 0.5
     finally:
         account.leave()
         client.close()

@@ -231,7 +231,7 @@ class BatchAPI:
             await self._sleep(wait)
 
     async def _send(self, send: Callable[[], Awaitable[Response]]) -> Response:
-        limiter = self._client.limiter
+        limiter = self._client.limiter.of(None)  # of no model
         lease = await limiter.acquire(NO_SIZE)
         try:
             return await send()

@@ -1,4 +1,5 @@
-"""The one limit of an account for all machines: who asks is told when to send, and a slot that is not used passes.
+"""The one limit of a model at an account, for all machines: who asks is told when to send, and a slot that is not used
+passes.
 
 For each dimension it keeps one number, the next moment that is free. A grant is a piece of time from there on, told as
 seconds from now, so that the machines' clocks need not agree. Nothing is saved up and nothing is given back, so a
@@ -17,6 +18,8 @@ from parallel_openai.engine.retry import Dimension
 
 DIMENSIONS: tuple[Dimension, Dimension] = ("requests", "tokens")
 INFINITY = float("inf")
+#: Requests and tokens per minute; None while unknown.
+Limits = tuple[float | None, float | None]
 
 #: So much of a limit is handed out: the rest is for what comes a little late and falls into the next second.
 SHARE = 0.95
@@ -91,12 +94,25 @@ class Grant:
     expires: bool = True
 
 
+class Given:
+    """What the caller gave for all models of an account together: for each dimension the next moment that is free."""
+
+    def __init__(self, max_requests_per_minute: float | None, max_tokens_per_minute: float | None, now: float) -> None:
+        limits = {"requests": max_requests_per_minute, "tokens": max_tokens_per_minute}
+        self.rates = {name: INFINITY if limits[name] is None else (limits[name] or 0.0) / 60 for name in DIMENSIONS}
+        self.free_at: dict[Dimension, float] = dict.fromkeys(DIMENSIONS, now)
+
+    def take(self, name: Dimension, amount: float, start: float) -> None:
+        self.free_at[name] = max(start, self.free_at[name]) + amount / (SHARE * self.rates[name])
+
+
 class Account:
-    """The books of one account.
+    """The books of one model at an account.
 
     Args:
         max_requests_per_minute, max_tokens_per_minute: the limits; None: learned from what the workers see.
         clock: gives seconds, never going back.
+        given: what holds for all models together; None: there is only this one.
 
     >>> account = Account(max_requests_per_minute=600, clock=lambda: 100.0)  # 10 a second, 9.5 are handed out
     >>> one = account.lease("one", requests=9)
@@ -111,12 +127,12 @@ class Account:
         max_tokens_per_minute: float | None = None,
         *,
         clock: Callable[[], float] = time.monotonic,
+        given: Given | None = None,
     ) -> None:
         self.clock = clock
         now = clock()
-        limits = {"requests": max_requests_per_minute, "tokens": max_tokens_per_minute}
-        self._given = {name: INFINITY if limits[name] is None else (limits[name] or 0.0) / 60 for name in DIMENSIONS}
-        self._rates = dict(self._given)
+        self._given = given or Given(max_requests_per_minute, max_tokens_per_minute, now)
+        self._rates = dict(self._given.rates)
         self._free_at: dict[Dimension, float] = dict.fromkeys(DIMENSIONS, now)
         self._pace: dict[Dimension, Pace] = {name: Pace(now) for name in DIMENSIONS}
         self._sent: dict[Dimension, float] = dict.fromkeys(DIMENSIONS, 0.0)
@@ -142,11 +158,12 @@ class Account:
         each = {"requests": 1.0, "tokens": tokens / requests}
         block = min(BLOCK / workers * rates[name] / each[name] if each[name] else INFINITY for name in DIMENSIONS)
         count = max(1, int(min(requests, block)))
-        start = max(now, *self._free_at.values())
+        start = max(now, *self._free_at.values(), *self._given.free_at.values())
         cause = max(DIMENSIONS, key=self._free_at.__getitem__)
         for name in DIMENSIONS:
             self._sent[name] += count * each[name]
             self._free_at[name] = start + count * each[name] / rates[name]
+            self._given.take(name, count * each[name], start)
         self._in_flight += count
         return Grant(count, start - now, max(self._free_at.values()) - start, cause)
 
@@ -165,9 +182,10 @@ class Account:
             plenty = self._left is not None and self._left > PLENTY
             settled = report.over - (report.under if plenty else 0.0)
             self._free_at["tokens"] = max(now, self._free_at["tokens"]) + settled / rate
+            self._given.take("tokens", settled, now)
 
     @property
-    def limits(self) -> tuple[float | None, float | None]:
+    def limits(self) -> Limits:
         """Requests and tokens per minute, as far as they are known."""
         known = [None if rate == INFINITY else rate * 60 for rate in self._rates.values()]
         return known[0], known[1]
@@ -192,7 +210,7 @@ class Account:
         return Grant(count, 0.0, cause="learning", expires=False)
 
     def _show(self, name: Dimension, shown: Shown) -> None:
-        self._rates[name] = min(shown.limit / shown.period, self._given[name])
+        self._rates[name] = min(shown.limit / shown.period, self._given.rates[name])
         if name == "tokens" and shown.left is not None:
             self._left = shown.left
 

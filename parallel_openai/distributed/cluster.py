@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
+import time
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -13,7 +14,8 @@ from typing import Any
 
 from parallel_openai import errors
 from parallel_openai.client import Client
-from parallel_openai.distributed.account import Account, Grant, Report
+from parallel_openai.distributed.account import Account, Given, Grant, Limits, Report
+from parallel_openai.engine.limiter import Limiter
 from parallel_openai.errors import InvalidInputError, MissingDependencyError
 
 NAMESPACE = "parallel_openai"
@@ -106,14 +108,17 @@ class Desk:
     """The actor: the account's books, and a place where workers find what they need and leave what they count."""
 
     def __init__(self, max_requests_per_minute: float | None, max_tokens_per_minute: float | None) -> None:
-        self._account = Account(max_requests_per_minute, max_tokens_per_minute)
+        self._given = Given(max_requests_per_minute, max_tokens_per_minute, time.monotonic())
+        self._models: dict[str | None, Account] = {}
         self._sealed: dict[str, Sealed] = {}
         self._counts: dict[str, dict[str, Counter[str]]] = {}
         self._stops: dict[str, tuple[str, str]] = {}
         self._ended: set[str] = set()
 
-    def lease(self, worker: str, requests: int, tokens: float, report: Report) -> Grant:
-        return self._account.lease(worker, requests, tokens, report)
+    def lease(self, model: str | None, worker: str, requests: int, tokens: float, report: Report) -> Grant:
+        if model not in self._models:
+            self._models[model] = Account(given=self._given)
+        return self._models[model].lease(worker, requests, tokens, report)
 
     def begin(self, run: str, sealed: Sealed) -> None:
         """A run of many workers begins, which all open what is sealed here."""
@@ -133,12 +138,12 @@ class Desk:
         """The run is to stop, with this error."""
         self._stops.setdefault(run, (error, sentence))
 
-    def totals(self, run: str) -> tuple[Counter[str], tuple[float | None, float | None], tuple[str, str] | None]:
-        """What all workers counted, the limits as they are known, and why the run stopped."""
+    def totals(self, run: str) -> tuple[Counter[str], dict[str | None, Limits], tuple[str, str] | None]:
+        """What all workers counted, each model's limits as they are known, and why the run stopped."""
         total: Counter[str] = Counter()
         for counts in self._counts.get(run, {}).values():
             total.update(counts)
-        return total, self._account.limits, self._stops.get(run)
+        return total, {model: each.limits for model, each in self._models.items()}, self._stops.get(run)
 
     def end(self, run: str) -> None:
         """Forget a run, and what was sealed for it; a worker that is left over hears of it."""
@@ -152,7 +157,7 @@ class DeskHandle:
     """A process's way to the account's desk, which is an actor. Where the actor has died, a new one takes its place."""
 
     name: str
-    limits: tuple[float | None, float | None]
+    limits: Limits
     _actor: Any = field(default=None, repr=False)
 
     def find(self) -> Any:
@@ -172,17 +177,24 @@ class DeskHandle:
     def __getstate__(self) -> dict[str, Any]:
         return {"name": self.name, "limits": self.limits, "_actor": None}
 
-    async def lease(self, worker: str, requests: int, tokens: float, report: Report) -> Grant:
+    async def lease(self, model: str | None, worker: str, requests: int, tokens: float, report: Report) -> Grant:
         from ray.exceptions import RayActorError
 
         for _ in range(TRIES):
             try:
-                grant: Grant = await self.find().lease.remote(worker, requests, tokens, report)
+                grant: Grant = await self.find().lease.remote(model, worker, requests, tokens, report)
                 return grant
             except RayActorError:
                 self.let_go()
                 await asyncio.sleep(AGAIN_AFTER)
         raise RuntimeError("The actor that keeps the account's limit cannot be reached.")
+
+
+def learn_limits(limiter: Limiter, limits: Limits, now: float) -> None:
+    """Take over a model's limits as the cluster knows them."""
+    for bucket, limit in zip((limiter.requests, limiter.tokens), limits, strict=True):
+        if limit is not None and limit != bucket.limit:
+            bucket.set_limit(limit, now)
 
 
 def error_of(stop: tuple[str, str], partial: Any = None) -> Exception:

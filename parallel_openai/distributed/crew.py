@@ -9,9 +9,18 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from parallel_openai.client import MAX_CONCURRENT_REQUESTS, Client
-from parallel_openai.distributed.cluster import DeskHandle, account_name, count_workers, error_of, find_ray, seal
+from parallel_openai.distributed.cluster import (
+    DeskHandle,
+    account_name,
+    count_workers,
+    error_of,
+    find_ray,
+    learn_limits,
+    seal,
+)
 from parallel_openai.distributed.worker import Delivery, Done, Parcel, Worker
 from parallel_openai.engine.budget import Budget
+from parallel_openai.engine.limiters import InUse
 from parallel_openai.engine.loop import COME_HOME
 from parallel_openai.engine.processor import End
 from parallel_openai.engine.status import StatusTracker
@@ -52,7 +61,7 @@ class Crew:
         self._room = concurrency + STOCK
         cpus = self._ray.cluster_resources().get("CPU", 1.0)
         self._cpus = min(1.0, cpus / self._workers)  # more workers than processors are welcome: they mostly wait
-        self._desk = DeskHandle(account_name(client), (client.max_requests_per_minute, client.max_tokens_per_minute))
+        self._desk = DeskHandle(account_name(client), client.limiter.given)
 
     async def process(
         self,
@@ -70,7 +79,7 @@ class Crew:
         """
         assert budget is None
         run = _Run(iter(requests), on_result, status, self._client)
-        status.timeline.begin(self._client.limiter, time.monotonic())
+        status.timeline.begin(run.limits, time.monotonic())
         self._desk.find()  # begun here, so that it lives as long as this run
         serving = [asyncio.ensure_future(self._serve(run)) for _ in range(self._workers)]
         for each in serving:
@@ -146,7 +155,8 @@ class _Run:
         self._again: deque[APIRequest] = deque()
         self._on_result = on_result
         self._status = status
-        self._client = client
+        self.limits = InUse(client.limiter)
+        self._limiters = client.limiter
         self._numbers = 0
         self._open = 0  # requests that workers have
         self._deaths = 0  # since the last result
@@ -265,12 +275,12 @@ class _Run:
             self._news.set()
 
     def _learn(self, delivery: Delivery, now: float) -> None:
-        limiter = self._client.limiter
-        for bucket, limit in zip((limiter.requests, limiter.tokens), delivery.limits, strict=True):
-            if limit is not None and limit != bucket.limit:
-                bucket.set_limit(limit, now)
-        for cause, seconds in delivery.waited.items():  # the workers wait at the same time
-            limiter.waited[cause] += seconds / max(1, len(self.working))
+        for heard in delivery.heard:
+            self.limits.of(heard.model)  # this run asks it
+            limiter = self._limiters.of(heard.model)
+            learn_limits(limiter, heard.limits, now)
+            for cause, seconds in heard.waited.items():  # the workers wait at the same time
+                limiter.waited[cause] += seconds / max(1, len(self.working))
 
     def _show_gauges(self) -> None:
         self._status.num_tasks_in_progress = sum(in_flight for in_flight, _ in self._gauges.values())

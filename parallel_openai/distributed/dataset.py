@@ -18,7 +18,15 @@ import pandas as pd
 from parallel_openai.client import Client
 from parallel_openai.default_client import client_for
 from parallel_openai.distributed.blocks import COUNTED, GAUGES, LOOK_EVERY, BlockWorker, Plan
-from parallel_openai.distributed.cluster import DeskHandle, account_name, count_workers, error_of, find_ray, seal
+from parallel_openai.distributed.cluster import (
+    DeskHandle,
+    account_name,
+    count_workers,
+    error_of,
+    find_ray,
+    learn_limits,
+    seal,
+)
 from parallel_openai.distributed.parts import Index, in_groups, scan
 from parallel_openai.engine.interrupts import check_held, hold_back, interrupt_with, is_interactive, noted_interrupts
 from parallel_openai.engine.journal import Sync
@@ -191,9 +199,7 @@ class _DatasetRun:
     def _run(self, ds: Any, *, show: bool) -> tuple[Any, tuple[str, str] | None]:
         """The finished dataset, and why the run stopped."""
         self.name = uuid.uuid4().hex[:12]
-        self.desk = DeskHandle(
-            account_name(self.client), (self.client.max_requests_per_minute, self.client.max_tokens_per_minute)
-        )
+        self.desk = DeskHandle(account_name(self.client), self.client.limiter.given)
         self._sealed = seal(self.client, self.workers)
         self.status.num_tasks_total = ds.count() * self.recipe.samples if _is_there(ds) else None
         self._begin()
@@ -299,10 +305,8 @@ class _DatasetRun:
         for name in (*COUNTED, *GAUGES):
             setattr(self.status, name, totals[name])
         self.status.cost_usd = totals["cost_usd"]
-        limiter = self.client.limiter
-        for bucket, limit in zip((limiter.requests, limiter.tokens), limits, strict=True):
-            if limit is not None and limit != bucket.limit:
-                bucket.set_limit(limit, time.monotonic())
+        for model, known in limits.items():
+            learn_limits(self.client.limiter.of(model), known, time.monotonic())
         found: tuple[str, str] | None = stop
         return found
 

@@ -6,12 +6,14 @@ import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 
-from parallel_openai.distributed.account import DIMENSIONS, Grant, Refusal, Report, Shown
+from parallel_openai.distributed.account import DIMENSIONS, Grant, Limits, Refusal, Report, Shown
 from parallel_openai.engine.bucket import Mark
 from parallel_openai.engine.counting import Counting, Lot
 from parallel_openai.engine.headers import Allowance, allowance
 from parallel_openai.engine.limiter import INFINITY, Lease, Limiter
+from parallel_openai.engine.limiters import Limiters
 from parallel_openai.engine.retry import Dimension
 from parallel_openai.records import Size, Usage
 
@@ -214,6 +216,46 @@ class LeasedLimiter(Limiter):
         for number in range(grant.requests):
             at = now + grant.start + number * step
             self._slots.append(_Slot(at, at + LATE if grant.expires else INFINITY, tokens, grant.cause))
+
+
+class LeasedLimiters(Limiters):
+    """Gives each model a limiter that asks the account for its slots.
+
+    Args:
+        ask: asks the account for a model's grant.
+        limits: what was given for all models together.
+        clock: gives seconds, never going back.
+    """
+
+    def __init__(
+        self,
+        ask: Callable[[str | None, int, float, Report], Awaitable[Grant]],
+        limits: Limits,
+        *,
+        clock: Callable[[], float],
+    ) -> None:
+        self._ask = ask
+        self._leased: list[LeasedLimiter] = []
+        self._closed = False
+        super().__init__(*limits, clock=clock)
+
+    def close(self) -> None:
+        """Let nothing more out."""
+        self._closed = True
+        for each in self._leased:
+            each.close()
+
+    async def all_back(self) -> None:
+        """Wait until nothing is on its way any more."""
+        for each in self._leased:
+            await each.all_back()
+
+    def _new(self, model: str | None) -> LeasedLimiter:
+        limiter = LeasedLimiter(partial(self._ask, model), *self.given, clock=self.clock)
+        self._leased.append(limiter)
+        if self._closed:
+            limiter.close()
+        return limiter
 
 
 class _SafeCounting(Counting):

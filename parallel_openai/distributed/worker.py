@@ -10,11 +10,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 from parallel_openai.client import Client
-from parallel_openai.distributed.account import Grant, Report
+from parallel_openai.distributed.account import Grant, Limits, Report
 from parallel_openai.distributed.cluster import DeskHandle, Sealed, worker_name
-from parallel_openai.distributed.limiter import LeasedLimiter
+from parallel_openai.distributed.limiter import LeasedLimiters
 from parallel_openai.engine.feed import Feed
-from parallel_openai.engine.gate import Gate
+from parallel_openai.engine.gate import RunLimits, per_minute
+from parallel_openai.engine.limiter import Limiter
 from parallel_openai.engine.retry import Verdict
 from parallel_openai.engine.sizes import NO_SIZE
 from parallel_openai.engine.status import StatusTracker
@@ -109,6 +110,15 @@ class Recording:
             timeline.failed(now - one.came, response, one.verdict)
 
 
+@dataclass(frozen=True, slots=True)
+class Heard:
+    """A model's limits as a worker knows them, and seconds that the next request to it had to wait, by cause."""
+
+    model: str | None
+    limits: Limits
+    waited: Counter[str]
+
+
 @dataclass(slots=True)
 class Delivery:
     """What happened at a worker since the last one.
@@ -118,8 +128,7 @@ class Delivery:
         recording: what was sent, and what came of it.
         counts: how much the counters have grown.
         in_flight, waiting: requests on the wire, and those that wait to be sent again.
-        limits: requests and tokens per minute, as the worker knows them.
-        waited: seconds that the next request had to wait, by cause.
+        heard: of each model.
         stop: why the run must end: the error's name and sentence.
     """
 
@@ -128,8 +137,7 @@ class Delivery:
     counts: Counter[str]
     in_flight: int
     waiting: int
-    limits: tuple[float | None, float | None]
-    waited: Counter[str]
+    heard: list[Heard]
     stop: tuple[str, str] | None
 
 
@@ -143,7 +151,7 @@ class Tape(Timeline):
         self.answers: list[Answered] = []
         self.failures: list[Failed] = []
 
-    def begin(self, limiter: Gate, now: float) -> None:
+    def begin(self, limiter: RunLimits, now: float) -> None:
         pass
 
     def end(self, now: float, *, max_concurrent_requests: int) -> None:
@@ -173,17 +181,16 @@ class Tape(Timeline):
         return Recording(sends, answers, failures)
 
 
-def leased_client(sealed: Sealed, desk: DeskHandle) -> tuple[Client, LeasedLimiter]:
+def leased_client(sealed: Sealed, desk: DeskHandle) -> tuple[Client, LeasedLimiters]:
     """A client that sends when the account's actor says."""
     name = worker_name()
 
-    async def ask(requests: int, tokens: float, report: Report) -> Grant:
-        return await desk.lease(name, requests, tokens, report)
+    async def ask(model: str | None, requests: int, tokens: float, report: Report) -> Grant:
+        return await desk.lease(model, name, requests, tokens, report)
 
     client = Client.of_account(sealed.open())
-    limiter = LeasedLimiter(ask, *desk.limits, clock=time.monotonic)
-    client.limiter = limiter
-    return client, limiter
+    client.limiter = limiters = LeasedLimiters(ask, desk.limits, clock=time.monotonic)
+    return client, limiters
 
 
 @dataclass
@@ -200,11 +207,11 @@ class Worker:
 
     async def open(self, sealed: Sealed) -> str:
         """Begin, and give this worker's name."""
-        self._client, self._limiter = leased_client(sealed, self.desk)
+        self._client, self._limiters = leased_client(sealed, self.desk)
         self._tape = Tape()
         self._status = StatusTracker(timeline=self._tape)
         self._told: Counter[str] = Counter()
-        self._told_waited: Counter[str] = Counter()
+        self._told_waited: dict[str | None, Counter[str]] = {}
         self._news = asyncio.Event()
         self._running = asyncio.ensure_future(self._run())
         return worker_name()
@@ -224,9 +231,9 @@ class Worker:
 
     async def come_home(self, seconds: float) -> Delivery:
         """Send nothing more, wait for what is on its way, at the most so many seconds, and give what came."""
-        self._limiter.close()
+        self._limiters.close()
         try:
-            await asyncio.wait_for(self._limiter.all_back(), seconds)
+            await asyncio.wait_for(self._limiters.all_back(), seconds)
         except asyncio.TimeoutError:
             pass
         return self._deliver()
@@ -258,19 +265,22 @@ class Worker:
     def _deliver(self) -> Delivery:
         results, self._results = self._results, []
         counts = Counter({name: getattr(self._status, name) for name in COUNTS})
-        waited = Counter(self._limiter.waited)
         delivery = Delivery(
             results,
             self._tape.take(time.monotonic()),
             _grown(counts, self._told),
             self._status.num_tasks_in_progress,
             self._status.num_tasks_waiting,
-            (self._client.max_requests_per_minute, self._client.max_tokens_per_minute),
-            _grown(waited, self._told_waited),
+            [self._heard_of(model, limiter) for model, limiter in self._limiters],
             self._stop,
         )
-        self._told, self._told_waited = counts, waited
+        self._told = counts
         return delivery
+
+    def _heard_of(self, model: str | None, limiter: Limiter) -> Heard:
+        waited = Counter(limiter.waited)
+        before, self._told_waited[model] = self._told_waited.get(model, Counter()), waited
+        return Heard(model, (per_minute(limiter.requests), per_minute(limiter.tokens)), _grown(waited, before))
 
 
 def _grown(now: Counter[str], before: Counter[str]) -> Counter[str]:

@@ -57,7 +57,7 @@ def smaller_cap(
     """The cap to propose, or None where it would not help.
 
     Args:
-        limiter: the account that the run was on.
+        limiter: the model's, at the account that the run was on.
         sizes: a sample of what was answered.
         name: how the requests call their cap.
         answers: how many answers there were.

@@ -1,13 +1,13 @@
-"""What stands before every send: one account's limiter, or several behind one face."""
+"""What stands before every send: a model's limiter at one account, or at several behind one face."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any, Protocol
 
 from parallel_openai.engine.counting import Counting
 from parallel_openai.engine.retry import Dimension
-from parallel_openai.records import Size, Usage
+from parallel_openai.records import APIRequest, Size, Usage
 
 
 class Level(Protocol):
@@ -34,17 +34,37 @@ def per_minute(level: Level) -> float | None:
     return level.limit if level.period == 60.0 else None
 
 
-class Gate(Protocol):
-    """Says when a request may be sent, and learns from what became of it. A lease is whatever `acquire` gives."""
+def model_of(request: APIRequest) -> str | None:
+    """The model that a request asks; None where it does not say."""
+    model = request.request_json.get("model")
+    return model if isinstance(model, str) else None
+
+
+class RunLimits(Protocol):
+    """The limits of a run's models together, and what they made it wait for."""
 
     @property
     def requests(self) -> Level: ...
     @property
     def tokens(self) -> Level: ...
     @property
-    def counting(self) -> Counting: ...
-    @property
     def waited(self) -> Mapping[str, float]: ...
+
+    def of(self, model: str | None) -> Gate: ...
+
+
+class Gates(Protocol):
+    """Gives the gate that a model's requests go through, and shows a dimension of several of them together."""
+
+    def of(self, model: str | None) -> Gate: ...
+    def level(self, dimension: Dimension, models: Collection[str | None]) -> Level: ...
+
+
+class Gate(RunLimits, Gates, Protocol):
+    """Says when a request may be sent, and learns from what became of it. A lease is whatever `acquire` gives."""
+
+    @property
+    def counting(self) -> Counting: ...
     @property
     def largest(self) -> float | None: ...
     @property

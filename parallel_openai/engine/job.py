@@ -7,6 +7,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field
 
 from parallel_openai.engine.budget import Reserve
+from parallel_openai.engine.gate import Gate
 from parallel_openai.engine.sizes import NO_SIZE
 from parallel_openai.records import APIRequest, Attempt, Size
 
@@ -20,6 +21,7 @@ class Job:
     """A request with what it has been through.
 
     Attributes:
+        limiter: its model's.
         ready_at: when it was or will be ready to be sent, on the clock.
         attempts: its sends.
         errors: what went wrong with those that did, as sentences.
@@ -31,6 +33,7 @@ class Job:
     """
 
     request: APIRequest
+    limiter: Gate
     ready_at: float
     attempts: list[Attempt] = field(default_factory=list)
     errors: list[str] = field(default_factory=list)

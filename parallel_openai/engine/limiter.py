@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 
 from parallel_openai.engine.bucket import Bucket, Mark
@@ -45,7 +45,7 @@ class Lease:
 
 
 class Limiter:
-    """An account's request and token budgets, shared by all its runs.
+    """One model's request and token budgets at an account, shared by all its runs.
 
     Args:
         max_requests_per_minute, max_tokens_per_minute: the account's limits; None: read from the server's headers.
@@ -87,6 +87,14 @@ class Limiter:
         self.requests.set_share(share, now)
         self.tokens.set_share(share, now)
         self._line.tell()
+
+    def of(self, model: str | None) -> Limiter:
+        """Itself: alone, it serves all models."""
+        return self
+
+    def level(self, dimension: Dimension, models: Collection[str | None]) -> Bucket:
+        bucket: Bucket = getattr(self, dimension)
+        return bucket
 
     async def acquire(self, size: Size) -> Lease:
         """Wait in line until the request may be sent, and set its capacity aside.
@@ -145,7 +153,7 @@ class Limiter:
         self.requests.accepted(lease.request_mark, allowance(headers, "requests"), now)
         shown = allowance(headers, "tokens")
         self.tokens.accepted(lease.token_mark, shown, now)
-        self.tokens.adjust(self.counting.finished(lease.lot, usage))
+        self._settle(self.counting.finished(lease.lot, usage))
         if shown is not None:
             self.counting.learn(lease.lot, shown, lease.token_mark, self.tokens.capacity)
         self._line.tell()
@@ -204,6 +212,10 @@ class Limiter:
         request_mark = self.requests.charge(1.0, now)
         token_mark = self.tokens.charge(max(1.0, lot.charges[self.counting.rule]), now)
         return Lease(size, request_mark, token_mark, lot)
+
+    def _settle(self, tokens: float) -> None:
+        """So much more, or negative less, was charged than was thought at the send."""
+        self.tokens.adjust(tokens)
 
     def _plan(self, cost: float, now: float) -> tuple[float, str]:
         """Seconds until a request of that cost may be sent, and what they are for."""

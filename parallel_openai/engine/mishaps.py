@@ -45,14 +45,12 @@ class Mishaps:
     """Decides, and tells the limiter and the counters.
 
     Args:
-        limiter: which let the send through.
         retry: says how often.
         status: where things are counted.
         clock: seconds, never going back.
     """
 
-    def __init__(self, limiter: Gate, retry: RetryPolicy, status: StatusTracker, clock: Callable[[], float]) -> None:
-        self._limiter = limiter
+    def __init__(self, retry: RetryPolicy, status: StatusTracker, clock: Callable[[], float]) -> None:
         self._retry = retry
         self._status = status
         self._clock = clock
@@ -66,12 +64,12 @@ class Mishaps:
         self._count(response)
         job.errors.append(verdict.message or "")
         if verdict.kind == "stop":
-            tell(self._limiter, lease, response, verdict)
+            tell(job.limiter, lease, response, verdict)
             assert verdict.stop is not None
             raise verdict.stop(_advice(verdict))
         if verdict.kind == "hold":
             return self._held(job, lease, response, verdict)
-        tell(self._limiter, lease, response, verdict)
+        tell(job.limiter, lease, response, verdict)
         job.failures += 1
         if verdict.kind == "fail" or job.failures >= self._retry.max_attempts:
             return verdict
@@ -88,7 +86,7 @@ class Mishaps:
         if verdict.dimension == "tokens":
             job.refusals += 1
             held = now - job.held_since
-            if self._limiter.seems_too_large(job.size, job.refusals, held, response.headers):
+            if job.limiter.seems_too_large(job.size, job.refusals, held, response.headers):
                 return replace(verdict, code="request_too_large", message=_TOO_LARGE + (verdict.message or ""))
         is_limit = response.status == 429 and verdict.code != RESOURCE_UNAVAILABLE
         if is_limit and (verdict.wait or 0.0) > self._retry.max_wait:  # all the others would wait as long
@@ -113,7 +111,7 @@ class Mishaps:
             delay = verdict.wait if verdict.wait is not None else backoff  # the limiter may hold nobody else back
         else:
             delay = hold = max(verdict.wait or 0.0, 0.5 + backoff)
-        tell(self._limiter, lease, response, verdict, hold=hold)
+        tell(job.limiter, lease, response, verdict, hold=hold)
         return delay
 
     def _waited_enough(self, verdict: Verdict) -> Verdict:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from parallel_openai.engine.bucket import Bucket
 from parallel_openai.engine.counting import Counting
+from parallel_openai.engine.gate import Level
 from parallel_openai.engine.limiter import INFINITY, Lease, Limiter
+from parallel_openai.engine.limiters import MOST_MODELS, Limiters, Sum
 from parallel_openai.engine.retry import Dimension, Verdict, judge
 from parallel_openai.engine.waiting import WaitingLine
 from parallel_openai.errors import RunStoppedError
@@ -32,7 +33,7 @@ class Member:
 
     Attributes:
         name: for people; it shows no key.
-        limiter: says when.
+        limiter: says when, for each model.
         post: puts a request on the wire.
         max_concurrent_requests: in flight at the most.
         out: why it is asked no more; None while it is.
@@ -40,7 +41,7 @@ class Member:
     """
 
     name: str
-    limiter: Limiter
+    limiter: Limiters | Limiter
     post: Callable[[APIRequest], Awaitable[Response]]
     max_concurrent_requests: int = 500
     out: str | None = None
@@ -96,40 +97,11 @@ class PoolLease:
     member: Member
     lease: Lease | None
     size: Size
-
-
-class Sum:
-    """One dimension of all the members' limits together."""
-
-    def __init__(self, pool: PoolLimiter, dimension: Dimension) -> None:
-        self._pool, self._dimension = pool, dimension
+    model: PoolModel
 
     @property
-    def limit(self) -> float | None:
-        """Per minute; None unless each member's is known."""
-        limits = [each.limit * 60.0 / each.period for each in self._buckets if each.limit is not None]
-        return sum(limits) if len(limits) == len(self._pool.alive) else None
-
-    @property
-    def period(self) -> float:
-        return 60.0
-
-    @property
-    def rate(self) -> float:
-        return sum(each.rate for each in self._buckets)
-
-    @property
-    def capacity(self) -> float:
-        return sum(each.capacity for each in self._buckets)
-
-    @property
-    def known(self) -> bool:
-        return all(each.known for each in self._buckets)
-
-    @property
-    def _buckets(self) -> list[Bucket]:
-        limiters = [each.limiter for each in self._pool.alive]
-        return [each.requests if self._dimension == "requests" else each.tokens for each in limiters]
+    def limiter(self) -> Limiter:
+        return self.member.limiter.of(self.model.name)
 
 
 class PoolLimiter:
@@ -146,12 +118,16 @@ class PoolLimiter:
     def __init__(self, members: Sequence[Member], *, clock: Callable[[], float]) -> None:
         self.members = members
         self.clock = clock
-        self._line = WaitingLine(clock)
-        self.waited = self._line.waited
-        self.requests = Sum(self, "requests")
-        self.tokens = Sum(self, "tokens")
-        self._next = 0
+        self._models: dict[str | None, PoolModel] = {}
         self._last_stop: type[RunStoppedError] = RunStoppedError
+
+    def of(self, model: str | None) -> PoolModel:
+        """The limiters of one model at all accounts."""
+        if model not in self._models:
+            if len(self._models) >= MOST_MODELS and model is not None:
+                return self.of(None)
+            self._models[model] = PoolModel(self, model)
+        return self._models[model]
 
     @property
     def alive(self) -> list[Member]:
@@ -159,33 +135,15 @@ class PoolLimiter:
         return [each for each in self.members if each.out is None] or list(self.members)
 
     @property
-    def counting(self) -> Counting:
-        return self.alive[0].limiter.counting
+    def requests(self) -> Level:
+        return Sum([each.limiter.requests for each in self.alive])
 
     @property
-    def largest(self) -> float | None:
-        sizes = [each.limiter.largest for each in self.alive]
-        return None if None in sizes else max(filter(None, sizes))
+    def tokens(self) -> Level:
+        return Sum([each.limiter.tokens for each in self.alive])
 
-    async def acquire(self, size: Size) -> PoolLease:
-        """Wait in line until one of the members has capacity for the request, and set it aside there."""
-        lease = self.at_once(size)
-        if lease is not None:
-            return lease
-        return await self._line.wait(lambda: self._take_of_those_left(size), lambda: self._plan(size))
-
-    def delay(self, size: Size) -> tuple[float, str]:
-        """Seconds until some member may send the request, as far as is known, and what they are for."""
-        return self._plan(size)
-
-    def at_once(self, size: Size) -> PoolLease | None:
-        """The same where nobody waits and there is room; else None."""
-        self._check_left()
-        return self._take(size) if self._line.is_empty else None
-
-    @property
-    def counts_tokens(self) -> bool:
-        return any(each.limiter.counts_tokens for each in self.alive)
+    def level(self, dimension: Dimension, models: Collection[str | None]) -> Level:
+        return Sum([each.limiter.level(dimension, models) for each in self.alive])
 
     async def send(self, request: APIRequest, lease: PoolLease) -> Response:
         """Send it to the lease's member; where that one turns out to be refused for good, to another.
@@ -206,37 +164,8 @@ class PoolLimiter:
                     return response
             self._put_out(member, verdict)
             self._give_back(lease)
-            moved = await self.acquire(lease.size)
+            moved = await lease.model.acquire(lease.size)
             lease.member, lease.lease = moved.member, moved.lease
-
-    def never_fits(self, size: Size) -> bool:
-        return all(each.limiter.never_fits(size) for each in self.alive)
-
-    def seems_too_large(self, size: Size, refusals: int, seconds: float, headers: Mapping[str, str]) -> bool:
-        return all(each.limiter.seems_too_large(size, refusals, seconds, headers) for each in self.alive)
-
-    def answered(self, lease: PoolLease, headers: Mapping[str, str], usage: Usage | None = None) -> None:
-        if lease.lease is not None:
-            lease.member.limiter.answered(lease.lease, headers, usage)
-        self._line.tell()
-
-    def refused(
-        self, lease: PoolLease, headers: Mapping[str, str], dimension: Dimension | None, wait: float | None
-    ) -> Any:
-        refused: Callable[..., Any] = lease.member.limiter.refused
-        held = refused(lease.lease, headers, dimension, wait) if lease.lease is not None else None
-        self._line.tell()
-        return held
-
-    def slow_down(self, lease: PoolLease, wait: float | None) -> None:
-        if lease.lease is not None:
-            lease.member.limiter.slow_down(lease.lease, wait)
-        self._line.tell()
-
-    def unanswered(self, lease: PoolLease, *, hold: float = 0.0) -> None:
-        if lease.lease is not None:
-            lease.member.limiter.unanswered(lease.lease, hold=hold)
-        self._line.tell()
 
     def begin(self) -> None:
         """A new run tries all members."""
@@ -251,33 +180,16 @@ class PoolLimiter:
             for each, before in zip(self.members, first, strict=True)
         ]
 
-    def _take(self, size: Size) -> PoolLease | None:
-        """Of the members with capacity the one after the last that was taken, so that all learn their limits."""
-        now = self.clock()
-        for member in self._candidates(size):
-            if member.has_room(now) and (lease := member.limiter.take(size)) is not None:
-                self._next = self.members.index(member) + 1
-                return PoolLease(member, lease, size)
-        return None
+    def tell(self) -> None:
+        """There is news of a member: whoever is first in line for a model looks again."""
+        for each in self._models.values():
+            each.line.tell()
 
-    def _candidates(self, size: Size) -> Iterable[Member]:
-        start = self._next % len(self.members)
-        inside = [each for each in (*self.members[start:], *self.members[:start]) if each.out is None]
-        return [each for each in inside if not each.limiter.never_fits(size)] or inside
-
-    def _take_of_those_left(self, size: Size) -> PoolLease | None:
-        self._check_left()
-        return self._take(size)
-
-    def _plan(self, size: Size) -> tuple[float, str]:
-        now = self.clock()
-        return min((self._delay(each, size, now) for each in self._candidates(size)), default=(INFINITY, "learning"))
-
-    def _delay(self, member: Member, size: Size, now: float) -> tuple[float, str]:
-        if not member.has_room(now):
-            return member.rests_for(now), "refused"
-        delay, cause = member.limiter.delay(size)
-        return max(delay, 0.001), cause
+    def check_left(self) -> None:
+        """Raises the last member's RunStoppedError where none is left."""
+        if all(each.out is not None for each in self.members):
+            reasons = "\n".join(f"{each.name}: {each.out}" for each in self.members)
+            raise self._last_stop(f"No account of the pool is left. What was finished is kept.\n{reasons}")
 
     def _put_out(self, member: Member, verdict: Verdict) -> None:
         if member.out is not None:
@@ -289,16 +201,132 @@ class PoolLimiter:
             log.warning(
                 "%s is put out of the pool, %d of %d go on: %s", member.name, left, len(self.members), member.out
             )
-        self._line.tell()
+        self.tell()
 
     def _give_back(self, lease: PoolLease) -> None:
         given, lease.lease = lease.lease, None
         if given is not None:
-            lease.member.limiter.unanswered(given)
-            self._line.tell()
+            lease.limiter.unanswered(given)
+            self.tell()
 
-    def _check_left(self) -> None:
-        """Raises the last member's RunStoppedError where none is left."""
-        if all(each.out is not None for each in self.members):
-            reasons = "\n".join(f"{each.name}: {each.out}" for each in self.members)
-            raise self._last_stop(f"No account of the pool is left. What was finished is kept.\n{reasons}")
+
+class PoolModel:
+    """One model's limiters at all the accounts of a pool.
+
+    Args:
+        pool: whose.
+        name: the model's; None: whatever requests that name none are for.
+    """
+
+    def __init__(self, pool: PoolLimiter, name: str | None) -> None:
+        self.name = name
+        self.line = WaitingLine(pool.clock)
+        self.waited = self.line.waited
+        self._pool = pool
+        self._next = 0
+
+    def of(self, model: str | None) -> PoolModel:
+        """Itself: it serves one model."""
+        return self
+
+    @property
+    def requests(self) -> Level:
+        return Sum([each.requests for each in self._limiters])
+
+    @property
+    def tokens(self) -> Level:
+        return Sum([each.tokens for each in self._limiters])
+
+    def level(self, dimension: Dimension, models: Collection[str | None]) -> Level:
+        return self.requests if dimension == "requests" else self.tokens
+
+    @property
+    def counting(self) -> Counting:
+        return self._limiters[0].counting
+
+    @property
+    def counts_tokens(self) -> bool:
+        return any(each.counts_tokens for each in self._limiters)
+
+    @property
+    def largest(self) -> float | None:
+        sizes = [each.largest for each in self._limiters]
+        return None if None in sizes else max(filter(None, sizes))
+
+    async def acquire(self, size: Size) -> PoolLease:
+        """Wait in line until one of the members has capacity for the request, and set it aside there."""
+        lease = self.at_once(size)
+        if lease is not None:
+            return lease
+        return await self.line.wait(lambda: self._take_of_those_left(size), lambda: self.delay(size))
+
+    def delay(self, size: Size) -> tuple[float, str]:
+        """Seconds until some member may send the request, as far as is known, and what they are for."""
+        now = self._pool.clock()
+        return min((self._delay(each, size, now) for each in self._candidates(size)), default=(INFINITY, "learning"))
+
+    def at_once(self, size: Size) -> PoolLease | None:
+        """The same where nobody waits and there is room; else None."""
+        self._pool.check_left()
+        return self._take(size) if self.line.is_empty else None
+
+    def never_fits(self, size: Size) -> bool:
+        return all(each.never_fits(size) for each in self._limiters)
+
+    def seems_too_large(self, size: Size, refusals: int, seconds: float, headers: Mapping[str, str]) -> bool:
+        return all(each.seems_too_large(size, refusals, seconds, headers) for each in self._limiters)
+
+    def answered(self, lease: PoolLease, headers: Mapping[str, str], usage: Usage | None = None) -> None:
+        if lease.lease is not None:
+            lease.limiter.answered(lease.lease, headers, usage)
+        self._pool.tell()
+
+    def refused(
+        self, lease: PoolLease, headers: Mapping[str, str], dimension: Dimension | None, wait: float | None
+    ) -> Any:
+        refused: Callable[..., Any] = lease.limiter.refused
+        held = refused(lease.lease, headers, dimension, wait) if lease.lease is not None else None
+        self._pool.tell()
+        return held
+
+    def slow_down(self, lease: PoolLease, wait: float | None) -> None:
+        if lease.lease is not None:
+            lease.limiter.slow_down(lease.lease, wait)
+        self._pool.tell()
+
+    def unanswered(self, lease: PoolLease, *, hold: float = 0.0) -> None:
+        if lease.lease is not None:
+            lease.limiter.unanswered(lease.lease, hold=hold)
+        self._pool.tell()
+
+    @property
+    def _limiters(self) -> list[Limiter]:
+        return [self._of(each) for each in self._pool.alive]
+
+    def _of(self, member: Member) -> Limiter:
+        return member.limiter.of(self.name)
+
+    def _take(self, size: Size) -> PoolLease | None:
+        """Of the members with capacity the one after the last that was taken, so that all learn their limits."""
+        now = self._pool.clock()
+        for member in self._candidates(size):
+            if member.has_room(now) and (lease := self._of(member).take(size)) is not None:
+                self._next = self._pool.members.index(member) + 1
+                return PoolLease(member, lease, size, self)
+        return None
+
+    def _candidates(self, size: Size) -> Iterable[Member]:
+        members = self._pool.members
+        start = self._next % len(members)
+        inside = [each for each in (*members[start:], *members[:start]) if each.out is None]
+        return [each for each in inside if not self._of(each).never_fits(size)] or inside
+
+    def _take_of_those_left(self, size: Size) -> PoolLease | None:
+        self._pool.check_left()
+        return self._take(size)
+
+    def _delay(self, member: Member, size: Size, now: float) -> tuple[float, str]:
+        if not member.has_room(now):
+            return member.rests_for(now), "refused"
+        delay, cause = self._of(member).delay(size)
+        return max(delay, 0.001), cause

@@ -12,10 +12,12 @@ import time
 from collections.abc import Awaitable, Callable, Iterable, Iterator
 from typing import Any, Literal
 
+from parallel_openai.engine.backlog import Backlog
 from parallel_openai.engine.budget import Budget
 from parallel_openai.engine.feed import Feed
-from parallel_openai.engine.gate import Gate
+from parallel_openai.engine.gate import Gate, Gates, model_of
 from parallel_openai.engine.job import Job, sends_no_more
+from parallel_openai.engine.limiters import InUse
 from parallel_openai.engine.loop import COME_HOME
 from parallel_openai.engine.mishaps import Mishaps, Outages
 from parallel_openai.engine.retry import DONE, RetryPolicy, Verdict, judge
@@ -39,7 +41,7 @@ class Processor:
 
     Args:
         send: puts one request on the wire, with the lease it got from the limiter, and gives the answer.
-        limiter: says when.
+        limiter: gives the limiter of each model, which says when.
         retry: says how often.
         status: where things are counted.
         on_result: called once for each request that came to its end, in the order of their ends. It may give a
@@ -52,14 +54,15 @@ class Processor:
     One worker at a time stands at the gate: it takes the next request and waits for its capacity. When it goes off to
     send, another takes its place, a new one if all are busy. So there are never more workers than the limits can use,
     the requests go out in order, and none is a task of its own. Where nothing must be waited for, which is the usual
-    case, a worker passes the gate without a switch of tasks.
+    case, a worker passes the gate without a switch of tasks. Where a run asks several models, one worker for each of
+    them waits beside the gate, and the order holds within a model.
     """
 
     def __init__(
         self,
         *,
         send: Callable[[APIRequest, Any], Awaitable[Response]],
-        limiter: Gate,
+        limiter: Gates,
         on_result: Callable[[Result], APIRequest | None],
         retry: RetryPolicy | None = None,
         status: StatusTracker | None = None,
@@ -69,7 +72,7 @@ class Processor:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._send = send
-        self._limiter = limiter
+        self._limits = InUse(limiter)
         self._on_result = on_result
         self._status = status or StatusTracker()
         self._max_workers = max_concurrent_requests
@@ -79,12 +82,13 @@ class Processor:
         self._clock = clock
         retry = retry or RetryPolicy()
         self._max_wait = retry.max_wait
-        self._mishaps = Mishaps(limiter, retry, self._status, clock)
+        self._mishaps = Mishaps(retry, self._status, clock)
         self._source: Iterator[APIRequest | None] = iter(())
         self._sizes = Sizes()
         self._first: Job | None = None  # taken up already, and to be sent next
         self._pause = False  # whether the source wants other work of the loop to go first
         self._retries: list[tuple[float, int, Job]] = []
+        self._backlog = Backlog(max_concurrent_requests)
         self._pushed = 0
         self._busy = 0
         self._at_gate = 0
@@ -110,7 +114,7 @@ class Processor:
         if isinstance(requests, Feed):
             requests.on_news(self._news.set)
         self._end: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._status.timeline.begin(self._limiter, self._clock())
+        self._status.timeline.begin(self._limits, self._clock())
         mine = sends_no_more.set(lambda: self._stopped)
         self._hire()
         sends_no_more.reset(mine)  # the workers have it from their beginning on
@@ -185,10 +189,8 @@ class Processor:
                 ready = await self._at_the_gate()
                 if ready is None:
                     return
-            self._at_gate -= 1
+            self._leave_gate()
             self._busy += 1
-            if not self._at_gate and len(self._workers) < self._max_workers:
-                self._hire()
             try:
                 await self._attempt(*ready)
             finally:
@@ -206,8 +208,8 @@ class Processor:
         job = self._first = self._first or self._take_up()
         if job is None:
             return None
-        job.size = self._sizes.of(job.request, exactly=self._limiter.counts_tokens)
-        lease = self._limiter.at_once(job.size)
+        job.size = self._sizes.of(job.request, exactly=job.limiter.counts_tokens)
+        lease = job.limiter.at_once(job.size)
         if lease is None:
             return None
         self._first = None
@@ -224,19 +226,38 @@ class Processor:
                 if job is None or not await self._afford(job):
                     self._at_gate -= 1
                     return None
-                job.size = self._sizes.of(job.request, exactly=self._limiter.counts_tokens)
+                job.size = self._sizes.of(job.request, exactly=job.limiter.counts_tokens)
                 self._check_wait(job)
-                lease = await self._limiter.acquire(job.size)
+                is_alone = not self._limits.several
+                lease = await job.limiter.acquire(job.size) if is_alone else job.limiter.at_once(job.size)
+            if lease is None:
+                lease = await self._wait_beside(job)
         finally:
             self._in_line.discard(worker)
         if self._stopped:
-            self._limiter.unanswered(lease)
+            job.limiter.unanswered(lease)
             return None
         if self._seconds_left() == 0.0:  # the loop was too busy to ring in time
-            self._limiter.unanswered(lease)
+            job.limiter.unanswered(lease)
             self._finish_early("deadline")
             return None
         return job, lease
+
+    async def _wait_beside(self, job: Job) -> Any:
+        """The lease, for which this worker waits while another one takes up what is for other models."""
+        self._backlog.begin_wait(job)
+        self._leave_gate()
+        try:
+            return await job.limiter.acquire(job.size)
+        finally:
+            self._backlog.end_wait(job)
+            self._at_gate += 1
+            self._news.set()
+
+    def _leave_gate(self) -> None:
+        self._at_gate -= 1
+        if not self._at_gate and len(self._workers) < self._max_workers:
+            self._hire()
 
     def _check_wait(self, job: Job) -> None:
         """A day's limit that is used up is no wait for a run.
@@ -244,7 +265,7 @@ class Processor:
         Raises:
             RateLimitedError: it takes longer than max_wait.
         """
-        limiter = self._limiter
+        limiter = job.limiter
         period = max(limiter.requests.period, limiter.tokens.period)
         delay, _ = limiter.delay(job.size) if period > 60.0 else (0.0, "")
         if not self._max_wait < delay < math.inf:
@@ -261,19 +282,26 @@ class Processor:
         while True:
             job, self._first = self._first or self._take_up(), None
             if job is not None:
+                if self._backlog.takes(job):
+                    continue
                 return job
             if self._pause:
                 self._pause = False
                 await asyncio.sleep(0)
                 continue
-            delay = self._retries[0][0] - self._clock() if self._retries else None
+            may_retry = self._retries and not self._backlog.is_full
+            delay = self._retries[0][0] - self._clock() if may_retry else None
             if delay is None and not self._busy and not self._may_get_more():
                 return None
             if delay is None or delay > 0:
                 await self._wait_for_news(delay)
 
     def _take_up(self) -> Job | None:
-        """What is there to be sent: retries that are due and fresh ones in turns."""
+        """What is there to be sent: what waited for its model; then retries that are due and fresh ones in turns."""
+        if (job := self._backlog.pop()) is not None:
+            return job
+        if self._backlog.is_full:
+            return None
         if self._retries and not self._retry_was_last and self._retries[0][0] <= self._clock():
             self._retry_was_last = True
             self._status.num_tasks_waiting -= 1
@@ -285,11 +313,12 @@ class Processor:
             if request is None:
                 self._pause = True
                 return None
-            if self._limiter.largest is not None and self._limiter.never_fits(request.size or NO_SIZE):
-                self._reject(request)
+            limiter = self._limits.of(model_of(request))
+            if _is_too_large(request, limiter):
+                self._reject(request, limiter)
                 continue
             self._status.num_tasks_started += 1
-            return Job(request, self._clock())
+            return Job(request, limiter, self._clock())
         return None
 
     def _may_get_more(self) -> bool:
@@ -300,7 +329,7 @@ class Processor:
         if self._budget is None:
             return True
         while (reserve := self._budget.reserve(job.request)) is None:
-            if not self._busy:
+            if not self._busy and not self._backlog.any_waits:
                 self._finish_early("budget")
                 return False
             await self._wait_for_news(None)
@@ -325,7 +354,7 @@ class Processor:
         try:
             response = await self._send(job.request, lease)
         except BaseException:
-            self._limiter.unanswered(lease)
+            job.limiter.unanswered(lease)
             raise
         finally:
             status.num_tasks_in_progress -= 1
@@ -347,7 +376,7 @@ class Processor:
             self._mishap(job, lease, response, verdict)
 
     def _succeed(self, job: Job, lease: Any, response: Response, usage: Usage | None) -> None:
-        self._limiter.answered(lease, response.headers, usage)
+        job.limiter.answered(lease, response.headers, usage)
         status = self._status
         status.num_tasks_succeeded += 1
         if usage is not None:
@@ -367,7 +396,7 @@ class Processor:
 
     def _mishap(self, job: Job, lease: Any, response: Response, verdict: Verdict) -> None:
         if self._stopped:  # only what is paid for is still taken in; the row is still to be asked
-            self._limiter.unanswered(lease)
+            job.limiter.unanswered(lease)
             return
         try:
             decision = self._mishaps.decide(job, lease, response, verdict)
@@ -389,9 +418,9 @@ class Processor:
         errors, attempts = tuple(job.errors), tuple(job.attempts)
         self._finish_failed(job.request, verdict.code or "error", verdict.message or "", errors, attempts)
 
-    def _reject(self, request: APIRequest) -> None:
-        limit, size = self._limiter.largest, request.size or NO_SIZE
-        per = _PERIODS.get(self._limiter.tokens.period, "minute")
+    def _reject(self, request: APIRequest, limiter: Gate) -> None:
+        limit, size = limiter.largest, request.size or NO_SIZE
+        per = _PERIODS.get(limiter.tokens.period, "minute")
         sentence = (
             f"The prompt has {size.prompt_tokens:,} tokens and the account's limit is {limit:,.0f} tokens per {per}, "
             "so it can never be sent. Shorten it or raise the limit."
@@ -410,7 +439,13 @@ class Processor:
         further = self._on_result(result)
         if further is None:
             return
-        if self._limiter.largest is not None and self._limiter.never_fits(further.size or NO_SIZE):
-            self._reject(further)
+        limiter = self._limits.of(model_of(further))
+        if _is_too_large(further, limiter):
+            self._reject(further, limiter)
         else:
-            self._again(Job(further, 0.0), 0.0)
+            self._again(Job(further, limiter, 0.0), 0.0)
+
+
+def _is_too_large(request: APIRequest, limiter: Gate) -> bool:
+    """Whether its model's limit never lets it through."""
+    return limiter.largest is not None and limiter.never_fits(request.size or NO_SIZE)

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, fields
 
 from parallel_openai.engine.advice import SmallerCap, smaller_cap
 from parallel_openai.engine.counting import RULES
-from parallel_openai.engine.gate import Gate, per_minute
+from parallel_openai.engine.gate import RunLimits, model_of, per_minute
 from parallel_openai.engine.retry import Verdict
 from parallel_openai.records import APIRequest, Response, Size, Usage
 
@@ -100,12 +100,13 @@ class Histogram:
 
 @dataclass(slots=True)
 class SizeSample:
-    """An even sample of the sizes that were sent, and the longest answer to them."""
+    """An even sample of the sizes that were sent, to which models, and the longest answer to them."""
 
     kept: list[Size] = field(default_factory=list)
     longest_output: int = 0
     answers: int = 0
     cap: str = CAPS[0]  # how the requests call their cap
+    models: set[str | None] = field(default_factory=set)
     _every: int = 1
 
     def add(self, request: APIRequest, size: Size, output: int) -> None:
@@ -113,6 +114,7 @@ class SizeSample:
             return
         if not self.answers:
             self.cap = next((name for name in CAPS if name in request.request_json), CAPS[0])
+        self.models.add(model_of(request))
         self.longest_output = max(self.longest_output, output)
         if self.answers % self._every == 0:
             self.kept.append(size)
@@ -149,14 +151,14 @@ class Timeline:
         self.seconds = 0.0
         self.advice: SmallerCap | None = None
         self._sizes = SizeSample()
-        self._limiter: Gate | None = None
+        self._limiter: RunLimits | None = None
         self._origin: float | None = None
         self._began = 0.0
         self._waited_before: dict[str, float] = {}
         self._first_sent: float | None = None
         self._last_seen = 0.0
 
-    def begin(self, limiter: Gate, now: float) -> None:
+    def begin(self, limiter: RunLimits, now: float) -> None:
         """Requests are being worked on from now, within these limits."""
         self._limiter = limiter
         self._began = now
@@ -197,7 +199,7 @@ class Timeline:
             piece.tokens_used += usage.total_tokens
             self._sizes.add(request, size, usage.completion_tokens)
         if self._limiter is not None:
-            counting = self._limiter.counting
+            counting = self._limiter.of(model_of(request)).counting
             charged = usage.total_tokens if usage and RULES[counting.rule].settles else counting.at_send(size)
             self._slice(sent_at).tokens_charged += charged
 
@@ -237,12 +239,13 @@ class Timeline:
             ]
             yield known[0], known[1]
 
-    def _smaller_cap(self, limiter: Gate, max_concurrent_requests: int) -> SmallerCap | None:
+    def _smaller_cap(self, limiter: RunLimits, max_concurrent_requests: int) -> SmallerCap | None:
         sizes = self._sizes
-        if not sizes.answers:
+        if len(sizes.models) != 1:  # each has limits and answers of its own
             return None
+        [model] = sizes.models
         return smaller_cap(
-            limiter,
+            limiter.of(model),
             sizes.kept,
             name=sizes.cap,
             answers=sizes.answers,

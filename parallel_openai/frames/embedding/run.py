@@ -54,7 +54,7 @@ class EmbedRun(FrameRun):
             if (wrong := self._wrong(request)) is not None:
                 self._reject(self._slots[request.key], wrong)
                 continue
-            self._packer.fit(self.client.largest_prompt)
+            self._packer.fit(self.client.largest_prompt(self.recipe.model))
             yield from self._counted(self._packer.add(request))
         yield from self._counted(self._packer.rest())
 

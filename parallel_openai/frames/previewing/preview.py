@@ -137,9 +137,9 @@ def preview(
         retry_failed=retry_failed,
         simulated=client.is_local,
         base_url=base_url,
-        largest=client.largest_prompt,
+        largest=client.largest_prompt(model),
     )
-    requests_per_minute, tokens_per_minute, rule = client.pace
+    requests_per_minute, tokens_per_minute, rule = client.pace(model)
     pace = Pace(requests_per_minute, tokens_per_minute, rule, client.max_concurrent_requests)
     sent, learned = counted.sent, counted.learned
     return Preview(
