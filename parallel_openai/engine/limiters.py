@@ -183,8 +183,9 @@ class _Ceiling:
     ) -> None:
         self.share = 1.0
         self._burst, self._limiters = burst, limiters
-        self._requests = _Store(max_requests_per_minute, now)
-        self._tokens = _Store(max_tokens_per_minute, now)
+        window = USUAL_WINDOW if burst is None else burst
+        self._requests = _Store(max_requests_per_minute, window, now)
+        self._tokens = _Store(max_tokens_per_minute, window, now)
         self._waiting: dict[Limiter, tuple[float, float]] = {}  # tokens, and when there will be as many
 
     def charge(self, requests: float, tokens: float, now: float) -> None:
@@ -216,8 +217,10 @@ class _Ceiling:
 
     def _look_at_windows(self) -> None:
         """Where the server was found to keep a shorter window, it is the account's too."""
-        windows = [each.requests.capacity / each.requests.rate for each in self._limiters if each.requests.known]
-        window = self._burst if self._burst is not None else min(windows, default=USUAL_WINDOW)
+        window = self._burst
+        if window is None:
+            buckets = [each.requests for each in self._limiters if each.requests.known]
+            window = min((each.capacity / each.rate for each in buckets), default=USUAL_WINDOW)
         self._requests.resize(self.share, window)
         self._tokens.resize(self.share, window)
 
@@ -227,15 +230,18 @@ class _Store:
 
     __slots__ = ("_capacity", "_level", "_rate", "_updated", "_whole")
 
-    def __init__(self, limit: float | None, now: float) -> None:
-        self._whole = INFINITY if limit is None else limit / 60.0
-        self._level = INFINITY
+    def __init__(self, limit: float | None, window: float, now: float) -> None:
+        self._whole = self._rate = INFINITY if limit is None else limit / 60.0
+        self._level = self._capacity = max(1.0, self._rate * window)
         self._updated = now
-        self.resize(1.0, USUAL_WINDOW)
 
     def resize(self, share: float, window: float) -> None:
-        self._rate = share * self._whole
+        """It holds so many seconds of this part of the limit; what was missing in it is missing still."""
+        if self._whole == INFINITY:
+            return
+        self._rate, before = share * self._whole, self._capacity
         self._capacity = max(1.0, self._rate * window)
+        self._level = max(self._level + self._capacity - before, min(self._level, 0.0))
 
     def charge(self, cost: float, now: float) -> None:
         if self._whole != INFINITY:

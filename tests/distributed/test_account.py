@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from parallel_openai.distributed.account import Account, Refusal, Report, Shown
+from parallel_openai.distributed.account import Account, Given, Refusal, Report, Shown
+from parallel_openai.distributed.cluster import Desk
 
 
 class Clock:
@@ -71,3 +72,30 @@ def test_tokens_are_paced_too_and_what_answers_took_beyond_is_charged() -> None:
     before = account.lease("one", 1, tokens=95).start
     account.take_in(Report(over=950))
     assert account.lease("one", 1, tokens=95).start >= before + 1.0
+
+
+def test_a_limit_that_one_model_is_shown_is_not_the_others() -> None:
+    desk = Desk(None, None)
+    small = Report(answered=4, shown={"requests": Shown(60, 60.0), "tokens": Shown(1200, 60.0)})
+    desk.lease("small", "one", 4, 0.0, Report())
+    desk.lease("small", "one", 4, 0.0, small)
+    desk.lease("large", "one", 4, 0.0, Report(answered=4, shown={"requests": Shown(6000, 60.0)}))
+    limits = desk.totals("run")[1]
+    assert limits == {"small": (60, 1200), "large": (6000, None)}
+
+
+def test_what_was_given_holds_for_all_models_of_an_account_together() -> None:
+    clock = Clock()
+    given = Given(6000, None, clock.now)
+    models = [Account(clock=clock, given=given) for _ in range(2)]
+    sends = []
+    due = [clock.now, clock.now]
+    while clock.now < 110.0:
+        number = min((0, 1), key=due.__getitem__)
+        clock.now = max(clock.now, due[number])
+        grant = models[number].lease("one", 1000)
+        begin = clock.now + grant.start
+        sends += [begin + each * grant.duration / grant.requests for each in range(grant.requests)]
+        due[number] = begin + grant.duration
+    assert max(sum(at <= each < at + 1 for each in sends) for at in sends[::20]) <= 100
+    assert len(sends) >= 0.9 * 1000

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import pytest
 
-from parallel_openai.engine.gate import Gates
-from parallel_openai.engine.limiters import Limiters
+from parallel_openai.engine.gate import Gates, per_minute
+from parallel_openai.engine.limiters import MOST_MODELS, InUse, Limiters
+from parallel_openai.engine.pool import Member, PoolLimiter
 from parallel_openai.engine.processor import Processor
 from parallel_openai.engine.retry import RetryPolicy
 from parallel_openai.engine.status import StatusTracker
@@ -113,3 +114,132 @@ def test_a_file_whose_lines_name_several_models_uses_each_models_limit(window: f
     server = Server(**{name: {"max_requests_per_minute": rpm, "burst_seconds": window} for name, rpm in limits.items()})
     server.run(server.limiters(), mixed({(name, SMALL): int(rpm / 60 * (60 + window)) for name, rpm in limits.items()}))
     server.check_limits_are_used()
+
+
+@WINDOWS
+def test_what_the_caller_gave_holds_for_all_models_together_and_is_used_up(window: float) -> None:
+    generous = {"max_requests_per_minute": 60_000, "headers": "none"}
+    server = Server(a=generous, b=generous)
+    server.run(server.limiters(600, burst=window), *([(name, SMALL)] * int(5 * (60 + window)) for name in "ab"))
+    sends = sorted(at for each in server.models.values() for at, _ in each.sends)
+    check_never_above(sends, rate=10.0, burst=10.0 * window)
+    assert len(sends) >= 0.95 * 10.0 * sends[-1]
+    assert sum(each.refused for each in server.models.values()) == 0
+
+
+def check_never_above(sends: list[float], *, rate: float, burst: float) -> None:
+    """In no span more than the rate brings and the burst allows; a send takes up to 3 ms to come in."""
+    for first in range(0, len(sends), 7):
+        for last in range(first, len(sends), 7):
+            assert last - first + 1 <= burst + rate * (sends[last] - sends[first] + 0.02) + 1e-6
+
+
+def test_given_tokens_are_shared_fairly_between_small_requests_and_large_ones() -> None:
+    """Whoever needs more than there is waits no longer for those of other models than they waited for him."""
+    generous = {"max_requests_per_minute": 600_000, "max_tokens_per_minute": 1e9, "headers": "none"}
+    server = Server(small=generous, large=generous)
+    limiters = server.limiters(600_000, 60_000, burst=1.0)
+    server.run(limiters, [("small", SMALL)] * 600, [("large", of_tokens(900))] * 60)
+    small, large = server.models["small"], server.models["large"]
+    first = min(small.last, large.last)
+    both = sum(at <= first for at, _ in small.sends), sum(at <= first for at, _ in large.sends)
+    assert min(both) >= 40  # neither has driven the other away
+
+
+def of_tokens(prompt: int) -> Size:
+    return Size(prompt_tokens=prompt, characters=4 * prompt, max_output_tokens=20, choices=1)
+
+
+@pytest.mark.parametrize("headers", ["enforced", "none"])
+@WINDOWS
+def test_a_given_limit_that_the_server_keeps_for_all_models_is_met_without_a_storm(window: float, headers: str) -> None:
+    """As those of one family, or all of a key at some gateways: each finds the window, and both keep to the sum."""
+    shared = {"max_requests_per_minute": 1200, "burst_seconds": window, "headers": headers}
+    server = Server(shared=shared, a={}, b={})
+    seconds = server.run(server.limiters(1200), *([(name, SMALL)] * int(10 * (60 + window)) for name in "ab"))
+    accepted = sum(each.accepted for each in server.models.values())
+    assert accepted >= 0.95 * 20 * (window + seconds)
+    assert sum(each.refused for each in server.models.values()) <= 40
+
+
+def test_a_request_that_waits_in_vain_for_its_model_holds_up_no_other_one() -> None:
+    server = Server(slow={"max_requests_per_minute": 2, "burst_seconds": 1.0}, fast={"max_requests_per_minute": 6000})
+    server.run(server.limiters(), [("slow", SMALL), ("slow", SMALL), *[("fast", SMALL)] * 300, ("slow", SMALL)])
+    assert server.models["fast"].last < 10
+    assert server.models["slow"].last > 30
+    server.check_limits_are_used(share=0.0)
+
+
+def test_a_model_whose_turn_never_comes_keeps_no_more_than_so_many_requests_in_memory() -> None:
+    server = Server(slow={"max_requests_per_minute": 60, "burst_seconds": 1.0}, fast={"max_requests_per_minute": 6000})
+    taken = 0
+
+    def rows() -> Iterator[APIRequest]:
+        nonlocal taken
+        for model in ["fast", *["slow"] * 300]:
+            taken += 1
+            yield server.request(model, SMALL)
+
+    async def run() -> None:
+        results: list[Result] = []
+        processor = Processor(
+            send=server.send, limiter=server.limiters(), on_result=results.append, max_concurrent_requests=20
+        )
+        running = asyncio.ensure_future(processor.run(rows()))
+        await asyncio.sleep(10)
+        assert taken <= 20 + 20 + 15
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+
+    run_virtually(run(), server.loop)
+
+
+def test_each_account_of_a_pool_keeps_a_limit_for_each_model() -> None:
+    limits = {"a": 600, "b": 120}
+    servers = [
+        Server(**{name: {"max_requests_per_minute": rpm * times} for name, rpm in limits.items()}) for times in (1, 2)
+    ]
+    first, other = servers
+    other.loop.close()
+    for name, each in other.models.items():
+        each._loop, each.sizes = first.loop, first.models[name].sizes
+    pool = PoolLimiter(
+        [Member(str(n), first.limiters(), each.send) for n, each in enumerate(servers)], clock=first.loop.time
+    )
+    rows = mixed({(name, SMALL): int(rpm * 3 * 1.5) for name, rpm in limits.items()})
+    first.run(pool, rows, send=pool.send)
+    for server in servers:
+        server.results = first.results
+        server.check_limits_are_used()
+
+
+def test_the_limits_that_are_shown_are_those_of_the_runs_models_and_no_more_than_was_given() -> None:
+    now = 0.0
+    limiters = Limiters(clock=lambda: now)
+    run = InUse(limiters)
+    for model, limit in (("a", 600), ("b", 60), ("of another run", 5)):
+        limiters.of(model).requests.set_limit(limit, now)
+    assert (run.of("a").requests.limit, per_minute(run.requests)) == (600, 600)
+    assert (run.of("b").requests.limit, per_minute(run.requests)) == (60, 660)
+    run.of("unknown")
+    assert per_minute(run.requests) is None
+    assert limiters.requests.limit == 665
+    given = Limiters(700, clock=lambda: now)
+    assert [given.of(model).requests.limit for model in "ab"] == [700, 700]
+    assert given.requests.limit == 700
+
+
+def test_a_run_counts_only_what_it_has_waited_itself() -> None:
+    limiters = Limiters(clock=lambda: 0.0)
+    limiters.of("a").waited["tokens"] = 7.0
+    run = InUse(limiters)
+    run.of("a"), run.of("b")
+    limiters.of("a").waited["tokens"] += 1.0
+    limiters.of("b").waited["tokens"] += 2.0
+    assert run.waited["tokens"] == 3.0
+
+
+def test_names_without_end_do_not_fill_the_memory() -> None:
+    limiters = Limiters(clock=lambda: 0.0)
+    assert len({limiters.of(f"model {number}") for number in range(10 * MOST_MODELS)}) == MOST_MODELS + 1
+    assert limiters.of("model 0") is not limiters.of("one more")

@@ -48,7 +48,7 @@ class Asked:
         return {name: value for name, value in self.headers.items() if name in ("authorization", "api-key")}
 
 
-Answer = tuple[int, bytes]
+Answer = tuple[int, bytes] | tuple[int, bytes, Mapping[str, str]]
 
 
 @dataclass
@@ -63,7 +63,7 @@ class Recorder:
 def recorder(
     answer: Callable[[Asked], Answer | None] = lambda asked: None, *, tls: ssl.SSLContext | None = None
 ) -> Iterator[Recorder]:
-    """Run one on 127.0.0.1. `answer` gives status and body; None: the usual answer."""
+    """Run one on 127.0.0.1. `answer` gives status, body and further headers; None: the usual answer."""
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
@@ -73,10 +73,12 @@ def recorder(
             headers = {name.lower(): value for name, value in self.headers.items()}
             asked = Asked(self.path, headers, json.loads(raw))
             running.asked.append(asked)
-            status, body = answer(asked) or (200, json.dumps(ANSWER).encode())
+            status, body, *more = answer(asked) or (200, json.dumps(ANSWER).encode())
             self.send_response(status)
             self.send_header("content-type", "application/json")
             self.send_header("content-length", str(len(body)))
+            for name, text in more[0].items() if more else ():
+                self.send_header(name, text)
             self.end_headers()
             self.wfile.write(body)
 
