@@ -207,6 +207,11 @@ class Bucket:
             self.proven *= self.shown_rate / old_rate
         self._clip()
 
+    def told(self, limit: float, now: float) -> None:
+        """The server says its limit, and nothing of what is left of it."""
+        if limit != self.limit and limit / 60.0 <= self._given * 1.001:
+            self.set_limit(limit, now)
+
     def set_share(self, share: float, now: float) -> None:
         """Use this part of the limit from now on; the rest is used by others who say so."""
         if share != self.share:

@@ -14,14 +14,45 @@ _PART = re.compile(r"(\d+(?:\.\d+)?)(ms|[smhd])")
 #: Where limit, remaining and reset stand: `{}` is the dimension. The first of them that says something is believed.
 NAMES = (
     ("x-ratelimit-limit-{}", "x-ratelimit-remaining-{}", "x-ratelimit-reset-{}"),  # OpenAI, Azure, Groq, Fireworks
-    ("x-ratelimit-api_key-limit-{}", "x-ratelimit-api_key-remaining-{}", "x-ratelimit-api_key-reset-{}"),  # LiteLLM
     ("anthropic-ratelimit-{}-limit", "anthropic-ratelimit-{}-remaining", "anthropic-ratelimit-{}-reset"),
-    ("x-ratelimit-limit-{}-minute", "x-ratelimit-remaining-{}-minute", "x-ratelimit-reset-{}-minute"),  # Cerebras
+    (
+        "x-ratelimit-limit-{}-minute",
+        "x-ratelimit-remaining-{}-minute",
+        "x-ratelimit-reset-{}-minute",
+    ),  # Cerebras
 )
-_TABLE = {
-    dimension: tuple(tuple(name.format(dimension) for name in names) for names in NAMES)
-    for dimension in ("requests", "tokens")
+#: LiteLLM has them for each it counts for; the smallest of the limits is believed.
+SCOPES = (
+    "api_key",
+    "model_per_key",
+    "user",
+    "team",
+    "team_member",
+    "model_per_team",
+    "end_user",
+    "organization",
+    "model_per_organization",
+)
+_SCOPED = tuple(
+    tuple(f"x-ratelimit-{scope}-{part}-{{}}" for part in ("limit", "remaining", "reset")) for scope in SCOPES
+)
+
+
+def _for_dimension(rows: tuple[tuple[str, ...], ...], dimension: str) -> tuple[tuple[str, ...], ...]:
+    return tuple(tuple(name.format(dimension) for name in names) for names in rows)
+
+
+_TABLE = {dimension: _for_dimension(NAMES, dimension) for dimension in ("requests", "tokens")}
+_TABLE["requests"] += (("x-ratelimit-limit-req-minute", "x-ratelimit-remaining-req-minute", ""),)  # Mistral
+_SCOPE_TABLE = {dimension: _for_dimension(_SCOPED, dimension) for dimension in ("requests", "tokens")}
+#: Limit and remaining in a second, as Together has them. Others call their requests so too, in other units: so these
+#: are believed only where the second one's name for tokens is there.
+_PER_SECOND = {
+    "requests": ("x-ratelimit-limit", "x-ratelimit-remaining"),
+    "tokens": ("x-tokenlimit-limit", "x-tokenlimit-remaining"),
 }
+#: A key's limit alone, as LiteLLM says it beside what it counts.
+_LIMIT_ALONE = {"requests": "x-litellm-key-rpm-limit", "tokens": "x-litellm-key-tpm-limit"}
 #: What a gateway's slip of the pen is known by: no limit is larger or smaller, and none takes longer to fill up again.
 _LARGEST, _SMALLEST, _LONGEST = 1e12, 1.0, 31 * 86400.0
 
@@ -65,7 +96,29 @@ def allowance(headers: Mapping[str, str], dimension: str) -> Allowance | None:
     for names in _TABLE[dimension]:
         if names[0] in headers and (shown := _allowance(headers, *names)) is not None:
             return shown
-    return None
+    scopes = [_allowance(headers, *names) for names in _SCOPE_TABLE[dimension] if names[0] in headers]
+    shown = min(filter(None, scopes), key=lambda scope: scope.limit, default=None)
+    if shown is None and _PER_SECOND["tokens"][0] in headers:
+        return _within_a_second(headers, *_PER_SECOND[dimension])
+    return shown
+
+
+def limit_alone(headers: Mapping[str, str], dimension: str) -> float | None:
+    """The limit of a minute where nothing is said of what is left of it; None where that is not said either.
+
+    >>> limit_alone({"x-litellm-key-rpm-limit": "600", "x-litellm-key-tpm-limit": "None"}, "requests")
+    600.0
+    """
+    limit = _number(headers.get(_LIMIT_ALONE[dimension]))
+    return limit if limit is not None and _SMALLEST <= limit <= _LARGEST else None
+
+
+def _within_a_second(headers: Mapping[str, str], limit_name: str, remaining_name: str) -> Allowance | None:
+    """As a minute's limit whose bucket holds what a second allows."""
+    shown = _allowance(headers, limit_name, remaining_name, "")
+    if shown is None:
+        return None
+    return Allowance(60.0 * shown.limit, shown.remaining, 1.0 - shown.remaining / shown.limit)
 
 
 def _allowance(headers: Mapping[str, str], limit_name: str, remaining_name: str, reset_name: str) -> Allowance | None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from parallel_openai.engine.bucket import Bucket, Mark
 from parallel_openai.engine.counting import Counting, Lot
-from parallel_openai.engine.headers import allowance, retry_after
+from parallel_openai.engine.headers import allowance, limit_alone, retry_after
 from parallel_openai.engine.ramp import Ramp
 from parallel_openai.engine.retry import Dimension
 from parallel_openai.engine.waiting import WaitingLine
@@ -150,7 +150,10 @@ class Limiter:
         self._largest_taken = max(self._largest_taken, max(lease.lot.charges))
         self.window += 1.0 if self.window < FAST_WINDOW else SLOW_GROWTH
         now = self.clock()
-        self.requests.accepted(lease.request_mark, allowance(headers, "requests"), now)
+        shown = allowance(headers, "requests")
+        self.requests.accepted(lease.request_mark, shown, now)
+        if shown is None:
+            self._hear_limits(headers, now)
         shown = allowance(headers, "tokens")
         self.tokens.accepted(lease.token_mark, shown, now)
         self._settle(self.counting.finished(lease.lot, usage))
@@ -212,6 +215,12 @@ class Limiter:
         request_mark = self.requests.charge(1.0, now)
         token_mark = self.tokens.charge(max(1.0, lot.charges[self.counting.rule]), now)
         return Lease(size, request_mark, token_mark, lot)
+
+    def _hear_limits(self, headers: Mapping[str, str], now: float) -> None:
+        """Those that are told without what is left of them."""
+        for dimension, bucket in (("requests", self.requests), ("tokens", self.tokens)):
+            if (limit := limit_alone(headers, dimension)) is not None and not bucket.seen:
+                bucket.told(limit, now)
 
     def _settle(self, tokens: float) -> None:
         """So much more, or negative less, was charged than was thought at the send."""
