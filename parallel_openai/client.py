@@ -325,7 +325,7 @@ class Client:
             except BaseException:
                 gate.unanswered(lease)
                 raise
-        verdict = judge(response, reached=True)
+        verdict = judge(response, reached=True, path=request.path)
         if verdict is DONE:
             gate.answered(lease, response.headers, usage_of(response.data))
         else:

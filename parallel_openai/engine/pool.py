@@ -158,7 +158,7 @@ class PoolLimiter:
             except RunStoppedError as error:  # nobody gives it a key
                 verdict = Verdict("stop", message=str(error), stop=type(error))
             else:
-                verdict = judge(response, reached=member.reached)
+                verdict = judge(response, reached=member.reached, path=request.path)
                 member.heard(response, verdict, sent_at, self.clock())
                 if verdict.kind != "stop":
                     return response

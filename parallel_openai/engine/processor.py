@@ -361,7 +361,7 @@ class Processor:
         if self._budget is not None and job.reserve is not None:
             self._budget.settle(job.reserve, response)
         now = self._clock()
-        verdict = self._outages.judge(judge(response, reached=self._reached), response, now)
+        verdict = self._outages.judge(judge(response, reached=self._reached, path=job.request.path), response, now)
         job.attempts.append(
             Attempt(at, response.seconds, sent_at - job.ready_at, response.status, verdict.code, response.request_id)
         )

@@ -24,7 +24,8 @@ from parallel_openai.errors import (
     ServerUnreachableError,
 )
 from parallel_openai.printable import printable
-from parallel_openai.records import Response
+from parallel_openai.records import Response, Usage
+from parallel_openai.requests.endpoints import Endpoint, endpoint_at, usage_of
 
 Kind = Literal["done", "retry", "hold", "fail", "stop"]
 Dimension = Literal["requests", "tokens"]
@@ -87,8 +88,9 @@ UNSENT_CODES = frozenset(
 )
 
 
-def judge(response: Response, *, reached: bool) -> Verdict:
-    """What an answer means. `reached` says that the server has answered some request of this run before.
+def judge(response: Response, *, reached: bool, path: str = "") -> Verdict:
+    """What an answer means. `reached` says that the server has answered some request of this run before; `path` is where
+    the request went, whose endpoint knows whether a good status brings an answer.
 
     The table is the API's list of error codes: status first, then `error.code`, then `error.type`. The words of the
     message decide only what servers of other makes say nowhere else: the refused limit, an account without money, and a
@@ -105,7 +107,7 @@ def judge(response: Response, *, reached: bool) -> Verdict:
         return _no_answer(response, reached)
     error = error_of(response.data, response.status)
     if response.status == 200 and error is None:
-        return DONE if isinstance(response.data, dict) else _malformed(response)
+        return _good(response, path)
     code = code_of(error) if error else ""
     message, wait = _sentence(response, error), retry_after(response.headers)
     status = status_of(error, response.status) if error else response.status
@@ -131,6 +133,21 @@ def judge(response: Response, *, reached: bool) -> Verdict:
     if status in _AGAIN or (status >= 500 and status != 501) or hint == "true":
         return Verdict("retry", code or f"http_{status}", message, wait)
     return Verdict("fail", code or f"http_{status}", message)
+
+
+def _good(response: Response, path: str) -> Verdict:
+    if not isinstance(response.data, dict):
+        return _malformed(response)
+    endpoint = endpoint_at(path)
+    # What was billed for is never asked for again by itself.
+    if endpoint is None or endpoint.has_answer(response.data) or (usage_of(response.data) or Usage()).total_tokens:
+        return DONE
+    return Verdict("retry", "empty", without_answer(endpoint))
+
+
+def without_answer(endpoint: Endpoint) -> str:
+    """The sentence for a good status that brings no answer."""
+    return f"The server answered HTTP 200 without an answer: there is nothing in {endpoint.answers[0]!r}."
 
 
 def _is_out_of_money(status: int, error: Mapping[str, Any]) -> bool:

@@ -23,6 +23,7 @@ from parallel_openai.engine.digests import digest_of
 from parallel_openai.engine.journal import Journal, Sync, check_sync
 from parallel_openai.engine.own_files import check_own
 from parallel_openai.engine.resume import result_line
+from parallel_openai.engine.retry import without_answer
 from parallel_openai.engine.worst_case import has_media, reads_unseen
 from parallel_openai.errors import InvalidInputError
 from parallel_openai.files.ancestor import FileStatus
@@ -32,6 +33,7 @@ from parallel_openai.files.urls import split_url
 from parallel_openai.log import log
 from parallel_openai.records import APIRequest, Result, Size
 from parallel_openai.requests.encodings import get_encoding
+from parallel_openai.requests.endpoints import Endpoint, endpoint_at
 from parallel_openai.requests.tokens import request_size
 
 #: Lines passed over as known before other work of the loop gets its turn.
@@ -254,15 +256,29 @@ class FileRun:
         return request_size(request.request_json, self.encoding, request.path)
 
     def _take(self, result: Result, journal: Journal) -> None:
+        self._count_cost(result)
+        endpoint = endpoint_at(result.request.path)
+        if result.status == "succeeded" and endpoint is not None and not endpoint.has_answer(result.response):
+            result = self._without_answer(result, endpoint)
         if result.status == "failed":
             number = getattr(result.request, "number", None)
             place = "A line" if number is None else f"Line {number}"
             log.warning("%s of %s failed (%s): %s", place, self.source.path, result.error_code, result.error)
-        elif result.usage is not None:
+        journal.append(result_line(result, record=False))
+
+    def _count_cost(self, result: Result) -> None:
+        if result.usage is not None:
             asked = str(result.request.request_json.get("model"))
             cost, _ = cost_of(self._price, result.response, result.usage, asked)
             self.status.cost_usd += 0.0 if math.isnan(cost) else cost
-        journal.append(result_line(result, record=False))
+
+    def _without_answer(self, result: Result, endpoint: Endpoint) -> Result:
+        """What was billed and brings nothing, as a failure: its line is sent again by the next call."""
+        status, sentence = self.status, without_answer(endpoint)
+        status.num_tasks_succeeded -= 1
+        status.num_tasks_failed += 1
+        status.errors["empty"] += 1
+        return result._replace(status="failed", raw=None, error_code="empty", error=sentence)
 
     def _reject(self, number: int, line: bytes, reason: str) -> None:
         """A line that is no request is named in the log and counted; there is no request to write beside it."""

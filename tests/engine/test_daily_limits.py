@@ -15,7 +15,7 @@ from parallel_openai.engine.retry import RetryPolicy
 from parallel_openai.errors import RateLimitedError
 from parallel_openai.local.simulator import Server
 from parallel_openai.records import Response, Result, Size
-from tests.engine.virtual import VirtualLoop, run_virtually
+from tests.engine.virtual import GOOD, VirtualLoop, run_virtually
 
 
 def ask(server: Server, rows: int, **settings: Any) -> tuple[po.RunReport, Client]:
@@ -62,7 +62,7 @@ def test_a_prompt_larger_than_a_days_tokens_says_so() -> None:
     loop, results = VirtualLoop(), list[Result]()
 
     async def send(request: APIRequest, lease: Any) -> Response:
-        return Response(200, DAY, b"{}", {}, 0.1)
+        return Response(200, DAY, b"{}", GOOD, 0.1)
 
     requests = [APIRequest({"model": "m", "n": n}) for n in range(2)]
     requests[0].size, requests[1].size = Size(10, 40, 5, 1), Size(400, 1600, 5, 1)
@@ -86,7 +86,7 @@ def test_a_day_that_is_used_up_stops_the_run_where_the_wait_is_longer_than_max_w
     }
 
     async def send(request: APIRequest, lease: Any) -> Response:
-        return Response(200, spent, b"{}", {}, 0.1)
+        return Response(200, spent, b"{}", GOOD, 0.1)
 
     processor = Processor(
         send=send,
@@ -111,7 +111,7 @@ def test_a_day_told_in_the_body_alone_stops_the_run_at_once(told: str) -> None:
         nonlocal sends
         sends += 1
         error = {"message": f"Limit of 50 requests per day reached. Please try again in {told}."}
-        return Response(200, {}, b"{}", {}, 0.1) if sends <= 50 else Response(429, {}, b"", {"error": error}, 0.1)
+        return Response(200, {}, b"{}", GOOD, 0.1) if sends <= 50 else Response(429, {}, b"", {"error": error}, 0.1)
 
     processor = Processor(
         send=send,

@@ -13,7 +13,7 @@ from parallel_openai.engine.processor import Processor
 from parallel_openai.engine.retry import RetryPolicy
 from parallel_openai.engine.status import StatusTracker
 from parallel_openai.records import APIRequest, Response, Result, Size, Usage
-from tests.engine.virtual import VirtualLoop, run_virtually
+from tests.engine.virtual import GOOD, VirtualLoop, run_virtually
 
 
 @settings(max_examples=25, deadline=None)
@@ -31,7 +31,7 @@ def test_retries_and_fresh_rows_take_turns(rows: int, failing: float, rate: int,
         await asyncio.sleep(chance.uniform(0.05, 0.5))
         if number in broken and sends.count(number) <= 3:
             return Response(500, {}, b"", {"error": {"message": "x"}}, 0.1)
-        return Response(200, {}, b"{}", {"choices": []}, 0.1)
+        return Response(200, {}, b"{}", GOOD, 0.1)
 
     processor = Processor(
         send=send,
@@ -108,7 +108,7 @@ def test_retries_whose_moments_are_hardly_apart_do_not_keep_the_loop_from_its_ti
         wait = next(waits, None)
         if wait is not None:
             return Response(500, {"retry-after-ms": wait}, b"", {"error": {"message": "x"}}, 0.1)
-        return Response(200, {}, b"{}", {"choices": []}, 0.1)
+        return Response(200, {}, b"{}", GOOD, 0.1)
 
     retry = RetryPolicy(first_backoff=0.0)
     limiter = Limiter(clock=loop.time)
@@ -126,7 +126,7 @@ def test_what_is_written_at_the_end_of_a_turn_is_written_before_the_next_send() 
     async def send(request: APIRequest, lease: object) -> Response:
         most.append(len(unwritten) + status.num_tasks_in_progress)
         await asyncio.sleep(0.1)
-        return Response(200, {}, b"{}", {"choices": []}, 0.1)
+        return Response(200, {}, b"{}", GOOD, 0.1)
 
     def take(result: Result) -> None:
         unwritten.append(result)

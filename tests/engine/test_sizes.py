@@ -11,7 +11,7 @@ from parallel_openai.engine.processor import Processor
 from parallel_openai.engine.retry import RetryPolicy
 from parallel_openai.engine.sizes import COUNTED, EVERY, Sizes
 from parallel_openai.records import APIRequest, Response, Result, Size
-from tests.engine.virtual import VirtualLoop, run_virtually
+from tests.engine.virtual import GOOD, VirtualLoop, run_virtually
 
 ROWS = COUNTED + 50 * EVERY
 REFUSED = {"error": {"code": "rate_limit_exceeded", "message": "Too fast."}}
@@ -31,7 +31,7 @@ def counted_of(rows: int, *, max_tokens_per_minute: float | None = None, refuse:
         sends += 1
         refused = sends == refuse
         await asyncio.sleep(0.1)
-        return Response(429, {}, b"", REFUSED, 0.1) if refused else Response(200, {}, b"{}", {"choices": []}, 0.1)
+        return Response(429, {}, b"", REFUSED, 0.1) if refused else Response(200, {}, b"{}", GOOD, 0.1)
 
     def request(number: int) -> APIRequest:
         made = APIRequest({"model": "m", "n": number})

@@ -28,6 +28,8 @@ from parallel_openai.records import APIRequest, Response, Result, Size
 T = TypeVar("T")
 
 
+#: What a good answer holds at the least.
+GOOD: dict[str, Any] = {"choices": [{"message": {"role": "assistant", "content": "Hi."}, "finish_reason": "stop"}]}
 #: Turns of a loop that no test needs: something is polled for in it.
 MOST_TURNS = 2_000_000
 

@@ -21,7 +21,8 @@ from parallel_openai.local import simulator
 from parallel_openai.local.simulator import Server
 from tests.frames.conftest import Verb, codes
 
-CHAT: dict[str, Any] = {"id": "1", "object": "chat.completion", "model": "m", "usage": None}
+BILLED = {"prompt_tokens": 3, "completion_tokens": 1, "total_tokens": 4}
+CHAT: dict[str, Any] = {"id": "1", "object": "chat.completion", "model": "m", "usage": BILLED}
 
 
 def texts(*rows: str) -> pd.DataFrame:

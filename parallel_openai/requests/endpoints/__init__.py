@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 from parallel_openai.errors import InvalidInputError
 from parallel_openai.requests.endpoints.base import Answer, Endpoint, Packing, mappings, names_in
 from parallel_openai.requests.endpoints.chat import Chat
@@ -55,6 +57,7 @@ def endpoint(name: str) -> Endpoint:
     return known
 
 
+@lru_cache(maxsize=64)
 def endpoint_at(path: str) -> Endpoint | None:
     """The endpoint that a URL's path ends in, whatever stands before it; None where it is none of them.
 

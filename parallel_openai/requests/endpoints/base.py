@@ -70,6 +70,7 @@ class Endpoint(ABC):
         has_system: whether there is a place for a system text.
         gives_text: whether answers are text, and not something else in `Answer.value`.
         packing: how many rows may travel in one request; None: one.
+        answers: the list in a response that holds the answers, and the field that each has; None: whatever it is.
     """
 
     name: str
@@ -81,6 +82,7 @@ class Endpoint(ABC):
     has_system: bool = False
     gives_text: bool = True
     packing: Packing | None = None
+    answers: tuple[str, str | None]
 
     @abstractmethod
     def ask(self, prompt: Any, system: Any) -> Mapping[str, Any]:
@@ -97,6 +99,11 @@ class Endpoint(ABC):
     def read(self, response: Mapping[str, Any]) -> Answer:
         """What a response says, and whether it is an answer at all."""
         return self.read_all(response)[0]
+
+    def has_answer(self, response: Mapping[str, Any]) -> bool:
+        """Whether a response holds an answer, be it an empty one or one that was cut off."""
+        place, field = self.answers
+        return any(each if field is None else each.get(field) is not None for each in mappings(response.get(place)))
 
     def body(self, prompt: Any, system: Any, model: str | None, params: Mapping[str, Any]) -> Mapping[str, Any]:
         """The request's JSON: the model, what the row asks, and the caller's parameters as they are.

@@ -43,6 +43,7 @@ class Chat(Endpoint):
     )
     caps = ("max_completion_tokens", "max_tokens")
     has_system = True
+    answers = ("choices", "message")
 
     def ask(self, prompt: Any, system: Any) -> Mapping[str, Any]:
         if isinstance(prompt, Mapping) and "role" not in prompt:

@@ -24,6 +24,7 @@ class Completions(Endpoint):
     )
     caps = ("max_tokens",)
     default_cap = 16
+    answers = ("choices", "text")
 
     def ask(self, prompt: Any, system: Any) -> Mapping[str, Any]:
         prompt = list_of(prompt)

@@ -22,6 +22,7 @@ class Embeddings(Endpoint):
     own = frozenset({"input"})
     parameters = frozenset({"dimensions", "encoding_format", "input", "model", "user"})
     gives_text = False
+    answers = ("data", "embedding")
     packing = Packing(inputs=2048, tokens=300_000, tokens_each=8192)
 
     def ask(self, prompt: Any, system: Any) -> Mapping[str, Any]:

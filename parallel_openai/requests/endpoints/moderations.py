@@ -18,6 +18,7 @@ class Moderations(Endpoint):
     own = frozenset({"input"})
     parameters = frozenset({"input", "model"})
     gives_text = False
+    answers = ("results", None)
     packing = Packing(inputs=32, tokens=32_768, tokens_each=32_768)
 
     def ask(self, prompt: Any, system: Any) -> Mapping[str, Any]:

@@ -41,6 +41,7 @@ class Responses(Endpoint):
     )
     caps = ("max_output_tokens",)
     has_system = True
+    answers = ("output", None)
 
     def ask(self, prompt: Any, system: Any) -> Mapping[str, Any]:
         prompt = list_of(prompt)
@@ -59,6 +60,10 @@ class Responses(Endpoint):
             f"The prompt is a {kind_of(prompt)}; it must be a text, a list of messages and other input items or a "
             "request body.",
         )
+
+    def has_answer(self, response: Mapping[str, Any]) -> bool:
+        # Work in the background has none yet, and asking again would have it done twice.
+        return response.get("status") in ("queued", "in_progress") or super().has_answer(response)
 
     def read_all(self, response: Mapping[str, Any]) -> list[Answer]:
         return [_read(response)]

@@ -1,0 +1,100 @@
+"""A good status without an answer is no answer: in a frame, in a file and on every endpoint, and it is asked for again."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+
+import parallel_openai as po
+from parallel_openai.local.simulator import Server
+from tests.files.asking import chat, results, run, write
+
+NOTHING: list[Any] = [
+    {},
+    "null",
+    {"choices": None},
+    {"choices": []},
+    {"choices": [{}]},
+    {"choices": [{"message": None, "finish_reason": "stop"}]},
+    {"base_resp": {"status_code": 1000, "status_msg": "unknown error"}},
+    "",
+    "<html><title>Log in</title></html>",
+]
+BILLED = {"choices": [], "usage": {"prompt_tokens": 9, "completion_tokens": 2, "total_tokens": 11}}
+#: A line of a file and an answer without an answer, by the endpoint.
+OTHERS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
+    "completions": ({"model": "m", "prompt": "a"}, {"choices": [{"finish_reason": "stop"}]}),
+    "responses": ({"model": "m", "input": "a"}, {"status": "completed", "output": []}),
+    "embeddings": ({"model": "m", "input": "a"}, {"data": [{"index": 0}]}),
+    "moderations": ({"model": "m", "input": "a"}, {"results": []}),
+}
+
+
+ROWS = [f"row {number};" for number in range(len(NOTHING))]
+
+
+def answer_nothing(server: Server) -> None:
+    for row, nothing in zip(ROWS, NOTHING, strict=True):
+        server.script([{"body": nothing}], matching=row)
+
+
+def test_a_file_run_writes_an_error_line_and_the_next_one_asks_again(server: Server) -> None:
+    write(*map(chat, ROWS))
+    answer_nothing(server)
+    status = run(server, max_attempts=1)
+    assert (status.num_tasks_succeeded, status.num_tasks_failed) == (0, len(ROWS))
+    assert all(isinstance(line[1], list) for line in results())
+    status = run(server)
+    assert (status.num_tasks_restored, status.num_tasks_succeeded) == (0, len(ROWS))
+    assert all(line[1]["choices"][0]["message"]["content"] for line in results()[len(ROWS) :])
+
+
+def test_a_frame_asks_again_at_once(server: Server, client: po.Client) -> None:
+    answer_nothing(server)
+    out = po.process_dataframe(pd.DataFrame({"text": ROWS}), "text", model="m", client=client, progress=False)
+    assert out["status"].eq("succeeded").all()
+    assert out["attempts"].eq(2).all()
+
+
+@pytest.mark.parametrize("path", OTHERS)
+def test_each_endpoint_knows_where_its_answers_stand(server: Server, path: str) -> None:
+    line, nothing = OTHERS[path]
+    write(line)
+    server.script([{"body": nothing}])
+    url = f"{server.base_url}/{path}"
+    status = po.process_api_requests_from_file("in.jsonl", "out.jsonl", url, api_key="none", progress=False)
+    assert (status.num_tasks_succeeded, status.num_api_errors) == (1, 1)
+    assert isinstance(results()[0][1], dict)
+
+
+def test_what_was_billed_is_not_asked_for_again_by_itself_and_its_line_is_an_error(server: Server) -> None:
+    write(chat("a"))
+    server.script([{"body": {**BILLED, "model": "gpt-4o-mini"}}])
+    status = run(server)
+    assert (status.num_tasks_failed, dict(status.errors), server.stats()["received"]) == (1, {"empty": 1}, 1)
+    assert results()[0][1] == ["The server answered HTTP 200 without an answer: there is nothing in 'choices'."]
+    assert (status.prompt_tokens, status.completion_tokens) == (9, 2)
+    assert status.cost_usd > 0
+    assert run(server).num_tasks_succeeded == 1
+
+
+def test_in_a_frame_what_was_billed_has_its_cost(server: Server, client: po.Client) -> None:
+    server.script([{"body": {**BILLED, "model": "gpt-4o-mini"}}])
+    df = pd.DataFrame({"text": ["a"]})
+    out = po.process_dataframe(df, "text", model="gpt-4o-mini", client=client, progress=False)
+    assert out.loc[0, ["status", "error_code", "attempts", "completion_tokens"]].tolist() == ["failed", "empty", 1, 2]
+    assert out.loc[0, "cost_usd"] > 0
+
+
+def test_work_in_the_background_is_not_begun_twice(server: Server) -> None:
+    write({"model": "m", "input": "a", "background": True})
+    queued = {"id": "resp_1", "status": "queued", "output": [], "usage": None}
+    server.script([{"body": queued}])
+    url = f"{server.base_url}/responses"
+    po.process_api_requests_from_file("in.jsonl", "out.jsonl", url, api_key="none", progress=False)
+    assert server.stats()["received"] == 1
+    assert json.loads(Path("out.jsonl").read_text())[1] == queued
