@@ -131,11 +131,14 @@ class Client:
         self.max_attempts = max_attempts
         self.timeout = timeout
         self.max_wait = max_wait
-        self.limiter = Limiters(max_requests_per_minute, max_tokens_per_minute, burst=burst, clock=time.monotonic)
+        self.limiter = Limiters(max_requests_per_minute, max_tokens_per_minute, burst=burst, clock=self.clock)
         self._shared = SharedAccount(shared) if shared is not None else None
-        key = find_key(api_key, is_azure=address.is_azure, environment=os.environ, clock=time.monotonic)
+        key = find_key(api_key, is_azure=address.is_azure, environment=os.environ, clock=self.clock)
         sent = make_headers(key.headers, organization, project, mapping_of(headers, "headers"), environment=os.environ)
         self._line = Line(address, key, sent, timeout=timeout, trust_env=trust_env, ssl=ssl)
+
+    #: Seconds, never going back: what waits and deadlines are told by.
+    clock: Callable[[], float] = staticmethod(time.monotonic)
 
     @staticmethod
     def pool(members: Iterable[Client | Mapping[str, Any]]) -> Client:
@@ -222,7 +225,7 @@ class Client:
     ) -> End:
         """Bring requests to their results within the limits, on the loop that runs this.
 
-        `deadline` is a moment of time.monotonic. Gives how the run ended.
+        `deadline` is a moment of the client's clock. Gives how the run ended.
 
         Raises:
             RunStoppedError: the server refuses every request.
@@ -236,6 +239,7 @@ class Client:
             max_concurrent_requests=self.max_concurrent_requests,
             budget=budget,
             deadline=deadline,
+            clock=self.clock,
         )
         async with self._at_work(status):
             return await processor.run(requests)

@@ -120,7 +120,7 @@ def process_api_requests_from_file(
     with noted_interrupts() as presses:
         try:
             with _to_its_end(run, show=progress, close=client is None) as bar:
-                run_to_end(run.work(), bar.tick, presses)
+                run_to_end(run.work(), bar.tick, presses, nested=run.client.loop == "running")
         except Interrupted:
             raise interrupt_with(run.status) from None
         if presses:
@@ -170,7 +170,7 @@ async def aprocess_api_requests_from_file(
     )
     try:
         with _to_its_end(run, show=progress, close=client is None) as bar:
-            await arun(run.work(), bar.tick)
+            await arun(run.work(), bar.tick, nested=run.client.loop == "running")
     except Interrupted as stop:
         raise asyncio.CancelledError(*stop.args) from None
     return run.status

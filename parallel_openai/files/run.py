@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import math
 import os
-import time
 from array import array
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -119,7 +118,7 @@ class FileRun:
     async def work(self) -> None:
         counting = asyncio.get_running_loop().create_task(self._count_lines())
         try:
-            await self._work(time.monotonic())
+            await self._work(self.client.clock())
         finally:
             counting.cancel()
 

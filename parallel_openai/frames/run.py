@@ -162,7 +162,7 @@ class FrameRun:
             self._bar.close()
 
     async def _work(self) -> None:
-        began = time.monotonic()
+        began = self.client.clock()
         with Journal(self.journal_path, sync=self.options.sync) as journal:
             known = await self._known()
             try:
