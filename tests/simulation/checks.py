@@ -10,8 +10,17 @@ import numpy as np
 import orjson
 import pandas as pd
 
-from tests.simulation.life import Call, Life
-from tests.simulation.server import CONTEXT_LENGTH, Books, inputs_of, label_of, prompt_tokens, question_of, reply_to, vector_of
+from tests.simulation.life import CAP, Call, Life
+from tests.simulation.server import (
+    CONTEXT_LENGTH,
+    Books,
+    inputs_of,
+    label_of,
+    prompt_tokens,
+    question_of,
+    reply_to,
+    vector_of,
+)
 
 if TYPE_CHECKING:
     from tests.simulation.run import Outcome
@@ -28,6 +37,8 @@ def after_call(
     bills = [bill for bill in books.bills if bill.call == number]
     wrong += _lost(call, outcome, bills, before, after)
     wrong += _beyond_budget(life, number, bills)
+    wrong += _untold(outcome, bills)
+    wrong += _idle(life, call, outcome, books, bills)
     return wrong
 
 
@@ -65,7 +76,9 @@ def _is_good(answer: dict[str, Any]) -> bool:
     if "data" in answer:
         return answer["data"][0]["embedding"] is not None
     choices = answer.get("choices")
-    return bool(choices) and choices[0]["finish_reason"] == "stop" and "nonsense" not in choices[0]["message"]["content"]
+    if not choices or choices[0]["finish_reason"] != "stop":
+        return False
+    return "nonsense" not in choices[0]["message"]["content"]
 
 
 def _is_sound(life: Life, text: str | None) -> bool:
@@ -115,6 +128,46 @@ def _lost(call: Call, outcome: Outcome, bills: Sequence[Any], before: Counter[st
     )
     missing = delivered + before - after
     return [f"{count} answers to {question} were delivered and are not kept" for question, count in missing.items()]
+
+
+def _untold(outcome: Outcome, bills: Sequence[Any]) -> list[str]:
+    """What was billed for an answer that came, and said so, is told."""
+    if outcome.killed or not outcome.told or "CancelledError" in outcome.errors:
+        return []
+    told = [sum(each) for each in zip(*outcome.told, strict=True)]
+    came = [bill for bill in bills if bill.outcome == "delivered" and bill.told]
+    billed = [
+        sum(bill.tokens[0] for bill in came),
+        sum(bill.tokens[1] for bill in came),
+        sum(bill.usd for bill in came),
+    ]
+    return [] if np.allclose(told, billed, atol=1e-9) else [f"{told} are told for {billed} (tokens, tokens, dollars)"]
+
+
+def _idle(life: Life, call: Call, outcome: Outcome, books: Books, bills: Sequence[Any]) -> list[str]:
+    """Where nothing goes wrong, the limits are used and kept."""
+    if call.faults or call.down or call.stop or life.second or life.budget or outcome.errors:
+        return []
+    settings, number = books.account.settings, len(bills)
+    ideal = 0.0
+    for limit, each in (
+        (settings.max_requests_per_minute, 1),
+        (settings.max_tokens_per_minute, max((sum(bill.tokens) + CAP for bill in bills), default=0)),
+    ):
+        if limit is not None:
+            ideal = max(ideal, 60.0 * number * each / limit)
+    waits = [bill.seconds for bill in bills]
+    at_once = life.given.get("max_concurrent_requests", 500)
+    most = 1.5 * ideal + 2 * sum(waits) / at_once + 2 * max(waits, default=0.0) + 75.0
+    wrong = []
+    if outcome.seconds > most:
+        wrong.append(f"{number} requests took {outcome.seconds:.1f} s, where {most:.1f} s are enough")
+    refused = books.refused_in_call
+    # Servers that count by the second refuse a part of what one in step with their minute would not.
+    is_told = settings.window == "bucket" and settings.headers == "enforced" and settings.retry_after != "none"
+    if is_told and refused > 5 + 0.02 * number:
+        wrong.append(f"{refused} of {number} were refused")
+    return wrong
 
 
 def _beyond_budget(life: Life, number: int, bills: Sequence[Any]) -> list[str]:

@@ -11,6 +11,8 @@ Verb = Literal["process", "label", "embed", "file"]
 BEFORE_WORK = ("500", "502", "503", "429", "529", "reset", "refused")
 AFTER_WORK = ("lost", "hang", "cut_off", "html", "nothing", "truncated", "off_label", "no_usage", "late_headers")
 STOPS = ("cancel", "cancel_twice", "deadline", "kill", "full_disk", "suspend")
+#: Tokens that an answer may have.
+CAP = 40
 LABELS = ("pro", "con", "neither")
 
 
@@ -80,9 +82,13 @@ def draw(seed: int) -> Life:
 def _texts(lot: random.Random) -> list[str | None]:
     rows = lot.choice((1, 3, 12, 30, 60))
     kinds = lot.choice((rows, max(1, rows // 2)))  # half of them ask what others do
-    texts: list[str | None] = [f"Row {lot.randrange(kinds)} of {kinds}{lot.choice(('', ' ', '.'))}" for _ in range(rows)]
+    texts: list[str | None] = [
+        f"Row {lot.randrange(kinds)} of {kinds}{lot.choice(('', ' ', '.'))}" for _ in range(rows)
+    ]
     for _ in range(lot.choice((0, 0, 1, 3))):
-        texts[lot.randrange(rows)] = lot.choice((None, "huge " * 400, "half an emoji \U0001f642", "line\nbreak", "{braces}"))
+        texts[lot.randrange(rows)] = lot.choice(
+            (None, "huge " * 400, "half an emoji \U0001f642", "line\nbreak", "{braces}")
+        )
     return texts
 
 

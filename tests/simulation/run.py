@@ -9,7 +9,6 @@ import pickle
 import random
 import resource
 import signal
-import struct
 import tempfile
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -27,11 +26,10 @@ from parallel_openai.engine.transport import Transport
 from parallel_openai.errors import ParallelOpenAIError
 from tests.engine.virtual import VirtualLoop
 from tests.simulation import checks
-from tests.simulation.life import LABELS, Call, Life, draw
-from tests.simulation.server import Books, Server, books_of, inputs_of, question_of
+from tests.simulation.life import CAP, LABELS, Call, Life, draw
+from tests.simulation.server import Books, Server, books_of, inputs_of
 
 PROMPT = "{text}"
-CAP = 40
 #: Virtual seconds that one call may take: more than the longest wait that is asked for, and less than for ever.
 LONGEST = 2e5
 #: How often the same call is made again at the most, once the server is kind.
@@ -46,15 +44,18 @@ class Outcome:
     Attributes:
         frames: what it gave, also a `.partial`.
         errors: what it raised, as text.
-        counts: of the run, where it could tell.
+        told: what the runs said that they were billed: tokens of prompts and of answers, and dollars.
         killed: in the middle of it.
         turn: of the loop, at the end.
+        seconds: how long it took.
     """
 
     frames: list[pd.DataFrame] = field(default_factory=list)
     errors: list[str] = field(default_factory=list)
+    told: list[tuple[int, int, float]] = field(default_factory=list)
     killed: bool = False
     turn: int = 0
+    seconds: float = 0.0
 
 
 @dataclass
@@ -101,7 +102,7 @@ def _live(life: Life, folder: Path) -> Lived:
         (folder / "in.requests").write_bytes(b"".join(lines))
     kind = [Call()] * MOST_CALLS
     for number, call in enumerate([*life.calls, *kind]):
-        books.kept = kept(folder)
+        books.kept, books.refused_in_call = kept(folder), 0
         before = books.kept.copy()
         books.story.append(f"call {number}: {call}")
         outcome, books = _call(life, call, number, books, folder)
@@ -191,6 +192,7 @@ class _Here:
             self.books.wrong.append(f"the call hangs: {LONGEST} s went by")
         except AssertionError as error:
             self.books.wrong.append(str(error))
+        outcome.seconds = self.loop.time() - self.books.now
         self.books.now, outcome.turn = self.loop.time(), self.loop._jumping.turns
         with suppress(AssertionError):
             self._end_loop()
@@ -244,22 +246,30 @@ class _Here:
 
     async def _one(self, client: po.Client, outcome: Outcome, name: str) -> None:
         try:
-            outcome.frames.append(await self._asked(client, self.folder / name))
+            outcome.frames.append(await self._asked(client, outcome, self.folder / name))
+            self._note_told(outcome)
         except asyncio.CancelledError:
             outcome.errors.append("CancelledError")
             if self.life.verb != "file" and (report := po.last_run()) is not None:
+                assert report.frame is not None
                 outcome.frames.append(report.frame)
         except ParallelOpenAIError as error:
             outcome.errors.append(f"{type(error).__name__}: {error}")
-            if isinstance(getattr(error, "partial", None), pd.DataFrame):
-                outcome.frames.append(error.partial)
+            partial = getattr(error, "partial", None)
+            if isinstance(partial, pd.DataFrame):
+                outcome.frames.append(partial)
+                self._note_told(outcome)
         except Exception as error:
             self.books.wrong.append(f"{type(error).__name__}: {error}")
 
-    async def _asked(self, client: po.Client, path: Path) -> pd.DataFrame:
+    def _note_told(self, outcome: Outcome) -> None:
+        if self.life.verb != "file" and (report := po.last_run()) is not None:
+            outcome.told.append((report.prompt_tokens, report.completion_tokens, report.cost_usd))
+
+    async def _asked(self, client: po.Client, outcome: Outcome, path: Path) -> pd.DataFrame:
         life = self.life
         if life.verb == "file":
-            return await self._by_file(client, path)
+            return await self._by_file(client, outcome, path)
         df = frame_of(life)
         options: dict[str, Any] = {
             "client": client,
@@ -282,10 +292,10 @@ class _Here:
             **({"deadline": self.call.at + 0.01} if self.call.stop == "deadline" else {}),
         }
 
-    async def _by_file(self, client: po.Client, path: Path) -> pd.DataFrame:
+    async def _by_file(self, client: po.Client, outcome: Outcome, path: Path) -> pd.DataFrame:
         """Give what the results file says, as a frame."""
         try:
-            await po.aprocess_api_requests_from_file(
+            status = await po.aprocess_api_requests_from_file(
                 self.folder / "in.requests",
                 path,
                 client=client,
@@ -294,9 +304,9 @@ class _Here:
                 logging_level=50,
                 **self._bounds(),
             )
+            outcome.told.append((status.prompt_tokens, status.completion_tokens, status.cost_usd))
         finally:
-            frame = _frame_of_results(path) if path.exists() else None
-        assert frame is not None
+            frame = _frame_of_results(path)
         return frame
 
 
@@ -312,11 +322,9 @@ def _body(text: str | None) -> Mapping[str, Any]:
 
 def _frame_of_results(path: Path) -> pd.DataFrame:
     """One row for each good line of a results file."""
-    rows = [orjson.loads(line) for line in path.read_bytes().split(b"\n") if line and line[:2] != b"[{}"]
+    written = path.read_bytes() if path.exists() else b""
+    rows = [orjson.loads(line) for line in written.split(b"\n") if line and line[:2] != b"[{}"]
     good = [row for row in rows if isinstance(row[1], dict) and row[0]]
     texts = [inputs_of(row[0])[0] for row in good]
     answers = [row[1]["choices"][0]["message"]["content"] if row[1].get("choices") else None for row in good]
     return pd.DataFrame({"text": texts, "response": answers, "status": "succeeded"})
-
-
-__all__ = ["Lived", "live", "question_of"]

@@ -46,6 +46,7 @@ class Bill:
         outcome: `working`, then `delivered`, or `lost` where no whole answer came.
         good: whether the answer, where it is delivered, is one.
         turn: of the loop, when it was delivered.
+        seconds: that the server took for it.
     """
 
     call: int
@@ -56,6 +57,7 @@ class Bill:
     outcome: str = "working"
     good: bool = True
     turn: int = 0
+    seconds: float = 0.0
 
 
 @dataclass
@@ -67,7 +69,7 @@ class Books:
     account: Account
     bills: list[Bill] = field(default_factory=list)
     kept: Counter[str] = field(default_factory=Counter)  # good answers in the journals when the call began
-    refused: int = 0
+    refused_in_call: int = 0
     sent: list[float] = field(default_factory=list)
     wrong: list[str] = field(default_factory=list)
     story: list[str] = field(default_factory=list)
@@ -86,7 +88,7 @@ class Server:
         self._flying: Counter[str] = Counter()
         each = life.samples * (2 if life.second == "same client" else 1)
         asked = Counter(question_of(text or "") for text in life.texts)
-        #: How many answers each question may have: lines of a file are answered one by one, and rows that ask the same together.
+        #: How many answers each question may have. Lines of a file are answered one by one; rows that ask the same, together.
         self._wanted = {question: count if life.verb == "file" else each for question, count in asked.items()}
 
     def now(self) -> float:
@@ -148,7 +150,7 @@ class Server:
         lack = account.lack(cost, now)
         if lack is None:
             return None
-        self.books.refused += 1
+        self.books.refused_in_call += 1
         if account.settings.charge_refused:
             account.take_refused(now)
         said = rate_limited(lack, model="m", style="openai", retry_after=account.settings.retry_after)
@@ -163,7 +165,9 @@ class Server:
         prompt = prompt_tokens(request)
         cost = self._cost(request, prompt)
         account.take(1, cost, now)
-        headers = CIMultiDict({**account.headers(now), "content-type": "application/json", "x-request-id": f"req_{now}"})
+        headers = CIMultiDict(
+            {**account.headers(now), "content-type": "application/json", "x-request-id": f"req_{now}"}
+        )
         fault = self._drawn(AFTER_WORK)
         is_chat = path.endswith("chat/completions")
         answer, completion, good = _chat(request, fault) if is_chat else _vectors(request)
@@ -171,14 +175,21 @@ class Server:
         usd = prompt * price[0] + completion * price[1]
         bill = Bill(self.number, questions, (prompt, completion), usd, good=good)
         self.books.bills.append(bill)
-        answer["usage"] = {"prompt_tokens": prompt, "completion_tokens": completion, "total_tokens": prompt + completion}
+        answer["usage"] = {
+            "prompt_tokens": prompt,
+            "completion_tokens": completion,
+            "total_tokens": prompt + completion,
+        }
         if fault == "no_usage":
             bill.told = False
             del answer["usage"]
         try:
-            await asyncio.sleep(self.life.latency * self.books.lot.lognormvariate(0, self.life.sigma))
+            bill.seconds = self.life.latency * self.books.lot.lognormvariate(0, self.life.sigma)
+            await asyncio.sleep(bill.seconds)
             account.settle(
-                settled(account.settings.counting, cost, total_tokens=prompt + completion) - cost, self.now(), taken_at=now
+                settled(account.settings.counting, cost, total_tokens=prompt + completion) - cost,
+                self.now(),
+                taken_at=now,
             )
             return await self._deliver(bill, fault, headers, answer)
         except BaseException:
@@ -198,7 +209,9 @@ class Server:
             bill.good = bill.told = False
             body = b"<html>Log in</html>" if fault == "html" else b"{}"
         if fault == "late_headers":  # of a proxy that kept them
-            headers = CIMultiDict({**headers, "x-ratelimit-remaining-requests": "0", "x-ratelimit-reset-requests": "59s"})
+            headers = CIMultiDict(
+                {**headers, "x-ratelimit-remaining-requests": "0", "x-ratelimit-reset-requests": "59s"}
+            )
         bill.outcome, bill.turn = "delivered", self._loop._jumping.turns
         self.tell(f"{bill.question} delivered ({fault})")
         return 200, headers, body
