@@ -89,8 +89,8 @@ UNSENT_CODES = frozenset(
 
 
 def judge(response: Response, *, reached: bool, path: str = "") -> Verdict:
-    """What an answer means. `reached` says that the server has answered some request of this run before; `path` is where
-    the request went, whose endpoint knows whether a good status brings an answer.
+    """What an answer means. `reached` says that the server has answered some request of this run before; `path` is
+    where the request went, whose endpoint knows whether a good status brings an answer.
 
     The table is the API's list of error codes: status first, then `error.code`, then `error.type`. The words of the
     message decide only what servers of other makes say nowhere else: the refused limit, an account without money, and a

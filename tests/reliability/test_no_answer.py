@@ -1,4 +1,4 @@
-"""A good status without an answer is no answer: in a frame, in a file and on every endpoint, and it is asked for again."""
+"""A good status without an answer is no answer, in a frame, in a file and on every endpoint: it is asked for again."""
 
 from __future__ import annotations
 

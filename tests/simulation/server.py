@@ -88,7 +88,7 @@ class Server:
         self._flying: Counter[str] = Counter()
         each = life.samples * (2 if life.second == "same client" else 1)
         asked = Counter(question_of(text or "") for text in life.texts)
-        #: How many answers each question may have. Lines of a file are answered one by one; rows that ask the same, together.
+        #: How many answers each question may have. Lines of a file are answered one by one; like rows, together.
         self._wanted = {question: count if life.verb == "file" else each for question, count in asked.items()}
 
     def now(self) -> float:
