@@ -14,6 +14,9 @@ from parallel_openai.jsonl import alike, dumps_strictly, is_nested_too_deeply, l
 
 Status = Literal["succeeded", "failed", "cancelled"]
 
+#: An answer larger than this is refused: no completion is, and an endless body would fill the memory.
+MAX_RESPONSE_BYTES = 64 * 2**20
+
 
 class Size(NamedTuple):
     """How large a request is, in every measure that a server may charge by.

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from parallel_openai.engine.transport import MAX_RESPONSE_BYTES
-from parallel_openai.records import APIRequest
+from parallel_openai.records import MAX_RESPONSE_BYTES, APIRequest
 
 #: Bytes that an answer may have, generously: text, what is heard, painted or told with the probability of each token,
 #: and the vector of one input.

@@ -8,10 +8,9 @@ from typing import IO, Any, Literal
 
 from parallel_openai.batch.server_batch import ServerBatch
 from parallel_openai.engine.retry import judge
-from parallel_openai.engine.transport import MAX_RESPONSE_BYTES
 from parallel_openai.jsonl import dumps, loads_from_anywhere, loads_quickly
 from parallel_openai.printable import printable
-from parallel_openai.records import APIRequest, Attempt, Response, Result
+from parallel_openai.records import MAX_RESPONSE_BYTES, APIRequest, Attempt, Response, Result
 from parallel_openai.requests.endpoints import usage_of
 
 #: Written into each answer, since nothing else in it tells that it cost half.

@@ -29,11 +29,9 @@ from parallel_openai.engine.redirects import has_same_owner, redirected
 from parallel_openai.engine.secrets import Secrets
 from parallel_openai.engine.urls import check_url
 from parallel_openai.jsonl import JSONTooLargeError, dumps, loads_from_anywhere, loads_quickly
-from parallel_openai.records import Response
+from parallel_openai.records import MAX_RESPONSE_BYTES, Response
 
 LARGE_BODY = 2**20
-#: An answer larger than this is refused: no completion is, and an endless body would fill the memory.
-MAX_RESPONSE_BYTES = 64 * 2**20
 #: Seconds for a connection: an address that swallows what is sent to it is named soon, and not after the answer's time.
 CONNECT_TIMEOUT = 15.0
 MOST_REDIRECTS = 5

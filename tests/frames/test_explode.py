@@ -94,7 +94,8 @@ def test_the_frame_can_be_saved_and_written_out(ask: Verb) -> None:
 
 
 def test_a_row_without_any_choice_has_no_number(ask: Verb, server: Server) -> None:
-    server.script([{"body": {"model": "m", "choices": []}}])
+    billed = {"prompt_tokens": 3, "completion_tokens": 0, "total_tokens": 3}  # or it would be asked for again
+    server.script([{"body": {"model": "m", "choices": [], "usage": billed}}])
     out = ask(TWO[:1], "text", n=3, explode=True)
     assert codes(out) == ["empty"]
     assert out["choice"].isna().tolist() == [True]
