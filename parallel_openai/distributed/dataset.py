@@ -72,6 +72,7 @@ def process_dataset(
     retry_failed: bool = True,
     parse: Callable[[Any], Any] | None = None,
     repair: bool | int = False,
+    keep_reasoning: bool = False,
     prefix: str = "",
     progress: bool = True,
     sync: Sync = "second",
@@ -113,7 +114,7 @@ def process_dataset(
     account = client_for(client)
     account.check_key()
     recipe = make_recipe(prompt, model, system, endpoint, response_format, samples, metadata, extra_body, params)
-    reader = answer_reader(recipe, parse)
+    reader = answer_reader(recipe, parse, keep_reasoning=keep_reasoning)
     options = Options(
         retry_failed=retry_failed,
         prefix=prefix,

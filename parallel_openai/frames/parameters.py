@@ -18,8 +18,8 @@ from parallel_openai.requests.endpoints import ENDPOINTS, Endpoint, names_in
 OPTIONS: dict[str, str] = {
     **dict.fromkeys(
         names_in(
-            "system endpoint response_format samples explode metadata save_to retry_failed parse repair budget_usd "
-            "budget_tokens deadline lane prefix progress sync ray client extra_body model"
+            "system endpoint response_format samples explode metadata save_to retry_failed parse repair keep_reasoning "
+            "budget_usd budget_tokens deadline lane prefix progress sync ray client extra_body model"
         ),
         "process_dataframe",
     ),

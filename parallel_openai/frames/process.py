@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from array import array
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, cast
 
 import numpy as np
@@ -22,7 +21,7 @@ from parallel_openai.frames.options import Options
 from parallel_openai.frames.parameters import check_parameters, checked_extra
 from parallel_openai.frames.recipe import WHATEVER_IS_RAISED, Prompt, Recipe, check_function, last_line
 from parallel_openai.frames.run import aexecute, execute
-from parallel_openai.frames.structured import structured_reader
+from parallel_openai.frames.structured import REASONING, structured_reader, with_thoughts
 from parallel_openai.requests.endpoints import EMBEDDINGS, Answer, of_length
 from parallel_openai.requests.endpoints import endpoint as find_endpoint
 from parallel_openai.requests.structured import Shape, structure_of
@@ -44,6 +43,7 @@ def process_dataframe(
     retry_failed: bool = True,
     parse: Callable[[str], Any] | None = None,
     repair: bool | int = False,
+    keep_reasoning: bool = False,
     budget_usd: float | None = None,
     budget_tokens: int | None = None,
     deadline: float | None = None,
@@ -86,6 +86,10 @@ def process_dataframe(
         repair: whether an answer that is no good is asked for once more, or how often: with twice the cap where it was
             cut off, else with what is wrong shown to the model (an empty answer, one that is none of the labels, one
             for which `parse` raises a ValueError). The row's tokens, `cost_usd` and `attempts` are those of all.
+        keep_reasoning: whether what the model thought, where the server shows it, gets a column `reasoning`: the fields
+            `reasoning_content` and `reasoning`, parts of the content, summaries of the Responses API, or a
+            `<think>...</think>` at the head of the answer, which `response` is then without. Such a head is never taken
+            for a part of an answer in JSON.
         budget_usd, budget_tokens: what the call may spend. Before each send the most that it can come to is set aside,
             so every request needs a cap on its answer, such as `max_completion_tokens`. What the journal holds is free.
         deadline: seconds after which nothing is sent any more. What is on its way then is waited for, for up to 10 s.
@@ -152,7 +156,7 @@ def process_dataframe(
         ray=ray,
         explode=explode,
     )
-    reader = answer_reader(recipe, parse, as_lists=explode)
+    reader = answer_reader(recipe, parse, as_lists=explode, keep_reasoning=keep_reasoning)
     return execute(df, recipe, reader, client_for(client), options)
 
 
@@ -172,6 +176,7 @@ async def aprocess_dataframe(
     retry_failed: bool = True,
     parse: Callable[[str], Any] | None = None,
     repair: bool | int = False,
+    keep_reasoning: bool = False,
     budget_usd: float | None = None,
     budget_tokens: int | None = None,
     deadline: float | None = None,
@@ -204,7 +209,8 @@ async def aprocess_dataframe(
         ray=ray,
         explode=explode,
     )
-    return await aexecute(df, recipe, answer_reader(recipe, parse, as_lists=explode), client_for(client), options)
+    reader = answer_reader(recipe, parse, as_lists=explode, keep_reasoning=keep_reasoning)
+    return await aexecute(df, recipe, reader, client_for(client), options)
 
 
 def make_recipe(
@@ -232,59 +238,65 @@ def make_recipe(
     return Recipe(prompt, model, system, where, merged, beside, samples, structure=structure)
 
 
-def answer_reader(recipe: Recipe, parse: Callable[[Any], Any] | None = None, *, as_lists: bool = False) -> Reader:
+def answer_reader(
+    recipe: Recipe,
+    parse: Callable[[Any], Any] | None = None,
+    *,
+    as_lists: bool = False,
+    keep_reasoning: bool = False,
+) -> Reader:
     """Reads the answer, or what `parse` makes of it; with several choices (`n`), or `as_lists`, a list of them.
 
-    Where the call brings tools, what the model wants called stands in a column `tool_calls`.
+    Where the call brings tools, what the model wants called stands in a column `tool_calls`; with `keep_reasoning`,
+    what it thought in a column `reasoning`.
     """
     endpoint = recipe.endpoint
     check_function(parse, "parse")
+    if keep_reasoning and not endpoint.gives_text:
+        raise InvalidInputError(f"keep_reasoning= is for answers in text, and {endpoint.name} gives none.")
     if recipe.structure is not None:
         if parse is not None:
             raise InvalidInputError("parse= and a response_format= with fields both say what becomes of an answer.")
-        return structured_reader(endpoint, recipe.structure, as_lists=as_lists)
+        return structured_reader(endpoint, recipe.structure, as_lists=as_lists, keep_reasoning=keep_reasoning)
     dimensions = recipe.params.get("dimensions") if endpoint is EMBEDDINGS else None
     has_tools = any(recipe.params.get(name) for name in ("tools", "functions"))
+    beside = (*(["tool_calls"] if has_tools else []), *([REASONING] if keep_reasoning else []))
 
     def read(response: Mapping[str, Any]) -> Reading:
         answers = (of_length(answer, dimensions) for answer in endpoint.read_all(response))
-        readings = [_reading(answer, parse, has_tools) for answer in answers]
+        readings = [_reading(with_thoughts(each) if keep_reasoning else each, parse, beside) for each in answers]
         if len(readings) == 1 and not as_lists:
             return readings[0]
         first_wrong = next((reading for reading in readings if reading.error_code is not None), readings[0])
         return first_wrong._replace(value=[reading.value for reading in readings])
 
     column = text_column if endpoint.gives_text and parse is None else value_column
-    if not has_tools:
+    if not beside:
         return Reader.of_one_column("response", read, column)
-    return Reader(("response", "tool_calls"), read, lambda values, _: _with_tools(values, column))
+    columns = {"response": column, "tool_calls": object_column, REASONING: text_column}
+    names = ("response", *beside)
+    return Reader(
+        names,
+        read,
+        lambda values, _: {
+            name: columns[name]([_of_each(value, part) for value in values]) for part, name in enumerate(names)
+        },
+    )
 
 
-@dataclass(frozen=True, slots=True)
-class _Said:
-    """An answer of a model that has tools: what it says, and what it wants called."""
-
-    value: Any
-    tool_calls: Sequence[Any] | None
-
-
-def _with_tools(values: Sequence[Any], column: Callable[[Sequence[Any]], Any]) -> dict[str, Any]:
-    return {
-        "response": column([_of_each(value, lambda said: said.value) for value in values]),
-        "tool_calls": object_column([_of_each(value, lambda said: said.tool_calls) for value in values]),
-    }
-
-
-def _of_each(value: Any, part: Callable[[_Said], Any]) -> Any:
+def _of_each(value: Any, part: int) -> Any:
     """A part of what was said, or of each of several answers."""
     if isinstance(value, list):
         return [_of_each(each, part) for each in value]
-    return None if value is None else part(value)
+    return None if value is None else value[part]
 
 
-def _reading(answer: Answer, parse: Callable[[Any], Any] | None, has_tools: bool) -> Reading:
+def _reading(answer: Answer, parse: Callable[[Any], Any] | None, beside: Sequence[str]) -> Reading:
+    """The value, in a tuple with what stands in columns beside it, if there are such columns."""
     reading = _parsed(answer, parse)
-    return reading._replace(value=_Said(reading.value, answer.tool_calls)) if has_tools else reading
+    if not beside:
+        return reading
+    return reading._replace(value=(reading.value, *(getattr(answer, name) for name in beside)))
 
 
 def _parsed(answer: Answer, parse: Callable[[Any], Any] | None) -> Reading:

@@ -15,14 +15,27 @@ from parallel_openai.frames.answers import COLUMNS, Reader, Reading, object_colu
 from parallel_openai.frames.recipe import WHATEVER_IS_RAISED, last_line
 from parallel_openai.requests.endpoints import Answer, Endpoint
 from parallel_openai.requests.structured import Structure
+from parallel_openai.requests.thoughts import part_thoughts
 
+#: The column of what a model thought, and the part of an answer that it is.
+REASONING = "reasoning"
 _DTYPES = {"integer": "Int64", "number": "Float64", "boolean": "boolean"}
 
 
-def structured_reader(endpoint: Endpoint, structure: Structure, *, as_lists: bool = False) -> Reader:
+def with_thoughts(answer: Answer) -> Answer:
+    """An answer whose thoughts stood at the head of its text, with both apart."""
+    if answer.text is None:
+        return answer
+    thoughts, text = part_thoughts(answer.text)
+    return answer if thoughts is None else answer._replace(text=text, reasoning=answer.reasoning or thoughts)
+
+
+def structured_reader(
+    endpoint: Endpoint, structure: Structure, *, as_lists: bool = False, keep_reasoning: bool = False
+) -> Reader:
     """Reads answers into the structure's fields, each a column; several choices (`n`) or samples give lists.
 
-    With `as_lists`, a single choice gives one too.
+    With `as_lists`, a single choice gives one too; with `keep_reasoning` there is a column of what the model thought.
 
     Raises:
         InvalidInputError: a field is called like a column that every run adds.
@@ -33,8 +46,16 @@ def structured_reader(endpoint: Endpoint, structure: Structure, *, as_lists: boo
                 f"response_format has a field {name!r}, and each run adds a column of that name; call it otherwise."
             )
 
+    if keep_reasoning and REASONING in structure.fields:
+        raise InvalidInputError(
+            "response_format has a field 'reasoning', and keep_reasoning= adds a column of that name."
+        )
+
     def read(response: Mapping[str, Any]) -> Reading:
-        readings = [_reading(answer, structure) for answer in endpoint.read_all(response)]
+        answers = [with_thoughts(answer) for answer in endpoint.read_all(response)]
+        readings = [_reading(answer, structure) for answer in answers]
+        if keep_reasoning:
+            readings = [_with_reasoning(*each) for each in zip(readings, answers, strict=True)]
         if len(readings) == 1 and not as_lists:
             return readings[0]
         wrong = next((each for each in readings if each.error_code is not None), readings[0])
@@ -42,11 +63,10 @@ def structured_reader(endpoint: Endpoint, structure: Structure, *, as_lists: boo
         return Reading(values, wrong.finish_reason, wrong.model, wrong.error_code, wrong.error)
 
     def columns(values: Sequence[Any], _: Sequence[Any]) -> dict[str, Any]:
-        return {name: _column(name, values, schema) for name, schema in structure.fields.items()}
+        return {name: _column(name, values, schema) for name, schema in schemas.items()}
 
-    return Reader(
-        tuple(structure.fields), read, columns, {"fields": list(structure.fields), "columns": list(structure.fields)}
-    )
+    schemas = {**structure.fields, **({REASONING: {"type": "string"}} if keep_reasoning else {})}
+    return Reader(tuple(schemas), read, columns, {"fields": list(structure.fields), "columns": list(schemas)})
 
 
 def _reading(answer: Answer, structure: Structure) -> Reading:
@@ -61,6 +81,10 @@ def _reading(answer: Answer, structure: Structure) -> Reading:
         why = f"The class raised {last_line(error)}"
         return Reading(None, answer.finish_reason, answer.model, "schema_mismatch", why, repairable=False)
     return Reading(value, answer.finish_reason, answer.model)
+
+
+def _with_reasoning(reading: Reading, answer: Answer) -> Reading:
+    return reading if reading.value is None else reading._replace(value={**reading.value, REASONING: answer.reasoning})
 
 
 def _column(name: str, values: Sequence[Any], schema: Mapping[str, Any]) -> Any:

@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 from parallel_openai.errors import InvalidInputError
 from parallel_openai.jsonl import dumps, loads
+from parallel_openai.requests.thoughts import part_thoughts
 
 #: The widest scale: 0 to 100.
 LONGEST_SCALE = 101
@@ -321,6 +322,7 @@ def read_answer(text: str, fields: Sequence[LabelField]) -> tuple[dict[str, Any]
     >>> read_answer('{"label": "spam"}', [LabelField("label", "one", choices)])
     ({'label': 'spam'}, {'label': 'spam'})
     """
+    _, text = part_thoughts(text)
     try:
         answer = loads(text)
     except ValueError:

@@ -40,6 +40,7 @@ _OF_THE_RUN = {
     "deadline",
     "explode",
     "gold",
+    "keep_reasoning",
     "lane",
     "parse",
     "prefix",

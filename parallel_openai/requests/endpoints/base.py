@@ -30,6 +30,7 @@ class Answer(NamedTuple):
         tool_calls: the tools that the model wants called, as the API gives them.
         logprobs: the answer's tokens, each with its `token`, `logprob` and `top_logprobs`, as the API gives them;
             None where they were not asked for.
+        reasoning: what the model thought, if the server shows it beside the answer.
     """
 
     text: str | None
@@ -40,6 +41,7 @@ class Answer(NamedTuple):
     value: Any = None
     tool_calls: Sequence[Any] | None = None
     logprobs: Sequence[Any] | None = None
+    reasoning: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,6 +168,11 @@ def in_turn(choices: Sequence[Any]) -> Sequence[Any]:
     if all(type(number) is int for number in numbers) and len(set(numbers)) == len(numbers):
         return sorted(choices, key=lambda each: int(each["index"]))
     return choices
+
+
+def joined_texts(parts: Sequence[Any]) -> str | None:
+    """The texts among these, each a paragraph; None if there are none."""
+    return "\n\n".join(part for part in parts if isinstance(part, str) and part) or None
 
 
 def text_of_part(part: Any) -> str:

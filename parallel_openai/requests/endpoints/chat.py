@@ -9,6 +9,7 @@ from parallel_openai.requests.endpoints.base import (
     Answer,
     Endpoint,
     in_turn,
+    joined_texts,
     list_of,
     mappings,
     names_in,
@@ -103,7 +104,9 @@ def _read(response: Mapping[str, Any], choice: Any) -> Answer:
         code, error = "truncated", truncated(content, usage_of(response), Chat.caps)
     elif (content is None or content.isspace()) and calls is None:
         code, error = "empty", f"The model answered with nothing (finish_reason {reason!r})."
-    return Answer(content, reason, model, code, error, tool_calls=calls, logprobs=logprobs)
+    return Answer(
+        content, reason, model, code, error, tool_calls=calls, logprobs=logprobs, reasoning=_reasoning(message)
+    )
 
 
 def _text(content: Any) -> str:
@@ -112,6 +115,16 @@ def _text(content: Any) -> str:
         return content
     parts = content if isinstance(content, list) else [content]
     return "".join(part if isinstance(part, str) else text_of_part(part) for part in parts)
+
+
+def _reasoning(message: Mapping[str, Any]) -> str | None:
+    """By the names of DeepSeek and vLLM, of OpenRouter and Groq, and as parts of Mistral's and Anthropic's content."""
+    for name in ("reasoning_content", "reasoning"):
+        if isinstance(message.get(name), str):
+            return message[name] or None
+    parts = [part for part in mappings(message.get("content")) if part.get("type") in ("thinking", "reasoning")]
+    told = [part.get("thinking") or part.get("text") or part.get("reasoning") for part in parts]
+    return joined_texts([_text(each) for each in told if each])
 
 
 def _refusal(message: Mapping[str, Any]) -> Any:

@@ -9,6 +9,7 @@ from parallel_openai.errors import InvalidInputError
 from parallel_openai.requests.endpoints.base import (
     Answer,
     Endpoint,
+    joined_texts,
     list_of,
     mappings,
     names_in,
@@ -129,7 +130,14 @@ def _read(response: Mapping[str, Any]) -> Answer:
         code, error = "empty", f"The model answered with nothing (status {status!r})."
     elif status in _UNFINISHED:
         code, error = "unfinished", f"The model's answer is not whole (status {status!r})."
-    return Answer(text, ended, model, code, error, tool_calls=calls, logprobs=logprobs)
+    reasoning = _reasoning([item for item in items if item.get("type") == "reasoning"])
+    return Answer(text, ended, model, code, error, tool_calls=calls, logprobs=logprobs, reasoning=reasoning)
+
+
+def _reasoning(items: Sequence[Mapping[str, Any]]) -> str | None:
+    """OpenAI shows summaries of the thoughts, other servers the thoughts themselves."""
+    parts = [part for item in items for name in ("summary", "content") for part in mappings(item.get(name))]
+    return joined_texts([part.get("text") for part in parts])
 
 
 def _finish_reason(status: Any, reason: Any, has_calls: bool) -> str | None:
