@@ -12,10 +12,8 @@ from parallel_openai.frames.table import columns_by_text, find_column, has_colum
 from parallel_openai.requests.prompts import parse_template
 
 #: Beside the answers' columns, these are no text of the user's.
-_OURS = {
-    *(*COLUMNS, "response", "reasoning", "tool_calls", "label", "label_reason"),
-    *("label_reviewed", "review_note", "confidence", "votes"),
-}
+_BESIDE = ("reasoning", "tool_calls", "label_reason", "label_reviewed", "review_note", "confidence", "votes")
+_OURS = {*COLUMNS, *_BESIDE, "response", "label"}
     *COLUMNS,
     "response",
     "reasoning",
