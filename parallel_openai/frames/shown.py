@@ -14,17 +14,6 @@ from parallel_openai.requests.prompts import parse_template
 #: Beside the answers' columns, these are no text of the user's.
 _BESIDE = ("reasoning", "tool_calls", "label_reason", "label_reviewed", "review_note", "confidence", "votes")
 _OURS = {*COLUMNS, *_BESIDE, "response", "label"}
-    *COLUMNS,
-    "response",
-    "reasoning",
-    "tool_calls",
-    "label",
-    "label_reason",
-    "label_reviewed",
-    "review_note",
-    "confidence",
-    "votes",
-}
 
 
 def text_columns(out: pd.DataFrame, text: Hashable | Sequence[Hashable] | None) -> list[Hashable]:
