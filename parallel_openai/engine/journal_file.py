@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 from pathlib import Path
 
-from parallel_openai.engine.lines import none_of_ours, parse_line, read_at, read_entries
+from parallel_openai.engine.lines import none_of_ours, parse_line, read_at, read_entries, refuse_what_is_no_file
 from parallel_openai.engine.locking import Lock, advice, hold, let_go
 from parallel_openai.engine.own_files import keep_private
 from parallel_openai.errors import JournalError, JournalWriteError
@@ -44,7 +44,7 @@ class JournalFile:
         self._recent_bytes = 0
         self._unseen_bytes = 0  # of these, since the file was last seen to be whole and in its place
         self._torn = False
-        _refuse_what_is_no_file(path)
+        refuse_what_is_no_file(path)
         self._lock = Lock(path)
         try:
             self._file = _open(path, may_be_torn=not self._lock.is_first)
@@ -218,7 +218,7 @@ def told_of_lost(count: int) -> str:
 def _open(path: Path, *, may_be_torn: bool) -> int:
     file = -1
     try:
-        _refuse_what_is_no_file(path)
+        refuse_what_is_no_file(path)
         file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | getattr(os, "O_BINARY", 0), 0o600)
         hold(file, path)
         _refuse_what_is_not_ours(path, may_be_torn=may_be_torn)
@@ -249,12 +249,6 @@ def _open_beside(path: Path) -> tuple[Path, int]:
             problem = problem or error
     assert problem is not None, "every path has a folder"
     raise problem
-
-
-def _refuse_what_is_no_file(path: Path) -> None:
-    """Such as a pipe, which would be read without end; a folder is refused on opening."""
-    if os.path.exists(path) and not (os.path.isfile(path) or os.path.isdir(path)):
-        raise JournalError(f"{path} is no ordinary file, and answers must be kept in one. Choose another path.")
 
 
 def _refuse_what_is_not_ours(path: Path, *, may_be_torn: bool) -> None:

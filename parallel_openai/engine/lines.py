@@ -78,7 +78,18 @@ def none_of_ours(path: str | os.PathLike[str]) -> JournalError:
     )
 
 
+def refuse_what_is_no_file(path: str | os.PathLike[str]) -> None:
+    """Such as a pipe, which would be waited for without end; a folder is refused on opening.
+
+    Raises:
+        JournalError: something of the kind is there.
+    """
+    if os.path.exists(path) and not (os.path.isfile(path) or os.path.isdir(path)):
+        raise JournalError(f"{path} is no ordinary file, and answers must be kept in one. Choose another path.")
+
+
 def _opened(path: str | os.PathLike[str]) -> IO[bytes]:
+    refuse_what_is_no_file(path)
     try:
         return open(path, "rb", buffering=READ_AHEAD)
     except OSError as error:

@@ -10,7 +10,15 @@ from pathlib import Path
 from typing import Any
 
 from parallel_openai.engine.digests import DigestTable, digest_of_key
-from parallel_openai.engine.lines import Entry, likely_lines, make_line, parse_line, read_entry_at, read_lines
+from parallel_openai.engine.lines import (
+    Entry,
+    likely_lines,
+    make_line,
+    parse_line,
+    read_entry_at,
+    read_lines,
+    refuse_what_is_no_file,
+)
 from parallel_openai.jsonl import alike, dumps, dumps_strictly
 from parallel_openai.records import APIRequest, Attempt, Result, request_key
 from parallel_openai.requests.endpoints import bill_of, is_simulated, usage_of
@@ -115,6 +123,7 @@ class KnownResults:
         self._file = -1
         self._lines = DigestTable()  # where each one's line begins, doubled, and one more where it is good
         self._finished = 0
+        refuse_what_is_no_file(path)
         if self._path.exists():
             self._file = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0))
 

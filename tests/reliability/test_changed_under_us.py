@@ -19,7 +19,7 @@ import pytest
 import parallel_openai as po
 from parallel_openai.engine.journal import Journal
 from parallel_openai.engine.lines import parse_line
-from parallel_openai.errors import JournalLockedError, JournalWriteError
+from parallel_openai.errors import JournalError, JournalLockedError, JournalWriteError
 from parallel_openai.local.simulator import Server
 from tests.conftest import wait_until_sent
 from tests.reliability.worker import rows, write_requests
@@ -252,6 +252,14 @@ def test_a_pipe_in_its_place_is_not_waited_for() -> None:
         write_while(put_pipe)
     [kept] = PLACE.parent.glob("answers.jsonl.kept-*")
     assert answers(kept) == 1
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="Windows has other pipes")
+def test_a_preview_does_not_wait_for_a_pipe(server: Server) -> None:
+    os.mkfifo("pipe")
+    df = pd.DataFrame({"text": ["one"]})
+    with po.Client(server.base_url) as client, pytest.raises(JournalError, match="no ordinary file"):
+        po.preview(df, "text", model="m", save_to="pipe", client=client)
 
 
 def test_where_its_folder_is_gone_for_good_the_answers_are_above_it() -> None:
