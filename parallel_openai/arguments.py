@@ -35,6 +35,20 @@ def path_of(value: str | os.PathLike[str], name: str) -> Path:
     return path
 
 
+def is_file(place: Path) -> bool:
+    """Whether there is such a file.
+
+    Raises:
+        InvalidInputError: this user may not look there.
+    """
+    try:
+        return place.is_file()
+    except PermissionError:  # which newer Pythons keep to themselves
+        raise InvalidInputError(
+            f"{place} cannot be looked at by this user. Change the rights of its folder, or name another file."
+        ) from None
+
+
 def check_count(value: int, name: str, *, least: Literal[0, 1] = 1) -> None:
     """See that an argument is a whole number that counts something.
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-from parallel_openai.arguments import path_of
+from parallel_openai.arguments import is_file, path_of
 from parallel_openai.batch.api import LOOKS, BatchAPI
 from parallel_openai.batch.options import BatchLane
 from parallel_openai.batch.run import BatchRun
@@ -159,7 +159,7 @@ def collect_batches(
 
 def _parts(save_to: str | os.PathLike[str]) -> list[Part]:
     place = path_of(save_to, "save_to")
-    if not place.is_file():
+    if not is_file(place):
         raise InvalidInputError(f"There is no file {place} (in {Path.cwd()}).")
     return live_parts(place)
 

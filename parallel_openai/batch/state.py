@@ -12,7 +12,7 @@ from typing import Any
 
 from parallel_openai.batch.server_batch import plain_id
 from parallel_openai.engine.journal import Journal
-from parallel_openai.engine.lines import make_line
+from parallel_openai.engine.lines import make_line, open_to_read
 from parallel_openai.jsonl import dumps, loads
 
 _BEGINS = b'[{},null,{"batch":'
@@ -96,7 +96,7 @@ def live_parts(journal: Path) -> list[Part]:
     parts: dict[str, Part] = {}
     if not journal.exists():
         return []
-    with open(journal, "rb") as file:
+    with open_to_read(journal) as file:
         for line in file:
             if line.startswith(_BEGINS):
                 _replay(parts, line)

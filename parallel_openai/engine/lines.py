@@ -45,7 +45,7 @@ def read_lines(
         JournalError: it cannot be opened; or no line, or none of the first thousand, is one of ours, so that it is
             something else.
     """
-    with _opened(path) as file:
+    with open_to_read(path) as file:
         offset = 0
         damaged: list[int] | None = []  # those before the first good line
         for line in file:
@@ -88,14 +88,21 @@ def refuse_what_is_no_file(path: str | os.PathLike[str]) -> None:
         raise JournalError(f"{path} is no ordinary file, and answers must be kept in one. Choose another path.")
 
 
-def _opened(path: str | os.PathLike[str]) -> IO[bytes]:
+def open_to_read(path: str | os.PathLike[str]) -> IO[bytes]:
+    """The file, with much read ahead.
+
+    Raises:
+        JournalError: it cannot be opened.
+    """
     refuse_what_is_no_file(path)
     try:
         return open(path, "rb", buffering=READ_AHEAD)
     except OSError as error:
-        raise JournalError(
-            f"The results file {path} cannot be opened: {error.strerror}. Choose another path for it."
-        ) from error
+        raise cannot_be_opened(path, error) from error
+
+
+def cannot_be_opened(path: str | os.PathLike[str], error: OSError) -> JournalError:
+    return JournalError(f"The results file {path} cannot be opened: {error.strerror}. Choose another path for it.")
 
 
 def likely_lines(path: str | os.PathLike[str], lines: int, size: int) -> int:

@@ -12,6 +12,7 @@ from typing import Any
 from parallel_openai.engine.digests import DigestTable, digest_of_key
 from parallel_openai.engine.lines import (
     Entry,
+    cannot_be_opened,
     likely_lines,
     make_line,
     parse_line,
@@ -124,8 +125,12 @@ class KnownResults:
         self._lines = DigestTable()  # where each one's line begins, doubled, and one more where it is good
         self._finished = 0
         refuse_what_is_no_file(path)
-        if self._path.exists():
+        try:
             self._file = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0))
+        except FileNotFoundError:
+            pass
+        except OSError as error:
+            raise cannot_be_opened(path, error) from error
 
     def _read(self) -> Iterator[None]:
         """Read the journal, stopping now and then."""

@@ -11,6 +11,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import IO, Any, NamedTuple, cast
 
+from parallel_openai.arguments import is_file
 from parallel_openai.engine.lines import READ_AHEAD
 from parallel_openai.errors import InvalidInputError
 from parallel_openai.jsonl import loads
@@ -42,10 +43,13 @@ class RequestsFile:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        if not path.is_file():
+        if not is_file(path):
             raise InvalidInputError(f"There is no requests file {path} (in {Path.cwd()}).")
-        with open(path, "rb") as file:
-            head = file.read(4)
+        try:
+            with open(path, "rb") as file:
+                head = file.read(4)
+        except OSError as error:
+            raise InvalidInputError(f"The requests file {path} cannot be read: {error.strerror}.") from error
         if head[:2] in (b"\xff\xfe", b"\xfe\xff"):
             raise InvalidInputError(f"{path} is UTF-16, and a file of requests must be UTF-8. Save it as that.")
         self._opener, self._damages = _opener(path, head)

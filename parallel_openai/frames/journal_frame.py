@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from parallel_openai.arguments import path_of
+from parallel_openai.arguments import is_file, path_of
 from parallel_openai.engine.lines import Entry, read_entries
 from parallel_openai.engine.resume import key_of
 from parallel_openai.errors import InvalidInputError, JournalError
@@ -45,7 +45,7 @@ def read_journal(path: str | os.PathLike[str]) -> pd.DataFrame:
     ['succeeded', 'succeeded']
     """
     place = path_of(path, "path")
-    if not place.is_file():
+    if not is_file(place):
         raise InvalidInputError(f"There is no file of results {place} (in {Path.cwd()}).")
     entries: dict[Any, Entry] = {}
     damaged = 0

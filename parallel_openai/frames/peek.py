@@ -9,7 +9,7 @@ from typing import Any
 
 import pandas as pd
 
-from parallel_openai.arguments import check_count, path_of
+from parallel_openai.arguments import check_count, is_file, path_of
 from parallel_openai.engine.lines import Entry, parse_line
 from parallel_openai.errors import InvalidInputError, JournalError
 from parallel_openai.frames.place import JOURNAL_FOLDER
@@ -49,7 +49,7 @@ def peek(path: str | os.PathLike[str] | None = None, rows: int = 10) -> pd.DataF
     """
     check_count(rows, "rows")
     place = path_of(path, "path") if path is not None else _latest()
-    if not place.is_file():
+    if not is_file(place):
         raise InvalidInputError(f"There is no journal {place} (in {Path.cwd()}).")
     try:
         entries = _last_entries(place, rows)

@@ -123,6 +123,36 @@ def test_a_folder_where_nothing_may_be_written_is_named_with_what_to_do(server: 
         assert "This user may not write there: change its rights, or choose another path." in told["message"]
 
 
+READERS = """
+import os, sys
+import pandas as pd, parallel_openai as po
+os.setuid(65534)
+place, client = sys.argv[1], po.Client("http://127.0.0.1:9/v1", "none")
+for read in (
+    lambda: po.read_journal(place),
+    lambda: po.preview(pd.DataFrame({"text": ["a"]}), "text", model="m", save_to=place, client=client),
+    lambda: po.batch_status(place, client=client),
+    lambda: po.load(place + ".parquet"),
+    lambda: po.process_api_requests_from_file(place, "out.jsonl", client=client),
+):
+    try:
+        read()
+    except po.errors.ParallelOpenAIError as error:
+        print(error)
+"""
+
+
+@needs_root
+@pytest.mark.parametrize("mode", [0o700, 0o755])
+def test_who_may_not_read_is_told_so_in_a_sentence(mode: int) -> None:
+    with tempfile.TemporaryDirectory() as mine:
+        Path(mine, "answers.jsonl").touch(0o600)
+        os.chmod(mine, mode)
+        command = [sys.executable, "-c", READERS, f"{mine}/answers.jsonl"]
+        told = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert (told.returncode, len(told.stdout.splitlines())) == (0, 5), told.stderr
+
+
 @needs_root
 def test_a_file_system_that_can_only_be_read_is_named_with_what_to_do() -> None:
     with small_disk(64) as disk:

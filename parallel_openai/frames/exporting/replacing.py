@@ -37,7 +37,7 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
 
 @contextmanager
 def _opened(path: Path) -> Iterator[BinaryIO]:
-    place = path.resolve()
+    place = Path(os.path.realpath(path))  # which stops at a link that leads to itself
     if place.is_dir():
         raise InvalidInputError(f"path must be a file, and {str(path)!r} is a folder. Name a file in it.")
     if place.exists() and not place.is_file():  # a pipe or a device has no place to be put in

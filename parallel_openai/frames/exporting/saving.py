@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from parallel_openai.arguments import path_of
+from parallel_openai.arguments import is_file, path_of
 from parallel_openai.errors import InvalidInputError
 from parallel_openai.frames.answers import object_column
 from parallel_openai.frames.exporting.columns import Texts, Told, index_of, read_column, write_column
@@ -85,7 +85,7 @@ def load(path: str | os.PathLike[str]) -> pd.DataFrame:
         MissingDependencyError: pyarrow is not installed.
     """
     place, kind = _kind(path)
-    if not place.is_file():
+    if not is_file(place):
         raise InvalidInputError(f"There is no file {place} (in {Path.cwd()}).")
     try:
         return _load_csv(place) if kind == ".csv" else _load_parquet(place)
