@@ -21,6 +21,8 @@ Request = TypeVar("Request")
 
 #: Seconds between two looks at the file, and between two orders to the disk to keep it.
 _EVERY = 1.0
+#: Seconds that a disk which refuses has at the end to take what is paid for, as when it was full for a moment.
+_AT_LAST = 1.0
 
 
 class Journal:
@@ -133,7 +135,7 @@ class Journal:
             self._look_at_sync(self._syncing)
         before = self._error
         try:
-            self.flush()
+            self._flush_at_last()
             self._look()
             self._sync_if_wanted()
         except JournalWriteError:
@@ -144,6 +146,16 @@ class Journal:
                 self._syncer.shutdown()
             self._file.close()
             self._file = None
+
+    def _flush_at_last(self) -> None:
+        give_up_at = time.monotonic() + _AT_LAST
+        while True:
+            try:
+                return self.flush()
+            except JournalWriteError:
+                if time.monotonic() >= give_up_at:
+                    raise
+                time.sleep(_AT_LAST / 10)
 
     def __enter__(self) -> Journal:
         try:
