@@ -382,6 +382,20 @@ def test_a_page_has_its_own_style_and_nothing_from_elsewhere() -> None:
     assert all(title in html for title in ("Each label", "Confusion", "Accuracy by confidence", "Rows without a label"))
 
 
+def test_labels_of_any_text_are_drawn_each_in_its_own_place() -> None:
+    import matplotlib
+
+    matplotlib.use("agg")
+    from matplotlib import pyplot
+
+    labels = ["costs $a^$", "a label that begins alike: 1", "a label that begins alike: 2"]
+    out = pd.DataFrame({"$": labels, "$gold": labels})
+    figure = po.evaluate(out, "$gold", label="$").plot()
+    figure.canvas.draw()
+    assert sorted(bar.get_y() + bar.get_height() / 2 for bar in figure.axes[1].patches) == [0, 1, 2]
+    pyplot.close(figure)
+
+
 @pytest.mark.parametrize("kind", ["one", "many labels", "several", "bare"])
 def test_the_plot_is_drawn(kind: str) -> None:
     import matplotlib

@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 def draw(found: Evaluation) -> Figure:
     figure, axes = new_figure(2, 2, figsize=(11, 7.6))
     mark = " (simulated)" if found.simulated else ""
-    figure.suptitle(f"{found.label} against {found.gold}: {found.accuracy:.1%} of {found.rows:,} rows are right{mark}")
+    names = _plain(f"{found.label} against {found.gold}")
+    figure.suptitle(f"{names}: {found.accuracy:.1%} of {found.rows:,} rows are right{mark}")
     _confusion(axes[0, 0], found)
     _labels(axes[0, 1], found)
     _calibration(axes[1, 0], found)
@@ -48,7 +49,12 @@ def _confusion(axes: Axes, found: Evaluation) -> None:
 
 def _short(name: Any) -> str:
     text = str(name).replace("_", " ")
-    return text if len(text) <= 18 else text[:17] + "…"
+    return _plain(text if len(text) <= 18 else text[:17] + "…")
+
+
+def _plain(text: str) -> str:
+    """As it stands: matplotlib takes what is between two dollars for a formula."""
+    return text.replace("$", r"\$")
 
 
 def _labels(axes: Axes, found: Evaluation) -> None:
@@ -56,7 +62,8 @@ def _labels(axes: Axes, found: Evaluation) -> None:
     shown = found.per_label.sort_values("gold", ascending=False, kind="stable")[:MOST_LABELS][::-1]
     middle = shown["f1"].to_numpy()
     reach = [np.maximum(middle - shown["f1_low"], 0), np.maximum(shown["f1_high"] - middle, 0)]
-    axes.barh(list(map(_short, shown.index)), middle, xerr=reach, color=RATE, alpha=0.75, height=0.6, capsize=3)
+    axes.barh(range(len(shown)), middle, xerr=reach, color=RATE, alpha=0.75, height=0.6, capsize=3)
+    axes.set_yticks(range(len(shown)), list(map(_short, shown.index)))
     axes.set_xlim(0, 1)
 
 

@@ -229,8 +229,11 @@ def calibration_bins(confidence: Floats, right: Bools, bins: int) -> list[tuple[
 
     >>> calibration_bins(np.array([0.9, 0.8, 0.2]), np.array([True, False, False]), 2)
     [(0.0, 0.5, 1, 0.2, 0.0), (0.5, 1.0, 2, 0.85, 0.5)]
+    >>> [bin[1] for bin in calibration_bins(np.arange(1, 101) / 100, np.ones(100, dtype=bool), 100)][6:9]
+    [0.07, 0.08, 0.09]
     """
-    number = np.clip(np.ceil(confidence * bins).astype(int) - 1, 0, bins - 1)
+    # Rounded, or 0.07 of 100 bins would come to 7.000000000000001, and stand in the eighth.
+    number = np.clip(np.ceil((confidence * bins).round(9)).astype(int) - 1, 0, bins - 1)
     rows = []
     for each in np.unique(number):
         held = number == each
