@@ -47,6 +47,8 @@ Prompt = str | Hashable | Callable[[Row], Any]
 #: and an asynchronous library's code says that it was cancelled: neither may end the run, or the engine's thread.
 WHATEVER_IS_RAISED = (Exception, SystemExit, GeneratorExit, asyncio.CancelledError)
 
+_ALWAYS_JSON = frozenset({str, int, float, bool, type(None)})
+
 #: Bytes that a request may have: no server takes as much, and many of them in flight would fill the memory.
 MAX_REQUEST_BYTES = 128 * 2**20
 
@@ -123,13 +125,15 @@ class Recipe:
         names = [column_text(name) for name in self.metadata]
         for prompt in prompts:
             system = next(systems) if systems is not None else None
-            beside = dict(zip(names, map(own_copy, next(metadata)), strict=True)) if metadata is not None else None
+            beside = _beside(names, next(metadata)) if metadata is not None else None
             for sample in range(self.samples):
                 yield self._request(prompt, system, beside, sample, measure)
 
     def _request(
         self, prompt: Any, system: Any, metadata: Any, sample: int, measure: Callable[[APIRequest], Size]
     ) -> APIRequest | BadPromptError:
+        if isinstance(metadata, BadPromptError):
+            return metadata
         try:
             request = APIRequest(self._body(prompt, system), metadata, path=self.endpoint.path, sample=sample)
         except BadPromptError as error:
@@ -195,6 +199,19 @@ class Recipe:
             "metadata": list(self.metadata),
             "made_by_function": callable(self.prompt) or callable(self.system),
         }
+
+
+def _beside(names: Sequence[str], values: Sequence[Any]) -> dict[str, Any] | BadPromptError:
+    """What travels beside a row's request, once it is sure that the journal can hold it."""
+    beside = dict(zip(names, map(own_copy, values), strict=True))
+    if all(type(value) in _ALWAYS_JSON for value in values):
+        return beside
+    try:
+        dumps(beside)
+    except Exception as error:  # it holds itself, or whatever an object raises where its text is asked for
+        why = f"The columns of metadata= cannot be written as JSON in this row: {last_line(error)}."
+        return BadPromptError("invalid_prompt", why)
+    return beside
 
 
 def _size_of(encoding: str, request: APIRequest) -> Size:

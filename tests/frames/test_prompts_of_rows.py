@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from parallel_openai import Client, process_dataframe
+from parallel_openai import Client, process_dataframe, read_journal
 from parallel_openai.errors import ColumnNotFoundError, InvalidInputError, TemplateError
 from parallel_openai.frames.table import Row
 from parallel_openai.local.simulator import Server
@@ -290,6 +290,28 @@ def test_metadata_columns_travel_into_the_journal(ask: Verb, reviews: pd.DataFra
     metadata = [json.loads(line)[2] for line in journal_of(out).read_bytes().splitlines()]
     assert sorted(each["stars"] for each in metadata) == [1, 4, 5]
     assert metadata[0].keys() == {"stars", "text"}
+
+
+class Unprintable:
+    def __str__(self) -> str:
+        raise RuntimeError("no text")
+
+
+ENDLESS: list[Any] = []
+ENDLESS.append(ENDLESS)
+
+
+@pytest.mark.parametrize("verb", ["process", "label", "embed"])
+@pytest.mark.parametrize("cell", [Unprintable(), ENDLESS], ids=["no text", "endless"])
+def test_metadata_that_no_journal_can_hold_fails_its_row_before_it_is_sent(
+    client: Client, cell: Any, verb: str
+) -> None:
+    df = pd.DataFrame({"text": ["a", "b", "c"], "beside": pd.Series([1, cell, {"x"}], dtype=object)})
+    options: dict[str, Any] = {"labels": ["good", "bad"]} if verb == "label" else {}
+    out = getattr(df.openai, verb)("text", model="m", client=client, progress=False, metadata="beside", **options)
+    assert out["status"].tolist() == ["succeeded", "failed", "succeeded"]
+    assert "metadata= cannot be written as JSON" in out["error"][1]
+    assert sorted(str(each["beside"]) for each in read_journal(journal_of(out))["metadata"]) == ["1", "['x']"]
 
 
 @pytest.mark.parametrize("metadata", ["stars", ["stars"], ("stars",), pd.Index(["stars"])], ids=str)
