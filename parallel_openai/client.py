@@ -54,6 +54,7 @@ class Client:
         timeout: seconds for one answer, from the send to its last byte.
         burst: seconds of the limits that may be sent at once; None: learned from the server.
         max_wait: seconds one request may wait because the server refuses or is away, before its row fails.
+        give_up_after: seconds without one good answer after which a run stops, while the server refuses or is away.
         shared: a name; all processes on this machine whose clients bear it divide the limits among themselves, each
             an equal part while it runs. None: the limits are this process's alone.
         headers: sent with every request, besides the key's.
@@ -94,6 +95,7 @@ class Client:
         timeout: float = 600.0,
         burst: float | None = None,
         max_wait: float = 3600.0,
+        give_up_after: float = 1800.0,
         shared: str | None = None,
         headers: Mapping[str, str] | None = None,
         query: Mapping[str, str] | None = None,
@@ -122,6 +124,7 @@ class Client:
             timeout=timeout,
             burst=burst,
             max_wait=max_wait,
+            give_up_after=give_up_after,
         )
         if loop not in ("thread", "running"):
             raise InvalidInputError(f"loop must be 'thread' or 'running', not {loop!r}.")
@@ -131,6 +134,7 @@ class Client:
         self.max_attempts = max_attempts
         self.timeout = timeout
         self.max_wait = max_wait
+        self.give_up_after = give_up_after
         self.limiter = Limiters(max_requests_per_minute, max_tokens_per_minute, burst=burst, clock=self.clock)
         self._shared = SharedAccount(shared) if shared is not None else None
         key = find_key(api_key, is_azure=address.is_azure, environment=os.environ, clock=self.clock)
@@ -234,7 +238,7 @@ class Client:
             send=self._deliver,
             limiter=self._gates,
             on_result=on_result,
-            retry=RetryPolicy(self.max_attempts, max_wait=self.max_wait),
+            retry=RetryPolicy(self.max_attempts, max_wait=self.max_wait, give_up_after=self.give_up_after),
             status=status,
             max_concurrent_requests=self.max_concurrent_requests,
             budget=budget,
@@ -260,6 +264,7 @@ class Client:
                 "max_attempts": self.max_attempts,
                 "timeout": self.timeout,
                 "max_wait": self.max_wait,
+                "give_up_after": self.give_up_after,
                 "trust_env": line.trust_env,
                 "ssl": line.ssl,
             },
@@ -356,6 +361,7 @@ class _Pool(Client):
         self.max_attempts = max(each.max_attempts for each in members)
         self.timeout = max(each.timeout for each in members)
         self.max_wait = max(each.max_wait for each in members)
+        self.give_up_after = max(each.give_up_after for each in members)
         self._runs = 0
         self._limiters = PoolLimiter(
             [

@@ -10,6 +10,8 @@ from typing import Any
 _SAME_CODES = {
     "exceed_context_size_error": "context_length_exceeded",
     "ContextWindowExceededError": "context_length_exceeded",
+    "too large to process": "context_length_exceeded",  # llama.cpp, of one that exceeds its batch
+    "larger than the max context size": "context_length_exceeded",
     "ContentPolicyViolationError": "content_policy_violation",
 }
 _CONTENT = re.compile(
@@ -20,6 +22,13 @@ _MONEY = re.compile(
     r"(?i)insufficient[ _](?:quota|balance|credit|fund)|exceeded your current quota|credit balance|"
     r"(?:out of|no|not enough|more) credits?\b|\bbilling\b|payment[ _]required"
 )
+_DAY = re.compile(r"(?i)\bper[ -]day\b|/day\b|\bdaily\b|\((?:rpd|tpd)\)")
+_MINUTE = re.compile(r"(?i)\bper[ -](?:minute|second|hour)\b|/min")
+_OVERLOAD = re.compile(
+    r"(?i)overloaded|server[ _](?:is )?busy|model is (?:currently |still )?loading|(?:no|insufficient|at) capacity"
+)
+#: Statuses that an error in a good answer stands for, where its code is a word.
+_STATUSES = {"rate_limit_exceeded": 429, "rate_limit_error": 429}
 _TRY_AGAIN = re.compile(r"(?i)(?:try|retry)(?: again)? (?:in|after) ((?:\d+(?:\.\d+)?\s*(?:ms|[dhms])[a-z]*\s*)+)")
 _AMOUNT = re.compile(r"(?i)(\d+(?:\.\d+)?)\s*(milli|ms|d|h|m|s)")
 _SECONDS = {"milli": 0.001, "ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
@@ -92,7 +101,11 @@ def code_of(error: Mapping[str, Any]) -> str:
 def status_of(error: Mapping[str, Any], status: int) -> int:
     """The status that an error in a good answer stands for, if its code is one; else the answer's own."""
     code = str(error.get("code") or error.get("status") or "")
-    return int(code) if status == 200 and code.isdigit() and 400 <= int(code) < 600 else status
+    if status != 200:
+        return status
+    if code.isdigit() and 400 <= int(code) < 600:
+        return int(code)
+    return _STATUSES.get(code_of(error), status)
 
 
 def is_about_content(error: Mapping[str, Any]) -> bool:
@@ -103,6 +116,27 @@ def is_about_content(error: Mapping[str, Any]) -> bool:
     """
     metadata = error.get("metadata")
     return (isinstance(metadata, Mapping) and bool(metadata.get("reasons"))) or any(map(_CONTENT.search, _texts(error)))
+
+
+def is_overload(error: Mapping[str, Any]) -> bool:
+    """Whether the server has too much to do, or is not ready yet.
+
+    >>> is_overload({"message": "Model is loading"}), is_overload({"type": "overloaded_error", "message": "Wait."})
+    (True, True)
+    """
+    return any(map(_OVERLOAD.search, _texts(error)))
+
+
+def is_about_day(error: Mapping[str, Any]) -> bool:
+    """Whether a day's limit is used up, with no word of when it begins anew.
+
+    >>> is_about_day({"message": "Rate limit exceeded: free-models-per-day"})
+    True
+    >>> is_about_day({"message": "Limit of 50 requests per day reached. Try again in 7m12s."})
+    False
+    """
+    texts = list(_texts(error))
+    return any(map(_DAY.search, texts)) and not any(map(_MINUTE.search, texts)) and wait_in(error) is None
 
 
 def is_about_money(error: Mapping[str, Any]) -> bool:

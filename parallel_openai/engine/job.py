@@ -28,6 +28,8 @@ class Job:
         failures: sends that count against it.
         refusals: how often it was refused for its tokens.
         held_since: when it was first held back for what is not its fault; None while it was not.
+        overloaded: when it was last refused by a server with too much to do, and how many requests of its model had
+            been answered and refused by then; None while it was not.
         size: how large it is for the limiter.
         reserve: what is set aside of the budget for the send to come.
     """
@@ -40,5 +42,6 @@ class Job:
     failures: int = 0
     refusals: int = 0
     held_since: float | None = None
+    overloaded: tuple[float, int, int] | None = None
     size: Size = NO_SIZE
     reserve: Reserve | None = None

@@ -9,36 +9,12 @@ from typing import Any
 
 from parallel_openai.engine.gate import Gate
 from parallel_openai.engine.job import Job
-from parallel_openai.engine.retry import DONE, RESOURCE_UNAVAILABLE, RetryPolicy, Verdict
+from parallel_openai.engine.retry import RESOURCE_UNAVAILABLE, RetryPolicy, Verdict
 from parallel_openai.engine.status import StatusTracker
 from parallel_openai.errors import RateLimitedError
 from parallel_openai.records import Response
 
 _TOO_LARGE = "The request is larger than the account's token limit ever lets through. The server said: "
-#: So many broken sends in a row, without a good answer to anybody between them, are an outage of the server.
-OUTAGE_AFTER = 3
-#: Seconds of an outage in which broken sends are not counted against their requests.
-OUTAGE_PATIENCE = 60.0
-
-
-class Outages:
-    """Tells a server that is away, and answers nobody, from a request that is to blame itself."""
-
-    def __init__(self) -> None:
-        self._broken_in_row = 0
-        self._good_at: float | None = None  # when the last good answer came
-
-    def judge(self, verdict: Verdict, response: Response, now: float) -> Verdict:
-        """The verdict, or that the request is held where the server is away; within a bound, since a request may be
-        what breaks the server."""
-        if verdict is DONE:
-            self._broken_in_row, self._good_at = 0, now
-        elif verdict.kind == "retry" and (verdict.code == "connection_error" or response.status in (502, 503, 504)):
-            self._broken_in_row += 1
-            known_good = self._good_at is not None and now - self._good_at < OUTAGE_PATIENCE
-            if known_good and self._broken_in_row >= OUTAGE_AFTER:
-                return replace(verdict, kind="hold")
-        return verdict
 
 
 class Mishaps:
@@ -104,7 +80,7 @@ class Mishaps:
         backoff, hold = self._retry.backoff(1), 0.0
         if verdict.code == "slow_down":
             delay = 0.0  # the limiter holds it back, with all the others and in its turn
-        elif verdict.code == RESOURCE_UNAVAILABLE:
+        elif verdict.code == RESOURCE_UNAVAILABLE or verdict.overload:
             job.refusals += 1
             delay = max(verdict.wait or 0.0, 0.5 + self._retry.backoff(job.refusals))
         elif response.status == 429:
@@ -132,7 +108,7 @@ class Mishaps:
 
 def tell(limiter: Gate, lease: Any, response: Response, verdict: Verdict, *, hold: float = 0.0) -> None:
     """Have the limiter learn from a send that brought no good answer. With `hold`, the server is thought to be away."""
-    if verdict.kind == "stop" or verdict.code == RESOURCE_UNAVAILABLE:
+    if verdict.kind == "stop" or verdict.code == RESOURCE_UNAVAILABLE or (verdict.overload and verdict.kind == "hold"):
         limiter.unanswered(lease)
     elif verdict.code == "slow_down":
         limiter.slow_down(lease, verdict.wait)
@@ -149,6 +125,8 @@ def _advice(verdict: Verdict) -> str:
         "AuthenticationError": "Check the API key (OPENAI_API_KEY or Client(api_key=...)).",
         "PermissionDeniedError": "Check what this key, project and country may use.",
         "QuotaExceededError": "Add credit or raise the limit, then run the same again: what was finished is kept.",
+        "RateLimitedError": "Run the same again when it begins anew: what was finished is kept.",
+        "RunStoppedError": "Run the same again later, what was finished is kept; Client(give_up_after=...) waits longer.",
         "ServerUnreachableError": "Nothing was charged.",
     }
     assert verdict.stop is not None

@@ -5,7 +5,7 @@ from __future__ import annotations
 from parallel_openai.errors import InvalidInputError
 
 #: These have no None, which the others have for what is found out.
-_NEEDED = ("max_attempts", "timeout", "max_wait")
+_NEEDED = ("max_attempts", "timeout", "max_wait", "give_up_after")
 
 
 def check_options(**options: float | None) -> None:

@@ -19,7 +19,8 @@ from parallel_openai.engine.gate import Gate, Gates, model_of
 from parallel_openai.engine.job import Job, sends_no_more
 from parallel_openai.engine.limiters import InUse
 from parallel_openai.engine.loop import COME_HOME
-from parallel_openai.engine.mishaps import Mishaps, Outages
+from parallel_openai.engine.mishaps import Mishaps
+from parallel_openai.engine.outages import Outages
 from parallel_openai.engine.retry import DONE, RetryPolicy, Verdict, judge
 from parallel_openai.engine.sizes import NO_SIZE, Sizes
 from parallel_openai.engine.status import StatusTracker
@@ -94,7 +95,7 @@ class Processor:
         self._at_gate = 0
         self._retry_was_last = False
         self._reached = False
-        self._outages = Outages()
+        self._outages = Outages(retry, clock())
         self._in_line: set[asyncio.Task[Any]] = set()  # the workers that wait at the gate
         self._workers: set[asyncio.Task[None]] = set()
         self._stopped = self._coming_home = False
@@ -203,7 +204,7 @@ class Processor:
 
     def _at_once(self) -> tuple[Job, Any] | None:
         """The next request and the lease for it, where neither must be waited for."""
-        if self._budget is not None or self._deadline is not None:
+        if self._budget is not None or self._deadline is not None or self._outages.is_away:
             return None
         job = self._first = self._first or self._take_up()
         if job is None:
@@ -223,6 +224,7 @@ class Processor:
         try:
             async with self._gate:
                 job = await self._next()
+                await self._until_tried(job)
                 if job is None or not await self._afford(job):
                     self._at_gate -= 1
                     return None
@@ -258,6 +260,11 @@ class Processor:
         self._at_gate -= 1
         if not self._at_gate and len(self._workers) < self._max_workers:
             self._hire()
+
+    async def _until_tried(self, job: Job | None) -> None:
+        """While the server is away, one request at a time goes out, to see whether it is back."""
+        while job is not None and self._outages.is_away and (delay := self._outages.next_try(self._clock())) != 0.0:
+            await self._wait_for_news(delay)
 
     def _check_wait(self, job: Job) -> None:
         """A day's limit that is used up is no wait for a run.
@@ -349,7 +356,7 @@ class Processor:
         status.num_requests_sent += 1
         if job.attempts:
             status.num_retries += 1
-        at, sent_at = time.time(), self._clock()
+        at, sent_at, tries = time.time(), self._clock(), self._outages.sends()
         status.timeline.sent(sent_at)
         try:
             response = await self._send(job.request, lease)
@@ -358,10 +365,13 @@ class Processor:
             raise
         finally:
             status.num_tasks_in_progress -= 1
+            if tries:
+                self._outages.came_back()
         if self._budget is not None and job.reserve is not None:
             self._budget.settle(job.reserve, response)
         now = self._clock()
-        verdict = self._outages.judge(judge(response, reached=self._reached, path=job.request.path), response, now)
+        verdict = judge(response, reached=self._reached, path=job.request.path)
+        verdict = self._outages.judge(verdict, job, sent_at, now)
         job.attempts.append(
             Attempt(at, response.seconds, sent_at - job.ready_at, response.status, verdict.code, response.request_id)
         )

@@ -11,15 +11,18 @@ from parallel_openai.engine.error_reading import (
     code_of,
     error_of,
     is_about_content,
+    is_about_day,
     is_about_money,
+    is_overload,
     status_of,
     wait_in,
 )
-from parallel_openai.engine.headers import retry_after
+from parallel_openai.engine.headers import allowance, retry_after
 from parallel_openai.errors import (
     AuthenticationError,
     PermissionDeniedError,
     QuotaExceededError,
+    RateLimitedError,
     RunStoppedError,
     ServerUnreachableError,
 )
@@ -44,6 +47,7 @@ class Verdict:
         wait: seconds that the server asks for; None when it does not.
         dimension: which limit refused, for a `hold`; None when the server does not say.
         stop: the exception that ends the run, for a `stop`.
+        overload: whether it is one of the words of a server that is overloaded or away, for a `retry`.
     """
 
     kind: Kind
@@ -52,6 +56,7 @@ class Verdict:
     wait: float | None = None
     dimension: Dimension | None = None
     stop: type[RunStoppedError] | None = None
+    overload: bool = False
 
     def __post_init__(self) -> None:
         # They are the server's words, which go to logs, terminals and exceptions from here.
@@ -78,7 +83,10 @@ QUOTA_CODES = frozenset(
 FILTER_CODES = frozenset({"content_filter", "content_policy_violation", "moderation_blocked"})
 #: Statuses below 500 after which the same may go well: a good one with an error inside, a conflict, and gateways' words
 #: for a server that is busy or gone.
-_AGAIN = frozenset({200, 408, 409, 423, 424, 425, 498, 499})
+_AGAIN = frozenset({200, 408, 409, 423, 424, 425, 429, 498, 499})
+#: Of all statuses, those of a server that is overloaded or away, or of what stands before one. 500 is none: a request
+#: that breaks the server has it too.
+_OVERLOADED = frozenset({423, 424, 425, 429, 498, 499, 502, 503, 504, *range(520, 531)})
 #: The flex tier has no room at the moment. It is not the account's limit, and nothing is charged.
 RESOURCE_UNAVAILABLE = "resource_unavailable"
 #: Nothing was sent, so nothing was charged and the row is not to blame.
@@ -111,11 +119,15 @@ def judge(response: Response, *, reached: bool, path: str = "") -> Verdict:
     code = code_of(error) if error else ""
     message, wait = _sentence(response, error), retry_after(response.headers)
     status = status_of(error, response.status) if error else response.status
-    if error and wait is None and status != 429:  # the limiter learns from refusals, and knows what it is told of them
+    if (
+        error and wait is None and response.status != 429
+    ):  # the limiter learns from refusals, and knows what it is told of them
         wait = wait_in(error)
     if code in QUOTA_CODES or status == 402 or (error and wait is None and _is_out_of_money(status, error)):
         return Verdict("stop", code or "insufficient_quota", message, stop=QuotaExceededError)
-    if status == 429:
+    if status == 429 and error and wait is None and _is_out_for_today(response, error):
+        return Verdict("stop", "rate_limit_exceeded", message, stop=RateLimitedError)
+    if response.status == 429:
         return _refused(response, error or {}, code, message, wait)
     if code in FILTER_CODES or (error and status in (400, 403, 451) and is_about_content(error)):
         return Verdict("fail", "content_filter", message)
@@ -127,12 +139,20 @@ def judge(response: Response, *, reached: bool, path: str = "") -> Verdict:
         return Verdict("stop", code or "forbidden", message, stop=PermissionDeniedError)
     if 300 <= status < 400:
         return _redirected(response, reached)
-    hint = response.headers.get("x-should-retry")
-    if hint == "false" and status != 200:
-        return Verdict("fail", code or f"http_{status}", message)
+    return _of_one_request(response, status, code, message, wait)
+
+
+def _of_one_request(response: Response, status: int, code: str, message: str, wait: float | None) -> Verdict:
+    """What concerns no other request, as far as a single answer can tell."""
+    hint, error = response.headers.get("x-should-retry"), error_of(response.data, response.status)
+    code = code or ("rate_limit_exceeded" if status == 429 else f"http_{status}")
+    # Some servers tell with a 500 that a prompt is too long.
+    if code == "context_length_exceeded" or (hint == "false" and status != 200):
+        return Verdict("fail", code, message)
     if status in _AGAIN or (status >= 500 and status != 501) or hint == "true":
-        return Verdict("retry", code or f"http_{status}", message, wait)
-    return Verdict("fail", code or f"http_{status}", message)
+        overload = status in _OVERLOADED or (error is not None and is_overload(error))
+        return Verdict("retry", code, message, wait, overload=overload)
+    return Verdict("fail", code, message)
 
 
 def _good(response: Response, path: str) -> Verdict:
@@ -155,6 +175,11 @@ def _is_out_of_money(status: int, error: Mapping[str, Any]) -> bool:
     return status in (200, 403, 429) and is_about_money(error) and wait_in(error) is None
 
 
+def _is_out_for_today(response: Response, error: Mapping[str, Any]) -> bool:
+    """Whether that is what the words say, of a server whose headers show no limit that could tell for how long."""
+    return is_about_day(error) and not any(allowance(response.headers, name) for name in ("requests", "tokens"))
+
+
 def _no_answer(response: Response, reached: bool) -> Verdict:
     code, message = response.error_code or "connection_error", response.error
     if code in ("response_too_large", "response_unreadable"):
@@ -163,7 +188,8 @@ def _no_answer(response: Response, reached: bool) -> Verdict:
         if not reached and code != TOO_MANY_FILES:  # connections that are open may serve one after another
             return Verdict("stop", code, message, stop=ServerUnreachableError)
         return Verdict("hold", code, message)
-    return Verdict("retry", code, message)
+    # Where nothing was ever answered, it may be all that this address does.
+    return Verdict("retry", code, message, overload=reached and code == "connection_error")
 
 
 def _refused(response: Response, error: Mapping[str, Any], code: str, message: str, wait: float | None) -> Verdict:
@@ -234,12 +260,14 @@ class RetryPolicy:
         first_backoff, max_backoff: seconds; the wait before retry k is drawn evenly from 0 to
             min(max_backoff, first_backoff × 2^(k-1)): full jitter, as in AWS's "Exponential Backoff and Jitter".
         max_wait: seconds one request may spend on refusals that are not its fault (429s, outages).
+        give_up_after: seconds without one good answer after which the run stops.
     """
 
     max_attempts: int = 5
     first_backoff: float = 1.0
     max_backoff: float = 60.0
     max_wait: float = 3600.0
+    give_up_after: float = 1800.0
     random: Callable[[], float] = random.random
 
     def backoff(self, failures: int) -> float:

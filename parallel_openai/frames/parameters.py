@@ -39,8 +39,8 @@ ACCOUNT: dict[str, str] = {
         name: f"Client({name}=...)"
         for name in names_in(
             "base_url api_key organization project max_requests_per_minute max_tokens_per_minute "
-            "max_concurrent_requests max_attempts timeout burst max_wait shared headers query azure_endpoint "
-            "azure_deployment api_version loop trust_env ssl"
+            "max_concurrent_requests max_attempts timeout burst max_wait give_up_after shared headers query "
+            "azure_endpoint azure_deployment api_version loop trust_env ssl"
         )
     },
     **dict.fromkeys(("extra_headers", "default_headers"), "Client(headers={...})"),

@@ -25,7 +25,12 @@ CASES: dict[str, tuple[int, Any, str, str]] = {
     ),
     "aborted": (200, {"choices": [{"message": {"content": "Hal"}, "finish_reason": "abort"}]}, "retry", "unfinished"),
     "busy inside a good answer": (200, {"error": {"code": 503, "message": "no capacity"}}, "retry", "http_503"),
-    "a limit inside a good answer": (200, {"error": {"code": "429", "message": "slow"}}, "hold", "rate_limit_exceeded"),
+    "a limit inside a good answer": (
+        200,
+        {"error": {"code": "429", "message": "slow"}},
+        "retry",
+        "rate_limit_exceeded",
+    ),
     "MiniMax without money": (
         200,
         {"base_resp": {"status_code": 1008, "status_msg": "insufficient balance"}},
@@ -48,7 +53,7 @@ CASES: dict[str, tuple[int, Any, str, str]] = {
     "Gemini's limit of a minute": (
         429,
         {"error": {"message": "You exceeded your current quota.", "details": [{"retryDelay": "17s"}]}},
-        "hold",
+        "retry",
         "rate_limit_exceeded",
     ),
     "Azure's limit": (
@@ -84,6 +89,12 @@ CASES: dict[str, tuple[int, Any, str, str]] = {
     ),
     "what the server cannot do": (501, {"error": {"code": 501, "message": "no embeddings here"}}, "fail", "http_501"),
     "Portkey": (446, {"status": "failure", "message": "Guardrails failed"}, "fail", "http_446"),
+    "a prompt that is too long for llama.cpp's batch": (
+        500,
+        {"error": {"code": 500, "message": "input (900 tokens) is too large to process.", "type": "server_error"}},
+        "fail",
+        "context_length_exceeded",
+    ),
     "a server that is overloaded": (529, {"error": {"type": "overloaded_error"}}, "retry", "overloaded_error"),
     "a model that loads": (424, {"error": {"message": "model is loading"}}, "retry", "http_424"),
 }

@@ -469,3 +469,17 @@ def test_rows_that_had_to_wait_for_room_are_all_embedded(embed: Embed, server: s
     out = embed(texts(MOST_ON_THE_WAY + 100), "text", dimensions=1)
     assert out["status"].eq("succeeded").all()
     assert sent(server) == 17
+
+
+@pytest.mark.parametrize("status", [500, 400])
+def test_a_pack_that_is_too_long_is_halved_at_the_first_refusal(server: simulator.Server, status: int) -> None:
+    message = "input is too large to process. increase the physical batch size"
+    too_long = {"status": status, "body": {"error": {"code": status, "message": message, "type": "server_error"}}}
+    server.script([too_long] * 40, matching="bad")
+    frame = texts(64)
+    frame.loc[20, "text"] = "bad"
+    with po.Client(server.base_url) as client:
+        out = po.embed_dataframe(frame, "text", model="m", client=client, progress=False)
+    assert out.index[out["status"] == "failed"].tolist() == [20]
+    assert out.loc[20, ["error_code", "attempts"]].tolist() == ["context_length_exceeded", 7]
+    assert server.stats()["received"] == 13

@@ -16,7 +16,7 @@ from parallel_openai.requests.prompts import BadPromptError, is_token_numbers
 
 #: What a server says where one of many inputs is bad, or where they are too many for it; llama.cpp says 500.
 _SPLIT_AT = frozenset({400, 413, 422, 500})
-_SPLIT_CODES = frozenset({"request_too_large", "response_too_large", "malformed_response"})
+_SPLIT_CODES = frozenset({"context_length_exceeded", "request_too_large", "response_too_large", "malformed_response"})
 #: So many rows refused by themselves, and none ever answered: no split will find one that is not.
 _HOPELESS = 20
 #: Rows put together before other work of the loop gets its turn.
