@@ -22,13 +22,14 @@ from parallel_openai.engine.mishaps import tell
 from parallel_openai.engine.options import check_options
 from parallel_openai.engine.pool import Member, PoolLimiter
 from parallel_openai.engine.processor import End, Processor
+from parallel_openai.engine.refused_alike import models_like
 from parallel_openai.engine.retry import DONE, RetryPolicy, judge
 from parallel_openai.engine.secrets import sent_secrets
 from parallel_openai.engine.sharing import SharedAccount, taking_part
 from parallel_openai.engine.sizes import NO_SIZE
 from parallel_openai.engine.status import StatusTracker
 from parallel_openai.engine.urls import is_local, mask_url
-from parallel_openai.errors import InvalidInputError
+from parallel_openai.errors import InvalidInputError, RequestRefusedError
 from parallel_openai.records import APIRequest, Response, Result
 from parallel_openai.requests.endpoints import usage_of
 
@@ -246,7 +247,20 @@ class Client:
             clock=self.clock,
         )
         async with self._at_work(status):
-            return await processor.run(requests)
+            try:
+                return await processor.run(requests)
+            except RequestRefusedError as error:
+                raise await self._with_advice(error) from None
+
+    async def _with_advice(self, error: RequestRefusedError) -> RequestRefusedError:
+        """The same with the models of the server's list that are called almost like the one that it does not know."""
+        if error.model is None:
+            return error
+        listed = await self.transport().call("GET", "models")
+        near = models_like(error.model, listed.data)
+        better = RequestRefusedError(f"{error} The server lists {', '.join(near)}." if near else str(error))
+        better.model = error.model
+        return better
 
     def transport(self) -> Transport:
         """The connections of the loop that runs, for what is no request of a run, such as files."""

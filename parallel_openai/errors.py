@@ -13,6 +13,7 @@ ParallelOpenAIError
 └── RunStoppedError                     the server will refuse every row; `.partial` holds what was finished
     ├── AuthenticationError             the key is wrong or missing
     ├── PermissionDeniedError           the key may not do this
+    ├── RequestRefusedError             the server refuses all requests alike: the model, a parameter, the URL
     ├── QuotaExceededError              no credit, or a spending limit
     ├── RateLimitedError                the limit of a day, say: it refuses for longer than the client waits
     ├── ServerUnreachableError          nobody answers at that address
@@ -109,6 +110,16 @@ class AuthenticationError(RunStoppedError):
 
 class PermissionDeniedError(RunStoppedError):
     """The key, the project or the country may not do this (HTTP 403)."""
+
+
+class RequestRefusedError(RunStoppedError):
+    """The server refuses all requests in the same words, such as for a model or a parameter that it does not know.
+
+    Attributes:
+        model: the model, where it is to blame.
+    """
+
+    model: str | None = None
 
 
 class QuotaExceededError(RunStoppedError):

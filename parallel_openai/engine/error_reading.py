@@ -15,7 +15,7 @@ _SAME_CODES = {
     "ContentPolicyViolationError": "content_policy_violation",
 }
 _CONTENT = re.compile(
-    r"(?i)flagged|moderation|content[ _-](?:management[ _-])?(?:policy|filter)|responsible_?ai_?policy|"
+    r"(?i)\bflagged\b|\bmoderation\b|content[ _-](?:management[ _-])?(?:policy|filter)|responsible_?ai_?policy|"
     r"safety system"
 )
 _MONEY = re.compile(

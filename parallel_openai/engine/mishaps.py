@@ -126,7 +126,7 @@ def _advice(verdict: Verdict) -> str:
         "PermissionDeniedError": "Check what this key, project and country may use.",
         "QuotaExceededError": "Add credit or raise the limit, then run the same again: what was finished is kept.",
         "RateLimitedError": "Run the same again when it begins anew: what was finished is kept.",
-        "RunStoppedError": "Run the same again later, what was finished is kept; Client(give_up_after=...) waits longer.",
+        "RunStoppedError": "Run it again later, what was finished is kept; Client(give_up_after=...) waits longer.",
         "ServerUnreachableError": "Nothing was charged.",
     }
     assert verdict.stop is not None

@@ -21,6 +21,7 @@ from parallel_openai.engine.limiters import InUse
 from parallel_openai.engine.loop import COME_HOME
 from parallel_openai.engine.mishaps import Mishaps
 from parallel_openai.engine.outages import Outages
+from parallel_openai.engine.refused_alike import RefusedAlike
 from parallel_openai.engine.retry import DONE, RetryPolicy, Verdict, judge
 from parallel_openai.engine.sizes import NO_SIZE, Sizes
 from parallel_openai.engine.status import StatusTracker
@@ -96,6 +97,7 @@ class Processor:
         self._retry_was_last = False
         self._reached = False
         self._outages = Outages(retry, clock())
+        self._alike = RefusedAlike()
         self._in_line: set[asyncio.Task[Any]] = set()  # the workers that wait at the gate
         self._workers: set[asyncio.Task[None]] = set()
         self._stopped = self._coming_home = False
@@ -387,6 +389,7 @@ class Processor:
 
     def _succeed(self, job: Job, lease: Any, response: Response, usage: Usage | None) -> None:
         job.limiter.answered(lease, response.headers, usage)
+        self._alike.answered()
         status = self._status
         status.num_tasks_succeeded += 1
         if usage is not None:
@@ -405,6 +408,7 @@ class Processor:
         )
 
     def _mishap(self, job: Job, lease: Any, response: Response, verdict: Verdict) -> None:
+        status = self._status
         if self._stopped:  # only what is paid for is still taken in; the row is still to be asked
             job.limiter.unanswered(lease)
             return
@@ -413,10 +417,16 @@ class Processor:
         except RunStoppedError:
             self._stopped = True
             raise
-        if isinstance(decision, Verdict):
-            self._fail(job, decision)
-        else:
+        if not isinstance(decision, Verdict):
             self._again(job, decision)
+            return
+        self._fail(job, decision)
+        try:
+            known = bool(status.num_tasks_succeeded or status.num_tasks_to_restore)
+            self._alike.check(job.request, response, decision, known=known)
+        except RunStoppedError:
+            self._stopped = True
+            raise
 
     def _again(self, job: Job, delay: float) -> None:
         self._pushed += 1

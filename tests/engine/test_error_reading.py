@@ -53,7 +53,7 @@ CASES: dict[str, tuple[int, Any, str, str]] = {
     "Gemini's limit of a minute": (
         429,
         {"error": {"message": "You exceeded your current quota.", "details": [{"retryDelay": "17s"}]}},
-        "retry",
+        "hold",
         "rate_limit_exceeded",
     ),
     "Azure's limit": (
@@ -89,6 +89,7 @@ CASES: dict[str, tuple[int, Any, str, str]] = {
     ),
     "what the server cannot do": (501, {"error": {"code": 501, "message": "no embeddings here"}}, "fail", "http_501"),
     "Portkey": (446, {"status": "failure", "message": "Guardrails failed"}, "fail", "http_446"),
+    "a word of the moderator alone": (403, {"error": {"message": "It was flagged."}}, "fail", "content_filter"),
     "a prompt that is too long for llama.cpp's batch": (
         500,
         {"error": {"code": 500, "message": "input (900 tokens) is too large to process.", "type": "server_error"}},

@@ -1,0 +1,146 @@
+"""What the server refuses for every request alike stops the run; what it refuses for a row is that row's."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pandas as pd
+import pytest
+
+import parallel_openai as po
+from parallel_openai.errors import RequestRefusedError
+from parallel_openai.local import simulator
+from parallel_openai.local.simulator import Server
+from tests.files.asking import chat, results, run, write
+from tests.servers.recorder import Asked, recorder
+
+ROWS = 60
+FRAME = pd.DataFrame({"text": [f"row {number};" for number in range(ROWS)]})
+MODEL = "gpt-4o-mni"
+OPTIONS: dict[str, Any] = {"model": MODEL, "progress": False}
+
+
+@pytest.fixture
+def strict() -> Iterator[Server]:
+    with simulator.serve(max_requests_per_minute=None, models=["gpt-4o-mini", "text-embedding-3-small"]) as running:
+        yield running
+
+
+CALLS: dict[str, Callable[[po.Client], Any]] = {
+    "chat": lambda client: po.process_dataframe(FRAME, "text", client=client, **OPTIONS),
+    "responses": lambda client: po.process_dataframe(FRAME, "text", endpoint="responses", client=client, **OPTIONS),
+    "completions": lambda client: po.process_dataframe(FRAME, "text", endpoint="completions", client=client, **OPTIONS),
+    "samples": lambda client: po.process_dataframe(FRAME, "text", samples=3, client=client, **OPTIONS),
+    "labels": lambda client: po.label_dataframe(FRAME, "text", labels=["a", "b"], client=client, **OPTIONS),
+    "compare": lambda client: po.compare(
+        FRAME, {"1": "{text}", "2": "? {text}"}, labels=["a", "b"], client=client, **OPTIONS
+    ),
+    "embeddings": lambda client: po.embed_dataframe(FRAME, "text", rows_per_request=1, client=client, **OPTIONS),
+}
+
+
+@pytest.mark.parametrize("call", CALLS)
+def test_a_misspelt_model_stops_the_run_and_near_names_are_told(strict: Server, call: str) -> None:
+    with po.Client(strict.base_url) as client, pytest.raises(RequestRefusedError) as stopped:
+        CALLS[call](client)
+    assert 'Check model="gpt-4o-mni"' in str(stopped.value)
+    assert "The server lists gpt-4o-mini" in str(stopped.value)
+    assert strict.stats(charged=False)["received"] < 20
+    assert stopped.value.partial["status"].eq("cancelled").sum() > ROWS / 2
+
+
+def test_after_it_is_mended_the_rest_is_asked(strict: Server) -> None:
+    with po.Client(strict.base_url) as client:
+        with pytest.raises(RequestRefusedError):
+            po.process_dataframe(FRAME, "text", save_to="a.jsonl", client=client, **OPTIONS)
+        strict.set(models=None)
+        out = po.process_dataframe(FRAME, "text", save_to="a.jsonl", client=client, **OPTIONS)
+    assert out["status"].eq("succeeded").all()
+
+
+def test_so_it_is_in_a_file_and_its_counts_are_told(strict: Server) -> None:
+    write(*({**chat(f"row {number}"), "model": MODEL} for number in range(ROWS)))
+    with pytest.raises(RequestRefusedError, match="The server lists gpt-4o-mini") as stopped:
+        run(strict)
+    assert 5 <= stopped.value.partial.num_tasks_failed < 20
+    assert all(isinstance(line[1], list) for line in results())
+
+
+def test_rows_of_another_model_that_is_answered_keep_the_run_going(strict: Server) -> None:
+    write(*({**chat(f"row {n}"), "model": "gpt-4o-mini" if n % 4 == 0 else MODEL} for n in range(ROWS)))
+    status = run(strict)
+    assert (status.num_tasks_succeeded, status.num_tasks_failed) == (15, 45)
+
+
+def refused(status: int, message: str, **error: Any) -> bytes:
+    return json.dumps({"error": {"message": message, "type": "invalid_request_error", **error}}).encode()
+
+
+#: What servers say of a parameter, by their make.
+PARAMETERS = {
+    "OpenAI": (400, refused(400, "Unknown parameter: 'max_tokns'.", param="max_tokns", code="unknown_parameter")),
+    "OpenAI, older": (400, refused(400, "Unrecognized request argument supplied: max_tokns", param=None, code=None)),
+    "vLLM": (400, refused(400, "[{'type': 'extra_forbidden', 'loc': ('body', 'max_tokns'), 'msg': 'Extra'}]")),
+    "FastAPI": (422, json.dumps({"detail": [{"loc": ["body", "max_tokns"], "msg": "Extra"}]}).encode()),
+}
+
+
+@pytest.mark.parametrize("make", PARAMETERS)
+def test_a_parameter_that_the_server_does_not_know_stops_the_run_and_the_near_one_is_told(make: str) -> None:
+    with recorder(lambda asked: PARAMETERS[make]) as server, po.Client(f"{server.url}/v1") as client:
+        with pytest.raises(RequestRefusedError, match=r"Check max_tokns=5\. Did you mean max_tokens") as stopped:
+            po.process_dataframe(FRAME, "text", model="m", extra_body={"max_tokns": 5}, client=client, progress=False)
+        assert len(server.asked) < 20
+    assert stopped.value.partial["status"].eq("failed").sum() >= 5
+
+
+def test_a_value_that_is_the_same_for_all_rows_stops_the_run() -> None:
+    answer = refused(400, "Unsupported value: 'temperature'.", param="temperature", code="unsupported_value")
+    with (
+        recorder(lambda asked: (400, answer)) as server,
+        po.Client(f"{server.url}/v1") as client,
+        pytest.raises(RequestRefusedError, match=r"Check temperature=0\.3"),
+    ):
+        po.process_dataframe(FRAME, "text", model="m", temperature=0.3, client=client, progress=False)
+
+
+def number_of(asked: Asked) -> int:
+    return int(str(asked.body["messages"][-1]["content"]).split()[1].rstrip(";"))
+
+
+ROWS_OWN: dict[str, Callable[[Asked], tuple[int, bytes] | None]] = {
+    "the prompt's length": lambda asked: (400, refused(400, "too long", code="context_length_exceeded")),
+    "the content": lambda asked: (400, refused(400, "Invalid 'messages[0].content'.", param="messages[0].content")),
+    "words of the content": lambda asked: (400, refused(400, "The content is empty.")),
+    "words that differ": lambda asked: (400, refused(400, f"Bad thing {number_of(asked)}")),
+    "a few good answers": lambda asked: (400, refused(400, "Odd.")) if number_of(asked) % 10 else None,
+    "a moderator": lambda asked: (403, refused(403, "Your input was flagged")),
+}
+
+
+@pytest.mark.parametrize("kind", ROWS_OWN)
+def test_what_may_be_a_rows_own_fault_stops_nobody(kind: str) -> None:
+    with recorder(ROWS_OWN[kind]) as server, po.Client(f"{server.url}/v1") as client:
+        out = po.process_dataframe(FRAME, "text", model="m", client=client, progress=False)
+        assert len(server.asked) == ROWS
+    assert out["status"].isin(["failed", "succeeded"]).all()
+
+
+def test_rows_that_failed_among_others_fail_again_by_themselves(server: Server, client: po.Client) -> None:
+    """Beside rows whose answers are known, the server is not to blame."""
+    bad = [f"row {number};" for number in range(50, ROWS)]
+    for row in bad:
+        server.script([{"status": 400, "message": "Odd."}] * 2, matching=row)
+    for _ in range(2):
+        out = po.process_dataframe(FRAME, "text", model="m", client=client, progress=False)
+        assert out["status"].eq("failed").sum() == len(bad)
+
+
+def test_a_page_in_the_place_of_answers_stops_the_run() -> None:
+    page = b"<html><head><title>Log in</title></head></html>"
+    with recorder(lambda asked: (200, page)) as server, po.Client(f"{server.url}/v1", max_attempts=1) as client:
+        with pytest.raises(RequestRefusedError, match="a web page and not the API: a proxy's or a login's"):
+            po.process_dataframe(FRAME, "text", model="m", client=client, progress=False)
+        assert len(server.asked) < 20
