@@ -34,10 +34,27 @@ def per_minute(level: Level) -> float | None:
     return level.limit if level.period == 60.0 else None
 
 
+#: Prompts with more tokens have limits of their own at some models, from one of these sizes on.
+LONG_CONTEXTS = (272_000, 128_000)
+#: Bytes of a body that may hold such a prompt: the tokens of a shorter one need not be counted.
+LONG_BODY = 256_000
+#: Stands behind a model's name, and then how many tokens there are at least.
+LONG = " with prompts over "
+
+
 def model_of(request: APIRequest) -> str | None:
-    """The model that a request asks; None where it does not say."""
+    """The model that a request asks, as limits are told apart; None where it does not say.
+
+    >>> model_of(APIRequest({"model": "m", "messages": []}))
+    'm'
+    """
     model = request.request_json.get("model")
-    return model if isinstance(model, str) else None
+    if not isinstance(model, str):
+        return None
+    if request.path == "embeddings" or len(request.body) < LONG_BODY or request.size is None:
+        return model
+    tokens = request.size.prompt_tokens
+    return next((f"{model}{LONG}{least:,} tokens" for least in LONG_CONTEXTS if tokens > least), model)
 
 
 class RunLimits(Protocol):

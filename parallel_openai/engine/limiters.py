@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 
 from parallel_openai.engine.bucket import ROUNDING, SHORTEST_WAIT, USUAL_WINDOW
 from parallel_openai.engine.counting import Lot
-from parallel_openai.engine.gate import Gate, Gates, Level
+from parallel_openai.engine.gate import LONG, Gate, Gates, Level
 from parallel_openai.engine.limiter import Lease, Limiter
 from parallel_openai.engine.retry import Dimension
 from parallel_openai.records import Size
@@ -84,7 +84,7 @@ class Limiters:
         self.on_use: Callable[[str | None, Limiter], None] | None = None
 
     def of(self, model: str | None) -> Limiter:
-        """The model's limiter."""
+        """The model's limiter; that of its long prompts is the same if the server shows the same limits for them."""
         limiter = self._limiters.get(model)
         if limiter is None:
             if len(self._limiters) >= MOST_MODELS and model is not None:
@@ -92,6 +92,9 @@ class Limiters:
             limiter = self._limiters[model] = self._new(model)
         if self.on_use is not None:
             self.on_use(model, limiter)
+        if model is not None and LONG in model:
+            usual = self._limiters.get(model.rpartition(LONG)[0])
+            return usual if usual is not None and _shows_the_same(limiter, usual) else limiter
         return limiter
 
     def __iter__(self) -> Iterator[tuple[str | None, Limiter]]:
@@ -143,7 +146,7 @@ class InUse:
 
     def of(self, model: str | None) -> Gate:
         gate = self._gate_of.get(model)
-        if gate is None:
+        if gate is None or (model is not None and LONG in model):  # which may come to be the usual one
             gate = self._gate_of[model] = self._gates.of(model)
             self._waited_before.setdefault(gate, dict(gate.waited))
             self.several = len(self._waited_before) > 1
@@ -164,6 +167,13 @@ class InUse:
         for gate, before in self._waited_before.items():
             waited.update({cause: seconds - before.get(cause, 0.0) for cause, seconds in gate.waited.items()})
         return waited
+
+
+def _shows_the_same(one: Limiter, other: Limiter) -> bool:
+    """Whether the server has shown limits for both, and they are equal."""
+    pairs = (one.requests, other.requests), (one.tokens, other.tokens)
+    shown = [(first.limit, second.limit) for first, second in pairs if first.seen and second.seen]
+    return bool(shown) and all(first == second for first, second in shown)
 
 
 class _Ceiling:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from parallel_openai.engine.gate import Gates, per_minute
+from parallel_openai.engine.gate import LONG, Gates, model_of, per_minute
 from parallel_openai.engine.limiters import MOST_MODELS, InUse, Limiters
 from parallel_openai.engine.pool import Member, PoolLimiter
 from parallel_openai.engine.processor import Processor
@@ -50,6 +50,10 @@ class Server:
         sizes.append(size)
         request.size = size
         return request
+
+    async def send_by_length(self, request: APIRequest, lease: object = None) -> Response:
+        """As a server whose model `m` has another limit for long prompts, called `long` here."""
+        return await self.models["long" if "filler" in request.request_json else "m"]._send(request)
 
     async def send(self, request: APIRequest, lease: object = None) -> Response:
         return await self.models[request.request_json["model"]]._send(request)
@@ -243,3 +247,41 @@ def test_names_without_end_do_not_fill_the_memory() -> None:
     limiters = Limiters(clock=lambda: 0.0)
     assert len({limiters.of(f"model {number}") for number in range(10 * MOST_MODELS)}) == MOST_MODELS + 1
     assert limiters.of("model 0") is not limiters.of("one more")
+
+
+@pytest.mark.parametrize("first", ["m", "long"])
+def test_long_prompts_keep_to_the_limit_that_is_shown_for_them(first: str) -> None:
+    server = Server(
+        m={"max_requests_per_minute": 600, "max_tokens_per_minute": 100_000},
+        long={"max_requests_per_minute": 120, "max_tokens_per_minute": 20_000_000},
+    )
+    limiters, requests = server.limiters(), []
+    for name, rows in sorted({"m": 100, "long": 40}.items(), key=lambda item: item[0] != first):
+        for number in range(rows):
+            request = APIRequest({"model": "m", "n": number, **({"filler": "x" * 256_000} if name == "long" else {})})
+            request.size = of_tokens(200_000 if name == "long" else 500)
+            server.models[name].sizes.append(request.size)
+            requests.append(request)
+
+    async def run() -> None:
+        processor = Processor(
+            send=server.send_by_length, limiter=limiters, on_result=server.results.append, clock=server.loop.time
+        )
+        await processor.run(requests)
+
+    run_virtually(run(), server.loop)
+    server.check_limits_are_used(share=0.3)
+    long = limiters.of(model_of(requests[0 if first == "long" else -1]))
+    assert (long.tokens.limit, limiters.of("m").tokens.limit) == (20_000_000, 100_000)
+
+
+def test_long_prompts_share_the_models_limiter_once_the_server_shows_the_same_limits_for_them() -> None:
+    limiters = Limiters(clock=lambda: 0.0)
+    run = InUse(limiters)
+    usual, long = "m", f"m{LONG}128,000 tokens"
+    shown = {f"x-ratelimit-{part}-requests": "600" for part in ("limit", "remaining")}
+    assert run.of(long) is not run.of(usual)
+    for model in (usual, long):
+        limiter = run.of(model)
+        limiter.answered(limiter.at_once(SMALL), shown)
+    assert run.of(long) is run.of(usual)
