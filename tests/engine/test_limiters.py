@@ -285,3 +285,34 @@ def test_long_prompts_share_the_models_limiter_once_the_server_shows_the_same_li
         limiter = run.of(model)
         limiter.answered(limiter.at_once(SMALL), shown)
     assert run.of(long) is run.of(usual)
+
+
+@pytest.mark.parametrize("how", ["deadline", "cancelled", "answered"])
+def test_a_run_that_ends_while_models_are_waited_for_leaves_nothing_behind(how: str) -> None:
+    slow = {"max_requests_per_minute": 6, "burst_seconds": 1.0}
+    server = Server(a=slow, b=slow, fast={"max_requests_per_minute": 6000})
+    limiters = server.limiters()
+    rows = mixed({("a", SMALL): 10, ("b", SMALL): 10, ("fast", SMALL): 200})
+
+    async def run() -> None:
+        processor = Processor(
+            send=server.send,
+            limiter=limiters,
+            on_result=server.results.append,
+            retry=RetryPolicy(max_wait=1e5),
+            deadline=server.loop.time() + 30 if how == "deadline" else None,
+            clock=server.loop.time,
+        )
+        running = asyncio.ensure_future(processor.run([server.request(*row) for row in rows]))
+        if how == "cancelled":
+            await asyncio.sleep(30)
+            running.cancel()
+            await asyncio.gather(running, return_exceptions=True)
+        else:
+            assert await running == ("finished" if how == "answered" else "deadline")
+        assert len(asyncio.all_tasks()) == 2  # this one and its watch
+
+    run_virtually(run(), server.loop)
+    assert limiters.in_flight == 0
+    assert {result.status for result in server.results} == {"succeeded"}
+    assert len(server.results) == 220 if how == "answered" else 202 <= len(server.results) <= 210
