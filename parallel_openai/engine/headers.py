@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from email.utils import parsedate_to_datetime
 
 _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
@@ -59,11 +59,15 @@ _LARGEST, _SMALLEST, _LONGEST = 1e12, 1.0, 31 * 86400.0
 
 @dataclass(frozen=True, slots=True)
 class Allowance:
-    """One dimension's figures on one answer: the limit, what is left of it, and seconds until it is whole again."""
+    """One dimension's figures on one answer: the limit, what is left of it, and seconds until it is whole again.
+
+    `is_common` says that it is known to be of all models together.
+    """
 
     limit: float
     remaining: float
     reset: float | None
+    is_common: bool = field(default=False, compare=False)
 
     @property
     def period(self) -> float:
@@ -96,11 +100,16 @@ def allowance(headers: Mapping[str, str], dimension: str) -> Allowance | None:
     for names in _TABLE[dimension]:
         if names[0] in headers and (shown := _allowance(headers, *names)) is not None:
             return shown
-    scopes = [_allowance(headers, *names) for names in _SCOPE_TABLE[dimension] if names[0] in headers]
-    shown = min(filter(None, scopes), key=lambda scope: scope.limit, default=None)
+    shown = min(_of_scopes(headers, dimension), key=lambda scope: scope.limit, default=None)
     if shown is None and _PER_SECOND["tokens"][0] in headers:
         return _within_a_second(headers, *_PER_SECOND[dimension])
     return shown
+
+
+def _of_scopes(headers: Mapping[str, str], dimension: str) -> Iterator[Allowance]:
+    for names in _SCOPE_TABLE[dimension]:
+        if names[0] in headers and (shown := _allowance(headers, *names)) is not None:
+            yield replace(shown, is_common="-model_per_" not in names[0])
 
 
 def limit_alone(headers: Mapping[str, str], dimension: str) -> float | None:

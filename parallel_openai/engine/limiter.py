@@ -55,6 +55,8 @@ class Limiter:
     Callers wait in line, whose first one looks again when an answer changes what is known.
 
     Attributes:
+        may_move: whether another limiter may come to be the model's: ask for it again at the next request.
+        holds_for_all: whether the server has said that these are the limits of all models together.
         waited: seconds that the first in line has waited, by cause, as `WaitingLine` has them.
     """
 
@@ -73,6 +75,7 @@ class Limiter:
         self.ramp = Ramp()
         self.counting = Counting()
         self.in_flight = 0
+        self.may_move = self.holds_for_all = False
         self.window = FIRST_WINDOW
         self._line = WaitingLine(clock)
         self.waited = self._line.waited
@@ -154,6 +157,8 @@ class Limiter:
         self.requests.accepted(lease.request_mark, shown, now)
         if shown is None:
             self._hear_limits(headers, now)
+        elif shown.is_common:
+            self.may_move = self.holds_for_all = True
         shown = allowance(headers, "tokens")
         self.tokens.accepted(lease.token_mark, shown, now)
         self._settle(self.counting.finished(lease.lot, usage))
@@ -221,6 +226,7 @@ class Limiter:
         for dimension, bucket in (("requests", self.requests), ("tokens", self.tokens)):
             if (limit := limit_alone(headers, dimension)) is not None and not bucket.seen:
                 bucket.told(limit, now)
+                self.may_move = self.holds_for_all = True  # it is the key's
 
     def _settle(self, tokens: float) -> None:
         """So much more, or negative less, was charged than was thought at the send."""

@@ -84,18 +84,20 @@ class Limiters:
         self.on_use: Callable[[str | None, Limiter], None] | None = None
 
     def of(self, model: str | None) -> Limiter:
-        """The model's limiter; that of its long prompts is the same if the server shows the same limits for them."""
+        """The model's limiter.
+
+        That of its long prompts is the same if the server shows the same limits for them; and those of all models are
+        one if the server says so.
+        """
         limiter = self._limiters.get(model)
         if limiter is None:
             if len(self._limiters) >= MOST_MODELS and model is not None:
                 return self.of(None)
             limiter = self._limiters[model] = self._new(model)
+            limiter.may_move = model is not None and LONG in model
         if self.on_use is not None:
             self.on_use(model, limiter)
-        if model is not None and LONG in model:
-            usual = self._limiters.get(model.rpartition(LONG)[0])
-            return usual if usual is not None and _shows_the_same(limiter, usual) else limiter
-        return limiter
+        return self._now(model) if limiter.may_move else limiter
 
     def __iter__(self) -> Iterator[tuple[str | None, Limiter]]:
         """The models that were asked for, and their limiters."""
@@ -115,8 +117,8 @@ class Limiters:
 
     def level(self, dimension: Dimension, models: Collection[str | None]) -> Level:
         """One dimension of these models' limits together; of none: what was given."""
-        limiters = [self._limiters[model] for model in models if model in self._limiters] or [self._unused]
-        levels = [getattr(each, dimension) for each in limiters]
+        asked = {self._now(model): None for model in models if model in self._limiters} or [self._unused]
+        levels = [getattr(each, dimension) for each in asked]
         return levels[0] if len(levels) == 1 else Sum(levels, self.given[dimension == "tokens"])
 
     def set_share(self, share: float) -> None:
@@ -128,6 +130,16 @@ class Limiters:
         """The models of which that limit is known; all of them where it is of none."""
         known = [model for model, each in self._limiters.items() if getattr(each, dimension).limit is not None]
         return known or list(self._limiters)[:1]
+
+    def _now(self, model: str | None) -> Limiter:
+        """The one whose limits the model's requests keep to, by what the server has shown until now."""
+        limiter = self._limiters[model]
+        if not limiter.may_move:
+            return limiter
+        if limiter.holds_for_all:
+            return next(each for each in self._limiters.values() if each.holds_for_all)
+        usual = self._limiters.get((model or "").rpartition(LONG)[0])
+        return usual if usual is not None and _shows_the_same(limiter, usual) else limiter
 
     def _new(self, model: str | None) -> Limiter:
         if self._ceiling is None:
@@ -146,7 +158,7 @@ class InUse:
 
     def of(self, model: str | None) -> Gate:
         gate = self._gate_of.get(model)
-        if gate is None or (model is not None and LONG in model):  # which may come to be the usual one
+        if gate is None or gate.may_move:
             gate = self._gate_of[model] = self._gates.of(model)
             self._waited_before.setdefault(gate, dict(gate.waited))
             self.several = len(self._waited_before) > 1

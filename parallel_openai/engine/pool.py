@@ -95,13 +95,10 @@ class PoolLease:
     """The right to send one request to this member."""
 
     member: Member
+    limiter: Limiter
     lease: Lease | None
     size: Size
     model: PoolModel
-
-    @property
-    def limiter(self) -> Limiter:
-        return self.member.limiter.of(self.model.name)
 
 
 class PoolLimiter:
@@ -165,7 +162,7 @@ class PoolLimiter:
             self._put_out(member, verdict)
             self._give_back(lease)
             moved = await lease.model.acquire(lease.size)
-            lease.member, lease.lease = moved.member, moved.lease
+            lease.member, lease.limiter, lease.lease = moved.member, moved.limiter, moved.lease
 
     def begin(self) -> None:
         """A new run tries all members."""
@@ -220,6 +217,7 @@ class PoolModel:
 
     def __init__(self, pool: PoolLimiter, name: str | None) -> None:
         self.name = name
+        self.may_move = False  # its accounts' limiters are asked for at each request
         self.line = WaitingLine(pool.clock)
         self.waited = self.line.waited
         self._pool = pool
@@ -310,9 +308,10 @@ class PoolModel:
         """Of the members with capacity the one after the last that was taken, so that all learn their limits."""
         now = self._pool.clock()
         for member in self._candidates(size):
-            if member.has_room(now) and (lease := self._of(member).take(size)) is not None:
+            limiter = self._of(member)
+            if member.has_room(now) and (lease := limiter.take(size)) is not None:
                 self._next = self._pool.members.index(member) + 1
-                return PoolLease(member, lease, size, self)
+                return PoolLease(member, limiter, lease, size, self)
         return None
 
     def _candidates(self, size: Size) -> Iterable[Member]:

@@ -243,6 +243,23 @@ def test_a_run_counts_only_what_it_has_waited_itself() -> None:
     assert run.waited["tokens"] == 3.0
 
 
+def test_a_keys_limits_at_litellm_are_one_limit_for_all_its_models() -> None:
+    """Each model learns of it by its own first answers; from then on they share what is left."""
+    server = Server(shared={"max_requests_per_minute": 1200}, a={}, b={})
+
+    async def send(request: APIRequest, lease: object = None) -> Response:
+        response = await server.send(request)
+        shown = {name.replace("ratelimit-", "ratelimit-api_key-"): text for name, text in response.headers.items()}
+        return response._replace(headers=shown)
+
+    limiters = server.limiters()
+    server.run(limiters, *([(name, SMALL)] * 1200 for name in "ab"), send=send)
+    assert limiters.of("a") is limiters.of("b")
+    assert limiters.level("requests", "ab").limit == 1200
+    assert limiters.in_flight == 0
+    assert sum(each.refused for each in server.models.values()) <= 5
+
+
 def test_names_without_end_do_not_fill_the_memory() -> None:
     limiters = Limiters(clock=lambda: 0.0)
     assert len({limiters.of(f"model {number}") for number in range(10 * MOST_MODELS)}) == MOST_MODELS + 1
