@@ -67,7 +67,7 @@ class Allowance:
     limit: float
     remaining: float
     reset: float | None
-    is_common: bool = field(default=False, compare=False)
+    is_common: bool = field(default=False, compare=False, repr=False)
 
     @property
     def period(self) -> float:
