@@ -17,6 +17,7 @@ from parallel_openai.batch.spool import Place, Row, Spool, read_row
 from parallel_openai.batch.state import Part
 from parallel_openai.batch.trouble import LOST_LOOKS, SHORT_LOOKS, LostError, NotWholeError
 from parallel_openai.errors import RunStoppedError
+from parallel_openai.log import log
 
 #: Rows that are read or written before other work of the loop gets its turn.
 AT_ONCE = 100
@@ -41,6 +42,7 @@ class _Reading:
         words: what is said of them, the first word of each.
         in_output: rows with a response in the output.
         unreadable: lines in each file that do not say of which row they are.
+        is_damaged: an answer is there whose request is not.
         files: the files while they are read, and what was asked among them.
     """
 
@@ -50,6 +52,7 @@ class _Reading:
         self.words: dict[str, _Word] = {}
         self.in_output = set(taken)
         self.unreadable = Counter[str]()
+        self.is_damaged = False
         self.files: dict[str, IO[bytes]] = {}
 
     @property
@@ -108,7 +111,7 @@ class Collector:
         with ExitStack() as stack:
             reading.files["asked"] = stack.enter_context(self._spool.open(part.name))
             lost = [error async for error in self._read(part, batch, reading, stack)]
-            if look < reading.looks(batch):
+            if reading.is_damaged or look < reading.looks(batch):
                 raise lost[0] if lost else NotWholeError(_not_whole(batch, reading))
             return await self._take_rest(part, batch, reading)
 
@@ -130,9 +133,13 @@ class Collector:
                 yield error
                 continue
             reading.files[kind] = stack.enter_context(self._spool.open(part.name, kind))
-            await self._take_answers(part, batch, kind, reading)
+            async for damage in self._take_answers(part, batch, kind, reading):
+                yield damage
 
-    async def _take_answers(self, part: Part, batch: ServerBatch, kind: str, reading: _Reading) -> None:
+    async def _take_answers(
+        self, part: Part, batch: ServerBatch, kind: str, reading: _Reading
+    ) -> AsyncIterator[LostError]:
+        """Hand the answers over; gives why it could not be done with some."""
         for number, (offset, line) in enumerate(read_lines(reading.files[kind], len(reading.all) * LINES_OF_A_ROW)):
             if number % AT_ONCE == 0:
                 await asyncio.sleep(0)
@@ -148,7 +155,13 @@ class Collector:
             if outcome.answer is None:
                 reading.words.setdefault(name, _Word(kind, offset))
                 continue
-            row = read_row(reading.files["asked"], name, reading.open.pop(name), part.path)
+            try:
+                row = read_row(reading.files["asked"], name, reading.open[name], part.path)
+            except LostError as error:
+                reading.is_damaged = True
+                yield error
+                continue
+            del reading.open[name]
             reading.words.pop(name, None)
             self._taken[part.name].add(name)
             self._settle(part, row, outcome)
@@ -161,7 +174,11 @@ class Collector:
                 await asyncio.sleep(0)
             if name not in reading.open:
                 continue
-            row = read_row(reading.files["asked"], name, reading.open[name], part.path)
+            try:
+                row = read_row(reading.files["asked"], name, reading.open[name], part.path)
+            except LostError as error:  # there is no answer, so what is lost here is not paid for
+                log.warning("%s", error)
+                continue
             if name in reading.words:
                 outcome = _read_again(reading, name, batch)
             elif number in at_fault:

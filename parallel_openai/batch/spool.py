@@ -22,6 +22,7 @@ from parallel_openai.batch.trouble import LostError
 from parallel_openai.engine.own_files import check_own
 from parallel_openai.engine.resume import attempts_of
 from parallel_openai.jsonl import dumps, loads
+from parallel_openai.log import log
 from parallel_openai.records import APIRequest, Attempt, Size
 from parallel_openai.requests.encodings import encoding_for_model
 from parallel_openai.requests.tokens import request_size
@@ -124,10 +125,16 @@ class Spool:
         return found
 
     def rows(self, name: str, path: str) -> Iterator[Row]:
-        """All rows of a part, read one by one."""
+        """All rows of a part, read one by one; but for those that are damaged, which are named in the log."""
+        places = self.places(name)
         with open(self.place(name), "rb") as file:
-            for custom_id, place in self.places(name).items():
-                yield read_row(file, custom_id, place, path)
+            for custom_id, place in places.items():
+                try:
+                    row = read_row(file, custom_id, place, path)
+                except LostError as error:
+                    log.warning("%s", error)
+                    continue
+                yield row
 
     def cancel(self) -> None:
         """Note that nothing of what is planned by now is to be submitted any more: for a run in another process too,

@@ -156,6 +156,8 @@ class FileRun:
             self.status.ended = await batches.run(journal.before_sending(self._requests(known)))
         finally:
             self.rest = batches.standing.rest()
+            if self.rest is not None and batches.is_short:
+                self.rest = f"{self.bounds.why('budget')} {self.rest}"
 
     def closing_line(self) -> str:
         """How the call ended, in one line."""

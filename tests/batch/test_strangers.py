@@ -170,4 +170,6 @@ def test_files_of_a_part_that_are_damaged_are_told_of_and_nothing_is_paid_twice(
     client = po.Client(scripted.base_url, api_key="sk-none")
     po.collect_batches(tmp_path / "answers.jsonl", client=client, progress=False, lane=lane(), forget="batch_1")
     assert counts(submit(texts(7))) == {"succeeded": 7}
-    assert sorted(scripted.billed.values()) == [1] * 4 + [2] * 3  # as whoever gives a batch up was told
+    times = [scripted.billed[text] for text in texts(7)["text"]]
+    assert set(times[:3]) <= {1, 2}  # as whoever gives a batch up was told
+    assert times[3:] == [1] * 4
