@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
+from itertools import pairwise
 
-from parallel_openai.batch.api import LOOKS, BatchAPI, Sleep
+from parallel_openai.batch.api import BatchAPI, Sleep
 from parallel_openai.batch.bounds import BESIDE
 from parallel_openai.batch.server_batch import ServerBatch
 from parallel_openai.batch.spool import Spool
@@ -13,10 +14,9 @@ from parallel_openai.batch.trouble import LostError
 from parallel_openai.engine.journal import Journal
 from parallel_openai.log import log
 
-#: Seconds that a call of a dead process may still be on its way to the server.
-SETTLED = 5.0
-#: Seconds after which a batch that was made is in the server's list.
-LISTED = 60.0
+#: Seconds after which the server's list is looked at for a batch that was asked for: the call of a dead process may be on
+#: its way for some, and the list may show it a little later. After the last it is looked at once.
+LISTED = (5.0, 7.5, 10.0)
 
 
 class Submitter:
@@ -84,10 +84,9 @@ class Submitter:
 
     async def _made_before(self, part: Part) -> ServerBatch | None:
         """The part's batch, if the server has it although its name was never written down."""
-        age = time.time() - part.creating_at
-        if part.earlier and age < SETTLED:
-            await self._sleep(min(SETTLED, SETTLED - age))
-        looks = LOOKS if age < LISTED else LOOKS[:1]
+        age = max(0.0, time.time() - part.creating_at)
+        ages = [age, *(each for each in LISTED if each > age)]
+        looks = [later - earlier for earlier, later in pairwise(ages)] or [0.0]
         batch = await self._api.find(part.file_id, part.name, part.former, looks)
         if batch is not None:
             self._created(part, batch)

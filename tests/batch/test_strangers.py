@@ -14,7 +14,7 @@ import parallel_openai as po
 from parallel_openai.batch.bounds import BESIDE, MOST_OF_TEXT
 from parallel_openai.batch.state import live_parts
 from parallel_openai.batch.under_way import UnderWay
-from tests.batch.conftest import Verb, counts, lane, texts
+from tests.batch.conftest import Verb, age, counts, lane, texts
 from tests.batch.scripted import Asked, Scripted
 
 BAD_IDS = ["..", ".", "", 7, None, ["a"], {"id": "a"}, "a\0b", "a\nb", "x" * 10_000]
@@ -56,6 +56,7 @@ def test_a_step_in_a_journal_that_holds_nonsense_does_no_harm(
     journal, client = tmp_path / "answers.jsonl", po.Client(scripted.base_url, api_key="sk-none", max_attempts=1)
     out = submit(texts(2), lane=lane(wait=False))
     [key, _] = out["request_key"]
+    age(journal)
     written = journal.read_bytes().splitlines()
     folder = {file: file.read_bytes() for file in (tmp_path / "answers.jsonl.batches").iterdir()}
     for value in ("..", "", 7, -1, 1e300, float("nan"), [".."], {"a": 1}, True, "../x", None):
