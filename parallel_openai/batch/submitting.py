@@ -14,8 +14,8 @@ from parallel_openai.batch.trouble import LostError
 from parallel_openai.engine.journal import Journal
 from parallel_openai.log import log
 
-#: Seconds after which the server's list is looked at for a batch that was asked for: the call of a dead process may be on
-#: its way for some, and the list may show it a little later. After the last it is looked at once.
+#: Seconds after which the server's list is looked at for a batch that was asked for: the call of a dead process may be
+#: on its way for some, and the list may show it a little later. After the last it is looked at once.
 LISTED = (5.0, 7.5, 10.0)
 
 
