@@ -328,7 +328,8 @@ submit   divides the requests among batches of OpenAI's Batch API, uploads and
 status   shows how they stand
 collect  waits for them and writes the results, as `run` does; what expired is
          submitted again. It may be interrupted and go on, here or elsewhere
-cancel   cancels them; collect brings what was done until then
+cancel   cancels them, and what waits to be submitted; collect brings what was
+         done until then
 
 The state is in the results file, on lines that begin with [{},null."""
 

@@ -146,7 +146,7 @@ class BatchRun:
             try:
                 if not await self._submitter.recover(part, keep=self._all_asked, needs_metadata=self._all_asked):
                     continue
-                self._asked.add_earlier(self._spool.places(part.name).values())
+                self._asked.add_earlier(self._spool.places(part.name, part.requests).values())
             except RunStoppedError as error:
                 self._is_blind = True
                 self._troubles.add(part, error, final=True)

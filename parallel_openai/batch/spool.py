@@ -97,14 +97,28 @@ class Spool:
         """Whether all that was known of its rows is."""
         return self.holds(name) and self.place(name, "rows").exists()
 
-    def places(self, name: str) -> dict[str, Place]:
+    def is_whole(self, name: str, count: int) -> bool:
+        """Whether the part's input file is here with so many rows."""
+        try:
+            return len(self._places_of_input(name)) == count
+        except (OSError, LostError):
+            return False
+
+    def places(self, name: str, count: int | None = None) -> dict[str, Place]:
         """Each row of a part by its custom_id, in the part's order.
+
+        Args:
+            count: how many there must be; None: that was seen already.
 
         Raises:
             LostError: the files are damaged.
         """
-        if not self.knows_rows(name):
-            return self._places_of_input(name)
+        places = self._places(name) if self.knows_rows(name) else self._places_of_input(name)
+        if count not in (None, len(places)):
+            raise LostError(f"{self.place(name)} is damaged: there are {len(places):,} rows of {count:,}.")
+        return places
+
+    def _places(self, name: str) -> dict[str, Place]:
         with open(self.place(name, "rows"), "rb") as file:
             try:
                 return {str(custom_id): Place(*rest) for custom_id, *rest in map(loads, file)}

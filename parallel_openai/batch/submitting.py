@@ -73,7 +73,7 @@ class Submitter:
                 return False
         if not self._spool.knows_rows(part.name):
             self._check_metadata(part, needs_metadata)
-            if not self._spool.holds(part.name):
+            if not self._spool.is_whole(part.name, part.requests):
                 await self._fetch(part)
         return True
 
@@ -111,9 +111,7 @@ class Submitter:
         if file_id is None:
             raise LostError(f"The folder {self._spool.folder} is not here, and {part.batch_id} does not name its file.")
         self._spool.make_folder()
-        if not await self._api.download(file_id, self._spool.place(part.name), part.bytes + BESIDE):
-            self._spool.remove(part.name)
-            raise LostError(f"The input file {file_id} is longer than the {part.bytes:,} bytes that it had.")
+        await self._api.download(file_id, self._spool.place(part.name), part.bytes + BESIDE)
 
     def _created(self, part: Part, batch: ServerBatch) -> None:
         part.batch_id, part.file_id = batch.id, batch.input_file_id or part.file_id

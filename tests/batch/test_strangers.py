@@ -141,6 +141,7 @@ def test_a_bomb_is_cut_where_it_is_unpacked(scripted: Scripted, submit: Verb, tm
 Change = Callable[[bytes], bytes]
 DAMAGE: dict[str, tuple[str, Change]] = {
     "rows torn": ("rows", lambda content: content[:20]),
+    "rows short": ("rows", lambda content: content[: content.index(b"\n") + 1]),
     "rows of nothing": ("rows", lambda content: b"[]\n{}\n7\n"),
     "rows elsewhere": ("rows", lambda content: content.replace(b",0,", b",99999,")),
     "input torn": ("jsonl", lambda content: content[:20]),
