@@ -98,6 +98,7 @@ def test_the_help_in_the_readme_is_the_commands_own() -> None:
 def test_the_readme_names_every_column() -> None:
     assert names_in(marked("columns")) == {
         "response",
+        "reasoning",
         "label",
         "embedding",
         "choice",

@@ -246,7 +246,7 @@ def reply_to(text: str) -> str:
     """What is right to answer.
 
     >>> reply_to("Row 1")
-    're: 4e2a9d4e5c13'
+    're: a47a9b1f8da1'
     """
     return f"re: {question_of(text)}"
 

@@ -32,11 +32,12 @@ def lives(*arguments: str, seed_of_hashes: str = "0") -> subprocess.Popen[str]:
 
 
 def output_of(process: subprocess.Popen[str]) -> str:
-    told, _ = process.communicate(timeout=300)
+    told, _ = process.communicate(timeout=580)
     assert process.returncode == 0, told
     return told
 
 
+@pytest.mark.timeout(600)  # a minute on two free cores
 def test_no_promise_breaks_in_a_thousand_lives() -> None:
     """The seeds of each run are the same; `python -m tests.simulation --lives 100000 --first 1000` tries others."""
     parts = [
