@@ -93,7 +93,10 @@ class Outages:
         self._in_row += 1
         if self._in_row == AWAY_AFTER or (self.is_away and sent_at >= self._try_at):
             self._tries += 1
-            self._try_at = now + max(verdict.wait or 0.0, LEAST_WAIT + self._retry.backoff(self._tries))
+            asked = verdict.wait or 0.0
+            if asked > self._retry.max_wait:  # that request fails, and nobody else waits so long for it
+                asked = 0.0
+            self._try_at = now + max(asked, LEAST_WAIT + self._retry.backoff(self._tries))
 
     def _is_to_blame(self, job: Job, now: float) -> bool:
         model = self._models.setdefault(model_of(job.request), _Model())

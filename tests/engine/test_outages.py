@@ -103,6 +103,13 @@ def test_a_row_that_always_breaks_the_server_fails_while_nobody_else_is_left() -
     assert [(result.error_code, len(result.attempts)) for result in scene.results] == [("http_500", 5)]
 
 
+def test_nobody_waits_for_one_that_is_told_to_wait_longer_than_anybody_does() -> None:
+    endless = said(503, {"message": "Please retry after 999999999 s"})
+    scene = Scene(lambda n, now: endless if n < 5 else None).run()
+    assert scene.statuses == {"failed": 5, "succeeded": 35}
+    assert scene.loop.time() < 60
+
+
 @pytest.mark.parametrize("share", [0.05, 0.2, 0.4])
 def test_chance_refusals_among_good_answers_cost_no_rows(share: float) -> None:
     chance = random.Random(2)
