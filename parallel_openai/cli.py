@@ -223,11 +223,23 @@ def _add_run_arguments(parser: argparse.ArgumentParser) -> None:
         help="after so long nothing more is sent; answers on their way have 10 s",
     )
     parser.add_argument(
+        "--resubmit", action="store_true", help="send, and pay for, what waits in a batch of an earlier call too"
+    )
+    _add_anywhere_argument(parser)
+    parser.add_argument(
         "--logging_level",
         type=_logging_level,
         default=logging.INFO,
         metavar="LEVEL",
         help="a number or name; 20 (INFO, the default) names each failed request, 50 (CRITICAL) nothing",
+    )
+
+
+def _add_anywhere_argument(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--resume_from_anywhere",
+        action="store_true",
+        help="take answers in the results that another server or deployment gave, or that do not say who gave them",
     )
 
 
@@ -240,7 +252,8 @@ failed is.
 Exit codes: 0 all requests are done (the last line says how many of them failed);
 1 the results could not be written; 2 the input or an option is wrong, nothing was
 sent; 3 the server refuses every request (key, credit, address); 4 the budget or
-the time is used up; 130 interrupted. After 1, 3, 4 and 130 the same command goes on."""
+the time is used up, or requests wait in a batch; 130 interrupted. After 1, 3, 4
+and 130 the same command goes on."""
 
 
 def _limit(text: str) -> float | None:
@@ -285,6 +298,8 @@ def _run(args: argparse.Namespace) -> int:
                 budget_usd=args.budget_usd,
                 budget_tokens=args.budget_tokens,
                 deadline=args.deadline,
+                resubmit=args.resubmit,
+                resume_from_anywhere=args.resume_from_anywhere,
             )
     finally:
         log.removeHandler(handler)
@@ -303,6 +318,7 @@ def _add_batch_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--request_url", metavar="URL", help="the endpoint, as for `run`")
     parser.add_argument("--api_key", metavar="KEY", help="the key; better in the environment, as OPENAI_API_KEY")
+    _add_anywhere_argument(parser)
     parser.add_argument("--wait", action="store_true", help="`submit` waits for the answers too")
     parser.add_argument(
         "--rounds", type=int, default=3, metavar="N", help="how often a request that expired is submitted (default: 3)"
@@ -346,7 +362,14 @@ def _batch(args: argparse.Namespace) -> int:
             raise InvalidInputError("batch submit needs --requests_filepath.")
         lane = BatchLane(rounds=args.rounds, then=args.then, wait=args.wait)
         process_api_requests_from_file(
-            args.requests_filepath, args.save_filepath, args.request_url, args.api_key, None, None, lane=lane
+            args.requests_filepath,
+            args.save_filepath,
+            args.request_url,
+            args.api_key,
+            None,
+            None,
+            lane=lane,
+            resume_from_anywhere=args.resume_from_anywhere,
         )
         return 0
     if args.save_filepath is None:

@@ -90,7 +90,7 @@ def test_requests_may_come_by_a_pipe_and_results_leave_by_one() -> None:
     assert len(lines[0]) == 3
     assert lines[0] == lines[1]  # known already, so that nothing was asked twice
     assert b"3 known already" in ended.stderr
-    assert {path.suffix for path in Path(".parallel_openai").iterdir()} <= {"", ".jsonl", ".lock"}
+    assert {path.suffix for path in Path(".parallel_openai").iterdir()} <= {"", ".jsonl", ".lock", ".origins"}
 
 
 def test_results_of_a_file_leave_by_a_pipe_too(server: Server, capfdbinary: pytest.CaptureFixture[bytes]) -> None:

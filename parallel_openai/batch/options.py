@@ -62,15 +62,17 @@ class BatchLane:
 Lane = Literal["online", "batch", "flex"] | BatchLane
 
 
-def check_lane(lane: Any, params: Mapping[str, Any], deadline: float | None, repair: bool | int) -> BatchLane | None:
+def check_lane(
+    lane: Any, params: Mapping[str, Any], deadline: float | None, repair: bool | int, resubmit: bool
+) -> BatchLane | None:
     """The options of a run through the Batch API; None where it goes another way.
 
     Raises:
         InvalidInputError: there is no such lane, or it cannot keep what is asked of it.
 
-    >>> check_lane("batch", {}, None, False).rounds
+    >>> check_lane("batch", {}, None, False, False).rounds
     3
-    >>> check_lane("slow", {}, None, False)
+    >>> check_lane("slow", {}, None, False, False)
     Traceback (most recent call last):
         ...
     parallel_openai.errors.InvalidInputError: lane must be 'online', 'batch', 'flex' or a BatchLane, not 'slow'.
@@ -90,6 +92,11 @@ def check_lane(lane: Any, params: Mapping[str, Any], deadline: float | None, rep
         raise InvalidInputError(
             "repair= asks once more at once, and the Batch API answers within a day. Leave it out, and run the same "
             "call with lane='online' and repair= afterwards: it asks only for what has no good answer."
+        )
+    if resubmit:
+        raise InvalidInputError(
+            "resubmit=True sends at once what waits in a batch, and lane='batch' waits for it: give one of them. To "
+            "begin anew, cancel what is under way with po.cancel_batches()."
         )
     return lane if isinstance(lane, BatchLane) else BatchLane()
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 from parallel_openai.batch.spool import Spool
 from parallel_openai.batch.state import live_parts
@@ -13,14 +14,15 @@ from parallel_openai.batch.trouble import LostError
 
 
 class UnderWay:
-    """The keys of a journal's requests that wait in batches, and how many of them a call met.
+    """The names of a journal's requests that wait in batches, and how many of them a call met.
 
     Args:
         journal: its path.
+        identity: the name by which a request is known, from its key and its metadata.
     """
 
-    def __init__(self, journal: Path) -> None:
-        self._since: dict[str, float] = {}
+    def __init__(self, journal: Path, identity: Callable[[str, Any], str]) -> None:
+        self._since: dict[str, list[float]] = {}  # of each request that waits; the same one may do so several times
         self._met: list[str] = []
         self._first = float("inf")
         spool = Spool(journal)
@@ -30,24 +32,25 @@ class UnderWay:
             if spool.holds(part.name):
                 with suppress(LostError):
                     for place in spool.places(part.name).values():
-                        self._since[place.key] = part.planned_at
+                        self._since.setdefault(identity(place.key, place.metadata), []).append(part.planned_at)
 
     @property
     def met(self) -> int:
         return len(self._met)
 
     def in_batch(self) -> Iterator[tuple[str, str]]:
-        """The keys of the requests that were met, and what is to be said of each."""
+        """The names of the requests that were met, and what is to be said of each."""
         why = str(self) if self._met else ""
-        return ((key, why) for key in self._met)
+        return ((name, why) for name in self._met)
 
-    def meet(self, *keys: str | None) -> bool:
-        """Whether a request with one of these keys waits in a batch. The first is the one that it is known by."""
-        since = min((self._since[key] for key in keys if key in self._since), default=None)
+    def meet(self, *names: str | None) -> bool:
+        """Whether a request with one of these names waits in a batch; it is met once. The first is the one that it is
+        known by."""
+        since = next((self._since[name] for name in names if name is not None and self._since.get(name)), None)
         if since is None:
             return False
-        self._met.append(str(keys[0]))
-        self._first = min(self._first, since)
+        self._met.append(str(names[0]))
+        self._first = min(self._first, since.pop())
         return True
 
     def __str__(self) -> str:
@@ -55,5 +58,6 @@ class UnderWay:
         rows = "1 request waits" if self.met == 1 else f"{self.met:,} requests wait"
         return (
             f'{rows} in a batch since {when} and would be paid for twice. The same call with lane="batch" waits for '
-            "the answers, po.collect_batches() takes in what is there, and po.cancel_batches() gives them up."
+            "the answers, po.collect_batches() (parallel-openai batch collect) takes in what is there, "
+            "po.cancel_batches() gives them up, and resubmit=True (--resubmit) sends and pays them again."
         )

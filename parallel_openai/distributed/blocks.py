@@ -174,10 +174,13 @@ class PartRun(FrameRun):
 
     async def _known(self) -> KnownResults:
         assert self.worker is not None
-        how = {"failures": not self.options.retry_failed, "simulated": self.client.is_local}
+        how: dict[str, Any] = {"failures": not self.options.retry_failed, "simulated": self.client.is_local}
         paths = [path for path in parts_of(self.worker.plan.folder, self._partition) if path != self.journal_path]
         known = [await KnownResults.load(path, **how) for path in paths if path.stat().st_size]
         return KnownParts(known, self.worker.index)
+
+    def _origin(self) -> None:
+        """The workers of a cluster are on many machines, and are all the driver's."""
 
     def _progress(self) -> Progress:
         assert self.worker is not None

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from parallel_openai.engine.journal_file import JournalFile, told_of_lost
+from parallel_openai.engine.origins import Origin, note_origin
 from parallel_openai.errors import InvalidInputError, JournalError, JournalWriteError
 
 log = logging.getLogger("parallel_openai")
@@ -35,6 +36,7 @@ class Journal:
         path: the file; it and its folder are made when missing, the file for its owner only.
         sync: how often the disk is told to keep what was written: about once a `second`, `always` (after each
             write) or `never` (the system decides; safe against a crash of the program, not of the machine).
+        origin: where what is written came from, if that is to be told beside the file.
 
     Raises:
         InvalidInputError: there is no such `sync`.
@@ -42,10 +44,11 @@ class Journal:
         JournalError: the file cannot be opened, or is something else.
     """
 
-    def __init__(self, path: str | os.PathLike[str], *, sync: Sync = "second") -> None:
+    def __init__(self, path: str | os.PathLike[str], *, sync: Sync = "second", origin: Origin | None = None) -> None:
         check_sync(sync)
         self.path = Path(path)
         self._sync = sync
+        self._origin = origin  # until it is told
         self._pending: list[bytes] = []
         self._error: JournalWriteError | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -105,6 +108,9 @@ class Journal:
         if not self._pending:
             return
         try:
+            if self._origin is not None:
+                note_origin(self.path, self._opened.size, self._pending[0], self._origin)
+                self._origin = None
             self._opened.write(self._pending)
             self._dirty = True
             if self._sync == "always":

@@ -105,6 +105,11 @@ class JournalFile:
             self._recent_bytes -= len(self._recent.popleft())
 
     @property
+    def size(self) -> int:
+        """Bytes, as far as this writer knows."""
+        return self._size
+
+    @property
     def is_due(self) -> bool:
         """Whether so much was written since the last look that the next one must not wait."""
         return self._unseen_bytes > _MOST_UNSEEN

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -20,15 +21,18 @@ from parallel_openai.engine.lines import (
     read_lines,
     refuse_what_is_no_file,
 )
+from parallel_openai.engine.origins import Origin, Origins, writer
 from parallel_openai.jsonl import alike, dumps, dumps_strictly
+from parallel_openai.printable import printable
 from parallel_openai.records import APIRequest, Attempt, Result, request_key
-from parallel_openai.requests.endpoints import bill_of, is_simulated, usage_of
+from parallel_openai.requests.endpoints import bill_of, is_simulated, path_answering, usage_of
 
 log = logging.getLogger("parallel_openai")
 
 
-def result_line(result: Result, *, record: bool) -> bytes:
-    """A result as a journal's line; with `record`, the key and the attempts are written too, for the way back."""
+def result_line(result: Result, *, record: bool, origin: Origin | None = None) -> bytes:
+    """A result as a journal's line; with `record`, the key, the attempts and the origin are written too, for the way
+    back."""
     request = result.request
     answer = _without_ballast(result) if result.raw is not None else dumps(list(result.errors) or [result.error])
     if not record:
@@ -41,6 +45,8 @@ def result_line(result: Result, *, record: bool) -> bytes:
     if result.sent is not None:
         about["sent"] = result.sent.request_json
         about["earlier"] = [{**bill_of(each.response), "attempts": _plain(each.attempts)} for each in result.earlier]
+    if origin is not None:
+        about.update(origin._asdict())
     beside_it = b"null" if request.metadata is None else dumps(request.metadata)
     return make_line(request.body, answer, beside_it, dumps(about))
 
@@ -91,22 +97,35 @@ class KnownResults:
         path: the journal; it need not exist.
         failures: whether failed requests count as finished too.
         simulated: whether answers of the simulator count.
+        place: the server whose answers count, of those that a file run wrote; None: every one's.
 
     The answers themselves stay on the disk and are read when asked for. `load` gives the same without holding up the
     loop that it runs on.
     """
 
-    def __init__(self, path: str | os.PathLike[str], *, failures: bool = False, simulated: bool = False) -> None:
-        self._begin(path, failures, simulated)
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        failures: bool = False,
+        simulated: bool = False,
+        place: str | None = None,
+    ) -> None:
+        self._begin(path, failures, simulated, place)
         for _ in self._read():
             pass
 
     @classmethod
     async def load(
-        cls, path: str | os.PathLike[str], *, failures: bool = False, simulated: bool = False
+        cls,
+        path: str | os.PathLike[str],
+        *,
+        failures: bool = False,
+        simulated: bool = False,
+        place: str | None = None,
     ) -> KnownResults:
         known = cls.__new__(cls)
-        known._begin(path, failures, simulated)
+        known._begin(path, failures, simulated, place)
         try:
             for _ in known._read():
                 await asyncio.sleep(0)
@@ -115,12 +134,14 @@ class KnownResults:
             raise
         return known
 
-    def _begin(self, path: str | os.PathLike[str], failures: bool, simulated: bool) -> None:
+    def _begin(self, path: str | os.PathLike[str], failures: bool, simulated: bool, place: str | None) -> None:
         self.damaged_lines = 0
         self._read_lines = 0
         self._strange: list[int] = []  # where lines begin whose request is not the one of their key
         self._path = Path(path)
-        self._failures, self._simulated = failures, simulated
+        self._failures, self._simulated, self._place = failures, simulated, place
+        self._by_others: Counter[str] = Counter()  # answers taken that others wrote
+        self._origins = Origins(self._path)  # of lines without a record
         self._file = -1
         self._lines = DigestTable()  # where each one's line begins, doubled, and one more where it is good
         self._finished = 0
@@ -145,8 +166,8 @@ class KnownResults:
             if glance is None:
                 self.damaged_lines += 1
                 continue
-            digest, good = glance
-            if digest is None:
+            digest, good, is_plain = glance
+            if digest is None or (is_plain and self._is_from_elsewhere(offset)):
                 continue
             line = offset * 2 + 2 + good
             before = lines.add(digest, line)
@@ -159,9 +180,13 @@ class KnownResults:
     def _counts(self, number: int) -> bool:
         return number > 0 and (self._failures or number & 1 == 1)
 
-    def _glance(self, line: bytes) -> tuple[int | None, bool] | None:
-        """The digest of a line's key and whether it is a good answer; no digest for what does not count; None for a
-        damaged line.
+    def _is_from_elsewhere(self, offset: int) -> bool:
+        origin = self._origins.of(offset)
+        return origin is not None and self._place is not None and origin.place != self._place
+
+    def _glance(self, line: bytes) -> tuple[int | None, bool, bool] | None:
+        """The digest of a line's key, whether it is a good answer, and whether it has no record; no digest for what
+        does not count; None for a damaged line.
 
         A good line of ours tells both near its end, in a shape that stands nowhere behind it, and need not be parsed:
         what is damaged before is found out when the answer is read.
@@ -173,13 +198,13 @@ class KnownResults:
             if is_plain and (self._simulated or line.rfind(b'"simulated"', 0, start) < 0):
                 digest = _digest_of(line[start + len(_RECORD) : start + _TO_STATUS])
                 if digest is not None:
-                    return digest, True
+                    return digest, True, False
         entry = parse_line(line)
         if entry is None:
             return None
         good = isinstance(entry[1], Mapping)
         counts = not good or self._simulated or not is_simulated(entry[1])
-        return (_digest_of(key_of(entry)) if counts else None), good
+        return (_digest_of(asked_key(entry)) if counts else None), good, len(entry) < 4
 
     def __contains__(self, key: str) -> bool:
         return self._counts(self._number(key))
@@ -206,6 +231,9 @@ class KnownResults:
             self.damaged_lines += 1
             self._strange.append(self._number(request.key) // 2 - 1)
             return None
+        origin = origin_of(entry) if len(entry) > 3 else self._origins.of(self._number(request.key) // 2 - 1)
+        if origin is not None and origin.writer != writer():
+            self._by_others[origin.writer] += 1
         return restored(request, entry)
 
     def entry(self, key: str) -> Entry | None:
@@ -217,11 +245,16 @@ class KnownResults:
         if entry is None:
             self.damaged_lines += 1
             return None
-        return entry if key_of(entry) == key else None
+        return entry if asked_key(entry) == key else None
 
     def close(self) -> None:
         if self._strange:
             self._tell_of_strange_lines()
+        for other, count in self._by_others.items():
+            log.warning(
+                "%s: the answers to %s requests were written by %s.", self._path, f"{count:,}", printable(other)
+            )
+        self._by_others.clear()
         if self._file >= 0:
             os.close(self._file)
             self._file = -1
@@ -278,6 +311,25 @@ def key_of(entry: Entry) -> str | None:
     return key if isinstance(key, str) else None
 
 
+def asked_key(entry: Entry) -> str | None:
+    """The key of what a line asks; a file run's answer has none written beside it, so that it is made. None for its
+    failure."""
+    if len(entry) == 4 or not entry[0] or not isinstance(entry[1], Mapping):
+        return key_of(entry)
+    try:
+        body = alike(dumps_strictly(entry[0], sort_keys=True))
+    except TypeError:  # it could not have been sent
+        return None
+    return request_key(path_answering(entry[0], entry[1]), body)
+
+
+def origin_of(entry: Entry) -> Origin | None:
+    """Where a line's record says that it came from."""
+    record = entry[3] if isinstance(entry[3], dict) else {}
+    place, by = record.get("place"), record.get("writer")
+    return Origin(place, by) if isinstance(place, str) and isinstance(by, str) else None
+
+
 def _digest_of(key: str | bytes | None) -> int | None:
     try:
         return None if key is None else digest_of_key(key)
@@ -287,7 +339,7 @@ def _digest_of(key: str | bytes | None) -> int | None:
 
 def restored(request: APIRequest, entry: Entry) -> Result:
     """The result that a line was written for."""
-    record: Mapping[str, Any] = entry[3]
+    record: Mapping[str, Any] = entry[3] if len(entry) == 4 else {}
     if not request.request_json and isinstance(entry[0], dict):
         request.request_json = entry[0]  # whoever looked it up by its key alone may ask which model was meant
     attempts = attempts_of(record)

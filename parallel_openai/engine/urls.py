@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from urllib.parse import urlsplit
+from urllib.parse import urlsplit, urlunsplit
 
 from yarl import URL
 
@@ -54,6 +54,21 @@ def mask_url(url: str) -> str:
 
 
 _SECRET_IN_QUERY = re.compile(r"((?:^|(?<=&))(?!api-version=)[^=&]*=)[^&]*")
+
+
+_PORTS = {"http": 80, "https": 443}
+
+
+def one_spelling(url: str) -> str:
+    """The same for all ways to write the URL of one place.
+
+    >>> one_spelling("https://API.Host.example:443//v1")
+    'https://api.host.example/v1'
+    """
+    parts = urlsplit(url)
+    usual = _PORTS.get(parts.scheme)
+    host = parts.netloc.lower().removesuffix(f":{usual}")
+    return urlunsplit(parts._replace(netloc=host, path=re.sub("/+", "/", parts.path)))
 
 
 def is_local(base_url: str) -> bool:

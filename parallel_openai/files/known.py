@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -11,14 +12,19 @@ from parallel_openai.batch.faces import identity_in_files
 from parallel_openai.engine.digests import digest_of
 from parallel_openai.engine.finished import FinishedRequests
 from parallel_openai.engine.lines import Entry, likely_lines, read_entries
+from parallel_openai.engine.origins import Origin, Origins, writer
+from parallel_openai.engine.resume import origin_of
+from parallel_openai.errors import InvalidInputError
 from parallel_openai.files.source import no_json
 from parallel_openai.jsonl import alike, canonical, dumps, dumps_strictly
 from parallel_openai.records import request_key
-from parallel_openai.requests.endpoints import is_simulated
+from parallel_openai.requests.endpoints import is_simulated, path_answering
 
-#: What names a line: its body and its metadata. The same request for two different rows is two.
-Digest = Callable[[Mapping[str, Any], Any], int]
+#: What names a line: its body, its metadata and its endpoint. The same request for two different rows is two.
+Digest = Callable[[Mapping[str, Any], Any, str], int]
 Standing = Literal["good", "failed", "new"]
+#: In the place of the endpoint of a failure, which does not tell it.
+_ANY = ""
 #: Lines that are read before other work of the loop gets its turn.
 _AT_ONCE = 1000
 
@@ -29,30 +35,50 @@ class KnownLines:
     Args:
         digest: what names a line.
 
+    Attributes:
+        by_others: the answers that others wrote than who runs this, by whom.
+
     >>> known = KnownLines(content_digest)
-    >>> known.put({"model": "gpt-5-mini", "n": 1}, None, good=True)
-    >>> known.take({"n": 1, "model": "gpt-5-mini"}, None), known.take({"n": 1, "model": "gpt-5-mini"}, None)
-    ('good', 'new')
+    >>> known.finished.put(content_digest({"model": "gpt-5-mini", "n": 1}, None, "embeddings"), good=True)
+    >>> known.take({"n": 1, "model": "gpt-5-mini"}, None, "responses")
+    'new'
+    >>> [known.take({"n": 1, "model": "gpt-5-mini"}, None, "embeddings") for _ in range(2)]
+    ['good', 'new']
     """
 
     def __init__(self, digest: Digest) -> None:
         self.finished = FinishedRequests()
         self.damaged_lines = 0
+        self.by_others: Counter[str] = Counter()
+        self._of_unknown_origin = 0
         self._digest = digest
 
     @classmethod
-    async def load(cls, path: Path, digest: Digest, *, simulated: bool) -> KnownLines:
-        """What a file of results holds; with `simulated`, the simulator's answers count. The loop stays free."""
-        known = cls(digest)
+    async def load(cls, path: Path, digest: Digest, *, simulated: bool, place: str | None) -> KnownLines:
+        """What a file of results holds that came from a place, or from anywhere (None). The loop stays free.
+
+        Args:
+            simulated: whether the simulator's answers count.
+
+        Raises:
+            InvalidInputError: it holds answers that do not say where they came from.
+        """
+        known, origins = cls(digest), Origins(path)
         for number, (offset, entry) in enumerate(read_entries(path)):
             if number % _AT_ONCE == 0:
                 await asyncio.sleep(0)
                 if number == _AT_ONCE:
                     known.finished.expect(likely_lines(path, number, offset))
-            known._note(entry, simulated=simulated)
+            known._note(entry, origins.of(offset), place, simulated=simulated)
+        if known._of_unknown_origin:
+            raise InvalidInputError(
+                f"{path} holds {known._of_unknown_origin:,} answers that do not say which server gave them: another "
+                "program wrote them, or an earlier version of this one. If they are answers to these requests, say "
+                "resume_from_anywhere=True (--resume_from_anywhere); otherwise choose another file for the results."
+            )
         return known
 
-    def _note(self, entry: Entry | None, *, simulated: bool) -> None:
+    def _note(self, entry: Entry | None, origin: Origin | None, place: str | None, *, simulated: bool) -> None:
         if entry is None:
             self.damaged_lines += 1
             return
@@ -60,20 +86,21 @@ class KnownLines:
         good = isinstance(answer, dict)
         if not body or (good and not simulated and is_simulated(answer)):  # an empty one tells of a batch
             return
+        metadata, path = entry[2] if len(entry) > 2 else None, path_answering(body, answer) if good else _ANY
         try:
-            self.put(body, entry[2] if len(entry) > 2 else None, good=good)
+            digest = self._digest(body, metadata, path)
         except ValueError:  # no request of ours: it could not have been sent
             self.damaged_lines += 1
+            return
+        origin = origin_of(entry) if len(entry) > 3 else origin
+        if good and place is not None and (origin is None or origin.place != place):
+            self._of_unknown_origin += origin is None
+            return
+        self.finished.put(digest, good=good)
+        if good and origin is not None and origin.writer != writer():
+            self.by_others[origin.writer] += 1
 
-    def put(self, body: Mapping[str, Any], metadata: Any, *, good: bool) -> None:
-        """Note an answer or a failure.
-
-        Raises:
-            ValueError: the body is none that could be sent.
-        """
-        self.finished.put(self._digest(body, metadata), good=good)
-
-    def take(self, body: Mapping[str, Any], metadata: Any) -> Standing:
+    def take(self, body: Mapping[str, Any], metadata: Any, path: str) -> Standing:
         """How a line stands; `good` uses one of its answers up.
 
         Raises:
@@ -81,31 +108,26 @@ class KnownLines:
         """
         if not self.finished:
             return "new"
-        digest = self._digest(body, metadata)
-        if self.finished.take(digest):
+        if self.finished.take(self._digest(body, metadata, path)):
             return "good"
-        return "failed" if self.finished.has_failed(digest) else "new"
+        return "failed" if self.finished.has_failed(self._digest(body, metadata, _ANY)) else "new"
 
 
-def content_digest(body: Mapping[str, Any], metadata: Any) -> int:
-    """What is sent and what travels beside it, in whatever order the fields stand.
+def content_digest(body: Mapping[str, Any], metadata: Any, path: str) -> int:
+    """What is sent, what travels beside it and where it goes, in whatever order the fields stand.
 
     Raises:
         ValueError: the body is none that could be sent.
     """
     try:
-        return digest_of(alike(canonical((body, metadata))))
+        return digest_of(alike(canonical((body, metadata, path))))
     except TypeError:  # a row's own metadata may hold what the API would not take
-        return digest_of(_canonical(body) + b"\n" + dumps(metadata, sort_keys=True))
+        return digest_of(b"\n".join((_canonical(body), dumps(metadata, sort_keys=True), path.encode())))
 
 
-def key_digest(path: str) -> Digest:
+def key_digest(body: Mapping[str, Any], metadata: Any, path: str) -> int:
     """The same by the name that a request has among batches, which takes longer to make."""
-
-    def digest(body: Mapping[str, Any], metadata: Any) -> int:
-        return digest_of(identity_in_files(request_key(path, _canonical(body)), metadata))
-
-    return digest
+    return digest_of(identity_in_files(request_key(path, _canonical(body)), metadata))
 
 
 def _canonical(body: Mapping[str, Any]) -> bytes:

@@ -53,6 +53,8 @@ def process_api_requests_from_file(
     budget_tokens: int | None = None,
     deadline: float | None = None,
     lane: Lane = "online",
+    resubmit: bool = False,
+    resume_from_anywhere: bool = False,
 ) -> StatusTracker:
     """Send every request of a JSONL file, within the limits, and write each result as it comes.
 
@@ -79,6 +81,10 @@ def process_api_requests_from_file(
         deadline: seconds after which nothing is sent any more. What is on its way then is waited for, for up to 10 s.
         lane: `batch`: through the Batch API, at half the price, within a day; see `BatchLane` for what can be chosen
             there. How its batches stand is kept in the results file, on lines that begin with an empty request.
+        resubmit: whether requests that wait in a batch are sent, and paid for, again. Without it they are left to the
+            batch, and the closing line says so.
+        resume_from_anywhere: whether answers in the results file count that another server, path or deployment gave, or
+            that do not say who gave them. (`..._results.jsonl.origins` says it for those that this function writes.)
 
     Returns:
         The counts; their `ended` says whether all is done, or the budget or the time was used up. In that case the
@@ -86,7 +92,7 @@ def process_api_requests_from_file(
 
     Raises:
         InvalidInputError: a file is missing or the same as the other; a URL or number is out of range; a budget is
-            set, and a request has no cap or no known price.
+            set, and a request has no cap or no known price; the results do not say where they came from.
         RunStoppedError: the server will refuse every request; `.partial` holds the counts.
         JournalError: the results cannot be written; where the disk refused in mid-run, `.partial` holds the counts.
         KeyboardInterrupt: stopped; what was finished is in the file, and `.partial` holds the counts.
@@ -116,6 +122,8 @@ def process_api_requests_from_file(
         sync,
         Bounds(budget_usd, budget_tokens, deadline),
         lane,
+        resubmit=resubmit,
+        resume_from_anywhere=resume_from_anywhere,
     )
     with noted_interrupts() as presses:
         try:
@@ -146,6 +154,8 @@ async def aprocess_api_requests_from_file(
     budget_tokens: int | None = None,
     deadline: float | None = None,
     lane: Lane = "online",
+    resubmit: bool = False,
+    resume_from_anywhere: bool = False,
 ) -> StatusTracker:
     """`process_api_requests_from_file` for code that awaits, as the ancestor's callers do.
 
@@ -167,6 +177,8 @@ async def aprocess_api_requests_from_file(
         sync,
         Bounds(budget_usd, budget_tokens, deadline),
         lane,
+        resubmit=resubmit,
+        resume_from_anywhere=resume_from_anywhere,
     )
     try:
         with _to_its_end(run, show=progress, close=client is None) as bar:

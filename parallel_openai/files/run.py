@@ -14,12 +14,14 @@ from parallel_openai.arguments import path_of
 from parallel_openai.batch.faces import identity_in_files
 from parallel_openai.batch.options import BatchLane, Lane, check_lane, sure_tier
 from parallel_openai.batch.run import BatchRun
+from parallel_openai.batch.under_way import UnderWay
 from parallel_openai.client import Client
 from parallel_openai.default_client import client_for
 from parallel_openai.engine.bounds import Bounds, prices_at
 from parallel_openai.engine.budget import Budget, cost_of
 from parallel_openai.engine.digests import digest_of
 from parallel_openai.engine.journal import Journal, Sync, check_sync
+from parallel_openai.engine.origins import here
 from parallel_openai.engine.own_files import check_own
 from parallel_openai.engine.resume import result_line
 from parallel_openai.engine.retry import without_answer
@@ -27,12 +29,13 @@ from parallel_openai.engine.worst_case import has_media, reads_unseen
 from parallel_openai.errors import InvalidInputError
 from parallel_openai.files.ancestor import FileStatus
 from parallel_openai.files.known import NOTHING_KNOWN, Digest, KnownLines, content_digest, key_digest
-from parallel_openai.files.source import Line, LineRequest, RequestsFile, endpoint_for, parse_request
+from parallel_openai.files.source import Line, LineRequest, RequestsFile, parse_request
 from parallel_openai.files.urls import split_url
 from parallel_openai.log import log
+from parallel_openai.printable import printable
 from parallel_openai.records import APIRequest, Result, Size
 from parallel_openai.requests.encodings import get_encoding
-from parallel_openai.requests.endpoints import Endpoint, endpoint_at
+from parallel_openai.requests.endpoints import Endpoint, endpoint_at, path_for
 from parallel_openai.requests.tokens import request_size
 
 #: Lines passed over as known before other work of the loop gets its turn.
@@ -69,13 +72,18 @@ class FileRun:
         sync: Sync,
         bounds: Bounds,
         lane: Lane,
+        *,
+        resubmit: bool,
+        resume_from_anywhere: bool,
     ) -> None:
         check_sync(sync)
-        self.lane = check_lane(lane, {}, bounds.deadline, repair=False)
+        self.lane = check_lane(lane, {}, bounds.deadline, repair=False, resubmit=resubmit)
         if lane == "flex":
             raise InvalidInputError(
                 'lane must be online or batch; for flex, write "service_tier": "flex" into the bodies.'
             )
+        self._resubmit = resubmit
+        self._under_way: UnderWay | None = None
         self.rest: str | None = None
         _set_level(logging_level)
         self.source = RequestsFile(path_of(requests_filepath, "requests_filepath"))
@@ -108,6 +116,8 @@ class FileRun:
             )
         )
         self.client.check_key()
+        self._origin = here(self.client.place)
+        self._from = None if resume_from_anywhere else self._origin.place
         self.sync = sync
         self.bounds = bounds
         self._price = prices_at(self.client.base_url)
@@ -125,10 +135,12 @@ class FileRun:
     async def _work(self, began: float) -> None:
         if self.budget is not None:
             await self._check_caps(self.budget)
-        with Journal(self.target, sync=self.sync) as journal:
+        with Journal(self.target, sync=self.sync, origin=self._origin) as journal:
             if self.lane is not None:
                 await self._work_in_batches(self.lane, journal)
                 return
+            if not self._resubmit:
+                self._under_way = UnderWay(self.target, identity_in_files)
             self.status.ended = await self.client.process(
                 journal.before_sending(self._requests(await self._known(content_digest))),
                 on_result=lambda result: self._take(result, journal),
@@ -136,10 +148,13 @@ class FileRun:
                 budget=self.budget,
                 deadline=self.bounds.until(began),
             )
+            if self._under_way is not None and self._under_way.met:
+                self.rest = str(self._under_way)
+                self.status.ended = "submitted" if self.status.ended == "finished" else self.status.ended
 
     async def _work_in_batches(self, lane: BatchLane, journal: Journal) -> None:
         assert self.path is not None
-        known = await self._known(key_digest(self.path))
+        known = await self._known(key_digest)
         answers = known.finished.copy()
         batches = BatchRun(
             self.client,
@@ -184,7 +199,7 @@ class FileRun:
             try:
                 body, metadata, path = parse_request(line)
                 caps = {name: body[name] for name in _CAPS if name in body}
-                if (path or endpoint_for(body), caps) == good and reads_unseen(body) is None and not has_media(body):
+                if (path or path_for(body), caps) == good and reads_unseen(body) is None and not has_media(body):
                     continue
                 request = self._request(body, metadata, path, number)
             except ValueError:
@@ -192,7 +207,7 @@ class FileRun:
             request.size = request_size(caps, self.encoding, request.path)
             if (objection := budget.objection(request)) is not None:
                 raise InvalidInputError(f"Line {number} of {self.source.path}: {objection}")
-            good = path or endpoint_for(body), caps
+            good = path or path_for(body), caps
 
     async def _count_lines(self) -> None:
         """Find the total, for the time left; the run does not wait for it."""
@@ -204,8 +219,10 @@ class FileRun:
             self.status.num_tasks_total = total
 
     async def _known(self, digest: Digest) -> KnownLines:
-        known = await KnownLines.load(self.target, digest, simulated=self.client.is_local)
+        known = await KnownLines.load(self.target, digest, simulated=self.client.is_local, place=self._from)
         self.status.num_damaged_lines += known.damaged_lines
+        for writer, count in known.by_others.items():
+            log.warning("%s: %s of the answers in it were written by %s.", self.target, f"{count:,}", printable(writer))
         return known
 
     def _requests(self, known: KnownLines) -> Iterator[LineRequest | None]:
@@ -230,15 +247,17 @@ class FileRun:
         for number, offset, line in lines:
             try:
                 body, metadata, path = parse_request(line)
-                standing = known.take(body, metadata)
-                request = self._request(body, metadata, path, number) if standing == "new" else None
+                standing = known.take(body, metadata, self._path_of(body, path))
+                request = self._request(body, metadata, path, number) if standing != "good" else None
             except ValueError as error:
                 self._reject(number, line, str(error))
                 continue
-            if request is not None:
-                yield request
+            if request is not None and self._waits_in_batch(request):
+                yield None
             elif standing == "failed":
                 failed.extend((number, offset))
+            elif request is not None:
+                yield request
             else:
                 status.num_tasks_restored += 1
                 status.num_tasks_succeeded += 1
@@ -246,12 +265,22 @@ class FileRun:
                     yield None
 
     def _request(self, body: dict[str, Any], metadata: Any, path: str | None, number: int) -> LineRequest:
-        path = path or self.path or endpoint_for(body)
+        path = self._path_of(body, path)
         if self.lane is not None and path != self.path:
             raise ValueError(f"it is for {path}, and a call's batches are all for one endpoint, here {self.path}.")
         request = LineRequest(body, metadata, path=path, number=number)
         request.measure = self._measure
         return request
+
+    def _path_of(self, body: dict[str, Any], path: str | None) -> str:
+        """Where a line goes: where it says, or the call, or else where it fits."""
+        return path or self.path or path_for(body)
+
+    def _waits_in_batch(self, request: LineRequest) -> bool:
+        if self._under_way is None:
+            return False
+        keys = (key for key in (request.key, request.former_key) if key is not None)
+        return self._under_way.meet(*(identity_in_files(key, request.metadata) for key in keys))
 
     def _measure(self, request: APIRequest) -> Size:
         return request_size(request.request_json, self.encoding, request.path)

@@ -16,7 +16,7 @@ from parallel_openai.engine.lines import READ_AHEAD
 from parallel_openai.errors import InvalidInputError
 from parallel_openai.jsonl import loads
 from parallel_openai.records import APIRequest
-from parallel_openai.requests.endpoints import endpoint_at
+from parallel_openai.requests.endpoints import endpoint_at, path_for
 
 _MARK = b"\xef\xbb\xbf"
 _PIECE = 1 << 18
@@ -97,10 +97,10 @@ class RequestsFile:
         """The endpoint for requests like the first one."""
         for _, _, line in self.lines():
             try:
-                return endpoint_for(parse_request(line).body)
+                return path_for(parse_request(line).body)
             except ValueError:  # whoever reads the line next says it better
                 break
-        return endpoint_for({})
+        return path_for({})
 
 
 def _opener(path: Path, head: bytes) -> tuple[Callable[..., Any], tuple[type[Exception], ...]]:
@@ -116,17 +116,6 @@ def _opener(path: Path, head: bytes) -> tuple[Callable[..., Any], tuple[type[Exc
             f"{path} is compressed by zstd, for which a library is needed: pip install 'parallel-openai[zstd]'."
         ) from None
     return zstd.open, (EOFError, zstd.ZstdError)
-
-
-def endpoint_for(body: Mapping[str, Any]) -> str:
-    """Where a body goes if nobody says it: an `input` is for embeddings, a `prompt` for the older completions.
-
-    >>> endpoint_for({"messages": []}), endpoint_for({"input": "a"}), endpoint_for({"prompt": "a"})
-    ('chat/completions', 'embeddings', 'completions')
-    """
-    if "messages" in body:
-        return "chat/completions"
-    return "embeddings" if "input" in body else "completions" if "prompt" in body else "chat/completions"
 
 
 class Asked(NamedTuple):

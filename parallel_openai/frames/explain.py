@@ -12,7 +12,7 @@ from typing import Any
 import pandas as pd
 
 from parallel_openai.engine.lines import Entry, read_entries
-from parallel_openai.engine.resume import attempts_of, key_of
+from parallel_openai.engine.resume import asked_key, attempts_of
 from parallel_openai.errors import InvalidInputError
 from parallel_openai.frames.table import check_frame
 from parallel_openai.printable import printable
@@ -135,7 +135,7 @@ class _Teller:
             yield f"The file of answers {journal} is gone, and with it the story."
         elif not entries:
             yield f"The file of answers {journal} does not hold it any more."
-        sent = [attempt.at for entry in entries for attempt in attempts_of(entry[3])]
+        sent = [attempt.at for entry in entries for attempt in attempts_of(entry[3] if len(entry) == 4 else {})]
         if entries and not sent:
             yield "It was never sent."
         if len(self._keys) > 1:
@@ -179,7 +179,7 @@ def _entries(journal: Path, keys: set[str]) -> Iterator[Entry]:
     if not keys or not journal.is_file():
         return
     for _, entry in read_entries(journal):
-        if entry is not None and key_of(entry) in keys:
+        if entry is not None and asked_key(entry) in keys:
             yield entry
 
 

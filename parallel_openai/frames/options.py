@@ -26,5 +26,6 @@ class Options:
     budget_tokens: int | None = None
     deadline: float | None = None
     lane: Lane = "online"
+    resubmit: bool = False
     ray: bool | int = False
     explode: bool = False

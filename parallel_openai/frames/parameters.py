@@ -19,7 +19,7 @@ OPTIONS: dict[str, str] = {
     **dict.fromkeys(
         names_in(
             "system endpoint response_format samples explode metadata save_to retry_failed parse repair keep_reasoning "
-            "budget_usd budget_tokens deadline lane prefix progress sync ray client extra_body model"
+            "budget_usd budget_tokens deadline lane resubmit prefix progress sync ray client extra_body model"
         ),
         "process_dataframe",
     ),

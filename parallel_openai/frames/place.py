@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Iterable
 from pathlib import Path
-from urllib.parse import urlsplit, urlunsplit
 
 from parallel_openai.arguments import path_of
 from parallel_openai.engine.own_files import check_own
+from parallel_openai.engine.urls import one_spelling
 from parallel_openai.errors import JournalError
 from parallel_openai.frames.recipe import Recipe
 
 JOURNAL_FOLDER = ".parallel_openai"
 #: Journals had the number of samples in their names before: so many are looked for.
 MOST_FORMER_SAMPLES = 16
-_PORTS = {"http": 80, "https": 443}
 #: Of a model's name in a file's; what stands behind it and beside the file finds room in the 255 that a name may have.
 _MODEL_BYTES = 180
 #: The journals of this process's calls. A frame that was loaded may name any place.
@@ -29,7 +27,7 @@ def journal_path(recipe: Recipe, place: str, save_to: str | os.PathLike[str] | N
         return path_of(save_to, "save_to")
     model = "".join(c if c.isalnum() or c in "-._" else "-" for c in recipe.model or "requests")[:80]
     model = model.encode()[:_MODEL_BYTES].decode(errors="ignore")
-    folder, plain = Path(JOURNAL_FOLDER), recipe.digest(_one_spelling(place))
+    folder, plain = Path(JOURNAL_FOLDER), recipe.digest(one_spelling(place))
     if folder.is_dir():
         numbers = dict.fromkeys((recipe.samples, *range(1, MOST_FORMER_SAMPLES + 1)))
         for former in (recipe.former_digest(place, samples) for samples in numbers):
@@ -37,18 +35,6 @@ def journal_path(recipe: Recipe, place: str, save_to: str | os.PathLike[str] | N
             if path.exists():
                 return path
     return folder / f"{model}-{plain}.jsonl"
-
-
-def _one_spelling(place: str) -> str:
-    """The same for all ways to write the URL of one place.
-
-    >>> _one_spelling("https://API.Host.example:443//v1")
-    'https://api.host.example/v1'
-    """
-    parts = urlsplit(place)
-    usual = _PORTS.get(parts.scheme)
-    host = parts.netloc.lower().removesuffix(f":{usual}")
-    return urlunsplit(parts._replace(netloc=host, path=re.sub("/+", "/", parts.path)))
 
 
 def make_private(folder: Path) -> None:

@@ -48,6 +48,7 @@ def process_dataframe(
     budget_tokens: int | None = None,
     deadline: float | None = None,
     lane: Lane = "online",
+    resubmit: bool = False,
     prefix: str = "",
     progress: bool = True,
     sync: Sync = "second",
@@ -96,6 +97,8 @@ def process_dataframe(
         lane: how it is sent. `online`: at once. `batch`: through the Batch API, at half the price, within a day; see
             `BatchLane` for what can be chosen there. `flex`: at once at OpenAI's price for batches, with answers that
             may take minutes and a tier that may be full for a while.
+        resubmit: whether rows that wait in a batch of an earlier call are sent, and paid for, again. Without it they
+            are `cancelled` with the error code `in_batch`, and the error says what to do.
         prefix: set before the names of the new columns. Those that an earlier call of this function with the same
             prefix added are replaced, so that a cell of a notebook can be run again: as long as what is left of them
             holds what that call put there (rows may be sorted or left out, columns dropped or renamed), and this call
@@ -153,6 +156,7 @@ def process_dataframe(
         budget_tokens=budget_tokens,
         deadline=deadline,
         lane=lane,
+        resubmit=resubmit,
         ray=ray,
         explode=explode,
     )
@@ -181,6 +185,7 @@ async def aprocess_dataframe(
     budget_tokens: int | None = None,
     deadline: float | None = None,
     lane: Lane = "online",
+    resubmit: bool = False,
     prefix: str = "",
     progress: bool = True,
     sync: Sync = "second",
@@ -206,6 +211,7 @@ async def aprocess_dataframe(
         budget_tokens=budget_tokens,
         deadline=deadline,
         lane=lane,
+        resubmit=resubmit,
         ray=ray,
         explode=explode,
     )

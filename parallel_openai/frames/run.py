@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
+from parallel_openai.batch.faces import identity_in_frames
 from parallel_openai.batch.options import check_lane, sure_tier
 from parallel_openai.batch.run import BatchRun
 from parallel_openai.batch.under_way import UnderWay
@@ -23,6 +24,7 @@ from parallel_openai.engine.bounds import Bounds
 from parallel_openai.engine.interrupts import Presses, hold_back, interrupt_with, is_interactive, noted_interrupts
 from parallel_openai.engine.journal import Journal, check_sync
 from parallel_openai.engine.loop import Interrupted, arun, run
+from parallel_openai.engine.origins import Origin, here
 from parallel_openai.engine.own_files import check_own
 from parallel_openai.engine.processor import End
 from parallel_openai.engine.progress import Progress
@@ -70,7 +72,10 @@ class FrameRun:
 
     def __post_init__(self) -> None:
         check_frame(self.df)
-        self._lane = check_lane(self.options.lane, self.recipe.params, self.options.deadline, self.options.repair)
+        options = self.options
+        self._lane = check_lane(
+            options.lane, self.recipe.params, options.deadline, options.repair, resubmit=options.resubmit
+        )
         if self.options.lane == "flex":
             self.recipe = replace(self.recipe, tier="flex")
         reads = (self.recipe.prompt, self.recipe.system, *self.recipe.metadata, self.reader.about.get("gold"))
@@ -94,6 +99,7 @@ class FrameRun:
         self._presses, self._ended = Presses(), "finished"
         self._began = time.time()
         self.journal_path = self._journal_path()
+        self._written_from = self._origin()
         self.answers = Answers(len(self.df), self.recipe.samples, self.reader, self.client.base_url)
         self.status.num_tasks_total = len(self.df) * self.recipe.samples
         self._slots: dict[str, int] = {}  # the slot that asks for each key
@@ -183,7 +189,8 @@ class FrameRun:
         self, requests: Iterator[APIRequest | None], journal: Journal, known: KnownResults, deadline: float | None
     ) -> End:
         if self._lane is None:
-            self._under_way = UnderWay(journal.path)
+            if not self.options.resubmit:
+                self._under_way = UnderWay(journal.path, identity_in_frames)
             ended = await self._engine.process(
                 requests,
                 on_result=lambda result: self._take(result, journal),
@@ -191,7 +198,7 @@ class FrameRun:
                 budget=self._budget,
                 deadline=deadline,
             )
-            return "submitted" if ended == "finished" and self._under_way.met else ended
+            return "submitted" if ended == "finished" and self._waiting() is not None else ended
         self._batches = BatchRun(
             self.client,
             journal,
@@ -205,10 +212,21 @@ class FrameRun:
         )
         return await self._batches.run(requests)
 
+    def _waiting(self) -> str | None:
+        """What is said of rows that wait in a batch, which another call has submitted."""
+        return str(self._under_way) if self._under_way is not None and self._under_way.met else None
+
     async def _known(self) -> KnownResults:
         return await KnownResults.load(
-            self.journal_path, failures=not self.options.retry_failed, simulated=self.client.is_local
+            self.journal_path,
+            failures=not self.options.retry_failed,
+            simulated=self.client.is_local,
+            place=here(self.client.place).place,
         )
+
+    def _origin(self) -> Origin | None:
+        """Where the answers come from, as it is written beside them."""
+        return here(self.client.place)
 
     async def _leave_rest(self, requests: Iterator[APIRequest | None]) -> None:
         """Send nothing more; but what the journal or another row answers costs nothing, and is taken along as far as
@@ -355,7 +373,7 @@ class FrameRun:
         if mended is not None:
             status.num_repairs += 1
             result = mended.as_the_rows(result)
-        journal.append(result_line(result, record=True))
+        journal.append(result_line(result, record=True, origin=self._written_from))
         slot = self._slots[result.request.key]
         if mended is not None and result.status == "failed":
             self.answers.fill(slot, mended.in_vain(result))
@@ -380,9 +398,7 @@ class FrameRun:
         return make_repair(result, self.reader.reading(result.response), endpoint.read(result.response).text, endpoint)
 
     def _finish(self, progress: Progress, began: float, ended: str) -> pd.DataFrame:
-        rest = self._batches.standing.rest() if self._batches is not None else None
-        if self._under_way is not None and self._under_way.met:
-            rest = str(self._under_way)
+        rest = self._batches.standing.rest() if self._batches is not None else self._waiting()
         standing = self._under_way if self._batches is None else self._batches.standing
         for key, why in standing.in_batch() if standing is not None else ():
             if key in self._slots:

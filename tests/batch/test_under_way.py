@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import parallel_openai as po
+from parallel_openai import cli
+from parallel_openai.errors import InvalidInputError
 from parallel_openai.local.simulator import Server
 from tests.batch.conftest import DAY, Verb, charged, counts, lane, texts
 
@@ -40,4 +44,72 @@ def test_labels_and_samples_that_wait_in_a_batch_are_not_sent(
 
     label(1, lane(wait=False))
     label(2, "online")
+    assert server.stats()["received"] == 2
+
+
+def test_resubmit_pays_again_for_what_waits_in_a_batch(ask: Verb, server: Server) -> None:
+    server.set(batch_speed=1.0)
+    ask(texts(2), lane=lane(wait=False))
+    assert counts(ask(texts(2), lane="online", resubmit=True)) == {"succeeded": 2}
+    server.set(batch_speed=5 * DAY)
+    assert counts(ask(texts(3))) == {"succeeded": 3}
+    assert server.stats()["received"] == 2
+
+
+def test_resubmit_is_no_way_of_the_batch_lane(ask: Verb, client: po.Client, server: Server, tmp_path: Path) -> None:
+    with pytest.raises(InvalidInputError, match="resubmit=True sends at once"):
+        ask(texts(2), lane="batch", resubmit=True)
+    path = write_requests(tmp_path, "a")
+    with pytest.raises(InvalidInputError, match="resubmit=True sends at once"):
+        po.process_api_requests_from_file(path, client=client, lane="batch", resubmit=True)
+    assert server.stats()["received"] == 0
+
+
+def write_requests(folder: Path, *texts: Any) -> Path:
+    """Requests that ask for these texts, each with its own metadata where it is a pair."""
+    path = folder / "in.jsonl"
+    pairs = [each if isinstance(each, tuple) else (each, None) for each in texts]
+    lines = [
+        {
+            "model": "gpt-4o-mini",
+            "messages": [{"role": "user", "content": text}],
+            "metadata": metadata,
+            "temperature": 0.0,
+        }
+        for text, metadata in pairs
+    ]
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return path
+
+
+def test_a_file_run_sends_only_the_lines_that_are_in_no_batch(
+    client: po.Client, server: Server, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    server.set(batch_speed=1.0)
+    out, how = tmp_path / "out.jsonl", {"client": client, "progress": False}
+    path = write_requests(tmp_path, "a", ("a", 1), "twin", "twin")
+    po.process_api_requests_from_file(path, out, lane=lane(wait=False), **how)
+    write_requests(tmp_path, "a", ("a", 1), ("a", 2), "twin", "twin", "twin", "new")
+    status = po.process_api_requests_from_file(path, out, **{**how, "progress": True})
+    assert (status.ended, status.num_tasks_succeeded, server.stats()["received"]) == ("submitted", 3, 3)
+    line = capsys.readouterr().err
+    assert "4 requests wait in a batch since " in line
+    assert "--resubmit" in line
+    server.set(batch_speed=5 * DAY)
+    status = po.process_api_requests_from_file(path, out, lane=lane(), **how)
+    assert (status.ended, status.num_tasks_succeeded, server.stats()["received"]) == ("finished", 7, 3)
+    assert server.stats()["batches"]["requests"] == 4
+
+
+def test_the_command_says_what_waits_and_pays_again_where_it_is_told(
+    server: Server, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OPENAI_BASE_URL", server.base_url)
+    server.set(batch_speed=1.0)
+    path = str(write_requests(tmp_path, "a", "b"))
+    assert cli.main(["batch", "submit", "--requests_filepath", path]) == 0
+    assert cli.main(["run", "--requests_filepath", path]) == cli.USED_UP
+    assert "2 requests wait in a batch since " in capsys.readouterr().err
+    assert server.stats()["received"] == 0
+    assert cli.main(["run", "--requests_filepath", path, "--resubmit"]) == 0
     assert server.stats()["received"] == 2

@@ -124,5 +124,5 @@ def test_many_known_requests_leave_the_loop_to_others_now_and_then(server: Serve
     write(*(chat("a", metadata=n) for n in range(2_500)))
     with open("out.jsonl", "w") as file:
         file.writelines(json.dumps([chat("a"), {"id": "1"}, n]) + "\n" for n in range(2_499))
-    status = run(server)
+    status = run(server, resume_from_anywhere=True)
     assert (status.num_tasks_restored, status.num_requests_sent) == (2_499, 1)

@@ -54,7 +54,7 @@ def test_a_damaged_line_is_counted_and_its_request_is_sent_again(server: Server)
     run(server)
     first, _ = Path("out.jsonl").read_bytes().splitlines()
     Path("out.jsonl").write_bytes(first + b"\n\x00\x00\n")
-    assert run(server).num_damaged_lines == 1
+    assert run(server, resume_from_anywhere=True).num_damaged_lines == 1
     assert server.stats()["received"] == 3
 
 
@@ -62,7 +62,7 @@ def test_results_of_the_ancestor_are_known(server: Server) -> None:
     write(chat("a", metadata={"row": 1}), chat("b"))
     line = [chat("a"), {"id": "1", "choices": []}, {"row": 1}]
     Path("out.jsonl").write_text(json.dumps(line) + "\n" + json.dumps([chat("b"), {"id": "2"}]) + "\n")
-    assert run(server).num_tasks_restored == 2
+    assert run(server, resume_from_anywhere=True).num_tasks_restored == 2
     assert server.stats()["received"] == 0
 
 

@@ -10,9 +10,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
+import parallel_openai as po
 from parallel_openai import APIRequest, Client
+from parallel_openai.engine import origins
 from parallel_openai.frames import place
 from parallel_openai.frames.recipe import Recipe
+from parallel_openai.local import simulator
 from parallel_openai.local.simulator import Server
 from tests.frames.conftest import Verb, journal_of
 
@@ -95,3 +98,75 @@ def test_a_place_is_the_same_however_its_url_is_written() -> None:
     others = ("https://host.example:8443/v1", "http://host.example/v1", "https://host.example/V1")
     assert len({place.journal_path(recipe, url, None) for url in (urls[0], *others)}) == 4
     assert place.journal_path(recipe, urls[0], "here.jsonl") == Path("here.jsonl")
+
+
+def write_results(folder: Path, server: Server, requests: list[dict[str, Any]], path: str = "chat/completions") -> Path:
+    """The results of a file run that asked a server for these."""
+    source, results = folder / "in.jsonl", folder / "results.jsonl"
+    source.write_text("".join(json.dumps(each) + "\n" for each in requests))
+    po.process_api_requests_from_file(source, results, f"{server.base_url}/{path}", "none", None, None, progress=False)
+    return results
+
+
+def test_what_a_file_run_has_answered_is_known(ask: Verb, server: Server, tmp_path: Path) -> None:
+    bodies = [
+        {
+            "model": "gpt-4o-mini",
+            "temperature": 0.0,
+            "messages": [{"role": "user", "content": text}],
+            "metadata": number,
+        }
+        for number, text in enumerate(ONE["text"])
+    ]
+    results = write_results(tmp_path, server, bodies)
+    longer = pd.DataFrame({"text": [*ONE["text"], "New."]})
+    for _ in range(2):
+        out = ask(longer, "text", model="gpt-4o-mini", temperature=0, save_to=results)
+        assert out["status"].tolist() == ["succeeded"] * 3
+        assert "A wonderful lamp." in out["response"][0]
+        assert out["prompt_tokens"].gt(0).all()
+    assert received(server) == 3
+    assert po.read_journal(results)["status"].tolist() == ["succeeded"] * 3
+    po.to_jsonl(out, tmp_path / "export.jsonl", format="results")
+    assert "It broke." in str(po.explain(out, 1))
+
+
+def test_vectors_and_responses_of_a_file_run_are_known(server: Server, client: Client, tmp_path: Path) -> None:
+    how: dict[str, Any] = {"client": client, "progress": False}
+    bodies = [{"model": "text-embedding-3-small", "input": text, "encoding_format": "base64"} for text in ONE["text"]]
+    results = write_results(tmp_path, server, bodies, "embeddings")
+    out = po.embed_dataframe(ONE, "text", model="text-embedding-3-small", save_to=results, **how)
+    assert po.vectors(out).shape[0] == 2
+    bodies = [{"model": "gpt-4o-mini", "input": text} for text in ONE["text"]]
+    results = write_results(tmp_path, server, bodies, "responses")
+    po.process_dataframe(ONE, "text", model="gpt-4o-mini", endpoint="responses", save_to=results, **how)
+    assert received(server) == 4
+
+
+def test_what_a_file_run_has_of_another_server_is_asked_for(ask: Verb, server: Server, tmp_path: Path) -> None:
+    bodies = [{"model": "gpt-4o-mini", "messages": [{"role": "user", "content": text}]} for text in ONE["text"]]
+    with simulator.serve(max_requests_per_minute=None) as other:
+        results = write_results(tmp_path, other, bodies)
+    ask(ONE, "text", model="gpt-4o-mini", save_to=results)
+    assert received(server) == 2
+
+
+def test_a_failure_of_a_file_run_is_asked_again(ask: Verb, server: Server, tmp_path: Path) -> None:
+    server.script([400])
+    body = {"model": "gpt-4o-mini", "messages": [{"role": "user", "content": ONE["text"][0]}]}
+    results = write_results(tmp_path, server, [body])
+    out = ask(ONE, "text", model="gpt-4o-mini", save_to=results, retry_failed=False)
+    assert out["status"].tolist() == ["succeeded"] * 2
+
+
+def test_answers_that_others_wrote_are_said_to_be_theirs(
+    ask: Verb, server: Server, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    journal = tmp_path / "answers.jsonl"
+    ask(ONE, "text", save_to=journal)
+    ask(ONE, "text", save_to=journal)
+    assert "were written by" not in caplog.text
+    journal.write_text(journal.read_text().replace(json.dumps(origins.writer()), '"ann on laptop"'))
+    assert ask(ONE, "text", save_to=journal)["status"].tolist() == ["succeeded"] * 2
+    assert "the answers to 2 requests were written by ann on laptop." in caplog.text
+    assert received(server) == 2

@@ -49,6 +49,7 @@ def embed_dataframe(
     budget_usd: float | None = None,
     budget_tokens: int | None = None,
     deadline: float | None = None,
+    resubmit: bool = False,
     prefix: str = "",
     progress: bool = True,
     sync: Sync = "second",
@@ -97,6 +98,7 @@ def embed_dataframe(
         budget_usd=budget_usd,
         budget_tokens=budget_tokens,
         deadline=deadline,
+        resubmit=resubmit,
     )
     return _run(df, recipe, client, options, rows_per_request).execute()
 
@@ -115,6 +117,7 @@ async def aembed_dataframe(
     budget_usd: float | None = None,
     budget_tokens: int | None = None,
     deadline: float | None = None,
+    resubmit: bool = False,
     prefix: str = "",
     progress: bool = True,
     sync: Sync = "second",
@@ -134,6 +137,7 @@ async def aembed_dataframe(
         budget_usd=budget_usd,
         budget_tokens=budget_tokens,
         deadline=deadline,
+        resubmit=resubmit,
     )
     return await _run(df, recipe, client, options, rows_per_request).aexecute()
 

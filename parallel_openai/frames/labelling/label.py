@@ -55,6 +55,7 @@ def label_dataframe(
     budget_tokens: int | None = None,
     deadline: float | None = None,
     lane: Lane = "online",
+    resubmit: bool = False,
     prefix: str = "",
     progress: bool = True,
     sync: Sync = "second",
@@ -142,6 +143,7 @@ def label_dataframe(
         budget_tokens=budget_tokens,
         deadline=deadline,
         lane=lane,
+        resubmit=resubmit,
         ray=ray,
     )
     return execute(df, recipe, reader, client_for(client), options)
@@ -172,6 +174,7 @@ async def alabel_dataframe(
     budget_tokens: int | None = None,
     deadline: float | None = None,
     lane: Lane = "online",
+    resubmit: bool = False,
     prefix: str = "",
     progress: bool = True,
     sync: Sync = "second",
@@ -210,6 +213,7 @@ async def alabel_dataframe(
         budget_tokens=budget_tokens,
         deadline=deadline,
         lane=lane,
+        resubmit=resubmit,
         ray=ray,
     )
     return await aexecute(df, recipe, reader, client_for(client), options)

@@ -47,6 +47,7 @@ _OF_THE_RUN = {
     "progress",
     "ray",
     "repair",
+    "resubmit",
     "sync",
 }
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import lru_cache
+from typing import Any
 
 from parallel_openai.errors import InvalidInputError
 from parallel_openai.requests.endpoints.base import Answer, Endpoint, Packing, mappings, names_in
@@ -37,6 +39,8 @@ __all__ = [
     "mappings",
     "names_in",
     "of_length",
+    "path_answering",
+    "path_for",
     "usage_of",
 ]
 
@@ -69,3 +73,29 @@ def endpoint_at(path: str) -> Endpoint | None:
     path = "/" + path.strip("/")
     fitting = [each for each in ENDPOINTS.values() if path.endswith("/" + each.path)]
     return max(fitting, key=lambda each: len(each.path), default=None)
+
+
+def path_for(body: Mapping[str, Any]) -> str:
+    """Where a body goes if nobody says it: an `input` is for embeddings, a `prompt` for the older completions.
+
+    >>> path_for({"messages": []}), path_for({"input": "a"}), path_for({"prompt": "a"})
+    ('chat/completions', 'embeddings', 'completions')
+    """
+    if "messages" in body:
+        return "chat/completions"
+    return "embeddings" if "input" in body else "completions" if "prompt" in body else "chat/completions"
+
+
+#: What the answers of each endpoint have that no others' do.
+_HAVE = {"output": "responses", "results": "moderations", "data": "embeddings"}
+
+
+def path_answering(body: Mapping[str, Any], answer: Mapping[str, Any]) -> str:
+    """The endpoint that gave an answer to a body, which a line of results does not say.
+
+    >>> path_answering({"input": "a"}, {"output": []}), path_answering({"prompt": "a"}, {"choices": []})
+    ('responses', 'completions')
+    """
+    if "choices" in answer:
+        return "completions" if path_for(body) == "completions" else "chat/completions"
+    return next((path for field, path in _HAVE.items() if field in answer), path_for(body))

@@ -1,0 +1,170 @@
+"""An answer is known to the server, the path and the deployment that gave it, and to nobody else."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import parallel_openai as po
+from parallel_openai import cli
+from parallel_openai.engine import origins
+from parallel_openai.errors import InvalidInputError, JournalError
+from parallel_openai.local import simulator
+from parallel_openai.local.simulator import Server
+from tests.files.asking import UNLIMITED, chat, results, run, write
+from tests.servers.recorder import recorder
+
+ORIGINS = Path("out.jsonl.origins")
+
+
+@pytest.fixture
+def other() -> Iterator[Server]:
+    with simulator.serve(max_requests_per_minute=None) as running:
+        yield running
+
+
+def received(server: Server) -> int:
+    count: int = server.stats(charged=False)["received"]
+    return count
+
+
+def ask(url: str, **options: Any) -> po.StatusTracker:
+    return po.process_api_requests_from_file("in.jsonl", "out.jsonl", url, **{**UNLIMITED, **options})
+
+
+def test_another_server_is_asked_itself(server: Server, other: Server) -> None:
+    write(chat("a"), chat("b", metadata=1))
+    for each in (server, other, server, other):
+        status = run(each)
+    assert (received(server), received(other), status.num_tasks_restored) == (2, 2, 2)
+    assert len(results()) == 4
+    assert all(len(line) in (2, 3) for line in results())  # which has the shape that it always had
+
+
+def test_another_path_is_asked_itself(server: Server) -> None:
+    write({"model": "gpt-4o-mini", "input": "a"})
+    for path in ("responses", "embeddings", "responses", "moderations", "embeddings"):
+        ask(f"{server.base_url}/{path}")
+    assert received(server) == 3
+    assert [line[1].get("object") for line in results()] == ["response", "list", None]
+
+
+def test_another_deployment_is_asked_itself_and_another_version_of_the_api_is_not() -> None:
+    write(chat("a"))
+    with recorder() as azure:
+        for name, version in (("mini", "2024-10-21"), ("large", "2024-10-21"), ("mini", "2025-01-01-preview")):
+            ask(f"{azure.url}/openai/deployments/{name}/chat/completions?api-version={version}")
+    assert [each.path.split("/")[3] for each in azure.asked] == ["mini", "large"]
+    assert len(results()) == 2
+
+
+@pytest.mark.parametrize("spelling", ["HTTP://LOCALHOST:{port}/v1", "http://localhost:{port}//v1/"])
+def test_another_spelling_of_the_server_is_the_same(server: Server, spelling: str) -> None:
+    write(chat("a"))
+    port = server.base_url.rpartition(":")[2].removesuffix("/v1")
+    ask(f"http://localhost:{port}/v1/chat/completions")
+    with po.Client(spelling.format(port=port)) as client:
+        assert run(server, client=client).num_tasks_restored == 1
+
+
+def test_what_does_not_say_where_it_came_from_is_asked_about_before_anything_is_sent(server: Server) -> None:
+    write(chat("a"), chat("b"))
+    run(server)
+    ORIGINS.unlink()
+    with pytest.raises(InvalidInputError, match=r"out\.jsonl holds 2 answers that do not say .*--resume_from"):
+        run(server)
+    assert run(server, resume_from_anywhere=True).num_tasks_restored == 2
+    assert received(server) == 2
+
+
+def test_answers_of_another_server_may_be_taken_all_the_same(server: Server, other: Server) -> None:
+    write(chat("a"))
+    run(server)
+    assert run(other, resume_from_anywhere=True).num_tasks_restored == 1
+    assert received(other) == 0
+
+
+def test_the_command_asks_and_is_told(server: Server, capsys: pytest.CaptureFixture[str]) -> None:
+    write(chat("a"))
+    Path("out.jsonl").write_text(json.dumps([chat("a"), {"id": "1", "choices": []}]) + "\n")
+    words = ["run", "--requests_filepath", "in.jsonl", "--save_filepath", "out.jsonl", "--api_key", "none"]
+    words += ["--request_url", f"{server.base_url}/chat/completions"]
+    assert cli.main(words) == cli.BAD_INPUT
+    assert "--resume_from_anywhere" in capsys.readouterr().err
+    assert cli.main([*words, "--resume-from-anywhere"]) == 0
+    assert received(server) == 0
+
+
+def test_another_file_that_is_put_under_the_name_is_asked_about(server: Server, other: Server) -> None:
+    write(chat("a"), chat("b"))
+    run(server)
+    run(other, "other.jsonl")
+    shutil.copy("other.jsonl", "out.jsonl")
+    with pytest.raises(InvalidInputError, match="2 answers that do not say"):
+        run(server)
+    shutil.copy("other.jsonl.origins", ORIGINS)
+    assert (run(server).num_tasks_restored, run(other).num_tasks_restored) == (0, 2)
+
+
+def test_a_file_that_is_begun_anew_is_known(server: Server, other: Server) -> None:
+    write(chat("a"))
+    run(other)
+    Path("out.jsonl").unlink()
+    run(server)
+    assert run(server).num_tasks_restored == 1
+    assert len(ORIGINS.read_bytes().splitlines()) == 1
+
+
+@pytest.mark.parametrize("text", ["", "\x00\n", "[1,2]\n{}\n[]\n5\n", '[-1,"a","b","c"]\n', "x" * 20_000], ids=repr)
+def test_what_is_damaged_beside_the_results_says_nothing(server: Server, text: str) -> None:
+    write(chat("a"))
+    run(server)
+    ORIGINS.write_text(text)
+    with pytest.raises(InvalidInputError, match="do not say"):
+        run(server)
+
+
+def test_what_lies_beside_the_results_and_leads_elsewhere_is_not_written(server: Server, tmp_path: Path) -> None:
+    precious = tmp_path / "thesis.txt"
+    precious.write_text("years of work")
+    os.symlink(precious, ORIGINS)
+    write(chat("a"))
+    with pytest.raises(JournalError, match="is a link"):
+        run(server)
+    assert precious.read_text() == "years of work"
+    assert received(server) == 0
+
+
+def test_what_others_wrote_is_said(server: Server, caplog: pytest.LogCaptureFixture) -> None:
+    write(chat("a"), chat("b"))
+    run(server)
+    run(server)
+    assert "were written by" not in caplog.text
+    lines = ORIGINS.read_text()
+    ORIGINS.write_text(lines.replace(json.dumps(origins.writer()), '"ann\\u001b[2J on laptop"'))
+    with caplog.at_level(logging.WARNING):
+        run(server)
+    assert r"2 of the answers in it were written by ann\x1b[2J on laptop" in caplog.text
+
+
+def test_lines_of_a_frame_are_known_to_a_file_run_on_the_same_server(server: Server, other: Server) -> None:
+    import pandas as pd
+
+    with po.Client(server.base_url) as client:
+        po.process_dataframe(
+            pd.DataFrame({"text": ["a"]}),
+            "text",
+            model="gpt-4o-mini",
+            save_to="out.jsonl",
+            client=client,
+            progress=False,
+        )
+    write(chat("a"))
+    assert (run(server).num_tasks_restored, run(other).num_tasks_restored) == (1, 0)
