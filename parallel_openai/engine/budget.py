@@ -18,6 +18,10 @@ PriceOf = Callable[[str, Usage, str | None], float]
 
 #: What a prompt may come to against our count, as long as the server has not shown how it counts.
 UNKNOWN_FACTOR = 2.0
+#: The same for embeddings, whose prompt is all that they cost, and many texts at once: few tokens of ours are more than
+#: five bytes, of which no server makes more tokens. Once one answer has shown how it counts, texts of another kind, as
+#: in another script, may still come to twice as much.
+UNKNOWN_PACK_FACTOR, KNOWN_PACK_FACTOR = 5.0, 2.0
 #: And an answer against its cap, since some servers let a model think without one; it falls with the square of the
 #: answers that have shown how long they are, until so many are enough.
 UNKNOWN_OUTPUT_FACTOR = 100.0
@@ -40,6 +44,7 @@ class Reserve:
     output_tokens: float
     tier: str | None = None
     in_batch: bool = False
+    spare: float = 1.0  # what is set aside of the prompt against what is believed
     tokens: float = 0.0
     usd: float = 0.0
 
@@ -112,6 +117,11 @@ class _Counting:
         self.shown_prompt, self.shown_output = max(self.shown_prompt, prompt), max(self.shown_output, output)
         self.prompt = max(1.0, self.shown_prompt if self.shown_prompt <= 1.0 else self.shown_prompt * MARGIN)
         self.output = self.learnt_output
+
+    @property
+    def spare(self) -> float:
+        """How much more a prompt of many texts may come to than is believed."""
+        return KNOWN_PACK_FACTOR if self.answers else UNKNOWN_PACK_FACTOR
 
     @property
     def learnt_output(self) -> float:
@@ -208,7 +218,9 @@ class Budget:
         most_output, model = self._most_output(request), str(body.get("model"))
         reserve = Reserve(request, model, prompt_tokens, most_output, tier_of(body), in_batch)
         counting = self._counting.setdefault(model, _Counting())
-        if counting.answers < ENOUGH_ANSWERS:
+        if request.path in _WITHOUT_OUTPUT and not in_batch:
+            reserve.spare = counting.spare
+        elif counting.answers < ENOUGH_ANSWERS:
             others = [each for each in self._funds.reserves if each.model == model]
             if others and not counting.answers and has_media(body):
                 return None  # how the server counts it is seen on the first answer, and not on many at once
@@ -216,17 +228,25 @@ class Budget:
             is_alone = all(each.in_batch for each in others)
             self._count_by(model, prompt, counting.learnt_output if is_alone else counting.beside_others())
         self._measure(reserve)
+        if self._funds.hold(reserve):
+            return reserve
+        if reserve.spare == 1.0 or self._funds.reserves:
+            return None
+        reserve.spare = 1.0  # it goes alone, and is the last for which there may be room
+        self._measure(reserve)
         return reserve if self._funds.hold(reserve) else None
 
     def room(self, request: APIRequest) -> float:
-        """How many prompt tokens a request like this one, whose answer has none, may have for the budget to hold."""
+        """How many prompt tokens a request like this one, whose answer has none, may have for the budget to hold, once
+        those on their way have cost what is believed."""
         left_tokens, left_usd = self._funds.left
+        left_tokens += sum(each.tokens * (1 - 1 / each.spare) for each in self._funds.reserves)
+        left_usd += sum(each.usd * (1 - 1 / each.spare) for each in self._funds.reserves)
         if min(left_tokens, left_usd) <= 0:
             return 0.0
         body, model = request.request_json, str(request.request_json.get("model"))
         counting = self._counting.setdefault(model, _Counting())
-        # One request may be all that the budget has, and how the server counts is not known from the first answers.
-        factor = max(counting.prompt, UNKNOWN_FACTOR if counting.answers < ENOUGH_ANSWERS else 1.0)
+        factor = counting.prompt * counting.spare
         tokens, usd = self._most(Reserve(request, model, _MANY, 0.0, tier_of(body)), factor, 0.0)
         return _MANY * min(left_tokens / tokens, left_usd / usd if usd else math.inf)
 
@@ -266,7 +286,7 @@ class Budget:
     def _measure(self, reserve: Reserve) -> None:
         counting = self._counting[reserve.model]
         factors = self._believed(reserve.model) if reserve.in_batch else (counting.prompt, counting.output)
-        reserve.tokens, reserve.usd = self._most(reserve, *factors)
+        reserve.tokens, reserve.usd = self._most(reserve, factors[0] * reserve.spare, factors[1])
 
     def _most(self, reserve: Reserve, prompt_factor: float, output_factor: float) -> tuple[float, float]:
         """Tokens and dollars that a send can come to."""

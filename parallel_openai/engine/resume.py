@@ -304,10 +304,14 @@ def _has_key(request: APIRequest, body: Mapping[str, Any]) -> bool:
     return next(keys) == request.key or (plain is not canonical and next(keys) == request.key)
 
 
+def record_of(entry: Entry) -> Mapping[str, Any]:
+    """What a frame's line says of the way to its answer; nothing where another program wrote the line."""
+    return entry[3] if len(entry) == 4 and isinstance(entry[3], dict) else {}
+
+
 def key_of(entry: Entry) -> str | None:
     """The key under which a frame's line was written; None for a line without a record."""
-    record = entry[3] if len(entry) == 4 else None
-    key = record.get("key") if isinstance(record, dict) else None
+    key = record_of(entry).get("key")
     return key if isinstance(key, str) else None
 
 
@@ -325,7 +329,7 @@ def asked_key(entry: Entry) -> str | None:
 
 def origin_of(entry: Entry) -> Origin | None:
     """Where a line's record says that it came from."""
-    record = entry[3] if isinstance(entry[3], dict) else {}
+    record = record_of(entry)
     place, by = record.get("place"), record.get("writer")
     return Origin(place, by) if isinstance(place, str) and isinstance(by, str) else None
 
@@ -339,7 +343,7 @@ def _digest_of(key: str | bytes | None) -> int | None:
 
 def restored(request: APIRequest, entry: Entry) -> Result:
     """The result that a line was written for."""
-    record: Mapping[str, Any] = entry[3] if len(entry) == 4 else {}
+    record = record_of(entry)
     if not request.request_json and isinstance(entry[0], dict):
         request.request_json = entry[0]  # whoever looked it up by its key alone may ask which model was meant
     attempts = attempts_of(record)

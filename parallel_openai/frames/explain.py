@@ -12,7 +12,7 @@ from typing import Any
 import pandas as pd
 
 from parallel_openai.engine.lines import Entry, read_entries
-from parallel_openai.engine.resume import asked_key, attempts_of
+from parallel_openai.engine.resume import asked_key, attempts_of, record_of
 from parallel_openai.errors import InvalidInputError
 from parallel_openai.frames.table import check_frame
 from parallel_openai.printable import printable
@@ -135,12 +135,12 @@ class _Teller:
             yield f"The file of answers {journal} is gone, and with it the story."
         elif not entries:
             yield f"The file of answers {journal} does not hold it any more."
-        sent = [attempt.at for entry in entries for attempt in attempts_of(entry[3] if len(entry) == 4 else {})]
+        sent = [attempt.at for entry in entries for attempt in attempts_of(record_of(entry))]
         if entries and not sent:
             yield "It was never sent."
         if len(self._keys) > 1:
             yield f"{len(self._keys)} samples were asked for."
-        repairs = sum("sent" in entry[3] for entry in entries)
+        repairs = sum("sent" in record_of(entry) for entry in entries)
         if repairs:
             yield f"An answer was no good and was asked for once more{f', {repairs} times' if repairs > 1 else ''}."
         if sent and max(sent) < self._about.get("began", 0.0):
@@ -185,7 +185,7 @@ def _entries(journal: Path, keys: set[str]) -> Iterator[Entry]:
 
 def _sends(entry: Entry) -> Iterator[tuple[Any, str]]:
     """Each send of a line, and what the last one took in tokens."""
-    attempts = attempts_of(entry[3])
+    attempts = attempts_of(record_of(entry))
     usage = usage_of(entry[1])
     tokens = f"{usage.prompt_tokens:,} + {usage.completion_tokens:,}" if usage is not None else ""
     for number, attempt in enumerate(attempts, 1):

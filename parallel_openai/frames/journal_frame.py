@@ -12,7 +12,7 @@ import pandas as pd
 
 from parallel_openai.arguments import is_file, path_of
 from parallel_openai.engine.lines import Entry, read_entries
-from parallel_openai.engine.resume import key_of
+from parallel_openai.engine.resume import key_of, record_of
 from parallel_openai.errors import InvalidInputError, JournalError
 from parallel_openai.jsonl import dumps
 
@@ -87,7 +87,7 @@ def _is_answer(entry: Entry) -> bool:
 
 
 def _cells(entry: Entry) -> dict[str, Any]:
-    record: Mapping[str, Any] = entry[3] if len(entry) == 4 and isinstance(entry[3], dict) else {}
+    record = record_of(entry)
     attempts = record.get("attempts")
     sends = [each for each in attempts if isinstance(each, dict)] if isinstance(attempts, list) else []
     good = _is_answer(entry)

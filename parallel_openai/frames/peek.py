@@ -11,6 +11,7 @@ import pandas as pd
 
 from parallel_openai.arguments import check_count, is_file, path_of
 from parallel_openai.engine.lines import Entry, parse_line
+from parallel_openai.engine.resume import record_of
 from parallel_openai.errors import InvalidInputError, JournalError
 from parallel_openai.frames.place import JOURNAL_FOLDER
 from parallel_openai.jsonl import dumps
@@ -97,7 +98,7 @@ def _last_entries(place: Path, count: int) -> list[Entry]:
 
 def _cells(entry: Entry) -> dict[str, Any]:
     body, answer = entry[0], entry[1]
-    record = entry[3] if len(entry) == 4 and isinstance(entry[3], dict) else {}
+    record = record_of(entry)
     attempts = record.get("attempts")
     sends = [each for each in attempts if isinstance(each, dict)] if isinstance(attempts, list) else []
     at = sends[-1].get("at") if sends else None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import sys
+import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -21,9 +22,11 @@ from parallel_openai.local import simulator
 from parallel_openai.records import APIRequest, Size, Usage
 from parallel_openai.requests.endpoints import Packing
 from parallel_openai.requests.prices import price
+from parallel_openai.requests.tokens import request_size
 from tests.conftest import interrupted_once_sent
 from tests.frames.conftest import asked, codes, journal_of
 from tests.frames.published import check_body
+from tests.servers.recorder import Asked, recorder
 
 MODEL = "text-embedding-3-small"
 Embed = Callable[..., pd.DataFrame]
@@ -377,6 +380,26 @@ def test_a_request_is_cut_to_what_the_budget_has_left(
     assert 0.8 * tokens <= out["prompt_tokens"].sum() <= tokens
     assert set(codes(out)) == {None, "budget"}
     assert sent(server) < 15
+
+
+@pytest.mark.parametrize("latency", [0.0, 0.05], ids=["one after the other", "many at a time"])
+@pytest.mark.parametrize("bills", [[1.0], [1.5], [2.25], [4.9], [1.0, 1.9], [1.0] * 8 + [1.9]], ids=repr)
+def test_a_budget_holds_however_the_server_counts(bills: list[float], latency: float) -> None:
+    """The factors by which its first answers are billed against our count; the last one is that of all others."""
+    billed: list[int] = []
+
+    def answer(asked: Asked) -> tuple[int, bytes]:
+        time.sleep(latency)
+        texts = asked.body["input"]
+        tokens = sum(request_size({"input": text}, "cl100k_base", "embeddings").prompt_tokens for text in texts)
+        billed.append(int(tokens * bills[min(len(billed), len(bills) - 1)]))
+        vectors = [{"object": "embedding", "index": number, "embedding": [1.0]} for number in range(len(texts))]
+        return 200, json.dumps({"model": MODEL, "data": vectors, "usage": {"prompt_tokens": billed[-1]}}).encode()
+
+    with recorder(answer) as server, po.Client(f"{server.url}/v1", "none") as client:
+        out = po.embed_dataframe(texts(300), "text", model=MODEL, client=client, budget_tokens=800, progress=False)
+    assert 400 < sum(billed) <= 800
+    assert out["prompt_tokens"].sum() == sum(billed)
 
 
 def test_lists_of_token_numbers_are_embedded_too(embed: Embed, server: simulator.Server) -> None:
