@@ -162,7 +162,7 @@ def _add_run_arguments(parser: argparse.ArgumentParser) -> None:
         required=True,
         metavar="FILE",
         help="the requests: one JSON object a line, the body of a call; its field `metadata`, if any, travels beside; "
-        "or lines in the Batch API's form; - reads standard input",
+        "or lines in the Batch API's form; - reads standard input, and a pipe will do",
     )
     parser.add_argument(
         "--save_filepath",

@@ -9,6 +9,7 @@ import shlex
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,6 +18,7 @@ import pytest
 
 import parallel_openai as po
 from parallel_openai import cli
+from parallel_openai.errors import InvalidInputError
 from parallel_openai.local.simulator import Server
 from tests.test_progress import Terminal, posix_only
 
@@ -91,6 +93,22 @@ def test_requests_may_come_by_a_pipe_and_results_leave_by_one() -> None:
     assert lines[0] == lines[1]  # known already, so that nothing was asked twice
     assert b"3 known already" in ended.stderr
     assert {path.suffix for path in Path(".parallel_openai").iterdir()} <= {"", ".jsonl", ".lock", ".origins"}
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no named pipes")
+def test_requests_may_come_through_a_named_pipe(server: Server, capfd: pytest.CaptureFixture[str]) -> None:
+    requests = write_requests(2).read_bytes()
+    os.mkfifo("pipe")
+    for more in ([], ["--save_filepath", "out.jsonl"]):
+        feeding = threading.Thread(target=Path("pipe").write_bytes, args=[requests])
+        feeding.start()
+        assert cli.main(["run", "--requests_filepath", "pipe", *more]) == 0
+        feeding.join()
+        assert "2 succeeded" in capfd.readouterr().err
+    assert len(results("out.jsonl")) == 2
+    with pytest.raises(InvalidInputError, match="pipe is a pipe, and requests are read more than once"):
+        po.process_api_requests_from_file("pipe", "out.jsonl", progress=False)
+    assert server.stats()["received"] == 4
 
 
 def test_results_of_a_file_leave_by_a_pipe_too(server: Server, capfdbinary: pytest.CaptureFixture[bytes]) -> None:

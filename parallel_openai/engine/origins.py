@@ -78,7 +78,8 @@ def note_origin(results: Path, offset: int, line: bytes, origin: Origin) -> None
         return
     flags = os.O_WRONLY | os.O_CREAT | (os.O_APPEND if offset else os.O_TRUNC)
     with open(os.open(beside, flags, 0o600), "ab" if offset else "wb") as file:
-        file.write(dumps([offset, _digest(line), *origin]) + b"\n")
+        before = b"\n" if offset else b""  # the last line may be torn off
+        file.write(before + dumps([offset, _digest(line), *origin]) + b"\n")
 
 
 @cache
@@ -92,7 +93,7 @@ def writer() -> str:
 
 
 def _beside(results: Path) -> Path:
-    beside = results.with_name(results.name + ".origins")
+    beside = Path(f"{results}.origins")
     check_own(beside, "Remove it, or choose another path for the results.")
     return beside
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import os
 import sys
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -43,6 +44,8 @@ class RequestsFile:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        if is_pipe(path):
+            raise InvalidInputError(f"{path} is a pipe, and requests are read more than once: put them into a file.")
         if not is_file(path):
             raise InvalidInputError(f"There is no requests file {path} (in {Path.cwd()}).")
         try:
@@ -101,6 +104,10 @@ class RequestsFile:
             except ValueError:  # whoever reads the line next says it better
                 break
         return path_for({})
+
+
+def is_pipe(path: Path) -> bool:
+    return os.path.exists(path) and path.is_fifo()
 
 
 def _opener(path: Path, head: bytes) -> tuple[Callable[..., Any], tuple[type[Exception], ...]]:
