@@ -19,7 +19,7 @@ _PIECE = 1 << 18
 
 @contextmanager
 def piped(requests_filepath: str, save_filepath: str | None) -> Iterator[tuple[str, str | None]]:
-    """The files of a run. `-` may stand for them, and for the requests any other pipe, as `<(...)` makes one. Results for
+    """The files of a run. `-` may stand for them, and for the requests any other pipe, such as `<(...)`. Results for
     standard output go there at the end of the run.
 
     They are named after what came in, so that the same again goes on with the same answers.
