@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pickle
+import re
 import subprocess
 import sys
 import zipfile
@@ -125,3 +126,26 @@ def test_a_client_with_a_key_of_its_own_is_not_pickled(server: Server, options: 
 def test_a_pool_is_pickled_with_its_members(server: Server) -> None:
     with po.Client.pool([{"base_url": server.base_url}, po.Client(server.base_url)]) as pool:
         assert repr(pickle.loads(pickle.dumps(pool))) == repr(pool)
+
+
+FEW_FILES = """
+import resource, sys
+resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))
+import json, pandas as pd, parallel_openai as po
+from pathlib import Path
+asked = [{"model": "m", "messages": [{"role": "user", "content": str(number)}]} for number in range(100)]
+Path("in.jsonl").write_text("".join(json.dumps(each) + chr(10) for each in asked))
+with po.Client(sys.argv[1], "none") as client:
+    po.process_dataframe(pd.DataFrame({"text": range(100)}), "Say {text}.", model="m", client=client)
+with po.Client(sys.argv[1], "none") as client:
+    po.process_api_requests_from_file("in.jsonl", client=client)
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no limit of open files to lower")
+def test_a_limit_of_open_files_that_kept_a_run_slow_is_said_at_the_end(server: Server) -> None:
+    server.set(latency=0.5)
+    done = subprocess.run([sys.executable, "-c", FEW_FILES, server.base_url], capture_output=True, encoding="utf-8")
+    assert done.returncode == 0, done.stderr
+    told = re.findall(r"only about [345]\d requests at once, since this process may open no more files", done.stderr)
+    assert len(told) == 2

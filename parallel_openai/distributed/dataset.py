@@ -41,6 +41,7 @@ from parallel_openai.frames.place import journal_path, make_private
 from parallel_openai.frames.process import answer_reader, make_recipe
 from parallel_openai.frames.recipe import Prompt, Recipe
 from parallel_openai.frames.table import check_free
+from parallel_openai.requests.endpoints import EndpointName
 
 #: Blocks that a worker has in hand: while the last answers of one are awaited, the next one's requests go out.
 BLOCKS = 4
@@ -65,7 +66,7 @@ def process_dataset(
     *,
     model: str | None,
     system: Prompt | None = None,
-    endpoint: str = "chat.completions",
+    endpoint: EndpointName = "chat.completions",
     response_format: Mapping[str, Any] | None = None,
     samples: int = 1,
     metadata: Hashable | Sequence[Hashable] = (),

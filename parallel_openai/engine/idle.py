@@ -9,6 +9,9 @@ from aiohttp.connector import Connection
 
 #: Seconds that one is kept for: servers and what stands before them close after a minute or so, without a word.
 KEPT = 30.0
+#: For which the first one is watched before any is used again: a server that says more than it was asked would have the
+#: rest taken for the answer to the next request.
+WATCHED = 0.05
 
 
 class IdleConnections:
@@ -19,17 +22,20 @@ class IdleConnections:
     Args:
         loop: the one that runs.
         seconds: what is too long.
+        watched: how long the first one must have been silent.
     """
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, *, seconds: float = KEPT) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, *, seconds: float = KEPT, watched: float = WATCHED) -> None:
         self._loop = loop
         self._seconds = seconds
+        self._watched = watched
+        self._is_trusted: bool | None = None  # None until one has been watched
         self._kept: list[tuple[Connection, float]] = []  # in the order in which they came
         self._timer: asyncio.TimerHandle | None = None
         self._poll = select.poll() if hasattr(select, "poll") else None  # Windows has none
 
     def put(self, connection: Connection) -> None:
-        if not _is_sound(connection):  # the server has said that it closes it
+        if self._is_trusted is False or not _is_sound(connection):  # the server has said that it closes it
             connection.close()
             return
         self._kept.append((connection, self._loop.time()))
@@ -38,12 +44,23 @@ class IdleConnections:
 
     def take(self) -> Connection | None:
         """One that can be used; None where there is none."""
-        while self._kept:
+        if self._is_trusted is None:
+            self._watch()
+        while self._is_trusted and self._kept:
             connection, _ = self._kept.pop()
             if _is_sound(connection) and not self._has_come(connection):
                 return connection
+            self._is_trusted = False if _says_more(connection) else self._is_trusted
             connection.close()
         return None
+
+    def _watch(self) -> None:
+        """Judge the server by the connections that were kept, the first one for long enough."""
+        if any(_says_more(connection) for connection, _ in self._kept):
+            self._is_trusted = False
+            self.drop()
+        elif self._kept and self._loop.time() >= self._kept[0][1] + self._watched:
+            self._is_trusted = True
 
     def _has_come(self, connection: Connection) -> bool:
         """Whether something lies there that the loop has not read: the end, mostly, if a server closes unannounced."""
@@ -80,6 +97,12 @@ class IdleConnections:
         self._kept = fresh
         if fresh:
             self._timer = self._loop.call_later(fresh[0][1] - oldest, self._end_old)
+
+
+def _says_more(connection: Connection) -> bool:
+    """Whether something has come that nobody had asked for, and the connection is open all the same."""
+    protocol = connection.protocol
+    return protocol is not None and protocol.is_connected() and protocol.should_close
 
 
 def _is_sound(connection: Connection) -> bool:

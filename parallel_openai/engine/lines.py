@@ -155,8 +155,10 @@ def parse_line(line: bytes, read: Callable[[bytes], Any] = loads) -> Entry | Non
     return entry if isinstance(entry, list) and 2 <= len(entry) <= 4 and isinstance(entry[0], dict) else None
 
 
-#: What a request has one of, whatever the endpoint.
-_ASKS = frozenset({"model", "messages", "input", "prompt"})
+#: What a request has one of, whatever the endpoint, beside its model, and what an answer has at least one of.
+_ASKS = ("messages", "input", "prompt")
+_ANSWERS = ("id", "object", "usage", "error")
+_LISTS = ("choices", "output", "data", "results")
 
 
 def is_ours(entry: Entry | None) -> bool:
@@ -171,9 +173,15 @@ def is_ours(entry: Entry | None) -> bool:
     about = beside[-1] if beside else None
     if isinstance(about, dict) and ("key" if len(beside) == 2 else "batch") in about and (beside[1:] or answer is None):
         return True
-    if _ASKS.isdisjoint(request) or "role" in request:
+    asked = [name for name in _ASKS if request.get(name) is not None]
+    if not (asked or "model" in request) or "role" in request:
         return False
-    return isinstance(answer, list) or (isinstance(answer, dict) and answer.keys() != request.keys())
+    if not isinstance(answer, dict):
+        return isinstance(answer, list)
+    if any(answer.get(name) is not None for name in asked):  # it asks as well: two records of somebody's data
+        return False
+    speaks = any(name in answer for name in _ANSWERS) or any(isinstance(answer.get(name), list) for name in _LISTS)
+    return speaks or bool(asked and "model" in request)
 
 
 def make_line(body: bytes, answer: bytes, *rest: bytes) -> bytes:

@@ -9,7 +9,7 @@ from typing import Any
 
 from parallel_openai.engine.gate import Gate
 from parallel_openai.engine.job import Job
-from parallel_openai.engine.retry import RESOURCE_UNAVAILABLE, RetryPolicy, Verdict
+from parallel_openai.engine.retry import RESOURCE_UNAVAILABLE, TOO_MANY_FILES, RetryPolicy, Verdict
 from parallel_openai.engine.status import StatusTracker
 from parallel_openai.errors import RateLimitedError
 from parallel_openai.records import Response
@@ -104,6 +104,8 @@ class Mishaps:
             status.num_api_errors += 1
         else:
             status.num_other_errors += 1
+            if response.error_code == TOO_MANY_FILES:
+                status.note_open_requests()
 
 
 def tell(limiter: Gate, lease: Any, response: Response, verdict: Verdict, *, hold: float = 0.0) -> None:

@@ -116,6 +116,8 @@ class Poster:
             raise
         if transport.get_write_buffer_size():  # answered before all was sent, whose rest would go before the next head
             connection.close()
+            if message.code < 300:
+                raise aiohttp.ClientPayloadError("The server answered before it had the whole request.")
         else:
             self._idle.put(connection)
         return message.code, message.headers, decompressed(answer, message.headers, self._max_response_bytes)

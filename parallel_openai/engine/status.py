@@ -9,6 +9,11 @@ from typing import Any
 from parallel_openai.engine.timeline import Timeline
 
 
+def about_open_requests(most: int) -> str:
+    """How a limit of the process kept a run slow."""
+    return f"only about {most:,} requests at once, since this process may open no more files (ulimit -n)"
+
+
 @dataclass
 class StatusTracker:
     """How a run stands. One is made for a run; it is written by the engine and by the run it belongs to, and whoever
@@ -29,6 +34,7 @@ class StatusTracker:
         num_requests_sent: sends, the first ones and the retries.
         num_retries: sends beyond each request's first.
         num_requests_left: requests on the wire that a run left there, since their answers took too long.
+        most_open_requests: how many could be on the wire at once where the process may open no more files; None: all.
         num_repairs: answers that were no good and asked for once more.
         num_rate_limit_errors: 429s; they are not counted in the next two.
         num_api_errors: other HTTP errors, and answers that were no good.
@@ -65,6 +71,7 @@ class StatusTracker:
     num_requests_sent: int = 0
     num_retries: int = 0
     num_requests_left: int = 0
+    most_open_requests: int | None = None
     num_repairs: int = 0
     num_rate_limit_errors: int = 0
     num_api_errors: int = 0
@@ -80,6 +87,11 @@ class StatusTracker:
     members: list[dict[str, Any]] = field(default_factory=list)
     timeline: Timeline = field(default_factory=Timeline, repr=False, compare=False)
     ended: str = ""
+
+    def note_open_requests(self) -> None:
+        """One more could not be opened beside those on the wire. Many that are begun at once fail together, and the
+        least that were left when one failed are those that could be."""
+        self.most_open_requests = min(self.num_tasks_in_progress, self.most_open_requests or self.num_tasks_in_progress)
 
     @property
     def num_tasks_done(self) -> int:

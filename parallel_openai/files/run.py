@@ -25,6 +25,7 @@ from parallel_openai.engine.origins import here
 from parallel_openai.engine.own_files import check_own
 from parallel_openai.engine.resume import result_line
 from parallel_openai.engine.retry import without_answer
+from parallel_openai.engine.status import about_open_requests
 from parallel_openai.engine.worst_case import has_media, reads_unseen
 from parallel_openai.errors import InvalidInputError
 from parallel_openai.files.ancestor import FileStatus
@@ -184,6 +185,8 @@ class FileRun:
             parts.append(f"{status.num_rate_limit_errors:,} rate-limit refusals waited out")
         if status.num_requests_left:
             parts.append(f"{status.num_requests_left:,} left in flight, which the server may bill")
+        if status.most_open_requests is not None:
+            parts.append(about_open_requests(status.most_open_requests))
         parts += [] if self.rest is None else [self.rest.removesuffix(".")]
         how = _ENDINGS.get(status.ended) or f"{self.bounds.why(status.ended)} {GOES_ON}"
         faster = status.timeline.advice

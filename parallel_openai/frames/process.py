@@ -22,7 +22,7 @@ from parallel_openai.frames.parameters import check_parameters, checked_extra
 from parallel_openai.frames.recipe import WHATEVER_IS_RAISED, Prompt, Recipe, check_function, last_line
 from parallel_openai.frames.run import aexecute, execute
 from parallel_openai.frames.structured import REASONING, structured_reader, with_thoughts
-from parallel_openai.requests.endpoints import EMBEDDINGS, Answer, of_length
+from parallel_openai.requests.endpoints import EMBEDDINGS, Answer, EndpointName, of_length
 from parallel_openai.requests.endpoints import endpoint as find_endpoint
 from parallel_openai.requests.structured import Shape, structure_of
 
@@ -34,7 +34,7 @@ def process_dataframe(
     *,
     model: str | None,
     system: Prompt | None = None,
-    endpoint: str = "chat.completions",
+    endpoint: EndpointName = "chat.completions",
     response_format: Shape | None = None,
     samples: int = 1,
     explode: bool = False,
@@ -171,7 +171,7 @@ async def aprocess_dataframe(
     *,
     model: str | None,
     system: Prompt | None = None,
-    endpoint: str = "chat.completions",
+    endpoint: EndpointName = "chat.completions",
     response_format: Shape | None = None,
     samples: int = 1,
     explode: bool = False,

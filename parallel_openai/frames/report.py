@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from parallel_openai.engine.figures import dollars
-from parallel_openai.engine.status import StatusTracker
+from parallel_openai.engine.status import StatusTracker, about_open_requests
 from parallel_openai.engine.timeline import Timeline
 from parallel_openai.printable import printable
 
@@ -73,6 +73,7 @@ class RunReport:
         untold: answers that do not say what they took; tokens and `cost_usd` lack them, and a budget counts the most.
         members: of a `Client.pool`, how each account did: its `name`, `requests_sent`, `answered`, `rate_limit_errors`,
             `other_errors`, `prompt_tokens`, `completion_tokens`, and why it was put `out`, or None.
+        most_open_requests: how many requests could be in flight where the process may open no more files; None: all.
         left_in_flight: requests that a run which was stopped left on the wire, since their answers took too long.
         frame: what a run came to that did not come to its end, also where an exception took the place of what it would
             have returned; None for one that did.
@@ -108,6 +109,7 @@ class RunReport:
     priced_as: Mapping[str, str] = field(default_factory=dict)
     untold: int = 0
     members: tuple[Mapping[str, Any], ...] = ()
+    most_open_requests: int | None = None
     left_in_flight: int = 0
     frame: pd.DataFrame | None = field(default=None, repr=False, compare=False, metadata=_LARGE)
     _timeline: Timeline = field(default_factory=Timeline, repr=False, compare=False, metadata=_LARGE)
@@ -129,6 +131,7 @@ class RunReport:
             requests_sent=status.num_requests_sent,
             retries=status.num_retries,
             repairs=status.num_repairs,
+            most_open_requests=status.most_open_requests,
             left_in_flight=status.num_requests_left,
             rate_limit_errors=status.num_rate_limit_errors,
             prompt_tokens=status.prompt_tokens,
@@ -215,6 +218,8 @@ class RunReport:
             parts.append(f"{self.shared:,} duplicates shared an answer")
         if self.rate_limit_errors:
             parts.append(f"{self.rate_limit_errors:,} rate-limit refusals waited out")
+        if self.most_open_requests is not None:
+            parts.append(about_open_requests(self.most_open_requests))
         if self.repairs:
             parts.append(f"{self.repairs:,} bad answer{'s' if self.repairs > 1 else ''} asked for once more")
         if out := [str(each["name"]) for each in self.members if each["out"]]:

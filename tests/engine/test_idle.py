@@ -59,7 +59,7 @@ def name(connection: Connection) -> Any:
 @played
 async def test_the_last_one_is_taken_first() -> None:
     async with listening() as (connect, _):
-        idle, one, other = IdleConnections(asyncio.get_running_loop()), await connect(), await connect()
+        idle, one, other = IdleConnections(asyncio.get_running_loop(), watched=0.0), await connect(), await connect()
         idle.put(one)
         idle.put(other)
         assert [idle.take(), idle.take(), idle.take()] == [other, one, None]
@@ -70,7 +70,11 @@ async def test_the_last_one_is_taken_first() -> None:
 @played
 async def test_one_that_has_waited_for_too_long_is_closed_and_the_others_stay() -> None:
     async with listening() as (connect, ended):
-        idle, old, fresh = IdleConnections(asyncio.get_running_loop(), seconds=KEPT), await connect(), await connect()
+        idle, old, fresh = (
+            IdleConnections(asyncio.get_running_loop(), seconds=KEPT, watched=0.0),
+            await connect(),
+            await connect(),
+        )
         old_name, fresh_name = name(old), name(fresh)
         idle.put(old)
         await asyncio.sleep(KEPT / 2)
@@ -85,7 +89,7 @@ async def test_one_that_has_waited_for_too_long_is_closed_and_the_others_stay() 
 @played
 async def test_one_that_has_ended_is_not_given() -> None:
     async with listening() as (connect, ended):
-        idle, closed = IdleConnections(asyncio.get_running_loop()), await connect()
+        idle, closed = IdleConnections(asyncio.get_running_loop(), watched=0.0), await connect()
         idle.put(closed)
         assert closed.transport is not None
         closed.transport.close()
@@ -96,7 +100,7 @@ async def test_one_that_has_ended_is_not_given() -> None:
 @played
 async def test_all_are_dropped_at_once() -> None:
     async with listening() as (connect, ended):
-        idle = IdleConnections(asyncio.get_running_loop())
+        idle = IdleConnections(asyncio.get_running_loop(), watched=0.0)
         connections = [await connect() for _ in range(3)]
         names = {name(each) for each in connections}
         for each in connections:
@@ -109,7 +113,7 @@ async def test_all_are_dropped_at_once() -> None:
 @played
 async def test_given_back_they_are_closed_with_the_session() -> None:
     async with listening() as (connect, ended):
-        idle, connection = IdleConnections(asyncio.get_running_loop()), await connect()
+        idle, connection = IdleConnections(asyncio.get_running_loop(), watched=0.0), await connect()
         there = name(connection)
         idle.put(connection)
         idle.give_back()

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from yarl import URL
 
+from parallel_openai.engine.idle import WATCHED
 from parallel_openai.engine.loop import _new_loop
 from parallel_openai.engine.poster import JOINED_BODY, head_of
 from parallel_openai.engine.transport import Transport
@@ -81,9 +82,16 @@ async def serving(*answers: bytes) -> AsyncIterator[tuple[RawServer, Transport]]
 def post(*answers: bytes, bodies: tuple[bytes, ...] = (b"{}",)) -> tuple[RawServer, list[Response]]:
     async def main() -> tuple[RawServer, list[Response]]:
         async with serving(*answers) as (raw, transport):
-            return raw, [await transport.post("chat/completions", body) for body in bodies]
+            return raw, [await _post_and_wait(transport, body) for body in bodies]
 
     return asyncio.run(main())
+
+
+async def _post_and_wait(transport: Transport, body: bytes) -> Response:
+    """Until a connection may be used again."""
+    response = await transport.post("chat/completions", body)
+    await asyncio.sleep(WATCHED)
+    return response
 
 
 def without_length(head: bytes) -> list[bytes]:
@@ -262,7 +270,7 @@ def test_connections_that_have_died_unseen_cost_one_attempt_and_not_each_its_own
         server = await asyncio.start_server(serve, "127.0.0.1", 0)
         port = server.sockets[0].getsockname()[1]
         transport = Transport(f"http://127.0.0.1:{port}/v1", {}, timeout=10.0, clock=asyncio.get_running_loop().time)
-        await asyncio.gather(*(transport.post("chat/completions", b"{}") for _ in range(5)))
+        await asyncio.gather(*(_post_and_wait(transport, b"{}") for _ in range(5)))
         statuses = [(await transport.post("chat/completions", b"{}")).status for _ in range(2)]
         await transport.close()
         server.close()
@@ -320,7 +328,7 @@ def test_a_request_that_ends_early_takes_its_connection_with_it(
 def test_a_key_that_is_renewed_is_sent_from_then_on() -> None:
     async def main() -> list[bytes]:
         async with serving(OK, OK) as (raw, transport):
-            await transport.post("chat/completions", b"{}")
+            await _post_and_wait(transport, b"{}")
             transport.use({"Authorization": "Bearer sk-9876543210"})
             await transport.post("chat/completions", b"{}")
             return raw.heads[0]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, Literal
 
 import pandas as pd
 
@@ -38,7 +38,7 @@ def label_dataframe(
     labels: Any = None,
     model: str | None,
     system: Prompt | None = None,
-    endpoint: str = "chat.completions",
+    endpoint: Literal["chat.completions", "responses"] = "chat.completions",
     multi: bool = False,
     scale: tuple[int, int] | None = None,
     examples: pd.DataFrame | None = None,
@@ -157,7 +157,7 @@ async def alabel_dataframe(
     labels: Any = None,
     model: str | None,
     system: Prompt | None = None,
-    endpoint: str = "chat.completions",
+    endpoint: Literal["chat.completions", "responses"] = "chat.completions",
     multi: bool = False,
     scale: tuple[int, int] | None = None,
     examples: pd.DataFrame | None = None,

@@ -27,6 +27,7 @@ from parallel_openai.frames.process import answer_reader, make_recipe
 from parallel_openai.frames.recipe import Prompt
 from parallel_openai.frames.table import check_frame
 from parallel_openai.printable import printable, printable_lines
+from parallel_openai.requests.endpoints import EndpointName
 from parallel_openai.requests.prices import tier_of
 from parallel_openai.requests.structured import Shape
 
@@ -60,7 +61,7 @@ def preview(
     model: str | None,
     labels: Any = None,
     system: Prompt | None = None,
-    endpoint: str = "chat.completions",
+    endpoint: EndpointName = "chat.completions",
     response_format: Shape | None = None,
     multi: bool = False,
     scale: tuple[int, int] | None = None,

@@ -12,7 +12,14 @@ from .refusals import Refusal
 from .strict_mode import strict_schema
 
 REASONING = re.compile(r"^(o[1-9](-|$)|gpt-[5-9](?!.*chat))")
-NAMES = {str: "a string", bool: "a boolean", int: "an integer", float: "a decimal", list: "an array", dict: "an object"}
+NAMES: dict[type, str] = {
+    str: "a string",
+    bool: "a boolean",
+    int: "an integer",
+    float: "a decimal",
+    list: "an array",
+    dict: "an object",
+}
 
 
 def json_object(raw: bytes) -> dict[str, Any]:

@@ -17,7 +17,7 @@ _CATEGORIES = (
     "self-harm/instructions sexual sexual/minors violence violence/graphic"
 )
 CATEGORIES = tuple(_CATEGORIES.split())
-WORDS = {
+WORDS: dict[str, tuple[str, ...]] = {
     "violence": ("kill", "murder", "attack", "stab", "shoot"),
     "harassment": ("idiot", "stupid", "moron", "loser"),
     "hate": ("vermin", "subhuman"),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import lru_cache
-from typing import Any
+from typing import Any, Literal
 
 from parallel_openai.errors import InvalidInputError
 from parallel_openai.requests.endpoints.base import Answer, Endpoint, Packing, mappings, names_in
@@ -15,6 +15,8 @@ from parallel_openai.requests.endpoints.moderations import Moderations
 from parallel_openai.requests.endpoints.responses import Responses
 from parallel_openai.requests.endpoints.usage import PLACES, SEARCHING_MODEL, bill_of, is_simulated, usage_of
 
+#: The endpoints' names, for those who complete what is typed.
+EndpointName = Literal["chat.completions", "responses", "embeddings", "completions", "moderations"]
 CHAT = Chat()
 EMBEDDINGS = Embeddings()
 # Add an endpoint here.
@@ -30,6 +32,7 @@ __all__ = [
     "SEARCHING_MODEL",
     "Answer",
     "Endpoint",
+    "EndpointName",
     "Packing",
     "bill_of",
     "endpoint",
