@@ -512,3 +512,16 @@ def test_lognormal_latency_is_the_same_for_the_same_body(server: simulator.Serve
     server.set(latency=0.02, latency_sigma=0.3)
     first, second = (int(ask(server, HELLO)[1]["openai-processing-ms"]) for _ in range(2))
     assert abs(first - second) < 50
+
+
+@pytest.mark.parametrize("host", ["evil.example", "evil.example:80", "127.0.0.1.evil.example"])
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/control", "/stats", "/v1/files"])
+def test_who_calls_it_by_another_name_gets_no_answer(server: simulator.Server, host: str, path: str) -> None:
+    """A web page whose name leads to this machine would otherwise be allowed to read all that is said here."""
+    address = urlsplit(server.base_url).netloc
+    for name, status in ((host, 403), (address, None), (address.replace("127.0.0.1", "localhost"), None)):
+        connection = http.client.HTTPConnection(address, timeout=10)
+        connection.request("POST", path, b"{}", {"Host": name, "Content-Type": "application/json"})
+        answered = connection.getresponse().status
+        connection.close()
+        assert answered == status if status else answered != 403

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import orjson
 from aiohttp import web
+from aiohttp.typedefs import Handler
 
 from . import checks
 from .batch_desk import BatchDesk
@@ -16,9 +18,21 @@ LARGEST_BODY = 512 * 2**20
 MODELS = ("gpt-4o-mini", "gpt-5-mini", "gpt-5-nano", "o4-mini", "text-embedding-3-small")
 
 
+#: What this machine is called in a URL; and a name that no web page can have, as proxies are tried out with.
+_OWN_HOST = re.compile(r"127(\.[0-9]{1,3}){3}|::1|(.+\.)?(localhost|invalid)")
+
+
+@web.middleware
+async def own_host(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Answer only who means this machine: a web page whose own name was made to lead here says that name."""
+    if not _OWN_HOST.fullmatch(request.url.host or ""):
+        raise web.HTTPForbidden(text=f"This server answers as localhost, and not as {request.host!r:.100}.")
+    return await handler(request)
+
+
 def application(simulator: Simulator) -> web.Application:
     """The whole server: the endpoints, and the desk."""
-    whole = web.Application(client_max_size=LARGEST_BODY)
+    whole = web.Application(client_max_size=LARGEST_BODY, middlewares=[own_host])
     simulator.add_routes(whole)
     batches = BatchDesk(simulator)
     batches.add_routes(whole)
