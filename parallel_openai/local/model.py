@@ -7,9 +7,11 @@ and it ends with the process that started it, however that ends.
 from __future__ import annotations
 
 import argparse
+import asyncio
 import http.client
 import importlib.util
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -23,6 +25,7 @@ from typing import IO
 from urllib.parse import urlsplit
 
 from parallel_openai.errors import InvalidInputError, MissingDependencyError, ParallelOpenAIError
+from parallel_openai.local.door import keep
 from parallel_openai.local.simulator.serving import in_child
 
 MODEL = "smollm2-135m-instruct"
@@ -277,8 +280,11 @@ def _run_model() -> None:  # pragma: no cover - runs in the child, where nothing
     params = xllamacpp.CommonParams()
     params.model.path = str(args.model_path)
     params.model_alias = {_model_name(args.model_path)}
-    params.hostnames = ["127.0.0.1"]
-    params.port = args.port
+    # Behind a door where the system has sockets that are files; on Windows there is none.
+    folder = tempfile.mkdtemp(prefix="parallel_openai-") if hasattr(asyncio, "open_unix_connection") else None
+    inner = None if folder is None else os.path.join(folder, "model.sock")
+    params.hostnames = [inner or "127.0.0.1"]
+    params.port = args.port if inner is None else 0
     params.n_parallel = args.parallel
     params.n_ctx = args.context * args.parallel
     params.cpuparams.n_threads = args.threads
@@ -296,12 +302,23 @@ def _run_model() -> None:  # pragma: no cover - runs in the child, where nothing
     params.cors_origins = "http://127.0.0.1"
     params.ui = False
     server = xllamacpp.Server(params)
-    announce.write(f"{server.listening_address}\n")
-    announce.close()
 
-    # Until the parent closes the pipe, or is gone.
-    sys.stdin.buffer.read()
-    os._exit(0)
+    def tell(address: str) -> None:
+        announce.write(f"{address}\n")
+        announce.close()
+
+    def end_with_the_parent() -> None:
+        sys.stdin.buffer.read()  # until it closes the pipe, or is gone
+        if folder is not None:
+            shutil.rmtree(folder, ignore_errors=True)
+        os._exit(0)
+
+    if inner is None:
+        tell(server.listening_address)
+        end_with_the_parent()
+    else:
+        threading.Thread(target=end_with_the_parent).start()
+        asyncio.run(keep(args.port, inner, lambda port: tell(f"http://127.0.0.1:{port}")))
 
 
 if __name__ == "__main__":  # pragma: no cover - the child's start

@@ -183,6 +183,16 @@ def test_it_listens_on_this_machine_only(server: ModelServer) -> None:
 
 
 @needs_model
+def test_it_answers_only_who_calls_it_by_a_name_of_this_machine(server: ModelServer) -> None:
+    address = urlsplit(server.base_url).netloc
+    for host, status in ((address, 200), (address.replace("127.0.0.1", "localhost"), 200), ("evil.example:80", 403)):
+        connection = http.client.HTTPConnection(address, timeout=10)
+        connection.request("GET", "/v1/models", headers={"Host": host})
+        assert connection.getresponse().status == status
+        connection.close()
+
+
+@needs_model
 def test_it_answers_in_words(server: ModelServer) -> None:
     answer = ask(server, "Name three primary colours.", max_tokens=16)
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from typing import Any
 
 import orjson
 from aiohttp import web
 from aiohttp.typedefs import Handler
 
-from . import checks
+from . import checks, hosts
 from .batch_desk import BatchDesk
 from .refusals import Refusal
 from .server import ENDPOINTS, JSON, Simulator
@@ -18,15 +17,11 @@ LARGEST_BODY = 512 * 2**20
 MODELS = ("gpt-4o-mini", "gpt-5-mini", "gpt-5-nano", "o4-mini", "text-embedding-3-small")
 
 
-#: What this machine is called in a URL; and a name that no web page can have, as proxies are tried out with.
-_OWN_HOST = re.compile(r"127(\.[0-9]{1,3}){3}|::1|(.+\.)?(localhost|invalid)")
-
-
 @web.middleware
 async def own_host(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Answer only who means this machine: a web page whose own name was made to lead here says that name."""
-    if not _OWN_HOST.fullmatch(request.url.host or ""):
-        raise web.HTTPForbidden(text=f"This server answers as localhost, and not as {request.host!r:.100}.")
+    """Answer only who means this machine."""
+    if not hosts.is_own(request.host):
+        raise web.HTTPForbidden(text=hosts.refusal(request.host))
     return await handler(request)
 
 
