@@ -21,7 +21,7 @@ class UnderWay:
         identity: the name by which a request is known, from its key and its metadata.
     """
 
-    def __init__(self, journal: Path, identity: Callable[[str, Any], str]) -> None:
+    def __init__(self, journal: Path, identity: Callable[[str, Any], str] = lambda key, metadata: key) -> None:
         self._since: dict[str, list[float]] = {}  # of each request that waits; the same one may do so several times
         self._met: list[str] = []
         self._first = float("inf")

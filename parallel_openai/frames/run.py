@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from parallel_openai.batch.faces import identity_in_frames
 from parallel_openai.batch.options import check_lane, sure_tier
 from parallel_openai.batch.run import BatchRun
 from parallel_openai.batch.under_way import UnderWay
@@ -190,7 +189,7 @@ class FrameRun:
     ) -> End:
         if self._lane is None:
             if not self.options.resubmit:
-                self._under_way = UnderWay(journal.path, identity_in_frames)
+                self._under_way = UnderWay(journal.path)
             ended = await self._engine.process(
                 requests,
                 on_result=lambda result: self._take(result, journal),
