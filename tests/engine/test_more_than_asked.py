@@ -36,7 +36,9 @@ def answering_twice(seconds: float | None) -> Iterator[str]:
                     await asyncio.sleep(seconds)
                     writer.write(answer)
         except (asyncio.IncompleteReadError, ConnectionError):
-            writer.close()
+            pass
+        finally:
+            writer.transport.abort()
 
     async def listen() -> None:
         server = await asyncio.start_server(serve, "127.0.0.1", 0)
