@@ -85,8 +85,9 @@ class ServerBatch:
         return "; ".join(said) or "it does not say why"
 
     def at_fault(self) -> dict[int, Mapping[str, Any]]:
-        """What is wrong with lines of the input file, by their numbers."""
-        return {line: each for each in self.errors if type(line := each.get("line")) is int}
+        """What is wrong with lines of the input file, by their numbers from 1 on, wherever the server begins."""
+        found = {line: each for each in self.errors if type(line := each.get("line")) is int}
+        return {line + 1: each for line, each in found.items()} if 0 in found else found
 
 
 def plain_id(value: Any) -> str | None:

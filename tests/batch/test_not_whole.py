@@ -141,6 +141,20 @@ def test_a_batch_that_failed_in_mid_work_is_collected_first(scripted: Scripted, 
     assert set(scripted.billed.values()) == {1}
 
 
+@pytest.mark.parametrize("first", [0, 1])
+def test_lines_at_fault_are_found_wherever_the_server_begins_to_count(
+    scripted: Scripted, submit: Verb, first: int
+) -> None:
+    def end(batch: dict[str, Any], asked: Asked) -> None:
+        scripted.on_end = scripted.complete
+        scripted.end(batch, 0, 0, "failed")
+        bad = [{"code": "invalid_request", "message": "No such field.", "line": first + row} for row in (0, 2)]
+        batch["errors"] = {"data": bad}
+
+    scripted.on_end = end
+    assert submit(texts(5))["status"].tolist() == ["failed", "succeeded", "failed", "succeeded", "succeeded"]
+
+
 LOST: dict[str, tuple[str, int, Any]] = {
     "the batch is unknown": ("/v1/batches/batch_2", 404, error("No batch found")),
     "the batch is another key's": ("/v1/batches/batch_2", 403, error("Not yours", "forbidden")),
