@@ -71,7 +71,7 @@ class Address:
             if self.deployment is None:
                 return None
             return f"The Azure resource has no deployment {self.deployment!r} (HTTP 404). A new one takes some minutes."
-        if b"model" in said:
+        if b"model" in said or b"no endpoints" in said:  # so OpenRouter says that nobody serves the model
             return None
         root, question, query = self.base_url.partition("?")
         sentence = f"There is nothing at {mask_url(f'{root}/{path}{question}{query}')} (HTTP 404)."

@@ -51,6 +51,14 @@ def test_a_misspelt_model_stops_the_run_and_near_names_are_told(strict: Server, 
     assert stopped.value.partial["status"].eq("cancelled").sum() > ROWS / 2
 
 
+def test_a_gateway_that_finds_nobody_who_serves_the_model_blames_the_model_and_not_the_url() -> None:
+    answer = refused(404, "No endpoints found for gpt-4o-mni.", code=404)
+    with recorder(lambda asked: (404, answer)) as server, po.Client(f"{server.url}/v1") as client:
+        with pytest.raises(RequestRefusedError, match=r'No endpoints found.*Check model="gpt-4o-mni"'):
+            po.process_dataframe(FRAME, "text", client=client, **OPTIONS)
+        assert len(server.asked) < 20
+
+
 def test_after_it_is_mended_the_rest_is_asked(strict: Server) -> None:
     with po.Client(strict.base_url) as client:
         with pytest.raises(RequestRefusedError):
