@@ -22,8 +22,9 @@ _MONEY = re.compile(
     r"(?i)insufficient[ _](?:quota|balance|credit|fund)|exceeded your current quota|credit balance|"
     r"(?:out of|no|not enough|more) credits?\b|\bbilling\b|payment[ _]required"
 )
-_DAY = re.compile(r"(?i)\bper[ -]day\b|/day\b|\bdaily\b|\((?:rpd|tpd)\)")
-_MINUTE = re.compile(r"(?i)\bper[ -](?:minute|second|hour)\b|/min")
+#: In words, and as Google names its quotas: `requests_per_day`, `RequestsPerDayPerProject`.
+_DAY = re.compile(r"(?i)(?:\b|_)per[ _-]day(?:\b|_)|(?-i:PerDay)|/ ?day\b|\bdaily\b|\((?:rpd|tpd)\)")
+_MINUTE = re.compile(r"(?i)(?:\b|_)per[ _-](?:minute|second|hour)(?:\b|_)|(?-i:Per(?:Minute|Second|Hour))|/ ?min")
 _OVERLOAD = re.compile(
     r"(?i)overloaded|server[ _](?:is )?busy|model is (?:currently |still )?loading|(?:no|insufficient|at) capacity"
 )

@@ -141,7 +141,15 @@ def test_how_long_can_be_told() -> None:
 
 
 @pytest.mark.parametrize(
-    "message", ["Limit of 50 requests per day reached.", "Daily limit reached", "Quota (RPD) used up"]
+    "message",
+    [
+        "Limit of 50 requests per day reached.",
+        "Daily limit reached",
+        "Quota (RPD) used up",
+        "Quota exceeded for metric: generate_requests_per_model_per_day, limit: 50",
+        "Quota exceeded: GenerateRequestsPerDayPerProjectPerModel-FreeTier",
+        "Rate limit: 200 / day",
+    ],
 )
 def test_a_days_limit_without_a_wait_stops_the_run_at_once(message: str) -> None:
     answers = Counter[str]()
@@ -157,7 +165,14 @@ def test_a_days_limit_without_a_wait_stops_the_run_at_once(message: str) -> None
     assert len(scene.sends) < 200
 
 
-def test_a_limit_of_a_minute_that_names_the_day_too_is_waited_out() -> None:
-    text = "Limits are 5 requests per minute and 500 per day."
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Limits are 5 requests per minute and 500 per day.",
+        "Quota exceeded: GenerateRequestsPerMinutePerProject, of RequestsPerDayPerProject",
+        "requests_per_minute, requests_per_day",
+    ],
+)
+def test_a_limit_of_a_minute_that_names_the_day_too_is_waited_out(text: str) -> None:
     scene = Scene(lambda n, now: said(429, {"message": text}) if now < 20 else None).run()
     assert scene.statuses == {"succeeded": 40}
