@@ -16,7 +16,7 @@ def most_bytes(request: APIRequest, inputs: int) -> int:
     """How long the answer to a request may be.
 
     >>> most_bytes(APIRequest({"model": "gpt-5-mini", "n": 2}), 1)
-    4194352
+    4194360
     """
     body = request.request_json
     if request.path == "embeddings":

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from parallel_openai.engine.journal_file import JournalFile, told_of_lost
-from parallel_openai.engine.origins import Origin, note_origin
+from parallel_openai.engine.origins import Origin, note_origin, note_origin_of_last
 from parallel_openai.errors import InvalidInputError, JournalError, JournalWriteError
 
 log = logging.getLogger("parallel_openai")
@@ -49,6 +49,7 @@ class Journal:
         self.path = Path(path)
         self._sync = sync
         self._origin = origin  # until it is told
+        self._told_origin: Origin | None = None
         self._pending: list[bytes] = []
         self._error: JournalWriteError | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -110,7 +111,7 @@ class Journal:
         try:
             if self._origin is not None:
                 note_origin(self.path, self._opened.size, self._pending[0], self._origin)
-                self._origin = None
+                self._told_origin, self._origin = self._origin, None
             self._opened.write(self._pending)
             self._dirty = True
             if self._sync == "always":
@@ -261,6 +262,8 @@ class Journal:
         """
         try:
             again, lost = self._opened.look(self._pending)
+            if again and self._told_origin is not None:
+                note_origin_of_last(self.path, again, self._told_origin)
         except OSError as error:
             raise self._give_up(error) from error
         if again or lost:

@@ -14,6 +14,7 @@ from bisect import bisect_right
 from collections.abc import Iterator
 from functools import cache
 from hashlib import blake2b
+from mmap import ACCESS_READ, mmap
 from pathlib import Path
 from typing import IO, NamedTuple
 
@@ -80,6 +81,21 @@ def note_origin(results: Path, offset: int, line: bytes, origin: Origin) -> None
     with open(os.open(beside, flags, 0o600), "ab" if offset else "wb") as file:
         before = b"\n" if offset else b""  # the last line may be torn off
         file.write(before + dumps([offset, _digest(line), *origin]) + b"\n")
+
+
+def note_origin_of_last(results: Path, number: int, origin: Origin) -> None:
+    """The same of so many lines at the end, which were written again.
+
+    Raises:
+        OSError: that cannot be written.
+    """
+    with open(results, "rb") as file, mmap(file.fileno(), 0, access=ACCESS_READ) as written:
+        begins = len(written)
+        for _ in range(number):
+            begins = written.rfind(b"\n", 0, begins - 1) + 1
+        written.seek(begins)
+        line = written.readline().removesuffix(b"\n")
+    note_origin(results, begins, line, origin)
 
 
 @cache

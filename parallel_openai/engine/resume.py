@@ -141,11 +141,11 @@ class KnownResults:
         self._path = Path(path)
         self._failures, self._simulated, self._place = failures, simulated, place
         self._by_others: Counter[str] = Counter()  # answers taken that others wrote
-        self._origins = Origins(self._path)  # of lines without a record
         self._file = -1
         self._lines = DigestTable()  # where each one's line begins, doubled, and one more where it is good
         self._finished = 0
         refuse_what_is_no_file(path)
+        self._origins = Origins(self._path)  # of lines without a record
         try:
             self._file = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0))
         except FileNotFoundError:

@@ -79,7 +79,23 @@ def known_rows(path: Path) -> int:
 def known_lines(path: Path) -> int:
     with Client("http://127.0.0.1:9/v1", "sk-static") as client:
         source = path.with_name("requests.jsonl")
-        run = FileRun(source, path, None, None, None, None, "cl100k_base", 1, 30, client, "second", Bounds(), "online")
+        run = FileRun(
+            source,
+            path,
+            None,
+            None,
+            None,
+            None,
+            "cl100k_base",
+            1,
+            30,
+            client,
+            "second",
+            Bounds(),
+            "online",
+            resubmit=False,
+            resume_from_anywhere=True,
+        )
         return len(asyncio.run(run._known(content_digest)).finished)
 
 

@@ -45,8 +45,8 @@ def test_the_bodies_and_counts_are_those_of_the_run(server: Server, reviews: pd.
     assert seen.to_frame()["request_key"].tolist() == out["request_key"].tolist()
     assert seen.online.most_usd >= out["cost_usd"].sum()
     assert seen.journal == out.attrs["parallel_openai"]["journal"]
-    [line, *_] = Path(seen.journal).read_text("utf-8").splitlines()
-    assert any(po.APIRequest(body).body.decode() in line for body in seen.bodies)
+    written = Path(seen.journal).read_text("utf-8")
+    assert all(po.APIRequest(body).body.decode() in written for body in seen.bodies)
 
 
 def test_what_only_a_run_needs_may_stand_there_and_changes_nothing(reviews: pd.DataFrame) -> None:

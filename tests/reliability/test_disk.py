@@ -166,7 +166,7 @@ def test_a_disk_that_is_full_already_is_noticed_before_anything_is_sent(
     with small_disk(256) as disk:
         place = disk / "a.jsonl"
         if began:
-            place.write_text('[{"model":"x","messages":[]},{"id":"1"}]\n')
+            place.write_text('[{"model":"x","messages":[]},["It was refused."]]\n')
         with full(disk), pytest.raises(JournalError, match="No space left on device"):
             verb(place, client)
     assert server.stats(charged=False)["received"] == 0
