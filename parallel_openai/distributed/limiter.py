@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from functools import partial
 
 from parallel_openai.distributed.account import DIMENSIONS, Grant, Limits, Refusal, Report, Shown
-from parallel_openai.engine.bucket import Mark
 from parallel_openai.engine.counting import Counting, Lot
 from parallel_openai.engine.headers import Allowance, allowance
 from parallel_openai.engine.limiter import INFINITY, Lease, Limiter
 from parallel_openai.engine.limiters import Limiters
+from parallel_openai.engine.marks import Mark
 from parallel_openai.engine.retry import Dimension
 from parallel_openai.records import Size, Usage
 

@@ -7,9 +7,8 @@ the refill, moved by a shift so that it agrees with what the server showed last.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from parallel_openai.engine.headers import Allowance
+from parallel_openai.engine.marks import Bunch, Mark
 from parallel_openai.engine.pace import Pace
 from parallel_openai.engine.refusals import Refusals
 
@@ -61,27 +60,6 @@ ROUNDING = 1e-14
 INFINITY = float("inf")
 
 
-@dataclass(slots=True)
-class Bunch:
-    """What went out so close together that it may have arrived in another order."""
-
-    began: float
-    total: float = 0.0
-
-
-@dataclass(slots=True)
-class Mark:
-    """How the bucket's books stood just after a charge."""
-
-    at: float
-    cost: float
-    ledger: float
-    fill: float
-    sent: float
-    bunch: Bunch
-    number: int
-
-
 class Bucket:
     """A bucket of capacity that refills at a steady rate; it may go into debt for a charge larger than itself.
 
@@ -106,6 +84,7 @@ class Bucket:
         "_finer",
         "_given",
         "_held",
+        "_held_in_all",
         "_pace",
         "_recent",
         "_recent_at",
@@ -160,12 +139,12 @@ class Bucket:
         self._pace = Pace(now)
         self._refusals = Refusals()
         self._given = INFINITY if limit is None else limit / 60.0  # more than this the caller does not want
-        self._epoch_end = now
+        self._epoch_end = -INFINITY  # the moment of the last refusal that was dealt with
         self._finer = False  # whether a shorter limit refuses than the hour's or the day's that is shown
         self._began = now
         self._whole_at, self._whole_sent = INFINITY, 0.0
         self._shown_at = now
-        self._held = 0.0  # seconds, at the last refusal
+        self._held = self._held_in_all = 0.0  # seconds, at the last refusal and at all of them
         self._recent, self._recent_at = 0.0, now  # what was sent, halved with each second that passes
         self._caution, self._refused_at = 1.0, now
         if limit is not None:
@@ -271,6 +250,7 @@ class Bucket:
         if now - self._bunch.began > TOGETHER_SECONDS:
             self._bunch = Bunch(now)
         self._bunch.total += cost
+        self._bunch.sent = self.sent
         number = self._refusals.sent(self._measured_pace, now)
         return Mark(now, cost, self.ledger, self.fill, self.sent, self._bunch, number)
 
@@ -303,16 +283,16 @@ class Bucket:
             return
         self._pace.refused += mark.cost
         if mark.at <= self._epoch_end:  # sent before the refusal that has been dealt with
+            self._refusals.also_refused(mark)
             self.hold(now + wait)
             return
         explained = shown is not None and self.trusted and shown.remaining < most + 1
         finds_window = self.probing and self.limit is not None
-        if not explained and not finds_window and not self._refusals.tell(mark.number, self._measured_pace, now):
-            if self._pace.rate != INFINITY and self._refusals.look_again(now):
-                self._pace.look_again(now)
+        if not explained and not finds_window and not self._is_limits(mark, now):
             return  # without cause: only its row has to wait
         self.hold(now + wait)
         self._held = wait
+        self._held_in_all += wait
         self._epoch_end = now
         if shown is not None and explained:
             self.shift = min(self.shift, shown.remaining - self.ledger)
@@ -320,8 +300,28 @@ class Bucket:
             self._caution = min(MOST_CAUTION, 2.0 * self._caution)
             self._refused_at = now
             return  # what it shows explains the refusal: nothing more to learn
-        if self._was_pressed(mark, now):
+        if self._refusals.by_chance or self._was_pressed(mark, now):
             self._learn_from_refusal(mark, shown, now)
+
+    def _is_limits(self, mark: Mark, now: float) -> bool:
+        """Whether a refusal that nothing shown explains is for the limit's sake."""
+        refusals = self._refusals
+        if refusals.contradict(mark, self._held_in_all):
+            self.held_until = now
+            self._search(least=max(refusals.refill.lowest, FIRST_BURST * mark.cost), now=now)
+            return False
+        pressed = self._was_pressed(mark, now)
+        if refusals.tell(mark.number, self._measured_pace, now, pressed=pressed):
+            return True
+        if refusals.look_again(now):
+            self._search(least=0.0, now=now)
+        return False
+
+    def _search(self, *, least: float, now: float) -> None:
+        """Look for the pace again, from what is known to be taken at least."""
+        if self._pace.rate != INFINITY:
+            self._pace.look_again(now, least)
+            self.rate = min(self.shown_rate, self._pace.rate)
 
     def _was_pressed(self, mark: Mark, now: float) -> bool:
         """Whether so much was sent that the refusal says something; gateways also refuse for reasons of their own."""
@@ -442,6 +442,7 @@ class Bucket:
             self.capacity = max(1.0, min(self.capacity, mark.fill - mark.cost) / 2)
         else:
             self._pace.measure(at=mark.at, sent=mark.sent, rate=self.rate, cost=mark.cost, held=self._held, now=now)
+            self._pace.at_least(self._refusals.taken_for_certain)
             self.rate = min(self.shown_rate, self._pace.rate)
             self.capacity = max(1.0, min(self.capacity / 2, self.rate * PACE_BURST))
         self._start_books()

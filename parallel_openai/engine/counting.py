@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from operator import add
 
-from parallel_openai.engine.bucket import NEARLY_FULL, Mark
+from parallel_openai.engine.bucket import NEARLY_FULL
 from parallel_openai.engine.headers import Allowance
+from parallel_openai.engine.marks import Mark
 from parallel_openai.records import Size, Usage
 
 

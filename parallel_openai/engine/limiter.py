@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 
-from parallel_openai.engine.bucket import Bucket, Mark
+from parallel_openai.engine.bucket import Bucket
 from parallel_openai.engine.counting import Counting, Lot
 from parallel_openai.engine.headers import allowance, limit_alone, retry_after
+from parallel_openai.engine.marks import Mark
 from parallel_openai.engine.ramp import Ramp
 from parallel_openai.engine.retry import Dimension
 from parallel_openai.engine.waiting import WaitingLine

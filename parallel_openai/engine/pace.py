@@ -79,6 +79,10 @@ class Pace:
         else:
             self._set(rate * CUT, cost, now)
 
+    def at_least(self, rate: float) -> None:
+        """So much is taken for certain."""
+        self._base = self.rate = max(self.rate, SHARE * rate)
+
     def found_empty(self, *, at: float, sent: float) -> None:
         """Begin a measurement."""
         self._empty_at, self._empty_sent, self.refused = at, sent, 0.0
@@ -87,10 +91,10 @@ class Pace:
         """Nothing is sent before a moment, so nothing is learned by growing before it."""
         self._set_at = max(self._set_at, until)
 
-    def look_again(self, now: float) -> None:
-        """Search from here: what was measured was no limit's."""
+    def look_again(self, now: float, least: float) -> None:
+        """Search from here, and from this rate at least: what was measured was no limit's."""
         self._measured = self._settled = False
-        self._base, self._set_at = self.rate, now
+        self._base, self._set_at = max(least, self.rate), now
 
     def slow_down(self, *, rate: float, sent: float, now: float) -> None:
         """Go at half the rate, and grow slowly from there."""

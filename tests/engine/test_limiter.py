@@ -54,24 +54,25 @@ def test_the_whole_request_limit_is_used(
     assert per_thousand(run) <= refusals
 
 
-@pytest.mark.parametrize("seed", [1, 2])
+@pytest.mark.parametrize("share", [0.02, 0.1])
 @pytest.mark.parametrize(
     ("headers", "given", "utilisation"),
     [
-        pytest.param("none", True, 0.7, id="given"),
-        pytest.param("enforced", False, 0.7, id="from-headers"),
-        pytest.param("none", False, 0.6, id="nothing-known"),
+        pytest.param("none", True, 0.9, id="given"),
+        pytest.param("enforced", False, 0.9, id="from-headers"),
+        pytest.param("none", False, 0.7, id="nothing-known"),
     ],
 )
-def test_refusals_without_cause_do_not_slow_a_run_down_ever_more(
-    headers: str, given: bool, utilisation: float, seed: int
+def test_refusals_without_cause_do_not_slow_a_run_down(
+    headers: str, given: bool, utilisation: float, share: float
 ) -> None:
-    account = {"burst_seconds": 1.0, "headers": headers, "fault_429": 0.02}
+    account = {"burst_seconds": 1.0, "headers": headers, "fault_429": share}
     known = {"max_requests_per_minute": REQUESTS} if given else {}
-    run = rehearse(rows=6000, account=account, limiter_options=known, seed=seed)
+    run = rehearse(rows=6000, account=account, limiter_options=known)
     assert run.without_cause > 80
     assert run.accepted == 6000
     assert run.utilisation >= utilisation
+    assert run.refused - run.without_cause <= 0.015 * run.accepted
 
 
 def mixed_rows(count: int) -> list[Size]:

@@ -82,6 +82,9 @@ class Rehearsal:
     max_concurrent_requests: int = 500
     changes: list[tuple[float, dict[str, Any]]] = field(default_factory=list)
     limiter_options: dict[str, Any] = field(default_factory=dict)
+    slots: int | None = None  # requests that the server takes at once
+    refusal: tuple[int, dict[str, str]] = (429, {})  # status and headers of what is refused for a slot
+    in_server: int = 0
     accepted: int = 0
     accepted_tokens: float = 0.0
     refused: int = 0
@@ -122,6 +125,30 @@ class Rehearsal:
         await processor.run(self._requests())
         self.wall = loop.time()
 
+    def by_hand(self, at_once: int) -> float:
+        """Seconds that it takes with the OpenAI SDK: so many at once, each with two retries after its own wait."""
+        loop = VirtualLoop()
+        run_virtually(self._by_hand(loop, at_once), loop)
+        return loop.time()
+
+    async def _by_hand(self, loop: VirtualLoop, at_once: int) -> None:
+        self._random = random.Random(self.seed)
+        self._account = Account(self.settings, now=0.0)
+        self._account.record(0.0)
+        self._loop, gate = loop, asyncio.Semaphore(at_once)
+
+        async def one(request: APIRequest) -> None:
+            async with gate:
+                for retries in range(3):
+                    response = await self._send(request)
+                    if response.status == 200:
+                        return
+                    asked = float(response.headers.get("retry-after", "0"))
+                    backoff = 0.5 * 2**retries * (1 - 0.25 * self._random.random())
+                    await asyncio.sleep(asked if 0 < asked <= 60 else backoff)
+
+        await asyncio.gather(*map(one, self._requests()))
+
     def _change(self, change: dict[str, Any]) -> None:
         self._account.change(dataclasses.replace(self._account.settings, **change), self._loop.time())
 
@@ -141,6 +168,11 @@ class Rehearsal:
             self.slowed.append(now)
             await asyncio.sleep(settings.refusal_latency)
             return Response(429, {}, b"", {"error": slow_down().error()}, 0.01)
+        if self.slots is not None and self.in_server >= self.slots:
+            self.refused += 1
+            self.refusals.append(now)
+            await asyncio.sleep(settings.refusal_latency)
+            return Response(self.refusal[0], self.refusal[1], b"", None, 0.01)
         prompt, most, n = -(-size.characters // 4), size.max_output_tokens, size.choices
         cost = reserved(settings.counting, prompt_tokens=prompt, max_output=most, n=n)
         lack = self._account.lack(cost, now)
@@ -167,7 +199,9 @@ class Rehearsal:
         self.sends.append((now, cost))
         self.order.append(number)
         delay = self.latency * self._random.lognormvariate(0, self.sigma)
+        self.in_server += 1
         await asyncio.sleep(delay)
+        self.in_server -= 1
         output = self.outputs[number] if self.outputs is not None else 12
         final = settled(settings.counting, cost, total_tokens=prompt + output)
         self._account.settle(final - cost, self._loop.time(), taken_at=now)
