@@ -46,7 +46,7 @@ def result_line(result: Result, *, record: bool, origin: Origin | None = None) -
         about["sent"] = result.sent.request_json
         about["earlier"] = [{**bill_of(each.response), "attempts": _plain(each.attempts)} for each in result.earlier]
     if origin is not None:
-        about.update(origin._asdict())
+        about["place"], about["writer"] = origin
     beside_it = b"null" if request.metadata is None else dumps(request.metadata)
     return make_line(request.body, answer, beside_it, dumps(about))
 

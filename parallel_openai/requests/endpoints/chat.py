@@ -122,7 +122,9 @@ def _reasoning(message: Mapping[str, Any]) -> str | None:
     for name in ("reasoning_content", "reasoning"):
         if isinstance(message.get(name), str):
             return message[name] or None
-    parts = [part for part in mappings(message.get("content")) if part.get("type") in ("thinking", "reasoning")]
+    if not isinstance(message.get("content"), list):
+        return None
+    parts = [part for part in mappings(message["content"]) if part.get("type") in ("thinking", "reasoning")]
     told = [part.get("thinking") or part.get("text") or part.get("reasoning") for part in parts]
     return joined_texts([_text(each) for each in told if each])
 
