@@ -105,7 +105,11 @@ class Endpoint(ABC):
     def has_answer(self, response: Mapping[str, Any]) -> bool:
         """Whether a response holds an answer, be it an empty one or one that was cut off."""
         place, field = self.answers
-        return any(each if field is None else each.get(field) is not None for each in mappings(response.get(place)))
+        told = response.get(place)
+        for each in told if isinstance(told, list) else ():  # of each row: so a loop, and no generator
+            if isinstance(each, dict) and (each if field is None else each.get(field) is not None):
+                return True
+        return False
 
     def body(self, prompt: Any, system: Any, model: str | None, params: Mapping[str, Any]) -> Mapping[str, Any]:
         """The request's JSON: the model, what the row asks, and the caller's parameters as they are.
