@@ -38,7 +38,7 @@ GATEWAY = """
         SERVER
         location / {
             LOCATION
-            proxy_pass http://unix:FOLDER/model.sock;
+            proxy_pass BEHIND;
         }
     }
 """
@@ -110,9 +110,10 @@ class Nginx:
         self._upstream.close()
 
     @contextmanager
-    def start(self, *, http: str, server: str, location: str) -> Iterator[None]:
+    def start(self, *, http: str, server: str, location: str, behind: str) -> Iterator[None]:
         """The gateway alone."""
         blocks = GATEWAY.replace("HTTP", http).replace("SERVER", server).replace("LOCATION", location)
+        blocks = blocks.replace("BEHIND", behind)
         with self._upstream, self._process("gateway", blocks):
             yield
         self._log = self.log()
@@ -131,15 +132,18 @@ class Nginx:
 
 
 @contextmanager
-def nginx(*, http: str = "", server: str = "", location: str = "", upstream: bool = True) -> Iterator[Nginx]:
+def nginx(
+    *, http: str = "", server: str = "", location: str = "", upstream: bool = True, base_url: str | None = None
+) -> Iterator[Nginx]:
     """A gateway with further directives in its `http`, `server` and `location` blocks.
 
-    Without `upstream` the server behind it is away until `start_upstream`.
+    Without `upstream` the server behind it is away until `start_upstream`; with `base_url` it is another one.
     """
+    behind = "http://unix:FOLDER/model.sock" if base_url is None else base_url.removesuffix("/v1")
     # The path of a unix socket may have some 100 characters, which pytest's folders can exceed.
     with tempfile.TemporaryDirectory(prefix="nginx") as folder:
         gateway = Nginx(Path(folder), free_port())
-        with gateway.start(http=http, server=server, location=location):
-            if upstream:
+        with gateway.start(http=http, server=server, location=location, behind=behind):
+            if upstream and base_url is None:
                 gateway.start_upstream()
             yield gateway
