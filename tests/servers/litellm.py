@@ -15,8 +15,8 @@ import os
 import tempfile
 import time
 import urllib.request
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pandas as pd
@@ -40,26 +40,72 @@ router_settings:
   {checks}
 general_settings:
   master_key: {key}
+  {auth}
 litellm_settings:
   num_retries: 0
   request_timeout: 60
+"""
+AUTH = """
+from litellm.proxy._types import UserAPIKeyAuth
+
+async def user_api_key_auth(request, api_key):
+    return UserAPIKeyAuth(api_key="{key}", **{limits})
 """
 #: LiteLLM would ask the network for prices and send its makers figures.
 ALONE = {"LITELLM_LOCAL_MODEL_COST_MAP": "True", "LITELLM_TELEMETRY": "False", "NO_DOCS": "True"}
 
 
+class Proxy:
+    """A LiteLLM that can be killed and started again on its port."""
+
+    def __init__(self, command: str, folder: Path, config: str) -> None:
+        self._folder, self._port = folder, free_port()
+        self.url = f"http://127.0.0.1:{self._port}"
+        path = folder / "config.yaml"
+        path.write_text(config)
+        options = ["--config", str(path), "--host", "127.0.0.1", "--port", str(self._port), "--telemetry", "False"]
+        self._command = [command, *options]
+        self._running = ExitStack()
+
+    def start(self) -> None:
+        """Returns when it listens, after some ten seconds."""
+        self._process = self._running.enter_context(
+            running(self._command, self._port, log=self._folder / "log", within=120, environment=ALONE)
+        )
+
+    def kill(self) -> None:
+        """At once, with all that is in flight."""
+        self._process.kill()
+        self.stop()
+
+    def stop(self) -> None:
+        self._running.close()
+
+
 @contextmanager
-def proxy(command: str, base_url: str, *, rpm: int | None) -> Iterator[str]:
-    """LiteLLM in front of a server; gives its own base URL."""
+def litellm(
+    command: str, base_url: str, *, rpm: int | None = None, key: Mapping[str, int] | None = None
+) -> Iterator[Proxy]:
+    """LiteLLM in front of a server.
+
+    Args:
+        rpm: the model's limit, told in the configuration.
+        key: limits of whoever asks, as `rpm_limit` and `max_parallel_requests`. LiteLLM's own keys need a database, so
+            a function of ours tells them.
+    """
     limits = f"rpm: {rpm}" if rpm else "{}"
     checks = 'optional_pre_call_checks: ["enforce_model_rate_limits"]' if rpm else "{}"
-    text = CONFIG.format(base_url=base_url, limits=limits, checks=checks, key=KEY).replace("      {}\n", "")
+    auth = "custom_auth: auth.user_api_key_auth" if key else "{}"
+    text = CONFIG.format(base_url=base_url, limits=limits, checks=checks, auth=auth, key=KEY)
+    text = "".join(line for line in text.splitlines(keepends=True) if line.strip() != "{}")
     with tempfile.TemporaryDirectory() as folder:
-        config, port = Path(folder) / "config.yaml", free_port()
-        config.write_text(text.replace("  {}\n", ""))
-        options = ["--config", str(config), "--host", "127.0.0.1", "--port", str(port), "--telemetry", "False"]
-        with running([command, *options], port, log=Path(folder) / "log", within=120, environment=ALONE):
-            yield f"http://127.0.0.1:{port}"
+        (Path(folder) / "auth.py").write_text(AUTH.format(key=KEY, limits=dict(key or {})))
+        proxy = Proxy(command, Path(folder), text)
+        try:
+            proxy.start()
+            yield proxy
+        finally:
+            proxy.stop()
 
 
 def show_headers(url: str) -> None:
@@ -101,7 +147,8 @@ def main() -> None:
     options = parser.parse_args()
     with simulator.serve(max_requests_per_minute=None, latency=0.05, headers="minute") as server:
         os.chdir(tempfile.mkdtemp())
-        with proxy(options.command, server.base_url, rpm=None) as url:
+        with litellm(options.command, server.base_url) as proxy:
+            url = proxy.url
             show_headers(url)
             run(url, server, options.rows, None, told=False)
             run(f"{url}/v1", server, options.rows, None, told=False)
@@ -109,7 +156,8 @@ def main() -> None:
             show_headers(url)
             run(f"{url}/v1", server, options.rows, options.rpm, told=False)
             server.set(max_requests_per_minute=None)
-        with proxy(options.command, server.base_url, rpm=options.rpm) as url:
+        with litellm(options.command, server.base_url, rpm=options.rpm) as proxy:
+            url = proxy.url
             show_headers(url)
             run(f"{url}/v1", server, options.rows, options.rpm, told=True)
             run(f"{url}/v1", server, options.rows, options.rpm, told=False)

@@ -29,7 +29,7 @@ def running(
     log: Path,
     within: float = START_SECONDS,
     environment: Mapping[str, str] | None = None,
-) -> Iterator[None]:
+) -> Iterator[subprocess.Popen[bytes]]:
     """A process that listens on a port of 127.0.0.1 or on a unix socket, from the moment it does to the block's end.
 
     It must do so `within` some seconds; `environment` is added to this process's own.
@@ -41,7 +41,7 @@ def running(
     ):
         try:
             _wait_for(process, address, log, within)
-            yield
+            yield process
         finally:
             process.terminate()
             try:
