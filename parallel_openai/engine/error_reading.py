@@ -33,8 +33,8 @@ _STATUSES = {"rate_limit_exceeded": 429, "rate_limit_error": 429}
 _TRY_AGAIN = re.compile(r"(?i)(?:try|retry)(?: again)? (?:in|after) ((?:\d+(?:\.\d+)?\s*(?:ms|[dhms])[a-z]*\s*)+)")
 _AMOUNT = re.compile(r"(?i)(\d+(?:\.\d+)?)\s*(milli|ms|d|h|m|s)")
 _SECONDS = {"milli": 0.001, "ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
-#: How a model's answer ends that broke off.
-_UNFINISHED = frozenset({"error", "network_error", "abort", "load", "unknown"})
+#: How a model's answer ends that broke off: `network_error`, DeepSeek's `insufficient_system_resource`.
+_UNFINISHED = re.compile(r"(?i)error|abort|insufficient|interrupt|cancel|time_?out|fail|overload|^(?:load|unknown)$")
 _DEEPEST = 4
 
 
@@ -51,14 +51,16 @@ def error_of(data: Any, status: int) -> Mapping[str, Any] | None:
     if not isinstance(data, dict):
         return None
     error = data.get("error") or _in_choices(data) or _in_status(data)
+    if isinstance(error, list):
+        error = error[0] or error
     if isinstance(error, dict):
         return error
-    if isinstance(error, str):
-        return {"message": error}
+    said = data.get("message") or data.get("detail") or data.get("errors")
+    if error:  # some say only that there is one, and what it is beside it
+        return {"message": error if isinstance(error, str) else str(said or error)}
     base = data.get("base_resp")
     if isinstance(base, dict) and base.get("status_code"):
         return {"message": str(base.get("status_msg") or f"status {base['status_code']}")}
-    said = data.get("message") or data.get("detail") or data.get("errors")
     return {"message": said if isinstance(said, str) else str(said)} if said and status >= 400 else None
 
 
@@ -81,7 +83,7 @@ def _in_status(data: Mapping[str, Any]) -> Any:
 
 def _is_unfinished(choice: Mapping[str, Any]) -> bool:
     reason = choice.get("finish_reason")
-    return isinstance(reason, str) and reason.lower() in _UNFINISHED
+    return isinstance(reason, str) and _UNFINISHED.search(reason) is not None
 
 
 def code_of(error: Mapping[str, Any]) -> str:

@@ -161,6 +161,9 @@ class Limiter:
         elif shown.is_common:
             self.may_move = self.holds_for_all = True
         shown = allowance(headers, "tokens")
+        prompt_tokens = (usage.prompt_tokens if usage else 0) or lease.size.prompt_tokens
+        if shown is not None and prompt_tokens > shown.limit:
+            shown = None  # it has just taken more than that
         self.tokens.accepted(lease.token_mark, shown, now)
         self._settle(self.counting.finished(lease.lot, usage))
         if shown is not None:

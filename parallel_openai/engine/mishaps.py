@@ -132,4 +132,5 @@ def _advice(verdict: Verdict) -> str:
         "ServerUnreachableError": "Nothing was charged.",
     }
     assert verdict.stop is not None
-    return f"{verdict.message} {todo[verdict.stop.__name__]}"
+    said = verdict.message or ""
+    return f"{said if said.endswith(('.', '!', '?')) else said + '.'} {todo[verdict.stop.__name__]}"

@@ -24,6 +24,30 @@ CASES: dict[str, tuple[int, Any, str, str]] = {
         "http_502",
     ),
     "aborted": (200, {"choices": [{"message": {"content": "Hal"}, "finish_reason": "abort"}]}, "retry", "unfinished"),
+    "DeepSeek's lack of resources": (
+        200,
+        {"choices": [{"message": {"content": "Hal"}, "finish_reason": "insufficient_system_resource"}]},
+        "retry",
+        "unfinished",
+    ),
+    "TensorRT's timeout": (
+        200,
+        {"choices": [{"message": {"content": "Hal"}, "finish_reason": "timeout"}]},
+        "retry",
+        "unfinished",
+    ),
+    "an error that only says that it is one": (
+        200,
+        {"error": True, "message": "Upstream broke.", "choices": [{"message": {"content": "Hal"}}]},
+        "retry",
+        "http_200",
+    ),
+    "an error in a list": (
+        200,
+        {"error": [{"code": "server_busy", "message": "busy"}], "choices": [{"message": {"content": "Hal"}}]},
+        "retry",
+        "server_busy",
+    ),
     "busy inside a good answer": (200, {"error": {"code": 503, "message": "no capacity"}}, "retry", "http_503"),
     "a limit inside a good answer": (
         200,

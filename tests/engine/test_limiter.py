@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from parallel_openai.engine.counting import RULES
 from parallel_openai.engine.limiter import Lease, Limiter
 from parallel_openai.local.simulator.settings import Settings
-from parallel_openai.records import Size
+from parallel_openai.records import Size, Usage
 from tests.engine.virtual import Rehearsal, VirtualLoop, run_virtually
 
 SMALL = Size(prompt_tokens=50, characters=200, max_output_tokens=20, choices=1)
@@ -359,3 +359,14 @@ def test_a_row_whose_prompt_alone_is_too_large_is_not_even_sent() -> None:
     run = Rehearsal(account, [Size(6000, 24_000, None, 1)], limiter_options={"max_tokens_per_minute": 5000}).run()
     assert (run.accepted, run.refused) == (0, 0)
     assert run.results[0].error_code == "request_too_large"
+
+
+@pytest.mark.parametrize("usage", [Usage(90, 5), None], ids=["as it says", "by our count"])
+def test_a_limit_below_the_prompt_that_was_just_taken_is_not_believed(usage: Usage | None) -> None:
+    now = [0.0]
+    limiter = Limiter(clock=lambda: now[0])
+    lease = limiter.at_once(Size(90, 360, 10, 1))
+    assert lease is not None
+    limiter.answered(lease, {"x-ratelimit-limit-tokens": "1", "x-ratelimit-remaining-tokens": "1"}, usage)
+    assert not limiter.never_fits(lease.size)
+    assert limiter.delay(lease.size)[0] < 1.0
