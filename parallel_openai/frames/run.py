@@ -178,7 +178,7 @@ class FrameRun:
                     if self._ended != "finished":
                         await self._leave_rest(requests)
             except RunStoppedError:
-                await self._restoring.rest(time.monotonic() + LEAVE_WITHIN)
+                await self._find_known(requests)
                 raise
             finally:
                 self.status.num_damaged_lines = known.damaged_lines
@@ -228,8 +228,15 @@ class FrameRun:
         return here(self.client.place)
 
     async def _leave_rest(self, requests: Iterator[APIRequest | None]) -> None:
-        """Send nothing more; but what the journal or another row answers costs nothing, and is taken along as far as
-        it is found soon: to render what is left of a large frame takes longer than anybody waits for."""
+        """Send nothing more, and say why of the rows that are left."""
+        await self._find_known(requests)
+        ended = "budget" if self._batches is not None and self._batches.is_short else self._ended
+        if ended != "submitted":
+            self.answers.cancel_rest(ended, f"{self._bounds.why(ended)} The same call again goes on from here.")
+
+    async def _find_known(self, requests: Iterator[APIRequest | None]) -> None:
+        """What the journal or another row answers costs nothing, and is taken along as far as it is found soon: to
+        render what is left of a large frame takes longer than anybody waits for."""
         give_up_at = time.monotonic() + LEAVE_WITHIN
         for number, _ in enumerate(requests):
             if number % LOOK_UP_AT_ONCE == 0:
@@ -237,9 +244,6 @@ class FrameRun:
             if time.monotonic() > give_up_at:
                 break
         await self._restoring.rest(time.monotonic() + LEAVE_WITHIN)
-        ended = "budget" if self._batches is not None and self._batches.is_short else self._ended
-        if ended != "submitted":
-            self.answers.cancel_rest(ended, f"{self._bounds.why(ended)} The same call again goes on from here.")
 
     def _requests(self, known: KnownResults) -> Iterator[APIRequest | None]:
         """What must be sent; what can be answered from the journal or by another row is put aside on the way.

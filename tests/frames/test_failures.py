@@ -187,6 +187,17 @@ def test_after_more_credit_only_the_rest_is_sent(ask: Verb, server: Server) -> N
     assert (stats["charged_distinct"], stats["charged_more_than_once"]) == (30, 0)
 
 
+def test_a_run_that_is_stopped_at_its_first_rows_brings_back_what_the_journal_holds_of_the_others(
+    ask: Verb, server: Server
+) -> None:
+    df = texts(*(f"Review {n}" for n in range(300)))
+    ask(df[250:], "text")
+    server.set(insufficient_quota_after=0)
+    with pytest.raises(QuotaExceededError) as stopped:
+        ask(df, "text")
+    assert stopped.value.partial["status"].eq("succeeded").sum() == 50
+
+
 def test_a_server_that_is_not_there_is_named_quickly(reviews: pd.DataFrame) -> None:
     with simulator.serve() as server:
         pass
