@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from parallel_openai.arguments import mapping_of
 from parallel_openai.engine.address import Address, find_address
+from parallel_openai.engine.bounds import prices_at
 from parallel_openai.engine.budget import Budget
 from parallel_openai.engine.gate import Gates, model_of, per_minute
 from parallel_openai.engine.keys import KeyFunction, find_key, make_headers
@@ -243,6 +244,7 @@ class Client:
             status=status,
             max_concurrent_requests=self.max_concurrent_requests,
             budget=budget,
+            price=prices_at(self.base_url),
             deadline=deadline,
             clock=self.clock,
         )

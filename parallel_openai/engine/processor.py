@@ -13,7 +13,7 @@ from collections.abc import Awaitable, Callable, Iterable, Iterator
 from typing import Any, Literal
 
 from parallel_openai.engine.backlog import Backlog
-from parallel_openai.engine.budget import Budget
+from parallel_openai.engine.budget import Budget, PriceOf, cost_of
 from parallel_openai.engine.feed import Feed
 from parallel_openai.engine.gate import Gate, Gates, model_of
 from parallel_openai.engine.job import Job, sends_no_more
@@ -50,6 +50,7 @@ class Processor:
             further request to be sent in its course. What it raises stops the run.
         max_concurrent_requests: requests in flight at the most.
         budget: what may be spent; None: anything.
+        price: dollars for what a model read and wrote, for answers that are none and are billed; None: not known.
         deadline: when to stop, on the clock; None: never.
         clock: seconds, never going back.
 
@@ -70,6 +71,7 @@ class Processor:
         status: StatusTracker | None = None,
         max_concurrent_requests: int = 500,
         budget: Budget | None = None,
+        price: PriceOf | None = None,
         deadline: float | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -79,6 +81,7 @@ class Processor:
         self._status = status or StatusTracker()
         self._max_workers = max_concurrent_requests
         self._budget = budget
+        self._price = price
         self._deadline = deadline
         self._ending: End = "finished"
         self._clock = clock
@@ -385,6 +388,7 @@ class Processor:
             self._succeed(job, lease, response, usage)
         else:
             status.timeline.failed(now, response, verdict)
+            self._count_billed(job.request, response)
             self._mishap(job, lease, response, verdict)
 
     def _succeed(self, job: Job, lease: Any, response: Response, usage: Usage | None) -> None:
@@ -406,6 +410,17 @@ class Processor:
                 usage=usage,
             )
         )
+
+    def _count_billed(self, request: APIRequest, response: Response) -> None:
+        """What was billed for an answer that is none, such as one that broke off."""
+        usage = usage_of(response.data)
+        if usage is None:
+            return
+        self._status.prompt_tokens += usage.prompt_tokens
+        self._status.completion_tokens += usage.completion_tokens
+        if self._price is not None:
+            cost, _ = cost_of(self._price, response.data, usage, model_of(request) or "")
+            self._status.cost_usd += 0.0 if math.isnan(cost) else cost
 
     def _mishap(self, job: Job, lease: Any, response: Response, verdict: Verdict) -> None:
         status = self._status

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 from functools import partial
 from typing import Any
@@ -204,3 +205,16 @@ def test_any_way_of_telling_and_of_asking_keeps_the_budget(
     out = verb(many, "text", model=WRITES, endpoint=endpoint, budget_tokens=4000, **{cap: 20}, **more)
     assert 500 < billed(server) <= 4000
     assert way == "missing" or told(out) > 0
+
+
+@pytest.mark.parametrize("ending", [{"finish_reason": "error"}, {"finish_reason": "stop", "error": {"message": "No."}}])
+def test_what_was_billed_for_answers_that_broke_off_is_told(ask: Verb, server: Server, ending: dict[str, Any]) -> None:
+    choice = {"index": 0, "message": {"role": "assistant", "content": "Hal"}, **ending}
+    usage = {"prompt_tokens": 1_000_000, "completion_tokens": 1_000_000}
+    server.script([{"body": json.dumps({"model": "gpt-4o-mini", "choices": [choice], "usage": usage})}])
+    out = ask(pd.DataFrame({"text": ["A lamp."]}), "text")
+    report = po.last_run()
+    assert report is not None
+    assert out["status"].tolist() == ["succeeded"]
+    assert report.prompt_tokens == 1_000_000 + out["prompt_tokens"].sum()
+    assert report.cost_usd == pytest.approx(0.15 + 0.60 + out["cost_usd"].sum())
