@@ -221,7 +221,7 @@ def live(verb: str, seed: int, folder: Path) -> Server:
 def test_any_answer_ends_in_an_answer_a_rows_error_or_a_sentence(verb: str, tmp_path: Path) -> None:
     logging.getLogger("parallel_openai").setLevel(logging.CRITICAL)
     answers, seed = 0, 0
-    while answers < 5000 / 6:
+    while answers < (200 if verb == "embed" else 960):  # one answers many rows there
         seed += 1
         (folder := tmp_path / f"{seed}").mkdir()
         server = live(verb, seed, folder)
