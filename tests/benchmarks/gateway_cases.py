@@ -12,6 +12,7 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from importlib.util import find_spec
+from pathlib import Path
 
 from parallel_openai.local import model as local_model
 from parallel_openai.local import simulator
@@ -40,7 +41,8 @@ class Target:
 
     Attributes:
         twice: counts the requests that were answered more than once.
-        killed_in_flight: requests on their way at a kill, which may have been answered for nobody.
+        killed_in_flight: requests that a kill cut off on their way there or back; they may be answered twice.
+        journal: where answers are kept as they come, if they are.
     """
 
     base_url: str
@@ -48,6 +50,12 @@ class Target:
     model: str = "gpt-4o-mini"
     key: str = "key"
     killed_in_flight: int = 0
+    journal: Path | None = None
+
+    def delivered(self) -> int:
+        """Answers that have come so far."""
+        lines = self.journal.read_bytes().splitlines() if self.journal and self.journal.exists() else []
+        return sum(b"chatcmpl-" in line for line in lines)
 
 
 def echo_text(row: int) -> str:
@@ -158,11 +166,10 @@ def behind_litellm(command: str, *, kill_after: int | None = None, **key: int) -
 
 def _kill(proxy: Proxy, server: simulator.Server, target: Target, after: int, over: threading.Event) -> None:
     while not over.is_set():
-        stats = server.stats(charged=False)
-        if stats["answered"] >= after:
-            # Before the kill, so that none of them has been counted as answered meanwhile.
-            target.killed_in_flight = stats["in_flight"]
+        if server.stats(charged=False)["answered"] >= after:
+            delivered = target.delivered()
             proxy.kill()
+            target.killed_in_flight = server.stats(charged=False)["received"] - delivered
             proxy.start()
             return
         time.sleep(0.02)
