@@ -10,8 +10,8 @@ from contextlib import ExitStack
 from typing import IO, NamedTuple
 
 from parallel_openai.batch.api import BatchAPI
-from parallel_openai.batch.bounds import BESIDE, MOST_OF_ALL
 from parallel_openai.batch.collecting import Outcome, missing, read_line, read_lines, read_outcome, refused, unreadable
+from parallel_openai.batch.download_size import BESIDE, MOST_OF_ALL
 from parallel_openai.batch.server_batch import ServerBatch
 from parallel_openai.batch.spool import Place, Row, Spool, read_row
 from parallel_openai.batch.state import Part

@@ -16,8 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
-from parallel_openai.batch.bounds import most_bytes
 from parallel_openai.batch.disk import on_disk
+from parallel_openai.batch.download_size import most_bytes
 from parallel_openai.batch.trouble import LostError
 from parallel_openai.engine.own_files import check_own
 from parallel_openai.engine.resume import attempts_of

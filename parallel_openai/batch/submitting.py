@@ -6,7 +6,7 @@ import time
 from itertools import pairwise
 
 from parallel_openai.batch.api import BatchAPI, Sleep
-from parallel_openai.batch.bounds import BESIDE
+from parallel_openai.batch.download_size import BESIDE
 from parallel_openai.batch.server_batch import ServerBatch
 from parallel_openai.batch.spool import Spool
 from parallel_openai.batch.state import Part, live_parts, step, write
