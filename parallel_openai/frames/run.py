@@ -178,7 +178,8 @@ class FrameRun:
                     if self._ended != "finished":
                         await self._leave_rest(requests)
             except RunStoppedError:
-                await self._find_known(requests)
+                if len(known):  # else there is nothing to find
+                    await self._find_known(requests)
                 raise
             finally:
                 self.status.num_damaged_lines = known.damaged_lines
