@@ -43,7 +43,7 @@ def write(path: Path, lines: int) -> None:
 
 def run_file(base_url: str, path: Path) -> None:
     with po.Client(base_url, "sk-static", max_concurrent_requests=CONNECTIONS) as client:
-        status = po.process_api_requests_from_file(path, client=client)
+        status = po.process_api_requests_from_file(path, client=client, resume_from_anywhere=True)
     assert status.num_tasks_succeeded == status.num_tasks_total, status
 
 

@@ -128,7 +128,9 @@ def tell_first_byte(folder: Path, results: str) -> None:
 
     threading.Thread(target=wait_for_it, daemon=True).start()
     with Client(url, "sk-static") as client:
-        process_api_requests_from_file(folder / "requests.jsonl", folder / results, client=client, progress=False)
+        process_api_requests_from_file(
+            folder / "requests.jsonl", folder / results, client=client, progress=False, resume_from_anywhere=True
+        )
 
 
 def measure(folder: Path, kind: str, *arguments: str) -> dict[str, Any]:

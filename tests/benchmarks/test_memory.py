@@ -50,7 +50,9 @@ def test_a_line_that_is_known_takes_a_few_bytes(base_url: str) -> None:
         with open(f"{lines}.jsonl", "wb") as asked, open(f"{lines}_results.jsonl", "wb") as answered:
             for number in range(lines):
                 asked.write(b'{"model":"m","messages":[],"metadata":%d}\n' % number)
-                answered.write(b'[{"model":"m","messages":[]},{"id":"1","choices":[]},%d]\n' % number)
+                answered.write(
+                    b'[{"model":"m","messages":[]},{"choices":[{"message":{"content":"Yes."}}]},%d]\n' % number
+                )
         peaks.append(in_process("file", base_url, f"{lines}.jsonl")[0])
     assert (peaks[1] - peaks[0]) / 119_000 < 110
 
