@@ -51,8 +51,7 @@ class LeasedLimiter(Limiter):
         sleep: sleeps so many seconds.
 
     Attributes:
-        granted, used, late_grants: slots that the account granted, slots that were used, and grants that were dropped
-            because they took too long to come.
+        granted, used: slots that the account granted, and slots that were used.
     """
 
     def __init__(
@@ -66,7 +65,7 @@ class LeasedLimiter(Limiter):
     ) -> None:
         super().__init__(max_requests_per_minute, max_tokens_per_minute, clock=clock)
         self.counting = _SafeCounting()
-        self.granted = self.used = self.late_grants = 0
+        self.granted = self.used = 0
         self._ask = ask
         self._sleep = sleep
         self._slots: deque[_Slot] = deque()
@@ -194,7 +193,6 @@ class LeasedLimiter(Limiter):
                 await self._sleep(grant.start)
                 self.waited[grant.cause] += grant.start
             elif grant.expires and now - asked_at > self._patience:
-                self.late_grants += 1
                 self._report.unused += grant.requests
                 self._patience = min(2 * self._patience, LONGEST_PATIENCE)
             else:
