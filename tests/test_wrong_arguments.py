@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import logging
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -113,7 +112,6 @@ def test_a_wrong_argument_is_refused_with_a_sentence(name: str, good: dict[str, 
     call(**needed)
     tried = [(argument, kind) for argument in taken if argument not in LEFT_OUT for kind in WRONG]
     found = {f"{argument}={kind}": _foreign(call, {**needed, argument: WRONG[kind]}) for argument, kind in tried}
-    logging.getLogger("parallel_openai").setLevel(logging.NOTSET)
     assert {case: error for case, error in found.items() if error is not None} == {}
 
 

@@ -72,7 +72,7 @@ def process_api_requests_from_file(
         max_requests_per_minute, max_tokens_per_minute: the account's limits; None: read from the server's headers.
         token_encoding_name: the tiktoken encoding to count with.
         max_attempts: sends of one request that may fail.
-        logging_level: of the logger `parallel_openai`; failed requests are logged at WARNING (30).
+        logging_level: of the logger `parallel_openai` while this runs; failed requests are logged at WARNING (30).
         progress: False shows no bar.
         client: an account to use in the place of `request_url`'s host, `api_key` and the limits.
         sync: how often the disk is told to keep what was written: about once a `second`, `always` or `never`.
@@ -193,7 +193,8 @@ def _to_its_end(run: FileRun, *, show: bool, close: bool) -> Iterator[Progress]:
     """Show how a run goes on and, however it ends, say so."""
     bar, line = Progress(run.status, run.client, show=show, unit="request"), ""
     try:
-        yield bar
+        with run.log_level():
+            yield bar
         line = run.closing_line()
     except Interrupted:
         run.status.ended = "interrupted"

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import math
 import os
 from array import array
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -86,7 +88,7 @@ class FileRun:
         self._resubmit = resubmit
         self._under_way: UnderWay | None = None
         self.rest: str | None = None
-        _set_level(logging_level)
+        self._logging_level = _checked_level(logging_level)
         self.source = RequestsFile(path_of(requests_filepath, "requests_filepath"))
         self.target = (
             results_beside(self.source.path) if save_filepath is None else path_of(save_filepath, "save_filepath")
@@ -125,6 +127,16 @@ class FileRun:
         self.budget = bounds.budget(self.client.base_url, sure_tier(lane))
         self.status = FileStatus()
         self._read_to_end = False
+
+    @contextmanager
+    def log_level(self) -> Iterator[None]:
+        """The level that the call asks for, while it runs: what else logs in this process keeps its own."""
+        before = log.level
+        log.setLevel(self._logging_level)
+        try:
+            yield
+        finally:
+            log.setLevel(before)
 
     async def work(self) -> None:
         counting = asyncio.get_running_loop().create_task(self._count_lines())
@@ -320,9 +332,9 @@ class FileRun:
         self.status.errors["invalid_line"] += 1
 
 
-def _set_level(logging_level: int) -> None:
+def _checked_level(logging_level: int) -> int:
     try:
-        log.setLevel(logging_level)
+        return logging.Handler(logging_level).level
     except (TypeError, ValueError):
         raise InvalidInputError(
             f"logging_level must be one of logging's levels, such as logging.WARNING (30), not {logging_level!r:.200}."

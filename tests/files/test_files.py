@@ -70,6 +70,7 @@ def test_the_logging_level_is_heeded(server: Server, caplog: pytest.LogCaptureFi
     write(chat("a", temperature=9))
     run(server, logging_level=logging.CRITICAL)
     assert caplog.records == []
+    assert logging.getLogger("parallel_openai").level == logging.NOTSET  # and only while it runs
 
 
 def test_the_results_lie_beside_the_requests_where_no_place_is_given(server: Server) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import sys
 import time
 import traceback
@@ -17,6 +18,7 @@ def main() -> int:
     parser.add_argument("--every", type=int, default=1, help="the step from seed to seed, for several processes")
     parser.add_argument("--seed", type=int, help="this one alone, with its story")
     args = parser.parse_args()
+    logging.getLogger("parallel_openai").setLevel(logging.CRITICAL)  # its faults would fill the terminal
     if args.seed is not None:
         lived = live(args.seed)
         print(lived.life, *lived.story, *lived.wrong, sep="\n")

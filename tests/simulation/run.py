@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import os
 import pickle
 import random
@@ -90,7 +89,6 @@ class _Network(Transport):
 def live(seed: int) -> Lived:
     """Live the life of a seed, in a folder of its own."""
     life = draw(seed)
-    logging.getLogger("parallel_openai").setLevel(logging.CRITICAL)
     with tempfile.TemporaryDirectory(dir="/dev/shm" if os.path.isdir("/dev/shm") else None) as folder:
         return _live(life, Path(folder))
 

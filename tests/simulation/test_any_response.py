@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import random
 import traceback
 from collections import Counter
@@ -219,7 +218,6 @@ def live(verb: str, seed: int, folder: Path) -> Server:
 
 @pytest.mark.parametrize("verb", ["chat.completions", "responses", "completions", "label", "embed", "file"])
 def test_any_answer_ends_in_an_answer_a_rows_error_or_a_sentence(verb: str, tmp_path: Path) -> None:
-    logging.getLogger("parallel_openai").setLevel(logging.CRITICAL)
     answers, seed = 0, 0
     while answers < (200 if verb == "embed" else 960):  # one answers many rows there
         seed += 1
