@@ -24,14 +24,14 @@ from parallel_openai.engine.options import check_options
 from parallel_openai.engine.pool import Member, PoolLimiter
 from parallel_openai.engine.processor import End, Processor
 from parallel_openai.engine.refused_alike import models_like
-from parallel_openai.engine.retry import DONE, RetryPolicy, judge
+from parallel_openai.engine.retry import RetryPolicy, judge
 from parallel_openai.engine.secrets import sent_secrets
 from parallel_openai.engine.sharing import SharedAccount, taking_part
 from parallel_openai.engine.sizes import NO_SIZE
 from parallel_openai.engine.status import StatusTracker
 from parallel_openai.engine.urls import is_local, mask_url
 from parallel_openai.errors import InvalidInputError, RequestRefusedError
-from parallel_openai.records import APIRequest, Response, Result
+from parallel_openai.records import DONE, APIRequest, Response, Result
 from parallel_openai.requests.endpoints import usage_of
 
 if TYPE_CHECKING:

@@ -6,16 +6,22 @@ Several are made for every row: named tuples, since a frozen dataclass takes fou
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable, Mapping
+from dataclasses import dataclass
 from hashlib import blake2b
 from typing import Any, Literal, NamedTuple, NoReturn, Protocol
 
-from parallel_openai.errors import InvalidInputError
+from parallel_openai.errors import InvalidInputError, RunStoppedError
 from parallel_openai.jsonl import alike, dumps_strictly, is_nested_too_deeply, loads_quickly
+from parallel_openai.printable import printable
 
 Status = Literal["succeeded", "failed", "cancelled"]
+Kind = Literal["done", "retry", "hold", "fail", "stop"]
+Dimension = Literal["requests", "tokens"]
 
 #: An answer larger than this is refused: no completion is, and an endless body would fill the memory.
 MAX_RESPONSE_BYTES = 64 * 2**20
+#: The error code of a send for which the process had no file left to open.
+TOO_MANY_FILES = "too_many_open_files"
 
 
 class Size(NamedTuple):
@@ -98,6 +104,40 @@ class Response(NamedTuple):
         return (
             name if name is None or name.isascii() else name.encode("utf-8", "surrogateescape").decode(errors="replace")
         )
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What to do about an answer.
+
+    Attributes:
+        kind: `done`: a complete answer; `retry`: send again after a backoff, it counts as an attempt; `hold`: the
+            account's limit or an outage, wait and send again, it counts as none; `fail`: never send it again;
+            `stop`: no request of the run can succeed.
+        code: what was wrong, in one word; None when done.
+        message: the same as a sentence.
+        wait: seconds that the server asks for; None when it does not.
+        dimension: which limit refused, for a `hold`; None when the server does not say.
+        stop: the exception that ends the run, for a `stop`.
+        overload: whether it is one of the words of a server that is overloaded or away, for a `retry`.
+    """
+
+    kind: Kind
+    code: str | None = None
+    message: str | None = None
+    wait: float | None = None
+    dimension: Dimension | None = None
+    stop: type[RunStoppedError] | None = None
+    overload: bool = False
+
+    def __post_init__(self) -> None:
+        # They are the server's words, which go to logs, terminals and exceptions from here.
+        for name, words in (("code", self.code), ("message", self.message)):
+            if words is not None and not words.isprintable():
+                object.__setattr__(self, name, printable(" ".join(words.split())))
+
+
+DONE = Verdict("done")
 
 
 class Sender(Protocol):

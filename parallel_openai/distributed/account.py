@@ -14,7 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from parallel_openai.engine.pace import Pace
-from parallel_openai.engine.retry import Dimension
+from parallel_openai.records import Dimension
 
 DIMENSIONS: tuple[Dimension, Dimension] = ("requests", "tokens")
 INFINITY = float("inf")

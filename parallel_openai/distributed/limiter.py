@@ -14,8 +14,7 @@ from parallel_openai.engine.headers import Allowance, allowance
 from parallel_openai.engine.limiter import INFINITY, Lease, Limiter
 from parallel_openai.engine.limiters import Limiters
 from parallel_openai.engine.marks import Mark
-from parallel_openai.engine.retry import Dimension
-from parallel_openai.records import Size, Usage
+from parallel_openai.records import Dimension, Size, Usage
 
 #: A slot may be used so many seconds after its moment.
 LATE = 0.02

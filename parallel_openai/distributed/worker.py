@@ -16,12 +16,11 @@ from parallel_openai.distributed.limiter import LeasedLimiters
 from parallel_openai.engine.feed import Feed
 from parallel_openai.engine.gate import RunLimits, per_minute
 from parallel_openai.engine.limiter import Limiter
-from parallel_openai.engine.retry import Verdict
 from parallel_openai.engine.sizes import NO_SIZE
 from parallel_openai.engine.status import StatusTracker
 from parallel_openai.engine.timeline import Timeline
 from parallel_openai.errors import RunStoppedError
-from parallel_openai.records import APIRequest, Attempt, Response, Result, Size, Usage
+from parallel_openai.records import APIRequest, Attempt, Response, Result, Size, Usage, Verdict
 
 #: Seconds in which results gather before they travel together.
 GATHER = 0.02

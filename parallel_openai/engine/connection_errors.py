@@ -13,8 +13,8 @@ import aiohttp
 from yarl import URL
 
 from parallel_openai.engine.reading import TooLargeError, UnreadableError
-from parallel_openai.engine.retry import TOO_MANY_FILES
 from parallel_openai.engine.urls import mask_url
+from parallel_openai.records import TOO_MANY_FILES
 
 #: What goes wrong with a proxy; where there is one, no other name is looked up.
 _OF_PROXY = (aiohttp.ClientHttpProxyError, aiohttp.ClientProxyConnectionError, aiohttp.ClientConnectorDNSError)

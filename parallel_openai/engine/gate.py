@@ -6,8 +6,7 @@ from collections.abc import Collection, Mapping
 from typing import Any, Protocol
 
 from parallel_openai.engine.counting import Counting
-from parallel_openai.engine.retry import Dimension
-from parallel_openai.records import APIRequest, Size, Usage
+from parallel_openai.records import APIRequest, Dimension, Size, Usage
 
 
 class Level(Protocol):

@@ -11,12 +11,17 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from datetime import datetime
 from types import FrameType
 from typing import Any
 
 #: Seconds between two cells after which nobody can have queued the second one behind the first.
 IDLE = 1.0
+
+#: Whether the run that a task works for sends nothing more. It is asked right before a request goes onto the wire:
+#: a connection or a key may have been waited for until then.
+sends_no_more: ContextVar[Callable[[], bool]] = ContextVar("sends_no_more", default=lambda: False)
 
 _NO_SENDING = "The run before this one was stopped, so nothing is sent until you run a cell again."
 

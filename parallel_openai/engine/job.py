@@ -2,18 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextvars import ContextVar
 from dataclasses import dataclass, field
 
 from parallel_openai.engine.budget import Reserve
 from parallel_openai.engine.gate import Gate
 from parallel_openai.engine.sizes import NO_SIZE
 from parallel_openai.records import APIRequest, Attempt, Size
-
-#: Whether the run that a task works for sends nothing more. It is asked right before a request goes onto the wire:
-#: a connection or a key may have been waited for until then.
-sends_no_more: ContextVar[Callable[[], bool]] = ContextVar("sends_no_more", default=lambda: False)
 
 
 @dataclass(slots=True)

@@ -10,9 +10,8 @@ from parallel_openai.engine.counting import Counting, Lot
 from parallel_openai.engine.headers import allowance, limit_alone, retry_after
 from parallel_openai.engine.marks import Mark
 from parallel_openai.engine.ramp import Ramp
-from parallel_openai.engine.retry import Dimension
 from parallel_openai.engine.waiting import WaitingLine
-from parallel_openai.records import Size, Usage
+from parallel_openai.records import Dimension, Size, Usage
 
 INFINITY = float("inf")
 #: Requests in flight before the server has answered anything: enough to learn from, too few to hurt.

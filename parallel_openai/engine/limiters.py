@@ -9,8 +9,7 @@ from parallel_openai.engine.bucket import ROUNDING, SHORTEST_WAIT, USUAL_WINDOW
 from parallel_openai.engine.counting import Lot
 from parallel_openai.engine.gate import LONG, Gate, Gates, Level
 from parallel_openai.engine.limiter import Lease, Limiter
-from parallel_openai.engine.retry import Dimension
-from parallel_openai.records import Size
+from parallel_openai.records import Dimension, Size
 
 INFINITY = float("inf")
 #: So many models have a limiter of their own; a file that names more of them has all the others in one.

@@ -9,10 +9,10 @@ from typing import Any
 
 from parallel_openai.engine.gate import Gate
 from parallel_openai.engine.job import Job
-from parallel_openai.engine.retry import RESOURCE_UNAVAILABLE, TOO_MANY_FILES, RetryPolicy, Verdict
+from parallel_openai.engine.retry import RESOURCE_UNAVAILABLE, RetryPolicy
 from parallel_openai.engine.status import StatusTracker
 from parallel_openai.errors import RateLimitedError
-from parallel_openai.records import Response
+from parallel_openai.records import TOO_MANY_FILES, Response, Verdict
 
 _TOO_LARGE = "The request is larger than the account's token limit ever lets through. The server said: "
 

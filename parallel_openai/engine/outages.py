@@ -6,8 +6,9 @@ from dataclasses import dataclass, replace
 
 from parallel_openai.engine.gate import model_of
 from parallel_openai.engine.job import Job
-from parallel_openai.engine.retry import DONE, RetryPolicy, Verdict
+from parallel_openai.engine.retry import RetryPolicy
 from parallel_openai.errors import RunStoppedError
+from parallel_openai.records import DONE, Verdict
 
 #: So many refusals in a row, without a good answer to anybody between them, and requests go out one at a time.
 AWAY_AFTER = 3

@@ -10,11 +10,11 @@ from parallel_openai.engine.counting import Counting
 from parallel_openai.engine.gate import Level
 from parallel_openai.engine.limiter import INFINITY, Lease, Limiter
 from parallel_openai.engine.limiters import MOST_MODELS, Limiters, Sum
-from parallel_openai.engine.retry import Dimension, Verdict, judge
+from parallel_openai.engine.retry import judge
 from parallel_openai.engine.waiting import WaitingLine
 from parallel_openai.errors import RunStoppedError
 from parallel_openai.log import log
-from parallel_openai.records import APIRequest, Response, Size, Usage
+from parallel_openai.records import APIRequest, Dimension, Response, Size, Usage, Verdict
 from parallel_openai.requests.endpoints import usage_of
 
 #: So many broken sends in a row, and an account is asked one by one, with a rest in between, until an answer comes.

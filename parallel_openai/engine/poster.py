@@ -18,7 +18,7 @@ from yarl import URL
 
 from parallel_openai.engine.connection_errors import NotHTTPError, what_it_speaks
 from parallel_openai.engine.idle import IdleConnections
-from parallel_openai.engine.job import sends_no_more
+from parallel_openai.engine.interrupts import sends_no_more
 from parallel_openai.engine.reading import MAX_HEADER_LINE, MAX_HEADERS, decompressed, read, read_at_once
 
 #: A body up to this size is joined to its head, so that both travel in one piece.

@@ -16,17 +16,18 @@ from parallel_openai.engine.backlog import Backlog
 from parallel_openai.engine.budget import Budget, PriceOf, cost_of
 from parallel_openai.engine.feed import Feed
 from parallel_openai.engine.gate import Gate, Gates, model_of
-from parallel_openai.engine.job import Job, sends_no_more
+from parallel_openai.engine.interrupts import sends_no_more
+from parallel_openai.engine.job import Job
 from parallel_openai.engine.limiters import InUse
 from parallel_openai.engine.loop import COME_HOME
 from parallel_openai.engine.mishaps import Mishaps
 from parallel_openai.engine.outages import Outages
 from parallel_openai.engine.refused_alike import RefusedAlike
-from parallel_openai.engine.retry import DONE, RetryPolicy, Verdict, judge
+from parallel_openai.engine.retry import RetryPolicy, judge
 from parallel_openai.engine.sizes import NO_SIZE, Sizes
 from parallel_openai.engine.status import StatusTracker
 from parallel_openai.errors import RateLimitedError, RunStoppedError
-from parallel_openai.records import APIRequest, Attempt, Response, Result, Usage
+from parallel_openai.records import DONE, APIRequest, Attempt, Response, Result, Usage, Verdict
 from parallel_openai.requests.endpoints import usage_of
 
 #: How a run came to its end: every request has its result, or the budget or the time was used up, or all is submitted

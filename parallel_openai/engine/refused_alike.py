@@ -8,10 +8,9 @@ from difflib import get_close_matches
 from typing import Any
 
 from parallel_openai.engine.error_reading import error_of
-from parallel_openai.engine.retry import Verdict
 from parallel_openai.errors import RequestRefusedError
 from parallel_openai.jsonl import dumps
-from parallel_openai.records import APIRequest, Response
+from parallel_openai.records import APIRequest, Response, Verdict
 from parallel_openai.requests.endpoints import endpoint_at, mappings
 
 #: So many refusals that are the same, and no good answer, stop the run.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 from parallel_openai.engine.error_reading import (
     code_of,
@@ -23,49 +23,10 @@ from parallel_openai.errors import (
     PermissionDeniedError,
     QuotaExceededError,
     RateLimitedError,
-    RunStoppedError,
     ServerUnreachableError,
 )
-from parallel_openai.printable import printable
-from parallel_openai.records import Response, Usage
+from parallel_openai.records import DONE, TOO_MANY_FILES, Dimension, Response, Usage, Verdict
 from parallel_openai.requests.endpoints import Endpoint, endpoint_at, usage_of
-
-Kind = Literal["done", "retry", "hold", "fail", "stop"]
-Dimension = Literal["requests", "tokens"]
-
-
-@dataclass(frozen=True, slots=True)
-class Verdict:
-    """What to do about an answer.
-
-    Attributes:
-        kind: `done`: a complete answer; `retry`: send again after a backoff, it counts as an attempt; `hold`: the
-            account's limit or an outage, wait and send again, it counts as none; `fail`: never send it again;
-            `stop`: no request of the run can succeed.
-        code: what was wrong, in one word; None when done.
-        message: the same as a sentence.
-        wait: seconds that the server asks for; None when it does not.
-        dimension: which limit refused, for a `hold`; None when the server does not say.
-        stop: the exception that ends the run, for a `stop`.
-        overload: whether it is one of the words of a server that is overloaded or away, for a `retry`.
-    """
-
-    kind: Kind
-    code: str | None = None
-    message: str | None = None
-    wait: float | None = None
-    dimension: Dimension | None = None
-    stop: type[RunStoppedError] | None = None
-    overload: bool = False
-
-    def __post_init__(self) -> None:
-        # They are the server's words, which go to logs, terminals and exceptions from here.
-        for name, words in (("code", self.code), ("message", self.message)):
-            if words is not None and not words.isprintable():
-                object.__setattr__(self, name, printable(" ".join(words.split())))
-
-
-DONE = Verdict("done")
 
 QUOTA_CODES = frozenset(
     {
@@ -90,7 +51,6 @@ _OVERLOADED = frozenset({423, 424, 425, 429, 498, 499, 502, 503, 504, *range(520
 #: The flex tier has no room at the moment. It is not the account's limit, and nothing is charged.
 RESOURCE_UNAVAILABLE = "resource_unavailable"
 #: Nothing was sent, so nothing was charged and the row is not to blame.
-TOO_MANY_FILES = "too_many_open_files"
 UNSENT_CODES = frozenset(
     {"connection_refused", "connect_timeout", "dns_error", "tls_error", "proxy_error", "wrong_protocol", TOO_MANY_FILES}
 )

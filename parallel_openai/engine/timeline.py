@@ -10,8 +10,7 @@ from dataclasses import dataclass, field, fields
 from parallel_openai.engine.advice import SmallerCap, smaller_cap
 from parallel_openai.engine.counting import RULES
 from parallel_openai.engine.gate import RunLimits, model_of, per_minute
-from parallel_openai.engine.retry import Verdict
-from parallel_openai.records import APIRequest, Response, Size, Usage
+from parallel_openai.records import APIRequest, Response, Size, Usage, Verdict
 
 #: A slice is a second long; when there are so many, each two become one.
 MOST_SLICES = 1800

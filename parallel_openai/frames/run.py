@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pandas as pd
 
@@ -20,6 +20,7 @@ from parallel_openai.batch.run import BatchRun
 from parallel_openai.batch.under_way import UnderWay
 from parallel_openai.client import Client
 from parallel_openai.engine.bounds import Bounds
+from parallel_openai.engine.engines import Engine, workers
 from parallel_openai.engine.interrupts import Presses, hold_back, interrupt_with, is_interactive, noted_interrupts
 from parallel_openai.engine.journal import Journal, check_sync
 from parallel_openai.engine.loop import Interrupted, arun, run
@@ -44,9 +45,6 @@ from parallel_openai.frames.table import check_frame, check_free, earlier_runs, 
 from parallel_openai.jsonl import dumps, loads
 from parallel_openai.records import APIRequest, Result
 from parallel_openai.requests.prompts import BadPromptError
-
-if TYPE_CHECKING:
-    from parallel_openai.distributed.crew import Crew
 
 #: Rows that are looked up before other work of the loop gets its turn.
 LOOK_UP_AT_ONCE = 200
@@ -105,18 +103,16 @@ class FrameRun:
         self._twins: list[tuple[int, int]] = []  # slots that share another's answer
         self._unreadable: set[int] = set()  # slots whose line in the journal turned out to be damaged
 
-    def _find_engine(self) -> Client | Crew:
+    def _find_engine(self) -> Engine:
         if self.options.ray is False:
             return self.client
-        from parallel_openai.distributed.crew import Crew
-
         if self._lane is not None:
             raise InvalidInputError(f"lane={self.options.lane!r} sends files, and ray= requests: leave one out.")
         if self._budget is not None:
             raise InvalidInputError(
                 "A budget cannot be kept by machines that do not see each other's sends: leave out ray=, or the budget."
             )
-        return Crew(self.client, self.options.ray)
+        return workers(self.client, self.options.ray)
 
     def execute(self) -> pd.DataFrame:
         """Run, and wait for the end. A stop ends the run early; one more leaves at once, and takes no frame along that

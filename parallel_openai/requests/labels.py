@@ -18,6 +18,8 @@ from parallel_openai.requests.thoughts import part_thoughts
 LONGEST_SCALE = 101
 #: Where the reason stands in an answer's JSON: before the labels, so that they follow from it.
 REASON = "reason"
+#: The columns of one label and of its reason.
+LABEL, REASON_COLUMN = "label", "label_reason"
 
 
 @dataclass(frozen=True)

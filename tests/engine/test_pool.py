@@ -17,14 +17,14 @@ from parallel_openai import APIRequest, Client
 from parallel_openai.engine.limiter import Limiter
 from parallel_openai.engine.pool import LONGEST_REST, Member, PoolLimiter
 from parallel_openai.engine.processor import Processor
-from parallel_openai.engine.retry import RetryPolicy, Verdict
+from parallel_openai.engine.retry import RetryPolicy
 from parallel_openai.engine.status import StatusTracker
 from parallel_openai.errors import AuthenticationError, InvalidInputError, QuotaExceededError, RunStoppedError
 from parallel_openai.local import simulator
 from parallel_openai.local.simulator import Server
 from parallel_openai.local.simulator.account import Account
 from parallel_openai.local.simulator.settings import Settings
-from parallel_openai.records import Response, Result, Size
+from parallel_openai.records import Response, Result, Size, Verdict
 from tests.conftest import wait_until_sent
 from tests.engine.virtual import Rehearsal, VirtualLoop, run_virtually
 

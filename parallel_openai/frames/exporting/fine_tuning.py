@@ -11,12 +11,11 @@ import numpy as np
 
 from parallel_openai.errors import InvalidInputError
 from parallel_openai.frames.exporting.source import OpenJournal, Source
-from parallel_openai.frames.labelling.question import LABEL, REASON_COLUMN
 from parallel_openai.frames.table import has_column, is_missing, rows_of
 from parallel_openai.jsonl import dumps, loads
 from parallel_openai.printable import printable
 from parallel_openai.records import APIRequest
-from parallel_openai.requests.labels import REASON, read_label, read_several, text_of
+from parallel_openai.requests.labels import LABEL, REASON, REASON_COLUMN, read_label, read_several, text_of
 from parallel_openai.requests.tokens import request_size
 
 #: What OpenAI's guide to supervised fine-tuning asks for: at least so many examples, each of at most so many tokens.

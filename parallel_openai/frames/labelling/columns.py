@@ -15,9 +15,9 @@ import pandas as pd
 
 from parallel_openai.errors import InvalidInputError
 from parallel_openai.frames.answers import Reader, Reading, object_column, text_column
-from parallel_openai.frames.labelling.question import DRAWN, REASON_COLUMN, Question, has_probabilities
+from parallel_openai.frames.labelling.question import DRAWN, Question, has_probabilities
 from parallel_openai.requests.endpoints import Endpoint
-from parallel_openai.requests.labels import REASON, LabelField, read_answer
+from parallel_openai.requests.labels import REASON, REASON_COLUMN, LabelField, read_answer
 from parallel_openai.requests.logprobs import LabelProbabilities, find_values, label_probabilities, steps_of
 
 

@@ -10,11 +10,11 @@ import numpy as np
 import pandas as pd
 
 from parallel_openai.errors import InvalidInputError
-from parallel_openai.frames.labelling.question import REASON_COLUMN, Question
+from parallel_openai.frames.labelling.question import Question
 from parallel_openai.frames.recipe import Prompt, Recipe
 from parallel_openai.frames.table import find_column, labels_of, rows_of
 from parallel_openai.records import APIRequest
-from parallel_openai.requests.labels import write_answer
+from parallel_openai.requests.labels import REASON_COLUMN, write_answer
 
 
 def example_messages(examples: Any, prompt: Prompt, question: Question) -> list[Mapping[str, Any]]:

@@ -10,13 +10,19 @@ from parallel_openai.arguments import check_count
 from parallel_openai.errors import InvalidInputError
 from parallel_openai.frames.answers import COLUMNS
 from parallel_openai.requests.label_models import checker, is_label_model, label_fields
-from parallel_openai.requests.labels import REASON, LabelField, check_labels, check_scale, label_instruction
+from parallel_openai.requests.labels import (
+    LABEL,
+    REASON,
+    REASON_COLUMN,
+    LabelField,
+    check_labels,
+    check_scale,
+    label_instruction,
+)
 from parallel_openai.requests.logprobs import MOST_ALTERNATIVES
 
 Confidence = Literal["logprobs", "first_token", "votes"]
 
-LABEL = "label"
-REASON_COLUMN = "label_reason"
 #: Behind a label column's name: what the model had drawn.
 DRAWN = "drawn"
 
