@@ -10,39 +10,42 @@
 ['succeeded', 'succeeded']
 """
 
-from parallel_openai import errors, local
-from parallel_openai.batch.faces import batch_status, cancel_batches, collect_batches
-from parallel_openai.batch.options import BatchLane
-from parallel_openai.client import Client
-from parallel_openai.distributed.dataset import process_dataset
-from parallel_openai.engine.status import StatusTracker
-from parallel_openai.files.ancestor import (
+from parallel_openai import (
+    _accessor,  # noqa: F401  # df.openai
+    errors,
+    local,
+)
+from parallel_openai._batch.batch_lane import BatchLane
+from parallel_openai._batch.manage import batch_status, cancel_batches, collect_batches
+from parallel_openai._client.client import Client
+from parallel_openai._files.cookbook import (
     api_endpoint_from_url,
     num_tokens_consumed_from_request,
     task_id_generator_function,
 )
-from parallel_openai.files.process import (
+from parallel_openai._files.process_file import (
     append_to_jsonl,
     aprocess_api_requests_from_file,
     process_api_requests_from_file,
 )
-from parallel_openai.frames import accessor as _accessor  # noqa: F401  # df.openai
-from parallel_openai.frames.embedding.embed import aembed_dataframe, embed_dataframe
-from parallel_openai.frames.embedding.vectors import vectors
-from parallel_openai.frames.explain import explain
-from parallel_openai.frames.exporting.saving import load, save
-from parallel_openai.frames.exporting.to_jsonl import to_jsonl
-from parallel_openai.frames.journal_frame import read_journal
-from parallel_openai.frames.labelling.agreement import Agreement, agreement
-from parallel_openai.frames.labelling.compare import Comparison, acompare, compare
-from parallel_openai.frames.labelling.evaluate import Evaluation, evaluate
-from parallel_openai.frames.labelling.label import alabel_dataframe, label_dataframe
-from parallel_openai.frames.peek import peek
-from parallel_openai.frames.previewing.preview import Preview, preview
-from parallel_openai.frames.process import aprocess_dataframe, process_dataframe
-from parallel_openai.frames.report import RunReport, last_run
-from parallel_openai.frames.reviewing.review import Review, review
-from parallel_openai.records import APIRequest
+from parallel_openai._frames.embedding.embed import aembed_dataframe, embed_dataframe
+from parallel_openai._frames.embedding.vectors import vectors
+from parallel_openai._frames.exporting.saving import load, save
+from parallel_openai._frames.exporting.to_jsonl import to_jsonl
+from parallel_openai._frames.inspecting.explain import explain
+from parallel_openai._frames.inspecting.journal_frame import read_journal
+from parallel_openai._frames.inspecting.peek import peek
+from parallel_openai._frames.process import aprocess_dataframe, process_dataframe
+from parallel_openai._frames.reporting.report import RunReport, last_run
+from parallel_openai._labels.evaluation.agreement import Agreement, agreement
+from parallel_openai._labels.evaluation.compare import Comparison, acompare, compare
+from parallel_openai._labels.evaluation.evaluate import Evaluation, evaluate
+from parallel_openai._labels.label import alabel_dataframe, label_dataframe
+from parallel_openai._labels.reviewing.review import Review, review
+from parallel_openai._preview.preview import Preview, preview
+from parallel_openai._progress.status import StatusTracker
+from parallel_openai._ray.dataset import process_dataset
+from parallel_openai._records import APIRequest
 
 __version__ = "0.1.0"
 

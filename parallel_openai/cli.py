@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from typing import Any, NoReturn
 
 from parallel_openai import __version__
+from parallel_openai._printable import printable_lines
 from parallel_openai.errors import InvalidInputError, ParallelOpenAIError, RunStoppedError
-from parallel_openai.printable import printable_lines
 
 PROGRAM = "parallel-openai"
 
@@ -276,8 +276,8 @@ def _logging_level(text: str) -> int:
 
 
 def _run(args: argparse.Namespace) -> int:
-    from parallel_openai.files.pipes import piped
-    from parallel_openai.files.process import process_api_requests_from_file
+    from parallel_openai._files.pipes import piped
+    from parallel_openai._files.process_file import process_api_requests_from_file
 
     handler = logging.StreamHandler()
     handler.setFormatter(logging.Formatter("%(levelname)s %(message)s"))
@@ -351,11 +351,11 @@ The state is in the results file, on lines that begin with [{},null."""
 
 
 def _batch(args: argparse.Namespace) -> int:
-    from parallel_openai.batch.faces import batch_status, cancel_batches, collect_batches
-    from parallel_openai.batch.options import BatchLane
-    from parallel_openai.client import Client
-    from parallel_openai.files.process import process_api_requests_from_file
-    from parallel_openai.files.urls import split_url
+    from parallel_openai._batch.batch_lane import BatchLane
+    from parallel_openai._batch.manage import batch_status, cancel_batches, collect_batches
+    from parallel_openai._client.client import Client
+    from parallel_openai._files.endpoint_url import split_url
+    from parallel_openai._files.process_file import process_api_requests_from_file
 
     if args.what == "submit":
         if args.requests_filepath is None:

@@ -25,7 +25,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from parallel_openai.printable import printable
+from parallel_openai._printable import printable
 
 
 class ParallelOpenAIError(Exception):

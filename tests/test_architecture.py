@@ -16,52 +16,63 @@ import parallel_openai
 ROOT = Path(parallel_openai.__file__).parent
 PACKAGE = "parallel_openai"
 
-#: From the ground to the roof; a module imports from its own layer and from those before it.
+#: From the ground to the roof; a module imports from its own room and from those before it.
 LAYERS = (
-    ("errors", "printable", "log", "arguments", "jsonl", "records"),
-    ("requests",),
-    ("engine",),
-    ("client", "default_client"),
-    ("frames", "files", "batch", "distributed"),
+    ("_printable",),
+    ("errors",),
+    ("_log", "_arguments"),
+    ("_json",),
+    ("_records",),
+    ("_disk",),
+    ("_loop",),
+    ("_requests",),
+    ("_limits",),
+    ("_progress",),
+    ("_http",),
+    ("_journal",),
+    ("_run",),
+    ("_display",),
+    ("_client",),
+    ("_batch",),
+    ("_frames",),
+    ("_files",),
+    ("_labels",),
+    ("_ray",),
+    ("_preview",),
+    ("_accessor",),
     ("local",),
     ("", "cli", "__main__"),
 )
 
 #: Where a third-party library comes in: the modules, or folders of modules, that may import it.
 DOORS = {
-    "pandas": ("frames", "local.demo", "distributed"),
-    "numpy": ("frames", "distributed", "local"),
-    "aiohttp": (
-        *("engine.transport", "engine.poster", "engine.idle", "engine.reading", "engine.connection_errors"),
-        *("engine.proxies", "local"),
-    ),
-    "aiohttp_socks": ("engine.proxies",),
-    "yarl": (
-        *("engine.transport", "engine.poster", "engine.urls", "engine.proxies", "engine.redirects"),
-        *("engine.connection_errors", "local"),
-    ),
-    "tqdm": ("engine.screens",),
-    "IPython": ("engine.screens",),
-    "tiktoken": ("requests.encodings", "requests.vocabularies"),
-    "genai_prices": ("requests.prices",),
-    "orjson": ("jsonl", "local"),
-    "nest_asyncio": ("engine.loop",),
-    "uvloop": ("engine.loop",),
-    "filelock": ("engine",),
-    "pydantic": ("requests.structured",),
-    "matplotlib": ("frames",),
-    "jsonschema": ("requests.structured",),
-    "jsonschema_specifications": ("requests.structured",),
-    "referencing": ("requests.structured",),
-    "typing_extensions": ("requests.structured",),
-    "statsmodels": ("frames.labelling.agreement",),
-    "krippendorff": ("frames.labelling.agreement",),
-    "pyarrow": ("frames.exporting.arrow",),
-    "anywidget": ("frames.reviewing.widget",),
-    "traitlets": ("frames.reviewing.widget",),
-    "ray": ("distributed",),
+    "pandas": ("_frames", "_labels", "_preview", "_ray", "_accessor", "_display", "local.demo"),
+    "numpy": ("_frames", "_labels", "_preview", "_ray", "_display", "local"),
+    "aiohttp": ("_http", "local"),
+    "aiohttp_socks": ("_http.addresses.proxies",),
+    "yarl": ("_http", "local"),
+    "tqdm": ("_progress.bars",),
+    "IPython": ("_progress.bars",),
+    "tiktoken": ("_requests.encodings", "_requests.vocabularies"),
+    "genai_prices": ("_requests.prices",),
+    "orjson": ("_json", "local"),
+    "nest_asyncio": ("_loop.background",),
+    "uvloop": ("_loop.background",),
+    "filelock": ("_disk.locking", "_limits.sharing"),
+    "pydantic": ("_requests.schemas.structured_outputs",),
+    "matplotlib": ("_display", "_frames.reporting", "_labels.evaluation"),
+    "jsonschema": ("_requests.schemas.structured_outputs",),
+    "jsonschema_specifications": ("_requests.schemas.structured_outputs",),
+    "referencing": ("_requests.schemas.structured_outputs",),
+    "typing_extensions": ("_requests.schemas.structured_outputs",),
+    "statsmodels": ("_labels.evaluation.agreement",),
+    "krippendorff": ("_labels.evaluation.agreement",),
+    "pyarrow": ("_frames.exporting.arrow",),
+    "anywidget": ("_labels.reviewing.widget",),
+    "traitlets": ("_labels.reviewing.widget",),
+    "ray": ("_ray",),
     "xllamacpp": ("local",),
-    "hatchling": ("requests.vocabularies.hatch_build",),
+    "hatchling": ("_requests.vocabularies.hatch_build",),
 }
 
 
@@ -158,9 +169,9 @@ def test_the_simulator_imports_nothing_of_ours(name: str) -> None:
 
 
 def test_the_processor_knows_no_http_no_pandas_and_no_bar() -> None:
-    assert {"aiohttp", "pandas", "tqdm"}.isdisjoint(imports("engine.processor"))
-    assert ours("engine.processor").isdisjoint(
-        {"engine.transport", "engine.journal", "engine.progress", "engine.screens"}
+    assert {"aiohttp", "pandas", "tqdm"}.isdisjoint(imports("_run.runner"))
+    assert ours("_run.runner").isdisjoint(
+        {"_http.transport", "_journal.journal", "_progress.progress", "_progress.bars"}
     )
 
 

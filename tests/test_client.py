@@ -16,13 +16,13 @@ import pytest
 
 import parallel_openai as po
 from parallel_openai import APIRequest, Client
-from parallel_openai.default_client import client_for
-from parallel_openai.engine.loop import background_loop
-from parallel_openai.engine.sharing import SharedAccount
-from parallel_openai.engine.status import StatusTracker
+from parallel_openai._client.default_client import client_for
+from parallel_openai._limits.sharing import SharedAccount
+from parallel_openai._loop.background import background_loop
+from parallel_openai._progress.status import StatusTracker
+from parallel_openai._records import Result
 from parallel_openai.errors import AuthenticationError, InvalidInputError
 from parallel_openai.local.simulator import Server
-from parallel_openai.records import Result
 
 HELLO = {"model": "gpt-4o-mini", "messages": [{"role": "user", "content": "Hi."}]}
 

@@ -16,8 +16,8 @@ import pandas as pd
 import pytest
 
 import parallel_openai as po
+from parallel_openai._frames.columns.answer_columns import COLUMNS
 from parallel_openai.errors import ParallelOpenAIError
-from parallel_openai.frames.answers import COLUMNS
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text("utf-8")

@@ -14,9 +14,9 @@ import pandas as pd
 import pytest
 
 import parallel_openai as po
+from parallel_openai._requests.encodings import encoding_for_model
 from parallel_openai.errors import InvalidInputError, MissingDependencyError
 from parallel_openai.local.simulator import Server
-from parallel_openai.requests.encodings import encoding_for_model
 
 ROOT = Path(po.__file__).parent
 
@@ -65,7 +65,7 @@ def test_the_package_counts_tokens_out_of_an_archive() -> None:
         for path in ROOT.rglob("*"):
             if path.is_file() and "__pycache__" not in path.parts:
                 archive.write(path, path.relative_to(ROOT.parent))
-    program = "from parallel_openai.requests import encodings as e; "
+    program = "from parallel_openai._requests import encodings as e; "
     program += "print(e.__file__, e.get_encoding('o200k_base').encode('hello'))"
     environment = {**os.environ, "PYTHONPATH": str(Path("package.zip").absolute()), "TIKTOKEN_CACHE_DIR": ""}
     done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, timeout=60)

@@ -13,10 +13,10 @@ from typing import Any
 
 import pandas as pd
 
-from parallel_openai.client import Client
+from parallel_openai._client.client import Client
+from parallel_openai._frames.exporting.to_jsonl import to_jsonl
+from parallel_openai._labels.label import label_dataframe
 from parallel_openai.errors import InvalidInputError, MissingDependencyError
-from parallel_openai.frames.exporting.to_jsonl import to_jsonl
-from parallel_openai.frames.labelling.label import label_dataframe
 
 PROMPT = "What is the sentiment of this review? {text}"
 LABELS = ("positive", "negative", "neutral")

@@ -25,7 +25,7 @@ from typing import IO
 from urllib.parse import urlsplit
 
 from parallel_openai.errors import InvalidInputError, MissingDependencyError, ParallelOpenAIError
-from parallel_openai.local.door import keep
+from parallel_openai.local.model_proxy import keep
 from parallel_openai.local.simulator.serving import in_child
 
 MODEL = "smollm2-135m-instruct"

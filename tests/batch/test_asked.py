@@ -8,13 +8,13 @@ from typing import Any
 
 import pytest
 
-from parallel_openai.batch.asked import Asked
-from parallel_openai.batch.faces import identity_in_files
-from parallel_openai.batch.spool import Place
-from parallel_openai.engine.budget import Budget
-from parallel_openai.engine.journal import Journal
-from parallel_openai.engine.status import StatusTracker
-from parallel_openai.records import APIRequest, Result, Size
+from parallel_openai._batch.manage import identity_in_files
+from parallel_openai._batch.submitting.batch_requests import Asked
+from parallel_openai._batch.submitting.input_files import Place
+from parallel_openai._journal.journal import Journal
+from parallel_openai._progress.status import StatusTracker
+from parallel_openai._records import APIRequest, Result, Size
+from parallel_openai._run.budget import Budget
 
 
 class Caller:

@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 
 import parallel_openai as po
-from parallel_openai.batch.state import live_parts
+from parallel_openai._batch.batch_state import live_parts
 from parallel_openai.errors import InvalidInputError
 from parallel_openai.local import simulator
 from parallel_openai.local.simulator import Server

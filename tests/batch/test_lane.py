@@ -10,10 +10,10 @@ import pandas as pd
 import pytest
 
 import parallel_openai as po
+from parallel_openai._records import Usage
+from parallel_openai._requests.prices import price
 from parallel_openai.errors import BatchError, InvalidInputError
 from parallel_openai.local.simulator import Server
-from parallel_openai.records import Usage
-from parallel_openai.requests.prices import price
 from tests.batch.conftest import Verb, charged, counts, lane, texts
 
 SAME = [

@@ -8,8 +8,8 @@ import pandas as pd
 import pytest
 
 import parallel_openai as po
-from parallel_openai.batch import state
-from parallel_openai.batch.spool import Spool
+from parallel_openai._batch import batch_state as state
+from parallel_openai._batch.submitting.input_files import Spool
 
 
 @pytest.mark.parametrize("name", ["/home/me/thesis", "../thesis", "a/b", "a\\b", "..", "", "a\0b", 7, None])

@@ -8,9 +8,16 @@ from typing import Any
 import pytest
 
 import parallel_openai as po
-from parallel_openai.batch.disk import TooSlowError, download_to
-from parallel_openai.batch.state import Part
-from parallel_openai.batch.trouble import LOST_LOOKS, SHORT_LOOKS, LostError, NotNowError, NotWholeError, Troubles
+from parallel_openai._batch.batch_disk import TooSlowError, download_to
+from parallel_openai._batch.batch_state import Part
+from parallel_openai._batch.part_failures import (
+    LOST_LOOKS,
+    SHORT_LOOKS,
+    LostError,
+    NotNowError,
+    NotWholeError,
+    Troubles,
+)
 from parallel_openai.errors import RunStoppedError
 from tests.batch.conftest import Verb, age, counts, lane, texts
 from tests.batch.scripted import Asked, Scripted, error

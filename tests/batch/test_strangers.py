@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 
 import parallel_openai as po
-from parallel_openai.batch.download_size import BESIDE, MOST_OF_TEXT
-from parallel_openai.batch.state import live_parts
-from parallel_openai.batch.under_way import UnderWay
+from parallel_openai._batch.batch_state import live_parts
+from parallel_openai._batch.collecting.download_size import BESIDE, MOST_OF_TEXT
+from parallel_openai._batch.under_way import UnderWay
 from tests.batch.conftest import Verb, age, counts, lane, texts
 from tests.batch.scripted import Asked, Scripted
 

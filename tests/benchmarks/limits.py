@@ -29,10 +29,10 @@ from datetime import date
 from typing import Any
 
 from parallel_openai import APIRequest, Client, StatusTracker
-from parallel_openai.engine.interrupts import Presses
-from parallel_openai.engine.loop import run as run_to_end
+from parallel_openai._loop.background import run as run_to_end
+from parallel_openai._loop.interrupts import Presses
+from parallel_openai._requests.tokens import request_size
 from parallel_openai.local import simulator
-from parallel_openai.requests.tokens import request_size
 
 LATENCY = 0.5
 REQUESTS = 3000.0

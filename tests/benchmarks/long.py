@@ -35,16 +35,16 @@ from pathlib import Path
 import numpy as np
 import orjson
 
-from parallel_openai.engine.journal import Journal
-from parallel_openai.engine.limiter import Limiter
-from parallel_openai.engine.processor import Processor
-from parallel_openai.engine.resume import result_line
-from parallel_openai.engine.retry import RetryPolicy
-from parallel_openai.engine.status import StatusTracker
-from parallel_openai.records import APIRequest, Response, Result, Size
+from parallel_openai._journal.journal import Journal
+from parallel_openai._journal.resume import result_line
+from parallel_openai._limits.limiter import Limiter
+from parallel_openai._progress.status import StatusTracker
+from parallel_openai._records import APIRequest, Response, Result, Size
+from parallel_openai._run.retry import RetryPolicy
+from parallel_openai._run.runner import Processor
 from tests.benchmarks.machine import about, resident
 from tests.benchmarks.throughput import ANSWER, MODEL, PARAMS, PROMPT, TEXT
-from tests.engine.virtual import VirtualLoop, run_virtually
+from tests.limits.virtual import VirtualLoop, run_virtually
 
 ROWS = 10_000_000
 IN_FLIGHT = 2_000

@@ -21,7 +21,7 @@ import tempfile
 from pathlib import Path
 
 import parallel_openai as po
-from parallel_openai.jsonl import dumps
+from parallel_openai._json import dumps
 from tests.benchmarks.machine import about, cores, peak, pin
 from tests.benchmarks.resume import requests
 from tests.benchmarks.throughput import ANSWER, CONNECTIONS, MODEL, PARAMS, PROMPT, frame

@@ -32,12 +32,12 @@ from typing import Any
 import orjson
 
 from parallel_openai import APIRequest, Client, process_api_requests_from_file
-from parallel_openai.engine.bounds import Bounds
-from parallel_openai.engine.resume import KnownResults, result_line
-from parallel_openai.files.known import content_digest
-from parallel_openai.files.run import FileRun
-from parallel_openai.jsonl import dumps
-from parallel_openai.records import Attempt, Result
+from parallel_openai._files.file_run import FileRun
+from parallel_openai._files.known_lines import content_digest
+from parallel_openai._journal.resume import KnownResults, result_line
+from parallel_openai._json import dumps
+from parallel_openai._records import Attempt, Result
+from parallel_openai._run.allowance import Bounds
 from tests.benchmarks.machine import about, peak
 from tests.benchmarks.throughput import ANSWER, MODEL, PARAMS, PROMPT, TEXT
 

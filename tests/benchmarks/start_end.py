@@ -36,10 +36,10 @@ from typing import cast
 import pandas as pd
 
 import parallel_openai as po
-from parallel_openai.engine.resume import result_line
+from parallel_openai._frames.recipe import Recipe
+from parallel_openai._journal.resume import result_line
+from parallel_openai._records import APIRequest, Attempt, Result
 from parallel_openai.errors import RunStoppedError
-from parallel_openai.frames.recipe import Recipe
-from parallel_openai.records import APIRequest, Attempt, Result
 from tests.benchmarks.machine import about
 from tests.benchmarks.throughput import ANSWER, CONNECTIONS, MODEL, PARAMS, PROMPT, frame
 

@@ -11,15 +11,15 @@ import pandas as pd
 import pytest
 
 import parallel_openai as po
-from parallel_openai.engine.limiter import Limiter
+from parallel_openai._frames.columns.table import Row
+from parallel_openai._limits.limiter import Limiter
+from parallel_openai._records import Size
 from parallel_openai.errors import AuthenticationError
-from parallel_openai.frames.table import Row
-from parallel_openai.records import Size
 from tests.benchmarks.long import IN_FLIGHT, LongRun
 from tests.benchmarks.start_end import answering, write_journal
 from tests.benchmarks.throughput import MODEL, PARAMS, PROMPT, frame
 from tests.benchmarks.waiting import CASES, TARGET, share
-from tests.engine.virtual import VirtualLoop, run_virtually
+from tests.limits.virtual import VirtualLoop, run_virtually
 
 
 def test_a_long_run_neither_grows_nor_slows_down() -> None:

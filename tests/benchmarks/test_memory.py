@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from parallel_openai.jsonl import dumps
+from parallel_openai._json import dumps
 from tests.benchmarks.memory import MOST_BYTES_A_ROW, bytes_a_row, in_process
 from tests.benchmarks.resume import requests
 from tests.benchmarks.throughput import ANSWER

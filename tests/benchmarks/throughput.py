@@ -28,9 +28,9 @@ import orjson
 import pandas as pd
 
 import parallel_openai as po
-from parallel_openai.engine import loop as engine_loop
-from parallel_openai.frames.recipe import Recipe
-from parallel_openai.records import APIRequest
+from parallel_openai._frames.recipe import Recipe
+from parallel_openai._loop import background as engine_loop
+from parallel_openai._records import APIRequest
 from tests.benchmarks.machine import about, cores, pin
 from tests.servers.static import static
 

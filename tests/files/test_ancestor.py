@@ -14,8 +14,7 @@ import pytest
 import parallel_openai as po
 from parallel_openai.errors import InvalidInputError
 from parallel_openai.local.simulator import Server
-
-from .asking import UNLIMITED, chat, results, write
+from tests.files.asking import UNLIMITED, chat, results, write
 
 
 def in_asyncio_run(ask: Callable[[], Any]) -> Any:

@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 
 import parallel_openai as po
+from parallel_openai._records import Usage
+from parallel_openai._requests.prices import price
 from parallel_openai.errors import InvalidInputError
 from parallel_openai.local.simulator import Server
-from parallel_openai.records import Usage
-from parallel_openai.requests.prices import price
 
 MODEL = "gpt-5.6-luna"
 WAYS = ("whole", "beside", "in_total", "total_alone", "text", "nested")

@@ -14,7 +14,7 @@ import pytest
 
 import parallel_openai as po
 from parallel_openai import cli
-from parallel_openai.engine import origins
+from parallel_openai._journal import origins
 from parallel_openai.errors import InvalidInputError, JournalError
 from parallel_openai.local import simulator
 from parallel_openai.local.simulator import Server

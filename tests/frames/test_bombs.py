@@ -11,9 +11,9 @@ import pandas as pd
 import pytest
 
 import parallel_openai as po
-from parallel_openai.engine.resume import KEPT_WHOLE
+from parallel_openai._journal.resume import KEPT_WHOLE
+from parallel_openai._json import MAX_NESTING, MAX_VALUES, JSONTooLargeError, loads, loads_quickly
 from parallel_openai.errors import TemplateError
-from parallel_openai.jsonl import MAX_NESTING, MAX_VALUES, JSONTooLargeError, loads, loads_quickly
 from parallel_openai.local.simulator import Server
 from tests.frames.conftest import Verb, codes, journal_of
 from tests.frames.test_odd_answers import CHAT, FACES

@@ -12,10 +12,10 @@ import pandas as pd
 import pytest
 
 import parallel_openai as po
-from parallel_openai.engine.budget import Budget
+from parallel_openai._records import APIRequest, Response, Size
+from parallel_openai._run.budget import Budget
 from parallel_openai.errors import InvalidInputError
 from parallel_openai.local.simulator import Server
-from parallel_openai.records import APIRequest, Response, Size
 from tests.frames.conftest import Verb, codes
 from tests.frames.test_resume import received
 

@@ -12,8 +12,8 @@ import pandas as pd
 import pytest
 
 import parallel_openai as po
+from parallel_openai._records import APIRequest
 from parallel_openai.local import simulator
-from parallel_openai.records import APIRequest
 from tests.frames.conftest import Verb, asked, journal_of, prompts
 
 ROWS = 12

@@ -16,10 +16,10 @@ import pandas as pd
 import pydantic
 import pytest
 
-from parallel_openai.frames.cells import shown
-from parallel_openai.frames.table import Row, rows_of
+from parallel_openai._frames.columns.cell_text import shown
+from parallel_openai._frames.columns.table import Row, rows_of
+from parallel_openai._requests.template import BadPromptError, parse_template
 from parallel_openai.local.simulator import Server
-from parallel_openai.requests.prompts import BadPromptError, parse_template
 from tests.frames.conftest import Verb, asked, codes, prompts
 
 Point = namedtuple("Point", "x y")
@@ -123,7 +123,7 @@ def test_a_row_with_an_object_without_a_text_fails_and_is_not_sent(ask: Verb, se
 
 
 def test_a_set_has_the_same_text_in_every_process() -> None:
-    code = "from parallel_openai.frames.cells import shown; print(shown({'a', 'b', 'c', ('x',), frozenset('xyz')}))"
+    code = "from parallel_openai._frames.columns.cell_text import shown; print(shown({'a', ('x',), frozenset('xy')}))"
     told = set()
     for seed in "12":
         env = {**os.environ, "PYTHONHASHSEED": seed}

@@ -15,9 +15,9 @@ from pydantic import BaseModel
 from statsmodels.stats import contingency_tables, multitest
 
 import parallel_openai as po
+from parallel_openai._labels.evaluation.compare import _add_gains
+from parallel_openai._labels.evaluation.metrics import holm, mcnemar, paired_gain
 from parallel_openai.errors import ColumnNotFoundError, InvalidInputError, QuotaExceededError
-from parallel_openai.frames.labelling.compare import _add_gains
-from parallel_openai.frames.labelling.metrics import holm, mcnemar, paired_gain
 from parallel_openai.local.simulator import Server
 from tests.frames.test_label_columns import answer
 

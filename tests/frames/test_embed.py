@@ -16,13 +16,13 @@ import pandas as pd
 import pytest
 
 import parallel_openai as po
+from parallel_openai._frames.embedding.packs import MOST_ON_THE_WAY, Pack, Packer, Queue
+from parallel_openai._records import APIRequest, Size, Usage
+from parallel_openai._requests.endpoints import Packing
+from parallel_openai._requests.prices import price
+from parallel_openai._requests.tokens import request_size
 from parallel_openai.errors import InvalidInputError, RunStoppedError
-from parallel_openai.frames.embedding.packs import MOST_ON_THE_WAY, Pack, Packer, Queue
 from parallel_openai.local import simulator
-from parallel_openai.records import APIRequest, Size, Usage
-from parallel_openai.requests.endpoints import Packing
-from parallel_openai.requests.prices import price
-from parallel_openai.requests.tokens import request_size
 from tests.conftest import interrupted_once_sent
 from tests.frames.conftest import asked, codes, journal_of
 from tests.frames.published import check_body

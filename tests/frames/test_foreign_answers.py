@@ -10,10 +10,10 @@ import pandas as pd
 import pytest
 
 import parallel_openai as po
-from parallel_openai.engine.resume import KnownResults, result_line
-from parallel_openai.jsonl import dumps
+from parallel_openai._journal.resume import KnownResults, result_line
+from parallel_openai._json import dumps
+from parallel_openai._records import APIRequest, Result
 from parallel_openai.local.simulator import Server
-from parallel_openai.records import APIRequest, Result
 from tests.frames.conftest import Verb, journal_of
 
 SHAPE = {"type": "object", "properties": {"a": {"type": "string"}}, "required": ["a"]}

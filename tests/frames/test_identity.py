@@ -12,9 +12,9 @@ import pytest
 
 import parallel_openai as po
 from parallel_openai import APIRequest, Client
-from parallel_openai.engine import origins
-from parallel_openai.frames import place
-from parallel_openai.frames.recipe import Recipe
+from parallel_openai._frames import journal_path as place
+from parallel_openai._frames.recipe import Recipe
+from parallel_openai._journal import origins
 from parallel_openai.local import simulator
 from parallel_openai.local.simulator import Server
 from tests.frames.conftest import Verb, journal_of

@@ -20,8 +20,8 @@ import pandas as pd
 import pytest
 
 import parallel_openai as po
-from parallel_openai.engine.sharing import SharedAccount
-from parallel_openai.local.simulator.account import Account
+from parallel_openai._limits.sharing import SharedAccount
+from parallel_openai.local.simulator.limits.account import Account
 from parallel_openai.local.simulator.settings import Settings
 from tests.servers.recorder import ANSWER, Answer, Asked, recorder
 

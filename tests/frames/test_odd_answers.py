@@ -25,10 +25,10 @@ from pydantic import (
 )
 
 import parallel_openai as po
-from parallel_openai.frames.structured import structured_reader
+from parallel_openai._frames.columns.fields import structured_reader
+from parallel_openai._requests.endpoints import CHAT as CHAT_ENDPOINT
+from parallel_openai._requests.schemas.structured_outputs import structure_of
 from parallel_openai.local.simulator import Server
-from parallel_openai.requests.endpoints import CHAT as CHAT_ENDPOINT
-from parallel_openai.requests.structured import structure_of
 from tests.frames.conftest import Verb, codes
 
 ODD: list[Any] = [None, True, -1, 2**63, 10**400, float("nan"), "text", [], {}, {"a": [1]}]

@@ -13,10 +13,10 @@ from openai.types.chat import completion_create_params as chat_create_params
 from openai.types.responses import response_create_params
 
 import parallel_openai as po
+from parallel_openai._frames.parameters import ACCOUNT, OPTIONS
+from parallel_openai._requests.endpoints import ENDPOINTS
 from parallel_openai.errors import InvalidInputError
-from parallel_openai.frames.parameters import ACCOUNT, OPTIONS
 from parallel_openai.local import simulator
-from parallel_openai.requests.endpoints import ENDPOINTS
 from tests.frames.conftest import Verb, asked
 
 SECRET = "sk-never-seen-0123456789"  # no key, but looks like one

@@ -13,9 +13,9 @@ import pandas as pd
 import pytest
 
 import parallel_openai as po
+from parallel_openai._requests.encodings import get_encoding
 from parallel_openai.errors import ColumnNotFoundError
 from parallel_openai.local.simulator import Server
-from parallel_openai.requests.encodings import get_encoding
 from tests.frames.conftest import Verb
 from tests.frames.test_report import Page
 

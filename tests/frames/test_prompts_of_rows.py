@@ -12,8 +12,8 @@ import pandas as pd
 import pytest
 
 from parallel_openai import Client, process_dataframe, read_journal
+from parallel_openai._frames.columns.table import Row
 from parallel_openai.errors import ColumnNotFoundError, InvalidInputError, TemplateError
-from parallel_openai.frames.table import Row
 from parallel_openai.local.simulator import Server
 from tests.frames.conftest import Verb, asked, codes, journal_of, prompts
 

@@ -15,9 +15,9 @@ import pandas as pd
 import pytest
 
 import parallel_openai as po
+from parallel_openai._frames.reporting.report import RunReport
+from parallel_openai._frames.reporting.report_html import sparkline
 from parallel_openai.errors import MissingDependencyError
-from parallel_openai.frames.report import RunReport
-from parallel_openai.frames.report_html import sparkline
 from parallel_openai.local.simulator import Server
 from tests.frames.conftest import Verb
 

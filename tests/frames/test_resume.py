@@ -12,10 +12,10 @@ import pandas as pd
 import pytest
 
 from parallel_openai import Client, aprocess_dataframe
-from parallel_openai.engine.journal import Journal
-from parallel_openai.engine.resume import KnownResults
+from parallel_openai._frames.columns.answer_columns import COLUMNS
+from parallel_openai._journal.journal import Journal
+from parallel_openai._journal.resume import KnownResults
 from parallel_openai.errors import JournalError, JournalLockedError
-from parallel_openai.frames.answers import COLUMNS
 from parallel_openai.local.simulator import Server
 from tests.frames.conftest import Verb, journal_of
 

@@ -258,7 +258,7 @@ def test_a_file_that_is_no_spreadsheet_of_ours_is_named(content: bytes | None, w
 def test_without_widgets_it_is_a_table(monkeypatch: pytest.MonkeyPatch) -> None:
     import sys
 
-    monkeypatch.setitem(sys.modules, "parallel_openai.frames.reviewing.widget", None)
+    monkeypatch.setitem(sys.modules, "parallel_openai._labels.reviewing.widget", None)
     review = po.review(labelled(text=["<b>Fine</b>", "x", "y", "z", "w"]), save_to="soup.jsonl")
     review.correct(10, "bad")
     bundle = review._repr_mimebundle_()

@@ -14,8 +14,8 @@ import pandas as pd
 import pytest
 
 import parallel_openai as po
+from parallel_openai._frames.columns.answer_columns import COLUMNS
 from parallel_openai.errors import ColumnExistsError, InvalidInputError
-from parallel_openai.frames.answers import COLUMNS
 from parallel_openai.local.simulator import Server
 from tests.frames.conftest import Verb, prompts
 

@@ -18,7 +18,7 @@ import pytest
 from pydantic import BaseModel, field_validator
 
 import parallel_openai as po
-from parallel_openai.engine.interrupts import noted_interrupts
+from parallel_openai._loop.interrupts import noted_interrupts
 from parallel_openai.errors import RunStoppedError
 from parallel_openai.local.simulator import Server
 from tests.conftest import interrupted_once_sent, wait_until_sent

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 
 from parallel_openai.local.simulator import Settings
-from parallel_openai.local.simulator.account import Account
-from parallel_openai.local.simulator.budgets import Bucket, Budget, FixedWindow, SlidingWindow
-from parallel_openai.local.simulator.ledger import Ledger
+from parallel_openai.local.simulator.limits.account import Account
+from parallel_openai.local.simulator.limits.budgets import Bucket, Budget, FixedWindow, SlidingWindow
+from parallel_openai.local.simulator.statistics import Ledger
 
 
 def spend_all_the_time(budget: Budget, seconds: float, step: float = 0.01) -> int:

@@ -12,7 +12,7 @@ import aiohttp
 import pytest
 
 from parallel_openai.local import simulator
-from parallel_openai.local.simulator.faults import FaultDice
+from parallel_openai.local.simulator.faults.faults import FaultDice
 
 T = TypeVar("T")
 HELLO: dict[str, Any] = {"model": "gpt-4o-mini", "messages": [{"role": "user", "content": "Say hello."}]}

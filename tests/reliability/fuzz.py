@@ -13,22 +13,22 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import parallel_openai as po
-from parallel_openai.engine.budget import Budget
-from parallel_openai.engine.journal import Journal
-from parallel_openai.engine.limiter import Limiter
-from parallel_openai.engine.lines import parse_line
-from parallel_openai.engine.processor import End, Processor
-from parallel_openai.engine.resume import KnownResults, result_line
-from parallel_openai.engine.retry import RetryPolicy
-from parallel_openai.engine.transport import Transport
+from parallel_openai._frames.columns.answer_columns import Answers
+from parallel_openai._frames.process import answer_reader
+from parallel_openai._frames.recipe import Recipe
+from parallel_openai._http.transport import Transport
+from parallel_openai._journal.journal import Journal
+from parallel_openai._journal.lines import parse_line
+from parallel_openai._journal.resume import KnownResults, result_line
+from parallel_openai._json import loads
+from parallel_openai._limits.limiter import Limiter
+from parallel_openai._records import APIRequest, Response, Result, Size
+from parallel_openai._requests.endpoints import ENDPOINTS, Endpoint
+from parallel_openai._run.budget import Budget
+from parallel_openai._run.retry import RetryPolicy
+from parallel_openai._run.runner import End, Processor
 from parallel_openai.errors import JournalError, RunStoppedError
-from parallel_openai.frames.answers import Answers
-from parallel_openai.frames.process import answer_reader
-from parallel_openai.frames.recipe import Recipe
-from parallel_openai.jsonl import loads
-from parallel_openai.records import APIRequest, Response, Result, Size
-from parallel_openai.requests.endpoints import ENDPOINTS, Endpoint
-from tests.engine.virtual import VirtualLoop, run_virtually
+from tests.limits.virtual import VirtualLoop, run_virtually
 
 PLACE = Path("journal.jsonl")
 #: Cases that hypothesis tries in one go: it gets slow when it has many to tell apart.

@@ -17,7 +17,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from parallel_openai.jsonl import dumps
+from parallel_openai._json import dumps
 from parallel_openai.local import simulator
 from tests.reliability.worker import write_requests
 

@@ -17,8 +17,8 @@ import pandas as pd
 import pytest
 
 import parallel_openai as po
-from parallel_openai.engine.journal import Journal
-from parallel_openai.engine.lines import parse_line
+from parallel_openai._journal.journal import Journal
+from parallel_openai._journal.lines import parse_line
 from parallel_openai.errors import JournalError, JournalLockedError, JournalWriteError
 from parallel_openai.local.simulator import Server
 from tests.conftest import wait_until_sent

@@ -19,8 +19,8 @@ from typing import Any
 import pytest
 
 import parallel_openai as po
-from parallel_openai.engine.journal import Journal
-from parallel_openai.engine.loop import COME_HOME
+from parallel_openai._journal.journal import Journal
+from parallel_openai._loop.background import COME_HOME
 from parallel_openai.errors import InvalidInputError, JournalError, JournalWriteError
 from parallel_openai.local.simulator import Server
 from tests.conftest import wait_until_sent

@@ -15,7 +15,7 @@ import pandas as pd
 import pytest
 
 import parallel_openai as po
-from parallel_openai.engine.sharing import SharedAccount
+from parallel_openai._limits.sharing import SharedAccount
 from parallel_openai.errors import InvalidInputError, JournalError, ParallelOpenAIError
 
 DF = pd.DataFrame({"text": ["A wonderful lamp.", "It broke, terrible.", "Great value."]})

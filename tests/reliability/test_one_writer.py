@@ -21,7 +21,7 @@ import pandas as pd
 import pytest
 
 import parallel_openai as po
-from parallel_openai.engine.journal import Journal
+from parallel_openai._journal.journal import Journal
 from parallel_openai.errors import InvalidInputError, JournalError, JournalLockedError
 from parallel_openai.local.simulator import Server
 from tests.conftest import wait_until_sent

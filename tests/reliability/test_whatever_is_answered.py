@@ -15,15 +15,15 @@ from typing import Any
 import pytest
 
 from parallel_openai import APIRequest
-from parallel_openai.engine.limiter import Limiter
-from parallel_openai.engine.lines import parse_line
-from parallel_openai.engine.processor import Processor
-from parallel_openai.engine.resume import result_line
-from parallel_openai.engine.retry import RetryPolicy
+from parallel_openai._journal.lines import parse_line
+from parallel_openai._journal.resume import result_line
+from parallel_openai._json import dumps
+from parallel_openai._limits.limiter import Limiter
+from parallel_openai._records import Response, Result
+from parallel_openai._run.retry import RetryPolicy
+from parallel_openai._run.runner import Processor
 from parallel_openai.errors import RunStoppedError
-from parallel_openai.jsonl import dumps
-from parallel_openai.records import Response, Result
-from tests.engine.virtual import VirtualLoop, run_virtually
+from tests.limits.virtual import VirtualLoop, run_virtually
 
 ROWS = 25
 RESPONSES = 5_000

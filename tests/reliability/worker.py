@@ -19,10 +19,10 @@ from typing import Any
 import pandas as pd
 
 import parallel_openai as po
+from parallel_openai._records import Usage
+from parallel_openai._requests.prices import price
+from parallel_openai._requests.tokens import request_size
 from parallel_openai.errors import ParallelOpenAIError
-from parallel_openai.records import Usage
-from parallel_openai.requests.prices import price
-from parallel_openai.requests.tokens import request_size
 
 
 def rows(count: int) -> pd.DataFrame:

@@ -14,11 +14,11 @@ from pathlib import Path
 import pytest
 import tiktoken
 
+from parallel_openai._requests import encodings, vocabularies
+from parallel_openai._requests.encodings import encoding_for_model, get_encoding
+from parallel_openai._requests.tokens import count_tokens
+from parallel_openai._requests.vocabularies import hatch_build
 from parallel_openai.errors import InvalidInputError, ParallelOpenAIError
-from parallel_openai.requests import encodings, vocabularies
-from parallel_openai.requests.encodings import encoding_for_model, get_encoding
-from parallel_openai.requests.tokens import count_tokens
-from parallel_openai.requests.vocabularies import hatch_build
 
 ROOT = Path(__file__).parents[2]
 
@@ -133,14 +133,14 @@ def test_the_build_hook_accepts_the_shipped_vocabularies() -> None:
 
 
 def test_importing_the_counter_does_not_import_tiktoken() -> None:
-    script = "import sys; import parallel_openai.requests.tokens; print('tiktoken' in sys.modules)"
+    script = "import sys; import parallel_openai._requests.tokens; print('tiktoken' in sys.modules)"
 
     assert in_a_new_process(script).strip() == "False"
 
 
 COUNT = """
 import json, sys
-from parallel_openai.requests import tokens
+from parallel_openai._requests import tokens
 texts = json.loads(open(sys.argv[1], encoding="utf-8").read())
 names = ["cl100k_base", "o200k_base", "o200k_harmony"]
 print(json.dumps([[tokens.count_tokens(text, name) for text in texts] for name in names]))
@@ -168,7 +168,7 @@ def test_the_counts_offline_are_tiktokens_own(tiktoken_cache: Path, tmp_path_fac
 def test_the_shipped_encodings_split_text_and_name_special_tokens_as_tiktoken_does(tiktoken_cache: Path) -> None:
     script = """
 from tiktoken_ext import openai_public
-from parallel_openai.requests import encodings
+from parallel_openai._requests import encodings
 for name, (_, pattern, special) in encodings._SHAPES.items():
     theirs = openai_public.ENCODING_CONSTRUCTORS[name]()
     print(theirs["pat_str"] == pattern, theirs["special_tokens"] == special)

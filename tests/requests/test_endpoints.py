@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from parallel_openai._records import Usage
+from parallel_openai._requests.endpoints import CHAT, ENDPOINTS, Endpoint, endpoint, endpoint_at, is_simulated, usage_of
+from parallel_openai._requests.template import BadPromptError
 from parallel_openai.errors import InvalidInputError
-from parallel_openai.records import Usage
-from parallel_openai.requests.endpoints import CHAT, ENDPOINTS, Endpoint, endpoint, endpoint_at, is_simulated, usage_of
-from parallel_openai.requests.prompts import BadPromptError
 
 FIELDS = (
     "choices message content usage prompt_tokens refusal finish_reason model text logprobs tokens top_logprobs "

@@ -9,10 +9,7 @@ from typing import Annotated, Any, Literal, TypedDict
 import pytest
 from pydantic import BaseModel, Field, model_validator
 
-from parallel_openai.errors import InvalidInputError
-from parallel_openai.local.simulator import checks
-from parallel_openai.requests.label_models import checker, label_fields
-from parallel_openai.requests.labels import (
+from parallel_openai._requests.schemas.answer_schema import (
     LabelField,
     check_labels,
     check_scale,
@@ -21,6 +18,9 @@ from parallel_openai.requests.labels import (
     read_answer,
     write_answer,
 )
+from parallel_openai._requests.schemas.label_models import checker, label_fields
+from parallel_openai.errors import InvalidInputError
+from parallel_openai.local.simulator.checks import bodies as checks
 
 
 class Tone(str, enum.Enum):

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from parallel_openai.jsonl import dumps
-from parallel_openai.requests.logprobs import LabelProbabilities, Step, find_values, label_probabilities, steps_of
+from parallel_openai._json import dumps
+from parallel_openai._requests.logprobs import LabelProbabilities, Step, find_values, label_probabilities, steps_of
 
 
 def step(token: str, probability: float, **others: float) -> Step:

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 from genai_prices import Usage, calc_price
 
-from parallel_openai.records import Usage as Taken
-from parallel_openai.requests import prices
-from parallel_openai.requests.prices import price
+from parallel_openai._records import Usage as Taken
+from parallel_openai._requests import prices
+from parallel_openai._requests.prices import price
 
 ROOT = Path(__file__).parents[2]
 
@@ -217,7 +217,7 @@ def test_a_priority_price_that_is_not_listed_is_not_guessed(caplog: pytest.LogCa
 
 
 def test_importing_the_prices_does_not_import_genai_prices() -> None:
-    script = "import sys; import parallel_openai.requests.prices; print('genai_prices' in sys.modules)"
+    script = "import sys; import parallel_openai._requests.prices; print('genai_prices' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, check=True, text=True)
 
     assert done.stdout.strip() == "False"

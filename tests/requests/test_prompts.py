@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from parallel_openai._requests.endpoints import CHAT
+from parallel_openai._requests.template import BadPromptError, parse_template, to_messages
 from parallel_openai.errors import TemplateError
-from parallel_openai.requests.endpoints import CHAT
-from parallel_openai.requests.prompts import BadPromptError, parse_template, to_messages
 
 
 @given(st.text(), st.text())

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
+from parallel_openai._requests.schemas.structured_outputs import Structure, structure_of
+from parallel_openai.local.simulator.checks.strict_mode import strict_schema as refuse_what_is_not_strict
 from parallel_openai.local.simulator.refusals import Refusal
-from parallel_openai.local.simulator.strict_mode import strict_schema as refuse_what_is_not_strict
-from parallel_openai.requests.structured import Structure, structure_of
 
 TEXT, WHOLE = {"type": "string"}, {"type": "integer"}
 

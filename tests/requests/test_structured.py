@@ -11,9 +11,9 @@ from typing import Any, Literal, Optional, TypedDict
 import pytest
 from pydantic import BaseModel, Field, RootModel
 
+from parallel_openai._requests.schemas.structured_outputs import structure_of
 from parallel_openai.errors import InvalidInputError
-from parallel_openai.local.simulator.strict_mode import strict_schema as refuse_what_is_not_strict
-from parallel_openai.requests.structured import structure_of
+from parallel_openai.local.simulator.checks.strict_mode import strict_schema as refuse_what_is_not_strict
 
 
 class Part(BaseModel):

@@ -4,9 +4,9 @@ import json
 
 import pytest
 
-from parallel_openai.records import Size
-from parallel_openai.requests import tokens
-from parallel_openai.requests.tokens import count_tokens, request_size
+from parallel_openai._records import Size
+from parallel_openai._requests import tokens
+from parallel_openai._requests.tokens import count_tokens, request_size
 
 # Counts
 

@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 
-from parallel_openai.engine.bounds import prices_at
-from parallel_openai.engine.budget import Budget, Reserve
-from parallel_openai.records import APIRequest, Response, Size, Usage
-from parallel_openai.requests.endpoints import bill_of, usage_of
-from parallel_openai.requests.prices import price
+from parallel_openai._records import APIRequest, Response, Size, Usage
+from parallel_openai._requests.endpoints import bill_of, usage_of
+from parallel_openai._requests.prices import price
+from parallel_openai._run.allowance import prices_at
+from parallel_openai._run.budget import Budget, Reserve
 
 CHAT: dict[str, Any] = {"model": "gpt-5.6-luna", "choices": [{"message": {"content": "Yes."}}]}
 EMBEDDINGS: dict[str, Any] = {"model": "text-embedding-3-small", "data": [{"embedding": [0.5]}]}

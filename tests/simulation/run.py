@@ -20,10 +20,10 @@ import pandas as pd
 from yarl import URL
 
 import parallel_openai as po
-from parallel_openai.engine.connections import Connections
-from parallel_openai.engine.transport import Transport
+from parallel_openai._http.connections import Connections
+from parallel_openai._http.transport import Transport
 from parallel_openai.errors import ParallelOpenAIError
-from tests.engine.virtual import VirtualLoop
+from tests.limits.virtual import VirtualLoop
 from tests.simulation import checks
 from tests.simulation.life import CAP, LABELS, Call, Life, draw
 from tests.simulation.server import Books, Server, books_of, inputs_of

@@ -17,12 +17,12 @@ import aiohttp
 import orjson
 from multidict import CIMultiDict
 
-from parallel_openai.local.simulator.account import Account
-from parallel_openai.local.simulator.counting import reserved, settled
+from parallel_openai._requests.encodings import get_encoding
+from parallel_openai.local.simulator.endpoints.counting import reserved, settled
+from parallel_openai.local.simulator.limits.account import Account
 from parallel_openai.local.simulator.refusals import rate_limited
 from parallel_openai.local.simulator.settings import Settings
-from parallel_openai.requests.encodings import get_encoding
-from tests.engine.virtual import VirtualLoop
+from tests.limits.virtual import VirtualLoop
 from tests.simulation.life import AFTER_WORK, BEFORE_WORK, LABELS, Call, Life
 
 Answer = tuple[int, Mapping[str, str], bytes]

@@ -19,12 +19,12 @@ from multidict import CIMultiDict
 from yarl import URL
 
 import parallel_openai as po
-from parallel_openai.engine.connections import Connections
-from parallel_openai.engine.reading import decompressed
-from parallel_openai.engine.transport import Transport
+from parallel_openai._http.body import decompressed
+from parallel_openai._http.connections import Connections
+from parallel_openai._http.transport import Transport
+from parallel_openai._printable import printable_lines
 from parallel_openai.errors import ParallelOpenAIError
-from parallel_openai.printable import printable_lines
-from tests.engine.virtual import VirtualLoop
+from tests.limits.virtual import VirtualLoop
 from tests.simulation.any_response import WRONG, Said, drawn, plain
 from tests.simulation.life import LABELS
 from tests.simulation.server import label_of, question_of, reply_to, vector_of

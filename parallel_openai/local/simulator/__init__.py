@@ -14,7 +14,7 @@ with simulator.serve(max_requests_per_minute=600, latency=0.5, fault_500=0.02) a
 
 from __future__ import annotations
 
-from .serving import Server, serve
-from .settings import Settings
+from parallel_openai.local.simulator.serving import Server, serve
+from parallel_openai.local.simulator.settings import Settings
 
 __all__ = ["Server", "Settings", "serve"]

@@ -13,9 +13,9 @@ import threading
 from collections.abc import Sequence
 from typing import Any
 
-from . import serving
-from .server import Simulator
-from .settings import Settings, options
+from parallel_openai.local.simulator import serving
+from parallel_openai.local.simulator.server import Simulator
+from parallel_openai.local.simulator.settings import Settings, options
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -9,7 +9,7 @@ from typing import Any
 
 import orjson
 
-from .account import Lack, duration
+from parallel_openai.local.simulator.limits.account import Lack, duration
 
 HELP = "https://platform.openai.com/account/rate-limits"
 

@@ -15,18 +15,21 @@ from typing import Any
 import orjson
 from aiohttp import web
 
-from . import checks, counting, faults, refusals
-from .account import Account, Lack
-from .chat import CHAT
-from .completions import COMPLETIONS
-from .embeddings import EMBEDDINGS
-from .endpoints import Answer, Asked, Endpoint
-from .ledger import Ledger
-from .moderations import MODERATIONS
-from .refusals import Refusal
-from .responses import RESPONSES
-from .scripts import Scripted, Scripts
-from .settings import Settings
+from parallel_openai.local.simulator import refusals
+from parallel_openai.local.simulator.checks import bodies as checks
+from parallel_openai.local.simulator.endpoints import counting
+from parallel_openai.local.simulator.endpoints.chat import CHAT
+from parallel_openai.local.simulator.endpoints.completions import COMPLETIONS
+from parallel_openai.local.simulator.endpoints.embeddings import EMBEDDINGS
+from parallel_openai.local.simulator.endpoints.endpoint import Answer, Asked, Endpoint
+from parallel_openai.local.simulator.endpoints.moderations import MODERATIONS
+from parallel_openai.local.simulator.endpoints.responses import RESPONSES
+from parallel_openai.local.simulator.faults import faults
+from parallel_openai.local.simulator.faults.scripts import Scripted, Scripts
+from parallel_openai.local.simulator.limits.account import Account, Lack
+from parallel_openai.local.simulator.refusals import Refusal
+from parallel_openai.local.simulator.settings import Settings
+from parallel_openai.local.simulator.statistics import Ledger
 
 # Add an endpoint here.
 ENDPOINTS: tuple[Endpoint, ...] = (CHAT, RESPONSES, EMBEDDINGS, COMPLETIONS, MODERATIONS)

@@ -18,10 +18,10 @@ from urllib.parse import urlsplit
 
 from aiohttp import web
 
-from . import scripts
-from .desk import application
-from .server import Simulator
-from .settings import Settings
+from parallel_openai.local.simulator.faults import scripts
+from parallel_openai.local.simulator.other_routes import application
+from parallel_openai.local.simulator.server import Simulator
+from parallel_openai.local.simulator.settings import Settings
 
 HOST = "127.0.0.1"
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from .odd_lines import ODD_LINES
+from parallel_openai.local.simulator.batches.odd_lines import ODD_LINES
 
 WINDOWS = ("bucket", "sliding", "fixed")
 HEADERS = ("enforced", "minute", "none")

@@ -1,0 +1,1 @@
+"""From batches at the server to results."""

@@ -1,0 +1,58 @@
+"""Rows that no batch has answered, sent the usual way."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+from parallel_openai._batch.submitting.divide import Planner
+from parallel_openai._batch.submitting.input_files import Row, Spool
+from parallel_openai._client.client import Client
+from parallel_openai._progress.status import StatusTracker
+from parallel_openai._records import APIRequest, Result
+from parallel_openai._run.budget import Budget
+from parallel_openai._run.runner import End
+
+
+class Leftovers:
+    """They wait on the disk until the last batch has ended."""
+
+    def __init__(self, spool: Spool, planner: Planner) -> None:
+        self._spool, self._planner = spool, planner
+        self._on_their_way: dict[int, Row] = {}
+
+    def add(self, row: Row) -> None:
+        self._planner.add(row, 1)
+
+    def discard(self) -> None:
+        self._planner.discard()
+
+    async def send(
+        self,
+        client: Client,
+        *,
+        on_start: Callable[[Row], None],
+        on_result: Callable[[Row, Result], APIRequest | None],
+        status: StatusTracker,
+        budget: Budget | None,
+    ) -> End:
+        """Bring them to their results; a result has the sends through batches among its attempts."""
+        parts = list(self._planner.close())
+        if not parts:
+            return "finished"
+
+        def requests() -> Iterator[APIRequest]:
+            for part in parts:
+                for row in self._spool.rows(part.name, part.path):
+                    on_start(row)
+                    self._on_their_way[id(row.request)] = row
+                    yield row.request
+
+        def take(result: Result) -> APIRequest | None:
+            row = self._on_their_way.pop(id(result.request))
+            return on_result(row, result._replace(attempts=(*row.attempts, *result.attempts)))
+
+        try:
+            return await client.process(requests(), on_result=take, status=status, budget=budget)
+        finally:
+            for part in parts:
+                self._spool.remove(part.name)

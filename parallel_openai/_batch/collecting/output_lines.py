@@ -1,0 +1,167 @@
+"""What the lines of a batch's output and error files say of their rows."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import IO, Any, Literal
+
+from parallel_openai._batch.server_batch import ServerBatch
+from parallel_openai._json import dumps, loads_from_anywhere, loads_quickly
+from parallel_openai._printable import printable
+from parallel_openai._records import MAX_RESPONSE_BYTES, APIRequest, Attempt, Response, Result
+from parallel_openai._requests.endpoints import usage_of
+from parallel_openai._run.retry import judge
+
+#: Written into each answer, since nothing else in it tells that it cost half.
+TIER = "batch"
+#: For a line without sense: nobody says that its row failed, so it may be paid for, and it is not asked again.
+UNREADABLE = "malformed_response"
+
+Fate = Literal["done", "again", "left"]
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What became of a row in a batch.
+
+    Attributes:
+        fate: `done`: it has its result; `again`: it may have one another time; `left`: somebody cancelled it.
+        attempt: its going through the batch, as one send.
+        error_code, error: why there is no answer.
+        answer: the answer's JSON, where there is one.
+    """
+
+    fate: Fate
+    attempt: Attempt
+    error_code: str | None = None
+    error: str | None = None
+    answer: dict[str, Any] | None = None
+
+    def result(self, request: APIRequest, earlier: tuple[Attempt, ...]) -> Result:
+        """The row's result, after the sends before this one."""
+        attempts = (*earlier, self.attempt)
+        if self.answer is not None:
+            return Result(
+                request,
+                "succeeded",
+                self.answer,
+                attempts=attempts,
+                raw=dumps(self.answer),
+                usage=usage_of(self.answer),
+            )
+        errors = (self.error or "",)
+        return Result(request, "failed", None, self.error_code, self.error, errors=errors, attempts=attempts)
+
+
+def read_lines(file: IO[bytes], most: int) -> Iterator[tuple[int, Mapping[str, Any] | None]]:
+    """Where each line begins, and the line; None for one that does not say of which row it is.
+
+    What comes behind so many lines, blank ones too, is not read.
+    """
+    begins = 0
+    for _ in range(most):
+        raw = file.readline(MAX_RESPONSE_BYTES)
+        if not raw:
+            return
+        size = len(raw)
+        is_whole = raw.endswith(b"\n") or size < MAX_RESPONSE_BYTES
+        while not raw.endswith(b"\n") and (more := file.readline(MAX_RESPONSE_BYTES)):  # the rest of one too long
+            raw, size = more, size + len(more)
+        if raw.strip():
+            yield begins, read_line(raw) if is_whole else None
+        begins += size
+
+
+def read_line(raw: bytes) -> Mapping[str, Any] | None:
+    """A line that names its row; None for any other.
+
+    >>> read_line(b'["no object"]')
+    """
+    try:
+        line = loads_quickly(loads_from_anywhere(raw)[0])
+    except ValueError:
+        return None
+    return line if isinstance(line, dict) and isinstance(line.get("custom_id"), str) else None
+
+
+def read_outcome(line: Mapping[str, Any], batch: ServerBatch) -> Outcome:
+    """What a line says.
+
+    >>> line = {"custom_id": "a", "response": None, "error": {"code": "batch_expired", "message": "Too late."}}
+    >>> read_outcome(line, ServerBatch.of({"id": "batch_1", "created_at": 100, "expired_at": 160}, "")).fate
+    'again'
+    """
+    said, error = line.get("response"), line.get("error")
+    if isinstance(said, dict):
+        status, body = _status(said.get("status_code")), _json(said.get("body"))
+        if status >= 300 or isinstance(body, dict):
+            return _answered(batch, status, body, said.get("request_id"))
+    if error:
+        about = error if isinstance(error, dict) else {"message": error}
+        code, message = about.get("code") or "batch_error", about.get("message") or "The batch gave no answer."
+        return without_answer(batch, str(code), str(message))
+    return unreadable(batch)
+
+
+def _answered(batch: ServerBatch, status: int, body: Any, request_id: Any) -> Outcome:
+    request_id = request_id if isinstance(request_id, str) else ""
+    response = Response(status, {"x-request-id": request_id}, dumps(body), body, batch.seconds)
+    verdict = judge(response, reached=True)
+    attempt = _attempt(batch, status, verdict.code, request_id or None)
+    if verdict.kind == "done":
+        return Outcome("done", attempt, answer={**body, "service_tier": TIER})
+    fate: Fate = "done" if verdict.kind in ("fail", "stop") else "again"
+    return Outcome(fate, attempt, verdict.code, verdict.message)
+
+
+def without_answer(batch: ServerBatch, code: str, message: str) -> Outcome:
+    """For a row that the batch did not come to."""
+    code, message = printable(code), printable(message)
+    fate: Fate = "left" if code == "batch_cancelled" else "again"
+    return Outcome(fate, _attempt(batch, 0, code, None), code, f"{message} (Batch {batch.id}.)")
+
+
+def unreadable(batch: ServerBatch) -> Outcome:
+    """For a row whose line cannot be made sense of."""
+    message = f"What the files of the batch say of this row has no sense, so it may be paid for. (Batch {batch.id}.)"
+    return Outcome("done", _attempt(batch, 0, UNREADABLE, None), UNREADABLE, message)
+
+
+def refused(batch: ServerBatch, error: Mapping[str, Any]) -> Outcome:
+    """For a row whose line in the input file the server finds fault with."""
+    code, message = str(error.get("code") or "batch_error"), str(error.get("message"))
+    return replace(without_answer(batch, code, message), fate="done")
+
+
+def missing(batch: ServerBatch) -> Outcome:
+    """For a row of which neither file says anything, in a batch that did not come to it by its own word."""
+    if batch.status == "cancelled":
+        return without_answer(batch, "batch_cancelled", "The batch was cancelled before this row.")
+    if batch.status == "failed":
+        return without_answer(batch, "batch_failed", f"The batch failed: {batch.why()}")
+    code = "batch_expired" if batch.status == "expired" else "batch_incomplete"
+    return without_answer(batch, code, "The batch came to its end without a word of this row.")
+
+
+def _status(told: Any) -> int:
+    """The status of an answer; 200 where there is none that can be read, since the body says it too."""
+    try:
+        status = int(told)
+    except (TypeError, ValueError, OverflowError):
+        return 200
+    return status if 200 <= status < 600 else 200
+
+
+def _json(body: Any) -> Any:
+    """A body that was put into a text, as some gateways do."""
+    if not isinstance(body, str):
+        return body
+    try:
+        return loads_quickly(body)
+    except ValueError:
+        return body
+
+
+def _attempt(batch: ServerBatch, status: int, code: str | None, request_id: str | None) -> Attempt:
+    return Attempt(batch.created_at, batch.seconds, 0.0, status, code, request_id)

@@ -1,0 +1,41 @@
+"""The client of a call that names none: the environment's."""
+
+from __future__ import annotations
+
+import os
+
+from parallel_openai._client.client import Client
+from parallel_openai.errors import InvalidInputError
+
+#: What in the environment makes a client.
+_ENVIRONMENT = (
+    "OPENAI_BASE_URL",
+    "OPENAI_API_KEY",
+    "OPENAI_ORG_ID",
+    "OPENAI_PROJECT_ID",
+    "AZURE_OPENAI_ENDPOINT",
+    "AZURE_OPENAI_API_KEY",
+    "AZURE_OPENAI_AD_TOKEN",
+    "OPENAI_API_VERSION",
+)
+_clients: dict[tuple[str | None, ...], Client] = {}
+
+
+def client_for(given: Client | None) -> Client:
+    """The client that a call is given, else that of the environment: the same one for every call, as long as the
+    environment stays the same.
+
+    Raises:
+        InvalidInputError: what is given is none.
+    """
+    if given is not None:
+        if not isinstance(given, Client):
+            raise InvalidInputError(
+                f"client must be a parallel_openai.Client, not a {type(given).__module__}.{type(given).__name__}. "
+                "Make one with Client(base_url, api_key)."
+            )
+        return given
+    state = tuple(os.environ.get(name) for name in _ENVIRONMENT)
+    if state not in _clients:
+        _clients[state] = Client()
+    return _clients[state]

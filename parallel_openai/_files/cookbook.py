@@ -1,0 +1,66 @@
+"""Names that the ancestor's scripts import, and a result that may be awaited as theirs is."""
+
+from __future__ import annotations
+
+from collections.abc import Coroutine, Generator, Iterator, Mapping
+from itertools import count
+from typing import Any
+
+from parallel_openai._files.endpoint_url import split_url
+from parallel_openai._progress.status import StatusTracker
+from parallel_openai._requests.tokens import request_size
+
+#: Tokens of an answer where a request sets no cap, as the ancestor has it.
+_USUAL_ANSWER = 15
+
+
+class FileStatus(StatusTracker, Coroutine[Any, Any, StatusTracker]):
+    """The counts of a call on files; `await` and `asyncio.run` on it, as the ancestor's callers write, give them."""
+
+    def __await__(self) -> Generator[Any, Any, StatusTracker]:
+        yield from ()
+        return self
+
+    def send(self, value: Any) -> Any:
+        raise StopIteration(self)
+
+    def throw(self, *error: Any) -> Any:
+        raise error[0]
+
+    def close(self) -> None:
+        pass
+
+
+def num_tokens_consumed_from_request(
+    request_json: Mapping[str, Any], api_endpoint: str, token_encoding_name: str = "cl100k_base"
+) -> int:
+    """The tokens that a request may take of a rate limit: its prompt, and each answer's cap (15 where there is none).
+
+    >>> question = {"role": "user", "content": "What is the capital of France?"}
+    >>> num_tokens_consumed_from_request({"messages": [question], "max_tokens": 10}, "chat/completions")
+    24
+    """
+    size = request_size(request_json, token_encoding_name, api_endpoint)
+    if api_endpoint == "embeddings":
+        return size.prompt_tokens
+    cap = _USUAL_ANSWER if size.max_output_tokens is None else size.max_output_tokens
+    return size.prompt_tokens + cap * size.choices
+
+
+def api_endpoint_from_url(request_url: str) -> str:
+    """The endpoint that a full URL is of.
+
+    >>> api_endpoint_from_url("https://api.openai.com/v1/chat/completions")
+    'chat/completions'
+    """
+    return split_url(request_url)[1]
+
+
+def task_id_generator_function() -> Iterator[int]:
+    """0, 1, 2 and so on.
+
+    >>> numbers = task_id_generator_function()
+    >>> next(numbers), next(numbers)
+    (0, 1)
+    """
+    return count()

@@ -1,0 +1,29 @@
+"""An endpoint's full URL, as the ancestor takes it, and its two parts, as a client does."""
+
+from __future__ import annotations
+
+from urllib.parse import urlsplit
+
+from parallel_openai._http.addresses.urls import mask_url
+from parallel_openai._requests.endpoints import endpoint_at
+from parallel_openai.errors import InvalidInputError
+
+
+def split_url(request_url: str) -> tuple[str, str]:
+    """The base URL and the path below it, of an endpoint's full URL.
+
+    >>> split_url("https://api.openai.com/v1/chat/completions")
+    ('https://api.openai.com/v1', 'chat/completions')
+    >>> split_url("https://host/openai/deployments/mine/chat/completions?api-version=2024-10-21")
+    ('https://host/openai/deployments/mine?api-version=2024-10-21', 'chat/completions')
+    """
+    if not isinstance(request_url, str):
+        raise InvalidInputError(f"request_url must be an endpoint's URL, not a {type(request_url).__name__}.")
+    parts = urlsplit(request_url)
+    known = endpoint_at(parts.path)
+    if known is not None:
+        root = parts.path.rstrip("/").removesuffix("/" + known.path)
+        return parts._replace(path=root).geturl(), known.path
+    raise InvalidInputError(
+        f"request_url must end in an endpoint such as /chat/completions or /embeddings, not {mask_url(request_url)!r}."
+    )

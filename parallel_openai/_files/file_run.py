@@ -1,0 +1,349 @@
+"""One run on files: the requests, the account, the results and the counts."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+import os
+from array import array
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from parallel_openai._arguments import path_of
+from parallel_openai._batch.batch_lane import BatchLane, Lane, check_lane, sure_tier
+from parallel_openai._batch.batch_run import BatchRun
+from parallel_openai._batch.manage import identity_in_files
+from parallel_openai._batch.under_way import UnderWay
+from parallel_openai._client.client import Client
+from parallel_openai._client.default_client import client_for
+from parallel_openai._disk.ownership import check_own
+from parallel_openai._files.cookbook import FileStatus
+from parallel_openai._files.endpoint_url import split_url
+from parallel_openai._files.known_lines import NOTHING_KNOWN, Digest, KnownLines, content_digest, key_digest
+from parallel_openai._files.requests_file import Line, LineRequest, RequestsFile, parse_request
+from parallel_openai._journal.digests import digest_of
+from parallel_openai._journal.journal import Journal, Sync, check_sync
+from parallel_openai._journal.origins import here
+from parallel_openai._journal.resume import result_line
+from parallel_openai._log import log
+from parallel_openai._printable import printable
+from parallel_openai._progress.status import about_open_requests
+from parallel_openai._records import APIRequest, Result, Size
+from parallel_openai._requests.encodings import get_encoding
+from parallel_openai._requests.endpoints import Endpoint, endpoint_at, path_for
+from parallel_openai._requests.tokens import request_size
+from parallel_openai._run.allowance import Bounds, prices_at
+from parallel_openai._run.budget import Budget, cost_of
+from parallel_openai._run.retry import without_answer
+from parallel_openai._run.worst_case import has_media, reads_unseen
+from parallel_openai.errors import InvalidInputError
+
+#: Lines passed over as known before other work of the loop gets its turn.
+_KNOWN_AT_ONCE = 1000
+#: What a request's worst case hangs on, apart from its prompt and from what it has the model read elsewhere.
+_CAPS = (
+    *("model", "models", "service_tier", "modalities", "audio"),
+    *("n", "best_of", "max_completion_tokens", "max_tokens", "max_output_tokens"),
+)
+GOES_ON = "The same call goes on from there"
+_ENDINGS = {
+    "finished": "Done",
+    "submitted": "Submitted",
+    "stopped": "Stopped",
+    "interrupted": f"Interrupted. {GOES_ON}",
+}
+
+
+class FileRun:
+    """One call: the two files, the account, and the counts."""
+
+    def __init__(
+        self,
+        requests_filepath: str | os.PathLike[str],
+        save_filepath: str | os.PathLike[str] | None,
+        request_url: str | None,
+        api_key: str | None,
+        max_requests_per_minute: float | None,
+        max_tokens_per_minute: float | None,
+        token_encoding_name: str,
+        max_attempts: int,
+        logging_level: int,
+        client: Client | None,
+        sync: Sync,
+        bounds: Bounds,
+        lane: Lane,
+        *,
+        resubmit: bool,
+        resume_from_anywhere: bool,
+    ) -> None:
+        check_sync(sync)
+        self.lane = check_lane(lane, {}, bounds.deadline, repair=False, resubmit=resubmit)
+        if lane == "flex":
+            raise InvalidInputError(
+                'lane must be online or batch; for flex, write "service_tier": "flex" into the bodies.'
+            )
+        self._resubmit = resubmit
+        self._under_way: UnderWay | None = None
+        self.rest: str | None = None
+        self._logging_level = _checked_level(logging_level)
+        self.source = RequestsFile(path_of(requests_filepath, "requests_filepath"))
+        self.target = (
+            results_beside(self.source.path) if save_filepath is None else path_of(save_filepath, "save_filepath")
+        )
+        if self.target.suffix in (".gz", ".zst"):
+            raise InvalidInputError(
+                f"save_filepath is {self.target}, and results are kept in plain JSONL: add no suffix."
+            )
+        if os.path.exists(self.target) and self.target.samefile(self.source.path):
+            raise InvalidInputError(f"save_filepath is the requests file itself: {self.target}. Choose another.")
+        base_url: str | None = None
+        self.path: str | None = None  # none where each line goes to the endpoint that suits it
+        if request_url is not None:
+            base_url, self.path = split_url(request_url)
+        elif self.lane is not None:  # all batches of a call are for one endpoint
+            self.path = self.source.endpoint_path()
+        get_encoding(str(token_encoding_name))  # what is no text is no encoding's name
+        self.encoding = token_encoding_name
+        self.client = (
+            client_for(client)
+            if client is not None
+            else Client(
+                base_url,
+                api_key,
+                max_requests_per_minute=max_requests_per_minute,
+                max_tokens_per_minute=max_tokens_per_minute,
+                max_attempts=max_attempts,
+            )
+        )
+        self.client.check_key()
+        self._origin = here(self.client.place)
+        self._from = None if resume_from_anywhere else self._origin.place
+        self.sync = sync
+        self.bounds = bounds
+        self._price = prices_at(self.client.base_url)
+        self.budget = bounds.budget(self.client.base_url, sure_tier(lane))
+        self.status = FileStatus()
+        self._read_to_end = False
+
+    @contextmanager
+    def log_level(self) -> Iterator[None]:
+        """The level that the call asks for, while it runs: what else logs in this process keeps its own."""
+        before = log.level
+        log.setLevel(self._logging_level)
+        try:
+            yield
+        finally:
+            log.setLevel(before)
+
+    async def work(self) -> None:
+        counting = asyncio.get_running_loop().create_task(self._count_lines())
+        try:
+            await self._work(self.client.clock())
+        finally:
+            counting.cancel()
+
+    async def _work(self, began: float) -> None:
+        if self.budget is not None:
+            await self._check_caps(self.budget)
+        with Journal(self.target, sync=self.sync, origin=self._origin) as journal:
+            if self.lane is not None:
+                await self._work_in_batches(self.lane, journal)
+                return
+            if not self._resubmit:
+                self._under_way = UnderWay(self.target, identity_in_files)
+            self.status.ended = await self.client.process(
+                journal.before_sending(self._requests(await self._known(content_digest))),
+                on_result=lambda result: self._take(result, journal),
+                status=self.status,
+                budget=self.budget,
+                deadline=self.bounds.until(began),
+            )
+            if self._under_way is not None and self._under_way.met:
+                self.rest = str(self._under_way)
+                self.status.ended = "submitted" if self.status.ended == "finished" else self.status.ended
+
+    async def _work_in_batches(self, lane: BatchLane, journal: Journal) -> None:
+        assert self.path is not None
+        known = await self._known(key_digest)
+        answers = known.finished.copy()
+        batches = BatchRun(
+            self.client,
+            journal,
+            lane,
+            on_result=lambda result: self._take(result, journal),
+            status=self.status,
+            record=False,
+            identity=identity_in_files,
+            known=lambda name: answers.count(digest_of(name)),
+            budget=self.budget,
+        )
+        try:
+            self.status.ended = await batches.run(journal.before_sending(self._requests(known)))
+        finally:
+            self.rest = batches.standing.rest()
+            if self.rest is not None and batches.is_short:
+                self.rest = f"{self.bounds.why('budget')} {self.rest}"
+
+    def closing_line(self) -> str:
+        """How the call ended, in one line."""
+        status = self.status
+        parts = [f"{status.num_tasks_succeeded:,} succeeded", f"{status.num_tasks_failed:,} failed"]
+        if status.num_tasks_restored:
+            parts.append(f"{status.num_tasks_restored:,} known already")
+        if status.num_rate_limit_errors:
+            parts.append(f"{status.num_rate_limit_errors:,} rate-limit refusals waited out")
+        if status.num_requests_left:
+            parts.append(f"{status.num_requests_left:,} left in flight, which the server may bill")
+        if status.most_open_requests is not None:
+            parts.append(about_open_requests(status.most_open_requests))
+        parts += [] if self.rest is None else [self.rest.removesuffix(".")]
+        how = _ENDINGS.get(status.ended) or f"{self.bounds.why(status.ended)} {GOES_ON}"
+        faster = status.timeline.advice
+        advice = f" {faster}." if faster is not None else ""
+        return f"{how}: {', '.join(parts)}.{advice} Results: {self.target}"
+
+    async def _check_caps(self, budget: Budget) -> None:
+        """See, before anything is sent, that a worst case can be told for each request."""
+        good: tuple[str, dict[str, Any]] | None = None  # the caps of the line before, mostly the same
+        for number, _, line in self.source.lines():
+            if number % _KNOWN_AT_ONCE == 0:
+                await asyncio.sleep(0)
+            try:
+                body, metadata, path = parse_request(line)
+                caps = {name: body[name] for name in _CAPS if name in body}
+                if (path or path_for(body), caps) == good and reads_unseen(body) is None and not has_media(body):
+                    continue
+                request = self._request(body, metadata, path, number)
+            except ValueError:
+                continue  # it will not be sent, and is named when its turn comes
+            request.size = request_size(caps, self.encoding, request.path)
+            if (objection := budget.objection(request)) is not None:
+                raise InvalidInputError(f"Line {number} of {self.source.path}: {objection}")
+            good = path or path_for(body), caps
+
+    async def _count_lines(self) -> None:
+        """Find the total, for the time left; the run does not wait for it."""
+        total = 0
+        for lines in self.source.counts():
+            total += lines
+            await asyncio.sleep(0)
+        if not self._read_to_end:
+            self.status.num_tasks_total = total
+
+    async def _known(self, digest: Digest) -> KnownLines:
+        known = await KnownLines.load(self.target, digest, simulated=self.client.is_local, place=self._from)
+        self.status.num_damaged_lines += known.damaged_lines
+        for writer, count in known.by_others.items():
+            log.warning("%s: %s of the answers in it were written by %s.", self.target, f"{count:,}", printable(writer))
+        return known
+
+    def _requests(self, known: KnownLines) -> Iterator[LineRequest | None]:
+        """What must be sent: first what is new, and then what failed before."""
+        failed = array("Q")  # the numbers of lines and the bytes they begin at, in turns
+        yield from self._read(self._counted(self.source.lines()), known, failed)
+        yield from self._read(self.source.lines_at(zip(failed[::2], failed[1::2], strict=True)), NOTHING_KNOWN, failed)
+
+    def _counted(self, lines: Iterator[Line]) -> Iterator[Line]:
+        """The same, with the total kept in step."""
+        status, count = self.status, 0
+        for count, line in enumerate(lines, 1):
+            if status.num_tasks_total is not None and count > status.num_tasks_total:
+                status.num_tasks_total = None  # the file still grows
+            yield line
+        self._read_to_end = True
+        status.num_tasks_total = count
+
+    def _read(self, lines: Iterable[Line], known: KnownLines, failed: array[int]) -> Iterator[LineRequest | None]:
+        """The requests of lines that are new; None now and then while there are none; where those are that failed."""
+        status = self.status
+        for number, offset, line in lines:
+            try:
+                body, metadata, path = parse_request(line)
+                standing = known.take(body, metadata, self._path_of(body, path))
+                request = self._request(body, metadata, path, number) if standing != "good" else None
+            except ValueError as error:
+                self._reject(number, line, str(error))
+                continue
+            if request is not None and self._waits_in_batch(request):
+                yield None
+            elif standing == "failed":
+                failed.extend((number, offset))
+            elif request is not None:
+                yield request
+            else:
+                status.num_tasks_restored += 1
+                status.num_tasks_succeeded += 1
+                if status.num_tasks_restored % _KNOWN_AT_ONCE == 0:
+                    yield None
+
+    def _request(self, body: dict[str, Any], metadata: Any, path: str | None, number: int) -> LineRequest:
+        path = self._path_of(body, path)
+        if self.lane is not None and path != self.path:
+            raise ValueError(f"it is for {path}, and a call's batches are all for one endpoint, here {self.path}.")
+        request = LineRequest(body, metadata, path=path, number=number)
+        request.measure = self._measure
+        return request
+
+    def _path_of(self, body: dict[str, Any], path: str | None) -> str:
+        """Where a line goes: where it says, or the call, or else where it fits."""
+        return path or self.path or path_for(body)
+
+    def _waits_in_batch(self, request: LineRequest) -> bool:
+        if self._under_way is None:
+            return False
+        keys = (key for key in (request.key, request.former_key) if key is not None)
+        return self._under_way.meet(*(identity_in_files(key, request.metadata) for key in keys))
+
+    def _measure(self, request: APIRequest) -> Size:
+        return request_size(request.request_json, self.encoding, request.path)
+
+    def _take(self, result: Result, journal: Journal) -> None:
+        self._count_cost(result)
+        endpoint = endpoint_at(result.request.path)
+        if result.status == "succeeded" and endpoint is not None and not endpoint.has_answer(result.response):
+            result = self._without_answer(result, endpoint)
+        if result.status == "failed":
+            number = getattr(result.request, "number", None)
+            place = "A line" if number is None else f"Line {number}"
+            log.warning("%s of %s failed (%s): %s", place, self.source.path, result.error_code, result.error)
+        journal.append(result_line(result, record=False))
+
+    def _count_cost(self, result: Result) -> None:
+        if result.usage is not None:
+            asked = str(result.request.request_json.get("model"))
+            cost, _ = cost_of(self._price, result.response, result.usage, asked)
+            self.status.cost_usd += 0.0 if math.isnan(cost) else cost
+
+    def _without_answer(self, result: Result, endpoint: Endpoint) -> Result:
+        """What was billed and brings nothing, as a failure: its line is sent again by the next call."""
+        status, sentence = self.status, without_answer(endpoint)
+        status.num_tasks_succeeded -= 1
+        status.num_tasks_failed += 1
+        status.errors["empty"] += 1
+        return result._replace(status="failed", raw=None, error_code="empty", error=sentence)
+
+    def _reject(self, number: int, line: bytes, reason: str) -> None:
+        """A line that is no request is named in the log and counted; there is no request to write beside it."""
+        log.error("Line %d of %s is not sent: %s It begins: %r", number, self.source.path, reason, line[:80])
+        self.status.num_tasks_failed += 1
+        self.status.errors["invalid_line"] += 1
+
+
+def _checked_level(logging_level: int) -> int:
+    try:
+        return logging.Handler(logging_level).level
+    except (TypeError, ValueError):
+        raise InvalidInputError(
+            f"logging_level must be one of logging's levels, such as logging.WARNING (30), not {logging_level!r:.200}."
+        ) from None
+
+
+def results_beside(source: Path) -> Path:
+    """Where the results lie if nobody says it."""
+    name = source.name.removesuffix(".gz").removesuffix(".zst").removesuffix(".jsonl")
+    target = source.with_name(f"{name}_results.jsonl")
+    check_own(target, "Remove it, or name another file for the results.")
+    return target

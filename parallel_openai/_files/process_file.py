@@ -1,0 +1,244 @@
+"""The ancestor's face: a JSONL file of requests in, a JSONL file of results out, streamed.
+
+Each line of the requests file is the JSON of one API call; a field `metadata` in it is the caller's own and travels
+into the results. Each line of the results file is `[request, response]`, `[request, response, metadata]`, or
+`[request, [errors], metadata]` for a request that failed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from parallel_openai._arguments import path_of
+from parallel_openai._batch.batch_lane import Lane
+from parallel_openai._client.client import Client
+from parallel_openai._files.file_run import FileRun
+from parallel_openai._journal.journal import Sync
+from parallel_openai._journal.journal_file import mend_end_of_any
+from parallel_openai._json import dumps
+from parallel_openai._loop.background import Interrupted, arun
+from parallel_openai._loop.background import run as run_to_end
+from parallel_openai._loop.interrupts import interrupt_with, noted_interrupts
+from parallel_openai._progress.progress import Progress
+from parallel_openai._progress.status import StatusTracker
+from parallel_openai._run.allowance import Bounds
+from parallel_openai.errors import JournalError, JournalWriteError, RunStoppedError
+
+#: Half of what a fresh account had when the ancestor was written.
+DEFAULT_REQUESTS_PER_MINUTE = 1500.0
+DEFAULT_TOKENS_PER_MINUTE = 125_000.0
+
+
+def process_api_requests_from_file(
+    requests_filepath: str | os.PathLike[str],
+    save_filepath: str | os.PathLike[str] | None = None,
+    request_url: str | None = None,
+    api_key: str | None = None,
+    max_requests_per_minute: float | None = DEFAULT_REQUESTS_PER_MINUTE,
+    max_tokens_per_minute: float | None = DEFAULT_TOKENS_PER_MINUTE,
+    token_encoding_name: str = "cl100k_base",
+    max_attempts: int = 5,
+    logging_level: int = logging.INFO,
+    *,
+    progress: bool = True,
+    client: Client | None = None,
+    sync: Sync = "second",
+    budget_usd: float | None = None,
+    budget_tokens: int | None = None,
+    deadline: float | None = None,
+    lane: Lane = "online",
+    resubmit: bool = False,
+    resume_from_anywhere: bool = False,
+) -> StatusTracker:
+    """Send every request of a JSONL file, within the limits, and write each result as it comes.
+
+    Called again, it goes on where it stopped: requests that have a good answer in the results file are not sent
+    again; failed ones are, after those that are new. Neither file is ever held in memory.
+
+    Args:
+        requests_filepath: one JSON object a line: the body of a call and, if wanted, a `metadata` of any kind.
+            A field `extra_body` is merged into the body, for the API's own `metadata`. Or lines in the Batch API's
+            form, each of which goes to its own `url`, with its `custom_id` for metadata. gzip and zstd are read.
+        save_filepath: the results; None: beside the requests, as `..._results.jsonl`.
+        request_url: the full URL of the endpoint, which says what endpoint it is. None: where `Client()` would go, and
+            the endpoint that suits each request: `messages` are for chat, an `input` is for embeddings.
+        api_key: None: `OPENAI_API_KEY`.
+        max_requests_per_minute, max_tokens_per_minute: the account's limits; None: read from the server's headers.
+        token_encoding_name: the tiktoken encoding to count with.
+        max_attempts: sends of one request that may fail.
+        logging_level: of the logger `parallel_openai` while this runs; failed requests are logged at WARNING (30).
+        progress: False shows no bar.
+        client: an account to use in the place of `request_url`'s host, `api_key` and the limits.
+        sync: how often the disk is told to keep what was written: about once a `second`, `always` or `never`.
+        budget_usd, budget_tokens: what the call may spend. Before each send the most that it can come to is set aside,
+            so every request needs a cap on its answer, such as `max_completion_tokens`. What has an answer is free.
+        deadline: seconds after which nothing is sent any more. What is on its way then is waited for, for up to 10 s.
+        lane: `batch`: through the Batch API, at half the price, within a day; see `BatchLane` for what can be chosen
+            there. How its batches stand is kept in the results file, on lines that begin with an empty request.
+        resubmit: whether requests that wait in a batch are sent, and paid for, again. Without it they are left to the
+            batch, and the closing line says so.
+        resume_from_anywhere: whether answers in the results file count that another server, path or deployment gave, or
+            that do not say who gave them. (`..._results.jsonl.origins` says it for those that this function writes.)
+
+    Returns:
+        The counts; their `ended` says whether all is done, or the budget or the time was used up. In that case the
+        same call goes on from there.
+
+    Raises:
+        InvalidInputError: a file is missing or the same as the other; a URL or number is out of range; a budget is
+            set, and a request has no cap or no known price; the results do not say where they came from.
+        RunStoppedError: the server will refuse every request; `.partial` holds the counts.
+        JournalError: the results cannot be written; where the disk refused in mid-run, `.partial` holds the counts.
+        KeyboardInterrupt: stopped; what was finished is in the file, and `.partial` holds the counts.
+
+    >>> import json, tempfile, pathlib, parallel_openai as po
+    >>> folder = pathlib.Path(tempfile.mkdtemp())
+    >>> _ = (folder / "in.jsonl").write_text(json.dumps({"model": "gpt-5-mini",
+    ...     "messages": [{"role": "user", "content": "Hi."}], "metadata": {"row": 1}}))
+    >>> with po.local.simulator.serve() as server:
+    ...     status = po.process_api_requests_from_file(folder / "in.jsonl", folder / "out.jsonl",
+    ...         server.base_url + "/chat/completions", api_key="none", progress=False)
+    >>> request, response, metadata = json.loads((folder / "out.jsonl").read_text())
+    >>> status.num_tasks_succeeded, metadata
+    (1, {'row': 1})
+    """
+    run = FileRun(
+        requests_filepath,
+        save_filepath,
+        request_url,
+        api_key,
+        max_requests_per_minute,
+        max_tokens_per_minute,
+        token_encoding_name,
+        max_attempts,
+        logging_level,
+        client,
+        sync,
+        Bounds(budget_usd, budget_tokens, deadline),
+        lane,
+        resubmit=resubmit,
+        resume_from_anywhere=resume_from_anywhere,
+    )
+    with noted_interrupts() as presses:
+        try:
+            with _to_its_end(run, show=progress, close=client is None) as bar:
+                run_to_end(run.work(), bar.tick, presses, nested=run.client.loop == "running")
+        except Interrupted:
+            raise interrupt_with(run.status) from None
+        if presses:
+            raise interrupt_with(run.status)
+    return run.status
+
+
+async def aprocess_api_requests_from_file(
+    requests_filepath: str | os.PathLike[str],
+    save_filepath: str | os.PathLike[str] | None = None,
+    request_url: str | None = None,
+    api_key: str | None = None,
+    max_requests_per_minute: float | None = DEFAULT_REQUESTS_PER_MINUTE,
+    max_tokens_per_minute: float | None = DEFAULT_TOKENS_PER_MINUTE,
+    token_encoding_name: str = "cl100k_base",
+    max_attempts: int = 5,
+    logging_level: int = logging.INFO,
+    *,
+    progress: bool = True,
+    client: Client | None = None,
+    sync: Sync = "second",
+    budget_usd: float | None = None,
+    budget_tokens: int | None = None,
+    deadline: float | None = None,
+    lane: Lane = "online",
+    resubmit: bool = False,
+    resume_from_anywhere: bool = False,
+) -> StatusTracker:
+    """`process_api_requests_from_file` for code that awaits, as the ancestor's callers do.
+
+    Raises:
+        asyncio.CancelledError: its task was cancelled, or a timeout around it ended. Nothing more is sent, the results
+            file is whole and closed, and the same call goes on from there.
+    """
+    run = FileRun(
+        requests_filepath,
+        save_filepath,
+        request_url,
+        api_key,
+        max_requests_per_minute,
+        max_tokens_per_minute,
+        token_encoding_name,
+        max_attempts,
+        logging_level,
+        client,
+        sync,
+        Bounds(budget_usd, budget_tokens, deadline),
+        lane,
+        resubmit=resubmit,
+        resume_from_anywhere=resume_from_anywhere,
+    )
+    try:
+        with _to_its_end(run, show=progress, close=client is None) as bar:
+            await arun(run.work(), bar.tick, nested=run.client.loop == "running")
+    except Interrupted as stop:
+        raise asyncio.CancelledError(*stop.args) from None
+    return run.status
+
+
+@contextmanager
+def _to_its_end(run: FileRun, *, show: bool, close: bool) -> Iterator[Progress]:
+    """Show how a run goes on and, however it ends, say so."""
+    bar, line = Progress(run.status, run.client, show=show, unit="request"), ""
+    try:
+        with run.log_level():
+            yield bar
+        line = run.closing_line()
+    except Interrupted:
+        run.status.ended = "interrupted"
+        line = run.closing_line()
+        raise
+    except (RunStoppedError, JournalWriteError) as error:
+        run.status.ended = "stopped"
+        error.partial = run.status
+        line = run.closing_line()
+        raise
+    finally:
+        bar.close(line)
+        if close:
+            run.client.close()
+
+
+def append_to_jsonl(data: Any, filename: str | os.PathLike[str]) -> None:
+    """Add one value as a line of JSON to the end of a file, in a single write. A last line that is left open is ended
+    first; one that was torn off in mid-value, behind whole ones, is cut off, as in a file of results. A new file is
+    for its owner only.
+
+    Raises:
+        JournalError: the file cannot be written.
+
+    >>> import tempfile, pathlib
+    >>> path = pathlib.Path(tempfile.mkdtemp()) / "notes.jsonl"
+    >>> append_to_jsonl([{"model": "gpt-5-mini"}, {"id": "1"}], path)
+    >>> path.read_text()
+    '[{"model":"gpt-5-mini"},{"id":"1"}]\\n'
+    """
+    place, line = path_of(filename, "filename"), dumps(data) + b"\n"
+    try:
+        with _appending, open(place, "a+b", buffering=0, opener=_privately) as file:
+            mend_end_of_any(file.fileno(), place)
+            file.write(line)
+    except JournalError:
+        raise
+    except OSError as error:
+        raise JournalError(f"{place} cannot be written: {error.strerror}.") from error
+
+
+def _privately(path: str, flags: int) -> int:
+    return os.open(path, flags, 0o600)
+
+
+#: Two threads that mend the same end would cut off each other's line.
+_appending = threading.Lock()

@@ -1,0 +1,43 @@
+"""A budget for a frame's rows, checked before anything is sent."""
+
+from __future__ import annotations
+
+import pandas as pd
+
+from parallel_openai._frames.columns.table import has_column
+from parallel_openai._frames.recipe import Recipe
+from parallel_openai._records import APIRequest
+from parallel_openai._requests.encodings import encoding_for_model
+from parallel_openai._requests.tokens import request_size
+from parallel_openai._run.allowance import Bounds
+from parallel_openai._run.budget import Budget
+from parallel_openai.errors import InvalidInputError
+
+
+def make_budget(
+    bounds: Bounds, recipe: Recipe, df: pd.DataFrame, base_url: str, *, tier: str | None = None
+) -> Budget | None:
+    """The budget of a call, once it is sure that a worst case can be told for each of its requests.
+
+    `tier` is the one in which every answer is sure to come, if there is one.
+
+    Raises:
+        InvalidInputError: a request has no cap on its answer, or a price is not known.
+    """
+    budget = bounds.budget(base_url, tier)
+    objection = None if budget is None else _objection(budget, recipe)
+    if budget is None or objection is None:
+        return budget
+    if isinstance(recipe.prompt, str) and not has_column(df, recipe.prompt):
+        raise InvalidInputError(objection)
+    for request in recipe.requests(df):  # rows that bring whole bodies may bring the model and the cap too
+        if isinstance(request, APIRequest) and (objection := budget.objection(request)) is not None:
+            raise InvalidInputError(objection)
+    return budget
+
+
+def _objection(budget: Budget, recipe: Recipe) -> str | None:
+    body = {**({} if recipe.model is None else {"model": recipe.model}), **recipe.params}
+    request = APIRequest(body, path=recipe.endpoint.path)
+    request.size = request_size(body, encoding_for_model(recipe.model), request.path)
+    return budget.objection(request)

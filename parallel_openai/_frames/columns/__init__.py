@@ -1,0 +1,1 @@
+"""From answers to columns, and from cells to prompts."""

@@ -1,0 +1,52 @@
+"""Which columns of a frame of answers people want to read."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Sequence
+
+import pandas as pd
+
+from parallel_openai._frames.columns.answer_columns import COLUMNS
+from parallel_openai._frames.columns.table import columns_by_text, find_column, has_column
+from parallel_openai._requests.template import parse_template
+from parallel_openai.errors import InvalidInputError
+
+#: Beside the answers' columns, these are no text of the user's.
+_BESIDE = ("reasoning", "tool_calls", "label_reason", "label_reviewed", "review_note", "confidence", "votes")
+_OURS = {*COLUMNS, *_BESIDE, "response", "label"}
+
+
+def text_columns(out: pd.DataFrame, text: Hashable | Sequence[Hashable] | None) -> list[Hashable]:
+    """The columns named, else those that the prompt was made of, else all texts that are not the run's own.
+
+    Raises:
+        InvalidInputError: there is none.
+    """
+    if text is not None:
+        several = isinstance(text, (list, tuple)) and not has_column(out, text)
+        names: list[Hashable] = list(text) if several else [text]  # type: ignore[call-overload]
+        return [find_column(out, name, "text") for name in names]
+    about = out.attrs.get("parallel_openai")
+    about = about if isinstance(about, dict) else {}
+    prompt = about.get("prompt")
+    if has_column(out, prompt):
+        return [prompt]
+    by_text = columns_by_text(out)
+    if isinstance(prompt, str) and not about.get("made_by_function"):
+        try:
+            columns = [by_text[name] for name in parse_template(prompt, list(by_text)).columns if name in by_text]
+        except InvalidInputError:  # its columns were renamed or dropped
+            columns = []
+        if columns:
+            return columns
+    ours = {about.get("prefix", "") + name for name in (*_OURS, *(about.get("columns") or about.get("labels") or ()))}
+    # Without rows, pandas 2 does not know texts from other objects.
+    kinds = ("string",) if len(out) else ("string", "empty")
+    columns = [
+        name
+        for name in dict.fromkeys(out.columns)
+        if name not in ours and pd.api.types.infer_dtype(out[name], skipna=True) in kinds
+    ]
+    if not columns:
+        raise InvalidInputError("The frame has no column of texts to show; name one with text=.")
+    return columns

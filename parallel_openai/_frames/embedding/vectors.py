@@ -1,0 +1,127 @@
+"""The vectors of a frame: one array for all of them, and the column whose cells are its rows."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from parallel_openai._frames.columns.answer_columns import Reader, Reading
+from parallel_openai._frames.columns.table import check_frame, find_column
+from parallel_openai._requests.endpoints import EMBEDDINGS, of_length
+from parallel_openai.errors import InvalidInputError
+
+Matrix = np.ndarray[Any, np.dtype[np.float32]]
+
+
+def vectors(out: pd.DataFrame, column: str | None = None) -> Matrix:
+    """The vectors of a frame as one array of 32-bit floats, a row for each of its rows; NaN where there is none.
+
+    Of a frame as `embed_dataframe` gave it, this is the array that its cells look into, without a copy.
+
+    Args:
+        out: what `embed_dataframe` gave, or a part of it in any order, also read back from a file.
+        column: where the vectors stand; None: `embedding`, with the prefix that was asked for.
+
+    Raises:
+        InvalidInputError: the column holds something else, or vectors of several lengths.
+
+    >>> vectors(pd.DataFrame({"embedding": [[1.0, 2.0], None]})).tolist()
+    [[1.0, 2.0], [nan, nan]]
+    """
+    check_frame(out)
+    if column is None:
+        about = out.attrs.get("parallel_openai")
+        column = (about.get("prefix", "") if isinstance(about, dict) else "") + "embedding"
+    cells = out[find_column(out, column, "vectors")].tolist()
+    whole = _whole(cells)
+    return whole if whole is not None else _stacked(cells, column)
+
+
+def _whole(cells: Sequence[Any]) -> Matrix | None:
+    """The array that all the cells look into, in their order; None where they do not."""
+    found = next((cell.base for cell in cells if isinstance(cell, np.ndarray)), None)
+    if not isinstance(found, np.ndarray) or found.dtype != np.float32 or found.shape[:1] != (len(cells),):
+        return None
+    start, step = found.__array_interface__["data"][0], found.strides[0]
+    for number, cell in enumerate(cells):
+        if isinstance(cell, np.ndarray):
+            is_row = cell.base is found and cell.shape == found.shape[1:] and cell.strides == found.strides[1:]
+            if not is_row or cell.__array_interface__["data"][0] != start + number * step:
+                return None
+        elif not np.isnan(found[number, 0]):
+            return None
+    return found
+
+
+def _stacked(cells: Sequence[Any], column: str) -> Matrix:
+    rows = [None if _is_missing(cell) else _vector(cell, column, number) for number, cell in enumerate(cells)]
+    lengths = {len(row) for row in rows if row is not None}
+    if len(lengths) > 1:
+        raise InvalidInputError(f"The vectors in {column!r} have several lengths: {sorted(lengths)}.")
+    matrix = np.full((len(rows), *lengths) if lengths else (len(rows), 0), np.nan, dtype=np.float32)
+    for number, row in enumerate(rows):
+        if row is not None:
+            matrix[number] = row
+    return matrix
+
+
+def _is_missing(cell: Any) -> bool:
+    return cell is None or (pd.api.types.is_scalar(cell) and bool(pd.isna(cell)))
+
+
+def _vector(cell: Any, column: str, number: int) -> Matrix:
+    try:
+        vector = np.asarray(cell, dtype=np.float32)
+    except (ValueError, TypeError):
+        vector = np.empty(0, dtype=np.float32)
+    if vector.ndim != 1 or not vector.size:
+        raise InvalidInputError(f"Row {number} of {column!r} holds no vector but {cell!r:.100}.")
+    return vector
+
+
+class VectorColumn:
+    """Where the vectors of a run gather: in one array, made when the first one shows how long they are.
+
+    Attributes:
+        slot: the row whose vector is read next.
+    """
+
+    def __init__(self, rows: int, dimensions: Any = None) -> None:
+        self.slot = 0
+        self._dimensions = dimensions  # that were asked for; None: the model's own
+        self._rows = rows
+        self._matrix: Matrix | None = None
+
+    def reader(self) -> Reader:
+        """The reader that fills it; in the cells it leaves the row of the array where the vector stands."""
+        return Reader.of_one_column("embedding", self._read, self._column)
+
+    def _read(self, response: Mapping[str, Any]) -> Reading:
+        answer = of_length(EMBEDDINGS.read(response), self._dimensions)
+        if answer.error_code is not None:
+            return Reading(None, None, answer.model, answer.error_code, answer.error)
+        vector = np.frombuffer(answer.value, dtype=np.float32)
+        if self._matrix is None:
+            self._matrix = np.empty((self._rows, len(vector)), dtype=np.float32)
+        if len(vector) != self._matrix.shape[1]:
+            sentence = f"The vector has {len(vector):,} dimensions, and those before it {self._matrix.shape[1]:,}."
+            return Reading(None, None, answer.model, "malformed_response", sentence)
+        self._matrix[self.slot] = vector
+        return Reading(self.slot, None, answer.model)
+
+    def _column(self, places: Sequence[int | None]) -> Any:
+        """The finished column; rows that share another's answer get a copy of its vector."""
+        cells = np.empty(len(places), dtype=object)
+        matrix = self._matrix
+        if matrix is not None:
+            for number, place in enumerate(places):
+                if place is None:
+                    matrix[number] = np.nan
+                else:
+                    if place != number:
+                        matrix[number] = matrix[place]
+                    cells[number] = matrix[number]
+        return cells

@@ -1,0 +1,180 @@
+"""`to_jsonl`: a frame of answers as a file for the next tool."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from itertools import repeat
+from pathlib import Path
+from typing import Any, Literal
+
+import pandas as pd
+
+from parallel_openai._arguments import check_count, path_of
+from parallel_openai._disk.atomic_write import replacing
+from parallel_openai._frames.columns.table import check_frame, column_text, find_column, labels_of, rows_of
+from parallel_openai._frames.exporting.annotation import argilla_records, label_studio_tasks
+from parallel_openai._frames.exporting.asked_rows import Source
+from parallel_openai._frames.exporting.fine_tuning import training_examples
+from parallel_openai._frames.recipe import last_line
+from parallel_openai._journal.lines import make_line
+from parallel_openai._json import dumps
+from parallel_openai.errors import InvalidInputError
+
+Format = Literal["records", "results", "batch", "fine-tuning", "label-studio", "argilla"]
+
+
+def to_jsonl(
+    out: pd.DataFrame,
+    path: str | os.PathLike[str],
+    *,
+    format: Format = "records",
+    index: bool = False,
+    text: Hashable | Sequence[Hashable] | None = None,
+    only_reviewed: bool = False,
+    validation: float = 0.0,
+    seed: int = 0,
+) -> int:
+    """Write a frame of answers as JSON lines, in the order of its rows.
+
+    Args:
+        out: what `process_dataframe` or `label_dataframe` gave, or a part of it in any order.
+        path: the file; what it held is replaced, once the new one is whole.
+        format: `records`: one object a row, all columns; any frame will do.
+            `results`: `[request, response, metadata]` for each answered row and `[request, [errors], metadata]` for
+            each failed one, as `process_api_requests_from_file` writes them.
+            `batch`: the input of OpenAI's Batch API, one request a row; `custom_id` is `row-` and the row's number.
+            `fine-tuning`: the chat messages of each row with an answer, and that answer as the assistant's. Labels are
+            written as the JSON that `label_dataframe` asks for; where a person judged the row (`label_reviewed`), with
+            that label. A warning says what OpenAI's fine-tuning would refuse.
+            `label-studio`: a task a row for Label Studio, with the label as a prediction (`from_name` is the label
+            column's name, `to_name` the first text column's), and what a person judged as an annotation.
+            `argilla`: a record a row as Argilla's `Record.from_dict` takes it, with the label as a suggestion.
+        index: with `records`, whether the index is written too, under its names or as `index`.
+        text: for annotators, the columns to show; None: those that the prompt was made of.
+        only_reviewed: with `fine-tuning`, whether to leave out what no person judged.
+        validation: with `fine-tuning`, the share of the rows that goes to a second file for validation, with
+            `.validation` before its ending. Rows that ask the same go to the same file.
+        seed: for the choice of these rows.
+
+    Returns:
+        How many lines were written, in both files where there are two. With a path that ends in `.json`, the file is
+        one JSON list instead, as the import pages of Label Studio and Argilla's `from_json` want it.
+
+    Raises:
+        InvalidInputError: the frame does not come from this package (but for `records`), or its prompts were made by
+            a function and the journal that holds them is gone, or there is nothing to write for annotators, or the
+            file cannot be written.
+
+    >>> import tempfile, pathlib
+    >>> path = pathlib.Path(tempfile.mkdtemp()) / "out.jsonl"
+    >>> to_jsonl(pd.DataFrame({"text": ["Zoë"], "score": [float("nan")]}), path)
+    1
+    >>> path.read_text("utf-8")
+    '{"text":"Zoë","score":null}\\n'
+    """
+    check_frame(out)
+    place = path_of(path, "path")
+    writers: dict[str, Callable[[], Iterator[bytes]]] = {
+        "records": lambda: _records(out, index),
+        "results": lambda: _results(Source(out)),
+        "batch": lambda: _batch(Source(out)),
+        "fine-tuning": lambda: iter(()),
+        "label-studio": lambda: map(dumps, label_studio_tasks(out, text)),
+        "argilla": lambda: map(dumps, argilla_records(out, text)),
+    }
+    if not isinstance(format, str) or format not in writers:
+        raise InvalidInputError(f"format must be one of {', '.join(writers)}, not {format!r}.")
+    check_count(seed, "seed", least=0)
+    _check(format, index=index, text=text, only_reviewed=only_reviewed, validation=validation)
+    if format != "fine-tuning":
+        return _write(place, writers[format]())
+    examples = training_examples(Source(out), only_reviewed=only_reviewed, validation=validation, seed=seed)
+    count = _write(place, map(dumps, examples.training))
+    if validation:
+        beside = place.with_name(f"{place.stem}.validation{place.suffix}")
+        count += _write(beside, map(dumps, examples.validation))
+    return count
+
+
+def _check(format: str, *, index: bool, text: object, only_reviewed: bool, validation: float) -> None:
+    """See that no option is given that the format knows nothing of."""
+    places = {
+        "index": (index, ("records",)),
+        "text": (text is not None, ("label-studio", "argilla")),
+        "only_reviewed": (only_reviewed, ("fine-tuning",)),
+        "validation": (bool(validation), ("fine-tuning",)),
+    }
+    for name, (given, formats) in places.items():
+        if given and format not in formats:
+            raise InvalidInputError(f"{name}= goes with format={' or '.join(map(repr, formats))}, not with {format!r}.")
+    if not isinstance(validation, (int, float)) or not 0 <= validation < 1:
+        raise InvalidInputError(f"validation must be a share of the rows from 0 to below 1, not {validation!r}.")
+
+
+def _write(path: Path, lines: Iterator[bytes]) -> int:
+    count, as_list = 0, path.suffix == ".json"
+    with replacing(path) as file:
+        for line in lines:
+            if as_list:
+                file.write((b",\n" if count else b"[\n") + line)
+            else:
+                file.write(line + b"\n")
+            count += 1
+        if as_list:
+            file.write(b"\n]\n" if count else b"[]\n")
+    return count
+
+
+def _records(out: pd.DataFrame, index: bool) -> Iterator[bytes]:
+    columns = list(dict.fromkeys(out.columns))
+    for column in columns:
+        find_column(out, column, "to_jsonl")
+    levels = [f"index{n or ''}" if name is None else column_text(name) for n, name in enumerate(out.index.names)]
+    names = [*(levels if index else ()), *map(column_text, columns)]
+    for name, count in Counter(names).items():
+        if count > 1:
+            advice = ", the index with out.rename_axis(...)" if index and name in levels else ""
+            raise InvalidInputError(
+                f"{count} columns would all be named {name!r} in the file. Rename them first{advice}."
+            )
+    labels = labels_of(out) if index else repeat(())
+    for number, (label, values) in enumerate(zip(labels, rows_of(out, columns), strict=False)):
+        before = label if not index or len(levels) > 1 else (label,)
+        yield _line(dict(zip(names, (*before, *values), strict=True)), number)
+
+
+def _line(cells: dict[str, Any], number: int) -> bytes:
+    try:
+        return dumps(cells)
+    except Exception as error:  # it holds itself, or whatever an object in a cell raises where its text is asked for
+        raise InvalidInputError(f"Row {number} cannot be written as JSON: {last_line(error)}.") from None
+
+
+def _results(source: Source) -> Iterator[bytes]:
+    with source.journal() as known:
+        for request, row in source.requests(known):
+            if request is None or row["status"] == "cancelled":
+                continue
+            result = known.get(request)
+            if result is not None and result.response is not None:
+                answer = dumps(result.response)
+            else:
+                answer = dumps(list(result.errors) if result is not None and result.errors else [row["error"]])
+            metadata = () if request.metadata is None else (dumps(request.metadata),)
+            yield make_line(request.body, answer, *metadata)
+
+
+def _batch(source: Source) -> Iterator[bytes]:
+    url = f"/v1/{source.path}"
+    with source.journal() as known:
+        for number, (request, row) in enumerate(source.requests(known)):
+            if request is None and row["status"] == "cancelled":
+                raise InvalidInputError(
+                    f"Row {number} was never sent, and its request cannot be made again from the frame (a function "
+                    "made it, or its columns were dropped). Run the frame to its end first."
+                )
+            if request is not None:
+                head = dumps({"custom_id": f"row-{number}", "method": "POST", "url": url})
+                yield head[:-1] + b',"body":' + request.body + b"}"

@@ -1,0 +1,1 @@
+"""Looking at answers, outside the call that asked for them."""

@@ -1,0 +1,204 @@
+"""`explain`: the story of one row, as the journal tells it."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from html import escape
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from parallel_openai._frames.columns.table import check_frame
+from parallel_openai._journal.lines import Entry, read_entries
+from parallel_openai._journal.resume import asked_key, attempts_of, record_of
+from parallel_openai._printable import printable
+from parallel_openai._requests.endpoints import usage_of
+from parallel_openai.errors import InvalidInputError
+
+_HEADS = ("sent at", "waited", "status", "code", "seconds", "tokens", "request id")
+_LONGEST = 300
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """The story of one row. `print` it, or let a notebook show it.
+
+    Attributes:
+        title: the row and how it ended.
+        sends: each send, the first one first: when, how long it waited for capacity or after a failure, the HTTP status
+            (0: no answer came), what was wrong, how long the answer took, prompt + completion tokens, request id.
+        notes: what the sends do not tell, as sentences.
+    """
+
+    title: str
+    sends: tuple[tuple[str, ...], ...]
+    notes: tuple[str, ...]
+
+    def __str__(self) -> str:
+        table = [_HEADS, *self.sends] if self.sends else []
+        widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+        lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in table]
+        return "\n".join(map(printable, [self.title, *("  " + line.rstrip() for line in lines), *self.notes]))
+
+    __repr__ = __str__
+
+    def _repr_html_(self) -> str:
+        table = ""
+        if self.sends:
+            head = "".join(f"<th>{name}</th>" for name in _HEADS)
+            body = "".join(f"<tr>{''.join(f'<td>{escape(cell)}</td>' for cell in row)}</tr>" for row in self.sends)
+            table = f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+        notes = "".join(f"<p>{escape(note)}</p>" for note in self.notes)
+        return f"<div><p><b>{escape(self.title)}</b></p>{table}{notes}</div>"
+
+
+def explain(out: pd.DataFrame, row: Hashable) -> Explanation:
+    """The story of one row: every time it was sent, when, for how long, and what came back.
+
+    Args:
+        out: what `process_dataframe` or `label_dataframe` gave, or a part of it.
+        row: the row's label in the index, as in `out.loc[row]`. Where a label stands several times, or to go by the
+            position, cut the row out: `explain(out.iloc[[7]], out.index[7])`.
+
+    Returns:
+        A story to `print`, or to show in a notebook.
+
+    Raises:
+        InvalidInputError: there is no such row, or several, or the frame does not come from this package.
+
+    >>> import parallel_openai as po
+    >>> df = pd.DataFrame({"text": ["Arrived early.", None]}, index=["a", "b"])
+    >>> with po.local.simulator.serve() as server:
+    ...     out = po.process_dataframe(df, "Is this review happy? {text}", model="gpt-5-mini",
+    ...                                client=po.Client(server.base_url), progress=False)
+    >>> print(po.explain(out, "b"))
+    Row 'b': failed.
+    It was never sent: The column 'text' is empty in this row (NaN or None). (missing_prompt)
+    """
+    check_frame(out)
+    about = out.attrs.get("parallel_openai")
+    if not isinstance(about, dict):
+        raise InvalidInputError(
+            "This frame does not come from process_dataframe or label_dataframe, or lost its attrs on the way (as "
+            "merge and read_csv lose them). To keep them: new.attrs = out.attrs."
+        )
+    position = _position(out, row)
+    return _Teller(out, about, position).tell(row)
+
+
+def _position(out: pd.DataFrame, row: Hashable) -> int:
+    places = [place for place, label in enumerate(out.index) if label is row or label == row]
+    if len(places) == 1:
+        return places[0]
+    if places:
+        raise InvalidInputError(
+            f"{len(places)} rows have the label {row!r}. Take one by its position: "
+            f"explain(out.iloc[[{places[0]}]], {row!r})."
+        )
+    raise InvalidInputError(
+        f"No row has the label {row!r}. To go by the position, as in out.iloc: explain(out.iloc[[7]], out.index[7])."
+    )
+
+
+class _Teller:
+    """One row of a frame of answers, and what the journal has about it."""
+
+    def __init__(self, out: pd.DataFrame, about: Mapping[str, Any], position: int) -> None:
+        self._out = out
+        self._about = about
+        self._position = position
+        self._prefix = str(about.get("prefix") or "")
+        keys = self._cell("request_key")
+        self._keys: Sequence[Any] = keys if isinstance(keys, list) else [keys]
+
+    def tell(self, row: Hashable) -> Explanation:
+        journal = Path(self._about["journal"])
+        entries = list(_entries(journal, {key for key in self._keys if isinstance(key, str)}))
+        sends = tuple(_row(*send) for entry in entries for send in _sends(entry))
+        return Explanation(self._title(row, len(sends)), sends, tuple(self._notes(journal, entries)))
+
+    def _title(self, row: Hashable, sends: int) -> str:
+        times = f" It was sent {sends:,} time{'s' if sends > 1 else ''}." if sends else ""
+        return f"Row {row!r}: {self._cell('status')}.{times}"
+
+    def _notes(self, journal: Path, entries: Sequence[Entry]) -> Iterator[str]:
+        error, code = self._cell("error"), self._cell("error_code")
+        why = f"{error} ({code})" if code is not None else ""
+        if not any(isinstance(key, str) for key in self._keys):
+            what = "sent" if self._cell("status") == "failed" else "answered"
+            yield f"It was never {what}: {why or 'the run ended first.'}"
+            return
+        if not journal.is_file():
+            yield f"The file of answers {journal} is gone, and with it the story."
+        elif not entries:
+            yield f"The file of answers {journal} does not hold it any more."
+        sent = [attempt.at for entry in entries for attempt in attempts_of(record_of(entry))]
+        if entries and not sent:
+            yield "It was never sent."
+        if len(self._keys) > 1:
+            yield f"{len(self._keys)} samples were asked for."
+        repairs = sum("sent" in record_of(entry) for entry in entries)
+        if repairs:
+            yield f"An answer was no good and was asked for once more{f', {repairs} times' if repairs > 1 else ''}."
+        if sent and max(sent) < self._about.get("began", 0.0):
+            yield "All this was in an earlier run: this frame's answer comes from the journal, and was not paid again."
+        elif self._cell("attempts") == 0 and sent:
+            yield self._shared()
+        if why:
+            yield f"What is wrong: {why}"
+        elif self._answer() is not None:
+            yield f"The answer: {str(self._answer())[:_LONGEST]}"
+
+    def _shared(self) -> str:
+        column = self._out[self._name("request_key")].tolist()
+        attempts = self._out[self._name("attempts")].tolist()
+        mine = column[self._position]
+        others = [place for place, key in enumerate(column) if key == mine and attempts[place] != 0]
+        source = f"row {self._out.index[others[0]]!r}" if others else "another row"
+        return f"It asks the very same as {source}, was sent with it, and shares its answer at no cost."
+
+    def _answer(self) -> Any:
+        return self._cell(str(self._about["answer"]))
+
+    def _name(self, name: str) -> Any:
+        levels = self._out.columns.nlevels
+        return self._prefix + name if levels == 1 else (self._prefix + name, *[""] * (levels - 1))
+
+    def _cell(self, name: str) -> Any:
+        column = self._name(name)
+        if column not in self._out.columns:
+            raise InvalidInputError(f"explain needs the column {self._prefix + name!r}, which the frame has lost.")
+        value = self._out[column].iloc[self._position]
+        return None if pd.api.types.is_scalar(value) and pd.isna(value) else value
+
+
+def _entries(journal: Path, keys: set[str]) -> Iterator[Entry]:
+    if not keys or not journal.is_file():
+        return
+    for _, entry in read_entries(journal):
+        if entry is not None and asked_key(entry) in keys:
+            yield entry
+
+
+def _sends(entry: Entry) -> Iterator[tuple[Any, str]]:
+    """Each send of a line, and what the last one took in tokens."""
+    attempts = attempts_of(record_of(entry))
+    usage = usage_of(entry[1])
+    tokens = f"{usage.prompt_tokens:,} + {usage.completion_tokens:,}" if usage is not None else ""
+    for number, attempt in enumerate(attempts, 1):
+        yield attempt, tokens if number == len(attempts) else ""
+
+
+def _row(attempt: Any, tokens: str) -> tuple[str, ...]:
+    return (
+        datetime.fromtimestamp(min(max(attempt.at, 0.0), 2.0**33)).strftime("%Y-%m-%d %H:%M:%S"),
+        f"{attempt.waited:.2f} s",
+        str(attempt.status),
+        attempt.error_code or "",
+        f"{attempt.seconds:.2f}",
+        tokens,
+        attempt.request_id or "",
+    )

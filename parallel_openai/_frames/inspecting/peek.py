@@ -1,0 +1,134 @@
+"""`peek`: the latest answers of a run that is still going on, from another cell, kernel or terminal."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from parallel_openai._arguments import check_count, is_file, path_of
+from parallel_openai._frames.journal_path import JOURNAL_FOLDER
+from parallel_openai._journal.lines import Entry, parse_line
+from parallel_openai._journal.resume import record_of
+from parallel_openai._json import dumps
+from parallel_openai._requests.endpoints import Endpoint, endpoint
+from parallel_openai.errors import InvalidInputError, JournalError
+
+#: Bytes of the file's end that are read first; more where its lines are longer.
+BLOCK = 1 << 16
+COLUMNS = ("prompt", "answer", "status", "error", "at")
+
+
+def peek(path: str | os.PathLike[str] | None = None, rows: int = 10) -> pd.DataFrame:
+    """The latest answers of a run, the newest first, while it goes on; from another kernel or terminal, say.
+
+    Only the end of the file is read, so it takes no longer where millions of rows are answered; `read_journal` gives
+    them all.
+
+    Args:
+        path: the run's journal; None: the one in `.parallel_openai/` that was written last.
+        rows: how many to show.
+
+    Returns:
+        A frame with `prompt` (the last message), `answer`, `status`, `error` and `at` (UTC);
+        `attrs["journal"]` is the file.
+
+    Raises:
+        InvalidInputError: there is no journal.
+        JournalError: it cannot be read.
+
+    >>> import parallel_openai as po
+    >>> df = pd.DataFrame({"text": ["Arrived early.", "It leaks."]})
+    >>> with po.local.simulator.serve() as server:
+    ...     out = po.process_dataframe(df, "text", model="gpt-5-mini", client=po.Client(server.base_url),
+    ...                                progress=False)
+    >>> sorted(po.peek()["prompt"])
+    ['Arrived early.', 'It leaks.']
+    """
+    check_count(rows, "rows")
+    place = path_of(path, "path") if path is not None else _latest()
+    if not is_file(place):
+        raise InvalidInputError(f"There is no journal {place} (in {Path.cwd()}).")
+    try:
+        entries = _last_entries(place, rows)
+    except OSError as error:
+        raise JournalError(f"The journal {place} cannot be read: {error.strerror}.") from error
+    cells = [_cells(entry) for entry in entries]
+    columns = {name: [row[name] for row in cells] for name in COLUMNS}
+    out = pd.DataFrame(
+        {
+            **{name: pd.array(columns[name], dtype="string[python]") for name in ("prompt", "answer")},
+            "status": pd.Categorical(columns["status"], categories=["succeeded", "failed", "cancelled"]),
+            "error": pd.array(columns["error"], dtype="string[python]"),
+            "at": pd.to_datetime(pd.Series(columns["at"], dtype="float64"), unit="s", utc=True),
+        }
+    )
+    out.attrs["journal"] = str(place)
+    return out
+
+
+def _latest() -> Path:
+    folder = Path(JOURNAL_FOLDER)
+    journals = [each for each in folder.glob("*.jsonl") if each.is_file() and not each.name.endswith(".review.jsonl")]
+    if not journals:
+        raise InvalidInputError(
+            f"There is no journal in {folder.absolute()} yet. A run with save_to= writes elsewhere: peek(path)."
+        )
+    return max(journals, key=lambda each: each.stat().st_mtime)
+
+
+def _last_entries(place: Path, count: int) -> list[Entry]:
+    """The last entries of a file, the last one first; what is no entry (a torn line, a note) is passed over."""
+    size, length = place.stat().st_size, BLOCK
+    with open(place, "rb") as file:
+        while True:
+            start = max(0, size - length)
+            file.seek(start)
+            lines = file.read(size - start).split(b"\n")
+            if start:
+                del lines[0]  # it began before
+            entries = [entry for line in reversed(lines) if (entry := parse_line(line)) is not None]
+            if len(entries) >= count or not start:
+                return entries[:count]
+            length *= 4
+
+
+def _cells(entry: Entry) -> dict[str, Any]:
+    body, answer = entry[0], entry[1]
+    record = record_of(entry)
+    attempts = record.get("attempts")
+    sends = [each for each in attempts if isinstance(each, dict)] if isinstance(attempts, list) else []
+    at = sends[-1].get("at") if sends else None
+    cells = {"prompt": _last_text(body), "answer": None, "status": "failed", "error": None, "at": at}
+    if not isinstance(answer, Mapping):
+        errors = answer if isinstance(answer, list) and answer else [answer]
+        return {**cells, "error": str(record.get("error") or errors[-1])}
+    read = _endpoint_of(body, answer).read(answer)
+    text = read.text if read.value is None else dumps(read.value).decode()
+    return {**cells, "answer": text, "status": "failed" if read.error_code else "succeeded", "error": read.error}
+
+
+def _endpoint_of(body: Mapping[str, Any], answer: Mapping[str, Any]) -> Endpoint:
+    """Where it was asked, by what it looks like: the journal does not say."""
+    if "messages" in body:
+        return endpoint("chat.completions")
+    if "prompt" in body:
+        return endpoint("completions")
+    if "results" in answer:
+        return endpoint("moderations")
+    return endpoint("embeddings" if isinstance(answer.get("data"), list) else "responses")
+
+
+def _last_text(body: Any) -> str | None:
+    """What was asked last, of a body of any endpoint."""
+    if not isinstance(body, Mapping):
+        return None
+    asked = body.get("messages") or body.get("input") or body.get("prompt")
+    while isinstance(asked, list) and asked:
+        asked = asked[-1]
+        if isinstance(asked, Mapping):
+            asked = asked.get("content") or asked.get("text")
+    return asked if isinstance(asked, str) else None

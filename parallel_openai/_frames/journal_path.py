@@ -1,0 +1,62 @@
+"""Where the answers to a frame lie on the disk."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from pathlib import Path
+
+from parallel_openai._arguments import path_of
+from parallel_openai._disk.ownership import check_own
+from parallel_openai._frames.recipe import Recipe
+from parallel_openai._http.addresses.urls import one_spelling
+from parallel_openai.errors import JournalError
+
+JOURNAL_FOLDER = ".parallel_openai"
+#: Journals had the number of samples in their names before: so many are looked for.
+MOST_FORMER_SAMPLES = 16
+#: Of a model's name in a file's; what stands behind it and beside the file finds room in the 255 that a name may have.
+_MODEL_BYTES = 180
+#: The journals of this process's calls. A frame that was loaded may name any place.
+USED: set[str] = set()
+
+
+def journal_path(recipe: Recipe, place: str, save_to: str | os.PathLike[str] | None) -> Path:
+    """Where the answers of a call lie: in the file it names, else in one named after what is asked and where."""
+    if save_to is not None:
+        return path_of(save_to, "save_to")
+    model = "".join(c if c.isalnum() or c in "-._" else "-" for c in recipe.model or "requests")[:80]
+    model = model.encode()[:_MODEL_BYTES].decode(errors="ignore")
+    folder, plain = Path(JOURNAL_FOLDER), recipe.digest(one_spelling(place))
+    if folder.is_dir():
+        numbers = dict.fromkeys((recipe.samples, *range(1, MOST_FORMER_SAMPLES + 1)))
+        for former in (recipe.former_digest(place, samples) for samples in numbers):
+            path = folder / f"{model}-{former}.jsonl"
+            if path.exists():
+                return path
+    return folder / f"{model}-{plain}.jsonl"
+
+
+def make_private(folder: Path) -> None:
+    """Make a folder that only its owner reads and git leaves alone.
+
+    Raises:
+        JournalError: what is there leads elsewhere, is somebody else's, or would let git take the answers in.
+    """
+    check_own(folder)
+    folder.mkdir(mode=0o700, exist_ok=True)
+    fence = folder / ".gitignore"
+    check_own(fence)
+    if not fence.exists() or not fence.stat().st_size:  # a full disk leaves an empty one
+        fence.write_text("# Answers and the data they are about: not to be published by accident.\n*\n", "utf-8")
+    elif not _keeps_out(fence.read_text("utf-8", "replace").splitlines()):
+        raise JournalError(
+            f"{fence} lets git take in what lies beside it, which are your data and the answers. Remove it, and one "
+            "that keeps them out is made; to have them in git, choose a place for them with save_to=."
+        )
+
+
+def _keeps_out(lines: Iterable[str]) -> bool:
+    """Whether a .gitignore names everything, and takes nothing back but itself."""
+    patterns = [line.rstrip() for line in lines if line.strip() and not line.startswith("#")]
+    return "*" in patterns and not any(each.startswith("!") and each != "!.gitignore" for each in patterns)

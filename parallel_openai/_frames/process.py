@@ -1,0 +1,324 @@
+"""`process_dataframe`: one answer for each row."""
+
+from __future__ import annotations
+
+import os
+from array import array
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from typing import Any, cast
+
+import numpy as np
+import pandas as pd
+
+from parallel_openai._batch.batch_lane import Lane
+from parallel_openai._client.client import Client
+from parallel_openai._client.default_client import client_for
+from parallel_openai._frames.columns.answer_columns import Reader, Reading, object_column, text_column, value_column
+from parallel_openai._frames.columns.fields import REASONING, structured_reader, with_thoughts
+from parallel_openai._frames.frame_run import aexecute, execute
+from parallel_openai._frames.parameters import check_parameters, checked_extra
+from parallel_openai._frames.recipe import WHATEVER_IS_RAISED, Prompt, Recipe, check_function, last_line
+from parallel_openai._frames.run_options import Options
+from parallel_openai._frames.snapshot import on_copies, own_copy
+from parallel_openai._journal.journal import Sync
+from parallel_openai._requests.endpoints import EMBEDDINGS, Answer, EndpointName, of_length
+from parallel_openai._requests.endpoints import endpoint as find_endpoint
+from parallel_openai._requests.schemas.structured_outputs import Shape, structure_of
+from parallel_openai.errors import InvalidInputError
+
+
+@on_copies
+def process_dataframe(
+    df: pd.DataFrame,
+    prompt: Prompt,
+    *,
+    model: str | None,
+    system: Prompt | None = None,
+    endpoint: EndpointName = "chat.completions",
+    response_format: Shape | None = None,
+    samples: int = 1,
+    explode: bool = False,
+    metadata: Hashable | Sequence[Hashable] = (),
+    save_to: str | os.PathLike[str] | None = None,
+    retry_failed: bool = True,
+    parse: Callable[[str], Any] | None = None,
+    repair: bool | int = False,
+    keep_reasoning: bool = False,
+    budget_usd: float | None = None,
+    budget_tokens: int | None = None,
+    deadline: float | None = None,
+    lane: Lane = "online",
+    resubmit: bool = False,
+    prefix: str = "",
+    progress: bool = True,
+    sync: Sync = "second",
+    ray: bool | int = False,
+    client: Client | None = None,
+    extra_body: Mapping[str, Any] | None = None,
+    **params: Any,
+) -> pd.DataFrame:
+    """Ask the model once for each row and give the frame back with the answers beside its rows.
+
+    Args:
+        df: the rows. It is not changed.
+        prompt: a template over the columns (`"Summarise: {text}"`; `{{` is a brace, `{[og:title]}` a column whose name
+            has marks in it), or the name of a column that holds ready prompts, lists of chat messages or whole request
+            bodies, or a function of a row that gives one of these. Text that equals a column's name always means that
+            column. A template shows lists and other containers as JSON, and whole numbers without a point.
+        model: the model; None where every row brings a body with its own.
+        system: the same for the system message.
+        endpoint: `chat.completions`, `responses`, `embeddings`, `completions` or `moderations`. With
+            `embeddings` the answer is a vector (for many rows `embed_dataframe` is faster), with `moderations` the
+            result's object.
+        response_format: a pydantic model, a dataclass, a TypedDict or a JSON schema of an object that every answer
+            must fit. The API is told so (strictly, where its fields allow), answers are checked, and each field is a
+            column of its own type in the place of `response`. A format as in the API's documentation is taken too;
+            the answer then stays a text.
+        samples: how often each row is asked; with more than one, `response` holds a list.
+        explode: with `n` above 1, whether each choice is a row of its own: the index is repeated, and `choice` counts
+            from 0. `status` and `error` are the whole answer's.
+        metadata: columns that travel beside each request into the journal and the exports.
+        save_to: the file of answers, the journal. None: a file in `.parallel_openai/` for this very question. Either
+            way, answers that the file holds are not asked for again.
+        retry_failed: whether rows that failed in an earlier run are asked again.
+        parse: makes the value for `response` of an answer's text, as `float` or `json.loads` do. Where it raises, the
+            row is `failed` with `parse_error`; the answer stays in the journal, and the next call reads it again and
+            does not ask for it again.
+        repair: whether an answer that is no good is asked for once more, or how often: with twice the cap where it was
+            cut off, else with what is wrong shown to the model (an empty answer, one that is none of the labels, one
+            for which `parse` raises a ValueError). The row's tokens, `cost_usd` and `attempts` are those of all.
+        keep_reasoning: whether what the model thought, where the server shows it, gets a column `reasoning`: the fields
+            `reasoning_content` and `reasoning`, parts of the content, summaries of the Responses API, or a
+            `<think>...</think>` at the head of the answer, which `response` is then without. Such a head is never taken
+            for a part of an answer in JSON.
+        budget_usd, budget_tokens: what the call may spend. Before each send the most that it can come to is set aside,
+            so every request needs a cap on its answer, such as `max_completion_tokens`. What the journal holds is free.
+        deadline: seconds after which nothing is sent any more. What is on its way then is waited for, for up to 10 s.
+        lane: how it is sent. `online`: at once. `batch`: through the Batch API, at half the price, within a day; see
+            `BatchLane` for what can be chosen there. `flex`: at once at OpenAI's price for batches, with answers that
+            may take minutes and a tier that may be full for a while.
+        resubmit: whether rows that wait in a batch of an earlier call are sent, and paid for, again. Without it they
+            are `cancelled` with the error code `in_batch`, and the error says what to do.
+        prefix: set before the names of the new columns. Those that an earlier call of this function with the same
+            prefix added are replaced, so that a cell of a notebook can be run again: as long as what is left of them
+            holds what that call put there (rows may be sorted or left out, columns dropped or renamed), and this call
+            does not read them. A column of your own, or one with a value of yours in it, is never overwritten.
+        progress: False shows nothing.
+        sync: how often the disk is told to keep what was written: about once a `second`, `always` (after each write)
+            or `never` (safe against a crash of the program, not of the machine).
+        ray: whether the requests are sent by the machines of a Ray cluster (`parallel-openai[ray]`), all within the
+            account's one limit; a number: by so many workers. Everything else stays as it is.
+        client: the account; None: the environment's.
+        extra_body: further fields of the body, for names that this function uses itself (`metadata`), and for what only
+            a server of your own takes.
+        **params: parameters of the API, as they are: `temperature=0`, `max_completion_tokens=50`, `seed=1` ... Those
+            that other servers are known to take (`top_k`, `guided_json`) are sent, too; any other name is refused.
+
+    Returns:
+        A new frame with the same rows, order and index, and these columns: `response` (a list where `n` asks for
+        several answers), `status` (`succeeded`, `failed`, `cancelled`), `error_code`, `error`, `finish_reason`,
+        `model`, `prompt_tokens`, `completion_tokens`, `cost_usd` (dollars), `attempts`, `seconds` (of the last
+        attempt), `request_id` (the server's), `request_key` (the digest of what was asked). With `samples`,
+        `attempts` and `seconds` are sums over them, and `request_key` is a list.
+        `attrs["parallel_openai"]` sums the run up.
+
+    Raises:
+        InvalidInputError: before anything is sent: a column is missing, a template cannot be read, ...
+        RunStoppedError: the server will refuse every row; `.partial` is the frame with what was finished.
+        JournalError: the file of answers cannot be written.
+        KeyboardInterrupt: interrupted in a script; `.partial` and `last_run().frame` are the frame. In a notebook, a
+            run of the same cell, or of one that this cell was queued behind, was interrupted before.
+
+    A row that cannot be answered does not stop the others: it is `failed`, and says why in `error`. Interrupting a
+    notebook's cell gives the frame with the rest `cancelled`; the same call again goes on from there. So it is at the
+    end of a budget or a deadline, where `error_code` says `budget` or `deadline`.
+
+    Of rows that ask the very same, the first has the tokens, the `cost_usd` and the `attempts`, and the others, which
+    share its answer, have 0: the columns' sums are what was billed.
+
+    >>> import parallel_openai as po
+    >>> df = pd.DataFrame({"text": ["Arrived early.", "It leaks."]})
+    >>> with po.local.simulator.serve() as server:
+    ...     out = po.process_dataframe(df, "Is this review happy? {text}", model="gpt-5-mini",
+    ...                                client=po.Client(server.base_url), progress=False)
+    >>> out["status"].tolist()
+    ['succeeded', 'succeeded']
+    """
+    recipe = make_recipe(prompt, model, system, endpoint, response_format, samples, metadata, extra_body, params)
+    options = Options(
+        save_to=save_to,
+        retry_failed=retry_failed,
+        prefix=prefix,
+        progress=progress,
+        sync=sync,
+        repair=repair,
+        budget_usd=budget_usd,
+        budget_tokens=budget_tokens,
+        deadline=deadline,
+        lane=lane,
+        resubmit=resubmit,
+        ray=ray,
+        explode=explode,
+    )
+    reader = answer_reader(recipe, parse, as_lists=explode, keep_reasoning=keep_reasoning)
+    return execute(df, recipe, reader, client_for(client), options)
+
+
+@on_copies
+async def aprocess_dataframe(
+    df: pd.DataFrame,
+    prompt: Prompt,
+    *,
+    model: str | None,
+    system: Prompt | None = None,
+    endpoint: EndpointName = "chat.completions",
+    response_format: Shape | None = None,
+    samples: int = 1,
+    explode: bool = False,
+    metadata: Hashable | Sequence[Hashable] = (),
+    save_to: str | os.PathLike[str] | None = None,
+    retry_failed: bool = True,
+    parse: Callable[[str], Any] | None = None,
+    repair: bool | int = False,
+    keep_reasoning: bool = False,
+    budget_usd: float | None = None,
+    budget_tokens: int | None = None,
+    deadline: float | None = None,
+    lane: Lane = "online",
+    resubmit: bool = False,
+    prefix: str = "",
+    progress: bool = True,
+    sync: Sync = "second",
+    ray: bool | int = False,
+    client: Client | None = None,
+    extra_body: Mapping[str, Any] | None = None,
+    **params: Any,
+) -> pd.DataFrame:
+    """`process_dataframe` for code that awaits; the caller's loop stays free meanwhile.
+
+    Where its task is cancelled it sends nothing more, takes in the answers on their way, which are paid for (up to
+    10 s; a second cancellation leaves at once), and ends in CancelledError. `last_run().frame` is what was finished.
+    """
+    recipe = make_recipe(prompt, model, system, endpoint, response_format, samples, metadata, extra_body, params)
+    options = Options(
+        save_to=save_to,
+        retry_failed=retry_failed,
+        prefix=prefix,
+        progress=progress,
+        sync=sync,
+        repair=repair,
+        budget_usd=budget_usd,
+        budget_tokens=budget_tokens,
+        deadline=deadline,
+        lane=lane,
+        resubmit=resubmit,
+        ray=ray,
+        explode=explode,
+    )
+    reader = answer_reader(recipe, parse, as_lists=explode, keep_reasoning=keep_reasoning)
+    return await aexecute(df, recipe, reader, client_for(client), options)
+
+
+def make_recipe(
+    prompt: Prompt,
+    model: str | None,
+    system: Prompt | None,
+    endpoint: str,
+    response_format: Shape | None,
+    samples: int,
+    metadata: Hashable | Sequence[Hashable],
+    extra_body: Mapping[str, Any] | None,
+    params: Mapping[str, Any],
+) -> Recipe:
+    """The recipe of a call's arguments."""
+    where = find_endpoint(endpoint)
+    check_parameters(params, where)
+    merged = dict(params)
+    structure = None
+    if response_format is not None:
+        structure = structure_of(response_format)
+        told = cast("Mapping[str, Any]", response_format) if structure is None else structure.response_format
+        merged.update(where.format_params(told, params))
+    merged.update(checked_extra(extra_body))
+    beside = [metadata] if isinstance(metadata, str) or not isinstance(metadata, Iterable) else list(metadata)
+    return Recipe(prompt, model, system, where, merged, beside, samples, structure=structure)
+
+
+def answer_reader(
+    recipe: Recipe,
+    parse: Callable[[Any], Any] | None = None,
+    *,
+    as_lists: bool = False,
+    keep_reasoning: bool = False,
+) -> Reader:
+    """Reads the answer, or what `parse` makes of it; with several choices (`n`), or `as_lists`, a list of them.
+
+    Where the call brings tools, what the model wants called stands in a column `tool_calls`; with `keep_reasoning`,
+    what it thought in a column `reasoning`.
+    """
+    endpoint = recipe.endpoint
+    check_function(parse, "parse")
+    if keep_reasoning and not endpoint.gives_text:
+        raise InvalidInputError(f"keep_reasoning= is for answers in text, and {endpoint.name} gives none.")
+    if recipe.structure is not None:
+        if parse is not None:
+            raise InvalidInputError("parse= and a response_format= with fields both say what becomes of an answer.")
+        return structured_reader(endpoint, recipe.structure, as_lists=as_lists, keep_reasoning=keep_reasoning)
+    dimensions = recipe.params.get("dimensions") if endpoint is EMBEDDINGS else None
+    has_tools = any(recipe.params.get(name) for name in ("tools", "functions"))
+    beside = (*(["tool_calls"] if has_tools else []), *([REASONING] if keep_reasoning else []))
+
+    def read(response: Mapping[str, Any]) -> Reading:
+        answers = (of_length(answer, dimensions) for answer in endpoint.read_all(response))
+        readings = [_reading(with_thoughts(each) if keep_reasoning else each, parse, beside) for each in answers]
+        if len(readings) == 1 and not as_lists:
+            return readings[0]
+        first_wrong = next((reading for reading in readings if reading.error_code is not None), readings[0])
+        return first_wrong._replace(value=[reading.value for reading in readings])
+
+    column = text_column if endpoint.gives_text and parse is None else value_column
+    if not beside:
+        return Reader.of_one_column("response", read, column)
+    columns = {"response": column, "tool_calls": object_column, REASONING: text_column}
+    names = ("response", *beside)
+    return Reader(
+        names,
+        read,
+        lambda values, _: {
+            name: columns[name]([_of_each(value, part) for value in values]) for part, name in enumerate(names)
+        },
+    )
+
+
+def _of_each(value: Any, part: int) -> Any:
+    """A part of what was said, or of each of several answers."""
+    if isinstance(value, list):
+        return [_of_each(each, part) for each in value]
+    return None if value is None else value[part]
+
+
+def _reading(answer: Answer, parse: Callable[[Any], Any] | None, beside: Sequence[str]) -> Reading:
+    """The value, in a tuple with what stands in columns beside it, if there are such columns."""
+    reading = _parsed(answer, parse)
+    if not beside:
+        return reading
+    return reading._replace(value=(reading.value, *(getattr(answer, name) for name in beside)))
+
+
+def _parsed(answer: Answer, parse: Callable[[Any], Any] | None) -> Reading:
+    found = answer.value if answer.text is None else answer.text
+    if isinstance(found, array):
+        found = np.frombuffer(found, dtype=np.float32)
+    reading = Reading(found, answer.finish_reason, answer.model, answer.error_code, answer.error)
+    if parse is None or answer.error_code is not None or found is None:
+        return reading if parse is None else reading._replace(value=None)
+    try:
+        return reading._replace(value=own_copy(parse(found)))
+    except WHATEVER_IS_RAISED as error:
+        # A ValueError speaks of the value; anything else is a bug, which no other answer would mend.
+        return reading._replace(
+            value=None,
+            error_code="parse_error",
+            error=f"parse raised {last_line(error)}",
+            repairable=isinstance(error, ValueError),
+        )

@@ -1,0 +1,83 @@
+"""Asking once more where an answer was no good: with more room for it, or with what was wrong shown to the model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from parallel_openai._frames.columns.answer_columns import Reading
+from parallel_openai._records import APIRequest, Result
+from parallel_openai._requests.encodings import encoding_for_model
+from parallel_openai._requests.endpoints import Endpoint
+from parallel_openai._requests.tokens import request_size
+from parallel_openai.errors import InvalidInputError
+
+#: What asking again does not change.
+HOPELESS = frozenset({"refused", "content_filter"})
+
+
+class Repair(APIRequest):
+    """A request in the place of another whose answer was no good.
+
+    Attributes:
+        original: the row's own request, under whose key the journal keeps this one's answer too.
+        earlier: the row's results so far, the first one first.
+    """
+
+    __slots__ = ("earlier", "original")
+
+    def __init__(self, original: APIRequest, body: Mapping[str, Any], earlier: tuple[Result, ...]) -> None:
+        super().__init__(body, original.metadata, path=original.path, sample=original.sample)
+        self.original = original
+        self.earlier = earlier
+        self.size = request_size(self.request_json, encoding_for_model(body.get("model")), self.path)
+
+    def as_the_rows(self, result: Result) -> Result:
+        """The repair's result as that of the row."""
+        return result._replace(request=self.original, earlier=self.earlier, sent=self)
+
+    def in_vain(self, result: Result) -> Result:
+        """What the row has when the repair brought no answer: its last one, after so many more attempts."""
+        last = self.earlier[-1]
+        return last._replace(earlier=self.earlier[:-1], attempts=(*last.attempts, *result.attempts))
+
+
+def check_tries(repair: Any) -> int:
+    """How often a row may be asked once more.
+
+    >>> check_tries(True), check_tries(2)
+    (1, 2)
+    """
+    if not isinstance(repair, int) or repair < 0:
+        raise InvalidInputError(f"repair must be True, False or a number of tries, not {repair!r}.")
+    return int(repair)
+
+
+def make_repair(result: Result, reading: Reading, text: str | None, endpoint: Endpoint) -> Repair | None:
+    """The request that may mend a row; None where asking again would not help.
+
+    Args:
+        result: the row's result, whose answer is no good.
+        reading: why it is not.
+        text: the answer.
+        endpoint: where it was asked.
+    """
+    if reading.error_code in HOPELESS or not reading.repairable:
+        return None
+    asked = (result.sent or result.request).request_json
+    if reading.finish_reason == "length":
+        body = _roomier(asked, endpoint)
+    else:
+        fault = f"That answer cannot be used. {reading.error} Answer again, exactly as it was asked for."
+        body = endpoint.told(asked, text, fault)
+    if body is None:
+        return None
+    return Repair(result.request, body, (*result.earlier, result._replace(earlier=(), sent=None)))
+
+
+def _roomier(asked: Mapping[str, Any], endpoint: Endpoint) -> dict[str, Any] | None:
+    """With twice the cap. Without one, the model's own maximum cut the answer off, and that stays as it is."""
+    caps = {name: asked[name] * 2 for name in endpoint.caps if isinstance(asked.get(name), int)}
+    if not caps and endpoint.default_cap is not None:
+        caps = {endpoint.caps[0]: endpoint.default_cap * 2}
+    return {**asked, **caps} if caps else None

@@ -1,0 +1,314 @@
+"""What happened in a run, for people."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from parallel_openai._printable import printable
+from parallel_openai._progress.number_format import dollars
+from parallel_openai._progress.status import StatusTracker, about_open_requests
+from parallel_openai._progress.timeline import Timeline
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+#: How many of the slowest rows are kept, and how much of an example's sentence.
+SLOWEST = 5
+SENTENCE = 300
+#: Rows with the very same seconds that are looked at: most often they share one answer, and there may be a million.
+ALIKE = 1000
+#: Kept from the summary, which travels in the frame's attrs and stays small.
+_LARGE = {"large": True}
+
+_last: RunReport | None = None
+
+
+@dataclass(frozen=True)
+class SlowRow:
+    """A row whose answer took long: its label in the frame's index, the last attempt's seconds, and its tokens."""
+
+    label: Any
+    seconds: float
+    attempts: int
+    completion_tokens: int | None
+
+
+@dataclass(frozen=True)
+class RunReport:
+    """What happened in a run. `print` it for one line; a notebook shows it as a page; `plot` draws it.
+
+    Attributes:
+        rows, succeeded, failed, cancelled: rows of the frame by how they ended.
+        restored: answers that were in the journal already.
+        shared: rows that asked what another row asked, and share its answer.
+        requests_sent, retries, rate_limit_errors: what went over the wire.
+        prompt_tokens, completion_tokens, cost_usd: as billed in this run; dollars.
+        seconds: how long it took.
+        ended: `finished`, `interrupted`, `stopped`, `submitted` where its batches go on at the server, or `budget` or
+            `deadline` where these were used up.
+        errors: failed rows by error code.
+        journal: the file of answers.
+        simulated: whether answers came from the simulator and not from a model.
+        limits: `requests` and `tokens` per minute, as in force at the end; those that are known.
+        utilisation: what was used of them between the first send and the last answer; 1 is all of a limit, and more
+            than that what the account had saved up.
+        latency: seconds from a send to the end of its answer: `p50`, `p90`, `p99` and `longest`.
+        refusals: 429s by why: `requests`, `tokens`, `slow_down`, `quota`, or `unknown` where the server does not say.
+        waited: seconds that the next request had to wait, by cause: `requests` and `tokens` (the limits), `refused`
+            (the server said to wait), `learning` (the limits were not known yet).
+        advice: what would have made it faster; None where nothing is known to.
+        examples: a sentence for each error code.
+        slowest: the rows whose answers took longest.
+        repairs: bad answers that were asked for once more.
+        unpriced: models that answered and whose price is not known, be it that of their sound or their searches;
+            `cost_usd` lacks what they cost.
+        priced_as: models that answered under a name without a price, with the model that was asked and whose price
+            counts instead.
+        untold: answers that do not say what they took; tokens and `cost_usd` lack them, and a budget counts the most.
+        members: of a `Client.pool`, how each account did: its `name`, `requests_sent`, `answered`, `rate_limit_errors`,
+            `other_errors`, `prompt_tokens`, `completion_tokens`, and why it was put `out`, or None.
+        most_open_requests: how many requests could be in flight where the process may open no more files; None: all.
+        left_in_flight: requests that a run which was stopped left on the wire, since their answers took too long.
+        frame: what a run came to that did not come to its end, also where an exception took the place of what it would
+            have returned; None for one that did.
+    """
+
+    rows: int
+    succeeded: int
+    failed: int
+    cancelled: int
+    restored: int
+    shared: int
+    requests_sent: int
+    retries: int
+    rate_limit_errors: int
+    prompt_tokens: int
+    completion_tokens: int
+    cost_usd: float
+    seconds: float
+    ended: str
+    errors: Mapping[str, int]
+    journal: str
+    simulated: bool
+    limits: Mapping[str, float] = field(default_factory=dict)
+    utilisation: Mapping[str, float] = field(default_factory=dict)
+    latency: Mapping[str, float] = field(default_factory=dict)
+    refusals: Mapping[str, int] = field(default_factory=dict)
+    waited: Mapping[str, float] = field(default_factory=dict)
+    advice: str | None = None
+    examples: Mapping[str, str] = field(default_factory=dict, repr=False, metadata=_LARGE)
+    slowest: tuple[SlowRow, ...] = field(default=(), repr=False, metadata=_LARGE)
+    repairs: int = 0
+    unpriced: tuple[str, ...] = ()
+    priced_as: Mapping[str, str] = field(default_factory=dict)
+    untold: int = 0
+    members: tuple[Mapping[str, Any], ...] = ()
+    most_open_requests: int | None = None
+    left_in_flight: int = 0
+    frame: pd.DataFrame | None = field(default=None, repr=False, compare=False, metadata=_LARGE)
+    _timeline: Timeline = field(default_factory=Timeline, repr=False, compare=False, metadata=_LARGE)
+
+    @classmethod
+    def of(
+        cls, status: StatusTracker, *, index: pd.Index[Any], answers: Mapping[str, Any], seconds: float, **rest: Any
+    ) -> RunReport:
+        """The report of a run from its counters and its columns, under their own names."""
+        counts = Counter(answers["status"].tolist())
+        course = status.timeline
+        return cls(
+            rows=len(index),
+            succeeded=counts["succeeded"],
+            failed=counts["failed"],
+            cancelled=counts["cancelled"],
+            restored=status.num_tasks_restored,
+            shared=status.num_tasks_shared,
+            requests_sent=status.num_requests_sent,
+            retries=status.num_retries,
+            repairs=status.num_repairs,
+            most_open_requests=status.most_open_requests,
+            left_in_flight=status.num_requests_left,
+            rate_limit_errors=status.num_rate_limit_errors,
+            prompt_tokens=status.prompt_tokens,
+            completion_tokens=status.completion_tokens,
+            cost_usd=status.cost_usd,
+            seconds=seconds,
+            errors=dict(Counter(_codes_of_failed(answers)).most_common()),
+            limits=_limits(course),
+            utilisation={name: round(share, 4) for name, share in course.utilisation().items()},
+            latency=_latency(course),
+            refusals=dict(course.refusals.most_common()),
+            waited={cause: round(waited, 3) for cause, waited in course.waited.items() if waited >= 0.001},
+            advice=str(course.advice) if course.advice is not None else None,
+            examples=_examples(answers),
+            slowest=tuple(_slowest(index, answers)),
+            unpriced=tuple(_unpriced(answers)),
+            untold=int(np.sum(pd.notna(answers["model"]) & np.asarray(pd.isna(answers["prompt_tokens"])))),
+            members=tuple(status.members),
+            _timeline=course,
+            **rest,
+        )
+
+    @property
+    def timeline(self) -> pd.DataFrame:
+        """What happened when: a row for each second, or for each 2, 4, ... seconds of a long run.
+
+        The index is the seconds since the beginning. `tokens_charged` is what the sends of that time cost against the
+        token limit, `tokens_used` what the answers of that time say they took, `seconds` those answers' mean latency,
+        and the limits are those in force.
+        """
+        course = self._timeline
+        frame = pd.DataFrame(
+            {
+                "width": course.width,
+                **{name: [getattr(each, name) for each in course.slices] for name in _COUNTS},
+                "seconds": [each.seconds / each.answered if each.answered else np.nan for each in course.slices],
+            },
+            index=pd.Index(np.arange(len(course.slices)) * course.width, name="second"),
+        )
+        limits = list(course.limits())
+        frame["max_requests_per_minute"] = np.array([requests for requests, _ in limits], dtype="float64")
+        frame["max_tokens_per_minute"] = np.array([tokens for _, tokens in limits], dtype="float64")
+        return frame
+
+    def plot(self) -> Figure:
+        """Draw throughput against the limits, latency, and where the time went.
+
+        Raises:
+            MissingDependencyError: matplotlib is not installed.
+        """
+        from parallel_openai._frames.reporting.report_plot import draw
+
+        return draw(self)
+
+    def summary(self) -> dict[str, Any]:
+        """The report as plain data, without what grows with the run."""
+        values = {each.name: getattr(self, each.name) for each in fields(self) if not each.metadata.get("large")}
+        return {name: dict(value) if isinstance(value, Mapping) else value for name, value in values.items()}
+
+    def time_spent(self) -> dict[str, float]:
+        """Where the run's seconds went, by cause in words; all together they are the run.
+
+        >>> report = RunReport(1, 1, 0, 0, 0, 0, 1, 0, 0, 9, 1, 0.0, 10.0, "finished", {}, "a.jsonl", False,
+        ...                    waited={"tokens": 7.5})
+        >>> report.time_spent()
+        {'waiting for the token limit': 7.5, 'sending and answering': 2.5}
+        """
+        waited = {_CAUSES.get(cause, f"waiting ({cause})"): seconds for cause, seconds in self.waited.items()}
+        return {**waited, "sending and answering": max(0.0, self.seconds - sum(waited.values()))}
+
+    def __str__(self) -> str:
+        parts = [f"{self.rows:,} rows in {self.seconds:.1f} s: {self.succeeded:,} succeeded"]
+        if self.failed:
+            kinds = ", ".join(f"{code} {count:,}" for code, count in Counter(self.errors).most_common(4))
+            parts.append(f"{self.failed:,} failed" + (f" ({kinds})" if kinds else ""))
+        if self.cancelled:
+            why = f" ({_ENDINGS[self.ended]})" if self.ended in _ENDINGS else ""
+            parts.append(f"{self.cancelled:,} cancelled{why}; run the same again to go on")
+        if self.left_in_flight:
+            parts.append(f"{self.left_in_flight:,} left in flight, which the server may bill")
+        if self.restored:
+            parts.append(f"{self.restored:,} from the journal")
+        if self.shared:
+            parts.append(f"{self.shared:,} duplicates shared an answer")
+        if self.rate_limit_errors:
+            parts.append(f"{self.rate_limit_errors:,} rate-limit refusals waited out")
+        if self.most_open_requests is not None:
+            parts.append(about_open_requests(self.most_open_requests))
+        if self.repairs:
+            parts.append(f"{self.repairs:,} bad answer{'s' if self.repairs > 1 else ''} asked for once more")
+        if out := [str(each["name"]) for each in self.members if each["out"]]:
+            parts.append(f"put out of the pool: {', '.join(out)}")
+        parts.append(f"{self.prompt_tokens:,} + {self.completion_tokens:,} tokens")
+        if self.cost_usd:
+            parts.append(dollars(self.cost_usd))
+        if self.unpriced:
+            parts.append(f"cost not known (no price for {', '.join(self.unpriced[:3])})")
+        parts += [f"{answered} at the price of {asked}" for answered, asked in list(self.priced_as.items())[:3]]
+        if self.untold:
+            parts.append(f"{self.untold:,} answer{'s' if self.untold > 1 else ''} that do not say what they took")
+        mark = "SIMULATED answers. " if self.simulated else ""
+        advice = f" {self.advice}." if self.advice else ""
+        return printable(f"{mark}{', '.join(parts)}.{advice} Answers: {self.journal}")
+
+    def _repr_html_(self) -> str:
+        from parallel_openai._frames.reporting.report_html import page
+
+        return page(self)
+
+
+_ENDINGS = {"budget": "the budget is used up", "deadline": "the deadline came"}
+
+
+def _codes_of_failed(answers: Mapping[str, Any]) -> list[str]:
+    failed = np.asarray(answers["status"] == "failed")
+    codes: list[str] = answers["error_code"][failed].dropna().tolist()
+    return codes
+
+
+_COUNTS = ("sent", "answered", "refused", "failed", "tokens_charged", "tokens_used")
+_CAUSES = {
+    "requests": "waiting for the request limit",
+    "tokens": "waiting for the token limit",
+    "refused": "waiting because the server said so",
+    "learning": "waiting until the limits were known",
+}
+
+
+def _limits(course: Timeline) -> dict[str, float]:
+    unknown: tuple[float | None, float | None] = (None, None)
+    *_, limits = unknown, *course.limits()
+    return {name: limit for name, limit in zip(("requests", "tokens"), limits, strict=True) if limit is not None}
+
+
+def _latency(course: Timeline) -> dict[str, float]:
+    seconds = course.latency
+    if not seconds.count:
+        return {}
+    shares = {f"p{percent}": seconds.percentile(percent / 100) for percent in (50, 90, 99)}
+    return {name: float(f"{value:.3g}") for name, value in {**shares, "longest": seconds.longest}.items()}
+
+
+def _examples(answers: Mapping[str, Any]) -> dict[str, str]:
+    """The first sentence of each error code."""
+    # By the codes alone, since the sentences are long and the rows many.
+    first = pd.Series(answers["error_code"]).drop_duplicates().dropna()
+    pairs = zip(first, answers["error"][first.index], strict=True)
+    return {str(code): "" if pd.isna(sentence) else str(sentence)[:SENTENCE] for code, sentence in pairs}
+
+
+def _unpriced(answers: Mapping[str, Any]) -> list[str]:
+    """The models that answered and whose price is not known."""
+    unknown = np.isnan(answers["cost_usd"]) & np.asarray(pd.notna(answers["prompt_tokens"]))
+    return sorted({str(model).removesuffix(" (simulated)") for model in answers["model"][unknown].dropna().unique()})
+
+
+def _slowest(index: pd.Index[Any], answers: Mapping[str, Any]) -> list[SlowRow]:
+    seconds = np.asarray(answers["seconds"])
+    longest = np.unique(seconds[~np.isnan(seconds)])[: -SLOWEST - 1 : -1]
+    rows: list[SlowRow] = []
+    seen: set[tuple[float, str]] = set()
+    for place in (each for value in longest for each in np.flatnonzero(seconds == value)[:ALIKE]):
+        request = (float(seconds[place]), str(answers["request_id"][place]))
+        if request in seen:  # a row that shares another's answer
+            continue
+        seen.add(request)
+        tokens = answers["completion_tokens"][place]
+        count = None if pd.isna(tokens) else int(tokens)
+        rows.append(SlowRow(index[place], request[0], int(answers["attempts"][place]), count))
+    return rows[:SLOWEST]
+
+
+def remember(report: RunReport) -> None:
+    global _last
+    _last = report
+
+
+def last_run() -> RunReport | None:
+    """The report of this process's latest run; None before the first."""
+    return _last

@@ -1,0 +1,91 @@
+"""Answers that the journal holds already: read in the pauses of a run."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from array import array
+from collections import deque
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
+
+from parallel_openai._records import APIRequest
+
+#: Answers that are read before other work of the loop gets its turn: at the end, and while there is other work.
+AT_ONCE = 200
+IN_A_PAUSE = 10
+
+
+class KnownRequest(APIRequest):
+    """A request of which only the key is at hand, which is enough to find its answer."""
+
+    __slots__ = ()
+
+    def __init__(self, key: str, path: str, sample: int) -> None:
+        self.request_json, self.metadata, self.path, self.sample = {}, None, path, sample
+        self.body, self.key, self.former_key, self.size, self.measure = b"", key, None, None, None
+
+
+class Restoring:
+    """Rows with an answer in the journal, until it is read.
+
+    To read an answer takes longer than to know that it is there. So a run first finds out which rows it has to send,
+    and reads the others' answers while those are on their way.
+
+    Args:
+        read: takes over the answer to a slot's key; False where it is of no use after all.
+
+    Attributes:
+        in_vain: the slots for which it was of no use.
+    """
+
+    def __init__(self, read: Callable[[int, str], bool]) -> None:
+        self.in_vain = array("Q")
+        self._read = read
+        self._slots: deque[int] = deque()
+        self._keys: deque[str] = deque()
+        self._news = asyncio.Event()
+
+    def __len__(self) -> int:
+        """How many are not read yet."""
+        return len(self._slots)
+
+    def put(self, slot: int, key: str) -> None:
+        self._slots.append(slot)
+        self._keys.append(key)
+        self._news.set()
+
+    def some(self, count: int = AT_ONCE) -> None:
+        """Read so many."""
+        for _ in range(min(count, len(self._slots))):
+            slot = self._slots[0]
+            if not self._read(slot, self._keys[0]):
+                self.in_vain.append(slot)
+            self._slots.popleft()  # only now, so that whoever comes next meets an error again
+            self._keys.popleft()
+
+    async def rest(self, until: float) -> None:
+        """Read what is left, up to a moment of time.monotonic."""
+        while self._slots and time.monotonic() < until:
+            self.some()
+            await asyncio.sleep(0)
+
+    @asynccontextmanager
+    async def in_pauses(self) -> AsyncIterator[None]:
+        """Read in the loop's pauses as long as this lasts."""
+        reading = asyncio.ensure_future(self._read_on())
+        try:
+            yield
+        finally:
+            reading.cancel()
+            # An error of reading is met again, and raised, by who reads what is left.
+            with suppress(asyncio.CancelledError, Exception):
+                await reading
+
+    async def _read_on(self) -> None:
+        while True:
+            if not self._slots:
+                self._news.clear()
+                await self._news.wait()
+            self.some(IN_A_PAUSE)
+            await asyncio.sleep(0)

@@ -1,0 +1,31 @@
+"""What a call says about the run itself, and not about the question."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from typing import Literal
+
+from parallel_openai._batch.batch_lane import Lane
+from parallel_openai._journal.journal import Sync
+from parallel_openai._run.budget import Funds
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """As the public functions document them."""
+
+    verb: Literal["process", "label", "embed"] = "process"
+    save_to: str | os.PathLike[str] | None = None
+    retry_failed: bool = True
+    prefix: str = ""
+    progress: bool = True
+    sync: Sync = "second"
+    repair: bool | int = False
+    budget_usd: float | Funds | None = None
+    budget_tokens: int | None = None
+    deadline: float | None = None
+    lane: Lane = "online"
+    resubmit: bool = False
+    ray: bool | int = False
+    explode: bool = False

@@ -1,0 +1,1 @@
+"""How it is sent: requests to bytes, bytes to answers or errors."""

@@ -1,0 +1,1 @@
+"""Where it is sent: base URLs, proxies and redirects."""

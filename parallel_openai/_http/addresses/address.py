@@ -1,0 +1,189 @@
+"""Where an API lives: one base URL, made of what the caller gives and what the environment says; and Azure's ways."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import parse_qsl, quote, urlencode, urlsplit, urlunsplit
+
+from parallel_openai._arguments import mapping_of
+from parallel_openai._http.addresses.urls import check_url, mask_url
+from parallel_openai._requests.endpoints import endpoint_at
+from parallel_openai.errors import InvalidInputError
+
+OPENAI_URL = "https://api.openai.com/v1"
+#: What lies below a deployment in Azure's dated API; the rest lies beside the deployments.
+_IN_DEPLOYMENTS = frozenset({"chat/completions", "completions", "embeddings"})
+_AZURE_HOST = re.compile(r".+\.(openai|cognitiveservices|services\.ai)\.azure\.(com|us|cn)")
+Query = list[tuple[str, str]]
+_VERSION = re.compile(r"/v\d+(beta|alpha)?(/|$)")
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """Where an API lives, and how a request's path lies below it.
+
+    Attributes:
+        base_url: what paths are joined to, without a slash at its end; its query goes with every call.
+        is_azure: whether it is Azure's, where a key travels in the header `api-key`.
+        in_deployments: whether chat, completions and embeddings lie below a deployment, as in Azure's dated API.
+        deployment: the deployment that all these go to; None: the one that is called like the request's model.
+
+    >>> Address("https://x.openai.azure.com/openai?api-version=1", True, True).path("chat/completions", "gpt 5")
+    'deployments/gpt%205/chat/completions'
+    >>> Address("https://api.openai.com/v1").path("chat/completions", "gpt-5-mini")
+    'chat/completions'
+    """
+
+    base_url: str
+    is_azure: bool = False
+    in_deployments: bool = False
+    deployment: str | None = None
+
+    @property
+    def needs_key(self) -> bool:
+        """Whether nothing is answered there without a key."""
+        host = urlsplit(self.base_url).hostname or ""
+        return host == "api.openai.com" or bool(_AZURE_HOST.fullmatch(host))
+
+    @property
+    def place(self) -> str:
+        """What tells this server from others, whatever the version of its API and the key: journals go by it."""
+        root = self.base_url.partition("?")[0]
+        return root if self.deployment is None else f"{root}/deployments/{self.deployment}"
+
+    def path(self, path: str, model: Any) -> str:
+        """Where a request to an endpoint goes, below the base URL."""
+        name = self.deployment or (model if isinstance(model, str) else None)
+        if self.in_deployments and path in _IN_DEPLOYMENTS and name:
+            return f"deployments/{quote(name, safe='')}/{path}"
+        return path
+
+    def about_404(self, path: str, body: bytes) -> str | None:
+        """What is probably wrong with the address when the server has nothing there.
+
+        None where it is the model, and not the path, that the server does not have.
+        """
+        said = body.lower()
+        if b"deploymentnotfound" in said:
+            if self.deployment is None:
+                return None
+            return f"The Azure resource has no deployment {self.deployment!r} (HTTP 404). A new one takes some minutes."
+        if b"model" in said or b"no endpoints" in said:  # so OpenRouter says that nobody serves the model
+            return None
+        root, question, query = self.base_url.partition("?")
+        sentence = f"There is nothing at {mask_url(f'{root}/{path}{question}{query}')} (HTTP 404)."
+        if _VERSION.search(urlsplit(root).path) or self.in_deployments:
+            return f"{sentence} Is base_url right?"
+        return (
+            f"{sentence} Most servers have their API below /v1: base_url={mask_url(f'{root}/v1{question}{query}')!r}."
+        )
+
+
+def find_address(
+    base_url: str | None,
+    *,
+    azure_endpoint: str | None = None,
+    azure_deployment: str | None = None,
+    api_version: str | None = None,
+    query: Mapping[str, str] | None = None,
+    environment: Mapping[str, str],
+) -> Address:
+    """The address that the arguments and the environment mean.
+
+    Raises:
+        InvalidInputError: they contradict each other, lack something, or the URL is none.
+
+    >>> find_address("http://127.0.0.1:8000/v1/chat/completions/", environment={}).base_url
+    'http://127.0.0.1:8000/v1'
+    >>> find_address("https://x.openai.azure.com", environment={}).base_url
+    'https://x.openai.azure.com/openai/v1'
+    >>> find_address("https://x.openai.azure.com", api_version="2024-10-21", environment={}).base_url
+    'https://x.openai.azure.com/openai?api-version=2024-10-21'
+    """
+    if base_url and azure_endpoint:
+        raise InvalidInputError("Give base_url or azure_endpoint, not both.")
+    for name, given in (("base_url", base_url), ("azure_endpoint", azure_endpoint)):
+        if isinstance(given, str) and not given.strip():  # an unset variable; the data must not go to another server
+            raise InvalidInputError(f"{name} is empty; is the variable set that it comes from? None is the default.")
+    wants_azure = bool(azure_endpoint or azure_deployment or api_version)
+    url = base_url or azure_endpoint
+    if not url:
+        url, from_azure = _from_environment(environment, wants_azure)
+        wants_azure = wants_azure or from_azure
+    if not isinstance(url, str):
+        raise InvalidInputError(f"base_url must be a text such as 'https://host/v1', not a {type(url).__name__}.")
+    url = url.strip()  # as a line of an .env file may have it
+    check_url(url)
+    parts = urlsplit(url)
+    path = _without_endpoint(parts.path.rstrip("/"))
+    further = dict(mapping_of(query, "query"))
+    if api_version:
+        further["api-version"] = api_version
+    asked = [(name, value) for name, value in parse_qsl(parts.query, keep_blank_values=True) if name not in further]
+    asked += further.items()
+    is_azure = wants_azure or "/deployments/" in path or bool(_AZURE_HOST.fullmatch(parts.hostname or ""))
+    if is_azure:
+        return _azure(parts._replace(path=path), azure_deployment, asked, environment, is_resource=wants_azure)
+    return Address(_joined(parts, path, asked))
+
+
+def _from_environment(environment: Mapping[str, str], wants_azure: bool) -> tuple[str, bool]:
+    """The URL that the environment names, and whether it names it as Azure's."""
+    openai, azure = environment.get("OPENAI_BASE_URL"), environment.get("AZURE_OPENAI_ENDPOINT")
+    if azure and (wants_azure or not (openai or environment.get("OPENAI_API_KEY"))):
+        return azure, True
+    if wants_azure and not openai:
+        raise InvalidInputError(
+            "azure_deployment= and api_version= need Azure's address too: AZURE_OPENAI_ENDPOINT or "
+            "azure_endpoint='https://<name>.openai.azure.com'."
+        )
+    return openai or OPENAI_URL, False
+
+
+def _azure(
+    parts: Any, deployment: str | None, asked: Query, environment: Mapping[str, str], *, is_resource: bool
+) -> Address:
+    """The address at Azure: its v1 path, which is like OpenAI's own, or the dated API with its deployments."""
+    dated = "api-version" in dict(asked)
+    match = re.fullmatch(r"(.*)/deployments/([^/]+)", parts.path)
+    if match is not None:
+        root, named = match.groups()
+        if deployment not in (None, named):
+            raise InvalidInputError(f"azure_deployment is {deployment!r}, but the URL names the deployment {named!r}.")
+        return Address(_joined(parts, root, _dated(asked, environment)), True, True, named)
+    if _VERSION.search(parts.path):
+        if deployment is not None:
+            raise InvalidInputError(f"Azure's v1 path has no deployments in it: pass model={deployment!r} instead.")
+        return Address(_joined(parts, parts.path, asked), True)
+    if parts.path not in ("", "/openai") and not is_resource:
+        return Address(_joined(parts, parts.path, asked), True)
+    root = parts.path if parts.path.endswith("/openai") else f"{parts.path}/openai"
+    if dated or deployment is not None or environment.get("OPENAI_API_VERSION"):
+        return Address(_joined(parts, root, _dated(asked, environment)), True, True, deployment)
+    return Address(_joined(parts, f"{root}/v1", asked), True)
+
+
+def _dated(asked: Query, environment: Mapping[str, str]) -> Query:
+    if "api-version" in dict(asked):
+        return asked
+    version = environment.get("OPENAI_API_VERSION")
+    if not version:
+        raise InvalidInputError(
+            "Azure's deployments need the API's version: api_version='2024-10-21', or OPENAI_API_VERSION."
+        )
+    return [*asked, ("api-version", version)]
+
+
+def _without_endpoint(path: str) -> str:
+    endpoint = endpoint_at(path)
+    if endpoint is None or re.search(r"/deployments/[^/]+$", path):
+        return path
+    return path.removesuffix(f"/{endpoint.path}").rstrip("/")
+
+
+def _joined(parts: Any, path: str, asked: Query) -> str:
+    text: str = urlunsplit(parts._replace(path=path, query=urlencode(asked, quote_via=quote), fragment=""))
+    return text

@@ -1,0 +1,140 @@
+"""Why no answer came, as a code and a sentence for a person."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import re
+import ssl
+from collections.abc import Callable
+from typing import NamedTuple
+
+import aiohttp
+from yarl import URL
+
+from parallel_openai._http.addresses.urls import mask_url
+from parallel_openai._http.body import TooLargeError, UnreadableError
+from parallel_openai._records import TOO_MANY_FILES
+
+#: What goes wrong with a proxy; where there is one, no other name is looked up.
+_OF_PROXY = (aiohttp.ClientHttpProxyError, aiohttp.ClientProxyConnectionError, aiohttp.ClientConnectorDNSError)
+#: After so many connections, one after the other, that were closed without a word, no server speaks HTTP there.
+_SILENT = 3
+_CERTIFICATE = "It may want a client certificate, Client(ssl=...)."
+
+
+class NotHTTPError(aiohttp.ClientPayloadError):
+    """What came is no HTTP/1; the text says what it is, if that is known."""
+
+
+class Exchange(NamedTuple):
+    """What was tried: where to, by which proxy, from when on, and how long it might take."""
+
+    url: URL
+    proxy: URL | None
+    began: float
+    seconds: float
+    connect_seconds: float | None
+    max_bytes: int
+
+
+class ConnectionErrors:
+    """Explains what went wrong with a server, and knows whether it ever answered.
+
+    Args:
+        clock: seconds, never going back.
+    """
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock = clock
+        self.has_answered = False
+        self._silent, self._silent_at = 0, 0.0
+
+    def explain(self, error: Exception, tried: Exchange) -> tuple[str, str]:
+        """The code and the sentence."""
+        place = f"{tried.url.host}:{tried.url.port}"
+        if isinstance(error, aiohttp.ConnectionTimeoutError):
+            sentence = f"No connection to {place} within {tried.connect_seconds:g} s. Is base_url right?"
+            return "connect_timeout", sentence
+        if isinstance(error, TooLargeError):
+            sentence = f"The answer is larger than {tried.max_bytes:,} bytes, so it was not read to the end."
+            return "response_too_large", sentence
+        if isinstance(error, UnreadableError):
+            return "response_unreadable", str(error)
+        if isinstance(error, asyncio.TimeoutError):
+            return "timeout", f"No complete answer within {tried.seconds:g} s (the client's timeout)."
+        if getattr(error, "errno", None) in (errno.EMFILE, errno.ENFILE):
+            sentence = "No further connection, since this process may open no more files. Raise the limit (`ulimit -n`)"
+            return TOO_MANY_FILES, f"{sentence}, or lower Client(max_concurrent_requests=...)."
+        if tried.proxy is not None and isinstance(error, _OF_PROXY):
+            status = error.status if isinstance(error, aiohttp.ClientHttpProxyError) else None
+            why = _reason(error) if status is None else f"HTTP {status}"
+            return "proxy_error", about_proxy(tried.proxy, place, status, why)
+        if isinstance(error, aiohttp.ClientConnectorError):  # after a redirect it is another one
+            place = f"{error.host}:{error.port}"
+        if isinstance(error, aiohttp.ClientConnectorDNSError):
+            return "dns_error", f"No address is known for {error.host!r}. Check base_url and the network."
+        return self._of_connection(error, tried, place)
+
+    def _of_connection(self, error: Exception, tried: Exchange, place: str) -> tuple[str, str]:
+        if isinstance(error, (aiohttp.ClientSSLError, ssl.SSLError)) or isinstance(error.__cause__, ssl.SSLError):
+            return "tls_error", f"No secure connection to {place}: {_reason(error)}.{_hint_of_tls(str(error))}"
+        if isinstance(error, NotHTTPError) and error.args[0] and not self.has_answered:
+            return "wrong_protocol", f"The server at {place} does not speak HTTP/1.1: {error.args[0]}"
+        if isinstance(error, aiohttp.ClientConnectorError):
+            hint = f" {_CERTIFICATE}" if tried.url.scheme == "https" and not error.os_error.errno else ""
+            sentence = f"No connection to {place}: {_reason(error)}. Is base_url right and the server up?{hint}"
+            return "connection_refused", sentence
+        if isinstance(error, aiohttp.ServerDisconnectedError) and self._is_silent(tried.began):
+            hint = _CERTIFICATE if tried.url.scheme == "https" else "It may want https."
+            sentence = f"The server at {place} closes each connection without an answer. Is what stands behind it up?"
+            return "connection_refused", f"{sentence} {hint}"
+        return "connection_error", f"The connection to {place} broke: {_reason(error)}."
+
+    def _is_silent(self, began: float) -> bool:
+        """Whether nobody has answered yet, and this connection is not the first to be closed. Those that were open at
+        the same time count as one, since a server that restarts closes them all."""
+        if not self.has_answered and began >= self._silent_at:
+            self._silent, self._silent_at = self._silent + 1, self._clock()
+        return not self.has_answered and self._silent >= _SILENT
+
+
+def what_it_speaks(said: str) -> str:
+    r"""What a server speaks whose answer is no HTTP/1, as the parser quotes it; nothing if that is not known.
+
+    >>> what_it_speaks(r"b'\x15\x03\x03\x00\x02\x02F'")
+    'it wants a secure connection. Write https:// in base_url.'
+    """
+    if re.search(r"b['\"]\\x1[56]\\x03", said):
+        return "it wants a secure connection. Write https:// in base_url."
+    if re.search(r"b['\"]\\x00\\x00.{1,4}\\x04\\x00\\x00\\x00\\x00\\x00", said):
+        return "it speaks HTTP/2 alone. Ask it at a port for HTTP/1.1, or put a gateway before it."
+    return ""
+
+
+def about_proxy(proxy: URL | None, place: str, status: int | None, why: str) -> str:
+    """What to say of a proxy that answers in the place of the server, or lets nobody through to it."""
+    named = "A proxy on the way" if proxy is None else f"The proxy {mask_url(str(proxy))}, which the environment names,"
+    sentence = f"{named} gives no connection to {place}: {why}."
+    if status in (401, 407) or "auth" in why.lower():
+        sentence += " It wants a name and a password, and right ones: http://name:password@host in the environment."
+    return sentence if proxy is None else f"{sentence} Client(trust_env=False) leaves it out."
+
+
+def _hint_of_tls(said: str) -> str:
+    if "WRONG_VERSION" in said:
+        return " Does the server speak plain http there?"
+    if "CERTIFICATE_REQUIRED" in said or "HANDSHAKE_FAILURE" in said:
+        return f" {_CERTIFICATE}"
+    return " It speaks HTTP/2 alone." if "NO_APPLICATION_PROTOCOL" in said else ""
+
+
+def _reason(error: Exception) -> str:
+    cause = getattr(error, "os_error", None) or error
+    # aiohttp quotes what is wrong, which may be anything, and tells the URL with all that its query holds.
+    if isinstance(error, (aiohttp.ClientResponseError, aiohttp.ClientPayloadError)):
+        return "what it sent is cut off, or is no HTTP"
+    if isinstance(error, aiohttp.ServerDisconnectedError):  # which may tell all headers that have come
+        return "the server closed it before its answer was whole"
+    text = getattr(cause, "strerror", None) or str(cause) or type(cause).__name__
+    return str(text).rstrip(".")

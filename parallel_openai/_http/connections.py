@@ -1,0 +1,84 @@
+"""An account's connections: a transport for each event loop that it works on, since none can serve two."""
+
+from __future__ import annotations
+
+import asyncio
+import atexit
+from collections.abc import AsyncIterator, Callable
+from concurrent.futures import Future, wait
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING
+from weakref import WeakKeyDictionary, WeakSet, finalize
+
+from parallel_openai._loop.background import come_home, is_background_thread
+
+if TYPE_CHECKING:
+    from parallel_openai._http.transport import Transport
+
+
+class Connections:
+    """Transports, opened where they are first needed.
+
+    Args:
+        make: opens one.
+
+    A client that is forgotten, and the interpreter's end, close what is still open.
+    """
+
+    def __init__(self, make: Callable[[], Transport]) -> None:
+        self._make = make
+        self._transports: WeakKeyDictionary[asyncio.AbstractEventLoop, Transport] = WeakKeyDictionary()
+        self._borrowers: WeakKeyDictionary[asyncio.AbstractEventLoop, int] = WeakKeyDictionary()
+        forgotten = finalize(self, _close, self._transports)
+        forgotten.atexit = False
+        _all.add(self)
+
+    def here(self) -> Transport:
+        """The transport of the loop that runs."""
+        loop = asyncio.get_running_loop()
+        transport = self._transports.get(loop)
+        if transport is None:
+            transport = self._transports[loop] = self._make()
+        return transport
+
+    @asynccontextmanager
+    async def borrowed(self) -> AsyncIterator[None]:
+        """For a loop that may be gone before the next use: the last of those who do this on it closes its transport."""
+        loop = asyncio.get_running_loop()
+        self._borrowers[loop] = self._borrowers.get(loop, 0) + 1
+        try:
+            yield
+        finally:
+            self._borrowers[loop] -= 1
+            if not self._borrowers[loop]:
+                await self.here().close()
+
+    def close(self) -> None:
+        """Close them all; they are opened again when they are needed."""
+        wait(_close(self._transports), PATIENCE)
+
+
+def _close(transports: WeakKeyDictionary[asyncio.AbstractEventLoop, Transport]) -> list[Future[None]]:
+    """Begin to close them; gives the ends that may be waited for.
+
+    The garbage collector must not wait: it may have come by while this thread held what the loop is waiting for.
+    """
+    ends = []
+    for loop, transport in list(transports.items()):
+        if loop.is_running():
+            end = asyncio.run_coroutine_threadsafe(transport.close(), loop)
+            if not is_background_thread() and loop is not asyncio._get_running_loop():  # it cannot wait for itself
+                ends.append(end)
+    return ends
+
+
+#: Seconds for an orderly end.
+PATIENCE = 5.0
+_all: WeakSet[Connections] = WeakSet()
+
+
+@atexit.register
+def _close_all() -> None:
+    come_home()
+    for each in list(_all):
+        each.close()

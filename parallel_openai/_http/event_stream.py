@@ -1,0 +1,92 @@
+"""An answer that came as server-sent events, put together: some servers stream although nobody asked them to."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import Any
+
+from parallel_openai._json import loads
+
+_FIELD = re.compile(r"\s*(?:data|event|id|retry)?:")
+#: How the events of the Responses API end, each with the whole response in it.
+_LAST = frozenset({"response.completed", "response.incomplete", "response.failed"})
+#: Inside a message, what is told anew with each piece and is no piece of a text.
+_WHOLE = frozenset({"id", "index", "type", "role", "name"})
+
+
+def assembled(content: bytes) -> dict[str, Any] | None:
+    r"""The response that the events tell; None if they are none, or do not come to an end.
+
+    >>> said = b'data: {"choices":[{"delta":{"content":"%b"},"finish_reason":%b}]}\n\n'
+    >>> assembled(said % (b"He", b"null") + said % (b"llo", b'"stop"') + b"data: [DONE]\n\n")
+    {'choices': [{'finish_reason': 'stop', 'message': {'role': 'assistant', 'content': 'Hello'}}]}
+    """
+    text = content.decode("utf-8-sig", "replace")
+    if not _FIELD.match(text):
+        return None
+    whole: dict[str, Any] = {}
+    done = False
+    for data in _data_of(text):
+        if done := data.strip() == "[DONE]":
+            break
+        try:
+            event = loads(data)
+        except ValueError:
+            return None
+        if not isinstance(event, dict):
+            return None
+        if event.get("type") == "error":
+            return {"error": event.get("error") or event}
+        if event.get("error") or str(event.get("type")) in _LAST:
+            response = event.get("response")
+            return response if isinstance(response, dict) else event
+        _add(whole, event, joins=False)
+    if not isinstance(whole.get("choices"), list):
+        return whole or None
+    choices = whole["choices"] = [choice for choice in whole["choices"] if isinstance(choice, dict)]
+    if not done and not (choices and all(choice.get("finish_reason") for choice in choices)):
+        return None
+    for choice in choices:
+        if isinstance(choice.get("delta"), dict):
+            choice["message"] = {"role": "assistant", **choice.pop("delta")}
+    if "object" in whole:
+        whole["object"] = str(whole["object"]).removesuffix(".chunk")
+    return whole
+
+
+def _data_of(text: str) -> Iterator[str]:
+    """What each event says. Only these end a line: JSON may hold others, such as U+2028."""
+    for event in re.split(r"(?:\r\n|\n|\r){2,}", text):
+        lines = [line[5:] for line in re.split(r"\r\n|\n|\r", event) if line.startswith("data:")]
+        if lines:
+            yield "\n".join(lines)
+
+
+def _add(whole: dict[str, Any], piece: dict[str, Any], *, joins: bool = False) -> None:
+    """Add a piece; with `joins` texts are joined, and else the later one counts, as with numbers."""
+    for name, value in piece.items():
+        before = whole.get(name)
+        if isinstance(value, dict):
+            whole[name] = before if isinstance(before, dict) else {}
+            _add(whole[name], value, joins=joins or name == "delta")
+        elif isinstance(value, list):
+            whole[name] = before if isinstance(before, list) else []
+            for item in value:
+                _add_item(whole[name], item, index=0 if name == "choices" else None, joins=joins)
+        elif isinstance(before, str) and isinstance(value, str) and (joins or name == "text"):
+            whole[name] = before or value if name in _WHOLE else before + value
+        elif before is None or value is not None:
+            whole[name] = value
+
+
+def _add_item(items: list[Any], item: Any, *, index: int | None, joins: bool) -> None:
+    """What has an index goes on with the item of that index; what has none, as logprobs, follows."""
+    if not isinstance(item, dict):
+        items.append(item)
+        return
+    index = item.get("index", index)
+    same = [each for each in items if isinstance(each, dict) and index is not None and each.get("index", 0) == index]
+    if not same:
+        items.append({})
+    _add((same or items[-1:])[0], item, joins=joins)

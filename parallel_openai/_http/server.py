@@ -1,0 +1,119 @@
+"""The way to one account's server: its address, its key and headers, and its connections. It knows no limits."""
+
+from __future__ import annotations
+
+import ssl as ssl_module
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from typing import TYPE_CHECKING
+
+from parallel_openai._http.addresses.address import Address
+from parallel_openai._http.addresses.urls import mask_url
+from parallel_openai._http.connections import Connections
+from parallel_openai._http.credentials.keys import Key
+from parallel_openai._records import APIRequest, Response
+from parallel_openai.errors import AuthenticationError
+
+if TYPE_CHECKING:
+    from parallel_openai._http.transport import Transport
+
+#: Seconds for an answer of the flex tier, which may stand in a queue for long, as OpenAI advises.
+FLEX_TIMEOUT = 900.0
+
+
+class Line:
+    """Where an account's requests go, and with what.
+
+    Args:
+        address: where.
+        key: whose they are.
+        headers: sent with each, the key's among them where it is a text.
+        timeout: seconds for one answer.
+        trust_env, ssl: as `Client` has them.
+    """
+
+    def __init__(
+        self,
+        address: Address,
+        key: Key,
+        headers: Mapping[str, str],
+        *,
+        timeout: float,
+        trust_env: bool,
+        ssl: ssl_module.SSLContext | bool,
+    ) -> None:
+        self.address = address
+        self.key = key
+        self.headers = dict(headers)
+        self.timeout, self.trust_env, self.ssl = timeout, trust_env, ssl
+        names = {name.lower() for name in headers}
+        self._asks_for_key = key.is_renewed and key.header.lower() not in names  # the caller's own header goes first
+        # What opens a connection must not hold on to the line, or a forgotten one would stay open for long.
+        renewed = key.current if self._asks_for_key else None
+        self.connections = Connections(_connector(address, renewed, self.headers, timeout, trust_env, ssl))
+
+    def check_key(self) -> None:
+        """See that there is a key where one is certainly needed.
+
+        Raises:
+            AuthenticationError: there is none, and the server is OpenAI's or Azure's.
+        """
+        has_key = self.key.is_given or any(name.lower() in ("authorization", "api-key") for name in self.headers)
+        if self.address.needs_key and not has_key:
+            variable = "AZURE_OPENAI_API_KEY" if self.address.is_azure else "OPENAI_API_KEY"
+            raise AuthenticationError(f"There is no API key. Set {variable} or pass Client(api_key=...).")
+
+    def url(self, request: APIRequest) -> str:
+        """Where a request goes, without what its query says of keys."""
+        root, question, query = self.address.base_url.partition("?")
+        return mask_url(f"{root}/{self._path(request)}{question}{query}")
+
+    async def post(self, request: APIRequest) -> Response:
+        """Send it, whatever the limits say.
+
+        Raises:
+            AuthenticationError: the function that gives the key did not.
+        """
+        transport, path, timeout = self.connections.here(), self._path(request), self._patience(request)
+        used = await self.key.current() if self._asks_for_key else None
+        response = await transport.post(path, request.body, timeout=timeout)
+        if response.status == 401 and used is not None:  # it has ended sooner than thought, as while a laptop slept
+            self.key.forget(used)
+            response = await transport.post(path, request.body, timeout=timeout)
+        if response.status == 404:
+            response = response._replace(error=self.address.about_404(path, response.body))
+        return response
+
+    def _path(self, request: APIRequest) -> str:
+        if not self.address.in_deployments:
+            return request.path
+        return self.address.path(request.path, request.request_json.get("model"))
+
+    def _patience(self, request: APIRequest) -> float | None:
+        """Seconds for a request that needs more than others; None: the usual timeout."""
+        is_flex = request.request_json.get("service_tier") == "flex"
+        return FLEX_TIMEOUT if is_flex and self.timeout < FLEX_TIMEOUT else None
+
+
+def _connector(
+    address: Address,
+    renewed: Callable[[], Awaitable[Mapping[str, str]]] | None,
+    headers: Mapping[str, str],
+    timeout: float,
+    trust_env: bool,
+    ssl: ssl_module.SSLContext | bool,
+) -> Callable[[], Transport]:
+    def connect() -> Transport:
+        from parallel_openai._http.transport import Transport  # aiohttp takes half of the package's import
+
+        return Transport(
+            address.base_url,
+            headers,
+            timeout=timeout,
+            clock=time.monotonic,
+            trust_env=trust_env,
+            ssl=ssl,
+            renewed=renewed,
+        )
+
+    return connect

@@ -1,0 +1,314 @@
+"""Bytes to the server and back, over kept connections. The door to aiohttp, with `poster`, `idle` and `reading`."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import ssl as ssl_module
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from pathlib import Path
+from typing import IO, Any, cast
+
+import aiohttp
+from yarl import URL
+
+from parallel_openai._http.addresses.proxies import connector_through, is_socks, proxy_for
+from parallel_openai._http.addresses.redirects import has_same_owner, redirected
+from parallel_openai._http.addresses.urls import check_url
+from parallel_openai._http.body import MAX_HEADER_LINE, MAX_HEADERS, TooLargeError, UnreadableError, decompressed, read
+from parallel_openai._http.connection_errors import ConnectionErrors, Exchange, about_proxy
+from parallel_openai._http.credentials.secrets import Secrets
+from parallel_openai._http.deadlines import Deadlines
+from parallel_openai._http.event_stream import assembled
+from parallel_openai._http.post import Poster
+from parallel_openai._json import JSONTooLargeError, dumps, loads_from_anywhere, loads_quickly
+from parallel_openai._records import MAX_RESPONSE_BYTES, Response
+
+LARGE_BODY = 2**20
+#: Seconds for a connection: an address that swallows what is sent to it is named soon, and not after the answer's time.
+CONNECT_TIMEOUT = 15.0
+MOST_REDIRECTS = 5
+#: Some gateways give a whole answer one of these.
+_AS_200 = frozenset({201, 203, 206})
+#: Its status, headers and content.
+Answer = tuple[int, Mapping[str, str], bytes]
+#: Takes the next piece of a file.
+Write = Callable[[bytes], None]
+
+
+class Transport:
+    """A pool of connections to one server.
+
+    Args:
+        base_url: where the API lives, such as `https://api.openai.com/v1`; its query is kept for every call.
+        headers: sent with every request, the key among them.
+        timeout: seconds from the send to the last byte.
+        trust_env: whether `HTTP_PROXY` and its kin are heeded.
+        ssl: a context for a private certificate authority; True is the system's usual one.
+        clock: gives seconds, never going back.
+        renewed: gives headers that change, asked before every send; None: none do.
+
+    Raises:
+        InvalidInputError: the URL is not one.
+    """
+
+    def __init__(
+        self,
+        base_url: str,
+        headers: Mapping[str, str],
+        *,
+        timeout: float,
+        clock: Callable[[], float],
+        trust_env: bool = True,
+        ssl: ssl_module.SSLContext | bool = True,
+        max_response_bytes: int = MAX_RESPONSE_BYTES,
+        renewed: Callable[[], Awaitable[Mapping[str, str]]] | None = None,
+    ) -> None:
+        self._base = check_url(base_url)
+        self._headers = {"Content-Type": "application/json", **headers}
+        self._seconds = timeout
+        # The whole is timed by the deadlines.
+        self._timeout = aiohttp.ClientTimeout(total=None, sock_connect=min(0.8 * timeout, CONNECT_TIMEOUT))
+        self._deadlines: dict[float, Deadlines] = {}  # by the seconds that they give
+        self._clock = clock
+        self._proxy = proxy_for(self._base) if trust_env else None
+        self._errors = ConnectionErrors(clock)
+        self._secrets = Secrets(headers, base_url, str(self._proxy or ""))
+        self._ssl = ssl
+        self._max_response_bytes = max_response_bytes
+        self._renewed = renewed
+        self._urls: dict[str, URL] = {}
+        self._session: aiohttp.ClientSession | None = None
+        self._poster: Poster | None = None  # none where there is a proxy, which aiohttp's sessions know how to ask
+
+    def use(self, headers: Mapping[str, str]) -> None:
+        """Send these headers from now on, in the place of those of the same name: a key that was renewed."""
+        new = {name: value for name, value in headers.items() if self._headers.get(name) != value}
+        if new:
+            self._headers.update(new)
+            self._secrets.renew(new)
+            if self._poster is not None:
+                self._poster.forget_headers()
+
+    def post(self, path: str, body: bytes, *, timeout: float | None = None) -> Coroutine[Any, Any, Response]:
+        """Send one body to a path, which is quoted as URLs have it; give the answer or the reason why there is none.
+
+        Raises nothing but cancellation, and what `renewed` raises. `timeout` is in seconds; None: the transport's own.
+        """
+        return self._exchange("POST", self._url(path), body=body, seconds=timeout)
+
+    async def call(
+        self,
+        method: str,
+        path: str,
+        *,
+        body: bytes | None = None,
+        query: Mapping[str, str] | None = None,
+        timeout: float | None = None,
+    ) -> Response:
+        """The same for another method, with a query."""
+        url = self._url(path)
+        return await self._exchange(method, url.update_query(query) if query else url, body=body, seconds=timeout)
+
+    async def upload(self, path: str, file: Path, *, filename: str, fields: Mapping[str, str]) -> Response:
+        """Send a file as a form, from the disk piece by piece.
+
+        The timeout is for each silence of the server, and not for the whole.
+        """
+        form = aiohttp.MultipartWriter("form-data")
+        for name, value in fields.items():
+            form.append(value).set_content_disposition("form-data", name=name)
+        with _open(file, "rb") as content:
+            part = form.append(content, {"Content-Type": "application/jsonl"})
+            part.set_content_disposition("form-data", name="file", filename=filename)
+            headers = {"Content-Type": form.headers["Content-Type"]}
+            return await self._exchange(
+                "POST", self._url(path), data=form, headers=headers, timeout=self._timeout_of_silence()
+            )
+
+    async def download(self, path: str, into: Write) -> Response:
+        """Fetch what stands at a path, piece by piece; where that went well, the response has no body.
+
+        Raises what `into` raises, but for OSErrors, which are taken for the network's.
+        """
+        return await self._exchange("GET", self._url(path), into=into, timeout=self._timeout_of_silence())
+
+    async def _exchange(
+        self,
+        method: str,
+        url: URL,
+        *,
+        body: bytes | None = None,
+        into: Write | None = None,
+        seconds: float | None = None,
+        **options: Any,
+    ) -> Response:
+        if self._renewed is not None:
+            self.use(await self._renewed())
+        began = self._clock()
+        seconds = seconds or self._seconds
+        deadlines = None if "timeout" in options else self._deadlines_of(seconds)
+        wait = None if deadlines is None else deadlines.begin(began)
+        failed: Exception
+        try:
+            answer = await self._answer(method, url, body, into, options)
+            return self._response(url, answer, began, is_file=into is not None)
+        except asyncio.CancelledError:
+            if wait is None or not wait.ended():
+                raise
+            failed = asyncio.TimeoutError()
+        except (aiohttp.ClientError, OSError, asyncio.TimeoutError, TooLargeError, UnreadableError) as error:
+            failed = error
+        finally:
+            if deadlines is not None and wait is not None:
+                deadlines.end(wait)
+        connect = self._timeout.sock_connect
+        tried = Exchange(url, self._proxy, began, seconds, connect, self._max_response_bytes)
+        return self._failure(began, *self._errors.explain(failed, tried))
+
+    async def _answer(
+        self, method: str, url: URL, body: bytes | None, into: Write | None, options: dict[str, Any]
+    ) -> Answer:
+        self._session = self._session or self._open()
+        if self._poster is not None and method == "POST" and body is not None and not options:
+            answer = await self._poster.post(url, body)
+        else:
+            answer = await self._by_session(method, url, body, into, options)
+        self._errors.has_answered = True
+        for _ in range(0 if answer[0] == 200 or "data" in options else MOST_REDIRECTS):
+            target = redirected(url, *answer[:2])
+            if target is None:
+                break
+            url, redirect = target, answer
+            answer = await self._by_session(method, url, body, into, options)
+            if answer[0] in (401, 403, 404) and not has_same_owner(self._base, url):
+                return redirect  # its target has to be named as base_url, since it wants the key or is no endpoint
+        return answer
+
+    def _response(self, url: URL, answer: Answer, began: float, *, is_file: bool) -> Response:
+        status, headers, content = answer
+        seconds = self._clock() - began
+        headers, content = self._secrets.out_of_headers(headers), self._secrets.out_of_body(content)
+        if is_file and status == 200:
+            return Response(status, headers, content, {}, seconds)
+        try:
+            content, data = self._read_json(content, headers)
+        except JSONTooLargeError as error:
+            if status < 300:
+                return self._failure(began, "response_too_large", f"The answer was not read: {error}.")
+            return Response(status, headers, self._secrets.out_of_error(content), None, seconds)
+        if status >= 300 or not isinstance(data, dict) or data.get("error"):
+            content, data = self._read_json(self._secrets.out_of_error(content), headers)
+        if self._is_of_proxy(url, status, data):
+            sentence = about_proxy(self._proxy, f"{url.host}:{url.port}", status, f"HTTP {status}")
+            return self._failure(began, "proxy_error", sentence)
+        return Response(200 if status in _AS_200 else status, headers, content, data, seconds)
+
+    def _is_of_proxy(self, url: URL, status: int, data: Any) -> bool:
+        """Whether a proxy, which is asked in the server's place if there is no TLS, refuses in its own name."""
+        asked = self._proxy is not None and url.scheme == "http" and not is_socks(self._proxy)
+        return status == 407 or (asked and status in (401, 403) and not isinstance(data, dict))
+
+    def _read_json(self, content: bytes, headers: Mapping[str, str]) -> tuple[bytes, Any]:
+        """An answer as JSON of UTF-8, and its value; as it came, and None, if it is none.
+
+        Raises:
+            JSONTooLargeError: it is more than can be read without harm.
+        """
+        try:
+            whole, data = loads_from_anywhere(content, headers.get("Content-Type"))
+        except JSONTooLargeError:
+            raise
+        except ValueError:
+            data = assembled(content)
+            whole = content if data is None else dumps(data)
+        if whole is not content:
+            whole = self._secrets.out_of_body(whole)
+            data = data and loads_quickly(whole)
+        return whole, data
+
+    async def _by_session(
+        self, method: str, url: URL, body: bytes | None, into: Write | None, options: Mapping[str, Any]
+    ) -> Answer:
+        assert self._session is not None
+        # Not the session's own headers, for those are shown to a proxy too, which is asked without TLS.
+        headers = self._headers if has_same_owner(self._base, url) else {"Content-Type": self._headers["Content-Type"]}
+        options = {**options, "headers": {**headers, **options.get("headers", {})}}
+        if body is not None:
+            # aiohttp warns of large bodies that are plain bytes, since it would write them in one go.
+            options["data"] = body if len(body) < LARGE_BODY else io.BytesIO(body)
+        async with self._session.request(
+            method, url, allow_redirects=False, auto_decompress=into is not None, **options
+        ) as answer:
+            if into is None or answer.status != 200:
+                return answer.status, answer.headers, await self._read(answer)
+            async for chunk in answer.content.iter_any():
+                into(chunk)
+            return answer.status, answer.headers, b""
+
+    def _timeout_of_silence(self) -> aiohttp.ClientTimeout:
+        return aiohttp.ClientTimeout(total=None, sock_connect=self._timeout.sock_connect, sock_read=self._seconds)
+
+    def _deadlines_of(self, seconds: float) -> Deadlines:
+        deadlines = self._deadlines.get(seconds)
+        if deadlines is None:
+            deadlines = self._deadlines[seconds] = Deadlines(seconds, self._clock)
+        return deadlines
+
+    async def close(self) -> None:
+        for deadlines in self._deadlines.values():
+            deadlines.close()
+        if self._poster is not None:
+            await self._poster.close()
+        if self._session is not None:
+            session, self._session, self._poster = self._session, None, None
+            await session.close()
+
+    def _open(self) -> aiohttp.ClientSession:
+        self._session = aiohttp.ClientSession(
+            connector=self._connector(),
+            timeout=self._timeout,
+            # aiohttp would read the environment and .netrc anew for every request, in threads: half of its cost.
+            proxy=None if is_socks(self._proxy) else self._proxy,
+            cookie_jar=aiohttp.DummyCookieJar(),
+            max_line_size=MAX_HEADER_LINE,
+            max_field_size=MAX_HEADER_LINE,
+            max_headers=MAX_HEADERS,
+        )
+        if self._proxy is None or is_socks(self._proxy):
+            self._poster = Poster(
+                self._session,
+                self._connector(),
+                self._headers,
+                ssl=self._ssl,
+                timeout=self._timeout,
+                max_response_bytes=self._max_response_bytes,
+            )
+        return self._session
+
+    def _connector(self) -> aiohttp.TCPConnector:
+        # The limiter and the processor say how many are in flight, so there is no limit here.
+        return connector_through(self._proxy, limit=0, ttl_dns_cache=300, ssl=self._ssl, keepalive_timeout=30)
+
+    def _url(self, path: str) -> URL:
+        url = self._urls.get(path)
+        if url is None:
+            joined = self._base.raw_path.rstrip("/") + "/" + path.lstrip("/")
+            url = self._urls[path] = self._base.with_path(joined, encoded=True, keep_query=True)
+        return url
+
+    async def _read(self, answer: aiohttp.ClientResponse) -> bytes:
+        most = self._max_response_bytes
+        try:
+            content = await read(answer.content, answer.headers, most)
+            return decompressed(content, answer.headers, most)
+        except TooLargeError:
+            answer.close()
+            raise
+
+    def _failure(self, began: float, code: str, sentence: str) -> Response:
+        return Response(0, {}, b"", None, self._clock() - began, code, self._secrets.out_of(sentence))
+
+
+def _open(place: Path, mode: str) -> IO[bytes]:
+    return cast(IO[bytes], open(place, mode))

@@ -1,0 +1,1 @@
+"""What is kept on the disk of each finished request, and what a later run knows by it."""

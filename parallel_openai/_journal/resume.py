@@ -1,0 +1,412 @@
+"""What a file of results already knows, and how a result is written into it and read back."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from parallel_openai._journal.digests import DigestTable, digest_of_key
+from parallel_openai._journal.lines import (
+    Entry,
+    cannot_be_opened,
+    likely_lines,
+    make_line,
+    parse_line,
+    read_entry_at,
+    read_lines,
+    refuse_what_is_no_file,
+)
+from parallel_openai._journal.origins import Origin, Origins, writer
+from parallel_openai._json import alike, dumps, dumps_strictly
+from parallel_openai._printable import printable
+from parallel_openai._records import APIRequest, Attempt, Result, request_key
+from parallel_openai._requests.endpoints import bill_of, is_simulated, path_answering, usage_of
+
+log = logging.getLogger("parallel_openai")
+
+
+def result_line(result: Result, *, record: bool, origin: Origin | None = None) -> bytes:
+    """A result as a journal's line; with `record`, the key, the attempts and the origin are written too, for the way
+    back."""
+    request = result.request
+    answer = _without_ballast(result) if result.raw is not None else dumps(list(result.errors) or [result.error])
+    if not record:
+        beside = () if request.metadata is None else (dumps(request.metadata),)
+        return make_line(request.body, answer, *beside)
+    about: dict[str, Any] = {"key": request.key, "status": result.status}
+    if result.error_code is not None:
+        about.update(error_code=result.error_code, error=result.error)
+    about["attempts"] = _plain(result.attempts)
+    if result.sent is not None:
+        about["sent"] = result.sent.request_json
+        about["earlier"] = [{**bill_of(each.response), "attempts": _plain(each.attempts)} for each in result.earlier]
+    if origin is not None:
+        about["place"], about["writer"] = origin
+    beside_it = b"null" if request.metadata is None else dumps(request.metadata)
+    return make_line(request.body, answer, beside_it, dumps(about))
+
+
+#: Bytes up to which an answer is kept as it came.
+KEPT_WHOLE = 2**20
+#: What is kept of a longer one: the fields that the endpoints' answers have.
+_NEEDED = frozenset(
+    {
+        *("id", "object", "created", "created_at", "model", "service_tier", "system_fingerprint", "usage"),
+        *("choices", "output", "data", "results", "status", "error", "incomplete_details"),
+    }
+)
+
+
+def _without_ballast(result: Result) -> bytes:
+    """The answer's bytes; of a long one without the fields that no endpoint's answer has, whose names are told."""
+    raw, answer = result.raw or b"", result.response
+    if len(raw) <= KEPT_WHOLE or not isinstance(answer, Mapping) or answer.keys() <= _NEEDED:
+        return raw
+    left_out = [str(name)[:80] for name in answer if name not in _NEEDED]
+    kept = {name: value for name, value in answer.items() if name in _NEEDED}
+    return dumps({**kept, "left_out": left_out[:20]})
+
+
+def _plain(attempts: Iterable[Attempt]) -> list[dict[str, Any]]:
+    return [_fields(attempt) for attempt in attempts]
+
+
+def _fields(attempt: Attempt) -> dict[str, Any]:
+    fields: dict[str, Any] = {
+        "at": attempt.at,
+        "seconds": attempt.seconds,
+        "waited": attempt.waited,
+        "status": attempt.status,
+    }
+    if attempt.error_code is not None:
+        fields["error_code"] = attempt.error_code
+    if attempt.request_id is not None:
+        fields["request_id"] = attempt.request_id
+    return fields
+
+
+class KnownResults:
+    """The finished requests of a journal, by key; a later success goes before an earlier failure.
+
+    Args:
+        path: the journal; it need not exist.
+        failures: whether failed requests count as finished too.
+        simulated: whether answers of the simulator count.
+        place: the server whose answers count, of those that a file run wrote; None: every one's.
+
+    The answers themselves stay on the disk and are read when asked for. `load` gives the same without holding up the
+    loop that it runs on.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        failures: bool = False,
+        simulated: bool = False,
+        place: str | None = None,
+    ) -> None:
+        self._begin(path, failures, simulated, place)
+        for _ in self._read():
+            pass
+
+    @classmethod
+    async def load(
+        cls,
+        path: str | os.PathLike[str],
+        *,
+        failures: bool = False,
+        simulated: bool = False,
+        place: str | None = None,
+    ) -> KnownResults:
+        known = cls.__new__(cls)
+        known._begin(path, failures, simulated, place)
+        try:
+            for _ in known._read():
+                await asyncio.sleep(0)
+        except BaseException:
+            known.close()
+            raise
+        return known
+
+    def _begin(self, path: str | os.PathLike[str], failures: bool, simulated: bool, place: str | None) -> None:
+        self.damaged_lines = 0
+        self._read_lines = 0
+        self._strange: list[int] = []  # where lines begin whose request is not the one of their key
+        self._path = Path(path)
+        self._failures, self._simulated, self._place = failures, simulated, place
+        self._by_others: Counter[str] = Counter()  # answers taken that others wrote
+        self._file = -1
+        self._lines = DigestTable()  # where each one's line begins, doubled, and one more where it is good
+        self._finished = 0
+        refuse_what_is_no_file(path)
+        self._origins = Origins(self._path)  # of lines without a record
+        try:
+            self._file = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0))
+        except FileNotFoundError:
+            pass
+        except OSError as error:
+            raise cannot_be_opened(path, error) from error
+
+    def _read(self) -> Iterator[None]:
+        """Read the journal, stopping now and then."""
+        if self._file < 0:
+            return
+        lines = self._lines
+        for number, (offset, glance) in enumerate(read_lines(self._path, self._glance)):
+            if number % _AT_ONCE == 0:
+                yield
+                if number == _AT_ONCE:
+                    lines.expect(likely_lines(self._path, number, offset))
+            if glance is None:
+                self.damaged_lines += 1
+                continue
+            digest, good, is_plain = glance
+            if digest is None or (is_plain and self._is_from_elsewhere(offset)):
+                continue
+            line = offset * 2 + 2 + good
+            before = lines.add(digest, line)
+            if before:
+                if before & 1 and not good:
+                    continue
+                lines[digest] = line
+            self._finished += self._counts(line) - self._counts(before)
+
+    def _counts(self, number: int) -> bool:
+        return number > 0 and (self._failures or number & 1 == 1)
+
+    def _is_from_elsewhere(self, offset: int) -> bool:
+        origin = self._origins.of(offset)
+        return origin is not None and self._place is not None and origin.place != self._place
+
+    def _glance(self, line: bytes) -> tuple[int | None, bool, bool] | None:
+        """The digest of a line's key, whether it is a good answer, and whether it has no record; no digest for what
+        does not count; None for a damaged line.
+
+        A good line of ours tells both near its end, in a shape that stands nowhere behind it, and need not be parsed:
+        what is damaged before is found out when the answer is read.
+        """
+        start = line.rfind(_RECORD)
+        if start >= 0 and line.startswith(_SUCCEEDED, start + _TO_STATUS) and line.startswith(b"[{"):
+            is_plain = line.endswith(b"}]\n") and line.find(_REPAIRED, start) < 0
+            # From behind, which Python does twice as fast here.
+            if is_plain and (self._simulated or line.rfind(b'"simulated"', 0, start) < 0):
+                digest = _digest_of(line[start + len(_RECORD) : start + _TO_STATUS])
+                if digest is not None:
+                    return digest, True, False
+        entry = parse_line(line)
+        if entry is None:
+            return None
+        good = isinstance(entry[1], Mapping)
+        counts = not good or self._simulated or not is_simulated(entry[1])
+        return (_digest_of(asked_key(entry)) if counts else None), good, len(entry) < 4
+
+    def __contains__(self, key: str) -> bool:
+        return self._counts(self._number(key))
+
+    def _number(self, key: str) -> int:
+        digest = _digest_of(key)
+        return 0 if digest is None else self._lines[digest]
+
+    def __len__(self) -> int:
+        return self._finished
+
+    def was_asked(self, key: str) -> bool:
+        """Whether the journal holds an answer or a failure of it."""
+        return self._number(key) > 0
+
+    def get(self, request: APIRequest) -> Result | None:
+        """The request's result as it was written, or None when it is not known."""
+        entry = self.entry(request.key)
+        if entry is None:
+            return None
+        self._read_lines += 1
+        is_checked = self._strange or self._read_lines <= _CHECKED or self._read_lines % _EVERY == 0
+        if is_checked and not is_asked_in(request, entry):
+            self.damaged_lines += 1
+            self._strange.append(self._number(request.key) // 2 - 1)
+            return None
+        origin = origin_of(entry) if len(entry) > 3 else self._origins.of(self._number(request.key) // 2 - 1)
+        if origin is not None and origin.writer != writer():
+            self._by_others[origin.writer] += 1
+        return restored(request, entry)
+
+    def entry(self, key: str) -> Entry | None:
+        """The line written under a key, or None."""
+        number = self._number(key)
+        if not self._counts(number):
+            return None
+        entry = read_entry_at(self._file, number // 2 - 1)
+        if entry is None:
+            self.damaged_lines += 1
+            return None
+        return entry if asked_key(entry) == key else None
+
+    def close(self) -> None:
+        if self._strange:
+            self._tell_of_strange_lines()
+        for other, count in self._by_others.items():
+            log.warning(
+                "%s: the answers to %s requests were written by %s.", self._path, f"{count:,}", printable(other)
+            )
+        self._by_others.clear()
+        if self._file >= 0:
+            os.close(self._file)
+            self._file = -1
+
+    def _tell_of_strange_lines(self) -> None:
+        first, count = min(self._strange), len(self._strange)
+        number = 1 + sum(offset < first for offset, _ in read_lines(self._path, parse_line))
+        log.warning(
+            "%s: line %d%s another request than the key beside it is for, as if somebody had changed it. What is "
+            "answered there was not taken, and the row was asked anew.",
+            self._path,
+            number,
+            " holds" if count == 1 else f" and {count - 1:,} more hold",
+        )
+        self._strange.clear()
+
+
+#: How the record in a line of ours begins, what follows on the key of a good answer, and how far behind; what stands
+#: near the end when the record holds a request of its own, which may look like a record.
+_RECORD = b',{"key":"'
+_SUCCEEDED = b'","status":"succeeded"'
+_TO_STATUS = len(_RECORD) + 32
+_REPAIRED = b',"earlier":'
+#: So many answers of a journal are compared with what is asked, and from there on one of so many, since it takes a
+#: tenth of the time of reading them; all of them as soon as one is found to be to something else.
+_CHECKED, _EVERY = 2000, 64
+#: Lines that are read before other work of the loop gets its turn.
+_AT_ONCE = 2000
+
+
+def is_asked_in(request: APIRequest, entry: Entry) -> bool:
+    """Whether the request that a line holds is the one that it is kept under. The tier that it was sent in is no part
+    of the key."""
+    body = entry[0]
+    if _has_key(request, body):
+        return True
+    return "service_tier" in body and _has_key(request, {name: body[name] for name in body if name != "service_tier"})
+
+
+def _has_key(request: APIRequest, body: Mapping[str, Any]) -> bool:
+    try:
+        canonical = dumps_strictly(body, sort_keys=True)
+    except TypeError:  # half a surrogate pair, which no request of ours holds
+        return False
+    plain = alike(canonical)
+    keys = (request_key(request.path, each, request.sample) for each in (plain, canonical))
+    return next(keys) == request.key or (plain is not canonical and next(keys) == request.key)
+
+
+def record_of(entry: Entry) -> Mapping[str, Any]:
+    """What a frame's line says of the way to its answer; nothing where another program wrote the line."""
+    return entry[3] if len(entry) == 4 and isinstance(entry[3], dict) else {}
+
+
+def key_of(entry: Entry) -> str | None:
+    """The key under which a frame's line was written; None for a line without a record."""
+    key = record_of(entry).get("key")
+    return key if isinstance(key, str) else None
+
+
+def asked_key(entry: Entry) -> str | None:
+    """The key of what a line asks; a file run's answer has none written beside it, so that it is made. None for its
+    failure."""
+    if len(entry) == 4 or not entry[0] or not isinstance(entry[1], Mapping):
+        return key_of(entry)
+    try:
+        body = alike(dumps_strictly(entry[0], sort_keys=True))
+    except TypeError:  # it could not have been sent
+        return None
+    return request_key(path_answering(entry[0], entry[1]), body)
+
+
+def origin_of(entry: Entry) -> Origin | None:
+    """Where a line's record says that it came from."""
+    record = record_of(entry)
+    place, by = record.get("place"), record.get("writer")
+    return Origin(place, by) if isinstance(place, str) and isinstance(by, str) else None
+
+
+def _digest_of(key: str | bytes | None) -> int | None:
+    try:
+        return None if key is None else digest_of_key(key)
+    except ValueError:  # a key that is none of ours
+        return None
+
+
+def restored(request: APIRequest, entry: Entry) -> Result:
+    """The result that a line was written for."""
+    record = record_of(entry)
+    if not request.request_json and isinstance(entry[0], dict):
+        request.request_json = entry[0]  # whoever looked it up by its key alone may ask which model was meant
+    attempts = attempts_of(record)
+    if type(entry[1]) is dict:
+        sent, before = record.get("sent"), record.get("earlier")
+        if sent is None and before is None:  # it was no repair
+            usage = usage_of(entry[1])
+            return Result(request, "succeeded", entry[1], attempts=attempts, restored=True, usage=usage)
+        earlier = [each for each in before if isinstance(each, dict)] if isinstance(before, list) else []
+        return Result(
+            request,
+            "succeeded",
+            entry[1],
+            attempts=attempts,
+            restored=True,
+            earlier=tuple(_restore_earlier(request, each) for each in earlier),
+            sent=APIRequest(sent, path=request.path, sample=request.sample) if isinstance(sent, dict) else None,
+            usage=usage_of(entry[1]),
+        )
+    errors = tuple(map(str, entry[1])) if isinstance(entry[1], list) else ()
+    return Result(
+        request,
+        "failed",
+        error_code=str(record.get("error_code") or "error"),
+        error=str(record.get("error") or ""),
+        errors=errors,
+        attempts=attempts,
+        restored=True,
+    )
+
+
+def _restore_earlier(request: APIRequest, fields: Mapping[str, Any]) -> Result:
+    usage = usage_of(fields)
+    return Result(request, "succeeded", bill_of(fields), attempts=attempts_of(fields), restored=True, usage=usage)
+
+
+def attempts_of(record: Mapping[str, Any]) -> tuple[Attempt, ...]:
+    """The sends that a line's record tells of."""
+    sends = record.get("attempts")
+    if not isinstance(sends, list):
+        return ()
+    if len(sends) == 1 and type(sends[0]) is dict:  # as nearly all are
+        return (_attempt(sends[0]),)
+    return tuple(_attempt(fields) for fields in sends if isinstance(fields, dict))
+
+
+def _attempt(fields: Mapping[str, Any]) -> Attempt:
+    get = fields.get
+    return Attempt(
+        _number(get("at")),
+        _number(get("seconds")),
+        _number(get("waited")),
+        int(_number(get("status"))),
+        _text(get("error_code")),
+        _text(get("request_id")),
+    )
+
+
+def _number(value: Any) -> float:
+    """A damaged line may hold anything, and one of them must not stop a run."""
+    good = type(value) in (float, int) and -1e15 < value < 1e15
+    return float(value) if good else 0.0
+
+
+def _text(value: Any) -> str | None:
+    return value if isinstance(value, str) else None

@@ -1,0 +1,268 @@
+"""`agreement`: how far two or more annotators label the same rows the same way; models, prompts or people."""
+
+from __future__ import annotations
+
+import itertools
+import warnings
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from parallel_openai._frames.columns.answer_columns import COLUMNS, object_column
+from parallel_openai._frames.columns.table import column_text, runs_of
+from parallel_openai._labels.evaluation.metrics import kappa
+from parallel_openai._labels.label_pairs import (
+    as_text,
+    cells_of,
+    default_label,
+    label_columns,
+    label_order,
+    run_of,
+    text_reader,
+)
+from parallel_openai._printable import printable
+from parallel_openai.errors import InvalidInputError, MissingDependencyError
+
+Level = Literal["nominal", "ordinal"]
+
+
+def agreement(
+    *annotators: pd.DataFrame | pd.Series[Any] | Mapping[str, pd.DataFrame | pd.Series[Any]],
+    label: Hashable | None = None,
+    level: Level | None = None,
+) -> Agreement:
+    """How far annotators agree beyond chance, and where they differ.
+
+    Args:
+        *annotators: two or more, each a frame from `label_dataframe` or a column of labels, of the same rows; or a
+            mapping of them by name, such as `compare(...).frames`. Rows are matched by the index.
+        label: the labels' column of frames; None: that of the run.
+        level: `ordinal` where labels have an order: then Cohen's kappa weighs by the square of the distance, of numbers
+            that of their values, of ordered categories that of their places. None: `ordinal` where an annotator's
+            labels are numbers or ordered categories, else `nominal`. Fleiss' kappa takes no order into account, and
+            Krippendorff's alpha the order alone.
+
+    Returns:
+        The figures and the rows that differ. See `Agreement`.
+
+    Raises:
+        InvalidInputError: fewer than two annotators, or not the same rows.
+        MissingDependencyError: the extra `evaluate` is not installed.
+
+    >>> found = agreement(pd.Series(list("aabb")), pd.Series(list("aaba")))
+    >>> found.cohen_kappa, found.same, found.differences.index.tolist()
+    (0.5, 0.75, [3])
+    """
+    given = _by_name(annotators, label)
+    columns = {name: _labels(each, name, label) for name, each in given.items()}
+    if level not in (None, "nominal", "ordinal"):
+        raise InvalidInputError(f"level must be 'nominal' or 'ordinal', not {level!r}.")
+    texts = _aligned(columns)
+    places = None if level == "nominal" else label_order(columns.values(), _known(texts))
+    if level == "ordinal" and places is None:
+        places = _numbers(_known(texts))
+    first = next(iter(given.values()))
+    return _agreement(texts, places, first if isinstance(first, pd.DataFrame) else None)
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """How far annotators agree. `print` it for the figures; a notebook shows the rows that differ too.
+
+    1 is full agreement and 0 what chance would give; NaN where nobody ever gives a second label.
+
+    Attributes:
+        annotators: their names.
+        rows, complete: rows with a label from anybody, and from everybody.
+        same: the share of the complete rows to which all give the same label.
+        cohen_kappa: of two annotators; of more, the mean over all pairs. Each pair counts the rows that both label.
+        pairs: Cohen's kappa of each pair, down and across.
+        fleiss_kappa: of all annotators, on the complete rows.
+        krippendorff_alpha: of all annotators, on all rows with two labels or more.
+        level: `nominal` or `ordinal`.
+        differences: the complete rows that differ: the text columns of the first frame, and each annotator's label.
+    """
+
+    annotators: tuple[str, ...]
+    rows: int
+    complete: int
+    same: float
+    cohen_kappa: float
+    pairs: pd.DataFrame = field(repr=False, compare=False)
+    fleiss_kappa: float
+    krippendorff_alpha: float
+    level: Level
+    differences: pd.DataFrame = field(repr=False, compare=False)
+
+    def __str__(self) -> str:
+        names = printable(", ".join(self.annotators))
+        return (
+            f"{names} on {self.complete:,} rows: {self.same:.1%} labelled the same by all\n"
+            f"Cohen's kappa {self.cohen_kappa:.3f}, Fleiss' kappa {self.fleiss_kappa:.3f}, Krippendorff's alpha "
+            f"{self.krippendorff_alpha:.3f} ({self.level})"
+        )
+
+    __repr__ = __str__
+
+    def _repr_html_(self) -> str:
+        from parallel_openai._labels.evaluation.agreement_html import page
+
+        return page(self)
+
+
+def _by_name(annotators: Sequence[Any], label: Hashable | None) -> dict[str, Any]:
+    """The annotators by name: their own, that of their column or model where these differ, or a letter."""
+    if len(annotators) == 1 and isinstance(annotators[0], Mapping):
+        given = {str(name): each for name, each in annotators[0].items()}
+    else:
+        names = [_own_name(each, label) for each in annotators]
+        if None in names or len(set(names)) < len(names):
+            names = [chr(ord("a") + number) for number in range(len(annotators))]
+        given = dict(zip(map(str, names), annotators, strict=True))
+    if len(given) < 2:
+        raise InvalidInputError(f"agreement needs two annotators or more, not {len(given)}.")
+    return given
+
+
+def _own_name(annotator: Any, label: Hashable | None) -> str | None:
+    if isinstance(annotator, pd.Series):
+        return None if annotator.name is None else column_text(annotator.name)
+    if not isinstance(annotator, pd.DataFrame):
+        return None
+    return run_of(annotator, default_label(annotator) if label is None else label).get("model")
+
+
+def _labels(annotator: Any, name: str, label: Hashable | None) -> pd.Series[Any]:
+    if isinstance(annotator, pd.Series):
+        return annotator
+    if isinstance(annotator, pd.DataFrame):
+        return annotator[label_columns(annotator, label).label]
+    raise InvalidInputError(
+        f"The annotator {name!r} must be a frame of labels or a column of one, not a {type(annotator).__name__}."
+    )
+
+
+def _aligned(columns: Mapping[str, pd.Series[Any]]) -> pd.DataFrame:
+    """The labels as texts, one column an annotator, in the rows of the first.
+
+    Raises:
+        InvalidInputError: they are not about the same rows.
+    """
+    index = next(iter(columns.values())).index
+    cells = {name: cells_of(_in_rows_of(index, column, name)) for name, column in columns.items()}
+    if not index.is_unique:
+        warnings.warn(
+            "The annotators' index has labels that stand there several times, so their rows are taken to be in the "
+            "same order. To be sure give each row a label of its own before labelling: df.reset_index(drop=True).",
+            stacklevel=3,
+        )
+    read = text_reader(*cells.values())
+    texts = {name: object_column([as_text(value, read) for value in values]) for name, values in cells.items()}
+    return pd.DataFrame(texts, index=index)
+
+
+def _in_rows_of(index: pd.Index[Any], column: pd.Series[Any], name: str) -> pd.Series[Any]:
+    """A column with its rows in the order of another's index."""
+    if column.index.equals(index):
+        return column
+    if not (index.is_unique and column.index.is_unique and set(index) == set(column.index)):
+        raise InvalidInputError(
+            f"The annotators are not about the same rows: {name!r} has {len(column):,} rows and another index than the "
+            f"first, with {len(index):,}. Take the common ones first: a.loc[b.index]."
+        )
+    return column.loc[index]
+
+
+def _known(texts: pd.DataFrame) -> list[str]:
+    """The labels that are given anywhere."""
+    return sorted({text for text in texts.to_numpy().ravel().tolist() if isinstance(text, str)})
+
+
+def _numbers(texts: Sequence[str]) -> dict[str, float]:
+    try:
+        return {text: float(text) for text in texts}
+    except ValueError as error:
+        raise InvalidInputError(
+            f"With level='ordinal' the labels must be numbers, or ordered categories with the same order: {error}."
+        ) from None
+
+
+def _agreement(texts: pd.DataFrame, places: Mapping[str, float] | None, frame: pd.DataFrame | None) -> Agreement:
+    complete = texts.dropna()
+    if complete.empty:
+        raise InvalidInputError("There is no row that all annotators have labelled.")
+    values = _known(texts)
+    codes = texts.apply(lambda column: pd.Categorical(column, categories=values).codes)
+    libraries = _Libraries.load()
+    pairs = _cohen(codes, None if places is None else np.array([places[value] for value in values]), len(values))
+    differ = texts.notna().all(axis=1).to_numpy() & (texts.nunique(axis=1) > 1).to_numpy()
+    return Agreement(
+        annotators=tuple(texts.columns),
+        rows=int(texts.notna().any(axis=1).sum()),
+        complete=len(complete),
+        same=float((complete.nunique(axis=1) == 1).mean()),
+        cohen_kappa=float(np.nanmean(_above(pairs))) if not np.isnan(_above(pairs)).all() else np.nan,
+        pairs=pairs,
+        fleiss_kappa=_fleiss(libraries, codes[texts.notna().all(axis=1).to_numpy()].to_numpy(), len(values)),
+        krippendorff_alpha=_krippendorff(libraries, texts, places),
+        level="nominal" if places is None else "ordinal",
+        differences=_differences(texts[differ], None if frame is None else frame[differ]),
+    )
+
+
+def _above(pairs: pd.DataFrame) -> Any:
+    return pairs.to_numpy()[np.triu_indices(len(pairs), 1)]
+
+
+def _cohen(codes: pd.DataFrame, places: Any, values: int) -> pd.DataFrame:
+    kappas = pd.DataFrame(np.eye(codes.shape[1]), index=codes.columns, columns=codes.columns)
+    for one, other in itertools.combinations(codes.columns, 2):
+        both = codes[(codes[one] >= 0) & (codes[other] >= 0)]
+        table = np.zeros((values, values))
+        np.add.at(table, (both[one].to_numpy(), both[other].to_numpy()), 1.0)
+        kappas.loc[one, other] = kappas.loc[other, one] = kappa(table, places)
+    return kappas
+
+
+def _fleiss(libraries: _Libraries, codes: Any, values: int) -> float:
+    if len(np.unique(codes)) < 2:
+        return np.nan
+    return float(libraries.fleiss_kappa(libraries.aggregate_raters(codes, n_cat=values)[0]))
+
+
+def _krippendorff(libraries: _Libraries, texts: pd.DataFrame, places: Mapping[str, float] | None) -> float:
+    numbers = places if places is not None else {text: float(code) for code, text in enumerate(_known(texts))}
+    data = texts.apply(lambda column: column.map(numbers)).to_numpy(dtype="float64").T
+    pairable = data[:, (~np.isnan(data)).sum(axis=0) > 1]
+    if len(np.unique(pairable[~np.isnan(pairable)])) < 2:
+        return np.nan
+    level = "nominal" if places is None else "ordinal"
+    return float(libraries.krippendorff_alpha(reliability_data=data, level_of_measurement=level))
+
+
+class _Libraries(NamedTuple):
+    """The functions that others keep, imported when they are needed: together they take seconds."""
+
+    aggregate_raters: Callable[..., Any]
+    fleiss_kappa: Callable[..., float]
+    krippendorff_alpha: Callable[..., float]
+
+    @classmethod
+    def load(cls) -> _Libraries:
+        try:
+            import krippendorff
+            from statsmodels.stats.inter_rater import aggregate_raters, fleiss_kappa
+        except ImportError as error:
+            raise MissingDependencyError.of("agreement needs", "statsmodels krippendorff", error) from error
+        return cls(aggregate_raters, fleiss_kappa, krippendorff.alpha)
+
+
+def _differences(texts: pd.DataFrame, frame: pd.DataFrame | None) -> pd.DataFrame:
+    if frame is None:
+        return texts
+    ours = {f"{run.get('prefix', '')}{name}" for run in runs_of(frame) for name in (*COLUMNS, *run.get("columns", ()))}
+    shown = frame[[name for name in frame.columns if name not in ours and name not in texts.columns]]
+    return pd.concat([shown, texts], axis=1)

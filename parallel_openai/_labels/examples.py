@@ -1,0 +1,80 @@
+"""Rows whose label is known, as questions and answers for the model to learn from."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from parallel_openai._frames.columns.table import find_column, labels_of, rows_of
+from parallel_openai._frames.recipe import Prompt, Recipe
+from parallel_openai._labels.question import Question
+from parallel_openai._records import APIRequest
+from parallel_openai._requests.schemas.answer_schema import REASON_COLUMN, write_answer
+from parallel_openai.errors import InvalidInputError
+
+
+def example_messages(examples: Any, prompt: Prompt, question: Question) -> list[Mapping[str, Any]]:
+    """The prompt filled with each row as the user's message, and its label as the model's answer.
+
+    Raises:
+        InvalidInputError: the frame lacks a column, or a row of it cannot be shown.
+    """
+    if not isinstance(examples, pd.DataFrame) or examples.empty:
+        raise InvalidInputError(
+            f"examples must be a frame of rows with a column {question.column(question.fields[0])!r}, not "
+            f"{examples!r:.80}."
+        )
+    columns = [find_column(examples, question.column(field), "examples") for field in question.fields]
+    if question.explain:
+        if REASON_COLUMN not in examples:
+            raise InvalidInputError(
+                f"With explain=True the examples need a column {REASON_COLUMN!r}: from answers without a reason the "
+                "model would learn to give none."
+            )
+        columns.append(REASON_COLUMN)
+    asked = Recipe(prompt, None)
+    asked.check(examples)
+    messages: list[Mapping[str, Any]] = []
+    rows = zip(asked.requests(examples), rows_of(examples, columns), labels_of(examples), strict=True)
+    for request, values, index in rows:
+        if not isinstance(request, APIRequest):
+            raise InvalidInputError(f"The row {index!r} of examples cannot be shown: {request}")
+        answer = {"role": "assistant", "content": _answer(question, values, index)}
+        messages += [*request.request_json["messages"], answer]
+    return messages
+
+
+def keys_of_examples(df: pd.DataFrame, examples: pd.DataFrame, prompt: Prompt, recipe: Recipe) -> list[str]:
+    """The keys of the requests for rows of the frame that ask what an example asks; warns of them."""
+    asked = Recipe(prompt, None)
+    known = {request.key for request in asked.requests(examples) if isinstance(request, APIRequest)}
+    same = [isinstance(request, APIRequest) and request.key in known for request in asked.requests(df)]
+    if not any(same):
+        return []
+    warnings.warn(
+        f"{sum(same):,} of the {len(df):,} rows ask what a row of examples asks, whose label the model is shown. They "
+        "are asked all the same; evaluate and compare leave them out. Take other rows for examples, or drop them: "
+        "df.drop(examples.index).",
+        stacklevel=4,
+    )
+    requests = recipe.requests(df[np.array(same, dtype=bool)])
+    return list(dict.fromkeys(request.key for request in requests if isinstance(request, APIRequest)))
+
+
+def _answer(question: Question, values: tuple[Any, ...], index: Any) -> str:
+    reason = values[-1] if question.explain else None
+    if any(value is None for value in values):
+        raise InvalidInputError(f"The row {index!r} of examples lacks its label; leave the row out.")
+    by_name = {}
+    for field, value in zip(question.fields, values, strict=False):
+        if field.kind == "several" and (isinstance(value, str) or not isinstance(value, Iterable)):
+            raise InvalidInputError(f"The row {index!r} of examples has {value!r}, not a list of labels.")
+        by_name[field.name] = value
+    try:
+        return write_answer(question.fields, by_name, reason)
+    except ValueError as error:
+        raise InvalidInputError(f"The row {index!r} of examples has {by_name}, which {error}.") from None

@@ -1,0 +1,274 @@
+"""`label_dataframe`: labels for each row, and how far to trust them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any, Literal
+
+import pandas as pd
+
+from parallel_openai._arguments import mapping_of
+from parallel_openai._batch.batch_lane import Lane
+from parallel_openai._client.client import Client
+from parallel_openai._client.default_client import client_for
+from parallel_openai._frames.columns.answer_columns import Reader
+from parallel_openai._frames.columns.table import check_frame, has_column
+from parallel_openai._frames.frame_run import aexecute, execute
+from parallel_openai._frames.process import make_recipe
+from parallel_openai._frames.recipe import Prompt, Recipe
+from parallel_openai._frames.run_options import Options
+from parallel_openai._frames.snapshot import on_copies
+from parallel_openai._journal.journal import Sync
+from parallel_openai._labels.examples import example_messages, keys_of_examples
+from parallel_openai._labels.label_columns import label_reader
+from parallel_openai._labels.question import Confidence, Question, instruction, make_question
+from parallel_openai._labels.running_accuracy import make_judge
+from parallel_openai._requests.logprobs import logprob_params
+from parallel_openai._requests.schemas.answer_schema import label_format
+from parallel_openai.errors import InvalidInputError
+
+
+@on_copies
+def label_dataframe(
+    df: pd.DataFrame,
+    prompt: Prompt,
+    *,
+    labels: Any = None,
+    model: str | None,
+    system: Prompt | None = None,
+    endpoint: Literal["chat.completions", "responses"] = "chat.completions",
+    multi: bool = False,
+    scale: tuple[int, int] | None = None,
+    examples: pd.DataFrame | None = None,
+    explain: bool = False,
+    samples: int = 1,
+    confidence: Confidence | Sequence[Confidence] | None = None,
+    abstain_below: float | None = None,
+    gold: Hashable | None = None,
+    metadata: Hashable | Sequence[Hashable] = (),
+    save_to: str | os.PathLike[str] | None = None,
+    retry_failed: bool = True,
+    repair: bool | int = False,
+    budget_usd: float | None = None,
+    budget_tokens: int | None = None,
+    deadline: float | None = None,
+    lane: Lane = "online",
+    resubmit: bool = False,
+    prefix: str = "",
+    progress: bool = True,
+    sync: Sync = "second",
+    ray: bool | int = False,
+    client: Client | None = None,
+    extra_body: Mapping[str, Any] | None = None,
+    **params: Any,
+) -> pd.DataFrame:
+    """Have each row labelled with one of `labels`, several of them, or a score.
+
+    The request holds the model to the labels by a JSON schema (structured outputs). An answer that is none of them all
+    the same makes the row `failed` with error_code `off_label`; it never becomes a wrong label.
+
+    Args:
+        labels: the labels, two or more: a list of texts, numbers or members of an Enum, or the Enum itself; or a
+            mapping from each label to its description, which the system message then tells. Or several things at once:
+            a pydantic model, dataclass or TypedDict whose fields are each a `Literal[...]`, an Enum, a bool, a list of
+            one of these, a whole number with bounds (`Annotated[int, Field(ge=1, le=5)]`) or a text.
+        system: the system message; None: one that names the labels. Descriptions of labels are put behind it.
+        endpoint: `chat.completions` or `responses`.
+        multi: True for as many of the labels as fit, none included; `label` then holds lists, in the order of `labels`.
+        scale: the lowest and the highest score, such as (1, 5), for whole numbers instead of labels; `labels` may then
+            describe some: `{1: "hated it", 5: "loved it"}`.
+        examples: rows to learn from: what the prompt needs and a column `label` (with several fields, their columns).
+            They are sent with each row as questions and answers, and paid for each time. Rows of `df` that are among
+            them are warned of, and left out of `evaluate` and `compare`.
+        explain: True for a column `label_reason`. The model is asked for the reason before the label, so that the
+            label follows from it; that takes more tokens, and may change labels.
+        samples: how often each row is asked. With more than one, `label` is what most of them say (a score: the one in
+            the middle; several labels: those that more than half give), `votes` holds what each said, `tie` whether as
+            many say another label (the more probable one is taken where that is known, else one at random, the same
+            one each time), and
+            `confidence` is the share that says the same as `label` (of several labels: about the one on which they
+            agree least). They differ only at a temperature above 0. A row of which a sample failed is `failed`; its
+            label is what the others say.
+        confidence: where `confidence` is taken from: `votes` (above), `logprobs` or `first_token`; of several in a
+            list the first fills `confidence`, each other a column such as `confidence_votes`.
+            `logprobs`: the label's probability among the labels, by the log probabilities of its tokens: the product,
+            token by token, of p(token) / (sum of p of the tokens that lead to a label). `probabilities` then holds
+            that of every label, and `probability_bounds` from where to where it may lie for those that the tokens do
+            not tell exactly (labels that begin alike, or stand below the server's list). Where it fills `confidence`,
+            `label` is the most probable label, and `label_drawn` the one that the model answered, which differs at
+            times. `first_token`: the same for the first token alone. Both ask the server for `logprobs`
+            and 20 `top_logprobs`, which reasoning models refuse (no row is answered then), and some servers leave out
+            (then `confidence` is missing); so they are not asked for unless you say so. A server that takes fewer than
+            20 gets `top_logprobs=5`.
+        abstain_below: a label whose confidence is below this, or not known, becomes missing (`<NA>`).
+        gold: a column with the right labels, of all rows or of some: the bar shows how many answers are right so far,
+            and `evaluate(out)` compares with it. The model does not see it.
+
+    The other arguments, the errors and the columns are those of `process_dataframe`, with a column `label` in the
+    place of `response`: categorical for one label, of lists for several, `Int64` for a score. Where `labels` is a
+    class, each field has a column of its own, and `confidence`, `votes` and `probabilities` bear its name in front.
+
+    >>> import parallel_openai as po
+    >>> df = pd.DataFrame({"text": ["A wonderful lamp.", "It broke in a week, terrible."]})
+    >>> with po.local.simulator.serve() as server:
+    ...     out = po.label_dataframe(df, "What is the sentiment? {text}", labels=["positive", "negative"],
+    ...                              model="gpt-4o-mini", client=po.Client(server.base_url), progress=False)
+    >>> out["label"].tolist()
+    ['positive', 'negative']
+    """
+    question = make_question(
+        labels,
+        multi=multi,
+        scale=scale,
+        explain=explain,
+        samples=samples,
+        confidence=confidence,
+        abstain_below=abstain_below,
+        params={**params, **mapping_of(extra_body, "extra_body")},
+    )
+    recipe, reader = plan_labels(
+        df, question, prompt, model, system, endpoint, examples, gold, metadata, extra_body, params
+    )
+    options = Options(
+        verb="label",
+        save_to=save_to,
+        retry_failed=retry_failed,
+        prefix=prefix,
+        progress=progress,
+        sync=sync,
+        repair=repair,
+        budget_usd=budget_usd,
+        budget_tokens=budget_tokens,
+        deadline=deadline,
+        lane=lane,
+        resubmit=resubmit,
+        ray=ray,
+    )
+    return execute(df, recipe, reader, client_for(client), options)
+
+
+@on_copies
+async def alabel_dataframe(
+    df: pd.DataFrame,
+    prompt: Prompt,
+    *,
+    labels: Any = None,
+    model: str | None,
+    system: Prompt | None = None,
+    endpoint: Literal["chat.completions", "responses"] = "chat.completions",
+    multi: bool = False,
+    scale: tuple[int, int] | None = None,
+    examples: pd.DataFrame | None = None,
+    explain: bool = False,
+    samples: int = 1,
+    confidence: Confidence | Sequence[Confidence] | None = None,
+    abstain_below: float | None = None,
+    gold: Hashable | None = None,
+    metadata: Hashable | Sequence[Hashable] = (),
+    save_to: str | os.PathLike[str] | None = None,
+    retry_failed: bool = True,
+    repair: bool | int = False,
+    budget_usd: float | None = None,
+    budget_tokens: int | None = None,
+    deadline: float | None = None,
+    lane: Lane = "online",
+    resubmit: bool = False,
+    prefix: str = "",
+    progress: bool = True,
+    sync: Sync = "second",
+    ray: bool | int = False,
+    client: Client | None = None,
+    extra_body: Mapping[str, Any] | None = None,
+    **params: Any,
+) -> pd.DataFrame:
+    """`label_dataframe` for code that awaits; the caller's loop stays free meanwhile.
+
+    Its arguments are the same: `labels` (a list, a mapping to descriptions, an Enum, or a class with several fields),
+    `multi`, `scale`, `examples`, `explain`, `samples`, `confidence`, `abstain_below`, and those of `process_dataframe`.
+    """
+    question = make_question(
+        labels,
+        multi=multi,
+        scale=scale,
+        explain=explain,
+        samples=samples,
+        confidence=confidence,
+        abstain_below=abstain_below,
+        params={**params, **mapping_of(extra_body, "extra_body")},
+    )
+    recipe, reader = plan_labels(
+        df, question, prompt, model, system, endpoint, examples, gold, metadata, extra_body, params
+    )
+    options = Options(
+        verb="label",
+        save_to=save_to,
+        retry_failed=retry_failed,
+        prefix=prefix,
+        progress=progress,
+        sync=sync,
+        repair=repair,
+        budget_usd=budget_usd,
+        budget_tokens=budget_tokens,
+        deadline=deadline,
+        lane=lane,
+        resubmit=resubmit,
+        ray=ray,
+    )
+    return await aexecute(df, recipe, reader, client_for(client), options)
+
+
+def plan_labels(
+    df: pd.DataFrame,
+    question: Question,
+    prompt: Prompt,
+    model: str | None,
+    system: Prompt | None,
+    endpoint: str,
+    examples: pd.DataFrame | None,
+    gold: Hashable | None,
+    metadata: Hashable | Sequence[Hashable],
+    extra_body: Mapping[str, Any] | None,
+    params: Mapping[str, Any],
+) -> tuple[Recipe, Reader]:
+    """What is asked of each row, and how the answers are read."""
+    check_frame(df)
+    logprobs = logprob_params(endpoint, params) if question.asks_for_logprobs else {}
+    if "response_format" in params:
+        raise InvalidInputError("label_dataframe makes its own response_format; use process_dataframe for another.")
+    if params.get("n", 1) != 1:
+        raise InvalidInputError(f"n={params['n']!r} would be paid for and give one label; use samples= for several.")
+    recipe = make_recipe(
+        prompt,
+        model,
+        _system(df, system, question),
+        endpoint,
+        label_format(question.fields, explain=question.explain),
+        question.samples,
+        metadata,
+        extra_body,
+        {**params, **logprobs},
+    )
+    if examples is not None:
+        recipe = replace(recipe, examples=example_messages(examples, prompt, question))
+    reader = label_reader(recipe.endpoint, question)
+    if examples is not None and (keys := keys_of_examples(df, examples, prompt, recipe)):
+        reader = replace(reader, about={**reader.about, "example_keys": keys})
+    if gold is None:
+        return recipe, reader
+    judge = make_judge(df, gold, question)
+    return recipe, replace(reader, judge=judge, about={**reader.about, "gold": gold})
+
+
+def _system(df: pd.DataFrame, system: Prompt | None, question: Question) -> Prompt:
+    if system is None:
+        return instruction(question)
+    if not any(field.descriptions for field in question.fields):
+        return system
+    if not isinstance(system, str) or has_column(df, system):
+        raise InvalidInputError(
+            "The descriptions of the labels are put behind the system message, which works for a text, not for a "
+            "column or a function. Describe the labels there, and pass them as a list."
+        )
+    return f"{system}\n\n{instruction(question)}"

@@ -1,0 +1,137 @@
+"""The file of a review: one line for each choice a person makes, on the disk before the next row is shown."""
+
+from __future__ import annotations
+
+import os
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from parallel_openai._disk.locking import advice
+from parallel_openai._disk.ownership import keep_private
+from parallel_openai._json import dumps, loads
+from parallel_openai.errors import JournalError
+
+_BEGINS = b'{"request_key":'
+
+
+@dataclass(frozen=True, slots=True)
+class Correction:
+    """What a person said about a row.
+
+    Attributes:
+        label: the label's text, a list of them where a row has several, or None for a choice that was taken back.
+        note: whatever the person wrote beside it.
+    """
+
+    label: str | list[str] | None
+    note: str = ""
+
+
+class Corrections:
+    """Append-only JSON lines; of several lines about a row the last one holds.
+
+    Args:
+        path: the file; what it holds is read.
+
+    Raises:
+        JournalError: it cannot be read, or is something else.
+
+    >>> corrections = Corrections("example.review.jsonl")
+    >>> corrections.add("a key", Correction("positive"), model_said="negative")
+    >>> Corrections("example.review.jsonl").get("a key")
+    Correction(label='positive', note='')
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = Path(path)
+        self.damaged_lines = 0
+        self._by_key: dict[str, Correction] = {}
+        self._lines: dict[str, bytes] = {}  # the last one about each row
+        self._size = 0
+        self._torn = False
+        try:
+            content = self.path.read_bytes() if self.path.exists() else b""
+        except OSError as error:
+            raise JournalError(f"The corrections in {self.path} cannot be read: {error.strerror}.") from error
+        self._read(content)
+        if not self._by_key and not content.lstrip().startswith(_BEGINS[: len(content.lstrip())]):
+            raise JournalError(
+                f"{self.path} is no file of corrections. Choose another path with save_to=, so that it is not added to."
+            )
+
+    def get(self, key: str) -> Correction | None:
+        """What was last said about a row; None where nothing was, or where it was taken back."""
+        correction = self._by_key.get(key)
+        return correction if correction is not None and correction.label is not None else None
+
+    def note(self, key: str) -> str:
+        correction = self._by_key.get(key)
+        return correction.note if correction is not None else ""
+
+    def add(self, key: str, correction: Correction, *, model_said: Any = None) -> None:
+        """Write a correction down; it is on the disk when this returns.
+
+        Raises:
+            JournalError: it cannot be written; nothing has changed then.
+        """
+        line = {
+            "request_key": key,
+            "label": model_said,
+            "label_reviewed": correction.label,
+            "note": correction.note,
+            "at": round(time.time(), 3),
+        }
+        text = dumps(line) + b"\n"
+        self._append(text)
+        self._lines[key] = text
+        self._by_key[key] = correction
+
+    def _append(self, line: bytes) -> None:
+        if self._torn:  # a crash left half a line, which must not swallow this one
+            line = b"\n" + line
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            # They hold people's judgements, so nobody else on the machine may read them.
+            descriptor = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+            try:
+                keep_private(descriptor)
+                if os.fstat(descriptor).st_size < self._size:  # somebody has deleted or cut it: all are written again
+                    line = b"\n" + b"".join(self._lines.values()) + line
+                written = os.write(descriptor, line)
+                os.fsync(descriptor)
+                self._size = os.fstat(descriptor).st_size
+            finally:
+                os.close(descriptor)
+        except OSError as error:
+            raise JournalError(
+                f"The correction cannot be written to {self.path}: {error.strerror}. {advice(error)}"
+            ) from error
+        self._torn = written < len(line)
+        if self._torn:
+            raise JournalError(f"The correction cannot be written to {self.path}: the disk is full.")
+
+    def _read(self, content: bytes) -> None:
+        self._size = len(content)
+        self._torn = bool(content) and not content.endswith(b"\n")
+        for line in content.splitlines():
+            if line.strip():
+                self._take(line)
+
+    def _take(self, line: bytes) -> None:
+        try:
+            entry = loads(line)
+        except ValueError:
+            entry = None
+        key = entry.get("request_key") if isinstance(entry, dict) else None
+        if not isinstance(key, str):
+            self.damaged_lines += 1
+            return
+        self._lines[key] = line + b"\n"
+        label, note = entry.get("label_reviewed"), entry.get("note")
+        if isinstance(label, list):
+            label = [str(each) for each in label]
+        elif label is not None:
+            label = str(label)
+        self._by_key[key] = Correction(label, note if isinstance(note, str) else "")

@@ -1,0 +1,340 @@
+"""`review`: a person goes over labels, those least to be trusted first, and keeps every correction."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Hashable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from parallel_openai._arguments import path_of
+from parallel_openai._disk.ownership import check_own
+from parallel_openai._frames.columns.table import check_frame, column_text, find_column, has_column, is_missing, runs_of
+from parallel_openai._frames.columns.text_columns import text_columns
+from parallel_openai._frames.journal_path import USED
+from parallel_openai._labels.label_pairs import run_of
+from parallel_openai._labels.reviewing import review_sheet as table
+from parallel_openai._labels.reviewing.choices import choices_of
+from parallel_openai._labels.reviewing.judgements import Correction, Corrections
+from parallel_openai._labels.reviewing.review_order import review_order, row_keys
+from parallel_openai._requests.schemas.answer_schema import text_of
+from parallel_openai.errors import InvalidInputError, MissingDependencyError
+
+if TYPE_CHECKING:
+    from parallel_openai._labels.reviewing.widget import ReviewWidget
+
+#: What `review` adds to a frame.
+LABEL, NOTE = "label_reviewed", "review_note"
+
+
+def review(
+    out: pd.DataFrame,
+    *,
+    text: Hashable | Sequence[Hashable] | None = None,
+    label: Hashable = None,
+    labels: Iterable[Any] | None = None,
+    save_to: str | os.PathLike[str] | None = None,
+    sort: bool = True,
+) -> Review:
+    """Go over the labels of a frame in the notebook: the text, the model's label, keys 1 to 9 to choose.
+
+    Shown at the end of a cell, it is a widget (JupyterLab, Notebook 7, VS Code, Colab; `pip install anywidget`). Each
+    choice is on the disk before the next row is shown, so a dead kernel loses none, and the same call again goes on
+    where you stopped. Without widgets it is a table, and `to_csv` and `read_csv` go by way of a spreadsheet.
+
+    Args:
+        out: what `label_dataframe` gave, or a part of it.
+        text: the columns to show; None: those that the prompt was made of.
+        label: the labels' column; None: that of the run (`label`).
+        labels: the labels to choose from; None: those of the run.
+        save_to: the file of the corrections; None: beside the answers' journal, with the ending `.review.jsonl`.
+        sort: whether the least confident rows come first, before them those without a label. False: the frame's order.
+
+    Returns:
+        The review. `review.frame()` is the frame with the columns `label_reviewed` and `review_note`.
+
+    Raises:
+        InvalidInputError: a column is missing, or it has no labels to choose from.
+
+    >>> import parallel_openai as po
+    >>> df = pd.DataFrame({"text": ["A wonderful lamp.", "It broke in a week, terrible."]})
+    >>> with po.local.simulator.serve() as server:
+    ...     out = po.label_dataframe(df, "What is the sentiment? {text}", labels=["positive", "negative"],
+    ...                              model="gpt-4o-mini", client=po.Client(server.base_url), progress=False)
+    >>> review = po.review(out)
+    >>> review.correct(1, "positive", note="meant as a joke")
+    >>> review.frame()["label_reviewed"].tolist()
+    [nan, 'positive']
+    """
+    return Review(out, text, label, labels, save_to, sort)
+
+
+class Review:
+    """A frame of labels under review; made by `review`.
+
+    Attributes:
+        labels: the texts of the labels to choose from.
+        multi: whether a row can have several.
+        path: the file of the corrections.
+    """
+
+    def __init__(
+        self,
+        out: pd.DataFrame,
+        text: Hashable | Sequence[Hashable] | None,
+        label: Hashable,
+        labels: Iterable[Any] | None,
+        save_to: str | os.PathLike[str] | None,
+        sort: bool,
+    ) -> None:
+        check_frame(out)
+        self.out = out
+        last: Mapping[str, Any] = next(iter(runs_of(out)), {})
+        if label is None:
+            asked = last.get("labels") or {}
+            first = next((name for name, field in asked.items() if field["kind"] != "text"), "label")
+            label = last.get("prefix", "") + first
+        self._label = find_column(out, label, "review")
+        self._about = run_of(out, label) or last
+        self._prefix: str = self._about.get("prefix", "")
+        asked = self._about.get("labels") or {}
+        cells = out[self._label]
+        self._choices = choices_of(cells, labels, asked.get(str(self._label).removeprefix(self._prefix), {}))
+        self.labels, self.multi = list(self._choices.by_text), self._choices.multi
+        self._shown = text_columns(out, text)
+        self.path = path_of(save_to, "save_to") if save_to is not None else self._path()
+        self._corrections = Corrections(self.path)
+        self._keys = row_keys(out, self._prefix + "request_key", self._shown)
+        self._order = review_order(out, self._keys, self._shown, self._label, self._beside("confidence"), sort=sort)
+        self._queued = {self._keys[row] for row in self._order}
+        self._open = {key for key in self._queued if self._corrections.get(key) is None}
+        self._cells = self._columns()
+        self._said = [self._choices.text(value) for value in cells.tolist()]
+        self._widget: ReviewWidget | None = None
+
+    def __len__(self) -> int:
+        return len(self._order)
+
+    @property
+    def reviewed(self) -> int:
+        """How many of the rows to go over have been judged."""
+        return len(self._order) - len(self._open)
+
+    def frame(self) -> pd.DataFrame:
+        """The frame with `label_reviewed`, missing where nobody judged, and `review_note`."""
+        given = [self._corrections.get(key) for key in self._keys]
+        texts = [None if each is None else each.label for each in given]
+        notes = [self._corrections.note(key) or None for key in self._keys]
+        out = self.out.copy(deep=False)
+        if self._about and self._about is next(iter(runs_of(self.out)), None):  # exports want to know what was judged
+            judged = str(self._label).removeprefix(self._prefix)
+            out.attrs = {**self.out.attrs, "parallel_openai": {**self._about, "reviewed": judged}}
+        out[self._prefix + LABEL] = self._choices.column(texts, self.out[self._label])
+        out[self._prefix + NOTE] = pd.array(notes, dtype="string")
+        return out
+
+    def correct(self, row: Hashable, label: Any, *, note: str = "") -> None:
+        """Judge one row from code.
+
+        Args:
+            row: its label in the frame's index.
+            label: the right label (a list of them where rows have several); None takes the judgement back.
+            note: what to remember about it.
+
+        Raises:
+            InvalidInputError: there is no such row, or several, or no such label.
+        """
+        places = np.flatnonzero(self.out.index == row)
+        if len(places) != 1:
+            found = "no row" if not len(places) else f"{len(places)} rows"
+            raise InvalidInputError(f"The index has {found} {row!r}.")
+        self._judge(int(places[0]), self._choices.checked(label), note)
+
+    def to_csv(self, path: str | os.PathLike[str], *, spreadsheet: bool = True) -> int:
+        """Write the rows in the order of the review for a spreadsheet; fill its column `label_reviewed` there.
+
+        Several labels stand beside each other as `hot | thick`, and none of them as `[]`.
+
+        Args:
+            path: the file.
+            spreadsheet: whether texts that a spreadsheet would take for formulas (`=1+1`, `@name`) and run get an
+                apostrophe before them, which `read_csv` takes off again. False: for other tools, as they are.
+
+        Returns:
+            How many rows were written.
+
+        Raises:
+            InvalidInputError: the file cannot be written.
+        """
+        return table.to_csv(self._rows(), path_of(path, "path"), harmless=spreadsheet)
+
+    def read_csv(self, path: str | os.PathLike[str]) -> int:
+        """Take over what was filled in.
+
+        Returns:
+            How many judgements were new or changed.
+
+        Raises:
+            InvalidInputError: it is no such file, or holds a label that there is not; then nothing is taken over.
+        """
+        changes = []
+        rows = {key: row for row, key in enumerate(self._keys)}
+        for line, (key, label, note) in table.read_csv(path_of(path, "path")):
+            if key not in rows:
+                raise InvalidInputError(f"Line {line} of {path}: its request_key {key!r} is no row of this frame.")
+            try:
+                checked = self._choices.read(label)
+            except InvalidInputError as error:
+                raise InvalidInputError(f"Line {line} of {path}: {error}") from None
+            before = self._corrections.get(key)
+            if (before.label if before else None, self._corrections.note(key)) != (checked, note):
+                changes.append((rows[key], checked, note))
+        for row, checked, note in changes:
+            self._judge(row, checked, note)
+        return len(changes)
+
+    # What the widget needs: rows by their position in the review.
+
+    def item(self, position: int) -> dict[str, Any]:
+        """What is shown of a row."""
+        if not self._order:
+            return {"at": 0, "total": 0, "reviewed": 0}
+        row = self._order[position]
+        correction = self._corrections.get(self._keys[row])
+        cell = {name: values[row] for name, values in self._cells.items()}
+        return {
+            "at": position,
+            "total": len(self._order),
+            "reviewed": self.reviewed,
+            "row": str(self.out.index[row]),
+            "fields": [[column_text(name), _shown_text(cell[column_text(name)])] for name in self._shown],
+            "label": self._said[row],
+            "confidence": _number(cell.get("*confidence")),
+            "votes": _shown_votes(cell.get("*votes")),
+            "reason": _shown_text(cell.get("*label_reason")),
+            "error": _shown_text(cell.get("*error")),
+            "judged": correction.label if correction is not None else None,
+            "note": self._corrections.note(self._keys[row]),
+            "simulated": "(simulated)" in str(cell.get("*model")),
+            "file": str(self.path),
+        }
+
+    def choose(self, position: int, label: Any, *, note: str = "") -> None:
+        """Judge the row that stands at a position."""
+        self._judge(self._order[position], self._choices.checked(label), note)
+
+    def within(self, position: int) -> int:
+        return min(max(0, position), max(0, len(self._order) - 1))
+
+    def first_open(self) -> int:
+        """The first position that nobody has judged; the last one where all are."""
+        return self.next_after(-1)
+
+    def next_after(self, position: int) -> int:
+        """The next position that nobody has judged: behind this one, else before it, else this one."""
+        places: list[int] = [*range(position + 1, len(self._order)), *range(max(0, position))]
+        for place in places:
+            if self._keys[self._order[place]] in self._open:
+                return place
+        return self.within(position)
+
+    @property
+    def widget(self) -> ReviewWidget:
+        """The widget, to be put among others.
+
+        Raises:
+            MissingDependencyError: anywidget is not installed.
+        """
+        if self._widget is None:
+            try:
+                from parallel_openai._labels.reviewing.widget import ReviewWidget
+            except ImportError as error:
+                what = "The review as a widget (to_csv() and read_csv() take the rows to a spreadsheet and back) needs"
+                raise MissingDependencyError.of(what, "anywidget", error) from error
+            self._widget = ReviewWidget(self)
+        return self._widget
+
+    def __repr__(self) -> str:
+        return (
+            f"Review of {len(self):,} rows, {self.reviewed:,} of them judged; corrections in {self.path}. "
+            "frame() gives the labels, to_csv() and read_csv() go by way of a spreadsheet."
+        )
+
+    def _repr_mimebundle_(self, **_: Any) -> dict[str, Any]:
+        shown = {"text/plain": repr(self), "text/html": table.to_html(self._rows(table.SHOWN), repr(self))}
+        try:
+            bundle: Any = self.widget._repr_mimebundle_()
+        except MissingDependencyError:
+            return shown
+        data = bundle[0] if isinstance(bundle, tuple) else bundle
+        return {**shown, **{kind: value for kind, value in (data or {}).items() if "widget" in kind}}
+
+    # How it is made.
+
+    def _rows(self, most: int | None = None) -> list[dict[str, Any]]:
+        return [{**self.item(place), "key": self._keys[self._order[place]]} for place in range(len(self))[:most]]
+
+    def _judge(self, row: int, label: str | list[str] | None, note: str) -> None:
+        key = self._keys[row]
+        self._corrections.add(key, Correction(label, note), model_said=self._said[row])
+        if label is None:
+            self._open |= self._queued & {key}
+        else:
+            self._open.discard(key)
+
+    def _path(self) -> Path:
+        journal = path_of(self._about.get("journal") or "answers.jsonl", "The journal's name in the frame's attrs")
+        path = journal.with_name(journal.name.removesuffix(".jsonl") + ".review.jsonl")
+        if os.path.abspath(journal) not in USED:
+            _check_within(path)
+        check_own(path)
+        return path
+
+    def _beside(self, what: str) -> str:
+        """The name of what stands beside the label; where a row has several fields, it bears the field's name."""
+        field = str(self._label).removeprefix(self._prefix)
+        own = field in (self._about.get("labels") or {}) and field != "label" and what in ("confidence", "votes")
+        return f"{self._prefix}{field}_{what}" if own else self._prefix + what
+
+    def _columns(self) -> dict[str, list[Any]]:
+        """What is shown of the rows."""
+        beside = {what: self._beside(what) for what in ("confidence", "votes", "label_reason", "error", "model")}
+        return {
+            **{column_text(name): self.out[name].tolist() for name in self._shown},
+            **{f"*{what}": self.out[name].tolist() for what, name in beside.items() if has_column(self.out, name)},
+        }
+
+
+def _check_within(path: Path) -> None:
+    """See that a place which a loaded frame names is in the working folder.
+
+    Raises:
+        InvalidInputError: it is not.
+    """
+    if not Path(os.path.realpath(path.parent)).is_relative_to(os.path.realpath(".")):
+        raise InvalidInputError(
+            "The frame was made elsewhere or earlier, and names a place outside the working folder for its "
+            f"corrections. Where that is meant, say so: save_to={str(path)!r}."
+        )
+
+
+def _shown_votes(votes: Any) -> str:
+    """What a row's samples said: `good 3, bad 2`."""
+    if not isinstance(votes, (list, tuple, np.ndarray)):
+        return ""
+    counts = Counter("no answer" if is_missing(vote) else _shown_text(vote) for vote in votes)
+    return ", ".join(f"{text or 'none'} {count}" for text, count in counts.most_common())
+
+
+def _shown_text(value: Any) -> str:
+    if isinstance(value, (list, tuple, np.ndarray)):
+        return ", ".join(map(text_of, value))
+    return "" if is_missing(value) else str(value)
+
+
+def _number(value: Any) -> float | None:
+    return None if value is None or is_missing(value) or not isinstance(value, (int, float)) else float(value)

@@ -1,0 +1,82 @@
+"""A review without widgets: as a table to look at, and as a CSV file to fill in with a spreadsheet."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from html import escape
+from pathlib import Path
+from typing import Any
+
+from parallel_openai._disk.atomic_write import replacing
+from parallel_openai._frames.exporting.csv_text import as_written, csv_line, csv_rows
+from parallel_openai._requests.schemas.answer_schema import text_of_several
+from parallel_openai.errors import InvalidInputError
+
+#: Rows that the table shows.
+SHOWN = 20
+#: Behind the texts.
+_COLUMNS = ("label", "confidence", "label_reviewed", "review_note")
+
+
+def to_csv(rows: Sequence[dict[str, Any]], path: Path, *, harmless: bool) -> int:
+    """Write the rows as UTF-8 with the mark that Excel wants; gives how many."""
+    texts = [name for name, _ in rows[0]["fields"]] if rows else []
+    lines = [csv_line(["request_key", "row", *texts, *_COLUMNS], harmless=harmless)]
+    for row in rows:
+        confidence = "" if row["confidence"] is None else f"{row['confidence']:.4f}"
+        cells = [row["key"], row["row"], *(text for _, text in row["fields"]), _text(row["label"]), confidence]
+        lines.append(csv_line([*cells, _text(row["judged"]), row["note"]], harmless=harmless))
+    with replacing(path) as file:
+        file.write(b"\xef\xbb\xbf" + "".join(lines).encode("utf-8", "replace"))
+    return len(rows)
+
+
+def read_csv(path: Path) -> Iterator[tuple[int, tuple[str, str, str]]]:
+    """The lines that were judged or noted: the line's number, and what stands for the row's key, label and note.
+
+    Raises:
+        InvalidInputError: it is no file that `to_csv` wrote.
+    """
+    try:
+        content = path.read_bytes().decode("utf-8-sig")
+    except OSError as error:
+        raise InvalidInputError(f"The file {path} cannot be read: {error.strerror}.") from error
+    except UnicodeDecodeError as error:
+        raise InvalidInputError(f"The file {path} is not UTF-8; save it as 'CSV UTF-8'.") from error
+    first = content.split("\n", 1)[0]
+    try:  # a spreadsheet of another country writes semicolons
+        (_, header), *rows = list(csv_rows(content, max(",;\t", key=first.count))) or [(0, [])]
+    except ValueError as error:
+        raise InvalidInputError(f"The file {path} is no CSV: {error}.") from None
+    for name in ("request_key", "label_reviewed"):
+        if name not in header:
+            raise InvalidInputError(f"The file {path} has no column {name!r}; it must be one that to_csv() wrote.")
+    for line, cells in rows:
+        row = {name: as_written(cell) for name, cell in zip(header, cells, strict=False)}
+        key, label, note = (row.get(name, "") for name in ("request_key", "label_reviewed", "review_note"))
+        if label or note:
+            yield line, (key, label, note)
+
+
+def to_html(rows: Sequence[dict[str, Any]], about: str) -> str:
+    """The first rows as a table."""
+    if not rows:
+        return f"<p>{escape(about)}</p>"
+    names = [name for name, _ in rows[0]["fields"]]
+    titles = ("row", *names, "label", "confidence")
+    head = "".join(f"<th style='text-align:left'>{escape(name)}</th>" for name in titles)
+    body = "".join(_html_row(row) for row in rows)
+    return f"<p>{escape(about)}</p><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+
+
+def _html_row(row: dict[str, Any]) -> str:
+    confidence = "" if row["confidence"] is None else f"{row['confidence']:.2f}"
+    label = _text(row["label"])
+    if row["judged"] is not None and row["judged"] != row["label"]:
+        label += f" → {_text(row['judged'])}"
+    cells = [row["row"], *(text for _, text in row["fields"]), label, confidence]
+    return "<tr>" + "".join(f"<td style='text-align:left'>{escape(cell[:300])}</td>" for cell in cells) + "</tr>"
+
+
+def _text(label: Any) -> str:
+    return text_of_several(label) if isinstance(label, list) else label or ""

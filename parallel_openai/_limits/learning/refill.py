@@ -1,0 +1,97 @@
+"""How fast a bucket refills, as far as its refusals tell; where they contradict each other, there is no bucket."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from parallel_openai._limits.learning.bucket_state import Mark
+
+INFINITY = float("inf")
+#: So many refusals are compared with each other, if they are not older than so many seconds.
+COMPARED = 12
+REMEMBERED_SECONDS = 30.0
+#: Two that are closer than this may have been judged in another order; two that are further apart say little, since a
+#: full bucket spills what comes in.
+SHORTEST_SPAN, LONGEST_SPAN = 0.1, 5.0
+
+
+@dataclass(slots=True)
+class _Refusal:
+    mark: Mark
+    held: float  # seconds that the client had been held in all by then
+    late: float = 0.0  # what was refused besides, of what went out after it and before it was known
+
+    @property
+    def after(self) -> float:
+        """What went out just after it, and may have come in before it."""
+        return self.mark.bunch.sent - self.mark.sent
+
+    @property
+    def before(self) -> float:
+        """What went out just before it, and may have come in after it."""
+        return self.mark.bunch.total - self.mark.cost - self.after
+
+
+class Refill:
+    """A bucket that refuses is empty, and what it takes until it refuses again is what has come in meanwhile.
+
+    So any two refusals bound the rate, one request more or less, whatever the bucket holds and however fast we send.
+
+    Attributes:
+        lowest, highest: the bounds, per second.
+
+    >>> def mark(at, number):
+    ...     return Mark(at=at, cost=1.0, ledger=0.0, fill=0.0, sent=number, bunch=Bunch(at, 1.0, number), number=number)
+    >>> from parallel_openai._limits.learning.bucket_state import Bunch
+    >>> refill = Refill()
+    >>> for at, number in ((0.0, 10), (1.0, 15), (2.0, 20)):  # four are taken in each second
+    ...     refill.refused(mark(at, number), held=0.0)
+    >>> refill.lowest, refill.highest, refill.is_contradicted
+    (3.5, 4.5, False)
+    >>> refill.refused(mark(2.5, 40), held=0.0)  # and then nineteen in half a second
+    >>> refill.is_contradicted
+    True
+    """
+
+    __slots__ = ("_refusals", "highest", "lowest")
+
+    def __init__(self) -> None:
+        self.lowest, self.highest = 0.0, INFINITY
+        self._refusals: list[_Refusal] = []
+
+    @property
+    def is_contradicted(self) -> bool:
+        """Whether no bucket refuses so."""
+        return self.lowest > self.highest
+
+    def refused(self, mark: Mark, held: float) -> None:
+        """A send was refused, when the client had been held for so many seconds in all."""
+        recent = [each for each in self._refusals[1 - COMPARED :] if each.mark.at > mark.at - REMEMBERED_SECONDS]
+        self._refusals = sorted([*recent, _Refusal(mark, held)], key=lambda each: each.mark.sent)
+        self.lowest, self.highest = 0.0, INFINITY
+        for number in range(len(self._refusals)):
+            self._compare(self._refusals[number:])
+
+    def also_refused(self, mark: Mark) -> None:
+        """So was another one, which went out before that was known."""
+        before = [each for each in self._refusals if each.mark.sent <= mark.sent]
+        if before:
+            before[-1].late += mark.cost
+
+    def _compare(self, refusals: list[_Refusal]) -> None:
+        """The first one with each that follows."""
+        first = refusals[0]
+        refused = first.late
+        for last in refusals[1:]:
+            refused += last.mark.cost
+            taken = last.mark.sent - first.mark.sent - refused
+            refused += last.late
+            span = last.mark.at - first.mark.at
+            if not SHORTEST_SPAN <= span <= LONGEST_SPAN:
+                continue
+            self.lowest = max(self.lowest, (taken - first.after - last.mark.cost) / span)
+            # Held, a small bucket is soon full, and spills. Yet it holds one request, so that it was empty all the time
+            # if it did not take the first one after.
+            filling = span if taken <= 0 else span - (last.held - first.held)
+            if filling > SHORTEST_SPAN:
+                self.highest = min(self.highest, (taken + first.before + last.mark.cost) / filling)

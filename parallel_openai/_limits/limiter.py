@@ -1,0 +1,258 @@
+"""When the next request may be sent: two budgets, planned ahead, following what the server shows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
+
+from parallel_openai._limits.bucket import Bucket
+from parallel_openai._limits.cost import Counting, Lot
+from parallel_openai._limits.headers import allowance, limit_alone, retry_after
+from parallel_openai._limits.learning.bucket_state import Mark
+from parallel_openai._limits.learning.slow_down import Ramp
+from parallel_openai._limits.queue import WaitingLine
+from parallel_openai._records import Dimension, Size, Usage
+
+INFINITY = float("inf")
+#: Requests in flight before the server has answered anything: enough to learn from, too few to hurt.
+FIRST_WINDOW = 4.0
+#: It grows by one with each answer up to here, and more slowly from there: the more are in flight when the server's
+#: bucket runs dry, the more are refused.
+FAST_WINDOW = 64.0
+SLOW_GROWTH = 0.2
+#: So many more in flight for each second that passes without an answer that tells.
+WINDOW_GROWTH = 4.0
+#: Seconds to hold back after a refusal that does not say for how long.
+FIRST_HOLD = 0.5
+LONGEST_HOLD = 60.0
+#: So many refusals with no answer in between, and requests go out one by one until an answer comes.
+BREAKER = 50
+#: So many refusals for its tokens, for so many seconds, and a request that is larger than all that were taken is given
+#: up: a minute's window has come round by then. Where each refusal says when to come again, it is tried for longer.
+HOPELESS = 8
+HOPELESS_SECONDS = 90.0
+HOPELESS_SECONDS_ASKED = 600.0
+
+
+@dataclass(slots=True)
+class Lease:
+    """The right to send one request, and what was set aside for it."""
+
+    size: Size
+    request_mark: Mark
+    token_mark: Mark
+    lot: Lot
+
+
+class Limiter:
+    """One model's request and token budgets at an account, shared by all its runs.
+
+    Args:
+        max_requests_per_minute, max_tokens_per_minute: the account's limits; None: read from the server's headers.
+        burst: seconds of the rate that may be sent at once; None: learned from the server.
+        clock: gives seconds, never going back.
+
+    Callers wait in line, whose first one looks again when an answer changes what is known.
+
+    Attributes:
+        may_move: whether another limiter may come to be the model's: ask for it again at the next request.
+        holds_for_all: whether the server has said that these are the limits of all models together.
+        waited: seconds that the first in line has waited, by cause, as `WaitingLine` has them.
+    """
+
+    def __init__(
+        self,
+        max_requests_per_minute: float | None = None,
+        max_tokens_per_minute: float | None = None,
+        *,
+        burst: float | None = None,
+        clock: Callable[[], float],
+    ) -> None:
+        self.clock = clock
+        now = clock()
+        self.requests = Bucket(max_requests_per_minute, burst=burst, now=now)
+        self.tokens = Bucket(max_tokens_per_minute, burst=burst, now=now)
+        self.ramp = Ramp()
+        self.counting = Counting()
+        self.in_flight = 0
+        self.may_move = self.holds_for_all = False
+        self.window = FIRST_WINDOW
+        self._line = WaitingLine(clock)
+        self.waited = self._line.waited
+        self._refusals_in_a_row = 0
+        self._largest_taken = 0.0
+        self._began: float | None = None
+        self._has_refused = False
+
+    def set_share(self, share: float) -> None:
+        """Use this part of the limits from now on; the rest is used by other processes."""
+        now = self.clock()
+        self.requests.set_share(share, now)
+        self.tokens.set_share(share, now)
+        self._line.tell()
+
+    def of(self, model: str | None) -> Limiter:
+        """Itself: alone, it serves all models."""
+        return self
+
+    def level(self, dimension: Dimension, models: Collection[str | None]) -> Bucket:
+        bucket: Bucket = getattr(self, dimension)
+        return bucket
+
+    async def acquire(self, size: Size) -> Lease:
+        """Wait in line until the request may be sent, and set its capacity aside.
+
+        Give the lease to `answered`, `refused` or `unanswered` when it is known what became of the request.
+        """
+        lease = self.at_once(size)
+        if lease is not None:
+            return lease
+        return await self._line.wait(lambda: self.take(size), lambda: self.delay(size))
+
+    def at_once(self, size: Size) -> Lease | None:
+        """The same where nobody waits and there is room; else None."""
+        return self.take(size) if self._line.is_empty else None
+
+    @property
+    def counts_tokens(self) -> bool:
+        """Whether it matters how many tokens a request has: a limit of them is known, or the server has refused."""
+        return self.tokens.limit is not None or self._has_refused
+
+    def delay(self, size: Size) -> tuple[float, str]:
+        """Seconds until the request may be sent, as far as is known, and what they are for, as in `waited`."""
+        return self._plan(self.counting.cost(size), self.clock())
+
+    @property
+    def largest(self) -> float | None:
+        """Tokens of the largest prompt that can ever be sent; None while that is not known."""
+        return self.tokens.limit
+
+    def never_fits(self, size: Size) -> bool:
+        """Whether the prompt alone is larger than the whole token limit, so that waiting is in vain."""
+        return self.tokens.limit is not None and size.prompt_tokens > self.tokens.limit
+
+    def seems_too_large(self, size: Size, refusals: int, seconds: float, headers: Mapping[str, str]) -> bool:
+        """Whether a request that was refused for its tokens so many times, for so long, can never be taken.
+
+        It is when it may cost more than the limit and was refused by a full bucket, or again and again; or when no
+        limit is shown, it is much larger than all that were taken, and was refused for longer than a window lasts.
+        What fits into the limit that the server shows is taken as soon as all the others leave enough of it.
+        """
+        most, limit, shown = self.counting.most(size), self.tokens.limit, allowance(headers, "tokens")
+        if limit is not None and most > limit:
+            return refusals > 1 or (shown is not None and shown.remaining >= 0.9 * min(limit, self.tokens.capacity))
+        if shown is not None:
+            return False
+        patience = HOPELESS_SECONDS if retry_after(headers) is None else HOPELESS_SECONDS_ASKED
+        return refusals >= HOPELESS and seconds >= patience and most > 1.5 * self._largest_taken
+
+    def answered(self, lease: Lease, headers: Mapping[str, str], usage: Usage | None = None) -> None:
+        """Learn from an answer that was not a refusal."""
+        self.in_flight -= 1
+        self._refusals_in_a_row = 0
+        self._largest_taken = max(self._largest_taken, max(lease.lot.charges))
+        self.window += 1.0 if self.window < FAST_WINDOW else SLOW_GROWTH
+        now = self.clock()
+        shown = allowance(headers, "requests")
+        self.requests.accepted(lease.request_mark, shown, now)
+        if shown is None:
+            self._hear_limits(headers, now)
+        elif shown.is_common:
+            self.may_move = self.holds_for_all = True
+        shown = allowance(headers, "tokens")
+        prompt_tokens = (usage.prompt_tokens if usage else 0) or lease.size.prompt_tokens
+        if shown is not None and prompt_tokens > shown.limit:
+            shown = None  # it has just taken more than that
+        self.tokens.accepted(lease.token_mark, shown, now)
+        self._settle(self.counting.finished(lease.lot, usage))
+        if shown is not None:
+            self.counting.learn(lease.lot, shown, lease.token_mark, self.tokens.capacity)
+        self._line.tell()
+
+    def refused(
+        self, lease: Lease, headers: Mapping[str, str], dimension: Dimension | None, wait: float | None
+    ) -> None:
+        """Learn from a 429: hold back the dimension that was refused for as long as the server says."""
+        self.in_flight -= 1
+        self._has_refused = True
+        self._refusals_in_a_row += 1
+        now = self.clock()
+        if self._refusals_in_a_row >= BREAKER:
+            self.window = 1.0
+        if wait is None:
+            wait = min(LONGEST_HOLD, FIRST_HOLD * 2.0 ** min(self._refusals_in_a_row // BREAKER, 10))
+        self.counting.cancelled(lease.lot)
+        self.requests.refused(
+            lease.request_mark, allowance(headers, "requests"), now, blamed=dimension != "tokens", wait=wait, most=1.0
+        )
+        self.tokens.refused(
+            lease.token_mark,
+            allowance(headers, "tokens"),
+            now,
+            blamed=dimension == "tokens",
+            wait=wait,
+            most=max(lease.lot.charges),
+        )
+        self._line.tell()
+
+    def slow_down(self, lease: Lease, wait: float | None) -> None:
+        """Learn from a 429 `slow_down`: the limits hold, but the rate has grown too fast."""
+        self.unanswered(lease, hold=wait or FIRST_HOLD)
+        self.ramp.slow_down(sent_at=lease.request_mark.at, now=self.clock())
+
+    def unanswered(self, lease: Lease, *, hold: float = 0.0) -> None:
+        """A send that brought no answer. With `hold`, nothing is sent for so many seconds: the server is away."""
+        self.in_flight -= 1
+        self.counting.cancelled(lease.lot)
+        if hold:
+            self.requests.hold(self.clock() + hold)
+        self._line.tell()
+
+    def take(self, size: Size) -> Lease | None:
+        """Set the request's capacity aside if it may be sent now, whoever waits in line; else None."""
+        now = self.clock()
+        lot = self.counting.draft(size)
+        if self._plan(self.counting.cost_of(lot), now)[0] > 0:
+            return None
+        return self._book(size, lot, now)
+
+    def _book(self, size: Size, lot: Lot, now: float) -> Lease:
+        self.in_flight += 1
+        self.counting.book(lot)
+        self.ramp.sent(now)
+        request_mark = self.requests.charge(1.0, now)
+        token_mark = self.tokens.charge(max(1.0, lot.charges[self.counting.rule]), now)
+        return Lease(size, request_mark, token_mark, lot)
+
+    def _hear_limits(self, headers: Mapping[str, str], now: float) -> None:
+        """Those that are told without what is left of them."""
+        for dimension, bucket in (("requests", self.requests), ("tokens", self.tokens)):
+            if (limit := limit_alone(headers, dimension)) is not None and not bucket.seen:
+                bucket.told(limit, now)
+                self.may_move = self.holds_for_all = True  # it is the key's
+
+    def _settle(self, tokens: float) -> None:
+        """So much more, or negative less, was charged than was thought at the send."""
+        self.tokens.adjust(tokens)
+
+    def _plan(self, cost: float, now: float) -> tuple[float, str]:
+        """Seconds until a request of that cost may be sent, and what they are for."""
+        known = self.requests.known or self.tokens.known
+        if self.in_flight >= self.window and self._refusals_in_a_row >= BREAKER:
+            return INFINITY, "learning"
+        if not known and self.in_flight >= (room := self._room_while_unknown(now)):
+            return (self.in_flight + 1 - room) / WINDOW_GROWTH, "learning"
+        ramp = self.ramp.seconds_until(now)
+        requests = self.requests.seconds_until(1.0, now)
+        tokens = self.tokens.seconds_until(cost + self.counting.outstanding, now)
+        if ramp > max(requests, tokens):
+            return ramp, "refused"
+        if tokens > requests:
+            return tokens, "refused" if self.tokens.held_until - now >= tokens else "tokens"
+        return requests, "refused" if self.requests.held_until - now >= requests else "requests"
+
+    def _room_while_unknown(self, now: float) -> float:
+        """How many may be in flight before the server has told anything: some more each second, for slow models."""
+        if self._began is None:
+            self._began = now
+        return self.window + WINDOW_GROWTH * (now - self._began)

@@ -1,0 +1,1 @@
+"""The loop beside the notebook's own, and what stops it."""

@@ -1,0 +1,328 @@
+"""`preview`: what a call would send, cost and take. It sends nothing."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from parallel_openai._arguments import check_count, mapping_of
+from parallel_openai._client.client import Client
+from parallel_openai._client.default_client import client_for
+from parallel_openai._frames.columns.earlier_columns import without_made
+from parallel_openai._frames.columns.table import check_frame
+from parallel_openai._frames.journal_path import journal_path
+from parallel_openai._frames.process import answer_reader, make_recipe
+from parallel_openai._frames.recipe import Prompt
+from parallel_openai._frames.snapshot import on_copies
+from parallel_openai._labels.label import plan_labels
+from parallel_openai._labels.question import Confidence, make_question
+from parallel_openai._preview.price_estimate import Estimate, Pace, batches, estimate, estimate_batch, output_cap
+from parallel_openai._preview.request_count import KNOWN, SHARED, Counted, by_code, columns, count
+from parallel_openai._printable import printable, printable_lines
+from parallel_openai._progress.number_format import clock_time, dollars
+from parallel_openai._requests.endpoints import EndpointName
+from parallel_openai._requests.prices import tier_of
+from parallel_openai._requests.schemas.structured_outputs import Shape
+
+#: Characters of each body that the terminal shows.
+SHOWN = 1200
+#: What the two functions take for the run alone; it says nothing of what is sent.
+_OF_THE_RUN = {
+    "abstain_below",
+    "budget_tokens",
+    "budget_usd",
+    "deadline",
+    "explode",
+    "gold",
+    "keep_reasoning",
+    "lane",
+    "parse",
+    "prefix",
+    "progress",
+    "ray",
+    "repair",
+    "resubmit",
+    "sync",
+}
+
+
+@on_copies
+def preview(
+    df: pd.DataFrame,
+    prompt: Prompt,
+    *,
+    model: str | None,
+    labels: Any = None,
+    system: Prompt | None = None,
+    endpoint: EndpointName = "chat.completions",
+    response_format: Shape | None = None,
+    multi: bool = False,
+    scale: tuple[int, int] | None = None,
+    examples: pd.DataFrame | None = None,
+    explain: bool = False,
+    confidence: Confidence | Sequence[Confidence] | None = None,
+    samples: int = 1,
+    metadata: Hashable | Sequence[Hashable] = (),
+    save_to: str | os.PathLike[str] | None = None,
+    retry_failed: bool = True,
+    bodies: int = 1,
+    client: Client | None = None,
+    extra_body: Mapping[str, Any] | None = None,
+    **params: Any,
+) -> Preview:
+    """See what `process_dataframe`, or with `labels` or `scale` `label_dataframe`, would do with these arguments.
+
+    Every row is rendered and counted as it would be sent, and nothing is sent.
+
+    Args:
+        bodies: how many of the first requests to show.
+
+    The other arguments are those of the two functions. What they take for the run alone (`budget_usd`, `lane`, `repair`
+    ...) may stand here too, so that the same arguments go to both; it changes nothing.
+
+    Returns:
+        What would be sent, cost and take; print it, or let a notebook show it. What answers will cost is told by the
+        answers that the journal of this question holds already: run a few rows first, `df.head(20)`, and preview again.
+        Times are told by the limits, where the client knows them: from its arguments, or from earlier answers.
+
+    Raises:
+        InvalidInputError: a column is missing, a template cannot be read, ... as the call itself would.
+
+    >>> import parallel_openai as po
+    >>> df = pd.DataFrame({"text": ["Arrived early.", "It leaks.", None]})
+    >>> seen = po.preview(df, "Is this review happy? {text}", model="gpt-5-mini", max_completion_tokens=100,
+    ...                   client=po.Client("http://127.0.0.1:9/v1", max_requests_per_minute=60))
+    >>> seen.requests, seen.failing
+    (2, {'missing_prompt': 1})
+    >>> f"{seen.online.most_usd:.6f}"
+    '0.000408'
+    """
+    check_frame(df)
+    verb = "process" if labels is None and scale is None else "label"
+    beside = [metadata] if isinstance(metadata, str) or not isinstance(metadata, Sequence) else metadata
+    df = without_made(df, verb, params.get("prefix", ""), (prompt, system, *beside, params.get("gold")))
+    params = {name: value for name, value in params.items() if name not in _OF_THE_RUN}
+    if verb == "process":
+        recipe = make_recipe(prompt, model, system, endpoint, response_format, samples, metadata, extra_body, params)
+        reader = answer_reader(recipe)
+    else:
+        question = make_question(
+            labels,
+            multi=multi,
+            scale=scale,
+            explain=explain,
+            samples=samples,
+            confidence=confidence,
+            abstain_below=None,
+            params={**params, **mapping_of(extra_body, "extra_body")},
+        )
+        recipe, reader = plan_labels(
+            df, question, prompt, model, system, endpoint, examples, None, metadata, extra_body, params
+        )
+    recipe.check(df)
+    check_count(bodies, "bodies", least=0)
+    client = client_for(client)
+    base_url = client.base_url
+    journal = journal_path(recipe, client.place, save_to)
+    counted = count(
+        df,
+        recipe,
+        reader,
+        journal,
+        bodies=bodies,
+        retry_failed=retry_failed,
+        simulated=client.is_local,
+        base_url=base_url,
+        largest=client.largest_prompt(model),
+    )
+    requests_per_minute, tokens_per_minute, rule = client.pace(model)
+    pace = Pace(requests_per_minute, tokens_per_minute, rule, client.max_concurrent_requests)
+    sent, learned = counted.sent, counted.learned
+    return Preview(
+        rows=len(df),
+        model=model,
+        url=client.url(counted.first[0]) if counted.first else base_url.partition("?")[0],
+        journal=str(journal),
+        requests=len(sent),
+        known=counted.status.count(KNOWN),
+        shared=counted.status.count(SHARED),
+        failing={code: times for code, (times, _, _) in by_code(counted).items()},
+        prompt_tokens=sum(each.size.prompt_tokens for each in sent),
+        most_output_tokens=sum((output_cap(each, recipe.endpoint) for each in sent), 0.0),
+        expected_output_tokens=learned.output if recipe.endpoint.caps else 0.0,
+        learned_from=learned.answers,
+        limits={
+            name: limit
+            for name, limit in (("requests", requests_per_minute), ("tokens", tokens_per_minute))
+            if limit is not None
+        },
+        online=estimate(sent, recipe.endpoint, learned, pace, tier=tier_of(recipe.params), base_url=base_url),
+        batch=estimate_batch(sent, recipe.endpoint, learned, base_url=base_url),
+        batches=batches(sent),
+        bodies=tuple(request.request_json for request in counted.first),
+        _counted=counted,
+        _index=df.index,
+        _samples=recipe.samples,
+    )
+
+
+@dataclass(frozen=True)
+class Preview:
+    """What a call would send, cost and take.
+
+    Attributes:
+        rows: rows of the frame.
+        model, url: who is asked, and where.
+        journal: the file where the answers lie and would lie.
+        requests: how many would be sent.
+        known: answers that the journal holds and that are not asked for again.
+        shared: rows that ask what another row asks, and share its answer.
+        failing: rows that cannot be asked, by error code.
+        prompt_tokens: of all that would be sent, by our count.
+        most_output_tokens: of all answers, as far as they are capped; infinite where one is not.
+        expected_output_tokens: of an answer, as the journal's are; None where it has none.
+        learned_from: how many answers that is from.
+        limits: `requests` and `tokens` per minute, those that are known.
+        online, batch: what it would take one by one, and through the Batch API.
+        batches: how many batches there would be.
+        bodies: the first requests.
+    """
+
+    rows: int
+    model: str | None
+    url: str
+    journal: str
+    requests: int
+    known: int
+    shared: int
+    failing: Mapping[str, int]
+    prompt_tokens: int
+    most_output_tokens: float
+    expected_output_tokens: float | None
+    learned_from: int
+    limits: Mapping[str, float]
+    online: Estimate
+    batch: Estimate
+    batches: int
+    bodies: tuple[Mapping[str, Any], ...] = field(repr=False)
+    _counted: Counted = field(repr=False, compare=False)
+    _index: pd.Index[Any] = field(repr=False, compare=False)
+    _samples: int = field(repr=False, compare=False)
+
+    def to_frame(self) -> pd.DataFrame:
+        """What would become of each row: a line for each, or for each sample of it, under the frame's own index.
+
+        `status` is `to send`, `in the journal`, `shares an answer` or `fails`; then why, and the prompt's tokens.
+        """
+        return pd.DataFrame(columns(self._counted), index=self._index.repeat(self._samples))
+
+    @property
+    def failures(self) -> list[tuple[str, int, Any, str]]:
+        """Of the rows that fail: the code, how many, the label of the first one, and its sentence."""
+        return [
+            (code, times, self._index[first // self._samples], sentence)
+            for code, (times, first, sentence) in by_code(self._counted).items()
+        ]
+
+    def __str__(self) -> str:
+        lines = [printable(self.headline()), *(f"  {name:<14} {text}" for name, text in self.facts())]
+        if self.requests:
+            lines += ["", f"  {'':<14} {'expected':>12} {'at the most':>12}   time"]
+            lines += [f"  {name:<14} {usd:>12} {most:>12}   {time}" for name, usd, most, time in self.prices()]
+        lines += [f"  {printable(note)}" for note in self.notes()]
+        for number, body in enumerate(self.bodies, 1):
+            text = printable_lines(json.dumps(body, indent=2, ensure_ascii=False))
+            lines += [
+                "",
+                f"Request {number}, to {printable(self.url)}:",
+                text[:SHOWN] + (" ..." if len(text) > SHOWN else ""),
+            ]
+        return "\n".join(lines)
+
+    __repr__ = __str__
+
+    def _repr_html_(self) -> str:
+        from parallel_openai._preview.preview_html import page
+
+        return page(self)
+
+    def headline(self) -> str:
+        what = f"{self.rows:,} row{'' if self.rows == 1 else 's'}"
+        return f"Preview of {what} for {self.model or 'their own models'}. Nothing was sent."
+
+    def facts(self) -> list[tuple[str, str]]:
+        """Names and figures, for people."""
+        parts = [f"{self.requests:,} request{'' if self.requests == 1 else 's'}"]
+        parts += [f"{self.known:,} in the journal already"] if self.known else []
+        parts += [f"{self.shared:,} share an answer"] if self.shared else []
+        parts += [f"{sum(self.failing.values()):,} fail"] if self.failing else []
+        facts = [("to send", ", ".join(parts))]
+        if self.requests:
+            sizes = [each.size.prompt_tokens for each in self._counted.sent]
+            spread = (
+                f"; {min(sizes):,} to {max(sizes):,} each, median {np.median(sizes):,.0f}" if len(sizes) > 1 else ""
+            )
+            facts += [("prompt tokens", f"{self.prompt_tokens:,}{spread}"), ("answer tokens", self._output())]
+        facts.append(("limits", self._limits()))
+        return facts
+
+    def prices(self) -> list[tuple[str, str, str, str]]:
+        """For each way to send: its name, the expected price, the most, and the time."""
+        count = f"{self.batches:,} batch{'' if self.batches == 1 else 'es'}"
+        return [
+            ("one by one", _usd(self.online.expected_usd), _usd(self.online.most_usd), _time(self.online)),
+            ("Batch API", _usd(self.batch.expected_usd), _usd(self.batch.most_usd), f"within 24 h, {count}"),
+        ]
+
+    def notes(self) -> list[str]:
+        """What is to be said besides."""
+        notes = []
+        if self.requests and math.isnan(self.online.prompt_usd):
+            notes.append(f"The price of {self.model or 'a model'} is not known.")
+        elif self.requests and self.expected_output_tokens is None:
+            notes.append(
+                f"The prompts alone cost {_usd(self.online.prompt_usd)}. What to expect of the answers is told by the "
+                "first ones: run df.head(20), then preview again."
+            )
+        if self.requests and math.isinf(self.most_output_tokens):
+            notes.append("Nothing caps the answers; max_completion_tokens=... would (max_tokens= on older servers).")
+        for code, times, label, sentence in self.failures:
+            fail = "row fails" if times == 1 else "rows fail"
+            notes.append(f"{times:,} {fail} with {code}, the first at {label!r}: {sentence}")
+        return notes
+
+    def _output(self) -> str:
+        if self.expected_output_tokens == 0.0 and self.most_output_tokens == 0.0:
+            return "none"
+        most = "not capped" if math.isinf(self.most_output_tokens) else f"at the most {self.most_output_tokens:,.0f}"
+        if self.expected_output_tokens is None:
+            return most
+        each = f"{self.expected_output_tokens:,.1f} each expected, as in {self.learned_from:,} answers of the journal"
+        return f"{most}; {each}"
+
+    def _limits(self) -> str:
+        if not self.limits:
+            return "not known yet: they come with the first answers, or from Client(max_requests_per_minute=...)"
+        return " and ".join(f"{limit:,.0f} {name}" for name, limit in self.limits.items()) + " per minute"
+
+
+def _usd(amount: float) -> str:
+    if math.isnan(amount):
+        return "not known"
+    if math.isinf(amount):
+        return "no cap"
+    return dollars(amount) if amount else "$0"
+
+
+def _time(estimate: Estimate) -> str:
+    if math.isnan(estimate.expected_seconds):
+        return "not known, as the limits"
+    expected, most = (clock_time(math.ceil(each)) for each in (estimate.expected_seconds, estimate.most_seconds))
+    return f"about {expected}" if expected == most else f"about {expected}, at the most {most}"

@@ -1,0 +1,124 @@
+"""Dollars and seconds that requests would take, expected and at the most."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from parallel_openai._batch.batch_lane import MOST_BYTES, MOST_REQUESTS
+from parallel_openai._limits.cost import RULES, charges_of
+from parallel_openai._preview.request_count import Learned, Sent
+from parallel_openai._records import Usage
+from parallel_openai._requests.endpoints import Endpoint
+from parallel_openai._requests.prices import price
+from parallel_openai._run.worst_case import worst_case
+
+#: A batch is answered within so many seconds, or expires.
+BATCH_WINDOW = 86_400.0
+#: How OpenAI says that it counts, by its number among RULES; taken until the server has shown how it does.
+DOCUMENTED_RULE = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """What one way of sending would take.
+
+    Attributes:
+        expected_usd: with answers as long as the journal's are; NaN where there are none, or no price.
+        most_usd: with answers as long as they may be; infinite where nothing caps them, NaN where there is no price.
+        prompt_usd: of what is sent alone.
+        expected_seconds, most_seconds: at the account's limits; NaN where they are not known.
+    """
+
+    expected_usd: float
+    most_usd: float
+    prompt_usd: float
+    expected_seconds: float
+    most_seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """The account's limits per minute, None where not known; how it counts tokens; and requests in flight at most."""
+
+    requests: float | None
+    tokens: float | None
+    rule: int
+    concurrency: int
+
+
+def output_cap(sent: Sent, endpoint: Endpoint) -> float:
+    """Tokens that the answers to one request may have at the most, all choices together."""
+    if not endpoint.caps:
+        return 0.0
+    cap = sent.size.max_output_tokens or endpoint.default_cap
+    return float(cap * sent.size.choices) if cap else math.inf
+
+
+def estimate(
+    sent: Sequence[Sent], endpoint: Endpoint, learned: Learned, pace: Pace, *, tier: str | None, base_url: str
+) -> Estimate:
+    """What it takes to send these one by one, within the limits."""
+    expected, most, prompts = _costs(sent, endpoint, learned, tier, base_url)
+    return Estimate(expected, most, prompts, *_seconds(sent, learned, pace))
+
+
+def estimate_batch(sent: Sequence[Sent], endpoint: Endpoint, learned: Learned, *, base_url: str) -> Estimate:
+    """What it takes to send these through the Batch API, which promises a day and no more."""
+    expected, most, prompts = _costs(sent, endpoint, learned, "batch", base_url)
+    return Estimate(expected, most, prompts, math.nan, BATCH_WINDOW if sent else 0.0)
+
+
+def batches(sent: Sequence[Sent]) -> int:
+    """How many batches they make.
+
+    >>> from parallel_openai._records import Size
+    >>> batches([Sent("m", Size(1, 4, None, 1), 10_000)] * 50_001)
+    3
+    """
+    models: Counter[str] = Counter(each.model for each in sent)
+    sizes = {model: sum(each.bytes + 100 for each in sent if each.model == model) for model in models}
+    return sum(max(-(-times // MOST_REQUESTS), -(-sizes[model] // MOST_BYTES)) for model, times in models.items())
+
+
+def _costs(
+    sent: Sequence[Sent], endpoint: Endpoint, learned: Learned, tier: str | None, base_url: str
+) -> tuple[float, float, float]:
+    alike = Counter((each.model, each.size.prompt_tokens, output_cap(each, endpoint)) for each in sent)
+    expected = most = prompts = 0.0
+    for (model, tokens, cap), times in alike.items():
+
+        def cost(usage: Usage, model: str = model) -> float:
+            return price(model, usage, base_url=base_url, tier=tier)
+
+        output = 0.0 if cap == 0 else learned.output
+        likely = tokens * learned.factor
+        prompts += times * cost(Usage(round(likely)))
+        expected += times * (math.nan if output is None else cost(Usage(round(likely), round(min(output, cap)))))
+        at_most = max(tokens, likely)
+        worst = worst_case({"model": model}, round(at_most), round(cap) if cap < math.inf else 0)
+        most += times * (cost(worst) if cap < math.inf else cost(worst) + math.inf)
+    return expected, most, prompts
+
+
+def _seconds(sent: Sequence[Sent], learned: Learned, pace: Pace) -> tuple[float, float]:
+    if not sent:
+        return 0.0, 0.0
+    if pace.requests is None and pace.tokens is None:
+        return math.nan, math.nan
+    by_requests = 60.0 * len(sent) / pace.requests if pace.requests else 0.0
+    by_latency = (learned.latency or 0.0) * len(sent) / pace.concurrency
+    expected = most = max(by_requests, by_latency, learned.latency or 0.0)
+    if pace.tokens:
+        rule = pace.rule or DOCUMENTED_RULE
+        likely = bound = 0.0
+        for size, times in Counter(each.size for each in sent).items():
+            charges = charges_of(size)
+            settled = size.prompt_tokens + (learned.output or 0.0)
+            likely += times * (settled if RULES[rule].settles else charges[rule])
+            bound += times * charges[0]
+        expected = max(expected, 60.0 * likely / pace.tokens)
+        most = max(most, 60.0 * bound / pace.tokens)
+    return expected, most

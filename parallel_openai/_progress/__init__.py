@@ -1,0 +1,1 @@
+"""What is counted and shown while a run goes on."""

@@ -1,0 +1,293 @@
+"""What happened when in a run, in a bounded space however long it lasts: the report's figures come from here."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field, fields
+
+from parallel_openai._limits.admission import RunLimits, model_of, per_minute
+from parallel_openai._limits.cost import RULES
+from parallel_openai._progress.advice import SmallerCap, smaller_cap
+from parallel_openai._records import APIRequest, Response, Size, Usage, Verdict
+
+#: A slice is a second long; when there are so many, each two become one.
+MOST_SLICES = 1800
+#: Sizes that are kept to tell what another cap would have cost: every one at first, then every second, fourth, ...
+MOST_SIZES = 512
+#: Sends of a slice between two looks at the limits.
+LOOK_EVERY = 16
+#: Latencies are told apart by steps of 5 %, from a millisecond to some hours.
+SHORTEST, STEP, STEPS = 0.001, 1.05, 340
+_STEPS_IN_E = 1 / math.log(STEP)
+#: A request's caps on its answers, by the names they have.
+CAPS = ("max_completion_tokens", "max_tokens", "max_output_tokens")
+
+
+@dataclass(slots=True)
+class Slice:
+    """What happened within some seconds.
+
+    Attributes:
+        sent: sends, the first ones and the retries.
+        answered: complete answers.
+        refused: 429s.
+        failed: other errors.
+        tokens_charged: what the sends of this time cost against the token limit, as far as the server's rule is known.
+        tokens_used: tokens in the answers' `usage`.
+        seconds: sum of the answers' latencies.
+        max_requests_per_minute, max_tokens_per_minute: the limits in force then; None where unknown.
+    """
+
+    sent: int = 0
+    answered: int = 0
+    refused: int = 0
+    failed: int = 0
+    tokens_charged: float = 0.0
+    tokens_used: int = 0
+    seconds: float = 0.0
+    max_requests_per_minute: float | None = None
+    max_tokens_per_minute: float | None = None
+
+    def join(self, later: Slice) -> None:
+        """Take over the slice that follows."""
+        for name in SUMS:
+            setattr(self, name, getattr(self, name) + getattr(later, name))
+        for name in LIMITS:
+            if getattr(later, name) is not None:
+                setattr(self, name, getattr(later, name))
+
+
+LIMITS = ("max_requests_per_minute", "max_tokens_per_minute")
+SUMS = tuple(each.name for each in fields(Slice) if each.name not in LIMITS)
+
+
+class Histogram:
+    """Seconds, counted by size: percentiles to some 3 % in a fixed space.
+
+    >>> seconds = Histogram()
+    >>> for each in range(1, 101):
+    ...     seconds.add(each / 10)
+    >>> [round(seconds.percentile(share)) for share in (0.5, 0.9, 1.0)]
+    [5, 9, 10]
+    """
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.total = 0.0
+        self.longest = 0.0
+        self._counts = [0] * STEPS
+
+    def add(self, seconds: float) -> None:
+        step = int(math.log(seconds / SHORTEST) * _STEPS_IN_E) if seconds > SHORTEST else 0
+        self._counts[step if step < STEPS else STEPS - 1] += 1
+        self.count += 1
+        self.total += seconds
+        if seconds > self.longest:
+            self.longest = seconds
+
+    def percentile(self, share: float) -> float:
+        """What so large a share stays within; 0 when there is nothing."""
+        rank, seen = share * self.count, 0
+        for step, count in enumerate(self._counts):
+            seen += count
+            if count and seen >= rank:
+                return min(SHORTEST * STEP ** (step + 0.5 if share < 1.0 else STEPS), self.longest)
+        return 0.0
+
+
+@dataclass(slots=True)
+class SizeSample:
+    """An even sample of the sizes that were sent, to which models, and the longest answer to them."""
+
+    kept: list[Size] = field(default_factory=list)
+    longest_output: int = 0
+    answers: int = 0
+    cap: str = CAPS[0]  # how the requests call their cap
+    models: set[str | None] = field(default_factory=set)
+    _every: int = 1
+
+    def add(self, request: APIRequest, size: Size, output: int) -> None:
+        if not size.max_output_tokens:
+            return
+        if not self.answers:
+            self.cap = next((name for name in CAPS if name in request.request_json), CAPS[0])
+        self.models.add(model_of(request))
+        self.longest_output = max(self.longest_output, output)
+        if self.answers % self._every == 0:
+            self.kept.append(size)
+            if len(self.kept) >= MOST_SIZES:
+                del self.kept[1::2]
+                self._every *= 2
+        self.answers += 1
+
+
+class Timeline:
+    """A run's course. The processor writes it; moments are seconds on the processor's clock.
+
+    Attributes:
+        slices, width: what happened in each `width` seconds, from the beginning on.
+        latency: the answers' seconds, from the send to the last byte.
+        refusals: 429s by why: `requests`, `tokens`, `slow_down`, `quota`, or `unknown` where the server does not say.
+        waited: seconds that the next request had to wait, by cause, as `Limiter.waited` has them. Runs at the same
+            time on the same client wait for each other, and each counts it.
+        seconds: how long requests were being worked on.
+        advice: the smaller cap on the answers that would have made the run faster, if there is one.
+
+    >>> timeline = Timeline()
+    >>> timeline.sent(0.5); timeline.sent(2.5)
+    >>> [each.sent for each in timeline.slices]
+    [1, 0, 1]
+    """
+
+    def __init__(self) -> None:
+        self.slices: list[Slice] = []
+        self.width = 1.0
+        self.latency = Histogram()
+        self.refusals: Counter[str] = Counter()
+        self.waited: dict[str, float] = {}
+        self.seconds = 0.0
+        self.advice: SmallerCap | None = None
+        self._sizes = SizeSample()
+        self._limiter: RunLimits | None = None
+        self._origin: float | None = None
+        self._began = 0.0
+        self._waited_before: dict[str, float] = {}
+        self._first_sent: float | None = None
+        self._last_seen = 0.0
+
+    def begin(self, limiter: RunLimits, now: float) -> None:
+        """Requests are being worked on from now, within these limits."""
+        self._limiter = limiter
+        self._began = now
+        self._waited_before = dict(limiter.waited)
+        if self._origin is None:
+            self._origin = now
+
+    def end(self, now: float, *, max_concurrent_requests: int) -> None:
+        """The work is over."""
+        if self.slices:
+            self._look_at_limits(self.slices[-1])
+        limiter, self._limiter = self._limiter, None
+        assert limiter is not None
+        self.seconds += now - self._began
+        for cause, seconds in limiter.waited.items():
+            waited = seconds - self._waited_before.get(cause, 0.0)
+            self.waited[cause] = self.waited.get(cause, 0.0) + waited
+        self.advice = self._smaller_cap(limiter, max_concurrent_requests)
+
+    def sent(self, at: float) -> None:
+        if self._first_sent is None or at < self._first_sent:  # many workers do not tell in order
+            self._first_sent = at
+        piece = self._slice(at)
+        piece.sent += 1
+        if piece.sent % LOOK_EVERY == 1:
+            self._look_at_limits(piece)
+
+    def answered(
+        self, sent_at: float, now: float, request: APIRequest, size: Size, seconds: float, usage: Usage | None
+    ) -> None:
+        """A send brought a good answer after so many `seconds`, which says that it took `usage`."""
+        self._last_seen = max(self._last_seen, now)
+        piece = self._slice(now)
+        piece.answered += 1
+        piece.seconds += seconds
+        self.latency.add(seconds)
+        if usage is not None:
+            piece.tokens_used += usage.total_tokens
+            self._sizes.add(request, size, usage.completion_tokens)
+        if self._limiter is not None:
+            counting = self._limiter.of(model_of(request)).counting
+            charged = usage.total_tokens if usage and RULES[counting.rule].settles else counting.at_send(size)
+            self._slice(sent_at).tokens_charged += charged
+
+    def failed(self, now: float, response: Response, verdict: Verdict) -> None:
+        """A send brought something else."""
+        self._last_seen = max(self._last_seen, now)
+        if response.status == 429:
+            self._slice(now).refused += 1
+            self.refusals[_why(verdict)] += 1
+        else:
+            self._slice(now).failed += 1
+
+    def utilisation(self) -> dict[str, float]:
+        """What was answered, as a share of each known limit, from the first send to the last answer.
+
+        Above 1 where the account had capacity saved up at the start.
+        """
+        used = {
+            "requests": float(sum(each.answered for each in self.slices)),
+            "tokens": sum(each.tokens_charged for each in self.slices),
+        }
+        allowed = {"requests": 0.0, "tokens": 0.0}
+        for seconds, requests, tokens in self._busy_limits():
+            allowed["requests"] += (requests or 0.0) / 60.0 * seconds
+            allowed["tokens"] += (tokens or 0.0) / 60.0 * seconds
+        return {name: used[name] / allowed[name] for name in used if allowed[name]}
+
+    def limits(self) -> Iterator[tuple[float | None, float | None]]:
+        """The limits in force in each slice; one without a send has those before it, the first ones those to come."""
+        known: list[float | None] = [
+            next((limit for each in self.slices if (limit := getattr(each, name)) is not None), None) for name in LIMITS
+        ]
+        for each in self.slices:
+            known = [
+                now if (now := getattr(each, name)) is not None else before
+                for name, before in zip(LIMITS, known, strict=True)
+            ]
+            yield known[0], known[1]
+
+    def _smaller_cap(self, limiter: RunLimits, max_concurrent_requests: int) -> SmallerCap | None:
+        sizes = self._sizes
+        if len(sizes.models) != 1:  # each has limits and answers of its own
+            return None
+        [model] = sizes.models
+        return smaller_cap(
+            limiter.of(model),
+            sizes.kept,
+            name=sizes.cap,
+            answers=sizes.answers,
+            longest=sizes.longest_output,
+            seconds=self.seconds,
+            waited=self.waited.get("tokens", 0.0),
+            fastest=max(self.latency.total / max_concurrent_requests, self.latency.percentile(0.5)),
+        )
+
+    def _busy_limits(self) -> Iterator[tuple[float, float | None, float | None]]:
+        if self._origin is None or self._first_sent is None:
+            return
+        first, last = self._first_sent - self._origin, self._last_seen - self._origin
+        for number, (requests, tokens) in enumerate(self.limits()):
+            begins, ends = number * self.width, (number + 1) * self.width
+            yield max(0.0, min(ends, last) - max(begins, first)), requests, tokens
+
+    def _look_at_limits(self, piece: Slice) -> None:
+        if self._limiter is not None:
+            piece.max_requests_per_minute = per_minute(self._limiter.requests)
+            piece.max_tokens_per_minute = per_minute(self._limiter.tokens)
+
+    def _slice(self, at: float) -> Slice:
+        if self._origin is None:
+            self._origin = math.floor(at)
+        elif 0 <= (number := int((at - self._origin) / self.width)) < len(self.slices):
+            return self.slices[number]
+        while (number := max(0, int((at - self._origin) / self.width))) >= MOST_SLICES:
+            self._halve()
+        while len(self.slices) <= number:
+            self.slices.append(Slice())
+        return self.slices[number]
+
+    def _halve(self) -> None:
+        """Make one slice of each two."""
+        later = self.slices[1::2]
+        self.slices = self.slices[::2]
+        self.width *= 2
+        for each, next_one in zip(self.slices, later, strict=False):  # the last one may have no second
+            each.join(next_one)
+
+
+def _why(verdict: Verdict) -> str:
+    if verdict.kind == "stop":
+        return "quota"
+    return "slow_down" if verdict.code == "slow_down" else verdict.dimension or "unknown"

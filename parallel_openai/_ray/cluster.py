@@ -1,0 +1,215 @@
+"""The door to Ray: a cluster that is there or begun here, and the actor in it that keeps an account's one limit."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+import time
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from hashlib import blake2b
+from typing import Any
+
+from parallel_openai import errors
+from parallel_openai._client.client import Client
+from parallel_openai._limits.limiter import Limiter
+from parallel_openai._ray.shared_account import Account, Given, Grant, Limits, Report
+from parallel_openai.errors import InvalidInputError, MissingDependencyError
+
+NAMESPACE = "parallel_openai"
+#: Workers where no number is given: one for each processor of the cluster, up to these.
+MOST_WORKERS = 8
+#: Seconds between two tries to reach the account's actor where it has just died.
+AGAIN_AFTER = 0.2
+TRIES = 50
+
+
+def find_ray() -> Any:
+    """The module `ray`, connected to the cluster of `RAY_ADDRESS`, to the one that runs here, or to one begun here.
+
+    Raises:
+        MissingDependencyError: Ray is not installed.
+    """
+    try:
+        import ray
+    except ImportError as error:
+        raise MissingDependencyError.of("ray= and process_dataset need", "ray[data]", error) from error
+    if not ray.is_initialized():
+        _connect(ray)
+    return ray
+
+
+def _connect(ray: Any) -> None:
+    # Ray would otherwise tell its makers of its use, which is not for us to decide.
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    quiet = {"logging_level": "warning", "log_to_driver": False}
+    try:
+        ray.init("auto", **quiet)
+    except ConnectionError:  # none is running: one on this machine, for this process
+        # It listens on all of the machine's addresses, whatever it is told; its token, which it asks for unless
+        # RAY_AUTH_MODE says otherwise, keeps others out.
+        ray.init("local", include_dashboard=False, **quiet)
+
+
+def count_workers(ray: Any, workers: Any) -> int:
+    """How many workers there are to be.
+
+    Raises:
+        InvalidInputError: the number makes no sense.
+    """
+    if workers is True or workers is None:
+        return max(1, min(MOST_WORKERS, int(ray.cluster_resources().get("CPU", 1))))
+    if isinstance(workers, int) and workers > 0:
+        return workers
+    raise InvalidInputError(
+        f"The number of workers must be a whole number above 0, or True for a fitting one, not {workers!r}."
+    )
+
+
+class Sealed:
+    """What makes a client, with its key: for the way to a worker, and shown to nobody."""
+
+    def __init__(self, account: Mapping[str, Any]) -> None:
+        self._account = dict(account)
+
+    def open(self) -> dict[str, Any]:
+        return self._account
+
+    def __repr__(self) -> str:
+        return "Sealed(...)"
+
+
+def seal(client: Client, workers: int) -> Sealed:
+    """What each of so many workers needs of the client.
+
+    Raises:
+        InvalidInputError: it cannot travel.
+    """
+    account = client.account()
+    options = dict(account["options"])
+    if not isinstance(options["ssl"], bool):
+        raise InvalidInputError(
+            "Client(ssl=...) with a context of your own cannot be sent to other machines. Set SSL_CERT_FILE on them."
+        )
+    if options["max_concurrent_requests"] is not None:
+        options["max_concurrent_requests"] = -(-options["max_concurrent_requests"] // workers)
+    return Sealed({**account, "options": options})
+
+
+def account_name(client: Client) -> str:
+    """The same for all clients of an account, and telling nothing of its key."""
+    text = repr((client.place, sorted(client.account()["headers"].items())))
+    return f"account-{blake2b(text.encode(), digest_size=8).hexdigest()}"
+
+
+class Desk:
+    """The actor: the account's books, and a place where workers find what they need and leave what they count."""
+
+    def __init__(self, max_requests_per_minute: float | None, max_tokens_per_minute: float | None) -> None:
+        self._given = Given(max_requests_per_minute, max_tokens_per_minute, time.monotonic())
+        self._models: dict[str | None, Account] = {}
+        self._sealed: dict[str, Sealed] = {}
+        self._counts: dict[str, dict[str, Counter[str]]] = {}
+        self._stops: dict[str, tuple[str, str]] = {}
+        self._ended: set[str] = set()
+
+    def lease(self, model: str | None, worker: str, requests: int, tokens: float, report: Report) -> Grant:
+        if model not in self._models:
+            self._models[model] = Account(given=self._given)
+        return self._models[model].lease(worker, requests, tokens, report)
+
+    def begin(self, run: str, sealed: Sealed) -> None:
+        """A run of many workers begins, which all open what is sealed here."""
+        self._sealed[run] = sealed
+
+    def unseal(self, run: str) -> Sealed | None:
+        return self._sealed.get(run)
+
+    def count(self, run: str, worker: str, counts: Counter[str]) -> tuple[str, str] | None:
+        """Take a worker's counts; gives why the run is to stop, if it is."""
+        if run in self._ended:
+            return "RunStoppedError", "The run has ended."
+        self._counts.setdefault(run, {})[worker] = counts
+        return self._stops.get(run)
+
+    def stop(self, run: str, error: str, sentence: str) -> None:
+        """The run is to stop, with this error."""
+        self._stops.setdefault(run, (error, sentence))
+
+    def totals(self, run: str) -> tuple[Counter[str], dict[str | None, Limits], tuple[str, str] | None]:
+        """What all workers counted, each model's limits as they are known, and why the run stopped."""
+        total: Counter[str] = Counter()
+        for counts in self._counts.get(run, {}).values():
+            total.update(counts)
+        return total, {model: each.limits for model, each in self._models.items()}, self._stops.get(run)
+
+    def end(self, run: str) -> None:
+        """Forget a run, and what was sealed for it; a worker that is left over hears of it."""
+        self._ended.add(run)
+        for book in (self._sealed, self._counts, self._stops):
+            book.pop(run, None)
+
+
+@dataclass
+class DeskHandle:
+    """A process's way to the account's desk, which is an actor. Where the actor has died, a new one takes its place."""
+
+    name: str
+    limits: Limits
+    _actor: Any = field(default=None, repr=False)
+
+    def find(self) -> Any:
+        """The actor; begun here where there is none."""
+        if self._actor is None:
+            import ray
+
+            actor = ray.remote(num_cpus=0)(Desk)
+            named = actor.options(name=self.name, namespace=NAMESPACE, get_if_exists=True)
+            self._actor = named.remote(*self.limits)
+        return self._actor
+
+    def let_go(self) -> None:
+        """Look for the actor again at the next time."""
+        self._actor = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"name": self.name, "limits": self.limits, "_actor": None}
+
+    async def lease(self, model: str | None, worker: str, requests: int, tokens: float, report: Report) -> Grant:
+        from ray.exceptions import RayActorError
+
+        for _ in range(TRIES):
+            try:
+                grant: Grant = await self.find().lease.remote(model, worker, requests, tokens, report)
+                return grant
+            except RayActorError:
+                self.let_go()
+                await asyncio.sleep(AGAIN_AFTER)
+        raise RuntimeError("The actor that keeps the account's limit cannot be reached.")
+
+
+def learn_limits(limiter: Limiter, limits: Limits, now: float) -> None:
+    """Take over a model's limits as the cluster knows them."""
+    for bucket, limit in zip((limiter.requests, limiter.tokens), limits, strict=True):
+        if limit is not None and limit != bucket.limit:
+            bucket.set_limit(limit, now)
+
+
+def error_of(stop: tuple[str, str], partial: Any = None) -> Exception:
+    """The error that a worker told of by its name and sentence.
+
+    >>> error_of(("AuthenticationError", "The key is wrong."))
+    AuthenticationError('The key is wrong.')
+    """
+    name, sentence = stop
+    kind = getattr(errors, name, RuntimeError)
+    error: Exception = kind(sentence)
+    if partial is not None and hasattr(error, "partial"):
+        error.partial = partial
+    return error
+
+
+def worker_name() -> str:
+    return f"{socket.gethostname()}-{os.getpid()}"

@@ -1,0 +1,321 @@
+"""`process_dataset`: one answer for each row of a Ray Dataset, asked for where the rows are."""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+import time
+import uuid
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from parallel_openai._client.client import Client
+from parallel_openai._client.default_client import client_for
+from parallel_openai._disk.locking import Lock
+from parallel_openai._frames.columns.answer_columns import COLUMNS, Answers, Reader
+from parallel_openai._frames.columns.table import check_free
+from parallel_openai._frames.journal_path import journal_path, make_private
+from parallel_openai._frames.process import answer_reader, make_recipe
+from parallel_openai._frames.recipe import Prompt, Recipe
+from parallel_openai._frames.run_options import Options
+from parallel_openai._frames.snapshot import on_copies
+from parallel_openai._journal.journal import Sync
+from parallel_openai._loop.interrupts import check_held, hold_back, interrupt_with, is_interactive, noted_interrupts
+from parallel_openai._progress.progress import Progress
+from parallel_openai._progress.status import StatusTracker
+from parallel_openai._ray.cluster import DeskHandle, account_name, count_workers, error_of, find_ray, learn_limits, seal
+from parallel_openai._ray.dataset_worker import COUNTED, GAUGES, LOOK_EVERY, BlockWorker, Plan
+from parallel_openai._ray.worker_journals import Index, in_groups, scan
+from parallel_openai._requests.endpoints import EndpointName
+from parallel_openai.errors import InvalidInputError, JournalError
+
+#: Blocks that a worker has in hand: while the last answers of one are awaited, the next one's requests go out.
+BLOCKS = 4
+#: What process_dataframe takes and this does not, with what to do about it.
+_NOT_HERE = {
+    **dict.fromkeys(
+        ("budget_usd", "budget_tokens"),
+        "Machines that do not see each other's sends cannot keep a budget: process_dataframe keeps one, without ray=.",
+    ),
+    "deadline": "process_dataframe(..., ray=True, deadline=...) ends in time.",
+    "lane": "process_dataframe(..., lane='batch') sends rows through the Batch API, from this machine.",
+    "resubmit": "Nothing of it waits in a batch.",
+    "ray": "It always sends from the cluster; workers= says by how many processes.",
+    "explode": "Take the choices apart in the dataset that it gives.",
+}
+
+
+@on_copies
+def process_dataset(
+    ds: Any,
+    prompt: Prompt,
+    *,
+    model: str | None,
+    system: Prompt | None = None,
+    endpoint: EndpointName = "chat.completions",
+    response_format: Mapping[str, Any] | None = None,
+    samples: int = 1,
+    metadata: Hashable | Sequence[Hashable] = (),
+    save_to: str | os.PathLike[str] | None = None,
+    retry_failed: bool = True,
+    parse: Callable[[Any], Any] | None = None,
+    repair: bool | int = False,
+    keep_reasoning: bool = False,
+    prefix: str = "",
+    progress: bool = True,
+    sync: Sync = "second",
+    workers: int | None = None,
+    client: Client | None = None,
+    extra_body: Mapping[str, Any] | None = None,
+    **params: Any,
+) -> Any:
+    """Ask the model once for each row of a Ray Dataset, on the machines of the cluster, within the account's one limit.
+
+    Args:
+        ds: the rows, a `ray.data.Dataset`.
+        save_to: a folder for the journals, on storage that all machines see. None: one in `.parallel_openai/`, which
+            does where all workers are on this machine.
+        workers: processes that send; None: one for each processor of the cluster, up to 8.
+
+    The other arguments are those of `process_dataframe`. A prompt that is a function gets the rows as they are in the
+    dataset. It waits until all is done.
+
+    Returns:
+        A dataset with the same rows in the same order, and the columns that `process_dataframe` adds. Rows of one block
+        that ask the same share an answer.
+
+    Raises:
+        MissingDependencyError: Ray is not installed.
+        InvalidInputError: before anything is sent: a column is missing, the folder is not seen everywhere, ...
+        RunStoppedError: the server will refuse every row; `.partial` is the dataset with what was finished.
+        JournalLockedError: another run is at work on the folder.
+        KeyboardInterrupt: stopped, outside a notebook; `.partial` is the dataset with what was finished.
+
+    A worker that dies is replaced, and its blocks are worked on again: what stands in the journals is not asked for
+    again. So it is when the same call is made again, also with other or differently divided rows. A row over which
+    three workers died, as in a function that crashes, fails.
+    """
+    for name in params:
+        if name in _NOT_HERE:
+            raise InvalidInputError(f"process_dataset has no {name}=. {_NOT_HERE[name]}")
+    ray = find_ray()
+    account = client_for(client)
+    account.check_key()
+    recipe = make_recipe(prompt, model, system, endpoint, response_format, samples, metadata, extra_body, params)
+    reader = answer_reader(recipe, parse, keep_reasoning=keep_reasoning)
+    options = Options(
+        retry_failed=retry_failed,
+        prefix=prefix,
+        progress=False,
+        sync=sync,
+        repair=repair,
+    )
+    _check_columns(ds, recipe, reader, prefix)
+    number = count_workers(ray, workers)
+    folder = _folder(save_to, recipe, account)
+    run = _DatasetRun(ray, account, recipe, reader, options, folder, number)
+    return run.execute(ds, show=progress)
+
+
+def _check_columns(ds: Any, recipe: Recipe, reader: Reader, prefix: str) -> None:
+    if not hasattr(ds, "map_batches"):
+        raise InvalidInputError(f"ds must be a ray.data.Dataset, not {type(ds).__name__}.")
+    names = _names(ds)
+    if not names and not ds.count():
+        return  # no rows, of which nobody can tell what columns they have
+    like = pd.DataFrame(index=range(2), columns=names)
+    recipe.check(like)
+    check_free(like, [*reader.names, *COLUMNS], prefix)
+
+
+def _names(ds: Any) -> list[str]:
+    """The columns of a dataset, as it tells them: those of its first block where its rows are not there yet."""
+    schema = ds.schema()
+    return [] if schema is None else list(schema.names)
+
+
+def _folder(save_to: str | os.PathLike[str] | None, recipe: Recipe, client: Client) -> Path:
+    folder = journal_path(recipe, client.place, save_to)
+    if save_to is None:
+        folder = folder.with_suffix("")
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        if save_to is None:
+            make_private(folder.parent)
+        make_private(folder)
+    except JournalError:
+        raise
+    except OSError as error:
+        raise JournalError(f"The folder {folder} for the answers cannot be made: {error.strerror}.") from error
+    return folder.absolute()
+
+
+@dataclass
+class _DatasetRun:
+    """One call, as its caller sees it."""
+
+    ray: Any
+    client: Client
+    recipe: Recipe
+    reader: Reader
+    options: Options
+    folder: Path
+    workers: int
+    status: StatusTracker = field(default_factory=StatusTracker)
+
+    def execute(self, ds: Any, *, show: bool) -> Any:
+        """Run, alone in the folder, and wait for the end. A stop has all workers send nothing more and take in what is
+        on its way; one more leaves at once.
+
+        Raises:
+            KeyboardInterrupt: it was stopped, and nobody sits there to look at a dataset; `.partial` holds it.
+        """
+        check_held()
+        lock = Lock(self.folder)
+        try:
+            with noted_interrupts() as self._presses:
+                out, stop = self._run(ds, show=show)
+                if self._presses and not is_interactive():
+                    raise interrupt_with(out)
+                if self._presses:
+                    hold_back(self._presses)
+                elif stop is not None:
+                    raise error_of(stop, partial=out)
+                return out
+        finally:
+            lock.release()
+
+    def _run(self, ds: Any, *, show: bool) -> tuple[Any, tuple[str, str] | None]:
+        """The finished dataset, and why the run stopped."""
+        self.name = uuid.uuid4().hex[:12]
+        self.desk = DeskHandle(account_name(self.client), self.client.limiter.given)
+        self._sealed = seal(self.client, self.workers)
+        self.status.num_tasks_total = ds.count() * self.recipe.samples if _is_there(ds) else None
+        self._begin()
+        progress = Progress(self.status, self.client, show=show)
+        began = time.monotonic()
+        marker = self.folder / f".run-{self.name}"
+        marker.touch()
+        line = ""
+        try:
+            with self._watched(progress), self._presses.left_at_once():
+                out = self._with_all_columns(self._mapped(ds).materialize(), ds)
+            line = self._closing_line(time.monotonic() - began)
+        finally:
+            for left in self.folder.glob(f"{marker.name}*"):
+                left.unlink(missing_ok=True)
+            stop = self._look()
+            self.ray.get(self.desk.find().end.remote(self.name))
+            progress.close(line)
+        return out, stop
+
+    def _with_all_columns(self, out: Any, ds: Any) -> Any:
+        """No worker has seen an empty dataset; it has the added columns all the same."""
+        if out.count():
+            return out
+        schema, prefix = ds.schema(), self.options.prefix
+        answers = Answers(0, self.recipe.samples, self.reader, self.client.base_url).columns()
+        columns: dict[str, Any] = {name: [] for name in (schema.names if schema is not None else ())}
+        added = {f"{prefix}{name}": pd.Series(values) for name, values in answers.items()}
+        added[f"{prefix}status"] = added[f"{prefix}status"].astype("string")
+        return self.ray.data.from_pandas(pd.DataFrame({**columns, **added}))
+
+    def _begin(self) -> None:
+        self.ray.get(self.desk.find().begin.remote(self.name, self._sealed))
+
+    def _mapped(self, ds: Any) -> Any:
+        from ray.data import ActorPoolStrategy
+
+        if _is_there(ds) and ds.num_blocks() < self.workers:
+            ds = ds.repartition(self.workers)
+        cpus = self.ray.cluster_resources().get("CPU", 1.0)
+        names = tuple(_names(ds))
+        plan = Plan(self.name, self.desk, self.recipe, self.reader, self.options, self.folder, self._index(), names)
+        out = ds.map_batches(
+            BlockWorker,
+            fn_constructor_args=(plan,),
+            batch_size=None,
+            batch_format="pandas",
+            num_cpus=min(1.0, cpus / (2 * self.workers)),  # what reads the rows needs some too
+            compute=ActorPoolStrategy(
+                size=self.workers, max_concurrent_calls_per_actor=BLOCKS, enable_true_multi_threading=True
+            ),
+        )
+        out.context.execution_options.preserve_order = True
+        out.context.enable_progress_bars = False
+        return out
+
+    def _index(self) -> Any:
+        """What earlier runs left, read by the cluster."""
+        paths = [str(path) for path in sorted(self.folder.glob("part-*.jsonl")) if path.stat().st_size]
+        if not paths:
+            return None
+        scanner = self.ray.remote(scan)
+        known = (not self.options.retry_failed, self.client.is_local)
+        scans = self.ray.get(
+            [scanner.remote(group, first, *known) for first, group in in_groups(paths, 4 * self.workers)]
+        )
+        return self.ray.put(Index.of(paths, scans))
+
+    @contextmanager
+    def _watched(self, progress: Progress) -> Iterator[None]:
+        """The bar moves meanwhile, in a thread, and Ray's own messages do not run through it."""
+        over = threading.Event()
+
+        def watch() -> None:
+            while not over.wait(LOOK_EVERY):
+                if self._presses:
+                    self.ray.get(self.desk.find().stop.remote(self.name, "KeyboardInterrupt", "It was stopped."))
+                self._look()
+                progress.tick()
+
+        watching = threading.Thread(target=watch, daemon=True)
+        log = logging.getLogger("ray.data")
+        before = log.level
+        log.setLevel(logging.ERROR)
+        watching.start()
+        try:
+            yield
+        finally:
+            over.set()
+            watching.join()
+            log.setLevel(before)
+
+    def _look(self) -> tuple[str, str] | None:
+        """Take the workers' counts together; gives why the run stopped."""
+        from ray.exceptions import RayActorError
+
+        try:
+            totals, limits, stop = self.ray.get(self.desk.find().totals.remote(self.name))
+        except RayActorError:  # another run had begun it, and has ended
+            self.desk.let_go()
+            self._begin()
+            return None
+        for name in (*COUNTED, *GAUGES):
+            setattr(self.status, name, totals[name])
+        self.status.cost_usd = totals["cost_usd"]
+        for model, known in limits.items():
+            learn_limits(self.client.limiter.of(model), known, time.monotonic())
+        found: tuple[str, str] | None = stop
+        return found
+
+    def _closing_line(self, seconds: float) -> str:
+        status = self.status
+        good = status.num_tasks_succeeded + status.num_tasks_shared
+        known = f", {status.num_tasks_restored:,} from the journals" if status.num_tasks_restored else ""
+        counts = f"{good:,} succeeded, {status.num_tasks_failed:,} failed in {seconds:.1f} s{known}"
+        how = "Interrupted. The same call goes on from there: " if self._presses else ""
+        return f"{how}{counts}, {self.workers} workers. Answers: {self.folder}"
+
+
+def _is_there(ds: Any) -> bool:
+    """Whether its rows need not be read or computed first."""
+    from ray.data.dataset import MaterializedDataset
+
+    return isinstance(ds, MaterializedDataset)

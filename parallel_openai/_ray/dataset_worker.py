@@ -1,0 +1,249 @@
+"""A worker of a dataset: asks for the rows of its blocks, where they are."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from parallel_openai._client.client import Client
+from parallel_openai._frames.columns.answer_columns import Reader, Reading
+from parallel_openai._frames.frame_run import FrameRun
+from parallel_openai._frames.recipe import Recipe
+from parallel_openai._frames.run_options import Options
+from parallel_openai._journal.resume import KnownResults
+from parallel_openai._progress.progress import Progress
+from parallel_openai._progress.status import StatusTracker
+from parallel_openai._ray.cluster import DeskHandle, worker_name
+from parallel_openai._ray.crash_guard import Guard
+from parallel_openai._ray.worker import COUNTS, Tape, leased_client
+from parallel_openai._ray.worker_journals import Index, KnownParts, new_part, partition_name, parts_of
+from parallel_openai._requests.template import BadPromptError
+from parallel_openai.errors import InvalidInputError, JournalError, RunStoppedError
+
+#: Seconds between two looks at the counters.
+LOOK_EVERY = 0.2
+#: Seconds that a worker waits for what makes its client, where the account's actor has just been begun anew.
+OPEN_WITHIN = 30.0
+#: What workers count, and what stands at a number for a while.
+COUNTED = (*COUNTS, "num_tasks_succeeded", "num_tasks_failed", "num_tasks_restored", "num_tasks_shared")
+GAUGES = ("num_tasks_in_progress", "num_tasks_waiting")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a worker needs to know; the key is not in it."""
+
+    run: str
+    desk: DeskHandle
+    recipe: Recipe
+    reader: Reader
+    options: Options
+    folder: Path
+    index: Any  # a reference to an Index; None where there is nothing to know
+    names: tuple[str, ...]  # the columns that each block is to have
+
+    @property
+    def marker(self) -> Path:
+        """A file that is there while the run goes on."""
+        return self.folder / f".run-{self.run}"
+
+
+class BlockWorker:
+    """An actor of the dataset: asks for the rows of a block, several blocks at a time."""
+
+    def __init__(self, plan: Plan) -> None:
+        import ray
+
+        self._ray = ray
+        self.plan = plan
+        self._name = worker_name()
+        self.stop: tuple[str, str] | None = None
+        self.status = StatusTracker(timeline=Tape(keeps=False))
+        self.index: Index | None = None if plan.index is None else ray.get(plan.index)
+        self.client = self._open()
+        self._guard = Guard(
+            plan.marker.with_name(f"{plan.marker.name}-{ray.get_runtime_context().get_actor_id()}"),
+            plan.marker.with_name(f"{plan.marker.name}-deaths"),
+        )
+        self._recipe, self._reader = self._watched()
+        self._told_at = 0.0
+        self._telling = threading.Lock()
+        if not plan.marker.exists():
+            host = self._name.rpartition("-")[0]
+            self.end_run(
+                InvalidInputError(
+                    f"The machine {host} does not see the folder {plan.folder}: save_to must lie on storage that all "
+                    "machines share."
+                )
+            )
+
+    def __call__(self, rows: pd.DataFrame) -> pd.DataFrame:
+        self._guard.look()
+        rows = with_columns_of(rows, self.plan.names)
+        run = PartRun(rows, self._recipe, self._reader, self.client, self.plan.options, self.status, self)
+        try:
+            out = run.execute() if self.stop is None else run.cancelled()
+        except KeyboardInterrupt as stop:
+            out = vars(stop)["partial"]
+        except (RunStoppedError, JournalError) as error:
+            self.end_run(error)
+            partial = getattr(error, "partial", None)
+            out = run.cancelled() if partial is None else partial
+        finally:
+            self.tell(at_once=True)
+        out.attrs = {}  # they would become a part of the block's type
+        return storable(out, self._reader.names, self.plan.options.prefix)
+
+    def _watched(self) -> tuple[Recipe, Reader]:
+        """What is asked and how it is read, where a function of the caller's may end this process."""
+
+        def no_prompt(why: str) -> BadPromptError:
+            return BadPromptError("prompt_error", f"The prompt function is not called with this row. {why}")
+
+        def no_reading(why: str) -> Reading:
+            return Reading(None, error_code="parse_error", error=f"The answer is not read. {why}", repairable=False)
+
+        recipe, watch = self.plan.recipe, self._guard.watch
+        texts: dict[str, Any] = {
+            name: watch(text, no_prompt) for name in ("prompt", "system") if callable(text := getattr(recipe, name))
+        }
+        return replace(recipe, **texts), replace(self.plan.reader, read=watch(self.plan.reader.read, no_reading))
+
+    def end_run(self, error: Exception) -> None:
+        """Have all workers stop."""
+        self.stop = (type(error).__name__, str(error))
+        self._ray.get(self.plan.desk.find().stop.remote(self.plan.run, *self.stop))
+
+    def tell(self, *, at_once: bool = False) -> None:
+        """Tell how it stands, now and then, and hear whether to stop."""
+        from ray.exceptions import RayActorError
+
+        now = time.monotonic()
+        with self._telling:
+            if not at_once and now - self._told_at < LOOK_EVERY:
+                return
+            self._told_at = now
+            counts = Counter({name: getattr(self.status, name) for name in (*COUNTED, *GAUGES, "cost_usd")})
+            try:
+                stop = self._ray.get(self.plan.desk.find().count.remote(self.plan.run, self._name, counts))
+            except RayActorError:
+                self.plan.desk.let_go()
+                return
+            self.stop = self.stop or stop
+
+    def _open(self) -> Client:
+        give_up_at = time.monotonic() + OPEN_WITHIN
+        while time.monotonic() < give_up_at:
+            sealed = self._ray.get(self.plan.desk.find().unseal.remote(self.plan.run))
+            if sealed is not None:
+                return leased_client(sealed, self.plan.desk)[0]
+            time.sleep(LOOK_EVERY)
+        raise RuntimeError("The run that this worker is for has ended.")
+
+
+@dataclass
+class PartRun(FrameRun):
+    """The rows of one block, with journals of their own."""
+
+    worker: BlockWorker | None = None
+
+    def execute(self) -> pd.DataFrame:
+        try:
+            return super().execute()
+        finally:
+            self._tidy()
+
+    def cancelled(self) -> pd.DataFrame:
+        """The rows as they are when nothing is asked."""
+        self._ended = "stopped"
+        with self._to_its_end() as finish:
+            return finish()
+
+    def _journal_path(self) -> Path:
+        assert self.worker is not None
+        self._partition = partition_name(self.recipe.requests(self.df), len(self.df))
+        return new_part(self.worker.plan.folder, self._partition)
+
+    async def _known(self) -> KnownResults:
+        assert self.worker is not None
+        how: dict[str, Any] = {"failures": not self.options.retry_failed, "simulated": self.client.is_local}
+        paths = [path for path in parts_of(self.worker.plan.folder, self._partition) if path != self.journal_path]
+        known = [await KnownResults.load(path, **how) for path in paths if path.stat().st_size]
+        return KnownParts(known, self.worker.index)
+
+    def _origin(self) -> None:
+        """The workers of a cluster are on many machines, and are all the driver's."""
+
+    def _progress(self) -> Progress:
+        assert self.worker is not None
+        return _Telling(self, self.worker, self.client)
+
+    def leave_off(self) -> None:
+        """Send nothing more, and take in what is on its way."""
+        if not self._presses:
+            self._presses.note()
+
+    def _tidy(self) -> None:
+        """Leave no empty files behind."""
+        self.journal_path.with_name(self.journal_path.name + ".lock").unlink(missing_ok=True)
+        if self.journal_path.exists() and not self.journal_path.stat().st_size:
+            self.journal_path.unlink()
+
+
+class _Telling(Progress):
+    """Shows nothing here, and tells those who show."""
+
+    def __init__(self, run: PartRun, worker: BlockWorker, client: Client) -> None:
+        super().__init__(worker.status, client, show=False)
+        self._run, self._worker = run, worker
+
+    def tick(self) -> None:
+        self._worker.tell()
+        if self._worker.stop is not None:
+            self._run.leave_off()
+
+
+def with_columns_of(rows: pd.DataFrame, names: Sequence[str]) -> pd.DataFrame:
+    """The block with the columns that the dataset has: one that it lacks is empty in its rows."""
+    return rows.assign(**{name: None for name in names if name not in rows})
+
+
+def storable(out: pd.DataFrame, answers: Sequence[str], prefix: str) -> pd.DataFrame:
+    """The block as Arrow can hold it: a row whose answer is no text that can be written down fails.
+
+    >>> said = pd.Series(["good", "bad \\ud800"], dtype="string[python]")
+    >>> out = pd.DataFrame({"response": said, "status": "succeeded", "error_code": None, "error": None})
+    >>> storable(out, ["response"], "")["status"].tolist()
+    ['succeeded', 'failed']
+    """
+    out = out.assign(**{f"{prefix}status": out[f"{prefix}status"].astype("string")})
+    for name in out.columns[out.dtypes.map(pd.api.types.is_string_dtype)]:
+        odd = np.array([isinstance(cell, str) and _is_odd(cell) for cell in out[name]], dtype=bool)
+        if not odd.any():
+            continue
+        told = [cell.encode("utf-8", "backslashreplace").decode() for cell in out.loc[odd, name]]
+        if name in {prefix + answer for answer in answers}:
+            why = [f"The answer holds half a character, which a dataset cannot hold: {text:.200}" for text in told]
+            for column, cells in {"status": "failed", "error_code": "malformed_response", "error": why}.items():
+                out[prefix + column] = out[prefix + column].astype("string")
+                out.loc[odd, prefix + column] = cells
+            told = [None] * len(told)
+        out.loc[odd, name] = told
+        out[name] = out[name].astype("string")
+    return out
+
+
+def _is_odd(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return True
+    return False

@@ -1,0 +1,286 @@
+"""A process of the cluster that sends requests, within its slots of the account's limit."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+import traceback
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+
+from parallel_openai._client.client import Client
+from parallel_openai._limits.admission import RunLimits, per_minute
+from parallel_openai._limits.limiter import Limiter
+from parallel_openai._limits.sizes import NO_SIZE
+from parallel_openai._progress.status import StatusTracker
+from parallel_openai._progress.timeline import Timeline
+from parallel_openai._ray.cluster import DeskHandle, Sealed, worker_name
+from parallel_openai._ray.leased_slots import LeasedLimiters
+from parallel_openai._ray.shared_account import Grant, Limits, Report
+from parallel_openai._records import APIRequest, Attempt, Response, Result, Size, Usage, Verdict
+from parallel_openai._run.incoming import Feed
+from parallel_openai.errors import RunStoppedError
+
+#: Seconds in which results gather before they travel together.
+GATHER = 0.02
+#: What is counted here and not by who receives the results.
+COUNTS = (
+    "num_requests_sent",
+    "num_retries",
+    "num_rate_limit_errors",
+    "num_api_errors",
+    "num_other_errors",
+    "prompt_tokens",
+    "completion_tokens",
+)
+
+
+#: What a client reads of a body, besides sending it.
+_READ_BY_CLIENT = ("model", "service_tier")
+
+
+class Parcel(APIRequest):
+    """A request as it travels: what is sent, and a number to know it by."""
+
+    __slots__ = ("number",)
+
+    def __init__(self, number: int, request: APIRequest) -> None:
+        self.number = number
+        asked = request.request_json
+        self.request_json = {name: asked[name] for name in _READ_BY_CLIENT if name in asked}
+        self.metadata = self.measure = None
+        for name in ("path", "sample", "body", "key", "size"):
+            setattr(self, name, getattr(request, name))
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """A result as it travels: without its request, and the answer as the bytes that came."""
+
+    number: int
+    status: str
+    raw: bytes | None
+    error_code: str | None
+    error: str | None
+    errors: tuple[str, ...]
+    attempts: tuple[Attempt, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """A send that brought a good answer; moments are seconds ago."""
+
+    number: int
+    sent: float
+    came: float
+    seconds: float
+    usage: Usage | None
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """A send that brought something else, so many seconds ago."""
+
+    came: float
+    status: int
+    seconds: float
+    verdict: Verdict
+
+
+@dataclass(frozen=True, slots=True)
+class Recording:
+    """A piece of a worker's tape. `sends` are seconds ago, since the machines' clocks need not agree."""
+
+    sends: list[float]
+    answers: list[Answered]
+    failures: list[Failed]
+
+    def replay(self, timeline: Timeline, requests: Mapping[int, APIRequest], now: float) -> None:
+        """Write it into a timeline whose clock shows `now`; the requests are those that the numbers stand for."""
+        for ago in self.sends:
+            timeline.sent(now - ago)
+        for each in self.answers:
+            request = requests[each.number]
+            size = request.size or NO_SIZE
+            timeline.answered(now - each.sent, now - each.came, request, size, each.seconds, each.usage)
+        for one in self.failures:
+            response = Response(one.status, {}, b"", None, one.seconds)
+            timeline.failed(now - one.came, response, one.verdict)
+
+
+@dataclass(frozen=True, slots=True)
+class Heard:
+    """A model's limits as a worker knows them, and seconds that the next request to it had to wait, by cause."""
+
+    model: str | None
+    limits: Limits
+    waited: Counter[str]
+
+
+@dataclass(slots=True)
+class Delivery:
+    """What happened at a worker since the last one.
+
+    Attributes:
+        results: what came to its end.
+        recording: what was sent, and what came of it.
+        counts: how much the counters have grown.
+        in_flight, waiting: requests on the wire, and those that wait to be sent again.
+        heard: of each model.
+        stop: why the run must end: the error's name and sentence.
+    """
+
+    results: list[Done]
+    recording: Recording
+    counts: Counter[str]
+    in_flight: int
+    waiting: int
+    heard: list[Heard]
+    stop: tuple[str, str] | None
+
+
+class Tape(Timeline):
+    """Keeps what happened for somebody else's timeline; or nothing, where nobody asks for it."""
+
+    def __init__(self, *, keeps: bool = True) -> None:
+        super().__init__()
+        self._keeps = keeps
+        self.sends: list[float] = []
+        self.answers: list[Answered] = []
+        self.failures: list[Failed] = []
+
+    def begin(self, limiter: RunLimits, now: float) -> None:
+        pass
+
+    def end(self, now: float, *, max_concurrent_requests: int) -> None:
+        pass
+
+    def sent(self, at: float) -> None:
+        if self._keeps:
+            self.sends.append(at)
+
+    def answered(
+        self, sent_at: float, now: float, request: APIRequest, size: Size, seconds: float, usage: Usage | None
+    ) -> None:
+        if self._keeps:
+            assert isinstance(request, Parcel)
+            self.answers.append(Answered(request.number, sent_at, now, seconds, usage))
+
+    def failed(self, now: float, response: Response, verdict: Verdict) -> None:
+        if self._keeps:
+            self.failures.append(Failed(now, response.status, response.seconds, verdict))
+
+    def take(self, now: float) -> Recording:
+        """What happened since the last time."""
+        sends = [now - at for at in self.sends]
+        answers = [replace(each, sent=now - each.sent, came=now - each.came) for each in self.answers]
+        failures = [replace(each, came=now - each.came) for each in self.failures]
+        self.sends, self.answers, self.failures = [], [], []
+        return Recording(sends, answers, failures)
+
+
+def leased_client(sealed: Sealed, desk: DeskHandle) -> tuple[Client, LeasedLimiters]:
+    """A client that sends when the account's actor says."""
+    name = worker_name()
+
+    async def ask(model: str | None, requests: int, tokens: float, report: Report) -> Grant:
+        return await desk.lease(model, name, requests, tokens, report)
+
+    client = Client.of_account(sealed.open())
+    client.limiter = limiters = LeasedLimiters(ask, desk.limits, clock=time.monotonic)
+    return client, limiters
+
+
+@dataclass
+class Worker:
+    """The actor. It is fed with requests and asked for results, in one call for both.
+
+    `open` must come first: the key travels in a call, and not with what makes the actor, which the cluster keeps.
+    """
+
+    desk: DeskHandle
+    _feed: Feed = field(default_factory=Feed)
+    _results: list[Done] = field(default_factory=list)
+    _stop: tuple[str, str] | None = None
+
+    async def open(self, sealed: Sealed) -> str:
+        """Begin, and give this worker's name."""
+        self._client, self._limiters = leased_client(sealed, self.desk)
+        self._tape = Tape()
+        self._status = StatusTracker(timeline=self._tape)
+        self._told: Counter[str] = Counter()
+        self._told_waited: dict[str | None, Counter[str]] = {}
+        self._news = asyncio.Event()
+        self._running = asyncio.ensure_future(self._run())
+        return worker_name()
+
+    async def exchange(self, parcels: list[Parcel], patience: float) -> Delivery:
+        """Take requests, and give what has happened as soon as there are results, or after so many seconds."""
+        self._feed.put(parcels)
+        if patience and not self._results and self._stop is None:
+            self._news.clear()
+            try:
+                await asyncio.wait_for(self._news.wait(), patience)
+            except asyncio.TimeoutError:
+                pass
+            else:
+                await asyncio.sleep(GATHER)
+        return self._deliver()
+
+    async def come_home(self, seconds: float) -> Delivery:
+        """Send nothing more, wait for what is on its way, at the most so many seconds, and give what came."""
+        self._limiters.close()
+        try:
+            await asyncio.wait_for(self._limiters.all_back(), seconds)
+        except asyncio.TimeoutError:
+            pass
+        return self._deliver()
+
+    async def _run(self) -> None:
+        try:
+            await self._client.process(self._feed, on_result=self._take, status=self._status)
+        except RunStoppedError as error:
+            self._stop = (type(error).__name__, str(error))
+        except Exception:  # a bug, which must not look like a run that takes long
+            self._stop = ("RuntimeError", f"A worker failed. {traceback.format_exc()}")
+        self._news.set()
+
+    def _take(self, result: Result) -> None:
+        assert isinstance(result.request, Parcel)
+        self._results.append(
+            Done(
+                result.request.number,
+                result.status,
+                result.raw,
+                result.error_code,
+                result.error,
+                result.errors,
+                result.attempts,
+            )
+        )
+        self._news.set()
+
+    def _deliver(self) -> Delivery:
+        results, self._results = self._results, []
+        counts = Counter({name: getattr(self._status, name) for name in COUNTS})
+        delivery = Delivery(
+            results,
+            self._tape.take(time.monotonic()),
+            _grown(counts, self._told),
+            self._status.num_tasks_in_progress,
+            self._status.num_tasks_waiting,
+            [self._heard_of(model, limiter) for model, limiter in self._limiters],
+            self._stop,
+        )
+        self._told = counts
+        return delivery
+
+    def _heard_of(self, model: str | None, limiter: Limiter) -> Heard:
+        waited = Counter(limiter.waited)
+        before, self._told_waited[model] = self._told_waited.get(model, Counter()), waited
+        return Heard(model, (per_minute(limiter.requests), per_minute(limiter.tokens)), _grown(waited, before))
+
+
+def _grown(now: Counter[str], before: Counter[str]) -> Counter[str]:
+    return Counter({name: count - before[name] for name, count in now.items()})

@@ -1,0 +1,288 @@
+"""A run's requests, sent by many workers of a cluster; their results come together here, where the run is."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+from parallel_openai._client.client import MAX_CONCURRENT_REQUESTS, Client
+from parallel_openai._json import loads_quickly
+from parallel_openai._limits.model_limiters import InUse
+from parallel_openai._loop.background import COME_HOME
+from parallel_openai._progress.status import StatusTracker
+from parallel_openai._ray.cluster import DeskHandle, account_name, count_workers, error_of, find_ray, learn_limits, seal
+from parallel_openai._ray.worker import Delivery, Done, Parcel, Worker
+from parallel_openai._records import APIRequest, Result
+from parallel_openai._requests.endpoints import usage_of
+from parallel_openai._run.budget import Budget
+from parallel_openai._run.runner import End
+
+#: Requests that a worker has beyond those that it can have on the wire, and how many it is given at once.
+STOCK = 64
+PARCELS = 64
+#: Seconds after which a worker tells how it stands, also when nothing has come to its end.
+PATIENCE = 0.25
+#: A worker that dies is replaced; so many deaths without a result between them are too many.
+MOST_DEATHS = 10
+
+
+class Crew:
+    """Does for a run what a client does, on the workers of a cluster.
+
+    A worker that dies, however it dies, is replaced, and what it had not delivered is sent again: that is what was on
+    the wire, and what came within the last moment.
+
+    Args:
+        client: the account.
+        workers: how many; True for a fitting number.
+
+    Raises:
+        MissingDependencyError: Ray is not installed.
+        InvalidInputError: the client cannot travel, or the number of workers makes no sense.
+    """
+
+    def __init__(self, client: Client, workers: bool | int) -> None:
+        self._ray = find_ray()
+        self._client = client
+        self._workers = count_workers(self._ray, workers)
+        self._sealed = seal(client, self._workers)
+        concurrency = self._sealed.open()["options"]["max_concurrent_requests"] or MAX_CONCURRENT_REQUESTS
+        self._room = concurrency + STOCK
+        cpus = self._ray.cluster_resources().get("CPU", 1.0)
+        self._cpus = min(1.0, cpus / self._workers)  # more workers than processors are welcome: they mostly wait
+        self._desk = DeskHandle(account_name(client), client.limiter.given)
+
+    async def process(
+        self,
+        requests: Iterable[APIRequest | None],
+        *,
+        on_result: Callable[[Result], APIRequest | None],
+        status: StatusTracker,
+        budget: Budget | None = None,
+        deadline: float | None = None,
+    ) -> End:
+        """Bring requests to their results, as `Client.process` does. A budget cannot be kept.
+
+        Raises:
+            RunStoppedError: the server refuses every request.
+        """
+        assert budget is None
+        run = _Run(iter(requests), on_result, status, self._client)
+        status.timeline.begin(run.limits, time.monotonic())
+        self._desk.find()  # begun here, so that it lives as long as this run
+        serving = [asyncio.ensure_future(self._serve(run)) for _ in range(self._workers)]
+        for each in serving:
+            each.add_done_callback(run.look_at)
+        try:
+            await asyncio.wait([run.end], timeout=None if deadline is None else max(0.0, deadline - time.monotonic()))
+            in_time = run.end.done()
+            await run.come_home()
+            ending = run.ending()
+            return ending if in_time else "deadline"
+        except asyncio.CancelledError:
+            if not run.end.done():
+                await run.come_home()
+            raise
+        finally:
+            run.end.cancel()
+            for each in serving:
+                each.cancel()
+            await asyncio.wait(serving)
+            status.timeline.end(time.monotonic(), max_concurrent_requests=self._room * self._workers)
+            status.num_tasks_in_progress = status.num_tasks_waiting = 0
+
+    async def _serve(self, run: _Run) -> None:
+        """Feed one worker, and its successors, until nothing is left to do."""
+        from ray.exceptions import RayActorError
+
+        me = asyncio.current_task()
+        assert me is not None
+        actor = self._ray.remote(num_cpus=self._cpus, max_restarts=0)(Worker)
+        while True:
+            worker = actor.remote(self._desk)
+            mine: dict[int, APIRequest] = {}
+            try:
+                await worker.open.remote(self._sealed)
+                run.working.add(me)
+                await self._feed(worker, run, mine)
+                return
+            except RayActorError as error:
+                run.give_back(mine, error)
+            finally:
+                run.working.discard(me)
+                run.forget(mine)
+                self._ray.kill(worker)
+
+    async def _feed(self, worker: Any, run: _Run, mine: dict[int, APIRequest]) -> None:
+        while not run.end.done():
+            room = self._room - len(mine)
+            parcels = await run.take(min(room, PARCELS), mine)
+            if not mine:
+                await run.wait_for_news()
+                continue
+            more = len(parcels) == PARCELS and room > PARCELS
+            run.receive(await worker.exchange.remote(parcels, 0.0 if more else PATIENCE), mine)
+        if mine:
+            run.receive(await worker.come_home.remote(COME_HOME), mine)
+
+
+class _Run:
+    """What all workers of a run have in common."""
+
+    def __init__(
+        self,
+        requests: Iterator[APIRequest | None],
+        on_result: Callable[[Result], APIRequest | None],
+        status: StatusTracker,
+        client: Client,
+    ) -> None:
+        self.end: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.stopped: tuple[str, str] | None = None
+        self.working: set[asyncio.Task[None]] = set()
+        self._requests = requests
+        self._exhausted = False
+        self._again: deque[APIRequest] = deque()
+        self._on_result = on_result
+        self._status = status
+        self.limits = InUse(client.limiter)
+        self._limiters = client.limiter
+        self._numbers = 0
+        self._open = 0  # requests that workers have
+        self._deaths = 0  # since the last result
+        self._gauges: dict[int, tuple[int, int]] = {}
+        self._news = asyncio.Event()
+
+    async def take(self, count: int, mine: dict[int, APIRequest]) -> list[Parcel]:
+        """The next requests, as many as there are up to that count; they are noted in `mine`."""
+        parcels: list[Parcel] = []
+        while len(parcels) < count and not self.end.done():
+            if self._again:
+                request: APIRequest | None = self._again.popleft()
+            else:
+                try:
+                    request = next(self._requests)
+                except StopIteration:
+                    self._exhausted = True
+                    break
+                if request is None:
+                    await asyncio.sleep(0)
+                    continue
+                self._status.num_tasks_started += 1
+            assert request is not None
+            self._numbers += 1
+            self._open += 1
+            mine[self._numbers] = request
+            parcels.append(Parcel(self._numbers, request))
+        self._look_around()
+        return parcels
+
+    async def wait_for_news(self) -> None:
+        """Until a worker that has nothing gets something: what another one could not finish, or the end."""
+        self._news.clear()
+        await self._news.wait()
+
+    def receive(self, delivery: Delivery, mine: dict[int, APIRequest]) -> None:
+        """Book what a worker delivers."""
+        now, status = time.monotonic(), self._status
+        delivery.recording.replay(status.timeline, mine, now)
+        for name, count in delivery.counts.items():
+            setattr(status, name, getattr(status, name) + count)
+        if delivery.counts["num_rate_limit_errors"]:
+            status.time_of_last_rate_limit_error = time.time()
+        self._gauges[id(mine)] = (delivery.in_flight, delivery.waiting)
+        self._show_gauges()
+        self._learn(delivery, now)
+        for done in delivery.results:
+            self._finish(done, mine.pop(done.number))
+        if delivery.stop is not None and self.stopped is None:
+            self.stopped = delivery.stop
+            self._finish_run()
+        self._look_around()
+
+    def give_back(self, mine: dict[int, APIRequest], error: Exception) -> None:
+        """A worker has died; what it had is for the others."""
+        self._deaths += 1
+        if self._deaths > MOST_DEATHS:
+            raise RuntimeError(f"{self._deaths} workers died one after the other without an answer: {error}") from None
+        self._open -= len(mine)
+        self._again.extend(mine.values())
+        mine.clear()
+        self._news.set()
+
+    def forget(self, mine: dict[int, APIRequest]) -> None:
+        """Count a worker that is no more out of what is in flight."""
+        self._gauges.pop(id(mine), None)
+        self._show_gauges()
+
+    def look_at(self, serving: asyncio.Task[None]) -> None:
+        """An end that was not meant ends the run."""
+        if not serving.cancelled() and (error := serving.exception()) is not None and not self.end.done():
+            self.end.set_exception(error)
+            self._news.set()
+
+    def ending(self) -> End:
+        """How the run ended.
+
+        Raises:
+            RunStoppedError: the server refuses every request.
+        """
+        if self.stopped is not None:
+            raise error_of(self.stopped)
+        self.end.result()
+        return "finished"
+
+    async def come_home(self) -> None:
+        """Have the workers send nothing more, and take in what is on its way to them."""
+        self._finish_run()
+        if self.working:
+            await asyncio.wait(self.working, timeout=COME_HOME)
+
+    def _finish(self, done: Done, request: APIRequest) -> None:
+        status = self._status
+        self._open -= 1
+        self._deaths = 0
+        if done.status == "succeeded":
+            status.num_tasks_succeeded += 1
+        else:
+            status.num_tasks_failed += 1
+            status.errors[done.error_code or "error"] += 1
+        response = loads_quickly(done.raw) if done.raw is not None else None
+        result = Result(
+            request,
+            "succeeded" if done.status == "succeeded" else "failed",
+            response,
+            done.error_code,
+            done.error,
+            done.errors,
+            done.attempts,
+            done.raw,
+            usage=usage_of(response),
+        )
+        further = self._on_result(result)
+        if further is not None:
+            self._again.append(further)
+            self._news.set()
+
+    def _learn(self, delivery: Delivery, now: float) -> None:
+        for heard in delivery.heard:
+            self.limits.of(heard.model)  # this run asks it
+            limiter = self._limiters.of(heard.model)
+            learn_limits(limiter, heard.limits, now)
+            for cause, seconds in heard.waited.items():  # the workers wait at the same time
+                limiter.waited[cause] += seconds / max(1, len(self.working))
+
+    def _show_gauges(self) -> None:
+        self._status.num_tasks_in_progress = sum(in_flight for in_flight, _ in self._gauges.values())
+        self._status.num_tasks_waiting = sum(waiting for _, waiting in self._gauges.values())
+
+    def _look_around(self) -> None:
+        if self._exhausted and not self._again and not self._open:
+            self._finish_run()
+
+    def _finish_run(self) -> None:
+        if not self.end.done():
+            self.end.set_result(None)
+        self._news.set()

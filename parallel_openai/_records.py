@@ -1,0 +1,309 @@
+"""The nouns that cross the borders between modules. Frozen; they know how to describe themselves and nothing else.
+
+Several are made for every row: named tuples, since a frozen dataclass takes four times as long to make.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from dataclasses import dataclass
+from hashlib import blake2b
+from typing import Any, Literal, NamedTuple, NoReturn, Protocol
+
+from parallel_openai._json import alike, dumps_strictly, is_nested_too_deeply, loads_quickly
+from parallel_openai._printable import printable
+from parallel_openai.errors import InvalidInputError, RunStoppedError
+
+Status = Literal["succeeded", "failed", "cancelled"]
+Kind = Literal["done", "retry", "hold", "fail", "stop"]
+Dimension = Literal["requests", "tokens"]
+
+#: An answer larger than this is refused: no completion is, and an endless body would fill the memory.
+MAX_RESPONSE_BYTES = 64 * 2**20
+#: The error code of a send for which the process had no file left to open.
+TOO_MANY_FILES = "too_many_open_files"
+
+
+class Size(NamedTuple):
+    """How large a request is, in every measure that a server may charge by.
+
+    Attributes:
+        prompt_tokens: tokens of what is sent.
+        characters: characters of what is sent.
+        max_output_tokens: the cap the request sets on each answer, in tokens; None where it sets none.
+        choices: how many answers are asked for (`n`).
+    """
+
+    prompt_tokens: int
+    characters: int
+    max_output_tokens: int | None
+    choices: int
+
+
+class Usage(NamedTuple):
+    """What an answer took, in every class that may have a price of its own: the one record that costs, budgets and
+    reports are made of.
+
+    Attributes:
+        prompt_tokens: all that was read, of whatever class.
+        completion_tokens: all that was written, thoughts included wherever they were told.
+        reasoning_tokens: of these, thoughts.
+        cached_tokens: of the prompt, read from a cache.
+        cache_write_tokens: of the prompt, written to a cache.
+        cache_write_1h_tokens: of these, written to be kept for an hour.
+        audio_prompt_tokens, image_prompt_tokens: of the prompt, sound and pictures.
+        audio_completion_tokens, image_completion_tokens: of the completion, sound and pictures.
+        searches, file_searches: searches of the web, and of files kept at the server, that cost a fee each.
+        tool_runs: calls of other tools of the server, such as its code interpreter, whose fees no list tells.
+    """
+
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    reasoning_tokens: int = 0
+    cached_tokens: int = 0
+    cache_write_tokens: int = 0
+    cache_write_1h_tokens: int = 0
+    audio_prompt_tokens: int = 0
+    image_prompt_tokens: int = 0
+    audio_completion_tokens: int = 0
+    image_completion_tokens: int = 0
+    searches: int = 0
+    file_searches: int = 0
+    tool_runs: int = 0
+
+    @property
+    def total_tokens(self) -> int:
+        return self.prompt_tokens + self.completion_tokens
+
+
+class Response(NamedTuple):
+    """What one send gave: an HTTP answer, or the reason why there was none.
+
+    Attributes:
+        status: the HTTP status; 0 where no complete answer came.
+        headers: the answer's headers, looked up without regard to case.
+        body: the answer's bytes as they came.
+        data: the parsed JSON of the body; None where it is no JSON.
+        seconds: from the send to the last byte.
+        error_code: why no answer came (`timeout`, `connection_error`, ...), else None.
+        error: the same as a sentence; of an HTTP answer, what we know of its cause and the server does not say.
+    """
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+    data: Any
+    seconds: float
+    error_code: str | None = None
+    error: str | None = None
+
+    @property
+    def request_id(self) -> str | None:
+        name = self.headers.get("x-request-id")
+        # What is no UTF-8 in a header comes as halves of surrogate pairs, which no file of UTF-8 can hold.
+        return (
+            name if name is None or name.isascii() else name.encode("utf-8", "surrogateescape").decode(errors="replace")
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What to do about an answer.
+
+    Attributes:
+        kind: `done`: a complete answer; `retry`: send again after a backoff, it counts as an attempt; `hold`: the
+            account's limit or an outage, wait and send again, it counts as none; `fail`: never send it again;
+            `stop`: no request of the run can succeed.
+        code: what was wrong, in one word; None when done.
+        message: the same as a sentence.
+        wait: seconds that the server asks for; None when it does not.
+        dimension: which limit refused, for a `hold`; None when the server does not say.
+        stop: the exception that ends the run, for a `stop`.
+        overload: whether it is one of the words of a server that is overloaded or away, for a `retry`.
+    """
+
+    kind: Kind
+    code: str | None = None
+    message: str | None = None
+    wait: float | None = None
+    dimension: Dimension | None = None
+    stop: type[RunStoppedError] | None = None
+    overload: bool = False
+
+    def __post_init__(self) -> None:
+        # They are the server's words, which go to logs, terminals and exceptions from here.
+        for name, words in (("code", self.code), ("message", self.message)):
+            if words is not None and not words.isprintable():
+                object.__setattr__(self, name, printable(" ".join(words.split())))
+
+
+DONE = Verdict("done")
+
+
+class Sender(Protocol):
+    """Whatever can put one request on the wire; a `Client` is one."""
+
+    def send(self, request: APIRequest, /) -> Awaitable[Response]: ...
+
+
+class APIRequest:
+    """One API call: what is sent, where to, and what the caller wants to find beside the answer.
+
+    Args:
+        request_json: the body of the call, as the API documents it. It is serialised at once: what the caller does with
+            it afterwards changes nothing.
+        metadata: anything JSON-able that travels beside the request into the results; the API never sees it.
+        path: where to, below the base URL.
+        sample: which of several samples of the same prompt this is; samples are different requests.
+
+    Attributes:
+        body: the bytes that are sent.
+        key: the digest of path, body and sample. Two requests with the same key ask the same thing.
+        former_key: the key that it had before, where that hung on how a number is written; else None.
+        measure: gives the size when it is first asked for, since counting tokens takes longer than all else that is
+            done to a request; None where nobody said how.
+
+    Raises:
+        TypeError: `request_json` holds something that JSON cannot carry or is nested too deeply, or is no mapping.
+        InvalidInputError: a field is given that it does not have, such as the ancestor's `task_id`.
+
+    >>> one = APIRequest({"model": "gpt-5-mini", "messages": [{"role": "user", "content": "Hi."}]})
+    >>> one.body
+    b'{"model":"gpt-5-mini","messages":[{"role":"user","content":"Hi."}]}'
+    >>> one.key == APIRequest({"messages": one.request_json["messages"], "model": "gpt-5-mini"}).key
+    True
+    """
+
+    __slots__ = ("_json", "_size", "body", "former_key", "key", "measure", "metadata", "path", "sample")
+
+    def __init__(
+        self,
+        request_json: Mapping[str, Any],
+        metadata: Any = None,
+        *,
+        path: str = "chat/completions",
+        sample: int = 0,
+        **unknown: NoReturn,
+    ) -> None:
+        if unknown:
+            raise _ancestors(unknown)
+        self._json: Mapping[str, Any] | None = None
+        self.metadata = metadata
+        self.path = path
+        self.sample = sample
+        self.body = dumps_strictly(request_json)
+        if is_nested_too_deeply(self.body):  # nobody could read it back from the journal
+            raise TypeError("it is nested too deeply")
+        canonical = dumps_strictly(request_json, sort_keys=True)
+        plain = alike(canonical)
+        self.key = request_key(path, plain, sample)
+        self.former_key: str | None = None if plain is canonical else request_key(path, canonical, sample)
+        self.measure: Callable[[APIRequest], Size] | None = None
+        self._size: Size | None = None
+
+    @property
+    def request_json(self) -> Mapping[str, Any]:
+        """The body as it is sent, read back from its bytes when it is first asked for."""
+        if self._json is None:
+            self._json = loads_quickly(self.body)
+        return self._json
+
+    @request_json.setter
+    def request_json(self, request_json: Mapping[str, Any]) -> None:
+        """For a body that nobody else holds, which needs no reading back."""
+        self._json = request_json
+
+    @property
+    def size(self) -> Size | None:
+        """How large it is; None where nobody can tell."""
+        if self._size is None and self.measure is not None:
+            self._size = self.measure(self)
+        return self._size
+
+    @size.setter
+    def size(self, size: Size | None) -> None:
+        self._size = size
+
+    def in_tier(self, tier: str) -> APIRequest:
+        """The same request in another service tier. It asks the same thing, so it keeps its key."""
+        other = APIRequest(
+            {**self.request_json, "service_tier": tier}, self.metadata, path=self.path, sample=self.sample
+        )
+        other.key = self.key
+        return other
+
+    async def call_api(self, client: Sender) -> Response:
+        """Send this request once, within the client's limits, and give what came back, good or bad.
+
+        Raises nothing for an HTTP error or a broken connection: read `status`, `error_code` and `data`.
+        """
+        return await client.send(self)
+
+    def __repr__(self) -> str:
+        return f"APIRequest({self.path!r}, key={self.key!r})"
+
+
+def _ancestors(names: Iterable[str]) -> InvalidInputError:
+    return InvalidInputError(
+        f'APIRequest has no {", ".join(names)}: write APIRequest(request_json, metadata, path="chat/completions"). '
+        "Attempts are the client's, as in Client(max_attempts=5); the run counts the tokens and numbers the requests."
+    )
+
+
+def request_key(path: str, canonical_body: bytes, sample: int = 0) -> str:
+    """The content digest of a request: 32 hexadecimal characters of BLAKE2b over path, sample and sorted body."""
+    return blake2b(b"%b\n%b\n%d" % (canonical_body, path.encode(), sample), digest_size=16).hexdigest()
+
+
+class Attempt(NamedTuple):
+    """One send, as it is remembered.
+
+    Attributes:
+        at: when it was sent, in seconds since 1970.
+        seconds: how long the answer took.
+        waited: seconds it stood waiting for capacity or for its backoff before it was sent.
+        status: the HTTP status; 0 where no complete answer came.
+        error_code: what was wrong with it; None where it was good.
+        request_id: the server's name for it, for its support.
+    """
+
+    at: float
+    seconds: float
+    waited: float
+    status: int
+    error_code: str | None = None
+    request_id: str | None = None
+
+
+class Result(NamedTuple):
+    """What becomes of a request in the end.
+
+    Attributes:
+        request: the request.
+        status: `succeeded`: the server gave a complete answer; `failed`: it did not, and will not be asked again in
+            this run; `cancelled`: the run ended first.
+        response: the answer's JSON, or None.
+        error_code: why it failed, in one word.
+        error: the same as a sentence.
+        errors: what went wrong at each send that did, as sentences.
+        attempts: every send, the last one last.
+        raw: the answer's bytes, on one line.
+        restored: it was read from the journal and not sent in this run.
+        earlier: results of the same row that were no good and asked about once more, the first one first; of those
+            read from the journal, `response` holds only what tells the cost.
+        sent: what was really sent, where that is not `request` but a repair of it.
+        usage: what the server says that it took; None where it does not say, or gave no answer.
+    """
+
+    request: APIRequest
+    status: Status
+    response: Any = None
+    error_code: str | None = None
+    error: str | None = None
+    errors: tuple[str, ...] = ()
+    attempts: tuple[Attempt, ...] = ()
+    raw: bytes | None = None
+    restored: bool = False
+    earlier: tuple[Result, ...] = ()
+    sent: APIRequest | None = None
+    usage: Usage | None = None

@@ -1,0 +1,104 @@
+"""What differs between the API's endpoints: a class each, and one line in the table."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import lru_cache
+from typing import Any, Literal
+
+from parallel_openai._requests.endpoints.base import Answer, Endpoint, Packing, mappings, names_in
+from parallel_openai._requests.endpoints.chat import Chat
+from parallel_openai._requests.endpoints.completions import Completions
+from parallel_openai._requests.endpoints.embeddings import Embeddings, in_order, of_length
+from parallel_openai._requests.endpoints.moderations import Moderations
+from parallel_openai._requests.endpoints.responses import Responses
+from parallel_openai._requests.endpoints.usage import PLACES, SEARCHING_MODEL, bill_of, is_simulated, usage_of
+from parallel_openai.errors import InvalidInputError
+
+#: The endpoints' names, for those who complete what is typed.
+EndpointName = Literal["chat.completions", "responses", "embeddings", "completions", "moderations"]
+CHAT = Chat()
+EMBEDDINGS = Embeddings()
+# Add an endpoint here.
+ENDPOINTS: dict[str, Endpoint] = {
+    each.name: each for each in (CHAT, Responses(), EMBEDDINGS, Completions(), Moderations())
+}
+
+__all__ = [
+    "CHAT",
+    "EMBEDDINGS",
+    "ENDPOINTS",
+    "PLACES",
+    "SEARCHING_MODEL",
+    "Answer",
+    "Endpoint",
+    "EndpointName",
+    "Packing",
+    "bill_of",
+    "endpoint",
+    "endpoint_at",
+    "in_order",
+    "is_simulated",
+    "mappings",
+    "names_in",
+    "of_length",
+    "path_answering",
+    "path_for",
+    "usage_of",
+]
+
+
+def endpoint(name: str) -> Endpoint:
+    """The endpoint of that name, as the OpenAI SDK writes it or as the path has it.
+
+    >>> endpoint("chat.completions").path
+    'chat/completions'
+    >>> endpoint("/v1/chat/completions").name
+    'chat.completions'
+    """
+    known = ENDPOINTS.get(name) if isinstance(name, str) else None
+    if known is None and isinstance(name, str):
+        known = next((each for each in ENDPOINTS.values() if each.path == name.strip("/").removeprefix("v1/")), None)
+    if known is None:
+        raise InvalidInputError(f"No endpoint {name!r}; there are: {', '.join(ENDPOINTS)}.")
+    return known
+
+
+@lru_cache(maxsize=64)
+def endpoint_at(path: str) -> Endpoint | None:
+    """The endpoint that a URL's path ends in, whatever stands before it; None where it is none of them.
+
+    >>> endpoint_at("/openai/deployments/mine/chat/completions/").name
+    'chat.completions'
+    >>> endpoint_at("/v1/completions").name
+    'completions'
+    """
+    path = "/" + path.strip("/")
+    fitting = [each for each in ENDPOINTS.values() if path.endswith("/" + each.path)]
+    return max(fitting, key=lambda each: len(each.path), default=None)
+
+
+def path_for(body: Mapping[str, Any]) -> str:
+    """Where a body goes if nobody says it: an `input` is for embeddings, a `prompt` for the older completions.
+
+    >>> path_for({"messages": []}), path_for({"input": "a"}), path_for({"prompt": "a"})
+    ('chat/completions', 'embeddings', 'completions')
+    """
+    if "messages" in body:
+        return "chat/completions"
+    return "embeddings" if "input" in body else "completions" if "prompt" in body else "chat/completions"
+
+
+#: What the answers of each endpoint have that no others' do.
+_HAVE = {"output": "responses", "results": "moderations", "data": "embeddings"}
+
+
+def path_answering(body: Mapping[str, Any], answer: Mapping[str, Any]) -> str:
+    """The endpoint that gave an answer to a body, which a line of results does not say.
+
+    >>> path_answering({"input": "a"}, {"output": []}), path_answering({"prompt": "a"}, {"choices": []})
+    ('responses', 'completions')
+    """
+    if "choices" in answer:
+        return "completions" if path_for(body) == "completions" else "chat/completions"
+    return next((path for field, path in _HAVE.items() if field in answer), path_for(body))

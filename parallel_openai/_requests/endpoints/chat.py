@@ -1,0 +1,151 @@
+"""Chat completions: messages in, a message out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from parallel_openai._requests.endpoints.base import (
+    Answer,
+    Endpoint,
+    in_turn,
+    joined_texts,
+    list_of,
+    mappings,
+    names_in,
+    text_of_part,
+    truncated,
+)
+from parallel_openai._requests.endpoints.usage import model_of, usage_of
+from parallel_openai._requests.template import (
+    BadPromptError,
+    check_system,
+    check_whole,
+    kind_of,
+    to_messages,
+    with_examples,
+)
+
+
+class Chat(Endpoint):
+    """`/chat/completions`."""
+
+    name = "chat.completions"
+    path = "chat/completions"
+    own = frozenset({"messages"})
+    parameters = names_in(
+        """
+        audio frequency_penalty function_call functions logit_bias logprobs max_completion_tokens max_tokens
+        messages metadata modalities model moderation n parallel_tool_calls prediction presence_penalty
+        prompt_cache_key prompt_cache_options prompt_cache_retention reasoning_effort response_format
+        safety_identifier seed service_tier stop store stream stream_options temperature tool_choice tools
+        top_logprobs top_p user verbosity web_search_options
+        """
+    )
+    caps = ("max_completion_tokens", "max_tokens")
+    has_system = True
+    answers = ("choices", "message")
+
+    def ask(self, prompt: Any, system: Any) -> Mapping[str, Any]:
+        if isinstance(prompt, Mapping) and "role" not in prompt:
+            return _whole(prompt, system)
+        return {"messages": to_messages(prompt, system)}
+
+    def read(self, response: Mapping[str, Any]) -> Answer:
+        choices = response.get("choices")
+        return _read(response, choices[0] if isinstance(choices, list) and choices else None)
+
+    def read_all(self, response: Mapping[str, Any]) -> list[Answer]:
+        choices = response.get("choices")
+        if not isinstance(choices, list) or len(choices) < 2:
+            return [self.read(response)]
+        return [_read(response, choice) for choice in in_turn(choices)]
+
+    def format_params(self, response_format: Mapping[str, Any], params: Mapping[str, Any]) -> dict[str, Any]:
+        return {"response_format": response_format}
+
+    def with_examples(self, body: Mapping[str, Any], examples: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+        return {**body, "messages": with_examples(list_of(body.get("messages")) or (), examples)}
+
+    def told(self, body: Mapping[str, Any], said: str | None, fault: str) -> dict[str, Any] | None:
+        messages = body.get("messages")
+        if not isinstance(messages, (list, tuple)):
+            return None
+        answer = [{"role": "assistant", "content": said}] if said else []
+        return {**body, "messages": [*messages, *answer, {"role": "user", "content": fault}]}
+
+
+def _whole(body: Mapping[str, Any], system: Any) -> Mapping[str, Any]:
+    check_whole(body)
+    if system is None:
+        return body
+    messages = list_of(body.get("messages") or [])
+    if not isinstance(messages, (list, tuple)):
+        raise BadPromptError("invalid_prompt", f"The body's messages are a {kind_of(messages)}; they must be a list.")
+    return {**body, "messages": [{"role": "system", "content": check_system(system)}, *messages]}
+
+
+def _read(response: Mapping[str, Any], choice: Any) -> Answer:
+    model = model_of(response)
+    message = choice.get("message") if isinstance(choice, dict) else None
+    if not isinstance(choice, dict) or not isinstance(message, dict):
+        return Answer(None, None, model, "empty", "The response has no choices with a message.")
+    reason = choice.get("finish_reason")
+    if not isinstance(reason, str):
+        reason = None
+    content, refusal = _text(message.get("content")) or None, _refusal(message)
+    calls, logprobs = _calls(message), _logprobs(choice)
+    code = error = None
+    if refusal:
+        content, code, error = None, "refused", f"The model refused: {str(refusal)[:500]}"
+    elif reason == "content_filter":
+        code, error = "content_filter", "The answer was cut by the content filter."
+    elif reason == "length":
+        code, error = "truncated", truncated(content, usage_of(response), Chat.caps)
+    elif (content is None or content.isspace()) and calls is None:
+        code, error = "empty", f"The model answered with nothing (finish_reason {reason!r})."
+    return Answer(
+        content, reason, model, code, error, tool_calls=calls, logprobs=logprobs, reasoning=_reasoning(message)
+    )
+
+
+def _text(content: Any) -> str:
+    """The text of a message, which some servers give in parts: thoughts, pictures, refusals and sources are none."""
+    if isinstance(content, str):
+        return content
+    parts = content if isinstance(content, list) else [content]
+    return "".join(part if isinstance(part, str) else text_of_part(part) for part in parts)
+
+
+def _reasoning(message: Mapping[str, Any]) -> str | None:
+    """By the names of DeepSeek and vLLM, of OpenRouter and Groq, and as parts of Mistral's and Anthropic's content."""
+    for name in ("reasoning_content", "reasoning"):
+        if isinstance(message.get(name), str):
+            return message[name] or None
+    if not isinstance(message.get("content"), list):
+        return None
+    parts = [part for part in mappings(message["content"]) if part.get("type") in ("thinking", "reasoning")]
+    told = [part.get("thinking") or part.get("text") or part.get("reasoning") for part in parts]
+    return joined_texts([_text(each) for each in told if each])
+
+
+def _refusal(message: Mapping[str, Any]) -> Any:
+    refusal = message.get("refusal")
+    if refusal or not isinstance(message.get("content"), list):
+        return refusal
+    parts = mappings(message["content"])
+    return next((part.get("refusal") for part in parts if part.get("type") == "refusal"), None)
+
+
+def _calls(message: Mapping[str, Any]) -> Sequence[Any] | None:
+    calls = message.get("tool_calls")
+    if isinstance(calls, list) and calls:
+        return calls
+    call = message.get("function_call")  # the older way to say the same
+    return [{"type": "function", "function": call}] if call else None
+
+
+def _logprobs(choice: Mapping[str, Any]) -> Sequence[Any] | None:
+    told = choice.get("logprobs")
+    content = told.get("content") if isinstance(told, dict) else None
+    return content if isinstance(content, list) else None

@@ -1,0 +1,112 @@
+"""Embeddings: a text in, a vector out; many texts travel in one request."""
+
+from __future__ import annotations
+
+import base64
+import math
+import sys
+from array import array
+from collections.abc import Mapping
+from typing import Any
+
+from parallel_openai._requests.endpoints.base import Answer, Endpoint, Packing, list_of, mappings
+from parallel_openai._requests.endpoints.usage import model_of
+from parallel_openai._requests.template import BadPromptError, check_text, check_whole, is_token_numbers, kind_of
+
+
+class Embeddings(Endpoint):
+    """`/embeddings`. An answer's value is the vector, as an array of 32-bit floats."""
+
+    name = "embeddings"
+    path = "embeddings"
+    own = frozenset({"input"})
+    parameters = frozenset({"dimensions", "encoding_format", "input", "model", "user"})
+    gives_text = False
+    answers = ("data", "embedding")
+    packing = Packing(inputs=2048, tokens=300_000, tokens_each=8192)
+
+    def ask(self, prompt: Any, system: Any) -> Mapping[str, Any]:
+        prompt = list_of(prompt)
+        if isinstance(prompt, Mapping):
+            return check_whole(prompt)
+        if isinstance(prompt, str):
+            return {"input": check_text(prompt)}
+        if is_token_numbers(prompt):
+            return {"input": list(prompt)}
+        raise BadPromptError(
+            "invalid_prompt",
+            f"The prompt is a {kind_of(prompt)}; it must be a text, a list of token numbers or a body.",
+        )
+
+    def read_all(self, response: Mapping[str, Any]) -> list[Answer]:
+        model = model_of(response)
+        found = mappings(response.get("data"))
+        if not found:
+            return [Answer(None, None, model, "empty", "The response has no vectors.")]
+        ordered = in_order(found)
+        if ordered is None:
+            return [Answer(None, None, model, "malformed_response", _unlike_numbers(found))]
+        return [_read(each.get("embedding"), model) for each in ordered]
+
+
+def in_order(found: list[Mapping[str, Any]]) -> list[Mapping[str, Any]] | None:
+    """Each input's part of a response, in the order of the inputs; None if nobody can tell which is whose.
+
+    The API numbers them. Some servers do not, and are taken to keep the order; any other numbers are not guessed at. A
+    single one needs no number.
+
+    >>> in_order([{"index": 1}, {"index": 0}]), in_order([{"index": 0}, {"index": 0}])
+    ([{'index': 0}, {'index': 1}], None)
+    """
+    numbers = [each.get("index") for each in found]
+    if len(found) == 1 or all(number is None for number in numbers):
+        return found
+    if sorted(number for number in numbers if type(number) is int) == list(range(len(found))):
+        return sorted(found, key=lambda each: int(each["index"]))
+    return None
+
+
+def _unlike_numbers(found: list[Mapping[str, Any]]) -> str:
+    numbers = [each.get("index") for each in found]
+    return (
+        f"The vectors are not numbered from 0 on, each once, so that nobody can tell whose they are: {numbers!r:.100}"
+    )
+
+
+def _read(embedding: Any, model: str | None) -> Answer:
+    vector = vector_of(embedding)
+    if vector is None:
+        sentence = f"There is no vector of finite numbers: {embedding!r:.100}"
+        return Answer(None, None, model, "malformed_response", sentence)
+    return Answer(None, None, model, value=vector)
+
+
+def of_length(answer: Answer, dimensions: Any) -> Answer:
+    """The answer if its vector has as many dimensions as were asked for, or no number was; else one that says so."""
+    if type(dimensions) is not int or answer.value is None or len(answer.value) == dimensions:
+        return answer
+    sentence = f"The vector has {len(answer.value):,} dimensions, and {dimensions:,} were asked for."
+    return answer._replace(value=None, error_code="malformed_response", error=sentence)
+
+
+def vector_of(embedding: Any) -> array[float] | None:
+    """The vector, of a list of numbers or of base64 over little-endian 32-bit floats; None if it is neither, or holds
+    what is no finite number.
+
+    >>> vector_of("AACAPwAAAMA=").tolist(), vector_of([1, -2]).tolist()
+    ([1.0, -2.0], [1.0, -2.0])
+    >>> print(vector_of([1.0, True]), vector_of([1e39]))
+    None None
+    """
+    vector = array("f")
+    try:
+        if isinstance(embedding, str):
+            vector.frombytes(base64.b64decode(embedding, validate=True))
+            if sys.byteorder == "big":  # pragma: no cover - no such machine in the tests
+                vector.byteswap()
+        elif isinstance(embedding, list) and bool not in set(map(type, embedding)):
+            vector.extend(embedding)
+    except (ValueError, TypeError, OverflowError):
+        return None
+    # A sum of 32-bit floats is too small to overflow, and keeps whatever is not finite.
+    return vector if vector and math.isfinite(sum(vector)) else None

@@ -1,0 +1,289 @@
+"""What every endpoint says alike, give or take the spelling: what a response took, and who gave it.
+
+Servers count in many ways, and some contradict themselves. What is billed is then not known, so the larger reading is
+taken, and counted once.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterator, Mapping
+from functools import lru_cache
+from typing import Any
+
+from parallel_openai._json import loads
+from parallel_openai._records import Usage
+
+#: Where a response tells what it took.
+PLACES = ("usage", "usageMetadata", "x_groq")
+#: Models that search on their own account, and bill it.
+SEARCHING_MODEL = re.compile(r"-search-(?:preview|api)\b|deep-research|:online\b|(?:^|/)sonar", re.IGNORECASE)
+
+
+def usage_of(response: Any) -> Usage | None:
+    """What a response of any endpoint says it took, or None when it does not say.
+
+    >>> usage_of({"usage": {"prompt_tokens": 9, "completion_tokens": 2}}).total_tokens
+    11
+
+    Thoughts that are told in the total alone count as well:
+
+    >>> usage_of({"usage": {"prompt_tokens": 9, "completion_tokens": 2, "total_tokens": 400}}).completion_tokens
+    391
+    """
+    if not isinstance(response, dict):
+        return None
+    found = _plain(response) or _largest(response)
+    return None if found is None else _with_calls(found, response)
+
+
+def is_simulated(response: Any) -> bool:
+    """Whether a response comes from the simulator and not from a model."""
+    return isinstance(response, dict) and response.get("system_fingerprint") == "simulated"
+
+
+def model_of(response: Mapping[str, Any]) -> str | None:
+    """Who answered, by the server's name for it, with a word where it is the simulator."""
+    model = response.get("model")
+    if not isinstance(model, str):
+        return None
+    return f"{model} (simulated)" if is_simulated(response) else model
+
+
+def bill_of(response: Any) -> dict[str, Any]:
+    """The part of a response that tells what it cost.
+
+    >>> bill_of({"model": "m", "usage": {}, "output": [{"type": "message"}, {"type": "web_search_call", "id": "ws_1"}]})
+    {'model': 'm', 'usage': {}, 'output': [{'type': 'web_search_call'}]}
+    """
+    bill = {name: response[name] for name in ("model", *PLACES, "service_tier") if name in response}
+    calls = [{"type": kind} for kind in _item_types(response) if kind in _CALLS]
+    return {**bill, "output": calls} if calls else bill
+
+
+#: The spellings of what a usage record says, by what is meant. `beside` is told beside the prompt or the completion,
+#: and not as a part of it, unless the total says otherwise.
+_NAMES = {
+    **dict.fromkeys(("prompt_tokens", "input_tokens", "promptTokenCount"), "prompt"),
+    **dict.fromkeys(("completion_tokens", "output_tokens", "candidatesTokenCount"), "completion"),
+    **dict.fromkeys(("total_tokens", "totalTokenCount"), "total"),
+    **dict.fromkeys(("reasoning_tokens", "thoughtsTokenCount"), "thoughts_beside"),
+    "citation_tokens": "citations_beside",
+    "cache_read_input_tokens": "read_beside",
+    "cache_creation_input_tokens": "written_beside",
+    **dict.fromkeys(("cached_tokens", "prompt_cache_hit_tokens", "cachedContentTokenCount"), "cached"),
+    "cache_write_tokens": "written",
+    **dict.fromkeys(("num_search_queries", "num_sources_used", "web_search_requests", "web_search_calls"), "searches"),
+}
+_PROMPT_DETAILS = {
+    **dict.fromkeys(("cached_tokens", "cache_read_tokens"), "cached"),
+    **dict.fromkeys(("cache_write_tokens", "cache_creation_tokens"), "written"),
+    "audio_tokens": "audio_prompt",
+    "image_tokens": "image_prompt",
+    "text_tokens": "text_prompt",
+}
+_COMPLETION_DETAILS = {
+    "reasoning_tokens": "thoughts",
+    "audio_tokens": "audio_completion",
+    "image_tokens": "image_completion",
+    "text_tokens": "text_completion",
+}
+_DETAILS: dict[str, Mapping[str, str]] = {
+    **dict.fromkeys(("prompt_tokens_details", "input_tokens_details"), _PROMPT_DETAILS),
+    **dict.fromkeys(("completion_tokens_details", "output_tokens_details"), _COMPLETION_DETAILS),
+    "cache_creation": {"ephemeral_1h_input_tokens": "written_1h"},
+    **dict.fromkeys(("server_tool_use", "server_side_tool_usage_details"), _NAMES),
+}
+#: Items of a Responses answer that cost a fee a call, by the class that counts them.
+_CALLS = {
+    "web_search_call": "searches",
+    "file_search_call": "file_searches",
+    "code_interpreter_call": "tool_runs",
+    "image_generation_call": "tool_runs",
+}
+#: Nobody reads or writes as much: a larger figure counts as this one, which leaves room for sums in 64 bits.
+_MOST = 2**60
+_PLAIN_RECORD = frozenset(
+    {"prompt_tokens", "completion_tokens", "total_tokens", "prompt_tokens_details", "completion_tokens_details"}
+)
+#: What is told where nothing has a price of its own.
+_PLAIN = frozenset({"prompt", "completion", "total", "cached"})
+#: How deep a record may lie inside another.
+_DEEPEST = 3
+
+
+def _plain(response: Mapping[str, Any]) -> Usage | None:
+    """Of the record that most answers have: two whole numbers, their sum, and details that are all 0. None for others,
+    which take longer to read.
+    """
+    fields = response.get("usage")
+    if type(fields) is not dict or "x_groq" in response or "usageMetadata" in response:
+        return None
+    get = fields.get
+    prompt, completion = get("prompt_tokens"), get("completion_tokens")
+    if type(prompt) is not int or type(completion) is not int or prompt < 0 or completion < 0:
+        return None
+    if get("total_tokens") != prompt + completion or prompt + completion > _MOST or not fields.keys() <= _PLAIN_RECORD:
+        return None
+    for name in ("prompt_tokens_details", "completion_tokens_details"):
+        details = get(name)
+        if details and (not isinstance(details, dict) or any(details.values())):
+            return None
+    return Usage(prompt, completion)
+
+
+def _largest(response: Mapping[str, Any]) -> Usage | None:
+    """Of all records in a response."""
+    gives_output = not isinstance(response.get("data"), list) and not isinstance(response.get("results"), list)
+    found: Usage | None = None
+    for place in PLACES:
+        if place in response:
+            for fields in _records(response[place]):
+                one = _read(fields, gives_output)
+                found = one if found is None else _larger(found, one)
+    return found
+
+
+def _records(told: Any, depth: int = 0) -> Iterator[Mapping[str, Any]]:
+    """The records in what stands in the place of one: nested, in a list, or as JSON in a string."""
+    if isinstance(told, str) and told.lstrip()[:1] in ("{", "["):
+        try:
+            told = loads(told)
+        except ValueError:
+            return
+    if isinstance(told, dict):
+        yield told
+    if depth == _DEEPEST or not isinstance(told, (dict, list)):
+        return
+    for name, inner in told.items() if isinstance(told, dict) else ((None, each) for each in told):
+        if isinstance(inner, (dict, list, str)) and name not in _DETAILS:
+            yield from _records(inner, depth + 1)
+
+
+def _read(fields: Mapping[str, Any], gives_output: bool) -> Usage:
+    told: dict[str, int] = {}
+    for name, value in fields.items():
+        if name in _NAMES:
+            _note(told, _NAMES[name], value)
+        elif name in _DETAILS and isinstance(value, dict):
+            meanings = _DETAILS[name]
+            for inner, number in value.items():
+                # Most are 0, which tells something only where another field says that a cache was read.
+                if inner in meanings and (number or inner == "cached_tokens"):
+                    _note(told, meanings[inner], number)
+    adds_up = told.get("total", 0) == told.get("prompt", 0) + told.get("completion", 0)
+    if adds_up and told.keys() <= _PLAIN and not told.get("cached"):
+        return Usage(told.get("prompt", 0), told.get("completion", 0))
+    prompt = _prompt(told, adds_up)
+    completion = _completion(told, adds_up)
+    missing = told.get("total", 0) - prompt - completion
+    if missing > 0 and gives_output:
+        completion += missing
+        told["thoughts"] = max(told.get("thoughts", 0), missing if "completion" in told else 0)
+    elif missing > 0:
+        prompt += missing
+    return _usage(told, prompt, completion)
+
+
+def _note(told: dict[str, int], meaning: str, value: Any) -> None:
+    count = _count(value)
+    if count is None:
+        return
+    before = told.get(meaning)
+    # What is read from a cache is the cheaper, the more it is.
+    choose = min if meaning in ("cached", "read_beside") else max
+    told[meaning] = count if before is None else choose(before, count)
+
+
+def _count(value: Any) -> int | None:
+    """A number of tokens, also as text; None for what is none."""
+    if type(value) is int:
+        return min(value, _MOST) if value >= 0 else None
+    if isinstance(value, bool) or not isinstance(value, (float, str)):
+        return None
+    try:
+        number = float(value)
+    except ValueError:
+        return None
+    return math.ceil(min(number, _MOST)) if number >= 0 else None  # a nan is not
+
+
+def _prompt(told: Mapping[str, int], adds_up: bool) -> int:
+    get = told.get
+    prompt, beside = get("prompt", 0), get("read_beside", 0) + get("written_beside", 0)
+    cache = max(beside, get("cached", 0) + max(get("written", 0), get("written_1h", 0)))
+    media = get("audio_prompt", 0) + get("image_prompt", 0)
+    if cache > prompt or (beside and not adds_up):
+        prompt += cache
+    # Sound and pictures may be cached, too; only where the sum is right is that believed.
+    return max(prompt, media + get("text_prompt", 0), media + (0 if adds_up else cache))
+
+
+def _completion(told: Mapping[str, int], adds_up: bool) -> int:
+    get = told.get
+    completion, thoughts = get("completion", 0), get("thoughts", 0)
+    beside = get("thoughts_beside", 0) + get("citations_beside", 0)
+    parts = get("audio_completion", 0) + get("image_completion", 0) + get("text_completion", 0)
+    more = max(beside if beside > completion or not adds_up else 0, thoughts if thoughts > completion else 0)
+    return max(completion + more, parts)
+
+
+def _usage(told: Mapping[str, int], prompt: int, completion: int) -> Usage:
+    get = told.get
+    return Usage(
+        prompt,
+        completion,
+        min(max(get("thoughts", 0), get("thoughts_beside", 0)), completion),
+        min((told[name] for name in ("cached", "read_beside") if name in told), default=0),
+        max(get("written", 0), get("written_beside", 0), get("written_1h", 0)),
+        get("written_1h", 0),
+        get("audio_prompt", 0),
+        get("image_prompt", 0),
+        get("audio_completion", 0),
+        get("image_completion", 0),
+        get("searches", 0),
+    )
+
+
+def _larger(one: Usage, other: Usage) -> Usage:
+    """Of two records of the same answer the larger of each figure; of what a cache made cheaper the smaller."""
+    larger = Usage(*map(max, one, other))
+    cached = min((each.cached_tokens for each in (one, other) if each.prompt_tokens), default=0)
+    return larger._replace(cached_tokens=cached)
+
+
+def _with_calls(usage: Usage, response: Mapping[str, Any]) -> Usage:
+    """The calls that cost a fee, as the answer itself shows them."""
+    model = response.get("model")
+    least = 1 if (isinstance(model, str) and _searches(model)) or _cites(response) else 0
+    kinds = [_CALLS[kind] for kind in _item_types(response) if kind in _CALLS]
+    if not (least or kinds):
+        return usage
+    searches = max(usage.searches, least, kinds.count("searches"))
+    return usage._replace(
+        searches=searches, file_searches=kinds.count("file_searches"), tool_runs=kinds.count("tool_runs")
+    )
+
+
+@lru_cache(maxsize=64)
+def _searches(model: str) -> bool:
+    return SEARCHING_MODEL.search(model) is not None
+
+
+def _item_types(response: Mapping[str, Any]) -> list[str]:
+    items = response.get("output")
+    return [str(item.get("type")) for item in items if isinstance(item, dict)] if isinstance(items, list) else []
+
+
+def _cites(response: Mapping[str, Any]) -> bool:
+    """Whether a chat answer names pages that a search found."""
+    choices = response.get("choices")
+    for choice in choices if isinstance(choices, list) else ():
+        message = choice.get("message") if isinstance(choice, dict) else None
+        notes = message.get("annotations") if isinstance(message, dict) else None
+        if notes and isinstance(notes, list):
+            kinds = [each.get("type") for each in notes if isinstance(each, dict)]
+            if "url_citation" in kinds:
+                return True
+    return False

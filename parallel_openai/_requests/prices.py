@@ -1,0 +1,252 @@
+"""What tokens cost in dollars, by genai-prices: the only door to it.
+
+genai-prices is imported on the first call (0.3 s), and asked once a minute for each model: its own calculation takes
+over 100 µs, too much for every row.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, fields, replace
+from functools import lru_cache
+from typing import Any
+
+from parallel_openai._log import log
+from parallel_openai._records import Usage
+
+_NAN = float("nan")
+
+#: What an answer says of how it was processed, as genai-prices asks for it; any other tier is a `service_tier`.
+_BATCH = {"processing": "batch"}
+#: Half of the usual price, where genai-prices knows none of the tier's own: for batches as OpenAI and Azure publish it
+#: ("Batch API: save 50% on inputs and outputs"), and Anthropic, Google, Groq and Mistral likewise; for flex as OpenAI
+#: does ("tokens are priced at Batch API rates"). Others' flex is something else.
+HALF = 0.5
+
+
+def price(model: str, usage: Usage, *, base_url: str | None = None, tier: str | None = None) -> float:
+    """Dollars for one answer; NaN, noted once in the log, where a price that it takes is not known.
+
+    The price is that of the provider at `base_url` where it is a known one, else OpenAI's for a model of that name:
+    a rehearsal against a local server shows what the same run would cost. `tier` is `batch` for the Batch API, else
+    the answer's `service_tier`: `flex`, `priority` ...; None and `default` are the usual price. genai-prices knows the
+    tiers' prices for most models; where it does not, batch and OpenAI's flex cost half, as they are documented to, and
+    priority is NaN.
+
+    >>> f"{price('gpt-4o-mini-2024-07-18', Usage(1_000_000, 100_000)):.2f}"
+    '0.21'
+    >>> f"{price('gpt-4o-mini-2024-07-18', Usage(1_000_000, 100_000), tier='batch'):.3f}"
+    '0.105'
+
+    Neither a model nor a sound without a known price costs nothing:
+
+    >>> price("smollm2-135m-instruct", Usage(1_000, 10))
+    nan
+    >>> price("gpt-4o-mini", Usage(1_000, 10, audio_completion_tokens=10))
+    nan
+    """
+    # Asked again each minute: some providers' prices depend on the hour, and all change on some date.
+    steps = _price_list(model, base_url, None if tier in _USUAL else tier, int(time.time() // 60))
+    for start, rates in steps:
+        if usage.prompt_tokens > start:
+            return rates.cost(usage)
+    return _NAN
+
+
+#: Tiers at the usual price; `scale` is paid in advance, and its list price is the usual one.
+_USUAL = frozenset({None, "auto", "default", "standard", "scale", "on_demand"})
+
+
+def tier_of(response: Any) -> str | None:
+    """The tier that an answer says it was served in, or a request asks for; None where it does not say.
+
+    >>> tier_of({"service_tier": "flex", "choices": []})
+    'flex'
+    """
+    tier = response.get("service_tier") if isinstance(response, dict) else None
+    return tier if isinstance(tier, str) else None
+
+
+def context_window(model: str, base_url: str | None = None) -> int | None:
+    """Tokens that the model reads and writes in one call at the most; None where that is not known.
+
+    >>> context_window("gpt-5-mini"), context_window("my-own-model")
+    (400000, None)
+    """
+    return _context_window(model, base_url)
+
+
+@lru_cache(maxsize=1024)
+def _context_window(model: str, base_url: str | None) -> int | None:
+    for where in _providers(base_url):
+        try:
+            window: int | None = _ask(where, model).model.context_window
+        except LookupError:
+            continue
+        return window
+    return None
+
+
+@dataclass(frozen=True)
+class _Rates:
+    """Dollars a token, a call or a request; NaN where the list tells none.
+
+    Pictures that are read cost what text does where no price is told, as OpenAI documents it. Sound never does, nor
+    do pictures that a model paints.
+    """
+
+    prompt: float
+    completion: float
+    reasoning: float
+    cached: float
+    written: float
+    written_1h: float
+    audio_prompt: float
+    image_prompt: float
+    audio_completion: float
+    image_completion: float
+    search: float
+    file_search: float
+    request: float
+
+    def cost(self, usage: Usage) -> float:
+        if not any(usage[2:]):  # as of most answers
+            output = usage.completion_tokens * self.completion if usage.completion_tokens else 0.0
+            return usage.prompt_tokens * self.prompt + output + self.request
+        written_1h = min(usage.cache_write_1h_tokens, usage.cache_write_tokens)
+        read = (
+            (self.cached, usage.cached_tokens),
+            (self.written, usage.cache_write_tokens - written_1h),
+            (self.written_1h, written_1h),
+            (self.audio_prompt, usage.audio_prompt_tokens),
+            (self.image_prompt, usage.image_prompt_tokens),
+        )
+        wrote = (
+            (self.reasoning, usage.reasoning_tokens),
+            (self.audio_completion, usage.audio_completion_tokens),
+            (self.image_completion, usage.image_completion_tokens),
+        )
+        fees = ((self.search, usage.searches), (self.file_search, usage.file_searches), (_NAN, usage.tool_runs))
+        return (
+            _dearest(usage.prompt_tokens, self.prompt, read)
+            + _dearest(usage.completion_tokens, self.completion, wrote)
+            + sum(fee * count for fee, count in fees if count)
+            + self.request
+        )
+
+    def scaled(self, factor: float) -> _Rates:
+        """Tokens at another price; fees stay."""
+        fees = {"search": self.search, "file_search": self.file_search, "request": self.request}
+        return replace(_Rates(*(factor * getattr(self, each.name) for each in fields(self))), **fees)
+
+
+def _dearest(tokens: int, plain: float, classes: Iterable[tuple[float, int]]) -> float:
+    """Dollars for so many tokens, some of them of classes with other prices.
+
+    Classes may overlap, as with sound from a cache. Then each token is taken to be of its dearest class.
+    """
+    told = [(rate, count) for rate, count in classes if count]
+    if not told:
+        return tokens * plain if tokens else 0.0
+    if any(math.isnan(rate) for rate, _ in told):
+        return _NAN
+    cost, left = 0.0, tokens
+    for rate, count in sorted(told, reverse=True):
+        taken = min(count, left)
+        cost, left = cost + taken * rate, left - taken
+    return cost + left * plain if left else cost
+
+
+#: Rates with the length of prompt above which they hold, the longest first.
+_Steps = tuple[tuple[float, _Rates], ...]
+
+
+@lru_cache(maxsize=1024)
+def _price_list(model: str, base_url: str | None, tier: str | None, minute: int) -> _Steps:
+    """What the model costs at each length of prompt; nothing where that is not known."""
+    for where in _providers(base_url):
+        try:
+            usual = _ask(where, model)
+        except LookupError:
+            continue
+        if tier is None:
+            return _steps(usual.model_price)
+        context = _BATCH if tier == "batch" else {"service_tier": tier}
+        prices = _ask({**where, "price_context": context}, model).model_price
+        steps = _steps(prices)
+        return steps if prices != usual.model_price else _documented(steps, tier, usual.provider.id, model)
+    _note_unknown(model)
+    return ()
+
+
+def _documented(steps: _Steps, tier: str, provider: str, model: str) -> _Steps:
+    """The rates of a tier for which genai-prices has only the usual ones."""
+    if tier == "batch" or (tier == "flex" and provider == "openai"):
+        return tuple((start, rates.scaled(HALF)) for start, rates in steps)
+    if tier in ("priority", "fast"):  # it costs more, and how much more differs from model to model
+        _note_unknown(f"{model} ({tier})")
+        return ()
+    return steps
+
+
+def _providers(base_url: str | None) -> Iterator[dict[str, Any]]:
+    """Where to look for the model's price, best first."""
+    if base_url is not None and "api.openai.com" not in base_url:
+        yield {"provider_api_url": base_url}
+    yield {"provider_id": "openai"}
+    yield {}
+
+
+def _steps(prices: Any) -> _Steps:
+    starts = {tier.start for value in vars(prices).values() for tier in getattr(value, "tiers", ())}
+    return tuple((start, _rates(prices, start)) for start in sorted({-1, *starts}, reverse=True))
+
+
+def _rates(prices: Any, start: float) -> _Rates:
+    def rate(*names: str, per: int = 1_000_000, otherwise: float = _NAN) -> float:
+        values = (_at(getattr(prices, name, None), start) for name in names)
+        return next((value / per for value in values if value is not None), otherwise)
+
+    prompt, completion = rate("input_mtok", "input_text_mtok"), rate("output_mtok", "output_text_mtok")
+    if math.isnan(completion):  # as of embeddings, whose answers have no tokens
+        completion = prompt
+    written = rate("cache_write_mtok", otherwise=prompt)
+    request = rate("requests_kcount", per=1000, otherwise=0.0)
+    return _Rates(
+        prompt,
+        completion,
+        reasoning=rate("output_reasoning_mtok", otherwise=completion),
+        cached=rate("cache_read_mtok", otherwise=prompt),
+        written=written,
+        written_1h=rate("cache_write_1h_mtok", otherwise=written),
+        audio_prompt=rate("input_audio_mtok"),
+        image_prompt=rate("input_image_mtok", otherwise=prompt),
+        audio_completion=rate("output_audio_mtok"),
+        image_completion=rate("output_image_mtok"),
+        search=rate("web_searches_kcount", per=1000, otherwise=0.0 if request else _NAN),  # one is in the request's
+        file_search=rate("storage_searches_kcount", per=1000),
+        request=request,
+    )
+
+
+def _at(value: Any, start: float) -> float | None:
+    """A price for prompts longer than `start`."""
+    if value is None:
+        return None
+    prices = [getattr(value, "base", value)]
+    prices += [tier.price for tier in getattr(value, "tiers", ()) if tier.start <= start]
+    return float(prices[-1])
+
+
+def _ask(where: dict[str, Any], model: str) -> Any:
+    from genai_prices import Usage as NoUsage
+    from genai_prices import calc_price
+
+    return calc_price(NoUsage(), model, **where)
+
+
+@lru_cache(maxsize=1024)
+def _note_unknown(model: str) -> None:
+    log.info("genai-prices does not know the model %r; its cost is nan.", model)

@@ -1,0 +1,412 @@
+"""What a model is asked to fill in for a row: labels of a set, several of them, a score; and the answer read back."""
+
+from __future__ import annotations
+
+import ast
+import enum
+import re
+import typing
+from collections.abc import Iterable, Mapping, Sequence, Set
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from parallel_openai._json import dumps, loads
+from parallel_openai._requests.reasoning import part_thoughts
+from parallel_openai.errors import InvalidInputError
+
+#: The widest scale: 0 to 100.
+LONGEST_SCALE = 101
+#: Where the reason stands in an answer's JSON: before the labels, so that they follow from it.
+REASON = "reason"
+#: The columns of one label and of its reason.
+LABEL, REASON_COLUMN = "label", "label_reason"
+
+
+@dataclass(frozen=True)
+class LabelField:
+    """One thing to fill in.
+
+    Attributes:
+        name: its name in the answer's JSON.
+        kind: `one` of the choices, `several` of them, a `score` of a scale, or free `text`.
+        choices: what may be chosen, by the JSON that stands for it on the wire, in order.
+        descriptions: what a choice means, by the same JSON.
+        about: what the field is about, for the system text.
+    """
+
+    name: str
+    kind: Literal["one", "several", "score", "text"]
+    choices: Mapping[str, Any] = field(default_factory=dict)
+    descriptions: Mapping[str, str] = field(default_factory=dict)
+    about: str | None = None
+
+    @property
+    def texts(self) -> list[str]:
+        """The choices as people read them."""
+        return [str(loads(choice)) if choice[0] == '"' else choice for choice in self.choices]
+
+    def schema(self) -> dict[str, Any]:
+        if self.kind == "text":
+            return {"type": "string"}
+        values = [loads(choice) for choice in self.choices]
+        kind = "boolean" if isinstance(values[0], bool) else "integer" if isinstance(values[0], int) else "string"
+        one = {"type": kind} if kind == "boolean" else {"type": kind, "enum": values}
+        return {"type": "array", "items": one} if self.kind == "several" else one
+
+    def read(self, value: Any) -> Any:
+        """The value for the cell, of the answer's JSON.
+
+        Raises:
+            ValueError: it is none of the choices.
+        """
+        if self.kind == "text":
+            if not isinstance(value, str):
+                raise ValueError("is no text")
+            return value
+        if self.kind != "several":
+            return self.choices[self._choice(value)]
+        if not isinstance(value, list):
+            raise ValueError("is no list")
+        chosen = {self._choice(each) for each in value}
+        return [label for choice, label in self.choices.items() if choice in chosen]
+
+    def _choice(self, value: Any) -> str:
+        """The choice that a value of the answer's JSON stands for; some servers write 7.0 for 7, and 1 for "1"."""
+        choice = dumps(value).decode()
+        if choice in self.choices:
+            return choice
+        for text, alike in zip(self.texts, self.choices, strict=True):
+            if _is_written_so(text, value):
+                return alike
+        raise ValueError(f"is none of {', '.join(self.texts)}")
+
+    def choice_in(self, answer: Mapping[str, Any]) -> tuple[list[str], int]:
+        """The choices as they would stand in an answer that is written like this one, and which of them does."""
+        chosen = list(self.choices).index(self._choice(answer[self.name]))
+        bare = not isinstance(answer[self.name], str)
+        return (self.texts if bare else [dumps(text).decode() for text in self.texts]), chosen
+
+    def write(self, label: Any) -> str:
+        """The JSON that stands for a value.
+
+        Raises:
+            ValueError: it is none of the choices.
+        """
+        if self.kind == "text":
+            return dumps(str(label)).decode()
+        if self.kind == "several":
+            chosen = [self._written(each) for each in label]
+            return f"[{', '.join(choice for choice in self.choices if choice in chosen)}]"
+        return self._written(label)
+
+    def _written(self, label: Any) -> str:
+        return list(self.choices)[self.texts.index(read_label(label, self.texts))]
+
+    def example(self) -> str:
+        """A good answer's JSON, to show. Of a set the last choice: there the small model did best."""
+        last = list(self.choices)[-1:]
+        return {"text": '"..."', "several": f"[{''.join(last)}]"}.get(self.kind) or last[0]
+
+
+def _is_written_so(text: str, value: Any) -> bool:
+    """Whether a value of an answer's JSON is the label with this text, written as a number or a bool."""
+    if isinstance(value, bool):
+        return str(value).lower() == text.lower()
+    try:
+        return isinstance(value, (int, float)) and float(text) == value
+    except ValueError:
+        return False
+
+
+def check_labels(labels: Any) -> tuple[dict[str, Any], dict[str, str]]:
+    """A set of labels: what each is by the JSON that stands for it, and those that are described.
+
+    Raises:
+        InvalidInputError: there are fewer than two, two that look the same, or one that is missing (None, NaN).
+
+    >>> check_labels([1, 2])
+    ({'"1"': 1, '"2"': 2}, {})
+    >>> check_labels({"spam": "sells something", "ham": None})
+    ({'"spam"': 'spam', '"ham"': 'ham'}, {'"spam"': 'sells something'})
+    """
+    if typing.get_origin(labels) is Literal:
+        labels = typing.get_args(labels)
+    is_annotation = typing.get_origin(labels) is not None  # some of which say that they can be iterated over
+    if isinstance(labels, (str, bytes)) or is_annotation or not hasattr(labels, "__iter__"):
+        raise InvalidInputError(f"labels must be a list such as ['positive', 'negative'], not {labels!r}.")
+    labels = _in_order(labels)
+    choices: dict[str, Any] = {}
+    for label in labels:
+        text = text_of(label)
+        if label is None or type(label).__name__ in ("NAType", "NaTType") or label != label:
+            raise InvalidInputError(f"A label must not be missing, as {label!r} is; call it 'none' or 'unknown'.")
+        if not text.strip():
+            raise InvalidInputError("A label must not be empty.")
+        choice = dumps(text).decode()
+        if choice in choices:
+            raise InvalidInputError(f"The label {text!r} stands twice in labels.")
+        choices[choice] = label
+    if len(choices) < 2:
+        raise InvalidInputError(f"labels must hold at least two, not {[text_of(each) for each in choices.values()]}.")
+    return choices, _descriptions(labels, choices)
+
+
+def _in_order(labels: Any) -> Any:
+    """Labels whose order says nothing (a set, the distinct values of a column) in one that is always the same.
+
+    They would be asked anew when the order that they were found in has changed. A list keeps its order.
+    """
+    dtype = getattr(labels, "dtype", None)
+    if dtype is None and not isinstance(labels, Set):
+        return labels
+    if getattr(dtype, "ordered", False):
+        given = list(labels)
+        return [each for each in dtype.categories if each in given]  # type: ignore[union-attr]  # an ordered dtype has
+    try:
+        return sorted(labels)
+    except (TypeError, ValueError):  # members of an Enum, what is missing, and what no label can be
+        return sorted(labels, key=text_of)
+
+
+def _descriptions(labels: Any, choices: Mapping[str, Any]) -> dict[str, str]:
+    if not isinstance(labels, Mapping):
+        return {}
+    found: dict[str, str] = {}
+    for choice, label in choices.items():
+        about = labels[label]
+        if about is None or about == "":
+            continue
+        if not isinstance(about, str):
+            raise InvalidInputError(
+                f"labels describes {text_of(label)!r} as {about!r}; a description must be a text. Without "
+                "descriptions pass a list of labels."
+            )
+        found[choice] = about.strip()
+    return found
+
+
+def text_of(label: Any) -> str:
+    """A label as the model reads it.
+
+    >>> class Tone(enum.Enum):
+    ...     GOOD = "positive"
+    >>> text_of(Tone.GOOD), text_of(3)
+    ('positive', '3')
+    """
+    return str(label.value if isinstance(label, enum.Enum) else label)
+
+
+def text_of_several(labels: Iterable[Any]) -> str:
+    """Several labels in one cell; JSON where `|` could not part them, or there is none.
+
+    >>> text_of_several(["hot", "thick"]), text_of_several(["a | b"]), text_of_several([])
+    ('hot | thick', '["a | b"]', '[]')
+    """
+    texts = [text_of(label) for label in labels]
+    if not texts or any("|" in text or text != text.strip() or text.startswith("[") for text in texts):
+        return dumps(texts).decode()
+    return " | ".join(texts)
+
+
+def read_label(given: Any, labels: Iterable[Any]) -> Any:
+    """The one of the labels that a cell means: the one with its text, else as files and sheets write numbers and bools.
+
+    Raises:
+        ValueError: it is none of them.
+
+    >>> read_label(2.0, [1, 2]), read_label("TRUE", [True, False]), read_label("no", ["yes", "no"])
+    (2, True, 'no')
+    """
+    known, text, spelt = list(labels), text_of(given), spelling(given)
+    alike = [label for label in known if text_of(label) == text]
+    if not alike:
+        spellings = [spelling(label) for label in known]
+        if {"true", "false"}.issuperset(spellings):
+            spelt = {"1": "true", "0": "false"}.get(spelt, spelt)
+        alike = [label for label, each in zip(known, spellings, strict=True) if each == spelt]
+    if len(alike) != 1:
+        raise ValueError(f"is none of {', '.join(map(text_of, known))}")
+    return alike[0]
+
+
+def read_several(given: Any, labels: Iterable[Any]) -> list[Any]:
+    """The labels that a cell means: a list of them, or its text as `text_of_several`, JSON or Python write it.
+
+    Raises:
+        ValueError: one of them is none.
+
+    >>> read_several("hot | thick", ["thick", "hot"]), read_several("['hot']", ["thick", "hot"])
+    (['hot', 'thick'], ['hot'])
+    """
+    known = list(labels)
+    if not isinstance(given, str):
+        return [read_label(each, known) for each in given]
+    try:
+        return [read_label(each, known) for each in _parts(given.strip())]
+    except ValueError:  # a label with a bar in it, that stands there alone
+        return [read_label(given, known)]
+
+
+def _parts(text: str) -> list[Any]:
+    for read in (loads, ast.literal_eval) if text.startswith("[") else ():
+        try:
+            found = read(text)
+        except (ValueError, SyntaxError):
+            continue
+        if isinstance(found, list):
+            return found
+    return [part.strip() for part in text.split("|")]
+
+
+def spelling(label: Any) -> str:
+    """A label's text, the same for all that a file or a sheet may make of a number or a bool.
+
+    >>> spelling("2.0"), spelling(2), spelling("TRUE")
+    ('2', '2', 'true')
+    """
+    text = text_of(label).strip()
+    whole = re.fullmatch(r"([+-]?\d+)\.0+", text)
+    return whole[1] if whole else text.lower() if text.lower() in ("true", "false") else text
+
+
+def check_scale(scale: Any, labels: Any = None) -> LabelField:
+    """The scores from the first number to the last, with what `labels` says about some of them.
+
+    Raises:
+        InvalidInputError: it is no pair of whole numbers, or too long.
+
+    >>> check_scale((1, 5), {1: "hated it", 5: "loved it"}).descriptions
+    {'1': 'hated it', '5': 'loved it'}
+    """
+    whole = isinstance(scale, Sequence) and len(scale) == 2 and all(type(each) is int for each in scale)
+    if not whole or not 1 <= scale[1] - scale[0] < LONGEST_SCALE:
+        raise InvalidInputError(
+            f"scale must be the lowest and the highest of at most {LONGEST_SCALE} whole numbers, such as (1, 5), not "
+            f"{scale!r}."
+        )
+    choices = {str(score): score for score in range(scale[0], scale[1] + 1)}
+    if labels is None:
+        return LabelField("score", "score", choices)
+    if not isinstance(labels, Mapping) or not set(labels) <= set(choices.values()):
+        raise InvalidInputError(
+            f"With scale={tuple(scale)}, labels may only describe scores, as in {{{scale[0]}: 'bad', {scale[1]}: "
+            f"'good'}}, and is {labels!r}."
+        )
+    by_choice = {choice: score for choice, score in choices.items() if score in labels}
+    return LabelField("score", "score", choices, _descriptions(labels, by_choice))
+
+
+def label_format(fields: Sequence[LabelField], *, explain: bool = False) -> dict[str, Any]:
+    """The chat API's `response_format` for an answer that fills in the fields, in their order.
+
+    >>> choices, _ = check_labels(["spam", "ham"])
+    >>> label_format([LabelField("label", "one", choices)])["json_schema"]["schema"]["properties"]
+    {'label': {'type': 'string', 'enum': ['spam', 'ham']}}
+    """
+    properties: dict[str, Any] = {REASON: {"type": "string"}} if explain else {}
+    properties |= {each.name: each.schema() for each in fields}
+    schema = {
+        "type": "object",
+        "properties": properties,
+        "required": list(properties),
+        "additionalProperties": False,
+    }
+    return {"type": "json_schema", "json_schema": {"name": "label", "strict": True, "schema": schema}}
+
+
+def read_answer(text: str, fields: Sequence[LabelField]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """An answer's JSON, and the fields' values in it.
+
+    Raises:
+        ValueError: the answer does not fill them in.
+
+    >>> choices, _ = check_labels(["spam", "ham"])
+    >>> read_answer('{"label": "spam"}', [LabelField("label", "one", choices)])
+    ({'label': 'spam'}, {'label': 'spam'})
+    """
+    _, text = part_thoughts(text)
+    try:
+        answer = loads(text)
+    except ValueError:
+        shape = ", ".join(f'"{each.name}": ...' for each in fields)
+        raise ValueError(f"The answer is not JSON like {{{shape}}}: {text[:200]!r}") from None
+    if not isinstance(answer, dict):
+        raise ValueError(f"The answer is no JSON object: {text[:200]!r}")
+    values = {}
+    for each in fields:
+        try:
+            values[each.name] = each.read(answer.get(each.name))
+        except ValueError as error:
+            what = f"{each.name} in the answer" if len(fields) > 1 else "The answer"
+            raise ValueError(f"{what} {error}: {text[:200]!r}") from None
+    return answer, values
+
+
+def write_answer(fields: Sequence[LabelField], values: Mapping[str, Any], reason: str | None = None) -> str:
+    """The answer that would give these values.
+
+    Raises:
+        ValueError: a value is none of its field's choices.
+
+    >>> choices, _ = check_labels(["spam", "ham"])
+    >>> write_answer([LabelField("label", "one", choices)], {"label": "ham"}, reason="It greets.")
+    '{"reason": "It greets.", "label": "ham"}'
+    """
+    parts = [(REASON, dumps(reason).decode())] if reason is not None else []
+    parts += [(each.name, each.write(values[each.name])) for each in fields]
+    return _object(parts)
+
+
+def _object(parts: Sequence[tuple[str, str]]) -> str:
+    return "{" + ", ".join(f"{dumps(name).decode()}: {value}" for name, value in parts) + "}"
+
+
+def label_instruction(fields: Sequence[LabelField], *, explain: bool = False) -> str:
+    """The system text that names the labels.
+
+    The wording was chosen by trying some on a small model, where an example of the JSON helped most.
+
+    >>> choices, _ = check_labels(["spam", "ham"])
+    >>> print(label_instruction([LabelField("label", "one", choices)]))
+    Choose the label that fits the text best: spam, ham. Answer with JSON, such as {"label": "ham"}.
+    """
+    task = _task(fields[0]) if _is_single(fields) else "Label the text.\n" + "\n".join(map(_line, fields)) + "\n"
+    why = "Begin with the reason, in one short sentence. " if explain else ""
+    shown = [(REASON, '"..."')] if explain else []
+    shown += [(each.name, each.example()) for each in fields]
+    return f"{task}{why}Answer with JSON, such as {_object(shown)}."
+
+
+def _is_single(fields: Sequence[LabelField]) -> bool:
+    return len(fields) == 1 and fields[0].about is None and fields[0].kind != "text"
+
+
+def _task(field: LabelField) -> str:
+    if field.kind == "score":
+        task = f"Give the score that fits the text best, from {field.texts[0]} to {field.texts[-1]}"
+    elif field.kind == "several":
+        task = "Choose all labels that fit the text, or none if none fits"
+    else:
+        task = "Choose the label that fits the text best"
+    if field.descriptions:
+        return f"{task}.\n{_described(field)}\n"
+    return f"{task}. " if field.kind == "score" else f"{task}: {', '.join(field.texts)}. "
+
+
+def _described(field: LabelField, indent: str = "") -> str:
+    pairs = zip(field.texts, field.choices, strict=True)
+    described = [(text, field.descriptions.get(choice)) for text, choice in pairs]
+    if field.kind == "score":  # the scores between are plain
+        described = [pair for pair in described if pair[1]]
+    return "\n".join(f"{indent}- {text}: {about}" if about else f"{indent}- {text}" for text, about in described)
+
+
+def _line(field: LabelField) -> str:
+    """One of several fields, in a line of the system text."""
+    what = {
+        "one": f"one of {', '.join(field.texts)}",
+        "several": f"a list of any of {', '.join(field.texts)}",
+        "score": f"a score from {field.texts[0]} to {field.texts[-1]}" if field.kind == "score" else "",
+        "text": "a short text",
+    }[field.kind]
+    return f"- {field.name}: {what}" + (f" ({field.about})" if field.about else "")

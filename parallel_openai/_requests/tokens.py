@@ -1,0 +1,236 @@
+"""Counting tokens as the server will: of a text, and of a whole request."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from functools import lru_cache
+from typing import Any
+
+from parallel_openai._records import Size
+from parallel_openai._requests.encodings import get_encoding
+
+# What OpenAI documents for chat: each message, each name in it, and the start of the answer cost this much.
+TOKENS_PER_MESSAGE = 3
+TOKENS_PER_NAME = 1
+TOKENS_PER_REPLY = 3
+
+# Estimates for what is not text. An image at low detail costs 85 tokens; otherwise it depends on its size, which we
+# do not know, and 765 is a picture of 1024 x 1024. A second of sound costs about 10 tokens and is at least 5,000
+# characters of base64. A file of 10 characters of base64 is taken for a token; it holds text, and perhaps pictures.
+IMAGE_TOKENS = 765
+LOW_DETAIL_IMAGE_TOKENS = 85
+AUDIO_CHARACTERS_PER_TOKEN = 500
+FILE_CHARACTERS_PER_TOKEN = 10
+
+# tiktoken's regular expression runs out of stack on a megabyte of spaces, so long texts are counted in slices.
+_SLICE = 20_000
+_REPEATED_AT_MOST = 20_000
+
+_CAPS = ("max_completion_tokens", "max_tokens", "max_output_tokens")
+# What a legacy completion stops at by itself.
+_DEFAULT_CAP = 16
+
+
+def count_tokens(text: str, encoding_name: str) -> int:
+    """How many tokens the text is. The text of special tokens counts as text, lone surrogates as U+FFFD.
+
+    >>> count_tokens("What is the sentiment of this review?", "o200k_base")
+    8
+    """
+    encode = get_encoding(encoding_name).encode_ordinary
+    if len(text) <= _SLICE:
+        return len(encode(text))
+    return sum(len(encode(text[start:end])) for start, end in _slices(text))
+
+
+def request_size(request_json: Mapping[str, Any], encoding_name: str, path: str = "") -> Size:
+    """How large a request's body is, whichever endpoint it is for; an estimate wherever it is not plain text.
+
+    `path` tells an `input` of Responses from one of embeddings; without it the model's name does.
+
+    Chat is counted as OpenAI documents it: the text, 3 tokens a message, 1 a name, 3 for the start of the answer. An
+    image counts 85 tokens at low detail, otherwise 765; sound and files by the length of their data; tools and
+    schemas by their JSON. `characters` are those of the text, 4 for a prompt given as token numbers. Several prompts
+    in one legacy completion are as many `choices`.
+
+    >>> question = {"role": "user", "content": "What is the capital of France?"}
+    >>> request_size({"model": "gpt-5-mini", "messages": [question], "max_completion_tokens": 16}, "o200k_base")
+    Size(prompt_tokens=14, characters=30, max_output_tokens=16, choices=1)
+    >>> request_size({"model": "text-embedding-3-small", "input": ["one title", "another"]}, "cl100k_base")
+    Size(prompt_tokens=3, characters=16, max_output_tokens=None, choices=1)
+    """
+    meter = _Meter(encoding_name)
+    get = request_json.get
+    prompts = 1
+    if (messages := get("messages")) is not None:
+        meter.messages(messages)
+    if (items := get("input")) is not None:
+        is_message = path == "responses" if path else _answers_in_text(get("model"))
+        meter.input(items, is_message=is_message)
+    if (prompt := get("prompt")) is not None:
+        prompts = meter.prompts(prompt)
+    is_legacy = path == "completions" or (not path and prompt is not None and not isinstance(prompt, dict))
+    if (instructions := get("instructions")) is not None:
+        meter.message({"role": "system", "content": instructions})
+    for key in ("tools", "functions", "response_format", "text"):
+        if schema := get(key):
+            meter.repeated(_as_json(schema))
+    return Size(
+        prompt_tokens=meter.tokens,
+        characters=meter.characters,
+        max_output_tokens=_first_number(request_json, *_CAPS) or (_DEFAULT_CAP if is_legacy else None),
+        choices=max(_first_number(request_json, "n") or 1, _first_number(request_json, "best_of") or 1) * prompts,
+    )
+
+
+class _Meter:
+    """Walks over one request's body, whatever its shape, and adds up."""
+
+    __slots__ = ("characters", "encoding_name", "tokens")
+
+    def __init__(self, encoding_name: str) -> None:
+        self.encoding_name = encoding_name
+        self.tokens = 0
+        self.characters = 0
+
+    def messages(self, messages: Any) -> None:
+        self.tokens += TOKENS_PER_REPLY
+        for message in messages if isinstance(messages, (list, tuple)) else (messages,):
+            self.message(message)
+
+    def message(self, message: Any) -> None:
+        """A message of chat, or an item of a Responses input: a message, a tool's call, a tool's output."""
+        self.tokens += TOKENS_PER_MESSAGE
+        if not isinstance(message, dict):
+            self.part(message)
+            return
+        is_user = message.get("role") == "user"
+        for key, value in message.items():
+            if key == "role":
+                self.tokens += 1
+            elif value is None or key in ("type", "id", "status"):
+                continue
+            elif isinstance(value, str):
+                # A user's text differs from row to row; the system's and the examples are the same in all of them.
+                self.text(value) if is_user else self.repeated(value)
+                self.tokens += TOKENS_PER_NAME if key == "name" else 0
+            elif key in ("content", "output") and isinstance(value, (list, tuple)):
+                for part in value:
+                    self.part(part)
+            else:
+                self.repeated(_as_json(value))
+
+    def part(self, part: Any) -> None:
+        """One part of a message's content: text, a picture, sound, a file."""
+        if isinstance(part, str):
+            self.text(part)
+            return
+        if not isinstance(part, dict):
+            self.text(_as_json(part))
+            return
+        kind = part.get("type")
+        if isinstance(part.get("text"), str):
+            self.text(part["text"])
+        elif kind in ("image_url", "input_image"):
+            self.tokens += LOW_DETAIL_IMAGE_TOKENS if _find(part, "detail") == "low" else IMAGE_TOKENS
+        elif kind in ("input_audio", "file", "input_file"):
+            data = _find(part, "data") or _find(part, "file_data")
+            per_token = AUDIO_CHARACTERS_PER_TOKEN if kind == "input_audio" else FILE_CHARACTERS_PER_TOKEN
+            self.tokens += 1 + len(data) // per_token if data else IMAGE_TOKENS
+        else:
+            self.text(_as_json(part))
+
+    def input(self, items: Any, *, is_message: bool) -> None:
+        """The `input` of Responses (`is_message`), or of embeddings and moderations."""
+        if isinstance(items, str):
+            if is_message:
+                self.messages([{"role": "user", "content": items}])
+            else:
+                self.text(items)
+        elif is_message and isinstance(items, (list, tuple)) and any(isinstance(item, dict) for item in items):
+            self.messages(items)
+        else:
+            self.prompts(items)
+
+    def prompts(self, prompts: Any) -> int:
+        """Texts, or token numbers, or several of either, without the shape of a message; how many there are."""
+        if not isinstance(prompts, (list, tuple)):
+            self.part(prompts)
+            return 1
+        if prompts and isinstance(prompts[0], int):
+            self.numbers(len(prompts))
+            return 1
+        for prompt in prompts:
+            if isinstance(prompt, (list, tuple)):
+                self.numbers(len(prompt))
+            else:
+                self.part(prompt)
+        return max(1, len(prompts))
+
+    def numbers(self, count: int) -> None:
+        self.tokens += count
+        self.characters += 4 * count
+
+    def text(self, text: str) -> None:
+        self.tokens += count_tokens(text, self.encoding_name)
+        self.characters += len(text)
+
+    def repeated(self, text: str) -> None:
+        """Text that is probably the same in the next request, so that its count is worth keeping."""
+        if len(text) > _REPEATED_AT_MOST:
+            self.text(text)
+            return
+        self.tokens += _count_repeated(text, self.encoding_name)
+        self.characters += len(text)
+
+
+_count_repeated = lru_cache(maxsize=256)(count_tokens)
+
+
+def _answers_in_text(model: Any) -> bool:
+    return not (isinstance(model, str) and ("embed" in model or "moderation" in model))
+
+
+def _find(part: Mapping[str, Any], key: str) -> str | None:
+    """The string under this key, in the part itself or one level down (`input_audio.data`)."""
+    for place in (part, *part.values()):
+        if isinstance(place, Mapping) and isinstance(place.get(key), str):
+            found: str = place[key]
+            return found
+    return None
+
+
+def _first_number(request_json: Mapping[str, Any], *keys: str) -> int | None:
+    for key in keys:
+        value = request_json.get(key)
+        # Neither nan nor infinity passes the comparison, and the server refuses what is below 1.
+        if isinstance(value, (int, float)) and 1 <= value < 2**63:
+            return int(value)
+    return None
+
+
+_to_json = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), default=str).encode
+
+
+def _as_json(value: Any) -> str:
+    try:
+        return _to_json(value)
+    except (TypeError, ValueError, RecursionError):
+        # Not JSON at all, or nested without end: the request will not get out, and its size does not matter.
+        return ""
+
+
+def _slices(text: str) -> list[tuple[int, int]]:
+    """Where to cut: before a single space between words, where tiktoken cuts too, so that the count stays exact."""
+    slices = []
+    start = 0
+    while len(text) - start > _SLICE:
+        end = start + _SLICE
+        for space in range(end - 1, end - 500, -1):
+            if text[space] == " " and not text[space - 1].isspace() and not text[space + 1].isspace():
+                end = space
+                break
+        slices.append((start, end))
+        start = end
+    return [*slices, (start, len(text))]

@@ -1,0 +1,85 @@
+"""What one call may take: money, tokens and time."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+from parallel_openai._requests.prices import price
+from parallel_openai._run.budget import Budget, Funds, PriceOf
+from parallel_openai.errors import InvalidInputError
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """What one call may take; None: as much as it needs.
+
+    Attributes:
+        budget_usd: dollars; or the funds, tokens included, that this call shares with others.
+        budget_tokens: prompt and completion tokens together.
+        deadline: seconds from its beginning.
+
+    Raises:
+        InvalidInputError: one of them makes no sense.
+
+    >>> Bounds(deadline=0)
+    Traceback (most recent call last):
+        ...
+    parallel_openai.errors.InvalidInputError: deadline must be a number above 0 or None, not 0.
+    """
+
+    budget_usd: float | Funds | None = None
+    budget_tokens: float | None = None
+    deadline: float | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("budget_usd", "budget_tokens", "deadline"):
+            value = getattr(self, name)
+            if not (value is None or isinstance(value, Funds) or _is_bound(value)):
+                raise InvalidInputError(f"{name} must be a number above 0 or None, not {value!r}.")
+
+    def budget(self, base_url: str, tier: str | None = None) -> Budget | None:
+        """A budget at the prices of the provider there, or of a tier of it; None where nothing bounds it."""
+        if self.budget_usd is None and self.budget_tokens is None:
+            return None
+        return Budget(funds=self._funds(), price=prices_at(base_url), tier=tier)
+
+    def until(self, began: float) -> float | None:
+        """The moment of the deadline, on the clock that the call began by."""
+        return None if self.deadline is None else began + self.deadline
+
+    def why(self, ended: str) -> str:
+        """What became of the rest, in one sentence.
+
+        >>> Bounds(budget_usd=0.5, deadline=60).why("budget")
+        'What is left of the budget of $0.50 is too small for the next request.'
+        """
+        if ended == "deadline":
+            return f"The deadline of {self.deadline:g} s came before the answer."
+        funds = self._funds()
+        limits = [_money(funds.usd)] if funds.usd < math.inf else []
+        limits += [f"{funds.tokens:,} tokens"] if funds.tokens < math.inf else []
+        return f"What is left of the budget of {' and '.join(limits)} is too small for the next request."
+
+    def _funds(self) -> Funds:
+        return self.budget_usd if isinstance(self.budget_usd, Funds) else Funds(self.budget_usd, self.budget_tokens)
+
+
+def _is_bound(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 < value < math.inf
+
+
+def _money(dollars: float) -> str:
+    """With its cents, and with what is smaller than those where there is something.
+
+    >>> _money(1200), _money(0.0005)
+    ('$1,200.00', '$0.0005')
+    """
+    whole, _, decimals = f"{dollars:,.9f}".partition(".")
+    return f"${whole}.{decimals.rstrip('0'):0<2}"
+
+
+def prices_at(base_url: str) -> PriceOf:
+    """The prices of the provider there."""
+    return lambda model, usage, tier: price(model, usage, base_url=base_url, tier=tier)

@@ -1,0 +1,357 @@
+"""What a run may spend at the most: the worst case is set aside before each send, and settled with the answer."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from parallel_openai._records import APIRequest, Response, Usage
+from parallel_openai._requests.endpoints import usage_of
+from parallel_openai._requests.prices import tier_of
+from parallel_openai._run.retry import UNSENT_CODES
+from parallel_openai._run.worst_case import has_media, models_of, reads_unseen, worst_case
+
+#: Dollars for what a model read and wrote in a tier (None: the usual one); NaN where its price is not known.
+PriceOf = Callable[[str, Usage, str | None], float]
+
+#: What a prompt may come to against our count, as long as the server has not shown how it counts.
+UNKNOWN_FACTOR = 2.0
+#: The same for embeddings, whose prompt is all that they cost, and many texts at once: few tokens of ours are more than
+#: five bytes, of which no server makes more tokens. Once one answer has shown how it counts, texts of another kind, as
+#: in another script, may still come to twice as much.
+UNKNOWN_PACK_FACTOR, KNOWN_PACK_FACTOR = 5.0, 2.0
+#: And an answer against its cap, since some servers let a model think without one; it falls with the square of the
+#: answers that have shown how long they are, until so many are enough.
+UNKNOWN_OUTPUT_FACTOR = 100.0
+ENOUGH_ANSWERS = 10
+#: Room for the next rows, where the server is seen to count otherwise than we do.
+MARGIN = 1.1
+#: Tokens by which a price for each is measured, since a single one's is rounded.
+_MANY = 1_000_000
+#: Endpoints whose answers have no tokens.
+_WITHOUT_OUTPUT = frozenset({"embeddings", "moderations"})
+
+
+@dataclass(slots=True, eq=False)
+class Reserve:
+    """What is set aside for one send, at the most that it can come to."""
+
+    request: APIRequest
+    model: str
+    prompt_tokens: int
+    output_tokens: float
+    tier: str | None = None
+    in_batch: bool = False
+    spare: float = 1.0  # what is set aside of the prompt against what is believed
+    tokens: float = 0.0
+    usd: float = 0.0
+
+
+class Funds:
+    """Dollars and tokens that may be spent, by one run or by several together.
+
+    Attributes:
+        usd, tokens: how much; infinite where there is no limit.
+        spent_usd, spent_tokens: settled so far.
+        reserves: what is set aside for sends whose cost is not known yet.
+    """
+
+    def __init__(self, usd: float | None = None, tokens: float | None = None) -> None:
+        self.usd = math.inf if usd is None else usd
+        self.tokens = math.inf if tokens is None else tokens
+        self.spent_usd = self.spent_tokens = 0.0
+        self.reserves: set[Reserve] = set()
+        self._held_usd = self._held_tokens = 0.0
+
+    def hold(self, reserve: Reserve) -> bool:
+        """Set it aside; False where it does not fit beside what is spent and set aside."""
+        if (
+            self.spent_tokens + self._held_tokens + reserve.tokens > self.tokens
+            or self.spent_usd + self._held_usd + reserve.usd > self.usd
+        ):
+            return False
+        self.reserves.add(reserve)
+        self._held_tokens += reserve.tokens
+        self._held_usd += reserve.usd
+        return True
+
+    def spend(self, reserve: Reserve, tokens: float, usd: float) -> None:
+        """Book what a send has cost, instead of what was set aside for it."""
+        self.spent_tokens += tokens
+        self.spent_usd += usd
+        self.reserves.discard(reserve)
+        # Without rounding errors where nothing is set aside any more.
+        self._held_tokens = self._held_tokens - reserve.tokens if self.reserves else 0.0
+        self._held_usd = self._held_usd - reserve.usd if self.reserves else 0.0
+
+    @property
+    def left(self) -> tuple[float, float]:
+        """Tokens and dollars that are neither spent nor set aside."""
+        return self.tokens - self.spent_tokens - self._held_tokens, self.usd - self.spent_usd - self._held_usd
+
+    @property
+    def is_used_up(self) -> bool:
+        return self.spent_usd >= self.usd or self.spent_tokens >= self.tokens
+
+    def recount(self) -> None:
+        """After reserves were measured anew."""
+        self._held_tokens = sum(reserve.tokens for reserve in self.reserves)
+        self._held_usd = sum(reserve.usd for reserve in self.reserves)
+
+
+@dataclass(slots=True)
+class _Counting:
+    """How a server counts a model's tokens against us: by how many answers that was shown, the largest factors among
+    them, and those by which reserves are measured."""
+
+    answers: int = 0
+    shown_prompt: float = 0.0
+    shown_output: float = 0.0
+    prompt: float = 1.0
+    output: float = 1.0
+
+    def learn(self, prompt: float, output: float) -> None:
+        self.answers += 1
+        self.shown_prompt, self.shown_output = max(self.shown_prompt, prompt), max(self.shown_output, output)
+        self.prompt = max(1.0, self.shown_prompt if self.shown_prompt <= 1.0 else self.shown_prompt * MARGIN)
+        self.output = self.learnt_output
+
+    @property
+    def spare(self) -> float:
+        """How much more a prompt of many texts may come to than is believed."""
+        return KNOWN_PACK_FACTOR if self.answers else UNKNOWN_PACK_FACTOR
+
+    @property
+    def learnt_output(self) -> float:
+        """Thoughts that no cap holds differ more from row to row than prompts do."""
+        return 1.0 if self.shown_output <= 1.0 else self.shown_output * UNKNOWN_FACTOR
+
+    def beside_others(self) -> float:
+        """The factor of an answer while others are on the way that may be as long."""
+        return max(self.learnt_output, UNKNOWN_OUTPUT_FACTOR / max(1, self.answers) ** 2)
+
+
+class Budget:
+    """Dollars and tokens that a run may spend, in all its sends.
+
+    Args:
+        usd: dollars; None: no limit.
+        tokens: prompt and completion tokens together; None: no limit.
+        funds: instead of both, what this run shares with others.
+        price: dollars for what a model read and wrote in a tier; NaN where its price is not known.
+        tier: the one in which every answer is sure to come, whatever the requests ask for; None: none is sure.
+
+    An answer costs at the most its prompt and every choice's cap, each at the price of its dearest class of tokens. The
+    prompt is our own count; where the server is seen to count more, or to think beyond the cap, what is set aside grows
+    with it, also for what is on its way. An answer that may have been billed without our seeing it, as after a
+    timeout, is taken to have cost the most.
+
+    >>> from parallel_openai._records import Size
+    >>> request = APIRequest({"model": "m", "max_tokens": 10})
+    >>> request.size = Size(prompt_tokens=50, characters=200, max_output_tokens=10, choices=2)
+    >>> budget = Budget(tokens=100)
+    >>> budget.reserve(request).tokens
+    70.0
+    >>> print(budget.reserve(request))
+    None
+    """
+
+    def __init__(
+        self,
+        *,
+        usd: float | None = None,
+        tokens: float | None = None,
+        funds: Funds | None = None,
+        price: PriceOf | None = None,
+        tier: str | None = None,
+    ) -> None:
+        self._funds = Funds(usd, tokens) if funds is None else funds
+        self._price = price if self._funds.usd < math.inf else None
+        self._tier = tier
+        self._counting: dict[str, _Counting] = {}
+
+    @property
+    def spent_usd(self) -> float:
+        """Dollars settled so far."""
+        return self._funds.spent_usd
+
+    @property
+    def spent_tokens(self) -> float:
+        """Tokens settled so far."""
+        return self._funds.spent_tokens
+
+    def objection(self, request: APIRequest) -> str | None:
+        """Why no worst case can be told for the request; None where it can."""
+        body = request.request_json
+        if self._most_output(request) == math.inf:
+            return (
+                "A budget needs a cap on every answer, or the next one could pass it. Set max_completion_tokens=... "
+                "(max_tokens= for older servers)."
+            )
+        unseen = reads_unseen(body)
+        if unseen is not None:
+            return (
+                f"With a budget, everything the model reads must be in the request itself, and {unseen} makes it read "
+                "more. Run such rows without a budget."
+            )
+        for model in models_of(body):
+            if math.isnan(self._price_of(model, worst_case(body, 1, 1), tier_of(body))):
+                plain = not math.isnan(self._price_of(model, Usage(1, 1), tier_of(body)))
+                what = (
+                    f"all that {model!r} may read and write here, such as sound or searches," if plain else repr(model)
+                )
+                return (
+                    f"budget_usd= needs the model's price, and that of {what} is not known. Use budget_tokens= for it."
+                )
+        return None
+
+    def reserve(self, request: APIRequest, *, in_batch: bool = False) -> Reserve | None:
+        """Set the worst case of one send aside; None where it does not fit beside what is spent and set aside.
+
+        Give it back with `settle`. `in_batch` is for what is sent before an answer can have shown anything, and through
+        an API whose caps are known to hold.
+        """
+        body, size = request.request_json, request.size
+        prompt_tokens = size.prompt_tokens if size else 0
+        most_output, model = self._most_output(request), str(body.get("model"))
+        reserve = Reserve(request, model, prompt_tokens, most_output, tier_of(body), in_batch)
+        counting = self._counting.setdefault(model, _Counting())
+        if request.path in _WITHOUT_OUTPUT and not in_batch:
+            reserve.spare = counting.spare
+        elif counting.answers < ENOUGH_ANSWERS:
+            others = [each for each in self._funds.reserves if each.model == model]
+            if others and not counting.answers and has_media(body):
+                return None  # how the server counts it is seen on the first answer, and not on many at once
+            prompt = counting.prompt if counting.answers else UNKNOWN_FACTOR if others else 1.0
+            is_alone = all(each.in_batch for each in others)
+            self._count_by(model, prompt, counting.learnt_output if is_alone else counting.beside_others())
+        self._measure(reserve)
+        if self._funds.hold(reserve):
+            return reserve
+        if reserve.spare == 1.0 or self._funds.reserves:
+            return None
+        reserve.spare = 1.0  # it goes alone, and is the last for which there may be room
+        self._measure(reserve)
+        return reserve if self._funds.hold(reserve) else None
+
+    def room(self, request: APIRequest) -> float:
+        """How many prompt tokens a request like this one, whose answer has none, may have for the budget to hold, once
+        those on their way have cost what is believed."""
+        left_tokens, left_usd = self._funds.left
+        left_tokens += sum(each.tokens * (1 - 1 / each.spare) for each in self._funds.reserves)
+        left_usd += sum(each.usd * (1 - 1 / each.spare) for each in self._funds.reserves)
+        if min(left_tokens, left_usd) <= 0:
+            return 0.0
+        body, model = request.request_json, str(request.request_json.get("model"))
+        counting = self._counting.setdefault(model, _Counting())
+        factor = counting.prompt * counting.spare
+        tokens, usd = self._most(Reserve(request, model, _MANY, 0.0, tier_of(body)), factor, 0.0)
+        return _MANY * min(left_tokens / tokens, left_usd / usd if usd else math.inf)
+
+    def settle(self, reserve: Reserve, response: Response) -> None:
+        """Book what the send has really cost, and the most that it can have where that is not told."""
+        usage = usage_of(response.data)
+        if usage is not None and usage.total_tokens:
+            completed = self._completed(reserve, usage)
+            self._funds.spend(reserve, completed.total_tokens, self._cost(reserve, response, completed))
+            self._learn(reserve, usage)
+        elif _is_refusal(response.status) or response.error_code in UNSENT_CODES:
+            self._funds.spend(reserve, 0.0, 0.0)
+        else:
+            self._funds.spend(reserve, *self._most(reserve, *self._believed(reserve.model)))
+
+    def _completed(self, reserve: Reserve, usage: Usage) -> Usage:
+        """With the most in the place of a side that is not told."""
+        prompt, output = self._believed(reserve.model)
+        return usage._replace(
+            prompt_tokens=usage.prompt_tokens or math.ceil(reserve.prompt_tokens * prompt),
+            completion_tokens=usage.completion_tokens or math.ceil(reserve.output_tokens * output),
+        )
+
+    def _believed(self, model: str) -> tuple[float, float]:
+        """The factors of a send that nobody tells the cost of: a cap holds until an answer has shown otherwise."""
+        counting = self._counting[model]
+        return counting.prompt, counting.learnt_output
+
+    def _most_output(self, request: APIRequest) -> float:
+        if request.path in _WITHOUT_OUTPUT:
+            return 0.0
+        size = request.size
+        if size is None or not size.max_output_tokens:
+            return math.inf
+        return float(size.choices * size.max_output_tokens)
+
+    def _measure(self, reserve: Reserve) -> None:
+        counting = self._counting[reserve.model]
+        factors = self._believed(reserve.model) if reserve.in_batch else (counting.prompt, counting.output)
+        reserve.tokens, reserve.usd = self._most(reserve, factors[0] * reserve.spare, factors[1])
+
+    def _most(self, reserve: Reserve, prompt_factor: float, output_factor: float) -> tuple[float, float]:
+        """Tokens and dollars that a send can come to."""
+        prompt, output = math.ceil(reserve.prompt_tokens * prompt_factor), reserve.output_tokens * output_factor
+        if output == math.inf:
+            return math.inf, math.inf
+        body = reserve.request.request_json
+        usage = worst_case(body, prompt, math.ceil(output))
+        costs = [self._dearest(model, usage, reserve.tier) for model in models_of(body)]
+        return prompt + output, math.inf if any(map(math.isnan, costs)) else max(costs)
+
+    def _price_of(self, model: str, usage: Usage, tier: str | None) -> float:
+        """A server need not heed the tier that is asked for, so its discount is not counted on."""
+        if self._price is None:
+            return 0.0
+        costs = [self._price(model, usage, each) for each in ({None, tier} if self._tier is None else {self._tier})]
+        return math.nan if any(map(math.isnan, costs)) else max(costs)
+
+    def _dearest(self, model: str, usage: Usage, tier: str | None) -> float:
+        """Where the model's sound has a price, all may be sound, whatever the request looks like."""
+        sound = usage._replace(audio_prompt_tokens=usage.prompt_tokens, audio_completion_tokens=usage.completion_tokens)
+        cost, of_sound = (self._price_of(model, each, tier) for each in (usage, sound))
+        return max(cost, of_sound)  # of what is NaN, the first
+
+    def _cost(self, reserve: Reserve, response: Response, usage: Usage) -> float:
+        if self._price is None:
+            return 0.0
+        cost, _ = cost_of(self._price, response.data, usage, reserve.model)
+        return reserve.usd if math.isnan(cost) else cost
+
+    def _learn(self, reserve: Reserve, usage: Usage) -> None:
+        counting = self._counting[reserve.model]
+        before = counting.prompt, counting.output
+        # Without a word of the prompt it may be within the rest, as where a total is all that is told.
+        output = usage.completion_tokens - (0 if usage.prompt_tokens else reserve.prompt_tokens)
+        counting.learn(
+            usage.prompt_tokens / reserve.prompt_tokens if reserve.prompt_tokens else 0.0,
+            output / reserve.output_tokens if reserve.output_tokens else 0.0,
+        )
+        if before != (counting.prompt, counting.output):
+            self._recount(reserve.model)
+
+    def _count_by(self, model: str, prompt: float, output: float) -> None:
+        counting = self._counting[model]
+        if (prompt, output) != (counting.prompt, counting.output):
+            counting.prompt, counting.output = prompt, output
+            self._recount(model)
+
+    def _recount(self, model: str) -> None:
+        for reserve in self._funds.reserves:
+            if reserve.model == model:
+                self._measure(reserve)
+        self._funds.recount()
+
+
+def cost_of(price: PriceOf, response: Any, usage: Usage, asked: str) -> tuple[float, str]:
+    """Dollars for an answer, and the model at whose price: the one that it names, or the one `asked` where that has
+    none."""
+    answered, tier = response.get("model"), tier_of(response)
+    cost = price(answered, usage, tier) if isinstance(answered, str) else math.nan
+    if isinstance(answered, str) and (answered == asked or not math.isnan(cost)):
+        return cost, answered
+    return price(asked, usage, tier), asked
+
+
+def _is_refusal(status: int) -> bool:
+    """Whether an answer says that the request was not worked on. A gateway that has waited in vain cannot know."""
+    return status >= 300 and status not in (408, 502, 504) and status < 520

@@ -1,0 +1,130 @@
+"""Notices that a server refuses every request in the same words, so that the run is to blame and no row."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from difflib import get_close_matches
+from typing import Any
+
+from parallel_openai._http.error_body import error_of
+from parallel_openai._json import dumps
+from parallel_openai._records import APIRequest, Response, Verdict
+from parallel_openai._requests.endpoints import endpoint_at, mappings
+from parallel_openai.errors import RequestRefusedError
+
+#: So many refusals that are the same, and no good answer, stop the run.
+HANDFUL = 5
+#: What each row brings of its own; a refusal that speaks of it is that row's.
+_OF_ROWS = frozenset({"messages", "input", "prompt"})
+_ABOUT_A_ROW = re.compile(
+    r"(?i)\b(?:content|contexts?|prompts?|inputs?|messages?|images?|tokens?|schema|length|too (?:long|large)|files?)\b"
+)
+_ROWS_CODES = frozenset({"context_length_exceeded", "content_filter", "response_too_large", "response_unreadable"})
+#: Names of this request alone, which tell equal messages apart.
+_IDS = re.compile(r"[0-9a-fA-F-]{16,}|\breq[-_]\w+")
+
+
+class RefusedAlike:
+    """Counts the refusals in a row that are the same: status, code, words, and the field that they name with its value.
+
+    As soon as anything was answered, a row is to blame for what it gets.
+    """
+
+    def __init__(self) -> None:
+        self._same: object = None
+        self._count = 0
+        self._was_answered = False
+
+    def answered(self) -> None:
+        self._was_answered = True
+
+    def check(self, request: APIRequest, response: Response, verdict: Verdict, *, known: bool) -> None:
+        """Take in a request that failed for good; `known` says that others of its run have good answers already.
+
+        Raises:
+            RequestRefusedError: it is the last of a handful that are the same.
+        """
+        if self._was_answered or known:
+            return
+        body = request.request_json
+        error = error_of(response.data, response.status) or {}
+        field = _named_field(error, verdict, body)
+        if not _may_be_the_runs(request, response, verdict, error, field):
+            self._same, self._count = None, 0
+            return
+        words = _IDS.sub("", verdict.message or "")
+        same = response.status, verdict.code, words, field, dumps(body.get(field)) if field else None
+        self._count = self._count + 1 if same == self._same else 1
+        self._same = same
+        if self._count >= HANDFUL:
+            told = f"Nothing was answered, and {HANDFUL} requests were refused alike: {verdict.message}"
+            refused = RequestRefusedError(f"{told} {_mend(request, response, field)} What was not sent is left.")
+            refused.model = str(body["model"]) if field == "model" else None
+            raise refused
+
+
+def models_like(model: str, listed: Any) -> list[str]:
+    """The models of a server's list that are called almost like this one, at most three.
+
+    >>> models_like("gpt-5-mni", {"data": [{"id": "gpt-5-mini"}, {"id": "whisper-1"}]})
+    ['gpt-5-mini']
+    """
+    models = mappings(listed.get("data")) if isinstance(listed, dict) else []
+    return get_close_matches(model, [str(each.get("id")) for each in models], n=3, cutoff=0.5)
+
+
+def _named_field(error: Mapping[str, Any], verdict: Verdict, body: Mapping[str, Any]) -> str | None:
+    """The field of the body that the refusal is about, where the same may stand in every row's."""
+    param, said = _param(error), f"{verdict.code} {verdict.message}"
+    if param is not None:
+        return param if param in body and param not in _OF_ROWS else None
+    for name in body:
+        if name not in _OF_ROWS | {"model"} and re.search(
+            rf"['\"`]{re.escape(name)}['\"`]|: {re.escape(name)}\b", said
+        ):
+            return name
+    names_model = re.search(r"(?i)model|endpoint|deployment", said) and str(body.get("model") or "\0") in said
+    return "model" if names_model or "model_not" in said or "DeploymentNotFound" in said else None
+
+
+def _param(error: Mapping[str, Any]) -> str | None:
+    """The parameter as OpenAI names it, or the place as FastAPI does."""
+    param = error.get("param")
+    return re.split(r"[.\[]", param)[0] if isinstance(param, str) and param else None
+
+
+def _may_be_the_runs(
+    request: APIRequest, response: Response, verdict: Verdict, error: Mapping[str, Any], field: str | None
+) -> bool:
+    if verdict.code in _ROWS_CODES:
+        return False
+    if verdict.kind != "fail":  # sent again and again: only a page in the place of answers is the same for all
+        return verdict.code == "malformed_response" and _is_page(response)
+    if field is not None:
+        return True
+    holds_many = isinstance(request.request_json.get("input"), list)
+    about_a_row = _param(error) in _OF_ROWS or _ABOUT_A_ROW.search(verdict.message or "")
+    return response.status >= 400 and not about_a_row and not holds_many
+
+
+def _is_page(response: Response) -> bool:
+    return "html" in response.headers.get("content-type", "") or response.body[:200].lstrip()[:1] == b"<"
+
+
+def _mend(request: APIRequest, response: Response, field: str | None) -> str:
+    """What to do about it."""
+    if field is not None:
+        value = dumps(request.request_json[field]).decode()
+        return f"Check {field}={value[:100]}.{_did_you_mean(field, request)}"
+    if _is_page(response):
+        return "That is a web page and not the API: a proxy's or a login's, or base_url is not right."
+    return "Mend what all of them have in common."
+
+
+def _did_you_mean(field: str, request: APIRequest) -> str:
+    endpoint = endpoint_at(request.path)
+    if endpoint is None or field in endpoint.parameters:
+        return ""
+    near = get_close_matches(field, sorted(endpoint.parameters - _OF_ROWS), n=2, cutoff=0.7)
+    return f" Did you mean {' or '.join(near)}?" if near else ""

@@ -1,0 +1,136 @@
+"""What becomes of a request whose send went wrong: again, now or later, or never; or the end of the whole run."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+from parallel_openai._limits.admission import Gate
+from parallel_openai._progress.status import StatusTracker
+from parallel_openai._records import TOO_MANY_FILES, Response, Verdict
+from parallel_openai._run.job import Job
+from parallel_openai._run.retry import RESOURCE_UNAVAILABLE, RetryPolicy
+from parallel_openai.errors import RateLimitedError
+
+_TOO_LARGE = "The request is larger than the account's token limit ever lets through. The server said: "
+
+
+class Mishaps:
+    """Decides, and tells the limiter and the counters.
+
+    Args:
+        retry: says how often.
+        status: where things are counted.
+        clock: seconds, never going back.
+    """
+
+    def __init__(self, retry: RetryPolicy, status: StatusTracker, clock: Callable[[], float]) -> None:
+        self._retry = retry
+        self._status = status
+        self._clock = clock
+
+    def decide(self, job: Job, lease: Any, response: Response, verdict: Verdict) -> float | Verdict:
+        """Seconds after which to send the request again; or, where it has failed for good, the verdict on it.
+
+        Raises:
+            RunStoppedError: no request of the run can succeed now.
+        """
+        self._count(response)
+        job.errors.append(verdict.message or "")
+        if verdict.kind == "stop":
+            tell(job.limiter, lease, response, verdict)
+            assert verdict.stop is not None
+            raise verdict.stop(_advice(verdict))
+        if verdict.kind == "hold":
+            return self._held(job, lease, response, verdict)
+        tell(job.limiter, lease, response, verdict)
+        job.failures += 1
+        if verdict.kind == "fail" or job.failures >= self._retry.max_attempts:
+            return verdict
+        if (verdict.wait or 0.0) > self._retry.max_wait:
+            return self._waited_enough(verdict)
+        return max(verdict.wait or 0.0, self._retry.backoff(job.failures))
+
+    def _held(self, job: Job, lease: Any, response: Response, verdict: Verdict) -> float | Verdict:
+        """The account's limit or an outage, which is not the request's fault."""
+        now = self._clock()
+        delay = self._hold_back(job, lease, response, verdict)
+        if job.held_since is None:
+            job.held_since = now
+        if verdict.dimension == "tokens":
+            job.refusals += 1
+            held = now - job.held_since
+            if job.limiter.seems_too_large(job.size, job.refusals, held, response.headers):
+                return replace(verdict, code="request_too_large", message=_TOO_LARGE + (verdict.message or ""))
+        is_limit = response.status == 429 and verdict.code != RESOURCE_UNAVAILABLE
+        if is_limit and (verdict.wait or 0.0) > self._retry.max_wait:  # all the others would wait as long
+            raise RateLimitedError(
+                f"{verdict.message} It asks to wait {verdict.wait:,.0f} s, and nothing waits longer than max_wait, "
+                f"{self._retry.max_wait:,.0f} s. Run the same again then, what was finished is kept; or wait with "
+                "Client(max_wait=...)."
+            )
+        if now + (verdict.wait or delay) - job.held_since > self._retry.max_wait:
+            return self._waited_enough(verdict)
+        return delay
+
+    def _hold_back(self, job: Job, lease: Any, response: Response, verdict: Verdict) -> float:
+        """Have the limiter hold back whom it must; gives the seconds that this request waits by itself."""
+        backoff, hold = self._retry.backoff(1), 0.0
+        if verdict.code == "slow_down":
+            delay = 0.0  # the limiter holds it back, with all the others and in its turn
+        elif verdict.code == RESOURCE_UNAVAILABLE or verdict.overload:
+            job.refusals += 1
+            delay = max(verdict.wait or 0.0, 0.5 + self._retry.backoff(job.refusals))
+        elif response.status == 429:
+            delay = verdict.wait if verdict.wait is not None else backoff  # the limiter may hold nobody else back
+        else:
+            delay = hold = max(verdict.wait or 0.0, 0.5 + backoff)
+        tell(job.limiter, lease, response, verdict, hold=hold)
+        return delay
+
+    def _waited_enough(self, verdict: Verdict) -> Verdict:
+        asks = f" It asks to wait {verdict.wait:,.0f} s more." if verdict.wait else ""
+        why = f"{verdict.message}{asks} No request waits longer than max_wait, {self._retry.max_wait:,.0f} s."
+        return replace(verdict, message=why)
+
+    def _count(self, response: Response) -> None:
+        status = self._status
+        if response.status == 429:
+            status.num_rate_limit_errors += 1
+            status.time_of_last_rate_limit_error = time.time()
+        elif response.status:
+            status.num_api_errors += 1
+        else:
+            status.num_other_errors += 1
+            if response.error_code == TOO_MANY_FILES:
+                status.note_open_requests()
+
+
+def tell(limiter: Gate, lease: Any, response: Response, verdict: Verdict, *, hold: float = 0.0) -> None:
+    """Have the limiter learn from a send that brought no good answer. With `hold`, the server is thought to be away."""
+    if verdict.kind == "stop" or verdict.code == RESOURCE_UNAVAILABLE or (verdict.overload and verdict.kind == "hold"):
+        limiter.unanswered(lease)
+    elif verdict.code == "slow_down":
+        limiter.slow_down(lease, verdict.wait)
+    elif response.status == 429:
+        limiter.refused(lease, response.headers, verdict.dimension, verdict.wait)
+    elif response.status and not hold:
+        limiter.answered(lease, response.headers)
+    else:
+        limiter.unanswered(lease, hold=hold)
+
+
+def _advice(verdict: Verdict) -> str:
+    todo = {
+        "AuthenticationError": "Check the API key (OPENAI_API_KEY or Client(api_key=...)).",
+        "PermissionDeniedError": "Check what this key, project and country may use.",
+        "QuotaExceededError": "Add credit or raise the limit, then run the same again: what was finished is kept.",
+        "RateLimitedError": "Run the same again when it begins anew: what was finished is kept.",
+        "RunStoppedError": "Run it again later, what was finished is kept; Client(give_up_after=...) waits longer.",
+        "ServerUnreachableError": "Nothing was charged.",
+    }
+    assert verdict.stop is not None
+    said = verdict.message or ""
+    return f"{said if said.endswith(('.', '!', '?')) else said + '.'} {todo[verdict.stop.__name__]}"

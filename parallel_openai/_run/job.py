@@ -1,0 +1,41 @@
+"""A request on its way through the engine."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from parallel_openai._limits.admission import Gate
+from parallel_openai._limits.sizes import NO_SIZE
+from parallel_openai._records import APIRequest, Attempt, Size
+from parallel_openai._run.budget import Reserve
+
+
+@dataclass(slots=True)
+class Job:
+    """A request with what it has been through.
+
+    Attributes:
+        limiter: its model's.
+        ready_at: when it was or will be ready to be sent, on the clock.
+        attempts: its sends.
+        errors: what went wrong with those that did, as sentences.
+        failures: sends that count against it.
+        refusals: how often it was refused for its tokens.
+        held_since: when it was first held back for what is not its fault; None while it was not.
+        overloaded: when it was last refused by a server with too much to do, and how many requests of its model had
+            been answered and refused by then; None while it was not.
+        size: how large it is for the limiter.
+        reserve: what is set aside of the budget for the send to come.
+    """
+
+    request: APIRequest
+    limiter: Gate
+    ready_at: float
+    attempts: list[Attempt] = field(default_factory=list)
+    errors: list[str] = field(default_factory=list)
+    failures: int = 0
+    refusals: int = 0
+    held_since: float | None = None
+    overloaded: tuple[float, int, int] | None = None
+    size: Size = NO_SIZE
+    reserve: Reserve | None = None

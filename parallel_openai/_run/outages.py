@@ -1,0 +1,114 @@
+"""Tells a server that is overloaded or away from a request that is to blame itself, and says when to try it again."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from parallel_openai._limits.admission import model_of
+from parallel_openai._records import DONE, Verdict
+from parallel_openai._run.job import Job
+from parallel_openai._run.retry import RetryPolicy
+from parallel_openai.errors import RunStoppedError
+
+#: So many refusals in a row, without a good answer to anybody between them, and requests go out one at a time.
+AWAY_AFTER = 3
+#: Seconds that are waited at the least before the next try.
+LEAST_WAIT = 0.5
+
+
+@dataclass(slots=True)
+class _Model:
+    """How a model does that has been overloaded: what came of its requests since.
+
+    Attributes:
+        good, refused: how many were answered and refused.
+        good_sent_at: when the latest of those was sent that were answered.
+        refuses_any: whether one was refused since the last answer that had no such failure of its own before.
+    """
+
+    good: int = 0
+    refused: int = 0
+    good_sent_at: float = float("-inf")
+    refuses_any: bool = False
+
+
+class Outages:
+    """What the refusals of a server that has too much to do have in common.
+
+    Such a refusal counts against its request only if most others were answered since it was refused before. While
+    nobody is answered, requests go out one at a time, with longer and longer rests between them.
+
+    Args:
+        retry: says how long to wait, and when to give up.
+        now: when the run begins.
+    """
+
+    def __init__(self, retry: RetryPolicy, now: float) -> None:
+        self._retry = retry
+        self._models: dict[object, _Model] = {}  # those that have been overloaded
+        self._good_at = now
+        self._in_row = 0
+        self._tries = 0
+        self._try_at = 0.0
+        self._trying = False
+
+    @property
+    def is_away(self) -> bool:
+        """Whether requests are to go out one at a time."""
+        return self._in_row >= AWAY_AFTER
+
+    def next_try(self, now: float) -> float | None:
+        """Seconds until the next one may go out; None where the one on its way has to come back first."""
+        return None if self._trying else max(0.0, self._try_at - now)
+
+    def sends(self) -> bool:
+        """A request goes out; gives whether it is the one that tries whether the server is back."""
+        self._trying = self._trying or self.is_away
+        return self.is_away
+
+    def came_back(self) -> None:
+        """The one that tried has an end, whichever."""
+        self._trying = False
+
+    def judge(self, verdict: Verdict, job: Job, sent_at: float, now: float) -> Verdict:
+        """The verdict; or that the request is held, as it is not to blame; or that it is time to give up."""
+        if verdict is DONE:
+            self._good_at, self._in_row, self._tries = now, 0, 0
+            if self._models and (model := self._models.get(model_of(job.request))) is not None:
+                model.good += 1
+                model.good_sent_at, model.refuses_any = max(model.good_sent_at, sent_at), False
+        elif verdict.overload:
+            self._rest(verdict, sent_at, now)
+            verdict = verdict if self._is_to_blame(job, now) else replace(verdict, kind="hold")
+        return self._unless_in_vain(verdict, now)
+
+    def _unless_in_vain(self, verdict: Verdict, now: float) -> Verdict:
+        seconds = now - self._good_at
+        if verdict.kind != "hold" or seconds <= self._retry.give_up_after:
+            return verdict
+        sentence = f"The server has given no good answer for {seconds:,.0f} s. The last one was: {verdict.message}"
+        return replace(verdict, kind="stop", stop=RunStoppedError, message=sentence)
+
+    def _rest(self, verdict: Verdict, sent_at: float, now: float) -> None:
+        """Wait longer before the next try; those that were on their way already tell nothing new."""
+        self._in_row += 1
+        if self._in_row == AWAY_AFTER or (self.is_away and sent_at >= self._try_at):
+            self._tries += 1
+            asked = verdict.wait or 0.0
+            if asked > self._retry.max_wait:  # that request fails, and nobody else waits so long for it
+                asked = 0.0
+            self._try_at = now + max(asked, LEAST_WAIT + self._retry.backoff(self._tries))
+
+    def _is_to_blame(self, job: Job, now: float) -> bool:
+        model = self._models.setdefault(model_of(job.request), _Model())
+        before, refused = job.overloaded, model.refused
+        model.refused += 1
+        job.overloaded = now, model.good, model.refused
+        if before is not None:
+            at, good, others = before
+            if model.good_sent_at > at and model.good - good > refused - others:
+                return True
+            if job.failures and not model.refuses_any:
+                return True
+        model.refuses_any = model.refuses_any or not job.failures
+        return False

@@ -1,0 +1,239 @@
+"""What an answer means for its request: done, again, later, never, or stop the whole run."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from parallel_openai._http.error_body import (
+    code_of,
+    error_of,
+    is_about_content,
+    is_about_day,
+    is_about_money,
+    is_overload,
+    status_of,
+    wait_in,
+)
+from parallel_openai._limits.headers import allowance, retry_after
+from parallel_openai._records import DONE, TOO_MANY_FILES, Dimension, Response, Usage, Verdict
+from parallel_openai._requests.endpoints import Endpoint, endpoint_at, usage_of
+from parallel_openai.errors import (
+    AuthenticationError,
+    PermissionDeniedError,
+    QuotaExceededError,
+    RateLimitedError,
+    ServerUnreachableError,
+)
+
+QUOTA_CODES = frozenset(
+    {
+        "insufficient_quota",
+        "credit_balance_exhausted",
+        "organization_spend_limit_exceeded",
+        "project_spend_limit_exceeded",
+        "organization_usage_limit_exceeded",
+        "billing_hard_limit_reached",
+        "billing_not_active",
+        "insufficient_balance",
+        "insufficient_credits",
+    }
+)
+FILTER_CODES = frozenset({"content_filter", "content_policy_violation", "moderation_blocked"})
+#: Statuses below 500 after which the same may go well: a good one with an error inside, a conflict, and gateways' words
+#: for a server that is busy or gone.
+_AGAIN = frozenset({200, 408, 409, 423, 424, 425, 429, 498, 499})
+#: Of all statuses, those of a server that is overloaded or away, or of what stands before one. 500 is none: a request
+#: that breaks the server has it too.
+_OVERLOADED = frozenset({423, 424, 425, 429, 498, 499, 502, 503, 504, *range(520, 531)})
+#: The flex tier has no room at the moment. It is not the account's limit, and nothing is charged.
+RESOURCE_UNAVAILABLE = "resource_unavailable"
+#: Nothing was sent, so nothing was charged and the row is not to blame.
+UNSENT_CODES = frozenset(
+    {"connection_refused", "connect_timeout", "dns_error", "tls_error", "proxy_error", "wrong_protocol", TOO_MANY_FILES}
+)
+
+
+def judge(response: Response, *, reached: bool, path: str = "") -> Verdict:
+    """What an answer means. `reached` says that the server has answered some request of this run before; `path` is
+    where the request went, whose endpoint knows whether a good status brings an answer.
+
+    The table is the API's list of error codes: status first, then `error.code`, then `error.type`. The words of the
+    message decide only what servers of other makes say nowhere else: the refused limit, an account without money, and a
+    prompt that is refused for its content.
+
+    >>> judge(Response(200, {}, b"{}", {}, 0.1), reached=True).kind
+    'done'
+    >>> verdict = judge(Response(429, {"retry-after": "2"}, b"", {"error": {"code": "rate_limit_exceeded"}}, 0.1),
+    ...                 reached=True)
+    >>> verdict.kind, verdict.code, verdict.wait
+    ('hold', 'rate_limit_exceeded', 2.0)
+    """
+    if response.status == 0:
+        return _no_answer(response, reached)
+    error = error_of(response.data, response.status)
+    if response.status == 200 and error is None:
+        return _good(response, path)
+    code = code_of(error) if error else ""
+    message, wait = _sentence(response, error), retry_after(response.headers)
+    status = status_of(error, response.status) if error else response.status
+    if (
+        error and wait is None and response.status != 429
+    ):  # the limiter learns from refusals, and knows what it is told of them
+        wait = wait_in(error)
+    if code in QUOTA_CODES or status == 402 or (error and wait is None and _is_out_of_money(status, error)):
+        return Verdict("stop", code or "insufficient_quota", message, stop=QuotaExceededError)
+    if status == 429 and error and wait is None and _is_out_for_today(response, error):
+        return Verdict("stop", "rate_limit_exceeded", message, stop=RateLimitedError)
+    if response.status == 429:
+        return _refused(response, error or {}, code, message, wait)
+    if code in FILTER_CODES or (error and status in (400, 403, 451) and is_about_content(error)):
+        return Verdict("fail", "content_filter", message)
+    if status == 404 and response.error is not None and not reached:
+        return Verdict("stop", code or "http_404", response.error, stop=ServerUnreachableError)
+    if status == 401:
+        return Verdict("stop", code or "unauthorized", message, stop=AuthenticationError)
+    if status == 403 and (error is not None or not reached):
+        return Verdict("stop", code or "forbidden", message, stop=PermissionDeniedError)
+    if 300 <= status < 400:
+        return _redirected(response, reached)
+    return _of_one_request(response, status, code, message, wait)
+
+
+def _of_one_request(response: Response, status: int, code: str, message: str, wait: float | None) -> Verdict:
+    """What concerns no other request, as far as a single answer can tell."""
+    hint, error = response.headers.get("x-should-retry"), error_of(response.data, response.status)
+    code = code or ("rate_limit_exceeded" if status == 429 else f"http_{status}")
+    # Some servers tell with a 500 that a prompt is too long.
+    if code == "context_length_exceeded" or (hint == "false" and status != 200):
+        return Verdict("fail", code, message)
+    if status in _AGAIN or (status >= 500 and status != 501) or hint == "true":
+        overload = status in _OVERLOADED or (error is not None and is_overload(error))
+        return Verdict("retry", code, message, wait, overload=overload)
+    return Verdict("fail", code, message)
+
+
+def _good(response: Response, path: str) -> Verdict:
+    if not isinstance(response.data, dict):
+        return _malformed(response)
+    endpoint = endpoint_at(path)
+    # What was billed for is never asked for again by itself.
+    if endpoint is None or endpoint.has_answer(response.data) or (usage_of(response.data) or Usage()).total_tokens:
+        return DONE
+    return Verdict("retry", "empty", without_answer(endpoint))
+
+
+def without_answer(endpoint: Endpoint) -> str:
+    """The sentence for a good status that brings no answer."""
+    return f"The server answered HTTP 200 without an answer: there is nothing in {endpoint.answers[0]!r}."
+
+
+def _is_out_of_money(status: int, error: Mapping[str, Any]) -> bool:
+    """Whether that is what the words say, of a server that has no code for it and promises nothing for later."""
+    return status in (200, 403, 429) and is_about_money(error) and wait_in(error) is None
+
+
+def _is_out_for_today(response: Response, error: Mapping[str, Any]) -> bool:
+    """Whether that is what the words say, of a server whose headers show no limit that could tell for how long."""
+    return is_about_day(error) and not any(allowance(response.headers, name) for name in ("requests", "tokens"))
+
+
+def _no_answer(response: Response, reached: bool) -> Verdict:
+    code, message = response.error_code or "connection_error", response.error
+    if code in ("response_too_large", "response_unreadable"):
+        return Verdict("fail", code, message)
+    if code in UNSENT_CODES:
+        if not reached and code != TOO_MANY_FILES:  # connections that are open may serve one after another
+            return Verdict("stop", code, message, stop=ServerUnreachableError)
+        return Verdict("hold", code, message)
+    # Where nothing was ever answered, it may be all that this address does.
+    return Verdict("retry", code, message, overload=reached and code == "connection_error")
+
+
+def _refused(response: Response, error: Mapping[str, Any], code: str, message: str, wait: float | None) -> Verdict:
+    if code == "slow_down":
+        return Verdict("hold", code, message, wait)
+    if code.lower() == RESOURCE_UNAVAILABLE or _says_unavailable(error):
+        return Verdict("hold", RESOURCE_UNAVAILABLE, message, wait)
+    if wait is None:
+        wait = _long_wait(error)
+    return Verdict("hold", "rate_limit_exceeded", message, wait, _refused_dimension(response, error))
+
+
+def _long_wait(error: Mapping[str, Any]) -> float | None:
+    """Seconds to wait that the body tells, if more than a minute: the pace within a minute is measured better.
+
+    >>> _long_wait({"message": "Limit 50 per day reached. Please try again in 23h59m12.5s."})
+    86352.5
+    >>> _long_wait({"message": "Please retry after 900 milliseconds."})
+    """
+    seconds = wait_in(error)
+    return seconds if seconds is not None and seconds > 60.0 else None
+
+
+def _says_unavailable(error: Mapping[str, Any]) -> bool:
+    """The flex tier's refusal is documented by these words alone."""
+    return str(error.get("message") or "").lower().startswith("resource unavailable")
+
+
+def _refused_dimension(response: Response, error: Mapping[str, Any]) -> Dimension | None:
+    kind = error.get("type")
+    if kind in ("requests", "tokens"):
+        return "requests" if kind == "requests" else "tokens"
+    text = str(error.get("message") or "").lower()
+    if "tokens per" in text or "(tpm)" in text or "(tpd)" in text:
+        return "tokens"
+    if "requests per" in text or "(rpm)" in text or "(rpd)" in text:
+        return "requests"
+    spent = [name for name in ("requests", "tokens") if response.headers.get(f"x-ratelimit-remaining-{name}") == "0"]
+    return spent[0] if len(spent) == 1 else None  # type: ignore[return-value]  # one of the two names above
+
+
+def _redirected(response: Response, reached: bool) -> Verdict:
+    target = response.headers.get("location", "somewhere else").partition("?")[0]  # what follows may be a secret
+    message = f"The server redirects to {target} (HTTP {response.status}). Keys are not sent on; set base_url to it."
+    if reached:
+        return Verdict("retry", "redirected", message)
+    return Verdict("stop", "redirected", message, stop=ServerUnreachableError)
+
+
+def _malformed(response: Response) -> Verdict:
+    kind = response.headers.get("content-type", "no content type")
+    return Verdict("retry", "malformed_response", f"The server answered HTTP 200 with {kind!r} that is no JSON object.")
+
+
+def _sentence(response: Response, error: Mapping[str, Any] | None) -> str:
+    if error and error.get("message"):
+        return f"HTTP {response.status}: {str(error['message'])[:2000]}"
+    text = response.body[:200].decode("utf-8", "replace").strip()
+    return f"HTTP {response.status}: {text}" if text else f"HTTP {response.status} with an empty body."
+
+
+@dataclass(frozen=True, slots=True)
+class RetryPolicy:
+    """When to send again, and when to give up.
+
+    Attributes:
+        max_attempts: sends of one request that may count against it.
+        first_backoff, max_backoff: seconds; the wait before retry k is drawn evenly from 0 to
+            min(max_backoff, first_backoff × 2^(k-1)): full jitter, as in AWS's "Exponential Backoff and Jitter".
+        max_wait: seconds one request may spend on refusals that are not its fault (429s, outages).
+        give_up_after: seconds without one good answer after which the run stops.
+    """
+
+    max_attempts: int = 5
+    first_backoff: float = 1.0
+    max_backoff: float = 60.0
+    max_wait: float = 3600.0
+    give_up_after: float = 1800.0
+    random: Callable[[], float] = random.random
+
+    def backoff(self, failures: int) -> float:
+        """Seconds to wait after so many failures of one request.
+
+        >>> RetryPolicy(random=lambda: 0.5).backoff(3)
+        2.0
+        """
+        return self.random() * min(self.max_backoff, self.first_backoff * 2.0 ** min(failures - 1, 30))

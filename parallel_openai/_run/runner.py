@@ -1,0 +1,487 @@
+"""Walks each request along the row: wait for capacity, send, judge, write down or send again.
+
+Knows no HTTP, no pandas and no tqdm: it is handed what it needs.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import heapq
+import math
+import time
+from collections.abc import Awaitable, Callable, Iterable, Iterator
+from typing import Any, Literal
+
+from parallel_openai._limits.admission import Gate, Gates, model_of
+from parallel_openai._limits.model_limiters import InUse
+from parallel_openai._limits.sizes import NO_SIZE, Sizes
+from parallel_openai._loop.background import COME_HOME
+from parallel_openai._loop.interrupts import sends_no_more
+from parallel_openai._progress.status import StatusTracker
+from parallel_openai._records import DONE, APIRequest, Attempt, Response, Result, Usage, Verdict
+from parallel_openai._requests.endpoints import usage_of
+from parallel_openai._run.backlog import Backlog
+from parallel_openai._run.budget import Budget, PriceOf, cost_of
+from parallel_openai._run.equal_refusals import RefusedAlike
+from parallel_openai._run.failures import Mishaps
+from parallel_openai._run.incoming import Feed
+from parallel_openai._run.job import Job
+from parallel_openai._run.outages import Outages
+from parallel_openai._run.retry import RetryPolicy, judge
+from parallel_openai.errors import RateLimitedError, RunStoppedError
+
+#: How a run came to its end: every request has its result, or the budget or the time was used up, or all is submitted
+#: to the Batch API and goes on there.
+End = Literal["finished", "budget", "deadline", "submitted"]
+#: Seconds; a wait that falls short by a rounding error would be begun again and again.
+SHORTEST_WAIT = 0.001
+#: What a limit's seconds are called.
+_PERIODS = {60.0: "minute", 3600.0: "hour", 86400.0: "day"}
+
+
+class Processor:
+    """Runs requests to their results, many at a time.
+
+    Args:
+        send: puts one request on the wire, with the lease it got from the limiter, and gives the answer.
+        limiter: gives the limiter of each model, which says when.
+        retry: says how often.
+        status: where things are counted.
+        on_result: called once for each request that came to its end, in the order of their ends. It may give a
+            further request to be sent in its course. What it raises stops the run.
+        max_concurrent_requests: requests in flight at the most.
+        budget: what may be spent; None: anything.
+        price: dollars for what a model read and wrote, for answers that are none and are billed; None: not known.
+        deadline: when to stop, on the clock; None: never.
+        clock: seconds, never going back.
+
+    One worker at a time stands at the gate: it takes the next request and waits for its capacity. When it goes off to
+    send, another takes its place, a new one if all are busy. So there are never more workers than the limits can use,
+    the requests go out in order, and none is a task of its own. Where nothing must be waited for, which is the usual
+    case, a worker passes the gate without a switch of tasks. Where a run asks several models, one worker for each of
+    them waits beside the gate, and the order holds within a model.
+    """
+
+    def __init__(
+        self,
+        *,
+        send: Callable[[APIRequest, Any], Awaitable[Response]],
+        limiter: Gates,
+        on_result: Callable[[Result], APIRequest | None],
+        retry: RetryPolicy | None = None,
+        status: StatusTracker | None = None,
+        max_concurrent_requests: int = 500,
+        budget: Budget | None = None,
+        price: PriceOf | None = None,
+        deadline: float | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._send = send
+        self._limits = InUse(limiter)
+        self._on_result = on_result
+        self._status = status or StatusTracker()
+        self._max_workers = max_concurrent_requests
+        self._budget = budget
+        self._price = price
+        self._deadline = deadline
+        self._ending: End = "finished"
+        self._clock = clock
+        retry = retry or RetryPolicy()
+        self._max_wait = retry.max_wait
+        self._mishaps = Mishaps(retry, self._status, clock)
+        self._source: Iterator[APIRequest | None] = iter(())
+        self._sizes = Sizes()
+        self._first: Job | None = None  # taken up already, and to be sent next
+        self._pause = False  # whether the source wants other work of the loop to go first
+        self._retries: list[tuple[float, int, Job]] = []
+        self._backlog = Backlog(max_concurrent_requests)
+        self._pushed = 0
+        self._busy = 0
+        self._at_gate = 0
+        self._retry_was_last = False
+        self._reached = False
+        self._outages = Outages(retry, clock())
+        self._alike = RefusedAlike()
+        self._in_line: set[asyncio.Task[Any]] = set()  # the workers that wait at the gate
+        self._workers: set[asyncio.Task[None]] = set()
+        self._stopped = self._coming_home = False
+
+    async def run(self, requests: Iterable[APIRequest | None]) -> End:
+        """Bring every request to its result. None among the requests lets other work of the loop go first;
+        a Feed is waited for until it is closed.
+
+        Gives how it ended. Where the budget or the time was used up, those not finished get no result.
+
+        Raises:
+            RunStoppedError: the server refuses every request; those not finished get no result.
+        """
+        self._source = iter(requests)
+        self._gate = asyncio.Lock()
+        self._news = asyncio.Event()
+        if isinstance(requests, Feed):
+            requests.on_news(self._news.set)
+        self._end: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._status.timeline.begin(self._limits, self._clock())
+        mine = sends_no_more.set(lambda: self._stopped)
+        self._hire()
+        sends_no_more.reset(mine)  # the workers have it from their beginning on
+        try:
+            await self._wait_for_end()
+            await self._come_home()
+        except (Exception, asyncio.CancelledError) as stop:
+            if not self._coming_home:  # else this is the caller's second word
+                await self._come_home(by_caller=isinstance(stop, asyncio.CancelledError))
+            raise
+        finally:
+            self._end.cancel()  # nobody will ask for what comes of it now
+            await self._dismiss()
+            self._status.timeline.end(self._clock(), max_concurrent_requests=self._max_workers)
+        return self._ending
+
+    async def _wait_for_end(self) -> None:
+        await asyncio.wait([self._end], timeout=self._seconds_left())
+        if self._end.done():
+            self._end.result()
+        else:
+            self._ending = "deadline"
+
+    def _seconds_left(self) -> float | None:
+        return None if self._deadline is None else max(0.0, self._deadline - self._clock())
+
+    def _finish_early(self, ending: End) -> None:
+        self._ending = ending
+        if not self._end.done():
+            self._end.set_result(None)
+
+    def _hire(self) -> None:
+        self._at_gate += 1
+        worker = asyncio.get_running_loop().create_task(self._work())
+        self._workers.add(worker)
+        worker.add_done_callback(self._retire)
+
+    def _retire(self, worker: asyncio.Task[None]) -> None:
+        self._workers.discard(worker)
+        error = None if worker.cancelled() else worker.exception()  # asked for in any case, else asyncio complains
+        if worker.cancelled() or self._end.done():
+            return
+        if error is not None:
+            self._end.set_exception(error)
+        elif not self._workers:
+            self._end.set_result(None)
+
+    async def _come_home(self, *, by_caller: bool = False) -> None:
+        """Send nothing more, and take in what is on its way. Who asked for it can leave by asking again."""
+        self._stopped = self._coming_home = True
+        for worker in self._in_line:
+            worker.cancel()
+        sending = self._workers - self._in_line
+        if sending:
+            self._status.stopping = "press again to leave at once" if by_caller else "interrupt to leave at once"
+            await asyncio.wait(sending, timeout=COME_HOME)
+
+    async def _dismiss(self) -> None:
+        self._stopped, self._status.stopping = True, ""
+        self._status.num_requests_left += self._busy
+        workers = set(self._workers)
+        while workers:
+            # Told again until it heeds: before Python 3.12, wait_for loses a cancellation that meets its result.
+            for worker in workers:
+                worker.cancel()
+            _, workers = await asyncio.wait(workers, timeout=0.1)
+
+    async def _work(self) -> None:
+        while not self._stopped:
+            ready = None if self._gate.locked() else self._at_once()
+            if ready is None:
+                ready = await self._at_the_gate()
+                if ready is None:
+                    return
+            self._leave_gate()
+            self._busy += 1
+            try:
+                await self._attempt(*ready)
+            finally:
+                self._busy -= 1
+                self._at_gate += 1
+                self._news.set()
+            # What is left to the end of the loop's turn, such as writing results down, goes before the next send: a
+            # kill finds no more requests that are in flight or not written down than there are workers.
+            await asyncio.sleep(0)
+
+    def _at_once(self) -> tuple[Job, Any] | None:
+        """The next request and the lease for it, where neither must be waited for."""
+        if self._budget is not None or self._deadline is not None or self._outages.is_away:
+            return None
+        job = self._first = self._first or self._take_up()
+        if job is None:
+            return None
+        job.size = self._sizes.of(job.request, exactly=job.limiter.counts_tokens)
+        lease = job.limiter.at_once(job.size)
+        if lease is None:
+            return None
+        self._first = None
+        return job, lease
+
+    async def _at_the_gate(self) -> tuple[Job, Any] | None:
+        """The same after whatever wait there is; None when nothing is left to be sent."""
+        worker = asyncio.current_task()
+        assert worker is not None
+        self._in_line.add(worker)
+        try:
+            async with self._gate:
+                job = await self._next()
+                await self._until_tried(job)
+                if job is None or not await self._afford(job):
+                    self._at_gate -= 1
+                    return None
+                job.size = self._sizes.of(job.request, exactly=job.limiter.counts_tokens)
+                self._check_wait(job)
+                is_alone = not self._limits.several
+                lease = await job.limiter.acquire(job.size) if is_alone else job.limiter.at_once(job.size)
+            if lease is None:
+                lease = await self._wait_beside(job)
+        finally:
+            self._in_line.discard(worker)
+        if self._stopped:
+            job.limiter.unanswered(lease)
+            return None
+        if self._seconds_left() == 0.0:  # the loop was too busy to ring in time
+            job.limiter.unanswered(lease)
+            self._finish_early("deadline")
+            return None
+        return job, lease
+
+    async def _wait_beside(self, job: Job) -> Any:
+        """The lease, for which this worker waits while another one takes up what is for other models."""
+        self._backlog.begin_wait(job)
+        self._leave_gate()
+        try:
+            return await job.limiter.acquire(job.size)
+        finally:
+            self._backlog.end_wait(job)
+            self._at_gate += 1
+            self._news.set()
+
+    def _leave_gate(self) -> None:
+        self._at_gate -= 1
+        if not self._at_gate and len(self._workers) < self._max_workers:
+            self._hire()
+
+    async def _until_tried(self, job: Job | None) -> None:
+        """While the server is away, one request at a time goes out, to see whether it is back."""
+        while job is not None and self._outages.is_away and (delay := self._outages.next_try(self._clock())) != 0.0:
+            await self._wait_for_news(delay)
+
+    def _check_wait(self, job: Job) -> None:
+        """A day's limit that is used up is no wait for a run.
+
+        Raises:
+            RateLimitedError: it takes longer than max_wait.
+        """
+        limiter = job.limiter
+        period = max(limiter.requests.period, limiter.tokens.period)
+        delay, _ = limiter.delay(job.size) if period > 60.0 else (0.0, "")
+        if not self._max_wait < delay < math.inf:
+            return
+        self._stopped = True
+        raise RateLimitedError(
+            f"The account's limit per {_PERIODS.get(period, 'day')} is used up: the next request may be sent in "
+            f"{delay:,.0f} s, and nothing waits longer than max_wait, {self._max_wait:,.0f} s. Run the same again "
+            "then, what was finished is kept; or wait with Client(max_wait=...)."
+        )
+
+    async def _next(self) -> Job | None:
+        """The next request to send, as soon as there is one; None when all is done."""
+        while True:
+            job, self._first = self._first or self._take_up(), None
+            if job is not None:
+                if self._backlog.takes(job):
+                    continue
+                return job
+            if self._pause:
+                self._pause = False
+                await asyncio.sleep(0)
+                continue
+            may_retry = self._retries and not self._backlog.is_full
+            delay = self._retries[0][0] - self._clock() if may_retry else None
+            if delay is None and not self._busy and not self._may_get_more():
+                return None
+            if delay is None or delay > 0:
+                await self._wait_for_news(delay)
+
+    def _take_up(self) -> Job | None:
+        """What is there to be sent: what waited for its model; then retries that are due and fresh ones in turns."""
+        if (job := self._backlog.pop()) is not None:
+            return job
+        if self._backlog.is_full:
+            return None
+        if self._retries and not self._retry_was_last and self._retries[0][0] <= self._clock():
+            self._retry_was_last = True
+            self._status.num_tasks_waiting -= 1
+            return heapq.heappop(self._retries)[2]
+        self._retry_was_last = False
+        if self._pause:
+            return None
+        for request in self._source:
+            if request is None:
+                self._pause = True
+                return None
+            limiter = self._limits.of(model_of(request))
+            if _is_too_large(request, limiter):
+                self._reject(request, limiter)
+                continue
+            self._status.num_tasks_started += 1
+            return Job(request, limiter, self._clock())
+        return None
+
+    def _may_get_more(self) -> bool:
+        return isinstance(self._source, Feed) and not self._source.closed
+
+    async def _afford(self, job: Job) -> bool:
+        """Set aside what the send may cost; where it does not fit yet, wait for what those in flight leave over."""
+        if self._budget is None:
+            return True
+        while (reserve := self._budget.reserve(job.request)) is None:
+            if not self._busy and not self._backlog.any_waits:
+                self._finish_early("budget")
+                return False
+            await self._wait_for_news(None)
+        job.reserve = reserve
+        return True
+
+    async def _wait_for_news(self, delay: float | None) -> None:
+        self._news.clear()
+        try:
+            await asyncio.wait_for(self._news.wait(), None if delay is None else max(delay, SHORTEST_WAIT))
+        except asyncio.TimeoutError:
+            pass
+
+    async def _attempt(self, job: Job, lease: Any) -> None:
+        status = self._status
+        status.num_tasks_in_progress += 1
+        status.num_requests_sent += 1
+        if job.attempts:
+            status.num_retries += 1
+        at, sent_at, tries = time.time(), self._clock(), self._outages.sends()
+        status.timeline.sent(sent_at)
+        try:
+            response = await self._send(job.request, lease)
+        except BaseException:
+            job.limiter.unanswered(lease)
+            raise
+        finally:
+            status.num_tasks_in_progress -= 1
+            if tries:
+                self._outages.came_back()
+        if self._budget is not None and job.reserve is not None:
+            self._budget.settle(job.reserve, response)
+        now = self._clock()
+        verdict = judge(response, reached=self._reached, path=job.request.path)
+        verdict = self._outages.judge(verdict, job, sent_at, now)
+        job.attempts.append(
+            Attempt(at, response.seconds, sent_at - job.ready_at, response.status, verdict.code, response.request_id)
+        )
+        if response.status:
+            self._reached = True
+        if verdict is DONE:
+            usage = usage_of(response.data)
+            status.timeline.answered(sent_at, now, job.request, job.size, response.seconds, usage)
+            self._succeed(job, lease, response, usage)
+        else:
+            status.timeline.failed(now, response, verdict)
+            self._count_billed(job.request, response)
+            self._mishap(job, lease, response, verdict)
+
+    def _succeed(self, job: Job, lease: Any, response: Response, usage: Usage | None) -> None:
+        job.limiter.answered(lease, response.headers, usage)
+        self._alike.answered()
+        status = self._status
+        status.num_tasks_succeeded += 1
+        if usage is not None:
+            status.prompt_tokens += usage.prompt_tokens
+            status.completion_tokens += usage.completion_tokens
+        self._hand_over(
+            Result(
+                job.request,
+                "succeeded",
+                response.data,
+                errors=tuple(job.errors),
+                attempts=tuple(job.attempts),
+                raw=response.body,
+                usage=usage,
+            )
+        )
+
+    def _count_billed(self, request: APIRequest, response: Response) -> None:
+        """What was billed for an answer that is none, such as one that broke off."""
+        usage = usage_of(response.data)
+        if usage is None:
+            return
+        self._status.prompt_tokens += usage.prompt_tokens
+        self._status.completion_tokens += usage.completion_tokens
+        if self._price is not None:
+            cost, _ = cost_of(self._price, response.data, usage, model_of(request) or "")
+            self._status.cost_usd += 0.0 if math.isnan(cost) else cost
+
+    def _mishap(self, job: Job, lease: Any, response: Response, verdict: Verdict) -> None:
+        status = self._status
+        if self._stopped:  # only what is paid for is still taken in; the row is still to be asked
+            job.limiter.unanswered(lease)
+            return
+        try:
+            decision = self._mishaps.decide(job, lease, response, verdict)
+        except RunStoppedError:
+            self._stopped = True
+            raise
+        if not isinstance(decision, Verdict):
+            self._again(job, decision)
+            return
+        self._fail(job, decision)
+        try:
+            known = bool(status.num_tasks_succeeded or status.num_tasks_to_restore)
+            self._alike.check(job.request, response, decision, known=known)
+        except RunStoppedError:
+            self._stopped = True
+            raise
+
+    def _again(self, job: Job, delay: float) -> None:
+        self._pushed += 1
+        self._status.num_tasks_waiting += 1
+        job.ready_at = self._clock() + delay
+        heapq.heappush(self._retries, (job.ready_at, self._pushed, job))
+
+    def _fail(self, job: Job, verdict: Verdict) -> None:
+        errors, attempts = tuple(job.errors), tuple(job.attempts)
+        self._finish_failed(job.request, verdict.code or "error", verdict.message or "", errors, attempts)
+
+    def _reject(self, request: APIRequest, limiter: Gate) -> None:
+        limit, size = limiter.largest, request.size or NO_SIZE
+        per = _PERIODS.get(limiter.tokens.period, "minute")
+        sentence = (
+            f"The prompt has {size.prompt_tokens:,} tokens and the account's limit is {limit:,.0f} tokens per {per}, "
+            "so it can never be sent. Shorten it or raise the limit."
+        )
+        self._status.num_tasks_started += 1
+        self._finish_failed(request, "request_too_large", sentence, (sentence,), ())
+
+    def _finish_failed(
+        self, request: APIRequest, code: str, sentence: str, errors: tuple[str, ...], attempts: tuple[Attempt, ...]
+    ) -> None:
+        self._status.num_tasks_failed += 1
+        self._status.errors[code] += 1
+        self._hand_over(Result(request, "failed", None, code, sentence, errors, attempts))
+
+    def _hand_over(self, result: Result) -> None:
+        further = self._on_result(result)
+        if further is None:
+            return
+        limiter = self._limits.of(model_of(further))
+        if _is_too_large(further, limiter):
+            self._reject(further, limiter)
+        else:
+            self._again(Job(further, limiter, 0.0), 0.0)
+
+
+def _is_too_large(request: APIRequest, limiter: Gate) -> bool:
+    """Whether its model's limit never lets it through."""
+    return limiter.largest is not None and limiter.never_fits(request.size or NO_SIZE)

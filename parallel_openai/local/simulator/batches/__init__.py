@@ -1,0 +1,1 @@
+"""The Batch API and its files."""

@@ -1,0 +1,178 @@
+"""What stands in a batch's input file: what the API refuses of it, and how each line is answered."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from parallel_openai.local.simulator import refusals
+from parallel_openai.local.simulator.endpoints.endpoint import Endpoint
+from parallel_openai.local.simulator.faults import faults
+from parallel_openai.local.simulator.refusals import Refusal
+from parallel_openai.local.simulator.settings import Settings
+
+MOST_REQUESTS = 50_000
+MOST_BYTES = 200 * 10**6
+MOST_INPUTS = 50_000  # of embeddings
+MOST_ERRORS = 50  # that are told of
+
+
+@dataclass
+class Checked:
+    """An input file after its validation.
+
+    Attributes:
+        offsets: where each line begins.
+        errors: why the batch fails, one for each line that is at fault.
+    """
+
+    model: str | None = None
+    tokens: int = 0
+    offsets: list[int] = field(default_factory=list)
+    errors: list[dict[str, Any]] = field(default_factory=list)
+
+    def refuse(self, code: str, message: str, *, line: int | None = None, param: str | None = None) -> None:
+        if len(self.errors) < MOST_ERRORS:
+            self.errors.append({"code": code, "message": message, "param": param, "line": line})
+
+
+def check(found: Checked, place: Path, endpoint: Endpoint, settings: Settings) -> Iterator[None]:
+    """Validate an input file; steps out now and then, for other work in between."""
+    seen, inputs, end = set[str](), 0, 0
+    if place.stat().st_size > MOST_BYTES:
+        found.refuse("file_too_large", f"The batch input file is larger than the {MOST_BYTES} maximum.")
+        return
+    with open(place, "rb") as file:
+        for number, raw in enumerate(file, 1):
+            begins, end = end, end + len(raw)
+            if number % 200 == 0:
+                yield
+            if not raw.strip():
+                continue
+            body = _checked_line(found, raw, number, endpoint, seen)
+            if body is None:
+                continue
+            found.offsets.append(begins)
+            inputs += len(body["input"]) if isinstance(body.get("input"), list) else 1
+            try:
+                found.tokens += endpoint.read(body, settings).prompt_tokens
+            except Refusal:
+                pass  # this request alone fails, when its turn comes
+    if not found.offsets and not found.errors:
+        found.refuse("empty_batch", "The batch input file has no requests.")
+    if len(found.offsets) > MOST_REQUESTS:
+        message = f"The batch input file has {len(found.offsets)} requests; the maximum is {MOST_REQUESTS}."
+        found.refuse("too_many_tasks", message)
+    if endpoint.path == "/v1/embeddings" and inputs > MOST_INPUTS:
+        found.refuse("too_many_inputs", f"The batch has {inputs} embedding inputs; the maximum is {MOST_INPUTS}.")
+    if settings.models is not None and found.model not in (None, *settings.models):
+        found.refuse("model_not_found", f"The provided model '{found.model}' is not supported by the Batch API.")
+
+
+def _checked_line(found: Checked, raw: bytes, number: int, endpoint: Endpoint, seen: set[str]) -> dict[str, Any] | None:
+    try:
+        line = orjson.loads(raw)
+    except orjson.JSONDecodeError:
+        line = None
+    if not isinstance(line, dict):
+        found.refuse("invalid_json_line", "This line is not parseable as valid JSON.", line=number)
+        return None
+    for name, kind in (("custom_id", str), ("method", str), ("url", str), ("body", dict)):
+        if not isinstance(line.get(name), kind):
+            message = f"Missing required parameter: '{name}'."
+            found.refuse("missing_required_parameter", message, line=number, param=name)
+            return None
+    if line["custom_id"] in seen:
+        message = (
+            "The custom_id for this request is a duplicate of another request. The custom_id parameter must be unique "
+            "for each request in a batch."
+        )
+        found.refuse("duplicate_custom_id", message, line=number, param="custom_id")
+        return None
+    seen.add(line["custom_id"])
+    if line["method"] != "POST":
+        found.refuse("invalid_method", "The method must be POST.", line=number, param="method")
+        return None
+    if line["url"] != endpoint.path:
+        message = f"The URL provided for this request does not match the batch endpoint {endpoint.path}."
+        found.refuse("invalid_url", message, line=number, param="url")
+        return None
+    body: dict[str, Any] = line["body"]
+    if body.get("stream"):
+        found.refuse("invalid_request", "Streaming is not supported in batches.", line=number, param="body.stream")
+        return None
+    model = body.get("model")
+    if not isinstance(model, str):
+        message = "Missing required parameter: 'model'."
+        found.refuse("missing_required_parameter", message, line=number, param="body.model")
+        return None
+    found.model = found.model or model
+    if model != found.model:
+        message = f"The model {model} is not that of the other requests, {found.model}. A batch has one model."
+        found.refuse("mismatched_model", message, line=number, param="body.model")
+        return None
+    return body
+
+
+@dataclass(frozen=True)
+class Answered:
+    """A line of an output or an error file, and what it took."""
+
+    line: bytes
+    good: bool
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    digest: bytes | None = None  # of the body, where it was charged
+
+
+def answer(
+    raw: bytes, number: int, endpoint: Endpoint, settings: Settings, draw: Callable[[bytes], str | None]
+) -> Answered:
+    """Answer one line of an input file."""
+    line = orjson.loads(raw)
+    body = orjson.dumps(line["body"])
+    digest = sha256(body).digest()
+    fault = draw(digest)
+    try:
+        if fault in faults.FAILED:
+            raise refusals.by_status(int(fault or 500))
+        if fault in faults.REFUSED:
+            raise refusals.by_status(429)
+        asked = endpoint.read(line["body"], settings)
+        dice = random.Random(digest + settings.seed.to_bytes(16, "little", signed=True))
+        made = endpoint.answer(asked, settings, dice, fault if fault in faults.FLAWS else None)
+    except Refusal as refusal:
+        told = _line(line["custom_id"], number, refusal.status, {"error": refusal.error()})
+        return Answered(told, good=False)
+    told = _line(line["custom_id"], number, 200, made.body)
+    return Answered(told, True, made.prompt_tokens, made.completion_tokens, digest)
+
+
+def expired(raw: bytes, number: int) -> bytes:
+    """The line of an error file for a request whose time ran out."""
+    message = "This request could not be executed before the completion window expired."
+    return orjson.dumps(
+        {
+            "id": f"batch_req_simulated{number:010d}",
+            "custom_id": orjson.loads(raw)["custom_id"],
+            "response": None,
+            "error": {"code": "batch_expired", "message": message},
+        }
+    )
+
+
+def _line(custom_id: str, number: int, status: int, body: Any) -> bytes:
+    return orjson.dumps(
+        {
+            "id": f"batch_req_simulated{number:010d}",
+            "custom_id": custom_id,
+            "response": {"status_code": status, "request_id": f"req_simulated_batch{number:010d}", "body": body},
+            "error": None,
+        }
+    )

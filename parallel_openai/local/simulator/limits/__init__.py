@@ -1,0 +1,1 @@
+"""The account's limits, as the API enforces and tells them."""

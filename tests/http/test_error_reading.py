@@ -1,0 +1,150 @@
+"""What an error means, in the words of many makes of servers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from parallel_openai._json import dumps
+from parallel_openai._records import Response
+from parallel_openai._run.retry import judge
+
+CASES: dict[str, tuple[int, Any, str, str]] = {
+    "half an answer": (
+        200,
+        {"choices": [{"message": {"content": "Hal"}, "finish_reason": "error"}]},
+        "retry",
+        "unfinished",
+    ),
+    "an upstream's error": (
+        200,
+        {"choices": [{"message": {"content": "Hal"}, "error": {"code": 502, "message": "Upstream broke."}}]},
+        "retry",
+        "http_502",
+    ),
+    "aborted": (200, {"choices": [{"message": {"content": "Hal"}, "finish_reason": "abort"}]}, "retry", "unfinished"),
+    "DeepSeek's lack of resources": (
+        200,
+        {"choices": [{"message": {"content": "Hal"}, "finish_reason": "insufficient_system_resource"}]},
+        "retry",
+        "unfinished",
+    ),
+    "TensorRT's timeout": (
+        200,
+        {"choices": [{"message": {"content": "Hal"}, "finish_reason": "timeout"}]},
+        "retry",
+        "unfinished",
+    ),
+    "an error that only says that it is one": (
+        200,
+        {"error": True, "message": "Upstream broke.", "choices": [{"message": {"content": "Hal"}}]},
+        "retry",
+        "http_200",
+    ),
+    "an error in a list": (
+        200,
+        {"error": [{"code": "server_busy", "message": "busy"}], "choices": [{"message": {"content": "Hal"}}]},
+        "retry",
+        "server_busy",
+    ),
+    "busy inside a good answer": (200, {"error": {"code": 503, "message": "no capacity"}}, "retry", "http_503"),
+    "a limit inside a good answer": (
+        200,
+        {"error": {"code": "429", "message": "slow"}},
+        "retry",
+        "rate_limit_exceeded",
+    ),
+    "MiniMax without money": (
+        200,
+        {"base_resp": {"status_code": 1008, "status_msg": "insufficient balance"}},
+        "stop",
+        "insufficient_quota",
+    ),
+    "payment required": (
+        402,
+        {"error": {"code": 402, "message": "More credits are needed"}},
+        "stop",
+        "insufficient_quota",
+    ),
+    "no quota by type": (429, {"error": {"code": 429, "type": "insufficient_quota"}}, "stop", "insufficient_quota"),
+    "no quota by words": (
+        429,
+        {"error": {"message": "You exceeded your current quota."}},
+        "stop",
+        "insufficient_quota",
+    ),
+    "Gemini's limit of a minute": (
+        429,
+        {"error": {"message": "You exceeded your current quota.", "details": [{"retryDelay": "17s"}]}},
+        "hold",
+        "rate_limit_exceeded",
+    ),
+    "Azure's limit": (
+        429,
+        {"error": {"code": "429", "message": "See aka.ms/oai/quotaincrease"}},
+        "hold",
+        "rate_limit_exceeded",
+    ),
+    "a flagged prompt": (
+        403,
+        {"error": {"code": 403, "message": "Input was flagged", "metadata": {"reasons": ["hate"]}}},
+        "fail",
+        "content_filter",
+    ),
+    "a filtered prompt": (
+        400,
+        {"error": {"code": 400, "message": "Rejected by our content policy."}},
+        "fail",
+        "content_filter",
+    ),
+    "a country": (403, {"error": {"message": "Country not supported"}}, "stop", "forbidden"),
+    "a number and a type": (
+        400,
+        {"error": {"code": 400, "type": "exceed_context_size_error", "message": "too long"}},
+        "fail",
+        "context_length_exceeded",
+    ),
+    "LiteLLM's name": (
+        400,
+        {"error": {"code": "400", "message": "litellm.ContextWindowExceededError: too long"}},
+        "fail",
+        "context_length_exceeded",
+    ),
+    "what the server cannot do": (501, {"error": {"code": 501, "message": "no embeddings here"}}, "fail", "http_501"),
+    "Portkey": (446, {"status": "failure", "message": "Guardrails failed"}, "fail", "http_446"),
+    "a word of the moderator alone": (403, {"error": {"message": "It was flagged."}}, "fail", "content_filter"),
+    "a prompt that is too long for llama.cpp's batch": (
+        500,
+        {"error": {"code": 500, "message": "input (900 tokens) is too large to process.", "type": "server_error"}},
+        "fail",
+        "context_length_exceeded",
+    ),
+    "a server that is overloaded": (529, {"error": {"type": "overloaded_error"}}, "retry", "overloaded_error"),
+    "a model that loads": (424, {"error": {"message": "model is loading"}}, "retry", "http_424"),
+}
+
+
+@pytest.mark.parametrize(("status", "data", "kind", "code"), CASES.values(), ids=CASES)
+def test_an_error_is_read_whatever_make_the_server_is_of(status: int, data: Any, kind: str, code: str) -> None:
+    verdict = judge(Response(status, {}, dumps(data), data, 0.1), reached=True)
+    assert (verdict.kind, verdict.code) == (kind, code)
+
+
+def test_the_sentence_is_the_servers_own_and_not_its_json() -> None:
+    data = {"status": "failure", "message": "Guardrails failed"}
+    assert judge(Response(446, {}, dumps(data), data, 0.1), reached=True).message == "HTTP 446: Guardrails failed"
+
+
+@pytest.mark.parametrize(
+    ("error", "wait"),
+    [
+        ({"message": "Model is loading, please retry in 1m12s."}, 72.0),
+        ({"message": "busy", "retry_after_ms": 2500}, 2.5),
+        ({"message": "busy", "details": [{"retryDelay": "17s"}]}, 17.0),
+        ({"message": "busy"}, None),
+    ],
+)
+def test_a_wait_that_stands_in_the_body_is_kept(error: dict[str, Any], wait: float | None) -> None:
+    data = {"error": error}
+    assert judge(Response(503, {}, dumps(data), data, 0.1), reached=True).wait == wait

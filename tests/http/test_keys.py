@@ -1,0 +1,96 @@
+"""Keys that a function gives: asked now and then, renewed when the server wants it, and shown nowhere."""
+
+from __future__ import annotations
+
+import asyncio
+import traceback
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+import parallel_openai as po
+from parallel_openai import APIRequest, Client
+from parallel_openai._http.credentials.keys import KEPT, Key
+from parallel_openai.errors import AuthenticationError, InvalidInputError
+from parallel_openai.local.simulator import Server
+
+DF = pd.DataFrame({"text": [str(number) for number in range(30)]})
+
+
+def ask(client: Client) -> pd.DataFrame:
+    return po.process_dataframe(DF, "text", model="m", client=client, progress=False)
+
+
+def test_a_function_gives_the_key_once_for_many_requests(server: Server) -> None:
+    server.set(required_api_key="token-0123456789")
+    asked = []
+
+    def give() -> str:
+        asked.append(1)
+        return "token-0123456789"
+
+    assert ask(Client(server.base_url, give))["status"].eq("succeeded").all()
+    assert len(asked) == 1
+
+
+def test_an_async_function_gives_it_too(server: Server) -> None:
+    server.set(required_api_key="token-0123456789")
+
+    async def give() -> str:
+        await asyncio.sleep(0)
+        return "token-0123456789"
+
+    assert ask(Client(server.base_url, give))["status"].eq("succeeded").all()
+
+
+def test_a_key_that_has_ended_is_renewed_in_the_middle_of_a_run(server: Server) -> None:
+    keys = iter(["token-one-0123", "token-two-0123"])
+    server.set(required_api_key="token-two-0123")
+    out = ask(Client(server.base_url, lambda: next(keys)))
+    assert out["status"].eq("succeeded").all()
+    assert out["attempts"].eq(1).all()
+
+
+def test_a_function_that_gives_a_wrong_key_stops_the_run_and_the_key_is_shown_nowhere(server: Server) -> None:
+    server.set(required_api_key="right")
+    with pytest.raises(AuthenticationError) as error:
+        ask(Client(server.base_url, lambda: "token-wrong-0123"))
+    written = "".join(path.read_text("utf-8") for path in Path(".parallel_openai").iterdir())
+    assert "token-wrong" not in str(error.value) + written
+    assert server.stats()["received"] <= 2 * 16
+
+
+def test_a_function_that_raises_stops_the_run_and_its_words_are_not_told(server: Server) -> None:
+    def give() -> str:
+        try:
+            raise KeyError("the vault's token hunter2")
+        except KeyError:
+            raise OSError("no key for the token hunter2") from None
+
+    with pytest.raises(AuthenticationError, match="api_key= raised OSError") as error:
+        ask(Client(server.base_url, give))
+    chain = [error.value, error.value.__cause__, error.value.__context__]
+    assert "hunter2" not in repr(chain) + "".join(traceback.format_exception(error.value))
+    assert error.value.partial["status"].eq("cancelled").all()
+    assert server.stats()["received"] == 0
+
+
+def test_the_function_is_asked_again_after_a_while() -> None:
+    now = [0.0]
+    given = iter("abc")
+    key = Key(lambda: next(given), "Authorization", clock=lambda: now[0])
+
+    async def after(seconds: float) -> str:
+        now[0] += seconds
+        return (await key.current())["Authorization"]
+
+    async def course() -> list[str]:
+        return [await after(seconds) for seconds in (1.0, KEPT - 1, 2.0)]
+
+    assert asyncio.run(course()) == ["Bearer a", "Bearer a", "Bearer b"]
+
+
+def test_a_key_is_a_text_or_a_function() -> None:
+    with pytest.raises(InvalidInputError, match="must be a text or a function that gives one, not a int"):
+        asyncio.run(APIRequest({}).call_api(Client("http://127.0.0.1:9/v1", 5)))  # type: ignore[arg-type]

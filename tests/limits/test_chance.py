@@ -1,0 +1,78 @@
+"""A server that refuses by chance, whatever the pace, as an overloaded pool behind a gateway does."""
+
+from __future__ import annotations
+
+from statistics import median
+from typing import Any
+
+import pytest
+
+from parallel_openai._limits.learning.bucket_state import Bunch, Mark
+from parallel_openai._limits.refusal_cause import Refusals
+from parallel_openai._records import Size
+from parallel_openai.local.simulator.settings import Settings
+from tests.limits.virtual import Rehearsal
+
+SMALL = Size(prompt_tokens=50, characters=200, max_output_tokens=20, choices=1)
+
+
+def rehearsal(rows: int, *, share: float, seed: int = 1, **account: Any) -> Rehearsal:
+    settings = Settings(**{"max_requests_per_minute": None, "headers": "none", "fault_429": share, **account})
+    return Rehearsal(settings, [SMALL] * rows, latency=0.3, seed=seed)
+
+
+def mark(at: float, number: int) -> Mark:
+    return Mark(at, cost=1.0, ledger=0.0, fill=0.0, sent=number, bunch=Bunch(at, 1.0, number), number=number)
+
+
+@pytest.mark.parametrize("retry_after", ["seconds", "none"])
+@pytest.mark.parametrize("share", [0.05, 0.2, 0.4])
+def test_a_short_run_takes_about_as_long_as_with_the_openai_sdk(share: float, retry_after: str) -> None:
+    """Where the first refusals come before anything is known, it takes them for a limit's and has to search."""
+    ratios = []
+    for seed in range(101, 106):
+        by_hand = rehearsal(300, share=share, retry_after=retry_after, seed=seed).by_hand(20)
+        run = rehearsal(300, share=share, retry_after=retry_after, seed=seed).run()
+        assert [result.status for result in run.results] == ["succeeded"] * 300
+        ratios.append(run.wall / by_hand)
+    assert median(ratios) <= 3.0
+
+
+@pytest.mark.parametrize("share", [0.05, 0.2, 0.4])
+def test_a_long_run_is_no_slower_than_with_the_openai_sdk(share: float) -> None:
+    by_hand = rehearsal(3000, share=share).by_hand(20)
+    assert rehearsal(3000, share=share).run().wall <= by_hand
+
+
+@pytest.mark.parametrize("share", [0.05, 0.1])
+def test_a_limit_is_found_among_refusals_by_chance(share: float) -> None:
+    account = {"max_requests_per_minute": 3000.0, "burst_seconds": 1.0}
+    run = rehearsal(3000, share=share, **account).run()
+    assert run.utilisation >= 0.65
+    assert run.refused - run.without_cause <= 0.3 * run.accepted
+
+
+def test_a_limit_that_is_halved_is_not_taken_for_chance_for_long() -> None:
+    run = rehearsal(3000, share=0.0, max_requests_per_minute=3000.0, burst_seconds=1.0)
+    run.changes = [(20.0, {"max_requests_per_minute": 1500.0})]
+    run.run()
+    assert run.utilisation >= 0.95
+    assert run.refused <= 0.015 * run.accepted
+
+
+def test_refusals_of_a_bucket_do_not_contradict_each_other() -> None:
+    refusals = Refusals()
+    for number in range(1, 100):
+        refusals.sent(float("inf"), number / 100)
+    assert not any(refusals.contradict(mark(second, 10 * second), held=0.0) for second in range(1, 5))
+
+
+def test_refusals_that_are_as_frequent_at_twice_the_pace_are_no_buckets() -> None:
+    refusals = Refusals()
+    for number in range(1, 100):
+        refusals.sent(float("inf"), number / 100)
+    slow = [refusals.contradict(mark(at, 10 * at), held=0.0) for at in (1, 2)]
+    fast = [refusals.contradict(mark(2 + at / 2, 20 + 20 * at), held=0.0) for at in (1, 2)]
+    assert slow == [False, False]
+    assert True in fast
+    assert refusals.by_chance

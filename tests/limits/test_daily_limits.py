@@ -1,0 +1,134 @@
+"""Limits per day in headers that do not say so: only `reset` tells (`6s` for one of 14,400 requests, `2h24m`)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pandas as pd
+import pytest
+
+import parallel_openai as po
+from parallel_openai import APIRequest, Client
+from parallel_openai._limits.limiter import Limiter
+from parallel_openai._records import Response, Result, Size
+from parallel_openai._run.retry import RetryPolicy
+from parallel_openai._run.runner import Processor
+from parallel_openai.errors import RateLimitedError
+from parallel_openai.local.simulator import Server
+from tests.limits.virtual import GOOD, VirtualLoop, run_virtually
+
+
+def ask(server: Server, rows: int, **settings: Any) -> tuple[po.RunReport, Client]:
+    server.set(max_requests_per_day=14_400, latency=0.02, **settings)
+    df = pd.DataFrame({"text": [str(n) for n in range(rows)]})
+    with Client(server.base_url) as client:
+        out = po.process_dataframe(df, "text", model="m", max_tokens=60, client=client, progress=False)
+    report = po.last_run()
+    assert out["status"].eq("succeeded").all()
+    assert report is not None
+    return report, client
+
+
+@pytest.mark.parametrize("left", [1.0, 0.9, 0.1], ids=["reset-6s", "reset-2h24m", "reset-21h36m"])
+def test_what_is_left_of_a_day_is_sent_at_once(server: Server, left: float) -> None:
+    report, client = ask(server, 120, start_level=left)
+    assert client.limiter.requests.period == 86_400
+    assert report.rate_limit_errors == 0
+    assert report.seconds < 5
+
+
+def test_tokens_of_a_minute_beside_requests_of_a_day_keep_their_pace(server: Server) -> None:
+    report, client = ask(server, 60, max_tokens_per_minute=60_000, burst_seconds=1.0)
+    assert (client.limiter.requests.period, client.limiter.tokens.period) == (86_400, 60)
+    assert report.rate_limit_errors <= 5
+    assert report.seconds < 10
+
+
+def test_a_minutes_limit_that_is_not_shown_beside_the_days_is_found(server: Server) -> None:
+    """At the day's pace of a request in 6 s, these would take five minutes."""
+    report, _ = ask(server, 50, max_requests_per_minute=600, burst_seconds=1.0)
+    assert report.refusals["requests"] >= 1
+    assert report.seconds < 15
+
+
+DAY = {
+    "x-ratelimit-limit-tokens": "200",
+    "x-ratelimit-remaining-tokens": "180",
+    "x-ratelimit-reset-tokens": "2h24m",
+}
+
+
+def test_a_prompt_larger_than_a_days_tokens_says_so() -> None:
+    loop, results = VirtualLoop(), list[Result]()
+
+    async def send(request: APIRequest, lease: Any) -> Response:
+        return Response(200, DAY, b"{}", GOOD, 0.1)
+
+    requests = [APIRequest({"model": "m", "n": n}) for n in range(2)]
+    requests[0].size, requests[1].size = Size(10, 40, 5, 1), Size(400, 1600, 5, 1)
+
+    async def one_after_the_other() -> None:
+        for request in requests:
+            await Processor(send=send, limiter=limiter, on_result=results.append, clock=loop.time).run([request])
+
+    limiter = Limiter(clock=loop.time)
+    run_virtually(one_after_the_other(), loop)
+    assert [result.error_code for result in results] == [None, "request_too_large"]
+    assert "limit is 200 tokens per day, so it can never be sent" in str(results[1].error)
+
+
+def test_a_day_that_is_used_up_stops_the_run_where_the_wait_is_longer_than_max_wait() -> None:
+    loop, results = VirtualLoop(), list[Result]()
+    spent = {
+        "x-ratelimit-limit-requests": "50",
+        "x-ratelimit-remaining-requests": "0",
+        "x-ratelimit-reset-requests": "24h",
+    }
+
+    async def send(request: APIRequest, lease: Any) -> Response:
+        return Response(200, spent, b"{}", GOOD, 0.1)
+
+    processor = Processor(
+        send=send,
+        limiter=Limiter(clock=loop.time),
+        on_result=results.append,
+        retry=RetryPolicy(max_wait=10),
+        max_concurrent_requests=1,
+        clock=loop.time,
+    )
+    requests = [APIRequest({"model": "m", "n": n}) for n in range(60)]
+    with pytest.raises(RateLimitedError, match=r"limit per day is used up.*max_wait, 10 s.*what was finished is kept"):
+        run_virtually(processor.run(requests), loop)
+    assert results
+    assert loop.time() < 60
+
+
+@pytest.mark.parametrize("told", ["23h59m12.5s", "86352 seconds", "24 hours"])
+def test_a_day_told_in_the_body_alone_stops_the_run_at_once(told: str) -> None:
+    loop, results, sends = VirtualLoop(), list[Result](), 0
+
+    async def send(request: APIRequest, lease: Any) -> Response:
+        nonlocal sends
+        sends += 1
+        error = {"message": f"Limit of 50 requests per day reached. Please try again in {told}."}
+        return Response(200, {}, b"{}", GOOD, 0.1) if sends <= 50 else Response(429, {}, b"", {"error": error}, 0.1)
+
+    processor = Processor(
+        send=send,
+        limiter=Limiter(clock=loop.time),
+        on_result=results.append,
+        retry=RetryPolicy(max_wait=10),
+        max_concurrent_requests=1,
+        clock=loop.time,
+    )
+    requests = [APIRequest({"model": "m", "n": n}) for n in range(60)]
+    with pytest.raises(RateLimitedError, match=r"asks to wait 86,\d+ s.*max_wait, 10 s.*what was finished is kept"):
+        run_virtually(processor.run(requests), loop)
+    assert (len(results), sends) == (50, 51)
+
+
+def test_a_days_limit_is_not_shown_as_a_minutes(server: Server) -> None:
+    _, client = ask(server, 20)
+    assert client.limiter.requests.limit == 14_400
+    assert client.max_requests_per_minute is None
+    assert "max_requests_per_minute" not in repr(client)

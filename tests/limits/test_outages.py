@@ -1,0 +1,178 @@
+"""A server that is overloaded or away costs time and no rows; a row that alone is refused fails. In virtual time."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import random
+from collections import Counter
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from parallel_openai import APIRequest
+from parallel_openai._limits.limiter import Limiter
+from parallel_openai._records import Response, Result
+from parallel_openai._run.retry import RetryPolicy
+from parallel_openai._run.runner import Processor
+from parallel_openai.errors import RateLimitedError, RunStoppedError
+from tests.limits.virtual import GOOD, VirtualLoop, run_virtually
+
+HTML = b"<html><head><title>502 Bad Gateway</title></head></html>"
+
+
+def said(status: int, error: Any = None, **headers: str) -> Response:
+    return Response(status, headers, HTML if error is None else b"{}", None if error is None else {"error": error}, 0.1)
+
+
+AWAY: dict[str, Response] = {
+    **{str(status): said(status) for status in (423, 424, 425, 429, 498, 499, 502, 503, 504, 520, 524, 529, 530)},
+    "a status in a 200": said(200, {"code": 503, "message": "x"}),
+    "busy in a 200": said(200, {"type": "overloaded_error", "message": "x"}),
+    "a limit in a 200": said(200, {"code": "rate_limit_exceeded", "message": "x"}),
+    "loading": said(500, {"message": "Model is loading"}),
+    "no capacity": said(200, {"message": "No capacity at the moment"}),
+}
+
+
+class Scene:
+    """A run against a server that says what `answer` says of a row's number and the moment."""
+
+    def __init__(self, answer: Callable[[int, float], Response | None], rows: int = 40, **options: Any) -> None:
+        self.loop, self.results, self.sends = VirtualLoop(), list[Result](), list[tuple[float, int]]()
+        self._answer = answer
+        chance = random.Random(1)
+        self.processor = Processor(
+            send=self._send,
+            limiter=Limiter(clock=self.loop.time),
+            on_result=self.results.append,
+            retry=RetryPolicy(random=chance.random, **options),
+            clock=self.loop.time,
+        )
+        self._rows = rows
+
+    async def _send(self, request: APIRequest, lease: object) -> Response:
+        number = request.request_json["n"]
+        self.sends.append((self.loop.time(), number))
+        answer = self._answer(number, self.loop.time())
+        await asyncio.sleep(1.0 if answer is None else 0.05)
+        return answer or Response(200, {}, b"{}", GOOD, 1.0)
+
+    def run(self, models: int = 1) -> Scene:
+        requests = (APIRequest({"model": f"m{n % models}", "n": n}) for n in range(self._rows))
+        run_virtually(self.processor.run(requests), self.loop)
+        return self
+
+    @property
+    def statuses(self) -> Counter[str]:
+        return Counter(result.status for result in self.results)
+
+
+@pytest.mark.parametrize("seconds", [30, 600])
+@pytest.mark.parametrize("begins", [0, 2], ids=["from the start", "in mid-run"])
+@pytest.mark.parametrize("kind", AWAY)
+def test_an_outage_costs_time_and_no_rows(kind: str, begins: float, seconds: float) -> None:
+    scene = Scene(lambda n, now: AWAY[kind] if begins <= now < begins + seconds else None).run()
+    assert scene.statuses == {"succeeded": 40}
+    assert scene.loop.time() < begins + 2 * seconds + 70
+    if kind != "429":  # the limiter finds its pace
+        assert len(scene.sends) < 40 + 60
+
+
+def test_while_the_server_is_away_one_request_at_a_time_goes_out() -> None:
+    scene = Scene(lambda n, now: AWAY["503"] if now < 600 else None, rows=200).run()
+    moments = [at for at, _ in scene.sends if 5 < at < 600]
+    assert all(later - sooner > 0.5 for sooner, later in itertools.pairwise(moments))
+    assert 8 < len(moments) < 40
+    assert scene.statuses == {"succeeded": 200}
+
+
+@pytest.mark.parametrize("kind", ["529", "503", "busy in a 200", "loading"])
+@pytest.mark.parametrize("bad", [{7}, {0}, {39}, {3, 20, 21, 38}], ids=str)
+def test_a_row_that_alone_is_refused_fails_after_its_attempts(kind: str, bad: set[int]) -> None:
+    scene = Scene(lambda n, now: AWAY[kind] if n in bad else None, rows=400).run()
+    failed = [result for result in scene.results if result.status == "failed"]
+    assert {result.request.request_json["n"] for result in failed} == bad
+    assert all(5 <= len(result.attempts) <= 8 for result in failed)
+    assert scene.loop.time() < 120
+
+
+def test_a_row_that_always_breaks_the_server_fails_while_nobody_else_is_left() -> None:
+    scene = Scene(lambda n, now: said(500, {"message": "x"}), rows=1).run()
+    assert [(result.error_code, len(result.attempts)) for result in scene.results] == [("http_500", 5)]
+
+
+def test_nobody_waits_for_one_that_is_told_to_wait_longer_than_anybody_does() -> None:
+    endless = said(503, {"message": "Please retry after 999999999 s"})
+    scene = Scene(lambda n, now: endless if n < 5 else None).run()
+    assert scene.statuses == {"failed": 5, "succeeded": 35}
+    assert scene.loop.time() < 60
+
+
+@pytest.mark.parametrize("share", [0.05, 0.2, 0.4])
+def test_chance_refusals_among_good_answers_cost_no_rows(share: float) -> None:
+    chance = random.Random(2)
+    scene = Scene(lambda n, now: AWAY["503"] if chance.random() < share else None, rows=600).run()
+    assert scene.statuses["succeeded"] >= 600 - 6 * (share > 0.3)
+    assert scene.loop.time() < 60
+
+
+def test_of_two_models_the_one_that_is_away_loses_no_rows() -> None:
+    scene = Scene(lambda n, now: AWAY["503"] if n % 2 and now < 300 else None, rows=60).run(models=2)
+    assert scene.statuses == {"succeeded": 60}
+
+
+@pytest.mark.parametrize("kind", ["429", "503", "529", "a limit in a 200", "busy in a 200"])
+def test_after_half_an_hour_without_a_success_the_run_stops(kind: str) -> None:
+    scene = Scene(lambda n, now: AWAY[kind] if now > 3 else None, rows=2000)
+    with pytest.raises(RunStoppedError, match=r"no good answer for 1,8\d\d s.*again later, what was finished is kept"):
+        scene.run()
+    assert "failed" not in scene.statuses
+    assert scene.statuses["succeeded"] > 5
+
+
+def test_how_long_can_be_told() -> None:
+    scene = Scene(lambda n, now: AWAY["503"], give_up_after=20)
+    with pytest.raises(RunStoppedError, match=r"The last one was: HTTP 503.*Client\(give_up_after=...\) waits longer"):
+        scene.run()
+    assert 20 < scene.loop.time() < 60
+    assert not scene.results
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        "Limit of 50 requests per day reached.",
+        "Daily limit reached",
+        "Quota (RPD) used up",
+        "Quota exceeded for metric: generate_requests_per_model_per_day, limit: 50",
+        "Quota exceeded: GenerateRequestsPerDayPerProjectPerModel-FreeTier",
+        "Rate limit: 200 / day",
+    ],
+)
+def test_a_days_limit_without_a_wait_stops_the_run_at_once(message: str) -> None:
+    answers = Counter[str]()
+
+    def answer(n: int, now: float) -> Response | None:
+        answers["all"] += 1
+        return said(429, {"message": message}) if answers["all"] > 50 else None
+
+    scene = Scene(answer, rows=200)
+    with pytest.raises(RateLimitedError, match="again when it begins anew: what was finished is kept"):
+        scene.run()
+    assert scene.statuses["succeeded"] >= 50
+    assert len(scene.sends) < 200
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Limits are 5 requests per minute and 500 per day.",
+        "Quota exceeded: GenerateRequestsPerMinutePerProject, of RequestsPerDayPerProject",
+        "requests_per_minute, requests_per_day",
+    ],
+)
+def test_a_limit_of_a_minute_that_names_the_day_too_is_waited_out(text: str) -> None:
+    scene = Scene(lambda n, now: said(429, {"message": text}) if now < 20 else None).run()
+    assert scene.statuses == {"succeeded": 40}

@@ -1,0 +1,101 @@
+"""The account's books, on a clock of their own."""
+
+from __future__ import annotations
+
+from parallel_openai._ray.cluster import Desk
+from parallel_openai._ray.shared_account import Account, Given, Refusal, Report, Shown
+
+
+class Clock:
+    now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def moments(account: Account, clock: Clock, workers: int, seconds: float) -> list[float]:
+    """When what was granted may be sent, where each worker asks again as soon as it has spent its slots."""
+    sends: list[float] = []
+    due = {f"worker {number}": clock.now for number in range(workers)}
+    end = clock.now + seconds
+    while clock.now < end:
+        worker = min(due, key=due.__getitem__)
+        clock.now = max(clock.now, due[worker])
+        grant = account.lease(worker, 1000)
+        begin = clock.now + grant.start
+        sends += [begin + number * grant.duration / grant.requests for number in range(grant.requests)]
+        due[worker] = begin + grant.duration
+    return sends
+
+
+def test_no_second_sees_more_than_the_limit_and_it_is_nearly_used_up() -> None:
+    clock = Clock()
+    sends = moments(Account(max_requests_per_minute=60_000, clock=clock), clock, workers=4, seconds=10)
+    fullest = max(sum(at <= each < at + 1 for each in sends) for at in sends[:: len(sends) // 50])
+    assert fullest <= 1000
+    assert len(sends) >= 0.9 * 10_000
+
+
+def test_what_a_dead_worker_held_passes() -> None:
+    clock = Clock()
+    account = Account(max_requests_per_minute=6000, clock=clock)
+    dead = account.lease("dead", 1000)
+    clock.now += 3.0
+    assert dead.requests > 1
+    assert account.lease("alive", 1000).start == 0.0
+
+
+def test_a_limit_that_a_worker_is_shown_holds_for_all() -> None:
+    clock = Clock()
+    account = Account(clock=clock)
+    first = account.lease("one", 100)
+    assert (first.requests, first.expires) == (4, False)  # a few, to learn from
+    assert account.lease("other", 100).requests == 0
+    account.take_in(Report(answered=4, shown={"requests": Shown(600, 60.0)}))
+    assert account.limits == (600, None)
+    assert account.lease("other", 100).requests == 1
+
+
+def test_a_refusal_holds_everybody_back_for_as_long_as_the_server_says() -> None:
+    clock = Clock()
+    account = Account(max_requests_per_minute=600, clock=clock)
+    account.take_in(Report(refusals=[Refusal("requests", 0.1, 5.0)]))
+    grant = account.lease("another", 10)
+    assert (grant.requests, grant.start, grant.cause) == (0, 5.0, "refused")
+
+
+def test_tokens_are_paced_too_and_what_answers_took_beyond_is_charged() -> None:
+    clock = Clock()
+    account = Account(max_requests_per_minute=60_000, max_tokens_per_minute=60_000, clock=clock)
+    grant = account.lease("one", 10, tokens=1000)
+    assert grant.requests == 1
+    before = account.lease("one", 1, tokens=95).start
+    account.take_in(Report(over=950))
+    assert account.lease("one", 1, tokens=95).start >= before + 1.0
+
+
+def test_a_limit_that_one_model_is_shown_is_not_the_others() -> None:
+    desk = Desk(None, None)
+    small = Report(answered=4, shown={"requests": Shown(60, 60.0), "tokens": Shown(1200, 60.0)})
+    desk.lease("small", "one", 4, 0.0, Report())
+    desk.lease("small", "one", 4, 0.0, small)
+    desk.lease("large", "one", 4, 0.0, Report(answered=4, shown={"requests": Shown(6000, 60.0)}))
+    limits = desk.totals("run")[1]
+    assert limits == {"small": (60, 1200), "large": (6000, None)}
+
+
+def test_what_was_given_holds_for_all_models_of_an_account_together() -> None:
+    clock = Clock()
+    given = Given(6000, None, clock.now)
+    models = [Account(clock=clock, given=given) for _ in range(2)]
+    sends = []
+    due = [clock.now, clock.now]
+    while clock.now < 110.0:
+        number = min((0, 1), key=due.__getitem__)
+        clock.now = max(clock.now, due[number])
+        grant = models[number].lease("one", 1000)
+        begin = clock.now + grant.start
+        sends += [begin + each * grant.duration / grant.requests for each in range(grant.requests)]
+        due[number] = begin + grant.duration
+    assert max(sum(at <= each < at + 1 for each in sends) for at in sends[::20]) <= 100
+    assert len(sends) >= 0.9 * 1000

@@ -1,0 +1,267 @@
+"""Runs on a real local cluster: several processes, one limit, and one of them killed."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+
+import parallel_openai as po
+from parallel_openai._disk.locking import Lock
+from parallel_openai.errors import AuthenticationError, InvalidInputError, JournalLockedError
+from parallel_openai.local import simulator
+
+ray = pytest.importorskip("ray", reason="Ray has no wheel for this Python")
+KEY = "sk-proj-very-secret-0123456789"
+LIMIT = 6000  # a minute: 100 a second
+
+pytestmark = [
+    pytest.mark.timeout(240),
+    pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::ResourceWarning", "ignore::FutureWarning"),
+]
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[Path]:
+    """Its folder of logs."""
+    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    ray.init(
+        num_cpus=2,
+        include_dashboard=False,
+        log_to_driver=False,
+        logging_level="error",
+        object_store_memory=100 << 20,
+    )
+    yield Path(ray._private.worker._global_node.get_session_dir_path())
+    ray.shutdown()
+
+
+def workers_of(server: Any, seconds: float) -> list[int]:
+    """The processes of the workers that are alive, as soon as the server has heard from them."""
+    give_up_at = time.monotonic() + seconds
+    while server.stats(charged=False)["received"] < 100 and time.monotonic() < give_up_at:
+        time.sleep(0.05)
+    found = []
+    for place in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            if place.read_bytes().startswith(b"ray::Worker"):
+                found.append(int(place.parent.name))
+        except OSError:
+            continue
+    return found
+
+
+def test_a_run_by_two_workers_keeps_the_rows_the_limit_and_the_secret_also_when_one_is_killed(cluster: Path) -> None:
+    df = pd.DataFrame(
+        {"text": [f"row {number}" for number in range(400)], "kind": pd.Categorical(["a", "b"] * 200)},
+        index=pd.MultiIndex.from_product([["x", "y"], range(200)]),
+    )
+    settings: dict[str, Any] = {"max_requests_per_minute": LIMIT, "burst_seconds": 1.0, "latency": 0.1}
+    with simulator.serve(separate_process=True, required_api_key=KEY, **settings) as server:
+        killed: list[int] = []
+
+        def kill_one() -> None:
+            killed.extend(workers_of(server, 60)[:1])
+            for process in killed:
+                os.kill(process, signal.SIGKILL)
+
+        killer = threading.Thread(target=kill_one)
+        killer.start()
+        client = po.Client(server.base_url, KEY)
+        out = po.process_dataframe(df, "Say {text}", model="gpt-4o-mini", client=client, ray=2, progress=False)
+        killer.join()
+        stats = server.stats()
+        again = po.process_dataframe(df[::-1], "Say {text}", model="gpt-4o-mini", client=client, progress=False)
+        received = server.stats(charged=False)["received"]
+    assert killed
+    assert set(out["status"]) == {"succeeded"}
+    pd.testing.assert_frame_equal(out[df.columns], df)
+    assert out["response"].tolist() == again["response"].tolist()[::-1]
+    assert list(out.columns) == list(again.columns)
+    assert out.attrs["parallel_openai"].keys() == again.attrs["parallel_openai"].keys()
+    assert out.attrs["parallel_openai"]["limits"] == {"requests": LIMIT}
+    assert received == stats["received"]  # the same journal serves a run without Ray
+    assert max(stats["per_second"]["accepted"]) <= LIMIT / 60
+    assert stats["received"] - len(df) <= 30  # what was on the wire of the one that was killed, and a moment's answers
+    logs = [path.read_bytes() for path in cluster.rglob("*") if path.is_file() and path.stat().st_size < 1 << 24]
+    assert [text for text in logs if b"very-secret" in text] == []
+
+
+@pytest.mark.usefixtures("cluster")
+def test_the_report_tells_of_a_cluster_what_it_tells_of_one_machine() -> None:
+    df = pd.DataFrame({"text": [f"row {number}" for number in range(120)]})
+    settings: dict[str, Any] = {"max_requests_per_minute": LIMIT, "burst_seconds": 1.0, "latency": 0.1}
+    with simulator.serve(separate_process=True, fault_429=0.1, seed=3, **settings) as server:
+        client = po.Client(server.base_url)
+        out = po.process_dataframe(df, "Say {text}", model="gpt-4o-mini", client=client, ray=2, progress=False)
+    report = po.last_run()
+    assert report is not None
+    assert set(out["status"]) == {"succeeded"}
+    assert 0.09 < report.latency["p50"] < 1.0
+    assert sum(report.refusals.values()) == report.rate_limit_errors > 0
+    assert 0.0 < report.utilisation["requests"] <= 1.1
+    assert report.timeline["answered"].sum() == len(df)
+    assert report.timeline["tokens_used"].sum() == out[["prompt_tokens", "completion_tokens"]].sum().sum()
+
+
+@pytest.mark.usefixtures("cluster")
+def test_a_wrong_key_is_one_clear_sentence() -> None:
+    df = pd.DataFrame({"text": ["a", "b", "c"]})
+    with (
+        simulator.serve(required_api_key="another") as server,
+        pytest.raises(AuthenticationError, match="Check the API key") as stopped,
+    ):
+        po.label_dataframe(
+            df,
+            "text",
+            labels=["x", "y"],
+            model="gpt-4o-mini",
+            client=po.Client(server.base_url, KEY),
+            ray=1,
+            progress=False,
+        )
+    assert stopped.value.partial["status"].tolist() == ["cancelled"] * 3
+
+
+@pytest.mark.usefixtures("cluster")
+@pytest.mark.usefixtures("cluster")
+def test_what_is_on_its_way_at_a_deadline_is_taken_in() -> None:
+    df = pd.DataFrame({"text": [f"row {number}" for number in range(4000)]})
+    with simulator.serve(max_requests_per_minute=None, latency=1.0) as server:
+        client = po.Client(server.base_url, max_concurrent_requests=5)
+        ask: dict[str, Any] = {"model": "gpt-4o-mini", "client": client, "progress": False, "ray": 1}
+        out = po.process_dataframe(df, "text", deadline=6.0, **ask)
+        assert out["status"].eq("succeeded").sum() == server.stats()["received"] < 4000
+        assert out.attrs["parallel_openai"]["ended"] == "deadline"
+
+
+def test_a_budget_is_refused_since_it_could_not_be_kept() -> None:
+    df = pd.DataFrame({"text": ["a", "b"]})
+    with pytest.raises(InvalidInputError, match="leave out ray="):
+        po.process_dataframe(
+            df, "text", model="m", max_tokens=5, budget_tokens=100, ray=1, client=po.Client("http://127.0.0.1:9")
+        )
+
+
+@pytest.mark.usefixtures("cluster")
+def test_a_dataset_comes_back_in_order_and_its_journals_answer_the_next_call(tmp_path: Path) -> None:
+    import ray.data
+
+    settings: dict[str, Any] = {"max_requests_per_minute": LIMIT, "burst_seconds": 1.0}
+    with simulator.serve(separate_process=True, **settings) as server, po.Client(server.base_url, KEY) as client:
+        for blocks in (2, 3):  # also where the rows are divided otherwise
+            ds = ray.data.from_items([{"text": f"row {number}"} for number in range(60)], override_num_blocks=blocks)
+            out = po.process_dataset(
+                ds, "Say {text}", model="m", save_to=tmp_path, workers=2, client=client, progress=False
+            )
+            rows = out.take_all()
+            assert [row["text"] for row in rows] == [f"row {number}" for number in range(60)]
+            assert {row["status"] for row in rows} == {"succeeded"}
+        assert server.stats(charged=False)["received"] == 60
+    assert sum(len(path.read_bytes().splitlines()) for path in tmp_path.glob("part-*.jsonl")) == 60
+
+
+def rows(count: int, blocks: int) -> Any:
+    import ray.data
+
+    return ray.data.from_items([{"text": f"row {number}"} for number in range(count)], override_num_blocks=blocks)
+
+
+@pytest.fixture
+def ask(tmp_path: Path) -> Callable[..., Any]:
+    """A dataset through two workers."""
+
+    def asking(server: Any, ds: Any, prompt: Any = "Say {text}", **options: Any) -> Any:
+        with po.Client(server.base_url, KEY) as client:
+            return po.process_dataset(
+                ds, prompt, model="m", save_to=tmp_path / "answers", workers=2, client=client, progress=False, **options
+            )
+
+    return asking
+
+
+@pytest.mark.usefixtures("cluster")
+def test_a_stop_of_a_dataset_reaches_every_worker_and_the_same_call_goes_on(ask: Callable[..., Any]) -> None:
+    settings: dict[str, Any] = {"max_requests_per_minute": 1200, "burst_seconds": 1.0}
+    with simulator.serve(separate_process=True, **settings) as server:
+        counts: list[int] = []
+
+        def stop() -> None:
+            give_up_at = time.monotonic() + 60
+            while server.stats(charged=False)["received"] < 20 and time.monotonic() < give_up_at:
+                time.sleep(0.05)
+            os.kill(os.getpid(), signal.SIGINT)
+            for seconds in (1.5, 1.5):
+                time.sleep(seconds)
+                counts.append(server.stats(charged=False)["received"])
+
+        stopping = threading.Thread(target=stop)
+        stopping.start()
+        with pytest.raises(KeyboardInterrupt) as stopped:
+            ask(server, rows(160, 4))
+        stopping.join()
+        assert counts[0] == counts[1] < 100
+        finished = [row["status"] for row in vars(stopped.value)["partial"].take_all()]
+        assert finished.count("succeeded") == counts[0] == 160 - finished.count("cancelled")
+        assert {row["status"] for row in ask(server, rows(160, 4)).take_all()} == {"succeeded"}
+        assert server.stats(charged=False)["received"] == 160
+
+
+@pytest.mark.usefixtures("cluster")
+def test_a_row_that_ends_its_worker_each_time_fails_and_the_others_are_answered(ask: Callable[..., Any]) -> None:
+    def prompt(row: Any) -> str:
+        if row["text"] == "row 3":
+            os.kill(os.getpid(), signal.SIGKILL)
+        return f"Say {row['text']}"
+
+    with simulator.serve(separate_process=True, max_requests_per_minute=LIMIT) as server:
+        out = ask(server, rows(8, 2), prompt).take_all()
+        assert [row["status"] for row in out] == ["succeeded"] * 3 + ["failed"] + ["succeeded"] * 4
+        assert "has ended 3 workers" in out[3]["error"]
+
+
+@pytest.mark.usefixtures("cluster")
+def test_a_second_run_on_a_folder_is_refused_while_one_goes_on(ask: Callable[..., Any], tmp_path: Path) -> None:
+    lock = Lock(tmp_path / "answers")
+    try:
+        with simulator.serve() as server:
+            with pytest.raises(JournalLockedError, match="process"):
+                ask(server, rows(4, 2))
+            assert server.stats()["received"] == 0
+    finally:
+        lock.release()
+
+
+@pytest.mark.usefixtures("cluster")
+def test_an_answer_that_a_dataset_cannot_hold_fails_alone_and_a_column_that_a_block_lacks_is_empty(
+    ask: Callable[..., Any],
+) -> None:
+    import ray.data
+
+    texts = ray.data.from_pandas(pd.DataFrame({"text": ["a", "b"]}))
+    both = texts.union(ray.data.from_pandas(pd.DataFrame({"more": [1, 2]}))).materialize()
+    with simulator.serve(max_requests_per_minute=None) as server:
+        out = ask(server, both, parse=lambda text: "\ud800" if " a " in text else text).take_all()
+        assert server.stats()["received"] == 2
+    assert [row["status"] for row in out] == ["failed", "succeeded", "failed", "failed"]
+    assert [row["error_code"] for row in out] == ["malformed_response", None, "missing_prompt", "missing_prompt"]
+
+
+@pytest.mark.usefixtures("cluster")
+@pytest.mark.parametrize("how", ["without columns", "with columns"])
+def test_an_empty_dataset_has_the_added_columns(ask: Callable[..., Any], how: str) -> None:
+    import ray.data
+
+    empty = pd.DataFrame({"text": pd.Series(dtype=str)})
+    ds = ray.data.from_items([]) if how == "without columns" else ray.data.from_pandas(empty)
+    with simulator.serve() as server:
+        out = ask(server, ds)
+    assert out.count() == 0
+    assert {"response", "status", "error"} <= set(out.schema().names)
