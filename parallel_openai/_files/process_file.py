@@ -19,6 +19,7 @@ from parallel_openai._arguments import path_of
 from parallel_openai._batch.batch_lane import Lane
 from parallel_openai._client.client import Client
 from parallel_openai._files.file_run import FileRun
+from parallel_openai._frames.twins import Call, awaitable, blocking
 from parallel_openai._journal.journal import Sync
 from parallel_openai._journal.journal_file import mend_end_of_any
 from parallel_openai._json import dumps
@@ -35,6 +36,7 @@ DEFAULT_REQUESTS_PER_MINUTE = 1500.0
 DEFAULT_TOKENS_PER_MINUTE = 125_000.0
 
 
+@blocking
 def process_api_requests_from_file(
     requests_filepath: str | os.PathLike[str],
     save_filepath: str | os.PathLike[str] | None = None,
@@ -55,7 +57,7 @@ def process_api_requests_from_file(
     lane: Lane = "online",
     resubmit: bool = False,
     resume_from_anywhere: bool = False,
-) -> StatusTracker:
+) -> Call[StatusTracker]:
     """Send every request of a JSONL file, within the limits, and write each result as it comes.
 
     Called again, it goes on where it stopped: requests that have a good answer in the results file are not sent
@@ -125,90 +127,61 @@ def process_api_requests_from_file(
         resubmit=resubmit,
         resume_from_anywhere=resume_from_anywhere,
     )
-    with noted_interrupts() as presses:
+    return _FileCall(run, show=progress, close=client is None)
+
+
+aprocess_api_requests_from_file = awaitable(process_api_requests_from_file)
+
+
+class _FileCall:
+    """A file run, shown while it goes on; `close` says that its client is the call's own."""
+
+    def __init__(self, run: FileRun, *, show: bool, close: bool) -> None:
+        self._run, self._show, self._close = run, show, close
+
+    def execute(self) -> StatusTracker:
+        run = self._run
+        with noted_interrupts() as presses:
+            try:
+                with self._to_its_end() as bar:
+                    run_to_end(run.work(), bar.tick, presses, nested=run.client.loop == "running")
+            except Interrupted:
+                raise interrupt_with(run.status) from None
+            if presses:
+                raise interrupt_with(run.status)
+        return run.status
+
+    async def aexecute(self) -> StatusTracker:
+        run = self._run
         try:
-            with _to_its_end(run, show=progress, close=client is None) as bar:
-                run_to_end(run.work(), bar.tick, presses, nested=run.client.loop == "running")
+            with self._to_its_end() as bar:
+                await arun(run.work(), bar.tick, nested=run.client.loop == "running")
+        except Interrupted as stop:
+            raise asyncio.CancelledError(*stop.args) from None
+        return run.status
+
+    @contextmanager
+    def _to_its_end(self) -> Iterator[Progress]:
+        """Show how the run goes on and, however it ends, say so."""
+        run = self._run
+        bar, line = Progress(run.status, run.client, show=self._show, unit="request"), ""
+        try:
+            with run.log_level():
+                yield bar
+            line = run.closing_line()
         except Interrupted:
-            raise interrupt_with(run.status) from None
-        if presses:
-            raise interrupt_with(run.status)
-    return run.status
-
-
-async def aprocess_api_requests_from_file(
-    requests_filepath: str | os.PathLike[str],
-    save_filepath: str | os.PathLike[str] | None = None,
-    request_url: str | None = None,
-    api_key: str | None = None,
-    max_requests_per_minute: float | None = DEFAULT_REQUESTS_PER_MINUTE,
-    max_tokens_per_minute: float | None = DEFAULT_TOKENS_PER_MINUTE,
-    token_encoding_name: str = "cl100k_base",
-    max_attempts: int = 5,
-    logging_level: int = logging.INFO,
-    *,
-    progress: bool = True,
-    client: Client | None = None,
-    sync: Sync = "second",
-    budget_usd: float | None = None,
-    budget_tokens: int | None = None,
-    deadline: float | None = None,
-    lane: Lane = "online",
-    resubmit: bool = False,
-    resume_from_anywhere: bool = False,
-) -> StatusTracker:
-    """`process_api_requests_from_file` for code that awaits, as the ancestor's callers do.
-
-    Raises:
-        asyncio.CancelledError: its task was cancelled, or a timeout around it ended. Nothing more is sent, the results
-            file is whole and closed, and the same call goes on from there.
-    """
-    run = FileRun(
-        requests_filepath,
-        save_filepath,
-        request_url,
-        api_key,
-        max_requests_per_minute,
-        max_tokens_per_minute,
-        token_encoding_name,
-        max_attempts,
-        logging_level,
-        client,
-        sync,
-        Bounds(budget_usd, budget_tokens, deadline),
-        lane,
-        resubmit=resubmit,
-        resume_from_anywhere=resume_from_anywhere,
-    )
-    try:
-        with _to_its_end(run, show=progress, close=client is None) as bar:
-            await arun(run.work(), bar.tick, nested=run.client.loop == "running")
-    except Interrupted as stop:
-        raise asyncio.CancelledError(*stop.args) from None
-    return run.status
-
-
-@contextmanager
-def _to_its_end(run: FileRun, *, show: bool, close: bool) -> Iterator[Progress]:
-    """Show how a run goes on and, however it ends, say so."""
-    bar, line = Progress(run.status, run.client, show=show, unit="request"), ""
-    try:
-        with run.log_level():
-            yield bar
-        line = run.closing_line()
-    except Interrupted:
-        run.status.ended = "interrupted"
-        line = run.closing_line()
-        raise
-    except (RunStoppedError, JournalWriteError) as error:
-        run.status.ended = "stopped"
-        error.partial = run.status
-        line = run.closing_line()
-        raise
-    finally:
-        bar.close(line)
-        if close:
-            run.client.close()
+            run.status.ended = "interrupted"
+            line = run.closing_line()
+            raise
+        except (RunStoppedError, JournalWriteError) as error:
+            run.status.ended = "stopped"
+            error.partial = run.status
+            line = run.closing_line()
+            raise
+        finally:
+            bar.close(line)
+            if self._close:
+                run.client.close()
 
 
 def append_to_jsonl(data: Any, filename: str | os.PathLike[str]) -> None:

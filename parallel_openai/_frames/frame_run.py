@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 
@@ -467,11 +466,3 @@ def _no_garbage() -> Iterator[None]:
     finally:
         if was_enabled:
             gc.enable()
-
-
-def execute(df: Any, recipe: Recipe, reader: Reader, client: Client, options: Options) -> pd.DataFrame:
-    return FrameRun(df, recipe, reader, client, options).execute()
-
-
-async def aexecute(df: Any, recipe: Recipe, reader: Reader, client: Client, options: Options) -> pd.DataFrame:
-    return await FrameRun(df, recipe, reader, client, options).aexecute()

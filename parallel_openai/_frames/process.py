@@ -15,11 +15,12 @@ from parallel_openai._client.client import Client
 from parallel_openai._client.default_client import client_for
 from parallel_openai._frames.columns.answer_columns import Reader, Reading, object_column, text_column, value_column
 from parallel_openai._frames.columns.fields import REASONING, structured_reader, with_thoughts
-from parallel_openai._frames.frame_run import aexecute, execute
+from parallel_openai._frames.frame_run import FrameRun
 from parallel_openai._frames.parameters import check_parameters, checked_extra
 from parallel_openai._frames.recipe import WHATEVER_IS_RAISED, Prompt, Recipe, check_function, last_line
 from parallel_openai._frames.run_options import Options
-from parallel_openai._frames.snapshot import on_copies, own_copy
+from parallel_openai._frames.snapshot import own_copy
+from parallel_openai._frames.twins import Call, awaitable, blocking
 from parallel_openai._journal.journal import Sync
 from parallel_openai._requests.endpoints import EMBEDDINGS, Answer, EndpointName, of_length
 from parallel_openai._requests.endpoints import endpoint as find_endpoint
@@ -27,7 +28,7 @@ from parallel_openai._requests.schemas.structured_outputs import Shape, structur
 from parallel_openai.errors import InvalidInputError
 
 
-@on_copies
+@blocking
 def process_dataframe(
     df: pd.DataFrame,
     prompt: Prompt,
@@ -56,7 +57,7 @@ def process_dataframe(
     client: Client | None = None,
     extra_body: Mapping[str, Any] | None = None,
     **params: Any,
-) -> pd.DataFrame:
+) -> Call[pd.DataFrame]:
     """Ask the model once for each row and give the frame back with the answers beside its rows.
 
     Args:
@@ -161,62 +162,10 @@ def process_dataframe(
         explode=explode,
     )
     reader = answer_reader(recipe, parse, as_lists=explode, keep_reasoning=keep_reasoning)
-    return execute(df, recipe, reader, client_for(client), options)
+    return FrameRun(df, recipe, reader, client_for(client), options)
 
 
-@on_copies
-async def aprocess_dataframe(
-    df: pd.DataFrame,
-    prompt: Prompt,
-    *,
-    model: str | None,
-    system: Prompt | None = None,
-    endpoint: EndpointName = "chat.completions",
-    response_format: Shape | None = None,
-    samples: int = 1,
-    explode: bool = False,
-    metadata: Hashable | Sequence[Hashable] = (),
-    save_to: str | os.PathLike[str] | None = None,
-    retry_failed: bool = True,
-    parse: Callable[[str], Any] | None = None,
-    repair: bool | int = False,
-    keep_reasoning: bool = False,
-    budget_usd: float | None = None,
-    budget_tokens: int | None = None,
-    deadline: float | None = None,
-    lane: Lane = "online",
-    resubmit: bool = False,
-    prefix: str = "",
-    progress: bool = True,
-    sync: Sync = "second",
-    ray: bool | int = False,
-    client: Client | None = None,
-    extra_body: Mapping[str, Any] | None = None,
-    **params: Any,
-) -> pd.DataFrame:
-    """`process_dataframe` for code that awaits; the caller's loop stays free meanwhile.
-
-    Where its task is cancelled it sends nothing more, takes in the answers on their way, which are paid for (up to
-    10 s; a second cancellation leaves at once), and ends in CancelledError. `last_run().frame` is what was finished.
-    """
-    recipe = make_recipe(prompt, model, system, endpoint, response_format, samples, metadata, extra_body, params)
-    options = Options(
-        save_to=save_to,
-        retry_failed=retry_failed,
-        prefix=prefix,
-        progress=progress,
-        sync=sync,
-        repair=repair,
-        budget_usd=budget_usd,
-        budget_tokens=budget_tokens,
-        deadline=deadline,
-        lane=lane,
-        resubmit=resubmit,
-        ray=ray,
-        explode=explode,
-    )
-    reader = answer_reader(recipe, parse, as_lists=explode, keep_reasoning=keep_reasoning)
-    return await aexecute(df, recipe, reader, client_for(client), options)
+aprocess_dataframe = awaitable(process_dataframe)
 
 
 def make_recipe(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import inspect
 from collections.abc import Callable, Mapping
 from typing import Any, ParamSpec, TypeVar
 
@@ -17,17 +16,19 @@ R = TypeVar("R")
 _CELLS_ARE_SHARED = int(pd.__version__.partition(".")[0]) < 3
 
 
-def on_copies(verb: Callable[P, R]) -> Callable[P, R]:
-    """The verb, working on its arguments as they are when it is called, also where its result is awaited later."""
+def on_copies(function: Callable[P, R]) -> Callable[P, R]:
+    """The function, working on its arguments as they are when it is called."""
 
-    @functools.wraps(verb)
+    @functools.wraps(function)
     def called(*args: P.args, **kwargs: P.kwargs) -> R:
-        copies: Any = {name: own_copy(value) for name, value in kwargs.items()}
-        return verb(*map(own_copy, args), **copies)
+        args, kwargs = own_copies(args, kwargs)  # type: ignore[assignment]
+        return function(*args, **kwargs)
 
-    if inspect.iscoroutinefunction(verb) and hasattr(inspect, "markcoroutinefunction"):  # from Python 3.12 on
-        inspect.markcoroutinefunction(called)
     return called
+
+
+def own_copies(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    return tuple(map(own_copy, args)), {name: own_copy(value) for name, value in kwargs.items()}
 
 
 def own_copy(value: Any) -> Any:

@@ -15,11 +15,11 @@ from parallel_openai._client.client import Client
 from parallel_openai._client.default_client import client_for
 from parallel_openai._frames.columns.answer_columns import Reader
 from parallel_openai._frames.columns.table import check_frame, has_column
-from parallel_openai._frames.frame_run import aexecute, execute
+from parallel_openai._frames.frame_run import FrameRun
 from parallel_openai._frames.process import make_recipe
 from parallel_openai._frames.recipe import Prompt, Recipe
 from parallel_openai._frames.run_options import Options
-from parallel_openai._frames.snapshot import on_copies
+from parallel_openai._frames.twins import Call, awaitable, blocking
 from parallel_openai._journal.journal import Sync
 from parallel_openai._labels.examples import example_messages, keys_of_examples
 from parallel_openai._labels.label_columns import label_reader
@@ -30,7 +30,7 @@ from parallel_openai._requests.schemas.answer_schema import label_format
 from parallel_openai.errors import InvalidInputError
 
 
-@on_copies
+@blocking
 def label_dataframe(
     df: pd.DataFrame,
     prompt: Prompt,
@@ -63,7 +63,7 @@ def label_dataframe(
     client: Client | None = None,
     extra_body: Mapping[str, Any] | None = None,
     **params: Any,
-) -> pd.DataFrame:
+) -> Call[pd.DataFrame]:
     """Have each row labelled with one of `labels`, several of them, or a score.
 
     The request holds the model to the labels by a JSON schema (structured outputs). An answer that is none of them all
@@ -146,77 +146,10 @@ def label_dataframe(
         resubmit=resubmit,
         ray=ray,
     )
-    return execute(df, recipe, reader, client_for(client), options)
+    return FrameRun(df, recipe, reader, client_for(client), options)
 
 
-@on_copies
-async def alabel_dataframe(
-    df: pd.DataFrame,
-    prompt: Prompt,
-    *,
-    labels: Any = None,
-    model: str | None,
-    system: Prompt | None = None,
-    endpoint: Literal["chat.completions", "responses"] = "chat.completions",
-    multi: bool = False,
-    scale: tuple[int, int] | None = None,
-    examples: pd.DataFrame | None = None,
-    explain: bool = False,
-    samples: int = 1,
-    confidence: Confidence | Sequence[Confidence] | None = None,
-    abstain_below: float | None = None,
-    gold: Hashable | None = None,
-    metadata: Hashable | Sequence[Hashable] = (),
-    save_to: str | os.PathLike[str] | None = None,
-    retry_failed: bool = True,
-    repair: bool | int = False,
-    budget_usd: float | None = None,
-    budget_tokens: int | None = None,
-    deadline: float | None = None,
-    lane: Lane = "online",
-    resubmit: bool = False,
-    prefix: str = "",
-    progress: bool = True,
-    sync: Sync = "second",
-    ray: bool | int = False,
-    client: Client | None = None,
-    extra_body: Mapping[str, Any] | None = None,
-    **params: Any,
-) -> pd.DataFrame:
-    """`label_dataframe` for code that awaits; the caller's loop stays free meanwhile.
-
-    Its arguments are the same: `labels` (a list, a mapping to descriptions, an Enum, or a class with several fields),
-    `multi`, `scale`, `examples`, `explain`, `samples`, `confidence`, `abstain_below`, and those of `process_dataframe`.
-    """
-    question = make_question(
-        labels,
-        multi=multi,
-        scale=scale,
-        explain=explain,
-        samples=samples,
-        confidence=confidence,
-        abstain_below=abstain_below,
-        params={**params, **mapping_of(extra_body, "extra_body")},
-    )
-    recipe, reader = plan_labels(
-        df, question, prompt, model, system, endpoint, examples, gold, metadata, extra_body, params
-    )
-    options = Options(
-        verb="label",
-        save_to=save_to,
-        retry_failed=retry_failed,
-        prefix=prefix,
-        progress=progress,
-        sync=sync,
-        repair=repair,
-        budget_usd=budget_usd,
-        budget_tokens=budget_tokens,
-        deadline=deadline,
-        lane=lane,
-        resubmit=resubmit,
-        ray=ray,
-    )
-    return await aexecute(df, recipe, reader, client_for(client), options)
+alabel_dataframe = awaitable(label_dataframe)
 
 
 def plan_labels(

@@ -17,7 +17,7 @@ from parallel_openai._frames.embedding.vectors import VectorColumn
 from parallel_openai._frames.process import make_recipe
 from parallel_openai._frames.recipe import Prompt, Recipe
 from parallel_openai._frames.run_options import Options
-from parallel_openai._frames.snapshot import on_copies
+from parallel_openai._frames.twins import Call, awaitable, blocking
 from parallel_openai._journal.journal import Sync
 from parallel_openai._requests.endpoints import EMBEDDINGS
 from parallel_openai.errors import InvalidInputError
@@ -35,7 +35,7 @@ _NOT_HERE = {
 }
 
 
-@on_copies
+@blocking
 def embed_dataframe(
     df: pd.DataFrame,
     column: Prompt,
@@ -56,7 +56,7 @@ def embed_dataframe(
     client: Client | None = None,
     extra_body: Mapping[str, Any] | None = None,
     **params: Any,
-) -> pd.DataFrame:
+) -> Call[pd.DataFrame]:
     """Turn each row's text into a vector and give the frame back with the vectors beside its rows.
 
     Up to 2,048 rows and 300,000 tokens travel in one request. Where a request is refused, for its size or for one row
@@ -100,46 +100,10 @@ def embed_dataframe(
         deadline=deadline,
         resubmit=resubmit,
     )
-    return _run(df, recipe, client, options, rows_per_request).execute()
+    return _run(df, recipe, client, options, rows_per_request)
 
 
-@on_copies
-async def aembed_dataframe(
-    df: pd.DataFrame,
-    column: Prompt,
-    *,
-    model: str,
-    dimensions: int | None = None,
-    rows_per_request: int | None = None,
-    metadata: Hashable | Sequence[Hashable] = (),
-    save_to: str | os.PathLike[str] | None = None,
-    retry_failed: bool = True,
-    budget_usd: float | None = None,
-    budget_tokens: int | None = None,
-    deadline: float | None = None,
-    resubmit: bool = False,
-    prefix: str = "",
-    progress: bool = True,
-    sync: Sync = "second",
-    client: Client | None = None,
-    extra_body: Mapping[str, Any] | None = None,
-    **params: Any,
-) -> pd.DataFrame:
-    """`embed_dataframe` for code that awaits; the caller's loop stays free meanwhile."""
-    recipe = _recipe(column, model, dimensions, rows_per_request, metadata, extra_body, params)
-    options = Options(
-        verb="embed",
-        save_to=save_to,
-        retry_failed=retry_failed,
-        prefix=prefix,
-        progress=progress,
-        sync=sync,
-        budget_usd=budget_usd,
-        budget_tokens=budget_tokens,
-        deadline=deadline,
-        resubmit=resubmit,
-    )
-    return await _run(df, recipe, client, options, rows_per_request).aexecute()
+aembed_dataframe = awaitable(embed_dataframe)
 
 
 def _recipe(

@@ -17,7 +17,7 @@ from parallel_openai._frames.columns.earlier_columns import as_own
 from parallel_openai._frames.columns.table import check_frame, find_column
 from parallel_openai._frames.parameters import check_parameters, checked_extra
 from parallel_openai._frames.recipe import Prompt
-from parallel_openai._frames.snapshot import on_copies
+from parallel_openai._frames.twins import Call, awaitable, blocking
 from parallel_openai._labels.evaluation.evaluate import Evaluation, evaluate_without
 from parallel_openai._labels.evaluation.metrics import LEVEL, Bools, holm, mcnemar, paired_gain
 from parallel_openai._labels.label import alabel_dataframe, label_dataframe
@@ -39,7 +39,7 @@ from parallel_openai._run.budget import Funds
 from parallel_openai.errors import InvalidInputError
 
 
-@on_copies
+@blocking
 def compare(
     df: pd.DataFrame,
     prompts: Mapping[str, Prompt | Mapping[str, Any]],
@@ -53,7 +53,7 @@ def compare(
     progress: bool = True,
     client: Client | None = None,
     **options: Any,
-) -> Comparison:
+) -> Call[Comparison]:
     """Label the same rows by several prompts, by several models, or each by each, and compare.
 
     What was answered before is not asked again: change one prompt and run the cell again, and only that one is sent.
@@ -88,41 +88,16 @@ def compare(
     >>> found.table["accuracy"].to_dict()
     {'v1': 1.0, 'v2': 1.0}
     """
+    check_frame(df)
+    names = _models(model, models)
+    funds = _shared_funds(budget_usd, options.pop("budget_tokens", None))
     labels = list(labels) if isinstance(labels, Iterator) else labels  # each variant goes through them
-    plan = _Plan(df, prompts, labels, model, models, gold, label, budget_usd, options)
-    account = client_for(client)
-    for arguments in plan.variants():
-        plan.take(
-            label_dataframe(plan.df, **arguments, labels=labels, gold=plan.bar, progress=progress, client=account)
-        )
-    return plan.comparison()
+    common = {"labels": labels, "progress": progress, "client": client_for(client)}
+    variants = _variants(prompts, names, options)
+    return _Variants(df, variants, common, gold, label, funds)
 
 
-@on_copies
-async def acompare(
-    df: pd.DataFrame,
-    prompts: Mapping[str, Prompt | Mapping[str, Any]],
-    *,
-    labels: Any = None,
-    model: str | None = None,
-    models: Sequence[str] | None = None,
-    gold: Hashable | None = None,
-    label: Hashable | None = None,
-    budget_usd: float | None = None,
-    progress: bool = True,
-    client: Client | None = None,
-    **options: Any,
-) -> Comparison:
-    """`compare` for code that awaits; the caller's loop stays free meanwhile."""
-    labels = list(labels) if isinstance(labels, Iterator) else labels  # each variant goes through them
-    plan = _Plan(df, prompts, labels, model, models, gold, label, budget_usd, options)
-    account = client_for(client)
-    for arguments in plan.variants():
-        out = await alabel_dataframe(
-            plan.df, **arguments, labels=labels, gold=plan.bar, progress=progress, client=account
-        )
-        plan.take(out)
-    return plan.comparison()
+acompare = awaitable(compare)
 
 
 @dataclass(frozen=True)
@@ -184,53 +159,46 @@ class Comparison:
         return page(self)
 
 
-class _Plan:
+class _Variants:
     """The variants of a comparison, and what came of those that were run."""
 
     def __init__(
         self,
         df: pd.DataFrame,
-        prompts: Any,
-        labels: Any,
-        model: str | None,
-        models: Sequence[str] | None,
+        variants: Mapping[str, dict[str, Any]],
+        common: dict[str, Any],
         gold: Hashable | None,
         label: Hashable | None,
-        budget_usd: float | None,
-        options: Mapping[str, Any],
+        funds: Funds | None,
     ) -> None:
-        check_frame(df)
-        if not isinstance(prompts, Mapping) or not prompts:
-            raise InvalidInputError(
-                f"prompts must be prompts by their names, such as {{'v1': 'Happy? {{text}}'}}, not {prompts!r:.80}."
-            )
-        if (model is None) == (models is None) or isinstance(models, str) or (models is not None and not models):
-            raise InvalidInputError("Pass model='...' for one model, or models=['...', '...'] for several.")
         if gold is not None:
             find_column(df, gold, "gold=")
         self.df = df if gold is None else as_own(df, gold)
         self._gold, self._label = gold, label
-        options = dict(options)
-        self._funds = _shared_funds(budget_usd, options.pop("budget_tokens", None))
-        names = [model] if models is None else list(models)
-        self._variants = {
-            f"{name} · {each}" if len(names) > 1 else str(name): {**options, **_arguments(prompt), "model": each}
-            for (name, prompt), each in itertools.product(prompts.items(), names)
-        }
-        for arguments in self._variants.values():
-            _check_options(arguments)
+        self._variants, self._funds = variants, funds
+        # Of a class's fields the bar cannot show how many are right.
+        self._common = {**common, "gold": None if is_label_model(common["labels"]) else gold}
         self._ended = "finished"
         self._frames: dict[str, pd.DataFrame] = {}
-        # Of a class's fields the bar cannot show how many are right.
-        self.bar = None if is_label_model(labels) else gold
 
-    def variants(self) -> Iterator[dict[str, Any]]:
+    def execute(self) -> Comparison:
+        for arguments in self._in_turn():
+            self.take(label_dataframe(self.df, **arguments))
+        return self.comparison()
+
+    async def aexecute(self) -> Comparison:
+        for arguments in self._in_turn():
+            self.take(await alabel_dataframe(self.df, **arguments))
+        return self.comparison()
+
+    def _in_turn(self) -> Iterator[dict[str, Any]]:
         """The arguments of each variant in turn, until one is interrupted or has spent the rest of the budget."""
+        shared = self._common if self._funds is None else {**self._common, "budget_usd": self._funds}
         for name, arguments in self._variants.items():
             if self._ended != "finished":
                 return
             self._name = name
-            yield arguments if self._funds is None else {**arguments, "budget_usd": self._funds}
+            yield {**arguments, **shared}
 
     def take(self, out: pd.DataFrame) -> None:
         self._frames[self._name] = out
@@ -292,6 +260,27 @@ _TABLE = [
     *("p_value", "p_adjusted"),
     *("same", "confidence", "cost_usd", "seconds", "prompt_tokens", "completion_tokens"),
 ]
+
+
+def _models(model: str | None, models: Sequence[str] | None) -> Sequence[str | None]:
+    if (model is None) == (models is None) or isinstance(models, str) or (models is not None and not models):
+        raise InvalidInputError("Pass model='...' for one model, or models=['...', '...'] for several.")
+    return [model] if models is None else list(models)
+
+
+def _variants(prompts: Any, models: Sequence[str | None], options: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """The arguments of `label_dataframe` for each prompt and model, by the variant's name."""
+    if not isinstance(prompts, Mapping) or not prompts:
+        raise InvalidInputError(
+            f"prompts must be prompts by their names, such as {{'v1': 'Happy? {{text}}'}}, not {prompts!r:.80}."
+        )
+    variants = {
+        f"{name} · {model}" if len(models) > 1 else str(name): {**options, **_arguments(prompt), "model": model}
+        for (name, prompt), model in itertools.product(prompts.items(), models)
+    }
+    for arguments in variants.values():
+        _check_options(arguments)
+    return variants
 
 
 def _shared_funds(budget_usd: float | None, budget_tokens: float | None) -> Funds | None:
