@@ -93,3 +93,7 @@ __all__ = [
     "to_jsonl",
     "vectors",
 ]
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -6,6 +6,7 @@ import ast
 import os
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -168,11 +169,37 @@ def test_the_simulator_imports_nothing_of_ours(name: str) -> None:
     assert {each for each in ours(name) if not each.startswith("local.simulator")} == set()
 
 
-def test_the_processor_knows_no_http_no_pandas_and_no_bar() -> None:
+def test_the_runner_knows_no_http_no_pandas_and_no_bar() -> None:
     assert {"aiohttp", "pandas", "tqdm"}.isdisjoint(imports("_run.runner"))
     assert ours("_run.runner").isdisjoint(
         {"_http.transport", "_journal.journal", "_progress.progress", "_progress.bars"}
     )
+
+
+def test_all_but_five_places_is_private() -> None:
+    assert {name.split(".")[0] for name in MODULES if not name.startswith("_")} == {"", "cli", "errors", "local"}
+    assert "__main__" in MODULES
+
+
+def test_no_two_files_share_a_name() -> None:
+    """But for the simulator's, which is a house of its own."""
+    names = [
+        name.rpartition(".")[2] for name in MODULES if not name.startswith("local.simulator") and not _is_room(name)
+    ]
+    assert sorted(name for name in set(names) if names.count(name) > 1) == []
+
+
+def _is_room(name: str) -> bool:
+    return MODULES[name].name == "__init__.py"
+
+
+def test_no_folder_holds_more_than_a_dozen_files() -> None:
+    folders = Counter(path.parent for path in MODULES.values())
+    assert {str(folder): count for folder, count in folders.items() if count > 12} == {}
+
+
+def test_what_a_person_sees_of_the_package_is_its_list() -> None:
+    assert dir(parallel_openai) == parallel_openai.__all__
 
 
 def test_the_public_face_is_a_sorted_list_of_what_is_really_there() -> None:

@@ -28,8 +28,8 @@ from parallel_openai._journal.journal import Journal
 from parallel_openai._log import log
 from parallel_openai._progress.status import StatusTracker
 from parallel_openai._records import APIRequest, Result
-from parallel_openai._run.budget import Budget
 from parallel_openai._run.runner import End
+from parallel_openai._run.spending.budget import Budget
 from parallel_openai.errors import BatchError, PermissionDeniedError, RunStoppedError
 
 #: Seconds after which a batch is not waited for any more. Its window is a day.

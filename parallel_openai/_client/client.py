@@ -26,12 +26,12 @@ from parallel_openai._loop.background import in_background
 from parallel_openai._progress.status import StatusTracker
 from parallel_openai._records import DONE, APIRequest, Response, Result
 from parallel_openai._requests.endpoints import usage_of
-from parallel_openai._run.allowance import prices_at
-from parallel_openai._run.budget import Budget
 from parallel_openai._run.equal_refusals import models_like
 from parallel_openai._run.failures import tell
 from parallel_openai._run.retry import RetryPolicy, judge
 from parallel_openai._run.runner import End, Processor
+from parallel_openai._run.spending.allowance import prices_at
+from parallel_openai._run.spending.budget import Budget
 from parallel_openai.errors import InvalidInputError, RequestRefusedError
 
 if TYPE_CHECKING:

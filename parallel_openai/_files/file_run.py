@@ -35,10 +35,10 @@ from parallel_openai._records import APIRequest, Result, Size
 from parallel_openai._requests.encodings import get_encoding
 from parallel_openai._requests.endpoints import Endpoint, endpoint_at, path_for
 from parallel_openai._requests.tokens import request_size
-from parallel_openai._run.allowance import Bounds, prices_at
-from parallel_openai._run.budget import Budget, cost_of
 from parallel_openai._run.retry import without_answer
-from parallel_openai._run.worst_case import has_media, reads_unseen
+from parallel_openai._run.spending.allowance import Bounds, prices_at
+from parallel_openai._run.spending.budget import Budget, cost_of
+from parallel_openai._run.spending.worst_case import has_media, reads_unseen
 from parallel_openai.errors import InvalidInputError
 
 #: Lines passed over as known before other work of the loop gets its turn.

@@ -28,7 +28,7 @@ from parallel_openai._loop.background import run as run_to_end
 from parallel_openai._loop.interrupts import interrupt_with, noted_interrupts
 from parallel_openai._progress.progress import Progress
 from parallel_openai._progress.status import StatusTracker
-from parallel_openai._run.allowance import Bounds
+from parallel_openai._run.spending.allowance import Bounds
 from parallel_openai.errors import JournalError, JournalWriteError, RunStoppedError
 
 #: Half of what a fresh account had when the ancestor was written.

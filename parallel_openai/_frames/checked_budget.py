@@ -9,8 +9,8 @@ from parallel_openai._frames.recipe import Recipe
 from parallel_openai._records import APIRequest
 from parallel_openai._requests.encodings import encoding_for_model
 from parallel_openai._requests.tokens import request_size
-from parallel_openai._run.allowance import Bounds
-from parallel_openai._run.budget import Budget
+from parallel_openai._run.spending.allowance import Bounds
+from parallel_openai._run.spending.budget import Budget
 from parallel_openai.errors import InvalidInputError
 
 

@@ -22,8 +22,8 @@ from parallel_openai._disk.ownership import check_own
 from parallel_openai._frames.checked_budget import make_budget
 from parallel_openai._frames.columns.answer_columns import COLUMNS, Answers, Reader
 from parallel_openai._frames.columns.earlier_columns import sign, without_made
+from parallel_openai._frames.columns.explode import CHOICE, check_choices, explode
 from parallel_openai._frames.columns.table import check_frame, check_free, earlier_runs, with_columns
-from parallel_openai._frames.explode import CHOICE, check_choices, explode
 from parallel_openai._frames.journal_path import USED, journal_path, make_private
 from parallel_openai._frames.recipe import Recipe
 from parallel_openai._frames.repair import Repair, check_tries, make_repair
@@ -40,9 +40,9 @@ from parallel_openai._progress.progress import Progress
 from parallel_openai._progress.status import StatusTracker
 from parallel_openai._records import APIRequest, Result
 from parallel_openai._requests.template import BadPromptError
-from parallel_openai._run.allowance import Bounds
 from parallel_openai._run.lane import Engine, workers
 from parallel_openai._run.runner import End
+from parallel_openai._run.spending.allowance import Bounds
 from parallel_openai.errors import InvalidInputError, JournalError, JournalWriteError, RunStoppedError
 
 #: Rows that are looked up before other work of the loop gets its turn.

@@ -8,7 +8,7 @@ from typing import Literal
 
 from parallel_openai._batch.batch_lane import Lane
 from parallel_openai._journal.journal import Sync
-from parallel_openai._run.budget import Funds
+from parallel_openai._run.spending.budget import Funds
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,7 +13,7 @@ from parallel_openai._preview.request_count import Learned, Sent
 from parallel_openai._records import Usage
 from parallel_openai._requests.endpoints import Endpoint
 from parallel_openai._requests.prices import price
-from parallel_openai._run.worst_case import worst_case
+from parallel_openai._run.spending.worst_case import worst_case
 
 #: A batch is answered within so many seconds, or expires.
 BATCH_WINDOW = 86_400.0

@@ -17,8 +17,8 @@ from parallel_openai._ray.cluster import DeskHandle, account_name, count_workers
 from parallel_openai._ray.worker import Delivery, Done, Parcel, Worker
 from parallel_openai._records import APIRequest, Result
 from parallel_openai._requests.endpoints import usage_of
-from parallel_openai._run.budget import Budget
 from parallel_openai._run.runner import End
+from parallel_openai._run.spending.budget import Budget
 
 #: Requests that a worker has beyond those that it can have on the wire, and how many it is given at once.
 STOCK = 64

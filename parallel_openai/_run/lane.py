@@ -11,8 +11,8 @@ from typing import Any, Protocol
 
 from parallel_openai._progress.status import StatusTracker
 from parallel_openai._records import APIRequest, Result
-from parallel_openai._run.budget import Budget
 from parallel_openai._run.runner import End
+from parallel_openai._run.spending.budget import Budget
 
 
 class Engine(Protocol):

@@ -21,13 +21,13 @@ from parallel_openai._progress.status import StatusTracker
 from parallel_openai._records import DONE, APIRequest, Attempt, Response, Result, Usage, Verdict
 from parallel_openai._requests.endpoints import usage_of
 from parallel_openai._run.backlog import Backlog
-from parallel_openai._run.budget import Budget, PriceOf, cost_of
 from parallel_openai._run.equal_refusals import RefusedAlike
 from parallel_openai._run.failures import Mishaps
 from parallel_openai._run.incoming import Feed
 from parallel_openai._run.job import Job
 from parallel_openai._run.outages import Outages
 from parallel_openai._run.retry import RetryPolicy, judge
+from parallel_openai._run.spending.budget import Budget, PriceOf, cost_of
 from parallel_openai.errors import RateLimitedError, RunStoppedError
 
 #: How a run came to its end: every request has its result, or the budget or the time was used up, or all is submitted

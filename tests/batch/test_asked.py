@@ -14,7 +14,7 @@ from parallel_openai._batch.submitting.input_files import Place
 from parallel_openai._journal.journal import Journal
 from parallel_openai._progress.status import StatusTracker
 from parallel_openai._records import APIRequest, Result, Size
-from parallel_openai._run.budget import Budget
+from parallel_openai._run.spending.budget import Budget
 
 
 class Caller:

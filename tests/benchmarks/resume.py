@@ -37,7 +37,7 @@ from parallel_openai._files.known_lines import content_digest
 from parallel_openai._journal.resume import KnownResults, result_line
 from parallel_openai._json import dumps
 from parallel_openai._records import Attempt, Result
-from parallel_openai._run.allowance import Bounds
+from parallel_openai._run.spending.allowance import Bounds
 from tests.benchmarks.machine import about, peak
 from tests.benchmarks.throughput import ANSWER, MODEL, PARAMS, PROMPT, TEXT
 

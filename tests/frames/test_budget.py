@@ -13,7 +13,7 @@ import pytest
 
 import parallel_openai as po
 from parallel_openai._records import APIRequest, Response, Size
-from parallel_openai._run.budget import Budget
+from parallel_openai._run.spending.budget import Budget
 from parallel_openai.errors import InvalidInputError
 from parallel_openai.local.simulator import Server
 from tests.frames.conftest import Verb, codes

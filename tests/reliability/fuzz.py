@@ -24,9 +24,9 @@ from parallel_openai._json import loads
 from parallel_openai._limits.limiter import Limiter
 from parallel_openai._records import APIRequest, Response, Result, Size
 from parallel_openai._requests.endpoints import ENDPOINTS, Endpoint
-from parallel_openai._run.budget import Budget
 from parallel_openai._run.retry import RetryPolicy
 from parallel_openai._run.runner import End, Processor
+from parallel_openai._run.spending.budget import Budget
 from parallel_openai.errors import JournalError, RunStoppedError
 from tests.limits.virtual import VirtualLoop, run_virtually
 

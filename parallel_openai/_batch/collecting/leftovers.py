@@ -9,8 +9,8 @@ from parallel_openai._batch.submitting.input_files import Row, Spool
 from parallel_openai._client.client import Client
 from parallel_openai._progress.status import StatusTracker
 from parallel_openai._records import APIRequest, Result
-from parallel_openai._run.budget import Budget
 from parallel_openai._run.runner import End
+from parallel_openai._run.spending.budget import Budget
 
 
 class Leftovers:

@@ -11,7 +11,7 @@ from parallel_openai._journal.journal import Journal
 from parallel_openai._journal.resume import result_line
 from parallel_openai._progress.status import StatusTracker
 from parallel_openai._records import APIRequest, Response, Result
-from parallel_openai._run.budget import Budget, Reserve
+from parallel_openai._run.spending.budget import Budget, Reserve
 
 #: A refusal, which releases a reserve without a cost; a 408 may have been billed.
 _NOTHING = Response(400, {}, b"", None, 0.0)

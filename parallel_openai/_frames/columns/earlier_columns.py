@@ -16,8 +16,8 @@ import numpy as np
 import pandas as pd
 
 from parallel_openai._frames.columns.answer_columns import COLUMNS
+from parallel_openai._frames.columns.explode import CHOICE
 from parallel_openai._frames.columns.table import columns_by_text, has_column, label_of
-from parallel_openai._frames.explode import CHOICE
 from parallel_openai._frames.run_options import Options
 from parallel_openai._requests.template import parse_template
 from parallel_openai.errors import TemplateError

@@ -34,8 +34,8 @@ from parallel_openai._printable import printable_lines
 from parallel_openai._requests.endpoints import CHAT
 from parallel_openai._requests.endpoints import endpoint as find_endpoint
 from parallel_openai._requests.schemas.label_models import is_label_model
-from parallel_openai._run.allowance import Bounds
-from parallel_openai._run.budget import Funds
+from parallel_openai._run.spending.allowance import Bounds
+from parallel_openai._run.spending.budget import Funds
 from parallel_openai.errors import InvalidInputError
 
 

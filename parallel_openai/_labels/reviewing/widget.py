@@ -2,18 +2,30 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import anywidget
 import traitlets
 
 from parallel_openai.errors import ParallelOpenAIError
 
-if TYPE_CHECKING:
-    from parallel_openai._labels.reviewing.review import Review
-
 HERE = Path(__file__).parent
+
+
+class Review(Protocol):
+    """What the widget needs of a review: rows by their position in it, and where a choice is kept."""
+
+    @property
+    def labels(self) -> Sequence[Any]: ...
+    @property
+    def multi(self) -> bool: ...
+    def item(self, position: int) -> dict[str, Any]: ...
+    def first_open(self) -> int: ...
+    def next_after(self, position: int) -> int: ...
+    def within(self, position: int) -> int: ...
+    def choose(self, position: int, label: Any, *, note: str = "") -> None: ...
 
 
 class ReviewWidget(anywidget.AnyWidget):  # type: ignore[misc,unused-ignore]

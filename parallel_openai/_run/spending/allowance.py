@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from parallel_openai._requests.prices import price
-from parallel_openai._run.budget import Budget, Funds, PriceOf
+from parallel_openai._run.spending.budget import Budget, Funds, PriceOf
 from parallel_openai.errors import InvalidInputError
 
 
