@@ -240,7 +240,7 @@ def _info(part: Part, batch: ServerBatch | None) -> BatchInfo:
 async def _collect(path: Path, client: Client, lane: BatchLane, parts: list[Part], status: StatusTracker) -> str | None:
     """Gives what goes on at the server, as sentences."""
     record = all(part.record for part in parts)
-    with Journal(path) as journal:
+    with Journal(path, sync=client.sync) as journal:
 
         def take(result: Result) -> APIRequest | None:
             journal.append(result_line(result, record=record))

@@ -17,6 +17,7 @@ from parallel_openai._http.addresses.urls import is_local, mask_url
 from parallel_openai._http.credentials.keys import KeyFunction, find_key, make_headers
 from parallel_openai._http.credentials.secrets import sent_secrets
 from parallel_openai._http.server import Line
+from parallel_openai._journal.journal import Sync, check_sync
 from parallel_openai._limits.admission import Gates, model_of, per_minute
 from parallel_openai._limits.limits import check_options
 from parallel_openai._limits.model_limiters import Limiters
@@ -68,6 +69,8 @@ class Client:
         api_version: of Azure's dated API; None: `OPENAI_API_VERSION`. Without one, Azure's v1 path is used.
         loop: `thread`: the engine has a loop of its own; `running`: it works on the caller's loop, patched by
             nest_asyncio.
+        sync: how often the disk is told to keep the answers that were written down: about once a `second`, `always`
+            (after each write) or `never` (safe against a crash of the program, not of the machine).
         trust_env: whether the proxies of the environment are used.
         ssl: a context, for a certificate authority of your own.
 
@@ -105,6 +108,7 @@ class Client:
         azure_deployment: str | None = None,
         api_version: str | None = None,
         loop: Literal["thread", "running"] = "thread",
+        sync: Sync = "second",
         trust_env: bool = True,
         ssl: ssl_module.SSLContext | bool = True,
     ) -> None:
@@ -131,6 +135,8 @@ class Client:
         if loop not in ("thread", "running"):
             raise InvalidInputError(f"loop must be 'thread' or 'running', not {loop!r}.")
         self.loop: Literal["thread", "running"] = loop
+        check_sync(sync)
+        self.sync = sync
         self._given_concurrency = max_concurrent_requests
         self.max_concurrent_requests = max_concurrent_requests or MAX_CONCURRENT_REQUESTS
         self.max_attempts = max_attempts
@@ -372,7 +378,7 @@ class _Pool(Client):
         _check_members(members)
         first = members[0]
         self.members = tuple(members)
-        self.base_url, self.loop, self.limiter = first.base_url, first.loop, first.limiter
+        self.base_url, self.loop, self.sync, self.limiter = first.base_url, first.loop, first.sync, first.limiter
         self.max_concurrent_requests = sum(each.max_concurrent_requests for each in members)
         self.max_attempts = max(each.max_attempts for each in members)
         self.timeout = max(each.timeout for each in members)

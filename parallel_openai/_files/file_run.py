@@ -25,7 +25,7 @@ from parallel_openai._files.endpoint_url import split_url
 from parallel_openai._files.known_lines import NOTHING_KNOWN, Digest, KnownLines, content_digest, key_digest
 from parallel_openai._files.requests_file import Line, LineRequest, RequestsFile, parse_request
 from parallel_openai._journal.digests import digest_of
-from parallel_openai._journal.journal import Journal, Sync, check_sync
+from parallel_openai._journal.journal import Journal
 from parallel_openai._journal.origins import here
 from parallel_openai._journal.resume import result_line
 from parallel_openai._log import log
@@ -72,14 +72,12 @@ class FileRun:
         max_attempts: int,
         logging_level: int,
         client: Client | None,
-        sync: Sync,
         bounds: Bounds,
         lane: Lane,
         *,
         resubmit: bool,
         resume_from_anywhere: bool,
     ) -> None:
-        check_sync(sync)
         self.lane = check_lane(lane, {}, bounds.deadline, repair=False, resubmit=resubmit)
         if lane == "flex":
             raise InvalidInputError(
@@ -121,7 +119,6 @@ class FileRun:
         self.client.check_key()
         self._origin = here(self.client.place)
         self._from = None if resume_from_anywhere else self._origin.place
-        self.sync = sync
         self.bounds = bounds
         self._price = prices_at(self.client.base_url)
         self.budget = bounds.budget(self.client.base_url, sure_tier(lane))
@@ -148,7 +145,7 @@ class FileRun:
     async def _work(self, began: float) -> None:
         if self.budget is not None:
             await self._check_caps(self.budget)
-        with Journal(self.target, sync=self.sync, origin=self._origin) as journal:
+        with Journal(self.target, sync=self.client.sync, origin=self._origin) as journal:
             if self.lane is not None:
                 await self._work_in_batches(self.lane, journal)
                 return

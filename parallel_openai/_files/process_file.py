@@ -20,7 +20,6 @@ from parallel_openai._batch.batch_lane import Lane
 from parallel_openai._client.client import Client
 from parallel_openai._files.file_run import FileRun
 from parallel_openai._frames.twins import Call, awaitable, blocking
-from parallel_openai._journal.journal import Sync
 from parallel_openai._journal.journal_file import mend_end_of_any
 from parallel_openai._json import dumps
 from parallel_openai._loop.background import Interrupted, arun
@@ -50,7 +49,6 @@ def process_api_requests_from_file(
     *,
     progress: bool = True,
     client: Client | None = None,
-    sync: Sync = "second",
     budget_usd: float | None = None,
     budget_tokens: int | None = None,
     deadline: float | None = None,
@@ -77,7 +75,6 @@ def process_api_requests_from_file(
         logging_level: of the logger `parallel_openai` while this runs; failed requests are logged at WARNING (30).
         progress: False shows no bar.
         client: an account to use in the place of `request_url`'s host, `api_key` and the limits.
-        sync: how often the disk is told to keep what was written: about once a `second`, `always` or `never`.
         budget_usd, budget_tokens: what the call may spend. Before each send the most that it can come to is set aside,
             so every request needs a cap on its answer, such as `max_completion_tokens`. What has an answer is free.
         deadline: seconds after which nothing is sent any more. What is on its way then is waited for, for up to 10 s.
@@ -121,7 +118,6 @@ def process_api_requests_from_file(
         max_attempts,
         logging_level,
         client,
-        sync,
         Bounds(budget_usd, budget_tokens, deadline),
         lane,
         resubmit=resubmit,

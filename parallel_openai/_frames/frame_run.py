@@ -30,7 +30,7 @@ from parallel_openai._frames.repair import Repair, check_tries, make_repair
 from parallel_openai._frames.reporting.report import RunReport, remember
 from parallel_openai._frames.restore import KnownRequest, Restoring
 from parallel_openai._frames.run_options import Options
-from parallel_openai._journal.journal import Journal, check_sync
+from parallel_openai._journal.journal import Journal
 from parallel_openai._journal.origins import Origin, here
 from parallel_openai._journal.resume import KnownResults, result_line
 from parallel_openai._json import dumps, loads
@@ -83,7 +83,6 @@ class FrameRun:
             added.append(CHOICE)
         check_free(self.df, added, self.options.prefix)
         self.client.check_key()
-        check_sync(self.options.sync)
         self._tries = check_tries(self.options.repair)
         self._bounds = Bounds(self.options.budget_usd, self.options.budget_tokens, self.options.deadline)
         self._budget = make_budget(
@@ -163,7 +162,7 @@ class FrameRun:
 
     async def _work(self) -> None:
         began = self.client.clock()
-        with Journal(self.journal_path, sync=self.options.sync) as journal:
+        with Journal(self.journal_path, sync=self.client.sync) as journal:
             known = await self._known()
             try:
                 self._restoring = Restoring(lambda slot, key: self._read(slot, key, known))

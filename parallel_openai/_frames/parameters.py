@@ -19,7 +19,7 @@ OPTIONS: dict[str, str] = {
     **dict.fromkeys(
         names_in(
             "system endpoint response_format samples explode metadata save_to retry_failed parse repair keep_reasoning "
-            "budget_usd budget_tokens deadline lane resubmit prefix progress sync ray client extra_body model"
+            "budget_usd budget_tokens deadline lane resubmit prefix progress ray client extra_body model"
         ),
         "process_dataframe",
     ),
@@ -40,7 +40,7 @@ ACCOUNT: dict[str, str] = {
         for name in names_in(
             "base_url api_key organization project max_requests_per_minute max_tokens_per_minute "
             "max_concurrent_requests max_attempts timeout burst max_wait give_up_after shared headers query "
-            "azure_endpoint azure_deployment api_version loop trust_env ssl"
+            "azure_endpoint azure_deployment api_version loop sync trust_env ssl"
         )
     },
     **dict.fromkeys(("extra_headers", "default_headers"), "Client(headers={...})"),

@@ -21,7 +21,6 @@ from parallel_openai._frames.recipe import WHATEVER_IS_RAISED, Prompt, Recipe, c
 from parallel_openai._frames.run_options import Options
 from parallel_openai._frames.snapshot import own_copy
 from parallel_openai._frames.twins import Call, awaitable, blocking
-from parallel_openai._journal.journal import Sync
 from parallel_openai._requests.endpoints import EMBEDDINGS, Answer, EndpointName, of_length
 from parallel_openai._requests.endpoints import endpoint as find_endpoint
 from parallel_openai._requests.schemas.structured_outputs import Shape, structure_of
@@ -52,7 +51,6 @@ def process_dataframe(
     resubmit: bool = False,
     prefix: str = "",
     progress: bool = True,
-    sync: Sync = "second",
     ray: bool | int = False,
     client: Client | None = None,
     extra_body: Mapping[str, Any] | None = None,
@@ -105,8 +103,6 @@ def process_dataframe(
             holds what that call put there (rows may be sorted or left out, columns dropped or renamed), and this call
             does not read them. A column of your own, or one with a value of yours in it, is never overwritten.
         progress: False shows nothing.
-        sync: how often the disk is told to keep what was written: about once a `second`, `always` (after each write)
-            or `never` (safe against a crash of the program, not of the machine).
         ray: whether the requests are sent by the machines of a Ray cluster (`parallel-openai[ray]`), all within the
             account's one limit; a number: by so many workers. Everything else stays as it is.
         client: the account; None: the environment's.
@@ -151,7 +147,6 @@ def process_dataframe(
         retry_failed=retry_failed,
         prefix=prefix,
         progress=progress,
-        sync=sync,
         repair=repair,
         budget_usd=budget_usd,
         budget_tokens=budget_tokens,

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import Literal
 
 from parallel_openai._batch.batch_lane import Lane
-from parallel_openai._journal.journal import Sync
 from parallel_openai._run.spending.budget import Funds
 
 
@@ -20,7 +19,6 @@ class Options:
     retry_failed: bool = True
     prefix: str = ""
     progress: bool = True
-    sync: Sync = "second"
     repair: bool | int = False
     budget_usd: float | Funds | None = None
     budget_tokens: int | None = None

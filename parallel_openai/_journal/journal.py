@@ -34,8 +34,7 @@ class Journal:
 
     Args:
         path: the file; it and its folder are made when missing, the file for its owner only.
-        sync: how often the disk is told to keep what was written: about once a `second`, `always` (after each
-            write) or `never` (the system decides; safe against a crash of the program, not of the machine).
+        sync: how often the disk is told to keep what was written, as `Client` has it.
         origin: where what is written came from, if that is to be told beside the file.
 
     Raises:

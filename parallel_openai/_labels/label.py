@@ -20,7 +20,6 @@ from parallel_openai._frames.process import make_recipe
 from parallel_openai._frames.recipe import Prompt, Recipe
 from parallel_openai._frames.run_options import Options
 from parallel_openai._frames.twins import Call, awaitable, blocking
-from parallel_openai._journal.journal import Sync
 from parallel_openai._labels.examples import example_messages, keys_of_examples
 from parallel_openai._labels.label_columns import label_reader
 from parallel_openai._labels.question import Confidence, Question, instruction, make_question
@@ -58,7 +57,6 @@ def label_dataframe(
     resubmit: bool = False,
     prefix: str = "",
     progress: bool = True,
-    sync: Sync = "second",
     ray: bool | int = False,
     client: Client | None = None,
     extra_body: Mapping[str, Any] | None = None,
@@ -137,7 +135,6 @@ def label_dataframe(
         retry_failed=retry_failed,
         prefix=prefix,
         progress=progress,
-        sync=sync,
         repair=repair,
         budget_usd=budget_usd,
         budget_tokens=budget_tokens,

@@ -49,7 +49,6 @@ _OF_THE_RUN = {
     "ray",
     "repair",
     "resubmit",
-    "sync",
 }
 
 

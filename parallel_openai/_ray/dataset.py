@@ -25,7 +25,6 @@ from parallel_openai._frames.process import answer_reader, make_recipe
 from parallel_openai._frames.recipe import Prompt, Recipe
 from parallel_openai._frames.run_options import Options
 from parallel_openai._frames.snapshot import on_copies
-from parallel_openai._journal.journal import Sync
 from parallel_openai._loop.interrupts import check_held, hold_back, interrupt_with, is_interactive, noted_interrupts
 from parallel_openai._progress.progress import Progress
 from parallel_openai._progress.status import StatusTracker
@@ -69,7 +68,6 @@ def process_dataset(
     keep_reasoning: bool = False,
     prefix: str = "",
     progress: bool = True,
-    sync: Sync = "second",
     workers: int | None = None,
     client: Client | None = None,
     extra_body: Mapping[str, Any] | None = None,
@@ -113,7 +111,6 @@ def process_dataset(
         retry_failed=retry_failed,
         prefix=prefix,
         progress=False,
-        sync=sync,
         repair=repair,
     )
     _check_columns(ds, recipe, reader, prefix)

@@ -55,8 +55,9 @@ def run(order: dict[str, Any]) -> dict[str, Any]:
         order["base_url"],
         max_concurrent_requests=order.get("concurrency", 20),
         max_requests_per_minute=order.get("max_requests_per_minute"),
+        sync=order.get("sync", "second"),
     )
-    options = {"client": client, "progress": False, "sync": order.get("sync", "second")}
+    options = {"client": client, "progress": False}
     began = time.monotonic()
     try:
         if order["face"] == "frame":

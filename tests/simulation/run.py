@@ -238,7 +238,8 @@ class _Here:
         class Client(po.Client):
             clock = staticmethod(server.now)
 
-        client = Client("http://127.0.0.1:9/v1", "k", loop="running", timeout=120.0, **self.life.given)
+        sync: Any = "never" if self.life.verb == "file" else "second"
+        client = Client("http://127.0.0.1:9/v1", "k", loop="running", sync=sync, timeout=120.0, **self.life.given)
         client._line.connections = Connections(lambda: _Network(server, client.timeout))
         return client
 
@@ -298,7 +299,6 @@ class _Here:
                 path,
                 client=client,
                 progress=False,
-                sync="never",
                 logging_level=50,
                 **self._bounds(),
             )

@@ -18,7 +18,6 @@ from parallel_openai._frames.process import make_recipe
 from parallel_openai._frames.recipe import Prompt, Recipe
 from parallel_openai._frames.run_options import Options
 from parallel_openai._frames.twins import Call, awaitable, blocking
-from parallel_openai._journal.journal import Sync
 from parallel_openai._requests.endpoints import EMBEDDINGS
 from parallel_openai.errors import InvalidInputError
 
@@ -52,7 +51,6 @@ def embed_dataframe(
     resubmit: bool = False,
     prefix: str = "",
     progress: bool = True,
-    sync: Sync = "second",
     client: Client | None = None,
     extra_body: Mapping[str, Any] | None = None,
     **params: Any,
@@ -94,7 +92,6 @@ def embed_dataframe(
         retry_failed=retry_failed,
         prefix=prefix,
         progress=progress,
-        sync=sync,
         budget_usd=budget_usd,
         budget_tokens=budget_tokens,
         deadline=deadline,
