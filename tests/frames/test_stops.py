@@ -57,7 +57,7 @@ CALLS: dict[str, Callable[[po.Client], Any]] = {
 def test_what_is_on_its_way_when_a_stop_comes_is_taken_in_and_not_paid_again(
     server: Server, client: po.Client, call: str
 ) -> None:
-    server.set(latency=0.6)
+    server.set(latency=1.2)  # the press has this long to come, also on a busy machine
     with interrupted_once_sent(server, IN_FLIGHT, times=1), pytest.raises(KeyboardInterrupt):
         CALLS[call](client)
     sent = server.stats()["received"]
@@ -70,9 +70,10 @@ def test_what_is_on_its_way_when_a_stop_comes_is_taken_in_and_not_paid_again(
 
 
 def test_what_is_on_its_way_at_a_deadline_is_taken_in(server: Server, client: po.Client) -> None:
-    server.set(latency=0.6)
-    out = po.process_dataframe(texts(30), "text", deadline=0.3, client=client, **OPTIONS)
-    assert 0 < out["status"].eq("succeeded").sum() == server.stats()["received"] < 30
+    po.process_dataframe(texts(1), "Before {text}", client=client, **OPTIONS)  # what a process does once takes time too
+    server.set(latency=1.0)
+    out = po.process_dataframe(texts(30), "text", deadline=0.6, client=client, **OPTIONS)
+    assert 0 < out["status"].eq("succeeded").sum() == server.stats()["received"] - 1 < 30
 
 
 def test_what_is_on_its_way_when_a_run_fails_by_itself_is_taken_in(server: Server, client: po.Client) -> None:
