@@ -120,6 +120,7 @@ class Verdict:
         dimension: which limit refused, for a `hold`; None when the server does not say.
         stop: the exception that ends the run, for a `stop`.
         overload: whether it is one of the words of a server that is overloaded or away, for a `retry`.
+        lasts: whether the limit that refused seems to be one of a day, for a `hold`.
     """
 
     kind: Kind
@@ -129,6 +130,7 @@ class Verdict:
     dimension: Dimension | None = None
     stop: type[RunStoppedError] | None = None
     overload: bool = False
+    lasts: bool = False
 
     def __post_init__(self) -> None:
         # They are the server's words, which go to logs, terminals and exceptions from here.

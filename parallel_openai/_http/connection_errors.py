@@ -21,6 +21,10 @@ _OF_PROXY = (aiohttp.ClientHttpProxyError, aiohttp.ClientProxyConnectionError, a
 #: After so many connections, one after the other, that were closed without a word, no server speaks HTTP there.
 _SILENT = 3
 _CERTIFICATE = "It may want a client certificate, Client(ssl=...)."
+_PLAIN = "If it speaks plain http, write http:// in base_url."
+_SECURE = "If it wants a secure connection, write https:// in base_url."
+#: A connection that somebody ended.
+_CUT_OFF = frozenset({errno.ECONNRESET, errno.ECONNABORTED, errno.EPIPE})
 
 
 class NotHTTPError(aiohttp.ClientPayloadError):
@@ -81,15 +85,16 @@ class ConnectionErrors:
             return "tls_error", f"No secure connection to {place}: {_reason(error)}.{_hint_of_tls(str(error))}"
         if isinstance(error, NotHTTPError) and error.args[0] and not self.has_answered:
             return "wrong_protocol", f"The server at {place} does not speak HTTP/1.1: {error.args[0]}"
+        other = f" {_CERTIFICATE} {_PLAIN}" if tried.url.scheme == "https" else f" {_SECURE}"
         if isinstance(error, aiohttp.ClientConnectorError):
-            hint = f" {_CERTIFICATE}" if tried.url.scheme == "https" and not error.os_error.errno else ""
+            hint = other if tried.url.scheme == "https" and _is_cut_off(error.os_error) else ""
             sentence = f"No connection to {place}: {_reason(error)}. Is base_url right and the server up?{hint}"
             return "connection_refused", sentence
-        if isinstance(error, aiohttp.ServerDisconnectedError) and self._is_silent(tried.began):
-            hint = _CERTIFICATE if tried.url.scheme == "https" else "It may want https."
+        if _is_cut_off(error) and self._is_silent(tried.began):
             sentence = f"The server at {place} closes each connection without an answer. Is what stands behind it up?"
-            return "connection_refused", f"{sentence} {hint}"
-        return "connection_error", f"The connection to {place} broke: {_reason(error)}."
+            return "connection_refused", sentence + other
+        hint = other if _is_cut_off(error) and not self.has_answered else ""
+        return "connection_error", f"The connection to {place} broke: {_reason(error)}.{hint}"
 
     def _is_silent(self, began: float) -> bool:
         """Whether nobody has answered yet, and this connection is not the first to be closed. Those that were open at
@@ -121,9 +126,15 @@ def about_proxy(proxy: URL | None, place: str, status: int | None, why: str) -> 
     return sentence if proxy is None else f"{sentence} Client(trust_env=False) leaves it out."
 
 
+def _is_cut_off(error: BaseException) -> bool:
+    """Whether the other side ended the connection, and not the way to it."""
+    is_reset = isinstance(error, ConnectionResetError) or getattr(error, "errno", None) in _CUT_OFF
+    return is_reset or isinstance(error, aiohttp.ServerDisconnectedError)
+
+
 def _hint_of_tls(said: str) -> str:
     if "WRONG_VERSION" in said:
-        return " Does the server speak plain http there?"
+        return f" {_PLAIN}"
     if "CERTIFICATE_REQUIRED" in said or "HANDSHAKE_FAILURE" in said:
         return f" {_CERTIFICATE}"
     return " It speaks HTTP/2 alone." if "NO_APPLICATION_PROTOCOL" in said else ""

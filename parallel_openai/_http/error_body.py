@@ -23,7 +23,10 @@ _MONEY = re.compile(
     r"(?:out of|no|not enough|more) credits?\b|\bbilling\b|payment[ _]required"
 )
 #: In words, and as Google names its quotas: `requests_per_day`, `RequestsPerDayPerProject`.
-_DAY = re.compile(r"(?i)(?:\b|_)per[ _-]day(?:\b|_)|(?-i:PerDay)|/ ?day\b|\bdaily\b|\((?:rpd|tpd)\)")
+_DAY = re.compile(
+    r"(?i)(?:\b|_)(?:per|a|each|every)[ _-](?:day|month|week)(?:\b|_)|(?-i:PerDay)|/ ?(?:day|month|week)\b|"
+    r"\b(?:daily|weekly|monthly|tomorrow|midnight)\b|\bfor today\b|\b24[ -]?h(?:ours?|rs?)?\b|\((?:rpd|tpd)\)"
+)
 _MINUTE = re.compile(r"(?i)(?:\b|_)per[ _-](?:minute|second|hour)(?:\b|_)|(?-i:Per(?:Minute|Second|Hour))|/ ?min")
 _OVERLOAD = re.compile(
     r"(?i)overloaded|server[ _](?:is )?busy|model is (?:currently |still )?loading|(?:no|insufficient|at) capacity"

@@ -20,6 +20,7 @@ from parallel_openai._http.connection_errors import ConnectionErrors, Exchange, 
 from parallel_openai._http.credentials.secrets import Secrets
 from parallel_openai._http.deadlines import Deadlines
 from parallel_openai._http.event_stream import assembled
+from parallel_openai._http.pages import is_page, told_body
 from parallel_openai._http.post import Poster
 from parallel_openai._json import JSONTooLargeError, dumps, loads_from_anywhere, loads_quickly
 from parallel_openai._records import MAX_RESPONSE_BYTES, Response
@@ -200,7 +201,8 @@ class Transport:
         if status >= 300 or not isinstance(data, dict) or data.get("error"):
             content, data = self._read_json(self._secrets.out_of_error(content), headers)
         if self._is_of_proxy(url, status, data):
-            sentence = about_proxy(self._proxy, f"{url.host}:{url.port}", status, f"HTTP {status}")
+            page = f", {told_body(content, headers)}" if is_page(content) else ""
+            sentence = about_proxy(self._proxy, f"{url.host}:{url.port}", status, f"HTTP {status}{page}")
             return self._failure(began, "proxy_error", sentence)
         return Response(200 if status in _AS_200 else status, headers, content, data, seconds)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import time
 from collections.abc import Iterator, Mapping
@@ -53,6 +54,7 @@ _PER_SECOND = {
 }
 #: A key's limit alone, as LiteLLM says it beside what it counts.
 _LIMIT_ALONE = {"requests": "x-litellm-key-rpm-limit", "tokens": "x-litellm-key-tpm-limit"}
+_OF_A_DAY = re.compile(r"(?i)x-ratelimit-remaining-(?:requests|req|tokens)-(?:per-)?(?:hour|day|week|month)")
 #: What a gateway's slip of the pen is known by: no limit is larger or smaller, and none takes longer to fill up again.
 _LARGEST, _SMALLEST, _LONGEST = 1e12, 1.0, 31 * 86400.0
 
@@ -120,6 +122,21 @@ def limit_alone(headers: Mapping[str, str], dimension: str) -> float | None:
     """
     limit = _number(headers.get(_LIMIT_ALONE[dimension]))
     return limit if limit is not None and _SMALLEST <= limit <= _LARGEST else None
+
+
+def day_used_up(headers: Mapping[str, str]) -> float | None:
+    """Seconds until a limit begins anew that is called one of an hour or more, and of which nothing is left; infinite
+    where that is not told; None where there is no such limit.
+
+    >>> day_used_up({"x-ratelimit-remaining-requests-day": "0", "x-ratelimit-reset-requests-day": "33011.3"})
+    33011.3
+    """
+    waits = []
+    for name, left in headers.items():
+        if _OF_A_DAY.fullmatch(name) and _number(left) == 0.0:
+            reset = duration(headers.get(name.lower().replace("-remaining-", "-reset-")))
+            waits.append(math.inf if reset is None else reset)
+    return max(waits, default=None)
 
 
 def _within_a_second(headers: Mapping[str, str], limit_name: str, remaining_name: str) -> Allowance | None:

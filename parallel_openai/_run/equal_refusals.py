@@ -8,6 +8,7 @@ from difflib import get_close_matches
 from typing import Any
 
 from parallel_openai._http.error_body import error_of
+from parallel_openai._http.pages import is_page
 from parallel_openai._json import dumps
 from parallel_openai._records import APIRequest, Response, Verdict
 from parallel_openai._requests.endpoints import endpoint_at, mappings
@@ -109,7 +110,7 @@ def _may_be_the_runs(
 
 
 def _is_page(response: Response) -> bool:
-    return "html" in response.headers.get("content-type", "") or response.body[:200].lstrip()[:1] == b"<"
+    return "html" in response.headers.get("content-type", "") or is_page(response.body)
 
 
 def _mend(request: APIRequest, response: Response, field: str | None) -> str:

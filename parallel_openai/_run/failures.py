@@ -17,6 +17,11 @@ from parallel_openai.errors import RateLimitedError
 _TOO_LARGE = "The request is larger than the account's token limit ever lets through. The server said: "
 
 
+#: Seconds without an answer after which a limit that seems to be one of a day is taken for one.
+LASTING = 60.0
+_LATER = "Run the same again when it begins anew: what was finished is kept."
+
+
 class Mishaps:
     """Decides, and tells the limiter and the counters.
 
@@ -58,7 +63,7 @@ class Mishaps:
         now = self._clock()
         delay = self._hold_back(job, lease, response, verdict)
         if job.held_since is None:
-            job.held_since = now
+            job.held_since, job.answered_then = now, self._status.num_tasks_succeeded
         if verdict.dimension == "tokens":
             job.refusals += 1
             held = now - job.held_since
@@ -67,10 +72,13 @@ class Mishaps:
         is_limit = response.status == 429 and verdict.code != RESOURCE_UNAVAILABLE
         if is_limit and (verdict.wait or 0.0) > self._retry.max_wait:  # all the others would wait as long
             raise RateLimitedError(
-                f"{verdict.message} It asks to wait {verdict.wait:,.0f} s, and nothing waits longer than max_wait, "
+                f"{_sentence(verdict)} It asks to wait {verdict.wait:,.0f} s, and nothing waits longer than max_wait, "
                 f"{self._retry.max_wait:,.0f} s. Run the same again then, what was finished is kept; or wait with "
                 "Client(max_wait=...)."
             )
+        if verdict.lasts and now - job.held_since > LASTING and job.answered_then == self._status.num_tasks_succeeded:
+            waited = f"Nothing was answered for {now - job.held_since:,.0f} s."
+            raise RateLimitedError(f"{_sentence(verdict)} {waited} {_LATER}")
         if now + (verdict.wait or delay) - job.held_since > self._retry.max_wait:
             return self._waited_enough(verdict)
         return delay
@@ -127,10 +135,14 @@ def _advice(verdict: Verdict) -> str:
         "AuthenticationError": "Check the API key (OPENAI_API_KEY or Client(api_key=...)).",
         "PermissionDeniedError": "Check what this key, project and country may use.",
         "QuotaExceededError": "Add credit or raise the limit, then run the same again: what was finished is kept.",
-        "RateLimitedError": "Run the same again when it begins anew: what was finished is kept.",
+        "RateLimitedError": _LATER,
         "RunStoppedError": "Run it again later, what was finished is kept; Client(give_up_after=...) waits longer.",
         "ServerUnreachableError": "Nothing was charged.",
     }
     assert verdict.stop is not None
+    return f"{_sentence(verdict)} {todo[verdict.stop.__name__]}"
+
+
+def _sentence(verdict: Verdict) -> str:
     said = verdict.message or ""
-    return f"{said if said.endswith(('.', '!', '?')) else said + '.'} {todo[verdict.stop.__name__]}"
+    return said if said.endswith((".", "!", "?")) else f"{said}."

@@ -22,6 +22,7 @@ class Job:
         failures: sends that count against it.
         refusals: how often it was refused for its tokens.
         held_since: when it was first held back for what is not its fault; None while it was not.
+        answered_then: how many of its run had been answered by then.
         overloaded: when it was last refused by a server with too much to do, and how many requests of its model had
             been answered and refused by then; None while it was not.
         size: how large it is for the limiter.
@@ -36,6 +37,7 @@ class Job:
     failures: int = 0
     refusals: int = 0
     held_since: float | None = None
+    answered_then: int = 0
     overloaded: tuple[float, int, int] | None = None
     size: Size = NO_SIZE
     reserve: Reserve | None = None

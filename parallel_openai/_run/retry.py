@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -17,7 +18,8 @@ from parallel_openai._http.error_body import (
     status_of,
     wait_in,
 )
-from parallel_openai._limits.headers import allowance, retry_after
+from parallel_openai._http.pages import is_page, told_body, without_page
+from parallel_openai._limits.headers import Allowance, allowance, day_used_up, retry_after
 from parallel_openai._records import DONE, TOO_MANY_FILES, Dimension, Response, Usage, Verdict
 from parallel_openai._requests.endpoints import Endpoint, endpoint_at, usage_of
 from parallel_openai.errors import (
@@ -83,12 +85,13 @@ def judge(response: Response, *, reached: bool, path: str = "") -> Verdict:
         error and wait is None and response.status != 429
     ):  # the limiter learns from refusals, and knows what it is told of them
         wait = wait_in(error)
-    if code in QUOTA_CODES or status == 402 or (error and wait is None and _is_out_of_money(status, error)):
+    words = error or {"message": message}  # some say in plain text what others say in fields
+    if code in QUOTA_CODES or status == 402 or (wait is None and _is_out_of_money(status, words)):
         return Verdict("stop", code or "insufficient_quota", message, stop=QuotaExceededError)
-    if status == 429 and error and wait is None and _is_out_for_today(response, error):
+    if status == 429 and wait is None and _is_out_for_today(response, words):
         return Verdict("stop", "rate_limit_exceeded", message, stop=RateLimitedError)
     if response.status == 429:
-        return _refused(response, error or {}, code, message, wait)
+        return _refused(response, words, code, message, wait)
     if code in FILTER_CODES or (error and status in (400, 403, 451) and is_about_content(error)):
         return Verdict("fail", "content_filter", message)
     if status == 404 and response.error is not None and not reached:
@@ -136,8 +139,14 @@ def _is_out_of_money(status: int, error: Mapping[str, Any]) -> bool:
 
 
 def _is_out_for_today(response: Response, error: Mapping[str, Any]) -> bool:
-    """Whether that is what the words say, of a server whose headers show no limit that could tell for how long."""
-    return is_about_day(error) and not any(allowance(response.headers, name) for name in ("requests", "tokens"))
+    """Whether that is what the words say, of a server whose headers show nothing else that is used up."""
+    return day_used_up(response.headers) == math.inf or (is_about_day(error) and not _used_up(response))
+
+
+def _used_up(response: Response) -> list[Allowance]:
+    """The limits of which the headers say that nothing is left, and for how long."""
+    shown = (allowance(response.headers, name) for name in ("requests", "tokens"))
+    return [each for each in shown if each is not None and each.remaining < 1.0 and each.reset is not None]
 
 
 def _no_answer(response: Response, reached: bool) -> Verdict:
@@ -157,9 +166,22 @@ def _refused(response: Response, error: Mapping[str, Any], code: str, message: s
         return Verdict("hold", code, message, wait)
     if code.lower() == RESOURCE_UNAVAILABLE or _says_unavailable(error):
         return Verdict("hold", RESOURCE_UNAVAILABLE, message, wait)
-    if wait is None:
-        wait = _long_wait(error)
-    return Verdict("hold", "rate_limit_exceeded", message, wait, _refused_dimension(response, error))
+    day, used_up = day_used_up(response.headers), _used_up(response)
+    if wait is None or (day is not None and wait < day < math.inf):
+        wait = (_long_wait(error) or _next_of(used_up)) if day is None else day
+    lasts = is_about_day(error) or any(map(_is_long, used_up))
+    return Verdict("hold", "rate_limit_exceeded", message, wait, _refused_dimension(response, error), lasts=lasts)
+
+
+def _next_of(used_up: list[Allowance]) -> float | None:
+    """Seconds until buckets of a day or an hour that are empty have room for one more, if more than a minute."""
+    longest = max((each.period / each.limit for each in used_up), default=0.0)
+    return longest if longest > 60.0 else None
+
+
+def _is_long(used_up: Allowance) -> bool:
+    """Whether it lasts longer than a bucket of a minute, an hour or a day explains, which fills bit by bit."""
+    return used_up.period == 60.0 and (used_up.reset or 0.0) > 2 * 60.0
 
 
 def _long_wait(error: Mapping[str, Any]) -> float | None:
@@ -201,13 +223,15 @@ def _redirected(response: Response, reached: bool) -> Verdict:
 
 def _malformed(response: Response) -> Verdict:
     kind = response.headers.get("content-type", "no content type")
-    return Verdict("retry", "malformed_response", f"The server answered HTTP 200 with {kind!r} that is no JSON object.")
+    sentence = f"The server answered HTTP 200 with {kind!r} that is no JSON object."
+    page = f" It is {told_body(response.body, response.headers)}." if is_page(response.body) else ""
+    return Verdict("retry", "malformed_response", sentence + page)
 
 
 def _sentence(response: Response, error: Mapping[str, Any] | None) -> str:
     if error and error.get("message"):
-        return f"HTTP {response.status}: {str(error['message'])[:2000]}"
-    text = response.body[:200].decode("utf-8", "replace").strip()
+        return f"HTTP {response.status}: {without_page(str(error['message']))[:2000]}"
+    text = told_body(response.body, response.headers)
     return f"HTTP {response.status}: {text}" if text else f"HTTP {response.status} with an empty body."
 
 

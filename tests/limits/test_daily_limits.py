@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import json
 from typing import Any
 
 import pandas as pd
@@ -132,3 +134,89 @@ def test_a_days_limit_is_not_shown_as_a_minutes(server: Server) -> None:
     assert client.limiter.requests.limit == 14_400
     assert client.max_requests_per_minute is None
     assert "max_requests_per_minute" not in repr(client)
+
+
+def of_a_day(left: int, reset: str | None, suffix: str = "") -> dict[str, str]:
+    told = {"limit": "50", "remaining": str(max(0, left)), **({} if reset is None else {"reset": reset})}
+    return {f"x-ratelimit-{name}-requests{suffix}": value for name, value in told.items()}
+
+
+MINUTE = {
+    "x-ratelimit-limit-requests": "60",
+    "x-ratelimit-remaining-requests": "55",
+    "x-ratelimit-reset-requests": "5s",
+}
+TOLD: dict[str, tuple[dict[str, str], bytes, float]] = {
+    "in plain text": ({}, b"Daily limit reached", 1),
+    "in plain text, with a short wait": ({"retry-after": "1"}, b"Daily limit reached", 100),
+    "as 24 hours": ({}, b"50 requests per 24 hours", 1),
+    "as 24h in an error": ({}, b'{"error": {"message": "Limit: 50 requests / 24h"}}', 1),
+    "as today": ({}, b'{"msg": "You have used all requests for today"}', 1),
+    "as a month": ({}, b'{"error": "Monthly quota reached."}', 1),
+    "beside a minute's headers": (MINUTE, b'{"error": {"message": "Limit of requests per day reached"}}', 1),
+    "beside a minute's headers, with a short wait": ({**MINUTE, "retry-after": "1"}, b"requests per day", 100),
+    "by a header of its own": ({**MINUTE, **of_a_day(0, "33011.4", "-day")}, b"Too many requests", 1),
+    "by a header of its own, with a short wait": ({**of_a_day(0, "33011", "-day"), "retry-after": "60"}, b"", 1),
+    "by a header of its own, until nobody knows": (of_a_day(0, None, "-day"), b"Too many requests", 1),
+    "by a reset of 33 hours": (of_a_day(0, "33h"), b"", 120),
+    "by a reset of 20 hours": (of_a_day(0, "20h"), b"", 1),
+    "by a reset of 5 hours": (of_a_day(0, "5h"), b"", 120),
+    "by an hour's header": (
+        {"x-ratelimit-remaining-tokens-hour": "0", "x-ratelimit-reset-tokens-hour": "3500"},
+        b"",
+        1,
+    ),
+}
+
+
+class Account:
+    """Answers fifty requests, and then refuses as it is told, until it opens again; in virtual time."""
+
+    def __init__(
+        self, headers: dict[str, str], body: bytes, *, opens: float = float("inf"), max_wait: float = 600
+    ) -> None:
+        self.loop, self.results, self.sends = VirtualLoop(), list[Result](), 0
+        self._headers, self._body, self._opens = headers, body, opens
+        limiter, retry = Limiter(clock=self.loop.time), RetryPolicy(max_wait=max_wait)
+        self._processor = Processor(
+            send=self._send, limiter=limiter, on_result=self.results.append, retry=retry,
+            max_concurrent_requests=5, clock=self.loop.time,
+        )  # fmt: skip
+
+    async def _send(self, request: APIRequest, lease: Any) -> Response:
+        self.sends += 1
+        is_open = self.sends <= 50 or self.loop.time() > self._opens
+        await asyncio.sleep(0.1)
+        if is_open:
+            return Response(200, {}, b"{}", GOOD, 0.1)
+        data = json.loads(self._body) if self._body.startswith(b"{") else None
+        return Response(429, self._headers, self._body, data, 0.1)
+
+    def run(self) -> None:
+        run_virtually(self._processor.run(APIRequest({"model": "m", "n": n}) for n in range(100)), self.loop)
+
+
+@pytest.mark.parametrize(("headers", "body", "seconds"), TOLD.values(), ids=TOLD)
+def test_a_days_limit_stops_the_run_however_it_is_told(headers: dict[str, str], body: bytes, seconds: float) -> None:
+    account = Account(headers, body)
+    with pytest.raises(RateLimitedError, match="what was finished is kept"):
+        account.run()
+    assert all(result.status == "succeeded" for result in account.results)
+    assert len(account.results) >= 48
+    assert account.loop.time() < seconds + 3
+    assert account.sends < 110
+
+
+@pytest.mark.parametrize(
+    ("headers", "body"),
+    [
+        ({"retry-after": "20"}, b"Slow down. Free accounts have 200 requests daily."),
+        (of_a_day(0, "50s"), b"Too many requests; there is a daily limit too"),
+        ({**MINUTE, "x-ratelimit-remaining-requests-day": "14000"}, b"Too many requests"),
+        (of_a_day(0, "60000"), b""),  # milliseconds, perhaps
+    ],
+)
+def test_a_limit_that_only_sounds_like_a_days_is_waited_out(headers: dict[str, str], body: bytes) -> None:
+    account = Account(headers, body, opens=40.0)
+    account.run()
+    assert [result.status for result in account.results] == ["succeeded"] * 100
