@@ -84,7 +84,7 @@ def test_nowhere_in_a_run_are_the_words_of_a_page(
     journal, df = tmp_path / "out.jsonl", pd.DataFrame({"text": ["one", "two"]})
     with (
         caplog.at_level(logging.DEBUG),
-        po.Client(server.base_url, give_up_after=0.3, max_wait=0.3) as client,
+        po.Client(server.base_url, give_up_after=0.3) as client,
         pytest.raises(RunStoppedError, match=r"HTTP 502.*502 Bad Gateway") as stopped,
     ):
         po.process_dataframe(df, "text", model="m", client=client, save_to=journal)
