@@ -19,8 +19,9 @@ from parallel_openai._http.body import MAX_HEADER_LINE, MAX_HEADERS, TooLargeErr
 from parallel_openai._http.connection_errors import ConnectionErrors, Exchange, about_proxy
 from parallel_openai._http.credentials.secrets import Secrets
 from parallel_openai._http.deadlines import Deadlines
+from parallel_openai._http.error_body import is_page, told_body
 from parallel_openai._http.event_stream import assembled
-from parallel_openai._http.pages import is_page, told_body
+from parallel_openai._http.heads import read_leniently
 from parallel_openai._http.post import Poster
 from parallel_openai._json import JSONTooLargeError, dumps, loads_from_anywhere, loads_quickly
 from parallel_openai._records import MAX_RESPONSE_BYTES, Response
@@ -290,7 +291,8 @@ class Transport:
 
     def _connector(self) -> aiohttp.TCPConnector:
         # The limiter and the processor say how many are in flight, so there is no limit here.
-        return connector_through(self._proxy, limit=0, ttl_dns_cache=300, ssl=self._ssl, keepalive_timeout=30)
+        connector = connector_through(self._proxy, limit=0, ttl_dns_cache=300, ssl=self._ssl, keepalive_timeout=30)
+        return read_leniently(connector)
 
     def _url(self, path: str) -> URL:
         url = self._urls.get(path)

@@ -7,8 +7,7 @@ from collections.abc import Mapping
 from difflib import get_close_matches
 from typing import Any
 
-from parallel_openai._http.error_body import error_of
-from parallel_openai._http.pages import is_page
+from parallel_openai._http.error_body import error_of, is_page
 from parallel_openai._json import dumps
 from parallel_openai._records import APIRequest, Response, Verdict
 from parallel_openai._requests.endpoints import endpoint_at, mappings

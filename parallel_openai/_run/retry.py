@@ -15,10 +15,12 @@ from parallel_openai._http.error_body import (
     is_about_day,
     is_about_money,
     is_overload,
+    is_page,
     status_of,
+    told_body,
     wait_in,
+    without_page,
 )
-from parallel_openai._http.pages import is_page, told_body, without_page
 from parallel_openai._limits.headers import Allowance, allowance, day_used_up, retry_after
 from parallel_openai._records import DONE, TOO_MANY_FILES, Dimension, Response, Usage, Verdict
 from parallel_openai._requests.endpoints import Endpoint, endpoint_at, usage_of
