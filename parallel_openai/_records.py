@@ -267,6 +267,7 @@ class Attempt(NamedTuple):
         status: the HTTP status; 0 where no complete answer came.
         error_code: what was wrong with it; None where it was good.
         request_id: the server's name for it, for its support.
+        bill: what tells the cost of an answer that was billed and is none, such as one that broke off.
     """
 
     at: float
@@ -275,6 +276,7 @@ class Attempt(NamedTuple):
     status: int
     error_code: str | None = None
     request_id: str | None = None
+    bill: Mapping[str, Any] | None = None
 
 
 class Result(NamedTuple):

@@ -87,6 +87,8 @@ def _fields(attempt: Attempt) -> dict[str, Any]:
         fields["error_code"] = attempt.error_code
     if attempt.request_id is not None:
         fields["request_id"] = attempt.request_id
+    if attempt.bill is not None:
+        fields["bill"] = attempt.bill
     return fields
 
 
@@ -399,6 +401,7 @@ def _attempt(fields: Mapping[str, Any]) -> Attempt:
         int(_number(get("status"))),
         _text(get("error_code")),
         _text(get("request_id")),
+        bill if isinstance(bill := get("bill"), dict) else None,
     )
 
 

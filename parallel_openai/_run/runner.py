@@ -19,7 +19,7 @@ from parallel_openai._loop.background import COME_HOME
 from parallel_openai._loop.interrupts import sends_no_more
 from parallel_openai._progress.status import StatusTracker
 from parallel_openai._records import DONE, APIRequest, Attempt, Response, Result, Usage, Verdict
-from parallel_openai._requests.endpoints import usage_of
+from parallel_openai._requests.endpoints import bill_of, usage_of
 from parallel_openai._run.backlog import Backlog
 from parallel_openai._run.equal_refusals import RefusedAlike
 from parallel_openai._run.failures import Mishaps
@@ -378,18 +378,18 @@ class Processor:
         now = self._clock()
         verdict = judge(response, reached=self._reached, path=job.request.path)
         verdict = self._outages.judge(verdict, job, sent_at, now)
-        job.attempts.append(
-            Attempt(at, response.seconds, sent_at - job.ready_at, response.status, verdict.code, response.request_id)
-        )
+        usage = usage_of(response.data)
+        bill = None if verdict is DONE or usage is None else bill_of(response.data)
+        code, waited = verdict.code, sent_at - job.ready_at
+        job.attempts.append(Attempt(at, response.seconds, waited, response.status, code, response.request_id, bill))
         if response.status:
             self._reached = True
         if verdict is DONE:
-            usage = usage_of(response.data)
             status.timeline.answered(sent_at, now, job.request, job.size, response.seconds, usage)
             self._succeed(job, lease, response, usage)
         else:
             status.timeline.failed(now, response, verdict)
-            self._count_billed(job.request, response)
+            self._count_billed(job.request, response, usage)
             self._mishap(job, lease, response, verdict)
 
     def _succeed(self, job: Job, lease: Any, response: Response, usage: Usage | None) -> None:
@@ -412,9 +412,8 @@ class Processor:
             )
         )
 
-    def _count_billed(self, request: APIRequest, response: Response) -> None:
+    def _count_billed(self, request: APIRequest, response: Response, usage: Usage | None) -> None:
         """What was billed for an answer that is none, such as one that broke off."""
-        usage = usage_of(response.data)
         if usage is None:
             return
         self._status.prompt_tokens += usage.prompt_tokens

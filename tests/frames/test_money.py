@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -216,5 +217,53 @@ def test_what_was_billed_for_answers_that_broke_off_is_told(ask: Verb, server: S
     report = po.last_run()
     assert report is not None
     assert out["status"].tolist() == ["succeeded"]
-    assert report.prompt_tokens == 1_000_000 + out["prompt_tokens"].sum()
-    assert report.cost_usd == pytest.approx(0.15 + 0.60 + out["cost_usd"].sum())
+    assert report.prompt_tokens == out["prompt_tokens"].sum() > 1_000_000
+    assert report.cost_usd == pytest.approx(out["cost_usd"].sum())
+    assert report.cost_usd > 0.75
+
+
+@pytest.mark.parametrize("good", [True, False], ids=["then answered", "never answered"])
+@pytest.mark.parametrize(
+    "options", [{}, {"samples": 2}, {"repair": 1, "response_format": {"type": "json_object"}}], ids=str
+)
+def test_what_was_billed_in_vain_stands_in_its_row_also_in_later_runs(
+    server: Server, tmp_path: Path, good: bool, options: dict[str, Any]
+) -> None:
+    choice = {"index": 0, "message": {"role": "assistant", "content": "{}"}, "finish_reason": "stop"}
+    usage = {"prompt_tokens": 1_000_000, "completion_tokens": 1_000_000}
+    answer = {"model": "gpt-4o-mini", "choices": [choice], "usage": {"prompt_tokens": 10, "completion_tokens": 10}}
+    broken = {**answer, "choices": [{**choice, "finish_reason": "error"}], "usage": usage}
+    samples, journal = options.get("samples", 1), tmp_path / "out.jsonl"
+    server.script([{"body": json.dumps(broken)}] * 3 + [{"body": json.dumps(answer)}] * samples * good)
+    with po.Client(server.base_url, max_attempts=4 if good else 3, max_concurrent_requests=1) as client:
+        out, again = (
+            po.process_dataframe(
+                pd.DataFrame({"text": ["A lamp."]}), "Tell JSON. {text}", model="gpt-4o-mini", client=client,
+                save_to=journal, progress=False, retry_failed=False, **options,
+            )
+            for _ in range(2)
+        )  # fmt: skip
+    expected = 3_000_000 + (10 * samples if good else 0)
+    if good or samples == 1:
+        assert out["status"].eq("succeeded" if good else "failed").all()
+        assert out["prompt_tokens"].tolist() == [expected]
+        assert out["cost_usd"][0] == pytest.approx(2.25, rel=1e-3)
+    assert again["prompt_tokens"].tolist() == out["prompt_tokens"].tolist()
+    assert again["cost_usd"].tolist() == out["cost_usd"].tolist()
+
+
+def test_what_was_billed_in_vain_for_several_texts_is_told_once(server: Server) -> None:
+    refused = {"error": {"message": "No."}, "usage": {"prompt_tokens": 1_000_000, "total_tokens": 1_000_000}}
+    server.script([{"body": json.dumps(refused)}])
+    with po.Client(server.base_url) as client:
+        out = po.embed_dataframe(
+            pd.DataFrame({"text": ["a", "b", "c"]}),
+            "text",
+            model="text-embedding-3-small",
+            client=client,
+            progress=False,
+        )
+    report = po.last_run()
+    assert report is not None
+    assert report.prompt_tokens == out["prompt_tokens"].sum() > 1_000_000
+    assert report.cost_usd == pytest.approx(out["cost_usd"].sum())

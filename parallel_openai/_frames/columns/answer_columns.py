@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -12,7 +12,7 @@ import pandas as pd
 
 from parallel_openai._printable import printable
 from parallel_openai._records import Result
-from parallel_openai._requests.endpoints import is_simulated
+from parallel_openai._requests.endpoints import is_simulated, usage_of
 from parallel_openai._requests.template import BadPromptError
 from parallel_openai._run.spending.allowance import prices_at
 from parallel_openai._run.spending.budget import cost_of
@@ -119,6 +119,8 @@ class Answers:
             last = result.attempts[-1]
             cells["seconds"][slot] = last.seconds
             cells["request_id"][slot] = last.request_id
+            if result.earlier or len(result.attempts) > 1 or last.bill is not None:
+                self._fill_usage_of_all(slot, result)
         if result.status != "succeeded":
             self._set_error(slot, result.error_code, result.error)
             return False
@@ -128,9 +130,7 @@ class Answers:
         self._values[slot] = reading.value
         cells["finish_reason"][slot] = reading.finish_reason
         cells["model"][slot] = reading.model
-        if result.earlier:
-            self._fill_usage_of_all(slot, result)
-        elif result.usage is not None:
+        if result.usage is not None and cells["prompt_tokens"][slot] is None:
             cells["prompt_tokens"][slot] = result.usage.prompt_tokens
             cells["completion_tokens"][slot] = result.usage.completion_tokens
             cells["cost_usd"][slot] = self.cost(result) if cost is None else cost
@@ -277,8 +277,8 @@ class Answers:
         return numbers.sum(axis=1), missing.all(axis=1)
 
     def _fill_usage_of_all(self, slot: int, result: Result) -> None:
-        """What was billed for the row: this answer, and those before it that were no good."""
-        results = [each for each in (*result.earlier, result) if each.usage is not None]
+        """What was billed for the row: this answer, and those before it that were no good or none."""
+        results = [each for one in (*result.earlier, result) for each in (*_billed(one), one) if each.usage is not None]
         if not results:
             return
         cells = self._cells
@@ -291,6 +291,13 @@ class Answers:
         self._status[slot] = "failed"
         self._cells["error_code"][slot] = code
         self._cells["error"][slot] = printable(error) if error is not None else None
+
+
+def _billed(result: Result) -> Iterator[Result]:
+    """What was billed for its sends that brought no answer."""
+    for attempt in result.attempts:
+        if attempt.bill is not None:
+            yield result._replace(response=attempt.bill, usage=usage_of(attempt.bill))
 
 
 def text_column(values: Sequence[Any]) -> Any:

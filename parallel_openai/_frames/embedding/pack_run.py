@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from parallel_openai._frames.embedding.packs import Pack, Packer, Queue, results_of_rows
+from parallel_openai._frames.embedding.packs import Pack, Packer, Queue, attempts_of_rows, results_of_rows
 from parallel_openai._frames.embedding.vectors import VectorColumn
 from parallel_openai._frames.frame_run import FrameRun
 from parallel_openai._journal.journal import Journal
@@ -130,8 +130,7 @@ class EmbedRun(FrameRun):
         self._refused_alone += len(pack.rows) == 1
         status.num_tasks_failed += len(pack.rows) - 1
         status.errors[code] += len(pack.rows) - 1
-        attempts = (*pack.attempts, *result.attempts)
-        for row in pack.rows:
+        for row, attempts in zip(pack.rows, attempts_of_rows(pack, result), strict=True):
             self._take_row(result._replace(request=row, attempts=attempts), journal)
 
     def _learn(self, pack: Pack) -> None:

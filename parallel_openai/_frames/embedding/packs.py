@@ -5,8 +5,9 @@ from __future__ import annotations
 import base64
 import math
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import repeat
 from typing import Any
 
 from parallel_openai._json import dumps
@@ -58,7 +59,7 @@ class Pack(APIRequest):
         """Two packs of its rows; `attempts` are those that went before, in vain."""
         middle, split = (len(self.rows) + 1) // 2, Split()
         before = (*self.attempts, *attempts)
-        return Pack(self.rows[:middle], before, split), Pack(self.rows[middle:], before, split)
+        return Pack(self.rows[:middle], before, split), Pack(self.rows[middle:], _without_bills(before), split)
 
 
 class Queue(Iterator[APIRequest | None]):
@@ -162,9 +163,9 @@ def results_of_rows(pack: Pack, result: Result, answers: Sequence[Answer]) -> It
     head = {name: value for name, value in response.items() if name not in ("data", *PLACES)}
     usage = usage_of(response)
     shares = _shares(usage.total_tokens, pack.rows) if usage is not None else [None] * len(pack.rows)
-    attempts = (*pack.attempts, *result.attempts)
     given = in_order(mappings(response.get("data"))) or [{}]
-    for row, answer, tokens, item in zip(pack.rows, answers, shares, given, strict=True):
+    attempts = attempts_of_rows(pack, result)
+    for row, answer, tokens, item, sends in zip(pack.rows, answers, shares, given, attempts, strict=True):
         vector = answer.value
         # What is no vector is kept as it came, since it shows what is wrong.
         embedding = base64.b64encode(vector).decode() if vector is not None else item.get("embedding")
@@ -174,7 +175,18 @@ def results_of_rows(pack: Pack, result: Result, answers: Sequence[Answer]) -> It
             **({} if tokens is None else {"usage": {"prompt_tokens": tokens, "total_tokens": tokens}}),
         }
         taken = None if tokens is None else Usage(tokens)
-        yield Result(row, "succeeded", own, errors=result.errors, attempts=attempts, raw=dumps(own), usage=taken)
+        yield Result(row, "succeeded", own, errors=result.errors, attempts=sends, raw=dumps(own), usage=taken)
+
+
+def attempts_of_rows(pack: Pack, result: Result) -> Iterator[tuple[Attempt, ...]]:
+    """What each row has been through; what was billed in vain is told once, of the first."""
+    attempts = (*pack.attempts, *result.attempts)
+    yield attempts
+    yield from repeat(_without_bills(attempts), len(pack.rows) - 1)
+
+
+def _without_bills(attempts: Iterable[Attempt]) -> tuple[Attempt, ...]:
+    return tuple(each._replace(bill=None) for each in attempts)
 
 
 def _shares(total: int, rows: Sequence[APIRequest]) -> list[int]:

@@ -184,12 +184,11 @@ def _entries(journal: Path, keys: set[str]) -> Iterator[Entry]:
 
 
 def _sends(entry: Entry) -> Iterator[tuple[Any, str]]:
-    """Each send of a line, and what the last one took in tokens."""
+    """Each send of a line, and what it took in tokens, if it was billed."""
     attempts = attempts_of(record_of(entry))
-    usage = usage_of(entry[1])
-    tokens = f"{usage.prompt_tokens:,} + {usage.completion_tokens:,}" if usage is not None else ""
     for number, attempt in enumerate(attempts, 1):
-        yield attempt, tokens if number == len(attempts) else ""
+        usage = usage_of(attempt.bill if attempt.bill is not None or number < len(attempts) else entry[1])
+        yield attempt, f"{usage.prompt_tokens:,} + {usage.completion_tokens:,}" if usage is not None else ""
 
 
 def _row(attempt: Any, tokens: str) -> tuple[str, ...]:
