@@ -6,7 +6,7 @@ import asyncio
 import logging
 import os
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -103,7 +103,12 @@ class KnownResults:
 
     The answers themselves stay on the disk and are read when asked for. `load` gives the same without holding up the
     loop that it runs on.
+
+    Attributes:
+        neighbours: journals that are asked for what this one does not know.
     """
+
+    neighbours: Sequence[KnownResults] = ()
 
     def __init__(
         self,
@@ -209,14 +214,14 @@ class KnownResults:
         return (_digest_of(asked_key(entry)) if counts else None), good, len(entry) < 4
 
     def __contains__(self, key: str) -> bool:
-        return self._counts(self._number(key))
+        return self._counts(self._number(key)) or any(key in each for each in self.neighbours)
 
     def _number(self, key: str) -> int:
         digest = _digest_of(key)
         return 0 if digest is None else self._lines[digest]
 
     def __len__(self) -> int:
-        return self._finished
+        return self._finished + sum(map(len, self.neighbours))
 
     def was_asked(self, key: str) -> bool:
         """Whether the journal holds an answer or a failure of it."""
@@ -226,7 +231,7 @@ class KnownResults:
         """The request's result as it was written, or None when it is not known."""
         entry = self.entry(request.key)
         if entry is None:
-            return None
+            return next((each.get(request) for each in self.neighbours if request.key in each), None)
         self._read_lines += 1
         is_checked = self._strange or self._read_lines <= _CHECKED or self._read_lines % _EVERY == 0
         if is_checked and not is_asked_in(request, entry):
@@ -250,6 +255,8 @@ class KnownResults:
         return entry if asked_key(entry) == key else None
 
     def close(self) -> None:
+        for each in self.neighbours:
+            each.close()
         if self._strange:
             self._tell_of_strange_lines()
         for other, count in self._by_others.items():

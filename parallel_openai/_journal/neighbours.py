@@ -1,0 +1,99 @@
+"""Journals beside a run's own, of the same model and under another name, that hold answers to what it asks.
+
+The name is made of what is asked as it is written, and the same requests may be written in many ways: as a template,
+a function or a column. A few of the requests are looked for in a part of each journal, since many may be large.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from parallel_openai._disk.ownership import check_own
+from parallel_openai._journal.lines import open_to_read, parse_line
+from parallel_openai._journal.origins import Origin
+from parallel_openai._journal.resume import KnownResults, is_asked_in, origin_of, restored
+from parallel_openai._json import alike, dumps
+from parallel_openai._records import APIRequest, Result
+from parallel_openai.errors import JournalError
+
+#: Of a journal, so many bytes at its beginning and as many in its middle are looked through.
+_LOOKED_THROUGH = 2**20
+#: So many are read as a whole, those with the most answers first.
+_MOST = 3
+_KEY = re.compile(rb',\{"key":"([0-9a-f]{32})","status":"succeeded"')
+_DIGEST = re.compile(r"-[0-9a-f]{12}\.jsonl")
+#: What a row may bring of its own.
+_OF_ROWS = frozenset({"messages", "input", "prompt", "service_tier"})
+
+
+class Neighbour(KnownResults):
+    """The answers of such a journal: those that came from the same server, and that this user wrote.
+
+    Attributes:
+        origin: where they must have come from.
+        keep: takes the line of an answer that is made use of.
+    """
+
+    origin: Origin
+    keep: Callable[[bytes], None]
+
+    @classmethod
+    async def read(cls, path: Path, origin: Origin, keep: Callable[[bytes], None], *, simulated: bool) -> Neighbour:
+        neighbour = await cls.load(path, simulated=simulated)
+        assert isinstance(neighbour, cls)
+        neighbour.origin, neighbour.keep = origin, keep
+        return neighbour
+
+    def get(self, request: APIRequest) -> Result | None:
+        entry = self.entry(request.key)
+        if entry is None or origin_of(entry) != self.origin or not is_asked_in(request, entry):
+            return None
+        self.keep(dumps(entry))
+        return restored(request, entry)
+
+
+def others_beside(own: Path) -> list[Path]:
+    """The other journals of a model that lie beside one with a name of ours, the newest first."""
+    stem = _DIGEST.sub("", own.name)
+    if stem == own.name:
+        return []
+    with os.scandir(own.parent) as folder:
+        found = [each for each in folder if _DIGEST.sub("", each.name) == stem != each.name and each.name != own.name]
+        return [Path(each.path) for each in sorted(found, key=lambda each: each.stat().st_mtime, reverse=True)]
+
+
+def neighbours_among(paths: Iterable[Path], requests: Iterable[APIRequest], origin: Origin) -> Iterator[Path | None]:
+    """Those of the journals that hold answers to some of the requests; None now and then, while they are looked for."""
+    keys = {request.key.encode() for request in requests}
+    settings = {_settings(request.request_json) for request in requests}
+    hits: dict[Path, int] = {}
+    for path in paths:
+        yield None
+        try:
+            check_own(path)
+            if (count := _answers_in(path, keys, settings, origin)) > 0:
+                hits[path] = count
+        except (JournalError, OSError):  # it is not this run's business what is wrong with it
+            continue
+    yield from sorted(hits, key=lambda path: -hits[path])[:_MOST]
+
+
+def _answers_in(path: Path, keys: set[bytes], settings: set[bytes], origin: Origin) -> int:
+    with open_to_read(path) as file:
+        first = parse_line(file.readline())
+        if first is None or origin_of(first) != origin or _settings(first[0]) not in settings:
+            return 0
+        size, found = os.fstat(file.fileno()).st_size, 0
+        for start in dict.fromkeys((0, max(0, (size - _LOOKED_THROUGH) // 2))):
+            file.seek(start)
+            found += len(keys.intersection(_KEY.findall(file.read(_LOOKED_THROUGH))))
+        return found
+
+
+def _settings(body: Mapping[str, Any]) -> bytes:
+    """What is the same for all requests of a run."""
+    return alike(dumps({name: value for name, value in body.items() if name not in _OF_ROWS}, sort_keys=True))

@@ -1,0 +1,140 @@
+"""The same requests under another journal's name are not asked again, and nobody else's answers are taken for them."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+
+import parallel_openai as po
+from parallel_openai._journal import origins
+from parallel_openai.local import simulator
+from parallel_openai.local.simulator import Server
+from tests.frames.conftest import Verb, journal_of
+from tests.frames.test_identity import received
+
+ROWS = pd.DataFrame({"text": [f"A lamp, number {n}." for n in range(40)]})
+TEMPLATE = "Good? {text}"
+
+
+def as_function(row: Any) -> str:
+    return f"Good? {row['text']}"
+
+
+def as_messages(row: Any) -> list[dict[str, str]]:
+    return [{"role": "user", "content": f"Good? {row['text']}"}]
+
+
+WAYS: list[tuple[Any, Any]] = [
+    (TEMPLATE, as_function),
+    (as_function, TEMPLATE),
+    (TEMPLATE, "whole"),
+    ("whole", as_function),
+]
+
+
+@pytest.mark.parametrize(("first", "then"), WAYS, ids=["function", "template", "column", "column first"])
+@pytest.mark.parametrize("options", [{}, {"samples": 2}, {"endpoint": "responses"}, {"temperature": 0}], ids=str)
+def test_the_same_requests_are_known_however_they_are_made(
+    ask: Verb, server: Server, first: Any, then: Any, options: dict[str, Any]
+) -> None:
+    df = ROWS.assign(whole="Good? " + ROWS["text"])
+    before = ask(df, first, **options)
+    sent = received(server)
+    again = ask(df, then, **options)
+    assert received(server) == sent
+    assert journal_of(before) != journal_of(again)
+    assert list(before["response"]) == list(again["response"])
+    assert again["cost_usd"].tolist() == before["cost_usd"].tolist()
+
+
+def test_messages_are_known_where_they_are_the_same(ask: Verb, server: Server) -> None:
+    for prompt in (as_messages, TEMPLATE, as_function):
+        ask(ROWS, prompt)
+    assert received(server) == len(ROWS)
+
+
+def test_what_is_taken_stands_in_the_runs_own_journal_from_then_on(ask: Verb, server: Server) -> None:
+    ask(ROWS, TEMPLATE)
+    taken = ask(ROWS, as_function)
+    journal_of(ask(ROWS, TEMPLATE)).unlink()
+    ask(ROWS, as_function)
+    assert received(server) == len(ROWS)
+    assert len(po.read_journal(journal_of(taken))) == len(ROWS)
+
+
+def test_rows_that_are_new_shuffled_or_left_out_are_told_from_those_that_are_known(ask: Verb, server: Server) -> None:
+    ask(ROWS, TEMPLATE)
+    new = pd.DataFrame({"text": [f"A chair, number {n}." for n in range(60)]})
+    mixed = pd.concat([new, ROWS.iloc[5:]]).sample(frac=1.0, random_state=1)
+    assert ask(mixed, as_function)["status"].eq("succeeded").all()
+    assert received(server) == len(ROWS) + len(new)
+
+
+def test_labels_and_embeddings_are_known_too(client: po.Client, server: Server) -> None:
+    options: dict[str, Any] = {"client": client, "progress": False}
+    for prompt in (TEMPLATE, as_function):
+        po.label_dataframe(ROWS, prompt, labels=["good", "bad"], model="gpt-4o-mini", **options)
+    assert received(server) == len(ROWS)
+    for column in ("text", lambda row: row["text"]):
+        po.embed_dataframe(ROWS, column, model="text-embedding-3-small", **options)
+    assert server.stats(charged=False)["received"] == len(ROWS) + 1
+
+
+def test_a_slow_function_is_not_called_for_long_where_nothing_can_be_known(ask: Verb) -> None:
+    calls = []
+
+    def prompt(row: Any) -> str:
+        calls.append(row)
+        return f"Good? {row['text']}"
+
+    ask(ROWS, prompt)
+    assert len(calls) == len(ROWS)
+
+
+@pytest.mark.parametrize(
+    "other", ["a place", "a writer", "a parameter", "a key", "a text", "a link", "damage", "no place"]
+)
+def test_what_is_another_servers_or_another_writers_is_not_believed(
+    ask: Verb, server: Server, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, other: str
+) -> None:
+    journal = journal_of(ask(ROWS, TEMPLATE))
+    lines = [json.loads(line) for line in journal.read_bytes().splitlines()]
+    for line in lines:
+        if other == "a place":
+            line[3]["place"] = "http://elsewhere/v1"
+        if other == "no place":
+            del line[3]["place"]
+        if other == "a key":
+            line[3]["key"] = line[3]["key"][::-1]
+        if other == "a text":
+            line[0]["messages"][0]["content"] += " Not?"
+        if other == "a parameter":
+            line[0]["temperature"] = 0.5
+    journal.write_text("".join(json.dumps(line, separators=(",", ":")) + "\n" for line in lines))
+    if other == "damage":
+        journal.write_bytes(b"\x00" * 5000)
+    if other == "a link":
+        os.replace(journal, tmp_path / "there.jsonl")
+        journal.symlink_to(tmp_path / "there.jsonl")
+    if other == "a writer":
+        monkeypatch.setattr(origins, "writer", lambda: "somebody on elsewhere")
+    assert ask(ROWS, as_function)["status"].eq("succeeded").all()
+    assert received(server) == 2 * len(ROWS)
+
+
+def test_another_servers_answers_are_its_own(ask: Verb, server: Server) -> None:
+    ask(ROWS, TEMPLATE)
+    with simulator.serve(max_requests_per_minute=None) as other, po.Client(other.base_url) as client:
+        po.process_dataframe(ROWS, as_function, model="gpt-4o-mini", client=client, progress=False)
+        assert received(other) == len(ROWS)
+
+
+def test_a_journal_of_the_users_choice_stands_alone(ask: Verb, server: Server, tmp_path: Path) -> None:
+    ask(ROWS, TEMPLATE)
+    ask(ROWS, as_function, save_to=tmp_path / "mine.jsonl")
+    assert received(server) == 2 * len(ROWS)
