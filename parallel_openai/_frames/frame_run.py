@@ -31,7 +31,7 @@ from parallel_openai._frames.reporting.report import RunReport, remember
 from parallel_openai._frames.restore import KnownRequest, Restoring
 from parallel_openai._frames.run_options import Options
 from parallel_openai._journal.journal import Journal
-from parallel_openai._journal.neighbours import Neighbour, neighbours_among, others_beside
+from parallel_openai._journal.neighbours import Neighbour, neighbours_of
 from parallel_openai._journal.origins import Origin, here
 from parallel_openai._journal.resume import KnownResults, result_line
 from parallel_openai._json import dumps, loads
@@ -46,8 +46,6 @@ from parallel_openai._run.runner import End
 from parallel_openai._run.spending.allowance import Bounds
 from parallel_openai.errors import InvalidInputError, JournalError, JournalWriteError, RunStoppedError
 
-#: Rows whose requests are looked for in other journals.
-SOME_ROWS = 256
 #: Rows that are looked up before other work of the loop gets its turn.
 LOOK_UP_AT_ONCE = 200
 #: Seconds that a run which ends early goes on to find out what it knows already, and then to read it.
@@ -224,24 +222,15 @@ class FrameRun:
 
     async def _neighbours(self, known: KnownResults, journal: Journal) -> AsyncIterator[KnownResults]:
         """Journals under other names that answer what this run asks, and the own one does not know."""
-        others = others_beside(self.journal_path) if self.options.save_to is None else []
-        wanted = [each for each in self._some_requests() if each.key not in known] if others else []
+        if self.options.save_to is not None:
+            return
         origin = here(self.client.place)
-        for path in neighbours_among(others, wanted, origin) if wanted else ():
+        some = self.recipe.some_requests(self.df, within=LEAVE_WITHIN)
+        for path in neighbours_of(self.journal_path, known, some, origin):
             if path is None:
                 await asyncio.sleep(0)
             else:
                 yield await Neighbour.read(path, origin, journal.append, simulated=self.client.is_local)
-
-    def _some_requests(self) -> Iterator[APIRequest]:
-        """Those of the first rows and of some in between, as many as are soon made."""
-        rows, give_up_at = len(self.df), time.monotonic() + LEAVE_WITHIN
-        chosen = dict.fromkeys((*range(min(rows, SOME_ROWS // 4)), *range(0, rows, 1 + rows // SOME_ROWS)))
-        for request in self.recipe.requests(self.df.iloc[list(chosen)]):
-            if isinstance(request, APIRequest):
-                yield request
-            if time.monotonic() > give_up_at:
-                break
 
     def _origin(self) -> Origin | None:
         """Where the answers come from, as it is written beside them."""

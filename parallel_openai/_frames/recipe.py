@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 import logging
+import time
 import traceback
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -49,6 +50,8 @@ WHATEVER_IS_RAISED = (Exception, SystemExit, GeneratorExit, asyncio.CancelledErr
 
 _ALWAYS_JSON = frozenset({str, int, float, bool, type(None)})
 
+#: So many rows stand for all, where there are more.
+SOME_ROWS = 256
 #: Bytes that a request may have: no server takes as much, and many of them in flight would fill the memory.
 MAX_REQUEST_BYTES = 128 * 2**20
 
@@ -128,6 +131,16 @@ class Recipe:
             beside = _beside(names, next(metadata)) if metadata is not None else None
             for sample in range(self.samples):
                 yield self._request(prompt, system, beside, sample, measure)
+
+    def some_requests(self, df: pd.DataFrame, *, within: float) -> Iterator[APIRequest]:
+        """Those of the first rows and of some in between, as many as are made in so many seconds."""
+        rows, give_up_at = len(df), time.monotonic() + within
+        chosen = dict.fromkeys((*range(min(rows, SOME_ROWS // 4)), *range(0, rows, 1 + rows // SOME_ROWS)))
+        for request in self.requests(df.iloc[list(chosen)]):
+            if isinstance(request, APIRequest):
+                yield request
+            if time.monotonic() > give_up_at:
+                break
 
     def _request(
         self, prompt: Any, system: Any, metadata: Any, sample: int, measure: Callable[[APIRequest], Size]

@@ -45,8 +45,11 @@ class Neighbour(KnownResults):
     async def read(cls, path: Path, origin: Origin, keep: Callable[[bytes], None], *, simulated: bool) -> Neighbour:
         neighbour = await cls.load(path, simulated=simulated)
         assert isinstance(neighbour, cls)
-        neighbour.origin, neighbour.keep = origin, keep
-        return neighbour
+        return neighbour.believing(origin, keep)
+
+    def believing(self, origin: Origin, keep: Callable[[bytes], None] = lambda _: None) -> Neighbour:
+        self.origin, self.keep = origin, keep
+        return self
 
     def get(self, request: APIRequest) -> Result | None:
         entry = self.entry(request.key)
@@ -56,18 +59,25 @@ class Neighbour(KnownResults):
         return restored(request, entry)
 
 
-def others_beside(own: Path) -> list[Path]:
+def neighbours_of(own: Path, known: KnownResults, some: Iterable[APIRequest], origin: Origin) -> Iterator[Path | None]:
+    """The journals that hold answers to some of these requests which the own one does not know; None now and then,
+    while they are looked for."""
+    others = _others_beside(own)
+    wanted = [each for each in some if each.key not in known] if others else []
+    yield from _neighbours_among(others, wanted, origin) if wanted else ()
+
+
+def _others_beside(own: Path) -> list[Path]:
     """The other journals of a model that lie beside one with a name of ours, the newest first."""
     stem = _DIGEST.sub("", own.name)
-    if stem == own.name:
+    if stem == own.name or not own.parent.is_dir():
         return []
     with os.scandir(own.parent) as folder:
         found = [each for each in folder if _DIGEST.sub("", each.name) == stem != each.name and each.name != own.name]
         return [Path(each.path) for each in sorted(found, key=lambda each: each.stat().st_mtime, reverse=True)]
 
 
-def neighbours_among(paths: Iterable[Path], requests: Iterable[APIRequest], origin: Origin) -> Iterator[Path | None]:
-    """Those of the journals that hold answers to some of the requests; None now and then, while they are looked for."""
+def _neighbours_among(paths: Iterable[Path], requests: Iterable[APIRequest], origin: Origin) -> Iterator[Path | None]:
     keys = {request.key.encode() for request in requests}
     settings = {_settings(request.request_json) for request in requests}
     hits: dict[Path, int] = {}

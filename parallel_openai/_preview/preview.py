@@ -21,6 +21,7 @@ from parallel_openai._frames.journal_path import journal_path
 from parallel_openai._frames.process import answer_reader, make_recipe
 from parallel_openai._frames.recipe import Prompt
 from parallel_openai._frames.snapshot import on_copies
+from parallel_openai._journal.origins import here
 from parallel_openai._labels.label import plan_labels
 from parallel_openai._labels.question import Confidence, make_question
 from parallel_openai._preview.price_estimate import Estimate, Pace, batches, estimate, estimate_batch, output_cap
@@ -140,6 +141,7 @@ def preview(
         simulated=client.is_local,
         base_url=base_url,
         largest=client.largest_prompt(model),
+        origin=here(client.place) if save_to is None else None,
     )
     requests_per_minute, tokens_per_minute, rule = client.pace(model)
     pace = Pace(requests_per_minute, tokens_per_minute, rule, client.max_concurrent_requests)

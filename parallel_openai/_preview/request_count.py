@@ -11,12 +11,16 @@ import pandas as pd
 
 from parallel_openai._frames.columns.answer_columns import Reader
 from parallel_openai._frames.recipe import Recipe
+from parallel_openai._journal.neighbours import Neighbour, neighbours_of
+from parallel_openai._journal.origins import Origin
 from parallel_openai._journal.resume import KnownResults
 from parallel_openai._records import APIRequest, Result, Size
 from parallel_openai._requests.endpoints import usage_of
 from parallel_openai._requests.prices import context_window
 from parallel_openai._requests.template import BadPromptError
 
+#: Seconds for the requests that are looked for in journals under other names.
+LOOK_WITHIN = 0.4
 TO_SEND, KNOWN, SHARED, FAILS = "to send", "in the journal", "shares an answer", "fails"
 
 
@@ -109,6 +113,7 @@ def count(
     simulated: bool,
     base_url: str,
     largest: float | None,
+    origin: Origin | None,
 ) -> Counted:
     """Walk over the rows as a run would, with everything but the sending.
 
@@ -116,11 +121,15 @@ def count(
         bodies: how many of the first requests to keep.
         simulated: whether answers of the simulator count as known.
         largest: tokens of the largest prompt that the account's limit lets through; None: not known.
+        origin: whose answers in journals beside it count as known; None: none.
     """
     counted = Counted()
     known = KnownResults(journal, failures=not retry_failed, simulated=simulated)
     seen: set[str] = set()
     try:
+        if origin is not None:
+            paths = neighbours_of(journal, known, recipe.some_requests(df, within=LOOK_WITHIN), origin)
+            known.neighbours = [Neighbour(path, simulated=simulated).believing(origin) for path in paths if path]
         for request in recipe.requests(df):
             if isinstance(request, BadPromptError):
                 counted.add(FAILS, None, request.code, str(request))

@@ -40,11 +40,13 @@ WAYS: list[tuple[Any, Any]] = [
 @pytest.mark.parametrize(("first", "then"), WAYS, ids=["function", "template", "column", "column first"])
 @pytest.mark.parametrize("options", [{}, {"samples": 2}, {"endpoint": "responses"}, {"temperature": 0}], ids=str)
 def test_the_same_requests_are_known_however_they_are_made(
-    ask: Verb, server: Server, first: Any, then: Any, options: dict[str, Any]
+    ask: Verb, client: po.Client, server: Server, first: Any, then: Any, options: dict[str, Any]
 ) -> None:
     df = ROWS.assign(whole="Good? " + ROWS["text"])
     before = ask(df, first, **options)
     sent = received(server)
+    seen = po.preview(df, then, model="gpt-4o-mini", client=client, **options)
+    assert (seen.requests, seen.known) == (0, sent)
     again = ask(df, then, **options)
     assert received(server) == sent
     assert journal_of(before) != journal_of(again)
