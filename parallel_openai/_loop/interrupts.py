@@ -1,4 +1,4 @@
-"""Stops that a person asks for: Ctrl-C, a notebook's stop button and SIGTERM, noted for whoever is at work.
+"""Stops: Ctrl-C, a notebook's stop button, SIGTERM and the end of the terminal, noted for whoever is at work.
 
 Raised anywhere, as Python does it, a KeyboardInterrupt is lost in a finaliser and leaves tasks behind in a loop.
 """
@@ -9,13 +9,16 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from datetime import datetime
 from types import FrameType
 from typing import Any
 
+#: The signals that end a process which has no handler for them.
+_HANGUP: int | None = getattr(signal, "SIGHUP", None)
+_ENDING = (signal.SIGTERM,) if _HANGUP is None else (signal.SIGTERM, _HANGUP)
 #: Seconds between two cells after which nobody can have queued the second one behind the first.
 IDLE = 1.0
 
@@ -31,14 +34,14 @@ class Presses:
 
     Attributes:
         moments: when each came, as `time.time` tells it.
-        terminated: whether one of them was SIGTERM, which then ends the process.
+        ending: the signal among them that then ends the process, if one did not come from a key.
         heeded: whether the caller need not be told of them by KeyboardInterrupt.
         leaving: while True, a further press after the first raises KeyboardInterrupt at once.
     """
 
     def __init__(self) -> None:
         self.moments: list[float] = []
-        self.terminated = False
+        self.ending: int | None = None
         self.heeded = False
         self.leaving = False
         self._before: Callable[[int, FrameType | None], object] | None = None
@@ -48,7 +51,9 @@ class Presses:
 
     def __call__(self, number: int, frame: FrameType | None) -> None:
         """The signals' handler."""
-        self.terminated = self.terminated or number == signal.SIGTERM
+        if number == self.ending == _HANGUP:
+            return  # the terminal tells it, and its shell too
+        self.ending = number if number in _ENDING else self.ending
         self.note()
         if self._before is not None and number == signal.SIGINT:
             self._before(number, frame)
@@ -69,26 +74,34 @@ class Presses:
 
     @contextmanager
     def installed(self) -> Iterator[Presses]:
-        interrupt, terminate = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
+        interrupt, free = signal.getsignal(signal.SIGINT), _free_endings()
         if interrupt is not signal.default_int_handler:
             assert callable(interrupt)
             self._before = interrupt
-        signal.signal(signal.SIGINT, self)
-        if terminate is signal.SIG_DFL:
-            signal.signal(signal.SIGTERM, self)
+        for number in (signal.SIGINT, *free):
+            signal.signal(number, self)
         try:
             yield self
         finally:
-            if terminate is signal.SIG_DFL:
-                signal.signal(signal.SIGTERM, terminate)
-            if self.terminated:
-                signal.raise_signal(signal.SIGTERM)
+            self.end(free)
             signal.signal(signal.SIGINT, interrupt)  # last: from here on it may raise
+
+    def end(self, free: Iterable[int]) -> None:
+        """Leave the signals to themselves again, and let the one end the process that asked for it."""
+        for number in free:
+            signal.signal(number, signal.SIG_DFL)
+        if self.ending is not None:
+            signal.raise_signal(self.ending)
+
+
+def _free_endings(*ours: object) -> list[int]:
+    """The ending signals that nobody but us has a handler for, or told the process to ignore, as nohup does."""
+    return [number for number in _ENDING if signal.getsignal(number) in (signal.SIG_DFL, *ours)]
 
 
 @contextmanager
 def noted_interrupts() -> Iterator[Presses]:
-    """Ctrl-C, the stop button and SIGTERM as notes. One within another is the same one.
+    """Ctrl-C, the stop button and what ends a process as notes. One within another is the same one.
 
     Whoever has set a handler of his own for Ctrl-C, as asyncio.run does, keeps it; a kernel's, which only cancels the
     cell's coroutine, is called too.
@@ -125,13 +138,14 @@ def _noted() -> Iterator[Presses]:
 
 @contextmanager
 def noted_terminations() -> Iterator[Presses]:
-    """SIGTERM as a note for a call that is awaited, beside others of its kind; when the last of them has ended, so does
-    the process."""
-    free = signal.getsignal(signal.SIGTERM) in (signal.SIG_DFL, _tell_awaited)
+    """The signals that end a process as notes for a call that is awaited, beside others of its kind; when the last of
+    them has ended, so does the process."""
+    free = _free_endings(_tell_awaited)
     if threading.current_thread() is not threading.main_thread() or not free:
         yield Presses()
         return
-    signal.signal(signal.SIGTERM, _tell_awaited)
+    for number in free:
+        signal.signal(number, _tell_awaited)
     presses = Presses()
     _awaited.append(presses)
     try:
@@ -139,9 +153,7 @@ def noted_terminations() -> Iterator[Presses]:
     finally:
         _awaited.remove(presses)
         if not _awaited:
-            signal.signal(signal.SIGTERM, signal.SIG_DFL)
-            if presses.terminated:
-                signal.raise_signal(signal.SIGTERM)
+            presses.end(free)
 
 
 _awaited: list[Presses] = []

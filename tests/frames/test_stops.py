@@ -214,10 +214,11 @@ thread.join()
     [
         (MONTHS, signal.SIGINT),
         (MONTHS, signal.SIGTERM),
+        (MONTHS, signal.SIGHUP),
         (AWAITED_MONTHS, signal.SIGTERM),
         *((KEEP + script, signal.SIGINT) for script in IN_THREADS.values()),
     ],
-    ids=["SIGINT", "SIGTERM", "awaited-SIGTERM", *IN_THREADS],
+    ids=["SIGINT", "SIGTERM", "SIGHUP", "awaited-SIGTERM", *IN_THREADS],
 )
 def test_a_stopped_script_ends_and_neither_writes_half_a_file_nor_sends_more(
     server: Server, script: str, number: signal.Signals
@@ -227,6 +228,8 @@ def test_a_stopped_script_ends_and_neither_writes_half_a_file_nor_sends_more(
     with start(server, script, stderr=subprocess.PIPE) as process:
         wait_until_sent(server, 24)
         process.send_signal(number)
+        if number == signal.SIGHUP:  # a terminal's end is told by its shell too
+            process.send_signal(number)
         process.communicate(timeout=30)
     assert process.returncode == -number
     assert [Path(f"{month}.csv").exists() for month in ("jan", "feb", "mar")] == [True, False, False]
