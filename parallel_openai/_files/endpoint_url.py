@@ -19,7 +19,10 @@ def split_url(request_url: str) -> tuple[str, str]:
     """
     if not isinstance(request_url, str):
         raise InvalidInputError(f"request_url must be an endpoint's URL, not a {type(request_url).__name__}.")
-    parts = urlsplit(request_url)
+    try:
+        parts = urlsplit(request_url)
+    except ValueError as error:
+        raise InvalidInputError(f"request_url is no URL, {request_url!r:.200}: {error}.") from None
     known = endpoint_at(parts.path)
     if known is not None:
         root = parts.path.rstrip("/").removesuffix("/" + known.path)

@@ -7,6 +7,7 @@ import os
 import sys
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import ExitStack
 from functools import partial
 from importlib import import_module
 from pathlib import Path
@@ -63,19 +64,24 @@ class RequestsFile:
     def lines(self) -> Iterator[Line]:
         """The lines that are not blank, each with its number and the byte that it begins at."""
         offset = 0
-        with self._open() as file:
-            for number, line in enumerate(self._to_the_damage(iter(file)), 1):
-                begin, offset = offset, offset + len(line)
-                line = line.removeprefix(_MARK)  # also where files were joined to one
-                if line and not line.isspace():
-                    yield number, begin, line
+        for number, line in enumerate(self._to_the_damage(iter), 1):
+            begin, offset = offset, offset + len(line)
+            line = line.removeprefix(_MARK)  # also where files were joined to one
+            if line and not line.isspace():
+                yield number, begin, line
 
     def lines_at(self, places: Iterable[tuple[int, int]]) -> Iterator[Line]:
-        """The lines of these numbers, which begin at these bytes."""
-        with self._open() as file:
+        """The lines of these numbers, which begin at these bytes; one that says so for each that cannot be read."""
+        with ExitStack() as stack:
+            file: IO[bytes] | None = None
             for number, offset in places:
-                file.seek(offset)
-                yield number, offset, file.readline().removeprefix(_MARK)
+                try:
+                    file = file or stack.enter_context(self._open())
+                    file.seek(offset)
+                    line = file.readline()
+                except self._damages as error:
+                    line = _told(error)
+                yield number, offset, line.removeprefix(_MARK)
 
     def counts(self) -> Iterator[int]:
         """How many lines there are in one piece of the file after the other, blank ones among them.
@@ -83,18 +89,19 @@ class RequestsFile:
         A piece takes a tenth of a millisecond, a gigabyte less than a second.
         """
         last = b"\n"
-        with self._open() as file:
-            for piece in self._to_the_damage(iter(lambda: file.read(_PIECE), b"")):
-                yield piece.count(b"\n")
-                last = piece[-1:]
+        for piece in self._to_the_damage(lambda file: iter(lambda: file.read(_PIECE), b"")):
+            yield piece.count(b"\n")
+            last = piece[-1:]
         yield last != b"\n"
 
-    def _to_the_damage(self, pieces: Iterator[bytes]) -> Iterator[bytes]:
-        """What can be read, and a line in the place of the rest, if there is one that cannot."""
+    def _to_the_damage(self, pieces: Callable[[IO[bytes]], Iterator[bytes]]) -> Iterator[bytes]:
+        """What can be read, and a line in the place of the rest, if there is one that cannot. The file may be removed
+        in mid-run, too."""
         try:
-            yield from pieces
+            with self._open() as file:
+                yield from pieces(file)
         except self._damages as error:
-            yield f"(from here on the file cannot be read: {error})".encode()
+            yield _told(error)
 
     def endpoint_path(self) -> str:
         """The endpoint for requests like the first one."""
@@ -113,16 +120,20 @@ def is_pipe(path: Path) -> bool:
 def _opener(path: Path, head: bytes) -> tuple[Callable[..., Any], tuple[type[Exception], ...]]:
     """How a file is opened that begins like this, whatever it is called, and what is raised where it is damaged."""
     if head.startswith(b"\x1f\x8b"):
-        return gzip.open, (EOFError, gzip.BadGzipFile, zlib.error)
+        return gzip.open, (OSError, EOFError, zlib.error)
     if head != b"\x28\xb5\x2f\xfd":
-        return partial(open, buffering=READ_AHEAD), ()
+        return partial(open, buffering=READ_AHEAD), (OSError,)
     try:
         zstd = import_module("compression.zstd" if sys.version_info >= (3, 14) else "backports.zstd")
     except ImportError:
         raise InvalidInputError(
             f"{path} is compressed by zstd, for which a library is needed: pip install 'parallel-openai[zstd]'."
         ) from None
-    return zstd.open, (EOFError, zstd.ZstdError)
+    return zstd.open, (OSError, EOFError, zstd.ZstdError)
+
+
+def _told(error: Exception) -> bytes:
+    return f"(from here on the file cannot be read: {getattr(error, 'strerror', None) or error})".encode()
 
 
 class Asked(NamedTuple):
@@ -169,6 +180,8 @@ def parse_request(line: bytes) -> Asked:
     if not isinstance(body, dict):
         raise ValueError(f'it holds a {_JSON_NAMES.get(type(body), "null")}, not an object such as {{"model": ...}}.')
     asked = _of_batch(body) if isinstance(body.get("body"), dict) and "model" not in body else _of_ours(body)
+    if not asked.body:
+        raise ValueError("it is an empty request.")
     if asked.body.get("stream"):
         raise ValueError("it says stream: true, and answers are read whole.")
     return asked

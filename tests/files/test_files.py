@@ -105,6 +105,8 @@ def test_a_file_of_another_make_is_read_all_the_same(server: Server, content: by
         (b"hello", "it is not JSON"),
         (b'{"a": "\xff"}', "it is not JSON"),
         (b"[1]", "it holds a list, not an object"),
+        (b"{}", "it is an empty request"),
+        (b'{"metadata": 1, "extra_body": {}}', "it is an empty request"),
         (b'"text"', "it holds a text"),
         (b"5", "it holds a number"),
         (b"null", "it holds a null"),
@@ -153,11 +155,13 @@ def test_a_results_file_that_is_something_else_is_left_alone(server: Server) -> 
 
 
 @pytest.mark.parametrize(
-    "url", ["http://127.0.0.1/v1", "http://127.0.0.1/v1/files", "chat/completions", "", "ftp://a/responses"]
+    "url",
+    ["http://127.0.0.1/v1", "http://127.0.0.1/v1/files", "chat/completions", "", "ftp://a/responses", "http://[::1/x"],
 )
 def test_a_url_that_is_no_endpoint_is_refused(url: str) -> None:
     write(chat("a"))
-    with pytest.raises(InvalidInputError, match=r"request_url must end in an endpoint|base_url must look like"):
+    said = r"request_url must end in an endpoint|request_url is no URL|base_url must look like"
+    with pytest.raises(InvalidInputError, match=said):
         po.process_api_requests_from_file("in.jsonl", "out.jsonl", url, api_key="none", progress=False)
     assert not Path("out.jsonl").exists()
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +12,7 @@ import pytest
 
 import parallel_openai as po
 from parallel_openai.local.simulator import Server
+from tests.conftest import wait_until_sent
 from tests.files.asking import chat, results, run, write
 
 
@@ -98,3 +101,33 @@ def test_a_request_in_the_results_that_cannot_be_sent_is_counted_as_damaged(serv
     write(chat("a"))
     Path("out.jsonl").write_text('[{"model":"\\ud800"},{"id":"1"}]\n')
     assert run(server).num_damaged_lines == 1
+
+
+@pytest.mark.parametrize("change", [Path.unlink, lambda path: path.write_text("")], ids=["removed", "emptied"])
+def test_a_file_of_requests_that_is_gone_in_mid_run_ends_it_with_what_was_read(
+    server: Server, change: Callable[[Path], Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    refused = [chat("refused 1"), chat("refused 2")]
+    write(chat("good"), *refused)
+    server.script([400] * 2, matching="refused")
+    run(server)
+    server.set(latency=0.2)
+    with ThreadPoolExecutor(1) as pool, po.Client(server.base_url, max_concurrent_requests=2) as client:
+        write(*(chat(f"new {n}") for n in range(4)), *refused)
+        status = pool.submit(run, server, client=client)
+        wait_until_sent(server, 4)
+        change(Path("in.jsonl"))
+        counts = status.result()
+    assert (counts.num_tasks_succeeded, counts.num_tasks_failed) == (4, 2)
+    assert "Line 5 of in.jsonl is not sent" in caplog.text
+
+
+def test_a_file_of_requests_that_is_gone_when_all_were_read_is_not_missed(server: Server) -> None:
+    write(*(chat(str(n)) for n in range(4)))
+    server.set(latency=0.2)
+    with ThreadPoolExecutor(1) as pool, po.Client(server.base_url, max_concurrent_requests=2) as client:
+        status = pool.submit(run, server, client=client)
+        wait_until_sent(server, 2)
+        Path("in.jsonl").unlink()
+        counts = status.result()
+    assert (counts.num_tasks_succeeded, counts.num_tasks_failed) == (4, 0)
