@@ -21,6 +21,9 @@ class FileStatus(StatusTracker, Coroutine[Any, Any, StatusTracker]):
         yield from ()
         return self
 
+    # Of two calls in one asyncio.gather, each is its own.
+    __hash__ = object.__hash__
+
     def send(self, value: Any) -> Any:
         raise StopIteration(self)
 

@@ -35,11 +35,18 @@ def gathered_as_a_task(ask: Callable[[], Any]) -> Any:
     return asyncio.run(main())
 
 
+def gathered(ask: Callable[[], Any]) -> Any:
+    async def main() -> Any:
+        return (await asyncio.gather(ask(), ask()))[1]
+
+    return asyncio.run(main())
+
+
 def called(ask: Callable[[], Any]) -> Any:
     return ask()
 
 
-@pytest.mark.parametrize("way", [called, in_asyncio_run, awaited, gathered_as_a_task])
+@pytest.mark.parametrize("way", [called, in_asyncio_run, awaited, gathered, gathered_as_a_task])
 def test_the_result_of_a_run_on_files_can_be_awaited_and_run(server: Server, way: Callable[..., Any]) -> None:
     write(chat("a"), chat("b"))
     url = f"{server.base_url}/chat/completions"
