@@ -21,6 +21,8 @@ if sys.platform != "win32":
 _NO_LOCKS = {errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP}
 #: Seconds in which a dead holder is found out.
 _TAKE_OVER = 0.5
+#: What a lock file begins with.
+_HOLDER = "process"
 #: What to do about what the system says.
 _ADVICE = {
     errno.EACCES: "This user may not write there: change its rights, or choose another path.",
@@ -99,6 +101,7 @@ class Lock:
         self._place = self._path.with_name(self._path.name + ".lock")
         for beside in (self._place, _holder_of(self._place)):  # which nobody named, and which are written
             check_own(beside, "Remove it, or choose another path.")
+        _check_ours(self._place)
         #: Whether no run of ours was here before, as far as can be seen.
         self.is_first = not os.path.exists(self._place)
         self._held = self._acquire()
@@ -142,7 +145,7 @@ class Lock:
 
     def _leave_name(self) -> None:
         try:
-            self._place.write_text(f"process {os.getpid()} on {socket.gethostname()}", "utf-8")
+            self._place.write_text(f"{_HOLDER} {os.getpid()} on {socket.gethostname()}", "utf-8")
         except OSError:
             pass  # Windows keeps a locked file shut; only the message to the next one to come is poorer for it
 
@@ -157,6 +160,21 @@ class Lock:
         who = f"process {lines[0]} on {lines[1]}" if len(lines) > 1 else "another run"
         since = f"{age / 3600:.0f} hours" if age > 7200 else f"{max(age, 0) / 60:.0f} minutes"
         return f"{who}, since {since} (if that is dead, remove the file {marker})"
+
+
+def _check_ours(place: Path) -> None:
+    """See that a lock file, which is written over, holds nothing but a holder's name.
+
+    Raises:
+        JournalError: it holds something else.
+    """
+    try:
+        with open(place, "rb") as file:
+            held = file.read(len(_HOLDER)).decode("latin-1")
+    except OSError:  # there is none; or Windows keeps a locked file shut
+        return
+    if held and held != _HOLDER:
+        raise JournalError(f"{place} is no lock file, and would be written over. Remove it, or choose another path.")
 
 
 def _identity(path: Path) -> tuple[int, int] | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import shutil
 import stat
 from collections.abc import Callable
 from functools import partial
@@ -126,6 +127,35 @@ def test_a_gitignore_that_keeps_nothing_out_is_refused(client: po.Client, foreig
     with pytest.raises(JournalError, match="is a link" if fence == "link" else "lets git take in"):
         po.process_dataframe(DF, "text", model="gpt-4o-mini", client=client, progress=False)
     assert (everything(foreign), everything(FOLDER)) == before
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="Windows has no pipes among its files")
+def test_a_pipe_where_nobody_named_a_place_is_not_waited_for(client: po.Client, foreign: Path) -> None:
+    run_all(client)
+    beside = [f"{each}{ending}" for each in FOLDER.glob("*.jsonl") for ending in (".lock", ".batches", ".origins")]
+    beside += ["requests_results.jsonl.origins", "requests_results.jsonl.lock.holder", "answers.review.jsonl"]
+    for each in map(Path, beside):
+        shutil.rmtree(each, ignore_errors=True)
+        each.unlink(missing_ok=True)
+        os.mkfifo(each)
+    said = run_all(client)
+    for name in ("process", "label", "embed", "batch", "review", "file"):
+        assert "is no ordinary file" in str(said[name])
+    (FOLDER / ".gitignore").unlink()
+    os.mkfifo(FOLDER / ".gitignore")
+    assert ".gitignore is no ordinary file" in str(run_all(client)["process"])
+    with pytest.raises(JournalError, match="is no ordinary file"):
+        po.review(DF.assign(label="a"), labels=["a"], text="text", save_to="answers.review.jsonl")
+
+
+def test_a_file_that_is_called_like_a_lock_is_not_written_over(client: po.Client, foreign: Path) -> None:
+    lock = Path("mine.jsonl.lock")
+    lock.write_text("Chapter 1")
+    with pytest.raises(JournalError, match="is no lock file"):
+        po.process_dataframe(DF, "text", model="gpt-4o-mini", client=client, progress=False, save_to="mine.jsonl")
+    assert lock.read_text() == "Chapter 1"
+    lock.write_text("process 1 on another host")
+    po.process_dataframe(DF, "text", model="gpt-4o-mini", client=client, progress=False, save_to="mine.jsonl")
 
 
 def test_ones_own_gitignore_may_name_itself(client: po.Client) -> None:

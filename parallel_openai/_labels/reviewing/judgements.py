@@ -51,6 +51,10 @@ class Corrections:
         self._lines: dict[str, bytes] = {}  # the last one about each row
         self._size = 0
         self._torn = False
+        if self.path.exists() and not self.path.is_file():  # a pipe would be waited for without end
+            raise JournalError(
+                f"The corrections' file {self.path} is no ordinary file. Choose another path with save_to=."
+            )
         try:
             content = self.path.read_bytes() if self.path.exists() else b""
         except OSError as error:
