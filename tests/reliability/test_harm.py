@@ -8,6 +8,7 @@ import os
 import shutil
 import stat
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ import pytest
 import parallel_openai as po
 from parallel_openai._limits.sharing import SharedAccount
 from parallel_openai.errors import InvalidInputError, JournalError, ParallelOpenAIError
+from parallel_openai.local.simulator import Server
 
 DF = pd.DataFrame({"text": ["A wonderful lamp.", "It broke, terrible.", "Great value."]})
 FOLDER = Path(".parallel_openai")
@@ -273,3 +275,48 @@ def test_a_poisoned_journal_gives_no_answer_and_breaks_no_verb(client: po.Client
     assert again["response"].tolist() == out["response"].tolist()
     run_all(client, path)
     assert everything(foreign) == before
+
+
+#: What a frame's attrs may be made to say, by the field of theirs.
+LIES: list[tuple[str, Any]] = [
+    *((name, lie) for name in ("prefix", "answer", "journal", "endpoint") for lie in (None, 1, [], {"a": 1})),
+    *((name, lie) for name in ("params", "labels", "metadata", "made", "earlier", "columns") for lie in (None, 5, "x")),
+    ("began", None),
+    ("began", "yesterday"),
+    ("samples", []),
+    ("labels", {"label": None}),
+    ("labels", {"label": {"kind": 5, "labels": 5}}),
+    ("labels", {"label": {"kind": "one", "labels": [[1]]}}),
+    ("columns", [[1]]),
+    ("made", {"process ": None}),
+    ("made", {"process ": {"sums": {"response": 5}}}),
+    ("earlier", [None, {"prefix": 5}]),
+]
+
+
+@pytest.mark.filterwarnings("ignore:For fine-tuning")
+@pytest.mark.parametrize("whole", [True, False], ids=["alone", "beside-what-is-true"])
+def test_what_a_frames_attrs_say_may_be_wrong_in_any_way(client: po.Client, whole: bool, server: Server) -> None:
+    how: dict[str, Any] = {"model": "gpt-4o-mini", "client": client, "progress": False}
+    out = po.label_dataframe(DF, "{text}", labels=["positive", "negative"], **how)
+    asked = server.stats()["received"]
+    told = {} if whole else out.attrs["parallel_openai"]
+    for name, lie in LIES:
+        out.attrs = {"parallel_openai": {**told, name: lie}}
+        verbs: list[Verb] = [
+            partial(po.explain, out, 0),
+            partial(po.review, out, text="text"),
+            partial(po.evaluate, out, gold="text"),
+            partial(po.evaluate, out),
+            partial(po.agreement, out, ["label", "text"]),
+            partial(po.label_dataframe, out, "{text}", labels=["positive", "negative"], **how),
+            partial(po.vectors, out),
+            *(
+                partial(po.to_jsonl, out, "out.jsonl", format=kind)
+                for kind in ("records", "results", "batch", "fine-tuning", "label-studio")
+            ),
+        ]
+        for verb in verbs:
+            with suppress(ParallelOpenAIError):
+                verb()
+    assert server.stats()["received"] == asked

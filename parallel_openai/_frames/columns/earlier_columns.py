@@ -17,7 +17,7 @@ import pandas as pd
 
 from parallel_openai._frames.columns.answer_columns import COLUMNS
 from parallel_openai._frames.columns.explode import CHOICE
-from parallel_openai._frames.columns.table import columns_by_text, has_column, label_of
+from parallel_openai._frames.columns.table import columns_by_text, has_column, label_of, last_run_of
 from parallel_openai._frames.run_options import Options
 from parallel_openai._requests.template import parse_template
 from parallel_openai.errors import TemplateError
@@ -59,8 +59,8 @@ def without_made(df: pd.DataFrame, verb: str, prefix: Any, reads: Iterable[Any])
     labels = [label_of(df, prefix + name) for name in left]
     if not _columns_read(df, reads).isdisjoint(labels) or not _are_as_made(df, prefix, left, made):
         return df
-    if made["choice"] in left:  # the first row of each choice is the frame's own
-        df = df[df[label_of(df, prefix + made["choice"])].fillna(0).eq(0).to_numpy(dtype=bool)]
+    if (choice := made.get("choice")) in left:  # the first row of each choice is the frame's own
+        df = df[df[label_of(df, prefix + choice)].fillna(0).eq(0).to_numpy(dtype=bool)]
     return df.drop(columns=labels)
 
 
@@ -79,9 +79,12 @@ def as_own(df: pd.DataFrame, column: Hashable) -> pd.DataFrame:
 
 
 def _told(df: pd.DataFrame) -> Mapping[str, Any]:
-    about = df.attrs.get("parallel_openai")
-    made = about.get("made") if isinstance(about, Mapping) else None
-    return made if isinstance(made, Mapping) else {}
+    made = last_run_of(df).get("made", {})
+    return {call: each for call, each in made.items() if isinstance(each, Mapping) and _is_sums(each.get("sums"))}
+
+
+def _is_sums(sums: Any) -> bool:
+    return isinstance(sums, Mapping) and all(isinstance(each, str) for each in sums.values())
 
 
 def _columns_read(df: pd.DataFrame, reads: Iterable[Any]) -> set[Hashable]:
@@ -105,7 +108,7 @@ def _are_as_made(df: pd.DataFrame, prefix: str, left: Sequence[str], made: Mappi
     if all(_sum(numbers[name]) == sums[name] for name in left):
         return True
     rows = _rows.get(_name(sums))
-    is_whole = len(left) == len(sums) and made["choice"] is None
+    is_whole = len(left) == len(sums) and made.get("choice") is None
     return is_whole and rows is not None and bool(np.isin(_of_rows(numbers), rows).all())
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeGuard
 
 import pandas as pd
 
@@ -11,6 +11,15 @@ from parallel_openai.errors import ColumnExistsError, ColumnNotFoundError, Inval
 
 #: Rows read at a time: large enough that pandas' cost per call vanishes, small enough that the first is sent at once.
 BLOCK = 1024
+#: What a run writes into the frame's attrs, as far as it is read again.
+_KINDS: dict[str, Any] = {
+    **dict.fromkeys(("prefix", "answer", "endpoint", "journal"), str),
+    **dict.fromkeys(("params", "labels", "made"), Mapping),
+    **dict.fromkeys(("metadata", "examples", "earlier", "columns"), (list, tuple)),
+    "began": (int, float),
+    "samples": int,
+}
+_FIELD_KINDS: dict[str, Any] = {"kind": str, "labels": (list, tuple)}
 
 
 class Row(dict[str, Any]):
@@ -179,11 +188,33 @@ def with_columns(df: pd.DataFrame, columns: dict[str, Any]) -> pd.DataFrame:
 
 
 def runs_of(df: pd.DataFrame) -> list[Mapping[str, Any]]:
-    """What the frame's attrs say of the runs that filled its columns, the last one first."""
+    """What the frame's attrs say of the runs that filled its columns, the last one first. They may come from somebody
+    else's file: what no run has written is left out."""
     about = df.attrs.get("parallel_openai")
-    if not isinstance(about, Mapping):
+    if not _is_of_run(about):
         return []
-    return [about, *(each for each in about.get("earlier") or () if isinstance(each, Mapping))]
+    return [about, *filter(_is_of_run, about.get("earlier", ()))]
+
+
+def last_run_of(df: pd.DataFrame) -> Mapping[str, Any]:
+    """What the frame's attrs say of the run that filled it last; empty if they know of none."""
+    return next(iter(runs_of(df)), {})
+
+
+def _is_of_run(about: Any) -> TypeGuard[Mapping[str, Any]]:
+    if not _has_kinds(about, _KINDS):
+        return False
+    fields = list(about.get("labels", {}).values())
+    if not all(_has_kinds(field, _FIELD_KINDS) for field in fields):
+        return False
+    words = [*about.get("columns", ()), *(label for field in fields for label in field.get("labels", ()))]
+    return not any(isinstance(word, (Mapping, list)) for word in words)
+
+
+def _has_kinds(told: Any, kinds: Mapping[str, Any]) -> TypeGuard[Mapping[str, Any]]:
+    if not isinstance(told, Mapping):
+        return False
+    return all(isinstance(told[name], kind) for name, kind in kinds.items() if name in told)
 
 
 def earlier_runs(df: pd.DataFrame, answer: str) -> list[dict[str, Any]]:

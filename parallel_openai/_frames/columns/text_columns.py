@@ -7,7 +7,7 @@ from collections.abc import Hashable, Sequence
 import pandas as pd
 
 from parallel_openai._frames.columns.answer_columns import COLUMNS
-from parallel_openai._frames.columns.table import columns_by_text, find_column, has_column
+from parallel_openai._frames.columns.table import columns_by_text, find_column, has_column, last_run_of
 from parallel_openai._requests.template import parse_template
 from parallel_openai.errors import InvalidInputError
 
@@ -26,8 +26,7 @@ def text_columns(out: pd.DataFrame, text: Hashable | Sequence[Hashable] | None) 
         several = isinstance(text, (list, tuple)) and not has_column(out, text)
         names: list[Hashable] = list(text) if several else [text]  # type: ignore[call-overload]
         return [find_column(out, name, "text") for name in names]
-    about = out.attrs.get("parallel_openai")
-    about = about if isinstance(about, dict) else {}
+    about = last_run_of(out)
     prompt = about.get("prompt")
     if has_column(out, prompt):
         return [prompt]

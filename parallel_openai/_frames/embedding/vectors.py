@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from parallel_openai._frames.columns.answer_columns import Reader, Reading
-from parallel_openai._frames.columns.table import check_frame, find_column
+from parallel_openai._frames.columns.table import check_frame, find_column, last_run_of
 from parallel_openai._requests.endpoints import EMBEDDINGS, of_length
 from parallel_openai.errors import InvalidInputError
 
@@ -33,8 +33,7 @@ def vectors(out: pd.DataFrame, column: str | None = None) -> Matrix:
     """
     check_frame(out)
     if column is None:
-        about = out.attrs.get("parallel_openai")
-        column = (about.get("prefix", "") if isinstance(about, dict) else "") + "embedding"
+        column = last_run_of(out).get("prefix", "") + "embedding"
     cells = out[find_column(out, column, "vectors")].tolist()
     whole = _whole(cells)
     return whole if whole is not None else _stacked(cells, column)

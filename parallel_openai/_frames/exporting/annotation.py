@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from parallel_openai._frames.columns.table import column_text, has_column, is_missing, rows_of
+from parallel_openai._frames.columns.table import column_text, has_column, is_missing, last_run_of, rows_of
 from parallel_openai._frames.columns.text_columns import text_columns
 from parallel_openai._requests.schemas.answer_schema import read_label, read_several, text_of
 from parallel_openai.errors import InvalidInputError
@@ -85,8 +85,7 @@ class _LabelledRows:
     """
 
     def __init__(self, out: pd.DataFrame, text: Hashable | Sequence[Hashable] | None) -> None:
-        about = out.attrs.get("parallel_openai")
-        about = about if isinstance(about, dict) else {}
+        about = last_run_of(out)
         prefix = about.get("prefix", "")
         self._out = out
         self._texts = text_columns(out, text)

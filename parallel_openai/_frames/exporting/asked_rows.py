@@ -8,7 +8,7 @@ from typing import Any
 
 import pandas as pd
 
-from parallel_openai._frames.columns.table import find_column, rows_of
+from parallel_openai._frames.columns.table import find_column, last_run_of, rows_of
 from parallel_openai._frames.recipe import Recipe
 from parallel_openai._journal.resume import KnownResults
 from parallel_openai._records import APIRequest
@@ -16,13 +16,15 @@ from parallel_openai._requests.endpoints import endpoint
 from parallel_openai._requests.template import BadPromptError
 from parallel_openai.errors import InvalidInputError
 
+_NEEDED = {"endpoint", "answer", "prompt", "model", "system", "params", "journal"}
+
 
 class Source:
     """A frame of answers, with the way back to the requests that were made of it."""
 
     def __init__(self, out: pd.DataFrame) -> None:
-        about = out.attrs.get("parallel_openai")
-        if not isinstance(about, dict):
+        about = last_run_of(out)
+        if not about.keys() >= _NEEDED:
             raise InvalidInputError(
                 "This frame does not come from process_dataframe or label_dataframe, or lost its attrs on the way (as "
                 "merge and read_csv lose them); only format='records' works for it. To keep them: "

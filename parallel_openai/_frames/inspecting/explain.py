@@ -11,7 +11,7 @@ from typing import Any
 
 import pandas as pd
 
-from parallel_openai._frames.columns.table import check_frame
+from parallel_openai._frames.columns.table import check_frame, last_run_of
 from parallel_openai._journal.lines import Entry, read_entries
 from parallel_openai._journal.resume import asked_key, attempts_of, record_of
 from parallel_openai._printable import printable
@@ -79,8 +79,8 @@ def explain(out: pd.DataFrame, row: Hashable) -> Explanation:
     It was never sent: The column 'text' is empty in this row (NaN or None). (missing_prompt)
     """
     check_frame(out)
-    about = out.attrs.get("parallel_openai")
-    if not isinstance(about, dict):
+    about = last_run_of(out)
+    if "journal" not in about:
         raise InvalidInputError(
             "This frame does not come from process_dataframe or label_dataframe, or lost its attrs on the way (as "
             "merge and read_csv lose them). To keep them: new.attrs = out.attrs."

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from parallel_openai._arguments import check_count
-from parallel_openai._frames.columns.table import check_frame, has_column
+from parallel_openai._frames.columns.table import check_frame, has_column, last_run_of
 from parallel_openai._labels.evaluation import metrics
 from parallel_openai._labels.label_pairs import (
     NO_LABEL,
@@ -92,10 +92,9 @@ def evaluate_without(
 
 
 def _gold(out: pd.DataFrame) -> Hashable:
-    about = out.attrs.get("parallel_openai")
-    if not isinstance(about, Mapping) or about.get("gold") is None:
+    told = last_run_of(out).get("gold")
+    if told is None:
         raise InvalidInputError("Pass gold=, the name of the column with the right labels.")
-    told = about["gold"]
     return tuple(told) if isinstance(told, list) else told  # JSON made a list of a tuple
 
 

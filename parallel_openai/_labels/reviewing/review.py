@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Hashable, Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +13,14 @@ import pandas as pd
 
 from parallel_openai._arguments import path_of
 from parallel_openai._disk.ownership import check_own
-from parallel_openai._frames.columns.table import check_frame, column_text, find_column, has_column, is_missing, runs_of
+from parallel_openai._frames.columns.table import (
+    check_frame,
+    column_text,
+    find_column,
+    has_column,
+    is_missing,
+    last_run_of,
+)
 from parallel_openai._frames.columns.text_columns import text_columns
 from parallel_openai._frames.journal_path import USED
 from parallel_openai._labels.label_pairs import run_of
@@ -93,10 +100,10 @@ class Review:
     ) -> None:
         check_frame(out)
         self.out = out
-        last: Mapping[str, Any] = next(iter(runs_of(out)), {})
+        last = last_run_of(out)
         if label is None:
             asked = last.get("labels") or {}
-            first = next((name for name, field in asked.items() if field["kind"] != "text"), "label")
+            first = next((name for name, field in asked.items() if field.get("kind") != "text"), "label")
             label = last.get("prefix", "") + first
         self._label = find_column(out, label, "review")
         self._about = run_of(out, label) or last
@@ -130,7 +137,7 @@ class Review:
         texts = [None if each is None else each.label for each in given]
         notes = [self._corrections.note(key) or None for key in self._keys]
         out = self.out.copy(deep=False)
-        if self._about and self._about is next(iter(runs_of(self.out)), None):  # exports want to know what was judged
+        if self._about and self._about is last_run_of(self.out):  # exports want to know what was judged
             judged = str(self._label).removeprefix(self._prefix)
             out.attrs = {**self.out.attrs, "parallel_openai": {**self._about, "reviewed": judged}}
         out[self._prefix + LABEL] = self._choices.column(texts, self.out[self._label])
