@@ -43,8 +43,20 @@ def dumps(value: Any, *, sort_keys: bool = False) -> bytes:
         return json.dumps(_plain_tree(value), sort_keys=sort_keys, separators=(",", ":")).encode()
 
 
+def body_and_canonical(value: Any) -> tuple[bytes, bytes]:
+    """The bytes of what is sent, and those that are the same for the same content, whatever the order of its keys.
+
+    Raises:
+        TypeError: as `dumps_strictly` does, or it is nested deeper than it could be read back.
+    """
+    body = dumps_strictly(value)
+    if body.count(b"[") + body.count(b"{") > MAX_NESTING and _is_nested_deeper(orjson.loads(body)):
+        raise TypeError("it is nested too deeply")
+    return body, orjson.dumps(value, default=_list_of_array, option=_OPTIONS | orjson.OPT_SORT_KEYS)
+
+
 def dumps_strictly(value: Any, *, sort_keys: bool = False) -> bytes:
-    """The same for what is sent: what JSON cannot carry as it is, is an error.
+    """The same as `dumps` for what is sent: what JSON cannot carry as it is, is an error.
 
     Raises:
         TypeError: the value holds something that JSON does not know, or text that is no valid Unicode.
@@ -163,9 +175,10 @@ def _loads_fast(text: bytes | str) -> Any:
 
 
 def _within_bounds(text: bytes | str, read: Callable[[bytes | str], Any]) -> Any:
-    containers = _containers(text)
+    raw = text if isinstance(text, bytes) else text.encode(errors="replace")
+    containers = raw.count(b"[") + raw.count(b"{")  # at the most
     # Most texts are too short to hold so much.
-    if len(text) > MAX_VALUES // 4 and 4 * containers + _commas(text) > MAX_VALUES:
+    if len(raw) > MAX_VALUES // 4 and 4 * containers + raw.count(b",") > MAX_VALUES:
         raise JSONTooLargeError(f"it holds more than {MAX_VALUES:,} values (a list or an object counts as four)")
     try:
         value = read(text)
@@ -174,20 +187,6 @@ def _within_bounds(text: bytes | str, read: Callable[[bytes | str], Any]) -> Any
     if containers > MAX_NESTING and _is_nested_deeper(value):
         raise JSONTooLargeError(_TOO_DEEP)
     return value
-
-
-def is_nested_too_deeply(text: bytes) -> bool:
-    """Whether a JSON text is nested deeper than `loads` would read it."""
-    return _containers(text) > MAX_NESTING and _is_nested_deeper(orjson.loads(text))
-
-
-def _containers(text: bytes | str) -> int:
-    """At most so many lists and objects are in it."""
-    return text.count("[") + text.count("{") if isinstance(text, str) else text.count(b"[") + text.count(b"{")
-
-
-def _commas(text: bytes | str) -> int:
-    return text.count(",") if isinstance(text, str) else text.count(b",")
 
 
 def _is_nested_deeper(value: Any) -> bool:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from hashlib import blake2b
 from typing import Any, Literal, NamedTuple, NoReturn, Protocol
 
-from parallel_openai._json import alike, dumps_strictly, is_nested_too_deeply, loads_quickly
+from parallel_openai._json import alike, body_and_canonical, loads_quickly
 from parallel_openai._printable import printable
 from parallel_openai.errors import InvalidInputError, RunStoppedError
 
@@ -193,10 +193,7 @@ class APIRequest:
         self.metadata = metadata
         self.path = path
         self.sample = sample
-        self.body = dumps_strictly(request_json)
-        if is_nested_too_deeply(self.body):  # nobody could read it back from the journal
-            raise TypeError("it is nested too deeply")
-        canonical = dumps_strictly(request_json, sort_keys=True)
+        self.body, canonical = body_and_canonical(request_json)
         plain = alike(canonical)
         self.key = request_key(path, plain, sample)
         self.former_key: str | None = None if plain is canonical else request_key(path, canonical, sample)

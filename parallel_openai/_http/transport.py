@@ -153,7 +153,10 @@ class Transport:
         wait = None if deadlines is None else deadlines.begin(began)
         failed: Exception
         try:
-            answer = await self._answer(method, url, body, into, options)
+            answer = await self._send(method, url, body, into, options)
+            self._errors.has_answered = True
+            if answer[0] != 200 and "data" not in options:
+                answer = await self._redirected(url, answer, method, body, into, options)
             return self._response(url, answer, began, is_file=into is not None)
         except asyncio.CancelledError:
             if wait is None or not wait.ended():
@@ -168,16 +171,19 @@ class Transport:
         tried = Exchange(url, self._proxy, began, seconds, connect, self._max_response_bytes)
         return self._failure(began, *self._errors.explain(failed, tried))
 
-    async def _answer(
-        self, method: str, url: URL, body: bytes | None, into: Write | None, options: dict[str, Any]
-    ) -> Answer:
+    def _send(
+        self, method: str, url: URL, body: bytes | None, into: Write | None, options: Mapping[str, Any]
+    ) -> Awaitable[Answer]:
         self._session = self._session or self._open()
         if self._poster is not None and method == "POST" and body is not None and not options:
-            answer = await self._poster.post(url, body)
-        else:
-            answer = await self._by_session(method, url, body, into, options)
-        self._errors.has_answered = True
-        for _ in range(0 if answer[0] == 200 or "data" in options else MOST_REDIRECTS):
+            return self._poster.post(url, body)
+        return self._by_session(method, url, body, into, options)
+
+    async def _redirected(
+        self, url: URL, answer: Answer, method: str, body: bytes | None, into: Write | None, options: Mapping[str, Any]
+    ) -> Answer:
+        """What the server answers where it sends us to; the same answer where it sends us nowhere."""
+        for _ in range(MOST_REDIRECTS):
             target = redirected(url, *answer[:2])
             if target is None:
                 break
@@ -201,7 +207,7 @@ class Transport:
             return Response(status, headers, self._secrets.out_of_error(content), None, seconds)
         if status >= 300 or not isinstance(data, dict) or data.get("error"):
             content, data = self._read_json(self._secrets.out_of_error(content), headers)
-        if self._is_of_proxy(url, status, data):
+        if status >= 300 and self._is_of_proxy(url, status, data):
             page = f", {told_body(content, headers)}" if is_page(content) else ""
             sentence = about_proxy(self._proxy, f"{url.host}:{url.port}", status, f"HTTP {status}{page}")
             return self._failure(began, "proxy_error", sentence)
