@@ -266,7 +266,7 @@ class PoolModel:
     def at_once(self, size: Size) -> PoolLease | None:
         """The same where nobody waits and there is room; else None."""
         self._pool.check_left()
-        return self._take(size) if self.line.is_empty else None
+        return self._take(size) if self.line.count == 0 else None
 
     def never_fits(self, size: Size) -> bool:
         return all(each.never_fits(size) for each in self._limiters)

@@ -205,8 +205,9 @@ class Bucket:
         self.updated = now
         if self.rate == INFINITY:
             return
-        self._pace.grow(now)
-        self.rate = min(self.shown_rate, self._pace.rate)
+        if self._pace.rate != INFINITY:
+            self._pace.grow(now)
+            self.rate = min(self.shown_rate, self._pace.rate)
         self.fill = max(0.0, self.fill - self.rate * elapsed)
         if self.seen and self.trusted and now <= self.held_until:
             elapsed *= HELD_SHARE
@@ -221,7 +222,8 @@ class Bucket:
         wait = self.held_until - now
         if self.rate != INFINITY:
             # A charge larger than the whole bucket is let through when the bucket is full, and leaves a debt.
-            short = min(cost + self._cushion(now), self.capacity) + self._slack() - self.level
+            slack = min(self.rate * JITTER, self.capacity)
+            short = min(cost + self._cushion(now), self.capacity) + slack - (self.ledger + self.shift)
             if self.probing:
                 short = max(short, self.fill + cost - max(cost, self._reach(cost)))
             if short > ROUNDING * abs(self.ledger):
@@ -238,7 +240,8 @@ class Bucket:
         self.ledger = max(self.ledger, self.capacity - (self.sent - self._whole_sent) - self.shift)
 
     def charge(self, cost: float, now: float) -> Mark:
-        self.refill(now)
+        if now > self.updated:  # as it is not where it was looked at right before
+            self.refill(now)
         if self.sent == 0.0:
             self._began = now
             self._pace.begin(now)
@@ -251,7 +254,8 @@ class Bucket:
             self._bunch = Bunch(now)
         self._bunch.total += cost
         self._bunch.sent = self.sent
-        number = self._refusals.sent(self._measured_pace, now)
+        measured = self._pace.is_settled or self.limit is not None
+        number = self._refusals.sent(self.rate if measured else INFINITY, now)
         return Mark(now, cost, self.ledger, self.fill, self.sent, self._bunch, number)
 
     def adjust(self, amount: float) -> None:
@@ -353,11 +357,8 @@ class Bucket:
             cushion += DOUBT * self.rate * min(now - self._shown_at, LONGEST_DOUBT)
         return cushion
 
-    def _slack(self) -> float:
-        return min(self.rate * JITTER, self.capacity)
-
     def _clip(self) -> None:
-        most = self.capacity + self._slack()
+        most = self.capacity + min(self.rate * JITTER, self.capacity)
         if self.ledger + self.shift > most:
             self.ledger = most - self.shift
 
@@ -400,14 +401,12 @@ class Bucket:
             self.seen = True
             self._drift_at, self._drift_shift = now, self.shift
         self._clip()
-        if charged:
+        if charged and now - self._drift_at >= DRIFT_SECONDS:
             self._learn_drift(shown, now)
 
     def _learn_drift(self, shown: Allowance, now: float) -> None:
         """Others who draw from the same bucket make the shift fall steadily; foresee what they will take."""
         elapsed = now - self._drift_at
-        if elapsed < DRIFT_SECONDS:
-            return
         if shown.remaining > NEARLY_FULL * self.capacity:  # what spills over a full bucket is lost to nobody
             self._drift_at, self._drift_shift, self.drift = now, self.shift, 0.5 * self.drift
             return

@@ -114,7 +114,7 @@ class Counting:
     def draft(self, size: Size) -> Lot:
         """What a request would be charged; give it to `book` when it is sent."""
         charges = charges_of(size)
-        return Lot(charges, self._totals, self._expected(charges, size))
+        return Lot(charges, self._totals, self._expected(charges, size) if RULES[self.rule].settles else 0.0)
 
     def most(self, size: Size) -> float:
         """What the request costs at the most, by any rule."""
@@ -131,17 +131,18 @@ class Counting:
 
     def finished(self, lot: Lot, usage: Usage | None) -> float:
         """Book an answer; gives what the rule charges now, negative for what it gives back."""
-        self._close(lot)
+        if lot.expected:
+            self._close(lot)
         if usage is None:
             return 0.0
-        output = usage.completion_tokens
+        output, used = usage.completion_tokens, usage.total_tokens
         self.longest_output = max(self.longest_output, output)
         gain = LENGTH_GAIN if self.expected_output else 1.0
         self.expected_output += gain * (output - self.expected_output)
         change = 0.0
         totals = list(self._totals)
         for number in _SETTLING:
-            rest = usage.total_tokens - lot.charges[number]
+            rest = used - lot.charges[number]
             totals[number] += rest
             if number == self.rule:
                 change = rest
@@ -179,7 +180,8 @@ class Counting:
         return abs(sum(sums[half:]) / (len(sums) - half) - sum(sums[:half]) / half)
 
     def _expected(self, charges: Charges, size: Size) -> float:
-        if not RULES[self.rule].settles or charges[self.rule] > size.prompt_tokens:
+        """Tokens of the answer that a rule which settles will charge beyond what it charges at the send."""
+        if charges[self.rule] > size.prompt_tokens:
             return 0.0
         most = size.choices * size.max_output_tokens if size.max_output_tokens else self.expected_output
         return min(self.expected_output, most) if self.expected_output else float(most)

@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from email.utils import parsedate_to_datetime
+from functools import lru_cache
 
 _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _DURATION = re.compile(r"(?:\d+(?:\.\d+)?(?:ms|[smhd]))+")
@@ -88,6 +89,11 @@ class Allowance:
         return next((usual for usual in (3600.0, 86400.0) if 0.75 < period / usual < 1.33), 60.0)
 
 
+def tells_of_limits(headers: Mapping[str, str]) -> bool:
+    """Whether there may be such headers at all, all of whose names have one word: one's own server mostly has none."""
+    return "limit" in " ".join(headers).lower()
+
+
 def allowance(headers: Mapping[str, str], dimension: str) -> Allowance | None:
     """What the headers say of a dimension (`requests` or `tokens`), or None when they do not say.
 
@@ -157,6 +163,7 @@ def _allowance(headers: Mapping[str, str], limit_name: str, remaining_name: str,
     return Allowance(limit, remaining, duration(headers.get(reset_name)))
 
 
+@lru_cache(maxsize=4096)  # the same few come again and again
 def duration(text: str | None) -> float | None:
     """Seconds in a Go-style duration such as `6m0s`, or a bare number of seconds; None for anything else.
 

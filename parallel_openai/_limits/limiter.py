@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from parallel_openai._limits.bucket import Bucket
 from parallel_openai._limits.cost import Counting, Lot
-from parallel_openai._limits.headers import allowance, limit_alone, retry_after
+from parallel_openai._limits.headers import allowance, limit_alone, retry_after, tells_of_limits
 from parallel_openai._limits.learning.bucket_state import Mark
 from parallel_openai._limits.learning.slow_down import Ramp
 from parallel_openai._limits.queue import WaitingLine
@@ -111,7 +111,7 @@ class Limiter:
 
     def at_once(self, size: Size) -> Lease | None:
         """The same where nobody waits and there is room; else None."""
-        return self.take(size) if self._line.is_empty else None
+        return self.take(size) if self._line.count == 0 else None
 
     @property
     def counts_tokens(self) -> bool:
@@ -153,18 +153,20 @@ class Limiter:
         self._largest_taken = max(self._largest_taken, max(lease.lot.charges))
         self.window += 1.0 if self.window < FAST_WINDOW else SLOW_GROWTH
         now = self.clock()
-        shown = allowance(headers, "requests")
+        tells = tells_of_limits(headers)
+        shown = allowance(headers, "requests") if tells else None
         self.requests.accepted(lease.request_mark, shown, now)
-        if shown is None:
-            self._hear_limits(headers, now)
-        elif shown.is_common:
+        if shown is not None and shown.is_common:
             self.may_move = self.holds_for_all = True
-        shown = allowance(headers, "tokens")
+        elif shown is None and tells:
+            self._hear_limits(headers, now)
+        shown = allowance(headers, "tokens") if tells else None
         prompt_tokens = (usage.prompt_tokens if usage else 0) or lease.size.prompt_tokens
         if shown is not None and prompt_tokens > shown.limit:
             shown = None  # it has just taken more than that
         self.tokens.accepted(lease.token_mark, shown, now)
-        self._settle(self.counting.finished(lease.lot, usage))
+        if change := self.counting.finished(lease.lot, usage):
+            self._settle(change)
         if shown is not None:
             self.counting.learn(lease.lot, shown, lease.token_mark, self.tokens.capacity)
         self._line.tell()
@@ -237,7 +239,7 @@ class Limiter:
 
     def _plan(self, cost: float, now: float) -> tuple[float, str]:
         """Seconds until a request of that cost may be sent, and what they are for."""
-        known = self.requests.known or self.tokens.known
+        known = self.requests.rate != INFINITY or self.tokens.rate != INFINITY
         if self.in_flight >= self.window and self._refusals_in_a_row >= BREAKER:
             return INFINITY, "learning"
         if not known and self.in_flight >= (room := self._room_while_unknown(now)):

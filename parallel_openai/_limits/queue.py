@@ -20,6 +20,7 @@ class WaitingLine:
         clock: gives seconds, never going back.
 
     Attributes:
+        count: how many wait.
         waited: seconds that the first in line has waited, by cause: `requests`, `tokens`, `refused` (the server said
             to wait), `learning` (nothing is known yet).
     """
@@ -27,26 +28,22 @@ class WaitingLine:
     def __init__(self, clock: Callable[[], float]) -> None:
         self.waited = {"requests": 0.0, "tokens": 0.0, "refused": 0.0, "learning": 0.0}
         self._clock = clock
-        self._count = 0
+        self.count = 0
         self._turns: WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Lock] = WeakKeyDictionary()
         self._news: asyncio.Future[None] | None = None
-
-    @property
-    def is_empty(self) -> bool:
-        return not self._count
 
     async def wait(self, take: Callable[[], L | None], plan: Callable[[], tuple[float, str]]) -> L:
         """Wait until it is this caller's turn and `take` gives something; that.
 
         `plan` says in how many seconds that may be (infinity: only news can tell), and what the wait is for.
         """
-        self._count += 1
+        self.count += 1
         try:
             async with self.turn():
                 while (taken := take()) is None:
                     await self._sleep(*plan())
         finally:
-            self._count -= 1
+            self.count -= 1
         return taken
 
     def tell(self) -> None:

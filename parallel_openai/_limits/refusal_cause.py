@@ -65,7 +65,7 @@ class Refusals:
     def sent(self, pace: float, now: float) -> int:
         """A send at this pace, as far as it has been measured (else infinite); gives the send's number."""
         self._count += 1
-        if self._is_calm(pace, now):
+        if pace != INFINITY and self._is_calm(pace, now):
             self._calm_sent += 1.0
             if self._calm_sent > CALM_SENDS:
                 self._calm_sent, self._calm_refused = self._calm_sent / 2, self._calm_refused / 2

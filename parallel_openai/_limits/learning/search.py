@@ -29,21 +29,17 @@ class Pace:
     97.0
     """
 
-    __slots__ = ("_base", "_began", "_empty_at", "_empty_sent", "_measured", "_set_at", "_settled", "rate", "refused")
+    __slots__ = ("_base", "_began", "_empty_at", "_empty_sent", "_measured", "_set_at", "is_settled", "rate", "refused")
 
     def __init__(self, now: float) -> None:
         self.rate = INFINITY
         self.refused = 0.0  # what has been refused since the server was last found empty
         self._began = now
         self._base, self._set_at = INFINITY, now
-        self._measured = self._settled = False
+        self._measured = False
+        self.is_settled = False  # measured more than once; the first time, the search's own rate still counts
         self._empty_at: float | None = None
         self._empty_sent = 0.0
-
-    @property
-    def is_settled(self) -> bool:
-        """Whether the rate has been measured more than once; the first time, the search's own rate still counts."""
-        return self._settled
 
     def begin(self, now: float) -> None:
         """The first request goes out; what was before does not count."""
@@ -75,7 +71,7 @@ class Pace:
             measured = SHARE * taken / elapsed
             # The search's first seconds were slow, and would count as the server's slowness.
             self._set(measured if self._measured else max(measured, CUT * rate), cost, now)
-            self._settled, self._measured = self._measured, True
+            self.is_settled, self._measured = self._measured, True
         else:
             self._set(rate * CUT, cost, now)
 
@@ -93,7 +89,7 @@ class Pace:
 
     def look_again(self, now: float, least: float) -> None:
         """Search from here, and from this rate at least: what was measured was no limit's."""
-        self._measured = self._settled = False
+        self._measured = self.is_settled = False
         self._base, self._set_at = max(least, self.rate), now
 
     def slow_down(self, *, rate: float, sent: float, now: float) -> None:
