@@ -148,6 +148,10 @@ class Sender(Protocol):
     def send(self, request: APIRequest, /) -> Awaitable[Response]: ...
 
 
+#: What JSON gives back as it is.
+_PLAIN = (str, type(None))
+
+
 class APIRequest:
     """One API call: what is sent, where to, and what the caller wants to find beside the answer.
 
@@ -160,6 +164,7 @@ class APIRequest:
 
     Attributes:
         body: the bytes that are sent.
+        model, tier: the body's `model` and `service_tier`; None where it has none, or no text there.
         key: the digest of path, body and sample. Two requests with the same key ask the same thing.
         former_key: the key that it had before, where that hung on how a number is written; else None.
         measure: gives the size when it is first asked for, since counting tokens takes longer than all else that is
@@ -176,7 +181,19 @@ class APIRequest:
     True
     """
 
-    __slots__ = ("_json", "_size", "body", "former_key", "key", "measure", "metadata", "path", "sample")
+    __slots__ = (
+        "_json",
+        "_size",
+        "body",
+        "former_key",
+        "key",
+        "measure",
+        "metadata",
+        "model",
+        "path",
+        "sample",
+        "tier",
+    )
 
     def __init__(
         self,
@@ -189,11 +206,18 @@ class APIRequest:
     ) -> None:
         if unknown:
             raise _ancestors(unknown)
+        if type(request_json) is not dict and not isinstance(request_json, Mapping):
+            raise TypeError(f"a request's body is a mapping, and not {request_json!r:.100}")
         self._json: Mapping[str, Any] | None = None
         self.metadata = metadata
         self.path = path
         self.sample = sample
         self.body, canonical = body_and_canonical(request_json)
+        # Asked for at every request, while the whole body need not be read back for most.
+        self.model: str | None = request_json.get("model")
+        self.tier: str | None = request_json.get("service_tier")
+        if type(self.model) not in _PLAIN or type(self.tier) not in _PLAIN:
+            self.request_json = self.request_json  # what JSON makes of them
         plain = alike(canonical)
         self.key = request_key(path, plain, sample)
         self.former_key: str | None = None if plain is canonical else request_key(path, canonical, sample)
@@ -211,6 +235,9 @@ class APIRequest:
     def request_json(self, request_json: Mapping[str, Any]) -> None:
         """For a body that nobody else holds, which needs no reading back."""
         self._json = request_json
+        model, tier = request_json.get("model"), request_json.get("service_tier")
+        self.model = model if isinstance(model, str) else None
+        self.tier = tier if isinstance(tier, str) else None
 
     @property
     def size(self) -> Size | None:

@@ -31,7 +31,7 @@ def refusal(code: str, kind: str | None = None) -> Response:
 def came(timeline: Timeline, response: Response, at: float = 1.0) -> None:
     verdict = judge(response, reached=True)
     if verdict.kind == "done":
-        timeline.answered(at, at, asked(), NO_SIZE, response.seconds, usage_of(response.data))
+        timeline.answered(at, at, asked(), "m", NO_SIZE, response.seconds, usage_of(response.data))
     else:
         timeline.failed(at, response, verdict)
 
@@ -40,7 +40,7 @@ def test_each_second_counts_what_happened_in_it() -> None:
     timeline = Timeline()
     timeline.sent(100.2)
     timeline.sent(102.7)
-    timeline.answered(100.2, 102.9, asked(), NO_SIZE, OK.seconds, usage_of(OK.data))
+    timeline.answered(100.2, 102.9, asked(), "m", NO_SIZE, OK.seconds, usage_of(OK.data))
     came(timeline, Response(500, {}, b"", None, 0.1), at=103.0)
     counts = [(each.sent, each.answered, each.failed, each.tokens_used) for each in timeline.slices]
     assert counts == [(1, 0, 0, 0), (0, 0, 0, 0), (1, 1, 0, 42), (0, 0, 1, 0)]
@@ -113,16 +113,16 @@ def test_without_answers_there_is_no_percentile() -> None:
 def test_the_sample_of_sizes_stays_small_and_even() -> None:
     sizes = SizeSample()
     for number in range(10_000):
-        sizes.add(asked(max_tokens=100), Size(number, 0, 100, 1), output=5)
+        sizes.add(asked(max_tokens=100), "m", Size(number, 0, 100, 1), output=5)
     assert MOST_SIZES / 2 <= len(sizes.kept) <= MOST_SIZES
     assert sum(size.prompt_tokens for size in sizes.kept) / len(sizes.kept) == pytest.approx(5000, rel=0.05)
     assert (sizes.cap, sizes.answers, sizes.longest_output) == ("max_tokens", 10_000, 5)
 
 
 def test_a_request_without_a_cap_is_not_in_the_sample() -> None:
-    sizes = SizeSample()
-    sizes.add(asked(), Size(9, 36, None, 1), output=5)
-    assert sizes.answers == 0
+    timeline = Timeline()
+    timeline.answered(0.0, 1.0, asked(), "m", Size(9, 36, None, 1), OK.seconds, usage_of(OK.data))
+    assert timeline._sizes.answers == 0
 
 
 def test_nothing_happened_in_a_run_without_sends() -> None:
@@ -226,7 +226,7 @@ def test_nothing_is_proposed_where_the_server_charges_what_was_used() -> None:
     timeline.begin(limiter, 0.0)
     for _ in range(40):
         timeline.sent(0.0)
-        timeline.answered(0.0, 1.0, asked(), Size(30, 120, 500, 1), OK.seconds, usage_of(OK.data))
+        timeline.answered(0.0, 1.0, asked(), "m", Size(30, 120, 500, 1), OK.seconds, usage_of(OK.data))
     limiter.waited["tokens"] += 9.0
     timeline.end(10.0, max_concurrent_requests=10)
     assert timeline.advice is None

@@ -74,7 +74,10 @@ class Line:
         Raises:
             AuthenticationError: the function that gives the key did not.
         """
-        transport, path, timeout = self.connections.here(), self._path(request), self._patience(request)
+        transport, path = self.connections.here(), request.path
+        if self.address.in_deployments:
+            path = self._path(request)
+        timeout = FLEX_TIMEOUT if request.tier == "flex" and self.timeout < FLEX_TIMEOUT else None
         used = await self.key.current() if self._asks_for_key else None
         response = await transport.post(path, request.body, timeout=timeout)
         if response.status == 401 and used is not None:  # it has ended sooner than thought, as while a laptop slept
@@ -87,12 +90,7 @@ class Line:
     def _path(self, request: APIRequest) -> str:
         if not self.address.in_deployments:
             return request.path
-        return self.address.path(request.path, request.request_json.get("model"))
-
-    def _patience(self, request: APIRequest) -> float | None:
-        """Seconds for a request that needs more than others; None: the usual timeout."""
-        is_flex = request.request_json.get("service_tier") == "flex"
-        return FLEX_TIMEOUT if is_flex and self.timeout < FLEX_TIMEOUT else None
+        return self.address.path(request.path, request.model)
 
 
 def _connector(

@@ -97,7 +97,7 @@ class Transport:
 
         Raises nothing but cancellation, and what `renewed` raises. `timeout` is in seconds; None: the transport's own.
         """
-        return self._exchange("POST", self._url(path), body=body, seconds=timeout)
+        return self._exchange("POST", self._urls.get(path) or self._url(path), body=body, seconds=timeout)
 
     async def call(
         self,
@@ -149,7 +149,9 @@ class Transport:
             self.use(await self._renewed())
         began = self._clock()
         seconds = seconds or self._seconds
-        deadlines = None if "timeout" in options else self._deadlines_of(seconds)
+        deadlines = None
+        if "timeout" not in options:
+            deadlines = self._deadlines.get(seconds) or self._new_deadlines(seconds)
         wait = None if deadlines is None else deadlines.begin(began)
         failed: Exception
         try:
@@ -258,10 +260,8 @@ class Transport:
     def _timeout_of_silence(self) -> aiohttp.ClientTimeout:
         return aiohttp.ClientTimeout(total=None, sock_connect=self._timeout.sock_connect, sock_read=self._seconds)
 
-    def _deadlines_of(self, seconds: float) -> Deadlines:
-        deadlines = self._deadlines.get(seconds)
-        if deadlines is None:
-            deadlines = self._deadlines[seconds] = Deadlines(seconds, self._clock)
+    def _new_deadlines(self, seconds: float) -> Deadlines:
+        deadlines = self._deadlines[seconds] = Deadlines(seconds, self._clock)
         return deadlines
 
     async def close(self) -> None:
@@ -301,10 +301,8 @@ class Transport:
         return read_leniently(connector)
 
     def _url(self, path: str) -> URL:
-        url = self._urls.get(path)
-        if url is None:
-            joined = self._base.raw_path.rstrip("/") + "/" + path.lstrip("/")
-            url = self._urls[path] = self._base.with_path(joined, encoded=True, keep_query=True)
+        joined = self._base.raw_path.rstrip("/") + "/" + path.lstrip("/")
+        url = self._urls[path] = self._base.with_path(joined, encoded=True, keep_query=True)
         return url
 
     async def _read(self, answer: aiohttp.ClientResponse) -> bytes:

@@ -47,10 +47,8 @@ def model_of(request: APIRequest) -> str | None:
     >>> model_of(APIRequest({"model": "m", "messages": []}))
     'm'
     """
-    model = request.request_json.get("model")
-    if not isinstance(model, str):
-        return None
-    if request.path == "embeddings" or len(request.body) < LONG_BODY or request.size is None:
+    model = request.model
+    if model is None or request.path == "embeddings" or len(request.body) < LONG_BODY or request.size is None:
         return model
     tokens = request.size.prompt_tokens
     return next((f"{model}{LONG}{least:,} tokens" for least in LONG_CONTEXTS if tokens > least), model)

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field, fields
 
-from parallel_openai._limits.admission import RunLimits, model_of, per_minute
+from parallel_openai._limits.admission import RunLimits, per_minute
 from parallel_openai._limits.cost import RULES
 from parallel_openai._progress.advice import SmallerCap, smaller_cap
 from parallel_openai._records import APIRequest, Response, Size, Usage, Verdict
@@ -108,12 +108,10 @@ class SizeSample:
     models: set[str | None] = field(default_factory=set)
     _every: int = 1
 
-    def add(self, request: APIRequest, size: Size, output: int) -> None:
-        if not size.max_output_tokens:
-            return
+    def add(self, request: APIRequest, model: str | None, size: Size, output: int) -> None:
         if not self.answers:
             self.cap = next((name for name in CAPS if name in request.request_json), CAPS[0])
-        self.models.add(model_of(request))
+        self.models.add(model)
         self.longest_output = max(self.longest_output, output)
         if self.answers % self._every == 0:
             self.kept.append(size)
@@ -186,9 +184,16 @@ class Timeline:
             self._look_at_limits(piece)
 
     def answered(
-        self, sent_at: float, now: float, request: APIRequest, size: Size, seconds: float, usage: Usage | None
+        self,
+        sent_at: float,
+        now: float,
+        request: APIRequest,
+        model: str | None,
+        size: Size,
+        seconds: float,
+        usage: Usage | None,
     ) -> None:
-        """A send brought a good answer after so many `seconds`, which says that it took `usage`."""
+        """A send to a model brought a good answer after so many `seconds`, which says that it took `usage`."""
         self._last_seen = max(self._last_seen, now)
         piece = self._slice(now)
         piece.answered += 1
@@ -196,9 +201,10 @@ class Timeline:
         self.latency.add(seconds)
         if usage is not None:
             piece.tokens_used += usage.total_tokens
-            self._sizes.add(request, size, usage.completion_tokens)
+            if size.max_output_tokens:
+                self._sizes.add(request, model, size, usage.completion_tokens)
         if self._limiter is not None:
-            counting = self._limiter.of(model_of(request)).counting
+            counting = self._limiter.of(model).counting
             charged = usage.total_tokens if usage and RULES[counting.rule].settles else counting.at_send(size)
             self._slice(sent_at).tokens_charged += charged
 

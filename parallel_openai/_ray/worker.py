@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 from parallel_openai._client.client import Client
-from parallel_openai._limits.admission import RunLimits, per_minute
+from parallel_openai._limits.admission import RunLimits, model_of, per_minute
 from parallel_openai._limits.limiter import Limiter
 from parallel_openai._limits.sizes import NO_SIZE
 from parallel_openai._progress.status import StatusTracker
@@ -102,8 +102,8 @@ class Recording:
             timeline.sent(now - ago)
         for each in self.answers:
             request = requests[each.number]
-            size = request.size or NO_SIZE
-            timeline.answered(now - each.sent, now - each.came, request, size, each.seconds, each.usage)
+            model, size = model_of(request), request.size or NO_SIZE
+            timeline.answered(now - each.sent, now - each.came, request, model, size, each.seconds, each.usage)
         for one in self.failures:
             response = Response(one.status, {}, b"", None, one.seconds)
             timeline.failed(now - one.came, response, one.verdict)
@@ -161,7 +161,14 @@ class Tape(Timeline):
             self.sends.append(at)
 
     def answered(
-        self, sent_at: float, now: float, request: APIRequest, size: Size, seconds: float, usage: Usage | None
+        self,
+        sent_at: float,
+        now: float,
+        request: APIRequest,
+        model: str | None,
+        size: Size,
+        seconds: float,
+        usage: Usage | None,
     ) -> None:
         if self._keeps:
             assert isinstance(request, Parcel)

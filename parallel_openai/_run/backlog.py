@@ -13,17 +13,20 @@ class Backlog:
 
     Args:
         room: so many requests at the most, since they lie in memory.
+
+    Attributes:
+        count: how many there are.
     """
 
     def __init__(self, room: int) -> None:
         self._room = room
-        self._count = 0
+        self.count = 0
         self._jobs: dict[Gate, deque[Job]] = {}  # for each model that is waited for, those behind the one that waits
         self._next: deque[Job] = deque()  # nothing is known to be in their way
 
     @property
     def is_full(self) -> bool:
-        return self._count >= self._room
+        return self.count >= self._room
 
     @property
     def any_waits(self) -> bool:
@@ -44,12 +47,12 @@ class Backlog:
         if behind is None:
             return False
         behind.append(job)
-        self._count += 1
+        self.count += 1
         return True
 
     def pop(self) -> Job | None:
         """The next one that may go on."""
         if not self._next:
             return None
-        self._count -= 1
+        self.count -= 1
         return self._next.popleft()

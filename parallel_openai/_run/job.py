@@ -15,7 +15,8 @@ class Job:
     """A request with what it has been through.
 
     Attributes:
-        limiter: its model's.
+        model: the one that it asks, as limits are told apart.
+        limiter: that model's.
         ready_at: when it was or will be ready to be sent, on the clock.
         attempts: its sends.
         errors: what went wrong with those that did, as sentences.
@@ -30,6 +31,7 @@ class Job:
     """
 
     request: APIRequest
+    model: str | None
     limiter: Gate
     ready_at: float
     attempts: list[Attempt] = field(default_factory=list)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from parallel_openai._limits.admission import model_of
 from parallel_openai._records import DONE, Verdict
 from parallel_openai._run.job import Job
 from parallel_openai._run.retry import RetryPolicy
@@ -41,9 +40,13 @@ class Outages:
     Args:
         retry: says how long to wait, and when to give up.
         now: when the run begins.
+
+    Attributes:
+        is_away: whether requests are to go out one at a time.
     """
 
     def __init__(self, retry: RetryPolicy, now: float) -> None:
+        self.is_away = False
         self._retry = retry
         self._models: dict[object, _Model] = {}  # those that have been overloaded
         self._good_at = now
@@ -52,19 +55,13 @@ class Outages:
         self._try_at = 0.0
         self._trying = False
 
-    @property
-    def is_away(self) -> bool:
-        """Whether requests are to go out one at a time."""
-        return self._in_row >= AWAY_AFTER
-
     def next_try(self, now: float) -> float | None:
         """Seconds until the next one may go out; None where the one on its way has to come back first."""
         return None if self._trying else max(0.0, self._try_at - now)
 
-    def sends(self) -> bool:
-        """A request goes out; gives whether it is the one that tries whether the server is back."""
-        self._trying = self._trying or self.is_away
-        return self.is_away
+    def tries(self) -> None:
+        """A request goes out that tries whether the server is back."""
+        self._trying = True
 
     def came_back(self) -> None:
         """The one that tried has an end, whichever."""
@@ -73,11 +70,12 @@ class Outages:
     def judge(self, verdict: Verdict, job: Job, sent_at: float, now: float) -> Verdict:
         """The verdict; or that the request is held, as it is not to blame; or that it is time to give up."""
         if verdict is DONE:
-            self._good_at, self._in_row, self._tries = now, 0, 0
-            if self._models and (model := self._models.get(model_of(job.request))) is not None:
+            self._good_at, self._in_row, self._tries, self.is_away = now, 0, 0, False
+            if self._models and (model := self._models.get(job.model)) is not None:
                 model.good += 1
                 model.good_sent_at, model.refuses_any = max(model.good_sent_at, sent_at), False
-        elif verdict.overload:
+            return verdict
+        if verdict.overload:
             self._rest(verdict, sent_at, now)
             verdict = verdict if self._is_to_blame(job, now) else replace(verdict, kind="hold")
         return self._unless_in_vain(verdict, now)
@@ -92,6 +90,7 @@ class Outages:
     def _rest(self, verdict: Verdict, sent_at: float, now: float) -> None:
         """Wait longer before the next try; those that were on their way already tell nothing new."""
         self._in_row += 1
+        self.is_away = self._in_row >= AWAY_AFTER
         if self._in_row == AWAY_AFTER or (self.is_away and sent_at >= self._try_at):
             self._tries += 1
             asked = verdict.wait or 0.0
@@ -100,7 +99,7 @@ class Outages:
             self._try_at = now + max(asked, LEAST_WAIT + self._retry.backoff(self._tries))
 
     def _is_to_blame(self, job: Job, now: float) -> bool:
-        model = self._models.setdefault(model_of(job.request), _Model())
+        model = self._models.setdefault(job.model, _Model())
         before, refused = job.overloaded, model.refused
         model.refused += 1
         job.overloaded = now, model.good, model.refused

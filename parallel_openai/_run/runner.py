@@ -311,10 +311,8 @@ class Processor:
 
     def _take_up(self) -> Job | None:
         """What is there to be sent: what waited for its model; then retries that are due and fresh ones in turns."""
-        if (job := self._backlog.pop()) is not None:
+        if self._backlog.count and ((job := self._backlog.pop()) is not None or self._backlog.is_full):
             return job
-        if self._backlog.is_full:
-            return None
         if self._retries and not self._retry_was_last and self._retries[0][0] <= self._clock():
             self._retry_was_last = True
             self._status.num_tasks_waiting -= 1
@@ -326,12 +324,13 @@ class Processor:
             if request is None:
                 self._pause = True
                 return None
-            limiter = self._limits.of(model_of(request))
-            if _is_too_large(request, limiter):
+            model = model_of(request)
+            limiter = self._limits.of(model)
+            if limiter.largest is not None and limiter.never_fits(request.size or NO_SIZE):
                 self._reject(request, limiter)
                 continue
             self._status.num_tasks_started += 1
-            return Job(request, limiter, self._clock())
+            return Job(request, model, limiter, self._clock())
         return None
 
     def _may_get_more(self) -> bool:
@@ -362,7 +361,9 @@ class Processor:
         status.num_requests_sent += 1
         if job.attempts:
             status.num_retries += 1
-        at, sent_at, tries = time.time(), self._clock(), self._outages.sends()
+        at, sent_at, tries = time.time(), self._clock(), self._outages.is_away
+        if tries:
+            self._outages.tries()
         status.timeline.sent(sent_at)
         try:
             response = await self._send(job.request, lease)
@@ -385,11 +386,11 @@ class Processor:
         if response.status:
             self._reached = True
         if verdict is DONE:
-            status.timeline.answered(sent_at, now, job.request, job.size, response.seconds, usage)
+            status.timeline.answered(sent_at, now, job.request, job.model, job.size, response.seconds, usage)
             self._succeed(job, lease, response, usage)
         else:
             status.timeline.failed(now, response, verdict)
-            self._count_billed(job.request, response, usage)
+            self._count_billed(job, response, usage)
             self._mishap(job, lease, response, verdict)
 
     def _succeed(self, job: Job, lease: Any, response: Response, usage: Usage | None) -> None:
@@ -412,14 +413,14 @@ class Processor:
             )
         )
 
-    def _count_billed(self, request: APIRequest, response: Response, usage: Usage | None) -> None:
+    def _count_billed(self, job: Job, response: Response, usage: Usage | None) -> None:
         """What was billed for an answer that is none, such as one that broke off."""
         if usage is None:
             return
         self._status.prompt_tokens += usage.prompt_tokens
         self._status.completion_tokens += usage.completion_tokens
         if self._price is not None:
-            cost, _ = cost_of(self._price, response.data, usage, model_of(request) or "")
+            cost, _ = cost_of(self._price, response.data, usage, job.model or "")
             self._status.cost_usd += 0.0 if math.isnan(cost) else cost
 
     def _mishap(self, job: Job, lease: Any, response: Response, verdict: Verdict) -> None:
@@ -474,13 +475,9 @@ class Processor:
         further = self._on_result(result)
         if further is None:
             return
-        limiter = self._limits.of(model_of(further))
-        if _is_too_large(further, limiter):
+        model = model_of(further)
+        limiter = self._limits.of(model)
+        if limiter.largest is not None and limiter.never_fits(further.size or NO_SIZE):
             self._reject(further, limiter)
         else:
-            self._again(Job(further, limiter, 0.0), 0.0)
-
-
-def _is_too_large(request: APIRequest, limiter: Gate) -> bool:
-    """Whether its model's limit never lets it through."""
-    return limiter.largest is not None and limiter.never_fits(request.size or NO_SIZE)
+            self._again(Job(further, model, limiter, 0.0), 0.0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from parallel_openai._limits.admission import model_of
 from parallel_openai._limits.limiter import Limiter
 from parallel_openai._progress.timeline import Timeline
 from parallel_openai._ray.worker import Parcel, Recording, Tape
@@ -27,7 +28,9 @@ def live(timeline: Timeline) -> None:
             broken = Response(500, {}, b"", None, 0.25)
             timeline.failed(came, broken, judge(broken, reached=True))
         else:
-            timeline.answered(sent, came, Parcel(number, request), SIZE, came - sent, Usage(30, number))
+            timeline.answered(
+                sent, came, Parcel(number, request), model_of(request), SIZE, came - sent, Usage(30, number)
+            )
 
 
 def begun() -> tuple[Timeline, Limiter]:
