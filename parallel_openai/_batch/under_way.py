@@ -35,6 +35,10 @@ class UnderWay:
                         self._since.setdefault(identity(place.key, place.metadata), []).append(part.planned_at)
 
     @property
+    def any_waits(self) -> bool:
+        return bool(self._since)
+
+    @property
     def met(self) -> int:
         return len(self._met)
 

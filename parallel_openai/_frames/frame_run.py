@@ -44,6 +44,7 @@ from parallel_openai._requests.template import BadPromptError
 from parallel_openai._run.lane import Engine, workers
 from parallel_openai._run.runner import End
 from parallel_openai._run.spending.allowance import Bounds
+from parallel_openai._run.spending.budget import Budget
 from parallel_openai.errors import InvalidInputError, JournalError, JournalWriteError, RunStoppedError
 
 #: Rows that are looked up before other work of the loop gets its turn.
@@ -186,7 +187,8 @@ class FrameRun:
     ) -> End:
         if self._lane is None:
             if not self.options.resubmit:
-                self._under_way = UnderWay(journal.path)
+                under_way = UnderWay(journal.path)
+                self._under_way = under_way if under_way.any_waits else None
             ended = await self._engine.process(
                 requests,
                 on_result=lambda result: self._take(result, journal),
@@ -263,14 +265,18 @@ class FrameRun:
         for slot, request in self._first_ones(enumerate(self.recipe.requests(self.df))):
             if request is None:
                 yield None
-            elif self._called_as_before(slot, request, known).key in known:
+                continue
+            if request.former_key is not None:
+                self._call_as_before(slot, request, known)
+            standing = known.standing(request.key)
+            if standing == "finished":
                 self._restoring.put(slot, request.key)
                 self.status.num_tasks_to_restore = len(self._restoring)
             elif self._under_way is not None and self._under_way.meet(request.key, request.former_key):
                 continue
-            elif known.was_asked(request.key):
+            elif standing == "in vain":
                 again.append(slot)
-            elif self._may_be_sent(slot, request):
+            elif self._budget is None or self._may_be_sent(slot, request, self._budget):
                 yield request
         while self._restoring:
             self._restoring.some()
@@ -279,9 +285,10 @@ class FrameRun:
         for slot, request in self._first_ones(self._made_anew(sorted(again))):
             if request is None:
                 yield None
-            elif (
-                to_send := self._restore(slot, self._called_as_before(slot, request, known), known)
-            ) is not None and self._may_be_sent(slot, to_send):
+                continue
+            self._call_as_before(slot, request, known)
+            to_send = self._restore(slot, request, known)
+            if to_send is not None and (self._budget is None or self._may_be_sent(slot, to_send, self._budget)):
                 yield to_send
 
     def _first_ones(
@@ -301,13 +308,12 @@ class FrameRun:
                 self._twins.append((slot, first))
                 self.status.num_tasks_shared += 1
 
-    def _called_as_before(self, slot: int, request: APIRequest, known: KnownResults) -> APIRequest:
-        """The request, by its former key where it stands in the journal under that alone."""
+    def _call_as_before(self, slot: int, request: APIRequest, known: KnownResults) -> None:
+        """Know the request by its former key if it stands in the journal under that alone."""
         former = request.former_key
         if former is not None and known.was_asked(former) and not known.was_asked(request.key):
             request.key = former
             self._slots[former] = slot
-        return request
 
     def _made_anew(self, slots: Sequence[int]) -> Iterator[tuple[int, APIRequest | BadPromptError]]:
         """The requests of these slots, which were not kept, since there may be as many as rows."""
@@ -318,8 +324,8 @@ class FrameRun:
             if slot in wanted:
                 yield slot, request
 
-    def _may_be_sent(self, slot: int, request: APIRequest) -> bool:
-        why = self._budget.objection(request) if self._budget is not None else None
+    def _may_be_sent(self, slot: int, request: APIRequest, budget: Budget) -> bool:
+        why = budget.objection(request)
         if why is not None:
             self._reject(slot, BadPromptError("unbounded", why))
         return why is None
@@ -391,7 +397,7 @@ class FrameRun:
             self.answers.fill(slot, mended.in_vain(result))
             return None
         good = self.answers.fill(slot, result, cost=cost)
-        if good:
+        if good and self.reader.judge is not None:
             self._judge(slot)
         if result.status != "succeeded" or good:
             return None

@@ -11,6 +11,7 @@ from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from hashlib import blake2b
+from itertools import repeat
 from tokenize import TokenError
 from typing import Any
 
@@ -169,9 +170,9 @@ class Recipe:
         for value in (prompt, system):
             if isinstance(value, BadPromptError):
                 raise value
-        if is_missing(prompt):
+        if type(prompt) is not str and is_missing(prompt):
             raise BadPromptError("missing_prompt", "The prompt is missing (NaN or None).")
-        if is_missing(system):
+        if type(system) is not str and is_missing(system):
             system = None
         body = self.endpoint.body(prompt, system, self.model, self.params)
         if not (type(prompt) is str and (system is None or type(system) is str) and self._params_are_plain):
@@ -276,6 +277,8 @@ def _source(df: pd.DataFrame, prompt: Any, what: str) -> Iterator[Any]:
 
 def _filled(df: pd.DataFrame, text: str, what: str) -> Iterator[Any]:
     template, columns = _template(df, text, what)
+    if not columns:
+        return repeat(template.fill(()), len(df))
     return (_fill(template, values) for values in rows_of(df, columns))
 
 

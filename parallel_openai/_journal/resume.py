@@ -8,7 +8,7 @@ import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from parallel_openai._journal.digests import DigestTable, digest_of_key
 from parallel_openai._journal.lines import (
@@ -34,7 +34,10 @@ def result_line(result: Result, *, record: bool, origin: Origin | None = None) -
     """A result as a journal's line; with `record`, the key, the attempts and the origin are written too, for the way
     back."""
     request = result.request
-    answer = _without_ballast(result) if result.raw is not None else dumps(list(result.errors) or [result.error])
+    if result.raw is None:
+        answer = dumps(list(result.errors) or [result.error])
+    else:
+        answer = result.raw if len(result.raw) <= KEPT_WHOLE else _without_ballast(result.raw, result.response)
     if not record:
         beside = () if request.metadata is None else (dumps(request.metadata),)
         return make_line(request.body, answer, *beside)
@@ -62,10 +65,9 @@ _NEEDED = frozenset(
 )
 
 
-def _without_ballast(result: Result) -> bytes:
-    """The answer's bytes; of a long one without the fields that no endpoint's answer has, whose names are told."""
-    raw, answer = result.raw or b"", result.response
-    if len(raw) <= KEPT_WHOLE or not isinstance(answer, Mapping) or answer.keys() <= _NEEDED:
+def _without_ballast(raw: bytes, answer: Any) -> bytes:
+    """A long answer's bytes without the fields that no endpoint's answer has, whose names are told."""
+    if not isinstance(answer, Mapping) or answer.keys() <= _NEEDED:
         return raw
     left_out = [str(name)[:80] for name in answer if name not in _NEEDED]
     kept = {name: value for name, value in answer.items() if name in _NEEDED}
@@ -90,6 +92,10 @@ def _fields(attempt: Attempt) -> dict[str, Any]:
     if attempt.bill is not None:
         fields["bill"] = attempt.bill
     return fields
+
+
+#: Whether a request is answered for this run, was asked without an answer that counts, or neither.
+Standing = Literal["finished", "in vain", "new"]
 
 
 class KnownResults:
@@ -144,6 +150,7 @@ class KnownResults:
     def _begin(self, path: str | os.PathLike[str], failures: bool, simulated: bool, place: str | None) -> None:
         self.damaged_lines = 0
         self._read_lines = 0
+        self._has_lines = False
         self._strange: list[int] = []  # where lines begin whose request is not the one of their key
         self._path = Path(path)
         self._failures, self._simulated, self._place = failures, simulated, place
@@ -177,6 +184,7 @@ class KnownResults:
             if digest is None or (is_plain and self._is_from_elsewhere(offset)):
                 continue
             line = offset * 2 + 2 + good
+            self._has_lines = True
             before = lines.add(digest, line)
             if before:
                 if before & 1 and not good:
@@ -222,6 +230,11 @@ class KnownResults:
 
     def __len__(self) -> int:
         return self._finished + sum(map(len, self.neighbours))
+
+    def standing(self, key: str) -> Standing:
+        """What the journal says of a request; the same as `in` and `was_asked` tell, in one look."""
+        number = self._number(key) if self._has_lines else 0
+        return "new" if not number else "finished" if self._counts(number) else "in vain"
 
     def was_asked(self, key: str) -> bool:
         """Whether the journal holds an answer or a failure of it."""

@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from parallel_openai._journal.lines import read_entries, read_entry_at
-from parallel_openai._journal.resume import KnownResults, is_asked_in, key_of, restored
+from parallel_openai._journal.resume import KnownResults, Standing, is_asked_in, key_of, restored
 from parallel_openai._records import APIRequest, Result
 from parallel_openai._requests.endpoints import is_simulated
 
@@ -110,6 +110,9 @@ class KnownParts(KnownResults):
 
     def __len__(self) -> int:
         return sum(map(len, self.parts)) + (len(self.index.heads) if self.index is not None else 0)
+
+    def standing(self, key: str) -> Standing:
+        return "finished" if key in self else "in vain" if self.was_asked(key) else "new"
 
     def was_asked(self, key: str) -> bool:
         return any(part.was_asked(key) for part in self.parts) or key in self

@@ -26,7 +26,7 @@ _BATCH = {"processing": "batch"}
 HALF = 0.5
 
 
-def price(model: str, usage: Usage, *, base_url: str | None = None, tier: str | None = None) -> float:
+def price(model: str, usage: Usage, tier: str | None = None, *, base_url: str | None = None) -> float:
     """Dollars for one answer; NaN, noted once in the log, where a price that it takes is not known.
 
     The price is that of the provider at `base_url` where it is a known one, else OpenAI's for a model of that name:

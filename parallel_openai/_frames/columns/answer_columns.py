@@ -114,7 +114,9 @@ class Answers:
         if cells["request_key"][slot] is not None:
             self.clear(slot)
         cells["request_key"][slot] = result.request.key
-        cells["attempts"][slot] = len(result.attempts) + sum(len(each.attempts) for each in result.earlier)
+        cells["attempts"][slot] = len(result.attempts)
+        if result.earlier:
+            cells["attempts"][slot] += sum(len(each.attempts) for each in result.earlier)
         if result.attempts:
             last = result.attempts[-1]
             cells["seconds"][slot] = last.seconds
@@ -319,7 +321,8 @@ def value_column(values: Sequence[Any], dtype: Any = None) -> Any:
     if dtype == "string":
         return _text(values)
     most = {"Int64": 2**63 - 1, "Float64": 2**53}.get(dtype, 0)
-    if dtype is None or any(type(value) is int and abs(value) > most for value in values):
+    whole = [value for value in values if type(value) is int]
+    if dtype is None or (whole and max(max(whole), -min(whole)) > most):
         return object_column(values)
     try:
         return pd.array(values, dtype=dtype)

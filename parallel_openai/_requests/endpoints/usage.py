@@ -257,7 +257,7 @@ def _with_calls(usage: Usage, response: Mapping[str, Any]) -> Usage:
     """The calls that cost a fee, as the answer itself shows them."""
     model = response.get("model")
     least = 1 if (isinstance(model, str) and _searches(model)) or _cites(response) else 0
-    kinds = [_CALLS[kind] for kind in _item_types(response) if kind in _CALLS]
+    kinds = [_CALLS[kind] for kind in _item_types(response) if kind in _CALLS] if "output" in response else []
     if not (least or kinds):
         return usage
     searches = max(usage.searches, least, kinds.count("searches"))

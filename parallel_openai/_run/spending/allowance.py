@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from parallel_openai._requests.prices import price
@@ -82,4 +83,4 @@ def _money(dollars: float) -> str:
 
 def prices_at(base_url: str) -> PriceOf:
     """The prices of the provider there."""
-    return lambda model, usage, tier: price(model, usage, base_url=base_url, tier=tier)
+    return partial(price, base_url=base_url)
