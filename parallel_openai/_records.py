@@ -169,6 +169,7 @@ class APIRequest:
         former_key: the key that it had before, where that hung on how a number is written; else None.
         measure: gives the size when it is first asked for, since counting tokens takes longer than all else that is
             done to a request; None where nobody said how.
+        asks_for: how many rows' answers it asks for.
 
     Raises:
         TypeError: `request_json` holds something that JSON cannot carry or is nested too deeply, or is no mapping.
@@ -194,6 +195,7 @@ class APIRequest:
         "sample",
         "tier",
     )
+    asks_for = 1
 
     def __init__(
         self,

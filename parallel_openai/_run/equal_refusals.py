@@ -55,10 +55,11 @@ class RefusedAlike:
             return
         words = _IDS.sub("", verdict.message or "")
         same = response.status, verdict.code, words, field, dumps(body.get(field)) if field else None
-        self._count = self._count + 1 if same == self._same else 1
+        rows = request.asks_for if field else 1  # what is refused in other words may be one row's fault among many
+        self._count = self._count + rows if same == self._same else rows
         self._same = same
         if self._count >= HANDFUL:
-            told = f"Nothing was answered, and {HANDFUL} requests were refused alike: {verdict.message}"
+            told = f"Nothing was answered, and {self._count} requests were refused alike: {verdict.message}"
             refused = RequestRefusedError(f"{told} {_mend(request, response, field)} What was not sent is left.")
             refused.model = str(body["model"]) if field == "model" else None
             raise refused

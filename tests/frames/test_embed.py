@@ -21,7 +21,7 @@ from parallel_openai._records import APIRequest, Size, Usage
 from parallel_openai._requests.endpoints import Packing
 from parallel_openai._requests.prices import price
 from parallel_openai._requests.tokens import request_size
-from parallel_openai.errors import InvalidInputError, RunStoppedError
+from parallel_openai.errors import InvalidInputError, RequestRefusedError, RunStoppedError
 from parallel_openai.local import simulator
 from tests.conftest import interrupted_once_sent
 from tests.frames.conftest import asked, codes, journal_of
@@ -179,8 +179,9 @@ def test_where_every_row_is_refused_not_every_row_is_asked(embed: Embed, server:
 
 def test_a_model_that_does_not_exist_is_asked_for_once(embed: Embed) -> None:
     with simulator.serve(models=[MODEL]) as server:
-        out = embed(texts(500), "text", model="text-embedding-9", client=po.Client(server.base_url))
-        assert set(codes(out)) == {"model_not_found"}
+        with pytest.raises(RequestRefusedError, match=f"The server lists {MODEL}") as stopped:
+            embed(texts(500), "text", model="text-embedding-9", client=po.Client(server.base_url))
+        assert set(codes(stopped.value.partial)) == {"model_not_found"}
         assert sent(server) == 1
 
 

@@ -51,6 +51,19 @@ def test_a_misspelt_model_stops_the_run_and_near_names_are_told(strict: Server, 
     assert stopped.value.partial["status"].eq("cancelled").sum() > ROWS / 2
 
 
+def test_many_texts_in_one_request_are_a_handful(strict: Server) -> None:
+    with po.Client(strict.base_url) as client, pytest.raises(RequestRefusedError, match="lists gpt-4o-mini"):
+        po.embed_dataframe(FRAME, "text", client=client, **OPTIONS)
+    assert strict.stats(charged=False)["received"] <= 2
+
+
+def test_a_line_that_asks_for_many_texts_is_one(strict: Server) -> None:
+    lines = [{"model": MODEL, "input": [f"text {number}" for number in range(20)]}] * 2
+    write(*lines, {"model": "text-embedding-3-small", "input": ["a", "b"]})
+    status = po.process_api_requests_from_file("in.jsonl", "out.jsonl", f"{strict.base_url}/embeddings")
+    assert (status.num_tasks_succeeded, status.num_tasks_failed) == (1, 2)
+
+
 def test_a_gateway_that_finds_nobody_who_serves_the_model_blames_the_model_and_not_the_url() -> None:
     answer = refused(404, "No endpoints found for gpt-4o-mni.", code=404)
     with recorder(lambda asked: (404, answer)) as server, po.Client(f"{server.url}/v1") as client:

@@ -55,6 +55,10 @@ class Pack(APIRequest):
         self.attempts = attempts
         self.split = split
 
+    @property
+    def asks_for(self) -> int:  # type: ignore[override]
+        return len(self.rows)
+
     def halves(self, attempts: tuple[Attempt, ...] = ()) -> tuple[Pack, Pack]:
         """Two packs of its rows; `attempts` are those that went before, in vain."""
         middle, split = (len(self.rows) + 1) // 2, Split()
