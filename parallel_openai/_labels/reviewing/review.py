@@ -250,7 +250,7 @@ class Review:
         return self.within(position)
 
     @property
-    def widget(self) -> ReviewWidget:
+    def widget(self) -> Any:  # an anywidget.AnyWidget, whose own base has no types
         """The widget, to be put among others.
 
         Raises:
