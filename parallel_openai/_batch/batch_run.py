@@ -92,7 +92,7 @@ class BatchRun:
         self._planner = Planner(self._spool, options, run, record=record)
         self._leftovers = Leftovers(self._spool, Planner(self._spool, options, f"{run}-online", record=record))
         self._collector = Collector(self._api, self._spool, self._settle)
-        self._troubles = Troubles(options.poll_seconds, client.max_wait, patient=options.wait)
+        self._troubles = Troubles(options.poll_seconds, client.max_wait, patient=options.wait, clock=client.clock)
         self._refusals: list[RunStoppedError] = []  # of parts that the server would not have
         self._is_blind, self._skipped = False, 0  # what is in an earlier part is not known; requests not sent for that
         self._began, self._is_cancelled = time.time(), False

@@ -11,7 +11,7 @@ from typing import Any
 
 import orjson
 
-from tests.simulation.server import label_of, reply_to, vector_of
+from tests.simulation.answers import label_of, reply_to, vector_of
 
 #: What stands in an answer that must not be taken for one.
 WRONG = "not an answer"

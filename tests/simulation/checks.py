@@ -1,44 +1,52 @@
-"""The promises, each as what is looked at after a call."""
+"""The promises, each as what is looked at after a call, or at the end of a life."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import orjson
 import pandas as pd
 
-from tests.simulation.life import CAP, Call, Life
-from tests.simulation.server import (
+from tests.simulation.answers import (
     CONTEXT_LENGTH,
-    Books,
     inputs_of,
+    is_good,
     label_of,
     prompt_tokens,
     question_of,
     reply_to,
     vector_of,
 )
+from tests.simulation.books import Bill, Books
+from tests.simulation.call import Outcome, is_last, request_for
+from tests.simulation.life import CAP, Call, Life
 
-if TYPE_CHECKING:
-    from tests.simulation.run import Outcome
+#: Good answers to each question.
+Kept = Counter[str]
 
 #: Turns of the loop within which an answer that was delivered reaches the file.
 TURNS_TO_WRITE = 8
+#: Columns of a frame that are the same whatever went wrong on the way to it.
+_SAME = ("text", "status", "error_code", "finish_reason", "model", "response", "label", "confidence", "embedding")
 
 
 def after_call(
-    life: Life, call: Call, number: int, outcome: Outcome, books: Books, before: Counter[str], after: Counter[str]
+    life: Life, call: Call, number: int, outcome: Outcome, books: Books, before: Kept, after: Kept
 ) -> list[str]:
     """What is wrong, as sentences."""
     wrong = [sentence for frame in outcome.frames for sentence in _wrong_answers(life, frame)]
-    bills = [bill for bill in books.bills if bill.call == number]
-    wrong += _lost(call, outcome, bills, before, after)
-    wrong += _beyond_budget(life, number, bills)
-    wrong += _untold(outcome, bills)
-    wrong += _idle(life, call, outcome, books, bills)
+    sent = [bill for bill in books.bills if bill.sent_in == number]
+    came = [bill for bill in books.bills if bill.came_in == number and bill.outcome == "delivered"]
+    wrong += _lost(outcome, came, before, after)
+    if not is_last(life, number):
+        wrong += _beyond_budget(life, sent)
+    if life.lane != "batch" or not life.budget:  # without which all that a call collects is asked for by it
+        wrong += _untold(outcome, came)
+    if life.lane != "batch":
+        wrong += _idle(life, call, outcome, books, sent)
     return wrong
 
 
@@ -57,7 +65,7 @@ def is_finished(life: Life, outcome: Outcome) -> bool:
     )
 
 
-def kept(lines: Sequence[bytes]) -> Counter[str]:
+def kept(lines: Sequence[bytes]) -> Kept:
     """Good answers in a journal, by what was asked."""
     good: Counter[str] = Counter()
     for line in lines:
@@ -67,25 +75,48 @@ def kept(lines: Sequence[bytes]) -> Counter[str]:
             continue
         if not isinstance(entry, list) or len(entry) < 2 or not entry[0] or not isinstance(entry[1], dict):
             continue
-        if _is_good(entry[1]):
+        if is_good(entry[1]):
             good.update(map(question_of, inputs_of(entry[0])))
     return good
 
 
-def _is_good(answer: dict[str, Any]) -> bool:
-    if "data" in answer:
-        return answer["data"][0]["embedding"] is not None
-    choices = answer.get("choices")
-    if not choices or choices[0]["finish_reason"] != "stop":
-        return False
-    return "nonsense" not in choices[0]["message"]["content"]
+def left_in_batches(books: Books, after: Kept) -> list[str]:
+    """Good answers of batches that are not in the journal at the end, although they could be had."""
+    given = Counter(
+        question
+        for bill in books.bills
+        if bill.batch_id is not None and bill.good and bill.outcome != "lost"
+        if not books.batches[bill.batch_id].is_lost
+        for question in bill.question
+    )
+    return [f"{count} answers of batches to {question} are not kept" for question, count in (given - after).items()]
+
+
+def differences(life: Life, frames: Sequence[pd.DataFrame], others: Sequence[pd.DataFrame]) -> list[str]:
+    """What is not in these frames as in those of a life in which nothing went wrong."""
+    if (
+        life.verb == "file" or life.second == "same journal"
+    ):  # whose lines come in any order; of which one is turned away
+        return []
+    wrong = []
+    for name in _SAME:
+        for frame in frames if name in frames[0] else ():
+            mine, right = (_comparable(each[name], name, life) for each in (frame, others[0]))
+            if mine != right and not (name == "model" and life.second == "other model"):
+                wrong.append(f"{name} is {mine}, and without faults {right}"[:500])
+    return wrong
+
+
+def _comparable(column: pd.Series[Any], name: str, life: Life) -> list[str]:
+    if name == "confidence" and life.logprobs:  # which a fault may leave out
+        return []
+    return [f"{value}" for value in column.tolist()]
 
 
 def _is_sound(life: Life, text: str | None) -> bool:
     if text is None:
         return life.verb == "file"
-    request = {"input": text} if life.verb == "embed" else {"messages": [{"role": "user", "content": text}]}
-    return prompt_tokens(request) <= CONTEXT_LENGTH
+    return prompt_tokens(request_for(life, text)) <= CONTEXT_LENGTH
 
 
 def _wrong_answers(life: Life, frame: pd.DataFrame) -> list[str]:
@@ -95,8 +126,11 @@ def _wrong_answers(life: Life, frame: pd.DataFrame) -> list[str]:
             return ["the frame that comes back has other texts"]
         if frame.index.tolist() != [f"r{i // 2}" for i in range(len(life.texts))]:
             return ["the frame that comes back has another index"]
-    column = {"label": "label", "embed": "embedding"}.get(life.verb, "response")
-    right = {"label": label_of, "embed": vector_of}.get(life.verb, reply_to)
+    verb = "embed" if life.endpoint == "embeddings" else life.verb
+    column = {"label": "label", "embed": "embedding"}.get(verb, "response")
+    right = {"label": label_of, "embed": vector_of}.get(verb, reply_to)
+    if column not in frame:
+        column = "response"
     return [
         f"{text!r} has the answer {answer!r}"
         for text, status, answer in zip(frame["text"], frame["status"], frame[column], strict=True)
@@ -108,47 +142,47 @@ def _is_right(answer: Any, right: Any, life: Life) -> bool:
     samples = life.samples
     if isinstance(right, list):
         return np.allclose(answer, right)
-    if life.verb == "file":  # which writes down what was cut off as it came
-        return isinstance(answer, str) and right.startswith(answer)
+    if life.verb == "file":  # which writes down what was cut off or refused as it came
+        return bool(pd.isna(answer)) or (isinstance(answer, str) and right.startswith(answer))
     if samples > 1 and isinstance(answer, (list, np.ndarray)):
         return len(answer) == samples and all(each == right for each in answer)
     return bool(answer == right)
 
 
-def _lost(call: Call, outcome: Outcome, bills: Sequence[Any], before: Counter[str], after: Counter[str]) -> list[str]:
+def _lost(outcome: Outcome, came: Sequence[Bill], before: Kept, after: Kept) -> list[str]:
     """Good answers that were delivered and are not in the journal."""
     if any("JournalWriteError" in error for error in outcome.errors):
         return []
     delivered = Counter(
         question
-        for bill in bills
-        if bill.outcome == "delivered" and bill.good
-        if not (outcome.killed and bill.turn > outcome.turn - TURNS_TO_WRITE)
+        for bill in came
+        if bill.good and not (outcome.killed and _may_be_on_its_way(bill, outcome))
         for question in bill.question
     )
     missing = delivered + before - after
     return [f"{count} answers to {question} were delivered and are not kept" for question, count in missing.items()]
 
 
-def _untold(outcome: Outcome, bills: Sequence[Any]) -> list[str]:
+def _may_be_on_its_way(bill: Bill, outcome: Outcome) -> bool:
+    """To the file, when the process died; what a batch gives can be had once more."""
+    return bill.batch_id is not None or bill.turn > outcome.turn - TURNS_TO_WRITE
+
+
+def _untold(outcome: Outcome, came: Sequence[Bill]) -> list[str]:
     """What was billed for an answer that came, and said so, is told."""
     if outcome.killed or not outcome.told or "CancelledError" in outcome.errors:
         return []
     told = [sum(each) for each in zip(*outcome.told, strict=True)]
-    came = [bill for bill in bills if bill.outcome == "delivered" and bill.told]
-    billed = [
-        sum(bill.tokens[0] for bill in came),
-        sum(bill.tokens[1] for bill in came),
-        sum(bill.usd for bill in came),
-    ]
+    said = [bill for bill in came if bill.told]
+    billed = [sum(each) for each in zip(*((*bill.tokens, bill.usd) for bill in said), strict=True)] or [0, 0, 0.0]
     return [] if np.allclose(told, billed, atol=1e-9) else [f"{told} are told for {billed} (tokens, tokens, dollars)"]
 
 
-def _idle(life: Life, call: Call, outcome: Outcome, books: Books, bills: Sequence[Any]) -> list[str]:
+def _idle(life: Life, call: Call, outcome: Outcome, books: Books, bills: Sequence[Bill]) -> list[str]:
     """Where nothing goes wrong, the limits are used and kept."""
-    if call.faults or call.down or call.stop or life.second or life.budget or outcome.errors:
+    if call.faults or call.down or call.stop or call.wall or life.second or life.budget or outcome.errors:
         return []
-    settings, number = books.account.settings, len(bills)
+    settings, number = books.settings, len(bills)
     ideal = 0.0
     for limit, each in (
         (settings.max_requests_per_minute, 1),
@@ -171,13 +205,9 @@ def _idle(life: Life, call: Call, outcome: Outcome, books: Books, bills: Sequenc
     return wrong
 
 
-def _beyond_budget(life: Life, number: int, bills: Sequence[Any]) -> list[str]:
+def _beyond_budget(life: Life, bills: Sequence[Bill]) -> list[str]:
     usd, tokens = sum(bill.usd for bill in bills), sum(sum(bill.tokens) for bill in bills)
-    runs = 2 if life.second == "same client" else 1
-    from tests.simulation.run import MOST_CALLS
-
-    if number >= len(life.calls) + MOST_CALLS // 2:
-        return []
+    runs = 2 if life.second in ("same client", "other model") else 1
     wrong = []
     if usd > runs * life.budget.get("budget_usd", 1e9) + 1e-12:
         wrong.append(f"${usd:.6f} were billed within {life.budget}")

@@ -7,9 +7,32 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 Verb = Literal["process", "label", "embed", "file"]
-#: What the server or the network does to a request. Those of the second line come after the work was done and billed.
-BEFORE_WORK = ("500", "502", "503", "429", "529", "reset", "refused")
-AFTER_WORK = ("lost", "hang", "cut_off", "html", "nothing", "truncated", "off_label", "no_usage", "late_headers")
+Endpoint = Literal["chat.completions", "responses", "completions", "embeddings"]
+Lane = Literal["online", "flex", "batch"]
+#: What a call does: ask, waiting for batches or not; or ask at once although batches are under way; or take in or
+#: cancel what is in batches.
+Way = Literal["ask", "submit", "online", "collect", "cancel"]
+
+#: What the server or the network does to a request before any work.
+BROKEN = ("reset", "refused", "dns", "tls", "connect_timeout")
+BEFORE_WORK = (
+    *BROKEN,
+    *("408", "409", "423", "424", "425", "429", "498", "499", "500", "502", "503", "504", "520", "524", "529"),
+    *("slow_down", "unavailable"),
+    *("400", "413", "422", "404"),  # of this row alone
+    *("401", "403", "quota"),  # of all
+)
+#: What it does after the work was done and billed.
+AFTER_WORK = (
+    *("lost", "hang", "cut_off", "html", "nothing", "error_in_200", "unfinished", "slow"),
+    *("truncated", "off_label", "refusal", "filtered", "no_usage", "no_logprobs"),
+    *("late_headers", "stale_headers", "no_headers"),
+)
+ROW_FAULTS = (
+    *("row_500", "row_429", "row_missing", "row_in_no_words", "row_odd", "row_twice"),
+    *("truncated", "off_label", "no_usage", "nothing", "refusal", "filtered"),
+    *("expires", "fails", "line_at_fault"),
+)
 STOPS = ("cancel", "cancel_twice", "deadline", "kill", "full_disk", "suspend")
 #: Tokens that an answer may have.
 CAP = 40
@@ -18,19 +41,49 @@ LABELS = ("pro", "con", "neither")
 
 @dataclass(frozen=True)
 class Call:
-    """One call: what ends it early, when, and whether the server is kind.
+    """One call: what it does, what ends it early, when, and whether the server is kind.
 
     Attributes:
         stop: one of `STOPS`, or None.
         at: seconds after which it comes; of a kill the loop's turn, of a full disk the bytes that it still takes.
         faults: the probability of each fault.
         down: from when to when the server answers 503 to all, in seconds since the call began.
+        wall: when the wall's clock is set, in seconds since the call began, and by how many.
     """
 
     stop: str | None = None
     at: float = 0.0
     faults: dict[str, float] = field(default_factory=dict)
     down: tuple[float, float] | None = None
+    way: Way = "ask"
+    wall: tuple[float, float] | None = None
+
+
+@dataclass(frozen=True)
+class Batches:
+    """How the Batch API is, and how it is used.
+
+    Attributes:
+        options: of the lane.
+        validates, works, finalizes: seconds that a batch may stay in these states.
+        queue: tokens that it holds; None: any number.
+        list_delay: seconds until the list shows a new batch.
+        lists_metadata: whether the list shows the batches' metadata.
+        late_looks: looks at a batch that has ended which do not show its files.
+        short_downloads: downloads of each file that end after half of its lines.
+        row_faults: the probability of each of `ROW_FAULTS`, or that the server loses a batch or its output.
+    """
+
+    options: dict[str, Any] = field(default_factory=dict)
+    validates: tuple[float, ...] = (1.0, 30.0)
+    works: tuple[float, ...] = (20.0, 300.0)
+    finalizes: tuple[float, ...] = (0.0, 60.0)
+    queue: int | None = None
+    list_delay: float = 0.0
+    lists_metadata: bool = True
+    late_looks: int = 0
+    short_downloads: int = 0
+    row_faults: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -40,14 +93,18 @@ class Life:
     seed: int
     verb: Verb
     texts: list[str | None]
+    endpoint: Endpoint = "chat.completions"
+    lane: Lane = "online"
+    batches: Batches = field(default_factory=Batches)
     samples: int = 1
     repair: bool = False
+    logprobs: bool = False
     limits: dict[str, Any] = field(default_factory=dict)
     given: dict[str, Any] = field(default_factory=dict)
     latency: float = 0.5
     sigma: float = 0.4
     budget: dict[str, Any] = field(default_factory=dict)
-    second: Literal["same client", "same journal"] | None = None
+    second: Literal["same client", "other model", "same journal"] | None = None
     torn: bool = False
     calls: list[Call] = field(default_factory=list)
 
@@ -60,23 +117,37 @@ def draw(seed: int) -> Life:
     """
     lot = random.Random(seed)
     verb: Verb = lot.choice(("process", "process", "label", "embed", "file"))
-    is_chat = verb in ("process", "label")
-    calls = [_call(lot, last=number > 2) for number in range(lot.choice((0, 1, 1, 2, 2)))]
+    lane: Lane = lot.choice(("online", "online", "flex", "batch")) if verb != "embed" else "online"
+    if verb == "file" and lane == "flex":
+        lane = "online"
+    endpoint = _endpoint(lot, verb, lane)
+    is_answer = verb in ("process", "label") and endpoint != "embeddings"
     return Life(
         seed=seed,
         verb=verb,
         texts=_texts(lot),
-        samples=lot.choice((1, 1, 1, 2, 3)) if is_chat else 1,
-        repair=is_chat and lot.random() < 0.3,
+        endpoint=endpoint,
+        lane=lane,
+        batches=_batches(lot) if lane == "batch" else Batches(),
+        samples=lot.choice((1, 1, 1, 2, 3)) if is_answer else 1,
+        repair=is_answer and lane != "batch" and lot.random() < 0.3,
+        logprobs=verb == "label" and lot.random() < 0.3,
         limits=_limits(lot),
         given={"max_concurrent_requests": lot.choice((1, 3, 20, 200))} if lot.random() < 0.7 else {},
         latency=lot.choice((0.05, 0.5, 2.0)),
-        sigma=lot.choice((0.0, 0.4, 1.5)),
+        sigma=lot.choice((0.0, 0.4, 1.5, 2.5)),
         budget=_budget(lot) if verb != "file" or lot.random() < 0.5 else {},
-        second=lot.choice((None, None, None, None, "same client", "same journal")) if is_chat else None,
+        second=lot.choice((None,) * 6 + ("same client", "other model", "same journal")) if is_answer else None,
         torn=lot.random() < 0.3,
-        calls=calls,
+        calls=[_call(lot, lane) for _ in range(lot.choice((0, 1, 1, 2, 2)))],
     )
+
+
+def _endpoint(lot: random.Random, verb: Verb, lane: Lane) -> Endpoint:
+    if verb == "embed" or (verb == "process" and lane == "batch" and lot.random() < 0.2):
+        return "embeddings"
+    others: tuple[Endpoint, ...] = ("responses",) if verb == "label" else ("responses", "completions")
+    return lot.choice(others) if lot.random() < 0.3 else "chat.completions"
 
 
 def _texts(lot: random.Random) -> list[str | None]:
@@ -115,17 +186,48 @@ def _budget(lot: random.Random) -> dict[str, Any]:
     return {"budget_usd": lot.choice((0.00005, 0.0005))} if chosen < 0.3 else {}
 
 
-def _call(lot: random.Random, *, last: bool) -> Call:
-    faults = {
-        name: lot.choice((0.02, 0.1, 0.3))
-        for name in (*BEFORE_WORK, *AFTER_WORK)
-        if lot.random() < lot.choice((0.0, 0.1, 0.3))
-    }
+def _batches(lot: random.Random) -> Batches:
+    faults = _faults(lot, ROW_FAULTS)
+    for name in ("batch_lost", "output_lost"):
+        if lot.random() < 0.05:
+            faults[name] = 0.3
+    works: tuple[float, ...] = lot.choice(((20.0,), (60.0, 300.0), (1200.0,)))
+    return Batches(
+        options={
+            "rounds": lot.choice((1, 2, 3)),
+            "then": lot.choice(("fail", "fail", "online")),
+            "max_requests": lot.choice((50_000, 50_000, 5)),
+            "poll_seconds": lot.choice((1.0 if works[0] < 60 else 60.0, 60.0, 600.0)),
+        },
+        works=works,
+        queue=lot.choice((None, None, 500, 2000)),
+        list_delay=lot.choice((0.0, 2.0, 8.0)),
+        lists_metadata=lot.random() < 0.7,
+        late_looks=lot.choice((0, 0, 2)),
+        short_downloads=lot.choice((0, 0, 0, 1, 3)),
+        row_faults=faults,
+    )
+
+
+def _faults(lot: random.Random, names: tuple[str, ...]) -> dict[str, float]:
+    """Some of them; those that end a whole call come seldom."""
+    chosen = lot.sample(names, lot.choice((0, 0, 1, 2, 4, 6)))
+    seldom = ("401", "403", "404", "quota", "unavailable")
+    return {name: lot.choice((0.01,) if name in seldom else (0.02, 0.1, 0.3)) for name in chosen}
+
+
+def _call(lot: random.Random, lane: Lane) -> Call:
     stop = lot.choice((None, *STOPS))
     at: float = lot.choice((0.0, 0.3, 1.0, 3.0, 20.0)) * lot.random()
+    if lane == "batch":
+        at *= lot.choice((1, 1, 200))
+        stop = None if stop == "deadline" else stop  # which no batch can keep
     if stop == "kill":
         at = int(lot.choice((30, 100, 400, 2000)) * lot.random()) + 1
     elif stop == "full_disk":
         at = int(lot.choice((0, 500, 3000, 20_000)) * lot.random())
     down = (start := 10 * lot.random(), start + lot.choice((5, 60, 200))) if lot.random() < 0.15 else None
-    return Call(stop, at, faults, down)
+    wall = (5 * lot.random(), lot.choice((-86_400.0, -3600.0, 3600.0, 86_400.0))) if lot.random() < 0.15 else None
+    ways: tuple[Way, ...] = ("ask", "ask", "submit", "submit", "online", "collect", "cancel")
+    way = lot.choice(ways) if lane == "batch" else "ask"
+    return Call(stop, at, {**_faults(lot, BEFORE_WORK), **_faults(lot, AFTER_WORK)}, down, way, wall)

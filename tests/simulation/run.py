@@ -2,59 +2,28 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 import pickle
-import random
+import re
 import resource
 import signal
 import tempfile
-from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import orjson
 import pandas as pd
-from yarl import URL
 
-import parallel_openai as po
-from parallel_openai._http.connections import Connections
-from parallel_openai._http.transport import Transport
-from parallel_openai.errors import ParallelOpenAIError
-from tests.limits.virtual import VirtualLoop
+from parallel_openai._batch.batch_state import live_parts
+from parallel_openai._batch.manage import give_up
 from tests.simulation import checks
-from tests.simulation.life import CAP, LABELS, Call, Life, draw
-from tests.simulation.server import Books, Server, books_of, inputs_of
+from tests.simulation.books import Books, books_of
+from tests.simulation.call import MOST_CALLS, Here, Outcome, request_for
+from tests.simulation.life import Batches, Call, Life, draw
 
-PROMPT = "{text}"
-#: Virtual seconds that one call may take: more than the longest wait that is asked for, and less than for ever.
-LONGEST = 2e5
-#: How often the same call is made again at the most, once the server is kind.
-MOST_CALLS = 8
-TURNS = 400_000
-
-
-@dataclass
-class Outcome:
-    """How a call ended.
-
-    Attributes:
-        frames: what it gave, also a `.partial`.
-        errors: what it raised, as text.
-        told: what the runs said that they were billed: tokens of prompts and of answers, and dollars.
-        killed: in the middle of it.
-        turn: of the loop, at the end.
-        seconds: how long it took.
-    """
-
-    frames: list[pd.DataFrame] = field(default_factory=list)
-    errors: list[str] = field(default_factory=list)
-    told: list[tuple[int, int, float]] = field(default_factory=list)
-    killed: bool = False
-    turn: int = 0
-    seconds: float = 0.0
+#: Of so many lives one is lived again without faults, to compare the frames.
+COMPARED = 4
 
 
 @dataclass
@@ -64,31 +33,28 @@ class Lived:
     Attributes:
         wrong: what broke a promise, as sentences.
         story: what happened.
+        frames: of the last call.
     """
 
     life: Life
     wrong: list[str]
     story: list[str]
     calls: int
-
-
-class _Network(Transport):
-    """A transport whose requests go to the life's server and not to a socket."""
-
-    def __init__(self, server: Server, timeout: float) -> None:
-        super().__init__("http://127.0.0.1:9/v1", {"Authorization": "Bearer k"}, timeout=timeout, clock=server.now)
-        self._server = server
-
-    async def _answer(self, method: str, url: URL, body: bytes | None, into: Any, options: dict[str, Any]) -> Any:
-        assert body is not None
-        answer = await self._server.answer(url.path, body)
-        self._errors.has_answered = True
-        return answer
+    frames: list[pd.DataFrame]
 
 
 def live(seed: int) -> Lived:
-    """Live the life of a seed, in a folder of its own."""
+    """Live the life of a seed, in a folder of its own; some of them once more without faults, to the same end."""
     life = draw(seed)
+    lived = _live_in_folder(life)
+    if seed % COMPARED == 0 and not lived.wrong:
+        kind = replace(life, calls=[], limits={"max_requests_per_minute": None}, budget={}, second=None, given={})
+        without = _live_in_folder(replace(kind, batches=Batches(life.batches.options), sigma=0.0))
+        lived.wrong += without.wrong + checks.differences(life, lived.frames, without.frames)
+    return lived
+
+
+def _live_in_folder(life: Life) -> Lived:
     with tempfile.TemporaryDirectory(dir="/dev/shm" if os.path.isdir("/dev/shm") else None) as folder:
         return _live(life, Path(folder))
 
@@ -96,15 +62,16 @@ def live(seed: int) -> Lived:
 def _live(life: Life, folder: Path) -> Lived:
     books, wrong = books_of(life), []
     if life.verb == "file":
-        lines = [orjson.dumps(_body(text)) + b"\n" for text in life.texts]
+        lines = [orjson.dumps(request_for(life, text)) + b"\n" for text in life.texts]
         (folder / "in.requests").write_bytes(b"".join(lines))
-    kind = [Call()] * MOST_CALLS
-    for number, call in enumerate([*life.calls, *kind]):
+    for number, call in enumerate([*life.calls, *[Call()] * MOST_CALLS]):
+        if number > len(life.calls):
+            _forget_lost(folder, books)
         books.kept, books.refused_in_call = kept(folder), 0
         before = books.kept.copy()
         books.story.append(f"call {number}: {call}")
         outcome, books = _call(life, call, number, books, folder)
-        books.story.append(f"ended: {outcome.errors or 'well'}{', killed' if outcome.killed else ''}")
+        books.story.append(f"ended: {_told(outcome, folder)}")
         wrong += books.wrong + checks.after_call(life, call, number, outcome, books, before, kept(folder))
         books.wrong = []
         if wrong or (number >= len(life.calls) and checks.is_finished(life, outcome)):
@@ -113,31 +80,51 @@ def _live(life: Life, folder: Path) -> Lived:
             _tear(folder, books)
     else:
         wrong.append(f"after {number + 1} calls there are rows without an answer: {outcome.errors}")
-    return Lived(life, wrong, books.story, number + 1)
+    wrong += [] if wrong else checks.left_in_batches(books, kept(folder))
+    return Lived(life, wrong, books.story, number + 1, outcome.frames)
 
 
-def kept(folder: Path) -> Any:
+def _told(outcome: Outcome, folder: Path) -> str:
+    """The same in each process."""
+    told = re.sub(r"process \d+ on \S+", "a process", "; ".join(outcome.errors) or "well")
+    return f"{told.replace(str(folder), '')}{', killed' if outcome.killed else ''}"
+
+
+def kept(folder: Path) -> checks.Kept:
     """How many good answers to each question the journals hold."""
     return checks.kept([line for path in sorted(folder.glob("*.jsonl")) for line in path.read_bytes().split(b"\n")])
 
 
 def _tear(folder: Path, books: Books) -> None:
-    """The end of the journal did not reach the disk before the power went."""
+    """The end of the journal did not reach the disk before the power went; what tells of batches did."""
     for path in folder.glob("out*.jsonl"):
-        size = path.stat().st_size
-        os.truncate(path, max(0, size - books.lot.randrange(1, 200)))
-        books.story.append(f"{path.name} torn from {size} bytes to {path.stat().st_size}")
+        content = path.read_bytes()
+        steps = content.rfind(b'[{},null,{"batch"')
+        least = content.find(b"\n", steps) + 1 if steps >= 0 else 0
+        os.truncate(path, max(least, len(content) - books.lot.randrange(1, 200)))
+        books.story.append(f"{path.name} torn from {len(content)} bytes to {path.stat().st_size}")
+
+
+def _forget_lost(folder: Path, books: Books) -> None:
+    """What a person does about a batch that the server does not know any more, or whose answers are gone."""
+    for path in folder.glob("out*.jsonl"):
+        lost = [each.id for each in books.batches.values() if each.is_lost or _is_gone(books, each.output_file_id)]
+        give_up(path, [part.batch_id for part in live_parts(path) if part.batch_id in lost])
+
+
+def _is_gone(books: Books, file_id: str | None) -> bool:
+    return file_id is not None and books.files[file_id].is_gone
 
 
 def _call(life: Life, call: Call, number: int, books: Books, folder: Path) -> tuple[Outcome, Books]:
     """In this process, or in a child where it does not come back."""
     if call.stop not in ("kill", "full_disk"):
-        return _Here(life, call, number, books, folder).run()
+        return Here(life, call, number, books, folder).run()
     reading, writing = os.pipe()
     child = os.fork()
     if child == 0:
         os.close(reading)
-        _in_child(_Here(life, call, number, books, folder), writing)
+        _in_child(Here(life, call, number, books, folder), writing)
     os.close(writing)
     with open(reading, "rb") as pipe:
         told = pipe.read()
@@ -146,7 +133,7 @@ def _call(life: Life, call: Call, number: int, books: Books, folder: Path) -> tu
     return outcome
 
 
-def _in_child(here: _Here, writing: int) -> None:
+def _in_child(here: Here, writing: int) -> None:
     """Run, say what came of it, and be gone without a goodbye."""
 
     def die(outcome: Outcome) -> None:
@@ -167,162 +154,3 @@ def _in_child(here: _Here, writing: int) -> None:
     except BaseException as error:
         here.books.wrong.append(f"{type(error).__name__}: {error}")
         die(Outcome())
-
-
-class _Here:
-    """One call in this process."""
-
-    def __init__(self, life: Life, call: Call, number: int, books: Books, folder: Path) -> None:
-        self.life, self.call, self.number, self.books, self.folder = life, call, number, books, folder
-        self.on_kill: Callable[[], None] | None = None
-
-    def run(self) -> tuple[Outcome, Books]:
-        random.seed(self.life.seed + self.number)  # of the jitter
-        self.loop = VirtualLoop(TURNS)
-        self.loop._jumping.now = self.books.now
-        if self.call.stop == "kill":
-            self._die_at(int(self.call.at))
-        self.server = Server(self.life, self.call, self.number, self.books, self.loop)
-        outcome = Outcome()
-        try:
-            self.loop.run_until_complete(asyncio.wait_for(self._all(outcome), LONGEST))
-        except asyncio.TimeoutError:
-            self.books.wrong.append(f"the call hangs: {LONGEST} s went by")
-        except AssertionError as error:
-            self.books.wrong.append(str(error))
-        outcome.seconds = self.loop.time() - self.books.now
-        self.books.now, outcome.turn = self.loop.time(), self.loop._jumping.turns
-        with suppress(AssertionError):
-            self._end_loop()
-        return outcome, self.books
-
-    def _end_loop(self) -> None:
-        left = asyncio.all_tasks(self.loop)
-        for task in left:
-            task.cancel()
-        if left:
-            self.loop.run_until_complete(asyncio.wait(left))
-        self.loop.close()
-
-    def _die_at(self, turn: int) -> None:
-        select = self.loop._jumping.select
-
-        def dying(timeout: float | None = None) -> Any:
-            if self.loop._jumping.turns >= turn and self.on_kill is not None:
-                self.books.now = self.loop.time()
-                self.on_kill()
-            return select(timeout)
-
-        self.loop._jumping.select = dying  # type: ignore[method-assign]
-
-    async def _all(self, outcome: Outcome) -> None:
-        client = self._client()
-        tasks = [asyncio.ensure_future(self._one(client, outcome, "out.jsonl"))]
-        if self.life.second == "same client":
-            tasks.append(asyncio.ensure_future(self._one(client, outcome, "out2.jsonl")))
-        elif self.life.second == "same journal":
-            tasks.append(asyncio.ensure_future(self._one(client, outcome, "out.jsonl")))
-        for delay in {"cancel": (0.0,), "cancel_twice": (0.0, 0.5)}.get(self.call.stop or "", ()):
-            for task in tasks:
-                self.loop.call_later(self.call.at + delay, task.cancel)
-        if self.call.stop == "suspend":
-            self.loop.call_later(self.call.at, self._suspend)
-        await asyncio.gather(*tasks)
-
-    def _suspend(self) -> None:
-        self.loop._jumping.now += 3600.0
-
-    def _client(self) -> po.Client:
-        server = self.server
-
-        class Client(po.Client):
-            clock = staticmethod(server.now)
-
-        sync: Any = "never" if self.life.verb == "file" else "second"
-        client = Client("http://127.0.0.1:9/v1", "k", loop="running", sync=sync, timeout=120.0, **self.life.given)
-        client._line.connections = Connections(lambda: _Network(server, client.timeout))
-        return client
-
-    async def _one(self, client: po.Client, outcome: Outcome, name: str) -> None:
-        try:
-            outcome.frames.append(await self._asked(client, outcome, self.folder / name))
-            self._note_told(outcome)
-        except asyncio.CancelledError:
-            outcome.errors.append("CancelledError")
-            if self.life.verb != "file" and (report := po.last_run()) is not None:
-                assert report.frame is not None
-                outcome.frames.append(report.frame)
-        except ParallelOpenAIError as error:
-            outcome.errors.append(f"{type(error).__name__}: {error}")
-            partial = getattr(error, "partial", None)
-            if isinstance(partial, pd.DataFrame):
-                outcome.frames.append(partial)
-                self._note_told(outcome)
-        except Exception as error:
-            self.books.wrong.append(f"{type(error).__name__}: {error}")
-
-    def _note_told(self, outcome: Outcome) -> None:
-        if self.life.verb != "file" and (report := po.last_run()) is not None:
-            outcome.told.append((report.prompt_tokens, report.completion_tokens, report.cost_usd))
-
-    async def _asked(self, client: po.Client, outcome: Outcome, path: Path) -> pd.DataFrame:
-        life = self.life
-        if life.verb == "file":
-            return await self._by_file(client, outcome, path)
-        df = frame_of(life)
-        options: dict[str, Any] = {
-            "client": client,
-            "save_to": path,
-            "progress": False,
-            "sync": "never",
-            **self._bounds(),
-        }
-        if life.verb == "embed":
-            return await po.aembed_dataframe(df, "text", model="text-embedding-3-small", **options)
-        options |= {"samples": life.samples, "repair": life.repair, "max_completion_tokens": CAP}
-        if life.verb == "label":
-            return await po.alabel_dataframe(df, PROMPT, labels=list(LABELS), model="gpt-4o-mini", **options)
-        return await po.aprocess_dataframe(df, PROMPT, model="gpt-4o-mini", **options)
-
-    def _bounds(self) -> dict[str, Any]:
-        last = self.number >= len(self.life.calls) + MOST_CALLS // 2
-        return {
-            **({} if last else self.life.budget),
-            **({"deadline": self.call.at + 0.01} if self.call.stop == "deadline" else {}),
-        }
-
-    async def _by_file(self, client: po.Client, outcome: Outcome, path: Path) -> pd.DataFrame:
-        """Give what the results file says, as a frame."""
-        try:
-            status = await po.aprocess_api_requests_from_file(
-                self.folder / "in.requests",
-                path,
-                client=client,
-                progress=False,
-                logging_level=50,
-                **self._bounds(),
-            )
-            outcome.told.append((status.prompt_tokens, status.completion_tokens, status.cost_usd))
-        finally:
-            frame = _frame_of_results(path)
-        return frame
-
-
-def frame_of(life: Life) -> pd.DataFrame:
-    index = [f"r{position // 2}" for position in range(len(life.texts))]
-    return pd.DataFrame({"text": pd.Series(life.texts, index, dtype="object")})
-
-
-def _body(text: str | None) -> Mapping[str, Any]:
-    messages = [{"role": "user", "content": "" if text is None else text}]
-    return {"model": "gpt-4o-mini", "max_completion_tokens": CAP, "messages": messages}
-
-
-def _frame_of_results(path: Path) -> pd.DataFrame:
-    """One row for each good line of a results file."""
-    written = path.read_bytes() if path.exists() else b""
-    rows = [orjson.loads(line) for line in written.split(b"\n") if line and line[:2] != b"[{}"]
-    good = [row for row in rows if isinstance(row[1], dict) and row[0]]
-    texts = [inputs_of(row[0])[0] for row in good]
-    answers = [row[1]["choices"][0]["message"]["content"] if row[1].get("choices") else None for row in good]
-    return pd.DataFrame({"text": texts, "response": answers, "status": "succeeded"})

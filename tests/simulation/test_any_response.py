@@ -25,9 +25,9 @@ from parallel_openai._http.transport import Transport
 from parallel_openai._printable import printable_lines
 from parallel_openai.errors import ParallelOpenAIError
 from tests.limits.virtual import VirtualLoop
+from tests.simulation.answers import label_of, question_of, reply_to, vector_of
 from tests.simulation.any_response import WRONG, Said, drawn, plain
 from tests.simulation.life import LABELS
-from tests.simulation.server import label_of, question_of, reply_to, vector_of
 
 ROWS = 40
 #: Calls in which anything is answered; then the server is kind.

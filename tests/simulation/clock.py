@@ -1,0 +1,47 @@
+"""The clocks of a life: the loop's, which jumps from timer to timer, and the wall's, which somebody may set."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from tests.limits.virtual import VirtualLoop
+
+#: Seconds since 1970 at the beginning of each life.
+BEGAN = 1_790_000_000.0
+
+
+class Clock:
+    """Both, in the place of the machine's own.
+
+    Args:
+        loop: whose time it is.
+        ahead: by how many seconds the wall's clock was set forward so far.
+    """
+
+    def __init__(self, loop: VirtualLoop, ahead: float) -> None:
+        self._loop, self.ahead = loop, ahead
+
+    def now(self) -> float:
+        return self._loop.time()
+
+    def wall(self) -> float:
+        return BEGAN + self._loop.time() + self.ahead
+
+    def sleep(self, seconds: float) -> None:
+        """Of the whole process: a sleep that blocks the loop, or a suspension."""
+        self._loop._jumping.now += seconds
+
+    def set_wall(self, seconds: float) -> None:
+        """Forward, or back if it is negative."""
+        self.ahead += seconds
+
+    @contextmanager
+    def in_place(self) -> Iterator[None]:
+        before = time.time, time.monotonic, time.sleep
+        time.time, time.monotonic, time.sleep = self.wall, self.now, self.sleep  # type: ignore[assignment]
+        try:
+            yield
+        finally:
+            time.time, time.monotonic, time.sleep = before
