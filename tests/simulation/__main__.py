@@ -32,6 +32,8 @@ def main() -> int:
             print(f"seed {seed}: {traceback.format_exc()}", flush=True)
             continue
         calls += lived.calls
+        if sys.stderr.isatty():
+            print(f"\rseed {seed}", end="", file=sys.stderr)
         if lived.wrong:
             broken += 1
             print(f"seed {seed}: {lived.life.verb}: {'; '.join(lived.wrong)[:300]}", flush=True)

@@ -24,7 +24,7 @@ from tests.simulation.clock import BEGAN
 from tests.simulation.server import Answer, Server, error_of
 
 #: Seconds in which a batch is answered or expires. It would be a day, and the bar is looked after five times a second.
-WINDOW = 3600.0
+WINDOW = 900.0
 #: What may become of a row in a batch. Those of the second line are billed.
 UNBILLED = ("row_500", "row_429", "row_missing", "row_in_no_words")
 BILLED = ("row_odd", "row_twice", "truncated", "off_label", "no_usage", "nothing", "refusal", "filtered")

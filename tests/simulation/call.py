@@ -214,7 +214,7 @@ class Here:
             if parts:
                 Spool(path).cancel()
             await faces._each(client, live_parts(path), faces._cancel)
-        elif path.exists():
+        elif parts:
             lane = po.BatchLane(**self.life.batches.options)
             await faces._collect(path, client, lane, parts, po.StatusTracker())
 

@@ -110,7 +110,9 @@ def differences(life: Life, frames: Sequence[pd.DataFrame], others: Sequence[pd.
 def _comparable(column: pd.Series[Any], name: str, life: Life) -> list[str]:
     if name == "confidence" and life.logprobs:  # which a fault may leave out
         return []
-    return [f"{value}" for value in column.tolist()]
+    rows = zip(life.texts, column.tolist(), strict=True)
+    # A budget may have ended the call before a row that finds no answer anyway.
+    return [f"{value}" for text, value in rows if _is_sound(life, text) or not life.budget]
 
 
 def _is_sound(life: Life, text: str | None) -> bool:

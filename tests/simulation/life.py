@@ -76,7 +76,7 @@ class Batches:
 
     options: dict[str, Any] = field(default_factory=dict)
     validates: tuple[float, ...] = (1.0, 30.0)
-    works: tuple[float, ...] = (20.0, 300.0)
+    works: tuple[float, ...] = (20.0, 60.0)
     finalizes: tuple[float, ...] = (0.0, 60.0)
     queue: int | None = None
     list_delay: float = 0.0
@@ -191,13 +191,13 @@ def _batches(lot: random.Random) -> Batches:
     for name in ("batch_lost", "output_lost"):
         if lot.random() < 0.05:
             faults[name] = 0.3
-    works: tuple[float, ...] = lot.choice(((20.0,), (60.0, 300.0), (1200.0,)))
+    works: tuple[float, ...] = lot.choice(((5.0,), (20.0, 60.0), (300.0,)))
     return Batches(
         options={
             "rounds": lot.choice((1, 2, 3)),
             "then": lot.choice(("fail", "fail", "online")),
             "max_requests": lot.choice((50_000, 50_000, 5)),
-            "poll_seconds": lot.choice((1.0 if works[0] < 60 else 60.0, 60.0, 600.0)),
+            "poll_seconds": lot.choice((1.0, 20.0, 60.0)),
         },
         works=works,
         queue=lot.choice((None, None, 500, 2000)),

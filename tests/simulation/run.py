@@ -23,7 +23,7 @@ from tests.simulation.call import MOST_CALLS, Here, Outcome, request_for
 from tests.simulation.life import Batches, Call, Life, draw
 
 #: Of so many lives one is lived again without faults, to compare the frames.
-COMPARED = 4
+COMPARED = 8
 
 
 @dataclass

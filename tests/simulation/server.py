@@ -29,7 +29,7 @@ from tests.simulation.answers import (
     usd_of,
 )
 from tests.simulation.books import Bill, Books
-from tests.simulation.life import AFTER_WORK, BEFORE_WORK, Call, Life
+from tests.simulation.life import AFTER_WORK, BEFORE_WORK, BROKEN, Call, Life
 
 Answer = tuple[int, Mapping[str, str], bytes]
 
@@ -103,11 +103,9 @@ class Server:
         fault = self.drawn(BEFORE_WORK)
         if fault is None or fault == "unavailable":
             return None
-        if (broken := _broken(fault)) is not None:
-            raise broken
-        if fault == "connect_timeout":
-            await asyncio.sleep(15.0)
-            raise aiohttp.ConnectionTimeoutError
+        if fault in BROKEN:
+            await asyncio.sleep(15.0 if fault == "connect_timeout" else 0.0)
+            raise connection_error(fault)
         if fault == "slow_down":
             return 429, CIMultiDict(), orjson.dumps({"error": slow_down().error()})
         if fault == "quota":
@@ -206,14 +204,12 @@ def error_of(status: int, message: str, *, code: str | None = None) -> Answer:
     return status, CIMultiDict({"content-type": "application/json"}), orjson.dumps(error)
 
 
-def _broken(fault: str) -> Exception | None:
+def connection_error(fault: str) -> Exception:
     """What aiohttp raises where the connection breaks, or never comes about."""
-    if fault == "reset":
-        return aiohttp.ServerDisconnectedError()
-    if fault == "refused":
-        return aiohttp.ClientConnectorError(_PLACE, OSError(errno.ECONNREFUSED, "Connection refused"))
-    if fault == "dns":
-        return aiohttp.ClientConnectorDNSError(_PLACE, OSError(-3, "Temporary failure in name resolution"))
-    if fault == "tls":
-        return aiohttp.ClientConnectorSSLError(_PLACE, ssl.SSLError(1, "[SSL: TLSV1_ALERT_INTERNAL_ERROR]"))
-    return None
+    return {
+        "reset": aiohttp.ServerDisconnectedError(),
+        "refused": aiohttp.ClientConnectorError(_PLACE, OSError(errno.ECONNREFUSED, "Connection refused")),
+        "dns": aiohttp.ClientConnectorDNSError(_PLACE, OSError(-3, "Temporary failure in name resolution")),
+        "tls": aiohttp.ClientConnectorSSLError(_PLACE, ssl.SSLError(1, "[SSL: TLSV1_ALERT_INTERNAL_ERROR]")),
+        "connect_timeout": aiohttp.ConnectionTimeoutError(),
+    }[fault]

@@ -11,6 +11,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import aiohttp
 import numpy as np
 import orjson
 import pandas as pd
@@ -19,15 +20,17 @@ from multidict import CIMultiDict
 from yarl import URL
 
 import parallel_openai as po
-from parallel_openai._http.body import decompressed
+from parallel_openai._http.body import TooLargeError, UnreadableError, decompressed
 from parallel_openai._http.connections import Connections
 from parallel_openai._http.transport import Transport
 from parallel_openai._printable import printable_lines
 from parallel_openai.errors import ParallelOpenAIError
 from tests.limits.virtual import VirtualLoop
-from tests.simulation.answers import label_of, question_of, reply_to, vector_of
-from tests.simulation.any_response import WRONG, Said, drawn, plain
-from tests.simulation.life import LABELS
+from tests.simulation.answers import inputs_of, label_of, question_of, reply_to, vector_of
+from tests.simulation.any_refusal import Said
+from tests.simulation.any_response import WRONG, drawn, plain
+from tests.simulation.life import BROKEN, LABELS
+from tests.simulation.server import connection_error
 
 ROWS = 40
 #: Calls in which anything is answered; then the server is kind.
@@ -49,31 +52,49 @@ RAW = (
 class Server:
     """Answers by lot, and keeps in mind what it answered."""
 
-    def __init__(self, path: str, seed: int) -> None:
-        self.path = path
+    def __init__(self, seed: int) -> None:
         self.lot = random.Random(seed)
+        #: A few answers that come again and again, or none; and how often something odd comes.
+        self._same = [self.lot.random() for _ in range(self.lot.choice([0, 0, 1, 2, 5]))]
+        self._share = self.lot.choice([0.1, 0.5, 0.8, 1.0])
         self.is_kind = False
         self.answered: Counter[str] = Counter()
         self.said: list[Said] = []
         self.story: list[str] = []
         self.wrong: list[str] = []
 
-    def answer(self, body: bytes) -> Said:
+    def answer(self, path: str, body: bytes) -> Said | Exception:
         request = orjson.loads(body)
-        inputs = _inputs_of(request)
+        inputs = inputs_of(request)
         questions = list(map(question_of, inputs))
         again = [text for text, question in zip(inputs, questions, strict=True) if self.answered[question]]
         if again:
             self.wrong.append(f"{again} are paid for again")
-        if self.is_kind or self.lot.random() < 0.2:
-            said = plain(request, self.path, inputs)
-        else:
-            said = drawn(self.lot, request, self.path, inputs)
+        if not self.is_kind and self.lot.random() < 0.05:
+            return self._break()
+        said = self._say(path, request)
         self.said.append(said)
         if said.is_answer:
             self.answered.update(questions)
         self.story.append(f"{inputs} {said.status} {said.kind} {dict(said.headers)}")
         return said
+
+    def _say(self, path: str, request: Mapping[str, Any]) -> Said:
+        if self.is_kind or self.lot.random() >= self._share:
+            return plain(path, request)
+        lot = random.Random(self.lot.choice(self._same)) if self._same else self.lot
+        return drawn(lot, path, request)
+
+    def _break(self) -> Exception:
+        """There is no answer, or none that is read."""
+        name = self.lot.choice([*BROKEN, "timeout", "payload", "too_large", "unreadable"])
+        self.story.append(name)
+        others = {"timeout": asyncio.TimeoutError(), "payload": aiohttp.ClientPayloadError("cut")}
+        others |= {
+            "too_large": TooLargeError(),
+            "unreadable": UnreadableError("It is packed in a way that nobody knows."),
+        }
+        return others.get(name) or connection_error(name)
 
 
 class _Session:
@@ -95,17 +116,10 @@ class _Network(Transport):
         await asyncio.sleep(self._server.lot.uniform(0.01, 0.5))
         if method != "POST":
             return 404, CIMultiDict(), b"not found"
-        said = self._server.answer(body)
+        said = self._server.answer(url.path, body)
+        if isinstance(said, Exception):
+            raise said
         return said.status, CIMultiDict(said.headers), decompressed(said.body, CIMultiDict(said.headers), 2**20)
-
-
-def _inputs_of(request: Mapping[str, Any]) -> list[str]:
-    given = request.get("input", request.get("prompt"))
-    if given is None:
-        given = request["messages"]
-    if isinstance(given, str):
-        return [given]
-    return [next(e["content"] for e in given if e["role"] == "user")] if isinstance(given[0], dict) else list(given)
 
 
 async def _ask(verb: str, df: pd.DataFrame, client: po.Client, folder: Path) -> pd.DataFrame | None:
@@ -149,6 +163,7 @@ async def _call(verb: str, df: pd.DataFrame, server: Server, loop: VirtualLoop, 
 
 def _raw(sentence: str) -> list[str]:
     wrong = [f"raw: {sentence}" for word in RAW if word in sentence]
+    wrong += [f"too short: {sentence}"] if len(sentence) < 10 else []
     return wrong if printable_lines(sentence) == sentence else [*wrong, f"unprintable: {sentence!r}"]
 
 
@@ -195,7 +210,7 @@ def _wrong_lines(path: Path) -> list[str]:
 
 
 def live(verb: str, seed: int, folder: Path) -> Server:
-    server, df = Server(verb, seed), pd.DataFrame({"text": [f"row {number}" for number in range(ROWS)]})
+    server, df = Server(seed), pd.DataFrame({"text": [f"row {number}" for number in range(ROWS)]})
     random.seed(seed)
     for number in range(MOST_CALLS):
         server.is_kind = number >= ODD_CALLS
