@@ -203,6 +203,8 @@ class Journal:
             raise self._give_up(error) from error
 
     def _flush_in_loop(self) -> None:
+        if self._file is None:  # it was closed meanwhile, which told of what the disk did not take
+            return
         try:
             self.flush()
         except JournalWriteError:

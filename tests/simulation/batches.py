@@ -263,6 +263,8 @@ class BatchServer:
         for _, bill in lines:
             if bill is not None and bill.outcome == "working":
                 bill.deliver(self._server.number, self._server.turn)
+            elif bill is not None and bill.came_in != self._server.number:
+                self._books.taken_again = self._server.number
         return 200, CIMultiDict(), b""
 
 

@@ -115,6 +115,7 @@ class Books:
     Attributes:
         kept: good answers in the journals when the call began.
         ahead: seconds by which the wall's clock was set forward.
+        taken_again: the last call that took answers out of a batch which an earlier one had, and could not keep.
     """
 
     now: float
@@ -130,6 +131,7 @@ class Books:
     wrong: list[str] = field(default_factory=list)
     story: list[str] = field(default_factory=list)
     ahead: float = 0.0
+    taken_again: int = -1
 
     def account(self, model: str) -> Account:
         """Each model has limits of its own."""

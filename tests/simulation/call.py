@@ -79,6 +79,7 @@ class Here:
         random.seed(self.life.seed + self.number)  # of the jitter
         self.loop = VirtualLoop(TURNS)
         self.loop._jumping.now = self.books.now
+        self.loop.set_exception_handler(self._note_exception)
         self.clock = Clock(self.loop, self.books.ahead)
         if self.call.stop == "kill":
             self._die_at(int(self.call.at))
@@ -103,6 +104,10 @@ class Here:
 
     def _note_time(self) -> None:
         self.books.now, self.books.ahead = self.loop.time(), self.clock.ahead
+
+    def _note_exception(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        """Of a callback or of a task that nobody waits for, which a user would see as a traceback."""
+        self.books.wrong.append(f"{context['message']}: {context.get('exception')!r}")
 
     def _end_loop(self) -> None:
         left = asyncio.all_tasks(self.loop)
@@ -190,8 +195,8 @@ class Here:
         if life.repair:
             options["repair"] = True
         if life.verb == "label":
-            how = {"confidence": "logprobs"} if life.logprobs else {}
-            return po.alabel_dataframe(df, PROMPT, labels=list(LABELS), model=model, **how, **options)
+            options["confidence"] = "logprobs" if life.logprobs else None
+            return po.alabel_dataframe(df, PROMPT, labels=list(LABELS), model=model, **options)
         return po.aprocess_dataframe(df, PROMPT, model=model, **options)
 
     def _lane(self) -> Any:

@@ -43,7 +43,7 @@ def after_call(
     wrong += _lost(outcome, came, before, after)
     if not is_last(life, number):
         wrong += _beyond_budget(life, sent)
-    if life.lane != "batch" or not life.budget:  # without which all that a call collects is asked for by it
+    if books.taken_again < number and not (life.lane == "batch" and life.budget):  # which may hold up who asks for it
         wrong += _untold(outcome, came)
     if life.lane != "batch":
         wrong += _idle(life, call, outcome, books, sent)
