@@ -45,7 +45,9 @@ def after_call(
         wrong += _beyond_budget(life, sent)
     if books.taken_again < number and not (life.lane == "batch" and life.budget):  # which may hold up who asks for it
         wrong += _untold(outcome, came)
-    if life.lane != "batch":
+    if life.lane == "batch":
+        wrong += _idle_after_batches(life, call, outcome, books)
+    else:
         wrong += _idle(life, call, outcome, books, sent)
     return wrong
 
@@ -205,6 +207,17 @@ def _idle(life: Life, call: Call, outcome: Outcome, books: Books, bills: Sequenc
     if by_minute and settings.headers == "enforced" and settings.retry_after != "none" and refused > 5 + 0.02 * number:
         wrong.append(f"{refused} of {number} were refused")
     return wrong
+
+
+def _idle_after_batches(life: Life, call: Call, outcome: Outcome, books: Books) -> list[str]:
+    """Where nothing goes wrong, a call that waits is over soon after its batches are."""
+    if call.faults or call.down or call.stop or call.wall or call.way != "ask" or life.second or outcome.errors:
+        return []
+    ends = [batch.moments[-1][0] if batch.moments else max(batch.passed.values()) for batch in books.batches.values()]
+    poll = life.batches.options["poll_seconds"]
+    most = 120.0 + 20 * poll  # looks at files that are late or short
+    late = books.now - max([*ends, books.now - outcome.seconds])
+    return [f"the call ended {late:.0f} s after its batches, where {most:.0f} s are enough"] if late > most else []
 
 
 def _beyond_budget(life: Life, bills: Sequence[Bill]) -> list[str]:
