@@ -22,7 +22,8 @@ class Bill:
         tokens: of the prompt and of the answer.
         usd: dollars.
         told: whether the answer said what it cost.
-        outcome: `working`, then `delivered`, or `lost` where no whole answer came.
+        outcome: `working`, then `delivered`; or `lost` where no whole answer came, `left` where it was not waited for.
+        due: when the answer is whole.
         came_in: the number of the call to which it was delivered.
         good: whether the answer, where it is delivered, is one.
         turn: of the loop, when it was delivered.
@@ -40,6 +41,7 @@ class Bill:
     good: bool = True
     turn: int = 0
     seconds: float = 0.0
+    due: float = 0.0
     batch_id: str | None = None
 
     def deliver(self, call: int, turn: int) -> None:

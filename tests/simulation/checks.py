@@ -22,13 +22,15 @@ from tests.simulation.answers import (
 )
 from tests.simulation.books import Bill, Books
 from tests.simulation.call import Outcome, is_last, request_for
-from tests.simulation.life import CAP, Call, Life
+from tests.simulation.life import CAP, FINAL, Call, Life
 
 #: Good answers to each question.
 Kept = Counter[str]
 
 #: Turns of the loop within which an answer that was delivered reaches the file.
 TURNS_TO_WRITE = 8
+#: Seconds that a stopped call waits for what is on its way.
+WAITED_FOR = 9.9
 #: Columns of a frame that are the same whatever went wrong on the way to it.
 _SAME = ("text", "status", "error_code", "finish_reason", "model", "response", "label", "confidence", "embedding")
 
@@ -41,6 +43,7 @@ def after_call(
     sent = [bill for bill in books.bills if bill.sent_in == number]
     came = [bill for bill in books.bills if bill.came_in == number and bill.outcome == "delivered"]
     wrong += _lost(outcome, came, before, after)
+    wrong += _left(call, sent, books.now - outcome.seconds)
     if not is_last(life, number):
         wrong += _beyond_budget(life, sent)
     if books.taken_again < number and not (life.lane == "batch" and life.budget):  # which may hold up who asks for it
@@ -165,6 +168,18 @@ def _lost(outcome: Outcome, came: Sequence[Bill], before: Kept, after: Kept) -> 
     )
     missing = delivered + before - after
     return [f"{count} answers to {question} were delivered and are not kept" for question, count in missing.items()]
+
+
+def _left(call: Call, sent: Sequence[Bill], began: float) -> list[str]:
+    """A stop that is gentle waits for what is billed already; a second one, as after a refusal of all, does not."""
+    if call.stop not in ("cancel", "deadline") or call.faults.keys() & set(FINAL):
+        return []
+    most = began + call.at + WAITED_FOR
+    return [
+        f"an answer to {bill.question} was not waited for"
+        for bill in sent
+        if bill.outcome == "left" and bill.due < most
+    ]
 
 
 def _may_be_on_its_way(bill: Bill, outcome: Outcome) -> bool:

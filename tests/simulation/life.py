@@ -15,12 +15,13 @@ Way = Literal["ask", "submit", "online", "collect", "cancel"]
 
 #: What the server or the network does to a request before any work.
 BROKEN = ("reset", "refused", "dns", "tls", "connect_timeout")
+#: Of one row; and of all, as those of a row are too where they come again and again.
+FINAL = ("400", "413", "422", "404", "401", "403", "quota")
 BEFORE_WORK = (
     *BROKEN,
     *("408", "409", "423", "424", "425", "429", "498", "499", "500", "502", "503", "504", "520", "524", "529"),
     *("slow_down", "unavailable"),
-    *("400", "413", "422", "404"),  # of this row alone
-    *("401", "403", "quota"),  # of all
+    *FINAL,
 )
 #: What it does after the work was done and billed.
 AFTER_WORK = (

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import math
 import ssl
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -149,16 +150,18 @@ class Server:
             del answer["usage"]
         try:
             bill.seconds = self.life.latency * self.books.lot.lognormvariate(0, self.life.sigma)
-            await asyncio.sleep(bill.seconds * (60.0 if fault == "slow" else 1.0))
+            wait = bill.seconds * (60.0 if fault == "slow" else 1.0)
+            bill.due = math.inf if fault == "hang" else now + wait
+            await asyncio.sleep(wait)
             account.settle(
                 settled(account.settings.counting, cost, total_tokens=prompt + completion) - cost,
                 self.now(),
                 taken_at=now,
             )
             return await self._deliver(bill, fault, headers, answer)
-        except BaseException:
-            bill.outcome = "lost"
-            self.tell(f"{questions} lost ({fault})")
+        except BaseException as error:
+            bill.outcome = "left" if isinstance(error, asyncio.CancelledError) else "lost"
+            self.tell(f"{questions} {bill.outcome} ({fault})")
             raise
 
     def _headers(self, account: Account, now: float) -> Mapping[str, str]:
