@@ -219,6 +219,21 @@ def test_what_could_not_be_written_to_the_end_is_counted() -> None:
         assert place.read_bytes() == b""
 
 
+def test_a_journal_that_closes_on_a_full_disk_is_left_alone_by_what_was_still_to_be_flushed() -> None:
+    uncaught: list[str] = []
+
+    async def work() -> None:
+        asyncio.get_running_loop().set_exception_handler(lambda _, context: uncaught.append(context["message"]))
+        with pytest.raises(JournalWriteError), Journal(place) as journal, full(disk):
+            journal.append(b'[{"model":"m"},{"n":"%4000d"}]' % 1)
+        await asyncio.sleep(0)
+
+    with small_disk(64) as disk:
+        place = disk / "a.jsonl"
+        asyncio.run(work())
+    assert uncaught == []
+
+
 @pytest.mark.parametrize("verb", [send_file, ask, label, embed])
 def test_a_run_whose_disk_was_full_for_a_moment_loses_nothing_that_was_paid(server: Server, verb: Any) -> None:
     server.set(latency=0.3)
