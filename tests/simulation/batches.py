@@ -37,6 +37,7 @@ class BatchServer:
     def __init__(self, server: Server, timeout: float) -> None:
         self._server, self._books, self._timeout = server, server.books, timeout
         self._traits = server.life.batches
+        self._works = 0
 
     async def answer(
         self,
@@ -59,7 +60,10 @@ class BatchServer:
         return told
 
     async def _lose(self) -> None:
-        """The work is done, and the answer may not come."""
+        """The work is done, and the answer may not come, or nobody be there for it."""
+        self._works += 1
+        if self._server.call.stop == "kill_at_work" and self._works > self._server.call.at:
+            self._server.kill()
         fault = self._server.drawn(("lost", "hang"))
         if fault == "hang":
             await asyncio.sleep(self._timeout)

@@ -83,7 +83,7 @@ class Here:
         self.clock = Clock(self.loop, self.books.ahead)
         if self.call.stop == "kill":
             self._die_at(int(self.call.at))
-        self.server = Server(self.life, self.call, self.number, self.books, self.loop)
+        self.server = Server(self.life, self.call, self.number, self.books, self.loop, self._die)
         outcome = Outcome()
         with self.clock.in_place():
             self._run(outcome)
@@ -121,12 +121,16 @@ class Here:
         select = self.loop._jumping.select
 
         def dying(timeout: float | None = None) -> Any:
-            if self.loop._jumping.turns >= turn and self.on_kill is not None:
-                self._note_time()
-                self.on_kill()
+            if self.loop._jumping.turns >= turn:
+                self._die()
             return select(timeout)
 
         self.loop._jumping.select = dying  # type: ignore[method-assign]
+
+    def _die(self) -> None:
+        if self.on_kill is not None:
+            self._note_time()
+            self.on_kill()
 
     async def _all(self, outcome: Outcome) -> None:
         client, second = self._client(), self.life.second
@@ -149,7 +153,7 @@ class Here:
         class Client(po.Client):
             clock = staticmethod(server.now)
 
-        client = Client("http://127.0.0.1:9/v1", "k", loop="running", timeout=120.0, **self.life.given)
+        client = Client("http://127.0.0.1:9/v1", "k", loop="running", sync="never", timeout=120.0, **self.life.given)
         client._line.connections = Connections(lambda: Network(server, client.timeout))
         return client
 
@@ -180,7 +184,7 @@ class Here:
 
     def _asked(self, client: po.Client, outcome: Outcome, path: Path) -> Coroutine[Any, Any, pd.DataFrame]:
         life = self.life
-        options: dict[str, Any] = {"client": client, "progress": False, "sync": "never", **self._bounds()}
+        options: dict[str, Any] = {"client": client, "progress": False, **self._bounds()}
         if life.lane != "online":
             options["lane"] = self._lane()
         if life.verb == "file":

@@ -45,8 +45,9 @@ class Call:
     """One call: what it does, what ends it early, when, and whether the server is kind.
 
     Attributes:
-        stop: one of `STOPS`, or None.
-        at: seconds after which it comes; of a kill the loop's turn, of a full disk the bytes that it still takes.
+        stop: one of `STOPS`, or `kill_at_work`, or None.
+        at: seconds after which it comes; of a kill the loop's turn, or after how many works of the Batch API it comes
+            before the answer does; of a full disk the bytes that it still takes.
         faults: the probability of each fault.
         down: from when to when the server answers 503 to all, in seconds since the call began.
         wall: when the wall's clock is set, in seconds since the call began, and by how many.
@@ -223,7 +224,9 @@ def _call(lot: random.Random, lane: Lane) -> Call:
     if lane == "batch":
         at *= lot.choice((1, 1, 200))
         stop = None if stop == "deadline" else stop  # which no batch can keep
-    if stop == "kill":
+    if lane == "batch" and stop == "kill" and lot.random() < 0.5:
+        stop, at = "kill_at_work", lot.choice((0, 1, 1, 2, 3, 5))
+    elif stop == "kill":
         at = int(lot.choice((30, 100, 400, 2000)) * lot.random()) + 1
     elif stop == "full_disk":
         at = int(lot.choice((0, 500, 3000, 20_000)) * lot.random())

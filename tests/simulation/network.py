@@ -21,17 +21,16 @@ class Network(Transport):
         super().__init__("http://127.0.0.1:9/v1", {"Authorization": "Bearer k"}, timeout=timeout, clock=server.now)
         self._server, self._batches = server, BatchServer(server, timeout)
 
-    async def _answer(self, method: str, url: URL, body: bytes | None, into: Any, options: Mapping[str, Any]) -> Answer:
+    async def _send(  # type: ignore[override]
+        self, method: str, url: URL, body: bytes | None, into: Any, options: Mapping[str, Any]
+    ) -> Answer:
         path = url.path.removeprefix("/v1/")
         if path.startswith(("files", "batches")):
             form = _fields_of(options["data"]) if "data" in options else {}
-            answer = await self._batches.answer(method, path, body, form, dict(url.query), into)
-        elif method == "POST" and body is not None:
-            answer = await self._server.answer(path, body)
-        else:
-            answer = 404, CIMultiDict(), b"not found"
-        self._errors.has_answered = True
-        return answer
+            return await self._batches.answer(method, path, body, form, dict(url.query), into)
+        if method == "POST" and body is not None:
+            return await self._server.answer(path, body)
+        return 404, CIMultiDict(), b"not found"
 
 
 def _fields_of(form: aiohttp.MultipartWriter) -> dict[str, bytes]:

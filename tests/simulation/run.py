@@ -118,7 +118,7 @@ def _is_gone(books: Books, file_id: str | None) -> bool:
 
 def _call(life: Life, call: Call, number: int, books: Books, folder: Path) -> tuple[Outcome, Books]:
     """In this process, or in a child where it does not come back."""
-    if call.stop not in ("kill", "full_disk"):
+    if call.stop not in ("kill", "kill_at_work", "full_disk"):
         return Here(life, call, number, books, folder).run()
     reading, writing = os.pipe()
     child = os.fork()

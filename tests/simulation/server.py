@@ -7,7 +7,7 @@ import errno
 import math
 import ssl
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -41,11 +41,17 @@ _CODES = {"400": "content_policy_violation", "401": "invalid_api_key", "413": "r
 
 
 class Server:
-    """One call's view of it."""
+    """One call's view of it.
 
-    def __init__(self, life: Life, call: Call, number: int, books: Books, loop: VirtualLoop) -> None:
+    Args:
+        kill: ends the client's process.
+    """
+
+    def __init__(
+        self, life: Life, call: Call, number: int, books: Books, loop: VirtualLoop, kill: Callable[[], None]
+    ) -> None:
         self.life, self.call, self.number, self.books, self._loop = life, call, number, books, loop
-        self.began = books.now
+        self.kill, self.began = kill, books.now
         self._flying: Counter[str] = Counter()
         self._stale: Mapping[str, str] | None = None
         each = life.samples * (2 if life.second in ("same client", "other model") else 1)

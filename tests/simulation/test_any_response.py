@@ -123,7 +123,7 @@ class _Network(Transport):
 
 
 async def _ask(verb: str, df: pd.DataFrame, client: po.Client, folder: Path) -> pd.DataFrame | None:
-    options: dict[str, Any] = {"client": client, "save_to": folder / "out.jsonl", "progress": False, "sync": "never"}
+    options: dict[str, Any] = {"client": client, "save_to": folder / "out.jsonl", "progress": False}
     if verb == "embed":
         return await po.aembed_dataframe(df, "text", model="text-embedding-3-small", **options)
     if verb == "label":
@@ -144,7 +144,7 @@ async def _call(verb: str, df: pd.DataFrame, server: Server, loop: VirtualLoop, 
     class Client(po.Client):
         clock = staticmethod(loop.time)
 
-    client = Client("http://127.0.0.1:9/v1", "k", loop="running", timeout=120.0)
+    client = Client("http://127.0.0.1:9/v1", "k", loop="running", sync="never", timeout=120.0)
     client._line.connections = Connections(lambda: _Network(server, loop))
     frame = None
     try:
