@@ -39,7 +39,8 @@ from parallel_openai._frames.process import aprocess_dataframe, process_datafram
 from parallel_openai._frames.reporting.report import RunReport, last_run
 from parallel_openai._labels.evaluation.agreement import Agreement, agreement
 from parallel_openai._labels.evaluation.compare import Comparison, acompare, compare
-from parallel_openai._labels.evaluation.evaluate import Evaluation, evaluate
+from parallel_openai._labels.evaluation.evaluate import evaluate
+from parallel_openai._labels.evaluation.evaluation_result import Evaluation
 from parallel_openai._labels.label import alabel_dataframe, label_dataframe
 from parallel_openai._labels.reviewing.review import Review, review
 from parallel_openai._preview.preview import Preview, preview

@@ -61,7 +61,8 @@ DOORS = {
     "uvloop": ("_loop.background",),
     "filelock": ("_disk.locking", "_limits.sharing"),
     "pydantic": ("_requests.schemas.structured_outputs",),
-    "matplotlib": ("_display", "_frames.reporting", "_labels.evaluation"),
+    "jinja2": ("_display.html",),
+    "matplotlib": ("_display.charts",),
     "jsonschema": ("_requests.schemas.structured_outputs",),
     "jsonschema_specifications": ("_requests.schemas.structured_outputs",),
     "referencing": ("_requests.schemas.structured_outputs",),
@@ -228,6 +229,7 @@ def test_an_awaitable_twin_takes_what_the_blocking_call_takes(name: str) -> None
 
 
 HEAVY = [
+    "jinja2",
     "tiktoken",
     "genai_prices",
     "matplotlib",

@@ -1,73 +1,71 @@
-"""What the pages have in common that a notebook shows: nothing from elsewhere, and the notebook's own colours."""
+"""Blocks as a page for a notebook: one template, one stylesheet, nothing from elsewhere, and the notebook's colours."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from html import escape
+import math
+from collections.abc import Sequence
+from functools import lru_cache
+from itertools import pairwise
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-_STYLE = """
-.po-report { color: inherit; font-size: 13px; line-height: 1.45; max-width: 860px; font-family: inherit }
-.po-report .po-head { font-size: 15px; font-weight: 600; margin: 2px 0 6px }
-.po-report .po-mark { border: 1px solid #c77700; color: #c77700; border-radius: 3px; padding: 0 5px; font-size: 11px;
-  vertical-align: 1px; margin-right: 6px }
-.po-report .po-facts { display: flex; flex-wrap: wrap; gap: 4px 26px; margin: 6px 0 10px }
-.po-report .po-facts b { display: block; font-size: 17px; font-weight: 600 }
-.po-report .po-dim { opacity: .72 }
-.po-report .po-advice { border-left: 3px solid #3b82f6; padding: 2px 9px; margin: 8px 0 }
-.po-report .po-charts { display: flex; flex-wrap: wrap; gap: 8px 28px; margin: 8px 0 }
-.po-report h4 { font-size: 13px; font-weight: 600; margin: 12px 0 3px; color: inherit }
-.po-report.po-report table { border-collapse: collapse; table-layout: auto; margin: 0; color: inherit; font-size: 13px }
-.po-report.po-report tr { background: none !important }
-.po-report.po-report :is(td, th) { text-align: left; padding: 1px 14px 1px 0; border: 0; background: none;
-  color: inherit; vertical-align: top; line-height: inherit; max-width: 520px; overflow-wrap: break-word;
-  white-space: normal }
-.po-report.po-report .po-n { text-align: right; white-space: nowrap; font-variant-numeric: tabular-nums }
-.po-report.po-report th { font-weight: 400; opacity: .72 }
-.po-report svg { display: block; overflow: visible }
-"""
+from parallel_openai._display.blocks import Axis, Block, Curve, Number
+from parallel_openai._printable import printable_lines
+
+if TYPE_CHECKING:
+    from jinja2 import Template
+
+#: Size of a picture; characters of a name, which stays whole, and of a `Code`.
+WIDTH, HEIGHT, NAME, CODE = 240, 120, 32, 6000
 
 
-def wrap(parts: Iterable[str]) -> str:
-    """The parts of a page as one, with its style."""
-    return f'<div class="po-report"><style>{_STYLE}</style>{"".join(parts)}</div>'
+def to_html(blocks: Sequence[Block]) -> str:
+    """The blocks as a page."""
+    return _template().render(blocks=blocks)
 
 
-def facts_in_a_row(facts: Iterable[tuple[str, str]]) -> str:
-    """Names and figures beside each other, the figure large."""
-    shown = "".join(
-        f'<div><b>{escape(figure)}</b><span class="po-dim">{escape(name)}</span></div>' for name, figure in facts
+@lru_cache(1)
+def _template() -> Template:
+    from jinja2 import Environment, FileSystemLoader
+
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        finalize=_harmless,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
-    return f'<div class="po-facts">{shown}</div>'
+    environment.globals.update(WIDTH=WIDTH, HEIGHT=HEIGHT, NAME=NAME, CODE=CODE)
+    environment.globals.update(points=_points, share=_share, right_columns=_right_columns)
+    environment.filters["kind"] = lambda block: type(block).__name__
+    return environment.get_template("page.html")
 
 
-class Number(str):
-    """A cell that is set flush right."""
+def _harmless(value: Any) -> Any:
+    # Escapes of the terminal do nothing here, but marks of writing direction turn a page's words about, too.
+    return printable_lines(value) if isinstance(value, str) and not hasattr(value, "__html__") else value
 
 
-def number(text: str) -> Number:
-    """A figure, set flush right."""
-    return Number(escape(text))
+def _right_columns(rows: Sequence[Sequence[str]]) -> set[int]:
+    """The columns that hold figures."""
+    return {number for row in rows for number, cell in enumerate(row) if isinstance(cell, Number)}
 
 
-#: A text up to this length is a name, and stays whole; a longer one is broken into lines, but not into a pillar.
-_WHOLE, _NARROWEST = 32, 260
+def _share(length: float, most: float) -> str:
+    return f"{100 * min(1.0, max(0.0, length / most)):.1f}%"
 
 
-def name(text: str) -> str:
-    """A cell with a name or a text in it."""
-    narrowest = f"display:block;min-width:{min(3 * len(text), _NARROWEST)}px"
-    style = "white-space:nowrap" if len(text) <= _WHOLE else narrowest
-    return f'<span style="{style}">{escape(text)}</span>'
+def _place(value: float, axis: Axis, size: float) -> str:
+    """Where a value stands on an axis of so many pixels, not beyond its ends."""
+    share = (value - axis.low) / ((axis.high - axis.low) or 1.0)
+    return f"{size * min(1.0, max(0.0, share)):.1f}"
 
 
-def table(title: str, head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A table under its title; nothing where there are no rows."""
-    body = "".join(_row(row, "td") for row in rows)
-    if not body:
-        return ""
-    return f"<h4>{escape(title)}</h4><table>{_row(head, 'th') if head else ''}{body}</table>"
-
-
-def _row(cells: Sequence[str], tag: str) -> str:
-    shown = (f"<{tag}{' class=po-n' if isinstance(cell, Number) else ''}>{cell}</{tag}>" for cell in cells)
-    return f"<tr>{''.join(shown)}</tr>"
+def _points(curve: Curve, x: Axis, y: Axis) -> list[tuple[str, str]]:
+    """The corners of a curve in pixels, those that are known."""
+    across, up = list(curve.x), list(curve.y)
+    if curve.form in ("area", "steps"):
+        across = [edge for pair in pairwise(across) for edge in pair]
+        up = [level for level in up for _ in range(2)]
+    known = [(one, other) for one, other in zip(across, up, strict=True) if not math.isnan(other)]
+    return [(_place(one, x, WIDTH), f"{HEIGHT - float(_place(other, y, HEIGHT)):.1f}") for one, other in known]

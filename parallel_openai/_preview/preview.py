@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,6 +15,8 @@ import pandas as pd
 from parallel_openai._arguments import check_count, mapping_of
 from parallel_openai._client.client import Client
 from parallel_openai._client.default_client import client_for
+from parallel_openai._display.blocks import Advice, Block, Code, Heading, Sentence, Table
+from parallel_openai._display.display import Display
 from parallel_openai._frames.columns.earlier_columns import without_made
 from parallel_openai._frames.columns.table import check_frame
 from parallel_openai._frames.journal_path import journal_path
@@ -24,16 +26,21 @@ from parallel_openai._frames.snapshot import on_copies
 from parallel_openai._journal.origins import here
 from parallel_openai._labels.label import plan_labels
 from parallel_openai._labels.question import Confidence, make_question
-from parallel_openai._preview.price_estimate import Estimate, Pace, batches, estimate, estimate_batch, output_cap
+from parallel_openai._preview.price_estimate import (
+    Estimate,
+    Pace,
+    batches,
+    estimate,
+    estimate_batch,
+    output_cap,
+    prices_table,
+    usd,
+)
 from parallel_openai._preview.request_count import KNOWN, SHARED, Counted, by_code, columns, count
-from parallel_openai._printable import printable, printable_lines
-from parallel_openai._progress.number_format import clock_time, dollars
 from parallel_openai._requests.endpoints import EndpointName
 from parallel_openai._requests.prices import tier_of
 from parallel_openai._requests.schemas.structured_outputs import Shape
 
-#: Characters of each body that the terminal shows.
-SHOWN = 1200
 #: What the two functions take for the run alone; it says nothing of what is sent.
 _OF_THE_RUN = {
     "abstain_below",
@@ -174,9 +181,9 @@ def preview(
     )
 
 
-@dataclass(frozen=True)
-class Preview:
-    """What a call would send, cost and take.
+@dataclass(frozen=True, repr=False)
+class Preview(Display):
+    """What a call would send, cost and take: `print` it, or let a notebook show it.
 
     Attributes:
         rows: rows of the frame.
@@ -212,10 +219,10 @@ class Preview:
     online: Estimate
     batch: Estimate
     batches: int
-    bodies: tuple[Mapping[str, Any], ...] = field(repr=False)
-    _counted: Counted = field(repr=False, compare=False)
-    _index: pd.Index[Any] = field(repr=False, compare=False)
-    _samples: int = field(repr=False, compare=False)
+    bodies: tuple[Mapping[str, Any], ...]
+    _counted: Counted = field(compare=False)
+    _index: pd.Index[Any] = field(compare=False)
+    _samples: int = field(compare=False)
 
     def to_frame(self) -> pd.DataFrame:
         """What would become of each row: a line for each, or for each sample of it, under the frame's own index.
@@ -232,72 +239,50 @@ class Preview:
             for code, (times, first, sentence) in by_code(self._counted).items()
         ]
 
-    def __str__(self) -> str:
-        lines = [printable(self.headline()), *(f"  {name:<14} {text}" for name, text in self.facts())]
-        if self.requests:
-            lines += ["", f"  {'':<14} {'expected':>12} {'at the most':>12}   time"]
-            lines += [f"  {name:<14} {usd:>12} {most:>12}   {time}" for name, usd, most, time in self.prices()]
-        lines += [f"  {printable(note)}" for note in self.notes()]
-        for number, body in enumerate(self.bodies, 1):
-            text = printable_lines(json.dumps(body, indent=2, ensure_ascii=False))
-            lines += [
-                "",
-                f"Request {number}, to {printable(self.url)}:",
-                text[:SHOWN] + (" ..." if len(text) > SHOWN else ""),
-            ]
-        return "\n".join(lines)
-
-    __repr__ = __str__
-
-    def _repr_html_(self) -> str:
-        from parallel_openai._preview.preview_html import page
-
-        return page(self)
-
-    def headline(self) -> str:
+    def blocks(self) -> list[Block]:
         what = f"{self.rows:,} row{'' if self.rows == 1 else 's'}"
-        return f"Preview of {what} for {self.model or 'their own models'}. Nothing was sent."
+        bodies = [
+            Code(f"Request {number}, to {self.url}", json.dumps(body, indent=2, ensure_ascii=False))
+            for number, body in enumerate(self.bodies, 1)
+        ]
+        return [
+            Heading(f"Preview of {what} for {self.model or 'their own models'}. Nothing was sent."),
+            Table("", (), list(self._sent())),
+            *([prices_table(self.online, self.batch, self.batches)] if self.requests else []),
+            *map(Advice, self._notes()),
+            *bodies,
+            Sentence(f"Answers: {self.journal}"),
+        ]
 
-    def facts(self) -> list[tuple[str, str]]:
-        """Names and figures, for people."""
+    def _sent(self) -> Iterator[tuple[str, str]]:
+        """What would be sent, by its names."""
         parts = [f"{self.requests:,} request{'' if self.requests == 1 else 's'}"]
         parts += [f"{self.known:,} in the journal already"] if self.known else []
         parts += [f"{self.shared:,} share an answer"] if self.shared else []
         parts += [f"{sum(self.failing.values()):,} fail"] if self.failing else []
-        facts = [("to send", ", ".join(parts))]
+        yield "to send", ", ".join(parts)
         if self.requests:
             sizes = [each.size.prompt_tokens for each in self._counted.sent]
-            spread = (
-                f"; {min(sizes):,} to {max(sizes):,} each, median {np.median(sizes):,.0f}" if len(sizes) > 1 else ""
-            )
-            facts += [("prompt tokens", f"{self.prompt_tokens:,}{spread}"), ("answer tokens", self._output())]
-        facts.append(("limits", self._limits()))
-        return facts
+            median = f"{np.median(sizes):,.0f}"
+            spread = f"; {min(sizes):,} to {max(sizes):,} each, median {median}" if len(sizes) > 1 else ""
+            yield "prompt tokens", f"{self.prompt_tokens:,}{spread}"
+            yield "answer tokens", self._output()
+        yield "limits", self._limits()
 
-    def prices(self) -> list[tuple[str, str, str, str]]:
-        """For each way to send: its name, the expected price, the most, and the time."""
-        count = f"{self.batches:,} batch{'' if self.batches == 1 else 'es'}"
-        return [
-            ("one by one", _usd(self.online.expected_usd), _usd(self.online.most_usd), _time(self.online)),
-            ("Batch API", _usd(self.batch.expected_usd), _usd(self.batch.most_usd), f"within 24 h, {count}"),
-        ]
-
-    def notes(self) -> list[str]:
+    def _notes(self) -> Iterator[str]:
         """What is to be said besides."""
-        notes = []
         if self.requests and math.isnan(self.online.prompt_usd):
-            notes.append(f"The price of {self.model or 'a model'} is not known.")
+            yield f"The price of {self.model or 'a model'} is not known."
         elif self.requests and self.expected_output_tokens is None:
-            notes.append(
-                f"The prompts alone cost {_usd(self.online.prompt_usd)}. What to expect of the answers is told by the "
+            yield (
+                f"The prompts alone cost {usd(self.online.prompt_usd)}. What to expect of the answers is told by the "
                 "first ones: run df.head(20), then preview again."
             )
         if self.requests and math.isinf(self.most_output_tokens):
-            notes.append("Nothing caps the answers; max_completion_tokens=... would (max_tokens= on older servers).")
+            yield "Nothing caps the answers; max_completion_tokens=... would (max_tokens= on older servers)."
         for code, times, label, sentence in self.failures:
             fail = "row fails" if times == 1 else "rows fail"
-            notes.append(f"{times:,} {fail} with {code}, the first at {label!r}: {sentence}")
-        return notes
+            yield f"{times:,} {fail} with {code}, the first at {label!r}: {sentence}"
 
     def _output(self) -> str:
         if self.expected_output_tokens == 0.0 and self.most_output_tokens == 0.0:
@@ -312,18 +297,3 @@ class Preview:
         if not self.limits:
             return "not known yet: they come with the first answers, or from Client(max_requests_per_minute=...)"
         return " and ".join(f"{limit:,.0f} {name}" for name, limit in self.limits.items()) + " per minute"
-
-
-def _usd(amount: float) -> str:
-    if math.isnan(amount):
-        return "not known"
-    if math.isinf(amount):
-        return "no cap"
-    return dollars(amount) if amount else "$0"
-
-
-def _time(estimate: Estimate) -> str:
-    if math.isnan(estimate.expected_seconds):
-        return "not known, as the limits"
-    expected, most = (clock_time(math.ceil(each)) for each in (estimate.expected_seconds, estimate.most_seconds))
-    return f"about {expected}" if expected == most else f"about {expected}, at the most {most}"

@@ -8,8 +8,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from parallel_openai._batch.batch_lane import MOST_BYTES, MOST_REQUESTS
+from parallel_openai._display.blocks import Number, Table
 from parallel_openai._limits.cost import RULES, charges_of
 from parallel_openai._preview.request_count import Learned, Sent
+from parallel_openai._progress.number_format import clock_time, dollars
 from parallel_openai._records import Usage
 from parallel_openai._requests.endpoints import Endpoint
 from parallel_openai._requests.prices import price
@@ -47,6 +49,31 @@ class Pace:
     tokens: float | None
     rule: int
     concurrency: int
+
+
+def prices_table(online: Estimate, batch: Estimate, batches: int) -> Table:
+    """What each way to send would take."""
+    count = f"{batches:,} batch{'' if batches == 1 else 'es'}"
+    rows = [
+        ("one by one", usd(online.expected_usd), usd(online.most_usd), _time(online)),
+        ("Batch API", usd(batch.expected_usd), usd(batch.most_usd), f"within 24 h, {count}"),
+    ]
+    return Table("What it would cost", ("", "expected", "at the most", "time"), rows)
+
+
+def usd(amount: float) -> Number:
+    if math.isnan(amount):
+        return Number("not known")
+    if math.isinf(amount):
+        return Number("no cap")
+    return Number(dollars(amount) if amount else "$0")
+
+
+def _time(estimate: Estimate) -> str:
+    if math.isnan(estimate.expected_seconds):
+        return "not known, as the limits"
+    expected, most = (clock_time(math.ceil(each)) for each in (estimate.expected_seconds, estimate.most_seconds))
+    return f"about {expected}" if expected == most else f"about {expected}, at the most {most}"
 
 
 def output_cap(sent: Sent, endpoint: Endpoint) -> float:

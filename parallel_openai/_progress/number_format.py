@@ -14,6 +14,17 @@ def clock_time(seconds: float) -> str:
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
 
 
+def duration(seconds: float) -> str:
+    """A span of time as people write it.
+
+    >>> duration(0.0421), duration(2.345), duration(64.2), duration(3_725)
+    ('42 ms', '2.3 s', '1:04', '1:02:05')
+    """
+    if seconds < 0.9995:
+        return f"{1000 * seconds:.0f} ms"
+    return f"{seconds:.1f} s" if seconds < 60 else clock_time(seconds)
+
+
 def dollars(amount: float) -> str:
     """A sum with as many decimals as matter while it grows.
 

@@ -14,6 +14,8 @@ from typing import Any
 import pandas as pd
 
 from parallel_openai._client.client import Client
+from parallel_openai._display.blocks import number, shortened
+from parallel_openai._display.text import text_table
 from parallel_openai._frames.exporting.to_jsonl import to_jsonl
 from parallel_openai._labels.label import label_dataframe
 from parallel_openai.errors import InvalidInputError, MissingDependencyError
@@ -24,7 +26,7 @@ LABELS_FILE = "demo_labels.jsonl"
 #: One file for every model: what is asked tells the answers apart. The model's own address changes with each start.
 JOURNAL_FILE = "demo_journal.jsonl"
 HEAD = 8
-TEXT_WIDTH = 50
+TEXT_WIDTH, WIDTH = 50, 100
 
 
 @dataclass(frozen=True)
@@ -140,24 +142,14 @@ def _head(out: pd.DataFrame, mark: str) -> str:
         f"{label}{mark}" if status == "succeeded" else f"{status}: {code}"
         for label, status, code in zip(shown["label"], shown["status"], shown["error_code"], strict=True)
     ]
-    columns = {
-        "text": [_shorten(text) for text in shown["text"]],
-        "gold": list(shown["gold"]),
-        "label": answers,
-        "seconds": [f"{seconds:.2f}" if seconds == seconds else "" for seconds in shown["seconds"]],
-    }
-    table = pd.DataFrame({name: _to_the_left(cells) for name, cells in columns.items()}, index=shown.index)
+    cells = zip(shown.index, shown["text"], shown["gold"], answers, shown["seconds"], strict=True)
+    rows = [
+        (number(row), shortened(text, TEXT_WIDTH), gold, answer, number(seconds, ".2f"))
+        for row, text, gold, answer, seconds in cells
+    ]
     rest = len(out) - len(shown)
-    return table.to_string(justify="left") + (f"\n... and {rest} more rows" if rest else "")
-
-
-def _to_the_left(cells: list[str]) -> list[str]:
-    width = max(map(len, cells))
-    return [cell.ljust(width) for cell in cells]
-
-
-def _shorten(text: str) -> str:
-    return text if len(text) <= TEXT_WIDTH else text[: TEXT_WIDTH - 3].rstrip() + "..."
+    table = "\n".join(text_table([("", "text", "gold", "label", "seconds"), *rows], WIDTH))
+    return table + (f"\n... and {rest} more rows" if rest else "")
 
 
 def _accuracy(out: pd.DataFrame, mark: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+import html
 import subprocess
 import sys
 from typing import Any
@@ -227,7 +228,7 @@ def test_rows_that_the_model_was_shown_are_left_out_with_a_word(label: Verb, sam
     found = po.evaluate(out.sort_values("text"), gold="gold")
     assert (found.rows, found.examples) == (2, 2)
     assert "2 more left out: the model was shown them as examples" in str(found)
-    assert "2 rows are left out" in found._repr_html_()
+    assert "2 more left out" in found._repr_html_()
     with pytest.raises(InvalidInputError, match="stand among the few-shot examples"):
         po.evaluate(out[:2], gold="gold")
 
@@ -336,7 +337,7 @@ def test_gold_labels_that_are_none_of_the_labels_are_named() -> None:
     assert found.strange_gold == {"mixed": 1}
     assert found.accuracy == pytest.approx(2 / 3)
     assert "'mixed'" in str(found)
-    assert "&#x27;mixed&#x27; in 1" in found._repr_html_()
+    assert "'mixed' in 1" in html.unescape(found._repr_html_())
     assert found.labels == ("a", "b", "c", "mixed")
     # Nobody has c; the mean is over the others.
     expected = sk.f1_score(["a", "b", "mixed"], ["a", "b", "a"], average="macro")
@@ -408,7 +409,7 @@ def test_the_plot_is_drawn(kind: str) -> None:
         out = pd.DataFrame({"gold": [["a"], ["a", "b"]], "label": [["a"], ["b"]]})
     found = po.evaluate(out if kind != "bare" else out[["gold", "label"]], gold="gold")
     figure = found.plot()
-    assert len(figure.axes) == 4
+    assert len(figure.axes) == (4 if kind == "one" else 2)  # without confidence there is none to draw
     figure.canvas.draw()
     matplotlib.pyplot.close(figure)
     assert found._repr_html_()

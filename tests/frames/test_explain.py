@@ -28,7 +28,10 @@ def test_every_send_is_told(ask: Verb, server: Server, reviews: pd.DataFrame) ->
     assert story.sends[0][5] == ""
 
 
-def test_it_is_readable_as_text(ask: Verb, server: Server, reviews: pd.DataFrame) -> None:
+def test_it_is_readable_as_text(
+    ask: Verb, server: Server, reviews: pd.DataFrame, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "120")
     server.script([500], matching="terrible")
     text = str(po.explain(ask(reviews, "text"), 1))
     first, head, *sends, last = text.splitlines()

@@ -15,8 +15,9 @@ import pandas as pd
 import pytest
 
 import parallel_openai as po
+from parallel_openai._display.blocks import Picture
 from parallel_openai._frames.reporting.report import RunReport
-from parallel_openai._frames.reporting.report_html import sparkline
+from parallel_openai._frames.reporting.timeline_pictures import coarser, rates
 from parallel_openai.errors import MissingDependencyError
 from parallel_openai.local.simulator import Server
 from tests.frames.conftest import Verb
@@ -178,14 +179,6 @@ def test_the_page_needs_nothing_from_elsewhere(tried: RunReport) -> None:
     assert not re.search(r"https?:|src=|url\(|@import|<link|<script", html)
 
 
-def test_the_page_takes_the_colour_of_its_surroundings(tried: RunReport) -> None:
-    html = tried._repr_html_()
-    assert 'stroke="currentColor"' in html
-    assert not re.search(
-        r"(?<!-)color: ?(#000|#fff|black|white)|background: ?(#|white|black)", html.split("</style>")[0]
-    )
-
-
 def test_the_page_of_a_run_that_sent_nothing_is_short(ask: Verb) -> None:
     ask(pd.DataFrame({"text": [None]}), "text")
     shown = page(report())
@@ -227,22 +220,27 @@ def test_the_page_tells_what_became_of_the_other_rows() -> None:
     assert "4 other codes" in text
 
 
+def requests_of(sent: list[float], limits: list[float], seconds: float = 60.0) -> Picture:
+    """The picture of a timeline, each part of it so long."""
+    columns = {"width": seconds, "sent": sent, "refused": 0, "max_requests_per_minute": limits}
+    timeline = pd.DataFrame(columns, index=seconds * np.arange(len(sent)))
+    return rates("requests", coarser(timeline), None)
+
+
 def test_the_pictures_of_a_long_run_have_few_points() -> None:
-    drawn = sparkline(np.arange(1800.0), np.full(1800, 900.0), "Requests")
-    [line] = re.findall(r'<polyline points="([^"]*)" fill="none" stroke="#3b82f6"', drawn)
-    assert len(line.split()) <= 2 * 160
+    drawn = requests_of(list(np.arange(1800.0)), [900.0] * 1800)
+    assert all(len(curve.y) <= 160 for curve in drawn.curves)
 
 
 def test_a_picture_without_a_limit_names_its_peak() -> None:
-    drawn = sparkline(np.array([600.0, 300.0]), np.array([np.nan, np.nan]), "Requests")
-    assert "peak 600" in drawn
-    assert "limit" not in drawn
+    [sent] = requests_of([600.0, 300.0], [np.nan, np.nan]).curves
+    assert sent.label == "peak 600"
 
 
 def test_a_burst_does_not_flatten_the_picture() -> None:
-    drawn = sparkline(np.array([36_000.0, 600.0]), np.array([600.0, np.nan]), "Requests")
-    assert "peak 36k" in drawn
-    assert "limit 600" in drawn
+    drawn = requests_of([36_000.0, 600.0], [600.0, np.nan])
+    assert [curve.label for curve in drawn.curves] == ["peak 36k", "limit 600"]
+    assert drawn.y.high == 1200
 
 
 def test_the_closing_line_proposes_a_smaller_cap(limited: Server, ask: Verb) -> None:

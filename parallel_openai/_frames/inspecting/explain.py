@@ -5,16 +5,16 @@ from __future__ import annotations
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from html import escape
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
+from parallel_openai._display.blocks import Block, Heading, Number, Sentence, Table
+from parallel_openai._display.display import Display
 from parallel_openai._frames.columns.table import check_frame, last_run_of
 from parallel_openai._journal.lines import Entry, read_entries
 from parallel_openai._journal.resume import asked_key, attempts_of, record_of
-from parallel_openai._printable import printable
 from parallel_openai._requests.endpoints import usage_of
 from parallel_openai.errors import InvalidInputError
 
@@ -22,8 +22,8 @@ _HEADS = ("sent at", "waited", "status", "code", "seconds", "tokens", "request i
 _LONGEST = 300
 
 
-@dataclass(frozen=True)
-class Explanation:
+@dataclass(frozen=True, repr=False)
+class Explanation(Display):
     """The story of one row. `print` it, or let a notebook show it.
 
     Attributes:
@@ -37,22 +37,9 @@ class Explanation:
     sends: tuple[tuple[str, ...], ...]
     notes: tuple[str, ...]
 
-    def __str__(self) -> str:
-        table = [_HEADS, *self.sends] if self.sends else []
-        widths = [max(map(len, column)) for column in zip(*table, strict=True)]
-        lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in table]
-        return "\n".join(map(printable, [self.title, *("  " + line.rstrip() for line in lines), *self.notes]))
-
-    __repr__ = __str__
-
-    def _repr_html_(self) -> str:
-        table = ""
-        if self.sends:
-            head = "".join(f"<th>{name}</th>" for name in _HEADS)
-            body = "".join(f"<tr>{''.join(f'<td>{escape(cell)}</td>' for cell in row)}</tr>" for row in self.sends)
-            table = f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
-        notes = "".join(f"<p>{escape(note)}</p>" for note in self.notes)
-        return f"<div><p><b>{escape(self.title)}</b></p>{table}{notes}</div>"
+    def blocks(self) -> list[Block]:
+        sends = [Table("", _HEADS, self.sends)] if self.sends else []
+        return [Heading(self.title), *sends, *map(Sentence, self.notes)]
 
 
 def explain(out: pd.DataFrame, row: Hashable) -> Explanation:
@@ -194,10 +181,10 @@ def _sends(entry: Entry) -> Iterator[tuple[Any, str]]:
 def _row(attempt: Any, tokens: str) -> tuple[str, ...]:
     return (
         datetime.fromtimestamp(min(max(attempt.at, 0.0), 2.0**33)).strftime("%Y-%m-%d %H:%M:%S"),
-        f"{attempt.waited:.2f} s",
+        Number(f"{attempt.waited:.2f} s"),
         str(attempt.status),
         attempt.error_code or "",
-        f"{attempt.seconds:.2f}",
-        tokens,
+        Number(f"{attempt.seconds:.2f}"),
+        Number(tokens),
         attempt.request_id or "",
     )

@@ -3,20 +3,31 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 
-from parallel_openai._printable import printable
-from parallel_openai._progress.number_format import dollars
+from parallel_openai._display.blocks import Advice, Block, Fact, Facts, Heading, Picture, Sentence
+from parallel_openai._display.charts import draw
+from parallel_openai._display.display import Display
+from parallel_openai._display.text import to_line
+from parallel_openai._frames.reporting.report_tables import (
+    errors_table,
+    members_table,
+    refusals_table,
+    slowest_table,
+    time_bars,
+)
+from parallel_openai._frames.reporting.timeline_pictures import coarser, latencies, rates
+from parallel_openai._progress.number_format import dollars, duration
 from parallel_openai._progress.status import StatusTracker, about_open_requests
 from parallel_openai._progress.timeline import Timeline
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+    from parallel_openai._display.charts import Figure
 
 #: How many of the slowest rows are kept, and how much of an example's sentence.
 SLOWEST = 5
@@ -40,7 +51,7 @@ class SlowRow:
 
 
 @dataclass(frozen=True)
-class RunReport:
+class RunReport(Display):
     """What happened in a run. `print` it for one line; a notebook shows it as a page; `plot` draws it.
 
     Attributes:
@@ -182,9 +193,7 @@ class RunReport:
         Raises:
             MissingDependencyError: matplotlib is not installed.
         """
-        from parallel_openai._frames.reporting.report_plot import draw
-
-        return draw(self)
+        return draw([*self._head(), *self._pictures(), time_bars(self.time_spent(), self.seconds)])
 
     def summary(self) -> dict[str, Any]:
         """The report as plain data, without what grows with the run."""
@@ -203,43 +212,92 @@ class RunReport:
         return {**waited, "sending and answering": max(0.0, self.seconds - sum(waited.values()))}
 
     def __str__(self) -> str:
-        parts = [f"{self.rows:,} rows in {self.seconds:.1f} s: {self.succeeded:,} succeeded"]
+        return to_line([*self._head(), *self._end()])
+
+    def blocks(self) -> list[Block]:
+        tables = (
+            refusals_table(self.refusals),
+            members_table(self.members),
+            errors_table(self.errors, self.examples),
+            slowest_table(self.slowest),
+        )
+        return [
+            *self._head(),
+            *self._end()[:-1],
+            *(self._pictures() if len(self._timeline.slices) > 1 else []),
+            time_bars(self.time_spent(), self.seconds),
+            *(table for table in tables if table.rows),
+            *self._end()[-1:],
+        ]
+
+    def _head(self) -> list[Block]:
+        facts = [*self._rows(), *self._mishaps(), *self._money(), *self._speed()]
+        return [Heading(f"{self.rows:,} rows in {self.seconds:,.1f} s", self.simulated), Facts(facts)]
+
+    def _end(self) -> list[Block]:
+        advice: list[Block] = [Advice(f"{self.advice}.")] if self.advice else []
+        return [*advice, Sentence(f"Answers: {self.journal}")]
+
+    def _pictures(self) -> list[Picture]:
+        timeline = coarser(self.timeline)
+        if timeline.empty:
+            return []
+        throughput = [rates(name, timeline, self.utilisation.get(name)) for name in ("requests", "tokens")]
+        return [*throughput, latencies(timeline, self.latency)]
+
+    def _rows(self) -> Iterator[Fact]:
+        """How the rows ended."""
+        yield Fact("succeeded", f"{self.succeeded:,}")
         if self.failed:
             kinds = ", ".join(f"{code} {count:,}" for code, count in Counter(self.errors).most_common(4))
-            parts.append(f"{self.failed:,} failed" + (f" ({kinds})" if kinds else ""))
+            yield Fact(
+                "failed", f"{self.failed:,}", in_line=f"{self.failed:,} failed" + (f" ({kinds})" if kinds else "")
+            )
         if self.cancelled:
             why = f" ({_ENDINGS[self.ended]})" if self.ended in _ENDINGS else ""
-            parts.append(f"{self.cancelled:,} cancelled{why}; run the same again to go on")
+            line = f"{self.cancelled:,} cancelled{why}; run the same again to go on"
+            yield Fact("cancelled", f"{self.cancelled:,}", "run the same again to go on", in_line=line)
+        if self.ended != "finished":
+            yield Fact("how it ended", self.ended, in_line="")
         if self.left_in_flight:
-            parts.append(f"{self.left_in_flight:,} left in flight, which the server may bill")
+            yield Fact("left in flight", f"{self.left_in_flight:,}", "which the server may bill")
         if self.restored:
-            parts.append(f"{self.restored:,} from the journal")
+            yield Fact("from the journal", f"{self.restored:,}")
         if self.shared:
-            parts.append(f"{self.shared:,} duplicates shared an answer")
+            yield Fact("duplicates shared an answer", f"{self.shared:,}")
+
+    def _mishaps(self) -> Iterator[Fact]:
+        """What did not go as it should, and was dealt with."""
         if self.rate_limit_errors:
-            parts.append(f"{self.rate_limit_errors:,} rate-limit refusals waited out")
+            yield Fact("rate-limit refusals waited out", f"{self.rate_limit_errors:,}")
         if self.most_open_requests is not None:
-            parts.append(about_open_requests(self.most_open_requests))
+            yield Fact(about_open_requests(self.most_open_requests), "")
         if self.repairs:
-            parts.append(f"{self.repairs:,} bad answer{'s' if self.repairs > 1 else ''} asked for once more")
-        if out := [str(each["name"]) for each in self.members if each["out"]]:
-            parts.append(f"put out of the pool: {', '.join(out)}")
-        parts.append(f"{self.prompt_tokens:,} + {self.completion_tokens:,} tokens")
+            yield Fact(f"bad answer{'s' if self.repairs > 1 else ''} asked for once more", f"{self.repairs:,}")
+        if out := ", ".join(str(each["name"]) for each in self.members if each["out"]):
+            yield Fact(f"put out of the pool: {out}", "")
+
+    def _money(self) -> Iterator[Fact]:
+        """What it took, and how far that is known."""
+        tokens = f"{self.prompt_tokens:,} + {self.completion_tokens:,}"
+        yield Fact("prompt + completion tokens", tokens, in_line=f"{tokens} tokens")
         if self.cost_usd:
-            parts.append(dollars(self.cost_usd))
+            yield Fact("spent", dollars(self.cost_usd), in_line=dollars(self.cost_usd))
         if self.unpriced:
-            parts.append(f"cost not known (no price for {', '.join(self.unpriced[:3])})")
-        parts += [f"{answered} at the price of {asked}" for answered, asked in list(self.priced_as.items())[:3]]
+            yield Fact(f"cost not known (no price for {', '.join(self.unpriced[:3])})", "")
+        for answered, asked in list(self.priced_as.items())[:3]:
+            yield Fact(f"{answered} at the price of {asked}", "")
         if self.untold:
-            parts.append(f"{self.untold:,} answer{'s' if self.untold > 1 else ''} that do not say what they took")
-        mark = "SIMULATED answers. " if self.simulated else ""
-        advice = f" {self.advice}." if self.advice else ""
-        return printable(f"{mark}{', '.join(parts)}.{advice} Answers: {self.journal}")
+            yield Fact(f"answer{'s' if self.untold > 1 else ''} that do not say what they took", f"{self.untold:,}")
 
-    def _repr_html_(self) -> str:
-        from parallel_openai._frames.reporting.report_html import page
-
-        return page(self)
+    def _speed(self) -> Iterator[Fact]:
+        if self.requests_sent or self.retries:
+            yield Fact(
+                "requests sent", f"{self.requests_sent:,}", f"{self.retries:,} retries" if self.retries else "", ""
+            )
+        if self.latency:
+            p50, p90, p99 = (duration(self.latency[name]) for name in ("p50", "p90", "p99"))
+            yield Fact("median answer", p50, f"90% within {p90}, 99% within {p99}", in_line="")
 
 
 _ENDINGS = {"budget": "the budget is used up", "deadline": "the deadline came"}

@@ -11,8 +11,11 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 import pandas as pd
 
+from parallel_openai._display.blocks import Block, Fact, Facts, Heading, Matrix, number
+from parallel_openai._display.display import Display
 from parallel_openai._frames.columns.answer_columns import COLUMNS, object_column
 from parallel_openai._frames.columns.table import column_text, runs_of
+from parallel_openai._labels.evaluation.differences import rows_that_differ
 from parallel_openai._labels.evaluation.metrics import kappa
 from parallel_openai._labels.label_pairs import (
     as_text,
@@ -23,7 +26,6 @@ from parallel_openai._labels.label_pairs import (
     run_of,
     text_reader,
 )
-from parallel_openai._printable import printable
 from parallel_openai.errors import InvalidInputError, MissingDependencyError
 
 Level = Literal["nominal", "ordinal"]
@@ -68,9 +70,9 @@ def agreement(
     return _agreement(texts, places, first if isinstance(first, pd.DataFrame) else None)
 
 
-@dataclass(frozen=True)
-class Agreement:
-    """How far annotators agree. `print` it for the figures; a notebook shows the rows that differ too.
+@dataclass(frozen=True, repr=False)
+class Agreement(Display):
+    """How far annotators agree, and the rows that differ: `print` it, or let a notebook show it.
 
     1 is full agreement and 0 what chance would give; NaN where nobody ever gives a second label.
 
@@ -91,26 +93,36 @@ class Agreement:
     complete: int
     same: float
     cohen_kappa: float
-    pairs: pd.DataFrame = field(repr=False, compare=False)
+    pairs: pd.DataFrame = field(compare=False)
     fleiss_kappa: float
     krippendorff_alpha: float
     level: Level
-    differences: pd.DataFrame = field(repr=False, compare=False)
+    differences: pd.DataFrame = field(compare=False)
 
-    def __str__(self) -> str:
-        names = printable(", ".join(self.annotators))
-        return (
-            f"{names} on {self.complete:,} rows: {self.same:.1%} labelled the same by all\n"
-            f"Cohen's kappa {self.cohen_kappa:.3f}, Fleiss' kappa {self.fleiss_kappa:.3f}, Krippendorff's alpha "
-            f"{self.krippendorff_alpha:.3f} ({self.level})"
-        )
+    def blocks(self) -> list[Block]:
+        names = ", ".join(self.annotators)
+        several = len(self.annotators) > 2
+        facts = [
+            Fact("Cohen's kappa", number(self.cohen_kappa, ".3f"), "the mean of the pairs" if several else ""),
+            Fact("Fleiss' kappa", number(self.fleiss_kappa, ".3f")),
+            Fact("Krippendorff's alpha", number(self.krippendorff_alpha, ".3f"), self.level),
+        ]
+        return [
+            Heading(f"{names} on {self.complete:,} rows: {self.same:.1%} labelled the same by all"),
+            Facts(facts),
+            *([_pairs(self.annotators, self.pairs)] if several else []),
+            *rows_that_differ(self.differences),
+        ]
 
-    __repr__ = __str__
 
-    def _repr_html_(self) -> str:
-        from parallel_openai._labels.evaluation.agreement_html import page
-
-        return page(self)
+def _pairs(names: Sequence[str], pairs: pd.DataFrame) -> Matrix:
+    kappas = pairs.to_numpy()
+    cells = [
+        ["" if across == down else number(kappa, ".2f") for across, kappa in enumerate(row)]
+        for down, row in enumerate(kappas)
+    ]
+    shades = np.where(np.eye(len(names), dtype=bool), 0.0, np.clip(np.nan_to_num(kappas), 0.0, 1.0))
+    return Matrix("Cohen's kappa of each pair", ("", ""), names, names, cells, shades.tolist())
 
 
 def _by_name(annotators: Sequence[Any], label: Hashable | None) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import itertools
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -13,12 +13,16 @@ import pandas as pd
 
 from parallel_openai._client.client import Client
 from parallel_openai._client.default_client import client_for
+from parallel_openai._display.blocks import Advice, Block, Heading, Number, Sentence, Table, number
+from parallel_openai._display.display import Display
 from parallel_openai._frames.columns.earlier_columns import as_own
 from parallel_openai._frames.columns.table import check_frame, find_column
 from parallel_openai._frames.parameters import check_parameters, checked_extra
 from parallel_openai._frames.recipe import Prompt
 from parallel_openai._frames.twins import Call, awaitable, blocking
-from parallel_openai._labels.evaluation.evaluate import Evaluation, evaluate_without
+from parallel_openai._labels.evaluation.differences import rows_that_differ
+from parallel_openai._labels.evaluation.evaluate import evaluate_without
+from parallel_openai._labels.evaluation.evaluation_result import Evaluation
 from parallel_openai._labels.evaluation.metrics import LEVEL, Bools, holm, mcnemar, paired_gain
 from parallel_openai._labels.label import alabel_dataframe, label_dataframe
 from parallel_openai._labels.label_pairs import (
@@ -30,7 +34,7 @@ from parallel_openai._labels.label_pairs import (
     shown_rows,
     text_reader,
 )
-from parallel_openai._printable import printable_lines
+from parallel_openai._progress.number_format import dollars
 from parallel_openai._requests.endpoints import CHAT
 from parallel_openai._requests.endpoints import endpoint as find_endpoint
 from parallel_openai._requests.schemas.label_models import is_label_model
@@ -100,9 +104,9 @@ def compare(
 acompare = awaitable(compare)
 
 
-@dataclass(frozen=True)
-class Comparison:
-    """How several prompts or models did on the same rows. A notebook shows it as a page.
+@dataclass(frozen=True, repr=False)
+class Comparison(Display):
+    """How several prompts or models did on the same rows: `print` it, or let a notebook show it.
 
     Attributes:
         table: one line a variant: `rows`, `labelled`, with gold `accuracy` with its 95 % interval (`_low`, `_high`),
@@ -121,22 +125,25 @@ class Comparison:
     """
 
     table: pd.DataFrame
-    changed: pd.DataFrame = field(repr=False)
-    frames: Mapping[str, pd.DataFrame] = field(repr=False)
-    evaluations: Mapping[str, Evaluation] = field(repr=False)
+    changed: pd.DataFrame
+    frames: Mapping[str, pd.DataFrame]
+    evaluations: Mapping[str, Evaluation]
     ended: str
     simulated: bool
 
-    def __str__(self) -> str:
+    def blocks(self) -> list[Block]:
         rows = 0 if self.table.empty else int(self.table["rows"].iloc[0])
-        mark = " (simulated)" if self.simulated else ""
-        ended = "" if self.ended == "finished" else f"; ended early: {self.ended}"
-        head = f"{len(self.table)} variants on {rows:,} rows, {len(self.changed):,} labelled differently{mark}{ended}"
-        shown = self.table.drop(columns=["rows"]).dropna(axis=1, how="all")
-        table = shown.to_string(float_format=lambda number: f"{number:.4g}")
-        return printable_lines("\n".join([head, table, *([told] if (told := self.differing()) else [])]))
-
-    __repr__ = __str__
+        head = f"{len(self.table)} variants on {rows:,} rows, {len(self.changed):,} labelled differently"
+        told = self.differing()
+        same = len(self.table) > 1 and self.changed.empty
+        return [
+            Heading(head, self.simulated),
+            *([] if self.ended == "finished" else [Advice(f"ended early: {self.ended}")]),
+            _variants_table(self.table),
+            *([Sentence(told)] if told else []),
+            *([Sentence("All variants give every row the same label.")] if same else []),
+            *rows_that_differ(self.changed),
+        ]
 
     def differing(self) -> str:
         """Which variants are right more or less often than the first by more than chance; empty without gold labels.
@@ -153,10 +160,35 @@ class Comparison:
             return f"No variant differs from {first} by more than chance ({how})."
         return f"More than chance tells from {first} ({how}): {', '.join(differ)}."
 
-    def _repr_html_(self) -> str:
-        from parallel_openai._labels.evaluation.compare_html import page
 
-        return page(self)
+def _variants_table(variants: pd.DataFrame) -> Table:
+    """A row for each variant, without the columns about which nothing is known."""
+    rows = [_shown(row) for row in variants.itertuples()]
+    first = variants.index[0]
+    heads = ["", "accuracy", "macro F1", f"gain over {first}", f"same as {first}", "confidence", "no label", "cost"]
+    heads += ["seconds", "tokens a row"]
+    known = [number for number in range(len(heads)) if any(row[number] for row in rows)]
+    return Table("Variants", [heads[each] for each in known], [[row[each] for each in known] for row in rows])
+
+
+def _shown(row: Any) -> list[str]:
+    def interval(form: str, ends: str, *values: float) -> Number:
+        middle, low, high = values
+        return Number(f"{middle:{form}} ({low:{ends}} to {high:{ends}})" if middle == middle else "")
+
+    tokens = f"{row.prompt_tokens:.0f} + {row.completion_tokens:.0f}"
+    return [
+        str(row.Index),
+        interval(".1%", ".0%", row.accuracy, row.accuracy_low, row.accuracy_high),
+        number(row.macro_f1, ".3f"),
+        interval("+.1%", "+.0%", row.gain, row.gain_low, row.gain_high),
+        number(row.same, ".0%"),
+        number(row.confidence, ".2f"),
+        Number(f"{row.rows - row.labelled:,}" if row.labelled < row.rows else ""),
+        Number(dollars(row.cost_usd) if row.cost_usd == row.cost_usd else ""),
+        number(row.seconds, ".2f"),
+        Number("" if "nan" in tokens else tokens),
+    ]
 
 
 class _Variants:

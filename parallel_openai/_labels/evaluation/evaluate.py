@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Mapping
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -12,9 +11,9 @@ import pandas as pd
 from parallel_openai._arguments import check_count
 from parallel_openai._frames.columns.table import check_frame, has_column, last_run_of
 from parallel_openai._labels.evaluation import metrics
+from parallel_openai._labels.evaluation.evaluation_result import Evaluation
 from parallel_openai._labels.label_pairs import (
     NO_LABEL,
-    Kind,
     LabelColumns,
     Paired,
     label_columns,
@@ -22,12 +21,7 @@ from parallel_openai._labels.label_pairs import (
     pair,
     shown_rows,
 )
-from parallel_openai._printable import printable
-from parallel_openai._progress.number_format import dollars
 from parallel_openai.errors import InvalidInputError
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 
 def evaluate(
@@ -96,110 +90,6 @@ def _gold(out: pd.DataFrame) -> Hashable:
     if told is None:
         raise InvalidInputError("Pass gold=, the name of the column with the right labels.")
     return tuple(told) if isinstance(told, list) else told  # JSON made a list of a tuple
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """How good labels are. `print` it for the figures in short; a notebook shows it as a page; `plot` draws it.
-
-    A row without a label (failed, left out as doubtful, or not asked yet) counts as wrong; what ends in `_labelled` is
-    about the rows that have one.
-
-    Attributes:
-        rows: rows with a gold label.
-        labelled: of these, rows with a label.
-        failed: of these, rows whose request failed.
-        accuracy, accuracy_labelled: the share of rows that are right; of several labels, all of them.
-        macro_f1, macro_f1_labelled: the mean of the labels' F1.
-        micro_f1: F1 over all labels together; differs from accuracy where a row has several labels or none.
-        examples: rows with a gold label that are left out, since the model was shown them as examples.
-        kappa: Cohen's kappa, agreement with the gold labels beyond chance, of the rows that have a label. Where labels
-            are numbers or ordered categories a difference weighs by its square (`ordinal` is True then).
-        intervals: 95 % intervals: Wilson's for `accuracy`; for `macro_f1` the middle of the resamples, or with fewer
-            than ten right or ten wrong rows the mean of the labels' intervals.
-        majority: the share of the most frequent gold label: what guessing it always would get right.
-        per_label: for each label `precision`, `recall` and `f1` with `_low` and `_high` of their intervals, and how
-            many rows have it in `gold` and in `given`.
-        confusion: rows by gold label (down) and label given (across); of several labels, for each how often it was
-            rightly given (`both`), missed (`only_gold`), wrongly given (`only_given`).
-        ece: how far accuracy is from confidence, over the bins; NaN where no confidence is known.
-        calibration: the bins: `low` to `high`, `rows`, their mean `confidence` and their `accuracy`.
-        coverage: what is left where the least confident are left out: `coverage` (the share of `rows`), `rows`,
-            `confidence` (of the least confident left) and `accuracy`.
-        mean_absolute_error, spearman: of scores; else NaN.
-        cost_usd, cost_per_correct: dollars in all, and for each right label; NaN where prices are not known.
-        mistakes: the rows with a label that is not right, the most confident first.
-        strange_gold: gold labels that are none of the question's, and how often.
-        simulated: whether the answers came from the simulator.
-    """
-
-    gold: Hashable
-    label: Hashable
-    kind: Kind
-    labels: tuple[str, ...]
-    rows: int
-    labelled: int
-    failed: int
-    accuracy: float
-    accuracy_labelled: float
-    macro_f1: float
-    macro_f1_labelled: float
-    micro_f1: float
-    examples: int
-    kappa: float
-    ordinal: bool
-    intervals: Mapping[str, tuple[float, float]]
-    majority: float
-    per_label: pd.DataFrame = field(repr=False, compare=False)
-    confusion: pd.DataFrame = field(repr=False, compare=False)
-    ece: float
-    calibration: pd.DataFrame = field(repr=False, compare=False)
-    coverage: pd.DataFrame = field(repr=False, compare=False)
-    mean_absolute_error: float
-    spearman: float
-    cost_usd: float
-    cost_per_correct: float
-    mistakes: pd.DataFrame = field(repr=False, compare=False)
-    strange_gold: Mapping[str, int]
-    simulated: bool
-
-    def accuracy_at(self, coverage: float) -> float:
-        """The accuracy of the most confident share of the rows; of equally confident ones, on the mean.
-
-        Raises:
-            InvalidInputError: it is not above 0 and up to 1, or so many rows have no confidence.
-
-        >>> out = pd.DataFrame({"label": list("abab"), "gold": list("abba"), "confidence": [0.9, 0.8, 0.6, 0.5]})
-        >>> evaluate(out, gold="gold").accuracy_at(0.5)
-        1.0
-        """
-        wanted = coverage * self.rows
-        steps = self.coverage
-        if not 0 < coverage <= 1 or steps.empty or round(wanted, 9) > steps["rows"].iloc[-1]:
-            most = 0 if steps.empty else steps["rows"].iloc[-1] / self.rows
-            raise InvalidInputError(f"coverage must be above 0 and up to {most:g} here, not {coverage!r}.")
-        rows, right = steps["rows"].to_numpy(), steps["rows"].to_numpy() * steps["accuracy"].to_numpy()
-        return float(np.interp(wanted, [0, *rows], [0, *right]) / wanted)
-
-    def plot(self) -> Figure:
-        """A figure: confusion, F1 of each label, calibration, and coverage against accuracy.
-
-        Raises:
-            MissingDependencyError: matplotlib is not installed.
-        """
-        from parallel_openai._labels.evaluation.evaluate_plot import draw
-
-        return draw(self)
-
-    def __str__(self) -> str:
-        return "\n".join(map(printable, _lines(self)))
-
-    __repr__ = __str__
-
-    def _repr_html_(self) -> str:
-        from parallel_openai._labels.evaluation.evaluate_html import page
-
-        return page(self)
 
 
 def _evaluation(
@@ -339,36 +229,3 @@ def _of_scores(paired: Paired, rows: metrics.Bools) -> dict[str, float]:
 def _mistakes(out: pd.DataFrame, rows: metrics.Bools, sure: metrics.Floats) -> pd.DataFrame:
     wrong = np.flatnonzero(rows)
     return out.iloc[wrong[np.argsort(-np.nan_to_num(sure[wrong], nan=-1.0), kind="stable")]]
-
-
-def _lines(found: Evaluation) -> list[str]:
-    """The figures in short."""
-    mark = " (simulated)" if found.simulated else ""
-    low, high = found.intervals["accuracy"]
-    lines = [
-        f"{found.rows:,} rows with a gold label, {found.labelled:,} of them labelled{mark}",
-        f"accuracy   {found.accuracy:.3f} ({low:.3f} to {high:.3f}); always guessing the most frequent: "
-        f"{found.majority:.3f}",
-        "macro F1   {:.3f} ({:.3f} to {:.3f})".format(found.macro_f1, *found.intervals["macro_f1"]),
-    ]
-    if found.examples:
-        lines.insert(1, f"{found.examples:,} more left out: the model was shown them as examples")
-    if found.kappa == found.kappa:
-        lines.append(f"kappa      {found.kappa:.3f}" + (", by the square of the distance" if found.ordinal else ""))
-    if found.labelled < found.rows:
-        lines.append(
-            f"labelled rows only: accuracy {found.accuracy_labelled:.3f}, macro F1 {found.macro_f1_labelled:.3f}"
-        )
-    if found.kind == "several":
-        lines.append(f"micro F1   {found.micro_f1:.3f} (accuracy: all labels of a row right)")
-    if found.mean_absolute_error == found.mean_absolute_error:
-        lines.append(f"scores     {found.mean_absolute_error:.3f} off on the mean, Spearman {found.spearman:.3f}")
-    if found.ece == found.ece:
-        lines.append(f"ECE        {found.ece:.3f}")
-    if not found.coverage.empty and found.coverage["coverage"].iloc[-1] >= 0.5:
-        lines.append(f"most confident half: accuracy {found.accuracy_at(0.5):.3f}")
-    if found.cost_per_correct > 0:
-        lines.append(f"cost       {dollars(found.cost_usd)}, {dollars(found.cost_per_correct)} for each right label")
-    if found.strange_gold:
-        lines.append(f"gold labels that are none of the labels: {', '.join(map(repr, found.strange_gold))}")
-    return lines

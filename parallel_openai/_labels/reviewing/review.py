@@ -13,6 +13,7 @@ import pandas as pd
 
 from parallel_openai._arguments import path_of
 from parallel_openai._disk.ownership import check_own
+from parallel_openai._display.html import to_html
 from parallel_openai._frames.columns.table import (
     check_frame,
     column_text,
@@ -272,7 +273,7 @@ class Review:
         )
 
     def _repr_mimebundle_(self, **_: Any) -> dict[str, Any]:
-        shown = {"text/plain": repr(self), "text/html": table.to_html(self._rows(table.SHOWN), repr(self))}
+        shown = {"text/plain": repr(self), "text/html": to_html(table.to_blocks(self._rows(table.SHOWN), repr(self)))}
         try:
             bundle: Any = self.widget._repr_mimebundle_()
         except MissingDependencyError:

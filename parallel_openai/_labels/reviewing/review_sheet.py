@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from html import escape
 from pathlib import Path
 from typing import Any
 
 from parallel_openai._disk.atomic_write import replacing
+from parallel_openai._display.blocks import Block, Number, Sentence, Table, shortened
 from parallel_openai._frames.exporting.csv_text import as_written, csv_line, csv_rows
 from parallel_openai._requests.schemas.answer_schema import text_of_several
 from parallel_openai.errors import InvalidInputError
@@ -58,24 +58,20 @@ def read_csv(path: Path) -> Iterator[tuple[int, tuple[str, str, str]]]:
             yield line, (key, label, note)
 
 
-def to_html(rows: Sequence[dict[str, Any]], about: str) -> str:
+def to_blocks(rows: Sequence[dict[str, Any]], about: str) -> list[Block]:
     """The first rows as a table."""
     if not rows:
-        return f"<p>{escape(about)}</p>"
-    names = [name for name, _ in rows[0]["fields"]]
-    titles = ("row", *names, "label", "confidence")
-    head = "".join(f"<th style='text-align:left'>{escape(name)}</th>" for name in titles)
-    body = "".join(_html_row(row) for row in rows)
-    return f"<p>{escape(about)}</p><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+        return [Sentence(about)]
+    head = ("row", *(name for name, _ in rows[0]["fields"]), "label", "confidence")
+    return [Sentence(about), Table("", head, [_cells(row) for row in rows])]
 
 
-def _html_row(row: dict[str, Any]) -> str:
-    confidence = "" if row["confidence"] is None else f"{row['confidence']:.2f}"
+def _cells(row: dict[str, Any]) -> list[str]:
     label = _text(row["label"])
     if row["judged"] is not None and row["judged"] != row["label"]:
         label += f" → {_text(row['judged'])}"
-    cells = [row["row"], *(text for _, text in row["fields"]), label, confidence]
-    return "<tr>" + "".join(f"<td style='text-align:left'>{escape(cell[:300])}</td>" for cell in cells) + "</tr>"
+    confidence = Number("" if row["confidence"] is None else f"{row['confidence']:.2f}")
+    return [*(shortened(text, 300) for text in (row["row"], *(text for _, text in row["fields"]), label)), confidence]
 
 
 def _text(label: Any) -> str:

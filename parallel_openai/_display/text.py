@@ -1,0 +1,200 @@
+"""Blocks as text for a terminal: tables as wide as it is, and nothing that would move its cursor."""
+
+from __future__ import annotations
+
+import shutil
+import unicodedata
+from collections.abc import Iterator, Sequence
+from functools import singledispatch
+from textwrap import wrap
+
+from parallel_openai._display.blocks import (
+    Advice,
+    Bars,
+    Block,
+    Code,
+    Fact,
+    Facts,
+    Heading,
+    Matrix,
+    Number,
+    Picture,
+    Sentence,
+    Table,
+)
+from parallel_openai._printable import printable, printable_lines
+
+_INDENT, _GAP = "  ", "  "
+#: Words up to this length stay whole; facts' names stand in a column of at least so much.
+_WORD, _NAMES = 24, 9
+#: Characters of a full bar, and those of a `Code` that are shown.
+_BAR, _CODE = 14, 1200
+#: Where there is no terminal, such as in a notebook or a file.
+_ELSEWHERE = (120, 24)
+
+
+def to_text(blocks: Sequence[Block], width: int | None = None) -> str:
+    """The blocks below each other, for a terminal of a width; None: that of this one.
+
+    Pictures are left out: what they come to is said by the facts.
+    """
+    room = (shutil.get_terminal_size(_ELSEWHERE).columns if width is None else width) - len(_INDENT)
+    lines: list[str] = []
+    after_title = False
+    for block in blocks:
+        shown = list(_lines(block, room))
+        if after_title and shown and shown[0]:
+            lines.append("")
+        after_title = shown[:1] == [""]
+        lines += shown
+    return "\n".join(lines)
+
+
+def to_line(blocks: Sequence[Block]) -> str:
+    """All in one line, for a log: heading and facts, then the sentences."""
+    line, facts = "", list[str]()
+    sentences: list[str] = []
+    for block in blocks:
+        if isinstance(block, Heading):
+            line = ("SIMULATED answers. " if block.simulated else "") + block.text
+        elif isinstance(block, Facts):
+            facts += [_in_line(fact) for fact in block.facts]
+        elif isinstance(block, (Sentence, Advice)):
+            sentences.append(block.text)
+    return printable(" ".join([f"{line}: {', '.join(filter(None, facts))}.", *sentences]))
+
+
+def _in_line(fact: Fact) -> str:
+    if fact.in_line is not None:
+        return fact.in_line
+    return f"{fact.figure} {fact.name}".strip() + (f", {fact.note}" if fact.note else "")
+
+
+def text_table(rows: Sequence[Sequence[str]], room: int) -> Iterator[str]:
+    """Lines of a table. Long texts are broken; what is still too wide goes on below, beside the first column again.
+
+    >>> print(*text_table([("", "rows"), ("all of them", Number("12")), ("some", Number("3"))], 40), sep="\\n")
+                 rows
+    all of them    12
+    some            3
+    """
+    cells = [[type(cell)(printable(cell)) for cell in row] for row in rows]
+    columns = list(zip(*cells, strict=True))
+    widths = _fitting(columns, room)
+    shown = [0]
+    for number in range(1, len(columns)):
+        if sum(widths[each] + len(_GAP) for each in shown) + widths[number] > room and len(shown) > 1:
+            yield from _drawn(cells, widths, shown)
+            shown = [0]
+        shown.append(number)
+    yield from _drawn(cells, widths, shown)
+
+
+def _fitting(columns: Sequence[Sequence[str]], room: int) -> list[int]:
+    """How wide the columns are: as wide as their cells, the widest texts made narrower until all fit."""
+    widths = [min(max(map(cell_width, column)), room) for column in columns]
+    least = [max(map(_least, column)) for column in columns]
+    while sum(widths) + len(_GAP) * (len(widths) - 1) > room:
+        soft = [number for number, width in enumerate(widths) if width > least[number]]
+        if not soft:
+            break
+        widths[max(soft, key=widths.__getitem__)] -= 1
+    return widths
+
+
+def _least(cell: str) -> int:
+    if isinstance(cell, Number):
+        return len(cell)
+    return max([min(_WORD, cell_width(word)) for word in cell.split()], default=0)
+
+
+def _drawn(cells: Sequence[Sequence[str]], widths: Sequence[int], shown: Sequence[int]) -> Iterator[str]:
+    right = {number for number in shown if any(isinstance(row[number], Number) for row in cells)}
+    for row in cells:
+        broken = {number: _broken(row[number], widths[number]) for number in shown}
+        for line in range(max(map(len, broken.values()))):
+            parts = []
+            for number, lines in broken.items():
+                part = lines[line] if line < len(lines) else ""
+                blank = " " * (widths[number] - cell_width(part))
+                parts.append(blank + part if number in right else part + blank)
+            yield _GAP.join(parts).rstrip()
+
+
+def _broken(cell: str, width: int) -> list[str]:
+    if cell_width(cell) <= width:
+        return [cell]
+    # Broken by the number of characters, of which some take two places.
+    return wrap(cell, width if cell_width(cell) <= len(cell) else max(1, width // 2)) or [""]
+
+
+def cell_width(text: str) -> int:
+    """Places that a text takes in a terminal.
+
+    >>> cell_width("abc"), cell_width("日本"), cell_width("e\\u0301")
+    (3, 4, 1)
+    """
+    if text.isascii():
+        return len(text)
+    wide = sum(unicodedata.east_asian_width(character) in "WF" for character in text)
+    return len(text) + wide - sum(unicodedata.combining(character) > 0 for character in text)
+
+
+@singledispatch
+def _lines(block: Block, room: int) -> Iterator[str]:
+    """The lines of a block."""
+    raise TypeError(f"{block!r} is no block.")
+
+
+@_lines.register
+def _(block: Heading, room: int) -> Iterator[str]:
+    yield printable(block.text) + (" (simulated)" if block.simulated else "")
+
+
+@_lines.register(Sentence)
+@_lines.register(Advice)
+def _(block: Sentence | Advice, room: int) -> Iterator[str]:
+    yield printable(block.text)
+
+
+@_lines.register
+def _(block: Facts, room: int) -> Iterator[str]:
+    rows = [(fact.name.ljust(_NAMES), f"{fact.figure} {fact.note}".strip()) for fact in block.facts]
+    yield from _table("", rows, room)
+
+
+@_lines.register
+def _(block: Table, room: int) -> Iterator[str]:
+    yield from _table(block.title, [*([block.head] if block.head else []), *block.rows], room)
+
+
+@_lines.register
+def _(block: Bars, room: int) -> Iterator[str]:
+    rows = [(*bar.cells, "█" * round(_BAR * min(1.0, bar.length / block.most))) for bar in block.bars]
+    yield from _table(block.title, [*([(*block.head, "")] if block.head else []), *rows], room)
+
+
+@_lines.register
+def _(block: Matrix, room: int) -> Iterator[str]:
+    head = (" \\ ".join(filter(None, block.corner)), *block.across)
+    yield from _table(
+        block.title, [head, *((name, *row) for name, row in zip(block.down, block.cells, strict=True))], room
+    )
+
+
+@_lines.register
+def _(block: Picture, room: int) -> Iterator[str]:
+    yield from ()
+
+
+@_lines.register
+def _(block: Code, room: int) -> Iterator[str]:
+    text = printable_lines(block.text)
+    yield from ("", f"{printable(block.title)}:", text[:_CODE] + (" ..." if len(text) > _CODE else ""))
+
+
+def _table(title: str, rows: Sequence[Sequence[str]], room: int) -> Iterator[str]:
+    if title:
+        yield from ("", printable(title))
+    for line in text_table(rows, room):
+        yield _INDENT + line

@@ -1,0 +1,27 @@
+"""Rows that are labelled differently, as blocks."""
+
+from __future__ import annotations
+
+import pandas as pd
+
+from parallel_openai._display.blocks import Block, Sentence, Table, shortened
+from parallel_openai._frames.columns.table import column_text
+
+#: Rows that are shown.
+ROWS = 20
+
+
+def rows_that_differ(differences: pd.DataFrame) -> list[Block]:
+    """The first of them as a table; nothing if there are none."""
+    if differences.empty:
+        return []
+    shown = differences.head(ROWS)
+    cells = shown.astype(object).where(shown.notna(), "").itertuples(index=False, name=None)
+    rows = [
+        (shortened(str(index), 60), *(shortened(str(value)) for value in row))
+        for index, row in zip(shown.index, cells, strict=True)
+    ]
+    head = ("", *map(column_text, shown.columns))
+    more = len(differences) - len(shown)
+    rest = [Sentence(f"and {more:,} more")] if more else []
+    return [Table(f"{len(differences):,} rows labelled differently", head, rows), *rest]

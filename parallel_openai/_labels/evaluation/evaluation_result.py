@@ -1,0 +1,244 @@
+"""How good labels are, as figures and as blocks."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+
+from parallel_openai._display.blocks import (
+    Advice,
+    Axis,
+    Bar,
+    Bars,
+    Block,
+    Curve,
+    Fact,
+    Facts,
+    Heading,
+    Matrix,
+    Picture,
+    Sentence,
+    Table,
+    number,
+    shortened,
+)
+from parallel_openai._display.charts import draw
+from parallel_openai._display.display import Display
+from parallel_openai._frames.columns.table import column_text
+from parallel_openai._labels.label_pairs import NO_LABEL, Kind
+from parallel_openai._progress.number_format import dollars
+from parallel_openai.errors import InvalidInputError
+
+if TYPE_CHECKING:
+    from parallel_openai._display.charts import Figure
+
+#: Labels that are shown, the most frequent ones, and points of a picture.
+MOST_LABELS, _POINTS = 12, 240
+
+
+@dataclass(frozen=True, repr=False)
+class Evaluation(Display):
+    """How good labels are. `print` it, or let a notebook show it; `plot` draws it.
+
+    A row without a label (failed, left out as doubtful, or not asked yet) counts as wrong; what ends in `_labelled` is
+    about the rows that have one.
+
+    Attributes:
+        rows: rows with a gold label.
+        labelled: of these, rows with a label.
+        failed: of these, rows whose request failed.
+        accuracy, accuracy_labelled: the share of rows that are right; of several labels, all of them.
+        macro_f1, macro_f1_labelled: the mean of the labels' F1.
+        micro_f1: F1 over all labels together; differs from accuracy where a row has several labels or none.
+        examples: rows with a gold label that are left out, since the model was shown them as examples.
+        kappa: Cohen's kappa, agreement with the gold labels beyond chance, of the rows that have a label. Where labels
+            are numbers or ordered categories a difference weighs by its square (`ordinal` is True then).
+        intervals: 95 % intervals: Wilson's for `accuracy`; for `macro_f1` the middle of the resamples, or with fewer
+            than ten right or ten wrong rows the mean of the labels' intervals.
+        majority: the share of the most frequent gold label: what guessing it always would get right.
+        per_label: for each label `precision`, `recall` and `f1` with `_low` and `_high` of their intervals, and how
+            many rows have it in `gold` and in `given`.
+        confusion: rows by gold label (down) and label given (across); of several labels, for each how often it was
+            rightly given (`both`), missed (`only_gold`), wrongly given (`only_given`).
+        ece: how far accuracy is from confidence, over the bins; NaN where no confidence is known.
+        calibration: the bins: `low` to `high`, `rows`, their mean `confidence` and their `accuracy`.
+        coverage: what is left where the least confident are left out: `coverage` (the share of `rows`), `rows`,
+            `confidence` (of the least confident left) and `accuracy`.
+        mean_absolute_error, spearman: of scores; else NaN.
+        cost_usd, cost_per_correct: dollars in all, and for each right label; NaN where prices are not known.
+        mistakes: the rows with a label that is not right, the most confident first.
+        strange_gold: gold labels that are none of the question's, and how often.
+        simulated: whether the answers came from the simulator.
+    """
+
+    gold: Hashable
+    label: Hashable
+    kind: Kind
+    labels: tuple[str, ...]
+    rows: int
+    labelled: int
+    failed: int
+    accuracy: float
+    accuracy_labelled: float
+    macro_f1: float
+    macro_f1_labelled: float
+    micro_f1: float
+    examples: int
+    kappa: float
+    ordinal: bool
+    intervals: Mapping[str, tuple[float, float]]
+    majority: float
+    per_label: pd.DataFrame = field(compare=False)
+    confusion: pd.DataFrame = field(compare=False)
+    ece: float
+    calibration: pd.DataFrame = field(compare=False)
+    coverage: pd.DataFrame = field(compare=False)
+    mean_absolute_error: float
+    spearman: float
+    cost_usd: float
+    cost_per_correct: float
+    mistakes: pd.DataFrame = field(compare=False)
+    strange_gold: Mapping[str, int]
+    simulated: bool
+
+    def accuracy_at(self, coverage: float) -> float:
+        """The accuracy of the most confident share of the rows; of equally confident ones, on the mean.
+
+        Raises:
+            InvalidInputError: it is not above 0 and up to 1, or so many rows have no confidence.
+
+        >>> import parallel_openai as po
+        >>> out = pd.DataFrame({"label": list("abab"), "gold": list("abba"), "confidence": [0.9, 0.8, 0.6, 0.5]})
+        >>> po.evaluate(out, gold="gold").accuracy_at(0.5)
+        1.0
+        """
+        wanted = coverage * self.rows
+        steps = self.coverage
+        if not 0 < coverage <= 1 or steps.empty or round(wanted, 9) > steps["rows"].iloc[-1]:
+            most = 0 if steps.empty else steps["rows"].iloc[-1] / self.rows
+            raise InvalidInputError(f"coverage must be above 0 and up to {most:g} here, not {coverage!r}.")
+        rows, right = steps["rows"].to_numpy(), steps["rows"].to_numpy() * steps["accuracy"].to_numpy()
+        return float(np.interp(wanted, [0, *rows], [0, *right]) / wanted)
+
+    def plot(self) -> Figure:
+        """A figure: confusion, F1 of each label, calibration, and coverage against accuracy.
+
+        Raises:
+            MissingDependencyError: matplotlib is not installed.
+        """
+        return draw(self.blocks())
+
+    def blocks(self) -> list[Block]:
+        frequent = set(self.per_label["gold"].sort_values(ascending=False, kind="stable").index[:MOST_LABELS])
+        kept = [label for label in self.labels if label in frequent]
+        more = len(self.labels) - len(kept)
+        return [
+            *self._head(),
+            Facts(list(self._facts())),
+            *([self._without_a_label()] if self.labelled < self.rows else []),
+            self._confusion(kept),
+            _each_label(self.per_label.loc[kept]),
+            *([Sentence(f"{more} less frequent labels are in .per_label and .confusion")] if more else []),
+            *([] if self.calibration.empty else [self._calibration(), self._coverage()]),
+            *([Advice(self._strange())] if self.strange_gold else []),
+        ]
+
+    def _head(self) -> list[Block]:
+        names = f"{column_text(self.label)} against {column_text(self.gold)}"
+        left_out = f"{self.examples:,} more left out: the model was shown them as examples"
+        return [
+            Heading(f"{names}: {self.accuracy:.1%} of {self.rows:,} rows are right", self.simulated),
+            Sentence(f"{self.rows:,} rows with a gold label, {self.labelled:,} of them labelled"),
+            *([Sentence(left_out)] if self.examples else []),
+        ]
+
+    def _facts(self) -> Iterator[Fact]:
+        low, high = self.intervals["accuracy"]
+        several = ", all labels of a row right" if self.kind == "several" else ""
+        yield Fact("accuracy", number(self.accuracy, ".3f"), f"({low:.3f} to {high:.3f}){several}")
+        low, high = self.intervals["macro_f1"]
+        yield Fact("macro F1", number(self.macro_f1, ".3f"), f"({low:.3f} to {high:.3f})")
+        if self.kind == "several":
+            yield Fact("micro F1", number(self.micro_f1, ".3f"))
+        yield Fact("majority", number(self.majority, ".3f"), "always guessing the most frequent")
+        if self.kappa == self.kappa:
+            yield Fact("kappa", number(self.kappa, ".3f"), "by the square of the distance" if self.ordinal else "")
+        if self.mean_absolute_error == self.mean_absolute_error:
+            note = f"off on the mean, Spearman {self.spearman:.3f}"
+            yield Fact("scores", number(self.mean_absolute_error, ".3f"), note)
+        if self.ece == self.ece:
+            yield Fact("ECE", number(self.ece, ".3f"), "calibration error")
+        if not self.coverage.empty and self.coverage["coverage"].iloc[-1] >= 0.5:
+            yield Fact("top half", number(self.accuracy_at(0.5), ".3f"), "accuracy of the most confident half")
+        if self.cost_per_correct > 0:
+            yield Fact("cost", dollars(self.cost_usd), f"{dollars(self.cost_per_correct)} for each right label")
+
+    def _without_a_label(self) -> Table:
+        without = self.rows - self.labelled
+        why = f"{self.failed:,} failed, {without - self.failed:,} left out or not asked"
+        wrong = f"all rows; the {without:,} without a label ({why}) count as wrong"
+        rows = [
+            (wrong, number(self.rows), number(self.accuracy, ".3f"), number(self.macro_f1, ".3f")),
+            (
+                "rows with a label only",
+                number(self.labelled),
+                number(self.accuracy_labelled, ".3f"),
+                number(self.macro_f1_labelled, ".3f"),
+            ),
+        ]
+        return Table("Rows without a label", ("", "rows", "accuracy", "macro F1"), rows)
+
+    def _confusion(self, kept: Sequence[str]) -> Matrix:
+        counts = self.confusion.loc[list(kept)]
+        title, corner = "Where they differ", ("", "")
+        if self.kind != "several":
+            title, corner = "Confusion", ("gold", "given")
+            counts = counts[[*kept, *([NO_LABEL] if NO_LABEL in counts else [])]]
+        shades = counts.div(np.maximum(self.confusion.loc[list(kept)].sum(axis=1), 1), axis=0).to_numpy().tolist()
+        cells = [[number(int(count)) for count in row] for row in counts.to_numpy()]
+        across = [_OF_SEVERAL.get(name, shortened(name, 24)) for name in map(str, counts.columns)]
+        return Matrix(title, corner, list(kept), across, cells, shades)
+
+    def _calibration(self) -> Picture:
+        bins = self.calibration
+        sizes = np.sqrt(bins["rows"] / bins["rows"].max()).tolist()
+        curves = [
+            Curve("as sure as right", "line", [0, 1], [0, 1], None),
+            Curve("rows by confidence", "dots", bins["confidence"].tolist(), bins["accuracy"].tolist(), sizes=sizes),
+        ]
+        return Picture(f"Accuracy by confidence, ECE {self.ece:.3f}", _unit("confidence"), _unit("accuracy"), curves)
+
+    def _coverage(self) -> Picture:
+        steps = self.coverage.iloc[:: max(1, len(self.coverage) // _POINTS)]
+        curves = [
+            Curve("the most confident", "line", steps["coverage"].tolist(), steps["accuracy"].tolist()),
+            Curve("all labelled rows", "line", [0, 1], [self.accuracy_labelled] * 2, None),
+        ]
+        return Picture("Accuracy of the most confident rows", _unit("share of the rows"), _unit("accuracy"), curves)
+
+    def _strange(self) -> str:
+        told = ", ".join(f"{text!r} in {count:,}" for text, count in list(self.strange_gold.items())[:8])
+        return f"Gold labels that are none of the labels, so never right: {told} rows."
+
+
+_OF_SEVERAL = {"both": "rightly given", "only_gold": "missed", "only_given": "wrongly given"}
+
+
+def _unit(name: str) -> Axis:
+    return Axis(name, 0.0, 1.0, ("0", "1"))
+
+
+def _each_label(labels: pd.DataFrame) -> Bars:
+    bars = []
+    for name, row in labels.iterrows():
+        low, high = row["f1_low"], row["f1_high"]
+        scores = [number(row[score], ".2f") for score in ("precision", "recall", "f1")]
+        counts = [number(int(row["gold"])), number(int(row["given"]))]
+        cells = (str(name), *scores, number(low, ".2f"), number(high, ".2f"), *counts)
+        bars.append(Bar(cells, row["f1"], (low, high)))
+    head = ("label", "precision", "recall", "F1", "from", "to", "gold", "given")
+    return Bars("Each label, F1 with its 95% interval", head, bars, 1.0, "F1")
