@@ -1,0 +1,21 @@
+"""The benchmark of calls, held: a step more for each row is to be seen, and to be worth it."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.benchmarks.calls import in_process
+from tests.servers.nginx import needs_nginx
+
+pytestmark = needs_nginx
+
+
+@pytest.mark.parametrize(
+    ("arguments", "most"),
+    [(["label"], 171), (["label", "--limits"], 203), (["process"], 149), (["process", "--limits"], 194)],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else None,
+)
+def test_a_further_row_takes_few_calls_of_our_functions(arguments: list[str], most: float) -> None:
+    printed = in_process(*arguments, "--rows=200")
+    print(printed)
+    assert float(printed.split()[0]) <= most, printed
