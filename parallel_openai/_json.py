@@ -148,7 +148,7 @@ def loads(text: bytes | str) -> Any:
     raw = text if isinstance(text, bytes) else text.encode(errors="replace")
     if _LONG in raw.translate(_DIGITS) and _LONG_NUMBER.search(raw):
         return _within_bounds(text, json.loads)
-    return loads_quickly(text)
+    return _within_bounds(text, _loads_fast)
 
 
 #: Of whole numbers with fewer digits than these, each fits into 64 bits.

@@ -220,7 +220,7 @@ class APIRequest:
         self.tier: str | None = request_json.get("service_tier")
         if type(self.model) not in _PLAIN or type(self.tier) not in _PLAIN:
             self.request_json = self.request_json  # what JSON makes of them
-        plain = alike(canonical)
+        plain = alike(canonical) if b".0" in canonical else canonical
         self.key = request_key(path, plain, sample)
         self.former_key: str | None = None if plain is canonical else request_key(path, canonical, sample)
         self.measure: Callable[[APIRequest], Size] | None = None

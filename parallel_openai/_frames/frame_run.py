@@ -10,6 +10,7 @@ from array import array
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 import pandas as pd
@@ -191,7 +192,7 @@ class FrameRun:
                 self._under_way = under_way if under_way.any_waits else None
             ended = await self._engine.process(
                 requests,
-                on_result=lambda result: self._take(result, journal),
+                on_result=partial(self._take, journal=journal),
                 status=self.status,
                 budget=self._budget,
                 deadline=deadline,
@@ -201,7 +202,7 @@ class FrameRun:
             self.client,
             journal,
             self._lane,
-            on_result=lambda result: self._take(result, journal),
+            on_result=partial(self._take, journal=journal),
             status=self.status,
             record=True,
             identity=lambda key, metadata: key,

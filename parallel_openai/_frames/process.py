@@ -213,7 +213,9 @@ def answer_reader(
     beside = (*(["tool_calls"] if has_tools else []), *([REASONING] if keep_reasoning else []))
 
     def read(response: Mapping[str, Any]) -> Reading:
-        answers = (of_length(answer, dimensions) for answer in endpoint.read_all(response))
+        answers = endpoint.read_all(response)
+        if dimensions is not None:
+            answers = [of_length(answer, dimensions) for answer in answers]
         readings = [_reading(with_thoughts(each) if keep_reasoning else each, parse, beside) for each in answers]
         if len(readings) == 1 and not as_lists:
             return readings[0]

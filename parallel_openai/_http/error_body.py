@@ -64,7 +64,7 @@ def error_of(data: Any, status: int) -> Mapping[str, Any] | None:
         data = data[0]
     if not isinstance(data, dict):
         return None
-    error = data.get("error") or _in_choices(data) or _in_status(data)
+    error = data.get("error") or _in_choices(data) or ("output" in data and _in_status(data))
     if isinstance(error, list):
         error = error[0] or error
     if isinstance(error, dict):
@@ -82,22 +82,20 @@ def _in_choices(data: Mapping[str, Any]) -> Any:
     """What is wrong with a choice that broke off, which is half an answer at the best."""
     choices = data.get("choices")
     for choice in choices if isinstance(choices, list) else ():
-        if isinstance(choice, dict) and (choice.get("error") or _is_unfinished(choice)):
-            reason = f"The model's answer broke off (finish_reason {choice.get('finish_reason')!r})."
-            return choice.get("error") or {"message": reason, "code": "unfinished"}
+        if not isinstance(choice, dict):
+            continue
+        reason, error = choice.get("finish_reason"), choice.get("error")
+        if error or (isinstance(reason, str) and reason != "stop" and _UNFINISHED.search(reason)):
+            broke_off = f"The model's answer broke off (finish_reason {reason!r})."
+            return error or {"message": broke_off, "code": "unfinished"}
     return None
 
 
 def _in_status(data: Mapping[str, Any]) -> Any:
     """What is wrong with an answer of the Responses API that broke off."""
-    if "output" not in data or data.get("status") not in ("failed", "cancelled"):
+    if data.get("status") not in ("failed", "cancelled"):
         return None
     return {"message": f"The model's answer broke off (status {data['status']!r}).", "code": "unfinished"}
-
-
-def _is_unfinished(choice: Mapping[str, Any]) -> bool:
-    reason = choice.get("finish_reason")
-    return isinstance(reason, str) and _UNFINISHED.search(reason) is not None
 
 
 def code_of(error: Mapping[str, Any]) -> str:

@@ -39,13 +39,15 @@ class Labelled:
 def label_reader(endpoint: Endpoint, question: Question) -> Reader:
     """Reads labels, and makes the columns that the question asks for."""
 
+    takes_logprobs = question.asks_for_logprobs
+
     def read(response: Mapping[str, Any]) -> Reading:
         answer = endpoint.read(response)
         if answer.error_code is not None or answer.text is None:
             code = answer.error_code or "empty"
             return Reading(None, answer.finish_reason, answer.model, code, answer.error or "There is no answer.")
         try:
-            labelled = _labelled(answer.text, question, answer.logprobs)
+            labelled = _labelled(answer.text, question, answer.logprobs if takes_logprobs else None)
         except ValueError as error:
             return Reading(None, answer.finish_reason, answer.model, "off_label", str(error))
         return Reading(labelled, answer.finish_reason, answer.model)
@@ -65,7 +67,7 @@ def _labelled(text: str, question: Question, tokens: Sequence[Any] | None) -> La
     if question.check is not None:
         question.check(values)
     reason = answer.get(REASON) if question.explain else None
-    probabilities = _probabilities(answer, question, tokens) if question.asks_for_logprobs else {}
+    probabilities = _probabilities(answer, question, tokens) if tokens is not None else {}
     return Labelled(values, None if reason is None else str(reason), probabilities)
 
 

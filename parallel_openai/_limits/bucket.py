@@ -218,9 +218,9 @@ class Bucket:
 
     def seconds_until(self, cost: float, now: float) -> float:
         """Seconds until a charge of that cost may be sent: 0 when it may be now; infinity when only news can tell."""
-        self.refill(now)
         wait = self.held_until - now
         if self.rate != INFINITY:
+            self.refill(now)
             # A charge larger than the whole bucket is let through when the bucket is full, and leaves a debt.
             slack = min(self.rate * JITTER, self.capacity)
             short = min(cost + self._cushion(now), self.capacity) + slack - (self.ledger + self.shift)
@@ -240,7 +240,7 @@ class Bucket:
         self.ledger = max(self.ledger, self.capacity - (self.sent - self._whole_sent) - self.shift)
 
     def charge(self, cost: float, now: float) -> Mark:
-        if now > self.updated:  # as it is not where it was looked at right before
+        if self.rate != INFINITY and now > self.updated:  # as it is not where it was looked at right before
             self.refill(now)
         if self.sent == 0.0:
             self._began = now
@@ -266,7 +266,8 @@ class Bucket:
 
     def accepted(self, mark: Mark, shown: Allowance | None, now: float) -> None:
         """The server took the charge; `shown` is what it showed then."""
-        self.refill(now)
+        if self.rate != INFINITY:
+            self.refill(now)
         self.proven = max(self.proven, mark.fill)
         if shown is not None:
             self._follow(shown, mark, now, charged=True)

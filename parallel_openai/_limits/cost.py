@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from operator import add
 
 from parallel_openai._limits.bucket import NEARLY_FULL
@@ -43,6 +44,7 @@ _SETTLING = tuple(rule.number for rule in RULES if rule.settles)
 Charges = tuple[float, float, float, float, float, float]
 
 
+@lru_cache(maxsize=1024)  # asked for at the send and at the answer, and most rows have the size of those before them
 def charges_of(size: Size) -> Charges:
     """What each of RULES charges when a request comes in; all at once, since it is asked for every request.
 

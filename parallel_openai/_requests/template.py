@@ -41,7 +41,9 @@ class Template:
         for literal, column, conversion, spec in self.pieces:
             parts.append(literal)
             if column is not None:
-                parts.append(_show(values[column], conversion, spec))
+                value = values[column]
+                is_plain = type(value) is str and conversion is None and not spec
+                parts.append(value if is_plain else _show(value, conversion, spec))
         return "".join(parts)
 
 

@@ -28,16 +28,14 @@ _IDS = re.compile(r"[0-9a-fA-F-]{16,}|\breq[-_]\w+")
 class RefusedAlike:
     """Counts the refusals in a row that are the same: status, code, words, and the field that they name with its value.
 
-    As soon as anything was answered, a row is to blame for what it gets.
+    Attributes:
+        was_answered: whether anything was; from then on a row is to blame for what it gets.
     """
 
     def __init__(self) -> None:
         self._same: object = None
         self._count = 0
-        self._was_answered = False
-
-    def answered(self) -> None:
-        self._was_answered = True
+        self.was_answered = False
 
     def check(self, request: APIRequest, response: Response, verdict: Verdict, *, known: bool) -> None:
         """Take in a request that failed for good; `known` says that others of its run have good answers already.
@@ -45,7 +43,7 @@ class RefusedAlike:
         Raises:
             RequestRefusedError: it is the last of a handful that are the same.
         """
-        if self._was_answered or known:
+        if self.was_answered or known:
             return
         body = request.request_json
         error = error_of(response.data, response.status) or {}

@@ -395,7 +395,7 @@ class Processor:
 
     def _succeed(self, job: Job, lease: Any, response: Response, usage: Usage | None) -> None:
         job.limiter.answered(lease, response.headers, usage)
-        self._alike.answered()
+        self._alike.was_answered = True
         status = self._status
         status.num_tasks_succeeded += 1
         if usage is not None:

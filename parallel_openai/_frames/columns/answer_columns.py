@@ -194,7 +194,7 @@ class Answers:
         """What a result's own response cost, in dollars; NaN when it is not known."""
         if result.usage is None:
             return math.nan
-        asked, answered = str(result.request.request_json.get("model")), result.response.get("model")
+        asked, answered = str(result.request.model), result.response.get("model")
         cost, model = cost_of(self._price, result.response, result.usage, asked)
         if model != answered and not math.isnan(cost):
             self.priced_as[str(answered)] = model
