@@ -47,7 +47,7 @@ LAYERS = (
 
 #: Where a third-party library comes in: the modules, or folders of modules, that may import it.
 DOORS = {
-    "pandas": ("_frames", "_labels", "_preview", "_ray", "_accessor", "_display", "local.demo"),
+    "pandas": ("_frames", "_labels", "_preview", "_ray", "_accessor", "_display", "local"),
     "numpy": ("_frames", "_labels", "_preview", "_ray", "_display", "local"),
     "aiohttp": ("_http", "local"),
     "aiohttp_socks": ("_http.addresses.proxies",),
@@ -90,13 +90,13 @@ def modules() -> dict[str, Path]:
 MODULES = modules()
 
 
-def imports(name: str, *, lazy: bool = True) -> Iterator[str]:
-    """The absolute names that a module imports; without `lazy`, only those that importing it imports too."""
+def imports(name: str) -> Iterator[str]:
+    """The absolute names that a module imports anywhere, for types too."""
     path = MODULES[name]
     package = [PACKAGE, *filter(None, name.split("."))]
     if path.name != "__init__.py":
         package.pop()
-    for node in _statements(ast.parse(path.read_text("utf-8")), lazy=lazy):
+    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
@@ -107,19 +107,9 @@ def imports(name: str, *, lazy: bool = True) -> Iterator[str]:
                 yield whole if whole.removeprefix(f"{PACKAGE}.") in MODULES else source
 
 
-def _statements(tree: ast.AST, *, lazy: bool) -> Iterator[ast.AST]:
-    for node in ast.iter_child_nodes(tree):
-        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
-            continue
-        if not lazy and isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
-            continue
-        yield node
-        yield from _statements(node, lazy=lazy)
-
-
-def ours(name: str, *, lazy: bool = True) -> set[str]:
+def ours(name: str) -> set[str]:
     """The modules of the package that a module imports, by their names below it."""
-    found = {each.removeprefix(PACKAGE).removeprefix(".") for each in imports(name, lazy=lazy) if _is_ours(each)}
+    found = {each.removeprefix(PACKAGE).removeprefix(".") for each in imports(name) if _is_ours(each)}
     return found - {name}
 
 
