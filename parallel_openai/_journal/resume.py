@@ -234,7 +234,9 @@ class KnownResults:
     def standing(self, key: str) -> Standing:
         """What the journal says of a request; the same as `in` and `was_asked` tell, in one look."""
         number = self._number(key) if self._has_lines else 0
-        return "new" if not number else "finished" if self._counts(number) else "in vain"
+        if self._counts(number) or (self.neighbours and key in self):
+            return "finished"
+        return "in vain" if number else "new"
 
     def was_asked(self, key: str) -> bool:
         """Whether the journal holds an answer or a failure of it."""
