@@ -24,6 +24,7 @@ from parallel_openai._files.cookbook import FileStatus
 from parallel_openai._files.endpoint_url import split_url
 from parallel_openai._files.known_lines import NOTHING_KNOWN, Digest, KnownLines, content_digest, key_digest
 from parallel_openai._files.requests_file import Line, LineRequest, RequestsFile, parse_request
+from parallel_openai._frames.parameters import SECRET
 from parallel_openai._journal.digests import digest_of
 from parallel_openai._journal.journal import Journal
 from parallel_openai._journal.origins import here
@@ -324,7 +325,10 @@ class FileRun:
 
     def _reject(self, number: int, line: bytes, reason: str) -> None:
         """A line that is no request is named in the log and counted; there is no request to write beside it."""
-        log.error("Line %d of %s is not sent: %s It begins: %r", number, self.source.path, reason, line[:80])
+        begins = line[:80]
+        if any(name.encode() in begins for name in SECRET):  # what goes wrong is logged, and a key is not
+            begins = b"..."
+        log.error("Line %d of %s is not sent: %s It begins: %r", number, self.source.path, reason, begins)
         self.status.num_tasks_failed += 1
         self.status.errors["invalid_line"] += 1
 

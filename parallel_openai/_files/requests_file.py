@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import IO, Any, NamedTuple, cast
 
 from parallel_openai._arguments import is_file
+from parallel_openai._frames.parameters import SECRET
 from parallel_openai._journal.lines import READ_AHEAD
 from parallel_openai._json import loads
 from parallel_openai._records import APIRequest
@@ -182,6 +183,8 @@ def parse_request(line: bytes) -> Asked:
     asked = _of_batch(body) if isinstance(body.get("body"), dict) and "model" not in body else _of_ours(body)
     if not asked.body:
         raise ValueError("it is an empty request.")
+    for name in sorted(SECRET & asked.body.keys()):
+        raise ValueError(f"its {name} would be sent and written down with it; a key is said with api_key= of the call.")
     if asked.body.get("stream"):
         raise ValueError("it says stream: true, and answers are read whole.")
     return asked

@@ -106,6 +106,10 @@ def test_a_file_of_another_make_is_read_all_the_same(server: Server, content: by
         (b'{"a": "\xff"}', "it is not JSON"),
         (b"[1]", "it holds a list, not an object"),
         (b"{}", "it is an empty request"),
+        (b'{"api_key": "sk-1", "messages": []}', "its api_key would be sent and written down"),
+        (b'{"extra_body": {"headers": {"a": "sk-1"}}}', "its headers would be sent"),
+        (b'{"custom_id": "1", "url": "/v1/responses", "body": {"api_key": "sk-1"}}', "its api_key would be sent"),
+        (b'{"api_key": "sk-1"', "it is not JSON"),
         (b'{"metadata": 1, "extra_body": {}}', "it is an empty request"),
         (b'"text"', "it holds a text"),
         (b"5", "it holds a number"),
@@ -124,6 +128,7 @@ def test_a_line_that_is_no_request_is_named_and_the_others_are_sent(
     status = run(server)
     assert (status.num_tasks_succeeded, status.num_tasks_failed, dict(status.errors)) == (2, 1, {"invalid_line": 1})
     assert f"Line 2 of in.jsonl is not sent: {reason}" in caplog.text
+    assert "sk-1" not in caplog.text
     assert len(results()) == 2
 
 
