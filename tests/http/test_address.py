@@ -149,6 +149,12 @@ def test_azure_is_meant_only_where_the_environment_names_nothing_else(
     assert find_address(None, environment=environment).base_url == base_url
 
 
+def test_an_empty_variable_of_the_environment_is_not_openais_own_address() -> None:
+    with pytest.raises(InvalidInputError, match="OPENAI_BASE_URL in the environment is empty"):
+        find_address(None, environment={"OPENAI_BASE_URL": ""})
+    assert find_address("http://h/v1", environment={"OPENAI_BASE_URL": ""}).base_url == "http://h/v1"
+
+
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [

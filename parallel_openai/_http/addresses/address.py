@@ -140,6 +140,10 @@ def _from_environment(environment: Mapping[str, str], wants_azure: bool) -> tupl
             "azure_deployment= and api_version= need Azure's address too: AZURE_OPENAI_ENDPOINT or "
             "azure_endpoint='https://<name>.openai.azure.com'."
         )
+    if openai == "":  # of a variable that was not set; the data must not go to another server
+        raise InvalidInputError(
+            "OPENAI_BASE_URL in the environment is empty: set it to your server's address, or unset it for OpenAI's."
+        )
     return openai or OPENAI_URL, False
 
 
