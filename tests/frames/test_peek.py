@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import json
 import os
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -59,6 +60,13 @@ def test_failures_and_torn_lines_are_told_apart(
     assert seen.loc["It broke, terrible.", "status"] == "failed"
     assert seen.loc["It broke, terrible.", "error"]
     assert len(seen) == 3
+
+
+@pytest.mark.parametrize("at", [1e308, 10**40, "", {}, True])
+def test_a_time_that_is_none_is_missing(at: Any) -> None:
+    line = [{"messages": [{"content": "Hi."}]}, ["refused"], None, {"attempts": [{"at": at}]}]
+    Path("a.jsonl").write_text(json.dumps(line) + "\n")
+    assert po.peek("a.jsonl")["at"].isna().all()
 
 
 def test_long_lines_are_read_whole(ask: Verb) -> None:

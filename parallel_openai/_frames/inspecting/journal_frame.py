@@ -100,12 +100,13 @@ def _cells(entry: Entry) -> dict[str, Any]:
         "error_code": None if good else str(record.get("error_code") or "error"),
         "error": None if good else str(record.get("error") or (errors[-1] if errors else "")),
         "attempts": len(sends) if "attempts" in record else None,
-        "at": _seconds(sends[-1].get("at")) if sends else None,
+        "at": moment(sends[-1].get("at")) if sends else None,
         "request_key": key_of(entry),
     }
 
 
-def _seconds(value: Any) -> float | None:
+def moment(value: Any) -> float | None:
+    """When a send was, if that is a time at all."""
     good = isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value < 2**33
     return float(value) if good else None
 

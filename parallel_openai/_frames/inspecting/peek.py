@@ -10,6 +10,7 @@ from typing import Any
 import pandas as pd
 
 from parallel_openai._arguments import check_count, is_file, path_of
+from parallel_openai._frames.inspecting.journal_frame import moment
 from parallel_openai._frames.journal_path import JOURNAL_FOLDER
 from parallel_openai._journal.lines import Entry, parse_line
 from parallel_openai._journal.resume import record_of
@@ -101,7 +102,7 @@ def _cells(entry: Entry) -> dict[str, Any]:
     record = record_of(entry)
     attempts = record.get("attempts")
     sends = [each for each in attempts if isinstance(each, dict)] if isinstance(attempts, list) else []
-    at = sends[-1].get("at") if sends else None
+    at = moment(sends[-1].get("at")) if sends else None
     cells = {"prompt": _last_text(body), "answer": None, "status": "failed", "error": None, "at": at}
     if not isinstance(answer, Mapping):
         errors = answer if isinstance(answer, list) and answer else [answer]
