@@ -67,11 +67,14 @@ class BatchAPI:
             raise NotNowError("The Batch API took a file and did not say by what id.")
         return file_id
 
-    async def create(self, file_id: str, path: str, mark: str, former: Collection[str]) -> ServerBatch:
+    async def create(
+        self, file_id: str, path: str, mark: str, former: Collection[str], on_send: Callable[[], None]
+    ) -> ServerBatch:
         """Submit a file as a batch, once: where a try may have gone through, the server's list is looked at first.
 
         Args:
             former: batches of the same file that are known already.
+            on_send: called before each send.
         """
         body = {
             "input_file_id": file_id,
@@ -82,6 +85,7 @@ class BatchAPI:
         found: list[ServerBatch] = []
 
         async def send() -> Response:
+            on_send()
             return await self._client.transport().call("POST", "batches", body=dumps(body))
 
         async def find() -> dict[str, Any] | None:

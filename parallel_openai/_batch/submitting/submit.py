@@ -36,15 +36,21 @@ class Submitter:
             part.file_id = await self._api.upload(file, f"parallel_openai-{part.name}.jsonl", part.bytes)
             write(self._journal, [step(part, "uploaded", file_id=part.file_id)])
         part.submission += 1
-        part.creating_at = time.time()
-        write(self._journal, [step(part, "creating", submission=part.submission, creating_at=part.creating_at)])
+        mark = f"{part.name}.{part.submission}"
         try:
-            batch = await self._api.create(part.file_id, part.path, f"{part.name}.{part.submission}", part.former)
+            batch = await self._api.create(
+                part.file_id, part.path, mark, part.former, on_send=lambda: self._note_creating(part)
+            )
         except LostError:
             self.refused(part)
             raise
         self._created(part, batch)
         return batch
+
+    def _note_creating(self, part: Part) -> None:
+        """Each send anew, since the last may come long after the first, and the list shows its batch later still."""
+        part.creating_at = time.time()
+        write(self._journal, [step(part, "creating", submission=part.submission, creating_at=part.creating_at)])
 
     def refused(self, part: Part) -> None:
         """The server did not take the part's batch, which is to be made anew later."""
