@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 
+import parallel_openai as po
 from parallel_openai._display import blocks as b
+from parallel_openai._display.display import Display
 from parallel_openai._display.html import to_html
 from parallel_openai._display.text import cell_width, to_line, to_text
+from parallel_openai._frames.inspecting.explain import Explanation
+from parallel_openai._frames.reporting.report import RunReport
 
 HOSTILE = "</td></style><script>alert('&\"')</script>\x1b]0;owned\x07\u202egnp.exe\ud83d\r\n{{ 7 * 7 }}"
 LONG = "A sentence that goes on for longer than a terminal is wide, since somebody had much to say of it. " * 2
@@ -162,7 +169,7 @@ def test_every_kind_is_drawn_or_left_out_of_a_figure() -> None:
     matplotlib.pyplot.close(figure)
 
 
-def test_what_shows_results_knows_none_and_importing_it_is_light() -> None:
+def test_importing_what_shows_results_imports_neither_jinja2_nor_matplotlib() -> None:
     code = (
         "import sys, parallel_openai._display.display; "
         "print([name for name in sys.modules if name in ('jinja2', 'matplotlib')])"
@@ -171,10 +178,47 @@ def test_what_shows_results_knows_none_and_importing_it_is_light() -> None:
     assert done.stdout == "[]\n"
 
 
-def test_html_is_written_by_the_template_alone() -> None:
-    import parallel_openai
+def words(block: Any) -> Iterator[str]:
+    """All texts of a block that stand both in a terminal and on a page."""
+    if isinstance(block, str):
+        yield block
+    elif isinstance(block, b.Picture):
+        yield block.title
+    elif isinstance(block, (list, tuple)):
+        for each in block:
+            yield from words(each)
+    elif dataclasses.is_dataclass(block):
+        hidden = {"in_line", "unit", "corner"}
+        for field in dataclasses.fields(block):
+            if field.name not in hidden:
+                yield from words(getattr(block, field.name))
 
-    root = Path(parallel_openai.__file__).parent
+
+def results() -> dict[str, Display]:
+    labels = {"gold": list("aabbc"), "label": ["a", "b", "b", None, "c"], "confidence": [0.9, 0.8, 0.7, 0.1, 0.6]}
+    annotators = [pd.Series(list(labels), name=name) for labels, name in (("aab", "x"), ("abb", "y"), ("bab", "z"))]
+    client = po.Client("http://127.0.0.1:9/v1")
+    return {
+        "evaluation": po.evaluate(pd.DataFrame(labels), gold="gold"),
+        "agreement": po.agreement(*annotators),
+        "preview": po.preview(pd.DataFrame({"text": ["a", None]}), "Say {text}.", model="gpt-5-mini", client=client),
+        "explanation": Explanation("Row 1.", (("at", "1 s", "200", "", "2.0", "3 + 4", "req"),), ("It was answered.",)),
+        "report": RunReport(3, 1, 1, 1, 0, 0, 3, 1, 1, 9, 1, 0.1, 9.0, "stopped", {"bad": 1}, "a.jsonl", True),
+    }
+
+
+@pytest.mark.parametrize("name", results())
+def test_page_and_text_say_all_that_the_blocks_say(name: str) -> None:
+    result = results()[name]
+    told = list(words(result.blocks()))
+    page, text = Parsed(result._repr_html_()).text, to_text(result.blocks(), 300)
+    pictures = {block.title for block in result.blocks() if isinstance(block, b.Picture)}
+    assert [word for word in told if word not in page] == []
+    assert [word for word in told if word not in text and word not in pictures] == []
+
+
+def test_html_is_written_by_the_template_alone() -> None:
+    root = Path(po.__file__).parent
     found = [
         path.name
         for path in root.rglob("*.py")

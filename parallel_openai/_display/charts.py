@@ -79,7 +79,7 @@ def _curve(axes: Axes, curve: Curve) -> None:
         axes.stairs(curve.y, curve.x, baseline=None, color=colour, linestyle=dash, label=_plain(curve.name))
     elif curve.form == "dots":
         sizes = [20 + 380 * size**2 for size in curve.sizes]
-        axes.scatter(curve.x, curve.y, s=sizes, color=colour, alpha=0.55, label=_plain(curve.name))
+        axes.scatter(curve.x, curve.y, s=sizes, color=colour, alpha=0.55, clip_on=False, label=_plain(curve.name))
     else:
         axes.plot(curve.x, curve.y, color=colour, linestyle=dash, label=_plain(curve.name))
 

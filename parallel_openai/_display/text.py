@@ -45,7 +45,7 @@ def to_text(blocks: Sequence[Block], width: int | None = None) -> str:
         shown = list(_lines(block, room))
         if after_title and shown and shown[0]:
             lines.append("")
-        after_title = shown[:1] == [""]
+        after_title = shown[0] == "" if shown else after_title
         lines += shown
     return "\n".join(lines)
 

@@ -175,7 +175,7 @@ class Evaluation(Display):
         if not self.coverage.empty and self.coverage["coverage"].iloc[-1] >= 0.5:
             yield Fact("top half", number(self.accuracy_at(0.5), ".3f"), "accuracy of the most confident half")
         if self.cost_per_correct > 0:
-            yield Fact("cost", dollars(self.cost_usd), f"{dollars(self.cost_per_correct)} for each right label")
+            yield Fact("cost", dollars(self.cost_usd), f"in all, {dollars(self.cost_per_correct)} for each right label")
 
     def _without_a_label(self) -> Table:
         without = self.rows - self.labelled
