@@ -48,6 +48,8 @@ class RefusedAlike:
         body = request.request_json
         error = error_of(response.data, response.status) or {}
         field = _named_field(error, verdict, body)
+        if field is None and isinstance(body.get("input"), list):
+            return  # one of many rows may be to blame
         if not _may_be_the_runs(request, response, verdict, error, field):
             self._same, self._count = None, 0
             return
@@ -102,9 +104,8 @@ def _may_be_the_runs(
         return verdict.code == "malformed_response" and _is_page(response)
     if field is not None:
         return True
-    holds_many = isinstance(request.request_json.get("input"), list)
     about_a_row = _param(error) in _OF_ROWS or _ABOUT_A_ROW.search(verdict.message or "")
-    return response.status >= 400 and not about_a_row and not holds_many
+    return response.status >= 400 and not about_a_row
 
 
 def _is_page(response: Response) -> bool:

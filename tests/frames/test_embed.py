@@ -272,13 +272,70 @@ ODD_VECTORS = [
 def test_a_vector_of_no_finite_numbers_or_of_another_length_fails_and_is_asked_for_again(
     embed: Embed, server: simulator.Server, odd: Any
 ) -> None:
-    server.script([{"body": json.dumps({"model": MODEL, "data": [{"embedding": [0.5] * 8}, {"embedding": odd}]})}])
+    bad = {"embedding": odd}
+    data: list[list[Any]] = [[{"embedding": [0.5] * 8}, bad], [bad]]
+    server.script([{"body": json.dumps({"model": MODEL, "data": each})} for each in data])
     out = embed(texts(2), "text")
     assert codes(out) == [None, "malformed_response"]
     assert out["error"][1].startswith(("There is no vector of finite numbers: ", "The vector has 7 dimensions"))
+    assert out["attempts"].tolist() == [1, 2]  # it was asked once more by itself
+    lines = [json.loads(line) for line in journal_of(out).read_bytes().splitlines()]
+    assert [line[3]["status"] for line in lines] == ["succeeded", "failed"]
     again = embed(texts(2), "text")
     assert again["status"].eq("succeeded").all()
+    assert sent(server) == 3
+
+
+def test_a_vector_that_is_missing_in_a_request_of_many_is_asked_for_by_itself_and_all_that_was_billed_is_told(
+    embed: Embed, server: simulator.Server
+) -> None:
+    data = [{"index": 0, "embedding": [0.5] * 8}, {"index": 1, "embedding": None}]
+    server.script([{"body": {"model": MODEL, "data": data, "usage": {"prompt_tokens": 7, "total_tokens": 7}}}])
+    out = embed(texts(2), "text")
+    alone = request_size({"input": "Review number 1"}, "cl100k_base", "embeddings").prompt_tokens
+    assert out["status"].eq("succeeded").all()
+    assert out["prompt_tokens"].sum() == out.attrs["parallel_openai"]["prompt_tokens"] == 7 + alone
+    assert out["cost_usd"].sum() == pytest.approx(out.attrs["parallel_openai"]["cost_usd"])
     assert sent(server) == 2
+
+
+def test_vectors_among_which_stands_something_else_are_not_guessed_at(embed: Embed, server: simulator.Server) -> None:
+    data = [None, {"embedding": [2.0] * 8}, {"embedding": [2.0] * 8}]
+    server.script([{"body": {"model": MODEL, "data": data}}])
+    out = embed(texts(2), "text")
+    assert out["status"].eq("succeeded").all()
+    assert not np.isclose(po.vectors(out), 2.0).any()
+
+
+def test_a_server_without_a_single_vector_is_not_asked_about_every_row(embed: Embed, server: simulator.Server) -> None:
+    server.script([{"body": {"model": MODEL, "embeddings": [[1.0]], "usage": {"prompt_tokens": 1}}}] * 200)
+    out = embed(texts(100), "text")
+    assert out["status"].eq("failed").all()
+    assert sent(server) == 4
+
+
+@pytest.mark.parametrize(("most", "received"), [(1, 66), (16, 10)], ids=["none of many", "16 at the most"])
+def test_a_router_that_numbers_each_of_its_parts_anew_is_found_out_at_the_price_of_few_answers(
+    most: int, received: int
+) -> None:
+    """As many as are asked for together are found from below: what is answered on the way is kept."""
+    billed: list[str] = []
+
+    def answer(asked: Asked) -> tuple[int, bytes]:
+        given = asked.body["input"]
+        rows = given if isinstance(given, list) else [given]
+        billed.extend(rows)
+        numbers = [place % most for place in range(len(rows))]
+        data = [{"index": n, "embedding": [float(t.split()[-1])]} for n, t in zip(numbers, rows, strict=True)]
+        usage = {"prompt_tokens": len(rows), "total_tokens": len(rows)}
+        return 200, json.dumps({"model": MODEL, "data": data, "usage": usage}).encode()
+
+    with recorder(answer) as server, po.Client(f"{server.url}/v1", "none") as client:
+        out = po.embed_dataframe(texts(64), "text", model=MODEL, client=client, progress=False)
+    assert po.vectors(out)[:, 0].tolist() == list(range(64))
+    assert len(billed) == out["prompt_tokens"].sum() <= 3 * 64
+    assert out["attempts"].max() <= 3
+    assert len(server.asked) == received
 
 
 def test_process_dataframe_holds_vectors_to_the_length_that_was_asked_for(
@@ -391,7 +448,8 @@ def test_a_budget_holds_however_the_server_counts(bills: list[float], latency: f
 
     def answer(asked: Asked) -> tuple[int, bytes]:
         time.sleep(latency)
-        texts = asked.body["input"]
+        given = asked.body["input"]
+        texts = given if isinstance(given, list) else [given]
         tokens = sum(request_size({"input": text}, "cl100k_base", "embeddings").prompt_tokens for text in texts)
         billed.append(int(tokens * bills[min(len(billed), len(bills) - 1)]))
         vectors = [{"object": "embedding", "index": number, "embedding": [1.0]} for number in range(len(texts))]
@@ -493,6 +551,40 @@ def test_rows_that_had_to_wait_for_room_are_all_embedded(embed: Embed, server: s
     out = embed(texts(MOST_ON_THE_WAY + 100), "text", dimensions=1)
     assert out["status"].eq("succeeded").all()
     assert sent(server) == 17
+
+
+@pytest.mark.parametrize(
+    "refusal",
+    [
+        {"status": 403, "body": {"error": {"message": "The input was flagged.", "code": "content_policy_violation"}}},
+        {"status": 501, "body": {"error": {"message": "Batches are not supported."}}},
+        {"status": 200, "body": {"error": {"message": "No such token.", "code": 400}}},
+        {"status": 413, "body": {"error": {"message": "Payload too large."}}},
+    ],
+    ids=["flagged", "not implemented", "error in a good status", "too large"],
+)
+def test_whatever_refuses_a_pack_costs_the_row_that_is_to_blame_alone(
+    embed: Embed, server: simulator.Server, refusal: dict[str, Any]
+) -> None:
+    server.script([refusal] * 40, matching="number 5")
+    out = embed(texts(16), "text")
+    assert out.index[out["status"] == "failed"].tolist() == [5]
+
+
+def test_a_server_that_takes_no_lists_gets_each_text_without_one(embed: Embed, server: simulator.Server) -> None:
+    refusal = {"status": 501, "body": {"error": {"message": "input must be a string"}}}
+    server.script([refusal] * 40, matching='"input":[')
+    assert embed(texts(6), "text")["status"].eq("succeeded").all()
+
+
+def test_a_server_that_does_not_support_embeddings_stops_the_run(embed: Embed, server: simulator.Server) -> None:
+    message = "This server does not support embeddings. Start it with `--embeddings`"
+    refusal = {"status": 501, "body": {"error": {"code": 501, "message": message, "type": "not_supported_error"}}}
+    server.script([refusal] * 300, matching="number")
+    with pytest.raises(RunStoppedError, match="does not support embeddings") as stopped:
+        embed(texts(300), "text")
+    assert stopped.value.partial["status"].value_counts()["cancelled"] >= 290
+    assert sent(server) <= 20
 
 
 @pytest.mark.parametrize("status", [500, 400])

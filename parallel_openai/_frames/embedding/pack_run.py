@@ -2,23 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
-from parallel_openai._frames.embedding.packs import Pack, Packer, Queue, attempts_of_rows, results_of_rows
+from parallel_openai._frames.embedding.packs import (
+    Pack,
+    Packer,
+    Queue,
+    attempts_of_rows,
+    billed_in_vain,
+    results_of_rows,
+)
 from parallel_openai._frames.embedding.vectors import VectorColumn
 from parallel_openai._frames.frame_run import FrameRun
 from parallel_openai._journal.journal import Journal
 from parallel_openai._journal.resume import KnownResults
 from parallel_openai._records import APIRequest, Result
-from parallel_openai._requests.endpoints import EMBEDDINGS, Answer
+from parallel_openai._requests.endpoints import EMBEDDINGS, Answer, of_length, usage_of
 from parallel_openai._requests.template import BadPromptError, is_token_numbers
 from parallel_openai._run.runner import End
 
-#: What a server says where one of many inputs is bad, or where they are too many for it; llama.cpp says 500.
-_SPLIT_AT = frozenset({400, 413, 422, 500})
-_SPLIT_CODES = frozenset({"context_length_exceeded", "request_too_large", "response_too_large", "malformed_response"})
 #: So many rows refused by themselves, and none ever answered: no split will find one that is not.
 _HOPELESS = 20
+#: The same for rows whose answers could not be read, where even one by itself is none.
+_UNREADABLE = 3
+#: Refusals for the sake of the model's name, and of the account's limit.
+_OF_NO_ROW = frozenset({404, 429})
+#: What is refused for the number or the length of the texts, whoever says so.
+_OF_THE_PACK = frozenset({"context_length_exceeded", "request_too_large", "response_too_large"})
 #: Rows put together before other work of the loop gets its turn.
 _AT_ONCE = 256
 
@@ -86,27 +96,73 @@ class EmbedRun(FrameRun):
         if result.status == "failed":
             self._refused(pack, result, journal)
             return None
-        answers = EMBEDDINGS.read_all(result.response)
-        if len(answers) != len(pack.rows):
-            self._refused(pack, self._unlike(pack, result, answers), journal)
+        dimensions = self.recipe.params.get("dimensions")
+        answers = [of_length(answer, dimensions) for answer in EMBEDDINGS.read_all(result.response)]
+        any_good = any(answer.error_code is None for answer in answers)
+        if len(answers) != len(pack.rows) or (len(answers) == 1 and not any_good):
+            self._unlike(pack, result, answers, journal)
             return None
         self._answered += 1
         self._queue.release(everything=True)
         self._learn(pack)
         self.status.num_tasks_succeeded += len(pack.rows) - 1  # the pack itself is counted already
         for each in results_of_rows(pack, result, answers):
-            self._take_row(each, journal)
+            if each.status == "succeeded":
+                self._take_row(each, journal)
+                continue
+            self.status.num_tasks_succeeded -= 1
+            self._add_cost(each.response, each.request)
+            if any_good:
+                self._ask_alone(each)
+            else:
+                self._count_failed(1, each.error_code)
+                self._take_row(each, journal)
         return None
 
-    def _unlike(self, pack: Pack, result: Result, answers: Sequence[Answer]) -> Result:
-        """The answer as a failure, since nobody can tell which vector is whose."""
-        status, code = self.status, "malformed_response"
-        status.num_tasks_succeeded -= 1
-        status.num_tasks_failed += 1
-        status.errors[code] += 1
-        given = sum(each.value is not None for each in answers)
+    def _ask_alone(self, result: Result) -> None:
+        """What has no vector beside others that have one is asked once more, by itself."""
+        self.status.num_tasks_started -= 1  # counted again
+        self._queue.put(Pack([result.request], result.attempts))
+
+    def _unlike(self, pack: Pack, result: Result, answers: Sequence[Answer], journal: Journal) -> None:
+        """An answer of which nobody can tell which vector is whose is none, though it was billed."""
+        self._add_cost(result.response, pack)
+        given, code = sum(each.value is not None for each in answers), answers[0].error_code or "malformed_response"
         sentence = answers[0].error or f"The server gave {given:,} vectors for {len(pack.rows):,} texts."
-        return result._replace(status="failed", response=None, raw=None, usage=None, error_code=code, error=sentence)
+        failed = result._replace(
+            status="failed",
+            response=None,
+            raw=None,
+            usage=None,
+            error_code=code,
+            error=sentence,
+            errors=(*result.errors, sentence),
+            attempts=billed_in_vain(result.attempts, result.response, code),
+        )
+        self.status.num_tasks_succeeded -= 1
+        self._count_failed(1, code)
+        if len(pack.rows) <= max(1, self._queue.told_apart):
+            self._refused(pack, failed, journal)
+        else:
+            self._count_failed(-1, code)
+            self.status.num_tasks_started -= len(pack.rows)  # they are counted again
+            self._queue.doubt(Pack(pack.rows, (*pack.attempts, *failed.attempts)))
+        if not self._answered and self._refused_alone >= _UNREADABLE:
+            for given_up in self._queue.doubted():
+                self._count_failed(len(given_up.rows), code)
+                self._fail(given_up, failed._replace(attempts=()), journal)
+
+    def _add_cost(self, response: Mapping[str, Any], request: APIRequest) -> None:
+        """What was billed for an answer that is none."""
+        cost = self.answers.cost(Result(request, "failed", response, usage=usage_of(response)))
+        self.status.cost_usd += cost if cost == cost else 0.0
+
+    def _count_failed(self, rows: int, code: str | None) -> None:
+        status, code = self.status, code or "error"
+        status.num_tasks_failed += rows
+        status.errors[code] += rows
+        if not status.errors[code]:
+            del status.errors[code]
 
     def _take_row(self, result: Result, journal: Journal) -> None:
         self._vectors.slot = self._slots[result.request.key]
@@ -114,27 +170,37 @@ class EmbedRun(FrameRun):
 
     def _refused(self, pack: Pack, result: Result, journal: Journal) -> None:
         """Send it again in halves, or let its rows fail where that would not help."""
-        status, code = self.status, result.error_code or "error"
-        sent = result.attempts[-1].status if result.attempts else 0
-        is_hopeless = not self._answered and self._refused_alone >= _HOPELESS
-        if len(pack.rows) > 1 and (sent in _SPLIT_AT or code in _SPLIT_CODES) and not is_hopeless:
-            status.num_tasks_failed -= 1
-            status.num_tasks_started -= 2  # the halves, which are counted again
-            status.errors[code] -= 1
-            if not status.errors[code]:
-                del status.errors[code]
+        if len(pack.rows) > 1 and self._may_be_split(result):
+            self._count_failed(-1, result.error_code)
+            self.status.num_tasks_started -= 2  # the halves, which are counted again
+            first, second = Pack(pack.rows, (*pack.attempts, *result.attempts)).halves()
             # As long as nothing was ever answered, one half is enough to find out whether it is a row that is bad.
-            self._queue.split(pack, result.attempts, hold=not self._answered)
+            (self._queue.put if self._answered else self._queue.hold)(second)
+            self._queue.put(first)
             return
         self._queue.release(everything=False)
         self._refused_alone += len(pack.rows) == 1
-        status.num_tasks_failed += len(pack.rows) - 1
-        status.errors[code] += len(pack.rows) - 1
+        self._count_failed(len(pack.rows) - 1, result.error_code)
+        self._fail(pack, result, journal)
+
+    def _may_be_split(self, result: Result) -> bool:
+        """Whether it may be for one of its rows, or for their number, that the server refuses a pack."""
+        if not self._answered and self._refused_alone >= _HOPELESS:
+            return False
+        status = result.attempts[-1].status if result.attempts else 0
+        if result.error_code in _OF_THE_PACK:
+            return True
+        # A connection that broke says something of the pack where others are answered.
+        return self._answered > 0 if status == 0 else status not in _OF_NO_ROW
+
+    def _fail(self, pack: Pack, result: Result, journal: Journal) -> None:
         for row, attempts in zip(pack.rows, attempts_of_rows(pack, result), strict=True):
             self._take_row(result._replace(request=row, attempts=attempts), journal)
 
     def _learn(self, pack: Pack) -> None:
         """Where both halves of a refused pack are answered, it was too large, and so would others be."""
+        self._queue.told_apart = max(self._queue.told_apart, len(pack.rows))
+        self._packer.most_inputs = int(min(self._packer.most_inputs, self._queue.most_inputs))
         if pack.split is not None:
             pack.split.good += 1
             if pack.split.good == 2:

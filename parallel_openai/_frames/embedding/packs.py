@@ -13,7 +13,7 @@ from typing import Any
 from parallel_openai._json import dumps
 from parallel_openai._limits.sizes import NO_SIZE
 from parallel_openai._records import APIRequest, Attempt, Result, Size, Usage
-from parallel_openai._requests.endpoints import PLACES, Answer, Packing, in_order, mappings, usage_of
+from parallel_openai._requests.endpoints import PLACES, Answer, Packing, bill_of, usage_of
 
 #: Rows on their way at the most: answers with their vectors are large, and more of them at once are no faster.
 MOST_ON_THE_WAY = 16 * 2048
@@ -37,7 +37,7 @@ class Pack(APIRequest):
     >>> rows = [APIRequest({"model": "m", "input": text}, path="embeddings") for text in ("a", "b", "c")]
     >>> Pack(rows).request_json
     {'model': 'm', 'input': ['a', 'b', 'c']}
-    >>> [len(half.rows) for half in Pack(rows).halves()]
+    >>> [len(part.rows) for part in Pack(rows).halves()]
     [2, 1]
     """
 
@@ -46,7 +46,9 @@ class Pack(APIRequest):
     def __init__(
         self, rows: Sequence[APIRequest], attempts: tuple[Attempt, ...] = (), split: Split | None = None
     ) -> None:
-        body = {**rows[0].request_json, "input": [row.request_json["input"] for row in rows]}
+        inputs = [row.request_json["input"] for row in rows]
+        # One text goes without a list around it, which every server takes.
+        body = {**rows[0].request_json, "input": inputs if len(inputs) > 1 else inputs[0]}
         super().__init__(body, path=rows[0].path)
         self.request_json = body
         sizes = [row.size or NO_SIZE for row in rows]
@@ -59,17 +61,29 @@ class Pack(APIRequest):
     def asks_for(self) -> int:  # type: ignore[override]
         return len(self.rows)
 
-    def halves(self, attempts: tuple[Attempt, ...] = ()) -> tuple[Pack, Pack]:
-        """Two packs of its rows; `attempts` are those that went before, in vain."""
-        middle, split = (len(self.rows) + 1) // 2, Split()
-        before = (*self.attempts, *attempts)
-        return Pack(self.rows[:middle], before, split), Pack(self.rows[middle:], _without_bills(before), split)
+    def halves(self) -> tuple[Pack, Pack]:
+        """Two packs of its rows, of which it is known what they are of."""
+        first, second = self.cut((len(self.rows) + 1) // 2)
+        first.split = second.split = Split()
+        return first, second
+
+    def cut(self, size: int) -> list[Pack]:
+        """Packs of so many of its rows each, as far as they reach; the first bears what was billed in vain."""
+        rest = _without_bills(self.attempts)
+        return [
+            Pack(self.rows[start : start + size], rest if start else self.attempts)
+            for start in range(0, len(self.rows), size)
+        ]
 
 
 class Queue(Iterator[APIRequest | None]):
     """Requests one after another, those first that came back in halves. It may go on after it has been empty.
 
-    It gives nothing either while too many rows are on their way.
+    It gives nothing either while too many rows are on their way, or while it is found out of how many rows the server
+    can tell whose the vectors are: of one, and then of twice as many each time.
+
+    Attributes:
+        told_apart: of so many it could.
 
     >>> queue = Queue(iter([APIRequest({"model": "m"})]))
     >>> len(list(queue)), len(list(queue))
@@ -77,23 +91,43 @@ class Queue(Iterator[APIRequest | None]):
     """
 
     def __init__(self, fresh: Iterator[APIRequest | None]) -> None:
+        self.told_apart = 0
         self._fresh = fresh
         self._ready: deque[Pack] = deque()
         self._held: list[Pack] = []
         self._on_the_way = 0  # rows
+        self._doubted: list[Pack] = []
+        self._too_many: float = math.inf  # rows of a pack whose vectors could not be told apart
+        self._probe: Pack | None = None  # on its way
 
     def ended(self, pack: Pack) -> None:
         """A pack is not on its way any more."""
         self._on_the_way -= len(pack.rows)
+        if pack is self._probe:
+            self._probe = None
 
-    def split(self, pack: Pack, attempts: tuple[Attempt, ...], *, hold: bool) -> None:
-        """Put the halves of a pack first; with `hold`, the second waits until it is released."""
-        first, second = pack.halves(attempts)
-        self._ready.appendleft(first)
-        if hold:
-            self._held.append(second)
-        else:
-            self._ready.insert(1, second)
+    def put(self, pack: Pack) -> None:
+        """Send a pack next."""
+        self._ready.appendleft(pack)
+
+    def hold(self, pack: Pack) -> None:
+        """Keep a pack until it is released."""
+        self._held.append(pack)
+
+    def doubt(self, pack: Pack) -> None:
+        """Keep a pack of whose vectors nobody could tell whose they were, until it is known how many may be sent."""
+        self._doubted.append(pack)
+        self._too_many = min(self._too_many, len(pack.rows))
+
+    @property
+    def most_inputs(self) -> float:
+        """How many rows a pack may have, as far as that was found out."""
+        return self.told_apart if 2 * self.told_apart >= self._too_many else math.inf
+
+    def doubted(self) -> list[Pack]:
+        """Give up those of which it was not found out."""
+        given_up, self._doubted = self._doubted, []
+        return given_up
 
     def release(self, *, everything: bool) -> None:
         """Let those that are held go, or the latest of them."""
@@ -103,10 +137,25 @@ class Queue(Iterator[APIRequest | None]):
     def __next__(self) -> APIRequest | None:
         if self._on_the_way >= MOST_ON_THE_WAY:
             raise StopIteration
+        if self._doubted:
+            self._find_size()
         request = self._ready.popleft() if self._ready else next(self._fresh)
         if isinstance(request, Pack):
             self._on_the_way += len(request.rows)
         return request
+
+    def _find_size(self) -> None:
+        """Have a probe go out next; or all, in packs that are small enough, once that is known."""
+        if self.most_inputs < math.inf:
+            self._ready.extend(part for pack in self.doubted() for part in pack.cut(self.told_apart))
+            return
+        if self._probe is not None:
+            raise StopIteration
+        size, pack = max(1, 2 * self.told_apart), self._doubted.pop()
+        self._probe, rest = Pack(pack.rows[:size], pack.attempts), pack.rows[size:]
+        if rest:
+            self._doubted.append(Pack(rest, _without_bills(pack.attempts)))
+        self._ready.appendleft(self._probe)
 
 
 class Packer:
@@ -159,7 +208,7 @@ def _are_alike(one: APIRequest, other: APIRequest) -> bool:
 
 
 def results_of_rows(pack: Pack, result: Result, answers: Sequence[Answer]) -> Iterator[Result]:
-    """Each row's own result out of a pack's, as if it had been asked by itself.
+    """Each row's own result out of a pack's, as if it had been asked by itself; failed where there is no vector.
 
     Vectors are written as base64 and the tokens are shared out by the length of the texts, so that they add up.
     """
@@ -167,19 +216,22 @@ def results_of_rows(pack: Pack, result: Result, answers: Sequence[Answer]) -> It
     head = {name: value for name, value in response.items() if name not in ("data", *PLACES)}
     usage = usage_of(response)
     shares = _shares(usage.total_tokens, pack.rows) if usage is not None else [None] * len(pack.rows)
-    given = in_order(mappings(response.get("data"))) or [{}]
-    attempts = attempts_of_rows(pack, result)
-    for row, answer, tokens, item, sends in zip(pack.rows, answers, shares, given, attempts, strict=True):
-        vector = answer.value
-        # What is no vector is kept as it came, since it shows what is wrong.
-        embedding = base64.b64encode(vector).decode() if vector is not None else item.get("embedding")
-        own = {
-            **head,
-            "data": [{"object": "embedding", "index": 0, "embedding": embedding}],
-            **({} if tokens is None else {"usage": {"prompt_tokens": tokens, "total_tokens": tokens}}),
-        }
+    for row, answer, tokens, sends in zip(pack.rows, answers, shares, attempts_of_rows(pack, result), strict=True):
+        own = head if tokens is None else {**head, "usage": {"prompt_tokens": tokens, "total_tokens": tokens}}
+        if answer.value is None:
+            code, sentence = answer.error_code or "error", answer.error or ""
+            yield Result(row, "failed", own, code, sentence, (sentence,), billed_in_vain(sends, own, code))
+            continue
+        embedding = base64.b64encode(answer.value).decode()
+        own = {**own, "data": [{"object": "embedding", "index": 0, "embedding": embedding}]}
         taken = None if tokens is None else Usage(tokens)
         yield Result(row, "succeeded", own, errors=result.errors, attempts=sends, raw=dumps(own), usage=taken)
+
+
+def billed_in_vain(attempts: tuple[Attempt, ...], response: Mapping[str, Any], code: str) -> tuple[Attempt, ...]:
+    """The attempts, of which the last brought an answer that was billed and is none."""
+    *before, last = attempts
+    return (*before, last._replace(error_code=code, bill=bill_of(response)))
 
 
 def attempts_of_rows(pack: Pack, result: Result) -> Iterator[tuple[Attempt, ...]]:

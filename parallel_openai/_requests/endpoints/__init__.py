@@ -9,7 +9,7 @@ from typing import Any, Literal
 from parallel_openai._requests.endpoints.base import Answer, Endpoint, Packing, mappings, names_in
 from parallel_openai._requests.endpoints.chat import Chat
 from parallel_openai._requests.endpoints.completions import Completions
-from parallel_openai._requests.endpoints.embeddings import Embeddings, in_order, of_length
+from parallel_openai._requests.endpoints.embeddings import Embeddings, of_length
 from parallel_openai._requests.endpoints.moderations import Moderations
 from parallel_openai._requests.endpoints.responses import Responses
 from parallel_openai._requests.endpoints.usage import PLACES, SEARCHING_MODEL, bill_of, is_simulated, usage_of
@@ -37,7 +37,6 @@ __all__ = [
     "bill_of",
     "endpoint",
     "endpoint_at",
-    "in_order",
     "is_simulated",
     "mappings",
     "names_in",

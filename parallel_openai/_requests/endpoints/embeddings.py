@@ -40,9 +40,13 @@ class Embeddings(Endpoint):
 
     def read_all(self, response: Mapping[str, Any]) -> list[Answer]:
         model = model_of(response)
-        found = mappings(response.get("data"))
+        data = response.get("data")
+        found = mappings(data)
         if not found:
             return [Answer(None, None, model, "empty", "The response has no vectors.")]
+        if len(found) != len(data or ()):
+            sentence = "Among the vectors there is what is none, so that nobody can tell whose they are."
+            return [Answer(None, None, model, "malformed_response", sentence)]
         ordered = in_order(found)
         if ordered is None:
             return [Answer(None, None, model, "malformed_response", _unlike_numbers(found))]
