@@ -21,8 +21,11 @@ INFINITY = float("inf")
 #: Requests and tokens per minute; None while unknown.
 Limits = tuple[float | None, float | None]
 
-#: So much of a limit is handed out: the rest is for what comes a little late and falls into the next second.
+#: So much of a limit is handed out: the rest is for what comes a little late and falls into the next second. While the
+#: server shows so many seconds of it left, all of it is, and so many seconds that passed unused are made up for.
 SHARE = 0.95
+ROOM = 0.5
+CATCH_UP = 0.2
 #: Seconds of a worker's part of the limit in one grant.
 BLOCK = 0.2
 #: A worker that has not asked for so many seconds has no part.
@@ -102,8 +105,9 @@ class Given:
         self.rates = {name: INFINITY if limits[name] is None else (limits[name] or 0.0) / 60 for name in DIMENSIONS}
         self.free_at: dict[Dimension, float] = dict.fromkeys(DIMENSIONS, now)
 
-    def take(self, name: Dimension, amount: float, start: float) -> None:
-        self.free_at[name] = max(start, self.free_at[name]) + amount / (SHARE * self.rates[name])
+    def take(self, name: Dimension, amount: float, since: float, share: float) -> None:
+        """Give so much away of what is free since a moment."""
+        self.free_at[name] = max(since, self.free_at[name]) + amount / (share * self.rates[name])
 
 
 class Account:
@@ -142,7 +146,8 @@ class Account:
         self._began: float | None = None
         self._in_flight = 0
         self._window = FIRST_WINDOW
-        self._left: float | None = None
+        self._left: dict[Dimension, float] = dict.fromkeys(DIMENSIONS, 0.0)  # seconds of the limit
+        self._plenty_of_tokens = False
 
     def lease(self, worker: str, requests: int, tokens: float = 0.0, report: Report | None = None) -> Grant:
         """A grant for some of so many requests, which are charged so many tokens together."""
@@ -162,10 +167,13 @@ class Account:
         cause = max(DIMENSIONS, key=self._free_at.__getitem__)
         for name in DIMENSIONS:
             self._sent[name] += count * each[name]
-            self._free_at[name] = start + count * each[name] / rates[name]
-            self._given.take(name, count * each[name], start)
+            self._take(name, count * each[name], now - CATCH_UP if self._has_room(name) else start, rates[name])
         self._in_flight += count
-        return Grant(count, start - now, max(self._free_at.values()) - start, cause)
+        return Grant(count, start - now, max(0.0, max(self._free_at.values()) - start), cause)
+
+    def _take(self, name: Dimension, amount: float, since: float, rate: float) -> None:
+        self._free_at[name] = max(since, self._free_at[name]) + amount / rate
+        self._given.take(name, amount, since, self._share(name))
 
     def take_in(self, report: Report) -> None:
         """Learn from what a worker has seen."""
@@ -177,12 +185,13 @@ class Account:
             self._show(name, shown)
         for refusal in report.refusals:
             self._refuse(refusal, now)
-        rate = self._rate("tokens", now)
-        if rate != INFINITY:
-            plenty = self._left is not None and self._left > PLENTY
-            settled = report.over - (report.under if plenty else 0.0)
-            self._free_at["tokens"] = max(now, self._free_at["tokens"]) + settled / rate
-            self._given.take("tokens", settled, now)
+        unneeded = {
+            "requests": report.unused if self._has_room("requests") else 0.0,
+            "tokens": (report.under if self._plenty_of_tokens else 0.0) - report.over,
+        }
+        for name in DIMENSIONS:
+            if (rate := self._rate(name, now)) != INFINITY:
+                self._take(name, -unneeded[name], now - CATCH_UP if self._has_room(name) else now, rate)
 
     @property
     def limits(self) -> Limits:
@@ -193,7 +202,13 @@ class Account:
     def _rate(self, name: Dimension, now: float) -> float:
         pace = self._pace[name]
         pace.grow(now)
-        return min(SHARE * self._rates[name], pace.rate)
+        return min(self._share(name) * self._rates[name], pace.rate)
+
+    def _share(self, name: Dimension) -> float:
+        return 1.0 if self._has_room(name) else SHARE
+
+    def _has_room(self, name: Dimension) -> bool:
+        return self._left[name] > ROOM
 
     def _grant_unlimited(self, requests: int, now: float) -> Grant:
         """As many as were answered, and some more, until something shows or refuses."""
@@ -211,14 +226,16 @@ class Account:
 
     def _show(self, name: Dimension, shown: Shown) -> None:
         self._rates[name] = min(shown.limit / shown.period, self._given.rates[name])
-        if name == "tokens" and shown.left is not None:
-            self._left = shown.left
+        if shown.left is not None:
+            self._left[name] = shown.left * shown.period
+            if name == "tokens":
+                self._plenty_of_tokens = shown.left > PLENTY
 
     def _refuse(self, refusal: Refusal, now: float) -> None:
         """Nobody sends for as long as the server says; the rate falls where the refusal says something of it."""
         wait = HOLD if refusal.wait is None else refusal.wait
         self._held_until = max(self._held_until, now + wait)
-        self._left = None
+        self._left, self._plenty_of_tokens = dict.fromkeys(DIMENSIONS, 0.0), False
         name = refusal.dimension or "requests"
         pace, at = self._pace[name], now - refusal.ago
         rate = self._rate(name, now)

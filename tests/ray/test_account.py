@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from parallel_openai._ray.cluster import Desk
 from parallel_openai._ray.shared_account import Account, Given, Refusal, Report, Shown
 
@@ -99,3 +101,25 @@ def test_what_was_given_holds_for_all_models_of_an_account_together() -> None:
         due[number] = begin + grant.duration
     assert max(sum(at <= each < at + 1 for each in sends) for at in sends[::20]) <= 100
     assert len(sends) >= 0.9 * 1000
+
+
+@pytest.mark.parametrize(("left", "share"), [(0.9, 1.0), (0.015, 1.0), (0.005, 0.95), (None, 0.95)])
+def test_the_whole_limit_is_handed_out_while_the_server_shows_room(left: float | None, share: float) -> None:
+    clock = Clock()
+    account = Account(max_requests_per_minute=6000, clock=clock)
+    account.take_in(Report(shown={"requests": Shown(6000, 60.0, left)}))
+    sends = moments(account, clock, workers=2, seconds=20)
+    assert share <= len(sends) / 2000 < share + 0.03
+
+
+def test_slots_that_passed_unused_are_made_up_for_while_the_server_shows_room() -> None:
+    clock = Clock()
+    account = Account(max_requests_per_minute=6000, clock=clock)
+    account.take_in(Report(shown={"requests": Shown(6000, 60.0, 0.9)}))
+    used = passed = 0
+    while clock.now < 120.0:
+        grant = account.lease("one", 1000, report=Report(unused=passed))
+        clock.now += grant.start + grant.duration
+        passed = grant.requests // 10  # as where the worker's loop was busy
+        used += grant.requests - passed
+    assert 0.98 <= used / 2000 <= 1.02
