@@ -109,10 +109,6 @@ class FrameRun:
             return self.client
         if self._lane is not None:
             raise InvalidInputError(f"lane={self.options.lane!r} sends files, and ray= requests: leave one out.")
-        if self._budget is not None:
-            raise InvalidInputError(
-                "A budget cannot be kept by machines that do not see each other's sends: leave out ray=, or the budget."
-            )
         return workers(self.client, self.options.ray)
 
     def execute(self) -> pd.DataFrame:

@@ -8,6 +8,7 @@ import socket
 import time
 from collections import Counter
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from hashlib import blake2b
 from typing import Any
@@ -16,6 +17,7 @@ from parallel_openai import errors
 from parallel_openai._client.client import Client
 from parallel_openai._limits.limiter import Limiter
 from parallel_openai._ray.shared_account import Account, Given, Grant, Limits, Report
+from parallel_openai._ray.shared_budget import NOTHING, Amount, BorrowedFunds, Lender, Share
 from parallel_openai.errors import InvalidInputError, MissingDependencyError
 
 NAMESPACE = "parallel_openai"
@@ -113,6 +115,7 @@ class Desk:
         self._sealed: dict[str, Sealed] = {}
         self._counts: dict[str, dict[str, Counter[str]]] = {}
         self._stops: dict[str, tuple[str, str]] = {}
+        self._lenders: dict[str, Lender] = {}
         self._ended: set[str] = set()
 
     def lease(self, model: str | None, worker: str, requests: int, tokens: float, report: Report) -> Grant:
@@ -126,6 +129,21 @@ class Desk:
 
     def unseal(self, run: str) -> Sealed | None:
         return self._sealed.get(run)
+
+    def open_budget(self, run: str, left: Amount, workers: int) -> None:
+        """What a run of so many workers may spend."""
+        self._lenders[run] = Lender(left, workers)
+
+    def lend(self, run: str, wanted: Amount) -> Amount:
+        """Nothing too where nobody knows any more what a run has spent."""
+        return self._lenders[run].lend(wanted) if run in self._lenders else NOTHING
+
+    def give_back(self, run: str, amount: Amount) -> None:
+        if run in self._lenders:
+            self._lenders[run].give_back(amount)
+
+    def budget_left(self, run: str) -> Amount:
+        return self._lenders[run].left if run in self._lenders else NOTHING
 
     def count(self, run: str, worker: str, counts: Counter[str]) -> tuple[str, str] | None:
         """Take a worker's counts; gives why the run is to stop, if it is."""
@@ -148,7 +166,7 @@ class Desk:
     def end(self, run: str) -> None:
         """Forget a run, and what was sealed for it; a worker that is left over hears of it."""
         self._ended.add(run)
-        for book in (self._sealed, self._counts, self._stops):
+        for book in (self._sealed, self._counts, self._stops, self._lenders):
             book.pop(run, None)
 
 
@@ -169,6 +187,25 @@ class DeskHandle:
             named = actor.options(name=self.name, namespace=NAMESPACE, get_if_exists=True)
             self._actor = named.remote(*self.limits)
         return self._actor
+
+    def borrowed(self, share: Share) -> BorrowedFunds:
+        """A worker's part of a run's funds. Where the actor has died, nobody knows what is left, so nothing is lent."""
+        import ray
+        from ray.exceptions import RayActorError
+
+        def lend(wanted: Amount) -> Amount:
+            try:
+                given: Amount = ray.get(self.find().lend.remote(share.run, wanted))
+            except RayActorError:
+                self.let_go()
+                return NOTHING
+            return given
+
+        def give_back(amount: Amount) -> None:
+            with suppress(RayActorError):
+                ray.get(self.find().give_back.remote(share.run, amount))
+
+        return BorrowedFunds(share.limits, lend, give_back)
 
     def let_go(self) -> None:
         """Look for the actor again at the next time."""

@@ -9,7 +9,7 @@ import time
 import uuid
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,30 +18,31 @@ import pandas as pd
 from parallel_openai._client.client import Client
 from parallel_openai._client.default_client import client_for
 from parallel_openai._disk.locking import Lock
+from parallel_openai._frames.checked_budget import make_budget
 from parallel_openai._frames.columns.answer_columns import COLUMNS, Answers, Reader
 from parallel_openai._frames.columns.table import check_free
 from parallel_openai._frames.journal_path import journal_path, make_private
 from parallel_openai._frames.process import answer_reader, make_recipe
-from parallel_openai._frames.recipe import Prompt, Recipe
+from parallel_openai._frames.recipe import Prompt, Recipe, last_line
 from parallel_openai._frames.run_options import Options
 from parallel_openai._frames.snapshot import on_copies
 from parallel_openai._loop.interrupts import check_held, hold_back, interrupt_with, is_interactive, noted_interrupts
+from parallel_openai._printable import printable
 from parallel_openai._progress.progress import Progress
 from parallel_openai._progress.status import StatusTracker
 from parallel_openai._ray.cluster import DeskHandle, account_name, count_workers, error_of, find_ray, learn_limits, seal
 from parallel_openai._ray.dataset_worker import COUNTED, GAUGES, LOOK_EVERY, BlockWorker, Plan
+from parallel_openai._ray.shared_budget import Share
 from parallel_openai._ray.worker_journals import Index, in_groups, scan
 from parallel_openai._requests.endpoints import EndpointName
-from parallel_openai.errors import InvalidInputError, JournalError
+from parallel_openai._run.spending.allowance import Bounds
+from parallel_openai._run.spending.budget import Budget
+from parallel_openai.errors import InvalidInputError, JournalError, RunStoppedError
 
 #: Blocks that a worker has in hand: while the last answers of one are awaited, the next one's requests go out.
 BLOCKS = 4
 #: What process_dataframe takes and this does not, with what to do about it.
 _NOT_HERE = {
-    **dict.fromkeys(
-        ("budget_usd", "budget_tokens"),
-        "Machines that do not see each other's sends cannot keep a budget: process_dataframe keeps one, without ray=.",
-    ),
     "deadline": "process_dataframe(..., ray=True, deadline=...) ends in time.",
     "lane": "process_dataframe(..., lane='batch') sends rows through the Batch API, from this machine.",
     "resubmit": "Nothing of it waits in a batch.",
@@ -66,6 +67,8 @@ def process_dataset(
     parse: Callable[[Any], Any] | None = None,
     repair: bool | int = False,
     keep_reasoning: bool = False,
+    budget_usd: float | None = None,
+    budget_tokens: int | None = None,
     prefix: str = "",
     progress: bool = True,
     workers: int | None = None,
@@ -114,9 +117,13 @@ def process_dataset(
         repair=repair,
     )
     _check_columns(ds, recipe, reader, prefix)
+    _check_travels(ray, recipe, reader)
+    # The recipe alone must bound each answer: the rows are on other machines.
+    bounds, alone = Bounds(budget_usd, budget_tokens), replace(recipe, prompt="Any.")
+    budget = make_budget(bounds, alone, pd.DataFrame(), account.base_url)
     number = count_workers(ray, workers)
     folder = _folder(save_to, recipe, account)
-    run = _DatasetRun(ray, account, recipe, reader, options, folder, number)
+    run = _DatasetRun(ray, account, recipe, reader, options, folder, number, budget)
     return run.execute(ds, show=progress)
 
 
@@ -164,6 +171,7 @@ class _DatasetRun:
     options: Options
     folder: Path
     workers: int
+    budget: Budget | None
     status: StatusTracker = field(default_factory=StatusTracker)
 
     def execute(self, ds: Any, *, show: bool) -> Any:
@@ -195,14 +203,17 @@ class _DatasetRun:
         self._sealed = seal(self.client, self.workers)
         self.status.num_tasks_total = ds.count() * self.recipe.samples if _is_there(ds) else None
         self._begin()
+        if self.budget is not None:  # once: an actor that takes another's place does not know what was spent
+            self.ray.get(self.desk.find().open_budget.remote(self.name, self.budget.funds.left, self.workers))
         progress = Progress(self.status, self.client, show=show)
         began = time.monotonic()
         marker = self.folder / f".run-{self.name}"
         marker.touch()
         line = ""
         try:
-            with self._watched(progress), self._presses.left_at_once():
-                out = self._with_all_columns(self._mapped(ds).materialize(), ds)
+            mapped = self._mapped(ds)
+            with self._watched(progress), self._presses.left_at_once(), self._cluster_at_work():
+                out = self._with_all_columns(mapped.materialize(), ds)
             line = self._closing_line(time.monotonic() - began)
         finally:
             for left in self.folder.glob(f"{marker.name}*"):
@@ -211,6 +222,20 @@ class _DatasetRun:
             self.ray.get(self.desk.find().end.remote(self.name))
             progress.close(line)
         return out, stop
+
+    @contextmanager
+    def _cluster_at_work(self) -> Iterator[None]:
+        """What ends the cluster's work is told in one sentence, and not in Ray's many."""
+        from ray.exceptions import RayError
+
+        try:
+            yield
+        except RayError as error:
+            why = printable(str(error).strip().splitlines()[-1])
+            raise RunStoppedError(
+                f"The cluster could not go on: {why} What was finished is in {self.folder}, and the same call goes on "
+                "from there."
+            ) from error
 
     def _with_all_columns(self, out: Any, ds: Any) -> Any:
         """No worker has seen an empty dataset; it has the added columns all the same."""
@@ -233,7 +258,10 @@ class _DatasetRun:
             ds = ds.repartition(self.workers)
         cpus = self.ray.cluster_resources().get("CPU", 1.0)
         names = tuple(_names(ds))
-        plan = Plan(self.name, self.desk, self.recipe, self.reader, self.options, self.folder, self._index(), names)
+        share = None if self.budget is None else Share(self.name, self.budget.funds.left, self.budget.tier)
+        plan = Plan(
+            self.name, self.desk, self.recipe, self.reader, self.options, self.folder, self._index(), names, share
+        )
         out = ds.map_batches(
             BlockWorker,
             fn_constructor_args=(plan,),
@@ -241,7 +269,10 @@ class _DatasetRun:
             batch_format="pandas",
             num_cpus=min(1.0, cpus / (2 * self.workers)),  # what reads the rows needs some too
             compute=ActorPoolStrategy(
-                size=self.workers, max_concurrent_calls_per_actor=BLOCKS, enable_true_multi_threading=True
+                size=self.workers,
+                # What one block's requests set aside, another's would take for the end of the budget.
+                max_concurrent_calls_per_actor=BLOCKS if share is None else 1,
+                enable_true_multi_threading=True,
             ),
         )
         out.context.execution_options.preserve_order = True
@@ -253,11 +284,14 @@ class _DatasetRun:
         paths = [str(path) for path in sorted(self.folder.glob("part-*.jsonl")) if path.stat().st_size]
         if not paths:
             return None
-        scanner = self.ray.remote(scan)
+        scanner = self.ray.remote(_scan)
         known = (not self.options.retry_failed, self.client.is_local)
         scans = self.ray.get(
             [scanner.remote(group, first, *known) for first, group in in_groups(paths, 4 * self.workers)]
         )
+        for each in scans:
+            if isinstance(each, JournalError):
+                raise each
         return self.ray.put(Index.of(paths, scans))
 
     @contextmanager
@@ -309,6 +343,24 @@ class _DatasetRun:
         counts = f"{good:,} succeeded, {status.num_tasks_failed:,} failed in {seconds:.1f} s{known}"
         how = "Interrupted. The same call goes on from there: " if self._presses else ""
         return f"{how}{counts}, {self.workers} workers. Answers: {self.folder}"
+
+
+def _scan(paths: list[str], first: int, failures: bool, simulated: bool) -> Any:
+    """What files hold; or why they cannot be read, which Ray would tell of a task that fails in many lines."""
+    try:
+        return scan(paths, first, failures, simulated)
+    except JournalError as error:
+        return error
+
+
+def _check_travels(ray: Any, recipe: Recipe, reader: Reader) -> None:
+    try:
+        ray.cloudpickle.dumps((recipe, reader))
+    except Exception as error:  # whatever pickling calls may raise anything
+        raise InvalidInputError(
+            f"The call cannot be sent to other processes ({last_line(error)}): make what its functions use, such as "
+            "locks, files and connections, inside them."
+        ) from None
 
 
 def _is_there(ds: Any) -> bool:

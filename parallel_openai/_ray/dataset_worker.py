@@ -22,7 +22,8 @@ from parallel_openai._journal.resume import KnownResults
 from parallel_openai._progress.progress import Progress
 from parallel_openai._progress.status import StatusTracker
 from parallel_openai._ray.cluster import DeskHandle, worker_name
-from parallel_openai._ray.crash_guard import Guard
+from parallel_openai._ray.crash_guard import Guard, die_at_once
+from parallel_openai._ray.shared_budget import Share
 from parallel_openai._ray.worker import COUNTS, Tape, leased_client
 from parallel_openai._ray.worker_journals import Index, KnownParts, new_part, partition_name, parts_of
 from parallel_openai._requests.template import BadPromptError
@@ -49,6 +50,7 @@ class Plan:
     folder: Path
     index: Any  # a reference to an Index; None where there is nothing to know
     names: tuple[str, ...]  # the columns that each block is to have
+    share: Share | None = None  # of the budget, if there is one
 
     @property
     def marker(self) -> Path:
@@ -62,6 +64,7 @@ class BlockWorker:
     def __init__(self, plan: Plan) -> None:
         import ray
 
+        die_at_once()
         self._ray = ray
         self.plan = plan
         self._name = worker_name()
@@ -74,6 +77,8 @@ class BlockWorker:
             plan.marker.with_name(f"{plan.marker.name}-deaths"),
         )
         self._recipe, self._reader = self._watched()
+        self._funds = None if plan.share is None else plan.desk.borrowed(plan.share)
+        self._options = replace(plan.options, budget_usd=self._funds)
         self._told_at = 0.0
         self._telling = threading.Lock()
         if not plan.marker.exists():
@@ -88,7 +93,7 @@ class BlockWorker:
     def __call__(self, rows: pd.DataFrame) -> pd.DataFrame:
         self._guard.look()
         rows = with_columns_of(rows, self.plan.names)
-        run = PartRun(rows, self._recipe, self._reader, self.client, self.plan.options, self.status, self)
+        run = PartRun(rows, self._recipe, self._reader, self.client, self._options, self.status, self)
         try:
             out = run.execute() if self.stop is None else run.cancelled()
         except KeyboardInterrupt as stop:
@@ -98,6 +103,8 @@ class BlockWorker:
             partial = getattr(error, "partial", None)
             out = run.cancelled() if partial is None else partial
         finally:
+            if self._funds is not None:
+                self._funds.give_back()
             self.tell(at_once=True)
         out.attrs = {}  # they would become a part of the block's type
         return storable(out, self._reader.names, self.plan.options.prefix)

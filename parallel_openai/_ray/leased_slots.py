@@ -76,8 +76,8 @@ class LeasedLimiter(Limiter):
         self._headers: Mapping[str, str] = {}
         self._cost = 0.0  # tokens of a request, on the mean
         self._balance = 0.0  # tokens set aside for what was sent, less what it was charged
-        self._closed = False
-        self._back = asyncio.Event()
+        self._open, self._back = asyncio.Event(), asyncio.Event()
+        self._open.set()
 
     async def acquire(self, size: Size) -> Lease:
         async with self._line.turn():
@@ -90,8 +90,12 @@ class LeasedLimiter(Limiter):
         return None
 
     def close(self) -> None:
-        """Let nothing more out: who asks from now on waits until it is cancelled."""
-        self._closed = True
+        """Let nothing more out until it is opened again."""
+        self._open.clear()
+
+    def open(self) -> None:
+        """Let out what may go."""
+        self._open.set()
 
     async def all_back(self) -> None:
         """Wait until nothing is on its way any more."""
@@ -141,8 +145,7 @@ class LeasedLimiter(Limiter):
     async def _wait_for_slot(self, cost: float) -> None:
         self._cost += (cost - self._cost) * (0.1 if self._cost else 1.0)
         while True:
-            while self._closed:
-                await asyncio.get_running_loop().create_future()
+            await self._open.wait()
             slot = self._next_slot()
             if slot is None:
                 await self._more()
@@ -237,10 +240,16 @@ class LeasedLimiters(Limiters):
         super().__init__(*limits, clock=clock)
 
     def close(self) -> None:
-        """Let nothing more out."""
+        """Let nothing more out until it is opened again."""
         self._closed = True
         for each in self._leased:
             each.close()
+
+    def open(self) -> None:
+        """Let out what may go."""
+        self._closed = False
+        for each in self._leased:
+            each.open()
 
     async def all_back(self) -> None:
         """Wait until nothing is on its way any more."""

@@ -18,10 +18,15 @@ from parallel_openai._progress.timeline import Timeline
 from parallel_openai._ray.cluster import DeskHandle, Sealed, worker_name
 from parallel_openai._ray.leased_slots import LeasedLimiters
 from parallel_openai._ray.shared_account import Grant, Limits, Report
+from parallel_openai._ray.shared_budget import Share
 from parallel_openai._records import APIRequest, Attempt, Response, Result, Size, Usage, Verdict
 from parallel_openai._run.incoming import Feed
+from parallel_openai._run.spending.allowance import Bounds
 from parallel_openai.errors import RunStoppedError
 
+#: A worker that hears nothing of its run for so many seconds sends nothing more until it does: where the run's process
+#: has died, all that it gets from then on would be paid for and lost.
+SILENCE = 0.75
 #: Seconds in which results gather before they travel together.
 GATHER = 0.02
 #: What is counted here and not by who receives the results.
@@ -41,14 +46,14 @@ _READ_BY_CLIENT = ("model", "service_tier")
 
 
 class Parcel(APIRequest):
-    """A request as it travels: what is sent, and a number to know it by."""
+    """A request as it travels: what is sent, and a number to know it by. A budget reads it `whole`."""
 
     __slots__ = ("number",)
 
-    def __init__(self, number: int, request: APIRequest) -> None:
+    def __init__(self, number: int, request: APIRequest, *, whole: bool = False) -> None:
         self.number = number
         asked = request.request_json
-        self.request_json = {name: asked[name] for name in _READ_BY_CLIENT if name in asked}
+        self.request_json = asked if whole else {name: asked[name] for name in _READ_BY_CLIENT if name in asked}
         self.metadata = self.measure = None
         for name in ("path", "sample", "body", "key", "size"):
             setattr(self, name, getattr(request, name))
@@ -129,6 +134,7 @@ class Delivery:
         in_flight, waiting: requests on the wire, and those that wait to be sent again.
         heard: of each model.
         stop: why the run must end: the error's name and sentence.
+        ended: what is left of the budget is too small for the next request.
     """
 
     results: list[Done]
@@ -138,6 +144,7 @@ class Delivery:
     waiting: int
     heard: list[Heard]
     stop: tuple[str, str] | None
+    ended: bool
 
 
 class Tape(Timeline):
@@ -210,22 +217,28 @@ class Worker:
     _feed: Feed = field(default_factory=Feed)
     _results: list[Done] = field(default_factory=list)
     _stop: tuple[str, str] | None = None
+    _ended: bool = False
 
-    async def open(self, sealed: Sealed) -> str:
-        """Begin, and give this worker's name."""
+    async def open(self, sealed: Sealed, share: Share | None) -> str:
+        """Begin, within a share of the budget if there is one, and give this worker's name."""
         self._client, self._limiters = leased_client(sealed, self.desk)
+        self._funds = None if share is None else self.desk.borrowed(share)
+        tier = None if share is None else share.tier
+        self._budget = Bounds(budget_usd=self._funds).budget(self._client.base_url, tier)
         self._tape = Tape()
         self._status = StatusTracker(timeline=self._tape)
         self._told: Counter[str] = Counter()
         self._told_waited: dict[str | None, Counter[str]] = {}
         self._news = asyncio.Event()
+        self._silence = asyncio.get_running_loop().call_later(SILENCE, self._limiters.close)
         self._running = asyncio.ensure_future(self._run())
         return worker_name()
 
     async def exchange(self, parcels: list[Parcel], patience: float) -> Delivery:
         """Take requests, and give what has happened as soon as there are results, or after so many seconds."""
+        self._listen()
         self._feed.put(parcels)
-        if patience and not self._results and self._stop is None:
+        if patience and not self._results and self._stop is None and not self._ended:
             self._news.clear()
             try:
                 await asyncio.wait_for(self._news.wait(), patience)
@@ -235,18 +248,27 @@ class Worker:
                 await asyncio.sleep(GATHER)
         return self._deliver()
 
+    def _listen(self) -> None:
+        self._silence.cancel()
+        self._silence = asyncio.get_running_loop().call_later(SILENCE, self._limiters.close)
+        self._limiters.open()
+
     async def come_home(self, seconds: float) -> Delivery:
         """Send nothing more, wait for what is on its way, at the most so many seconds, and give what came."""
+        self._silence.cancel()
         self._limiters.close()
         try:
             await asyncio.wait_for(self._limiters.all_back(), seconds)
         except asyncio.TimeoutError:
             pass
+        if self._funds is not None:
+            self._funds.give_back()
         return self._deliver()
 
     async def _run(self) -> None:
         try:
-            await self._client.process(self._feed, on_result=self._take, status=self._status)
+            await self._client.process(self._feed, on_result=self._take, status=self._status, budget=self._budget)
+            self._ended = True
         except RunStoppedError as error:
             self._stop = (type(error).__name__, str(error))
         except Exception:  # a bug, which must not look like a run that takes long
@@ -279,6 +301,7 @@ class Worker:
             self._status.num_tasks_waiting,
             [self._heard_of(model, limiter) for model, limiter in self._limiters],
             self._stop,
+            self._ended,
         )
         self._told = counts
         return delivery

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import time
+import uuid
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
@@ -14,6 +16,7 @@ from parallel_openai._limits.model_limiters import InUse
 from parallel_openai._loop.background import COME_HOME
 from parallel_openai._progress.status import StatusTracker
 from parallel_openai._ray.cluster import DeskHandle, account_name, count_workers, error_of, find_ray, learn_limits, seal
+from parallel_openai._ray.shared_budget import Share
 from parallel_openai._ray.worker import Delivery, Done, Parcel, Worker
 from parallel_openai._records import APIRequest, Result
 from parallel_openai._requests.endpoints import usage_of
@@ -64,13 +67,13 @@ class Crew:
         budget: Budget | None = None,
         deadline: float | None = None,
     ) -> End:
-        """Bring requests to their results, as `Client.process` does. A budget cannot be kept.
+        """Bring requests to their results, as `Client.process` does.
 
         Raises:
             RunStoppedError: the server refuses every request.
         """
-        assert budget is None
-        run = _Run(iter(requests), on_result, status, self._client)
+        share = await self._share_out(budget)
+        run = _Run(iter(requests), on_result, status, self._client, share)
         status.timeline.begin(run.limits, time.monotonic())
         self._desk.find()  # begun here, so that it lives as long as this run
         serving = [asyncio.ensure_future(self._serve(run)) for _ in range(self._workers)]
@@ -91,8 +94,26 @@ class Crew:
             for each in serving:
                 each.cancel()
             await asyncio.wait(serving)
+            if budget is not None and share is not None:
+                await self._settle(budget, share)
             status.timeline.end(time.monotonic(), max_concurrent_requests=self._room * self._workers)
             status.num_tasks_in_progress = status.num_tasks_waiting = 0
+
+    async def _share_out(self, budget: Budget | None) -> Share | None:
+        """Have the account's actor lend the budget to the workers."""
+        if budget is None:
+            return None
+        share = Share(uuid.uuid4().hex, budget.funds.left, budget.tier)
+        await self._desk.find().open_budget.remote(share.run, share.limits, self._workers)
+        return share
+
+    async def _settle(self, budget: Budget, share: Share) -> None:
+        """What is not given back counts as spent."""
+        left = await self._desk.find().budget_left.remote(share.run)
+        spent = [had - has if had < math.inf else 0.0 for had, has in zip(share.limits, left, strict=True)]
+        budget.funds.spent_tokens += spent[0]
+        budget.funds.spent_usd += spent[1]
+        await self._desk.find().end.remote(share.run)
 
     async def _serve(self, run: _Run) -> None:
         """Feed one worker, and its successors, until nothing is left to do."""
@@ -105,9 +126,9 @@ class Crew:
             worker = actor.remote(self._desk)
             mine: dict[int, APIRequest] = {}
             try:
-                await worker.open.remote(self._sealed)
+                await worker.open.remote(self._sealed, run.share)
                 run.working.add(me)
-                await self._feed(worker, run, mine)
+                await self._feed(worker, run, mine, me)
                 return
             except RayActorError as error:
                 run.give_back(mine, error)
@@ -116,7 +137,7 @@ class Crew:
                 run.forget(mine)
                 self._ray.kill(worker)
 
-    async def _feed(self, worker: Any, run: _Run, mine: dict[int, APIRequest]) -> None:
+    async def _feed(self, worker: Any, run: _Run, mine: dict[int, APIRequest], me: asyncio.Task[None]) -> None:
         while not run.end.done():
             room = self._room - len(mine)
             parcels = await run.take(min(room, PARCELS), mine)
@@ -124,8 +145,12 @@ class Crew:
                 await run.wait_for_news()
                 continue
             more = len(parcels) == PARCELS and room > PARCELS
-            run.receive(await worker.exchange.remote(parcels, 0.0 if more else PATIENCE), mine)
-        if mine:
+            delivery = await worker.exchange.remote(parcels, 0.0 if more else PATIENCE)
+            run.receive(delivery, mine)
+            if delivery.ended:
+                run.leave_to_others(mine, me)
+                return
+        if mine or run.share is not None:  # what was lent to it is given back
             run.receive(await worker.come_home.remote(COME_HOME), mine)
 
 
@@ -138,12 +163,15 @@ class _Run:
         on_result: Callable[[Result], APIRequest | None],
         status: StatusTracker,
         client: Client,
+        share: Share | None,
     ) -> None:
+        self.share = share
         self.end: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.stopped: tuple[str, str] | None = None
         self.working: set[asyncio.Task[None]] = set()
         self._requests = requests
         self._exhausted = False
+        self._ending: End = "finished"
         self._again: deque[APIRequest] = deque()
         self._on_result = on_result
         self._status = status
@@ -175,7 +203,7 @@ class _Run:
             self._numbers += 1
             self._open += 1
             mine[self._numbers] = request
-            parcels.append(Parcel(self._numbers, request))
+            parcels.append(Parcel(self._numbers, request, whole=self.share is not None))
         self._look_around()
         return parcels
 
@@ -207,6 +235,17 @@ class _Run:
         self._deaths += 1
         if self._deaths > MOST_DEATHS:
             raise RuntimeError(f"{self._deaths} workers died one after the other without an answer: {error}") from None
+        self._take_back(mine)
+
+    def leave_to_others(self, mine: dict[int, APIRequest], me: asyncio.Task[None]) -> None:
+        """A worker's part of the budget is too small for what it has; another's may be large enough."""
+        self._take_back(mine)
+        self.working.discard(me)
+        if not self.working:
+            self._ending = "budget"
+            self._finish_run()
+
+    def _take_back(self, mine: dict[int, APIRequest]) -> None:
         self._open -= len(mine)
         self._again.extend(mine.values())
         mine.clear()
@@ -232,7 +271,7 @@ class _Run:
         if self.stopped is not None:
             raise error_of(self.stopped)
         self.end.result()
-        return "finished"
+        return self._ending
 
     async def come_home(self) -> None:
         """Have the workers send nothing more, and take in what is on its way to them."""

@@ -15,7 +15,7 @@ import pytest
 
 import parallel_openai as po
 from parallel_openai._disk.locking import Lock
-from parallel_openai.errors import AuthenticationError, InvalidInputError, JournalLockedError
+from parallel_openai.errors import AuthenticationError, InvalidInputError, JournalError, JournalLockedError
 from parallel_openai.local import simulator
 
 ray = pytest.importorskip("ray", reason="Ray has no wheel for this Python")
@@ -142,12 +142,18 @@ def test_what_is_on_its_way_at_a_deadline_is_taken_in() -> None:
         assert out.attrs["parallel_openai"]["ended"] == "deadline"
 
 
-def test_a_budget_is_refused_since_it_could_not_be_kept() -> None:
-    df = pd.DataFrame({"text": ["a", "b"]})
-    with pytest.raises(InvalidInputError, match="leave out ray="):
-        po.process_dataframe(
-            df, "text", model="m", max_tokens=5, budget_tokens=100, ray=1, client=po.Client("http://127.0.0.1:9")
-        )
+@pytest.mark.usefixtures("cluster")
+def test_a_budget_holds_over_workers_and_is_used() -> None:
+    df = pd.DataFrame({"text": [f"row {number}" for number in range(300)]})
+    with simulator.serve(max_requests_per_minute=None, latency=0.05, answer_tokens=5) as server:
+        ask: dict[str, Any] = {"model": "gpt-4o-mini", "client": po.Client(server.base_url), "progress": False}
+        out = po.process_dataframe(df, "text", max_tokens=10, budget_tokens=1000, ray=2, **ask)
+        stats = server.stats()
+    spent = stats["prompt_tokens"] + stats["completion_tokens"]
+    assert 800 < spent <= 1000
+    assert out["status"].eq("succeeded").sum() == stats["received"]
+    assert out["error_code"].dropna().eq("budget").all()
+    assert out.attrs["parallel_openai"]["ended"] == "budget"
 
 
 @pytest.mark.usefixtures("cluster")
@@ -217,14 +223,16 @@ def test_a_stop_of_a_dataset_reaches_every_worker_and_the_same_call_goes_on(ask:
 @pytest.mark.usefixtures("cluster")
 def test_a_row_that_ends_its_worker_each_time_fails_and_the_others_are_answered(ask: Callable[..., Any]) -> None:
     def prompt(row: Any) -> str:
-        if row["text"] == "row 3":
-            os.kill(os.getpid(), signal.SIGKILL)
+        if row["text"] in ends:
+            os.kill(os.getpid(), ends[row["text"]])
         return f"Say {row['text']}"
+
+    ends = {"row 3": signal.SIGKILL, "row 4": signal.SIGSEGV}  # of which the one ends the process a moment later
 
     with simulator.serve(separate_process=True, max_requests_per_minute=LIMIT) as server:
         out = ask(server, rows(8, 2), prompt).take_all()
-        assert [row["status"] for row in out] == ["succeeded"] * 3 + ["failed"] + ["succeeded"] * 4
-        assert "has ended 3 workers" in out[3]["error"]
+        assert [row["status"] for row in out] == ["succeeded"] * 3 + ["failed"] * 2 + ["succeeded"] * 3
+        assert all("has ended 3 workers" in row["error"] for row in out[3:5])
 
 
 @pytest.mark.usefixtures("cluster")
@@ -265,3 +273,32 @@ def test_an_empty_dataset_has_the_added_columns(ask: Callable[..., Any], how: st
         out = ask(server, ds)
     assert out.count() == 0
     assert {"response", "status", "error"} <= set(out.schema().names)
+
+
+@pytest.mark.usefixtures("cluster")
+def test_a_budget_of_a_dataset_holds_over_workers_and_is_used(ask: Callable[..., Any]) -> None:
+    with simulator.serve(max_requests_per_minute=None, latency=0.05, answer_tokens=5) as server:
+        out = ask(server, rows(200, 8), "text", max_tokens=10, budget_tokens=700).take_all()
+        stats = server.stats()
+    assert 500 < stats["prompt_tokens"] + stats["completion_tokens"] <= 700
+    assert sum(row["status"] == "succeeded" for row in out) == stats["received"]
+    left = [row["error"] for row in out if row["error_code"] == "budget"]
+    assert len(left) == 200 - stats["received"]
+    assert left[0].startswith("What is left of the budget of 700 tokens is too small")
+
+
+@pytest.mark.usefixtures("cluster")
+def test_what_cannot_be_sent_to_workers_and_a_foreign_file_in_the_folder_are_told_in_a_sentence(
+    ask: Callable[..., Any], tmp_path: Path
+) -> None:
+    lock = threading.Lock()
+    with simulator.serve() as server:
+        with pytest.raises(InvalidInputError, match=r"cannot be sent to other processes \(TypeError: .*lock"):
+            ask(server, rows(4, 2), lambda row: f"{lock} {row['text']}")
+        with pytest.raises(InvalidInputError, match="A budget needs a cap on every answer"):
+            ask(server, rows(4, 2), budget_tokens=100)
+        (tmp_path / "answers").mkdir()
+        (tmp_path / "answers" / "part-foreign.jsonl").write_text("{}\n")
+        with pytest.raises(JournalError, match="is no file of results"):
+            ask(server, rows(4, 2))
+        assert server.stats()["received"] == 0

@@ -58,9 +58,9 @@ class Bounds:
         """
         if ended == "deadline":
             return f"The deadline of {self.deadline:g} s came before the answer."
-        funds = self._funds()
-        limits = [_money(funds.usd)] if funds.usd < math.inf else []
-        limits += [f"{funds.tokens:,} tokens"] if funds.tokens < math.inf else []
+        tokens, usd = self._funds().limits
+        limits = [_money(usd)] if usd < math.inf else []
+        limits += [f"{tokens:,.0f} tokens"] if tokens < math.inf else []
         return f"What is left of the budget of {' and '.join(limits)} is too small for the next request."
 
     def _funds(self) -> Funds:

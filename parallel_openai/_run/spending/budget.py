@@ -92,6 +92,11 @@ class Funds:
         return self.tokens - self.spent_tokens - self._held_tokens, self.usd - self.spent_usd - self._held_usd
 
     @property
+    def limits(self) -> tuple[float, float]:
+        """Tokens and dollars that the whole call may spend."""
+        return self.tokens, self.usd
+
+    @property
     def is_used_up(self) -> bool:
         return self.spent_usd >= self.usd or self.spent_tokens >= self.tokens
 
@@ -171,6 +176,16 @@ class Budget:
         self._price = price if self._funds.usd < math.inf else None
         self._tier = tier
         self._counting: dict[str, _Counting] = {}
+
+    @property
+    def funds(self) -> Funds:
+        """What it draws on."""
+        return self._funds
+
+    @property
+    def tier(self) -> str | None:
+        """The tier in which every answer is sure to come."""
+        return self._tier
 
     @property
     def spent_usd(self) -> float:

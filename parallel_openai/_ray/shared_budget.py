@@ -1,0 +1,108 @@
+"""One budget for the workers of a run: what they may spend is lent to them piece by piece, and never twice."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from parallel_openai._run.spending.budget import Funds, Reserve
+
+#: Tokens and dollars; infinite where nothing limits them.
+Amount = tuple[float, float]
+NOTHING: Amount = (0.0, 0.0)
+#: So many pieces are lent to each worker, if they all spend alike, before the pieces become small.
+PIECES = 4
+
+
+class Lender:
+    """What a run may spend, and has not been lent.
+
+    >>> lender = Lender((1000.0, math.inf), workers=2)
+    >>> lender.lend((10.0, 0.0)), lender.lend((900.0, 0.0)), lender.left
+    ((125.0, inf), (0.0, 0.0), (875.0, inf))
+    """
+
+    def __init__(self, left: Amount, workers: int) -> None:
+        self.left = left
+        self._pieces = PIECES * workers
+
+    def lend(self, wanted: Amount) -> Amount:
+        """So much or more; nothing where there is not so much."""
+        if any(amount > left for amount, left in zip(wanted, self.left, strict=True)):
+            return NOTHING
+        tokens, usd = (max(amount, left / self._pieces) for amount, left in zip(wanted, self.left, strict=True))
+        self.give_back((-tokens, -usd))
+        return tokens, usd
+
+    def give_back(self, amount: Amount) -> None:
+        """What was not spent; a negative amount is what was spent beyond."""
+        tokens, usd = (left if left == math.inf else left + more for left, more in zip(self.left, amount, strict=True))
+        self.left = tokens, usd
+
+
+@dataclass(frozen=True)
+class Share:
+    """What a worker must know of its run's budget.
+
+    Attributes:
+        run: the run's name.
+        limits: what the whole run may spend.
+        tier: the one in which every answer is sure to come; None: none is sure.
+    """
+
+    run: str
+    limits: Amount
+    tier: str | None
+
+
+class BorrowedFunds(Funds):
+    """A worker's part of a run's funds, which grows as it is needed.
+
+    Args:
+        limits: what the whole run may spend.
+        lend: asks for so much; gives as much or more, or nothing.
+        give_back: takes what is not needed, and what was spent beyond what was lent.
+    """
+
+    def __init__(self, limits: Amount, lend: Callable[[Amount], Amount], give_back: Callable[[Amount], None]) -> None:
+        super().__init__()
+        self.tokens, self.usd = (0.0 if limit < math.inf else math.inf for limit in limits)
+        self._limits = limits
+        self._lend = lend
+        self._return = give_back
+
+    @property
+    def limits(self) -> Amount:
+        return self._limits
+
+    def hold(self, reserve: Reserve) -> bool:
+        if super().hold(reserve):
+            return True
+        tokens, usd = self.left
+        self._grow(self._lend((max(0.0, reserve.tokens - tokens), max(0.0, reserve.usd - usd))))
+        if super().hold(reserve):
+            return True
+        if not self.reserves:
+            self.give_back()  # another worker may find a use for it
+        return False
+
+    def spend(self, reserve: Reserve, tokens: float, usd: float) -> None:
+        super().spend(reserve, tokens, usd)
+        beyond = min(0.0, self.tokens - self.spent_tokens), min(0.0, self.usd - self.spent_usd)
+        if beyond != NOTHING:  # it is missing to all
+            self._move(beyond)
+
+    def give_back(self) -> None:
+        """Give back what is neither spent nor set aside."""
+        tokens, usd = (max(0.0, left) if left < math.inf else 0.0 for left in self.left)
+        if (tokens, usd) != NOTHING:
+            self._move((tokens, usd))
+
+    def _move(self, amount: Amount) -> None:
+        self._grow((-amount[0], -amount[1]))
+        self._return(amount)
+
+    def _grow(self, amount: Amount) -> None:
+        self.tokens += amount[0]
+        self.usd += amount[1]

@@ -1,0 +1,48 @@
+"""A worker by itself, without a cluster."""
+
+from __future__ import annotations
+
+import asyncio
+
+import parallel_openai as po
+from parallel_openai._ray.cluster import Desk, Sealed
+from parallel_openai._ray.shared_account import Grant, Report
+from parallel_openai._ray.worker import SILENCE, Parcel, Worker
+from parallel_openai._records import APIRequest
+from parallel_openai.local import simulator
+
+
+class DeskHere:
+    """The account's books, in this process."""
+
+    limits = (None, None)
+
+    def __init__(self) -> None:
+        self._desk = Desk(None, None)
+
+    async def lease(self, model: str | None, worker: str, requests: int, tokens: float, report: Report) -> Grant:
+        return self._desk.lease(model, worker, requests, tokens, report)
+
+
+def test_a_worker_that_hears_nothing_of_its_run_sends_nothing_more_until_it_does() -> None:
+    asyncio.run(hears_nothing_for_a_while())
+
+
+async def hears_nothing_for_a_while() -> None:
+    with simulator.serve(max_requests_per_minute=None, latency=0.1) as server:
+        worker = Worker(DeskHere())  # type: ignore[arg-type]  # all that it asks a desk for
+        client = po.Client(server.base_url, max_concurrent_requests=2)
+        await worker.open(Sealed(client.account()), None)
+        asked = [
+            APIRequest({"model": "m", "messages": [{"role": "user", "content": f"{number}"}]}) for number in range(40)
+        ]
+        delivered = await worker.exchange([Parcel(number, each) for number, each in enumerate(asked)], 0.2)
+        await asyncio.sleep(SILENCE + 0.2)
+        before = server.stats(charged=False)["received"]
+        await asyncio.sleep(0.3)
+        assert server.stats(charged=False)["received"] == before < 30
+        results = [*delivered.results]
+        while len(results) < 40:
+            results += (await worker.exchange([], 0.2)).results
+        await worker.come_home(1.0)
+        assert server.stats(charged=False)["received"] == 40
