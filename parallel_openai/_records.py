@@ -5,6 +5,7 @@ Several are made for every row: named tuples, since a frozen dataclass takes fou
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass
 from hashlib import blake2b
@@ -337,3 +338,46 @@ class Result(NamedTuple):
     earlier: tuple[Result, ...] = ()
     sent: APIRequest | None = None
     usage: Usage | None = None
+
+
+class Ruling(NamedTuple):
+    """What those who asked say of a result: what it comes to, in rows, and what is sent in its place.
+
+    Attributes:
+        succeeded: rows that have their answer.
+        failed: rows that have none and will get none, by error code.
+        further: a request to be sent in the course of this one; it has a result of its own.
+
+    >>> together([accept(), reject("empty"), reject("empty")])
+    Ruling(succeeded=1, failed={'empty': 2}, further=None)
+    """
+
+    succeeded: int = 0
+    failed: Mapping[str, int] = {}  # nobody writes into it
+    further: APIRequest | None = None
+
+
+def accept() -> Ruling:
+    return Ruling(1)
+
+
+def reject(code: str | None) -> Ruling:
+    return Ruling(failed={code or "error": 1})
+
+
+def replace_by(request: APIRequest) -> Ruling:
+    return Ruling(further=request)
+
+
+def as_it_says(result: Result) -> Ruling:
+    """The ruling of those who have nothing to add to a result."""
+    return accept() if result.status == "succeeded" else reject(result.error_code)
+
+
+def together(rulings: Iterable[Ruling]) -> Ruling:
+    """The rulings on the rows of one request, none of which is replaced."""
+    succeeded, failed = 0, Counter[str]()
+    for each in rulings:
+        succeeded += each.succeeded
+        failed.update(each.failed)
+    return Ruling(succeeded, dict(failed))

@@ -27,7 +27,7 @@ from parallel_openai._client.client import Client
 from parallel_openai._journal.journal import Journal
 from parallel_openai._log import log
 from parallel_openai._progress.status import StatusTracker
-from parallel_openai._records import APIRequest, Result
+from parallel_openai._records import APIRequest, Result, Ruling
 from parallel_openai._run.runner import End
 from parallel_openai._run.spending.budget import Budget
 from parallel_openai.errors import BatchError, PermissionDeniedError, RunStoppedError
@@ -64,7 +64,7 @@ class BatchRun:
         journal: Journal,
         options: BatchLane,
         *,
-        on_result: Callable[[Result], APIRequest | None],
+        on_result: Callable[[Result], Ruling | None],
         status: StatusTracker,
         record: bool,
         identity: Callable[[str, Any], str],

@@ -242,9 +242,8 @@ async def _collect(path: Path, client: Client, lane: BatchLane, parts: list[Part
     record = all(part.record for part in parts)
     with Journal(path, sync=client.sync) as journal:
 
-        def take(result: Result) -> APIRequest | None:
+        def take(result: Result) -> None:
             journal.append(result_line(result, record=record))
-            return None
 
         batches = BatchRun(
             client,

@@ -25,7 +25,7 @@ from parallel_openai._limits.sharing import SharedAccount, taking_part
 from parallel_openai._limits.sizes import NO_SIZE
 from parallel_openai._loop.background import in_background
 from parallel_openai._progress.status import StatusTracker
-from parallel_openai._records import DONE, APIRequest, Response, Result
+from parallel_openai._records import DONE, APIRequest, Response, Result, Ruling
 from parallel_openai._requests.endpoints import usage_of
 from parallel_openai._run.equal_refusals import models_like
 from parallel_openai._run.failures import tell
@@ -230,7 +230,7 @@ class Client:
         self,
         requests: Iterable[APIRequest | None],
         *,
-        on_result: Callable[[Result], APIRequest | None],
+        on_result: Callable[[Result], Ruling | None],
         status: StatusTracker,
         budget: Budget | None = None,
         deadline: float | None = None,

@@ -32,7 +32,7 @@ from parallel_openai._journal.resume import result_line
 from parallel_openai._log import log
 from parallel_openai._printable import printable
 from parallel_openai._progress.status import about_open_requests
-from parallel_openai._records import APIRequest, Result, Size
+from parallel_openai._records import APIRequest, Result, Ruling, Size, as_it_says
 from parallel_openai._requests.encodings import get_encoding
 from parallel_openai._requests.endpoints import Endpoint, endpoint_at, path_for
 from parallel_openai._requests.tokens import request_size
@@ -298,7 +298,7 @@ class FileRun:
     def _measure(self, request: APIRequest) -> Size:
         return request_size(request.request_json, self.encoding, request.path)
 
-    def _take(self, result: Result, journal: Journal) -> None:
+    def _take(self, result: Result, journal: Journal) -> Ruling:
         self._count_cost(result)
         endpoint = endpoint_at(result.request.path)
         if result.status == "succeeded" and endpoint is not None and not endpoint.has_answer(result.response):
@@ -308,6 +308,7 @@ class FileRun:
             place = "A line" if number is None else f"Line {number}"
             log.warning("%s of %s failed (%s): %s", place, self.source.path, result.error_code, result.error)
         journal.append(result_line(result, record=False))
+        return as_it_says(result)
 
     def _count_cost(self, result: Result) -> None:
         if result.usage is not None:
@@ -317,10 +318,7 @@ class FileRun:
 
     def _without_answer(self, result: Result, endpoint: Endpoint) -> Result:
         """What was billed and brings nothing, as a failure: its line is sent again by the next call."""
-        status, sentence = self.status, without_answer(endpoint)
-        status.num_tasks_succeeded -= 1
-        status.num_tasks_failed += 1
-        status.errors["empty"] += 1
+        sentence = without_answer(endpoint)
         return result._replace(status="failed", raw=None, error_code="empty", error=sentence)
 
     def _reject(self, number: int, line: bytes, reason: str) -> None:
@@ -329,8 +327,7 @@ class FileRun:
         if any(name.encode() in begins for name in SECRET):  # what goes wrong is logged, and a key is not
             begins = b"..."
         log.error("Line %d of %s is not sent: %s It begins: %r", number, self.source.path, reason, begins)
-        self.status.num_tasks_failed += 1
-        self.status.errors["invalid_line"] += 1
+        self.status.count_failed("invalid_line")
 
 
 def _checked_level(logging_level: int) -> int:

@@ -40,7 +40,7 @@ from parallel_openai._loop.background import Interrupted, arun, run
 from parallel_openai._loop.interrupts import Presses, hold_back, interrupt_with, is_interactive, noted_interrupts
 from parallel_openai._progress.progress import Progress
 from parallel_openai._progress.status import StatusTracker
-from parallel_openai._records import APIRequest, Result
+from parallel_openai._records import APIRequest, Result, Ruling, reject, replace_by
 from parallel_openai._requests.template import BadPromptError
 from parallel_openai._run.lane import Engine, workers
 from parallel_openai._run.runner import End
@@ -329,8 +329,7 @@ class FrameRun:
 
     def _reject(self, slot: int, error: BadPromptError) -> None:
         self.answers.reject(slot, error)
-        self.status.num_tasks_failed += 1
-        self.status.errors[error.code] += 1
+        self.status.count_failed(error.code)
 
     def _read(self, slot: int, key: str, known: KnownResults) -> bool:
         """Take an answer from the journal; gives whether that is all for this row."""
@@ -378,8 +377,8 @@ class FrameRun:
             self.status.num_tasks_judged += 1
             self.status.num_tasks_right += right
 
-    def _take(self, result: Result, journal: Journal) -> APIRequest | None:
-        """A request has come to its end: first onto the disk, then into its cells. Gives what may mend its answer."""
+    def _take(self, result: Result, journal: Journal) -> Ruling | None:
+        """A request has come to its end: first onto the disk, then into its cells."""
         status = self.status
         cost = self.answers.cost(result)
         if cost == cost:
@@ -398,12 +397,8 @@ class FrameRun:
             self._judge(slot)
         if result.status != "succeeded" or good:
             return None
-        status.num_tasks_succeeded -= 1
         repair = self._repair(result)
-        if repair is None:
-            status.num_tasks_failed += 1
-            status.errors[self.answers.error_code(slot) or "error"] += 1
-        return repair
+        return replace_by(repair) if repair is not None else reject(self.answers.error_code(slot))
 
     def _repair(self, result: Result) -> Repair | None:
         """The request that may mend a bad answer; None where the tries are used up or it would not help."""

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from parallel_openai._progress.timeline import Timeline
+from parallel_openai._records import APIRequest, Result, Ruling, as_it_says
 
 
 def about_open_requests(most: int) -> str:
@@ -87,6 +88,20 @@ class StatusTracker:
     members: list[dict[str, Any]] = field(default_factory=list)
     timeline: Timeline = field(default_factory=Timeline, repr=False, compare=False)
     ended: str = ""
+
+    def count(self, result: Result, ruling: Ruling | None) -> APIRequest | None:
+        """Count what a request came to, as those who asked rule, or else as the result says. Gives what is sent in its
+        place."""
+        if ruling is None:
+            ruling = as_it_says(result)
+        self.num_tasks_succeeded += ruling.succeeded
+        for code, rows in ruling.failed.items():
+            self.count_failed(code, rows)
+        return ruling.further
+
+    def count_failed(self, code: str, rows: int = 1) -> None:
+        self.num_tasks_failed += rows
+        self.errors[code] += rows
 
     def note_open_requests(self) -> None:
         """One more could not be opened beside those on the wire. Many that are begun at once fail together, and the

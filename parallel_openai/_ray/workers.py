@@ -18,7 +18,7 @@ from parallel_openai._progress.status import StatusTracker
 from parallel_openai._ray.cluster import DeskHandle, account_name, count_workers, error_of, find_ray, learn_limits, seal
 from parallel_openai._ray.shared_budget import Share
 from parallel_openai._ray.worker import Delivery, Done, Parcel, Worker
-from parallel_openai._records import APIRequest, Result
+from parallel_openai._records import APIRequest, Result, Ruling
 from parallel_openai._requests.endpoints import usage_of
 from parallel_openai._run.runner import End
 from parallel_openai._run.spending.budget import Budget
@@ -62,7 +62,7 @@ class Crew:
         self,
         requests: Iterable[APIRequest | None],
         *,
-        on_result: Callable[[Result], APIRequest | None],
+        on_result: Callable[[Result], Ruling | None],
         status: StatusTracker,
         budget: Budget | None = None,
         deadline: float | None = None,
@@ -160,7 +160,7 @@ class _Run:
     def __init__(
         self,
         requests: Iterator[APIRequest | None],
-        on_result: Callable[[Result], APIRequest | None],
+        on_result: Callable[[Result], Ruling | None],
         status: StatusTracker,
         client: Client,
         share: Share | None,
@@ -280,14 +280,8 @@ class _Run:
             await asyncio.wait(self.working, timeout=COME_HOME)
 
     def _finish(self, done: Done, request: APIRequest) -> None:
-        status = self._status
         self._open -= 1
         self._deaths = 0
-        if done.status == "succeeded":
-            status.num_tasks_succeeded += 1
-        else:
-            status.num_tasks_failed += 1
-            status.errors[done.error_code or "error"] += 1
         response = loads_quickly(done.raw) if done.raw is not None else None
         result = Result(
             request,
@@ -300,7 +294,7 @@ class _Run:
             done.raw,
             usage=usage_of(response),
         )
-        further = self._on_result(result)
+        further = self._status.count(result, self._on_result(result))
         if further is not None:
             self._again.append(further)
             self._news.set()

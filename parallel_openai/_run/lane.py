@@ -10,7 +10,7 @@ from importlib import import_module
 from typing import Any, Protocol
 
 from parallel_openai._progress.status import StatusTracker
-from parallel_openai._records import APIRequest, Result
+from parallel_openai._records import APIRequest, Result, Ruling
 from parallel_openai._run.runner import End
 from parallel_openai._run.spending.budget import Budget
 
@@ -22,7 +22,7 @@ class Engine(Protocol):
         self,
         requests: Iterable[APIRequest | None],
         *,
-        on_result: Callable[[Result], APIRequest | None],
+        on_result: Callable[[Result], Ruling | None],
         status: StatusTracker,
         budget: Budget | None = None,
         deadline: float | None = None,

@@ -18,7 +18,7 @@ from parallel_openai._limits.sizes import NO_SIZE, Sizes
 from parallel_openai._loop.background import COME_HOME
 from parallel_openai._loop.interrupts import sends_no_more
 from parallel_openai._progress.status import StatusTracker
-from parallel_openai._records import DONE, APIRequest, Attempt, Response, Result, Usage, Verdict
+from parallel_openai._records import DONE, APIRequest, Attempt, Response, Result, Ruling, Usage, Verdict
 from parallel_openai._requests.endpoints import bill_of, usage_of
 from parallel_openai._run.backlog import Backlog
 from parallel_openai._run.equal_refusals import RefusedAlike
@@ -47,8 +47,8 @@ class Processor:
         limiter: gives the limiter of each model, which says when.
         retry: says how often.
         status: where things are counted.
-        on_result: called once for each request that came to its end, in the order of their ends. It may give a
-            further request to be sent in its course. What it raises stops the run.
+        on_result: called once for each request that came to its end, in the order of their ends. It may rule what
+            that comes to, and what is to be sent in its place; here it is counted. What it raises stops the run.
         max_concurrent_requests: requests in flight at the most.
         budget: what may be spent; None: anything.
         price: dollars for what a model read and wrote, for answers that are none and are billed; None: not known.
@@ -67,7 +67,7 @@ class Processor:
         *,
         send: Callable[[APIRequest, Any], Awaitable[Response]],
         limiter: Gates,
-        on_result: Callable[[Result], APIRequest | None],
+        on_result: Callable[[Result], Ruling | None],
         retry: RetryPolicy | None = None,
         status: StatusTracker | None = None,
         max_concurrent_requests: int = 500,
@@ -397,7 +397,6 @@ class Processor:
         job.limiter.answered(lease, response.headers, usage)
         self._alike.was_answered = True
         status = self._status
-        status.num_tasks_succeeded += 1
         if usage is not None:
             status.prompt_tokens += usage.prompt_tokens
             status.completion_tokens += usage.completion_tokens
@@ -467,12 +466,10 @@ class Processor:
     def _finish_failed(
         self, request: APIRequest, code: str, sentence: str, errors: tuple[str, ...], attempts: tuple[Attempt, ...]
     ) -> None:
-        self._status.num_tasks_failed += 1
-        self._status.errors[code] += 1
         self._hand_over(Result(request, "failed", None, code, sentence, errors, attempts))
 
     def _hand_over(self, result: Result) -> None:
-        further = self._on_result(result)
+        further = self._status.count(result, self._on_result(result))
         if further is None:
             return
         model = model_of(further)

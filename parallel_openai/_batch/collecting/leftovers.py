@@ -8,7 +8,7 @@ from parallel_openai._batch.submitting.divide import Planner
 from parallel_openai._batch.submitting.input_files import Row, Spool
 from parallel_openai._client.client import Client
 from parallel_openai._progress.status import StatusTracker
-from parallel_openai._records import APIRequest, Result
+from parallel_openai._records import APIRequest, Result, Ruling
 from parallel_openai._run.runner import End
 from parallel_openai._run.spending.budget import Budget
 
@@ -31,7 +31,7 @@ class Leftovers:
         client: Client,
         *,
         on_start: Callable[[Row], None],
-        on_result: Callable[[Row, Result], APIRequest | None],
+        on_result: Callable[[Row, Result], Ruling | None],
         status: StatusTracker,
         budget: Budget | None,
     ) -> End:
@@ -47,7 +47,7 @@ class Leftovers:
                     self._on_their_way[id(row.request)] = row
                     yield row.request
 
-        def take(result: Result) -> APIRequest | None:
+        def take(result: Result) -> Ruling | None:
             row = self._on_their_way.pop(id(result.request))
             return on_result(row, result._replace(attempts=(*row.attempts, *result.attempts)))
 

@@ -10,7 +10,7 @@ from parallel_openai._batch.submitting.input_files import UNKNOWN, Place, Row
 from parallel_openai._journal.journal import Journal
 from parallel_openai._journal.resume import result_line
 from parallel_openai._progress.status import StatusTracker
-from parallel_openai._records import APIRequest, Response, Result
+from parallel_openai._records import APIRequest, Response, Result, Ruling
 from parallel_openai._run.spending.budget import Budget, Reserve
 
 #: A refusal, which releases a reserve without a cost; a 408 may have been billed.
@@ -39,7 +39,7 @@ class Asked:
         known: Callable[[str], int],
         journal: Journal,
         record: bool,
-        on_result: Callable[[Result], APIRequest | None],
+        on_result: Callable[[Result], Ruling | None],
         status: StatusTracker,
         budget: Budget | None,
     ) -> None:
@@ -117,15 +117,15 @@ class Asked:
                 self._unasked[name] = result
             return
         self._waiting[name] -= 1
-        self._count(result)
+        self._count_tokens(result)
         self._settle(name, result.response)
-        self._on_result(result)
+        self._status.count(result, self._on_result(result))
 
     def release(self, row: Row) -> None:
         """The row is sent the usual way, where its worst case is set aside anew."""
         self._settle(self._name(row.request), None)
 
-    def deliver_sent(self, row: Row, result: Result) -> APIRequest | None:
+    def deliver_sent(self, row: Row, result: Result) -> Ruling | None:
         """To the caller, of a row that was sent, counted and paid the usual way."""
         self._waiting[self._name(row.request)] -= 1
         return self._on_result(result)
@@ -143,16 +143,10 @@ class Asked:
         self._keys[request.key] = count + 1
         return f"{request.key}-{count + 1}" if count else request.key
 
-    def _count(self, result: Result) -> None:
-        status, usage = self._status, result.usage
-        if result.status == "succeeded":
-            status.num_tasks_succeeded += 1
-        else:
-            status.num_tasks_failed += 1
-            status.errors[result.error_code or "error"] += 1
-        if usage is not None:
-            status.prompt_tokens += usage.prompt_tokens
-            status.completion_tokens += usage.completion_tokens
+    def _count_tokens(self, result: Result) -> None:
+        if result.usage is not None:
+            self._status.prompt_tokens += result.usage.prompt_tokens
+            self._status.completion_tokens += result.usage.completion_tokens
 
     def _settle(self, name: str, answer: Any) -> None:
         reserves = self._reserves.get(name)

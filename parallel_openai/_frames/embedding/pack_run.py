@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 from parallel_openai._frames.embedding.packs import (
     Pack,
@@ -16,7 +17,7 @@ from parallel_openai._frames.embedding.vectors import VectorColumn
 from parallel_openai._frames.frame_run import FrameRun
 from parallel_openai._journal.journal import Journal
 from parallel_openai._journal.resume import KnownResults
-from parallel_openai._records import APIRequest, Result
+from parallel_openai._records import APIRequest, Result, Ruling, as_it_says, together
 from parallel_openai._requests.endpoints import EMBEDDINGS, Answer, of_length, usage_of
 from parallel_openai._requests.template import BadPromptError, is_token_numbers
 from parallel_openai._run.runner import End
@@ -88,43 +89,37 @@ class EmbedRun(FrameRun):
         self._vectors.slot = slot
         return super()._fill(slot, result)
 
-    def _take(self, result: Result, journal: Journal) -> APIRequest | None:
-        """A pack has come to its end: each of its rows is written down by itself."""
+    def _take(self, result: Result, journal: Journal) -> Ruling:
+        """A pack has come to its end: each of its rows is written down, and counted, by itself."""
         pack = result.request
         assert isinstance(pack, Pack)
         self._queue.ended(pack)
         if result.status == "failed":
-            self._refused(pack, result, journal)
-            return None
+            return self._refused(pack, result, journal)
         dimensions = self.recipe.params.get("dimensions")
         answers = [of_length(answer, dimensions) for answer in EMBEDDINGS.read_all(result.response)]
         any_good = any(answer.error_code is None for answer in answers)
         if len(answers) != len(pack.rows) or (len(answers) == 1 and not any_good):
-            self._unlike(pack, result, answers, journal)
-            return None
+            return self._unlike(pack, result, answers, journal)
         self._answered += 1
         self._queue.release(everything=True)
         self._learn(pack)
-        self.status.num_tasks_succeeded += len(pack.rows) - 1  # the pack itself is counted already
+        rulings = []
         for each in results_of_rows(pack, result, answers):
-            if each.status == "succeeded":
-                self._take_row(each, journal)
-                continue
-            self.status.num_tasks_succeeded -= 1
-            self._add_cost(each.response, each.request)
-            if any_good:
+            if each.status == "failed":
+                self._add_cost(each.response, each.request)
+            if each.status == "failed" and any_good:
                 self._ask_alone(each)
             else:
-                self._count_failed(1, each.error_code)
-                self._take_row(each, journal)
-        return None
+                rulings.append(self._take_row(each, journal))
+        return together(rulings)
 
     def _ask_alone(self, result: Result) -> None:
         """What has no vector beside others that have one is asked once more, by itself."""
         self.status.num_tasks_started -= 1  # counted again
         self._queue.put(Pack([result.request], result.attempts))
 
-    def _unlike(self, pack: Pack, result: Result, answers: Sequence[Answer], journal: Journal) -> None:
+    def _unlike(self, pack: Pack, result: Result, answers: Sequence[Answer], journal: Journal) -> Ruling:
         """An answer of which nobody can tell which vector is whose is none, though it was billed."""
         self._add_cost(result.response, pack)
         given, code = sum(each.value is not None for each in answers), answers[0].error_code or "malformed_response"
@@ -139,49 +134,38 @@ class EmbedRun(FrameRun):
             errors=(*result.errors, sentence),
             attempts=billed_in_vain(result.attempts, result.response, code),
         )
-        self.status.num_tasks_succeeded -= 1
-        self._count_failed(1, code)
+        rulings = []
         if len(pack.rows) <= max(1, self._queue.told_apart):
-            self._refused(pack, failed, journal)
+            rulings.append(self._refused(pack, failed, journal))
         else:
-            self._count_failed(-1, code)
             self.status.num_tasks_started -= len(pack.rows)  # they are counted again
             self._queue.doubt(Pack(pack.rows, (*pack.attempts, *failed.attempts)))
         if not self._answered and self._refused_alone >= _UNREADABLE:
             for given_up in self._queue.doubted():
-                self._count_failed(len(given_up.rows), code)
-                self._fail(given_up, failed._replace(attempts=()), journal)
+                rulings.append(self._fail(given_up, failed._replace(attempts=()), journal))
+        return together(rulings)
 
     def _add_cost(self, response: Mapping[str, Any], request: APIRequest) -> None:
         """What was billed for an answer that is none."""
         cost = self.answers.cost(Result(request, "failed", response, usage=usage_of(response)))
         self.status.cost_usd += cost if cost == cost else 0.0
 
-    def _count_failed(self, rows: int, code: str | None) -> None:
-        status, code = self.status, code or "error"
-        status.num_tasks_failed += rows
-        status.errors[code] += rows
-        if not status.errors[code]:
-            del status.errors[code]
-
-    def _take_row(self, result: Result, journal: Journal) -> None:
+    def _take_row(self, result: Result, journal: Journal) -> Ruling:
         self._vectors.slot = self._slots[result.request.key]
-        super()._take(result, journal)
+        return super()._take(result, journal) or as_it_says(result)
 
-    def _refused(self, pack: Pack, result: Result, journal: Journal) -> None:
+    def _refused(self, pack: Pack, result: Result, journal: Journal) -> Ruling:
         """Send it again in halves, or let its rows fail where that would not help."""
         if len(pack.rows) > 1 and self._may_be_split(result):
-            self._count_failed(-1, result.error_code)
             self.status.num_tasks_started -= 2  # the halves, which are counted again
             first, second = Pack(pack.rows, (*pack.attempts, *result.attempts)).halves()
             # As long as nothing was ever answered, one half is enough to find out whether it is a row that is bad.
             (self._queue.put if self._answered else self._queue.hold)(second)
             self._queue.put(first)
-            return
+            return Ruling()
         self._queue.release(everything=False)
         self._refused_alone += len(pack.rows) == 1
-        self._count_failed(len(pack.rows) - 1, result.error_code)
-        self._fail(pack, result, journal)
+        return self._fail(pack, result, journal)
 
     def _may_be_split(self, result: Result) -> bool:
         """Whether it may be for one of its rows, or for their number, that the server refuses a pack."""
@@ -193,9 +177,9 @@ class EmbedRun(FrameRun):
         # A connection that broke says something of the pack where others are answered.
         return self._answered > 0 if status == 0 else status not in _OF_NO_ROW
 
-    def _fail(self, pack: Pack, result: Result, journal: Journal) -> None:
-        for row, attempts in zip(pack.rows, attempts_of_rows(pack, result), strict=True):
-            self._take_row(result._replace(request=row, attempts=attempts), journal)
+    def _fail(self, pack: Pack, result: Result, journal: Journal) -> Ruling:
+        rows = zip(pack.rows, attempts_of_rows(pack, result), strict=True)
+        return together(self._take_row(result._replace(request=row, attempts=sends), journal) for row, sends in rows)
 
     def _learn(self, pack: Pack) -> None:
         """Where both halves of a refused pack are answered, it was too large, and so would others be."""
