@@ -261,5 +261,5 @@ def _frame_of_results(path: Path) -> pd.DataFrame:
     rows = [orjson.loads(line) for line in written.split(b"\n") if line and line[:4] != b"[{},"]
     good = [row for row in rows if isinstance(row[1], dict) and row[0]]
     texts = [inputs_of(row[0])[0] for row in good]
-    answers = [text_in(row[1]) if row[1].get("choices") or "output" in row[1] else None for row in good]
+    answers = [text_in(row[1]) if row[1].get("choices") or "output" in row[1] else "nothing" for row in good]
     return pd.DataFrame({"text": texts, "response": answers, "status": "succeeded"})
