@@ -14,7 +14,7 @@ LIVES = 1000
 PROCESSES = 2
 #: Lives that broke a promise once, each with what it found.
 BROKE_ONCE = {
-    1748: "a file run took a 200 without an answer for one",
+    116: "a file run took a 200 without an answer for one",
     2241: "a flush was still to come when the journal was closed on a full disk",
     2403: "a batch was made a second time, since the first try to make it was long ago when the process died",
     4379: "the same, and all its rows were paid for twice",
