@@ -149,7 +149,9 @@ def _endpoint(lot: random.Random, verb: Verb, lane: Lane) -> Endpoint:
     if verb == "embed" or (verb == "process" and lane == "batch" and lot.random() < 0.2):
         return "embeddings"
     others: tuple[Endpoint, ...] = ("responses",) if verb == "label" else ("responses", "completions")
-    return lot.choice(others) if lot.random() < 0.3 else "chat.completions"
+    endpoint = lot.choice(others) if lot.random() < 0.3 else "chat.completions"
+    # A line with an input goes to the embeddings, where no URL says otherwise.
+    return "completions" if verb == "file" and endpoint == "responses" else endpoint
 
 
 def _texts(lot: random.Random) -> list[str | None]:
