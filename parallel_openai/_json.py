@@ -157,6 +157,10 @@ _LONG_NUMBER = re.compile(rb"(?<![0-9.])[0-9]{19}")
 _DIGITS = bytes(ord("0") if chr(byte).isdigit() and byte < 128 else byte | 128 for byte in range(256))
 
 
+#: The same for what `dumps_strictly` has made, which needs no look at its bounds.
+read_back = orjson.loads
+
+
 def loads_quickly(text: bytes | str) -> Any:
     """The same where a whole number beyond 64 bits may become a float: an API's response, which has none.
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from hashlib import blake2b
 from typing import Any, Literal, NamedTuple, NoReturn, Protocol
 
-from parallel_openai._json import alike, body_and_canonical, loads_quickly
+from parallel_openai._json import alike, body_and_canonical, read_back
 from parallel_openai._printable import printable
 from parallel_openai.errors import InvalidInputError, RunStoppedError
 
@@ -231,7 +231,7 @@ class APIRequest:
     def request_json(self) -> Mapping[str, Any]:
         """The body as it is sent, read back from its bytes when it is first asked for."""
         if self._json is None:
-            self._json = loads_quickly(self.body)
+            self._json = read_back(self.body)
         return self._json
 
     @request_json.setter

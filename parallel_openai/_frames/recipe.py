@@ -279,7 +279,7 @@ def _filled(df: pd.DataFrame, text: str, what: str) -> Iterator[Any]:
     template, columns = _template(df, text, what)
     if not columns:
         return repeat(template.fill(()), len(df))
-    return (_fill(template, values) for values in rows_of(df, columns))
+    return map(partial(_fill, template), rows_of(df, columns))
 
 
 def _template(df: pd.DataFrame, text: str, what: str) -> tuple[Template, list[Hashable]]:

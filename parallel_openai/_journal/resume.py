@@ -6,7 +6,7 @@ import asyncio
 import logging
 import os
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -44,10 +44,12 @@ def result_line(result: Result, *, record: bool, origin: Origin | None = None) -
     about: dict[str, Any] = {"key": request.key, "status": result.status}
     if result.error_code is not None:
         about.update(error_code=result.error_code, error=result.error)
-    about["attempts"] = _plain(result.attempts)
+    about["attempts"] = list(map(_fields, result.attempts))
     if result.sent is not None:
         about["sent"] = result.sent.request_json
-        about["earlier"] = [{**bill_of(each.response), "attempts": _plain(each.attempts)} for each in result.earlier]
+        about["earlier"] = [
+            {**bill_of(each.response), "attempts": list(map(_fields, each.attempts))} for each in result.earlier
+        ]
     if origin is not None:
         about["place"], about["writer"] = origin
     beside_it = b"null" if request.metadata is None else dumps(request.metadata)
@@ -72,10 +74,6 @@ def _without_ballast(raw: bytes, answer: Any) -> bytes:
     left_out = [str(name)[:80] for name in answer if name not in _NEEDED]
     kept = {name: value for name, value in answer.items() if name in _NEEDED}
     return dumps({**kept, "left_out": left_out[:20]})
-
-
-def _plain(attempts: Iterable[Attempt]) -> list[dict[str, Any]]:
-    return [_fields(attempt) for attempt in attempts]
 
 
 def _fields(attempt: Attempt) -> dict[str, Any]:

@@ -93,7 +93,7 @@ def _columns(
     categories: Mapping[str, pd.CategoricalDtype],
 ) -> dict[str, Any]:
     """The columns, from each row's samples (None where one has no answer) and the keys of its requests."""
-    answers = [[each for each in row if each is not None] for row in samples]
+    answers = [list(filter(None, row)) for row in samples]
     columns: dict[str, Any] = {}
     for field in question.fields:
         rows = [_decide(field, *pair, question) for pair in zip(answers, keys, strict=True)]
@@ -138,9 +138,10 @@ class _Decided(NamedTuple):
 
 
 def _decide(field: LabelField, answers: Sequence[Labelled], key: Any, question: Question) -> _Decided:
+    if len(answers) == 1 and not answers[0].probabilities:  # as most are, in columns of millions
+        only = answers[0].values[field.name]
+        return _Decided(only, only, False, [only], None)
     given = [each.values[field.name] for each in answers]
-    if len(given) == 1 and not answers[0].probabilities:  # as most are, in columns of millions
-        return _Decided(given[0], given[0], False, given, None)
     chances = _chances(field, answers)
     drawn, tie = _drawn(field, given, chances, key)
     label = drawn

@@ -76,11 +76,13 @@ LENGTH_GAIN = 0.05
 
 @dataclass(slots=True)
 class Lot:
-    """What each rule charged for a request and had charged in all by then, and what is still expected of it."""
+    """What each rule charged for a request and had charged in all by then, what is still expected of it, and what must
+    be free before it is sent."""
 
     charges: Charges
     totals: tuple[float, ...]
     expected: float
+    cost: float
 
 
 class Counting:
@@ -107,16 +109,13 @@ class Counting:
 
     def cost(self, size: Size) -> float:
         """What must be free before the request is sent."""
-        return self.cost_of(self.draft(size))
-
-    def cost_of(self, lot: Lot) -> float:
-        """The same for a draft."""
-        return max(1.0, lot.charges[self.rule] + lot.expected)
+        return self.draft(size).cost
 
     def draft(self, size: Size) -> Lot:
         """What a request would be charged; give it to `book` when it is sent."""
         charges = charges_of(size)
-        return Lot(charges, self._totals, self._expected(charges, size) if RULES[self.rule].settles else 0.0)
+        expected = self._expected(charges, size) if RULES[self.rule].settles else 0.0
+        return Lot(charges, self._totals, expected, max(1.0, charges[self.rule] + expected))
 
     def most(self, size: Size) -> float:
         """What the request costs at the most, by any rule."""

@@ -214,7 +214,7 @@ class Limiter:
         """Set the request's capacity aside if it may be sent now, whoever waits in line; else None."""
         now = self.clock()
         lot = self.counting.draft(size)
-        if self._plan(self.counting.cost_of(lot), now)[0] > 0:
+        if self._plan(lot.cost, now)[0] > 0:
             return None
         return self._book(size, lot, now)
 

@@ -15,6 +15,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 from collections import Counter
 from pathlib import Path
 from types import FrameType
@@ -23,6 +24,7 @@ from typing import Any
 import pandas as pd
 
 import parallel_openai as po
+from parallel_openai._http.idle_connections import WATCHED
 from tests.benchmarks.throughput import ANSWER, HEADERS, MODEL, PARAMS, PROMPT, frame
 from tests.servers.static import static
 
@@ -38,11 +40,8 @@ def answer_of(verb: str) -> str:
     return json.dumps(answer).replace("\\", "\\\\")  # as nginx reads it
 
 
-def run(verb: str, base_url: str, df: pd.DataFrame) -> None:
-    with (
-        tempfile.TemporaryDirectory() as folder,
-        po.Client(base_url, "sk-static", max_concurrent_requests=20) as client,
-    ):
+def run(verb: str, client: po.Client, df: pd.DataFrame) -> None:
+    with tempfile.TemporaryDirectory() as folder:
         options: dict[str, Any] = {"model": MODEL, "client": client, "save_to": f"{folder}/answers.jsonl"}
         if verb == "label":
             out = po.label_dataframe(df, PROMPT, labels=LABELS, progress=False, **options)
@@ -63,10 +62,12 @@ def counted(verb: str, base_url: str, rows: int) -> Counter[str]:
     threading.setprofile(count)
     sys.setprofile(count)
     found = []
-    for size in (10, rows, 2 * rows):
-        counts.clear()
-        run(verb, base_url, frame(size))
-        found.append(counts.copy())
+    with po.Client(base_url, "sk-static", max_concurrent_requests=20) as client:
+        for size in (40, rows, 2 * rows):
+            counts.clear()
+            run(verb, client, frame(size))
+            found.append(counts.copy())
+            time.sleep(2 * WATCHED)  # until connections are used again, of which there would be more or less
     sys.setprofile(None)
     threading.setprofile(None)  # type: ignore[arg-type]  # which is how it is taken back
     return Counter({name: (found[2][name] - found[1][name]) / rows for name in found[2]})  # type: ignore[misc]

@@ -12,10 +12,10 @@ pytestmark = needs_nginx
 
 @pytest.mark.parametrize(
     ("arguments", "most"),
-    [(["label"], 171), (["label", "--limits"], 203), (["process"], 149), (["process", "--limits"], 194)],
+    [(["label"], 165), (["label", "--limits"], 201), (["process"], 157), (["process", "--limits"], 193)],
     ids=lambda value: " ".join(value) if isinstance(value, list) else None,
 )
 def test_a_further_row_takes_few_calls_of_our_functions(arguments: list[str], most: float) -> None:
-    printed = in_process(*arguments, "--rows=200")
+    printed = in_process(*arguments, "--rows=300")
     print(printed)
     assert float(printed.split()[0]) <= most, printed

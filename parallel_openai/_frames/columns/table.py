@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterator, Mapping, Sequence
+from itertools import chain, repeat
 from typing import Any, TypeGuard
 
 import pandas as pd
@@ -125,11 +126,13 @@ def rows_of(df: pd.DataFrame, columns: Sequence[Hashable]) -> Iterator[tuple[Any
     [('x', 1.0), (None, None)]
     """
     if not columns:
-        yield from (() for _ in range(len(df)))
-        return
+        return repeat((), len(df))
     whole = [df[column] for column in columns]
-    for start in range(0, len(df), BLOCK):
-        yield from zip(*(_values(series.iloc[start : start + BLOCK]) for series in whole), strict=True)
+    blocks = (
+        zip(*(_values(series.iloc[start : start + BLOCK]) for series in whole), strict=True)
+        for start in range(0, len(df), BLOCK)
+    )
+    return chain.from_iterable(blocks)
 
 
 def _values(series: Any) -> list[Any]:
