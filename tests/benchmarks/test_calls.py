@@ -12,7 +12,7 @@ pytestmark = needs_nginx
 
 @pytest.mark.parametrize(
     ("arguments", "most"),
-    [(["label"], 165), (["label", "--limits"], 201), (["process"], 157), (["process", "--limits"], 193)],
+    [(["label"], 166), (["label", "--limits"], 201), (["process"], 158), (["process", "--limits"], 195)],
     ids=lambda value: " ".join(value) if isinstance(value, list) else None,
 )
 def test_a_further_row_takes_few_calls_of_our_functions(arguments: list[str], most: float) -> None:
