@@ -28,8 +28,9 @@ _MONEY = re.compile(
 )
 #: In words, and as Google names its quotas: `requests_per_day`, `RequestsPerDayPerProject`.
 _DAY = re.compile(
-    r"(?i)(?:\b|_)(?:per|a|each|every)[ _-](?:day|month|week)(?:\b|_)|(?-i:PerDay)|/ ?(?:day|month|week)\b|"
-    r"\b(?:daily|weekly|monthly|tomorrow|midnight)\b|\bfor today\b|\b24[ -]?h(?:ours?|rs?)?\b|\((?:rpd|tpd)\)"
+    r"(?i)(?:\b|_)(?:per|a|each|every)[ _-]day(?:\b|_)|(?-i:PerDay)|/ ?day\b|\b(?:daily|tomorrow|midnight|for today)\b|"
+    r"\((?:rpd|tpd)\)|(?:requests?|tokens?|calls?) ?(?:per|a|each|every|in|/) ?(?:month|week|24[ -]?h)|"
+    r"\b(?:weekly|monthly|24[ -]?h(?:ours?)?) (?:\w+ )?(?:limit|quota|cap|allowance)\b"
 )
 _MINUTE = re.compile(r"(?i)(?:\b|_)per[ _-](?:minute|second|hour)(?:\b|_)|(?-i:Per(?:Minute|Second|Hour))|/ ?min")
 _OVERLOAD = re.compile(
@@ -46,7 +47,7 @@ _DEEPEST = 4
 #: Where a page begins within other words; a text that begins with a tag is one as a whole.
 _PAGE = re.compile(r"(?is)<(?:!doctype\s+html|html\b|head\b|body\b).*?(?:</html\s*>|$)")
 _TITLE = re.compile(r"(?is)<(title|h1)\b[^<>]{0,200}>(.{1,500}?)</\1")
-_NO_WORDS = re.compile(r"(?is)<(script|style)\b.*?(?:</\1\s*>|$)|<!--.*?-->|<[^<>]*>")
+_NO_WORDS = re.compile(r"(?is)<(script|style)\b.*?(?:</\1\s*>|$)|<!--.*?(?:-->|$)|<[^<>]*>")
 #: Of a page, so many characters are looked through for its title, and else for its words.
 _MOST, _WORDS = 2**16, 2**13
 _LONGEST_TITLE = 100

@@ -142,6 +142,7 @@ def day_used_up(headers: Mapping[str, str]) -> float | None:
         if _OF_A_DAY.fullmatch(name) and _number(left) == 0.0:
             reset = duration(headers.get(name.lower().replace("-remaining-", "-reset-")))
             waits.append(math.inf if reset is None else reset)
+    waits = [each for each in waits if each > 0.0]  # else it has begun anew
     return max(waits, default=None)
 
 

@@ -87,7 +87,8 @@ def judge(response: Response, *, reached: bool, path: str = "") -> Verdict:
         error and wait is None and response.status != 429
     ):  # the limiter learns from refusals, and knows what it is told of them
         wait = wait_in(error)
-    words = error or {"message": message}  # some say in plain text what others say in fields
+    # Some say in plain text what others say in fields; a page may be about anything.
+    words = error or ({} if is_page(response.body) else {"message": message})
     if code in QUOTA_CODES or status == 402 or (wait is None and _is_out_of_money(status, words)):
         return Verdict("stop", code or "insufficient_quota", message, stop=QuotaExceededError)
     if status == 429 and wait is None and _is_out_for_today(response, words):

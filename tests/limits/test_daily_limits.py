@@ -214,6 +214,7 @@ def test_a_days_limit_stops_the_run_however_it_is_told(headers: dict[str, str], 
         (of_a_day(0, "50s"), b"Too many requests; there is a daily limit too"),
         ({**MINUTE, "x-ratelimit-remaining-requests-day": "14000"}, b"Too many requests"),
         (of_a_day(0, "60000"), b""),  # milliseconds, perhaps
+        (of_a_day(0, "-5", "-day"), b"Too many requests"),
     ],
 )
 def test_a_limit_that_only_sounds_like_a_days_is_waited_out(headers: dict[str, str], body: bytes) -> None:

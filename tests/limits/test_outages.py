@@ -149,6 +149,9 @@ def test_how_long_can_be_told() -> None:
         "Quota exceeded for metric: generate_requests_per_model_per_day, limit: 50",
         "Quota exceeded: GenerateRequestsPerDayPerProjectPerModel-FreeTier",
         "Rate limit: 200 / day",
+        "You have made 50 requests per month.",
+        "24-hour request quota exceeded",
+        "Your weekly limit is used up.",
     ],
 )
 def test_a_days_limit_without_a_wait_stops_the_run_at_once(message: str) -> None:
@@ -171,6 +174,8 @@ def test_a_days_limit_without_a_wait_stops_the_run_at_once(message: str) -> None
         "Limits are 5 requests per minute and 500 per day.",
         "Quota exceeded: GenerateRequestsPerMinutePerProject, of RequestsPerDayPerProject",
         "requests_per_minute, requests_per_day",
+        "Too many requests. Upgrade to the monthly plan, for 20 USD per month.",
+        "Slow down, or use the Batch API with its 24h window instead.",
     ],
 )
 def test_a_limit_of_a_minute_that_names_the_day_too_is_waited_out(text: str) -> None:

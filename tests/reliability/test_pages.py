@@ -65,6 +65,14 @@ def test_a_page_within_an_error_is_told_by_its_title(error: object) -> None:
         assert said.startswith("HTTP 502: APIError: a web page")
 
 
+@pytest.mark.parametrize("status", [403, 429])
+def test_what_a_page_is_about_is_no_reason(status: int) -> None:
+    page = b"<html><title>Access denied: billing.example.com, daily news</title></html>"
+    verdict = judge(Response(status, {}, page, None, 0.1), reached=True)
+    assert verdict.code in ("http_403", "rate_limit_exceeded")
+    assert verdict.kind != "stop"
+
+
 def test_who_sent_the_page_is_told() -> None:
     headers = {"content-type": "text/html", "server": "squid/5.7"}
     response = Response(403, headers, b"<html><title>ERROR: Access Denied</title>", None, 0.1)
