@@ -17,6 +17,7 @@ from aiohttp.client_proto import ResponseHandler
 _NAME = rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+"
 _USUAL_STATUS = re.compile(rb"HTTP/1\.[01] \d{3}[ \r\n]")
 _ODD_LINE = re.compile(rb"\n(?!" + _NAME + rb":|\r?\n|\Z)")
+_END = re.compile(rb"\n\r?\n")
 #: What says how long the content is; the first group tells which.
 _FRAMING = re.compile(rb"(?i)\n(?:(content-length)|transfer-encoding):[ \t]*([^\r\n]*?)[ \t]*\r?(?=\n)")
 _LENGTH_LINE = re.compile(rb"(?im)^content-length:.*\n")
@@ -101,19 +102,19 @@ class Handler(ResponseHandler):
     def _read_head(self, before: bytes, data: bytes) -> bytes:
         """What the parser gets, as soon as the head has come to its end."""
         whole = (before + data).lstrip(b"\r\n") if not before else before + data
-        ends = [at + len(end) for end in (b"\n\r\n", b"\n\n") if (at := whole.find(end, max(0, len(before) - 2))) >= 0]
-        if not ends:
+        found = _END.search(whole, max(0, len(before) - 2))
+        if found is None:
             is_one = len(whole) < _MOST and _BEGINNING.fullmatch(whole) is not None
             self._head = whole if is_one else None
             return b"" if is_one else whole
-        head, rest = mended(whole[: min(ends)]), whole[min(ends) :]
+        head, rest = mended(whole[: found.end()]), whole[found.end() :]
         if re.match(rb"HTTP/\S+ 1(?!01)", head.content):  # it only says that it goes on
             self._head = b""
             return head.content + (self._read_head(b"", rest) if rest else b"")
         self._head, self._left = None, head.length
         if not head.is_clear:
             self.force_close()
-        return head.content + self._within(rest)
+        return head.content + self._within(rest) if rest else head.content
 
     def _within(self, data: bytes) -> bytes:
         """Without what stands behind the content's end; no answer can be told from it, so the connection is given up.
