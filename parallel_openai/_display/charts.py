@@ -42,21 +42,18 @@ def draw(blocks: Sequence[Block]) -> Figure:
         figure.suptitle(_plain(heading.text) + (" (simulated)" if heading.simulated else ""))
     for axes, block in zip(grid.flat, drawn, strict=False):
         axes.set_title(_plain(block.title))
-        _fill(axes, block)
+        match block:
+            case Picture():
+                _picture(axes, block)
+            case Bars():
+                _bars(axes, block)
+            case Matrix():
+                _matrix(axes, block)
     for axes in list(grid.flat)[len(drawn) :]:
         axes.remove()
     if "inline" in matplotlib.get_backend():  # it shows each open figure, and this one is shown as the cell's value
         pyplot.close(figure)
     return figure
-
-
-def _fill(axes: Axes, block: Picture | Bars | Matrix) -> None:
-    if isinstance(block, Picture):
-        _picture(axes, block)
-    elif isinstance(block, Bars):
-        _bars(axes, block)
-    else:
-        _matrix(axes, block)
 
 
 def _picture(axes: Axes, picture: Picture) -> None:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import unicodedata
 from collections.abc import Iterator, Sequence
-from functools import singledispatch
 from textwrap import wrap
 
 from parallel_openai._display.blocks import (
@@ -18,7 +18,6 @@ from parallel_openai._display.blocks import (
     Heading,
     Matrix,
     Number,
-    Picture,
     Sentence,
     Table,
 )
@@ -39,29 +38,24 @@ def to_text(blocks: Sequence[Block], width: int | None = None) -> str:
     Pictures are left out: what they come to is said by the facts.
     """
     room = (shutil.get_terminal_size(_ELSEWHERE).columns if width is None else width) - len(_INDENT)
-    lines: list[str] = []
-    after_title = False
-    for block in blocks:
-        shown = list(_lines(block, room))
-        if after_title and shown and shown[0]:
-            lines.append("")
-        after_title = shown[0] == "" if shown else after_title
-        lines += shown
-    return "\n".join(lines)
+    text = "\n".join(line for block in blocks for line in _lines(block, room))
+    return re.sub(r"\n{3,}", "\n\n", text).strip("\n")
 
 
 def to_line(blocks: Sequence[Block]) -> str:
     """All in one line, for a log: heading and facts, then the sentences."""
-    line, facts = "", list[str]()
+    heading = ""
+    facts: list[str] = []
     sentences: list[str] = []
     for block in blocks:
-        if isinstance(block, Heading):
-            line = ("SIMULATED answers. " if block.simulated else "") + block.text
-        elif isinstance(block, Facts):
-            facts += [_in_line(fact) for fact in block.facts]
-        elif isinstance(block, (Sentence, Advice)):
-            sentences.append(block.text)
-    return printable(" ".join([f"{line}: {', '.join(filter(None, facts))}.", *sentences]))
+        match block:
+            case Heading(text, simulated):
+                heading = ("SIMULATED answers. " if simulated else "") + text
+            case Facts(those):
+                facts += filter(None, map(_in_line, those))
+            case Sentence(text) | Advice(text):
+                sentences.append(text)
+    return printable(" ".join([f"{heading}: {', '.join(facts)}.", *sentences]))
 
 
 def _in_line(fact: Fact) -> str:
@@ -140,61 +134,31 @@ def cell_width(text: str) -> int:
     return len(text) + wide - sum(unicodedata.combining(character) > 0 for character in text)
 
 
-@singledispatch
 def _lines(block: Block, room: int) -> Iterator[str]:
-    """The lines of a block."""
-    raise TypeError(f"{block!r} is no block.")
+    match block:
+        case Heading(text, simulated):
+            yield printable(text) + (" (simulated)" if simulated else "")
+        case Sentence(text) | Advice(text):
+            yield printable(text)
+        case Facts(facts):
+            rows = [(fact.name.ljust(_NAMES), f"{fact.figure} {fact.note}".strip()) for fact in facts]
+            yield from _table("", (), rows, room)
+        case Table(title, head, cells):
+            yield from _table(title, head, cells, room)
+        case Bars(title, head, bars, most):
+            drawn = [(*bar.cells, "█" * round(_BAR * min(1.0, bar.length / most))) for bar in bars]
+            yield from _table(title, (*head, "") if head else (), drawn, room)
+        case Matrix(title, corner, down, across, cells):
+            named = [(name, *row) for name, row in zip(down, cells, strict=True)]
+            yield from _table(title, (" \\ ".join(filter(None, corner)), *across), named, room)
+        case Code(title, text):
+            more = " ..." if len(text) > _CODE else ""
+            yield from ("", f"{printable(title)}:", printable_lines(text[:_CODE]) + more, "")
 
 
-@_lines.register
-def _(block: Heading, room: int) -> Iterator[str]:
-    yield printable(block.text) + (" (simulated)" if block.simulated else "")
-
-
-@_lines.register(Sentence)
-@_lines.register(Advice)
-def _(block: Sentence | Advice, room: int) -> Iterator[str]:
-    yield printable(block.text)
-
-
-@_lines.register
-def _(block: Facts, room: int) -> Iterator[str]:
-    rows = [(fact.name.ljust(_NAMES), f"{fact.figure} {fact.note}".strip()) for fact in block.facts]
-    yield from _table("", rows, room)
-
-
-@_lines.register
-def _(block: Table, room: int) -> Iterator[str]:
-    yield from _table(block.title, [*([block.head] if block.head else []), *block.rows], room)
-
-
-@_lines.register
-def _(block: Bars, room: int) -> Iterator[str]:
-    rows = [(*bar.cells, "█" * round(_BAR * min(1.0, bar.length / block.most))) for bar in block.bars]
-    yield from _table(block.title, [*([(*block.head, "")] if block.head else []), *rows], room)
-
-
-@_lines.register
-def _(block: Matrix, room: int) -> Iterator[str]:
-    head = (" \\ ".join(filter(None, block.corner)), *block.across)
-    yield from _table(
-        block.title, [head, *((name, *row) for name, row in zip(block.down, block.cells, strict=True))], room
-    )
-
-
-@_lines.register
-def _(block: Picture, room: int) -> Iterator[str]:
-    yield from ()
-
-
-@_lines.register
-def _(block: Code, room: int) -> Iterator[str]:
-    text = printable_lines(block.text)
-    yield from ("", f"{printable(block.title)}:", text[:_CODE] + (" ..." if len(text) > _CODE else ""))
-
-
-def _table(title: str, rows: Sequence[Sequence[str]], room: int) -> Iterator[str]:
+def _table(title: str, head: Sequence[str], rows: Sequence[Sequence[str]], room: int) -> Iterator[str]:
     if title:
         yield from ("", printable(title))
-    for line in text_table(rows, room):
-        yield _INDENT + line
+    yield from (_INDENT + line for line in text_table([*([head] if head else []), *rows], room))
+    if title:
+        yield ""

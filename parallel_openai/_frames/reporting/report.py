@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any
 
@@ -193,7 +193,7 @@ class RunReport(Display):
         Raises:
             MissingDependencyError: matplotlib is not installed.
         """
-        return draw([*self._head(), *self._pictures(), time_bars(self.time_spent(), self.seconds)])
+        return draw([self._heading(), *self._pictures(), time_bars(self.time_spent(), self.seconds)])
 
     def summary(self) -> dict[str, Any]:
         """The report as plain data, without what grows with the run."""
@@ -212,31 +212,26 @@ class RunReport(Display):
         return {**waited, "sending and answering": max(0.0, self.seconds - sum(waited.values()))}
 
     def __str__(self) -> str:
-        return to_line([*self._head(), *self._end()])
+        return to_line([self._heading(), *self._words()])
 
     def blocks(self) -> list[Block]:
+        facts, *advice, answers = self._words()
         tables = (
             refusals_table(self.refusals),
             members_table(self.members),
             errors_table(self.errors, self.examples),
             slowest_table(self.slowest),
         )
-        return [
-            *self._head(),
-            *self._end()[:-1],
-            *(self._pictures() if len(self._timeline.slices) > 1 else []),
-            time_bars(self.time_spent(), self.seconds),
-            *(table for table in tables if table.rows),
-            *self._end()[-1:],
-        ]
+        pictures = self._pictures() if len(self._timeline.slices) > 1 else []
+        time = time_bars(self.time_spent(), self.seconds)
+        return [self._heading(), facts, *advice, *pictures, time, *(each for each in tables if each.rows), answers]
 
-    def _head(self) -> list[Block]:
-        facts = [*self._rows(), *self._mishaps(), *self._money(), *self._speed()]
-        return [Heading(f"{self.rows:,} rows in {self.seconds:,.1f} s", self.simulated), Facts(facts)]
+    def _heading(self) -> Heading:
+        return Heading(f"{self.rows:,} rows in {self.seconds:,.1f} s", self.simulated)
 
-    def _end(self) -> list[Block]:
-        advice: list[Block] = [Advice(f"{self.advice}.")] if self.advice else []
-        return [*advice, Sentence(f"Answers: {self.journal}")]
+    def _words(self) -> list[Block]:
+        advice = [Advice(f"{self.advice}.")] if self.advice else []
+        return [Facts([*self._ends(), *self._spent()]), *advice, Sentence(f"Answers: {self.journal}")]
 
     def _pictures(self) -> list[Picture]:
         timeline = coarser(self.timeline)
@@ -245,62 +240,50 @@ class RunReport(Display):
         throughput = [rates(name, timeline, self.utilisation.get(name)) for name in ("requests", "tokens")]
         return [*throughput, latencies(timeline, self.latency)]
 
-    def _rows(self) -> Iterator[Fact]:
-        """How the rows ended."""
-        yield Fact("succeeded", f"{self.succeeded:,}")
-        if self.failed:
-            kinds = ", ".join(f"{code} {count:,}" for code, count in Counter(self.errors).most_common(4))
-            yield Fact(
-                "failed", f"{self.failed:,}", in_line=f"{self.failed:,} failed" + (f" ({kinds})" if kinds else "")
-            )
-        if self.cancelled:
-            why = f" ({_ENDINGS[self.ended]})" if self.ended in _ENDINGS else ""
-            line = f"{self.cancelled:,} cancelled{why}; run the same again to go on"
-            yield Fact("cancelled", f"{self.cancelled:,}", "run the same again to go on", in_line=line)
-        if self.ended != "finished":
-            yield Fact("how it ended", self.ended, in_line="")
-        if self.left_in_flight:
-            yield Fact("left in flight", f"{self.left_in_flight:,}", "which the server may bill")
-        if self.restored:
-            yield Fact("from the journal", f"{self.restored:,}")
-        if self.shared:
-            yield Fact("duplicates shared an answer", f"{self.shared:,}")
+    def _ends(self) -> list[Fact]:
+        """How the rows ended, and what did not go as it should on the way."""
+        kinds = ", ".join(f"{code} {count:,}" for code, count in Counter(self.errors).most_common(4))
+        again = "run the same again to go on"
+        why = f" ({_ENDINGS[self.ended]})" if self.ended in _ENDINGS else ""
+        out = ", ".join(str(each["name"]) for each in self.members if each["out"])
+        return [
+            Fact("succeeded", f"{self.succeeded:,}"),
+            *_counted("failed", self.failed, in_line=f"failed ({kinds})" if kinds else None),
+            *_counted("cancelled", self.cancelled, again, in_line=f"cancelled{why}; {again}"),
+            *([] if self.ended == "finished" else [Fact("how it ended", self.ended, in_line="")]),
+            *_counted("left in flight", self.left_in_flight, "which the server may bill"),
+            *_counted("from the journal", self.restored),
+            *_counted("duplicates shared an answer", self.shared),
+            *_counted("rate-limit refusals waited out", self.rate_limit_errors),
+            *([] if self.most_open_requests is None else [Fact(about_open_requests(self.most_open_requests), "")]),
+            *_counted(f"bad answer{'s' if self.repairs > 1 else ''} asked for once more", self.repairs),
+            *([Fact(f"put out of the pool: {out}", "")] if out else []),
+        ]
 
-    def _mishaps(self) -> Iterator[Fact]:
-        """What did not go as it should, and was dealt with."""
-        if self.rate_limit_errors:
-            yield Fact("rate-limit refusals waited out", f"{self.rate_limit_errors:,}")
-        if self.most_open_requests is not None:
-            yield Fact(about_open_requests(self.most_open_requests), "")
-        if self.repairs:
-            yield Fact(f"bad answer{'s' if self.repairs > 1 else ''} asked for once more", f"{self.repairs:,}")
-        if out := ", ".join(str(each["name"]) for each in self.members if each["out"]):
-            yield Fact(f"put out of the pool: {out}", "")
-
-    def _money(self) -> Iterator[Fact]:
+    def _spent(self) -> list[Fact]:
         """What it took, and how far that is known."""
         tokens = f"{self.prompt_tokens:,} + {self.completion_tokens:,}"
-        yield Fact("prompt + completion tokens", tokens, in_line=f"{tokens} tokens")
-        if self.cost_usd:
-            yield Fact("spent", dollars(self.cost_usd), in_line=dollars(self.cost_usd))
-        if self.unpriced:
-            yield Fact(f"cost not known (no price for {', '.join(self.unpriced[:3])})", "")
-        for answered, asked in list(self.priced_as.items())[:3]:
-            yield Fact(f"{answered} at the price of {asked}", "")
-        if self.untold:
-            yield Fact(f"answer{'s' if self.untold > 1 else ''} that do not say what they took", f"{self.untold:,}")
-
-    def _speed(self) -> Iterator[Fact]:
-        if self.requests_sent or self.retries:
-            yield Fact(
-                "requests sent", f"{self.requests_sent:,}", f"{self.retries:,} retries" if self.retries else "", ""
-            )
-        if self.latency:
-            p50, p90, p99 = (duration(self.latency[name]) for name in ("p50", "p90", "p99"))
-            yield Fact("median answer", p50, f"90% within {p90}, 99% within {p99}", in_line="")
+        spent = dollars(self.cost_usd)
+        unpriced = f"cost not known (no price for {', '.join(self.unpriced[:3])})"
+        p50, p90, p99 = (duration(self.latency.get(name, 0.0)) for name in ("p50", "p90", "p99"))
+        return [
+            Fact("prompt + completion tokens", tokens, in_line=f"{tokens} tokens"),
+            *([Fact("spent", spent, in_line=spent)] if self.cost_usd else []),
+            *([Fact(unpriced, "")] if self.unpriced else []),
+            *(Fact(f"{answered} at the price of {asked}", "") for answered, asked in list(self.priced_as.items())[:3]),
+            *_counted(f"answer{'s' if self.untold > 1 else ''} that do not say what they took", self.untold),
+            *_counted("requests sent", self.requests_sent, f"{self.retries:,} retries" if self.retries else "", ""),
+            *([Fact("median answer", p50, f"90% within {p90}, 99% within {p99}", "")] if self.latency else []),
+        ]
 
 
 _ENDINGS = {"budget": "the budget is used up", "deadline": "the deadline came"}
+
+
+def _counted(name: str, count: int, note: str = "", in_line: str | None = None) -> list[Fact]:
+    """A count with its name, and how a line says it behind the count; nothing if there is none."""
+    line = f"{count:,} {in_line}" if in_line else in_line
+    return [Fact(name, f"{count:,}", note, line)] if count else []
 
 
 def _codes_of_failed(answers: Mapping[str, Any]) -> list[str]:

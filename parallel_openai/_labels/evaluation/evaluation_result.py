@@ -136,8 +136,12 @@ class Evaluation(Display):
         frequent = set(self.per_label["gold"].sort_values(ascending=False, kind="stable").index[:MOST_LABELS])
         kept = [label for label in self.labels if label in frequent]
         more = len(self.labels) - len(kept)
+        names = f"{column_text(self.label)} against {column_text(self.gold)}"
+        left_out = f"{self.examples:,} more left out: the model was shown them as examples"
         return [
-            *self._head(),
+            Heading(f"{names}: {self.accuracy:.1%} of {self.rows:,} rows are right", self.simulated),
+            Sentence(f"{self.rows:,} rows with a gold label, {self.labelled:,} of them labelled"),
+            *([Sentence(left_out)] if self.examples else []),
             Facts(list(self._facts())),
             *([self._without_a_label()] if self.labelled < self.rows else []),
             self._confusion(kept),
@@ -145,15 +149,6 @@ class Evaluation(Display):
             *([Sentence(f"{more} less frequent labels are in .per_label and .confusion")] if more else []),
             *([] if self.calibration.empty else [self._calibration(), self._coverage()]),
             *([Advice(self._strange())] if self.strange_gold else []),
-        ]
-
-    def _head(self) -> list[Block]:
-        names = f"{column_text(self.label)} against {column_text(self.gold)}"
-        left_out = f"{self.examples:,} more left out: the model was shown them as examples"
-        return [
-            Heading(f"{names}: {self.accuracy:.1%} of {self.rows:,} rows are right", self.simulated),
-            Sentence(f"{self.rows:,} rows with a gold label, {self.labelled:,} of them labelled"),
-            *([Sentence(left_out)] if self.examples else []),
         ]
 
     def _facts(self) -> Iterator[Fact]:
@@ -181,27 +176,25 @@ class Evaluation(Display):
         without = self.rows - self.labelled
         why = f"{self.failed:,} failed, {without - self.failed:,} left out or not asked"
         wrong = f"all rows; the {without:,} without a label ({why}) count as wrong"
-        rows = [
-            (wrong, number(self.rows), number(self.accuracy, ".3f"), number(self.macro_f1, ".3f")),
-            (
-                "rows with a label only",
-                number(self.labelled),
-                number(self.accuracy_labelled, ".3f"),
-                number(self.macro_f1_labelled, ".3f"),
-            ),
-        ]
+        both = (
+            (wrong, self.rows, self.accuracy, self.macro_f1),
+            ("rows with a label only", self.labelled, self.accuracy_labelled, self.macro_f1_labelled),
+        )
+        rows = [(what, number(count), *(number(score, ".3f") for score in scores)) for what, count, *scores in both]
         return Table("Rows without a label", ("", "rows", "accuracy", "macro F1"), rows)
 
     def _confusion(self, kept: Sequence[str]) -> Matrix:
         counts = self.confusion.loc[list(kept)]
-        title, corner = "Where they differ", ("", "")
-        if self.kind != "several":
-            title, corner = "Confusion", ("gold", "given")
-            counts = counts[[*kept, *([NO_LABEL] if NO_LABEL in counts else [])]]
-        shades = counts.div(np.maximum(self.confusion.loc[list(kept)].sum(axis=1), 1), axis=0).to_numpy().tolist()
-        cells = [[number(int(count)) for count in row] for row in counts.to_numpy()]
-        across = [_OF_SEVERAL.get(name, shortened(name, 24)) for name in map(str, counts.columns)]
-        return Matrix(title, corner, list(kept), across, cells, shades)
+        shares = counts.div(np.maximum(counts.sum(axis=1), 1), axis=0)
+        across = [*kept, *([NO_LABEL] if NO_LABEL in counts else [])]
+        title, corner, names = "Confusion", ("gold", "given"), [shortened(label, 24) for label in across]
+        if self.kind == "several":
+            across, title, corner = list(counts.columns), "Where they differ", ("", "")
+            names = ["rightly given", "missed", "wrongly given"]
+        cells = [[number(int(count)) for count in row] for row in counts[across].to_numpy()]
+        return Matrix(
+            title, corner, [shortened(label, 40) for label in kept], names, cells, shares[across].to_numpy().tolist()
+        )
 
     def _calibration(self) -> Picture:
         bins = self.calibration
@@ -223,9 +216,6 @@ class Evaluation(Display):
     def _strange(self) -> str:
         told = ", ".join(f"{text!r} in {count:,}" for text, count in list(self.strange_gold.items())[:8])
         return f"Gold labels that are none of the labels, so never right: {told} rows."
-
-
-_OF_SEVERAL = {"both": "rightly given", "only_gold": "missed", "only_given": "wrongly given"}
 
 
 def _unit(name: str) -> Axis:
