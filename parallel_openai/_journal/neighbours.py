@@ -74,6 +74,7 @@ def _others_beside(own: Path) -> list[Path]:
         return []
     with os.scandir(own.parent) as folder:
         found = [each for each in folder if _DIGEST.sub("", each.name) == stem != each.name and each.name != own.name]
+        found = [each for each in found if each.is_file(follow_symlinks=False)]  # somebody else may have put it there
         return [Path(each.path) for each in sorted(found, key=lambda each: each.stat().st_mtime, reverse=True)]
 
 
