@@ -19,9 +19,10 @@ from parallel_openai._batch.server_batch import ServerBatch
 from parallel_openai._batch.submitting.input_files import Spool
 from parallel_openai._client.client import Client
 from parallel_openai._client.default_client import client_for
+from parallel_openai._journal.entry import result_line
 from parallel_openai._journal.journal import Journal
 from parallel_openai._journal.lines import read_entries
-from parallel_openai._journal.resume import KnownResults, result_line
+from parallel_openai._journal.resume import KnownResults
 from parallel_openai._json import dumps
 from parallel_openai._loop.background import Interrupted
 from parallel_openai._loop.background import run as run_to_end

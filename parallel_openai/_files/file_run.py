@@ -26,9 +26,9 @@ from parallel_openai._files.known_lines import NOTHING_KNOWN, Digest, KnownLines
 from parallel_openai._files.requests_file import Line, LineRequest, RequestsFile, parse_request
 from parallel_openai._frames.parameters import SECRET
 from parallel_openai._journal.digests import digest_of
+from parallel_openai._journal.entry import result_line
 from parallel_openai._journal.journal import Journal
 from parallel_openai._journal.origins import here
-from parallel_openai._journal.resume import result_line
 from parallel_openai._log import log
 from parallel_openai._printable import printable
 from parallel_openai._progress.status import about_open_requests

@@ -11,10 +11,10 @@ from typing import Any, Literal
 from parallel_openai._batch.manage import identity_in_files
 from parallel_openai._files.requests_file import no_json
 from parallel_openai._journal.digests import digest_of
+from parallel_openai._journal.entry import origin_of
 from parallel_openai._journal.finished_requests import FinishedRequests
 from parallel_openai._journal.lines import Entry, likely_lines, read_entries
 from parallel_openai._journal.origins import Origin, Origins, writer
-from parallel_openai._journal.resume import origin_of
 from parallel_openai._json import alike, canonical, dumps, dumps_strictly
 from parallel_openai._records import request_key
 from parallel_openai._requests.endpoints import is_simulated, path_answering

@@ -31,10 +31,11 @@ from parallel_openai._frames.repair import Repair, check_tries, make_repair
 from parallel_openai._frames.reporting.report import RunReport, remember
 from parallel_openai._frames.restore import KnownRequest, Restoring
 from parallel_openai._frames.run_options import Options
+from parallel_openai._journal.entry import result_line
 from parallel_openai._journal.journal import Journal
 from parallel_openai._journal.neighbours import Neighbour, neighbours_of
 from parallel_openai._journal.origins import Origin, here
-from parallel_openai._journal.resume import KnownResults, result_line
+from parallel_openai._journal.resume import KnownResults
 from parallel_openai._json import dumps, loads
 from parallel_openai._loop.background import Interrupted, arun, run
 from parallel_openai._loop.interrupts import Presses, hold_back, interrupt_with, is_interactive, noted_interrupts

@@ -35,8 +35,8 @@ from pathlib import Path
 import numpy as np
 import orjson
 
+from parallel_openai._journal.entry import result_line
 from parallel_openai._journal.journal import Journal
-from parallel_openai._journal.resume import result_line
 from parallel_openai._limits.limiter import Limiter
 from parallel_openai._progress.status import StatusTracker
 from parallel_openai._records import APIRequest, Response, Result, Size

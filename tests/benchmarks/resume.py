@@ -34,7 +34,8 @@ import orjson
 from parallel_openai import APIRequest, Client, process_api_requests_from_file
 from parallel_openai._files.file_run import FileRun
 from parallel_openai._files.known_lines import content_digest
-from parallel_openai._journal.resume import KnownResults, result_line
+from parallel_openai._journal.entry import result_line
+from parallel_openai._journal.resume import KnownResults
 from parallel_openai._json import dumps
 from parallel_openai._records import Attempt, Result
 from parallel_openai._run.spending.allowance import Bounds

@@ -37,7 +37,7 @@ import pandas as pd
 
 import parallel_openai as po
 from parallel_openai._frames.recipe import Recipe
-from parallel_openai._journal.resume import result_line
+from parallel_openai._journal.entry import result_line
 from parallel_openai._records import APIRequest, Attempt, Result
 from parallel_openai.errors import RunStoppedError
 from tests.benchmarks.machine import about

@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 
 import parallel_openai as po
-from parallel_openai._journal.resume import KEPT_WHOLE
+from parallel_openai._journal.entry import KEPT_WHOLE
 from parallel_openai._json import MAX_NESTING, MAX_VALUES, JSONTooLargeError, loads, loads_quickly
 from parallel_openai.errors import TemplateError
 from parallel_openai.local.simulator import Server

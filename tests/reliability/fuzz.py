@@ -17,9 +17,10 @@ from parallel_openai._frames.columns.answer_columns import Answers
 from parallel_openai._frames.process import answer_reader
 from parallel_openai._frames.recipe import Recipe
 from parallel_openai._http.transport import Transport
+from parallel_openai._journal.entry import result_line
 from parallel_openai._journal.journal import Journal
 from parallel_openai._journal.lines import parse_line
-from parallel_openai._journal.resume import KnownResults, result_line
+from parallel_openai._journal.resume import KnownResults
 from parallel_openai._json import loads
 from parallel_openai._limits.limiter import Limiter
 from parallel_openai._records import APIRequest, Response, Result, Size

@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from parallel_openai._journal.digests import DigestTable, digest_of, digest_of_key
+from parallel_openai._journal.entry import result_line
 from parallel_openai._journal.finished_requests import FinishedRequests
-from parallel_openai._journal.resume import KnownResults, result_line
+from parallel_openai._journal.resume import KnownResults
 from parallel_openai._records import APIRequest, Result
 
 REQUESTS = [APIRequest({"model": "m", "messages": [{"role": "user", "content": str(n)}]}) for n in range(50)]

@@ -20,7 +20,7 @@ from parallel_openai._batch.batch_disk import on_disk
 from parallel_openai._batch.collecting.download_size import most_bytes
 from parallel_openai._batch.part_failures import LostError
 from parallel_openai._disk.ownership import check_own
-from parallel_openai._journal.resume import attempts_of
+from parallel_openai._journal.entry import attempts_of
 from parallel_openai._json import dumps, loads
 from parallel_openai._log import log
 from parallel_openai._records import APIRequest, Attempt, Size

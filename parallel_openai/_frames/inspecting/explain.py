@@ -13,8 +13,8 @@ import pandas as pd
 from parallel_openai._display.blocks import Block, Heading, Number, Sentence, Table
 from parallel_openai._display.display import Display
 from parallel_openai._frames.columns.table import check_frame, last_run_of
+from parallel_openai._journal.entry import asked_key, attempts_of, record_of
 from parallel_openai._journal.lines import Entry, read_entries
-from parallel_openai._journal.resume import asked_key, attempts_of, record_of
 from parallel_openai._requests.endpoints import usage_of
 from parallel_openai.errors import InvalidInputError
 

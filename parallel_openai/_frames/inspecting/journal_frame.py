@@ -11,8 +11,8 @@ import numpy as np
 import pandas as pd
 
 from parallel_openai._arguments import is_file, path_of
+from parallel_openai._journal.entry import key_of, record_of
 from parallel_openai._journal.lines import Entry, read_entries
-from parallel_openai._journal.resume import key_of, record_of
 from parallel_openai._json import dumps
 from parallel_openai.errors import InvalidInputError, JournalError
 

@@ -12,8 +12,8 @@ import pandas as pd
 from parallel_openai._arguments import check_count, is_file, path_of
 from parallel_openai._frames.inspecting.journal_frame import moment
 from parallel_openai._frames.journal_path import JOURNAL_FOLDER
+from parallel_openai._journal.entry import record_of
 from parallel_openai._journal.lines import Entry, parse_line
-from parallel_openai._journal.resume import record_of
 from parallel_openai._json import dumps
 from parallel_openai._requests.endpoints import Endpoint, endpoint
 from parallel_openai.errors import InvalidInputError, JournalError
