@@ -134,6 +134,15 @@ def test_columns_that_find_no_room_go_on_below_beside_the_first() -> None:
     assert all(f"1,000,0{number:02}" in " ".join(lines) for number in range(20))
 
 
+def test_a_table_without_rows_is_not_shown() -> None:
+    empty = [b.Table("Nobody", ("name",), []), b.Bars("No time", (), [], 1.0), b.Facts([])]
+    assert to_text(empty) == ""
+    assert "No" not in Parsed(to_html(empty).split("</style>")[1].removesuffix("</div>\n").removesuffix("</div>")).text
+    assert "Where the time went" not in str(
+        RunReport(0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0.0, 0.0, "finished", {}, "", True)
+    )
+
+
 def test_a_sentence_is_never_broken_so_that_it_can_be_searched_for() -> None:
     assert LONG in to_text([b.Advice(LONG)], 40)
 
@@ -184,6 +193,8 @@ def words(block: Any) -> Iterator[str]:
         yield block
     elif isinstance(block, b.Picture):
         yield block.title
+    elif isinstance(block, b.Table) and not block.rows:
+        return
     elif isinstance(block, (list, tuple)):
         for each in block:
             yield from words(each)

@@ -71,7 +71,7 @@ class Facts:
 
 @dataclass(frozen=True)
 class Table:
-    """Rows of cells; without a head the first column names what stands beside it."""
+    """Rows of cells; without a head the first column names what stands beside it. Without rows nothing is shown."""
 
     title: str
     head: Sequence[str]
@@ -89,7 +89,7 @@ class Bar:
 
 @dataclass(frozen=True)
 class Bars:
-    """Bars below each other.
+    """Bars below each other; without bars nothing is shown.
 
     Attributes:
         most: the length of a full bar.

@@ -157,6 +157,8 @@ def _lines(block: Block, room: int) -> Iterator[str]:
 
 
 def _table(title: str, head: Sequence[str], rows: Sequence[Sequence[str]], room: int) -> Iterator[str]:
+    if not rows:
+        return
     if title:
         yield from ("", printable(title))
     yield from (_INDENT + line for line in text_table([*([head] if head else []), *rows], room))

@@ -38,8 +38,7 @@ class Explanation(Display):
     notes: tuple[str, ...]
 
     def blocks(self) -> list[Block]:
-        sends = [Table("", _HEADS, self.sends)] if self.sends else []
-        return [Heading(self.title), *sends, *map(Sentence, self.notes)]
+        return [Heading(self.title), Table("", _HEADS, self.sends), *map(Sentence, self.notes)]
 
 
 def explain(out: pd.DataFrame, row: Hashable) -> Explanation:

@@ -217,14 +217,14 @@ class RunReport(Display):
     def blocks(self) -> list[Block]:
         facts, *advice, answers = self._words()
         tables = (
+            time_bars(self.time_spent(), self.seconds),
             refusals_table(self.refusals),
             members_table(self.members),
             errors_table(self.errors, self.examples),
             slowest_table(self.slowest),
         )
         pictures = self._pictures() if len(self._timeline.slices) > 1 else []
-        time = time_bars(self.time_spent(), self.seconds)
-        return [self._heading(), facts, *advice, *pictures, time, *(each for each in tables if each.rows), answers]
+        return [self._heading(), facts, *advice, *pictures, *tables, answers]
 
     def _heading(self) -> Heading:
         return Heading(f"{self.rows:,} rows in {self.seconds:,.1f} s", self.simulated)
@@ -264,6 +264,7 @@ class RunReport(Display):
         """What it took, and how far that is known."""
         tokens = f"{self.prompt_tokens:,} + {self.completion_tokens:,}"
         spent = dollars(self.cost_usd)
+        retries = f"{self.retries:,} {'retry' if self.retries == 1 else 'retries'}" if self.retries else ""
         unpriced = f"cost not known (no price for {', '.join(self.unpriced[:3])})"
         p50, p90, p99 = (duration(self.latency.get(name, 0.0)) for name in ("p50", "p90", "p99"))
         return [
@@ -272,7 +273,7 @@ class RunReport(Display):
             *([Fact(unpriced, "")] if self.unpriced else []),
             *(Fact(f"{answered} at the price of {asked}", "") for answered, asked in list(self.priced_as.items())[:3]),
             *_counted(f"answer{'s' if self.untold > 1 else ''} that do not say what they took", self.untold),
-            *_counted("requests sent", self.requests_sent, f"{self.retries:,} retries" if self.retries else "", ""),
+            *_counted("requests sent", self.requests_sent, retries, in_line=""),
             *([Fact("median answer", p50, f"90% within {p90}, 99% within {p99}", "")] if self.latency else []),
         ]
 

@@ -12,9 +12,7 @@ ROWS = 20
 
 
 def rows_that_differ(differences: pd.DataFrame) -> list[Block]:
-    """The first of them as a table; nothing if there are none."""
-    if differences.empty:
-        return []
+    """The first of them as a table, which shows nothing if there are none."""
     shown = differences.head(ROWS)
     cells = shown.astype(object).where(shown.notna(), "").itertuples(index=False, name=None)
     rows = [
