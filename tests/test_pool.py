@@ -19,7 +19,7 @@ from parallel_openai._limits.limiter import Limiter
 from parallel_openai._progress.status import StatusTracker
 from parallel_openai._records import Response, Result, Size, Verdict
 from parallel_openai._run.retry import RetryPolicy
-from parallel_openai._run.runner import Processor
+from parallel_openai._run.runner import Runner
 from parallel_openai.errors import AuthenticationError, InvalidInputError, QuotaExceededError, RunStoppedError
 from parallel_openai.local import simulator
 from parallel_openai.local.simulator import Server
@@ -78,7 +78,7 @@ class Bank:
             clock=loop.time,
         )
         results: list[Result] = []
-        processor = Processor(
+        processor = Runner(
             send=gate.send,
             limiter=gate,
             on_result=results.append,

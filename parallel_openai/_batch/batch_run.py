@@ -14,14 +14,14 @@ from parallel_openai._batch.batch_api import BatchAPI, Sleep
 from parallel_openai._batch.batch_lane import BatchLane
 from parallel_openai._batch.batch_state import Part, planned, step, write
 from parallel_openai._batch.collecting.leftovers import Leftovers
-from parallel_openai._batch.collecting.output_files import AT_ONCE, Collector
+from parallel_openai._batch.collecting.output_files import AT_ONCE, OutputFiles
 from parallel_openai._batch.collecting.output_lines import Outcome, refused
-from parallel_openai._batch.part_failures import LOST_LOOKS, LostError, NotNowError, NotWholeError, Troubles
+from parallel_openai._batch.part_failures import LOST_LOOKS, LostError, NotNowError, NotWholeError, PartFailures
 from parallel_openai._batch.server_batch import ServerBatch
-from parallel_openai._batch.standing_text import Standing, limit_in
-from parallel_openai._batch.submitting.batch_requests import Asked, Source
-from parallel_openai._batch.submitting.divide import Planner
-from parallel_openai._batch.submitting.input_files import Row, Spool
+from parallel_openai._batch.standing_text import StandingText, limit_in
+from parallel_openai._batch.submitting.batch_requests import BatchRequests, Source
+from parallel_openai._batch.submitting.divide import Divider
+from parallel_openai._batch.submitting.input_files import InputFiles, Row
 from parallel_openai._batch.submitting.submit import Submitter
 from parallel_openai._client.client import Client
 from parallel_openai._journal.journal import Journal
@@ -76,7 +76,7 @@ class BatchRun:
         self._client, self._journal, self._options = client, journal, options
         self._status, self._all_asked = status, all_asked
         self._budget, self._sleep = budget, sleep
-        self._asked = Asked(
+        self._requests = BatchRequests(
             identity=identity,
             known=known,
             journal=journal,
@@ -86,19 +86,23 @@ class BatchRun:
             budget=budget,
         )
         self._api = BatchAPI(client, sleep=sleep, looks_once=True)
-        self._spool = Spool(journal.path)
-        self._submitter = Submitter(self._api, journal, self._spool, sleep=sleep)
+        self._input_files = InputFiles(journal.path)
+        self._submitter = Submitter(self._api, journal, self._input_files, sleep=sleep)
         run = os.urandom(6).hex()
-        self._planner = Planner(self._spool, options, run, record=record)
-        self._leftovers = Leftovers(self._spool, Planner(self._spool, options, f"{run}-online", record=record))
-        self._collector = Collector(self._api, self._spool, self._settle)
-        self._troubles = Troubles(options.poll_seconds, client.max_wait, patient=options.wait, clock=client.clock)
+        self._divider = Divider(self._input_files, options, run, record=record)
+        self._leftovers = Leftovers(
+            self._input_files, Divider(self._input_files, options, f"{run}-online", record=record)
+        )
+        self._output_files = OutputFiles(self._api, self._input_files, self._settle)
+        self._failures = PartFailures(options.poll_seconds, client.max_wait, patient=options.wait, clock=client.clock)
         self._refusals: list[RunStoppedError] = []  # of parts that the server would not have
         self._is_blind, self._skipped = False, 0  # what is in an earlier part is not known; requests not sent for that
         self._began, self._is_cancelled = time.time(), False
         self._batches: dict[str, ServerBatch] = {}  # as they were seen last
         self.live: list[Part] = []
-        self.standing = Standing(self.live, self._batches, self._troubles, self._spool, self._collector.taken)
+        self.standing = StandingText(
+            self.live, self._batches, self._failures, self._input_files, self._output_files.taken
+        )
         self.is_short = False
 
     async def run(self, requests: Iterable[APIRequest | None] = ()) -> End:
@@ -117,20 +121,20 @@ class BatchRun:
             await self._take_what_is_there(1)  # which is paid for
             raise
         finally:
-            self._planner.discard()
+            self._divider.discard()
             self._leftovers.discard()
             self._status.note = ""
 
     async def _bring(self, source: Source) -> End:
         await self._take_over()
         while True:
-            before = self._planner.rows
+            before = self._divider.rows
             self.is_short = not await self._plan(source)
             if not self._options.wait:
                 await self._take_what_is_there(LOST_LOOKS)
                 break
             await self._work_off()
-            if not self.is_short or self._planner.rows == before:
+            if not self.is_short or self._divider.rows == before:
                 break
         end: End = "budget" if self.is_short else "finished"
         if end == "finished" and self._options.wait:
@@ -146,41 +150,41 @@ class BatchRun:
             try:
                 if not await self._submitter.recover(part, keep=self._all_asked, needs_metadata=self._all_asked):
                     continue
-                self._asked.add_earlier(self._spool.places(part.name, part.requests).values())
+                self._requests.add_earlier(self._input_files.places(part.name, part.requests).values())
             except RunStoppedError as error:
                 self._is_blind = True
-                self._troubles.add(part, error, final=True)
+                self._failures.add(part, error, final=True)
             self.live.append(part)
             self._status.num_tasks_in_progress += part.requests
         if self._all_asked:
-            self._asked.ask_for_earlier()
+            self._requests.ask_for_earlier()
 
     async def _plan(self, source: Source) -> bool:
         """Submit what the source gives; False where the budget does not suffice for all of it."""
         for number, request in enumerate(source, 1):
             if number % AT_ONCE == 0 or request is None:
                 await asyncio.sleep(0)
-            if request is None or self._asked.claim(request):
+            if request is None or self._requests.claim(request):
                 continue
             if self._is_blind:
                 self._skipped += 1
                 continue
-            row = self._asked.take_up(request)
+            row = self._requests.take_up(request)
             if row is None:
                 source.put_back(request)
-                await self._submit_all(self._planner.close())
+                await self._submit_all(self._divider.close())
                 return False
             full = self._add(row, 1)
             if full is not None:
                 await self._submit_all([full])
-        await self._submit_all(self._planner.close())
+        await self._submit_all(self._divider.close())
         return True
 
     def _add(self, row: Row, round: int) -> Part | None:
-        objection = self._planner.objection(row)
+        objection = self._divider.objection(row)
         if objection is None:
-            return self._planner.add(row, round)
-        self._asked.deliver(
+            return self._divider.add(row, round)
+        self._requests.deliver(
             Result(row.request, "failed", None, "request_too_large", objection, (objection,), row.attempts)
         )
         return None
@@ -210,9 +214,9 @@ class BatchRun:
             self._drop(part, error)
             return True
         except NotNowError as error:
-            self._troubles.add(part, error)
+            self._failures.add(part, error)
             return False
-        self._troubles.clear(part)
+        self._failures.clear(part)
         if batch.id is not None and self._gives_up(part):  # it was cancelled meanwhile
             with suppress(LostError, NotNowError):
                 await self._api.cancel(batch.id)
@@ -220,7 +224,7 @@ class BatchRun:
 
     def _must_queue(self, part: Part) -> bool:
         """Whether others of the model stand in line before it, at a queue that was full."""
-        others = [each for each in self.live if each.model == part.model and not self._troubles.is_in_trouble(each)]
+        others = [each for each in self.live if each.model == part.model and not self._failures.is_in_trouble(each)]
         before = others[: others.index(part)] if part in others else []
         waiting = any(each.batch_id is None for each in before)
         trying = any(each.submission > 1 and self.standing.state(each) == "validating" for each in others)
@@ -228,15 +232,15 @@ class BatchRun:
 
     def _gives_up(self, part: Part) -> bool:
         """Whether somebody has cancelled all that was under way at that time."""
-        self._is_cancelled = self._is_cancelled or self._spool.is_cancelled(self._began)
-        return self._spool.is_cancelled(part.planned_at) if part.earlier else self._is_cancelled
+        self._is_cancelled = self._is_cancelled or self._input_files.is_cancelled(self._began)
+        return self._input_files.is_cancelled(part.planned_at) if part.earlier else self._is_cancelled
 
     # From the batches to results.
 
     async def _work_off(self) -> None:
         """Look at the batches until all of them have ended and what they gave is in the journal."""
         moved_at = time.monotonic()
-        while not all(map(self._troubles.is_over, self.live)):
+        while not all(map(self._failures.is_over, self.live)):
             if await self._look_at_all():
                 moved_at = time.monotonic()
             elif self.live:
@@ -246,7 +250,7 @@ class BatchRun:
     async def _take_what_is_there(self, looks: int) -> None:
         for look in range(looks):
             await self._look_at_all(submitted=looks == 1)
-            if look + 1 == looks or not any(map(self._troubles.is_in_trouble, self.live)):
+            if look + 1 == looks or not any(map(self._failures.is_in_trouble, self.live)):
                 return
             await self._sleep(min(self._options.poll_seconds, 1.0))
 
@@ -254,7 +258,7 @@ class BatchRun:
         """Look at each part, or only at those that are submitted; whether something has changed."""
         moved = False
         for part in list(self.live):
-            if self._troubles.is_due(part) and (part.batch_id is not None or not submitted):
+            if self._failures.is_due(part) and (part.batch_id is not None or not submitted):
                 moved = await self._look_at(part) or moved
         self._status.note = self.standing.note()
         return moved
@@ -268,22 +272,22 @@ class BatchRun:
             if batch.is_refused:
                 await self._refused(part, batch)
             elif batch.has_ended:
-                new = await self._collector.collect(part, batch, self._troubles.looks(part) + 1)
+                new = await self._output_files.collect(part, batch, self._failures.looks(part) + 1)
                 await self._replace(part, new, "collected")
                 self._let_the_next_try(part.model)
             elif 0 < part.creating_at < time.time() - OVERDUE:
                 days = (time.time() - part.creating_at) / 86_400
                 raise NotWholeError(f"Batch {part.batch_id} is {batch.status}, {days:.0f} days after it was made.")
             else:
-                self._troubles.clear(part)
+                self._failures.clear(part)
                 return False
         except RunStoppedError as error:
-            self._troubles.add(part, error)
+            self._failures.add(part, error)
             return False
         return True
 
     async def _replace(self, part: Part, new: list[Part], event: str) -> None:
-        new = [*new, *self._planner.close()]
+        new = [*new, *self._divider.close()]
         self._enlist(new, step(part, event))
         self._forget(part)
         for each in new:
@@ -295,8 +299,8 @@ class BatchRun:
             log.warning("%s", why)
             self._refusals.append(why)
         with suppress(LostError, OSError):  # whose files are damaged or gone
-            for row in self._spool.rows(part.name, part.path):
-                self._asked.release(row)
+            for row in self._input_files.rows(part.name, part.path):
+                self._requests.release(row)
         write(self._journal, [step(part, "dropped")])
         self._forget(part)
 
@@ -304,20 +308,20 @@ class BatchRun:
         """Its end is in the journal."""
         self.live.remove(part)
         self._batches.pop(part.name, None)
-        self._collector.forget(part)
-        self._troubles.clear(part)
+        self._output_files.forget(part)
+        self._failures.clear(part)
         self._status.num_tasks_in_progress -= part.requests
-        self._spool.remove(part.name)
+        self._input_files.remove(part.name)
 
     def _settle(self, part: Part, row: Row, outcome: Outcome) -> list[Part]:
         """Hand a row's result over, or send it again; gives the part that became full by it."""
-        self._asked.name_again(row.request)
+        self._requests.name_again(row.request)
         self._status.num_requests_sent += 1
         if outcome.fate == "left" or (outcome.fate == "again" and self._gives_up(part)):
             return []
-        if outcome.fate == "done" or not self._asked.waits_for(row.request):
+        if outcome.fate == "done" or not self._requests.waits_for(row.request):
             if outcome.fate == "done":
-                self._asked.deliver(outcome.result(row.request, row.attempts))
+                self._requests.deliver(outcome.result(row.request, row.attempts))
             return []
         again = replace(row, attempts=(*row.attempts, outcome.attempt))
         if part.round < self._options.rounds:
@@ -327,7 +331,7 @@ class BatchRun:
         if self._options.then == "online":
             self._leftovers.add(again)
         else:
-            self._asked.deliver(outcome.result(row.request, row.attempts))
+            self._requests.deliver(outcome.result(row.request, row.attempts))
         return []
 
     # What the Batch API does not take.
@@ -345,28 +349,28 @@ class BatchRun:
         new: list[Part] = []
         async for number, row in self._rows(part):
             if number in at_fault:
-                self._asked.deliver(refused(batch, at_fault[number]).result(row.request, row.attempts))
-            elif self._asked.waits_for(row.request) and (filled := self._add(row, part.round)) is not None:
+                self._requests.deliver(refused(batch, at_fault[number]).result(row.request, row.attempts))
+            elif self._requests.waits_for(row.request) and (filled := self._add(row, part.round)) is not None:
                 new.append(filled)
         await self._replace(part, new, "dropped")
 
     async def _rows(self, part: Part) -> AsyncIterator[tuple[int, Row]]:
         """The rows of a part with their numbers, which others get their turn between."""
-        for number, row in enumerate(self._spool.rows(part.name, part.path), 1):
+        for number, row in enumerate(self._input_files.rows(part.name, part.path), 1):
             if number % AT_ONCE == 0:
                 await asyncio.sleep(0)
-            self._asked.name_again(row.request)
+            self._requests.name_again(row.request)
             yield number, row
 
     async def _queue_is_full(self, part: Part, message: str) -> None:
         """Wait until others have left the queue; a part that is larger than the whole queue is divided."""
         limit = limit_in(message)
         if limit is not None:
-            self._planner.learn_queue(part.model, limit)
+            self._divider.learn_queue(part.model, limit)
         alone = all(each is part or self.standing.state(each) in (None, "validating") for each in self.live)
         if limit is not None and alone and part.submission > 3 and part.tokens <= limit:
             # The server counts more than we do: all else is through, and it still does not fit.
-            self._planner.learn_queue(part.model, max(1, part.tokens // 2))
+            self._divider.learn_queue(part.model, max(1, part.tokens // 2))
             limit = part.tokens // 2
         self._submitter.refused(part)
         self._batches.pop(part.name, None)
@@ -376,7 +380,7 @@ class BatchRun:
             return
         new: list[Part] = []
         async for _, row in self._rows(part):
-            if self._asked.waits_for(row.request) and (filled := self._add(row, part.round)) is not None:
+            if self._requests.waits_for(row.request) and (filled := self._add(row, part.round)) is not None:
                 new.append(filled)
         await self._replace(part, new, "dropped")
 
@@ -392,8 +396,8 @@ class BatchRun:
     async def _send_leftovers(self) -> End:
         return await self._leftovers.send(
             self._client,
-            on_start=self._asked.release,
-            on_result=self._asked.deliver_sent,
+            on_start=self._requests.release,
+            on_result=self._requests.deliver_sent,
             status=self._status,
             budget=self._budget,
         )

@@ -16,7 +16,7 @@ from parallel_openai._batch.batch_run import BatchRun
 from parallel_openai._batch.batch_state import Part, live_parts, step, write
 from parallel_openai._batch.part_failures import OF_A_PART, LostError
 from parallel_openai._batch.server_batch import ServerBatch
-from parallel_openai._batch.submitting.input_files import Spool
+from parallel_openai._batch.submitting.input_files import InputFiles
 from parallel_openai._client.client import Client
 from parallel_openai._client.default_client import client_for
 from parallel_openai._journal.entry import result_line
@@ -103,7 +103,7 @@ def cancel_batches(
     give_up(save_to, forget)
     parts = _parts(save_to)
     if parts:
-        Spool(Path(save_to)).cancel()
+        InputFiles(Path(save_to)).cancel()
         parts = _parts(save_to)  # a run in another process may just have submitted one
     return _run(_each(client_for(client), parts, _cancel))
 
@@ -190,10 +190,10 @@ def give_up(save_to: str | os.PathLike[str], forget: str | Sequence[str]) -> Non
         if unknown:
             known = ", ".join(parts) or "none"
             raise InvalidInputError(f"forget={unknown[0]!r:.200} is no batch of {save_to}; it waits for: {known}.")
-        spool = Spool(journal.path)
+        input_files = InputFiles(journal.path)
         for part in (parts[name] for name in dict.fromkeys(names)):
             write(journal, [step(part, "dropped")])
-            spool.remove(part.name)
+            input_files.remove(part.name)
 
 
 Look = Callable[[BatchAPI, Part], Coroutine[Any, Any, BatchInfo]]

@@ -38,7 +38,7 @@ class _Trouble:
     is_over: bool = False  # it is not tried again in this call
 
 
-class Troubles:
+class PartFailures:
     """The parts that something is wrong with.
 
     Args:

@@ -8,16 +8,16 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 
 from parallel_openai._batch.batch_state import Part
-from parallel_openai._batch.part_failures import OF_A_PART, LostError, Troubles
+from parallel_openai._batch.part_failures import OF_A_PART, LostError, PartFailures
 from parallel_openai._batch.server_batch import ServerBatch
-from parallel_openai._batch.submitting.input_files import Spool
+from parallel_openai._batch.submitting.input_files import InputFiles
 from parallel_openai._log import log
 from parallel_openai.errors import BatchError, RunStoppedError
 
 _LIMIT = re.compile(r"Limit: ([\d,]+)")
 
 
-class Standing:
+class StandingText:
     """Tells how the parts of a run stand.
 
     Args:
@@ -30,11 +30,17 @@ class Standing:
         self,
         parts: list[Part],
         batches: Mapping[str, ServerBatch],
-        troubles: Troubles,
-        spool: Spool,
+        failures: PartFailures,
+        input_files: InputFiles,
         taken: Callable[[Part], int],
     ) -> None:
-        self._parts, self._batches, self._troubles, self._spool, self._taken = parts, batches, troubles, spool, taken
+        self._parts, self._batches, self._failures, self._input_files, self._taken = (
+            parts,
+            batches,
+            failures,
+            input_files,
+            taken,
+        )
 
     def rest(self) -> str | None:
         """What goes on at the server or is in trouble, as sentences; None where nothing does."""
@@ -49,7 +55,7 @@ class Standing:
             if part.batch_id is None and not part.creating_at:
                 continue
             with suppress(LostError, OSError):  # what its rows are, nobody knows
-                for place in self._spool.places(part.name).values():
+                for place in self._input_files.places(part.name).values():
                     yield place.key, self._sentence(part) or rest
 
     def note(self) -> str:
@@ -79,12 +85,12 @@ class Standing:
         if skipped:
             why = f"{skipped:,} requests were not submitted, since they may be in it and would be paid for twice."
             raise BatchError(f"{' '.join(sentences)} What is in a batch is not known: {why}")
-        for error in () if has_worked else map(self._troubles.error, self._parts):
+        for error in () if has_worked else map(self._failures.error, self._parts):
             if error is not None and not isinstance(error, OF_A_PART):
                 raise error
 
     def _sentence(self, part: Part) -> str | None:
-        return self._troubles.sentence(part, self._spool.journal)
+        return self._failures.sentence(part, self._input_files.journal)
 
     def _going_on(self, parts: Sequence[Part]) -> str:
         ids = [str(part.batch_id) for part in parts]
@@ -94,8 +100,8 @@ class Standing:
         batches, go = ("batch", "goes") if len(ids) == 1 else ("batches", "go")
         return (
             f"{rows:,} {are} in {len(ids)} {batches} ({shown}), which {go} on at the server. The same call again "
-            f"collects them, and so does `parallel-openai batch collect --save_filepath {self._spool.journal}`; `batch "
-            "cancel` in its place cancels them."
+            f"collects them, and so does `parallel-openai batch collect --save_filepath {self._input_files.journal}`; "
+            "`batch cancel` in its place cancels them."
         )
 
 

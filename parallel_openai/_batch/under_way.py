@@ -10,7 +10,7 @@ from typing import Any
 
 from parallel_openai._batch.batch_state import live_parts
 from parallel_openai._batch.part_failures import LostError
-from parallel_openai._batch.submitting.input_files import Spool
+from parallel_openai._batch.submitting.input_files import InputFiles
 
 
 class UnderWay:
@@ -25,13 +25,13 @@ class UnderWay:
         self._since: dict[str, list[float]] = {}  # of each request that waits; the same one may do so several times
         self._met: list[str] = []
         self._first = float("inf")
-        spool = Spool(journal)
-        if not spool.folder.is_dir():  # as without batches, where the journal need not be read for them
+        input_files = InputFiles(journal)
+        if not input_files.folder.is_dir():  # as without batches, where the journal need not be read for them
             return
         for part in live_parts(journal):
-            if spool.holds(part.name):
+            if input_files.holds(part.name):
                 with suppress(LostError):
-                    for place in spool.places(part.name).values():
+                    for place in input_files.places(part.name).values():
                         self._since.setdefault(identity(place.key, place.metadata), []).append(part.planned_at)
 
     @property

@@ -30,7 +30,7 @@ from parallel_openai._requests.endpoints import usage_of
 from parallel_openai._run.equal_refusals import models_like
 from parallel_openai._run.failures import tell
 from parallel_openai._run.retry import RetryPolicy, judge
-from parallel_openai._run.runner import End, Processor
+from parallel_openai._run.runner import End, Runner
 from parallel_openai._run.spending.allowance import prices_at
 from parallel_openai._run.spending.budget import Budget
 from parallel_openai.errors import InvalidInputError, RequestRefusedError
@@ -242,7 +242,7 @@ class Client:
         Raises:
             RunStoppedError: the server refuses every request.
         """
-        processor = Processor(
+        processor = Runner(
             send=self._deliver,
             limiter=self._gates,
             on_result=on_result,

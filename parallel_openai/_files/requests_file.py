@@ -137,7 +137,7 @@ def _told(error: Exception) -> bytes:
     return f"(from here on the file cannot be read: {getattr(error, 'strerror', None) or error})".encode()
 
 
-class Asked(NamedTuple):
+class LineContent(NamedTuple):
     """What a line asks for: the body that is sent, what travels beside it, and where it goes, if the line says it."""
 
     body: dict[str, Any]
@@ -163,7 +163,7 @@ class LineRequest(APIRequest):
         self.number = number
 
 
-def parse_request(line: bytes) -> Asked:
+def parse_request(line: bytes) -> LineContent:
     """What a line asks for: a body with `metadata` and `extra_body` of our own, or a line of the Batch API's form.
 
     Raises:
@@ -190,17 +190,17 @@ def parse_request(line: bytes) -> Asked:
     return asked
 
 
-def _of_ours(body: dict[str, Any]) -> Asked:
+def _of_ours(body: dict[str, Any]) -> LineContent:
     metadata = body.pop("metadata", None)
     extra = body.pop("extra_body", None)
     if extra is not None:
         if not isinstance(extra, dict):
             raise ValueError("its extra_body is not an object.")
         body.update(extra)
-    return Asked(body, metadata)
+    return LineContent(body, metadata)
 
 
-def _of_batch(line: dict[str, Any]) -> Asked:
+def _of_batch(line: dict[str, Any]) -> LineContent:
     url, method = line.get("url"), line.get("method", "POST")
     known = endpoint_at(url) if isinstance(url, str) and "://" not in url else None
     if url is not None and known is None:
@@ -209,7 +209,7 @@ def _of_batch(line: dict[str, Any]) -> Asked:
         raise ValueError(f"its method is {method!r:.20}, and only POST is sent.")
     custom_id = line.get("custom_id")
     metadata = None if custom_id is None else {"custom_id": custom_id}
-    return Asked(line["body"], metadata, None if known is None else known.path)
+    return LineContent(line["body"], metadata, None if known is None else known.path)
 
 
 def no_json(error: TypeError) -> ValueError:

@@ -29,7 +29,7 @@ from parallel_openai._frames.journal_path import USED, journal_path, make_privat
 from parallel_openai._frames.recipe import Recipe
 from parallel_openai._frames.repair import Repair, check_tries, make_repair
 from parallel_openai._frames.reporting.report import RunReport, remember
-from parallel_openai._frames.restore import KnownRequest, Restoring
+from parallel_openai._frames.restore import KnownRequest, Restorer
 from parallel_openai._frames.run_options import Options
 from parallel_openai._journal.entry import result_line
 from parallel_openai._journal.journal import Journal
@@ -166,7 +166,7 @@ class FrameRun:
             known = await self._known()
             known.neighbours = [each async for each in self._neighbours(known, journal)]
             try:
-                self._restoring = Restoring(lambda slot, key: self._read(slot, key, known))
+                self._restoring = Restorer(lambda slot, key: self._read(slot, key, known))
                 async with self._restoring.in_pauses():
                     requests = journal.before_sending(self._requests(known))
                     self._ended = await self._send(requests, journal, known, self._bounds.until(began))

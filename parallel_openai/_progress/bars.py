@@ -38,7 +38,7 @@ def find_screen(total: int | None, unit: str) -> Screen:
     if _in_notebook():  # pragma: no cover - the tests of the browser and the notebooks come here, in a kernel
         return _Widget(total, unit) if importlib.util.find_spec("ipywidgets") else _TextBar(total, unit, sys.stdout)
     if sys.stderr is None:  # a program without a console
-        return Nothing()
+        return NoScreen()
     is_terminal = getattr(sys.stderr, "isatty", bool)()  # a program may have put a stream of its own there
     return _TextBar(total, unit, sys.stderr) if is_terminal else _Lines()
 
@@ -49,7 +49,7 @@ def _in_notebook() -> bool:
     return shell is not None and hasattr(shell, "kernel")
 
 
-class Nothing:
+class NoScreen:
     """A screen for those who want to see none, or have none."""
 
     def show(self, counters: Counters) -> None:

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 
 from parallel_openai._printable import printable_lines
-from parallel_openai._progress.bars import Nothing, Screen, find_screen
+from parallel_openai._progress.bars import NoScreen, Screen, find_screen
 from parallel_openai._progress.counter_text import Counters, Limits
 from parallel_openai._progress.status import StatusTracker
 
@@ -35,7 +35,7 @@ class Progress:
     ) -> None:
         self._status = status
         self._counters = Counters(status, limits, unit, clock)
-        self._screen: Screen = find_screen(status.num_tasks_total, unit) if show else Nothing()
+        self._screen: Screen = find_screen(status.num_tasks_total, unit) if show else NoScreen()
 
     def tick(self) -> None:
         self._try(lambda: self._screen.show(self._counters))
@@ -43,11 +43,11 @@ class Progress:
     def close(self, closing_line: str = "") -> None:
         self._counters.finish()
         self._try(lambda: self._screen.close(self._counters, printable_lines(closing_line)))
-        self._screen = Nothing()
+        self._screen = NoScreen()
 
     def _try(self, show: Callable[[], None]) -> None:
         try:
             show()
         except (OSError, ValueError, AttributeError):
             # A stream that is closed, or lacks what streams have. The answers are worth more than the bar.
-            self._screen = Nothing()
+            self._screen = NoScreen()

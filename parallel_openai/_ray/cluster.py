@@ -70,7 +70,7 @@ def count_workers(ray: Any, workers: Any) -> int:
     )
 
 
-class Sealed:
+class SealedClient:
     """What makes a client, with its key: for the way to a worker, and shown to nobody."""
 
     def __init__(self, account: Mapping[str, Any]) -> None:
@@ -83,7 +83,7 @@ class Sealed:
         return "Sealed(...)"
 
 
-def seal(client: Client, workers: int) -> Sealed:
+def seal(client: Client, workers: int) -> SealedClient:
     """What each of so many workers needs of the client.
 
     Raises:
@@ -97,7 +97,7 @@ def seal(client: Client, workers: int) -> Sealed:
         )
     if options["max_concurrent_requests"] is not None:
         options["max_concurrent_requests"] = -(-options["max_concurrent_requests"] // workers)
-    return Sealed({**account, "options": options})
+    return SealedClient({**account, "options": options})
 
 
 def account_name(client: Client) -> str:
@@ -106,13 +106,13 @@ def account_name(client: Client) -> str:
     return f"account-{blake2b(text.encode(), digest_size=8).hexdigest()}"
 
 
-class Desk:
+class AccountActor:
     """The actor: the account's books, and a place where workers find what they need and leave what they count."""
 
     def __init__(self, max_requests_per_minute: float | None, max_tokens_per_minute: float | None) -> None:
         self._given = Given(max_requests_per_minute, max_tokens_per_minute, time.monotonic())
         self._models: dict[str | None, Account] = {}
-        self._sealed: dict[str, Sealed] = {}
+        self._sealed: dict[str, SealedClient] = {}
         self._counts: dict[str, dict[str, Counter[str]]] = {}
         self._stops: dict[str, tuple[str, str]] = {}
         self._lenders: dict[str, Lender] = {}
@@ -123,11 +123,11 @@ class Desk:
             self._models[model] = Account(given=self._given)
         return self._models[model].lease(worker, requests, tokens, report)
 
-    def begin(self, run: str, sealed: Sealed) -> None:
+    def begin(self, run: str, sealed: SealedClient) -> None:
         """A run of many workers begins, which all open what is sealed here."""
         self._sealed[run] = sealed
 
-    def unseal(self, run: str) -> Sealed | None:
+    def unseal(self, run: str) -> SealedClient | None:
         return self._sealed.get(run)
 
     def open_budget(self, run: str, left: Amount, workers: int) -> None:
@@ -171,8 +171,8 @@ class Desk:
 
 
 @dataclass
-class DeskHandle:
-    """A process's way to the account's desk, which is an actor. Where the actor has died, a new one takes its place."""
+class AccountHandle:
+    """A process's way to the account's actor. Where the actor has died, a new one takes its place."""
 
     name: str
     limits: Limits
@@ -183,7 +183,7 @@ class DeskHandle:
         if self._actor is None:
             import ray
 
-            actor = ray.remote(num_cpus=0)(Desk)
+            actor = ray.remote(num_cpus=0)(AccountActor)
             named = actor.options(name=self.name, namespace=NAMESPACE, get_if_exists=True)
             self._actor = named.remote(*self.limits)
         return self._actor

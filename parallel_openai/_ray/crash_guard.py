@@ -25,7 +25,7 @@ _SIZE = 8
 _NOBODY = bytes(_SIZE)
 
 
-class Guard:
+class CrashGuard:
     """Notes what a function is called with, in a file that outlives the process, and counts who died of what.
 
     Args:
@@ -36,7 +36,7 @@ class Guard:
     >>> folder = Path(tempfile.mkdtemp())
     >>> for _ in range(3):  # as a worker leaves it that dies in the middle of a call
     ...     _ = (folder / "note").write_bytes(_name_of("row 7"))
-    ...     guard = Guard(folder / "note", folder / "deaths")
+    ...     guard = CrashGuard(folder / "note", folder / "deaths")
     >>> ask = guard.watch(str.upper, "not called: {}".format)
     >>> ask("row 6"), ask("row 7")
     ('ROW 6', 'not called: It has ended 3 workers, as a crash in native code or a lack of memory does.')

@@ -30,7 +30,15 @@ from parallel_openai._loop.interrupts import check_held, hold_back, interrupt_wi
 from parallel_openai._printable import printable
 from parallel_openai._progress.progress import Progress
 from parallel_openai._progress.status import StatusTracker
-from parallel_openai._ray.cluster import DeskHandle, account_name, count_workers, error_of, find_ray, learn_limits, seal
+from parallel_openai._ray.cluster import (
+    AccountHandle,
+    account_name,
+    count_workers,
+    error_of,
+    find_ray,
+    learn_limits,
+    seal,
+)
 from parallel_openai._ray.dataset_worker import COUNTED, GAUGES, LOOK_EVERY, BlockWorker, Plan
 from parallel_openai._ray.shared_budget import Share
 from parallel_openai._ray.worker_journals import Index, in_groups, scan
@@ -199,12 +207,12 @@ class _DatasetRun:
     def _run(self, ds: Any, *, show: bool) -> tuple[Any, tuple[str, str] | None]:
         """The finished dataset, and why the run stopped."""
         self.name = uuid.uuid4().hex[:12]
-        self.desk = DeskHandle(account_name(self.client), self.client.limiter.given)
+        self.account = AccountHandle(account_name(self.client), self.client.limiter.given)
         self._sealed = seal(self.client, self.workers)
         self.status.num_tasks_total = ds.count() * self.recipe.samples if _is_there(ds) else None
         self._begin()
         if self.budget is not None:  # once: an actor that takes another's place does not know what was spent
-            self.ray.get(self.desk.find().open_budget.remote(self.name, self.budget.funds.left, self.workers))
+            self.ray.get(self.account.find().open_budget.remote(self.name, self.budget.funds.left, self.workers))
         progress = Progress(self.status, self.client, show=show)
         began = time.monotonic()
         marker = self.folder / f".run-{self.name}"
@@ -219,7 +227,7 @@ class _DatasetRun:
             for left in self.folder.glob(f"{marker.name}*"):
                 left.unlink(missing_ok=True)
             stop = self._look()
-            self.ray.get(self.desk.find().end.remote(self.name))
+            self.ray.get(self.account.find().end.remote(self.name))
             progress.close(line)
         return out, stop
 
@@ -249,7 +257,7 @@ class _DatasetRun:
         return self.ray.data.from_pandas(pd.DataFrame({**columns, **added}))
 
     def _begin(self) -> None:
-        self.ray.get(self.desk.find().begin.remote(self.name, self._sealed))
+        self.ray.get(self.account.find().begin.remote(self.name, self._sealed))
 
     def _mapped(self, ds: Any) -> Any:
         from ray.data import ActorPoolStrategy
@@ -260,7 +268,7 @@ class _DatasetRun:
         names = tuple(_names(ds))
         share = None if self.budget is None else Share(self.name, self.budget.funds.left, self.budget.tier)
         plan = Plan(
-            self.name, self.desk, self.recipe, self.reader, self.options, self.folder, self._index(), names, share
+            self.name, self.account, self.recipe, self.reader, self.options, self.folder, self._index(), names, share
         )
         out = ds.map_batches(
             BlockWorker,
@@ -302,7 +310,7 @@ class _DatasetRun:
         def watch() -> None:
             while not over.wait(LOOK_EVERY):
                 if self._presses:
-                    self.ray.get(self.desk.find().stop.remote(self.name, "KeyboardInterrupt", "It was stopped."))
+                    self.ray.get(self.account.find().stop.remote(self.name, "KeyboardInterrupt", "It was stopped."))
                 self._look()
                 progress.tick()
 
@@ -323,9 +331,9 @@ class _DatasetRun:
         from ray.exceptions import RayActorError
 
         try:
-            totals, limits, stop = self.ray.get(self.desk.find().totals.remote(self.name))
+            totals, limits, stop = self.ray.get(self.account.find().totals.remote(self.name))
         except RayActorError:  # another run had begun it, and has ended
-            self.desk.let_go()
+            self.account.let_go()
             self._begin()
             return None
         for name in (*COUNTED, *GAUGES):

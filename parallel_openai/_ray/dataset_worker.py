@@ -21,10 +21,10 @@ from parallel_openai._frames.run_options import Options
 from parallel_openai._journal.resume import KnownResults
 from parallel_openai._progress.progress import Progress
 from parallel_openai._progress.status import StatusTracker
-from parallel_openai._ray.cluster import DeskHandle, worker_name
-from parallel_openai._ray.crash_guard import Guard, die_at_once
+from parallel_openai._ray.cluster import AccountHandle, worker_name
+from parallel_openai._ray.crash_guard import CrashGuard, die_at_once
 from parallel_openai._ray.shared_budget import Share
-from parallel_openai._ray.worker import COUNTS, Tape, leased_client
+from parallel_openai._ray.worker import COUNTS, RemoteTimeline, leased_client
 from parallel_openai._ray.worker_journals import Index, KnownParts, new_part, partition_name, parts_of
 from parallel_openai._requests.template import BadPromptError
 from parallel_openai.errors import InvalidInputError, JournalError, RunStoppedError
@@ -43,7 +43,7 @@ class Plan:
     """What a worker needs to know; the key is not in it."""
 
     run: str
-    desk: DeskHandle
+    account: AccountHandle
     recipe: Recipe
     reader: Reader
     options: Options
@@ -69,15 +69,15 @@ class BlockWorker:
         self.plan = plan
         self._name = worker_name()
         self.stop: tuple[str, str] | None = None
-        self.status = StatusTracker(timeline=Tape(keeps=False))
+        self.status = StatusTracker(timeline=RemoteTimeline(keeps=False))
         self.index: Index | None = None if plan.index is None else ray.get(plan.index)
         self.client = self._open()
-        self._guard = Guard(
+        self._guard = CrashGuard(
             plan.marker.with_name(f"{plan.marker.name}-{ray.get_runtime_context().get_actor_id()}"),
             plan.marker.with_name(f"{plan.marker.name}-deaths"),
         )
         self._recipe, self._reader = self._watched()
-        self._funds = None if plan.share is None else plan.desk.borrowed(plan.share)
+        self._funds = None if plan.share is None else plan.account.borrowed(plan.share)
         self._options = replace(plan.options, budget_usd=self._funds)
         self._told_at = 0.0
         self._telling = threading.Lock()
@@ -127,7 +127,7 @@ class BlockWorker:
     def end_run(self, error: Exception) -> None:
         """Have all workers stop."""
         self.stop = (type(error).__name__, str(error))
-        self._ray.get(self.plan.desk.find().stop.remote(self.plan.run, *self.stop))
+        self._ray.get(self.plan.account.find().stop.remote(self.plan.run, *self.stop))
 
     def tell(self, *, at_once: bool = False) -> None:
         """Tell how it stands, now and then, and hear whether to stop."""
@@ -140,18 +140,18 @@ class BlockWorker:
             self._told_at = now
             counts = Counter({name: getattr(self.status, name) for name in (*COUNTED, *GAUGES, "cost_usd")})
             try:
-                stop = self._ray.get(self.plan.desk.find().count.remote(self.plan.run, self._name, counts))
+                stop = self._ray.get(self.plan.account.find().count.remote(self.plan.run, self._name, counts))
             except RayActorError:
-                self.plan.desk.let_go()
+                self.plan.account.let_go()
                 return
             self.stop = self.stop or stop
 
     def _open(self) -> Client:
         give_up_at = time.monotonic() + OPEN_WITHIN
         while time.monotonic() < give_up_at:
-            sealed = self._ray.get(self.plan.desk.find().unseal.remote(self.plan.run))
+            sealed = self._ray.get(self.plan.account.find().unseal.remote(self.plan.run))
             if sealed is not None:
-                return leased_client(sealed, self.plan.desk)[0]
+                return leased_client(sealed, self.plan.account)[0]
             time.sleep(LOOK_EVERY)
         raise RuntimeError("The run that this worker is for has ended.")
 

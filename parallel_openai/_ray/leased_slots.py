@@ -13,7 +13,7 @@ from parallel_openai._limits.headers import Allowance, allowance
 from parallel_openai._limits.learning.bucket_state import Mark
 from parallel_openai._limits.limiter import INFINITY, Lease, Limiter
 from parallel_openai._limits.model_limiters import Limiters
-from parallel_openai._ray.shared_account import DIMENSIONS, Grant, Limits, Refusal, Report, Shown
+from parallel_openai._ray.shared_account import DIMENSIONS, Grant, KnownLimit, Limits, Refusal, Report
 from parallel_openai._records import Dimension, Size, Usage
 
 #: A slot may be used so many seconds after its moment.
@@ -139,7 +139,7 @@ class LeasedLimiter(Limiter):
             shown = allowance(self._headers, name)
             if bucket.limit is not None:
                 left = None if shown is None else shown.remaining / shown.limit
-                report.shown[name] = Shown(bucket.limit, bucket.period, left)
+                report.shown[name] = KnownLimit(bucket.limit, bucket.period, left)
         return report
 
     async def _wait_for_slot(self, cost: float) -> None:

@@ -45,7 +45,7 @@ EASE = 0.85
 
 
 @dataclass(frozen=True, slots=True)
-class Shown:
+class KnownLimit:
     """A limit as a worker knows it: `limit` in each `period` seconds, and which share of it the server showed left."""
 
     limit: float
@@ -78,7 +78,7 @@ class Report:
     unused: int = 0
     over: float = 0.0
     under: float = 0.0
-    shown: dict[Dimension, Shown] = field(default_factory=dict)
+    shown: dict[Dimension, KnownLimit] = field(default_factory=dict)
     refusals: list[Refusal] = field(default_factory=list)
 
 
@@ -224,7 +224,7 @@ class Account:
         self._sent["requests"] += count
         return Grant(count, 0.0, cause="learning", expires=False)
 
-    def _show(self, name: Dimension, shown: Shown) -> None:
+    def _show(self, name: Dimension, shown: KnownLimit) -> None:
         self._rates[name] = min(shown.limit / shown.period, self._given.rates[name])
         if shown.left is not None:
             self._left[name] = shown.left * shown.period

@@ -15,12 +15,12 @@ from parallel_openai._limits.limiter import Limiter
 from parallel_openai._limits.sizes import NO_SIZE
 from parallel_openai._progress.status import StatusTracker
 from parallel_openai._progress.timeline import Timeline
-from parallel_openai._ray.cluster import DeskHandle, Sealed, worker_name
+from parallel_openai._ray.cluster import AccountHandle, SealedClient, worker_name
 from parallel_openai._ray.leased_slots import LeasedLimiters
 from parallel_openai._ray.shared_account import Grant, Limits, Report
 from parallel_openai._ray.shared_budget import Share
 from parallel_openai._records import APIRequest, Attempt, Response, Result, Size, Usage, Verdict
-from parallel_openai._run.incoming import Feed
+from parallel_openai._run.incoming import Incoming
 from parallel_openai._run.spending.allowance import Bounds
 from parallel_openai.errors import RunStoppedError
 
@@ -45,7 +45,7 @@ COUNTS = (
 _READ_BY_CLIENT = ("model", "service_tier")
 
 
-class Parcel(APIRequest):
+class NumberedRequest(APIRequest):
     """A request as it travels: what is sent, and a number to know it by. A budget reads it `whole`."""
 
     __slots__ = ("number",)
@@ -60,7 +60,7 @@ class Parcel(APIRequest):
 
 
 @dataclass(frozen=True, slots=True)
-class Done:
+class WorkerResult:
     """A result as it travels: without its request, and the answer as the bytes that came."""
 
     number: int
@@ -94,8 +94,8 @@ class Failed:
 
 
 @dataclass(frozen=True, slots=True)
-class Recording:
-    """A piece of a worker's tape. `sends` are seconds ago, since the machines' clocks need not agree."""
+class TimelinePiece:
+    """A piece of a worker's timeline. `sends` are seconds ago, since the machines' clocks need not agree."""
 
     sends: list[float]
     answers: list[Answered]
@@ -115,7 +115,7 @@ class Recording:
 
 
 @dataclass(frozen=True, slots=True)
-class Heard:
+class ModelLimits:
     """A model's limits as a worker knows them, and seconds that the next request to it had to wait, by cause."""
 
     model: str | None
@@ -132,22 +132,22 @@ class Delivery:
         recording: what was sent, and what came of it.
         counts: how much the counters have grown.
         in_flight, waiting: requests on the wire, and those that wait to be sent again.
-        heard: of each model.
+        limits: of each model.
         stop: why the run must end: the error's name and sentence.
         ended: what is left of the budget is too small for the next request.
     """
 
-    results: list[Done]
-    recording: Recording
+    results: list[WorkerResult]
+    recording: TimelinePiece
     counts: Counter[str]
     in_flight: int
     waiting: int
-    heard: list[Heard]
+    limits: list[ModelLimits]
     stop: tuple[str, str] | None
     ended: bool
 
 
-class Tape(Timeline):
+class RemoteTimeline(Timeline):
     """Keeps what happened for somebody else's timeline; or nothing, where nobody asks for it."""
 
     def __init__(self, *, keeps: bool = True) -> None:
@@ -178,31 +178,31 @@ class Tape(Timeline):
         usage: Usage | None,
     ) -> None:
         if self._keeps:
-            assert isinstance(request, Parcel)
+            assert isinstance(request, NumberedRequest)
             self.answers.append(Answered(request.number, sent_at, now, seconds, usage))
 
     def failed(self, now: float, response: Response, verdict: Verdict) -> None:
         if self._keeps:
             self.failures.append(Failed(now, response.status, response.seconds, verdict))
 
-    def take(self, now: float) -> Recording:
+    def take(self, now: float) -> TimelinePiece:
         """What happened since the last time."""
         sends = [now - at for at in self.sends]
         answers = [replace(each, sent=now - each.sent, came=now - each.came) for each in self.answers]
         failures = [replace(each, came=now - each.came) for each in self.failures]
         self.sends, self.answers, self.failures = [], [], []
-        return Recording(sends, answers, failures)
+        return TimelinePiece(sends, answers, failures)
 
 
-def leased_client(sealed: Sealed, desk: DeskHandle) -> tuple[Client, LeasedLimiters]:
+def leased_client(sealed: SealedClient, account: AccountHandle) -> tuple[Client, LeasedLimiters]:
     """A client that sends when the account's actor says."""
     name = worker_name()
 
     async def ask(model: str | None, requests: int, tokens: float, report: Report) -> Grant:
-        return await desk.lease(model, name, requests, tokens, report)
+        return await account.lease(model, name, requests, tokens, report)
 
     client = Client.of_account(sealed.open())
-    client.limiter = limiters = LeasedLimiters(ask, desk.limits, clock=time.monotonic)
+    client.limiter = limiters = LeasedLimiters(ask, account.limits, clock=time.monotonic)
     return client, limiters
 
 
@@ -213,20 +213,20 @@ class Worker:
     `open` must come first: the key travels in a call, and not with what makes the actor, which the cluster keeps.
     """
 
-    desk: DeskHandle
-    _feed: Feed = field(default_factory=Feed)
-    _results: list[Done] = field(default_factory=list)
+    account: AccountHandle
+    _feed: Incoming = field(default_factory=Incoming)
+    _results: list[WorkerResult] = field(default_factory=list)
     _stop: tuple[str, str] | None = None
     _ended: bool = False
 
-    async def open(self, sealed: Sealed, share: Share | None) -> str:
+    async def open(self, sealed: SealedClient, share: Share | None) -> str:
         """Begin, within a share of the budget if there is one, and give this worker's name."""
-        self._client, self._limiters = leased_client(sealed, self.desk)
-        self._funds = None if share is None else self.desk.borrowed(share)
+        self._client, self._limiters = leased_client(sealed, self.account)
+        self._funds = None if share is None else self.account.borrowed(share)
         tier = None if share is None else share.tier
         self._budget = Bounds(budget_usd=self._funds).budget(self._client.base_url, tier)
-        self._tape = Tape()
-        self._status = StatusTracker(timeline=self._tape)
+        self._timeline = RemoteTimeline()
+        self._status = StatusTracker(timeline=self._timeline)
         self._told: Counter[str] = Counter()
         self._told_waited: dict[str | None, Counter[str]] = {}
         self._news = asyncio.Event()
@@ -234,10 +234,10 @@ class Worker:
         self._running = asyncio.ensure_future(self._run())
         return worker_name()
 
-    async def exchange(self, parcels: list[Parcel], patience: float) -> Delivery:
+    async def exchange(self, requests: list[NumberedRequest], patience: float) -> Delivery:
         """Take requests, and give what has happened as soon as there are results, or after so many seconds."""
         self._listen()
-        self._feed.put(parcels)
+        self._feed.put(requests)
         if patience and not self._results and self._stop is None and not self._ended:
             self._news.clear()
             try:
@@ -276,9 +276,9 @@ class Worker:
         self._news.set()
 
     def _take(self, result: Result) -> None:
-        assert isinstance(result.request, Parcel)
+        assert isinstance(result.request, NumberedRequest)
         self._results.append(
-            Done(
+            WorkerResult(
                 result.request.number,
                 result.status,
                 result.raw,
@@ -295,21 +295,21 @@ class Worker:
         counts = Counter({name: getattr(self._status, name) for name in COUNTS})
         delivery = Delivery(
             results,
-            self._tape.take(time.monotonic()),
+            self._timeline.take(time.monotonic()),
             _grown(counts, self._told),
             self._status.num_tasks_in_progress,
             self._status.num_tasks_waiting,
-            [self._heard_of(model, limiter) for model, limiter in self._limiters],
+            [self._limits_of(model, limiter) for model, limiter in self._limiters],
             self._stop,
             self._ended,
         )
         self._told = counts
         return delivery
 
-    def _heard_of(self, model: str | None, limiter: Limiter) -> Heard:
+    def _limits_of(self, model: str | None, limiter: Limiter) -> ModelLimits:
         waited = Counter(limiter.waited)
         before, self._told_waited[model] = self._told_waited.get(model, Counter()), waited
-        return Heard(model, (per_minute(limiter.requests), per_minute(limiter.tokens)), _grown(waited, before))
+        return ModelLimits(model, (per_minute(limiter.requests), per_minute(limiter.tokens)), _grown(waited, before))
 
 
 def _grown(now: Counter[str], before: Counter[str]) -> Counter[str]:

@@ -15,9 +15,17 @@ from parallel_openai._json import loads_quickly
 from parallel_openai._limits.model_limiters import InUse
 from parallel_openai._loop.background import COME_HOME
 from parallel_openai._progress.status import StatusTracker
-from parallel_openai._ray.cluster import DeskHandle, account_name, count_workers, error_of, find_ray, learn_limits, seal
+from parallel_openai._ray.cluster import (
+    AccountHandle,
+    account_name,
+    count_workers,
+    error_of,
+    find_ray,
+    learn_limits,
+    seal,
+)
 from parallel_openai._ray.shared_budget import Share
-from parallel_openai._ray.worker import Delivery, Done, Parcel, Worker
+from parallel_openai._ray.worker import Delivery, NumberedRequest, Worker, WorkerResult
 from parallel_openai._records import APIRequest, Result, Ruling
 from parallel_openai._requests.endpoints import usage_of
 from parallel_openai._run.runner import End
@@ -25,14 +33,14 @@ from parallel_openai._run.spending.budget import Budget
 
 #: Requests that a worker has beyond those that it can have on the wire, and how many it is given at once.
 STOCK = 64
-PARCELS = 64
+REQUESTS_AT_ONCE = 64
 #: Seconds after which a worker tells how it stands, also when nothing has come to its end.
 PATIENCE = 0.25
 #: A worker that dies is replaced; so many deaths without a result between them are too many.
 MOST_DEATHS = 10
 
 
-class Crew:
+class Workers:
     """Does for a run what a client does, on the workers of a cluster.
 
     A worker that dies, however it dies, is replaced, and what it had not delivered is sent again: that is what was on
@@ -56,7 +64,7 @@ class Crew:
         self._room = concurrency + STOCK
         cpus = self._ray.cluster_resources().get("CPU", 1.0)
         self._cpus = min(1.0, cpus / self._workers)  # more workers than processors are welcome: they mostly wait
-        self._desk = DeskHandle(account_name(client), client.limiter.given)
+        self._account = AccountHandle(account_name(client), client.limiter.given)
 
     async def process(
         self,
@@ -75,7 +83,7 @@ class Crew:
         share = await self._share_out(budget)
         run = _Run(iter(requests), on_result, status, self._client, share)
         status.timeline.begin(run.limits, time.monotonic())
-        self._desk.find()  # begun here, so that it lives as long as this run
+        self._account.find()  # begun here, so that it lives as long as this run
         serving = [asyncio.ensure_future(self._serve(run)) for _ in range(self._workers)]
         for each in serving:
             each.add_done_callback(run.look_at)
@@ -104,16 +112,16 @@ class Crew:
         if budget is None:
             return None
         share = Share(uuid.uuid4().hex, budget.funds.left, budget.tier)
-        await self._desk.find().open_budget.remote(share.run, share.limits, self._workers)
+        await self._account.find().open_budget.remote(share.run, share.limits, self._workers)
         return share
 
     async def _settle(self, budget: Budget, share: Share) -> None:
         """What is not given back counts as spent."""
-        left = await self._desk.find().budget_left.remote(share.run)
+        left = await self._account.find().budget_left.remote(share.run)
         spent = [had - has if had < math.inf else 0.0 for had, has in zip(share.limits, left, strict=True)]
         budget.funds.spent_tokens += spent[0]
         budget.funds.spent_usd += spent[1]
-        await self._desk.find().end.remote(share.run)
+        await self._account.find().end.remote(share.run)
 
     async def _serve(self, run: _Run) -> None:
         """Feed one worker, and its successors, until nothing is left to do."""
@@ -123,7 +131,7 @@ class Crew:
         assert me is not None
         actor = self._ray.remote(num_cpus=self._cpus, max_restarts=0)(Worker)
         while True:
-            worker = actor.remote(self._desk)
+            worker = actor.remote(self._account)
             mine: dict[int, APIRequest] = {}
             try:
                 await worker.open.remote(self._sealed, run.share)
@@ -140,12 +148,12 @@ class Crew:
     async def _feed(self, worker: Any, run: _Run, mine: dict[int, APIRequest], me: asyncio.Task[None]) -> None:
         while not run.end.done():
             room = self._room - len(mine)
-            parcels = await run.take(min(room, PARCELS), mine)
+            requests = await run.take(min(room, REQUESTS_AT_ONCE), mine)
             if not mine:
                 await run.wait_for_news()
                 continue
-            more = len(parcels) == PARCELS and room > PARCELS
-            delivery = await worker.exchange.remote(parcels, 0.0 if more else PATIENCE)
+            more = len(requests) == REQUESTS_AT_ONCE and room > REQUESTS_AT_ONCE
+            delivery = await worker.exchange.remote(requests, 0.0 if more else PATIENCE)
             run.receive(delivery, mine)
             if delivery.ended:
                 run.leave_to_others(mine, me)
@@ -183,10 +191,10 @@ class _Run:
         self._gauges: dict[int, tuple[int, int]] = {}
         self._news = asyncio.Event()
 
-    async def take(self, count: int, mine: dict[int, APIRequest]) -> list[Parcel]:
+    async def take(self, count: int, mine: dict[int, APIRequest]) -> list[NumberedRequest]:
         """The next requests, as many as there are up to that count; they are noted in `mine`."""
-        parcels: list[Parcel] = []
-        while len(parcels) < count and not self.end.done():
+        requests: list[NumberedRequest] = []
+        while len(requests) < count and not self.end.done():
             if self._again:
                 request: APIRequest | None = self._again.popleft()
             else:
@@ -203,9 +211,9 @@ class _Run:
             self._numbers += 1
             self._open += 1
             mine[self._numbers] = request
-            parcels.append(Parcel(self._numbers, request, whole=self.share is not None))
+            requests.append(NumberedRequest(self._numbers, request, whole=self.share is not None))
         self._look_around()
-        return parcels
+        return requests
 
     async def wait_for_news(self) -> None:
         """Until a worker that has nothing gets something: what another one could not finish, or the end."""
@@ -279,7 +287,7 @@ class _Run:
         if self.working:
             await asyncio.wait(self.working, timeout=COME_HOME)
 
-    def _finish(self, done: Done, request: APIRequest) -> None:
+    def _finish(self, done: WorkerResult, request: APIRequest) -> None:
         self._open -= 1
         self._deaths = 0
         response = loads_quickly(done.raw) if done.raw is not None else None
@@ -300,11 +308,11 @@ class _Run:
             self._news.set()
 
     def _learn(self, delivery: Delivery, now: float) -> None:
-        for heard in delivery.heard:
-            self.limits.of(heard.model)  # this run asks it
-            limiter = self._limiters.of(heard.model)
-            learn_limits(limiter, heard.limits, now)
-            for cause, seconds in heard.waited.items():  # the workers wait at the same time
+        for told in delivery.limits:
+            self.limits.of(told.model)  # this run asks it
+            limiter = self._limiters.of(told.model)
+            learn_limits(limiter, told.limits, now)
+            for cause, seconds in told.waited.items():  # the workers wait at the same time
                 limiter.waited[cause] += seconds / max(1, len(self.working))
 
     def _show_gauges(self) -> None:

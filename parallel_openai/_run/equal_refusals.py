@@ -25,7 +25,7 @@ _ROWS_CODES = frozenset({"context_length_exceeded", "content_filter", "response_
 _IDS = re.compile(r"[0-9a-fA-F-]{16,}|\breq[-_]\w+")
 
 
-class RefusedAlike:
+class EqualRefusals:
     """Counts the refusals in a row that are the same: status, code, words, and the field that they name with its value.
 
     Attributes:

@@ -22,7 +22,7 @@ LASTING = 60.0
 _LATER = "Run the same again when it begins anew: what was finished is kept."
 
 
-class Mishaps:
+class Failures:
     """Decides, and tells the limiter and the counters.
 
     Args:

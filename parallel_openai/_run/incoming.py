@@ -8,10 +8,10 @@ from collections.abc import Callable, Iterable, Iterator
 from parallel_openai._records import APIRequest
 
 
-class Feed(Iterator[APIRequest | None]):
+class Incoming(Iterator[APIRequest | None]):
     """An iterable of requests for a run that is to wait for more of them until the feed is closed.
 
-    >>> feed = Feed()
+    >>> feed = Incoming()
     >>> feed.put([APIRequest({"model": "m"})])
     >>> len(list(feed)), len(list(feed))
     (1, 0)

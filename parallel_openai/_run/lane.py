@@ -33,5 +33,5 @@ class Engine(Protocol):
 
 def workers(client: Any, count: bool | int) -> Engine:
     """Workers of a Ray cluster that send for the account of a client."""
-    found: Engine = import_module("parallel_openai._ray.workers").Crew(client, count)
+    found: Engine = import_module("parallel_openai._ray.workers").Workers(client, count)
     return found

@@ -21,9 +21,9 @@ from parallel_openai._progress.status import StatusTracker
 from parallel_openai._records import DONE, APIRequest, Attempt, Response, Result, Ruling, Usage, Verdict
 from parallel_openai._requests.endpoints import bill_of, usage_of
 from parallel_openai._run.backlog import Backlog
-from parallel_openai._run.equal_refusals import RefusedAlike
-from parallel_openai._run.failures import Mishaps
-from parallel_openai._run.incoming import Feed
+from parallel_openai._run.equal_refusals import EqualRefusals
+from parallel_openai._run.failures import Failures
+from parallel_openai._run.incoming import Incoming
 from parallel_openai._run.job import Job
 from parallel_openai._run.outages import Outages
 from parallel_openai._run.retry import RetryPolicy, judge
@@ -39,7 +39,7 @@ SHORTEST_WAIT = 0.001
 _PERIODS = {60.0: "minute", 3600.0: "hour", 86400.0: "day"}
 
 
-class Processor:
+class Runner:
     """Runs requests to their results, many at a time.
 
     Args:
@@ -88,7 +88,7 @@ class Processor:
         self._clock = clock
         retry = retry or RetryPolicy()
         self._max_wait = retry.max_wait
-        self._mishaps = Mishaps(retry, self._status, clock)
+        self._failures = Failures(retry, self._status, clock)
         self._source: Iterator[APIRequest | None] = iter(())
         self._sizes = Sizes()
         self._first: Job | None = None  # taken up already, and to be sent next
@@ -101,14 +101,14 @@ class Processor:
         self._retry_was_last = False
         self._reached = False
         self._outages = Outages(retry, clock())
-        self._alike = RefusedAlike()
+        self._equal_refusals = EqualRefusals()
         self._in_line: set[asyncio.Task[Any]] = set()  # the workers that wait at the gate
         self._workers: set[asyncio.Task[None]] = set()
         self._stopped = self._coming_home = False
 
     async def run(self, requests: Iterable[APIRequest | None]) -> End:
         """Bring every request to its result. None among the requests lets other work of the loop go first;
-        a Feed is waited for until it is closed.
+        a Incoming is waited for until it is closed.
 
         Gives how it ended. Where the budget or the time was used up, those not finished get no result.
 
@@ -118,7 +118,7 @@ class Processor:
         self._source = iter(requests)
         self._gate = asyncio.Lock()
         self._news = asyncio.Event()
-        if isinstance(requests, Feed):
+        if isinstance(requests, Incoming):
             requests.on_news(self._news.set)
         self._end: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._status.timeline.begin(self._limits, self._clock())
@@ -334,7 +334,7 @@ class Processor:
         return None
 
     def _may_get_more(self) -> bool:
-        return isinstance(self._source, Feed) and not self._source.closed
+        return isinstance(self._source, Incoming) and not self._source.closed
 
     async def _afford(self, job: Job) -> bool:
         """Set aside what the send may cost; where it does not fit yet, wait for what those in flight leave over."""
@@ -391,11 +391,11 @@ class Processor:
         else:
             status.timeline.failed(now, response, verdict)
             self._count_billed(job, response, usage)
-            self._mishap(job, lease, response, verdict)
+            self._went_wrong(job, lease, response, verdict)
 
     def _succeed(self, job: Job, lease: Any, response: Response, usage: Usage | None) -> None:
         job.limiter.answered(lease, response.headers, usage)
-        self._alike.was_answered = True
+        self._equal_refusals.was_answered = True
         status = self._status
         if usage is not None:
             status.prompt_tokens += usage.prompt_tokens
@@ -422,13 +422,13 @@ class Processor:
             cost, _ = cost_of(self._price, response.data, usage, job.model or "")
             self._status.cost_usd += 0.0 if math.isnan(cost) else cost
 
-    def _mishap(self, job: Job, lease: Any, response: Response, verdict: Verdict) -> None:
+    def _went_wrong(self, job: Job, lease: Any, response: Response, verdict: Verdict) -> None:
         status = self._status
         if self._stopped:  # only what is paid for is still taken in; the row is still to be asked
             job.limiter.unanswered(lease)
             return
         try:
-            decision = self._mishaps.decide(job, lease, response, verdict)
+            decision = self._failures.decide(job, lease, response, verdict)
         except RunStoppedError:
             self._stopped = True
             raise
@@ -438,7 +438,7 @@ class Processor:
         self._fail(job, decision)
         try:
             known = bool(status.num_tasks_succeeded or status.num_tasks_to_restore)
-            self._alike.check(job.request, response, decision, known=known)
+            self._equal_refusals.check(job.request, response, decision, known=known)
         except RunStoppedError:
             self._stopped = True
             raise

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from parallel_openai._batch.manage import identity_in_files
-from parallel_openai._batch.submitting.batch_requests import Asked
+from parallel_openai._batch.submitting.batch_requests import BatchRequests
 from parallel_openai._batch.submitting.input_files import Place
 from parallel_openai._journal.journal import Journal
 from parallel_openai._progress.status import StatusTracker
@@ -24,7 +24,7 @@ class Caller:
         self.journal, self.budget = journal, budget
         self.results: list[Result] = []
         self.status = StatusTracker()
-        self.asked = Asked(
+        self.asked = BatchRequests(
             identity=identity_in_files,
             known=lambda name: 0,
             journal=journal,

@@ -9,7 +9,7 @@ import pytest
 
 import parallel_openai as po
 from parallel_openai._batch import batch_state as state
-from parallel_openai._batch.submitting.input_files import Spool
+from parallel_openai._batch.submitting.input_files import InputFiles
 
 
 @pytest.mark.parametrize("name", ["/home/me/thesis", "../thesis", "a/b", "a\\b", "..", "", "a\0b", 7, None])
@@ -35,7 +35,7 @@ def test_a_folder_of_parts_that_is_a_link_is_refused_and_nothing_in_its_target_i
 
 
 def test_only_files_that_are_called_like_parts_are_tidied_away() -> None:
-    spool = Spool(Path("answers.jsonl"))
+    spool = InputFiles(Path("answers.jsonl"))
     spool.folder.mkdir()
     for name in ("run-0001.jsonl", "run-0001.rows", "run-0002.jsonl", "thesis.jsonl", "thesis.txt"):
         (spool.folder / name).write_text("{}")

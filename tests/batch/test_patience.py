@@ -16,7 +16,7 @@ from parallel_openai._batch.part_failures import (
     LostError,
     NotNowError,
     NotWholeError,
-    Troubles,
+    PartFailures,
 )
 from parallel_openai.errors import RunStoppedError
 from tests.batch.conftest import Verb, age, counts, lane, texts
@@ -32,7 +32,7 @@ class Clock:
         return self.now
 
 
-def looks_until_over(troubles: Troubles, clock: Clock, *errors: RunStoppedError) -> tuple[int, float]:
+def looks_until_over(troubles: PartFailures, clock: Clock, *errors: RunStoppedError) -> tuple[int, float]:
     """How often a part is looked at that goes wrong in these ways, in turns, and the seconds that it takes."""
     for look in range(10_000):
         troubles.add(PART, errors[look % len(errors)])
@@ -58,7 +58,7 @@ def test_a_part_in_trouble_is_looked_at_so_often_and_so_long(
     errors: list[RunStoppedError], looks: int, seconds: float
 ) -> None:
     clock = Clock()
-    counted, passed = looks_until_over(Troubles(60.0, 3600.0, patient=True, clock=clock), clock, *errors)
+    counted, passed = looks_until_over(PartFailures(60.0, 3600.0, patient=True, clock=clock), clock, *errors)
     assert counted <= looks + 2
     assert seconds / 2 <= passed <= seconds
 
@@ -66,7 +66,7 @@ def test_a_part_in_trouble_is_looked_at_so_often_and_so_long(
 def test_a_call_that_does_not_wait_looks_three_times() -> None:
     clock = Clock()
     for kind in (LostError, NotWholeError, NotNowError):
-        assert looks_until_over(Troubles(60.0, 3600.0, patient=False, clock=clock), clock, kind("?"))[0] == 3
+        assert looks_until_over(PartFailures(60.0, 3600.0, patient=False, clock=clock), clock, kind("?"))[0] == 3
 
 
 def test_one_batch_that_breaks_or_hangs_for_ever_holds_up_no_other(scripted: Scripted, submit: Verb) -> None:

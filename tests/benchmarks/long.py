@@ -41,7 +41,7 @@ from parallel_openai._limits.limiter import Limiter
 from parallel_openai._progress.status import StatusTracker
 from parallel_openai._records import APIRequest, Response, Result, Size
 from parallel_openai._run.retry import RetryPolicy
-from parallel_openai._run.runner import Processor
+from parallel_openai._run.runner import Runner
 from tests.benchmarks.machine import about, resident
 from tests.benchmarks.throughput import ANSWER, MODEL, PARAMS, PROMPT, TEXT
 from tests.limits.virtual import VirtualLoop, run_virtually
@@ -104,7 +104,7 @@ class LongRun:
         self._unseen = self._told = 0
         given = 60.0 * (self.rows_per_second or 1e6)
         with Journal(path) as self._journal:
-            processor = Processor(
+            processor = Runner(
                 send=self._send,
                 limiter=Limiter(given, 1e12, burst=1.0, clock=loop.time),
                 on_result=self._take,

@@ -14,7 +14,7 @@ from parallel_openai import APIRequest, Client
 from parallel_openai._limits.limiter import Limiter
 from parallel_openai._records import Response, Result, Size
 from parallel_openai._run.retry import RetryPolicy
-from parallel_openai._run.runner import Processor
+from parallel_openai._run.runner import Runner
 from parallel_openai.errors import RateLimitedError
 from parallel_openai.local.simulator import Server
 from tests.limits.virtual import GOOD, VirtualLoop, run_virtually
@@ -71,7 +71,7 @@ def test_a_prompt_larger_than_a_days_tokens_says_so() -> None:
 
     async def one_after_the_other() -> None:
         for request in requests:
-            await Processor(send=send, limiter=limiter, on_result=results.append, clock=loop.time).run([request])
+            await Runner(send=send, limiter=limiter, on_result=results.append, clock=loop.time).run([request])
 
     limiter = Limiter(clock=loop.time)
     run_virtually(one_after_the_other(), loop)
@@ -90,7 +90,7 @@ def test_a_day_that_is_used_up_stops_the_run_where_the_wait_is_longer_than_max_w
     async def send(request: APIRequest, lease: Any) -> Response:
         return Response(200, spent, b"{}", GOOD, 0.1)
 
-    processor = Processor(
+    processor = Runner(
         send=send,
         limiter=Limiter(clock=loop.time),
         on_result=results.append,
@@ -115,7 +115,7 @@ def test_a_day_told_in_the_body_alone_stops_the_run_at_once(told: str) -> None:
         error = {"message": f"Limit of 50 requests per day reached. Please try again in {told}."}
         return Response(200, {}, b"{}", GOOD, 0.1) if sends <= 50 else Response(429, {}, b"", {"error": error}, 0.1)
 
-    processor = Processor(
+    processor = Runner(
         send=send,
         limiter=Limiter(clock=loop.time),
         on_result=results.append,
@@ -178,7 +178,7 @@ class Account:
         self.loop, self.results, self.sends = VirtualLoop(), list[Result](), 0
         self._headers, self._body, self._opens = headers, body, opens
         limiter, retry = Limiter(clock=self.loop.time), RetryPolicy(max_wait=max_wait)
-        self._processor = Processor(
+        self._processor = Runner(
             send=self._send, limiter=limiter, on_result=self.results.append, retry=retry,
             max_concurrent_requests=5, clock=self.loop.time,
         )  # fmt: skip

@@ -12,7 +12,7 @@ from parallel_openai._limits.limiter import Limiter
 from parallel_openai._progress.status import StatusTracker
 from parallel_openai._records import APIRequest, Response, Result, Size, Usage
 from parallel_openai._run.retry import RetryPolicy
-from parallel_openai._run.runner import Processor
+from parallel_openai._run.runner import Runner
 from tests.limits.virtual import GOOD, VirtualLoop, run_virtually
 
 
@@ -33,7 +33,7 @@ def test_retries_and_fresh_rows_take_turns(rows: int, failing: float, rate: int,
             return Response(500, {}, b"", {"error": {"message": "x"}}, 0.1)
         return Response(200, {}, b"{}", GOOD, 0.1)
 
-    processor = Processor(
+    processor = Runner(
         send=send,
         limiter=Limiter(rate, burst=1.0, clock=loop.time),
         on_result=results.append,
@@ -112,7 +112,7 @@ def test_retries_whose_moments_are_hardly_apart_do_not_keep_the_loop_from_its_ti
 
     retry = RetryPolicy(first_backoff=0.0)
     limiter = Limiter(clock=loop.time)
-    processor = Processor(send=send, limiter=limiter, on_result=results.append, retry=retry, clock=loop.time)
+    processor = Runner(send=send, limiter=limiter, on_result=results.append, retry=retry, clock=loop.time)
     run_virtually(processor.run(APIRequest({"n": n}) for n in range(2)), loop)
     assert [result.status for result in results] == ["succeeded"] * 2
 
@@ -133,7 +133,7 @@ def test_what_is_written_at_the_end_of_a_turn_is_written_before_the_next_send() 
         loop.call_soon(unwritten.clear)
 
     status, limiter = StatusTracker(), Limiter(6e9, clock=loop.time)
-    processor = Processor(
+    processor = Runner(
         send=send, limiter=limiter, on_result=take, status=status, max_concurrent_requests=4, clock=loop.time
     )
     run_virtually(processor.run(APIRequest({"n": n}) for n in range(60)), loop)

@@ -15,7 +15,7 @@ from parallel_openai._limits.model_limiters import MOST_MODELS, InUse, Limiters
 from parallel_openai._progress.status import StatusTracker
 from parallel_openai._records import APIRequest, Response, Result, Size
 from parallel_openai._run.retry import RetryPolicy
-from parallel_openai._run.runner import Processor
+from parallel_openai._run.runner import Runner
 from parallel_openai.local.simulator.limits.account import Account
 from parallel_openai.local.simulator.settings import Settings
 from tests.limits.virtual import Rehearsal, VirtualLoop, run_virtually
@@ -68,7 +68,7 @@ class Server:
 
     def _process(self, limiter: Gates, rows: Sequence[tuple[str, Size]], send: Any) -> Any:
         self.status = StatusTracker()
-        processor = Processor(
+        processor = Runner(
             send=send,
             limiter=limiter,
             on_result=self.results.append,
@@ -186,7 +186,7 @@ def test_a_model_whose_turn_never_comes_keeps_no_more_than_so_many_requests_in_m
 
     async def run() -> None:
         results: list[Result] = []
-        processor = Processor(
+        processor = Runner(
             send=server.send, limiter=server.limiters(), on_result=results.append, max_concurrent_requests=20
         )
         running = asyncio.ensure_future(processor.run(rows()))
@@ -281,7 +281,7 @@ def test_long_prompts_keep_to_the_limit_that_is_shown_for_them(first: str) -> No
             requests.append(request)
 
     async def run() -> None:
-        processor = Processor(
+        processor = Runner(
             send=server.send_by_length, limiter=limiters, on_result=server.results.append, clock=server.loop.time
         )
         await processor.run(requests)
@@ -312,7 +312,7 @@ def test_a_run_that_ends_while_models_are_waited_for_leaves_nothing_behind(how: 
     rows = mixed({("a", SMALL): 10, ("b", SMALL): 10, ("fast", SMALL): 200})
 
     async def run() -> None:
-        processor = Processor(
+        processor = Runner(
             send=server.send,
             limiter=limiters,
             on_result=server.results.append,

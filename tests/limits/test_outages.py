@@ -15,7 +15,7 @@ from parallel_openai import APIRequest
 from parallel_openai._limits.limiter import Limiter
 from parallel_openai._records import Response, Result
 from parallel_openai._run.retry import RetryPolicy
-from parallel_openai._run.runner import Processor
+from parallel_openai._run.runner import Runner
 from parallel_openai.errors import RateLimitedError, RunStoppedError
 from tests.limits.virtual import GOOD, VirtualLoop, run_virtually
 
@@ -43,7 +43,7 @@ class Scene:
         self.loop, self.results, self.sends = VirtualLoop(), list[Result](), list[tuple[float, int]]()
         self._answer = answer
         chance = random.Random(1)
-        self.processor = Processor(
+        self.processor = Runner(
             send=self._send,
             limiter=Limiter(clock=self.loop.time),
             on_result=self.results.append,

@@ -10,7 +10,7 @@ from parallel_openai._limits.limiter import Limiter
 from parallel_openai._limits.sizes import COUNTED, EVERY, Sizes
 from parallel_openai._records import APIRequest, Response, Result, Size
 from parallel_openai._run.retry import RetryPolicy
-from parallel_openai._run.runner import Processor
+from parallel_openai._run.runner import Runner
 from tests.limits.virtual import GOOD, VirtualLoop, run_virtually
 
 ROWS = COUNTED + 50 * EVERY
@@ -39,7 +39,7 @@ def counted_of(rows: int, *, max_tokens_per_minute: float | None = None, refuse:
         return made
 
     taken: list[Result] = results
-    processor = Processor(
+    processor = Runner(
         send=send,
         limiter=Limiter(None, max_tokens_per_minute, clock=loop.time),
         on_result=taken.append,

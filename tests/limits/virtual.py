@@ -19,7 +19,7 @@ from parallel_openai._limits.limiter import Limiter
 from parallel_openai._progress.status import StatusTracker
 from parallel_openai._records import APIRequest, Response, Result, Size
 from parallel_openai._run.retry import RetryPolicy
-from parallel_openai._run.runner import Processor
+from parallel_openai._run.runner import Runner
 from parallel_openai.local.simulator.endpoints.counting import reserved, settled
 from parallel_openai.local.simulator.limits.account import Account, Lack
 from parallel_openai.local.simulator.refusals import rate_limited, slow_down
@@ -113,7 +113,7 @@ class Rehearsal:
         self.limiter = Limiter(clock=loop.time, **self.limiter_options)
         self.results: list[Result] = []
         self.status = StatusTracker()
-        processor = Processor(
+        processor = Runner(
             send=self._send,
             limiter=self.limiter,
             on_result=self.results.append,

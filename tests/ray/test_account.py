@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from parallel_openai._ray.cluster import Desk
-from parallel_openai._ray.shared_account import Account, Given, Refusal, Report, Shown
+from parallel_openai._ray.cluster import AccountActor
+from parallel_openai._ray.shared_account import Account, Given, KnownLimit, Refusal, Report
 
 
 class Clock:
@@ -53,7 +53,7 @@ def test_a_limit_that_a_worker_is_shown_holds_for_all() -> None:
     first = account.lease("one", 100)
     assert (first.requests, first.expires) == (4, False)  # a few, to learn from
     assert account.lease("other", 100).requests == 0
-    account.take_in(Report(answered=4, shown={"requests": Shown(600, 60.0)}))
+    account.take_in(Report(answered=4, shown={"requests": KnownLimit(600, 60.0)}))
     assert account.limits == (600, None)
     assert account.lease("other", 100).requests == 1
 
@@ -77,11 +77,11 @@ def test_tokens_are_paced_too_and_what_answers_took_beyond_is_charged() -> None:
 
 
 def test_a_limit_that_one_model_is_shown_is_not_the_others() -> None:
-    desk = Desk(None, None)
-    small = Report(answered=4, shown={"requests": Shown(60, 60.0), "tokens": Shown(1200, 60.0)})
+    desk = AccountActor(None, None)
+    small = Report(answered=4, shown={"requests": KnownLimit(60, 60.0), "tokens": KnownLimit(1200, 60.0)})
     desk.lease("small", "one", 4, 0.0, Report())
     desk.lease("small", "one", 4, 0.0, small)
-    desk.lease("large", "one", 4, 0.0, Report(answered=4, shown={"requests": Shown(6000, 60.0)}))
+    desk.lease("large", "one", 4, 0.0, Report(answered=4, shown={"requests": KnownLimit(6000, 60.0)}))
     limits = desk.totals("run")[1]
     assert limits == {"small": (60, 1200), "large": (6000, None)}
 
@@ -107,7 +107,7 @@ def test_what_was_given_holds_for_all_models_of_an_account_together() -> None:
 def test_the_whole_limit_is_handed_out_while_the_server_shows_room(left: float | None, share: float) -> None:
     clock = Clock()
     account = Account(max_requests_per_minute=6000, clock=clock)
-    account.take_in(Report(shown={"requests": Shown(6000, 60.0, left)}))
+    account.take_in(Report(shown={"requests": KnownLimit(6000, 60.0, left)}))
     sends = moments(account, clock, workers=2, seconds=20)
     assert share <= len(sends) / 2000 < share + 0.03
 
@@ -115,7 +115,7 @@ def test_the_whole_limit_is_handed_out_while_the_server_shows_room(left: float |
 def test_slots_that_passed_unused_are_made_up_for_while_the_server_shows_room() -> None:
     clock = Clock()
     account = Account(max_requests_per_minute=6000, clock=clock)
-    account.take_in(Report(shown={"requests": Shown(6000, 60.0, 0.9)}))
+    account.take_in(Report(shown={"requests": KnownLimit(6000, 60.0, 0.9)}))
     used = passed = 0
     while clock.now < 120.0:
         grant = account.lease("one", 1000, report=Report(unused=passed))

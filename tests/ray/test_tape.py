@@ -5,7 +5,7 @@ from __future__ import annotations
 from parallel_openai._limits.admission import model_of
 from parallel_openai._limits.limiter import Limiter
 from parallel_openai._progress.timeline import Timeline
-from parallel_openai._ray.worker import Parcel, Recording, Tape
+from parallel_openai._ray.worker import NumberedRequest, RemoteTimeline, TimelinePiece
 from parallel_openai._records import APIRequest, Response, Size, Usage
 from parallel_openai._run.retry import judge
 
@@ -29,7 +29,7 @@ def live(timeline: Timeline) -> None:
             timeline.failed(came, broken, judge(broken, reached=True))
         else:
             timeline.answered(
-                sent, came, Parcel(number, request), model_of(request), SIZE, came - sent, Usage(30, number)
+                sent, came, NumberedRequest(number, request), model_of(request), SIZE, came - sent, Usage(30, number)
             )
 
 
@@ -40,7 +40,7 @@ def begun() -> tuple[Timeline, Limiter]:
 
 
 def test_a_tape_replayed_gives_the_figures_of_a_timeline_that_saw_it_itself() -> None:
-    tape, (replayed, _), (seen, _) = Tape(), begun(), begun()
+    tape, (replayed, _), (seen, _) = RemoteTimeline(), begun(), begun()
     live(tape)
     tape.take(now=5000.0).replay(replayed, REQUESTS, now=5000.0)
     live(seen)
@@ -54,7 +54,7 @@ def test_a_tape_replayed_gives_the_figures_of_a_timeline_that_saw_it_itself() ->
 
 
 def test_the_clocks_of_a_worker_and_its_caller_need_not_agree() -> None:
-    tape, timeline = Tape(), Timeline()
+    tape, timeline = RemoteTimeline(), Timeline()
     tape.sent(7.25)
     tape.take(now=8.0).replay(timeline, {}, now=103.0)
     timeline.sent(104.5)
@@ -62,14 +62,14 @@ def test_the_clocks_of_a_worker_and_its_caller_need_not_agree() -> None:
 
 
 def test_a_tape_gives_each_thing_once() -> None:
-    tape = Tape()
+    tape = RemoteTimeline()
     live(tape)
     assert len(tape.take(now=200.0).sends) == len(REQUESTS)
-    assert tape.take(now=200.0) == Recording([], [], [])
+    assert tape.take(now=200.0) == TimelinePiece([], [], [])
 
 
 def test_a_tape_that_nobody_asks_for_keeps_nothing() -> None:
-    tape = Tape(keeps=False)
+    tape = RemoteTimeline(keeps=False)
     live(tape)
-    assert tape.take(now=200.0) == Recording([], [], [])
+    assert tape.take(now=200.0) == TimelinePiece([], [], [])
     assert (tape.slices, tape.latency.count, dict(tape.refusals)) == ([], 0, {})

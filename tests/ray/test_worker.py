@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 
 import parallel_openai as po
-from parallel_openai._ray.cluster import Desk, Sealed
+from parallel_openai._ray.cluster import AccountActor, SealedClient
 from parallel_openai._ray.shared_account import Grant, Report
-from parallel_openai._ray.worker import SILENCE, Parcel, Worker
+from parallel_openai._ray.worker import SILENCE, NumberedRequest, Worker
 from parallel_openai._records import APIRequest
 from parallel_openai.local import simulator
 
@@ -18,7 +18,7 @@ class DeskHere:
     limits = (None, None)
 
     def __init__(self) -> None:
-        self._desk = Desk(None, None)
+        self._desk = AccountActor(None, None)
 
     async def lease(self, model: str | None, worker: str, requests: int, tokens: float, report: Report) -> Grant:
         return self._desk.lease(model, worker, requests, tokens, report)
@@ -32,11 +32,11 @@ async def hears_nothing_for_a_while() -> None:
     with simulator.serve(max_requests_per_minute=None, latency=0.1) as server:
         worker = Worker(DeskHere())  # type: ignore[arg-type]  # all that it asks a desk for
         client = po.Client(server.base_url, max_concurrent_requests=2)
-        await worker.open(Sealed(client.account()), None)
+        await worker.open(SealedClient(client.account()), None)
         asked = [
             APIRequest({"model": "m", "messages": [{"role": "user", "content": f"{number}"}]}) for number in range(40)
         ]
-        delivered = await worker.exchange([Parcel(number, each) for number, each in enumerate(asked)], 0.2)
+        delivered = await worker.exchange([NumberedRequest(number, each) for number, each in enumerate(asked)], 0.2)
         await asyncio.sleep(SILENCE + 0.2)
         before = server.stats(charged=False)["received"]
         await asyncio.sleep(0.3)

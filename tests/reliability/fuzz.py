@@ -26,7 +26,7 @@ from parallel_openai._limits.limiter import Limiter
 from parallel_openai._records import APIRequest, Response, Result, Size
 from parallel_openai._requests.endpoints import ENDPOINTS, Endpoint
 from parallel_openai._run.retry import RetryPolicy
-from parallel_openai._run.runner import End, Processor
+from parallel_openai._run.runner import End, Runner
 from parallel_openai._run.spending.budget import Budget
 from parallel_openai.errors import JournalError, RunStoppedError
 from tests.limits.virtual import VirtualLoop, run_virtually
@@ -113,7 +113,7 @@ def whatever_a_server_answers_each_request_comes_to_its_end(answers: list[Respon
 
     async def run() -> End:
         retry = RetryPolicy(max_wait=3600.0, random=lambda: 0.5)
-        processor = Processor(
+        processor = Runner(
             send=send, limiter=limiter, on_result=results.append, retry=retry, budget=budget, clock=loop.time
         )
         return await processor.run(requests)

@@ -16,7 +16,7 @@ import pandas as pd
 import parallel_openai as po
 from parallel_openai._batch import manage as faces
 from parallel_openai._batch.batch_state import live_parts
-from parallel_openai._batch.submitting.input_files import Spool
+from parallel_openai._batch.submitting.input_files import InputFiles
 from parallel_openai._http.connections import Connections
 from parallel_openai.errors import ParallelOpenAIError
 from tests.limits.virtual import VirtualLoop
@@ -221,7 +221,7 @@ class Here:
         parts = live_parts(path)
         if self.call.way == "cancel":
             if parts:
-                Spool(path).cancel()
+                InputFiles(path).cancel()
             await faces._each(client, live_parts(path), faces._cancel)
         elif parts:
             lane = po.BatchLane(**self.life.batches.options)

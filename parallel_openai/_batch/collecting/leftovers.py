@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
-from parallel_openai._batch.submitting.divide import Planner
-from parallel_openai._batch.submitting.input_files import Row, Spool
+from parallel_openai._batch.submitting.divide import Divider
+from parallel_openai._batch.submitting.input_files import InputFiles, Row
 from parallel_openai._client.client import Client
 from parallel_openai._progress.status import StatusTracker
 from parallel_openai._records import APIRequest, Result, Ruling
@@ -16,15 +16,15 @@ from parallel_openai._run.spending.budget import Budget
 class Leftovers:
     """They wait on the disk until the last batch has ended."""
 
-    def __init__(self, spool: Spool, planner: Planner) -> None:
-        self._spool, self._planner = spool, planner
+    def __init__(self, input_files: InputFiles, divider: Divider) -> None:
+        self._input_files, self._divider = input_files, divider
         self._on_their_way: dict[int, Row] = {}
 
     def add(self, row: Row) -> None:
-        self._planner.add(row, 1)
+        self._divider.add(row, 1)
 
     def discard(self) -> None:
-        self._planner.discard()
+        self._divider.discard()
 
     async def send(
         self,
@@ -36,13 +36,13 @@ class Leftovers:
         budget: Budget | None,
     ) -> End:
         """Bring them to their results; a result has the sends through batches among its attempts."""
-        parts = list(self._planner.close())
+        parts = list(self._divider.close())
         if not parts:
             return "finished"
 
         def requests() -> Iterator[APIRequest]:
             for part in parts:
-                for row in self._spool.rows(part.name, part.path):
+                for row in self._input_files.rows(part.name, part.path):
                     on_start(row)
                     self._on_their_way[id(row.request)] = row
                     yield row.request
@@ -55,4 +55,4 @@ class Leftovers:
             return await client.process(requests(), on_result=take, status=status, budget=budget)
         finally:
             for part in parts:
-                self._spool.remove(part.name)
+                self._input_files.remove(part.name)

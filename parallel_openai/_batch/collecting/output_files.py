@@ -23,7 +23,7 @@ from parallel_openai._batch.collecting.output_lines import (
 )
 from parallel_openai._batch.part_failures import LOST_LOOKS, SHORT_LOOKS, LostError, NotWholeError
 from parallel_openai._batch.server_batch import ServerBatch
-from parallel_openai._batch.submitting.input_files import Place, Row, Spool, read_row
+from parallel_openai._batch.submitting.input_files import InputFiles, Place, Row, read_row
 from parallel_openai._log import log
 from parallel_openai.errors import RunStoppedError
 
@@ -87,15 +87,15 @@ class _Reading:
         return LOST_LOOKS if counts.completed + counts.failed == counts.total else math.inf
 
 
-class Collector:
+class OutputFiles:
     """Reads what batches gave.
 
     Args:
         settle: hands a row's outcome over; gives the parts that became full by it.
     """
 
-    def __init__(self, api: BatchAPI, spool: Spool, settle: Settle) -> None:
-        self._api, self._spool, self._settle = api, spool, settle
+    def __init__(self, api: BatchAPI, input_files: InputFiles, settle: Settle) -> None:
+        self._api, self._input_files, self._settle = api, input_files, settle
         self._taken: dict[str, set[str]] = {}
 
     def taken(self, part: Part) -> int:
@@ -115,9 +115,9 @@ class Collector:
             NotWholeError: there is more to come. The answers were handed over.
             LostError: a file of it cannot be had, or is longer than it may be. Again the answers were handed over.
         """
-        reading = _Reading(self._spool.places(part.name), self._taken.setdefault(part.name, set()))
+        reading = _Reading(self._input_files.places(part.name), self._taken.setdefault(part.name, set()))
         with ExitStack() as stack:
-            reading.files["asked"] = stack.enter_context(self._spool.open(part.name))
+            reading.files["asked"] = stack.enter_context(self._input_files.open(part.name))
             lost = [error async for error in self._read(part, batch, reading, stack)]
             if reading.is_damaged or look < reading.looks(batch):
                 raise lost[0] if lost else NotWholeError(_not_whole(batch, reading))
@@ -132,7 +132,7 @@ class Collector:
         for kind, file_id in (("output", batch.output_file_id), ("error", batch.error_file_id)):
             if file_id is None:
                 continue
-            place = self._spool.place(part.name, kind)
+            place = self._input_files.place(part.name, kind)
             try:
                 if not await self._api.download(file_id, place, most):
                     rows = f"{part.requests:,} rows of batch {batch.id}"
@@ -140,7 +140,7 @@ class Collector:
             except RunStoppedError as error:
                 yield error
                 continue
-            reading.files[kind] = stack.enter_context(self._spool.open(part.name, kind))
+            reading.files[kind] = stack.enter_context(self._input_files.open(part.name, kind))
             async for damage in self._take_answers(part, batch, kind, reading):
                 yield damage
 

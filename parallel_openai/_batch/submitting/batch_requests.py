@@ -17,7 +17,7 @@ from parallel_openai._run.spending.budget import Budget, Reserve
 _NOTHING = Response(400, {}, b"", None, 0.0)
 
 
-class Asked:
+class BatchRequests:
     """Brings each result to the caller who asked for it, or into the journal where nobody has.
 
     Batches of earlier calls may hold rows that this call does not ask for, or not yet.

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from parallel_openai._batch.batch_lane import MOST_REQUESTS, BatchLane
 from parallel_openai._batch.batch_state import Part
-from parallel_openai._batch.submitting.input_files import PartWriter, Row, Spool, inputs_of, make_line, tokens_of
+from parallel_openai._batch.submitting.input_files import InputFiles, PartWriter, Row, inputs_of, make_line, tokens_of
 from parallel_openai._records import APIRequest
 
 #: What a batch may hold of what the server says may be queued, since it counts otherwise than we do.
@@ -22,18 +22,18 @@ class _Kind:
     round: int
 
 
-class Planner:
+class Divider:
     """Fills parts on the disk, several at a time where there are several models.
 
     Args:
-        spool: where they lie.
+        input_files: where they lie.
         options: their bounds.
         run: what their names begin with.
         record: whether their results go into the journal with a record, as a frame's do.
     """
 
-    def __init__(self, spool: Spool, options: BatchLane, run: str, *, record: bool) -> None:
-        self._spool, self._options, self._run, self._record = spool, options, run, record
+    def __init__(self, input_files: InputFiles, options: BatchLane, run: str, *, record: bool) -> None:
+        self._input_files, self._options, self._run, self._record = input_files, options, run, record
         self._open: dict[_Kind, tuple[str, PartWriter]] = {}
         self._queue: dict[str, int] = {}  # prompt tokens that a batch of a model may have
         self._count = 0
@@ -64,7 +64,7 @@ class Planner:
         if kind not in self._open:
             self._count += 1
             name = f"{self._run}-{self._count:04d}"
-            self._open[kind] = name, self._spool.writer(name)
+            self._open[kind] = name, self._input_files.writer(name)
         self._open[kind][1].add(row, line)
         self.rows += 1
         return full
@@ -78,7 +78,7 @@ class Planner:
         """Leave nothing behind of what was not closed."""
         for name, writer in self._open.values():
             writer.abandon()
-            self._spool.remove(name)
+            self._input_files.remove(name)
         self._open.clear()
 
     def _fits(self, kind: _Kind, part: PartWriter, size: int, request: APIRequest) -> bool:

@@ -61,7 +61,7 @@ class Place(NamedTuple):
     attempts: Sequence[Any]
 
 
-class Spool:
+class InputFiles:
     """The folder of a journal's parts.
 
     Args:

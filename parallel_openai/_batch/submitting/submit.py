@@ -10,7 +10,7 @@ from parallel_openai._batch.batch_state import Part, live_parts, step, write
 from parallel_openai._batch.collecting.download_size import BESIDE
 from parallel_openai._batch.part_failures import LostError
 from parallel_openai._batch.server_batch import ServerBatch
-from parallel_openai._batch.submitting.input_files import Spool
+from parallel_openai._batch.submitting.input_files import InputFiles
 from parallel_openai._journal.journal import Journal
 from parallel_openai._log import log
 
@@ -22,15 +22,15 @@ LISTED = (5.0, 7.5, 10.0)
 class Submitter:
     """Brings parts to the server, each of them once, whatever dies in between."""
 
-    def __init__(self, api: BatchAPI, journal: Journal, spool: Spool, *, sleep: Sleep) -> None:
-        self._api, self._journal, self._spool, self._sleep = api, journal, spool, sleep
+    def __init__(self, api: BatchAPI, journal: Journal, input_files: InputFiles, *, sleep: Sleep) -> None:
+        self._api, self._journal, self._input_files, self._sleep = api, journal, input_files, sleep
 
     async def submit(self, part: Part) -> ServerBatch:
         """Upload the part where it is not there yet, and give its new batch; or the one that an earlier try made."""
         if part.creating_at and (batch := await self._made_before(part)) is not None:
             return batch
         if part.file_id is None:
-            file = self._spool.place(part.name)
+            file = self._input_files.place(part.name)
             if not file.exists():
                 raise LostError(f"The input file {file} is not here any more.")
             part.file_id = await self._api.upload(file, f"parallel_openai-{part.name}.jsonl", part.bytes)
@@ -61,7 +61,7 @@ class Submitter:
     def earlier(self) -> list[Part]:
         """The parts of earlier calls whose answers are still to come."""
         found = live_parts(self._journal.path)
-        self._spool.tidy({part.name for part in found})
+        self._input_files.tidy({part.name for part in found})
         return found
 
     async def recover(self, part: Part, *, keep: bool, needs_metadata: bool) -> bool:
@@ -73,20 +73,20 @@ class Submitter:
         """
         if part.batch_id is None:
             made = await self._made_before(part) if part.creating_at else None
-            keep = keep and self._spool.holds(part.name) and not self._spool.is_cancelled(part.planned_at)
+            keep = keep and self._input_files.holds(part.name) and not self._input_files.is_cancelled(part.planned_at)
             if made is None and not keep:
                 self.drop(part)
                 return False
-        if not self._spool.knows_rows(part.name):
+        if not self._input_files.knows_rows(part.name):
             self._check_metadata(part, needs_metadata)
-            if not self._spool.is_whole(part.name, part.requests):
+            if not self._input_files.is_whole(part.name, part.requests):
                 await self._fetch(part)
         return True
 
     def drop(self, part: Part) -> None:
         """Forget a part, here and in the journal."""
         write(self._journal, [step(part, "dropped")])
-        self._spool.remove(part.name)
+        self._input_files.remove(part.name)
 
     async def _made_before(self, part: Part) -> ServerBatch | None:
         """The part's batch, if the server has it although its name was never written down."""
@@ -102,8 +102,8 @@ class Submitter:
         if not part.has_metadata:
             return
         lost = (
-            f"The folder {self._spool.folder} is not here, or not whole. It holds the metadata of the requests that "
-            "are in batches, which the server does not know."
+            f"The folder {self._input_files.folder} is not here, or not whole. It holds the metadata of the requests "
+            "that are in batches, which the server does not know."
         )
         if needed and not part.record:
             raise LostError(f"{lost} Put it beside the results file, or repeat the call that has the requests file.")
@@ -115,9 +115,11 @@ class Submitter:
         batch = await self._api.get(str(part.batch_id))
         file_id = batch.input_file_id or part.file_id
         if file_id is None:
-            raise LostError(f"The folder {self._spool.folder} is not here, and {part.batch_id} does not name its file.")
-        self._spool.make_folder()
-        await self._api.download(file_id, self._spool.place(part.name), part.bytes + BESIDE)
+            raise LostError(
+                f"The folder {self._input_files.folder} is not here, and {part.batch_id} does not name its file."
+            )
+        self._input_files.make_folder()
+        await self._api.download(file_id, self._input_files.place(part.name), part.bytes + BESIDE)
 
     def _created(self, part: Part, batch: ServerBatch) -> None:
         part.batch_id, part.file_id = batch.id, batch.input_file_id or part.file_id

@@ -17,7 +17,7 @@ _BEGINS = b'{"request_key":'
 
 
 @dataclass(frozen=True, slots=True)
-class Correction:
+class Judgement:
     """What a person said about a row.
 
     Attributes:
@@ -29,7 +29,7 @@ class Correction:
     note: str = ""
 
 
-class Corrections:
+class Judgements:
     """Append-only JSON lines; of several lines about a row the last one holds.
 
     Args:
@@ -38,16 +38,16 @@ class Corrections:
     Raises:
         JournalError: it cannot be read, or is something else.
 
-    >>> corrections = Corrections("example.review.jsonl")
-    >>> corrections.add("a key", Correction("positive"), model_said="negative")
-    >>> Corrections("example.review.jsonl").get("a key")
-    Correction(label='positive', note='')
+    >>> corrections = Judgements("example.review.jsonl")
+    >>> corrections.add("a key", Judgement("positive"), model_said="negative")
+    >>> Judgements("example.review.jsonl").get("a key")
+    Judgement(label='positive', note='')
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(path)
         self.damaged_lines = 0
-        self._by_key: dict[str, Correction] = {}
+        self._by_key: dict[str, Judgement] = {}
         self._lines: dict[str, bytes] = {}  # the last one about each row
         self._size = 0
         self._torn = False
@@ -65,7 +65,7 @@ class Corrections:
                 f"{self.path} is no file of corrections. Choose another path with save_to=, so that it is not added to."
             )
 
-    def get(self, key: str) -> Correction | None:
+    def get(self, key: str) -> Judgement | None:
         """What was last said about a row; None where nothing was, or where it was taken back."""
         correction = self._by_key.get(key)
         return correction if correction is not None and correction.label is not None else None
@@ -74,7 +74,7 @@ class Corrections:
         correction = self._by_key.get(key)
         return correction.note if correction is not None else ""
 
-    def add(self, key: str, correction: Correction, *, model_said: Any = None) -> None:
+    def add(self, key: str, correction: Judgement, *, model_said: Any = None) -> None:
         """Write a correction down; it is on the disk when this returns.
 
         Raises:
@@ -138,4 +138,4 @@ class Corrections:
             label = [str(each) for each in label]
         elif label is not None:
             label = str(label)
-        self._by_key[key] = Correction(label, note if isinstance(note, str) else "")
+        self._by_key[key] = Judgement(label, note if isinstance(note, str) else "")

@@ -27,7 +27,7 @@ from parallel_openai._frames.journal_path import USED
 from parallel_openai._labels.label_pairs import run_of
 from parallel_openai._labels.reviewing import review_sheet as table
 from parallel_openai._labels.reviewing.choices import choices_of
-from parallel_openai._labels.reviewing.judgements import Correction, Corrections
+from parallel_openai._labels.reviewing.judgements import Judgement, Judgements
 from parallel_openai._labels.reviewing.review_order import review_order, row_keys
 from parallel_openai._requests.schemas.answer_schema import text_of
 from parallel_openai.errors import InvalidInputError, MissingDependencyError
@@ -115,7 +115,7 @@ class Review:
         self.labels, self.multi = list(self._choices.by_text), self._choices.multi
         self._shown = text_columns(out, text)
         self.path = path_of(save_to, "save_to") if save_to is not None else self._path()
-        self._corrections = Corrections(self.path)
+        self._corrections = Judgements(self.path)
         self._keys = row_keys(out, self._prefix + "request_key", self._shown)
         self._order = review_order(out, self._keys, self._shown, self._label, self._beside("confidence"), sort=sort)
         self._queued = {self._keys[row] for row in self._order}
@@ -288,7 +288,7 @@ class Review:
 
     def _judge(self, row: int, label: str | list[str] | None, note: str) -> None:
         key = self._keys[row]
-        self._corrections.add(key, Correction(label, note), model_said=self._said[row])
+        self._corrections.add(key, Judgement(label, note), model_said=self._said[row])
         if label is None:
             self._open |= self._queued & {key}
         else:
