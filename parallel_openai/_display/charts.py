@@ -33,8 +33,8 @@ def draw(blocks: Sequence[Block]) -> Figure:
     except ImportError as error:
         raise MissingDependencyError.of("Plots need", "matplotlib", error) from error
     drawn = [block for block in blocks if isinstance(block, (Picture, Bars, Matrix))]
-    columns = min(2, len(drawn))
-    rows = -(-len(drawn) // columns)
+    columns = 2 if len(drawn) > 1 else 1
+    rows = max(1, -(-len(drawn) // columns))
     figure, grid = pyplot.subplots(
         rows, columns, figsize=(5.5 * columns, 3.4 * rows), layout="constrained", squeeze=False
     )

@@ -55,10 +55,9 @@ def _share(length: float, most: float) -> str:
     return f"{100 * min(1.0, max(0.0, length / most)):.1f}%"
 
 
-def _place(value: float, axis: Axis, size: float) -> str:
-    """Where a value stands on an axis of so many pixels, not beyond its ends."""
-    share = (value - axis.low) / ((axis.high - axis.low) or 1.0)
-    return f"{size * min(1.0, max(0.0, share)):.1f}"
+def _place(value: float, axis: Axis) -> float:
+    """Where a value stands on an axis, from 0 to 1 and not beyond its ends."""
+    return min(1.0, max(0.0, (value - axis.low) / ((axis.high - axis.low) or 1.0)))
 
 
 def _points(curve: Curve, x: Axis, y: Axis) -> list[tuple[str, str]]:
@@ -68,4 +67,4 @@ def _points(curve: Curve, x: Axis, y: Axis) -> list[tuple[str, str]]:
         across = [edge for pair in pairwise(across) for edge in pair]
         up = [level for level in up for _ in range(2)]
     known = [(one, other) for one, other in zip(across, up, strict=True) if not math.isnan(other)]
-    return [(_place(one, x, WIDTH), f"{HEIGHT - float(_place(other, y, HEIGHT)):.1f}") for one, other in known]
+    return [(f"{WIDTH * _place(one, x):.1f}", f"{HEIGHT * (1 - _place(other, y)):.1f}") for one, other in known]

@@ -137,9 +137,10 @@ class Evaluation(Display):
         kept = [label for label in self.labels if label in frequent]
         more = len(self.labels) - len(kept)
         names = f"{column_text(self.label)} against {column_text(self.gold)}"
+        right = round(self.accuracy * self.rows)
         left_out = f"{self.examples:,} more left out: the model was shown them as examples"
         return [
-            Heading(f"{names}: {self.accuracy:.1%} of {self.rows:,} rows are right", self.simulated),
+            Heading(f"{names}: {right:,} of {self.rows:,} rows are right", self.simulated),
             Sentence(f"{self.rows:,} rows with a gold label, {self.labelled:,} of them labelled"),
             *([Sentence(left_out)] if self.examples else []),
             Facts(list(self._facts())),
