@@ -134,6 +134,14 @@ def test_columns_that_find_no_room_go_on_below_beside_the_first() -> None:
     assert all(f"1,000,0{number:02}" in " ".join(lines) for number in range(20))
 
 
+@pytest.mark.parametrize("width", [0, 1, 5, 19])
+def test_a_terminal_too_narrow_for_anything_is_shown_everything_still(width: int) -> None:
+    table = b.Table("", (LONG, "rows", "text"), [("good", b.Number("12,345,678,901 + 12"), "word " * 40)])
+    told = to_text([table], width)
+    assert "12,345,678,901 + 12" in told
+    assert told.split().count("word") == 40
+
+
 def test_a_table_without_rows_is_not_shown() -> None:
     empty = [b.Table("Nobody", ("name",), []), b.Bars("No time", (), [], 1.0), b.Facts([])]
     assert to_text(empty) == ""

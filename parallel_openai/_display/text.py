@@ -30,6 +30,7 @@ _WORD, _NAMES = 24, 9
 _BAR, _CODE = 14, 1200
 #: Where there is no terminal, such as in a notebook or a file.
 _ELSEWHERE = (120, 24)
+_NARROWEST = 20
 
 
 def to_text(blocks: Sequence[Block], width: int | None = None) -> str:
@@ -37,7 +38,8 @@ def to_text(blocks: Sequence[Block], width: int | None = None) -> str:
 
     Pictures are left out: what they come to is said by the facts.
     """
-    room = (shutil.get_terminal_size(_ELSEWHERE).columns if width is None else width) - len(_INDENT)
+    width = shutil.get_terminal_size(_ELSEWHERE).columns if width is None else width
+    room = max(_NARROWEST, width) - len(_INDENT)
     text = "\n".join(line for block in blocks for line in _lines(block, room))
     return re.sub(r"\n{3,}", "\n\n", text).strip("\n")
 
@@ -85,13 +87,14 @@ def text_table(rows: Sequence[Sequence[str]], room: int) -> Iterator[str]:
 
 
 def _fitting(columns: Sequence[Sequence[str]], room: int) -> list[int]:
-    """How wide the columns are: as wide as their cells, the widest texts made narrower until all fit."""
+    """How wide the columns are: as wide as their cells, the widest texts made narrower until all fit, if they can."""
     widths = [min(max(map(cell_width, column)), room) for column in columns]
     least = [max(map(_least, column)) for column in columns]
-    while sum(widths) + len(_GAP) * (len(widths) - 1) > room:
+    gaps = len(_GAP) * (len(widths) - 1)
+    if sum(least) + gaps > room:  # two of them fit beside each other, whichever they are
+        return [min(width, (room - len(_GAP)) // 2) for width in widths]
+    while sum(widths) + gaps > room:
         soft = [number for number, width in enumerate(widths) if width > least[number]]
-        if not soft:
-            break
         widths[max(soft, key=widths.__getitem__)] -= 1
     return widths
 
@@ -116,7 +119,7 @@ def _drawn(cells: Sequence[Sequence[str]], widths: Sequence[int], shown: Sequenc
 
 
 def _broken(cell: str, width: int) -> list[str]:
-    if cell_width(cell) <= width:
+    if cell_width(cell) <= width or isinstance(cell, Number):
         return [cell]
     # Broken by the number of characters, of which some take two places.
     return wrap(cell, width if cell_width(cell) <= len(cell) else max(1, width // 2)) or [""]
