@@ -88,7 +88,9 @@ def test_a_run_by_two_workers_keeps_the_rows_the_limit_and_the_secret_also_when_
     assert out.attrs["parallel_openai"].keys() == again.attrs["parallel_openai"].keys()
     assert out.attrs["parallel_openai"]["limits"] == {"requests": LIMIT}
     assert received == stats["received"]  # the same journal serves a run without Ray
-    assert max(stats["per_second"]["accepted"]) <= LIMIT / 60
+    # The whole limit is handed out, and what passed unused for a fifth of a second: a calendar second may have more.
+    assert max(stats["per_second"]["accepted"]) <= 1.2 * LIMIT / 60
+    assert sum(stats["refused"].values()) <= 0.005 * len(df)
     assert stats["received"] - len(df) <= 30  # what was on the wire of the one that was killed, and a moment's answers
     logs = [path.read_bytes() for path in cluster.rglob("*") if path.is_file() and path.stat().st_size < 1 << 24]
     assert [text for text in logs if b"very-secret" in text] == []
