@@ -9,7 +9,7 @@ from typing import Any
 from parallel_openai._limits.admission import Level
 from parallel_openai._limits.cost import Counting
 from parallel_openai._limits.limiter import INFINITY, Lease, Limiter
-from parallel_openai._limits.model_limiters import MOST_MODELS, Limiters, Sum
+from parallel_openai._limits.model_limiters import MOST_MODELS, Limiters, Sum, sum_of_known
 from parallel_openai._limits.queue import WaitingLine
 from parallel_openai._log import log
 from parallel_openai._records import APIRequest, Dimension, Response, Size, Usage, Verdict
@@ -241,6 +241,10 @@ class PoolModel:
     @property
     def counting(self) -> Counting:
         return self._limiters[0].counting
+
+    @property
+    def most_at_once(self) -> int | None:
+        return sum_of_known(each.most_at_once for each in self._limiters)
 
     @property
     def counts_tokens(self) -> bool:

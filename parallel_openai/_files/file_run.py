@@ -193,6 +193,8 @@ class FileRun:
             parts.append(f"{status.num_tasks_restored:,} known already")
         if status.num_rate_limit_errors:
             parts.append(f"{status.num_rate_limit_errors:,} rate-limit refusals waited out")
+        if status.timeline.most_at_once:
+            parts.append(f"{status.timeline.most_at_once} at once is what this server takes")
         if status.num_requests_left:
             parts.append(f"{status.num_requests_left:,} left in flight, which the server may bill")
         if status.most_open_requests is not None:

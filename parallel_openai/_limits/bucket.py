@@ -216,9 +216,9 @@ class Bucket:
             self._fill_up()
         self._clip()
 
-    def seconds_until(self, cost: float, now: float) -> float:
+    def seconds_until(self, cost: float, now: float, *, heeds_hold: bool = True) -> float:
         """Seconds until a charge of that cost may be sent: 0 when it may be now; infinity when only news can tell."""
-        wait = self.held_until - now
+        wait = self.held_until - now if heeds_hold else 0.0
         if self.rate != INFINITY:
             self.refill(now)
             # A charge larger than the whole bucket is let through when the bucket is full, and leaves a debt.
@@ -274,10 +274,11 @@ class Bucket:
 
     def refused(
         self, mark: Mark, shown: Allowance | None, now: float, *, blamed: bool, wait: float, most: float
-    ) -> None:
+    ) -> bool:
         """The server refused; `blamed` says that it was for this dimension, and then it is held for `wait` seconds.
 
-        `most` is what the refused request may have cost at the most, by whatever rule the server counts.
+        `most` is what the refused request may have cost at the most, by whatever rule the server counts. Gives whether
+        it is held for the sake of a limit that the server does not show.
         """
         self.refill(now)
         if mark.at > self._epoch_end:  # what was sent before the last refusal is in the level that was set then
@@ -285,16 +286,15 @@ class Bucket:
         if shown is not None:
             self._follow(shown, mark, now, charged=False)
         if not blamed:
-            return
-        self._pace.refused += mark.cost
+            return False
         if mark.at <= self._epoch_end:  # sent before the refusal that has been dealt with
-            self._refusals.also_refused(mark)
-            self.hold(now + wait)
-            return
+            self.also_refused(mark, now, wait)
+            return False
+        self._pace.refused += mark.cost
         explained = shown is not None and self.trusted and shown.remaining < most + 1
         finds_window = self.probing and self.limit is not None
         if not explained and not finds_window and not self._is_limits(mark, now):
-            return  # without cause: only its row has to wait
+            return False  # without cause: only its row has to wait
         self.hold(now + wait)
         self._held = wait
         self._held_in_all += wait
@@ -304,9 +304,27 @@ class Bucket:
             self._variance = max(self._variance, mark.cost**2)
             self._caution = min(MOST_CAUTION, 2.0 * self._caution)
             self._refused_at = now
-            return  # what it shows explains the refusal: nothing more to learn
+            return False  # what it shows explains the refusal: nothing more to learn
         if self._refusals.by_chance or self._was_pressed(mark, now):
             self._learn_from_refusal(mark, shown, now)
+        return True
+
+    def also_refused(self, mark: Mark, now: float, wait: float) -> None:
+        """A refusal that tells nothing new."""
+        self._pace.refused += mark.cost
+        self._refusals.also_refused(mark)
+        self.hold(now + wait)
+
+    def forget_refusals(self, now: float) -> None:
+        """What was refused was not for this limit's sake: neither wait for it nor go slowly."""
+        self.held_until = now
+        self._pace, self._refusals = Pace(now), Refusals(self._refusals.count)
+        self.trusted, self.rate = True, self.shown_rate
+        if self.limit is None:
+            self.capacity = self.shift = INFINITY
+        elif self.burst is None and not self.seen:
+            self.probing, self.proven = True, 0.0
+            self.capacity = max(1.0, self.rate * max(USUAL_WINDOW, self.period))
 
     def _is_limits(self, mark: Mark, now: float) -> bool:
         """Whether a refusal that nothing shown explains is for the limit's sake."""

@@ -9,6 +9,7 @@ from parallel_openai._limits.bucket import Bucket
 from parallel_openai._limits.cost import Counting, Lot
 from parallel_openai._limits.headers import allowance, limit_alone, retry_after, tells_of_limits
 from parallel_openai._limits.learning.bucket_state import Mark
+from parallel_openai._limits.learning.slots import Slots
 from parallel_openai._limits.learning.slow_down import Ramp
 from parallel_openai._limits.queue import WaitingLine
 from parallel_openai._records import Dimension, Size, Usage
@@ -42,6 +43,7 @@ class Lease:
     request_mark: Mark
     token_mark: Mark
     lot: Lot
+    in_flight: int  # at the send, itself among them
 
 
 class Limiter:
@@ -74,6 +76,7 @@ class Limiter:
         self.tokens = Bucket(max_tokens_per_minute, burst=burst, now=now)
         self.ramp = Ramp()
         self.counting = Counting()
+        self.slots = Slots()
         self.in_flight = 0
         self.may_move = self.holds_for_all = False
         self.window = FIRST_WINDOW
@@ -112,6 +115,11 @@ class Limiter:
     def at_once(self, size: Size) -> Lease | None:
         """The same where nobody waits and there is room; else None."""
         return self.take(size) if self._line.count == 0 else None
+
+    @property
+    def most_at_once(self) -> int | None:
+        """How many requests at once the server takes, where it refuses more; None where it does not."""
+        return int(self.slots.level) if self.slots.proven else None
 
     @property
     def counts_tokens(self) -> bool:
@@ -153,6 +161,7 @@ class Limiter:
         self._largest_taken = max(self._largest_taken, max(lease.lot.charges))
         self.window += 1.0 if self.window < FAST_WINDOW else SLOW_GROWTH
         now = self.clock()
+        self._learn_slots(lease, now)
         tells = tells_of_limits(headers)
         shown = allowance(headers, "requests") if tells else None
         self.requests.accepted(lease.request_mark, shown, now)
@@ -173,8 +182,11 @@ class Limiter:
 
     def refused(
         self, lease: Lease, headers: Mapping[str, str], dimension: Dimension | None, wait: float | None
-    ) -> None:
-        """Learn from a 429: hold back the dimension that was refused for as long as the server says."""
+    ) -> bool:
+        """Learn from a 429: hold back the dimension that was refused for as long as the server says.
+
+        Gives whether the request is to be sent again as soon as there is room, though the server asks it to wait.
+        """
         self.in_flight -= 1
         self._has_refused = True
         self._refusals_in_a_row += 1
@@ -184,18 +196,35 @@ class Limiter:
         if wait is None:
             wait = min(LONGEST_HOLD, FIRST_HOLD * 2.0 ** min(self._refusals_in_a_row // BREAKER, 10))
         self.counting.cancelled(lease.lot)
-        self.requests.refused(
-            lease.request_mark, allowance(headers, "requests"), now, blamed=dimension != "tokens", wait=wait, most=1.0
-        )
-        self.tokens.refused(
-            lease.token_mark,
-            allowance(headers, "tokens"),
-            now,
-            blamed=dimension == "tokens",
-            wait=wait,
-            most=max(lease.lot.charges),
-        )
+        cause = self.slots.refused(lease.in_flight, at=lease.request_mark.at, left=self.in_flight)
+        blamed = "" if cause else dimension or "requests"
+        shown, most = (allowance(headers, "requests"), allowance(headers, "tokens")), max(lease.lot.charges)
+        limits = [
+            self.requests.refused(lease.request_mark, shown[0], now, blamed=blamed == "requests", wait=wait, most=1.0),
+            self.tokens.refused(lease.token_mark, shown[1], now, blamed=blamed == "tokens", wait=wait, most=most),
+        ]
+        if any(limits):
+            self.slots.suspect(lease.in_flight, left=self.in_flight, at=now, wait=wait)
+            if self.slots.proven:
+                self._forget_refusals(now)
+        elif cause == "experiment":
+            bucket, mark = (
+                (self.tokens, lease.token_mark) if dimension == "tokens" else (self.requests, lease.request_mark)
+            )
+            bucket.also_refused(mark, now, wait)
         self._line.tell()
+        return cause == "slots" or self.slots.is_tried(now) or (any(limits) and self.slots.proven)
+
+    def _learn_slots(self, lease: Lease, now: float) -> None:
+        was_proven = self.slots.proven
+        self.slots.accepted(lease.in_flight, lease.request_mark.at)
+        if self.slots.proven and not was_proven:
+            self._forget_refusals(now)
+
+    def _forget_refusals(self, now: float) -> None:
+        """They were no limit's."""
+        self.requests.forget_refusals(now)
+        self.tokens.forget_refusals(now)
 
     def slow_down(self, lease: Lease, wait: float | None) -> None:
         """Learn from a 429 `slow_down`: the limits hold, but the rate has grown too fast."""
@@ -220,11 +249,12 @@ class Limiter:
 
     def _book(self, size: Size, lot: Lot, now: float) -> Lease:
         self.in_flight += 1
+        self.slots.sent()
         self.counting.book(lot)
         self.ramp.sent(now)
         request_mark = self.requests.charge(1.0, now)
         token_mark = self.tokens.charge(max(1.0, lot.charges[self.counting.rule]), now)
-        return Lease(size, request_mark, token_mark, lot)
+        return Lease(size, request_mark, token_mark, lot, self.in_flight)
 
     def _hear_limits(self, headers: Mapping[str, str], now: float) -> None:
         """Those that are told without what is left of them."""
@@ -242,11 +272,14 @@ class Limiter:
         known = self.requests.rate != INFINITY or self.tokens.rate != INFINITY
         if self.in_flight >= self.window and self._refusals_in_a_row >= BREAKER:
             return INFINITY, "learning"
+        if self.in_flight >= self.slots.room:
+            return INFINITY, "slots"
+        tries = self.slots.tries(self.in_flight, now)
         if not known and self.in_flight >= (room := self._room_while_unknown(now)):
             return (self.in_flight + 1 - room) / WINDOW_GROWTH, "learning"
         ramp = self.ramp.seconds_until(now)
-        requests = self.requests.seconds_until(1.0, now)
-        tokens = self.tokens.seconds_until(cost + self.counting.outstanding, now)
+        requests = self.requests.seconds_until(1.0, now, heeds_hold=not tries)
+        tokens = self.tokens.seconds_until(cost + self.counting.outstanding, now, heeds_hold=not tries)
         if ramp > max(requests, tokens):
             return ramp, "refused"
         if tokens > requests:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 
 from parallel_openai._limits.admission import LONG, Gate, Gates, Level
 from parallel_openai._limits.bucket import ROUNDING, SHORTEST_WAIT, USUAL_WINDOW
@@ -146,6 +146,12 @@ class Limiters:
         return _Bounded(self._ceiling, *self.given, burst=self._burst, clock=self.clock)
 
 
+def sum_of_known(numbers: Iterable[int | None]) -> int | None:
+    """Their sum; None where one is not known."""
+    known = list(numbers)
+    return None if None in known else sum(filter(None, known)) or None
+
+
 class InUse:
     """The limiters of one run, as it comes to need them; and what they show and make it wait for, together."""
 
@@ -170,6 +176,11 @@ class InUse:
     @property
     def tokens(self) -> Level:
         return self._gates.level("tokens", self._gate_of)
+
+    @property
+    def most_at_once(self) -> int | None:
+        """How many requests at once the server takes of all models, where it refuses more of each."""
+        return sum_of_known(gate.most_at_once for gate in self._waited_before)
 
     @property
     def waited(self) -> Mapping[str, float]:

@@ -37,20 +37,20 @@ class Refusals:
         "_calm_refused",
         "_calm_sent",
         "_chance",
-        "_count",
         "_first",
         "_look_after",
         "_look_at",
         "_seen",
         "by_chance",
+        "count",
         "refill",
     )
 
-    def __init__(self) -> None:
+    def __init__(self, count: int = 0) -> None:
         self.by_chance = False  # whether the server refuses whatever the pace
         self.refill = Refill()
         self._chance = Chance()
-        self._count = self._seen = 0  # sends, and refusals that had to be explained
+        self.count, self._seen = count, 0  # sends, and refusals that had to be explained
         self._first = 1  # the send that was refused first
         self._best, self._best_at = 0.0, 0.0
         self._calm_sent = self._calm_refused = 0.0
@@ -64,12 +64,12 @@ class Refusals:
 
     def sent(self, pace: float, now: float) -> int:
         """A send at this pace, as far as it has been measured (else infinite); gives the send's number."""
-        self._count += 1
+        self.count += 1
         if pace != INFINITY and self._is_calm(pace, now):
             self._calm_sent += 1.0
             if self._calm_sent > CALM_SENDS:
                 self._calm_sent, self._calm_refused = self._calm_sent / 2, self._calm_refused / 2
-        return self._count
+        return self.count
 
     def also_refused(self, mark: Mark) -> None:
         """A send was refused that went out before the last refusal was known."""
@@ -114,7 +114,7 @@ class Refusals:
     def _find_chance(self) -> None:
         if not self.by_chance:
             self.by_chance = True
-            self._chance.begin(self._seen / max(1, self._count - self._first + 1))
+            self._chance.begin(self._seen / max(1, self.count - self._first + 1))
 
     def _doubt_chance(self, now: float, *, pressed: bool) -> None:
         """There is a limit after all; whether there is chance besides is certain only where no bucket explains it."""

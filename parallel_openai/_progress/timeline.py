@@ -131,6 +131,7 @@ class Timeline:
         waited: seconds that the next request had to wait, by cause, as `Limiter.waited` has them. Runs at the same
             time on the same client wait for each other, and each counts it.
         seconds: how long requests were being worked on.
+        most_at_once: how many requests at once the server takes, where it refuses more; None where it does not.
         advice: the smaller cap on the answers that would have made the run faster, if there is one.
 
     >>> timeline = Timeline()
@@ -146,6 +147,7 @@ class Timeline:
         self.refusals: Counter[str] = Counter()
         self.waited: dict[str, float] = {}
         self.seconds = 0.0
+        self.most_at_once: int | None = None
         self.advice: SmallerCap | None = None
         self._sizes = SizeSample()
         self._limiter: RunLimits | None = None
@@ -173,6 +175,7 @@ class Timeline:
         for cause, seconds in limiter.waited.items():
             waited = seconds - self._waited_before.get(cause, 0.0)
             self.waited[cause] = self.waited.get(cause, 0.0) + waited
+        self.most_at_once = limiter.most_at_once
         self.advice = self._smaller_cap(limiter, max_concurrent_requests)
 
     def sent(self, at: float) -> None:

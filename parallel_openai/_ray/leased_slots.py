@@ -114,10 +114,11 @@ class LeasedLimiter(Limiter):
 
     def refused(
         self, lease: Lease, headers: Mapping[str, str], dimension: Dimension | None, wait: float | None
-    ) -> None:
+    ) -> bool:
         super().refused(lease, headers, dimension, wait)
         self._headers = headers
         self._tell(Refusal(dimension or "requests", self.clock() - lease.request_mark.at, wait))
+        return False  # the account holds all back
 
     def slow_down(self, lease: Lease, wait: float | None) -> None:
         super().slow_down(lease, wait)

@@ -70,7 +70,7 @@ class Failures:
             if job.limiter.seems_too_large(job.size, job.refusals, held, response.headers):
                 return replace(verdict, code="request_too_large", message=_TOO_LARGE + (verdict.message or ""))
         is_limit = response.status == 429 and verdict.code != RESOURCE_UNAVAILABLE
-        if is_limit and (verdict.wait or 0.0) > self._retry.max_wait:  # all the others would wait as long
+        if is_limit and delay and (verdict.wait or 0.0) > self._retry.max_wait:  # all the others would wait as long
             raise RateLimitedError(
                 f"{_sentence(verdict)} It asks to wait {verdict.wait:,.0f} s, and nothing waits longer than max_wait, "
                 f"{self._retry.max_wait:,.0f} s. Run the same again then, what was finished is kept; or wait with "
@@ -95,8 +95,8 @@ class Failures:
             delay = verdict.wait if verdict.wait is not None else backoff  # the limiter may hold nobody else back
         else:
             delay = hold = max(verdict.wait or 0.0, 0.5 + backoff)
-        tell(job.limiter, lease, response, verdict, hold=hold)
-        return delay
+        goes_first = tell(job.limiter, lease, response, verdict, hold=hold)
+        return 0.0 if goes_first else delay
 
     def _waited_enough(self, verdict: Verdict) -> Verdict:
         asks = f" It asks to wait {verdict.wait:,.0f} s more." if verdict.wait else ""
@@ -116,18 +116,22 @@ class Failures:
                 status.note_open_requests()
 
 
-def tell(limiter: Gate, lease: Any, response: Response, verdict: Verdict, *, hold: float = 0.0) -> None:
-    """Have the limiter learn from a send that brought no good answer. With `hold`, the server is thought to be away."""
+def tell(limiter: Gate, lease: Any, response: Response, verdict: Verdict, *, hold: float = 0.0) -> bool:
+    """Have the limiter learn from a send that brought no good answer. With `hold`, the server is thought to be away.
+
+    Gives whether the request may be sent again as soon as the limiter lets it, whatever wait the server asks for.
+    """
     if verdict.kind == "stop" or verdict.code == RESOURCE_UNAVAILABLE or (verdict.overload and verdict.kind == "hold"):
         limiter.unanswered(lease)
     elif verdict.code == "slow_down":
         limiter.slow_down(lease, verdict.wait)
     elif response.status == 429:
-        limiter.refused(lease, response.headers, verdict.dimension, verdict.wait)
+        return bool(limiter.refused(lease, response.headers, verdict.dimension, verdict.wait))
     elif response.status and not hold:
         limiter.answered(lease, response.headers)
     else:
         limiter.unanswered(lease, hold=hold)
+    return False
 
 
 def _advice(verdict: Verdict) -> str:

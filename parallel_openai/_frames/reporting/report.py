@@ -72,7 +72,8 @@ class RunReport(Display):
         latency: seconds from a send to the end of its answer: `p50`, `p90`, `p99` and `longest`.
         refusals: 429s by why: `requests`, `tokens`, `slow_down`, `quota`, or `unknown` where the server does not say.
         waited: seconds that the next request had to wait, by cause: `requests` and `tokens` (the limits), `refused`
-            (the server said to wait), `learning` (the limits were not known yet).
+            (the server said to wait), `slots` (it took no more at once), `learning` (the limits were not known yet).
+        most_at_once: how many requests at once the server takes, where it refuses more; None where it does not.
         advice: what would have made it faster; None where nothing is known to.
         examples: a sentence for each error code.
         slowest: the rows whose answers took longest.
@@ -112,6 +113,7 @@ class RunReport(Display):
     latency: Mapping[str, float] = field(default_factory=dict)
     refusals: Mapping[str, int] = field(default_factory=dict)
     waited: Mapping[str, float] = field(default_factory=dict)
+    most_at_once: int | None = None
     advice: str | None = None
     examples: Mapping[str, str] = field(default_factory=dict, repr=False, metadata=_LARGE)
     slowest: tuple[SlowRow, ...] = field(default=(), repr=False, metadata=_LARGE)
@@ -155,6 +157,7 @@ class RunReport(Display):
             latency=_latency(course),
             refusals=dict(course.refusals.most_common()),
             waited={cause: round(waited, 3) for cause, waited in course.waited.items() if waited >= 0.001},
+            most_at_once=course.most_at_once,
             advice=str(course.advice) if course.advice is not None else None,
             examples=_examples(answers),
             slowest=tuple(_slowest(index, answers)),
@@ -255,6 +258,7 @@ class RunReport(Display):
             *_counted("from the journal", self.restored),
             *_counted("duplicates shared an answer", self.shared),
             *_counted("rate-limit refusals waited out", self.rate_limit_errors),
+            *_counted("at once is what this server takes", self.most_at_once or 0),
             *([] if self.most_open_requests is None else [Fact(about_open_requests(self.most_open_requests), "")]),
             *_counted(f"bad answer{'s' if self.repairs > 1 else ''} asked for once more", self.repairs),
             *([Fact(f"put out of the pool: {out}", "")] if out else []),
@@ -298,6 +302,7 @@ _CAUSES = {
     "requests": "waiting for the request limit",
     "tokens": "waiting for the token limit",
     "refused": "waiting because the server said so",
+    "slots": "waiting because the server takes no more at once",
     "learning": "waiting until the limits were known",
 }
 

@@ -1,0 +1,55 @@
+"""A server that refuses what is more than so many at once, whatever the pace: the number is found and kept."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from parallel_openai._limits.learning.slots import Slots
+from parallel_openai._records import Size
+from parallel_openai.local.simulator.settings import Settings
+from tests.limits.virtual import Rehearsal
+
+SMALL = Size(prompt_tokens=50, characters=200, max_output_tokens=20, choices=1)
+MINUTE = (429, {"retry-after": "60"})
+
+
+def rehearsal(rows: int, account: dict[str, Any] | None = None, **options: Any) -> Rehearsal:
+    settings = Settings(**{"max_requests_per_minute": None, "headers": "none", **(account or {})})
+    return Rehearsal(settings, [SMALL] * rows, **options)
+
+
+@pytest.mark.parametrize("spread", [0.0, 1.0])
+@pytest.mark.parametrize("slots", [4, 8, 32])
+def test_a_full_house_that_asks_for_a_minute_is_kept_full(slots: int, spread: float) -> None:
+    options: dict[str, Any] = {"slots": slots, "refusal": MINUTE, "sigma": spread}
+    rows = max(300, 20 * slots)
+    by_hand = rehearsal(rows, max_concurrent_requests=slots, **options).run()
+    run = rehearsal(rows, **options).run()
+    assert [result.status for result in run.results] == ["succeeded"] * rows
+    assert run.status.timeline.most_at_once == pytest.approx(slots, abs=1)
+    assert sum(at > run.sends[100][0] for at in run.refusals) <= 0.05 * (rows - 100)
+    assert run.wall <= 1.3 * by_hand.wall
+
+
+@pytest.mark.parametrize("retry_after", [{"retry-after": "1"}, {}], ids=["for a second", "for no time"])
+def test_a_full_house_that_asks_for_no_long_wait_is_found_too(retry_after: dict[str, str]) -> None:
+    options: dict[str, Any] = {"slots": 4, "refusal": (429, retry_after), "sigma": 1.0}
+    by_hand = rehearsal(1000, max_concurrent_requests=4, **options).run()
+    run = rehearsal(1000, **options).run()
+    assert run.status.timeline.most_at_once == pytest.approx(4, abs=1)
+    assert run.wall <= 1.3 * by_hand.wall
+    assert run.refused <= 0.05 * 1000
+
+
+def test_slots_are_not_seen_where_a_rate_refuses() -> None:
+    run = rehearsal(1500, {"max_requests_per_minute": 1500.0, "burst_seconds": 10.0, "window": "fixed"}).run()
+    assert run.status.timeline.most_at_once is None
+
+
+def test_refusals_with_nothing_in_flight_never_close_the_house() -> None:
+    slots = Slots()
+    for second in range(20):
+        slots.suspect(in_flight=1, left=second % 2, at=second, wait=0.5)
+    assert slots.room > 1
