@@ -70,7 +70,8 @@ class Failures:
             if job.limiter.seems_too_large(job.size, job.refusals, held, response.headers):
                 return replace(verdict, code="request_too_large", message=_TOO_LARGE + (verdict.message or ""))
         is_limit = response.status == 429 and verdict.code != RESOURCE_UNAVAILABLE
-        if is_limit and delay and (verdict.wait or 0.0) > self._retry.max_wait:  # all the others would wait as long
+        is_final = bool(delay) or verdict.lasts  # else it is being tried whether the server is only full
+        if is_limit and is_final and (verdict.wait or 0.0) > self._retry.max_wait:  # all the others would wait as long
             raise RateLimitedError(
                 f"{_sentence(verdict)} It asks to wait {verdict.wait:,.0f} s, and nothing waits longer than max_wait, "
                 f"{self._retry.max_wait:,.0f} s. Run the same again then, what was finished is kept; or wait with "
@@ -79,7 +80,7 @@ class Failures:
         if verdict.lasts and now - job.held_since > LASTING and job.answered_then == self._status.num_tasks_succeeded:
             waited = f"Nothing was answered for {now - job.held_since:,.0f} s."
             raise RateLimitedError(f"{_sentence(verdict)} {waited} {_LATER}")
-        if now + (verdict.wait or delay) - job.held_since > self._retry.max_wait:
+        if now + ((verdict.wait or delay) if is_final else 0.0) - job.held_since > self._retry.max_wait:
             return self._waited_enough(verdict)
         return delay
 

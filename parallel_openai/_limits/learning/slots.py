@@ -12,9 +12,9 @@ ROUNDED_UP = 1.0
 #: So many requests that are taken while all were to wait show that the server was full, and not the rate used up.
 PROOF = 3
 #: Without it, so many refusals at the same number in flight show it, if one less was taken between them and never as
-#: many. Large numbers are the same up to this share.
+#: many. Larger numbers than this are near each other by chance too, where a rate refuses.
 ALIKE = 3
-SAME = 0.05
+FEW_ENOUGH = 16
 #: A refusal with no more in flight than the server takes may be a matter of milliseconds. So many of them, less one
 #: for each so many answers, and it takes less. With fewer in flight than this share, it is for another reason; so it is
 #: where it takes less and less so many times in a row.
@@ -147,8 +147,7 @@ class Slots:
         self._look, self._step, self._extra, self._drops = FIRST_LOOK, 1, 0, 0
 
     def _compare(self, in_flight: int) -> None:
-        near = int(SAME * in_flight)
-        alike = abs(in_flight - self._refused) <= near and abs(in_flight - 1 - self._most) <= near
+        alike = in_flight == self._refused and in_flight - 1 == self._most and in_flight <= FEW_ENOUGH
         self._alike = self._alike + 1 if alike else 1
         self._refused, self._most = in_flight, 0
 
