@@ -17,6 +17,7 @@ import parallel_openai as po
 from parallel_openai._disk.locking import Lock
 from parallel_openai.errors import AuthenticationError, InvalidInputError, JournalError, JournalLockedError
 from parallel_openai.local import simulator
+from tests.documents import ROOT, reader_in, run
 
 ray = pytest.importorskip("ray", reason="Ray has no wheel for this Python")
 KEY = "sk-proj-very-secret-0123456789"
@@ -304,3 +305,11 @@ def test_what_cannot_be_sent_to_workers_and_a_foreign_file_in_the_folder_are_tol
         with pytest.raises(JournalError, match="is no file of results"):
             ask(server, rows(4, 2))
         assert server.stats()["received"] == 0
+
+
+@pytest.mark.usefixtures("cluster")
+def test_the_code_of_the_page_on_clusters_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with reader_in(tmp_path, monkeypatch):
+        names = run(ROOT / "docs/how-to/cluster.md", "ray")
+    assert names["out"]["status"].tolist() == ["succeeded", "succeeded", "failed", "succeeded", "succeeded"]
+    assert names["ds"].count() == 5
