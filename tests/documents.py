@@ -102,5 +102,6 @@ def run_cell(code: str, names: dict[str, Any], page: str) -> str:
 
 
 def without_numbers(text: str) -> str:
-    """Times and digests differ from run to run, and with them the widths of columns."""
-    return re.sub(r"[ -]+", " ", re.sub(r"[\d.,]+", "0", text)).strip()
+    """Times and digests differ from run to run, and with them the widths of columns; a missing value with pandas."""
+    same = re.sub(r"[\d.,]+", "0", re.sub(r"\bNone\b|<NA>", "NaN", text))
+    return re.sub(r"[ -]+", " ", same).strip()

@@ -49,9 +49,11 @@ class Client:
             own. At Azure the resource, its v1 path or a deployment's URL.
         api_key: None: `OPENAI_API_KEY`. A server that wants none needs none. A function is asked for the key about once
             a minute, as suits Microsoft Entra's token providers.
-        organization, project: None: `OPENAI_ORG_ID`, `OPENAI_PROJECT_ID`.
-        max_requests_per_minute, max_tokens_per_minute: the account's limits, for all models together; None: each
-            model's is read from the server's headers.
+        organization: None: `OPENAI_ORG_ID`.
+        project: None: `OPENAI_PROJECT_ID`.
+        max_requests_per_minute: the account's limit, for all models together; None: each model's is read from the
+            server's headers.
+        max_tokens_per_minute: the same for prompt and completion tokens.
         max_concurrent_requests: requests in flight at the most; None: 500.
         max_attempts: sends of one request that may fail before its row does. Waiting for the limits counts as none.
         timeout: seconds for one answer, from the send to its last byte.

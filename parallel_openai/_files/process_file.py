@@ -69,14 +69,16 @@ def process_api_requests_from_file(
         request_url: the full URL of the endpoint, which says what endpoint it is. None: where `Client()` would go, and
             the endpoint that suits each request: `messages` are for chat, an `input` is for embeddings.
         api_key: None: `OPENAI_API_KEY`.
-        max_requests_per_minute, max_tokens_per_minute: the account's limits; None: read from the server's headers.
+        max_requests_per_minute: the account's limit; None: read from the server's headers.
+        max_tokens_per_minute: the same for tokens.
         token_encoding_name: the tiktoken encoding to count with.
         max_attempts: sends of one request that may fail.
         logging_level: of the logger `parallel_openai` while this runs; failed requests are logged at WARNING (30).
         progress: False shows no bar.
         client: an account to use in the place of `request_url`'s host, `api_key` and the limits.
-        budget_usd, budget_tokens: what the call may spend. Before each send the most that it can come to is set aside,
-            so every request needs a cap on its answer, such as `max_completion_tokens`. What has an answer is free.
+        budget_usd: dollars that the call may spend. Before each send the most that it can come to is set aside, so
+            every request needs a cap on its answer, such as `max_completion_tokens`. What has an answer is free.
+        budget_tokens: the same in prompt and completion tokens.
         deadline: seconds after which nothing is sent any more. What is on its way then is waited for, for up to 10 s.
         lane: `batch`: through the Batch API, at half the price, within a day; see `BatchLane` for what can be chosen
             there. How its batches stand is kept in the results file, on lines that begin with an empty request.

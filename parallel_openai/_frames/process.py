@@ -90,8 +90,9 @@ def process_dataframe(
             `reasoning_content` and `reasoning`, parts of the content, summaries of the Responses API, or a
             `<think>...</think>` at the head of the answer, which `response` is then without. Such a head is never taken
             for a part of an answer in JSON.
-        budget_usd, budget_tokens: what the call may spend. Before each send the most that it can come to is set aside,
-            so every request needs a cap on its answer, such as `max_completion_tokens`. What the journal holds is free.
+        budget_usd: dollars that the call may spend. Before each send the most that it can come to is set aside, so
+            every request needs a cap on its answer, such as `max_completion_tokens`. What the journal holds is free.
+        budget_tokens: the same in prompt and completion tokens.
         deadline: seconds after which nothing is sent any more. What is on its way then is waited for, for up to 10 s.
         lane: how it is sent. `online`: at once. `batch`: through the Batch API, at half the price, within a day; see
             `BatchLane` for what can be chosen there. `flex`: at once at OpenAI's price for batches, with answers that

@@ -187,7 +187,8 @@ class Preview(Display):
 
     Attributes:
         rows: rows of the frame.
-        model, url: who is asked, and where.
+        model: the model that is asked.
+        url: where.
         journal: the file where the answers lie and would lie.
         requests: how many would be sent.
         known: answers that the journal holds and that are not asked for again.
@@ -198,7 +199,8 @@ class Preview(Display):
         expected_output_tokens: of an answer, as the journal's are; None where it has none.
         learned_from: how many answers that is from.
         limits: `requests` and `tokens` per minute, those that are known.
-        online, batch: what it would take one by one, and through the Batch API.
+        online: what it would cost and take one by one.
+        batch: the same through the Batch API.
         batches: how many batches there would be.
         bodies: the first requests.
     """

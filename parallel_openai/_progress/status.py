@@ -41,7 +41,8 @@ class StatusTracker:
         num_api_errors: other HTTP errors, and answers that were no good.
         num_other_errors: broken connections, timeouts.
         time_of_last_rate_limit_error: seconds since 1970; 0 when there was none.
-        prompt_tokens, completion_tokens: as billed in this run.
+        prompt_tokens: as billed in this run.
+        completion_tokens: as billed in this run.
         cost_usd: as billed in this run, in dollars; of models with a known price.
         num_damaged_lines: lines of the journal that could not be read and were passed over.
         errors: failed requests by error code.

@@ -55,11 +55,18 @@ class RunReport(Display):
     """What happened in a run. `print` it for one line; a notebook shows it as a page; `plot` draws it.
 
     Attributes:
-        rows, succeeded, failed, cancelled: rows of the frame by how they ended.
+        rows: rows of the frame.
+        succeeded: of these, rows with an answer.
+        failed: of these, rows that have none and say why.
+        cancelled: of these, rows that were not asked to the end.
         restored: answers that were in the journal already.
         shared: rows that asked what another row asked, and share its answer.
-        requests_sent, retries, rate_limit_errors: what went over the wire.
-        prompt_tokens, completion_tokens, cost_usd: as billed in this run; dollars.
+        requests_sent: sends, the first ones and the retries.
+        retries: sends beyond the first of each request.
+        rate_limit_errors: sends that the server refused with 429.
+        prompt_tokens: as billed in this run.
+        completion_tokens: as billed in this run.
+        cost_usd: as billed in this run, in dollars.
         seconds: how long it took.
         ended: `finished`, `interrupted`, `stopped`, `submitted` where its batches go on at the server, or `budget` or
             `deadline` where these were used up.

@@ -78,7 +78,8 @@ class Agreement(Display):
 
     Attributes:
         annotators: their names.
-        rows, complete: rows with a label from anybody, and from everybody.
+        rows: rows with a label from anybody.
+        complete: rows with a label from everybody.
         same: the share of the complete rows to which all give the same label.
         cohen_kappa: of two annotators; of more, the mean over all pairs. Each pair counts the rows that both label.
         pairs: Cohen's kappa of each pair, down and across.

@@ -68,7 +68,8 @@ def compare(
         prompts: the prompts by the names you give them. For more than the prompt, a mapping of arguments of
             `label_dataframe`: `{"plain": prompt, "reasoned": {"prompt": prompt, "explain": True}}`.
         labels: as for `label_dataframe`.
-        model, models: the model, or several: then each prompt is tried with each.
+        model: the model; None if `models` has several.
+        models: several models: each prompt is tried with each.
         gold: the column with the right labels, where they are known; without it, variants are compared to the first.
         label: of a class with several fields, the one to compare; None: the first.
         budget_usd: what the whole comparison may spend; it ends before it takes more. So it is with `budget_tokens=`.

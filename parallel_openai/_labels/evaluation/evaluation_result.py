@@ -51,8 +51,10 @@ class Evaluation(Display):
         rows: rows with a gold label.
         labelled: of these, rows with a label.
         failed: of these, rows whose request failed.
-        accuracy, accuracy_labelled: the share of rows that are right; of several labels, all of them.
-        macro_f1, macro_f1_labelled: the mean of the labels' F1.
+        accuracy: the share of rows that are right; of several labels, all of them.
+        accuracy_labelled: the same of the rows that have a label.
+        macro_f1: the mean of the labels' F1.
+        macro_f1_labelled: the same of the rows that have a label.
         micro_f1: F1 over all labels together; differs from accuracy where a row has several labels or none.
         examples: rows with a gold label that are left out, since the model was shown them as examples.
         kappa: Cohen's kappa, agreement with the gold labels beyond chance, of the rows that have a label. Where labels
@@ -68,8 +70,10 @@ class Evaluation(Display):
         calibration: the bins: `low` to `high`, `rows`, their mean `confidence` and their `accuracy`.
         coverage: what is left where the least confident are left out: `coverage` (the share of `rows`), `rows`,
             `confidence` (of the least confident left) and `accuracy`.
-        mean_absolute_error, spearman: of scores; else NaN.
-        cost_usd, cost_per_correct: dollars in all, and for each right label; NaN where prices are not known.
+        mean_absolute_error: of scores; else NaN.
+        spearman: the rank correlation of scores; else NaN.
+        cost_usd: dollars in all; NaN if prices are not known.
+        cost_per_correct: dollars for each right label; NaN if prices are not known.
         mistakes: the rows with a label that is not right, the most confident first.
         strange_gold: gold labels that are none of the question's, and how often.
         simulated: whether the answers came from the simulator.
