@@ -129,7 +129,7 @@ def collect_batches(
             be asked, and paid for, once more.
 
     Returns:
-        The counts; their `ended` says whether all is done: `submitted` where a batch goes on, or cannot be read.
+        The counts. Their `ended` says whether all is done; it is `submitted` if a batch goes on, or cannot be read.
 
     Raises:
         InvalidInputError: there is no such file.

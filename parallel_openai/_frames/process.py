@@ -113,7 +113,7 @@ def process_dataframe(
             that other servers are known to take (`top_k`, `guided_json`) are sent, too; any other name is refused.
 
     Returns:
-        A new frame with the same rows, order and index, and these columns: `response` (a list where `n` asks for
+        A new frame with the same rows, order and index. Its new columns are `response` (a list where `n` asks for
         several answers), `status` (`succeeded`, `failed`, `cancelled`), `error_code`, `error`, `finish_reason`,
         `model`, `prompt_tokens`, `completion_tokens`, `cost_usd` (dollars), `attempts`, `seconds` (of the last
         attempt), `request_id` (the server's), `request_key` (the digest of what was asked). With `samples`,

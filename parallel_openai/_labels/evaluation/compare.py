@@ -78,7 +78,7 @@ def compare(
         **options: further arguments of `label_dataframe`, for every variant: `samples=`, `scale=`, `temperature=` ...
 
     Returns:
-        The comparison: `table`, `changed`, `frames` and, with gold, `evaluations`. See `Comparison`.
+        The comparison, with `table`, `changed`, `frames` and, with gold, `evaluations`. See `Comparison`.
 
     Raises:
         InvalidInputError: before anything is sent of the variant that it is about.

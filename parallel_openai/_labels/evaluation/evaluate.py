@@ -49,7 +49,7 @@ def evaluate(
         seed: of these draws, so that the same frame gives the same intervals.
 
     Returns:
-        The figures: attributes, frames, a page in a notebook, and `plot()`. See `Evaluation`.
+        The figures, as attributes, frames, a page in a notebook, and `plot()`. See `Evaluation`.
 
     Raises:
         ColumnNotFoundError, InvalidInputError: a column is missing, or no gold label is one of the labels.
