@@ -1,6 +1,6 @@
 """The picture in the README: a real notebook in a real browser, answered by the small model on this machine.
 
-    python -m tests.browser.picture docs/pictures/notebook.png
+python -m tests.browser.picture docs/pictures/notebook.png
 """
 
 from __future__ import annotations
