@@ -262,7 +262,7 @@ class APIRequest:
         return other
 
     async def call_api(self, client: Sender) -> Response:
-        """Send this request once, within the client's limits, and give what came back, good or bad.
+        """Send this request once, within the client's limits, and return what came back, good or bad.
 
         Raises nothing for an HTTP error or a broken connection: read `status`, `error_code` and `data`.
         """

@@ -19,14 +19,14 @@ class BatchLane:
     """How a run goes through the Batch API: half the price, within a day. Pass it as `lane=`, like `"batch"`.
 
     Attributes:
-        rounds: how often a row is submitted at the most, where the batches before expired or failed for it.
+        rounds: how often a row is submitted at the most, if the batches before expired or failed for it.
         then: what becomes of a row after that: `fail`, or `online`: it is sent the usual way, at the usual price.
         wait: whether the call waits for the batches. False: it submits them and returns, with the rows `cancelled`
             and `error_code` `in_batch`; the same call later goes on from there.
         max_requests: requests in one batch; OpenAI takes 50,000.
         max_bytes: bytes of one batch's file; OpenAI takes 200,000,000.
         max_queued_tokens: prompt tokens of one batch; None: as many as fit. OpenAI limits what may be queued for a
-            model; where the limit is met it is learned, so this spares the first refusal only.
+            model; if the limit is met it is learned, so this spares the first refusal only.
         poll_seconds: seconds between two looks at a batch, at the most; at first they are closer together.
 
     Raises:

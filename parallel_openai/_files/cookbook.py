@@ -37,7 +37,7 @@ class FileStatus(StatusTracker, Coroutine[Any, Any, StatusTracker]):
 def num_tokens_consumed_from_request(
     request_json: Mapping[str, Any], api_endpoint: str, token_encoding_name: str = "cl100k_base"
 ) -> int:
-    """The tokens that a request may take of a rate limit: its prompt, and each answer's cap (15 where there is none).
+    """The tokens that a request may take of a rate limit: its prompt, and each answer's cap (15 if there is none).
 
     >>> question = {"role": "user", "content": "What is the capital of France?"}
     >>> num_tokens_consumed_from_request({"messages": [question], "max_tokens": 10}, "chat/completions")

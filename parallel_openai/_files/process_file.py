@@ -95,7 +95,7 @@ def process_api_requests_from_file(
         InvalidInputError: a file is missing or the same as the other; a URL or number is out of range; a budget is
             set, and a request has no cap or no known price; the results do not say where they came from.
         RunStoppedError: the server will refuse every request; `.partial` holds the counts.
-        JournalError: the results cannot be written; where the disk refused in mid-run, `.partial` holds the counts.
+        JournalError: the results cannot be written; if the disk refused in mid-run, `.partial` holds the counts.
         KeyboardInterrupt: stopped; what was finished is in the file, and `.partial` holds the counts.
 
     >>> import json, tempfile, pathlib, parallel_openai as po

@@ -56,23 +56,23 @@ def process_dataframe(
     extra_body: Mapping[str, Any] | None = None,
     **params: Any,
 ) -> Call[pd.DataFrame]:
-    """Ask the model once for each row and give the frame back with the answers beside its rows.
+    """Ask the model once for each row and return the frame with the answers beside its rows.
 
     Args:
         df: the rows. It is not changed.
         prompt: a template over the columns (`"Summarise: {text}"`; `{{` is a brace, `{[og:title]}` a column whose name
             has marks in it), or the name of a column that holds ready prompts, lists of chat messages or whole request
-            bodies, or a function of a row that gives one of these. Text that equals a column's name always means that
+            bodies, or a function of a row that returns one of these. Text that equals a column's name always means that
             column. A template shows lists and other containers as JSON, and whole numbers without a point.
-        model: the model; None where every row brings a body with its own.
+        model: the model; None if every row brings a body with its own.
         system: the same for the system message.
         endpoint: `chat.completions`, `responses`, `embeddings`, `completions` or `moderations`. With
             `embeddings` the answer is a vector (for many rows `embed_dataframe` is faster), with `moderations` the
             result's object.
         response_format: a pydantic model, a dataclass, a TypedDict or a JSON schema of an object that every answer
-            must fit. The API is told so (strictly, where its fields allow), answers are checked, and each field is a
+            must fit. The API is told so (strictly, if its fields allow), answers are checked, and each field is a
             column of its own type in the place of `response`. A format as in the API's documentation is taken too;
-            the answer then stays a text.
+            the answer then stays a string.
         samples: how often each row is asked; with more than one, `response` holds a list.
         explode: with `n` above 1, whether each choice is a row of its own: the index is repeated, and `choice` counts
             from 0. `status` and `error` are the whole answer's.
@@ -80,13 +80,13 @@ def process_dataframe(
         save_to: the file of answers, the journal. None: a file in `.parallel_openai/` for this very question. Either
             way, answers that the file holds are not asked for again.
         retry_failed: whether rows that failed in an earlier run are asked again.
-        parse: makes the value for `response` of an answer's text, as `float` or `json.loads` do. Where it raises, the
+        parse: makes the value for `response` of an answer's text, as `float` or `json.loads` do. If it raises, the
             row is `failed` with `parse_error`; the answer stays in the journal, and the next call reads it again and
             does not ask for it again.
-        repair: whether an answer that is no good is asked for once more, or how often: with twice the cap where it was
+        repair: whether an answer that is no good is asked for once more, or how often: with twice the cap if it was
             cut off, else with what is wrong shown to the model (an empty answer, one that is none of the labels, one
             for which `parse` raises a ValueError). The row's tokens, `cost_usd` and `attempts` are those of all.
-        keep_reasoning: whether what the model thought, where the server shows it, gets a column `reasoning`: the fields
+        keep_reasoning: whether what the model thought, if the server shows it, gets a column `reasoning`: the fields
             `reasoning_content` and `reasoning`, parts of the content, summaries of the Responses API, or a
             `<think>...</think>` at the head of the answer, which `response` is then without. Such a head is never taken
             for a part of an answer in JSON.
@@ -128,7 +128,7 @@ def process_dataframe(
             run of the same cell, or of one that this cell was queued behind, was interrupted before.
 
     A row that cannot be answered does not stop the others: it is `failed`, and says why in `error`. Interrupting a
-    notebook's cell gives the frame with the rest `cancelled`; the same call again goes on from there. So it is at the
+    notebook's cell returns the frame with the rest `cancelled`; the same call again goes on from there. So it is at the
     end of a budget or a deadline, where `error_code` says `budget` or `deadline`.
 
     Of rows that ask the very same, the first has the tokens, the `cost_usd` and the `attempts`, and the others, which

@@ -64,14 +64,14 @@ def label_dataframe(
 ) -> Call[pd.DataFrame]:
     """Have each row labelled with one of `labels`, several of them, or a score.
 
-    The request holds the model to the labels by a JSON schema (structured outputs). An answer that is none of them all
-    the same makes the row `failed` with error_code `off_label`; it never becomes a wrong label.
+    The request holds the model to the labels by a JSON schema (structured outputs). An answer that is not one of them
+    makes the row `failed` with error_code `off_label`; it never becomes a wrong label.
 
     Args:
-        labels: the labels, two or more: a list of texts, numbers or members of an Enum, or the Enum itself; or a
+        labels: the labels, two or more: a list of strings, numbers or members of an Enum, or the Enum itself; or a
             mapping from each label to its description, which the system message then tells. Or several things at once:
             a pydantic model, dataclass or TypedDict whose fields are each a `Literal[...]`, an Enum, a bool, a list of
-            one of these, a whole number with bounds (`Annotated[int, Field(ge=1, le=5)]`) or a text.
+            one of these, a whole number with bounds (`Annotated[int, Field(ge=1, le=5)]`) or a string.
         system: the system message; None: one that names the labels. Descriptions of labels are put behind it.
         endpoint: `chat.completions` or `responses`.
         multi: True for as many of the labels as fit, none included; `label` then holds lists, in the order of `labels`.
@@ -84,7 +84,7 @@ def label_dataframe(
             label follows from it; that takes more tokens, and may change labels.
         samples: how often each row is asked. With more than one, `label` is what most of them say (a score: the one in
             the middle; several labels: those that more than half give), `votes` holds what each said, `tie` whether as
-            many say another label (the more probable one is taken where that is known, else one at random, the same
+            many say another label (the more probable one is taken if that is known, else one at random, the same
             one each time), and
             `confidence` is the share that says the same as `label` (of several labels: about the one on which they
             agree least). They differ only at a temperature above 0. A row of which a sample failed is `failed`; its
@@ -94,7 +94,7 @@ def label_dataframe(
             `logprobs`: the label's probability among the labels, by the log probabilities of its tokens: the product,
             token by token, of p(token) / (sum of p of the tokens that lead to a label). `probabilities` then holds
             that of every label, and `probability_bounds` from where to where it may lie for those that the tokens do
-            not tell exactly (labels that begin alike, or stand below the server's list). Where it fills `confidence`,
+            not tell exactly (labels that begin alike, or stand below the server's list). If it fills `confidence`,
             `label` is the most probable label, and `label_drawn` the one that the model answered, which differs at
             times. `first_token`: the same for the first token alone. Both ask the server for `logprobs`
             and 20 `top_logprobs`, which reasoning models refuse (no row is answered then), and some servers leave out
@@ -105,7 +105,7 @@ def label_dataframe(
             and `evaluate(out)` compares with it. The model does not see it.
 
     The other arguments, the errors and the columns are those of `process_dataframe`, with a column `label` in the
-    place of `response`: categorical for one label, of lists for several, `Int64` for a score. Where `labels` is a
+    place of `response`: categorical for one label, of lists for several, `Int64` for a score. If `labels` is a
     class, each field has a column of its own, and `confidence`, `votes` and `probabilities` bear its name in front.
 
     >>> import parallel_openai as po

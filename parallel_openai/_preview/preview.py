@@ -95,9 +95,9 @@ def preview(
     ...) may stand here too, so that the same arguments go to both; it changes nothing.
 
     Returns:
-        What would be sent, cost and take; print it, or let a notebook show it. What answers will cost is told by the
-        answers that the journal of this question holds already: run a few rows first, `df.head(20)`, and preview again.
-        Times are told by the limits, where the client knows them: from its arguments, or from earlier answers.
+        What would be sent, cost and take; print it, or let a notebook show it. What answers will cost is estimated from
+        those that the journal of this question holds already: run a few rows first, `df.head(20)`, and preview again.
+        Times follow from the limits, if the client knows them: from its arguments, or from earlier answers.
 
     Raises:
         InvalidInputError: a column is missing, a template cannot be read, ... as the call itself would.
@@ -195,8 +195,8 @@ class Preview(Display):
         shared: rows that ask what another row asks, and share its answer.
         failing: rows that cannot be asked, by error code.
         prompt_tokens: of all that would be sent, by our count.
-        most_output_tokens: of all answers, as far as they are capped; infinite where one is not.
-        expected_output_tokens: of an answer, as the journal's are; None where it has none.
+        most_output_tokens: of all answers, as far as they are capped; infinite if one is not.
+        expected_output_tokens: of an answer, as the journal's are; None if it has none.
         learned_from: how many answers that is from.
         limits: `requests` and `tokens` per minute, those that are known.
         online: what it would cost and take one by one.

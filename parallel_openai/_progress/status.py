@@ -21,7 +21,7 @@ class StatusTracker:
     shows it only reads it.
 
     Attributes:
-        num_tasks_total: requests in the run, where it is known beforehand.
+        num_tasks_total: requests in the run, if that is known beforehand.
         num_tasks_started: requests taken up.
         num_tasks_in_progress: requests on the wire now.
         num_tasks_succeeded: requests with a complete answer, restored ones included.
@@ -35,7 +35,7 @@ class StatusTracker:
         num_requests_sent: sends, the first ones and the retries.
         num_retries: sends beyond each request's first.
         num_requests_left: requests on the wire that a run left there, since their answers took too long.
-        most_open_requests: how many could be on the wire at once where the process may open no more files; None: all.
+        most_open_requests: how many could be on the wire at once if the process may open no more files; None: all.
         num_repairs: answers that were no good and asked for once more.
         num_rate_limit_errors: 429s; they are not counted in the next two.
         num_api_errors: other HTTP errors, and answers that were no good.
@@ -46,11 +46,11 @@ class StatusTracker:
         cost_usd: as billed in this run, in dollars; of models with a known price.
         num_damaged_lines: lines of the journal that could not be read and were passed over.
         errors: failed requests by error code.
-        note: how things stand at the server, where there is more to say than the counts.
+        note: how things stand at the server, if there is more to say than the counts.
         stopping: while a run that sends nothing more waits for the answers on their way, how to leave at once.
         members: of a pool, how each account did; filled in at the end.
         timeline: what happened when.
-        ended: how a run on files ended: `finished`, `interrupted`, `stopped`, `submitted` where its batches go on at
+        ended: how a run on files ended: `finished`, `interrupted`, `stopped`, `submitted` if its batches go on at
             the server, or `budget` or `deadline` where these were used up; empty before.
 
     >>> status = StatusTracker(num_tasks_total=10)

@@ -127,11 +127,11 @@ class Timeline:
     Attributes:
         slices, width: what happened in each `width` seconds, from the beginning on.
         latency: the answers' seconds, from the send to the last byte.
-        refusals: 429s by why: `requests`, `tokens`, `slow_down`, `quota`, or `unknown` where the server does not say.
+        refusals: 429s by why: `requests`, `tokens`, `slow_down`, `quota`, or `unknown` if the server does not say.
         waited: seconds that the next request had to wait, by cause, as `Limiter.waited` has them. Runs at the same
             time on the same client wait for each other, and each counts it.
         seconds: how long requests were being worked on.
-        most_at_once: how many requests at once the server takes, where it refuses more; None where it does not.
+        most_at_once: how many requests at once the server takes, if it refuses more; None if it does not.
         advice: the smaller cap on the answers that would have made the run faster, if there is one.
 
     >>> timeline = Timeline()

@@ -55,9 +55,9 @@ def embed_dataframe(
     extra_body: Mapping[str, Any] | None = None,
     **params: Any,
 ) -> Call[pd.DataFrame]:
-    """Turn each row's text into a vector and give the frame back with the vectors beside its rows.
+    """Turn each row's text into a vector and return the frame with the vectors beside its rows.
 
-    Up to 2,048 rows and 300,000 tokens travel in one request. Where a request is refused, for its size or for one row
+    Up to 2,048 rows and 300,000 tokens travel in one request. If a request is refused, for its size or for one row
     in it, it is sent again in halves, so that a bad row fails alone. Rows with the same text are sent once.
 
     Args:

@@ -17,13 +17,13 @@ Matrix = np.ndarray[Any, np.dtype[np.float32]]
 
 
 def vectors(out: pd.DataFrame, column: str | None = None) -> Matrix:
-    """The vectors of a frame as one array of 32-bit floats, a row for each of its rows; NaN where there is none.
+    """The vectors of a frame as one array of 32-bit floats, a row for each of its rows; NaN if a row has none.
 
-    Of a frame as `embed_dataframe` gave it, this is the array that its cells look into, without a copy.
+    Of a frame as `embed_dataframe` returned it, this is the array that its cells look into, without a copy.
 
     Args:
-        out: what `embed_dataframe` gave, or a part of it in any order, also read back from a file.
-        column: where the vectors stand; None: `embedding`, with the prefix that was asked for.
+        out: what `embed_dataframe` returned, or a part of it in any order, also read back from a file.
+        column: the column of the vectors; None: `embedding`, with the prefix that was asked for.
 
     Raises:
         InvalidInputError: the column holds something else, or vectors of several lengths.

@@ -26,11 +26,11 @@ ENDING = ".about.json"
 
 
 def save(out: pd.DataFrame, path: str | os.PathLike[str], *, spreadsheet: bool = False) -> None:
-    """Keep a frame of answers in a file that `load` gives back as it was, the run's summary in `attrs` included.
+    """Keep a frame of answers in a file that `load` returns as it was, the run's summary in `attrs` included.
 
     Args:
         out: the frame.
-        path: `.parquet` (needs pyarrow), or `.csv`; what a CSV file has no place for stands in `<path>.about.json`.
+        path: `.parquet` (needs pyarrow), or `.csv`; what a CSV file has no place for is kept in `<path>.about.json`.
         spreadsheet: whether a CSV file is for a spreadsheet too: texts that it would take for formulas (`=1+1`,
             `@name`) and run when the file is opened get an apostrophe before them, which `load` takes off again.
 

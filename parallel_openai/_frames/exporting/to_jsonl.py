@@ -39,7 +39,7 @@ def to_jsonl(
     """Write a frame of answers as JSON lines, in the order of its rows.
 
     Args:
-        out: what `process_dataframe` or `label_dataframe` gave, or a part of it in any order.
+        out: what `process_dataframe` or `label_dataframe` returned, or a part of it in any order.
         path: the file; what it held is replaced, once the new one is whole.
         format: `records`: one object a row, all columns; any frame will do.
             `results`: `[request, response, metadata]` for each answered row and `[request, [errors], metadata]` for
@@ -59,7 +59,7 @@ def to_jsonl(
         seed: for the choice of these rows.
 
     Returns:
-        How many lines were written, in both files where there are two. With a path that ends in `.json`, the file is
+        How many lines were written, in both files if there are two. With a path that ends in `.json`, the file is
         one JSON list instead, as the import pages of Label Studio and Argilla's `from_json` want it.
 
     Raises:

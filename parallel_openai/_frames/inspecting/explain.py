@@ -45,8 +45,8 @@ def explain(out: pd.DataFrame, row: Hashable) -> Explanation:
     """The story of one row: every time it was sent, when, for how long, and what came back.
 
     Args:
-        out: what `process_dataframe` or `label_dataframe` gave, or a part of it.
-        row: the row's label in the index, as in `out.loc[row]`. Where a label stands several times, or to go by the
+        out: what `process_dataframe` or `label_dataframe` returned, or a part of it.
+        row: the row's label in the index, as in `out.loc[row]`. If a label occurs several times, or to go by the
             position, cut the row out: `explain(out.iloc[[7]], out.index[7])`.
 
     Returns:

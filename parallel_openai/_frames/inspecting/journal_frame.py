@@ -23,12 +23,12 @@ def read_journal(path: str | os.PathLike[str]) -> pd.DataFrame:
     """What a file of results holds, one row for each request; also while a run is writing it.
 
     Args:
-        path: a journal of `process_dataframe` and its kin, or the results of `process_api_requests_from_file`.
+        path: a journal of `process_dataframe` and the like, or the results of `process_api_requests_from_file`.
 
     Returns:
         A frame in the order of the answers, with `request` and `response` (as JSON gives them; None for a failure),
         `metadata`, `status`, `error_code`, `error`, `attempts`, `at` (when it was last sent, UTC) and `request_key`.
-        Where a request stands there several times, a success goes before a failure, and a later line before an
+        If a request occurs several times, a success goes before a failure, and a later line before an
         earlier one. Lines of a file run carry no key, attempts and times; each is a row, except a failure that was
         answered later. `attrs["damaged_lines"]` counts the lines that cannot be read.
 

@@ -26,7 +26,7 @@ COLUMNS = ("prompt", "answer", "status", "error", "at")
 def peek(path: str | os.PathLike[str] | None = None, rows: int = 10) -> pd.DataFrame:
     """The latest answers of a run, the newest first, while it goes on; from another kernel or terminal, say.
 
-    Only the end of the file is read, so it takes no longer where millions of rows are answered; `read_journal` gives
+    Only the end of the file is read, so it takes no longer when millions of rows are answered; `read_journal` gives
     them all.
 
     Args:

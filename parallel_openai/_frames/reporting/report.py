@@ -68,7 +68,7 @@ class RunReport(Display):
         completion_tokens: as billed in this run.
         cost_usd: as billed in this run, in dollars.
         seconds: how long it took.
-        ended: `finished`, `interrupted`, `stopped`, `submitted` where its batches go on at the server, or `budget` or
+        ended: `finished`, `interrupted`, `stopped`, `submitted` if its batches go on at the server, or `budget` or
             `deadline` where these were used up.
         errors: failed rows by error code.
         journal: the file of answers.
@@ -77,11 +77,11 @@ class RunReport(Display):
         utilisation: what was used of them between the first send and the last answer; 1 is all of a limit, and more
             than that what the account had saved up.
         latency: seconds from a send to the end of its answer: `p50`, `p90`, `p99` and `longest`.
-        refusals: 429s by why: `requests`, `tokens`, `slow_down`, `quota`, or `unknown` where the server does not say.
+        refusals: 429s by why: `requests`, `tokens`, `slow_down`, `quota`, or `unknown` if the server does not say.
         waited: seconds that the next request had to wait, by cause: `requests` and `tokens` (the limits), `refused`
             (the server said to wait), `slots` (it took no more at once), `learning` (the limits were not known yet).
-        most_at_once: how many requests at once the server takes, where it refuses more; None where it does not.
-        advice: what would have made it faster; None where nothing is known to.
+        most_at_once: how many requests at once the server takes, if it refuses more; None if it does not.
+        advice: what would have made it faster; None if nothing is known to.
         examples: a sentence for each error code.
         slowest: the rows whose answers took longest.
         repairs: bad answers that were asked for once more.
@@ -92,7 +92,7 @@ class RunReport(Display):
         untold: answers that do not say what they took; tokens and `cost_usd` lack them, and a budget counts the most.
         members: of a `Client.pool`, how each account did: its `name`, `requests_sent`, `answered`, `rate_limit_errors`,
             `other_errors`, `prompt_tokens`, `completion_tokens`, and why it was put `out`, or None.
-        most_open_requests: how many requests could be in flight where the process may open no more files; None: all.
+        most_open_requests: how many requests could be in flight if the process may open no more files; None: all.
         left_in_flight: requests that a run which was stopped left on the wire, since their answers took too long.
         frame: what a run came to that did not come to its end, also where an exception took the place of what it would
             have returned; None for one that did.

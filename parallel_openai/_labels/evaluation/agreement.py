@@ -42,8 +42,8 @@ def agreement(
         *annotators: two or more, each a frame from `label_dataframe` or a column of labels, of the same rows; or a
             mapping of them by name, such as `compare(...).frames`. Rows are matched by the index.
         label: the labels' column of frames; None: that of the run.
-        level: `ordinal` where labels have an order: then Cohen's kappa weighs by the square of the distance, of numbers
-            that of their values, of ordered categories that of their places. None: `ordinal` where an annotator's
+        level: `ordinal` if labels have an order: then Cohen's kappa weighs by the square of the distance, of numbers
+            that of their values, of ordered categories that of their places. None: `ordinal` if an annotator's
             labels are numbers or ordered categories, else `nominal`. Fleiss' kappa takes no order into account, and
             Krippendorff's alpha the order alone.
 
@@ -74,7 +74,7 @@ def agreement(
 class Agreement(Display):
     """How far annotators agree, and the rows that differ: `print` it, or let a notebook show it.
 
-    1 is full agreement and 0 what chance would give; NaN where nobody ever gives a second label.
+    1 is full agreement and 0 what chance would give; NaN if nobody ever gives a second label.
 
     Attributes:
         annotators: their names.

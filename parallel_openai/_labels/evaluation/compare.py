@@ -70,7 +70,7 @@ def compare(
         labels: as for `label_dataframe`.
         model: the model; None if `models` has several.
         models: several models: each prompt is tried with each.
-        gold: the column with the right labels, where they are known; without it, variants are compared to the first.
+        gold: the column with the right labels, if they are known; without it, variants are compared to the first.
         label: of a class with several fields, the one to compare; None: the first.
         budget_usd: what the whole comparison may spend; it ends before it takes more. So it is with `budget_tokens=`.
         progress: False shows nothing.
@@ -118,7 +118,7 @@ class Comparison(Display):
             `prompt_tokens` and `completion_tokens` (of a row, on the mean). What an answer took counts also where it
             was read from the journal.
         changed: the rows that are not labelled the same by all, with each variant's label.
-        frames: what each variant gave.
+        frames: the frame of each variant.
         evaluations: each variant against the gold labels; empty without them. Rows that any variant was shown as
             examples are left out of all.
         ended: `finished`, or why it ended before all variants were through.

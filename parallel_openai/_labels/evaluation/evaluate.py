@@ -37,13 +37,13 @@ def evaluate(
     """Compare labels with the right ones.
 
     Args:
-        out: what `label_dataframe` gave, or any frame with a column of labels.
+        out: what `label_dataframe` returned, or any frame with a column of labels.
         gold: the column with the right labels; None: the one that `label_dataframe` was told. Rows where it is empty
             or blank are left out, and so are those whose prompt stands among the few-shot examples that the model was
-            shown. Labels are compared as texts, so that `Tone.GOOD` and its value, or 1 and 1.0, are the same.
+            shown. Labels are compared as strings, so that `Tone.GOOD` and its value, or 1 and 1.0, are the same.
             Several labels a row are lists.
         label: the column of the labels; None: that of the run (`label`, or the first field).
-        confidence: the column with the confidence; None: that of the run, where there is one.
+        confidence: the column with the confidence; None: that of the run, if there is one.
         bins: equal steps of confidence that calibration is counted in.
         resamples: how often the rows are drawn anew, with replacement, for the interval of macro F1.
         seed: of these draws, so that the same frame gives the same intervals.

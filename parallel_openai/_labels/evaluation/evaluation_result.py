@@ -55,7 +55,7 @@ class Evaluation(Display):
         accuracy_labelled: the same of the rows that have a label.
         macro_f1: the mean of the labels' F1.
         macro_f1_labelled: the same of the rows that have a label.
-        micro_f1: F1 over all labels together; differs from accuracy where a row has several labels or none.
+        micro_f1: F1 over all labels together; differs from accuracy if a row has several labels or none.
         examples: rows with a gold label that are left out, since the model was shown them as examples.
         kappa: Cohen's kappa, agreement with the gold labels beyond chance, of the rows that have a label. Where labels
             are numbers or ordered categories a difference weighs by its square (`ordinal` is True then).
@@ -66,16 +66,16 @@ class Evaluation(Display):
             many rows have it in `gold` and in `given`.
         confusion: rows by gold label (down) and label given (across); of several labels, for each how often it was
             rightly given (`both`), missed (`only_gold`), wrongly given (`only_given`).
-        ece: how far accuracy is from confidence, over the bins; NaN where no confidence is known.
+        ece: how far accuracy is from confidence, over the bins; NaN if no confidence is known.
         calibration: the bins: `low` to `high`, `rows`, their mean `confidence` and their `accuracy`.
-        coverage: what is left where the least confident are left out: `coverage` (the share of `rows`), `rows`,
+        coverage: what is left when the least confident are left out: `coverage` (the share of `rows`), `rows`,
             `confidence` (of the least confident left) and `accuracy`.
         mean_absolute_error: of scores; else NaN.
         spearman: the rank correlation of scores; else NaN.
         cost_usd: dollars in all; NaN if prices are not known.
         cost_per_correct: dollars for each right label; NaN if prices are not known.
         mistakes: the rows with a label that is not right, the most confident first.
-        strange_gold: gold labels that are none of the question's, and how often.
+        strange_gold: gold labels that are not among the question's, and how often.
         simulated: whether the answers came from the simulator.
     """
 

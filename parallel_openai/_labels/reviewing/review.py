@@ -55,7 +55,7 @@ def review(
     where you stopped. Without widgets it is a table, and `to_csv` and `read_csv` go by way of a spreadsheet.
 
     Args:
-        out: what `label_dataframe` gave, or a part of it.
+        out: what `label_dataframe` returned, or a part of it.
         text: the columns to show; None: those that the prompt was made of.
         label: the labels' column; None: that of the run (`label`).
         labels: the labels to choose from; None: those of the run.
@@ -85,7 +85,7 @@ class Review:
     """A frame of labels under review; made by `review`.
 
     Attributes:
-        labels: the texts of the labels to choose from.
+        labels: the labels to choose from, as strings.
         multi: whether a row can have several.
         path: the file of the corrections.
     """
@@ -133,7 +133,7 @@ class Review:
         return len(self._order) - len(self._open)
 
     def frame(self) -> pd.DataFrame:
-        """The frame with `label_reviewed`, missing where nobody judged, and `review_note`."""
+        """The frame with `label_reviewed`, missing if nobody judged, and `review_note`."""
         given = [self._corrections.get(key) for key in self._keys]
         texts = [None if each is None else each.label for each in given]
         notes = [self._corrections.note(key) or None for key in self._keys]
@@ -150,7 +150,7 @@ class Review:
 
         Args:
             row: its label in the frame's index.
-            label: the right label (a list of them where rows have several); None takes the judgement back.
+            label: the right label (a list of them if rows have several); None takes the judgement back.
             note: what to remember about it.
 
         Raises:
@@ -239,7 +239,7 @@ class Review:
         return min(max(0, position), max(0, len(self._order) - 1))
 
     def first_open(self) -> int:
-        """The first position that nobody has judged; the last one where all are."""
+        """The first position that nobody has judged; the last one if all are."""
         return self.next_after(-1)
 
     def next_after(self, position: int) -> int:
