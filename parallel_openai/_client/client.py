@@ -16,11 +16,11 @@ from parallel_openai._http.addresses.address import Address, find_address
 from parallel_openai._http.addresses.urls import is_local, mask_url
 from parallel_openai._http.credentials.keys import KeyFunction, find_key, make_headers
 from parallel_openai._http.credentials.secrets import sent_secrets
-from parallel_openai._http.server import Line
+from parallel_openai._http.server import AccountServer
 from parallel_openai._journal.journal import Sync, check_sync
-from parallel_openai._limits.admission import Gates, model_of, per_minute
+from parallel_openai._limits.admission import Admissions, model_of, per_minute
 from parallel_openai._limits.limits import check_options
-from parallel_openai._limits.model_limiters import Limiters
+from parallel_openai._limits.model_limiters import ModelLimiters
 from parallel_openai._limits.sharing import SharedAccount, taking_part
 from parallel_openai._limits.sizes import NO_SIZE
 from parallel_openai._loop.background import in_background
@@ -145,11 +145,11 @@ class Client:
         self.timeout = timeout
         self.max_wait = max_wait
         self.give_up_after = give_up_after
-        self.limiter = Limiters(max_requests_per_minute, max_tokens_per_minute, burst=burst, clock=self.clock)
+        self.limiter = ModelLimiters(max_requests_per_minute, max_tokens_per_minute, burst=burst, clock=self.clock)
         self._shared = SharedAccount(shared) if shared is not None else None
         key = find_key(api_key, is_azure=address.is_azure, environment=os.environ, clock=self.clock)
         sent = make_headers(key.headers, organization, project, mapping_of(headers, "headers"), environment=os.environ)
-        self._line = Line(address, key, sent, timeout=timeout, trust_env=trust_env, ssl=ssl)
+        self._server = AccountServer(address, key, sent, timeout=timeout, trust_env=trust_env, ssl=ssl)
 
     #: Seconds, never going back: what waits and deadlines are told by.
     clock: Callable[[], float] = staticmethod(time.monotonic)
@@ -204,12 +204,12 @@ class Client:
 
     def url(self, request: APIRequest) -> str:
         """Where a request goes, without what its query says of keys."""
-        return self._line.url(request)
+        return self._server.url(request)
 
     @property
     def place(self) -> str:
         """What tells this server from others, whatever its API's version and the key: journals are named by it."""
-        return self._line.address.place
+        return self._server.address.place
 
     @property
     def is_local(self) -> bool:
@@ -222,7 +222,7 @@ class Client:
         Raises:
             AuthenticationError: the server is OpenAI's or Azure's and no key was given.
         """
-        self._line.check_key()
+        self._server.check_key()
 
     async def send(self, request: APIRequest) -> Response:
         """Send one request, once, within the limits. Works on any loop. Raises nothing for an HTTP error."""
@@ -274,23 +274,23 @@ class Client:
 
     def transport(self) -> Transport:
         """The connections of the loop that runs, for what is no request of a run, such as files."""
-        return self._line.connections.here()
+        return self._server.connections.here()
 
     def account(self) -> dict[str, Any]:
         """What makes a client like this one in another process. The key is in it: show it nobody."""
-        line = self._line
+        server = self._server
         return {
-            "address": line.address,
-            "headers": line.headers,
-            "key": line.key.function,
+            "address": server.address,
+            "headers": server.headers,
+            "key": server.key.function,
             "options": {
                 "max_concurrent_requests": self._given_concurrency,
                 "max_attempts": self.max_attempts,
                 "timeout": self.timeout,
                 "max_wait": self.max_wait,
                 "give_up_after": self.give_up_after,
-                "trust_env": line.trust_env,
-                "ssl": line.ssl,
+                "trust_env": server.trust_env,
+                "ssl": server.ssl,
             },
         }
 
@@ -299,15 +299,15 @@ class Client:
         """The client that `account` tells of; its limits are learned anew."""
         address: Address = account["address"]
         client = cls(address.base_url, account["key"] or "", **account["options"])
-        line = client._line
-        client._line = Line(
-            address, line.key, account["headers"], timeout=line.timeout, trust_env=line.trust_env, ssl=line.ssl
+        server = client._server
+        client._server = AccountServer(
+            address, server.key, account["headers"], timeout=server.timeout, trust_env=server.trust_env, ssl=server.ssl
         )
         return client
 
     def close(self) -> None:
         """Close the pool of connections. The client can be used again and will open a new one."""
-        self._line.connections.close()
+        self._server.connections.close()
 
     def __enter__(self) -> Client:
         return self
@@ -322,7 +322,7 @@ class Client:
             PicklingError: a key, or something like it, was given; pickles lie in files, and keys must not.
         """
         given = self._settings
-        if given["api_key"] is not None or sent_secrets(given["headers"] or {}, self._line.address.base_url):
+        if given["api_key"] is not None or sent_secrets(given["headers"] or {}, self._server.address.base_url):
             raise pickle.PicklingError(
                 "This client was given a key, a secret header or a query, which must not be written into a pickle. Let "
                 "the key come from OPENAI_API_KEY in each process, or make the client there."
@@ -338,14 +338,14 @@ class Client:
         return f"Client({mask_url(self.base_url)!r}{shown})"
 
     @property
-    def _gates(self) -> Gates:
+    def _gates(self) -> Admissions:
         return self.limiter
 
     @asynccontextmanager
     async def _at_work(self, status: StatusTracker) -> AsyncIterator[None]:
         async with AsyncExitStack() as stack:
             if self.loop == "running":
-                await stack.enter_async_context(self._line.connections.borrowed())
+                await stack.enter_async_context(self._server.connections.borrowed())
             await stack.enter_async_context(taking_part(self._shared, self.limiter))
             yield
 
@@ -366,7 +366,7 @@ class Client:
         return response
 
     def _deliver(self, request: APIRequest, lease: Any) -> Awaitable[Response]:
-        return self._line.post(request)
+        return self._server.post(request)
 
 
 def _client_of(settings: Mapping[str, Any]) -> Client:
@@ -389,7 +389,9 @@ class _Pool(Client):
         self._runs = 0
         self._limiters = PoolLimiter(
             [
-                Member(f"{number}. {mask_url(each.place)}", each.limiter, each._line.post, each.max_concurrent_requests)
+                Member(
+                    f"{number}. {mask_url(each.place)}", each.limiter, each._server.post, each.max_concurrent_requests
+                )
                 for number, each in enumerate(members, 1)
             ],
             clock=time.monotonic,
@@ -435,7 +437,7 @@ class _Pool(Client):
         return f"Client.pool([{', '.join(map(repr, self.members))}])"
 
     @property
-    def _gates(self) -> Gates:
+    def _gates(self) -> Admissions:
         return self._limiters
 
     @asynccontextmanager

@@ -9,8 +9,8 @@ from typing import Any
 from parallel_openai._limits.admission import Level
 from parallel_openai._limits.cost import Counting
 from parallel_openai._limits.limiter import INFINITY, Lease, Limiter
-from parallel_openai._limits.model_limiters import MOST_MODELS, Limiters, Sum, sum_of_known
-from parallel_openai._limits.queue import WaitingLine
+from parallel_openai._limits.model_limiters import MOST_MODELS, ModelLimiters, Sum, sum_of_known
+from parallel_openai._limits.queue import CapacityQueue
 from parallel_openai._log import log
 from parallel_openai._records import APIRequest, Dimension, Response, Size, Usage, Verdict
 from parallel_openai._requests.endpoints import usage_of
@@ -41,7 +41,7 @@ class Member:
     """
 
     name: str
-    limiter: Limiters | Limiter
+    limiter: ModelLimiters | Limiter
     post: Callable[[APIRequest], Awaitable[Response]]
     max_concurrent_requests: int = 500
     out: str | None = None
@@ -180,7 +180,7 @@ class PoolLimiter:
     def tell(self) -> None:
         """There is news of a member: whoever is first in line for a model looks again."""
         for each in self._models.values():
-            each.line.tell()
+            each.queue.tell()
 
     def check_left(self) -> None:
         """Raises the last member's RunStoppedError where none is left."""
@@ -218,8 +218,8 @@ class PoolModel:
     def __init__(self, pool: PoolLimiter, name: str | None) -> None:
         self.name = name
         self.may_move = False  # its accounts' limiters are asked for at each request
-        self.line = WaitingLine(pool.clock)
-        self.waited = self.line.waited
+        self.queue = CapacityQueue(pool.clock)
+        self.waited = self.queue.waited
         self._pool = pool
         self._next = 0
 
@@ -260,7 +260,7 @@ class PoolModel:
         lease = self.at_once(size)
         if lease is not None:
             return lease
-        return await self.line.wait(lambda: self._take_of_those_left(size), lambda: self.delay(size))
+        return await self.queue.wait(lambda: self._take_of_those_left(size), lambda: self.delay(size))
 
     def delay(self, size: Size) -> tuple[float, str]:
         """Seconds until some member may send the request, as far as is known, and what they are for."""
@@ -270,7 +270,7 @@ class PoolModel:
     def at_once(self, size: Size) -> PoolLease | None:
         """The same where nobody waits and there is room; else None."""
         self._pool.check_left()
-        return self._take(size) if self.line.count == 0 else None
+        return self._take(size) if self.queue.count == 0 else None
 
     def never_fits(self, size: Size) -> bool:
         return all(each.never_fits(size) for each in self._limiters)

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 FLEX_TIMEOUT = 900.0
 
 
-class Line:
+class AccountServer:
     """Where an account's requests go, and with what.
 
     Args:
@@ -48,7 +48,7 @@ class Line:
         self.timeout, self.trust_env, self.ssl = timeout, trust_env, ssl
         names = {name.lower() for name in headers}
         self._asks_for_key = key.is_renewed and key.header.lower() not in names  # the caller's own header goes first
-        # What opens a connection must not hold on to the line, or a forgotten one would stay open for long.
+        # What opens a connection must not hold on to the server, or a forgotten one would stay open for long.
         renewed = key.current if self._asks_for_key else None
         self.connections = Connections(_connector(address, renewed, self.headers, timeout, trust_env, ssl))
 

@@ -66,17 +66,17 @@ class RunLimits(Protocol):
     @property
     def most_at_once(self) -> int | None: ...
 
-    def of(self, model: str | None) -> Gate: ...
+    def of(self, model: str | None) -> Admission: ...
 
 
-class Gates(Protocol):
+class Admissions(Protocol):
     """Gives the gate that a model's requests go through, and shows a dimension of several of them together."""
 
-    def of(self, model: str | None) -> Gate: ...
+    def of(self, model: str | None) -> Admission: ...
     def level(self, dimension: Dimension, models: Collection[str | None]) -> Level: ...
 
 
-class Gate(RunLimits, Gates, Protocol):
+class Admission(RunLimits, Admissions, Protocol):
     """Says when a request may be sent, and learns from what became of it. A lease is whatever `acquire` gives."""
 
     @property

@@ -8,8 +8,8 @@ the refill, moved by a shift so that it agrees with what the server showed last.
 from __future__ import annotations
 
 from parallel_openai._limits.headers import Allowance
-from parallel_openai._limits.learning.bucket_state import Bunch, Mark
-from parallel_openai._limits.learning.search import Pace
+from parallel_openai._limits.learning.bucket_state import BucketState, Bunch
+from parallel_openai._limits.learning.search import RateSearch
 from parallel_openai._limits.refusal_cause import Refusals
 
 #: Seconds of the rate that a server's bucket is thought to hold before it has shown or refused anything.
@@ -136,7 +136,7 @@ class Bucket:
         self._variance = INFINITY  # of the shift
         self._bunch = Bunch(now)
         self._drift_at, self._drift_shift = now, 0.0
-        self._pace = Pace(now)
+        self._pace = RateSearch(now)
         self._refusals = Refusals()
         self._given = INFINITY if limit is None else limit / 60.0  # more than this the caller does not want
         self._epoch_end = -INFINITY  # the moment of the last refusal that was dealt with
@@ -239,7 +239,7 @@ class Bucket:
         self.drift = 0.0
         self.ledger = max(self.ledger, self.capacity - (self.sent - self._whole_sent) - self.shift)
 
-    def charge(self, cost: float, now: float) -> Mark:
+    def charge(self, cost: float, now: float) -> BucketState:
         if self.rate != INFINITY and now > self.updated:  # as it is not where it was looked at right before
             self.refill(now)
         if self.sent == 0.0:
@@ -256,7 +256,7 @@ class Bucket:
         self._bunch.sent = self.sent
         measured = self._pace.is_settled or self.limit is not None
         number = self._refusals.sent(self.rate if measured else INFINITY, now)
-        return Mark(now, cost, self.ledger, self.fill, self.sent, self._bunch, number)
+        return BucketState(now, cost, self.ledger, self.fill, self.sent, self._bunch, number)
 
     def adjust(self, amount: float) -> None:
         """Charge more (or, negative, less) for what was sent before."""
@@ -264,7 +264,7 @@ class Bucket:
         self.fill = max(0.0, self.fill + amount)
         self._clip()
 
-    def accepted(self, mark: Mark, shown: Allowance | None, now: float) -> None:
+    def accepted(self, mark: BucketState, shown: Allowance | None, now: float) -> None:
         """The server took the charge; `shown` is what it showed then."""
         if self.rate != INFINITY:
             self.refill(now)
@@ -273,7 +273,7 @@ class Bucket:
             self._follow(shown, mark, now, charged=True)
 
     def refused(
-        self, mark: Mark, shown: Allowance | None, now: float, *, blamed: bool, wait: float, most: float
+        self, mark: BucketState, shown: Allowance | None, now: float, *, blamed: bool, wait: float, most: float
     ) -> bool:
         """The server refused; `blamed` says that it was for this dimension, and then it is held for `wait` seconds.
 
@@ -309,7 +309,7 @@ class Bucket:
             self._learn_from_refusal(mark, shown, now)
         return True
 
-    def also_refused(self, mark: Mark, now: float, wait: float) -> None:
+    def also_refused(self, mark: BucketState, now: float, wait: float) -> None:
         """A refusal that tells nothing new."""
         self._pace.refused += mark.cost
         self._refusals.also_refused(mark)
@@ -318,7 +318,7 @@ class Bucket:
     def forget_refusals(self, now: float) -> None:
         """What was refused was not for this limit's sake: neither wait for it nor go slowly."""
         self.held_until = now
-        self._pace, self._refusals = Pace(now), Refusals(self._refusals.count)
+        self._pace, self._refusals = RateSearch(now), Refusals(self._refusals.count)
         self.trusted, self.rate = True, self.shown_rate
         if self.limit is None:
             self.capacity = self.shift = INFINITY
@@ -326,7 +326,7 @@ class Bucket:
             self.probing, self.proven = True, 0.0
             self.capacity = max(1.0, self.rate * max(USUAL_WINDOW, self.period))
 
-    def _is_limits(self, mark: Mark, now: float) -> bool:
+    def _is_limits(self, mark: BucketState, now: float) -> bool:
         """Whether a refusal that nothing shown explains is for the limit's sake."""
         refusals = self._refusals
         if refusals.contradict(mark, self._held_in_all):
@@ -346,7 +346,7 @@ class Bucket:
             self._pace.look_again(now, least)
             self.rate = min(self.shown_rate, self._pace.rate)
 
-    def _was_pressed(self, mark: Mark, now: float) -> bool:
+    def _was_pressed(self, mark: BucketState, now: float) -> bool:
         """Whether so much was sent that the refusal says something; gateways also refuse for reasons of their own."""
         if self.limit is None:
             return True
@@ -381,7 +381,7 @@ class Bucket:
         if self.ledger + self.shift > most:
             self.ledger = most - self.shift
 
-    def _follow(self, shown: Allowance, mark: Mark, now: float, *, charged: bool) -> None:
+    def _follow(self, shown: Allowance, mark: BucketState, now: float, *, charged: bool) -> None:
         """Move the level to what the server showed when the ledger stood as `mark` says, before or after its charge."""
         ledger_then = mark.ledger if charged else mark.ledger + mark.cost
         sent_then = mark.sent if charged else mark.sent - mark.cost
@@ -445,7 +445,7 @@ class Bucket:
         if whole < 0.9 * shown.limit:
             self.probing = False  # it shows a short window, so it shows what it enforces
 
-    def _learn_from_refusal(self, mark: Mark, shown: Allowance | None, now: float) -> None:
+    def _learn_from_refusal(self, mark: BucketState, shown: Allowance | None, now: float) -> None:
         """It refused what should have fitted: the window is shorter, or the rate is lower, than was thought."""
         if shown is not None:
             self.trusted = False

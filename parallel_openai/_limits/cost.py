@@ -8,7 +8,7 @@ from operator import add
 
 from parallel_openai._limits.bucket import NEARLY_FULL
 from parallel_openai._limits.headers import Allowance
-from parallel_openai._limits.learning.bucket_state import Mark
+from parallel_openai._limits.learning.bucket_state import BucketState
 from parallel_openai._records import Size, Usage
 
 
@@ -154,7 +154,7 @@ class Counting:
         """Forget what was expected of a request that brought no answer."""
         self._close(lot)
 
-    def learn(self, lot: Lot, shown: Allowance, mark: Mark, capacity: float) -> None:
+    def learn(self, lot: Lot, shown: Allowance, mark: BucketState, capacity: float) -> None:
         """Compare the rules with what the server showed on the answer to the charge that `mark` remembers.
 
         Under the right rule, what is left and what was charged, less the refill, make the same sum at every answer.

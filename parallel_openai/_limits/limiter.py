@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from parallel_openai._limits.bucket import Bucket
 from parallel_openai._limits.cost import Counting, Lot
 from parallel_openai._limits.headers import allowance, limit_alone, retry_after, tells_of_limits
-from parallel_openai._limits.learning.bucket_state import Mark
+from parallel_openai._limits.learning.bucket_state import BucketState
 from parallel_openai._limits.learning.slots import Slots
-from parallel_openai._limits.learning.slow_down import Ramp
-from parallel_openai._limits.queue import WaitingLine
+from parallel_openai._limits.learning.slow_down import SlowDown
+from parallel_openai._limits.queue import CapacityQueue
 from parallel_openai._records import Dimension, Size, Usage
 
 INFINITY = float("inf")
@@ -40,8 +40,8 @@ class Lease:
     """The right to send one request, and what was set aside for it."""
 
     size: Size
-    request_mark: Mark
-    token_mark: Mark
+    request_mark: BucketState
+    token_mark: BucketState
     lot: Lot
     in_flight: int  # at the send, itself among them
 
@@ -59,7 +59,7 @@ class Limiter:
     Attributes:
         may_move: whether another limiter may come to be the model's: ask for it again at the next request.
         holds_for_all: whether the server has said that these are the limits of all models together.
-        waited: seconds that the first in line has waited, by cause, as `WaitingLine` has them.
+        waited: seconds that the first in line has waited, by cause, as `CapacityQueue` has them.
     """
 
     def __init__(
@@ -74,14 +74,14 @@ class Limiter:
         now = clock()
         self.requests = Bucket(max_requests_per_minute, burst=burst, now=now)
         self.tokens = Bucket(max_tokens_per_minute, burst=burst, now=now)
-        self.ramp = Ramp()
+        self.ramp = SlowDown()
         self.counting = Counting()
         self.slots = Slots()
         self.in_flight = 0
         self.may_move = self.holds_for_all = False
         self.window = FIRST_WINDOW
-        self._line = WaitingLine(clock)
-        self.waited = self._line.waited
+        self._queue = CapacityQueue(clock)
+        self.waited = self._queue.waited
         self._refusals_in_a_row = 0
         self._largest_taken = 0.0
         self._began: float | None = None
@@ -92,7 +92,7 @@ class Limiter:
         now = self.clock()
         self.requests.set_share(share, now)
         self.tokens.set_share(share, now)
-        self._line.tell()
+        self._queue.tell()
 
     def of(self, model: str | None) -> Limiter:
         """Itself: alone, it serves all models."""
@@ -110,11 +110,11 @@ class Limiter:
         lease = self.at_once(size)
         if lease is not None:
             return lease
-        return await self._line.wait(lambda: self.take(size), lambda: self.delay(size))
+        return await self._queue.wait(lambda: self.take(size), lambda: self.delay(size))
 
     def at_once(self, size: Size) -> Lease | None:
         """The same where nobody waits and there is room; else None."""
-        return self.take(size) if self._line.count == 0 else None
+        return self.take(size) if self._queue.count == 0 else None
 
     @property
     def most_at_once(self) -> int | None:
@@ -178,7 +178,7 @@ class Limiter:
             self._settle(change)
         if shown is not None:
             self.counting.learn(lease.lot, shown, lease.token_mark, self.tokens.capacity)
-        self._line.tell()
+        self._queue.tell()
 
     def refused(
         self, lease: Lease, headers: Mapping[str, str], dimension: Dimension | None, wait: float | None
@@ -212,7 +212,7 @@ class Limiter:
                 (self.tokens, lease.token_mark) if dimension == "tokens" else (self.requests, lease.request_mark)
             )
             bucket.also_refused(mark, now, wait)
-        self._line.tell()
+        self._queue.tell()
         return cause == "slots" or self.slots.is_tried(now) or (any(limits) and self.slots.proven)
 
     def _learn_slots(self, lease: Lease, now: float) -> None:
@@ -237,7 +237,7 @@ class Limiter:
         self.counting.cancelled(lease.lot)
         if hold:
             self.requests.hold(self.clock() + hold)
-        self._line.tell()
+        self._queue.tell()
 
     def take(self, size: Size) -> Lease | None:
         """Set the request's capacity aside if it may be sent now, whoever waits in line; else None."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 
-from parallel_openai._limits.admission import LONG, Gate, Gates, Level
+from parallel_openai._limits.admission import LONG, Admission, Admissions, Level
 from parallel_openai._limits.bucket import ROUNDING, SHORTEST_WAIT, USUAL_WINDOW
 from parallel_openai._limits.cost import Lot
 from parallel_openai._limits.limiter import Lease, Limiter
@@ -47,7 +47,7 @@ class Sum:
         return all(each.known for each in self._levels)
 
 
-class Limiters:
+class ModelLimiters:
     """Gives each model the limiter that learns its limits, made when the model is first asked for.
 
     Args:
@@ -59,7 +59,7 @@ class Limiters:
         given: those that were given.
         on_use: called whenever a model's limiter is asked for.
 
-    >>> limiters = Limiters(600, clock=lambda: 0.0)
+    >>> limiters = ModelLimiters(600, clock=lambda: 0.0)
     >>> limiters.of("small").requests.set_limit(60, 0.0)
     >>> limiters.of("small").requests.limit, limiters.of("large").requests.limit, limiters.requests.limit
     (60, 600, 600)
@@ -155,13 +155,13 @@ def sum_of_known(numbers: Iterable[int | None]) -> int | None:
 class InUse:
     """The limiters of one run, as it comes to need them; and what they show and make it wait for, together."""
 
-    def __init__(self, gates: Gates) -> None:
+    def __init__(self, gates: Admissions) -> None:
         self.several = False
         self._gates = gates
-        self._gate_of: dict[str | None, Gate] = {}
-        self._waited_before: dict[Gate, Mapping[str, float]] = {}
+        self._gate_of: dict[str | None, Admission] = {}
+        self._waited_before: dict[Admission, Mapping[str, float]] = {}
 
-    def of(self, model: str | None) -> Gate:
+    def of(self, model: str | None) -> Admission:
         gate = self._gate_of.get(model)
         if gate is None or gate.may_move:
             gate = self._gate_of[model] = self._gates.of(model)

@@ -11,7 +11,7 @@ INFINITY = float("inf")
 L = TypeVar("L")
 
 
-class WaitingLine:
+class CapacityQueue:
     """Who comes waits no longer for those before than their own cost takes to come in, and none is passed over.
 
     The moment of the first in line is computed and slept for once; it is computed again when there is news.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from parallel_openai._limits.learning.bucket_state import Mark
+from parallel_openai._limits.learning.bucket_state import BucketState
 from parallel_openai._limits.learning.chance_refusals import Chance
 from parallel_openai._limits.learning.refill import Refill
 
@@ -71,11 +71,11 @@ class Refusals:
                 self._calm_sent, self._calm_refused = self._calm_sent / 2, self._calm_refused / 2
         return self.count
 
-    def also_refused(self, mark: Mark) -> None:
+    def also_refused(self, mark: BucketState) -> None:
         """A send was refused that went out before the last refusal was known."""
         self.refill.also_refused(mark)
 
-    def contradict(self, mark: Mark, held: float) -> bool:
+    def contradict(self, mark: BucketState, held: float) -> bool:
         """Whether the refusal of a send makes it certain that no bucket refuses so, which had not been known."""
         if not self._seen:
             self._first = mark.number

@@ -23,7 +23,7 @@ import filelock
 from parallel_openai._disk.locking import take
 from parallel_openai._disk.ownership import check_own
 from parallel_openai._limits.limiter import Limiter
-from parallel_openai._limits.model_limiters import Limiters
+from parallel_openai._limits.model_limiters import ModelLimiters
 from parallel_openai.errors import InvalidInputError
 
 #: Seconds between two counts. One who joins waits a little longer, until the others have seen it.
@@ -131,7 +131,7 @@ class SharedAccount:
 
 
 @asynccontextmanager
-async def taking_part(account: SharedAccount | None, limiters: Limiters) -> AsyncIterator[None]:
+async def taking_part(account: SharedAccount | None, limiters: ModelLimiters) -> AsyncIterator[None]:
     """Keep the limiters to this process's part of the account, if it is shared."""
     if account is None:
         yield

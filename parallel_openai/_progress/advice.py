@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from parallel_openai._limits.admission import Gate
+from parallel_openai._limits.admission import Admission
 from parallel_openai._limits.cost import RULES
 from parallel_openai._records import Size
 
@@ -44,7 +44,7 @@ reserved 500)
 
 
 def smaller_cap(
-    limiter: Gate,
+    limiter: Admission,
     sizes: Sequence[Size],
     *,
     name: str,
@@ -82,7 +82,7 @@ def smaller_cap(
     return SmallerCap(name, tokens, longest, reserved, times) if times >= ENOUGH_TIMES else None
 
 
-def _seconds_for_requests(limiter: Gate, answers: int) -> float:
+def _seconds_for_requests(limiter: Admission, answers: int) -> float:
     requests = limiter.requests
     return max(0.0, answers - requests.capacity) / requests.rate if requests.known else 0.0
 

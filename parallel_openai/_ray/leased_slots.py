@@ -10,9 +10,9 @@ from functools import partial
 
 from parallel_openai._limits.cost import Counting, Lot
 from parallel_openai._limits.headers import Allowance, allowance
-from parallel_openai._limits.learning.bucket_state import Mark
+from parallel_openai._limits.learning.bucket_state import BucketState
 from parallel_openai._limits.limiter import INFINITY, Lease, Limiter
-from parallel_openai._limits.model_limiters import Limiters
+from parallel_openai._limits.model_limiters import ModelLimiters
 from parallel_openai._ray.shared_account import DIMENSIONS, Grant, KnownLimit, Limits, Refusal, Report
 from parallel_openai._records import Dimension, Size, Usage
 
@@ -80,7 +80,7 @@ class LeasedLimiter(Limiter):
         self._open.set()
 
     async def acquire(self, size: Size) -> Lease:
-        async with self._line.turn():
+        async with self._queue.turn():
             await self._wait_for_slot(self.counting.cost(size))
         self.used += 1
         return self._book(size, self.counting.draft(size), self.clock())
@@ -219,7 +219,7 @@ class LeasedLimiter(Limiter):
             self._slots.append(_Slot(at, at + LATE if grant.expires else INFINITY, tokens, grant.cause))
 
 
-class LeasedLimiters(Limiters):
+class LeasedLimiters(ModelLimiters):
     """Gives each model a limiter that asks the account for its slots.
 
     Args:
@@ -268,5 +268,5 @@ class LeasedLimiters(Limiters):
 class _SafeCounting(Counting):
     """Keeps to the rule that bounds all others: what the server shows is moved by all the workers at once."""
 
-    def learn(self, lot: Lot, shown: Allowance, mark: Mark, capacity: float) -> None:
+    def learn(self, lot: Lot, shown: Allowance, mark: BucketState, capacity: float) -> None:
         pass

@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from parallel_openai._limits.learning.search import Pace
+from parallel_openai._limits.learning.search import RateSearch
 from parallel_openai._records import Dimension
 
 DIMENSIONS: tuple[Dimension, Dimension] = ("requests", "tokens")
@@ -138,7 +138,7 @@ class Account:
         self._given = given or Given(max_requests_per_minute, max_tokens_per_minute, now)
         self._rates = dict(self._given.rates)
         self._free_at: dict[Dimension, float] = dict.fromkeys(DIMENSIONS, now)
-        self._pace: dict[Dimension, Pace] = {name: Pace(now) for name in DIMENSIONS}
+        self._pace: dict[Dimension, RateSearch] = {name: RateSearch(now) for name in DIMENSIONS}
         self._sent: dict[Dimension, float] = dict.fromkeys(DIMENSIONS, 0.0)
         self._blamed_at: dict[Dimension, float] = dict.fromkeys(DIMENSIONS, -INFINITY)
         self._held_until = now

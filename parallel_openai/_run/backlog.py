@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 
-from parallel_openai._limits.admission import Gate
+from parallel_openai._limits.admission import Admission
 from parallel_openai._run.job import Job
 
 
@@ -21,7 +21,7 @@ class Backlog:
     def __init__(self, room: int) -> None:
         self._room = room
         self.count = 0
-        self._jobs: dict[Gate, deque[Job]] = {}  # for each model that is waited for, those behind the one that waits
+        self._jobs: dict[Admission, deque[Job]] = {}  # by model: those behind the one that waits
         self._next: deque[Job] = deque()  # nothing is known to be in their way
 
     @property

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from parallel_openai._limits.admission import Gate
+from parallel_openai._limits.admission import Admission
 from parallel_openai._progress.status import StatusTracker
 from parallel_openai._records import TOO_MANY_FILES, Response, Verdict
 from parallel_openai._run.job import Job
@@ -117,7 +117,7 @@ class Failures:
                 status.note_open_requests()
 
 
-def tell(limiter: Gate, lease: Any, response: Response, verdict: Verdict, *, hold: float = 0.0) -> bool:
+def tell(limiter: Admission, lease: Any, response: Response, verdict: Verdict, *, hold: float = 0.0) -> bool:
     """Have the limiter learn from a send that brought no good answer. With `hold`, the server is thought to be away.
 
     Gives whether the request may be sent again as soon as the limiter lets it, whatever wait the server asks for.

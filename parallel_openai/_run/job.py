@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from parallel_openai._limits.admission import Gate
+from parallel_openai._limits.admission import Admission
 from parallel_openai._limits.sizes import NO_SIZE
 from parallel_openai._records import APIRequest, Attempt, Size
 from parallel_openai._run.spending.budget import Reserve
@@ -32,7 +32,7 @@ class Job:
 
     request: APIRequest
     model: str | None
-    limiter: Gate
+    limiter: Admission
     ready_at: float
     attempts: list[Attempt] = field(default_factory=list)
     errors: list[str] = field(default_factory=list)

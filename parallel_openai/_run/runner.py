@@ -12,7 +12,7 @@ import time
 from collections.abc import Awaitable, Callable, Iterable, Iterator
 from typing import Any, Literal
 
-from parallel_openai._limits.admission import Gate, Gates, model_of
+from parallel_openai._limits.admission import Admission, Admissions, model_of
 from parallel_openai._limits.model_limiters import InUse
 from parallel_openai._limits.sizes import NO_SIZE, Sizes
 from parallel_openai._loop.background import COME_HOME
@@ -66,7 +66,7 @@ class Runner:
         self,
         *,
         send: Callable[[APIRequest, Any], Awaitable[Response]],
-        limiter: Gates,
+        limiter: Admissions,
         on_result: Callable[[Result], Ruling | None],
         retry: RetryPolicy | None = None,
         status: StatusTracker | None = None,
@@ -453,7 +453,7 @@ class Runner:
         errors, attempts = tuple(job.errors), tuple(job.attempts)
         self._finish_failed(job.request, verdict.code or "error", verdict.message or "", errors, attempts)
 
-    def _reject(self, request: APIRequest, limiter: Gate) -> None:
+    def _reject(self, request: APIRequest, limiter: Admission) -> None:
         limit, size = limiter.largest, request.size or NO_SIZE
         per = _PERIODS.get(limiter.tokens.period, "minute")
         sentence = (

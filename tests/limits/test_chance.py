@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from parallel_openai._limits.learning.bucket_state import Bunch, Mark
+from parallel_openai._limits.learning.bucket_state import BucketState, Bunch
 from parallel_openai._limits.refusal_cause import Refusals
 from parallel_openai._records import Size
 from parallel_openai.local.simulator.settings import Settings
@@ -21,8 +21,8 @@ def rehearsal(rows: int, *, share: float, seed: int = 1, **account: Any) -> Rehe
     return Rehearsal(settings, [SMALL] * rows, latency=0.3, seed=seed)
 
 
-def mark(at: float, number: int) -> Mark:
-    return Mark(at, cost=1.0, ledger=0.0, fill=0.0, sent=number, bunch=Bunch(at, 1.0, number), number=number)
+def mark(at: float, number: int) -> BucketState:
+    return BucketState(at, cost=1.0, ledger=0.0, fill=0.0, sent=number, bunch=Bunch(at, 1.0, number), number=number)
 
 
 @pytest.mark.parametrize("retry_after", ["seconds", "none"])

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from parallel_openai._client.pool import Member, PoolLimiter
-from parallel_openai._limits.admission import LONG, Gates, model_of, per_minute
-from parallel_openai._limits.model_limiters import MOST_MODELS, InUse, Limiters
+from parallel_openai._limits.admission import LONG, Admissions, model_of, per_minute
+from parallel_openai._limits.model_limiters import MOST_MODELS, InUse, ModelLimiters
 from parallel_openai._progress.status import StatusTracker
 from parallel_openai._records import APIRequest, Response, Result, Size
 from parallel_openai._run.retry import RetryPolicy
@@ -41,8 +41,8 @@ class Server:
             each._account.record(0.0)
         self.results: list[Result] = []
 
-    def limiters(self, *given: float, **options: Any) -> Limiters:
-        return Limiters(*given, clock=self.loop.time, **options)
+    def limiters(self, *given: float, **options: Any) -> ModelLimiters:
+        return ModelLimiters(*given, clock=self.loop.time, **options)
 
     def request(self, model: str, size: Size) -> APIRequest:
         sizes = self.models[model].sizes
@@ -58,15 +58,15 @@ class Server:
     async def send(self, request: APIRequest, lease: object = None) -> Response:
         return await self.models[request.request_json["model"]]._send(request)
 
-    def run(self, limiter: Gates, *runs: Sequence[tuple[str, Size]], send: Any = None) -> float:
+    def run(self, limiter: Admissions, *runs: Sequence[tuple[str, Size]], send: Any = None) -> float:
         """So many runs at the same time; gives how long they take."""
         run_virtually(self._run(limiter, runs, send or self.send), self.loop)
         return max(each.last for each in self.models.values())
 
-    async def _run(self, limiter: Gates, runs: Sequence[Sequence[tuple[str, Size]]], send: Any) -> None:
+    async def _run(self, limiter: Admissions, runs: Sequence[Sequence[tuple[str, Size]]], send: Any) -> None:
         await asyncio.gather(*(self._process(limiter, rows, send) for rows in runs))
 
-    def _process(self, limiter: Gates, rows: Sequence[tuple[str, Size]], send: Any) -> Any:
+    def _process(self, limiter: Admissions, rows: Sequence[tuple[str, Size]], send: Any) -> Any:
         self.status = StatusTracker()
         processor = Runner(
             send=send,
@@ -107,7 +107,7 @@ def test_a_small_models_limit_is_not_the_large_models(window: float, together: b
     server.check_limits_are_used()
 
 
-async def _one_after_the_other(server: Server, limiters: Limiters, *runs: Sequence[tuple[str, Size]]) -> None:
+async def _one_after_the_other(server: Server, limiters: ModelLimiters, *runs: Sequence[tuple[str, Size]]) -> None:
     for rows in runs:
         await server._run(limiters, [rows], server.send)
 
@@ -219,7 +219,7 @@ def test_each_account_of_a_pool_keeps_a_limit_for_each_model() -> None:
 
 def test_the_limits_that_are_shown_are_those_of_the_runs_models_and_no_more_than_was_given() -> None:
     now = 0.0
-    limiters = Limiters(clock=lambda: now)
+    limiters = ModelLimiters(clock=lambda: now)
     run = InUse(limiters)
     for model, limit in (("a", 600), ("b", 60), ("of another run", 5)):
         limiters.of(model).requests.set_limit(limit, now)
@@ -228,13 +228,13 @@ def test_the_limits_that_are_shown_are_those_of_the_runs_models_and_no_more_than
     run.of("unknown")
     assert per_minute(run.requests) is None
     assert limiters.requests.limit == 665
-    given = Limiters(700, clock=lambda: now)
+    given = ModelLimiters(700, clock=lambda: now)
     assert [given.of(model).requests.limit for model in "ab"] == [700, 700]
     assert given.requests.limit == 700
 
 
 def test_a_run_counts_only_what_it_has_waited_itself() -> None:
-    limiters = Limiters(clock=lambda: 0.0)
+    limiters = ModelLimiters(clock=lambda: 0.0)
     limiters.of("a").waited["tokens"] = 7.0
     run = InUse(limiters)
     run.of("a"), run.of("b")
@@ -261,7 +261,7 @@ def test_a_keys_limits_at_litellm_are_one_limit_for_all_its_models() -> None:
 
 
 def test_names_without_end_do_not_fill_the_memory() -> None:
-    limiters = Limiters(clock=lambda: 0.0)
+    limiters = ModelLimiters(clock=lambda: 0.0)
     assert len({limiters.of(f"model {number}") for number in range(10 * MOST_MODELS)}) == MOST_MODELS + 1
     assert limiters.of("model 0") is not limiters.of("one more")
 
@@ -293,7 +293,7 @@ def test_long_prompts_keep_to_the_limit_that_is_shown_for_them(first: str) -> No
 
 
 def test_long_prompts_share_the_models_limiter_once_the_server_shows_the_same_limits_for_them() -> None:
-    limiters = Limiters(clock=lambda: 0.0)
+    limiters = ModelLimiters(clock=lambda: 0.0)
     run = InUse(limiters)
     usual, long = "m", f"m{LONG}128,000 tokens"
     shown = {f"x-ratelimit-{part}-requests": "600" for part in ("limit", "remaining")}

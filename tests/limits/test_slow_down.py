@@ -10,7 +10,7 @@ import pytest
 
 import parallel_openai as po
 from parallel_openai import Client
-from parallel_openai._limits.learning.slow_down import SLOWEST_SECONDS, Ramp
+from parallel_openai._limits.learning.slow_down import SLOWEST_SECONDS, SlowDown
 from parallel_openai._records import Size
 from parallel_openai.local.simulator import Server
 from parallel_openai.local.simulator.settings import Settings
@@ -45,7 +45,7 @@ def test_slow_down_cuts_the_rate_which_then_grows_again(
 
 
 def test_those_that_were_on_their_way_together_cut_the_rate_once() -> None:
-    ramp = Ramp()
+    ramp = SlowDown()
     for n in range(200):
         ramp.sent(n / 100)
     for _ in range(50):
@@ -54,7 +54,7 @@ def test_those_that_were_on_their_way_together_cut_the_rate_once() -> None:
 
 
 def test_a_server_that_never_stops_saying_it_still_gets_a_request_now_and_then() -> None:
-    ramp, now = Ramp(), 0.0
+    ramp, now = SlowDown(), 0.0
     for _ in range(100):
         now += ramp.seconds_until(now)
         ramp.sent(now)
@@ -64,7 +64,7 @@ def test_a_server_that_never_stops_saying_it_still_gets_a_request_now_and_then()
 
 
 def test_time_that_was_slept_away_too_long_is_not_lost() -> None:
-    ramp = Ramp()
+    ramp = SlowDown()
     ramp.sent(0.0)
     ramp.slow_down(sent_at=0.0, now=0.0)
     rate, now, sent = ramp.rate(30.0), 30.0, 0

@@ -154,7 +154,7 @@ class Here:
             clock = staticmethod(server.now)
 
         client = Client("http://127.0.0.1:9/v1", "k", loop="running", sync="never", timeout=120.0, **self.life.given)
-        client._line.connections = Connections(lambda: Network(server, client.timeout))
+        client._server.connections = Connections(lambda: Network(server, client.timeout))
         return client
 
     async def _one(self, client: po.Client, outcome: Outcome, name: str) -> None:

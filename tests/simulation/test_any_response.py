@@ -145,7 +145,7 @@ async def _call(verb: str, df: pd.DataFrame, server: Server, loop: VirtualLoop, 
         clock = staticmethod(loop.time)
 
     client = Client("http://127.0.0.1:9/v1", "k", loop="running", sync="never", timeout=120.0)
-    client._line.connections = Connections(lambda: _Network(server, loop))
+    client._server.connections = Connections(lambda: _Network(server, loop))
     frame = None
     try:
         frame = await _ask(verb, df, client, folder)

@@ -15,7 +15,7 @@ class Bunch:
 
 
 @dataclass(slots=True)
-class Mark:
+class BucketState:
     """How the bucket's books stood just after a charge."""
 
     at: float

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from parallel_openai._limits.learning.bucket_state import Mark
+from parallel_openai._limits.learning.bucket_state import BucketState
 
 INFINITY = float("inf")
 #: So many refusals are compared with each other, if they are not older than so many seconds.
@@ -17,7 +17,7 @@ SHORTEST_SPAN, LONGEST_SPAN = 0.1, 5.0
 
 @dataclass(slots=True)
 class _Refusal:
-    mark: Mark
+    mark: BucketState
     held: float  # seconds that the client had been held in all by then
     late: float = 0.0  # what was refused besides, of what went out after it and before it was known
 
@@ -41,7 +41,8 @@ class Refill:
         lowest, highest: the bounds, per second.
 
     >>> def mark(at, number):
-    ...     return Mark(at=at, cost=1.0, ledger=0.0, fill=0.0, sent=number, bunch=Bunch(at, 1.0, number), number=number)
+    ...     bunch = Bunch(at, 1.0, number)
+    ...     return BucketState(at=at, cost=1.0, ledger=0.0, fill=0.0, sent=number, bunch=bunch, number=number)
     >>> from parallel_openai._limits.learning.bucket_state import Bunch
     >>> refill = Refill()
     >>> for at, number in ((0.0, 10), (1.0, 15), (2.0, 20)):  # four are taken in each second
@@ -64,7 +65,7 @@ class Refill:
         """Whether no bucket refuses so."""
         return self.lowest > self.highest
 
-    def refused(self, mark: Mark, held: float) -> None:
+    def refused(self, mark: BucketState, held: float) -> None:
         """A send was refused, when the client had been held for so many seconds in all."""
         recent = [each for each in self._refusals[1 - COMPARED :] if each.mark.at > mark.at - REMEMBERED_SECONDS]
         self._refusals = sorted([*recent, _Refusal(mark, held)], key=lambda each: each.mark.sent)
@@ -72,7 +73,7 @@ class Refill:
         for number in range(len(self._refusals)):
             self._compare(self._refusals[number:])
 
-    def also_refused(self, mark: Mark) -> None:
+    def also_refused(self, mark: BucketState) -> None:
         """So was another one, which went out before that was known."""
         before = [each for each in self._refusals if each.mark.sent <= mark.sent]
         if before:

@@ -17,10 +17,10 @@ CUT = 0.7
 SLOWEST_SECONDS = 30.0
 
 
-class Pace:
+class RateSearch:
     """A rate found by being refused, in capacity per second; infinite as long as nothing was refused.
 
-    >>> pace = Pace(now=0.0)
+    >>> pace = RateSearch(now=0.0)
     >>> pace.measure(at=10.0, sent=2000.0, rate=pace.rate, cost=1.0, held=0.0, now=10.0)  # half of the rate so far
     >>> pace.rate
     100.0

@@ -13,12 +13,12 @@ SLOWEST_SECONDS = 30.0
 CATCH_UP = 0.05
 
 
-class Ramp:
+class SlowDown:
     """How fast requests may follow each other, in requests per second; infinite until the server says `slow_down`.
 
     A limit's bucket may be full, and the server still dislike how fast it is emptied; so this stands beside the limits.
 
-    >>> ramp = Ramp()
+    >>> ramp = SlowDown()
     >>> for n in range(250):
     ...     ramp.sent(n / 50)
     >>> ramp.slow_down(sent_at=4.98, now=5.0)
