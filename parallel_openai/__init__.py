@@ -47,6 +47,7 @@ from parallel_openai._preview.preview import Preview, preview
 from parallel_openai._progress.status import StatusTracker
 from parallel_openai._ray.dataset import process_dataset
 from parallel_openai._records import APIRequest
+from parallel_openai._run.lane import RayLane
 
 __version__ = "0.1.0"
 
@@ -58,6 +59,7 @@ __all__ = [
     "Comparison",
     "Evaluation",
     "Preview",
+    "RayLane",
     "Review",
     "RunReport",
     "StatusTracker",

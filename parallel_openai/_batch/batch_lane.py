@@ -1,4 +1,4 @@
-"""The three ways to send a run, and what can be chosen about the slow one."""
+"""The ways to send a run, and what can be chosen about the Batch API's."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from parallel_openai._arguments import check_count
+from parallel_openai._run.lane import RayLane
 from parallel_openai.errors import InvalidInputError
 
 #: The Batch API's own bounds on a file.
@@ -60,7 +61,8 @@ class BatchLane:
             raise InvalidInputError(f"then must be 'fail' or 'online', not {self.then!r}.")
 
 
-Lane = Literal["online", "batch", "flex"] | BatchLane
+Lane = Literal["online", "batch", "flex", "ray"] | BatchLane | RayLane
+_NAMES = ("online", "batch", "flex", "ray")
 
 
 def check_lane(
@@ -76,13 +78,15 @@ def check_lane(
     >>> check_lane("slow", {}, None, False, False)
     Traceback (most recent call last):
         ...
-    parallel_openai.errors.InvalidInputError: lane must be 'online', 'batch', 'flex' or a BatchLane, not 'slow'.
+    parallel_openai.errors.InvalidInputError: No lane is called 'slow': it is online, batch, flex or ray.
     """
-    if not isinstance(lane, BatchLane) and lane not in ("online", "batch", "flex"):
-        raise InvalidInputError(f"lane must be 'online', 'batch', 'flex' or a BatchLane, not {lane!r}.")
-    if lane != "online" and "service_tier" in params:
+    if not isinstance(lane, (BatchLane, RayLane)) and lane not in _NAMES:
+        raise InvalidInputError(f"No lane is called {lane!r:.200}: it is online, batch, flex or ray.")
+    if lane in ("online", "ray") or isinstance(lane, RayLane):
+        return None
+    if "service_tier" in params:
         raise InvalidInputError(f"service_tier={params['service_tier']!r} and lane= both say how to send; give one.")
-    if lane in ("online", "flex"):
+    if lane == "flex":
         return None
     if deadline is not None:
         raise InvalidInputError(

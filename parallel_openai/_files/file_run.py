@@ -80,7 +80,7 @@ class FileRun:
         resume_from_anywhere: bool,
     ) -> None:
         self.lane = check_lane(lane, {}, bounds.deadline, repair=False, resubmit=resubmit)
-        if lane == "flex":
+        if self.lane is None and lane != "online":
             raise InvalidInputError(
                 'lane must be online or batch; for flex, write "service_tier": "flex" into the bodies.'
             )

@@ -43,11 +43,11 @@ from parallel_openai._progress.progress import Progress
 from parallel_openai._progress.status import StatusTracker
 from parallel_openai._records import APIRequest, Result, Ruling, reject, replace_by
 from parallel_openai._requests.template import BadPromptError
-from parallel_openai._run.lane import Engine, workers
+from parallel_openai._run.lane import engine_of
 from parallel_openai._run.runner import End
 from parallel_openai._run.spending.allowance import Bounds
 from parallel_openai._run.spending.budget import Budget
-from parallel_openai.errors import InvalidInputError, JournalError, JournalWriteError, RunStoppedError
+from parallel_openai.errors import JournalError, JournalWriteError, RunStoppedError
 
 #: Rows that are looked up before other work of the loop gets its turn.
 LOOK_UP_AT_ONCE = 200
@@ -94,7 +94,7 @@ class FrameRun:
         )
         self._batches: BatchRun | None = None
         self._under_way: UnderWay | None = None
-        self._engine = self._find_engine()
+        self._engine = engine_of(self.options.lane, self.client)
         self._presses, self._ended = Presses(), "finished"
         self._began = time.time()
         self.journal_path = self._journal_path()
@@ -104,13 +104,6 @@ class FrameRun:
         self._slots: dict[str, int] = {}  # the slot that asks for each key
         self._twins: list[tuple[int, int]] = []  # slots that share another's answer
         self._unreadable: set[int] = set()  # slots whose line in the journal turned out to be damaged
-
-    def _find_engine(self) -> Engine:
-        if self.options.ray is False:
-            return self.client
-        if self._lane is not None:
-            raise InvalidInputError(f"lane={self.options.lane!r} sends files, and ray= requests: leave one out.")
-        return workers(self.client, self.options.ray)
 
     def execute(self) -> pd.DataFrame:
         """Run, and wait for the end. A stop ends the run early; one more leaves at once, and takes no frame along that

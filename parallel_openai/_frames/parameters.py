@@ -19,7 +19,7 @@ OPTIONS: dict[str, str] = {
     **dict.fromkeys(
         names_in(
             "system endpoint response_format samples explode metadata save_to retry_failed parse repair keep_reasoning "
-            "budget_usd budget_tokens deadline lane resubmit prefix progress ray client extra_body model"
+            "budget_usd budget_tokens deadline lane resubmit prefix progress client extra_body model"
         ),
         "process_dataframe",
     ),
@@ -55,6 +55,8 @@ ACCOUNT: dict[str, str] = {
 }
 #: Of these, what holds a key: it is no part of a body, wherever it is given.
 SECRET = names_in("api_key openai_api_key azure_ad_token azure_ad_token_provider headers extra_headers default_headers")
+#: What was an option of a call once, with where to say it now.
+MOVED = {"ray": "lane='ray' or lane=po.RayLane(workers=...), in process_dataframe and label_dataframe"}
 #: Parameters of vLLM, SGLang, llama.cpp, Ollama, OpenRouter, Mistral, Groq, Together, Perplexity, xAI, Azure ...
 VENDORS = names_in(
     """
@@ -112,6 +114,8 @@ def checked_extra(extra_body: Mapping[str, Any] | None) -> Mapping[str, Any]:
 def _objection(name: str, endpoint: Endpoint) -> str:
     if name in ACCOUNT:
         return f"{name}= belongs to the account and not to a call: {_of_client(name)}"
+    if name in MOVED:
+        return f"{name}= is said with {MOVED[name]}."
     if name in OPTIONS:
         return f"{name}= is an option of {OPTIONS[name]}, and this function has none of that name."
     others = [each.name for each in ENDPOINTS.values() if name in each.parameters]

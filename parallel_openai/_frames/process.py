@@ -51,7 +51,6 @@ def process_dataframe(
     resubmit: bool = False,
     prefix: str = "",
     progress: bool = True,
-    ray: bool | int = False,
     client: Client | None = None,
     extra_body: Mapping[str, Any] | None = None,
     **params: Any,
@@ -96,7 +95,8 @@ def process_dataframe(
         deadline: seconds after which nothing is sent any more. What is on its way then is waited for, for up to 10 s.
         lane: how it is sent. `online`: at once. `batch`: through the Batch API, at half the price, within a day; see
             `BatchLane` for what can be chosen there. `flex`: at once at OpenAI's price for batches, with answers that
-            may take minutes and a tier that may be full for a while.
+            may take minutes and a tier that may be full for a while. `ray`: at once, by the machines of a Ray cluster
+            (`parallel-openai[ray]`), all within the account's one limit; `RayLane(workers=2)`: by so many workers.
         resubmit: whether rows that wait in a batch of an earlier call are sent, and paid for, again. Without it they
             are `cancelled` with the error code `in_batch`, and the error says what to do.
         prefix: set before the names of the new columns. Those that an earlier call of this function with the same
@@ -104,8 +104,6 @@ def process_dataframe(
             holds what that call put there (rows may be sorted or left out, columns dropped or renamed), and this call
             does not read them. A column of your own, or one with a value of yours in it, is never overwritten.
         progress: False shows nothing.
-        ray: whether the requests are sent by the machines of a Ray cluster (`parallel-openai[ray]`), all within the
-            account's one limit; a number: by so many workers. Everything else stays as it is.
         client: the account; None: the environment's.
         extra_body: further fields of the body, for names that this function uses itself (`metadata`), and for what only
             a server of your own takes.
@@ -154,7 +152,6 @@ def process_dataframe(
         deadline=deadline,
         lane=lane,
         resubmit=resubmit,
-        ray=ray,
         explode=explode,
     )
     reader = answer_reader(recipe, parse, as_lists=explode, keep_reasoning=keep_reasoning)

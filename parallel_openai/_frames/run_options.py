@@ -25,5 +25,4 @@ class Options:
     deadline: float | None = None
     lane: Lane = "online"
     resubmit: bool = False
-    ray: bool | int = False
     explode: bool = False

@@ -57,7 +57,6 @@ def label_dataframe(
     resubmit: bool = False,
     prefix: str = "",
     progress: bool = True,
-    ray: bool | int = False,
     client: Client | None = None,
     extra_body: Mapping[str, Any] | None = None,
     **params: Any,
@@ -141,7 +140,6 @@ def label_dataframe(
         deadline=deadline,
         lane=lane,
         resubmit=resubmit,
-        ray=ray,
     )
     return FrameRun(df, recipe, reader, client_for(client), options)
 

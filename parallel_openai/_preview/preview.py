@@ -54,7 +54,6 @@ _OF_THE_RUN = {
     "parse",
     "prefix",
     "progress",
-    "ray",
     "repair",
     "resubmit",
 }

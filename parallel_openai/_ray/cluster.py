@@ -37,7 +37,7 @@ def find_ray() -> Any:
     try:
         import ray
     except ImportError as error:
-        raise MissingDependencyError.of("ray= and process_dataset need", "ray[data]", error) from error
+        raise MissingDependencyError.of("lane='ray' and process_dataset need", "ray[data]", error) from error
     if not ray.is_initialized():
         _connect(ray)
     return ray

@@ -51,7 +51,7 @@ from parallel_openai.errors import InvalidInputError, JournalError, RunStoppedEr
 BLOCKS = 4
 #: What process_dataframe takes and this does not, with what to do about it.
 _NOT_HERE = {
-    "deadline": "process_dataframe(..., ray=True, deadline=...) ends in time.",
+    "deadline": "process_dataframe(..., lane='ray', deadline=...) ends in time.",
     "lane": "process_dataframe(..., lane='batch') sends rows through the Batch API, from this machine.",
     "resubmit": "Nothing of it waits in a batch.",
     "ray": "It always sends from the cluster; workers= says by how many processes.",

@@ -6,13 +6,37 @@ A cluster's part stands above the faces that it serves, so it is looked up by it
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from importlib import import_module
 from typing import Any, Protocol
 
+from parallel_openai._arguments import check_count
 from parallel_openai._progress.status import StatusTracker
 from parallel_openai._records import APIRequest, Result, Ruling
 from parallel_openai._run.runner import End
 from parallel_openai._run.spending.budget import Budget
+
+
+@dataclass(frozen=True)
+class RayLane:
+    """How a run is sent by the workers of a Ray cluster (extra `ray`), all within the account's one limit. Pass it as
+    `lane=`, like `"ray"`.
+
+    Attributes:
+        workers: processes that send; None: as many as fit.
+
+    Raises:
+        InvalidInputError: there are to be less than one.
+
+    >>> RayLane(workers=2).workers
+    2
+    """
+
+    workers: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.workers is not None:
+            check_count(self.workers, "workers")
 
 
 class Engine(Protocol):
@@ -31,7 +55,11 @@ class Engine(Protocol):
         ...
 
 
-def workers(client: Any, count: bool | int) -> Engine:
-    """Workers of a Ray cluster that send for the account of a client."""
-    found: Engine = import_module("parallel_openai._ray.workers").Workers(client, count)
+def engine_of(lane: Any, client: Any) -> Engine:
+    """Who sends: the client, or workers of a Ray cluster for its account."""
+    if lane != "ray" and not isinstance(lane, RayLane):
+        found: Engine = client
+    else:
+        count = lane.workers if isinstance(lane, RayLane) else None
+        found = import_module("parallel_openai._ray.workers").Workers(client, count)
     return found

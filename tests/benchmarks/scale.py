@@ -60,7 +60,7 @@ def run(workers: int, rate: float, seconds: float, *, kill: bool = False) -> Fig
         client = po.Client(server.base_url, max_requests_per_minute=rate * 60)
         where = Path(folder) / "answers.jsonl"
         out = po.process_dataframe(
-            df, "Say {text}", model="m", client=client, ray=workers, save_to=where, progress=False
+            df, "Say {text}", model="m", client=client, lane=po.RayLane(workers), save_to=where, progress=False
         )
         stats = server.stats(charged=False)
     per_second = [count for count in stats["per_second"]["accepted"] if count]

@@ -489,7 +489,7 @@ def test_it_stands_on_the_frame_itself(client: po.Client) -> None:
         ({"dimensions": 0}, "dimensions must be a whole number above 0, not 0"),
         ({"rows_per_request": True}, "rows_per_request must be a whole number above 0, not True"),
         ({"lane": "batch"}, "embed_dataframe has no lane=.*endpoint='embeddings'"),
-        ({"ray": 2}, "embed_dataframe has no ray="),
+        ({"ray": 2}, "ray= is said with lane='ray' or lane=po.RayLane"),
         ({"samples": 2}, "A text has one vector"),
         ({"input": "Hi."}, "input= would stand in the place of every row's prompt"),
     ],

@@ -155,7 +155,7 @@ def test_every_option_of_ours_is_known_with_a_function_that_has_it() -> None:
     assert set(inspect.signature(po.Client.__init__).parameters) <= {*ACCOUNT, "self"}
 
 
-@pytest.mark.parametrize("option", ["budget_usd", "budget_tokens", "deadline", "lane", "ray", "explode"])
+@pytest.mark.parametrize("option", ["deadline", "lane", "ray", "explode"])
 def test_process_dataset_refuses_what_it_cannot_do(option: str, client: po.Client) -> None:
     with pytest.raises(InvalidInputError, match=f"process_dataset has no {option}="):
         po.process_dataset(None, PROMPT, model="m", client=client, **{option: 1})

@@ -21,6 +21,7 @@ from tests.documents import ROOT, reader_in, run
 
 ray = pytest.importorskip("ray", reason="Ray has no wheel for this Python")
 KEY = "sk-proj-very-secret-0123456789"
+TWO = po.RayLane(workers=2)
 LIMIT = 6000  # a minute: 100 a second
 
 pytestmark = [
@@ -76,7 +77,9 @@ def test_a_run_by_two_workers_keeps_the_rows_the_limit_and_the_secret_also_when_
         killer = threading.Thread(target=kill_one)
         killer.start()
         client = po.Client(server.base_url, KEY)
-        out = po.process_dataframe(df, "Say {text}", model="gpt-4o-mini", client=client, ray=2, progress=False)
+        out = po.process_dataframe(
+            df, "Say {text}", model="gpt-4o-mini", client=client, lane=po.RayLane(2), progress=False
+        )
         killer.join()
         stats = server.stats()
         again = po.process_dataframe(df[::-1], "Say {text}", model="gpt-4o-mini", client=client, progress=False)
@@ -103,7 +106,9 @@ def test_the_report_tells_of_a_cluster_what_it_tells_of_one_machine() -> None:
     settings: dict[str, Any] = {"max_requests_per_minute": LIMIT, "burst_seconds": 1.0, "latency": 0.1}
     with simulator.serve(separate_process=True, fault_429=0.1, seed=3, **settings) as server:
         client = po.Client(server.base_url)
-        out = po.process_dataframe(df, "Say {text}", model="gpt-4o-mini", client=client, ray=2, progress=False)
+        out = po.process_dataframe(
+            df, "Say {text}", model="gpt-4o-mini", client=client, lane=po.RayLane(2), progress=False
+        )
     report = po.last_run()
     assert report is not None
     assert set(out["status"]) == {"succeeded"}
@@ -127,7 +132,7 @@ def test_a_wrong_key_is_one_clear_sentence() -> None:
             labels=["x", "y"],
             model="gpt-4o-mini",
             client=po.Client(server.base_url, KEY),
-            ray=1,
+            lane=po.RayLane(1),
             progress=False,
         )
     assert stopped.value.partial["status"].tolist() == ["cancelled"] * 3
@@ -139,7 +144,7 @@ def test_what_is_on_its_way_at_a_deadline_is_taken_in() -> None:
     df = pd.DataFrame({"text": [f"row {number}" for number in range(4000)]})
     with simulator.serve(max_requests_per_minute=None, latency=1.0) as server:
         client = po.Client(server.base_url, max_concurrent_requests=5)
-        ask: dict[str, Any] = {"model": "gpt-4o-mini", "client": client, "progress": False, "ray": 1}
+        ask: dict[str, Any] = {"model": "gpt-4o-mini", "client": client, "progress": False, "lane": po.RayLane(1)}
         out = po.process_dataframe(df, "text", deadline=6.0, **ask)
         assert out["status"].eq("succeeded").sum() == server.stats()["received"] < 4000
         assert out.attrs["parallel_openai"]["ended"] == "deadline"
@@ -150,7 +155,7 @@ def test_a_budget_holds_over_workers_and_is_used() -> None:
     df = pd.DataFrame({"text": [f"row {number}" for number in range(300)]})
     with simulator.serve(max_requests_per_minute=None, latency=0.05, answer_tokens=5) as server:
         ask: dict[str, Any] = {"model": "gpt-4o-mini", "client": po.Client(server.base_url), "progress": False}
-        out = po.process_dataframe(df, "text", max_tokens=10, budget_tokens=1000, ray=2, **ask)
+        out = po.process_dataframe(df, "text", max_tokens=10, budget_tokens=1000, lane=po.RayLane(2), **ask)
         stats = server.stats()
     spent = stats["prompt_tokens"] + stats["completion_tokens"]
     assert 800 < spent <= 1000

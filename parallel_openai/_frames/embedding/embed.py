@@ -24,7 +24,6 @@ from parallel_openai.errors import InvalidInputError
 #: What process_dataframe takes and this does not, with what to do about it.
 _NOT_HERE = {
     "lane": "process_dataframe(..., endpoint='embeddings', lane='batch') sends rows through the Batch API.",
-    "ray": "process_dataframe(..., endpoint='embeddings', ray=True) sends rows from a cluster.",
     "samples": "A text has one vector.",
     "repair": "A vector cannot be mended.",
     "parse": "po.vectors(out) gives the array.",
