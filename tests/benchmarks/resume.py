@@ -91,7 +91,6 @@ def known_lines(path: Path) -> int:
             1,
             30,
             client,
-            "second",
             Bounds(),
             "online",
             resubmit=False,
