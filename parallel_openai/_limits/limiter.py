@@ -161,7 +161,8 @@ class Limiter:
         self._largest_taken = max(self._largest_taken, max(lease.lot.charges))
         self.window += 1.0 if self.window < FAST_WINDOW else SLOW_GROWTH
         now = self.clock()
-        self._learn_slots(lease, now)
+        if self._has_refused:  # else there is nothing to tell slots by
+            self._learn_slots(lease, now)
         tells = tells_of_limits(headers)
         shown = allowance(headers, "requests") if tells else None
         self.requests.accepted(lease.request_mark, shown, now)
@@ -249,7 +250,8 @@ class Limiter:
 
     def _book(self, size: Size, lot: Lot, now: float) -> Lease:
         self.in_flight += 1
-        self.slots.sent()
+        if self._has_refused:
+            self.slots.sent()
         self.counting.book(lot)
         self.ramp.sent(now)
         request_mark = self.requests.charge(1.0, now)
@@ -272,9 +274,9 @@ class Limiter:
         known = self.requests.rate != INFINITY or self.tokens.rate != INFINITY
         if self.in_flight >= self.window and self._refusals_in_a_row >= BREAKER:
             return INFINITY, "learning"
-        if self.in_flight >= self.slots.room:
+        if self._has_refused and self.in_flight >= self.slots.room:
             return INFINITY, "slots"
-        tries = self.slots.tries(self.in_flight, now)
+        tries = self._has_refused and self.slots.tries(self.in_flight, now)
         if not known and self.in_flight >= (room := self._room_while_unknown(now)):
             return (self.in_flight + 1 - room) / WINDOW_GROWTH, "learning"
         ramp = self.ramp.seconds_until(now)
