@@ -25,7 +25,7 @@ from parallel_openai._files.endpoint_url import split_url
 from parallel_openai._files.known_lines import NOTHING_KNOWN, Digest, KnownLines, content_digest, key_digest
 from parallel_openai._files.requests_file import Line, LineRequest, RequestsFile, parse_request
 from parallel_openai._frames.parameters import SECRET
-from parallel_openai._journal.digests import digest_of
+from parallel_openai._journal.digest_index import digest_of
 from parallel_openai._journal.entry import result_line
 from parallel_openai._journal.journal import Journal
 from parallel_openai._journal.origins import here

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from parallel_openai._batch.manage import identity_in_files
 from parallel_openai._files.requests_file import no_json
-from parallel_openai._journal.digests import digest_of
+from parallel_openai._journal.digest_index import digest_of
 from parallel_openai._journal.entry import origin_of
 from parallel_openai._journal.finished_requests import FinishedRequests
 from parallel_openai._journal.lines import Entry, likely_lines, read_entries

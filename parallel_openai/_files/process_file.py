@@ -19,7 +19,7 @@ from parallel_openai._arguments import path_of
 from parallel_openai._batch.batch_lane import Lane
 from parallel_openai._client.client import Client
 from parallel_openai._files.file_run import FileRun
-from parallel_openai._frames.twins import Call, awaitable, blocking
+from parallel_openai._frames.sync_async import Call, awaitable, blocking
 from parallel_openai._journal.journal_file import mend_end_of_any
 from parallel_openai._json import dumps
 from parallel_openai._loop.background import Interrupted, arun

@@ -15,12 +15,12 @@ from parallel_openai._client.client import Client
 from parallel_openai._client.default_client import client_for
 from parallel_openai._frames.columns.answer_columns import Reader, Reading, object_column, text_column, value_column
 from parallel_openai._frames.columns.fields import REASONING, structured_reader, with_thoughts
+from parallel_openai._frames.defensive_copy import own_copy
 from parallel_openai._frames.frame_run import FrameRun
 from parallel_openai._frames.parameters import check_parameters, checked_extra
 from parallel_openai._frames.recipe import WHATEVER_IS_RAISED, Prompt, Recipe, check_function, last_line
 from parallel_openai._frames.run_options import Options
-from parallel_openai._frames.snapshot import own_copy
-from parallel_openai._frames.twins import Call, awaitable, blocking
+from parallel_openai._frames.sync_async import Call, awaitable, blocking
 from parallel_openai._requests.endpoints import EMBEDDINGS, Answer, EndpointName, of_length
 from parallel_openai._requests.endpoints import endpoint as find_endpoint
 from parallel_openai._requests.schemas.structured_outputs import Shape, structure_of

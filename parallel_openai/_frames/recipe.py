@@ -30,7 +30,7 @@ from parallel_openai._frames.columns.table import (
     labels_of,
     rows_of,
 )
-from parallel_openai._frames.snapshot import own_copy
+from parallel_openai._frames.defensive_copy import own_copy
 from parallel_openai._json import alike, dumps
 from parallel_openai._records import APIRequest, Size
 from parallel_openai._requests.encodings import encoding_for_model

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from parallel_openai._journal.digests import DigestTable
+from parallel_openai._journal.digest_index import DigestTable
 
 
 class FinishedRequests:

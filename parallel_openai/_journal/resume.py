@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
-from parallel_openai._journal.digests import DigestTable, digest_of_key
+from parallel_openai._journal.digest_index import DigestTable, digest_of_key
 from parallel_openai._journal.entry import asked_key, is_asked_in, origin_of, restored
 from parallel_openai._journal.lines import (
     Entry,

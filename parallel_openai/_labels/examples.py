@@ -13,7 +13,7 @@ from parallel_openai._frames.columns.table import find_column, labels_of, rows_o
 from parallel_openai._frames.recipe import Prompt, Recipe
 from parallel_openai._labels.question import Question
 from parallel_openai._records import APIRequest
-from parallel_openai._requests.schemas.answer_schema import REASON_COLUMN, write_answer
+from parallel_openai._requests.schemas.label_schema import REASON_COLUMN, write_answer
 from parallel_openai.errors import InvalidInputError
 
 

@@ -19,13 +19,13 @@ from parallel_openai._frames.frame_run import FrameRun
 from parallel_openai._frames.process import make_recipe
 from parallel_openai._frames.recipe import Prompt, Recipe
 from parallel_openai._frames.run_options import Options
-from parallel_openai._frames.twins import Call, awaitable, blocking
+from parallel_openai._frames.sync_async import Call, awaitable, blocking
 from parallel_openai._labels.examples import example_messages, keys_of_examples
 from parallel_openai._labels.label_columns import label_reader
 from parallel_openai._labels.question import Confidence, Question, instruction, make_question
 from parallel_openai._labels.running_accuracy import make_judge
 from parallel_openai._requests.logprobs import logprob_params
-from parallel_openai._requests.schemas.answer_schema import label_format
+from parallel_openai._requests.schemas.label_schema import label_format
 from parallel_openai.errors import InvalidInputError
 
 

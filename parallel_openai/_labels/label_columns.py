@@ -17,7 +17,7 @@ from parallel_openai._frames.columns.answer_columns import Reader, Reading, obje
 from parallel_openai._labels.question import DRAWN, Question, has_probabilities
 from parallel_openai._requests.endpoints import Endpoint
 from parallel_openai._requests.logprobs import LabelProbabilities, find_values, label_probabilities, steps_of
-from parallel_openai._requests.schemas.answer_schema import REASON, REASON_COLUMN, LabelField, read_answer
+from parallel_openai._requests.schemas.label_schema import REASON, REASON_COLUMN, LabelField, read_answer
 from parallel_openai.errors import InvalidInputError
 
 

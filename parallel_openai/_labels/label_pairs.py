@@ -14,7 +14,7 @@ import pandas as pd
 from parallel_openai._frames.columns.table import find_column, has_column, is_missing, rows_of, runs_of
 from parallel_openai._json import dumps
 from parallel_openai._labels.evaluation.metrics import Bools, Pairs, kappa
-from parallel_openai._requests.schemas.answer_schema import spelling, text_of
+from parallel_openai._requests.schemas.label_schema import spelling, text_of
 from parallel_openai.errors import InvalidInputError
 
 Kind = Literal["one", "several", "score"]

@@ -9,7 +9,8 @@ from typing import Any, Literal, get_args
 from parallel_openai._arguments import check_count
 from parallel_openai._frames.columns.answer_columns import COLUMNS
 from parallel_openai._requests.logprobs import MOST_ALTERNATIVES
-from parallel_openai._requests.schemas.answer_schema import (
+from parallel_openai._requests.schemas.label_models import checker, is_label_model, label_fields
+from parallel_openai._requests.schemas.label_schema import (
     LABEL,
     REASON,
     REASON_COLUMN,
@@ -18,7 +19,6 @@ from parallel_openai._requests.schemas.answer_schema import (
     check_scale,
     label_instruction,
 )
-from parallel_openai._requests.schemas.label_models import checker, is_label_model, label_fields
 from parallel_openai.errors import InvalidInputError
 
 Confidence = Literal["logprobs", "first_token", "votes"]

@@ -19,10 +19,10 @@ from parallel_openai._display.blocks import Advice, Block, Code, Heading, Senten
 from parallel_openai._display.display import Display
 from parallel_openai._frames.columns.earlier_columns import without_made
 from parallel_openai._frames.columns.table import check_frame
+from parallel_openai._frames.defensive_copy import on_copies
 from parallel_openai._frames.journal_path import journal_path
 from parallel_openai._frames.process import answer_reader, make_recipe
 from parallel_openai._frames.recipe import Prompt
-from parallel_openai._frames.snapshot import on_copies
 from parallel_openai._journal.origins import here
 from parallel_openai._labels.label import plan_labels
 from parallel_openai._labels.question import Confidence, make_question

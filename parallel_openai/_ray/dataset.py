@@ -21,11 +21,11 @@ from parallel_openai._disk.locking import Lock
 from parallel_openai._frames.checked_budget import make_budget
 from parallel_openai._frames.columns.answer_columns import COLUMNS, Answers, Reader
 from parallel_openai._frames.columns.table import check_free
+from parallel_openai._frames.defensive_copy import on_copies
 from parallel_openai._frames.journal_path import journal_path, make_private
 from parallel_openai._frames.process import answer_reader, make_recipe
 from parallel_openai._frames.recipe import Prompt, Recipe, last_line
 from parallel_openai._frames.run_options import Options
-from parallel_openai._frames.snapshot import on_copies
 from parallel_openai._loop.interrupts import check_held, hold_back, interrupt_with, is_interactive, noted_interrupts
 from parallel_openai._printable import printable
 from parallel_openai._progress.progress import Progress

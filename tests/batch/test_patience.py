@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 import parallel_openai as po
-from parallel_openai._batch.batch_disk import TooSlowError, download_to
 from parallel_openai._batch.batch_state import Part
+from parallel_openai._batch.disk_errors import TooSlowError, download_to
 from parallel_openai._batch.part_failures import (
     LOST_LOOKS,
     SHORT_LOOKS,

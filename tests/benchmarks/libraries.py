@@ -28,7 +28,7 @@ import numpy as np
 from parallel_openai._display.text import text_table
 from parallel_openai._frames.exporting.csv_text import csv_line
 from parallel_openai._http.event_stream import assembled
-from parallel_openai._journal.digests import DigestTable
+from parallel_openai._journal.digest_index import DigestTable
 from parallel_openai._labels.evaluation.metrics import holm, kappa, mcnemar, wilson
 from parallel_openai._limits.headers import duration
 from parallel_openai._requests.schemas.strict_schema import strict_schema

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from parallel_openai._journal.digests import DigestTable, digest_of, digest_of_key
+from parallel_openai._journal.digest_index import DigestTable, digest_of, digest_of_key
 from parallel_openai._journal.entry import result_line
 from parallel_openai._journal.finished_requests import FinishedRequests
 from parallel_openai._journal.resume import KnownResults

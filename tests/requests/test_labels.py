@@ -9,7 +9,8 @@ from typing import Annotated, Any, Literal, TypedDict
 import pytest
 from pydantic import BaseModel, Field, model_validator
 
-from parallel_openai._requests.schemas.answer_schema import (
+from parallel_openai._requests.schemas.label_models import checker, label_fields
+from parallel_openai._requests.schemas.label_schema import (
     LabelField,
     check_labels,
     check_scale,
@@ -18,7 +19,6 @@ from parallel_openai._requests.schemas.answer_schema import (
     read_answer,
     write_answer,
 )
-from parallel_openai._requests.schemas.label_models import checker, label_fields
 from parallel_openai.errors import InvalidInputError
 from parallel_openai.local.simulator.checks import bodies as checks
 

@@ -19,8 +19,8 @@ from pydantic import AliasChoices, AliasPath, BaseModel, ConfigDict, Field, Http
 from pydantic.alias_generators import to_camel
 from pydantic.dataclasses import dataclass as pydantic_dataclass
 
-from parallel_openai._requests.schemas.answer_schema import check_labels
 from parallel_openai._requests.schemas.label_models import label_fields
+from parallel_openai._requests.schemas.label_schema import check_labels
 from parallel_openai._requests.schemas.structured_outputs import Structure, structure_of
 from parallel_openai.errors import InvalidInputError
 from parallel_openai.local.simulator.checks.strict_mode import strict_schema as refuse_what_is_not_strict

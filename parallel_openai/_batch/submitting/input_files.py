@@ -16,8 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
-from parallel_openai._batch.batch_disk import on_disk
 from parallel_openai._batch.collecting.download_size import most_bytes
+from parallel_openai._batch.disk_errors import on_disk
 from parallel_openai._batch.part_failures import LostError
 from parallel_openai._disk.ownership import check_own
 from parallel_openai._journal.entry import attempts_of

@@ -17,7 +17,7 @@ from parallel_openai._frames.embedding.vectors import VectorColumn
 from parallel_openai._frames.process import make_recipe
 from parallel_openai._frames.recipe import Prompt, Recipe
 from parallel_openai._frames.run_options import Options
-from parallel_openai._frames.twins import Call, awaitable, blocking
+from parallel_openai._frames.sync_async import Call, awaitable, blocking
 from parallel_openai._requests.endpoints import EMBEDDINGS
 from parallel_openai.errors import InvalidInputError
 

@@ -12,7 +12,7 @@ import pandas as pd
 
 from parallel_openai._frames.columns.table import column_text, has_column, is_missing, last_run_of, rows_of
 from parallel_openai._frames.columns.text_columns import text_columns
-from parallel_openai._requests.schemas.answer_schema import read_label, read_several, text_of
+from parallel_openai._requests.schemas.label_schema import read_label, read_several, text_of
 from parallel_openai.errors import InvalidInputError
 
 #: Beside the answer, what an annotator's tool has a place for.

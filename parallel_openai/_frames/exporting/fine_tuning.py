@@ -14,7 +14,7 @@ from parallel_openai._frames.exporting.asked_rows import OpenJournal, Source
 from parallel_openai._json import dumps, loads
 from parallel_openai._printable import printable
 from parallel_openai._records import APIRequest
-from parallel_openai._requests.schemas.answer_schema import (
+from parallel_openai._requests.schemas.label_schema import (
     LABEL,
     REASON,
     REASON_COLUMN,

@@ -19,7 +19,7 @@ from parallel_openai._frames.columns.earlier_columns import as_own
 from parallel_openai._frames.columns.table import check_frame, find_column
 from parallel_openai._frames.parameters import check_parameters, checked_extra
 from parallel_openai._frames.recipe import Prompt
-from parallel_openai._frames.twins import Call, awaitable, blocking
+from parallel_openai._frames.sync_async import Call, awaitable, blocking
 from parallel_openai._labels.evaluation.differences import rows_that_differ
 from parallel_openai._labels.evaluation.evaluate import evaluate_without
 from parallel_openai._labels.evaluation.evaluation_result import Evaluation

@@ -9,7 +9,7 @@ from typing import Any
 from parallel_openai._disk.atomic_write import replacing
 from parallel_openai._display.blocks import Block, Number, Sentence, Table, shortened
 from parallel_openai._frames.exporting.csv_text import as_written, csv_line, csv_rows
-from parallel_openai._requests.schemas.answer_schema import text_of_several
+from parallel_openai._requests.schemas.label_schema import text_of_several
 from parallel_openai.errors import InvalidInputError
 
 #: Rows that the table shows.

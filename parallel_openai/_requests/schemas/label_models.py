@@ -8,7 +8,7 @@ import typing
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Literal
 
-from parallel_openai._requests.schemas.answer_schema import LabelField, check_labels, check_scale
+from parallel_openai._requests.schemas.label_schema import LabelField, check_labels, check_scale
 from parallel_openai._requests.schemas.structured_outputs import has_fields, hints_of
 from parallel_openai.errors import InvalidInputError
 

@@ -7,7 +7,7 @@ import inspect
 from collections.abc import Callable, Coroutine
 from typing import Any, ParamSpec, Protocol, TypeVar
 
-from parallel_openai._frames.snapshot import on_copies, own_copies
+from parallel_openai._frames.defensive_copy import on_copies, own_copies
 
 P = ParamSpec("P")
 R = TypeVar("R")
