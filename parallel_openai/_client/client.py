@@ -244,7 +244,7 @@ class Client:
         Raises:
             RunStoppedError: the server refuses every request.
         """
-        processor = Runner(
+        runner = Runner(
             send=self._deliver,
             limiter=self._gates,
             on_result=on_result,
@@ -258,7 +258,7 @@ class Client:
         )
         async with self._at_work(status):
             try:
-                return await processor.run(requests)
+                return await runner.run(requests)
             except RequestRefusedError as error:
                 raise await self._with_advice(error) from None
 

@@ -296,7 +296,7 @@ class Transport:
         return self._session
 
     def _connector(self) -> aiohttp.TCPConnector:
-        # The limiter and the processor say how many are in flight, so there is no limit here.
+        # The limiter and the runner say how many are in flight, so there is no limit here.
         connector = connector_through(self._proxy, limit=0, ttl_dns_cache=300, ssl=self._ssl, keepalive_timeout=30)
         return read_leniently(connector)
 

@@ -122,7 +122,7 @@ class SizeSample:
 
 
 class Timeline:
-    """A run's course. The processor writes it; moments are seconds on the processor's clock.
+    """A run's course. The runner writes it; moments are seconds on the runner's clock.
 
     Attributes:
         slices, width: what happened in each `width` seconds, from the beginning on.

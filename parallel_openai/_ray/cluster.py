@@ -80,7 +80,7 @@ class SealedClient:
         return self._account
 
     def __repr__(self) -> str:
-        return "Sealed(...)"
+        return "SealedClient(...)"
 
 
 def seal(client: Client, workers: int) -> SealedClient:

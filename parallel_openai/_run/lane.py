@@ -30,6 +30,10 @@ class RayLane:
 
     >>> RayLane(workers=2).workers
     2
+    >>> RayLane(workers=0)
+    Traceback (most recent call last):
+        ...
+    parallel_openai.errors.InvalidInputError: workers must be a whole number above 0, not 0.
     """
 
     workers: int | None = None
