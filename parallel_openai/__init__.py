@@ -15,7 +15,7 @@ from parallel_openai import (
     errors,
     local,
 )
-from parallel_openai._batch.batch_lane import BatchLane
+from parallel_openai._batch.lane_options import BatchLane
 from parallel_openai._batch.manage import batch_status, cancel_batches, collect_batches
 from parallel_openai._client.client import Client
 from parallel_openai._files.cookbook import (
@@ -44,7 +44,7 @@ from parallel_openai._labels.evaluation.evaluation_result import Evaluation
 from parallel_openai._labels.label import alabel_dataframe, label_dataframe
 from parallel_openai._labels.reviewing.review import Review, review
 from parallel_openai._preview.preview import Preview, preview
-from parallel_openai._progress.status import StatusTracker
+from parallel_openai._progress.status_tracker import StatusTracker
 from parallel_openai._ray.dataset import process_dataset
 from parallel_openai._records import APIRequest
 from parallel_openai._run.lane import RayLane

@@ -351,7 +351,7 @@ The state is in the results file, on lines that begin with [{},null."""
 
 
 def _batch(args: argparse.Namespace) -> int:
-    from parallel_openai._batch.batch_lane import BatchLane
+    from parallel_openai._batch.lane_options import BatchLane
     from parallel_openai._batch.manage import batch_status, cancel_batches, collect_batches
     from parallel_openai._client.client import Client
     from parallel_openai._files.endpoint_url import split_url

@@ -19,7 +19,7 @@ from parallel_openai import APIRequest, Client
 from parallel_openai._client.default_client import client_for
 from parallel_openai._limits.sharing import SharedAccount
 from parallel_openai._loop.background import background_loop
-from parallel_openai._progress.status import StatusTracker
+from parallel_openai._progress.status_tracker import StatusTracker
 from parallel_openai._records import Result
 from parallel_openai.errors import AuthenticationError, InvalidInputError
 from parallel_openai.local.simulator import Server

@@ -16,9 +16,9 @@ import parallel_openai as po
 from parallel_openai import APIRequest, Client
 from parallel_openai._client.pool import LONGEST_REST, Member, PoolLimiter
 from parallel_openai._limits.limiter import Limiter
-from parallel_openai._progress.status import StatusTracker
+from parallel_openai._progress.status_tracker import StatusTracker
 from parallel_openai._records import Response, Result, Size, Verdict
-from parallel_openai._run.retry import RetryPolicy
+from parallel_openai._run.response_verdict import RetryPolicy
 from parallel_openai._run.runner import Runner
 from parallel_openai.errors import AuthenticationError, InvalidInputError, QuotaExceededError, RunStoppedError
 from parallel_openai.local import simulator

@@ -24,7 +24,7 @@ from parallel_openai import Client, process_api_requests_from_file
 from parallel_openai._progress.counter_text import Counters, fit
 from parallel_openai._progress.number_format import clock_time, dollars, short
 from parallel_openai._progress.progress import Progress
-from parallel_openai._progress.status import StatusTracker
+from parallel_openai._progress.status_tracker import StatusTracker
 from parallel_openai.local.simulator import Server
 from tests.conftest import wait_until_sent
 
@@ -267,7 +267,7 @@ def test_bars_of_two_runs_leave_nothing_behind_whichever_ends_first() -> None:
 LOGGING_RUN = """
 import logging, sys
 from parallel_openai._progress.progress import Progress
-from parallel_openai._progress.status import StatusTracker
+from parallel_openai._progress.status_tracker import StatusTracker
 
 class Limits:
     max_requests_per_minute = max_tokens_per_minute = None

@@ -13,7 +13,7 @@ from parallel_openai._progress.advice import SmallerCap
 from parallel_openai._progress.timeline import MOST_SIZES, MOST_SLICES, Histogram, SizeSample, Timeline
 from parallel_openai._records import APIRequest, Response, Size
 from parallel_openai._requests.endpoints import usage_of
-from parallel_openai._run.retry import judge
+from parallel_openai._run.response_verdict import judge
 from parallel_openai.local.simulator.settings import Settings
 from tests.limits.virtual import Rehearsal
 

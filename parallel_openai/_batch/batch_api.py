@@ -17,7 +17,7 @@ from parallel_openai._client.client import Client
 from parallel_openai._json import dumps
 from parallel_openai._limits.sizes import NO_SIZE
 from parallel_openai._records import Response
-from parallel_openai._run.retry import UNSENT_CODES, RetryPolicy, judge
+from parallel_openai._run.response_verdict import UNSENT_CODES, RetryPolicy, judge
 
 Sleep = Callable[[float], Awaitable[None]]
 #: The name of our entry in a batch's metadata.

@@ -11,11 +11,11 @@ from dataclasses import replace
 from typing import Any
 
 from parallel_openai._batch.batch_api import BatchAPI, Sleep
-from parallel_openai._batch.batch_lane import BatchLane
 from parallel_openai._batch.batch_state import Part, planned, step, write
 from parallel_openai._batch.collecting.leftovers import Leftovers
 from parallel_openai._batch.collecting.output_files import AT_ONCE, OutputFiles
 from parallel_openai._batch.collecting.output_lines import Outcome, refused
+from parallel_openai._batch.lane_options import BatchLane
 from parallel_openai._batch.part_failures import LOST_LOOKS, LostError, NotNowError, NotWholeError, PartFailures
 from parallel_openai._batch.server_batch import ServerBatch
 from parallel_openai._batch.standing_text import StandingText, limit_in
@@ -26,7 +26,7 @@ from parallel_openai._batch.submitting.submit import Submitter
 from parallel_openai._client.client import Client
 from parallel_openai._journal.journal import Journal
 from parallel_openai._log import log
-from parallel_openai._progress.status import StatusTracker
+from parallel_openai._progress.status_tracker import StatusTracker
 from parallel_openai._records import APIRequest, Result, Ruling
 from parallel_openai._run.runner import End
 from parallel_openai._run.spending.budget import Budget

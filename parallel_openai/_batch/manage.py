@@ -11,9 +11,9 @@ from typing import Any, TypeVar
 
 from parallel_openai._arguments import is_file, path_of
 from parallel_openai._batch.batch_api import LOOKS, BatchAPI
-from parallel_openai._batch.batch_lane import BatchLane
 from parallel_openai._batch.batch_run import BatchRun
 from parallel_openai._batch.batch_state import Part, live_parts, step, write
+from parallel_openai._batch.lane_options import BatchLane
 from parallel_openai._batch.part_failures import OF_A_PART, LostError
 from parallel_openai._batch.server_batch import ServerBatch
 from parallel_openai._batch.submitting.input_files import InputFiles
@@ -21,15 +21,15 @@ from parallel_openai._client.client import Client
 from parallel_openai._client.default_client import client_for
 from parallel_openai._journal.entry import result_line
 from parallel_openai._journal.journal import Journal
+from parallel_openai._journal.known_results import KnownResults
 from parallel_openai._journal.lines import read_entries
-from parallel_openai._journal.resume import KnownResults
 from parallel_openai._json import dumps
 from parallel_openai._loop.background import Interrupted
 from parallel_openai._loop.background import run as run_to_end
 from parallel_openai._loop.interrupts import interrupt_with, noted_interrupts
 from parallel_openai._printable import printable
 from parallel_openai._progress.progress import Progress
-from parallel_openai._progress.status import StatusTracker
+from parallel_openai._progress.status_tracker import StatusTracker
 from parallel_openai._records import APIRequest, Result
 from parallel_openai.errors import InvalidInputError, RunStoppedError
 

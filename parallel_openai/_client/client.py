@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from parallel_openai._arguments import mapping_of
 from parallel_openai._client.pool import Member, PoolLimiter
-from parallel_openai._http.addresses.address import Address, find_address
-from parallel_openai._http.addresses.urls import is_local, mask_url
+from parallel_openai._http.account_server import AccountServer
+from parallel_openai._http.addresses.base_url import BaseURL, find_address
+from parallel_openai._http.addresses.url_checks import is_local, mask_url
 from parallel_openai._http.credentials.keys import KeyFunction, find_key, make_headers
 from parallel_openai._http.credentials.secrets import sent_secrets
-from parallel_openai._http.server import AccountServer
 from parallel_openai._journal.journal import Sync, check_sync
 from parallel_openai._limits.admission import Admissions, model_of, per_minute
 from parallel_openai._limits.limits import check_options
@@ -24,15 +24,15 @@ from parallel_openai._limits.model_limiters import ModelLimiters
 from parallel_openai._limits.sharing import SharedAccount, taking_part
 from parallel_openai._limits.sizes import NO_SIZE
 from parallel_openai._loop.background import in_background
-from parallel_openai._progress.status import StatusTracker
+from parallel_openai._progress.status_tracker import StatusTracker
 from parallel_openai._records import DONE, APIRequest, Response, Result, Ruling
 from parallel_openai._requests.endpoints import usage_of
 from parallel_openai._run.equal_refusals import models_like
-from parallel_openai._run.failures import tell
-from parallel_openai._run.retry import RetryPolicy, judge
+from parallel_openai._run.failed_sends import tell
+from parallel_openai._run.response_verdict import RetryPolicy, judge
 from parallel_openai._run.runner import End, Runner
-from parallel_openai._run.spending.allowance import prices_at
 from parallel_openai._run.spending.budget import Budget
+from parallel_openai._run.spending.caps import prices_at
 from parallel_openai.errors import InvalidInputError, RequestRefusedError
 
 if TYPE_CHECKING:
@@ -297,7 +297,7 @@ class Client:
     @classmethod
     def of_account(cls, account: Mapping[str, Any]) -> Client:
         """The client that `account` tells of; its limits are learned anew."""
-        address: Address = account["address"]
+        address: BaseURL = account["address"]
         client = cls(address.base_url, account["key"] or "", **account["options"])
         server = client._server
         client._server = AccountServer(

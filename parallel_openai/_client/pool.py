@@ -14,7 +14,7 @@ from parallel_openai._limits.queue import CapacityQueue
 from parallel_openai._log import log
 from parallel_openai._records import APIRequest, Dimension, Response, Size, Usage, Verdict
 from parallel_openai._requests.endpoints import usage_of
-from parallel_openai._run.retry import judge
+from parallel_openai._run.response_verdict import judge
 from parallel_openai.errors import RunStoppedError
 
 #: So many broken sends in a row, and an account is asked one by one, with a rest in between, until an answer comes.

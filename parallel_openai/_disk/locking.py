@@ -11,7 +11,7 @@ from pathlib import Path
 
 import filelock
 
-from parallel_openai._disk.ownership import check_own
+from parallel_openai._disk.file_ownership import check_own
 from parallel_openai.errors import JournalError, JournalLockedError
 
 if sys.platform != "win32":

@@ -7,7 +7,7 @@ from itertools import count
 from typing import Any
 
 from parallel_openai._files.endpoint_url import split_url
-from parallel_openai._progress.status import StatusTracker
+from parallel_openai._progress.status_tracker import StatusTracker
 from parallel_openai._requests.tokens import request_size
 
 #: Tokens of an answer where a request sets no cap, as the ancestor has it.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from urllib.parse import urlsplit
 
-from parallel_openai._http.addresses.urls import mask_url
+from parallel_openai._http.addresses.url_checks import mask_url
 from parallel_openai._requests.endpoints import endpoint_at
 from parallel_openai.errors import InvalidInputError
 

@@ -13,13 +13,13 @@ from pathlib import Path
 from typing import Any
 
 from parallel_openai._arguments import path_of
-from parallel_openai._batch.batch_lane import BatchLane, Lane, check_lane, sure_tier
 from parallel_openai._batch.batch_run import BatchRun
+from parallel_openai._batch.lane_options import BatchLane, Lane, check_lane, sure_tier
 from parallel_openai._batch.manage import identity_in_files
 from parallel_openai._batch.under_way import UnderWay
 from parallel_openai._client.client import Client
 from parallel_openai._client.default_client import client_for
-from parallel_openai._disk.ownership import check_own
+from parallel_openai._disk.file_ownership import check_own
 from parallel_openai._files.cookbook import FileStatus
 from parallel_openai._files.endpoint_url import split_url
 from parallel_openai._files.known_lines import NOTHING_KNOWN, Digest, KnownLines, content_digest, key_digest
@@ -31,14 +31,14 @@ from parallel_openai._journal.journal import Journal
 from parallel_openai._journal.origins import here
 from parallel_openai._log import log
 from parallel_openai._printable import printable
-from parallel_openai._progress.status import about_open_requests
+from parallel_openai._progress.status_tracker import about_open_requests
 from parallel_openai._records import APIRequest, Result, Ruling, Size, as_it_says
 from parallel_openai._requests.encodings import get_encoding
 from parallel_openai._requests.endpoints import Endpoint, endpoint_at, path_for
 from parallel_openai._requests.tokens import request_size
-from parallel_openai._run.retry import without_answer
-from parallel_openai._run.spending.allowance import Bounds, prices_at
+from parallel_openai._run.response_verdict import without_answer
 from parallel_openai._run.spending.budget import Budget, cost_of
+from parallel_openai._run.spending.caps import SpendingCaps, prices_at
 from parallel_openai._run.spending.worst_case import has_media, reads_unseen
 from parallel_openai.errors import InvalidInputError
 
@@ -73,7 +73,7 @@ class FileRun:
         max_attempts: int,
         logging_level: int,
         client: Client | None,
-        bounds: Bounds,
+        bounds: SpendingCaps,
         lane: Lane,
         *,
         resubmit: bool,

@@ -10,9 +10,9 @@ from typing import Any, Literal
 
 from parallel_openai._batch.manage import identity_in_files
 from parallel_openai._files.requests_file import no_json
+from parallel_openai._journal.answer_counts import AnswerCounts
 from parallel_openai._journal.digest_index import digest_of
 from parallel_openai._journal.entry import origin_of
-from parallel_openai._journal.finished_requests import FinishedRequests
 from parallel_openai._journal.lines import Entry, likely_lines, read_entries
 from parallel_openai._journal.origins import Origin, Origins, writer
 from parallel_openai._json import alike, canonical, dumps, dumps_strictly
@@ -47,7 +47,7 @@ class KnownLines:
     """
 
     def __init__(self, digest: Digest) -> None:
-        self.finished = FinishedRequests()
+        self.finished = AnswerCounts()
         self.damaged_lines = 0
         self.by_others: Counter[str] = Counter()
         self._of_unknown_origin = 0

@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from parallel_openai._arguments import path_of
-from parallel_openai._batch.batch_lane import Lane
+from parallel_openai._batch.lane_options import Lane
 from parallel_openai._client.client import Client
 from parallel_openai._files.file_run import FileRun
 from parallel_openai._frames.sync_async import Call, awaitable, blocking
@@ -26,8 +26,8 @@ from parallel_openai._loop.background import Interrupted, arun
 from parallel_openai._loop.background import run as run_to_end
 from parallel_openai._loop.interrupts import interrupt_with, noted_interrupts
 from parallel_openai._progress.progress import Progress
-from parallel_openai._progress.status import StatusTracker
-from parallel_openai._run.spending.allowance import Bounds
+from parallel_openai._progress.status_tracker import StatusTracker
+from parallel_openai._run.spending.caps import SpendingCaps
 from parallel_openai.errors import JournalError, JournalWriteError, RunStoppedError
 
 #: Half of what a fresh account had when the ancestor was written.
@@ -120,7 +120,7 @@ def process_api_requests_from_file(
         max_attempts,
         logging_level,
         client,
-        Bounds(budget_usd, budget_tokens, deadline),
+        SpendingCaps(budget_usd, budget_tokens, deadline),
         lane,
         resubmit=resubmit,
         resume_from_anywhere=resume_from_anywhere,

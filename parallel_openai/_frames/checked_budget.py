@@ -5,17 +5,17 @@ from __future__ import annotations
 import pandas as pd
 
 from parallel_openai._frames.columns.table import has_column
-from parallel_openai._frames.recipe import Recipe
+from parallel_openai._frames.request_builder import RequestBuilder
 from parallel_openai._records import APIRequest
 from parallel_openai._requests.encodings import encoding_for_model
 from parallel_openai._requests.tokens import request_size
-from parallel_openai._run.spending.allowance import Bounds
 from parallel_openai._run.spending.budget import Budget
+from parallel_openai._run.spending.caps import SpendingCaps
 from parallel_openai.errors import InvalidInputError
 
 
 def make_budget(
-    bounds: Bounds, recipe: Recipe, df: pd.DataFrame, base_url: str, *, tier: str | None = None
+    bounds: SpendingCaps, builder: RequestBuilder, df: pd.DataFrame, base_url: str, *, tier: str | None = None
 ) -> Budget | None:
     """The budget of a call, once it is sure that a worst case can be told for each of its requests.
 
@@ -25,19 +25,19 @@ def make_budget(
         InvalidInputError: a request has no cap on its answer, or a price is not known.
     """
     budget = bounds.budget(base_url, tier)
-    objection = None if budget is None else _objection(budget, recipe)
+    objection = None if budget is None else _objection(budget, builder)
     if budget is None or objection is None:
         return budget
-    if isinstance(recipe.prompt, str) and not has_column(df, recipe.prompt):
+    if isinstance(builder.prompt, str) and not has_column(df, builder.prompt):
         raise InvalidInputError(objection)
-    for request in recipe.requests(df):  # rows that bring whole bodies may bring the model and the cap too
+    for request in builder.requests(df):  # rows that bring whole bodies may bring the model and the cap too
         if isinstance(request, APIRequest) and (objection := budget.objection(request)) is not None:
             raise InvalidInputError(objection)
     return budget
 
 
-def _objection(budget: Budget, recipe: Recipe) -> str | None:
-    body = {**({} if recipe.model is None else {"model": recipe.model}), **recipe.params}
-    request = APIRequest(body, path=recipe.endpoint.path)
-    request.size = request_size(body, encoding_for_model(recipe.model), request.path)
+def _objection(budget: Budget, builder: RequestBuilder) -> str | None:
+    body = {**({} if builder.model is None else {"model": builder.model}), **builder.params}
+    request = APIRequest(body, path=builder.endpoint.path)
+    request.size = request_size(body, encoding_for_model(builder.model), request.path)
     return budget.objection(request)

@@ -15,38 +15,38 @@ from pathlib import Path
 
 import pandas as pd
 
-from parallel_openai._batch.batch_lane import check_lane, sure_tier
 from parallel_openai._batch.batch_run import BatchRun
+from parallel_openai._batch.lane_options import check_lane, sure_tier
 from parallel_openai._batch.under_way import UnderWay
 from parallel_openai._client.client import Client
-from parallel_openai._disk.ownership import check_own
+from parallel_openai._disk.file_ownership import check_own
 from parallel_openai._frames.checked_budget import make_budget
 from parallel_openai._frames.columns.answer_columns import COLUMNS, Answers, Reader
 from parallel_openai._frames.columns.earlier_columns import sign, without_made
 from parallel_openai._frames.columns.explode import CHOICE, check_choices, explode
 from parallel_openai._frames.columns.table import check_frame, check_free, earlier_runs, with_columns
+from parallel_openai._frames.journal_answers import JournalAnswers, KnownRequest
 from parallel_openai._frames.journal_path import USED, journal_path, make_private
-from parallel_openai._frames.recipe import Recipe
 from parallel_openai._frames.repair import Repair, check_tries, make_repair
 from parallel_openai._frames.reporting.report import RunReport, remember
-from parallel_openai._frames.restore import KnownRequest, Restorer
+from parallel_openai._frames.request_builder import RequestBuilder
 from parallel_openai._frames.run_options import Options
 from parallel_openai._journal.entry import result_line
 from parallel_openai._journal.journal import Journal
+from parallel_openai._journal.known_results import KnownResults
 from parallel_openai._journal.neighbours import Neighbour, neighbours_of
 from parallel_openai._journal.origins import Origin, here
-from parallel_openai._journal.resume import KnownResults
 from parallel_openai._json import dumps, loads
 from parallel_openai._loop.background import Interrupted, arun, run
 from parallel_openai._loop.interrupts import Presses, hold_back, interrupt_with, is_interactive, noted_interrupts
 from parallel_openai._progress.progress import Progress
-from parallel_openai._progress.status import StatusTracker
+from parallel_openai._progress.status_tracker import StatusTracker
 from parallel_openai._records import APIRequest, Result, Ruling, reject, replace_by
 from parallel_openai._requests.template import BadPromptError
 from parallel_openai._run.lane import engine_of
 from parallel_openai._run.runner import End
-from parallel_openai._run.spending.allowance import Bounds
 from parallel_openai._run.spending.budget import Budget
+from parallel_openai._run.spending.caps import SpendingCaps
 from parallel_openai.errors import JournalError, JournalWriteError, RunStoppedError
 
 #: Rows that are looked up before other work of the loop gets its turn.
@@ -60,11 +60,11 @@ class FrameRun:
     """A frame, what is asked of its rows, and where the answers gather.
 
     Raises:
-        InvalidInputError: the frame lacks what the recipe needs, or has what the answers would overwrite.
+        InvalidInputError: the frame lacks what the request builder needs, or has what the answers would overwrite.
     """
 
     df: pd.DataFrame
-    recipe: Recipe
+    builder: RequestBuilder
     reader: Reader
     client: Client
     options: Options
@@ -74,23 +74,23 @@ class FrameRun:
         check_frame(self.df)
         options = self.options
         self._lane = check_lane(
-            options.lane, self.recipe.params, options.deadline, options.repair, resubmit=options.resubmit
+            options.lane, self.builder.params, options.deadline, options.repair, resubmit=options.resubmit
         )
         if self.options.lane == "flex":
-            self.recipe = replace(self.recipe, tier="flex")
-        reads = (self.recipe.prompt, self.recipe.system, *self.recipe.metadata, self.reader.about.get("gold"))
+            self.builder = replace(self.builder, tier="flex")
+        reads = (self.builder.prompt, self.builder.system, *self.builder.metadata, self.reader.about.get("gold"))
         self.df = without_made(self.df, self.options.verb, self.options.prefix, reads)
-        self.recipe.check(self.df)
+        self.builder.check(self.df)
         added = [*self.reader.names, *COLUMNS]
         if self.options.explode:
-            check_choices(self.recipe)
+            check_choices(self.builder)
             added.append(CHOICE)
         check_free(self.df, added, self.options.prefix)
         self.client.check_key()
         self._tries = check_tries(self.options.repair)
-        self._bounds = Bounds(self.options.budget_usd, self.options.budget_tokens, self.options.deadline)
+        self._bounds = SpendingCaps(self.options.budget_usd, self.options.budget_tokens, self.options.deadline)
         self._budget = make_budget(
-            self._bounds, self.recipe, self.df, self.client.base_url, tier=sure_tier(self.options.lane)
+            self._bounds, self.builder, self.df, self.client.base_url, tier=sure_tier(self.options.lane)
         )
         self._batches: BatchRun | None = None
         self._under_way: UnderWay | None = None
@@ -99,8 +99,8 @@ class FrameRun:
         self._began = time.time()
         self.journal_path = self._journal_path()
         self._written_from = self._origin()
-        self.answers = Answers(len(self.df), self.recipe.samples, self.reader, self.client.base_url)
-        self.status.num_tasks_total = len(self.df) * self.recipe.samples
+        self.answers = Answers(len(self.df), self.builder.samples, self.reader, self.client.base_url)
+        self.status.num_tasks_total = len(self.df) * self.builder.samples
         self._slots: dict[str, int] = {}  # the slot that asks for each key
         self._twins: list[tuple[int, int]] = []  # slots that share another's answer
         self._unreadable: set[int] = set()  # slots whose line in the journal turned out to be damaged
@@ -159,7 +159,7 @@ class FrameRun:
             known = await self._known()
             known.neighbours = [each async for each in self._neighbours(known, journal)]
             try:
-                self._restoring = Restorer(lambda slot, key: self._read(slot, key, known))
+                self._restoring = JournalAnswers(lambda slot, key: self._read(slot, key, known))
                 async with self._restoring.in_pauses():
                     requests = journal.before_sending(self._requests(known))
                     self._ended = await self._send(requests, journal, known, self._bounds.until(began))
@@ -218,7 +218,7 @@ class FrameRun:
         if self.options.save_to is not None:
             return
         origin = here(self.client.place)
-        some = self.recipe.some_requests(self.df, within=LEAVE_WITHIN)
+        some = self.builder.some_requests(self.df, within=LEAVE_WITHIN)
         for path in neighbours_of(self.journal_path, known, some, origin):
             if path is None:
                 await asyncio.sleep(0)
@@ -253,7 +253,7 @@ class FrameRun:
         What was asked in vain before comes last: where a budget or the time runs out, fresh rows are the better buy.
         """
         again = array("Q")
-        for slot, request in self._first_ones(enumerate(self.recipe.requests(self.df))):
+        for slot, request in self._first_ones(enumerate(self.builder.requests(self.df))):
             if request is None:
                 yield None
                 continue
@@ -308,9 +308,9 @@ class FrameRun:
 
     def _made_anew(self, slots: Sequence[int]) -> Iterator[tuple[int, APIRequest | BadPromptError]]:
         """The requests of these slots, which were not kept, since there may be as many as rows."""
-        samples, wanted = self.recipe.samples, set(slots)
+        samples, wanted = self.builder.samples, set(slots)
         rows = list(dict.fromkeys(slot // samples for slot in slots))
-        for number, request in enumerate(self.recipe.requests(self.df.iloc[rows])):
+        for number, request in enumerate(self.builder.requests(self.df.iloc[rows])):
             slot = rows[number // samples] * samples + number % samples
             if slot in wanted:
                 yield slot, request
@@ -328,7 +328,7 @@ class FrameRun:
     def _read(self, slot: int, key: str, known: KnownResults) -> bool:
         """Take an answer from the journal; gives whether that is all for this row."""
         self.status.num_tasks_to_restore = len(self._restoring) - 1
-        result = known.get(KnownRequest(key, self.recipe.endpoint.path, slot % self.recipe.samples))
+        result = known.get(KnownRequest(key, self.builder.endpoint.path, slot % self.builder.samples))
         if result is None:
             self._unreadable.add(slot)
             return False
@@ -398,7 +398,7 @@ class FrameRun:
         """The request that may mend a bad answer; None where the tries are used up or it would not help."""
         if not isinstance(result.response, Mapping) or len(result.earlier) >= self._tries:
             return None
-        endpoint = self.recipe.endpoint
+        endpoint = self.builder.endpoint
         return make_repair(result, self.reader.reading(result.response), endpoint.read(result.response).text, endpoint)
 
     def _finish(self, progress: Progress, began: float, ended: str) -> pd.DataFrame:
@@ -436,7 +436,7 @@ class FrameRun:
         if earlier := earlier_runs(self.df, self.options.prefix + self.reader.name):
             about["earlier"] = earlier
         # Plain JSON, since to_parquet and others write the attrs into their files.
-        out.attrs["parallel_openai"] = loads(dumps({**self.recipe.summary(), **about, **report.summary()}))
+        out.attrs["parallel_openai"] = loads(dumps({**self.builder.summary(), **about, **report.summary()}))
         remember(report)
         progress.close(str(report) if rest is None else f"{report} {rest}")
         return out
@@ -445,7 +445,7 @@ class FrameRun:
         return Progress(self.status, self.client, show=self.options.progress)
 
     def _journal_path(self) -> Path:
-        path = journal_path(self.recipe, self.client.place, self.options.save_to)
+        path = journal_path(self.builder, self.client.place, self.options.save_to)
         if self.options.save_to is None:
             try:
                 make_private(path.parent)

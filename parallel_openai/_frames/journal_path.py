@@ -7,9 +7,9 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from parallel_openai._arguments import path_of
-from parallel_openai._disk.ownership import check_own
-from parallel_openai._frames.recipe import Recipe
-from parallel_openai._http.addresses.urls import one_spelling
+from parallel_openai._disk.file_ownership import check_own
+from parallel_openai._frames.request_builder import RequestBuilder
+from parallel_openai._http.addresses.url_checks import one_spelling
 from parallel_openai.errors import JournalError
 
 JOURNAL_FOLDER = ".parallel_openai"
@@ -21,16 +21,16 @@ _MODEL_BYTES = 180
 USED: set[str] = set()
 
 
-def journal_path(recipe: Recipe, place: str, save_to: str | os.PathLike[str] | None) -> Path:
+def journal_path(builder: RequestBuilder, place: str, save_to: str | os.PathLike[str] | None) -> Path:
     """Where the answers of a call lie: in the file it names, else in one named after what is asked and where."""
     if save_to is not None:
         return path_of(save_to, "save_to")
-    model = "".join(c if c.isalnum() or c in "-._" else "-" for c in recipe.model or "requests")[:80]
+    model = "".join(c if c.isalnum() or c in "-._" else "-" for c in builder.model or "requests")[:80]
     model = model.encode()[:_MODEL_BYTES].decode(errors="ignore")
-    folder, plain = Path(JOURNAL_FOLDER), recipe.digest(one_spelling(place))
+    folder, plain = Path(JOURNAL_FOLDER), builder.digest(one_spelling(place))
     if folder.is_dir():
-        numbers = dict.fromkeys((recipe.samples, *range(1, MOST_FORMER_SAMPLES + 1)))
-        for former in (recipe.former_digest(place, samples) for samples in numbers):
+        numbers = dict.fromkeys((builder.samples, *range(1, MOST_FORMER_SAMPLES + 1)))
+        for former in (builder.former_digest(place, samples) for samples in numbers):
             path = folder / f"{model}-{former}.jsonl"
             if path.exists():
                 return path

@@ -10,7 +10,7 @@ from typing import Any, cast
 import numpy as np
 import pandas as pd
 
-from parallel_openai._batch.batch_lane import Lane
+from parallel_openai._batch.lane_options import Lane
 from parallel_openai._client.client import Client
 from parallel_openai._client.default_client import client_for
 from parallel_openai._frames.columns.answer_columns import Reader, Reading, object_column, text_column, value_column
@@ -18,7 +18,13 @@ from parallel_openai._frames.columns.fields import REASONING, structured_reader,
 from parallel_openai._frames.defensive_copy import own_copy
 from parallel_openai._frames.frame_run import FrameRun
 from parallel_openai._frames.parameters import check_parameters, checked_extra
-from parallel_openai._frames.recipe import WHATEVER_IS_RAISED, Prompt, Recipe, check_function, last_line
+from parallel_openai._frames.request_builder import (
+    WHATEVER_IS_RAISED,
+    Prompt,
+    RequestBuilder,
+    check_function,
+    last_line,
+)
 from parallel_openai._frames.run_options import Options
 from parallel_openai._frames.sync_async import Call, awaitable, blocking
 from parallel_openai._requests.endpoints import EMBEDDINGS, Answer, EndpointName, of_length
@@ -140,7 +146,7 @@ def process_dataframe(
     >>> out["status"].tolist()
     ['succeeded', 'succeeded']
     """
-    recipe = make_recipe(prompt, model, system, endpoint, response_format, samples, metadata, extra_body, params)
+    builder = make_builder(prompt, model, system, endpoint, response_format, samples, metadata, extra_body, params)
     options = Options(
         save_to=save_to,
         retry_failed=retry_failed,
@@ -154,14 +160,14 @@ def process_dataframe(
         resubmit=resubmit,
         explode=explode,
     )
-    reader = answer_reader(recipe, parse, as_lists=explode, keep_reasoning=keep_reasoning)
-    return FrameRun(df, recipe, reader, client_for(client), options)
+    reader = answer_reader(builder, parse, as_lists=explode, keep_reasoning=keep_reasoning)
+    return FrameRun(df, builder, reader, client_for(client), options)
 
 
 aprocess_dataframe = awaitable(process_dataframe)
 
 
-def make_recipe(
+def make_builder(
     prompt: Prompt,
     model: str | None,
     system: Prompt | None,
@@ -171,8 +177,8 @@ def make_recipe(
     metadata: Hashable | Sequence[Hashable],
     extra_body: Mapping[str, Any] | None,
     params: Mapping[str, Any],
-) -> Recipe:
-    """The recipe of a call's arguments."""
+) -> RequestBuilder:
+    """The request builder of a call's arguments."""
     where = find_endpoint(endpoint)
     check_parameters(params, where)
     merged = dict(params)
@@ -183,11 +189,11 @@ def make_recipe(
         merged.update(where.format_params(told, params))
     merged.update(checked_extra(extra_body))
     beside = [metadata] if isinstance(metadata, str) or not isinstance(metadata, Iterable) else list(metadata)
-    return Recipe(prompt, model, system, where, merged, beside, samples, structure=structure)
+    return RequestBuilder(prompt, model, system, where, merged, beside, samples, structure=structure)
 
 
 def answer_reader(
-    recipe: Recipe,
+    builder: RequestBuilder,
     parse: Callable[[Any], Any] | None = None,
     *,
     as_lists: bool = False,
@@ -198,16 +204,16 @@ def answer_reader(
     Where the call brings tools, what the model wants called stands in a column `tool_calls`; with `keep_reasoning`,
     what it thought in a column `reasoning`.
     """
-    endpoint = recipe.endpoint
+    endpoint = builder.endpoint
     check_function(parse, "parse")
     if keep_reasoning and not endpoint.gives_text:
         raise InvalidInputError(f"keep_reasoning= is for answers in text, and {endpoint.name} gives none.")
-    if recipe.structure is not None:
+    if builder.structure is not None:
         if parse is not None:
             raise InvalidInputError("parse= and a response_format= with fields both say what becomes of an answer.")
-        return structured_reader(endpoint, recipe.structure, as_lists=as_lists, keep_reasoning=keep_reasoning)
-    dimensions = recipe.params.get("dimensions") if endpoint is EMBEDDINGS else None
-    has_tools = any(recipe.params.get(name) for name in ("tools", "functions"))
+        return structured_reader(endpoint, builder.structure, as_lists=as_lists, keep_reasoning=keep_reasoning)
+    dimensions = builder.params.get("dimensions") if endpoint is EMBEDDINGS else None
+    has_tools = any(builder.params.get(name) for name in ("tools", "functions"))
     beside = (*(["tool_calls"] if has_tools else []), *([REASONING] if keep_reasoning else []))
 
     def read(response: Mapping[str, Any]) -> Reading:

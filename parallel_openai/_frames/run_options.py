@@ -6,7 +6,7 @@ import os
 from dataclasses import dataclass
 from typing import Literal
 
-from parallel_openai._batch.batch_lane import Lane
+from parallel_openai._batch.lane_options import Lane
 from parallel_openai._run.spending.budget import Funds
 
 

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import aiohttp
 from yarl import URL
 
-from parallel_openai._http.addresses.urls import mask_url
+from parallel_openai._http.addresses.url_checks import mask_url
 from parallel_openai._http.body import TooLargeError, UnreadableError
 from parallel_openai._records import TOO_MANY_FILES
 

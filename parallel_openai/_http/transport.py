@@ -14,7 +14,7 @@ from yarl import URL
 
 from parallel_openai._http.addresses.proxies import connector_through, is_socks, proxy_for
 from parallel_openai._http.addresses.redirects import has_same_owner, redirected
-from parallel_openai._http.addresses.urls import check_url
+from parallel_openai._http.addresses.url_checks import check_url
 from parallel_openai._http.body import MAX_HEADER_LINE, MAX_HEADERS, TooLargeError, UnreadableError, decompressed, read
 from parallel_openai._http.connection_errors import ConnectionErrors, Exchange, about_proxy
 from parallel_openai._http.credentials.secrets import Secrets

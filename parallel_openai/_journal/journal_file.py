@@ -10,8 +10,8 @@ from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 from pathlib import Path
 
+from parallel_openai._disk.file_ownership import keep_private
 from parallel_openai._disk.locking import Lock, advice, hold, let_go
-from parallel_openai._disk.ownership import keep_private
 from parallel_openai._journal.lines import none_of_ours, parse_line, read_at, read_entries, refuse_what_is_no_file
 from parallel_openai._json import loads
 from parallel_openai.errors import JournalError, JournalWriteError

@@ -12,11 +12,11 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from parallel_openai._disk.ownership import check_own
+from parallel_openai._disk.file_ownership import check_own
 from parallel_openai._journal.entry import is_asked_in, origin_of, restored
+from parallel_openai._journal.known_results import KnownResults
 from parallel_openai._journal.lines import open_to_read, parse_line
 from parallel_openai._journal.origins import Origin
-from parallel_openai._journal.resume import KnownResults
 from parallel_openai._json import alike, dumps
 from parallel_openai._records import APIRequest, Result
 from parallel_openai.errors import JournalError

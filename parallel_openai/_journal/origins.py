@@ -18,8 +18,8 @@ from mmap import ACCESS_READ, mmap
 from pathlib import Path
 from typing import IO, NamedTuple
 
-from parallel_openai._disk.ownership import check_own
-from parallel_openai._http.addresses.urls import one_spelling
+from parallel_openai._disk.file_ownership import check_own
+from parallel_openai._http.addresses.url_checks import one_spelling
 from parallel_openai._json import dumps, loads
 from parallel_openai.errors import JournalError
 

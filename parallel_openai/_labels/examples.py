@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from parallel_openai._frames.columns.table import find_column, labels_of, rows_of
-from parallel_openai._frames.recipe import Prompt, Recipe
+from parallel_openai._frames.request_builder import Prompt, RequestBuilder
 from parallel_openai._labels.question import Question
 from parallel_openai._records import APIRequest
 from parallel_openai._requests.schemas.label_schema import REASON_COLUMN, write_answer
@@ -36,7 +36,7 @@ def example_messages(examples: Any, prompt: Prompt, question: Question) -> list[
                 "model would learn to give none."
             )
         columns.append(REASON_COLUMN)
-    asked = Recipe(prompt, None)
+    asked = RequestBuilder(prompt, None)
     asked.check(examples)
     messages: list[Mapping[str, Any]] = []
     rows = zip(asked.requests(examples), rows_of(examples, columns), labels_of(examples), strict=True)
@@ -48,9 +48,9 @@ def example_messages(examples: Any, prompt: Prompt, question: Question) -> list[
     return messages
 
 
-def keys_of_examples(df: pd.DataFrame, examples: pd.DataFrame, prompt: Prompt, recipe: Recipe) -> list[str]:
+def keys_of_examples(df: pd.DataFrame, examples: pd.DataFrame, prompt: Prompt, builder: RequestBuilder) -> list[str]:
     """The keys of the requests for rows of the frame that ask what an example asks; warns of them."""
-    asked = Recipe(prompt, None)
+    asked = RequestBuilder(prompt, None)
     known = {request.key for request in asked.requests(examples) if isinstance(request, APIRequest)}
     same = [isinstance(request, APIRequest) and request.key in known for request in asked.requests(df)]
     if not any(same):
@@ -61,7 +61,7 @@ def keys_of_examples(df: pd.DataFrame, examples: pd.DataFrame, prompt: Prompt, r
         "df.drop(examples.index).",
         stacklevel=4,
     )
-    requests = recipe.requests(df[np.array(same, dtype=bool)])
+    requests = builder.requests(df[np.array(same, dtype=bool)])
     return list(dict.fromkeys(request.key for request in requests if isinstance(request, APIRequest)))
 
 

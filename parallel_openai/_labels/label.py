@@ -10,14 +10,14 @@ from typing import Any, Literal
 import pandas as pd
 
 from parallel_openai._arguments import mapping_of
-from parallel_openai._batch.batch_lane import Lane
+from parallel_openai._batch.lane_options import Lane
 from parallel_openai._client.client import Client
 from parallel_openai._client.default_client import client_for
 from parallel_openai._frames.columns.answer_columns import Reader
 from parallel_openai._frames.columns.table import check_frame, has_column
 from parallel_openai._frames.frame_run import FrameRun
-from parallel_openai._frames.process import make_recipe
-from parallel_openai._frames.recipe import Prompt, Recipe
+from parallel_openai._frames.process import make_builder
+from parallel_openai._frames.request_builder import Prompt, RequestBuilder
 from parallel_openai._frames.run_options import Options
 from parallel_openai._frames.sync_async import Call, awaitable, blocking
 from parallel_openai._labels.examples import example_messages, keys_of_examples
@@ -125,7 +125,7 @@ def label_dataframe(
         abstain_below=abstain_below,
         params={**params, **mapping_of(extra_body, "extra_body")},
     )
-    recipe, reader = plan_labels(
+    builder, reader = plan_labels(
         df, question, prompt, model, system, endpoint, examples, gold, metadata, extra_body, params
     )
     options = Options(
@@ -141,7 +141,7 @@ def label_dataframe(
         lane=lane,
         resubmit=resubmit,
     )
-    return FrameRun(df, recipe, reader, client_for(client), options)
+    return FrameRun(df, builder, reader, client_for(client), options)
 
 
 alabel_dataframe = awaitable(label_dataframe)
@@ -159,7 +159,7 @@ def plan_labels(
     metadata: Hashable | Sequence[Hashable],
     extra_body: Mapping[str, Any] | None,
     params: Mapping[str, Any],
-) -> tuple[Recipe, Reader]:
+) -> tuple[RequestBuilder, Reader]:
     """What is asked of each row, and how the answers are read."""
     check_frame(df)
     logprobs = logprob_params(endpoint, params) if question.asks_for_logprobs else {}
@@ -167,7 +167,7 @@ def plan_labels(
         raise InvalidInputError("label_dataframe makes its own response_format; use process_dataframe for another.")
     if params.get("n", 1) != 1:
         raise InvalidInputError(f"n={params['n']!r} would be paid for and give one label; use samples= for several.")
-    recipe = make_recipe(
+    builder = make_builder(
         prompt,
         model,
         _system(df, system, question),
@@ -179,14 +179,14 @@ def plan_labels(
         {**params, **logprobs},
     )
     if examples is not None:
-        recipe = replace(recipe, examples=example_messages(examples, prompt, question))
-    reader = label_reader(recipe.endpoint, question)
-    if examples is not None and (keys := keys_of_examples(df, examples, prompt, recipe)):
+        builder = replace(builder, examples=example_messages(examples, prompt, question))
+    reader = label_reader(builder.endpoint, question)
+    if examples is not None and (keys := keys_of_examples(df, examples, prompt, builder)):
         reader = replace(reader, about={**reader.about, "example_keys": keys})
     if gold is None:
-        return recipe, reader
+        return builder, reader
     judge = make_judge(df, gold, question)
-    return recipe, replace(reader, judge=judge, about={**reader.about, "gold": gold})
+    return builder, replace(reader, judge=judge, about={**reader.about, "gold": gold})
 
 
 def _system(df: pd.DataFrame, system: Prompt | None, question: Question) -> Prompt:

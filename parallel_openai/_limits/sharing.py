@@ -20,8 +20,8 @@ from pathlib import Path
 
 import filelock
 
+from parallel_openai._disk.file_ownership import check_own
 from parallel_openai._disk.locking import take
-from parallel_openai._disk.ownership import check_own
 from parallel_openai._limits.limiter import Limiter
 from parallel_openai._limits.model_limiters import ModelLimiters
 from parallel_openai.errors import InvalidInputError

@@ -21,12 +21,13 @@ from parallel_openai._frames.columns.earlier_columns import without_made
 from parallel_openai._frames.columns.table import check_frame
 from parallel_openai._frames.defensive_copy import on_copies
 from parallel_openai._frames.journal_path import journal_path
-from parallel_openai._frames.process import answer_reader, make_recipe
-from parallel_openai._frames.recipe import Prompt
+from parallel_openai._frames.process import answer_reader, make_builder
+from parallel_openai._frames.request_builder import Prompt
 from parallel_openai._journal.origins import here
 from parallel_openai._labels.label import plan_labels
 from parallel_openai._labels.question import Confidence, make_question
-from parallel_openai._preview.price_estimate import (
+from parallel_openai._preview.row_plan import KNOWN, SHARED, RowPlan, by_code, columns, count
+from parallel_openai._preview.run_estimate import (
     Estimate,
     Pace,
     batches,
@@ -36,7 +37,6 @@ from parallel_openai._preview.price_estimate import (
     prices_table,
     usd,
 )
-from parallel_openai._preview.request_count import KNOWN, SHARED, Counted, by_code, columns, count
 from parallel_openai._requests.endpoints import EndpointName
 from parallel_openai._requests.prices import tier_of
 from parallel_openai._requests.schemas.structured_outputs import Shape
@@ -116,8 +116,8 @@ def preview(
     df = without_made(df, verb, params.get("prefix", ""), (prompt, system, *beside, params.get("gold")))
     params = {name: value for name, value in params.items() if name not in _OF_THE_RUN}
     if verb == "process":
-        recipe = make_recipe(prompt, model, system, endpoint, response_format, samples, metadata, extra_body, params)
-        reader = answer_reader(recipe)
+        builder = make_builder(prompt, model, system, endpoint, response_format, samples, metadata, extra_body, params)
+        reader = answer_reader(builder)
     else:
         question = make_question(
             labels,
@@ -129,17 +129,17 @@ def preview(
             abstain_below=None,
             params={**params, **mapping_of(extra_body, "extra_body")},
         )
-        recipe, reader = plan_labels(
+        builder, reader = plan_labels(
             df, question, prompt, model, system, endpoint, examples, None, metadata, extra_body, params
         )
-    recipe.check(df)
+    builder.check(df)
     check_count(bodies, "bodies", least=0)
     client = client_for(client)
     base_url = client.base_url
-    journal = journal_path(recipe, client.place, save_to)
+    journal = journal_path(builder, client.place, save_to)
     counted = count(
         df,
-        recipe,
+        builder,
         reader,
         journal,
         bodies=bodies,
@@ -162,21 +162,21 @@ def preview(
         shared=counted.status.count(SHARED),
         failing={code: times for code, (times, _, _) in by_code(counted).items()},
         prompt_tokens=sum(each.size.prompt_tokens for each in sent),
-        most_output_tokens=sum((output_cap(each, recipe.endpoint) for each in sent), 0.0),
-        expected_output_tokens=learned.output if recipe.endpoint.caps else 0.0,
+        most_output_tokens=sum((output_cap(each, builder.endpoint) for each in sent), 0.0),
+        expected_output_tokens=learned.output if builder.endpoint.caps else 0.0,
         learned_from=learned.answers,
         limits={
             name: limit
             for name, limit in (("requests", requests_per_minute), ("tokens", tokens_per_minute))
             if limit is not None
         },
-        online=estimate(sent, recipe.endpoint, learned, pace, tier=tier_of(recipe.params), base_url=base_url),
-        batch=estimate_batch(sent, recipe.endpoint, learned, base_url=base_url),
+        online=estimate(sent, builder.endpoint, learned, pace, tier=tier_of(builder.params), base_url=base_url),
+        batch=estimate_batch(sent, builder.endpoint, learned, base_url=base_url),
         batches=batches(sent),
         bodies=tuple(request.request_json for request in counted.first),
         _counted=counted,
         _index=df.index,
-        _samples=recipe.samples,
+        _samples=builder.samples,
     )
 
 
@@ -221,7 +221,7 @@ class Preview(Display):
     batch: Estimate
     batches: int
     bodies: tuple[Mapping[str, Any], ...]
-    _counted: Counted = field(compare=False)
+    _counted: RowPlan = field(compare=False)
     _index: pd.Index[Any] = field(compare=False)
     _samples: int = field(compare=False)
 

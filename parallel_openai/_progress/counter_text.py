@@ -8,7 +8,7 @@ from typing import NamedTuple, Protocol
 
 from parallel_openai._printable import printable
 from parallel_openai._progress.number_format import clock_time, dollars, short
-from parallel_openai._progress.status import StatusTracker
+from parallel_openai._progress.status_tracker import StatusTracker
 
 #: Seconds over which the rates are taken, and how long a run must have lasted before they say anything.
 RATE_OVER = 15.0

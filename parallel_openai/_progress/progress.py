@@ -8,7 +8,7 @@ from collections.abc import Callable
 from parallel_openai._printable import printable_lines
 from parallel_openai._progress.bars import NoScreen, Screen, find_screen
 from parallel_openai._progress.counter_text import Counters, Limits
-from parallel_openai._progress.status import StatusTracker
+from parallel_openai._progress.status_tracker import StatusTracker
 
 
 class Progress:

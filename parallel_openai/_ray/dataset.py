@@ -23,13 +23,13 @@ from parallel_openai._frames.columns.answer_columns import COLUMNS, Answers, Rea
 from parallel_openai._frames.columns.table import check_free
 from parallel_openai._frames.defensive_copy import on_copies
 from parallel_openai._frames.journal_path import journal_path, make_private
-from parallel_openai._frames.process import answer_reader, make_recipe
-from parallel_openai._frames.recipe import Prompt, Recipe, last_line
+from parallel_openai._frames.process import answer_reader, make_builder
+from parallel_openai._frames.request_builder import Prompt, RequestBuilder, last_line
 from parallel_openai._frames.run_options import Options
 from parallel_openai._loop.interrupts import check_held, hold_back, interrupt_with, is_interactive, noted_interrupts
 from parallel_openai._printable import printable
 from parallel_openai._progress.progress import Progress
-from parallel_openai._progress.status import StatusTracker
+from parallel_openai._progress.status_tracker import StatusTracker
 from parallel_openai._ray.cluster import (
     AccountHandle,
     account_name,
@@ -43,8 +43,8 @@ from parallel_openai._ray.dataset_worker import COUNTED, GAUGES, LOOK_EVERY, Blo
 from parallel_openai._ray.shared_budget import Share
 from parallel_openai._ray.worker_journals import Index, in_groups, scan
 from parallel_openai._requests.endpoints import EndpointName
-from parallel_openai._run.spending.allowance import Bounds
 from parallel_openai._run.spending.budget import Budget
+from parallel_openai._run.spending.caps import SpendingCaps
 from parallel_openai.errors import InvalidInputError, JournalError, RunStoppedError
 
 #: Blocks that a worker has in hand: while the last answers of one are awaited, the next one's requests go out.
@@ -116,33 +116,33 @@ def process_dataset(
     ray = find_ray()
     account = client_for(client)
     account.check_key()
-    recipe = make_recipe(prompt, model, system, endpoint, response_format, samples, metadata, extra_body, params)
-    reader = answer_reader(recipe, parse, keep_reasoning=keep_reasoning)
+    builder = make_builder(prompt, model, system, endpoint, response_format, samples, metadata, extra_body, params)
+    reader = answer_reader(builder, parse, keep_reasoning=keep_reasoning)
     options = Options(
         retry_failed=retry_failed,
         prefix=prefix,
         progress=False,
         repair=repair,
     )
-    _check_columns(ds, recipe, reader, prefix)
-    _check_travels(ray, recipe, reader)
-    # The recipe alone must bound each answer: the rows are on other machines.
-    bounds, alone = Bounds(budget_usd, budget_tokens), replace(recipe, prompt="Any.")
+    _check_columns(ds, builder, reader, prefix)
+    _check_travels(ray, builder, reader)
+    # The request builder alone must bound each answer: the rows are on other machines.
+    bounds, alone = SpendingCaps(budget_usd, budget_tokens), replace(builder, prompt="Any.")
     budget = make_budget(bounds, alone, pd.DataFrame(), account.base_url)
     number = count_workers(ray, workers)
-    folder = _folder(save_to, recipe, account)
-    run = _DatasetRun(ray, account, recipe, reader, options, folder, number, budget)
+    folder = _folder(save_to, builder, account)
+    run = _DatasetRun(ray, account, builder, reader, options, folder, number, budget)
     return run.execute(ds, show=progress)
 
 
-def _check_columns(ds: Any, recipe: Recipe, reader: Reader, prefix: str) -> None:
+def _check_columns(ds: Any, builder: RequestBuilder, reader: Reader, prefix: str) -> None:
     if not hasattr(ds, "map_batches"):
         raise InvalidInputError(f"ds must be a ray.data.Dataset, not {type(ds).__name__}.")
     names = _names(ds)
     if not names and not ds.count():
         return  # no rows, of which nobody can tell what columns they have
     like = pd.DataFrame(index=range(2), columns=names)
-    recipe.check(like)
+    builder.check(like)
     check_free(like, [*reader.names, *COLUMNS], prefix)
 
 
@@ -152,8 +152,8 @@ def _names(ds: Any) -> list[str]:
     return [] if schema is None else list(schema.names)
 
 
-def _folder(save_to: str | os.PathLike[str] | None, recipe: Recipe, client: Client) -> Path:
-    folder = journal_path(recipe, client.place, save_to)
+def _folder(save_to: str | os.PathLike[str] | None, builder: RequestBuilder, client: Client) -> Path:
+    folder = journal_path(builder, client.place, save_to)
     if save_to is None:
         folder = folder.with_suffix("")
     try:
@@ -174,7 +174,7 @@ class _DatasetRun:
 
     ray: Any
     client: Client
-    recipe: Recipe
+    builder: RequestBuilder
     reader: Reader
     options: Options
     folder: Path
@@ -209,7 +209,7 @@ class _DatasetRun:
         self.name = uuid.uuid4().hex[:12]
         self.account = AccountHandle(account_name(self.client), self.client.limiter.given)
         self._sealed = seal(self.client, self.workers)
-        self.status.num_tasks_total = ds.count() * self.recipe.samples if _is_there(ds) else None
+        self.status.num_tasks_total = ds.count() * self.builder.samples if _is_there(ds) else None
         self._begin()
         if self.budget is not None:  # once: an actor that takes another's place does not know what was spent
             self.ray.get(self.account.find().open_budget.remote(self.name, self.budget.funds.left, self.workers))
@@ -250,7 +250,7 @@ class _DatasetRun:
         if out.count():
             return out
         schema, prefix = ds.schema(), self.options.prefix
-        answers = Answers(0, self.recipe.samples, self.reader, self.client.base_url).columns()
+        answers = Answers(0, self.builder.samples, self.reader, self.client.base_url).columns()
         columns: dict[str, Any] = {name: [] for name in (schema.names if schema is not None else ())}
         added = {f"{prefix}{name}": pd.Series(values) for name, values in answers.items()}
         added[f"{prefix}status"] = added[f"{prefix}status"].astype("string")
@@ -268,7 +268,7 @@ class _DatasetRun:
         names = tuple(_names(ds))
         share = None if self.budget is None else Share(self.name, self.budget.funds.left, self.budget.tier)
         plan = Plan(
-            self.name, self.account, self.recipe, self.reader, self.options, self.folder, self._index(), names, share
+            self.name, self.account, self.builder, self.reader, self.options, self.folder, self._index(), names, share
         )
         out = ds.map_batches(
             BlockWorker,
@@ -361,9 +361,9 @@ def _scan(paths: list[str], first: int, failures: bool, simulated: bool) -> Any:
         return error
 
 
-def _check_travels(ray: Any, recipe: Recipe, reader: Reader) -> None:
+def _check_travels(ray: Any, builder: RequestBuilder, reader: Reader) -> None:
     try:
-        ray.cloudpickle.dumps((recipe, reader))
+        ray.cloudpickle.dumps((builder, reader))
     except Exception as error:  # whatever pickling calls may raise anything
         raise InvalidInputError(
             f"The call cannot be sent to other processes ({last_line(error)}): make what its functions use, such as "

@@ -16,11 +16,11 @@ import pandas as pd
 from parallel_openai._client.client import Client
 from parallel_openai._frames.columns.answer_columns import Reader, Reading
 from parallel_openai._frames.frame_run import FrameRun
-from parallel_openai._frames.recipe import Recipe
+from parallel_openai._frames.request_builder import RequestBuilder
 from parallel_openai._frames.run_options import Options
-from parallel_openai._journal.resume import KnownResults
+from parallel_openai._journal.known_results import KnownResults
 from parallel_openai._progress.progress import Progress
-from parallel_openai._progress.status import StatusTracker
+from parallel_openai._progress.status_tracker import StatusTracker
 from parallel_openai._ray.cluster import AccountHandle, worker_name
 from parallel_openai._ray.crash_guard import CrashGuard, die_at_once
 from parallel_openai._ray.shared_budget import Share
@@ -44,7 +44,7 @@ class Plan:
 
     run: str
     account: AccountHandle
-    recipe: Recipe
+    builder: RequestBuilder
     reader: Reader
     options: Options
     folder: Path
@@ -76,7 +76,7 @@ class BlockWorker:
             plan.marker.with_name(f"{plan.marker.name}-{ray.get_runtime_context().get_actor_id()}"),
             plan.marker.with_name(f"{plan.marker.name}-deaths"),
         )
-        self._recipe, self._reader = self._watched()
+        self._builder, self._reader = self._watched()
         self._funds = None if plan.share is None else plan.account.borrowed(plan.share)
         self._options = replace(plan.options, budget_usd=self._funds)
         self._told_at = 0.0
@@ -93,7 +93,7 @@ class BlockWorker:
     def __call__(self, rows: pd.DataFrame) -> pd.DataFrame:
         self._guard.look()
         rows = with_columns_of(rows, self.plan.names)
-        run = PartRun(rows, self._recipe, self._reader, self.client, self._options, self.status, self)
+        run = PartRun(rows, self._builder, self._reader, self.client, self._options, self.status, self)
         try:
             out = run.execute() if self.stop is None else run.cancelled()
         except KeyboardInterrupt as stop:
@@ -109,7 +109,7 @@ class BlockWorker:
         out.attrs = {}  # they would become a part of the block's type
         return storable(out, self._reader.names, self.plan.options.prefix)
 
-    def _watched(self) -> tuple[Recipe, Reader]:
+    def _watched(self) -> tuple[RequestBuilder, Reader]:
         """What is asked and how it is read, where a function of the caller's may end this process."""
 
         def no_prompt(why: str) -> BadPromptError:
@@ -118,11 +118,11 @@ class BlockWorker:
         def no_reading(why: str) -> Reading:
             return Reading(None, error_code="parse_error", error=f"The answer is not read. {why}", repairable=False)
 
-        recipe, watch = self.plan.recipe, self._guard.watch
+        builder, watch = self.plan.builder, self._guard.watch
         texts: dict[str, Any] = {
-            name: watch(text, no_prompt) for name in ("prompt", "system") if callable(text := getattr(recipe, name))
+            name: watch(text, no_prompt) for name in ("prompt", "system") if callable(text := getattr(builder, name))
         }
-        return replace(recipe, **texts), replace(self.plan.reader, read=watch(self.plan.reader.read, no_reading))
+        return replace(builder, **texts), replace(self.plan.reader, read=watch(self.plan.reader.read, no_reading))
 
     def end_run(self, error: Exception) -> None:
         """Have all workers stop."""
@@ -176,7 +176,7 @@ class PartRun(FrameRun):
 
     def _journal_path(self) -> Path:
         assert self.worker is not None
-        self._partition = partition_name(self.recipe.requests(self.df), len(self.df))
+        self._partition = partition_name(self.builder.requests(self.df), len(self.df))
         return new_part(self.worker.plan.folder, self._partition)
 
     async def _known(self) -> KnownResults:

@@ -13,7 +13,7 @@ from parallel_openai._client.client import Client
 from parallel_openai._limits.admission import RunLimits, model_of, per_minute
 from parallel_openai._limits.limiter import Limiter
 from parallel_openai._limits.sizes import NO_SIZE
-from parallel_openai._progress.status import StatusTracker
+from parallel_openai._progress.status_tracker import StatusTracker
 from parallel_openai._progress.timeline import Timeline
 from parallel_openai._ray.cluster import AccountHandle, SealedClient, worker_name
 from parallel_openai._ray.leased_slots import LeasedLimiters
@@ -21,7 +21,7 @@ from parallel_openai._ray.shared_account import Grant, Limits, Report
 from parallel_openai._ray.shared_budget import Share
 from parallel_openai._records import APIRequest, Attempt, Response, Result, Size, Usage, Verdict
 from parallel_openai._run.incoming import Incoming
-from parallel_openai._run.spending.allowance import Bounds
+from parallel_openai._run.spending.caps import SpendingCaps
 from parallel_openai.errors import RunStoppedError
 
 #: A worker that hears nothing of its run for so many seconds sends nothing more until it does: where the run's process
@@ -224,7 +224,7 @@ class Worker:
         self._client, self._limiters = leased_client(sealed, self.account)
         self._funds = None if share is None else self.account.borrowed(share)
         tier = None if share is None else share.tier
-        self._budget = Bounds(budget_usd=self._funds).budget(self._client.base_url, tier)
+        self._budget = SpendingCaps(budget_usd=self._funds).budget(self._client.base_url, tier)
         self._timeline = RemoteTimeline()
         self._status = StatusTracker(timeline=self._timeline)
         self._told: Counter[str] = Counter()

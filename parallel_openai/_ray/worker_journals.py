@@ -19,8 +19,8 @@ import numpy as np
 import numpy.typing as npt
 
 from parallel_openai._journal.entry import is_asked_in, key_of, restored
+from parallel_openai._journal.known_results import KnownResults, Standing
 from parallel_openai._journal.lines import read_entries, read_entry_at
-from parallel_openai._journal.resume import KnownResults, Standing
 from parallel_openai._records import APIRequest, Result
 from parallel_openai._requests.endpoints import is_simulated
 

@@ -11,7 +11,7 @@ from importlib import import_module
 from typing import Any, Protocol
 
 from parallel_openai._arguments import check_count
-from parallel_openai._progress.status import StatusTracker
+from parallel_openai._progress.status_tracker import StatusTracker
 from parallel_openai._records import APIRequest, Result, Ruling
 from parallel_openai._run.runner import End
 from parallel_openai._run.spending.budget import Budget
@@ -65,5 +65,5 @@ def engine_of(lane: Any, client: Any) -> Engine:
         found: Engine = client
     else:
         count = lane.workers if isinstance(lane, RayLane) else None
-        found = import_module("parallel_openai._ray.workers").Workers(client, count)
+        found = import_module("parallel_openai._ray.worker_pool").WorkerPool(client, count)
     return found

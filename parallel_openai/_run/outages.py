@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 from parallel_openai._records import DONE, Verdict
 from parallel_openai._run.job import Job
-from parallel_openai._run.retry import RetryPolicy
+from parallel_openai._run.response_verdict import RetryPolicy
 from parallel_openai.errors import RunStoppedError
 
 #: So many refusals in a row, without a good answer to anybody between them, and requests go out one at a time.

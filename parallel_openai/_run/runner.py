@@ -17,16 +17,16 @@ from parallel_openai._limits.model_limiters import InUse
 from parallel_openai._limits.sizes import NO_SIZE, Sizes
 from parallel_openai._loop.background import COME_HOME
 from parallel_openai._loop.interrupts import sends_no_more
-from parallel_openai._progress.status import StatusTracker
+from parallel_openai._progress.status_tracker import StatusTracker
 from parallel_openai._records import DONE, APIRequest, Attempt, Response, Result, Ruling, Usage, Verdict
 from parallel_openai._requests.endpoints import bill_of, usage_of
-from parallel_openai._run.backlog import Backlog
 from parallel_openai._run.equal_refusals import EqualRefusals
-from parallel_openai._run.failures import Failures
+from parallel_openai._run.failed_sends import FailedSends
 from parallel_openai._run.incoming import Incoming
 from parallel_openai._run.job import Job
+from parallel_openai._run.model_backlog import Backlog
 from parallel_openai._run.outages import Outages
-from parallel_openai._run.retry import RetryPolicy, judge
+from parallel_openai._run.response_verdict import RetryPolicy, judge
 from parallel_openai._run.spending.budget import Budget, PriceOf, cost_of
 from parallel_openai.errors import RateLimitedError, RunStoppedError
 
@@ -88,7 +88,7 @@ class Runner:
         self._clock = clock
         retry = retry or RetryPolicy()
         self._max_wait = retry.max_wait
-        self._failures = Failures(retry, self._status, clock)
+        self._failures = FailedSends(retry, self._status, clock)
         self._source: Iterator[APIRequest | None] = iter(())
         self._sizes = Sizes()
         self._first: Job | None = None  # taken up already, and to be sent next

@@ -12,7 +12,7 @@ from parallel_openai._batch.manage import identity_in_files
 from parallel_openai._batch.submitting.batch_requests import BatchRequests
 from parallel_openai._batch.submitting.input_files import Place
 from parallel_openai._journal.journal import Journal
-from parallel_openai._progress.status import StatusTracker
+from parallel_openai._progress.status_tracker import StatusTracker
 from parallel_openai._records import APIRequest, Result, Size
 from parallel_openai._run.spending.budget import Budget
 

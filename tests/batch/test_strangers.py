@@ -12,7 +12,7 @@ import pytest
 
 import parallel_openai as po
 from parallel_openai._batch.batch_state import live_parts
-from parallel_openai._batch.collecting.download_size import BESIDE, MOST_OF_TEXT
+from parallel_openai._batch.collecting.download_bounds import BESIDE, MOST_OF_TEXT
 from parallel_openai._batch.under_way import UnderWay
 from tests.batch.conftest import Verb, age, counts, lane, texts
 from tests.batch.scripted import Asked, Scripted

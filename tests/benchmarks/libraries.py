@@ -32,7 +32,7 @@ from parallel_openai._journal.digest_index import DigestTable
 from parallel_openai._labels.evaluation.metrics import holm, kappa, mcnemar, wilson
 from parallel_openai._limits.headers import duration
 from parallel_openai._requests.schemas.strict_schema import strict_schema
-from parallel_openai._run.retry import RetryPolicy
+from parallel_openai._run.response_verdict import RetryPolicy
 from tests.benchmarks.machine import about
 
 IMPORTS = (

@@ -38,9 +38,9 @@ import orjson
 from parallel_openai._journal.entry import result_line
 from parallel_openai._journal.journal import Journal
 from parallel_openai._limits.limiter import Limiter
-from parallel_openai._progress.status import StatusTracker
+from parallel_openai._progress.status_tracker import StatusTracker
 from parallel_openai._records import APIRequest, Response, Result, Size
-from parallel_openai._run.retry import RetryPolicy
+from parallel_openai._run.response_verdict import RetryPolicy
 from parallel_openai._run.runner import Runner
 from tests.benchmarks.machine import about, resident
 from tests.benchmarks.throughput import ANSWER, MODEL, PARAMS, PROMPT, TEXT

@@ -35,10 +35,10 @@ from parallel_openai import APIRequest, Client, process_api_requests_from_file
 from parallel_openai._files.file_run import FileRun
 from parallel_openai._files.known_lines import content_digest
 from parallel_openai._journal.entry import result_line
-from parallel_openai._journal.resume import KnownResults
+from parallel_openai._journal.known_results import KnownResults
 from parallel_openai._json import dumps
 from parallel_openai._records import Attempt, Result
-from parallel_openai._run.spending.allowance import Bounds
+from parallel_openai._run.spending.caps import SpendingCaps
 from tests.benchmarks.machine import about, peak
 from tests.benchmarks.throughput import ANSWER, MODEL, PARAMS, PROMPT, TEXT
 
@@ -91,7 +91,7 @@ def known_lines(path: Path) -> int:
             1,
             30,
             client,
-            Bounds(),
+            SpendingCaps(),
             "online",
             resubmit=False,
             resume_from_anywhere=True,

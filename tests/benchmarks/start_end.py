@@ -36,7 +36,7 @@ from typing import cast
 import pandas as pd
 
 import parallel_openai as po
-from parallel_openai._frames.recipe import Recipe
+from parallel_openai._frames.request_builder import RequestBuilder
 from parallel_openai._journal.entry import result_line
 from parallel_openai._records import APIRequest, Attempt, Result
 from parallel_openai.errors import RunStoppedError
@@ -135,7 +135,7 @@ def write_journal(path: Path, df: pd.DataFrame) -> None:
     attempt = Attempt(1792567680.123456, 0.912345, 0.001234, 200, None, "req_0123456789abcdef0123456789abcdef")
     raw = ANSWER.encode()
     with open(path, "wb") as journal:
-        for request in Recipe(PROMPT, MODEL, params=PARAMS).requests(df):
+        for request in RequestBuilder(PROMPT, MODEL, params=PARAMS).requests(df):
             assert isinstance(request, APIRequest)
             journal.write(result_line(Result(request, "succeeded", attempts=(attempt,), raw=raw), record=True) + b"\n")
 

@@ -28,7 +28,7 @@ import orjson
 import pandas as pd
 
 import parallel_openai as po
-from parallel_openai._frames.recipe import Recipe
+from parallel_openai._frames.request_builder import RequestBuilder
 from parallel_openai._loop import background as engine_loop
 from parallel_openai._records import APIRequest
 from tests.benchmarks.machine import about, cores, pin
@@ -122,8 +122,8 @@ def ours(base_url: str, df: pd.DataFrame) -> float:
 
 def bodies_of(df: pd.DataFrame) -> list[bytes]:
     """The bytes that `process_dataframe` sends for the frame."""
-    recipe = Recipe(PROMPT, MODEL, params=PARAMS)
-    return [request.body for request in recipe.requests(df) if isinstance(request, APIRequest)]
+    builder = RequestBuilder(PROMPT, MODEL, params=PARAMS)
+    return [request.body for request in builder.requests(df) if isinstance(request, APIRequest)]
 
 
 def bare(base_url: str, bodies: Sequence[bytes]) -> float:

@@ -11,7 +11,7 @@ import pytest
 
 import parallel_openai as po
 from parallel_openai._journal.entry import result_line
-from parallel_openai._journal.resume import KnownResults
+from parallel_openai._journal.known_results import KnownResults
 from parallel_openai._json import dumps
 from parallel_openai._records import APIRequest, Result
 from parallel_openai.local.simulator import Server

@@ -13,7 +13,7 @@ import pytest
 import parallel_openai as po
 from parallel_openai import APIRequest, Client
 from parallel_openai._frames import journal_path as place
-from parallel_openai._frames.recipe import Recipe
+from parallel_openai._frames.request_builder import RequestBuilder
 from parallel_openai._journal import origins
 from parallel_openai.local import simulator
 from parallel_openai.local.simulator import Server
@@ -79,25 +79,25 @@ def test_a_journal_with_former_keys_is_gone_on_with(ask: Verb, server: Server) -
 @pytest.mark.parametrize("samples", [2, 3])
 def test_a_journal_with_a_former_name_is_gone_on_with(ask: Verb, client: Client, server: Server, samples: int) -> None:
     path = journal_of(ask(ONE, "text", samples=2))
-    recipe = Recipe("text", "gpt-4o-mini", samples=2)
-    former = path.with_name(f"gpt-4o-mini-{recipe.former_digest(client.place, 2)}.jsonl")
+    builder = RequestBuilder("text", "gpt-4o-mini", samples=2)
+    former = path.with_name(f"gpt-4o-mini-{builder.former_digest(client.place, 2)}.jsonl")
     path.rename(former)
     assert journal_of(ask(ONE, "text", samples=samples)) == former
     assert received(server) == 2 * samples
 
 
 def test_a_place_is_the_same_however_its_url_is_written() -> None:
-    recipe = Recipe("text", "m")
+    builder = RequestBuilder("text", "m")
     urls = (
         "https://host.example/v1",
         "https://HOST.example/v1",
         "https://host.example:443/v1",
         "https://host.example//v1",
     )
-    assert len({place.journal_path(recipe, url, None) for url in urls}) == 1
+    assert len({place.journal_path(builder, url, None) for url in urls}) == 1
     others = ("https://host.example:8443/v1", "http://host.example/v1", "https://host.example/V1")
-    assert len({place.journal_path(recipe, url, None) for url in (urls[0], *others)}) == 4
-    assert place.journal_path(recipe, urls[0], "here.jsonl") == Path("here.jsonl")
+    assert len({place.journal_path(builder, url, None) for url in (urls[0], *others)}) == 4
+    assert place.journal_path(builder, urls[0], "here.jsonl") == Path("here.jsonl")
 
 
 def write_results(folder: Path, server: Server, requests: list[dict[str, Any]], path: str = "chat/completions") -> Path:

@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 
 import parallel_openai as po
-from parallel_openai._journal.resume import KnownResults
+from parallel_openai._journal.known_results import KnownResults
 from parallel_openai.errors import InvalidInputError
 from parallel_openai.local.simulator import Server
 from tests.frames.conftest import Verb, codes, journal_of

@@ -14,7 +14,7 @@ import pytest
 from parallel_openai import Client, aprocess_dataframe
 from parallel_openai._frames.columns.answer_columns import COLUMNS
 from parallel_openai._journal.journal import Journal
-from parallel_openai._journal.resume import KnownResults
+from parallel_openai._journal.known_results import KnownResults
 from parallel_openai.errors import JournalError, JournalLockedError
 from parallel_openai.local.simulator import Server
 from tests.frames.conftest import Verb, journal_of

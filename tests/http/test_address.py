@@ -12,7 +12,7 @@ import pytest
 
 import parallel_openai as po
 from parallel_openai import APIRequest, Client
-from parallel_openai._http.addresses.address import find_address
+from parallel_openai._http.addresses.base_url import find_address
 from parallel_openai.errors import AuthenticationError, InvalidInputError, ServerUnreachableError
 from parallel_openai.local.simulator import Server
 from tests.servers.recorder import Asked, Recorder, recorder

@@ -8,7 +8,7 @@ import pytest
 
 from parallel_openai._json import dumps
 from parallel_openai._records import Response
-from parallel_openai._run.retry import judge
+from parallel_openai._run.response_verdict import judge
 
 CASES: dict[str, tuple[int, Any, str, str]] = {
     "half an answer": (

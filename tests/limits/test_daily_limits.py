@@ -13,7 +13,7 @@ import parallel_openai as po
 from parallel_openai import APIRequest, Client
 from parallel_openai._limits.limiter import Limiter
 from parallel_openai._records import Response, Result, Size
-from parallel_openai._run.retry import RetryPolicy
+from parallel_openai._run.response_verdict import RetryPolicy
 from parallel_openai._run.runner import Runner
 from parallel_openai.errors import RateLimitedError
 from parallel_openai.local.simulator import Server

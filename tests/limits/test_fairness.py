@@ -9,9 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from parallel_openai._limits.limiter import Limiter
-from parallel_openai._progress.status import StatusTracker
+from parallel_openai._progress.status_tracker import StatusTracker
 from parallel_openai._records import APIRequest, Response, Result, Size, Usage
-from parallel_openai._run.retry import RetryPolicy
+from parallel_openai._run.response_verdict import RetryPolicy
 from parallel_openai._run.runner import Runner
 from tests.limits.virtual import GOOD, VirtualLoop, run_virtually
 

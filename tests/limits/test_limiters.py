@@ -12,9 +12,9 @@ import pytest
 from parallel_openai._client.pool import Member, PoolLimiter
 from parallel_openai._limits.admission import LONG, Admissions, model_of, per_minute
 from parallel_openai._limits.model_limiters import MOST_MODELS, InUse, ModelLimiters
-from parallel_openai._progress.status import StatusTracker
+from parallel_openai._progress.status_tracker import StatusTracker
 from parallel_openai._records import APIRequest, Response, Result, Size
-from parallel_openai._run.retry import RetryPolicy
+from parallel_openai._run.response_verdict import RetryPolicy
 from parallel_openai._run.runner import Runner
 from parallel_openai.local.simulator.limits.account import Account
 from parallel_openai.local.simulator.settings import Settings

@@ -14,7 +14,7 @@ import pytest
 from parallel_openai import APIRequest
 from parallel_openai._limits.limiter import Limiter
 from parallel_openai._records import Response, Result
-from parallel_openai._run.retry import RetryPolicy
+from parallel_openai._run.response_verdict import RetryPolicy
 from parallel_openai._run.runner import Runner
 from parallel_openai.errors import RateLimitedError, RunStoppedError
 from tests.limits.virtual import GOOD, VirtualLoop, run_virtually

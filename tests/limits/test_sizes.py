@@ -9,7 +9,7 @@ import pytest
 from parallel_openai._limits.limiter import Limiter
 from parallel_openai._limits.sizes import COUNTED, EVERY, Sizes
 from parallel_openai._records import APIRequest, Response, Result, Size
-from parallel_openai._run.retry import RetryPolicy
+from parallel_openai._run.response_verdict import RetryPolicy
 from parallel_openai._run.runner import Runner
 from tests.limits.virtual import GOOD, VirtualLoop, run_virtually
 

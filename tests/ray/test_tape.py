@@ -7,7 +7,7 @@ from parallel_openai._limits.limiter import Limiter
 from parallel_openai._progress.timeline import Timeline
 from parallel_openai._ray.worker import NumberedRequest, RemoteTimeline, TimelinePiece
 from parallel_openai._records import APIRequest, Response, Size, Usage
-from parallel_openai._run.retry import judge
+from parallel_openai._run.response_verdict import judge
 
 SIZE = Size(30, 120, 50, 1)
 REQUESTS = {number: APIRequest({"model": "m", "max_tokens": 50, "messages": []}, sample=number) for number in range(40)}

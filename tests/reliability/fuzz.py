@@ -15,17 +15,17 @@ from hypothesis import strategies as st
 import parallel_openai as po
 from parallel_openai._frames.columns.answer_columns import Answers
 from parallel_openai._frames.process import answer_reader
-from parallel_openai._frames.recipe import Recipe
+from parallel_openai._frames.request_builder import RequestBuilder
 from parallel_openai._http.transport import Transport
 from parallel_openai._journal.entry import result_line
 from parallel_openai._journal.journal import Journal
+from parallel_openai._journal.known_results import KnownResults
 from parallel_openai._journal.lines import parse_line
-from parallel_openai._journal.resume import KnownResults
 from parallel_openai._json import loads
 from parallel_openai._limits.limiter import Limiter
 from parallel_openai._records import APIRequest, Response, Result, Size
 from parallel_openai._requests.endpoints import ENDPOINTS, Endpoint
-from parallel_openai._run.retry import RetryPolicy
+from parallel_openai._run.response_verdict import RetryPolicy
 from parallel_openai._run.runner import End, Runner
 from parallel_openai._run.spending.budget import Budget
 from parallel_openai.errors import JournalError, RunStoppedError
@@ -167,7 +167,7 @@ def whatever_comes_over_the_wire_is_a_response(content: bytes, cut: bool) -> Non
 
 def columns_of(results: list[Result], endpoint: Endpoint) -> None:
     """Every cell of a frame is made of the results, so that nothing in them can stop it."""
-    reader = answer_reader(Recipe("text", "m", endpoint=endpoint))
+    reader = answer_reader(RequestBuilder("text", "m", endpoint=endpoint))
     answers = Answers(len(results), 1, reader, "http://127.0.0.1/v1")
     for slot, result in enumerate(results):
         if result.status != "cancelled":

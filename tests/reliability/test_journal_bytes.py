@@ -9,8 +9,8 @@ import pytest
 
 import parallel_openai as po
 from parallel_openai._journal.journal import Journal
+from parallel_openai._journal.known_results import KnownResults
 from parallel_openai._journal.lines import read_entries
-from parallel_openai._journal.resume import KnownResults
 from parallel_openai.errors import JournalError
 from tests.reliability.fuzz import LINES, PLACE
 

@@ -16,7 +16,7 @@ import pytest
 
 import parallel_openai as po
 from parallel_openai._records import Response
-from parallel_openai._run.retry import judge
+from parallel_openai._run.response_verdict import judge
 from parallel_openai.errors import RunStoppedError, ServerUnreachableError
 from parallel_openai.local.simulator import Server
 

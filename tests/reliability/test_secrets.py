@@ -15,7 +15,7 @@ import pandas as pd
 import pytest
 
 import parallel_openai as po
-from parallel_openai._http.addresses.urls import mask_url
+from parallel_openai._http.addresses.url_checks import mask_url
 from parallel_openai.errors import InvalidInputError
 from parallel_openai.local import simulator
 from parallel_openai.local.simulator import Server

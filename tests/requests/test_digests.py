@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from parallel_openai._journal.answer_counts import AnswerCounts
 from parallel_openai._journal.digest_index import DigestTable, digest_of, digest_of_key
 from parallel_openai._journal.entry import result_line
-from parallel_openai._journal.finished_requests import FinishedRequests
-from parallel_openai._journal.resume import KnownResults
+from parallel_openai._journal.known_results import KnownResults
 from parallel_openai._records import APIRequest, Result
 
 REQUESTS = [APIRequest({"model": "m", "messages": [{"role": "user", "content": str(n)}]}) for n in range(50)]
@@ -47,7 +47,7 @@ def test_what_is_no_digest_is_refused(key: str) -> None:
 
 
 def test_finished_requests_count_answers_and_forget_a_failure_that_was_mended() -> None:
-    finished = FinishedRequests()
+    finished = AnswerCounts()
     for good in (False, True, True):
         finished.put(1, good=good)
     finished.put(2, good=False)

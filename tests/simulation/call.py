@@ -17,7 +17,7 @@ import parallel_openai as po
 from parallel_openai._batch import manage as faces
 from parallel_openai._batch.batch_state import live_parts
 from parallel_openai._batch.submitting.input_files import InputFiles
-from parallel_openai._http.connections import Connections
+from parallel_openai._http.transport_per_loop import Connections
 from parallel_openai.errors import ParallelOpenAIError
 from tests.limits.virtual import VirtualLoop
 from tests.simulation.answers import inputs_of, text_in

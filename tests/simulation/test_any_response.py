@@ -21,8 +21,8 @@ from yarl import URL
 
 import parallel_openai as po
 from parallel_openai._http.body import TooLargeError, UnreadableError, decompressed
-from parallel_openai._http.connections import Connections
 from parallel_openai._http.transport import Transport
+from parallel_openai._http.transport_per_loop import Connections
 from parallel_openai._printable import printable_lines
 from parallel_openai.errors import ParallelOpenAIError
 from tests.limits.virtual import VirtualLoop

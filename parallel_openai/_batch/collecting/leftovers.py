@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from parallel_openai._batch.submitting.divide import Divider
 from parallel_openai._batch.submitting.input_files import InputFiles, Row
 from parallel_openai._client.client import Client
-from parallel_openai._progress.status import StatusTracker
+from parallel_openai._progress.status_tracker import StatusTracker
 from parallel_openai._records import APIRequest, Result, Ruling
 from parallel_openai._run.runner import End
 from parallel_openai._run.spending.budget import Budget

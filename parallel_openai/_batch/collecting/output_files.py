@@ -11,7 +11,7 @@ from typing import IO, NamedTuple
 
 from parallel_openai._batch.batch_api import BatchAPI
 from parallel_openai._batch.batch_state import Part
-from parallel_openai._batch.collecting.download_size import BESIDE, MOST_OF_ALL
+from parallel_openai._batch.collecting.download_bounds import BESIDE, MOST_OF_ALL
 from parallel_openai._batch.collecting.output_lines import (
     Outcome,
     missing,

@@ -11,7 +11,7 @@ from parallel_openai._json import dumps, loads_from_anywhere, loads_quickly
 from parallel_openai._printable import printable
 from parallel_openai._records import MAX_RESPONSE_BYTES, APIRequest, Attempt, Response, Result
 from parallel_openai._requests.endpoints import usage_of
-from parallel_openai._run.retry import judge
+from parallel_openai._run.response_verdict import judge
 
 #: Written into each answer, since nothing else in it tells that it cost half.
 TIER = "batch"

@@ -9,7 +9,7 @@ from typing import Any
 from parallel_openai._batch.submitting.input_files import UNKNOWN, Place, Row
 from parallel_openai._journal.entry import result_line
 from parallel_openai._journal.journal import Journal
-from parallel_openai._progress.status import StatusTracker
+from parallel_openai._progress.status_tracker import StatusTracker
 from parallel_openai._records import APIRequest, Response, Result, Ruling
 from parallel_openai._run.spending.budget import Budget, Reserve
 

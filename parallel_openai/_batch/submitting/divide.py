@@ -6,8 +6,8 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from parallel_openai._batch.batch_lane import MOST_REQUESTS, BatchLane
 from parallel_openai._batch.batch_state import Part
+from parallel_openai._batch.lane_options import MOST_REQUESTS, BatchLane
 from parallel_openai._batch.submitting.input_files import InputFiles, PartWriter, Row, inputs_of, make_line, tokens_of
 from parallel_openai._records import APIRequest
 

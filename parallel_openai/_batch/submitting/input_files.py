@@ -16,10 +16,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
-from parallel_openai._batch.collecting.download_size import most_bytes
+from parallel_openai._batch.collecting.download_bounds import most_bytes
 from parallel_openai._batch.disk_errors import on_disk
 from parallel_openai._batch.part_failures import LostError
-from parallel_openai._disk.ownership import check_own
+from parallel_openai._disk.file_ownership import check_own
 from parallel_openai._journal.entry import attempts_of
 from parallel_openai._json import dumps, loads
 from parallel_openai._log import log

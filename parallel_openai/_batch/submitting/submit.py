@@ -7,7 +7,7 @@ from itertools import pairwise
 
 from parallel_openai._batch.batch_api import BatchAPI, Sleep
 from parallel_openai._batch.batch_state import Part, live_parts, step, write
-from parallel_openai._batch.collecting.download_size import BESIDE
+from parallel_openai._batch.collecting.download_bounds import BESIDE
 from parallel_openai._batch.part_failures import LostError
 from parallel_openai._batch.server_batch import ServerBatch
 from parallel_openai._batch.submitting.input_files import InputFiles

@@ -14,8 +14,8 @@ from parallel_openai._printable import printable
 from parallel_openai._records import Result
 from parallel_openai._requests.endpoints import is_simulated, usage_of
 from parallel_openai._requests.template import BadPromptError
-from parallel_openai._run.spending.allowance import prices_at
 from parallel_openai._run.spending.budget import cost_of
+from parallel_openai._run.spending.caps import prices_at
 
 #: What stands behind the answer, in this order.
 COLUMNS = (

@@ -10,7 +10,7 @@ import pandas as pd
 
 from parallel_openai._frames.columns.answer_columns import Reader
 from parallel_openai._frames.columns.table import label_of
-from parallel_openai._frames.recipe import Recipe
+from parallel_openai._frames.request_builder import RequestBuilder
 from parallel_openai.errors import InvalidInputError
 
 CHOICE = "choice"
@@ -18,16 +18,16 @@ CHOICE = "choice"
 _BILLED = ("prompt_tokens", "completion_tokens", "cost_usd", "attempts")
 
 
-def check_choices(recipe: Recipe) -> None:
+def check_choices(builder: RequestBuilder) -> None:
     """See that there are choices to make rows of.
 
     Raises:
         InvalidInputError: the call asks for one answer, or for several samples.
     """
-    number = recipe.params.get("n")
+    number = builder.params.get("n")
     if isinstance(number, bool) or not isinstance(number, int) or number < 2:
         raise InvalidInputError(f"explode= makes a row of each choice, and needs n= above 1, not n={number!r}.")
-    if recipe.samples != 1:
+    if builder.samples != 1:
         raise InvalidInputError("explode= makes rows of the n= choices of an answer; leave out samples=.")
 
 

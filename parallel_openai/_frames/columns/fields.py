@@ -18,7 +18,7 @@ from parallel_openai._frames.columns.answer_columns import (
     text_column,
     value_column,
 )
-from parallel_openai._frames.recipe import WHATEVER_IS_RAISED, last_line
+from parallel_openai._frames.request_builder import WHATEVER_IS_RAISED, last_line
 from parallel_openai._requests.endpoints import Answer, Endpoint
 from parallel_openai._requests.reasoning import part_thoughts
 from parallel_openai._requests.schemas.structured_outputs import Structure

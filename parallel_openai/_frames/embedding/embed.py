@@ -14,8 +14,8 @@ from parallel_openai._client.default_client import client_for
 from parallel_openai._frames.columns.table import check_frame
 from parallel_openai._frames.embedding.pack_run import EmbedRun
 from parallel_openai._frames.embedding.vectors import VectorColumn
-from parallel_openai._frames.process import make_recipe
-from parallel_openai._frames.recipe import Prompt, Recipe
+from parallel_openai._frames.process import make_builder
+from parallel_openai._frames.request_builder import Prompt, RequestBuilder
 from parallel_openai._frames.run_options import Options
 from parallel_openai._frames.sync_async import Call, awaitable, blocking
 from parallel_openai._requests.endpoints import EMBEDDINGS
@@ -84,7 +84,7 @@ def embed_dataframe(
     >>> po.vectors(out).shape, out["error_code"].tolist()[2]
     ((3, 4), 'missing_prompt')
     """
-    recipe = _recipe(column, model, dimensions, rows_per_request, metadata, extra_body, params)
+    builder = _builder(column, model, dimensions, rows_per_request, metadata, extra_body, params)
     options = Options(
         verb="embed",
         save_to=save_to,
@@ -96,13 +96,13 @@ def embed_dataframe(
         deadline=deadline,
         resubmit=resubmit,
     )
-    return _run(df, recipe, client, options, rows_per_request)
+    return _run(df, builder, client, options, rows_per_request)
 
 
 aembed_dataframe = awaitable(embed_dataframe)
 
 
-def _recipe(
+def _builder(
     column: Prompt,
     model: str,
     dimensions: int | None,
@@ -110,7 +110,7 @@ def _recipe(
     metadata: Hashable | Sequence[Hashable],
     extra_body: Mapping[str, Any] | None,
     params: Mapping[str, Any],
-) -> Recipe:
+) -> RequestBuilder:
     for name, number in (("dimensions", dimensions), ("rows_per_request", rows_per_request)):
         if number is not None:
             check_count(number, name)
@@ -119,14 +119,14 @@ def _recipe(
             raise InvalidInputError(f"embed_dataframe has no {name}=. {_NOT_HERE[name]}")
     asked = {"encoding_format": "base64", **({} if dimensions is None else {"dimensions": dimensions}), **params}
     asked = {name: value for name, value in asked.items() if value is not None}
-    return make_recipe(column, model, None, EMBEDDINGS.name, None, 1, metadata, extra_body, asked)
+    return make_builder(column, model, None, EMBEDDINGS.name, None, 1, metadata, extra_body, asked)
 
 
 def _run(
-    df: pd.DataFrame, recipe: Recipe, client: Client | None, options: Options, rows_per_request: int | None
+    df: pd.DataFrame, builder: RequestBuilder, client: Client | None, options: Options, rows_per_request: int | None
 ) -> EmbedRun:
     check_frame(df)
-    vectors = VectorColumn(len(df), recipe.params.get("dimensions"))
-    run = EmbedRun(df, recipe, vectors.reader(), client_for(client), options)
+    vectors = VectorColumn(len(df), builder.params.get("dimensions"))
+    run = EmbedRun(df, builder, vectors.reader(), client_for(client), options)
     run.take_together(vectors, rows_per_request)
     return run

@@ -16,7 +16,7 @@ from parallel_openai._frames.embedding.packs import (
 from parallel_openai._frames.embedding.vectors import VectorColumn
 from parallel_openai._frames.frame_run import FrameRun
 from parallel_openai._journal.journal import Journal
-from parallel_openai._journal.resume import KnownResults
+from parallel_openai._journal.known_results import KnownResults
 from parallel_openai._records import APIRequest, Result, Ruling, as_it_says, together
 from parallel_openai._requests.endpoints import EMBEDDINGS, Answer, of_length, usage_of
 from parallel_openai._requests.template import BadPromptError, is_token_numbers
@@ -47,7 +47,7 @@ class EmbedRun(FrameRun):
         self._answered = 0  # packs
         self._refused_alone = 0  # rows
         # Other makers' models take more or less, and say so themselves.
-        is_openais = (self.recipe.model or "").startswith("text-embedding-")
+        is_openais = (self.builder.model or "").startswith("text-embedding-")
         self._most_tokens_each = EMBEDDINGS.packing.tokens_each if is_openais else None
 
     async def _send(
@@ -65,7 +65,7 @@ class EmbedRun(FrameRun):
             if (wrong := self._wrong(request)) is not None:
                 self._reject(self._slots[request.key], wrong)
                 continue
-            self._packer.fit(self.client.largest_prompt(self.recipe.model))
+            self._packer.fit(self.client.largest_prompt(self.builder.model))
             yield from self._counted(self._packer.add(request))
         yield from self._counted(self._packer.rest())
 
@@ -96,7 +96,7 @@ class EmbedRun(FrameRun):
         self._queue.ended(pack)
         if result.status == "failed":
             return self._refused(pack, result, journal)
-        dimensions = self.recipe.params.get("dimensions")
+        dimensions = self.builder.params.get("dimensions")
         answers = [of_length(answer, dimensions) for answer in EMBEDDINGS.read_all(result.response)]
         any_good = any(answer.error_code is None for answer in answers)
         if len(answers) != len(pack.rows) or (len(answers) == 1 and not any_good):

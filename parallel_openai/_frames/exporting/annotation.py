@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from parallel_openai._frames.columns.readable_columns import text_columns
 from parallel_openai._frames.columns.table import column_text, has_column, is_missing, last_run_of, rows_of
-from parallel_openai._frames.columns.text_columns import text_columns
 from parallel_openai._requests.schemas.label_schema import read_label, read_several, text_of
 from parallel_openai.errors import InvalidInputError
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from parallel_openai._frames.columns.table import has_column, is_missing, rows_of
-from parallel_openai._frames.exporting.asked_rows import OpenJournal, Source
+from parallel_openai._frames.exporting.row_to_request import OpenJournal, RowToRequest
 from parallel_openai._json import dumps, loads
 from parallel_openai._printable import printable
 from parallel_openai._records import APIRequest
@@ -43,7 +43,7 @@ class Examples:
     validation: list[Example]
 
 
-def training_examples(source: Source, *, only_reviewed: bool, validation: float, seed: int) -> Examples:
+def training_examples(source: RowToRequest, *, only_reviewed: bool, validation: float, seed: int) -> Examples:
     """The rows' messages with their answers, in the frame's order.
 
     Raises:
@@ -59,7 +59,7 @@ def training_examples(source: Source, *, only_reviewed: bool, validation: float,
     return examples
 
 
-def _rows(source: Source, only_reviewed: bool) -> Iterator[tuple[str, Example]]:
+def _rows(source: RowToRequest, only_reviewed: bool) -> Iterator[tuple[str, Example]]:
     judged = _Judged(source)
     if only_reviewed and not judged.any:
         raise InvalidInputError(
@@ -83,7 +83,7 @@ def _rows(source: Source, only_reviewed: bool) -> Iterator[tuple[str, Example]]:
 class _Judged:
     """The labels of each row by their columns (with the reason), a person's word going before the model's."""
 
-    def __init__(self, source: Source) -> None:
+    def __init__(self, source: RowToRequest) -> None:
         self._out = source.out
         prefix = source.prefix
         self._columns = {prefix + column: column for column in source.about.get("labels") or {}}
@@ -112,7 +112,7 @@ class _Judged:
 class _Answer:
     """What was asked of a row and what the model said, as far as the journal knows."""
 
-    def __init__(self, source: Source, request: APIRequest, known: OpenJournal) -> None:
+    def __init__(self, source: RowToRequest, request: APIRequest, known: OpenJournal) -> None:
         text = _text(source, request, known)
         try:
             answer = loads(text or "")
@@ -170,7 +170,7 @@ def _alike(label: Any, said: Any) -> bool:
     return text_of(label) == text_of(said)
 
 
-def _text(source: Source, request: APIRequest, known: OpenJournal) -> str | None:
+def _text(source: RowToRequest, request: APIRequest, known: OpenJournal) -> str | None:
     result = known.get(request)
     response = result.response if result is not None else None
     return source.endpoint.read(response).text if isinstance(response, Mapping) else None
@@ -186,7 +186,7 @@ def _messages(request: APIRequest) -> list[Any]:
     return [{"role": "system", "content": instructions}, *turns] if instructions else turns
 
 
-def _said_text(source: Source, request: APIRequest, row: Mapping[str, Any], known: OpenJournal) -> str | None:
+def _said_text(source: RowToRequest, request: APIRequest, row: Mapping[str, Any], known: OpenJournal) -> str | None:
     """The row's answer; of one with several fields, the JSON that they were read from.
 
     Raises:

@@ -15,9 +15,9 @@ from parallel_openai._arguments import check_count, path_of
 from parallel_openai._disk.atomic_write import replacing
 from parallel_openai._frames.columns.table import check_frame, column_text, find_column, labels_of, rows_of
 from parallel_openai._frames.exporting.annotation import argilla_records, label_studio_tasks
-from parallel_openai._frames.exporting.asked_rows import Source
 from parallel_openai._frames.exporting.fine_tuning import training_examples
-from parallel_openai._frames.recipe import last_line
+from parallel_openai._frames.exporting.row_to_request import RowToRequest
+from parallel_openai._frames.request_builder import last_line
 from parallel_openai._journal.lines import make_line
 from parallel_openai._json import dumps
 from parallel_openai.errors import InvalidInputError
@@ -78,8 +78,8 @@ def to_jsonl(
     place = path_of(path, "path")
     writers: dict[str, Callable[[], Iterator[bytes]]] = {
         "records": lambda: _records(out, index),
-        "results": lambda: _results(Source(out)),
-        "batch": lambda: _batch(Source(out)),
+        "results": lambda: _results(RowToRequest(out)),
+        "batch": lambda: _batch(RowToRequest(out)),
         "fine-tuning": lambda: iter(()),
         "label-studio": lambda: map(dumps, label_studio_tasks(out, text)),
         "argilla": lambda: map(dumps, argilla_records(out, text)),
@@ -90,7 +90,7 @@ def to_jsonl(
     _check(format, index=index, text=text, only_reviewed=only_reviewed, validation=validation)
     if format != "fine-tuning":
         return _write(place, writers[format]())
-    examples = training_examples(Source(out), only_reviewed=only_reviewed, validation=validation, seed=seed)
+    examples = training_examples(RowToRequest(out), only_reviewed=only_reviewed, validation=validation, seed=seed)
     count = _write(place, map(dumps, examples.training))
     if validation:
         beside = place.with_name(f"{place.stem}.validation{place.suffix}")
@@ -152,7 +152,7 @@ def _line(cells: dict[str, Any], number: int) -> bytes:
         raise InvalidInputError(f"Row {number} cannot be written as JSON: {last_line(error)}.") from None
 
 
-def _results(source: Source) -> Iterator[bytes]:
+def _results(source: RowToRequest) -> Iterator[bytes]:
     with source.journal() as known:
         for request, row in source.requests(known):
             if request is None or row["status"] == "cancelled":
@@ -166,7 +166,7 @@ def _results(source: Source) -> Iterator[bytes]:
             yield make_line(request.body, answer, *metadata)
 
 
-def _batch(source: Source) -> Iterator[bytes]:
+def _batch(source: RowToRequest) -> Iterator[bytes]:
     url = f"/v1/{source.path}"
     with source.journal() as known:
         for number, (request, row) in enumerate(source.requests(known)):

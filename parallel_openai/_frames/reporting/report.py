@@ -23,7 +23,7 @@ from parallel_openai._frames.reporting.report_tables import (
 )
 from parallel_openai._frames.reporting.timeline_pictures import coarser, latencies, rates
 from parallel_openai._progress.number_format import dollars, duration
-from parallel_openai._progress.status import StatusTracker, about_open_requests
+from parallel_openai._progress.status_tracker import StatusTracker, about_open_requests
 from parallel_openai._progress.timeline import Timeline
 
 if TYPE_CHECKING:

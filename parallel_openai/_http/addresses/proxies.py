@@ -10,7 +10,7 @@ from urllib.request import getproxies, proxy_bypass
 import aiohttp
 from yarl import URL
 
-from parallel_openai._http.addresses.urls import mask_url
+from parallel_openai._http.addresses.url_checks import mask_url
 from parallel_openai.errors import InvalidInputError
 
 _HTTP = ("http", "https")

@@ -18,7 +18,7 @@ from parallel_openai._display.display import Display
 from parallel_openai._frames.columns.earlier_columns import as_own
 from parallel_openai._frames.columns.table import check_frame, find_column
 from parallel_openai._frames.parameters import check_parameters, checked_extra
-from parallel_openai._frames.recipe import Prompt
+from parallel_openai._frames.request_builder import Prompt
 from parallel_openai._frames.sync_async import Call, awaitable, blocking
 from parallel_openai._labels.evaluation.differences import rows_that_differ
 from parallel_openai._labels.evaluation.evaluate import evaluate_without
@@ -38,8 +38,8 @@ from parallel_openai._progress.number_format import dollars
 from parallel_openai._requests.endpoints import CHAT
 from parallel_openai._requests.endpoints import endpoint as find_endpoint
 from parallel_openai._requests.schemas.label_models import is_label_model
-from parallel_openai._run.spending.allowance import Bounds
 from parallel_openai._run.spending.budget import Funds
+from parallel_openai._run.spending.caps import SpendingCaps
 from parallel_openai.errors import InvalidInputError
 
 
@@ -318,7 +318,7 @@ def _variants(prompts: Any, models: Sequence[str | None], options: Mapping[str, 
 
 def _shared_funds(budget_usd: float | None, budget_tokens: float | None) -> Funds | None:
     """What all variants together may spend; None where nothing bounds it."""
-    Bounds(budget_usd, budget_tokens)  # refuses what makes no sense
+    SpendingCaps(budget_usd, budget_tokens)  # refuses what makes no sense
     return None if budget_usd is None and budget_tokens is None else Funds(budget_usd, budget_tokens)
 
 

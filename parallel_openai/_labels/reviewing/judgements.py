@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from parallel_openai._disk.file_ownership import keep_private
 from parallel_openai._disk.locking import advice
-from parallel_openai._disk.ownership import keep_private
 from parallel_openai._json import dumps, loads
 from parallel_openai.errors import JournalError
 

@@ -12,8 +12,9 @@ import numpy as np
 import pandas as pd
 
 from parallel_openai._arguments import path_of
-from parallel_openai._disk.ownership import check_own
+from parallel_openai._disk.file_ownership import check_own
 from parallel_openai._display.html import to_html
+from parallel_openai._frames.columns.readable_columns import text_columns
 from parallel_openai._frames.columns.table import (
     check_frame,
     column_text,
@@ -22,7 +23,6 @@ from parallel_openai._frames.columns.table import (
     is_missing,
     last_run_of,
 )
-from parallel_openai._frames.columns.text_columns import text_columns
 from parallel_openai._frames.journal_path import USED
 from parallel_openai._labels.label_pairs import run_of
 from parallel_openai._labels.reviewing import review_sheet as table

@@ -10,7 +10,7 @@ from typing import Any
 from parallel_openai._records import APIRequest, Response, Usage
 from parallel_openai._requests.endpoints import usage_of
 from parallel_openai._requests.prices import tier_of
-from parallel_openai._run.retry import UNSENT_CODES
+from parallel_openai._run.response_verdict import UNSENT_CODES
 from parallel_openai._run.spending.worst_case import has_media, models_of, reads_unseen, worst_case
 
 #: Dollars for what a model read and wrote in a tier (None: the usual one); NaN where its price is not known.

@@ -7,10 +7,10 @@ import time
 from collections.abc import Awaitable, Callable, Mapping
 from typing import TYPE_CHECKING
 
-from parallel_openai._http.addresses.address import Address
-from parallel_openai._http.addresses.urls import mask_url
-from parallel_openai._http.connections import Connections
+from parallel_openai._http.addresses.base_url import BaseURL
+from parallel_openai._http.addresses.url_checks import mask_url
 from parallel_openai._http.credentials.keys import Key
+from parallel_openai._http.transport_per_loop import Connections
 from parallel_openai._records import APIRequest, Response
 from parallel_openai.errors import AuthenticationError
 
@@ -34,7 +34,7 @@ class AccountServer:
 
     def __init__(
         self,
-        address: Address,
+        address: BaseURL,
         key: Key,
         headers: Mapping[str, str],
         *,
@@ -94,7 +94,7 @@ class AccountServer:
 
 
 def _connector(
-    address: Address,
+    address: BaseURL,
     renewed: Callable[[], Awaitable[Mapping[str, str]]] | None,
     headers: Mapping[str, str],
     timeout: float,

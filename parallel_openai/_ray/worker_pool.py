@@ -14,7 +14,7 @@ from parallel_openai._client.client import MAX_CONCURRENT_REQUESTS, Client
 from parallel_openai._json import loads_quickly
 from parallel_openai._limits.model_limiters import InUse
 from parallel_openai._loop.background import COME_HOME
-from parallel_openai._progress.status import StatusTracker
+from parallel_openai._progress.status_tracker import StatusTracker
 from parallel_openai._ray.cluster import (
     AccountHandle,
     account_name,
@@ -40,7 +40,7 @@ PATIENCE = 0.25
 MOST_DEATHS = 10
 
 
-class Workers:
+class WorkerPool:
     """Does for a run what a client does, on the workers of a cluster.
 
     A worker that dies, however it dies, is replaced, and what it had not delivered is sent again: that is what was on

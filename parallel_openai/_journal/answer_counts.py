@@ -5,11 +5,11 @@ from __future__ import annotations
 from parallel_openai._journal.digest_index import DigestTable
 
 
-class FinishedRequests:
+class AnswerCounts:
     """How often each request has a good answer, and which ones have only failed; in 20 to 50 bytes for each.
 
     Requests go by digests of 64 bits, which the caller makes.
-    >>> finished = FinishedRequests()
+    >>> finished = AnswerCounts()
     >>> finished.put(1234, good=True)
     >>> finished.take(1234), finished.take(1234), finished.has_failed(1234)
     (True, False, False)
@@ -45,7 +45,7 @@ class FinishedRequests:
     def has_failed(self, digest: int) -> bool:
         return bool(self._table[digest] & 1)
 
-    def copy(self) -> FinishedRequests:
-        other = FinishedRequests()
+    def copy(self) -> AnswerCounts:
+        other = AnswerCounts()
         other._table = self._table.copy()
         return other

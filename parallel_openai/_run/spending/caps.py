@@ -13,7 +13,7 @@ from parallel_openai.errors import InvalidInputError
 
 
 @dataclass(frozen=True)
-class Bounds:
+class SpendingCaps:
     """What one call may take; None: as much as it needs.
 
     Attributes:
@@ -24,7 +24,7 @@ class Bounds:
     Raises:
         InvalidInputError: one of them makes no sense.
 
-    >>> Bounds(deadline=0)
+    >>> SpendingCaps(deadline=0)
     Traceback (most recent call last):
         ...
     parallel_openai.errors.InvalidInputError: deadline must be a number above 0 or None, not 0.
@@ -53,7 +53,7 @@ class Bounds:
     def why(self, ended: str) -> str:
         """What became of the rest, in one sentence.
 
-        >>> Bounds(budget_usd=0.5, deadline=60).why("budget")
+        >>> SpendingCaps(budget_usd=0.5, deadline=60).why("budget")
         'What is left of the budget of $0.50 is too small for the next request.'
         """
         if ended == "deadline":

@@ -26,7 +26,7 @@ class KnownRequest(APIRequest):
         self.body, self.key, self.former_key, self.size, self.measure = b"", key, None, None, None
 
 
-class Restorer:
+class JournalAnswers:
     """Rows with an answer in the journal, until it is read.
 
     To read an answer takes longer than to know that it is there. So a run first finds out which rows it has to send,

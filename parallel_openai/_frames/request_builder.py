@@ -58,7 +58,7 @@ MAX_REQUEST_BYTES = 128 * 2**20
 
 
 @dataclass(frozen=True)
-class Recipe:
+class RequestBuilder:
     """What is asked of each row of a frame.
 
     Attributes:
@@ -86,7 +86,7 @@ class Recipe:
     structure: Structure | None = None
 
     def check(self, df: pd.DataFrame) -> None:
-        """See, before anything is sent, that the frame has what the recipe needs.
+        """See, before anything is sent, that the frame has what the request builder needs.
 
         Raises:
             InvalidInputError: it does not; the message says what is missing.
@@ -201,7 +201,7 @@ class Recipe:
         return {**self.summary(), "place": place, "metadata": None}  # what travels beside is not what is asked
 
     def summary(self) -> dict[str, Any]:
-        """The recipe as plain data; of functions only their text."""
+        """The request builder as plain data; of functions only their text."""
         return {
             "prompt": _text_of(self.prompt),
             "system": None if self.system is None else _text_of(self.system),

@@ -1,4 +1,4 @@
-"""A file of the server on its way to the disk, within what was asked for and within the room that there is."""
+"""How large a file of the server may be, by what was asked for."""
 
 from __future__ import annotations
 

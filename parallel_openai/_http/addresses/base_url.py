@@ -9,7 +9,7 @@ from typing import Any
 from urllib.parse import parse_qsl, quote, urlencode, urlsplit, urlunsplit
 
 from parallel_openai._arguments import mapping_of
-from parallel_openai._http.addresses.urls import check_url, mask_url
+from parallel_openai._http.addresses.url_checks import check_url, mask_url
 from parallel_openai._requests.endpoints import endpoint_at
 from parallel_openai.errors import InvalidInputError
 
@@ -22,7 +22,7 @@ _VERSION = re.compile(r"/v\d+(beta|alpha)?(/|$)")
 
 
 @dataclass(frozen=True, slots=True)
-class Address:
+class BaseURL:
     """Where an API lives, and how a request's path lies below it.
 
     Attributes:
@@ -31,9 +31,9 @@ class Address:
         in_deployments: whether chat, completions and embeddings lie below a deployment, as in Azure's dated API.
         deployment: the deployment that all these go to; None: the one that is called like the request's model.
 
-    >>> Address("https://x.openai.azure.com/openai?api-version=1", True, True).path("chat/completions", "gpt 5")
+    >>> BaseURL("https://x.openai.azure.com/openai?api-version=1", True, True).path("chat/completions", "gpt 5")
     'deployments/gpt%205/chat/completions'
-    >>> Address("https://api.openai.com/v1").path("chat/completions", "gpt-5-mini")
+    >>> BaseURL("https://api.openai.com/v1").path("chat/completions", "gpt-5-mini")
     'chat/completions'
     """
 
@@ -90,7 +90,7 @@ def find_address(
     api_version: str | None = None,
     query: Mapping[str, str] | None = None,
     environment: Mapping[str, str],
-) -> Address:
+) -> BaseURL:
     """The address that the arguments and the environment mean.
 
     Raises:
@@ -127,7 +127,7 @@ def find_address(
     is_azure = wants_azure or "/deployments/" in path or bool(_AZURE_HOST.fullmatch(parts.hostname or ""))
     if is_azure:
         return _azure(parts._replace(path=path), azure_deployment, asked, environment, is_resource=wants_azure)
-    return Address(_joined(parts, path, asked))
+    return BaseURL(_joined(parts, path, asked))
 
 
 def _from_environment(environment: Mapping[str, str], wants_azure: bool) -> tuple[str, bool]:
@@ -149,7 +149,7 @@ def _from_environment(environment: Mapping[str, str], wants_azure: bool) -> tupl
 
 def _azure(
     parts: Any, deployment: str | None, asked: Query, environment: Mapping[str, str], *, is_resource: bool
-) -> Address:
+) -> BaseURL:
     """The address at Azure: its v1 path, which is like OpenAI's own, or the dated API with its deployments."""
     dated = "api-version" in dict(asked)
     match = re.fullmatch(r"(.*)/deployments/([^/]+)", parts.path)
@@ -157,17 +157,17 @@ def _azure(
         root, named = match.groups()
         if deployment not in (None, named):
             raise InvalidInputError(f"azure_deployment is {deployment!r}, but the URL names the deployment {named!r}.")
-        return Address(_joined(parts, root, _dated(asked, environment)), True, True, named)
+        return BaseURL(_joined(parts, root, _dated(asked, environment)), True, True, named)
     if _VERSION.search(parts.path):
         if deployment is not None:
             raise InvalidInputError(f"Azure's v1 path has no deployments in it: pass model={deployment!r} instead.")
-        return Address(_joined(parts, parts.path, asked), True)
+        return BaseURL(_joined(parts, parts.path, asked), True)
     if parts.path not in ("", "/openai") and not is_resource:
-        return Address(_joined(parts, parts.path, asked), True)
+        return BaseURL(_joined(parts, parts.path, asked), True)
     root = parts.path if parts.path.endswith("/openai") else f"{parts.path}/openai"
     if dated or deployment is not None or environment.get("OPENAI_API_VERSION"):
-        return Address(_joined(parts, root, _dated(asked, environment)), True, True, deployment)
-    return Address(_joined(parts, f"{root}/v1", asked), True)
+        return BaseURL(_joined(parts, root, _dated(asked, environment)), True, True, deployment)
+    return BaseURL(_joined(parts, f"{root}/v1", asked), True)
 
 
 def _dated(asked: Query, environment: Mapping[str, str]) -> Query:

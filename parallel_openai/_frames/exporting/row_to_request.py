@@ -9,8 +9,8 @@ from typing import Any
 import pandas as pd
 
 from parallel_openai._frames.columns.table import find_column, last_run_of, rows_of
-from parallel_openai._frames.recipe import Recipe
-from parallel_openai._journal.resume import KnownResults
+from parallel_openai._frames.request_builder import RequestBuilder
+from parallel_openai._journal.known_results import KnownResults
 from parallel_openai._records import APIRequest
 from parallel_openai._requests.endpoints import endpoint
 from parallel_openai._requests.template import BadPromptError
@@ -19,7 +19,7 @@ from parallel_openai.errors import InvalidInputError
 _NEEDED = {"endpoint", "answer", "prompt", "model", "system", "params", "journal"}
 
 
-class Source:
+class RowToRequest:
     """A frame of answers, with the way back to the requests that were made of it."""
 
     def __init__(self, out: pd.DataFrame) -> None:
@@ -63,10 +63,10 @@ class Source:
                 yield None, row
 
     def _rendered(self) -> Iterator[APIRequest | BadPromptError] | None:
-        """The requests made anew from the recipe; None where a function made them."""
+        """The requests made anew from the request builder; None where a function made them."""
         if self.about.get("made_by_function"):
             return None
-        recipe = Recipe(
+        builder = RequestBuilder(
             _column_again(self.about["prompt"]),
             self.about["model"],
             _column_again(self.about["system"]),
@@ -76,10 +76,10 @@ class Source:
             examples=self.about.get("examples", ()),
         )
         try:
-            recipe.check(self.out)
+            builder.check(self.out)
         except InvalidInputError:
             return None  # the columns it was made of were dropped; the journal has what was sent
-        return recipe.requests(self.out)
+        return builder.requests(self.out)
 
     def _cells(self) -> Iterator[dict[str, Any]]:
         for values in rows_of(self.out, list(self._columns.values())):

@@ -10,10 +10,10 @@ from typing import Any
 import pandas as pd
 
 from parallel_openai._frames.columns.answer_columns import Reader
-from parallel_openai._frames.recipe import Recipe
+from parallel_openai._frames.request_builder import RequestBuilder
+from parallel_openai._journal.known_results import KnownResults
 from parallel_openai._journal.neighbours import Neighbour, neighbours_of
 from parallel_openai._journal.origins import Origin
-from parallel_openai._journal.resume import KnownResults
 from parallel_openai._records import APIRequest, Result, Size
 from parallel_openai._requests.endpoints import usage_of
 from parallel_openai._requests.prices import context_window
@@ -73,7 +73,7 @@ class Learned:
 
 
 @dataclass
-class Counted:
+class RowPlan:
     """All rows, one entry for each sample of each.
 
     Attributes:
@@ -104,7 +104,7 @@ class Counted:
 
 def count(
     df: pd.DataFrame,
-    recipe: Recipe,
+    builder: RequestBuilder,
     reader: Reader,
     journal: Path,
     *,
@@ -114,7 +114,7 @@ def count(
     base_url: str,
     largest: float | None,
     origin: Origin | None,
-) -> Counted:
+) -> RowPlan:
     """Walk over the rows as a run would, with everything but the sending.
 
     Args:
@@ -123,14 +123,14 @@ def count(
         largest: tokens of the largest prompt that the account's limit lets through; None: not known.
         origin: whose answers in journals beside it count as known; None: none.
     """
-    counted = Counted()
+    counted = RowPlan()
     known = KnownResults(journal, failures=not retry_failed, simulated=simulated)
     seen: set[str] = set()
     try:
         if origin is not None:
-            paths = neighbours_of(journal, known, recipe.some_requests(df, within=LOOK_WITHIN), origin)
+            paths = neighbours_of(journal, known, builder.some_requests(df, within=LOOK_WITHIN), origin)
             known.neighbours = [Neighbour(path, simulated=simulated).believing(origin) for path in paths if path]
-        for request in recipe.requests(df):
+        for request in builder.requests(df):
             if isinstance(request, BadPromptError):
                 counted.add(FAILS, None, request.code, str(request))
             elif request.key in seen:
@@ -144,7 +144,7 @@ def count(
 
 
 def _place(
-    counted: Counted,
+    counted: RowPlan,
     request: APIRequest,
     result: Result | None,
     reader: Reader,
@@ -191,7 +191,7 @@ def _objection(size: Size, model: str, base_url: str, largest: float | None) -> 
     return None
 
 
-def by_code(counted: Counted) -> dict[str, tuple[int, int, str]]:
+def by_code(counted: RowPlan) -> dict[str, tuple[int, int, str]]:
     """Of the rows that fail, by code: how many, the first one's number, and its sentence."""
     found: dict[str, tuple[int, int, str]] = {}
     for number, (code, error) in enumerate(zip(counted.codes, counted.errors, strict=True)):
@@ -201,7 +201,7 @@ def by_code(counted: Counted) -> dict[str, tuple[int, int, str]]:
     return found
 
 
-def columns(counted: Counted) -> dict[str, Any]:
+def columns(counted: RowPlan) -> dict[str, Any]:
     """The cells as columns."""
     return {
         "status": pd.Categorical(counted.status, categories=[TO_SEND, KNOWN, SHARED, FAILS]),

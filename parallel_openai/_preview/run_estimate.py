@@ -7,10 +7,10 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from parallel_openai._batch.batch_lane import MOST_BYTES, MOST_REQUESTS
+from parallel_openai._batch.lane_options import MOST_BYTES, MOST_REQUESTS
 from parallel_openai._display.blocks import Number, Table
 from parallel_openai._limits.cost import RULES, charges_of
-from parallel_openai._preview.request_count import Learned, Sent
+from parallel_openai._preview.row_plan import Learned, Sent
 from parallel_openai._progress.number_format import clock_time, dollars
 from parallel_openai._records import Usage
 from parallel_openai._requests.endpoints import Endpoint

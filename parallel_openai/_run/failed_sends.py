@@ -8,10 +8,10 @@ from dataclasses import replace
 from typing import Any
 
 from parallel_openai._limits.admission import Admission
-from parallel_openai._progress.status import StatusTracker
+from parallel_openai._progress.status_tracker import StatusTracker
 from parallel_openai._records import TOO_MANY_FILES, Response, Verdict
 from parallel_openai._run.job import Job
-from parallel_openai._run.retry import RESOURCE_UNAVAILABLE, RetryPolicy
+from parallel_openai._run.response_verdict import RESOURCE_UNAVAILABLE, RetryPolicy
 from parallel_openai.errors import RateLimitedError
 
 _TOO_LARGE = "The request is larger than the account's token limit ever lets through. The server said: "
@@ -22,7 +22,7 @@ LASTING = 60.0
 _LATER = "Run the same again when it begins anew: what was finished is kept."
 
 
-class Failures:
+class FailedSends:
     """Decides, and tells the limiter and the counters.
 
     Args:
