@@ -31,7 +31,7 @@ def client_for(given: Client | None) -> Client:
     if given is not None:
         if not isinstance(given, Client):
             raise InvalidInputError(
-                f"client must be a parallel_openai.Client, not a {type(given).__module__}.{type(given).__name__}. "
+                f"client must be a parallel_openai.Client, not a {type(given).__name__}. "
                 "Make one with Client(base_url, api_key)."
             )
         return given

@@ -20,6 +20,15 @@ def number(value: float, form: str = ",") -> Number:
     return Number("" if value != value else format(value, form))
 
 
+def counted(count: int, noun: str) -> str:
+    """How many there are of a thing.
+
+    >>> counted(1, "row"), counted(2_000, "row")
+    ('1 row', '2,000 rows')
+    """
+    return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
+
+
 def shortened(text: str, most: int = 160) -> str:
     """The text, or its beginning.
 

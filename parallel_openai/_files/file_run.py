@@ -325,10 +325,10 @@ class FileRun:
 
     def _reject(self, number: int, line: bytes, reason: str) -> None:
         """A line that is no request is named in the log and counted; there is no request to write beside it."""
-        begins = line[:80]
-        if any(name.encode() in begins for name in SECRET):  # what goes wrong is logged, and a key is not
-            begins = b"..."
-        log.error("Line %d of %s is not sent: %s It begins: %r", number, self.source.path, reason, begins)
+        begins = line[:80].decode(errors="replace").strip()
+        if any(name in begins for name in SECRET):  # what goes wrong is logged, and a key is not
+            begins = "..."
+        log.error("Line %d of %s is not sent: %s It begins: %s", number, self.source.path, reason, begins)
         self.status.count_failed("invalid_line")
 
 

@@ -185,7 +185,7 @@ def test_the_page_shows_variants_and_changed_rows(compare: Compare, rows: pd.Dat
     found = compare(rows, PROMPTS, gold="gold")
     html = found._repr_html_()
     assert "SIMULATED" in html
-    assert "1 rows labelled differently" in html
+    assert "1 row labelled differently" in html
     assert "no label" not in html
     assert "<b>Great" not in html
     assert "No variant differs from v1 by more than chance (McNemar, exact)." in html

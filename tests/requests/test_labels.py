@@ -114,6 +114,16 @@ def test_the_schema_is_one_that_strict_mode_takes(asked: str, explain: bool) -> 
     assert (next(iter(told["schema"]["properties"])) == "reason") is explain
 
 
+@pytest.mark.parametrize("labels", [[f"code {n}" for n in range(1_001)], [f"{n:060}" for n in range(251)]])
+def test_more_labels_than_strict_mode_takes_are_asked_for_without_it(
+    labels: list[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    for kind in ("one", "several"):
+        assert label_format([field(labels, kind)])["json_schema"]["strict"] is False
+    assert "without strict mode" in caplog.text
+    assert label_format([field(labels[:250])])["json_schema"]["strict"] is True
+
+
 @pytest.mark.parametrize(
     ("fields", "answer", "values"),
     [

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from parallel_openai._display.blocks import Advice, Block, Fact, Facts, Heading, Picture, Sentence
+from parallel_openai._display.blocks import Advice, Block, Fact, Facts, Heading, Picture, Sentence, counted
 from parallel_openai._display.charts import draw
 from parallel_openai._display.display import Display
 from parallel_openai._display.text import to_line
@@ -237,7 +237,7 @@ class RunReport(Display):
         return [self._heading(), facts, *advice, *pictures, *tables, answers]
 
     def _heading(self) -> Heading:
-        return Heading(f"{self.rows:,} rows in {self.seconds:,.1f} s", self.simulated)
+        return Heading(f"{counted(self.rows, 'row')} in {self.seconds:,.1f} s", self.simulated)
 
     def _words(self) -> list[Block]:
         advice = [Advice(f"{self.advice}.")] if self.advice else []

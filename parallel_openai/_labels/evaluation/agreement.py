@@ -11,7 +11,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 import pandas as pd
 
-from parallel_openai._display.blocks import Block, Fact, Facts, Heading, Matrix, number
+from parallel_openai._display.blocks import Block, Fact, Facts, Heading, Matrix, counted, number
 from parallel_openai._display.display import Display
 from parallel_openai._frames.columns.answer_columns import COLUMNS, object_column
 from parallel_openai._frames.columns.table import column_text, runs_of
@@ -104,16 +104,20 @@ class Agreement(Display):
         names = ", ".join(self.annotators)
         several = len(self.annotators) > 2
         facts = [
-            Fact("Cohen's kappa", number(self.cohen_kappa, ".3f"), "the mean of the pairs" if several else ""),
-            Fact("Fleiss' kappa", number(self.fleiss_kappa, ".3f")),
-            Fact("Krippendorff's alpha", number(self.krippendorff_alpha, ".3f"), self.level),
+            _coefficient("Cohen's kappa", self.cohen_kappa, "the mean of the pairs" if several else ""),
+            _coefficient("Fleiss' kappa", self.fleiss_kappa),
+            _coefficient("Krippendorff's alpha", self.krippendorff_alpha, self.level),
         ]
         return [
-            Heading(f"{names} on {self.complete:,} rows: {self.same:.1%} labelled the same by all"),
+            Heading(f"{names} on {counted(self.complete, 'row')}: {self.same:.1%} labelled the same by all"),
             Facts(facts),
             *([_pairs(self.annotators, self.pairs)] if several else []),
             *rows_that_differ(self.differences),
         ]
+
+
+def _coefficient(name: str, value: float, note: str = "") -> Fact:
+    return Fact(name, number(value, ".3f"), note if value == value else "not defined: all labels are the same")
 
 
 def _pairs(names: Sequence[str], pairs: pd.DataFrame) -> Matrix:

@@ -13,7 +13,7 @@ import pandas as pd
 
 from parallel_openai._client.client import Client
 from parallel_openai._client.default_client import client_for
-from parallel_openai._display.blocks import Advice, Block, Heading, Number, Sentence, Table, number
+from parallel_openai._display.blocks import Advice, Block, Heading, Number, Sentence, Table, counted, number
 from parallel_openai._display.display import Display
 from parallel_openai._frames.columns.earlier_columns import as_own
 from parallel_openai._frames.columns.table import check_frame, find_column
@@ -134,7 +134,8 @@ class Comparison(Display):
 
     def blocks(self) -> list[Block]:
         rows = 0 if self.table.empty else int(self.table["rows"].iloc[0])
-        head = f"{len(self.table)} variants on {rows:,} rows, {len(self.changed):,} labelled differently"
+        variants = f"{counted(len(self.table), 'variant')} on {counted(rows, 'row')}"
+        head = f"{variants}, {len(self.changed):,} labelled differently"
         told = self.differing()
         same = len(self.table) > 1 and self.changed.empty
         return [

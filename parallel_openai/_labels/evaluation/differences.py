@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pandas as pd
 
-from parallel_openai._display.blocks import Block, Sentence, Table, shortened
+from parallel_openai._display.blocks import Block, Sentence, Table, counted, shortened
 from parallel_openai._frames.columns.table import column_text
 
 #: Rows that are shown.
@@ -22,4 +22,4 @@ def rows_that_differ(differences: pd.DataFrame) -> list[Block]:
     head = ("", *map(column_text, shown.columns))
     more = len(differences) - len(shown)
     rest = [Sentence(f"and {more:,} more")] if more else []
-    return [Table(f"{len(differences):,} rows labelled differently", head, rows), *rest]
+    return [Table(f"{counted(len(differences), 'row')} labelled differently", head, rows), *rest]

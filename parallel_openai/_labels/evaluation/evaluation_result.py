@@ -23,6 +23,7 @@ from parallel_openai._display.blocks import (
     Picture,
     Sentence,
     Table,
+    counted,
     number,
     shortened,
 )
@@ -145,7 +146,7 @@ class Evaluation(Display):
         left_out = f"{self.examples:,} more left out: the model was shown them as examples"
         return [
             Heading(f"{names}: {right:,} of {self.rows:,} rows are right", self.simulated),
-            Sentence(f"{self.rows:,} rows with a gold label, {self.labelled:,} of them labelled"),
+            Sentence(f"{counted(self.rows, 'row')} with a gold label, {self.labelled:,} of them labelled"),
             *([Sentence(left_out)] if self.examples else []),
             Facts(list(self._facts())),
             *([self._without_a_label()] if self.labelled < self.rows else []),

@@ -11,7 +11,9 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from parallel_openai._json import dumps, loads
+from parallel_openai._log import log
 from parallel_openai._requests.reasoning import part_thoughts
+from parallel_openai._requests.schemas.strict_limits import too_large
 from parallel_openai.errors import InvalidInputError
 
 #: The widest scale: 0 to 100.
@@ -299,6 +301,8 @@ def check_scale(scale: Any, labels: Any = None) -> LabelField:
 def label_format(fields: Sequence[LabelField], *, explain: bool = False) -> dict[str, Any]:
     """The chat API's `response_format` for an answer that fills in the fields, in their order.
 
+    More labels than strict mode takes are asked for without it; an answer with another label still fails its row.
+
     >>> choices, _ = check_labels(["spam", "ham"])
     >>> label_format([LabelField("label", "one", choices)])["json_schema"]["schema"]["properties"]
     {'label': {'type': 'string', 'enum': ['spam', 'ham']}}
@@ -311,7 +315,12 @@ def label_format(fields: Sequence[LabelField], *, explain: bool = False) -> dict
         "required": list(properties),
         "additionalProperties": False,
     }
-    return {"type": "json_schema", "json_schema": {"name": "label", "strict": True, "schema": schema}}
+    if excess := too_large(schema):
+        log.warning(
+            "The labels are asked for without strict mode, which does not take %s. Answers are checked here.", excess
+        )
+    told = {"name": "label", "strict": excess is None, "schema": schema}
+    return {"type": "json_schema", "json_schema": told}
 
 
 def read_answer(text: str, fields: Sequence[LabelField]) -> tuple[dict[str, Any], dict[str, Any]]:
