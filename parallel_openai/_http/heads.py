@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+import select
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -16,6 +17,8 @@ from aiohttp.client_proto import ResponseHandler
 
 _NAME = rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+"
 _USUAL_STATUS = re.compile(rb"HTTP/1\.[01] \d{3}[ \r\n]")
+#: A whole head of an answer, as nearly all servers write it.
+_USUAL = re.compile(rb"HTTP/1\.[01] [2-5]\d\d(?: [^\r\n]*)?\r\n(?:" + _NAME + rb":[^\r\n]*\r\n)*\r\n")
 _ODD_LINE = re.compile(rb"\n(?!" + _NAME + rb":|\r?\n|\Z)")
 _END = re.compile(rb"\n\r?\n")
 #: What says how long the content is; the first group tells which.
@@ -78,6 +81,22 @@ def _in_usual_form(head: bytes) -> bytes:
     return b"\r\n".join(kept)
 
 
+def left_to_come(data: bytes) -> int | None:
+    r"""How many bytes of an answer are still to come, if it begins with a head that needs no mending, as nearly all do,
+    and no more than its content follows; None if this has to be looked at more closely.
+
+    >>> left_to_come(b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\n{}")
+    1
+    >>> left_to_come(b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r\n{}")
+    """
+    usual = _USUAL.match(data)
+    framing = _FRAMING.findall(data, 0, usual.end()) if usual is not None else ()
+    if usual is None or len(framing) != 1 or not framing[0][0] or not framing[0][1].isdigit():
+        return None
+    left = int(framing[0][1]) + usual.end() - len(data)
+    return left if left >= 0 else None
+
+
 class Handler(ResponseHandler):
     """Takes in what comes on a connection, each answer's head as a whole."""
 
@@ -85,13 +104,26 @@ class Handler(ResponseHandler):
         super().__init__(loop=loop)
         self._head: bytes | None = None  # what has come of it; None within the content
         self._left: int | None = None  # bytes of the content that are to come, if that is known
+        self._poll = select.poll() if hasattr(select, "poll") else None  # Windows has none
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        super().connection_made(transport)
+        socket = transport.get_extra_info("socket")
+        if self._poll is not None and socket is not None:
+            self._poll.register(socket.fileno(), select.POLLIN)
+
+    def has_unread(self) -> bool:
+        """Whether something lies there that the loop has not read: the end, mostly, if a server closes unannounced."""
+        return self._poll is not None and bool(self._poll.poll(0))
 
     def set_response_params(self, **params: Any) -> None:
         self._head, self._left = b"", None
         super().set_response_params(**params)
 
     def data_received(self, data: bytes) -> None:
-        if self._head is not None and data:
+        if self._head == b"" and (left := left_to_come(data)) is not None:
+            self._head, self._left = None, left
+        elif self._head is not None and data:
             data = self._read_head(self._head, data)
             if not data:
                 return

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-import select
+from collections.abc import Callable
 
 from aiohttp.connector import Connection
+
+from parallel_openai._http.heads import Handler
 
 #: Seconds that one is kept for: servers and what stands before them close after a minute or so, without a word.
 KEPT = 30.0
 #: For which the first one is watched before any is used again: a server that says more than it was asked would have the
 #: rest taken for the answer to the next request.
 WATCHED = 0.05
+#: So many that wait for that are enough: whoever needs one waits with them. Opening one costs more than a request.
+ENOUGH = 24
 
 
 class IdleConnections:
@@ -29,10 +33,11 @@ class IdleConnections:
         self._loop = loop
         self._seconds = seconds
         self._watched = watched
-        self._is_trusted: bool | None = None  # None until one has been watched
+        self._is_trusted: bool | None = None if watched else True  # None until one has been watched
+        self._watch: asyncio.TimerHandle | None = None
+        self._news = asyncio.Event()
         self._kept: list[tuple[Connection, float]] = []  # in the order in which they came
         self._timer: asyncio.TimerHandle | None = None
-        self._poll = select.poll() if hasattr(select, "poll") else None  # Windows has none
 
     def put(self, connection: Connection) -> None:
         if self._is_trusted is False or not _is_sound(connection):  # the server has said that it closes it
@@ -41,53 +46,53 @@ class IdleConnections:
         self._kept.append((connection, self._loop.time()))
         if self._timer is None:
             self._timer = self._loop.call_later(self._seconds, self._end_old)
+        if self._is_trusted is None and self._watch is None:
+            self._watch = self._loop.call_later(self._watched, self._judge)
 
     def take(self) -> Connection | None:
         """One that can be used; None where there is none."""
-        if self._is_trusted is None:
-            self._watch()
         while self._is_trusted and self._kept:
             connection, _ = self._kept.pop()
-            if _is_sound(connection) and not self._has_come(connection):
+            if _is_sound(connection) and not _has_unread(connection):
                 return connection
             self._is_trusted = False if _says_more(connection) else self._is_trusted
             connection.close()
         return None
 
-    def _watch(self) -> None:
-        """Judge the server by the connections that were kept, the first one for long enough."""
-        if any(_says_more(connection) for connection, _ in self._kept):
-            self._is_trusted = False
-            self.drop()
-        elif self._kept and self._loop.time() >= self._kept[0][1] + self._watched:
-            self._is_trusted = True
+    async def take_soon(self) -> Connection | None:
+        """The same as soon as the server is trusted, if enough of them wait for that."""
+        if self._is_trusted is None and len(self._kept) >= ENOUGH:
+            await self._news.wait()
+        return self.take()
 
-    def _has_come(self, connection: Connection) -> bool:
-        """Whether something lies there that the loop has not read: the end, mostly, if a server closes unannounced."""
-        socket = connection.transport.get_extra_info("socket") if connection.transport is not None else None
-        if self._poll is None or socket is None:
-            return False
-        file = socket.fileno()
-        self._poll.register(file, select.POLLIN)
-        try:
-            return bool(self._poll.poll(0))
-        finally:
-            self._poll.unregister(file)
+    def _judge(self) -> None:
+        """Judge the server by the connections that were kept, the first one for long enough."""
+        self._is_trusted = not any(_says_more(connection) for connection, _ in self._kept)
+        if self._is_trusted:
+            self._news.set()
+        else:
+            self.drop()
 
     def drop(self) -> None:
         """Close them all."""
-        for connection, _ in self._kept:
-            connection.close()
-        self._kept.clear()
+        self._let_go(Connection.close)
 
     def give_back(self) -> None:
         """Leave them to aiohttp, which closes them in good order when its session is closed."""
-        for connection, _ in self._kept:
-            connection.release()
-        self._kept.clear()
+        self._let_go(Connection.release)
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
+
+    def _let_go(self, end: Callable[[Connection], None]) -> None:
+        for connection, _ in self._kept:
+            end(connection)
+        self._kept.clear()
+        if self._watch is not None:  # the one that was watched is gone
+            self._watch.cancel()
+            self._watch = None
+        self._news.set()
+        self._news = asyncio.Event()
 
     def _end_old(self) -> None:
         self._timer, oldest = None, self._loop.time() - self._seconds
@@ -109,3 +114,7 @@ def _is_sound(connection: Connection) -> bool:
     """Whether it is open, and nothing has come while nobody had asked, which would pass for the next answer."""
     protocol = connection.protocol
     return protocol is not None and protocol.is_connected() and not protocol.should_close
+
+
+def _has_unread(connection: Connection) -> bool:
+    return isinstance(connection.protocol, Handler) and connection.protocol.has_unread()

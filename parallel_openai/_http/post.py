@@ -78,7 +78,7 @@ class Poster:
             aiohttp.ClientError, OSError, TooLargeError, UnreadableError: as a session's request and `read` do.
         """
         target = self._targets.get(url) or self._target(url)
-        connection = self._idle.take() or await self._connect(target.request)
+        connection = self._idle.take() or await self._idle.take_soon() or await self._connect(target.request)
         try:
             protocol = connection.protocol
             transport = protocol.transport if protocol is not None else None
