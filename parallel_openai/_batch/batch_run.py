@@ -28,9 +28,10 @@ from parallel_openai._journal.journal import Journal
 from parallel_openai._log import log
 from parallel_openai._progress.status_tracker import StatusTracker
 from parallel_openai._records import APIRequest, Result, Ruling
+from parallel_openai._run.equal_refusals import EqualRefusals
 from parallel_openai._run.runner import End
 from parallel_openai._run.spending.budget import Budget
-from parallel_openai.errors import BatchError, PermissionDeniedError, RunStoppedError
+from parallel_openai.errors import BatchError, PermissionDeniedError, RequestRefusedError, RunStoppedError
 
 #: Seconds after which a batch is not waited for any more. Its window is a day.
 OVERDUE = 3 * 86_400.0
@@ -96,6 +97,8 @@ class BatchRun:
         self._output_files = OutputFiles(self._api, self._input_files, self._settle)
         self._failures = PartFailures(options.poll_seconds, client.max_wait, patient=options.wait, clock=client.clock)
         self._refusals: list[RunStoppedError] = []  # of parts that the server would not have
+        self._equal_refusals = EqualRefusals()
+        self._refused_alike: RequestRefusedError | None = None
         self._is_blind, self._skipped = False, 0  # what is in an earlier part is not known; requests not sent for that
         self._began, self._is_cancelled = time.time(), False
         self._batches: dict[str, ServerBatch] = {}  # as they were seen last
@@ -139,6 +142,8 @@ class BatchRun:
         end: End = "budget" if self.is_short else "finished"
         if end == "finished" and self._options.wait:
             end = await self._send_leftovers()
+        if self._refused_alike is not None and not self._known_answers:
+            self._refusals.append(await self._client.with_advice(self._refused_alike))
         self.standing.tell(self._refusals, skipped=self._skipped, has_worked=self._api.has_worked)
         return "submitted" if self.live and not (self._options.wait and end == "budget") else end
 
@@ -321,7 +326,7 @@ class BatchRun:
             return []
         if outcome.fate == "done" or not self._requests.waits_for(row.request):
             if outcome.fate == "done":
-                self._requests.deliver(outcome.result(row.request, row.attempts))
+                self._deliver(row, outcome)
             return []
         again = replace(row, attempts=(*row.attempts, outcome.attempt))
         if part.round < self._options.rounds:
@@ -334,6 +339,21 @@ class BatchRun:
             self._requests.deliver(outcome.result(row.request, row.attempts))
         return []
 
+    def _deliver(self, row: Row, outcome: Outcome) -> None:
+        """Hand a row's result over; and notice that all are refused alike, which is told once all have their end."""
+        is_mine = self._requests.waits_for(row.request)
+        self._requests.deliver(outcome.result(row.request, row.attempts))
+        if outcome.refusal is None or not is_mine:
+            return
+        try:
+            self._equal_refusals.check(row.request, *outcome.refusal, known=self._known_answers > 0)
+        except RequestRefusedError as error:
+            self._refused_alike = self._refused_alike or error
+
+    @property
+    def _known_answers(self) -> int:
+        return self._status.num_tasks_succeeded + self._status.num_tasks_to_restore
+
     # What the Batch API does not take.
 
     async def _refused(self, part: Part, batch: ServerBatch) -> None:
@@ -342,14 +362,14 @@ class BatchRun:
             await self._queue_is_full(part, str(full.get("message") or ""))
             return
         at_fault = batch.at_fault()
-        if not at_fault.keys() & set(range(1, part.requests + 1)):
+        if self._refused_alike or not at_fault.keys() & set(range(1, part.requests + 1)):
             rows = f"{part.requests:,} rows"
             self._drop(part, BatchError(f"The Batch API refused the batch {batch.id} of {rows}: {batch.why()}"))
             return
         new: list[Part] = []
         async for number, row in self._rows(part):
             if number in at_fault:
-                self._requests.deliver(refused(batch, at_fault[number]).result(row.request, row.attempts))
+                self._deliver(row, refused(batch, at_fault[number]))
             elif self._requests.waits_for(row.request) and (filled := self._add(row, part.round)) is not None:
                 new.append(filled)
         await self._replace(part, new, "dropped")

@@ -260,9 +260,9 @@ class Client:
             try:
                 return await runner.run(requests)
             except RequestRefusedError as error:
-                raise await self._with_advice(error) from None
+                raise await self.with_advice(error) from None
 
-    async def _with_advice(self, error: RequestRefusedError) -> RequestRefusedError:
+    async def with_advice(self, error: RequestRefusedError) -> RequestRefusedError:
         """The same with the models of the server's list that are called almost like the one that it does not know."""
         if error.model is None:
             return error

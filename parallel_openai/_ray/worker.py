@@ -41,21 +41,15 @@ COUNTS = (
 )
 
 
-#: What a client reads of a body, besides sending it.
-_READ_BY_CLIENT = ("model", "service_tier")
-
-
 class NumberedRequest(APIRequest):
-    """A request as it travels: what is sent, and a number to know it by. A budget reads it `whole`."""
+    """A request as it travels: what is sent, and a number to know it by."""
 
     __slots__ = ("number",)
 
-    def __init__(self, number: int, request: APIRequest, *, whole: bool = False) -> None:
+    def __init__(self, number: int, request: APIRequest) -> None:
         self.number = number
-        asked = request.request_json
-        self.request_json = asked if whole else {name: asked[name] for name in _READ_BY_CLIENT if name in asked}
-        self.metadata = self.measure = None
-        for name in ("path", "sample", "body", "key", "size"):
+        self.metadata = self.measure = self._json = None  # whoever needs the JSON reads it back from the bytes
+        for name in ("path", "sample", "body", "key", "model", "tier", "size"):
             setattr(self, name, getattr(request, name))
 
 
@@ -219,14 +213,15 @@ class Worker:
     _stop: tuple[str, str] | None = None
     _ended: bool = False
 
-    async def open(self, sealed: SealedClient, share: Share | None) -> str:
-        """Begin, within a share of the budget if there is one, and give this worker's name."""
+    async def open(self, sealed: SealedClient, share: Share | None, known: int = 0) -> str:
+        """Begin, within a share of the budget if there is one, and give this worker's name. So many answers of the run
+        are `known` already."""
         self._client, self._limiters = leased_client(sealed, self.account)
         self._funds = None if share is None else self.account.borrowed(share)
         tier = None if share is None else share.tier
         self._budget = SpendingCaps(budget_usd=self._funds).budget(self._client.base_url, tier)
         self._timeline = RemoteTimeline()
-        self._status = StatusTracker(timeline=self._timeline)
+        self._status = StatusTracker(timeline=self._timeline, num_tasks_to_restore=known)
         self._told: Counter[str] = Counter()
         self._told_waited: dict[str | None, Counter[str]] = {}
         self._news = asyncio.Event()

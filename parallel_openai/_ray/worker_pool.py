@@ -134,7 +134,7 @@ class WorkerPool:
             worker = actor.remote(self._account)
             mine: dict[int, APIRequest] = {}
             try:
-                await worker.open.remote(self._sealed, run.share)
+                await worker.open.remote(self._sealed, run.share, run.known)
                 run.working.add(me)
                 await self._feed(worker, run, mine, me)
                 return
@@ -191,6 +191,11 @@ class _Run:
         self._gauges: dict[int, tuple[int, int]] = {}
         self._news = asyncio.Event()
 
+    @property
+    def known(self) -> int:
+        """How many good answers there are."""
+        return self._status.num_tasks_succeeded + self._status.num_tasks_to_restore
+
     async def take(self, count: int, mine: dict[int, APIRequest]) -> list[NumberedRequest]:
         """The next requests, as many as there are up to that count; they are noted in `mine`."""
         requests: list[NumberedRequest] = []
@@ -211,7 +216,7 @@ class _Run:
             self._numbers += 1
             self._open += 1
             mine[self._numbers] = request
-            requests.append(NumberedRequest(self._numbers, request, whole=self.share is not None))
+            requests.append(NumberedRequest(self._numbers, request))
         self._look_around()
         return requests
 

@@ -90,9 +90,9 @@ def _named_field(error: Mapping[str, Any], verdict: Verdict, body: Mapping[str, 
 
 
 def _param(error: Mapping[str, Any]) -> str | None:
-    """The parameter as OpenAI names it, or the place as FastAPI does."""
+    """The parameter as OpenAI names it, in a batch as well, or the place as FastAPI does."""
     param = error.get("param")
-    return re.split(r"[.\[]", param)[0] if isinstance(param, str) and param else None
+    return re.split(r"[.\[]", param.removeprefix("body."))[0] if isinstance(param, str) and param else None
 
 
 def _may_be_the_runs(

@@ -10,6 +10,7 @@ from parallel_openai._ray.shared_account import Grant, Report
 from parallel_openai._ray.worker import SILENCE, NumberedRequest, Worker
 from parallel_openai._records import APIRequest
 from parallel_openai.local import simulator
+from tests.servers.recorder import recorder
 
 
 class DeskHere:
@@ -46,3 +47,31 @@ async def hears_nothing_for_a_while() -> None:
             results += (await worker.exchange([], 0.2)).results
         await worker.come_home(1.0)
         assert server.stats(charged=False)["received"] == 40
+
+
+def test_a_parameter_that_the_server_does_not_know_is_named_and_known_rows_keep_the_others_going() -> None:
+    answer = b'{"error": {"message": "Unknown parameter: \'max_tokns\'.", "param": "max_tokns", "code": null}}'
+    with recorder(lambda asked: (400, answer)) as server:
+        stop, sends = asyncio.run(refused_alike(server.url, known=0))
+        assert stop is not None
+        assert stop[0] == "RequestRefusedError"
+        assert "Check max_tokns=5. Did you mean max_tokens?" in stop[1]
+        stop, sends = asyncio.run(refused_alike(server.url, known=3))
+        assert (stop, sends) == (None, 20)
+
+
+async def refused_alike(url: str, known: int) -> tuple[tuple[str, str] | None, int]:
+    """Why a worker stopped and how many results it gave, where so many answers are known already."""
+    worker = Worker(DeskHere())  # type: ignore[arg-type]  # all that it asks a desk for
+    await worker.open(SealedClient(po.Client(f"{url}/v1").account()), None, known)
+    messages = [[{"role": "user", "content": f"{number}"}] for number in range(20)]
+    asked = [APIRequest({"model": "m", "max_tokns": 5, "messages": each}) for each in messages]
+    delivered = await worker.exchange([NumberedRequest(number, each) for number, each in enumerate(asked)], 1.0)
+    results = [*delivered.results]
+    for _ in range(20):
+        if delivered.stop is not None or len(results) == 20:
+            break
+        delivered = await worker.exchange([], 0.5)
+        results += delivered.results
+    await worker.come_home(1.0)
+    return delivered.stop, len(results)

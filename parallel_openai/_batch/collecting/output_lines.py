@@ -9,7 +9,7 @@ from typing import IO, Any, Literal
 from parallel_openai._batch.server_batch import ServerBatch
 from parallel_openai._json import dumps, loads_from_anywhere, loads_quickly
 from parallel_openai._printable import printable
-from parallel_openai._records import MAX_RESPONSE_BYTES, APIRequest, Attempt, Response, Result
+from parallel_openai._records import MAX_RESPONSE_BYTES, APIRequest, Attempt, Response, Result, Verdict
 from parallel_openai._requests.endpoints import usage_of
 from parallel_openai._run.response_verdict import judge
 
@@ -30,6 +30,7 @@ class Outcome:
         attempt: its going through the batch, as one send.
         error_code, error: why there is no answer.
         answer: the answer's JSON, where there is one.
+        refusal: what the server said in its place, where it did, and what that means.
     """
 
     fate: Fate
@@ -37,6 +38,7 @@ class Outcome:
     error_code: str | None = None
     error: str | None = None
     answer: dict[str, Any] | None = None
+    refusal: tuple[Response, Verdict] | None = None
 
     def result(self, request: APIRequest, earlier: tuple[Attempt, ...]) -> Result:
         """The row's result, after the sends before this one."""
@@ -112,7 +114,7 @@ def _answered(batch: ServerBatch, status: int, body: Any, request_id: Any) -> Ou
     if verdict.kind == "done":
         return Outcome("done", attempt, answer={**body, "service_tier": TIER})
     fate: Fate = "done" if verdict.kind in ("fail", "stop") else "again"
-    return Outcome(fate, attempt, verdict.code, verdict.message)
+    return Outcome(fate, attempt, verdict.code, verdict.message, refusal=(response, verdict))
 
 
 def without_answer(batch: ServerBatch, code: str, message: str) -> Outcome:
@@ -131,7 +133,8 @@ def unreadable(batch: ServerBatch) -> Outcome:
 def refused(batch: ServerBatch, error: Mapping[str, Any]) -> Outcome:
     """For a row whose line in the input file the server finds fault with."""
     code, message = str(error.get("code") or "batch_error"), str(error.get("message"))
-    return replace(without_answer(batch, code, message), fate="done")
+    refusal = Response(400, {}, b"", {"error": error}, 0.0), Verdict("fail", code, message)
+    return replace(without_answer(batch, code, message), fate="done", refusal=refusal)
 
 
 def missing(batch: ServerBatch) -> Outcome:
