@@ -163,7 +163,7 @@ class Lock:
 
 
 def _check_ours(place: Path) -> None:
-    """See that a lock file, which is written over, holds nothing but a holder's name.
+    """See that a lock file, which is written over, holds nothing but a holder's name, or what a full disk took of it.
 
     Raises:
         JournalError: it holds something else.
@@ -173,7 +173,7 @@ def _check_ours(place: Path) -> None:
             held = file.read(len(_HOLDER)).decode("latin-1")
     except OSError:  # there is none; or Windows keeps a locked file shut
         return
-    if held and held != _HOLDER:
+    if not _HOLDER.startswith(held):
         raise JournalError(f"{place} is no lock file, and would be written over. Remove it, or choose another path.")
 
 
