@@ -14,6 +14,7 @@ from tests.simulation.run import live
 #: Lives after which a line tells how far it is: a run may go on for hours.
 TOLD_EVERY = 500
 
+
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.simulation", description=__doc__)
     parser.add_argument("--lives", type=int, default=1000, help="how many")

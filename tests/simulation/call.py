@@ -53,6 +53,8 @@ class Outcome:
         killed: in the middle of it.
         turn: of the loop, at the end.
         seconds: how long it took.
+        broke: when what breaks the server was sent.
+        wanted: how many answers each question may have.
     """
 
     frames: list[pd.DataFrame] = field(default_factory=list)
@@ -61,6 +63,8 @@ class Outcome:
     killed: bool = False
     turn: int = 0
     seconds: float = 0.0
+    broke: dict[tuple[str, ...], list[float]] = field(default_factory=dict)
+    wanted: dict[str, int] = field(default_factory=dict)
 
 
 def is_last(life: Life, number: int) -> bool:
@@ -84,7 +88,7 @@ class Here:
         if self.call.stop == "kill":
             self._die_at(int(self.call.at))
         self.server = Server(self.life, self.call, self.number, self.books, self.loop, self._die)
-        outcome = Outcome()
+        outcome = Outcome(broke=self.server.broke, wanted=self.server.wanted)
         with self.clock.in_place():
             self._run(outcome)
         return outcome, self.books
@@ -135,7 +139,7 @@ class Here:
     async def _all(self, outcome: Outcome) -> None:
         client, second = self._client(), self.life.second
         names = ["out.jsonl"]
-        if second is not None:
+        if second is not None and second != "compared":
             names.append("out.jsonl" if second == "same journal" else "out2.jsonl")
         tasks = [asyncio.ensure_future(self._one(client, outcome, name)) for name in names]
         for delay in {"cancel": (0.0,), "cancel_twice": (0.0, 0.5)}.get(self.call.stop or "", ()):
@@ -179,7 +183,7 @@ class Here:
             self.books.wrong.append(f"{type(error).__name__}: {error}")
 
     def _note_told(self, outcome: Outcome) -> None:
-        if self.life.verb != "file" and (report := po.last_run()) is not None:
+        if self.life.verb != "file" and self.life.second != "compared" and (report := po.last_run()) is not None:
             outcome.told.append((report.prompt_tokens, report.completion_tokens, report.cost_usd))
 
     def _asked(self, client: po.Client, outcome: Outcome, path: Path) -> Coroutine[Any, Any, pd.DataFrame]:
@@ -200,8 +204,20 @@ class Here:
             options["repair"] = True
         if life.verb == "label":
             options["confidence"] = "logprobs" if life.logprobs else None
+            if life.second == "compared":
+                return self._compared(df, outcome, options)
             return po.alabel_dataframe(df, PROMPT, labels=list(LABELS), model=model, **options)
         return po.aprocess_dataframe(df, PROMPT, model=model, **options)
+
+    async def _compared(self, df: pd.DataFrame, outcome: Outcome, options: dict[str, Any]) -> pd.DataFrame:
+        """By two models. Gives the last frame; the one before is noted already."""
+        prompts = {"variant": {"prompt": PROMPT, "save_to": options.pop("save_to")}}
+        found = await po.acompare(df, prompts, labels=list(LABELS), models=[MODEL, OTHER_MODEL], **options)
+        if found.ended != "finished":
+            outcome.errors.append(f"the comparison ended early: {found.ended}")
+        *before, last = found.frames.values()
+        outcome.frames += before
+        return last
 
     def _lane(self) -> Any:
         if self.life.lane != "batch":

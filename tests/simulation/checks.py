@@ -22,7 +22,7 @@ from tests.simulation.answers import (
 )
 from tests.simulation.books import Bill, Books
 from tests.simulation.call import Outcome, is_last, request_for
-from tests.simulation.life import CAP, FINAL, Call, Life
+from tests.simulation.life import CAP, FINAL, UNREACHED, Call, Life
 
 #: Good answers to each question.
 Kept = Counter[str]
@@ -31,6 +31,8 @@ Kept = Counter[str]
 TURNS_TO_WRITE = 8
 #: Seconds that a stopped call waits for what is on its way.
 WAITED_FOR = 9.9
+#: Sends of one request, as `Client` has it; and seconds that it takes for so many at the least, but for great luck.
+MOST_ATTEMPTS, LEAST_RESTS = 5, 0.3
 #: Columns of a frame that are the same whatever went wrong on the way to it.
 _SAME = ("text", "status", "error_code", "finish_reason", "model", "response", "label", "confidence", "embedding")
 
@@ -44,8 +46,11 @@ def after_call(
     came = [bill for bill in books.bills if bill.came_in == number and bill.outcome == "delivered"]
     wrong += _lost(outcome, came, before, after)
     wrong += _left(call, sent, books.now - outcome.seconds)
+    wrong += _after_stop(call, outcome, books)
+    wrong += _broke(life, outcome)
+    wrong += _attempts(life, call, number, outcome, books)
     if not is_last(life, number):
-        wrong += _beyond_budget(life, sent)
+        wrong += _beyond_budget(life, sent) + _unused_budget(life, call, outcome, sent)
     if books.taken_again < number and not (life.lane == "batch" and life.budget):  # which may hold up who asks for it
         wrong += _untold(outcome, came)
     if life.lane == "batch":
@@ -172,7 +177,7 @@ def _lost(outcome: Outcome, came: Sequence[Bill], before: Kept, after: Kept) -> 
 
 def _left(call: Call, sent: Sequence[Bill], began: float) -> list[str]:
     """A stop that is gentle waits for what is billed already; a second one, as after a refusal of all, does not."""
-    if call.stop not in ("cancel", "deadline") or call.faults.keys() & set(FINAL):
+    if call.stop not in ("cancel", "deadline") or call.faults.keys() & {*FINAL, *UNREACHED}:
         return []
     most = began + call.at + WAITED_FOR
     return [
@@ -211,7 +216,7 @@ def _idle(life: Life, call: Call, outcome: Outcome, books: Books, bills: Sequenc
             ideal = max(ideal, 60.0 * number * each / limit)
     waits = [bill.seconds for bill in bills]
     at_once = life.given.get("max_concurrent_requests", 500)
-    at_start = 75.0 if settings.start_level else 135.0  # of an account that others have just used up
+    at_start = 75.0 if settings.start_level else 150.0  # of an account that others have just used up
     most = 1.5 * ideal + 2 * sum(waits) / at_once + 2 * max(waits, default=0.0) + at_start
     wrong = []
     if outcome.seconds > most:
@@ -233,6 +238,63 @@ def _idle_after_batches(life: Life, call: Call, outcome: Outcome, books: Books) 
     most = 120.0 + 20 * poll  # looks at files that are late or short
     late = books.now - max([*ends, books.now - outcome.seconds])
     return [f"the call ended {late:.0f} s after its batches, where {most:.0f} s are enough"] if late > most else []
+
+
+def _after_stop(call: Call, outcome: Outcome, books: Books) -> list[str]:
+    """After a stop or a deadline nothing is sent, and what is on its way is not waited for longer than is said."""
+    if call.stop not in ("cancel", "cancel_twice", "deadline"):
+        return []
+    stopped = books.now - outcome.seconds + call.at + (0.01 if call.stop == "deadline" else 0.0)
+    late = sum(at > stopped + 0.005 for at in books.sent)
+    wrong = [f"{late} requests were sent after the {call.stop}"] if late else []
+    if books.now > stopped + WAITED_FOR + 1.0:
+        wrong.append(f"the call ended {books.now - stopped:.1f} s after the {call.stop}")
+    return wrong
+
+
+def _broke(life: Life, outcome: Outcome) -> list[str]:
+    """What breaks the server is sent so often as is said, and with rests; packs are split beside that."""
+    wrong = []
+    for questions, times in outcome.broke.items() if life.verb != "embed" else ():
+        most = MOST_ATTEMPTS * outcome.wanted[questions[0]]
+        if len(times) > most:
+            wrong.append(f"{questions} was sent {len(times)} times, where {most} are allowed")
+        if len(times) == most == MOST_ATTEMPTS and times[-1] - times[0] < LEAST_RESTS:
+            wrong.append(f"{questions} was sent {most} times within {times[-1] - times[0]:.3f} s")
+    return wrong
+
+
+def _attempts(life: Life, call: Call, number: int, outcome: Outcome, books: Books) -> list[str]:
+    """Each send is told as an attempt, where one run alone has sent all and all has come to its end."""
+    if number or life.verb not in ("process", "label") or life.lane == "batch" or life.second or outcome.errors:
+        return []
+    told = sum(int(frame["attempts"].sum()) for frame in outcome.frames)
+    whole = bool(outcome.frames) and not any((frame["status"] == "cancelled").any() for frame in outcome.frames)
+    return [f"{told} attempts are told of {len(books.sent)}"] if whole and told != len(books.sent) else []
+
+
+def _unused_budget(life: Life, call: Call, outcome: Outcome, bills: Sequence[Bill]) -> list[str]:
+    """A run whose budget ends it has no room for two more requests; where a fault hides the cost, it cannot know."""
+    most = life.budget.get("budget_tokens")
+    if most is None or call.faults or life.second or life.lane == "batch" or life.verb == "file" or not outcome.frames:
+        return []
+    if not (outcome.frames[0]["error_code"] == "budget").any():
+        return []
+    texts = [prompt_tokens(request_for(life, text)) for text in life.texts if text is not None]
+    spent = sum(sum(bill.tokens) for bill in bills)
+    largest = max([*texts, *(bill.tokens[0] for bill in bills)]) + CAP
+    return [f"the budget ended the run at {spent} tokens of {most}"] if spent + 2 * largest < most else []
+
+
+def damaged(lines: Sequence[bytes]) -> list[str]:
+    """What is left of torn lines, which the next to write cuts off."""
+    wrong = []
+    for line in lines:
+        try:
+            orjson.loads(line or b"0")
+        except orjson.JSONDecodeError:
+            wrong.append(f"a line of the journal is damaged: {line[:80]!r}")
+    return wrong
 
 
 def _beyond_budget(life: Life, bills: Sequence[Bill]) -> list[str]:

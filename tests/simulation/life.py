@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 Verb = Literal["process", "label", "embed", "file"]
@@ -13,8 +13,9 @@ Lane = Literal["online", "flex", "batch"]
 #: cancel what is in batches.
 Way = Literal["ask", "submit", "online", "collect", "cancel"]
 
-#: What the server or the network does to a request before any work.
+#: What the network does to a request; and what of that says, before anything was answered, that nobody is there.
 BROKEN = ("reset", "refused", "dns", "tls", "connect_timeout")
+UNREACHED = BROKEN[1:]
 #: Of one row; and of all, as those of a row are too where they come again and again.
 FINAL = ("400", "413", "422", "404", "401", "403", "quota")
 BEFORE_WORK = (
@@ -29,6 +30,11 @@ AFTER_WORK = (
     *("truncated", "off_label", "refusal", "filtered", "no_usage", "no_logprobs"),
     *("late_headers", "stale_headers", "no_headers"),
 )
+#: And what only those lives meet that draw more: answers that tell a limit of 0, as where there is none; a refusal that
+#: says when to come again; and rows that break the server each time.
+ZERO_LIMITS, LATER, BREAKS = "zero_limits", "later", "breaks"
+#: Seconds that `LATER` says.
+SECONDS_LATER = 7.0
 ROW_FAULTS = (
     *("row_500", "row_429", "row_missing", "row_in_no_words", "row_odd", "row_twice"),
     *("truncated", "off_label", "no_usage", "nothing", "refusal", "filtered"),
@@ -90,7 +96,13 @@ class Batches:
 
 @dataclass(frozen=True)
 class Life:
-    """One question, asked until it is answered."""
+    """One question, asked until it is answered.
+
+    Attributes:
+        second: what else asks: another run beside it, or another model of the same comparison.
+        torn: whether a kill takes the end of the journal along, or no more of it than the last line's end.
+        shuffled: whether each call has the rows in another order.
+    """
 
     seed: int
     verb: Verb
@@ -106,8 +118,9 @@ class Life:
     latency: float = 0.5
     sigma: float = 0.4
     budget: dict[str, Any] = field(default_factory=dict)
-    second: Literal["same client", "other model", "same journal"] | None = None
-    torn: bool = False
+    second: Literal["same client", "other model", "same journal", "compared"] | None = None
+    torn: bool | Literal["newline"] = False
+    shuffled: bool = False
     calls: list[Call] = field(default_factory=list)
 
 
@@ -124,7 +137,7 @@ def draw(seed: int) -> Life:
         lane = "online"
     endpoint = _endpoint(lot, verb, lane)
     is_answer = verb in ("process", "label") and endpoint != "embeddings"
-    return Life(
+    life = Life(
         seed=seed,
         verb=verb,
         texts=_texts(lot),
@@ -143,6 +156,24 @@ def draw(seed: int) -> Life:
         torn=lot.random() < 0.3,
         calls=[_call(lot, lane) for _ in range(lot.choice((0, 1, 1, 2, 2)))],
     )
+    return _with_more(life) if seed % 5 in (0, 2) else life
+
+
+def _with_more(life: Life) -> Life:
+    """What is drawn apart from the rest, so that the other seeds live the lives that they always did."""
+    lot = random.Random(f"more than {life.seed}")
+    compared = life.verb == "label" and life.lane == "online" and life.second is None and lot.random() < 0.4
+    return replace(
+        life,
+        torn=lot.choice((life.torn, "newline")),
+        shuffled=life.verb != "file" and lot.random() < 0.5,
+        second="compared" if compared else life.second,
+        calls=[replace(each, faults={**each.faults, **_more_faults(lot)}) for each in life.calls],
+    )
+
+
+def _more_faults(lot: random.Random) -> dict[str, float]:
+    return {name: lot.choice((0.1, 0.3)) for name in (ZERO_LIMITS, LATER, BREAKS) if lot.random() < 0.3}
 
 
 def _endpoint(lot: random.Random, verb: Verb, lane: Lane) -> Endpoint:

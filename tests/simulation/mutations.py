@@ -1,7 +1,7 @@
 """Break one promise at a time in a copy of the package, and say after how many lives that is found.
 
-    python -m tests.simulation.mutations                   each of them
-    python -m tests.simulation.mutations deadline cancel   those whose names hold one of these words
+python -m tests.simulation.mutations                   each of them
+python -m tests.simulation.mutations deadline cancel   those whose names hold one of these words
 """
 
 from __future__ import annotations
@@ -127,12 +127,6 @@ MUTATIONS = [
         "_journal/journal_file.py",
         "    return parse_line(line) is not None\n",
         "    return False\n",
-    ),
-    Mutation(
-        "a torn answer fills its row",
-        "_journal/lines.py",
-        "    return parse_line(b\"\".join(chunks), loads_quickly)\n",
-        "    return parse_line(b\"\".join(chunks), loads_quickly) or [{}, {\"choices\": []}]\n",
     ),
     Mutation(
         "answers are written a second late",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pickle
+import random
 import re
 import resource
 import signal
@@ -31,6 +32,7 @@ class Lived:
     """What came of a life.
 
     Attributes:
+        life: with the rows in the order of the last call.
         wrong: what broke a promise, as sentences.
         story: what happened.
         frames: of the last call.
@@ -48,6 +50,7 @@ def live(seed: int) -> Lived:
     life = draw(seed)
     lived = _live_in_folder(life)
     if seed % COMPARED == 0 and not lived.wrong:
+        life = replace(lived.life, shuffled=False)
         kind = replace(life, calls=[], limits={"max_requests_per_minute": None}, budget={}, second=None, given={})
         without = _live_in_folder(replace(kind, batches=Batches(life.batches.options), sigma=0.0))
         lived.wrong += without.wrong + checks.differences(life, lived.frames, without.frames)
@@ -68,7 +71,7 @@ def _live(life: Life, folder: Path) -> Lived:
         if number > len(life.calls):
             _forget_lost(folder, books)
         books.kept, books.refused_in_call = kept(folder), 0
-        before = books.kept.copy()
+        before, life = books.kept.copy(), _in_its_order(life, number)
         books.story.append(f"call {number}: {call}")
         outcome, books = _call(life, call, number, books, folder)
         books.story.append(f"ended: {_told(outcome, folder)}")
@@ -77,10 +80,10 @@ def _live(life: Life, folder: Path) -> Lived:
         if wrong or (number >= len(life.calls) and checks.is_finished(life, outcome)):
             break
         if life.torn and outcome.killed:
-            _tear(folder, books)
+            _tear(folder, books, life.torn)
     else:
         wrong.append(f"after {number + 1} calls there are rows without an answer: {outcome.errors}")
-    wrong += [] if wrong else checks.left_in_batches(books, kept(folder))
+    wrong += [] if wrong else checks.left_in_batches(books, kept(folder)) + checks.damaged(_lines(folder))
     return Lived(life, wrong, books.story, number + 1, outcome.frames)
 
 
@@ -92,16 +95,27 @@ def _told(outcome: Outcome, folder: Path) -> str:
 
 def kept(folder: Path) -> checks.Kept:
     """How many good answers to each question the journals hold."""
-    return checks.kept([line for path in sorted(folder.glob("*.jsonl")) for line in path.read_bytes().split(b"\n")])
+    return checks.kept(_lines(folder))
 
 
-def _tear(folder: Path, books: Books) -> None:
+def _lines(folder: Path) -> list[bytes]:
+    return [line for path in sorted(folder.glob("*.jsonl")) for line in path.read_bytes().split(b"\n")]
+
+
+def _in_its_order(life: Life, number: int) -> Life:
+    """With the rows in the order that this call has them in."""
+    if not life.shuffled:
+        return life
+    return replace(life, texts=random.Random(life.seed + number).sample(life.texts, len(life.texts)))
+
+
+def _tear(folder: Path, books: Books, how: bool | str) -> None:
     """The end of the journal did not reach the disk before the power went; what tells of batches did."""
     for path in folder.glob("out*.jsonl"):
         content = path.read_bytes()
         steps = content.rfind(b'[{},null,{"batch"')
         least = content.find(b"\n", steps) + 1 if steps >= 0 else 0
-        os.truncate(path, max(least, len(content) - books.lot.randrange(1, 200)))
+        os.truncate(path, max(least, len(content) - (1 if how == "newline" else books.lot.randrange(1, 200))))
         books.story.append(f"{path.name} torn from {len(content)} bytes to {path.stat().st_size}")
 
 

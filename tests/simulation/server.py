@@ -30,12 +30,25 @@ from tests.simulation.answers import (
     usd_of,
 )
 from tests.simulation.books import Bill, Books
-from tests.simulation.life import AFTER_WORK, BEFORE_WORK, BROKEN, Call, Life
+from tests.simulation.life import (
+    AFTER_WORK,
+    BEFORE_WORK,
+    BREAKS,
+    BROKEN,
+    LATER,
+    SECONDS_LATER,
+    ZERO_LIMITS,
+    Call,
+    Life,
+)
 
 Answer = tuple[int, Mapping[str, str], bytes]
 
 _CAPS = ("max_completion_tokens", "max_output_tokens", "max_tokens")
 _PLACE = ConnectionKey("127.0.0.1", 9, False, True, None, None, None)  # type: ignore[call-arg]
+_ZERO_LIMITS = {
+    f"x-ratelimit-{said}-{dimension}": "0" for said in ("limit", "remaining") for dimension in ("requests", "tokens")
+}
 #: Codes of refusals that have one of their own.
 _CODES = {"400": "content_policy_violation", "401": "invalid_api_key", "413": "request_too_large", "422": "bad_input"}
 
@@ -53,11 +66,15 @@ class Server:
         self.life, self.call, self.number, self.books, self._loop = life, call, number, books, loop
         self.kill, self.began = kill, books.now
         self._flying: Counter[str] = Counter()
+        self._in_flight = 0
         self._stale: Mapping[str, str] | None = None
-        each = life.samples * (2 if life.second in ("same client", "other model") else 1)
+        self._not_before: dict[str, float] = {}  # as questions were told
+        self.broke: dict[tuple[str, ...], list[float]] = {}  # when those were sent that break the server
+        self._most_at_once = life.given.get("max_concurrent_requests", 500) * (1 if life.second is None else 2)
+        each = life.samples * (2 if life.second in ("same client", "other model", "compared") else 1)
         asked = Counter(question_of(text or "") for text in life.texts)
         #: How many answers each question may have. Lines of a file are answered one by one; like rows, together.
-        self._wanted = {question: count if life.verb == "file" else each for question, count in asked.items()}
+        self.wanted = {question: count if life.verb == "file" else each for question, count in asked.items()}
 
     def now(self) -> float:
         return self._loop.time()
@@ -76,7 +93,9 @@ class Server:
         with self._flying_now(questions):
             await asyncio.sleep(self.books.lot.uniform(0.0002, 0.003))
             self.books.sent.append(self.now())
-            if (refusal := await self._refusal(request)) is not None:
+            if self._in_flight > self._most_at_once:
+                self.books.wrong.append(f"{self._in_flight} are in flight where {self._most_at_once} may be")
+            if (refusal := await self._refusal(request, questions)) is not None:
                 self.tell(f"{questions} refused with {refusal[0]}")
                 await asyncio.sleep(0.01)
                 return refusal
@@ -91,16 +110,18 @@ class Server:
                 for bill in self.books.bills
                 if bill.came_in == self.number and bill.outcome == "delivered" and bill.good
             )
-            if done >= self._wanted[question]:
+            if done >= self.wanted[question]:
                 self.books.wrong.append(f"{question} is sent again, although {done} answers are there or on their way")
 
     @contextmanager
     def _flying_now(self, questions: tuple[str, ...]) -> Iterator[None]:
         self._flying.update(questions)
+        self._in_flight += 1
         try:
             yield
         finally:
             self._flying.subtract(questions)
+            self._in_flight -= 1
 
     async def failure(self) -> Answer | None:
         """What goes wrong before any work: an answer, or an error of the connection."""
@@ -119,8 +140,27 @@ class Server:
             return error_of(429, "You exceeded your current quota.", code="insufficient_quota")
         return error_of(int(fault), "Something went wrong.", code=_CODES.get(fault))
 
-    async def _refusal(self, request: Mapping[str, Any]) -> Answer | None:
+    def _failure_of_row(self, questions: tuple[str, ...]) -> Answer | None:
+        """Of a row that breaks the server each time; or one that says when to come again, which is to be heeded."""
+        now, faults = self.now(), self.call.faults
+        for question in questions:
+            if now < self._not_before.get(question, 0.0):
+                self.books.wrong.append(f"{question} is sent before the server said")
+        if BREAKS in faults and any(int(each, 16) % 100 < 100 * faults[BREAKS] for each in questions):
+            self.broke.setdefault(questions, []).append(now)
+            return error_of(500, "Something went wrong.")
+        if LATER not in faults or self.drawn((LATER,)) is None:
+            return None
+        if self.life.second is None:
+            waits = [each for each in questions if self.wanted[each] == 1]
+            self._not_before.update(dict.fromkeys(waits, now + SECONDS_LATER))
+        status, headers, body = error_of(503, "The server is overloaded.")
+        return status, CIMultiDict({**headers, "retry-after": f"{SECONDS_LATER:.0f}"}), body
+
+    async def _refusal(self, request: Mapping[str, Any], questions: tuple[str, ...]) -> Answer | None:
         if (failure := await self.failure()) is not None:
+            return failure
+        if (failure := self._failure_of_row(questions)) is not None:
             return failure
         now, prompt = self.now(), prompt_tokens(request)
         if request.get("service_tier") == "flex" and self.drawn(("unavailable",)) is not None:
@@ -146,7 +186,7 @@ class Server:
         cost = self._cost(request, prompt_tokens(request))
         account.take(1, cost, now)
         headers = self._headers(account, now)
-        fault = self.drawn(AFTER_WORK)
+        fault = self.drawn((*AFTER_WORK, ZERO_LIMITS))
         answer, good = answer_to(path, request, fault)
         prompt, completion = tokens_in(answer)
         bill = Bill(self.number, questions, (prompt, completion), usd_of(request, prompt, completion), good=good)
@@ -193,6 +233,8 @@ class Server:
             headers = {**headers, "x-ratelimit-remaining-requests": "0", "x-ratelimit-reset-requests": "59s"}
         elif fault == "stale_headers":  # of the first answer, for whatever was spent since
             headers = self._stale or headers
+        elif fault == ZERO_LIMITS:
+            headers = {**headers, **_ZERO_LIMITS}
         elif fault == "no_headers":
             headers = {"content-type": "application/json"}
         bill.deliver(self.number, self.turn)
