@@ -55,7 +55,7 @@ def test_each_line_with_simulated_answers_says_so(server: Server, capsys: pytest
     run_demo(server)
     told = capsys.readouterr().out.splitlines()
     head = [line for line in told if line[:1].isdigit() and "reviews for" not in line and "rows a" not in line]
-    accuracy = [line for line in told if "Right" in line or "labelled so" in line]
+    accuracy = [line for line in told if "Correct" in line or "labelled so" in line]
     assert (len(head), len(accuracy)) == (demo.HEAD, 4)
     assert all("(simulated)" in line for line in head + accuracy)
 

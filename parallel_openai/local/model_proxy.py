@@ -1,7 +1,7 @@
-"""The door of the local model: it lets in who calls this machine by a name of its own, and passes the rest on as it is.
+"""A TCP proxy in front of the local model that refuses connections whose `Host` is not this machine (DNS rebinding).
 
-The model's server answers to any name, so it listens on a socket that is a file, which no web page reaches. A browser
-keeps its connections apart by the name in the URL, so that the first request tells for all of a connection.
+The model's server accepts any `Host`, so it listens on a Unix socket, which no web page can reach. Browsers never share
+a connection between host names, so checking the first request of a connection is enough.
 """
 
 from __future__ import annotations
@@ -15,18 +15,18 @@ from parallel_openai.local.simulator.hosts import is_own, refusal
 
 _HOST = re.compile(rb"\r\nhost:[ \t]*([^\r\n]*?)[ \t]*\r\n", re.IGNORECASE)
 _FORBIDDEN = b"HTTP/1.1 403 Forbidden\r\nConnection: close\r\n"
-_PIECE = 1 << 16
+_CHUNK_BYTES = 1 << 16
 
 
-async def keep(port: int, inner: str, announce: Callable[[int], object]) -> None:
-    """Listen on 127.0.0.1 for good, and tell the port."""
-    server = await asyncio.start_server(lambda reader, writer: _let_in(reader, writer, inner), "127.0.0.1", port)
+async def serve_proxy(port: int, inner: str, announce: Callable[[int], object]) -> None:
+    """Listen on 127.0.0.1 until cancelled; `announce` is called with the port."""
+    server = await asyncio.start_server(lambda reader, writer: _forward(reader, writer, inner), "127.0.0.1", port)
     announce(server.sockets[0].getsockname()[1])
     await server.serve_forever()
 
 
-async def _let_in(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, inner: str) -> None:
-    # Whoever leaves, or says no HTTP, is no matter of ours.
+async def _forward(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, inner: str) -> None:
+    # A client that disconnects or sends no HTTP is ignored.
     with (
         contextlib.suppress(OSError, asyncio.IncompleteReadError, asyncio.LimitOverrunError),
         contextlib.closing(writer),
@@ -35,21 +35,22 @@ async def _let_in(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, in
         host = _HOST.search(head)
         name = host[1].decode("latin-1") if host is not None else ""
         if not is_own(name):
-            said = refusal(name).encode()
-            writer.write(b"%bContent-Length: %d\r\n\r\n%b" % (_FORBIDDEN, len(said), said))
+            message = refusal(name).encode()
+            writer.write(b"%bContent-Length: %d\r\n\r\n%b" % (_FORBIDDEN, len(message), message))
             await writer.drain()
             return
         inner_reader, inner_writer = await asyncio.open_unix_connection(inner)
         with contextlib.closing(inner_writer):
             inner_writer.write(head)
-            ways = [asyncio.ensure_future(_pass(*way)) for way in ((reader, inner_writer), (inner_reader, writer))]
-            await asyncio.wait(ways, return_when=asyncio.FIRST_COMPLETED)
-            for way in ways:
-                way.cancel()
+            pairs = ((reader, inner_writer), (inner_reader, writer))
+            copies = [asyncio.ensure_future(_copy(*pair)) for pair in pairs]
+            await asyncio.wait(copies, return_when=asyncio.FIRST_COMPLETED)
+            for copy in copies:
+                copy.cancel()
 
 
-async def _pass(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+async def _copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
     with contextlib.suppress(OSError):
-        while piece := await reader.read(_PIECE):
-            writer.write(piece)
+        while chunk := await reader.read(_CHUNK_BYTES):
+            writer.write(chunk)
             await writer.drain()

@@ -162,7 +162,7 @@ def test_a_file_that_is_no_model_is_an_error_with_the_last_words(tmp_path: Path)
     path = tmp_path / "broken.gguf"
     path.write_text("not a model")
 
-    with pytest.raises(ParallelOpenAIError, match=r"did not start; its last words: (.|\n)*broken\.gguf"):
+    with pytest.raises(ParallelOpenAIError, match=r"did not start. The end of its log: (.|\n)*broken\.gguf"):
         model.serve(model_path=path)
 
 

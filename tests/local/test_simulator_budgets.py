@@ -196,7 +196,7 @@ def test_what_is_there_need_not_be_waited_for(kind: type[Budget]) -> None:
 
 
 def test_only_so_many_different_bodies_are_told_apart() -> None:
-    ledger = Ledger(most_charged=1)
+    ledger = Ledger(max_charged=1)
     for body in (b"a", b"b", b"a"):
         ledger.bill(body, delivered=True)
     assert ledger.charged == {b"a".hex(): 2}

@@ -12,7 +12,7 @@ import aiohttp
 import pytest
 
 from parallel_openai.local import simulator
-from parallel_openai.local.simulator.faults.faults import FaultDice
+from parallel_openai.local.simulator.faults.faults import FaultSampler
 
 T = TypeVar("T")
 HELLO: dict[str, Any] = {"model": "gpt-4o-mini", "messages": [{"role": "user", "content": "Say hello."}]}
@@ -237,7 +237,7 @@ def test_faults_do_not_depend_on_the_order_of_arrival(server: simulator.Server) 
 
 
 def test_faults_come_as_often_as_they_are_told() -> None:
-    dice = FaultDice(simulator.Settings(fault_500=0.2, fault_reset=0.1))
+    dice = FaultSampler(simulator.Settings(fault_500=0.2, fault_reset=0.1))
     drawn = [dice.draw(b"%d" % number) for number in range(5000)]
     assert drawn.count("500") == pytest.approx(1000, rel=0.15)
     assert drawn.count("reset") == pytest.approx(500, rel=0.15)

@@ -1,7 +1,7 @@
-"""OpenAI's API on localhost: its wire format, its limits and its failures, without a key and without cost.
+"""OpenAI's API on localhost: its wire format, its limits and its failures, with no key and no cost.
 
-It is written from the API's documentation and shares no code with the rest of the package, so that a
-misunderstanding on one side cannot agree with itself on the other. Every answer says that it is simulated.
+It is written from the API's documentation and shares no code with the rest of the package, so that one
+misunderstanding cannot hide on both sides. Every answer says that it is simulated.
 
 ```python
 from parallel_openai.local import simulator

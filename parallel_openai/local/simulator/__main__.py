@@ -19,7 +19,7 @@ from parallel_openai.local.simulator.settings import Settings, options
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the simulator with these arguments; the exit code."""
+    """Run the simulator with these arguments and return the exit code."""
     parser = argparse.ArgumentParser(
         prog="python -m parallel_openai.local.simulator",
         description="OpenAI's API on localhost: its wire format, limits and failures. No key, no cost.",
@@ -29,7 +29,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """A flag for each setting, with underscores or dashes.
+    """Add an option for each setting, spelled with underscores or dashes.
 
     >>> parser = argparse.ArgumentParser()
     >>> add_arguments(parser)
@@ -39,24 +39,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--port", type=int, default=0, help="port on localhost; 0 takes any free one")
     parser.add_argument("--until_stdin_closes", action="store_true", help=argparse.SUPPRESS)
     for name, default, about in options():
-        shown = "none" if default is None else json.dumps(default)
+        printed = "none" if default is None else json.dumps(default)
         parser.add_argument(
             *dict.fromkeys((f"--{name}", f"--{name.replace('_', '-')}")),
             dest=name,
             type=functools.partial(_value, none="none" if isinstance(default, str) else None),
             default=default,
-            # A switch may stand alone: --charge_refused
+            # A switch needs no value: --charge_refused
             nargs="?" if isinstance(default, bool) else None,
             const=True if isinstance(default, bool) else None,
             metavar="VALUE",
-            help=f"{about} (default: {shown})".replace("%", "%%"),
+            help=f"{about} (default: {printed})".replace("%", "%%"),
         )
 
 
 def run(args: argparse.Namespace) -> int:
     """Serve until Ctrl-C, then print what happened.
 
-    The first line on stdout is the base URL, for programs that start this one.
+    The first line on stdout is the base URL, for a program that starts this one.
     """
     try:
         settings = Settings(**{name: getattr(args, name) for name, _, _ in options()})
@@ -68,7 +68,7 @@ def run(args: argparse.Namespace) -> int:
     simulator = Simulator(settings)
     loop = asyncio.new_event_loop()
     stop = asyncio.Event()
-    before = _on_signals(loop, stop)
+    previous = _on_signals(loop, stop)
     if args.until_stdin_closes:  # pragma: no cover - the same process
         threading.Thread(target=_stop_with_stdin, args=(loop, stop), daemon=True).start()
     print(base_url, flush=True)
@@ -77,7 +77,7 @@ def run(args: argparse.Namespace) -> int:
     try:
         loop.run_until_complete(serving.run(simulator, listening, stop, threading.Event()))
     finally:
-        for number, handler in before.items():
+        for number, handler in previous.items():
             signal.signal(number, handler)
         loop.close()
     if not args.until_stdin_closes:  # pragma: no branch - the same process
@@ -105,7 +105,7 @@ def summary(stats: dict[str, Any]) -> str:
 
 
 def _value(text: str, none: str | None) -> Any:
-    """A setting as typed: JSON where it is JSON, else the text itself."""
+    """A setting from the command line: JSON if it parses, otherwise the string itself."""
     if text.lower() == "none":
         return none
     try:
@@ -125,7 +125,7 @@ def _hint(base_url: str) -> str:
 
 
 def _on_signals(loop: asyncio.AbstractEventLoop, stop: asyncio.Event) -> dict[int, Any]:
-    """Stop at Ctrl-C or when asked to end; what handled these signals before."""
+    """Set `stop` on SIGINT and SIGTERM; returns the previous handlers."""
 
     def handle(number: int, frame: Any) -> None:
         loop.call_soon_threadsafe(stop.set)
@@ -136,7 +136,7 @@ def _on_signals(loop: asyncio.AbstractEventLoop, stop: asyncio.Event) -> dict[in
 def _stop_with_stdin(  # pragma: no cover - runs in a process of its own, which the tests start
     loop: asyncio.AbstractEventLoop, stop: asyncio.Event
 ) -> None:
-    # os.read takes no lock that the interpreter wants back when it ends.
+    # Unlike sys.stdin.read, os.read holds no lock that the interpreter needs at shutdown.
     while os.read(0, 4096):
         pass
     loop.call_soon_threadsafe(stop.set)

@@ -1,4 +1,4 @@
-"""What the simulator answers besides the endpoints: models, statistics, controls, and what is not found."""
+"""The simulator's other paths: models, statistics, controls and 404."""
 
 from __future__ import annotations
 
@@ -9,37 +9,37 @@ from aiohttp import web
 from aiohttp.typedefs import Handler
 
 from parallel_openai.local.simulator import hosts
-from parallel_openai.local.simulator.batches.routes import BatchDesk
+from parallel_openai.local.simulator.batches.routes import BatchRoutes
 from parallel_openai.local.simulator.checks import bodies as checks
 from parallel_openai.local.simulator.refusals import Refusal
 from parallel_openai.local.simulator.server import ENDPOINTS, JSON, Simulator
 
-LARGEST_BODY = 512 * 2**20
+MAX_BODY_BYTES = 512 * 2**20
 MODELS = ("gpt-4o-mini", "gpt-5-mini", "gpt-5-nano", "o4-mini", "text-embedding-3-small")
 
 
 @web.middleware
 async def own_host(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Answer only who means this machine."""
+    """Refuse a request whose `Host` is not this machine."""
     if not hosts.is_own(request.host):
         raise web.HTTPForbidden(text=hosts.refusal(request.host))
     return await handler(request)
 
 
 def application(simulator: Simulator) -> web.Application:
-    """The whole server: the endpoints, and the desk."""
-    whole = web.Application(client_max_size=LARGEST_BODY, middlewares=[own_host])
-    simulator.add_routes(whole)
-    batches = BatchDesk(simulator)
-    batches.add_routes(whole)
-    Desk(simulator, batches).add_routes(whole)
-    return whole
+    """The application with all routes of the simulator."""
+    app = web.Application(client_max_size=MAX_BODY_BYTES, middlewares=[own_host])
+    simulator.add_routes(app)
+    batches = BatchRoutes(simulator)
+    batches.add_routes(app)
+    OtherRoutes(simulator, batches).add_routes(app)
+    return app
 
 
-class Desk:
-    """The paths for those who run the simulator, and the rest."""
+class OtherRoutes:
+    """`/v1/models`, the paths that control the simulator, and whatever is not found."""
 
-    def __init__(self, simulator: Simulator, batches: BatchDesk) -> None:
+    def __init__(self, simulator: Simulator, batches: BatchRoutes) -> None:
         self.simulator = simulator
         self.batches = batches
 

@@ -1,4 +1,4 @@
-"""What the API says when it does not answer: statuses, error bodies and `retry-after`."""
+"""Error responses of the API: statuses, bodies and `retry-after`."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ HELP = "https://platform.openai.com/account/rate-limits"
 
 
 class Refusal(Exception):
-    """An answer that is an error of the API.
+    """An error response of the API.
 
     >>> Refusal(400, "No messages.", code="empty_array", param="messages").body()
     b'{"error":{"message":"No messages.","type":"invalid_request_error","param":"messages","code":"empty_array"}}'
@@ -45,10 +45,10 @@ class Refusal(Exception):
 
 
 def rate_limited(lack: Lack, *, model: str, style: str, retry_after: str | float) -> Refusal:
-    """The 429 for a limit that is used up."""
+    """The 429 for an exhausted limit."""
     headers = {} if lack.seconds is None else retry_after_headers(lack.seconds, retry_after)
     if style == "azure":
-        # Azure's code is the status, and its message speaks of quota although credit has nothing to do with it.
+        # Azure's code is the status, and its message mentions quota although no credit is involved.
         wait = f"Please retry after {math.ceil(lack.seconds or 0)} seconds. " if lack.seconds is not None else ""
         message = (
             f"Requests to the ChatCompletions_Create Operation have exceeded the call rate limit of your current "
@@ -75,7 +75,7 @@ def rate_limited(lack: Lack, *, model: str, style: str, retry_after: str | float
 
 
 def retry_after_headers(seconds: float, style: str | float) -> dict[str, str]:
-    """How the server says when to come back.
+    """The headers that say when to retry, in one of the `RETRY_AFTER` styles or with a fixed value.
 
     >>> retry_after_headers(1.25, "seconds"), retry_after_headers(1.25, "exact"), retry_after_headers(1.25, 60)
     ({'retry-after': '2'}, {'retry-after': '1.25'}, {'retry-after': '60'})
@@ -136,7 +136,7 @@ def invalid_api_key(key: str) -> Refusal:
 
 
 def masked(key: str) -> str:
-    """A key that can be shown.
+    """The key with all but its ends masked, as the API prints it.
 
     >>> masked("sk-0123456789abcdef"), masked("sk-short")
     ('sk-0***********cdef', '********')
@@ -145,7 +145,7 @@ def masked(key: str) -> str:
 
 
 def by_status(status: int, code: str | None = None) -> Refusal:
-    """An error of this status as the API words it, or with another code.
+    """The API's usual error for a status, optionally with another code.
 
     >>> by_status(503).code, by_status(500).type
     ('server_is_overloaded', 'server_error')
@@ -169,5 +169,5 @@ def by_status(status: int, code: str | None = None) -> Refusal:
         503: ("The server is currently overloaded. Please try again later.", "server_error", "server_is_overloaded"),
         504: ("Gateway timeout.", "server_error", None),
     }
-    message, type, usual = messages.get(status, (f"Simulated HTTP {status}.", "server_error", None))
-    return Refusal(status, message, type=code if code == "insufficient_quota" else type, code=code or usual)
+    message, type, default_code = messages.get(status, (f"Simulated HTTP {status}.", "server_error", None))
+    return Refusal(status, message, type=code if code == "insufficient_quota" else type, code=code or default_code)

@@ -1,4 +1,4 @@
-"""The simulated API: a request comes in, meets its key, its limits and its fault, and is answered."""
+"""The simulated API: checks the key and the limits of a request, injects its fault, and answers."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from parallel_openai.local.simulator.endpoints import counting
 from parallel_openai.local.simulator.endpoints.chat import CHAT
 from parallel_openai.local.simulator.endpoints.completions import COMPLETIONS
 from parallel_openai.local.simulator.endpoints.embeddings import EMBEDDINGS
-from parallel_openai.local.simulator.endpoints.endpoint import Answer, Asked, Endpoint
+from parallel_openai.local.simulator.endpoints.endpoint import Answer, Endpoint, ParsedBody
 from parallel_openai.local.simulator.endpoints.moderations import MODERATIONS
 from parallel_openai.local.simulator.endpoints.responses import RESPONSES
 from parallel_openai.local.simulator.faults import faults
@@ -38,7 +38,7 @@ JSON = "application/json"
 
 @dataclass
 class Call:
-    """One request on its way through the server."""
+    """One request while the server handles it."""
 
     request: web.Request
     raw: bytes
@@ -52,11 +52,11 @@ class Call:
 
 
 class Simulator:
-    """The state of the server and what it does with a request; knows no sockets and starts nothing.
+    """The state of the server and its request handlers. It opens no socket and starts no task.
 
     Args:
         settings: see `Settings`.
-        clock: where seconds come from.
+        clock: returns seconds; replaced in tests.
     """
 
     def __init__(self, settings: Settings, clock: Callable[[], float] = time.perf_counter) -> None:
@@ -71,23 +71,23 @@ class Simulator:
             application.router.add_post(endpoint.path, self._handler(endpoint))
 
     def now(self) -> float:
-        """Seconds since the start, or the last reset."""
+        """Seconds since the start or the last reset."""
         return self.clock() - self._origin
 
     def reset(self) -> None:
-        """Forget what happened and fill the budgets again; settings and scripts stay."""
+        """Clear the statistics and refill the budgets; settings and scripts stay."""
         self._origin = self.clock()
         self.ledger = Ledger()
         self.account = Account(self.settings, now=0.0)
-        self.fault_dice = faults.FaultDice(self.settings)
+        self.fault_sampler = faults.FaultSampler(self.settings)
         self._recent: deque[float] = deque()
-        self._flex_dice = random.Random(self.settings.seed)
+        self._flex_rng = random.Random(self.settings.seed)
 
     def change(self, changes: Mapping[str, Any]) -> None:
         """Change settings from this moment on."""
         self.settings = self.settings.changed(**changes)
         self.account.change(self.settings, self.now())
-        self.fault_dice.change(self.settings)
+        self.fault_sampler.change(self.settings)
 
     def stats(self, *, with_charged: bool = True) -> dict[str, Any]:
         now, ledger = self.now(), self.ledger
@@ -103,8 +103,6 @@ class Simulator:
             "levels": self.account.levels(now),
             "settings": self.settings.as_dict(),
         }
-
-    # The API.
 
     def _handler(self, endpoint: Endpoint) -> Callable[[web.Request], Any]:
         async def handle(request: web.Request) -> web.StreamResponse:
@@ -137,11 +135,11 @@ class Simulator:
     async def _answer(self, call: Call, endpoint: Endpoint) -> web.StreamResponse:
         if call.script is not None:
             self.ledger.scripted += 1
-            if not call.script.usual:
+            if not call.script.is_ordinary:
                 return await self._scripted(call, call.script)
         self.check_key(call.request)
-        asked = endpoint.read(checks.json_object(call.raw), self.settings)
-        self._admit(call, asked)
+        parsed = endpoint.read(checks.json_object(call.raw), self.settings)
+        self._admit(call, parsed)
         await self._wait(call)
         if self._in_outage():
             return self._reset_connection(call.request, "outage")
@@ -152,11 +150,11 @@ class Simulator:
         if call.fault == "hang":
             await asyncio.sleep(self.settings.hang_seconds)
             return faults.reset(call.request)
-        dice = random.Random(self._roll(call.digest))
+        rng = random.Random(self._seed(call.digest))
         flaw = call.fault if call.fault in faults.FLAWS else None
-        answer = endpoint.answer(asked, self.settings, dice, flaw)
+        answer = endpoint.answer(parsed, self.settings, rng, flaw)
         self._settle(call, answer)
-        return await self._deliver(call, asked, answer)
+        return await self._deliver(call, parsed, answer)
 
     def check_key(self, request: web.Request) -> None:
         if self.settings.required_api_key is None:
@@ -165,27 +163,27 @@ class Simulator:
         if given != self.settings.required_api_key:
             raise refusals.invalid_api_key(given)
 
-    def _admit(self, call: Call, asked: Asked) -> None:
+    def _admit(self, call: Call, parsed: ParsedBody) -> None:
         """Take the request's cost from the budgets, or refuse it."""
         settings, now = self.settings, call.arrived
         if settings.insufficient_quota_after is not None and self.ledger.accepted >= settings.insufficient_quota_after:
             raise refusals.insufficient_quota()
         if settings.slow_down_above is not None and self._rate(now) >= settings.slow_down_above:
             raise refusals.slow_down()
-        if asked.body.get("service_tier") == "flex" and self._flex_dice.random() < settings.flex_unavailable:
+        if parsed.body.get("service_tier") == "flex" and self._flex_rng.random() < settings.flex_unavailable:
             raise refusals.resource_unavailable()
         call.reserved = counting.reserved(
-            settings.counting, prompt_tokens=asked.prompt_tokens, max_output=asked.max_output, n=asked.n
+            settings.counting, prompt_tokens=parsed.prompt_tokens, max_output=parsed.max_output, n=parsed.n
         )
         if (lack := self.account.lack(call.reserved, now)) is not None:
             if settings.charge_refused:
                 self.account.take_refused(now)
-            raise self._rate_limited(lack, asked.model)
-        call.fault = self._fault(call)
+            raise self._rate_limited(lack, parsed.model)
+        call.fault = self._draw_fault(call)
         if call.fault == "slow_down":
             raise refusals.slow_down()
         if call.fault == "429":
-            raise self._without_cause(asked.model)
+            raise self._without_cause(parsed.model)
         call.counted = settings.charge_failed or call.fault not in faults.FAILED
         if call.counted:
             self.account.take(1, call.reserved, now)
@@ -194,8 +192,8 @@ class Simulator:
                 self._recent.append(now)
         call.headers.update(self.account.headers(now))
 
-    def _fault(self, call: Call) -> str | None:
-        fault = call.script.fault if call.script and call.script.fault else self.fault_dice.draw(call.digest)
+    def _draw_fault(self, call: Call) -> str | None:
+        fault = call.script.fault if call.script and call.script.fault else self.fault_sampler.draw(call.digest)
         if fault is not None:
             self.ledger.faults[fault] += 1
         return fault
@@ -213,7 +211,7 @@ class Simulator:
         return refusal
 
     def _rate(self, now: float) -> int:
-        """How many requests were accepted in the last second."""
+        """Requests accepted in the last second."""
         while self._recent and self._recent[0] <= now - 1:
             self._recent.popleft()
         return len(self._recent)
@@ -221,8 +219,8 @@ class Simulator:
     async def _wait(self, call: Call) -> None:
         seconds = self.settings.latency
         if self.settings.latency_sigma:
-            dice = random.Random(self._roll(call.digest, b"latency"))
-            seconds *= math.exp(dice.gauss(0, self.settings.latency_sigma))
+            rng = random.Random(self._seed(call.digest, b"latency"))
+            seconds *= math.exp(rng.gauss(0, self.settings.latency_sigma))
         if call.script is not None and call.script.latency is not None:
             seconds = call.script.latency
         if seconds <= 0:
@@ -230,21 +228,21 @@ class Simulator:
         try:
             await asyncio.sleep(seconds)
         except asyncio.CancelledError:
-            # The model has worked, and is paid, although nobody listens any more.
+            # The client is gone, but the model has worked and is billed.
             self._bill(call.digest, delivered=False)
             raise
 
-    def _roll(self, digest: bytes, what: bytes = b"") -> int:
+    def _seed(self, digest: bytes, purpose: bytes = b"") -> int:
         seed = self.settings.seed.to_bytes(16, "little", signed=True)
-        return int.from_bytes(blake2b(seed + digest + what, digest_size=8).digest(), "little")
+        return int.from_bytes(blake2b(seed + digest + purpose, digest_size=8).digest(), "little")
 
     def _settle(self, call: Call, answer: Answer) -> None:
         total = answer.prompt_tokens + answer.completion_tokens
         final = counting.settled(self.settings.counting, int(call.reserved), total_tokens=total)
-        if (more := final - call.reserved) and call.counted:
+        if (difference := final - call.reserved) and call.counted:
             now = self.now()
-            self.account.settle(more, now, taken_at=call.arrived)
-            self.ledger.charge_tokens(now, more)
+            self.account.settle(difference, now, taken_at=call.arrived)
+            self.ledger.charge_tokens(now, difference)
         self.ledger.prompt_tokens += answer.prompt_tokens
         self.ledger.completion_tokens += answer.completion_tokens
 
@@ -252,24 +250,24 @@ class Simulator:
         if self.settings.keep_charged:
             self.ledger.bill(digest, delivered=delivered)
 
-    # What goes over the socket.
-
-    async def _deliver(self, call: Call, asked: Asked, answer: Answer) -> web.StreamResponse:
+    async def _deliver(self, call: Call, parsed: ParsedBody, answer: Answer) -> web.StreamResponse:
         request, fault = call.request, call.fault
         call.headers["openai-processing-ms"] = str(int((self.now() - call.arrived) * 1000))
         gone = request.transport is None or request.transport.is_closing()
-        whole = fault is None or fault in faults.FLAWS or fault == "close_keepalive"
-        if whole or fault in ("truncated", "malformed"):
-            self._bill(call.digest, delivered=whole and not gone)
-        self.ledger.answered += whole and not gone
+        complete = fault is None or fault in faults.FLAWS or fault == "close_keepalive"
+        if complete or fault in ("truncated", "malformed"):
+            self._bill(call.digest, delivered=complete and not gone)
+        self.ledger.answered += complete and not gone
         headers = self._with_script(call, {"content-type": JSON, **call.headers})
         self.ledger.statuses["307" if fault == "redirect" else "200"] += 1
-        body = _events(answer) if asked.stream else orjson.dumps(answer.body)
-        if asked.stream:
+        body = _events(answer) if parsed.stream else orjson.dumps(answer.body)
+        if parsed.stream:
             headers["content-type"] = "text/event-stream; charset=utf-8"
-        if whole and fault != "close_keepalive":
+        if complete and fault != "close_keepalive":
             return (
-                await self._stream(request, body, headers) if asked.stream else web.Response(body=body, headers=headers)
+                await self._stream(request, body, headers)
+                if parsed.stream
+                else web.Response(body=body, headers=headers)
             )
         return await self._faulty(request, fault or "", body, headers)
 
@@ -309,7 +307,7 @@ class Simulator:
             await asyncio.sleep(self.settings.refusal_latency)
         body = refusal.body()
         if call.fault == "502":
-            # A gateway's error page, not the API's JSON.
+            # As a gateway's error page, not the API's JSON.
             body, headers["content-type"] = faults.PAGE, "text/html; charset=utf-8"
         return web.Response(status=refusal.status, body=body, headers=self._with_script(call, headers))
 
@@ -340,8 +338,8 @@ class Simulator:
         start, duration = self.settings.outage
         return start <= self.now() < start + duration
 
-    def _reset_connection(self, request: web.Request, why: str) -> web.StreamResponse:
-        self.ledger.faults[why] += 1
+    def _reset_connection(self, request: web.Request, reason: str) -> web.StreamResponse:
+        self.ledger.faults[reason] += 1
         return faults.reset(request)
 
 

@@ -1,4 +1,4 @@
-"""Starting and stopping a simulator, in a thread of this process or in a process of its own."""
+"""Start and stop a simulator, in a thread of this process or in a separate process."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ HOST = "127.0.0.1"
 
 
 class Server:
-    """A running simulator, spoken to over its own port wherever it runs.
+    """A running simulator. All methods talk to it over its port.
 
     Attributes:
-        base_url: what an OpenAI client takes, ending in `/v1`.
+        base_url: the base URL for an OpenAI client, ending in `/v1`.
     """
 
     def __init__(self, base_url: str, running: _Thread | _Process) -> None:
@@ -39,40 +39,43 @@ class Server:
         self._last_stats: dict[str, Any] | None = None
 
     def stats(self, *, charged: bool = True) -> dict[str, Any]:
-        """What happened so far; after the server was stopped, what had happened until then.
+        """The statistics so far; after `stop()`, those at that moment.
 
         Args:
-            charged: with the count of every request body; leave it out where there are very many.
+            charged: include the count of every request body; set to False if there are very many.
         """
         if self._last_stats is not None:
             return self._last_stats
-        return self._ask("GET", f"/stats?charged={int(charged)}")
+        return self._request("GET", f"/stats?charged={int(charged)}")
 
     def budget_allowed(self, first: float, last: float) -> dict[str, float | None]:
-        """How many requests and tokens the limits allowed between two moments of the server's clock."""
-        allowed: dict[str, float | None] = self._ask("GET", f"/stats?charged=0&first={first}&last={last}")["allowed"]
+        """The requests and tokens that the limits allowed between two moments of the server's clock."""
+        allowed: dict[str, float | None] = self._request("GET", f"/stats?charged=0&first={first}&last={last}")[
+            "allowed"
+        ]
         return allowed
 
     def set(self, **settings: Any) -> None:
         """Change settings from this moment on. Raises ValueError as `serve` does."""
-        self._ask("POST", "/control", settings)
+        self._request("POST", "/control", settings)
 
     def reset(self) -> None:
-        """Forget what happened, fill the budgets and start the clock again; settings stay."""
-        self._ask("POST", "/reset")
+        """Clear the statistics, refill the budgets and restart the clock; settings stay."""
+        self._request("POST", "/reset")
 
     def script(self, answers: Iterable[Any], *, matching: str | None = None) -> None:
-        """Lay down the next answers, in order, whatever is asked; then it goes on as usual.
+        """Set the next answers, in order, whatever the requests; after them it answers as usual.
 
         Args:
-            answers: each a status (200 is the usual answer), or a mapping with any of `status`, `headers` (None
-                removes one), `body` (text, bytes or JSON), `code`, `message`, `fault` (as in `fault_...`), `latency`.
-            matching: only for requests whose body holds this text.
+            answers: each a status (200 is the ordinary answer), or a mapping with any of `status`, `headers` (None
+                removes one), `body` (a string, bytes or JSON), `code`, `message`, `fault` (as in `fault_...`) and
+                `latency`.
+            matching: only for requests whose body contains this string.
         """
-        self._ask("POST", "/script", {"answers": [scripts.as_json(each) for each in answers], "matching": matching})
+        self._request("POST", "/script", {"answers": [scripts.as_json(each) for each in answers], "matching": matching})
 
     def stop(self) -> None:
-        """Stop the server; what is in flight is cut off."""
+        """Stop the server; requests in flight are cut off."""
         if self._last_stats is None:
             self._last_stats = self.stats()
             self._running.stop()
@@ -85,7 +88,7 @@ class Server:
     ) -> None:
         self.stop()
 
-    def _ask(self, method: str, path: str, body: Any = None) -> dict[str, Any]:
+    def _request(self, method: str, path: str, body: Any = None) -> dict[str, Any]:
         address = urlsplit(self.base_url)
         connection = http.client.HTTPConnection(address.hostname or HOST, address.port, timeout=30)
         try:
@@ -103,12 +106,12 @@ def serve(*, separate_process: bool = False, port: int = 0, **settings: Any) -> 
     """Start a simulator on this machine; use it with `with`, or call `stop()`.
 
     Args:
-        separate_process: in a Python of its own, so that it does not share the interpreter's lock with a benchmark.
-        port: 0 takes any free one.
+        separate_process: run in its own Python process, so that it does not share the GIL with a benchmark.
+        port: 0 for any free one.
         settings: see `Settings`.
 
     Raises:
-        ValueError: a setting that there is not, or with a value that makes no sense.
+        ValueError: an unknown setting or an invalid value.
         OSError: the port is taken.
 
     >>> with serve(max_requests_per_minute=60, burst_seconds=1.0) as server:
@@ -127,14 +130,14 @@ def serve(*, separate_process: bool = False, port: int = 0, **settings: Any) -> 
 
 
 def listen(port: int) -> socket.socket:
-    """A socket on localhost, and nowhere else."""
+    """A listening socket on localhost only."""
     listening = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
     if sys.platform != "win32":  # pragma: no branch - a test runs on one system
         # On Windows this would let two servers share a port.
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listening.bind((HOST, port))
-        # From here on clients are queued, so the address can be told before the loop runs.
+        # From here on the system queues connections, so the address may be announced before the loop runs.
         listening.listen(4096)
     except OSError:
         listening.close()
@@ -162,7 +165,7 @@ async def run(simulator: Simulator, listening: socket.socket, stop: asyncio.Even
 
 
 class _Thread:
-    """The server in a thread, on a loop of its own."""
+    """The server in a thread with its own event loop."""
 
     def __init__(self, simulator: Simulator, listening: socket.socket) -> None:
         self.base_url = base_url(listening)
@@ -180,7 +183,7 @@ class _Thread:
         self._thread.join()
 
     def _run(self, simulator: Simulator, listening: socket.socket) -> None:
-        # Not asyncio.run: a notebook may have patched that to use the notebook's loop.
+        # Not asyncio.run: in a notebook it may be patched (nest_asyncio) to use the notebook's loop.
         asyncio.set_event_loop(self._loop)
         try:
             self._loop.run_until_complete(run(simulator, listening, self._stop, self._ready))
@@ -191,10 +194,10 @@ class _Thread:
             self._loop.close()
 
 
-def in_child(module: str) -> list[str]:
-    """The command that runs a module in another process, as `python -m` does.
+def module_command(module: str) -> list[str]:
+    """The command that runs a module in a child process.
 
-    That would look into the working folder first, whose files may be a stranger's.
+    Unlike `python -m` it imports nothing from the working directory, whose files may not be trustworthy.
     """
     program = "import sys; sys.path.remove('') if '' in sys.path else None; "
     program += f"import runpy; runpy.run_module({module!r}, run_name='__main__', alter_sys=True)"
@@ -202,13 +205,13 @@ def in_child(module: str) -> list[str]:
 
 
 class _Process:
-    """The server in a process, which ends when this one does: it holds the other end of its stdin."""
+    """The server in a child process, which ends when its stdin closes: at the latest when this process ends."""
 
     def __init__(self, port: int, settings: dict[str, Any]) -> None:
-        command = [*in_child("parallel_openai.local.simulator"), "--until_stdin_closes", "--port", str(port)]
+        command = [*module_command("parallel_openai.local.simulator"), "--until_stdin_closes", "--port", str(port)]
         for name, value in settings.items():
             command += [f"--{name}={json.dumps(value)}"]
-        # The package is found there even where it runs from a checkout and the working directory is elsewhere.
+        # The child must find the package even if it runs from a checkout and the working directory is elsewhere.
         path = os.pathsep.join(filter(None, (str(Path(__file__).parents[3]), os.environ.get("PYTHONPATH"))))
         self._process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env={**os.environ, "PYTHONPATH": path}
@@ -216,13 +219,10 @@ class _Process:
         assert self._process.stdout is not None
         self.base_url = self._process.stdout.readline().decode().strip()
         if not self.base_url:
-            self._close()
+            self.stop()
             raise OSError(f"The simulator did not start on port {port} (exit code {self._process.returncode}).")
 
     def stop(self) -> None:
-        self._close()
-
-    def _close(self) -> None:
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         self._process.stdin.close()

@@ -1,9 +1,9 @@
-"""What can be set on the simulator, checked as soon as it is given."""
+"""The simulator's settings, validated on construction."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -32,7 +32,7 @@ class Settings:
     """How the simulated account is limited, how fast it answers, and what goes wrong.
 
     Raises:
-        ValueError: a value that makes no sense, named with what would.
+        ValueError: an invalid value; the message says what is valid.
 
     >>> Settings(max_requests_per_minute=600).burst_seconds
     60.0
@@ -47,27 +47,27 @@ class Settings:
     burst_seconds: float = _option(60.0, "how many seconds of the limit may be spent at once")
     start_level: float = _option(1.0, "how full the budgets are at the start, 0 to 1")
     window: str = _option("bucket", "how a limit is enforced: bucket, sliding or fixed")
-    headers: str = _option("enforced", "the x-ratelimit-* headers: enforced, minute (figures of a minute) or none")
+    headers: str = _option("enforced", "the x-ratelimit-* headers: enforced, minute (of a whole minute) or none")
     project_headers: bool = _option(False, "add x-ratelimit-*-project-tokens")
     counting: str = _option("max_output_or_characters", f"what a request costs in tokens: {', '.join(COUNTING)}")
-    charge_refused: bool = _option(False, "a request refused with 429 uses up the request limit too")
-    charge_failed: bool = _option(True, "an injected 5xx uses up the limits")
+    charge_refused: bool = _option(False, "a request refused with 429 counts against the request limit")
+    charge_failed: bool = _option(True, "an injected 5xx counts against the limits")
     retry_after: str | float = _option("seconds", f"retry-after of a 429: {', '.join(RETRY_AFTER)}, or a number")
     error_style: str = _option("openai", "the body of a 429: openai or azure")
-    background_load: tuple[float, float] = _option((0.0, 0.0), "requests and tokens a minute that others use up")
+    background_load: tuple[float, float] = _option((0.0, 0.0), "requests and tokens a minute that other clients use")
 
-    latency: float = _option(0.0, "seconds until an answer; the median where latency_sigma is set")
+    latency: float = _option(0.0, "seconds until an answer; the median if latency_sigma is set")
     latency_sigma: float = _option(0.0, "above 0: lognormal latency with this sigma")
     refusal_latency: float = _option(0.01, "seconds until a refusal (429)")
     answer_tokens: int | tuple[int, int] = _option(12, "length of an answer in tokens, or [low, high]")
-    thoughts: int = _option(0, "tokens of thought in each answer of chat and Responses, beyond any cap")
-    usage: str = _option("whole", f"how usage is told, beside and in_total about the thoughts: {', '.join(USAGES)}")
-    cached_share: float = _option(0.0, "share of each prompt that is told as read from a cache")
-    written_share: float = _option(0.0, "share of each prompt that is told as written to a cache")
-    sound_share: float = _option(0.0, "share of each prompt and answer that is told as sound")
+    thoughts: int = _option(0, "reasoning tokens in each answer of chat and Responses, on top of any maximum")
+    usage: str = _option("whole", f"how usage is reported (beside and in_total: reasoning tokens): {', '.join(USAGES)}")
+    cached_share: float = _option(0.0, "share of each prompt reported as read from a cache")
+    written_share: float = _option(0.0, "share of each prompt reported as written to a cache")
+    sound_share: float = _option(0.0, "share of each prompt and answer reported as audio")
     context_length: int = _option(128_000, "longer prompts get 400 context_length_exceeded")
-    models: tuple[str, ...] | None = _option(None, "the models there are; none: any name is accepted")
-    seed: int = _option(0, "answers and faults are the same for the same seed")
+    models: tuple[str, ...] | None = _option(None, "the models that exist; none: any name is accepted")
+    seed: int = _option(0, "the same seed gives the same answers and faults")
     keep_charged: bool = _option(True, "count in /stats how often each request body was charged")
 
     fault_500: float = _option(0.0, "probability of HTTP 500")
@@ -83,52 +83,53 @@ class Settings:
     fault_wrong_type: float = _option(0.0, "probability of 200 with an HTML page")
     fault_close_keepalive: float = _option(0.0, "probability that the connection closes after a good answer")
     fault_gzip_bomb: float = _option(0.0, "probability of a small body that unpacks to 256 MB")
-    fault_endless: float = _option(0.0, "probability of a body without end")
+    fault_endless: float = _option(0.0, "probability of an endless body")
     fault_redirect: float = _option(0.0, "probability of 307 to redirect_to")
     fault_empty: float = _option(0.0, "probability of an answer with empty content")
     fault_length: float = _option(0.0, "probability of finish_reason length with empty content")
     fault_refusal: float = _option(0.0, "probability of a refusal instead of content")
     fault_content_filter: float = _option(0.0, "probability of finish_reason content_filter")
-    fault_off_schema: float = _option(0.0, "probability of content outside the schema")
+    fault_off_schema: float = _option(0.0, "probability of content that does not fit the schema")
     fault_429_retry_after: bool = _option(True, "whether the 429 without cause carries retry-after")
-    faulty_attempts: int | None = _option(None, "only this many first sends of a request can meet a fault")
-    hang_seconds: float = _option(600.0, "how long a hanging or endless answer lasts at most")
-    redirect_to: str = _option("/redirected", "where a 307 points")
+    faulty_attempts: int | None = _option(None, "only the first so many attempts of a request can fail")
+    hang_seconds: float = _option(600.0, "the longest that a hanging or endless answer lasts")
+    redirect_to: str = _option("/redirected", "the location of a 307")
 
     flex_unavailable: float = _option(0.0, "probability of 429 Resource Unavailable with service_tier flex")
-    batch_speed: float = _option(1.0, "how many times as fast as ours the time of batches runs")
-    batch_validation_seconds: float = _option(30.0, "seconds until a batch is validated, in its own time")
-    batch_seconds: float = _option(3600.0, "seconds until a batch's requests are answered, in its own time")
-    batch_finalizing_seconds: float = _option(60.0, "seconds until its files are there, in its own time")
-    batch_expire: float = _option(0.0, "share of a batch's requests that are not answered within the 24 hours")
+    batch_speed: float = _option(1.0, "how many times faster than real time batches run")
+    batch_validation_seconds: float = _option(30.0, "seconds of batch time until a batch is validated")
+    batch_seconds: float = _option(3600.0, "seconds of batch time until a batch's requests are answered")
+    batch_finalizing_seconds: float = _option(60.0, "seconds of batch time until its files are available")
+    batch_expire: float = _option(0.0, "share of a batch's requests not answered within the 24 hours")
     batch_queued_tokens: int | None = _option(None, "tokens of one model in batches at a time; none: no limit")
     batch_faults: float = _option(0.0, "probability of HTTP 500 on /v1/files and /v1/batches, before or after the work")
 
-    batch_late_files: int = _option(0, "looks at a batch that has ended which do not show its files yet")
+    batch_late_files: int = _option(0, "retrievals of an ended batch that do not show its files yet")
     batch_short_downloads: int = _option(0, "downloads of a batch's file that end after half of its lines")
     batch_odd_lines: tuple[str, ...] | None = _option(
-        None, f"the first lines of a batch's output, one in each of these ways: {', '.join(ODD_LINES)}"
+        None, f"malformations of the first lines of a batch's output, one each: {', '.join(ODD_LINES)}"
     )
-    batch_lost: tuple[int, ...] | None = _option(None, "batches, by number from 1, that end unknown")
-    batch_lost_files: tuple[int, ...] | None = _option(None, "batches, by number from 1, whose files are unknown")
-    batch_late_list: int = _option(0, "lists of batches that do not show a new one yet")
-    batch_list_metadata: bool = _option(True, "whether lists of batches show their metadata")
+    batch_lost: tuple[int, ...] | None = _option(None, "batches, by number from 1, that get 404 once they have ended")
+    batch_lost_files: tuple[int, ...] | None = _option(None, "batches, by number from 1, whose files get 404")
+    batch_late_list: int = _option(0, "listings that do not show a new batch yet")
+    batch_list_metadata: bool = _option(True, "whether listings show the metadata of batches")
 
-    insufficient_quota_after: int | None = _option(None, "accepted requests after which the credit is used up")
+    insufficient_quota_after: int | None = _option(None, "accepted requests after which the credit is exhausted")
     outage: tuple[float, float] | None = _option(None, "[start, duration] in seconds: connections are reset")
     required_api_key: str | None = _option(None, "any other key gets 401 invalid_api_key")
     slow_down_above: float | None = _option(None, "429 slow_down above this many requests in a second")
 
     def __post_init__(self) -> None:
-        self._make_tuples("background_load", "answer_tokens", "models", "outage")
-        self._make_tuples("batch_odd_lines", "batch_lost", "batch_lost_files")
+        for name in (each.name for each in dataclasses.fields(self)):
+            if isinstance(value := getattr(self, name), list):
+                object.__setattr__(self, name, tuple(value))  # as JSON and the command line give it
         self._check_numbers()
         self._check_choices()
         self._check_pairs()
         _check(0 <= sum(self.faults().values()) <= 1, "the faults' probabilities add up to more than 1.")
 
     def changed(self, **changes: Any) -> Settings:
-        """These settings with some of them changed.
+        """A copy with some settings changed.
 
         >>> Settings().changed(latency=0.5).latency
         0.5
@@ -149,20 +150,15 @@ class Settings:
         return {name.removeprefix("fault_"): getattr(self, name) for name in FAULT_FIELDS}
 
     def as_dict(self) -> dict[str, Any]:
-        """Everything as it can go through JSON, the key left out.
+        """All settings as JSON values, with the key masked.
 
         >>> Settings(required_api_key="sk-secret").as_dict()["required_api_key"]
         '***'
         """
-        shown = dataclasses.asdict(self)
+        values = dataclasses.asdict(self)
         if self.required_api_key is not None:
-            shown["required_api_key"] = "***"
-        return shown
-
-    def _make_tuples(self, *names: str) -> None:
-        for name in names:
-            if isinstance(value := getattr(self, name), list):
-                object.__setattr__(self, name, tuple(value))
+            values["required_api_key"] = "***"
+        return values
 
     def _check_numbers(self) -> None:
         for name in (
@@ -244,20 +240,19 @@ FAULT_FIELDS = tuple(
 
 
 def options() -> Iterator[tuple[str, Any, str]]:
-    """Name, default and one line about each setting.
+    """The name, default and description of each setting.
 
     >>> next(options())
     ('max_requests_per_minute', 600, 'requests a minute; none: no limit')
     """
     for each in dataclasses.fields(Settings):
-        about: Mapping[str, str] = each.metadata
-        yield each.name, each.default, about["about"]
+        yield each.name, each.default, each.metadata["about"]
 
 
 def _is_number(value: object) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool) and value == value
 
 
-def _check(fine: bool, otherwise: str) -> None:
-    if not fine:
-        raise ValueError(otherwise)
+def _check(valid: bool, message: str) -> None:
+    if not valid:
+        raise ValueError(message)

@@ -1,4 +1,4 @@
-"""What happened, in numbers: the `/stats` of the simulator."""
+"""Counters of the simulator, as `/stats` returns them."""
 
 from __future__ import annotations
 
@@ -6,15 +6,15 @@ from collections import Counter
 from typing import Any
 from weakref import WeakSet
 
-# More different requests than this are not told apart any more; a benchmark of hours must not fill the memory.
-MOST_CHARGED = 1_000_000
+# Distinct requests that are counted at most; a benchmark of hours must not fill the memory.
+MAX_CHARGED = 1_000_000
 
 
 class Ledger:
-    """Counts what the server sees and does. Times are seconds since its start or its last reset."""
+    """Counts requests, faults and tokens. Times are seconds since the start or the last reset."""
 
-    def __init__(self, most_charged: int = MOST_CHARGED) -> None:
-        self.most_charged = most_charged
+    def __init__(self, max_charged: int = MAX_CHARGED) -> None:
+        self.max_charged = max_charged
         self.received = self.accepted = self.answered = self.scripted = self.disconnected = 0
         self.in_flight = self.max_in_flight = 0
         self.tokens_charged: float = 0
@@ -69,13 +69,13 @@ class Ledger:
             self.refused_for[dimension] += 1
 
     def bill(self, digest: bytes, *, delivered: bool) -> None:
-        """One more time that this body cost money, whether or not the client got to see the answer."""
+        """Count one charge for this body, delivered to the client or not."""
         counter, key = self.charged if delivered else self.charged_undelivered, digest.hex()
-        if key in counter or len(counter) < self.most_charged:
+        if key in counter or len(counter) < self.max_charged:
             counter[key] += 1
 
     def stats(self, *, with_charged: bool) -> dict[str, Any]:
-        told: dict[str, Any] = {
+        stats: dict[str, Any] = {
             name: getattr(self, name)
             for name in (
                 "received",
@@ -96,17 +96,17 @@ class Ledger:
             )
         }
         for name in ("refused", "refused_for", "statuses", "faults", "unknown_paths"):
-            told[name] = dict(getattr(self, name))
-        told["per_second"] = {
+            stats[name] = dict(getattr(self, name))
+        stats["per_second"] = {
             "accepted": _by_second(self._accepted_by_second),
             "tokens": _by_second(self._tokens_by_second),
         }
-        told["charged_distinct"] = len(self.charged)
-        told["charged_more_than_once"] = sum(times > 1 for times in self.charged.values())
+        stats["charged_distinct"] = len(self.charged)
+        stats["charged_more_than_once"] = sum(times > 1 for times in self.charged.values())
         if with_charged:
-            told["charged"] = dict(self.charged)
-            told["charged_undelivered"] = dict(self.charged_undelivered)
-        return told
+            stats["charged"] = dict(self.charged)
+            stats["charged_undelivered"] = dict(self.charged_undelivered)
+        return stats
 
 
 def _by_second(counts: Counter[int]) -> list[int]:

@@ -1,4 +1,4 @@
-"""Uploaded files: `/v1/files`. Their contents lie in a temporary folder, since a batch's may be large."""
+"""Uploaded files: `/v1/files`. The contents are in a temporary directory, since a batch's may be large."""
 
 from __future__ import annotations
 
@@ -13,22 +13,22 @@ from aiohttp import BodyPartReader, web
 
 from parallel_openai.local.simulator.refusals import Refusal
 
-LARGEST_FILE = 512 * 2**20
+MAX_FILE_BYTES = 512 * 2**20
 PURPOSES = ("assistants", "batch", "fine-tune", "vision", "user_data", "evals")
 
 
 @dataclass(frozen=True)
 class StoredFile:
-    """A file at the server; `place` is where its content lies."""
+    """A file of the account; `path` is where its content is stored."""
 
     id: str
     filename: str
     purpose: str
     bytes: int
     created_at: int
-    place: Path
+    path: Path
 
-    def shown(self) -> dict[str, Any]:
+    def as_json(self) -> dict[str, Any]:
         return {
             "id": self.id,
             "object": "file",
@@ -41,10 +41,10 @@ class StoredFile:
 
 
 class Files:
-    """The files of the account, the oldest first.
+    """The files of the account, oldest first.
 
     Args:
-        time: seconds since 1970 by the server's clock.
+        time: returns seconds since the epoch by the server's clock.
     """
 
     def __init__(self, time: Callable[[], float]) -> None:
@@ -55,18 +55,18 @@ class Files:
         self.uploaded = 0
 
     async def upload(self, request: web.Request) -> StoredFile:
-        """Take in a multipart form with `purpose` and `file`."""
+        """Store the file of a multipart form with `purpose` and `file`."""
         if not request.content_type.startswith("multipart/"):
             raise Refusal(400, "The request must be multipart/form-data, with the fields 'purpose' and 'file'.")
-        purpose, filename, place, size = None, None, self._new_place(), 0
+        purpose, filename, path, size = None, None, self._new_path(), 0
         async for part in await request.multipart():
             if not isinstance(part, BodyPartReader):
-                raise Refusal(400, "A part of the form holds parts itself.")
+                raise Refusal(400, "A part of the form is itself multipart.")
             if part.name == "purpose":
                 purpose = await part.text()
             elif part.name == "file":
                 filename = part.filename or "file"
-                size = await _store(part, _open_new(place))
+                size = await _store(part, _open_new(path))
         if purpose is None:
             raise Refusal(400, "'purpose' is a required property", param="purpose")
         if filename is None:
@@ -78,10 +78,10 @@ class Files:
         if not size:
             raise Refusal(400, "File is empty.", code="empty_file", param="file")
         self.uploaded += 1
-        return self._add(filename, purpose, size, place)
+        return self._add(filename, purpose, size, path)
 
     def writer(self, filename: str) -> Writer:
-        """For a file that the server makes itself."""
+        """A writer for a file that the server creates."""
         writer = Writer(self, filename)
         self._writers.append(writer)
         return writer
@@ -96,38 +96,38 @@ class Files:
         return Refusal(404, f"No such File object: {file_id}", param="id")
 
     def delete(self, file_id: str) -> dict[str, Any]:
-        self.get(file_id).place.unlink(missing_ok=True)
+        self.get(file_id).path.unlink(missing_ok=True)
         del self._files[file_id]
         return {"id": file_id, "object": "file", "deleted": True}
 
     def listed(self, purpose: str | None, order: str) -> list[dict[str, Any]]:
-        found = [each.shown() for each in self._files.values() if purpose in (None, each.purpose)]
+        found = [each.as_json() for each in self._files.values() if purpose in (None, each.purpose)]
         return found if order == "asc" else found[::-1]
 
     def close(self) -> None:
-        for writer in self._writers:  # of batches that were still at work
+        for writer in self._writers:  # of batches in progress
             writer.abandon()
         if self._folder is not None:
             self._folder.cleanup()
 
-    def _add(self, filename: str, purpose: str, size: int, place: Path) -> StoredFile:
-        file = StoredFile(f"file-simulated{os.urandom(8).hex()}", filename, purpose, size, int(self._time()), place)
+    def _add(self, filename: str, purpose: str, size: int, path: Path) -> StoredFile:
+        file = StoredFile(f"file-simulated{os.urandom(8).hex()}", filename, purpose, size, int(self._time()), path)
         self._files[file.id] = file
         return file
 
-    def _new_place(self) -> Path:
+    def _new_path(self) -> Path:
         if self._folder is None:
             self._folder = tempfile.TemporaryDirectory(prefix="simulated-files-")
         return Path(self._folder.name) / os.urandom(8).hex()
 
 
 class Writer:
-    """Writes a file line by line; `close` gives it, or None when nothing was written."""
+    """Writes a file line by line; `close` returns it, or None if nothing was written."""
 
     def __init__(self, files: Files, filename: str) -> None:
         self._files, self._filename = files, filename
-        self._place = files._new_place()
-        self._file = _open_new(self._place)
+        self._path = files._new_path()
+        self._file = _open_new(self._path)
 
     def write(self, line: bytes) -> None:
         self._file.write(line)
@@ -137,7 +137,7 @@ class Writer:
         size = self._file.tell()
         self._file.close()
         self._files._writers.remove(self)
-        return self._files._add(self._filename, "batch_output", size, self._place) if size else None
+        return self._files._add(self._filename, "batch_output", size, self._path) if size else None
 
     def abandon(self) -> None:
         self._file.close()
@@ -148,11 +148,11 @@ async def _store(part: BodyPartReader, file: BinaryIO) -> int:
     with file:
         while chunk := await part.read_chunk(2**18):
             size += len(chunk)
-            if size > LARGEST_FILE:
-                raise Refusal(413, f"The file is larger than {LARGEST_FILE} bytes.", code="file_too_large")
+            if size > MAX_FILE_BYTES:
+                raise Refusal(413, f"The file is larger than {MAX_FILE_BYTES} bytes.", code="file_too_large")
             file.write(chunk)
     return size
 
 
-def _open_new(place: Path) -> BinaryIO:
-    return open(place, "wb")
+def _open_new(path: Path) -> BinaryIO:
+    return open(path, "wb")

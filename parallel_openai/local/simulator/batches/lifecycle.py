@@ -1,4 +1,4 @@
-"""`/v1/batches`: their states, their queue, and time that can run fast."""
+"""`/v1/batches`: states, queue limits, and a clock that can run faster than real time."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ from parallel_openai.local.simulator.settings import Settings
 from parallel_openai.local.simulator.statistics import Ledger
 
 WINDOW = 86_400.0
-MOST_IN_AN_HOUR = 2_000
+MAX_BATCHES_PER_HOUR = 2_000
 ENDED = ("completed", "failed", "expired", "cancelled")
-QUEUED = ("in_progress", "finalizing", "cancelling")
-LOOK_EVERY = 0.05  # seconds of ours: the speed may be changed, or the batch cancelled
-AT_ONCE = 50  # lines answered before other work of the server gets its turn
+ENQUEUED = ("in_progress", "finalizing", "cancelling")
+POLL_SECONDS = 0.05  # of real time, since the speed may change or the batch be cancelled meanwhile
+LINES_PER_TURN = 50  # lines answered before other tasks of the server get a turn
 
 
 @dataclass(eq=False)
 class Batch:
-    """One batch. Moments are seconds since 1970 by the server's clock, by the names that the API gives them."""
+    """One batch. `moments` are seconds since the epoch by the server's clock, under the API's names."""
 
     id: str
     endpoint: Endpoint
@@ -48,15 +48,15 @@ class Batch:
     output_file_id: str | None = None
     error_file_id: str | None = None
     cancelled: bool = False
-    looks: int = 0  # since it has ended
-    lists: int = 0
+    retrievals: int = 0  # since it ended
+    listings: int = 0
 
     @property
     def has_ended(self) -> bool:
         return self.status in ENDED
 
-    def shown(self, now: float, seconds: float) -> dict[str, Any]:
-        """The batch as the API shows it; `seconds` is how long its requests take together."""
+    def as_json(self, now: float, seconds: float) -> dict[str, Any]:
+        """The batch as the API returns it; `seconds` is how long all its requests take."""
         names = ("in_progress", "finalizing", "completed", "failed", "expired", "cancelling", "cancelled")
         completed = self.completed
         if self.status == "in_progress":
@@ -93,12 +93,12 @@ def _whole(moment: float | None) -> int | None:
 
 
 class Batches:
-    """All batches of the account.
+    """The batches of the account.
 
     Args:
-        settings: gives the settings of the moment.
-        time: seconds since 1970 by the server's clock, which runs `batch_speed` times as fast as others.
-        draw: the fault for a body's digest.
+        settings: returns the current settings.
+        time: returns seconds since the epoch by the server's clock, which runs `batch_speed` times real time.
+        draw: returns the fault for a body's digest.
     """
 
     def __init__(
@@ -119,26 +119,22 @@ class Batches:
     def create(self, body: dict[str, Any]) -> dict[str, Any]:
         for name in ("input_file_id", "endpoint", "completion_window"):
             if body.get(name) is None:
-                message = f"Missing required parameter: '{name}'."
-                raise Refusal(400, message, code="missing_required_parameter", param=name)
+                raise checks.missing(name)
         checks.known_parameters(
             body, ("input_file_id", "endpoint", "completion_window", "metadata", "output_expires_after")
         )
         checks.metadata(body)
         if body["completion_window"] != "24h":
-            message = f"Invalid value: '{body['completion_window']}'. Supported values are: '24h'."
-            raise Refusal(400, message, code="invalid_value", param="completion_window")
+            raise checks.invalid_value(body["completion_window"], ("24h",), "completion_window")
         endpoint = self._endpoints.get(body["endpoint"])
         if endpoint is None:
-            supported = ", ".join(f"'{path}'" for path in self._endpoints)
-            message = f"Invalid value: '{body['endpoint']}'. Supported values are: {supported}."
-            raise Refusal(400, message, code="invalid_value", param="endpoint")
+            raise checks.invalid_value(body["endpoint"], self._endpoints, "endpoint")
         file = self._files.get(str(body["input_file_id"]))
         if file.purpose != "batch":
             raise Refusal(400, f"The purpose of {file.id} is '{file.purpose}', not 'batch'.", param="input_file_id")
         now = self._time()
-        if sum(now - each.moments["created_at"] < 3600 for each in self._batches.values()) >= MOST_IN_AN_HOUR:
-            message = f"You have created {MOST_IN_AN_HOUR} batches within an hour, which is the limit."
+        if sum(now - each.moments["created_at"] < 3600 for each in self._batches.values()) >= MAX_BATCHES_PER_HOUR:
+            message = f"You have created {MAX_BATCHES_PER_HOUR} batches within an hour, which is the limit."
             raise Refusal(429, message, type="requests", code="rate_limit_exceeded", headers={"retry-after": "60"})
         moments = {"created_at": now}
         batch = Batch(f"batch_simulated{os.urandom(8).hex()}", endpoint, file, body.get("metadata"), moments)
@@ -146,33 +142,33 @@ class Batches:
         task = asyncio.get_running_loop().create_task(self._run(batch))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
-        return self.shown(batch.id)
+        return self.as_json(batch.id)
 
-    def shown(self, batch_id: str) -> dict[str, Any]:
-        return self._get(batch_id).shown(self._time(), self._settings().batch_seconds)
+    def as_json(self, batch_id: str) -> dict[str, Any]:
+        return self._get(batch_id).as_json(self._time(), self._settings().batch_seconds)
 
-    def looked_at(self, batch_id: str) -> dict[str, Any]:
-        """As it is shown to who asks for it alone."""
+    def retrieve(self, batch_id: str) -> dict[str, Any]:
+        """The batch as its own path returns it: possibly lost, or without its files yet."""
         settings, batch = self._settings(), self._get(batch_id)
-        shown = self.shown(batch_id)
+        body = self.as_json(batch_id)
         if not batch.has_ended:
-            return shown
+            return body
         if self._number(batch) in (settings.batch_lost or ()):
             raise _unknown(batch_id)
-        batch.looks += 1
-        return {**shown, **_NO_FILES} if batch.looks <= settings.batch_late_files else shown
+        batch.retrievals += 1
+        return {**body, **_NO_FILES} if batch.retrievals <= settings.batch_late_files else body
 
     def listed(self) -> list[dict[str, Any]]:
-        """The newest first."""
+        """The batches, newest first."""
         settings = self._settings()
         for batch in self._batches.values():
-            batch.lists += 1
-        there = [batch for batch in self._batches.values() if batch.lists > settings.batch_late_list]
-        kept = {} if settings.batch_list_metadata else {"metadata": None}
-        return [{**self.shown(batch.id), **kept} for batch in reversed(there)]
+            batch.listings += 1
+        listed = [batch for batch in self._batches.values() if batch.listings > settings.batch_late_list]
+        changes = {} if settings.batch_list_metadata else {"metadata": None}
+        return [{**self.as_json(batch.id), **changes} for batch in reversed(listed)]
 
     def has_lost(self, file_id: str) -> bool:
-        """Whether the file is of a batch whose files are unknown."""
+        """Whether the file belongs to a batch whose files get 404."""
         lost = self._settings().batch_lost_files or ()
         return any(
             self._number(batch) in lost and file_id in (batch.output_file_id, batch.error_file_id)
@@ -186,7 +182,7 @@ class Batches:
         if batch.status != "cancelling":
             self._enter(batch, "cancelling")
             batch.cancelled = True
-        return self.shown(batch_id)
+        return self.as_json(batch_id)
 
     def stats(self) -> dict[str, Any]:
         return {
@@ -217,11 +213,11 @@ class Batches:
     async def _run(self, batch: Batch) -> None:
         settings = self._settings()
         began = batch.moments["created_at"]
-        checked = batch_lines.Checked()
-        for _ in batch_lines.check(checked, batch.input_file.place, batch.endpoint, settings):
+        checked = batch_lines.InputCheck()
+        for _ in batch_lines.check(checked, batch.input_file.path, batch.endpoint, settings):
             await asyncio.sleep(0)
         batch.model, batch.tokens = checked.model, checked.tokens
-        if await self._passes(batch, began + settings.batch_validation_seconds):
+        if await self._wait_until(batch, began + settings.batch_validation_seconds):
             self._check_queue(batch, checked, settings)
             if checked.errors:
                 batch.errors = checked.errors
@@ -232,32 +228,32 @@ class Batches:
             batch.expiring = len(late)
             self._enter(batch, "in_progress")
             ends = began + WINDOW if late else batch.moments["in_progress_at"] + settings.batch_seconds
-            if await self._passes(batch, ends):
+            if await self._wait_until(batch, ends):
                 self._enter(batch, "finalizing")
                 await self._write(batch, done, late, settings)
-                await self._passes(batch, self._time() + settings.batch_finalizing_seconds, heed_cancel=False)
+                await self._wait_until(batch, self._time() + settings.batch_finalizing_seconds, heed_cancel=False)
                 self._enter(batch, "expired" if late else "completed")
                 return
             share = (self._time() - batch.moments["in_progress_at"]) / max(settings.batch_seconds, 1e-9)
             await self._write(batch, done[: int(min(1.0, share) * len(done))], [], settings)
-        await self._passes(batch, self._time() + settings.batch_finalizing_seconds, heed_cancel=False)
+        await self._wait_until(batch, self._time() + settings.batch_finalizing_seconds, heed_cancel=False)
         self._enter(batch, "cancelled")
 
-    async def _passes(self, batch: Batch, moment: float, *, heed_cancel: bool = True) -> bool:
-        """Wait until a moment of the server's clock; False as soon as the batch is cancelled."""
+    async def _wait_until(self, batch: Batch, moment: float, *, heed_cancel: bool = True) -> bool:
+        """Wait until `moment` by the server's clock; returns False as soon as the batch is cancelled."""
         while not (heed_cancel and batch.cancelled):
             seconds = (moment - self._time()) / self._settings().batch_speed
             if seconds <= 0:
                 return True
-            await asyncio.sleep(min(seconds, LOOK_EVERY))
+            await asyncio.sleep(min(seconds, POLL_SECONDS))
         return False
 
-    def _check_queue(self, batch: Batch, checked: batch_lines.Checked, settings: Settings) -> None:
+    def _check_queue(self, batch: Batch, checked: batch_lines.InputCheck, settings: Settings) -> None:
         limit = settings.batch_queued_tokens
         if limit is None or checked.errors:
             return
         queued = sum(
-            each.tokens for each in self._batches.values() if each.model == batch.model and each.status in QUEUED
+            each.tokens for each in self._batches.values() if each.model == batch.model and each.status in ENQUEUED
         )
         if queued + batch.tokens > limit:
             checked.refuse(
@@ -267,38 +263,38 @@ class Batches:
             )
 
     def _divide(self, batch: Batch, offsets: list[int], settings: Settings) -> tuple[list[int], list[int]]:
-        """Which lines are answered, in any order, and which are not in time."""
-        dice = random.Random(f"{settings.seed} {list(self._batches).index(batch.id)}")
+        """The lines that are answered, shuffled, and those that expire."""
+        rng = random.Random(f"{settings.seed} {list(self._batches).index(batch.id)}")
         done: list[int] = []
         late: list[int] = []
         for offset in offsets:
-            (late if dice.random() < settings.batch_expire else done).append(offset)
-        dice.shuffle(done)
+            (late if rng.random() < settings.batch_expire else done).append(offset)
+        rng.shuffle(done)
         return done, late
 
     async def _write(self, batch: Batch, done: list[int], late: list[int], settings: Settings) -> None:
         output = self._files.writer(f"{batch.id}_output.jsonl")
         errors = self._files.writer(f"{batch.id}_error.jsonl")
         kinds = list(settings.batch_odd_lines or ())[::-1]
-        for count, raw in enumerate(_lines(batch.input_file.place, done), 1):
-            if count % AT_ONCE == 0:
+        for count, raw in enumerate(_lines(batch.input_file.path, done), 1):
+            if count % LINES_PER_TURN == 0:
                 await asyncio.sleep(0)
             self._requests += 1
-            answered = batch_lines.answer(raw, self._requests, batch.endpoint, settings, self._draw)
-            told = odd(kinds.pop(), answered.line) if kinds and answered.good else answered.line
-            (output if answered.good else errors).write(told)
+            answered = batch_lines.answer_line(raw, self._requests, batch.endpoint, settings, self._draw)
+            line = odd(kinds.pop(), answered.line) if kinds and answered.good else answered.line
+            (output if answered.good else errors).write(line)
             batch.completed += answered.good
             batch.failed += not answered.good
             self._count(answered, settings)
-        for count, raw in enumerate(_lines(batch.input_file.place, late), 1):
-            if count % AT_ONCE == 0:
+        for count, raw in enumerate(_lines(batch.input_file.path, late), 1):
+            if count % LINES_PER_TURN == 0:
                 await asyncio.sleep(0)
             errors.write(batch_lines.expired(raw, self._requests))
             batch.failed += 1
-        made = output.close(), errors.close()
-        batch.output_file_id, batch.error_file_id = (None if each is None else each.id for each in made)
+        files = output.close(), errors.close()
+        batch.output_file_id, batch.error_file_id = (None if each is None else each.id for each in files)
 
-    def _count(self, answered: batch_lines.Answered, settings: Settings) -> None:
+    def _count(self, answered: batch_lines.AnsweredLine, settings: Settings) -> None:
         ledger = self._ledger()
         ledger.prompt_tokens += answered.prompt_tokens
         ledger.completion_tokens += answered.completion_tokens
@@ -306,8 +302,8 @@ class Batches:
             ledger.bill(answered.digest, delivered=True)
 
 
-def _lines(place: Path, offsets: list[int]) -> Iterator[bytes]:
-    with open(place, "rb") as file:
+def _lines(path: Path, offsets: list[int]) -> Iterator[bytes]:
+    with open(path, "rb") as file:
         for offset in offsets:
             file.seek(offset)
             yield file.readline()

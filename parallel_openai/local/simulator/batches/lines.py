@@ -1,4 +1,4 @@
-"""What stands in a batch's input file: what the API refuses of it, and how each line is answered."""
+"""Lines of a batch's input file: their validation, and the output line for each."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ from parallel_openai.local.simulator.faults import faults
 from parallel_openai.local.simulator.refusals import Refusal
 from parallel_openai.local.simulator.settings import Settings
 
-MOST_REQUESTS = 50_000
-MOST_BYTES = 200 * 10**6
-MOST_INPUTS = 50_000  # of embeddings
-MOST_ERRORS = 50  # that are told of
+MAX_REQUESTS = 50_000
+MAX_BYTES = 200 * 10**6
+MAX_INPUTS = 50_000  # of embeddings
+MAX_ERRORS = 50  # that are reported
 
 
 @dataclass
-class Checked:
-    """An input file after its validation.
+class InputCheck:
+    """The result of validating an input file.
 
     Attributes:
-        offsets: where each line begins.
-        errors: why the batch fails, one for each line that is at fault.
+        offsets: the byte offset of each request.
+        errors: why the batch fails, one for each invalid line.
     """
 
     model: str | None = None
@@ -38,19 +38,19 @@ class Checked:
     errors: list[dict[str, Any]] = field(default_factory=list)
 
     def refuse(self, code: str, message: str, *, line: int | None = None, param: str | None = None) -> None:
-        if len(self.errors) < MOST_ERRORS:
+        if len(self.errors) < MAX_ERRORS:
             self.errors.append({"code": code, "message": message, "param": param, "line": line})
 
 
-def check(found: Checked, place: Path, endpoint: Endpoint, settings: Settings) -> Iterator[None]:
-    """Validate an input file; steps out now and then, for other work in between."""
+def check(found: InputCheck, path: Path, endpoint: Endpoint, settings: Settings) -> Iterator[None]:
+    """Validate an input file into `found`. Yields now and then, so that other tasks get a turn."""
     seen, inputs, end = set[str](), 0, 0
-    if place.stat().st_size > MOST_BYTES:
-        found.refuse("file_too_large", f"The batch input file is larger than the {MOST_BYTES} maximum.")
+    if path.stat().st_size > MAX_BYTES:
+        found.refuse("file_too_large", f"The batch input file is larger than the {MAX_BYTES} maximum.")
         return
-    with open(place, "rb") as file:
+    with open(path, "rb") as file:
         for number, raw in enumerate(file, 1):
-            begins, end = end, end + len(raw)
+            start, end = end, end + len(raw)
             if number % 200 == 0:
                 yield
             if not raw.strip():
@@ -58,24 +58,26 @@ def check(found: Checked, place: Path, endpoint: Endpoint, settings: Settings) -
             body = _checked_line(found, raw, number, endpoint, seen)
             if body is None:
                 continue
-            found.offsets.append(begins)
+            found.offsets.append(start)
             inputs += len(body["input"]) if isinstance(body.get("input"), list) else 1
             try:
                 found.tokens += endpoint.read(body, settings).prompt_tokens
             except Refusal:
-                pass  # this request alone fails, when its turn comes
+                pass  # only this request fails, when it is answered
     if not found.offsets and not found.errors:
         found.refuse("empty_batch", "The batch input file has no requests.")
-    if len(found.offsets) > MOST_REQUESTS:
-        message = f"The batch input file has {len(found.offsets)} requests; the maximum is {MOST_REQUESTS}."
+    if len(found.offsets) > MAX_REQUESTS:
+        message = f"The batch input file has {len(found.offsets)} requests; the maximum is {MAX_REQUESTS}."
         found.refuse("too_many_tasks", message)
-    if endpoint.path == "/v1/embeddings" and inputs > MOST_INPUTS:
-        found.refuse("too_many_inputs", f"The batch has {inputs} embedding inputs; the maximum is {MOST_INPUTS}.")
+    if endpoint.path == "/v1/embeddings" and inputs > MAX_INPUTS:
+        found.refuse("too_many_inputs", f"The batch has {inputs} embedding inputs; the maximum is {MAX_INPUTS}.")
     if settings.models is not None and found.model not in (None, *settings.models):
         found.refuse("model_not_found", f"The provided model '{found.model}' is not supported by the Batch API.")
 
 
-def _checked_line(found: Checked, raw: bytes, number: int, endpoint: Endpoint, seen: set[str]) -> dict[str, Any] | None:
+def _checked_line(
+    found: InputCheck, raw: bytes, number: int, endpoint: Endpoint, seen: set[str]
+) -> dict[str, Any] | None:
     try:
         line = orjson.loads(raw)
     except orjson.JSONDecodeError:
@@ -121,20 +123,20 @@ def _checked_line(found: Checked, raw: bytes, number: int, endpoint: Endpoint, s
 
 
 @dataclass(frozen=True)
-class Answered:
-    """A line of an output or an error file, and what it took."""
+class AnsweredLine:
+    """A line of an output or error file, with its usage."""
 
     line: bytes
     good: bool
     prompt_tokens: int = 0
     completion_tokens: int = 0
-    digest: bytes | None = None  # of the body, where it was charged
+    digest: bytes | None = None  # of the body, if it was charged
 
 
-def answer(
+def answer_line(
     raw: bytes, number: int, endpoint: Endpoint, settings: Settings, draw: Callable[[bytes], str | None]
-) -> Answered:
-    """Answer one line of an input file."""
+) -> AnsweredLine:
+    """The output line for one line of an input file."""
     line = orjson.loads(raw)
     body = orjson.dumps(line["body"])
     digest = sha256(body).digest()
@@ -144,35 +146,26 @@ def answer(
             raise refusals.by_status(int(fault or 500))
         if fault in faults.REFUSED:
             raise refusals.by_status(429)
-        asked = endpoint.read(line["body"], settings)
-        dice = random.Random(digest + settings.seed.to_bytes(16, "little", signed=True))
-        made = endpoint.answer(asked, settings, dice, fault if fault in faults.FLAWS else None)
+        parsed = endpoint.read(line["body"], settings)
+        rng = random.Random(digest + settings.seed.to_bytes(16, "little", signed=True))
+        answer = endpoint.answer(parsed, settings, rng, fault if fault in faults.FLAWS else None)
     except Refusal as refusal:
-        told = _line(line["custom_id"], number, refusal.status, {"error": refusal.error()})
-        return Answered(told, good=False)
-    told = _line(line["custom_id"], number, 200, made.body)
-    return Answered(told, True, made.prompt_tokens, made.completion_tokens, digest)
+        return AnsweredLine(_response_line(line, number, refusal.status, {"error": refusal.error()}), good=False)
+    output = _response_line(line, number, 200, answer.body)
+    return AnsweredLine(output, True, answer.prompt_tokens, answer.completion_tokens, digest)
 
 
 def expired(raw: bytes, number: int) -> bytes:
-    """The line of an error file for a request whose time ran out."""
+    """The error line for a request that expired."""
     message = "This request could not be executed before the completion window expired."
-    return orjson.dumps(
-        {
-            "id": f"batch_req_simulated{number:010d}",
-            "custom_id": orjson.loads(raw)["custom_id"],
-            "response": None,
-            "error": {"code": "batch_expired", "message": message},
-        }
-    )
+    return _line(orjson.loads(raw), number, error={"code": "batch_expired", "message": message})
 
 
-def _line(custom_id: str, number: int, status: int, body: Any) -> bytes:
-    return orjson.dumps(
-        {
-            "id": f"batch_req_simulated{number:010d}",
-            "custom_id": custom_id,
-            "response": {"status_code": status, "request_id": f"req_simulated_batch{number:010d}", "body": body},
-            "error": None,
-        }
-    )
+def _response_line(line: dict[str, Any], number: int, status: int, body: Any) -> bytes:
+    response = {"status_code": status, "request_id": f"req_simulated_batch{number:010d}", "body": body}
+    return _line(line, number, response=response)
+
+
+def _line(line: dict[str, Any], number: int, *, response: Any = None, error: Any = None) -> bytes:
+    line_id = f"batch_req_simulated{number:010d}"
+    return orjson.dumps({"id": line_id, "custom_id": line["custom_id"], "response": response, "error": error})

@@ -1,4 +1,4 @@
-"""Lines of a batch's output as no reference has them, and as servers and gateways were seen to write them."""
+"""Malformed lines of a batch's output, as servers and gateways have been seen to write them."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def _with_response(line: Line, **changes: Any) -> bytes:
     return orjson.dumps({**line, "response": response})
 
 
-_MADE: dict[str, Callable[[Line], bytes]] = {
+_MALFORM: dict[str, Callable[[Line], bytes]] = {
     "blank": lambda line: orjson.dumps(line) + b"\n",
     "torn": lambda line: orjson.dumps(line)[:40],
     "array": lambda line: orjson.dumps([line]),
@@ -31,13 +31,13 @@ _MADE: dict[str, Callable[[Line], bytes]] = {
     "body_text": lambda line: _with_response(line, body=orjson.dumps(line["response"]["body"]).decode()),
     "error_first": _error_first,
 }
-ODD_LINES = tuple(_MADE)
+ODD_LINES = tuple(_MALFORM)
 
 
 def odd(kind: str, line: bytes) -> bytes:
-    """The line, odd in that way.
+    """The line, malformed in the way that `kind` names.
 
     >>> odd("array", b'{"custom_id":"a"}')
     b'[{"custom_id":"a"}]'
     """
-    return _MADE[kind](orjson.loads(line))
+    return _MALFORM[kind](orjson.loads(line))

@@ -1,4 +1,4 @@
-"""The paths of files and batches."""
+"""Routes of `/v1/files` and `/v1/batches`."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ from parallel_openai.local.simulator.checks import bodies as checks
 from parallel_openai.local.simulator.refusals import Refusal
 from parallel_openai.local.simulator.server import ENDPOINTS, JSON, Simulator
 
-Work = Callable[[web.Request], Awaitable[Any]]
+Action = Callable[[web.Request], Awaitable[Any]]
 
 
-class BatchDesk:
-    """`/v1/files` and `/v1/batches`. Neither uses up the limits for answers."""
+class BatchRoutes:
+    """`/v1/files` and `/v1/batches`. Neither counts against the rate limits."""
 
     def __init__(self, simulator: Simulator) -> None:
         self.simulator = simulator
-        self._since, self._moment, self._speed = time.monotonic(), time.time(), simulator.settings.batch_speed
-        self._dice = random.Random(simulator.settings.seed)
+        self._updated, self._moment, self._speed = time.monotonic(), time.time(), simulator.settings.batch_speed
+        self._rng = random.Random(simulator.settings.seed)
         self._start()
 
     def add_routes(self, application: web.Application) -> None:
-        for method, path, work in (
+        for method, path, action in (
             ("POST", "/v1/files", self._upload),
             ("GET", "/v1/files", self._list_files),
             ("GET", "/v1/files/{id}", self._file),
@@ -42,7 +42,7 @@ class BatchDesk:
             ("GET", "/v1/batches/{id}", self._batch),
             ("POST", "/v1/batches/{id}/cancel", self._cancel),
         ):
-            application.router.add_route(method, path, self._handler(work))
+            application.router.add_route(method, path, self._handler(action))
         application.on_shutdown.append(self._end)
 
     def reset(self) -> None:
@@ -51,7 +51,7 @@ class BatchDesk:
         self._start()
 
     def _start(self) -> None:
-        simulator, self._short = self.simulator, 0
+        simulator, self._short_downloads = self.simulator, 0
         self.files = Files(self._time)
         self.batches = Batches(
             ENDPOINTS,
@@ -59,28 +59,28 @@ class BatchDesk:
             lambda: simulator.ledger,
             lambda: simulator.settings,
             self._time,
-            lambda digest: simulator.fault_dice.draw(digest),
+            lambda digest: simulator.fault_sampler.draw(digest),
         )
 
     def _time(self) -> float:
-        """Seconds since 1970 by the batches' own clock, which runs on when its speed is changed."""
+        """Seconds since the epoch by the batches' clock, which stays continuous when its speed changes."""
         now = time.monotonic()
-        self._moment += (now - self._since) * self._speed
-        self._since, self._speed = now, self.simulator.settings.batch_speed
+        self._moment += (now - self._updated) * self._speed
+        self._updated, self._speed = now, self.simulator.settings.batch_speed
         return self._moment
 
-    def _handler(self, work: Work) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
+    def _handler(self, action: Action) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
         async def handle(request: web.Request) -> web.StreamResponse:
             settings = self.simulator.settings
-            # A server that breaks may have done its work before, or not.
-            breaks = self._dice.random() < settings.batch_faults
-            before = self._dice.random() < 0.5
+            # A server that fails may have done the action already, or not.
+            fails = self._rng.random() < settings.batch_faults
+            before = self._rng.random() < 0.5
             try:
                 self.simulator.check_key(request)
-                if breaks and before:
+                if fails and before:
                     raise refusals.by_status(500)
-                answer = await work(request)
-                if breaks:
+                answer = await action(request)
+                if fails:
                     raise refusals.by_status(500)
             except Refusal as refusal:
                 await request.release()
@@ -97,14 +97,14 @@ class BatchDesk:
         await asyncio.sleep(0)
 
     async def _upload(self, request: web.Request) -> Any:
-        return (await self.files.upload(request)).shown()
+        return (await self.files.upload(request)).as_json()
 
     async def _list_files(self, request: web.Request) -> Any:
         found = self.files.listed(request.query.get("purpose"), request.query.get("order", "desc"))
-        return _page(found, request, usual=10_000)
+        return _page(found, request, default=10_000)
 
     async def _file(self, request: web.Request) -> Any:
-        return self.files.get(request.match_info["id"]).shown()
+        return self.files.get(request.match_info["id"]).as_json()
 
     async def _delete_file(self, request: web.Request) -> Any:
         return self.files.delete(request.match_info["id"])
@@ -114,29 +114,28 @@ class BatchDesk:
         if self.batches.has_lost(file_id):
             raise self.files.unknown(file_id)
         file = self.files.get(file_id)
-        place = file.place
-        if file.purpose == "batch_output" and self._short < self.simulator.settings.batch_short_downloads:
-            self._short += 1
-            lines = place.read_bytes().splitlines(keepends=True)
+        if file.purpose == "batch_output" and self._short_downloads < self.simulator.settings.batch_short_downloads:
+            self._short_downloads += 1
+            lines = file.path.read_bytes().splitlines(keepends=True)
             return web.Response(body=b"".join(lines[: len(lines) // 2]), headers={"x-simulated": "true"})
-        return web.FileResponse(place, headers={"content-type": "application/octet-stream", "x-simulated": "true"})
+        return web.FileResponse(file.path, headers={"content-type": "application/octet-stream", "x-simulated": "true"})
 
     async def _create(self, request: web.Request) -> Any:
         return self.batches.create(checks.json_object(await request.read()))
 
     async def _list_batches(self, request: web.Request) -> Any:
-        return _page(self.batches.listed(), request, usual=20)
+        return _page(self.batches.listed(), request, default=20)
 
     async def _batch(self, request: web.Request) -> Any:
-        return self.batches.looked_at(request.match_info["id"])
+        return self.batches.retrieve(request.match_info["id"])
 
     async def _cancel(self, request: web.Request) -> Any:
         return self.batches.cancel(request.match_info["id"])
 
 
-def _page(found: list[dict[str, Any]], request: web.Request, *, usual: int) -> dict[str, Any]:
+def _page(found: list[dict[str, Any]], request: web.Request, *, default: int) -> dict[str, Any]:
     try:
-        limit = int(request.query.get("limit", usual))
+        limit = int(request.query.get("limit", default))
     except ValueError:
         raise Refusal(400, "Invalid 'limit': expected an integer.", param="limit") from None
     after = request.query.get("after")

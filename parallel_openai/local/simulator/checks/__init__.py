@@ -1,1 +1,1 @@
-"""What the API refuses in a body before it counts or answers anything."""
+"""Validation of request bodies."""

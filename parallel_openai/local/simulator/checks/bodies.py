@@ -1,9 +1,9 @@
-"""What the API checks in a body before it counts or answers anything; each check raises the API's own refusal."""
+"""Validation of request bodies, before limits are charged; each check raises the API's own error as a `Refusal`."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from typing import Any
 
 import orjson
@@ -12,7 +12,7 @@ from parallel_openai.local.simulator.checks.strict_mode import strict_schema
 from parallel_openai.local.simulator.refusals import Refusal
 
 REASONING = re.compile(r"^(o[1-9](-|$)|gpt-[5-9](?!.*chat))")
-NAMES: dict[type, str] = {
+TYPE_NAMES: dict[type, str] = {
     str: "a string",
     bool: "a boolean",
     int: "an integer",
@@ -23,7 +23,7 @@ NAMES: dict[type, str] = {
 
 
 def json_object(raw: bytes) -> dict[str, Any]:
-    """The body as an object.
+    """The body, which must be a JSON object.
 
     >>> json_object(b'{"model": "m"}')
     {'model': 'm'}
@@ -82,17 +82,10 @@ def _message(message: Any, where: str) -> None:
         raise wrong_type(where, "an object", message)
     role, content = message.get("role"), message.get("content")
     if role is None:
-        raise Refusal(
-            400,
-            f"Missing required parameter: '{where}.role'.",
-            code="missing_required_parameter",
-            param=f"{where}.role",
-        )
+        raise missing(f"{where}.role")
     roles = ("system", "developer", "user", "assistant", "tool", "function")
     if role not in roles:
-        supported = ", ".join(f"'{each}'" for each in roles)
-        message = f"Invalid value: '{role}'. Supported values are: {supported}."
-        raise Refusal(400, message, code="invalid_value", param=f"{where}.role")
+        raise invalid_value(role, roles, f"{where}.role")
     if content is None and role != "assistant":
         message = f"Invalid value for 'content': expected a string, got null. ({where}.content)"
         raise Refusal(400, message, param=f"{where}.content")
@@ -105,7 +98,7 @@ def _message(message: Any, where: str) -> None:
 
 
 def number(body: dict[str, Any], name: str, low: float, high: float | None, *, whole: bool = False) -> None:
-    """Refuses a number of the wrong kind or outside its bounds.
+    """Refuse a number of the wrong type or outside its bounds.
 
     >>> number({"n": 200}, "n", 1, 128, whole=True)  # doctest: +ELLIPSIS
     Traceback (most recent call last):
@@ -148,7 +141,7 @@ def metadata(body: dict[str, Any]) -> None:
 
 
 def reasoning(body: dict[str, Any], model: str) -> None:
-    """Refuses what reasoning models do not take.
+    """Refuse parameters that reasoning models do not support.
 
     >>> reasoning({"max_tokens": 5}, "gpt-4o-mini")
     >>> reasoning({"max_tokens": 5}, "o4-mini")  # doctest: +ELLIPSIS
@@ -195,8 +188,7 @@ def response_format(body: dict[str, Any], messages: list[dict[str, Any]]) -> Non
 def json_schema(given: Any, where: str) -> None:
     for name in ("name", "schema"):
         if not isinstance(given, dict) or given.get(name) is None:
-            message = f"Missing required parameter: '{where}.{name}'."
-            raise Refusal(400, message, code="missing_required_parameter", param=f"{where}.{name}")
+            raise missing(f"{where}.{name}")
     if not re.fullmatch(r"[a-zA-Z0-9_-]{1,64}", given["name"]):
         message = (
             f"Invalid '{where}.name': string does not match pattern. Expected a string that matches '^[a-zA-Z0-9_-]+$'."
@@ -207,7 +199,7 @@ def json_schema(given: Any, where: str) -> None:
 
 
 def tools(body: dict[str, Any]) -> None:
-    """Refuses chat's `tools` that are none."""
+    """Refuse invalid `tools` of chat completions."""
     given = body.get("tools")
     if given is None:
         return
@@ -219,36 +211,41 @@ def tools(body: dict[str, Any]) -> None:
             message = f"Invalid value: '{each.get('type')}'. Supported values are: 'function' and 'custom'."
             raise Refusal(400, message, code="invalid_value", param=f"tools[{at}].type")
         if not isinstance(each, dict) or (each["type"] == "function" and not (function or {}).get("name")):
-            missing = f"tools[{at}].function.name"
-            message = f"Missing required parameter: '{missing}'."
-            raise Refusal(400, message, code="missing_required_parameter", param=missing)
+            raise missing(f"tools[{at}].function.name")
 
 
-def whole(body: dict[str, Any]) -> None:
-    """Refuses a stream where the simulator has none."""
+def no_stream(body: dict[str, Any]) -> None:
+    """Refuse `stream` on endpoints where the simulator does not support it."""
     if body.get("stream"):
         raise Refusal(400, "The simulator streams chat completions only.", param="stream")
 
 
-def context_length(prompt_tokens: int, most: int) -> None:
-    if prompt_tokens > most:
+def context_length(prompt_tokens: int, limit: int) -> None:
+    if prompt_tokens > limit:
         message = (
-            f"This model's maximum context length is {most} tokens. However, your messages resulted in {prompt_tokens} "
-            "tokens. Please reduce the length of the messages."
+            f"This model's maximum context length is {limit} tokens. However, your messages resulted in "
+            f"{prompt_tokens} tokens. Please reduce the length of the messages."
         )
         raise Refusal(400, message, code="context_length_exceeded", param="messages")
 
 
 def missing(name: str) -> Refusal:
-    """The refusal of a body without one of its fields."""
+    """The refusal of a body without a required field."""
     return Refusal(400, f"Missing required parameter: '{name}'.", code="missing_required_parameter", param=name)
 
 
+def invalid_value(value: Any, supported: Iterable[str], name: str) -> Refusal:
+    """The refusal of a field whose value is not one of the supported ones."""
+    choices = ", ".join(f"'{each}'" for each in supported)
+    message = f"Invalid value: '{value}'. Supported values are: {choices}."
+    return Refusal(400, message, code="invalid_value", param=name)
+
+
 def wrong_type(name: str, expected: str, value: Any) -> Refusal:
-    """The refusal of a field that holds something else."""
+    """The refusal of a field whose value has another type."""
     message = f"Invalid type for '{name}': expected {expected}, but got {_name(value)} instead."
     return Refusal(400, message, code="invalid_type", param=name)
 
 
 def _name(value: Any) -> str:
-    return "null" if value is None else NAMES.get(type(value), "a value")
+    return "null" if value is None else TYPE_NAMES.get(type(value), "a value")

@@ -1,4 +1,4 @@
-"""What strict mode refuses in a JSON schema, as OpenAI's guide to structured outputs lists what it takes."""
+"""What strict mode refuses in a JSON schema, by the list in OpenAI's guide to structured outputs."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ KEYWORDS = frozenset(
     )
 )
 FORMATS = frozenset(("date-time", "time", "date", "duration", "email", "hostname", "ipv4", "ipv6", "uuid"))
-#: Look-around and references back.
+#: Look-around and back-references.
 REFUSED_IN_PATTERNS = re.compile(r"\(\?(?:[=!]|<[=!])|\\[1-9]")
-MOST_PROPERTIES, MOST_LEVELS, MOST_CHARACTERS, MOST_ENUM_VALUES = 5_000, 10, 120_000, 1_000
+MAX_PROPERTIES, MAX_LEVELS, MAX_CHARACTERS, MAX_ENUM_VALUES = 5_000, 10, 120_000, 1_000
 
 
 def strict_schema(name: str, schema: Any) -> None:
-    """Refuses a schema that strict mode does not take.
+    """Refuse a schema that strict mode does not accept.
 
     >>> strict_schema("s", {"type": "object", "properties": {}})  # doctest: +ELLIPSIS
     Traceback (most recent call last):
@@ -31,7 +31,7 @@ def strict_schema(name: str, schema: Any) -> None:
 
 
 class _Check:
-    """One schema's check, with what has been counted of it."""
+    """The check of one schema, with its running totals."""
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -45,16 +45,16 @@ class _Check:
             if keyword in schema:
                 self.refuse(f"schema must have type 'object' and not have '{keyword}' at the top level.")
         self.part(schema, (), 0)
-        for counted, most, what in (
-            (self.properties, MOST_PROPERTIES, "properties"),
-            (self.enum_values, MOST_ENUM_VALUES, "enum values"),
-            (self.characters, MOST_CHARACTERS, "characters in names and enum values"),
+        for count, limit, what in (
+            (self.properties, MAX_PROPERTIES, "properties"),
+            (self.enum_values, MAX_ENUM_VALUES, "enum values"),
+            (self.characters, MAX_CHARACTERS, "characters in names and enum values"),
         ):
-            if counted > most:
-                self.refuse(f"the schema has {counted} {what}, more than the {most} that are allowed.")
+            if count > limit:
+                self.refuse(f"the schema has {count} {what}, more than the {limit} that are allowed.")
 
     def part(self, schema: Any, where: tuple[str, ...], level: int) -> None:
-        if not isinstance(schema, dict):  # true or false, of which the guide says nothing
+        if not isinstance(schema, dict):  # true or false, which the guide does not mention
             return
         if refused := sorted(set(schema) - KEYWORDS):
             self.refuse(f"In context={where}, '{refused[0]}' is not permitted.")
@@ -85,8 +85,8 @@ class _Check:
             )
         if extra := [each for each in schema.get("required", ()) if each not in properties]:
             self.refuse(f"In context={where}, 'required' has an extra key '{extra[0]}'.")
-        if level > MOST_LEVELS:
-            self.refuse(f"In context={where}, there are more than {MOST_LEVELS} levels of nesting.")
+        if level > MAX_LEVELS:
+            self.refuse(f"In context={where}, there are more than {MAX_LEVELS} levels of nesting.")
         self.properties += len(properties)
         self.characters += sum(map(len, properties))
 
@@ -94,7 +94,7 @@ class _Check:
         if "format" in schema and schema["format"] not in FORMATS:
             self.refuse(f"In context={where}, '{schema['format']}' is not a valid format.")
         if REFUSED_IN_PATTERNS.search(str(schema.get("pattern", ""))):
-            self.refuse(f"In context={where}, 'pattern' must not use look-around or references back.")
+            self.refuse(f"In context={where}, 'pattern' must not use look-around or back-references.")
 
     def choices(self, schema: dict[str, Any]) -> None:
         values = schema.get("enum", [])

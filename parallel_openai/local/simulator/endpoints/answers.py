@@ -1,4 +1,4 @@
-"""What the simulated model says: plain text, JSON, a value of a schema or a call of a tool, plainly marked."""
+"""What the simulated model outputs: text, JSON, a value that fits a schema, or a tool call; all marked as simulated."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from typing import Any
 import orjson
 
 from parallel_openai.local.simulator.endpoints import counting
-from parallel_openai.local.simulator.endpoints.schemas import OUTSIDE, WORDS, SchemaFiller
+from parallel_openai.local.simulator.endpoints.schemas import OFF_SCHEMA, WORDS, SchemaFiller
 from parallel_openai.local.simulator.settings import Settings
 
 REFUSAL = "(simulated) I'm sorry, I can't help with that."
 
 
 @dataclass(frozen=True)
-class Said:
-    """One choice: its text, or a refusal, or the tool that is to be called; and why it ended there."""
+class Completion:
+    """The output of one choice: text, a refusal or a tool call; and why it ended."""
 
     text: str | None
     finish_reason: str = "stop"
@@ -27,48 +27,47 @@ class Said:
 
     @property
     def tokens(self) -> int:
-        """How many tokens the choice is."""
         called = self.tool.name + self.tool.arguments if self.tool else ""
         return counting.tokens((self.text or self.refusal or "") + called)
 
 
 @dataclass(frozen=True)
 class Tool:
-    """A function that the model wants called."""
+    """A function that the model calls."""
 
     name: str
     arguments: str
 
 
-def say(
+def complete(
     response_format: Any,
     prompt: str,
     settings: Settings,
-    dice: random.Random,
+    rng: random.Random,
     *,
     max_output: int | None = None,
     flaw: str | None = None,
-) -> Said:
-    """One choice, cut to the maximum, with what shall be wrong with it.
+) -> Completion:
+    """One choice, cut to `max_output` tokens, with the given flaw.
 
-    >>> say(None, "Say hello.", Settings(), random.Random(1), max_output=3)
-    Said(text='(simulated) ', finish_reason='length', refusal=None, tool=None)
+    >>> complete(None, "Say hello.", Settings(), random.Random(1), max_output=3)
+    Completion(text='(simulated) ', finish_reason='length', refusal=None, tool=None)
     """
-    text = content(response_format, prompt, settings, dice, outside=flaw == "off_schema")
+    text = content(response_format, prompt, settings, rng, off_schema=flaw == "off_schema")
     finish_reason = "stop"
     if max_output is not None and counting.tokens(text) > max_output:
         text, finish_reason = text[: max_output * counting.CHARACTERS_PER_TOKEN], "length"
     if flaw == "refusal":
-        return Said(None, finish_reason, REFUSAL)
+        return Completion(None, finish_reason, REFUSAL)
     if flaw == "content_filter":
-        return Said(text[: len(text) // 2], "content_filter")
+        return Completion(text[: len(text) // 2], "content_filter")
     if flaw == "length":
-        return Said("", "length")
-    return Said("" if flaw == "empty" else text, finish_reason)
+        return Completion("", "length")
+    return Completion("" if flaw == "empty" else text, finish_reason)
 
 
-def tool(functions: Sequence[dict[str, Any]], choice: Any, prompt: str, dice: random.Random) -> Tool | None:
-    """The function to call: the one that is asked for, else the first; None where none may be called.
+def tool(functions: Sequence[dict[str, Any]], choice: Any, prompt: str, rng: random.Random) -> Tool | None:
+    """The function to call: the chosen one, otherwise the first; None if none may be called.
 
     >>> functions = [{"name": "weather", "parameters": {"type": "object", "properties": {"sure": {"const": 1}}}}]
     >>> tool(functions, "auto", "Rain?", random.Random(1))
@@ -79,14 +78,14 @@ def tool(functions: Sequence[dict[str, Any]], choice: Any, prompt: str, dice: ra
         return None
     named = choice.get("function", choice).get("name") if isinstance(choice, dict) else None
     function = next((each for each in functions if each.get("name") == named), functions[0])
-    arguments = SchemaFiller(function.get("parameters") or {"type": "object"}, prompt, dice).fill()
+    arguments = SchemaFiller(function.get("parameters") or {"type": "object"}, prompt, rng).fill()
     return Tool(function.get("name", ""), orjson.dumps(arguments).decode())
 
 
 def content(
-    response_format: Any, prompt: str, settings: Settings, dice: random.Random, *, outside: bool = False
+    response_format: Any, prompt: str, settings: Settings, rng: random.Random, *, off_schema: bool = False
 ) -> str:
-    """What the simulated model says, before it is cut to the maximum.
+    """The text of the answer before it is cut to the maximum.
 
     >>> content(None, "Say hello.", Settings(answer_tokens=8), random.Random(1))
     '(simulated) Say hello. alpha amb'
@@ -96,17 +95,17 @@ def content(
     kind = response_format.get("type") if isinstance(response_format, dict) else None
     if kind == "json_schema":
         schema = response_format["json_schema"].get("schema", {})
-        return orjson.dumps(SchemaFiller(schema, prompt, dice, outside=outside).fill()).decode()
-    if outside:
-        return OUTSIDE
+        return orjson.dumps(SchemaFiller(schema, prompt, rng, off_schema=off_schema).fill()).decode()
+    if off_schema:
+        return OFF_SCHEMA
     if kind == "json_object":
-        return orjson.dumps({"simulated": True, "answer": WORDS[dice.randrange(len(WORDS))]}).decode()
-    return _plain(prompt, _length(settings, dice))
+        return orjson.dumps({"simulated": True, "answer": WORDS[rng.randrange(len(WORDS))]}).decode()
+    return _plain(prompt, _length(settings, rng))
 
 
-def _length(settings: Settings, dice: random.Random) -> int:
-    wanted = settings.answer_tokens
-    return dice.randint(*wanted) if isinstance(wanted, tuple) else wanted
+def _length(settings: Settings, rng: random.Random) -> int:
+    tokens = settings.answer_tokens
+    return rng.randint(*tokens) if isinstance(tokens, tuple) else tokens
 
 
 def _plain(prompt: str, length: int) -> str:

@@ -1,4 +1,4 @@
-"""Chat completions: what the API refuses, and the answer, whole or as chunks."""
+"""Chat completions: validation, and the answer as one body or as chunks."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from collections.abc import Iterator
 from typing import Any
 
 from parallel_openai.local.simulator.checks import bodies as checks
-from parallel_openai.local.simulator.endpoints import answers, counting
+from parallel_openai.local.simulator.endpoints import answers, counting, endpoint
 from parallel_openai.local.simulator.endpoints import usage as usages
-from parallel_openai.local.simulator.endpoints.endpoint import Answer, Asked, Endpoint
+from parallel_openai.local.simulator.endpoints.endpoint import Answer, Endpoint, ParsedBody
 from parallel_openai.local.simulator.endpoints.logprobs import logprobs_of
 from parallel_openai.local.simulator.settings import Settings
 
@@ -24,8 +24,8 @@ _PARAMETERS = (
 PARAMETERS = frozenset(_PARAMETERS.split())
 
 
-def read(body: dict[str, Any], settings: Settings) -> Asked:
-    """The checked body.
+def read(body: dict[str, Any], settings: Settings) -> ParsedBody:
+    """Validate the body.
 
     >>> read({"model": "gpt-5-mini", "messages": [{"role": "user", "content": "Hi."}]}, Settings()).prompt_tokens
     4
@@ -45,10 +45,10 @@ def read(body: dict[str, Any], settings: Settings) -> Asked:
     checks.tools(body)
     parts = list(counting.texts(messages))
     images = counting.images(messages) * counting.TOKENS_PER_IMAGE
-    # Three tokens around each message, as the API counts them.
+    # The API adds three tokens for each message.
     prompt_tokens = sum(counting.tokens(part) for part in parts) + images + 3 * len(messages)
     checks.context_length(prompt_tokens, settings.context_length)
-    return Asked(
+    return ParsedBody(
         body=body,
         model=model,
         prompt=parts[-1] if parts else "",
@@ -59,70 +59,72 @@ def read(body: dict[str, Any], settings: Settings) -> Asked:
     )
 
 
-def answer(asked: Asked, settings: Settings, dice: random.Random, flaw: str | None) -> Answer:
-    said = [_say(asked, settings, dice, flaw) for _ in range(asked.n)]
-    choices = [_choice(index, each, asked, dice) for index, each in enumerate(said)]
-    completion_tokens, reasoning_tokens = _output_tokens(said, asked, settings, flaw)
-    usage = usages.told(settings, usages.CHAT, asked.prompt_tokens, completion_tokens, reasoning_tokens)
+def answer(parsed: ParsedBody, settings: Settings, rng: random.Random, flaw: str | None) -> Answer:
+    completions = [_complete(parsed, settings, rng, flaw) for _ in range(parsed.n)]
+    choices = [_choice(index, each, parsed, rng) for index, each in enumerate(completions)]
+    completion_tokens, reasoning_tokens = _output_tokens(completions, parsed, settings, flaw)
+    usage = usages.usage_of(settings, usages.CHAT, parsed.prompt_tokens, completion_tokens, reasoning_tokens)
     head = {
-        "id": f"chatcmpl-simulated{dice.getrandbits(64):016x}",
+        "id": f"chatcmpl-simulated{rng.getrandbits(64):016x}",
         "created": int(time.time()),
-        "model": asked.model,
-        "service_tier": asked.body.get("service_tier")
-        if asked.body.get("service_tier") in ("flex", "priority")
-        else "default",
+        "model": parsed.model,
+        "service_tier": endpoint.service_tier(parsed.body),
         "system_fingerprint": "simulated",
     }
     body = {**head, "object": "chat.completion", "choices": choices, "usage": usage}
-    events = list(_chunks(head, choices, usage, asked)) if asked.stream else ()
-    return Answer(body, asked.prompt_tokens, completion_tokens, events)
+    events = list(_chunks(head, choices, usage, parsed)) if parsed.stream else ()
+    return Answer(body, parsed.prompt_tokens, completion_tokens, events)
 
 
-def _say(asked: Asked, settings: Settings, dice: random.Random, flaw: str | None) -> answers.Said:
-    body = asked.body
+def _complete(parsed: ParsedBody, settings: Settings, rng: random.Random, flaw: str | None) -> answers.Completion:
+    body = parsed.body
     functions = [each.get("function", {}) for each in body.get("tools") or () if each.get("type") == "function"]
     answers_tool = body["messages"][-1].get("role") == "tool"
-    tool = None if answers_tool else answers.tool(functions, body.get("tool_choice"), asked.prompt, dice)
-    if tool is not None and flaw is None and not asked.stream:
-        return answers.Said(None, "tool_calls", tool=tool)
-    wanted = body.get("response_format")
-    return answers.say(wanted, asked.prompt, settings, dice, max_output=asked.max_output, flaw=flaw)
+    tool = None if answers_tool else answers.tool(functions, body.get("tool_choice"), parsed.prompt, rng)
+    if tool is not None and flaw is None and not parsed.stream:
+        return answers.Completion(None, "tool_calls", tool=tool)
+    response_format = body.get("response_format")
+    return answers.complete(response_format, parsed.prompt, settings, rng, max_output=parsed.max_output, flaw=flaw)
 
 
-def _choice(index: int, said: answers.Said, asked: Asked, dice: random.Random) -> dict[str, Any]:
-    message: dict[str, Any] = {"role": "assistant", "content": said.text, "refusal": said.refusal, "annotations": []}
-    if said.tool is not None:
-        function = {"name": said.tool.name, "arguments": said.tool.arguments}
-        call = {"id": f"call_simulated{dice.getrandbits(64):016x}", "type": "function", "function": function}
+def _choice(index: int, completion: answers.Completion, parsed: ParsedBody, rng: random.Random) -> dict[str, Any]:
+    message: dict[str, Any] = {
+        "role": "assistant",
+        "content": completion.text,
+        "refusal": completion.refusal,
+        "annotations": [],
+    }
+    if completion.tool is not None:
+        function = {"name": completion.tool.name, "arguments": completion.tool.arguments}
+        call = {"id": f"call_simulated{rng.getrandbits(64):016x}", "type": "function", "function": function}
         message["tool_calls"] = [call]
-    told = None
-    if asked.body.get("logprobs"):
-        top = asked.body.get("top_logprobs") or 0
-        told = logprobs_of(said.text, asked.prompt, asked.body.get("response_format"), top, dice)
-    return {"index": index, "message": message, "logprobs": told, "finish_reason": said.finish_reason}
+    logprobs = None
+    if parsed.body.get("logprobs"):
+        top = parsed.body.get("top_logprobs") or 0
+        logprobs = logprobs_of(completion.text, parsed.prompt, parsed.body.get("response_format"), top, rng)
+    return {"index": index, "message": message, "logprobs": logprobs, "finish_reason": completion.finish_reason}
 
 
-def _output_tokens(said: list[answers.Said], asked: Asked, settings: Settings, flaw: str | None) -> tuple[int, int]:
-    """Completion tokens, and how many of them went into thinking."""
+def _output_tokens(
+    completions: list[answers.Completion], parsed: ParsedBody, settings: Settings, flaw: str | None
+) -> tuple[int, int]:
+    """Completion tokens, and how many of them are reasoning tokens."""
     if flaw == "length":
-        # A reasoning model that has thought until its maximum has nothing left to say, and is paid all the same.
-        thought = (asked.max_output or 256) * asked.n
-        return thought, thought
-    thought = settings.thoughts * asked.n
-    return sum(each.tokens for each in said) + thought, thought
+        # A reasoning model that spends its maximum on reasoning answers nothing and is billed all the same.
+        reasoning = (parsed.max_output or 256) * parsed.n
+        return reasoning, reasoning
+    reasoning = settings.thoughts * parsed.n
+    return sum(each.tokens for each in completions) + reasoning, reasoning
 
 
-def _chunks(head: dict[str, Any], choices: list[dict[str, Any]], usage: Any, asked: Asked) -> Iterator[dict[str, Any]]:
-    with_usage = (asked.body.get("stream_options") or {}).get("include_usage")
+def _chunks(
+    head: dict[str, Any], choices: list[dict[str, Any]], usage: Any, parsed: ParsedBody
+) -> Iterator[dict[str, Any]]:
+    with_usage = (parsed.body.get("stream_options") or {}).get("include_usage")
     frame = {**head, "object": "chat.completion.chunk", **({"usage": None} if with_usage else {})}
     for choice in choices:
         for delta, logprobs, finish_reason in _deltas(choice):
-            part = {
-                "index": choice["index"],
-                "delta": delta,
-                "logprobs": logprobs,
-                "finish_reason": finish_reason,
-            }
+            part = {"index": choice["index"], "delta": delta, "logprobs": logprobs, "finish_reason": finish_reason}
             yield {**frame, "choices": [part]}
     if with_usage:
         yield {**frame, "choices": [], "usage": usage}
@@ -132,8 +134,8 @@ def _deltas(choice: dict[str, Any]) -> Iterator[tuple[dict[str, Any], Any, str |
     message, logprobs = choice["message"], choice["logprobs"]
     yield {"role": "assistant", "content": "", "refusal": None}, None, None
     for at, piece in enumerate(counting.pieces(message["content"] or "")):
-        told = {"content": [logprobs["content"][at]], "refusal": None} if logprobs else None
-        yield {"content": piece}, told, None
+        token = {"content": [logprobs["content"][at]], "refusal": None} if logprobs else None
+        yield {"content": piece}, token, None
     if message["refusal"]:
         yield {"refusal": message["refusal"]}, None, None
     yield {}, None, choice["finish_reason"]

@@ -1,4 +1,4 @@
-"""Completions, the older endpoint: what the API refuses, and the answer."""
+"""Completions, the legacy endpoint: validation and the answer."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 from parallel_openai.local.simulator.checks import bodies as checks
 from parallel_openai.local.simulator.endpoints import answers, counting, usage
-from parallel_openai.local.simulator.endpoints.endpoint import Answer, Asked, Endpoint
+from parallel_openai.local.simulator.endpoints.endpoint import Answer, Endpoint, ParsedBody
 from parallel_openai.local.simulator.refusals import Refusal
 from parallel_openai.local.simulator.settings import Settings
 
@@ -20,17 +20,17 @@ _PARAMETERS = (
 )
 PARAMETERS = frozenset(_PARAMETERS.split())
 CHAT_MODEL = re.compile(r"^(gpt-[4-9]|o[1-9]|gpt-3\.5-turbo(?!-instruct))")
-USUAL_MAXIMUM = 16
+DEFAULT_MAX_TOKENS = 16
 
 
-def read(body: dict[str, Any], settings: Settings) -> Asked:
-    """The checked body.
+def read(body: dict[str, Any], settings: Settings) -> ParsedBody:
+    """Validate the body.
 
     >>> read({"model": "gpt-3.5-turbo-instruct", "prompt": "Once upon a time"}, Settings()).prompt_tokens
     4
     """
     checks.known_parameters(body, PARAMETERS)
-    checks.whole(body)
+    checks.no_stream(body)
     model = checks.model(body, settings.models)
     if CHAT_MODEL.match(model):
         message = (
@@ -47,13 +47,13 @@ def read(body: dict[str, Any], settings: Settings) -> Asked:
     checks.number(body, "logprobs", 0, 5, whole=True)
     tokens = sum(counting.tokens(each) if isinstance(each, str) else len(each) for each in prompts)
     checks.context_length(tokens, settings.context_length)
-    most = body.get("max_tokens")
-    return Asked(
+    max_tokens = body.get("max_tokens")
+    return ParsedBody(
         body={**body, "prompt": prompts},
         model=model,
         prompt="",
         prompt_tokens=tokens,
-        max_output=USUAL_MAXIMUM if most is None else most,
+        max_output=DEFAULT_MAX_TOKENS if max_tokens is None else max_tokens,
         n=len(prompts) * (body.get("n") or 1),
     )
 
@@ -69,43 +69,43 @@ def _prompts(given: Any) -> list[Any]:
     return given
 
 
-def answer(asked: Asked, settings: Settings, dice: random.Random, flaw: str | None) -> Answer:
+def answer(parsed: ParsedBody, settings: Settings, rng: random.Random, flaw: str | None) -> Answer:
     choices: list[dict[str, Any]] = []
     output_tokens = 0
-    for prompt in asked.body["prompt"]:
+    for prompt in parsed.body["prompt"]:
         text = prompt if isinstance(prompt, str) else " ".join(map(str, prompt))
-        for _ in range(asked.body.get("n") or 1):
-            said = answers.say(None, text, settings, dice, max_output=asked.max_output, flaw=flaw)
-            output_tokens += said.tokens
-            choices.append(_choice(len(choices), said, asked.body.get("logprobs"), dice))
+        for _ in range(parsed.body.get("n") or 1):
+            completion = answers.complete(None, text, settings, rng, max_output=parsed.max_output, flaw=flaw)
+            output_tokens += completion.tokens
+            choices.append(_choice(len(choices), completion, parsed.body.get("logprobs"), rng))
     body = {
-        "id": f"cmpl-simulated{dice.getrandbits(64):016x}",
+        "id": f"cmpl-simulated{rng.getrandbits(64):016x}",
         "object": "text_completion",
         "created": int(time.time()),
-        "model": asked.model,
+        "model": parsed.model,
         "choices": choices,
-        "usage": usage.dressed(
+        "usage": usage.in_format(
             settings,
             {
-                "prompt_tokens": asked.prompt_tokens,
+                "prompt_tokens": parsed.prompt_tokens,
                 "completion_tokens": output_tokens,
-                "total_tokens": asked.prompt_tokens + output_tokens,
+                "total_tokens": parsed.prompt_tokens + output_tokens,
             },
         ),
         "system_fingerprint": "simulated",
     }
-    return Answer(body, asked.prompt_tokens, output_tokens)
+    return Answer(body, parsed.prompt_tokens, output_tokens)
 
 
-def _choice(index: int, said: answers.Said, top: int | None, dice: random.Random) -> dict[str, Any]:
-    text = said.text if said.text is not None else said.refusal or ""
-    logprobs = None if top is None else _logprobs(text, top, dice)
-    return {"text": text, "index": index, "logprobs": logprobs, "finish_reason": said.finish_reason}
+def _choice(index: int, completion: answers.Completion, top: int | None, rng: random.Random) -> dict[str, Any]:
+    text = completion.text if completion.text is not None else completion.refusal or ""
+    logprobs = None if top is None else _logprobs(text, top, rng)
+    return {"text": text, "index": index, "logprobs": logprobs, "finish_reason": completion.finish_reason}
 
 
-def _logprobs(text: str, top: int, dice: random.Random) -> dict[str, Any]:
+def _logprobs(text: str, top: int, rng: random.Random) -> dict[str, Any]:
     pieces = counting.pieces(text)
-    shares = [round(math.log(0.6 + 0.39 * dice.random()), 8) for _ in pieces]
+    shares = [round(math.log(0.6 + 0.39 * rng.random()), 8) for _ in pieces]
     offsets = [at * counting.CHARACTERS_PER_TOKEN for at in range(len(pieces))]
     tops = [{piece: share} for piece, share in zip(pieces, shares, strict=True)] if top else None
     return {"tokens": pieces, "token_logprobs": shares, "top_logprobs": tops, "text_offset": offsets}

@@ -1,7 +1,7 @@
-"""How many tokens things are, and what a request costs against the token limit.
+"""Token counts, and what a request costs against the token limit.
 
-A token is four characters here, rounded up: no vocabulary is needed, and every count in `usage` follows from the text
-by a rule that a test can state. Real counts differ by a fifth or so, which no limit rule depends on.
+A token is four characters here, rounded up: this needs no vocabulary, and tests can state each count in `usage`.
+Real counts differ by a fifth or so, on which no rule of the limits depends.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ TOKENS_PER_IMAGE = 85
 
 
 def tokens(text: str) -> int:
-    """How many tokens a text is.
+    """The number of tokens in a string.
 
     >>> tokens("Hello, world!")
     4
@@ -24,7 +24,7 @@ def tokens(text: str) -> int:
 
 
 def pieces(text: str) -> list[str]:
-    """A text cut into its tokens.
+    """A string split into its tokens.
 
     >>> pieces("Hello, world!")
     ['Hell', 'o, w', 'orld', '!']
@@ -43,13 +43,13 @@ def texts(messages: list[dict[str, Any]]) -> Iterator[str]:
 
 
 def images(messages: list[dict[str, Any]]) -> int:
-    """How many parts of the messages are not text."""
+    """The number of parts of the messages that are not text."""
     contents = (message.get("content") for message in messages)
     return sum("text" not in part for content in contents if isinstance(content, list) for part in content)
 
 
 def reserved(counting: str, *, prompt_tokens: int, max_output: int | None, n: int) -> int:
-    """What a request costs when it comes in. A request without a maximum reserves nothing for its output.
+    """What a request costs on arrival. Without a maximum, nothing is reserved for its output.
 
     >>> reserved("max_output_or_characters", prompt_tokens=30, max_output=20, n=2)
     40
@@ -69,7 +69,7 @@ def reserved(counting: str, *, prompt_tokens: int, max_output: int | None, n: in
 
 
 def settled(counting: str, at_arrival: int, *, total_tokens: int) -> int:
-    """What the request has cost when it is answered.
+    """What a request has cost once it is answered.
 
     >>> settled("settled", 70, total_tokens=45), settled("prompt_plus_max_output", 50, total_tokens=45)
     (45, 50)

@@ -1,4 +1,4 @@
-"""What an endpoint is to the server: how a body is read, and how it is answered. One entry each in `ENDPOINTS`."""
+"""What the server needs of an endpoint: how to parse a body and how to answer it. Each is listed in `ENDPOINTS`."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from parallel_openai.local.simulator.settings import Settings
 
 
 @dataclass(frozen=True)
-class Asked:
-    """A body that was found valid, and what the budgets need to know of it."""
+class ParsedBody:
+    """A valid body, with what the budgets need of it."""
 
     body: dict[str, Any]
     model: str
@@ -25,7 +25,7 @@ class Asked:
 
 @dataclass(frozen=True)
 class Answer:
-    """The body of a good answer, the same as server-sent events, and what it used."""
+    """The body of a successful answer, the same as server-sent events, and its usage."""
 
     body: dict[str, Any]
     prompt_tokens: int
@@ -35,14 +35,20 @@ class Answer:
 
 @dataclass(frozen=True)
 class Endpoint:
-    """One path that answers POST.
+    """One path that accepts POST.
 
     Attributes:
-        read: checks the body; raises `Refusal` as the API would.
-        answer: makes the answer from the dice, which are the same for the same body; the last argument names what
-            shall be wrong with the answer (`empty`, `length`, `refusal`, `content_filter`, `off_schema`), or is None.
+        read: validates the body; raises `Refusal`.
+        answer: makes the answer with a generator seeded from the body; the last argument is a flaw to give the answer
+            (`empty`, `length`, `refusal`, `content_filter`, `off_schema`), or None.
     """
 
     path: str
-    read: Callable[[dict[str, Any], Settings], Asked]
-    answer: Callable[[Asked, Settings, random.Random, str | None], Answer]
+    read: Callable[[dict[str, Any], Settings], ParsedBody]
+    answer: Callable[[ParsedBody, Settings, random.Random, str | None], Answer]
+
+
+def service_tier(body: dict[str, Any]) -> str:
+    """The tier that a request was served with."""
+    tier = body.get("service_tier")
+    return tier if tier in ("flex", "priority") else "default"

@@ -1,4 +1,4 @@
-"""Moderations: what the API refuses, and a judgement by a few plain words."""
+"""Moderations: validation, and scores from a short list of words."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from typing import Any
 
 from parallel_openai.local.simulator.checks import bodies as checks
 from parallel_openai.local.simulator.endpoints import counting
-from parallel_openai.local.simulator.endpoints.endpoint import Answer, Asked, Endpoint
+from parallel_openai.local.simulator.endpoints.endpoint import Answer, Endpoint, ParsedBody
 from parallel_openai.local.simulator.refusals import Refusal
 from parallel_openai.local.simulator.settings import Settings
 
 PARAMETERS = frozenset({"input", "model"})
-USUAL_MODEL = "omni-moderation-latest"
+DEFAULT_MODEL = "omni-moderation-latest"
 _CATEGORIES = (
     "harassment harassment/threatening hate hate/threatening illicit illicit/violent self-harm self-harm/intent "
     "self-harm/instructions sexual sexual/minors violence violence/graphic"
@@ -25,22 +25,22 @@ WORDS: dict[str, tuple[str, ...]] = {
 }
 
 
-def read(body: dict[str, Any], settings: Settings) -> Asked:
-    """The checked body.
+def read(body: dict[str, Any], settings: Settings) -> ParsedBody:
+    """Validate the body.
 
     >>> read({"input": "Hello, world!"}, Settings()).model
     'omni-moderation-latest'
     """
     checks.known_parameters(body, PARAMETERS)
-    model = checks.model({"model": USUAL_MODEL, **body}, settings.models)
+    model = checks.model({"model": DEFAULT_MODEL, **body}, settings.models)
     inputs = _inputs(body.get("input"))
     prompt_tokens = sum(counting.tokens(each) for each in inputs)
     checks.context_length(prompt_tokens, settings.context_length)
-    return Asked(body={**body, "input": inputs}, model=model, prompt="", prompt_tokens=prompt_tokens)
+    return ParsedBody(body={**body, "input": inputs}, model=model, prompt="", prompt_tokens=prompt_tokens)
 
 
 def _inputs(given: Any) -> list[str]:
-    """The texts to judge; parts of content are one text together."""
+    """The strings to score; content parts are joined into one."""
     if given is None:
         raise checks.missing("input")
     if isinstance(given, str):
@@ -60,20 +60,20 @@ def _inputs(given: Any) -> list[str]:
     return [" ".join(texts)]
 
 
-def answer(asked: Asked, settings: Settings, dice: random.Random, flaw: str | None) -> Answer:
+def answer(parsed: ParsedBody, settings: Settings, rng: random.Random, flaw: str | None) -> Answer:
     body = {
-        "id": f"modr-simulated{dice.getrandbits(64):016x}",
-        "model": asked.model,
-        "results": [_result(text, dice) for text in asked.body["input"]],
-        "system_fingerprint": "simulated",  # not a field of this endpoint; every simulated answer bears it
+        "id": f"modr-simulated{rng.getrandbits(64):016x}",
+        "model": parsed.model,
+        "results": [_result(text, rng) for text in parsed.body["input"]],
+        "system_fingerprint": "simulated",  # not a field of this endpoint, but every simulated answer has it
     }
-    return Answer(body, asked.prompt_tokens, 0)
+    return Answer(body, parsed.prompt_tokens, 0)
 
 
-def _result(text: str, dice: random.Random) -> dict[str, Any]:
+def _result(text: str, rng: random.Random) -> dict[str, Any]:
     words = {"".join(filter(str.isalpha, word)) for word in text.casefold().split()}
     scores = {
-        name: round((0.8 if words.intersection(WORDS.get(name, ())) else 0.0) + 0.1 * dice.random(), 6)
+        name: round((0.8 if words.intersection(WORDS.get(name, ())) else 0.0) + 0.1 * rng.random(), 6)
         for name in CATEGORIES
     }
     categories = {name: score > 0.5 for name, score in scores.items()}

@@ -1,4 +1,4 @@
-"""Responses: what the API refuses, and the answer as a list of items."""
+"""Responses: validation, and the answer as a list of items."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ import time
 from typing import Any
 
 from parallel_openai.local.simulator.checks import bodies as checks
-from parallel_openai.local.simulator.endpoints import answers, counting, usage
-from parallel_openai.local.simulator.endpoints.endpoint import Answer, Asked, Endpoint
+from parallel_openai.local.simulator.endpoints import answers, counting, endpoint, usage
+from parallel_openai.local.simulator.endpoints.endpoint import Answer, Endpoint, ParsedBody
 from parallel_openai.local.simulator.endpoints.logprobs import logprobs_of
 from parallel_openai.local.simulator.refusals import Refusal
 from parallel_openai.local.simulator.settings import Settings
@@ -23,20 +23,20 @@ PARAMETERS = frozenset(_PARAMETERS.split())
 PARTS = ("input_text", "input_image", "output_text", "refusal", "input_file", "computer_screenshot", "summary_text")
 ROLES = ("assistant", "system", "developer", "user")
 LOGPROBS = "message.output_text.logprobs"
-LEAST_OUTPUT = 16
+MIN_OUTPUT_TOKENS = 16
 
 
-def read(body: dict[str, Any], settings: Settings) -> Asked:
-    """The checked body.
+def read(body: dict[str, Any], settings: Settings) -> ParsedBody:
+    """Validate the body.
 
     >>> read({"model": "gpt-5-mini", "input": "Hi.", "instructions": "Be brief."}, Settings()).prompt_tokens
     10
     """
     checks.known_parameters(body, PARAMETERS)
-    checks.whole(body)
+    checks.no_stream(body)
     model = checks.model(body, settings.models)
     items = _items(body.get("input"))
-    checks.number(body, "max_output_tokens", LEAST_OUTPUT, None, whole=True)
+    checks.number(body, "max_output_tokens", MIN_OUTPUT_TOKENS, None, whole=True)
     checks.number(body, "temperature", 0, 2)
     checks.number(body, "top_p", 0, 1)
     checks.number(body, "top_logprobs", 0, 20, whole=True)
@@ -52,7 +52,7 @@ def read(body: dict[str, Any], settings: Settings) -> Asked:
     images = counting.images(items) * counting.TOKENS_PER_IMAGE
     prompt_tokens = sum(counting.tokens(part) for part in parts) + images + 3 * len(items)
     checks.context_length(prompt_tokens, settings.context_length)
-    return Asked(
+    return ParsedBody(
         body={**body, "input": items},
         model=model,
         prompt=parts[-1] if parts else "",
@@ -79,28 +79,22 @@ def _item(item: Any, where: str) -> None:
     if item.get("type", "message") != "message":
         return
     if item.get("role") not in ROLES:
-        supported = ", ".join(f"'{each}'" for each in ROLES)
-        message = f"Invalid value: '{item.get('role')}'. Supported values are: {supported}."
-        raise Refusal(400, message, code="invalid_value", param=f"{where}.role")
+        raise checks.invalid_value(item.get("role"), ROLES, f"{where}.role")
     content = item.get("content")
     if not isinstance(content, (str, list)):
         raise checks.wrong_type(f"{where}.content", "one of an array of objects or string", content)
     for at, part in enumerate(content if isinstance(content, list) else ()):
         kind = part.get("type") if isinstance(part, dict) else None
         if kind not in PARTS:
-            supported = ", ".join(f"'{each}'" for each in PARTS)
-            message = f"Invalid value: '{kind}'. Supported values are: {supported}."
-            raise Refusal(400, message, code="invalid_value", param=f"{where}.content[{at}].type")
+            raise checks.invalid_value(kind, PARTS, f"{where}.content[{at}].type")
 
 
 def _format(body: dict[str, Any]) -> None:
-    if "response_format" in body:  # pragma: no cover - an unknown parameter already
-        return
     text = body.get("text") or {}
     if not isinstance(text, dict):
         raise checks.wrong_type("text", "an object", text)
-    wanted = text.get("format") or {"type": "text"}
-    kind = wanted.get("type") if isinstance(wanted, dict) else None
+    given = text.get("format") or {"type": "text"}
+    kind = given.get("type") if isinstance(given, dict) else None
     if kind not in ("text", "json_object", "json_schema"):
         message = f"Invalid value: '{kind}'. Supported values are: 'json_object', 'json_schema', and 'text'."
         raise Refusal(400, message, code="invalid_value", param="text.format.type")
@@ -111,7 +105,7 @@ def _format(body: dict[str, Any]) -> None:
         )
         raise Refusal(400, message, param="input")
     if kind == "json_schema":
-        checks.json_schema(wanted, "text.format")
+        checks.json_schema(given, "text.format")
 
 
 def _tools(body: dict[str, Any]) -> None:
@@ -127,27 +121,27 @@ def _tools(body: dict[str, Any]) -> None:
             raise checks.missing(f"tools[{at}].name")
 
 
-def answer(asked: Asked, settings: Settings, dice: random.Random, flaw: str | None) -> Answer:
-    body = asked.body
-    said = _say(asked, settings, dice, flaw)
-    thought = (asked.max_output or 256) if flaw == "length" else settings.thoughts
-    output_tokens = said.tokens + thought
+def answer(parsed: ParsedBody, settings: Settings, rng: random.Random, flaw: str | None) -> Answer:
+    body = parsed.body
+    completion = _complete(parsed, settings, rng, flaw)
+    reasoning_tokens = (parsed.max_output or 256) if flaw == "length" else settings.thoughts
+    output_tokens = completion.tokens + reasoning_tokens
     response = {
-        "id": f"resp_simulated{dice.getrandbits(128):032x}",
+        "id": f"resp_simulated{rng.getrandbits(128):032x}",
         "object": "response",
         "created_at": int(time.time()),
-        **_ending(said),
+        **_status(completion),
         "error": None,
         "background": False,
         "instructions": body.get("instructions"),
-        "max_output_tokens": asked.max_output,
+        "max_output_tokens": parsed.max_output,
         "max_tool_calls": None,
-        "model": asked.model,
-        "output": [*_thinking(asked.model, dice), *_output(said, asked, dice)],
+        "model": parsed.model,
+        "output": [*_reasoning(parsed.model, rng), *_output(completion, parsed, rng)],
         "parallel_tool_calls": True,
         "previous_response_id": None,
         "reasoning": {"effort": None, "summary": None, **(body.get("reasoning") or {})},
-        "service_tier": body["service_tier"] if body.get("service_tier") in ("flex", "priority") else "default",
+        "service_tier": endpoint.service_tier(body),
         "store": body.get("store") is not False,
         "temperature": body.get("temperature", 1.0),
         "text": {"format": {"type": "text"}, **(body.get("text") or {})},
@@ -156,65 +150,67 @@ def answer(asked: Asked, settings: Settings, dice: random.Random, flaw: str | No
         "top_logprobs": body.get("top_logprobs") or 0,
         "top_p": body.get("top_p", 1.0),
         "truncation": "disabled",
-        "usage": usage.told(settings, usage.RESPONSES, asked.prompt_tokens, output_tokens, thought),
+        "usage": usage.usage_of(settings, usage.RESPONSES, parsed.prompt_tokens, output_tokens, reasoning_tokens),
         "user": None,
         "metadata": body.get("metadata") or {},
-        "system_fingerprint": "simulated",  # not a field of this endpoint; every simulated answer bears it
+        "system_fingerprint": "simulated",  # not a field of this endpoint, but every simulated answer has it
     }
-    return Answer(response, asked.prompt_tokens, output_tokens)
+    return Answer(response, parsed.prompt_tokens, output_tokens)
 
 
-def _say(asked: Asked, settings: Settings, dice: random.Random, flaw: str | None) -> answers.Said:
-    body = asked.body
+def _complete(parsed: ParsedBody, settings: Settings, rng: random.Random, flaw: str | None) -> answers.Completion:
+    body = parsed.body
     functions = [each for each in body.get("tools") or () if each.get("type") == "function"]
     answers_tool = body["input"][-1].get("type") == "function_call_output" if body["input"] else False
-    tool = None if answers_tool else answers.tool(functions, body.get("tool_choice"), asked.prompt, dice)
+    tool = None if answers_tool else answers.tool(functions, body.get("tool_choice"), parsed.prompt, rng)
     if tool is not None and flaw is None:
-        return answers.Said(None, tool=tool)
-    return answers.say(_wanted(body), asked.prompt, settings, dice, max_output=asked.max_output, flaw=flaw)
+        return answers.Completion(None, tool=tool)
+    return answers.complete(
+        _response_format(body), parsed.prompt, settings, rng, max_output=parsed.max_output, flaw=flaw
+    )
 
 
-def _wanted(body: dict[str, Any]) -> dict[str, Any] | None:
-    """The format as chat completions have it."""
-    wanted: dict[str, Any] | None = (body.get("text") or {}).get("format")
-    return {"type": "json_schema", "json_schema": wanted} if wanted and wanted["type"] == "json_schema" else wanted
+def _response_format(body: dict[str, Any]) -> dict[str, Any] | None:
+    """`text.format` in the form of chat completions' `response_format`."""
+    given: dict[str, Any] | None = (body.get("text") or {}).get("format")
+    return {"type": "json_schema", "json_schema": given} if given and given["type"] == "json_schema" else given
 
 
-def _ending(said: answers.Said) -> dict[str, Any]:
-    if said.finish_reason == "stop":
+def _status(completion: answers.Completion) -> dict[str, Any]:
+    if completion.finish_reason == "stop":
         return {"status": "completed", "incomplete_details": None}
-    reason = "max_output_tokens" if said.finish_reason == "length" else said.finish_reason
+    reason = "max_output_tokens" if completion.finish_reason == "length" else completion.finish_reason
     return {"status": "incomplete", "incomplete_details": {"reason": reason}}
 
 
-def _thinking(model: str, dice: random.Random) -> list[dict[str, Any]]:
+def _reasoning(model: str, rng: random.Random) -> list[dict[str, Any]]:
     if not checks.REASONING.match(model):
         return []
-    return [{"type": "reasoning", "id": f"rs_simulated{dice.getrandbits(64):016x}", "summary": []}]
+    return [{"type": "reasoning", "id": f"rs_simulated{rng.getrandbits(64):016x}", "summary": []}]
 
 
-def _output(said: answers.Said, asked: Asked, dice: random.Random) -> list[dict[str, Any]]:
-    number = f"simulated{dice.getrandbits(64):016x}"
-    if said.tool is not None:
+def _output(completion: answers.Completion, parsed: ParsedBody, rng: random.Random) -> list[dict[str, Any]]:
+    number = f"simulated{rng.getrandbits(64):016x}"
+    if completion.tool is not None:
         call = {"type": "function_call", "id": f"fc_{number}", "call_id": f"call_{number}", "status": "completed"}
-        return [{**call, "name": said.tool.name, "arguments": said.tool.arguments}]
-    if said.finish_reason == "length" and not said.text:
+        return [{**call, "name": completion.tool.name, "arguments": completion.tool.arguments}]
+    if completion.finish_reason == "length" and not completion.text:
         return []
-    if said.refusal is not None:
-        part: dict[str, Any] = {"type": "refusal", "refusal": said.refusal}
+    if completion.refusal is not None:
+        part: dict[str, Any] = {"type": "refusal", "refusal": completion.refusal}
     else:
-        logprobs = _logprobs(said.text or "", asked, dice)
-        part = {"type": "output_text", "text": said.text, "annotations": [], "logprobs": logprobs}
-    status = "completed" if said.finish_reason == "stop" else "incomplete"
+        logprobs = _logprobs(completion.text or "", parsed, rng)
+        part = {"type": "output_text", "text": completion.text, "annotations": [], "logprobs": logprobs}
+    status = "completed" if completion.finish_reason == "stop" else "incomplete"
     message = {"type": "message", "id": f"msg_{number}", "status": status, "role": "assistant", "content": [part]}
     return [message]
 
 
-def _logprobs(text: str, asked: Asked, dice: random.Random) -> list[dict[str, Any]]:
-    if LOGPROBS not in (asked.body.get("include") or ()):
+def _logprobs(text: str, parsed: ParsedBody, rng: random.Random) -> list[dict[str, Any]]:
+    if LOGPROBS not in (parsed.body.get("include") or ()):
         return []
-    top = asked.body.get("top_logprobs") or 0
-    tokens: list[dict[str, Any]] = logprobs_of(text, asked.prompt, _wanted(asked.body), top, dice)["content"]
+    top = parsed.body.get("top_logprobs") or 0
+    tokens: list[dict[str, Any]] = logprobs_of(text, parsed.prompt, _response_format(parsed.body), top, rng)["content"]
     return tokens
 
 

@@ -1,4 +1,4 @@
-"""A value that fits a JSON schema, the same one for the same dice."""
+"""Random values that fit a JSON schema, the same for the same generator state."""
 
 from __future__ import annotations
 
@@ -16,36 +16,36 @@ _NEGATIVE = (
 )
 POSITIVE, NEGATIVE = frozenset(_POSITIVE.split()), frozenset(_NEGATIVE.split())
 WORDS = ("alpha", "amber", "birch", "cedar", "cobalt", "ember", "fjord", "garnet", "hazel", "juniper", "lotus", "maple")
-OUTSIDE = "(simulated) outside the schema"
-DEEP = 6
+OFF_SCHEMA = "(simulated) outside the schema"
+MAX_DEPTH = 6
 
 
 class SchemaFiller:
     """Fills one schema for one prompt.
 
-    `$ref`, `$defs`, `anyOf`, `oneOf`, `allOf`, `enum`, `const`, `prefixItems`, bounds and common formats are followed;
-    a `pattern` is not. Where an enum has positive and negative labels and the text is plainly one of them, it gets
-    that label.
+    `$ref`, `$defs`, `anyOf`, `oneOf`, `allOf`, `enum`, `const`, `prefixItems`, bounds and common formats are observed;
+    a `pattern` is not. If an enum has positive and negative labels and the text is clearly one of them, that label is
+    chosen.
 
     >>> label = {"enum": ["negative", "positive"]}
     >>> schema = {"type": "object", "properties": {"label": label, "sure": {"type": "boolean"}}}
     >>> SchemaFiller(schema, "I love it, it is great.", random.Random(1)).fill()
     {'label': 'positive', 'sure': True}
-    >>> SchemaFiller(schema, "I love it.", random.Random(1), outside=True).fill()
+    >>> SchemaFiller(schema, "I love it.", random.Random(1), off_schema=True).fill()
     {'label': '(simulated) outside the schema', 'sure': True}
     """
 
-    def __init__(self, schema: Any, text: str, dice: random.Random, *, outside: bool = False) -> None:
+    def __init__(self, schema: Any, text: str, rng: random.Random, *, off_schema: bool = False) -> None:
         self.root = schema
-        self.leaning = leaning(text)
-        self.dice = dice
-        self.outside = outside
-        self._left_schema = False
+        self.label_prefixes = label_prefixes(text)
+        self.rng = rng
+        self.off_schema = off_schema
+        self._is_off_schema = False
 
     def fill(self) -> Any:
         value = self._value(self.root, "", 0)
-        if self.outside and not self._left_schema:
-            return {"unexpected": OUTSIDE}
+        if self.off_schema and not self._is_off_schema:
+            return {"unexpected": OFF_SCHEMA}
         return value
 
     def _value(self, schema: Any, name: str, depth: int) -> Any:
@@ -66,7 +66,7 @@ class SchemaFiller:
         if isinstance(kind, list):
             kind = (
                 next((each for each in kind if each != "null"), "null")
-                if depth < DEEP or "null" not in kind
+                if depth < MAX_DEPTH or "null" not in kind
                 else "null"
             )
         return self._of_type(str(kind), schema, name, depth)
@@ -79,21 +79,21 @@ class SchemaFiller:
         if kind in ("integer", "number"):
             return self._number(kind, schema, name)
         if kind == "boolean":
-            return self.dice.random() < 0.5
+            return self.rng.random() < 0.5
         return None if kind == "null" else self._string(schema)
 
     def _object(self, schema: dict[str, Any], depth: int) -> dict[str, Any]:
         properties: dict[str, Any] = schema.get("properties", {})
-        # Deep down only what must be there, or a schema that holds itself would never end.
-        names = properties if depth < DEEP else [each for each in properties if each in schema.get("required", ())]
+        # At depth only required properties, or a recursive schema would never end.
+        names = properties if depth < MAX_DEPTH else [each for each in properties if each in schema.get("required", ())]
         return {name: self._value(properties[name], name, depth + 1) for name in names}
 
     def _array(self, schema: dict[str, Any], name: str, depth: int) -> list[Any]:
         if schema.get("prefixItems"):
             return [self._value(each, name, depth + 1) for each in schema["prefixItems"]]
-        least = int(schema.get("minItems", 0 if depth >= DEEP else 1))
-        most = int(schema.get("maxItems", max(least, 1 if depth >= 2 else 2)))
-        count = least if depth >= DEEP else self.dice.randint(min(least, most), most)
+        min_items = int(schema.get("minItems", 0 if depth >= MAX_DEPTH else 1))
+        max_items = int(schema.get("maxItems", max(min_items, 1 if depth >= 2 else 2)))
+        count = min_items if depth >= MAX_DEPTH else self.rng.randint(min(min_items, max_items), max_items)
         return [self._value(schema.get("items", {"type": "string"}), name, depth + 1) for _ in range(count)]
 
     def _number(self, kind: str, schema: dict[str, Any], name: str) -> int | float:
@@ -108,7 +108,7 @@ class SchemaFiller:
         first, last = -(-low // step), high // step
         first += "exclusiveMinimum" in schema and first * step <= schema["exclusiveMinimum"]
         last -= "exclusiveMaximum" in schema and last * step >= schema["exclusiveMaximum"]
-        value = self.dice.randint(int(first), max(int(first), int(last))) * step
+        value = self.rng.randint(int(first), max(int(first), int(last))) * step
         return int(value) if kind == "integer" else round(value, 10)
 
     def _string(self, schema: dict[str, Any]) -> str:
@@ -130,21 +130,21 @@ class SchemaFiller:
         return text[: int(schema.get("maxLength", len(text)))]
 
     def _choice(self, options: Sequence[Any]) -> Any:
-        if self.outside:
-            self._left_schema = True
-            return OUTSIDE
+        if self.off_schema:
+            self._is_off_schema = True
+            return OFF_SCHEMA
         for option in options:
-            if self.leaning and isinstance(option, str) and option.casefold().startswith(self.leaning):
+            if self.label_prefixes and isinstance(option, str) and option.casefold().startswith(self.label_prefixes):
                 return option
-        return options[self.dice.randrange(len(options))]
+        return options[self.rng.randrange(len(options))]
 
     def _branch(self, branches: Sequence[Any], depth: int) -> Any:
         plain = [each for each in branches if not (isinstance(each, dict) and each.get("type") == "null")]
-        if depth >= DEEP and len(plain) < len(branches):
+        if depth >= MAX_DEPTH and len(plain) < len(branches):
             return {"type": "null"}
-        if depth >= DEEP:
+        if depth >= MAX_DEPTH:
             plain = [each for each in plain if not (isinstance(each, dict) and "$ref" in each)] or plain
-        return plain[self.dice.randrange(len(plain))] if plain else {"type": "null"}
+        return plain[self.rng.randrange(len(plain))] if plain else {"type": "null"}
 
     def _merged(self, schema: dict[str, Any]) -> dict[str, Any]:
         merged: dict[str, Any] = {name: value for name, value in schema.items() if name != "allOf"}
@@ -163,13 +163,13 @@ class SchemaFiller:
         return found
 
     def _word(self) -> str:
-        return WORDS[self.dice.randrange(len(WORDS))]
+        return WORDS[self.rng.randrange(len(WORDS))]
 
 
-def leaning(text: str) -> tuple[str, ...]:
-    """What labels of plainly positive or negative text begin with; empty where it is neither.
+def label_prefixes(text: str) -> tuple[str, ...]:
+    """The prefixes of the label for a clearly positive or negative text; empty if it is neither.
 
-    >>> leaning("The worst, boring film."), leaning("It was a film.")
+    >>> label_prefixes("The worst, boring film."), label_prefixes("It was a film.")
     (('neg', 'bad'), ())
     """
     words = ["".join(filter(str.isalpha, word)) for word in text.casefold().split()]

@@ -1,4 +1,4 @@
-"""What an answer says that it took: as OpenAI tells it, or in the way of a server that counts otherwise."""
+"""The `usage` of an answer, as OpenAI reports it or in the format of another server."""
 
 from __future__ import annotations
 
@@ -10,39 +10,38 @@ CHAT = ("prompt_tokens", "completion_tokens")
 RESPONSES = ("input_tokens", "output_tokens")
 
 
-def told(settings: Settings, names: tuple[str, str], prompt: int, completion: int, thoughts: int) -> Any:
-    """The `usage` of an answer, whose `completion` holds the `thoughts`.
+def usage_of(settings: Settings, names: tuple[str, str], prompt: int, completion: int, reasoning: int) -> Any:
+    """The `usage` of an answer; `completion` includes the `reasoning` tokens.
 
-    >>> told(Settings(usage="total_alone"), CHAT, 10, 2, 0)
+    >>> usage_of(Settings(usage="total_alone"), CHAT, 10, 2, 0)
     {'total_tokens': 12}
     """
-    way = settings.usage
-    reads, writes = names
-    shown = completion - thoughts if way in ("beside", "in_total") else completion
-    whole = {
-        reads: prompt,
-        writes: shown,
+    prompt_name, completion_name = names
+    separate = settings.usage in ("beside", "in_total")
+    usage = {
+        prompt_name: prompt,
+        completion_name: completion - reasoning if separate else completion,
         "total_tokens": prompt + completion,
-        f"{reads}_details": _prompt_details(settings, prompt),
-        f"{writes}_details": {
-            "reasoning_tokens": 0 if way in ("beside", "in_total") else thoughts,
+        f"{prompt_name}_details": _prompt_details(settings, prompt),
+        f"{completion_name}_details": {
+            "reasoning_tokens": 0 if separate else reasoning,
             "audio_tokens": int(settings.sound_share * completion),
             "accepted_prediction_tokens": 0,
             "rejected_prediction_tokens": 0,
         },
     }
-    if way == "beside":
-        del whole["total_tokens"]
-        return {**whole, "reasoning_tokens": thoughts}
-    return dressed(settings, whole)
+    if settings.usage == "beside":
+        del usage["total_tokens"]
+        return {**usage, "reasoning_tokens": reasoning}
+    return in_format(settings, usage)
 
 
-def dressed(settings: Settings, usage: dict[str, Any]) -> Any:
-    """A usage record as the settings have it told."""
+def in_format(settings: Settings, usage: dict[str, Any]) -> Any:
+    """The usage in the format of `settings.usage`."""
     if settings.usage == "total_alone":
         return {"total_tokens": usage["total_tokens"]}
     if settings.usage == "text":
-        return _as_text(usage)
+        return _as_strings(usage)
     if settings.usage == "nested":
         return {"tokens": usage}
     return None if settings.usage == "missing" else usage
@@ -56,5 +55,5 @@ def _prompt_details(settings: Settings, prompt: int) -> dict[str, int]:
     }
 
 
-def _as_text(value: Any) -> Any:
-    return {name: _as_text(each) for name, each in value.items()} if isinstance(value, dict) else str(value)
+def _as_strings(value: Any) -> Any:
+    return {name: _as_strings(each) for name, each in value.items()} if isinstance(value, dict) else str(value)

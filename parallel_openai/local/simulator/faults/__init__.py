@@ -1,1 +1,1 @@
-"""What goes wrong: at random, or laid down beforehand."""
+"""Injected faults, random or scripted."""

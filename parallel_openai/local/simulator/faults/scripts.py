@@ -1,4 +1,4 @@
-"""Answers laid down beforehand, for tests that need a certain one at a certain time."""
+"""Scripted answers, for tests that need a given answer at a given time."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ FAULTS = FLAWS | REFUSED | FAILED | OTHER_FAULTS
 
 @dataclass(frozen=True)
 class Scripted:
-    """One answer of a script. Without `body`, a 200 is the usual answer and anything else the usual error."""
+    """One scripted answer. Without `body`, a 200 is the ordinary answer and any other status the ordinary error."""
 
     status: int = 200
     headers: Mapping[str, str | None] = field(default_factory=dict)
@@ -34,8 +34,8 @@ class Scripted:
     latency: float | None = None
 
     @property
-    def usual(self) -> bool:
-        """Whether the request goes the usual way, limits and all."""
+    def is_ordinary(self) -> bool:
+        """Whether the request is handled as usual, limits included."""
         return self.status == 200 and self.body is None
 
     def refusal(self) -> Refusal:
@@ -45,7 +45,7 @@ class Scripted:
 
 
 class Scripts:
-    """Queues of scripted answers; those for a certain text come first.
+    """Queues of scripted answers; those for matching bodies take precedence.
 
     >>> scripts = Scripts()
     >>> scripts.add([429, 500])
@@ -68,7 +68,7 @@ class Scripts:
 
     def next(self, raw: bytes) -> Scripted | None:
         if self._matching:
-            text = _normal(raw)
+            text = _normalized(raw)
             for matching, script in self._matching:
                 if script and matching in text:
                     return script.popleft()
@@ -76,7 +76,7 @@ class Scripts:
 
 
 def scripted(answer: Any) -> Scripted:
-    """An entry of a script: a status, or a mapping.
+    """The record of a script's entry, which is a status or a mapping.
 
     >>> scripted({"status": 429, "code": "slow_down"}).refusal().code
     'slow_down'
@@ -101,15 +101,15 @@ def scripted(answer: Any) -> Scripted:
 
 
 def as_json(answer: Any) -> Any:
-    """An entry as it can travel to the server: bytes in base64."""
+    """An entry with its bytes in base64, for the request to the server."""
     if isinstance(answer, Mapping) and isinstance(body := answer.get("body"), bytes):
         rest = {name: value for name, value in answer.items() if name != "body"}
         return {**rest, "body_base64": base64.b64encode(body).decode()}
     return answer
 
 
-def _normal(raw: bytes) -> bytes:
-    """JSON as orjson writes it, so that escapes do not hide a text."""
+def _normalized(raw: bytes) -> bytes:
+    """JSON as orjson writes it, so that escapes do not prevent a match."""
     try:
         return orjson.dumps(orjson.loads(raw))
     except orjson.JSONDecodeError:

@@ -1,1 +1,1 @@
-"""The account's limits, as the API enforces and tells them."""
+"""The account's rate limits, as the API enforces and reports them."""

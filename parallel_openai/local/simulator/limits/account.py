@@ -1,4 +1,4 @@
-"""The simulated account: its budgets together, which of them refuses, and what the headers say of them."""
+"""The simulated account: all its budgets, which of them refuses a request, and the rate-limit headers."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ DAY = 86_400.0
 
 @dataclass(frozen=True)
 class Lack:
-    """Which limit refuses a request, with the numbers for the message."""
+    """The limit that refuses a request, with the numbers for the message."""
 
     dimension: str  # "requests" or "tokens"
     span: str  # "min" or "day"
@@ -41,13 +41,13 @@ class Account:
         self.requests: Budget | None = None
         self.tokens: Budget | None = None
         self.day: Budget | None = None
-        # The same spending against a whole minute, for servers whose headers do not show what they enforce.
+        # The same use against a whole minute, for servers whose headers do not show what they enforce.
         self.requests_minute: Budget | None = None
         self.tokens_minute: Budget | None = None
         self._build(now)
 
     def change(self, settings: Settings, now: float) -> None:
-        """Take other settings over; a budget that was there before keeps its level."""
+        """Apply new settings; an existing budget keeps its level."""
         same_kind = settings.window == self.settings.window
         self.settings = settings
         if not same_kind:
@@ -60,7 +60,7 @@ class Account:
                 budget.record(now)
 
     def lack(self, tokens: float, now: float) -> Lack | None:
-        """The limit that refuses a request of so many tokens, or None."""
+        """The limit that refuses a request of this many tokens, or None."""
         if self.tokens is not None and tokens > self.tokens.limit:
             used = self.tokens.limit - max(0.0, self.tokens.level(now))
             return Lack("tokens", "min", self.tokens.limit, used, tokens, None)
@@ -70,7 +70,7 @@ class Account:
             ("tokens", "min", tokens, self.tokens),
         ):
             if budget is not None and not budget.holds(amount, now):
-                # Shown against the whole limit, as the API does, so that limit - used + requested adds up.
+                # Relative to the whole limit, as the API reports it.
                 used = min(budget.limit, budget.limit - budget.level(now))
                 return Lack(dimension, span, budget.limit, used, amount, budget.seconds_until(amount, now))
         return None
@@ -84,35 +84,35 @@ class Account:
                 budget.take(tokens, now)
 
     def take_refused(self, now: float) -> None:
-        """A refused request uses up what is left of the request limit, one at most."""
+        """Charge a refused request to the request limits, down to an empty budget."""
         for budget in (self.requests, self.requests_minute, self.day):
             if budget is not None:
                 budget.take(min(1.0, max(0.0, budget.level(now))), now)
 
     def settle(self, tokens: float, now: float, taken_at: float) -> None:
-        """Charge so many more tokens (negative: give them back) for a request that came in at `taken_at`."""
+        """Charge this many more tokens (negative: refund) for a request that arrived at `taken_at`."""
         for budget in (self.tokens, self.tokens_minute):
             if budget is not None and tokens:
                 budget.adjust(tokens, now, taken_at=taken_at)
 
     def headers(self, now: float) -> dict[str, str]:
-        """The `x-ratelimit-*` headers of this moment."""
+        """The current `x-ratelimit-*` headers."""
         if self.settings.headers == "none":
             return {}
         minute = self.settings.headers == "minute"
         requests = self.day or (self.requests_minute if minute else self.requests)
         tokens = self.tokens_minute if minute else self.tokens
-        shown: dict[str, str] = {}
+        headers: dict[str, str] = {}
         if requests is not None:
-            shown.update(_figures("requests", requests, now))
+            headers.update(_headers("requests", requests, now))
         if tokens is not None:
-            shown.update(_figures("tokens", tokens, now))
+            headers.update(_headers("tokens", tokens, now))
             if self.settings.project_headers:
-                shown.update(_figures("project-tokens", tokens, now))
-        return shown
+                headers.update(_headers("project-tokens", tokens, now))
+        return headers
 
     def allowed(self, first: float, last: float) -> dict[str, float | None]:
-        """How many requests and tokens the limits allowed between two moments; None where there is no limit."""
+        """The requests and tokens that the limits allowed between two moments; None if there is no limit."""
         return {
             "requests": None if self.requests is None else self.requests.allowed(first, last),
             "tokens": None if self.tokens is None else self.tokens.allowed(first, last),
@@ -137,7 +137,7 @@ class Account:
 
     def _budget(
         self,
-        there: Budget | None,
+        present: Budget | None,
         kind: type[Budget],
         limit: float | None,
         period: float,
@@ -147,16 +147,16 @@ class Account:
     ) -> Budget | None:
         if limit is None:
             return None
-        if there is not None:
-            if (limit, window, background) != (there.limit, there.window, there.background):
-                there.change(limit, window=window, background=background, now=now)
-            return there
+        if present is not None:
+            if (limit, window, background) != (present.limit, present.window, present.background):
+                present.change(limit, window=window, background=background, now=now)
+            return present
         level = self.settings.start_level
         return kind(limit, period=period, window=window, background=background, start_level=level, now=now)
 
 
 def duration(seconds: float) -> str:
-    """A span as the API's reset headers write it, never shorter than it is.
+    """Seconds in the format of the API's reset headers, rounded up.
 
     >>> [duration(each) for each in (0, 0.12, 1, 8.64, 360, 432.5, 3720)]
     ['0s', '120ms', '1s', '8.64s', '6m0s', '7m12.5s', '1h2m']
@@ -173,7 +173,7 @@ def duration(seconds: float) -> str:
     return f"{minutes}m{rest / 1000:g}s" if minutes else f"{rest / 1000:g}s"
 
 
-def _figures(dimension: str, budget: Budget, now: float) -> Iterator[tuple[str, str]]:
+def _headers(dimension: str, budget: Budget, now: float) -> Iterator[tuple[str, str]]:
     yield f"x-ratelimit-limit-{dimension}", str(int(budget.limit))
     yield f"x-ratelimit-remaining-{dimension}", str(max(0, math.floor(budget.level(now) + 1e-6)))
     yield f"x-ratelimit-reset-{dimension}", duration(budget.seconds_until_full(now))

@@ -1,8 +1,8 @@
-"""How much may still be spent, by three ways of enforcing a limit. Knows no HTTP; time comes in as a number.
+"""Three ways of enforcing a rate limit: token bucket, fixed window, sliding window. Time is passed in as a number.
 
-One rule holds for all three: what costs more than a whole window holds is let through when the window is untouched,
-and the debt is paid off before anything else is. Otherwise a limit of 60,000 tokens a minute that is enforced by the
-second could never serve a request of 2,000 tokens, which the real API does.
+In all three, a request that costs more than a whole window is accepted if the window is unused, and the debt is paid
+off before the next. Otherwise a limit of 60,000 tokens a minute enforced by the second could never serve a request of
+2,000 tokens, which the real API does.
 """
 
 from __future__ import annotations
@@ -12,15 +12,15 @@ from abc import ABC, abstractmethod
 from bisect import bisect_right, insort
 from collections import deque
 
-# Refills are sums of small floats; a hair's breadth short of one request is one request.
+# Refills are sums of small floats, so a level may be minimally below a whole request.
 SLACK = 1e-6
 
 
 class Budget(ABC):
-    """One limit, with what `background` (others' use, per second) leaves of it.
+    """One limit, less `background`: what other clients use per second.
 
     Attributes:
-        granted: what has been refilled so far, whether or not somebody used it.
+        granted: the total refilled so far, used or not.
     """
 
     def __init__(
@@ -41,36 +41,36 @@ class Budget(ABC):
 
     @abstractmethod
     def level(self, now: float) -> float:
-        """What may be spent at this moment; negative while a debt is paid off."""
+        """What may be spent now; negative while a debt is paid off."""
 
     @abstractmethod
     def take(self, amount: float, now: float) -> None:
-        """Spend, whether or not there is enough."""
+        """Spend, even if there is not enough."""
 
     @abstractmethod
     def adjust(self, amount: float, now: float, *, taken_at: float) -> None:
-        """Spend more (or, negative, less) than was taken at an earlier moment."""
+        """Correct what was taken at `taken_at` by `amount`, which may be negative."""
 
     @abstractmethod
     def seconds_until(self, amount: float, now: float) -> float:
-        """How long until so much may be spent if nobody else comes."""
+        """Seconds until `amount` may be spent if nothing else is spent meanwhile."""
 
     @abstractmethod
     def seconds_until_full(self, now: float) -> float:
-        """How long until the budget is as large as it gets if nobody comes."""
+        """Seconds until the budget is full if nothing is spent meanwhile."""
 
     def holds(self, amount: float, now: float) -> bool:
         return self.level(now) >= min(amount, max(1.0, self.most)) - SLACK
 
     def change(self, limit: float, *, window: float, background: float, now: float) -> None:
-        """Set another limit; what is there stays, cut to what the new one can hold."""
+        """Set another limit; the level stays, cut to the new capacity."""
         self.level(now)
         self._set(limit, self.period, window, background)
         self._fit(now)
         self.record(now)
 
     def record(self, now: float) -> None:
-        """Note the level, for `allowed`. A tenth of a second apart is close enough; the last one is always exact."""
+        """Record the level for `allowed`: a sample each 0.1 s is precise enough, and the last is always exact."""
         sample = (now, self.level(now), self.granted)
         if len(self._samples) >= 2 and now - self._samples[-2][0] < 0.1:
             self._samples[-1] = sample
@@ -78,7 +78,7 @@ class Budget(ABC):
             self._samples.append(sample)
 
     def allowed(self, first: float, last: float) -> float:
-        """How much could have been spent from `first` to `last`: the level then, and the refill since.
+        """What could have been spent from `first` to `last`: the level at `first` and the refill since.
 
         >>> bucket = Bucket(600, window=1.0)
         >>> bucket.record(0.0)
@@ -109,7 +109,7 @@ class Budget(ABC):
         self.most = self._most()
 
     def _most(self) -> float:
-        """The highest level there can be: what a steady background leaves of a window."""
+        """The highest possible level: a window less the background use."""
         return max(0.0, self.capacity - self.background * self.window)
 
     @abstractmethod
@@ -117,11 +117,11 @@ class Budget(ABC):
 
     @abstractmethod
     def _fit(self, now: float) -> None:
-        """Make the state fit another capacity."""
+        """Adapt the state to a new capacity."""
 
 
 class Bucket(Budget):
-    """Refilled all the time, up to its capacity.
+    """A token bucket: refilled continuously, up to its capacity.
 
     >>> bucket = Bucket(60, window=10.0)
     >>> bucket.take(10, 0.0)
@@ -156,7 +156,7 @@ class Bucket(Budget):
         return self.seconds_until(self.capacity, now)
 
     def _most(self) -> float:
-        # Others draw from the same bucket as it fills, and leave it full while nobody else comes.
+        # Other clients only take from the refill, so an unused bucket still becomes full.
         return self.capacity
 
     def _start(self, fraction: float) -> None:
@@ -167,7 +167,7 @@ class Bucket(Budget):
 
 
 class FixedWindow(Budget):
-    """Counted anew in each window; the windows are aligned on the clock.
+    """Reset at the start of each window; windows are aligned to the clock.
 
     >>> window = FixedWindow(60, window=10.0)
     >>> window.take(10, 9.0)
@@ -216,9 +216,9 @@ class FixedWindow(Budget):
 
 
 class SlidingWindow(Budget):
-    """Never more than the limit in any span as long as the window: each unit comes back a window after it was spent.
+    """At most the limit in any span of one window: each unit comes back one window after it was spent.
 
-    `allowed` is an upper bound here: the refill is taken as continuous.
+    `allowed` is an upper bound here, since it assumes continuous refill.
 
     >>> window = SlidingWindow(60, window=10.0)
     >>> window.take(10, 9.0)
@@ -269,7 +269,7 @@ class SlidingWindow(Budget):
             self._spend(self.now + self.window, self.most * (1 - fraction))
 
     def _fit(self, now: float) -> None:
-        """What was spent stays spent for a window, however large the window is now."""
+        """Nothing to adapt: what was spent comes back at the moment already set."""
 
 
 KINDS: dict[str, type[Budget]] = {"bucket": Bucket, "fixed": FixedWindow, "sliding": SlidingWindow}
