@@ -5,29 +5,21 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable
 from functools import wraps
+from importlib import import_module
 from typing import Any
 
 import pandas as pd
 
-from parallel_openai._frames.embedding.embed import aembed_dataframe, embed_dataframe
-from parallel_openai._frames.exporting.saving import save
-from parallel_openai._frames.exporting.to_jsonl import to_jsonl
-from parallel_openai._frames.process import aprocess_dataframe, process_dataframe
-from parallel_openai._labels.evaluation.compare import acompare, compare
-from parallel_openai._labels.evaluation.evaluate import evaluate
-from parallel_openai._labels.label import alabel_dataframe, label_dataframe
-from parallel_openai._labels.reviewing.review import review
-from parallel_openai._preview.preview import preview
-
 
 class _Verb:
-    """A function whose first argument is the frame, as a method; its words and its other arguments stay as they are."""
+    """A function whose first argument is the frame, as a method; its words and its other arguments stay as they are.
+    It is imported when it is first asked for."""
 
-    def __init__(self, function: Callable[..., Any]) -> None:
-        self._function = function
+    def __init__(self, place: str, name: str) -> None:
+        self._place, self._name = place, name
 
     def __get__(self, verbs: Verbs, _: type | None = None) -> Callable[..., Any]:
-        function = self._function
+        function = getattr(import_module(f"parallel_openai.{self._place}"), self._name)
 
         @wraps(function)
         def verb(*args: Any, **options: Any) -> Any:
@@ -58,16 +50,16 @@ class Verbs:
     def __init__(self, df: pd.DataFrame) -> None:
         self.df = df
 
-    preview = _Verb(preview)
-    process = _Verb(process_dataframe)
-    aprocess = _Verb(aprocess_dataframe)
-    label = _Verb(label_dataframe)
-    alabel = _Verb(alabel_dataframe)
-    embed = _Verb(embed_dataframe)
-    aembed = _Verb(aembed_dataframe)
-    compare = _Verb(compare)
-    acompare = _Verb(acompare)
-    evaluate = _Verb(evaluate)
-    review = _Verb(review)
-    to_jsonl = _Verb(to_jsonl)
-    save = _Verb(save)
+    preview = _Verb("_preview.preview", "preview")
+    process = _Verb("_frames.process", "process_dataframe")
+    aprocess = _Verb("_frames.process", "aprocess_dataframe")
+    label = _Verb("_labels.label", "label_dataframe")
+    alabel = _Verb("_labels.label", "alabel_dataframe")
+    embed = _Verb("_frames.embedding.embed", "embed_dataframe")
+    aembed = _Verb("_frames.embedding.embed", "aembed_dataframe")
+    compare = _Verb("_labels.evaluation.compare", "compare")
+    acompare = _Verb("_labels.evaluation.compare", "acompare")
+    evaluate = _Verb("_labels.evaluation.evaluate", "evaluate")
+    review = _Verb("_labels.reviewing.review", "review")
+    to_jsonl = _Verb("_frames.exporting.to_jsonl", "to_jsonl")
+    save = _Verb("_frames.exporting.saving", "save")

@@ -189,6 +189,11 @@ def test_no_folder_holds_more_than_a_dozen_files() -> None:
     assert {str(folder): count for folder, count in folders.items() if count > 12} == {}
 
 
+def test_a_name_that_there_is_not_is_an_attribute_error() -> None:
+    with pytest.raises(AttributeError, match="has no attribute 'proces_dataframe'"):
+        parallel_openai.proces_dataframe  # noqa: B018
+
+
 def test_what_a_person_sees_of_the_package_is_its_list() -> None:
     assert dir(parallel_openai) == parallel_openai.__all__
 
@@ -196,13 +201,21 @@ def test_what_a_person_sees_of_the_package_is_its_list() -> None:
 def test_the_public_face_is_a_sorted_list_of_what_is_really_there() -> None:
     listed = parallel_openai.__all__
     assert listed == sorted(listed)
-    tree = ast.parse(MODULES[""].read_text("utf-8"))
-    imported = [
-        alias.asname or alias.name for node in tree.body if isinstance(node, ast.ImportFrom) for alias in node.names
-    ]
-    imported = [name for name in imported if not name.startswith("_")]
-    assert sorted(imported) == listed
+    imported = [alias.name for node in _imports_of_the_face() for alias in node.names]
+    assert sorted(name for name in imported if not name.startswith("_")) == listed
     assert all(hasattr(parallel_openai, name) for name in listed)
+
+
+def test_what_is_imported_later_is_what_type_checkers_see() -> None:
+    later = {node.module: " ".join(alias.name for alias in node.names) for node in _imports_of_the_face(later=True)}
+    assert later == {f"{PACKAGE}.{place}": names for place, names in parallel_openai._LATER.items()}
+
+
+def _imports_of_the_face(*, later: bool = False) -> list[ast.ImportFrom]:
+    body = ast.parse(MODULES[""].read_text("utf-8")).body
+    inner = [inner for node in body if isinstance(node, ast.If) for inner in node.body]
+    nodes = [node for node in (inner if later else body + inner) if isinstance(node, ast.ImportFrom)]
+    return [node for node in nodes if (node.module or "").startswith(PACKAGE)]
 
 
 @pytest.mark.parametrize("name", sorted(set(parallel_openai.__all__) - {"errors", "local"}))

@@ -12,10 +12,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from parallel_openai._batch.batch_run import BatchRun
 from parallel_openai._batch.lane_options import check_lane, sure_tier
 from parallel_openai._batch.under_way import UnderWay
 from parallel_openai._client.client import Client
@@ -48,6 +48,9 @@ from parallel_openai._run.runner import End
 from parallel_openai._run.spending.budget import Budget
 from parallel_openai._run.spending.caps import SpendingCaps
 from parallel_openai.errors import JournalError, JournalWriteError, RunStoppedError
+
+if TYPE_CHECKING:
+    from parallel_openai._batch.batch_run import BatchRun
 
 #: Rows that are looked up before other work of the loop gets its turn.
 LOOK_UP_AT_ONCE = 200
@@ -188,6 +191,8 @@ class FrameRun:
                 deadline=deadline,
             )
             return "submitted" if ended == "finished" and self._waiting() is not None else ended
+        from parallel_openai._batch.batch_run import BatchRun  # a tenth of the package's import
+
         self._batches = BatchRun(
             self.client,
             journal,

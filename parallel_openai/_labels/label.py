@@ -23,7 +23,6 @@ from parallel_openai._frames.sync_async import Call, awaitable, blocking
 from parallel_openai._labels.examples import example_messages, keys_of_examples
 from parallel_openai._labels.label_columns import label_reader
 from parallel_openai._labels.question import Confidence, Question, instruction, make_question
-from parallel_openai._labels.running_accuracy import make_judge
 from parallel_openai._requests.logprobs import logprob_params
 from parallel_openai._requests.schemas.label_schema import label_format
 from parallel_openai.errors import InvalidInputError
@@ -185,6 +184,8 @@ def plan_labels(
         reader = replace(reader, about={**reader.about, "example_keys": keys})
     if gold is None:
         return builder, reader
+    from parallel_openai._labels.running_accuracy import make_judge  # what evaluates labels is large
+
     judge = make_judge(df, gold, question)
     return builder, replace(reader, judge=judge, about={**reader.about, "gold": gold})
 
