@@ -24,20 +24,6 @@ class UnreadableError(Exception):
     """The answer is compressed in a way that is not known here; the text says which."""
 
 
-def read_at_once(content: aiohttp.StreamReader, headers: Mapping[str, str], most: int) -> bytes | None:
-    """The whole of a short answer, which has come all at once, as most do; None where it must be waited for.
-
-    Raises:
-        TooLargeError: as `read` does.
-    """
-    if not content.is_eof():
-        return None
-    answer = content.read_nowait()
-    if len(answer) > most:
-        raise TooLargeError
-    return answer
-
-
 async def read(content: aiohttp.StreamReader, headers: Mapping[str, str], most: int) -> bytes:
     """The whole of it.
 

@@ -40,7 +40,8 @@ class IdleConnections:
         self._timer: asyncio.TimerHandle | None = None
 
     def put(self, connection: Connection) -> None:
-        if self._is_trusted is False or not _is_sound(connection):  # the server has said that it closes it
+        protocol = connection.protocol
+        if self._is_trusted is False or protocol is None or protocol.should_close:  # the server has said that it closes
             connection.close()
             return
         self._kept.append((connection, self._loop.time()))
@@ -53,7 +54,7 @@ class IdleConnections:
         """One that can be used; None where there is none."""
         while self._is_trusted and self._kept:
             connection, _ = self._kept.pop()
-            if _is_sound(connection) and not _has_unread(connection):
+            if _is_sound(connection):
                 return connection
             self._is_trusted = False if _says_more(connection) else self._is_trusted
             connection.close()
@@ -113,8 +114,6 @@ def _says_more(connection: Connection) -> bool:
 def _is_sound(connection: Connection) -> bool:
     """Whether it is open, and nothing has come while nobody had asked, which would pass for the next answer."""
     protocol = connection.protocol
-    return protocol is not None and protocol.is_connected() and not protocol.should_close
-
-
-def _has_unread(connection: Connection) -> bool:
-    return isinstance(connection.protocol, Handler) and connection.protocol.has_unread()
+    if protocol is None or not protocol.is_connected() or protocol.should_close:
+        return False
+    return not (isinstance(protocol, Handler) and protocol.has_unread())

@@ -16,7 +16,7 @@ from aiohttp.connector import Connection
 from aiohttp.http_exceptions import HttpProcessingError
 from yarl import URL
 
-from parallel_openai._http.body import MAX_HEADER_LINE, MAX_HEADERS, decompressed, read, read_at_once
+from parallel_openai._http.body import MAX_HEADER_LINE, MAX_HEADERS, TooLargeError, decompressed, read
 from parallel_openai._http.connection_errors import NotHTTPError, what_it_speaks
 from parallel_openai._http.idle_connections import IdleConnections
 from parallel_openai._loop.interrupts import sends_no_more
@@ -101,8 +101,11 @@ class Poster:
                 message, content = await protocol.read()
                 if message.code >= 200 or message.code == 101:  # those below only say that it goes on
                     break
-            answer = read_at_once(content, message.headers, self._max_response_bytes)
-            if answer is None:
+            if content.is_eof():  # it has come all at once, as short answers do
+                answer = content.read_nowait()
+                if len(answer) > self._max_response_bytes:
+                    raise TooLargeError
+            else:
                 answer = await read(content, message.headers, self._max_response_bytes)
         except HttpProcessingError as error:
             connection.close()

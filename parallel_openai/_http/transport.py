@@ -155,7 +155,12 @@ class Transport:
         wait = None if deadlines is None else deadlines.begin(began)
         failed: Exception
         try:
-            answer = await self._send(method, url, body, into, options)
+            if self._session is None:
+                self._open()
+            if self._poster is not None and method == "POST" and body is not None and not options:
+                answer = await self._poster.post(url, body)
+            else:
+                answer = await self._by_session(method, url, body, into, options)
             self._errors.has_answered = True
             if answer[0] != 200 and "data" not in options:
                 answer = await self._redirected(url, answer, method, body, into, options)
@@ -172,14 +177,6 @@ class Transport:
         connect = self._timeout.sock_connect
         tried = Exchange(url, self._proxy, began, seconds, connect, self._max_response_bytes)
         return self._failure(began, *self._errors.explain(failed, tried))
-
-    def _send(
-        self, method: str, url: URL, body: bytes | None, into: Write | None, options: Mapping[str, Any]
-    ) -> Awaitable[Answer]:
-        self._session = self._session or self._open()
-        if self._poster is not None and method == "POST" and body is not None and not options:
-            return self._poster.post(url, body)
-        return self._by_session(method, url, body, into, options)
 
     async def _redirected(
         self, url: URL, answer: Answer, method: str, body: bytes | None, into: Write | None, options: Mapping[str, Any]
@@ -273,7 +270,7 @@ class Transport:
             session, self._session, self._poster = self._session, None, None
             await session.close()
 
-    def _open(self) -> aiohttp.ClientSession:
+    def _open(self) -> None:
         self._session = aiohttp.ClientSession(
             connector=self._connector(),
             timeout=self._timeout,
@@ -293,7 +290,6 @@ class Transport:
                 timeout=self._timeout,
                 max_response_bytes=self._max_response_bytes,
             )
-        return self._session
 
     def _connector(self) -> aiohttp.TCPConnector:
         # The limiter and the runner say how many are in flight, so there is no limit here.

@@ -167,7 +167,9 @@ class KnownResults:
 
     def standing(self, key: str) -> Standing:
         """What the journal says of a request; the same as `in` and `was_asked` tell, in one look."""
-        number = self._number(key) if self._has_lines else 0
+        if not self._has_lines and not self.neighbours:
+            return "new"
+        number = self._number(key)
         if self._counts(number) or (self.neighbours and key in self):
             return "finished"
         return "in vain" if number else "new"

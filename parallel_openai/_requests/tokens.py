@@ -76,12 +76,10 @@ def request_size(request_json: Mapping[str, Any], encoding_name: str, path: str 
     for key in ("tools", "functions", "response_format", "text"):
         if schema := get(key):
             meter.repeated(_as_json(schema))
-    return Size(
-        prompt_tokens=meter.tokens,
-        characters=meter.characters,
-        max_output_tokens=_first_number(request_json, *_CAPS) or (_DEFAULT_CAP if is_legacy else None),
-        choices=max(_first_number(request_json, "n") or 1, _first_number(request_json, "best_of") or 1) * prompts,
-    )
+    if "n" in request_json or "best_of" in request_json:
+        prompts *= max(_first_number(request_json, "n") or 1, _first_number(request_json, "best_of") or 1)
+    cap = _first_number(request_json, *_CAPS) or (_DEFAULT_CAP if is_legacy else None)
+    return Size(meter.tokens, meter.characters, cap, prompts)
 
 
 class _Meter:

@@ -93,8 +93,13 @@ def _read(response: Mapping[str, Any], choice: Any) -> Answer:
     reason = choice.get("finish_reason")
     if not isinstance(reason, str):
         reason = None
-    content, refusal = _text(message.get("content")) or None, _refusal(message)
-    calls, logprobs = _calls(message), _logprobs(choice)
+    said, refusal = message.get("content"), message.get("refusal")
+    content = (said if isinstance(said, str) else _text(said)) or None
+    if isinstance(said, list):
+        refusal = refusal or _refusal(said)
+    calls, call = message.get("tool_calls"), message.get("function_call")  # the older way to say the same
+    if not isinstance(calls, list) or not calls:
+        calls = [{"type": "function", "function": call}] if call else None
     code = error = None
     if refusal:
         content, code, error = None, "refused", f"The model refused: {str(refusal)[:500]}"
@@ -104,15 +109,14 @@ def _read(response: Mapping[str, Any], choice: Any) -> Answer:
         code, error = "truncated", truncated(content, usage_of(response), Chat.caps)
     elif (content is None or content.isspace()) and calls is None:
         code, error = "empty", f"The model answered with nothing (finish_reason {reason!r})."
-    return Answer(
-        content, reason, model, code, error, tool_calls=calls, logprobs=logprobs, reasoning=_reasoning(message)
-    )
+    told = choice.get("logprobs")
+    logprobs = told.get("content") if isinstance(told, dict) else None
+    logprobs = logprobs if isinstance(logprobs, list) else None
+    return Answer(content, reason, model, code, error, None, calls, logprobs, _reasoning(message))
 
 
 def _text(content: Any) -> str:
-    """The text of a message, which some servers give in parts: thoughts, pictures, refusals and sources are none."""
-    if isinstance(content, str):
-        return content
+    """The text of a message that some servers give in parts: thoughts, pictures, refusals and sources are none."""
     parts = content if isinstance(content, list) else [content]
     return "".join(part if isinstance(part, str) else text_of_part(part) for part in parts)
 
@@ -129,23 +133,5 @@ def _reasoning(message: Mapping[str, Any]) -> str | None:
     return joined_texts([_text(each) for each in told if each])
 
 
-def _refusal(message: Mapping[str, Any]) -> Any:
-    refusal = message.get("refusal")
-    if refusal or not isinstance(message.get("content"), list):
-        return refusal
-    parts = mappings(message["content"])
-    return next((part.get("refusal") for part in parts if part.get("type") == "refusal"), None)
-
-
-def _calls(message: Mapping[str, Any]) -> Sequence[Any] | None:
-    calls = message.get("tool_calls")
-    if isinstance(calls, list) and calls:
-        return calls
-    call = message.get("function_call")  # the older way to say the same
-    return [{"type": "function", "function": call}] if call else None
-
-
-def _logprobs(choice: Mapping[str, Any]) -> Sequence[Any] | None:
-    told = choice.get("logprobs")
-    content = told.get("content") if isinstance(told, dict) else None
-    return content if isinstance(content, list) else None
+def _refusal(parts: Sequence[Any]) -> Any:
+    return next((part.get("refusal") for part in mappings(parts) if part.get("type") == "refusal"), None)
