@@ -171,6 +171,7 @@ class APIRequest:
         measure: gives the size when it is first asked for, since counting tokens takes longer than all else that is
             done to a request; None where nobody said how.
         asks_for: how many rows' answers it asks for.
+        may_be_too_large: whether it asks for more of them than any that was answered, and may be divided.
 
     Raises:
         TypeError: `request_json` holds something that JSON cannot carry or is nested too deeply, or is no mapping.
@@ -197,6 +198,7 @@ class APIRequest:
         "tier",
     )
     asks_for = 1
+    may_be_too_large = False
 
     def __init__(
         self,

@@ -77,6 +77,8 @@ class Outages:
             return verdict
         if verdict.overload:
             self._rest(verdict, sent_at, now)
+            if job.request.may_be_too_large and job.overloaded is not None and self._in_row > 1:
+                return replace(verdict, kind="fail")  # whoever made it finds out what the server is large enough for
             verdict = verdict if self._is_to_blame(job, now) else replace(verdict, kind="hold")
         return self._unless_in_vain(verdict, now)
 

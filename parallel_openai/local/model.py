@@ -113,6 +113,8 @@ def serve(
     for name, number in (("threads", 1 if threads is None else threads), ("parallel", parallel), ("context", context)):
         if number < 1:
             raise InvalidInputError(f"{name} must be 1 or more, not {number}.")
+    if not 0 <= port < 2**16:
+        raise InvalidInputError(f"port must be a number from 0 to 65,535, not {port}.")
     path = _find_model(model_path)
     arguments = {
         "--port": port,
@@ -320,7 +322,11 @@ def _run_model() -> None:  # pragma: no cover - runs in the child, where coverag
         end_with_the_parent()
     else:
         threading.Thread(target=end_with_the_parent).start()
-        asyncio.run(serve_proxy(args.port, inner, lambda port: announce_address(f"http://127.0.0.1:{port}")))
+        try:
+            asyncio.run(serve_proxy(args.port, inner, lambda port: announce_address(f"http://127.0.0.1:{port}")))
+        except OSError as error:  # the port is taken
+            print(error, file=sys.stderr, flush=True)
+            os._exit(1)  # the thread above would wait on
 
 
 if __name__ == "__main__":  # pragma: no cover - runs in the child

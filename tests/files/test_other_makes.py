@@ -58,6 +58,13 @@ def test_without_a_url_each_line_goes_to_the_endpoint_that_suits_it(server: Serv
     assert sorted(line[1]["object"] for line in results()) == ["chat.completion", "list", "text_completion"]
 
 
+def test_an_input_goes_where_what_stands_beside_it_is_taken(server: Server) -> None:
+    texts = {"input": "Say a.", "model": "gpt-4o-mini"}
+    write({**texts, "max_output_tokens": 20}, {**texts, "input": [{"role": "user", "content": "Say b."}]}, EMBEDDING)
+    assert everywhere(server).num_tasks_succeeded == 3
+    assert sorted(line[1]["object"] for line in results()) == ["list", "response", "response"]
+
+
 def test_a_budget_is_asked_of_each_line_at_its_own_endpoint(server: Server) -> None:
     write(EMBEDDING, chat("a", max_tokens=5), chat("b"))
     with pytest.raises(InvalidInputError, match=r"Line 3 of in\.jsonl"):

@@ -599,3 +599,34 @@ def test_a_pack_that_is_too_long_is_halved_at_the_first_refusal(server: simulato
     assert out.index[out["status"] == "failed"].tolist() == [20]
     assert out.loc[20, ["error_code", "attempts"]].tolist() == ["context_length_exceeded", 7]
     assert server.stats()["received"] == 13
+
+
+def test_packs_that_a_gateway_never_lets_through_shrink_to_what_it_does() -> None:
+    def answer(asked: Asked) -> Any:
+        rows = asked.body["input"] if isinstance(asked.body["input"], list) else [asked.body["input"]]
+        if len(rows) <= 8:
+            data = [{"index": number, "embedding": [float(row.split()[-1])]} for number, row in enumerate(rows)]
+            return 200, json.dumps({"data": data}).encode()
+        return 502, b"<html><title>Bad Gateway</title></html>"
+
+    with recorder(answer) as server, po.Client(f"{server.url}/v1") as client:
+        out = po.embed_dataframe(texts(40), "text", model="m", rows_per_request=30, client=client, progress=False)
+        assert [vector[0] for vector in out["embedding"]] == list(range(40))
+        assert len(server.asked) < 20
+
+
+def test_packs_are_as_large_as_before_once_a_server_is_back() -> None:
+    seen: list[int] = []
+
+    def answer(asked: Asked) -> Any:
+        rows = asked.body["input"] if isinstance(asked.body["input"], list) else [asked.body["input"]]
+        seen.append(len(rows))
+        if len(seen) < 5:
+            return 503, b"{}"
+        data = [{"index": number, "embedding": [float(row.split()[-1])]} for number, row in enumerate(rows)]
+        return 200, json.dumps({"data": data}).encode()
+
+    with recorder(answer) as server, po.Client(f"{server.url}/v1") as client:
+        out = po.embed_dataframe(texts(200), "text", model="m", rows_per_request=60, client=client, progress=False)
+    assert [vector[0] for vector in out["embedding"]] == list(range(200))
+    assert len(seen) < 25

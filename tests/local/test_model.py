@@ -7,6 +7,7 @@ import importlib.util
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -366,3 +367,15 @@ def test_as_a_server_of_embeddings_it_puts_like_texts_near_each_other(tmp_path: 
     near, far = ((vectors[0] @ vectors[other]) / lengths[0] / lengths[other] for other in (1, 2))
     assert vectors.shape == (3, 576)
     assert near > far
+
+
+@needs_model
+def test_a_port_that_is_taken_or_is_none_is_told() -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        with pytest.raises(ParallelOpenAIError, match=r"did not start(.|\n)*in use"):
+            po.local.model.serve(taken.getsockname()[1])
+    for port in (-1, 99_999_999):
+        with pytest.raises(InvalidInputError, match="from 0 to 65,535"):
+            po.local.model.serve(port)

@@ -80,6 +80,8 @@ def test_the_command_gives_ctrl_c_back_when_it_ends(capsys: pytest.CaptureFixtur
 def test_the_command_explains_a_senseless_setting(capsys: pytest.CaptureFixture[str]) -> None:
     assert command.main(["--burst_seconds", "0"]) == 2
     assert capsys.readouterr().err == "burst_seconds is 0; give a number above 0.\n"
+    assert command.main(["--port", "99999999"]) == 2
+    assert "port must be 0-65535" in capsys.readouterr().err
 
 
 def test_every_setting_is_explained_by_help(capsys: pytest.CaptureFixture[str]) -> None:

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import base64
+import itertools
+import math
+import random
+from array import array
 from typing import Any
 
 import numpy as np
@@ -11,6 +16,7 @@ from hypothesis import strategies as st
 
 from parallel_openai._records import Usage
 from parallel_openai._requests.endpoints import CHAT, ENDPOINTS, Endpoint, endpoint, endpoint_at, is_simulated, usage_of
+from parallel_openai._requests.endpoints.embeddings import vector_of
 from parallel_openai._requests.template import BadPromptError
 from parallel_openai.errors import InvalidInputError
 
@@ -232,6 +238,21 @@ def test_every_choice_is_read_by_itself() -> None:
     choices = [choice({"content": "A"})["choices"][0], choice({"content": "B"}, "length")["choices"][0]]
     answers = CHAT.read_all({"choices": choices})
     assert [(answer.text, answer.error_code) for answer in answers] == [("A", None), ("B", "truncated")]
+
+
+@pytest.mark.parametrize("whole", [False, True], ids=["of doubles", "of floats made longer"])
+def test_base64_of_longer_floats_is_read_as_such(whole: bool) -> None:
+    chance = random.Random(3)
+    numbers = array("f" if whole else "d", (chance.gauss(0, 0.03) for _ in range(256)))
+    embedding = base64.b64encode(array("d", numbers)).decode()
+    assert vector_of(embedding) == array("f", numbers)
+
+
+def test_what_is_no_finite_number_among_others_is_not_taken_for_a_longer_one() -> None:
+    for position, odd in itertools.product(range(4), (math.inf, math.nan)):
+        numbers = array("f", [0.5, 3.0, -0.25, 7.0] * 16)
+        numbers[position] = odd
+        assert vector_of(base64.b64encode(numbers).decode()) is None
 
 
 @pytest.mark.parametrize("embedding", [[1.0, -2.0], "AACAPwAAAMA="], ids=["numbers", "base64"])

@@ -156,6 +156,12 @@ class EmbedRun(FrameRun):
 
     def _refused(self, pack: Pack, result: Result, journal: Journal) -> Ruling:
         """Send it again in halves, or let its rows fail where that would not help."""
+        if pack.may_be_too_large and _is_overload(result):
+            self.status.num_tasks_started -= len(pack.rows)  # they are counted again
+            # Where nothing was ever answered, it may be that the server was away.
+            doubted = Pack(pack.rows, (*pack.attempts, *result.attempts))
+            self._queue.doubt(doubted, is_too_large=self._queue.told_apart > 0)
+            return Ruling()
         if len(pack.rows) > 1 and self._may_be_split(result):
             self.status.num_tasks_started -= 2  # the halves, which are counted again
             first, second = Pack(pack.rows, (*pack.attempts, *result.attempts)).halves()
@@ -189,3 +195,9 @@ class EmbedRun(FrameRun):
             pack.split.good += 1
             if pack.split.good == 2:
                 self._packer.most_inputs = min(self._packer.most_inputs, len(pack.rows))
+
+
+def _is_overload(result: Result) -> bool:
+    """Whether the server, or what stands before it, had too much to do with it."""
+    status = result.attempts[-1].status if result.attempts else 0
+    return status > 501 or result.error_code == "connection_error"

@@ -33,6 +33,7 @@ class Pack(APIRequest):
         rows: the requests.
         attempts: the sends in vain that these rows have been through in larger packs.
         split: the larger pack that this is a half of; None for a whole one.
+        may_be_too_large: whether no pack of so many rows was answered when it was sent.
 
     >>> rows = [APIRequest({"model": "m", "input": text}, path="embeddings") for text in ("a", "b", "c")]
     >>> Pack(rows).request_json
@@ -41,7 +42,7 @@ class Pack(APIRequest):
     [2, 1]
     """
 
-    __slots__ = ("attempts", "rows", "split")
+    __slots__ = ("attempts", "may_be_too_large", "rows", "split")
 
     def __init__(
         self, rows: Sequence[APIRequest], attempts: tuple[Attempt, ...] = (), split: Split | None = None
@@ -56,6 +57,7 @@ class Pack(APIRequest):
         self.rows = rows
         self.attempts = attempts
         self.split = split
+        self.may_be_too_large = False
 
     @property
     def asks_for(self) -> int:  # type: ignore[override]
@@ -114,10 +116,12 @@ class Queue(Iterator[APIRequest | None]):
         """Keep a pack until it is released."""
         self._held.append(pack)
 
-    def doubt(self, pack: Pack) -> None:
-        """Keep a pack of whose vectors nobody could tell whose they were, until it is known how many may be sent."""
+    def doubt(self, pack: Pack, *, is_too_large: bool = True) -> None:
+        """Keep a pack of whose vectors nobody could tell whose they were, or for which the server may be too small,
+        until it is known how many may be sent."""
         self._doubted.append(pack)
-        self._too_many = min(self._too_many, len(pack.rows))
+        if is_too_large:
+            self._too_many = min(self._too_many, len(pack.rows))
 
     @property
     def most_inputs(self) -> float:
@@ -142,11 +146,12 @@ class Queue(Iterator[APIRequest | None]):
         request = self._ready.popleft() if self._ready else next(self._fresh)
         if isinstance(request, Pack):
             self._on_the_way += len(request.rows)
+            request.may_be_too_large = len(request.rows) > max(1, self.told_apart)
         return request
 
     def _find_size(self) -> None:
         """Have a probe go out next; or all, in packs that are small enough, once that is known."""
-        if self.most_inputs < math.inf:
+        if self.most_inputs < math.inf or self.told_apart >= max(len(pack.rows) for pack in self._doubted):
             self._ready.extend(part for pack in self.doubted() for part in pack.cut(self.told_apart))
             return
         if self._probe is not None:

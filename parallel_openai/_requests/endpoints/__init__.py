@@ -19,9 +19,10 @@ from parallel_openai.errors import InvalidInputError
 EndpointName = Literal["chat.completions", "responses", "embeddings", "completions", "moderations"]
 CHAT = Chat()
 EMBEDDINGS = Embeddings()
+_RESPONSES = Responses()
 # Add an endpoint here.
 ENDPOINTS: dict[str, Endpoint] = {
-    each.name: each for each in (CHAT, Responses(), EMBEDDINGS, Completions(), Moderations())
+    each.name: each for each in (CHAT, _RESPONSES, EMBEDDINGS, Completions(), Moderations())
 }
 
 __all__ = [
@@ -78,14 +79,22 @@ def endpoint_at(path: str) -> Endpoint | None:
 
 
 def path_for(body: Mapping[str, Any]) -> str:
-    """Where a body goes if nobody says it: an `input` is for embeddings, a `prompt` for the older completions.
+    """Where a body goes if nobody says it: a `prompt` to the older completions, an `input` to embeddings, unless it is
+    of messages, or what stands beside it is another endpoint's.
 
     >>> path_for({"messages": []}), path_for({"input": "a"}), path_for({"prompt": "a"})
     ('chat/completions', 'embeddings', 'completions')
+    >>> path_for({"input": "a", "max_output_tokens": 9}), path_for({"input": "a", "model": "omni-moderation-latest"})
+    ('responses', 'moderations')
     """
-    if "messages" in body:
+    if "messages" in body or not ("input" in body or "prompt" in body):
         return "chat/completions"
-    return "embeddings" if "input" in body else "completions" if "prompt" in body else "chat/completions"
+    if "input" not in body:
+        return "completions"
+    of_messages = any("role" in each for each in mappings(body["input"]))
+    if of_messages or body.keys() & (_RESPONSES.parameters - EMBEDDINGS.parameters):
+        return "responses"
+    return "moderations" if "moderation" in str(body.get("model")) else "embeddings"
 
 
 #: What the answers of each endpoint have that no others' do.

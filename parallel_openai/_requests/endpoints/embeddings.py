@@ -13,6 +13,9 @@ from parallel_openai._requests.endpoints.base import Answer, Endpoint, Packing, 
 from parallel_openai._requests.endpoints.usage import model_of
 from parallel_openai._requests.template import BadPromptError, check_text, check_whole, is_token_numbers, kind_of
 
+#: Larger numbers than an embedding has.
+_LARGE = 1e9
+
 
 class Embeddings(Endpoint):
     """`/embeddings`. An answer's value is the vector, as an array of 32-bit floats."""
@@ -94,8 +97,8 @@ def of_length(answer: Answer, dimensions: Any) -> Answer:
 
 
 def vector_of(embedding: Any) -> array[float] | None:
-    """The vector, of a list of numbers or of base64 over little-endian 32-bit floats; None if it is neither, or holds
-    what is no finite number.
+    """The vector, of a list of numbers or of base64 over little-endian floats of 32 bits, or of 64; None if it is
+    neither, or holds what is no finite number.
 
     >>> vector_of("AACAPwAAAMA=").tolist(), vector_of([1, -2]).tolist()
     ([1.0, -2.0], [1.0, -2.0])
@@ -105,12 +108,30 @@ def vector_of(embedding: Any) -> array[float] | None:
     vector = array("f")
     try:
         if isinstance(embedding, str):
-            vector.frombytes(base64.b64decode(embedding, validate=True))
-            if sys.byteorder == "big":  # pragma: no cover - no such machine in the tests
-                vector.byteswap()
+            raw = base64.b64decode(embedding, validate=True)
+            vector = _floats("f", raw)
+            vector = _floats("f", raw)
+            if len(raw) % 8 == 0 and _are_halves(vector):
+                vector = array("f", _floats("d", raw))
         elif isinstance(embedding, list) and bool not in set(map(type, embedding)):
             vector.extend(embedding)
     except (ValueError, TypeError, OverflowError):
         return None
     # A sum of 32-bit floats is too small to overflow, and keeps whatever is not finite.
     return vector if vector and math.isfinite(sum(vector)) else None
+
+
+def _are_halves(vector: array[float]) -> bool:
+    """Whether these are longer floats, each read as two: every second is then of any size, as no embedding's numbers
+    are."""
+    if abs(sum(vector)) < _LARGE:
+        return False
+    of_any_size = [not 1 / _LARGE < abs(each) < _LARGE for each in vector[::2]]
+    return 3 * sum(of_any_size) > len(of_any_size)
+
+
+def _floats(kind: str, raw: bytes) -> array[float]:
+    floats: array[float] = array(kind, raw)
+    if sys.byteorder == "big":  # pragma: no cover - no such machine in the tests
+        floats.byteswap()
+    return floats

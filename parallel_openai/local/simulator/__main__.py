@@ -61,7 +61,7 @@ def run(args: argparse.Namespace) -> int:
     try:
         settings = Settings(**{name: getattr(args, name) for name, _, _ in options()})
         listening = serving.listen(args.port)
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, OverflowError) as error:
         print(error, file=sys.stderr)
         return 2
     base_url = serving.base_url(listening)

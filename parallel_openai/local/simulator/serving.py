@@ -139,7 +139,7 @@ def listen(port: int) -> socket.socket:
         listening.bind((HOST, port))
         # From here on the system queues connections, so the address may be announced before the loop runs.
         listening.listen(4096)
-    except OSError:
+    except (OSError, OverflowError):
         listening.close()
         raise
     return listening
