@@ -112,7 +112,7 @@ def differences(life: Life, frames: Sequence[pd.DataFrame], others: Sequence[pd.
     for name in _SAME:
         for frame in frames if name in frames[0] else ():
             mine, right = (_comparable(each[name], name, life) for each in (frame, others[0]))
-            if mine != right and not (name == "model" and life.second == "other model"):
+            if mine != right and not (name == "model" and life.second in ("other model", "compared")):
                 wrong.append(f"{name} is {mine}, and without faults {right}"[:500])
     return wrong
 
