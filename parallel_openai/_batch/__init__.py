@@ -1,1 +1,1 @@
-"""The Batch API as another way to send the same run: half the price, within a day."""
+"""The Batch API as a lane of a run: half the price, within a day."""

@@ -1,6 +1,6 @@
-"""What has become of each part of a run, kept in the journal: a line before and after each step that must not be lost.
+"""The state of each part of a run, kept in the journal: a line before and after each step that must not be lost.
 
-Such a line is `[{}, null, {"batch": {...}}]`: a request without a body, so those who read answers pass it over.
+Such a line is `[{}, null, {"batch": {...}}]`: a request without a body, which readers of answers skip.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from parallel_openai._journal.journal import Journal
 from parallel_openai._journal.lines import make_line, open_to_read
 from parallel_openai._json import dumps, loads
 
-_BEGINS = b'[{},null,{"batch":'
+_PREFIX = b'[{},null,{"batch":'
 
 
 @dataclass
@@ -23,18 +23,18 @@ class Part:
     """One input file of a run, and the batch that answers it.
 
     Attributes:
-        name: of the files on the disk and at the server, different from those of all other runs.
-        path: the endpoint's, below the base URL.
-        tokens: of the prompts, by our count.
-        round: which submission it is for its rows; the first is 1.
-        submission: how often the part itself was submitted, refusals of the queue included.
-        planned_at: seconds since 1970.
-        creating_at: when its batch was last asked for; 0: never.
-        earlier: it was planned by an earlier call, so the server may know more of it than we do.
-        not_before: when to submit it, on the monotonic clock.
+        name: names its files on disk and at the server; unique among all runs.
+        path: the endpoint, below the base URL.
+        tokens: prompt tokens, by our count.
+        round: the number of the submission of its rows, from 1.
+        submission: how often the part itself was submitted, including refusals because of a full queue.
+        planned_at: seconds since the epoch.
+        creating_at: when a batch for it was last requested; 0: never.
+        earlier: whether an earlier call planned it.
+        not_before: the earliest time to submit it, on the monotonic clock.
         former: ids of batches of the part that the server refused.
-        answer_bytes: how long its answers may be together; 0: unknown.
-        has_metadata: whether its rows have some, which the server does not know.
+        answer_bytes: the most bytes of its answers together; 0: unknown.
+        has_metadata: whether any of its rows has metadata, which the server does not get.
     """
 
     name: str
@@ -57,9 +57,9 @@ class Part:
     has_metadata: bool = True
 
 
-_LARGEST = 10**15
-_LATEST = 10**11  # seconds since 1970
-_KINDS: dict[str, tuple[type, ...]] = {
+_MAX_NUMBER = 10**15
+_MAX_TIME = 10**11  # seconds since the epoch
+_TYPES: dict[str, tuple[type, ...]] = {
     **dict.fromkeys(("model", "path"), (str,)),
     **dict.fromkeys(("requests", "bytes", "tokens", "round", "submission", "answer_bytes"), (int,)),
     **dict.fromkeys(("planned_at", "creating_at"), (int, float)),
@@ -71,20 +71,20 @@ _ENDS = frozenset({"collected", "dropped"})
 
 
 def planned(part: Part) -> bytes:
-    """The line for a part that is whole on the disk."""
+    """The journal line for a part whose files are complete."""
     return _line({"event": "planned", **{name: value for name, value in asdict(part).items() if value is not None}})
 
 
 def step(part: Part, event: str, **changes: Any) -> bytes:
-    """The line for a step of a part: `uploaded`, `creating`, `created`, `refused`, `collected` or `dropped`."""
+    """The journal line for a step of a part: `uploaded`, `creating`, `created`, `refused`, `collected` or `dropped`."""
     return _line({"event": event, "name": part.name, **changes})
 
 
 def write(journal: Journal, lines: Iterable[bytes]) -> None:
-    """Put lines into the journal together, at once: all of them are there after a crash, or none.
+    """Append lines to the journal atomically: after a crash, all of them are there or none.
 
     Raises:
-        JournalWriteError: the disk refuses.
+        JournalWriteError: writing failed.
     """
     for line in lines:
         journal.append(line)
@@ -92,13 +92,13 @@ def write(journal: Journal, lines: Iterable[bytes]) -> None:
 
 
 def live_parts(journal: Path) -> list[Part]:
-    """The parts whose answers are not all in the journal, as they were planned. It may be read while in use."""
+    """The parts whose answers are not all in the journal, in order. The journal may be in use."""
     parts: dict[str, Part] = {}
     if not journal.exists():
         return []
     with open_to_read(journal) as file:
         for line in file:
-            if line.startswith(_BEGINS):
+            if line.startswith(_PREFIX):
                 _replay(parts, line)
     return list(parts.values())
 
@@ -115,28 +115,28 @@ def _replay(parts: dict[str, Part], line: bytes) -> None:
         elif name in parts:
             parts[name] = _checked(replace(parts[name], **changes))
     except (ValueError, TypeError, KeyError, IndexError):
-        return  # a damaged line; the server's own list tells what it told
+        return  # a damaged line; what it recorded is also in the server's list
 
 
 def _checked(part: Part) -> Part:
-    """The same, of a part that was read from a file, which anybody may have written.
+    """Validate a part read from a journal, whose content is not trusted.
 
     Raises:
-        TypeError: a field holds what it cannot.
+        TypeError: a field has an invalid value.
     """
-    for name, kinds in _KINDS.items():
+    for name, types in _TYPES.items():
         value = getattr(part, name)
-        most = _LATEST if float in kinds else _LARGEST
-        if type(value) not in kinds or (int in kinds and not 0 <= value < most):
+        limit = _MAX_TIME if float in types else _MAX_NUMBER
+        if type(value) not in types or (int in types and not 0 <= value < limit):
             raise TypeError(f"{name} of a part is {value!r:.100}")
     ids = (each for each in (part.file_id, part.batch_id, *part.former) if each is not None)
     if not _is_plain(part.name) or None in map(plain_id, ids):
-        raise TypeError("a name of a part is none")
+        raise TypeError("a part has an invalid name or id")
     return part
 
 
 def _is_plain(name: Any) -> bool:
-    """Whether it stays in the run's own folder as a file's name: a journal may come from a stranger."""
+    """Whether a file of this name stays in the part's own folder: a journal's content is not trusted."""
     return isinstance(name, str) and name not in ("", ".", "..") and not any(mark in name for mark in "/\\:\0")
 
 

@@ -1,4 +1,4 @@
-"""What the disk refuses of a batch's files, and files of the server on their way to it."""
+"""Disk errors of a batch's files, and downloads with limits of size and time."""
 
 from __future__ import annotations
 
@@ -10,28 +10,28 @@ from pathlib import Path
 
 from parallel_openai.errors import JournalError, JournalWriteError
 
-#: Bytes a second that a file of the server must come at in the long run.
-SLOWEST = 10_000
+#: The lowest accepted speed of a download, on average.
+MIN_BYTES_PER_SECOND = 10_000
 
 
 class TooLongError(Exception):
-    """A file of the server is longer than what was asked for can be."""
+    """A downloaded file is longer than the answers to its requests can be."""
 
 
 class TooSlowError(Exception):
-    """A file of the server comes in drops, so that its end is out of sight."""
+    """A download is slower than `MIN_BYTES_PER_SECOND`."""
 
 
 class _DiskError(Exception):
-    """The disk refuses. No OSError, which would be taken for one of the network."""
+    """Writing to disk failed. Not an OSError, which would be taken for a network error."""
 
 
 @contextmanager
 def on_disk(place: Path) -> Iterator[None]:
-    """What the disk refuses, said as it is of the journal.
+    """Raise JournalWriteError, as for the journal itself, instead of OSError.
 
     Raises:
-        JournalWriteError: in the place of other OSErrors.
+        JournalWriteError: writing failed.
     """
     try:
         yield
@@ -39,45 +39,47 @@ def on_disk(place: Path) -> Iterator[None]:
         raise
     except OSError as error:
         raise JournalWriteError(
-            f"Writing to {place} failed: {error.strerror or error}. What was written before is kept: make room and run "
-            "the same again."
+            f"Writing to {place} failed: {error.strerror or error}. What was written before is kept: make room and "
+            "run the same call again."
         ) from error
 
 
 @contextmanager
-def download_to(place: Path, most: int, seconds: float) -> Iterator[Callable[[bytes], None]]:
-    """Takes the pieces of a file that may have so many bytes, and may take so long and a second more for each SLOWEST
-    bytes.
+def download_to(place: Path, max_bytes: int, seconds: float) -> Iterator[Callable[[bytes], None]]:
+    """A function that writes chunks of a download to a file.
+
+    Args:
+        seconds: the time allowed, plus a second for each `MIN_BYTES_PER_SECOND` bytes received.
 
     Raises:
-        TooSlowError: it takes longer.
-        TooLongError: there are more. What came until then is in the file.
-        JournalWriteError: the disk refuses. The file is removed again, which makes room for the journal.
+        TooSlowError: the download took longer.
+        TooLongError: it has more than `max_bytes`. What was received is in the file.
+        JournalWriteError: writing failed. The file is removed, which makes room for the journal.
     """
     try:
         with on_disk(place), open(place, "wb", buffering=0) as file:
-            yield _writer(file, most, seconds)
+            yield _writer(file, max_bytes, seconds)
     except _DiskError as error:
         place.unlink(missing_ok=True)
         with on_disk(place):
             raise error.__cause__ or error from None
 
 
-def _writer(file: FileIO, most: int, seconds: float) -> Callable[[bytes], None]:
+def _writer(file: FileIO, max_bytes: int, seconds: float) -> Callable[[bytes], None]:
     size, began = 0, time.monotonic()
 
-    def write(piece: bytes) -> None:
+    def write(chunk: bytes) -> None:
         nonlocal size
-        size += len(piece)
+        size += len(chunk)
         try:
-            rest = memoryview(piece)
+            rest = memoryview(chunk)
             while rest:
                 rest = rest[file.write(rest) :]
         except OSError as error:
             raise _DiskError from error
-        if size > most:
+        if size > max_bytes:
             raise TooLongError
-        if time.monotonic() - began > seconds + size / SLOWEST:
+        if time.monotonic() - began > seconds + size / MIN_BYTES_PER_SECOND:
             raise TooSlowError
 
     return write

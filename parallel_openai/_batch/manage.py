@@ -1,4 +1,4 @@
-"""What can be done about the batches of a journal, from anywhere: look at them, collect them, cancel them."""
+"""Check, collect or cancel the batches of a journal, in any process."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from parallel_openai._arguments import is_file, path_of
-from parallel_openai._batch.batch_api import LOOKS, BatchAPI
+from parallel_openai._batch.batch_api import LIST_DELAYS, BatchAPI
 from parallel_openai._batch.batch_run import BatchRun
 from parallel_openai._batch.batch_state import Part, live_parts, step, write
 from parallel_openai._batch.lane_options import BatchLane
-from parallel_openai._batch.part_failures import OF_A_PART, LostError
+from parallel_openai._batch.part_failures import PART_ERRORS, LostError
 from parallel_openai._batch.server_batch import ServerBatch
 from parallel_openai._batch.submitting.input_files import InputFiles
 from parallel_openai._client.client import Client
@@ -38,14 +38,14 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class BatchInfo:
-    """A batch as the server shows it.
+    """The state of a batch at the server.
 
     Attributes:
-        id: its name at the server; None where it waits for room in the queue.
-        status: the server's word: `validating`, `in_progress`, `finalizing`, `completed`, `expired`, `cancelling`,
-            `cancelled`, `failed`; or `queued` for one that waits here; or `lost` where the server shows none.
-        requests, completed, failed: of its rows.
-        round: which submission it is for its rows.
+        id: its id at the server; None if it is not submitted yet, since the server's queue is full.
+        status: the server's status: `validating`, `in_progress`, `finalizing`, `completed`, `expired`, `cancelling`,
+            `cancelled`, `failed`; or `queued` if it is not submitted yet; or `lost` if the server does not return it.
+        requests, completed, failed: the numbers of its rows.
+        round: the number of the submission of its rows, from 1.
         error: why it is lost.
     """
 
@@ -66,7 +66,7 @@ class BatchInfo:
 
 
 def batch_status(save_to: str | os.PathLike[str], *, client: Client | None = None) -> list[BatchInfo]:
-    """How the batches stand whose answers are not in a journal yet.
+    """The state of the batches whose answers are not in the journal yet.
 
     Args:
         save_to: the journal, or the results file.
@@ -85,8 +85,8 @@ def cancel_batches(
 ) -> list[BatchInfo]:
     """Cancel the batches whose answers are not in a journal yet, and what waits to be submitted.
 
-    What they answered until then is paid, and can be collected. The rest is not, and `collect_batches` does not submit
-    it again.
+    What they have answered is billed and can be collected. The rest is not billed, and `collect_batches` does not
+    submit it again.
 
     Args:
         save_to: the journal, or the results file.
@@ -94,7 +94,7 @@ def cancel_batches(
         forget: as for `collect_batches`.
 
     Returns:
-        The batches as they stand now; one that has come to its end meanwhile cannot be cancelled any more.
+        The batches with their new status; one that has already ended cannot be cancelled.
 
     Raises:
         InvalidInputError: there is no such file.
@@ -116,25 +116,25 @@ def collect_batches(
     progress: bool = True,
     forget: str | Sequence[str] = (),
 ) -> StatusTracker:
-    """Wait for the batches of a journal and write their answers into it; in any process, without the frame.
+    """Wait for the batches of a journal and write their answers into it, in any process and without the frame.
 
-    The same call that submitted them does that too, and gives the frame; afterwards it finds all in the journal.
+    The call that submitted them does so too when it is repeated; afterwards it finds the answers in the journal.
 
     Args:
         save_to: the journal, or the results file.
         client: the account; None: the environment's.
-        lane: as for the call that submitted them; `wait=False` takes what is there and does not wait for the rest.
-        progress: False shows no bar.
-        forget: the id of a batch, or several, to give up: one that the server does not show any more, say. Its rows may
-            be asked, and paid for, once more.
+        lane: as for the call that submitted them; `wait=False` collects what is there without waiting for the rest.
+        progress: whether to show a progress bar.
+        forget: the ids of one or more batches to give up, such as one that the server no longer returns. Their rows
+            may then be sent, and billed, again.
 
     Returns:
-        The counts. Their `ended` says whether all is done; it is `submitted` if a batch goes on, or cannot be read.
+        The counts. `ended` is `submitted` if a batch is still running or cannot be read.
 
     Raises:
         InvalidInputError: there is no such file.
-        RunStoppedError: the server refuses.
-        KeyboardInterrupt: interrupted; the batches go on at the server.
+        RunStoppedError: the server refuses a batch or every request.
+        KeyboardInterrupt: on Ctrl-C; the batches keep running at the server.
     """
     give_up(save_to, forget)
     parts = _parts(save_to)
@@ -151,7 +151,7 @@ def collect_batches(
         line = f"{status.num_tasks_succeeded:,} succeeded, {status.num_tasks_failed:,} failed. Answers: {save_to}"
         line = line if rest is None else f"{line}. {rest}"
     except Interrupted:
-        line = "Interrupted. The batches go on at the server; the same call goes on from there."
+        line = "Interrupted. The batches keep running at the server; the same call resumes from there."
         raise interrupt_with(status) from None
     finally:
         bar.close(line)
@@ -159,10 +159,10 @@ def collect_batches(
 
 
 def _parts(save_to: str | os.PathLike[str]) -> list[Part]:
-    place = path_of(save_to, "save_to")
-    if not is_file(place):
-        raise InvalidInputError(f"There is no file {place} (in {Path.cwd()}).")
-    return live_parts(place)
+    path = path_of(save_to, "save_to")
+    if not is_file(path):
+        raise InvalidInputError(f"There is no file {path} (in {Path.cwd()}).")
+    return live_parts(path)
 
 
 def _run(work: Coroutine[Any, Any, T]) -> T:
@@ -174,14 +174,14 @@ def _run(work: Coroutine[Any, Any, T]) -> T:
 
 
 def give_up(save_to: str | os.PathLike[str], forget: str | Sequence[str]) -> None:
-    """Note in a journal that batches are given up, by their ids or the names of their parts.
+    """Record in a journal that batches are given up, by their ids or the names of their parts.
 
     Raises:
-        InvalidInputError: it is no id, or there is no batch of that id.
+        InvalidInputError: an id is not a string, or no batch of the journal has it.
     """
     names = [forget] if isinstance(forget, str) else forget
     if not isinstance(names, Sequence) or not all(isinstance(name, str) for name in names):
-        raise InvalidInputError(f"forget must be the id of a batch, or a list of them, not {forget!r:.200}.")
+        raise InvalidInputError(f"forget must be a batch's id or a list of ids, not {forget!r:.200}.")
     if not names:
         return
     with Journal(path_of(save_to, "save_to")) as journal:
@@ -189,26 +189,28 @@ def give_up(save_to: str | os.PathLike[str], forget: str | Sequence[str]) -> Non
         unknown = [name for name in names if name not in parts]
         if unknown:
             known = ", ".join(parts) or "none"
-            raise InvalidInputError(f"forget={unknown[0]!r:.200} is no batch of {save_to}; it waits for: {known}.")
+            raise InvalidInputError(
+                f"forget={unknown[0]!r:.200} is not a batch of {save_to}; its batches are: {known}."
+            )
         input_files = InputFiles(journal.path)
         for part in (parts[name] for name in dict.fromkeys(names)):
             write(journal, [step(part, "dropped")])
             input_files.remove(part.name)
 
 
-Look = Callable[[BatchAPI, Part], Coroutine[Any, Any, BatchInfo]]
+Action = Callable[[BatchAPI, Part], Coroutine[Any, Any, BatchInfo]]
 
 
-async def _each(client: Client, parts: list[Part], look: Look) -> list[BatchInfo]:
-    """What can be said of each part. What is wrong with one is no other's trouble."""
+async def _each(client: Client, parts: list[Part], action: Action) -> list[BatchInfo]:
+    """Apply an action to each part. The failure of one does not affect the others."""
     api, found, errors = BatchAPI(client), list[BatchInfo](), list[RunStoppedError]()
     for part in parts:
         try:
-            found.append(await look(api, part))
+            found.append(await action(api, part))
         except RunStoppedError as error:
             errors.append(error)
             found.append(BatchInfo(part.batch_id, "lost", part.requests, 0, 0, part.round, str(error)))
-    stops = [error for error in errors if not isinstance(error, OF_A_PART)]
+    stops = [error for error in errors if not isinstance(error, PART_ERRORS)]
     if stops and not api.has_worked:
         raise stops[0]
     return found
@@ -220,14 +222,14 @@ async def _look(api: BatchAPI, part: Part) -> BatchInfo:
 
 async def _cancel(api: BatchAPI, part: Part) -> BatchInfo:
     batch_id = part.batch_id
-    if batch_id is None and part.creating_at:  # it may be there although nobody wrote down its id
-        made = await api.find(part.file_id, part.name, part.former, LOOKS)
+    if batch_id is None and part.creating_at:  # a crash may have prevented recording its id
+        made = await api.find(part.file_id, part.name, part.former, LIST_DELAYS)
         batch_id = None if made is None else made.id
     if batch_id is None:
         return replace(_info(part, None), status="cancelled")
     try:
         return _info(part, await api.cancel(batch_id))
-    except LostError:  # it has come to its end by itself
+    except LostError:  # it has already ended
         return _info(part, await api.get(batch_id))
 
 
@@ -239,7 +241,7 @@ def _info(part: Part, batch: ServerBatch | None) -> BatchInfo:
 
 
 async def _collect(path: Path, client: Client, lane: BatchLane, parts: list[Part], status: StatusTracker) -> str | None:
-    """Gives what goes on at the server, as sentences."""
+    """Collect; returns what is still running, as sentences."""
     record = all(part.record for part in parts)
     with Journal(path, sync=client.sync) as journal:
 
@@ -255,19 +257,19 @@ async def _collect(path: Path, client: Client, lane: BatchLane, parts: list[Part
             record=record,
             identity=identity_in_frames if record else identity_in_files,
             known=_known_in_frames(path) if record else _known_in_files(path, parts),
-            all_asked=True,
+            claim_all=True,
         )
         status.ended = await batches.run()
-    return batches.standing.rest()
+    return batches.status_text.rest()
 
 
 def identity_in_frames(key: str, metadata: Any) -> str:
-    """What names a row of a frame: what it asks."""
+    """A row of a frame is named by its request."""
     return key
 
 
 def identity_in_files(key: str, metadata: Any) -> str:
-    """What names a line of a requests file: the same request for two different rows is two."""
+    """A line of a requests file is named by its request and metadata: equal requests for two rows are distinct."""
     return key if metadata is None else f"{key} {dumps(metadata, sort_keys=True).decode()}"
 
 
@@ -279,10 +281,10 @@ def _known_in_frames(path: Path) -> Callable[[str], int]:
 
 def _known_in_files(path: Path, parts: list[Part]) -> Callable[[str], int]:
     known: Counter[str] = Counter()
-    places = {part.path for part in parts}
+    endpoints = {part.path for part in parts}
     for _, entry in read_entries(path):
         if entry is not None and entry[0] and isinstance(entry[1], dict):
-            for place in places:
-                request = APIRequest(entry[0], path=place)
+            for endpoint in endpoints:
+                request = APIRequest(entry[0], path=endpoint)
                 known[identity_in_files(request.key, entry[2] if len(entry) > 2 else None)] += 1
     return lambda name: known[name]

@@ -1,4 +1,4 @@
-"""A batch as the server's JSON tells of it, whatever that holds."""
+"""A batch as parsed from the server's JSON, which is not trusted to be valid."""
 
 from __future__ import annotations
 
@@ -6,13 +6,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-#: How a batch may have come to its end. OpenAI's `failed` is mostly a refusal of the input file.
+#: The key of our entry in a batch's metadata.
+TAG_KEY = "parallel_openai"
+#: Final statuses. OpenAI's `failed` mostly means that the input file was refused.
 ENDED = frozenset({"completed", "expired", "cancelled", "failed"})
-_LONGEST_ID = 500
+_MAX_ID_LENGTH = 500
 
 
 class Counts(NamedTuple):
-    """How many rows a batch has, and what became of them."""
+    """The numbers of rows of a batch."""
 
     total: int
     completed: int
@@ -21,18 +23,18 @@ class Counts(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class ServerBatch:
-    """A batch as the server shows it; None or nothing for what it does not say, or says in a way that is no sense.
+    """A batch as the server reports it. Missing or invalid fields are None or empty.
 
     Attributes:
-        id: its name at the server.
-        status: the server's word for how it stands.
-        input_file_id, output_file_id, error_file_id: its files.
-        created_at: seconds since 1970.
-        seconds: from there to its end.
+        id: its id at the server.
+        status: its status at the server.
+        input_file_id, output_file_id, error_file_id: the ids of its files.
+        created_at: seconds since the epoch.
+        seconds: from its creation to its end.
         counts: of its rows.
-        has_begun: it went beyond the check of its input file.
+        has_begun: whether the validation of its input file succeeded.
         errors: why it failed.
-        mark: what we called it.
+        tag: our own name for it, from its metadata.
     """
 
     id: str | None
@@ -45,27 +47,27 @@ class ServerBatch:
     counts: Counts | None
     has_begun: bool
     errors: tuple[Mapping[str, Any], ...]
-    mark: str | None
+    tag: str | None
 
     @classmethod
-    def of(cls, told: Mapping[str, Any], mark: str) -> ServerBatch:
-        """As it is told; `mark` is the name of our entry in the metadata."""
-        created = _number(told.get("created_at"))
-        ends = (_number(told.get(f"{name}_at")) for name in ("completed", "expired", "cancelled", "failed"))
-        metadata = told.get("metadata")
-        named = metadata.get(mark) if isinstance(metadata, Mapping) else None
+    def of(cls, data: Mapping[str, Any]) -> ServerBatch:
+        """Parse the server's JSON of a batch."""
+        created = _number(data.get("created_at"))
+        ends = (_number(data.get(f"{name}_at")) for name in ("completed", "expired", "cancelled", "failed"))
+        metadata = data.get("metadata")
+        tag = metadata.get(TAG_KEY) if isinstance(metadata, Mapping) else None
         return cls(
-            id=plain_id(told.get("id")),
-            status=_text(told.get("status")),
-            input_file_id=plain_id(told.get("input_file_id")),
-            output_file_id=plain_id(told.get("output_file_id")),
-            error_file_id=plain_id(told.get("error_file_id")),
+            id=plain_id(data.get("id")),
+            status=_string(data.get("status")),
+            input_file_id=plain_id(data.get("input_file_id")),
+            output_file_id=plain_id(data.get("output_file_id")),
+            error_file_id=plain_id(data.get("error_file_id")),
             created_at=created,
             seconds=max(0.0, next(filter(None, ends), created) - created),
-            counts=_counts(told.get("request_counts")),
-            has_begun=_number(told.get("in_progress_at")) > 0,
-            errors=_errors(told.get("errors")),
-            mark=_text(named) or None,
+            counts=_counts(data.get("request_counts")),
+            has_begun=_number(data.get("in_progress_at")) > 0,
+            errors=_errors(data.get("errors")),
+            tag=_string(tag) or None,
         )
 
     @property
@@ -74,47 +76,47 @@ class ServerBatch:
 
     @property
     def is_refused(self) -> bool:
-        """Whether it failed before any of its rows was answered, as far as it says."""
+        """Whether it failed before any row was answered, as far as the server reports."""
         if self.status != "failed" or self.output_file_id or self.error_file_id:
             return False
         return not self.counts.completed if self.counts is not None else bool(self.errors) and not self.has_begun
 
     def why(self) -> str:
-        """Why it failed, as far as the server says."""
-        said = (f"{each.get('message')} ({each.get('code')})" for each in self.errors[:3])
-        return "; ".join(said) or "it does not say why"
+        """Why it failed, as far as the server reports."""
+        reasons = (f"{each.get('message')} ({each.get('code')})" for each in self.errors[:3])
+        return "; ".join(reasons) or "no reason given"
 
     def at_fault(self) -> dict[int, Mapping[str, Any]]:
-        """What is wrong with lines of the input file, by their numbers from 1 on, wherever the server begins."""
+        """The errors of lines of the input file by line number from 1, whether the server counts from 0 or 1."""
         found = {line: each for each in self.errors if type(line := each.get("line")) is int}
         return {line + 1: each for line, each in found.items()} if 0 in found else found
 
 
 def plain_id(value: Any) -> str | None:
-    """The id, if it can be one: it is put into a URL's path, and comes from a server or out of a file.
+    """The id if it is valid, otherwise None. It becomes part of a URL's path and is not trusted.
 
     >>> plain_id("file-abc"), plain_id(".."), plain_id(7)
     ('file-abc', None, None)
     """
     is_plain = isinstance(value, str) and value.isprintable() and value not in ("", ".", "..")
-    return value if is_plain and len(value) <= _LONGEST_ID else None
+    return value if is_plain and len(value) <= _MAX_ID_LENGTH else None
 
 
-def _counts(told: Any) -> Counts | None:
-    if not isinstance(told, Mapping):
+def _counts(data: Any) -> Counts | None:
+    if not isinstance(data, Mapping):
         return None
-    numbers = [each for name in Counts._fields if type(each := told.get(name)) is int and each >= 0]
+    numbers = [each for name in Counts._fields if type(each := data.get(name)) is int and each >= 0]
     return Counts(*numbers) if len(numbers) == 3 else None
 
 
-def _errors(told: Any) -> tuple[Mapping[str, Any], ...]:
-    listed = told.get("data") if isinstance(told, Mapping) else told
-    return tuple(each for each in listed if isinstance(each, Mapping)) if isinstance(listed, list) else ()
+def _errors(data: Any) -> tuple[Mapping[str, Any], ...]:
+    items = data.get("data") if isinstance(data, Mapping) else data
+    return tuple(each for each in items if isinstance(each, Mapping)) if isinstance(items, list) else ()
 
 
 def _number(value: Any) -> float:
     return float(value) if type(value) in (int, float) and 0 < value < 1e12 else 0.0
 
 
-def _text(value: Any) -> str:
+def _string(value: Any) -> str:
     return value if isinstance(value, str) else ""

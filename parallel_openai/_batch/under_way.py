@@ -1,4 +1,4 @@
-"""Requests that an earlier call gave into batches, for a call that sends in another way: they are paid for already."""
+"""Requests that an earlier call submitted in batches, which are already paid for, for a call on another lane."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from parallel_openai._batch.submitting.input_files import InputFiles
 
 
 class UnderWay:
-    """The names of a journal's requests that wait in batches, and how many of them a call met.
+    """The requests of a journal that are in batches, and which of them a call has come across.
 
     Args:
         journal: its path.
-        identity: the name by which a request is known, from its key and its metadata.
+        identity: returns a request's name from its key and metadata.
     """
 
     def __init__(self, journal: Path, identity: Callable[[str, Any], str] = lambda key, metadata: key) -> None:
-        self._since: dict[str, list[float]] = {}  # of each request that waits; the same one may do so several times
+        self._since: dict[str, list[float]] = {}  # by name; the same request may be in batches several times
         self._met: list[str] = []
         self._first = float("inf")
         input_files = InputFiles(journal)
-        if not input_files.folder.is_dir():  # as without batches, where the journal need not be read for them
+        if not input_files.folder.is_dir():  # no batches, so the journal need not be read
             return
         for part in live_parts(journal):
             if input_files.holds(part.name):
@@ -43,13 +43,12 @@ class UnderWay:
         return len(self._met)
 
     def in_batch(self) -> Iterator[tuple[str, str]]:
-        """The names of the requests that were met, and what is to be said of each."""
+        """The name of each request that was met, with the message about it."""
         why = str(self) if self._met else ""
         return ((name, why) for name in self._met)
 
     def meet(self, *names: str | None) -> bool:
-        """Whether a request with one of these names waits in a batch; it is met once. The first is the one that it is
-        known by."""
+        """Whether a request with one of these names, its own first, is in a batch. Each one there is met once."""
         since = next((self._since[name] for name in names if name is not None and self._since.get(name)), None)
         if since is None:
             return False
@@ -61,7 +60,7 @@ class UnderWay:
         when = time.strftime("%Y-%m-%d %H:%M", time.localtime(self._first))
         rows = "1 request waits" if self.met == 1 else f"{self.met:,} requests wait"
         return (
-            f'{rows} in a batch since {when} and would be paid for twice. The same call with lane="batch" waits for '
-            "the answers, po.collect_batches() (parallel-openai batch collect) takes in what is there, "
-            "po.cancel_batches() gives them up, and resubmit=True (--resubmit) sends and pays them again."
+            f'{rows} in a batch since {when} and would be billed twice. The same call with lane="batch" waits for the '
+            "answers, po.collect_batches() (parallel-openai batch collect) collects what is there, "
+            "po.cancel_batches() cancels them, and resubmit=True (--resubmit) sends them again and pays twice."
         )

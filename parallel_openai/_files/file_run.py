@@ -181,8 +181,8 @@ class FileRun:
         try:
             self.status.ended = await batches.run(journal.before_sending(self._requests(known)))
         finally:
-            self.rest = batches.standing.rest()
-            if self.rest is not None and batches.is_short:
+            self.rest = batches.status_text.rest()
+            if self.rest is not None and batches.is_over_budget:
                 self.rest = f"{self.bounds.why('budget')} {self.rest}"
 
     def closing_line(self) -> str:

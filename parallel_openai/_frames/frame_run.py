@@ -237,7 +237,7 @@ class FrameRun:
     async def _leave_rest(self, requests: Iterator[APIRequest | None]) -> None:
         """Send nothing more, and say why of the rows that are left."""
         await self._find_known(requests)
-        ended = "budget" if self._batches is not None and self._batches.is_short else self._ended
+        ended = "budget" if self._batches is not None and self._batches.is_over_budget else self._ended
         if ended != "submitted":
             self.answers.cancel_rest(ended, f"{self._bounds.why(ended)} The same call again goes on from here.")
 
@@ -407,8 +407,8 @@ class FrameRun:
         return make_repair(result, self.reader.reading(result.response), endpoint.read(result.response).text, endpoint)
 
     def _finish(self, progress: Progress, began: float, ended: str) -> pd.DataFrame:
-        rest = self._batches.standing.rest() if self._batches is not None else self._waiting()
-        standing = self._under_way if self._batches is None else self._batches.standing
+        rest = self._batches.status_text.rest() if self._batches is not None else self._waiting()
+        standing = self._under_way if self._batches is None else self._batches.status_text
         for key, why in standing.in_batch() if standing is not None else ():
             if key in self._slots:
                 self.answers.cancel(self._slots[key], "in_batch", why)

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from parallel_openai._batch.lane_options import MOST_BYTES, MOST_REQUESTS
+from parallel_openai._batch.lane_options import MAX_BYTES, MAX_REQUESTS
 from parallel_openai._display.blocks import Number, Table
 from parallel_openai._limits.cost import RULES, charges_of
 from parallel_openai._preview.row_plan import Learned, Sent
@@ -107,7 +107,7 @@ def batches(sent: Sequence[Sent]) -> int:
     """
     models: Counter[str] = Counter(each.model for each in sent)
     sizes = {model: sum(each.bytes + 100 for each in sent if each.model == model) for model in models}
-    return sum(max(-(-times // MOST_REQUESTS), -(-sizes[model] // MOST_BYTES)) for model, times in models.items())
+    return sum(max(-(-times // MAX_REQUESTS), -(-sizes[model] // MAX_BYTES)) for model, times in models.items())
 
 
 def _costs(

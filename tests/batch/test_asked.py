@@ -10,7 +10,7 @@ import pytest
 
 from parallel_openai._batch.manage import identity_in_files
 from parallel_openai._batch.submitting.batch_requests import BatchRequests
-from parallel_openai._batch.submitting.input_files import Place
+from parallel_openai._batch.submitting.input_files import RowInfo
 from parallel_openai._journal.journal import Journal
 from parallel_openai._progress.status_tracker import StatusTracker
 from parallel_openai._records import APIRequest, Result, Size
@@ -52,8 +52,8 @@ def request(metadata: Any = None) -> APIRequest:
     return made
 
 
-def place(request: APIRequest) -> Place:
-    return Place(0, request.key, 0, request.metadata, [])
+def place(request: APIRequest) -> RowInfo:
+    return RowInfo(0, request.key, 0, request.metadata, [])
 
 
 def answered(request: APIRequest) -> Result:
@@ -66,7 +66,7 @@ def failed(request: APIRequest) -> Result:
 
 def test_a_result_goes_to_who_asked_and_is_counted(journal: Journal) -> None:
     caller = Caller(journal)
-    row = caller.asked.take_up(request())
+    row = caller.asked.add(request())
     assert row is not None
     caller.asked.deliver(answered(row.request))
     assert (len(caller.results), caller.status.num_tasks_succeeded, caller.kept()) == (1, 1, 0)
@@ -96,7 +96,7 @@ def test_what_comes_before_a_budget_let_it_be_asked_for_is_handed_over_then(jour
 
 def test_the_same_asked_for_two_rows_has_two_names_in_a_batch(journal: Journal) -> None:
     caller = Caller(journal)
-    rows = [caller.asked.take_up(request(each)) for each in ("a", "b")]
+    rows = [caller.asked.add(request(each)) for each in ("a", "b")]
     key = request().key
     assert [row and row.custom_id for row in rows] == [key, f"{key}-2"]
 
@@ -105,8 +105,8 @@ def test_the_same_asked_for_two_rows_has_two_names_in_a_batch(journal: Journal) 
 def test_a_budget_pays_for_answers_alone(journal: Journal, come: Any, spent: int) -> None:
     budget = Budget(tokens=100)
     caller = Caller(journal, budget)
-    row = caller.asked.take_up(request("a"))
+    row = caller.asked.add(request("a"))
     assert row is not None
-    assert caller.asked.take_up(request("b")) is None
+    assert caller.asked.add(request("b")) is None
     caller.asked.deliver(come(row.request))
     assert budget.spent_tokens == spent

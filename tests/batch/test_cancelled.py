@@ -158,7 +158,7 @@ def test_what_is_given_up_must_be_a_batch_of_the_journal(
     scripted.on_end = lambda batch, asked: None
     submit(texts(2), lane=lane(wait=False))
     client = po.Client(scripted.base_url, api_key="sk-none")
-    with pytest.raises(po.errors.InvalidInputError, match=r"'batch_7' is no batch of .* it waits for: batch_1"):
+    with pytest.raises(po.errors.InvalidInputError, match=r"'batch_7' is not a batch of .* its batches are: batch_1"):
         po.cancel_batches(tmp_path / "answers.jsonl", client=client, forget=forget)
     assert len(po.batch_status(tmp_path / "answers.jsonl", client=client)) == 1
 
@@ -172,7 +172,7 @@ def test_an_input_file_that_comes_back_short_is_not_believed(scripted: Scripted,
     scripted.on_end = scripted.complete
     short = scripted.files["file-1"].splitlines(keepends=True)[0]
     scripted.on_call = lambda method, path: (200, short) if path == "/v1/files/file-1/content" else None
-    with pytest.raises(po.errors.BatchError, match="would be paid for twice") as stopped:
+    with pytest.raises(po.errors.BatchError, match="would be billed twice") as stopped:
         submit(texts(4))
     assert counts(stopped.value.partial) == {"cancelled": 4}
     scripted.on_call = lambda method, path: None

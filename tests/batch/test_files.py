@@ -59,8 +59,8 @@ def test_without_the_folder_that_holds_the_metadata_the_same_call_gives_it_again
     shutil.rmtree(tmp_path / "results.jsonl.batches")
     status = po.collect_batches(out, lane=lane(), **options)  # which has no requests file
     assert (status.num_tasks_succeeded, status.ended) == (0, "submitted")
-    assert "results.jsonl.batches is not here" in caplog.text
-    assert "repeat the call that has the requests file" in caplog.text
+    assert "results.jsonl.batches is missing" in caplog.text
+    assert "repeat the call with the requests file" in caplog.text
     assert "forget=" in caplog.text
     status = po.process_api_requests_from_file(requests, out, lane=lane(), **options)
     assert (status.num_tasks_succeeded, status.ended) == (5, "finished")

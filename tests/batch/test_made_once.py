@@ -68,7 +68,7 @@ def test_where_the_list_cannot_be_seen_nothing_is_made_twice(scripted: Scripted,
     assert out["error_code"].eq("in_batch").all()
     journal = tmp_path / "answers.jsonl"
     age(journal)
-    with pytest.raises(po.errors.BatchError, match="would be paid for twice") as stopped:
+    with pytest.raises(po.errors.BatchError, match="would be billed twice") as stopped:
         ask(texts(4))
     assert len(scripted.batches) == 1
     found = re.search(r"forget='([^']+)'", str(stopped.value))

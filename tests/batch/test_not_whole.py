@@ -54,7 +54,7 @@ def test_answers_that_are_counted_and_never_shown_stay_in_the_batch(
     scripted.on_end = end
     out = submit(texts(3))
     assert out["error_code"].eq("in_batch").all()
-    assert "its files do not say what became of 3 of its 3 rows" in out["error"][0]
+    assert "its files lack the outcome of 3 of its 3 rows" in out["error"][0]
     assert "forget='batch_1'" in caplog.text
     scripted.batches["batch_1"]["output_file_id"] = "file-2"
     assert counts(submit(texts(3))) == {"succeeded": 3}

@@ -11,12 +11,12 @@ import parallel_openai as po
 from parallel_openai._batch.batch_state import Part
 from parallel_openai._batch.disk_errors import TooSlowError, download_to
 from parallel_openai._batch.part_failures import (
-    LOST_LOOKS,
-    SHORT_LOOKS,
+    MAX_INCOMPLETE_CHECKS,
+    MAX_LOST_CHECKS,
+    IncompleteError,
     LostError,
-    NotNowError,
-    NotWholeError,
     PartFailures,
+    UnavailableError,
 )
 from parallel_openai.errors import RunStoppedError
 from tests.batch.conftest import Verb, age, counts, lane, texts
@@ -46,10 +46,10 @@ def looks_until_over(troubles: PartFailures, clock: Clock, *errors: RunStoppedEr
 @pytest.mark.parametrize(
     ("errors", "looks", "seconds"),
     [
-        ([LostError("?")], LOST_LOOKS, 5),
-        ([NotWholeError("?")], SHORT_LOOKS, 700),
-        ([NotNowError("?")], 3600, 3610),
-        ([NotNowError("?"), NotWholeError("?")], 2 * SHORT_LOOKS, 1500),
+        ([LostError("?")], MAX_LOST_CHECKS, 5),
+        ([IncompleteError("?")], MAX_INCOMPLETE_CHECKS, 700),
+        ([UnavailableError("?")], 3600, 3610),
+        ([UnavailableError("?"), IncompleteError("?")], 2 * MAX_INCOMPLETE_CHECKS, 1500),
         ([po.errors.AuthenticationError("?")], 1, 0),
     ],
     ids=["lost", "not whole", "not now", "in turns", "of the account"],
@@ -58,15 +58,15 @@ def test_a_part_in_trouble_is_looked_at_so_often_and_so_long(
     errors: list[RunStoppedError], looks: int, seconds: float
 ) -> None:
     clock = Clock()
-    counted, passed = looks_until_over(PartFailures(60.0, 3600.0, patient=True, clock=clock), clock, *errors)
+    counted, passed = looks_until_over(PartFailures(60.0, 3600.0, wait=True, clock=clock), clock, *errors)
     assert counted <= looks + 2
     assert seconds / 2 <= passed <= seconds
 
 
 def test_a_call_that_does_not_wait_looks_three_times() -> None:
     clock = Clock()
-    for kind in (LostError, NotWholeError, NotNowError):
-        assert looks_until_over(PartFailures(60.0, 3600.0, patient=False, clock=clock), clock, kind("?"))[0] == 3
+    for kind in (LostError, IncompleteError, UnavailableError):
+        assert looks_until_over(PartFailures(60.0, 3600.0, wait=False, clock=clock), clock, kind("?"))[0] == 3
 
 
 def test_one_batch_that_breaks_or_hangs_for_ever_holds_up_no_other(scripted: Scripted, submit: Verb) -> None:
@@ -81,7 +81,7 @@ def test_one_batch_that_breaks_or_hangs_for_ever_holds_up_no_other(scripted: Scr
     out = submit(texts(6), client=client, lane=lane(max_requests=2))
     assert time.monotonic() - began < 6
     assert counts(out) == {"succeeded": 4, "cancelled": 2}
-    assert "would not show batch_1: HTTP 500: Broken" in out["error"].dropna().iloc[0]
+    assert "did not show batch_1: HTTP 500: Broken" in out["error"].dropna().iloc[0]
 
 
 def test_a_long_wait_that_the_server_asks_for_at_one_batch_is_not_waited_there(

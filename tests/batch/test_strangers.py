@@ -12,7 +12,7 @@ import pytest
 
 import parallel_openai as po
 from parallel_openai._batch.batch_state import live_parts
-from parallel_openai._batch.collecting.download_bounds import BESIDE, MOST_OF_TEXT
+from parallel_openai._batch.collecting.download_bounds import EXTRA_BYTES, MAX_TEXT_BYTES
 from parallel_openai._batch.under_way import UnderWay
 from tests.batch.conftest import Verb, age, counts, lane, texts
 from tests.batch.scripted import Asked, Scripted
@@ -113,7 +113,7 @@ def test_a_batch_that_says_odd_things_of_itself_is_collected(
 def test_an_output_longer_than_what_was_asked_for_is_cut_and_told(
     scripted: Scripted, submit: Verb, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    most = BESIDE + 3 * MOST_OF_TEXT
+    most = EXTRA_BYTES + 3 * MAX_TEXT_BYTES
 
     def end(batch: dict[str, Any], asked: Asked) -> None:
         lines = [scripted.line(each) for each in asked]

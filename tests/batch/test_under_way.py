@@ -57,10 +57,10 @@ def test_resubmit_pays_again_for_what_waits_in_a_batch(ask: Verb, server: Server
 
 
 def test_resubmit_is_no_way_of_the_batch_lane(ask: Verb, client: po.Client, server: Server, tmp_path: Path) -> None:
-    with pytest.raises(InvalidInputError, match="resubmit=True sends at once"):
+    with pytest.raises(InvalidInputError, match="resubmit=True sends requests in batches again"):
         ask(texts(2), lane="batch", resubmit=True)
     path = write_requests(tmp_path, "a")
-    with pytest.raises(InvalidInputError, match="resubmit=True sends at once"):
+    with pytest.raises(InvalidInputError, match="resubmit=True sends requests in batches again"):
         po.process_api_requests_from_file(path, client=client, lane="batch", resubmit=True)
     assert server.stats()["received"] == 0
 

@@ -1,1 +1,1 @@
-"""From batches at the server to results."""
+"""From ended batches to results."""

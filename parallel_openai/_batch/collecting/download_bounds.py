@@ -1,28 +1,27 @@
-"""How large a file of the server may be, by what was asked for."""
+"""The largest size of a batch's output file, from its requests."""
 
 from __future__ import annotations
 
 from parallel_openai._records import MAX_RESPONSE_BYTES, APIRequest
 
-#: Bytes that an answer may have, generously: text, what is heard, painted or told with the probability of each token,
-#: and the vector of one input.
-MOST_OF_TEXT, MOST_OF_ALL, MOST_OF_A_VECTOR = 2 * 2**20, MAX_RESPONSE_BYTES, 2**18
-#: Bytes that a file may have beyond them.
-BESIDE = 2**24
+#: The most bytes of an answer, generously: text; audio, images or text with log probabilities; and one embedding.
+MAX_TEXT_BYTES, MAX_ANSWER_BYTES, MAX_VECTOR_BYTES = 2 * 2**20, MAX_RESPONSE_BYTES, 2**18
+#: Bytes that a file may have beyond its answers.
+EXTRA_BYTES = 2**24
 _LONG = ("logprobs", "top_logprobs", "modalities", "audio", "tools", "include")
 
 
-def most_bytes(request: APIRequest, inputs: int) -> int:
-    """How long the answer to a request may be.
+def max_answer_bytes(request: APIRequest, inputs: int) -> int:
+    """The most bytes of the answer to a request.
 
-    >>> most_bytes(APIRequest({"model": "gpt-5-mini", "n": 2}), 1)
+    >>> max_answer_bytes(APIRequest({"model": "gpt-5-mini", "n": 2}), 1)
     4194360
     """
     body = request.request_json
     if request.path == "embeddings":
-        most = inputs * MOST_OF_A_VECTOR
+        size = inputs * MAX_VECTOR_BYTES
     else:
-        choices = body.get("n")
-        each = MOST_OF_ALL if any(body.get(name) for name in _LONG) else MOST_OF_TEXT
-        most = each * inputs * (choices if type(choices) is int and choices > 0 else 1)
-    return most + 2 * len(request.body)  # some endpoints repeat what they were asked
+        n = body.get("n")
+        each = MAX_ANSWER_BYTES if any(body.get(name) for name in _LONG) else MAX_TEXT_BYTES
+        size = each * inputs * (n if type(n) is int and n > 0 else 1)
+    return size + 2 * len(request.body)  # some endpoints repeat the request

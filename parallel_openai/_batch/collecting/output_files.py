@@ -1,4 +1,4 @@
-"""The files of a batch that has ended: first the answers; then, if nothing more is to come, what is no answer."""
+"""The files of an ended batch: first the answers; then, once no more can be expected, the failures."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import IO, NamedTuple
 
 from parallel_openai._batch.batch_api import BatchAPI
 from parallel_openai._batch.batch_state import Part
-from parallel_openai._batch.collecting.download_bounds import BESIDE, MOST_OF_ALL
+from parallel_openai._batch.collecting.download_bounds import EXTRA_BYTES, MAX_ANSWER_BYTES
 from parallel_openai._batch.collecting.output_lines import (
     Outcome,
     missing,
@@ -21,77 +21,77 @@ from parallel_openai._batch.collecting.output_lines import (
     refused,
     unreadable,
 )
-from parallel_openai._batch.part_failures import LOST_LOOKS, SHORT_LOOKS, LostError, NotWholeError
+from parallel_openai._batch.part_failures import MAX_INCOMPLETE_CHECKS, MAX_LOST_CHECKS, IncompleteError, LostError
 from parallel_openai._batch.server_batch import ServerBatch
-from parallel_openai._batch.submitting.input_files import InputFiles, Place, Row, read_row
+from parallel_openai._batch.submitting.input_files import InputFiles, Row, RowInfo, read_row
 from parallel_openai._log import log
 from parallel_openai.errors import RunStoppedError
 
-#: Rows that are read or written before other work of the loop gets its turn.
-AT_ONCE = 100
-#: Lines in a file for each row of the batch, the blank ones too, that are read at the most.
-LINES_OF_A_ROW = 100
+#: Rows that are read or written before other tasks of the loop get a turn.
+ROWS_PER_TURN = 100
+#: The most lines read from a file for each row of the batch, blank ones included.
+MAX_LINES_PER_ROW = 100
 Settle = Callable[[Part, Row, Outcome], list[Part]]
 
 
-class _Word(NamedTuple):
-    """Where a line stands that is no answer."""
+class _LineRef(NamedTuple):
+    """The position of a line that is not an answer."""
 
     kind: str
     offset: int
 
 
 class _Reading:
-    """What the files of a batch say so far.
+    """What was read from the files of a batch so far.
 
     Attributes:
         all: the rows.
         open: those without an answer.
-        words: what is said of them, the first word of each.
-        in_output: rows with a response in the output.
-        unreadable: lines in each file that do not say of which row they are.
-        is_damaged: an answer is there whose request is not.
-        files: the files while they are read, and what was asked among them.
+        failures: for rows in `open`, the first line about each.
+        in_output: rows with a response in the output file.
+        unreadable: the number of lines in each file that do not name their row.
+        is_damaged: whether there is an answer whose request is lost.
+        files: the open files by kind; `input` has the requests.
     """
 
-    def __init__(self, places: dict[str, Place], taken: set[str]) -> None:
+    def __init__(self, places: dict[str, RowInfo], taken: set[str]) -> None:
         self.all = places
         self.open = {name: place for name, place in places.items() if name not in taken}
-        self.words: dict[str, _Word] = {}
+        self.failures: dict[str, _LineRef] = {}
         self.in_output = set(taken)
         self.unreadable = Counter[str]()
         self.is_damaged = False
         self.files: dict[str, IO[bytes]] = {}
 
     @property
-    def silent(self) -> int:
-        """How many rows nothing was said of."""
-        return len(self.open) - len(self.words)
+    def unmentioned(self) -> int:
+        """The number of rows in neither file."""
+        return len(self.open) - len(self.failures)
 
-    def looks(self, batch: ServerBatch) -> float:
-        """How often to look before it is believed that no more answers are to come."""
+    def checks(self, batch: ServerBatch) -> float:
+        """The number of checks after which no more answers are expected."""
         if not self.open:
             return 0
         counts = batch.counts
-        is_unclear = 0 < self.silent <= self.unreadable.total()
+        is_unclear = 0 < self.unmentioned <= self.unreadable.total()
         if counts is None or counts.total != len(self.all) or counts.completed + counts.failed > counts.total:
             may_be_all = is_unclear or batch.status != "completed"
-            return 0 if not self.silent else SHORT_LOOKS if may_be_all else math.inf
+            return 0 if not self.unmentioned else MAX_INCOMPLETE_CHECKS if may_be_all else math.inf
         if len(self.in_output) + self.unreadable["output"] < counts.completed:
-            # A row that the server counts as done and says at another place to have failed, is one that failed.
-            return math.inf if self.silent else SHORT_LOOKS
+            # A row that the server counts as completed but reports as failed elsewhere has failed.
+            return math.inf if self.unmentioned else MAX_INCOMPLETE_CHECKS
         if is_unclear:
-            return SHORT_LOOKS
-        if self.silent == 0 or batch.status != "completed":
+            return MAX_INCOMPLETE_CHECKS
+        if self.unmentioned == 0 or batch.status != "completed":
             return 0
-        return LOST_LOOKS if counts.completed + counts.failed == counts.total else math.inf
+        return MAX_LOST_CHECKS if counts.completed + counts.failed == counts.total else math.inf
 
 
 class OutputFiles:
-    """Reads what batches gave.
+    """Downloads and reads the files of ended batches.
 
     Args:
-        settle: hands a row's outcome over; gives the parts that became full by it.
+        settle: takes a row's outcome; returns the parts that this completed.
     """
 
     def __init__(self, api: BatchAPI, input_files: InputFiles, settle: Settle) -> None:
@@ -99,44 +99,45 @@ class OutputFiles:
         self._taken: dict[str, set[str]] = {}
 
     def taken(self, part: Part) -> int:
-        """How many of its rows were answered, of a part whose files are not whole yet."""
+        """The number of answers read so far, of a part whose files are still incomplete."""
         return len(self._taken.get(part.name, ()))
 
     def forget(self, part: Part) -> None:
         self._taken.pop(part.name, None)
 
-    async def collect(self, part: Part, batch: ServerBatch, look: int) -> list[Part]:
-        """Hand over all that the batch says; gives the parts that became full by what is to be sent again.
+    async def collect(self, part: Part, batch: ServerBatch, check: int) -> list[Part]:
+        """Pass on all outcomes; returns the parts that were completed by rows to be sent again.
 
         Args:
-            look: the number of this look at its files.
+            check: the number of this check, from 1.
 
         Raises:
-            NotWholeError: there is more to come. The answers were handed over.
-            LostError: a file of it cannot be had, or is longer than it may be. Again the answers were handed over.
+            IncompleteError: more answers are expected. Those there were passed on.
+            LostError: a file is missing or too long. The answers that could be read were passed on.
         """
         reading = _Reading(self._input_files.places(part.name), self._taken.setdefault(part.name, set()))
         with ExitStack() as stack:
-            reading.files["asked"] = stack.enter_context(self._input_files.open(part.name))
+            reading.files["input"] = stack.enter_context(self._input_files.open(part.name))
             lost = [error async for error in self._read(part, batch, reading, stack)]
-            if reading.is_damaged or look < reading.looks(batch):
-                raise lost[0] if lost else NotWholeError(_not_whole(batch, reading))
+            if reading.is_damaged or check < reading.checks(batch):
+                raise lost[0] if lost else IncompleteError(_not_whole(batch, reading))
             return await self._take_rest(part, batch, reading)
 
     async def _read(
         self, part: Part, batch: ServerBatch, reading: _Reading, stack: ExitStack
     ) -> AsyncIterator[RunStoppedError]:
-        """Take the answers out of both files; gives what was wrong with a file, so that the other is read all the
-        same."""
-        most = BESIDE + (part.answer_bytes or part.requests * MOST_OF_ALL)
+        """Read the answers of both files; yields a file's error, so that the other file is read all the same."""
+        max_bytes = EXTRA_BYTES + (part.answer_bytes or part.requests * MAX_ANSWER_BYTES)
         for kind, file_id in (("output", batch.output_file_id), ("error", batch.error_file_id)):
             if file_id is None:
                 continue
-            place = self._input_files.place(part.name, kind)
+            path = self._input_files.place(part.name, kind)
             try:
-                if not await self._api.download(file_id, place, most):
+                if not await self._api.download(file_id, path, max_bytes):
                     rows = f"{part.requests:,} rows of batch {batch.id}"
-                    yield LostError(f"The file {file_id} is longer than the answers to {rows} can be ({most:,} bytes).")
+                    yield LostError(
+                        f"The file {file_id} is longer than the answers to {rows} can be ({max_bytes:,} bytes)."
+                    )
             except RunStoppedError as error:
                 yield error
                 continue
@@ -147,9 +148,9 @@ class OutputFiles:
     async def _take_answers(
         self, part: Part, batch: ServerBatch, kind: str, reading: _Reading
     ) -> AsyncIterator[LostError]:
-        """Hand the answers over; gives why it could not be done with some."""
-        for number, (offset, line) in enumerate(read_lines(reading.files[kind], len(reading.all) * LINES_OF_A_ROW)):
-            if number % AT_ONCE == 0:
+        """Pass on the answers of a file; yields the error of each whose request is lost."""
+        for number, (offset, line) in enumerate(read_lines(reading.files[kind], len(reading.all) * MAX_LINES_PER_ROW)):
+            if number % ROWS_PER_TURN == 0:
                 await asyncio.sleep(0)
             if line is None:
                 reading.unreadable[kind] += 1
@@ -157,20 +158,20 @@ class OutputFiles:
             name = line["custom_id"]
             if kind == "output" and name in reading.all and line.get("response") is not None:
                 reading.in_output.add(name)
-            if name not in reading.open:  # none of ours, or it was told of twice
+            if name not in reading.open:  # not one of the batch's rows, or already answered
                 continue
             outcome = read_outcome(line, batch)
             if outcome.answer is None:
-                reading.words.setdefault(name, _Word(kind, offset))
+                reading.failures.setdefault(name, _LineRef(kind, offset))
                 continue
             try:
-                row = read_row(reading.files["asked"], name, reading.open[name], part.path)
+                row = read_row(reading.files["input"], name, reading.open[name], part.path)
             except LostError as error:
                 reading.is_damaged = True
                 yield error
                 continue
             del reading.open[name]
-            reading.words.pop(name, None)
+            reading.failures.pop(name, None)
             self._taken[part.name].add(name)
             self._settle(part, row, outcome)
 
@@ -178,16 +179,16 @@ class OutputFiles:
         at_fault = batch.at_fault()
         new: list[Part] = []
         for number, name in enumerate(reading.all, 1):
-            if number % AT_ONCE == 0:
+            if number % ROWS_PER_TURN == 0:
                 await asyncio.sleep(0)
             if name not in reading.open:
                 continue
             try:
-                row = read_row(reading.files["asked"], name, reading.open[name], part.path)
-            except LostError as error:  # there is no answer, so what is lost here is not paid for
+                row = read_row(reading.files["input"], name, reading.open[name], part.path)
+            except LostError as error:  # no answer either, so nothing billed is lost
                 log.warning("%s", error)
                 continue
-            if name in reading.words:
+            if name in reading.failures:
                 outcome = _read_again(reading, name, batch)
             elif number in at_fault:
                 outcome = refused(batch, at_fault[number])
@@ -198,16 +199,16 @@ class OutputFiles:
 
 
 def _read_again(reading: _Reading, name: str, batch: ServerBatch) -> Outcome:
-    kind, offset = reading.words[name]
+    kind, offset = reading.failures[name]
     reading.files[kind].seek(offset)
     line = read_line(reading.files[kind].readline())
     return unreadable(batch) if line is None else read_outcome(line, batch)
 
 
 def _not_whole(batch: ServerBatch, reading: _Reading) -> str:
-    told = "" if batch.counts is None else f" (it says that {batch.counts.completed:,} were answered)"
-    left = reading.silent or len(reading.open)
+    reported = "" if batch.counts is None else f" (reporting {batch.counts.completed:,} answers)"
+    missing = reading.unmentioned or len(reading.open)
     return (
-        f"Batch {batch.id} is {batch.status}{told}, and its files do not say what became of {left:,} of its "
+        f"Batch {batch.id} is {batch.status}{reported}, but its files lack the outcome of {missing:,} of its "
         f"{len(reading.all):,} rows."
     )

@@ -1,4 +1,4 @@
-"""What the lines of a batch's output and error files say of their rows."""
+"""Outcomes of rows from the lines of a batch's output and error files."""
 
 from __future__ import annotations
 
@@ -13,24 +13,24 @@ from parallel_openai._records import MAX_RESPONSE_BYTES, APIRequest, Attempt, Re
 from parallel_openai._requests.endpoints import usage_of
 from parallel_openai._run.response_verdict import judge
 
-#: Written into each answer, since nothing else in it tells that it cost half.
+#: Added to each answer, since nothing else in it shows that it cost half.
 TIER = "batch"
-#: For a line without sense: nobody says that its row failed, so it may be paid for, and it is not asked again.
+#: For an unreadable line: its row may have been answered and billed, so it is not sent again.
 UNREADABLE = "malformed_response"
 
-Fate = Literal["done", "again", "left"]
+Fate = Literal["done", "again", "cancelled"]
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What became of a row in a batch.
+    """The outcome of a row in a batch.
 
     Attributes:
-        fate: `done`: it has its result; `again`: it may have one another time; `left`: somebody cancelled it.
-        attempt: its going through the batch, as one send.
+        fate: `done`: final; `again`: worth sending again; `cancelled`: the batch was cancelled before the row.
+        attempt: the batch as an attempt of the row.
         error_code, error: why there is no answer.
-        answer: the answer's JSON, where there is one.
-        refusal: what the server said in its place, where it did, and what that means.
+        answer: the answer's JSON, if there is one.
+        refusal: the server's error response, if there is one, and its verdict.
     """
 
     fate: Fate
@@ -41,28 +41,22 @@ class Outcome:
     refusal: tuple[Response, Verdict] | None = None
 
     def result(self, request: APIRequest, earlier: tuple[Attempt, ...]) -> Result:
-        """The row's result, after the sends before this one."""
+        """The row's result, with its earlier attempts."""
         attempts = (*earlier, self.attempt)
         if self.answer is not None:
-            return Result(
-                request,
-                "succeeded",
-                self.answer,
-                attempts=attempts,
-                raw=dumps(self.answer),
-                usage=usage_of(self.answer),
-            )
+            raw, usage = dumps(self.answer), usage_of(self.answer)
+            return Result(request, "succeeded", self.answer, attempts=attempts, raw=raw, usage=usage)
         errors = (self.error or "",)
         return Result(request, "failed", None, self.error_code, self.error, errors=errors, attempts=attempts)
 
 
-def read_lines(file: IO[bytes], most: int) -> Iterator[tuple[int, Mapping[str, Any] | None]]:
-    """Where each line begins, and the line; None for one that does not say of which row it is.
+def read_lines(file: IO[bytes], max_lines: int) -> Iterator[tuple[int, Mapping[str, Any] | None]]:
+    """The offset and the content of each line; None for a line that does not name its row.
 
-    What comes behind so many lines, blank ones too, is not read.
+    Reads at most `max_lines` lines, blank ones included.
     """
-    begins = 0
-    for _ in range(most):
+    offset = 0
+    for _ in range(max_lines):
         raw = file.readline(MAX_RESPONSE_BYTES)
         if not raw:
             return
@@ -71,12 +65,12 @@ def read_lines(file: IO[bytes], most: int) -> Iterator[tuple[int, Mapping[str, A
         while not raw.endswith(b"\n") and (more := file.readline(MAX_RESPONSE_BYTES)):  # the rest of one too long
             raw, size = more, size + len(more)
         if raw.strip():
-            yield begins, read_line(raw) if is_whole else None
-        begins += size
+            yield offset, read_line(raw) if is_whole else None
+        offset += size
 
 
 def read_line(raw: bytes) -> Mapping[str, Any] | None:
-    """A line that names its row; None for any other.
+    """The parsed line; None if it does not name its row.
 
     >>> read_line(b'["no object"]')
     """
@@ -88,20 +82,20 @@ def read_line(raw: bytes) -> Mapping[str, Any] | None:
 
 
 def read_outcome(line: Mapping[str, Any], batch: ServerBatch) -> Outcome:
-    """What a line says.
+    """The outcome in a line.
 
     >>> line = {"custom_id": "a", "response": None, "error": {"code": "batch_expired", "message": "Too late."}}
-    >>> read_outcome(line, ServerBatch.of({"id": "batch_1", "created_at": 100, "expired_at": 160}, "")).fate
+    >>> read_outcome(line, ServerBatch.of({"id": "batch_1", "created_at": 100, "expired_at": 160})).fate
     'again'
     """
-    said, error = line.get("response"), line.get("error")
-    if isinstance(said, dict):
-        status, body = _status(said.get("status_code")), _json(said.get("body"))
+    response, error = line.get("response"), line.get("error")
+    if isinstance(response, dict):
+        status, body = _status(response.get("status_code")), _json(response.get("body"))
         if status >= 300 or isinstance(body, dict):
-            return _answered(batch, status, body, said.get("request_id"))
+            return _answered(batch, status, body, response.get("request_id"))
     if error:
         about = error if isinstance(error, dict) else {"message": error}
-        code, message = about.get("code") or "batch_error", about.get("message") or "The batch gave no answer."
+        code, message = about.get("code") or "batch_error", about.get("message") or "The batch returned no answer."
         return without_answer(batch, str(code), str(message))
     return unreadable(batch)
 
@@ -118,46 +112,46 @@ def _answered(batch: ServerBatch, status: int, body: Any, request_id: Any) -> Ou
 
 
 def without_answer(batch: ServerBatch, code: str, message: str) -> Outcome:
-    """For a row that the batch did not come to."""
+    """For a row that the batch did not process."""
     code, message = printable(code), printable(message)
-    fate: Fate = "left" if code == "batch_cancelled" else "again"
+    fate: Fate = "cancelled" if code == "batch_cancelled" else "again"
     return Outcome(fate, _attempt(batch, 0, code, None), code, f"{message} (Batch {batch.id}.)")
 
 
 def unreadable(batch: ServerBatch) -> Outcome:
-    """For a row whose line cannot be made sense of."""
-    message = f"What the files of the batch say of this row has no sense, so it may be paid for. (Batch {batch.id}.)"
+    """For a row whose line cannot be read."""
+    message = f"The batch's files have no readable line for this row, so it may have been billed. (Batch {batch.id}.)"
     return Outcome("done", _attempt(batch, 0, UNREADABLE, None), UNREADABLE, message)
 
 
 def refused(batch: ServerBatch, error: Mapping[str, Any]) -> Outcome:
-    """For a row whose line in the input file the server finds fault with."""
+    """For a row whose line in the input file the server refuses."""
     code, message = str(error.get("code") or "batch_error"), str(error.get("message"))
     refusal = Response(400, {}, b"", {"error": error}, 0.0), Verdict("fail", code, message)
     return replace(without_answer(batch, code, message), fate="done", refusal=refusal)
 
 
 def missing(batch: ServerBatch) -> Outcome:
-    """For a row of which neither file says anything, in a batch that did not come to it by its own word."""
+    """For a row in neither file, which the batch by its own report did not process."""
     if batch.status == "cancelled":
         return without_answer(batch, "batch_cancelled", "The batch was cancelled before this row.")
     if batch.status == "failed":
         return without_answer(batch, "batch_failed", f"The batch failed: {batch.why()}")
     code = "batch_expired" if batch.status == "expired" else "batch_incomplete"
-    return without_answer(batch, code, "The batch came to its end without a word of this row.")
+    return without_answer(batch, code, "The batch ended without a result for this row.")
 
 
-def _status(told: Any) -> int:
-    """The status of an answer; 200 where there is none that can be read, since the body says it too."""
+def _status(value: Any) -> int:
+    """The status of an answer; 200 if it cannot be read, since errors show in the body too."""
     try:
-        status = int(told)
+        status = int(value)
     except (TypeError, ValueError, OverflowError):
         return 200
     return status if 200 <= status < 600 else 200
 
 
 def _json(body: Any) -> Any:
-    """A body that was put into a text, as some gateways do."""
+    """The body, parsed if it is a JSON string, as some gateways send it."""
     if not isinstance(body, str):
         return body
     try:

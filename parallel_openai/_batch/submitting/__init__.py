@@ -1,1 +1,1 @@
-"""From requests to batches at the server."""
+"""From requests to submitted batches."""

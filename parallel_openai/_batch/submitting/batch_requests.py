@@ -1,4 +1,4 @@
-"""What is asked of a run through the Batch API, and to whom each result goes."""
+"""The requests of a run through the Batch API, and where each result goes."""
 
 from __future__ import annotations
 
@@ -6,30 +6,30 @@ from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from parallel_openai._batch.submitting.input_files import UNKNOWN, Place, Row
+from parallel_openai._batch.submitting.input_files import UNKNOWN, Row, RowInfo
 from parallel_openai._journal.entry import result_line
 from parallel_openai._journal.journal import Journal
 from parallel_openai._progress.status_tracker import StatusTracker
 from parallel_openai._records import APIRequest, Response, Result, Ruling
 from parallel_openai._run.spending.budget import Budget, Reserve
 
-#: A refusal, which releases a reserve without a cost; a 408 may have been billed.
-_NOTHING = Response(400, {}, b"", None, 0.0)
+#: A refusal, which releases a reserve without cost; a 408, say, may have been billed.
+_REFUSED = Response(400, {}, b"", None, 0.0)
 
 
 class BatchRequests:
-    """Brings each result to the caller who asked for it, or into the journal where nobody has.
+    """Delivers each result to the call that requested it, or else to the journal.
 
-    Batches of earlier calls may hold rows that this call does not ask for, or not yet.
+    Batches of earlier calls may contain rows that this call does not request, or not yet.
 
     Args:
-        identity: the name by which a row is known, from its request's key and its metadata.
-        known: how many good answers the journal has under such a name.
-        journal: where a result goes that nobody asked for.
-        record: whether its line is written with a record.
-        on_result: called once for each request that came to its end.
-        status: where requests are counted.
-        budget: what may be spent.
+        identity: returns a row's name from its request's key and metadata.
+        known: returns the number of successful answers in the journal under such a name.
+        journal: receives results that this call did not request.
+        record: whether their lines contain a record.
+        on_result: called once for each finished request.
+        status: the run's counters.
+        budget: the most that may be spent.
     """
 
     def __init__(
@@ -47,53 +47,54 @@ class BatchRequests:
         self._journal, self._record = journal, record
         self._on_result, self._status, self._budget = on_result, status, budget
         self._keys: Counter[str] = Counter()
-        self._earlier: Counter[str] = Counter()  # rows in parts of earlier calls that nobody has asked for yet
-        self._nameless: Counter[str] = Counter()  # the same for rows of unknown metadata, by their keys
-        self._lent: dict[str, deque[Any]] = defaultdict(deque)  # the metadata of those who asked for these
-        self._waiting: Counter[str] = Counter()  # rows that wait for their result
-        self._unasked: dict[str, Result] = {}  # results that may still be asked for
+        self._earlier: Counter[str] = Counter()  # unclaimed rows in parts of earlier calls, by name
+        self._without_metadata: Counter[str] = Counter()  # those whose metadata is unknown, by key
+        # Metadata for these, from the requests that claimed them.
+        self._claimed_metadata: dict[str, deque[Any]] = defaultdict(deque)
+        self._waiting: Counter[str] = Counter()  # rows without a result yet, by name
+        self._unclaimed: dict[str, Result] = {}  # results that may still be claimed
         self._reserves: dict[str, list[Reserve]] = {}
 
-    def add_earlier(self, places: Iterable[Place]) -> None:
-        """These rows are in a part of an earlier call."""
+    def add_earlier(self, places: Iterable[RowInfo]) -> None:
+        """Register the rows of a part of an earlier call."""
         for place in places:
             if place.metadata is UNKNOWN:
-                self._nameless[place.key] += 1
+                self._without_metadata[place.key] += 1
             else:
                 self._earlier[self._identity(place.key, place.metadata)] += 1
 
-    def ask_for_earlier(self) -> None:
-        """Ask for all of them that have no answer yet."""
-        for key, count in self._nameless.items():
+    def claim_earlier(self) -> None:
+        """Claim all of these that have no answer in the journal."""
+        for key, count in self._without_metadata.items():
             self._earlier[self._identity(key, None)] += count
-        self._nameless.clear()
+        self._without_metadata.clear()
         for name, count in self._earlier.items():
             self._waiting[name] = max(0, count - self._known(name))
         self._earlier.clear()
 
     def claim(self, request: APIRequest) -> bool:
-        """Ask for a request that an earlier call has submitted; False where none has."""
+        """Claim a request that an earlier call submitted; returns False if none did."""
         name = self._name(request)
         if self._earlier[name] > 0:
             self._earlier[name] -= 1
-        elif self._nameless[request.key] > 0:
-            self._nameless[request.key] -= 1
-            self._lent[request.key].append(request.metadata)
+        elif self._without_metadata[request.key] > 0:
+            self._without_metadata[request.key] -= 1
+            self._claimed_metadata[request.key].append(request.metadata)
         else:
             return False
         self._expect(name)
-        if name in self._unasked:  # it came before the source, held up by a budget, came to ask for it
-            self.deliver(self._unasked.pop(name))
+        if name in self._unclaimed:  # its result came before the budget allowed requesting it
+            self.deliver(self._unclaimed.pop(name))
         return True
 
-    def name_again(self, request: APIRequest) -> None:
-        """Give a request of unknown metadata those of somebody who asked for it."""
+    def restore_metadata(self, request: APIRequest) -> None:
+        """Restore unknown metadata from a request that claimed it."""
         if request.metadata is UNKNOWN:
-            lent = self._lent[request.key]
-            request.metadata = lent.popleft() if lent else None
+            claimed = self._claimed_metadata[request.key]
+            request.metadata = claimed.popleft() if claimed else None
 
-    def take_up(self, request: APIRequest) -> Row | None:
-        """Ask for a new request, with its worst case set aside; None where the budget does not suffice."""
+    def add(self, request: APIRequest) -> Row | None:
+        """Add a new request and reserve its worst case; returns None if the budget does not suffice."""
         name = self._name(request)
         if self._budget is not None:
             reserve = self._budget.reserve(request, in_batch=True)
@@ -104,17 +105,17 @@ class BatchRequests:
         return Row(self._custom_id(request), request)
 
     def waits_for(self, request: APIRequest) -> bool:
-        """Whether somebody who asked for it has no result yet."""
+        """Whether the request was claimed and has no result yet."""
         return self._waiting[self._name(request)] > 0
 
     def deliver(self, result: Result) -> None:
-        """To the caller where it asked for it; else, since it is paid for, into the journal all the same."""
+        """Deliver a result to the caller if it was claimed, otherwise to the journal, since it is billed anyway."""
         name = self._name(result.request)
         if self._waiting[name] <= 0:
             if not self._known(name):
                 self._journal.append(result_line(result, record=self._record))
             if self._budget is not None:
-                self._unasked[name] = result
+                self._unclaimed[name] = result
             return
         self._waiting[name] -= 1
         self._count_tokens(result)
@@ -122,11 +123,11 @@ class BatchRequests:
         self._status.count(result, self._on_result(result))
 
     def release(self, row: Row) -> None:
-        """The row is sent the usual way, where its worst case is set aside anew."""
+        """Release the reserve of a row that is sent online, where it is reserved anew."""
         self._settle(self._name(row.request), None)
 
     def deliver_sent(self, row: Row, result: Result) -> Ruling | None:
-        """To the caller, of a row that was sent, counted and paid the usual way."""
+        """Deliver the result of a row sent online, where it was counted and its cost settled."""
         self._waiting[self._name(row.request)] -= 1
         return self._on_result(result)
 
@@ -138,7 +139,7 @@ class BatchRequests:
         self._status.num_tasks_started += 1
 
     def _custom_id(self, request: APIRequest) -> str:
-        """The key; with a number behind it where the same is asked several times."""
+        """The key, with a number appended for equal requests after the first."""
         count = self._keys[request.key]
         self._keys[request.key] = count + 1
         return f"{request.key}-{count + 1}" if count else request.key
@@ -151,22 +152,5 @@ class BatchRequests:
     def _settle(self, name: str, answer: Any) -> None:
         reserves = self._reserves.get(name)
         if reserves and self._budget is not None:
-            response = _NOTHING if answer is None else Response(200, {}, b"", answer, 0.0)
+            response = _REFUSED if answer is None else Response(200, {}, b"", answer, 0.0)
             self._budget.settle(reserves.pop(), response)
-
-
-class Source:
-    """The requests; one of them can be put back."""
-
-    def __init__(self, requests: Iterable[APIRequest | None]) -> None:
-        self._requests = iter(requests)
-        self._back: list[APIRequest] = []
-
-    def put_back(self, request: APIRequest) -> None:
-        self._back.append(request)
-
-    def __iter__(self) -> Source:
-        return self
-
-    def __next__(self) -> APIRequest | None:
-        return self._back.pop() if self._back else next(self._requests)

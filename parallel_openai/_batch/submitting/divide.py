@@ -1,4 +1,4 @@
-"""Dividing rows among input files: one model and one endpoint a file, within the Batch API's bounds."""
+"""Divides rows among input files: one model and endpoint per file, within the Batch API's limits."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from parallel_openai._batch.batch_state import Part
-from parallel_openai._batch.lane_options import MOST_REQUESTS, BatchLane
+from parallel_openai._batch.lane_options import MAX_REQUESTS, BatchLane
 from parallel_openai._batch.submitting.input_files import InputFiles, PartWriter, Row, inputs_of, make_line, tokens_of
 from parallel_openai._records import APIRequest
 
-#: What a batch may hold of what the server says may be queued, since it counts otherwise than we do.
+#: The share of the server's queue limit that a batch may use, since the server counts tokens differently.
 QUEUE_SHARE = 0.9
 
 
@@ -23,40 +23,38 @@ class _Kind:
 
 
 class Divider:
-    """Fills parts on the disk, several at a time where there are several models.
+    """Fills parts on disk, several at a time if there are several models.
 
     Args:
-        input_files: where they lie.
-        options: their bounds.
-        run: what their names begin with.
-        record: whether their results go into the journal with a record, as a frame's do.
+        input_files: where they are stored.
+        options: their limits.
+        run: the prefix of their names.
+        record: whether their results' journal lines contain a record, as a frame's do.
     """
 
     def __init__(self, input_files: InputFiles, options: BatchLane, run: str, *, record: bool) -> None:
         self._input_files, self._options, self._run, self._record = input_files, options, run, record
         self._open: dict[_Kind, tuple[str, PartWriter]] = {}
-        self._queue: dict[str, int] = {}  # prompt tokens that a batch of a model may have
+        self._queue_limits: dict[str, int] = {}  # the most prompt tokens of a batch, by model
         self._count = 0
-        self.rows = 0  # so far
+        self.rows = 0
 
-    def objection(self, row: Row) -> str | None:
-        """Why no batch can hold the row; None where one can."""
+    def why_too_large(self, row: Row) -> str | None:
+        """Why no batch can hold the row; None if one can."""
         size = len(make_line(row))
         if size > self._options.max_bytes:
-            return f"The request is {size:,} bytes long and a batch may have {self._options.max_bytes:,}."
-        tokens, most = tokens_of(row.request), self._most_tokens(_model(row.request))
-        if most is not None and tokens > most / QUEUE_SHARE:
-            return (
-                f"The prompt has {tokens:,} tokens, more than may be queued for its model ({most / QUEUE_SHARE:,.0f})."
-            )
+            return f"The request has {size:,} bytes, more than a batch may have ({self._options.max_bytes:,})."
+        tokens, limit = tokens_of(row.request), self._max_tokens(_model(row.request))
+        if limit is not None and tokens > (queue := limit / QUEUE_SHARE):
+            return f"The prompt has {tokens:,} tokens, more than may be queued for its model ({queue:,.0f})."
         return None
 
-    def learn_queue(self, model: str, tokens: int) -> None:
-        """The server queues no more than so many tokens of a model."""
-        self._queue[model] = max(1, int(tokens * QUEUE_SHARE))
+    def set_queue_limit(self, model: str, tokens: int) -> None:
+        """Set the most tokens of a model that the server queues."""
+        self._queue_limits[model] = max(1, int(tokens * QUEUE_SHARE))
 
     def add(self, row: Row, round: int) -> Part | None:
-        """Put a row into a part; gives the part that was full, if it was."""
+        """Add a row to a part; returns the part that was full, if any."""
         request = row.request
         kind, line, full = _Kind(request.path, _model(request), round), make_line(row), None
         if kind in self._open and not self._fits(kind, self._open[kind][1], len(line), request):
@@ -70,29 +68,29 @@ class Divider:
         return full
 
     def close(self) -> Iterator[Part]:
-        """The parts that were not full."""
+        """Close and yield the open parts."""
         for kind in list(self._open):
             yield self._close(kind)
 
     def discard(self) -> None:
-        """Leave nothing behind of what was not closed."""
+        """Delete the open parts."""
         for name, writer in self._open.values():
             writer.abandon()
             self._input_files.remove(name)
         self._open.clear()
 
     def _fits(self, kind: _Kind, part: PartWriter, size: int, request: APIRequest) -> bool:
-        options, most = self._options, self._most_tokens(kind.model)
+        options, limit = self._options, self._max_tokens(kind.model)
         return (
             part.requests < options.max_requests
             and part.bytes + size <= options.max_bytes
-            and (kind.path != "embeddings" or part.inputs + inputs_of(request) <= MOST_REQUESTS)
-            and (most is None or part.tokens + tokens_of(request) <= most)
+            and (kind.path != "embeddings" or part.inputs + inputs_of(request) <= MAX_REQUESTS)
+            and (limit is None or part.tokens + tokens_of(request) <= limit)
         )
 
-    def _most_tokens(self, model: str) -> int | None:
-        known = [most for most in (self._queue.get(model), self._options.max_queued_tokens) if most is not None]
-        return min(known, default=None)
+    def _max_tokens(self, model: str) -> int | None:
+        limits = (self._queue_limits.get(model), self._options.max_queued_tokens)
+        return min((limit for limit in limits if limit is not None), default=None)
 
     def _close(self, kind: _Kind) -> Part:
         name, writer = self._open.pop(kind)

@@ -1,8 +1,8 @@
-"""The parts of a run on the disk: what is uploaded, and beside it what the API is not told of each row.
+"""The parts of a run on disk: the files to upload, and what the API does not get of each row.
 
-A part `x` is two files: `x.jsonl`, the input file of its batch, and `x.rows`, with a line for each line of that:
-`[custom_id, offset, key, sample, metadata, attempts]`. They lie in a folder beside the journal until the part's answers
-are in the journal. Where the folder was lost, the server has the input file, and nobody the rest.
+A part `x` is two files: `x.jsonl`, the input file of its batch, and `x.rows`, with a line for each of its lines:
+`[custom_id, offset, key, sample, metadata, attempts]`. They are in a folder beside the journal until the part's answers
+are in the journal. If the folder is lost, the input file can be downloaded again, but the rest cannot be restored.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
-from parallel_openai._batch.collecting.download_bounds import most_bytes
+from parallel_openai._batch.collecting.download_bounds import max_answer_bytes
 from parallel_openai._batch.disk_errors import on_disk
 from parallel_openai._batch.part_failures import LostError
 from parallel_openai._disk.file_ownership import check_own
@@ -30,29 +30,29 @@ from parallel_openai._requests.tokens import request_size
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """A request under the name that it has in its part, with the sends that brought no answer."""
+    """A request with its name in the part and its earlier attempts."""
 
     custom_id: str
     request: APIRequest
     attempts: tuple[Attempt, ...] = ()
 
 
-#: The files of a part, and how a part is called: by its run and a number.
+#: The kinds of files of a part, and the pattern of its name: the run and a number.
 _KINDS = ("jsonl", "rows", "output", "error")
 _OURS = re.compile(r".+-[0-9]{4,}")
-#: The file that says when the batches of the folder were cancelled.
+#: The file with the time at which the batches of the folder were cancelled.
 _CANCELLED = "cancelled"
 
 
 class Unknown:
-    """The metadata of a row whose part was lost here: only who asks for the row again can tell it."""
+    """The metadata of a row whose `.rows` file is lost; only a call with the same row can restore it."""
 
 
 UNKNOWN = Unknown()
 
 
-class Place(NamedTuple):
-    """What is known of a row without reading its request."""
+class RowInfo(NamedTuple):
+    """A line of the `.rows` file, without its custom_id."""
 
     offset: int
     key: str
@@ -74,7 +74,7 @@ class InputFiles:
         check_own(self.folder, "Remove it, or take another journal: nobody named it, and files in it are removed.")
 
     def place(self, name: str, kind: str = "jsonl") -> Path:
-        """Where a file of a part lies: `jsonl`, `rows`, or `output` and `error` while they are read."""
+        """The path of a part's file: `jsonl`, `rows`, or `output` and `error` while they are read."""
         return self.folder / f"{name}.{kind}"
 
     def open(self, name: str, kind: str = "jsonl") -> IO[bytes]:
@@ -90,56 +90,56 @@ class InputFiles:
             return PartWriter(self.place(name), self.place(name, "rows"))
 
     def holds(self, name: str) -> bool:
-        """Whether the part's input file is here."""
+        """Whether the part's input file exists."""
         return self.place(name).exists()
 
     def knows_rows(self, name: str) -> bool:
-        """Whether all that was known of its rows is."""
+        """Whether both files of the part exist."""
         return self.holds(name) and self.place(name, "rows").exists()
 
     def is_whole(self, name: str, count: int) -> bool:
-        """Whether the part's input file is here with so many rows."""
+        """Whether the part's input file exists with this many rows."""
         try:
-            return len(self._places_of_input(name)) == count
+            return len(self._rows_of_input(name)) == count
         except (OSError, LostError):
             return False
 
-    def places(self, name: str, count: int | None = None) -> dict[str, Place]:
-        """Each row of a part by its custom_id, in the part's order.
+    def places(self, name: str, count: int | None = None) -> dict[str, RowInfo]:
+        """The rows of a part by custom_id, in order.
 
         Args:
-            count: how many there must be; None: that was seen already.
+            count: the expected number of rows; None: not checked.
 
         Raises:
             LostError: the files are damaged.
         """
-        places = self._places(name) if self.knows_rows(name) else self._places_of_input(name)
+        places = self._places(name) if self.knows_rows(name) else self._rows_of_input(name)
         if count not in (None, len(places)):
-            raise LostError(f"{self.place(name)} is damaged: there are {len(places):,} rows of {count:,}.")
+            raise LostError(f"{self.place(name)} is damaged: it has {len(places):,} rows instead of {count:,}.")
         return places
 
-    def _places(self, name: str) -> dict[str, Place]:
+    def _places(self, name: str) -> dict[str, RowInfo]:
         with open(self.place(name, "rows"), "rb") as file:
             try:
-                return {str(custom_id): Place(*rest) for custom_id, *rest in map(loads, file)}
+                return {str(custom_id): RowInfo(*rest) for custom_id, *rest in map(loads, file)}
             except (ValueError, TypeError) as error:
                 raise LostError(f"{self.place(name, 'rows')} is damaged ({error}).") from error
 
-    def _places_of_input(self, name: str) -> dict[str, Place]:
-        """From the input file alone: a row's name is its key, with a number behind it where the same is asked again."""
-        found, end = dict[str, Place](), 0
+    def _rows_of_input(self, name: str) -> dict[str, RowInfo]:
+        """The rows from the input file alone, in which a custom_id is the key, possibly with a number appended."""
+        found, end = dict[str, RowInfo](), 0
         with open(self.place(name), "rb") as file:
             try:
                 for raw in file:
                     custom_id = str(loads(raw)["custom_id"])
-                    found[custom_id] = Place(end, custom_id.partition("-")[0], 0, UNKNOWN, [])
+                    found[custom_id] = RowInfo(end, custom_id.partition("-")[0], 0, UNKNOWN, [])
                     end += len(raw)
             except (ValueError, TypeError, KeyError) as error:
                 raise LostError(f"The input file {self.place(name)} is damaged ({error!r}).") from error
         return found
 
     def rows(self, name: str, path: str) -> Iterator[Row]:
-        """All rows of a part, read one by one; but for those that are damaged, which are named in the log."""
+        """The rows of a part, read one by one. Damaged ones are logged and left out."""
         places = self.places(name)
         with open(self.place(name), "rb") as file:
             for custom_id, place in places.items():
@@ -151,49 +151,48 @@ class InputFiles:
                 yield row
 
     def cancel(self) -> None:
-        """Note that nothing of what is planned by now is to be submitted any more: for a run in another process too,
-        which holds the journal."""
+        """Cancel all parts planned so far, also for a run in another process that holds the journal."""
         self.make_folder()
         with on_disk(self.folder):
             (self.folder / _CANCELLED).write_text(repr(time.time()))
 
     def is_cancelled(self, since: float) -> bool:
-        """Whether that was noted at this moment (seconds since 1970) or later."""
+        """Whether `cancel` was called at `since` (seconds since the epoch) or later."""
         try:
             return float((self.folder / _CANCELLED).read_text()[:40]) >= since
         except (OSError, ValueError):
             return False
 
     def tidy(self, names: Set[str]) -> None:
-        """Remove what belongs to none of these parts: a call that died may have left it."""
+        """Remove the files of all other parts, which a crashed call may have left."""
         for file in self.folder.iterdir() if self.folder.is_dir() else ():
             name, _, kind = file.name.rpartition(".")
             if kind in _KINDS and _OURS.fullmatch(name) and name not in names:
                 self.remove(name)
 
     def remove(self, name: str) -> None:
-        """Forget a part; the folder goes with the last one."""
+        """Remove a part's files, and the folder with the last part."""
         for kind in _KINDS:
             self.place(name, kind).unlink(missing_ok=True)
-        with suppress(OSError):  # others are there
+        with suppress(OSError):  # not empty
             if [each.name for each in self.folder.iterdir()] == [_CANCELLED]:
                 (self.folder / _CANCELLED).unlink()
             self.folder.rmdir()
 
 
-def read_row(file: IO[bytes], custom_id: str, place: Place, path: str) -> Row:
-    """A row's request, from the open input file.
+def read_row(file: IO[bytes], custom_id: str, place: RowInfo, path: str) -> Row:
+    """Read a row's request from the open input file.
 
     Raises:
-        LostError: it is not there.
+        LostError: the file is damaged there.
     """
     try:
         file.seek(place.offset)
         request = APIRequest(loads(file.readline())["body"], place.metadata, path=path, sample=place.sample)
     except (ValueError, TypeError, KeyError) as error:
-        raise LostError(f"The input file {file.name} is damaged: it has no row {custom_id!r:.100}.") from error
+        raise LostError(f"The input file {file.name} is damaged: row {custom_id!r:.100} cannot be read.") from error
     if not isinstance(request.request_json, dict):
-        raise LostError(f"The input file {file.name} is damaged: row {custom_id!r:.100} asks nothing.")
+        raise LostError(f"The input file {file.name} is damaged: row {custom_id!r:.100} has no request.")
     request.key = place.key
     request.measure = _size_of
     return Row(custom_id, request, attempts_of({"attempts": list(place.attempts)}))
@@ -205,12 +204,12 @@ def _size_of(request: APIRequest) -> Size:
 
 
 class PartWriter:
-    """A part while it fills up.
+    """Writes the files of a part.
 
     Attributes:
-        requests, bytes, tokens, inputs: what is in it; tokens are those of the prompts, as far as they are known.
-        answer_bytes: how long the answers may be together.
-        has_metadata: whether any row has some.
+        requests, bytes, tokens, inputs: totals so far; tokens are those of the prompts, as far as known.
+        answer_bytes: the most bytes of the answers together.
+        has_metadata: whether any row has metadata.
     """
 
     def __init__(self, place: Path, rows: Path) -> None:
@@ -224,7 +223,7 @@ class PartWriter:
         attempts = [
             {name: value for name, value in each._asdict().items() if value is not None} for each in row.attempts
         ]
-        place = Place(self.bytes, request.key, request.sample, request.metadata, attempts)
+        place = RowInfo(self.bytes, request.key, request.sample, request.metadata, attempts)
         with on_disk(self._place):
             self._file.write(line)
             self._rows.write(dumps([row.custom_id, *place]) + b"\n")
@@ -232,11 +231,11 @@ class PartWriter:
         self.bytes += len(line)
         self.tokens += tokens_of(request)
         self.inputs += inputs_of(request)
-        self.answer_bytes += most_bytes(request, inputs_of(request))
+        self.answer_bytes += max_answer_bytes(request, inputs_of(request))
         self.has_metadata = self.has_metadata or request.metadata is not None
 
     def close(self) -> None:
-        """From here on the part survives the machine."""
+        """Close the files and sync them to disk."""
         with on_disk(self._place):
             for file in (self._file, self._rows):
                 file.flush()
@@ -244,7 +243,7 @@ class PartWriter:
                 file.close()
 
     def abandon(self) -> None:
-        """Let the files go, which are not needed any more."""
+        """Close the files, which are about to be removed."""
         for file in (self._file, self._rows):
             with suppress(OSError):
                 file.close()
@@ -265,6 +264,6 @@ def tokens_of(request: APIRequest) -> int:
 
 
 def inputs_of(request: APIRequest) -> int:
-    """How many inputs of embeddings it counts for."""
+    """The number of embedding inputs of a request, which the Batch API limits."""
     given = request.request_json.get("input")
     return len(given) if isinstance(given, (list, tuple)) and given and not isinstance(given[0], int) else 1

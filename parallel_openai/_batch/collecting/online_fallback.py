@@ -1,4 +1,4 @@
-"""Rows that no batch has answered, sent the usual way."""
+"""Rows that no batch has answered, sent online instead (`then="online"`)."""
 
 from __future__ import annotations
 
@@ -13,12 +13,11 @@ from parallel_openai._run.runner import End
 from parallel_openai._run.spending.budget import Budget
 
 
-class Leftovers:
-    """They wait on the disk until the last batch has ended."""
+class OnlineFallback:
+    """Collects the rows on disk until the last batch has ended, then sends them."""
 
     def __init__(self, input_files: InputFiles, divider: Divider) -> None:
         self._input_files, self._divider = input_files, divider
-        self._on_their_way: dict[int, Row] = {}
 
     def add(self, row: Row) -> None:
         self._divider.add(row, 1)
@@ -35,20 +34,21 @@ class Leftovers:
         status: StatusTracker,
         budget: Budget | None,
     ) -> End:
-        """Bring them to their results; a result has the sends through batches among its attempts."""
+        """Process the rows. A result's attempts include those through batches."""
         parts = list(self._divider.close())
         if not parts:
             return "finished"
+        in_flight: dict[int, Row] = {}
 
         def requests() -> Iterator[APIRequest]:
             for part in parts:
                 for row in self._input_files.rows(part.name, part.path):
                     on_start(row)
-                    self._on_their_way[id(row.request)] = row
+                    in_flight[id(row.request)] = row
                     yield row.request
 
         def take(result: Result) -> Ruling | None:
-            row = self._on_their_way.pop(id(result.request))
+            row = in_flight.pop(id(result.request))
             return on_result(row, result._replace(attempts=(*row.attempts, *result.attempts)))
 
         try:

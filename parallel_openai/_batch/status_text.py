@@ -1,4 +1,4 @@
-"""How the batches of a run stand, in words."""
+"""The state of a run's batches, in sentences."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 
 from parallel_openai._batch.batch_state import Part
-from parallel_openai._batch.part_failures import OF_A_PART, LostError, PartFailures
+from parallel_openai._batch.part_failures import PART_ERRORS, LostError, PartFailures
 from parallel_openai._batch.server_batch import ServerBatch
 from parallel_openai._batch.submitting.input_files import InputFiles
 from parallel_openai._log import log
@@ -17,13 +17,13 @@ from parallel_openai.errors import BatchError, RunStoppedError
 _LIMIT = re.compile(r"Limit: ([\d,]+)")
 
 
-class StandingText:
-    """Tells how the parts of a run stand.
+class StatusText:
+    """Describes the state of the parts of a run.
 
     Args:
-        parts: those whose answers are not all here.
-        batches: their batches, as they were seen last.
-        taken: how many rows of a part were answered.
+        parts: those whose answers are not all in the journal.
+        batches: their batches by part name, as last seen.
+        taken: returns the number of a part's rows whose answers were read.
     """
 
     def __init__(
@@ -34,47 +34,42 @@ class StandingText:
         input_files: InputFiles,
         taken: Callable[[Part], int],
     ) -> None:
-        self._parts, self._batches, self._failures, self._input_files, self._taken = (
-            parts,
-            batches,
-            failures,
-            input_files,
-            taken,
-        )
+        self._parts, self._batches, self._failures = parts, batches, failures
+        self._input_files, self._taken = input_files, taken
 
     def rest(self) -> str | None:
-        """What goes on at the server or is in trouble, as sentences; None where nothing does."""
-        well = [part for part in self._parts if part.batch_id is not None and self._sentence(part) is None]
-        told = [self._going_on(well) if well else None, *map(self._sentence, self._parts)]
-        return " ".join(filter(None, told)) or None
+        """What is still running or has failed, as sentences; None if nothing is."""
+        running = [part for part in self._parts if part.batch_id is not None and self._sentence(part) is None]
+        sentences = [self._in_progress(running) if running else None, *map(self._sentence, self._parts)]
+        return " ".join(filter(None, sentences)) or None
 
     def in_batch(self) -> Iterator[tuple[str, str]]:
-        """The keys of the requests that are at the server, and what is to be said of each."""
+        """The key of each request at the server, with the message about it."""
         rest = self.rest() or ""
         for part in self._parts:
             if part.batch_id is None and not part.creating_at:
                 continue
-            with suppress(LostError, OSError):  # what its rows are, nobody knows
+            with suppress(LostError, OSError):  # its rows are unknown
                 for place in self._input_files.places(part.name).values():
                     yield place.key, self._sentence(part) or rest
 
     def note(self) -> str:
-        """For the bar."""
+        """The note in the progress bar."""
         return note_of([self._batches.get(part.name) for part in self._parts])
 
     def state(self, part: Part) -> str | None:
         return self._batches[part.name].status if part.name in self._batches else None
 
-    def tell(self, refusals: Sequence[RunStoppedError], *, skipped: int, has_worked: bool) -> None:
-        """Log what is wrong with some parts.
+    def report(self, refusals: Sequence[RunStoppedError], *, skipped: int, has_worked: bool) -> None:
+        """Log what is wrong with some parts, and raise what concerns the whole run.
 
         Args:
-            refusals: what the server said of parts that it would not have.
-            skipped: how many requests were not submitted since they may be in a part whose rows are not known.
-            has_worked: whether the server has answered some call as it should.
+            refusals: the errors of parts that the server refused.
+            skipped: the number of requests not submitted since they may be in a part whose rows are unknown.
+            has_worked: whether any call to the server has succeeded.
 
         Raises:
-            RunStoppedError: there is something to stop for.
+            RunStoppedError: a part was refused, requests were skipped, or no call can succeed.
         """
         sentences = [each for each in map(self._sentence, self._parts) if each is not None]
         for sentence in sentences:
@@ -83,43 +78,43 @@ class StandingText:
             words = " ".join(dict.fromkeys(map(str, refusals)))
             raise (BatchError if isinstance(refusals[0], BatchError) else type(refusals[0]))(words)
         if skipped:
-            why = f"{skipped:,} requests were not submitted, since they may be in it and would be paid for twice."
-            raise BatchError(f"{' '.join(sentences)} What is in a batch is not known: {why}")
+            why = f"{skipped:,} requests were not submitted, since they may be in it and would be billed twice."
+            raise BatchError(f"{' '.join(sentences)} The content of a batch is unknown: {why}")
         for error in () if has_worked else map(self._failures.error, self._parts):
-            if error is not None and not isinstance(error, OF_A_PART):
+            if error is not None and not isinstance(error, PART_ERRORS):
                 raise error
 
     def _sentence(self, part: Part) -> str | None:
         return self._failures.sentence(part, self._input_files.journal)
 
-    def _going_on(self, parts: Sequence[Part]) -> str:
+    def _in_progress(self, parts: Sequence[Part]) -> str:
         ids = [str(part.batch_id) for part in parts]
         rows = sum(part.requests - self._taken(part) for part in parts)
-        shown = ", ".join(ids[:3]) + (", ..." if len(ids) > 3 else "")
+        named = ", ".join(ids[:3]) + (", ..." if len(ids) > 3 else "")
         are = "row is" if rows == 1 else "rows are"
-        batches, go = ("batch", "goes") if len(ids) == 1 else ("batches", "go")
+        batches, run = ("batch", "runs") if len(ids) == 1 else ("batches", "run")
         return (
-            f"{rows:,} {are} in {len(ids)} {batches} ({shown}), which {go} on at the server. The same call again "
-            f"collects them, and so does `parallel-openai batch collect --save_filepath {self._input_files.journal}`; "
-            "`batch cancel` in its place cancels them."
+            f"{rows:,} {are} in {len(ids)} {batches} ({named}), which {run} on at the server. The same call collects "
+            f"them later, and so does `parallel-openai batch collect --save_filepath {self._input_files.journal}`; "
+            "`batch cancel` cancels them."
         )
 
 
 def note_of(batches: Sequence[ServerBatch | None]) -> str:
-    """How they stand, for the bar.
+    """The note in the progress bar.
 
-    >>> told = {"status": "in_progress", "request_counts": {"total": 2000, "completed": 1200, "failed": 0}}
-    >>> note_of([ServerBatch.of(told, ""), None])
-    'batches: 1 in_progress, 1 queued; 1,200 done there'
+    >>> data = {"status": "in_progress", "request_counts": {"total": 2000, "completed": 1200, "failed": 0}}
+    >>> note_of([ServerBatch.of(data), None])
+    'batches: 1 in_progress, 1 queued; 1,200 rows done'
     """
     states = Counter((batch.status if batch is not None else "") or "queued" for batch in batches)
     done = sum(batch.counts.completed for batch in batches if batch is not None and batch.counts is not None)
     about = ", ".join(f"{count} {state}" for state, count in states.items())
-    return f"batches: {about}; {done:,} done there" if states else ""
+    return f"batches: {about}; {done:,} rows done" if states else ""
 
 
 def limit_in(message: str) -> int | None:
-    """How many tokens may be queued.
+    """The limit of enqueued tokens in a server's refusal, if it names one.
 
     >>> limit_in("Enqueued token limit reached for gpt-4o in organization org-x. Limit: 90,000 enqueued tokens.")
     90000
