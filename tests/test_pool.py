@@ -14,7 +14,7 @@ import pytest
 
 import parallel_openai as po
 from parallel_openai import APIRequest, Client
-from parallel_openai._client.pool import LONGEST_REST, Member, PoolLimiter
+from parallel_openai._client.pool import LONGEST_BACKOFF, Member, PoolLimiter
 from parallel_openai._limits.limiter import Limiter
 from parallel_openai._progress.status_tracker import StatusTracker
 from parallel_openai._records import Response, Result, Size, Verdict
@@ -139,7 +139,7 @@ def test_an_account_with_a_wrong_key_is_put_out_and_the_other_does_its_work(
     assert out["status"].eq("succeeded").all()
     assert received(servers[1]) == len(DF)
     [note] = [record for record in caplog.records if record.levelno == logging.WARNING]
-    assert "is put out of the pool, 1 of 2 go on: HTTP 401" in note.getMessage()
+    assert "is excluded from the pool, 1 of 2 remain: HTTP 401" in note.getMessage()
     assert f"put out of the pool: 1. {servers[0].base_url}" in str(report())
     assert "sk-wrong" not in caplog.text + str(report()) + report()._repr_html_() + repr(pool)
 
@@ -278,11 +278,13 @@ def test_one_that_only_breaks_rests_longer_and_longer() -> None:
     broken, done = Response(502, {}, b"", None, 0.1), Response(200, {}, b"{}", {}, 0.1)
     rests = []
     for _ in range(12):
-        member.heard(broken, Verdict("retry"), now[0], now[0])
-        rests.append(0.0 if member.has_room(now[0]) else member.rests_for(now[0]))
+        member.record(broken, Verdict("retry"), now[0], now[0])
+        rests.append(0.0 if member.has_room(now[0]) else member.seconds_until_room(now[0]))
         now[0] += rests[-1] if rests[-1] else 0.1
-    assert rests == pytest.approx([0, 0, 1, 2, 4, 8, 16, 32, LONGEST_REST, LONGEST_REST, LONGEST_REST, LONGEST_REST])
-    member.heard(done, Verdict("done"), now[0], now[0])
+    assert rests == pytest.approx(
+        [0, 0, 1, 2, 4, 8, 16, 32, LONGEST_BACKOFF, LONGEST_BACKOFF, LONGEST_BACKOFF, LONGEST_BACKOFF]
+    )
+    member.record(done, Verdict("done"), now[0], now[0])
     assert member.has_room(now[0])
     assert member.counts["other_errors"] == 12
 

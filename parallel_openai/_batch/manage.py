@@ -26,7 +26,7 @@ from parallel_openai._journal.lines import read_entries
 from parallel_openai._json import dumps
 from parallel_openai._loop.background import Interrupted
 from parallel_openai._loop.background import run as run_to_end
-from parallel_openai._loop.interrupts import interrupt_with, noted_interrupts
+from parallel_openai._loop.interrupts import interrupt_with, recorded_interrupts
 from parallel_openai._printable import printable
 from parallel_openai._progress.progress import Progress
 from parallel_openai._progress.status_tracker import StatusTracker
@@ -145,9 +145,9 @@ def collect_batches(
     bar = Progress(status, client, show=progress)
     line = ""
     try:
-        with noted_interrupts() as presses:
+        with recorded_interrupts() as interrupts:
             collecting = _collect(Path(save_to), client, lane or BatchLane(), parts, status)
-            rest = run_to_end(collecting, bar.tick, presses)
+            rest = run_to_end(collecting, bar.tick, interrupts)
         line = f"{status.num_tasks_succeeded:,} succeeded, {status.num_tasks_failed:,} failed. Answers: {save_to}"
         line = line if rest is None else f"{line}. {rest}"
     except Interrupted:
@@ -167,8 +167,8 @@ def _parts(save_to: str | os.PathLike[str]) -> list[Part]:
 
 def _run(work: Coroutine[Any, Any, T]) -> T:
     try:
-        with noted_interrupts() as presses:
-            return run_to_end(work, lambda: None, presses)
+        with recorded_interrupts() as interrupts:
+            return run_to_end(work, lambda: None, interrupts)
     except Interrupted:
         raise KeyboardInterrupt from None
 

@@ -1,4 +1,4 @@
-"""`Client`: an account at a server, with its limits. Every run on it shares one limiter and one pool of connections."""
+"""`Client`: an account at a server. All its runs share one limiter and one connection pool."""
 
 from __future__ import annotations
 
@@ -45,39 +45,39 @@ class Client:
     """An account at OpenAI or a compatible server.
 
     Args:
-        base_url: where the API lives, for most servers up to and with `/v1`; None: `OPENAI_BASE_URL`, else OpenAI's
-            own. At Azure the resource, its v1 path or a deployment's URL.
-        api_key: None: `OPENAI_API_KEY`. A server that wants none needs none. A function is asked for the key about once
-            a minute, as suits Microsoft Entra's token providers.
+        base_url: the API's URL, for most servers including `/v1`; None: `OPENAI_BASE_URL`, otherwise OpenAI's. For
+            Azure the URL of the resource, its v1 path or a deployment.
+        api_key: None: `OPENAI_API_KEY`; not needed for a server without keys. A function that returns the key is
+            called about once a minute, as suits Microsoft Entra's token providers.
         organization: None: `OPENAI_ORG_ID`.
         project: None: `OPENAI_PROJECT_ID`.
-        max_requests_per_minute: the account's limit, for all models together; None: each model's is read from the
+        max_requests_per_minute: the account's limit over all models; None: each model's limit is read from the
             server's headers.
         max_tokens_per_minute: the same for prompt and completion tokens.
-        max_concurrent_requests: requests in flight at the most; None: 500.
-        max_attempts: sends of one request that may fail before its row does. Waiting for the limits counts as none.
-        timeout: seconds for one answer, from the send to its last byte.
+        max_concurrent_requests: the most requests in flight; None: 500.
+        max_attempts: failed attempts of a request after which its row fails. Waiting for the limits does not count.
+        timeout: seconds for one response, from sending the request to the last byte.
         burst: seconds of the limits that may be sent at once; None: learned from the server.
-        max_wait: seconds one request may wait because the server refuses or is away, before its row fails.
-        give_up_after: seconds without one good answer after which a run stops, while the server refuses or is away.
-        shared: a name; all processes on this machine whose clients bear it divide the limits among themselves, each
-            an equal part while it runs. None: the limits are this process's alone.
-        headers: sent with every request, besides the key's.
+        max_wait: seconds that a request may wait for a server that refuses or is unreachable, before its row fails.
+        give_up_after: seconds without a successful answer after which a run stops, for the same reasons.
+        shared: a name. Clients with the same name in all processes of this machine share the limits, each with an
+            equal part while it runs. None: not shared.
+        headers: additional headers for every request.
         query: query parameters added to every request's URL, besides those in the base URL.
-        azure_endpoint: the resource's URL, as the SDK's `AzureOpenAI` has it; None: `AZURE_OPENAI_ENDPOINT`, used if
+        azure_endpoint: the resource's URL, as in the SDK's `AzureOpenAI`; None: `AZURE_OPENAI_ENDPOINT`, used if
             another Azure argument is given, or if neither `OPENAI_API_KEY` nor `OPENAI_BASE_URL` is set. The key is
             then `AZURE_OPENAI_API_KEY`, or the token `AZURE_OPENAI_AD_TOKEN`.
-        azure_deployment: where all requests go; None: to the deployment that is called like the model.
+        azure_deployment: the deployment for all requests; None: the deployment named like the model.
         api_version: of Azure's dated API; None: `OPENAI_API_VERSION`. Without one, Azure's v1 path is used.
-        loop: `thread`: the engine has a loop of its own; `running`: it works on the caller's loop, patched by
+        loop: `thread`: run on an event loop in a background thread; `running`: on the caller's loop, patched by
             nest_asyncio.
-        sync: how often the disk is told to keep the answers that were written down: about once a `second`, `always`
-            (after each write) or `never` (safe against a crash of the program, not of the machine).
-        trust_env: whether the proxies of the environment are used.
-        ssl: a context, for a certificate authority of your own.
+        sync: how often written answers are synced to disk: about once a `second`, `always` (after each write) or
+            `never` (which survives a crash of the program, but not of the machine).
+        trust_env: whether to use the proxies of the environment.
+        ssl: a context, for a private certificate authority.
 
     Raises:
-        InvalidInputError: an option is out of its range; the message says which.
+        InvalidInputError: an option is out of range.
 
     >>> client = Client("http://127.0.0.1:8000/v1", max_requests_per_minute=600)
     >>> client
@@ -151,24 +151,24 @@ class Client:
         sent = make_headers(key.headers, organization, project, mapping_of(headers, "headers"), environment=os.environ)
         self._server = AccountServer(address, key, sent, timeout=timeout, trust_env=trust_env, ssl=ssl)
 
-    #: Seconds, never going back: what waits and deadlines are told by.
+    #: Monotonic seconds, for waits and deadlines.
     clock: Callable[[], float] = staticmethod(time.monotonic)
 
     @staticmethod
     def pool(members: Iterable[Client | Mapping[str, Any]]) -> Client:
-        """Several accounts as one: keys, deployments or servers that answer the same model.
+        """Several accounts as one client: keys, deployments or servers that serve the same model.
 
-        Each keeps its own limits, and a request goes where there is capacity first. A member that is refused for good
-        (a wrong key, no credit, nobody there) is put out with a note in the log, and the others go on with its work;
-        only when none is left, the run stops. The next run tries all of them again.
+        Each has its own limits, and a request goes to the first with capacity. A member that fails permanently (an
+        invalid key, no credit, an unreachable server) is excluded with a warning in the log, and the others take over
+        its requests; the run stops only when none is left. The next run tries all members again.
 
         Args:
             members: clients, or the arguments of `Client` as mappings. The first one's address names the journal and
-                tells the prices, and with it alone the Batch API is used; members may come and go behind it, for what
-                is asked does not depend on who answers.
+                determines the prices, and the Batch API is used with it alone. Other members may change between runs,
+                since requests do not depend on the member.
 
         Raises:
-            InvalidInputError: there are no members, or they work on different loops.
+            InvalidInputError: there are no members, or they have different `loop` options.
 
         >>> client = Client.pool([
         ...     {"base_url": "http://127.0.0.1:8000/v1", "max_requests_per_minute": 600},
@@ -190,25 +190,25 @@ class Client:
         return per_minute(self.limiter.tokens)
 
     def pace(self, model: str | None) -> tuple[float | None, float | None, int]:
-        """Requests and tokens per minute as far as they are known, and by which of the counting rules tokens count."""
-        gate = self._gates.of(model)
+        """A model's requests and tokens per minute, None while unknown, and the number of its token-counting rule."""
+        limiter = self._admissions.of(model)
         requests, tokens = (
             level.limit * 60.0 / level.period if level.limit is not None else None
-            for level in (gate.requests, gate.tokens)
+            for level in (limiter.requests, limiter.tokens)
         )
-        return requests, tokens, gate.counting.rule
+        return requests, tokens, limiter.counting.rule
 
     def largest_prompt(self, model: str | None) -> float | None:
-        """Tokens of the largest prompt that the model's limit ever lets through; None while that is not known."""
-        return self._gates.of(model).largest
+        """Tokens of the largest prompt that the model's limit can ever admit; None while unknown."""
+        return self._admissions.of(model).largest
 
     def url(self, request: APIRequest) -> str:
-        """Where a request goes, without what its query says of keys."""
+        """The URL of a request, without keys in its query."""
         return self._server.url(request)
 
     @property
     def place(self) -> str:
-        """What tells this server from others, whatever its API's version and the key: journals are named by it."""
+        """Identifies the server, whatever the API version and the key; names the journals."""
         return self._server.address.place
 
     @property
@@ -217,7 +217,7 @@ class Client:
         return is_local(self.base_url)
 
     def check_key(self) -> None:
-        """See that there is a key where one is certainly needed.
+        """Check that there is a key if the server is known to need one.
 
         Raises:
             AuthenticationError: the server is OpenAI's or Azure's and no key was given.
@@ -225,7 +225,7 @@ class Client:
         self._server.check_key()
 
     async def send(self, request: APIRequest) -> Response:
-        """Send one request, once, within the limits. Works on any loop. Raises nothing for an HTTP error."""
+        """Make one attempt of a request, within the limits, on any loop. An HTTP error is returned, not raised."""
         return await in_background(self._send_once(request))
 
     async def process(
@@ -237,16 +237,21 @@ class Client:
         budget: Budget | None = None,
         deadline: float | None = None,
     ) -> End:
-        """Bring requests to their results within the limits, on the loop that runs this.
+        """Process requests within the limits, on the running loop; returns how the run ended.
 
-        `deadline` is a moment of the client's clock. Gives how the run ended.
+        Args:
+            requests: None lets other tasks of the loop run in between.
+            on_result: called with each result.
+            status: the run's counters.
+            budget: the most that may be spent.
+            deadline: by the client's clock.
 
         Raises:
             RunStoppedError: the server refuses every request.
         """
         runner = Runner(
             send=self._deliver,
-            limiter=self._gates,
+            limiter=self._admissions,
             on_result=on_result,
             retry=RetryPolicy(self.max_attempts, max_wait=self.max_wait, give_up_after=self.give_up_after),
             status=status,
@@ -256,28 +261,28 @@ class Client:
             deadline=deadline,
             clock=self.clock,
         )
-        async with self._at_work(status):
+        async with self._running(status):
             try:
                 return await runner.run(requests)
             except RequestRefusedError as error:
                 raise await self.with_advice(error) from None
 
     async def with_advice(self, error: RequestRefusedError) -> RequestRefusedError:
-        """The same with the models of the server's list that are called almost like the one that it does not know."""
+        """The error, with similar names from the server's list if it does not know the model."""
         if error.model is None:
             return error
         listed = await self.transport().call("GET", "models")
-        near = models_like(error.model, listed.data)
-        better = RequestRefusedError(f"{error} The server lists {', '.join(near)}." if near else str(error))
-        better.model = error.model
-        return better
+        similar = models_like(error.model, listed.data)
+        advised = RequestRefusedError(f"{error} The server lists {', '.join(similar)}." if similar else str(error))
+        advised.model = error.model
+        return advised
 
     def transport(self) -> Transport:
-        """The connections of the loop that runs, for what is no request of a run, such as files."""
+        """The running loop's connections, for calls outside a run, such as file uploads."""
         return self._server.connections.here()
 
     def account(self) -> dict[str, Any]:
-        """What makes a client like this one in another process. The key is in it: show it nobody."""
+        """The data from which `of_account` makes an equal client in another process. It contains the key."""
         server = self._server
         return {
             "address": server.address,
@@ -296,7 +301,7 @@ class Client:
 
     @classmethod
     def of_account(cls, account: Mapping[str, Any]) -> Client:
-        """The client that `account` tells of; its limits are learned anew."""
+        """The client described by `account`; it learns the limits anew."""
         address: BaseURL = account["address"]
         client = cls(address.base_url, account["key"] or "", **account["options"])
         server = client._server
@@ -306,7 +311,7 @@ class Client:
         return client
 
     def close(self) -> None:
-        """Close the pool of connections. The client can be used again and will open a new one."""
+        """Close the connections. The client can still be used and opens new ones."""
         self._server.connections.close()
 
     def __enter__(self) -> Client:
@@ -316,33 +321,33 @@ class Client:
         self.close()
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """A pickle holds the settings, from which another process makes a client that learns the limits anew.
+        """Pickle the settings; the client made from them learns the limits anew.
 
         Raises:
-            PicklingError: a key, or something like it, was given; pickles lie in files, and keys must not.
+            PicklingError: a key or another secret was given, which must not end up in a file.
         """
-        given = self._settings
-        if given["api_key"] is not None or sent_secrets(given["headers"] or {}, self._server.address.base_url):
+        settings = self._settings
+        if settings["api_key"] is not None or sent_secrets(settings["headers"] or {}, self._server.address.base_url):
             raise pickle.PicklingError(
-                "This client was given a key, a secret header or a query, which must not be written into a pickle. Let "
-                "the key come from OPENAI_API_KEY in each process, or make the client there."
+                "This client was given a key, a secret header or a query, which must not be written into a pickle. Set "
+                "OPENAI_API_KEY in each process, or create the client there."
             )
-        return _client_of, (given,)
+        return _client_of, (settings,)
 
     def __repr__(self) -> str:
         limits = {
             "max_requests_per_minute": self.max_requests_per_minute,
             "max_tokens_per_minute": self.max_tokens_per_minute,
         }
-        shown = "".join(f", {name}={limit:g}" for name, limit in limits.items() if limit is not None)
-        return f"Client({mask_url(self.base_url)!r}{shown})"
+        known = "".join(f", {name}={limit:g}" for name, limit in limits.items() if limit is not None)
+        return f"Client({mask_url(self.base_url)!r}{known})"
 
     @property
-    def _gates(self) -> Admissions:
+    def _admissions(self) -> Admissions:
         return self.limiter
 
     @asynccontextmanager
-    async def _at_work(self, status: StatusTracker) -> AsyncIterator[None]:
+    async def _running(self, status: StatusTracker) -> AsyncIterator[None]:
         async with AsyncExitStack() as stack:
             if self.loop == "running":
                 await stack.enter_async_context(self._server.connections.borrowed())
@@ -350,19 +355,19 @@ class Client:
             yield
 
     async def _send_once(self, request: APIRequest) -> Response:
-        async with self._at_work(StatusTracker()):
-            gate = self._gates.of(model_of(request))
-            lease = await gate.acquire(request.size or NO_SIZE)
+        async with self._running(StatusTracker()):
+            limiter = self._admissions.of(model_of(request))
+            lease = await limiter.acquire(request.size or NO_SIZE)
             try:
                 response = await self._deliver(request, lease)
             except BaseException:
-                gate.unanswered(lease)
+                limiter.unanswered(lease)
                 raise
         verdict = judge(response, reached=True, path=request.path)
         if verdict is DONE:
-            gate.answered(lease, response.headers, usage_of(response.data))
+            limiter.answered(lease, response.headers, usage_of(response.data))
         else:
-            tell(gate, lease, response, verdict)
+            tell(limiter, lease, response, verdict)
         return response
 
     def _deliver(self, request: APIRequest, lease: Any) -> Awaitable[Response]:
@@ -374,7 +379,7 @@ def _client_of(settings: Mapping[str, Any]) -> Client:
 
 
 class _Pool(Client):
-    """Several clients that quack as one."""
+    """Several clients with the interface of one."""
 
     def __init__(self, members: Sequence[Client]) -> None:
         _check_members(members)
@@ -437,11 +442,11 @@ class _Pool(Client):
         return f"Client.pool([{', '.join(map(repr, self.members))}])"
 
     @property
-    def _gates(self) -> Admissions:
+    def _admissions(self) -> Admissions:
         return self._limiters
 
     @asynccontextmanager
-    async def _at_work(self, status: StatusTracker) -> AsyncIterator[None]:
+    async def _running(self, status: StatusTracker) -> AsyncIterator[None]:
         if not self._runs:
             self._limiters.begin()
         before = self._limiters.counts()
@@ -449,7 +454,7 @@ class _Pool(Client):
         try:
             async with AsyncExitStack() as stack:
                 for each in self.members:
-                    await stack.enter_async_context(each._at_work(status))
+                    await stack.enter_async_context(each._running(status))
                 yield
         finally:
             self._runs -= 1

@@ -1,4 +1,4 @@
-"""The client of a call that names none: the environment's."""
+"""The default client, made from the environment."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import os
 from parallel_openai._client.client import Client
 from parallel_openai.errors import InvalidInputError
 
-#: What in the environment makes a client.
+#: The variables from which a client is made.
 _ENVIRONMENT = (
     "OPENAI_BASE_URL",
     "OPENAI_API_KEY",
@@ -22,11 +22,10 @@ _clients: dict[tuple[str | None, ...], Client] = {}
 
 
 def client_for(given: Client | None) -> Client:
-    """The client that a call is given, else that of the environment: the same one for every call, as long as the
-    environment stays the same.
+    """The given client, or else the environment's, which is shared by all calls while these variables are unchanged.
 
     Raises:
-        InvalidInputError: what is given is none.
+        InvalidInputError: `given` is not a client.
     """
     if given is not None:
         if not isinstance(given, Client):

@@ -1,4 +1,4 @@
-"""Several accounts behind one face: each has its own limiter, and a request goes where there is capacity first."""
+"""Several accounts as one: each has its own limiter, and a request goes to the first with capacity."""
 
 from __future__ import annotations
 
@@ -17,27 +17,27 @@ from parallel_openai._requests.endpoints import usage_of
 from parallel_openai._run.response_verdict import judge
 from parallel_openai.errors import RunStoppedError
 
-#: So many broken sends in a row, and an account is asked one by one, with a rest in between, until an answer comes.
-REST_AFTER = 3
-FIRST_REST = 1.0
-LONGEST_REST = 60.0
+#: After this many consecutive failures, a member gets single requests with a backoff in between until one succeeds.
+BACKOFF_AFTER = 3
+FIRST_BACKOFF = 1.0
+LONGEST_BACKOFF = 60.0
 
-
-#: What is counted for each member.
+#: The counters of each member.
 COUNTS = ("requests_sent", "answered", "rate_limit_errors", "other_errors", "prompt_tokens", "completion_tokens")
 
 
 @dataclass(eq=False)
 class Member:
-    """One account of a pool, and how it does.
+    """One account of a pool, and its state.
 
     Attributes:
-        name: for people; it shows no key.
-        limiter: says when, for each model.
-        post: puts a request on the wire.
-        max_concurrent_requests: in flight at the most.
-        out: why it is asked no more; None while it is.
-        counts: what became of its requests, summed up over all runs.
+        name: for messages; contains no key.
+        limiter: the account's limiters, one per model.
+        post: sends a request.
+        max_concurrent_requests: the most requests in flight.
+        out: why it is excluded; None if it is not.
+        counts: of its requests over all runs.
+        reached: whether it has ever sent an HTTP response.
     """
 
     name: str
@@ -47,36 +47,36 @@ class Member:
     out: str | None = None
     counts: dict[str, int] = field(default_factory=lambda: dict.fromkeys(COUNTS, 0))
     reached: bool = False
-    _broken: int = 0
-    _rest: float = 0.0
-    _rest_began: float = 0.0
+    _failures: int = 0
+    _backoff: float = 0.0
+    _backoff_began: float = 0.0
 
     def has_room(self, now: float) -> bool:
-        if self._broken >= REST_AFTER and (self.limiter.in_flight or now < self._rest_began + self._rest):
+        if self._failures >= BACKOFF_AFTER and (self.limiter.in_flight or now < self._backoff_began + self._backoff):
             return False
         return self.limiter.in_flight < self.max_concurrent_requests
 
-    def rests_for(self, now: float) -> float:
-        """Seconds; infinity where only an answer can tell."""
-        if self.limiter.in_flight >= self.max_concurrent_requests or self._broken < REST_AFTER:
+    def seconds_until_room(self, now: float) -> float:
+        """Seconds until the backoff ends; infinity if that depends on a request in flight."""
+        if self.limiter.in_flight >= self.max_concurrent_requests or self._failures < BACKOFF_AFTER:
             return INFINITY
-        return INFINITY if self.limiter.in_flight else max(0.001, self._rest_began + self._rest - now)
+        return INFINITY if self.limiter.in_flight else max(0.001, self._backoff_began + self._backoff - now)
 
-    def heard(self, response: Response, verdict: Verdict, sent_at: float, now: float) -> None:
-        """Keep the counts, and rest where nothing but broken answers comes."""
+    def record(self, response: Response, verdict: Verdict, sent_at: float, now: float) -> None:
+        """Count a response, and back off after repeated failures."""
         self.reached = self.reached or bool(response.status)
         self._count(response, verdict)
         if verdict.kind == "done":
-            self._broken, self._rest = 0, 0.0
+            self._failures, self._backoff = 0, 0.0
         elif verdict.kind in ("retry", "hold") and response.status != 429:
-            self._broken += 1
-            if self._broken >= REST_AFTER and sent_at >= self._rest_began:
-                self._rest = min(LONGEST_REST, 2 * self._rest or FIRST_REST)
-                self._rest_began = now
+            self._failures += 1
+            if self._failures >= BACKOFF_AFTER and sent_at >= self._backoff_began:
+                self._backoff = min(LONGEST_BACKOFF, 2 * self._backoff or FIRST_BACKOFF)
+                self._backoff_began = now
 
-    def come_back(self) -> None:
-        """A new run tries it again."""
-        self.out, self.reached, self._broken, self._rest = None, False, 0, 0.0
+    def reset(self) -> None:
+        """Include the member again, for a new run."""
+        self.out, self.reached, self._failures, self._backoff = None, False, 0, 0.0
 
     def _count(self, response: Response, verdict: Verdict) -> None:
         counts = self.counts
@@ -92,7 +92,7 @@ class Member:
 
 @dataclass(slots=True)
 class PoolLease:
-    """The right to send one request to this member."""
+    """The permission to send one request to a member."""
 
     member: Member
     limiter: Limiter
@@ -102,14 +102,14 @@ class PoolLease:
 
 
 class PoolLimiter:
-    """The limiters of several accounts behind one face.
+    """The limiters of several accounts with the interface of one.
 
-    A lease remembers its member. One that is refused for good (a wrong key, no credit, nobody there) is put out of the
-    pool, and what was sent to it goes to the others; only when none is left, the run stops.
+    A lease has its member. A member that fails permanently (an invalid key, no credit, an unreachable server) is
+    excluded and its requests go to the others; the run stops only when none is left.
 
     Args:
         members: the accounts.
-        clock: seconds, never going back.
+        clock: returns monotonic seconds.
     """
 
     def __init__(self, members: Sequence[Member], *, clock: Callable[[], float]) -> None:
@@ -119,7 +119,7 @@ class PoolLimiter:
         self._last_stop: type[RunStoppedError] = RunStoppedError
 
     def of(self, model: str | None) -> PoolModel:
-        """The limiters of one model at all accounts."""
+        """One model's limiters at all accounts."""
         if model not in self._models:
             if len(self._models) >= MOST_MODELS and model is not None:
                 return self.of(None)
@@ -127,68 +127,68 @@ class PoolLimiter:
         return self._models[model]
 
     @property
-    def alive(self) -> list[Member]:
-        """Those that are asked; all of them where none is."""
+    def active(self) -> list[Member]:
+        """The members that are not excluded; all of them if none is left."""
         return [each for each in self.members if each.out is None] or list(self.members)
 
     @property
     def requests(self) -> Level:
-        return Sum([each.limiter.requests for each in self.alive])
+        return Sum([each.limiter.requests for each in self.active])
 
     @property
     def tokens(self) -> Level:
-        return Sum([each.limiter.tokens for each in self.alive])
+        return Sum([each.limiter.tokens for each in self.active])
 
     def level(self, dimension: Dimension, models: Collection[str | None]) -> Level:
-        return Sum([each.limiter.level(dimension, models) for each in self.alive])
+        return Sum([each.limiter.level(dimension, models) for each in self.active])
 
     async def send(self, request: APIRequest, lease: PoolLease) -> Response:
-        """Send it to the lease's member; where that one turns out to be refused for good, to another.
+        """Send a request to the lease's member, and to another if that member fails permanently.
 
         Raises:
-            RunStoppedError: the last member was refused for good too.
+            RunStoppedError: the last member failed too.
         """
         while True:
             member, sent_at = lease.member, self.clock()
             try:
                 response = await member.post(request)
-            except RunStoppedError as error:  # nobody gives it a key
+            except RunStoppedError as error:  # there is no key
                 verdict = Verdict("stop", message=str(error), stop=type(error))
             else:
                 verdict = judge(response, reached=member.reached, path=request.path)
-                member.heard(response, verdict, sent_at, self.clock())
+                member.record(response, verdict, sent_at, self.clock())
                 if verdict.kind != "stop":
                     return response
-            self._put_out(member, verdict)
+            self._exclude(member, verdict)
             self._give_back(lease)
             moved = await lease.model.acquire(lease.size)
             lease.member, lease.limiter, lease.lease = moved.member, moved.limiter, moved.lease
 
     def begin(self) -> None:
-        """A new run tries all members."""
+        """Include all members again, for a new run."""
         for each in self.members:
-            each.come_back()
+            each.reset()
 
     def counts(self, since: Sequence[Mapping[str, Any]] | None = None) -> list[dict[str, Any]]:
-        """How each member does, as plain data: since the counts that were given then, or in all."""
+        """The counts of each member as plain data: since earlier counts, or in total."""
         first = since or [dict.fromkeys(COUNTS, 0)] * len(self.members)
         return [
             {"name": each.name, **{name: each.counts[name] - before[name] for name in COUNTS}, "out": each.out}
             for each, before in zip(self.members, first, strict=True)
         ]
 
-    def tell(self) -> None:
-        """There is news of a member: whoever is first in line for a model looks again."""
+    def notify(self) -> None:
+        """Let the first waiting request of each model check again, since a member's state changed."""
         for each in self._models.values():
             each.queue.tell()
 
     def check_left(self) -> None:
-        """Raises the last member's RunStoppedError where none is left."""
+        """Raise the last member's RunStoppedError if none is left."""
         if all(each.out is not None for each in self.members):
             reasons = "\n".join(f"{each.name}: {each.out}" for each in self.members)
             raise self._last_stop(f"No account of the pool is left. What was finished is kept.\n{reasons}")
 
-    def _put_out(self, member: Member, verdict: Verdict) -> None:
+    def _exclude(self, member: Member, verdict: Verdict) -> None:
         if member.out is not None:
             return
         member.out = verdict.message or verdict.code or "refused"
@@ -196,35 +196,35 @@ class PoolLimiter:
         self._last_stop = verdict.stop or RunStoppedError
         if left:
             log.warning(
-                "%s is put out of the pool, %d of %d go on: %s", member.name, left, len(self.members), member.out
+                "%s is excluded from the pool, %d of %d remain: %s", member.name, left, len(self.members), member.out
             )
-        self.tell()
+        self.notify()
 
     def _give_back(self, lease: PoolLease) -> None:
-        given, lease.lease = lease.lease, None
-        if given is not None:
-            lease.limiter.unanswered(given)
-            self.tell()
+        returned, lease.lease = lease.lease, None
+        if returned is not None:
+            lease.limiter.unanswered(returned)
+            self.notify()
 
 
 class PoolModel:
     """One model's limiters at all the accounts of a pool.
 
     Args:
-        pool: whose.
-        name: the model's; None: whatever requests that name none are for.
+        pool: the accounts.
+        name: the model; None: for requests that name none.
     """
 
     def __init__(self, pool: PoolLimiter, name: str | None) -> None:
         self.name = name
-        self.may_move = False  # its accounts' limiters are asked for at each request
+        self.may_move = False  # its members' limiters are looked up for each request
         self.queue = CapacityQueue(pool.clock)
         self.waited = self.queue.waited
         self._pool = pool
         self._next = 0
 
     def of(self, model: str | None) -> PoolModel:
-        """Itself: it serves one model."""
+        """Itself, since it is for one model."""
         return self
 
     @property
@@ -256,19 +256,19 @@ class PoolModel:
         return None if None in sizes else max(filter(None, sizes))
 
     async def acquire(self, size: Size) -> PoolLease:
-        """Wait in line until one of the members has capacity for the request, and set it aside there."""
+        """Wait until a member has capacity for the request, and reserve it there."""
         lease = self.at_once(size)
         if lease is not None:
             return lease
-        return await self.queue.wait(lambda: self._take_of_those_left(size), lambda: self.delay(size))
+        return await self.queue.wait(lambda: self._take_checked(size), lambda: self.delay(size))
 
     def delay(self, size: Size) -> tuple[float, str]:
-        """Seconds until some member may send the request, as far as is known, and what they are for."""
+        """Seconds until some member may send the request, as far as known, and the reason for the wait."""
         now = self._pool.clock()
         return min((self._delay(each, size, now) for each in self._candidates(size)), default=(INFINITY, "learning"))
 
     def at_once(self, size: Size) -> PoolLease | None:
-        """The same where nobody waits and there is room; else None."""
+        """A lease if no request is waiting and there is capacity; otherwise None."""
         self._pool.check_left()
         return self._take(size) if self.queue.count == 0 else None
 
@@ -281,35 +281,35 @@ class PoolModel:
     def answered(self, lease: PoolLease, headers: Mapping[str, str], usage: Usage | None = None) -> None:
         if lease.lease is not None:
             lease.limiter.answered(lease.lease, headers, usage)
-        self._pool.tell()
+        self._pool.notify()
 
     def refused(
         self, lease: PoolLease, headers: Mapping[str, str], dimension: Dimension | None, wait: float | None
     ) -> Any:
         refused: Callable[..., Any] = lease.limiter.refused
         held = refused(lease.lease, headers, dimension, wait) if lease.lease is not None else None
-        self._pool.tell()
+        self._pool.notify()
         return held
 
     def slow_down(self, lease: PoolLease, wait: float | None) -> None:
         if lease.lease is not None:
             lease.limiter.slow_down(lease.lease, wait)
-        self._pool.tell()
+        self._pool.notify()
 
     def unanswered(self, lease: PoolLease, *, hold: float = 0.0) -> None:
         if lease.lease is not None:
             lease.limiter.unanswered(lease.lease, hold=hold)
-        self._pool.tell()
+        self._pool.notify()
 
     @property
     def _limiters(self) -> list[Limiter]:
-        return [self._of(each) for each in self._pool.alive]
+        return [self._of(each) for each in self._pool.active]
 
     def _of(self, member: Member) -> Limiter:
         return member.limiter.of(self.name)
 
     def _take(self, size: Size) -> PoolLease | None:
-        """Of the members with capacity the one after the last that was taken, so that all learn their limits."""
+        """A lease of the next member with capacity, in turn, so that the limits of all are learned."""
         now = self._pool.clock()
         for member in self._candidates(size):
             limiter = self._of(member)
@@ -321,15 +321,15 @@ class PoolModel:
     def _candidates(self, size: Size) -> Iterable[Member]:
         members = self._pool.members
         start = self._next % len(members)
-        inside = [each for each in (*members[start:], *members[:start]) if each.out is None]
-        return [each for each in inside if not self._of(each).never_fits(size)] or inside
+        included = [each for each in (*members[start:], *members[:start]) if each.out is None]
+        return [each for each in included if not self._of(each).never_fits(size)] or included
 
-    def _take_of_those_left(self, size: Size) -> PoolLease | None:
+    def _take_checked(self, size: Size) -> PoolLease | None:
         self._pool.check_left()
         return self._take(size)
 
     def _delay(self, member: Member, size: Size, now: float) -> tuple[float, str]:
         if not member.has_room(now):
-            return member.rests_for(now), "refused"
+            return member.seconds_until_room(now), "refused"
         delay, cause = self._of(member).delay(size)
         return max(delay, 0.001), cause

@@ -1,4 +1,4 @@
-"""A file that takes the place of an older one only when it is whole."""
+"""Replace a file atomically."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from parallel_openai.errors import InvalidInputError, ParallelOpenAIError
 
 @contextmanager
 def replacing(path: Path) -> Iterator[BinaryIO]:
-    """Write beside the file; at the end that is put in its place, and after a failure the old one is as it was.
+    """A temporary file in the same folder that replaces `path` at the end; after a failure `path` is unchanged.
 
-    A link is followed. The file is for its owner only, since it holds people's data.
+    A link is followed. The file is readable by its owner only, since it holds personal data.
 
     Raises:
-        InvalidInputError: it cannot be written there.
+        InvalidInputError: the file cannot be written.
     """
     try:
         with _opened(path) as file:
@@ -31,23 +31,23 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
             raise
         why = getattr(error, "strerror", None) or error
         raise InvalidInputError(
-            f"{str(path)!r:.200} cannot be written: {why}. What it held before is as it was."
+            f"{str(path)!r:.200} cannot be written: {why}. Its previous content is unchanged."
         ) from error
 
 
 @contextmanager
 def _opened(path: Path) -> Iterator[BinaryIO]:
-    place = Path(os.path.realpath(path))  # which stops at a link that leads to itself
-    if place.is_dir():
-        raise InvalidInputError(f"path must be a file, and {str(path)!r} is a folder. Name a file in it.")
-    if place.exists() and not place.is_file():  # a pipe or a device has no place to be put in
-        with open(place, "wb") as file:
+    target = Path(os.path.realpath(path))  # a link to itself is left as it is
+    if target.is_dir():
+        raise InvalidInputError(f"path must be a file, but {str(path)!r} is a folder. Name a file in it.")
+    if target.exists() and not target.is_file():  # a pipe or a device cannot be replaced
+        with open(target, "wb") as file:
             yield file
         return
-    descriptor, beside = tempfile.mkstemp(dir=place.parent, prefix=f".{place.name[:100]}.", suffix=".part")
+    descriptor, temporary = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name[:100]}.", suffix=".part")
     try:
         with open(descriptor, "wb") as file:
             yield file
-        os.replace(beside, place)
+        os.replace(temporary, target)
     finally:
-        Path(beside).unlink(missing_ok=True)
+        Path(temporary).unlink(missing_ok=True)

@@ -1,4 +1,4 @@
-"""One file, one writer: who holds a file of results, and what the next one to come is told."""
+"""Locks for files of results, so that each has a single writer."""
 
 from __future__ import annotations
 
@@ -17,38 +17,38 @@ from parallel_openai.errors import JournalError, JournalLockedError
 if sys.platform != "win32":
     import fcntl
 
-#: What a file system says that has no locks, or none at the moment.
+#: Errors of a file system without locks, or with none available.
 _NO_LOCKS = {errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP}
-#: Seconds in which a dead holder is found out.
+#: Seconds in which a dead holder's lock is detected.
 _TAKE_OVER = 0.5
-#: What a lock file begins with.
+#: The prefix of a lock file's content.
 _HOLDER = "process"
-#: What to do about what the system says.
+#: What to do about an error of the system.
 _ADVICE = {
-    errno.EACCES: "This user may not write there: change its rights, or choose another path.",
-    errno.EPERM: "This user may not write there: change its rights, or choose another path.",
-    errno.EROFS: "It can only be read from: choose a path on another file system.",
+    errno.EACCES: "This user may not write there: change the permissions, or choose another path.",
+    errno.EPERM: "This user may not write there: change the permissions, or choose another path.",
+    errno.EROFS: "Choose a path on another file system.",
     errno.ENOSPC: "Make room there, or choose a path on another disk.",
     errno.EDQUOT: "Make room there, or choose a path on another disk.",
 }
 
 
 def advice(error: OSError) -> str:
-    """What to do where a file cannot be written.
+    """What to do about a file that cannot be written.
 
     >>> advice(OSError(errno.EROFS, "Read-only file system"))
-    'It can only be read from: choose a path on another file system.'
+    'Choose a path on another file system.'
     """
     return _ADVICE.get(error.errno or 0, "Choose another path for it.")
 
 
-def take(place: Path) -> filelock.BaseFileLock:
-    """Hold a lock file, which the system unlocks when its holder dies. Where the system has no such locks, it is a file
-    beside it that names the holder, and a holder that is dead is found out when the next one comes.
+def acquire(place: Path) -> filelock.BaseFileLock:
+    """Acquire a lock file, which the system releases when its holder dies. If the file system has no locks, use a
+    file beside it that names its holder; the next process to come detects a dead one.
 
     Raises:
-        filelock.Timeout: somebody holds it.
-        OSError: it cannot be made.
+        filelock.Timeout: another process holds it.
+        OSError: it cannot be created.
     """
     held: filelock.BaseFileLock = filelock.FileLock(place, timeout=0, mode=0o600, fallback_to_soft=False)
     try:
@@ -64,20 +64,20 @@ def take(place: Path) -> filelock.BaseFileLock:
 
 
 def _remove_zombies(marker: Path) -> None:
-    """Take away what a dead holder left whose parent has not looked after it, as in a container without an init.
+    """Remove the marker of a dead holder that its parent has not reaped, as in a container without an init process.
 
-    To filelock it is alive.
+    filelock takes it for alive.
     """
     try:
         before = marker.stat()
         pid, host = marker.read_text("utf-8").splitlines()[:2]
         state = Path("/proc", pid, "stat").read_text("ascii", "replace").rpartition(")")[2].split()[0]
         name, namespace = socket.gethostname(), f"{Path('/proc/self/ns/pid').stat().st_ino:x}"
-        is_here = host == name or (host.startswith(name) and host.endswith(namespace))  # as filelock writes them
+        is_here = host == name or (host.startswith(name) and host.endswith(namespace))  # filelock's formats
         if state == "Z" and is_here and marker.stat().st_ino == before.st_ino:
             marker.unlink()
     except (OSError, ValueError, IndexError):
-        pass  # there is none, or it is another system, which filelock knows
+        pass  # there is no marker, or no /proc, where filelock itself detects dead holders
 
 
 def _holder_of(place: Path) -> Path:
@@ -85,10 +85,10 @@ def _holder_of(place: Path) -> Path:
 
 
 class Lock:
-    """Holds a file that need not exist yet, until it is released. Its folder is made.
+    """An exclusive lock on a file, which need not exist. Its folder is created.
 
     Raises:
-        JournalLockedError: somebody holds it; the message says who.
+        JournalLockedError: another process holds it; the message names it.
         JournalError: nothing can be written there.
     """
 
@@ -97,18 +97,18 @@ class Lock:
             path.parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise JournalError(f"The folder {path.parent} cannot be made: {error.strerror}. {advice(error)}") from error
-        self._path = Path(os.path.realpath(path))  # however the file is called, it has one lock
+        self._path = Path(os.path.realpath(path))  # the same lock for every name of the file
         self._place = self._path.with_name(self._path.name + ".lock")
-        for beside in (self._place, _holder_of(self._place)):  # which nobody named, and which are written
-            check_own(beside, "Remove it, or choose another path.")
+        for path in (self._place, _holder_of(self._place)):
+            check_own(path, "Remove it, or choose another path.")
         _check_ours(self._place)
-        #: Whether no run of ours was here before, as far as can be seen.
+        #: Whether there was no lock file yet.
         self.is_first = not os.path.exists(self._place)
         self._held = self._acquire()
         self._identity = _identity(self._place)
 
     def is_in_place(self) -> bool:
-        """Whether the lock file is still where others look for it, as far as can be told."""
+        """Whether the lock file is still at its path; True if that cannot be checked."""
         try:
             return _identity(self._place) == self._identity
         except OSError:
@@ -118,16 +118,16 @@ class Lock:
         self._held.release()
 
     def abandon(self) -> None:
-        """Release it and leave nothing behind, where the file turned out to be somebody else's."""
+        """Release the lock and remove its file, after the locked file turned out not to be ours."""
         self.release()
         if self.is_first:
             self._place.unlink(missing_ok=True)
 
     def _acquire(self) -> filelock.BaseFileLock:
         try:
-            held = take(self._place)
+            held = acquire(self._place)
         except filelock.Timeout:
-            if not os.path.exists(self._place):  # it is not held, it cannot be made
+            if not os.path.exists(self._place):  # not held, but it cannot be created
                 raise JournalError(
                     f"{self._path} cannot be locked: nothing can be written in {self._path.parent}. "
                     "Choose another path."
@@ -140,14 +140,14 @@ class Lock:
             raise JournalError(f"{self._path} cannot be locked: {error.strerror}. {advice(error)}") from error
         self._place = Path(held.lock_file)
         if self._place.suffix == ".lock":
-            self._leave_name()
+            self._write_holder()
         return held
 
-    def _leave_name(self) -> None:
+    def _write_holder(self) -> None:
         try:
             self._place.write_text(f"{_HOLDER} {os.getpid()} on {socket.gethostname()}", "utf-8")
         except OSError:
-            pass  # Windows keeps a locked file shut; only the message to the next one to come is poorer for it
+            pass  # Windows denies it for a locked file; only the next process's message has less detail
 
     def _holder(self) -> str:
         marker = _holder_of(self._place)
@@ -163,18 +163,18 @@ class Lock:
 
 
 def _check_ours(place: Path) -> None:
-    """See that a lock file, which is written over, holds nothing but a holder's name, or what a full disk took of it.
+    """Check that a lock file, which gets overwritten, contains only a holder's name, or its start after a full disk.
 
     Raises:
-        JournalError: it holds something else.
+        JournalError: it contains something else.
     """
     try:
         with open(place, "rb") as file:
-            held = file.read(len(_HOLDER)).decode("latin-1")
-    except OSError:  # there is none; or Windows keeps a locked file shut
+            content = file.read(len(_HOLDER)).decode("latin-1")
+    except OSError:  # it does not exist, or Windows denies reading a locked file
         return
-    if not _HOLDER.startswith(held):
-        raise JournalError(f"{place} is no lock file, and would be written over. Remove it, or choose another path.")
+    if not _HOLDER.startswith(content):
+        raise JournalError(f"{place} is not a lock file and would be overwritten. Remove it, or choose another path.")
 
 
 def _identity(path: Path) -> tuple[int, int] | None:
@@ -185,11 +185,11 @@ def _identity(path: Path) -> tuple[int, int] | None:
     return about.st_dev, about.st_ino
 
 
-def hold(file: int, path: Path) -> None:
-    """Hold an open file itself too, so that nobody else comes in when its lock file was deleted, or by a hard link.
+def lock_open_file(file: int, path: Path) -> None:
+    """Lock an open file itself too, in case its lock file was deleted or another process uses a hard link to it.
 
     Raises:
-        JournalLockedError: somebody holds it.
+        JournalLockedError: another process holds it.
     """
     if sys.platform == "win32":
         return
@@ -201,16 +201,16 @@ def hold(file: int, path: Path) -> None:
             "stop it; to have both, give this run a save path of its own."
         ) from None
     except OSError:
-        return  # where there are no such locks, the file beside it has to do
+        return  # the file system has no such locks, so the lock file has to do
     try:
         with open(path, "rb") as reader:
             reader.read(1)
-    except OSError:  # over SMB a lock keeps readers out too
-        let_go(file)
+    except OSError:  # over SMB a lock excludes readers too
+        unlock_open_file(file)
 
 
-def let_go(file: int) -> None:
-    """Said and not left to the closing, since a process that was forked meanwhile keeps the file open."""
+def unlock_open_file(file: int) -> None:
+    """Unlock explicitly, not just by closing, since a process forked meanwhile keeps the file open."""
     if sys.platform != "win32":
         try:
             fcntl.flock(file, fcntl.LOCK_UN)

@@ -24,7 +24,7 @@ from parallel_openai._journal.journal_file import mend_end_of_any
 from parallel_openai._json import dumps
 from parallel_openai._loop.background import Interrupted, arun
 from parallel_openai._loop.background import run as run_to_end
-from parallel_openai._loop.interrupts import interrupt_with, noted_interrupts
+from parallel_openai._loop.interrupts import interrupt_with, recorded_interrupts
 from parallel_openai._progress.progress import Progress
 from parallel_openai._progress.status_tracker import StatusTracker
 from parallel_openai._run.spending.caps import SpendingCaps
@@ -139,13 +139,13 @@ class _FileCall:
 
     def execute(self) -> StatusTracker:
         run = self._run
-        with noted_interrupts() as presses:
+        with recorded_interrupts() as interrupts:
             try:
                 with self._to_its_end() as bar:
-                    run_to_end(run.work(), bar.tick, presses, nested=run.client.loop == "running")
+                    run_to_end(run.work(), bar.tick, interrupts, nested=run.client.loop == "running")
             except Interrupted:
                 raise interrupt_with(run.status) from None
-            if presses:
+            if interrupts:
                 raise interrupt_with(run.status)
         return run.status
 

@@ -38,7 +38,13 @@ from parallel_openai._journal.neighbours import Neighbour, neighbours_of
 from parallel_openai._journal.origins import Origin, here
 from parallel_openai._json import dumps, loads
 from parallel_openai._loop.background import Interrupted, arun, run
-from parallel_openai._loop.interrupts import Presses, hold_back, interrupt_with, is_interactive, noted_interrupts
+from parallel_openai._loop.interrupts import (
+    Interrupts,
+    block_new_runs,
+    interrupt_with,
+    is_interactive,
+    recorded_interrupts,
+)
 from parallel_openai._progress.progress import Progress
 from parallel_openai._progress.status_tracker import StatusTracker
 from parallel_openai._records import APIRequest, Result, Ruling, reject, replace_by
@@ -98,7 +104,7 @@ class FrameRun:
         self._batches: BatchRun | None = None
         self._under_way: UnderWay | None = None
         self._engine = engine_of(self.options.lane, self.client)
-        self._presses, self._ended = Presses(), "finished"
+        self._presses, self._ended = Interrupts(), "finished"
         self._began = time.time()
         self.journal_path = self._journal_path()
         self._written_from = self._origin()
@@ -115,7 +121,7 @@ class FrameRun:
         Raises:
             KeyboardInterrupt: it was stopped, and nobody sits there to look at a frame; `.partial` holds it.
         """
-        with noted_interrupts() as self._presses, self._to_its_end() as finish:
+        with recorded_interrupts() as self._presses, self._to_its_end() as finish:
             try:
                 run(self._work(), self._bar.tick, self._presses, nested=self.client.loop == "running")
             except Interrupted:
@@ -124,7 +130,7 @@ class FrameRun:
             if self._presses and not is_interactive():
                 raise interrupt_with(out)
             if self._presses:
-                hold_back(self._presses)
+                block_new_runs(self._presses)
             return out
 
     async def aexecute(self) -> pd.DataFrame:
@@ -414,7 +420,7 @@ class FrameRun:
                 self.answers.cancel(self._slots[key], "in_batch", why)
         for slot, source in self._twins:
             self.answers.share(slot, source)
-        with self._presses.left_at_once(), _no_garbage():
+        with self._presses.raising_after_first(), _no_garbage():
             answers = self.answers.columns()
             columns = {self.options.prefix + name: values for name, values in answers.items()}
             out = with_columns(self.df, columns)

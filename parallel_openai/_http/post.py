@@ -19,7 +19,7 @@ from yarl import URL
 from parallel_openai._http.body import MAX_HEADER_LINE, MAX_HEADERS, TooLargeError, decompressed, read
 from parallel_openai._http.connection_errors import NotHTTPError, what_it_speaks
 from parallel_openai._http.idle_connections import IdleConnections
-from parallel_openai._loop.interrupts import sends_no_more
+from parallel_openai._loop.interrupts import sending_stopped
 
 #: A body up to this size is joined to its head, so that both travel in one piece.
 JOINED_BODY = 2**16
@@ -84,7 +84,7 @@ class Poster:
             transport = protocol.transport if protocol is not None else None
             if protocol is None or transport is None or transport.is_closing():  # a new one may be broken already
                 raise aiohttp.ServerDisconnectedError
-            if sends_no_more.get()():
+            if sending_stopped.get()():
                 raise asyncio.CancelledError
             protocol.set_response_params(
                 read_until_eof=True,

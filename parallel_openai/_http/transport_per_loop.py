@@ -10,7 +10,7 @@ from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary, WeakSet, finalize
 
-from parallel_openai._loop.background import come_home, is_background_thread
+from parallel_openai._loop.background import drain, is_background_thread
 
 if TYPE_CHECKING:
     from parallel_openai._http.transport import Transport
@@ -79,6 +79,6 @@ _all: WeakSet[Connections] = WeakSet()
 
 @atexit.register
 def _close_all() -> None:
-    come_home()
+    drain()
     for each in list(_all):
         each.close()

@@ -11,7 +11,7 @@ from itertools import islice
 from pathlib import Path
 
 from parallel_openai._disk.file_ownership import keep_private
-from parallel_openai._disk.locking import Lock, advice, hold, let_go
+from parallel_openai._disk.locking import Lock, advice, lock_open_file, unlock_open_file
 from parallel_openai._journal.lines import none_of_ours, parse_line, read_at, read_entries, refuse_what_is_no_file
 from parallel_openai._json import loads
 from parallel_openai.errors import JournalError, JournalWriteError
@@ -153,7 +153,7 @@ class JournalFile:
         return 0, 0
 
     def close(self) -> None:
-        let_go(self._file)
+        unlock_open_file(self._file)
         os.close(self._file)
         self._lock.release()
 
@@ -225,13 +225,13 @@ def _open(path: Path, *, may_be_torn: bool) -> int:
     try:
         refuse_what_is_no_file(path)
         file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | getattr(os, "O_BINARY", 0), 0o600)
-        hold(file, path)
+        lock_open_file(file, path)
         _refuse_what_is_not_ours(path, may_be_torn=may_be_torn)
         keep_private(file)
         _mend_end(file)
     except OSError as error:
         if file >= 0:
-            let_go(file)
+            unlock_open_file(file)
             os.close(file)
         if isinstance(error, JournalError):
             raise
@@ -275,7 +275,7 @@ def mend_end_of_any(file: int, path: Path) -> None:
     end = os.fstat(file).st_size
     if not stat.S_ISREG(os.fstat(file).st_mode) or end == 0 or read_at(file, 1, end - 1) == b"\n":
         return
-    hold(file, path)
+    lock_open_file(file, path)
     try:
         end = os.fstat(file).st_size
         start = _after_last_newline(file, end)
@@ -283,7 +283,7 @@ def mend_end_of_any(file: int, path: Path) -> None:
         is_jsonl = start > 0 and _is_json(_read_exactly(file, before, start - before))
         _mend_end(file, _is_json if is_jsonl else lambda _: True)
     finally:
-        let_go(file)
+        unlock_open_file(file)
 
 
 def _is_json(line: bytes) -> bool:

@@ -21,7 +21,7 @@ from pathlib import Path
 import filelock
 
 from parallel_openai._disk.file_ownership import check_own
-from parallel_openai._disk.locking import take
+from parallel_openai._disk.locking import acquire
 from parallel_openai._limits.limiter import Limiter
 from parallel_openai._limits.model_limiters import ModelLimiters
 from parallel_openai.errors import InvalidInputError
@@ -108,7 +108,7 @@ class SharedAccount:
 
     def _is_alive(self, member: str) -> bool:
         try:
-            lock = take(self._folder / f"{member}.lease")
+            lock = acquire(self._folder / f"{member}.lease")
         except (filelock.Timeout, OSError):
             return True
         lock.release()
@@ -168,6 +168,6 @@ async def taking_part(account: SharedAccount | None, limiters: ModelLimiters) ->
 
 def _locked(lease: Path) -> filelock.BaseFileLock | None:
     try:
-        return take(lease)
+        return acquire(lease)
     except filelock.Timeout:  # somebody counted between the making of the file and its locking
         return None

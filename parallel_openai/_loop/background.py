@@ -1,7 +1,7 @@
-"""One event loop beside the notebook's own, so that the same blocking call works in a script, a cell and a thread.
+"""An event loop in a background thread, so that the same blocking call works in a script, a cell and a thread.
 
-Patching the notebook's loop instead halves the throughput of everything on it, is impossible under uvloop, and goes on
-sending after an interrupt. `nested=True` does it all the same for those who must stay on the loop that is running.
+Patching the notebook's loop instead halves the throughput of everything on it, is impossible with uvloop, and keeps
+sending after an interrupt. `nested=True` does so all the same for callers that need their running loop.
 """
 
 from __future__ import annotations
@@ -16,22 +16,22 @@ from concurrent.futures import Future, wait
 from typing import Any, Generic, TypeVar
 
 from parallel_openai._loop.interrupts import (
-    Presses,
-    check_held,
+    Interrupts,
+    check_not_blocked,
     interrupt_of_main_thread,
     leave_threads,
-    noted_terminations,
+    recorded_terminations,
 )
 from parallel_openai.errors import InvalidInputError
 
 T = TypeVar("T")
 
-#: Seconds between two looks at the counters while the caller waits, and between two looks for an interrupt.
+#: Seconds between two calls of `on_tick`, and between two checks for an interrupt.
 TICK = 0.2
-LOOK = 0.05
-#: Seconds that a stopped run waits for the answers that are on their way, since they are paid for.
-COME_HOME = 10.0
-#: Seconds after that in which it closes its files, and which a second stop leaves it.
+POLL = 0.05
+#: Seconds that a stopped run waits for the answers in flight, which are billed in any case.
+DRAIN_SECONDS = 10.0
+#: Seconds after that for closing files; also after a second interrupt.
 GRACE = 5.0
 
 _THREAD = "parallel_openai"
@@ -41,7 +41,7 @@ _owner = 0
 
 
 def background_loop() -> asyncio.AbstractEventLoop:
-    """The process's engine loop, started at its first use; a forked child gets one of its own."""
+    """The process's background loop, started on first use; a forked child gets its own."""
     global _loop, _owner
     with _guard:
         if _loop is None or _owner != os.getpid() or _loop.is_closed():
@@ -55,17 +55,17 @@ def _run(loop: asyncio.AbstractEventLoop) -> None:
         try:
             loop.run_forever()
         except (SystemExit, KeyboardInterrupt):
-            continue  # a task raised it, whose caller will get it; the others go on
+            continue  # raised by a task and passed to its caller; the other tasks continue
         return
 
 
 def is_background_thread() -> bool:
-    """Whether this is the thread of the engine's loop, which must not wait for itself."""
+    """Whether this is the background loop's thread, which must not wait for itself."""
     return threading.current_thread().name == _THREAD
 
 
 def _give_up(loop: asyncio.AbstractEventLoop) -> None:
-    """Leave a loop alone that does not come back, as from somebody's function; later work gets another one."""
+    """Abandon a loop that is blocked, as by a user's function; later work gets a new one."""
     global _loop
     with _guard:
         if _loop is loop:
@@ -82,14 +82,14 @@ def _new_loop() -> asyncio.AbstractEventLoop:
 
 
 class Interrupted(BaseException):
-    """The caller stopped the work, which has ended; with the arguments of a task's cancellation, if it was one.
+    """The caller stopped the work, and it has ended. Has the arguments of the CancelledError, if it was one.
 
-    As with other stops, nobody is to take it for a failure.
+    A BaseException, like other stops, so that it is not taken for a failure.
     """
 
 
 class _Work(Generic[T]):
-    """A coroutine on the engine's loop whose end, also after a cancel, can be waited for from another thread."""
+    """A coroutine on the background loop whose end, even after `cancel`, other threads can wait for."""
 
     def __init__(self, work: Coroutine[Any, Any, T]) -> None:
         self.end: Future[T] = Future()
@@ -100,11 +100,11 @@ class _Work(Generic[T]):
         self._loop.call_soon_threadsafe(self._start)
 
     def cancel(self) -> None:
-        """The first time it ends gently, and takes in what is on its way; the second time at once."""
+        """The first call ends it gently, waiting for answers in flight; the second at once."""
         self._loop.call_soon_threadsafe(self._cancel)
 
     def abandon(self) -> None:
-        """Wait for it no more."""
+        """Stop waiting for it."""
         _at_work.discard(self)
         _give_up(self._loop)
 
@@ -129,80 +129,82 @@ class _Work(Generic[T]):
 _at_work: set[_Work[Any]] = set()
 
 
-def come_home() -> None:
-    """Before the process ends, take in what is on its way for threads that it does not wait for: daemons, and before
+def drain() -> None:
+    """At the end of the process, wait for answers in flight of threads that it does not wait for: daemons, and before
     Python 3.13 those whose `join` was interrupted."""
     if _at_work and _owner == os.getpid():
         leave_threads()
-        wait([work.end for work in _at_work.copy()], COME_HOME)
+        wait([work.end for work in _at_work.copy()], DRAIN_SECONDS)
 
 
 class _Stops:
-    """What stops a call, counted.
+    """Counts whatever stops a call.
 
     Args:
-        presses: where they are noted.
-        task: one that the call blocks; a new cancellation of it stops the call, as asyncio.run makes one of Ctrl-C
-            (from Python 3.11 on).
+        interrupts: records the interrupts.
+        task: the task that the call blocks, if any; cancelling it, as asyncio.run does on Ctrl-C from Python 3.11 on,
+            stops the call.
     """
 
-    def __init__(self, presses: Presses, task: asyncio.Task[Any] | None = None) -> None:
-        self._presses, self._heeded = presses, len(presses)
+    def __init__(self, interrupts: Interrupts, task: asyncio.Task[Any] | None = None) -> None:
+        self._interrupts, self._handled = interrupts, len(interrupts)
         self._cancelling: Callable[[], int] = getattr(task, "cancelling", lambda: 0)
         self._cancellations = self._cancelling()
         self._interrupt: KeyboardInterrupt | None = None
         self._give_up_at: float | None = None
 
-    def note(self) -> None:
-        self._presses.note()
+    def record(self) -> None:
+        self._interrupts.record()
 
     def came(self) -> bool:
-        """Whether there is one more since this was asked last."""
+        """Whether there is another stop since the last call."""
         if (cancellations := self._cancelling()) > self._cancellations:
             self._cancellations = cancellations
-            self.note()
+            self.record()
         interrupt = interrupt_of_main_thread()
         if interrupt is not None and interrupt is not self._interrupt:
             self._interrupt = interrupt
-            self.note()
-        if len(self._presses) <= self._heeded:
+            self.record()
+        if len(self._interrupts) <= self._handled:
             return False
-        self._heeded += 1
-        patience = GRACE if self._give_up_at is not None else COME_HOME + GRACE
-        self._give_up_at = min(self._give_up_at or math.inf, time.monotonic() + patience)
+        self._handled += 1
+        allowed = GRACE if self._give_up_at is not None else DRAIN_SECONDS + GRACE
+        self._give_up_at = min(self._give_up_at or math.inf, time.monotonic() + allowed)
         return True
 
     @property
     def any(self) -> bool:
         return self._give_up_at is not None
 
-    def waited_enough(self) -> bool:
+    def is_overdue(self) -> bool:
         return self._give_up_at is not None and time.monotonic() > self._give_up_at
 
 
-def run(work: Coroutine[Any, Any, T], on_tick: Callable[[], None], presses: Presses, *, nested: bool = False) -> T:
-    """Run to the end and wait for it here, calling `on_tick` now and then in this thread.
+def run(
+    work: Coroutine[Any, Any, T], on_tick: Callable[[], None], interrupts: Interrupts, *, nested: bool = False
+) -> T:
+    """Run a coroutine to its end and wait for it, calling `on_tick` every `TICK` seconds in this thread.
 
     Args:
-        work: runs on the engine's loop; with `nested`, on the loop that is running in this thread, patched to allow it.
-        on_tick: shows how things stand.
-        presses: the first one stops the work gently, a second one at once; other stops are noted there too.
-        nested: for the caller who must have the work on the loop that is running.
+        work: runs on the background loop; with `nested`, on the running loop of this thread, patched to allow it.
+        on_tick: updates the progress display.
+        interrupts: the first interrupt stops the work gently, the second at once; other stops are recorded there.
+        nested: use the running loop.
 
     Raises:
-        Interrupted: it was stopped, and has ended.
-        KeyboardInterrupt: the person has stopped a run before, and it is not to begin.
-        InvalidInputError: the engine's own thread calls, which cannot wait for itself.
-        RuntimeError: `nested`, and the running loop is uvloop's, which cannot be patched.
+        Interrupted: the work was stopped and has ended.
+        KeyboardInterrupt: the user stopped an earlier run, so this one does not begin.
+        InvalidInputError: called in the background loop's thread, which cannot wait for itself.
+        RuntimeError: with `nested`, the running loop is uvloop's, which cannot be patched.
     """
     _check_may_begin(work)
-    stops = _Stops(presses, asyncio.current_task() if asyncio._get_running_loop() is not None else None)
+    stops = _Stops(interrupts, asyncio.current_task() if asyncio._get_running_loop() is not None else None)
     return (_run_nested if nested else _run_in_background)(work, on_tick, stops)
 
 
 def _check_may_begin(work: Coroutine[Any, Any, Any]) -> None:
     try:
-        check_held()
+        check_not_blocked()
         if is_background_thread():
             raise InvalidInputError(
                 "A prompt function, a parse function or a validator called parallel_openai again, in the middle of a "
@@ -215,24 +217,23 @@ def _check_may_begin(work: Coroutine[Any, Any, Any]) -> None:
 
 
 async def in_background(work: Coroutine[Any, Any, T]) -> T:
-    """Await work on the engine's loop from another one. A cancellation ends the work, and goes on then."""
+    """Await a coroutine on the background loop from another loop. A cancellation stops it and is then passed on."""
     _check_may_begin(work)
     try:
-        return await _await(work, None, _Stops(Presses()), nested=False)
+        return await _await(work, None, _Stops(Interrupts()), nested=False)
     except Interrupted as stop:
         raise asyncio.CancelledError(*stop.args) from None
 
 
 async def arun(work: Coroutine[Any, Any, T], on_tick: Callable[[], None], *, nested: bool = False) -> T:
-    """As `run` for a caller that has a loop of its own, which stays free meanwhile.
+    """Like `run`, for a caller on another loop, which is not blocked.
 
     Raises:
-        Interrupted: the caller's task was cancelled and the work has ended. The caller says what there is to say, and
-            lets the cancellation go on.
+        Interrupted: the task was cancelled and the work has ended. The caller must pass on the cancellation.
     """
     _check_may_begin(work)
-    with noted_terminations() as presses:
-        return await _await(work, on_tick, _Stops(presses), nested=nested)
+    with recorded_terminations() as interrupts:
+        return await _await(work, on_tick, _Stops(interrupts), nested=nested)
 
 
 async def _await(work: Coroutine[Any, Any, T], on_tick: Callable[[], None] | None, stops: _Stops, *, nested: bool) -> T:
@@ -241,29 +242,28 @@ async def _await(work: Coroutine[Any, Any, T], on_tick: Callable[[], None] | Non
     cancellation = asyncio.CancelledError()
     while not running.done():
         try:
-            # Thousands may wait without a tick, and must cost nothing.
+            # Without a tick there is no timeout, since thousands of calls may be waiting.
             await asyncio.wait([running], timeout=TICK if on_tick is not None or stops.any else None)
             if on_tick is not None:
                 on_tick()
         except asyncio.CancelledError as error:
-            if not _is_said_again(error, cancellation):
-                stops.note()
+            if not _is_repeated(error, cancellation):
+                stops.record()
             cancellation = error
         if stops.came():
             (background or running).cancel()
-        if stops.waited_enough() and background is not None:
+        if stops.is_overdue() and background is not None:
             background.abandon()
             break
     if stops.any:
         if running.done() and not running.cancelled():
-            running.exception()  # looked at, so that asyncio does not complain of it
+            running.exception()  # retrieved, or asyncio would log it
         raise Interrupted(*cancellation.args)
     return running.result()
 
 
-def _is_said_again(cancellation: asyncio.CancelledError, before: asyncio.CancelledError) -> bool:
-    """Whether it comes from the same cancel scope of anyio, which cancels a task at each turn of the loop until it
-    ends."""
+def _is_repeated(cancellation: asyncio.CancelledError, before: asyncio.CancelledError) -> bool:
+    """Whether it comes from the same anyio cancel scope, which cancels a task on each iteration until it ends."""
     return cancellation.args == before.args and "cancel scope" in str(cancellation)
 
 
@@ -273,16 +273,16 @@ def _run_in_background(work: Coroutine[Any, Any, T], on_tick: Callable[[], None]
     raised: BaseException | None = None
     while not running.end.done():
         try:
-            wait([running.end], LOOK)
+            wait([running.end], POLL)
             if time.monotonic() - ticked_at >= TICK:
                 on_tick()
                 ticked_at = time.monotonic()
-        except BaseException as error:  # out of a handler of the caller's own
+        except BaseException as error:  # raised by a signal handler of the caller
             raised = None if isinstance(error, KeyboardInterrupt) else error
-            stops.note()
+            stops.record()
         if stops.came():
             running.cancel()
-        if stops.waited_enough():
+        if stops.is_overdue():
             running.abandon()
             raise raised or Interrupted
     if raised is not None:
@@ -302,17 +302,17 @@ def _run_nested(work: Coroutine[Any, Any, T], on_tick: Callable[[], None], stops
     except ValueError as error:
         work.close()
         raise RuntimeError(
-            f"A running {type(loop).__module__} loop cannot be entered again. Leave loop= at its default, 'thread'."
+            f"A running {type(loop).__module__} loop cannot be patched. Leave loop= at its default, 'thread'."
         ) from error
     result: T = loop.run_until_complete(_ticking(work, on_tick, stops))
     return result
 
 
 async def _ticking(work: Coroutine[Any, Any, T], on_tick: Callable[[], None], stops: _Stops) -> T:
-    """Run as a task of its own, and tick meanwhile."""
+    """Run `work` as a task, calling `on_tick` meanwhile."""
     task = asyncio.ensure_future(work)
     while not task.done():
-        await asyncio.wait([task], timeout=LOOK)
+        await asyncio.wait([task], timeout=POLL)
         if stops.came():
             task.cancel()
         on_tick()

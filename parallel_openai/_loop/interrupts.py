@@ -1,6 +1,6 @@
-"""Stops: Ctrl-C, a notebook's stop button, SIGTERM and the end of the terminal, noted for whoever is at work.
+"""Interrupts (Ctrl-C, a notebook's stop button, SIGTERM, SIGHUP) recorded for the running call instead of raised.
 
-Raised anywhere, as Python does it, a KeyboardInterrupt is lost in a finaliser and leaves tasks behind in a loop.
+A KeyboardInterrupt raised at an arbitrary point, as Python does it, may be lost in a finalizer and leaves tasks behind.
 """
 
 from __future__ import annotations
@@ -16,33 +16,33 @@ from datetime import datetime
 from types import FrameType
 from typing import Any
 
-#: The signals that end a process which has no handler for them.
+#: The signals that end a process by default.
 _HANGUP: int | None = getattr(signal, "SIGHUP", None)
 _ENDING = (signal.SIGTERM,) if _HANGUP is None else (signal.SIGTERM, _HANGUP)
-#: Seconds between two cells after which nobody can have queued the second one behind the first.
+#: Seconds between two cells after which the second cannot have been queued behind the first.
 IDLE = 1.0
 
-#: Whether the run that a task works for sends nothing more. It is asked right before a request goes onto the wire:
-#: a connection or a key may have been waited for until then.
-sends_no_more: ContextVar[Callable[[], bool]] = ContextVar("sends_no_more", default=lambda: False)
+#: Whether the run of a task has stopped sending. Checked directly before a request is sent, since the task may have
+#: waited for a connection or a key until then.
+sending_stopped: ContextVar[Callable[[], bool]] = ContextVar("sending_stopped", default=lambda: False)
 
 _NO_SENDING = "The run before this one was stopped, so nothing is sent until you run a cell again."
 
 
-class Presses:
-    """The stops that came while one call is at work.
+class Interrupts:
+    """The interrupts during one call, and the handler that records them.
 
     Attributes:
-        moments: when each came, as `time.time` tells it.
-        ending: the signal among them that then ends the process, if one did not come from a key.
-        heeded: whether the caller need not be told of them by KeyboardInterrupt.
-        leaving: while True, a further press after the first raises KeyboardInterrupt at once.
+        moments: when each came, as `time.time` returns it.
+        ending: the signal that is to end the process after the call, if any.
+        handled: whether the caller has been informed, so that no KeyboardInterrupt needs to be raised.
+        leaving: while True, every interrupt after the first raises KeyboardInterrupt at once.
     """
 
     def __init__(self) -> None:
         self.moments: list[float] = []
         self.ending: int | None = None
-        self.heeded = False
+        self.handled = False
         self.leaving = False
         self._before: Callable[[int, FrameType | None], object] | None = None
 
@@ -50,22 +50,22 @@ class Presses:
         return len(self.moments)
 
     def __call__(self, number: int, frame: FrameType | None) -> None:
-        """The signals' handler."""
+        """Handle a signal."""
         if number == self.ending == _HANGUP:
-            return  # the terminal tells it, and its shell too
+            return  # both the terminal and its shell send it
         self.ending = number if number in _ENDING else self.ending
-        self.note()
+        self.record()
         if self._before is not None and number == signal.SIGINT:
             self._before(number, frame)
         if self.leaving and len(self) > 1:
             raise KeyboardInterrupt
 
-    def note(self) -> None:
+    def record(self) -> None:
         self.moments.append(time.time())
 
     @contextmanager
-    def left_at_once(self) -> Iterator[None]:
-        """For work that no press but a first one waits for."""
+    def raising_after_first(self) -> Iterator[None]:
+        """Let every interrupt after the first raise KeyboardInterrupt at once."""
         self.leaving = True
         try:
             yield
@@ -73,7 +73,7 @@ class Presses:
             self.leaving = False
 
     @contextmanager
-    def installed(self) -> Iterator[Presses]:
+    def installed(self) -> Iterator[Interrupts]:
         interrupt, free = signal.getsignal(signal.SIGINT), _free_endings()
         if interrupt is not signal.default_int_handler:
             assert callable(interrupt)
@@ -84,10 +84,10 @@ class Presses:
             yield self
         finally:
             self.end(free)
-            signal.signal(signal.SIGINT, interrupt)  # last: from here on it may raise
+            signal.signal(signal.SIGINT, interrupt)  # last, since from here on it may raise
 
     def end(self, free: Iterable[int]) -> None:
-        """Leave the signals to themselves again, and let the one end the process that asked for it."""
+        """Restore the signals' defaults, and raise the one that is to end the process."""
         for number in free:
             signal.signal(number, signal.SIG_DFL)
         if self.ending is not None:
@@ -95,77 +95,77 @@ class Presses:
 
 
 def _free_endings(*ours: object) -> list[int]:
-    """The ending signals that nobody but us has a handler for, or told the process to ignore, as nohup does."""
+    """The ending signals with no handler but ours, and not ignored, as nohup ignores SIGHUP."""
     return [number for number in _ENDING if signal.getsignal(number) in (signal.SIG_DFL, *ours)]
 
 
 @contextmanager
-def noted_interrupts() -> Iterator[Presses]:
-    """Ctrl-C, the stop button and what ends a process as notes. One within another is the same one.
+def recorded_interrupts() -> Iterator[Interrupts]:
+    """Record interrupts while the context is open. Nested contexts share one record.
 
-    Whoever has set a handler of his own for Ctrl-C, as asyncio.run does, keeps it; a kernel's, which only cancels the
-    cell's coroutine, is called too.
+    Another handler for Ctrl-C, such as asyncio.run's, stays in place; a kernel's, which only cancels the cell's
+    coroutine, is called too.
 
     Raises:
-        KeyboardInterrupt: one came that nobody has told the caller of, as one beside an error of the run's own, which
-            a loop over several runs may take for that run's alone.
+        KeyboardInterrupt: at the end, for an interrupt that was not handled, such as one beside an error of the run; a
+            loop over several runs might catch that error and go on.
     """
     failure: Exception | None = None
-    with _noted() as presses:
+    with _recorded() as interrupts:
         try:
-            yield presses
+            yield interrupts
         except Exception as error:
             failure = error
-    if presses.moments and not presses.heeded:
+    if interrupts.moments and not interrupts.handled:
         raise interrupt_with(getattr(failure, "partial", None)) from failure
     if failure is not None:
         raise failure
 
 
 @contextmanager
-def _noted() -> Iterator[Presses]:
+def _recorded() -> Iterator[Interrupts]:
     handler = signal.getsignal(signal.SIGINT)
     if threading.current_thread() is not threading.main_thread():
-        yield Presses()
-    elif isinstance(handler, Presses):
+        yield Interrupts()
+    elif isinstance(handler, Interrupts):
         yield handler
     elif handler is signal.default_int_handler or getattr(handler, "__module__", "").startswith("ipykernel"):
-        with Presses().installed() as presses:
-            yield presses
+        with Interrupts().installed() as interrupts:
+            yield interrupts
     else:
-        yield Presses()
+        yield Interrupts()
 
 
 @contextmanager
-def noted_terminations() -> Iterator[Presses]:
-    """The signals that end a process as notes for a call that is awaited, beside others of its kind; when the last of
-    them has ended, so does the process."""
-    free = _free_endings(_tell_awaited)
+def recorded_terminations() -> Iterator[Interrupts]:
+    """Record the signals that end a process for a call that is awaited, possibly among others; the process ends when
+    the last of them has."""
+    free = _free_endings(_record_for_awaited)
     if threading.current_thread() is not threading.main_thread() or not free:
-        yield Presses()
+        yield Interrupts()
         return
     for number in free:
-        signal.signal(number, _tell_awaited)
-    presses = Presses()
-    _awaited.append(presses)
+        signal.signal(number, _record_for_awaited)
+    interrupts = Interrupts()
+    _awaited.append(interrupts)
     try:
-        yield presses
+        yield interrupts
     finally:
-        _awaited.remove(presses)
+        _awaited.remove(interrupts)
         if not _awaited:
-            presses.end(free)
+            interrupts.end(free)
 
 
-_awaited: list[Presses] = []
+_awaited: list[Interrupts] = []
 
 
-def _tell_awaited(number: int, frame: FrameType | None) -> None:
-    for presses in _awaited:
-        presses(number, frame)
+def _record_for_awaited(number: int, frame: FrameType | None) -> None:
+    for interrupts in _awaited:
+        interrupts(number, frame)
 
 
 def is_interactive() -> bool:
-    """Whether a person sits before a notebook or a shell, who sees what comes back, as of no other thread."""
+    """Whether this is the main thread of a notebook or an interactive shell, whose user sees the returned value."""
     return threading.current_thread() is threading.main_thread() and _has_prompt()
 
 
@@ -174,41 +174,41 @@ def _has_prompt() -> bool:
 
 
 def interrupt_with(partial: object) -> KeyboardInterrupt:
-    """What goes on to the caller of a run that was stopped, with what was finished."""
-    stop = KeyboardInterrupt("The run was stopped. The same call goes on from there.")
+    """The KeyboardInterrupt for the caller of a stopped run, with the partial result."""
+    stop = KeyboardInterrupt("The run was stopped. The same call resumes from there.")
     stop.partial = partial  # type: ignore[attr-defined]
     return stop
 
 
-def hold_back(presses: Presses) -> None:
-    """Let no run begin until the person who has stopped one runs something again."""
-    global _held
-    presses.heeded = True
+def block_new_runs(interrupts: Interrupts) -> None:
+    """Block new runs until the user, who has stopped one, runs another cell or statement."""
+    global _block
+    interrupts.handled = True
     shell = _shell()
-    stopped_at = presses.moments[0] if presses.moments else time.time()
-    if _held is not None:
-        _held.end()
-    _held = _Statement() if shell is None else _Cells(shell, stopped_at)
+    stopped_at = interrupts.moments[0] if interrupts.moments else time.time()
+    if _block is not None:
+        _block.end()
+    _block = _Statement() if shell is None else _Cells(shell, stopped_at)
 
 
-def check_held() -> None:
-    """See that the person did not stop a run of the same cell, or one that this cell was queued behind, or the main
-    thread while this one is another.
+def check_not_blocked() -> None:
+    """Check that a new run may begin.
 
     Raises:
-        KeyboardInterrupt: it is so.
+        KeyboardInterrupt: the user stopped a run of the same cell, or of one that this cell was queued behind; or this
+            is another thread and the main thread was interrupted.
     """
-    if _held is not None and _held.lasts():
+    if _block is not None and _block.is_active():
         raise KeyboardInterrupt(_NO_SENDING)
     if interrupt_of_main_thread() is not None:
         raise KeyboardInterrupt("The main thread was interrupted, so nothing more is sent.")
 
 
 def interrupt_of_main_thread() -> KeyboardInterrupt | None:
-    """The Ctrl-C that the main thread is ending with, for a call in another thread, which no signal reaches.
+    """The KeyboardInterrupt with which the main thread is ending, for calls in other threads, which get no signals.
 
-    Meanwhile it waits for its threads: at the end of `with ThreadPoolExecutor()`, of asyncio.run or of the script. The
-    end of the process, which does not wait for all of them, is one too.
+    The main thread then waits for the others: at the end of `with ThreadPoolExecutor()`, of asyncio.run or of the
+    script. The end of the process, which does not wait for all of them, counts as one.
     """
     main = threading.main_thread()
     if threading.current_thread() is main:
@@ -217,12 +217,12 @@ def interrupt_of_main_thread() -> KeyboardInterrupt | None:
     if isinstance(error, tuple):  # before Python 3.12
         error = error[1]
     if error is None and not _has_prompt():
-        error = getattr(sys, "last_value", None)  # what the script has ended with
+        error = getattr(sys, "last_value", None)  # the error that ended the script
     return error if isinstance(error, KeyboardInterrupt) else _leaving
 
 
 def leave_threads() -> None:
-    """Stop the calls in other threads, since the process ends."""
+    """Stop the calls in other threads, since the process is ending."""
     global _leaving
     _leaving = KeyboardInterrupt()
 
@@ -233,50 +233,50 @@ def _shell() -> Any:
 
 
 class _Cells:
-    """Holds until a cell begins that was not yet queued when the stop came.
+    """Blocks runs until a cell begins that was not yet queued at the interrupt.
 
-    A kernel's front end dates each request to run a cell. A clock that goes ahead of the kernel's, as after a laptop's
-    sleep, would make old requests look new; but a kernel that was idle for a while had none in its queue.
+    A front end dates each request to run a cell, but its clock may be ahead of the kernel's, as after a laptop's sleep,
+    and make old requests look new. A kernel that was idle for a while, however, had none in its queue.
     """
 
     def __init__(self, shell: Any, stopped_at: float) -> None:
         self._shell, self._stopped_at = shell, stopped_at
-        self._ended_at: float | None = None  # when the cell before ended; None while it runs
+        self._ended_at: float | None = None  # when the previous cell ended; None while it runs
         self._over = False
         shell.events.register("post_run_cell", self._note_end)
-        shell.events.register("pre_run_cell", self._look)
+        shell.events.register("pre_run_cell", self._check)
 
-    def lasts(self) -> bool:
+    def is_active(self) -> bool:
         return not self._over
 
     def end(self) -> None:
         if not self._over:
             self._over = True
             self._shell.events.unregister("post_run_cell", self._note_end)
-            self._shell.events.unregister("pre_run_cell", self._look)
+            self._shell.events.unregister("pre_run_cell", self._check)
 
     def _note_end(self, *_: Any) -> None:
         self._ended_at = time.monotonic()
 
-    def _look(self, *_: Any) -> None:
+    def _check(self, *_: Any) -> None:
         if self._ended_at is not None and self._is_new(time.monotonic() - self._ended_at):
             self.end()
         self._ended_at = None
 
     def _is_new(self, idle: float) -> bool:
-        if not hasattr(self._shell, "kernel") or idle >= IDLE:  # a terminal forgets at Ctrl-C what was typed ahead
+        if not hasattr(self._shell, "kernel") or idle >= IDLE:  # a terminal discards its input at Ctrl-C
             return True
         date = self._shell.get_parent().get("header", {}).get("date")
         return isinstance(date, datetime) and self._stopped_at < date.timestamp() <= time.time()
 
 
 class _Statement:
-    """Holds until Python's own prompt has read another statement."""
+    """Blocks runs until Python's own prompt has read another statement."""
 
     def __init__(self) -> None:
         self._frame = _statement()
 
-    def lasts(self) -> bool:
+    def is_active(self) -> bool:
         return self._frame is _statement()
 
     def end(self) -> None:
@@ -284,7 +284,7 @@ class _Statement:
 
 
 def _statement() -> FrameType | None:
-    """The frame of what was typed at the prompt: of those that run in its namespace, the outermost."""
+    """The frame of the statement at the prompt: the outermost one in the main namespace."""
     namespace, found = sys.modules["__main__"].__dict__, None
     frame: FrameType | None = sys._getframe()
     while frame is not None:
@@ -294,5 +294,5 @@ def _statement() -> FrameType | None:
     return found
 
 
-_held: _Cells | _Statement | None = None
+_block: _Cells | _Statement | None = None
 _leaving: KeyboardInterrupt | None = None

@@ -26,7 +26,13 @@ from parallel_openai._frames.journal_path import journal_path, make_private
 from parallel_openai._frames.process import answer_reader, make_builder
 from parallel_openai._frames.request_builder import Prompt, RequestBuilder, last_line
 from parallel_openai._frames.run_options import Options
-from parallel_openai._loop.interrupts import check_held, hold_back, interrupt_with, is_interactive, noted_interrupts
+from parallel_openai._loop.interrupts import (
+    block_new_runs,
+    check_not_blocked,
+    interrupt_with,
+    is_interactive,
+    recorded_interrupts,
+)
 from parallel_openai._printable import printable
 from parallel_openai._progress.progress import Progress
 from parallel_openai._progress.status_tracker import StatusTracker
@@ -189,15 +195,15 @@ class _DatasetRun:
         Raises:
             KeyboardInterrupt: it was stopped, and nobody sits there to look at a dataset; `.partial` holds it.
         """
-        check_held()
+        check_not_blocked()
         lock = Lock(self.folder)
         try:
-            with noted_interrupts() as self._presses:
+            with recorded_interrupts() as self._presses:
                 out, stop = self._run(ds, show=show)
                 if self._presses and not is_interactive():
                     raise interrupt_with(out)
                 if self._presses:
-                    hold_back(self._presses)
+                    block_new_runs(self._presses)
                 elif stop is not None:
                     raise error_of(stop, partial=out)
                 return out
@@ -220,7 +226,7 @@ class _DatasetRun:
         line = ""
         try:
             mapped = self._mapped(ds)
-            with self._watched(progress), self._presses.left_at_once(), self._cluster_at_work():
+            with self._watched(progress), self._presses.raising_after_first(), self._cluster_at_work():
                 out = self._with_all_columns(mapped.materialize(), ds)
             line = self._closing_line(time.monotonic() - began)
         finally:

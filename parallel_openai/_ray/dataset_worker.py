@@ -196,7 +196,7 @@ class PartRun(FrameRun):
     def leave_off(self) -> None:
         """Send nothing more, and take in what is on its way."""
         if not self._presses:
-            self._presses.note()
+            self._presses.record()
 
     def _tidy(self) -> None:
         """Leave no empty files behind."""

@@ -13,7 +13,7 @@ from typing import Any
 from parallel_openai._client.client import MAX_CONCURRENT_REQUESTS, Client
 from parallel_openai._json import loads_quickly
 from parallel_openai._limits.model_limiters import InUse
-from parallel_openai._loop.background import COME_HOME
+from parallel_openai._loop.background import DRAIN_SECONDS
 from parallel_openai._progress.status_tracker import StatusTracker
 from parallel_openai._ray.cluster import (
     AccountHandle,
@@ -159,7 +159,7 @@ class WorkerPool:
                 run.leave_to_others(mine, me)
                 return
         if mine or run.share is not None:  # what was lent to it is given back
-            run.receive(await worker.come_home.remote(COME_HOME), mine)
+            run.receive(await worker.come_home.remote(DRAIN_SECONDS), mine)
 
 
 class _Run:
@@ -290,7 +290,7 @@ class _Run:
         """Have the workers send nothing more, and take in what is on its way to them."""
         self._finish_run()
         if self.working:
-            await asyncio.wait(self.working, timeout=COME_HOME)
+            await asyncio.wait(self.working, timeout=DRAIN_SECONDS)
 
     def _finish(self, done: WorkerResult, request: APIRequest) -> None:
         self._open -= 1

@@ -15,8 +15,8 @@ from typing import Any, Literal
 from parallel_openai._limits.admission import Admission, Admissions, model_of
 from parallel_openai._limits.model_limiters import InUse
 from parallel_openai._limits.sizes import NO_SIZE, Sizes
-from parallel_openai._loop.background import COME_HOME
-from parallel_openai._loop.interrupts import sends_no_more
+from parallel_openai._loop.background import DRAIN_SECONDS
+from parallel_openai._loop.interrupts import sending_stopped
 from parallel_openai._progress.status_tracker import StatusTracker
 from parallel_openai._records import DONE, APIRequest, Attempt, Response, Result, Ruling, Usage, Verdict
 from parallel_openai._requests.endpoints import bill_of, usage_of
@@ -122,9 +122,9 @@ class Runner:
             requests.on_news(self._news.set)
         self._end: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._status.timeline.begin(self._limits, self._clock())
-        mine = sends_no_more.set(lambda: self._stopped)
+        mine = sending_stopped.set(lambda: self._stopped)
         self._hire()
-        sends_no_more.reset(mine)  # the workers have it from their beginning on
+        sending_stopped.reset(mine)  # the workers have it from their beginning on
         try:
             await self._wait_for_end()
             await self._come_home()
@@ -177,7 +177,7 @@ class Runner:
         sending = self._workers - self._in_line
         if sending:
             self._status.stopping = "press again to leave at once" if by_caller else "interrupt to leave at once"
-            await asyncio.wait(sending, timeout=COME_HOME)
+            await asyncio.wait(sending, timeout=DRAIN_SECONDS)
 
     async def _dismiss(self) -> None:
         self._stopped, self._status.stopping = True, ""

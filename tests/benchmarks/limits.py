@@ -30,7 +30,7 @@ from typing import Any
 
 from parallel_openai import APIRequest, Client, StatusTracker
 from parallel_openai._loop.background import run as run_to_end
-from parallel_openai._loop.interrupts import Presses
+from parallel_openai._loop.interrupts import Interrupts
 from parallel_openai._requests.tokens import request_size
 from parallel_openai.local import simulator
 
@@ -142,7 +142,7 @@ def run(scenario: Scenario, seconds: float) -> Figures:
             halve.start()
         status = StatusTracker()
         began = time.monotonic()
-        run_to_end(client.process(rows, on_result=lambda result: None, status=status), lambda: None, Presses())
+        run_to_end(client.process(rows, on_result=lambda result: None, status=status), lambda: None, Interrupts())
         wall = time.monotonic() - began
         stats = server.stats()
         client.close()

@@ -18,7 +18,7 @@ import pytest
 from pydantic import BaseModel, field_validator
 
 import parallel_openai as po
-from parallel_openai._loop.interrupts import noted_interrupts
+from parallel_openai._loop.interrupts import recorded_interrupts
 from parallel_openai.errors import RunStoppedError
 from parallel_openai.local.simulator import Server
 from tests.conftest import interrupted_once_sent, wait_until_sent
@@ -115,7 +115,7 @@ def test_a_request_that_still_waits_for_its_key_or_connection_is_not_sent_any_mo
 
 
 def test_a_second_press_leaves_while_a_frame_is_put_together() -> None:
-    with pytest.raises(KeyboardInterrupt, match=r"^$"), noted_interrupts() as presses, presses.left_at_once():
+    with pytest.raises(KeyboardInterrupt, match=r"^$"), recorded_interrupts() as presses, presses.raising_after_first():
         press_twice()
 
 
@@ -250,14 +250,14 @@ def press_and_fail() -> None:
 
 
 def test_an_error_beside_a_stop_is_no_reason_to_go_on() -> None:
-    with pytest.raises(KeyboardInterrupt) as stop, noted_interrupts():
+    with pytest.raises(KeyboardInterrupt) as stop, recorded_interrupts():
         press_and_fail()
     assert isinstance(stop.value.__cause__, _Full)
     assert stop.value.partial == "the frame"  # type: ignore[attr-defined]
 
 
 def test_a_stop_at_the_very_end_is_told_too() -> None:
-    with pytest.raises(KeyboardInterrupt), noted_interrupts():
+    with pytest.raises(KeyboardInterrupt), recorded_interrupts():
         signal.raise_signal(signal.SIGINT)
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 

@@ -20,7 +20,7 @@ import pytest
 
 import parallel_openai as po
 from parallel_openai._journal.journal import Journal
-from parallel_openai._loop.background import COME_HOME
+from parallel_openai._loop.background import DRAIN_SECONDS
 from parallel_openai.errors import InvalidInputError, JournalError, JournalWriteError
 from parallel_openai.local.simulator import Server
 from tests.conftest import wait_until_sent
@@ -91,7 +91,7 @@ def test_a_limit_of_the_files_size_stops_the_sending_at_once(server: Server, fac
     told = work(server, face, file_size=4000)
     assert told["error"] == "JournalWriteError"
     assert "results.jsonl failed: File too large. What was written before is kept: make room" in told["message"]
-    assert told["seconds"] < COME_HOME + 3
+    assert told["seconds"] < DRAIN_SECONDS + 3
     assert 0 < whole_lines() < 12
     assert server.stats(charged=False)["received"] <= 12 + 20
 

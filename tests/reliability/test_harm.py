@@ -157,7 +157,7 @@ def test_a_pipe_where_nobody_named_a_place_is_not_waited_for(client: po.Client, 
 def test_a_file_that_is_called_like_a_lock_is_not_written_over(client: po.Client, foreign: Path) -> None:
     lock = Path("mine.jsonl.lock")
     lock.write_text("Chapter 1")
-    with pytest.raises(JournalError, match="is no lock file"):
+    with pytest.raises(JournalError, match="is not a lock file"):
         po.process_dataframe(DF, "text", model="gpt-4o-mini", client=client, progress=False, save_to="mine.jsonl")
     assert lock.read_text() == "Chapter 1"
     lock.write_text("process 1 on another host")

@@ -120,7 +120,7 @@ def test_a_folder_where_nothing_may_be_written_is_named_with_what_to_do(server: 
     for told, why in ((first, "cannot be locked"), (further, "cannot be made"), (hidden, "cannot be made")):
         assert told["error"] == "JournalError"
         assert why in told["message"]
-        assert "This user may not write there: change its rights, or choose another path." in told["message"]
+        assert "This user may not write there: change the permissions, or choose another path." in told["message"]
 
 
 READERS = """
@@ -159,7 +159,7 @@ def test_a_file_system_that_can_only_be_read_is_named_with_what_to_do() -> None:
         (disk / "old.jsonl").write_text('[{"model":"m"},{"id":1}]\n')
         subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)
         for name in ("old.jsonl", "new.jsonl", "folder/new.jsonl"):
-            with pytest.raises(JournalError, match=r"Read-only file system\. It can only be read from: choose a path"):
+            with pytest.raises(JournalError, match=r"Read-only file system\. Choose a path"):
                 Journal(disk / name)
 
 
