@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from contextlib import suppress
-from functools import reduce
 from typing import Any
 
 import numpy as np
@@ -26,6 +25,7 @@ _KEY = "request_key"
 #: With a value of its own in nearly every row: these are hashed sooner than it is found out which are alike.
 _MANIFOLD = frozenset({_KEY, "request_id"})
 _RUNS_KEPT = 8
+_AT_A_TIME = 10_000
 
 Numbers = np.ndarray[Any, np.dtype[Any]]
 
@@ -35,10 +35,10 @@ _rows: dict[str, Numbers] = {}  # of each row of the latest runs, by all their s
 def sign(out: pd.DataFrame, options: Options, names: Iterable[str]) -> dict[str, Any]:
     """What the frame's attrs are to say of the columns that calls made, by the call; `names` are those of this one."""
     choice = CHOICE if options.explode else None
-    numbers = _numbers(out, options.prefix, [*names, CHOICE] if options.explode else names)
-    sums = {name: _sum(each) for name, each in numbers.items()}
+    sums, rows = _sums(out, options.prefix, [*names, CHOICE] if options.explode else names)
+    rows.sort()
     _rows.pop(_name(sums), None)
-    _rows[_name(sums)] = np.sort(_of_rows(numbers))
+    _rows[_name(sums)] = rows
     for oldest in list(_rows)[:-_RUNS_KEPT]:
         _rows.pop(oldest, None)
     return {**_told(out), f"{options.verb} {options.prefix}": {"sums": sums, "choice": choice}}
@@ -104,22 +104,34 @@ def _columns_read(df: pd.DataFrame, reads: Iterable[Any]) -> set[Hashable]:
 def _are_as_made(df: pd.DataFrame, prefix: str, left: Sequence[str], made: Mapping[str, Any]) -> bool:
     if _KEY not in left or not df[[label_of(df, prefix + name) for name in left]].columns.is_unique:
         return False
-    numbers, sums = _numbers(df, prefix, left), made["sums"]
-    if all(_sum(numbers[name]) == sums[name] for name in left):
+    told, (sums, numbers) = made["sums"], _sums(df, prefix, left)
+    if all(sums[name] == told[name] for name in left):
         return True
-    rows = _rows.get(_name(sums))
-    is_whole = len(left) == len(sums) and made.get("choice") is None
-    return is_whole and rows is not None and bool(np.isin(_of_rows(numbers), rows).all())
+    rows = _rows.get(_name(told))
+    is_whole = len(left) == len(told) and made.get("choice") is None
+    return is_whole and rows is not None and bool(np.isin(numbers, rows).all())
 
 
-def _numbers(df: pd.DataFrame, prefix: str, names: Iterable[str]) -> dict[str, Numbers]:
-    """A number for each cell, made of its value and its row's key."""
-    hashes = {name: _hashes(df[label_of(df, prefix + name)], name) for name in names}
-    keys = hashes[_KEY] | np.uint64(1)
-    return {name: each * keys for name, each in hashes.items()}
+def _sums(df: pd.DataFrame, prefix: str, names: Iterable[str]) -> tuple[dict[str, str], Numbers]:
+    """Each column's sum and each row's own number, of a number for each cell that is made of its value and its row's
+    key."""
+    sums, rows = {}, np.zeros(len(df), dtype=np.uint64)
+    keys = _hashes(df[label_of(df, prefix + _KEY)], _KEY) | np.uint64(1)
+    for name in names:  # one after the other, since together they would take more memory than the answers
+        numbers = _hashes(df[label_of(df, prefix + name)], name)
+        numbers *= keys
+        sums[name] = f"{int(numbers.sum(dtype=np.uint64)):016x}"
+        rows += numbers
+    return sums, rows
 
 
 def _hashes(column: pd.Series[Any], name: str) -> Numbers:
+    """A number for each cell, made of its value. So many at a time, since pandas makes objects of their texts."""
+    parts = [column.iloc[start : start + _AT_A_TIME] for start in range(0, len(column), _AT_A_TIME)]
+    return np.concatenate([_hashes_of(part, name) for part in parts] or [np.zeros(0, dtype=np.uint64)])
+
+
+def _hashes_of(column: pd.Series[Any], name: str) -> Numbers:
     present = column.notna().to_numpy()
     if present.all():
         return _hashes_of_all(column, name)
@@ -144,14 +156,6 @@ def _brief(value: Any) -> str:
         return f"{value.shape} {value[:4].tolist()}" if isinstance(value, np.ndarray) else ascii(value)
     except Exception:  # what a caller's parser gives may raise whatever it likes
         return type(value).__name__
-
-
-def _of_rows(numbers: Mapping[str, Numbers]) -> Numbers:
-    return reduce(np.add, numbers.values())
-
-
-def _sum(numbers: Numbers) -> str:
-    return f"{int(numbers.sum(dtype=np.uint64)):016x}"
 
 
 def _name(sums: Mapping[str, str]) -> str:
