@@ -9,10 +9,12 @@ from functools import wraps
 from typing import Any
 
 import aiohttp
+import pandas as pd
 from aiohttp.connector import Connection
 from yarl import URL
 
-from parallel_openai._http.idle_connections import IdleConnections
+import parallel_openai as po
+from parallel_openai._http.idle_connections import ENOUGH, IdleConnections
 
 Connect = Callable[[], Awaitable[Connection]]
 #: Seconds that a connection may wait in these tests.
@@ -120,3 +122,49 @@ async def test_given_back_they_are_closed_with_the_session() -> None:
         assert connection.closed  # it is aiohttp's now, and open
         assert ended.empty()
     assert await ended.get() == there
+
+
+@played
+async def test_while_the_first_one_is_watched_few_that_wait_are_not_waited_for() -> None:
+    async with listening() as (connect, _):
+        idle, one = IdleConnections(asyncio.get_running_loop(), watched=60.0), await connect()
+        idle.put(one)
+        assert idle.take() is None
+        assert await idle.take_soon() is None
+        idle.drop()
+
+
+@played
+async def test_while_the_first_one_is_watched_enough_that_wait_are_waited_for() -> None:
+    async with listening() as (connect, _):
+        idle = IdleConnections(asyncio.get_running_loop(), watched=KEPT)
+        connections = [await connect() for _ in range(ENOUGH)]
+        for each in connections:
+            idle.put(each)
+        assert idle.take() is None
+        assert await idle.take_soon() is connections[-1]
+        assert idle.take() is connections[-2]
+        idle.drop()
+        connections[-1].close()
+        connections[-2].close()
+
+
+@played
+async def test_who_waits_goes_on_without_one_where_all_are_dropped() -> None:
+    async with listening() as (connect, _):
+        idle = IdleConnections(asyncio.get_running_loop(), watched=60.0)
+        for _ in range(ENOUGH):
+            idle.put(await connect())
+        waiting = asyncio.create_task(idle.take_soon())
+        await asyncio.sleep(0)
+        idle.drop()
+        assert await waiting is None
+
+
+def test_a_quick_server_sees_few_connections_however_many_rows_come_while_the_first_is_watched() -> None:
+    df = pd.DataFrame({"text": [f"row {number}" for number in range(200)]})
+    with po.local.simulator.serve() as server:
+        with po.Client(server.base_url, max_concurrent_requests=20) as client:
+            out = po.process_dataframe(df, "text", model="gpt-5-mini", client=client, progress=False)
+        assert (out["status"] == "succeeded").all()
+        assert server.stats()["connections"] <= ENOUGH + 20
