@@ -271,6 +271,10 @@ class Bucket:
         self.proven = max(self.proven, mark.fill)
         if shown is not None:
             self._follow(shown, mark, now, charged=True)
+        elif mark.at <= self._epoch_end and self._refusals.also_taken(mark) and now < self.held_until:
+            self._pace.at_least(self._refusals.taken_for_certain)
+            self.rate = min(self.shown_rate, self._pace.rate)
+            self.held_until = now
 
     def refused(
         self, mark: BucketState, shown: Allowance | None, now: float, *, blamed: bool, wait: float, most: float

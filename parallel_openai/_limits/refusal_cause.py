@@ -20,6 +20,10 @@ CALM_SENDS = 500.0
 FIRST_LOOK, LAST_LOOK = 2.0, 30.0
 #: So surely there must be more refusals than by chance, where they come by chance too.
 SURE = 7.0
+#: ... or where it is one of so many first sends that is refused, hardly a bucket holding fewer: an empty one refuses the
+#: next one too, so that this is nearly enough.
+FIRST_SENDS = 6
+FIRST_SURE = 3.0
 
 
 class Refusals:
@@ -75,6 +79,10 @@ class Refusals:
         """A send was refused that went out before the last refusal was known."""
         self.refill.also_refused(mark)
 
+    def also_taken(self, mark: BucketState) -> bool:
+        """A send was taken that went out before the last refusal was known; whether that tells of a higher rate."""
+        return self._seen > 0 and not self.by_chance and self.refill.also_taken(mark)
+
     def contradict(self, mark: BucketState, held: float) -> bool:
         """Whether the refusal of a send makes it certain that no bucket refuses so, which had not been known."""
         if not self._seen:
@@ -95,7 +103,8 @@ class Refusals:
             self._calm_refused += 1.0
             if self._calm_refused >= self._calm_enough and self._calm_refused >= CALM_SHARE * self._calm_sent:
                 self._find_chance()
-        if (calm or self.by_chance) and self._chance.excess < SURE:
+        first = pace == INFINITY and number <= FIRST_SENDS
+        if self._chance.excess < (SURE if calm or self.by_chance else FIRST_SURE if first else 0.0):
             return False
         self._chance.excess = 0.0
         if self.by_chance:

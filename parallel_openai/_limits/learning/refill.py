@@ -20,6 +20,7 @@ class _Refusal:
     mark: BucketState
     held: float  # seconds that the client had been held in all by then
     late: float = 0.0  # what was refused besides, of what went out after it and before it was known
+    taken: float = 0.0  # what was taken of that
 
     @property
     def after(self) -> float:
@@ -78,6 +79,19 @@ class Refill:
         before = [each for each in self._refusals if each.mark.sent <= mark.sent]
         if before:
             before[-1].late += mark.cost
+
+    def also_taken(self, mark: BucketState) -> bool:
+        """One was taken that went out after the last refusal and before it was known; gives whether the bound is new."""
+        last = self._refusals[-1]
+        if mark.sent <= last.mark.sent:
+            return False
+        last.taken += mark.cost
+        surely = last.taken - last.late - last.after - last.mark.cost
+        lowest = surely / max(mark.at - last.mark.at, SHORTEST_SPAN)
+        if lowest <= self.lowest:
+            return False
+        self.lowest = lowest
+        return True
 
     def _compare(self, refusals: list[_Refusal]) -> None:
         """The first one with each that follows."""
