@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import html
 import re
+import time
 from collections.abc import Iterator, Mapping
+from datetime import datetime, timezone
 from typing import Any
 
 #: Names that some servers give to what OpenAI calls otherwise; they stand in `type` or in the message.
@@ -38,8 +40,15 @@ _OVERLOAD = re.compile(
 )
 #: Statuses that an error in a good answer stands for, where its code is a word.
 _STATUSES = {"rate_limit_exceeded": 429, "rate_limit_error": 429}
-_TRY_AGAIN = re.compile(r"(?i)(?:try|retry)(?: again)? (?:in|after) ((?:\d+(?:\.\d+)?\s*(?:ms|[dhms])[a-z]*\s*)+)")
+_TRY_AGAIN = re.compile(
+    r"(?i)(?:(?:try|retry)(?: again)? (?:in|after)|(?:please|must|to) wait(?: for)?|resets? (?:in|after)) "
+    r"((?:\d+(?:\.\d+)?\s*(?:ms|[dhms])[a-z]*\s*)+)"
+)
 _AMOUNT = re.compile(r"(?i)(\d+(?:\.\d+)?)\s*(milli|ms|d|h|m|s)")
+#: Names of fields that tell a wait, in small letters alone, and of those that tell the moment of its end.
+_WAITS = re.compile(r"retry(?:after|delay|in)(?:s|sec|seconds)?|resets?(?:in|after)(?:s|sec|seconds)?")
+_ENDS = re.compile(r"(?:x?ratelimit)?(?:resets?(?:at|time)?)|retryat")
+_LONGEST = 400 * 86_400.0
 _SECONDS = {"milli": 0.001, "ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 #: How a model's answer ends that broke off: `network_error`, DeepSeek's `insufficient_system_resource`.
 _UNFINISHED = re.compile(r"(?i)error|abort|insufficient|interrupt|cancel|time_?out|fail|overload|^(?:load|unknown)$")
@@ -71,12 +80,15 @@ def error_of(data: Any, status: int) -> Mapping[str, Any] | None:
     if isinstance(error, dict):
         return error
     said = data.get("message") or data.get("detail") or data.get("errors")
+    beside = data if status >= 400 else {}
     if error:  # some say only that there is one, and what it is beside it
-        return {"message": error if isinstance(error, str) else str(said or error)}
+        return {**beside, "message": error if isinstance(error, str) else str(said or error)}
     base = data.get("base_resp")
     if isinstance(base, dict) and base.get("status_code"):
         return {"message": str(base.get("status_msg") or f"status {base['status_code']}")}
-    return {"message": said if isinstance(said, str) else str(said)} if said and status >= 400 else None
+    if isinstance(said, dict) and beside:
+        return error_of({"error": said.get("error") or said}, status)
+    return {**beside, "message": said if isinstance(said, str) else str(said)} if said and beside else None
 
 
 def _in_choices(data: Mapping[str, Any]) -> Any:
@@ -164,23 +176,51 @@ def is_about_money(error: Mapping[str, Any]) -> bool:
     return any(map(_MONEY.search, _texts(error)))
 
 
-def wait_in(error: Any) -> float | None:
-    """Seconds that the error's text or details ask to wait; None if they do not.
+def wait_in(error: Any, now: float | None = None) -> float | None:
+    """Seconds that the error's text or details ask to wait; None if they do not. Moments are seen from the server's
+    `now`.
 
     >>> wait_in({"message": "Rate limit reached. Please try again in 1m12s."})
     72.0
     >>> wait_in({"details": [{"@type": "RetryInfo", "retryDelay": "17s"}]}), wait_in({"retry_after_ms": 250})
     (17.0, 0.25)
+    >>> wait_in({"reset_at": 1_800_000_005}, 1_800_000_000), wait_in({"resetAt": "1970-01-01T00:02:00Z"}, 30.0)
+    (5.0, 90.0)
     """
     for name, value in _fields(error):
-        if name == "retry_after_ms" and isinstance(value, (int, float)):
-            return max(0.0, float(value) / 1000)
-        if name in ("retry_after", "retryDelay", "retry_delay") and (seconds := _seconds(f"{value}")) is not None:
+        name, seconds = re.sub("[^a-z]", "", name.lower()), None
+        if name in ("retryafterms", "retryinms"):
+            seconds = _until(value, 0.0, in_ms=True)
+        elif _WAITS.fullmatch(name):
+            seconds = _seconds(f"{value}")
+        elif _ENDS.fullmatch(name):
+            seconds = _until(value, time.time() if now is None else now)
+        if seconds is not None and seconds < _LONGEST:
             return seconds
     for text in _texts(error):
         if found := _TRY_AGAIN.search(text):
             return _seconds(found[1])
     return None
+
+
+def _until(moment: Any, now: float, *, in_ms: bool = False) -> float | None:
+    """Seconds to a moment that is told as a date, as seconds or milliseconds since 1970, or from now on."""
+    if type(moment) not in (int, float, str):
+        return None
+    try:
+        number = float(moment)
+    except (ValueError, OverflowError):
+        return _until_date(str(moment), now)
+    number = number / 1000 if in_ms or number > 1e11 else number
+    return max(0.0, number - now if number > 1e9 else number)
+
+
+def _until_date(moment: str, now: float) -> float | None:
+    try:
+        date = datetime.fromisoformat(moment.strip().replace("Z", "+00:00"))
+    except ValueError:
+        return _seconds(moment)
+    return max(0.0, date.replace(tzinfo=date.tzinfo or timezone.utc).timestamp() - now)
 
 
 def _seconds(text: str) -> float | None:

@@ -202,10 +202,19 @@ def retry_after(headers: Mapping[str, str], *, now: float | None = None) -> floa
     moment = _moment(text)
     if moment is None:
         return None
+    return _sensible(moment - sent_at(headers, now))
+
+
+def sent_at(headers: Mapping[str, str], now: float | None = None) -> float:
+    """When an answer was sent, by the server's clock where it tells; seconds since 1970.
+
+    >>> sent_at({"date": "Thu, 01 Jan 1970 00:01:00 GMT"})
+    60.0
+    """
     sent = _moment(headers.get("date"))
-    if sent is None:
-        sent = time.time() if now is None else now
-    return _sensible(moment - sent)
+    if sent is not None:
+        return sent
+    return time.time() if now is None else now
 
 
 def _moment(text: str | None) -> float | None:

@@ -21,7 +21,7 @@ from parallel_openai._http.error_body import (
     wait_in,
     without_page,
 )
-from parallel_openai._limits.headers import Allowance, allowance, day_used_up, retry_after
+from parallel_openai._limits.headers import Allowance, allowance, day_used_up, retry_after, sent_at
 from parallel_openai._records import DONE, TOO_MANY_FILES, Dimension, Response, Usage, Verdict
 from parallel_openai._requests.endpoints import Endpoint, endpoint_at, usage_of
 from parallel_openai.errors import (
@@ -86,7 +86,7 @@ def judge(response: Response, *, reached: bool, path: str = "") -> Verdict:
     if (
         error and wait is None and response.status != 429
     ):  # the limiter learns from refusals, and knows what it is told of them
-        wait = wait_in(error)
+        wait = wait_in(error, sent_at(response.headers))
     # Some say in plain text what others say in fields; a page may be about anything.
     words = error or ({} if is_page(response.body) else {"message": message})
     if code in QUOTA_CODES or status == 402 or (wait is None and _is_out_of_money(status, words)):
@@ -171,7 +171,7 @@ def _refused(response: Response, error: Mapping[str, Any], code: str, message: s
         return Verdict("hold", RESOURCE_UNAVAILABLE, message, wait)
     day, used_up = day_used_up(response.headers), _used_up(response)
     if wait is None or (day is not None and wait < day < math.inf):
-        wait = (_long_wait(error) or _next_of(used_up)) if day is None else day
+        wait = (_long_wait(error, sent_at(response.headers)) or _next_of(used_up)) if day is None else day
     lasts = is_about_day(error) or any(map(_is_long, used_up))
     return Verdict("hold", "rate_limit_exceeded", message, wait, _refused_dimension(response, error), lasts=lasts)
 
@@ -187,14 +187,14 @@ def _is_long(used_up: Allowance) -> bool:
     return used_up.period == 60.0 and (used_up.reset or 0.0) > 2 * 60.0
 
 
-def _long_wait(error: Mapping[str, Any]) -> float | None:
+def _long_wait(error: Mapping[str, Any], now: float | None = None) -> float | None:
     """Seconds to wait that the body tells, if more than a minute: the pace within a minute is measured better.
 
     >>> _long_wait({"message": "Limit 50 per day reached. Please try again in 23h59m12.5s."})
     86352.5
     >>> _long_wait({"message": "Please retry after 900 milliseconds."})
     """
-    seconds = wait_in(error)
+    seconds = wait_in(error, now)
     return seconds if seconds is not None and seconds > 60.0 else None
 
 

@@ -148,3 +148,43 @@ def test_the_sentence_is_the_servers_own_and_not_its_json() -> None:
 def test_a_wait_that_stands_in_the_body_is_kept(error: dict[str, Any], wait: float | None) -> None:
     data = {"error": error}
     assert judge(Response(503, {}, dumps(data), data, 0.1), reached=True).wait == wait
+
+
+NOW = "Tue, 15 Jan 2030 08:00:00 GMT"
+EPOCH = 1_894_694_400
+#: Ways to tell a wait of five minutes, or its end, within a body.
+WAITS: dict[str, Any] = {
+    "seconds since 1970": {"error": {"message": "Slow.", "reset_at": EPOCH + 300}},
+    "milliseconds since 1970": {"error": {"message": "Slow.", "resetAt": (EPOCH + 300) * 1000}},
+    "seconds in a string": {"error": {"message": "Slow.", "resets_at": str(EPOCH + 300)}},
+    "a date": {"error": {"message": "Slow.", "reset_at": "2030-01-15T08:05:00Z"}},
+    "a date with an offset": {"error": {"message": "Slow.", "reset_time": "2030-01-15T10:05:00.000+02:00"}},
+    "a date without one": {"error": {"message": "Slow.", "reset_at": "2030-01-15 08:05:00"}},
+    "seconds from now on": {"error": {"message": "Slow.", "reset_at": 300}},
+    "headers within the body": {
+        "error": {"message": "Slow.", "metadata": {"headers": {"X-RateLimit-Reset": str((EPOCH + 300) * 1000)}}}
+    },
+    "other names": {"error": {"message": "Slow.", "resets_in_seconds": 300}},
+    "milliseconds": {"error": {"message": "Slow.", "retryAfterMs": "300000"}},
+    "beside the error": {"error": "Slow.", "retry_after": 300},
+    "within a detail": {"detail": {"message": "Slow.", "retry_after_seconds": 300}},
+    "beside a message": {"message": "Slow.", "retryAfter": "5m"},
+    "words": {"error": {"message": "Slow. Please wait 5 minutes before you go on."}},
+    "other words": {"error": {"message": "Your quota will reset after 5m0s."}},
+}
+
+
+@pytest.mark.parametrize("status", [429, 503])
+@pytest.mark.parametrize("way", WAITS)
+def test_a_wait_that_the_body_tells_is_found_and_seen_from_the_servers_clock(way: str, status: int) -> None:
+    verdict = judge(Response(status, {"date": NOW}, b"{}", WAITS[way], 0.1), reached=True)
+    assert verdict.wait == 300.0
+    assert "Slow" in (verdict.message or "") or "quota" in (verdict.message or "")
+
+
+@pytest.mark.parametrize(
+    "told", [None, True, "soon", [], 10**400, float("nan"), -5, "2030-13-45", EPOCH - 60], ids=repr
+)
+def test_a_moment_that_makes_no_sense_is_no_wait(told: Any) -> None:
+    response = Response(503, {"date": NOW}, b"{}", {"error": {"message": "Slow.", "reset_at": told}}, 0.1)
+    assert not judge(response, reached=True).wait
