@@ -98,7 +98,7 @@ def _param(error: Mapping[str, Any]) -> str | None:
 def _may_be_the_runs(
     request: APIRequest, response: Response, verdict: Verdict, error: Mapping[str, Any], field: str | None
 ) -> bool:
-    if verdict.code in _ROWS_CODES:
+    if verdict.code in _ROWS_CODES or response.status == 413:
         return False
     if verdict.kind != "fail":  # sent again and again: only a page in the place of answers is the same for all
         return verdict.code == "malformed_response" and _is_page(response)

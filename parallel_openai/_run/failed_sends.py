@@ -12,11 +12,13 @@ from parallel_openai._progress.status_tracker import StatusTracker
 from parallel_openai._records import TOO_MANY_FILES, Response, Verdict
 from parallel_openai._run.job import Job
 from parallel_openai._run.response_verdict import RESOURCE_UNAVAILABLE, RetryPolicy
-from parallel_openai.errors import RateLimitedError
+from parallel_openai.errors import PermissionDeniedError, RateLimitedError
 
 _TOO_LARGE = "The request is larger than the account's token limit ever lets through. The server said: "
 
 
+#: So many rows denied without an answer to any between them, and all are.
+_MOST_DENIED = 20
 #: Seconds without an answer after which a limit that seems to be one of a day is taken for one.
 LASTING = 60.0
 _LATER = "Run the same again when it begins anew: what was finished is kept."
@@ -35,6 +37,7 @@ class FailedSends:
         self._retry = retry
         self._status = status
         self._clock = clock
+        self._denied, self._answered_then = 0, 0
 
     def decide(self, job: Job, lease: Any, response: Response, verdict: Verdict) -> float | Verdict:
         """Seconds after which to send the request again; or, where it has failed for good, the verdict on it.
@@ -44,6 +47,8 @@ class FailedSends:
         """
         self._count(response)
         job.errors.append(verdict.message or "")
+        if verdict.stop is PermissionDeniedError and self._denies_a_row():
+            verdict = replace(verdict, kind="fail")
         if verdict.kind == "stop":
             tell(job.limiter, lease, response, verdict)
             assert verdict.stop is not None
@@ -57,6 +62,13 @@ class FailedSends:
         if (verdict.wait or 0.0) > self._retry.max_wait:
             return self._waited_enough(verdict)
         return max(verdict.wait or 0.0, self._retry.backoff(job.failures))
+
+    def _denies_a_row(self) -> bool:
+        """Whether others are answered, so that the key may ask, and it is about this row; such as a firewall is."""
+        answered = self._status.num_tasks_succeeded
+        self._denied = self._denied + 1 if answered == self._answered_then else 1
+        self._answered_then = answered
+        return answered > 0 and self._denied < _MOST_DENIED
 
     def _held(self, job: Job, lease: Any, response: Response, verdict: Verdict) -> float | Verdict:
         """The account's limit or an outage, which is not the request's fault."""

@@ -98,7 +98,10 @@ def judge(response: Response, *, reached: bool, path: str = "") -> Verdict:
     if code in FILTER_CODES or (error and status in (400, 403, 451) and is_about_content(error)):
         return Verdict("fail", "content_filter", message)
     if status == 404 and response.error is not None and not reached:
-        return Verdict("stop", code or "http_404", response.error, stop=ServerUnreachableError)
+        said = (
+            f" The server says: {without_page(str(error['message']))[:500]}" if error and error.get("message") else ""
+        )
+        return Verdict("stop", code or "http_404", f"{response.error}{said}", stop=ServerUnreachableError)
     if status == 401:
         return Verdict("stop", code or "unauthorized", message, stop=AuthenticationError)
     if status == 403 and (error is not None or not reached):

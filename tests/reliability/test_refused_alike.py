@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 
 import parallel_openai as po
-from parallel_openai.errors import RequestRefusedError
+from parallel_openai.errors import PermissionDeniedError, RequestRefusedError, ServerUnreachableError
 from parallel_openai.local import simulator
 from parallel_openai.local.simulator import Server
 from tests.files.asking import chat, results, run, write
@@ -137,6 +137,8 @@ ROWS_OWN: dict[str, Callable[[Asked], tuple[int, bytes] | None]] = {
     "words of the content": lambda asked: (400, refused(400, "The content is empty.")),
     "words that differ": lambda asked: (400, refused(400, f"Bad thing {number_of(asked)}")),
     "a few good answers": lambda asked: (400, refused(400, "Odd.")) if number_of(asked) % 10 else None,
+    "a firewall": lambda asked: (403, refused(403, "Blocked by rule 942100.")) if number_of(asked) % 10 == 9 else None,
+    "the body's size": lambda asked: (413, b"") if number_of(asked) < 30 else None,
     "a moderator": lambda asked: (403, refused(403, "Your input was flagged")),
 }
 
@@ -165,3 +167,25 @@ def test_a_page_in_the_place_of_answers_stops_the_run() -> None:
         with pytest.raises(RequestRefusedError, match="a web page and not the API: a proxy's or a login's"):
             po.process_dataframe(FRAME, "text", model="m", client=client, progress=False)
         assert len(server.asked) < 20
+
+
+def test_a_key_that_may_not_ask_any_more_stops_the_run() -> None:
+    def answer(asked: Asked) -> tuple[int, bytes] | None:
+        return (403, refused(403, "The project is archived.")) if number_of(asked) > 4 else None
+
+    with recorder(answer) as server, po.Client(f"{server.url}/v1", max_concurrent_requests=2) as client:
+        with pytest.raises(PermissionDeniedError, match="archived"):
+            po.process_dataframe(FRAME, "text", model="m", client=client, progress=False)
+        assert len(server.asked) < 30
+
+
+def test_where_nothing_is_the_servers_own_words_are_told() -> None:
+    answer = refused(404, "No route for this tenant.")
+    with (
+        recorder(lambda asked: (404, answer)) as server,
+        po.Client(f"{server.url}/v1") as client,
+        pytest.raises(
+            ServerUnreachableError, match=r"There is nothing at .* The server says: No route for this tenant"
+        ),
+    ):
+        po.process_dataframe(FRAME, "text", model="m", client=client, progress=False)
