@@ -172,6 +172,8 @@ class APIRequest:
             done to a request; None where nobody said how.
         asks_for: how many rows' answers it asks for.
         may_be_too_large: whether it asks for more of them than any that was answered, and may be divided.
+        context: what whoever made it wants to have at hand again beside its result: the number of its line, the rows
+            that travel in it, the answer that it is to mend. It is neither sent nor a part of the key.
 
     Raises:
         TypeError: `request_json` holds something that JSON cannot carry or is nested too deeply, or is no mapping.
@@ -187,9 +189,12 @@ class APIRequest:
     __slots__ = (
         "_json",
         "_size",
+        "asks_for",
         "body",
+        "context",
         "former_key",
         "key",
+        "may_be_too_large",
         "measure",
         "metadata",
         "model",
@@ -197,8 +202,6 @@ class APIRequest:
         "sample",
         "tier",
     )
-    asks_for = 1
-    may_be_too_large = False
 
     def __init__(
         self,
@@ -228,6 +231,18 @@ class APIRequest:
         self.former_key: str | None = None if plain is canonical else request_key(path, canonical, sample)
         self.measure: Callable[[APIRequest], Size] | None = None
         self._size: Size | None = None
+        self.asks_for, self.may_be_too_large = 1, False
+        self.context: object = None
+
+    @classmethod
+    def of_key(cls, key: str, path: str, sample: int = 0) -> APIRequest:
+        """A request of which only the key is at hand, which is enough to find its answer."""
+        request = cls.__new__(cls)
+        request.key, request.path, request.sample, request.body = key, path, sample, b""
+        request.asks_for, request.may_be_too_large = 1, False
+        request.metadata = request.model = request.tier = request.former_key = None
+        request.measure = request.context = request._size = request._json = None
+        return request
 
     @property
     def request_json(self) -> Mapping[str, Any]:

@@ -23,7 +23,7 @@ from parallel_openai._disk.file_ownership import check_own
 from parallel_openai._files.cookbook import FileStatus
 from parallel_openai._files.endpoint_url import split_url
 from parallel_openai._files.known_lines import NOTHING_KNOWN, Digest, KnownLines, content_digest, key_digest
-from parallel_openai._files.requests_file import Line, LineRequest, RequestsFile, parse_request
+from parallel_openai._files.requests_file import Line, RequestsFile, no_json, parse_request
 from parallel_openai._frames.parameters import SECRET
 from parallel_openai._journal.digest_index import digest_of
 from parallel_openai._journal.entry import result_line
@@ -240,7 +240,7 @@ class FileRun:
             log.warning("%s: %s of the answers in it were written by %s.", self.target, f"{count:,}", printable(writer))
         return known
 
-    def _requests(self, known: KnownLines) -> Iterator[LineRequest | None]:
+    def _requests(self, known: KnownLines) -> Iterator[APIRequest | None]:
         """What must be sent: first what is new, and then what failed before."""
         failed = array("Q")  # the numbers of lines and the bytes they begin at, in turns
         yield from self._read(self._counted(self.source.lines()), known, failed)
@@ -256,7 +256,7 @@ class FileRun:
         self._read_to_end = True
         status.num_tasks_total = count
 
-    def _read(self, lines: Iterable[Line], known: KnownLines, failed: array[int]) -> Iterator[LineRequest | None]:
+    def _read(self, lines: Iterable[Line], known: KnownLines, failed: array[int]) -> Iterator[APIRequest | None]:
         """The requests of lines that are new; None now and then while there are none; where those are that failed."""
         status = self.status
         for number, offset, line in lines:
@@ -279,19 +279,23 @@ class FileRun:
                 if status.num_tasks_restored % _KNOWN_AT_ONCE == 0:
                     yield None
 
-    def _request(self, body: dict[str, Any], metadata: Any, path: str | None, number: int) -> LineRequest:
+    def _request(self, body: dict[str, Any], metadata: Any, path: str | None, number: int) -> APIRequest:
         path = self._path_of(body, path)
         if self.lane is not None and path != self.path:
             raise ValueError(f"it is for {path}, and a call's batches are all for one endpoint, here {self.path}.")
-        request = LineRequest(body, metadata, path=path, number=number)
-        request.measure = self._measure
+        try:
+            request = APIRequest(body, metadata, path=path)
+        except TypeError as error:
+            raise no_json(error) from None
+        request.request_json = body  # read from the line, and nobody else's
+        request.measure, request.context = self._measure, number
         return request
 
     def _path_of(self, body: dict[str, Any], path: str | None) -> str:
         """Where a line goes: where it says, or the call, or else where it fits."""
         return path or self.path or path_for(body)
 
-    def _waits_in_batch(self, request: LineRequest) -> bool:
+    def _waits_in_batch(self, request: APIRequest) -> bool:
         if self._under_way is None:
             return False
         keys = (key for key in (request.key, request.former_key) if key is not None)
@@ -306,7 +310,7 @@ class FileRun:
         if result.status == "succeeded" and endpoint is not None and not endpoint.has_answer(result.response):
             result = self._without_answer(result, endpoint)
         if result.status == "failed":
-            number = getattr(result.request, "number", None)
+            number = result.request.context
             place = "A line" if number is None else f"Line {number}"
             log.warning("%s of %s failed (%s): %s", place, self.source.path, result.error_code, result.error)
         journal.append(result_line(result, record=False))

@@ -6,7 +6,7 @@ import gzip
 import os
 import sys
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
 from functools import partial
 from importlib import import_module
@@ -17,7 +17,6 @@ from parallel_openai._arguments import is_file
 from parallel_openai._frames.parameters import SECRET
 from parallel_openai._journal.lines import READ_AHEAD
 from parallel_openai._json import loads
-from parallel_openai._records import APIRequest
 from parallel_openai._requests.endpoints import endpoint_at, path_for
 from parallel_openai.errors import InvalidInputError
 
@@ -143,24 +142,6 @@ class LineContent(NamedTuple):
     body: dict[str, Any]
     metadata: Any
     path: str | None = None
-
-
-class LineRequest(APIRequest):
-    """A request that knows its line.
-
-    Raises:
-        ValueError: it cannot be sent; the sentence says why.
-    """
-
-    __slots__ = ("number",)
-
-    def __init__(self, request_json: Mapping[str, Any], metadata: Any, *, path: str, number: int) -> None:
-        try:
-            super().__init__(request_json, metadata, path=path)
-            self.request_json = request_json  # read from the line, and nobody else's
-        except TypeError as error:
-            raise no_json(error) from None
-        self.number = number
 
 
 def parse_request(line: bytes) -> LineContent:

@@ -25,7 +25,7 @@ from parallel_openai._frames.columns.answer_columns import COLUMNS, Answers, Rea
 from parallel_openai._frames.columns.earlier_columns import sign, without_made
 from parallel_openai._frames.columns.explode import CHOICE, check_choices, explode
 from parallel_openai._frames.columns.table import check_frame, check_free, earlier_runs, with_columns
-from parallel_openai._frames.journal_answers import JournalAnswers, KnownRequest
+from parallel_openai._frames.journal_answers import JournalAnswers
 from parallel_openai._frames.journal_path import USED, journal_path, make_private
 from parallel_openai._frames.repair import Repair, check_tries, make_repair
 from parallel_openai._frames.reporting.report import RunReport, remember
@@ -339,7 +339,7 @@ class FrameRun:
     def _read(self, slot: int, key: str, known: KnownResults) -> bool:
         """Take an answer from the journal; gives whether that is all for this row."""
         self.status.num_tasks_to_restore = len(self._restoring) - 1
-        result = known.get(KnownRequest(key, self.builder.endpoint.path, slot % self.builder.samples))
+        result = known.get(APIRequest.of_key(key, self.builder.endpoint.path, slot % self.builder.samples))
         if result is None:
             self._unreadable.add(slot)
             return False
@@ -388,13 +388,13 @@ class FrameRun:
         cost = self.answers.cost(result)
         if cost == cost:
             status.cost_usd += cost
-        mended = result.request if isinstance(result.request, Repair) else None
-        if mended is not None:
+        mended = result.request.context
+        if isinstance(mended, Repair):
             status.num_repairs += 1
             result = mended.as_the_rows(result)
         journal.append(result_line(result, record=True, origin=self._written_from))
         slot = self._slots[result.request.key]
-        if mended is not None and result.status == "failed":
+        if isinstance(mended, Repair) and result.status == "failed":
             self.answers.fill(slot, mended.in_vain(result))
             return None
         good = self.answers.fill(slot, result, cost=cost)
@@ -405,7 +405,7 @@ class FrameRun:
         repair = self._repair(result)
         return replace_by(repair) if repair is not None else reject(self.answers.error_code(slot))
 
-    def _repair(self, result: Result) -> Repair | None:
+    def _repair(self, result: Result) -> APIRequest | None:
         """The request that may mend a bad answer; None where the tries are used up or it would not help."""
         if not isinstance(result.response, Mapping) or len(result.earlier) >= self._tries:
             return None

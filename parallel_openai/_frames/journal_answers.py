@@ -9,21 +9,9 @@ from collections import deque
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 
-from parallel_openai._records import APIRequest
-
 #: Answers that are read before other work of the loop gets its turn: at the end, and while there is other work.
 AT_ONCE = 200
 IN_A_PAUSE = 10
-
-
-class KnownRequest(APIRequest):
-    """A request of which only the key is at hand, which is enough to find its answer."""
-
-    __slots__ = ()
-
-    def __init__(self, key: str, path: str, sample: int) -> None:
-        self.request_json, self.metadata, self.path, self.sample = {}, None, path, sample
-        self.body, self.key, self.former_key, self.size, self.measure = b"", key, None, None, None
 
 
 class JournalAnswers:

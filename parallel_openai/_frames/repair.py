@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 from parallel_openai._frames.columns.answer_columns import Reading
 from parallel_openai._records import APIRequest, Result
@@ -16,25 +16,20 @@ from parallel_openai.errors import InvalidInputError
 HOPELESS = frozenset({"refused", "content_filter"})
 
 
-class Repair(APIRequest):
-    """A request in the place of another whose answer was no good.
+class Repair(NamedTuple):
+    """What a request is for that stands in the place of another whose answer was no good.
 
     Attributes:
         original: the row's own request, under whose key the journal keeps this one's answer too.
         earlier: the row's results so far, the first one first.
     """
 
-    __slots__ = ("earlier", "original")
-
-    def __init__(self, original: APIRequest, body: Mapping[str, Any], earlier: tuple[Result, ...]) -> None:
-        super().__init__(body, original.metadata, path=original.path, sample=original.sample)
-        self.original = original
-        self.earlier = earlier
-        self.size = request_size(self.request_json, encoding_for_model(body.get("model")), self.path)
+    original: APIRequest
+    earlier: tuple[Result, ...]
 
     def as_the_rows(self, result: Result) -> Result:
         """The repair's result as that of the row."""
-        return result._replace(request=self.original, earlier=self.earlier, sent=self)
+        return result._replace(request=self.original, earlier=self.earlier, sent=result.request)
 
     def in_vain(self, result: Result) -> Result:
         """What the row has when the repair brought no answer: its last one, after so many more attempts."""
@@ -53,8 +48,8 @@ def check_tries(repair: Any) -> int:
     return int(repair)
 
 
-def make_repair(result: Result, reading: Reading, text: str | None, endpoint: Endpoint) -> Repair | None:
-    """The request that may mend a row; None where asking again would not help.
+def make_repair(result: Result, reading: Reading, text: str | None, endpoint: Endpoint) -> APIRequest | None:
+    """The request that may mend a row, with a `Repair` as its context; None where asking again would not help.
 
     Args:
         result: the row's result, whose answer is no good.
@@ -72,7 +67,11 @@ def make_repair(result: Result, reading: Reading, text: str | None, endpoint: En
         body = endpoint.told(asked, text, fault)
     if body is None:
         return None
-    return Repair(result.request, body, (*result.earlier, result._replace(earlier=(), sent=None)))
+    original = result.request
+    request = APIRequest(body, original.metadata, path=original.path, sample=original.sample)
+    request.size = request_size(request.request_json, encoding_for_model(request.model), request.path)
+    request.context = Repair(original, (*result.earlier, result._replace(earlier=(), sent=None)))
+    return request
 
 
 def _roomier(asked: Mapping[str, Any], endpoint: Endpoint) -> dict[str, Any] | None:

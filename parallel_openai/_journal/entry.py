@@ -129,7 +129,7 @@ def origin_of(entry: Entry) -> Origin | None:
 def restored(request: APIRequest, entry: Entry) -> Result:
     """The result that a line was written for."""
     record = record_of(entry)
-    if not request.request_json and isinstance(entry[0], dict):
+    if not request.body:
         request.request_json = entry[0]  # whoever looked it up by its key alone may ask which model was meant
     attempts = attempts_of(record)
     if type(entry[1]) is dict:

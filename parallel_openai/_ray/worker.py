@@ -41,16 +41,13 @@ COUNTS = (
 )
 
 
-class NumberedRequest(APIRequest):
+def numbered(number: int, request: APIRequest) -> APIRequest:
     """A request as it travels: what is sent, and a number to know it by."""
-
-    __slots__ = ("number",)
-
-    def __init__(self, number: int, request: APIRequest) -> None:
-        self.number = number
-        self.metadata = self.measure = self._json = None  # whoever needs the JSON reads it back from the bytes
-        for name in ("path", "sample", "body", "key", "model", "tier", "size"):
-            setattr(self, name, getattr(request, name))
+    lean = APIRequest.of_key(request.key, request.path, request.sample)
+    for name in ("body", "model", "tier", "size"):  # whoever needs the JSON reads it back from the bytes
+        setattr(lean, name, getattr(request, name))
+    lean.context = number
+    return lean
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,8 +169,8 @@ class RemoteTimeline(Timeline):
         usage: Usage | None,
     ) -> None:
         if self._keeps:
-            assert isinstance(request, NumberedRequest)
-            self.answers.append(Answered(request.number, sent_at, now, seconds, usage))
+            assert isinstance(request.context, int)
+            self.answers.append(Answered(request.context, sent_at, now, seconds, usage))
 
     def failed(self, now: float, response: Response, verdict: Verdict) -> None:
         if self._keeps:
@@ -229,7 +226,7 @@ class Worker:
         self._running = asyncio.ensure_future(self._run())
         return worker_name()
 
-    async def exchange(self, requests: list[NumberedRequest], patience: float) -> Delivery:
+    async def exchange(self, requests: list[APIRequest], patience: float) -> Delivery:
         """Take requests, and give what has happened as soon as there are results, or after so many seconds."""
         self._listen()
         self._feed.put(requests)
@@ -271,10 +268,10 @@ class Worker:
         self._news.set()
 
     def _take(self, result: Result) -> None:
-        assert isinstance(result.request, NumberedRequest)
+        assert isinstance(result.request.context, int)
         self._results.append(
             WorkerResult(
-                result.request.number,
+                result.request.context,
                 result.status,
                 result.raw,
                 result.error_code,

@@ -25,7 +25,7 @@ from parallel_openai._ray.cluster import (
     seal,
 )
 from parallel_openai._ray.shared_budget import Share
-from parallel_openai._ray.worker import Delivery, NumberedRequest, Worker, WorkerResult
+from parallel_openai._ray.worker import Delivery, Worker, WorkerResult, numbered
 from parallel_openai._records import APIRequest, Result, Ruling
 from parallel_openai._requests.endpoints import usage_of
 from parallel_openai._run.runner import End
@@ -196,9 +196,9 @@ class _Run:
         """How many good answers there are."""
         return self._status.num_tasks_succeeded + self._status.num_tasks_to_restore
 
-    async def take(self, count: int, mine: dict[int, APIRequest]) -> list[NumberedRequest]:
+    async def take(self, count: int, mine: dict[int, APIRequest]) -> list[APIRequest]:
         """The next requests, as many as there are up to that count; they are noted in `mine`."""
-        requests: list[NumberedRequest] = []
+        requests: list[APIRequest] = []
         while len(requests) < count and not self.end.done():
             if self._again:
                 request: APIRequest | None = self._again.popleft()
@@ -216,7 +216,7 @@ class _Run:
             self._numbers += 1
             self._open += 1
             mine[self._numbers] = request
-            requests.append(NumberedRequest(self._numbers, request))
+            requests.append(numbered(self._numbers, request))
         self._look_around()
         return requests
 

@@ -538,12 +538,13 @@ def test_a_row_that_brings_several_texts_is_its_own_error(embed: Embed, server: 
 
 def test_no_more_rows_are_on_their_way_than_their_answers_have_room() -> None:
     rows = [APIRequest({"input": "Hi."}, path="embeddings")] * 2048
-    queue = Queue(Pack(rows) for _ in range(20))
+    queue = Queue(Pack(rows).request for _ in range(20))
     on_their_way = list(queue)
     assert len(on_their_way) * 2048 == MOST_ON_THE_WAY
-    for pack in on_their_way[:3]:
-        assert isinstance(pack, Pack)
-        queue.ended(pack)
+    for request in on_their_way[:3]:
+        assert request is not None
+        assert isinstance(request.context, Pack)
+        queue.ended(request.context)
     assert len(list(queue)) == 3
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from parallel_openai._limits.admission import model_of
 from parallel_openai._limits.limiter import Limiter
 from parallel_openai._progress.timeline import Timeline
-from parallel_openai._ray.worker import NumberedRequest, RemoteTimeline, TimelinePiece
+from parallel_openai._ray.worker import RemoteTimeline, TimelinePiece, numbered
 from parallel_openai._records import APIRequest, Response, Size, Usage
 from parallel_openai._run.response_verdict import judge
 
@@ -29,7 +29,7 @@ def live(timeline: Timeline) -> None:
             timeline.failed(came, broken, judge(broken, reached=True))
         else:
             timeline.answered(
-                sent, came, NumberedRequest(number, request), model_of(request), SIZE, came - sent, Usage(30, number)
+                sent, came, numbered(number, request), model_of(request), SIZE, came - sent, Usage(30, number)
             )
 
 

@@ -7,7 +7,7 @@ import asyncio
 import parallel_openai as po
 from parallel_openai._ray.cluster import AccountActor, SealedClient
 from parallel_openai._ray.shared_account import Grant, Report
-from parallel_openai._ray.worker import SILENCE, NumberedRequest, Worker
+from parallel_openai._ray.worker import SILENCE, Worker, numbered
 from parallel_openai._records import APIRequest
 from parallel_openai.local import simulator
 from tests.servers.recorder import recorder
@@ -37,7 +37,7 @@ async def hears_nothing_for_a_while() -> None:
         asked = [
             APIRequest({"model": "m", "messages": [{"role": "user", "content": f"{number}"}]}) for number in range(40)
         ]
-        delivered = await worker.exchange([NumberedRequest(number, each) for number, each in enumerate(asked)], 0.2)
+        delivered = await worker.exchange([numbered(number, each) for number, each in enumerate(asked)], 0.2)
         await asyncio.sleep(SILENCE + 0.2)
         before = server.stats(charged=False)["received"]
         await asyncio.sleep(0.3)
@@ -66,7 +66,7 @@ async def refused_alike(url: str, known: int) -> tuple[tuple[str, str] | None, i
     await worker.open(SealedClient(po.Client(f"{url}/v1").account()), None, known)
     messages = [[{"role": "user", "content": f"{number}"}] for number in range(20)]
     asked = [APIRequest({"model": "m", "max_tokns": 5, "messages": each}) for each in messages]
-    delivered = await worker.exchange([NumberedRequest(number, each) for number, each in enumerate(asked)], 1.0)
+    delivered = await worker.exchange([numbered(number, each) for number, each in enumerate(asked)], 1.0)
     results = [*delivered.results]
     for _ in range(20):
         if delivered.stop is not None or len(results) == 20:

@@ -69,10 +69,10 @@ class EmbedRun(FrameRun):
             yield from self._counted(self._packer.add(request))
         yield from self._counted(self._packer.rest())
 
-    def _counted(self, packs: Iterator[Pack]) -> Iterator[Pack]:
+    def _counted(self, packs: Iterator[Pack]) -> Iterator[APIRequest]:
         for pack in packs:
             self.status.num_tasks_started += len(pack.rows) - 1  # the pack itself is counted where it is taken up
-            yield pack
+            yield pack.request
 
     def _wrong(self, request: APIRequest) -> BadPromptError | None:
         """Why a row cannot be sent together with others; None where it can."""
@@ -91,7 +91,7 @@ class EmbedRun(FrameRun):
 
     def _take(self, result: Result, journal: Journal) -> Ruling:
         """A pack has come to its end: each of its rows is written down, and counted, by itself."""
-        pack = result.request
+        pack = result.request.context
         assert isinstance(pack, Pack)
         self._queue.ended(pack)
         if result.status == "failed":
@@ -121,7 +121,7 @@ class EmbedRun(FrameRun):
 
     def _unlike(self, pack: Pack, result: Result, answers: Sequence[Answer], journal: Journal) -> Ruling:
         """An answer of which nobody can tell which vector is whose is none, though it was billed."""
-        self._add_cost(result.response, pack)
+        self._add_cost(result.response, pack.request)
         given, code = sum(each.value is not None for each in answers), answers[0].error_code or "malformed_response"
         sentence = answers[0].error or f"The server gave {given:,} vectors for {len(pack.rows):,} texts."
         failed = result._replace(
@@ -156,7 +156,7 @@ class EmbedRun(FrameRun):
 
     def _refused(self, pack: Pack, result: Result, journal: Journal) -> Ruling:
         """Send it again in halves, or let its rows fail where that would not help."""
-        if pack.may_be_too_large and _is_overload(result):
+        if pack.request.may_be_too_large and _is_overload(result):
             self.status.num_tasks_started -= len(pack.rows)  # they are counted again
             # Where nothing was ever answered, it may be that the server was away.
             doubted = Pack(pack.rows, (*pack.attempts, *result.attempts))

@@ -26,23 +26,23 @@ class Split:
     good: int = 0
 
 
-class Pack(APIRequest):
+class Pack:
     """Several rows' requests for embeddings as one. All of them say the same but for their `input`.
 
     Attributes:
+        request: the one, whose context the pack is.
         rows: the requests.
         attempts: the sends in vain that these rows have been through in larger packs.
         split: the larger pack that this is a half of; None for a whole one.
-        may_be_too_large: whether no pack of so many rows was answered when it was sent.
 
     >>> rows = [APIRequest({"model": "m", "input": text}, path="embeddings") for text in ("a", "b", "c")]
-    >>> Pack(rows).request_json
+    >>> Pack(rows).request.request_json
     {'model': 'm', 'input': ['a', 'b', 'c']}
     >>> [len(part.rows) for part in Pack(rows).halves()]
     [2, 1]
     """
 
-    __slots__ = ("attempts", "may_be_too_large", "rows", "split")
+    __slots__ = ("attempts", "request", "rows", "split")
 
     def __init__(
         self, rows: Sequence[APIRequest], attempts: tuple[Attempt, ...] = (), split: Split | None = None
@@ -50,18 +50,13 @@ class Pack(APIRequest):
         inputs = [row.request_json["input"] for row in rows]
         # One text goes without a list around it, which every server takes.
         body = {**rows[0].request_json, "input": inputs if len(inputs) > 1 else inputs[0]}
-        super().__init__(body, path=rows[0].path)
-        self.request_json = body
+        self.request = request = APIRequest(body, path=rows[0].path)
+        request.request_json, request.context, request.asks_for = body, self, len(rows)
         sizes = [row.size or NO_SIZE for row in rows]
-        self.size = Size(sum(each.prompt_tokens for each in sizes), sum(each.characters for each in sizes), None, 1)
+        request.size = Size(sum(each.prompt_tokens for each in sizes), sum(each.characters for each in sizes), None, 1)
         self.rows = rows
         self.attempts = attempts
         self.split = split
-        self.may_be_too_large = False
-
-    @property
-    def asks_for(self) -> int:  # type: ignore[override]
-        return len(self.rows)
 
     def halves(self) -> tuple[Pack, Pack]:
         """Two packs of its rows, of which it is known what they are of."""
@@ -143,10 +138,10 @@ class Queue(Iterator[APIRequest | None]):
             raise StopIteration
         if self._doubted:
             self._find_size()
-        request = self._ready.popleft() if self._ready else next(self._fresh)
-        if isinstance(request, Pack):
-            self._on_the_way += len(request.rows)
-            request.may_be_too_large = len(request.rows) > max(1, self.told_apart)
+        request = self._ready.popleft().request if self._ready else next(self._fresh)
+        if request is not None:
+            self._on_the_way += request.asks_for
+            request.may_be_too_large = request.asks_for > max(1, self.told_apart)
         return request
 
     def _find_size(self) -> None:
