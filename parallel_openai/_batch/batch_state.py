@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from parallel_openai._batch.server_batch import plain_id
+from parallel_openai._journal.entry import make_line
 from parallel_openai._journal.journal import Journal
-from parallel_openai._journal.lines import make_line, open_to_read
+from parallel_openai._journal.lines import open_to_read
 from parallel_openai._json import dumps, loads
 
 _PREFIX = b'[{},null,{"batch":'

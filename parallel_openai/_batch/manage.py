@@ -283,8 +283,7 @@ def _known_in_files(path: Path, parts: list[Part]) -> Callable[[str], int]:
     known: Counter[str] = Counter()
     endpoints = {part.path for part in parts}
     for _, entry in read_entries(path):
-        if entry is not None and entry[0] and isinstance(entry[1], dict):
+        if entry is not None and entry.body and entry.is_good:
             for endpoint in endpoints:
-                request = APIRequest(entry[0], path=endpoint)
-                known[identity_in_files(request.key, entry[2] if len(entry) > 2 else None)] += 1
+                known[identity_in_files(APIRequest(entry.body, path=endpoint).key, entry.metadata)] += 1
     return lambda name: known[name]

@@ -12,8 +12,8 @@ from parallel_openai._batch.manage import identity_in_files
 from parallel_openai._files.requests_file import no_json
 from parallel_openai._journal.answer_counts import AnswerCounts
 from parallel_openai._journal.digest_index import digest_of
-from parallel_openai._journal.entry import origin_of
-from parallel_openai._journal.lines import Entry, likely_lines, read_entries
+from parallel_openai._journal.entry import JournalEntry
+from parallel_openai._journal.lines import likely_lines, read_entries
 from parallel_openai._journal.origins import Origin, Origins, writer
 from parallel_openai._json import alike, canonical, dumps, dumps_strictly
 from parallel_openai._records import request_key
@@ -78,21 +78,21 @@ class KnownLines:
             )
         return known
 
-    def _note(self, entry: Entry | None, origin: Origin | None, place: str | None, *, simulated: bool) -> None:
+    def _note(self, entry: JournalEntry | None, origin: Origin | None, place: str | None, *, simulated: bool) -> None:
         if entry is None:
             self.damaged_lines += 1
             return
-        body, answer = entry[0], entry[1]
+        body, answer, metadata, record = entry
         good = isinstance(answer, dict)
         if not body or (good and not simulated and is_simulated(answer)):  # an empty one tells of a batch
             return
-        metadata, path = entry[2] if len(entry) > 2 else None, path_answering(body, answer) if good else _ANY
+        path = path_answering(body, answer) if good else _ANY
         try:
             digest = self._digest(body, metadata, path)
         except ValueError:  # no request of ours: it could not have been sent
             self.damaged_lines += 1
             return
-        origin = origin_of(entry) if len(entry) > 3 else origin
+        origin = origin if record is None else entry.origin
         if good and place is not None and (origin is None or origin.place != place):
             self._of_unknown_origin += origin is None
             return

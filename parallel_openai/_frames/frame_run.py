@@ -8,7 +8,7 @@ import os
 import time
 from array import array
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -233,7 +233,8 @@ class FrameRun:
         for path in neighbours_of(self.journal_path, known, some, origin):
             if path is None:
                 await asyncio.sleep(0)
-            else:
+                continue
+            with suppress(JournalError):  # it is not this run's business what is wrong with it
                 yield await Neighbour.read(path, origin, journal.append, simulated=self.client.is_local)
 
     def _origin(self) -> Origin | None:

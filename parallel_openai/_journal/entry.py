@@ -1,15 +1,21 @@
-"""What a line of a journal says of its request and its answer: written here, and read back here, for every face."""
+"""What a line of a file of results says of its request and its answer: written here, and read back here, for every run.
+
+A line is `[request, response]`, `[request, response, metadata]` or, for a frame's rows,
+`[request, response, metadata, record]`; a failure has the list of its errors in the place of the response.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
 
-from parallel_openai._journal.lines import Entry, make_line
 from parallel_openai._journal.origins import Origin
-from parallel_openai._json import alike, dumps, dumps_strictly
+from parallel_openai._json import alike, dumps, dumps_strictly, loads
 from parallel_openai._records import APIRequest, Attempt, Result, request_key
-from parallel_openai._requests.endpoints import bill_of, path_answering, usage_of
+from parallel_openai._requests.endpoints import bill_of, mappings, path_answering, usage_of
+
+#: Of the records that are written here. A line with a later one is not read, since it may mean something else by it.
+VERSION = 1
 
 
 def result_line(result: Result, *, record: bool, origin: Origin | None = None) -> bytes:
@@ -23,7 +29,7 @@ def result_line(result: Result, *, record: bool, origin: Origin | None = None) -
     if not record:
         beside = () if request.metadata is None else (dumps(request.metadata),)
         return make_line(request.body, answer, *beside)
-    about: dict[str, Any] = {"key": request.key, "status": result.status}
+    about: dict[str, Any] = {"key": request.key, "status": result.status, "version": VERSION}
     if result.error_code is not None:
         about.update(error_code=result.error_code, error=result.error)
     about["attempts"] = list(map(_fields, result.attempts))
@@ -74,16 +80,119 @@ def _fields(attempt: Attempt) -> dict[str, Any]:
     return fields
 
 
-#: Whether a request is answered for this run, was asked without an answer that counts, or neither.
+class JournalEntry(NamedTuple):
+    """What a line says.
 
+    Attributes:
+        body: what was asked.
+        answer: the response's JSON; the list of its errors where there is none.
+        metadata: what travelled beside the request.
+        record: of a frame's line, the key, the attempts and the origin; None where a line has the cookbook's shape.
 
-def is_asked_in(request: APIRequest, entry: Entry) -> bool:
-    """Whether the request that a line holds is the one that it is kept under. The tier that it was sent in is no part
-    of the key."""
-    body = entry[0]
-    if _has_key(request, body):
-        return True
-    return "service_tier" in body and _has_key(request, {name: body[name] for name in body if name != "service_tier"})
+    >>> entry = JournalEntry.read(b'[{"model":"m"},{"id":"1"},null,{"key":"k","status":"succeeded","version":1}]')
+    >>> entry.key, entry.is_good, entry.version
+    ('k', True, 1)
+    >>> JournalEntry.read(b'[{"model":"m"},{"id"') is None
+    True
+    """
+
+    body: dict[str, Any]
+    answer: Any
+    metadata: Any = None
+    record: Mapping[str, Any] | None = None
+
+    @classmethod
+    def read(cls, line: bytes, loads: Callable[[bytes], Any] = loads) -> JournalEntry | None:
+        """The line's entry; None for one that is damaged, or no line of results."""
+        try:
+            parts = loads(line)
+        except ValueError:
+            return None
+        if not isinstance(parts, list) or not 2 <= len(parts) <= 4 or not isinstance(parts[0], dict):
+            return None
+        if len(parts) == 4 and not isinstance(parts[3], dict):  # another program wrote it
+            parts[3] = {}
+        return cls(*parts)
+
+    @property
+    def is_good(self) -> bool:
+        """Whether it holds an answer, and no failure."""
+        return isinstance(self.answer, Mapping)
+
+    @property
+    def version(self) -> int:
+        """Of the record; those of before versions were told are of the first."""
+        version = self.record.get("version") if self.record else None
+        return version if type(version) is int else 1
+
+    @property
+    def key(self) -> str | None:
+        """The key under which a frame's line was written; None for a line without a record."""
+        key = self.record.get("key") if self.record else None
+        return key if isinstance(key, str) else None
+
+    @property
+    def asked_key(self) -> str | None:
+        """The key of what the line asks; a file run's answer has none written beside it, so that it is made. None for
+        its failure."""
+        if self.record is not None or not self.body or not self.is_good:
+            return self.key
+        try:
+            body = alike(dumps_strictly(self.body, sort_keys=True))
+        except TypeError:  # it could not have been sent
+            return None
+        return request_key(path_answering(self.body, self.answer), body)
+
+    @property
+    def origin(self) -> Origin | None:
+        """Where the record says that the line came from."""
+        place, by = (self.record.get("place"), self.record.get("writer")) if self.record else (None, None)
+        return Origin(place, by) if isinstance(place, str) and isinstance(by, str) else None
+
+    @property
+    def attempts(self) -> tuple[Attempt, ...]:
+        """The sends that the record tells of."""
+        return attempts_of(self.record.get("attempts")) if self.record else ()
+
+    @property
+    def error_code(self) -> str:
+        """Of a failure."""
+        return str((self.record or {}).get("error_code") or "error")
+
+    @property
+    def error(self) -> str:
+        """A failure's sentence."""
+        told = self.answer if isinstance(self.answer, list) else [self.answer]
+        return str((self.record or {}).get("error") or (told[-1] if told else None) or "")
+
+    def asks(self, request: APIRequest) -> bool:
+        """Whether the request that the line holds is the one that it is kept under. The tier that it was sent in is no
+        part of the key."""
+        body = self.body
+        if _has_key(request, body):
+            return True
+        rest = {name: body[name] for name in body if name != "service_tier"}
+        return "service_tier" in body and _has_key(request, rest)
+
+    def result(self, request: APIRequest) -> Result:
+        """The result that the line was written for."""
+        if not request.body:
+            request.request_json = self.body  # whoever looked it up by its key alone may ask which model was meant
+        answer, attempts = self.answer, self.attempts
+        if type(answer) is not dict:
+            errors = tuple(map(str, answer)) if isinstance(answer, list) else ()
+            return Result(
+                request, "failed", None, self.error_code, self.error, errors, attempts=attempts, restored=True
+            )
+        result = Result(request, "succeeded", answer, attempts=attempts, restored=True, usage=usage_of(answer))
+        record = self.record or {}
+        sent, earlier = record.get("sent"), record.get("earlier")
+        if sent is None and earlier is None:  # it was no repair
+            return result
+        return result._replace(
+            earlier=tuple(_restore_earlier(request, each) for each in mappings(earlier)),
+            sent=APIRequest(sent, path=request.path, sample=request.sample) if isinstance(sent, dict) else None,
+        )
 
 
 def _has_key(request: APIRequest, body: Mapping[str, Any]) -> bool:
@@ -96,83 +205,30 @@ def _has_key(request: APIRequest, body: Mapping[str, Any]) -> bool:
     return next(keys) == request.key or (plain is not canonical and next(keys) == request.key)
 
 
-def record_of(entry: Entry) -> Mapping[str, Any]:
-    """What a frame's line says of the way to its answer; nothing where another program wrote the line."""
-    return entry[3] if len(entry) == 4 and isinstance(entry[3], dict) else {}
-
-
-def key_of(entry: Entry) -> str | None:
-    """The key under which a frame's line was written; None for a line without a record."""
-    key = record_of(entry).get("key")
-    return key if isinstance(key, str) else None
-
-
-def asked_key(entry: Entry) -> str | None:
-    """The key of what a line asks; a file run's answer has none written beside it, so that it is made. None for its
-    failure."""
-    if len(entry) == 4 or not entry[0] or not isinstance(entry[1], Mapping):
-        return key_of(entry)
-    try:
-        body = alike(dumps_strictly(entry[0], sort_keys=True))
-    except TypeError:  # it could not have been sent
-        return None
-    return request_key(path_answering(entry[0], entry[1]), body)
-
-
-def origin_of(entry: Entry) -> Origin | None:
-    """Where a line's record says that it came from."""
-    record = record_of(entry)
-    place, by = record.get("place"), record.get("writer")
-    return Origin(place, by) if isinstance(place, str) and isinstance(by, str) else None
-
-
-def restored(request: APIRequest, entry: Entry) -> Result:
-    """The result that a line was written for."""
-    record = record_of(entry)
-    if not request.body:
-        request.request_json = entry[0]  # whoever looked it up by its key alone may ask which model was meant
-    attempts = attempts_of(record)
-    if type(entry[1]) is dict:
-        sent, before = record.get("sent"), record.get("earlier")
-        if sent is None and before is None:  # it was no repair
-            usage = usage_of(entry[1])
-            return Result(request, "succeeded", entry[1], attempts=attempts, restored=True, usage=usage)
-        earlier = [each for each in before if isinstance(each, dict)] if isinstance(before, list) else []
-        return Result(
-            request,
-            "succeeded",
-            entry[1],
-            attempts=attempts,
-            restored=True,
-            earlier=tuple(_restore_earlier(request, each) for each in earlier),
-            sent=APIRequest(sent, path=request.path, sample=request.sample) if isinstance(sent, dict) else None,
-            usage=usage_of(entry[1]),
-        )
-    errors = tuple(map(str, entry[1])) if isinstance(entry[1], list) else ()
-    return Result(
-        request,
-        "failed",
-        error_code=str(record.get("error_code") or "error"),
-        error=str(record.get("error") or ""),
-        errors=errors,
-        attempts=attempts,
-        restored=True,
-    )
-
-
 def _restore_earlier(request: APIRequest, fields: Mapping[str, Any]) -> Result:
-    usage = usage_of(fields)
-    return Result(request, "succeeded", bill_of(fields), attempts=attempts_of(fields), restored=True, usage=usage)
+    attempts = attempts_of(fields.get("attempts"))
+    return Result(request, "succeeded", bill_of(fields), attempts=attempts, restored=True, usage=usage_of(fields))
 
 
-def attempts_of(record: Mapping[str, Any]) -> tuple[Attempt, ...]:
-    """The sends that a line's record tells of."""
-    sends = record.get("attempts")
+def make_line(body: bytes, answer: bytes, *rest: bytes) -> bytes:
+    """One line of JSON parts, each of which may come with line breaks between its tokens.
+
+    >>> make_line(b'{"a":1}', b'{\\n "b": 2\\n}')
+    b'[{"a":1},{  "b": 2 }]'
+    """
+    line = b"[" + b",".join((body, answer, *rest)) + b"]"
+    if b"\n" in line or b"\r" in line:  # in JSON a line break never stands inside a string
+        line = line.replace(b"\n", b" ").replace(b"\r", b" ")
+    return line
+
+
+def attempts_of(sends: Any) -> tuple[Attempt, ...]:
+    """The sends, out of what is written of them."""
     if not isinstance(sends, list):
         return ()
     if len(sends) == 1 and type(sends[0]) is dict:  # as nearly all are
         return (_attempt(sends[0]),)
-    return tuple(_attempt(fields) for fields in sends if isinstance(fields, dict))
+    return tuple(map(_attempt, mappings(sends)))
 
 
 def _attempt(fields: Mapping[str, Any]) -> Attempt:

@@ -12,7 +12,8 @@ from pathlib import Path
 
 from parallel_openai._disk.file_ownership import keep_private
 from parallel_openai._disk.locking import Lock, advice, lock_open_file, unlock_open_file
-from parallel_openai._journal.lines import none_of_ours, parse_line, read_at, read_entries, refuse_what_is_no_file
+from parallel_openai._journal.entry import JournalEntry
+from parallel_openai._journal.lines import none_of_ours, read_at, read_entries, refuse_what_is_no_file
 from parallel_openai._json import loads
 from parallel_openai.errors import JournalError, JournalWriteError
 
@@ -295,7 +296,7 @@ def _is_json(line: bytes) -> bool:
 
 
 def _is_entry(line: bytes) -> bool:
-    return parse_line(line) is not None
+    return JournalEntry.read(line) is not None
 
 
 def _mend_end(file: int, is_whole: Callable[[bytes], bool] = _is_entry) -> None:

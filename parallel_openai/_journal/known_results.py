@@ -6,17 +6,16 @@ import asyncio
 import logging
 import os
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Literal
 
 from parallel_openai._journal.digest_index import DigestTable, digest_of_key
-from parallel_openai._journal.entry import asked_key, is_asked_in, origin_of, restored
+from parallel_openai._journal.entry import JournalEntry
 from parallel_openai._journal.lines import (
-    Entry,
     cannot_be_opened,
+    check_version,
     likely_lines,
-    parse_line,
     read_entry_at,
     read_lines,
     refuse_what_is_no_file,
@@ -148,12 +147,13 @@ class KnownResults:
                 digest = _digest_of(line[start + len(_RECORD) : start + _TO_STATUS])
                 if digest is not None:
                     return digest, True, False
-        entry = parse_line(line)
+        entry = JournalEntry.read(line)
         if entry is None:
             return None
-        good = isinstance(entry[1], Mapping)
-        counts = not good or self._simulated or not is_simulated(entry[1])
-        return (_digest_of(asked_key(entry)) if counts else None), good, len(entry) < 4
+        check_version(self._path, entry)
+        good = entry.is_good
+        counts = not good or self._simulated or not is_simulated(entry.answer)
+        return (_digest_of(entry.asked_key) if counts else None), good, entry.record is None
 
     def __contains__(self, key: str) -> bool:
         return self._counts(self._number(key)) or any(key in each for each in self.neighbours)
@@ -185,16 +185,16 @@ class KnownResults:
             return next((each.get(request) for each in self.neighbours if request.key in each), None)
         self._read_lines += 1
         is_checked = self._strange or self._read_lines <= _CHECKED or self._read_lines % _EVERY == 0
-        if is_checked and not is_asked_in(request, entry):
+        if is_checked and not entry.asks(request):
             self.damaged_lines += 1
             self._strange.append(self._number(request.key) // 2 - 1)
             return None
-        origin = origin_of(entry) if len(entry) > 3 else self._origins.of(self._number(request.key) // 2 - 1)
+        origin = entry.origin if entry.record is not None else self._origins.of(self._number(request.key) // 2 - 1)
         if origin is not None and origin.writer != writer():
             self._by_others[origin.writer] += 1
-        return restored(request, entry)
+        return entry.result(request)
 
-    def entry(self, key: str) -> Entry | None:
+    def entry(self, key: str) -> JournalEntry | None:
         """The line written under a key, or None."""
         number = self._number(key)
         if not self._counts(number):
@@ -203,7 +203,7 @@ class KnownResults:
         if entry is None:
             self.damaged_lines += 1
             return None
-        return entry if asked_key(entry) == key else None
+        return entry if entry.asked_key == key else None
 
     def close(self) -> None:
         for each in self.neighbours:
@@ -221,7 +221,7 @@ class KnownResults:
 
     def _tell_of_strange_lines(self) -> None:
         first, count = min(self._strange), len(self._strange)
-        number = 1 + sum(offset < first for offset, _ in read_lines(self._path, parse_line))
+        number = 1 + sum(offset < first for offset, _ in read_lines(self._path, JournalEntry.read))
         log.warning(
             "%s: line %d%s another request than the key beside it is for, as if somebody had changed it. What is "
             "answered there was not taken, and the row was asked anew.",
@@ -235,7 +235,7 @@ class KnownResults:
 #: How the record in a line of ours begins, what follows on the key of a good answer, and how far behind; what stands
 #: near the end when the record holds a request of its own, which may look like a record.
 _RECORD = b',{"key":"'
-_SUCCEEDED = b'","status":"succeeded"'
+_SUCCEEDED = (b'","status":"succeeded","version":1,', b'","status":"succeeded","attempts":')  # now, and before
 _TO_STATUS = len(_RECORD) + 32
 _REPAIRED = b',"earlier":'
 #: So many answers of a journal are compared with what is asked, and from there on one of so many, since it takes a

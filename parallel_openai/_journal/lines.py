@@ -1,20 +1,16 @@
-"""The lines of a file of results: made, told from anything else, and read, also while a run writes them.
-
-A line is `[request, response]`, `[request, response, metadata]` or, for a frame's rows,
-`[request, response, metadata, record]`; a failure has the list of its errors in the place of the response.
-"""
+"""The lines of a file of results: told from anything else, and read, also while a run writes them."""
 
 from __future__ import annotations
 
 import json
 import os
 from collections.abc import Callable, Iterator
-from typing import IO, Any, TypeVar
+from typing import IO, TypeVar
 
-from parallel_openai._json import loads, loads_quickly
+from parallel_openai._journal.entry import VERSION, JournalEntry
+from parallel_openai._json import loads_quickly
 from parallel_openai.errors import JournalError
 
-Entry = list[Any]
 Content = TypeVar("Content")
 
 #: A file that begins with more damaged lines than these is none of ours.
@@ -24,16 +20,32 @@ _FIRST_READ, _CHUNK = 4096, 1 << 20
 READ_AHEAD = 1 << 18
 
 
-def read_entries(path: str | os.PathLike[str]) -> Iterator[tuple[int, Entry | None]]:
+def read_entries(path: str | os.PathLike[str]) -> Iterator[tuple[int, JournalEntry | None]]:
     """Each whole line's offset and content; None for a line that is damaged. A torn end is left out.
 
     It may be read while a run writes it.
 
     Raises:
         JournalError: it cannot be opened; or no line, or none of the first thousand, is one of ours, so that it is
-            something else.
+            something else; or a later version wrote it.
     """
-    return read_lines(path, parse_line)
+    for offset, entry in read_lines(path, JournalEntry.read):
+        if entry is not None and entry.record:
+            check_version(path, entry)
+        yield offset, entry
+
+
+def check_version(path: str | os.PathLike[str], entry: JournalEntry) -> None:
+    """See that a line is none of a later version.
+
+    Raises:
+        JournalError: it is.
+    """
+    if entry.version > VERSION:
+        raise JournalError(
+            f"{path} holds a line of version {entry.version} of the journal, and this parallel_openai reads up to "
+            f"{VERSION}. Update it (pip install -U parallel-openai), or choose another path."
+        )
 
 
 def read_lines(
@@ -54,7 +66,7 @@ def read_lines(
             if damaged is None:
                 if whole or entry is not None:
                     yield offset, entry
-            elif entry is not None and (content := parse_line(line)) is not None:  # it read all, and not only the end
+            elif entry is not None and (content := JournalEntry.read(line)) is not None:  # all of it, not its end alone
                 if not is_ours(content):
                     raise none_of_ours(path)
                 yield from ((each, None) for each in damaged)
@@ -126,7 +138,7 @@ def _may_be_torn(tail: bytes) -> bool:
     return False
 
 
-def read_entry_at(file: int, offset: int) -> Entry | None:
+def read_entry_at(file: int, offset: int) -> JournalEntry | None:
     """The line that begins at an offset of an open file; None where it is damaged."""
     chunks: list[bytes] = []
     while True:
@@ -137,22 +149,7 @@ def read_entry_at(file: int, offset: int) -> Entry | None:
             break
         offset += len(chunk)
     # For the answer in it; who wants the metadata reads the file.
-    return parse_line(b"".join(chunks), loads_quickly)
-
-
-def parse_line(line: bytes, read: Callable[[bytes], Any] = loads) -> Entry | None:
-    """The line's list of two to four, or None.
-
-    >>> parse_line(b'[{"model":"m"},{"id":"1"}]')
-    [{'model': 'm'}, {'id': '1'}]
-    >>> parse_line(b'[{"model":"m"},{"id"') is None
-    True
-    """
-    try:
-        entry = read(line)
-    except ValueError:
-        return None
-    return entry if isinstance(entry, list) and 2 <= len(entry) <= 4 and isinstance(entry[0], dict) else None
+    return JournalEntry.read(b"".join(chunks), loads_quickly)
 
 
 #: What a request has one of, whatever the endpoint, beside its model, and what an answer has at least one of.
@@ -161,17 +158,15 @@ _ANSWERS = ("id", "object", "usage", "error")
 _LISTS = ("choices", "output", "data", "results")
 
 
-def is_ours(entry: Entry | None) -> bool:
+def is_ours(entry: JournalEntry) -> bool:
     """Whether a line can only be one of a file of results, and is no list of records or of messages.
 
-    >>> is_ours([{"model": "m"}, {"choices": []}]), is_ours([{"prompt": "a"}, {"prompt": "b"}])
+    >>> is_ours(JournalEntry({"model": "m"}, {"choices": []})), is_ours(JournalEntry({"prompt": "a"}, {"prompt": "b"}))
     (True, False)
     """
-    if entry is None:
-        return False
-    request, answer, *beside = entry
-    about = beside[-1] if beside else None
-    if isinstance(about, dict) and ("key" if len(beside) == 2 else "batch") in about and (beside[1:] or answer is None):
+    request, answer, metadata, record = entry
+    tells_of_batch = isinstance(metadata, dict) and "batch" in metadata and answer is None
+    if tells_of_batch if record is None else "key" in record:
         return True
     asked = [name for name in _ASKS if request.get(name) is not None]
     if not (asked or "model" in request) or "role" in request:
@@ -182,18 +177,6 @@ def is_ours(entry: Entry | None) -> bool:
         return False
     speaks = any(name in answer for name in _ANSWERS) or any(isinstance(answer.get(name), list) for name in _LISTS)
     return speaks or bool(asked and "model" in request)
-
-
-def make_line(body: bytes, answer: bytes, *rest: bytes) -> bytes:
-    """One line of JSON parts, each of which may come with line breaks between its tokens.
-
-    >>> make_line(b'{"a":1}', b'{\\n "b": 2\\n}')
-    b'[{"a":1},{  "b": 2 }]'
-    """
-    line = b"[" + b",".join((body, answer, *rest)) + b"]"
-    if b"\n" in line or b"\r" in line:  # in JSON a line break never stands inside a string
-        line = line.replace(b"\n", b" ").replace(b"\r", b" ")
-    return line
 
 
 def read_at(file: int, count: int, offset: int) -> bytes:

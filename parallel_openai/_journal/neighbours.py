@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from parallel_openai._disk.file_ownership import check_own
-from parallel_openai._journal.entry import is_asked_in, origin_of, restored
+from parallel_openai._journal.entry import JournalEntry
 from parallel_openai._journal.known_results import KnownResults
-from parallel_openai._journal.lines import open_to_read, parse_line
+from parallel_openai._journal.lines import open_to_read
 from parallel_openai._journal.origins import Origin
 from parallel_openai._json import alike, dumps
 from parallel_openai._records import APIRequest, Result
@@ -54,10 +54,10 @@ class Neighbour(KnownResults):
 
     def get(self, request: APIRequest) -> Result | None:
         entry = self.entry(request.key)
-        if entry is None or origin_of(entry) != self.origin or not is_asked_in(request, entry):
+        if entry is None or entry.origin != self.origin or not entry.asks(request):
             return None
-        self.keep(dumps(entry))
-        return restored(request, entry)
+        self.keep(dumps(tuple(entry)))
+        return entry.result(request)
 
 
 def neighbours_of(own: Path, known: KnownResults, some: Iterable[APIRequest], origin: Origin) -> Iterator[Path | None]:
@@ -96,8 +96,8 @@ def _neighbours_among(paths: Iterable[Path], requests: Iterable[APIRequest], ori
 
 def _answers_in(path: Path, keys: set[bytes], settings: set[bytes], origin: Origin) -> int:
     with open_to_read(path) as file:
-        first = parse_line(file.readline())
-        if first is None or origin_of(first) != origin or _settings(first[0]) not in settings:
+        first = JournalEntry.read(file.readline())
+        if first is None or first.origin != origin or _settings(first.body) not in settings:
             return 0
         size, found = os.fstat(file.fileno()).st_size, 0
         for start in dict.fromkeys((0, max(0, (size - _LOOKED_THROUGH) // 2))):

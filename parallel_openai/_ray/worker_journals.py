@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import uuid
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from hashlib import blake2b
 from itertools import islice
@@ -18,7 +18,6 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from parallel_openai._journal.entry import is_asked_in, key_of, restored
 from parallel_openai._journal.known_results import KnownResults, Standing
 from parallel_openai._journal.lines import read_entries, read_entry_at
 from parallel_openai._records import APIRequest, Result
@@ -55,13 +54,13 @@ def scan(paths: list[str], first: int, failures: bool, simulated: bool) -> tuple
     good: list[tuple[int, int, int]] = []
     for number, path in enumerate(paths, first):
         for offset, entry in read_entries(path):
-            key = None if entry is None else key_of(entry)
+            key = None if entry is None else entry.key
             if entry is None or key is None:
                 continue
             place = (_head(key), number, offset)
-            if not isinstance(entry[1], Mapping):
+            if not entry.is_good:
                 failed.append(place)
-            elif simulated or not is_simulated(entry[1]):
+            elif simulated or not is_simulated(entry.answer):
                 good.append(place)
     found = [*(failed if failures else ()), *good]  # of equal keys the last one counts
     table = np.array(found, dtype=np.uint64).reshape(len(found), 3)
@@ -129,9 +128,9 @@ class KnownParts(KnownResults):
         if path not in self._files:
             self._files[path] = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0))
         entry = read_entry_at(self._files[path], offset)
-        if entry is None or key_of(entry) != request.key or not is_asked_in(request, entry):
+        if entry is None or entry.key != request.key or not entry.asks(request):
             return None
-        return restored(request, entry)
+        return entry.result(request)
 
     def close(self) -> None:
         for part in self.parts:

@@ -17,10 +17,9 @@ from parallel_openai._frames.columns.answer_columns import Answers
 from parallel_openai._frames.process import answer_reader
 from parallel_openai._frames.request_builder import RequestBuilder
 from parallel_openai._http.transport import Transport
-from parallel_openai._journal.entry import result_line
+from parallel_openai._journal.entry import JournalEntry, result_line
 from parallel_openai._journal.journal import Journal
 from parallel_openai._journal.known_results import KnownResults
-from parallel_openai._journal.lines import parse_line
 from parallel_openai._json import loads
 from parallel_openai._limits.limiter import Limiter
 from parallel_openai._records import APIRequest, Response, Result, Size
@@ -63,7 +62,7 @@ LINES = [line(number) for number in range(20)]
 
 def any_bytes_open_or_are_refused_and_no_whole_line_is_lost(content: bytes) -> None:
     PLACE.write_bytes(content)
-    whole = [each for each in content.split(b"\n") if parse_line(each) is not None]
+    whole = [each for each in content.split(b"\n") if JournalEntry.read(each) is not None]
     try:
         with Journal(PLACE, sync="never") as journal:
             journal.append(LINES[0].strip())
@@ -72,7 +71,7 @@ def any_bytes_open_or_are_refused_and_no_whole_line_is_lost(content: bytes) -> N
         assert PLACE.read_bytes() == content
         return
     after = PLACE.read_bytes()
-    assert [each for each in after.split(b"\n") if parse_line(each) is not None] == [*whole, LINES[0].strip()]
+    assert [each for each in after.split(b"\n") if JournalEntry.read(each) is not None] == [*whole, LINES[0].strip()]
     assert after.endswith(b"\n")
     known = KnownResults(PLACE, failures=True)
     known.close()
@@ -130,10 +129,10 @@ def whatever_a_server_answers_each_request_comes_to_its_end(answers: list[Respon
     for result in results:
         assert (result.status == "failed") == bool(result.error_code)
         if result.status != "cancelled":
-            entry = parse_line(result_line(result, record=True))
+            entry = JournalEntry.read(result_line(result, record=True))
             assert entry is not None
-            assert entry[0] == loads(result.request.body)
-            assert entry[3]["key"] == result.request.key
+            assert entry.body == loads(result.request.body)
+            assert entry.key == result.request.key
     columns_of(results, endpoint)
 
 

@@ -17,8 +17,8 @@ import pandas as pd
 import pytest
 
 import parallel_openai as po
+from parallel_openai._journal.entry import JournalEntry
 from parallel_openai._journal.journal import Journal
-from parallel_openai._journal.lines import parse_line
 from parallel_openai.errors import JournalError, JournalLockedError, JournalWriteError
 from parallel_openai.local.simulator import Server
 from tests.conftest import wait_until_sent
@@ -99,7 +99,7 @@ def during(change: Callable[[], Any], server: Server, verb: Callable[[po.Client]
 
 def answers(place: Path = PLACE) -> int:
     """How many there are, whole ones only."""
-    entries = map(parse_line, place.read_bytes().splitlines())
+    entries = map(JournalEntry.read, place.read_bytes().splitlines())
     return len({json.dumps(entry[0]) for entry in entries if entry is not None})
 
 

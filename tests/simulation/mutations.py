@@ -119,13 +119,13 @@ MUTATIONS = [
     Mutation(
         "a torn line is taken for a whole one",
         "_journal/journal_file.py",
-        "    return parse_line(line) is not None\n",
+        "    return JournalEntry.read(line) is not None\n",
         "    return True\n",
     ),
     Mutation(
         "a whole last line is cut off for want of its end",
         "_journal/journal_file.py",
-        "    return parse_line(line) is not None\n",
+        "    return JournalEntry.read(line) is not None\n",
         "    return False\n",
     ),
     Mutation(
@@ -233,7 +233,7 @@ MUTATIONS = [
     Mutation(
         "answers in the journal are taken whatever was asked",
         "_journal/known_results.py",
-        "        return entry if asked_key(entry) == key else None\n",
+        "        return entry if entry.asked_key == key else None\n",
         "        return entry\n",
     ),
 ]

@@ -195,7 +195,7 @@ def read_row(file: IO[bytes], custom_id: str, place: RowInfo, path: str) -> Row:
         raise LostError(f"The input file {file.name} is damaged: row {custom_id!r:.100} has no request.")
     request.key = place.key
     request.measure = _size_of
-    return Row(custom_id, request, attempts_of({"attempts": list(place.attempts)}))
+    return Row(custom_id, request, attempts_of(list(place.attempts)))
 
 
 def _size_of(request: APIRequest) -> Size:

@@ -117,7 +117,7 @@ class OpenJournal:
                 "from the frame (a function made it, or its columns were changed or dropped). Bring the file back, "
                 "or export from the frame as it was."
             )
-        return APIRequest(entry[0], entry[2] if len(entry) > 2 else None, path=path)
+        return APIRequest(entry.body, entry.metadata, path=path)
 
     def __enter__(self) -> OpenJournal:
         return self

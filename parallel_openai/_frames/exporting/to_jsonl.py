@@ -18,7 +18,7 @@ from parallel_openai._frames.exporting.annotation import argilla_records, label_
 from parallel_openai._frames.exporting.fine_tuning import training_examples
 from parallel_openai._frames.exporting.row_to_request import RowToRequest
 from parallel_openai._frames.request_builder import last_line
-from parallel_openai._journal.lines import make_line
+from parallel_openai._journal.entry import make_line
 from parallel_openai._json import dumps
 from parallel_openai.errors import InvalidInputError
 

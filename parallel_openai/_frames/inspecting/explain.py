@@ -13,8 +13,8 @@ import pandas as pd
 from parallel_openai._display.blocks import Block, Heading, Number, Sentence, Table
 from parallel_openai._display.display import Display
 from parallel_openai._frames.columns.table import check_frame, last_run_of
-from parallel_openai._journal.entry import asked_key, attempts_of, record_of
-from parallel_openai._journal.lines import Entry, read_entries
+from parallel_openai._journal.entry import JournalEntry
+from parallel_openai._journal.lines import read_entries
 from parallel_openai._requests.endpoints import usage_of
 from parallel_openai.errors import InvalidInputError
 
@@ -110,7 +110,7 @@ class _Teller:
         times = f" It was sent {sends:,} time{'s' if sends > 1 else ''}." if sends else ""
         return f"Row {row!r}: {self._cell('status')}.{times}"
 
-    def _notes(self, journal: Path, entries: Sequence[Entry]) -> Iterator[str]:
+    def _notes(self, journal: Path, entries: Sequence[JournalEntry]) -> Iterator[str]:
         error, code = self._cell("error"), self._cell("error_code")
         why = f"{error} ({code})" if code is not None else ""
         if not any(isinstance(key, str) for key in self._keys):
@@ -121,12 +121,12 @@ class _Teller:
             yield f"The file of answers {journal} is gone, and with it the story."
         elif not entries:
             yield f"The file of answers {journal} does not hold it any more."
-        sent = [attempt.at for entry in entries for attempt in attempts_of(record_of(entry))]
+        sent = [attempt.at for entry in entries for attempt in entry.attempts]
         if entries and not sent:
             yield "It was never sent."
         if len(self._keys) > 1:
             yield f"{len(self._keys)} samples were asked for."
-        repairs = sum("sent" in record_of(entry) for entry in entries)
+        repairs = sum("sent" in (entry.record or ()) for entry in entries)
         if repairs:
             yield f"An answer was no good and was asked for once more{f', {repairs} times' if repairs > 1 else ''}."
         if sent and max(sent) < self._about.get("began", 0.0):
@@ -161,19 +161,19 @@ class _Teller:
         return None if pd.api.types.is_scalar(value) and pd.isna(value) else value
 
 
-def _entries(journal: Path, keys: set[str]) -> Iterator[Entry]:
+def _entries(journal: Path, keys: set[str]) -> Iterator[JournalEntry]:
     if not keys or not journal.is_file():
         return
     for _, entry in read_entries(journal):
-        if entry is not None and asked_key(entry) in keys:
+        if entry is not None and entry.asked_key in keys:
             yield entry
 
 
-def _sends(entry: Entry) -> Iterator[tuple[Any, str]]:
+def _sends(entry: JournalEntry) -> Iterator[tuple[Any, str]]:
     """Each send of a line, and what it took in tokens, if it was billed."""
-    attempts = attempts_of(record_of(entry))
+    attempts = entry.attempts
     for number, attempt in enumerate(attempts, 1):
-        usage = usage_of(attempt.bill if attempt.bill is not None or number < len(attempts) else entry[1])
+        usage = usage_of(attempt.bill if attempt.bill is not None or number < len(attempts) else entry.answer)
         yield attempt, f"{usage.prompt_tokens:,} + {usage.completion_tokens:,}" if usage is not None else ""
 
 

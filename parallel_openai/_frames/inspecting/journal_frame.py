@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +10,8 @@ import numpy as np
 import pandas as pd
 
 from parallel_openai._arguments import is_file, path_of
-from parallel_openai._journal.entry import key_of, record_of
-from parallel_openai._journal.lines import Entry, read_entries
+from parallel_openai._journal.entry import JournalEntry
+from parallel_openai._journal.lines import read_entries
 from parallel_openai._json import dumps
 from parallel_openai.errors import InvalidInputError, JournalError
 
@@ -47,13 +46,13 @@ def read_journal(path: str | os.PathLike[str]) -> pd.DataFrame:
     place = path_of(path, "path")
     if not is_file(place):
         raise InvalidInputError(f"There is no file of results {place} (in {Path.cwd()}).")
-    entries: dict[Any, Entry] = {}
+    entries: dict[Any, JournalEntry] = {}
     damaged = 0
     try:
         for offset, entry in read_entries(place):
             if entry is None:
                 damaged += 1
-            elif entry[0]:  # an empty body is none: such lines tell of batches
+            elif entry.body:  # an empty body is none: such lines tell of batches
                 _put(entries, offset, entry)
     except JournalError:
         raise
@@ -64,51 +63,43 @@ def read_journal(path: str | os.PathLike[str]) -> pd.DataFrame:
     return out
 
 
-def _put(entries: dict[Any, Entry], offset: int, entry: Entry) -> None:
+def _put(entries: dict[Any, JournalEntry], offset: int, entry: JournalEntry) -> None:
     """Keep the line, unless a better one of the same request is there."""
-    key = key_of(entry)
+    key = entry.key
     if key is None:
-        asked = dumps([entry[0], entry[2] if len(entry) > 2 else None], sort_keys=True)
-        if _is_answer(entry):
+        asked = dumps([entry.body, entry.metadata], sort_keys=True)
+        if entry.is_good:
             entries.pop(asked, None)
             entries[offset] = entry
         else:
             entries[asked] = entry
         return
     before = entries.get(key)
-    if before is not None and _is_answer(before) and not _is_answer(entry):
+    if before is not None and before.is_good and not entry.is_good:
         return
     entries.pop(key, None)  # so that it stands where its last line does
     entries[key] = entry
 
 
-def _is_answer(entry: Entry) -> bool:
-    return isinstance(entry[1], Mapping)
-
-
-def _cells(entry: Entry) -> dict[str, Any]:
-    record = record_of(entry)
-    attempts = record.get("attempts")
-    sends = [each for each in attempts if isinstance(each, dict)] if isinstance(attempts, list) else []
-    good = _is_answer(entry)
-    errors = entry[1] if isinstance(entry[1], list) else [entry[1]]
+def _cells(entry: JournalEntry) -> dict[str, Any]:
+    good = entry.is_good
     return {
-        "request": entry[0],
-        "response": entry[1] if good else None,
-        "metadata": entry[2] if len(entry) > 2 else None,
+        "request": entry.body,
+        "response": entry.answer if good else None,
+        "metadata": entry.metadata,
         "status": "succeeded" if good else "failed",
-        "error_code": None if good else str(record.get("error_code") or "error"),
-        "error": None if good else str(record.get("error") or (errors[-1] if errors else "")),
-        "attempts": len(sends) if "attempts" in record else None,
-        "at": moment(sends[-1].get("at")) if sends else None,
-        "request_key": key_of(entry),
+        "error_code": None if good else entry.error_code,
+        "error": None if good else entry.error,
+        "attempts": len(entry.attempts) if "attempts" in (entry.record or ()) else None,
+        "at": sent_at(entry),
+        "request_key": entry.key,
     }
 
 
-def moment(value: Any) -> float | None:
-    """When a send was, if that is a time at all."""
-    good = isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value < 2**33
-    return float(value) if good else None
+def sent_at(entry: JournalEntry) -> float | None:
+    """When it was last sent, if that is a time at all."""
+    at = entry.attempts[-1].at if entry.attempts else 0.0
+    return at if 0.0 < at < 2**33 else None
 
 
 def _frame(rows: list[dict[str, Any]]) -> pd.DataFrame:

@@ -10,10 +10,10 @@ from typing import Any
 import pandas as pd
 
 from parallel_openai._arguments import check_count, is_file, path_of
-from parallel_openai._frames.inspecting.journal_frame import moment
+from parallel_openai._frames.inspecting.journal_frame import sent_at
 from parallel_openai._frames.journal_path import JOURNAL_FOLDER
-from parallel_openai._journal.entry import record_of
-from parallel_openai._journal.lines import Entry, parse_line
+from parallel_openai._journal.entry import JournalEntry
+from parallel_openai._journal.lines import check_version
 from parallel_openai._json import dumps
 from parallel_openai._requests.endpoints import Endpoint, endpoint
 from parallel_openai.errors import InvalidInputError, JournalError
@@ -57,6 +57,8 @@ def peek(path: str | os.PathLike[str] | None = None, rows: int = 10) -> pd.DataF
         entries = _last_entries(place, rows)
     except OSError as error:
         raise JournalError(f"The journal {place} cannot be read: {error.strerror}.") from error
+    for entry in entries:
+        check_version(place, entry)
     cells = [_cells(entry) for entry in entries]
     columns = {name: [row[name] for row in cells] for name in COLUMNS}
     out = pd.DataFrame(
@@ -81,7 +83,7 @@ def _latest() -> Path:
     return max(journals, key=lambda each: each.stat().st_mtime)
 
 
-def _last_entries(place: Path, count: int) -> list[Entry]:
+def _last_entries(place: Path, count: int) -> list[JournalEntry]:
     """The last entries of a file, the last one first; what is no entry (a torn line, a note) is passed over."""
     size, length = place.stat().st_size, BLOCK
     with open(place, "rb") as file:
@@ -91,22 +93,17 @@ def _last_entries(place: Path, count: int) -> list[Entry]:
             lines = file.read(size - start).split(b"\n")
             if start:
                 del lines[0]  # it began before
-            entries = [entry for line in reversed(lines) if (entry := parse_line(line)) is not None]
+            entries = [entry for line in reversed(lines) if (entry := JournalEntry.read(line)) is not None]
             if len(entries) >= count or not start:
                 return entries[:count]
             length *= 4
 
 
-def _cells(entry: Entry) -> dict[str, Any]:
-    body, answer = entry[0], entry[1]
-    record = record_of(entry)
-    attempts = record.get("attempts")
-    sends = [each for each in attempts if isinstance(each, dict)] if isinstance(attempts, list) else []
-    at = moment(sends[-1].get("at")) if sends else None
-    cells = {"prompt": _last_text(body), "answer": None, "status": "failed", "error": None, "at": at}
-    if not isinstance(answer, Mapping):
-        errors = answer if isinstance(answer, list) and answer else [answer]
-        return {**cells, "error": str(record.get("error") or errors[-1])}
+def _cells(entry: JournalEntry) -> dict[str, Any]:
+    body, answer = entry.body, entry.answer
+    cells = {"prompt": _last_text(body), "answer": None, "status": "failed", "error": None, "at": sent_at(entry)}
+    if not entry.is_good:
+        return {**cells, "error": entry.error}
     read = _endpoint_of(body, answer).read(answer)
     text = read.text if read.value is None else dumps(read.value).decode()
     return {**cells, "answer": text, "status": "failed" if read.error_code else "succeeded", "error": read.error}
