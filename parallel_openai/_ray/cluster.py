@@ -120,7 +120,7 @@ class AccountActor:
 
     def lease(self, model: str | None, worker: str, requests: int, tokens: float, report: Report) -> Grant:
         if model not in self._models:
-            self._models[model] = Account(given=self._given)
+            self._models[model] = Account(clock=time.monotonic, given=self._given)
         return self._models[model].lease(worker, requests, tokens, report)
 
     def begin(self, run: str, sealed: SealedClient) -> None:

@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 
+from parallel_openai._limits.bucket import SHORTEST_WAIT
 from parallel_openai._limits.cost import Counting, Lot
 from parallel_openai._limits.headers import Allowance, allowance
 from parallel_openai._limits.learning.bucket_state import BucketState
@@ -193,7 +194,7 @@ class LeasedLimiter(Limiter):
             grant = await self._ask(wanted, tokens, self.take_report())
             now = self.clock()
             if not grant.requests:
-                await self._sleep(grant.start)
+                await self._sleep(max(grant.start, SHORTEST_WAIT))
                 self.waited[grant.cause] += grant.start
             elif grant.expires and now - asked_at > self._patience:
                 self._report.unused += grant.requests

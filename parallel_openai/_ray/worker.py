@@ -38,6 +38,7 @@ COUNTS = (
     "num_other_errors",
     "prompt_tokens",
     "completion_tokens",
+    "cost_usd",
 )
 
 

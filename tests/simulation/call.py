@@ -23,6 +23,7 @@ from tests.limits.virtual import VirtualLoop
 from tests.simulation.answers import inputs_of, text_in
 from tests.simulation.books import Books
 from tests.simulation.clock import Clock
+from tests.simulation.cluster import Cluster
 from tests.simulation.life import CAP, LABELS, Call, Life
 from tests.simulation.network import Network
 from tests.simulation.server import Server
@@ -33,6 +34,8 @@ LONGEST = 2e5
 #: How often the same call is made again at the most, once the server is kind.
 MOST_CALLS = 8
 TURNS = 1_000_000
+#: Seconds that a request may take.
+TIMEOUT = 120.0
 
 MODEL, OTHER_MODEL, EMBEDDER = "gpt-4o-mini", "gpt-4.1-mini", "text-embedding-3-small"
 _CAP_NAMES = {
@@ -88,8 +91,9 @@ class Here:
         if self.call.stop == "kill":
             self._die_at(int(self.call.at))
         self.server = Server(self.life, self.call, self.number, self.books, self.loop, self._die)
+        self.cluster = Cluster(self.server, timeout=TIMEOUT)
         outcome = Outcome(broke=self.server.broke, wanted=self.server.wanted)
-        with self.clock.in_place():
+        with self.clock.in_place(), self.cluster.in_place():
             self._run(outcome)
         return outcome, self.books
 
@@ -149,6 +153,8 @@ class Here:
             self.loop.call_later(self.call.at, self.clock.sleep, 3600.0)
         if self.call.wall is not None:
             self.loop.call_later(self.call.wall[0], self.clock.set_wall, self.call.wall[1])
+        for at in self.call.deaths:
+            self.loop.call_later(at, self.cluster.lose_one)
         await asyncio.gather(*tasks)
 
     def _client(self) -> po.Client:
@@ -157,7 +163,7 @@ class Here:
         class Client(po.Client):
             clock = staticmethod(server.now)
 
-        client = Client("http://127.0.0.1:9/v1", "k", loop="running", sync="never", timeout=120.0, **self.life.given)
+        client = Client("http://127.0.0.1:9/v1", "k", loop="running", sync="never", timeout=TIMEOUT, **self.life.given)
         client._server.connections = Connections(lambda: Network(server, client.timeout))
         return client
 

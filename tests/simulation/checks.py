@@ -22,6 +22,7 @@ from tests.simulation.answers import (
 )
 from tests.simulation.books import Bill, Books
 from tests.simulation.call import Outcome, is_last, request_for
+from tests.simulation.cluster import MOMENT
 from tests.simulation.life import CAP, FINAL, UNREACHED, Call, Life
 
 #: Good answers to each question.
@@ -44,10 +45,11 @@ def after_call(
     wrong = [sentence for frame in outcome.frames for sentence in _wrong_answers(life, frame)]
     sent = [bill for bill in books.bills if bill.sent_in == number]
     came = [bill for bill in books.bills if bill.came_in == number and bill.outcome == "delivered"]
-    wrong += _lost(outcome, came, before, after)
+    wrong += _lost(outcome, _at_home(life, call, outcome, came, books), before, after)
     wrong += _left(call, sent, books.now - outcome.seconds)
-    wrong += _after_stop(call, outcome, books)
-    wrong += _broke(life, outcome)
+    wrong += _after_stop(life, call, outcome, books)
+    if not call.deaths:
+        wrong += _broke(life, outcome)
     wrong += _attempts(life, call, number, outcome, books)
     if not is_last(life, number):
         wrong += _beyond_budget(life, sent) + _unused_budget(life, call, outcome, sent)
@@ -175,9 +177,18 @@ def _lost(outcome: Outcome, came: Sequence[Bill], before: Kept, after: Kept) -> 
     return [f"{count} answers to {question} were delivered and are not kept" for question, count in missing.items()]
 
 
+def _at_home(life: Life, call: Call, outcome: Outcome, came: list[Bill], books: Books) -> list[Bill]:
+    """Without those that may not have left their worker: the latest before an end that is none, and what a worker that
+    dies had gathered since a stop."""
+    if life.lane != "ray" or not (outcome.killed or outcome.errors or call.stop or call.deaths):
+        return came
+    stopped = books.now - outcome.seconds + call.at if call.stop and call.deaths else books.now
+    return [bill for bill in came if bill.due < min(stopped, books.now) - MOMENT]
+
+
 def _left(call: Call, sent: Sequence[Bill], began: float) -> list[str]:
     """A stop that is gentle waits for what is billed already; a second one, as after a refusal of all, does not."""
-    if call.stop not in ("cancel", "deadline") or call.faults.keys() & {*FINAL, *UNREACHED}:
+    if call.stop not in ("cancel", "deadline") or call.deaths or call.faults.keys() & {*FINAL, *UNREACHED}:
         return []
     most = began + call.at + WAITED_FOR
     return [
@@ -240,12 +251,12 @@ def _idle_after_batches(life: Life, call: Call, outcome: Outcome, books: Books) 
     return [f"the call ended {late:.0f} s after its batches, where {most:.0f} s are enough"] if late > most else []
 
 
-def _after_stop(call: Call, outcome: Outcome, books: Books) -> list[str]:
+def _after_stop(life: Life, call: Call, outcome: Outcome, books: Books) -> list[str]:
     """After a stop or a deadline nothing is sent, and what is on its way is not waited for longer than is said."""
     if call.stop not in ("cancel", "cancel_twice", "deadline"):
         return []
     stopped = books.now - outcome.seconds + call.at + (0.01 if call.stop == "deadline" else 0.0)
-    late = sum(at > stopped + 0.005 for at in books.sent)
+    late = sum(at > stopped + (MOMENT if life.lane == "ray" else 0.005) for at in books.sent)
     wrong = [f"{late} requests were sent after the {call.stop}"] if late else []
     if books.now > stopped + WAITED_FOR + 1.0:
         wrong.append(f"the call ended {books.now - stopped:.1f} s after the {call.stop}")
@@ -266,7 +277,9 @@ def _broke(life: Life, outcome: Outcome) -> list[str]:
 
 def _attempts(life: Life, call: Call, number: int, outcome: Outcome, books: Books) -> list[str]:
     """Each send is told as an attempt, where one run alone has sent all and all has come to its end."""
-    if number or life.verb not in ("process", "label") or life.lane == "batch" or life.second or outcome.errors:
+    if number or life.verb not in ("process", "label") or life.second or outcome.errors:
+        return []
+    if life.lane in ("batch", "ray"):
         return []
     told = sum(int(frame["attempts"].sum()) for frame in outcome.frames)
     whole = bool(outcome.frames) and not any((frame["status"] == "cancelled").any() for frame in outcome.frames)
@@ -276,7 +289,9 @@ def _attempts(life: Life, call: Call, number: int, outcome: Outcome, books: Book
 def _unused_budget(life: Life, call: Call, outcome: Outcome, bills: Sequence[Bill]) -> list[str]:
     """A run whose budget ends it has no room for two more requests; where a fault hides the cost, it cannot know."""
     most = life.budget.get("budget_tokens")
-    if most is None or call.faults or life.second or life.lane == "batch" or life.verb == "file" or not outcome.frames:
+    if most is None or call.faults or life.second or life.verb == "file" or not outcome.frames:
+        return []
+    if life.lane in ("batch", "ray"):
         return []
     if not (outcome.frames[0]["error_code"] == "budget").any():
         return []

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 Verb = Literal["process", "label", "embed", "file"]
 Endpoint = Literal["chat.completions", "responses", "completions", "embeddings"]
-Lane = Literal["online", "flex", "batch"]
+Lane = Literal["online", "flex", "batch", "ray"]
 #: What a call does: ask, waiting for batches or not; or ask at once although batches are under way; or take in or
 #: cancel what is in batches.
 Way = Literal["ask", "submit", "online", "collect", "cancel"]
@@ -57,6 +57,7 @@ class Call:
         faults: the probability of each fault.
         down: from when to when the server answers 503 to all, in seconds since the call began.
         wall: when the wall's clock is set, in seconds since the call began, and by how many.
+        deaths: when a worker of the cluster dies, in seconds since the call began.
     """
 
     stop: str | None = None
@@ -65,6 +66,7 @@ class Call:
     down: tuple[float, float] | None = None
     way: Way = "ask"
     wall: tuple[float, float] | None = None
+    deaths: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -163,12 +165,22 @@ def _with_more(life: Life) -> Life:
     """What is drawn apart from the rest, so that the other seeds live the lives that they always did."""
     lot = random.Random(f"more than {life.seed}")
     compared = life.verb == "label" and life.lane == "online" and life.second is None and lot.random() < 0.4
+    on_cluster = (life.verb, life.lane, life.second) in (("process", "online", None), ("label", "online", None))
+    on_cluster = on_cluster and not compared and lot.random() < 0.5
     return replace(
         life,
+        lane="ray" if on_cluster else life.lane,
         torn=lot.choice((life.torn, "newline")),
         shuffled=life.verb != "file" and lot.random() < 0.5,
         second="compared" if compared else life.second,
-        calls=[replace(each, faults={**each.faults, **_more_faults(lot)}) for each in life.calls],
+        calls=[
+            replace(
+                each,
+                faults={**each.faults, **_more_faults(lot)},
+                deaths=tuple(5 * lot.random() for _ in range(lot.choice((0, 1, 3)))) if on_cluster else (),
+            )
+            for each in life.calls
+        ],
     )
 
 

@@ -71,6 +71,7 @@ class Server:
         self._not_before: dict[str, float] = {}  # as questions were told
         self.broke: dict[tuple[str, ...], list[float]] = {}  # when those were sent that break the server
         self._most_at_once = life.given.get("max_concurrent_requests", 500) * (1 if life.second is None else 2)
+        self._most_at_once += life.lane == "ray"  # half of it, rounded up, for each of two workers
         each = life.samples * (2 if life.second in ("same client", "other model", "compared") else 1)
         asked = Counter(question_of(text or "") for text in life.texts)
         #: How many answers each question may have. Lines of a file are answered one by one; like rows, together.
@@ -151,7 +152,7 @@ class Server:
             return error_of(500, "Something went wrong.")
         if LATER not in faults or self.drawn((LATER,)) is None:
             return None
-        if self.life.second is None:
+        if self.life.second is None and not self.call.deaths:
             waits = [each for each in questions if self.wanted[each] == 1]
             self._not_before.update(dict.fromkeys(waits, now + SECONDS_LATER))
         status, headers, body = error_of(503, "The server is overloaded.")

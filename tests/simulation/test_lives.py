@@ -18,6 +18,8 @@ BROKE_ONCE = {
     2241: "a flush was still to come when the journal was closed on a full disk",
     2403: "a batch was made a second time, since the first try to make it was long ago when the process died",
     4379: "the same, and all its rows were paid for twice",
+    497: "a run on a cluster did not tell the dollars for answers that are none",
+    1620: "a worker of a cluster asked the account again and again for a slot that was a rounding error away",
     201606: "a disk that was full after six letters of the lock file's content kept the next call out for good",
 }
 
