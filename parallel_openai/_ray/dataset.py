@@ -344,7 +344,6 @@ class _DatasetRun:
             return None
         for name in (*COUNTED, *GAUGES):
             setattr(self.status, name, totals[name])
-        self.status.cost_usd = totals["cost_usd"]
         for model, known in limits.items():
             learn_limits(self.client.limiter.of(model), known, time.monotonic())
         found: tuple[str, str] | None = stop

@@ -138,7 +138,7 @@ class BlockWorker:
             if not at_once and now - self._told_at < LOOK_EVERY:
                 return
             self._told_at = now
-            counts = Counter({name: getattr(self.status, name) for name in (*COUNTED, *GAUGES, "cost_usd")})
+            counts = Counter({name: getattr(self.status, name) for name in (*COUNTED, *GAUGES)})
             try:
                 stop = self._ray.get(self.plan.account.find().count.remote(self.plan.run, self._name, counts))
             except RayActorError:
