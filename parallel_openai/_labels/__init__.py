@@ -1,1 +1,1 @@
-"""Labels for the rows of a frame, and how good they are."""
+"""Label the rows of a frame, and evaluate, compare and review the labels."""

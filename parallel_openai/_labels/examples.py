@@ -1,4 +1,4 @@
-"""Rows whose label is known, as questions and answers for the model to learn from."""
+"""Turn labelled rows into few-shot messages, and find rows of the frame that are among them."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from parallel_openai.errors import InvalidInputError
 
 
 def example_messages(examples: Any, prompt: Prompt, question: Question) -> list[Mapping[str, Any]]:
-    """The prompt filled with each row as the user's message, and its label as the model's answer.
+    """Return a user message (the filled prompt) and an assistant message (the label) for each example.
 
     Raises:
-        InvalidInputError: the frame lacks a column, or a row of it cannot be shown.
+        InvalidInputError: the frame lacks a column, or no messages can be made of a row.
     """
     if not isinstance(examples, pd.DataFrame) or examples.empty:
         raise InvalidInputError(
@@ -32,32 +32,32 @@ def example_messages(examples: Any, prompt: Prompt, question: Question) -> list[
     if question.explain:
         if REASON_COLUMN not in examples:
             raise InvalidInputError(
-                f"With explain=True the examples need a column {REASON_COLUMN!r}: from answers without a reason the "
-                "model would learn to give none."
+                f"With explain=True the examples need a column {REASON_COLUMN!r}; without it they would teach the model "
+                "to give no reason."
             )
         columns.append(REASON_COLUMN)
-    asked = RequestBuilder(prompt, None)
-    asked.check(examples)
+    prompts = RequestBuilder(prompt, None)
+    prompts.check(examples)
     messages: list[Mapping[str, Any]] = []
-    rows = zip(asked.requests(examples), rows_of(examples, columns), labels_of(examples), strict=True)
+    rows = zip(prompts.requests(examples), rows_of(examples, columns), labels_of(examples), strict=True)
     for request, values, index in rows:
         if not isinstance(request, APIRequest):
-            raise InvalidInputError(f"The row {index!r} of examples cannot be shown: {request}")
+            raise InvalidInputError(f"The row {index!r} of examples cannot be used: {request}")
         answer = {"role": "assistant", "content": _answer(question, values, index)}
         messages += [*request.request_json["messages"], answer]
     return messages
 
 
 def keys_of_examples(df: pd.DataFrame, examples: pd.DataFrame, prompt: Prompt, builder: RequestBuilder) -> list[str]:
-    """The keys of the requests for rows of the frame that ask what an example asks; warns of them."""
-    asked = RequestBuilder(prompt, None)
-    known = {request.key for request in asked.requests(examples) if isinstance(request, APIRequest)}
-    same = [isinstance(request, APIRequest) and request.key in known for request in asked.requests(df)]
+    """Return the request keys of rows whose prompt is also an example's, and warn of them."""
+    prompts = RequestBuilder(prompt, None)
+    known = {request.key for request in prompts.requests(examples) if isinstance(request, APIRequest)}
+    same = [isinstance(request, APIRequest) and request.key in known for request in prompts.requests(df)]
     if not any(same):
         return []
     warnings.warn(
-        f"{sum(same):,} of the {len(df):,} rows ask what a row of examples asks, whose label the model is shown. They "
-        "are asked all the same; evaluate and compare leave them out. Take other rows for examples, or drop them: "
+        f"{sum(same):,} of the {len(df):,} rows have the same prompt as an example, whose label the model sees. They "
+        "are sent anyway; evaluate and compare leave them out. Choose other rows as examples, or drop these: "
         "df.drop(examples.index).",
         stacklevel=4,
     )
@@ -68,7 +68,7 @@ def keys_of_examples(df: pd.DataFrame, examples: pd.DataFrame, prompt: Prompt, b
 def _answer(question: Question, values: tuple[Any, ...], index: Any) -> str:
     reason = values[-1] if question.explain else None
     if any(value is None for value in values):
-        raise InvalidInputError(f"The row {index!r} of examples lacks its label; leave the row out.")
+        raise InvalidInputError(f"The row {index!r} of examples has no label; leave the row out.")
     by_name = {}
     for field, value in zip(question.fields, values, strict=False):
         if field.kind == "several" and (isinstance(value, str) or not isinstance(value, Iterable)):

@@ -1,4 +1,4 @@
-"""`label_dataframe`: labels for each row, and how far to trust them."""
+"""`label_dataframe`: label each row, with a confidence if wanted."""
 
 from __future__ import annotations
 
@@ -60,51 +60,49 @@ def label_dataframe(
     extra_body: Mapping[str, Any] | None = None,
     **params: Any,
 ) -> Call[pd.DataFrame]:
-    """Have each row labelled with one of `labels`, several of them, or a score.
+    """Label each row with one of `labels`, several of them, or a score.
 
-    The request holds the model to the labels by a JSON schema (structured outputs). An answer that is not one of them
-    makes the row `failed` with error_code `off_label`; it never becomes a wrong label.
+    A JSON schema (structured outputs) restricts the model to the labels. Any other answer makes the row `failed` with
+    error_code `off_label`; it never becomes a wrong label.
 
     Args:
-        labels: the labels, two or more: a list of strings, numbers or members of an Enum, or the Enum itself; or a
-            mapping from each label to its description, which the system message then tells. Or several things at once:
-            a pydantic model, dataclass or TypedDict whose fields are each a `Literal[...]`, an Enum, a bool, a list of
-            one of these, a whole number with bounds (`Annotated[int, Field(ge=1, le=5)]`) or a string.
-        system: the system message; None: one that names the labels. Descriptions of labels are put behind it.
+        labels: two or more labels: a list of strings, numbers or Enum members, an Enum, or a mapping from each label
+            to a description for the system message. For several labels at once: a pydantic model, dataclass or
+            TypedDict whose fields are each a `Literal[...]`, an Enum, a bool, a list of one of these, an integer with
+            bounds (`Annotated[int, Field(ge=1, le=5)]`) or a string.
+        system: the system message; None: one that names the labels. Descriptions of labels are appended.
         endpoint: `chat.completions` or `responses`.
-        multi: True for as many of the labels as fit, none included; `label` then holds lists, in the order of `labels`.
-        scale: the lowest and the highest score, such as (1, 5), for whole numbers instead of labels; `labels` may then
-            describe some: `{1: "hated it", 5: "loved it"}`.
-        examples: rows to learn from: what the prompt needs and a column `label` (with several fields, their columns).
-            They are sent with each row as questions and answers, and paid for each time. Rows of `df` that are among
-            them are warned of, and left out of `evaluate` and `compare`.
-        explain: True for a column `label_reason`. The model is asked for the reason before the label, so that the
-            label follows from it; that takes more tokens, and may change labels.
-        samples: how often each row is asked. With more than one, `label` is what most of them say (a score: the one in
-            the middle; several labels: those that more than half give), `votes` holds what each said, `tie` whether as
-            many say another label (the more probable one is taken if that is known, else one at random, the same
-            one each time), and
-            `confidence` is the share that says the same as `label` (of several labels: about the one on which they
-            agree least). They differ only at a temperature above 0. A row of which a sample failed is `failed`; its
-            label is what the others say.
-        confidence: where `confidence` is taken from: `votes` (above), `logprobs` or `first_token`; of several in a
-            list the first fills `confidence`, each other a column such as `confidence_votes`.
-            `logprobs`: the label's probability among the labels, by the log probabilities of its tokens: the product,
-            token by token, of p(token) / (sum of p of the tokens that lead to a label). `probabilities` then holds
-            that of every label, and `probability_bounds` from where to where it may lie for those that the tokens do
-            not tell exactly (labels that begin alike, or stand below the server's list). If it fills `confidence`,
-            `label` is the most probable label, and `label_drawn` the one that the model answered, which differs at
-            times. `first_token`: the same for the first token alone. Both ask the server for `logprobs`
-            and 20 `top_logprobs`, which reasoning models refuse (no row is answered then), and some servers leave out
-            (then `confidence` is missing); so they are not asked for unless you say so. A server that takes fewer than
-            20 gets `top_logprobs=5`.
-        abstain_below: a label whose confidence is below this, or not known, becomes missing (`<NA>`).
-        gold: a column with the right labels, of all rows or of some: the bar shows how many answers are right so far,
-            and `evaluate(out)` compares with it. The model does not see it.
+        multi: True for any number of the labels per row; `label` then holds lists, in the order of `labels`.
+        scale: lowest and highest score, such as (1, 5), for integers instead of labels; `labels` may then describe
+            some: `{1: "hated it", 5: "loved it"}`.
+        examples: few-shot examples: the columns of the prompt and a column `label` (with several fields, their
+            columns). They are sent, and paid for, with each row. A warning names rows of `df` that are among them;
+            `evaluate` and `compare` leave these out.
+        explain: True for a column `label_reason`. The model gives the reason before the label, so that the label
+            follows from it; this takes more tokens and may change labels.
+        samples: answers per row, which differ only at a temperature above 0. With more than one, `label` is the
+            majority (of scores the median; of several labels those in more than half), `votes` holds each sample's
+            label, `confidence` is the share that agrees with `label` (of several labels: on the one with the least
+            agreement), and `tie` is True if another label has as many votes; then the more probable one is taken if
+            that is known, otherwise a random one that is the same in every run. If a sample fails, the row is
+            `failed`, with the label of the others.
+        confidence: where `confidence` comes from: `votes` (above), `logprobs` or `first_token`. In a list, the first
+            fills `confidence`, and each other one a column such as `confidence_votes`.
+            `logprobs`: the label's probability among the labels: the product over its tokens of p(token) / (sum of p
+            of the tokens that lead to a label). `probabilities` holds that of every label, and `probability_bounds`
+            the bounds for labels whose probability the tokens do not determine (labels with a common beginning, or
+            tokens missing from the server's list). If it fills `confidence`, `label` is the most probable label, and
+            `label_drawn` the one the model answered, which sometimes differs.
+            `first_token`: the same for the first token alone.
+            Both request `logprobs` and 20 `top_logprobs` (5 from a server that takes no more). Reasoning models
+            refuse these, so that no row is answered; some servers ignore them, and `confidence` is then missing.
+        abstain_below: labels with a lower or unknown confidence become missing (`<NA>`).
+        gold: a column with the right labels of all or some rows: the progress bar shows the accuracy so far, and
+            `evaluate(out)` compares with it. The model does not see it.
 
-    The other arguments, the errors and the columns are those of `process_dataframe`, with a column `label` in the
-    place of `response`: categorical for one label, of lists for several, `Int64` for a score. If `labels` is a
-    class, each field has a column of its own, and `confidence`, `votes` and `probabilities` bear its name in front.
+    The other arguments, the errors and the columns are those of `process_dataframe`, with `label` instead of
+    `response`: categorical for one label, lists for several, `Int64` for a score. If `labels` is a class, each field
+    has its own column, and its name precedes `confidence`, `votes` and `probabilities`.
 
     >>> import parallel_openai as po
     >>> df = pd.DataFrame({"text": ["A wonderful lamp.", "It broke in a week, terrible."]})
@@ -159,7 +157,7 @@ def plan_labels(
     extra_body: Mapping[str, Any] | None,
     params: Mapping[str, Any],
 ) -> tuple[RequestBuilder, Reader]:
-    """What is asked of each row, and how the answers are read."""
+    """Return what builds each row's request, and what reads the answers."""
     check_frame(df)
     logprobs = logprob_params(endpoint, params) if question.asks_for_logprobs else {}
     if "response_format" in params:
@@ -197,7 +195,7 @@ def _system(df: pd.DataFrame, system: Prompt | None, question: Question) -> Prom
         return system
     if not isinstance(system, str) or has_column(df, system):
         raise InvalidInputError(
-            "The descriptions of the labels are put behind the system message, which works for a text, not for a "
-            "column or a function. Describe the labels there, and pass them as a list."
+            "The descriptions of the labels are appended to the system message, which must then be a string, not a "
+            "column or a function. Describe the labels in that message, and pass them as a list."
         )
     return f"{system}\n\n{instruction(question)}"

@@ -1,4 +1,4 @@
-"""From answers to the columns of labels: what a row's samples come to, and how sure that is."""
+"""Read answers as labels, combine a row's samples, and make the label and confidence columns."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ from parallel_openai.errors import InvalidInputError
 
 @dataclass(frozen=True, slots=True)
 class Labelled:
-    """One answer, read.
+    """The labels in one answer.
 
     Attributes:
-        values: the fields' values by their names.
-        reason: why, as the model says it.
-        probabilities: for fields whose tokens' probabilities were told.
+        values: each field's value by its name.
+        reason: the model's reason.
+        probabilities: by field, if the answer has log probabilities for it.
     """
 
     values: Mapping[str, Any]
@@ -37,8 +37,7 @@ class Labelled:
 
 
 def label_reader(endpoint: Endpoint, question: Question) -> Reader:
-    """Reads labels, and makes the columns that the question asks for."""
-
+    """Return the reader for a question's answers."""
     takes_logprobs = question.asks_for_logprobs
 
     def read(response: Mapping[str, Any]) -> Reading:
@@ -75,15 +74,14 @@ def _probabilities(
     answer: Mapping[str, Any], question: Question, tokens: Sequence[Any] | None
 ) -> dict[str, LabelProbabilities]:
     steps = steps_of(tokens)
-    places = find_values(steps, answer) if steps is not None else None
-    if steps is None or places is None:
+    positions = find_values(steps, answer) if steps is not None else None
+    if steps is None or positions is None:
         return {}
-    found = {}
-    for field in filter(has_probabilities, question.fields):
-        told = label_probabilities(steps, places[field.name], *field.choice_in(answer))
-        if told is not None:
-            found[field.name] = told
-    return found
+    by_field = {
+        field.name: label_probabilities(steps, positions[field.name], *field.choice_in(answer))
+        for field in filter(has_probabilities, question.fields)
+    }
+    return {name: probabilities for name, probabilities in by_field.items() if probabilities is not None}
 
 
 def _columns(
@@ -92,7 +90,7 @@ def _columns(
     question: Question,
     categories: Mapping[str, pd.CategoricalDtype],
 ) -> dict[str, Any]:
-    """The columns, from each row's samples (None where one has no answer) and the keys of its requests."""
+    """Make the columns from each row's samples (None without an answer) and the keys of its requests."""
     answers = [list(filter(None, row)) for row in samples]
     columns: dict[str, Any] = {}
     for field in question.fields:
@@ -100,15 +98,15 @@ def _columns(
         cells = {"": None, **_confidences(field, rows, question)}
         labels = [row.label for row in rows]
         if question.abstain_below is not None and "confidence" in cells:
-            below = ~(cells["confidence"] >= question.abstain_below)  # where it is not known, too
-            labels = [None if doubtful else label for label, doubtful in zip(labels, below, strict=True)]
+            below = ~(cells["confidence"] >= question.abstain_below)  # also True for NaN
+            labels = [None if abstain else label for label, abstain in zip(labels, below, strict=True)]
         cells[""] = _label_column(field, labels, categories)
         if question.samples > 1:
             votes = [[None if each is None else each.values[field.name] for each in row] for row in samples]
             cells |= {"votes": object_column(votes), "tie": np.array([row.tie for row in rows], dtype=bool)}
         if question.asks_for_logprobs and has_probabilities(field):
-            cells["probabilities"] = object_column([_distribution(field, row.chances) for row in rows])
-            cells["probability_bounds"] = object_column([_bounds(field, row.chances) for row in rows])
+            cells["probabilities"] = object_column([_distribution(field, row.probabilities) for row in rows])
+            cells["probability_bounds"] = object_column([_bounds(field, row.probabilities) for row in rows])
             if question.takes_most_probable:
                 cells[DRAWN] = _label_column(field, [row.drawn for row in rows], categories)
         columns |= {question.column(field, what): cell for what, cell in cells.items()}
@@ -119,54 +117,57 @@ def _columns(
     return columns
 
 
-class _Decided(NamedTuple):
-    """What a row's answers come to.
+class _Decision(NamedTuple):
+    """The result of combining a row's answers.
 
     Attributes:
-        label: the row's label; None where there is no answer.
-        drawn: what the samples say, where `label` is the most probable one.
-        tie: whether as many samples say another label.
-        given: what each answer says.
-        chances: the labels' probabilities, on the mean of the answers; None where they are not known.
+        label: the row's label; None without an answer.
+        drawn: the label that the samples gave, which `label` is unless another is more probable.
+        tie: whether another label has as many votes.
+        given: each answer's label.
+        probabilities: the labels' mean probabilities over the answers; None if unknown.
     """
 
     label: Any
     drawn: Any
     tie: bool
     given: Sequence[Any]
-    chances: LabelProbabilities | None
+    probabilities: LabelProbabilities | None
 
 
-def _decide(field: LabelField, answers: Sequence[Labelled], key: Any, question: Question) -> _Decided:
-    if len(answers) == 1 and not answers[0].probabilities:  # as most are, in columns of millions
+def _decide(field: LabelField, answers: Sequence[Labelled], key: Any, question: Question) -> _Decision:
+    if len(answers) == 1 and not answers[0].probabilities:  # fast path for most rows
         only = answers[0].values[field.name]
-        return _Decided(only, only, False, [only], None)
+        return _Decision(only, only, False, [only], None)
     given = [each.values[field.name] for each in answers]
-    chances = _chances(field, answers)
-    drawn, tie = _drawn(field, given, chances, key)
+    probabilities = _mean_probabilities(field, answers)
+    drawn, tie = _drawn(field, given, probabilities, key)
     label = drawn
-    if chances is not None and question.takes_most_probable:
-        label = _most_probable(field, chances, drawn)
-        if not _is_taken({**answers[0].values, field.name: label}, question):
+    if probabilities is not None and question.takes_most_probable:
+        label = _most_probable(field, probabilities, drawn)
+        if not _is_valid({**answers[0].values, field.name: label}, question):
             label = drawn
-    return _Decided(label, drawn, tie, given, chances)
+    return _Decision(label, drawn, tie, given, probabilities)
 
 
 def label_of(answer: Labelled, field: LabelField, question: Question) -> Any:
-    """The label that a single answer comes to."""
+    """The label of a single answer."""
     return _decide(field, [answer], None, question).label
 
 
-def _drawn(field: LabelField, given: Sequence[Any], chances: LabelProbabilities | None, key: Any) -> tuple[Any, bool]:
-    """The label of most samples, the labels that more than half of them give, or the score in the middle; and whether
-    it is a tie. A tie goes to the more probable label where that is known, else to chance; the requests
-    are its seed, so that the same row ends the same way in every run."""
+def _drawn(
+    field: LabelField, given: Sequence[Any], probabilities: LabelProbabilities | None, key: Any
+) -> tuple[Any, bool]:
+    """Return the majority label, the labels in more than half of the samples, or the median score; and whether it is a
+    tie. A tie goes to the more probable label if known, otherwise to a random one, seeded by the request keys so that
+    the same row ends the same way in every run.
+    """
     if len(given) < 2:
         return (given[0] if given else None), False
-    dice = random.Random(str(key))
+    rng = random.Random(str(key))
     if field.kind == "several":
         halves = [(label, 2 * _count(label, given) - len(given)) for label in field.choices.values()]
-        chosen = [label for label, over in halves if over > 0 or (over == 0 and dice.random() < 0.5)]
+        chosen = [label for label, over in halves if over > 0 or (over == 0 and rng.random() < 0.5)]
         return chosen, any(over == 0 for _, over in halves)
     if field.kind == "score":
         ordered = sorted(given)
@@ -174,22 +175,22 @@ def _drawn(field: LabelField, given: Sequence[Any], chances: LabelProbabilities 
     else:
         counts = Counter(given)
         tied = [label for label, count in counts.items() if count == max(counts.values())]
-    if chances is not None:
-        by_label = dict(zip(field.choices.values(), chances.whole, strict=True))
+    if probabilities is not None:
+        by_label = dict(zip(field.choices.values(), probabilities.whole, strict=True))
         best = max(by_label[label] for label in tied)
-        return dice.choice([label for label in tied if by_label[label] == best]), len(tied) > 1
-    return dice.choice(tied), len(tied) > 1
+        return rng.choice([label for label in tied if by_label[label] == best]), len(tied) > 1
+    return rng.choice(tied), len(tied) > 1
 
 
-def _most_probable(field: LabelField, chances: LabelProbabilities, drawn: Any) -> Any:
-    """The drawn label where another is no more probable than it."""
+def _most_probable(field: LabelField, probabilities: LabelProbabilities, drawn: Any) -> Any:
+    """The most probable label, preferring the drawn one if equal."""
     labels = list(field.choices.values())
-    best = max(range(len(labels)), key=chances.whole.__getitem__)
-    return labels[best] if chances.whole[best] > chances.whole[labels.index(drawn)] + 1e-12 else drawn
+    best = max(range(len(labels)), key=probabilities.whole.__getitem__)
+    return labels[best] if probabilities.whole[best] > probabilities.whole[labels.index(drawn)] + 1e-12 else drawn
 
 
-def _is_taken(values: Mapping[str, Any], question: Question) -> bool:
-    """Whether the caller's own class takes the values."""
+def _is_valid(values: Mapping[str, Any], question: Question) -> bool:
+    """Whether the caller's class accepts the values."""
     try:
         return question.check is None or question.check(values) is None
     except ValueError:
@@ -200,8 +201,7 @@ def _count(label: Any, given: Sequence[Sequence[Any]]) -> int:
     return sum(label in each for each in given)
 
 
-def _chances(field: LabelField, answers: Sequence[Labelled]) -> LabelProbabilities | None:
-    """The labels' probabilities on the mean of the answers."""
+def _mean_probabilities(field: LabelField, answers: Sequence[Labelled]) -> LabelProbabilities | None:
     known = [each.probabilities[field.name] for each in answers if field.name in each.probabilities]
     if len(known) < 2:
         return known[0] if known else None
@@ -209,20 +209,20 @@ def _chances(field: LabelField, answers: Sequence[Labelled]) -> LabelProbabiliti
     return LabelProbabilities(*(tuple(np.mean(part, axis=0).tolist()) for part in parts))
 
 
-def _confidences(field: LabelField, rows: Sequence[_Decided], question: Question) -> dict[str, Any]:
-    """The columns of confidence, by each method that is asked for."""
+def _confidences(field: LabelField, rows: Sequence[_Decision], question: Question) -> dict[str, Any]:
+    """The confidence columns, one for each method."""
     cells = {}
     for number, method in enumerate(question.confidence if field.kind != "text" else ()):
         if method == "votes":
-            sure = [_agreement(field, row, question.samples) for row in rows]
+            values = [_agreement(field, row, question.samples) for row in rows]
         else:
-            sure = [_probability(field, row, "whole" if method == "logprobs" else "first") for row in rows]
-        cells[f"confidence_{method}" if number else "confidence"] = np.array(sure, dtype="float64")
+            values = [_probability(field, row, "whole" if method == "logprobs" else "first") for row in rows]
+        cells[f"confidence_{method}" if number else "confidence"] = np.array(values, dtype="float64")
     return cells
 
 
-def _agreement(field: LabelField, row: _Decided, samples: int) -> float:
-    """The share of a row's samples that say the same; of several labels, about that on which they agree least."""
+def _agreement(field: LabelField, row: _Decision, samples: int) -> float:
+    """The share of a row's samples that agree; of several labels, on the one with the least agreement."""
     if not row.given:
         return np.nan
     if field.kind != "several":
@@ -231,28 +231,26 @@ def _agreement(field: LabelField, row: _Decided, samples: int) -> float:
     return float(min(max(count, len(row.given) - count) for count in counts)) / samples
 
 
-def _probability(field: LabelField, row: _Decided, which: str) -> float:
-    """The label's probability by the tokens."""
-    if row.label is None or row.chances is None:
+def _probability(field: LabelField, row: _Decision, which: str) -> float:
+    if row.label is None or row.probabilities is None:
         return np.nan
-    return float(getattr(row.chances, which)[list(field.choices.values()).index(row.label)])
+    return float(getattr(row.probabilities, which)[list(field.choices.values()).index(row.label)])
 
 
-def _distribution(field: LabelField, chances: LabelProbabilities | None) -> dict[str, float] | None:
-    """Each label's probability, by its text."""
-    return None if chances is None else dict(zip(field.texts, chances.whole, strict=True))
+def _distribution(field: LabelField, probabilities: LabelProbabilities | None) -> dict[str, float] | None:
+    return None if probabilities is None else dict(zip(field.texts, probabilities.whole, strict=True))
 
 
-def _bounds(field: LabelField, chances: LabelProbabilities | None) -> dict[str, list[float]] | None:
-    """The lowest and the highest that a label's probability may be, of those that the tokens do not tell exactly."""
-    if chances is None:
+def _bounds(field: LabelField, probabilities: LabelProbabilities | None) -> dict[str, list[float]] | None:
+    """The bounds of each label's probability that the tokens do not determine exactly."""
+    if probabilities is None:
         return None
-    told = zip(field.texts, chances.low, chances.high, strict=True)
-    return {text: [low, high] for text, low, high in told if high - low > 1e-9} or None
+    bounds = zip(field.texts, probabilities.low, probabilities.high, strict=True)
+    return {text: [low, high] for text, low, high in bounds if high - low > 1e-9} or None
 
 
-def _reason(field: LabelField, row: _Decided, answers: Sequence[Labelled]) -> str | None:
-    """The reason that the first sample with the row's label gives."""
+def _reason(field: LabelField, row: _Decision, answers: Sequence[Labelled]) -> str | None:
+    """The reason in the first sample with the row's label."""
     agreeing = [each.reason for each in answers if each.values[field.name] == row.label]
     return next(iter(agreeing or [each.reason for each in answers]), None)
 
@@ -268,19 +266,16 @@ def _label_column(field: LabelField, labels: Sequence[Any], categories: Mapping[
 
 
 def _categories(field: LabelField) -> pd.CategoricalDtype:
-    """Made before anything is sent, since pandas takes fewer things for categories than a list holds.
+    """Made before anything is sent, because pandas does not accept every list as categories.
 
     Raises:
-        InvalidInputError: pandas does not take them.
+        InvalidInputError: pandas refuses them.
     """
     labels = list(field.choices.values())
+    has_members = any(isinstance(label, enum.Enum) for label in labels)
     try:
-        frozenset(labels)  # pandas itself would find out only when the answers are there
-        # As objects where they are an Enum's, or a `class Tone(str, Enum)` would come back as texts.
-        return pd.CategoricalDtype(pd.Index(labels, dtype=object) if _has_members(labels) else labels)
+        frozenset(labels)  # pandas would find unhashable labels only when the answers arrive
+        # Otherwise members of a `class Tone(str, Enum)` would become plain strings.
+        return pd.CategoricalDtype(pd.Index(labels, dtype=object) if has_members else labels)
     except (TypeError, ValueError) as error:
-        raise InvalidInputError(f"The labels {labels} cannot be told apart by pandas: {error}") from None
-
-
-def _has_members(labels: Sequence[Any]) -> bool:
-    return any(isinstance(label, enum.Enum) for label in labels)
+        raise InvalidInputError(f"pandas cannot use the labels {labels} as categories: {error}") from None

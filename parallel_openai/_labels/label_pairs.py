@@ -1,4 +1,4 @@
-"""Which columns of a frame hold the labels, and how its right labels and the model's are put side by side."""
+"""Find the label columns of a frame, and pair the model's labels with the gold labels."""
 
 from __future__ import annotations
 
@@ -19,21 +19,21 @@ from parallel_openai.errors import InvalidInputError
 
 Kind = Literal["one", "several", "score"]
 
-#: In the place of a label where there is none.
+#: Stands for a missing label in a confusion matrix.
 NO_LABEL = "(none)"
 
 
 @dataclass(frozen=True)
 class LabelColumns:
-    """The columns of a labelled frame, for one thing that was filled in.
+    """The columns of a labelled frame that belong to one field.
 
     Attributes:
-        label: the labels.
-        confidence: how sure each is; None where that is not known.
-        kind: one label a row, several, or a score.
-        labels: the texts of the labels, in order; empty where they are not known but from the rows.
-        run: what the frame's attrs say of the run that filled the column; empty where they do not know it.
-        prefix: of the columns of that run.
+        label: the column of labels.
+        confidence: the column of confidences; None if there is none.
+        kind: one label per row, several, or a score; None if unknown.
+        labels: the labels as strings, in order; empty if they are known only from the rows.
+        run: the attrs of the run that filled the column; empty if there are none.
+        prefix: of that run's columns.
     """
 
     label: Hashable
@@ -45,7 +45,7 @@ class LabelColumns:
 
 
 def label_columns(out: pd.DataFrame, label: Hashable | None = None, confidence: Hashable | None = None) -> LabelColumns:
-    """The columns of a frame that was labelled, by what its attrs say, where these are still there.
+    """Find the label columns by the frame's attrs, or by their names if the attrs are lost.
 
     Raises:
         ColumnNotFoundError, InvalidInputError: there is no such column, or several.
@@ -76,8 +76,10 @@ def default_label(out: pd.DataFrame) -> str:
 
 
 def run_of(out: pd.DataFrame, label: Hashable) -> Mapping[str, Any]:
-    """What the attrs say of the run that filled a column of labels, or one made of it (`label_reviewed`); empty where
-    they know of none. A frame that was labelled twice holds the labels of both."""
+    """The attrs of the run that filled a label column, or one derived from it (`label_reviewed`); empty if unknown.
+
+    A frame that was labelled twice holds the labels of both runs.
+    """
     runs = [
         (f"{run.get('prefix', '')}{name}", run)
         for run in runs_of(out)
@@ -88,12 +90,12 @@ def run_of(out: pd.DataFrame, label: Hashable) -> Mapping[str, Any]:
 
 
 def label_text(label: Any) -> str:
-    """A label as text, the same whether it is an Enum's member or its value, 1 or 1.0.
+    """A label as a string, the same for an Enum member and its value, and for 1 and 1.0.
 
     >>> label_text(1.0), label_text("spam"), label_text(True)
     ('1', 'spam', 'true')
     """
-    if type(label) is str:  # as most are, in columns of millions
+    if type(label) is str:  # fast path for most rows
         return label
     if isinstance(label, enum.Enum):
         label = label.value
@@ -105,8 +107,8 @@ def label_text(label: Any) -> str:
 
 
 def text_reader(*columns: Iterable[Any]) -> Callable[[Any], str]:
-    """`label_text`; where a column or a list in it holds numbers or bools, one that takes texts which a file or a sheet
-    makes of them ("2.0", "True", "TRUE") for them too.
+    """Return `label_text`; if any label is a number or a bool, a variant that also takes the strings which files and
+    spreadsheets make of these ("2.0", "True", "TRUE") for them.
 
     >>> text_reader([True], ["True"])("True"), text_reader(["True"])("True"), text_reader([2], ["2.0"])("2.0")
     ('true', 'True', '2')
@@ -119,7 +121,7 @@ def text_reader(*columns: Iterable[Any]) -> Callable[[Any], str]:
 
 
 def as_text(value: Any, text: Callable[[Any], str] = label_text) -> str | None:
-    """A cell's label as text; of several, whatever their order, their JSON; None where there is none.
+    """A cell's label as a string; several as JSON, whatever their order; None if it is missing.
 
     >>> as_text(["b", "a"]), as_text(["a, b"]), as_text(None)
     ('["a","b"]', '["a, b"]', None)
@@ -130,19 +132,20 @@ def as_text(value: Any, text: Callable[[Any], str] = label_text) -> str | None:
 
 
 def label_order(columns: Iterable[pd.Series[Any]], texts: Iterable[str]) -> dict[str, float] | None:
-    """Where each label lies: its value where labels are numbers, its place where they are ordered categories; None
-    where they have no order, or two columns declare different ones."""
-    cells, whole = list(columns), list(texts)
+    """Each label's position: numbers by value, ordered categories by rank; None if the labels have no order, or two
+    columns declare different ones.
+    """
+    cells, labels = list(columns), list(texts)
     if any(map(_are_numbers, cells)):
         try:
-            return {text: float(text) for text in whole}
+            return {text: float(text) for text in labels}
         except ValueError:
             return None
     dtypes = [each.dtype for each in cells]
     ordered = [each for each in dtypes if isinstance(each, pd.CategoricalDtype) and each.ordered]
     declared = {tuple(map(label_text, each.categories)) for each in ordered}
     [order] = declared if len(declared) == 1 else [()]
-    return {text: float(place) for place, text in enumerate(order)} if order and set(whole) <= set(order) else None
+    return {text: float(rank) for rank, text in enumerate(order)} if order and set(labels) <= set(order) else None
 
 
 def _are_numbers(column: pd.Series[Any]) -> bool:
@@ -154,15 +157,15 @@ def _are_numbers(column: pd.Series[Any]) -> bool:
 
 @dataclass(frozen=True)
 class Paired:
-    """Right and given labels, row by row.
+    """Gold and given labels, row by row, as strings.
 
     Attributes:
-        kind: one label a row, several, or a score.
-        labels: the texts of all labels, those of the question first.
-        gold, given: the texts of each row: a list of them, empty where there is none.
-        has_gold, has_label: whether there is one at all.
-        strange: gold labels that are none of the question's, and how often.
-        without: how many rows have a gold label that does not count.
+        kind: one label per row, several, or a score.
+        labels: all labels, those of the question first.
+        gold, given: each row's labels; empty if there is none.
+        has_gold, has_label: whether the row counts and has one.
+        unknown: gold labels that are not among the question's, and how often they occur.
+        excluded: the number of rows with a gold label that were left out.
     """
 
     kind: Kind
@@ -171,8 +174,8 @@ class Paired:
     given: Sequence[Sequence[str]]
     has_gold: Bools
     has_label: Bools
-    strange: Mapping[str, int]
-    without: int = 0
+    unknown: Mapping[str, int]
+    excluded: int = 0
 
     @property
     def right(self) -> Bools:
@@ -181,7 +184,7 @@ class Paired:
         return right
 
     def kappa(self, rows: Bools, order: Mapping[str, float] | None) -> float:
-        """Of some rows that have both; several labels are one kind of answer."""
+        """Cohen's kappa on some rows that have both; a set of several labels counts as one category."""
         if self.kind != "several":
             pairs = self.pairs(rows)
             table = pairs.gold.T @ (pairs.given * pairs.counts[:, None])
@@ -194,7 +197,7 @@ class Paired:
         return kappa(table)
 
     def pairs(self, rows: Bools) -> Pairs:
-        """Those of some rows, counted."""
+        """The pairs of some rows, counted."""
         number = {text: at for at, text in enumerate(self.labels)}
         chosen: list[int] = np.flatnonzero(rows).tolist()
         if self.kind == "several":
@@ -208,20 +211,20 @@ class Paired:
         return Pairs.of_codes(gold_codes, given_codes, len(self.labels))
 
 
-def shown_rows(out: pd.DataFrame, label: Hashable | None) -> Bools:
-    """Which rows the model was shown as examples, by the keys of their requests."""
+def example_rows(out: pd.DataFrame, label: Hashable | None) -> Bools:
+    """Which rows were among the few-shot examples, by the keys of their requests."""
     columns = label_columns(out, label)
-    shown, name = set(columns.run.get("example_keys") or ()), f"{columns.prefix}request_key"
-    if not shown or not has_column(out, name):
+    examples, name = set(columns.run.get("example_keys") or ()), f"{columns.prefix}request_key"
+    if not examples or not has_column(out, name):
         return np.zeros(len(out), dtype=bool)
-    return np.array([bool(shown.intersection(keys if _is_list(keys) else [keys])) for keys in out[name]], dtype=bool)
+    return np.array([bool(examples.intersection(keys if _is_list(keys) else [keys])) for keys in out[name]], dtype=bool)
 
 
-def pair(out: pd.DataFrame, columns: LabelColumns, gold: Hashable, without: Bools | None = None) -> Paired:
-    """Put the right labels beside the given ones; those of the rows `without` count as not there.
+def pair(out: pd.DataFrame, columns: LabelColumns, gold: Hashable, excluded: Bools | None = None) -> Paired:
+    """Pair gold and given labels; gold labels of the rows `excluded` are ignored.
 
     Raises:
-        InvalidInputError: no row has a right label, or none of these is one of the labels.
+        InvalidInputError: no row has a gold label, or none of these is one of the labels.
     """
     find_column(out, gold, "gold=")
     given_values, gold_values = (cells_of(out[column]) for column in (columns.label, gold))
@@ -235,21 +238,21 @@ def pair(out: pd.DataFrame, columns: LabelColumns, gold: Hashable, without: Bool
     has_label = np.array([value is not None for value in given_values], dtype=bool)
     if not has_gold.any():
         raise InvalidInputError(f"No row has a gold label: the column {gold!r} is empty.")
-    left_out = 0 if without is None else int((has_gold & without).sum())
-    if without is not None:
-        has_gold &= ~without
+    left_out = 0 if excluded is None else int((has_gold & excluded).sum())
+    if excluded is not None:
+        has_gold &= ~excluded
     if not has_gold.any():
-        raise InvalidInputError(f"All rows with a gold label in {gold!r} stand among the few-shot examples.")
-    labels, strange = _all_labels(columns, given, right, gold, text)
+        raise InvalidInputError(f"All rows with a gold label in {gold!r} are among the few-shot examples.")
+    labels, unknown = _all_labels(columns, given, right, gold, text)
     if kind == "score":
         labels = tuple(sorted(labels, key=_number))
-    return Paired(kind, labels, right, given, has_gold, has_label, strange, left_out)
+    return Paired(kind, labels, right, given, has_gold, has_label, unknown, left_out)
 
 
 def gold_texts(
     cells: Sequence[Any], gold: Hashable, columns: LabelColumns, read: Callable[[Any], str]
 ) -> list[list[str] | None]:
-    """The right labels of each row as texts; None where there are none.
+    """Each row's gold labels as strings; None if it has none.
 
     Raises:
         InvalidInputError: none of them is one of the labels.
@@ -260,7 +263,7 @@ def gold_texts(
 
 
 def cells_of(column: pd.Series[Any]) -> list[Any]:
-    """A column's labels; None where there is none or a blank one, and lists without what is missing in them."""
+    """A column's labels; None if missing or blank, and lists without their missing items."""
     return [_cleaned(value) for (value,) in rows_of(column.to_frame("label"), ["label"])]
 
 
@@ -279,7 +282,7 @@ def _is_list(value: Any) -> bool:
 
 def _texts(values: Iterable[Any], kind: Kind, column: Hashable, read: Callable[[Any], str]) -> list[list[str]]:
     texts: list[list[str]] = []
-    alone: dict[str, list[str]] = {}  # one list for each text, and not one for each row
+    singles: dict[str, list[str]] = {}  # one list per label instead of one per row saves memory
     for value in values:
         if value is None:
             texts.append([])
@@ -288,10 +291,10 @@ def _texts(values: Iterable[Any], kind: Kind, column: Hashable, read: Callable[[
                 raise InvalidInputError(f"The column {column!r} must hold lists of labels, and has {value!r:.80}.")
             texts.append(list(dict.fromkeys(map(read, value))))
         elif _is_list(value):
-            raise InvalidInputError(f"The column {column!r} must hold one label a row, and has {value!r:.80}.")
+            raise InvalidInputError(f"The column {column!r} must hold one label per row, and has {value!r:.80}.")
         else:
             text = read(value)
-            texts.append(alone.setdefault(text, [text]))
+            texts.append(singles.setdefault(text, [text]))
     return texts
 
 
@@ -304,14 +307,14 @@ def _all_labels(
 ) -> tuple[tuple[str, ...], dict[str, int]]:
     known = list(map(read, columns.labels)) or sorted({text for row in given for text in row})
     counts = Counter(text for row in right for text in row)
-    strange = {text: count for text, count in counts.items() if text not in known}
-    if counts and len(strange) == len(counts) and known:
+    unknown = {text: count for text, count in counts.items() if text not in known}
+    if counts and len(unknown) == len(counts) and known:
         raise InvalidInputError(
-            f"No gold label in {gold!r} is one of the labels: {_few(strange)} there, {_few(known)} here. Give both the "
+            f"No gold label in {gold!r} is one of the labels: {_few(unknown)} there, {_few(known)} here. Give both the "
             f"same names, such as with out[{gold!r}].replace({{...}})."
         )
-    others = sorted({text for row in given for text in row} - set(known) - set(strange))
-    return (*known, *others, *sorted(strange)), strange
+    others = sorted({text for row in given for text in row} - set(known) - set(unknown))
+    return (*known, *others, *sorted(unknown)), unknown
 
 
 def _few(texts: Iterable[str]) -> str:

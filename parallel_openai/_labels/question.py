@@ -1,4 +1,4 @@
-"""What one call wants labelled and how: its arguments checked, and what they come to in the request."""
+"""The `Question` of a `label_dataframe` call: its checked arguments, and the columns they lead to."""
 
 from __future__ import annotations
 
@@ -23,22 +23,22 @@ from parallel_openai.errors import InvalidInputError
 
 Confidence = Literal["logprobs", "first_token", "votes"]
 
-#: Behind a label column's name: what the model had drawn.
+#: Suffix of the column with the label that the model answered.
 DRAWN = "drawn"
 
 
 @dataclass(frozen=True)
 class Question:
-    """What is to be filled in for each row, and how sure of it one wants to be.
+    """The fields to label each row with, and the options of doing so.
 
     Attributes:
-        fields: what is to be filled in.
-        single: whether that is one thing, whose column is `label` whatever the field is called.
-        samples: how often each row is asked.
+        fields: the fields of an answer.
+        single: True for one field without a class, whose column is `label` whatever its name is.
+        samples: answers per row.
         explain: whether a reason comes before the labels.
-        confidence: where it is taken from; the first one fills the column `confidence`.
-        abstain_below: the confidence below which a label is left out; None for never.
-        check: sees that the caller's own class takes the values; None where there is none.
+        confidence: the methods; the first one fills the column `confidence`.
+        abstain_below: labels with a lower confidence become missing; None for none.
+        check: raises ValueError for values that the caller's class refuses; None without a class.
     """
 
     fields: Sequence[LabelField]
@@ -55,11 +55,11 @@ class Question:
 
     @property
     def takes_most_probable(self) -> bool:
-        """Whether the label is the most probable one, whichever was drawn."""
+        """Whether the label is the most probable one instead of the model's answer."""
         return self.confidence[:1] == ("logprobs",)
 
     def column(self, field: LabelField, what: str = "") -> str:
-        """The name of a field's column, or of what stands beside it (`confidence`, `votes` ...)."""
+        """The name of a field's label column, or of another of its columns (`confidence`, `votes` ...)."""
         if what == DRAWN:
             return f"{self.column(field)}_{DRAWN}"
         if self.single:
@@ -67,14 +67,14 @@ class Question:
         return f"{field.name}_{what}" if what else field.name
 
     def columns(self, field: LabelField) -> list[str]:
-        """All columns of a field but the reason, in their order."""
-        closed = field.kind != "text"
-        beside = [f"confidence_{method}" if n else "confidence" for n, method in enumerate(self.confidence) if closed]
-        beside += ["votes", "tie"] if self.samples > 1 else []
+        """All columns of a field except the reason, in order."""
+        has_labels = field.kind != "text"
+        more = [f"confidence_{method}" if n else "confidence" for n, method in enumerate(self.confidence) if has_labels]
+        more += ["votes", "tie"] if self.samples > 1 else []
         if has_probabilities(field):
-            beside += ["probabilities", "probability_bounds"] if self.asks_for_logprobs else []
-            beside += [DRAWN] if self.takes_most_probable else []
-        return [self.column(field, what) for what in ("", *beside)]
+            more += ["probabilities", "probability_bounds"] if self.asks_for_logprobs else []
+            more += [DRAWN] if self.takes_most_probable else []
+        return [self.column(field, what) for what in ("", *more)]
 
     def names(self) -> tuple[str, ...]:
         names = [name for field in self.fields for name in self.columns(field)]
@@ -86,7 +86,7 @@ class Question:
 
 
 def has_probabilities(field: LabelField) -> bool:
-    """Whether the labels exclude each other, so that a probability can be told for each."""
+    """Whether the labels are mutually exclusive, so that each has a probability."""
     return field.kind in ("one", "score")
 
 
@@ -101,10 +101,10 @@ def make_question(
     abstain_below: float | None = None,
     params: Mapping[str, Any],
 ) -> Question:
-    """The question that a call's arguments ask.
+    """Make a question of a call's arguments.
 
     Raises:
-        InvalidInputError: they do not go together.
+        InvalidInputError: an argument is wrong, or two do not go together.
     """
     fields, check = _fields(labels, multi, scale)
     check_count(samples, "samples")
@@ -145,7 +145,7 @@ def _methods(confidence: str | Sequence[str] | None, samples: int) -> tuple[Conf
         )
     if "votes" in methods and samples == 1:
         raise InvalidInputError("confidence='votes' counts how many samples agree; pass samples=5 or so with it.")
-    return tuple(dict.fromkeys(methods))  # type: ignore[arg-type]  # they have just been looked at
+    return tuple(dict.fromkeys(methods))  # type: ignore[arg-type]  # checked above
 
 
 def _check_names(question: Question) -> None:
@@ -171,8 +171,8 @@ def _check_samples(samples: int, params: Mapping[str, Any]) -> None:
 def _check_confidence(question: Question, params: Mapping[str, Any]) -> None:
     if question.asks_for_logprobs and not any(map(has_probabilities, question.fields)):
         raise InvalidInputError(
-            "The tokens' probabilities tell how sure one label of a set is, not a list of labels or a text; for these "
-            "pass samples=5 or so, and confidence is how far the samples agree."
+            "Token probabilities give the confidence of one label of a set, not of a list of labels or of free text. "
+            "For these pass samples=5 or so; confidence is then how far the samples agree."
         )
     top = params.get("top_logprobs", MOST_ALTERNATIVES)
     if question.asks_for_logprobs and (not params.get("logprobs", True) or not top):
@@ -184,11 +184,11 @@ def _check_confidence(question: Question, params: Mapping[str, Any]) -> None:
         raise InvalidInputError(f"abstain_below must be a confidence above 0 and up to 1, not {below!r}.")
     if not question.confidence:
         raise InvalidInputError(
-            "abstain_below needs a confidence: pass samples=5 or so, or confidence='logprobs' where the server has it."
+            "abstain_below needs a confidence: pass samples=5 or so, or confidence='logprobs' if the server has it."
         )
 
 
 def instruction(question: Question) -> str:
-    """The system text, as a template."""
+    """The system message, as a template."""
     text = label_instruction(question.fields, explain=question.explain)
     return text.replace("{", "{{").replace("}", "}}")

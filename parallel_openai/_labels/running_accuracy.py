@@ -1,4 +1,4 @@
-"""Right labels while a run goes on: whether an answer is right, for the accuracy so far in the bar."""
+"""Judge answers against gold labels during a run, for the accuracy in the progress bar."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from parallel_openai.errors import InvalidInputError
 
 
 def make_judge(df: pd.DataFrame, gold: Hashable, question: Question) -> Callable[[int, Any], bool | None]:
-    """Tells of a row's number and its answer whether it is right; None where the row has no gold label.
+    """Return a function of a row's number and answer: whether it is right, or None if the row has no gold label.
 
     Raises:
         ColumnNotFoundError, InvalidInputError: there is no such column, or no label of it is one of the question's.
@@ -24,13 +24,13 @@ def make_judge(df: pd.DataFrame, gold: Hashable, question: Question) -> Callable
     find_column(df, gold, "gold=")
     if not question.single:
         raise InvalidInputError(
-            f"gold= shows how many labels are right so far, of one label a row. Of the fields of a class, see that "
-            f"afterwards: po.evaluate(out, gold={gold!r}, label={question.fields[0].name!r})."
+            f"gold= works with one label per row, not with the fields of a class. Evaluate these afterwards: "
+            f"po.evaluate(out, gold={gold!r}, label={question.fields[0].name!r})."
         )
     [field] = question.fields
     choices = tuple(label_text(label) for label in field.choices.values())
     columns = LabelColumns(gold, None, "several" if field.kind == "several" else "one", choices)
-    sets: dict[tuple[str, ...], set[str]] = {}  # one for each answer, and not one for each row
+    sets: dict[tuple[str, ...], set[str]] = {}  # one set per distinct answer instead of one per row saves memory
     cells = cells_of(df[gold])
     read = text_reader(cells, field.choices.values())
     right = [

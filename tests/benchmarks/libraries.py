@@ -110,7 +110,7 @@ def pairs() -> dict[str, tuple[Callable[[], Any], Callable[[], Any]]]:
             lambda: kappa(TABLE),
             lambda: float(cohen_kappa_score(GOLD, GIVEN)),
         ),
-        "a line of CSV": (lambda: csv_line(CELLS, harmless=False), lambda: written(CELLS)),
+        "a line of CSV": (lambda: csv_line(CELLS, escape=False), lambda: written(CELLS)),
         "201 events of a stream, 201 events parsed": (
             lambda: len(assembled(STREAM)["choices"]),
             lambda: len(

@@ -139,9 +139,9 @@ def test_truth_is_the_same_in_words(one: pd.Series, other: pd.Series) -> None:
 
 def test_rows_whose_index_labels_are_not_unique_are_matched_by_position_with_a_word() -> None:
     one = pd.Series(["a", "b", "a"], index=[0, 0, 1])
-    with pytest.warns(UserWarning, match="stand there several times"):
+    with pytest.warns(UserWarning, match="has duplicate labels"):
         assert po.agreement(one, one).same == 1.0
-    with pytest.raises(InvalidInputError, match="not about the same rows"):
+    with pytest.raises(InvalidInputError, match="rows are not the same"):
         po.agreement(one, one.iloc[::-1])
 
 
@@ -206,8 +206,8 @@ def test_people_see_the_figures_and_the_rows_that_differ() -> None:
     [
         ([column("a")], {}, "two annotators or more, not 1"),
         ([column("a"), ["a"]], {}, "must be a frame of labels"),
-        ([column("a"), column("a", "b")], {}, "not about the same rows"),
-        ([column("a"), column("a").rename(index={0: 5})], {}, "not about the same rows"),
+        ([column("a"), column("a", "b")], {}, "rows are not the same"),
+        ([column("a"), column("a").rename(index={0: 5})], {}, "rows are not the same"),
         ([column("a", None), column(None, "a")], {}, "no row that all annotators"),
         ([column("a"), column("b")], {"level": "ordinal"}, "must be numbers"),
         ([column("a"), column("b")], {"level": "ratio"}, "level must be"),

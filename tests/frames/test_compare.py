@@ -135,7 +135,7 @@ def test_a_gain_is_told_with_its_interval(compare: Compare, server: Server) -> N
     assert gain == 0.5
     assert (low, high) == pytest.approx((20 / 42 - 1.96 * 0.0841, 20 / 42 + 1.96 * 0.0841), abs=0.001)
     assert found.table.loc["v2", "p_value"] == pytest.approx(2 / 2**20)
-    assert "More than chance tells from v1 (McNemar, exact): v2 (p = 1.9e-06)." in str(found)
+    assert "Different from v1 by more than chance (McNemar, exact): v2 (p = 1.9e-06)." in str(found)
 
 
 def test_equal_variants_seldom_differ_however_many_are_compared() -> None:
@@ -172,7 +172,7 @@ def test_the_gains_interval_holds_what_it_is_about_for_few_rows_too() -> None:
 
 def test_rows_that_any_variant_was_shown_as_examples_count_for_none(compare: Compare, rows: pd.DataFrame) -> None:
     shown = {"prompt": "Tone? {text}", "examples": rows[:1].assign(label="positive")}
-    with pytest.warns(UserWarning, match="1 of the 4 rows ask what a row of examples asks"):
+    with pytest.warns(UserWarning, match="1 of the 4 rows have the same prompt as an example"):
         found = compare(rows, {"v1": "Happy? {text}", "v2": shown}, gold="gold")
     assert [each.rows for each in found.evaluations.values()] == [2, 2]
     assert [each.examples for each in found.evaluations.values()] == [1, 1]

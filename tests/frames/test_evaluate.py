@@ -109,7 +109,7 @@ def test_scores_are_compared_as_numbers_too() -> None:
     # Ranks 1.5, 1.5, 3, 4 against 1, 2, 3, 4.
     assert found.spearman == pytest.approx(4.5 / (4.5 * 5) ** 0.5)
     assert list(found.confusion.columns) == ["1", "2", "3", "4", "5", "(none)"]
-    assert "0.500 off on the mean, Spearman 0.949" in str(found)
+    assert "0.500 mean absolute error, Spearman 0.949" in str(found)
     assert "Spearman" in found._repr_html_()
     with pytest.raises(InvalidInputError, match="must be a number, not 'much'"):
         po.evaluate(out.assign(gold=[1, 2, 3, 4, "much"]), gold="gold")
@@ -173,7 +173,7 @@ def test_kappa_tells_what_is_beyond_chance() -> None:
     table = sk.confusion_matrix(scores["gold"], scores["label"], labels=[1, 2, 10])
     expected = cohens_kappa(table, weights=np.array([1, 2, 10]), wt="quadratic", return_results=False)
     assert (squared.kappa, squared.ordinal) == (pytest.approx(expected), True)
-    assert "square of the distance" in squared._repr_html_()
+    assert "weighted by squared distance" in squared._repr_html_()
     steps = pd.Categorical(["low", "top", "low"], ["low", "middle", "top"], ordered=True)
     assert po.evaluate(pd.DataFrame({"label": steps, "gold": ["low", "top", "middle"]}), gold="gold").ordinal
     lists = pd.DataFrame({"gold": [["a"], ["b", "a"], []], "label": [["a"], ["a", "b"], []]})
@@ -223,13 +223,13 @@ def test_a_frame_labelled_twice_keeps_both_runs_apart(label: Verb, server: Serve
 def test_rows_that_the_model_was_shown_are_left_out_with_a_word(label: Verb, samples: int) -> None:
     df = pd.DataFrame({"text": ["A great lamp.", "Awful.", "Great.", "Bad."], "gold": ["good", "bad", "bad", "bad"]})
     examples = df[:2].rename(columns={"gold": "label"})
-    with pytest.warns(UserWarning, match="2 of the 4 rows ask what a row of examples asks"):
+    with pytest.warns(UserWarning, match="2 of the 4 rows have the same prompt as an example"):
         out = label(df, "{text}", labels=["good", "bad"], examples=examples, samples=samples)
     found = po.evaluate(out.sort_values("text"), gold="gold")
     assert (found.rows, found.examples) == (2, 2)
-    assert "2 more left out: the model was shown them as examples" in str(found)
+    assert "2 more left out: they are few-shot examples" in str(found)
     assert "2 more left out" in found._repr_html_()
-    with pytest.raises(InvalidInputError, match="stand among the few-shot examples"):
+    with pytest.raises(InvalidInputError, match="are among the few-shot examples"):
         po.evaluate(out[:2], gold="gold")
 
 
@@ -353,7 +353,7 @@ def test_gold_labels_that_are_none_of_the_labels_are_named() -> None:
         ({"label": ["a"], "gold": [None]}, {}, InvalidInputError, "is empty"),
         ({"label": ["a", "b"], "gold": ["A", "B"]}, {}, InvalidInputError, "'A', 'B' there, 'a', 'b' here"),
         ({"label": [["a"], ["b"]], "gold": ["a", "b"]}, {}, InvalidInputError, "must hold lists of labels"),
-        ({"label": pd.Categorical(["a"], ["a", "b"]), "gold": [["a"]]}, {}, InvalidInputError, "one label a row"),
+        ({"label": pd.Categorical(["a"], ["a", "b"]), "gold": [["a"]]}, {}, InvalidInputError, "one label per row"),
         ({"label": ["a"], "gold": ["a"]}, {"bins": 0}, InvalidInputError, "bins must be"),
         ({"label": ["a"], "gold": ["a"]}, {"resamples": 1.5}, InvalidInputError, "resamples must be"),
     ],

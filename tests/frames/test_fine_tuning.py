@@ -203,7 +203,7 @@ def test_a_row_that_failed_and_was_judged_is_an_example_too(label: Verb, reviews
 
 
 def test_nothing_judged_is_said(label: Verb, reviews: pd.DataFrame) -> None:
-    with pytest.raises(InvalidInputError, match="no row of this frame was judged"):
+    with pytest.raises(InvalidInputError, match="no row of this frame was reviewed"):
         po.to_jsonl(label(reviews, "{text}", labels=LABELS), "out.jsonl", format="fine-tuning", only_reviewed=True)
 
 
@@ -230,7 +230,7 @@ def test_rows_that_ask_the_same_stay_together(label: Verb) -> None:
 @pytest.mark.parametrize(
     ("frame", "words"),
     [
-        (many(3), "3 examples to train on, and OpenAI's fine-tuning wants at least 10"),
+        (many(3), "3 training examples, and OpenAI's fine-tuning requires at least 10"),
         (many(24)[1::2], "all examples give the same answer"),
         (
             pd.concat([many(20), pd.DataFrame({"text": ["terrible " + "so " * 66_000]})]),

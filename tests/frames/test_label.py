@@ -114,8 +114,8 @@ def test_labels_found_in_another_order_ask_nothing_anew(
         (["a", None], "must not be missing"),
         (["a", float("nan")], "must not be missing"),
         (["a", pd.NA], "must not be missing"),
-        ([1, True], "cannot be told apart"),
-        ([["a"], ["b"]], "cannot be told apart"),
+        ([1, True], "cannot use the labels"),
+        ([["a"], ["b"]], "cannot use the labels"),
     ],
     ids=str,
 )

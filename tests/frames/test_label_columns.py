@@ -473,7 +473,7 @@ REFUSED: Sequence[tuple[dict[str, Any], str]] = [
     ({"labels": Review, "multi": True}, "make the field a list"),
     ({"labels": TONES, "confidence": "votes"}, "pass samples=5"),
     ({"labels": TONES, "confidence": "entropy"}, "not 'entropy'"),
-    ({"labels": TONES, "multi": True, "confidence": "logprobs"}, "not a list of labels"),
+    ({"labels": TONES, "multi": True, "confidence": "logprobs"}, "not of a list of labels"),
     ({"labels": TONES, "confidence": "logprobs", "top_logprobs": 0}, "top_logprobs above 0"),
     ({"labels": TONES, "confidence": "logprobs", "extra_body": {"logprobs": False}}, "needs logprobs=True"),
     ({"labels": TONES, "abstain_below": 0.5}, "abstain_below needs a confidence"),
@@ -484,11 +484,11 @@ REFUSED: Sequence[tuple[dict[str, Any], str]] = [
     ({"labels": TONES, "examples": row(label="positive")}, "text"),
     ({"labels": TONES, "examples": []}, "must be a frame of rows"),
     ({"labels": TONES, "examples": row(text="a", label="good")}, "none of positive, negative, neutral"),
-    ({"labels": TONES, "examples": row(text="a", label=None)}, "lacks its label"),
-    ({"labels": TONES, "examples": row(text=None, label="positive")}, "cannot be shown"),
+    ({"labels": TONES, "examples": row(text="a", label=None)}, "has no label"),
+    ({"labels": TONES, "examples": row(text=None, label="positive")}, "cannot be used"),
     ({"labels": TONES, "multi": True, "examples": row(text="a", label="positive")}, "not a list of labels"),
     ({"labels": TONES, "explain": True, "examples": row(text="a", label="positive")}, "'label_reason'"),
-    ({"labels": {"a": "x", "b": "y"}, "system": "stars"}, "not for a column"),
+    ({"labels": {"a": "x", "b": "y"}, "system": "stars"}, "not a column"),
 ]
 
 

@@ -204,7 +204,7 @@ def test_corrections_that_somebody_deletes_meanwhile_are_written_again(change: s
 @pytest.mark.parametrize("content", [b"a,b\n1,2\n", b'[{"model":"m"},{"id":1}]\n', b'[{"a":1}]', b"{}"], ids=repr)
 def test_a_file_that_holds_something_else_is_refused_and_left_as_it_is(content: bytes) -> None:
     Path("soup.jsonl").write_bytes(content)
-    with pytest.raises(JournalError, match="is no file of corrections"):
+    with pytest.raises(JournalError, match="is not a file of corrections"):
         po.review(labelled(), save_to="soup.jsonl")
     assert Path("soup.jsonl").read_bytes() == content
 
@@ -265,7 +265,7 @@ def test_without_widgets_it_is_a_table(monkeypatch: pytest.MonkeyPatch) -> None:
     assert set(bundle) == {"text/plain", "text/html"}
     assert "&lt;b&gt;Fine&lt;/b&gt;" in bundle["text/html"]
     assert "good → bad" in bundle["text/html"]
-    assert repr(review).startswith("Review of 5 rows, 1 of them judged; corrections in soup.jsonl.")
+    assert repr(review).startswith("Review of 5 rows, 1 of them reviewed; corrections in soup.jsonl.")
     with pytest.raises(po.errors.MissingDependencyError, match="needs anywidget"):
         _ = review.widget
 

@@ -325,7 +325,7 @@ def test_a_full_disk_is_named() -> None:
 
 def test_a_parquet_file_that_is_none_is_named() -> None:
     Path("out.parquet").write_bytes(b"PAR1, or so it says")
-    with pytest.raises(InvalidInputError, match="none that save"):
+    with pytest.raises(InvalidInputError, match=r"not written by save\(\)"):
         po.load("out.parquet")
 
 

@@ -95,7 +95,7 @@ def check_the_loop(notebook: nbformat.NotebookNode) -> None:
     assert "2 variants on 12 rows" in shown_by(notebook, "po.compare")
     assert "12 from the journal" in shown_by(notebook, "po.evaluate")
     assert "60 rows with a gold label" in shown_by(notebook, "po.evaluate")
-    assert "Review of 60 rows, 0 of them judged" in shown_by(notebook, "po.review")
+    assert "Review of 60 rows, 0 of them reviewed" in shown_by(notebook, "po.review")
     before, after = re.findall(r"\d+", shown_by(notebook, "right before"))[0::2]
     assert int(before) <= int(after)
     assert "60 examples" in shown_by(notebook, "fine-tuning")

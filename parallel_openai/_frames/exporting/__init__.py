@@ -1,1 +1,1 @@
-"""Frames of answers as files: for the next tool, for training, for annotators, and to come back from."""
+"""Write result frames to files for other tools, fine-tuning and annotators, and load saved frames."""

@@ -1,4 +1,4 @@
-"""Labelled rows for annotators: tasks for Label Studio, records for Argilla."""
+"""Export labelled rows as Label Studio tasks and Argilla records."""
 
 from __future__ import annotations
 
@@ -15,20 +15,21 @@ from parallel_openai._frames.columns.table import column_text, has_column, is_mi
 from parallel_openai._requests.schemas.label_schema import read_label, read_several, text_of
 from parallel_openai.errors import InvalidInputError
 
-#: Beside the answer, what an annotator's tool has a place for.
-_BESIDE = ("confidence", "model", "request_key", "label_reviewed")
+#: Columns other than the labels that annotation tools can hold.
+_EXTRA_COLUMNS = ("confidence", "model", "request_key", "label_reviewed")
 
 
 def label_studio_tasks(out: pd.DataFrame, text: Hashable | Sequence[Hashable] | None) -> Iterator[dict[str, Any]]:
-    """Tasks as Label Studio's import takes them, for a labelling interface such as
+    """Yield tasks in Label Studio's import format, for a labelling interface such as
 
         <View>
           <Text name="text" value="$text"/>
           <Choices name="label" toName="text"><Choice value="positive"/><Choice value="negative"/></Choices>
         </View>
 
-    (`choice="multiple"` for several labels a row, `<Number name="label" toName="text"/>` for a score, `<TextArea .../>`
-    for a text).
+    (`choice="multiple"` for several labels per row, `<Number name="label" toName="text"/>` for a score,
+    `<TextArea .../>` for free text).
+
     Source: https://labelstud.io/guide/predictions
     """
     rows = _LabelledRows(out, text)
@@ -36,26 +37,27 @@ def label_studio_tasks(out: pd.DataFrame, text: Hashable | Sequence[Hashable] | 
         task: dict[str, Any] = {"data": row.texts}
         if row.labels:
             result = [rows.region(*pair) for pair in row.labels.items()]
-            told = _without_none({"model_version": row.model, "score": row.confidence, "result": result})
-            task["predictions"] = [told]
-        if row.judged:
-            task["annotations"] = [{"result": [rows.region(*pair) for pair in row.judged.items()]}]
+            prediction = {"model_version": row.model, "score": row.confidence, "result": result}
+            task["predictions"] = [_without_none(prediction)]
+        if row.reviewed:
+            task["annotations"] = [{"result": [rows.region(*pair) for pair in row.reviewed.items()]}]
         if row.key is not None:
             task["meta"] = {"request_key": row.key}
         yield task
 
 
 def argilla_records(out: pd.DataFrame, text: Hashable | Sequence[Hashable] | None) -> Iterator[dict[str, Any]]:
-    """Records as Argilla's `Record.from_dict` and `Dataset.records.from_json` take them; the fields and questions of
-    its dataset must bear the names of the text and label columns. What a person judged goes in as a human's suggestion,
-    since a response would need that person's Argilla account.
+    """Yield records for Argilla's `Record.from_dict` and `Dataset.records.from_json`.
+
+    The dataset's fields and questions must be named like the text and label columns. A reviewer's label becomes a
+    suggestion of type `human`, because a response would need the reviewer's Argilla account.
     """
     for number, row in enumerate(_LabelledRows(out, text)):
         suggestions = {
             name: _without_none({"value": label, "score": row.confidence, "agent": row.model, "type": "model"})
             for name, label in row.labels.items()
         }
-        for name, label in row.judged.items():
+        for name, label in row.reviewed.items():
             suggestions[name] = {"value": label, "agent": "review", "type": "human"}
         metadata = {} if row.key is None else {"request_key": row.key}
         yield {"id": f"row-{number}", "fields": row.texts, "metadata": metadata, "suggestions": suggestions}
@@ -67,67 +69,63 @@ def _without_none(fields: dict[str, Any]) -> dict[str, Any]:
 
 @dataclass(frozen=True, slots=True)
 class _Row:
-    """What is told of a row: its texts and labels by their columns' names, and what stands beside them."""
+    """One row for export; texts and labels are keyed by column name."""
 
     texts: Mapping[str, str]
     labels: Mapping[str, Any]
-    judged: Mapping[str, Any]
+    reviewed: Mapping[str, Any]
     confidence: float | None
     model: str | None
     key: str | None
 
 
 class _LabelledRows:
-    """A frame's rows as `_Row`s.
-
-    Attributes:
-        shown: the names of the text columns.
-    """
+    """Iterates over a frame's rows as `_Row`s."""
 
     def __init__(self, out: pd.DataFrame, text: Hashable | Sequence[Hashable] | None) -> None:
         about = last_run_of(out)
         prefix = about.get("prefix", "")
         self._out = out
         self._texts = text_columns(out, text)
-        self.shown = [column_text(column) for column in self._texts]
+        self._text_names = [column_text(column) for column in self._texts]
         asked: Mapping[str, Any] = about.get("labels") or {"label": {}}
         columns = [prefix + name for name in asked]
-        self._asked = {column_text(prefix + name): told for name, told in asked.items()}
+        self._fields = {column_text(prefix + name): field for name, field in asked.items()}
         self._labels: list[Hashable] = [column for column in columns if has_column(out, column)]
         if not self._labels:
             raise InvalidInputError(
-                f"An annotator's tool wants labels, and the frame has no column {columns[0]!r}: it is for what "
-                "label_dataframe gives."
+                f"Annotation tools need labels, and the frame has no column {columns[0]!r}. Pass a frame that "
+                "label_dataframe returned."
             )
-        self._judged = prefix + (about.get("reviewed") or columns[0].removeprefix(prefix))
-        self._beside = {name: prefix + name for name in _BESIDE if has_column(out, prefix + name)}
+        self._reviewed = prefix + (about.get("reviewed") or columns[0].removeprefix(prefix))
+        self._extras = {name: prefix + name for name in _EXTRA_COLUMNS if has_column(out, prefix + name)}
 
     def __iter__(self) -> Iterator[_Row]:
         texts = rows_of(self._out, self._texts)
         labels = rows_of(self._out, self._labels)
-        beside = rows_of(self._out, list(self._beside.values())) if self._beside else repeat(())
-        for said, given, rest in zip(texts, labels, beside, strict=False):
-            yield self._row(said, given, dict(zip(self._beside, rest, strict=True)))
+        extras = rows_of(self._out, list(self._extras.values())) if self._extras else repeat(())
+        for row_texts, row_labels, row_extras in zip(texts, labels, extras, strict=False):
+            yield self._row(row_texts, row_labels, dict(zip(self._extras, row_extras, strict=True)))
 
-    def _row(self, texts: Sequence[Any], labels: Sequence[Any], beside: Mapping[str, Any]) -> _Row:
+    def _row(self, texts: Sequence[Any], labels: Sequence[Any], extras: Mapping[str, Any]) -> _Row:
         names = map(column_text, self._labels)
         given = {name: self._plain(name, label) for name, label in zip(names, labels, strict=True)}
-        judged = self._plain(self._judged, beside.get("label_reviewed"))
-        key = beside.get("request_key")
+        reviewed = self._plain(self._reviewed, extras.get("label_reviewed"))
+        key = extras.get("request_key")
         key = key[0] if isinstance(key, list) and key else key
         return _Row(
-            {name: "" if is_missing(text) else str(text) for name, text in zip(self.shown, texts, strict=True)},
+            {name: "" if is_missing(text) else str(text) for name, text in zip(self._text_names, texts, strict=True)},
             {name: label for name, label in given.items() if label is not None},
-            {} if judged is None else {self._judged: judged},
-            None if is_missing(beside.get("confidence")) else float(beside["confidence"]),
-            None if is_missing(beside.get("model")) else str(beside["model"]),
+            {} if reviewed is None else {self._reviewed: reviewed},
+            None if is_missing(extras.get("confidence")) else float(extras["confidence"]),
+            None if is_missing(extras.get("model")) else str(extras["model"]),
             key if isinstance(key, str) else None,
         )
 
     def _plain(self, name: str, label: Any) -> Any:
-        """A label as annotators' tools have it: a text for a choice, a list of them, a number for a score, or None."""
-        told = self._asked.get(name, {})
-        kind, choices = told.get("kind"), told.get("labels") or ()
+        """The label as annotation tools store it: a string, a list of strings, a number for a score, or None."""
+        field = self._fields.get(name, {})
+        kind, choices = field.get("kind"), field.get("labels") or ()
         if kind == "several" and isinstance(label, str):
             return read_several(label, choices)
         if isinstance(label, (list, tuple, np.ndarray)):
@@ -140,20 +138,20 @@ class _LabelledRows:
         return _choice(label, choices)
 
     def region(self, name: str, label: Any) -> dict[str, Any]:
-        """A label as one of Label Studio's regions."""
+        """The label as a Label Studio region."""
         value: dict[str, Any]
         if isinstance(label, (int, float)):
             kind, value = "number", {"number": label}
-        elif self._asked.get(name, {}).get("kind") == "text":
+        elif self._fields.get(name, {}).get("kind") == "text":
             kind, value = "textarea", {"text": [label]}
         else:
             kind, value = "choices", {"choices": label if isinstance(label, list) else [label]}
-        return {"from_name": name, "to_name": self.shown[0], "type": kind, "value": value}
+        return {"from_name": name, "to_name": self._text_names[0], "type": kind, "value": value}
 
 
 def _choice(label: Any, choices: Sequence[str]) -> str:
     try:
         text: str = read_label(label, choices)
-    except ValueError:  # the column was edited, or nothing is known of its labels
+    except ValueError:  # the column was edited, or its labels are unknown
         return text_of(label)
     return text

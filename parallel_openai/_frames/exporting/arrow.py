@@ -1,4 +1,4 @@
-"""The only door to pyarrow, which parquet files and columns of Arrow's own dtypes need."""
+"""Import pyarrow, which parquet files and Arrow-backed columns need, only when it is used."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from parallel_openai.errors import MissingDependencyError
 
 
 def need_pyarrow() -> Any:
-    """pyarrow, with its part for parquet.
+    """Return pyarrow with `pyarrow.parquet` loaded.
 
     Raises:
-        MissingDependencyError: it is not installed.
+        MissingDependencyError: pyarrow is not installed.
     """
     try:
         import pyarrow
@@ -23,11 +23,11 @@ def need_pyarrow() -> Any:
 
 
 def type_to_text(kind: Any) -> str:
-    """One of Arrow's types as text."""
+    """Encode an Arrow type as base64."""
     return base64.b64encode(need_pyarrow().schema([("", kind)]).serialize()).decode()
 
 
 def type_from_text(text: str) -> Any:
-    """The type that was written so."""
+    """Decode what `type_to_text` returned."""
     pyarrow = need_pyarrow()
     return pyarrow.ipc.read_schema(pyarrow.BufferReader(base64.b64decode(text))).field(0).type

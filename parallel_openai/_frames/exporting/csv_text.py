@@ -1,37 +1,37 @@
-"""CSV as text: the same bytes on every system, cells of any length and kind, and none that a spreadsheet would run."""
+"""Read and write CSV text: the same bytes on every system, cells of any length, optional escaping of formulas."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
 
-#: A spreadsheet takes a cell that starts so for a formula.
+#: Spreadsheets take a cell that starts with one of these for a formula.
 _FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")
 _NUMBER = re.compile(r"[+-]?\d+(\.\d+)?([eE][+-]?\d+)?")
 _NEEDS_QUOTES = re.compile(r'[",\r\n]')
 
 
-def csv_line(cells: Sequence[str | None], *, harmless: bool) -> str:
-    """A line of the cells; None is an empty one.
+def csv_line(cells: Sequence[str | None], *, escape: bool) -> str:
+    """Return one CSV line; None is an empty cell.
 
     Args:
-        cells: the texts.
-        harmless: whether to put an apostrophe before what a spreadsheet would take for a formula.
+        cells: the cells' text.
+        escape: whether to put an apostrophe before what a spreadsheet would take for a formula.
 
-    >>> print(csv_line(["a", None, 'say "hi" now', "=1+1", "-5"], harmless=True), end="")
+    >>> print(csv_line(["a", None, 'say "hi" now', "=1+1", "-5"], escape=True), end="")
     a,,"say ""hi"" now",'=1+1,-5
     """
-    texts = [_quoted(_harmless(cell) if harmless and cell else cell or "") for cell in cells]
-    if texts == [""]:  # else the line would be blank, which readers leave out
+    texts = [_quoted(_escaped(cell) if escape and cell else cell or "") for cell in cells]
+    if texts == [""]:  # readers skip blank lines
         return '""\n'
     return ",".join(texts) + "\n"
 
 
 def csv_rows(text: str, delimiter: str = ",") -> Iterator[tuple[int, list[str]]]:
-    """Each row's cells, with the number of the line in which it begins.
+    """Yield the number of the line a row starts on, and its cells.
 
     Raises:
-        ValueError: a quotation mark is not closed, or stands where none may be.
+        ValueError: a quotation mark is not closed, or stands inside an unquoted cell.
 
     >>> list(csv_rows('a,b\\n"x\\ny",\\nz,1\\n'))
     [(1, ['a', 'b']), (2, ['x\\ny', '']), (4, ['z', '1'])]
@@ -48,27 +48,27 @@ def csv_rows(text: str, delimiter: str = ",") -> Iterator[tuple[int, list[str]]]
         row.append(quoted.replace('""', '"') if quoted is not None else bare or "")
         at = found.end()
         if after != delimiter:
-            if row != [""] or quoted is not None:  # a blank line is no row
+            if row != [""] or quoted is not None:  # skip blank lines
                 yield line, row
             line += text.count("\n", begin, at)
             begin, row = at, []
 
 
-def as_written(cell: str) -> str:
-    """A cell without the apostrophe that made it harmless.
+def unescape(cell: str) -> str:
+    """Remove the apostrophe that `csv_line` put before a formula.
 
-    >>> as_written("'=1+1"), as_written("'tis")
+    >>> unescape("'=1+1"), unescape("'tis")
     ('=1+1', "'tis")
     """
     return cell[1:] if cell.startswith("'") and _is_formula(cell) else cell
 
 
-def _harmless(cell: str) -> str:
+def _escaped(cell: str) -> str:
     return f"'{cell}" if _is_formula(cell) and not _NUMBER.fullmatch(cell) else cell
 
 
 def _is_formula(cell: str) -> bool:
-    # Behind apostrophes too, so that taking one off gives back what was there.
+    # Also behind apostrophes, so that removing one restores the original.
     return cell.lstrip("'").startswith(_FORMULA)
 
 

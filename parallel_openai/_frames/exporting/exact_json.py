@@ -1,4 +1,4 @@
-"""Any cell as JSON that gives it back as it was: what JSON does not know stands there with its type's name."""
+"""Convert cells of any type to JSON and back without loss; types that JSON lacks are tagged with their name."""
 
 from __future__ import annotations
 
@@ -24,24 +24,24 @@ _LONG_NUMBER = re.compile(r"\d{19}")
 
 
 class _Kind(NamedTuple):
-    """How the values of a type are written, and read again."""
+    """How values of a type are written and read."""
 
     type: Any
     write: Callable[[Any], Any]
     read: Callable[[Any], Any]
 
 
-def _timestamp(told: Any) -> Any:
-    text, unit, zone = told
+def _timestamp(value: Any) -> Any:
+    text, unit, zone = value
     moment = pd.Timestamp(np.datetime64(text, unit))
     return moment if zone is None else moment.tz_localize("UTC").tz_convert(zone)
 
 
-def _array(told: Any) -> Any:
-    dtype, shape, values = told
+def _array(value: Any) -> Any:
+    dtype, shape, values = value
     array = np.empty(len(values), dtype=dtype)
-    for position, value in enumerate(values):  # at once, lists of one length would become further dimensions
-        array[position] = value
+    for position, item in enumerate(values):  # one by one: lists of equal length would become further dimensions
+        array[position] = item
     return array.reshape(shape)
 
 
@@ -61,7 +61,7 @@ _KINDS: dict[str, _Kind] = {
     "timedelta": _Kind(
         datetime.timedelta,
         lambda value: [value.days, value.seconds, value.microseconds],
-        lambda told: datetime.timedelta(*told),
+        lambda parts: datetime.timedelta(*parts),
     ),
     "Decimal": _Kind(decimal.Decimal, str, decimal.Decimal),
     "UUID": _Kind(uuid.UUID, str, uuid.UUID),
@@ -74,15 +74,15 @@ _KINDS: dict[str, _Kind] = {
     "Timedelta": _Kind(
         pd.Timedelta,
         lambda value: [int(value.asm8.astype("int64")), value.unit],
-        lambda told: pd.Timedelta(np.timedelta64(*told)),
+        lambda parts: pd.Timedelta(np.timedelta64(*parts)),
     ),
     "Period": _Kind(
         pd.Period,
         lambda value: [value.ordinal, value.freqstr],
-        lambda told: pd.Period(ordinal=told[0], freq=told[1]),
+        lambda parts: pd.Period(ordinal=parts[0], freq=parts[1]),
     ),
     "Interval": _Kind(
-        pd.Interval, lambda value: [value.left, value.right, value.closed], lambda told: pd.Interval(*told)
+        pd.Interval, lambda value: [value.left, value.right, value.closed], lambda parts: pd.Interval(*parts)
     ),
     "array": _Kind(
         np.ndarray,
@@ -90,19 +90,19 @@ _KINDS: dict[str, _Kind] = {
         _array,
     ),
     "number": _Kind(
-        np.generic, lambda value: [value.dtype.str, value.item()], lambda told: np.dtype(told[0]).type(told[1])
+        np.generic, lambda value: [value.dtype.str, value.item()], lambda parts: np.dtype(parts[0]).type(parts[1])
     ),
 }
 _NAMES = {kind.type: name for name, kind in _KINDS.items()}
 
 
 def to_exact_json(value: Any) -> str:
-    """The value's JSON, from which `from_exact_json` makes it again.
+    """Return JSON that `from_exact_json` turns back into the value.
 
-    Members of an Enum become their values, and pydantic's models dicts.
+    Enum members become their values, and pydantic models dicts.
 
     Raises:
-        TypeError: it holds something that cannot be made again.
+        TypeError: the value holds something that cannot be restored.
 
     >>> to_exact_json({"who": ["Zoë", 1]}), to_exact_json((float("nan"),))
     ('{"who":["Zoë",1]}', '{"$type":"tuple","value":[{"$type":"float","value":"nan"}]}')
@@ -114,12 +114,12 @@ def to_exact_json(value: Any) -> str:
 
 
 def from_exact_json(text: str) -> Any:
-    """The value that was written so.
+    """Return the value that `to_exact_json` was given.
 
     Raises:
-        ValueError: it is no such JSON.
+        ValueError: the text is not such JSON.
     """
-    # The fast parser makes floats of whole numbers beyond 64 bits.
+    # orjson turns integers beyond 64 bits into floats.
     return _read(json.loads(text) if _LONG_NUMBER.search(text) else loads(text))
 
 
@@ -142,7 +142,7 @@ def _written(value: Any) -> Any:
 
 
 def _plainer(value: Any) -> Any:
-    """What a value of a subclass, or of pydantic's, holds."""
+    """A subclass's value as its base type, and a pydantic model as a dict."""
     if hasattr(value, "model_dump"):
         return value.model_dump()
     bases: tuple[Any, ...] = (str, int, float, list, tuple)

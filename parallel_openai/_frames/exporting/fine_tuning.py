@@ -1,4 +1,4 @@
-"""Rows with good answers as chat examples that a model can be tuned on."""
+"""Export answered rows as chat examples for fine-tuning."""
 
 from __future__ import annotations
 
@@ -25,20 +25,18 @@ from parallel_openai._requests.schemas.label_schema import (
 from parallel_openai._requests.tokens import request_size
 from parallel_openai.errors import InvalidInputError
 
-#: What OpenAI's guide to supervised fine-tuning asks for: at least so many examples, each of at most so many tokens.
-FEWEST_EXAMPLES = 10
-LONGEST_EXAMPLE = 65_536
+#: Limits of OpenAI's guide to supervised fine-tuning: number of examples, and tokens in each.
+MIN_EXAMPLES = 10
+MAX_EXAMPLE_TOKENS = 65_536
 
 Example = Mapping[str, Any]
 
-#: Among a row's labels, the reason of the sample that has them; no column bears this name.
+#: Key among a row's labels for the reason of the chosen sample; no column has this name.
 _REASON = ""
 
 
 @dataclass(frozen=True)
 class Examples:
-    """What a model is tuned on, and what it is tried on meanwhile."""
-
     training: list[Example]
     validation: list[Example]
 
@@ -47,7 +45,7 @@ def training_examples(source: RowToRequest, *, only_reviewed: bool, validation: 
     """The rows' messages with their answers, in the frame's order.
 
     Raises:
-        InvalidInputError: nobody judged any row, although only such rows are wanted.
+        InvalidInputError: `only_reviewed`, and no row was reviewed.
     """
     rows = list(_rows(source, only_reviewed))
     held_back = _choose({key for key, _ in rows}, validation, seed)
@@ -60,28 +58,28 @@ def training_examples(source: RowToRequest, *, only_reviewed: bool, validation: 
 
 
 def _rows(source: RowToRequest, only_reviewed: bool) -> Iterator[tuple[str, Example]]:
-    judged = _Judged(source)
-    if only_reviewed and not judged.any:
+    final_labels = _FinalLabels(source)
+    if only_reviewed and not final_labels.any_reviewed:
         raise InvalidInputError(
-            "only_reviewed=True, but no row of this frame was judged: see review() and its frame()."
+            "only_reviewed=True, but no row of this frame was reviewed: see review() and its frame()."
         )
     with source.journal() as known:
-        rows = zip(source.requests(known), judged.rows(), strict=True)
-        for number, ((request, row), (labels, corrected)) in enumerate(rows):
+        rows = zip(source.requests(known), final_labels.rows(), strict=True)
+        for number, ((request, row), (labels, reviewed)) in enumerate(rows):
             succeeded = row["status"] == "succeeded"
-            if request is None or (only_reviewed and not corrected) or not (succeeded or corrected):
+            if request is None or (only_reviewed and not reviewed) or not (succeeded or reviewed):
                 continue
             if labels is None:
-                answer = _said_text(source, request, row, known)
+                answer = _answer_text(source, request, row, known)
             else:
-                answer = _label_json(_Answer(source, request, known), labels, number)
+                answer = _label_json(_SentAndAnswered(source, request, known), labels, number)
             if answer is not None:
-                said = {"role": "assistant", "content": answer}
-                yield request.key, {"messages": [*_messages(request), said]}
+                assistant = {"role": "assistant", "content": answer}
+                yield request.key, {"messages": [*_messages(request), assistant]}
 
 
-class _Judged:
-    """The labels of each row by their columns (with the reason), a person's word going before the model's."""
+class _FinalLabels:
+    """Each row's labels by column, and the reason; a reviewer's label replaces the model's."""
 
     def __init__(self, source: RowToRequest) -> None:
         self._out = source.out
@@ -90,27 +88,27 @@ class _Judged:
         if self._columns and source.about.get("samples", 1) > 1 and has_column(source.out, prefix + REASON_COLUMN):
             self._columns[prefix + REASON_COLUMN] = _REASON
         self._reviewed = source.about.get("reviewed")
-        judged = prefix + "label_reviewed"
-        self.any = (
-            self._reviewed is not None and has_column(self._out, judged) and bool(self._out[judged].notna().any())
+        column = prefix + "label_reviewed"
+        self.any_reviewed = (
+            self._reviewed is not None and has_column(self._out, column) and bool(self._out[column].notna().any())
         )
-        self._judged = [judged] if self.any else []
+        self._review_columns = [column] if self.any_reviewed else []
 
     def rows(self) -> Iterator[tuple[dict[str, Any] | None, bool]]:
-        """Each row's labels (None where the frame has none), and whether a person judged it."""
+        """Each row's labels (None if the frame has none), and whether a person reviewed it."""
         if not self._columns:
             yield from ((None, False) for _ in range(len(self._out)))
             return
-        for values in rows_of(self._out, [*self._columns, *self._judged]):
+        for values in rows_of(self._out, [*self._columns, *self._review_columns]):
             labels = dict(zip(self._columns.values(), values, strict=False))
-            corrected = self.any and not is_missing(values[-1])
-            if corrected:  # the model's reason was for its own label
+            reviewed = self.any_reviewed and not is_missing(values[-1])
+            if reviewed:  # the model's reason was for its own label
                 labels = {**labels, str(self._reviewed): values[-1], _REASON: None}
-            yield labels, corrected
+            yield labels, reviewed
 
 
-class _Answer:
-    """What was asked of a row and what the model said, as far as the journal knows."""
+class _SentAndAnswered:
+    """The schema that was sent for a row, and the model's answer if the journal holds it."""
 
     def __init__(self, source: RowToRequest, request: APIRequest, known: OpenJournal) -> None:
         text = _text(source, request, known)
@@ -118,44 +116,44 @@ class _Answer:
             answer = loads(text or "")
         except ValueError:
             answer = None
-        self.said: Mapping[str, Any] = answer if isinstance(answer, dict) else {}
+        self.answer: Mapping[str, Any] = answer if isinstance(answer, dict) else {}
         body = request.request_json
-        told = (body.get("response_format") or {}).get("json_schema") or (body.get("text") or {}).get("format") or {}
-        self.fields: dict[str, Any] = dict((told.get("schema") or {}).get("properties") or {})
+        format = (body.get("response_format") or {}).get("json_schema") or (body.get("text") or {}).get("format") or {}
+        self.fields: dict[str, Any] = dict((format.get("schema") or {}).get("properties") or {})
 
     def field(self, column: str) -> str:
-        """What a column's label is called in the answer: of a single label, not always as its column is."""
+        """The name of a column's field in the answer; a single label's field may be named unlike its column."""
         names = [name for name in self.fields if name != REASON]
         return names[0] if column == LABEL and len(names) == 1 else column
 
 
-def _label_json(asked: _Answer, labels: dict[str, Any], number: int) -> str | None:
-    """The answer with these labels that the schema which was sent takes; None where the row lacks one."""
+def _label_json(sent: _SentAndAnswered, labels: dict[str, Any], number: int) -> str | None:
+    """An answer with these labels that fits the schema that was sent; None if the row lacks a label."""
     reason = labels.pop(_REASON, None)
     if any(is_missing(label) for label in labels.values()):
         return None
     chosen = {}
     for column, label in labels.items():
-        name = asked.field(column)
+        name = sent.field(column)
         try:
-            chosen[name] = _as_sent(label, asked.fields.get(name, {}))
+            chosen[name] = _as_sent(label, sent.fields.get(name, {}))
         except ValueError as error:
             raise InvalidInputError(
-                f"Row {number} has {label!r} in the column {column!r}, which {error}; so it is no answer to what was "
-                "asked. Give it another label, or leave the row out."
+                f"Row {number} has {label!r} in the column {column!r}, which {error}, so it does not answer the "
+                "request. Give it another label, or leave the row out."
             ) from None
-    if REASON not in {**asked.fields, **asked.said}:
+    if REASON not in {**sent.fields, **sent.answer}:
         return dumps(chosen).decode()
-    if all(_alike(label, asked.said.get(name)) for name, label in chosen.items()):
-        reason = asked.said.get(REASON)
+    if all(_same_labels(label, sent.answer.get(name)) for name, label in chosen.items()):
+        reason = sent.answer.get(REASON)
     return dumps({REASON: reason or "", **chosen}).decode()
 
 
 def _as_sent(label: Any, schema: Mapping[str, Any]) -> Any:
-    """The label as the schema has it.
+    """The label as the schema spells it.
 
     Raises:
-        ValueError: it does not have it.
+        ValueError: it is not one of the schema's.
     """
     choices = [True, False] if schema.get("type") == "boolean" else schema.get("enum")
     if schema.get("type") == "array":
@@ -163,11 +161,10 @@ def _as_sent(label: Any, schema: Mapping[str, Any]) -> Any:
     return text_of(label) if choices is None else read_label(label, choices)
 
 
-def _alike(label: Any, said: Any) -> bool:
-    """The same label, or the same ones in any order."""
-    if isinstance(label, list) and isinstance(said, list):
-        return set(map(text_of, label)) == set(map(text_of, said))
-    return text_of(label) == text_of(said)
+def _same_labels(one: Any, other: Any) -> bool:
+    if isinstance(one, list) and isinstance(other, list):  # in any order
+        return set(map(text_of, one)) == set(map(text_of, other))
+    return text_of(one) == text_of(other)
 
 
 def _text(source: RowToRequest, request: APIRequest, known: OpenJournal) -> str | None:
@@ -180,25 +177,25 @@ def _messages(request: APIRequest) -> list[Any]:
     body = request.request_json
     if "input" not in body:
         return list(body.get("messages", ()))
-    asked = body["input"]
-    turns = [{"role": "user", "content": asked}] if isinstance(asked, str) else list(asked)
+    content = body["input"]
+    turns = [{"role": "user", "content": content}] if isinstance(content, str) else list(content)
     instructions = body.get("instructions")
     return [{"role": "system", "content": instructions}, *turns] if instructions else turns
 
 
-def _said_text(source: RowToRequest, request: APIRequest, row: Mapping[str, Any], known: OpenJournal) -> str | None:
-    """The row's answer; of one with several fields, the JSON that they were read from.
+def _answer_text(source: RowToRequest, request: APIRequest, row: Mapping[str, Any], known: OpenJournal) -> str | None:
+    """The row's answer; if it was parsed into several columns, the JSON they came from.
 
     Raises:
-        InvalidInputError: that JSON is in no place any more.
+        InvalidInputError: the journal no longer holds that JSON.
     """
     if "fields" not in source.about:
         return _plain(row["answer"])
     text = _text(source, request, known)
     if text is None:
         raise InvalidInputError(
-            f"The answers' file {source.about['journal']} does not hold a row's answer, which cannot be made again "
-            "from its columns. Bring the file back."
+            f"The journal {source.about['journal']} does not hold a row's answer, which cannot be rebuilt from its "
+            "columns. Restore the file."
         )
     try:
         return dumps(loads(text)).decode()
@@ -215,7 +212,7 @@ def _plain(answer: Any) -> str | None:
 
 
 def _choose(keys: set[str], share: float, seed: int) -> set[str]:
-    """The keys of the rows to hold back: at least one, where there are two and any are wanted."""
+    """The keys of the validation rows: with a share above 0 at least one, and never all."""
     ordered = sorted(keys)
     count = round(share * len(ordered))
     if share and len(ordered) > 1:
@@ -226,21 +223,19 @@ def _choose(keys: set[str], share: float, seed: int) -> set[str]:
 
 def _warn(examples: Examples) -> None:
     training = examples.training
-    troubles = []
-    if len(training) < FEWEST_EXAMPLES:
-        troubles.append(
-            f"{len(training)} examples to train on, and OpenAI's fine-tuning wants at least {FEWEST_EXAMPLES}"
-        )
+    problems = []
+    if len(training) < MIN_EXAMPLES:
+        problems.append(f"{len(training)} training examples, and OpenAI's fine-tuning requires at least {MIN_EXAMPLES}")
     elif len({example["messages"][-1]["content"] for example in training}) == 1:
-        troubles.append("all examples give the same answer, so there is nothing to learn")
+        problems.append("all examples give the same answer, so there is nothing to learn")
     long = sum(_is_too_long(example) for example in (*training, *examples.validation))
     if long:
-        troubles.append(f"{long} examples have more than {LONGEST_EXAMPLE:,} tokens, and are cut off or refused")
-    if troubles:
-        warnings.warn(printable(f"For fine-tuning: {'; '.join(troubles)}."), stacklevel=4)
+        problems.append(f"{long} examples have more than {MAX_EXAMPLE_TOKENS:,} tokens, and are cut off or refused")
+    if problems:
+        warnings.warn(printable(f"For fine-tuning: {'; '.join(problems)}."), stacklevel=4)
 
 
 def _is_too_long(example: Example) -> bool:
-    if len(dumps(example)) <= LONGEST_EXAMPLE:  # no token is shorter than a byte
+    if len(dumps(example)) <= MAX_EXAMPLE_TOKENS:  # no token is shorter than a byte
         return False
-    return request_size(example, "o200k_base").prompt_tokens > LONGEST_EXAMPLE
+    return request_size(example, "o200k_base").prompt_tokens > MAX_EXAMPLE_TOKENS

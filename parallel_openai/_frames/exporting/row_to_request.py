@@ -1,4 +1,4 @@
-"""A frame of answers, and the way back from its rows to the requests that were made of them."""
+"""Rebuild the requests behind the rows of a result frame, from its attrs or from the journal."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _NEEDED = {"endpoint", "answer", "prompt", "model", "system", "params", "journal
 
 
 class RowToRequest:
-    """A frame of answers, with the way back to the requests that were made of it."""
+    """A result frame, and the requests that were made of its rows."""
 
     def __init__(self, out: pd.DataFrame) -> None:
         about = last_run_of(out)
@@ -46,10 +46,10 @@ class RowToRequest:
         return OpenJournal(self.about["journal"])
 
     def requests(self, known: OpenJournal) -> Iterator[tuple[APIRequest | None, dict[str, Any]]]:
-        """Each row's first request and its cells; None for a row that could not be asked.
+        """Yield each row's first request (None if none could be made) and its cells.
 
         Raises:
-            InvalidInputError: a row's request is in no place any more.
+            InvalidInputError: a row's request can neither be rebuilt nor read from the journal.
         """
         rendered = self._rendered()
         for row in self._cells():
@@ -63,7 +63,7 @@ class RowToRequest:
                 yield None, row
 
     def _rendered(self) -> Iterator[APIRequest | BadPromptError] | None:
-        """The requests made anew from the request builder; None where a function made them."""
+        """The requests, built again from the frame; None if a function made them or columns are missing."""
         if self.about.get("made_by_function"):
             return None
         builder = RequestBuilder(
@@ -78,7 +78,7 @@ class RowToRequest:
         try:
             builder.check(self.out)
         except InvalidInputError:
-            return None  # the columns it was made of were dropped; the journal has what was sent
+            return None  # the journal has what was sent
         return builder.requests(self.out)
 
     def _cells(self) -> Iterator[dict[str, Any]]:
@@ -90,12 +90,12 @@ class RowToRequest:
 
 
 def _column_again(name: Any) -> Any:
-    """A name out of the attrs, where JSON made a list of a tuple."""
+    """A column name from the attrs, in which JSON turned tuples into lists."""
     return tuple(name) if isinstance(name, list) else name
 
 
 class OpenJournal:
-    """The journal behind a frame, while an export reads it; empty where the file is gone."""
+    """The journal of a frame, open for an export; empty if the file does not exist."""
 
     def __init__(self, path: str) -> None:
         self._path = path
@@ -113,9 +113,9 @@ class OpenJournal:
         entry = self._known.entry(key)
         if entry is None:
             raise InvalidInputError(
-                f"The answers' file {self._path} does not hold a row's request, and the request cannot be made again "
-                "from the frame (a function made it, or its columns were changed or dropped). Bring the file back, "
-                "or export from the frame as it was."
+                f"The journal {self._path} does not hold a row's request, and the request cannot be rebuilt from the "
+                "frame (a function made it, or its columns were changed or dropped). Restore the file, or export from "
+                "the frame as it was."
             )
         return APIRequest(entry.body, entry.metadata, path=path)
 

@@ -1,4 +1,4 @@
-"""`to_jsonl`: a frame of answers as a file for the next tool."""
+"""`to_jsonl`: write a result frame as JSON lines for another tool."""
 
 from __future__ import annotations
 
@@ -36,36 +36,36 @@ def to_jsonl(
     validation: float = 0.0,
     seed: int = 0,
 ) -> int:
-    """Write a frame of answers as JSON lines, in the order of its rows.
+    """Write a result frame as JSON lines, in the order of its rows.
 
     Args:
-        out: what `process_dataframe` or `label_dataframe` returned, or a part of it in any order.
-        path: the file; what it held is replaced, once the new one is whole.
-        format: `records`: one object a row, all columns; any frame will do.
+        out: what `process_dataframe` or `label_dataframe` returned, or any part of it in any order.
+        path: the file; an existing file is replaced once the new one is complete. With a path that ends in `.json`
+            the file is one JSON list, as Label Studio's import page and Argilla's `from_json` expect.
+        format: `records`: one object per row with all columns, for any frame.
             `results`: `[request, response, metadata]` for each answered row and `[request, [errors], metadata]` for
             each failed one, as `process_api_requests_from_file` writes them.
-            `batch`: the input of OpenAI's Batch API, one request a row; `custom_id` is `row-` and the row's number.
-            `fine-tuning`: the chat messages of each row with an answer, and that answer as the assistant's. Labels are
-            written as the JSON that `label_dataframe` asks for; where a person judged the row (`label_reviewed`), with
-            that label. A warning says what OpenAI's fine-tuning would refuse.
-            `label-studio`: a task a row for Label Studio, with the label as a prediction (`from_name` is the label
-            column's name, `to_name` the first text column's), and what a person judged as an annotation.
-            `argilla`: a record a row as Argilla's `Record.from_dict` takes it, with the label as a suggestion.
-        index: with `records`, whether the index is written too, under its names or as `index`.
-        text: for annotators, the columns to show; None: those that the prompt was made of.
-        only_reviewed: with `fine-tuning`, whether to leave out what no person judged.
-        validation: with `fine-tuning`, the share of the rows that goes to a second file for validation, with
-            `.validation` before its ending. Rows that ask the same go to the same file.
-        seed: for the choice of these rows.
+            `batch`: input for OpenAI's Batch API, one request per row; `custom_id` is `row-` and the row's number.
+            `fine-tuning`: the chat messages of each answered row, with the answer as the assistant's message. Labels
+            are written as the JSON that `label_dataframe` asks for, with the reviewer's label (`label_reviewed`) if
+            there is one. A warning lists what OpenAI's fine-tuning would refuse.
+            `label-studio`: one Label Studio task per row, with the label as a prediction (`from_name` is the label
+            column's name, `to_name` the first text column's) and the reviewer's label as an annotation.
+            `argilla`: one record per row for Argilla's `Record.from_dict`, with the label as a suggestion.
+        index: with `records`, whether to write the index too, under its names or as `index`.
+        text: for annotation tools, the columns to show; None: those the prompt was made of.
+        only_reviewed: with `fine-tuning`, whether to leave out rows that nobody reviewed.
+        validation: with `fine-tuning`, the share of rows to write to a second file, with `.validation` before its
+            suffix. Rows with the same request go to the same file.
+        seed: for choosing these rows.
 
     Returns:
-        How many lines were written, in both files if there are two. With a path that ends in `.json`, the file is
-        one JSON list instead, as the import pages of Label Studio and Argilla's `from_json` want it.
+        The number of lines written, in both files if there are two.
 
     Raises:
-        InvalidInputError: the frame does not come from this package (but for `records`), or its prompts were made by
-            a function and the journal that holds them is gone, or there is nothing to write for annotators, or the
-            file cannot be written.
+        InvalidInputError: the frame does not come from this package (except with `records`), its prompts were made
+            by a function and their journal no longer exists, there are no labels for an annotation tool, or the file
+            cannot be written.
 
     >>> import tempfile, pathlib
     >>> path = pathlib.Path(tempfile.mkdtemp()) / "out.jsonl"
@@ -75,7 +75,7 @@ def to_jsonl(
     '{"text":"Zoë","score":null}\\n'
     """
     check_frame(out)
-    place = path_of(path, "path")
+    target = path_of(path, "path")
     writers: dict[str, Callable[[], Iterator[bytes]]] = {
         "records": lambda: _records(out, index),
         "results": lambda: _results(RowToRequest(out)),
@@ -89,24 +89,24 @@ def to_jsonl(
     check_count(seed, "seed", least=0)
     _check(format, index=index, text=text, only_reviewed=only_reviewed, validation=validation)
     if format != "fine-tuning":
-        return _write(place, writers[format]())
+        return _write(target, writers[format]())
     examples = training_examples(RowToRequest(out), only_reviewed=only_reviewed, validation=validation, seed=seed)
-    count = _write(place, map(dumps, examples.training))
+    count = _write(target, map(dumps, examples.training))
     if validation:
-        beside = place.with_name(f"{place.stem}.validation{place.suffix}")
-        count += _write(beside, map(dumps, examples.validation))
+        validation_file = target.with_name(f"{target.stem}.validation{target.suffix}")
+        count += _write(validation_file, map(dumps, examples.validation))
     return count
 
 
 def _check(format: str, *, index: bool, text: object, only_reviewed: bool, validation: float) -> None:
-    """See that no option is given that the format knows nothing of."""
-    places = {
+    """Refuse options that the format does not have."""
+    option_formats = {
         "index": (index, ("records",)),
         "text": (text is not None, ("label-studio", "argilla")),
         "only_reviewed": (only_reviewed, ("fine-tuning",)),
         "validation": (bool(validation), ("fine-tuning",)),
     }
-    for name, (given, formats) in places.items():
+    for name, (given, formats) in option_formats.items():
         if given and format not in formats:
             raise InvalidInputError(f"{name}= goes with format={' or '.join(map(repr, formats))}, not with {format!r}.")
     if not isinstance(validation, (int, float)) or not 0 <= validation < 1:
@@ -141,14 +141,14 @@ def _records(out: pd.DataFrame, index: bool) -> Iterator[bytes]:
             )
     labels = labels_of(out) if index else repeat(())
     for number, (label, values) in enumerate(zip(labels, rows_of(out, columns), strict=False)):
-        before = label if not index or len(levels) > 1 else (label,)
-        yield _line(dict(zip(names, (*before, *values), strict=True)), number)
+        index_cells = label if not index or len(levels) > 1 else (label,)
+        yield _line(dict(zip(names, (*index_cells, *values), strict=True)), number)
 
 
 def _line(cells: dict[str, Any], number: int) -> bytes:
     try:
         return dumps(cells)
-    except Exception as error:  # it holds itself, or whatever an object in a cell raises where its text is asked for
+    except Exception as error:  # circular, or an object whose str() raises
         raise InvalidInputError(f"Row {number} cannot be written as JSON: {last_line(error)}.") from None
 
 
@@ -172,8 +172,8 @@ def _batch(source: RowToRequest) -> Iterator[bytes]:
         for number, (request, row) in enumerate(source.requests(known)):
             if request is None and row["status"] == "cancelled":
                 raise InvalidInputError(
-                    f"Row {number} was never sent, and its request cannot be made again from the frame (a function "
-                    "made it, or its columns were dropped). Run the frame to its end first."
+                    f"Row {number} was never sent, and its request cannot be rebuilt from the frame (a function made "
+                    "it, or its columns were dropped). Run the frame to its end first."
                 )
             if request is not None:
                 head = dumps({"custom_id": f"row-{number}", "method": "POST", "url": url})

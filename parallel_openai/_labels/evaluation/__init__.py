@@ -1,1 +1,1 @@
-"""How good labels are: against gold, against each other, and between variants of the question."""
+"""Measure labels: against gold labels, between annotators, and between prompts or models."""

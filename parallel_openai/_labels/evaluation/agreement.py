@@ -1,4 +1,4 @@
-"""`agreement`: how far two or more annotators label the same rows the same way; models, prompts or people."""
+"""`agreement`: inter-annotator agreement of models, prompts or people."""
 
 from __future__ import annotations
 
@@ -39,19 +39,18 @@ def agreement(
     """How far annotators agree beyond chance, and where they differ.
 
     Args:
-        *annotators: two or more, each a frame from `label_dataframe` or a column of labels, of the same rows; or a
+        *annotators: two or more, each a frame from `label_dataframe` or a column of labels, for the same rows; or a
             mapping of them by name, such as `compare(...).frames`. Rows are matched by the index.
-        label: the labels' column of frames; None: that of the run.
-        level: `ordinal` if labels have an order: then Cohen's kappa weighs by the square of the distance, of numbers
-            that of their values, of ordered categories that of their places. None: `ordinal` if an annotator's
-            labels are numbers or ordered categories, else `nominal`. Fleiss' kappa takes no order into account, and
-            Krippendorff's alpha the order alone.
+        label: the label column of frames; None: that of the run.
+        level: `ordinal` if labels have an order: Cohen's kappa is then weighted by the square of the distance between
+            values (numbers) or ranks (ordered categories). None: `ordinal` if an annotator's labels are numbers or
+            ordered categories, otherwise `nominal`. Fleiss' kappa ignores the order; Krippendorff's alpha uses ranks.
 
     Returns:
-        The figures and the rows that differ. See `Agreement`.
+        The coefficients and the rows that differ. See `Agreement`.
 
     Raises:
-        InvalidInputError: fewer than two annotators, or not the same rows.
+        InvalidInputError: there are fewer than two annotators, or their rows are not the same.
         MissingDependencyError: the extra `evaluate` is not installed.
 
     >>> found = agreement(pd.Series(list("aabb")), pd.Series(list("aaba")))
@@ -63,26 +62,26 @@ def agreement(
     if level not in (None, "nominal", "ordinal"):
         raise InvalidInputError(f"level must be 'nominal' or 'ordinal', not {level!r}.")
     texts = _aligned(columns)
-    places = None if level == "nominal" else label_order(columns.values(), _known(texts))
-    if level == "ordinal" and places is None:
-        places = _numbers(_known(texts))
+    positions = None if level == "nominal" else label_order(columns.values(), _distinct_labels(texts))
+    if level == "ordinal" and positions is None:
+        positions = _numbers(_distinct_labels(texts))
     first = next(iter(given.values()))
-    return _agreement(texts, places, first if isinstance(first, pd.DataFrame) else None)
+    return _agreement(texts, positions, first if isinstance(first, pd.DataFrame) else None)
 
 
 @dataclass(frozen=True, repr=False)
 class Agreement(Display):
-    """How far annotators agree, and the rows that differ: `print` it, or let a notebook show it.
+    """How far annotators agree, and the rows that differ; `print` it, or let a notebook show it.
 
-    1 is full agreement and 0 what chance would give; NaN if nobody ever gives a second label.
+    Coefficients are 1 for full agreement, 0 for chance agreement, and NaN if there is only one label.
 
     Attributes:
         annotators: their names.
-        rows: rows with a label from anybody.
-        complete: rows with a label from everybody.
-        same: the share of the complete rows to which all give the same label.
-        cohen_kappa: of two annotators; of more, the mean over all pairs. Each pair counts the rows that both label.
-        pairs: Cohen's kappa of each pair, down and across.
+        rows: rows with a label from any annotator.
+        complete: rows with a label from every annotator.
+        same: the share of the complete rows with the same label from all.
+        cohen_kappa: for more than two annotators the mean over all pairs, each on the rows that both labelled.
+        pairs: Cohen's kappa of each pair.
         fleiss_kappa: of all annotators, on the complete rows.
         krippendorff_alpha: of all annotators, on all rows with two labels or more.
         level: `nominal` or `ordinal`.
@@ -131,7 +130,7 @@ def _pairs(names: Sequence[str], pairs: pd.DataFrame) -> Matrix:
 
 
 def _by_name(annotators: Sequence[Any], label: Hashable | None) -> dict[str, Any]:
-    """The annotators by name: their own, that of their column or model where these differ, or a letter."""
+    """The annotators by name: the mapping's key, their column or model if these are distinct, or a letter."""
     if len(annotators) == 1 and isinstance(annotators[0], Mapping):
         given = {str(name): each for name, each in annotators[0].items()}
     else:
@@ -163,17 +162,17 @@ def _labels(annotator: Any, name: str, label: Hashable | None) -> pd.Series[Any]
 
 
 def _aligned(columns: Mapping[str, pd.Series[Any]]) -> pd.DataFrame:
-    """The labels as texts, one column an annotator, in the rows of the first.
+    """The labels as strings, one column per annotator, in the order of the first one's rows.
 
     Raises:
-        InvalidInputError: they are not about the same rows.
+        InvalidInputError: their rows are not the same.
     """
     index = next(iter(columns.values())).index
     cells = {name: cells_of(_in_rows_of(index, column, name)) for name, column in columns.items()}
     if not index.is_unique:
         warnings.warn(
-            "The annotators' index has labels that stand there several times, so their rows are taken to be in the "
-            "same order. To be sure give each row a label of its own before labelling: df.reset_index(drop=True).",
+            "The annotators' index has duplicate labels, so their rows are assumed to be in the same order. To be "
+            "sure, give each row a label of its own before labelling: df.reset_index(drop=True).",
             stacklevel=3,
         )
     read = text_reader(*cells.values())
@@ -182,19 +181,17 @@ def _aligned(columns: Mapping[str, pd.Series[Any]]) -> pd.DataFrame:
 
 
 def _in_rows_of(index: pd.Index[Any], column: pd.Series[Any], name: str) -> pd.Series[Any]:
-    """A column with its rows in the order of another's index."""
     if column.index.equals(index):
         return column
     if not (index.is_unique and column.index.is_unique and set(index) == set(column.index)):
         raise InvalidInputError(
-            f"The annotators are not about the same rows: {name!r} has {len(column):,} rows and another index than the "
-            f"first, with {len(index):,}. Take the common ones first: a.loc[b.index]."
+            f"The annotators' rows are not the same: {name!r} has {len(column):,} rows and another index than the "
+            f"first, with {len(index):,}. Select the common rows first: a.loc[b.index]."
         )
     return column.loc[index]
 
 
-def _known(texts: pd.DataFrame) -> list[str]:
-    """The labels that are given anywhere."""
+def _distinct_labels(texts: pd.DataFrame) -> list[str]:
     return sorted({text for text in texts.to_numpy().ravel().tolist() if isinstance(text, str)})
 
 
@@ -207,40 +204,38 @@ def _numbers(texts: Sequence[str]) -> dict[str, float]:
         ) from None
 
 
-def _agreement(texts: pd.DataFrame, places: Mapping[str, float] | None, frame: pd.DataFrame | None) -> Agreement:
+def _agreement(texts: pd.DataFrame, positions: Mapping[str, float] | None, frame: pd.DataFrame | None) -> Agreement:
     complete = texts.dropna()
     if complete.empty:
         raise InvalidInputError("There is no row that all annotators have labelled.")
-    values = _known(texts)
+    values = _distinct_labels(texts)
     codes = texts.apply(lambda column: pd.Categorical(column, categories=values).codes)
     libraries = _Libraries.load()
-    pairs = _cohen(codes, None if places is None else np.array([places[value] for value in values]), len(values))
-    differ = texts.notna().all(axis=1).to_numpy() & (texts.nunique(axis=1) > 1).to_numpy()
+    pairs = _cohen(codes, None if positions is None else np.array([positions[value] for value in values]), len(values))
+    of_pairs = pairs.to_numpy()[np.triu_indices(len(pairs), 1)]
+    is_complete = texts.notna().all(axis=1).to_numpy()
+    differ = is_complete & (texts.nunique(axis=1) > 1).to_numpy()
     return Agreement(
         annotators=tuple(texts.columns),
         rows=int(texts.notna().any(axis=1).sum()),
         complete=len(complete),
         same=float((complete.nunique(axis=1) == 1).mean()),
-        cohen_kappa=float(np.nanmean(_above(pairs))) if not np.isnan(_above(pairs)).all() else np.nan,
+        cohen_kappa=np.nan if np.isnan(of_pairs).all() else float(np.nanmean(of_pairs)),
         pairs=pairs,
-        fleiss_kappa=_fleiss(libraries, codes[texts.notna().all(axis=1).to_numpy()].to_numpy(), len(values)),
-        krippendorff_alpha=_krippendorff(libraries, texts, places),
-        level="nominal" if places is None else "ordinal",
+        fleiss_kappa=_fleiss(libraries, codes[is_complete].to_numpy(), len(values)),
+        krippendorff_alpha=_krippendorff(libraries, texts, positions),
+        level="nominal" if positions is None else "ordinal",
         differences=_differences(texts[differ], None if frame is None else frame[differ]),
     )
 
 
-def _above(pairs: pd.DataFrame) -> Any:
-    return pairs.to_numpy()[np.triu_indices(len(pairs), 1)]
-
-
-def _cohen(codes: pd.DataFrame, places: Any, values: int) -> pd.DataFrame:
+def _cohen(codes: pd.DataFrame, positions: Any, values: int) -> pd.DataFrame:
     kappas = pd.DataFrame(np.eye(codes.shape[1]), index=codes.columns, columns=codes.columns)
     for one, other in itertools.combinations(codes.columns, 2):
         both = codes[(codes[one] >= 0) & (codes[other] >= 0)]
         table = np.zeros((values, values))
         np.add.at(table, (both[one].to_numpy(), both[other].to_numpy()), 1.0)
-        kappas.loc[one, other] = kappas.loc[other, one] = kappa(table, places)
+        kappas.loc[one, other] = kappas.loc[other, one] = kappa(table, positions)
     return kappas
 
 
@@ -250,18 +245,20 @@ def _fleiss(libraries: _Libraries, codes: Any, values: int) -> float:
     return float(libraries.fleiss_kappa(libraries.aggregate_raters(codes, n_cat=values)[0]))
 
 
-def _krippendorff(libraries: _Libraries, texts: pd.DataFrame, places: Mapping[str, float] | None) -> float:
-    numbers = places if places is not None else {text: float(code) for code, text in enumerate(_known(texts))}
+def _krippendorff(libraries: _Libraries, texts: pd.DataFrame, positions: Mapping[str, float] | None) -> float:
+    numbers = (
+        positions if positions is not None else {text: float(code) for code, text in enumerate(_distinct_labels(texts))}
+    )
     data = texts.apply(lambda column: column.map(numbers)).to_numpy(dtype="float64").T
     pairable = data[:, (~np.isnan(data)).sum(axis=0) > 1]
     if len(np.unique(pairable[~np.isnan(pairable)])) < 2:
         return np.nan
-    level = "nominal" if places is None else "ordinal"
+    level = "nominal" if positions is None else "ordinal"
     return float(libraries.krippendorff_alpha(reliability_data=data, level_of_measurement=level))
 
 
 class _Libraries(NamedTuple):
-    """The functions that others keep, imported when they are needed: together they take seconds."""
+    """Functions of statsmodels and krippendorff, imported on use because that takes seconds."""
 
     aggregate_raters: Callable[..., Any]
     fleiss_kappa: Callable[..., float]
@@ -281,5 +278,5 @@ def _differences(texts: pd.DataFrame, frame: pd.DataFrame | None) -> pd.DataFram
     if frame is None:
         return texts
     ours = {f"{run.get('prefix', '')}{name}" for run in runs_of(frame) for name in (*COLUMNS, *run.get("columns", ()))}
-    shown = frame[[name for name in frame.columns if name not in ours and name not in texts.columns]]
-    return pd.concat([shown, texts], axis=1)
+    inputs = frame[[name for name in frame.columns if name not in ours and name not in texts.columns]]
+    return pd.concat([inputs, texts], axis=1)

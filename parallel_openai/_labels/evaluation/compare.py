@@ -1,4 +1,4 @@
-"""`compare`: the same rows labelled by several prompts or models, and which of them is better."""
+"""`compare`: label the same rows with several prompts or models, and test which is better."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ from parallel_openai._labels.label_pairs import (
     LabelColumns,
     as_text,
     cells_of,
+    example_rows,
     label_columns,
     pair,
-    shown_rows,
     text_reader,
 )
 from parallel_openai._progress.number_format import dollars
@@ -58,31 +58,31 @@ def compare(
     client: Client | None = None,
     **options: Any,
 ) -> Call[Comparison]:
-    """Label the same rows by several prompts, by several models, or each by each, and compare.
+    """Label the same rows with each prompt, each model, or each combination of both, and compare.
 
-    What was answered before is not asked again: change one prompt and run the cell again, and only that one is sent.
-    `label_dataframe` with a prompt that was compared, on more rows, knows these answers too.
+    Answers in the journals are not requested again: change one prompt and run the cell again, and only that one is
+    sent. `label_dataframe` with a compared prompt, on more rows, reuses these answers too.
 
     Args:
         df: the rows; a sample is enough, such as `df.sample(50, random_state=0)`.
-        prompts: the prompts by the names you give them. For more than the prompt, a mapping of arguments of
-            `label_dataframe`: `{"plain": prompt, "reasoned": {"prompt": prompt, "explain": True}}`.
+        prompts: the prompts by name. To vary more than the prompt, a mapping of arguments of `label_dataframe`:
+            `{"plain": prompt, "reasoned": {"prompt": prompt, "explain": True}}`.
         labels: as for `label_dataframe`.
         model: the model; None if `models` has several.
-        models: several models: each prompt is tried with each.
-        gold: the column with the right labels, if they are known; without it, variants are compared to the first.
+        models: several models; each prompt is tried with each.
+        gold: the column with the right labels; without it, variants are compared with the first.
         label: of a class with several fields, the one to compare; None: the first.
-        budget_usd: what the whole comparison may spend; it ends before it takes more. So it is with `budget_tokens=`.
+        budget_usd: what the whole comparison may spend; it ends before exceeding that. `budget_tokens=` likewise.
         progress: False shows nothing.
         client: the account; None: the environment's.
-        **options: further arguments of `label_dataframe`, for every variant: `samples=`, `scale=`, `temperature=` ...
+        **options: more arguments of `label_dataframe` for every variant: `samples=`, `scale=`, `temperature=` ...
 
     Returns:
         The comparison, with `table`, `changed`, `frames` and, with gold, `evaluations`. See `Comparison`.
 
     Raises:
-        InvalidInputError: before anything is sent of the variant that it is about.
-        RunStoppedError: the server refuses every row; what was answered is in the journals.
+        InvalidInputError: an argument is wrong; nothing of that variant was sent.
+        RunStoppedError: the server refuses every row; earlier answers are in the journals.
 
     >>> import parallel_openai as po
     >>> df = pd.DataFrame({"text": ["A great lamp.", "Awful, broke."], "gold": ["positive", "negative"]})
@@ -96,7 +96,7 @@ def compare(
     check_frame(df)
     names = _models(model, models)
     funds = _shared_funds(budget_usd, options.pop("budget_tokens", None))
-    labels = list(labels) if isinstance(labels, Iterator) else labels  # each variant goes through them
+    labels = list(labels) if isinstance(labels, Iterator) else labels  # every variant iterates over them
     common = {"labels": labels, "progress": progress, "client": client_for(client)}
     variants = _variants(prompts, names, options)
     return _Variants(df, variants, common, gold, label, funds)
@@ -107,21 +107,20 @@ acompare = awaitable(compare)
 
 @dataclass(frozen=True, repr=False)
 class Comparison(Display):
-    """How several prompts or models did on the same rows: `print` it, or let a notebook show it.
+    """The results of several prompts or models on the same rows; `print` it, or let a notebook show it.
 
     Attributes:
-        table: one line a variant: `rows`, `labelled`, with gold `accuracy` with its 95 % interval (`_low`, `_high`),
-            `macro_f1`, `gain` over the first variant with its interval, `p_value` (how likely a difference like this
-            is by chance: McNemar's exact test on the rows) and `p_adjusted` (the same as one of several comparisons,
-            after Holm: below 0.05 the variant differs from the first); `same` (the share of rows labelled as by the
-            first), `confidence` (the mean, where there is one), `cost_usd` and `seconds` (the median of an answer),
-            `prompt_tokens` and `completion_tokens` (of a row, on the mean). What an answer took counts also where it
-            was read from the journal.
-        changed: the rows that are not labelled the same by all, with each variant's label.
+        table: one row per variant: `rows`, `labelled`, `same` (the share of rows labelled as by the first variant),
+            `confidence` (the mean, if there is one), `cost_usd`, `seconds` (the median answer's), `prompt_tokens` and
+            `completion_tokens` (means per row); answers from the journal count with what they cost and took.
+            With gold labels also `accuracy` with its 95 % interval (`_low`, `_high`), `macro_f1`, `gain` over the
+            first variant with its interval, `p_value` (McNemar's exact test of that difference) and `p_adjusted`
+            (after Holm's correction; below 0.05 the variant differs from the first).
+        changed: the rows that not all variants labelled the same, with each variant's label.
         frames: the frame of each variant.
-        evaluations: each variant against the gold labels; empty without them. Rows that any variant was shown as
-            examples are left out of all.
-        ended: `finished`, or why it ended before all variants were through.
+        evaluations: each variant against the gold labels; empty without them. Rows that are a few-shot example in
+            any variant are left out of all.
+        ended: `finished`, or why it ended before all variants were complete.
         simulated: whether answers came from the simulator.
     """
 
@@ -136,36 +135,36 @@ class Comparison(Display):
         rows = 0 if self.table.empty else int(self.table["rows"].iloc[0])
         variants = f"{counted(len(self.table), 'variant')} on {counted(rows, 'row')}"
         head = f"{variants}, {len(self.changed):,} labelled differently"
-        told = self.differing()
+        significance = self.differing()
         same = len(self.table) > 1 and self.changed.empty
         return [
             Heading(head, self.simulated),
             *([] if self.ended == "finished" else [Advice(f"ended early: {self.ended}")]),
             _variants_table(self.table),
-            *([Sentence(told)] if told else []),
+            *([Sentence(significance)] if significance else []),
             *([Sentence("All variants give every row the same label.")] if same else []),
             *rows_that_differ(self.changed),
         ]
 
     def differing(self) -> str:
-        """Which variants are right more or less often than the first by more than chance; empty without gold labels.
+        """A sentence on which variants differ significantly from the first; empty without gold labels.
 
-        That is, by McNemar's exact test on the rows, with Holm's correction for the number of comparisons.
+        Tested with McNemar's exact test, with Holm's correction for the number of comparisons.
         """
         tested = self.table["p_adjusted"].dropna()
         if tested.empty:
             return ""
-        differ = [f"{name} (p = {chance:.2g})" for name, chance in tested.items() if chance < 1 - LEVEL]
+        differ = [f"{name} (p = {p_value:.2g})" for name, p_value in tested.items() if p_value < 1 - LEVEL]
         how = f"McNemar, exact; {len(tested)} comparisons, Holm" if len(tested) > 1 else "McNemar, exact"
         first = self.table.index[0]
         if not differ:
             return f"No variant differs from {first} by more than chance ({how})."
-        return f"More than chance tells from {first} ({how}): {', '.join(differ)}."
+        return f"Different from {first} by more than chance ({how}): {', '.join(differ)}."
 
 
 def _variants_table(variants: pd.DataFrame) -> Table:
-    """A row for each variant, without the columns about which nothing is known."""
-    rows = [_shown(row) for row in variants.itertuples()]
+    """A row for each variant, without empty columns."""
+    rows = [_cells(row) for row in variants.itertuples()]
     first = variants.index[0]
     heads = ["", "accuracy", "macro F1", f"gain over {first}", f"same as {first}", "confidence", "no label", "cost"]
     heads += ["seconds", "tokens a row"]
@@ -173,7 +172,7 @@ def _variants_table(variants: pd.DataFrame) -> Table:
     return Table("Variants", [heads[each] for each in known], [[row[each] for each in known] for row in rows])
 
 
-def _shown(row: Any) -> list[str]:
+def _cells(row: Any) -> list[str]:
     def interval(form: str, ends: str, *values: float) -> Number:
         middle, low, high = values
         return Number(f"{middle:{form}} ({low:{ends}} to {high:{ends}})" if middle == middle else "")
@@ -194,7 +193,7 @@ def _shown(row: Any) -> list[str]:
 
 
 class _Variants:
-    """The variants of a comparison, and what came of those that were run."""
+    """Runs the variants of a comparison one after the other and collects their frames."""
 
     def __init__(
         self,
@@ -210,7 +209,7 @@ class _Variants:
         self.df = df if gold is None else as_own(df, gold)
         self._gold, self._label = gold, label
         self._variants, self._funds = variants, funds
-        # Of a class's fields the bar cannot show how many are right.
+        # The bar cannot show the accuracy of a class's fields.
         self._common = {**common, "gold": None if is_label_model(common["labels"]) else gold}
         self._ended = "finished"
         self._frames: dict[str, pd.DataFrame] = {}
@@ -226,7 +225,7 @@ class _Variants:
         return self.comparison()
 
     def _in_turn(self) -> Iterator[dict[str, Any]]:
-        """The arguments of each variant in turn, until one is interrupted or has spent the rest of the budget."""
+        """Yield each variant's arguments, until one is interrupted or has spent the rest of the budget."""
         shared = self._common if self._funds is None else {**self._common, "budget_usd": self._funds}
         for name, arguments in self._variants.items():
             if self._ended != "finished":
@@ -243,9 +242,9 @@ class _Variants:
 
     def comparison(self) -> Comparison:
         texts = self._texts()
-        shown = np.logical_or.reduce([shown_rows(out, _column(out, self._label)) for out in self._frames.values()])
+        examples = np.logical_or.reduce([example_rows(out, _column(out, self._label)) for out in self._frames.values()])
         evaluations = {
-            name: evaluate_without(out, shown, self._gold, _column(out, self._label))
+            name: evaluate_without(out, examples, self._gold, _column(out, self._label))
             for name, out in self._frames.items()
             if self._gold is not None
         }
@@ -255,7 +254,7 @@ class _Variants:
             for name, out in self._frames.items()
         }
         if self._gold is not None:
-            _add_gains(lines, {name: self._right(name, shown) for name in lines})
+            _add_gains(lines, {name: self._right(name, examples) for name in lines})
         return Comparison(
             table=pd.DataFrame.from_dict(lines, orient="index", columns=_TABLE).rename_axis("variant"),
             changed=self._changed(texts),
@@ -266,7 +265,6 @@ class _Variants:
         )
 
     def _texts(self) -> dict[str, list[str | None]]:
-        """Each variant's labels."""
         cells = {name: cells_of(out[self._labels(out).label]) for name, out in self._frames.items()}
         read = text_reader(*cells.values())
         return {name: [as_text(value, read) for value in values] for name, values in cells.items()}
@@ -274,18 +272,16 @@ class _Variants:
     def _labels(self, out: pd.DataFrame) -> LabelColumns:
         return label_columns(out, _column(out, self._label))
 
-    def _right(self, name: str, shown: Bools) -> Bools:
+    def _right(self, name: str, examples: Bools) -> Bools:
         """Which rows with a gold label are right."""
         out = self._frames[name]
-        paired = pair(out, self._labels(out), self._gold, shown)
+        paired = pair(out, self._labels(out), self._gold, examples)
         return paired.right[paired.has_gold]
 
     def _changed(self, texts: Mapping[str, Sequence[str | None]]) -> pd.DataFrame:
-        differ = [len(set(row)) > 1 for row in zip(*texts.values(), strict=True)]
-        rows = self.df[np.array(differ, dtype=bool)]
-        columns = {}
-        for name, out in self._frames.items():
-            columns[name] = out[self._labels(out).label][np.array(differ, dtype=bool)]
+        differ = np.array([len(set(row)) > 1 for row in zip(*texts.values(), strict=True)], dtype=bool)
+        rows = self.df[differ]
+        columns = {name: out[self._labels(out).label][differ] for name, out in self._frames.items()}
         return pd.concat([rows, pd.DataFrame(columns, index=rows.index)], axis=1)
 
 
@@ -318,13 +314,13 @@ def _variants(prompts: Any, models: Sequence[str | None], options: Mapping[str, 
 
 
 def _shared_funds(budget_usd: float | None, budget_tokens: float | None) -> Funds | None:
-    """What all variants together may spend; None where nothing bounds it."""
-    SpendingCaps(budget_usd, budget_tokens)  # refuses what makes no sense
+    """The budget that all variants share; None without one."""
+    SpendingCaps(budget_usd, budget_tokens)  # checks the values
     return None if budget_usd is None and budget_tokens is None else Funds(budget_usd, budget_tokens)
 
 
 def _check_options(arguments: Mapping[str, Any]) -> None:
-    """See, before the first variant is sent, that none has an option that label_dataframe would refuse."""
+    """Raise what label_dataframe would raise for a variant's options, before the first variant is sent."""
     own = inspect.signature(label_dataframe).parameters
     params = {name: value for name, value in arguments.items() if name not in own}
     check_parameters(params, find_endpoint(arguments.get("endpoint", CHAT.name)))
@@ -355,12 +351,12 @@ def _line(
     found: Evaluation | None,
 ) -> dict[str, Any]:
     prefix = out.attrs["parallel_openai"]["prefix"]
-    sure = label_columns(out, label).confidence
+    confidence = label_columns(out, label).confidence
     line: dict[str, Any] = {
         "rows": len(out),
         "labelled": sum(text is not None for text in texts),
         "same": float(np.mean([text == other for text, other in zip(texts, first, strict=True)])),
-        "confidence": np.nan if sure is None else _known(out[sure], pd.Series.mean),
+        "confidence": np.nan if confidence is None else _known(out[confidence], pd.Series.mean),
         "cost_usd": float(out[f"{prefix}cost_usd"].sum(min_count=1)),
         "seconds": _known(out[f"{prefix}seconds"], pd.Series.median),
     }
@@ -373,13 +369,13 @@ def _line(
 
 
 def _known(column: pd.Series[Any], middle: Callable[[pd.Series[Any]], float]) -> float:
-    """The middle of what is known; NaN where nothing is."""
+    """The mean or median without missing values; NaN if all are missing."""
     known = column.dropna()
     return float(middle(known)) if len(known) else np.nan
 
 
 def _add_gains(lines: Mapping[str, dict[str, Any]], right: Mapping[str, Bools]) -> None:
-    """What each variant gains over the first, and how likely so much is by chance, since several are looked at."""
+    """Add each variant's gain over the first, and its p-values."""
     first, *others = lines
     for name in others:
         better, worse = (
@@ -387,5 +383,5 @@ def _add_gains(lines: Mapping[str, dict[str, Any]], right: Mapping[str, Bools]) 
         )
         gain, low, high = paired_gain(better, worse, len(right[first]))
         lines[name].update(gain=gain, gain_low=low, gain_high=high, p_value=mcnemar(better, worse))
-    for name, chance in zip(others, holm([lines[name]["p_value"] for name in others]), strict=True):
-        lines[name]["p_adjusted"] = chance
+    for name, p_value in zip(others, holm([lines[name]["p_value"] for name in others]), strict=True):
+        lines[name]["p_adjusted"] = p_value

@@ -1,4 +1,4 @@
-"""Rows that are labelled differently, as blocks."""
+"""Show rows that are labelled differently."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ import pandas as pd
 from parallel_openai._display.blocks import Block, Sentence, Table, counted, shortened
 from parallel_openai._frames.columns.table import column_text
 
-#: Rows that are shown.
+#: Rows in the table.
 ROWS = 20
 
 
 def rows_that_differ(differences: pd.DataFrame) -> list[Block]:
-    """The first of them as a table, which shows nothing if there are none."""
+    """Return the first rows as a table, which renders as nothing if it is empty."""
     shown = differences.head(ROWS)
     cells = shown.astype(object).where(shown.notna(), "").itertuples(index=False, name=None)
     rows = [

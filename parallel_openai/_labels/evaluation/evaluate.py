@@ -1,4 +1,4 @@
-"""`evaluate`: labels beside the right ones, and what that says about the rest."""
+"""`evaluate`: compare labels with gold labels."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from parallel_openai._labels.label_pairs import (
     NO_LABEL,
     LabelColumns,
     Paired,
+    example_rows,
     label_columns,
     label_order,
     pair,
-    shown_rows,
 )
 from parallel_openai.errors import InvalidInputError
 
@@ -34,22 +34,21 @@ def evaluate(
     resamples: int = 1000,
     seed: int = 0,
 ) -> Evaluation:
-    """Compare labels with the right ones.
+    """Compare labels with the right ones: accuracy, F1, kappa, calibration, cost and mistakes.
 
     Args:
         out: what `label_dataframe` returned, or any frame with a column of labels.
-        gold: the column with the right labels; None: the one that `label_dataframe` was told. Rows where it is empty
-            or blank are left out, and so are those whose prompt stands among the few-shot examples that the model was
-            shown. Labels are compared as strings, so that `Tone.GOOD` and its value, or 1 and 1.0, are the same.
-            Several labels a row are lists.
+        gold: the column with the right labels; None: the one passed to `label_dataframe`. Rows without a gold label
+            are left out, and so are rows with the prompt of a few-shot example. Labels are compared as strings, so
+            that `Tone.GOOD` and its value, or 1 and 1.0, are equal. Several labels per row are lists.
         label: the column of the labels; None: that of the run (`label`, or the first field).
         confidence: the column with the confidence; None: that of the run, if there is one.
-        bins: equal steps of confidence that calibration is counted in.
-        resamples: how often the rows are drawn anew, with replacement, for the interval of macro F1.
-        seed: of these draws, so that the same frame gives the same intervals.
+        bins: number of equal-width bins of confidence for calibration.
+        resamples: number of bootstrap resamples for the interval of macro F1.
+        seed: of the bootstrap, so that the same frame gives the same intervals.
 
     Returns:
-        The figures, as attributes, frames, a page in a notebook, and `plot()`. See `Evaluation`.
+        The metrics as attributes and frames, shown in a notebook or by `print` and `plot()`. See `Evaluation`.
 
     Raises:
         ColumnNotFoundError, InvalidInputError: a column is missing, or no gold label is one of the labels.
@@ -66,12 +65,12 @@ def evaluate(
         check_count(number, name)
     check_count(seed, "seed", least=0)
     gold = _gold(out) if gold is None else gold
-    return evaluate_without(out, shown_rows(out, label), gold, label, confidence, bins, resamples, seed)
+    return evaluate_without(out, example_rows(out, label), gold, label, confidence, bins, resamples, seed)
 
 
 def evaluate_without(
     out: pd.DataFrame,
-    shown: metrics.Bools,
+    excluded: metrics.Bools,
     gold: Hashable,
     label: Hashable | None,
     confidence: Hashable | None = None,
@@ -79,9 +78,9 @@ def evaluate_without(
     resamples: int = 1000,
     seed: int = 0,
 ) -> Evaluation:
-    """`evaluate`, with the rows given that the model was shown as examples."""
+    """`evaluate` without the rows `excluded`, and without checks."""
     columns = label_columns(out, label, confidence)
-    paired = pair(out, columns, gold, shown)
+    paired = pair(out, columns, gold, excluded)
     return _evaluation(out, columns, paired, gold, bins, resamples, seed)
 
 
@@ -89,7 +88,7 @@ def _gold(out: pd.DataFrame) -> Hashable:
     told = last_run_of(out).get("gold")
     if told is None:
         raise InvalidInputError("Pass gold=, the name of the column with the right labels.")
-    return tuple(told) if isinstance(told, list) else told  # JSON made a list of a tuple
+    return tuple(told) if isinstance(told, list) else told  # JSON turned a tuple into a list
 
 
 def _evaluation(
@@ -107,14 +106,12 @@ def _evaluation(
     scores = metrics.score(pairs)
     labelled = metrics.score(paired.pairs(answered)) if answered.any() else None
     right, rows = paired.right, int(known.sum())
-    sure = _confidence(out, columns)
-    told = answered & ~np.isnan(sure)
-    steps = (
-        [
-            (count / rows, count, least, accuracy)
-            for count, least, accuracy in metrics.coverage_steps(sure[told], right[told])
-        ]
-        if told.any()
+    confidence = _confidence(out, columns)
+    has_confidence = answered & ~np.isnan(confidence)
+    known_confidence, known_right = confidence[has_confidence], right[has_confidence]
+    coverage = (
+        [(count / rows, count, *step) for count, *step in metrics.coverage_steps(known_confidence, known_right)]
+        if has_confidence.any()
         else []
     )
     cost = _cost(out, columns, known)
@@ -131,7 +128,7 @@ def _evaluation(
         macro_f1=float(scores.macro_f1),
         macro_f1_labelled=float(labelled.macro_f1) if labelled else np.nan,
         micro_f1=float(scores.micro_f1),
-        examples=paired.without,
+        examples=paired.excluded,
         kappa=paired.kappa(answered, order),
         ordinal=order is not None and paired.kind != "several",
         intervals={
@@ -141,17 +138,17 @@ def _evaluation(
         majority=_majority(paired),
         per_label=_per_label(paired, scores),
         confusion=_confusion(paired, pairs, scores),
-        ece=metrics.calibration_error(sure[told], right[told], bins) if told.any() else np.nan,
+        ece=metrics.calibration_error(known_confidence, known_right, bins) if has_confidence.any() else np.nan,
         calibration=pd.DataFrame(
-            metrics.calibration_bins(sure[told], right[told], bins),
+            metrics.calibration_bins(known_confidence, known_right, bins),
             columns=["low", "high", "rows", "confidence", "accuracy"],
         ),
-        coverage=pd.DataFrame(steps, columns=["coverage", "rows", "confidence", "accuracy"]),
+        coverage=pd.DataFrame(coverage, columns=["coverage", "rows", "confidence", "accuracy"]),
         **_of_scores(paired, answered),
         cost_usd=cost,
         cost_per_correct=cost / int(right.sum()) if right.any() else np.nan,
-        mistakes=_mistakes(out, answered & ~right, sure),
-        strange_gold=paired.strange,
+        mistakes=_mistakes(out, answered & ~right, confidence),
+        strange_gold=paired.unknown,
         simulated=bool(columns.run.get("simulated")),
     )
 
@@ -162,14 +159,14 @@ def _confidence(out: pd.DataFrame, columns: LabelColumns) -> metrics.Floats:
     return out[columns.confidence].to_numpy(dtype="float64", na_value=np.nan)
 
 
-def _beside(out: pd.DataFrame, columns: LabelColumns, name: str) -> pd.Series[Any] | None:
-    """A column of the run, where the frame still has it."""
+def _run_column(out: pd.DataFrame, columns: LabelColumns, name: str) -> pd.Series[Any] | None:
+    """A column of the run, if the frame still has it."""
     column = columns.prefix + name
     return out[column] if has_column(out, column) else None
 
 
 def _cost(out: pd.DataFrame, columns: LabelColumns, rows: metrics.Bools) -> float:
-    cost = _beside(out, columns, "cost_usd")
+    cost = _run_column(out, columns, "cost_usd")
     if cost is None:
         return np.nan
     spent = cost.to_numpy(dtype="float64", na_value=np.nan)[rows]
@@ -177,7 +174,7 @@ def _cost(out: pd.DataFrame, columns: LabelColumns, rows: metrics.Bools) -> floa
 
 
 def _failed(out: pd.DataFrame, columns: LabelColumns, rows: metrics.Bools) -> int:
-    status = _beside(out, columns, "status")
+    status = _run_column(out, columns, "status")
     return 0 if status is None else int((rows & (status == "failed").to_numpy(dtype=bool)).sum())
 
 
@@ -212,7 +209,6 @@ def _confusion(paired: Paired, pairs: metrics.Pairs, scores: metrics.Scores) -> 
 
 
 def _of_scores(paired: Paired, rows: metrics.Bools) -> dict[str, float]:
-    """How far scores are from the right ones."""
     if paired.kind != "score" or not rows.any():
         return {"mean_absolute_error": np.nan, "spearman": np.nan}
     chosen: list[int] = np.flatnonzero(rows).tolist()
@@ -226,6 +222,6 @@ def _of_scores(paired: Paired, rows: metrics.Bools) -> dict[str, float]:
     }
 
 
-def _mistakes(out: pd.DataFrame, rows: metrics.Bools, sure: metrics.Floats) -> pd.DataFrame:
+def _mistakes(out: pd.DataFrame, rows: metrics.Bools, confidence: metrics.Floats) -> pd.DataFrame:
     wrong = np.flatnonzero(rows)
-    return out.iloc[wrong[np.argsort(-np.nan_to_num(sure[wrong], nan=-1.0), kind="stable")]]
+    return out.iloc[wrong[np.argsort(-np.nan_to_num(confidence[wrong], nan=-1.0), kind="stable")]]

@@ -1,4 +1,4 @@
-"""How good labels are, as figures and as blocks."""
+"""`Evaluation`: the result of `evaluate`, and its rendering."""
 
 from __future__ import annotations
 
@@ -37,46 +37,46 @@ from parallel_openai.errors import InvalidInputError
 if TYPE_CHECKING:
     from parallel_openai._display.charts import Figure
 
-#: Labels that are shown, the most frequent ones, and points of a picture.
+#: How many of the most frequent labels are shown, and points in a chart.
 MOST_LABELS, _POINTS = 12, 240
 
 
 @dataclass(frozen=True, repr=False)
 class Evaluation(Display):
-    """How good labels are. `print` it, or let a notebook show it; `plot` draws it.
+    """How good labels are; `print` it, let a notebook show it, or `plot` it.
 
-    A row without a label (failed, left out as doubtful, or not asked yet) counts as wrong; what ends in `_labelled` is
-    about the rows that have one.
+    A row without a label (failed, abstained from, or not sent yet) counts as wrong, except in attributes that end in
+    `_labelled`, which are for the rows with a label.
 
     Attributes:
         rows: rows with a gold label.
         labelled: of these, rows with a label.
         failed: of these, rows whose request failed.
-        accuracy: the share of rows that are right; of several labels, all of them.
-        accuracy_labelled: the same of the rows that have a label.
+        accuracy: the share of rows that are right; with several labels per row, all of them.
+        accuracy_labelled: the same for the rows with a label.
         macro_f1: the mean of the labels' F1.
-        macro_f1_labelled: the same of the rows that have a label.
+        macro_f1_labelled: the same for the rows with a label.
         micro_f1: F1 over all labels together; differs from accuracy if a row has several labels or none.
-        examples: rows with a gold label that are left out, since the model was shown them as examples.
-        kappa: Cohen's kappa, agreement with the gold labels beyond chance, of the rows that have a label. Where labels
-            are numbers or ordered categories a difference weighs by its square (`ordinal` is True then).
-        intervals: 95 % intervals: Wilson's for `accuracy`; for `macro_f1` the middle of the resamples, or with fewer
-            than ten right or ten wrong rows the mean of the labels' intervals.
-        majority: the share of the most frequent gold label: what guessing it always would get right.
-        per_label: for each label `precision`, `recall` and `f1` with `_low` and `_high` of their intervals, and how
-            many rows have it in `gold` and in `given`.
-        confusion: rows by gold label (down) and label given (across); of several labels, for each how often it was
-            rightly given (`both`), missed (`only_gold`), wrongly given (`only_given`).
-        ece: how far accuracy is from confidence, over the bins; NaN if no confidence is known.
+        examples: rows with a gold label that are left out because they are few-shot examples.
+        kappa: Cohen's kappa with the gold labels, on the rows with a label. If labels are numbers or ordered
+            categories it is weighted by the square of the distance (`ordinal` is then True).
+        intervals: 95 % intervals: Wilson's for `accuracy`; for `macro_f1` the bootstrap's, or with fewer than ten right
+            or ten wrong rows the mean of the labels' intervals.
+        majority: the share of the most frequent gold label, which is the accuracy of always guessing it.
+        per_label: for each label `precision`, `recall` and `f1` with `_low` and `_high` of their intervals, and the
+            number of rows that have it in `gold` and in `given`.
+        confusion: rows by gold label (down) and given label (across); with several labels per row, for each label how
+            often it was rightly given (`both`), missed (`only_gold`) and wrongly given (`only_given`).
+        ece: expected calibration error over the bins; NaN if no confidence is known.
         calibration: the bins: `low` to `high`, `rows`, their mean `confidence` and their `accuracy`.
-        coverage: what is left when the least confident are left out: `coverage` (the share of `rows`), `rows`,
-            `confidence` (of the least confident left) and `accuracy`.
-        mean_absolute_error: of scores; else NaN.
-        spearman: the rank correlation of scores; else NaN.
-        cost_usd: dollars in all; NaN if prices are not known.
-        cost_per_correct: dollars for each right label; NaN if prices are not known.
-        mistakes: the rows with a label that is not right, the most confident first.
-        strange_gold: gold labels that are not among the question's, and how often.
+        coverage: the most confident rows, for each lowest confidence: `coverage` (the share of `rows`), `rows`,
+            `confidence` (the lowest) and `accuracy`.
+        mean_absolute_error: of scores; otherwise NaN.
+        spearman: the rank correlation of scores; otherwise NaN.
+        cost_usd: dollars in all; NaN if prices are unknown.
+        cost_per_correct: dollars per right label; NaN if prices are unknown.
+        mistakes: the rows with a wrong label, the most confident first.
+        strange_gold: gold labels that are not among the question's, and how often they occur.
         simulated: whether the answers came from the simulator.
     """
 
@@ -111,10 +111,10 @@ class Evaluation(Display):
     simulated: bool
 
     def accuracy_at(self, coverage: float) -> float:
-        """The accuracy of the most confident share of the rows; of equally confident ones, on the mean.
+        """The accuracy of the most confident share of the rows; equally confident rows count with their mean.
 
         Raises:
-            InvalidInputError: it is not above 0 and up to 1, or so many rows have no confidence.
+            InvalidInputError: coverage is not above 0 and up to 1, or fewer rows than that have a confidence.
 
         >>> import parallel_openai as po
         >>> out = pd.DataFrame({"label": list("abab"), "gold": list("abba"), "confidence": [0.9, 0.8, 0.6, 0.5]})
@@ -130,7 +130,7 @@ class Evaluation(Display):
         return float(np.interp(wanted, [0, *rows], [0, *right]) / wanted)
 
     def plot(self) -> Figure:
-        """A figure: confusion, F1 of each label, calibration, and coverage against accuracy.
+        """Plot the confusion, F1 of each label, calibration, and accuracy by coverage.
 
         Raises:
             MissingDependencyError: matplotlib is not installed.
@@ -143,7 +143,7 @@ class Evaluation(Display):
         more = len(self.labels) - len(kept)
         names = f"{column_text(self.label)} against {column_text(self.gold)}"
         right = round(self.accuracy * self.rows)
-        left_out = f"{self.examples:,} more left out: the model was shown them as examples"
+        left_out = f"{self.examples:,} more left out: they are few-shot examples"
         return [
             Heading(f"{names}: {right:,} of {self.rows:,} rows are right", self.simulated),
             Sentence(f"{counted(self.rows, 'row')} with a gold label, {self.labelled:,} of them labelled"),
@@ -167,20 +167,20 @@ class Evaluation(Display):
             yield Fact("micro F1", number(self.micro_f1, ".3f"))
         yield Fact("majority", number(self.majority, ".3f"), "always guessing the most frequent")
         if self.kappa == self.kappa:
-            yield Fact("kappa", number(self.kappa, ".3f"), "by the square of the distance" if self.ordinal else "")
+            yield Fact("kappa", number(self.kappa, ".3f"), "weighted by squared distance" if self.ordinal else "")
         if self.mean_absolute_error == self.mean_absolute_error:
-            note = f"off on the mean, Spearman {self.spearman:.3f}"
+            note = f"mean absolute error, Spearman {self.spearman:.3f}"
             yield Fact("scores", number(self.mean_absolute_error, ".3f"), note)
         if self.ece == self.ece:
             yield Fact("ECE", number(self.ece, ".3f"), "calibration error")
         if not self.coverage.empty and self.coverage["coverage"].iloc[-1] >= 0.5:
             yield Fact("top half", number(self.accuracy_at(0.5), ".3f"), "accuracy of the most confident half")
         if self.cost_per_correct > 0:
-            yield Fact("cost", dollars(self.cost_usd), f"in all, {dollars(self.cost_per_correct)} for each right label")
+            yield Fact("cost", dollars(self.cost_usd), f"in all, {dollars(self.cost_per_correct)} per right label")
 
     def _without_a_label(self) -> Table:
         without = self.rows - self.labelled
-        why = f"{self.failed:,} failed, {without - self.failed:,} left out or not asked"
+        why = f"{self.failed:,} failed, {without - self.failed:,} abstained or not sent"
         wrong = f"all rows; the {without:,} without a label ({why}) count as wrong"
         both = (
             (wrong, self.rows, self.accuracy, self.macro_f1),
@@ -220,8 +220,8 @@ class Evaluation(Display):
         return Picture("Accuracy of the most confident rows", _unit("share of the rows"), _unit("accuracy"), curves)
 
     def _strange(self) -> str:
-        told = ", ".join(f"{text!r} in {count:,}" for text, count in list(self.strange_gold.items())[:8])
-        return f"Gold labels that are none of the labels, so never right: {told} rows."
+        found = ", ".join(f"{text!r} in {count:,}" for text, count in list(self.strange_gold.items())[:8])
+        return f"Gold labels that are not among the labels, so never right: {found} rows."
 
 
 def _unit(name: str) -> Axis:

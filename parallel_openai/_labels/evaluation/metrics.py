@@ -1,9 +1,9 @@
-"""Figures of merit, counted from right and given labels; they need neither scikit-learn nor statsmodels."""
+"""Metrics of gold and given labels, without scikit-learn or statsmodels."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
 
@@ -13,24 +13,24 @@ import numpy.typing as npt
 Floats = npt.NDArray[np.float64]
 Bools = npt.NDArray[np.bool_]
 
-#: Resamples that are drawn at a time, so that many rows do not fill the memory.
-_AT_ONCE = 50
-#: How often an interval holds what it is about, and the normal distribution's quantile for that.
+#: Resamples drawn at a time, which bounds the memory.
+_CHUNK = 50
+#: Confidence level of the intervals, and the normal quantile for it.
 LEVEL = 0.95
 _QUANTILE = NormalDist().inv_cdf((1 + LEVEL) / 2)
-#: Rows that have to be right, and that have to be wrong, for resampling to tell how far a figure may be off.
-_ENOUGH = 10
+#: Right and wrong rows below which the bootstrap is unreliable.
+_MIN_FOR_BOOTSTRAP = 10
 
 
 @dataclass(frozen=True)
 class Pairs:
-    """Right and given labels of rows, those that look the same together.
+    """Gold and given labels, with identical rows counted together.
 
     Attributes:
-        gold: which labels are right, one line for each kind of row and one column for each label.
-        given: which labels were given; none where there is no label.
-        right: whether what was given is what is right.
-        counts: how many rows look so.
+        gold: which labels are right, one line per distinct row and one column per label.
+        given: which labels were given; all False without a label.
+        right: whether the given labels are the right ones.
+        counts: the number of rows like each line.
     """
 
     gold: Bools
@@ -40,7 +40,7 @@ class Pairs:
 
     @classmethod
     def of_codes(cls, gold: npt.NDArray[np.int64], given: npt.NDArray[np.int64], labels: int) -> Pairs:
-        """Of rows with one label each, by the labels' numbers; -1 where none was given."""
+        """From rows with one label each, as label numbers; -1 if none was given."""
         kinds, counts = np.unique(np.stack([gold, given]), axis=1, return_counts=True)
         numbers = np.arange(labels)
         return cls(
@@ -49,15 +49,15 @@ class Pairs:
 
     @classmethod
     def of_sets(cls, gold: Bools, given: Bools, answered: Bools) -> Pairs:
-        """Of rows with several labels each, one line for a row."""
+        """From rows with several labels each, one line per row."""
         return cls(gold, given, (gold == given).all(axis=1) & answered, np.ones(len(gold)))
 
 
 @dataclass(frozen=True)
 class Scores:
-    """What comes of pairs, or of many resamples of them (then each has one more axis, the first).
+    """Scores of pairs, or of many resamples of them, which are then the first axis.
 
-    Precision is 0 where a label was never given, recall where it is never right, F1 where both.
+    Precision is 0 if a label was never given, recall if it is never right, F1 if both.
     """
 
     accuracy: Floats
@@ -72,9 +72,9 @@ class Scores:
 
 
 def score(pairs: Pairs, counts: Floats | None = None) -> Scores:
-    """The scores of pairs; `counts` are other counts of the same pairs, several sets of them in lines.
+    """Score pairs; `counts` replaces their counts, with one resample per line.
 
-    Macro F1 is the mean over the labels that are right or given anywhere.
+    Macro F1 is the mean over the labels that occur in gold or given labels.
 
     >>> pairs = Pairs.of_codes(np.array([0, 0, 1, 1]), np.array([0, 1, 1, -1]), labels=2)
     >>> scores = score(pairs)
@@ -100,32 +100,27 @@ def score(pairs: Pairs, counts: Floats | None = None) -> Scores:
 
 
 def _share(part: Floats, whole: Floats) -> Floats:
-    """Part of a whole, 0 where there is nothing."""
+    """`part / whole`, 0 if `whole` is 0."""
     whole = np.asarray(whole, dtype="float64")
     shares: Floats = np.divide(part, whole, out=np.zeros_like(whole), where=whole > 0)
     return shares
 
 
 def bootstrap(pairs: Pairs, resamples: int, seed: int) -> Floats:
-    """Macro F1 of so many resamples of the rows, drawn with replacement."""
-    return np.concatenate(
-        [score(pairs, counts).macro_f1 for counts in _draws(pairs, resamples, np.random.default_rng(seed))]
-    )
-
-
-def _draws(pairs: Pairs, resamples: int, dice: np.random.Generator) -> Iterator[Floats]:
-    """To draw rows is to draw how many there are of each kind."""
-    rows = int(pairs.counts.sum())
-    for begin in range(0, resamples, _AT_ONCE):
-        drawn = dice.multinomial(rows, pairs.counts / rows, size=min(_AT_ONCE, resamples - begin))
-        yield drawn.astype("float64")
+    """Macro F1 of resamples of the rows, drawn with replacement."""
+    rng, rows = np.random.default_rng(seed), int(pairs.counts.sum())
+    chunks = []
+    for begin in range(0, resamples, _CHUNK):  # drawing rows is drawing how many there are of each distinct row
+        counts = rng.multinomial(rows, pairs.counts / rows, size=min(_CHUNK, resamples - begin))
+        chunks.append(score(pairs, counts.astype("float64")).macro_f1)
+    return np.concatenate(chunks)
 
 
 def wilson(part: Floats, whole: Floats) -> tuple[Floats, Floats]:
-    """Where 95 % of the intervals hold the share that `part` of `whole` was drawn from; 0 to 1 where `whole` is 0.
+    """The 95 % score interval of the proportion `part / whole`; 0 to 1 if `whole` is 0.
 
-    The score interval (Wilson 1927; Brown, Cai and DasGupta 2001), for independent rows, good from few of them on and
-    for shares of 0 and 1.
+    For independent rows; reliable for few rows and for proportions of 0 and 1 too (Wilson 1927; Brown, Cai and
+    DasGupta 2001).
 
     >>> low, high = wilson(np.array([5.0, 0.0]), np.array([5.0, 0.0]))
     >>> low.round(3).tolist(), high.round(3).tolist()
@@ -140,10 +135,10 @@ def wilson(part: Floats, whole: Floats) -> tuple[Floats, Floats]:
 
 
 def label_intervals(scores: Scores) -> dict[str, tuple[Floats, Floats]]:
-    """Of each label's precision, recall and F1.
+    """The intervals of each label's precision, recall and F1.
 
-    Of the rows in which a label is right or given, the share J in which it is both makes F1 = 2 J / (1 + J), which
-    grows with J; so F1's interval is that of J, carried over.
+    F1 = 2 J / (1 + J), with J (Jaccard) the share of rows with the label in gold or given that have it in both. As F1
+    grows with J, its interval is that of J, transformed.
     """
     low, high = wilson(scores.both, scores.gold + scores.given - scores.both)
     return {
@@ -154,13 +149,13 @@ def label_intervals(scores: Scores) -> dict[str, tuple[Floats, Floats]]:
 
 
 def macro_f1_interval(pairs: Pairs, scores: Scores, resamples: int, seed: int) -> tuple[float, float]:
-    """Where the middle 95 % of the resamples' macro F1 lie (the percentile bootstrap, Efron 1979).
+    """The 95 % interval of macro F1 by the percentile bootstrap (Efron 1979).
 
-    With fewer than ten right or ten wrong rows resampling tells too little (of five rows that are all right, each
-    resample is all right too); then it is the mean of the intervals of the labels' F1, which is rather too wide.
+    With fewer than ten right or ten wrong rows the bootstrap is too narrow (if all rows are right, so are those of
+    every resample). It is then the mean of the labels' F1 intervals, which is conservative.
     """
     right = float(pairs.counts @ pairs.right)
-    if min(right, pairs.counts.sum() - right) < _ENOUGH:
+    if min(right, pairs.counts.sum() - right) < _MIN_FOR_BOOTSTRAP:
         occurs = (scores.gold + scores.given) > 0
         low, high = label_intervals(scores)["f1"]
         return float(low[occurs].mean()), float(high[occurs].mean())
@@ -169,12 +164,12 @@ def macro_f1_interval(pairs: Pairs, scores: Scores, resamples: int, seed: int) -
 
 
 def paired_gain(better: int, worse: int, rows: int) -> tuple[float, float, float]:
-    """How many more rows are right, as a share, with the 95 % interval of Bonett and Price (2012) for paired shares,
-    which adds one row of each kind and so holds for few rows too.
+    """The difference of two paired proportions, and its 95 % interval (Bonett and Price 2012, who add one row of each
+    kind, so that it holds for few rows too).
 
     Args:
-        better, worse: rows that only the new one has right, and that only the old one has.
-        rows: all of them.
+        better, worse: rows that only the new variant has right, and only the old one.
+        rows: the number of all rows.
     """
     up, down = (better + 1) / (rows + 2), (worse + 1) / (rows + 2)
     reach = _QUANTILE * math.sqrt((up + down - (up - down) ** 2) / (rows + 2))
@@ -182,8 +177,7 @@ def paired_gain(better: int, worse: int, rows: int) -> tuple[float, float, float
 
 
 def mcnemar(better: int, worse: int) -> float:
-    """How likely pairs differ at least so much if neither is better: the exact, two-sided test (McNemar 1947), for any
-    number of rows; it looks at those that only one of the two has right.
+    """The p-value of the exact, two-sided McNemar test (1947), on the rows that only one of two variants has right.
 
     >>> mcnemar(6, 0), mcnemar(3, 3)
     (0.03125, 1.0)
@@ -193,26 +187,26 @@ def mcnemar(better: int, worse: int) -> float:
     return min(1.0, round(2 * math.fsum(math.exp(each - rows * math.log(2)) for each in logs), 12))
 
 
-def holm(chances: Sequence[float]) -> list[float]:
-    """Such probabilities where several are looked at together: after Holm (1979), for any dependence among them.
+def holm(p_values: Sequence[float]) -> list[float]:
+    """p-values adjusted for multiple comparisons after Holm (1979), whatever their dependence.
 
     >>> holm([0.01, 0.04, 0.03])
     [0.03, 0.06, 0.06]
     """
-    order = np.argsort(chances, kind="stable")
-    raised = np.maximum.accumulate(np.asarray(chances)[order] * np.arange(len(order), 0, -1))
+    order = np.argsort(p_values, kind="stable")
+    raised = np.maximum.accumulate(np.asarray(p_values)[order] * np.arange(len(order), 0, -1))
     adjusted = np.empty(len(order))
     adjusted[order] = np.minimum(raised, 1.0)
     return [float(each) for each in adjusted]
 
 
 def kappa(table: Floats, values: Floats | None = None) -> float:
-    """Agreement beyond chance of two annotators (Cohen 1960); NaN where both always give the same single label.
+    """Cohen's kappa (1960) of two annotators; NaN if both always give the same single label.
 
     Args:
-        table: how many rows have which label of the one (down) and of the other (across).
-        values: where the labels lie, if they have an order; disagreement then weighs by the square of the distance
-            (Cohen 1968).
+        table: counts of rows by the labels of the one (down) and of the other (across).
+        values: the labels' positions if they have an order; disagreement is then weighted by the square of the
+            distance (Cohen 1968).
 
     >>> kappa(np.array([[2.0, 0.0], [1.0, 1.0]]))
     0.5
@@ -225,14 +219,14 @@ def kappa(table: Floats, values: Floats | None = None) -> float:
 
 
 def calibration_bins(confidence: Floats, right: Bools, bins: int) -> list[tuple[float, float, int, float, float]]:
-    """Rows by confidence in equal steps: from (open), to (closed), how many, their mean confidence and accuracy.
+    """Bins of equal width, without empty ones: low (open), high (closed), rows, mean confidence, accuracy.
 
     >>> calibration_bins(np.array([0.9, 0.8, 0.2]), np.array([True, False, False]), 2)
     [(0.0, 0.5, 1, 0.2, 0.0), (0.5, 1.0, 2, 0.85, 0.5)]
     >>> [bin[1] for bin in calibration_bins(np.arange(1, 101) / 100, np.ones(100, dtype=bool), 100)][6:9]
     [0.07, 0.08, 0.09]
     """
-    # Rounded, or 0.07 of 100 bins would come to 7.000000000000001, and stand in the eighth.
+    # Rounded, because 0.07 * 100 is 7.000000000000001, which would fall into the eighth bin.
     number = np.clip(np.ceil((confidence * bins).round(9)).astype(int) - 1, 0, bins - 1)
     rows = []
     for each in np.unique(number):
@@ -243,7 +237,7 @@ def calibration_bins(confidence: Floats, right: Bools, bins: int) -> list[tuple[
 
 
 def calibration_error(confidence: Floats, right: Bools, bins: int) -> float:
-    """How far accuracy is from confidence (ECE): over the bins, the mean of the distances by rows.
+    """Expected calibration error: the distance of accuracy and confidence in each bin, averaged over rows.
 
     >>> calibration_error(np.array([0.9, 0.8, 0.2]), np.array([True, False, False]), 2)
     0.3
@@ -253,7 +247,7 @@ def calibration_error(confidence: Floats, right: Bools, bins: int) -> float:
 
 
 def coverage_steps(confidence: Floats, right: Bools) -> list[tuple[int, float, float]]:
-    """The most confident rows first: how many there are from each confidence up, that confidence, their accuracy.
+    """For each confidence from the highest down: rows with at least that confidence, the confidence, their accuracy.
 
     >>> coverage_steps(np.array([0.5, 0.9, 0.5]), np.array([True, True, False]))
     [(1, 0.9, 1.0), (3, 0.5, 0.6666666666666666)]

@@ -1,1 +1,1 @@
-"""People correct what a model labelled: the review, its corrections on the disk, and its face in the notebook."""
+"""Review labels by hand: the review, its file of corrections, the notebook widget and the CSV sheet."""

@@ -1,4 +1,4 @@
-"""The labels to choose from: the column's own values, and the texts that stand for them on the page and in the file."""
+"""The labels a reviewer can choose: the column's values, and the strings for them in the widget and in files."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from parallel_openai.errors import InvalidInputError
 
 @dataclass(frozen=True)
 class Choices:
-    """What a row can be judged as.
+    """The labels to choose from.
 
     Attributes:
-        by_text: the labels by their texts.
+        by_text: the labels by their strings.
         multi: whether a row can have several.
     """
 
@@ -28,7 +28,7 @@ class Choices:
     multi: bool
 
     def text(self, label: Any) -> Any:
-        """A label's text, a list of them where it is a list, None where it is missing."""
+        """A label as a string, a list as a list of strings, None if it is missing."""
         if isinstance(label, (list, tuple, np.ndarray)):
             return [self._known(each) or text_of(each) for each in label]
         return None if is_missing(label) else self._known(label) or text_of(label)
@@ -41,16 +41,16 @@ class Choices:
         return found
 
     def checked(self, label: Any) -> str | list[str] | None:
-        """A label as it stands in the file.
+        """A label as the file of corrections stores it.
 
         Raises:
-            InvalidInputError: there is no such label, or several where a row has one.
+            InvalidInputError: there is no such label, or `label` holds several and rows have one.
         """
         several = isinstance(label, (list, tuple, set, frozenset, np.ndarray))
         if not several and is_missing(label):
             return None
         if several and not self.multi:
-            raise InvalidInputError(f"A row has one label here, and {label!r} are several.")
+            raise InvalidInputError(f"Rows have one label here, and {label!r} are several.")
         chosen = [self._checked(each) for each in (label if several else [label])]
         return [each for each in self.by_text if each in chosen] if self.multi else chosen[0]
 
@@ -61,7 +61,7 @@ class Choices:
         return text
 
     def read(self, cell: str) -> str | list[str] | None:
-        """What stands in a cell of a sheet; None where nothing does.
+        """The label in a spreadsheet's cell; None if it is empty.
 
         Raises:
             InvalidInputError: there is no such label.
@@ -76,25 +76,25 @@ class Choices:
             raise InvalidInputError(f"There is no label {cell!r}: it {error}.") from None
 
     def label(self, text: Any) -> Any:
-        """The label itself, Enum members and numbers included; a text that is no choice any more stays a text."""
+        """The label itself, such as an Enum member or number; a string that is no longer a choice is returned as is."""
         if isinstance(text, list):
             return [self.by_text.get(each, each) for each in text]
         return self.by_text.get(text, text)
 
     def column(self, texts: Sequence[Any], like: pd.Series[Any]) -> Any:
-        """The labels of these texts as a column of the same type as another."""
+        """The labels as a column with the type of another."""
         labels = [None if text is None else self.label(text) for text in texts]
         if isinstance(like.dtype, pd.CategoricalDtype):
             known = list(like.cat.categories)
-            wanted = [*self.by_text.values(), *(label for label in labels if label is not None)]
-            more = [label for label in dict.fromkeys(wanted) if label not in known]
-            # Of another dtype, members of a `class Tone(str, Enum)` would become texts.
+            needed = [*self.by_text.values(), *(label for label in labels if label is not None)]
+            more = [label for label in dict.fromkeys(needed) if label not in known]
+            # With another dtype, members of a `class Tone(str, Enum)` would become plain strings.
             categories = pd.Index([*known, *more], dtype=object if like.cat.categories.dtype == object else None)
             return pd.Categorical(labels, categories=categories, ordered=bool(like.cat.ordered))
-        there = {type(label) for label in labels} - {type(None)}
-        if pd.api.types.is_integer_dtype(like.dtype) and there <= {int}:
+        types = {type(label) for label in labels} - {type(None)}
+        if pd.api.types.is_integer_dtype(like.dtype) and types <= {int}:
             return pd.array(labels, dtype="Int64")
-        if pd.api.types.is_bool_dtype(like.dtype) and there <= {bool}:
+        if pd.api.types.is_bool_dtype(like.dtype) and types <= {bool}:
             return pd.array(labels, dtype="boolean")
         if isinstance(like.dtype, pd.StringDtype):
             return pd.array(labels, dtype=like.dtype)
@@ -102,15 +102,15 @@ class Choices:
 
 
 def choices_of(cells: pd.Series[Any], labels: Iterable[Any] | None, asked: Mapping[str, Any]) -> Choices:
-    """Those named in `labels`, else the column's categories or values and what the run asked for.
+    """The choices in `labels`, or else the column's categories or values and the labels of the run.
 
     Args:
         cells: the column of labels.
         labels: the labels to choose from.
-        asked: what the frame's attrs say of the column: its `kind` and `labels`.
+        asked: the column's `kind` and `labels` in the frame's attrs.
 
     Raises:
-        InvalidInputError: there is none.
+        InvalidInputError: there are none.
     """
     multi = asked.get("kind") == "several" or bool(
         cells.map(lambda value: isinstance(value, (list, tuple, np.ndarray))).any()
@@ -126,7 +126,7 @@ def choices_of(cells: pd.Series[Any], labels: Iterable[Any] | None, asked: Mappi
 
 
 def _of_the_question(texts: Sequence[str], found: Sequence[Any]) -> dict[str, Any]:
-    """The labels that were asked for by their texts, of the type that those in the column are of."""
+    """The run's labels by their strings, with the type of those in the column."""
     labels: dict[str, Any] = {text: text for text in texts}
     kinds = {type(label) for label in found}
     if kinds == {bool}:

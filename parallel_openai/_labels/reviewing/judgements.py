@@ -1,4 +1,4 @@
-"""The file of a review: one line for each choice a person makes, on the disk before the next row is shown."""
+"""The file of a review: one line per choice, on disk before the next row is shown."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ _BEGINS = b'{"request_key":'
 
 @dataclass(frozen=True, slots=True)
 class Judgement:
-    """What a person said about a row.
+    """A reviewer's choice for a row.
 
     Attributes:
-        label: the label's text, a list of them where a row has several, or None for a choice that was taken back.
-        note: whatever the person wrote beside it.
+        label: the label as a string, a list if rows have several, or None for a choice that was undone.
+        note: the reviewer's note.
     """
 
     label: str | list[str] | None
@@ -30,13 +30,13 @@ class Judgement:
 
 
 class Judgements:
-    """Append-only JSON lines; of several lines about a row the last one holds.
+    """Append-only JSON lines; of several lines about a row the last one counts.
 
     Args:
-        path: the file; what it holds is read.
+        path: the file, which is read first if it exists.
 
     Raises:
-        JournalError: it cannot be read, or is something else.
+        JournalError: it cannot be read, or is not a file of corrections.
 
     >>> corrections = Judgements("example.review.jsonl")
     >>> corrections.add("a key", Judgement("positive"), model_said="negative")
@@ -48,13 +48,11 @@ class Judgements:
         self.path = Path(path)
         self.damaged_lines = 0
         self._by_key: dict[str, Judgement] = {}
-        self._lines: dict[str, bytes] = {}  # the last one about each row
+        self._lines: dict[str, bytes] = {}  # the last one for each row
         self._size = 0
         self._torn = False
-        if self.path.exists() and not self.path.is_file():  # a pipe would be waited for without end
-            raise JournalError(
-                f"The corrections' file {self.path} is no ordinary file. Choose another path with save_to=."
-            )
+        if self.path.exists() and not self.path.is_file():  # reading a pipe would block
+            raise JournalError(f"The path for corrections {self.path} is no ordinary file. Choose another: save_to=.")
         try:
             content = self.path.read_bytes() if self.path.exists() else b""
         except OSError as error:
@@ -62,11 +60,11 @@ class Judgements:
         self._read(content)
         if not self._by_key and not content.lstrip().startswith(_BEGINS[: len(content.lstrip())]):
             raise JournalError(
-                f"{self.path} is no file of corrections. Choose another path with save_to=, so that it is not added to."
+                f"{self.path} is not a file of corrections, so nothing is written to it. Choose another with save_to=."
             )
 
     def get(self, key: str) -> Judgement | None:
-        """What was last said about a row; None where nothing was, or where it was taken back."""
+        """The current judgement of a row; None if there is none or it was undone."""
         correction = self._by_key.get(key)
         return correction if correction is not None and correction.label is not None else None
 
@@ -75,10 +73,10 @@ class Judgements:
         return correction.note if correction is not None else ""
 
     def add(self, key: str, correction: Judgement, *, model_said: Any = None) -> None:
-        """Write a correction down; it is on the disk when this returns.
+        """Append a correction, which is on disk when this returns.
 
         Raises:
-            JournalError: it cannot be written; nothing has changed then.
+            JournalError: it cannot be written; nothing has changed.
         """
         line = {
             "request_key": key,
@@ -93,15 +91,15 @@ class Judgements:
         self._by_key[key] = correction
 
     def _append(self, line: bytes) -> None:
-        if self._torn:  # a crash left half a line, which must not swallow this one
+        if self._torn:  # a crash left half a line; start a new one
             line = b"\n" + line
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            # They hold people's judgements, so nobody else on the machine may read them.
+            # 0600: people's judgements are private.
             descriptor = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
             try:
                 keep_private(descriptor)
-                if os.fstat(descriptor).st_size < self._size:  # somebody has deleted or cut it: all are written again
+                if os.fstat(descriptor).st_size < self._size:  # deleted or truncated meanwhile: write all again
                     line = b"\n" + b"".join(self._lines.values()) + line
                 written = os.write(descriptor, line)
                 os.fsync(descriptor)

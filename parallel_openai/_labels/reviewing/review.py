@@ -1,4 +1,4 @@
-"""`review`: a person goes over labels, those least to be trusted first, and keeps every correction."""
+"""`review`: go over labels by hand, the least confident first, and keep every correction."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ from parallel_openai.errors import InvalidInputError, MissingDependencyError
 if TYPE_CHECKING:
     from parallel_openai._labels.reviewing.widget import ReviewWidget
 
-#: What `review` adds to a frame.
+#: The columns that `review` adds to a frame.
 LABEL, NOTE = "label_reviewed", "review_note"
 
 
@@ -48,25 +48,26 @@ def review(
     save_to: str | os.PathLike[str] | None = None,
     sort: bool = True,
 ) -> Review:
-    """Go over the labels of a frame in the notebook: the text, the model's label, keys 1 to 9 to choose.
+    """Review the labels of a frame in the notebook: it shows the text and the model's label, keys 1 to 9 choose.
 
-    Shown at the end of a cell, it is a widget (JupyterLab, Notebook 7, VS Code, Colab; `pip install anywidget`). Each
-    choice is on the disk before the next row is shown, so a dead kernel loses none, and the same call again goes on
-    where you stopped. Without widgets it is a table, and `to_csv` and `read_csv` go by way of a spreadsheet.
+    As the last expression of a cell it is a widget (JupyterLab, Notebook 7, VS Code, Colab; `pip install anywidget`).
+    Each choice is on disk before the next row is shown, so nothing is lost if the kernel dies, and the same call
+    continues where you stopped. Without widgets it is a table, and `to_csv` and `read_csv` exchange the rows with a
+    spreadsheet.
 
     Args:
         out: what `label_dataframe` returned, or a part of it.
-        text: the columns to show; None: those that the prompt was made of.
-        label: the labels' column; None: that of the run (`label`).
+        text: the columns to show; None: those the prompt was made of.
+        label: the column of labels; None: that of the run (`label`).
         labels: the labels to choose from; None: those of the run.
-        save_to: the file of the corrections; None: beside the answers' journal, with the ending `.review.jsonl`.
-        sort: whether the least confident rows come first, before them those without a label. False: the frame's order.
+        save_to: the file of corrections; None: next to the journal, with the suffix `.review.jsonl`.
+        sort: True for rows without a label first, then the least confident. False: the frame's order.
 
     Returns:
         The review. `review.frame()` is the frame with the columns `label_reviewed` and `review_note`.
 
     Raises:
-        InvalidInputError: a column is missing, or it has no labels to choose from.
+        InvalidInputError: a column is missing, or there are no labels to choose from.
 
     >>> import parallel_openai as po
     >>> df = pd.DataFrame({"text": ["A wonderful lamp.", "It broke in a week, terrible."]})
@@ -82,12 +83,12 @@ def review(
 
 
 class Review:
-    """A frame of labels under review; made by `review`.
+    """A review of a frame's labels, made by `review`.
 
     Attributes:
         labels: the labels to choose from, as strings.
         multi: whether a row can have several.
-        path: the file of the corrections.
+        path: the file of corrections.
     """
 
     def __init__(
@@ -113,15 +114,17 @@ class Review:
         cells = out[self._label]
         self._choices = choices_of(cells, labels, asked.get(str(self._label).removeprefix(self._prefix), {}))
         self.labels, self.multi = list(self._choices.by_text), self._choices.multi
-        self._shown = text_columns(out, text)
+        self._text_columns = text_columns(out, text)
         self.path = path_of(save_to, "save_to") if save_to is not None else self._path()
         self._corrections = Judgements(self.path)
-        self._keys = row_keys(out, self._prefix + "request_key", self._shown)
-        self._order = review_order(out, self._keys, self._shown, self._label, self._beside("confidence"), sort=sort)
-        self._queued = {self._keys[row] for row in self._order}
+        self._row_keys = row_keys(out, self._prefix + "request_key", self._text_columns)
+        self._order = review_order(
+            out, self._row_keys, self._text_columns, self._label, self._companion("confidence"), sort=sort
+        )
+        self._queued = {self._row_keys[row] for row in self._order}
         self._open = {key for key in self._queued if self._corrections.get(key) is None}
         self._cells = self._columns()
-        self._said = [self._choices.text(value) for value in cells.tolist()]
+        self._model_labels = [self._choices.text(value) for value in cells.tolist()]
         self._widget: ReviewWidget | None = None
 
     def __len__(self) -> int:
@@ -129,16 +132,16 @@ class Review:
 
     @property
     def reviewed(self) -> int:
-        """How many of the rows to go over have been judged."""
+        """How many of the rows have been reviewed."""
         return len(self._order) - len(self._open)
 
     def frame(self) -> pd.DataFrame:
-        """The frame with `label_reviewed`, missing if nobody judged, and `review_note`."""
-        given = [self._corrections.get(key) for key in self._keys]
+        """The frame with `label_reviewed`, missing if a row was not reviewed, and `review_note`."""
+        given = [self._corrections.get(key) for key in self._row_keys]
         texts = [None if each is None else each.label for each in given]
-        notes = [self._corrections.note(key) or None for key in self._keys]
+        notes = [self._corrections.note(key) or None for key in self._row_keys]
         out = self.out.copy(deep=False)
-        if self._about and self._about is last_run_of(self.out):  # exports want to know what was judged
+        if self._about and self._about is last_run_of(self.out):  # exports read this
             judged = str(self._label).removeprefix(self._prefix)
             out.attrs = {**self.out.attrs, "parallel_openai": {**self._about, "reviewed": judged}}
         out[self._prefix + LABEL] = self._choices.column(texts, self.out[self._label])
@@ -146,54 +149,54 @@ class Review:
         return out
 
     def correct(self, row: Hashable, label: Any, *, note: str = "") -> None:
-        """Judge one row from code.
+        """Set the label of one row from code.
 
         Args:
             row: its label in the frame's index.
-            label: the right label (a list of them if rows have several); None takes the judgement back.
-            note: what to remember about it.
+            label: the right label (a list if rows have several); None undoes the correction.
+            note: a note to keep with it.
 
         Raises:
             InvalidInputError: there is no such row, or several, or no such label.
         """
-        places = np.flatnonzero(self.out.index == row)
-        if len(places) != 1:
-            found = "no row" if not len(places) else f"{len(places)} rows"
+        rows = np.flatnonzero(self.out.index == row)
+        if len(rows) != 1:
+            found = "no row" if not len(rows) else f"{len(rows)} rows"
             raise InvalidInputError(f"The index has {found} {row!r}.")
-        self._judge(int(places[0]), self._choices.checked(label), note)
+        self._judge(int(rows[0]), self._choices.checked(label), note)
 
     def to_csv(self, path: str | os.PathLike[str], *, spreadsheet: bool = True) -> int:
-        """Write the rows in the order of the review for a spreadsheet; fill its column `label_reviewed` there.
+        """Write the rows in the order of the review for a spreadsheet, whose column `label_reviewed` you then fill in.
 
-        Several labels stand beside each other as `hot | thick`, and none of them as `[]`.
+        Several labels are written as `hot | thick`, and an empty list as `[]`.
 
         Args:
             path: the file.
-            spreadsheet: whether texts that a spreadsheet would take for formulas (`=1+1`, `@name`) and run get an
-                apostrophe before them, which `read_csv` takes off again. False: for other tools, as they are.
+            spreadsheet: whether cells that a spreadsheet would run as formulas (`=1+1`, `@name`) get an apostrophe in
+                front, which `read_csv` removes. False: for other tools, unchanged.
 
         Returns:
-            How many rows were written.
+            The number of rows.
 
         Raises:
             InvalidInputError: the file cannot be written.
         """
-        return table.to_csv(self._rows(), path_of(path, "path"), harmless=spreadsheet)
+        return table.to_csv(self._rows(), path_of(path, "path"), escape=spreadsheet)
 
     def read_csv(self, path: str | os.PathLike[str]) -> int:
-        """Take over what was filled in.
+        """Read the labels and notes that were filled in.
 
         Returns:
-            How many judgements were new or changed.
+            The number of new or changed rows.
 
         Raises:
-            InvalidInputError: it is no such file, or holds a label that there is not; then nothing is taken over.
+            InvalidInputError: `to_csv` did not write this file, or a label in it does not exist; nothing is changed.
         """
         changes = []
-        rows = {key: row for row, key in enumerate(self._keys)}
+        rows = {key: row for row, key in enumerate(self._row_keys)}
         for line, (key, label, note) in table.read_csv(path_of(path, "path")):
             if key not in rows:
-                raise InvalidInputError(f"Line {line} of {path}: its request_key {key!r} is no row of this frame.")
+                raise InvalidInputError(f"Line {line} of {path}: no row of this frame has the request_key {key!r}.")
             try:
                 checked = self._choices.read(label)
             except InvalidInputError as error:
@@ -205,54 +208,52 @@ class Review:
             self._judge(row, checked, note)
         return len(changes)
 
-    # What the widget needs: rows by their position in the review.
+    # For the widget, which addresses rows by their position in the review.
 
     def item(self, position: int) -> dict[str, Any]:
-        """What is shown of a row."""
+        """What to show of a row."""
         if not self._order:
             return {"at": 0, "total": 0, "reviewed": 0}
         row = self._order[position]
-        correction = self._corrections.get(self._keys[row])
+        correction = self._corrections.get(self._row_keys[row])
         cell = {name: values[row] for name, values in self._cells.items()}
         return {
             "at": position,
             "total": len(self._order),
             "reviewed": self.reviewed,
             "row": str(self.out.index[row]),
-            "fields": [[column_text(name), _shown_text(cell[column_text(name)])] for name in self._shown],
-            "label": self._said[row],
+            "fields": [[column_text(name), _display_text(cell[column_text(name)])] for name in self._text_columns],
+            "label": self._model_labels[row],
             "confidence": _number(cell.get("*confidence")),
-            "votes": _shown_votes(cell.get("*votes")),
-            "reason": _shown_text(cell.get("*label_reason")),
-            "error": _shown_text(cell.get("*error")),
+            "votes": _display_votes(cell.get("*votes")),
+            "reason": _display_text(cell.get("*label_reason")),
+            "error": _display_text(cell.get("*error")),
             "judged": correction.label if correction is not None else None,
-            "note": self._corrections.note(self._keys[row]),
+            "note": self._corrections.note(self._row_keys[row]),
             "simulated": "(simulated)" in str(cell.get("*model")),
             "file": str(self.path),
         }
 
     def choose(self, position: int, label: Any, *, note: str = "") -> None:
-        """Judge the row that stands at a position."""
+        """Set the label of the row at a position."""
         self._judge(self._order[position], self._choices.checked(label), note)
 
     def within(self, position: int) -> int:
         return min(max(0, position), max(0, len(self._order) - 1))
 
     def first_open(self) -> int:
-        """The first position that nobody has judged; the last one if all are."""
+        """The first position that is not reviewed; the first of all if none is left."""
         return self.next_after(-1)
 
     def next_after(self, position: int) -> int:
-        """The next position that nobody has judged: behind this one, else before it, else this one."""
-        places: list[int] = [*range(position + 1, len(self._order)), *range(max(0, position))]
-        for place in places:
-            if self._keys[self._order[place]] in self._open:
-                return place
-        return self.within(position)
+        """The next position that is not reviewed: after this one, else before it, else this one."""
+        others = [*range(position + 1, len(self._order)), *range(max(0, position))]
+        is_open = (each for each in others if self._row_keys[self._order[each]] in self._open)
+        return next(is_open, self.within(position))
 
     @property
     def widget(self) -> Any:  # an anywidget.AnyWidget, whose own base has no types
-        """The widget, to be put among others.
+        """The anywidget, for use in a layout.
 
         Raises:
             MissingDependencyError: anywidget is not installed.
@@ -268,27 +269,25 @@ class Review:
 
     def __repr__(self) -> str:
         return (
-            f"Review of {len(self):,} rows, {self.reviewed:,} of them judged; corrections in {self.path}. "
-            "frame() gives the labels, to_csv() and read_csv() go by way of a spreadsheet."
+            f"Review of {len(self):,} rows, {self.reviewed:,} of them reviewed; corrections in {self.path}. "
+            "frame() returns the labels; to_csv() and read_csv() exchange the rows with a spreadsheet."
         )
 
     def _repr_mimebundle_(self, **_: Any) -> dict[str, Any]:
-        shown = {"text/plain": repr(self), "text/html": to_html(table.to_blocks(self._rows(table.SHOWN), repr(self)))}
+        static = {"text/plain": repr(self), "text/html": to_html(table.to_blocks(self._rows(table.SHOWN), repr(self)))}
         try:
             bundle: Any = self.widget._repr_mimebundle_()
         except MissingDependencyError:
-            return shown
+            return static
         data = bundle[0] if isinstance(bundle, tuple) else bundle
-        return {**shown, **{kind: value for kind, value in (data or {}).items() if "widget" in kind}}
-
-    # How it is made.
+        return {**static, **{kind: value for kind, value in (data or {}).items() if "widget" in kind}}
 
     def _rows(self, most: int | None = None) -> list[dict[str, Any]]:
-        return [{**self.item(place), "key": self._keys[self._order[place]]} for place in range(len(self))[:most]]
+        return [{**self.item(each), "key": self._row_keys[self._order[each]]} for each in range(len(self))[:most]]
 
     def _judge(self, row: int, label: str | list[str] | None, note: str) -> None:
-        key = self._keys[row]
-        self._corrections.add(key, Judgement(label, note), model_said=self._said[row])
+        key = self._row_keys[row]
+        self._corrections.add(key, Judgement(label, note), model_said=self._model_labels[row])
         if label is None:
             self._open |= self._queued & {key}
         else:
@@ -302,43 +301,43 @@ class Review:
         check_own(path)
         return path
 
-    def _beside(self, what: str) -> str:
-        """The name of what stands beside the label; where a row has several fields, it bears the field's name."""
+    def _companion(self, what: str) -> str:
+        """The name of a column that goes with the label; with several fields it starts with the field's name."""
         field = str(self._label).removeprefix(self._prefix)
         own = field in (self._about.get("labels") or {}) and field != "label" and what in ("confidence", "votes")
         return f"{self._prefix}{field}_{what}" if own else self._prefix + what
 
     def _columns(self) -> dict[str, list[Any]]:
-        """What is shown of the rows."""
-        beside = {what: self._beside(what) for what in ("confidence", "votes", "label_reason", "error", "model")}
+        """The columns to show: the text by name, and others by `*` and their kind."""
+        companions = {what: self._companion(what) for what in ("confidence", "votes", "label_reason", "error", "model")}
         return {
-            **{column_text(name): self.out[name].tolist() for name in self._shown},
-            **{f"*{what}": self.out[name].tolist() for what, name in beside.items() if has_column(self.out, name)},
+            **{column_text(name): self.out[name].tolist() for name in self._text_columns},
+            **{f"*{what}": self.out[name].tolist() for what, name in companions.items() if has_column(self.out, name)},
         }
 
 
 def _check_within(path: Path) -> None:
-    """See that a place which a loaded frame names is in the working folder.
+    """Refuse a path from a loaded frame's attrs that is outside the working directory.
 
     Raises:
-        InvalidInputError: it is not.
+        InvalidInputError: it is outside.
     """
     if not Path(os.path.realpath(path.parent)).is_relative_to(os.path.realpath(".")):
         raise InvalidInputError(
-            "The frame was made elsewhere or earlier, and names a place outside the working folder for its "
-            f"corrections. Where that is meant, say so: save_to={str(path)!r}."
+            "The frame was not made in this process, and its corrections would be written outside the working "
+            f"directory. If that is what you want, pass save_to={str(path)!r}."
         )
 
 
-def _shown_votes(votes: Any) -> str:
-    """What a row's samples said: `good 3, bad 2`."""
+def _display_votes(votes: Any) -> str:
+    """The votes counted: `good 3, bad 2`."""
     if not isinstance(votes, (list, tuple, np.ndarray)):
         return ""
-    counts = Counter("no answer" if is_missing(vote) else _shown_text(vote) for vote in votes)
+    counts = Counter("no answer" if is_missing(vote) else _display_text(vote) for vote in votes)
     return ", ".join(f"{text or 'none'} {count}" for text, count in counts.most_common())
 
 
-def _shown_text(value: Any) -> str:
+def _display_text(value: Any) -> str:
     if isinstance(value, (list, tuple, np.ndarray)):
         return ", ".join(map(text_of, value))
     return "" if is_missing(value) else str(value)

@@ -1,4 +1,4 @@
-"""The rows to go over: by which name the file of corrections knows them, and in which order they come."""
+"""The keys of rows in the file of corrections, and the order of a review."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ import pandas as pd
 from parallel_openai._frames.columns.table import has_column, is_missing, rows_of
 
 
-def row_keys(out: pd.DataFrame, key_column: str, shown: Sequence[Hashable]) -> list[str]:
-    """What each row is known by: the digest of what was asked, else of the texts that are shown."""
+def row_keys(out: pd.DataFrame, key_column: str, text: Sequence[Hashable]) -> list[str]:
+    """Each row's request key, or else a digest of its text columns."""
     keys = out[key_column].tolist() if has_column(out, key_column) else [None] * len(out)
-    return [_key(key, values) for key, values in zip(keys, rows_of(out, shown), strict=True)]
+    return [_key(key, values) for key, values in zip(keys, rows_of(out, text), strict=True)]
 
 
 def _key(key: Any, values: Sequence[Any]) -> str:
@@ -27,13 +27,13 @@ def _key(key: Any, values: Sequence[Any]) -> str:
 
 
 def review_order(
-    out: pd.DataFrame, keys: Sequence[str], shown: Sequence[Hashable], label: Hashable, confidence: str, *, sort: bool
+    out: pd.DataFrame, keys: Sequence[str], text: Sequence[Hashable], label: Hashable, confidence: str, *, sort: bool
 ) -> list[int]:
-    """The numbers of the rows to go over: those with a text; of those that asked the very same, the first.
+    """The numbers of the rows to review: those with text, and of rows with the same key the first.
 
     Sorted, the rows without a label come first, and then the least confident.
     """
-    has_text = out[list(shown)].notna().any(axis=1).tolist()
+    has_text = out[list(text)].notna().any(axis=1).tolist()
     first: dict[str, int] = {}
     for row, key in enumerate(keys):
         if has_text[row]:
@@ -42,5 +42,5 @@ def review_order(
     if not sort:
         return order
     labels = out[label].tolist()
-    sure = out[confidence].tolist() if has_column(out, confidence) else [None] * len(out)
-    return sorted(order, key=lambda row: (not is_missing(labels[row]), 0.0 if is_missing(sure[row]) else sure[row]))
+    values = out[confidence].tolist() if has_column(out, confidence) else [None] * len(out)
+    return sorted(order, key=lambda row: (not is_missing(labels[row]), 0.0 if is_missing(values[row]) else values[row]))

@@ -1,4 +1,4 @@
-"""A review without widgets: as a table to look at, and as a CSV file to fill in with a spreadsheet."""
+"""A review without widgets: as a table, and as a CSV file to fill in with a spreadsheet."""
 
 from __future__ import annotations
 
@@ -8,34 +8,34 @@ from typing import Any
 
 from parallel_openai._disk.atomic_write import replacing
 from parallel_openai._display.blocks import Block, Number, Sentence, Table, shortened
-from parallel_openai._frames.exporting.csv_text import as_written, csv_line, csv_rows
+from parallel_openai._frames.exporting.csv_text import csv_line, csv_rows, unescape
 from parallel_openai._requests.schemas.label_schema import text_of_several
 from parallel_openai.errors import InvalidInputError
 
-#: Rows that the table shows.
+#: Rows in the table.
 SHOWN = 20
-#: Behind the texts.
+#: The columns after the text columns.
 _COLUMNS = ("label", "confidence", "label_reviewed", "review_note")
 
 
-def to_csv(rows: Sequence[dict[str, Any]], path: Path, *, harmless: bool) -> int:
-    """Write the rows as UTF-8 with the mark that Excel wants; gives how many."""
+def to_csv(rows: Sequence[dict[str, Any]], path: Path, *, escape: bool) -> int:
+    """Write the rows as UTF-8 with the byte order mark that Excel needs; returns their number."""
     texts = [name for name, _ in rows[0]["fields"]] if rows else []
-    lines = [csv_line(["request_key", "row", *texts, *_COLUMNS], harmless=harmless)]
+    lines = [csv_line(["request_key", "row", *texts, *_COLUMNS], escape=escape)]
     for row in rows:
         confidence = "" if row["confidence"] is None else f"{row['confidence']:.4f}"
         cells = [row["key"], row["row"], *(text for _, text in row["fields"]), _text(row["label"]), confidence]
-        lines.append(csv_line([*cells, _text(row["judged"]), row["note"]], harmless=harmless))
+        lines.append(csv_line([*cells, _text(row["judged"]), row["note"]], escape=escape))
     with replacing(path) as file:
         file.write(b"\xef\xbb\xbf" + "".join(lines).encode("utf-8", "replace"))
     return len(rows)
 
 
 def read_csv(path: Path) -> Iterator[tuple[int, tuple[str, str, str]]]:
-    """The lines that were judged or noted: the line's number, and what stands for the row's key, label and note.
+    """Yield the number of each line with a label or a note, and its key, label and note.
 
     Raises:
-        InvalidInputError: it is no file that `to_csv` wrote.
+        InvalidInputError: `to_csv` did not write this file.
     """
     try:
         content = path.read_bytes().decode("utf-8-sig")
@@ -44,15 +44,15 @@ def read_csv(path: Path) -> Iterator[tuple[int, tuple[str, str, str]]]:
     except UnicodeDecodeError as error:
         raise InvalidInputError(f"The file {path} is not UTF-8; save it as 'CSV UTF-8'.") from error
     first = content.split("\n", 1)[0]
-    try:  # a spreadsheet of another country writes semicolons
+    try:  # in some locales spreadsheets save with semicolons
         (_, header), *rows = list(csv_rows(content, max(",;\t", key=first.count))) or [(0, [])]
     except ValueError as error:
-        raise InvalidInputError(f"The file {path} is no CSV: {error}.") from None
+        raise InvalidInputError(f"The file {path} is not valid CSV: {error}.") from None
     for name in ("request_key", "label_reviewed"):
         if name not in header:
             raise InvalidInputError(f"The file {path} has no column {name!r}; it must be one that to_csv() wrote.")
     for line, cells in rows:
-        row = {name: as_written(cell) for name, cell in zip(header, cells, strict=False)}
+        row = {name: unescape(cell) for name, cell in zip(header, cells, strict=False)}
         key, label, note = (row.get(name, "") for name in ("request_key", "label_reviewed", "review_note"))
         if label or note:
             yield line, (key, label, note)

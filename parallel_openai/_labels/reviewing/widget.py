@@ -1,4 +1,4 @@
-"""The review's face in a notebook: JupyterLab, Notebook 7, VS Code and Colab. The only door to anywidget."""
+"""The review's widget for JupyterLab, Notebook 7, VS Code and Colab. The only module that imports anywidget."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ HERE = Path(__file__).parent
 
 
 class Review(Protocol):
-    """What the widget needs of a review: rows by their position in it, and where a choice is kept."""
+    """The part of a review that the widget uses."""
 
     @property
     def labels(self) -> Sequence[Any]: ...
@@ -29,7 +29,7 @@ class Review(Protocol):
 
 
 class ReviewWidget(anywidget.AnyWidget):  # type: ignore[misc,unused-ignore]
-    """Shows one row at a time and tells the review what was chosen. All that lasts is in the review."""
+    """Shows one row at a time and passes choices to the review, which holds all lasting state."""
 
     _esm = HERE / "widget.js"
     _css = HERE / "widget.css"
@@ -42,10 +42,10 @@ class ReviewWidget(anywidget.AnyWidget):  # type: ignore[misc,unused-ignore]
     def __init__(self, review: Review) -> None:
         super().__init__(labels=list(review.labels), multi=review.multi, item=review.item(review.first_open()))
         self._review = review
-        self.on_msg(self._heed)
+        self.on_msg(self._on_message)
 
-    def _heed(self, _: Any, message: dict[str, Any], __: Any) -> None:
-        """What the page asks for: `choose`, `note`, `undo` or `go`, and the row it stands at."""
+    def _on_message(self, _: Any, message: dict[str, Any], __: Any) -> None:
+        """Handle a message of the page: `choose`, `note`, `undo` or `go`, for the row at a position."""
         review, position = self._review, int(message["at"])
         self.trouble = ""
         try:
@@ -58,6 +58,6 @@ class ReviewWidget(anywidget.AnyWidget):  # type: ignore[misc,unused-ignore]
                 review.choose(position, None, note=message["note"])
             else:
                 position = review.within(int(message["to"]))
-        except ParallelOpenAIError as error:  # a full disk, say: the row stays, and the page says why
+        except ParallelOpenAIError as error:  # such as a full disk: stay at the row and show why
             self.trouble = str(error)
         self.item = review.item(position)
