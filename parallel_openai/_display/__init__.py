@@ -1,1 +1,1 @@
-"""How results look."""
+"""Render results as text, HTML and charts."""

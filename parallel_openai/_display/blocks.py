@@ -1,4 +1,4 @@
-"""What a result shows, as a list of blocks: a result gives one list, and text, pages and charts are made of it."""
+"""The blocks that a result consists of; text, HTML and charts are rendered from one list of them."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from typing import Literal
 
 
 class Number(str):
-    """A cell that is a figure: it stands flush right and is never broken into lines."""
+    """A numeric cell: right-aligned and never wrapped."""
 
 
 def number(value: float, form: str = ",") -> Number:
-    """A number as a cell; an empty one if it is not known.
+    """A number as a cell; empty for NaN.
 
     >>> number(1234), number(0.4567, ".1%"), number(float("nan"), ".3f")
     ('1,234', '45.7%', '')
@@ -21,7 +21,7 @@ def number(value: float, form: str = ",") -> Number:
 
 
 def counted(count: int, noun: str) -> str:
-    """How many there are of a thing.
+    """A count with its noun.
 
     >>> counted(1, "row"), counted(2_000, "row")
     ('1 row', '2,000 rows')
@@ -30,7 +30,7 @@ def counted(count: int, noun: str) -> str:
 
 
 def shortened(text: str, most: int = 160) -> str:
-    """The text, or its beginning.
+    """The text, truncated to `most` characters.
 
     >>> shortened("a long story", 7)
     'a long…'
@@ -40,7 +40,7 @@ def shortened(text: str, most: int = 160) -> str:
 
 @dataclass(frozen=True)
 class Heading:
-    """What the whole is about. Simulated results say so beside it."""
+    """The title of a result; marked if the result is simulated."""
 
     text: str
     simulated: bool = False
@@ -53,18 +53,18 @@ class Sentence:
 
 @dataclass(frozen=True)
 class Advice:
-    """A sentence that asks the reader for something."""
+    """A sentence that asks the reader to do something."""
 
     text: str
 
 
 @dataclass(frozen=True)
 class Fact:
-    """A figure with its name.
+    """A named figure.
 
     Attributes:
-        note: what else is to be said of it.
-        in_line: how a line of prose says it; None: the figure and its name; empty: not at all.
+        note: a remark on it.
+        in_line: its form in a one-line report; None: figure, name and note; empty: omitted.
     """
 
     name: str
@@ -80,7 +80,7 @@ class Facts:
 
 @dataclass(frozen=True)
 class Table:
-    """Rows of cells; without a head the first column names what stands beside it. Without rows nothing is shown."""
+    """Rows of cells; without a head the first column holds the names. Renders as nothing without rows."""
 
     title: str
     head: Sequence[str]
@@ -89,7 +89,7 @@ class Table:
 
 @dataclass(frozen=True)
 class Bar:
-    """A row with a length: its cells, the first one its name, and the interval of the length if it has one."""
+    """A bar: its cells, of which the first is its name, its length, and the length's interval if it has one."""
 
     cells: Sequence[str]
     length: float
@@ -98,11 +98,11 @@ class Bar:
 
 @dataclass(frozen=True)
 class Bars:
-    """Bars below each other; without bars nothing is shown.
+    """A horizontal bar chart; renders as nothing without bars.
 
     Attributes:
         most: the length of a full bar.
-        unit: what the lengths are.
+        unit: of the lengths.
     """
 
     title: str
@@ -114,11 +114,11 @@ class Bars:
 
 @dataclass(frozen=True)
 class Matrix:
-    """Cells by two things.
+    """A two-way table.
 
     Attributes:
-        corner: what stands down and what across.
-        shades: for each cell how dark it is, from 0 to 1.
+        corner: the names of the rows' and the columns' dimension.
+        shades: each cell's darkness, from 0 to 1.
     """
 
     title: str
@@ -131,7 +131,7 @@ class Matrix:
 
 @dataclass(frozen=True)
 class Axis:
-    """A side of a picture: what is counted along it, from where to where, and how its ends are written."""
+    """An axis of a chart: its name, range, and the labels of its ends."""
 
     name: str
     low: float
@@ -139,19 +139,19 @@ class Axis:
     ends: tuple[str, str]
 
 
-#: Colours by what they are for.
+#: Colours by purpose, see `Curve.tone`.
 Tone = Literal[0, 1, 2] | None
 
 
 @dataclass(frozen=True)
 class Curve:
-    """Points of a picture; NaN leaves a gap.
+    """A series of a chart; NaN leaves a gap.
 
     Attributes:
-        form: `steps` have one more x than y, the edges between which each y holds; `area` is filled below them.
-        tone: 0 for what the picture is about, 1 and 2 for what stands beside it; None for a bound, which is dashed.
+        form: `steps` have one more x than y, the edges of the interval of each y; `area` are filled steps.
+        tone: 0 for the main series, 1 and 2 for others; None for a bound, which is dashed.
         sizes: of `dots`, from 0 to 1.
-        label: what is written beside it in a small picture.
+        label: written next to the curve in a small chart.
     """
 
     name: str
@@ -174,7 +174,7 @@ class Picture:
 
 @dataclass(frozen=True)
 class Code:
-    """A text that stands as it is, under its title."""
+    """Preformatted text with a title."""
 
     title: str
     text: str

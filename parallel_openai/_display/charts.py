@@ -1,4 +1,4 @@
-"""Blocks as a figure of matplotlib, which is imported when one is asked for."""
+"""Draw blocks with matplotlib, which is imported on use."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure as Figure
 
-#: Blue, orange and red of Okabe and Ito, told apart by everybody.
+#: Okabe and Ito's blue, orange and red, which colour-blind people can distinguish.
 _TONES = ("#0072b2", "#e69f00", "#d55e00")
 
 
 def draw(blocks: Sequence[Block]) -> Figure:
-    """Pictures, bars and matrices, two in a row, under the heading.
+    """Draw charts, bars and matrices, two in a row, under the heading.
 
     Raises:
         MissingDependencyError: matplotlib is not installed.
@@ -51,7 +51,7 @@ def draw(blocks: Sequence[Block]) -> Figure:
                 _matrix(axes, block)
     for axes in list(grid.flat)[len(drawn) :]:
         axes.remove()
-    if "inline" in matplotlib.get_backend():  # it shows each open figure, and this one is shown as the cell's value
+    if "inline" in matplotlib.get_backend():  # it would show the figure in addition to the cell's value
         pyplot.close(figure)
     return figure
 
@@ -116,5 +116,5 @@ def _short(name: str) -> str:
 
 
 def _plain(text: str) -> str:
-    """As it stands: matplotlib takes what is between two dollars for a formula."""
+    """The text with dollars escaped, between which matplotlib expects a formula."""
     return printable(text).replace("$", r"\$")

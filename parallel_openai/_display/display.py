@@ -1,4 +1,4 @@
-"""What shows itself: in a terminal as text, in a notebook as a page."""
+"""Base class of results that render as text and as HTML."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from parallel_openai._display.text import to_text
 
 
 class Display:
-    """A result that says in `blocks` what it shows."""
+    """A result that is rendered from its `blocks`."""
 
     def blocks(self) -> list[Block]:
-        """What is shown, whether as text, as a page or as a figure."""
+        """The contents, for text, HTML and figures."""
         raise NotImplementedError
 
     def __str__(self) -> str:

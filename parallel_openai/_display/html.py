@@ -1,4 +1,4 @@
-"""Blocks as a page for a notebook: one template, one stylesheet, nothing from elsewhere, and the notebook's colours."""
+"""Render blocks as self-contained HTML in the notebook's colours."""
 
 from __future__ import annotations
 
@@ -15,12 +15,11 @@ from parallel_openai._printable import printable_lines
 if TYPE_CHECKING:
     from jinja2 import Template
 
-#: Size of a picture; characters of a name, which stays whole, and of a `Code`.
+#: Size of a chart in pixels; the most characters of a name without wrapping, and of a `Code`.
 WIDTH, HEIGHT, NAME, CODE = 240, 120, 32, 6000
 
 
 def to_html(blocks: Sequence[Block]) -> str:
-    """The blocks as a page."""
     return _template().render(blocks=blocks)
 
 
@@ -31,7 +30,7 @@ def _template() -> Template:
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
         autoescape=True,
-        finalize=_harmless,
+        finalize=_printable_only,
         trim_blocks=True,
         lstrip_blocks=True,
     )
@@ -41,13 +40,13 @@ def _template() -> Template:
     return environment.get_template("page.html")
 
 
-def _harmless(value: Any) -> Any:
-    # Escapes of the terminal do nothing here, but marks of writing direction turn a page's words about, too.
+def _printable_only(value: Any) -> Any:
+    # Terminal escapes are harmless in HTML, but bidirectional control characters reorder text there too.
     return printable_lines(value) if isinstance(value, str) and not hasattr(value, "__html__") else value
 
 
 def _right_columns(rows: Sequence[Sequence[str]]) -> set[int]:
-    """The columns that hold figures."""
+    """The columns with numeric cells."""
     return {number for row in rows for number, cell in enumerate(row) if isinstance(cell, Number)}
 
 
@@ -55,16 +54,16 @@ def _share(length: float, most: float) -> str:
     return f"{100 * min(1.0, max(0.0, length / most)):.1f}%"
 
 
-def _place(value: float, axis: Axis) -> float:
-    """Where a value stands on an axis, from 0 to 1 and not beyond its ends."""
+def _position(value: float, axis: Axis) -> float:
+    """A value's position on an axis, clipped to 0..1."""
     return min(1.0, max(0.0, (value - axis.low) / ((axis.high - axis.low) or 1.0)))
 
 
 def _points(curve: Curve, x: Axis, y: Axis) -> list[tuple[str, str]]:
-    """The corners of a curve in pixels, those that are known."""
+    """The points of a curve in pixels, without missing ones."""
     across, up = list(curve.x), list(curve.y)
     if curve.form in ("area", "steps"):
         across = [edge for pair in pairwise(across) for edge in pair]
         up = [level for level in up for _ in range(2)]
     known = [(one, other) for one, other in zip(across, up, strict=True) if not math.isnan(other)]
-    return [(f"{WIDTH * _place(one, x):.1f}", f"{HEIGHT * (1 - _place(other, y)):.1f}") for one, other in known]
+    return [(f"{WIDTH * _position(one, x):.1f}", f"{HEIGHT * (1 - _position(other, y)):.1f}") for one, other in known]

@@ -1,4 +1,4 @@
-"""Blocks as text for a terminal: tables as wide as it is, and nothing that would move its cursor."""
+"""Render blocks as text for a terminal, fitted to its width and without control characters."""
 
 from __future__ import annotations
 
@@ -24,28 +24,28 @@ from parallel_openai._display.blocks import (
 from parallel_openai._printable import printable, printable_lines
 
 _INDENT, _GAP = "  ", "  "
-#: Words up to this length stay whole; facts' names stand in a column of at least so much.
+#: Words up to this length are not broken; the least width of the column of facts' names.
 _WORD, _NAMES = 24, 9
-#: Characters of a full bar, and those of a `Code` that are shown.
+#: Characters of a full bar, and the most characters of a `Code`.
 _BAR, _CODE = 14, 1200
-#: Where there is no terminal, such as in a notebook or a file.
-_ELSEWHERE = (120, 24)
+#: Size without a terminal, such as in a notebook or a file.
+_NO_TERMINAL = (120, 24)
 _NARROWEST = 20
 
 
 def to_text(blocks: Sequence[Block], width: int | None = None) -> str:
-    """The blocks below each other, for a terminal of a width; None: that of this one.
+    """Render the blocks for a terminal of a width; None: the current terminal's.
 
-    Pictures are left out: what they come to is said by the facts.
+    Charts are omitted; the facts hold their essence.
     """
-    width = shutil.get_terminal_size(_ELSEWHERE).columns if width is None else width
+    width = shutil.get_terminal_size(_NO_TERMINAL).columns if width is None else width
     room = max(_NARROWEST, width) - len(_INDENT)
     text = "\n".join(line for block in blocks for line in _lines(block, room))
     return re.sub(r"\n{3,}", "\n\n", text).strip("\n")
 
 
 def to_line(blocks: Sequence[Block]) -> str:
-    """All in one line, for a log: heading and facts, then the sentences."""
+    """Render heading, facts and sentences as one line, for a log."""
     heading = ""
     facts: list[str] = []
     sentences: list[str] = []
@@ -67,7 +67,7 @@ def _in_line(fact: Fact) -> str:
 
 
 def text_table(rows: Sequence[Sequence[str]], room: int) -> Iterator[str]:
-    """Lines of a table. Long texts are broken; what is still too wide goes on below, beside the first column again.
+    """Lines of a table. Long text is wrapped; columns that still do not fit follow below, with the first repeated.
 
     >>> print(*text_table([("", "rows"), ("all of them", Number("12")), ("some", Number("3"))], 40), sep="\\n")
                  rows
@@ -77,25 +77,25 @@ def text_table(rows: Sequence[Sequence[str]], room: int) -> Iterator[str]:
     cells = [[type(cell)(printable(cell)) for cell in row] for row in rows]
     columns = list(zip(*cells, strict=True))
     widths = _fitting(columns, room)
-    shown = [0]
+    group = [0]
     for number in range(1, len(columns)):
-        if sum(widths[each] + len(_GAP) for each in shown) + widths[number] > room and len(shown) > 1:
-            yield from _drawn(cells, widths, shown)
-            shown = [0]
-        shown.append(number)
-    yield from _drawn(cells, widths, shown)
+        if sum(widths[each] + len(_GAP) for each in group) + widths[number] > room and len(group) > 1:
+            yield from _drawn(cells, widths, group)
+            group = [0]
+        group.append(number)
+    yield from _drawn(cells, widths, group)
 
 
 def _fitting(columns: Sequence[Sequence[str]], room: int) -> list[int]:
-    """How wide the columns are: as wide as their cells, the widest texts made narrower until all fit, if they can."""
+    """The columns' widths: their cells', with the widest text columns narrowed until all fit, if possible."""
     widths = [min(max(map(cell_width, column)), room) for column in columns]
     least = [max(map(_least, column)) for column in columns]
     gaps = len(_GAP) * (len(widths) - 1)
-    if sum(least) + gaps > room:  # two of them fit beside each other, whichever they are
+    if sum(least) + gaps > room:  # half the width each, so that any two fit side by side
         return [min(width, (room - len(_GAP)) // 2) for width in widths]
     while sum(widths) + gaps > room:
-        soft = [number for number, width in enumerate(widths) if width > least[number]]
-        widths[max(soft, key=widths.__getitem__)] -= 1
+        shrinkable = [number for number, width in enumerate(widths) if width > least[number]]
+        widths[max(shrinkable, key=widths.__getitem__)] -= 1
     return widths
 
 
@@ -105,28 +105,28 @@ def _least(cell: str) -> int:
     return max([min(_WORD, cell_width(word)) for word in cell.split()], default=0)
 
 
-def _drawn(cells: Sequence[Sequence[str]], widths: Sequence[int], shown: Sequence[int]) -> Iterator[str]:
-    right = {number for number in shown if any(isinstance(row[number], Number) for row in cells)}
+def _drawn(cells: Sequence[Sequence[str]], widths: Sequence[int], columns: Sequence[int]) -> Iterator[str]:
+    right = {number for number in columns if any(isinstance(row[number], Number) for row in cells)}
     for row in cells:
-        broken = {number: _broken(row[number], widths[number]) for number in shown}
-        for line in range(max(map(len, broken.values()))):
+        wrapped = {number: _wrapped(row[number], widths[number]) for number in columns}
+        for line in range(max(map(len, wrapped.values()))):
             parts = []
-            for number, lines in broken.items():
+            for number, lines in wrapped.items():
                 part = lines[line] if line < len(lines) else ""
                 blank = " " * (widths[number] - cell_width(part))
                 parts.append(blank + part if number in right else part + blank)
             yield _GAP.join(parts).rstrip()
 
 
-def _broken(cell: str, width: int) -> list[str]:
+def _wrapped(cell: str, width: int) -> list[str]:
     if cell_width(cell) <= width or isinstance(cell, Number):
         return [cell]
-    # Broken by the number of characters, of which some take two places.
+    # `wrap` counts characters, of which some are two columns wide.
     return wrap(cell, width if cell_width(cell) <= len(cell) else max(1, width // 2)) or [""]
 
 
 def cell_width(text: str) -> int:
-    """Places that a text takes in a terminal.
+    """The number of columns that a text takes in a terminal.
 
     >>> cell_width("abc"), cell_width("日本"), cell_width("e\\u0301")
     (3, 4, 1)

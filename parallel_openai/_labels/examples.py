@@ -32,8 +32,8 @@ def example_messages(examples: Any, prompt: Prompt, question: Question) -> list[
     if question.explain:
         if REASON_COLUMN not in examples:
             raise InvalidInputError(
-                f"With explain=True the examples need a column {REASON_COLUMN!r}; without it they would teach the model "
-                "to give no reason."
+                f"With explain=True the examples need a column {REASON_COLUMN!r}; without one they would teach the "
+                "model to give no reason."
             )
         columns.append(REASON_COLUMN)
     prompts = RequestBuilder(prompt, None)

@@ -1,1 +1,1 @@
-"""What a call would send, cost and take, before anything is sent."""
+"""Preview what a call would send, cost and take."""

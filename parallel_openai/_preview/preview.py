@@ -1,4 +1,4 @@
-"""`preview`: what a call would send, cost and take. It sends nothing."""
+"""`preview`: what a call would send, cost and take, without sending anything."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import pandas as pd
 from parallel_openai._arguments import check_count, mapping_of
 from parallel_openai._client.client import Client
 from parallel_openai._client.default_client import client_for
-from parallel_openai._display.blocks import Advice, Block, Code, Heading, Sentence, Table
+from parallel_openai._display.blocks import Advice, Block, Code, Heading, Sentence, Table, counted
 from parallel_openai._display.display import Display
 from parallel_openai._frames.columns.earlier_columns import without_made
 from parallel_openai._frames.columns.table import check_frame
@@ -41,8 +41,8 @@ from parallel_openai._requests.endpoints import EndpointName
 from parallel_openai._requests.prices import tier_of
 from parallel_openai._requests.schemas.structured_outputs import Shape
 
-#: What the two functions take for the run alone; it says nothing of what is sent.
-_OF_THE_RUN = {
+#: Arguments of the two functions that do not affect what is sent.
+_RUN_OPTIONS = {
     "abstain_below",
     "budget_tokens",
     "budget_usd",
@@ -83,23 +83,23 @@ def preview(
     extra_body: Mapping[str, Any] | None = None,
     **params: Any,
 ) -> Preview:
-    """See what `process_dataframe`, or with `labels` or `scale` `label_dataframe`, would do with these arguments.
+    """Show what `process_dataframe`, or with `labels` or `scale` `label_dataframe`, would do with these arguments.
 
-    Every row is rendered and counted as it would be sent, and nothing is sent.
+    Every prompt is rendered and its tokens are plan, but nothing is sent.
 
     Args:
         bodies: how many of the first requests to show.
 
-    The other arguments are those of the two functions. What they take for the run alone (`budget_usd`, `lane`, `repair`
-    ...) may stand here too, so that the same arguments go to both; it changes nothing.
+    The other arguments are those of the two functions. Arguments that do not affect what is sent (`budget_usd`, `lane`,
+    `repair` ...) are accepted and ignored, so that the same arguments can be passed to both.
 
     Returns:
-        What would be sent, cost and take; print it, or let a notebook show it. What answers will cost is estimated from
-        those that the journal of this question holds already: run a few rows first, `df.head(20)`, and preview again.
-        Times follow from the limits, if the client knows them: from its arguments, or from earlier answers.
+        The preview; print it, or let a notebook show it. The cost of answers is estimated from those in the journal:
+        run a few rows first, `df.head(20)`, and preview again. The time is estimated from the account's limits, if
+        the client knows them from its arguments or from earlier answers.
 
     Raises:
-        InvalidInputError: a column is missing, a template cannot be read, ... as the call itself would.
+        InvalidInputError: the call itself would raise it: a column is missing, a template is invalid ...
 
     >>> import parallel_openai as po
     >>> df = pd.DataFrame({"text": ["Arrived early.", "It leaks.", None]})
@@ -112,9 +112,9 @@ def preview(
     """
     check_frame(df)
     verb = "process" if labels is None and scale is None else "label"
-    beside = [metadata] if isinstance(metadata, str) or not isinstance(metadata, Sequence) else metadata
-    df = without_made(df, verb, params.get("prefix", ""), (prompt, system, *beside, params.get("gold")))
-    params = {name: value for name, value in params.items() if name not in _OF_THE_RUN}
+    metadata_columns = [metadata] if isinstance(metadata, str) or not isinstance(metadata, Sequence) else metadata
+    df = without_made(df, verb, params.get("prefix", ""), (prompt, system, *metadata_columns, params.get("gold")))
+    params = {name: value for name, value in params.items() if name not in _RUN_OPTIONS}
     if verb == "process":
         builder = make_builder(prompt, model, system, endpoint, response_format, samples, metadata, extra_body, params)
         reader = answer_reader(builder)
@@ -137,7 +137,7 @@ def preview(
     client = client_for(client)
     base_url = client.base_url
     journal = journal_path(builder, client.place, save_to)
-    counted = count(
+    plan = count(
         df,
         builder,
         reader,
@@ -151,16 +151,16 @@ def preview(
     )
     requests_per_minute, tokens_per_minute, rule = client.pace(model)
     pace = Pace(requests_per_minute, tokens_per_minute, rule, client.max_concurrent_requests)
-    sent, learned = counted.sent, counted.learned
+    sent, learned = plan.sent, plan.learned
     return Preview(
         rows=len(df),
         model=model,
-        url=client.url(counted.first[0]) if counted.first else base_url.partition("?")[0],
+        url=client.url(plan.first[0]) if plan.first else base_url.partition("?")[0],
         journal=str(journal),
         requests=len(sent),
-        known=counted.status.count(KNOWN),
-        shared=counted.status.count(SHARED),
-        failing={code: times for code, (times, _, _) in by_code(counted).items()},
+        known=plan.status.count(KNOWN),
+        shared=plan.status.count(SHARED),
+        failing={code: times for code, (times, _, _) in by_code(plan).items()},
         prompt_tokens=sum(each.size.prompt_tokens for each in sent),
         most_output_tokens=sum((output_cap(each, builder.endpoint) for each in sent), 0.0),
         expected_output_tokens=learned.output if builder.endpoint.caps else 0.0,
@@ -173,8 +173,8 @@ def preview(
         online=estimate(sent, builder.endpoint, learned, pace, tier=tier_of(builder.params), base_url=base_url),
         batch=estimate_batch(sent, builder.endpoint, learned, base_url=base_url),
         batches=batches(sent),
-        bodies=tuple(request.request_json for request in counted.first),
-        _counted=counted,
+        bodies=tuple(request.request_json for request in plan.first),
+        _plan=plan,
         _index=df.index,
         _samples=builder.samples,
     )
@@ -182,23 +182,23 @@ def preview(
 
 @dataclass(frozen=True, repr=False)
 class Preview(Display):
-    """What a call would send, cost and take: `print` it, or let a notebook show it.
+    """What a call would send, cost and take; `print` it, or let a notebook show it.
 
     Attributes:
         rows: rows of the frame.
-        model: the model that is asked.
-        url: where.
-        journal: the file where the answers lie and would lie.
+        model: the model.
+        url: the address that requests are sent to.
+        journal: the file of answers.
         requests: how many would be sent.
-        known: answers that the journal holds and that are not asked for again.
-        shared: rows that ask what another row asks, and share its answer.
-        failing: rows that cannot be asked, by error code.
-        prompt_tokens: of all that would be sent, by our count.
-        most_output_tokens: of all answers, as far as they are capped; infinite if one is not.
-        expected_output_tokens: of an answer, as the journal's are; None if it has none.
-        learned_from: how many answers that is from.
-        limits: `requests` and `tokens` per minute, those that are known.
-        online: what it would cost and take one by one.
+        known: answers in the journal, which are not requested again.
+        shared: rows with the same request as another row, which share its answer.
+        failing: rows for which no request can be sent, by error code.
+        prompt_tokens: of all requests to send, counted locally.
+        most_output_tokens: the sum of the answers' caps; infinite if one has no cap.
+        expected_output_tokens: per answer, the mean of the answers in the journal; None if it has none.
+        learned_from: the number of these answers.
+        limits: the known ones of `requests` and `tokens` per minute.
+        online: the cost and time of sending requests one by one.
         batch: the same through the Batch API.
         batches: how many batches there would be.
         bodies: the first requests.
@@ -221,49 +221,50 @@ class Preview(Display):
     batch: Estimate
     batches: int
     bodies: tuple[Mapping[str, Any], ...]
-    _counted: RowPlan = field(compare=False)
+    _plan: RowPlan = field(compare=False)
     _index: pd.Index[Any] = field(compare=False)
     _samples: int = field(compare=False)
 
     def to_frame(self) -> pd.DataFrame:
-        """What would become of each row: a line for each, or for each sample of it, under the frame's own index.
+        """One line per row, or per sample of a row, with the frame's index.
 
-        `status` is `to send`, `in the journal`, `shares an answer` or `fails`; then why, and the prompt's tokens.
+        `status` is `to send`, `in the journal`, `shares an answer` or `fails`. The others are `error_code`, `error`,
+        `prompt_tokens` and `request_key`.
         """
-        return pd.DataFrame(columns(self._counted), index=self._index.repeat(self._samples))
+        return pd.DataFrame(columns(self._plan), index=self._index.repeat(self._samples))
 
     @property
     def failures(self) -> list[tuple[str, int, Any, str]]:
-        """Of the rows that fail: the code, how many, the label of the first one, and its sentence."""
+        """Failing rows by error code: the code, how many, the first one's index label, and its message."""
         return [
             (code, times, self._index[first // self._samples], sentence)
-            for code, (times, first, sentence) in by_code(self._counted).items()
+            for code, (times, first, sentence) in by_code(self._plan).items()
         ]
 
     def blocks(self) -> list[Block]:
-        what = f"{self.rows:,} row{'' if self.rows == 1 else 's'}"
         bodies = [
             Code(f"Request {number}, to {self.url}", json.dumps(body, indent=2, ensure_ascii=False))
             for number, body in enumerate(self.bodies, 1)
         ]
         return [
-            Heading(f"Preview of {what} for {self.model or 'their own models'}. Nothing was sent."),
-            Table("", (), list(self._sent())),
+            Heading(
+                f"Preview of {counted(self.rows, 'row')} for {self.model or 'their own models'}. Nothing was sent."
+            ),
+            Table("", (), list(self._facts())),
             *([prices_table(self.online, self.batch, self.batches)] if self.requests else []),
             *map(Advice, self._notes()),
             *bodies,
             Sentence(f"Answers: {self.journal}"),
         ]
 
-    def _sent(self) -> Iterator[tuple[str, str]]:
-        """What would be sent, by its names."""
-        parts = [f"{self.requests:,} request{'' if self.requests == 1 else 's'}"]
+    def _facts(self) -> Iterator[tuple[str, str]]:
+        parts = [counted(self.requests, "request")]
         parts += [f"{self.known:,} in the journal already"] if self.known else []
         parts += [f"{self.shared:,} share an answer"] if self.shared else []
         parts += [f"{sum(self.failing.values()):,} fail"] if self.failing else []
         yield "to send", ", ".join(parts)
         if self.requests:
-            sizes = [each.size.prompt_tokens for each in self._counted.sent]
+            sizes = [each.size.prompt_tokens for each in self._plan.sent]
             median = f"{np.median(sizes):,.0f}"
             spread = f"; {min(sizes):,} to {max(sizes):,} each, median {median}" if len(sizes) > 1 else ""
             yield "prompt tokens", f"{self.prompt_tokens:,}{spread}"
@@ -271,13 +272,12 @@ class Preview(Display):
         yield "limits", self._limits()
 
     def _notes(self) -> Iterator[str]:
-        """What is to be said besides."""
         if self.requests and math.isnan(self.online.prompt_usd):
             yield f"The price of {self.model or 'a model'} is not known."
         elif self.requests and self.expected_output_tokens is None:
             yield (
-                f"The prompts alone cost {usd(self.online.prompt_usd)}. What to expect of the answers is told by the "
-                "first ones: run df.head(20), then preview again."
+                f"The prompts alone cost {usd(self.online.prompt_usd)}. To estimate the answers, run df.head(20), then "
+                "preview again."
             )
         if self.requests and math.isinf(self.most_output_tokens):
             yield "Nothing caps the answers; max_completion_tokens=... would (max_tokens= on older servers)."
@@ -288,13 +288,13 @@ class Preview(Display):
     def _output(self) -> str:
         if self.expected_output_tokens == 0.0 and self.most_output_tokens == 0.0:
             return "none"
-        most = "not capped" if math.isinf(self.most_output_tokens) else f"at the most {self.most_output_tokens:,.0f}"
+        most = "not capped" if math.isinf(self.most_output_tokens) else f"at most {self.most_output_tokens:,.0f}"
         if self.expected_output_tokens is None:
             return most
-        each = f"{self.expected_output_tokens:,.1f} each expected, as in {self.learned_from:,} answers of the journal"
-        return f"{most}; {each}"
+        expected = f"{self.expected_output_tokens:,.1f} each expected"
+        return f"{most}; {expected}, from {self.learned_from:,} answers in the journal"
 
     def _limits(self) -> str:
         if not self.limits:
-            return "not known yet: they come with the first answers, or from Client(max_requests_per_minute=...)"
+            return "not known yet: learned from the first answers, or set by Client(max_requests_per_minute=...)"
         return " and ".join(f"{limit:,.0f} {name}" for name, limit in self.limits.items()) + " per minute"

@@ -1,4 +1,4 @@
-"""What a call would do with each row: send it, take its answer from the journal or from another row, or fail it."""
+"""Plan what a call would do with each row: send it, reuse an answer of the journal or of another row, or fail it."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from parallel_openai._requests.endpoints import usage_of
 from parallel_openai._requests.prices import context_window
 from parallel_openai._requests.template import BadPromptError
 
-#: Seconds for the requests that are looked for in journals under other names.
+#: Seconds to spend on the requests that are looked up in other journals.
 LOOK_WITHIN = 0.4
 TO_SEND, KNOWN, SHARED, FAILS = "to send", "in the journal", "shares an answer", "fails"
 
 
 @dataclass(frozen=True, slots=True)
 class Sent:
-    """A request that would be sent: its model, its size, and the bytes of its body."""
+    """A request to send; `bytes` is the size of its body."""
 
     model: str
     size: Size
@@ -35,7 +35,7 @@ class Sent:
 
 @dataclass
 class Learned:
-    """What earlier answers to the same question tell of those to come."""
+    """Sums over the journal's answers to the same question, from which those to come are estimated."""
 
     answers: int = 0
     completion_tokens: int = 0
@@ -58,28 +58,28 @@ class Learned:
 
     @property
     def output(self) -> float | None:
-        """Tokens of an answer, on the mean."""
+        """Mean tokens per answer."""
         return self.completion_tokens / self.answers if self.answers else None
 
     @property
     def factor(self) -> float:
-        """How the server counts a prompt, against our count."""
+        """The server's count of prompt tokens, divided by the local one."""
         return self.prompt_tokens / self.counted_tokens if self.counted_tokens else 1.0
 
     @property
     def latency(self) -> float | None:
-        """Seconds of an answer, on the mean."""
+        """Mean seconds per answer."""
         return self.seconds / self.timed if self.timed else None
 
 
 @dataclass
 class RowPlan:
-    """All rows, one entry for each sample of each.
+    """The plan for all rows.
 
     Attributes:
-        status, codes, errors, prompt_tokens, keys: a cell for each.
-        sent: what would be sent.
-        first: the first of these requests.
+        status, codes, errors, prompt_tokens, keys: an item for each sample of each row.
+        sent: the requests to send.
+        first: the first of them, complete.
         learned: from the journal's answers.
     """
 
@@ -115,15 +115,15 @@ def count(
     largest: float | None,
     origin: Origin | None,
 ) -> RowPlan:
-    """Walk over the rows as a run would, with everything but the sending.
+    """Go over the rows as a run would, without sending.
 
     Args:
         bodies: how many of the first requests to keep.
         simulated: whether answers of the simulator count as known.
-        largest: tokens of the largest prompt that the account's limit lets through; None: not known.
-        origin: whose answers in journals beside it count as known; None: none.
+        largest: tokens of the largest prompt that the account's limits allow; None if unknown.
+        origin: the account whose answers in neighbouring journals count as known; None for no account.
     """
-    counted = RowPlan()
+    plan = RowPlan()
     known = KnownResults(journal, failures=not retry_failed, simulated=simulated)
     seen: set[str] = set()
     try:
@@ -132,19 +132,19 @@ def count(
             known.neighbours = [Neighbour(path, simulated=simulated).believing(origin) for path in paths if path]
         for request in builder.requests(df):
             if isinstance(request, BadPromptError):
-                counted.add(FAILS, None, request.code, str(request))
+                plan.add(FAILS, None, request.code, str(request))
             elif request.key in seen:
-                counted.add(SHARED, request)
+                plan.add(SHARED, request)
             else:
                 seen.add(request.key)
-                _place(counted, request, known.get(request), reader, retry_failed, base_url, largest, bodies)
+                _plan_request(plan, request, known.get(request), reader, retry_failed, base_url, largest, bodies)
     finally:
         known.close()
-    return counted
+    return plan
 
 
-def _place(
-    counted: RowPlan,
+def _plan_request(
+    plan: RowPlan,
     request: APIRequest,
     result: Result | None,
     reader: Reader,
@@ -154,25 +154,25 @@ def _place(
     bodies: int,
 ) -> None:
     if result is not None:
-        counted.learned.add(request, result)
+        plan.learned.add(request, result)
         if _is_answer(result, reader) or not retry_failed:
-            counted.add(KNOWN, request)
+            plan.add(KNOWN, request)
             return
     size = request.size
     assert size is not None
     model = str(request.request_json.get("model"))
     objection = _objection(size, model, base_url, largest)
     if objection is not None:
-        counted.add(FAILS, request, *objection)
+        plan.add(FAILS, request, *objection)
         return
-    counted.add(TO_SEND, request)
-    counted.sent.append(Sent(model, size, len(request.body)))
-    if len(counted.first) < bodies:
-        counted.first.append(request)
+    plan.add(TO_SEND, request)
+    plan.sent.append(Sent(model, size, len(request.body)))
+    if len(plan.first) < bodies:
+        plan.first.append(request)
 
 
 def _is_answer(result: Result, reader: Reader) -> bool:
-    """Whether it is not asked for again; one that only the caller's parser did not like is not, either."""
+    """Whether the result is kept; an answer is kept even if the caller's parser refused it."""
     if not isinstance(result.response, Mapping):
         return False
     return reader.reading(result.response).error_code in (None, "parse_error")
@@ -187,26 +187,25 @@ def _objection(size: Size, model: str, base_url: str, largest: float | None) -> 
         )
     window = context_window(model, base_url)
     if window is not None and tokens > window:
-        return "context_length_exceeded", f"The prompt has {tokens:,} tokens and {model} reads {window:,} at the most."
+        return "context_length_exceeded", f"The prompt has {tokens:,} tokens and {model} reads at most {window:,}."
     return None
 
 
-def by_code(counted: RowPlan) -> dict[str, tuple[int, int, str]]:
-    """Of the rows that fail, by code: how many, the first one's number, and its sentence."""
+def by_code(plan: RowPlan) -> dict[str, tuple[int, int, str]]:
+    """Failing rows by error code: how many, the first one's number, and its message."""
     found: dict[str, tuple[int, int, str]] = {}
-    for number, (code, error) in enumerate(zip(counted.codes, counted.errors, strict=True)):
+    for number, (code, error) in enumerate(zip(plan.codes, plan.errors, strict=True)):
         if code is not None:
             times, first, sentence = found.get(code, (0, number, error or ""))
             found[code] = (times + 1, first, sentence)
     return found
 
 
-def columns(counted: RowPlan) -> dict[str, Any]:
-    """The cells as columns."""
+def columns(plan: RowPlan) -> dict[str, Any]:
     return {
-        "status": pd.Categorical(counted.status, categories=[TO_SEND, KNOWN, SHARED, FAILS]),
-        "error_code": pd.array(counted.codes, dtype="string"),
-        "error": pd.array(counted.errors, dtype="string"),
-        "prompt_tokens": pd.array(counted.prompt_tokens, dtype="Int64"),
-        "request_key": pd.array(counted.keys, dtype="string"),
+        "status": pd.Categorical(plan.status, categories=[TO_SEND, KNOWN, SHARED, FAILS]),
+        "error_code": pd.array(plan.codes, dtype="string"),
+        "error": pd.array(plan.errors, dtype="string"),
+        "prompt_tokens": pd.array(plan.prompt_tokens, dtype="Int64"),
+        "request_key": pd.array(plan.keys, dtype="string"),
     }

@@ -1,4 +1,4 @@
-"""Dollars and seconds that requests would take, expected and at the most."""
+"""Estimate the cost and time of requests, expected and at most."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ from parallel_openai._requests.endpoints import Endpoint
 from parallel_openai._requests.prices import price
 from parallel_openai._run.spending.worst_case import worst_case
 
-#: A batch is answered within so many seconds, or expires.
+#: Seconds after which a batch expires.
 BATCH_WINDOW = 86_400.0
-#: How OpenAI says that it counts, by its number among RULES; taken until the server has shown how it does.
+#: OpenAI's documented counting rule, as an index of RULES; assumed until the server has shown which one it uses.
 DOCUMENTED_RULE = 2
 
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """What one way of sending would take.
+    """The cost and time of one way of sending.
 
     Attributes:
-        expected_usd: with answers as long as the journal's are; NaN where there are none, or no price.
-        most_usd: with answers as long as they may be; infinite where nothing caps them, NaN where there is no price.
-        prompt_usd: of what is sent alone.
-        expected_seconds, most_seconds: at the account's limits; NaN where they are not known.
+        expected_usd: with answers as long as those in the journal; NaN if there are none, or no price.
+        most_usd: with answers as long as their caps; infinite without a cap, NaN without a price.
+        prompt_usd: of the prompts alone.
+        expected_seconds, most_seconds: at the account's limits; NaN if these are unknown.
     """
 
     expected_usd: float
@@ -43,7 +43,13 @@ class Estimate:
 
 @dataclass(frozen=True, slots=True)
 class Pace:
-    """The account's limits per minute, None where not known; how it counts tokens; and requests in flight at most."""
+    """What bounds the rate of sending.
+
+    Attributes:
+        requests, tokens: the account's limits per minute; None if unknown.
+        rule: how it counts tokens, as an index of RULES.
+        concurrency: the most requests in flight.
+    """
 
     requests: float | None
     tokens: float | None
@@ -52,13 +58,12 @@ class Pace:
 
 
 def prices_table(online: Estimate, batch: Estimate, batches: int) -> Table:
-    """What each way to send would take."""
     count = f"{batches:,} batch{'' if batches == 1 else 'es'}"
     rows = [
         ("one by one", usd(online.expected_usd), usd(online.most_usd), _time(online)),
         ("Batch API", usd(batch.expected_usd), usd(batch.most_usd), f"within 24 h, {count}"),
     ]
-    return Table("What it would cost", ("", "expected", "at the most", "time"), rows)
+    return Table("What it would cost", ("", "expected", "at most", "time"), rows)
 
 
 def usd(amount: float) -> Number:
@@ -71,13 +76,13 @@ def usd(amount: float) -> Number:
 
 def _time(estimate: Estimate) -> str:
     if math.isnan(estimate.expected_seconds):
-        return "not known, as the limits"
+        return "not known without limits"
     expected, most = (clock_time(math.ceil(each)) for each in (estimate.expected_seconds, estimate.most_seconds))
-    return f"about {expected}" if expected == most else f"about {expected}, at the most {most}"
+    return f"about {expected}" if expected == most else f"about {expected}, at most {most}"
 
 
 def output_cap(sent: Sent, endpoint: Endpoint) -> float:
-    """Tokens that the answers to one request may have at the most, all choices together."""
+    """The most output tokens of one request, all choices together; infinite without a cap."""
     if not endpoint.caps:
         return 0.0
     cap = sent.size.max_output_tokens or endpoint.default_cap
@@ -87,19 +92,19 @@ def output_cap(sent: Sent, endpoint: Endpoint) -> float:
 def estimate(
     sent: Sequence[Sent], endpoint: Endpoint, learned: Learned, pace: Pace, *, tier: str | None, base_url: str
 ) -> Estimate:
-    """What it takes to send these one by one, within the limits."""
+    """The cost and time of sending requests one by one, within the limits."""
     expected, most, prompts = _costs(sent, endpoint, learned, tier, base_url)
     return Estimate(expected, most, prompts, *_seconds(sent, learned, pace))
 
 
 def estimate_batch(sent: Sequence[Sent], endpoint: Endpoint, learned: Learned, *, base_url: str) -> Estimate:
-    """What it takes to send these through the Batch API, which promises a day and no more."""
+    """The cost of sending requests through the Batch API, which only promises an answer within a day."""
     expected, most, prompts = _costs(sent, endpoint, learned, "batch", base_url)
     return Estimate(expected, most, prompts, math.nan, BATCH_WINDOW if sent else 0.0)
 
 
 def batches(sent: Sequence[Sent]) -> int:
-    """How many batches they make.
+    """The number of batches that the requests fill.
 
     >>> from parallel_openai._records import Size
     >>> batches([Sent("m", Size(1, 4, None, 1), 10_000)] * 50_001)

@@ -1,1 +1,1 @@
-"""What is counted and shown while a run goes on."""
+"""Count and show what happens in a run."""

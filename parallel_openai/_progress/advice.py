@@ -1,22 +1,23 @@
-"""What would have made a run faster: a smaller cap on the answers, where the server charges the cap and not the use."""
+"""Advise a smaller cap on the answers, if the server counts the cap and not the use against the token limit."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from statistics import fmean
 
 from parallel_openai._limits.admission import Admission
 from parallel_openai._limits.cost import RULES
 from parallel_openai._records import Size
 
-#: Nothing is said of fewer answers, of shorter waits for tokens (a share of the run), and of smaller gains.
-ENOUGH_ANSWERS = 30
-ENOUGH_WAITING = 0.2
-ENOUGH_TIMES = 1.2
-#: A cap is generous when it is so many times the longest answer; the one proposed still leaves room for longer ones.
+#: No advice below these: answers, share of the run spent waiting for tokens, gain in speed.
+MIN_ANSWERS = 30
+MIN_WAITED_SHARE = 0.2
+MIN_SPEEDUP = 1.2
+#: Caps up to this multiple of the longest answer are fine; the proposed cap leaves headroom for longer answers.
 GENEROUS = 2
-ROOM = 1.5
-#: Some endpoints take no smaller cap.
+HEADROOM = 1.5
+#: The smallest cap that all endpoints accept.
 SMALLEST = 16
 
 
@@ -54,32 +55,32 @@ def smaller_cap(
     waited: float,
     fastest: float,
 ) -> SmallerCap | None:
-    """The cap to propose, or None where it would not help.
+    """Return the cap to propose, or None if it would not help.
 
     Args:
-        limiter: the model's, at the account that the run was on.
-        sizes: a sample of what was answered.
-        name: how the requests call their cap.
-        answers: how many answers there were.
-        longest: the longest of them, in tokens.
-        seconds: how long the run took.
-        waited: how long it waited for tokens.
-        fastest: how long it would have taken without any limit.
+        limiter: the model's limiter on the run's account.
+        sizes: a sample of the answered requests' sizes.
+        name: the requests' parameter for the cap.
+        answers: the number of answers.
+        longest: tokens of the longest one.
+        seconds: the duration of the run.
+        waited: seconds spent waiting for tokens.
+        fastest: the duration without any limit, in seconds.
     """
     limit = limiter.tokens.limit
     rule = RULES[limiter.counting.rule]
-    if limit is None or rule.settles or answers < ENOUGH_ANSWERS or waited < ENOUGH_WAITING * seconds:
+    if limit is None or rule.settles or answers < MIN_ANSWERS or waited < MIN_WAITED_SHARE * seconds:
         return None
     reserved = max(size.max_output_tokens or 0 for size in sizes)
-    tokens = _round_up(max(SMALLEST, ROOM * longest))
+    tokens = _round_up(max(SMALLEST, HEADROOM * longest))
     if reserved <= GENEROUS * longest or reserved <= tokens:
         return None
     smaller = [size._replace(max_output_tokens=min(size.max_output_tokens or 0, tokens)) for size in sizes]
-    saved = answers * (_mean([rule.at_send(size) for size in sizes]) - _mean([rule.at_send(size) for size in smaller]))
-    # What is charged less need not be waited for; the other limits still hold.
-    left = seconds - min(waited, saved / (limit / limiter.tokens.period))
-    times = seconds / max(left, fastest, _seconds_for_requests(limiter, answers), 1e-9)
-    return SmallerCap(name, tokens, longest, reserved, times) if times >= ENOUGH_TIMES else None
+    saved = answers * (fmean(map(rule.at_send, sizes)) - fmean(map(rule.at_send, smaller)))
+    # Tokens that are not charged need not be waited for; the other limits still hold.
+    remaining = seconds - min(waited, saved / (limit / limiter.tokens.period))
+    times = seconds / max(remaining, fastest, _seconds_for_requests(limiter, answers), 1e-9)
+    return SmallerCap(name, tokens, longest, reserved, times) if times >= MIN_SPEEDUP else None
 
 
 def _seconds_for_requests(limiter: Admission, answers: int) -> float:
@@ -87,12 +88,8 @@ def _seconds_for_requests(limiter: Admission, answers: int) -> float:
     return max(0.0, answers - requests.capacity) / requests.rate if requests.known else 0.0
 
 
-def _mean(costs: Sequence[float]) -> float:
-    return sum(costs) / len(costs)
-
-
 def _round_up(tokens: float) -> int:
-    """The next number that somebody would write.
+    """Round up to tens, or to hundreds from 1,000 on.
 
     >>> _round_up(61.5), _round_up(80), _round_up(1_234.5)
     (70, 80, 1300)

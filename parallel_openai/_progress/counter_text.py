@@ -1,4 +1,4 @@
-"""A run's counters as text: what the bar says."""
+"""Format a run's counters for the progress bar."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from parallel_openai._printable import printable
 from parallel_openai._progress.number_format import clock_time, dollars, short
 from parallel_openai._progress.status_tracker import StatusTracker
 
-#: Seconds over which the rates are taken, and how long a run must have lasted before they say anything.
+#: Seconds over which rates are averaged, and the least age of a run for showing them.
 RATE_OVER = 15.0
 RATE_AFTER = 2.0
 
 
 class Limits(Protocol):
-    """The account's limits as they are known now, per minute; None while unknown."""
+    """The account's current limits per minute; None while unknown."""
 
     @property
     def max_requests_per_minute(self) -> float | None: ...
@@ -25,7 +25,7 @@ class Limits(Protocol):
 
 
 class Part(NamedTuple):
-    """A piece of the counters' line; where there is no room for all, those of the highest rank go."""
+    """A part of the counters' line; those with the highest rank are dropped first if the line is too long."""
 
     text: str
     rank: int
@@ -38,7 +38,7 @@ class Counters:
         self._status, self._limits, self._unit, self._clock = status, limits, unit, clock
         self._began = clock()
         self._ended: float | None = None
-        # When, requests sent, tokens used, requests answered by the server.
+        # Time, requests sent, tokens used, requests answered by the server.
         self._history: deque[tuple[float, int, int, int]] = deque([(self._began, 0, 0, 0)])
 
     @property
@@ -55,7 +55,7 @@ class Counters:
 
     @property
     def percent(self) -> int:
-        """Rounded down: 100 means that nothing is left."""
+        """Rounded down, so that 100 means that nothing is left."""
         return 100 * self.done // self.total if self.total else 100
 
     @property
@@ -64,20 +64,20 @@ class Counters:
 
     @property
     def stopping(self) -> str:
-        """What a run that sends nothing more waits for; empty as long as it sends."""
+        """What a stopping run waits for; empty while it sends requests."""
         if not self._status.stopping:
             return ""
         count = self._status.num_tasks_in_progress
         return f"stopping: {count:,} answer{'' if count == 1 else 's'} on their way, {self._status.stopping}"
 
     def finish(self) -> None:
-        """From now on this is about a run that is over."""
+        """Stop the clock and show totals from now on."""
         self._ended = self._clock()
 
     def line(self, room: int | None = None) -> str:
-        """The counters in the order they are read, as many as there is room for.
+        """The counters, as many as fit into `room` characters; None for all.
 
-        The rates are per minute, over the last seconds; where a limit is known it stands behind them.
+        Rates are per minute, over the last seconds, followed by the limit if it is known.
         """
         return printable(", ".join(fit(self._parts(), room)))
 
@@ -97,7 +97,7 @@ class Counters:
         if status.num_tasks_in_progress and not over and not self.stopping:
             parts.append(Part(f"{status.num_tasks_in_progress:,} in flight", 4))
         requests, tokens, _ = self._rates() if self.elapsed >= RATE_AFTER else (0, 0, 0)
-        # Nothing is sent any more at the end, while the last answers are awaited; a zero would look like a fault.
+        # Omitted if 0: while a run waits for its last answers nothing is sent, and a zero would look like a fault.
         if requests:
             parts.append(Part(f"{short(requests)}{_of(self._limits.max_requests_per_minute)} req/min", 3))
         if tokens:
@@ -112,7 +112,7 @@ class Counters:
         return f"{self.done:,} {self._unit}s" if self.total is None else f"{self.done:,}/{self.total:,}"
 
     def _times(self) -> str:
-        """Elapsed and left, as tqdm writes them."""
+        """Elapsed and remaining time, as tqdm writes them."""
         elapsed = clock_time(self.elapsed)
         if self._ended is not None or self.total is None:
             return elapsed
@@ -120,9 +120,9 @@ class Counters:
         return f"{elapsed}<{'?' if left is None else clock_time(left)}"
 
     def _left(self) -> float | None:
-        """Seconds, at the pace of late, but never faster than the limit allows: a run may begin with a burst.
+        """Remaining seconds at the recent rate, capped by the limit because a run may begin with a burst.
 
-        None while it is not known how many rows the journal answers: they take no time to speak of.
+        None while it is unknown how many rows the journal answers, which takes almost no time.
         """
         assert self.total is not None
         if self._status.num_tasks_to_restore:
@@ -134,7 +134,7 @@ class Counters:
         return 60 * left / min(answered_per_minute, self._limits.max_requests_per_minute or answered_per_minute)
 
     def _rates(self) -> tuple[float, float, float]:
-        """Requests sent, tokens used and requests finished, per minute: of late, or over all when it is over."""
+        """Requests sent, tokens used and requests finished per minute: recently, or in all once the run has ended."""
         now, status, history = self._ended or self._clock(), self._status, self._history
         answered = status.num_tasks_done - status.num_tasks_restored
         latest = (now, status.num_requests_sent, status.prompt_tokens + status.completion_tokens, answered)
@@ -152,16 +152,16 @@ def _of(limit: float | None) -> str:
 
 
 def fit(parts: Sequence[Part], room: int | None) -> list[str]:
-    """The texts that fit, lowest rank first, in the order given; with `room` None, all.
+    """The parts that fit into `room` characters, chosen by lowest rank, in the order given; all if `room` is None.
 
     >>> fit([Part("45/99", 0), Part("3 retried", 2), Part("1 failed", 1)], 16)
     ['45/99', '1 failed']
     """
     chosen: set[int] = set()
     used = -len(", ")
-    for place in sorted(range(len(parts)), key=lambda place: parts[place].rank):
-        needs = len(", ") + len(parts[place].text)
+    for index in sorted(range(len(parts)), key=lambda index: parts[index].rank):
+        needs = len(", ") + len(parts[index].text)
         if not chosen or room is None or used + needs <= room:
-            chosen.add(place)
+            chosen.add(index)
             used += needs
-    return [parts[place].text for place in sorted(chosen)]
+    return [parts[index].text for index in sorted(chosen)]

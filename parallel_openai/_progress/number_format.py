@@ -1,10 +1,10 @@
-"""Times, sums and numbers as a person reads them at a glance."""
+"""Format durations, dollars and numbers for people."""
 
 from __future__ import annotations
 
 
 def clock_time(seconds: float) -> str:
-    """Seconds as a clock shows them.
+    """Seconds as `m:ss` or `h:mm:ss`.
 
     >>> clock_time(7.4), clock_time(67), clock_time(3_725)
     ('0:07', '1:07', '1:02:05')
@@ -15,7 +15,7 @@ def clock_time(seconds: float) -> str:
 
 
 def duration(seconds: float) -> str:
-    """A span of time as people write it.
+    """Seconds in ms, s, or as `clock_time` from a minute on.
 
     >>> duration(0.0421), duration(2.345), duration(64.2), duration(3_725)
     ('42 ms', '2.3 s', '1:04', '1:02:05')
@@ -26,7 +26,7 @@ def duration(seconds: float) -> str:
 
 
 def dollars(amount: float) -> str:
-    """A sum with as many decimals as matter while it grows.
+    """Dollars with two decimals, or four below 10 cents.
 
     >>> dollars(0.00002), dollars(0.00123), dollars(1_234.5)
     ('<$0.0001', '$0.0012', '$1,234.50')
@@ -37,7 +37,7 @@ def dollars(amount: float) -> str:
 
 
 def short(number: float) -> str:
-    """A number in four characters or so.
+    """A number in about four characters.
 
     >>> short(598.4), short(28_340), short(2_000_000)
     ('598', '28.3k', '2M')

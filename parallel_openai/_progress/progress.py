@@ -1,4 +1,4 @@
-"""Showing how a run stands while it goes on."""
+"""`Progress`: show a run's counters while it is running."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from parallel_openai._progress.status_tracker import StatusTracker
 
 
 class Progress:
-    """Shows a run's counters while it goes on, from the thread that waits for it.
+    """Shows a run's counters, from the thread that waits for the run.
 
     Args:
-        status: the counters, read only.
-        limits: what the rates are shown against.
-        show: False shows nothing at all.
+        status: the counters, which are only read.
+        limits: the limits to show the rates against.
+        show: False shows nothing.
         unit: what is counted.
 
-    Call `tick` a few times a second, and `close` with the closing line. Where the screen is gone (a closed pipe, say),
-    the run goes on without it.
+    Call `tick` a few times a second, and `close` with the closing line. If the output fails (such as a closed pipe),
+    the run continues without it.
     """
 
     def __init__(
@@ -49,5 +49,5 @@ class Progress:
         try:
             show()
         except (OSError, ValueError, AttributeError):
-            # A stream that is closed, or lacks what streams have. The answers are worth more than the bar.
+            # The stream is closed, or a replacement without a stream's methods; the answers matter more than the bar.
             self._screen = NoScreen()

@@ -1,4 +1,4 @@
-"""Counting what happens to a run's requests. The engine and the run count; whoever shows the counts only reads them."""
+"""Count what happens to a run's requests."""
 
 from __future__ import annotations
 
@@ -11,47 +11,46 @@ from parallel_openai._records import APIRequest, Result, Ruling, as_it_says
 
 
 def about_open_requests(most: int) -> str:
-    """How a limit of the process kept a run slow."""
+    """A sentence on how the process's limit of open files slowed down a run."""
     return f"only about {most:,} requests at once, since this process may open no more files (ulimit -n)"
 
 
 @dataclass
 class StatusTracker:
-    """How a run stands. One is made for a run; it is written by the engine and by the run it belongs to, and whoever
-    shows it only reads it.
+    """The counters of one run. The runner and the run update them; everything else only reads them.
 
     Attributes:
-        num_tasks_total: requests in the run, if that is known beforehand.
-        num_tasks_started: requests taken up.
-        num_tasks_in_progress: requests on the wire now.
-        num_tasks_succeeded: requests with a complete answer, restored ones included.
+        num_tasks_total: requests in the run; None if unknown.
+        num_tasks_started: requests started.
+        num_tasks_in_progress: requests in flight.
+        num_tasks_succeeded: requests with a complete answer, including restored ones.
         num_tasks_restored: of these, those read from the journal.
-        num_tasks_to_restore: answers that the journal is known to hold and that are still to be read.
-        num_tasks_shared: rows that ask what another row asks and share its answer.
+        num_tasks_to_restore: answers in the journal that are still to be read.
+        num_tasks_shared: rows with the same request as another row, which share its answer.
         num_tasks_failed: requests given up.
-        num_tasks_waiting: requests that wait to be sent again.
-        num_tasks_judged: answers of rows whose right answer is known.
+        num_tasks_waiting: requests waiting for a retry.
+        num_tasks_judged: answers of rows with a gold label.
         num_tasks_right: of these, the right ones.
-        num_requests_sent: sends, the first ones and the retries.
-        num_retries: sends beyond each request's first.
-        num_requests_left: requests on the wire that a run left there, since their answers took too long.
-        most_open_requests: how many could be on the wire at once if the process may open no more files; None: all.
-        num_repairs: answers that were no good and asked for once more.
+        num_requests_sent: attempts, including retries.
+        num_retries: attempts after each request's first.
+        num_requests_left: requests in flight that the run abandoned because their answers took too long.
+        most_open_requests: how many requests the process could have in flight, if its limit of open files was reached.
+        num_repairs: invalid answers that were requested once more.
         num_rate_limit_errors: 429s; they are not counted in the next two.
-        num_api_errors: other HTTP errors, and answers that were no good.
+        num_api_errors: other HTTP errors, and unusable answers.
         num_other_errors: broken connections, timeouts.
-        time_of_last_rate_limit_error: seconds since 1970; 0 when there was none.
-        prompt_tokens: as billed in this run.
-        completion_tokens: as billed in this run.
-        cost_usd: as billed in this run, in dollars; of models with a known price.
-        num_damaged_lines: lines of the journal that could not be read and were passed over.
+        time_of_last_rate_limit_error: seconds since 1970; 0 if there was none.
+        prompt_tokens: billed in this run.
+        completion_tokens: billed in this run.
+        cost_usd: billed in this run, in dollars; of models with a known price.
+        num_damaged_lines: unreadable lines of the journal, which were skipped.
         errors: failed requests by error code.
-        note: how things stand at the server, if there is more to say than the counts.
-        stopping: while a run that sends nothing more waits for the answers on their way, how to leave at once.
-        members: of a pool, how each account did; filled in at the end.
+        note: a remark on the server's state.
+        stopping: how to leave at once, while a stopping run waits for answers in flight.
+        members: each account's share, for a pool; filled in at the end.
         timeline: what happened when.
-        ended: how a run on files ended: `finished`, `interrupted`, `stopped`, `submitted` if its batches go on at
-            the server, or `budget` or `deadline` where these were used up; empty before.
+        ended: how a file run ended: `finished`, `interrupted`, `stopped`, `submitted` (its batches continue at the
+            server), or `budget` or `deadline` if these were used up; empty before.
 
     >>> status = StatusTracker(num_tasks_total=10)
     >>> status.num_tasks_succeeded += 3; status.num_tasks_failed += 1
@@ -91,9 +90,8 @@ class StatusTracker:
     ended: str = ""
 
     def count(self, result: Result, ruling: Ruling | None) -> APIRequest | None:
-        """Count what a request came to, as those who asked rule, or else as the result says. Gives what is sent in its
-        place."""
-        if ruling is None and result.status == "succeeded":  # as nearly always
+        """Count a result by the ruling, or if there is none by its status; return the request to send in its place."""
+        if ruling is None and result.status == "succeeded":  # fast path
             self.num_tasks_succeeded += 1
             return None
         ruling = ruling or as_it_says(result)
@@ -107,8 +105,9 @@ class StatusTracker:
         self.errors[code] += rows
 
     def note_open_requests(self) -> None:
-        """One more could not be opened beside those on the wire. Many that are begun at once fail together, and the
-        least that were left when one failed are those that could be."""
+        """Note that no more connection could be opened. When many fail at once, the least number that was in flight is
+        what the process could open.
+        """
         self.most_open_requests = min(self.num_tasks_in_progress, self.most_open_requests or self.num_tasks_in_progress)
 
     @property

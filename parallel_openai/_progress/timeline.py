@@ -1,4 +1,4 @@
-"""What happened when in a run, in a bounded space however long it lasts: the report's figures come from here."""
+"""Record what happened when in a run, in bounded memory, for the report."""
 
 from __future__ import annotations
 
@@ -12,32 +12,32 @@ from parallel_openai._limits.cost import RULES
 from parallel_openai._progress.advice import SmallerCap, smaller_cap
 from parallel_openai._records import APIRequest, Response, Size, Usage, Verdict
 
-#: A slice is a second long; when there are so many, each two become one.
+#: Slices begin at one second; at this number, pairs are merged.
 MOST_SLICES = 1800
-#: Sizes that are kept to tell what another cap would have cost: every one at first, then every second, fourth, ...
+#: Sample size for the cost of another cap: every request is kept at first, then every second, fourth, ...
 MOST_SIZES = 512
-#: Sends of a slice between two looks at the limits.
+#: Attempts of a slice between two readings of the limits.
 LOOK_EVERY = 16
-#: Latencies are told apart by steps of 5 %, from a millisecond to some hours.
+#: Bins of latencies: 5 % wide, from a millisecond to some hours.
 SHORTEST, STEP, STEPS = 0.001, 1.05, 340
 _STEPS_IN_E = 1 / math.log(STEP)
-#: A request's caps on its answers, by the names they have.
+#: The parameters that cap an answer.
 CAPS = ("max_completion_tokens", "max_tokens", "max_output_tokens")
 
 
 @dataclass(slots=True)
 class Slice:
-    """What happened within some seconds.
+    """What happened within an interval.
 
     Attributes:
-        sent: sends, the first ones and the retries.
+        sent: attempts, including retries.
         answered: complete answers.
         refused: 429s.
         failed: other errors.
-        tokens_charged: what the sends of this time cost against the token limit, as far as the server's rule is known.
+        tokens_charged: what the interval's attempts cost against the token limit, by the server's rule if it is known.
         tokens_used: tokens in the answers' `usage`.
         seconds: sum of the answers' latencies.
-        max_requests_per_minute, max_tokens_per_minute: the limits in force then; None where unknown.
+        max_requests_per_minute, max_tokens_per_minute: the limits in force; None if unknown.
     """
 
     sent: int = 0
@@ -51,7 +51,7 @@ class Slice:
     max_tokens_per_minute: float | None = None
 
     def join(self, later: Slice) -> None:
-        """Take over the slice that follows."""
+        """Merge the next slice into this one."""
         for name in SUMS:
             setattr(self, name, getattr(self, name) + getattr(later, name))
         for name in LIMITS:
@@ -64,7 +64,7 @@ SUMS = tuple(each.name for each in fields(Slice) if each.name not in LIMITS)
 
 
 class Histogram:
-    """Seconds, counted by size: percentiles to some 3 % in a fixed space.
+    """A histogram of seconds in fixed memory, with percentiles accurate to about 3 %.
 
     >>> seconds = Histogram()
     >>> for each in range(1, 101):
@@ -88,7 +88,7 @@ class Histogram:
             self.longest = seconds
 
     def percentile(self, share: float) -> float:
-        """What so large a share stays within; 0 when there is nothing."""
+        """The seconds that this share does not exceed; 0 without data."""
         rank, seen = share * self.count, 0
         for step, count in enumerate(self._counts):
             seen += count
@@ -99,12 +99,12 @@ class Histogram:
 
 @dataclass(slots=True)
 class SizeSample:
-    """An even sample of the sizes that were sent, to which models, and the longest answer to them."""
+    """An even sample of the answered requests' sizes, with their models and the longest answer."""
 
     kept: list[Size] = field(default_factory=list)
     longest_output: int = 0
     answers: int = 0
-    cap: str = CAPS[0]  # how the requests call their cap
+    cap: str = CAPS[0]
     models: set[str | None] = field(default_factory=set)
     _every: int = 1
 
@@ -122,17 +122,17 @@ class SizeSample:
 
 
 class Timeline:
-    """A run's course. The runner writes it; moments are seconds on the runner's clock.
+    """The course of a run, recorded by the runner; times are seconds on the runner's clock.
 
     Attributes:
-        slices, width: what happened in each `width` seconds, from the beginning on.
-        latency: the answers' seconds, from the send to the last byte.
-        refusals: 429s by why: `requests`, `tokens`, `slow_down`, `quota`, or `unknown` if the server does not say.
-        waited: seconds that the next request had to wait, by cause, as `Limiter.waited` has them. Runs at the same
-            time on the same client wait for each other, and each counts it.
-        seconds: how long requests were being worked on.
-        most_at_once: how many requests at once the server takes, if it refuses more; None if it does not.
-        advice: the smaller cap on the answers that would have made the run faster, if there is one.
+        slices, width: what happened in each `width` seconds, from the start.
+        latency: seconds from sending a request to the last byte of its answer.
+        refusals: 429s by reason: `requests`, `tokens`, `slow_down`, `quota`, or `unknown` if the server gives none.
+        waited: seconds that the next request had to wait, by cause, as in `Limiter.waited`. Concurrent runs of one
+            client wait for each other, and each counts that.
+        seconds: how long the runner worked on requests.
+        most_at_once: how many concurrent requests the server accepts, if it refused more.
+        advice: a smaller cap on the answers that would have made the run faster, if there is one.
 
     >>> timeline = Timeline()
     >>> timeline.sent(0.5); timeline.sent(2.5)
@@ -158,7 +158,7 @@ class Timeline:
         self._last_seen = 0.0
 
     def begin(self, limiter: RunLimits, now: float) -> None:
-        """Requests are being worked on from now, within these limits."""
+        """Start the clock for requests within these limits."""
         self._limiter = limiter
         self._began = now
         self._waited_before = dict(limiter.waited)
@@ -166,9 +166,9 @@ class Timeline:
             self._origin = now
 
     def end(self, now: float, *, max_concurrent_requests: int) -> None:
-        """The work is over."""
+        """Stop the clock and sum up."""
         if self.slices:
-            self._look_at_limits(self.slices[-1])
+            self._record_limits(self.slices[-1])
         limiter, self._limiter = self._limiter, None
         assert limiter is not None
         self.seconds += now - self._began
@@ -179,12 +179,12 @@ class Timeline:
         self.advice = self._smaller_cap(limiter, max_concurrent_requests)
 
     def sent(self, at: float) -> None:
-        if self._first_sent is None or at < self._first_sent:  # many workers do not tell in order
+        if self._first_sent is None or at < self._first_sent:  # workers report out of order
             self._first_sent = at
         piece = self._slice(at)
         piece.sent += 1
         if piece.sent % LOOK_EVERY == 1:
-            self._look_at_limits(piece)
+            self._record_limits(piece)
 
     def answered(
         self,
@@ -196,7 +196,7 @@ class Timeline:
         seconds: float,
         usage: Usage | None,
     ) -> None:
-        """A send to a model brought a good answer after so many `seconds`, which says that it took `usage`."""
+        """Record an attempt's answer, with its latency in seconds and its usage."""
         self._last_seen = max(self._last_seen, now)
         piece = self._slice(now)
         piece.answered += 1
@@ -212,7 +212,7 @@ class Timeline:
             self._slice(sent_at).tokens_charged += charged
 
     def failed(self, now: float, response: Response, verdict: Verdict) -> None:
-        """A send brought something else."""
+        """Record an attempt's failure."""
         self._last_seen = max(self._last_seen, now)
         if response.status == 429:
             self._slice(now).refused += 1
@@ -221,9 +221,9 @@ class Timeline:
             self._slice(now).failed += 1
 
     def utilisation(self) -> dict[str, float]:
-        """What was answered, as a share of each known limit, from the first send to the last answer.
+        """The used share of each known limit, from the first attempt to the last answer.
 
-        Above 1 where the account had capacity saved up at the start.
+        Above 1 if the account started with unused capacity.
         """
         used = {
             "requests": float(sum(each.answered for each in self.slices)),
@@ -236,7 +236,7 @@ class Timeline:
         return {name: used[name] / allowed[name] for name in used if allowed[name]}
 
     def limits(self) -> Iterator[tuple[float | None, float | None]]:
-        """The limits in force in each slice; one without a send has those before it, the first ones those to come."""
+        """The limits in force in each slice; one without attempts has the previous slice's, the first ones the next."""
         known: list[float | None] = [
             next((limit for each in self.slices if (limit := getattr(each, name)) is not None), None) for name in LIMITS
         ]
@@ -249,7 +249,7 @@ class Timeline:
 
     def _smaller_cap(self, limiter: RunLimits, max_concurrent_requests: int) -> SmallerCap | None:
         sizes = self._sizes
-        if len(sizes.models) != 1:  # each has limits and answers of its own
+        if len(sizes.models) != 1:  # models differ in limits and answers
             return None
         [model] = sizes.models
         return smaller_cap(
@@ -271,7 +271,7 @@ class Timeline:
             begins, ends = number * self.width, (number + 1) * self.width
             yield max(0.0, min(ends, last) - max(begins, first)), requests, tokens
 
-    def _look_at_limits(self, piece: Slice) -> None:
+    def _record_limits(self, piece: Slice) -> None:
         if self._limiter is not None:
             piece.max_requests_per_minute = per_minute(self._limiter.requests)
             piece.max_tokens_per_minute = per_minute(self._limiter.tokens)
@@ -288,7 +288,6 @@ class Timeline:
         return self.slices[number]
 
     def _halve(self) -> None:
-        """Make one slice of each two."""
         later = self.slices[1::2]
         self.slices = self.slices[::2]
         self.width *= 2

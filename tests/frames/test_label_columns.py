@@ -445,7 +445,7 @@ def test_examples_of_several_fields_have_their_columns(label: Verb) -> None:
 def test_an_answer_with_examples_is_exported_with_them(label: Verb) -> None:
     examples = pd.DataFrame({"text": ["Shown."], "label": ["positive"]})
     out = label(frame("first"), "{text}", labels=TONES, examples=examples)
-    with pytest.warns(UserWarning, match="1 examples"):
+    with pytest.warns(UserWarning, match="1 training examples"):
         po.to_jsonl(out, "tuning.jsonl", format="fine-tuning")
     roles = [message["role"] for message in json.loads(Path("tuning.jsonl").read_text())["messages"]]
     assert roles == ["system", "user", "assistant", "user", "assistant"]

@@ -124,7 +124,7 @@ def test_rows_that_are_too_large_are_named(reviews: pd.DataFrame) -> None:
     seen = look(reviews, model="gpt-4o-mini")
     [(code, times, label, sentence), _] = seen.failures
     assert (code, times, label) == ("context_length_exceeded", 1, "r1")
-    assert "gpt-4o-mini reads 128,000 at the most" in sentence
+    assert "gpt-4o-mini reads at most 128,000" in sentence
     assert "1 row fails with context_length_exceeded, the first at 'r1'" in str(seen)
 
 
