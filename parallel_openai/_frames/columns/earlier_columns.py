@@ -127,27 +127,24 @@ def _sums(df: pd.DataFrame, prefix: str, names: Iterable[str]) -> tuple[dict[str
 
 def _hashes(column: pd.Series[Any], name: str) -> Numbers:
     """A number for each cell, made of its value. So many at a time, since pandas makes objects of their texts."""
-    parts = [column.iloc[start : start + _AT_A_TIME] for start in range(0, len(column), _AT_A_TIME)]
-    return np.concatenate([_hashes_of(part, name) for part in parts] or [np.zeros(0, dtype=np.uint64)])
+    cells: Any = column.to_numpy() if isinstance(column.dtype, np.dtype) else column.array
+    parts = [_hashes_of(cells[start : start + _AT_A_TIME], name) for start in range(0, len(cells), _AT_A_TIME)]
+    return np.concatenate(parts or [np.zeros(0, dtype=np.uint64)])
 
 
-def _hashes_of(column: pd.Series[Any], name: str) -> Numbers:
-    present = column.notna().to_numpy()
-    if present.all():
-        return _hashes_of_all(column, name)
+def _hashes_of(cells: Any, name: str) -> Numbers:
+    hashes, present = np.zeros(len(cells), dtype=np.uint64), ~pd.isna(cells)
     # Missing cells make pandas hash texts ten times slower, and of a run that was ended most are missing.
-    hashes = np.zeros(len(column), dtype=np.uint64)
-    hashes[present] = _hashes_of_all(column[present], name)
+    hashes[present] = _hashes_of_all(cells if present.all() else cells[present], name)
     return hashes
 
 
-def _hashes_of_all(column: pd.Series[Any], name: str) -> Numbers:
+def _hashes_of_all(cells: Any, name: str) -> Numbers:
     are_alike = name in COLUMNS and name not in _MANIFOLD
-    if column.dtype != object:
+    if cells.dtype != object:
         with suppress(Exception):  # lone surrogates, and types that pandas cannot hash
-            hashes: Numbers = pd.util.hash_pandas_object(column, index=False, categorize=are_alike).to_numpy()
-            return hashes
-    return pd.util.hash_array(np.array([_brief(value) for value in column], dtype=object), categorize=are_alike)
+            return pd.util.hash_array(cells, categorize=are_alike)
+    return pd.util.hash_array(np.array([_brief(cell) for cell in cells], dtype=object), categorize=are_alike)
 
 
 def _brief(value: Any) -> str:
