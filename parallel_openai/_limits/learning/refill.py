@@ -13,6 +13,8 @@ REMEMBERED_SECONDS = 30.0
 #: Two that are closer than this may have been judged in another order; two that are further apart say little, since a
 #: full bucket spills what comes in.
 SHORTEST_SPAN, LONGEST_SPAN = 0.1, 5.0
+#: Of what goes out just after a request, hardly more than this share comes in before it.
+OVERTAKE = 0.6
 
 
 @dataclass(slots=True)
@@ -21,6 +23,7 @@ class _Refusal:
     held: float  # seconds that the client had been held in all by then
     late: float = 0.0  # what was refused besides, of what went out after it and before it was known
     taken: float = 0.0  # what was taken of that
+    least: float = 0.0  # the rate that this tells of
 
     @property
     def after(self) -> float:
@@ -86,17 +89,16 @@ class Refill:
         if mark.sent <= last.mark.sent:
             return False
         last.taken += mark.cost
-        surely = last.taken - last.late - last.after - last.mark.cost
-        lowest = surely / max(mark.at - last.mark.at, SHORTEST_SPAN)
-        if lowest <= self.lowest:
-            return False
-        self.lowest = lowest
-        return True
+        surely = last.taken - last.late - OVERTAKE * last.after - last.mark.cost
+        last.least = max(last.least, surely / max(mark.at - last.mark.at, SHORTEST_SPAN))
+        before, self.lowest = self.lowest, max(self.lowest, last.least)
+        return self.lowest > before
 
     def _compare(self, refusals: list[_Refusal]) -> None:
         """The first one with each that follows."""
         first = refusals[0]
         refused = first.late
+        self.lowest = max(self.lowest, first.least)
         for last in refusals[1:]:
             refused += last.mark.cost
             taken = last.mark.sent - first.mark.sent - refused
