@@ -14,7 +14,7 @@ REMEMBERED_SECONDS = 30.0
 #: full bucket spills what comes in.
 SHORTEST_SPAN, LONGEST_SPAN = 0.1, 5.0
 #: Of what goes out just after a request, hardly more than this share comes in before it.
-OVERTAKE = 0.6
+OVERTAKE = 0.8
 
 
 @dataclass(slots=True)
