@@ -50,6 +50,7 @@ _WAITS = re.compile(r"retry(?:after|delay|in)(?:s|sec|seconds)?|resets?(?:in|aft
 _ENDS = re.compile(r"(?:x?ratelimit)?(?:resets?(?:at|time)?)|retryat")
 _LONGEST = 400 * 86_400.0
 _SECONDS = {"milli": 0.001, "ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+_NO_ERROR = re.compile(r"(?i)\W*(?:0|none|null|nil|ok|success|false|no error)?\W*")
 #: How a model's answer ends that broke off: `network_error`, DeepSeek's `insufficient_system_resource`.
 _UNFINISHED = re.compile(r"(?i)error|abort|insufficient|interrupt|cancel|time_?out|fail|overload|^(?:load|unknown)$")
 _DEEPEST = 4
@@ -74,7 +75,7 @@ def error_of(data: Any, status: int) -> Mapping[str, Any] | None:
         data = data[0]
     if not isinstance(data, dict):
         return None
-    error = data.get("error") or _in_choices(data) or ("output" in data and _in_status(data))
+    error = _real(data.get("error")) or _in_choices(data) or ("output" in data and _in_status(data))
     if isinstance(error, list):
         error = error[0] or error
     if isinstance(error, dict):
@@ -91,13 +92,19 @@ def error_of(data: Any, status: int) -> Mapping[str, Any] | None:
     return {**beside, "message": said if isinstance(said, str) else str(said)} if said and beside else None
 
 
+def _real(error: Any) -> Any:
+    """The error; None for one of empty fields, or one that says that all is well, as some send with each answer."""
+    said = error.values() if isinstance(error, dict) else (error,)
+    return error if any(each and not (isinstance(each, str) and _NO_ERROR.fullmatch(each)) for each in said) else None
+
+
 def _in_choices(data: Mapping[str, Any]) -> Any:
     """What is wrong with a choice that broke off, which is half an answer at the best."""
     choices = data.get("choices")
     for choice in choices if isinstance(choices, list) else ():
         if not isinstance(choice, dict):
             continue
-        reason, error = choice.get("finish_reason"), choice.get("error")
+        reason, error = choice.get("finish_reason"), _real(choice.get("error"))
         if error or (isinstance(reason, str) and reason != "stop" and _UNFINISHED.search(reason)):
             broke_off = f"The model's answer broke off (finish_reason {reason!r})."
             return error or {"message": broke_off, "code": "unfinished"}

@@ -188,3 +188,31 @@ def test_a_wait_that_the_body_tells_is_found_and_seen_from_the_servers_clock(way
 def test_a_moment_that_makes_no_sense_is_no_wait(told: Any) -> None:
     response = Response(503, {"date": NOW}, b"{}", {"error": {"message": "Slow.", "reset_at": told}}, 0.1)
     assert not judge(response, reached=True).wait
+
+
+NO_ERRORS: list[Any] = [
+    {"message": "", "type": "", "param": "", "code": None},
+    {"code": 0, "message": "success"},
+    {"code": "0", "message": "OK."},
+    "None",
+    "",
+    False,
+    {},
+    [],
+]
+
+
+@pytest.mark.parametrize("error", NO_ERRORS, ids=repr)
+@pytest.mark.parametrize("within", [False, True], ids=["beside", "in a choice"])
+def test_an_error_of_empty_fields_takes_nothing_from_a_good_answer(error: Any, within: bool) -> None:
+    choice = {"message": {"content": "Yes."}, "finish_reason": "stop", **({"error": error} if within else {})}
+    answer = {"choices": [choice], **({} if within else {"error": error})}
+    assert judge(Response(200, {}, b"{}", answer, 0.1), reached=True, path="chat/completions").kind == "done"
+
+
+@pytest.mark.parametrize(
+    "error", [{"code": 0, "message": "upstream"}, {"code": 5}, "broke", True, [{"code": 9}]], ids=repr
+)
+def test_any_other_error_does(error: Any) -> None:
+    answer = {"choices": [{"message": {"content": "Hal"}}], "error": error}
+    assert judge(Response(200, {}, b"{}", answer, 0.1), reached=True, path="chat/completions").kind == "retry"
