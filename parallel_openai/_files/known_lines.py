@@ -88,7 +88,7 @@ class KnownLines:
             return
         path = path_answering(body, answer) if good else _ANY
         try:
-            digest = self._digest(body, metadata, path)
+            digest = self._digest(_without_lane(body, entry.key, path), metadata, path)
         except ValueError:  # no request of ours: it could not have been sent
             self.damaged_lines += 1
             return
@@ -128,6 +128,14 @@ def content_digest(body: Mapping[str, Any], metadata: Any, path: str) -> int:
 def key_digest(body: Mapping[str, Any], metadata: Any, path: str) -> int:
     """The same by the name that a request has among batches, which takes longer to make."""
     return digest_of(identity_in_files(request_key(path, _canonical(body)), metadata))
+
+
+def _without_lane(body: Mapping[str, Any], key: str | None, path: str) -> Mapping[str, Any]:
+    """What a frame's line asks, without the tier of `lane="flex"`, which its key leaves out."""
+    if key is None or "service_tier" not in body:
+        return body
+    bare = {name: value for name, value in body.items() if name != "service_tier"}
+    return bare if request_key(path, _canonical(bare)) == key else body
 
 
 def _canonical(body: Mapping[str, Any]) -> bytes:

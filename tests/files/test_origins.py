@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 
 import parallel_openai as po
@@ -154,9 +155,19 @@ def test_what_others_wrote_is_said(server: Server, caplog: pytest.LogCaptureFixt
     assert r"2 of the answers in it were written by ann\x1b[2J on laptop" in caplog.text
 
 
-def test_lines_of_a_frame_are_known_to_a_file_run_on_the_same_server(server: Server, other: Server) -> None:
-    import pandas as pd
+@pytest.mark.parametrize("lane", ["online", "flex"])
+def test_answers_of_a_frame_by_any_lane_are_known_to_a_file_run(server: Server, lane: Any) -> None:
+    df = pd.DataFrame({"text": ["a", "b"]})
+    with po.Client(server.base_url) as client:
+        po.process_dataframe(
+            df, "text", model="gpt-5-mini", client=client, lane=lane, save_to="out.jsonl", progress=False
+        )
+    write(*({"model": "gpt-5-mini", "messages": [{"role": "user", "content": text}]} for text in df["text"]))
+    assert run(server).num_tasks_restored == 2
+    assert server.stats()["received"] == 2
 
+
+def test_lines_of_a_frame_are_known_to_a_file_run_on_the_same_server(server: Server, other: Server) -> None:
     with po.Client(server.base_url) as client:
         po.process_dataframe(
             pd.DataFrame({"text": ["a"]}),
