@@ -24,7 +24,8 @@ from parallel_openai._frames.checked_budget import make_budget
 from parallel_openai._frames.columns.answer_columns import COLUMNS, Answers, Reader
 from parallel_openai._frames.columns.earlier_columns import sign, without_made
 from parallel_openai._frames.columns.explode import CHOICE, check_choices, explode
-from parallel_openai._frames.columns.table import check_frame, check_free, earlier_runs, with_columns
+from parallel_openai._frames.columns.run_info import ATTRS, RunInfo, earlier_runs
+from parallel_openai._frames.columns.table import check_frame, check_free, with_columns
 from parallel_openai._frames.journal_answers import JournalAnswers
 from parallel_openai._frames.journal_path import USED, journal_path, make_private
 from parallel_openai._frames.repair import Repair, check_tries, make_repair
@@ -36,7 +37,6 @@ from parallel_openai._journal.journal import Journal
 from parallel_openai._journal.known_results import KnownResults
 from parallel_openai._journal.neighbours import Neighbour, neighbours_of
 from parallel_openai._journal.origins import Origin, here
-from parallel_openai._json import dumps, loads
 from parallel_openai._loop.background import Interrupted, arun, run
 from parallel_openai._loop.interrupts import (
     Interrupts,
@@ -438,17 +438,16 @@ class FrameRun:
             frame=out if self._presses or ended != "finished" else None,
             priced_as=self.answers.priced_as,
         )
-        about = {
-            **self.reader.about,
-            "answer": self.reader.name,
-            "prefix": self.options.prefix,
-            "began": self._began,
-            "made": sign(out, self.options, answers),
-        }
-        if earlier := earlier_runs(self.df, self.options.prefix + self.reader.name):
-            about["earlier"] = earlier
-        # Plain JSON, since to_parquet and others write the attrs into their files.
-        out.attrs["parallel_openai"] = loads(dumps({**self.builder.summary(), **about, **report.summary()}))
+        info = RunInfo.of({**self.builder.summary(), **self.reader.about, **report.summary()})
+        info = replace(
+            info,
+            answer=self.reader.name,
+            prefix=self.options.prefix,
+            began=self._began,
+            made=sign(out, self.options, answers),
+            earlier=earlier_runs(self.df, self.options.prefix + self.reader.name),
+        )
+        out.attrs[ATTRS] = info.dump()
         remember(report)
         progress.close(str(report) if rest is None else f"{report} {rest}")
         return out

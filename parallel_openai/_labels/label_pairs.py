@@ -11,7 +11,8 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 
-from parallel_openai._frames.columns.table import find_column, has_column, is_missing, rows_of, runs_of
+from parallel_openai._frames.columns.run_info import RunInfo, runs_of
+from parallel_openai._frames.columns.table import find_column, has_column, is_missing, rows_of
 from parallel_openai._json import dumps
 from parallel_openai._labels.evaluation.metrics import Bools, Pairs, kappa
 from parallel_openai._requests.schemas.label_schema import spelling, text_of
@@ -32,7 +33,7 @@ class LabelColumns:
         confidence: the column of confidences; None if there is none.
         kind: one label per row, several, or a score; None if unknown.
         labels: the labels as strings, in order; empty if they are known only from the rows.
-        run: the attrs of the run that filled the column; empty if there are none.
+        run: the run that filled the column; an empty one if unknown.
         prefix: of that run's columns.
     """
 
@@ -40,7 +41,7 @@ class LabelColumns:
     confidence: Hashable | None
     kind: Kind | None
     labels: tuple[str, ...]
-    run: Mapping[str, Any] = field(default_factory=dict)
+    run: RunInfo = field(default_factory=RunInfo)
     prefix: str = ""
 
 
@@ -51,11 +52,11 @@ def label_columns(out: pd.DataFrame, label: Hashable | None = None, confidence: 
         ColumnNotFoundError, InvalidInputError: there is no such column, or several.
     """
     label = find_column(out, default_label(out) if label is None else label, "label=")
-    run = run_of(out, label)
-    own = str(label)
-    prefix = str(run["prefix"]) if "prefix" in run else own.removesuffix("label") if own.endswith("label") else ""
+    found, own = run_of(out, label), str(label)
+    run = found or RunInfo(prefix=own.removesuffix("label") if own.endswith("label") else "")
+    prefix = run.prefix
     own = own.removeprefix(prefix)
-    asked = (run.get("labels") or {}).get(own, {})
+    asked = run.labels.get(own, {})
     if confidence is None:
         guess = prefix + ("confidence" if own == "label" else f"{own}_confidence")
         confidence = guess if has_column(out, guess) else None
@@ -71,22 +72,18 @@ def label_columns(out: pd.DataFrame, label: Hashable | None = None, confidence: 
 
 def default_label(out: pd.DataFrame) -> str:
     """The label column of the last run that filled one."""
-    run = next((run for run in runs_of(out) if run.get("labels")), {})
-    return f"{run.get('prefix', '')}{run.get('answer', 'label')}"
+    run = next((run for run in runs_of(out) if run.labels), RunInfo())
+    return f"{run.prefix}{run.answer or 'label'}"
 
 
-def run_of(out: pd.DataFrame, label: Hashable) -> Mapping[str, Any]:
-    """The attrs of the run that filled a label column, or one derived from it (`label_reviewed`); empty if unknown.
+def run_of(out: pd.DataFrame, label: Hashable) -> RunInfo | None:
+    """The run that filled a label column, or one derived from it (`label_reviewed`); None if unknown.
 
     A frame that was labelled twice holds the labels of both runs.
     """
-    runs = [
-        (f"{run.get('prefix', '')}{name}", run)
-        for run in runs_of(out)
-        for name in (run["labels"] if isinstance(run.get("labels"), Mapping) else ())
-    ]
+    runs = [(f"{run.prefix}{name}", run) for run in runs_of(out) for name in run.labels]
     exact = [run for name, run in runs if name == label]
-    return next(iter(exact or [run for name, run in runs if str(label).startswith(f"{name}_")]), {})
+    return next(iter(exact or [run for name, run in runs if str(label).startswith(f"{name}_")]), None)
 
 
 def label_text(label: Any) -> str:
@@ -214,7 +211,7 @@ class Paired:
 def example_rows(out: pd.DataFrame, label: Hashable | None) -> Bools:
     """Which rows were among the few-shot examples, by the keys of their requests."""
     columns = label_columns(out, label)
-    examples, name = set(columns.run.get("example_keys") or ()), f"{columns.prefix}request_key"
+    examples, name = set(columns.run.example_keys), f"{columns.prefix}request_key"
     if not examples or not has_column(out, name):
         return np.zeros(len(out), dtype=bool)
     return np.array([bool(examples.intersection(keys if _is_list(keys) else [keys])) for keys in out[name]], dtype=bool)

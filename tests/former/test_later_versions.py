@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 import parallel_openai as po
-from parallel_openai.errors import JournalError
+from parallel_openai._frames.columns.run_info import RunInfo, runs_of
+from parallel_openai.errors import InvalidInputError, JournalError
 from parallel_openai.local.simulator import Server
 from tests.former import calls
 
@@ -51,3 +52,42 @@ def test_a_neighbouring_journal_of_a_later_version_is_passed_over(
     out = calls.chat(client=client, progress=False)
     assert out["status"].tolist() == ["succeeded"] * 3 + ["failed"]
     assert server.stats(charged=False)["received"] == 4
+
+
+def test_a_frame_of_a_later_version_is_refused_and_goes_on_without_its_attrs(client: po.Client, server: Server) -> None:
+    out = calls.labels(client=client, progress=False)
+    assert out.attrs["parallel_openai"]["version"] == 1
+    sent = server.stats(charged=False)["received"]
+    out.attrs["parallel_openai"]["version"] = 2
+    uses = [
+        lambda: po.explain(out, 0),
+        lambda: po.review(out, text="text"),
+        lambda: po.evaluate(out, gold="text"),
+        lambda: po.to_jsonl(out, "out.jsonl", format="results"),
+        lambda: po.label_dataframe(out, "text", labels=calls.LABELS, model="m", client=client, progress=False),
+    ]
+    for use in uses:
+        with pytest.raises(InvalidInputError, match=r"attrs are of version 2, .* reads up to 1\. Update"):
+            use()
+    assert server.stats(charged=False)["received"] == sent
+    out.attrs.pop("parallel_openai")
+    assert po.evaluate(out, gold="label").accuracy == 1.0
+
+
+def test_what_a_frame_says_of_its_run_comes_back_as_it_was(client: po.Client) -> None:
+    once = po.label_dataframe(calls.ROWS, "text", labels=["a", "b"], model="m", client=client, progress=False)
+    out = po.process_dataframe(once, "text", model="m", prefix="own_", client=client, progress=False)
+    said = out.attrs["parallel_openai"]
+    said["of another program"] = [1]
+    info = RunInfo.load(said)
+    assert info is not None
+    assert info.dump() == said
+    assert [(run.prefix, run.answer) for run in runs_of(out)] == [("own_", "response"), ("", "label")]
+    assert info.report["requests_sent"] == 2
+
+
+@pytest.mark.parametrize("told", [7, {"labels": ["a"]}, {"prefix": None}, {"columns": [{}]}, {"version": "2"}])
+def test_attrs_that_no_run_has_written_are_left_out(told: object) -> None:
+    df = calls.ROWS.copy()
+    df.attrs["parallel_openai"] = told
+    assert runs_of(df) == []

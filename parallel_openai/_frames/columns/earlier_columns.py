@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,8 @@ import pandas as pd
 
 from parallel_openai._frames.columns.answer_columns import COLUMNS
 from parallel_openai._frames.columns.explode import CHOICE
-from parallel_openai._frames.columns.table import columns_by_text, has_column, label_of, last_run_of
+from parallel_openai._frames.columns.run_info import ATTRS, last_run_of
+from parallel_openai._frames.columns.table import columns_by_text, has_column, label_of
 from parallel_openai._frames.run_options import Options
 from parallel_openai._requests.template import parse_template
 from parallel_openai.errors import TemplateError
@@ -74,12 +76,12 @@ def as_own(df: pd.DataFrame, column: Hashable) -> pd.DataFrame:
     }
     if len(kept) < len(made):
         df = df.copy(deep=False)
-        df.attrs["parallel_openai"] = {**df.attrs["parallel_openai"], "made": kept}
+        df.attrs[ATTRS] = replace(last_run_of(df), made=kept).dump()
     return df
 
 
 def _told(df: pd.DataFrame) -> Mapping[str, Any]:
-    made = last_run_of(df).get("made", {})
+    made = last_run_of(df).made
     return {call: each for call, each in made.items() if isinstance(each, Mapping) and _is_sums(each.get("sums"))}
 
 

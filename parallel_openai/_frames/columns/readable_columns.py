@@ -7,7 +7,8 @@ from collections.abc import Hashable, Sequence
 import pandas as pd
 
 from parallel_openai._frames.columns.answer_columns import COLUMNS
-from parallel_openai._frames.columns.table import columns_by_text, find_column, has_column, last_run_of
+from parallel_openai._frames.columns.run_info import last_run_of
+from parallel_openai._frames.columns.table import columns_by_text, find_column, has_column
 from parallel_openai._requests.template import parse_template
 from parallel_openai.errors import InvalidInputError
 
@@ -26,19 +27,19 @@ def text_columns(out: pd.DataFrame, text: Hashable | Sequence[Hashable] | None) 
         several = isinstance(text, (list, tuple)) and not has_column(out, text)
         names: list[Hashable] = list(text) if several else [text]  # type: ignore[call-overload]
         return [find_column(out, name, "text") for name in names]
-    about = last_run_of(out)
-    prompt = about.get("prompt")
+    run = last_run_of(out)
+    prompt = run.prompt
     if has_column(out, prompt):
         return [prompt]
     by_text = columns_by_text(out)
-    if isinstance(prompt, str) and not about.get("made_by_function"):
+    if isinstance(prompt, str) and not run.made_by_function:
         try:
             columns = [by_text[name] for name in parse_template(prompt, list(by_text)).columns if name in by_text]
         except InvalidInputError:  # its columns were renamed or dropped
             columns = []
         if columns:
             return columns
-    ours = {about.get("prefix", "") + name for name in (*_OURS, *(about.get("columns") or about.get("labels") or ()))}
+    ours = {run.prefix + name for name in (*_OURS, *(run.columns or run.labels))}
     # Without rows, pandas 2 does not know texts from other objects.
     kinds = ("string",) if len(out) else ("string", "empty")
     columns = [

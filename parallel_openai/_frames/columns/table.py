@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from itertools import chain, repeat
-from typing import Any, TypeGuard
+from typing import Any
 
 import pandas as pd
 
@@ -12,15 +12,6 @@ from parallel_openai.errors import ColumnExistsError, ColumnNotFoundError, Inval
 
 #: Rows read at a time: large enough that pandas' cost per call vanishes, small enough that the first is sent at once.
 BLOCK = 1024
-#: What a run writes into the frame's attrs, as far as it is read again.
-_KINDS: dict[str, Any] = {
-    **dict.fromkeys(("prefix", "answer", "endpoint", "journal"), str),
-    **dict.fromkeys(("params", "labels", "made"), Mapping),
-    **dict.fromkeys(("metadata", "examples", "earlier", "columns"), (list, tuple)),
-    "began": (int, float),
-    "samples": int,
-}
-_FIELD_KINDS: dict[str, Any] = {"kind": str, "labels": (list, tuple)}
 
 
 class Row(dict[str, Any]):
@@ -188,42 +179,6 @@ def with_columns(df: pd.DataFrame, columns: dict[str, Any]) -> pd.DataFrame:
     out = pd.concat([df, added], axis=1) if len(df.columns) else added
     out.attrs = dict(df.attrs)
     return out
-
-
-def runs_of(df: pd.DataFrame) -> list[Mapping[str, Any]]:
-    """What the frame's attrs say of the runs that filled its columns, the last one first. They may come from somebody
-    else's file: what no run has written is left out."""
-    about = df.attrs.get("parallel_openai")
-    if not _is_of_run(about):
-        return []
-    return [about, *filter(_is_of_run, about.get("earlier", ()))]
-
-
-def last_run_of(df: pd.DataFrame) -> Mapping[str, Any]:
-    """What the frame's attrs say of the run that filled it last; empty if they know of none."""
-    return next(iter(runs_of(df)), {})
-
-
-def _is_of_run(about: Any) -> TypeGuard[Mapping[str, Any]]:
-    if not _has_kinds(about, _KINDS):
-        return False
-    fields = list(about.get("labels", {}).values())
-    if not all(_has_kinds(field, _FIELD_KINDS) for field in fields):
-        return False
-    words = [*about.get("columns", ()), *(label for field in fields for label in field.get("labels", ()))]
-    return not any(isinstance(word, (Mapping, list)) for word in words)
-
-
-def _has_kinds(told: Any, kinds: Mapping[str, Any]) -> TypeGuard[Mapping[str, Any]]:
-    if not isinstance(told, Mapping):
-        return False
-    return all(isinstance(told[name], kind) for name, kind in kinds.items() if name in told)
-
-
-def earlier_runs(df: pd.DataFrame, answer: str) -> list[dict[str, Any]]:
-    """What a frame is to keep of its runs when another one, which fills the column `answer`, takes their place."""
-    runs = [{name: value for name, value in run.items() if name != "earlier"} for run in runs_of(df)]
-    return [run for run in runs if f"{run.get('prefix', '')}{run.get('answer')}" != answer]
 
 
 def is_missing(value: Any) -> bool:

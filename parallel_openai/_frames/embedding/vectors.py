@@ -9,7 +9,8 @@ import numpy as np
 import pandas as pd
 
 from parallel_openai._frames.columns.answer_columns import Reader, Reading
-from parallel_openai._frames.columns.table import check_frame, find_column, last_run_of
+from parallel_openai._frames.columns.run_info import last_run_of
+from parallel_openai._frames.columns.table import check_frame, find_column
 from parallel_openai._requests.endpoints import EMBEDDINGS, of_length
 from parallel_openai.errors import InvalidInputError
 
@@ -33,7 +34,7 @@ def vectors(out: pd.DataFrame, column: str | None = None) -> Matrix:
     """
     check_frame(out)
     if column is None:
-        column = last_run_of(out).get("prefix", "") + "embedding"
+        column = last_run_of(out).prefix + "embedding"
     cells = out[find_column(out, column, "vectors")].tolist()
     whole = _whole(cells)
     return whole if whole is not None else _stacked(cells, column)

@@ -11,7 +11,8 @@ import numpy as np
 import pandas as pd
 
 from parallel_openai._frames.columns.readable_columns import text_columns
-from parallel_openai._frames.columns.table import column_text, has_column, is_missing, last_run_of, rows_of
+from parallel_openai._frames.columns.run_info import last_run_of
+from parallel_openai._frames.columns.table import column_text, has_column, is_missing, rows_of
 from parallel_openai._requests.schemas.label_schema import read_label, read_several, text_of
 from parallel_openai.errors import InvalidInputError
 
@@ -83,12 +84,12 @@ class _LabelledRows:
     """Iterates over a frame's rows as `_Row`s."""
 
     def __init__(self, out: pd.DataFrame, text: Hashable | Sequence[Hashable] | None) -> None:
-        about = last_run_of(out)
-        prefix = about.get("prefix", "")
+        run = last_run_of(out)
+        prefix = run.prefix
         self._out = out
         self._texts = text_columns(out, text)
         self._text_names = [column_text(column) for column in self._texts]
-        asked: Mapping[str, Any] = about.get("labels") or {"label": {}}
+        asked: Mapping[str, Mapping[str, Any]] = run.labels or {"label": {}}
         columns = [prefix + name for name in asked]
         self._fields = {column_text(prefix + name): field for name, field in asked.items()}
         self._labels: list[Hashable] = [column for column in columns if has_column(out, column)]
@@ -97,7 +98,7 @@ class _LabelledRows:
                 f"Annotation tools need labels, and the frame has no column {columns[0]!r}. Pass a frame that "
                 "label_dataframe returned."
             )
-        self._reviewed = prefix + (about.get("reviewed") or columns[0].removeprefix(prefix))
+        self._reviewed = prefix + (run.reviewed or columns[0].removeprefix(prefix))
         self._extras = {name: prefix + name for name in _EXTRA_COLUMNS if has_column(out, prefix + name)}
 
     def __iter__(self) -> Iterator[_Row]:

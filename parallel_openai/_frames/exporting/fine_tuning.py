@@ -84,10 +84,10 @@ class _FinalLabels:
     def __init__(self, source: RowToRequest) -> None:
         self._out = source.out
         prefix = source.prefix
-        self._columns = {prefix + column: column for column in source.about.get("labels") or {}}
-        if self._columns and source.about.get("samples", 1) > 1 and has_column(source.out, prefix + REASON_COLUMN):
+        self._columns = {prefix + column: column for column in source.run.labels}
+        if self._columns and source.run.samples > 1 and has_column(source.out, prefix + REASON_COLUMN):
             self._columns[prefix + REASON_COLUMN] = _REASON
-        self._reviewed = source.about.get("reviewed")
+        self._reviewed = source.run.reviewed
         column = prefix + "label_reviewed"
         self.any_reviewed = (
             self._reviewed is not None and has_column(self._out, column) and bool(self._out[column].notna().any())
@@ -189,12 +189,12 @@ def _answer_text(source: RowToRequest, request: APIRequest, row: Mapping[str, An
     Raises:
         InvalidInputError: the journal no longer holds that JSON.
     """
-    if "fields" not in source.about:
+    if source.run.fields is None:
         return _plain(row["answer"])
     text = _text(source, request, known)
     if text is None:
         raise InvalidInputError(
-            f"The journal {source.about['journal']} does not hold a row's answer, which cannot be rebuilt from its "
+            f"The journal {source.run.journal} does not hold a row's answer, which cannot be rebuilt from its "
             "columns. Restore the file."
         )
     try:

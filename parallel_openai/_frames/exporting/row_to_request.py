@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from parallel_openai._frames.columns.table import find_column, last_run_of, rows_of
+from parallel_openai._frames.columns.run_info import last_run_of
+from parallel_openai._frames.columns.table import find_column, rows_of
 from parallel_openai._frames.request_builder import RequestBuilder
 from parallel_openai._journal.known_results import KnownResults
 from parallel_openai._records import APIRequest
@@ -16,34 +17,31 @@ from parallel_openai._requests.endpoints import endpoint
 from parallel_openai._requests.template import BadPromptError
 from parallel_openai.errors import InvalidInputError
 
-_NEEDED = {"endpoint", "answer", "prompt", "model", "system", "params", "journal"}
-
 
 class RowToRequest:
     """A result frame, and the requests that were made of its rows."""
 
     def __init__(self, out: pd.DataFrame) -> None:
-        about = last_run_of(out)
-        if not about.keys() >= _NEEDED:
+        run = last_run_of(out)
+        if run.endpoint is None or run.answer is None or run.journal is None:
             raise InvalidInputError(
                 "This frame does not come from process_dataframe or label_dataframe, or lost its attrs on the way (as "
                 "merge and read_csv lose them); only format='records' works for it. To keep them: "
                 "new.attrs = out.attrs."
             )
         self.out = out
-        self.about: Mapping[str, Any] = about
-        self.prefix: str = about.get("prefix", "")
-        self.endpoint = endpoint(about["endpoint"])
+        self.run, self.prefix, self._journal = run, run.prefix, run.journal
+        self.endpoint = endpoint(run.endpoint)
         self.path = self.endpoint.path
         self._columns: dict[str, Any] = {
-            "answer": self.prefix + about["answer"],
+            "answer": self.prefix + run.answer,
             **{name: self.prefix + name for name in ("status", "error", "request_key")},
         }
         for column in self._columns.values():
             find_column(out, column, "to_jsonl")
 
     def journal(self) -> OpenJournal:
-        return OpenJournal(self.about["journal"])
+        return OpenJournal(self._journal)
 
     def requests(self, known: OpenJournal) -> Iterator[tuple[APIRequest | None, dict[str, Any]]]:
         """Yield each row's first request (None if none could be made) and its cells.
@@ -64,16 +62,11 @@ class RowToRequest:
 
     def _rendered(self) -> Iterator[APIRequest | BadPromptError] | None:
         """The requests, built again from the frame; None if a function made them or columns are missing."""
-        if self.about.get("made_by_function"):
+        run = self.run
+        if run.made_by_function:
             return None
         builder = RequestBuilder(
-            _column_again(self.about["prompt"]),
-            self.about["model"],
-            _column_again(self.about["system"]),
-            endpoint(self.about["endpoint"]),
-            self.about["params"],
-            [_column_again(name) for name in self.about.get("metadata", ())],
-            examples=self.about.get("examples", ()),
+            run.prompt, run.model, run.system, self.endpoint, run.params, run.metadata, examples=run.examples
         )
         try:
             builder.check(self.out)
@@ -87,11 +80,6 @@ class RowToRequest:
             if isinstance(row["request_key"], list):  # of several samples, the first
                 row["request_key"] = row["request_key"][0]
             yield row
-
-
-def _column_again(name: Any) -> Any:
-    """A column name from the attrs, in which JSON turned tuples into lists."""
-    return tuple(name) if isinstance(name, list) else name
 
 
 class OpenJournal:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -12,7 +12,8 @@ import pandas as pd
 
 from parallel_openai._display.blocks import Block, Heading, Number, Sentence, Table
 from parallel_openai._display.display import Display
-from parallel_openai._frames.columns.table import check_frame, last_run_of
+from parallel_openai._frames.columns.run_info import RunInfo, last_run_of
+from parallel_openai._frames.columns.table import check_frame
 from parallel_openai._journal.entry import JournalEntry
 from parallel_openai._journal.lines import read_entries
 from parallel_openai._requests.endpoints import usage_of
@@ -65,14 +66,14 @@ def explain(out: pd.DataFrame, row: Hashable) -> Explanation:
     It was never sent: The column 'text' is empty in this row (NaN or None). (missing_prompt)
     """
     check_frame(out)
-    about = last_run_of(out)
-    if "journal" not in about:
+    run = last_run_of(out)
+    if run.journal is None:
         raise InvalidInputError(
             "This frame does not come from process_dataframe or label_dataframe, or lost its attrs on the way (as "
             "merge and read_csv lose them). To keep them: new.attrs = out.attrs."
         )
     position = _position(out, row)
-    return _Teller(out, about, position).tell(row)
+    return _Teller(out, run, Path(run.journal), position).tell(row)
 
 
 def _position(out: pd.DataFrame, row: Hashable) -> int:
@@ -92,19 +93,17 @@ def _position(out: pd.DataFrame, row: Hashable) -> int:
 class _Teller:
     """One row of a frame of answers, and what the journal has about it."""
 
-    def __init__(self, out: pd.DataFrame, about: Mapping[str, Any], position: int) -> None:
+    def __init__(self, out: pd.DataFrame, run: RunInfo, journal: Path, position: int) -> None:
         self._out = out
-        self._about = about
+        self._run, self._prefix, self._journal = run, run.prefix, journal
         self._position = position
-        self._prefix = str(about.get("prefix") or "")
         keys = self._cell("request_key")
         self._keys: Sequence[Any] = keys if isinstance(keys, list) else [keys]
 
     def tell(self, row: Hashable) -> Explanation:
-        journal = Path(self._about["journal"])
-        entries = list(_entries(journal, {key for key in self._keys if isinstance(key, str)}))
+        entries = list(_entries(self._journal, {key for key in self._keys if isinstance(key, str)}))
         sends = tuple(_row(*send) for entry in entries for send in _sends(entry))
-        return Explanation(self._title(row, len(sends)), sends, tuple(self._notes(journal, entries)))
+        return Explanation(self._title(row, len(sends)), sends, tuple(self._notes(self._journal, entries)))
 
     def _title(self, row: Hashable, sends: int) -> str:
         times = f" It was sent {sends:,} time{'s' if sends > 1 else ''}." if sends else ""
@@ -129,7 +128,7 @@ class _Teller:
         repairs = sum("sent" in (entry.record or ()) for entry in entries)
         if repairs:
             yield f"An answer was no good and was asked for once more{f', {repairs} times' if repairs > 1 else ''}."
-        if sent and max(sent) < self._about.get("began", 0.0):
+        if sent and max(sent) < self._run.began:
             yield "All this was in an earlier run: this frame's answer comes from the journal, and was not paid again."
         elif self._cell("attempts") == 0 and sent:
             yield self._shared()
@@ -147,7 +146,7 @@ class _Teller:
         return f"It asks the very same as {source}, was sent with it, and shares its answer at no cost."
 
     def _answer(self) -> Any:
-        return self._cell(str(self._about["answer"]))
+        return self._cell(str(self._run.answer))
 
     def _name(self, name: str) -> Any:
         levels = self._out.columns.nlevels

@@ -14,7 +14,8 @@ import pandas as pd
 from parallel_openai._display.blocks import Block, Fact, Facts, Heading, Matrix, counted, number
 from parallel_openai._display.display import Display
 from parallel_openai._frames.columns.answer_columns import COLUMNS, object_column
-from parallel_openai._frames.columns.table import column_text, runs_of
+from parallel_openai._frames.columns.run_info import runs_of
+from parallel_openai._frames.columns.table import column_text
 from parallel_openai._labels.evaluation.differences import rows_that_differ
 from parallel_openai._labels.evaluation.metrics import kappa
 from parallel_openai._labels.label_pairs import (
@@ -148,7 +149,8 @@ def _own_name(annotator: Any, label: Hashable | None) -> str | None:
         return None if annotator.name is None else column_text(annotator.name)
     if not isinstance(annotator, pd.DataFrame):
         return None
-    return run_of(annotator, default_label(annotator) if label is None else label).get("model")
+    run = run_of(annotator, default_label(annotator) if label is None else label)
+    return None if run is None else run.model
 
 
 def _labels(annotator: Any, name: str, label: Hashable | None) -> pd.Series[Any]:
@@ -277,6 +279,6 @@ class _Libraries(NamedTuple):
 def _differences(texts: pd.DataFrame, frame: pd.DataFrame | None) -> pd.DataFrame:
     if frame is None:
         return texts
-    ours = {f"{run.get('prefix', '')}{name}" for run in runs_of(frame) for name in (*COLUMNS, *run.get("columns", ()))}
+    ours = {f"{run.prefix}{name}" for run in runs_of(frame) for name in (*COLUMNS, *run.columns)}
     inputs = frame[[name for name in frame.columns if name not in ours and name not in texts.columns]]
     return pd.concat([inputs, texts], axis=1)

@@ -16,6 +16,7 @@ from parallel_openai._client.default_client import client_for
 from parallel_openai._display.blocks import Advice, Block, Heading, Number, Sentence, Table, counted, number
 from parallel_openai._display.display import Display
 from parallel_openai._frames.columns.earlier_columns import as_own
+from parallel_openai._frames.columns.run_info import last_run_of
 from parallel_openai._frames.columns.table import check_frame, find_column
 from parallel_openai._frames.parameters import check_parameters, checked_extra
 from parallel_openai._frames.request_builder import Prompt
@@ -235,7 +236,7 @@ class _Variants:
 
     def take(self, out: pd.DataFrame) -> None:
         self._frames[self._name] = out
-        self._ended = out.attrs["parallel_openai"]["ended"]
+        self._ended = last_run_of(out).ended
         is_last = len(self._frames) == len(self._variants)
         if self._funds is not None and self._funds.is_used_up and self._ended == "finished" and not is_last:
             self._ended = "budget"
@@ -261,7 +262,7 @@ class _Variants:
             frames=self._frames,
             evaluations=evaluations,
             ended=self._ended,
-            simulated=any(out.attrs["parallel_openai"]["simulated"] for out in self._frames.values()),
+            simulated=any(last_run_of(out).simulated for out in self._frames.values()),
         )
 
     def _texts(self) -> dict[str, list[str | None]]:
@@ -339,8 +340,7 @@ def _arguments(prompt: Any) -> dict[str, Any]:
 
 
 def _column(out: pd.DataFrame, label: Hashable | None) -> Hashable | None:
-    prefix = out.attrs["parallel_openai"]["prefix"]
-    return None if label is None else f"{prefix}{label}"
+    return None if label is None else f"{last_run_of(out).prefix}{label}"
 
 
 def _line(
@@ -350,7 +350,7 @@ def _line(
     first: Sequence[str | None],
     found: Evaluation | None,
 ) -> dict[str, Any]:
-    prefix = out.attrs["parallel_openai"]["prefix"]
+    prefix = last_run_of(out).prefix
     confidence = label_columns(out, label).confidence
     line: dict[str, Any] = {
         "rows": len(out),

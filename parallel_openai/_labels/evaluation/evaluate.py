@@ -9,7 +9,8 @@ import numpy as np
 import pandas as pd
 
 from parallel_openai._arguments import check_count
-from parallel_openai._frames.columns.table import check_frame, has_column, last_run_of
+from parallel_openai._frames.columns.run_info import last_run_of
+from parallel_openai._frames.columns.table import check_frame, has_column
 from parallel_openai._labels.evaluation import metrics
 from parallel_openai._labels.evaluation.evaluation_result import Evaluation
 from parallel_openai._labels.label_pairs import (
@@ -85,10 +86,10 @@ def evaluate_without(
 
 
 def _gold(out: pd.DataFrame) -> Hashable:
-    told = last_run_of(out).get("gold")
-    if told is None:
+    gold: Hashable = last_run_of(out).gold
+    if gold is None:
         raise InvalidInputError("Pass gold=, the name of the column with the right labels.")
-    return tuple(told) if isinstance(told, list) else told  # JSON turned a tuple into a list
+    return gold
 
 
 def _evaluation(
@@ -149,7 +150,7 @@ def _evaluation(
         cost_per_correct=cost / int(right.sum()) if right.any() else np.nan,
         mistakes=_mistakes(out, answered & ~right, confidence),
         strange_gold=paired.unknown,
-        simulated=bool(columns.run.get("simulated")),
+        simulated=columns.run.simulated,
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Hashable, Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,14 +16,8 @@ from parallel_openai._arguments import path_of
 from parallel_openai._disk.file_ownership import check_own
 from parallel_openai._display.html import to_html
 from parallel_openai._frames.columns.readable_columns import text_columns
-from parallel_openai._frames.columns.table import (
-    check_frame,
-    column_text,
-    find_column,
-    has_column,
-    is_missing,
-    last_run_of,
-)
+from parallel_openai._frames.columns.run_info import ATTRS, last_run_of
+from parallel_openai._frames.columns.table import check_frame, column_text, find_column, has_column, is_missing
 from parallel_openai._frames.journal_path import USED
 from parallel_openai._labels.label_pairs import run_of
 from parallel_openai._labels.reviewing import review_sheet as table
@@ -104,15 +99,13 @@ class Review:
         self.out = out
         last = last_run_of(out)
         if label is None:
-            asked = last.get("labels") or {}
-            first = next((name for name, field in asked.items() if field.get("kind") != "text"), "label")
-            label = last.get("prefix", "") + first
+            first = next((name for name, field in last.labels.items() if field.get("kind") != "text"), "label")
+            label = last.prefix + first
         self._label = find_column(out, label, "review")
-        self._about = run_of(out, label) or last
-        self._prefix: str = self._about.get("prefix", "")
-        asked = self._about.get("labels") or {}
+        self._run = run_of(out, label) or last
+        self._prefix = self._run.prefix
         cells = out[self._label]
-        self._choices = choices_of(cells, labels, asked.get(str(self._label).removeprefix(self._prefix), {}))
+        self._choices = choices_of(cells, labels, self._run.labels.get(str(self._label).removeprefix(self._prefix), {}))
         self.labels, self.multi = list(self._choices.by_text), self._choices.multi
         self._text_columns = text_columns(out, text)
         self.path = path_of(save_to, "save_to") if save_to is not None else self._path()
@@ -141,9 +134,9 @@ class Review:
         texts = [None if each is None else each.label for each in given]
         notes = [self._corrections.note(key) or None for key in self._row_keys]
         out = self.out.copy(deep=False)
-        if self._about and self._about is last_run_of(self.out):  # exports read this
+        if ATTRS in self.out.attrs and self._run == last_run_of(self.out):  # exports read this
             judged = str(self._label).removeprefix(self._prefix)
-            out.attrs = {**self.out.attrs, "parallel_openai": {**self._about, "reviewed": judged}}
+            out.attrs = {**self.out.attrs, ATTRS: replace(self._run, reviewed=judged).dump()}
         out[self._prefix + LABEL] = self._choices.column(texts, self.out[self._label])
         out[self._prefix + NOTE] = pd.array(notes, dtype="string")
         return out
@@ -294,7 +287,7 @@ class Review:
             self._open.discard(key)
 
     def _path(self) -> Path:
-        journal = path_of(self._about.get("journal") or "answers.jsonl", "The journal's name in the frame's attrs")
+        journal = path_of(self._run.journal or "answers.jsonl", "The journal's name in the frame's attrs")
         path = journal.with_name(journal.name.removesuffix(".jsonl") + ".review.jsonl")
         if os.path.abspath(journal) not in USED:
             _check_within(path)
@@ -304,7 +297,7 @@ class Review:
     def _companion(self, what: str) -> str:
         """The name of a column that goes with the label; with several fields it starts with the field's name."""
         field = str(self._label).removeprefix(self._prefix)
-        own = field in (self._about.get("labels") or {}) and field != "label" and what in ("confidence", "votes")
+        own = field in self._run.labels and field != "label" and what in ("confidence", "votes")
         return f"{self._prefix}{field}_{what}" if own else self._prefix + what
 
     def _columns(self) -> dict[str, list[Any]]:
