@@ -84,6 +84,8 @@ def test_what_a_frame_says_of_its_run_comes_back_as_it_was(client: po.Client) ->
     assert info.dump() == said
     assert [(run.prefix, run.answer) for run in runs_of(out)] == [("own_", "response"), ("", "label")]
     assert info.report["requests_sent"] == 2
+    for few in (RunInfo(), RunInfo(labels={"label": {"kind": "one"}})):
+        assert RunInfo.load(few.dump()) == few
 
 
 @pytest.mark.parametrize("told", [7, {"labels": ["a"]}, {"prefix": None}, {"columns": [{}]}, {"version": "2"}])

@@ -92,9 +92,9 @@ class RunInfo:
             )
         # Of a column's name with several levels, JSON made a list.
         names = {name: _name(dumped[name]) for name in ("prompt", "system", "gold") if name in dumped}
-        metadata = [_name(each) for each in dumped.get("metadata", ())]
-        earlier = [run for each in dumped.get("earlier", ()) if (run := cls.load(each)) is not None]
-        return cls.of({**dumped, **names, "metadata": metadata, "earlier": earlier})
+        metadata = tuple(map(_name, dumped.get("metadata", ())))
+        earlier = filter(None, map(cls.load, dumped.get("earlier", ())))
+        return cls.of({**dumped, **names, "metadata": metadata, "earlier": tuple(earlier)})
 
     def dump(self) -> dict[str, Any]:
         """Plain JSON, since to_parquet and others write the attrs into their files."""
@@ -107,7 +107,12 @@ class RunInfo:
 
 _OWN = tuple(each.name for each in fields(RunInfo) if each.name != "report")
 #: What is not written where there is none.
-_LEFT_OUT = frozenset({"examples", "columns", "labels", "fields", "gold", "example_keys", "reviewed", "earlier"})
+_LEFT_OUT = frozenset(
+    {
+        *("endpoint", "answer", "journal", "examples", "columns", "labels", "fields", "gold", "example_keys"),
+        *("reviewed", "earlier"),
+    }
+)
 #: What the fields hold, as far as they are made use of.
 _KINDS: dict[str, Any] = {
     **dict.fromkeys(("prefix", "answer", "endpoint", "journal"), str),
