@@ -13,7 +13,7 @@ import pandas as pd
 from parallel_openai._batch.lane_options import Lane
 from parallel_openai._client.client import Client
 from parallel_openai._client.default_client import client_for
-from parallel_openai._frames.columns.answer_columns import Reader, Reading, object_column, text_column, value_column
+from parallel_openai._frames.columns.answer_columns import Reader, object_column, text_column, value_column
 from parallel_openai._frames.columns.fields import REASONING, structured_reader, with_thoughts
 from parallel_openai._frames.defensive_copy import own_copy
 from parallel_openai._frames.frame_run import FrameRun
@@ -216,7 +216,7 @@ def answer_reader(
     has_tools = any(builder.params.get(name) for name in ("tools", "functions"))
     beside = (*(["tool_calls"] if has_tools else []), *([REASONING] if keep_reasoning else []))
 
-    def read(response: Mapping[str, Any]) -> Reading:
+    def read(response: Mapping[str, Any]) -> Answer:
         answers = endpoint.read_all(response)
         if dimensions is not None:
             answers = [of_length(answer, dimensions) for answer in answers]
@@ -247,7 +247,7 @@ def _of_each(value: Any, part: int) -> Any:
     return None if value is None else value[part]
 
 
-def _reading(answer: Answer, parse: Callable[[Any], Any] | None, beside: Sequence[str]) -> Reading:
+def _reading(answer: Answer, parse: Callable[[Any], Any] | None, beside: Sequence[str]) -> Answer:
     """The value, in a tuple with what stands in columns beside it, if there are such columns."""
     reading = _parsed(answer, parse)
     if not beside:
@@ -255,20 +255,15 @@ def _reading(answer: Answer, parse: Callable[[Any], Any] | None, beside: Sequenc
     return reading._replace(value=(reading.value, *(getattr(answer, name) for name in beside)))
 
 
-def _parsed(answer: Answer, parse: Callable[[Any], Any] | None) -> Reading:
+def _parsed(answer: Answer, parse: Callable[[Any], Any] | None) -> Answer:
     found = answer.value if answer.text is None else answer.text
     if isinstance(found, array):
         found = np.frombuffer(found, dtype=np.float32)
-    reading = Reading(found, answer.finish_reason, answer.model, answer.error_code, answer.error)
     if parse is None or answer.error_code is not None or found is None:
-        return reading if parse is None else reading._replace(value=None)
+        return answer._replace(value=found if parse is None else None)
     try:
-        return reading._replace(value=own_copy(parse(found)))
+        return answer._replace(value=own_copy(parse(found)))
     except WHATEVER_IS_RAISED as error:
         # A ValueError speaks of the value; anything else is a bug, which no other answer would mend.
-        return reading._replace(
-            value=None,
-            error_code="parse_error",
-            error=f"parse raised {last_line(error)}",
-            repairable=isinstance(error, ValueError),
-        )
+        why = f"parse raised {last_line(error)}"
+        return answer.unusable("parse_error", why, repairable=isinstance(error, ValueError))

@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from parallel_openai._frames.columns.answer_columns import Reading
 from parallel_openai._records import APIRequest, Result
 from parallel_openai._requests.encodings import encoding_for_model
-from parallel_openai._requests.endpoints import Endpoint
+from parallel_openai._requests.endpoints import Answer, Endpoint
 from parallel_openai._requests.tokens import request_size
 from parallel_openai.errors import InvalidInputError
 
@@ -48,7 +47,7 @@ def check_tries(repair: Any) -> int:
     return int(repair)
 
 
-def make_repair(result: Result, reading: Reading, text: str | None, endpoint: Endpoint) -> APIRequest | None:
+def make_repair(result: Result, reading: Answer, text: str | None, endpoint: Endpoint) -> APIRequest | None:
     """The request that may mend a row, with a `Repair` as its context; None where asking again would not help.
 
     Args:

@@ -13,9 +13,9 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from parallel_openai._frames.columns.answer_columns import Reader, Reading, object_column, text_column
+from parallel_openai._frames.columns.answer_columns import Reader, object_column, text_column
 from parallel_openai._labels.question import DRAWN, Question, has_probabilities
-from parallel_openai._requests.endpoints import Endpoint
+from parallel_openai._requests.endpoints import Answer, Endpoint
 from parallel_openai._requests.logprobs import LabelProbabilities, find_values, label_probabilities, steps_of
 from parallel_openai._requests.schemas.label_schema import REASON, REASON_COLUMN, LabelField, read_answer
 from parallel_openai.errors import InvalidInputError
@@ -40,16 +40,15 @@ def label_reader(endpoint: Endpoint, question: Question) -> Reader:
     """Return the reader for a question's answers."""
     takes_logprobs = question.asks_for_logprobs
 
-    def read(response: Mapping[str, Any]) -> Reading:
+    def read(response: Mapping[str, Any]) -> Answer:
         answer = endpoint.read(response)
         if answer.error_code is not None or answer.text is None:
-            code = answer.error_code or "empty"
-            return Reading(None, answer.finish_reason, answer.model, code, answer.error or "There is no answer.")
+            return answer.unusable(answer.error_code or "empty", answer.error or "There is no answer.")
         try:
             labelled = _labelled(answer.text, question, answer.logprobs if takes_logprobs else None)
         except ValueError as error:
-            return Reading(None, answer.finish_reason, answer.model, "off_label", str(error))
-        return Reading(labelled, answer.finish_reason, answer.model)
+            return answer.unusable("off_label", str(error))
+        return answer._replace(value=labelled)
 
     categories = {each.name: _categories(each) for each in question.fields if each.kind == "one"}
 

@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from parallel_openai._client.client import Client
-from parallel_openai._frames.columns.answer_columns import Reader, Reading
+from parallel_openai._frames.columns.answer_columns import Reader
 from parallel_openai._frames.frame_run import FrameRun
 from parallel_openai._frames.request_builder import RequestBuilder
 from parallel_openai._frames.run_options import Options
@@ -26,6 +26,7 @@ from parallel_openai._ray.crash_guard import CrashGuard, die_at_once
 from parallel_openai._ray.shared_budget import Share
 from parallel_openai._ray.worker import COUNTS, RemoteTimeline, leased_client
 from parallel_openai._ray.worker_journals import Index, KnownParts, new_part, partition_name, parts_of
+from parallel_openai._requests.endpoints import Answer
 from parallel_openai._requests.template import BadPromptError
 from parallel_openai.errors import InvalidInputError, JournalError, RunStoppedError
 
@@ -115,8 +116,8 @@ class BlockWorker:
         def no_prompt(why: str) -> BadPromptError:
             return BadPromptError("prompt_error", f"The prompt function is not called with this row. {why}")
 
-        def no_reading(why: str) -> Reading:
-            return Reading(None, error_code="parse_error", error=f"The answer is not read. {why}", repairable=False)
+        def no_reading(why: str) -> Answer:
+            return Answer(None, None, None, "parse_error", f"The answer is not read. {why}", repairable=False)
 
         builder, watch = self.plan.builder, self._guard.watch
         texts: dict[str, Any] = {

@@ -5,14 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from parallel_openai._printable import printable
 from parallel_openai._records import Result
-from parallel_openai._requests.endpoints import is_simulated, usage_of
+from parallel_openai._requests.endpoints import Answer, is_simulated, usage_of
 from parallel_openai._requests.template import BadPromptError
 from parallel_openai._run.spending.budget import cost_of
 from parallel_openai._run.spending.caps import prices_at
@@ -34,50 +34,36 @@ COLUMNS = (
 )
 
 
-class Reading(NamedTuple):
-    """What a caller makes of a response: the value for the row's cell, or why there is none.
-
-    `repairable` is False where the model is not to blame, and could answer no better.
-    """
-
-    value: Any
-    finish_reason: str | None = None
-    model: str | None = None
-    error_code: str | None = None
-    error: str | None = None
-    repairable: bool = True
-
-
 @dataclass(frozen=True)
 class Reader:
     """How responses become cells.
 
     Attributes:
         names: the columns that are made of the answers; the first is the one that everybody looks at.
-        read: from a response's JSON to its reading.
-        columns: from the readings' values and the requests' keys, one of each for a row, to the columns' arrays by
+        read: from a response's JSON to its answer, with the value for the row's cell.
+        columns: from the answers' values and the requests' keys, one of each for a row, to the columns' arrays by
             name. Where a row is asked several times both are lists, with None for a sample without an answer.
         about: what the frame's attrs are to say about the answers; plain data.
         judge: from a row's number and its value to whether that is right, where it is known; None where nobody knows.
     """
 
     names: tuple[str, ...]
-    read: Callable[[Mapping[str, Any]], Reading]
+    read: Callable[[Mapping[str, Any]], Answer]
     columns: Callable[[Sequence[Any], Sequence[Any]], Mapping[str, Any]]
     about: Mapping[str, Any] = field(default_factory=dict)
     judge: Callable[[int, Any], bool | None] | None = None
 
-    def reading(self, response: Mapping[str, Any]) -> Reading:
+    def reading(self, response: Mapping[str, Any]) -> Answer:
         """What a response says; one that nobody thought of, and that cannot be read, costs its row and no other."""
         try:
             return self.read(response)
         except Exception as error:  # servers answer anything
             why = f"The answer cannot be read ({type(error).__name__}: {error!s:.200})."
-            return Reading(None, error_code="malformed_response", error=why, repairable=False)
+            return Answer(None, None, None, "malformed_response", why, repairable=False)
 
     @classmethod
     def of_one_column(
-        cls, name: str, read: Callable[[Mapping[str, Any]], Reading], column: Callable[[Sequence[Any]], Any]
+        cls, name: str, read: Callable[[Mapping[str, Any]], Answer], column: Callable[[Sequence[Any]], Any]
     ) -> Reader:
         """For answers that fill one column; `column` makes its array."""
         return cls((name,), read, lambda values, _: {name: column(values)})

@@ -13,7 +13,6 @@ import pandas as pd
 from parallel_openai._frames.columns.answer_columns import (
     COLUMNS,
     Reader,
-    Reading,
     object_column,
     text_column,
     value_column,
@@ -58,16 +57,15 @@ def structured_reader(
             "response_format has a field 'reasoning', and keep_reasoning= adds a column of that name."
         )
 
-    def read(response: Mapping[str, Any]) -> Reading:
+    def read(response: Mapping[str, Any]) -> Answer:
         answers = [with_thoughts(answer) for answer in endpoint.read_all(response)]
         readings = [_reading(answer, structure) for answer in answers]
         if keep_reasoning:
-            readings = [_with_reasoning(*each) for each in zip(readings, answers, strict=True)]
+            readings = list(map(_with_reasoning, readings))
         if len(readings) == 1 and not as_lists:
             return readings[0]
         wrong = next((each for each in readings if each.error_code is not None), readings[0])
-        values = [each.value for each in readings]
-        return Reading(values, wrong.finish_reason, wrong.model, wrong.error_code, wrong.error)
+        return wrong._replace(value=[each.value for each in readings])
 
     def columns(values: Sequence[Any], _: Sequence[Any]) -> dict[str, Any]:
         return {name: _column(name, values, schema) for name, schema in schemas.items()}
@@ -76,22 +74,20 @@ def structured_reader(
     return Reader(tuple(schemas), read, columns, {"fields": list(structure.fields), "columns": list(schemas)})
 
 
-def _reading(answer: Answer, structure: Structure) -> Reading:
+def _reading(answer: Answer, structure: Structure) -> Answer:
     if answer.error_code is not None or answer.text is None:
-        code, error = answer.error_code or "empty", answer.error or "There is no answer."
-        return Reading(None, answer.finish_reason, answer.model, code, error)
+        return answer.unusable(answer.error_code or "empty", answer.error or "There is no answer.")
     try:
         value = structure.read(answer.text)
     except ValueError as error:
-        return Reading(None, answer.finish_reason, answer.model, "schema_mismatch", str(error))
+        return answer.unusable("schema_mismatch", str(error))
     except WHATEVER_IS_RAISED as error:  # by a validator of the class, which no other answer would mend
-        why = f"The class raised {last_line(error)}"
-        return Reading(None, answer.finish_reason, answer.model, "schema_mismatch", why, repairable=False)
-    return Reading(value, answer.finish_reason, answer.model)
+        return answer.unusable("schema_mismatch", f"The class raised {last_line(error)}", repairable=False)
+    return answer._replace(value=value)
 
 
-def _with_reasoning(reading: Reading, answer: Answer) -> Reading:
-    return reading if reading.value is None else reading._replace(value={**reading.value, REASONING: answer.reasoning})
+def _with_reasoning(reading: Answer) -> Answer:
+    return reading if reading.value is None else reading._replace(value={**reading.value, REASONING: reading.reasoning})
 
 
 def _column(name: str, values: Sequence[Any], schema: Mapping[str, Any]) -> Any:

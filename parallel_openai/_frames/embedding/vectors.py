@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from parallel_openai._frames.columns.answer_columns import Reader, Reading
+from parallel_openai._frames.columns.answer_columns import Reader
 from parallel_openai._frames.columns.run_info import last_run_of
 from parallel_openai._frames.columns.table import check_frame, find_column
-from parallel_openai._requests.endpoints import EMBEDDINGS, of_length
+from parallel_openai._requests.endpoints import EMBEDDINGS, Answer, of_length
 from parallel_openai.errors import InvalidInputError
 
 Matrix = np.ndarray[Any, np.dtype[np.float32]]
@@ -99,18 +99,18 @@ class VectorColumn:
         """The reader that fills it; in the cells it leaves the row of the array where the vector stands."""
         return Reader.of_one_column("embedding", self._read, self._column)
 
-    def _read(self, response: Mapping[str, Any]) -> Reading:
+    def _read(self, response: Mapping[str, Any]) -> Answer:
         answer = of_length(EMBEDDINGS.read(response), self._dimensions)
         if answer.error_code is not None:
-            return Reading(None, None, answer.model, answer.error_code, answer.error)
+            return answer._replace(value=None)
         vector = np.frombuffer(answer.value, dtype=np.float32)
         if self._matrix is None:
             self._matrix = np.empty((self._rows, len(vector)), dtype=np.float32)
         if len(vector) != self._matrix.shape[1]:
             sentence = f"The vector has {len(vector):,} dimensions, and those before it {self._matrix.shape[1]:,}."
-            return Reading(None, None, answer.model, "malformed_response", sentence)
+            return answer.unusable("malformed_response", sentence)
         self._matrix[self.slot] = vector
-        return Reading(self.slot, None, answer.model)
+        return answer._replace(value=self.slot)
 
     def _column(self, places: Sequence[int | None]) -> Any:
         """The finished column; rows that share another's answer get a copy of its vector."""

@@ -17,7 +17,7 @@ def names_in(text: str) -> frozenset[str]:
 
 
 class Answer(NamedTuple):
-    """The part of a response that the caller asked for.
+    """The part of a response that the caller asked for, and what becomes of it in the row's cell.
 
     Attributes:
         text: the answer; None where there is none, or where it is no text.
@@ -26,11 +26,12 @@ class Answer(NamedTuple):
         error_code: why it is no answer, although the server was content (`empty`, `truncated`, `refused`,
             `content_filter`); None when it is one.
         error: the same as a sentence.
-        value: the answer where it is no text: a vector, a moderation's result.
+        value: the answer where it is no text: a vector, a moderation's result; then what a reader made of the answer.
         tool_calls: the tools that the model wants called, as the API gives them.
         logprobs: the answer's tokens, each with its `token`, `logprob` and `top_logprobs`, as the API gives them;
             None where they were not asked for.
         reasoning: what the model thought, if the server shows it beside the answer.
+        repairable: False where the model is not to blame, and could answer no better.
     """
 
     text: str | None
@@ -42,6 +43,11 @@ class Answer(NamedTuple):
     tool_calls: Sequence[Any] | None = None
     logprobs: Sequence[Any] | None = None
     reasoning: str | None = None
+    repairable: bool = True
+
+    def unusable(self, code: str, error: str, *, repairable: bool = True) -> Answer:
+        """The same, of which a reader can make nothing."""
+        return self._replace(value=None, error_code=code, error=error, repairable=repairable)
 
 
 @dataclass(frozen=True, slots=True)
