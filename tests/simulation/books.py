@@ -117,6 +117,7 @@ class Books:
     Attributes:
         kept: good answers in the journals when the call began.
         ahead: seconds by which the wall's clock was set forward.
+        freed_in: the last call in which a full disk had room again.
         taken_again: the last call that took answers out of a batch which an earlier one had, and could not keep.
     """
 
@@ -134,6 +135,7 @@ class Books:
     story: list[str] = field(default_factory=list)
     ahead: float = 0.0
     taken_again: int = -1
+    freed_in: int = -1
 
     def account(self, model: str) -> Account:
         """Each model has limits of its own."""

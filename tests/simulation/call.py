@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import resource
 from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -153,9 +154,16 @@ class Here:
             self.loop.call_later(self.call.at, self.clock.sleep, 3600.0)
         if self.call.wall is not None:
             self.loop.call_later(self.call.wall[0], self.clock.set_wall, self.call.wall[1])
+        if self.call.freed is not None:
+            self.loop.call_later(self.call.freed, self._free_disk, self.loop.time() + self.call.freed)
         for at in self.call.deaths:
             self.loop.call_later(at, self.cluster.lose_one)
         await asyncio.gather(*tasks)
+
+    def _free_disk(self, at: float) -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+        if self.loop.time() < at + 0.01:  # else the journal has waited for room in vain, and is closed
+            self.books.freed_in = self.number
 
     def _client(self) -> po.Client:
         server = self.server

@@ -45,7 +45,8 @@ def after_call(
     wrong = [sentence for frame in outcome.frames for sentence in _wrong_answers(life, frame)]
     sent = [bill for bill in books.bills if bill.sent_in == number]
     came = [bill for bill in books.bills if bill.came_in == number and bill.outcome == "delivered"]
-    wrong += _lost(outcome, _at_home(life, call, outcome, came, books), before, after)
+    if books.freed_in == number or not any("JournalWriteError" in error for error in outcome.errors):
+        wrong += _lost(outcome, _at_home(life, call, outcome, came, books), before, after)
     wrong += _left(call, sent, books.now - outcome.seconds)
     wrong += _after_stop(life, call, outcome, books)
     if not call.deaths:
@@ -165,8 +166,6 @@ def _is_right(answer: Any, right: Any, life: Life) -> bool:
 
 def _lost(outcome: Outcome, came: Sequence[Bill], before: Kept, after: Kept) -> list[str]:
     """Good answers that were delivered and are not in the journal."""
-    if any("JournalWriteError" in error for error in outcome.errors):
-        return []
     delivered = Counter(
         question
         for bill in came

@@ -57,6 +57,7 @@ class Call:
         faults: the probability of each fault.
         down: from when to when the server answers 503 to all, in seconds since the call began.
         wall: when the wall's clock is set, in seconds since the call began, and by how many.
+        freed: when a full disk has room again, in seconds since the call began.
         deaths: when a worker of the cluster dies, in seconds since the call began.
     """
 
@@ -67,6 +68,7 @@ class Call:
     way: Way = "ask"
     wall: tuple[float, float] | None = None
     deaths: tuple[float, ...] = ()
+    freed: float | None = None
 
 
 @dataclass(frozen=True)
@@ -178,6 +180,7 @@ def _with_more(life: Life) -> Life:
                 each,
                 faults={**each.faults, **_more_faults(lot)},
                 deaths=tuple(5 * lot.random() for _ in range(lot.choice((0, 1, 3)))) if on_cluster else (),
+                freed=3 * lot.random() if each.stop == "full_disk" and life.second is None else None,
             )
             for each in life.calls
         ],
