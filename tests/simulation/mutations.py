@@ -135,12 +135,6 @@ MUTATIONS = [
         "self._loop.call_later(1.0, self._flush_in_loop)",
     ),
     Mutation(
-        "what is pending at the end is not written",
-        "_journal/journal.py",
-        "            self._flush_at_last()\n",
-        "",
-    ),
-    Mutation(
         "the last line of a journal is not read",
         "_journal/known_results.py",
         "            if glance is None:\n",
