@@ -233,8 +233,9 @@ def _idle(life: Life, call: Call, outcome: Outcome, books: Books, bills: Sequenc
         wrong.append(f"{number} requests took {outcome.seconds:.1f} s, where {most:.1f} s are enough")
     refused = books.refused_in_call
     # Servers that count by the second refuse a part of what would be in step with their minute.
-    by_minute = settings.window == "bucket" and settings.burst_seconds >= 60.0
-    if by_minute and settings.headers == "enforced" and settings.retry_after != "none" and refused > 5 + 0.02 * number:
+    by_minute = settings.window == "bucket" and settings.burst_seconds >= 60.0 and settings.headers == "enforced"
+    few = 5 + 0.02 * number if by_minute else 12 + 0.2 * number
+    if settings.retry_after != "none" and refused > few:
         wrong.append(f"{refused} of {number} were refused")
     return wrong
 

@@ -173,9 +173,9 @@ class MortalWorker(Worker):
         self._cluster, self._name = cluster, name
         self._sending: set[asyncio.Task[Any]] = set()
 
-    async def open(self, sealed: SealedClient, share: Share | None) -> str:
+    async def open(self, sealed: SealedClient, share: Share | None, known: int = 0) -> str:
         workers.worker_name = lambda: self._name
-        name = await super().open(sealed, share)  # without a turn of the loop
+        name = await super().open(sealed, share, known)  # without a turn of the loop
         cluster, sending = self._cluster, self._sending
         self._client.clock = cluster.server.now
         self._client._server.connections = Connections(lambda: _WorkersNetwork(cluster, sending))
@@ -193,13 +193,13 @@ class _WorkersNetwork(Network):
         super().__init__(cluster.server, cluster.timeout)
         self._sending = sending
 
-    async def _send(  # type: ignore[override]
+    async def _by_session(  # type: ignore[override]
         self, method: str, url: URL, body: bytes | None, into: Any, options: Mapping[str, Any]
     ) -> Answer:
         me = asyncio.current_task()
         assert me is not None
         self._sending.add(me)
         try:
-            return await super()._send(method, url, body, into, options)
+            return await super()._by_session(method, url, body, into, options)
         finally:
             self._sending.discard(me)

@@ -21,7 +21,10 @@ class Network(Transport):
         super().__init__("http://127.0.0.1:9/v1", {"Authorization": "Bearer k"}, timeout=timeout, clock=server.now)
         self._server, self._batches = server, BatchServer(server, timeout)
 
-    async def _send(  # type: ignore[override]
+    def _open(self) -> None:
+        """No session, and nothing that posts past one."""
+
+    async def _by_session(  # type: ignore[override]
         self, method: str, url: URL, body: bytes | None, into: Any, options: Mapping[str, Any]
     ) -> Answer:
         path = url.path.removeprefix("/v1/")
