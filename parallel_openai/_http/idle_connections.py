@@ -14,6 +14,9 @@ KEPT = 30.0
 #: For which the first one is watched before any is used again: a server that says more than it was asked would have the
 #: rest taken for the answer to the next request.
 WATCHED = 0.05
+#: Seconds for which what came on one is known from the loop. To look again lets other threads have the interpreter, and
+#: to get it back from them costs more than a row.
+FRESH = 0.02
 #: So many that wait for that are enough: whoever needs one waits with them. Opening one costs more than a request.
 ENOUGH = 24
 
@@ -53,8 +56,8 @@ class IdleConnections:
     def take(self) -> Connection | None:
         """One that can be used; None where there is none."""
         while self._is_trusted and self._kept:
-            connection, _ = self._kept.pop()
-            if _is_sound(connection):
+            connection, since = self._kept.pop()
+            if _is_sound(connection) and not (self._loop.time() > since + FRESH and _has_unread(connection)):
                 return connection
             self._is_trusted = False if _says_more(connection) else self._is_trusted
             connection.close()
@@ -114,6 +117,8 @@ def _says_more(connection: Connection) -> bool:
 def _is_sound(connection: Connection) -> bool:
     """Whether it is open, and nothing has come while nobody had asked, which would pass for the next answer."""
     protocol = connection.protocol
-    if protocol is None or not protocol.is_connected() or protocol.should_close:
-        return False
-    return not (isinstance(protocol, Handler) and protocol.has_unread())
+    return protocol is not None and protocol.is_connected() and not protocol.should_close
+
+
+def _has_unread(connection: Connection) -> bool:
+    return isinstance(connection.protocol, Handler) and connection.protocol.has_unread()
