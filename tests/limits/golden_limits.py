@@ -7,7 +7,8 @@ Whoever changes how the limiter learns compares what comes out with what is reco
     python -m tests.limits.golden_limits --write          record today's figures in golden_limits.json
 
 Columns: utilisation is what was accepted of what the account allowed; 429s are counted for 1,000 accepted requests,
-without those that the server gives by chance.
+without those that the server gives by chance. Where it limits what is in flight, utilisation is the share of its slots
+that was taken.
 """
 
 from __future__ import annotations
@@ -69,6 +70,7 @@ def golden() -> Iterator[Golden]:
     yield from _without_cause()
     yield from _nothing_known()
     yield from _other_kinds_of_window()
+    yield from _slots()
 
 
 def _of_the_benchmark() -> Iterator[Golden]:
@@ -122,6 +124,14 @@ def _other_kinds_of_window() -> Iterator[Golden]:
         for headers in ("enforced", "none"):
             account = Settings(max_requests_per_minute=6000, burst_seconds=10.0, headers=headers, window=kind)
             yield Golden(f"{kind} window, headers {headers}", partial(Rehearsal, account, [SMALL] * 7000))
+
+
+def _slots() -> Iterator[Golden]:
+    nothing = Settings(max_requests_per_minute=None, headers="none")
+    for status, headers in ((429, {"retry-after": "60"}), (429, {"retry-after": "1"}), (429, {}), (503, {})):
+        told = f"retry-after {headers.get('retry-after', 'none')}"
+        options: dict[str, Any] = {"slots": 8, "refusal": (status, headers), "sigma": 1.0}
+        yield Golden(f"8 at once, {status}, {told}", partial(Rehearsal, nothing, [SMALL] * 1000, **options))
 
 
 def recorded() -> dict[str, Figures]:

@@ -85,6 +85,7 @@ class Rehearsal:
     slots: int | None = None  # requests that the server takes at once
     refusal: tuple[int, dict[str, str]] = (429, {})  # status and headers of what is refused for a slot
     in_server: int = 0
+    busy: float = 0.0  # seconds that all slots together were taken
     accepted: int = 0
     accepted_tokens: float = 0.0
     refused: int = 0
@@ -199,7 +200,7 @@ class Rehearsal:
         self.sends.append((now, cost))
         self.order.append(number)
         delay = self.latency * self._random.lognormvariate(0, self.sigma)
-        self.in_server += 1
+        self.in_server, self.busy = self.in_server + 1, self.busy + delay
         await asyncio.sleep(delay)
         self.in_server -= 1
         output = self.outputs[number] if self.outputs is not None else 12
@@ -217,11 +218,11 @@ class Rehearsal:
 
     @property
     def utilisation(self) -> float:
-        """The accepted as a share of what the account allowed, in the dimension that came closer."""
+        """The accepted as a share of what the account allowed, in the dimension that came closer, or of all slots."""
         assert self.first is not None
         self._account.record(self.last)
         allowed = self._account.allowed(self.first, self.last)
-        shares = []
+        shares = [] if self.slots is None else [self.busy / (self.slots * self.wall)]
         if allowed["requests"]:
             shares.append(self.accepted / allowed["requests"])
         if allowed["tokens"]:
