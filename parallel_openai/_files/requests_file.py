@@ -15,7 +15,7 @@ from typing import IO, Any, NamedTuple, cast
 
 from parallel_openai._arguments import is_file
 from parallel_openai._frames.parameters import SECRET
-from parallel_openai._journal.lines import READ_AHEAD
+from parallel_openai._journal.lines import ASKS, READ_AHEAD
 from parallel_openai._json import loads
 from parallel_openai._requests.endpoints import endpoint_at, path_for
 from parallel_openai.errors import InvalidInputError
@@ -168,6 +168,8 @@ def parse_request(line: bytes) -> LineContent:
         raise ValueError(f"its {name} would be sent and written down with it; a key is said with api_key= of the call.")
     if asked.body.get("stream"):
         raise ValueError("it says stream: true, and answers are read whole.")
+    if not asked.body.keys() & {"model", *ASKS}:  # another maker's form, or somebody's data
+        raise ValueError(f"it is no request: it has no model, and none of {', '.join(ASKS)}.")
     return asked
 
 

@@ -153,7 +153,7 @@ def read_entry_at(file: int, offset: int) -> JournalEntry | None:
 
 
 #: What a request has one of, whatever the endpoint, beside its model, and what an answer has at least one of.
-_ASKS = ("messages", "input", "prompt")
+ASKS = ("messages", "input", "prompt")
 _ANSWERS = ("id", "object", "usage", "error")
 _LISTS = ("choices", "output", "data", "results")
 
@@ -168,7 +168,7 @@ def is_ours(entry: JournalEntry) -> bool:
     tells_of_batch = isinstance(metadata, dict) and "batch" in metadata and answer is None
     if tells_of_batch if record is None else "key" in record:
         return True
-    asked = [name for name in _ASKS if request.get(name) is not None]
+    asked = [name for name in ASKS if request.get(name) is not None]
     if not (asked or "model" in request) or "role" in request:
         return False
     if not isinstance(answer, dict):

@@ -78,6 +78,8 @@ BAD = {
     "another method": ({**of_batch("a", "/v1/embeddings", EMBEDDING), "method": "GET"}, "its method is 'GET'"),
     "a url that is none": ({**of_batch("a", "", EMBEDDING), "url": 5}, "its url is 5"),
     "a stream": (of_batch("a", "/v1/chat/completions", chat("a", stream=True)), "it says stream: true"),
+    "a body in a string": (of_batch("a", "/v1/chat/completions", json.dumps(chat("a"))), "it is no request"),
+    "another maker's form": ({"custom_id": "a", "params": chat("a")}, "it is no request: it has no model"),
 }
 
 
