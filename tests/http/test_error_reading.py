@@ -98,6 +98,14 @@ CASES: dict[str, tuple[int, Any, str, str]] = {
         "fail",
         "content_filter",
     ),
+    "DeepSeek without money": (402, {"error": {"code": "insufficient_balance"}}, "stop", "insufficient_balance"),
+    "no balance without a status": (
+        200,
+        {"error": {"code": "insufficient_balance", "message": "Recharge."}},
+        "stop",
+        "insufficient_balance",
+    ),
+    "a law": (451, {"error": {"message": "The content policy forbids it."}}, "fail", "content_filter"),
     "a country": (403, {"error": {"message": "Country not supported"}}, "stop", "forbidden"),
     "a number and a type": (
         400,
