@@ -32,6 +32,8 @@ Kept = Counter[str]
 TURNS_TO_WRITE = 8
 #: Seconds that a stopped call waits for what is on its way.
 WAITED_FOR = 9.9
+#: Seconds after which it is known that a server is away, and requests that try whether it is back.
+SECONDS_TO_NOTICE, MOST_TRIES = 10.0, 40
 #: Sends of one request, as `Client` has it; and seconds that it takes for so many at the least, but for great luck.
 MOST_ATTEMPTS, LEAST_RESTS = 5, 0.3
 #: Columns of a frame that are the same whatever went wrong on the way to it.
@@ -49,6 +51,7 @@ def after_call(
         wrong += _lost(outcome, _at_home(life, call, outcome, came, books), before, after)
     wrong += _left(call, sent, books.now - outcome.seconds)
     wrong += _after_stop(life, call, outcome, books)
+    wrong += _in_outage(call, outcome, books)
     if not call.deaths:
         wrong += _broke(life, outcome)
     wrong += _attempts(life, call, number, outcome, books)
@@ -261,6 +264,15 @@ def _after_stop(life: Life, call: Call, outcome: Outcome, books: Books) -> list[
     if books.now > stopped + WAITED_FOR + 1.0:
         wrong.append(f"the call ended {books.now - stopped:.1f} s after the {call.stop}")
     return wrong
+
+
+def _in_outage(call: Call, outcome: Outcome, books: Books) -> list[str]:
+    """Once it is known that the server is away, few requests try whether it is back."""
+    if call.down is None:
+        return []
+    began = books.now - outcome.seconds
+    tries = sum(began + call.down[0] + SECONDS_TO_NOTICE < at < began + call.down[1] for at in books.sent)
+    return [f"{tries} requests were sent while the server was away"] if tries > MOST_TRIES else []
 
 
 def _broke(life: Life, outcome: Outcome) -> list[str]:
