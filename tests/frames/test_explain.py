@@ -76,7 +76,7 @@ def test_a_failed_row_says_what_is_wrong(ask: Verb, server: Server) -> None:
     server.script([400])
     text = str(po.explain(ask(ONE, "text"), 0))
     assert text.startswith("Row 0: failed. It was sent 1 time.")
-    assert "What is wrong: HTTP 400" in text
+    assert "The error: HTTP 400" in text
 
 
 def test_a_restored_row_says_that_nothing_was_sent(ask: Verb, server: Server) -> None:
@@ -84,30 +84,30 @@ def test_a_restored_row_says_that_nothing_was_sent(ask: Verb, server: Server) ->
     ask(ONE, "text")
     assert "earlier run" not in str(po.explain(ask(ONE, "text"), 0))
     story = po.explain(ask(ONE, "text"), 0)
-    assert "All this was in an earlier run" in str(story)
+    assert "This was in an earlier run" in str(story)
     assert [send[2] for send in story.sends] == ["400", "200"]
 
 
 def test_a_shared_row_names_the_one_that_was_sent(ask: Verb) -> None:
     df = pd.DataFrame({"text": ["Say hi.", "Say ho.", "Say hi."]}, index=["x", "y", "z"])
     out = ask(df, "text")
-    assert "the very same as row 'x'" in str(po.explain(out, "z"))
-    assert "the very same" not in str(po.explain(out, "x"))
-    assert "the very same as another row" in str(po.explain(out.loc[["z"]], "z"))
+    assert "the same request as row 'x'" in str(po.explain(out, "z"))
+    assert "the same request" not in str(po.explain(out, "x"))
+    assert "the same request as another row" in str(po.explain(out.loc[["z"]], "z"))
 
 
 def test_a_repair_is_told(ask: Verb, server: Server) -> None:
     out = ask(ONE, "text", max_tokens=15, repair=2)
     story = po.explain(out, 0)
     assert len(story.sends) == 3
-    assert "An answer was no good and was asked for once more, 2 times." in str(story)
+    assert "An invalid answer was requested again, 2 times." in str(story)
     assert [send[5].split(" + ")[1] for send in story.sends] == ["15", "30", "50"]
 
 
 def test_samples_are_told_together(ask: Verb) -> None:
     story = po.explain(ask(ONE, "text", samples=3), 0)
     assert len(story.sends) == 3
-    assert "3 samples were asked for." in str(story)
+    assert "3 samples were requested." in str(story)
 
 
 def test_a_row_goes_by_its_label(ask: Verb, reviews: pd.DataFrame) -> None:
@@ -133,9 +133,9 @@ def test_a_multi_index_and_a_prefix_are_no_hindrance(ask: Verb) -> None:
 def test_a_journal_that_is_gone_is_named(ask: Verb) -> None:
     out = ask(ONE, "text", save_to="answers.jsonl")
     Path("answers.jsonl").unlink()
-    assert "answers.jsonl is gone" in str(po.explain(out, 0))
+    assert "answers.jsonl no longer exists" in str(po.explain(out, 0))
     journal_of(out).write_text("")
-    assert "does not hold it any more" in str(po.explain(out, 0))
+    assert "no longer holds the row" in str(po.explain(out, 0))
 
 
 def test_another_frame_is_refused(ask: Verb) -> None:

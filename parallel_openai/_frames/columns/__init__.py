@@ -1,1 +1,1 @@
-"""From answers to columns, and from cells to prompts."""
+"""Read cells and columns of a frame, and turn answers into columns."""

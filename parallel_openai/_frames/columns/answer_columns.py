@@ -1,4 +1,4 @@
-"""The columns that fill up while a run goes on, and become part of the frame at its end."""
+"""Collect a run's answers cell by cell, and make the result columns of them at its end."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from parallel_openai._requests.template import BadPromptError
 from parallel_openai._run.spending.budget import cost_of
 from parallel_openai._run.spending.caps import prices_at
 
-#: What stands behind the answer, in this order.
+#: The columns after the answer's, in this order.
 COLUMNS = (
     "status",
     "error_code",
@@ -39,12 +39,12 @@ class Reader:
     """How responses become cells.
 
     Attributes:
-        names: the columns that are made of the answers; the first is the one that everybody looks at.
-        read: from a response's JSON to its answer, with the value for the row's cell.
-        columns: from the answers' values and the requests' keys, one of each for a row, to the columns' arrays by
-            name. Where a row is asked several times both are lists, with None for a sample without an answer.
-        about: what the frame's attrs are to say about the answers; plain data.
-        judge: from a row's number and its value to whether that is right, where it is known; None where nobody knows.
+        names: the columns made of the answers; the first is the main one.
+        read: turns a response's JSON into its answer, with the value for the row's cell.
+        columns: turns each row's value and request key into arrays by column name. With several samples both are
+            lists, with None for a sample without an answer.
+        about: plain data for the frame's attrs.
+        judge: from a row's number and value, whether it is right; None if unknown. None without gold labels.
     """
 
     names: tuple[str, ...]
@@ -54,10 +54,10 @@ class Reader:
     judge: Callable[[int, Any], bool | None] | None = None
 
     def reading(self, response: Mapping[str, Any]) -> Answer:
-        """What a response says; one that nobody thought of, and that cannot be read, costs its row and no other."""
+        """Read a response; an unexpected one that cannot be read only fails its row."""
         try:
             return self.read(response)
-        except Exception as error:  # servers answer anything
+        except Exception as error:  # a server may send anything
             why = f"The answer cannot be read ({type(error).__name__}: {error!s:.200})."
             return Answer(None, None, None, "malformed_response", why, repairable=False)
 
@@ -65,7 +65,7 @@ class Reader:
     def of_one_column(
         cls, name: str, read: Callable[[Mapping[str, Any]], Answer], column: Callable[[Sequence[Any]], Any]
     ) -> Reader:
-        """For answers that fill one column; `column` makes its array."""
+        """A reader of answers that fill one column, whose array `column` makes."""
         return cls((name,), read, lambda values, _: {name: column(values)})
 
     @property
@@ -74,13 +74,13 @@ class Reader:
 
 
 class Answers:
-    """One cell for each slot and column; a row has as many slots as samples are asked for.
+    """The result cells of a run, by column and slot; a row has a slot for each sample.
 
     Args:
-        rows: how many rows.
-        samples: how often each is asked.
+        rows: the number of rows.
+        samples: the number of samples per row.
         reader: how responses become cells.
-        base_url: the server, for the price.
+        base_url: the server, for prices.
     """
 
     def __init__(self, rows: int, samples: int, reader: Reader, base_url: str) -> None:
@@ -90,12 +90,12 @@ class Answers:
         slots = rows * samples
         self._values: list[Any] = [None] * slots
         self.simulated = False
-        self.priced_as: dict[str, str] = {}  # models that answered and have no price, by whose price counts instead
+        self.priced_as: dict[str, str] = {}  # models of answers without a price, and the model whose price is used
         self._status: list[str] = ["cancelled"] * slots
         self._cells: dict[str, list[Any]] = {name: [None] * slots for name in COLUMNS[1:]}
 
     def fill(self, slot: int, result: Result, *, cost: float | None = None) -> bool:
-        """Take over a result; gives whether it is an answer after all. `cost` is its response's, if it is known."""
+        """Store a result; returns whether it is a valid answer. `cost` is its response's, if known."""
         cells = self._cells
         if cells["request_key"][slot] is not None:
             self.clear(slot)
@@ -129,19 +129,19 @@ class Answers:
         return True
 
     def clear(self, slot: int) -> None:
-        """Forget what the slot was filled with."""
+        """Empty the slot."""
         self._values[slot] = None
         self._status[slot] = "cancelled"
         for cells in self._cells.values():
             cells[slot] = None
 
     def reject(self, slot: int, error: BadPromptError) -> None:
-        """The row could not be asked."""
+        """Fail a slot for which no request could be made."""
         self._cells["attempts"][slot] = 0
         self._set_error(slot, error.code, str(error))
 
     def share(self, slot: int, source: int) -> None:
-        """Give a row the answer of another that asked the same; what it took is counted once, at the other."""
+        """Copy the answer of another slot with the same request; usage is counted only there."""
         self._values[slot] = self._values[source]
         self._status[slot] = self._status[source]
         for cells in self._cells.values():
@@ -151,43 +151,43 @@ class Answers:
                 self._cells[name][slot] = 0
 
     def is_right(self, slot: int) -> bool | None:
-        """Whether the slot's answer is right, where that is known."""
+        """Whether the slot's answer is right; None if unknown."""
         judge = self._reader.judge
         return None if judge is None else judge(slot // self.samples, self._values[slot])
 
     def cancel_rest(self, code: str, error: str) -> None:
-        """Say in each slot without a result why the run did not come to it."""
+        """Set the reason in each slot without a result."""
         for slot in range(len(self._status)):
             self.cancel(slot, code, error)
 
     def cancel(self, slot: int, code: str, error: str) -> None:
-        """The same for one slot."""
+        """Set the reason in the slot, if it has no result."""
         if self._status[slot] == "cancelled":
             self._cells["error_code"][slot] = code
             self._cells["error"][slot] = error
 
     def error_code(self, slot: int) -> str | None:
-        """Why the slot has no answer; None when it has one."""
+        """Why the slot has no answer; None if it has one."""
         code: str | None = self._cells["error_code"][slot]
         return code
 
     @property
     def values(self) -> Sequence[Any]:
-        """Each slot's value, as it was read; None where there is none."""
+        """Each slot's value as it was read; None without an answer."""
         return self._values
 
     def cost(self, result: Result) -> float:
-        """What a result's own response cost, in dollars; NaN when it is not known."""
+        """The cost of a result's response in dollars, without earlier attempts; NaN if unknown."""
         if result.usage is None:
             return math.nan
-        asked, answered = str(result.request.model), result.response.get("model")
-        cost, model = cost_of(self._price, result.response, result.usage, asked)
+        requested, answered = str(result.request.model), result.response.get("model")
+        cost, model = cost_of(self._price, result.response, result.usage, requested)
         if model != answered and not math.isnan(cost):
             self.priced_as[str(answered)] = model
         return cost
 
     def columns(self) -> dict[str, Any]:
-        """The finished columns, one cell for each row."""
+        """The result columns, one cell per row."""
         if self.samples > 1:
             return self._merged_columns()
         cells = self._cells
@@ -208,7 +208,7 @@ class Answers:
         }
 
     def _merged_columns(self) -> dict[str, Any]:
-        """Several samples a row: what is made of their answers, what they took together, what first went wrong."""
+        """The result columns for several samples per row: sums of usage, and the first error."""
         cells = self._cells
         return {
             **self._reader.columns(self._lists(self._values), self._lists(cells["request_key"])),
@@ -226,13 +226,13 @@ class Answers:
             "request_key": object_column(self._lists(cells["request_key"])),
         }
 
-    # Each of these makes one cell for a row out of those of its slots; by column, since rows come in millions.
+    # These merge the slots of each row; column by column, because there may be millions of rows.
 
     def _lists(self, slots: Sequence[Any]) -> list[list[Any]]:
         return [list(slots[start : start + self.samples]) for start in range(0, len(slots), self.samples)]
 
     def _firsts(self, slots: Sequence[Any]) -> list[Any]:
-        """The first that is there."""
+        """The first value that is not None."""
         found = list(slots[:: self.samples])
         for sample in range(1, self.samples):
             later = slots[sample :: self.samples]
@@ -240,16 +240,16 @@ class Answers:
         return found
 
     def _worst(self) -> list[str]:
-        """Succeeded only where all samples are; cancelled where one is."""
+        """`succeeded` if all samples are; `cancelled` if one is."""
         found = self._status[:: self.samples]
         for sample in range(1, self.samples):
             later = self._status[sample :: self.samples]
-            # Of the three words, the worse one stands before the better one in the alphabet.
+            # In alphabetical order the worse status comes first.
             found = [one if one <= other else other for one, other in zip(found, later, strict=True)]
         return found
 
     def _sums(self, slots: Sequence[Any]) -> Any:
-        """The sum of those that are there; NaN where none is."""
+        """Each row's sum; NaN if all values are missing."""
         totals, none = self._totals(slots)
         totals[none] = np.nan
         return totals
@@ -259,13 +259,13 @@ class Answers:
         return pd.arrays.IntegerArray(np.minimum(totals, _LARGEST).astype("int64"), none)
 
     def _totals(self, slots: Sequence[Any]) -> tuple[Any, Any]:
-        """Each row's sum, and whether there is nothing to sum up."""
+        """Each row's sum, and whether all its values are missing."""
         missing = np.array([value is None for value in slots], dtype=bool).reshape(-1, self.samples)
         numbers = np.array([0.0 if value is None else value for value in slots]).reshape(-1, self.samples)
         return numbers.sum(axis=1), missing.all(axis=1)
 
     def _fill_usage_of_all(self, slot: int, result: Result) -> None:
-        """What was billed for the row: this answer, and those before it that were no good or none."""
+        """Store all that was billed for the row: this answer, invalid ones before it, and failed attempts."""
         results = [each for one in (*result.earlier, result) for each in (*_billed(one), one) if each.usage is not None]
         if not results:
             return
@@ -282,21 +282,21 @@ class Answers:
 
 
 def _billed(result: Result) -> Iterator[Result]:
-    """What was billed for its sends that brought no answer."""
+    """The bills of a result's failed attempts, as results."""
     for attempt in result.attempts:
         if attempt.bill is not None:
             yield result._replace(response=attempt.bill, usage=usage_of(attempt.bill))
 
 
 def text_column(values: Sequence[Any]) -> Any:
-    """Answers as text, missing where there is none; lists of them as they are."""
+    """A string column; lists of strings make an object column."""
     return object_column(values) if any(isinstance(value, list) for value in values) else _text(values)
 
 
 def value_column(values: Sequence[Any], dtype: Any = None) -> Any:
-    """Answers of any kind: as numbers or text where they are all of one kind, else as they are.
+    """A column of numbers, booleans or strings if all values have one type, otherwise of objects.
 
-    `dtype` is that of numbers which may be written otherwise: 3 among fractions. No number is rounded for it.
+    `dtype` applies to a mix of integers and floats, such as 3 among fractions. No number is rounded for it.
 
     >>> value_column([1, None]).dtype, value_column([1, 2**63]).dtype, value_column([0.5, 1], "Float64").dtype
     (Int64Dtype(), dtype('O'), Float64Dtype())
@@ -312,11 +312,11 @@ def value_column(values: Sequence[Any], dtype: Any = None) -> Any:
         return object_column(values)
     try:
         return pd.array(values, dtype=dtype)
-    except (TypeError, ValueError, OverflowError):  # fractions where whole numbers were asked for
+    except (TypeError, ValueError, OverflowError):  # fractions although integers were expected
         return object_column(values)
 
 
-#: The largest whole number of 64 bits that is a float too; a server may make up what it likes.
+#: The largest 64-bit integer that is a float too; a server may send any number.
 _LARGEST = float(2**63 - 1024)
 _DTYPES: dict[type, Any] = {float: "Float64", int: "Int64", bool: "boolean", str: "string"}
 
@@ -324,7 +324,7 @@ _DTYPES: dict[type, Any] = {float: "Float64", int: "Int64", bool: "boolean", str
 def _text(values: Sequence[Any]) -> Any:
     try:
         return pd.array(values, dtype="string")
-    except UnicodeEncodeError:  # lone surrogates, which an answer can hold and Arrow cannot
+    except UnicodeEncodeError:  # lone surrogates, which JSON can hold but Arrow cannot
         return pd.array(values, dtype="string[python]")
 
 
@@ -337,9 +337,9 @@ def _real(values: Sequence[Any]) -> Any:
 
 
 def object_column(values: Sequence[Any]) -> Any:
-    """Values as they are, also lists of one length."""
+    """An object array of the values."""
     array = np.empty(len(values), dtype=object)
-    for position, value in enumerate(values):  # at once, numpy would make lists of one length two-dimensional
+    for position, value in enumerate(values):  # one by one: NumPy would make lists of equal length two-dimensional
         array[position] = value
     return array
 

@@ -1,4 +1,4 @@
-"""From a cell to what a template shows of it: complete, and the same in every session, as requests are known by it."""
+"""Format cells for prompt templates: in full, and the same in every session because it determines the request key."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ import pandas as pd
 from parallel_openai._frames.columns.table import is_missing
 from parallel_openai._requests.template import BadPromptError
 
-#: Beyond this, not every whole number has a float of its own.
+#: Floats from here on do not represent every integer.
 _LARGEST_WHOLE = 2.0**53
 _LISTS = (list, tuple, deque, range, array, np.ndarray, pd.Index, pd.api.extensions.ExtensionArray)
-#: How Python shows what has no text of its own: by its place in memory, which is another one in each session.
-_PLACE_IN_MEMORY = re.compile(r" at 0x[0-9a-fA-F]{4,}")
+#: An object's default repr, with its address, which differs in each session.
+_MEMORY_ADDRESS = re.compile(r" at 0x[0-9a-fA-F]{4,}")
 
 
 def shown(value: Any) -> Any:
-    """What a template fills in for a cell's value: of containers their JSON, of whole floats the whole number (a
-    column of whole numbers with one missing holds floats), of anything else what Python shows.
+    """Return what a template fills in for a cell: JSON for containers, an integer for integral floats (a column of
+    integers with a missing one holds floats), and anything else unchanged, to be formatted by Python.
 
     Raises:
-        BadPromptError: it has no text.
+        BadPromptError: its text would differ in each session, as of functions and plain objects.
 
     >>> shown(2020.0), shown(np.float32(0.1)), shown(np.array(["a", "b"])), shown({"b", "a"})
     (2020, 0.1, '["a", "b"]', '["a", "b"]')
@@ -42,7 +42,7 @@ def shown(value: Any) -> Any:
 
 
 def _plain(value: Any) -> Any:
-    """Numbers as Python has them."""
+    """NumPy scalars as Python's, and integral floats as integers."""
     if isinstance(value, np.ndarray) and value.ndim == 0:
         value = value[()]
     if isinstance(value, np.generic):
@@ -59,12 +59,12 @@ def _of_numpy(value: np.generic) -> Any:
         return pd.Timedelta(value)
     if isinstance(value, np.void) and value.dtype.names:
         return {name: value[name] for name in value.dtype.names}
-    # By its shortest text, since the nearest 64-bit float to a 32-bit 0.1 is 0.10000000149011612.
+    # By its shortest repr: the 64-bit float nearest to a 32-bit 0.1 is 0.10000000149011612.
     return float(str(value)) if isinstance(value, (np.float16, np.float32)) else value.item()
 
 
 def _parts(value: Any) -> Mapping[Any, Any] | Sequence[Any] | None:
-    """What is in a container; None where it is none."""
+    """A container's contents; None for other values."""
     if isinstance(value, (str, bytes, int, float)):
         return None
     if isinstance(value, Mapping):
@@ -83,7 +83,7 @@ def _parts(value: Any) -> Mapping[Any, Any] | Sequence[Any] | None:
 
 
 def _fields(value: Any) -> Mapping[str, Any] | None:
-    """Those of a record: a pydantic model, a dataclass, a named tuple."""
+    """The fields of a pydantic model, dataclass or named tuple; None for other values."""
     if isinstance(value, type):
         return None
     if dataclasses.is_dataclass(value):
@@ -95,7 +95,7 @@ def _fields(value: Any) -> Mapping[str, Any] | None:
 
 
 def _rank(value: Any) -> tuple[bool, float, str]:
-    """Where a set's member stands: numbers by their size before all else, which stands by its text."""
+    """Sort key of a set's members: numbers by size, then others by their text."""
     value = _plain(value)
     is_number = isinstance(value, (int, float)) and value == value
     return (not is_number, value if is_number else 0, _json(value))
@@ -126,9 +126,9 @@ def _key(key: Any) -> str:
 def _checked(value: Any) -> Any:
     if isinstance(value, (str, bytes, int, float)):
         return value
-    if not (inspect.isroutine(value) or isinstance(value, type) or _PLACE_IN_MEMORY.search(str(value))):
+    if not (inspect.isroutine(value) or isinstance(value, type) or _MEMORY_ADDRESS.search(str(value))):
         return value
     raise BadPromptError(
         "invalid_prompt",
-        f"A value of type {type(value).__name__} has no text to fill in; make a column of what is to be said of it.",
+        f"A value of type {type(value).__name__} has no text to fill in; make a column with the text you want.",
     )

@@ -1,8 +1,8 @@
-"""The columns that an earlier call of the same function made, which the next call replaces.
+"""Recognise the columns that an earlier call of the same function added, which the next call replaces.
 
-They are known by the frame's attrs, which tell their names and, of each, a sum over what stands in it and beside which
-`request_key`: rows may be sorted since, but a value that was changed shows. Sums cannot tell whether rows were only
-left out; so of the latest runs in this process each row's own number is kept too.
+The frame's attrs hold their names and a checksum of each, over its values and their rows' `request_key`. It does not
+depend on the order of rows, but shows whether a value was changed. As it cannot show that rows were only dropped, each
+row's own hash is kept in memory for the latest runs of this process.
 """
 
 from __future__ import annotations
@@ -24,18 +24,18 @@ from parallel_openai._requests.template import parse_template
 from parallel_openai.errors import TemplateError
 
 _KEY = "request_key"
-#: With a value of its own in nearly every row: these are hashed sooner than it is found out which are alike.
-_MANIFOLD = frozenset({_KEY, "request_id"})
+#: Columns with few duplicates, which are hashed faster without looking for duplicates first.
+_MOSTLY_UNIQUE = frozenset({_KEY, "request_id"})
 _RUNS_KEPT = 8
 _AT_A_TIME = 10_000
 
 Numbers = np.ndarray[Any, np.dtype[Any]]
 
-_rows: dict[str, Numbers] = {}  # of each row of the latest runs, by all their sums
+_rows: dict[str, Numbers] = {}  # the rows' hashes of the latest runs, by the run's checksums
 
 
 def sign(out: pd.DataFrame, options: Options, names: Iterable[str]) -> dict[str, Any]:
-    """What the frame's attrs are to say of the columns that calls made, by the call; `names` are those of this one."""
+    """Return what the attrs record of the columns that calls added, by call; `names` are this call's columns."""
     choice = CHOICE if options.explode else None
     sums, rows = _sums(out, options.prefix, [*names, CHOICE] if options.explode else names)
     rows.sort()
@@ -43,18 +43,18 @@ def sign(out: pd.DataFrame, options: Options, names: Iterable[str]) -> dict[str,
     _rows[_name(sums)] = rows
     for oldest in list(_rows)[:-_RUNS_KEPT]:
         _rows.pop(oldest, None)
-    return {**_told(out), f"{options.verb} {options.prefix}": {"sums": sums, "choice": choice}}
+    return {**_made_columns(out), f"{options.verb} {options.prefix}": {"sums": sums, "choice": choice}}
 
 
 def without_made(df: pd.DataFrame, verb: str, prefix: Any, reads: Iterable[Any]) -> pd.DataFrame:
-    """The frame as it was before an earlier call of the same function with the same prefix: without what that added.
+    """Drop the columns (and exploded rows) that an earlier call of the same function with the same prefix added.
 
-    Nothing is taken away unless all of it that is left holds what the call put there, and none is read by the next.
+    Returns the frame unchanged if any of these columns was modified, or is read by the next call.
 
     Args:
-        reads: the columns and templates that the next call works on.
+        reads: the columns and templates that the next call reads.
     """
-    made = _told(df).get(f"{verb} {prefix}")
+    made = _made_columns(df).get(f"{verb} {prefix}")
     if made is None:
         return df
     left = [name for name in made["sums"] if has_column(df, label_of(df, prefix + name))]
@@ -67,8 +67,8 @@ def without_made(df: pd.DataFrame, verb: str, prefix: Any, reads: Iterable[Any])
 
 
 def as_own(df: pd.DataFrame, column: Hashable) -> pd.DataFrame:
-    """The frame, with the column taken for the caller's own if a call made it."""
-    made = _told(df)
+    """The frame with attrs by which the column is the caller's own, even if an earlier call added it."""
+    made = _made_columns(df)
     kept = {
         call: each
         for call, each in made.items()
@@ -80,7 +80,7 @@ def as_own(df: pd.DataFrame, column: Hashable) -> pd.DataFrame:
     return df
 
 
-def _told(df: pd.DataFrame) -> Mapping[str, Any]:
+def _made_columns(df: pd.DataFrame) -> Mapping[str, Any]:
     made = last_run_of(df).made
     return {call: each for call, each in made.items() if isinstance(each, Mapping) and _is_sums(each.get("sums"))}
 
@@ -98,7 +98,7 @@ def _columns_read(df: pd.DataFrame, reads: Iterable[Any]) -> set[Hashable]:
         elif isinstance(read, str):
             try:
                 columns.update(by_text[name] for name in parse_template(read, list(by_text)).columns)
-            except TemplateError:  # which is told where the call looks at its arguments
+            except TemplateError:  # reported when the call checks its arguments
                 continue
     return columns
 
@@ -106,29 +106,28 @@ def _columns_read(df: pd.DataFrame, reads: Iterable[Any]) -> set[Hashable]:
 def _are_as_made(df: pd.DataFrame, prefix: str, left: Sequence[str], made: Mapping[str, Any]) -> bool:
     if _KEY not in left or not df[[label_of(df, prefix + name) for name in left]].columns.is_unique:
         return False
-    told, (sums, numbers) = made["sums"], _sums(df, prefix, left)
-    if all(sums[name] == told[name] for name in left):
+    recorded, (sums, hashes) = made["sums"], _sums(df, prefix, left)
+    if all(sums[name] == recorded[name] for name in left):
         return True
-    rows = _rows.get(_name(told))
-    is_whole = len(left) == len(told) and made.get("choice") is None
-    return is_whole and rows is not None and bool(np.isin(numbers, rows).all())
+    rows = _rows.get(_name(recorded))
+    is_complete = len(left) == len(recorded) and made.get("choice") is None
+    return is_complete and rows is not None and bool(np.isin(hashes, rows).all())
 
 
 def _sums(df: pd.DataFrame, prefix: str, names: Iterable[str]) -> tuple[dict[str, str], Numbers]:
-    """Each column's sum and each row's own number, of a number for each cell that is made of its value and its row's
-    key."""
+    """Each column's checksum and each row's hash, made of a hash of each cell's value and its row's key."""
     sums, rows = {}, np.zeros(len(df), dtype=np.uint64)
     keys = _hashes(df[label_of(df, prefix + _KEY)], _KEY) | np.uint64(1)
-    for name in names:  # one after the other, since together they would take more memory than the answers
-        numbers = _hashes(df[label_of(df, prefix + name)], name)
-        numbers *= keys
-        sums[name] = f"{int(numbers.sum(dtype=np.uint64)):016x}"
-        rows += numbers
+    for name in names:  # one by one: together they would take more memory than the answers
+        hashes = _hashes(df[label_of(df, prefix + name)], name)
+        hashes *= keys
+        sums[name] = f"{int(hashes.sum(dtype=np.uint64)):016x}"
+        rows += hashes
     return sums, rows
 
 
 def _hashes(column: pd.Series[Any], name: str) -> Numbers:
-    """A number for each cell, made of its value. So many at a time, since pandas makes objects of their texts."""
+    """A hash of each cell's value; in chunks, because pandas makes Python objects of strings."""
     cells: Any = column.to_numpy() if isinstance(column.dtype, np.dtype) else column.array
     parts = [_hashes_of(cells[start : start + _AT_A_TIME], name) for start in range(0, len(cells), _AT_A_TIME)]
     return np.concatenate(parts or [np.zeros(0, dtype=np.uint64)])
@@ -136,24 +135,24 @@ def _hashes(column: pd.Series[Any], name: str) -> Numbers:
 
 def _hashes_of(cells: Any, name: str) -> Numbers:
     hashes, present = np.zeros(len(cells), dtype=np.uint64), ~pd.isna(cells)
-    # Missing cells make pandas hash texts ten times slower, and of a run that was ended most are missing.
+    # pandas hashes strings ten times slower if some are missing, as most are after a run that ended early.
     hashes[present] = _hashes_of_all(cells if present.all() else cells[present], name)
     return hashes
 
 
 def _hashes_of_all(cells: Any, name: str) -> Numbers:
-    are_alike = name in COLUMNS and name not in _MANIFOLD
+    has_duplicates = name in COLUMNS and name not in _MOSTLY_UNIQUE
     if cells.dtype != object:
         with suppress(Exception):  # lone surrogates, and types that pandas cannot hash
-            return pd.util.hash_array(cells, categorize=are_alike)
-    return pd.util.hash_array(np.array([_brief(cell) for cell in cells], dtype=object), categorize=are_alike)
+            return pd.util.hash_array(cells, categorize=has_duplicates)
+    return pd.util.hash_array(np.array([_brief(cell) for cell in cells], dtype=object), categorize=has_duplicates)
 
 
 def _brief(value: Any) -> str:
-    """Of a vector its length and its first numbers, which tell it from others."""
+    """The value's repr; of a vector only its shape and first numbers, which are distinctive enough."""
     try:
         return f"{value.shape} {value[:4].tolist()}" if isinstance(value, np.ndarray) else ascii(value)
-    except Exception:  # what a caller's parser gives may raise whatever it likes
+    except Exception:  # the repr of an object from a caller's parser may raise anything
         return type(value).__name__
 
 

@@ -1,4 +1,4 @@
-"""A frame with a row for each choice, where an answer has several."""
+"""Expand a result frame to one row per choice of an answer."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from parallel_openai._frames.request_builder import RequestBuilder
 from parallel_openai.errors import InvalidInputError
 
 CHOICE = "choice"
-#: What a row took, all its choices together.
+#: Columns that count all choices of a row together.
 _BILLED = ("prompt_tokens", "completion_tokens", "cost_usd", "attempts")
 
 
 def check_choices(builder: RequestBuilder) -> None:
-    """See that there are choices to make rows of.
+    """Check that a call requests several choices.
 
     Raises:
-        InvalidInputError: the call asks for one answer, or for several samples.
+        InvalidInputError: it requests a single choice, or several samples.
     """
     number = builder.params.get("n")
     if isinstance(number, bool) or not isinstance(number, int) or number < 2:
@@ -32,16 +32,16 @@ def check_choices(builder: RequestBuilder) -> None:
 
 
 def explode(out: pd.DataFrame, values: Sequence[Any], reader: Reader, prefix: str) -> pd.DataFrame:
-    """The frame with each row once for each of its choices, and a column that numbers them from 0.
+    """Return the frame with a row for each choice, and a column that numbers them from 0.
 
     Args:
-        out: the frame, a row for each request.
-        values: of each row the list of its choices' values; None where there is no answer.
-        reader: what makes the answer's columns.
+        out: the frame, one row per request.
+        values: each row's list of choices' values; None without an answer.
+        reader: makes the answer's columns.
         prefix: of the new columns.
 
-    What a row took stands at its first choice, and the others have 0, so that the columns' sums stay what they were. A
-    row without an answer stays one row, with a missing number.
+    Usage is counted at the first choice and is 0 at the others, so that sums are unchanged. A row without an answer
+    stays one row, with a missing choice number.
     """
     values = [None if value and len(value) == 1 and value[0] is None else value for value in values]
     counts = [len(value) if value else 1 for value in values]
@@ -58,6 +58,6 @@ def explode(out: pd.DataFrame, values: Sequence[Any], reader: Reader, prefix: st
     long = long.copy()
     for name, column in changed.items():
         long[name] = column
-    place = list(long.columns).index(named(reader.name))
-    long.insert(place, named(CHOICE), pd.Series(numbers, dtype="Int64", index=long.index))
+    position = list(long.columns).index(named(reader.name))
+    long.insert(position, named(CHOICE), pd.Series(numbers, dtype="Int64", index=long.index))
     return long

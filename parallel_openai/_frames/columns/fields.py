@@ -1,4 +1,4 @@
-"""Answers of a given shape as columns: one for each field."""
+"""Read structured answers into one column per field."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ from parallel_openai._requests.reasoning import part_thoughts
 from parallel_openai._requests.schemas.structured_outputs import Structure
 from parallel_openai.errors import InvalidInputError
 
-#: The column of what a model thought, and the part of an answer that it is.
+#: The column with the model's reasoning.
 REASONING = "reasoning"
 _DTYPES = {"integer": "Int64", "number": "Float64", "boolean": "boolean"}
 
 
 def with_thoughts(answer: Answer) -> Answer:
-    """An answer whose thoughts stood at the head of its text, with both apart."""
+    """The answer with reasoning at the head of its text moved to `reasoning`."""
     if answer.text is None:
         return answer
     thoughts, text = part_thoughts(answer.text)
@@ -39,19 +39,18 @@ def with_thoughts(answer: Answer) -> Answer:
 def structured_reader(
     endpoint: Endpoint, structure: Structure, *, as_lists: bool = False, keep_reasoning: bool = False
 ) -> Reader:
-    """Reads answers into the structure's fields, each a column; several choices (`n`) or samples give lists.
+    """Return a reader with a column for each of the structure's fields; several choices (`n`) or samples make lists.
 
-    With `as_lists`, a single choice gives one too; with `keep_reasoning` there is a column of what the model thought.
+    With `as_lists` a single choice makes a list too; with `keep_reasoning` there is a column of the model's reasoning.
 
     Raises:
-        InvalidInputError: a field is called like a column that every run adds.
+        InvalidInputError: a field has the name of a column that every run adds.
     """
     for name in structure.fields:
         if name in COLUMNS:
             raise InvalidInputError(
-                f"response_format has a field {name!r}, and each run adds a column of that name; call it otherwise."
+                f"response_format has a field {name!r}, and each run adds a column of that name; rename the field."
             )
-
     if keep_reasoning and REASONING in structure.fields:
         raise InvalidInputError(
             "response_format has a field 'reasoning', and keep_reasoning= adds a column of that name."
@@ -81,7 +80,7 @@ def _reading(answer: Answer, structure: Structure) -> Answer:
         value = structure.read(answer.text)
     except ValueError as error:
         return answer.unusable("schema_mismatch", str(error))
-    except WHATEVER_IS_RAISED as error:  # by a validator of the class, which no other answer would mend
+    except WHATEVER_IS_RAISED as error:  # a bug in the class's validator, which no other answer would fix
         return answer.unusable("schema_mismatch", f"The class raised {last_line(error)}", repairable=False)
     return answer._replace(value=value)
 
@@ -91,7 +90,7 @@ def _with_reasoning(reading: Answer) -> Answer:
 
 
 def _column(name: str, values: Sequence[Any], schema: Mapping[str, Any]) -> Any:
-    if any(isinstance(value, list) for value in values):  # of several samples or choices
+    if any(isinstance(value, list) for value in values):  # several samples or choices
         return object_column([_of_each(name, value) for value in values])
     cells = [None if value is None else value.get(name) for value in values]
     kinds = _kinds(schema)
@@ -111,38 +110,37 @@ def _of_each(name: str, value: Any) -> Any:
 
 
 def _kinds(schema: Mapping[str, Any]) -> set[str]:
-    """The JSON types that a field may have, but for null."""
-    told = schema.get("type")
-    kinds = {told} if isinstance(told, str) else set(told or ())
+    """The JSON types that a field may have, except null."""
+    types = schema.get("type")
+    kinds = {types} if isinstance(types, str) else set(types or ())
     for each in schema.get("anyOf", ()):
         kinds |= {each.get("type", "object")} if isinstance(each.get("type", ""), str) else {"object"}
     return kinds - {"null"}
 
 
-def _chosen(cells: Sequence[Any], told: Sequence[Any]) -> Any:
-    """A category for each choice; what a class has made something else of stays as it is."""
+def _chosen(cells: Sequence[Any], allowed: Sequence[Any]) -> Any:
+    """A categorical of the allowed values, or of the Enum's members; unless the class converted them to others."""
     member = next((cell for cell in cells if isinstance(cell, enum.Enum)), None)
-    choices = list(type(member)) if member is not None else [each for each in told if each is not None]
+    choices = list(type(member)) if member is not None else [each for each in allowed if each is not None]
     try:
-        # What a class has made something else of is none of the choices.
         return pd.Categorical(cells, categories=choices) if {None, *choices}.issuperset(cells) else value_column(cells)
-    except (TypeError, ValueError):  # lists among them, or 1 and true, which are the same for pandas
+    except (TypeError, ValueError):  # lists among them, or 1 and true, which pandas does not distinguish
         return object_column(cells)
 
 
 def _texts(cells: Sequence[Any]) -> Any:
-    """Texts, and the paths and addresses that a class made of them; what else it made stays as it is."""
+    """Strings, including paths and URLs of the class as strings; other objects stay unchanged."""
     plain = [str(cell) if isinstance(cell, PurePath) or hasattr(cell, "unicode_string") else cell for cell in cells]
     are_texts = all(cell is None or isinstance(cell, str) for cell in plain)
     return text_column(plain) if are_texts else value_column(cells)
 
 
 def _moments(cells: Sequence[Any]) -> Any:
-    """Dates and times as pandas has them; what is none stays as it is."""
+    """Datetimes as a pandas datetime column; other values stay unchanged."""
     kinds = {type(cell) for cell in cells if cell is not None}
     if kinds == {datetime.datetime}:
         try:
             return pd.to_datetime(pd.Series(cells, dtype=object)).array
-        except (ValueError, TypeError):  # some with a zone and some without, or beyond pandas' years
+        except (ValueError, TypeError):  # with and without a time zone, or out of pandas' range
             return object_column(cells)
     return value_column(cells)

@@ -1,4 +1,4 @@
-"""Which columns of a frame of answers people want to read."""
+"""Choose the text columns of a result frame to show to people."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from parallel_openai._frames.columns.table import columns_by_text, find_column, 
 from parallel_openai._requests.template import parse_template
 from parallel_openai.errors import InvalidInputError
 
-#: Beside the answers' columns, these are no text of the user's.
-_BESIDE = ("reasoning", "tool_calls", "label_reason", "label_reviewed", "review_note", "confidence", "votes")
-_OURS = {*COLUMNS, *_BESIDE, "response", "label"}
+#: Columns that a call or a review may add, in addition to COLUMNS.
+_ADDED = ("reasoning", "tool_calls", "label_reason", "label_reviewed", "review_note", "confidence", "votes")
+_OURS = {*COLUMNS, *_ADDED, "response", "label"}
 
 
 def text_columns(out: pd.DataFrame, text: Hashable | Sequence[Hashable] | None) -> list[Hashable]:
-    """The columns named, else those that the prompt was made of, else all texts that are not the run's own.
+    """The named columns, or else the columns of the prompt, or else all text columns that no run added.
 
     Raises:
-        InvalidInputError: there is none.
+        InvalidInputError: there are none.
     """
     if text is not None:
         several = isinstance(text, (list, tuple)) and not has_column(out, text)
@@ -40,7 +40,7 @@ def text_columns(out: pd.DataFrame, text: Hashable | Sequence[Hashable] | None) 
         if columns:
             return columns
     ours = {run.prefix + name for name in (*_OURS, *(run.columns or run.labels))}
-    # Without rows, pandas 2 does not know texts from other objects.
+    # Without rows, pandas 2 cannot distinguish strings from other objects.
     kinds = ("string",) if len(out) else ("string", "empty")
     columns = [
         name
@@ -48,5 +48,5 @@ def text_columns(out: pd.DataFrame, text: Hashable | Sequence[Hashable] | None) 
         if name not in ours and pd.api.types.infer_dtype(out[name], skipna=True) in kinds
     ]
     if not columns:
-        raise InvalidInputError("The frame has no column of texts to show; name one with text=.")
+        raise InvalidInputError("The frame has no text column to show; name one with text=.")
     return columns

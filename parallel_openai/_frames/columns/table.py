@@ -1,4 +1,4 @@
-"""Reading a frame block by block, and giving it back with more columns. No row is ever looked at through pandas."""
+"""Read a frame's rows in blocks, which is much faster than pandas row by row, and add columns to it."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ import pandas as pd
 
 from parallel_openai.errors import ColumnExistsError, ColumnNotFoundError, InvalidInputError
 
-#: Rows read at a time: large enough that pandas' cost per call vanishes, small enough that the first is sent at once.
+#: Rows read at a time: enough to amortise pandas' cost per call, few enough that the first row is sent at once.
 BLOCK = 1024
 
 
 class Row(dict[str, Any]):
-    """One row as a callable prompt sees it: `row["text"]`, `row.text`; `row.name` is its index label.
+    """The row that a callable prompt gets: `row["text"]`, `row.text`; `row.name` is its index label.
 
-    A column goes before everything else that has its name, `row.name`, `row.items` and `row.values` too.
+    A column takes precedence over any attribute of its name, including `row.name`, `row.items` and `row.values`.
 
     >>> Row({"text": "Fine."}, name=7).text, Row({"items": 3}, name=7).items
     ('Fine.', 3)
@@ -39,7 +39,7 @@ class Row(dict[str, Any]):
 
 
 def check_frame(df: Any) -> None:
-    """See that it is a DataFrame.
+    """Check that `df` is a DataFrame.
 
     Raises:
         InvalidInputError: it is not.
@@ -51,10 +51,10 @@ def check_frame(df: Any) -> None:
 
 
 def find_column(df: pd.DataFrame, name: Hashable, what: str) -> Hashable:
-    """The column's label, once it is sure that there is exactly one.
+    """Return the name if exactly one column has it.
 
     Raises:
-        ColumnNotFoundError, InvalidInputError: there is none, or several.
+        ColumnNotFoundError, InvalidInputError: no column has it, or several.
     """
     labels: list[Hashable] = list(df.columns)
     count = labels.count(name)
@@ -72,28 +72,28 @@ def has_column(df: pd.DataFrame, name: Any) -> bool:
         hash(name)
     except TypeError:
         return False
-    # Asked of a list: a MultiIndex would know "a" where it has ("a", "b"), a DatetimeIndex "2026" where it has a day.
+    # In a list, because a MultiIndex with ("a", "b") also contains "a", and a DatetimeIndex with a day "2026".
     return name in list(df.columns)
 
 
 def column_text(name: Hashable) -> str:
-    """A column's name as templates and exports write it; the levels of a MultiIndex stand beside each other.
+    """A column's name in templates and exports; the levels of a MultiIndex are joined by spaces.
 
     >>> column_text("text"), column_text(3), column_text(("review", "text")), column_text(("score", ""))
     ('text', '3', 'review text', 'score')
     """
     if isinstance(name, tuple):
-        return " ".join(text for text in map(str, name) if text)  # compared, NA would be neither
+        return " ".join(text for text in map(str, name) if text)  # compared after str(), because NA has no truth value
     return str(name)
 
 
 def label_of(df: pd.DataFrame, name: str) -> Hashable:
-    """The label of a new column; with several levels, it is a tuple as long as the frame's own."""
+    """The label of a new column; with several levels, a tuple of that length."""
     return name if df.columns.nlevels == 1 else (name, *[""] * (df.columns.nlevels - 1))
 
 
 def columns_by_text(df: pd.DataFrame) -> dict[str, Hashable]:
-    """The columns by their names as text; of two that look the same, the one that is a text.
+    """The columns by `column_text`; of two with the same text, the one whose name is a string.
 
     >>> columns_by_text(pd.DataFrame(columns=["a", 1, "1"]))
     {'a': 'a', '1': '1'}
@@ -111,7 +111,7 @@ def _list(df: pd.DataFrame) -> str:
 
 
 def rows_of(df: pd.DataFrame, columns: Sequence[Hashable]) -> Iterator[tuple[Any, ...]]:
-    """The columns' values row by row, as Python objects; a missing value, of whatever kind, is None.
+    """The columns' values row by row, as Python objects; missing values of any kind are None.
 
     >>> list(rows_of(pd.DataFrame({"a": [1, None], "b": ["x", pd.NA]}), ["b", "a"]))
     [('x', 1.0), (None, None)]
@@ -130,7 +130,7 @@ def _values(series: Any) -> list[Any]:
     if isinstance(series.dtype, pd.SparseDtype):
         series = series.sparse.to_dense()
     if series.dtype.kind == "f" and series.dtype.itemsize < 8:
-        # By their shortest texts, since the nearest 64-bit float to a 32-bit 0.1 is 0.10000000149011612.
+        # By their shortest repr: the 64-bit float nearest to a 32-bit 0.1 is 0.10000000149011612.
         short = series.to_numpy(dtype=f"f{series.dtype.itemsize}", na_value=float("nan"))
         values: list[Any] = list(map(float, short.astype(str)))
     else:
@@ -149,14 +149,14 @@ def labels_of(df: pd.DataFrame) -> Iterator[Any]:
 
 
 def check_free(df: pd.DataFrame, names: Sequence[str], prefix: str) -> None:
-    """See that the result columns overwrite none of the frame's own.
+    """Check that the result columns overwrite none of the frame's own.
 
     Raises:
-        InvalidInputError: the prefix is no text.
-        ColumnExistsError: some would.
+        InvalidInputError: the prefix is not a string.
+        ColumnExistsError: they would.
     """
     if not isinstance(prefix, str):
-        raise InvalidInputError(f"prefix must be a text such as 'new_', not {prefix!r:.200}.")
+        raise InvalidInputError(f"prefix must be a string such as 'new_', not {prefix!r:.200}.")
     taken = [prefix + name for name in names if prefix + name in df.columns]
     if taken:
         why = (
@@ -171,7 +171,7 @@ def check_free(df: pd.DataFrame, names: Sequence[str], prefix: str) -> None:
 
 
 def with_columns(df: pd.DataFrame, columns: dict[str, Any]) -> pd.DataFrame:
-    """A copy of the frame with arrays as further columns, joined by position."""
+    """A copy of the frame with arrays as additional columns, joined by position."""
     added = pd.DataFrame({name: pd.Series(values, index=df.index) for name, values in columns.items()}, index=df.index)
     if df.columns.nlevels > 1:  # the names must be tuples as long as the frame's own
         added.columns = pd.MultiIndex.from_tuples([label_of(df, name) for name in columns])  # type: ignore[misc]  # of several levels
@@ -182,5 +182,5 @@ def with_columns(df: pd.DataFrame, columns: dict[str, Any]) -> pd.DataFrame:
 
 
 def is_missing(value: Any) -> bool:
-    """Whether a cell holds nothing: None, NaN, NA or NaT."""
+    """Whether a cell is None, NaN, NA or NaT."""
     return value is None or (type(value) is not str and pd.api.types.is_scalar(value) and bool(pd.isna(value)))

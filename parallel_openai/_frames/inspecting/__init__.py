@@ -1,1 +1,1 @@
-"""Looking at answers, outside the call that asked for them."""
+"""Inspect answers and journals after or during a run."""

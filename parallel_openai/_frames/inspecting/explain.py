@@ -1,4 +1,4 @@
-"""`explain`: the story of one row, as the journal tells it."""
+"""`explain`: the history of one row, from the journal."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import pandas as pd
 from parallel_openai._display.blocks import Block, Heading, Number, Sentence, Table
 from parallel_openai._display.display import Display
 from parallel_openai._frames.columns.run_info import RunInfo, last_run_of
-from parallel_openai._frames.columns.table import check_frame
+from parallel_openai._frames.columns.table import check_frame, label_of
 from parallel_openai._journal.entry import JournalEntry
 from parallel_openai._journal.lines import read_entries
 from parallel_openai._requests.endpoints import usage_of
@@ -25,13 +25,13 @@ _LONGEST = 300
 
 @dataclass(frozen=True, repr=False)
 class Explanation(Display):
-    """The story of one row. `print` it, or let a notebook show it.
+    """The history of one row; `print` it, or let a notebook show it.
 
     Attributes:
-        title: the row and how it ended.
-        sends: each send, the first one first: when, how long it waited for capacity or after a failure, the HTTP status
-            (0: no answer came), what was wrong, how long the answer took, prompt + completion tokens, request id.
-        notes: what the sends do not tell, as sentences.
+        title: the row and its status.
+        sends: each attempt in order: time, wait for capacity or after a failure, HTTP status (0: no answer), error
+            code, seconds to the answer, prompt + completion tokens, request id.
+        notes: further remarks, as sentences.
     """
 
     title: str
@@ -43,15 +43,15 @@ class Explanation(Display):
 
 
 def explain(out: pd.DataFrame, row: Hashable) -> Explanation:
-    """The story of one row: every time it was sent, when, for how long, and what came back.
+    """Return the history of one row: each attempt, when it was sent, how long it took, and what came back.
 
     Args:
         out: what `process_dataframe` or `label_dataframe` returned, or a part of it.
-        row: the row's label in the index, as in `out.loc[row]`. If a label occurs several times, or to go by the
-            position, cut the row out: `explain(out.iloc[[7]], out.index[7])`.
+        row: the row's index label, as in `out.loc[row]`. To select a row by position, or one of several with the same
+            label: `explain(out.iloc[[7]], out.index[7])`.
 
     Returns:
-        A story to `print`, or to show in a notebook.
+        An explanation to `print`, or to show in a notebook.
 
     Raises:
         InvalidInputError: there is no such row, or several, or the frame does not come from this package.
@@ -73,25 +73,25 @@ def explain(out: pd.DataFrame, row: Hashable) -> Explanation:
             "merge and read_csv lose them). To keep them: new.attrs = out.attrs."
         )
     position = _position(out, row)
-    return _Teller(out, run, Path(run.journal), position).tell(row)
+    return _RowHistory(out, run, Path(run.journal), position).explanation(row)
 
 
 def _position(out: pd.DataFrame, row: Hashable) -> int:
-    places = [place for place, label in enumerate(out.index) if label is row or label == row]
-    if len(places) == 1:
-        return places[0]
-    if places:
+    positions = [position for position, label in enumerate(out.index) if label is row or label == row]
+    if len(positions) == 1:
+        return positions[0]
+    if positions:
         raise InvalidInputError(
-            f"{len(places)} rows have the label {row!r}. Take one by its position: "
-            f"explain(out.iloc[[{places[0]}]], {row!r})."
+            f"{len(positions)} rows have the label {row!r}. Select one by its position: "
+            f"explain(out.iloc[[{positions[0]}]], {row!r})."
         )
     raise InvalidInputError(
-        f"No row has the label {row!r}. To go by the position, as in out.iloc: explain(out.iloc[[7]], out.index[7])."
+        f"No row has the label {row!r}. To select a row by its position: explain(out.iloc[[7]], out.index[7])."
     )
 
 
-class _Teller:
-    """One row of a frame of answers, and what the journal has about it."""
+class _RowHistory:
+    """One row of a result frame, and its entries in the journal."""
 
     def __init__(self, out: pd.DataFrame, run: RunInfo, journal: Path, position: int) -> None:
         self._out = out
@@ -100,7 +100,7 @@ class _Teller:
         keys = self._cell("request_key")
         self._keys: Sequence[Any] = keys if isinstance(keys, list) else [keys]
 
-    def tell(self, row: Hashable) -> Explanation:
+    def explanation(self, row: Hashable) -> Explanation:
         entries = list(_entries(self._journal, {key for key in self._keys if isinstance(key, str)}))
         sends = tuple(_row(*send) for entry in entries for send in _sends(entry))
         return Explanation(self._title(row, len(sends)), sends, tuple(self._notes(self._journal, entries)))
@@ -117,23 +117,23 @@ class _Teller:
             yield f"It was never {what}: {why or 'the run ended first.'}"
             return
         if not journal.is_file():
-            yield f"The file of answers {journal} is gone, and with it the story."
+            yield f"Its history is lost: the journal {journal} no longer exists."
         elif not entries:
-            yield f"The file of answers {journal} does not hold it any more."
+            yield f"Its history is lost: the journal {journal} no longer holds the row."
         sent = [attempt.at for entry in entries for attempt in entry.attempts]
         if entries and not sent:
             yield "It was never sent."
         if len(self._keys) > 1:
-            yield f"{len(self._keys)} samples were asked for."
+            yield f"{len(self._keys)} samples were requested."
         repairs = sum("sent" in (entry.record or ()) for entry in entries)
         if repairs:
-            yield f"An answer was no good and was asked for once more{f', {repairs} times' if repairs > 1 else ''}."
+            yield f"An invalid answer was requested again{f', {repairs} times' if repairs > 1 else ''}."
         if sent and max(sent) < self._run.began:
-            yield "All this was in an earlier run: this frame's answer comes from the journal, and was not paid again."
+            yield "This was in an earlier run: this frame's answer comes from the journal, and was not paid for again."
         elif self._cell("attempts") == 0 and sent:
             yield self._shared()
         if why:
-            yield f"What is wrong: {why}"
+            yield f"The error: {why}"
         elif self._answer() is not None:
             yield f"The answer: {str(self._answer())[:_LONGEST]}"
 
@@ -141,16 +141,15 @@ class _Teller:
         column = self._out[self._name("request_key")].tolist()
         attempts = self._out[self._name("attempts")].tolist()
         mine = column[self._position]
-        others = [place for place, key in enumerate(column) if key == mine and attempts[place] != 0]
+        others = [position for position, key in enumerate(column) if key == mine and attempts[position] != 0]
         source = f"row {self._out.index[others[0]]!r}" if others else "another row"
-        return f"It asks the very same as {source}, was sent with it, and shares its answer at no cost."
+        return f"It has the same request as {source} and shares its answer at no cost."
 
     def _answer(self) -> Any:
         return self._cell(str(self._run.answer))
 
     def _name(self, name: str) -> Any:
-        levels = self._out.columns.nlevels
-        return self._prefix + name if levels == 1 else (self._prefix + name, *[""] * (levels - 1))
+        return label_of(self._out, self._prefix + name)
 
     def _cell(self, name: str) -> Any:
         column = self._name(name)
@@ -169,7 +168,7 @@ def _entries(journal: Path, keys: set[str]) -> Iterator[JournalEntry]:
 
 
 def _sends(entry: JournalEntry) -> Iterator[tuple[Any, str]]:
-    """Each send of a line, and what it took in tokens, if it was billed."""
+    """Yield each attempt of a journal entry, and the tokens it was billed for, if any."""
     attempts = entry.attempts
     for number, attempt in enumerate(attempts, 1):
         usage = usage_of(attempt.bill if attempt.bill is not None or number < len(attempts) else entry.answer)

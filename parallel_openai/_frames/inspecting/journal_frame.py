@@ -1,4 +1,4 @@
-"""`read_journal`: what a file of results holds, as a frame; also while a run is writing it."""
+"""`read_journal`: read a journal as a frame."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ import os
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
 from parallel_openai._arguments import is_file, path_of
+from parallel_openai._frames.columns.answer_columns import object_column
 from parallel_openai._journal.entry import JournalEntry
 from parallel_openai._journal.lines import read_entries
 from parallel_openai._json import dumps
@@ -19,21 +19,21 @@ COLUMNS = ("request", "response", "metadata", "status", "error_code", "error", "
 
 
 def read_journal(path: str | os.PathLike[str]) -> pd.DataFrame:
-    """What a file of results holds, one row for each request; also while a run is writing it.
+    """Read a file of results, one row per request; a run may be writing it.
 
     Args:
         path: a journal of `process_dataframe` and the like, or the results of `process_api_requests_from_file`.
 
     Returns:
-        A frame in the order of the answers, with `request` and `response` (as JSON gives them; None for a failure),
-        `metadata`, `status`, `error_code`, `error`, `attempts`, `at` (when it was last sent, UTC) and `request_key`.
-        If a request occurs several times, a success goes before a failure, and a later line before an
-        earlier one. Lines of a file run carry no key, attempts and times; each is a row, except a failure that was
-        answered later. `attrs["damaged_lines"]` counts the lines that cannot be read.
+        A frame in the order of the answers, with `request` and `response` (parsed JSON; None for a failure),
+        `metadata`, `status`, `error_code`, `error`, `attempts`, `at` (of the last attempt, UTC) and `request_key`. If
+        a request occurs several times, a success wins over a failure, then the later line over the earlier one.
+        Lines of a file run have no key, attempts and times; each is a row, except a failure that was answered later.
+        `attrs["damaged_lines"]` counts the unreadable lines.
 
     Raises:
         InvalidInputError: there is no such file.
-        JournalError: it is something else.
+        JournalError: it is not a file of results, or cannot be read.
 
     >>> import parallel_openai as po
     >>> df = pd.DataFrame({"text": ["Arrived early.", "It leaks."]})
@@ -43,41 +43,41 @@ def read_journal(path: str | os.PathLike[str]) -> pd.DataFrame:
     >>> po.read_journal("answers.jsonl")["status"].tolist()
     ['succeeded', 'succeeded']
     """
-    place = path_of(path, "path")
-    if not is_file(place):
-        raise InvalidInputError(f"There is no file of results {place} (in {Path.cwd()}).")
+    file = path_of(path, "path")
+    if not is_file(file):
+        raise InvalidInputError(f"There is no file of results {file} (in {Path.cwd()}).")
     entries: dict[Any, JournalEntry] = {}
     damaged = 0
     try:
-        for offset, entry in read_entries(place):
+        for offset, entry in read_entries(file):
             if entry is None:
                 damaged += 1
-            elif entry.body:  # an empty body is none: such lines tell of batches
+            elif entry.body:  # lines about batches have an empty body
                 _put(entries, offset, entry)
     except JournalError:
         raise
     except OSError as error:
-        raise JournalError(f"The results file {place} cannot be read: {error.strerror}.") from error
+        raise JournalError(f"The results file {file} cannot be read: {error.strerror}.") from error
     out = _frame([_cells(entry) for entry in entries.values()])
     out.attrs["damaged_lines"] = damaged
     return out
 
 
 def _put(entries: dict[Any, JournalEntry], offset: int, entry: JournalEntry) -> None:
-    """Keep the line, unless a better one of the same request is there."""
+    """Keep the line, unless there is a better one of the same request."""
     key = entry.key
     if key is None:
-        asked = dumps([entry.body, entry.metadata], sort_keys=True)
+        request = dumps([entry.body, entry.metadata], sort_keys=True)
         if entry.is_good:
-            entries.pop(asked, None)
+            entries.pop(request, None)
             entries[offset] = entry
         else:
-            entries[asked] = entry
+            entries[request] = entry
         return
     before = entries.get(key)
     if before is not None and before.is_good and not entry.is_good:
         return
-    entries.pop(key, None)  # so that it stands where its last line does
+    entries.pop(key, None)  # moves it to the end
     entries[key] = entry
 
 
@@ -97,17 +97,16 @@ def _cells(entry: JournalEntry) -> dict[str, Any]:
 
 
 def sent_at(entry: JournalEntry) -> float | None:
-    """When it was last sent, if that is a time at all."""
+    """The time of the last attempt in seconds since 1970; None if there is no valid one."""
     at = entry.attempts[-1].at if entry.attempts else 0.0
     return at if 0.0 < at < 2**33 else None
 
 
 def _frame(rows: list[dict[str, Any]]) -> pd.DataFrame:
     columns = {name: [row[name] for row in rows] for name in COLUMNS}
-    objects = {name: _objects(columns[name]) for name in ("request", "response", "metadata")}
     return pd.DataFrame(
         {
-            **objects,
+            **{name: object_column(columns[name]) for name in ("request", "response", "metadata")},
             "status": pd.Categorical(columns["status"], categories=["succeeded", "failed", "cancelled"]),
             "error_code": pd.array(columns["error_code"], dtype="string[python]"),
             "error": pd.array(columns["error"], dtype="string[python]"),
@@ -116,9 +115,3 @@ def _frame(rows: list[dict[str, Any]]) -> pd.DataFrame:
             "request_key": pd.array(columns["request_key"], dtype="string[python]"),
         }
     )
-
-
-def _objects(values: list[Any]) -> Any:
-    array = np.empty(len(values), dtype=object)
-    array[:] = values
-    return array

@@ -1,4 +1,4 @@
-"""`peek`: the latest answers of a run that is still going on, from another cell, kernel or terminal."""
+"""`peek`: show the latest answers of a running call."""
 
 from __future__ import annotations
 
@@ -18,20 +18,19 @@ from parallel_openai._json import dumps
 from parallel_openai._requests.endpoints import Endpoint, endpoint
 from parallel_openai.errors import InvalidInputError, JournalError
 
-#: Bytes of the file's end that are read first; more where its lines are longer.
+#: Bytes to read first from the end of the file; more if its lines are longer.
 BLOCK = 1 << 16
 COLUMNS = ("prompt", "answer", "status", "error", "at")
 
 
 def peek(path: str | os.PathLike[str] | None = None, rows: int = 10) -> pd.DataFrame:
-    """The latest answers of a run, the newest first, while it goes on; from another kernel or terminal, say.
+    """Return the latest answers of a run, newest first, such as from another kernel or terminal while it is running.
 
-    Only the end of the file is read, so it takes no longer when millions of rows are answered; `read_journal` gives
-    them all.
+    Only the end of the file is read, which is fast with millions of answers too; `read_journal` reads all of them.
 
     Args:
-        path: the run's journal; None: the one in `.parallel_openai/` that was written last.
-        rows: how many to show.
+        path: the run's journal; None: the one in `.parallel_openai/` that was modified last.
+        rows: how many answers.
 
     Returns:
         A frame with `prompt` (the last message), `answer`, `status`, `error` and `at` (UTC);
@@ -50,15 +49,15 @@ def peek(path: str | os.PathLike[str] | None = None, rows: int = 10) -> pd.DataF
     ['Arrived early.', 'It leaks.']
     """
     check_count(rows, "rows")
-    place = path_of(path, "path") if path is not None else _latest()
-    if not is_file(place):
-        raise InvalidInputError(f"There is no journal {place} (in {Path.cwd()}).")
+    file = path_of(path, "path") if path is not None else _latest()
+    if not is_file(file):
+        raise InvalidInputError(f"There is no journal {file} (in {Path.cwd()}).")
     try:
-        entries = _last_entries(place, rows)
+        entries = _last_entries(file, rows)
     except OSError as error:
-        raise JournalError(f"The journal {place} cannot be read: {error.strerror}.") from error
+        raise JournalError(f"The journal {file} cannot be read: {error.strerror}.") from error
     for entry in entries:
-        check_version(place, entry)
+        check_version(file, entry)
     cells = [_cells(entry) for entry in entries]
     columns = {name: [row[name] for row in cells] for name in COLUMNS}
     out = pd.DataFrame(
@@ -69,7 +68,7 @@ def peek(path: str | os.PathLike[str] | None = None, rows: int = 10) -> pd.DataF
             "at": pd.to_datetime(pd.Series(columns["at"], dtype="float64"), unit="s", utc=True),
         }
     )
-    out.attrs["journal"] = str(place)
+    out.attrs["journal"] = str(file)
     return out
 
 
@@ -78,21 +77,21 @@ def _latest() -> Path:
     journals = [each for each in folder.glob("*.jsonl") if each.is_file() and not each.name.endswith(".review.jsonl")]
     if not journals:
         raise InvalidInputError(
-            f"There is no journal in {folder.absolute()} yet. A run with save_to= writes elsewhere: peek(path)."
+            f"There is no journal in {folder.absolute()} yet. If the run has a save_to=, pass that path to peek."
         )
     return max(journals, key=lambda each: each.stat().st_mtime)
 
 
-def _last_entries(place: Path, count: int) -> list[JournalEntry]:
-    """The last entries of a file, the last one first; what is no entry (a torn line, a note) is passed over."""
-    size, length = place.stat().st_size, BLOCK
-    with open(place, "rb") as file:
+def _last_entries(path: Path, count: int) -> list[JournalEntry]:
+    """The last entries of a file, newest first; lines that are no entries (torn lines, notes) are skipped."""
+    size, length = path.stat().st_size, BLOCK
+    with open(path, "rb") as file:
         while True:
             start = max(0, size - length)
             file.seek(start)
             lines = file.read(size - start).split(b"\n")
             if start:
-                del lines[0]  # it began before
+                del lines[0]  # incomplete
             entries = [entry for line in reversed(lines) if (entry := JournalEntry.read(line)) is not None]
             if len(entries) >= count or not start:
                 return entries[:count]
@@ -110,7 +109,7 @@ def _cells(entry: JournalEntry) -> dict[str, Any]:
 
 
 def _endpoint_of(body: Mapping[str, Any], answer: Mapping[str, Any]) -> Endpoint:
-    """Where it was asked, by what it looks like: the journal does not say."""
+    """The endpoint of a journal's entry, guessed from its shape because the journal does not name it."""
     if "messages" in body:
         return endpoint("chat.completions")
     if "prompt" in body:
@@ -121,12 +120,12 @@ def _endpoint_of(body: Mapping[str, Any], answer: Mapping[str, Any]) -> Endpoint
 
 
 def _last_text(body: Any) -> str | None:
-    """What was asked last, of a body of any endpoint."""
+    """The last text in a request body of any endpoint."""
     if not isinstance(body, Mapping):
         return None
-    asked = body.get("messages") or body.get("input") or body.get("prompt")
-    while isinstance(asked, list) and asked:
-        asked = asked[-1]
-        if isinstance(asked, Mapping):
-            asked = asked.get("content") or asked.get("text")
-    return asked if isinstance(asked, str) else None
+    content = body.get("messages") or body.get("input") or body.get("prompt")
+    while isinstance(content, list) and content:
+        content = content[-1]
+        if isinstance(content, Mapping):
+            content = content.get("content") or content.get("text")
+    return content if isinstance(content, str) else None

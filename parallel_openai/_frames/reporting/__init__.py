@@ -1,1 +1,1 @@
-"""What a run did, told to a person."""
+"""Report on a run."""

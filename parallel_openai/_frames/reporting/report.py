@@ -1,4 +1,4 @@
-"""What happened in a run, for people."""
+"""`RunReport`: what happened in a run, and its rendering."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ from parallel_openai._progress.timeline import Timeline
 if TYPE_CHECKING:
     from parallel_openai._display.charts import Figure
 
-#: How many of the slowest rows are kept, and how much of an example's sentence.
+#: The number of slowest rows, and the most characters of an example's message.
 SLOWEST = 5
 SENTENCE = 300
-#: Rows with the very same seconds that are looked at: most often they share one answer, and there may be a million.
+#: The most rows to look at that have the same seconds: most of them share one answer, and there may be a million.
 ALIKE = 1000
-#: Kept from the summary, which travels in the frame's attrs and stays small.
+#: Left out of the summary in the frame's attrs, which has to stay small.
 _LARGE = {"large": True}
 
 _last: RunReport | None = None
@@ -42,7 +42,7 @@ _last: RunReport | None = None
 
 @dataclass(frozen=True)
 class SlowRow:
-    """A row whose answer took long: its label in the frame's index, the last attempt's seconds, and its tokens."""
+    """A row with a slow answer: its index label, the last attempt's seconds, and its tokens."""
 
     label: Any
     seconds: float
@@ -52,50 +52,48 @@ class SlowRow:
 
 @dataclass(frozen=True)
 class RunReport(Display):
-    """What happened in a run. `print` it for one line; a notebook shows it as a page; `plot` draws it.
+    """What happened in a run; `print` it for one line, let a notebook show it, or `plot` it.
 
     Attributes:
         rows: rows of the frame.
         succeeded: of these, rows with an answer.
-        failed: of these, rows that have none and say why.
-        cancelled: of these, rows that were not asked to the end.
-        restored: answers that were in the journal already.
-        shared: rows that asked what another row asked, and share its answer.
-        requests_sent: sends, the first ones and the retries.
-        retries: sends beyond the first of each request.
-        rate_limit_errors: sends that the server refused with 429.
-        prompt_tokens: as billed in this run.
-        completion_tokens: as billed in this run.
-        cost_usd: as billed in this run, in dollars.
-        seconds: how long it took.
-        ended: `finished`, `interrupted`, `stopped`, `submitted` if its batches go on at the server, or `budget` or
-            `deadline` where these were used up.
+        failed: of these, rows with an error.
+        cancelled: of these, rows whose request was not completed.
+        restored: answers that were already in the journal.
+        shared: rows with the same request as another row, which share its answer.
+        requests_sent: attempts, including retries.
+        retries: attempts after each request's first.
+        rate_limit_errors: attempts that the server refused with 429.
+        prompt_tokens: billed in this run.
+        completion_tokens: billed in this run.
+        cost_usd: billed in this run, in dollars.
+        seconds: the duration.
+        ended: `finished`, `interrupted`, `stopped`, `submitted` (its batches continue at the server), or `budget` or
+            `deadline` if these were used up.
         errors: failed rows by error code.
         journal: the file of answers.
-        simulated: whether answers came from the simulator and not from a model.
-        limits: `requests` and `tokens` per minute, as in force at the end; those that are known.
-        utilisation: what was used of them between the first send and the last answer; 1 is all of a limit, and more
-            than that what the account had saved up.
-        latency: seconds from a send to the end of its answer: `p50`, `p90`, `p99` and `longest`.
-        refusals: 429s by why: `requests`, `tokens`, `slow_down`, `quota`, or `unknown` if the server does not say.
+        simulated: whether answers came from the simulator instead of a model.
+        limits: the known ones of `requests` and `tokens` per minute, in force at the end.
+        utilisation: the used share of each limit between the first attempt and the last answer; above 1 if the account
+            started with unused capacity.
+        latency: seconds from sending a request to the end of its answer: `p50`, `p90`, `p99` and `longest`.
+        refusals: 429s by reason: `requests`, `tokens`, `slow_down`, `quota`, or `unknown` if the server gives none.
         waited: seconds that the next request had to wait, by cause: `requests` and `tokens` (the limits), `refused`
-            (the server said to wait), `slots` (it took no more at once), `learning` (the limits were not known yet).
-        most_at_once: how many requests at once the server takes, if it refuses more; None if it does not.
-        advice: what would have made it faster; None if nothing is known to.
-        examples: a sentence for each error code.
+            (the server asked to wait), `slots` (it accepts no more at once), `learning` (limits not known yet).
+        most_at_once: how many concurrent requests the server accepts, if it refused more; otherwise None.
+        advice: what would have made the run faster; None if nothing is known.
+        examples: a message for each error code.
         slowest: the rows whose answers took longest.
-        repairs: bad answers that were asked for once more.
-        unpriced: models that answered and whose price is not known, be it that of their sound or their searches;
-            `cost_usd` lacks what they cost.
-        priced_as: models that answered under a name without a price, with the model that was asked and whose price
-            counts instead.
-        untold: answers that do not say what they took; tokens and `cost_usd` lack them, and a budget counts the most.
-        members: of a `Client.pool`, how each account did: its `name`, `requests_sent`, `answered`, `rate_limit_errors`,
+        repairs: invalid answers that were requested once more.
+        unpriced: models of answers without a known price, including that of audio and searches; `cost_usd` does not
+            include these answers.
+        priced_as: models of answers without a price, with the requested model, whose price is used instead.
+        untold: answers without usage; tokens and `cost_usd` do not include them, and a budget counts their worst case.
+        members: each account of a `Client.pool`: its `name`, `requests_sent`, `answered`, `rate_limit_errors`,
             `other_errors`, `prompt_tokens`, `completion_tokens`, and why it was put `out`, or None.
-        most_open_requests: how many requests could be in flight if the process may open no more files; None: all.
-        left_in_flight: requests that a run which was stopped left on the wire, since their answers took too long.
-        frame: what a run came to that did not come to its end, also where an exception took the place of what it would
-            have returned; None for one that did.
+        most_open_requests: how many requests the process could have in flight, if its limit of open files was reached.
+        left_in_flight: requests in flight that a stopped run abandoned because their answers took too long.
+        frame: the partial result of a run that ended early, even if it raised an exception; None if it finished.
     """
 
     rows: int
@@ -138,9 +136,9 @@ class RunReport(Display):
     def of(
         cls, status: StatusTracker, *, index: pd.Index[Any], answers: Mapping[str, Any], seconds: float, **rest: Any
     ) -> RunReport:
-        """The report of a run from its counters and its columns, under their own names."""
+        """Make the report from a run's counters and its result columns, named without prefix."""
         counts = Counter(answers["status"].tolist())
-        course = status.timeline
+        timeline = status.timeline
         return cls(
             rows=len(index),
             succeeded=counts["succeeded"],
@@ -159,19 +157,19 @@ class RunReport(Display):
             cost_usd=status.cost_usd,
             seconds=seconds,
             errors=dict(Counter(_codes_of_failed(answers)).most_common()),
-            limits=_limits(course),
-            utilisation={name: round(share, 4) for name, share in course.utilisation().items()},
-            latency=_latency(course),
-            refusals=dict(course.refusals.most_common()),
-            waited={cause: round(waited, 3) for cause, waited in course.waited.items() if waited >= 0.001},
-            most_at_once=course.most_at_once,
-            advice=str(course.advice) if course.advice is not None else None,
+            limits=_limits(timeline),
+            utilisation={name: round(share, 4) for name, share in timeline.utilisation().items()},
+            latency=_latency(timeline),
+            refusals=dict(timeline.refusals.most_common()),
+            waited={cause: round(waited, 3) for cause, waited in timeline.waited.items() if waited >= 0.001},
+            most_at_once=timeline.most_at_once,
+            advice=str(timeline.advice) if timeline.advice is not None else None,
             examples=_examples(answers),
             slowest=tuple(_slowest(index, answers)),
             unpriced=tuple(_unpriced(answers)),
             untold=int(np.sum(pd.notna(answers["model"]) & np.asarray(pd.isna(answers["prompt_tokens"])))),
             members=tuple(status.members),
-            _timeline=course,
+            _timeline=timeline,
             **rest,
         )
 
@@ -179,20 +177,19 @@ class RunReport(Display):
     def timeline(self) -> pd.DataFrame:
         """What happened when: a row for each second, or for each 2, 4, ... seconds of a long run.
 
-        The index is the seconds since the beginning. `tokens_charged` is what the sends of that time cost against the
-        token limit, `tokens_used` what the answers of that time say they took, `seconds` those answers' mean latency,
-        and the limits are those in force.
+        The index is seconds since the start. `tokens_charged` is what an interval's attempts cost against the token
+        limit, `tokens_used` the usage of its answers, and `seconds` their mean latency.
         """
-        course = self._timeline
+        timeline = self._timeline
         frame = pd.DataFrame(
             {
-                "width": course.width,
-                **{name: [getattr(each, name) for each in course.slices] for name in _COUNTS},
-                "seconds": [each.seconds / each.answered if each.answered else np.nan for each in course.slices],
+                "width": timeline.width,
+                **{name: [getattr(each, name) for each in timeline.slices] for name in _COUNTS},
+                "seconds": [each.seconds / each.answered if each.answered else np.nan for each in timeline.slices],
             },
-            index=pd.Index(np.arange(len(course.slices)) * course.width, name="second"),
+            index=pd.Index(np.arange(len(timeline.slices)) * timeline.width, name="second"),
         )
-        limits = list(course.limits())
+        limits = list(timeline.limits())
         frame["max_requests_per_minute"] = np.array([requests for requests, _ in limits], dtype="float64")
         frame["max_tokens_per_minute"] = np.array([tokens for _, tokens in limits], dtype="float64")
         return frame
@@ -206,12 +203,12 @@ class RunReport(Display):
         return draw([self._heading(), *self._pictures(), time_bars(self.time_spent(), self.seconds)])
 
     def summary(self) -> dict[str, Any]:
-        """The report as plain data, without what grows with the run."""
+        """The report as plain data, without what grows with the number of rows."""
         values = {each.name: getattr(self, each.name) for each in fields(self) if not each.metadata.get("large")}
         return {name: dict(value) if isinstance(value, Mapping) else value for name, value in values.items()}
 
     def time_spent(self) -> dict[str, float]:
-        """Where the run's seconds went, by cause in words; all together they are the run.
+        """The run's seconds by cause, which add up to its duration.
 
         >>> report = RunReport(1, 1, 0, 0, 0, 0, 1, 0, 0, 9, 1, 0.0, 10.0, "finished", {}, "a.jsonl", False,
         ...                    waited={"tokens": 7.5})
@@ -251,7 +248,7 @@ class RunReport(Display):
         return [*throughput, latencies(timeline, self.latency)]
 
     def _ends(self) -> list[Fact]:
-        """How the rows ended, and what did not go as it should on the way."""
+        """Facts on the rows' status, and on problems."""
         kinds = ", ".join(f"{code} {count:,}" for code, count in Counter(self.errors).most_common(4))
         again = "run the same again to go on"
         why = f" ({_ENDINGS[self.ended]})" if self.ended in _ENDINGS else ""
@@ -272,7 +269,7 @@ class RunReport(Display):
         ]
 
     def _spent(self) -> list[Fact]:
-        """What it took, and how far that is known."""
+        """Facts on tokens, cost and latency."""
         tokens = f"{self.prompt_tokens:,} + {self.completion_tokens:,}"
         spent = dollars(self.cost_usd)
         retries = f"{self.retries:,} {'retry' if self.retries == 1 else 'retries'}" if self.retries else ""
@@ -293,7 +290,7 @@ _ENDINGS = {"budget": "the budget is used up", "deadline": "the deadline came"}
 
 
 def _counted(name: str, count: int, note: str = "", in_line: str | None = None) -> list[Fact]:
-    """A count with its name, and how a line says it behind the count; nothing if there is none."""
+    """A count with its name, and what follows the count in a one-line report; nothing for 0."""
     line = f"{count:,} {in_line}" if in_line else in_line
     return [Fact(name, f"{count:,}", note, line)] if count else []
 
@@ -314,14 +311,14 @@ _CAUSES = {
 }
 
 
-def _limits(course: Timeline) -> dict[str, float]:
+def _limits(timeline: Timeline) -> dict[str, float]:
     unknown: tuple[float | None, float | None] = (None, None)
-    *_, limits = unknown, *course.limits()
+    *_, limits = unknown, *timeline.limits()
     return {name: limit for name, limit in zip(("requests", "tokens"), limits, strict=True) if limit is not None}
 
 
-def _latency(course: Timeline) -> dict[str, float]:
-    seconds = course.latency
+def _latency(timeline: Timeline) -> dict[str, float]:
+    seconds = timeline.latency
     if not seconds.count:
         return {}
     shares = {f"p{percent}": seconds.percentile(percent / 100) for percent in (50, 90, 99)}
@@ -329,15 +326,15 @@ def _latency(course: Timeline) -> dict[str, float]:
 
 
 def _examples(answers: Mapping[str, Any]) -> dict[str, str]:
-    """The first sentence of each error code."""
-    # By the codes alone, since the sentences are long and the rows many.
+    """The first message of each error code."""
+    # Deduplicates only the codes: messages are long and rows are many.
     first = pd.Series(answers["error_code"]).drop_duplicates().dropna()
     pairs = zip(first, answers["error"][first.index], strict=True)
     return {str(code): "" if pd.isna(sentence) else str(sentence)[:SENTENCE] for code, sentence in pairs}
 
 
 def _unpriced(answers: Mapping[str, Any]) -> list[str]:
-    """The models that answered and whose price is not known."""
+    """The models of answers without a known price."""
     unknown = np.isnan(answers["cost_usd"]) & np.asarray(pd.notna(answers["prompt_tokens"]))
     return sorted({str(model).removesuffix(" (simulated)") for model in answers["model"][unknown].dropna().unique()})
 
@@ -347,14 +344,14 @@ def _slowest(index: pd.Index[Any], answers: Mapping[str, Any]) -> list[SlowRow]:
     longest = np.unique(seconds[~np.isnan(seconds)])[: -SLOWEST - 1 : -1]
     rows: list[SlowRow] = []
     seen: set[tuple[float, str]] = set()
-    for place in (each for value in longest for each in np.flatnonzero(seconds == value)[:ALIKE]):
-        request = (float(seconds[place]), str(answers["request_id"][place]))
-        if request in seen:  # a row that shares another's answer
+    for position in (each for value in longest for each in np.flatnonzero(seconds == value)[:ALIKE]):
+        request = (float(seconds[position]), str(answers["request_id"][position]))
+        if request in seen:  # the row shares another's answer
             continue
         seen.add(request)
-        tokens = answers["completion_tokens"][place]
+        tokens = answers["completion_tokens"][position]
         count = None if pd.isna(tokens) else int(tokens)
-        rows.append(SlowRow(index[place], request[0], int(answers["attempts"][place]), count))
+        rows.append(SlowRow(index[position], request[0], int(answers["attempts"][position]), count))
     return rows[:SLOWEST]
 
 

@@ -9,20 +9,20 @@ from parallel_openai._display.blocks import Bar, Bars, Number, Table, number, sh
 from parallel_openai._progress.number_format import duration
 
 SHOWN_ERRORS = 8
-#: Shares of the time below this are not worth a line.
-_LEAST = 0.005
+#: Smaller shares of the time are omitted.
+_MIN_SHARE = 0.005
 _LIMITS = {"requests": "the request limit", "tokens": "the token limit", "unknown": "the server did not say why"}
 _MEMBER_COUNTS = ("requests_sent", "answered", "rate_limit_errors", "other_errors")
 
 
 def time_bars(spent: Mapping[str, float], whole: float) -> Bars:
-    """Where the time went, the most first."""
+    """The seconds by cause, longest first."""
     most = max(whole, 1e-9)
     parts = sorted(spent.items(), key=lambda pair: -pair[1])
     bars = [
         Bar((cause, Number(duration(seconds)), number(min(1.0, seconds / most), ".0%")), seconds)
         for cause, seconds in parts
-        if seconds / most >= _LEAST
+        if seconds / most >= _MIN_SHARE
     ]
     return Bars("Where the time went", (), bars, most, "seconds")
 

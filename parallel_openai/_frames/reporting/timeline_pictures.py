@@ -1,4 +1,4 @@
-"""What happened when in a run, as pictures of its timeline."""
+"""Charts of a run's timeline."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from parallel_openai._progress.number_format import clock_time, short
 
 Numbers = npt.NDArray[np.float64]
 
-#: A burst at the start goes out at many times the limit; the picture is cut off above so many times it.
+#: The chart is cut off at this multiple of the limit, because a burst at the start may reach many times the limit.
 _TALLEST = 2.0
 _POINTS = 160
 
 
 def coarser(timeline: pd.DataFrame) -> pd.DataFrame:
-    """At most so many rows as a picture has points; each is the mean of those it stands for."""
+    """Average neighbouring rows, so that there are no more rows than points in a chart."""
     group = max(1, -(-len(timeline) // _POINTS))
     return timeline.groupby(np.arange(len(timeline)) // group).mean().set_index(timeline.index[::group])
 
@@ -29,17 +29,17 @@ def rates(name: str, timeline: pd.DataFrame, utilisation: float | None) -> Pictu
     minutes = timeline["width"].to_numpy() / 60
     limits = timeline[f"max_{name}_per_minute"].to_numpy()
     known = limits[~np.isnan(limits)]
-    shown = ["sent", "refused"] if name == "requests" else ["tokens_charged", "tokens_used"]
-    if name == "tokens" and not len(known):  # what is charged can be told only if there is a limit to charge it to
-        shown = ["tokens_used"]
-    main, *beside = ((column.removeprefix("tokens_"), timeline[column].to_numpy() / minutes) for column in shown)
+    columns = ["sent", "refused"] if name == "requests" else ["tokens_charged", "tokens_used"]
+    if name == "tokens" and not len(known):  # without a limit nothing is charged
+        columns = ["tokens_used"]
+    main, *others = ((column.removeprefix("tokens_"), timeline[column].to_numpy() / minutes) for column in columns)
     highest = max(float(main[1].max()), 1.0)
     top = max(min(1.1 * highest, _TALLEST * known.max()), 1.15 * known.max()) if len(known) else 1.1 * highest
     edges = _edges(timeline).tolist()
     peak = f"peak {short(highest)}" if highest > top or not len(known) else ""
     curves = [Curve(main[0], "area", edges, main[1].tolist(), label=peak)]
     curves += [
-        Curve(each, "steps", edges, rate.tolist(), 2 if each == "refused" else 1) for each, rate in beside if rate.any()
+        Curve(each, "steps", edges, rate.tolist(), 2 if each == "refused" else 1) for each, rate in others if rate.any()
     ]
     if len(known):
         curves.append(Curve("limit", "steps", edges, limits.tolist(), None, label=f"limit {short(float(known[-1]))}"))
@@ -48,7 +48,7 @@ def rates(name: str, timeline: pd.DataFrame, utilisation: float | None) -> Pictu
 
 
 def latencies(timeline: pd.DataFrame, latency: Mapping[str, float]) -> Picture:
-    """The mean seconds of the answers of each time, and within how many most of all came."""
+    """The answers' mean latency over time, and its percentiles over the whole run."""
     seconds = timeline["seconds"].dropna()
     end = float(_edges(timeline)[-1])
     middle = (seconds.index + timeline["width"].iloc[0] / 2).tolist()
@@ -60,14 +60,14 @@ def latencies(timeline: pd.DataFrame, latency: Mapping[str, float]) -> Picture:
 
 
 def used(share: float | None) -> str:
-    """How much of a limit was used, in words.
+    """The used share of a limit, in words.
 
     >>> used(None), used(0.984), used(6.47)
     ('limit not known', '98% of the limit', '6.5 times the limit (a burst)')
     """
     if share is None:
         return "limit not known"
-    # A little above is what any window allows at its edges.
+    # Up to 1.1 is within what the edges of a window allow.
     return f"{share:.0%} of the limit" if share < 1.1 else f"{share:.1f} times the limit (a burst)"
 
 
