@@ -63,7 +63,7 @@ def make_repair(result: Result, reading: Answer, text: str | None, endpoint: End
         body = _roomier(asked, endpoint)
     else:
         fault = f"That answer cannot be used. {reading.error} Answer again, exactly as it was asked for."
-        body = endpoint.told(asked, text, fault)
+        body = endpoint.repair_body(asked, text, fault)
     if body is None:
         return None
     original = result.request

@@ -1,6 +1,6 @@
-"""Which encoding a model has, and loading it without a network. The only door to tiktoken.
+"""Find a model's token encoding and load it without network access. The only module that uses tiktoken.
 
-tiktoken is imported inside functions, so that importing the package stays light.
+tiktoken is imported inside functions to keep importing the package fast.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _loading = threading.Lock()
 
 
 def encoding_for_model(model: str | None) -> str:
-    """The name of the model's encoding; `o200k_base` for one that tiktoken does not know, noted once in the log.
+    """The name of the model's encoding; `o200k_base` if tiktoken does not know the model, which is logged once.
 
     >>> encoding_for_model("gpt-5-mini"), encoding_for_model("text-embedding-3-small")
     ('o200k_base', 'cl100k_base')
@@ -44,23 +44,22 @@ def encoding_for_model(model: str | None) -> str:
 def _encoding_for_model(model: str) -> str:
     from tiktoken.model import encoding_name_for_model
 
-    name = model.rpartition("/")[2]  # gateways put the maker before it
-    if name.startswith("ft:"):  # tiktoken knows the families of some years ago only
+    name = model.rpartition("/")[2]  # gateways prefix the vendor
+    if name.startswith("ft:"):  # tiktoken knows only old fine-tuned families
         name = name.split(":")[1]
     try:
         return encoding_name_for_model(name)
     except KeyError:
-        # Logged once per model because the answer is cached.
+        # Logged once per model, because the result is cached.
         log.info("tiktoken does not know the model %r; its tokens are counted with %s.", model, DEFAULT_ENCODING)
         return DEFAULT_ENCODING
 
 
 def get_encoding(name: str) -> tiktoken.Encoding:
-    """The encoding, loaded on first use and kept.
+    """Return the encoding, loaded on first use.
 
-    `cl100k_base`, `o200k_base` and `o200k_harmony` come from tiktoken's own cache when that has them, else from the
-    files shipped here, and never from the network. The others are tiktoken's to fetch; where it cannot, `o200k_base`
-    stands in.
+    `cl100k_base`, `o200k_base` and `o200k_harmony` come from tiktoken's cache if it has them, otherwise from files in
+    this package, never from the network. tiktoken downloads the others; if it cannot, `o200k_base` is used instead.
 
     >>> get_encoding("o200k_base").encode("hello world")
     [24912, 2375]
@@ -79,7 +78,7 @@ def get_encoding(name: str) -> tiktoken.Encoding:
 def _load(name: str) -> tiktoken.Encoding:
     import tiktoken
 
-    if name in _SHAPES:
+    if name in _SHIPPED:
         return _load_shipped(name)
     if name not in tiktoken.list_encoding_names():
         raise InvalidInputError(f"No token encoding {name!r}; tiktoken has {sorted(tiktoken.list_encoding_names())}.")
@@ -93,7 +92,7 @@ def _load(name: str) -> tiktoken.Encoding:
 def _load_shipped(name: str, *, folder: Path | Traversable = vocabularies.FOLDER) -> tiktoken.Encoding:
     import tiktoken
 
-    vocabulary, pattern, special_tokens = _SHAPES[name]
+    vocabulary, pattern, special_tokens = _SHIPPED[name]
     if name in tiktoken.list_encoding_names() and _tiktoken_has(vocabulary):
         return tiktoken.get_encoding(name)
     try:
@@ -111,8 +110,7 @@ def _tiktoken_has(vocabulary: str) -> bool:
     if folder is None:
         folder = os.path.join(tempfile.gettempdir(), "data-gym-cache")
     if folder == "":
-        # tiktoken's way to say: no cache.
-        return False
+        return False  # disables tiktoken's cache
     url = f"https://openaipublic.blob.core.windows.net/encodings/{vocabulary}.tiktoken"
     try:
         content = Path(folder, hashlib.sha1(url.encode()).hexdigest()).read_bytes()
@@ -158,8 +156,8 @@ _HARMONY_NAMES = {
 _HARMONY_RESERVED = (200000, 200001, 200004, 200009, 200010, 200011, *range(200013, 201088))
 _HARMONY_SPECIAL = _O200K_SPECIAL | _HARMONY_NAMES | {f"<|reserved_{number}|>": number for number in _HARMONY_RESERVED}
 
-# Of the encodings that need no network: the file of ranks, how text is split before merging, and the special tokens.
-_SHAPES = {
+# The encodings that need no network: file of ranks, pattern that splits text before merging, special tokens.
+_SHIPPED = {
     "cl100k_base": ("cl100k_base", _CL100K_PATTERN, _CL100K_SPECIAL),
     "o200k_base": ("o200k_base", _O200K_PATTERN, _O200K_SPECIAL),
     "o200k_harmony": ("o200k_base", _O200K_PATTERN, _HARMONY_SPECIAL),

@@ -1,4 +1,4 @@
-"""Pictures on this machine, as the data URLs that an API takes in their place."""
+"""Replace paths of local image files in a request body by data URLs."""
 
 from __future__ import annotations
 
@@ -11,50 +11,48 @@ from typing import Any
 
 from parallel_openai._requests.template import BadPromptError
 
-#: Where messages and their parts stand in a body.
-_INSIDE = ("messages", "input", "content")
+#: The fields of a body that hold messages or their parts.
+_CONTAINERS = ("messages", "input", "content")
 
 
 def with_images(body: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The body with the files, given as a Path in the place of an `image_url`, read in; itself where there are none.
+    """Return the body with each Path that is an `image_url` replaced by a data URL; the same object if there is none.
 
     Raises:
-        BadPromptError: a file cannot be read, or is no picture by its name.
+        BadPromptError: a file cannot be read, or its name is not that of an image.
 
     >>> with_images({"input": [{"type": "image_url", "image_url": Path("a.txt")}]})
     Traceback (most recent call last):
         ...
-    parallel_openai._requests.template.BadPromptError: The file 'a.txt' is no picture by its name; .png or .jpg is one.
+    parallel_openai._requests.template.BadPromptError: The suffix of 'a.txt' is not that of an image, such as .png.
     """
     changed: dict[str, Any] = {}
-    for name in _INSIDE:
+    for name in _CONTAINERS:
         given = body.get(name)
         if isinstance(given, (list, tuple)):
             items = [with_images(each) if isinstance(each, Mapping) else each for each in given]
             if any(new is not old for new, old in zip(items, given, strict=True)):
                 changed[name] = items
-    picture = body.get("image_url")
-    if isinstance(picture, os.PathLike):
-        url = data_url(picture)
+    image = body.get("image_url")
+    if isinstance(image, os.PathLike):
+        url = data_url(image)
         changed["image_url"] = url if body.get("type") == "input_image" else {"url": url}
-    elif isinstance(picture, Mapping) and isinstance(picture.get("url"), os.PathLike):
-        changed["image_url"] = {**picture, "url": data_url(picture["url"])}
+    elif isinstance(image, Mapping) and isinstance(image.get("url"), os.PathLike):
+        changed["image_url"] = {**image, "url": data_url(image["url"])}
     return {**body, **changed} if changed else body
 
 
 def data_url(path: os.PathLike[str]) -> str:
-    """A picture's file as a data URL; its type is told by the end of its name.
+    """Return an image file as a data URL, with its type guessed from the suffix.
 
     Raises:
-        BadPromptError: it cannot be read, or its name is no picture's.
+        BadPromptError: it cannot be read, or its suffix is not that of an image.
     """
     kind, _ = mimetypes.guess_type(Path(path).name)
     if kind is None or not kind.startswith("image/"):
-        raise BadPromptError(
-            "invalid_prompt", f"The file {str(path)!r} is no picture by its name; .png or .jpg is one."
-        )
+        raise BadPromptError("invalid_prompt", f"The suffix of {str(path)!r} is not that of an image, such as .png.")
     try:
         content = Path(path).read_bytes()
     except OSError as error:
-        raise BadPromptError("missing_file", f"The picture {str(path)!r} cannot be read: {error.strerror}.") from None
+        raise BadPromptError("missing_file", f"The image {str(path)!r} cannot be read: {error.strerror}.") from None
     return f"data:{kind};base64,{base64.b64encode(content).decode()}"

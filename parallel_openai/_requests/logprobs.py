@@ -1,4 +1,4 @@
-"""How sure a model was of a label: the probability of each label, from the log probabilities of the answer's tokens."""
+"""Compute each label's probability from the log probabilities of the answer's tokens."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-#: The most alternatives to a token that the API tells.
+#: The most `top_logprobs` of the API.
 MOST_ALTERNATIVES = 20
 
 _DECODER = json.JSONDecoder(strict=False)
@@ -20,8 +20,8 @@ class Step:
 
     Attributes:
         token: its bytes.
-        probability: that of this token, after those before it.
-        listed: the likeliest tokens at this place with theirs, as many as the server tells.
+        probability: its conditional probability.
+        listed: the server's list of the likeliest tokens at this position with their probabilities.
     """
 
     token: bytes
@@ -31,12 +31,12 @@ class Step:
 
 @dataclass(frozen=True, slots=True)
 class LabelProbabilities:
-    """What the tokens say about the labels, in the order of the labels.
+    """The labels' probabilities, in the order of the labels.
 
     Attributes:
-        whole: the probability of each label; they add up to 1. Where only bounds are known, a value within them.
-        low, high: between what bounds each lies; the same number where the tokens tell it exactly.
-        first: the probability that the answer begins as each label does, looking at its first token only.
+        whole: each label's probability, which add up to 1; a value between the bounds if only these are known.
+        low, high: each label's bounds; equal if the tokens determine the probability exactly.
+        first: the probability that the answer begins like each label, by its first token alone.
     """
 
     whole: tuple[float, ...]
@@ -46,7 +46,7 @@ class LabelProbabilities:
 
 
 def logprob_params(endpoint: str, params: Mapping[str, Any]) -> dict[str, Any]:
-    """The parameters that ask an endpoint for the tokens' probabilities, beside those that a call has anyway.
+    """The parameters that request log probabilities, in addition to a call's own.
 
     >>> logprob_params("chat.completions", {"top_logprobs": 5})
     {'logprobs': True, 'top_logprobs': 5}
@@ -60,7 +60,7 @@ def logprob_params(endpoint: str, params: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def steps_of(tokens: Sequence[Any] | None) -> list[Step] | None:
-    """An answer's tokens as the API gives them; None where the server did not send them, or others than it should.
+    """Parse an answer's logprobs; None if there are none, or they are malformed.
 
     >>> steps_of([{"token": "Hi", "logprob": 0.0, "bytes": [72, 105], "top_logprobs": []}])
     [Step(token=b'Hi', probability=1.0, listed={})]
@@ -69,7 +69,7 @@ def steps_of(tokens: Sequence[Any] | None) -> list[Step] | None:
         return None
     try:
         return [Step(_bytes(each), _probability(each), _listed(each.get("top_logprobs") or ())) for each in tokens]
-    except (KeyError, TypeError, AttributeError, ValueError, OverflowError):  # a server of another kind
+    except (KeyError, TypeError, AttributeError, ValueError, OverflowError):  # malformed
         return None
 
 
@@ -87,9 +87,9 @@ def _listed(tokens: Iterable[Mapping[str, Any]]) -> dict[bytes, float]:
 
 
 def find_values(steps: Sequence[Step], answer: Mapping[str, Any]) -> dict[str, int] | None:
-    """Where the value of each field begins in the bytes of the tokens; None where the answer is not found in them.
+    """The offset of each field's value in the tokens' bytes; None if the answer is not found in them.
 
-    Looked for in the tokens and not in the message, since servers cut off what stands around the JSON.
+    Searches the tokens instead of the message, because servers strip text around the JSON.
 
     >>> steps = [Step(part.encode(), 1.0, {}) for part in ("```json", "{", '"label": ', '"a"', "}")]
     >>> find_values(steps, {"label": "a"})
@@ -107,13 +107,13 @@ def find_values(steps: Sequence[Step], answer: Mapping[str, Any]) -> dict[str, i
         except ValueError:
             found = None
         if found == answer:
-            return {name: len(text[:at].encode()) for name, at in _value_places(text, start)}
+            return {name: len(text[:at].encode()) for name, at in _value_offsets(text, start)}
         start = text.find("{", start + 1)
     return None
 
 
-def _value_places(text: str, at: int) -> Iterable[tuple[str, int]]:
-    """The names of an object's fields, and where their values begin; `at` is its brace."""
+def _value_offsets(text: str, at: int) -> Iterable[tuple[str, int]]:
+    """Yield the names of an object's fields and the offsets of their values; `at` is its brace."""
     at = _skip_space(text, at + 1)
     while text[at] != "}":
         name, at = _DECODER.raw_decode(text, at)
@@ -133,37 +133,38 @@ def _skip_space(text: str, at: int) -> int:
 def label_probabilities(
     steps: Sequence[Step], start: int, choices: Sequence[str], chosen: int
 ) -> LabelProbabilities | None:
-    """The probability of each label, from the tokens at which the answer could have become another one.
+    """The probability of each label, from the tokens at which the answer could have become another label.
 
-    A label's probability is the product of its tokens' conditional probabilities, its end included (the closing quote,
-    or what follows a number: "1" is not yet the label 1 where 10 is one too). The model is taken as held to the labels:
-    at each place the probabilities of the tokens that lead to a label still possible are divided by their sum,
+    A label's probability is the product of its tokens' conditional probabilities, including its end (the closing
+    quote, or what follows a number: if 10 is a label too, "1" may still become either). The model is assumed to be
+    constrained to the labels: at each position, the probabilities of tokens that lead to a possible label are
+    normalised,
 
         q(token) = p(token) / (sum of p over the listed tokens that lead to a label + u)
 
-    The answer tells these along its own tokens only. A token beside them that leads to a single label gives it all of
-    its q, since the rest is forced, so the result is the same whichever label was drawn. Two things are known within
-    bounds only:
+    The answer has these only along its own tokens. Another listed token that leads to a single label gives it all of
+    its q, since the rest is forced; so the result does not depend on which label was drawn. Two cases are known only
+    within bounds:
 
-    - A token beside the answer's that leads to several labels: each of them has from 0 to all of its q. `whole` shares
-      it evenly among those that have no longer token in the list (beside "10", "1" is the label 1, as the tokenizer
-      would write 10 in one token), or, if all have one, in proportion to what they have without it.
+    - Another token that leads to several labels: each of them has from 0 to all of its q. `whole` shares it equally
+      among those without a longer token in the list (next to "10", "1" is the label 1, because the tokenizer would
+      write 10 as one token), or, if all have one, in proportion to their other probability.
     - A label that no listed token leads to: it has from 0 to the probability of the least likely listed token, and all
-      such labels together at the most what the list leaves of 1. `u` is the sum of these; `whole` has the most.
+      such labels together at most what the list leaves of 1. `u` is the sum of these; `whole` has the most.
 
-    A token up to the value's quote says nothing about the label, and neither do others that end there; but one that
-    goes on into a label may stand beside it.
+    Tokens that end at or before the value's quote say nothing about the label; a token that continues from there into
+    a label does.
 
-    The bounds hold as long as a label that a listed token leads to is begun by no token below the list as well.
+    The bounds hold if labels that a listed token leads to are not begun by an unlisted token as well.
 
     Args:
         steps: the answer's tokens.
-        start: where the value begins, in bytes; of a text its quote.
+        start: the byte offset of the value (of its quote, for strings).
         choices: the labels as JSON.
-        chosen: the number of the label that was answered.
+        chosen: the index of the label that was answered.
 
     Returns:
-        None where the tokens do not lead to the chosen label, or a probability among them is 0.
+        The probabilities; None if the tokens do not lead to the chosen label, or one of them has probability 0.
 
     >>> steps = [Step(b'{"label": "', 1.0, {}), Step(b"ham", 0.375, {b"ham": 0.375, b"spam": 0.125, b"?": 0.5})]
     >>> label_probabilities(steps, 10, ['"ham"', '"spam"'], 0).whole
@@ -179,9 +180,9 @@ def label_probabilities(
 
 
 class _Walk:
-    """Along the tokens of an answer's value, with the labels that are still possible.
+    """Follows the tokens of an answer's value, with the labels that are still possible.
 
-    `_reached` is the product of the q so far, `_most` the same with nothing set aside for labels that are not listed.
+    `_reached` is the product of the q so far, `_most` the same with nothing reserved for unlisted labels (u = 0).
     """
 
     def __init__(self, choices: list[bytes], chosen: int) -> None:
@@ -196,7 +197,7 @@ class _Walk:
         self._begun = False
 
     def take(self, step: Step, head: bytes) -> bool:
-        """Go on by a token, whose first bytes (`head`) stand before the value. Gives whether there is more to see."""
+        """Process a token, of which the first bytes (`head`) precede the value; returns whether to continue."""
         listed = {**step.listed, step.token: step.probability}
         texts = {token: text for token in listed if (text := self._with(token, head)) is not None}
         ways = {token: labels for token, text in texts.items() if (labels := self._leads_to(text))}
@@ -205,17 +206,17 @@ class _Walk:
             self._reached = 0.0
             return False
         opens = len(own) > 1 and texts[step.token] in self._openings
-        beside = {token: ways[token] for token in ways if token != step.token}
+        others = {token: ways[token] for token in ways if token != step.token}
         if opens:
-            beside = {token: labels for token, labels in beside.items() if texts[token] not in self._openings}
-        mass = sum(listed[token] for token in ways.keys() - beside.keys())
+            others = {token: labels for token, labels in others.items() if texts[token] not in self._openings}
+        mass = sum(listed[token] for token in ways.keys() - others.keys())
         unlisted = self._unlisted(step, listed, ways)
-        known = mass + sum(listed[token] for token in beside)
+        known = mass + sum(listed[token] for token in others)
         least, most = self._reached / (known + sum(unlisted.values())), self._most / known
         if not self._begun:
-            for token, labels in (beside if opens else ways).items():
+            for token, labels in (others if opens else ways).items():
                 _add(self._first, labels, listed[token] * least)
-        for token, labels in beside.items():
+        for token, labels in others.items():
             self._branch(labels - _with_longer(token, ways), labels, listed[token] * least, listed[token] * most)
         for label, share in unlisted.items():
             alone = min([*step.listed.values(), share * len(unlisted)])
@@ -226,7 +227,7 @@ class _Walk:
         return len(own) > 1
 
     def _branch(self, likely: frozenset[int], labels: frozenset[int], least: float, most: float) -> None:
-        """Give what a token beside the answer's has to the labels that it leads to."""
+        """Distribute the probability of a token that is not the answer's among the labels that it leads to."""
         _add(self._high, labels, most)
         if len(labels) == 1:
             _add(self._low, labels, least)
@@ -236,8 +237,8 @@ class _Walk:
             self._unclear.append((labels, least))
 
     def _with(self, token: bytes, head: bytes) -> bytes | None:
-        """The value with the token behind it; None where that stands elsewhere."""
-        if not self._written:  # whatever space stands before a value
+        """The value so far with the token appended; None if the token does not begin with `head`."""
+        if not self._written:  # space before the value may differ
             token, head = token.lstrip(), head.lstrip()
         return self._written + token[len(head) :] if token.startswith(head) else None
 
@@ -247,7 +248,7 @@ class _Walk:
     def _unlisted(
         self, step: Step, listed: Mapping[bytes, float], ways: Mapping[bytes, frozenset[int]]
     ) -> dict[int, float]:
-        """What the labels may have that no listed token leads to."""
+        """The most that labels can have to which no listed token leads."""
         unseen = self._possible.difference(*ways.values())
         rest = max(0.0, 1.0 - sum(listed.values()))
         return {label: min([*step.listed.values(), rest / len(unseen)]) for label in sorted(unseen)}
@@ -256,7 +257,7 @@ class _Walk:
         if self._reached <= 0 or not self._begun:
             return None
         _add(self._whole, [self._chosen], self._reached)
-        _add(self._high, self._possible, self._most)  # several where the tokens end before they part
+        _add(self._high, self._possible, self._most)  # several if the tokens end before they differ
         if len(self._possible) == 1:
             _add(self._low, self._possible, self._reached)
         for labels, mass in self._unclear:
@@ -274,11 +275,11 @@ def _add(sums: list[float], labels: Iterable[int], mass: float) -> None:
 
 
 def _with_longer(token: bytes, ways: Mapping[bytes, frozenset[int]]) -> frozenset[int]:
-    """The labels that a longer token in the list, which begins with this one, leads to."""
+    """The labels to which longer listed tokens that begin with this one lead."""
     longer = (labels for other, labels in ways.items() if len(other) > len(token) and other.startswith(token))
     return frozenset().union(*longer)
 
 
 def _goes_with(choice: bytes, written: bytes) -> bool:
-    """Whether what is written may become the choice, or is it and has gone on in JSON; 1 has not gone on in 10."""
+    """Whether `written` is a prefix of the choice, or the choice followed by JSON; "10" does not follow "1" so."""
     return choice.startswith(written) or (written.startswith(choice) and written[len(choice) :][:1] in b" \t\r\n,}")

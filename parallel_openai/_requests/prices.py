@@ -1,7 +1,7 @@
-"""What tokens cost in dollars, by genai-prices: the only door to it.
+"""Compute prices in dollars with genai-prices. The only module that uses it.
 
-genai-prices is imported on the first call (0.3 s), and asked once a minute for each model: its own calculation takes
-over 100 µs, too much for every row.
+genai-prices is imported on the first call (0.3 s), and rates are cached for a minute per model: its own calculation
+takes over 100 µs, too much for every row.
 """
 
 from __future__ import annotations
@@ -18,49 +18,48 @@ from parallel_openai._records import Usage
 
 _NAN = float("nan")
 
-#: What an answer says of how it was processed, as genai-prices asks for it; any other tier is a `service_tier`.
+#: The price context of batches for genai-prices; any other tier is a `service_tier`.
 _BATCH = {"processing": "batch"}
-#: Half of the usual price, where genai-prices knows none of the tier's own: for batches as OpenAI and Azure publish it
-#: ("Batch API: save 50% on inputs and outputs"), and Anthropic, Google, Groq and Mistral likewise; for flex as OpenAI
-#: does ("tokens are priced at Batch API rates"). Others' flex is something else.
+#: Factor on the standard price if genai-prices has no price for the tier: for batches, as OpenAI and Azure ("Batch API:
+#: save 50% on inputs and outputs"), Anthropic, Google, Groq and Mistral publish it; for flex, as OpenAI does ("tokens
+#: are priced at Batch API rates"). Other providers' flex differs.
 HALF = 0.5
 
 
 def price(model: str, usage: Usage, tier: str | None = None, *, base_url: str | None = None) -> float:
-    """Dollars for one answer; NaN, noted once in the log, where a price that it takes is not known.
+    """The cost of one answer in dollars; NaN if a price is unknown, which is logged once.
 
-    The price is that of the provider at `base_url` where it is a known one, else OpenAI's for a model of that name:
-    a rehearsal against a local server shows what the same run would cost. `tier` is `batch` for the Batch API, else
-    the answer's `service_tier`: `flex`, `priority` ...; None and `default` are the usual price. genai-prices knows the
-    tiers' prices for most models; where it does not, batch and OpenAI's flex cost half, as they are documented to, and
-    priority is NaN.
+    The price is that of the provider at `base_url` if it is known, otherwise OpenAI's for a model of that name, so that
+    a run against a local server shows what it would cost. `tier` is `batch` for the Batch API, otherwise the answer's
+    `service_tier`: `flex`, `priority` ...; None and `default` mean the standard price. If genai-prices has no price for
+    the tier, batch and OpenAI's flex cost half as documented, and priority is NaN.
 
     >>> f"{price('gpt-4o-mini-2024-07-18', Usage(1_000_000, 100_000)):.2f}"
     '0.21'
     >>> f"{price('gpt-4o-mini-2024-07-18', Usage(1_000_000, 100_000), tier='batch'):.3f}"
     '0.105'
 
-    Neither a model nor a sound without a known price costs nothing:
+    Models and audio without a known price are not free:
 
     >>> price("smollm2-135m-instruct", Usage(1_000, 10))
     nan
     >>> price("gpt-4o-mini", Usage(1_000, 10, audio_completion_tokens=10))
     nan
     """
-    # Asked again each minute: some providers' prices depend on the hour, and all change on some date.
-    steps = _price_list(model, base_url, None if tier in _USUAL else tier, int(time.time() // 60))
+    # Looked up again each minute: some providers' prices depend on the hour, and all may change on some date.
+    steps = _price_list(model, base_url, None if tier in _STANDARD_TIERS else tier, int(time.time() // 60))
     for start, rates in steps:
         if usage.prompt_tokens > start:
             return rates.cost(usage)
     return _NAN
 
 
-#: Tiers at the usual price; `scale` is paid in advance, and its list price is the usual one.
-_USUAL = frozenset({None, "auto", "default", "standard", "scale", "on_demand"})
+#: Tiers at the standard price; `scale` is prepaid, with the standard list price.
+_STANDARD_TIERS = frozenset({None, "auto", "default", "standard", "scale", "on_demand"})
 
 
 def tier_of(response: Any) -> str | None:
-    """The tier that an answer says it was served in, or a request asks for; None where it does not say.
+    """The `service_tier` of a response or a request; None without one.
 
     >>> tier_of({"service_tier": "flex", "choices": []})
     'flex'
@@ -70,7 +69,7 @@ def tier_of(response: Any) -> str | None:
 
 
 def context_window(model: str, base_url: str | None = None) -> int | None:
-    """Tokens that the model reads and writes in one call at the most; None where that is not known.
+    """The model's context window in tokens; None if unknown.
 
     >>> context_window("gpt-5-mini"), context_window("my-own-model")
     (400000, None)
@@ -91,10 +90,10 @@ def _context_window(model: str, base_url: str | None) -> int | None:
 
 @dataclass(frozen=True)
 class _Rates:
-    """Dollars a token, a call or a request; NaN where the list tells none.
+    """Dollars per token, call or request; NaN if unknown.
 
-    Pictures that are read cost what text does where no price is told, as OpenAI documents it. Sound never does, nor
-    do pictures that a model paints.
+    Input images without a price of their own cost the same as text, as OpenAI documents; audio and output images do
+    not.
     """
 
     prompt: float
@@ -112,7 +111,7 @@ class _Rates:
     request: float
 
     def cost(self, usage: Usage) -> float:
-        if not any(usage[2:]):  # as of most answers
+        if not any(usage[2:]):  # fast path for most answers
             output = usage.completion_tokens * self.completion if usage.completion_tokens else 0.0
             return usage.prompt_tokens * self.prompt + output + self.request
         written_1h = min(usage.cache_write_1h_tokens, usage.cache_write_tokens)
@@ -137,62 +136,62 @@ class _Rates:
         )
 
     def scaled(self, factor: float) -> _Rates:
-        """Tokens at another price; fees stay."""
+        """The rates with a factor on token prices; fees are unchanged."""
         fees = {"search": self.search, "file_search": self.file_search, "request": self.request}
         return replace(_Rates(*(factor * getattr(self, each.name) for each in fields(self))), **fees)
 
 
 def _dearest(tokens: int, plain: float, classes: Iterable[tuple[float, int]]) -> float:
-    """Dollars for so many tokens, some of them of classes with other prices.
+    """Dollars for tokens of which some belong to classes with other prices.
 
-    Classes may overlap, as with sound from a cache. Then each token is taken to be of its dearest class.
+    If classes overlap, as with cached audio, each token counts as its most expensive class.
     """
-    told = [(rate, count) for rate, count in classes if count]
-    if not told:
+    used = [(rate, count) for rate, count in classes if count]
+    if not used:
         return tokens * plain if tokens else 0.0
-    if any(math.isnan(rate) for rate, _ in told):
+    if any(math.isnan(rate) for rate, _ in used):
         return _NAN
     cost, left = 0.0, tokens
-    for rate, count in sorted(told, reverse=True):
+    for rate, count in sorted(used, reverse=True):
         taken = min(count, left)
         cost, left = cost + taken * rate, left - taken
     return cost + left * plain if left else cost
 
 
-#: Rates with the length of prompt above which they hold, the longest first.
+#: Rates, each with the prompt length above which it applies, the longest first.
 _Steps = tuple[tuple[float, _Rates], ...]
 
 
 @lru_cache(maxsize=1024)
 def _price_list(model: str, base_url: str | None, tier: str | None, minute: int) -> _Steps:
-    """What the model costs at each length of prompt; nothing where that is not known."""
+    """The model's rates by prompt length; empty if unknown."""
     for where in _providers(base_url):
         try:
-            usual = _ask(where, model)
+            standard = _ask(where, model)
         except LookupError:
             continue
         if tier is None:
-            return _steps(usual.model_price)
+            return _steps(standard.model_price)
         context = _BATCH if tier == "batch" else {"service_tier": tier}
         prices = _ask({**where, "price_context": context}, model).model_price
         steps = _steps(prices)
-        return steps if prices != usual.model_price else _documented(steps, tier, usual.provider.id, model)
+        return steps if prices != standard.model_price else _documented(steps, tier, standard.provider.id, model)
     _note_unknown(model)
     return ()
 
 
 def _documented(steps: _Steps, tier: str, provider: str, model: str) -> _Steps:
-    """The rates of a tier for which genai-prices has only the usual ones."""
+    """The rates of a tier for which genai-prices has only standard rates."""
     if tier == "batch" or (tier == "flex" and provider == "openai"):
         return tuple((start, rates.scaled(HALF)) for start, rates in steps)
-    if tier in ("priority", "fast"):  # it costs more, and how much more differs from model to model
+    if tier in ("priority", "fast"):  # it costs more, by a factor that differs between models
         _note_unknown(f"{model} ({tier})")
         return ()
     return steps
 
 
 def _providers(base_url: str | None) -> Iterator[dict[str, Any]]:
-    """Where to look for the model's price, best first."""
+    """The places to look up a model's price, in order of preference."""
     if base_url is not None and "api.openai.com" not in base_url:
         yield {"provider_api_url": base_url}
     yield {"provider_id": "openai"}
@@ -210,7 +209,7 @@ def _rates(prices: Any, start: float) -> _Rates:
         return next((value / per for value in values if value is not None), otherwise)
 
     prompt, completion = rate("input_mtok", "input_text_mtok"), rate("output_mtok", "output_text_mtok")
-    if math.isnan(completion):  # as of embeddings, whose answers have no tokens
+    if math.isnan(completion):  # embeddings
         completion = prompt
     written = rate("cache_write_mtok", otherwise=prompt)
     request = rate("requests_kcount", per=1000, otherwise=0.0)
@@ -225,14 +224,14 @@ def _rates(prices: Any, start: float) -> _Rates:
         image_prompt=rate("input_image_mtok", otherwise=prompt),
         audio_completion=rate("output_audio_mtok"),
         image_completion=rate("output_image_mtok"),
-        search=rate("web_searches_kcount", per=1000, otherwise=0.0 if request else _NAN),  # one is in the request's
+        search=rate("web_searches_kcount", per=1000, otherwise=0.0 if request else _NAN),  # in the request fee
         file_search=rate("storage_searches_kcount", per=1000),
         request=request,
     )
 
 
 def _at(value: Any, start: float) -> float | None:
-    """A price for prompts longer than `start`."""
+    """The price for prompts longer than `start`."""
     if value is None:
         return None
     prices = [getattr(value, "base", value)]

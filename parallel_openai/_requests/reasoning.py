@@ -1,15 +1,15 @@
-"""What a model thought before it answered, where a server puts it at the head of the answer's text."""
+"""Split reasoning off the head of an answer's text."""
 
 from __future__ import annotations
 
 import re
 
-#: As DeepSeek's, Qwen's and other open models write them, if the server does not take them off.
+#: The tags of DeepSeek, Qwen and other open models, if the server does not parse them.
 _HEAD = re.compile(r"\s*<(think|thinking|reasoning)>(.*?)</\1>\s*", re.DOTALL)
 
 
 def part_thoughts(text: str) -> tuple[str | None, str]:
-    """The thoughts at a text's head, None without any, and what follows them.
+    """Return the reasoning at the head of a text (None without any), and the rest.
 
     >>> part_thoughts("<think>It says it leaks.</think> negative")
     ('It says it leaks.', 'negative')

@@ -1,4 +1,4 @@
-"""From a row to the messages that are sent: templates, ready columns, functions."""
+"""Prompt templates, and the conversion and checks of a row's prompt."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from typing import Any
 
 from parallel_openai.errors import TemplateError
 
-#: Characters that a format spec may make of one value: `{n:.99999999f}` would make a prompt of 100 MB.
+#: The most characters that a format spec may produce: `{n:.99999999f}` would make a prompt of 100 MB.
 MAX_FORMATTED = 100_000
-#: A format spec's width and precision, where it is one of Python's own.
+#: Width and precision in a standard format spec.
 _WIDTH = re.compile(r"(?s)(?:.?[<>=^])?[+\- ]?z?#?0?(\d+)?[_,]?(?:\.(\d+))?[_,]?[a-zA-Z%]?")
 
 
 @dataclass(frozen=True, slots=True)
 class Template:
-    """A `str.format` template over the names of columns, and nothing more: no attributes, no indexing.
+    """A `str.format` template whose fields are column names, without attributes and indexing.
 
     Attributes:
-        pieces: literal text, then the number of the column in `columns`, its conversion and its format spec, in turns.
+        pieces: tuples of literal text and the following field's index in `columns`, conversion and format spec.
         columns: the columns it uses, each once.
     """
 
@@ -29,7 +29,7 @@ class Template:
     columns: tuple[str, ...]
 
     def fill(self, values: Sequence[Any]) -> str:
-        """The text for one row; `values` stand in the order of `columns`.
+        """The text for one row; `values` are in the order of `columns`.
 
         Raises:
             ValueError, TypeError: a format spec does not suit its value.
@@ -58,12 +58,12 @@ def _show(value: Any, conversion: str | None, spec: str) -> str:
 
 
 def parse_template(text: str, names: Sequence[str]) -> Template:
-    """Read a template and see that every field of it is a column: of several that fit, the one with the longest name.
+    """Parse a template, whose fields must be columns; if several match, the longest name wins.
 
-    A name with marks of the template's own may stand in brackets: `{[og:title]}`, `{[a{b}]}`.
+    Names that contain template syntax can be put in brackets: `{[og:title]}`, `{[a{b}]}`.
 
     Raises:
-        TemplateError: a brace is left open, a field is no column, or a format spec would make a text without measure.
+        TemplateError: a brace is not closed, a field is not a column, or a format spec's output would be too long.
 
     >>> parse_template("Summarise: {text}", ["text", "id"]).columns
     ('text',)
@@ -99,12 +99,12 @@ def _check_spec(field: str, spec: str) -> None:
     if sizes is not None and any(int(size[:9]) > MAX_FORMATTED for size in sizes.groups("0")):
         raise TemplateError(
             f"The format spec in {{{field}:{spec[:40]}}} makes a text longer than {MAX_FORMATTED:,} characters of one "
-            "value; write a smaller width or precision."
+            "value; use a smaller width or precision."
         )
 
 
 def _marks(names: Sequence[str]) -> re.Pattern[str]:
-    """Finds a template's doubled braces and its fields: names of columns, of several that fit the longest."""
+    """A pattern for doubled braces and fields, with longer column names first."""
     any_name = "|".join(map(re.escape, sorted(names, key=len, reverse=True))) or "(?!)"
     column = rf"(?:\[(?P<quoted>{any_name})\]|(?P<name>{any_name}))"
     field = rf"\{{{column}(?:!(?P<conversion>[rsa]))?(?::(?P<spec>[^{{}}]*))?\}}"
@@ -112,9 +112,8 @@ def _marks(names: Sequence[str]) -> re.Pattern[str]:
 
 
 def _fault(literal: str, text: str, end: int, names: Sequence[str]) -> str:
-    """What is wrong at the first brace of a literal, which ends at `end` of the text and is neither doubled nor a
-    field."""
-    start = end - len(literal) + min(place for place in map(literal.find, "{}") if place >= 0)
+    """Describe the error at the first brace of a literal that ends at `end` of the text."""
+    start = end - len(literal) + min(position for position in map(literal.find, "{}") if position >= 0)
     try:
         _, field, spec, conversion = next(iter(string.Formatter().parse(text[start:])))
     except ValueError as error:
@@ -143,10 +142,10 @@ def _unknown_field(field: str, names: Sequence[str]) -> str:
 
 
 class BadPromptError(ValueError):
-    """This row's prompt cannot be sent; the row fails, the others go on.
+    """No request can be made of this row; it fails, and the others continue.
 
     Attributes:
-        code: the reason in one word.
+        code: the row's error code.
     """
 
     def __init__(self, code: str, message: str) -> None:
@@ -155,11 +154,11 @@ class BadPromptError(ValueError):
 
 
 def to_messages(prompt: Any, system: Any) -> list[Any]:
-    """A row's prompt as chat messages.
+    """Convert a row's prompt to chat messages.
 
     Args:
-        prompt: a text, a message, or a list or array of messages.
-        system: a system text, or a list of content parts, to stand first; None for none.
+        prompt: a string, a message, or a list or array of messages.
+        system: a system message as a string or a list of content parts; None for none.
 
     Raises:
         BadPromptError: it is none of these.
@@ -168,9 +167,9 @@ def to_messages(prompt: Any, system: Any) -> list[Any]:
     [{'role': 'system', 'content': 'Be brief.'}, {'role': 'user', 'content': 'Hi.'}]
     """
     if isinstance(prompt, str):
-        asked = {"role": "user", "content": check_text(prompt)}
-        return [asked] if system is None else [{"role": "system", "content": check_system(system)}, asked]
-    if hasattr(prompt, "tolist"):  # numpy's arrays: what parquet files give for lists
+        user = {"role": "user", "content": check_text(prompt)}
+        return [user] if system is None else [{"role": "system", "content": check_system(system)}, user]
+    if hasattr(prompt, "tolist"):  # NumPy arrays, which parquet files hold for lists
         return to_messages(prompt.tolist(), system)
     messages: list[Any]
     if isinstance(prompt, Mapping):
@@ -191,7 +190,7 @@ def to_messages(prompt: Any, system: Any) -> list[Any]:
 
 
 def check_system(system: Any) -> Any:
-    """The system text or content parts, once it is sure that it is one of these.
+    """Return the system message if it is a string or a list of content parts.
 
     Raises:
         BadPromptError: it is neither.
@@ -202,10 +201,10 @@ def check_system(system: Any) -> Any:
 
 
 def check_text(prompt: str) -> str:
-    """The text, once it is sure that there is something in it.
+    """Return the text if it is not blank.
 
     Raises:
-        BadPromptError: it is empty.
+        BadPromptError: it is blank.
     """
     if not prompt.strip():
         raise BadPromptError("empty_prompt", "The prompt is empty.")
@@ -213,10 +212,10 @@ def check_text(prompt: str) -> str:
 
 
 def check_whole(body: Mapping[str, Any]) -> Mapping[str, Any]:
-    """A row's whole body, once it is sure that it asks for a whole answer.
+    """Return a row's request body if it does not stream.
 
     Raises:
-        BadPromptError: it wants the answer in pieces.
+        BadPromptError: it does.
     """
     if body.get("stream"):
         raise BadPromptError("invalid_prompt", "The body says stream: true; leave it out, answers are read whole.")
@@ -224,19 +223,19 @@ def check_whole(body: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def with_examples(messages: Sequence[Any], examples: Sequence[Mapping[str, Any]]) -> list[Any]:
-    """Messages with questions and answers to learn from behind the system's.
+    """Insert few-shot examples after the system messages.
 
     >>> shot = [{"role": "user", "content": "2 + 2?"}, {"role": "assistant", "content": "4"}]
     >>> [each["content"] for each in with_examples(to_messages("3 + 3?", "Count."), shot)]
     ['Count.', '2 + 2?', '4', '3 + 3?']
     """
     roles = [each.get("role") if isinstance(each, Mapping) else None for each in messages]
-    led = next((at for at, role in enumerate(roles) if role not in ("system", "developer")), len(roles))
-    return [*messages[:led], *examples, *messages[led:]]
+    start = next((at for at, role in enumerate(roles) if role not in ("system", "developer")), len(roles))
+    return [*messages[:start], *examples, *messages[start:]]
 
 
 def is_token_numbers(prompt: Any) -> bool:
-    """Whether a prompt is a text as the numbers of its tokens.
+    """Whether a prompt is a list of token numbers.
 
     >>> is_token_numbers([24912, 2375]), is_token_numbers([]), is_token_numbers(["a"])
     (True, False, False)
@@ -245,5 +244,5 @@ def is_token_numbers(prompt: Any) -> bool:
 
 
 def kind_of(value: Any) -> str:
-    """A value's type, for a sentence."""
+    """A value's type, for an error message."""
     return f"value of type {type(value).__name__}"

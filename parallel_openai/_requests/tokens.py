@@ -1,4 +1,4 @@
-"""Counting tokens as the server will: of a text, and of a whole request."""
+"""Count the tokens of a text and of a whole request as the server does."""
 
 from __future__ import annotations
 
@@ -10,30 +10,30 @@ from typing import Any
 from parallel_openai._records import Size
 from parallel_openai._requests.encodings import get_encoding
 
-# What OpenAI documents for chat: each message, each name in it, and the start of the answer cost this much.
+# OpenAI's documented overhead in chat: for each message, for each name in it, and for the start of the answer.
 TOKENS_PER_MESSAGE = 3
 TOKENS_PER_NAME = 1
 TOKENS_PER_REPLY = 3
 
-# Estimates for what is not text. An image at low detail costs 85 tokens; otherwise it depends on its size, which we
-# do not know, and 765 is a picture of 1024 x 1024. A second of sound costs about 10 tokens and is at least 5,000
-# characters of base64. A file of 10 characters of base64 is taken for a token; it holds text, and perhaps pictures.
+# Estimates for content other than text. An image at low detail costs 85 tokens; otherwise its cost depends on its
+# unknown size, and is 765 for 1024 x 1024. A second of audio costs about 10 tokens and is at least 5,000 characters of
+# base64. Files, of text and perhaps images, are estimated as a token for 10 characters of base64.
 IMAGE_TOKENS = 765
 LOW_DETAIL_IMAGE_TOKENS = 85
 AUDIO_CHARACTERS_PER_TOKEN = 500
 FILE_CHARACTERS_PER_TOKEN = 10
 
-# tiktoken's regular expression runs out of stack on a megabyte of spaces, so long texts are counted in slices.
+# tiktoken's regular expression overflows its stack on a megabyte of spaces, so long texts are counted in slices.
 _SLICE = 20_000
 _REPEATED_AT_MOST = 20_000
 
 _CAPS = ("max_completion_tokens", "max_tokens", "max_output_tokens")
-# What a legacy completion stops at by itself.
+# The default `max_tokens` of legacy completions.
 _DEFAULT_CAP = 16
 
 
 def count_tokens(text: str, encoding_name: str) -> int:
-    """How many tokens the text is. The text of special tokens counts as text, lone surrogates as U+FFFD.
+    """The number of tokens in a text. Special tokens count as text, lone surrogates as U+FFFD.
 
     >>> count_tokens("What is the sentiment of this review?", "o200k_base")
     8
@@ -45,14 +45,14 @@ def count_tokens(text: str, encoding_name: str) -> int:
 
 
 def request_size(request_json: Mapping[str, Any], encoding_name: str, path: str = "") -> Size:
-    """How large a request's body is, whichever endpoint it is for; an estimate wherever it is not plain text.
+    """The size of a request body of any endpoint; an estimate for content other than plain text.
 
-    `path` tells an `input` of Responses from one of embeddings; without it the model's name does.
+    `path` distinguishes an `input` of Responses from one of embeddings; without it the model's name does.
 
-    Chat is counted as OpenAI documents it: the text, 3 tokens a message, 1 a name, 3 for the start of the answer. An
-    image counts 85 tokens at low detail, otherwise 765; sound and files by the length of their data; tools and
-    schemas by their JSON. `characters` are those of the text, 4 for a prompt given as token numbers. Several prompts
-    in one legacy completion are as many `choices`.
+    Chat is counted as OpenAI documents: the text, 3 tokens per message, 1 per name, 3 for the start of the answer. An
+    image counts 85 tokens at low detail, otherwise 765; audio and files count by the length of their data, tools and
+    schemas by their JSON. `characters` counts text, and 4 per token number. Several prompts in a legacy completion are
+    as many `choices`.
 
     >>> question = {"role": "user", "content": "What is the capital of France?"}
     >>> request_size({"model": "gpt-5-mini", "messages": [question], "max_completion_tokens": 16}, "o200k_base")
@@ -60,30 +60,30 @@ def request_size(request_json: Mapping[str, Any], encoding_name: str, path: str 
     >>> request_size({"model": "text-embedding-3-small", "input": ["one title", "another"]}, "cl100k_base")
     Size(prompt_tokens=3, characters=16, max_output_tokens=None, choices=1)
     """
-    meter = _Meter(encoding_name)
+    counter = _TokenCounter(encoding_name)
     get = request_json.get
     prompts = 1
     if (messages := get("messages")) is not None:
-        meter.messages(messages)
+        counter.messages(messages)
     if (items := get("input")) is not None:
         is_message = path == "responses" if path else _answers_in_text(get("model"))
-        meter.input(items, is_message=is_message)
+        counter.input(items, is_message=is_message)
     if (prompt := get("prompt")) is not None:
-        prompts = meter.prompts(prompt)
+        prompts = counter.prompts(prompt)
     is_legacy = path == "completions" or (not path and prompt is not None and not isinstance(prompt, dict))
     if (instructions := get("instructions")) is not None:
-        meter.message({"role": "system", "content": instructions})
+        counter.message({"role": "system", "content": instructions})
     for key in ("tools", "functions", "response_format", "text"):
         if schema := get(key):
-            meter.repeated(_as_json(schema))
+            counter.repeated(_as_json(schema))
     if "n" in request_json or "best_of" in request_json:
         prompts *= max(_first_number(request_json, "n") or 1, _first_number(request_json, "best_of") or 1)
     cap = _first_number(request_json, *_CAPS) or (_DEFAULT_CAP if is_legacy else None)
-    return Size(meter.tokens, meter.characters, cap, prompts)
+    return Size(counter.tokens, counter.characters, cap, prompts)
 
 
-class _Meter:
-    """Walks over one request's body, whatever its shape, and adds up."""
+class _TokenCounter:
+    """Adds up the tokens of one request body of any form."""
 
     __slots__ = ("characters", "encoding_name", "tokens")
 
@@ -98,7 +98,7 @@ class _Meter:
             self.message(message)
 
     def message(self, message: Any) -> None:
-        """A message of chat, or an item of a Responses input: a message, a tool's call, a tool's output."""
+        """Count a chat message, or an item of a Responses input: a message, a tool call, a tool's output."""
         self.tokens += TOKENS_PER_MESSAGE
         if not isinstance(message, dict):
             self.part(message)
@@ -110,7 +110,7 @@ class _Meter:
             elif value is None or key in ("type", "id", "status"):
                 continue
             elif isinstance(value, str):
-                # A user's text differs from row to row; the system's and the examples are the same in all of them.
+                # User messages differ between rows; system messages and examples are mostly the same, so cached.
                 self.text(value) if is_user else self.repeated(value)
                 self.tokens += TOKENS_PER_NAME if key == "name" else 0
             elif key in ("content", "output") and isinstance(value, (list, tuple)):
@@ -120,7 +120,7 @@ class _Meter:
                 self.repeated(_as_json(value))
 
     def part(self, part: Any) -> None:
-        """One part of a message's content: text, a picture, sound, a file."""
+        """Count a part of a message's content: text, an image, audio, a file."""
         if isinstance(part, str):
             self.text(part)
             return
@@ -140,7 +140,7 @@ class _Meter:
             self.text(_as_json(part))
 
     def input(self, items: Any, *, is_message: bool) -> None:
-        """The `input` of Responses (`is_message`), or of embeddings and moderations."""
+        """Count the `input` of Responses (`is_message`), or of embeddings and moderations."""
         if isinstance(items, str):
             if is_message:
                 self.messages([{"role": "user", "content": items}])
@@ -152,7 +152,7 @@ class _Meter:
             self.prompts(items)
 
     def prompts(self, prompts: Any) -> int:
-        """Texts, or token numbers, or several of either, without the shape of a message; how many there are."""
+        """Count one or several texts or lists of token numbers that are not messages; returns how many there are."""
         if not isinstance(prompts, (list, tuple)):
             self.part(prompts)
             return 1
@@ -175,7 +175,7 @@ class _Meter:
         self.characters += len(text)
 
     def repeated(self, text: str) -> None:
-        """Text that is probably the same in the next request, so that its count is worth keeping."""
+        """Count text that is probably the same in the next request, and cache the count."""
         if len(text) > _REPEATED_AT_MOST:
             self.text(text)
             return
@@ -192,9 +192,9 @@ def _answers_in_text(model: Any) -> bool:
 
 def _find(part: Mapping[str, Any], key: str) -> str | None:
     """The string under this key, in the part itself or one level down (`input_audio.data`)."""
-    for place in (part, *part.values()):
-        if isinstance(place, Mapping) and isinstance(place.get(key), str):
-            found: str = place[key]
+    for fields in (part, *part.values()):
+        if isinstance(fields, Mapping) and isinstance(fields.get(key), str):
+            found: str = fields[key]
             return found
     return None
 
@@ -202,7 +202,7 @@ def _find(part: Mapping[str, Any], key: str) -> str | None:
 def _first_number(request_json: Mapping[str, Any], *keys: str) -> int | None:
     for key in keys:
         value = request_json.get(key)
-        # Neither nan nor infinity passes the comparison, and the server refuses what is below 1.
+        # The comparison excludes nan and infinity; the server refuses numbers below 1.
         if isinstance(value, (int, float)) and 1 <= value < 2**63:
             return int(value)
     return None
@@ -215,12 +215,12 @@ def _as_json(value: Any) -> str:
     try:
         return _to_json(value)
     except (TypeError, ValueError, RecursionError):
-        # Not JSON at all, or nested without end: the request will not get out, and its size does not matter.
+        # Not JSON, or circular: the request cannot be sent, so its size does not matter.
         return ""
 
 
 def _slices(text: str) -> list[tuple[int, int]]:
-    """Where to cut: before a single space between words, where tiktoken cuts too, so that the count stays exact."""
+    """Slices that end before a single space between words, where tiktoken splits too, so that the count is exact."""
     slices = []
     start = 0
     while len(text) - start > _SLICE:

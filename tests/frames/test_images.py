@@ -67,7 +67,7 @@ def test_a_file_that_is_missing_or_no_picture_is_its_rows_error(ask: Verb, pictu
     out = ask(pictures, chat)
     assert codes(out) == [None, "missing_file", "invalid_prompt"]
     assert "gone.png' cannot be read: No such file or directory." in out["error"][1]
-    assert "notes.txt' is no picture by its name" in out["error"][2]
+    assert "notes.txt' is not that of an image" in out["error"][2]
 
 
 def test_another_picture_under_the_same_name_is_asked_about_anew(ask: Verb, pictures: pd.DataFrame) -> None:

@@ -169,7 +169,7 @@ def test_the_shipped_encodings_split_text_and_name_special_tokens_as_tiktoken_do
     script = """
 from tiktoken_ext import openai_public
 from parallel_openai._requests import encodings
-for name, (_, pattern, special) in encodings._SHAPES.items():
+for name, (_, pattern, special) in encodings._SHIPPED.items():
     theirs = openai_public.ENCODING_CONSTRUCTORS[name]()
     print(theirs["pat_str"] == pattern, theirs["special_tokens"] == special)
 """

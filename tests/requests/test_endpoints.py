@@ -340,12 +340,12 @@ def test_a_format_stands_where_responses_want_it() -> None:
 def test_what_is_wrong_with_an_answer_is_said_behind_it() -> None:
     question, answer, fault = ({"role": "user", "content": "2 + 2?"}, "5", "No, it is not.")
     told = [question, {"role": "assistant", "content": answer}, {"role": "user", "content": fault}]
-    assert CHAT.told({"messages": [question]}, answer, fault) == {"messages": told}
-    assert RESPONSES.told({"input": "2 + 2?"}, answer, fault) == {"input": told}
-    assert RESPONSES.told({"input": [question]}, None, fault) == {"input": [question, told[-1]]}
-    assert CHAT.told({}, answer, fault) is None
-    assert RESPONSES.told({"input": None}, answer, fault) is None
-    assert EMBEDDINGS.told({"input": "Hi."}, answer, fault) is None
+    assert CHAT.repair_body({"messages": [question]}, answer, fault) == {"messages": told}
+    assert RESPONSES.repair_body({"input": "2 + 2?"}, answer, fault) == {"input": told}
+    assert RESPONSES.repair_body({"input": [question]}, None, fault) == {"input": [question, told[-1]]}
+    assert CHAT.repair_body({}, answer, fault) is None
+    assert RESPONSES.repair_body({"input": None}, answer, fault) is None
+    assert EMBEDDINGS.repair_body({"input": "Hi."}, answer, fault) is None
 
 
 def test_examples_stand_before_the_question() -> None:

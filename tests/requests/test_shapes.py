@@ -231,7 +231,7 @@ def test_a_class_that_has_no_schema_is_refused_in_a_sentence() -> None:
     class Calling(BaseModel):
         call: Callable[[], int]
 
-    with pytest.raises(InvalidInputError, match="response_format=Calling cannot be told as JSON: "):
+    with pytest.raises(InvalidInputError, match="response_format=Calling has no JSON schema: "):
         structure_of(Calling)
 
 

@@ -1,4 +1,4 @@
-"""What differs between the API's endpoints: a class each, and one line in the table."""
+"""The API's endpoints: a class for each, registered in `ENDPOINTS`."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from parallel_openai._requests.endpoints.responses import Responses
 from parallel_openai._requests.endpoints.usage import PLACES, SEARCHING_MODEL, bill_of, is_simulated, usage_of
 from parallel_openai.errors import InvalidInputError
 
-#: The endpoints' names, for those who complete what is typed.
+#: The endpoints' names, for type checkers and completion.
 EndpointName = Literal["chat.completions", "responses", "embeddings", "completions", "moderations"]
 CHAT = Chat()
 EMBEDDINGS = Embeddings()
@@ -49,7 +49,7 @@ __all__ = [
 
 
 def endpoint(name: str) -> Endpoint:
-    """The endpoint of that name, as the OpenAI SDK writes it or as the path has it.
+    """Return the endpoint by its name in the OpenAI SDK or by its path.
 
     >>> endpoint("chat.completions").path
     'chat/completions'
@@ -66,7 +66,7 @@ def endpoint(name: str) -> Endpoint:
 
 @lru_cache(maxsize=64)
 def endpoint_at(path: str) -> Endpoint | None:
-    """The endpoint that a URL's path ends in, whatever stands before it; None where it is none of them.
+    """Return the endpoint whose path the URL's path ends with; None if there is none.
 
     >>> endpoint_at("/openai/deployments/mine/chat/completions/").name
     'chat.completions'
@@ -79,8 +79,8 @@ def endpoint_at(path: str) -> Endpoint | None:
 
 
 def path_for(body: Mapping[str, Any]) -> str:
-    """Where a body goes if nobody says it: a `prompt` to the older completions, an `input` to embeddings, unless it is
-    of messages, or what stands beside it is another endpoint's.
+    """Guess the path for a request body from its fields: `messages`, `prompt` (legacy completions), or `input`, which
+    is for embeddings unless it holds messages, or the model or another field belongs to another endpoint.
 
     >>> path_for({"messages": []}), path_for({"input": "a"}), path_for({"prompt": "a"})
     ('chat/completions', 'embeddings', 'completions')
@@ -97,16 +97,16 @@ def path_for(body: Mapping[str, Any]) -> str:
     return "moderations" if "moderation" in str(body.get("model")) else "embeddings"
 
 
-#: What the answers of each endpoint have that no others' do.
-_HAVE = {"output": "responses", "results": "moderations", "data": "embeddings"}
+#: Fields that occur only in one endpoint's answers.
+_PATH_BY_FIELD = {"output": "responses", "results": "moderations", "data": "embeddings"}
 
 
 def path_answering(body: Mapping[str, Any], answer: Mapping[str, Any]) -> str:
-    """The endpoint that gave an answer to a body, which a line of results does not say.
+    """The path of the endpoint that answered a body, which a line of results does not name.
 
     >>> path_answering({"input": "a"}, {"output": []}), path_answering({"prompt": "a"}, {"choices": []})
     ('responses', 'completions')
     """
     if "choices" in answer:
         return "completions" if path_for(body) == "completions" else "chat/completions"
-    return next((path for field, path in _HAVE.items() if field in answer), path_for(body))
+    return next((path for field, path in _PATH_BY_FIELD.items() if field in answer), path_for(body))

@@ -1,4 +1,4 @@
-"""What the endpoints have in common: what is asked of each, and the answer that each reads out of its response."""
+"""The base class of endpoints: how a request body is built, and how the answer is read from a response."""
 
 from __future__ import annotations
 
@@ -12,26 +12,26 @@ from parallel_openai.errors import InvalidInputError
 
 
 def names_in(text: str) -> frozenset[str]:
-    """The names of a long list, which is easier to read without marks between them."""
+    """The names in a whitespace-separated list."""
     return frozenset(text.split())
 
 
 class Answer(NamedTuple):
-    """The part of a response that the caller asked for, and what becomes of it in the row's cell.
+    """The answer in a response, and the value that a reader makes of it for the row's cell.
 
     Attributes:
-        text: the answer; None where there is none, or where it is no text.
-        finish_reason: why the model stopped, as the API says it.
+        text: the answer's text; None without one.
+        finish_reason: the API's `finish_reason`.
         model: the model that answered, by the server's name for it.
-        error_code: why it is no answer, although the server was content (`empty`, `truncated`, `refused`,
-            `content_filter`); None when it is one.
+        error_code: why a successful response has no valid answer (`empty`, `truncated`, `refused`, `content_filter`
+            ...); None if it has one.
         error: the same as a sentence.
-        value: the answer where it is no text: a vector, a moderation's result; then what a reader made of the answer.
-        tool_calls: the tools that the model wants called, as the API gives them.
-        logprobs: the answer's tokens, each with its `token`, `logprob` and `top_logprobs`, as the API gives them;
-            None where they were not asked for.
-        reasoning: what the model thought, if the server shows it beside the answer.
-        repairable: False where the model is not to blame, and could answer no better.
+        value: an answer that is not text (a vector, a moderation's result), or what a reader made of the answer.
+        tool_calls: the API's tool calls.
+        logprobs: the answer's tokens, each with its `token`, `logprob` and `top_logprobs`, as in the API; None if not
+            requested.
+        reasoning: the model's reasoning, if the server returns it.
+        repairable: False if asking the model again would not help.
     """
 
     text: str | None
@@ -46,18 +46,18 @@ class Answer(NamedTuple):
     repairable: bool = True
 
     def unusable(self, code: str, error: str, *, repairable: bool = True) -> Answer:
-        """The same, of which a reader can make nothing."""
+        """The answer with an error and without a value."""
         return self._replace(value=None, error_code=code, error=error, repairable=repairable)
 
 
 @dataclass(frozen=True, slots=True)
 class Packing:
-    """How many rows may travel in one request.
+    """Limits for several rows in one request.
 
     Attributes:
-        inputs: at the most.
-        tokens: of all of them together, at the most.
-        tokens_each: of one, at the most.
+        inputs: the most rows.
+        tokens: the most tokens in all.
+        tokens_each: the most tokens per row.
     """
 
     inputs: int
@@ -69,16 +69,16 @@ class Endpoint(ABC):
     """One of the API's endpoints.
 
     Attributes:
-        name: as the OpenAI SDK writes it, `chat.completions`.
-        path: below the base URL.
-        own: the fields of the body that the row's prompt fills, so that no parameter may be called like one.
-        parameters: the fields of the body that the API's reference has, the model's and the prompt's among them.
-        caps: the parameters that cap an answer's length, the best first; none where answers have no tokens.
-        default_cap: tokens of an answer where no cap is given; None: as much as the model likes.
-        has_system: whether there is a place for a system text.
-        gives_text: whether answers are text, and not something else in `Answer.value`.
-        packing: how many rows may travel in one request; None: one.
-        answers: the list in a response that holds the answers, and the field that each has; None: whatever it is.
+        name: the name in the OpenAI SDK, such as `chat.completions`.
+        path: the path below the base URL.
+        own: the body's fields that the prompt fills, which cannot be used as parameters.
+        parameters: the body's fields in the API's reference, including the model and the prompt.
+        caps: the parameters that cap an answer's length, the preferred one first; empty if answers have no tokens.
+        default_cap: the cap in tokens if none is given; None: no cap.
+        has_system: whether it takes a system message.
+        gives_text: whether answers are text, not `Answer.value`.
+        packing: the limits for several rows in one request; None: one row per request.
+        answers: the list of answers in a response, and a field that each of them has; None: any field.
     """
 
     name: str
@@ -94,60 +94,56 @@ class Endpoint(ABC):
 
     @abstractmethod
     def ask(self, prompt: Any, system: Any) -> Mapping[str, Any]:
-        """The row's own part of the body, or the whole of it where the row brings that.
+        """The part of the body for a row's prompt; all of it if the prompt is a body.
 
         Raises:
-            BadPromptError: the prompt is nothing that this endpoint takes.
+            BadPromptError: this endpoint does not take such a prompt.
         """
 
     @abstractmethod
     def read_all(self, response: Mapping[str, Any]) -> list[Answer]:
-        """The answers of a response, at least one, in the order of the choices; each may say that it is none."""
+        """The answers of a response in the order of its choices, at least one, which may hold an error."""
 
     def read(self, response: Mapping[str, Any]) -> Answer:
-        """What a response says, and whether it is an answer at all."""
         return self.read_all(response)[0]
 
     def has_answer(self, response: Mapping[str, Any]) -> bool:
-        """Whether a response holds an answer, be it an empty one or one that was cut off."""
-        place, field = self.answers
-        told = response.get(place)
-        for each in told if isinstance(told, list) else ():  # of each row: so a loop, and no generator
+        """Whether a response holds an answer, even an empty or truncated one."""
+        name, field = self.answers
+        answers = response.get(name)
+        for each in answers if isinstance(answers, list) else ():  # a loop is faster than a generator, for each row
             if isinstance(each, dict) and (each if field is None else each.get(field) is not None):
                 return True
         return False
 
     def body(self, prompt: Any, system: Any, model: str | None, params: Mapping[str, Any]) -> Mapping[str, Any]:
-        """The request's JSON: the model, what the row asks, and the caller's parameters as they are.
-
-        What a row says of its own goes before what the call says.
-        """
+        """The request's JSON: the model, the prompt, and the parameters unchanged; the row's fields take precedence."""
         default = {} if model is None else {"model": model}
         return {**default, **params, **self.ask(prompt, system)}
 
     def format_params(self, response_format: Mapping[str, Any], params: Mapping[str, Any]) -> dict[str, Any]:
-        """The parameters that hold the model to a format, which is given as the chat API has it.
+        """The parameters for a `response_format` of the chat API.
 
         Raises:
-            InvalidInputError: this endpoint's answers have no format.
+            InvalidInputError: this endpoint has no response format.
         """
         raise InvalidInputError(f"{self.name} takes no response_format.")
 
     def with_examples(self, body: Mapping[str, Any], examples: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-        """The body with questions and answers to learn from, as chat messages, before what the row asks.
+        """The body with few-shot examples, as chat messages, before the row's prompt.
 
         Raises:
             InvalidInputError: this endpoint takes no messages.
         """
         raise InvalidInputError(f"{self.name} takes no examples.")
 
-    def told(self, body: Mapping[str, Any], said: str | None, fault: str) -> dict[str, Any] | None:
-        """The body that shows the model what it `said` and what is wrong with it; None where nothing is said back."""
+    def repair_body(self, body: Mapping[str, Any], said: str | None, fault: str) -> dict[str, Any] | None:
+        """The body that shows the model what it `said` and the fault in it; None if that is not possible."""
         return None
 
 
 def truncated(content: str | None, usage: Usage | None, caps: Sequence[str]) -> str:
-    """The sentence for an answer that was cut off."""
+    """The error message for a truncated answer."""
     if not content and usage is not None and usage.reasoning_tokens:
         return (
             f"All {usage.completion_tokens} tokens went into reasoning and none was left for the answer. "
@@ -159,17 +155,17 @@ def truncated(content: str | None, usage: Usage | None, caps: Sequence[str]) -> 
 
 
 def list_of(value: Any) -> Any:
-    """A list where numpy's array is given, as parquet files do for lists; anything else as it is."""
+    """NumPy arrays, which parquet files hold for lists, as lists; other values unchanged."""
     return value.tolist() if hasattr(value, "tolist") else value
 
 
 def mappings(value: Any) -> list[Mapping[str, Any]]:
-    """The objects in a list; none where it is no list."""
+    """The mappings in a list; empty for other values."""
     return [each for each in value if isinstance(each, Mapping)] if isinstance(value, list) else []
 
 
 def in_turn(choices: Sequence[Any]) -> Sequence[Any]:
-    """The choices in the order of their numbers, where each has one of its own; else as they stand.
+    """The choices ordered by `index` if all have distinct ones, otherwise unchanged.
 
     >>> in_turn([{"index": 1}, {"index": 0}]), in_turn([{"index": 1}, {}])
     ([{'index': 0}, {'index': 1}], [{'index': 1}, {}])
@@ -181,12 +177,12 @@ def in_turn(choices: Sequence[Any]) -> Sequence[Any]:
 
 
 def joined_texts(parts: Sequence[Any]) -> str | None:
-    """The texts among these, each a paragraph; None if there are none."""
+    """The strings among these as paragraphs; None if there are none."""
     return "\n\n".join(part for part in parts if isinstance(part, str) and part) or None
 
 
 def text_of_part(part: Any) -> str:
-    """What a part of a message's content says; nothing if it is a thought, a picture or anything else that is no text.
+    """The text of a content part; empty for reasoning, images and other types.
 
     >>> text_of_part({"type": "output_text", "text": "Hi."}), text_of_part({"type": "text", "text": {"value": "Hi."}})
     ('Hi.', 'Hi.')

@@ -1,4 +1,4 @@
-"""Chat completions: messages in, a message out."""
+"""The chat completions endpoint."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ class Chat(Endpoint):
     def with_examples(self, body: Mapping[str, Any], examples: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         return {**body, "messages": with_examples(list_of(body.get("messages")) or (), examples)}
 
-    def told(self, body: Mapping[str, Any], said: str | None, fault: str) -> dict[str, Any] | None:
+    def repair_body(self, body: Mapping[str, Any], said: str | None, fault: str) -> dict[str, Any] | None:
         messages = body.get("messages")
         if not isinstance(messages, (list, tuple)):
             return None
@@ -97,7 +97,7 @@ def _read(response: Mapping[str, Any], choice: Any) -> Answer:
     content = (said if isinstance(said, str) else _text(said)) or None
     if isinstance(said, list):
         refusal = refusal or _refusal(said)
-    calls, call = message.get("tool_calls"), message.get("function_call")  # the older way to say the same
+    calls, call = message.get("tool_calls"), message.get("function_call")  # the deprecated form of tool_calls
     if not isinstance(calls, list) or not calls:
         calls = [{"type": "function", "function": call}] if call else None
     code = error = None
@@ -109,28 +109,28 @@ def _read(response: Mapping[str, Any], choice: Any) -> Answer:
         code, error = "truncated", truncated(content, usage_of(response), Chat.caps)
     elif (content is None or content.isspace()) and calls is None:
         code, error = "empty", f"The model answered with nothing (finish_reason {reason!r})."
-    told = choice.get("logprobs")
-    logprobs = told.get("content") if isinstance(told, dict) else None
+    logprobs = choice.get("logprobs")
+    logprobs = logprobs.get("content") if isinstance(logprobs, dict) else None
     logprobs = logprobs if isinstance(logprobs, list) else None
     return Answer(content, reason, model, code, error, None, calls, logprobs, _reasoning(message))
 
 
 def _text(content: Any) -> str:
-    """The text of a message that some servers give in parts: thoughts, pictures, refusals and sources are none."""
+    """The text of content that some servers return as parts, without reasoning, images, refusals and sources."""
     parts = content if isinstance(content, list) else [content]
     return "".join(part if isinstance(part, str) else text_of_part(part) for part in parts)
 
 
 def _reasoning(message: Mapping[str, Any]) -> str | None:
-    """By the names of DeepSeek and vLLM, of OpenRouter and Groq, and as parts of Mistral's and Anthropic's content."""
+    """The reasoning under DeepSeek's, vLLM's, OpenRouter's and Groq's names, or in Mistral's and Anthropic's parts."""
     for name in ("reasoning_content", "reasoning"):
         if isinstance(message.get(name), str):
             return message[name] or None
     if not isinstance(message.get("content"), list):
         return None
     parts = [part for part in mappings(message["content"]) if part.get("type") in ("thinking", "reasoning")]
-    told = [part.get("thinking") or part.get("text") or part.get("reasoning") for part in parts]
-    return joined_texts([_text(each) for each in told if each])
+    contents = [part.get("thinking") or part.get("text") or part.get("reasoning") for part in parts]
+    return joined_texts([_text(each) for each in contents if each])
 
 
 def _refusal(parts: Sequence[Any]) -> Any:

@@ -1,4 +1,4 @@
-"""Completions, the older endpoint: a text in, its continuation out."""
+"""The legacy completions endpoint."""
 
 from __future__ import annotations
 
@@ -62,13 +62,13 @@ def _read(response: Mapping[str, Any], choice: Mapping[str, Any], model: str | N
     return Answer(text, reason, model, code, error, logprobs=_logprobs(choice.get("logprobs")))
 
 
-def _logprobs(told: Any) -> Sequence[Any] | None:
-    """As chat completions give them: an object a token, where this endpoint has lists beside each other."""
-    if not isinstance(told, Mapping):
+def _logprobs(logprobs: Any) -> Sequence[Any] | None:
+    """This endpoint's parallel lists in the form of chat completions, one object per token."""
+    if not isinstance(logprobs, Mapping):
         return None
-    if isinstance(told.get("content"), list):  # llama.cpp answers as chat does
-        return told["content"]  # type: ignore[no-any-return]
-    columns = [told.get(name) for name in ("tokens", "token_logprobs", "top_logprobs")]
+    if isinstance(logprobs.get("content"), list):  # llama.cpp answers as chat does
+        return logprobs["content"]  # type: ignore[no-any-return]
+    columns = [logprobs.get(name) for name in ("tokens", "token_logprobs", "top_logprobs")]
     tokens, shares, tops = (column if isinstance(column, list) else [] for column in columns)
     return [
         {

@@ -1,4 +1,4 @@
-"""Embeddings: a text in, a vector out; many texts travel in one request."""
+"""The embeddings endpoint, which takes many texts in one request."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from parallel_openai._requests.endpoints.base import Answer, Endpoint, Packing, 
 from parallel_openai._requests.endpoints.usage import model_of
 from parallel_openai._requests.template import BadPromptError, check_text, check_whole, is_token_numbers, kind_of
 
-#: Larger numbers than an embedding has.
+#: Above any number in an embedding.
 _LARGE = 1e9
 
 
@@ -48,19 +48,20 @@ class Embeddings(Endpoint):
         if not found:
             return [Answer(None, None, model, "empty", "The response has no vectors.")]
         if len(found) != len(data or ()):
-            sentence = "Among the vectors there is what is none, so that nobody can tell whose they are."
+            sentence = "The response's data holds items that are not vectors, so vectors cannot be matched to inputs."
             return [Answer(None, None, model, "malformed_response", sentence)]
         ordered = in_order(found)
         if ordered is None:
-            return [Answer(None, None, model, "malformed_response", _unlike_numbers(found))]
+            numbers = [each.get("index") for each in found]
+            sentence = f"The vectors are not numbered from 0 on, each once, so they cannot be matched: {numbers!r:.100}"
+            return [Answer(None, None, model, "malformed_response", sentence)]
         return [_read(each.get("embedding"), model) for each in ordered]
 
 
 def in_order(found: list[Mapping[str, Any]]) -> list[Mapping[str, Any]] | None:
-    """Each input's part of a response, in the order of the inputs; None if nobody can tell which is whose.
+    """The items of a response in the order of the inputs, by `index`; None if they cannot be matched.
 
-    The API numbers them. Some servers do not, and are taken to keep the order; any other numbers are not guessed at. A
-    single one needs no number.
+    Items without any `index`, as from some servers, are assumed to be in order; so is a single item.
 
     >>> in_order([{"index": 1}, {"index": 0}]), in_order([{"index": 0}, {"index": 0}])
     ([{'index': 0}, {'index': 1}], None)
@@ -73,13 +74,6 @@ def in_order(found: list[Mapping[str, Any]]) -> list[Mapping[str, Any]] | None:
     return None
 
 
-def _unlike_numbers(found: list[Mapping[str, Any]]) -> str:
-    numbers = [each.get("index") for each in found]
-    return (
-        f"The vectors are not numbered from 0 on, each once, so that nobody can tell whose they are: {numbers!r:.100}"
-    )
-
-
 def _read(embedding: Any, model: str | None) -> Answer:
     vector = vector_of(embedding)
     if vector is None:
@@ -89,16 +83,16 @@ def _read(embedding: Any, model: str | None) -> Answer:
 
 
 def of_length(answer: Answer, dimensions: Any) -> Answer:
-    """The answer if its vector has as many dimensions as were asked for, or no number was; else one that says so."""
+    """The answer, with an error if its vector has not the requested number of dimensions."""
     if type(dimensions) is not int or answer.value is None or len(answer.value) == dimensions:
         return answer
-    sentence = f"The vector has {len(answer.value):,} dimensions, and {dimensions:,} were asked for."
+    sentence = f"The vector has {len(answer.value):,} dimensions, and {dimensions:,} were requested."
     return answer._replace(value=None, error_code="malformed_response", error=sentence)
 
 
 def vector_of(embedding: Any) -> array[float] | None:
-    """The vector, of a list of numbers or of base64 over little-endian floats of 32 bits, or of 64; None if it is
-    neither, or holds what is no finite number.
+    """The vector from a list of numbers, or from base64 of little-endian 32-bit or 64-bit floats; None if it is
+    neither, or holds a number that is not finite.
 
     >>> vector_of("AACAPwAAAMA=").tolist(), vector_of([1, -2]).tolist()
     ([1.0, -2.0], [1.0, -2.0])
@@ -110,24 +104,24 @@ def vector_of(embedding: Any) -> array[float] | None:
         if isinstance(embedding, str):
             raw = base64.b64decode(embedding, validate=True)
             vector = _floats("f", raw)
-            vector = _floats("f", raw)
             if len(raw) % 8 == 0 and _are_halves(vector):
                 vector = array("f", _floats("d", raw))
         elif isinstance(embedding, list) and bool not in set(map(type, embedding)):
             vector.extend(embedding)
     except (ValueError, TypeError, OverflowError):
         return None
-    # A sum of 32-bit floats is too small to overflow, and keeps whatever is not finite.
+    # A sum of 32-bit floats cannot overflow, and keeps inf and nan.
     return vector if vector and math.isfinite(sum(vector)) else None
 
 
 def _are_halves(vector: array[float]) -> bool:
-    """Whether these are longer floats, each read as two: every second is then of any size, as no embedding's numbers
-    are."""
+    """Whether these are halves of 64-bit floats: every second number then has an arbitrary exponent, unlike those of
+    embeddings.
+    """
     if abs(sum(vector)) < _LARGE:
         return False
-    of_any_size = [not 1 / _LARGE < abs(each) < _LARGE for each in vector[::2]]
-    return 3 * sum(of_any_size) > len(of_any_size)
+    implausible = [not 1 / _LARGE < abs(each) < _LARGE for each in vector[::2]]
+    return 3 * sum(implausible) > len(implausible)
 
 
 def _floats(kind: str, raw: bytes) -> array[float]:

@@ -1,4 +1,4 @@
-"""Moderations: a text or picture in, a judgement of it out."""
+"""The moderations endpoint."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Responses: messages or other items in, items out, of which the messages' texts are the answer."""
+"""The responses endpoint: items in and out; the text of output messages is the answer."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from parallel_openai._requests.endpoints.usage import model_of, usage_of
 from parallel_openai._requests.template import BadPromptError, check_text, check_whole, kind_of, with_examples
 from parallel_openai.errors import InvalidInputError
 
-#: Items that ask for a tool to be called, and wait for the caller to do it.
+#: Items that ask the caller to run a tool.
 _CALLS = frozenset({"function_call", "custom_tool_call"})
-#: What is there of an answer with such a status is a part of it.
+#: The answer is partial if the response has one of these.
 _UNFINISHED = ("failed", "cancelled", "in_progress", "queued")
 
 
@@ -63,7 +63,7 @@ class Responses(Endpoint):
         )
 
     def has_answer(self, response: Mapping[str, Any]) -> bool:
-        # Work in the background has none yet, and asking again would have it done twice.
+        # A background response has none yet, and a retry would run it twice.
         return response.get("status") in ("queued", "in_progress") or super().has_answer(response)
 
     def read_all(self, response: Mapping[str, Any]) -> list[Answer]:
@@ -72,7 +72,7 @@ class Responses(Endpoint):
     def format_params(self, response_format: Mapping[str, Any], params: Mapping[str, Any]) -> dict[str, Any]:
         text = params.get("text") or {}
         if not isinstance(text, Mapping) or "format" in text:
-            raise InvalidInputError(f"Both response_format= and text= say what the answer looks like: {text!r:.200}.")
+            raise InvalidInputError(f"Both response_format= and text= set the answer's format: {text!r:.200}.")
         flat = {**response_format, **response_format.get("json_schema", {})}
         flat.pop("json_schema", None)
         return {"text": {**text, "format": flat}}
@@ -80,7 +80,7 @@ class Responses(Endpoint):
     def with_examples(self, body: Mapping[str, Any], examples: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         return {**body, "input": with_examples(_items(body) or (), examples)}
 
-    def told(self, body: Mapping[str, Any], said: str | None, fault: str) -> dict[str, Any] | None:
+    def repair_body(self, body: Mapping[str, Any], said: str | None, fault: str) -> dict[str, Any] | None:
         items = _items(body)
         if items is None:
             return None
@@ -89,7 +89,7 @@ class Responses(Endpoint):
 
 
 def _items(body: Mapping[str, Any]) -> Sequence[Any] | None:
-    """The input as items; None where it is neither these nor a text."""
+    """The input as items; None if it is neither a list nor a string."""
     given = list_of(body.get("input"))
     if isinstance(given, str):
         return [{"role": "user", "content": given}]
@@ -110,7 +110,7 @@ def _read(response: Mapping[str, Any]) -> Answer:
     model, usage = model_of(response), usage_of(response)
     items = mappings(response.get("output"))
     contents = [item.get("content") for item in items if item.get("type") == "message"]
-    # A gateway may give one text in the place of the list of parts.
+    # A gateway may return a string instead of a list of parts.
     parts = [part for said in contents for part in ([{"text": said}] if isinstance(said, str) else mappings(said))]
     text = "".join(map(text_of_part, parts)) or None
     refusal = next((part.get("refusal") for part in parts if part.get("type") == "refusal"), None)
@@ -135,13 +135,13 @@ def _read(response: Mapping[str, Any]) -> Answer:
 
 
 def _reasoning(items: Sequence[Mapping[str, Any]]) -> str | None:
-    """OpenAI shows summaries of the thoughts, other servers the thoughts themselves."""
+    """OpenAI returns summaries of the reasoning, other servers its content."""
     parts = [part for item in items for name in ("summary", "content") for part in mappings(item.get(name))]
     return joined_texts([part.get("text") for part in parts])
 
 
 def _finish_reason(status: Any, reason: Any, has_calls: bool) -> str | None:
-    """In the words of chat completions, so that a column means the same whichever endpoint filled it."""
+    """The finish reason as chat completions spell it, so that the column means the same for all endpoints."""
     if status == "incomplete":
         words = {"max_output_tokens": "length", None: "incomplete"}
         return str(words.get(reason, reason)) if reason is None or isinstance(reason, str) else "incomplete"

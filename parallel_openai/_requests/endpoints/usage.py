@@ -1,7 +1,6 @@
-"""What every endpoint says alike, give or take the spelling: what a response took, and who gave it.
+"""Read the usage and the model from a response of any endpoint or server.
 
-Servers count in many ways, and some contradict themselves. What is billed is then not known, so the larger reading is
-taken, and counted once.
+Servers count in many ways, and some contradict themselves. What they bill is then unknown: the larger count is used.
 """
 
 from __future__ import annotations
@@ -15,19 +14,19 @@ from typing import Any
 from parallel_openai._json import loads
 from parallel_openai._records import Usage
 
-#: Where a response tells what it took.
+#: The fields of a response that may hold its usage.
 PLACES = ("usage", "usageMetadata", "x_groq")
-#: Models that search on their own account, and bill it.
+#: Models that search the web by themselves, and bill it.
 SEARCHING_MODEL = re.compile(r"-search-(?:preview|api)\b|deep-research|:online\b|(?:^|/)sonar", re.IGNORECASE)
 
 
 def usage_of(response: Any) -> Usage | None:
-    """What a response of any endpoint says it took, or None when it does not say.
+    """The usage in a response of any endpoint; None if it has none.
 
     >>> usage_of({"usage": {"prompt_tokens": 9, "completion_tokens": 2}}).total_tokens
     11
 
-    Thoughts that are told in the total alone count as well:
+    Reasoning that only the total includes counts as well:
 
     >>> usage_of({"usage": {"prompt_tokens": 9, "completion_tokens": 2, "total_tokens": 400}}).completion_tokens
     391
@@ -39,12 +38,12 @@ def usage_of(response: Any) -> Usage | None:
 
 
 def is_simulated(response: Any) -> bool:
-    """Whether a response comes from the simulator and not from a model."""
+    """Whether a response comes from the simulator."""
     return isinstance(response, dict) and response.get("system_fingerprint") == "simulated"
 
 
 def model_of(response: Mapping[str, Any]) -> str | None:
-    """Who answered, by the server's name for it, with a word where it is the simulator."""
+    """The server's name for the model that answered, marked if it is the simulator."""
     model = response.get("model")
     if not isinstance(model, str):
         return None
@@ -52,7 +51,7 @@ def model_of(response: Mapping[str, Any]) -> str | None:
 
 
 def bill_of(response: Any) -> dict[str, Any]:
-    """The part of a response that tells what it cost.
+    """The fields of a response that determine its cost.
 
     >>> bill_of({"model": "m", "usage": {}, "output": [{"type": "message"}, {"type": "web_search_call", "id": "ws_1"}]})
     {'model': 'm', 'usage': {}, 'output': [{'type': 'web_search_call'}]}
@@ -62,8 +61,8 @@ def bill_of(response: Any) -> dict[str, Any]:
     return {**bill, "output": calls} if calls else bill
 
 
-#: The spellings of what a usage record says, by what is meant. `beside` is told beside the prompt or the completion,
-#: and not as a part of it, unless the total says otherwise.
+#: The meaning of a usage record's fields. Those with `beside` are counted in addition to the prompt or the completion,
+#: not as a part of it, unless the total says otherwise.
 _NAMES = {
     **dict.fromkeys(("prompt_tokens", "input_tokens", "promptTokenCount"), "prompt"),
     **dict.fromkeys(("completion_tokens", "output_tokens", "candidatesTokenCount"), "completion"),
@@ -95,28 +94,26 @@ _DETAILS: dict[str, Mapping[str, str]] = {
     "cache_creation": {"ephemeral_1h_input_tokens": "written_1h"},
     **dict.fromkeys(("server_tool_use", "server_side_tool_usage_details"), _NAMES),
 }
-#: Items of a Responses answer that cost a fee a call, by the class that counts them.
+#: Items of a Responses answer with a fee per call, by the field of `Usage` that counts them.
 _CALLS = {
     "web_search_call": "searches",
     "file_search_call": "file_searches",
     "code_interpreter_call": "tool_runs",
     "image_generation_call": "tool_runs",
 }
-#: Nobody reads or writes as much: a larger figure counts as this one, which leaves room for sums in 64 bits.
+#: Larger counts are implausible and are clipped to this, so that sums fit into 64 bits.
 _MOST = 2**60
 _PLAIN_RECORD = frozenset(
     {"prompt_tokens", "completion_tokens", "total_tokens", "prompt_tokens_details", "completion_tokens_details"}
 )
-#: What is told where nothing has a price of its own.
+#: The counts of a record without separately priced tokens.
 _PLAIN = frozenset({"prompt", "completion", "total", "cached"})
-#: How deep a record may lie inside another.
+#: How deeply records may be nested.
 _DEEPEST = 3
 
 
 def _plain(response: Mapping[str, Any]) -> Usage | None:
-    """Of the record that most answers have: two whole numbers, their sum, and details that are all 0. None for others,
-    which take longer to read.
-    """
+    """The fast path for most answers: two counts, their total, and details that are all 0. None for other records."""
     fields = response.get("usage")
     if type(fields) is not dict or "x_groq" in response or "usageMetadata" in response:
         return None
@@ -134,7 +131,7 @@ def _plain(response: Mapping[str, Any]) -> Usage | None:
 
 
 def _largest(response: Mapping[str, Any]) -> Usage | None:
-    """Of all records in a response."""
+    """The larger counts of all usage records in a response."""
     gives_output = not isinstance(response.get("data"), list) and not isinstance(response.get("results"), list)
     found: Usage | None = None
     for place in PLACES:
@@ -145,59 +142,59 @@ def _largest(response: Mapping[str, Any]) -> Usage | None:
     return found
 
 
-def _records(told: Any, depth: int = 0) -> Iterator[Mapping[str, Any]]:
-    """The records in what stands in the place of one: nested, in a list, or as JSON in a string."""
-    if isinstance(told, str) and told.lstrip()[:1] in ("{", "["):
+def _records(value: Any, depth: int = 0) -> Iterator[Mapping[str, Any]]:
+    """The usage records in a value, which may be nested, in a list, or JSON in a string."""
+    if isinstance(value, str) and value.lstrip()[:1] in ("{", "["):
         try:
-            told = loads(told)
+            value = loads(value)
         except ValueError:
             return
-    if isinstance(told, dict):
-        yield told
-    if depth == _DEEPEST or not isinstance(told, (dict, list)):
+    if isinstance(value, dict):
+        yield value
+    if depth == _DEEPEST or not isinstance(value, (dict, list)):
         return
-    for name, inner in told.items() if isinstance(told, dict) else ((None, each) for each in told):
+    for name, inner in value.items() if isinstance(value, dict) else ((None, each) for each in value):
         if isinstance(inner, (dict, list, str)) and name not in _DETAILS:
             yield from _records(inner, depth + 1)
 
 
 def _read(fields: Mapping[str, Any], gives_output: bool) -> Usage:
-    told: dict[str, int] = {}
+    counts: dict[str, int] = {}
     for name, value in fields.items():
         if name in _NAMES:
-            _note(told, _NAMES[name], value)
+            _note(counts, _NAMES[name], value)
         elif name in _DETAILS and isinstance(value, dict):
             meanings = _DETAILS[name]
             for inner, number in value.items():
-                # Most are 0, which tells something only where another field says that a cache was read.
+                # Most are 0, which matters only if another field says that a cache was read.
                 if inner in meanings and (number or inner == "cached_tokens"):
-                    _note(told, meanings[inner], number)
-    adds_up = told.get("total", 0) == told.get("prompt", 0) + told.get("completion", 0)
-    if adds_up and told.keys() <= _PLAIN and not told.get("cached"):
-        return Usage(told.get("prompt", 0), told.get("completion", 0))
-    prompt = _prompt(told, adds_up)
-    completion = _completion(told, adds_up)
-    missing = told.get("total", 0) - prompt - completion
+                    _note(counts, meanings[inner], number)
+    adds_up = counts.get("total", 0) == counts.get("prompt", 0) + counts.get("completion", 0)
+    if adds_up and counts.keys() <= _PLAIN and not counts.get("cached"):
+        return Usage(counts.get("prompt", 0), counts.get("completion", 0))
+    prompt = _prompt(counts, adds_up)
+    completion = _completion(counts, adds_up)
+    missing = counts.get("total", 0) - prompt - completion
     if missing > 0 and gives_output:
         completion += missing
-        told["thoughts"] = max(told.get("thoughts", 0), missing if "completion" in told else 0)
+        counts["thoughts"] = max(counts.get("thoughts", 0), missing if "completion" in counts else 0)
     elif missing > 0:
         prompt += missing
-    return _usage(told, prompt, completion)
+    return _usage(counts, prompt, completion)
 
 
-def _note(told: dict[str, int], meaning: str, value: Any) -> None:
+def _note(counts: dict[str, int], meaning: str, value: Any) -> None:
     count = _count(value)
     if count is None:
         return
-    before = told.get(meaning)
-    # What is read from a cache is the cheaper, the more it is.
+    before = counts.get(meaning)
+    # Cached tokens make the answer cheaper, so the smaller count is the cautious one.
     choose = min if meaning in ("cached", "read_beside") else max
-    told[meaning] = count if before is None else choose(before, count)
+    counts[meaning] = count if before is None else choose(before, count)
 
 
 def _count(value: Any) -> int | None:
-    """A number of tokens, also as text; None for what is none."""
+    """A number of tokens, also from a string; None for other values."""
     if type(value) is int:
         return min(value, _MOST) if value >= 0 else None
     if isinstance(value, bool) or not isinstance(value, (float, str)):
@@ -209,19 +206,19 @@ def _count(value: Any) -> int | None:
     return math.ceil(min(number, _MOST)) if number >= 0 else None  # a nan is not
 
 
-def _prompt(told: Mapping[str, int], adds_up: bool) -> int:
-    get = told.get
+def _prompt(counts: Mapping[str, int], adds_up: bool) -> int:
+    get = counts.get
     prompt, beside = get("prompt", 0), get("read_beside", 0) + get("written_beside", 0)
     cache = max(beside, get("cached", 0) + max(get("written", 0), get("written_1h", 0)))
     media = get("audio_prompt", 0) + get("image_prompt", 0)
     if cache > prompt or (beside and not adds_up):
         prompt += cache
-    # Sound and pictures may be cached, too; only where the sum is right is that believed.
+    # Audio and images may be among the cached tokens; that is assumed only if the total adds up.
     return max(prompt, media + get("text_prompt", 0), media + (0 if adds_up else cache))
 
 
-def _completion(told: Mapping[str, int], adds_up: bool) -> int:
-    get = told.get
+def _completion(counts: Mapping[str, int], adds_up: bool) -> int:
+    get = counts.get
     completion, thoughts = get("completion", 0), get("thoughts", 0)
     beside = get("thoughts_beside", 0) + get("citations_beside", 0)
     parts = get("audio_completion", 0) + get("image_completion", 0) + get("text_completion", 0)
@@ -229,13 +226,13 @@ def _completion(told: Mapping[str, int], adds_up: bool) -> int:
     return max(completion + more, parts)
 
 
-def _usage(told: Mapping[str, int], prompt: int, completion: int) -> Usage:
-    get = told.get
+def _usage(counts: Mapping[str, int], prompt: int, completion: int) -> Usage:
+    get = counts.get
     return Usage(
         prompt,
         completion,
         min(max(get("thoughts", 0), get("thoughts_beside", 0)), completion),
-        min((told[name] for name in ("cached", "read_beside") if name in told), default=0),
+        min((counts[name] for name in ("cached", "read_beside") if name in counts), default=0),
         max(get("written", 0), get("written_beside", 0), get("written_1h", 0)),
         get("written_1h", 0),
         get("audio_prompt", 0),
@@ -247,16 +244,16 @@ def _usage(told: Mapping[str, int], prompt: int, completion: int) -> Usage:
 
 
 def _larger(one: Usage, other: Usage) -> Usage:
-    """Of two records of the same answer the larger of each figure; of what a cache made cheaper the smaller."""
+    """The larger of each count in two records of an answer, and the smaller of the cached tokens."""
     larger = Usage(*map(max, one, other))
     cached = min((each.cached_tokens for each in (one, other) if each.prompt_tokens), default=0)
     return larger._replace(cached_tokens=cached)
 
 
 def _with_calls(usage: Usage, response: Mapping[str, Any]) -> Usage:
-    """The calls that cost a fee, as the answer itself shows them."""
+    """Add the calls with a fee that the answer shows."""
     model = response.get("model")
-    least = 1 if (isinstance(model, str) and _searches(model)) or _cites(response) else 0
+    least = 1 if (isinstance(model, str) and _is_searching_model(model)) or _has_citations(response) else 0
     kinds = [_CALLS[kind] for kind in _item_types(response) if kind in _CALLS] if "output" in response else []
     if not (least or kinds):
         return usage
@@ -267,7 +264,7 @@ def _with_calls(usage: Usage, response: Mapping[str, Any]) -> Usage:
 
 
 @lru_cache(maxsize=64)
-def _searches(model: str) -> bool:
+def _is_searching_model(model: str) -> bool:
     return SEARCHING_MODEL.search(model) is not None
 
 
@@ -276,8 +273,8 @@ def _item_types(response: Mapping[str, Any]) -> list[str]:
     return [str(item.get("type")) for item in items if isinstance(item, dict)] if isinstance(items, list) else []
 
 
-def _cites(response: Mapping[str, Any]) -> bool:
-    """Whether a chat answer names pages that a search found."""
+def _has_citations(response: Mapping[str, Any]) -> bool:
+    """Whether a chat answer has URL citations, as from a search."""
     choices = response.get("choices")
     for choice in choices if isinstance(choices, list) else ():
         message = choice.get("message") if isinstance(choice, dict) else None

@@ -1,1 +1,1 @@
-"""What an answer has to look like, as the API and as Python say it."""
+"""Schemas of answers: labels, pydantic models and JSON schemas, in the form that the API takes."""

@@ -1,4 +1,4 @@
-"""Several labels at once: the fields of a pydantic model, a dataclass or a TypedDict."""
+"""Label fields from a pydantic model, a dataclass or a TypedDict."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _MAY_BE = (
 
 
 def is_label_model(labels: Any) -> bool:
-    """Whether it is a class with fields of their own to fill in.
+    """Whether `labels` is a class with fields.
 
     >>> is_label_model(["a", "b"]), is_label_model(enum.Enum("Tone", "GOOD BAD"))
     (False, False)
@@ -29,10 +29,10 @@ def is_label_model(labels: Any) -> bool:
 
 
 def label_fields(model: type) -> list[LabelField]:
-    """The fields of a class, in the order they are written in.
+    """The fields of a class in order.
 
     Raises:
-        InvalidInputError: it has none, or one that is no label.
+        InvalidInputError: it has none, or one whose type is not supported.
 
     >>> @dataclasses.dataclass
     ... class Mail:
@@ -48,21 +48,21 @@ def label_fields(model: type) -> list[LabelField]:
 
 
 def checker(model: type) -> Callable[[Mapping[str, Any]], None]:
-    """A function that raises ValueError where the class itself, with whatever it checks, does not take the values."""
+    """Return a function that raises ValueError if the class, with its own validation, refuses the values."""
 
     def check(values: Mapping[str, Any]) -> None:
         try:
             model(**values)
         except ValueError as error:
-            told = getattr(error, "errors", None)  # pydantic's errors are long, and say the same in short here
-            why = "; ".join(each["msg"] for each in told()) if callable(told) else str(error)
+            errors = getattr(error, "errors", None)  # pydantic's; shorter than its str()
+            why = "; ".join(each["msg"] for each in errors()) if callable(errors) else str(error)
             raise ValueError(f"{model.__name__} does not take the answer: {why}") from None
 
     return check
 
 
 def _annotations(model: type) -> dict[str, tuple[Any, list[Any]]]:
-    """Each field's type and what is said beside it."""
+    """Each field's type and its annotations."""
     pydantic_fields = getattr(model, "model_fields", None)
     if pydantic_fields is not None:
         for name, info in pydantic_fields.items():

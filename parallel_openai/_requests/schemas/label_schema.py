@@ -1,4 +1,4 @@
-"""What a model is asked to fill in for a row: labels of a set, several of them, a score; and the answer read back."""
+"""Label fields: their checks, JSON schema and instruction, and the reading of answers and label cells."""
 
 from __future__ import annotations
 
@@ -16,24 +16,24 @@ from parallel_openai._requests.reasoning import part_thoughts
 from parallel_openai._requests.schemas.strict_limits import too_large
 from parallel_openai.errors import InvalidInputError
 
-#: The widest scale: 0 to 100.
+#: The most scores: 0 to 100.
 LONGEST_SCALE = 101
-#: Where the reason stands in an answer's JSON: before the labels, so that they follow from it.
+#: The field of the reason, which precedes the labels so that they follow from it.
 REASON = "reason"
-#: The columns of one label and of its reason.
+#: The columns of a single label and of its reason.
 LABEL, REASON_COLUMN = "label", "label_reason"
 
 
 @dataclass(frozen=True)
 class LabelField:
-    """One thing to fill in.
+    """A field of the answer.
 
     Attributes:
         name: its name in the answer's JSON.
         kind: `one` of the choices, `several` of them, a `score` of a scale, or free `text`.
-        choices: what may be chosen, by the JSON that stands for it on the wire, in order.
-        descriptions: what a choice means, by the same JSON.
-        about: what the field is about, for the system text.
+        choices: the labels in order, keyed by their JSON in the answer.
+        descriptions: descriptions of labels, with the same keys.
+        about: the field's description, for the system message.
     """
 
     name: str
@@ -44,7 +44,7 @@ class LabelField:
 
     @property
     def texts(self) -> list[str]:
-        """The choices as people read them."""
+        """The labels as strings."""
         return [str(loads(choice)) if choice[0] == '"' else choice for choice in self.choices]
 
     def schema(self) -> dict[str, Any]:
@@ -56,7 +56,7 @@ class LabelField:
         return {"type": "array", "items": one} if self.kind == "several" else one
 
     def read(self, value: Any) -> Any:
-        """The value for the cell, of the answer's JSON.
+        """The cell's value for a value of the answer's JSON.
 
         Raises:
             ValueError: it is none of the choices.
@@ -73,23 +73,23 @@ class LabelField:
         return [label for choice, label in self.choices.items() if choice in chosen]
 
     def _choice(self, value: Any) -> str:
-        """The choice that a value of the answer's JSON stands for; some servers write 7.0 for 7, and 1 for "1"."""
+        """The key of the choice for a value of the answer's JSON; some servers write 7.0 for 7, and 1 for "1"."""
         choice = dumps(value).decode()
         if choice in self.choices:
             return choice
-        for text, alike in zip(self.texts, self.choices, strict=True):
-            if _is_written_so(text, value):
-                return alike
+        for text, key in zip(self.texts, self.choices, strict=True):
+            if _has_spelling(text, value):
+                return key
         raise ValueError(f"is none of {', '.join(self.texts)}")
 
     def choice_in(self, answer: Mapping[str, Any]) -> tuple[list[str], int]:
-        """The choices as they would stand in an answer that is written like this one, and which of them does."""
+        """The choices' JSON in the style of this answer (quoted or bare), and the index of the chosen one."""
         chosen = list(self.choices).index(self._choice(answer[self.name]))
         bare = not isinstance(answer[self.name], str)
         return (self.texts if bare else [dumps(text).decode() for text in self.texts]), chosen
 
     def write(self, label: Any) -> str:
-        """The JSON that stands for a value.
+        """The JSON for a label.
 
         Raises:
             ValueError: it is none of the choices.
@@ -105,13 +105,13 @@ class LabelField:
         return list(self.choices)[self.texts.index(read_label(label, self.texts))]
 
     def example(self) -> str:
-        """A good answer's JSON, to show. Of a set the last choice: there the small model did best."""
+        """An example value's JSON. The last choice, with which a small model did best."""
         last = list(self.choices)[-1:]
         return {"text": '"..."', "several": f"[{''.join(last)}]"}.get(self.kind) or last[0]
 
 
-def _is_written_so(text: str, value: Any) -> bool:
-    """Whether a value of an answer's JSON is the label with this text, written as a number or a bool."""
+def _has_spelling(text: str, value: Any) -> bool:
+    """Whether a number or bool in an answer's JSON means the label with this text."""
     if isinstance(value, bool):
         return str(value).lower() == text.lower()
     try:
@@ -121,10 +121,10 @@ def _is_written_so(text: str, value: Any) -> bool:
 
 
 def check_labels(labels: Any) -> tuple[dict[str, Any], dict[str, str]]:
-    """A set of labels: what each is by the JSON that stands for it, and those that are described.
+    """Check labels; return them keyed by their JSON, and the descriptions with the same keys.
 
     Raises:
-        InvalidInputError: there are fewer than two, two that look the same, or one that is missing (None, NaN).
+        InvalidInputError: there are fewer than two, two with the same text, or one that is missing (None, NaN).
 
     >>> check_labels([1, 2])
     ({'"1"': 1, '"2"': 2}, {})
@@ -133,7 +133,7 @@ def check_labels(labels: Any) -> tuple[dict[str, Any], dict[str, str]]:
     """
     if typing.get_origin(labels) is Literal:
         labels = typing.get_args(labels)
-    is_annotation = typing.get_origin(labels) is not None  # some of which say that they can be iterated over
+    is_annotation = typing.get_origin(labels) is not None  # some annotations have __iter__
     if isinstance(labels, (str, bytes)) or is_annotation or not hasattr(labels, "__iter__"):
         raise InvalidInputError(f"labels must be a list such as ['positive', 'negative'], not {labels!r}.")
     labels = _in_order(labels)
@@ -146,7 +146,7 @@ def check_labels(labels: Any) -> tuple[dict[str, Any], dict[str, str]]:
             raise InvalidInputError("A label must not be empty.")
         choice = dumps(text).decode()
         if choice in choices:
-            raise InvalidInputError(f"The label {text!r} stands twice in labels.")
+            raise InvalidInputError(f"The label {text!r} occurs twice in labels.")
         choices[choice] = label
     if len(choices) < 2:
         raise InvalidInputError(f"labels must hold at least two, not {[text_of(each) for each in choices.values()]}.")
@@ -154,9 +154,9 @@ def check_labels(labels: Any) -> tuple[dict[str, Any], dict[str, str]]:
 
 
 def _in_order(labels: Any) -> Any:
-    """Labels whose order says nothing (a set, the distinct values of a column) in one that is always the same.
+    """Sort labels without a meaningful order (a set, the distinct values of a column); a list keeps its order.
 
-    They would be asked anew when the order that they were found in has changed. A list keeps its order.
+    Otherwise a different order would change the requests, and known answers would not be reused.
     """
     dtype = getattr(labels, "dtype", None)
     if dtype is None and not isinstance(labels, Set):
@@ -166,7 +166,7 @@ def _in_order(labels: Any) -> Any:
         return [each for each in dtype.categories if each in given]  # type: ignore[union-attr]  # an ordered dtype has
     try:
         return sorted(labels)
-    except (TypeError, ValueError):  # members of an Enum, what is missing, and what no label can be
+    except (TypeError, ValueError):  # Enum members, missing values, and labels that are refused later
         return sorted(labels, key=text_of)
 
 
@@ -180,7 +180,7 @@ def _descriptions(labels: Any, choices: Mapping[str, Any]) -> dict[str, str]:
             continue
         if not isinstance(about, str):
             raise InvalidInputError(
-                f"labels describes {text_of(label)!r} as {about!r}; a description must be a text. Without "
+                f"labels describes {text_of(label)!r} as {about!r}; a description must be a string. Without "
                 "descriptions pass a list of labels."
             )
         found[choice] = about.strip()
@@ -188,7 +188,7 @@ def _descriptions(labels: Any, choices: Mapping[str, Any]) -> dict[str, str]:
 
 
 def text_of(label: Any) -> str:
-    """A label as the model reads it.
+    """A label as the string that the model sees.
 
     >>> class Tone(enum.Enum):
     ...     GOOD = "positive"
@@ -199,7 +199,7 @@ def text_of(label: Any) -> str:
 
 
 def text_of_several(labels: Iterable[Any]) -> str:
-    """Several labels in one cell; JSON where `|` could not part them, or there is none.
+    """Several labels in one cell, separated by `|`; as JSON if a label contains that, or there are none.
 
     >>> text_of_several(["hot", "thick"]), text_of_several(["a | b"]), text_of_several([])
     ('hot | thick', '["a | b"]', '[]')
@@ -211,10 +211,10 @@ def text_of_several(labels: Iterable[Any]) -> str:
 
 
 def read_label(given: Any, labels: Iterable[Any]) -> Any:
-    """The one of the labels that a cell means: the one with its text, else as files and sheets write numbers and bools.
+    """The label that a cell means: by its text, or else as files and spreadsheets write numbers and bools.
 
     Raises:
-        ValueError: it is none of them.
+        ValueError: it is none of the labels.
 
     >>> read_label(2.0, [1, 2]), read_label("TRUE", [True, False]), read_label("no", ["yes", "no"])
     (2, True, 'no')
@@ -232,10 +232,10 @@ def read_label(given: Any, labels: Iterable[Any]) -> Any:
 
 
 def read_several(given: Any, labels: Iterable[Any]) -> list[Any]:
-    """The labels that a cell means: a list of them, or its text as `text_of_several`, JSON or Python write it.
+    """The labels that a cell means: a list, or a string as from `text_of_several`, JSON or Python's repr.
 
     Raises:
-        ValueError: one of them is none.
+        ValueError: one of them is not a label.
 
     >>> read_several("hot | thick", ["thick", "hot"]), read_several("['hot']", ["thick", "hot"])
     (['hot', 'thick'], ['hot'])
@@ -245,7 +245,7 @@ def read_several(given: Any, labels: Iterable[Any]) -> list[Any]:
         return [read_label(each, known) for each in given]
     try:
         return [read_label(each, known) for each in _parts(given.strip())]
-    except ValueError:  # a label with a bar in it, that stands there alone
+    except ValueError:  # a single label that contains a bar
         return [read_label(given, known)]
 
 
@@ -261,7 +261,7 @@ def _parts(text: str) -> list[Any]:
 
 
 def spelling(label: Any) -> str:
-    """A label's text, the same for all that a file or a sheet may make of a number or a bool.
+    """A label's text, normalised for the ways that files and spreadsheets write numbers and bools.
 
     >>> spelling("2.0"), spelling(2), spelling("TRUE")
     ('2', '2', 'true')
@@ -272,10 +272,10 @@ def spelling(label: Any) -> str:
 
 
 def check_scale(scale: Any, labels: Any = None) -> LabelField:
-    """The scores from the first number to the last, with what `labels` says about some of them.
+    """The field of a scale, with `labels` describing some of its scores.
 
     Raises:
-        InvalidInputError: it is no pair of whole numbers, or too long.
+        InvalidInputError: scale is not a pair of integers, or too long.
 
     >>> check_scale((1, 5), {1: "hated it", 5: "loved it"}).descriptions
     {'1': 'hated it', '5': 'loved it'}
@@ -299,9 +299,9 @@ def check_scale(scale: Any, labels: Any = None) -> LabelField:
 
 
 def label_format(fields: Sequence[LabelField], *, explain: bool = False) -> dict[str, Any]:
-    """The chat API's `response_format` for an answer that fills in the fields, in their order.
+    """The chat API's `response_format` for an answer with the fields in order.
 
-    More labels than strict mode takes are asked for without it; an answer with another label still fails its row.
+    With more labels than strict mode takes it is not strict; an answer with another label still fails its row.
 
     >>> choices, _ = check_labels(["spam", "ham"])
     >>> label_format([LabelField("label", "one", choices)])["json_schema"]["schema"]["properties"]
@@ -319,15 +319,14 @@ def label_format(fields: Sequence[LabelField], *, explain: bool = False) -> dict
         log.warning(
             "The labels are asked for without strict mode, which does not take %s. Answers are checked here.", excess
         )
-    told = {"name": "label", "strict": excess is None, "schema": schema}
-    return {"type": "json_schema", "json_schema": told}
+    return {"type": "json_schema", "json_schema": {"name": "label", "strict": excess is None, "schema": schema}}
 
 
 def read_answer(text: str, fields: Sequence[LabelField]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """An answer's JSON, and the fields' values in it.
+    """Parse an answer; return its JSON and the fields' values.
 
     Raises:
-        ValueError: the answer does not fill them in.
+        ValueError: the answer is not JSON, or a field's value is invalid.
 
     >>> choices, _ = check_labels(["spam", "ham"])
     >>> read_answer('{"label": "spam"}', [LabelField("label", "one", choices)])
@@ -352,7 +351,7 @@ def read_answer(text: str, fields: Sequence[LabelField]) -> tuple[dict[str, Any]
 
 
 def write_answer(fields: Sequence[LabelField], values: Mapping[str, Any], reason: str | None = None) -> str:
-    """The answer that would give these values.
+    """The answer's JSON for these values.
 
     Raises:
         ValueError: a value is none of its field's choices.
@@ -371,9 +370,9 @@ def _object(parts: Sequence[tuple[str, str]]) -> str:
 
 
 def label_instruction(fields: Sequence[LabelField], *, explain: bool = False) -> str:
-    """The system text that names the labels.
+    """The system message that names the labels.
 
-    The wording was chosen by trying some on a small model, where an example of the JSON helped most.
+    The wording was chosen by tests with a small model, where an example of the JSON helped most.
 
     >>> choices, _ = check_labels(["spam", "ham"])
     >>> print(label_instruction([LabelField("label", "one", choices)]))
@@ -381,9 +380,9 @@ def label_instruction(fields: Sequence[LabelField], *, explain: bool = False) ->
     """
     task = _task(fields[0]) if _is_single(fields) else "Label the text.\n" + "\n".join(map(_line, fields)) + "\n"
     why = "Begin with the reason, in one short sentence. " if explain else ""
-    shown = [(REASON, '"..."')] if explain else []
-    shown += [(each.name, each.example()) for each in fields]
-    return f"{task}{why}Answer with JSON, such as {_object(shown)}."
+    example = [(REASON, '"..."')] if explain else []
+    example += [(each.name, each.example()) for each in fields]
+    return f"{task}{why}Answer with JSON, such as {_object(example)}."
 
 
 def _is_single(fields: Sequence[LabelField]) -> bool:
@@ -405,13 +404,13 @@ def _task(field: LabelField) -> str:
 def _described(field: LabelField, indent: str = "") -> str:
     pairs = zip(field.texts, field.choices, strict=True)
     described = [(text, field.descriptions.get(choice)) for text, choice in pairs]
-    if field.kind == "score":  # the scores between are plain
+    if field.kind == "score":  # others follow from the range
         described = [pair for pair in described if pair[1]]
     return "\n".join(f"{indent}- {text}: {about}" if about else f"{indent}- {text}" for text, about in described)
 
 
 def _line(field: LabelField) -> str:
-    """One of several fields, in a line of the system text."""
+    """The line for one of several fields in the system message."""
     what = {
         "one": f"one of {', '.join(field.texts)}",
         "several": f"a list of any of {', '.join(field.texts)}",

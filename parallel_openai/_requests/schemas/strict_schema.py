@@ -1,4 +1,4 @@
-"""A JSON schema as OpenAI's strict mode wants it: what it documents, every field required, an object at the root."""
+"""Convert a JSON schema for OpenAI's strict mode: documented keywords, all fields required, an object at the root."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from parallel_openai._json import dumps
 from parallel_openai._requests.schemas.strict_limits import is_simple_pattern, too_large
 from parallel_openai.errors import InvalidInputError
 
-#: What strict mode documents, for any type and for some; all else is left out on the wire, and checked in the answer.
+#: Keywords that strict mode documents, for any type and by type. Others are not sent, but checked in the answer.
 _KEYWORDS = frozenset(("type", "title", "description", "enum", "const"))
 _NUMERIC = frozenset(("multipleOf", "maximum", "exclusiveMaximum", "minimum", "exclusiveMinimum"))
 _KEYWORDS_OF = {
@@ -21,33 +21,33 @@ _KEYWORDS_OF = {
     "array": frozenset(("minItems", "maxItems")),
 }
 _FORMATS = frozenset(("date-time", "time", "date", "duration", "email", "hostname", "ipv4", "ipv6", "uuid"))
-#: What says nothing that an answer could break; of two that are joined, the later one counts.
+#: Annotations, which do not restrict answers; when schemas are merged, the last one wins.
 _NOTES = frozenset(
     (
         *("title", "description", "default", "examples", "$comment", "$schema", "$id", "$anchor"),
         *("deprecated", "readOnly", "writeOnly", "nullable", "discriminator"),
     )
 )
-#: What strict mode has in another form.
-_TOLD_OTHERWISE = frozenset(
+#: Keywords that are translated to another form.
+_TRANSLATED = frozenset(
     ("$ref", "$defs", "definitions", "allOf", "properties", "required", "additionalProperties", "items", "prefixItems")
 )
 _TYPES = {str: "string", bool: "boolean", int: "integer", float: "number", type(None): "null"}
 
 
 class _NotStrictError(Exception):
-    """Strict mode has no words for it."""
+    """Strict mode cannot express the schema."""
 
 
 @dataclass(frozen=True)
 class StrictSchema:
-    """A schema, made strict.
+    """A schema converted for strict mode.
 
     Attributes:
-        original: as it was.
-        schema: as the API is told.
-        is_strict: whether strict mode can be asked for; it knows no objects with fields of any name, for one.
-        note: what strict mode has no words for, as a sentence; empty where there is nothing.
+        original: the given schema.
+        schema: the schema to send.
+        is_strict: whether it can be sent in strict mode, which does not support, for example, arbitrary field names.
+        note: a sentence on what strict mode cannot express; empty if it can express all.
     """
 
     original: Mapping[str, Any]
@@ -56,7 +56,7 @@ class StrictSchema:
     note: str = ""
 
     def fields(self) -> dict[str, Mapping[str, Any]]:
-        """The object's fields, each with its own schema: no reference, and without the null that may stand for it."""
+        """The object's fields, each with its own schema: references resolved, and without an alternative null."""
         return {name: self._plain(part) for name, part in self.schema["properties"].items()}
 
     def _plain(self, part: Any) -> Mapping[str, Any]:
@@ -65,25 +65,25 @@ class StrictSchema:
         return self._plain(others[0]) if len(others) == 1 else found
 
     def without_fillers(self, answer: dict[str, Any]) -> dict[str, Any]:
-        """The answer without the nulls that stand where the original wants nothing.
+        """The answer without nulls for fields that are optional in the original.
 
-        Strict mode has no field that may be left out: one that might be is asked for as "this or null".
+        Strict mode requires all fields, so an optional field is sent as "this or null".
         """
         if not self.is_strict:
             return answer
-        kept: dict[str, Any] = self._fillers.left_out_of(answer, self.original)
+        kept: dict[str, Any] = self._null_remover.remove(answer, self.original)
         return kept
 
     @functools.cached_property
-    def _fillers(self) -> _Fillers:
-        return _Fillers(self.original)
+    def _null_remover(self) -> _NullRemover:
+        return _NullRemover(self.original)
 
 
 def strict_schema(schema: Mapping[str, Any]) -> StrictSchema:
-    """The schema for strict mode. What that does not know is left out; where that cannot be, it is not strict.
+    """Convert a schema for strict mode without unsupported keywords; if that is not possible, it is not strict.
 
     Raises:
-        InvalidInputError: it is no object with fields, or refers to what is not in it.
+        InvalidInputError: it is not an object with fields, or a reference in it cannot be resolved.
 
     >>> strict = strict_schema({"type": "object", "properties": {"days": {"type": "integer", "default": 3}}})
     >>> strict.schema["required"], strict.schema["additionalProperties"], strict.schema["properties"]
@@ -91,8 +91,8 @@ def strict_schema(schema: Mapping[str, Any]) -> StrictSchema:
     >>> strict.without_fillers({"days": None})
     {}
     """
-    root = _whole_or_itself(schema, schema)
-    # A class that refers to itself stands among its own definitions.
+    root = _merged_or_resolved(schema, schema)
+    # A recursive class is among its own definitions.
     root = {**root, **{name: schema[name] for name in ("$defs", "definitions") if name in schema}}
     if _types(root) != ["object"] or not root.get("properties"):
         raise InvalidInputError(
@@ -113,10 +113,10 @@ def strict_schema(schema: Mapping[str, Any]) -> StrictSchema:
 
 
 class _Maker:
-    """Makes one schema strict.
+    """Converts one schema.
 
     Attributes:
-        left_out: what of it strict mode does not know, in words.
+        left_out: the unsupported keywords.
     """
 
     def __init__(self, root: Mapping[str, Any]) -> None:
@@ -138,76 +138,76 @@ class _Maker:
         for name, part in self._definitions.items():
             try:
                 made[name] = self._made(part, ())
-            except _NotStrictError as why:  # which matters if somebody refers to it
+            except _NotStrictError as why:  # raised only if it is referred to
                 failed[name] = why
         for name in self._referred & set(failed):
             raise failed[name]
         return made
 
     def _made(self, part: Any, inlined: tuple[str, ...]) -> dict[str, Any]:
-        """The part; `inlined` are the references that it stands in the place of."""
+        """Convert a part; `inlined` are the references that it replaces."""
         if not isinstance(part, Mapping):
             raise _NotStrictError("a value of any kind")
         reference = part.get("$ref")
         if reference is not None:
             name = str(reference).removeprefix("#/$defs/").removeprefix("#/definitions/")
-            # A reference stands alone or not at all; but for what refers to itself, that would never end.
+            # Strict mode allows no keywords next to a reference, so it is inlined then, unless it is recursive.
             if (name in self._definitions or name == "#") and (len(part) == 1 or reference in inlined):
                 self._referred.add(name)
                 return {"$ref": name if name == "#" else f"#/$defs/{name}"}
             if reference in inlined:
                 raise _NotStrictError(f"the reference {reference!r}")
             inlined = (*inlined, reference)
-        whole = _whole(part, self._root)
-        if (union := whole.get("anyOf", whole.get("oneOf"))) and not _has_shape(whole):
-            beside = {name: value for name, value in whole.items() if name not in ("type", "anyOf", "oneOf")}
-            return {**self._allowed(beside, ()), "anyOf": [self._made(each, inlined) for each in union]}
-        return self._of_types(whole, _types(whole), inlined)
+        merged = _merged(part, self._root)
+        if (union := merged.get("anyOf", merged.get("oneOf"))) and not _has_shape(merged):
+            others = {name: value for name, value in merged.items() if name not in ("type", "anyOf", "oneOf")}
+            return {**self._allowed(others, ()), "anyOf": [self._made(each, inlined) for each in union]}
+        return self._of_types(merged, _types(merged), inlined)
 
-    def _of_types(self, whole: Mapping[str, Any], types: list[str], inlined: tuple[str, ...]) -> dict[str, Any]:
-        values = whole.get("enum", [whole["const"]] if "const" in whole else ())
+    def _of_types(self, merged: Mapping[str, Any], types: list[str], inlined: tuple[str, ...]) -> dict[str, Any]:
+        values = merged.get("enum", [merged["const"]] if "const" in merged else ())
         if not types or not {type(value) for value in values} <= set(_TYPES):
             raise _NotStrictError("a value of any kind")
-        made = {**self._allowed(whole, types), "type": types[0] if len(types) == 1 else types}
+        made = {**self._allowed(merged, types), "type": types[0] if len(types) == 1 else types}
         if values:
             return made
         if "array" in types:
-            made["items"] = self._items(whole, inlined)
+            made["items"] = self._items(merged, inlined)
         if "object" in types:
-            made |= self._object(whole, inlined)
+            made |= self._object(merged, inlined)
         return made
 
-    def _allowed(self, whole: Mapping[str, Any], types: Iterable[str]) -> dict[str, Any]:
-        """What strict mode knows of the part's keywords, whose values hold no schemas.
+    def _allowed(self, merged: Mapping[str, Any], types: Iterable[str]) -> dict[str, Any]:
+        """The supported keywords whose values hold no schemas.
 
-        What it does not know stands in the description, so that the model may heed it.
+        Unsupported ones are added to the description, so that the model may still follow them.
         """
         known = _KEYWORDS.union(*(_KEYWORDS_OF.get(each, ()) for each in types))
-        # In older drafts a bound may be exclusive by a truth value beside it.
-        made = {name: value for name, value in whole.items() if name in known and value is not True}
+        # In older drafts exclusiveMinimum and exclusiveMaximum are booleans.
+        made = {name: value for name, value in merged.items() if name in known and value is not True}
         if made.get("format", "date") not in _FORMATS:
             del made["format"]
         if not is_simple_pattern(made.get("pattern", "")):
             del made["pattern"]
-        unknown = [name for name in whole if name not in {*made, *_NOTES, *_TOLD_OTHERWISE} and name[:2] != "x-"]
+        unknown = [name for name in merged if name not in {*made, *_NOTES, *_TRANSLATED} and name[:2] != "x-"]
         if unknown:
             self.left_out.update(unknown)
-            told = ", ".join(f"{name}: {dumps(whole[name]).decode()}" for name in unknown)
-            made["description"] = f"{whole.get('description', '')} ({told})".lstrip()
+            keywords = ", ".join(f"{name}: {dumps(merged[name]).decode()}" for name in unknown)
+            made["description"] = f"{merged.get('description', '')} ({keywords})".lstrip()
         return made
 
-    def _items(self, whole: Mapping[str, Any], inlined: tuple[str, ...]) -> dict[str, Any]:
-        """What a list holds, wherever in it: strict mode does not tell its places apart."""
-        first, rest = _places(whole)
+    def _items(self, merged: Mapping[str, Any], inlined: tuple[str, ...]) -> dict[str, Any]:
+        """The schema of a list's items, which must be the same for all positions in strict mode."""
+        first, rest = _list_items(merged)
         kinds = [self._made(each, inlined) for each in (*first, *([rest] if isinstance(rest, Mapping) else []))]
         if not kinds or any(each != kinds[0] for each in kinds):
             raise _NotStrictError("a list whose places differ" if kinds else "a list of anything")
         return kinds[0]
 
-    def _object(self, whole: Mapping[str, Any], inlined: tuple[str, ...]) -> dict[str, Any]:
-        fields, required = whole.get("properties", {}), whole.get("required", ())
-        is_open = whole.get("additionalProperties", False) is not False or "patternProperties" in whole
-        if is_open or not fields or not _names_within(whole) <= set(fields):
+    def _object(self, merged: Mapping[str, Any], inlined: tuple[str, ...]) -> dict[str, Any]:
+        fields, required = merged.get("properties", {}), merged.get("required", ())
+        is_open = merged.get("additionalProperties", False) is not False or "patternProperties" in merged
+        if is_open or not fields or not _names_within(merged) <= set(fields):
             raise _NotStrictError("an object whose fields may have any name")
         return {
             "properties": {
@@ -224,10 +224,10 @@ class _Maker:
 
 
 def _types(part: Mapping[str, Any]) -> list[str]:
-    """The JSON types that a part may have: as it says, or as its other keywords do; none where nobody says."""
-    told = part.get("type")
-    if told is not None:
-        return [told] if isinstance(told, str) else list(told)
+    """The JSON types of a part, by its `type` or its other keywords; empty if unknown."""
+    types = part.get("type")
+    if types is not None:
+        return [types] if isinstance(types, str) else list(types)
     values = part.get("enum", [part["const"]] if "const" in part else ())
     if values:
         return list(dict.fromkeys(_TYPES.get(type(value), "object") for value in values))
@@ -237,15 +237,15 @@ def _types(part: Mapping[str, Any]) -> list[str]:
 
 
 def _has_shape(part: Mapping[str, Any]) -> bool:
-    """Whether a part says by itself what it is, so that a union beside that only narrows it down."""
+    """Whether a part has a shape of its own, so that a union next to it only restricts it."""
     types = set(_types(part))
     if "enum" in part or "const" in part or not types & {"object", "array"}:
         return bool(types)
     return "properties" in part or "items" in part or "prefixItems" in part
 
 
-def _places(part: Mapping[str, Any]) -> tuple[list[Any], Any]:
-    """What stands at the first places of a list, and what behind these; older drafts write a tuple otherwise."""
+def _list_items(part: Mapping[str, Any]) -> tuple[list[Any], Any]:
+    """The schemas of a list's first items, and that of the others; older drafts write tuples differently."""
     items = part.get("items")
     if isinstance(items, list):
         return items, part.get("additionalItems")
@@ -253,7 +253,7 @@ def _places(part: Mapping[str, Any]) -> tuple[list[Any], Any]:
 
 
 def _names_within(part: Mapping[str, Any]) -> set[str]:
-    """The fields that an object's own conditions speak of."""
+    """The fields that an object's conditions mention."""
     conditions = [part, *part.get("dependentSchemas", {}).values()]
     conditions += [part[name] for name in ("if", "then", "else") if name in part]
     conditions += [each for name in ("anyOf", "oneOf") for each in part.get(name, ())]
@@ -265,7 +265,7 @@ def _names_within(part: Mapping[str, Any]) -> set[str]:
 
 
 def _takes_null(part: Any, root: Mapping[str, Any]) -> bool:
-    part = _whole_or_itself(part, root)
+    part = _merged_or_resolved(part, root)
     unions = [each for name in ("anyOf", "oneOf") for each in part.get(name, ())]
     if unions and not _has_shape(part):
         return any(_takes_null(each, root) for each in unions)
@@ -274,31 +274,30 @@ def _takes_null(part: Any, root: Mapping[str, Any]) -> bool:
 
 
 def _resolve(part: Any, root: Mapping[str, Any]) -> Mapping[str, Any]:
-    """What a reference refers to, or the part itself."""
+    """The target of a reference, or the part itself."""
     seen = 0
     while isinstance(part, Mapping) and "$ref" in part:
-        place: Any = root
+        target: Any = root
         for name in str(part["$ref"]).removeprefix("#").strip("/").split("/") if part["$ref"] != "#" else ():
-            place = place.get(name.replace("~1", "/").replace("~0", "~")) if isinstance(place, Mapping) else None
+            target = target.get(name.replace("~1", "/").replace("~0", "~")) if isinstance(target, Mapping) else None
         seen += 1
-        if place is None or seen > 100:
+        if target is None or seen > 100:
             raise InvalidInputError(f"The schema in response_format refers to {part['$ref']!r}, which is not in it.")
-        part = place
+        part = target
     return part if isinstance(part, Mapping) else {}
 
 
-def _whole(part: Mapping[str, Any], root: Mapping[str, Any], depth: int = 0) -> Mapping[str, Any]:
-    """The part as one with what it refers to and with all that its `allOf` asks for."""
+def _merged(part: Mapping[str, Any], root: Mapping[str, Any], depth: int = 0) -> Mapping[str, Any]:
+    """The part merged with its reference's target and its `allOf`."""
     if depth > 100:
         raise _NotStrictError("a part that is made of itself")
     own = {name: value for name, value in part.items() if name not in ("$ref", "allOf")}
     others = [_resolve({"$ref": part["$ref"]}, root)] if "$ref" in part else []
     others += part.get("allOf", ())
-    return functools.reduce(_joined, [*(_whole(_resolve(each, root), root, depth + 1) for each in others), own])
+    return functools.reduce(_joined, [*(_merged(_resolve(each, root), root, depth + 1) for each in others), own])
 
 
 def _joined(one: Mapping[str, Any], other: Mapping[str, Any]) -> Mapping[str, Any]:
-    """What asks for both."""
     joined = {**one, **other}
     for name in set(one) & set(other) - _NOTES:
         if name == "required":
@@ -306,52 +305,52 @@ def _joined(one: Mapping[str, Any], other: Mapping[str, Any]) -> Mapping[str, An
         elif name == "properties":
             joined[name] = {**one[name], **other[name]}
             if any(one[name][each] != other[name][each] for each in set(one[name]) & set(other[name])):
-                raise _NotStrictError("allOf with two minds about a field")
+                raise _NotStrictError("allOf that disagrees about a field")
         elif one[name] != other[name]:
-            raise _NotStrictError(f"allOf with two minds about {name}")
+            raise _NotStrictError(f"allOf that disagrees about {name}")
     return joined
 
 
-def _whole_or_itself(part: Any, root: Mapping[str, Any]) -> Mapping[str, Any]:
+def _merged_or_resolved(part: Any, root: Mapping[str, Any]) -> Mapping[str, Any]:
     found = _resolve(part, root)
     try:
-        return _whole(part, root) if isinstance(part, Mapping) else found
+        return _merged(part, root) if isinstance(part, Mapping) else found
     except _NotStrictError:
         return found
 
 
-class _Fillers:
-    """The nulls that stand in a schema's answers for nothing."""
+class _NullRemover:
+    """Removes the nulls that strict mode makes the model write for optional fields."""
 
     def __init__(self, root: Mapping[str, Any]) -> None:
         self._root = root
-        # By identity, each part with its whole: to put one together takes longer than all else that is done to a row.
-        self._wholes: dict[int, tuple[Any, Mapping[str, Any]]] = {}
+        # Merged parts by identity: merging takes longer than all else that is done to a row.
+        self._merged_parts: dict[int, tuple[Any, Mapping[str, Any]]] = {}
 
-    def left_out_of(self, value: Any, part: Any) -> Any:
-        whole = self._whole(part)
+    def remove(self, value: Any, part: Any) -> Any:
+        merged = self._merged(part)
         if isinstance(value, list):
-            first, rest = _places(next((each for each in self._variants(whole) if "array" in _types(each)), whole))
-            parts = (first[place] if place < len(first) else rest for place in range(len(value)))
-            return [self.left_out_of(each, of) for each, of in zip(value, parts, strict=True)]
+            of = next((each for each in self._variants(merged) if "array" in _types(each)), merged)
+            first, rest = _list_items(of)
+            return [self.remove(each, first[at] if at < len(first) else rest) for at, each in enumerate(value)]
         if not isinstance(value, dict):
             return value
-        of = next((each for each in self._variants(whole) if set(value) <= set(each.get("properties", ()))), {})
+        of = next((each for each in self._variants(merged) if set(value) <= set(each.get("properties", ()))), {})
         fields, required = of.get("properties", {}), of.get("required", ())
         return {
-            name: self.left_out_of(each, fields.get(name))
+            name: self.remove(each, fields.get(name))
             for name, each in value.items()
             if each is not None or name in required or name not in fields or _takes_null(fields[name], self._root)
         }
 
-    def _whole(self, part: Any) -> Mapping[str, Any]:
-        found = self._wholes.get(id(part))
+    def _merged(self, part: Any) -> Mapping[str, Any]:
+        found = self._merged_parts.get(id(part))
         if found is None:
-            found = self._wholes[id(part)] = (part, _whole_or_itself(part, self._root))
+            found = self._merged_parts[id(part)] = (part, _merged_or_resolved(part, self._root))
         return found[1]
 
-    def _variants(self, whole: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
-        yield whole
+    def _variants(self, merged: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
+        yield merged
         for name in ("anyOf", "oneOf"):
-            for each in whole.get(name, ()):
-                yield from self._variants(self._whole(each))
+            for each in merged.get(name, ()):
+                yield from self._variants(self._merged(each))

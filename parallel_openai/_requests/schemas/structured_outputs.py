@@ -1,4 +1,4 @@
-"""Answers of a given shape: a class or a JSON schema, as the API is held to it, and its answers read back."""
+"""Structured outputs: the `response_format` for a class or a JSON schema, and the reading of its answers."""
 
 from __future__ import annotations
 
@@ -22,20 +22,20 @@ if TYPE_CHECKING:
 logger = logging.getLogger("parallel_openai")
 
 Shape = type | Mapping[str, Any]
-#: A `response_format` that says so is the API's own, and goes out as it is.
-_OF_THE_API = frozenset({"text", "json_object", "json_schema"})
-#: What may be written otherwise once it is read.
+#: The types of the API's own `response_format`, which is sent unchanged.
+_API_FORMATS = frozenset({"text", "json_object", "json_schema"})
+#: Numbers that may be written differently after parsing.
 _LONG_NUMBER = re.compile(r"[0-9.]{16}")
 
 
 @dataclass(frozen=True)
 class Structure:
-    """The shape of an answer.
+    """The structure of an answer.
 
     Attributes:
-        response_format: what the chat API is told.
-        fields: the answer's fields by their names, each with its JSON schema, in order.
-        read: the fields' values in an answer's text; raises ValueError where it has another shape.
+        response_format: the chat API's parameter.
+        fields: the JSON schema of each field, in order.
+        read: parses an answer's text into the fields' values; raises ValueError if it does not fit.
     """
 
     response_format: Mapping[str, Any]
@@ -44,13 +44,13 @@ class Structure:
 
 
 def structure_of(shape: Any) -> Structure | None:
-    """The structure that a `response_format=` describes; None where it is the API's own, which goes out as it is.
+    """The structure that a `response_format=` describes; None if it is the API's own, which is sent unchanged.
 
     Args:
         shape: a pydantic model, a dataclass, a TypedDict, or a JSON schema of an object.
 
     Raises:
-        InvalidInputError: it is none of these, or what it describes is no object with fields.
+        InvalidInputError: it is none of these, or does not describe an object with fields.
 
     >>> @dataclasses.dataclass
     ... class Parcel:
@@ -63,7 +63,7 @@ def structure_of(shape: Any) -> Structure | None:
     {'arrived': True, 'days': 3}
     """
     if isinstance(shape, Mapping):
-        if shape.get("type") in _OF_THE_API:
+        if shape.get("type") in _API_FORMATS:
             return None
         schema, name = dict(shape), str(shape.get("title") or "answer")
         return _structure(schema, name, _schema_reader(schema))
@@ -77,7 +77,7 @@ def structure_of(shape: Any) -> Structure | None:
 
 
 def has_fields(kind: Any) -> bool:
-    """Whether it is a class with fields to fill in: a pydantic model, a dataclass or a TypedDict, whoever made it.
+    """Whether `kind` is a pydantic model, a dataclass or a TypedDict (of typing or typing_extensions).
 
     >>> has_fields(dict), has_fields(typing.TypedDict("Point", {"x": int}))
     (False, True)
@@ -90,7 +90,7 @@ def has_fields(kind: Any) -> bool:
 
 
 def hints_of(kind: type) -> dict[str, tuple[Any, list[Any]]]:
-    """Each field's type, and what is said beside it, without a TypedDict's own marks such as NotRequired.
+    """Each field's type and its annotations, without a TypedDict's qualifiers such as NotRequired.
 
     >>> hints_of(typing.TypedDict("Point", {"x": typing.Annotated[int, "east"]}))
     {'x': (<class 'int'>, ['east'])}
@@ -100,16 +100,16 @@ def hints_of(kind: type) -> dict[str, tuple[Any, list[Any]]]:
     wrappers: tuple[Any, ...] = (typing.Annotated, types.Required, types.NotRequired, types.ReadOnly)
     found: dict[str, tuple[Any, list[Any]]] = {}
     for name, hint in types.get_type_hints(kind, include_extras=True).items():
-        beside: list[Any] = []
+        annotations: list[Any] = []
         while typing.get_origin(hint) in wrappers:
             hint, *more = typing.get_args(hint)
-            beside += more
-        found[name] = (hint, beside)
+            annotations += more
+        found[name] = (hint, annotations)
     return found
 
 
 def _origin(shape: Any) -> Any:
-    """The class in `Annotated[...]`, or the one that a generic was made of."""
+    """The class in `Annotated[...]`, or of a parametrised generic."""
     while (origin := typing.get_origin(shape)) is not None:
         shape = typing.get_args(shape)[0] if origin is typing.Annotated else origin
     return shape
@@ -122,20 +122,20 @@ def _of_class(shape: Any, name: str) -> Structure:
     try:
         schema, by_names = (_schema(adapter, by_alias=by_alias) for by_alias in (True, False))
     except PydanticUserError as error:
-        raise InvalidInputError(f"response_format={name} cannot be told as JSON: {error.message}") from None
+        raise InvalidInputError(f"response_format={name} has no JSON schema: {error.message}") from None
 
     has_decimals = "'type': 'decimal'" in str(adapter.core_schema)
 
     def check(text: str) -> dict[str, Any]:
         text = long_fractions_as_text(text) if has_decimals else text
-        try:  # as JSON, so that a text becomes a date, a list a tuple, and no whole number is rounded
+        try:  # as JSON, so that strings become dates, lists tuples, and integers are not rounded
             value = adapter.validate_json(text, by_alias=True, by_name=True)
         except ValidationError as error:
-            raise ValueError("; ".join(f"{_place(each['loc'])}{each['msg']}" for each in error.errors()[:5])) from None
+            raise ValueError("; ".join(f"{_where(each['loc'])}{each['msg']}" for each in error.errors()[:5])) from None
         found = adapter.dump_python(value, by_alias=False, warnings=False)
         if isinstance(value, dict):
             return dict(found)
-        # What a class leaves out of its dumps was still asked for.
+        # Fields that the class excludes from its dumps were requested too.
         return {**{each: getattr(value, each, None) for each in fields}, **found}
 
     structure = _structure(schema, name, check)
@@ -144,37 +144,37 @@ def _of_class(shape: Any, name: str) -> Structure:
 
 
 def adapter_of(shape: Any, argument: str) -> TypeAdapter[Any]:
-    """What checks values against a class.
+    """Return pydantic's adapter for a class.
 
     Raises:
-        InvalidInputError: a field of it is nothing that pydantic knows.
+        InvalidInputError: pydantic does not support a field's type.
     """
     from pydantic import TypeAdapter
 
     try:
         with warnings.catch_warnings():
-            # That nobody is kept from changing an answer's dict is no news here.
+            # pydantic warns that ReadOnly is not enforced, which does not matter here.
             warnings.filterwarnings("ignore", message=".*ReadOnly", category=UserWarning)
             return TypeAdapter(_known_to_pydantic(shape))
-    except Exception as error:  # what a class is made of may raise anything
+    except Exception as error:  # a class's own code may raise anything
         name, why = getattr(shape, "__name__", shape), getattr(error, "message", error)
         raise InvalidInputError(f"{argument}={name} cannot be checked by pydantic: {why}") from None
 
 
 def _schema(adapter: TypeAdapter[Any], *, by_alias: bool) -> dict[str, Any]:
-    """The schema of what the class takes; a field that is read from within another is asked for by its own name."""
+    """The schema of the class's input; a field with an alias path is requested by its own name."""
     from pydantic.json_schema import GenerateJsonSchema
 
-    class Asked(GenerateJsonSchema):
+    class InputSchema(GenerateJsonSchema):
         def generate(self, schema: Any, mode: Any = "validation") -> Any:
             return super().generate(_without_paths(schema), mode)
 
-    made: dict[str, Any] = adapter.json_schema(by_alias=by_alias, schema_generator=Asked)
+    made: dict[str, Any] = adapter.json_schema(by_alias=by_alias, schema_generator=InputSchema)
     return made
 
 
 def _without_paths(core: Any) -> Any:
-    """Pydantic's own schema with one alias a field, a name: the first, where there are several."""
+    """pydantic's core schema with at most one alias per field, the first that is a plain name."""
     if isinstance(core, list):
         return [_without_paths(each) for each in core]
     if not isinstance(core, dict):
@@ -190,7 +190,7 @@ def _without_paths(core: Any) -> Any:
 
 
 def _known_to_pydantic(shape: Any) -> Any:
-    """Before Python 3.12, pydantic does not know typing's own TypedDict."""
+    """Convert typing's TypedDict, which pydantic does not support before Python 3.12."""
     if not typing.is_typeddict(shape) or sys.version_info >= (3, 12) or type(shape).__module__ != "typing":
         return shape
     import typing_extensions
@@ -198,13 +198,13 @@ def _known_to_pydantic(shape: Any) -> Any:
     hints = typing_extensions.get_type_hints(shape, include_extras=True)
     needed = vars(shape)["__required_keys__"]
     wrappers: dict[bool, Any] = {True: typing_extensions.Required, False: typing_extensions.NotRequired}
-    # What an annotation says goes first: where it is a text, Python itself has not seen it.
+    # Qualifiers in the hints take precedence: Python does not see them in string annotations.
     fields = {name: hint if _is_marked(hint) else wrappers[name in needed][hint] for name, hint in hints.items()}
     return typing_extensions.TypedDict(shape.__name__, fields)  # type: ignore[operator]
 
 
 def _is_marked(hint: Any) -> bool:
-    """Whether a field of a TypedDict says itself if it is required."""
+    """Whether a TypedDict field has a Required or NotRequired qualifier."""
     origin = getattr(typing.get_origin(hint), "_name", "")
     return origin in ("Required", "NotRequired") or (origin == "ReadOnly" and _is_marked(typing.get_args(hint)[0]))
 
@@ -213,10 +213,10 @@ def _structure(schema: dict[str, Any], name: str, check: Callable[[str], dict[st
     strict = strict_schema(schema)
     if strict.note:
         logger.log(logging.INFO if strict.is_strict else logging.WARNING, strict.note)
-    told = {"name": re.sub(r"[^a-zA-Z0-9_-]", "_", name)[:64], "schema": strict.schema, "strict": strict.is_strict}
-    return Structure(
-        {"type": "json_schema", "json_schema": told}, strict.fields(), lambda text: _read(text, strict, check)
-    )
+    api_name = re.sub(r"[^a-zA-Z0-9_-]", "_", name)[:64]
+    json_schema = {"name": api_name, "schema": strict.schema, "strict": strict.is_strict}
+    response_format = {"type": "json_schema", "json_schema": json_schema}
+    return Structure(response_format, strict.fields(), lambda text: _read(text, strict, check))
 
 
 def _read(text: str, strict: StrictSchema, check: Callable[[str], dict[str, Any]]) -> dict[str, Any]:
@@ -233,7 +233,7 @@ def _read(text: str, strict: StrictSchema, check: Callable[[str], dict[str, Any]
 
 
 def _without_fillers(text: str, answer: dict[str, Any], strict: StrictSchema) -> str:
-    """The answer's text without the nulls that strict mode made the model say; its numbers as they are written."""
+    """The answer's text without nulls for optional fields, with its numbers as they were written."""
     if "null" not in text or (kept := strict.without_fillers(answer)) == answer:
         return text
     if _LONG_NUMBER.search(text) is None:
@@ -248,18 +248,18 @@ def _schema_reader(schema: Mapping[str, Any]) -> Callable[[str], dict[str, Any]]
 
     try:
         kind = jsonschema.validators.validator_for(schema)
-        kind.check_schema(schema, format_checker=jsonschema.FormatChecker(["regex"]))  # or each row would find it out
+        kind.check_schema(schema, format_checker=jsonschema.FormatChecker(["regex"]))  # fail now instead of in each row
     except jsonschema.SchemaError as error:
         raise InvalidInputError(f"response_format is no valid JSON schema: {error.message}") from None
     for reference in _references(schema):
         if not reference.startswith("#"):
             _check_reference(reference, schema)
-    # Which knows the drafts of JSON schema, and fetches nothing.
+    # REGISTRY holds JSON schema's own drafts, and fetches nothing.
     validator = kind(schema, format_checker=kind.FORMAT_CHECKER, registry=REGISTRY)
 
     def check(text: str) -> dict[str, Any]:
         answer: dict[str, Any] = loads(text)
-        errors = [f"{_place(each.absolute_path)}{each.message}" for each in validator.iter_errors(answer)]
+        errors = [f"{_where(each.absolute_path)}{each.message}" for each in validator.iter_errors(answer)]
         if errors:
             raise ValueError("; ".join(errors[:5]))
         return answer
@@ -277,10 +277,10 @@ def _references(part: Any) -> Iterator[str]:
 
 
 def _check_reference(reference: str, schema: Mapping[str, Any]) -> None:
-    """Whoever follows a reference to another place fetches what stands there.
+    """Refuse references out of the schema, which would be fetched.
 
     Raises:
-        InvalidInputError: it leads out of the schema.
+        InvalidInputError: the reference cannot be resolved locally.
     """
     from jsonschema_specifications import REGISTRY
     from referencing.exceptions import Unresolvable
@@ -296,7 +296,7 @@ def _check_reference(reference: str, schema: Mapping[str, Any]) -> None:
         ) from None
 
 
-def _place(path: Iterable[Any]) -> str:
-    """Where in the answer, to stand before what is wrong there."""
-    place = ".".join(map(str, path))
-    return f"{place}: " if place else ""
+def _where(path: Iterable[Any]) -> str:
+    """The path in the answer as a prefix of an error message."""
+    joined = ".".join(map(str, path))
+    return f"{joined}: " if joined else ""

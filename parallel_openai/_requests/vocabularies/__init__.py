@@ -1,6 +1,6 @@
-"""The byte pair vocabularies that are shipped, so that tokens can be counted without a network.
+"""The byte pair vocabularies in this package, for counting tokens without network access.
 
-Only the standard library is used here: the build runs this module before any dependency is installed.
+Uses only the standard library, because the build runs this module before dependencies are installed.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from importlib.resources.abc import Traversable
 
-#: Here, also where the package is imported from an archive.
+#: This folder, even if the package is imported from an archive.
 FOLDER: Path | Traversable = files(__name__) if __package__ else Path(__file__).parent
 
 
 def ranks(name: str, *, folder: Path | Traversable = FOLDER) -> dict[bytes, int]:
-    """Each token of the vocabulary with its rank, as `tiktoken.Encoding` takes them.
+    """The tokens of the vocabulary with their ranks, for `tiktoken.Encoding`.
 
     >>> ranks("cl100k_base")[b" the"]
     279
@@ -54,7 +54,7 @@ def read(name: str, *, folder: Path | Traversable = FOLDER) -> bytes:
 
 
 def matches(name: str, content: bytes, *, folder: Path | Traversable = FOLDER) -> bool:
-    """Whether this is the content of the vocabulary, by its sha256.
+    """Whether the content has the vocabulary's sha256.
 
     >>> matches("o200k_base", b"something else")
     False

@@ -1,4 +1,4 @@
-"""The build's hook: a package with a damaged vocabulary is not built."""
+"""A build hook that refuses to build a package with a damaged vocabulary."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ if TYPE_CHECKING:
 
 
 def check(folder: Path) -> None:
-    """Decompress every vocabulary in the folder and compare its sha256; a ValueError stops the build."""
-    # By path: the package itself cannot be imported while it is built, its dependencies are not there.
+    """Decompress every vocabulary in the folder and check its sha256; a ValueError stops the build."""
+    # By path: the package cannot be imported during the build, because its dependencies are not installed.
     vocabularies = runpy.run_path(str(Path(__file__).with_name("__init__.py")))
     for file_name in vocabularies["sums"](folder):
         vocabularies["read"](Path(file_name).stem, folder=folder)
 
 
 def get_build_hook() -> type[BuildHookInterface[Any]]:
-    """What hatchling asks a hook's file for. hatchling is imported here, since only a build has it."""
+    """Hatchling's entry point. hatchling is imported here, because only a build has it."""
     from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
     class VocabularyBuildHook(BuildHookInterface[Any]):
