@@ -193,7 +193,7 @@ class Answers:
         cells = self._cells
         return {
             **self._reader.columns(self._values, cells["request_key"]),
-            "status": _status_array(self._status),
+            "status": status_column(self._status),
             "error_code": _text(cells["error_code"]),
             "error": _text(cells["error"]),
             "finish_reason": _text(cells["finish_reason"]),
@@ -212,7 +212,7 @@ class Answers:
         cells = self._cells
         return {
             **self._reader.columns(self._lists(self._values), self._lists(cells["request_key"])),
-            "status": _status_array(self._worst()),
+            "status": status_column(self._worst()),
             "error_code": _text(self._firsts(cells["error_code"])),
             "error": _text(self._firsts(cells["error"])),
             "finish_reason": _text(self._firsts(cells["finish_reason"])),
@@ -344,5 +344,6 @@ def object_column(values: Sequence[Any]) -> Any:
     return array
 
 
-def _status_array(values: Sequence[str]) -> Any:
+def status_column(values: Sequence[str]) -> Any:
+    """The status of each row as a categorical."""
     return pd.Categorical(list(values), categories=["succeeded", "failed", "cancelled"])

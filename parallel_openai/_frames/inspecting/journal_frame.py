@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from parallel_openai._arguments import is_file, path_of
-from parallel_openai._frames.columns.answer_columns import object_column
+from parallel_openai._frames.columns.answer_columns import object_column, status_column
 from parallel_openai._journal.entry import JournalEntry
 from parallel_openai._journal.lines import read_entries
 from parallel_openai._json import dumps
@@ -58,7 +59,7 @@ def read_journal(path: str | os.PathLike[str]) -> pd.DataFrame:
         raise
     except OSError as error:
         raise JournalError(f"The results file {file} cannot be read: {error.strerror}.") from error
-    out = _frame([_cells(entry) for entry in entries.values()])
+    out = frame_of([_cells(entry) for entry in entries.values()], COLUMNS)
     out.attrs["damaged_lines"] = damaged
     return out
 
@@ -102,16 +103,19 @@ def sent_at(entry: JournalEntry) -> float | None:
     return at if 0.0 < at < 2**33 else None
 
 
-def _frame(rows: list[dict[str, Any]]) -> pd.DataFrame:
-    columns = {name: [row[name] for row in rows] for name in COLUMNS}
-    return pd.DataFrame(
-        {
-            **{name: object_column(columns[name]) for name in ("request", "response", "metadata")},
-            "status": pd.Categorical(columns["status"], categories=["succeeded", "failed", "cancelled"]),
-            "error_code": pd.array(columns["error_code"], dtype="string[python]"),
-            "error": pd.array(columns["error"], dtype="string[python]"),
-            "attempts": pd.array(columns["attempts"], dtype="Int64"),
-            "at": pd.to_datetime(pd.Series(columns["at"], dtype="float64"), unit="s", utc=True),
-            "request_key": pd.array(columns["request_key"], dtype="string[python]"),
-        }
-    )
+def frame_of(rows: list[dict[str, Any]], names: Iterable[str]) -> pd.DataFrame:
+    """Cells of a journal as a frame; the columns' types follow from their names."""
+    return pd.DataFrame({name: _column(name, [row[name] for row in rows]) for name in names})
+
+
+def _column(name: str, values: list[Any]) -> Any:
+    match name:
+        case "request" | "response" | "metadata":
+            return object_column(values)
+        case "status":
+            return status_column(values)
+        case "attempts":
+            return pd.array(values, dtype="Int64")
+        case "at":
+            return pd.to_datetime(pd.Series(values, dtype="float64"), unit="s", utc=True)
+    return pd.array(values, dtype="string[python]")

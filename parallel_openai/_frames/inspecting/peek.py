@@ -10,7 +10,7 @@ from typing import Any
 import pandas as pd
 
 from parallel_openai._arguments import check_count, is_file, path_of
-from parallel_openai._frames.inspecting.journal_frame import sent_at
+from parallel_openai._frames.inspecting.journal_frame import frame_of, sent_at
 from parallel_openai._frames.journal_path import JOURNAL_FOLDER
 from parallel_openai._journal.entry import JournalEntry
 from parallel_openai._journal.lines import check_version
@@ -58,16 +58,7 @@ def peek(path: str | os.PathLike[str] | None = None, rows: int = 10) -> pd.DataF
         raise JournalError(f"The journal {file} cannot be read: {error.strerror}.") from error
     for entry in entries:
         check_version(file, entry)
-    cells = [_cells(entry) for entry in entries]
-    columns = {name: [row[name] for row in cells] for name in COLUMNS}
-    out = pd.DataFrame(
-        {
-            **{name: pd.array(columns[name], dtype="string[python]") for name in ("prompt", "answer")},
-            "status": pd.Categorical(columns["status"], categories=["succeeded", "failed", "cancelled"]),
-            "error": pd.array(columns["error"], dtype="string[python]"),
-            "at": pd.to_datetime(pd.Series(columns["at"], dtype="float64"), unit="s", utc=True),
-        }
-    )
+    out = frame_of([_cells(entry) for entry in entries], COLUMNS)
     out.attrs["journal"] = str(file)
     return out
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from parallel_openai._records import Usage
+from parallel_openai._requests.template import BadPromptError, check_text, check_whole, is_token_numbers, kind_of
 from parallel_openai.errors import InvalidInputError
 
 
@@ -157,6 +158,24 @@ def truncated(content: str | None, usage: Usage | None, caps: Sequence[str]) -> 
 def list_of(value: Any) -> Any:
     """NumPy arrays, which parquet files hold for lists, as lists; other values unchanged."""
     return value.tolist() if hasattr(value, "tolist") else value
+
+
+def text_or_body(prompt: Any, field: str) -> Mapping[str, Any]:
+    """A prompt without messages as the body's field: a text or token numbers; a mapping is a body itself.
+
+    Raises:
+        BadPromptError: it is none of these.
+    """
+    prompt = list_of(prompt)
+    if isinstance(prompt, Mapping):
+        return check_whole(prompt)
+    if isinstance(prompt, str):
+        return {field: check_text(prompt)}
+    if is_token_numbers(prompt):
+        return {field: list(prompt)}
+    raise BadPromptError(
+        "invalid_prompt", f"The prompt is a {kind_of(prompt)}; it must be a text, a list of token numbers or a body."
+    )
 
 
 def mappings(value: Any) -> list[Mapping[str, Any]]:

@@ -5,9 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from parallel_openai._requests.endpoints.base import Answer, Endpoint, in_turn, list_of, mappings, names_in, truncated
+from parallel_openai._requests.endpoints.base import (
+    Answer,
+    Endpoint,
+    in_turn,
+    mappings,
+    names_in,
+    text_or_body,
+    truncated,
+)
 from parallel_openai._requests.endpoints.usage import model_of, usage_of
-from parallel_openai._requests.template import BadPromptError, check_text, check_whole, is_token_numbers, kind_of
 
 
 class Completions(Endpoint):
@@ -27,17 +34,7 @@ class Completions(Endpoint):
     answers = ("choices", "text")
 
     def ask(self, prompt: Any, system: Any) -> Mapping[str, Any]:
-        prompt = list_of(prompt)
-        if isinstance(prompt, Mapping):
-            return check_whole(prompt)
-        if isinstance(prompt, str):
-            return {"prompt": check_text(prompt)}
-        if is_token_numbers(prompt):
-            return {"prompt": list(prompt)}
-        raise BadPromptError(
-            "invalid_prompt",
-            f"The prompt is a {kind_of(prompt)}; it must be a text, a list of token numbers or a body.",
-        )
+        return text_or_body(prompt, "prompt")
 
     def read_all(self, response: Mapping[str, Any]) -> list[Answer]:
         model = model_of(response)

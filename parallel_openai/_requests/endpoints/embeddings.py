@@ -9,9 +9,8 @@ from array import array
 from collections.abc import Mapping
 from typing import Any
 
-from parallel_openai._requests.endpoints.base import Answer, Endpoint, Packing, list_of, mappings
+from parallel_openai._requests.endpoints.base import Answer, Endpoint, Packing, mappings, text_or_body
 from parallel_openai._requests.endpoints.usage import model_of
-from parallel_openai._requests.template import BadPromptError, check_text, check_whole, is_token_numbers, kind_of
 
 #: Above any number in an embedding.
 _LARGE = 1e9
@@ -29,17 +28,7 @@ class Embeddings(Endpoint):
     packing = Packing(inputs=2048, tokens=300_000, tokens_each=8192)
 
     def ask(self, prompt: Any, system: Any) -> Mapping[str, Any]:
-        prompt = list_of(prompt)
-        if isinstance(prompt, Mapping):
-            return check_whole(prompt)
-        if isinstance(prompt, str):
-            return {"input": check_text(prompt)}
-        if is_token_numbers(prompt):
-            return {"input": list(prompt)}
-        raise BadPromptError(
-            "invalid_prompt",
-            f"The prompt is a {kind_of(prompt)}; it must be a text, a list of token numbers or a body.",
-        )
+        return text_or_body(prompt, "input")
 
     def read_all(self, response: Mapping[str, Any]) -> list[Answer]:
         model = model_of(response)
