@@ -84,7 +84,7 @@ class Refill:
             before[-1].late += mark.cost
 
     def also_taken(self, mark: BucketState) -> bool:
-        """One was taken that went out after the last refusal and before it was known; gives whether the bound is new."""
+        """One was taken that went out between the last refusal and its answer; gives whether the bound is new."""
         last = self._refusals[-1]
         if mark.sent <= last.mark.sent:
             return False
