@@ -75,7 +75,7 @@ def error_of(data: Any, status: int) -> Mapping[str, Any] | None:
         data = data[0]
     if not isinstance(data, dict):
         return None
-    error = _real(data.get("error")) or _in_choices(data) or ("output" in data and _in_status(data))
+    error = (data.get("error") and _real(data["error"])) or _in_choices(data) or ("output" in data and _in_status(data))
     if isinstance(error, list):
         error = error[0] or error
     if isinstance(error, dict):
@@ -104,7 +104,7 @@ def _in_choices(data: Mapping[str, Any]) -> Any:
     for choice in choices if isinstance(choices, list) else ():
         if not isinstance(choice, dict):
             continue
-        reason, error = choice.get("finish_reason"), _real(choice.get("error"))
+        reason, error = choice.get("finish_reason"), choice.get("error") and _real(choice["error"])
         if error or (isinstance(reason, str) and reason != "stop" and _UNFINISHED.search(reason)):
             broke_off = f"The model's answer broke off (finish_reason {reason!r})."
             return error or {"message": broke_off, "code": "unfinished"}
