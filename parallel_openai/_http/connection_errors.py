@@ -92,7 +92,7 @@ class ConnectionErrors:
             return "connection_refused", sentence
         if _is_cut_off(error) and self._is_silent(tried.began):
             sentence = f"The server at {place} closes each connection without an answer. Is what stands behind it up?"
-            return "connection_refused", sentence + other
+            return "connection_closed", sentence + other
         hint = other if getattr(error, "errno", None) in _CUT_OFF and not self.has_answered else ""
         return "connection_error", f"The connection to {place} broke: {_reason(error)}.{hint}"
 

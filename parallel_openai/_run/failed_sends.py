@@ -157,6 +157,8 @@ def _advice(verdict: Verdict) -> str:
         "ServerUnreachableError": "Nothing was charged.",
     }
     assert verdict.stop is not None
+    if verdict.code == "connection_closed":
+        return f"{_sentence(verdict)} What was sent may be charged."
     return f"{_sentence(verdict)} {todo[verdict.stop.__name__]}"
 
 

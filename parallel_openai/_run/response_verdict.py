@@ -159,7 +159,7 @@ def _no_answer(response: Response, reached: bool) -> Verdict:
     code, message = response.error_code or "connection_error", response.error
     if code in ("response_too_large", "response_unreadable"):
         return Verdict("fail", code, message)
-    if code in UNSENT_CODES:
+    if code in UNSENT_CODES or code == "connection_closed":
         if not reached and code != TOO_MANY_FILES:  # connections that are open may serve one after another
             return Verdict("stop", code, message, stop=ServerUnreachableError)
         return Verdict("hold", code, message)
