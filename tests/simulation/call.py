@@ -176,7 +176,7 @@ class Here:
         return client
 
     async def _one(self, client: po.Client, outcome: Outcome, name: str) -> None:
-        path = self.folder / name
+        path, before = self.folder / name, po.last_run()
         try:
             if self.call.way in ("collect", "cancel"):
                 await self._in_batches(client, path)
@@ -185,7 +185,8 @@ class Here:
             self._note_told(outcome)
         except asyncio.CancelledError:
             outcome.errors.append("CancelledError")
-            if self.life.verb != "file" and (report := po.last_run()) is not None and report.frame is not None:
+            report = po.last_run()
+            if self.life.verb != "file" and report is not None and report is not before and report.frame is not None:
                 outcome.frames.append(report.frame)
         except ParallelOpenAIError as error:
             outcome.errors.append(f"{type(error).__name__}: {error}")
