@@ -20,8 +20,8 @@ CALM_SENDS = 500.0
 FIRST_LOOK, LAST_LOOK = 2.0, 30.0
 #: So surely there must be more refusals than by chance, where they come by chance too.
 SURE = 7.0
-#: ... or where it is one of so many first sends: hardly a bucket holds fewer, and an empty one refuses the next one too,
-#: so that this is nearly enough.
+#: ... or where it is one of so many first sends: hardly a bucket holds fewer, and an empty one refuses the next one
+#: too, so that this is nearly enough.
 FIRST_SENDS = 6
 FIRST_SURE = 3.0
 
