@@ -297,7 +297,7 @@ class Bucket:
         self._pace.refused += mark.cost
         explained = shown is not None and self.trusted and shown.remaining < most + 1
         finds_window = self.probing and self.limit is not None
-        if not explained and not finds_window and not self._is_limits(mark, now):
+        if not explained and not finds_window and not self._is_limits(mark, now, wait):
             return False  # without cause: only its row has to wait
         self.hold(now + wait)
         self._held = wait
@@ -330,7 +330,7 @@ class Bucket:
             self.probing, self.proven = True, 0.0
             self.capacity = max(1.0, self.rate * max(USUAL_WINDOW, self.period))
 
-    def _is_limits(self, mark: BucketState, now: float) -> bool:
+    def _is_limits(self, mark: BucketState, now: float, wait: float) -> bool:
         """Whether a refusal that nothing shown explains is for the limit's sake."""
         refusals = self._refusals
         if refusals.contradict(mark, self._held_in_all):
@@ -338,7 +338,7 @@ class Bucket:
             self._search(least=max(refusals.refill.lowest, FIRST_BURST * mark.cost), now=now)
             return False
         pressed = self._was_pressed(mark, now)
-        if refusals.tell(mark.number, self._measured_pace, now, pressed=pressed):
+        if refusals.tell(mark.number, self._measured_pace, now, pressed=pressed, wait=wait):
             return True
         if refusals.look_again(now):
             self._search(least=0.0, now=now)

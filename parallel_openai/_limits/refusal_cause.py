@@ -20,10 +20,10 @@ CALM_SENDS = 500.0
 FIRST_LOOK, LAST_LOOK = 2.0, 30.0
 #: So surely there must be more refusals than by chance, where they come by chance too.
 SURE = 7.0
-#: ... or where it is one of so many first sends: hardly a bucket holds fewer, and an empty one refuses the next one
-#: too, so that this is nearly enough.
-FIRST_SENDS = 6
+#: So surely where it is one of so many first sends that is refused: hardly a bucket holds fewer, and an empty one
+#: refuses the next one too. A refusal that asks for more seconds than this is heeded at once.
 FIRST_SURE = 3.0
+FIRST_SENDS, FIRST_WAIT = 6, 2.0
 
 
 class Refusals:
@@ -95,7 +95,7 @@ class Refusals:
             self._find_chance()
         return self.refill.is_contradicted
 
-    def tell(self, number: int, pace: float, now: float, *, pressed: bool) -> bool:
+    def tell(self, number: int, pace: float, now: float, *, pressed: bool, wait: float = 0.0) -> bool:
         """Whether the refusal of a send says something about the limit; `pressed` says that that was made use of."""
         self._chance.refused(number, learns=self.by_chance)
         calm = not pressed or self._is_calm(pace, now)
@@ -103,7 +103,7 @@ class Refusals:
             self._calm_refused += 1.0
             if self._calm_refused >= self._calm_enough and self._calm_refused >= CALM_SHARE * self._calm_sent:
                 self._find_chance()
-        first = pace == INFINITY and number <= FIRST_SENDS
+        first = pace == INFINITY and number <= FIRST_SENDS and wait <= FIRST_WAIT
         if self._chance.excess < (SURE if calm or self.by_chance else FIRST_SURE if first else 0.0):
             return False
         self._chance.excess = 0.0

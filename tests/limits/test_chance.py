@@ -76,3 +76,18 @@ def test_refusals_that_are_as_frequent_at_twice_the_pace_are_no_buckets() -> Non
     assert slow == [False, False]
     assert True in fast
     assert refusals.by_chance
+
+
+def test_a_refusal_among_sends_that_are_taken_tells_how_much_is_taken_at_least() -> None:
+    refusals = Refusals()
+    refusals.contradict(mark(1.0, 10), held=0.0)
+    told = [refusals.also_taken(mark(1.0 + number / 100, 10 + number)) for number in range(1, 21)]
+    assert told[0] is False
+    assert True in told
+    assert 50 < refusals.taken_for_certain <= 100
+
+
+def test_a_lone_refusal_of_the_first_sends_says_nothing_and_the_next_one_does() -> None:
+    refusals = Refusals()
+    assert not refusals.tell(2, float("inf"), 0.0, pressed=True)
+    assert refusals.tell(3, float("inf"), 0.1, pressed=True)
