@@ -37,6 +37,7 @@ from parallel_openai._journal.journal import Journal
 from parallel_openai._journal.known_results import KnownResults
 from parallel_openai._journal.neighbours import Neighbour, neighbours_of
 from parallel_openai._journal.origins import Origin, here
+from parallel_openai._journal.undelivered import take_in_undelivered
 from parallel_openai._loop.background import Interrupted, arun, run
 from parallel_openai._loop.interrupts import (
     Interrupts,
@@ -103,11 +104,11 @@ class FrameRun:
         )
         self._batches: BatchRun | None = None
         self._under_way: UnderWay | None = None
-        self._engine = engine_of(self.options.lane, self.client)
         self._presses, self._ended = Interrupts(), "finished"
         self._began = time.time()
         self.journal_path = self._journal_path()
         self._written_from = self._origin()
+        self._engine = engine_of(self.options.lane, self.client, self.journal_path, self._written_from)
         self.answers = Answers(len(self.df), self.builder.samples, self.reader, self.client.base_url)
         self.status.num_tasks_total = len(self.df) * self.builder.samples
         self._slots: dict[str, int] = {}  # the slot that asks for each key
@@ -165,6 +166,7 @@ class FrameRun:
     async def _work(self) -> None:
         began = self.client.clock()
         with Journal(self.journal_path, sync=self.client.sync) as journal:
+            take_in_undelivered(journal)
             known = await self._known()
             known.neighbours = [each async for each in self._neighbours(known, journal)]
             try:

@@ -126,6 +126,18 @@ class Journal:
         elif self._timer is None:
             self._timer = self._loop.call_later(_EVERY, self._each_second)
 
+    def complete(self, lines: Iterator[bytes]) -> None:
+        """Write what the file lacks of these lines, and have the disk keep them.
+
+        Raises:
+            JournalWriteError: the disk refuses.
+        """
+        try:
+            self._dirty |= self._opened.complete(lines, self._pending) > 0
+        except OSError as error:
+            raise self._give_up(error) from error
+        self._sync_if_wanted()
+
     def close(self) -> None:
         """Write what is pending, sync, and let the lock go. Closing twice does nothing.
 

@@ -153,6 +153,29 @@ class JournalFile:
         self._unseen_bytes = 0
         return 0, 0
 
+    def complete(self, lines: Iterator[bytes], pending: list[bytes]) -> int:
+        """Write what the file lacks of these lines; gives how many.
+
+        Raises:
+            OSError: the disk refuses; what it did not take is pending.
+        """
+        _mend_end(self._file)
+        self._size = os.fstat(self._file).st_size
+        count = self._unseen_bytes = 0
+        recent = self._recent.copy()
+        has = Counter(map(hash, _lines(self._file)))
+        missing = (line for line in lines if not _takes_one(has, hash(line)))
+        try:
+            while some := list(islice(missing, _AT_ONCE)):
+                count += len(some)
+                self.write(some)
+        except OSError:
+            pending[:0] = [*some, *missing]
+            raise
+        finally:  # a line that was written again need not be remembered twice
+            self._recent, self._recent_bytes = recent, sum(map(len, recent))
+        return count
+
     def close(self) -> None:
         unlock_open_file(self._file)
         os.close(self._file)
@@ -174,7 +197,7 @@ class JournalFile:
         except JournalError as error:
             lost = before - self._recent_bytes
             return self._move(error, lines, pending, lost), lost
-        again = self._complete(lines, pending)
+        again = self.complete(lines, pending)
         return again, max(0, before - self._size)
 
     def _move(self, wrong: JournalError | None, lines: Iterator[bytes], pending: list[bytes], lost: int = 0) -> int:
@@ -187,7 +210,7 @@ class JournalFile:
             wrong = error
         if wrong is not None:
             self._path, self._file = _open_beside(path)
-        again = self._complete(lines, pending)
+        again = self.complete(lines, pending)
         os.close(old)
         if wrong is not None:
             raise JournalWriteError(
@@ -195,25 +218,6 @@ class JournalFile:
                 f"answers are in {self._path}: put that in its place and run the same again.{told_of_lost(lost)}"
             ) from wrong
         return again
-
-    def _complete(self, lines: Iterator[bytes], pending: list[bytes]) -> int:
-        """Write what the file lacks of these lines."""
-        _mend_end(self._file)
-        self._size = os.fstat(self._file).st_size
-        count = self._unseen_bytes = 0
-        recent = self._recent.copy()
-        has = Counter(map(hash, _lines(self._file)))
-        missing = (line for line in lines if not _takes_one(has, hash(line)))
-        try:
-            while some := list(islice(missing, _AT_ONCE)):
-                count += len(some)
-                self.write(some)
-        except OSError:
-            pending[:0] = [*some, *missing]
-            raise
-        finally:  # a line that was written again need not be remembered twice
-            self._recent, self._recent_bytes = recent, sum(map(len, recent))
-        return count
 
 
 def told_of_lost(count: int) -> str:

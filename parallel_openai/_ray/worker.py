@@ -8,8 +8,15 @@ import traceback
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import NamedTuple
 
 from parallel_openai._client.client import Client
+from parallel_openai._frames.repair import Repair
+from parallel_openai._journal.entry import result_line
+from parallel_openai._journal.origins import Origin
+from parallel_openai._journal.undelivered import Undelivered
+from parallel_openai._json import loads_quickly
 from parallel_openai._limits.admission import RunLimits, model_of, per_minute
 from parallel_openai._limits.limiter import Limiter
 from parallel_openai._limits.sizes import NO_SIZE
@@ -20,6 +27,7 @@ from parallel_openai._ray.leased_slots import LeasedLimiters
 from parallel_openai._ray.shared_account import Grant, Limits, Report
 from parallel_openai._ray.shared_budget import Share
 from parallel_openai._records import APIRequest, Attempt, Response, Result, Size, Usage, Verdict
+from parallel_openai._requests.endpoints import usage_of
 from parallel_openai._run.incoming import Incoming
 from parallel_openai._run.spending.caps import SpendingCaps
 from parallel_openai.errors import RunStoppedError
@@ -42,12 +50,25 @@ COUNTS = (
 )
 
 
+class Numbered(NamedTuple):
+    """What a worker needs of a request's context.
+
+    Attributes:
+        number: to know it by.
+        repair: what it is for, if it stands in the place of another.
+    """
+
+    number: int
+    repair: Repair | None
+
+
 def numbered(number: int, request: APIRequest) -> APIRequest:
     """A request as it travels: what is sent, and a number to know it by."""
     lean = APIRequest.of_key(request.key, request.path, request.sample)
     for name in ("body", "model", "tier", "size"):  # whoever needs the JSON reads it back from the bytes
         setattr(lean, name, getattr(request, name))
-    lean.context = number
+    lean.metadata = request.metadata
+    lean.context = Numbered(number, request.context if isinstance(request.context, Repair) else None)
     return lean
 
 
@@ -62,6 +83,20 @@ class WorkerResult:
     error: str | None
     errors: tuple[str, ...]
     attempts: tuple[Attempt, ...]
+
+    def as_result(self, request: APIRequest) -> Result:
+        response = loads_quickly(self.raw) if self.raw is not None else None
+        return Result(
+            request,
+            "succeeded" if self.status == "succeeded" else "failed",
+            response,
+            self.error_code,
+            self.error,
+            self.errors,
+            self.attempts,
+            self.raw,
+            usage=usage_of(response),
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,8 +205,8 @@ class RemoteTimeline(Timeline):
         usage: Usage | None,
     ) -> None:
         if self._keeps:
-            assert isinstance(request.context, int)
-            self.answers.append(Answered(request.context, sent_at, now, seconds, usage))
+            assert isinstance(request.context, Numbered)
+            self.answers.append(Answered(request.context.number, sent_at, now, seconds, usage))
 
     def failed(self, now: float, response: Response, verdict: Verdict) -> None:
         if self._keeps:
@@ -211,9 +246,17 @@ class Worker:
     _stop: tuple[str, str] | None = None
     _ended: bool = False
 
-    async def open(self, sealed: SealedClient, share: Share | None, known: int = 0) -> str:
-        """Begin, within a share of the budget if there is one, and give this worker's name. So many answers of the run
-        are `known` already."""
+    async def open(
+        self, sealed: SealedClient, share: Share | None, undelivered: Path, origin: Origin | None, known: int = 0
+    ) -> str:
+        """Begin, within a share of the budget if there is one, and give this worker's name.
+
+        Args:
+            undelivered: where answers are kept until they are delivered, if this machine sees it.
+            origin: of these answers.
+            known: how many answers of the run are there already.
+        """
+        self._undelivered, self._origin = Undelivered(undelivered), origin
         self._client, self._limiters = leased_client(sealed, self.account)
         self._funds = None if share is None else self.account.borrowed(share)
         tier = None if share is None else share.tier
@@ -269,10 +312,13 @@ class Worker:
         self._news.set()
 
     def _take(self, result: Result) -> None:
-        assert isinstance(result.request.context, int)
+        assert isinstance(result.request.context, Numbered)
+        number, repair = result.request.context
+        rows = result if repair is None else repair.as_the_rows(result)
+        self._undelivered.add(result_line(rows, record=True, origin=self._origin))
         self._results.append(
             WorkerResult(
-                result.request.context,
+                number,
                 result.status,
                 result.raw,
                 result.error_code,
@@ -285,6 +331,7 @@ class Worker:
 
     def _deliver(self) -> Delivery:
         results, self._results = self._results, []
+        self._undelivered.deliver()
         counts = Counter({name: getattr(self._status, name) for name in COUNTS})
         delivery = Delivery(
             results,

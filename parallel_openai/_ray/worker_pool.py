@@ -8,10 +8,15 @@ import time
 import uuid
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
 from typing import Any
 
 from parallel_openai._client.client import MAX_CONCURRENT_REQUESTS, Client
-from parallel_openai._json import loads_quickly
+from parallel_openai._frames.repair import Repair
+from parallel_openai._journal.entry import JournalEntry
+from parallel_openai._journal.origins import Origin
+from parallel_openai._journal.undelivered import new_undelivered, undelivered_lines
+from parallel_openai._json import dumps
 from parallel_openai._limits.model_limiters import InUse
 from parallel_openai._loop.background import DRAIN_SECONDS
 from parallel_openai._progress.status_tracker import StatusTracker
@@ -25,9 +30,8 @@ from parallel_openai._ray.cluster import (
     seal,
 )
 from parallel_openai._ray.shared_budget import Share
-from parallel_openai._ray.worker import Delivery, Worker, WorkerResult, numbered
+from parallel_openai._ray.worker import Delivery, Worker, numbered
 from parallel_openai._records import APIRequest, Result, Ruling
-from parallel_openai._requests.endpoints import usage_of
 from parallel_openai._run.runner import End
 from parallel_openai._run.spending.budget import Budget
 
@@ -43,19 +47,21 @@ MOST_DEATHS = 10
 class WorkerPool:
     """Does for a run what a client does, on the workers of a cluster.
 
-    A worker that dies, however it dies, is replaced, and what it had not delivered is sent again: that is what was on
-    the wire, and what came within the last moment.
+    A worker that dies, however it dies, is replaced, and what was on the wire is sent again.
 
     Args:
         client: the account.
         workers: how many; True for a fitting number.
+        journal: beside which each worker keeps what it has not delivered.
+        origin: of the answers.
 
     Raises:
         MissingDependencyError: Ray is not installed.
         InvalidInputError: the client cannot travel, or the number of workers makes no sense.
     """
 
-    def __init__(self, client: Client, workers: bool | int) -> None:
+    def __init__(self, client: Client, workers: bool | int | None, journal: Path, origin: Origin | None) -> None:
+        self._journal, self._origin = journal, origin
         self._ray = find_ray()
         self._client = client
         self._workers = count_workers(self._ray, workers)
@@ -133,12 +139,16 @@ class WorkerPool:
         while True:
             worker = actor.remote(self._account)
             mine: dict[int, APIRequest] = {}
+            undelivered = new_undelivered(self._journal)
             try:
-                await worker.open.remote(self._sealed, run.share, run.known)
+                await worker.open.remote(self._sealed, run.share, undelivered, self._origin, run.known)
                 run.working.add(me)
                 await self._feed(worker, run, mine, me)
+                undelivered.unlink(missing_ok=True)
                 return
             except RayActorError as error:
+                run.receive_left(undelivered, mine)
+                undelivered.unlink(missing_ok=True)
                 run.give_back(mine, error)
             finally:
                 run.working.discard(me)
@@ -160,6 +170,7 @@ class WorkerPool:
                 return
         if mine or run.share is not None:  # what was lent to it is given back
             run.receive(await worker.come_home.remote(DRAIN_SECONDS), mine)
+        await asyncio.sleep(0)  # in which the journal writes
 
 
 class _Run:
@@ -237,11 +248,22 @@ class _Run:
         self._show_gauges()
         self._learn(delivery, now)
         for done in delivery.results:
-            self._finish(done, mine.pop(done.number))
+            self._finish(done.as_result(mine.pop(done.number)))
         if delivery.stop is not None and self.stopped is None:
             self.stopped = delivery.stop
             self._finish_run()
         self._look_around()
+
+    def receive_left(self, path: Path, mine: dict[int, APIRequest]) -> None:
+        """Book what a worker that has died did not deliver any more."""
+        numbers = {_row_of(request).key: number for number, request in mine.items()}
+        for line in undelivered_lines(path):
+            entry = JournalEntry.read(line)
+            number = numbers.pop(entry.key or "", None) if entry is not None else None
+            if entry is not None and number is not None:
+                result = entry.result(mine.pop(number))
+                raw = None if result.response is None else dumps(result.response)
+                self._finish(result._replace(restored=False, raw=raw, earlier=(), sent=None))
 
     def give_back(self, mine: dict[int, APIRequest], error: Exception) -> None:
         """A worker has died; what it had is for the others."""
@@ -292,21 +314,9 @@ class _Run:
         if self.working:
             await asyncio.wait(self.working, timeout=DRAIN_SECONDS)
 
-    def _finish(self, done: WorkerResult, request: APIRequest) -> None:
+    def _finish(self, result: Result) -> None:
         self._open -= 1
         self._deaths = 0
-        response = loads_quickly(done.raw) if done.raw is not None else None
-        result = Result(
-            request,
-            "succeeded" if done.status == "succeeded" else "failed",
-            response,
-            done.error_code,
-            done.error,
-            done.errors,
-            done.attempts,
-            done.raw,
-            usage=usage_of(response),
-        )
         further = self._status.count(result, self._on_result(result))
         if further is not None:
             self._again.append(further)
@@ -332,3 +342,8 @@ class _Run:
         if not self.end.done():
             self.end.set_result(None)
         self._news.set()
+
+
+def _row_of(request: APIRequest) -> APIRequest:
+    """The request under whose key the journal keeps the answer."""
+    return request.context.original if isinstance(request.context, Repair) else request

@@ -8,9 +8,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from importlib import import_module
+from pathlib import Path
 from typing import Any, Protocol
 
 from parallel_openai._arguments import check_count
+from parallel_openai._journal.origins import Origin
 from parallel_openai._progress.status_tracker import StatusTracker
 from parallel_openai._records import APIRequest, Result, Ruling
 from parallel_openai._run.runner import End
@@ -59,11 +61,12 @@ class Engine(Protocol):
         ...
 
 
-def engine_of(lane: Any, client: Any) -> Engine:
-    """Who sends: the client, or workers of a Ray cluster for its account."""
+def engine_of(lane: Any, client: Any, journal: Path, origin: Origin | None) -> Engine:
+    """Who sends: the client, or workers of a Ray cluster for its account, which keep what they have not delivered yet
+    beside the journal, as answers of that origin."""
     if lane != "ray" and not isinstance(lane, RayLane):
         found: Engine = client
     else:
         count = lane.workers if isinstance(lane, RayLane) else None
-        found = import_module("parallel_openai._ray.worker_pool").WorkerPool(client, count)
+        found = import_module("parallel_openai._ray.worker_pool").WorkerPool(client, count, journal, origin)
     return found

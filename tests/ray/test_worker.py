@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+from pathlib import Path
 
 import parallel_openai as po
+from parallel_openai._frames.repair import Repair
+from parallel_openai._journal.entry import JournalEntry
+from parallel_openai._journal.undelivered import new_undelivered, undelivered_lines
 from parallel_openai._ray.cluster import AccountActor, SealedClient
 from parallel_openai._ray.shared_account import Grant, Report
 from parallel_openai._ray.worker import SILENCE, Worker, numbered
-from parallel_openai._records import APIRequest
+from parallel_openai._records import APIRequest, Result
 from parallel_openai.local import simulator
 from tests.servers.recorder import recorder
 
@@ -25,15 +29,15 @@ class DeskHere:
         return self._desk.lease(model, worker, requests, tokens, report)
 
 
-def test_a_worker_that_hears_nothing_of_its_run_sends_nothing_more_until_it_does() -> None:
-    asyncio.run(hears_nothing_for_a_while())
+def test_a_worker_that_hears_nothing_of_its_run_sends_nothing_more_until_it_does(tmp_path: Path) -> None:
+    asyncio.run(hears_nothing_for_a_while(new_undelivered(tmp_path / "answers.jsonl")))
 
 
-async def hears_nothing_for_a_while() -> None:
+async def hears_nothing_for_a_while(undelivered: Path) -> None:
     with simulator.serve(max_requests_per_minute=None, latency=0.1) as server:
         worker = Worker(DeskHere())  # type: ignore[arg-type]  # all that it asks a desk for
         client = po.Client(server.base_url, max_concurrent_requests=2)
-        await worker.open(SealedClient(client.account()), None)
+        await worker.open(SealedClient(client.account()), None, undelivered, None)
         asked = [
             APIRequest({"model": "m", "messages": [{"role": "user", "content": f"{number}"}]}) for number in range(40)
         ]
@@ -42,10 +46,13 @@ async def hears_nothing_for_a_while() -> None:
         before = server.stats(charged=False)["received"]
         await asyncio.sleep(0.3)
         assert server.stats(charged=False)["received"] == before < 30
+        assert len([*undelivered_lines(undelivered)]) == before  # what its run may not have any more
         results = [*delivered.results]
         while len(results) < 40:
             results += (await worker.exchange([], 0.2)).results
         await worker.come_home(1.0)
+        await worker.exchange([], 0.0)
+        assert [*undelivered_lines(undelivered)] == []
         assert server.stats(charged=False)["received"] == 40
 
 
@@ -63,7 +70,7 @@ def test_a_parameter_that_the_server_does_not_know_is_named_and_known_rows_keep_
 async def refused_alike(url: str, known: int) -> tuple[tuple[str, str] | None, int]:
     """Why a worker stopped and how many results it gave, where so many answers are known already."""
     worker = Worker(DeskHere())  # type: ignore[arg-type]  # all that it asks a desk for
-    await worker.open(SealedClient(po.Client(f"{url}/v1").account()), None, known)
+    await worker.open(SealedClient(po.Client(f"{url}/v1").account()), None, Path("nowhere"), None, known)
     messages = [[{"role": "user", "content": f"{number}"}] for number in range(20)]
     asked = [APIRequest({"model": "m", "max_tokns": 5, "messages": each}) for each in messages]
     delivered = await worker.exchange([numbered(number, each) for number, each in enumerate(asked)], 1.0)
@@ -75,3 +82,27 @@ async def refused_alike(url: str, known: int) -> tuple[tuple[str, str] | None, i
         results += delivered.results
     await worker.come_home(1.0)
     return delivered.stop, len(results)
+
+
+def test_an_answer_that_mends_a_row_is_kept_as_the_rows_own(tmp_path: Path) -> None:
+    row = APIRequest({"model": "m", "messages": [{"role": "user", "content": "a"}]}, {"id": 1})
+    mended = {"model": "m", "messages": [{"role": "user", "content": "b"}]}
+    repair = APIRequest(mended, row.metadata)
+    repair.context = Repair(row, (Result(row, "succeeded", {}),))
+    [line] = asyncio.run(kept_of(repair, new_undelivered(tmp_path / "answers.jsonl")))
+    entry = JournalEntry.read(line)
+    assert entry is not None
+    assert (entry.key, entry.metadata) == (row.key, {"id": 1})
+    result = entry.result(row)
+    assert result.sent is not None
+    assert (result.sent.request_json, len(result.earlier)) == (mended, 1)
+
+
+async def kept_of(request: APIRequest, undelivered: Path) -> list[bytes]:
+    with simulator.serve(max_requests_per_minute=None) as server:
+        worker = Worker(DeskHere())  # type: ignore[arg-type]  # all that it asks a desk for
+        await worker.open(SealedClient(po.Client(server.base_url).account()), None, undelivered, None)
+        assert (await worker.exchange([numbered(1, request)], 5.0)).results
+        kept = [*undelivered_lines(undelivered)]
+        await worker.come_home(1.0)
+        return kept

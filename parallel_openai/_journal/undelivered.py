@@ -1,0 +1,83 @@
+"""Answers that a run's workers have and its journal may not: kept beside it, in a file `<journal>.worker-...` for each.
+
+A worker writes each answer there as it comes. Where the run's process is killed, the next run takes them in.
+"""
+
+from __future__ import annotations
+
+import glob
+import os
+import uuid
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+
+from parallel_openai._disk.file_ownership import check_own
+from parallel_openai._journal.entry import JournalEntry
+from parallel_openai._journal.journal import Journal
+from parallel_openai._journal.lines import read_lines
+
+
+def new_undelivered(journal: Path) -> Path:
+    """The file of a new worker. On a full disk there is none: the run itself is told of that when it writes."""
+    place = _real(journal)
+    path = place.with_name(f"{place.name}.worker-{uuid.uuid4().hex[:12]}")
+    with suppress(OSError):
+        os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
+    return path
+
+
+def undelivered_lines(path: Path) -> Iterator[bytes]:
+    """The lines that a worker left, without their ends; a torn or damaged one is left out."""
+    if path.exists():
+        check_own(path, "Remove it, and run the same again.")
+        whole = read_lines(path, lambda line: None if JournalEntry.read(line) is None else line.rstrip(b"\n"))
+        yield from (line for _, line in whole if line is not None)
+
+
+def take_in_undelivered(journal: Journal) -> None:
+    """Give a journal what the workers of a run that was killed had not delivered.
+
+    Raises:
+        JournalError: such a file is a link, another user's, or something else.
+        JournalWriteError: the disk refuses.
+    """
+    place = _real(journal.path)
+    for path in sorted(place.parent.glob(f"{glob.escape(place.name)}.worker-*")):
+        journal.complete(undelivered_lines(path))
+        path.unlink()
+
+
+def _real(journal: Path) -> Path:
+    return Path(os.path.realpath(journal))
+
+
+class Undelivered:
+    """A worker's side of its file. Where it sees none, as on another machine, or the disk is full, nothing is kept."""
+
+    def __init__(self, path: Path) -> None:
+        self._new: list[bytes] = []  # since the last delivery
+        try:
+            self._file = os.open(path, os.O_WRONLY | os.O_APPEND | getattr(os, "O_BINARY", 0))
+        except OSError:
+            self._file = -1
+
+    def add(self, line: bytes) -> None:
+        self._new.append(line)
+        self._write(line + b"\n")
+
+    def deliver(self) -> None:
+        """What was added since the last time is on its way to the run's process, which has written what was before."""
+        if self._file >= 0:
+            os.ftruncate(self._file, 0)
+        self._write(b"".join(line + b"\n" for line in self._new))
+        self._new.clear()
+
+    def _write(self, block: bytes) -> None:
+        if self._file < 0 or not block:
+            return
+        with suppress(OSError):
+            if os.write(self._file, block) == len(block):
+                return
+        os.close(self._file)
+        self._file = -1
