@@ -120,7 +120,9 @@ def test_after_its_process_was_killed_only_what_was_on_the_wire_is_asked_again(t
     journal = tmp_path / "answers.jsonl"
     df = pd.DataFrame({"text": [f"row {number}" for number in range(200)]})
     with simulator.serve(separate_process=True, max_requests_per_minute=LIMIT, latency=0.2) as server:
-        driver = subprocess.Popen([sys.executable, "-c", DRIVER, server.base_url, str(journal), "200"])
+        environment = {**os.environ, "RAY_ADDRESS": ray.get_runtime_context().gcs_address}
+        command = [sys.executable, "-c", DRIVER, server.base_url, str(journal), "200"]
+        driver = subprocess.Popen(command, env=environment)
         give_up_at = time.monotonic() + 60
         while server.stats(charged=False)["received"] < 60 and time.monotonic() < give_up_at:
             time.sleep(0.02)
