@@ -27,6 +27,12 @@ def new_undelivered(journal: Path) -> Path:
     return path
 
 
+def remove_if_empty(path: Path) -> None:
+    with suppress(OSError):
+        if not path.stat().st_size:
+            path.unlink()
+
+
 def undelivered_lines(path: Path) -> Iterator[bytes]:
     """The lines that a worker left, without their ends; a torn or damaged one is left out."""
     if path.exists():

@@ -23,9 +23,10 @@ from parallel_openai.errors import InvalidInputError, MissingDependencyError
 NAMESPACE = "parallel_openai"
 #: Workers where no number is given: one for each processor of the cluster, up to these.
 MOST_WORKERS = 8
-#: Seconds between two tries to reach the account's actor where it has just died.
+#: Seconds between two tries to reach the account's actor where it has just died, and how many there are: a cluster may
+#: take a minute to see that a machine is gone, and names the actor that was there until then.
 AGAIN_AFTER = 0.2
-TRIES = 50
+TRIES = 450
 
 
 def find_ray() -> Any:
@@ -221,10 +222,11 @@ class AccountHandle:
             try:
                 grant: Grant = await self.find().lease.remote(model, worker, requests, tokens, report)
                 return grant
-            except RayActorError:
+            except RayActorError as error:
                 self.let_go()
+                why = str(error)
                 await asyncio.sleep(AGAIN_AFTER)
-        raise RuntimeError("The actor that keeps the account's limit cannot be reached.")
+        raise RuntimeError(f"The actor that keeps the account's limit cannot be reached: {why}")
 
 
 def learn_limits(limiter: Limiter, limits: Limits, now: float) -> None:

@@ -15,7 +15,7 @@ from parallel_openai._client.client import MAX_CONCURRENT_REQUESTS, Client
 from parallel_openai._frames.repair import Repair
 from parallel_openai._journal.entry import JournalEntry
 from parallel_openai._journal.origins import Origin
-from parallel_openai._journal.undelivered import new_undelivered, undelivered_lines
+from parallel_openai._journal.undelivered import new_undelivered, remove_if_empty, undelivered_lines
 from parallel_openai._json import dumps
 from parallel_openai._limits.model_limiters import InUse
 from parallel_openai._loop.background import DRAIN_SECONDS
@@ -34,6 +34,7 @@ from parallel_openai._ray.worker import Delivery, Worker, numbered
 from parallel_openai._records import APIRequest, Result, Ruling
 from parallel_openai._run.runner import End
 from parallel_openai._run.spending.budget import Budget
+from parallel_openai.errors import RunStoppedError
 
 #: Requests that a worker has beyond those that it can have on the wire, and how many it is given at once.
 STOCK = 64
@@ -42,6 +43,8 @@ REQUESTS_AT_ONCE = 64
 PATIENCE = 0.25
 #: A worker that dies is replaced; so many deaths without a result between them are too many.
 MOST_DEATHS = 10
+#: Seconds that a run whose workers have all died waits for the next one to be up.
+REPLACED_WITHIN = 30.0
 
 
 class WorkerPool:
@@ -141,7 +144,8 @@ class WorkerPool:
             mine: dict[int, APIRequest] = {}
             undelivered = new_undelivered(self._journal)
             try:
-                await worker.open.remote(self._sealed, run.share, undelivered, self._origin, run.known)
+                opening = worker.open.remote(self._sealed, run.share, undelivered, self._origin, run.known)
+                await run.wait_for(opening)
                 run.working.add(me)
                 await self._feed(worker, run, mine, me)
                 undelivered.unlink(missing_ok=True)
@@ -154,6 +158,7 @@ class WorkerPool:
                 run.working.discard(me)
                 run.forget(mine)
                 self._ray.kill(worker)
+                remove_if_empty(undelivered)
 
     async def _feed(self, worker: Any, run: _Run, mine: dict[int, APIRequest], me: asyncio.Task[None]) -> None:
         while not run.end.done():
@@ -235,6 +240,22 @@ class _Run:
         """Until a worker that has nothing gets something: what another one could not finish, or the end."""
         self._news.clear()
         await self._news.wait()
+
+    async def wait_for(self, opening: Any, within: float = REPLACED_WITHIN) -> None:
+        """Until a worker is up; for the first ones without end, since the cluster may be busy with others.
+
+        Raises:
+            RunStoppedError: the cluster lost its last worker, and it seems that there will be no other.
+        """
+        up = asyncio.wrap_future(opening.future())
+        while not (await asyncio.wait([up], timeout=within if self._deaths else None))[0]:
+            if not self.working:
+                up.cancel()
+                raise RunStoppedError(
+                    f"The cluster has lost its last worker, and has started no other within {within:.0f} s. "
+                    "What was finished is kept: run the same again as soon as the cluster has machines."
+                )
+        await up
 
     def receive(self, delivery: Delivery, mine: dict[int, APIRequest]) -> None:
         """Book what a worker delivers."""

@@ -1,0 +1,40 @@
+"""A run whose workers are gone, without a cluster."""
+
+from __future__ import annotations
+
+import asyncio
+from concurrent.futures import Future
+
+import pytest
+
+import parallel_openai as po
+from parallel_openai._progress.status_tracker import StatusTracker
+from parallel_openai._ray.worker_pool import _Run
+from parallel_openai._records import APIRequest
+from parallel_openai.errors import RunStoppedError
+
+
+class Opening:
+    """A worker's call that never comes to its end, as where no machine is left for it."""
+
+    def future(self) -> Future[str]:
+        return Future()
+
+
+def test_a_run_that_has_lost_its_last_worker_ends_in_a_sentence_and_waits_where_there_is_another() -> None:
+    asyncio.run(loses_its_workers())
+
+
+async def loses_its_workers() -> None:
+    run = _Run(iter([]), lambda result: None, StatusTracker(), po.Client("http://127.0.0.1:9/v1"), None)
+    with pytest.raises(asyncio.TimeoutError):  # the cluster is busy with others
+        await asyncio.wait_for(run.wait_for(Opening(), within=0.01), 0.1)
+    run.give_back({1: APIRequest({"model": "m"})}, RuntimeError("it has died"))
+    other = asyncio.current_task()
+    assert other is not None
+    run.working.add(other)
+    with pytest.raises(asyncio.TimeoutError):
+        await asyncio.wait_for(run.wait_for(Opening(), within=0.01), 0.1)
+    run.working.clear()
+    with pytest.raises(RunStoppedError, match="has lost its last worker, and has started no other within 0 s"):
+        await run.wait_for(Opening(), within=0.01)
