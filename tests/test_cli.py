@@ -13,11 +13,13 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 import parallel_openai as po
 from parallel_openai import cli
+from parallel_openai._files.pipes import piped
 from parallel_openai.errors import InvalidInputError
 from parallel_openai.local.simulator import Server
 from tests.test_progress import Terminal, posix_only
@@ -303,3 +305,17 @@ def test_levels_may_be_numbers_or_names() -> None:
 
 def test_limits_may_be_left_to_the_server() -> None:
     assert [cli._limit(text) for text in ("none", "1500", "1.5")] == [None, 1500.0, 1.5]
+
+
+def test_a_stop_while_requests_come_in_leaves_no_part_of_them_behind(monkeypatch: pytest.MonkeyPatch) -> None:
+    pieces = iter([b'{"model": "m"}'])
+
+    def read(count: int) -> bytes:
+        for piece in pieces:
+            return piece
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=SimpleNamespace(read=read)))
+    with pytest.raises(KeyboardInterrupt), piped("-", None):
+        pass
+    assert [path.name for path in Path(".parallel_openai").iterdir()] == [".gitignore"]

@@ -16,6 +16,7 @@ import pytest
 import parallel_openai as po
 from parallel_openai._requests.encodings import encoding_for_model
 from parallel_openai.errors import InvalidInputError, MissingDependencyError
+from parallel_openai.local import simulator
 from parallel_openai.local.simulator import Server
 
 ROOT = Path(po.__file__).parent
@@ -149,3 +150,23 @@ def test_a_limit_of_open_files_that_kept_a_run_slow_is_said_at_the_end(server: S
     assert done.returncode == 0, done.stderr
     told = re.findall(r"only about [345]\d requests at once, since this process may open no more files", done.stderr)
     assert len(told) == 2
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="it looks into /proc")
+def test_a_local_server_is_not_told_the_keys_of_its_caller(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-very-secret")
+    monkeypatch.setenv("https_proxy", "http://me:very-secret@127.0.0.1:9")
+    with simulator.serve(separate_process=True):
+        places = [each for each in Path("/proc").glob("[0-9]*") if _is_child(each)]
+        children = [
+            (each / "environ").read_bytes() for each in places if b"simulator" in (each / "cmdline").read_bytes()
+        ]
+    assert children
+    assert not any(b"very-secret" in each for each in children)
+
+
+def _is_child(process: Path) -> bool:
+    try:
+        return int((process / "stat").read_text().rpartition(")")[2].split()[1]) == os.getpid()
+    except OSError:  # it has ended
+        return False

@@ -48,11 +48,16 @@ def _spool(pipe: str) -> Path:
     folder = Path(JOURNAL_FOLDER)
     make_private(folder)
     digest = blake2b(digest_size=8)
-    with (
-        nullcontext(sys.stdin.buffer) if pipe == _PIPE else open(pipe, "rb") as stream,
-        tempfile.NamedTemporaryFile(dir=folder, suffix=".jsonl", delete=False) as file,
-    ):
-        while piece := stream.read(_PIECE):
-            digest.update(piece)
-            file.write(piece)
-    return Path(file.name).replace(folder / f"piped-{digest.hexdigest()}.jsonl")
+    descriptor, place = tempfile.mkstemp(dir=folder, suffix=".jsonl")
+    try:
+        with (
+            open(descriptor, "wb") as file,
+            nullcontext(sys.stdin.buffer) if pipe == _PIPE else open(pipe, "rb") as stream,
+        ):
+            while piece := stream.read(_PIECE):
+                digest.update(piece)
+                file.write(piece)
+        return Path(place).replace(folder / f"piped-{digest.hexdigest()}.jsonl")
+    except BaseException:  # as on Ctrl-C: a part of the requests is of no use to anybody
+        Path(place).unlink()
+        raise

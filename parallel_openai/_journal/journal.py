@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from parallel_openai._journal.journal_file import JournalFile, told_of_lost
-from parallel_openai._journal.origins import Origin, note_origin, note_origin_of_last
+from parallel_openai._journal.origins import Origin, check_none_of_others, note_origin, note_origin_of_last
 from parallel_openai.errors import InvalidInputError, JournalError, JournalWriteError
 
 log = logging.getLogger("parallel_openai")
@@ -62,6 +62,8 @@ class Journal:
         self._syncing: Future[None] | None = None
         self._syncer: ThreadPoolExecutor | None = None
         self._file: JournalFile | None = JournalFile(self.path)
+        if origin is not None:
+            self._check_origins()
 
     def before_sending(self, requests: Iterable[Request | None]) -> Iterator[Request | None]:
         """The same requests, the first of them only when the disk takes something: nothing is paid for that could not
@@ -206,6 +208,13 @@ class Journal:
     def _opened(self) -> JournalFile:
         assert self._file is not None, "the journal is closed"
         return self._file
+
+    def _check_origins(self) -> None:
+        try:
+            check_none_of_others(self.path)
+        except JournalError:
+            self._opened.close()
+            raise
 
     def _reserve(self) -> None:
         self._has_room = True

@@ -25,6 +25,8 @@ from parallel_openai.errors import JournalError
 
 #: A file that came from elsewhere may be anything.
 _MOST_LINES, _LONGEST_LINE = 100_000, 10_000
+#: How such a file begins.
+_FIRST = b'[0,"'
 
 
 class Origin(NamedTuple):
@@ -66,6 +68,21 @@ class Origins:
         """Where the line that begins there came from; None where nothing says it."""
         number = bisect_right(self._offsets, offset)
         return self._origins[number - 1] if number else None
+
+
+def check_none_of_others(results: Path) -> None:
+    """See that what lies beside results that are about to be begun, and will be written over, is of our making.
+
+    Raises:
+        JournalError: it is something else.
+    """
+    beside = _beside(results)
+    if not (beside.exists() and results.exists()) or results.stat().st_size:
+        return
+    with open(beside, "rb") as file:
+        head = file.read(len(_FIRST))
+    if not _FIRST.startswith(head):  # of which a part may have been torn off
+        raise JournalError(f"{beside} is no file of ours, and would be written over. Move it, or choose another path.")
 
 
 def note_origin(results: Path, offset: int, line: bytes, origin: Origin) -> None:

@@ -26,7 +26,7 @@ from urllib.parse import urlsplit
 
 from parallel_openai.errors import InvalidInputError, MissingDependencyError, ParallelOpenAIError
 from parallel_openai.local.model_proxy import serve_proxy
-from parallel_openai.local.simulator.serving import module_command
+from parallel_openai.local.simulator.serving import environment_of_child, module_command
 
 MODEL = "smollm2-135m-instruct"
 
@@ -197,7 +197,7 @@ def _cores() -> int:
 def _start(arguments: list[str], log: IO[bytes]) -> subprocess.Popen[bytes]:
     root = str(Path(__file__).parents[2])
     environment = {
-        **os.environ,
+        **environment_of_child(),
         # The child must find this package even if the caller only extended sys.path.
         "PYTHONPATH": os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH")))),
         # Threads that spin while they wait slow down every other program, and in the end themselves.

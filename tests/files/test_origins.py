@@ -179,3 +179,13 @@ def test_lines_of_a_frame_are_known_to_a_file_run_on_the_same_server(server: Ser
         )
     write(chat("a"))
     assert (run(server).num_tasks_restored, run(other).num_tasks_restored) == (1, 0)
+
+
+def test_a_file_of_somebody_elses_beside_new_results_is_not_written_over(server: Server) -> None:
+    write(chat("a"))
+    ORIGINS.write_text("where my notes come from\n")
+    with pytest.raises(JournalError, match="is no file of ours, and would be written over"):
+        run(server)
+    assert (received(server), ORIGINS.read_text()) == (0, "where my notes come from\n")
+    ORIGINS.write_text("[0")  # torn off, as when the machine died
+    assert run(server).num_tasks_succeeded == 1

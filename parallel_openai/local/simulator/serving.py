@@ -6,6 +6,7 @@ import asyncio
 import http.client
 import json
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -204,6 +205,15 @@ def module_command(module: str) -> list[str]:
     return [sys.executable, "-c", program]
 
 
+def environment_of_child() -> dict[str, str]:
+    """What a local server is given of this process's environment: it needs no keys and goes out to nobody."""
+    return {name: value for name, value in os.environ.items() if not _SECRET.search(name)}
+
+
+#: Variables whose names tell that a secret may be in them; a proxy's address may hold a password.
+_SECRET = re.compile("KEY|TOKEN|SECRET|PASS|CREDENTIAL|PROXY", re.IGNORECASE)
+
+
 class _Process:
     """The server in a child process, which ends when its stdin closes: at the latest when this process ends."""
 
@@ -214,7 +224,7 @@ class _Process:
         # The child must find the package even if it runs from a checkout and the working directory is elsewhere.
         path = os.pathsep.join(filter(None, (str(Path(__file__).parents[3]), os.environ.get("PYTHONPATH"))))
         self._process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env={**os.environ, "PYTHONPATH": path}
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env={**environment_of_child(), "PYTHONPATH": path}
         )
         assert self._process.stdout is not None
         self.base_url = self._process.stdout.readline().decode().strip()
