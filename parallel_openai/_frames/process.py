@@ -14,7 +14,7 @@ from parallel_openai._batch.lane_options import Lane
 from parallel_openai._client.client import Client
 from parallel_openai._client.default_client import client_for
 from parallel_openai._frames.columns.answer_columns import Reader, object_column, text_column, value_column
-from parallel_openai._frames.columns.fields import REASONING, structured_reader, with_thoughts
+from parallel_openai._frames.columns.fields import REASONING, of_each, structured_reader, with_thoughts
 from parallel_openai._frames.defensive_copy import own_copy
 from parallel_openai._frames.frame_run import FrameRun
 from parallel_openai._frames.parameters import check_parameters, checked_extra
@@ -232,27 +232,16 @@ def answer_reader(
     columns = {"response": column, "tool_calls": object_column, REASONING: text_column}
     names = ("response", *beside)
     return Reader(
-        names,
-        read,
-        lambda values, _: {
-            name: columns[name]([_of_each(value, part) for value in values]) for part, name in enumerate(names)
-        },
+        names, read, lambda values, _: {name: columns[name]([of_each(name, each) for each in values]) for name in names}
     )
 
 
-def _of_each(value: Any, part: int) -> Any:
-    """A part of what was said, or of each of several answers."""
-    if isinstance(value, list):
-        return [_of_each(each, part) for each in value]
-    return None if value is None else value[part]
-
-
 def _reading(answer: Answer, parse: Callable[[Any], Any] | None, beside: Sequence[str]) -> Answer:
-    """The value, in a tuple with what stands in columns beside it, if there are such columns."""
+    """The value, with what stands in columns beside it, if there are such columns."""
     reading = _parsed(answer, parse)
     if not beside:
         return reading
-    return reading._replace(value=(reading.value, *(getattr(answer, name) for name in beside)))
+    return reading._replace(value={"response": reading.value, **{name: getattr(answer, name) for name in beside}})
 
 
 def _parsed(answer: Answer, parse: Callable[[Any], Any] | None) -> Answer:

@@ -91,7 +91,7 @@ def _with_reasoning(reading: Answer) -> Answer:
 
 def _column(name: str, values: Sequence[Any], schema: Mapping[str, Any]) -> Any:
     if any(isinstance(value, list) for value in values):  # several samples or choices
-        return object_column([_of_each(name, value) for value in values])
+        return object_column([of_each(name, value) for value in values])
     cells = [None if value is None else value.get(name) for value in values]
     kinds = _kinds(schema)
     if "enum" in schema:
@@ -103,9 +103,10 @@ def _column(name: str, values: Sequence[Any], schema: Mapping[str, Any]) -> Any:
     return value_column(cells, _DTYPES.get(next(iter(kinds))) if len(kinds) == 1 else None)
 
 
-def _of_each(name: str, value: Any) -> Any:
+def of_each(name: str, value: Any) -> Any:
+    """A field of an answer, or of each of several."""
     if isinstance(value, list):
-        return [_of_each(name, each) for each in value]
+        return [of_each(name, each) for each in value]
     return None if value is None else value.get(name)
 
 

@@ -12,6 +12,10 @@ from parallel_openai._json import dumps, loads
 from parallel_openai.errors import InvalidInputError
 
 ATTRS = "parallel_openai"
+NO_ATTRS = (
+    "This frame does not come from process_dataframe or label_dataframe, or lost its attrs on the way (as merge and "
+    "read_csv lose them). To keep them: new.attrs = out.attrs."
+)
 #: Of what is written here; what earlier versions wrote has no number, and is of the first.
 VERSION = 1
 

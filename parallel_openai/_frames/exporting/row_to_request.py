@@ -8,7 +8,7 @@ from typing import Any
 
 import pandas as pd
 
-from parallel_openai._frames.columns.run_info import last_run_of
+from parallel_openai._frames.columns.run_info import NO_ATTRS, last_run_of
 from parallel_openai._frames.columns.table import find_column, rows_of
 from parallel_openai._frames.request_builder import RequestBuilder
 from parallel_openai._journal.known_results import KnownResults
@@ -24,11 +24,7 @@ class RowToRequest:
     def __init__(self, out: pd.DataFrame) -> None:
         run = last_run_of(out)
         if run.endpoint is None or run.answer is None or run.journal is None:
-            raise InvalidInputError(
-                "This frame does not come from process_dataframe or label_dataframe, or lost its attrs on the way (as "
-                "merge and read_csv lose them); only format='records' works for it. To keep them: "
-                "new.attrs = out.attrs."
-            )
+            raise InvalidInputError(f"{NO_ATTRS} Without them, only format='records' works.")
         self.out = out
         self.run, self.prefix, self._journal = run, run.prefix, run.journal
         self.endpoint = endpoint(run.endpoint)

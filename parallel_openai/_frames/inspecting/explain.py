@@ -12,7 +12,7 @@ import pandas as pd
 
 from parallel_openai._display.blocks import Block, Heading, Number, Sentence, Table
 from parallel_openai._display.display import Display
-from parallel_openai._frames.columns.run_info import RunInfo, last_run_of
+from parallel_openai._frames.columns.run_info import NO_ATTRS, RunInfo, last_run_of
 from parallel_openai._frames.columns.table import check_frame, label_of
 from parallel_openai._journal.entry import JournalEntry
 from parallel_openai._journal.lines import read_entries
@@ -68,10 +68,7 @@ def explain(out: pd.DataFrame, row: Hashable) -> Explanation:
     check_frame(out)
     run = last_run_of(out)
     if run.journal is None:
-        raise InvalidInputError(
-            "This frame does not come from process_dataframe or label_dataframe, or lost its attrs on the way (as "
-            "merge and read_csv lose them). To keep them: new.attrs = out.attrs."
-        )
+        raise InvalidInputError(NO_ATTRS)
     position = _position(out, row)
     return _RowHistory(out, run, Path(run.journal), position).explanation(row)
 
@@ -148,7 +145,7 @@ class _RowHistory:
     def _answer(self) -> Any:
         return self._cell(str(self._run.answer))
 
-    def _name(self, name: str) -> Any:
+    def _name(self, name: str) -> Hashable:
         return label_of(self._out, self._prefix + name)
 
     def _cell(self, name: str) -> Any:
