@@ -1,4 +1,4 @@
-"""`df.openai`: the verbs on the frame itself, for those who like that."""
+"""`df.openai`: the package's functions as methods of a DataFrame."""
 
 from __future__ import annotations
 
@@ -12,14 +12,16 @@ import pandas as pd
 
 
 class _Verb:
-    """A function whose first argument is the frame, as a method; its words and its other arguments stay as they are.
-    It is imported when it is first asked for."""
+    """Makes a method of a function whose first argument is the frame, with the same docstring and other arguments.
 
-    def __init__(self, place: str, name: str) -> None:
-        self._place, self._name = place, name
+    The function is imported on first use.
+    """
+
+    def __init__(self, module: str, name: str) -> None:
+        self._module, self._name = module, name
 
     def __get__(self, verbs: Verbs, _: type | None = None) -> Callable[..., Any]:
-        function = getattr(import_module(f"parallel_openai.{self._place}"), self._name)
+        function = getattr(import_module(f"parallel_openai.{self._module}"), self._name)
 
         @wraps(function)
         def verb(*args: Any, **options: Any) -> Any:
@@ -32,9 +34,9 @@ class _Verb:
 
 @pd.api.extensions.register_dataframe_accessor("openai")
 class Verbs:
-    """The package's verbs on a frame, as in `df.openai.label("Is it good? {text}", labels=["yes", "no"], model="m")`.
+    """The package's functions as methods: `df.openai.label("Good? {text}", labels=["yes", "no"], model="m")`.
 
-    Each takes what the function of the same kind takes after the frame: `process` is `process_dataframe`, and so on.
+    Each takes the arguments of its function after the frame: `process` is `process_dataframe`, and so on.
 
     >>> import parallel_openai as po
     >>> df = pd.DataFrame({"text": ["A wonderful lamp.", "It broke in a week, terrible."]})

@@ -1,4 +1,4 @@
-"""Arguments that many functions take: what they must be, said in a sentence where they are not."""
+"""Validation of common arguments."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from typing import Any, Literal
 
 from parallel_openai.errors import InvalidInputError
 
-#: Bytes that file systems let a name have.
-_LONGEST_NAME = 255
+#: The longest file name in bytes that file systems allow.
+_MAX_NAME_BYTES = 255
 
 
 def path_of(value: str | os.PathLike[str], name: str) -> Path:
-    """The path that the argument of that name means.
+    """The argument of this name as a path.
 
     Raises:
-        InvalidInputError: it is none.
+        InvalidInputError: it is not a valid path.
 
     >>> path_of(5, "save_to")
     Traceback (most recent call last):
@@ -29,31 +29,33 @@ def path_of(value: str | os.PathLike[str], name: str) -> Path:
     except TypeError:
         raise InvalidInputError(f"{name} must be a path such as 'answers.jsonl', not {value!r:.200}.") from None
     if "\0" in str(path):
-        raise InvalidInputError(f"{name} must be a path, and none has a NUL in it: {str(path)!r:.200}.")
-    if len(path.name.encode("utf-8", "replace")) > _LONGEST_NAME:
-        raise InvalidInputError(f"{name} must be a path with names up to {_LONGEST_NAME} bytes: {str(path)!r:.400}.")
+        raise InvalidInputError(f"{name} must be a path without NUL characters, not {str(path)!r:.200}.")
+    if len(path.name.encode("utf-8", "replace")) > _MAX_NAME_BYTES:
+        raise InvalidInputError(
+            f"{name} must be a path whose name has at most {_MAX_NAME_BYTES} bytes, not {str(path)!r:.400}."
+        )
     return path
 
 
-def is_file(place: Path) -> bool:
-    """Whether there is such a file.
+def is_file(path: Path) -> bool:
+    """Whether the path is an existing file.
 
     Raises:
-        InvalidInputError: this user may not look there.
+        InvalidInputError: this user may not read its folder.
     """
     try:
-        return place.is_file()
-    except PermissionError:  # which newer Pythons keep to themselves
+        return path.is_file()
+    except PermissionError:  # newer Pythons return False instead
         raise InvalidInputError(
-            f"{place} cannot be looked at by this user. Change the rights of its folder, or name another file."
+            f"{path} cannot be accessed by this user. Change the permissions of its folder, or name another file."
         ) from None
 
 
 def check_count(value: int, name: str, *, least: Literal[0, 1] = 1) -> None:
-    """See that an argument is a whole number that counts something.
+    """Check that an argument is a whole number of at least `least`.
 
     Raises:
-        InvalidInputError: it is none, or below `least`.
+        InvalidInputError: it is not.
 
     >>> check_count(0, "samples")
     Traceback (most recent call last):
@@ -66,10 +68,10 @@ def check_count(value: int, name: str, *, least: Literal[0, 1] = 1) -> None:
 
 
 def mapping_of(value: Mapping[str, Any] | None, name: str) -> Mapping[str, Any]:
-    """The mapping that the argument of that name is; an empty one for None.
+    """The argument of this name as a mapping; an empty one for None.
 
     Raises:
-        InvalidInputError: it is none. The value is not shown, since headers hold keys.
+        InvalidInputError: it is not a mapping. The message omits the value, since headers hold keys.
 
     >>> mapping_of("Bearer", "headers")
     Traceback (most recent call last):

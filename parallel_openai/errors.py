@@ -1,22 +1,22 @@
-"""Everything that can stop a run, as one tree; what only one row suffers from is data, not an exception.
+"""The exceptions that stop a run. A failure of a single row is data, not an exception.
 
 ```
 ParallelOpenAIError
-├── InvalidInputError (ValueError)      what was asked cannot be done; nothing was sent
+├── InvalidInputError (ValueError)      the arguments are invalid; nothing was sent
 │   ├── ColumnNotFoundError             a column that the frame does not have
 │   ├── ColumnExistsError               a result column that the frame already has
 │   └── TemplateError                   a prompt template that cannot be filled
-├── MissingDependencyError (ImportError) an optional part is not installed
+├── MissingDependencyError (ImportError) an optional dependency is not installed
 ├── JournalError (OSError)              the file of results cannot be used
-│   ├── JournalLockedError              somebody else is writing it
-│   └── JournalWriteError               the disk refused; what was written before is kept, `.partial` has all
-└── RunStoppedError                     the server will refuse every row; `.partial` holds what was finished
+│   ├── JournalLockedError              another run is writing it
+│   └── JournalWriteError               writing failed; what was written before is kept, `.partial` has all results
+└── RunStoppedError                     the server refuses every row; `.partial` has the finished results
     ├── AuthenticationError             the key is wrong or missing
     ├── PermissionDeniedError           the key may not do this
-    ├── RequestRefusedError             the server refuses all requests alike: the model, a parameter, the URL
+    ├── RequestRefusedError             the server refuses all requests for one reason: the model, a parameter, the URL
     ├── QuotaExceededError              no credit, or a spending limit
-    ├── RateLimitedError                the limit of a day, say: it refuses for longer than the client waits
-    ├── ServerUnreachableError          nobody answers at that address
+    ├── RateLimitedError                a limit, such as a day's, for longer than the client waits
+    ├── ServerUnreachableError          no server answers at the address
     └── BatchError                      the Batch API refuses a file or a batch
 ```
 """
@@ -29,34 +29,34 @@ from parallel_openai._printable import printable
 
 
 class ParallelOpenAIError(Exception):
-    """The root of every exception that this package raises."""
+    """The base class of all exceptions of this package."""
 
     def __init__(self, *args: object) -> None:
         super().__init__(*(printable(each) if isinstance(each, str) else each for each in args))
 
 
 class InvalidInputError(ParallelOpenAIError, ValueError):
-    """What was asked cannot be done. Raised before anything is sent."""
+    """The arguments are invalid. Raised before anything is sent."""
 
 
 class ColumnNotFoundError(InvalidInputError):
-    """A column is named that the frame does not have."""
+    """The frame does not have a named column."""
 
 
 class ColumnExistsError(InvalidInputError):
-    """A result column would overwrite one of the frame's own."""
+    """A result column would overwrite a column of the frame."""
 
 
 class TemplateError(InvalidInputError):
-    """A prompt template is malformed or asks for more than a column's value."""
+    """A prompt template is malformed or contains more than column names."""
 
 
 class MissingDependencyError(ParallelOpenAIError, ImportError):
-    """An optional part is not installed; the message carries the install line."""
+    """An optional dependency is not installed; the message has the command that installs it."""
 
     @classmethod
     def of(cls, what: str, packages: str, error: ImportError) -> MissingDependencyError:
-        """The error for something that needs packages of which one could not be imported.
+        """The error for a feature that needs packages of which one could not be imported.
 
         >>> try:
         ...     import no_such_package
@@ -66,11 +66,11 @@ class MissingDependencyError(ParallelOpenAIError, ImportError):
         """
         if isinstance(error, ModuleNotFoundError) and error.name in list(map(_module_of, packages.split())):
             return cls(f"{what} {error.name}, which is not installed: pip install {packages}")
-        return cls(f"{what} {packages}, which is installed and cannot be imported: {error}")
+        return cls(f"{what} {packages}, which is installed but cannot be imported: {error}")
 
 
 def _module_of(package: str) -> str:
-    """The module that a requirement such as `ray[data]` brings."""
+    """The module of a requirement such as `ray[data]`."""
     return package.partition("[")[0].replace("-", "_")
 
 
@@ -83,21 +83,21 @@ class JournalLockedError(JournalError):
 
 
 class JournalWriteError(JournalError):
-    """The disk refused a write. Everything written before is kept.
+    """Writing failed. Everything written before is kept.
 
     Attributes:
-        partial: what was finished, also what the disk did not take: the DataFrame with the rest `cancelled`, or the
-            counts of a run on files.
+        partial: the finished results, including those that could not be written: the DataFrame with the other rows
+            `cancelled`, or the counts of a run on files.
     """
 
     partial: Any = None
 
 
 class RunStoppedError(ParallelOpenAIError):
-    """The server will refuse every row, so the run was stopped.
+    """The server refuses every row, so the run was stopped.
 
     Attributes:
-        partial: what was finished: the DataFrame with the rest `cancelled`; the counts of a run on files, a
+        partial: the finished results: the DataFrame with the other rows `cancelled`; the counts of a run on files, a
             `StatusTracker`; the dataset of `process_dataset`. None from other calls, such as `collect_batches`.
     """
 
@@ -113,10 +113,10 @@ class PermissionDeniedError(RunStoppedError):
 
 
 class RequestRefusedError(RunStoppedError):
-    """The server refuses all requests in the same words, such as for a model or a parameter that it does not know.
+    """The server refuses all requests for the same reason, such as an unknown model or parameter.
 
     Attributes:
-        model: the model, where it is to blame.
+        model: the model, if that is the reason.
     """
 
     model: str | None = None
@@ -127,12 +127,12 @@ class QuotaExceededError(RunStoppedError):
 
 
 class RateLimitedError(RunStoppedError):
-    """The server refuses, and asks for a longer wait than `Client(max_wait=...)` allows."""
+    """The server asks to wait longer than `Client(max_wait=...)` allows."""
 
 
 class ServerUnreachableError(RunStoppedError):
-    """Nobody answers at the base URL."""
+    """No server answers at the base URL."""
 
 
 class BatchError(RunStoppedError):
-    """The Batch API refuses a file or a batch as a whole. What was submitted before goes on at the server."""
+    """The Batch API refuses a file or a whole batch. Batches submitted before keep running at the server."""

@@ -108,7 +108,7 @@ def test_requests_may_come_through_a_named_pipe(server: Server, capfd: pytest.Ca
         feeding.join()
         assert "2 succeeded" in capfd.readouterr().err
     assert len(results("out.jsonl")) == 2
-    with pytest.raises(InvalidInputError, match="pipe is a pipe, and requests are read more than once"):
+    with pytest.raises(InvalidInputError, match="pipe is a pipe, but requests are read more than once"):
         po.process_api_requests_from_file("pipe", "out.jsonl", progress=False)
     assert server.stats()["received"] == 4
 
@@ -170,7 +170,7 @@ def test_the_logging_level_silences() -> None:
         (["--requests_filepath", "nothing.jsonl"], "parallel-openai: There is no requests file nothing.jsonl"),
         (["--save_filepath", "x"], "the following arguments are required: --requests_filepath"),
         (["--requests_filepath", "x", "--max_requests_per_minute", "many"], "'many' is neither a number nor none"),
-        (["--requests_filepath", "x", "--logging_level", "loud"], "'loud' is no level; give 10, 20, 30, 40 or 50"),
+        (["--requests_filepath", "x", "--logging_level", "loud"], "'loud' is not a level; give 10, 20, 30, 40 or 50"),
         (["--requests_filepath", "x", "--max-attempt", "3"], "no option --max-attempt. Did you mean --max-attempts?"),
         (["--requests_filepath", "x", "--zzz"], "there is no option --zzz."),
         (["--requests_filepath", "requests.jsonl", "--max_attempts", "0"], "max_attempts must be a number above 0"),
@@ -248,7 +248,7 @@ def test_ctrl_c_is_130_and_says_how_to_go_on(server: Server) -> None:
     process.send_signal(signal.SIGINT)
     _, told = process.communicate(timeout=30)
     assert process.returncode == 130
-    assert told.splitlines()[-1] == "Run the same command again to go on; what is finished is kept."
+    assert told.splitlines()[-1] == "Run the same command again to resume; finished results are kept."
     assert "Traceback" not in told
     assert len(results()) == 3  # what was on its way is taken in
 

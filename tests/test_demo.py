@@ -120,7 +120,7 @@ def test_an_interrupted_demo_says_how_to_go_on(
     server.set(latency=1)
     threading.Thread(target=interrupt).start()
     assert run_demo(server, "--rows", "3") == 130
-    assert capsys.readouterr().err.splitlines()[-1].startswith("Run the same command again to go on")
+    assert capsys.readouterr().err.splitlines()[-1].startswith("Run the same command again to resume")
     assert not Path("demo_labels.jsonl").exists()
 
 

@@ -95,7 +95,7 @@ def test_a_package_that_is_there_and_broken_is_not_called_missing() -> None:
     finally:
         sys.path.remove("")
     told = str(MissingDependencyError.of("Plots need", "broken_extra", failed.value))
-    assert told.endswith("which is installed and cannot be imported: No module named 'no_such_library_of_c'")
+    assert told.endswith("which is installed but cannot be imported: No module named 'no_such_library_of_c'")
 
 
 def test_a_client_is_pickled_by_its_settings(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:

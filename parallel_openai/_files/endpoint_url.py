@@ -1,4 +1,4 @@
-"""An endpoint's full URL, as the ancestor takes it, and its two parts, as a client does."""
+"""Split an endpoint's full URL, as in the Cookbook's script, into base URL and path."""
 
 from __future__ import annotations
 
@@ -10,7 +10,10 @@ from parallel_openai.errors import InvalidInputError
 
 
 def split_url(request_url: str) -> tuple[str, str]:
-    """The base URL and the path below it, of an endpoint's full URL.
+    """The base URL and the path of an endpoint's full URL.
+
+    Raises:
+        InvalidInputError: it is not the URL of an endpoint.
 
     >>> split_url("https://api.openai.com/v1/chat/completions")
     ('https://api.openai.com/v1', 'chat/completions')
@@ -22,7 +25,7 @@ def split_url(request_url: str) -> tuple[str, str]:
     try:
         parts = urlsplit(request_url)
     except ValueError as error:
-        raise InvalidInputError(f"request_url is no URL, {request_url!r:.200}: {error}.") from None
+        raise InvalidInputError(f"request_url is not a valid URL, {request_url!r:.200}: {error}.") from None
     known = endpoint_at(parts.path)
     if known is not None:
         root = parts.path.rstrip("/").removesuffix("/" + known.path)

@@ -1,4 +1,4 @@
-"""One run on files: the requests, the account, the results and the counts."""
+"""A run from a requests file to a results file."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from parallel_openai._disk.file_ownership import check_own
 from parallel_openai._files.cookbook import FileStatus
 from parallel_openai._files.endpoint_url import split_url
 from parallel_openai._files.known_lines import NOTHING_KNOWN, Digest, KnownLines, content_digest, key_digest
-from parallel_openai._files.requests_file import Line, RequestsFile, no_json, parse_request
+from parallel_openai._files.requests_file import Line, RequestsFile, not_json, parse_request
 from parallel_openai._frames.parameters import SECRET
 from parallel_openai._journal.digest_index import digest_of
 from parallel_openai._journal.entry import result_line
@@ -42,24 +42,24 @@ from parallel_openai._run.spending.caps import SpendingCaps, prices_at
 from parallel_openai._run.spending.worst_case import has_media, reads_unseen
 from parallel_openai.errors import InvalidInputError
 
-#: Lines passed over as known before other work of the loop gets its turn.
-_KNOWN_AT_ONCE = 1000
-#: What a request's worst case hangs on, apart from its prompt and from what it has the model read elsewhere.
+#: Lines that are skipped as known before other tasks of the loop get a turn.
+_LINES_PER_TURN = 1000
+#: The parameters that determine a request's highest cost, apart from its prompt and what the model reads elsewhere.
 _CAPS = (
     *("model", "models", "service_tier", "modalities", "audio"),
     *("n", "best_of", "max_completion_tokens", "max_tokens", "max_output_tokens"),
 )
-GOES_ON = "The same call goes on from there"
+RESUMES = "The same call resumes from there"
 _ENDINGS = {
     "finished": "Done",
     "submitted": "Submitted",
     "stopped": "Stopped",
-    "interrupted": f"Interrupted. {GOES_ON}",
+    "interrupted": f"Interrupted. {RESUMES}",
 }
 
 
 class FileRun:
-    """One call: the two files, the account, and the counts."""
+    """One call: the two files, the client, and the counts."""
 
     def __init__(
         self,
@@ -94,17 +94,17 @@ class FileRun:
         )
         if self.target.suffix in (".gz", ".zst"):
             raise InvalidInputError(
-                f"save_filepath is {self.target}, and results are kept in plain JSONL: add no suffix."
+                f"save_filepath is {self.target}, but results are not compressed: leave out the suffix."
             )
         if os.path.exists(self.target) and self.target.samefile(self.source.path):
             raise InvalidInputError(f"save_filepath is the requests file itself: {self.target}. Choose another.")
         base_url: str | None = None
-        self.path: str | None = None  # none where each line goes to the endpoint that suits it
+        self.path: str | None = None  # None: each line has its own endpoint
         if request_url is not None:
             base_url, self.path = split_url(request_url)
-        elif self.lane is not None:  # all batches of a call are for one endpoint
+        elif self.lane is not None:  # all batches of a call have the same endpoint
             self.path = self.source.endpoint_path()
-        get_encoding(str(token_encoding_name))  # what is no text is no encoding's name
+        get_encoding(str(token_encoding_name))  # raises if there is none of that name
         self.encoding = token_encoding_name
         self.client = (
             client_for(client)
@@ -128,7 +128,7 @@ class FileRun:
 
     @contextmanager
     def log_level(self) -> Iterator[None]:
-        """The level that the call asks for, while it runs: what else logs in this process keeps its own."""
+        """Set the logger's level to that of the call while it runs."""
         before = log.level
         log.setLevel(self._logging_level)
         try:
@@ -186,7 +186,7 @@ class FileRun:
                 self.rest = f"{self.bounds.why('budget')} {self.rest}"
 
     def closing_line(self) -> str:
-        """How the call ended, in one line."""
+        """The outcome of the call, in one line."""
         status = self.status
         parts = [f"{status.num_tasks_succeeded:,} succeeded", f"{status.num_tasks_failed:,} failed"]
         if status.num_tasks_restored:
@@ -200,16 +200,16 @@ class FileRun:
         if status.most_open_requests is not None:
             parts.append(about_open_requests(status.most_open_requests))
         parts += [] if self.rest is None else [self.rest.removesuffix(".")]
-        how = _ENDINGS.get(status.ended) or f"{self.bounds.why(status.ended)} {GOES_ON}"
+        how = _ENDINGS.get(status.ended) or f"{self.bounds.why(status.ended)} {RESUMES}"
         faster = status.timeline.advice
         advice = f" {faster}." if faster is not None else ""
         return f"{how}: {', '.join(parts)}.{advice} Results: {self.target}"
 
     async def _check_caps(self, budget: Budget) -> None:
-        """See, before anything is sent, that a worst case can be told for each request."""
-        good: tuple[str, dict[str, Any]] | None = None  # the caps of the line before, mostly the same
+        """Check, before anything is sent, that each request has a highest cost."""
+        good: tuple[str, dict[str, Any]] | None = None  # endpoint and caps of the previous line, mostly the same
         for number, _, line in self.source.lines():
-            if number % _KNOWN_AT_ONCE == 0:
+            if number % _LINES_PER_TURN == 0:
                 await asyncio.sleep(0)
             try:
                 body, metadata, path = parse_request(line)
@@ -218,14 +218,14 @@ class FileRun:
                     continue
                 request = self._request(body, metadata, path, number)
             except ValueError:
-                continue  # it will not be sent, and is named when its turn comes
+                continue  # it is rejected later, with its line number
             request.size = request_size(caps, self.encoding, request.path)
             if (objection := budget.objection(request)) is not None:
                 raise InvalidInputError(f"Line {number} of {self.source.path}: {objection}")
             good = path or path_for(body), caps
 
     async def _count_lines(self) -> None:
-        """Find the total, for the time left; the run does not wait for it."""
+        """Count the lines for the remaining time; the run does not wait for it."""
         total = 0
         for lines in self.source.counts():
             total += lines
@@ -241,58 +241,58 @@ class FileRun:
         return known
 
     def _requests(self, known: KnownLines) -> Iterator[APIRequest | None]:
-        """What must be sent: first what is new, and then what failed before."""
-        failed = array("Q")  # the numbers of lines and the bytes they begin at, in turns
+        """The requests to send: first the new ones, then those that failed before."""
+        failed = array("Q")  # line numbers and byte offsets, alternating
         yield from self._read(self._counted(self.source.lines()), known, failed)
         yield from self._read(self.source.lines_at(zip(failed[::2], failed[1::2], strict=True)), NOTHING_KNOWN, failed)
 
     def _counted(self, lines: Iterator[Line]) -> Iterator[Line]:
-        """The same, with the total kept in step."""
+        """The lines, keeping the total up to date."""
         status, count = self.status, 0
         for count, line in enumerate(lines, 1):
             if status.num_tasks_total is not None and count > status.num_tasks_total:
-                status.num_tasks_total = None  # the file still grows
+                status.num_tasks_total = None  # the file is still growing
             yield line
         self._read_to_end = True
         status.num_tasks_total = count
 
     def _read(self, lines: Iterable[Line], known: KnownLines, failed: array[int]) -> Iterator[APIRequest | None]:
-        """The requests of lines that are new; None now and then while there are none; where those are that failed."""
+        """The requests of new lines, with None now and then among known ones; failed lines are added to `failed`."""
         status = self.status
         for number, offset, line in lines:
             try:
                 body, metadata, path = parse_request(line)
-                standing = known.take(body, metadata, self._path_of(body, path))
-                request = self._request(body, metadata, path, number) if standing != "good" else None
+                state = known.take(body, metadata, self._path_of(body, path))
+                request = self._request(body, metadata, path, number) if state != "good" else None
             except ValueError as error:
                 self._reject(number, line, str(error))
                 continue
             if request is not None and self._waits_in_batch(request):
                 yield None
-            elif standing == "failed":
+            elif state == "failed":
                 failed.extend((number, offset))
             elif request is not None:
                 yield request
             else:
                 status.num_tasks_restored += 1
                 status.num_tasks_succeeded += 1
-                if status.num_tasks_restored % _KNOWN_AT_ONCE == 0:
+                if status.num_tasks_restored % _LINES_PER_TURN == 0:
                     yield None
 
     def _request(self, body: dict[str, Any], metadata: Any, path: str | None, number: int) -> APIRequest:
         path = self._path_of(body, path)
         if self.lane is not None and path != self.path:
-            raise ValueError(f"it is for {path}, and a call's batches are all for one endpoint, here {self.path}.")
+            raise ValueError(f"it is for {path}, but all batches of a call have the same endpoint, here {self.path}.")
         try:
             request = APIRequest(body, metadata, path=path)
         except TypeError as error:
-            raise no_json(error) from None
-        request.request_json = body  # read from the line, and nobody else's
+            raise not_json(error) from None
+        request.request_json = body  # no copy: it was parsed from the line and is not shared
         request.measure, request.context = self._measure, number
         return request
 
     def _path_of(self, body: dict[str, Any], path: str | None) -> str:
-        """Where a line goes: where it says, or the call, or else where it fits."""
+        """The endpoint of a line: its own, or the call's, or else the one that fits."""
         return path or self.path or path_for(body)
 
     def _waits_in_batch(self, request: APIRequest) -> bool:
@@ -311,28 +311,27 @@ class FileRun:
             result = self._without_answer(result, endpoint)
         if result.status == "failed":
             number = result.request.context
-            place = "A line" if number is None else f"Line {number}"
-            log.warning("%s of %s failed (%s): %s", place, self.source.path, result.error_code, result.error)
+            line = "A line" if number is None else f"Line {number}"
+            log.warning("%s of %s failed (%s): %s", line, self.source.path, result.error_code, result.error)
         journal.append(result_line(result, record=False))
         return as_it_says(result)
 
     def _count_cost(self, result: Result) -> None:
         if result.usage is not None:
-            asked = str(result.request.request_json.get("model"))
-            cost, _ = cost_of(self._price, result.response, result.usage, asked)
+            model = str(result.request.request_json.get("model"))
+            cost, _ = cost_of(self._price, result.response, result.usage, model)
             self.status.cost_usd += 0.0 if math.isnan(cost) else cost
 
     def _without_answer(self, result: Result, endpoint: Endpoint) -> Result:
-        """What was billed and brings nothing, as a failure: its line is sent again by the next call."""
-        sentence = without_answer(endpoint)
-        return result._replace(status="failed", raw=None, error_code="empty", error=sentence)
+        """A billed response without content, as a failure, so that the next call sends its line again."""
+        return result._replace(status="failed", raw=None, error_code="empty", error=without_answer(endpoint))
 
     def _reject(self, number: int, line: bytes, reason: str) -> None:
-        """A line that is no request is named in the log and counted; there is no request to write beside it."""
-        begins = line[:80].decode(errors="replace").strip()
-        if any(name in begins for name in SECRET):  # what goes wrong is logged, and a key is not
-            begins = "..."
-        log.error("Line %d of %s is not sent: %s It begins: %s", number, self.source.path, reason, begins)
+        """Log and count an invalid line. There is no request to write to the results."""
+        start = line[:80].decode(errors="replace").strip()
+        if any(name in start for name in SECRET):  # keys are never logged
+            start = "..."
+        log.error("Line %d of %s is not sent: %s It begins: %s", number, self.source.path, reason, start)
         self.status.count_failed("invalid_line")
 
 
@@ -346,7 +345,7 @@ def _checked_level(logging_level: int) -> int:
 
 
 def results_beside(source: Path) -> Path:
-    """Where the results lie if nobody says it."""
+    """The default path of the results."""
     name = source.name.removesuffix(".gz").removesuffix(".zst").removesuffix(".jsonl")
     target = source.with_name(f"{name}_results.jsonl")
     check_own(target, "Remove it, or name another file for the results.")

@@ -1,4 +1,4 @@
-"""What a file of results says of the lines of a file of requests, in a few bytes for each."""
+"""Which lines of a requests file have results already, in a few bytes for each."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from parallel_openai._batch.manage import identity_in_files
-from parallel_openai._files.requests_file import no_json
+from parallel_openai._files.requests_file import not_json
 from parallel_openai._journal.answer_counts import AnswerCounts
 from parallel_openai._journal.digest_index import digest_of
 from parallel_openai._journal.entry import JournalEntry
@@ -20,23 +20,23 @@ from parallel_openai._records import request_key
 from parallel_openai._requests.endpoints import is_simulated, path_answering
 from parallel_openai.errors import InvalidInputError
 
-#: What names a line: its body, its metadata and its endpoint. The same request for two different rows is two.
+#: Identifies a line by its body, metadata and endpoint. Equal requests with different metadata are distinct.
 Digest = Callable[[Mapping[str, Any], Any, str], int]
-Standing = Literal["good", "failed", "new"]
-#: In the place of the endpoint of a failure, which does not tell it.
+LineState = Literal["good", "failed", "new"]
+#: Instead of the endpoint of a failure, which does not contain it.
 _ANY = ""
-#: Lines that are read before other work of the loop gets its turn.
-_AT_ONCE = 1000
+#: Lines that are read before other tasks of the loop get a turn.
+_LINES_PER_TURN = 1000
 
 
 class KnownLines:
-    """How often each line of the requests has a good answer in the results, and which ones have only failed.
+    """The number of successful answers to each request line in the results, and the lines that only failed.
 
     Args:
-        digest: what names a line.
+        digest: identifies a line.
 
     Attributes:
-        by_others: the answers that others wrote than who runs this, by whom.
+        by_others: the number of answers written by other users, by user.
 
     >>> known = KnownLines(content_digest)
     >>> known.finished.put(content_digest({"model": "gpt-5-mini", "n": 1}, None, "embeddings"), good=True)
@@ -55,25 +55,26 @@ class KnownLines:
 
     @classmethod
     async def load(cls, path: Path, digest: Digest, *, simulated: bool, place: str | None) -> KnownLines:
-        """What a file of results holds that came from a place, or from anywhere (None). The loop stays free.
+        """Read a results file. The loop is not blocked.
 
         Args:
             simulated: whether the simulator's answers count.
+            place: the server whose answers count; None: any.
 
         Raises:
-            InvalidInputError: it holds answers that do not say where they came from.
+            InvalidInputError: `place` is given and some answers do not say where they came from.
         """
         known, origins = cls(digest), Origins(path)
         for number, (offset, entry) in enumerate(read_entries(path)):
-            if number % _AT_ONCE == 0:
+            if number % _LINES_PER_TURN == 0:
                 await asyncio.sleep(0)
-                if number == _AT_ONCE:
+                if number == _LINES_PER_TURN:
                     known.finished.expect(likely_lines(path, number, offset))
             known._note(entry, origins.of(offset), place, simulated=simulated)
         if known._of_unknown_origin:
             raise InvalidInputError(
                 f"{path} holds {known._of_unknown_origin:,} answers that do not say which server gave them: another "
-                "program wrote them, or an earlier version of this one. If they are answers to these requests, say "
+                "program wrote them, or an earlier version of this one. If they are answers to these requests, pass "
                 "resume_from_anywhere=True (--resume_from_anywhere); otherwise choose another file for the results."
             )
         return known
@@ -84,12 +85,12 @@ class KnownLines:
             return
         body, answer, metadata, record = entry
         good = isinstance(answer, dict)
-        if not body or (good and not simulated and is_simulated(answer)):  # an empty one tells of a batch
+        if not body or (good and not simulated and is_simulated(answer)):  # an empty body records the state of a batch
             return
         path = path_answering(body, answer) if good else _ANY
         try:
             digest = self._digest(_without_lane(body, entry.key, path), metadata, path)
-        except ValueError:  # no request of ours: it could not have been sent
+        except ValueError:  # not one of our requests, which could not have been sent
             self.damaged_lines += 1
             return
         origin = origin if record is None else entry.origin
@@ -100,11 +101,11 @@ class KnownLines:
         if good and origin is not None and origin.writer != writer():
             self.by_others[origin.writer] += 1
 
-    def take(self, body: Mapping[str, Any], metadata: Any, path: str) -> Standing:
-        """How a line stands; `good` uses one of its answers up.
+    def take(self, body: Mapping[str, Any], metadata: Any, path: str) -> LineState:
+        """The state of a line; `good` uses up one of its answers.
 
         Raises:
-            ValueError: the body is none that could be sent.
+            ValueError: the body cannot be sent as JSON.
         """
         if not self.finished:
             return "new"
@@ -114,19 +115,19 @@ class KnownLines:
 
 
 def content_digest(body: Mapping[str, Any], metadata: Any, path: str) -> int:
-    """What is sent, what travels beside it and where it goes, in whatever order the fields stand.
+    """A digest of body, metadata and endpoint, independent of the order of keys.
 
     Raises:
-        ValueError: the body is none that could be sent.
+        ValueError: the body cannot be sent as JSON.
     """
     try:
         return digest_of(alike(canonical((body, metadata, path))))
-    except TypeError:  # a row's own metadata may hold what the API would not take
+    except TypeError:  # metadata, which is not sent, may hold what JSON cannot express
         return digest_of(b"\n".join((_canonical(body), dumps(metadata, sort_keys=True), path.encode())))
 
 
 def key_digest(body: Mapping[str, Any], metadata: Any, path: str) -> int:
-    """The same by the name that a request has among batches, which takes longer to make."""
+    """A digest of the name by which batches identify a request; slower than `content_digest`."""
     return digest_of(identity_in_files(request_key(path, _canonical(body)), metadata))
 
 
@@ -142,7 +143,7 @@ def _canonical(body: Mapping[str, Any]) -> bytes:
     try:
         return alike(dumps_strictly(body, sort_keys=True))
     except TypeError as error:
-        raise no_json(error) from None
+        raise not_json(error) from None
 
 
 #: Before the first run.

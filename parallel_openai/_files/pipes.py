@@ -1,4 +1,4 @@
-"""Requests from a pipe, and results to standard output; between them files, so that a run can go on."""
+"""Requests from a pipe and results to standard output, stored in files in between so that a run can be resumed."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ from parallel_openai._files.file_run import results_beside
 from parallel_openai._files.requests_file import is_pipe
 
 _PIPE = "-"
-_PIECE = 1 << 18
+_CHUNK_BYTES = 1 << 18
 
 
 @contextmanager
 def piped(requests_filepath: str, save_filepath: str | None) -> Iterator[tuple[str, str | None]]:
-    """The files of a run. `-` may stand for them, and for the requests any other pipe, such as `<(...)`. Results for
-    standard output go there at the end of the run.
+    """The paths of the files of a run, either of which may be `-`; the requests may also be another pipe, such as
+    `<(...)`. Results for standard output are written there at the end.
 
-    They are named after what came in, so that the same again goes on with the same answers.
+    The files are named by a digest of the requests, so that the same input resumes the run.
     """
-    comes_once = requests_filepath == _PIPE or is_pipe(Path(requests_filepath))
-    if not comes_once and save_filepath != _PIPE:
+    is_piped = requests_filepath == _PIPE or is_pipe(Path(requests_filepath))
+    if not is_piped and save_filepath != _PIPE:
         yield requests_filepath, save_filepath
         return
-    source = _spool(requests_filepath) if comes_once else Path(requests_filepath)
+    source = _saved(requests_filepath) if is_piped else Path(requests_filepath)
     if save_filepath not in (None, _PIPE):
         yield str(source), save_filepath
         return
@@ -41,8 +41,8 @@ def piped(requests_filepath: str, save_filepath: str | None) -> Iterator[tuple[s
                 shutil.copyfileobj(file, sys.stdout.buffer)
 
 
-def _spool(pipe: str) -> Path:
-    """All that comes out of a pipe, in a file whose name tells its content."""
+def _saved(pipe: str) -> Path:
+    """Save the content of a pipe in a file named by its digest."""
     from parallel_openai._frames.journal_path import JOURNAL_FOLDER, make_private  # brings pandas
 
     folder = Path(JOURNAL_FOLDER)
@@ -54,9 +54,9 @@ def _spool(pipe: str) -> Path:
             open(descriptor, "wb") as file,
             nullcontext(sys.stdin.buffer) if pipe == _PIPE else open(pipe, "rb") as stream,
         ):
-            while piece := stream.read(_PIECE):
-                digest.update(piece)
-                file.write(piece)
+            while chunk := stream.read(_CHUNK_BYTES):
+                digest.update(chunk)
+                file.write(chunk)
         return Path(place).replace(folder / f"piped-{digest.hexdigest()}.jsonl")
     except BaseException:  # as on Ctrl-C: a part of the requests is of no use to anybody
         Path(place).unlink()

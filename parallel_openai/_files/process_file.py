@@ -1,7 +1,7 @@
-"""The ancestor's face: a JSONL file of requests in, a JSONL file of results out, streamed.
+"""The interface of the OpenAI Cookbook's script: a JSONL file of requests in, a JSONL file of results out, streamed.
 
-Each line of the requests file is the JSON of one API call; a field `metadata` in it is the caller's own and travels
-into the results. Each line of the results file is `[request, response]`, `[request, response, metadata]`, or
+Each line of the requests file is the body of one API call; its field `metadata` is not sent, but copied to the results.
+Each line of the results file is `[request, response]`, `[request, response, metadata]`, or
 `[request, [errors], metadata]` for a request that failed.
 """
 
@@ -30,7 +30,7 @@ from parallel_openai._progress.status_tracker import StatusTracker
 from parallel_openai._run.spending.caps import SpendingCaps
 from parallel_openai.errors import JournalError, JournalWriteError, RunStoppedError
 
-#: Half of what a fresh account had when the ancestor was written.
+#: Half the limits of a new account when the Cookbook's script was written.
 DEFAULT_REQUESTS_PER_MINUTE = 1500.0
 DEFAULT_TOKENS_PER_MINUTE = 125_000.0
 
@@ -56,47 +56,48 @@ def process_api_requests_from_file(
     resubmit: bool = False,
     resume_from_anywhere: bool = False,
 ) -> Call[StatusTracker]:
-    """Send every request of a JSONL file, within the limits, and write each result as it comes.
+    """Send all requests of a JSONL file within the limits, and write each result when it arrives.
 
-    Called again, it goes on where it stopped: requests that have a good answer in the results file are not sent
-    again; failed ones are, after those that are new. Neither file is ever held in memory.
+    Called again, it resumes: requests with a successful answer in the results file are not sent again; failed ones
+    are, after the new ones. Neither file is ever held in memory.
 
     Args:
-        requests_filepath: one JSON object a line: the body of a call and, if wanted, a `metadata` of any kind.
-            A field `extra_body` is merged into the body, for the API's own `metadata`. Or lines in the Batch API's
-            form, each of which goes to its own `url`, with its `custom_id` for metadata. gzip and zstd are read.
+        requests_filepath: one JSON object per line: the body of a call and, optionally, `metadata` of any kind. A field
+            `extra_body` is merged into the body, for the API's own `metadata`. Or lines in the Batch API's format, each
+            sent to its own `url`, with its `custom_id` as metadata. May be compressed by gzip or zstd.
         save_filepath: the results; None: beside the requests, as `..._results.jsonl`.
-        request_url: the full URL of the endpoint, which says what endpoint it is. None: where `Client()` would go, and
-            the endpoint that suits each request: `messages` are for chat, an `input` is for embeddings.
+        request_url: the full URL of the endpoint. None: the default client's base URL, with the endpoint that fits
+            each request: chat for `messages`, embeddings for an `input`.
         api_key: None: `OPENAI_API_KEY`.
         max_requests_per_minute: the account's limit; None: read from the server's headers.
         max_tokens_per_minute: the same for tokens.
-        token_encoding_name: the tiktoken encoding to count with.
-        max_attempts: sends of one request that may fail.
-        logging_level: of the logger `parallel_openai` while this runs; failed requests are logged at WARNING (30).
-        progress: False shows no bar.
-        client: an account to use in the place of `request_url`'s host, `api_key` and the limits.
-        budget_usd: dollars that the call may spend. Before each send the most that it can come to is set aside, so
-            every request needs a cap on its answer, such as `max_completion_tokens`. What has an answer is free.
+        token_encoding_name: the tiktoken encoding for counting tokens.
+        max_attempts: failed attempts of a request after which it fails.
+        logging_level: of the logger `parallel_openai` during the call; failed requests are logged at WARNING (30).
+        progress: whether to show a progress bar.
+        client: used instead of `request_url`'s host, `api_key` and the limits.
+        budget_usd: the most dollars that the call may spend. Before a request is sent, its highest possible cost is
+            reserved, so each request needs a cap on its answer, such as `max_completion_tokens`. Known answers are
+            free.
         budget_tokens: the same in prompt and completion tokens.
-        deadline: seconds after which nothing is sent any more. What is on its way then is waited for, for up to 10 s.
-        lane: `batch`: through the Batch API, at half the price, within a day; see `BatchLane` for what can be chosen
-            there. How its batches stand is kept in the results file, on lines that begin with an empty request.
-        resubmit: whether requests that wait in a batch are sent, and paid for, again. Without it they are left to the
-            batch, and the closing line says so.
-        resume_from_anywhere: whether answers in the results file count that another server, path or deployment gave, or
-            that do not say who gave them. (`..._results.jsonl.origins` says it for those that this function writes.)
+        deadline: seconds after which nothing more is sent. Answers in flight are awaited for up to 10 s.
+        lane: `batch`: through the Batch API, at half the price, within a day; see `BatchLane` for its options. The
+            state of the batches is kept in the results file, on lines that begin with an empty request.
+        resubmit: send requests that are in a batch again, and pay twice. Otherwise they are left to the batch, and the
+            closing line says so.
+        resume_from_anywhere: also accept answers in the results file that came from another server, path or deployment,
+            or do not say from where. (`..._results.jsonl.origins` records that for answers of this function.)
 
     Returns:
-        The counts; their `ended` says whether all is done, or the budget or the time was used up. In that case the
-        same call goes on from there.
+        The counts; `ended` says whether all requests are done, or the budget or time was used up. In that case the same
+        call resumes from there.
 
     Raises:
-        InvalidInputError: a file is missing or the same as the other; a URL or number is out of range; a budget is
-            set, and a request has no cap or no known price; the results do not say where they came from.
-        RunStoppedError: the server will refuse every request; `.partial` holds the counts.
-        JournalError: the results cannot be written; if the disk refused in mid-run, `.partial` holds the counts.
-        KeyboardInterrupt: stopped; what was finished is in the file, and `.partial` holds the counts.
+        InvalidInputError: a file is missing, or both are the same; a URL or number is out of range; a budget is set and
+            a request has no cap or no known price; the results do not say where they came from.
+        RunStoppedError: the server refuses every request; `.partial` has the counts.
+        JournalError: the results cannot be written; if that happens during the run, `.partial` has the counts.
+        KeyboardInterrupt: on Ctrl-C; finished results are in the file, and `.partial` has the counts.
 
     >>> import json, tempfile, pathlib, parallel_openai as po
     >>> folder = pathlib.Path(tempfile.mkdtemp())
@@ -132,7 +133,7 @@ aprocess_api_requests_from_file = awaitable(process_api_requests_from_file)
 
 
 class _FileCall:
-    """A file run, shown while it goes on; `close` says that its client is the call's own."""
+    """Executes a file run with its progress display; `close`: close the client at the end."""
 
     def __init__(self, run: FileRun, *, show: bool, close: bool) -> None:
         self._run, self._show, self._close = run, show, close
@@ -141,7 +142,7 @@ class _FileCall:
         run = self._run
         with recorded_interrupts() as interrupts:
             try:
-                with self._to_its_end() as bar:
+                with self._displayed() as bar:
                     run_to_end(run.work(), bar.tick, interrupts, nested=run.client.loop == "running")
             except Interrupted:
                 raise interrupt_with(run.status) from None
@@ -152,15 +153,15 @@ class _FileCall:
     async def aexecute(self) -> StatusTracker:
         run = self._run
         try:
-            with self._to_its_end() as bar:
+            with self._displayed() as bar:
                 await arun(run.work(), bar.tick, nested=run.client.loop == "running")
         except Interrupted as stop:
             raise asyncio.CancelledError(*stop.args) from None
         return run.status
 
     @contextmanager
-    def _to_its_end(self) -> Iterator[Progress]:
-        """Show how the run goes on and, however it ends, say so."""
+    def _displayed(self) -> Iterator[Progress]:
+        """Show the progress of the run and, however it ends, its closing line."""
         run = self._run
         bar, line = Progress(run.status, run.client, show=self._show, unit="request"), ""
         try:
@@ -183,9 +184,9 @@ class _FileCall:
 
 
 def append_to_jsonl(data: Any, filename: str | os.PathLike[str]) -> None:
-    """Add one value as a line of JSON to the end of a file, in a single write. A last line that is left open is ended
-    first; one that was torn off in mid-value, behind whole ones, is cut off, as in a file of results. A new file is
-    for its owner only.
+    """Append a value to a file as a line of JSON, in a single write. A last line without a line break is completed
+    first; one that is torn off within a value, after complete lines, is removed, as in a results file. A new file is
+    readable by its owner only.
 
     Raises:
         JournalError: the file cannot be written.
@@ -196,20 +197,20 @@ def append_to_jsonl(data: Any, filename: str | os.PathLike[str]) -> None:
     >>> path.read_text()
     '[{"model":"gpt-5-mini"},{"id":"1"}]\\n'
     """
-    place, line = path_of(filename, "filename"), dumps(data) + b"\n"
+    path, line = path_of(filename, "filename"), dumps(data) + b"\n"
     try:
-        with _appending, open(place, "a+b", buffering=0, opener=_privately) as file:
-            mend_end_of_any(file.fileno(), place)
+        with _append_lock, open(path, "a+b", buffering=0, opener=_privately) as file:
+            mend_end_of_any(file.fileno(), path)
             file.write(line)
     except JournalError:
         raise
     except OSError as error:
-        raise JournalError(f"{place} cannot be written: {error.strerror}.") from error
+        raise JournalError(f"{path} cannot be written: {error.strerror}.") from error
 
 
 def _privately(path: str, flags: int) -> int:
     return os.open(path, flags, 0o600)
 
 
-#: Two threads that mend the same end would cut off each other's line.
-_appending = threading.Lock()
+#: Two threads that repair the end of the same file would remove each other's line.
+_append_lock = threading.Lock()

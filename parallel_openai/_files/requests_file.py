@@ -1,4 +1,4 @@
-"""The file of requests: its lines, what each of them asks, and how many there are."""
+"""Read a requests file: its lines, the request in each, and their number."""
 
 from __future__ import annotations
 
@@ -20,20 +20,20 @@ from parallel_openai._json import loads
 from parallel_openai._requests.endpoints import endpoint_at, path_for
 from parallel_openai.errors import InvalidInputError
 
-_MARK = b"\xef\xbb\xbf"
-_PIECE = 1 << 18
+_BOM = b"\xef\xbb\xbf"
+_CHUNK_BYTES = 1 << 18
 
-#: A line's number, the byte that it begins at, and its text.
+#: A line's number, byte offset and content.
 Line = tuple[int, int, bytes]
 
 
 class RequestsFile:
-    """A file with a JSON object a line, each the body of a call; it is read as it is needed and never held in memory.
+    """A file with a JSON object per line, each the body of a call. It is read on demand and never held in memory.
 
-    It may be compressed, by gzip or zstd. What is damaged in it ends it, with a line that says so.
+    It may be compressed by gzip or zstd. Reading ends where it is damaged, with a line that says so.
 
     Raises:
-        InvalidInputError: there is no such file, or it is of a kind that is not read here.
+        InvalidInputError: there is no such file, or it cannot be read.
 
     >>> import tempfile, pathlib
     >>> path = pathlib.Path(tempfile.mkdtemp()) / "requests.jsonl"
@@ -46,7 +46,7 @@ class RequestsFile:
     def __init__(self, path: Path) -> None:
         self.path = path
         if is_pipe(path):
-            raise InvalidInputError(f"{path} is a pipe, and requests are read more than once: put them into a file.")
+            raise InvalidInputError(f"{path} is a pipe, but requests are read more than once: save them to a file.")
         if not is_file(path):
             raise InvalidInputError(f"There is no requests file {path} (in {Path.cwd()}).")
         try:
@@ -55,23 +55,23 @@ class RequestsFile:
         except OSError as error:
             raise InvalidInputError(f"The requests file {path} cannot be read: {error.strerror}.") from error
         if head[:2] in (b"\xff\xfe", b"\xfe\xff"):
-            raise InvalidInputError(f"{path} is UTF-16, and a file of requests must be UTF-8. Save it as that.")
+            raise InvalidInputError(f"{path} is UTF-16, but a requests file must be UTF-8. Save it as UTF-8.")
         self._opener, self._damages = _opener(path, head)
 
     def _open(self) -> IO[bytes]:
         return cast(IO[bytes], self._opener(self.path, "rb"))
 
     def lines(self) -> Iterator[Line]:
-        """The lines that are not blank, each with its number and the byte that it begins at."""
+        """The lines that are not blank, each with its number and byte offset."""
         offset = 0
-        for number, line in enumerate(self._to_the_damage(iter), 1):
+        for number, line in enumerate(self._until_damage(iter), 1):
             begin, offset = offset, offset + len(line)
-            line = line.removeprefix(_MARK)  # also where files were joined to one
+            line = line.removeprefix(_BOM)  # on any line, since files may have been concatenated
             if line and not line.isspace():
                 yield number, begin, line
 
     def lines_at(self, places: Iterable[tuple[int, int]]) -> Iterator[Line]:
-        """The lines of these numbers, which begin at these bytes; one that says so for each that cannot be read."""
+        """The lines with these numbers and byte offsets; in place of one that cannot be read, a line that says so."""
         with ExitStack() as stack:
             file: IO[bytes] | None = None
             for number, offset in places:
@@ -80,35 +80,34 @@ class RequestsFile:
                     file.seek(offset)
                     line = file.readline()
                 except self._damages as error:
-                    line = _told(error)
-                yield number, offset, line.removeprefix(_MARK)
+                    line = _damage_line(error)
+                yield number, offset, line.removeprefix(_BOM)
 
     def counts(self) -> Iterator[int]:
-        """How many lines there are in one piece of the file after the other, blank ones among them.
+        """The number of lines in each chunk of the file, blank ones included.
 
-        A piece takes a tenth of a millisecond, a gigabyte less than a second.
+        A chunk takes a tenth of a millisecond, a gigabyte less than a second.
         """
         last = b"\n"
-        for piece in self._to_the_damage(lambda file: iter(lambda: file.read(_PIECE), b"")):
-            yield piece.count(b"\n")
-            last = piece[-1:]
+        for chunk in self._until_damage(lambda file: iter(lambda: file.read(_CHUNK_BYTES), b"")):
+            yield chunk.count(b"\n")
+            last = chunk[-1:]
         yield last != b"\n"
 
-    def _to_the_damage(self, pieces: Callable[[IO[bytes]], Iterator[bytes]]) -> Iterator[bytes]:
-        """What can be read, and a line in the place of the rest, if there is one that cannot. The file may be removed
-        in mid-run, too."""
+    def _until_damage(self, read: Callable[[IO[bytes]], Iterator[bytes]]) -> Iterator[bytes]:
+        """The content up to any damage, and then a line that reports it. The file may also be deleted during a run."""
         try:
             with self._open() as file:
-                yield from pieces(file)
+                yield from read(file)
         except self._damages as error:
-            yield _told(error)
+            yield _damage_line(error)
 
     def endpoint_path(self) -> str:
-        """The endpoint for requests like the first one."""
+        """The endpoint that fits the first request."""
         for _, _, line in self.lines():
             try:
                 return path_for(parse_request(line).body)
-            except ValueError:  # whoever reads the line next says it better
+            except ValueError:  # reported when the line is read for sending
                 break
         return path_for({})
 
@@ -118,7 +117,7 @@ def is_pipe(path: Path) -> bool:
 
 
 def _opener(path: Path, head: bytes) -> tuple[Callable[..., Any], tuple[type[Exception], ...]]:
-    """How a file is opened that begins like this, whatever it is called, and what is raised where it is damaged."""
+    """The function that opens a file with these first bytes, whatever its name, and its errors for damaged content."""
     if head.startswith(b"\x1f\x8b"):
         return gzip.open, (OSError, EOFError, zlib.error)
     if head != b"\x28\xb5\x2f\xfd":
@@ -127,17 +126,17 @@ def _opener(path: Path, head: bytes) -> tuple[Callable[..., Any], tuple[type[Exc
         zstd = import_module("compression.zstd" if sys.version_info >= (3, 14) else "backports.zstd")
     except ImportError:
         raise InvalidInputError(
-            f"{path} is compressed by zstd, for which a library is needed: pip install 'parallel-openai[zstd]'."
+            f"{path} is compressed by zstd, which needs another library: pip install 'parallel-openai[zstd]'."
         ) from None
     return zstd.open, (OSError, EOFError, zstd.ZstdError)
 
 
-def _told(error: Exception) -> bytes:
+def _damage_line(error: Exception) -> bytes:
     return f"(from here on the file cannot be read: {getattr(error, 'strerror', None) or error})".encode()
 
 
 class LineContent(NamedTuple):
-    """What a line asks for: the body that is sent, what travels beside it, and where it goes, if the line says it."""
+    """The content of a line: the body to send, the metadata to keep, and the endpoint, if the line has one."""
 
     body: dict[str, Any]
     metadata: Any
@@ -145,10 +144,10 @@ class LineContent(NamedTuple):
 
 
 def parse_request(line: bytes) -> LineContent:
-    """What a line asks for: a body with `metadata` and `extra_body` of our own, or a line of the Batch API's form.
+    """Parse a line: a body with our own `metadata` and `extra_body`, or a line in the Batch API's format.
 
     Raises:
-        ValueError: it is no request; the sentence says why.
+        ValueError: it is not a valid request; the message says why.
 
     >>> tuple(parse_request(b'{"model": "m", "metadata": {"row": 1}, "extra_body": {"metadata": {"team": "x"}}}'))
     ({'model': 'm', 'metadata': {'team': 'x'}}, {'row': 1}, None)
@@ -161,19 +160,19 @@ def parse_request(line: bytes) -> LineContent:
         raise ValueError(f"it is not JSON ({error}).") from None
     if not isinstance(body, dict):
         raise ValueError(f'it holds a {_JSON_NAMES.get(type(body), "null")}, not an object such as {{"model": ...}}.')
-    asked = _of_batch(body) if isinstance(body.get("body"), dict) and "model" not in body else _of_ours(body)
-    if not asked.body:
+    content = _from_batch(body) if isinstance(body.get("body"), dict) and "model" not in body else _from_ours(body)
+    if not content.body:
         raise ValueError("it is an empty request.")
-    for name in sorted(SECRET & asked.body.keys()):
-        raise ValueError(f"its {name} would be sent and written down with it; a key is said with api_key= of the call.")
-    if asked.body.get("stream"):
-        raise ValueError("it says stream: true, and answers are read whole.")
-    if not asked.body.keys() & {"model", *ASKS}:  # another maker's form, or somebody's data
+    for name in sorted(SECRET & content.body.keys()):
+        raise ValueError(f"its {name} would be sent and stored with it; pass the key as api_key= of the call.")
+    if content.body.get("stream"):
+        raise ValueError("it has stream: true, but answers are not streamed here.")
+    if not content.body.keys() & {"model", *ASKS}:  # another program's format, or other data
         raise ValueError(f"it is no request: it has no model, and none of {', '.join(ASKS)}.")
-    return asked
+    return content
 
 
-def _of_ours(body: dict[str, Any]) -> LineContent:
+def _from_ours(body: dict[str, Any]) -> LineContent:
     metadata = body.pop("metadata", None)
     extra = body.pop("extra_body", None)
     if extra is not None:
@@ -183,21 +182,21 @@ def _of_ours(body: dict[str, Any]) -> LineContent:
     return LineContent(body, metadata)
 
 
-def _of_batch(line: dict[str, Any]) -> LineContent:
+def _from_batch(line: dict[str, Any]) -> LineContent:
     url, method = line.get("url"), line.get("method", "POST")
     known = endpoint_at(url) if isinstance(url, str) and "://" not in url else None
     if url is not None and known is None:
-        raise ValueError(f"its url is {url!r:.100}, which is no endpoint such as /v1/chat/completions.")
+        raise ValueError(f"its url is {url!r:.100}, which is not an endpoint such as /v1/chat/completions.")
     if method != "POST":
-        raise ValueError(f"its method is {method!r:.20}, and only POST is sent.")
+        raise ValueError(f"its method is {method!r:.20}, but only POST is supported.")
     custom_id = line.get("custom_id")
     metadata = None if custom_id is None else {"custom_id": custom_id}
     return LineContent(line["body"], metadata, None if known is None else known.path)
 
 
-def no_json(error: TypeError) -> ValueError:
-    """Why a body is not sent that JSON cannot carry."""
+def not_json(error: TypeError) -> ValueError:
+    """The error of a body that cannot be written as JSON."""
     return ValueError(f"it cannot be sent as JSON ({error}).")
 
 
-_JSON_NAMES = {list: "list", str: "text", int: "number", float: "number", bool: "truth value"}
+_JSON_NAMES = {list: "list", str: "string", int: "number", float: "number", bool: "boolean"}

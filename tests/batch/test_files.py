@@ -106,4 +106,4 @@ def test_the_command_submits_shows_and_collects(
     assert len(results(Path(out))) == 5
     assert set(charged(server)) <= {1, 2}  # two pairs of lines have the same body
     assert cli.main(["batch", "status", "--save_filepath", out]) == 0
-    assert capsys.readouterr().out == "No batch is under way.\n"
+    assert capsys.readouterr().out == "There are no batches in progress.\n"

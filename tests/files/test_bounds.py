@@ -102,4 +102,4 @@ def test_a_deadline_is_kept(server: Server, capsys: pytest.CaptureFixture[str]) 
     assert (status.ended, status.num_tasks_succeeded, len(results())) == ("deadline", 5, 5)
     assert server.stats()["received"] == 5  # what was on its way is taken in
     said = capsys.readouterr().err.splitlines()[-1]
-    assert said.startswith("The deadline of 0.3 s came before the answer. The same call goes on from there: 5 suc")
+    assert said.startswith("The deadline of 0.3 s came before the answer. The same call resumes from there: 5 suc")

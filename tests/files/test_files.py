@@ -106,16 +106,16 @@ def test_a_file_of_another_make_is_read_all_the_same(server: Server, content: by
         (b'{"a": "\xff"}', "it is not JSON"),
         (b"[1]", "it holds a list, not an object"),
         (b"{}", "it is an empty request"),
-        (b'{"api_key": "sk-1", "messages": []}', "its api_key would be sent and written down"),
+        (b'{"api_key": "sk-1", "messages": []}', "its api_key would be sent and stored"),
         (b'{"extra_body": {"headers": {"a": "sk-1"}}}', "its headers would be sent"),
         (b'{"custom_id": "1", "url": "/v1/responses", "body": {"api_key": "sk-1"}}', "its api_key would be sent"),
         (b'{"api_key": "sk-1"', "it is not JSON"),
         (b'{"metadata": 1, "extra_body": {}}', "it is an empty request"),
-        (b'"text"', "it holds a text"),
+        (b'"text"', "it holds a string"),
         (b"5", "it holds a number"),
         (b"null", "it holds a null"),
         (b'{"model": "m", "extra_body": 5}', "its extra_body is not an object"),
-        (b'{"model": "m", "stream": true}', "it says stream: true"),
+        (b'{"model": "m", "stream": true}', "it has stream: true"),
         (b'{"model": "\\ud800"}', "it cannot be sent as JSON"),
         (b"[" * 100_000, "it is not JSON"),
     ],
@@ -165,7 +165,7 @@ def test_a_results_file_that_is_something_else_is_left_alone(server: Server) -> 
 )
 def test_a_url_that_is_no_endpoint_is_refused(url: str) -> None:
     write(chat("a"))
-    said = r"request_url must end in an endpoint|request_url is no URL|base_url must look like"
+    said = r"request_url must end in an endpoint|request_url is not a valid URL|base_url must look like"
     with pytest.raises(InvalidInputError, match=said):
         po.process_api_requests_from_file("in.jsonl", "out.jsonl", url, api_key="none", progress=False)
     assert not Path("out.jsonl").exists()

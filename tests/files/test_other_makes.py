@@ -73,11 +73,11 @@ def test_a_budget_is_asked_of_each_line_at_its_own_endpoint(server: Server) -> N
 
 
 BAD = {
-    "another url": ({"url": "/v1/files", "body": chat("a")}, "its url is '/v1/files', which is no endpoint"),
-    "another server": (of_batch("a", "http://elsewhere.invalid/v1/embeddings", EMBEDDING), "which is no endpoint"),
+    "another url": ({"url": "/v1/files", "body": chat("a")}, "its url is '/v1/files', which is not an endpoint"),
+    "another server": (of_batch("a", "http://elsewhere.invalid/v1/embeddings", EMBEDDING), "which is not an endpoint"),
     "another method": ({**of_batch("a", "/v1/embeddings", EMBEDDING), "method": "GET"}, "its method is 'GET'"),
     "a url that is none": ({**of_batch("a", "", EMBEDDING), "url": 5}, "its url is 5"),
-    "a stream": (of_batch("a", "/v1/chat/completions", chat("a", stream=True)), "it says stream: true"),
+    "a stream": (of_batch("a", "/v1/chat/completions", chat("a", stream=True)), "it has stream: true"),
     "a body in a string": (of_batch("a", "/v1/chat/completions", json.dumps(chat("a"))), "it is no request"),
     "another maker's form": ({"custom_id": "a", "params": chat("a")}, "it is no request: it has no model"),
 }
@@ -116,7 +116,7 @@ def test_the_results_of_a_compressed_file_lie_beside_it_in_plain(server: Server)
     url = f"{server.base_url}/chat/completions"
     po.process_api_requests_from_file("in.jsonl.gz", None, url, **UNLIMITED)
     assert len(results("in_results.jsonl")) == 1
-    with pytest.raises(InvalidInputError, match="and results are kept in plain JSONL"):
+    with pytest.raises(InvalidInputError, match="but results are not compressed"):
         po.process_api_requests_from_file("in.jsonl.gz", "out.jsonl.gz", url, **UNLIMITED)
 
 
