@@ -171,7 +171,7 @@ class BatchRun:
             try:
                 if not await self._submitter.recover(part, claim_all=self._claim_all):
                     continue
-                self._requests.add_earlier(self._input_files.places(part.name, part.requests).values())
+                self._requests.add_earlier(self._input_files.row_infos(part.name, part.requests).values())
             except RunStoppedError as error:
                 self._has_unknown_rows = True
                 self._failures.add(part, error, final=True)

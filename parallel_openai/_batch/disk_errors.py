@@ -27,7 +27,7 @@ class _DiskError(Exception):
 
 
 @contextmanager
-def on_disk(place: Path) -> Iterator[None]:
+def on_disk(path: Path) -> Iterator[None]:
     """Raise JournalWriteError, as for the journal itself, instead of OSError.
 
     Raises:
@@ -39,13 +39,13 @@ def on_disk(place: Path) -> Iterator[None]:
         raise
     except OSError as error:
         raise JournalWriteError(
-            f"Writing to {place} failed: {error.strerror or error}. What was written before is kept: make room and "
+            f"Writing to {path} failed: {error.strerror or error}. What was written before is kept: make room and "
             "run the same call again."
         ) from error
 
 
 @contextmanager
-def download_to(place: Path, max_bytes: int, seconds: float) -> Iterator[Callable[[bytes], None]]:
+def download_to(path: Path, max_bytes: int, seconds: float) -> Iterator[Callable[[bytes], None]]:
     """A function that writes chunks of a download to a file.
 
     Args:
@@ -57,11 +57,11 @@ def download_to(place: Path, max_bytes: int, seconds: float) -> Iterator[Callabl
         JournalWriteError: writing failed. The file is removed, which makes room for the journal.
     """
     try:
-        with on_disk(place), open(place, "wb", buffering=0) as file:
+        with on_disk(path), open(path, "wb", buffering=0) as file:
             yield _writer(file, max_bytes, seconds)
     except _DiskError as error:
-        place.unlink(missing_ok=True)
-        with on_disk(place):
+        path.unlink(missing_ok=True)
+        with on_disk(path):
             raise error.__cause__ or error from None
 
 

@@ -50,8 +50,8 @@ class StatusText:
             if part.batch_id is None and not part.creating_at:
                 continue
             with suppress(LostError, OSError):  # its rows are unknown
-                for place in self._input_files.places(part.name).values():
-                    yield place.key, self._sentence(part) or rest
+                for info in self._input_files.row_infos(part.name).values():
+                    yield info.key, self._sentence(part) or rest
 
     def note(self) -> str:
         """The note in the progress bar."""

@@ -31,8 +31,8 @@ class UnderWay:
         for part in live_parts(journal):
             if input_files.holds(part.name):
                 with suppress(LostError):
-                    for place in input_files.places(part.name).values():
-                        self._since.setdefault(identity(place.key, place.metadata), []).append(part.planned_at)
+                    for info in input_files.row_infos(part.name).values():
+                        self._since.setdefault(identity(info.key, info.metadata), []).append(part.planned_at)
 
     @property
     def any_waits(self) -> bool:

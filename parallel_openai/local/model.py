@@ -20,13 +20,12 @@ import threading
 import time
 import weakref
 from pathlib import Path
-from types import TracebackType
 from typing import IO
 from urllib.parse import urlsplit
 
 from parallel_openai.errors import InvalidInputError, MissingDependencyError, ParallelOpenAIError
 from parallel_openai.local.model_proxy import serve_proxy
-from parallel_openai.local.simulator.serving import environment_of_child, module_command
+from parallel_openai.local.simulator.child_process import end_child, start_child
 
 MODEL = "smollm2-135m-instruct"
 
@@ -53,7 +52,7 @@ class ModelServer:
         self.model = model
         self.pid = process.pid
         self._process = process
-        self._end = weakref.finalize(self, _end, process)
+        self._end = weakref.finalize(self, end_child, process)
 
     def stop(self) -> None:
         """End the process. Calling it again does nothing."""
@@ -71,9 +70,7 @@ class ModelServer:
     def __enter__(self) -> ModelServer:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    def __exit__(self, *exc_info: object) -> None:
         self.stop()
 
     def __repr__(self) -> str:
@@ -110,8 +107,8 @@ def serve(
             client = po.Client(server.base_url)
             out = po.process_dataframe(df, "Describe {place} in a word.", model=server.model, client=client)
     """
-    for name, number in (("threads", 1 if threads is None else threads), ("parallel", parallel), ("context", context)):
-        if number < 1:
+    for name, number in (("threads", threads), ("parallel", parallel), ("context", context)):
+        if number is not None and number < 1:
             raise InvalidInputError(f"{name} must be 1 or more, not {number}.")
     if not 0 <= port < 2**16:
         raise InvalidInputError(f"port must be a number from 0 to 65,535, not {port}.")
@@ -126,7 +123,14 @@ def serve(
     # Needed only if the start fails. A file, since a pipe that nobody reads would fill up and block the model.
     with tempfile.TemporaryFile() as log:
         words = [str(word) for pair in arguments.items() for word in pair]
-        process = _start([*words, *(["--embeddings"] if embeddings else [])], log)
+        process = start_child(
+            "parallel_openai.local.model",
+            [*words, *(["--embeddings"] if embeddings else [])],
+            stderr=log,
+            # Threads that spin while they wait slow down every other program, and in the end themselves.
+            OMP_WAIT_POLICY="passive",
+            GOMP_SPINCOUNT="0",
+        )
         base_url = _wait_until_ready(process, log)
     return ModelServer(base_url, _model_name(path), process)
 
@@ -194,25 +198,6 @@ def _cores() -> int:
     return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
 
 
-def _start(arguments: list[str], log: IO[bytes]) -> subprocess.Popen[bytes]:
-    root = str(Path(__file__).parents[2])
-    environment = {
-        **environment_of_child(),
-        # The child must find this package even if the caller only extended sys.path.
-        "PYTHONPATH": os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH")))),
-        # Threads that spin while they wait slow down every other program, and in the end themselves.
-        "OMP_WAIT_POLICY": "passive",
-        "GOMP_SPINCOUNT": "0",
-    }
-    return subprocess.Popen(
-        [*module_command("parallel_openai.local.model"), *arguments],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=log,
-        env=environment,
-    )
-
-
 def _wait_until_ready(process: subprocess.Popen[bytes], log: IO[bytes]) -> str:
     """The base URL, once `/health` answers 200. Ends the process if that does not happen in time."""
     deadline = time.monotonic() + READY_WITHIN
@@ -230,7 +215,7 @@ def _wait_until_ready(process: subprocess.Popen[bytes], log: IO[bytes]) -> str:
         alarm.cancel()
         if base_url is None:
             # The start failed, or the wait was interrupted.
-            _end(process)
+            end_child(process)
     if base_url is not None:
         return base_url
     log.seek(0)
@@ -253,19 +238,6 @@ def _is_healthy(address: str, deadline: float) -> bool:
             connection.close()
         time.sleep(0.05)
     return False
-
-
-def _end(process: subprocess.Popen[bytes], *, patience: float = 5.0) -> None:
-    """Close stdin, on which the child exits; kill it if it does not within `patience` seconds."""
-    assert process.stdin is not None
-    assert process.stdout is not None
-    process.stdin.close()
-    try:
-        process.wait(timeout=patience)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.wait()
-    process.stdout.close()
 
 
 def _run_model() -> None:  # pragma: no cover - runs in the child, where coverage is not measured

@@ -27,6 +27,7 @@ from parallel_openai import local
 from parallel_openai.errors import InvalidInputError, MissingDependencyError, ParallelOpenAIError
 from parallel_openai.local import model
 from parallel_openai.local.model import ModelServer
+from parallel_openai.local.simulator.child_process import end_child
 from tests.conftest import listens_elsewhere
 
 ROOT = Path(__file__).parents[2]
@@ -149,7 +150,7 @@ def test_a_process_that_does_not_end_when_asked_is_killed() -> None:
         [sys.executable, "-c", "import time; time.sleep(60)"], stdin=subprocess.PIPE, stdout=subprocess.PIPE
     )
 
-    model._end(process, patience=0.1)
+    end_child(process, patience=0.1)
 
     assert process.returncode != 0
 

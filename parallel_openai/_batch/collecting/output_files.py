@@ -54,9 +54,9 @@ class _Reading:
         files: the open files by kind; `input` has the requests.
     """
 
-    def __init__(self, places: dict[str, RowInfo], taken: set[str]) -> None:
-        self.all = places
-        self.open = {name: place for name, place in places.items() if name not in taken}
+    def __init__(self, infos: dict[str, RowInfo], taken: set[str]) -> None:
+        self.all = infos
+        self.open = {name: info for name, info in infos.items() if name not in taken}
         self.failures: dict[str, _LineRef] = {}
         self.in_output = set(taken)
         self.unreadable = Counter[str]()
@@ -115,7 +115,7 @@ class OutputFiles:
             IncompleteError: more answers are expected. Those there were passed on.
             LostError: a file is missing or too long. The answers that could be read were passed on.
         """
-        reading = _Reading(self._input_files.places(part.name), self._taken.setdefault(part.name, set()))
+        reading = _Reading(self._input_files.row_infos(part.name), self._taken.setdefault(part.name, set()))
         with ExitStack() as stack:
             reading.files["input"] = stack.enter_context(self._input_files.open(part.name))
             lost = [error async for error in self._read(part, batch, reading, stack)]
@@ -131,7 +131,7 @@ class OutputFiles:
         for kind, file_id in (("output", batch.output_file_id), ("error", batch.error_file_id)):
             if file_id is None:
                 continue
-            path = self._input_files.place(part.name, kind)
+            path = self._input_files.path(part.name, kind)
             try:
                 if not await self._api.download(file_id, path, max_bytes):
                     rows = f"{part.requests:,} rows of batch {batch.id}"

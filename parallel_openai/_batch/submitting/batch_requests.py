@@ -55,13 +55,13 @@ class BatchRequests:
         self._unclaimed: dict[str, Result] = {}  # results that may still be claimed
         self._reserves: dict[str, list[Reserve]] = {}
 
-    def add_earlier(self, places: Iterable[RowInfo]) -> None:
+    def add_earlier(self, infos: Iterable[RowInfo]) -> None:
         """Register the rows of a part of an earlier call."""
-        for place in places:
-            if place.metadata is UNKNOWN:
-                self._without_metadata[place.key] += 1
+        for info in infos:
+            if info.metadata is UNKNOWN:
+                self._without_metadata[info.key] += 1
             else:
-                self._earlier[self._identity(place.key, place.metadata)] += 1
+                self._earlier[self._identity(info.key, info.metadata)] += 1
 
     def claim_earlier(self) -> None:
         """Claim all of these that have no answer in the journal."""

@@ -71,14 +71,14 @@ class InputFiles:
     def __init__(self, journal: Path) -> None:
         self.journal = journal
         self.folder = journal.with_name(journal.name + ".batches")
-        check_own(self.folder, "Remove it, or take another journal: nobody named it, and files in it are removed.")
+        check_own(self.folder, "Remove it, or use another journal, since files in this folder get deleted.")
 
-    def place(self, name: str, kind: str = "jsonl") -> Path:
+    def path(self, name: str, kind: str = "jsonl") -> Path:
         """The path of a part's file: `jsonl`, `rows`, or `output` and `error` while they are read."""
         return self.folder / f"{name}.{kind}"
 
     def open(self, name: str, kind: str = "jsonl") -> IO[bytes]:
-        return open(self.place(name, kind), "rb")
+        return open(self.path(name, kind), "rb")
 
     def make_folder(self) -> None:
         with on_disk(self.folder):
@@ -87,24 +87,24 @@ class InputFiles:
     def writer(self, name: str) -> PartWriter:
         self.make_folder()
         with on_disk(self.folder):
-            return PartWriter(self.place(name), self.place(name, "rows"))
+            return PartWriter(self.path(name), self.path(name, "rows"))
 
     def holds(self, name: str) -> bool:
         """Whether the part's input file exists."""
-        return self.place(name).exists()
+        return self.path(name).exists()
 
     def knows_rows(self, name: str) -> bool:
         """Whether both files of the part exist."""
-        return self.holds(name) and self.place(name, "rows").exists()
+        return self.holds(name) and self.path(name, "rows").exists()
 
     def is_whole(self, name: str, count: int) -> bool:
         """Whether the part's input file exists with this many rows."""
         try:
-            return len(self._rows_of_input(name)) == count
+            return len(self._infos_from_input(name)) == count
         except (OSError, LostError):
             return False
 
-    def places(self, name: str, count: int | None = None) -> dict[str, RowInfo]:
+    def row_infos(self, name: str, count: int | None = None) -> dict[str, RowInfo]:
         """The rows of a part by custom_id, in order.
 
         Args:
@@ -113,38 +113,38 @@ class InputFiles:
         Raises:
             LostError: the files are damaged.
         """
-        places = self._places(name) if self.knows_rows(name) else self._rows_of_input(name)
-        if count not in (None, len(places)):
-            raise LostError(f"{self.place(name)} is damaged: it has {len(places):,} rows instead of {count:,}.")
-        return places
+        infos = self._stored_infos(name) if self.knows_rows(name) else self._infos_from_input(name)
+        if count not in (None, len(infos)):
+            raise LostError(f"{self.path(name)} is damaged: it has {len(infos):,} rows instead of {count:,}.")
+        return infos
 
-    def _places(self, name: str) -> dict[str, RowInfo]:
-        with open(self.place(name, "rows"), "rb") as file:
+    def _stored_infos(self, name: str) -> dict[str, RowInfo]:
+        with open(self.path(name, "rows"), "rb") as file:
             try:
                 return {str(custom_id): RowInfo(*rest) for custom_id, *rest in map(loads, file)}
             except (ValueError, TypeError) as error:
-                raise LostError(f"{self.place(name, 'rows')} is damaged ({error}).") from error
+                raise LostError(f"{self.path(name, 'rows')} is damaged ({error}).") from error
 
-    def _rows_of_input(self, name: str) -> dict[str, RowInfo]:
+    def _infos_from_input(self, name: str) -> dict[str, RowInfo]:
         """The rows from the input file alone, in which a custom_id is the key, possibly with a number appended."""
         found, end = dict[str, RowInfo](), 0
-        with open(self.place(name), "rb") as file:
+        with open(self.path(name), "rb") as file:
             try:
                 for raw in file:
                     custom_id = str(loads(raw)["custom_id"])
                     found[custom_id] = RowInfo(end, custom_id.partition("-")[0], 0, UNKNOWN, [])
                     end += len(raw)
             except (ValueError, TypeError, KeyError) as error:
-                raise LostError(f"The input file {self.place(name)} is damaged ({error!r}).") from error
+                raise LostError(f"The input file {self.path(name)} is damaged ({error!r}).") from error
         return found
 
     def rows(self, name: str, path: str) -> Iterator[Row]:
         """The rows of a part, read one by one. Damaged ones are logged and left out."""
-        places = self.places(name)
-        with open(self.place(name), "rb") as file:
-            for custom_id, place in places.items():
+        infos = self.row_infos(name)
+        with open(self.path(name), "rb") as file:
+            for custom_id, info in infos.items():
                 try:
-                    row = read_row(file, custom_id, place, path)
+                    row = read_row(file, custom_id, info, path)
                 except LostError as error:
                     log.warning("%s", error)
                     continue
@@ -173,29 +173,29 @@ class InputFiles:
     def remove(self, name: str) -> None:
         """Remove a part's files, and the folder with the last part."""
         for kind in _KINDS:
-            self.place(name, kind).unlink(missing_ok=True)
+            self.path(name, kind).unlink(missing_ok=True)
         with suppress(OSError):  # not empty
             if [each.name for each in self.folder.iterdir()] == [_CANCELLED]:
                 (self.folder / _CANCELLED).unlink()
             self.folder.rmdir()
 
 
-def read_row(file: IO[bytes], custom_id: str, place: RowInfo, path: str) -> Row:
+def read_row(file: IO[bytes], custom_id: str, info: RowInfo, path: str) -> Row:
     """Read a row's request from the open input file.
 
     Raises:
         LostError: the file is damaged there.
     """
     try:
-        file.seek(place.offset)
-        request = APIRequest(loads(file.readline())["body"], place.metadata, path=path, sample=place.sample)
+        file.seek(info.offset)
+        request = APIRequest(loads(file.readline())["body"], info.metadata, path=path, sample=info.sample)
     except (ValueError, TypeError, KeyError) as error:
         raise LostError(f"The input file {file.name} is damaged: row {custom_id!r:.100} cannot be read.") from error
     if not isinstance(request.request_json, dict):
         raise LostError(f"The input file {file.name} is damaged: row {custom_id!r:.100} has no request.")
-    request.key = place.key
+    request.key = info.key
     request.measure = _size_of
-    return Row(custom_id, request, attempts_of(list(place.attempts)))
+    return Row(custom_id, request, attempts_of(list(info.attempts)))
 
 
 def _size_of(request: APIRequest) -> Size:
@@ -212,21 +212,21 @@ class PartWriter:
         has_metadata: whether any row has metadata.
     """
 
-    def __init__(self, place: Path, rows: Path) -> None:
+    def __init__(self, path: Path, rows: Path) -> None:
         self.requests = self.bytes = self.tokens = self.inputs = self.answer_bytes = 0
         self.has_metadata = False
-        self._place = place
-        self._file, self._rows = open(place, "wb"), open(rows, "wb")  # noqa: SIM115 - both are closed by `close`
+        self._path = path
+        self._file, self._rows = open(path, "wb"), open(rows, "wb")  # noqa: SIM115 - both are closed by `close`
 
     def add(self, row: Row, line: bytes) -> None:
         request = row.request
         attempts = [
             {name: value for name, value in each._asdict().items() if value is not None} for each in row.attempts
         ]
-        place = RowInfo(self.bytes, request.key, request.sample, request.metadata, attempts)
-        with on_disk(self._place):
+        info = RowInfo(self.bytes, request.key, request.sample, request.metadata, attempts)
+        with on_disk(self._path):
             self._file.write(line)
-            self._rows.write(dumps([row.custom_id, *place]) + b"\n")
+            self._rows.write(dumps([row.custom_id, *info]) + b"\n")
         self.requests += 1
         self.bytes += len(line)
         self.tokens += tokens_of(request)
@@ -236,7 +236,7 @@ class PartWriter:
 
     def close(self) -> None:
         """Close the files and sync them to disk."""
-        with on_disk(self._place):
+        with on_disk(self._path):
             for file in (self._file, self._rows):
                 file.flush()
                 os.fsync(file.fileno())

@@ -30,7 +30,7 @@ class Submitter:
         if part.creating_at and (batch := await self._made_before(part)) is not None:
             return batch
         if part.file_id is None:
-            file = self._input_files.place(part.name)
+            file = self._input_files.path(part.name)
             if not file.exists():
                 raise LostError(f"The input file {file} no longer exists.")
             part.file_id = await self._api.upload(file, f"parallel_openai-{part.name}.jsonl", part.bytes)
@@ -113,7 +113,7 @@ class Submitter:
                 f"The folder {self._input_files.folder} is missing, and {part.batch_id} does not name its input file."
             )
         self._input_files.make_folder()
-        await self._api.download(file_id, self._input_files.place(part.name), part.bytes + EXTRA_BYTES)
+        await self._api.download(file_id, self._input_files.path(part.name), part.bytes + EXTRA_BYTES)
 
     def _created(self, part: Part, batch: ServerBatch) -> None:
         part.batch_id, part.file_id = batch.id, batch.input_file_id or part.file_id

@@ -5,20 +5,17 @@ from __future__ import annotations
 import asyncio
 import http.client
 import json
-import os
-import re
 import socket
-import subprocess
 import sys
 import threading
-from collections.abc import Iterable
-from pathlib import Path
-from types import TracebackType
+from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any
 from urllib.parse import urlsplit
 
 from aiohttp import web
 
+from parallel_openai.local.simulator.child_process import end_child, start_child
 from parallel_openai.local.simulator.faults import scripts
 from parallel_openai.local.simulator.other_routes import application
 from parallel_openai.local.simulator.server import Simulator
@@ -34,9 +31,9 @@ class Server:
         base_url: the base URL for an OpenAI client, ending in `/v1`.
     """
 
-    def __init__(self, base_url: str, running: _Thread | _Process) -> None:
+    def __init__(self, base_url: str, stop: Callable[[], None]) -> None:
         self.base_url = base_url
-        self._running = running
+        self._stop = stop
         self._last_stats: dict[str, Any] | None = None
 
     def stats(self, *, charged: bool = True) -> dict[str, Any]:
@@ -79,14 +76,12 @@ class Server:
         """Stop the server; requests in flight are cut off."""
         if self._last_stats is None:
             self._last_stats = self.stats()
-            self._running.stop()
+            self._stop()
 
     def __enter__(self) -> Server:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    def __exit__(self, *exc_info: object) -> None:
         self.stop()
 
     def _request(self, method: str, path: str, body: Any = None) -> dict[str, Any]:
@@ -124,10 +119,9 @@ def serve(*, separate_process: bool = False, port: int = 0, **settings: Any) -> 
     """
     checked = Settings().changed(**settings)
     if separate_process:
-        process = _Process(port, settings)
-        return Server(process.base_url, process)
+        return Server(*_start_process(port, settings))
     thread = _Thread(Simulator(checked), listen(port))
-    return Server(thread.base_url, thread)
+    return Server(thread.base_url, thread.stop)
 
 
 def listen(port: int) -> socket.socket:
@@ -195,50 +189,13 @@ class _Thread:
             self._loop.close()
 
 
-def module_command(module: str) -> list[str]:
-    """The command that runs a module in a child process.
-
-    Unlike `python -m` it imports nothing from the working directory, whose files may not be trustworthy.
-    """
-    program = "import sys; sys.path.remove('') if '' in sys.path else None; "
-    program += f"import runpy; runpy.run_module({module!r}, run_name='__main__', alter_sys=True)"
-    return [sys.executable, "-c", program]
-
-
-def environment_of_child() -> dict[str, str]:
-    """What a local server is given of this process's environment: it needs no keys and goes out to nobody."""
-    return {name: value for name, value in os.environ.items() if not _SECRET.search(name)}
-
-
-#: Variables whose names tell that a secret may be in them; a proxy's address may hold a password.
-_SECRET = re.compile("KEY|TOKEN|SECRET|PASS|CREDENTIAL|PROXY", re.IGNORECASE)
-
-
-class _Process:
-    """The server in a child process, which ends when its stdin closes: at the latest when this process ends."""
-
-    def __init__(self, port: int, settings: dict[str, Any]) -> None:
-        command = [*module_command("parallel_openai.local.simulator"), "--until_stdin_closes", "--port", str(port)]
-        for name, value in settings.items():
-            command += [f"--{name}={json.dumps(value)}"]
-        # The child must find the package even if it runs from a checkout and the working directory is elsewhere.
-        path = os.pathsep.join(filter(None, (str(Path(__file__).parents[3]), os.environ.get("PYTHONPATH"))))
-        self._process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env={**environment_of_child(), "PYTHONPATH": path}
-        )
-        assert self._process.stdout is not None
-        self.base_url = self._process.stdout.readline().decode().strip()
-        if not self.base_url:
-            self.stop()
-            raise OSError(f"The simulator did not start on port {port} (exit code {self._process.returncode}).")
-
-    def stop(self) -> None:
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
-        self._process.stdin.close()
-        try:
-            self._process.wait(timeout=5)
-        except subprocess.TimeoutExpired:  # pragma: no cover - for a process that is stuck
-            self._process.kill()
-            self._process.wait()
-        self._process.stdout.close()
+def _start_process(port: int, settings: dict[str, Any]) -> tuple[str, Callable[[], None]]:
+    """Start the server in a child process; returns its base URL and the function that stops it."""
+    arguments = [f"--{name}={json.dumps(value)}" for name, value in settings.items()]
+    process = start_child("parallel_openai.local.simulator", ["--until_stdin_closes", "--port", str(port), *arguments])
+    assert process.stdout is not None
+    base_url = process.stdout.readline().decode().strip()
+    if not base_url:
+        end_child(process)
+        raise OSError(f"The simulator did not start on port {port} (exit code {process.returncode}).")
+    return base_url, partial(end_child, process)

@@ -10,6 +10,12 @@ from weakref import WeakSet
 MAX_CHARGED = 1_000_000
 
 
+_NUMBERS = (
+    "received accepted answered scripted disconnected in_flight max_in_flight connections tokens_charged prompt_tokens "
+    "completion_tokens first_received last_received first_accepted last_accepted"
+)
+
+
 class Ledger:
     """Counts requests, faults and tokens. Times are seconds since the start or the last reset."""
 
@@ -75,26 +81,7 @@ class Ledger:
             counter[key] += 1
 
     def stats(self, *, with_charged: bool) -> dict[str, Any]:
-        stats: dict[str, Any] = {
-            name: getattr(self, name)
-            for name in (
-                "received",
-                "accepted",
-                "answered",
-                "scripted",
-                "disconnected",
-                "in_flight",
-                "max_in_flight",
-                "connections",
-                "tokens_charged",
-                "prompt_tokens",
-                "completion_tokens",
-                "first_received",
-                "last_received",
-                "first_accepted",
-                "last_accepted",
-            )
-        }
+        stats: dict[str, Any] = {name: getattr(self, name) for name in _NUMBERS.split()}
         for name in ("refused", "refused_for", "statuses", "faults", "unknown_paths"):
             stats[name] = dict(getattr(self, name))
         stats["per_second"] = {

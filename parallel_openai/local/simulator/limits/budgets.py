@@ -60,7 +60,7 @@ class Budget(ABC):
         """Seconds until the budget is full if nothing is spent meanwhile."""
 
     def holds(self, amount: float, now: float) -> bool:
-        return self.level(now) >= min(amount, max(1.0, self.most)) - SLACK
+        return self.level(now) >= min(amount, max(1.0, self.max_level)) - SLACK
 
     def change(self, limit: float, *, window: float, background: float, now: float) -> None:
         """Set another limit; the level stays, cut to the new capacity."""
@@ -106,9 +106,9 @@ class Budget(ABC):
         self.rate = limit / period
         self.capacity = max(1.0, self.rate * window)
         self.background = background
-        self.most = self._most()
+        self.max_level = self._max_level()
 
-    def _most(self) -> float:
+    def _max_level(self) -> float:
         """The highest possible level: a window less the background use."""
         return max(0.0, self.capacity - self.background * self.window)
 
@@ -155,7 +155,7 @@ class Bucket(Budget):
     def seconds_until_full(self, now: float) -> float:
         return self.seconds_until(self.capacity, now)
 
-    def _most(self) -> float:
+    def _max_level(self) -> float:
         # Other clients only take from the refill, so an unused bucket still becomes full.
         return self.capacity
 
@@ -180,8 +180,8 @@ class FixedWindow(Budget):
     def level(self, now: float) -> float:
         if now > self.now:
             begun = self._index(now) - self._index(self.now)
-            self.granted += self.most * begun
-            self._level = min(self.most, self._level + self.most * begun)
+            self.granted += self.max_level * begun
+            self._level = min(self.max_level, self._level + self.max_level * begun)
             self.now = now
         return self._level
 
@@ -191,32 +191,32 @@ class FixedWindow(Budget):
     def adjust(self, amount: float, now: float, *, taken_at: float) -> None:
         level = self.level(now)
         if self._index(taken_at) == self._index(now):
-            self._level = min(self.most, level - amount)
+            self._level = min(self.max_level, level - amount)
 
     def seconds_until(self, amount: float, now: float) -> float:
-        lacking = min(amount, self.most) - self.level(now)
-        if lacking <= SLACK:
+        missing = min(amount, self.max_level) - self.level(now)
+        if missing <= SLACK:
             return 0.0
-        return (self._index(now) + math.ceil(lacking / max(1.0, self.most) - SLACK)) * self.window - now
+        return (self._index(now) + math.ceil(missing / max(1.0, self.max_level) - SLACK)) * self.window - now
 
     def seconds_until_full(self, now: float) -> float:
-        return self.seconds_until(self.most, now)
+        return self.seconds_until(self.max_level, now)
 
     def _index(self, moment: float) -> int:
         return math.floor(moment / self.window + SLACK)
 
     def _start(self, fraction: float) -> None:
-        self._level = self.most * fraction
-        self._held = self.most
+        self._level = self.max_level * fraction
+        self._level_limit = self.max_level
 
     def _fit(self, now: float) -> None:
-        self.granted += self.most - self._held
-        self._level += self.most - self._held
-        self._held = self.most
+        self.granted += self.max_level - self._level_limit
+        self._level += self.max_level - self._level_limit
+        self._level_limit = self.max_level
 
 
 class SlidingWindow(Budget):
-    """At most the limit in any span of one window: each unit comes back one window after it was spent.
+    """At max_level the limit in any span of one window: each unit comes returns_at one window after it was spent.
 
     `allowed` is an upper bound here, since it assumes continuous refill.
 
@@ -232,44 +232,44 @@ class SlidingWindow(Budget):
             self.now = now
         while self._spent and self._spent[0][0] <= now + SLACK:
             self._used -= self._spent.popleft()[1]
-        return self.most - self._used
+        return self.max_level - self._used
 
     def take(self, amount: float, now: float) -> None:
         self.level(now)
-        self._spend(now + self.window * max(1.0, amount / max(1.0, self.most)), amount)
+        self._spend(now + self.window * max(1.0, amount / max(1.0, self.max_level)), amount)
 
     def adjust(self, amount: float, now: float, *, taken_at: float) -> None:
         self.level(now)
-        if (back := taken_at + self.window) > now:
-            self._spend(back, amount)
+        if (returns_at := taken_at + self.window) > now:
+            self._spend(returns_at, amount)
 
     def seconds_until(self, amount: float, now: float) -> float:
-        lacking, wait = min(amount, self.most) - self.level(now), 0.0
-        for back, spent in self._spent:
-            if lacking <= SLACK:
+        missing, wait = min(amount, self.max_level) - self.level(now), 0.0
+        for returns_at, spent in self._spent:
+            if missing <= SLACK:
                 break
-            lacking, wait = lacking - spent, back - now
+            missing, wait = missing - spent, returns_at - now
         return wait
 
     def seconds_until_full(self, now: float) -> float:
         self.level(now)
         return self._spent[-1][0] - now if self._spent else 0.0
 
-    def _spend(self, back: float, amount: float) -> None:
+    def _spend(self, returns_at: float, amount: float) -> None:
         self._used += amount
-        if not self._spent or back >= self._spent[-1][0]:
-            self._spent.append((back, amount))
+        if not self._spent or returns_at >= self._spent[-1][0]:
+            self._spent.append((returns_at, amount))
         else:
-            insort(self._spent, (back, amount))
+            insort(self._spent, (returns_at, amount))
 
     def _start(self, fraction: float) -> None:
         self._spent: deque[tuple[float, float]] = deque()
         self._used = 0.0
         if fraction < 1:
-            self._spend(self.now + self.window, self.most * (1 - fraction))
+            self._spend(self.now + self.window, self.max_level * (1 - fraction))
 
     def _fit(self, now: float) -> None:
-        """Nothing to adapt: what was spent comes back at the moment already set."""
+        """Nothing to adapt: what was spent comes returns_at at the moment already set."""
 
 
 KINDS: dict[str, type[Budget]] = {"bucket": Bucket, "fixed": FixedWindow, "sliding": SlidingWindow}
