@@ -1,1 +1,1 @@
-"""The ancestor's face: a JSONL file of requests in, a JSONL file of results out, streamed."""
+"""The interface of the OpenAI Cookbook's script: a JSONL file of requests in, a JSONL file of results out."""

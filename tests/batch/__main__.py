@@ -1,8 +1,8 @@
-"""A long run through the Batch API that is killed on its way: `python -m tests.batch --long`.
+"""A long run through the Batch API that is killed twice: `python -m tests.batch --long`.
 
-It goes against the simulator, in a time that runs fast. Some of the rows expire, the process is killed with no warning
-in the middle of submitting and in the middle of collecting, and the run is brought to its end by a process of its own.
-Told are rows in and out, batches, how often the server worked on each request, the time and the peak of the memory.
+It uses the simulator with a fast clock. Some rows expire, the process is killed while it submits and again while it
+collects, and another process completes the run. Prints the rows in and out, the batches, how often the server processed
+each request, the time and the peak memory.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ print(json.dumps({
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.batch", description=__doc__)
-    parser.add_argument("--long", action="store_true", help="120,000 rows; else 6,000")
+    parser.add_argument("--long", action="store_true", help="120,000 rows instead of 6,000")
     parser.add_argument("--expire", type=float, default=0.1)
     args = parser.parse_args()
     rows = 120_000 if args.long else 6_000
@@ -70,7 +70,7 @@ def main() -> int:
 
 def run(rows: int, expire: float, folder: Path) -> dict[str, Any]:
     journal = folder / "answers.jsonl"
-    # A day lasts 10 s, so that the kills fall where they should.
+    # A day lasts 10 s, so that the kills happen during submission and collection.
     settings: dict[str, Any] = {"batch_speed": DAY / 10, "batch_expire": expire, "answer_tokens": 30}
     began = time.monotonic()
     with simulator.serve(separate_process=True, max_requests_per_minute=None, **settings) as server:
@@ -99,7 +99,7 @@ def run(rows: int, expire: float, folder: Path) -> dict[str, Any]:
 
 
 def kill_when(command: list[str], environment: dict[str, str], moment: Any) -> dict[str, Any]:
-    """Start the run and end it with no warning as soon as the moment has come."""
+    """Start the run and kill it as soon as `moment()` is true."""
     process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL)
     began = time.monotonic()
     while process.poll() is None and not moment():
@@ -111,7 +111,7 @@ def kill_when(command: list[str], environment: dict[str, str], moment: Any) -> d
 
 
 def answers(journal: Path) -> int:
-    """How many lines of answers there are, roughly."""
+    """The approximate number of answers in the journal."""
     return journal.read_bytes().count(b'"simulated"') if journal.exists() else 0
 
 

@@ -60,7 +60,7 @@ def submit(scripted: Scripted, tmp_path: Path) -> Iterator[Verb]:
 
 
 def age(journal: Path) -> None:
-    """As if all was long ago, so that nothing can be on its way to the server any more."""
+    """Move a journal's timestamps far into the past, so that no request can still be in transit."""
     journal.write_bytes(re.sub(rb'("(?:creating|planned)_at":)\d{5}', rb"\g<1>17000", journal.read_bytes()))
 
 
@@ -77,5 +77,5 @@ def counts(out: pd.DataFrame) -> dict[str, int]:
 
 
 def charged(server: simulator.Server) -> list[int]:
-    """How often each request was charged."""
+    """The distinct numbers of charges per request."""
     return sorted(set(server.stats()["charged"].values()))

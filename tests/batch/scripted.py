@@ -1,4 +1,4 @@
-"""A Batch API that does what a test says: files and batches in memory, each answer billed, and any reply replaced."""
+"""A Batch API that a test controls: files and batches in memory, each answer counted, and any reply replaceable."""
 
 from __future__ import annotations
 
@@ -15,22 +15,22 @@ from typing import Any
 
 #: The requests of a batch.
 Asked = list[dict[str, Any]]
-#: Of a status and a body; None lets the server answer as it does.
+#: A status and a body; None for the ordinary reply.
 Reply = tuple[int, Any] | None
 
 
 class Scripted:
-    """Its state, and what a test may change.
+    """The server's state, which a test may change.
 
     Attributes:
         files, batches: by id.
-        billed: how often each prompt was answered.
-        calls: methods and paths, as they came.
-        on_end: makes of a batch that has just been made and the requests in it whatever the test wants it to be.
-        on_call: looks at each call first.
-        content: of the call.
-        headers: of replies that are no good.
-        packs: whether files are sent compressed.
+        billed: the number of answers to each prompt.
+        calls: methods and paths, in order.
+        on_end: called with a new batch and its requests; sets its outcome.
+        on_call: called first for each call; may return the reply.
+        content: the last call's body.
+        headers: of replies whose status is not 200.
+        compress: whether files are sent compressed.
     """
 
     def __init__(self) -> None:
@@ -43,11 +43,11 @@ class Scripted:
         self.on_call: Callable[[str, str], Reply] = lambda method, path: None
         self.base_url = ""
         self.content = b""
-        self.packs = False
+        self.compress = False
         self.headers: dict[str, str] = {}
 
     def complete(self, batch: dict[str, Any], asked: Asked) -> None:
-        """Answer all of a batch."""
+        """Answer all requests of a batch."""
         batch["output_file_id"] = self.file(b"".join(map(self.line, asked)))
         self.end(batch, len(asked), 0)
 
@@ -57,7 +57,7 @@ class Scripted:
         batch["request_counts"] = {"total": batch["request_counts"]["total"], "completed": completed, "failed": failed}
 
     def line(self, asked: dict[str, Any], **more: Any) -> bytes:
-        """A row's line in an output file, billed."""
+        """A row's line in an output file; counts it as billed."""
         self.billed[prompt_of(asked)] += 1
         response = {"status_code": 200, "request_id": "req", "body": self.body(asked)}
         return (
@@ -133,7 +133,7 @@ def error(message: str, code: str | None = None) -> dict[str, Any]:
 
 @contextmanager
 def serve() -> Iterator[Scripted]:
-    """A server of its own, on this machine alone."""
+    """Run the server on 127.0.0.1."""
     scripted, lock = Scripted(), threading.Lock()
 
     class Handler(BaseHTTPRequestHandler):
@@ -152,9 +152,9 @@ def serve() -> Iterator[Scripted]:
             self.send_header(
                 "content-type", "application/octet-stream" if isinstance(body, bytes) else "application/json"
             )
-            if isinstance(body, bytes):  # a file ends where the connection does, so that a short one does not show
-                sent = gzip.compress(sent, 1) if scripted.packs else sent
-                self.send_header("content-encoding", "gzip" if scripted.packs else "identity")
+            if isinstance(body, bytes):  # the end of the connection ends a file, so that truncation is not noticed
+                sent = gzip.compress(sent, 1) if scripted.compress else sent
+                self.send_header("content-encoding", "gzip" if scripted.compress else "identity")
                 self.send_header("connection", "close")
                 self.close_connection = True
             else:

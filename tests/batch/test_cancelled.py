@@ -1,4 +1,4 @@
-"""What was cancelled is not submitted any more, whoever looks at it next; and what is in no batch is not said to be."""
+"""Cancelled parts are never submitted, and only rows in a batch are reported as in one."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tests.batch.scripted import Asked, Scripted
 
 
 def full_queue(scripted: Scripted) -> Any:
-    """Takes the first batch, which stays in progress, and refuses all others for want of room."""
+    """Accept the first batch, which stays in progress, and refuse all others because the queue is full."""
 
     def end(batch: dict[str, Any], asked: Asked) -> None:
         if len(scripted.batches) > 1:
@@ -31,7 +31,7 @@ def full_queue(scripted: Scripted) -> Any:
     return end
 
 
-def test_what_is_queued_when_all_is_cancelled_is_not_submitted_by_collecting(
+def test_a_queued_part_is_not_submitted_by_collecting_after_a_cancel(
     scripted: Scripted, submit: Verb, tmp_path: Path
 ) -> None:
     scripted.on_end = full_queue(scripted)
@@ -48,7 +48,7 @@ def test_what_is_queued_when_all_is_cancelled_is_not_submitted_by_collecting(
     assert counts(submit(texts(9))) == {"succeeded": 9}
 
 
-def test_the_command_cancels_what_is_queued_too(
+def test_the_command_cancels_queued_parts_too(
     scripted: Scripted, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("OPENAI_BASE_URL", scripted.base_url)
@@ -66,9 +66,7 @@ def test_the_command_cancels_what_is_queued_too(
     assert len(scripted.batches) == made
 
 
-def test_what_failed_in_a_batch_is_not_submitted_again_once_all_is_cancelled(
-    scripted: Scripted, submit: Verb, tmp_path: Path
-) -> None:
+def test_a_failed_row_is_not_submitted_again_after_a_cancel(scripted: Scripted, submit: Verb, tmp_path: Path) -> None:
     def end(batch: dict[str, Any], asked: Asked) -> None:
         batch["output_file_id"] = scripted.file(scripted.line(asked[0]))
         batch["error_file_id"] = scripted.file(b"".join(scripted.failed(each) for each in asked[1:]))
@@ -104,7 +102,7 @@ def test_a_run_that_waits_submits_nothing_more_once_another_process_cancels(
     assert not scripted.billed
 
 
-def test_only_the_rows_in_a_batch_are_said_to_be_in_one(submit: Verb, scripted: Scripted) -> None:
+def test_only_rows_in_a_batch_are_reported_as_in_batch(submit: Verb, scripted: Scripted) -> None:
     scripted.on_end = lambda batch, asked: None
     out = submit(texts(20), lane=lane(wait=False), max_tokens=100, budget_tokens=1100)
     codes = dict(out["error_code"].value_counts())
@@ -114,9 +112,7 @@ def test_only_the_rows_in_a_batch_are_said_to_be_in_one(submit: Verb, scripted: 
     assert out.attrs["parallel_openai"]["ended"] == "submitted"
 
 
-def test_rows_beside_those_in_a_batch_are_told_of_by_what_kept_them_back(
-    ask: Verb, server: Server, tmp_path: Path
-) -> None:
+def test_other_rows_report_why_they_were_not_sent(ask: Verb, server: Server, tmp_path: Path) -> None:
     server.set(batch_speed=1.0)
     ask(texts(4), lane=lane(wait=False), max_tokens=50)
     out = ask(texts(40), lane="online", max_tokens=50, budget_tokens=300)
@@ -125,7 +121,7 @@ def test_rows_beside_those_in_a_batch_are_told_of_by_what_kept_them_back(
     assert codes["budget"] > 10
 
 
-def test_metadata_comes_back_from_the_frame_where_the_folder_is_lost(ask: Verb, server: Server, tmp_path: Path) -> None:
+def test_metadata_is_restored_from_the_frame_if_the_folder_is_lost(ask: Verb, server: Server, tmp_path: Path) -> None:
     df = texts(4).assign(place=[f"row {number}" for number in range(4)])
     ask(df, lane=lane(wait=False), metadata="place")
     shutil.rmtree(tmp_path / "answers.jsonl.batches")
@@ -135,7 +131,7 @@ def test_metadata_comes_back_from_the_frame_where_the_folder_is_lost(ask: Verb, 
     assert charged(server) == [1]
 
 
-def test_collecting_without_frame_and_folder_says_that_metadata_is_lost(
+def test_collecting_without_frame_and_folder_warns_that_metadata_is_lost(
     ask: Verb, server: Server, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     df = texts(2).assign(place=["a", "b"])
@@ -152,7 +148,7 @@ def test_collecting_without_frame_and_folder_says_that_metadata_is_lost(
 
 
 @pytest.mark.parametrize("forget", ["batch_7", ["batch_1", "batch_7"]])
-def test_what_is_given_up_must_be_a_batch_of_the_journal(
+def test_a_batch_to_forget_must_be_one_of_the_journal(
     scripted: Scripted, submit: Verb, tmp_path: Path, forget: Any
 ) -> None:
     scripted.on_end = lambda batch, asked: None
@@ -163,7 +159,7 @@ def test_what_is_given_up_must_be_a_batch_of_the_journal(
     assert len(po.batch_status(tmp_path / "answers.jsonl", client=client)) == 1
 
 
-def test_an_input_file_that_comes_back_short_is_not_believed(scripted: Scripted, submit: Verb, tmp_path: Path) -> None:
+def test_a_truncated_input_file_is_not_used(scripted: Scripted, submit: Verb, tmp_path: Path) -> None:
     scripted.on_end = lambda batch, asked: None
     submit(texts(4), lane=lane(wait=False))
     shutil.rmtree(tmp_path / "answers.jsonl.batches")

@@ -1,4 +1,4 @@
-"""A file of requests through the Batch API, in Python and from the command line."""
+"""A requests file through the Batch API, in Python and from the command line."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.batch.conftest import charged, lane
 
 @pytest.fixture
 def requests(tmp_path: Path) -> Path:
-    """Five requests; the first two ask the same for different rows, the last two are the very same line."""
+    """Five requests: the first two are equal but for their metadata, the last two are identical lines."""
     prompts = [("same", 0), ("same", 1), ("other", 2), ("twin", None), ("twin", None)]
     lines = [
         {"model": "gpt-4o-mini", "messages": [{"role": "user", "content": text}], "metadata": row}
@@ -43,14 +43,14 @@ def test_each_line_has_a_result_of_its_own(client: po.Client, server: Server, re
     assert server.stats()["batches"]["requests"] == 5
 
 
-def test_expired_lines_go_again(client: po.Client, server: Server, requests: Path, tmp_path: Path) -> None:
+def test_expired_lines_are_submitted_again(client: po.Client, server: Server, requests: Path, tmp_path: Path) -> None:
     server.set(batch_expire=0.5)
     out = tmp_path / "results.jsonl"
     status = po.process_api_requests_from_file(requests, out, client=client, progress=False, lane=lane(rounds=30))
     assert (status.num_tasks_succeeded, len(results(out))) == (5, 5)
 
 
-def test_without_the_folder_that_holds_the_metadata_the_same_call_gives_it_again(
+def test_without_the_folder_the_same_call_restores_the_metadata(
     client: po.Client, server: Server, requests: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     out = tmp_path / "results.jsonl"
@@ -68,7 +68,7 @@ def test_without_the_folder_that_holds_the_metadata_the_same_call_gives_it_again
     assert server.stats()["batches"]["created"] == 1
 
 
-def test_flex_belongs_into_the_bodies_of_a_file(client: po.Client, requests: Path) -> None:
+def test_flex_is_set_in_the_bodies_of_a_file(client: po.Client, requests: Path) -> None:
     with pytest.raises(InvalidInputError, match="service_tier"):
         po.process_api_requests_from_file(requests, client=client, progress=False, lane="flex")
 
@@ -85,7 +85,7 @@ def test_the_command_cancels(
 
 
 @pytest.mark.parametrize(("word", "lacks"), [("submit", "--requests_filepath"), ("collect", "--save_filepath")])
-def test_the_command_names_the_file_that_it_lacks(capsys: pytest.CaptureFixture[str], word: str, lacks: str) -> None:
+def test_the_command_names_a_missing_option(capsys: pytest.CaptureFixture[str], word: str, lacks: str) -> None:
     assert cli.main(["batch", word]) == 2
     assert lacks in capsys.readouterr().err
 

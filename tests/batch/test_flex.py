@@ -1,4 +1,4 @@
-"""The flex tier: the same question, sent with `service_tier`, at the price of batches."""
+"""The flex tier: the same request with `service_tier`, at the price of batches."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from parallel_openai.local.simulator import Server
 from tests.batch.conftest import Verb, counts, texts
 
 
-def test_flex_is_asked_for_and_costs_half(ask: Verb, tmp_path: Path) -> None:
+def test_flex_is_requested_and_costs_half(ask: Verb, tmp_path: Path) -> None:
     flex = ask(texts(5), lane="flex")
     usual = ask(texts(5), lane="online", save_to=tmp_path / "usual.jsonl")
     sent = [json.loads(line)[0] for line in (tmp_path / "answers.jsonl").read_text().splitlines()]
@@ -21,7 +21,7 @@ def test_flex_is_asked_for_and_costs_half(ask: Verb, tmp_path: Path) -> None:
     assert flex["request_key"].tolist() == usual["request_key"].tolist()
 
 
-def test_a_tier_without_room_is_waited_out_without_using_up_attempts(server: Server, ask: Verb) -> None:
+def test_a_tier_without_capacity_is_waited_for_without_using_up_attempts(server: Server, ask: Verb) -> None:
     server.set(flex_unavailable=0.3)
     out = ask(texts(8), lane="flex", client=po.Client(server.base_url, max_attempts=1))
     assert counts(out) == {"succeeded": 8}

@@ -1,4 +1,4 @@
-"""A disk that is full in the middle of a batch: one sentence, with what was taken in."""
+"""A full disk during a batch run: one message, and the results so far."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="Windows has no 
 
 @contextmanager
 def files_up_to(size: int) -> Iterator[None]:
-    """No file of this process may become longer."""
+    """Limit the size of this process's files."""
     import resource
 
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
@@ -33,7 +33,7 @@ def files_up_to(size: int) -> Iterator[None]:
 
 
 def long_answers(scripted: Scripted, size: int) -> Any:
-    """Makes the last batch's output longer than that, by what is in no line's answer."""
+    """Make the last batch's output longer than the limit, outside of the answers."""
 
     def end(batch: dict[str, Any], asked: Asked) -> None:
         padding = b" " * size if len(scripted.batches) == 3 else b""
@@ -43,7 +43,7 @@ def long_answers(scripted: Scripted, size: int) -> Any:
     return end
 
 
-def test_a_disk_that_is_full_in_a_download_stops_the_call_and_keeps_what_was_taken_in(
+def test_a_full_disk_during_a_download_stops_the_call_and_keeps_the_answers_so_far(
     scripted: Scripted, submit: Verb, tmp_path: Path
 ) -> None:
     scripted.on_end = long_answers(scripted, 40_000)
@@ -57,9 +57,7 @@ def test_a_disk_that_is_full_in_a_download_stops_the_call_and_keeps_what_was_tak
     assert set(scripted.billed.values()) == {1}
 
 
-def test_a_disk_that_is_full_while_the_requests_are_written_stops_the_call_with_its_frame(
-    scripted: Scripted, submit: Verb
-) -> None:
+def test_a_full_disk_while_requests_are_written_stops_the_call_with_its_frame(scripted: Scripted, submit: Verb) -> None:
     df = pd.DataFrame({"text": [f"{number} " * 5_000 for number in range(30)]})
     with files_up_to(150_000), pytest.raises(po.errors.JournalWriteError, match=r"\.batches.*make room") as stopped:
         submit(df)
@@ -68,7 +66,7 @@ def test_a_disk_that_is_full_while_the_requests_are_written_stops_the_call_with_
     assert counts(submit(df)) == {"succeeded": 30}
 
 
-def test_a_disk_that_is_full_while_answers_are_written_stops_the_call_with_all_that_came(
+def test_a_full_disk_while_answers_are_written_stops_the_call_with_all_answers(
     scripted: Scripted, submit: Verb
 ) -> None:
     with files_up_to(9_000), pytest.raises(po.errors.JournalWriteError, match="make room") as stopped:
@@ -78,9 +76,7 @@ def test_a_disk_that_is_full_while_answers_are_written_stops_the_call_with_all_t
     assert set(scripted.billed.values()) == {1}
 
 
-def test_a_disk_that_is_full_ends_collecting_with_the_same_sentence(
-    scripted: Scripted, submit: Verb, tmp_path: Path
-) -> None:
+def test_a_full_disk_ends_collecting_with_the_same_message(scripted: Scripted, submit: Verb, tmp_path: Path) -> None:
     scripted.on_end = lambda batch, asked: None
     submit(texts(6), lane=lane(max_requests=2, wait=False))
     journal, client = tmp_path / "answers.jsonl", po.Client(scripted.base_url, api_key="sk-none")

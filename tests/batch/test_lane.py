@@ -1,4 +1,4 @@
-"""A frame through the Batch API comes back as it does the usual way, at half the price."""
+"""A frame through the Batch API equals that of the online lane, at half the price."""
 
 from __future__ import annotations
 
@@ -68,13 +68,13 @@ def test_a_row_that_no_batch_can_hold_fails_alone(ask: Verb) -> None:
     assert out["error_code"][1] == "request_too_large"
 
 
-def test_rows_that_ask_the_same_are_submitted_once(ask: Verb, server: Server) -> None:
+def test_equal_rows_are_submitted_once(ask: Verb, server: Server) -> None:
     out = ask(pd.DataFrame({"text": ["same", "same", "other"]}))
     assert counts(out) == {"succeeded": 3}
     assert server.stats()["batches"]["requests"] == 2
 
 
-def test_expired_rows_are_submitted_again_and_nothing_is_paid_twice(ask: Verb, server: Server) -> None:
+def test_expired_rows_are_submitted_again_and_nothing_is_billed_twice(ask: Verb, server: Server) -> None:
     server.set(batch_expire=0.3)
     out = ask(texts(100), lane=lane(rounds=20))
     assert counts(out) == {"succeeded": 100}
@@ -108,7 +108,7 @@ def test_a_row_that_the_api_refuses_fails_as_it_does_online(ask: Verb) -> None:
     assert out["attempts"][0] == 1
 
 
-def test_rows_that_broke_at_the_server_go_again(ask: Verb, server: Server) -> None:
+def test_rows_with_a_server_error_are_submitted_again(ask: Verb, server: Server) -> None:
     server.set(fault_500=0.5, faulty_attempts=1)
     out = ask(texts(30))
     assert counts(out) == {"succeeded": 30}
@@ -129,13 +129,13 @@ def test_a_part_larger_than_the_queue_is_divided(ask: Verb, server: Server) -> N
     assert charged(server) == [1]
 
 
-def test_a_model_that_there_is_not_stops_the_run(ask: Verb, server: Server) -> None:
+def test_an_unknown_model_stops_the_run(ask: Verb, server: Server) -> None:
     server.set(models=["gpt-5-mini"])
     with pytest.raises(BatchError, match="not supported"):
         ask(texts(3))
 
 
-def test_a_refused_batch_is_over_and_its_rows_go_again(
+def test_a_refused_batch_is_dropped_and_its_rows_are_submitted_by_the_next_call(
     ask: Verb, server: Server, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     server.set(models=["gpt-5-mini"])
@@ -150,7 +150,7 @@ def test_a_refused_batch_is_over_and_its_rows_go_again(
     assert server.stats()["batches"]["by_status"] == {"failed": 1, "completed": 1}
 
 
-def test_a_refused_batch_of_a_file_is_not_said_to_be_under_way(
+def test_a_refused_batch_of_a_file_is_not_reported_as_running(
     client: po.Client, server: Server, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     server.set(models=["gpt-5-mini"])
@@ -162,7 +162,7 @@ def test_a_refused_batch_of_a_file_is_not_said_to_be_under_way(
     assert "Stopped: 0 succeeded, 0 failed. Results:" in capsys.readouterr().err
 
 
-def test_a_line_that_the_validation_names_fails_and_the_others_go_on(ask: Verb, server: Server) -> None:
+def test_a_line_that_validation_refuses_fails_and_the_others_continue(ask: Verb, server: Server) -> None:
     messages = [{"role": "user", "content": "Hi."}]
     bodies = [{"model": model, "messages": messages} for model in (7, "7")]  # a number is no model's name
     out = ask(pd.DataFrame({"text": bodies}), model=None)
@@ -171,7 +171,7 @@ def test_a_line_that_the_validation_names_fails_and_the_others_go_on(ask: Verb, 
     assert server.stats()["batches"]["by_status"] == {"failed": 1, "completed": 1}
 
 
-def test_a_server_that_breaks_at_every_other_call_gets_nothing_twice(ask: Verb, server: Server) -> None:
+def test_a_server_that_fails_at_every_other_call_gets_nothing_twice(ask: Verb, server: Server) -> None:
     server.set(batch_faults=0.3)
     client = po.Client(server.base_url, max_attempts=20)
     out = ask(texts(60), lane=lane(max_requests=20), client=client)
@@ -181,7 +181,7 @@ def test_a_server_that_breaks_at_every_other_call_gets_nothing_twice(ask: Verb, 
     assert charged(server) == [1]
 
 
-def test_a_budget_is_set_aside_at_the_batch_price_and_goes_on_with_what_is_left(ask: Verb, server: Server) -> None:
+def test_a_budget_is_reserved_at_the_batch_price_and_the_rest_is_spent_later(ask: Verb, server: Server) -> None:
     options: dict[str, Any] = {"max_tokens": 100, "lane": lane()}
     once = ask(texts(1), **options)["cost_usd"].sum()
     out = ask(texts(200), budget_usd=once * 100, **options)
@@ -194,7 +194,7 @@ def test_a_budget_is_set_aside_at_the_batch_price_and_goes_on_with_what_is_left(
 
 
 @pytest.mark.parametrize("way", ["whole", "total_alone", "missing"])
-def test_a_budget_holds_in_batches_whatever_way_usage_is_told(ask: Verb, server: Server, way: str) -> None:
+def test_a_budget_holds_in_batches_whatever_the_format_of_usage(ask: Verb, server: Server, way: str) -> None:
     server.set(usage=way, written_share=1.0)
     out = ask(texts(60), model="gpt-5.6-luna", max_completion_tokens=100, budget_usd=0.001, lane=lane())
     stats = server.stats(charged=False)
@@ -205,14 +205,14 @@ def test_a_budget_holds_in_batches_whatever_way_usage_is_told(ask: Verb, server:
     assert out["error_code"].dropna().eq("budget").all()
 
 
-def test_what_is_left_over_is_sent_online_within_the_budget(ask: Verb, server: Server) -> None:
+def test_the_online_fallback_stays_within_the_budget(ask: Verb, server: Server) -> None:
     server.set(batch_expire=1.0)
     out = ask(texts(20), max_tokens=100, budget_tokens=5000, lane=lane(rounds=1, then="online"))
     assert counts(out) == {"succeeded": 20}
     assert server.stats()["received"] == 20
 
 
-def test_what_expired_has_cost_nothing_of_the_budget(ask: Verb, server: Server) -> None:
+def test_expired_rows_cost_nothing_of_the_budget(ask: Verb, server: Server) -> None:
     server.set(batch_expire=1.0)
     out = ask(texts(20), max_tokens=100, budget_tokens=1500, lane=lane(rounds=1))
     assert server.stats()["batches"]["created"] > 1
@@ -224,7 +224,7 @@ def test_what_expired_has_cost_nothing_of_the_budget(ask: Verb, server: Server) 
     [{"deadline": 10.0}, {"repair": True}, {"lane": "slow"}, {"service_tier": "flex"}],
     ids=["a deadline", "repairs", "an unknown lane", "a service tier"],
 )
-def test_what_the_lane_cannot_keep_is_an_error_before_anything_is_sent(
+def test_an_option_that_the_lane_does_not_support_is_an_error_before_anything_is_sent(
     ask: Verb, server: Server, options: dict[str, Any]
 ) -> None:
     with pytest.raises(InvalidInputError):
@@ -248,7 +248,7 @@ def test_no_key_reaches_the_disk(server: Server, ask: Verb, tmp_path: Path) -> N
     assert all(b"very-secret" not in file.read_bytes() for file in held)
 
 
-def test_the_folder_of_parts_is_gone_when_all_is_collected(ask: Verb, tmp_path: Path) -> None:
+def test_the_folder_of_parts_is_removed_when_all_is_collected(ask: Verb, tmp_path: Path) -> None:
     ask(texts(5))
     assert not (tmp_path / "answers.jsonl.batches").exists()
 

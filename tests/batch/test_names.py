@@ -1,4 +1,4 @@
-"""A journal may come from a stranger: no name in it leads out of the run's own folder."""
+"""Names in a journal, which is not trusted, never lead out of the run's own folder."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from parallel_openai._batch.submitting.input_files import InputFiles
 
 
 @pytest.mark.parametrize("name", ["/home/me/thesis", "../thesis", "a/b", "a\\b", "..", "", "a\0b", 7, None])
-def test_a_part_whose_name_is_no_plain_name_is_passed_over(tmp_path: Path, name: object) -> None:
+def test_a_part_with_an_unsafe_name_is_skipped(tmp_path: Path, name: object) -> None:
     journal = tmp_path / "answers.jsonl"
     good = state.Part("part-1", "gpt-4o-mini", "chat/completions", 1, 10, 5, 1, 0.0, True)
     bad = state.Part(name, "gpt-4o-mini", "chat/completions", 1, 10, 5, 1, 0.0, True)  # type: ignore[arg-type]
@@ -34,7 +34,7 @@ def test_a_folder_of_parts_that_is_a_link_is_refused_and_nothing_in_its_target_i
     assert sorted(each.name for each in thesis.iterdir()) == ["chapter-0001.jsonl", "chapter.rows", "notes.error"]
 
 
-def test_only_files_that_are_called_like_parts_are_tidied_away() -> None:
+def test_only_files_named_like_parts_are_removed() -> None:
     spool = InputFiles(Path("answers.jsonl"))
     spool.folder.mkdir()
     for name in ("run-0001.jsonl", "run-0001.rows", "run-0002.jsonl", "thesis.jsonl", "thesis.txt"):

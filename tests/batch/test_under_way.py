@@ -1,4 +1,4 @@
-"""What waits in a batch is not paid for a second time in another lane."""
+"""Requests in a batch are not sent again on another lane."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.batch.conftest import DAY, Verb, charged, counts, lane, texts
 
 
 @pytest.mark.parametrize("other", ["online", "flex"])
-def test_another_lane_sends_only_the_rows_that_are_in_no_batch(
+def test_another_lane_sends_only_rows_that_are_not_in_a_batch(
     ask: Verb, server: Server, other: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     server.set(batch_speed=1.0)
@@ -31,9 +31,7 @@ def test_another_lane_sends_only_the_rows_that_are_in_no_batch(
     assert charged(server) == [1]
 
 
-def test_labels_and_samples_that_wait_in_a_batch_are_not_sent(
-    client: po.Client, server: Server, tmp_path: Path
-) -> None:
+def test_labels_and_samples_in_a_batch_are_not_sent(client: po.Client, server: Server, tmp_path: Path) -> None:
     server.set(batch_speed=1.0)
 
     def label(samples: int, where: object) -> dict[str, int]:
@@ -47,7 +45,7 @@ def test_labels_and_samples_that_wait_in_a_batch_are_not_sent(
     assert server.stats()["received"] == 2
 
 
-def test_resubmit_pays_again_for_what_waits_in_a_batch(ask: Verb, server: Server) -> None:
+def test_resubmit_sends_rows_in_a_batch_again(ask: Verb, server: Server) -> None:
     server.set(batch_speed=1.0)
     ask(texts(2), lane=lane(wait=False))
     assert counts(ask(texts(2), lane="online", resubmit=True)) == {"succeeded": 2}
@@ -56,7 +54,7 @@ def test_resubmit_pays_again_for_what_waits_in_a_batch(ask: Verb, server: Server
     assert server.stats()["received"] == 2
 
 
-def test_resubmit_is_no_way_of_the_batch_lane(ask: Verb, client: po.Client, server: Server, tmp_path: Path) -> None:
+def test_resubmit_is_refused_by_the_batch_lane(ask: Verb, client: po.Client, server: Server, tmp_path: Path) -> None:
     with pytest.raises(InvalidInputError, match="resubmit=True sends requests in batches again"):
         ask(texts(2), lane="batch", resubmit=True)
     path = write_requests(tmp_path, "a")
@@ -66,7 +64,7 @@ def test_resubmit_is_no_way_of_the_batch_lane(ask: Verb, client: po.Client, serv
 
 
 def write_requests(folder: Path, *texts: Any) -> Path:
-    """Requests that ask for these texts, each with its own metadata where it is a pair."""
+    """Requests with these texts; a pair has metadata."""
     path = folder / "in.jsonl"
     pairs = [each if isinstance(each, tuple) else (each, None) for each in texts]
     lines = [
@@ -82,7 +80,7 @@ def write_requests(folder: Path, *texts: Any) -> Path:
     return path
 
 
-def test_a_file_run_sends_only_the_lines_that_are_in_no_batch(
+def test_a_file_run_sends_only_lines_that_are_not_in_a_batch(
     client: po.Client, server: Server, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     server.set(batch_speed=1.0)
@@ -101,7 +99,7 @@ def test_a_file_run_sends_only_the_lines_that_are_in_no_batch(
     assert server.stats()["batches"]["requests"] == 4
 
 
-def test_the_command_says_what_waits_and_pays_again_where_it_is_told(
+def test_the_command_reports_lines_in_a_batch_and_resubmits_on_request(
     server: Server, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("OPENAI_BASE_URL", server.base_url)

@@ -1,4 +1,4 @@
-"""How the tests of this folder ask: requests in `in.jsonl`, results in `out.jsonl`."""
+"""Helpers of this folder: requests in `in.jsonl`, results in `out.jsonl`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A budget and a deadline of a run on a file are kept."""
+"""A run on files keeps its budget and deadline."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def spent() -> int:
     return sum(response["usage"]["total_tokens"] for _, response, *_ in results())
 
 
-def test_a_budget_in_tokens_is_kept_and_the_next_call_goes_on(server: Server) -> None:
+def test_a_budget_in_tokens_is_kept_and_the_next_call_resumes(server: Server) -> None:
     write(*capped(40))
     calls = 0
     while (status := run(server, budget_tokens=1000)).ended == "budget":
@@ -53,7 +53,7 @@ def test_a_budget_in_dollars_is_kept(server: Server) -> None:
     ],
     ids=["dollars", "tokens", "no price"],
 )
-def test_a_request_whose_worst_case_is_unknown_is_named_before_anything_is_sent(
+def test_a_request_without_a_known_highest_cost_is_named_before_anything_is_sent(
     server: Server, line: Any, bound: Any, sentence: str
 ) -> None:
     write(chat("a", max_tokens=5), line)
@@ -86,7 +86,7 @@ def test_a_line_that_reads_more_than_it_holds_is_found_among_lines_with_the_same
 
 @pytest.mark.parametrize("name", ["budget_usd", "budget_tokens", "deadline"])
 @pytest.mark.parametrize("value", [0, -1, float("nan"), True, "5"], ids=str)
-def test_a_bound_that_makes_no_sense_is_refused(server: Server, name: str, value: Any) -> None:
+def test_an_invalid_budget_or_deadline_is_refused(server: Server, name: str, value: Any) -> None:
     write(chat("a"))
     with pytest.raises(InvalidInputError, match=f"{name} must be a number above 0 or None, not {value!r}"):
         run(server, **{name: value})

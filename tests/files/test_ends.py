@@ -1,4 +1,4 @@
-"""The awaitable twin, cancelled or not, and interrupts: what was finished is kept."""
+"""The async function, cancelled or not, and interrupts: finished results are kept."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from tests.conftest import answered_then_stuck, interrupted_once_sent, wait_unti
 from tests.files.asking import UNLIMITED, chat, results, run, write
 
 
-def test_the_awaitable_twin_does_the_same(server: Server) -> None:
+def test_the_async_function_does_the_same(server: Server) -> None:
     write(chat("a"), chat("b"))
     url = f"{server.base_url}/chat/completions"
     status = asyncio.run(po.aprocess_api_requests_from_file("in.jsonl", "out.jsonl", url, **UNLIMITED))
     assert status.num_tasks_succeeded == len(results()) == 2
 
 
-def test_a_stopped_twin_brings_the_counts(server: Server) -> None:
+def test_a_stopped_async_call_has_the_counts(server: Server) -> None:
     server.set(insufficient_quota_after=0)
     write(chat("a"))
     url = f"{server.base_url}/chat/completions"
@@ -34,7 +34,7 @@ def test_a_stopped_twin_brings_the_counts(server: Server) -> None:
     assert (counts.ended, counts.num_tasks_succeeded) == ("stopped", 0)
 
 
-def test_a_cancelled_twin_keeps_what_was_finished_and_is_cancelled(server: Server) -> None:
+def test_a_cancelled_async_call_keeps_finished_results_and_is_cancelled(server: Server) -> None:
     write(*(chat(str(n)) for n in range(20)))
     answered_then_stuck(server, 5)
     url = f"{server.base_url}/chat/completions"
@@ -52,7 +52,7 @@ def test_a_cancelled_twin_keeps_what_was_finished_and_is_cancelled(server: Serve
     assert len(results()) == 5
 
 
-def test_a_cancelled_twin_sends_nothing_more_lets_the_file_go_and_goes_on(server: Server) -> None:
+def test_a_cancelled_async_call_stops_sending_unlocks_the_file_and_can_be_resumed(server: Server) -> None:
     write(*(chat(str(n)) for n in range(20)))
     server.set(latency=0.6)
     url = f"{server.base_url}/chat/completions"
@@ -72,7 +72,7 @@ def test_a_cancelled_twin_sends_nothing_more_lets_the_file_go_and_goes_on(server
     assert (status.ended, status.num_tasks_succeeded, status.num_tasks_restored) == ("finished", 20, 5)
 
 
-def test_a_cancelled_twin_ends_its_group_of_tasks_as_any_task_does(server: Server) -> None:
+def test_a_cancelled_async_call_ends_its_task_group(server: Server) -> None:
     write(*(chat(str(n)) for n in range(20)))
     server.set(latency=0.5)
     url = f"{server.base_url}/chat/completions"
@@ -96,7 +96,7 @@ def test_a_cancelled_twin_ends_its_group_of_tasks_as_any_task_does(server: Serve
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGINT for one process")
-def test_an_interrupt_keeps_what_was_finished_and_goes_on_upwards(server: Server) -> None:
+def test_an_interrupt_keeps_finished_results_and_is_raised(server: Server) -> None:
     write(*(chat(str(n)) for n in range(20)))
     answered_then_stuck(server, 5)
     with interrupted_once_sent(server, 6), pytest.raises(KeyboardInterrupt):
@@ -120,7 +120,7 @@ def test_an_interrupt_of_a_call_that_blocks_a_loop_ends_it(server: Server) -> No
     assert len(results()) == 5
 
 
-def test_many_known_requests_leave_the_loop_to_others_now_and_then(server: Server) -> None:
+def test_many_known_requests_do_not_block_the_loop(server: Server) -> None:
     write(*(chat("a", metadata=n) for n in range(2_500)))
     with open("out.jsonl", "w") as file:
         file.writelines(json.dumps([chat("a"), {"id": "1"}, n]) + "\n" for n in range(2_499))

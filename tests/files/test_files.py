@@ -1,4 +1,4 @@
-"""The ancestor's face: a JSONL file of requests in, a JSONL file of results out."""
+"""The interface of the OpenAI Cookbook's script: a JSONL file of requests in, a JSONL file of results out."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def test_each_request_gets_a_line_with_its_response(server: Server) -> None:
 
 
 @pytest.mark.parametrize("metadata", [{"row_id": 1}, "row 1", 0, [1, 2], False], ids=str)
-def test_metadata_travels_beside_the_request_and_is_not_sent(server: Server, metadata: Any) -> None:
+def test_metadata_is_kept_beside_the_request_and_not_sent(server: Server, metadata: Any) -> None:
     write(chat("a", metadata=metadata))
     run(server)
     [[request, _, beside]] = results()
@@ -66,14 +66,14 @@ def test_a_failure_is_logged_as_a_warning(server: Server, caplog: pytest.LogCapt
     assert caplog.messages[0].startswith("Line 2 of in.jsonl failed (decimal_above_max_value): HTTP 400: Invalid 'temp")
 
 
-def test_the_logging_level_is_heeded(server: Server, caplog: pytest.LogCaptureFixture) -> None:
+def test_the_logging_level_is_used(server: Server, caplog: pytest.LogCaptureFixture) -> None:
     write(chat("a", temperature=9))
     run(server, logging_level=logging.CRITICAL)
     assert caplog.records == []
     assert logging.getLogger("parallel_openai").level == logging.NOTSET  # and only while it runs
 
 
-def test_the_results_lie_beside_the_requests_where_no_place_is_given(server: Server) -> None:
+def test_the_results_are_beside_the_requests_by_default(server: Server) -> None:
     write(chat("a"))
     run(server, None)
     assert len(results("in_results.jsonl")) == 1
@@ -92,7 +92,7 @@ def test_the_results_lie_beside_the_requests_where_no_place_is_given(server: Ser
     ],
     ids=["bom", "crlf", "no newline", "blank lines", "spaces", "escapes", "utf-8"],
 )
-def test_a_file_of_another_make_is_read_all_the_same(server: Server, content: bytes) -> None:
+def test_a_file_of_another_program_is_read_all_the_same(server: Server, content: bytes) -> None:
     Path("in.jsonl").write_bytes(content)
     status = run(server)
     assert (status.num_tasks_succeeded, status.num_tasks_failed) == (1, 0)
@@ -121,7 +121,7 @@ def test_a_file_of_another_make_is_read_all_the_same(server: Server, content: by
     ],
     ids=lambda value: repr(value)[:30],
 )
-def test_a_line_that_is_no_request_is_named_and_the_others_are_sent(
+def test_an_invalid_line_is_named_and_the_others_are_sent(
     server: Server, caplog: pytest.LogCaptureFixture, line: bytes, reason: str
 ) -> None:
     Path("in.jsonl").write_bytes(b"\n".join((json.dumps(chat("a")).encode(), line, json.dumps(chat("b")).encode())))
@@ -138,7 +138,7 @@ def test_an_empty_file_gives_an_empty_file(server: Server) -> None:
     assert results() == []
 
 
-def test_a_file_that_is_not_there_is_named(server: Server) -> None:
+def test_a_missing_file_is_named(server: Server) -> None:
     with pytest.raises(InvalidInputError, match=r"There is no requests file in\.jsonl \(in /"):
         run(server)
 
@@ -163,7 +163,7 @@ def test_a_results_file_that_is_something_else_is_left_alone(server: Server) -> 
     "url",
     ["http://127.0.0.1/v1", "http://127.0.0.1/v1/files", "chat/completions", "", "ftp://a/responses", "http://[::1/x"],
 )
-def test_a_url_that_is_no_endpoint_is_refused(url: str) -> None:
+def test_a_url_that_is_not_an_endpoint_is_refused(url: str) -> None:
     write(chat("a"))
     said = r"request_url must end in an endpoint|request_url is not a valid URL|base_url must look like"
     with pytest.raises(InvalidInputError, match=said):
@@ -171,19 +171,19 @@ def test_a_url_that_is_no_endpoint_is_refused(url: str) -> None:
     assert not Path("out.jsonl").exists()
 
 
-def test_a_token_encoding_that_there_is_not_is_refused(server: Server) -> None:
+def test_an_unknown_token_encoding_is_refused(server: Server) -> None:
     write(chat("a"))
     with pytest.raises(InvalidInputError, match="No token encoding 'none'"):
         run(server, token_encoding_name="none")
 
 
-def test_the_ancestors_defaults_are_limits_that_are_kept(server: Server) -> None:
+def test_the_cookbooks_defaults_are_limits_that_are_kept(server: Server) -> None:
     write(chat("a"))
     with pytest.raises(InvalidInputError, match="max_requests_per_minute must be a number above 0"):
         run(server, max_requests_per_minute=0)
 
 
-def test_a_client_of_ones_own_stays_open(server: Server, client: po.Client) -> None:
+def test_a_given_client_stays_open(server: Server, client: po.Client) -> None:
     write(chat("a"))
     status = po.process_api_requests_from_file("in.jsonl", "out.jsonl", client=client, progress=False)
     assert status.num_tasks_succeeded == 1
@@ -272,7 +272,7 @@ def test_one_request_that_is_refused_raises_nothing(client: po.Client) -> None:
     assert response.data["error"]["code"] == "decimal_above_max_value"
 
 
-def test_one_request_to_nobody_raises_nothing() -> None:
+def test_one_request_to_an_unreachable_server_raises_nothing() -> None:
     with po.Client("http://127.0.0.1:9/v1") as client:
         response = asyncio.run(po.APIRequest(chat("Hi.")).call_api(client))
     assert (response.status, response.error_code) == (0, "connection_refused")
@@ -286,7 +286,7 @@ def test_one_request_to_nobody_raises_nothing() -> None:
     ],
     ids=["input", "messages"],
 )
-def test_without_a_url_the_environments_server_is_asked_at_the_endpoint_that_suits(
+def test_without_a_url_the_environments_server_is_used_with_the_endpoint_that_fits(
     monkeypatch: pytest.MonkeyPatch, body: dict[str, Any], path: str
 ) -> None:
     write(body)
@@ -297,7 +297,7 @@ def test_without_a_url_the_environments_server_is_asked_at_the_endpoint_that_sui
 
 
 @pytest.mark.parametrize("text", ["", "no json\n", "[]\n", '\ufeff{"messages": []}\n'])
-def test_a_first_line_that_is_no_request_harms_nothing(server: Server, text: str) -> None:
+def test_an_invalid_first_line_does_no_harm(server: Server, text: str) -> None:
     Path("in.jsonl").write_text(text, "utf-8")
     client = po.Client(server.base_url)
     assert po.process_api_requests_from_file("in.jsonl", "out.jsonl", client=client, progress=False).num_tasks_done <= 1

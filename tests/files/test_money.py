@@ -1,4 +1,4 @@
-"""A file's run tells every token and passes no budget, whatever way a server counts."""
+"""A run on files reports all tokens and keeps its budget, whatever the format of usage."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def billed(server: Server) -> Usage:
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_a_budget_in_tokens_is_kept_and_all_are_told(server: Server, way: str) -> None:
+def test_a_budget_in_tokens_is_kept_and_all_tokens_are_reported(server: Server, way: str) -> None:
     server.set(usage=way, thoughts=300)
     status = run(server, "chat/completions", chats(), budget_tokens=8000)
     assert status.ended == "budget"
@@ -44,7 +44,7 @@ def test_a_budget_in_tokens_is_kept_and_all_are_told(server: Server, way: str) -
     assert 3000 < billed(server).total_tokens <= 8000
 
 
-def test_a_budget_in_dollars_pays_for_what_a_cache_costs(server: Server) -> None:
+def test_a_budget_in_dollars_includes_the_cost_of_a_cache(server: Server) -> None:
     server.set(written_share=1.0)
     status = run(server, "chat/completions", chats(), budget_usd=0.001)
     usage = billed(server)
@@ -80,7 +80,7 @@ SOUND = {"type": "input_audio", "input_audio": {"data": "AAAA" * 100, "format": 
     ],
     ids=["searches", "plugins", "speaks", "listens", "falls back"],
 )
-def test_what_has_no_known_price_is_refused_before_anything_is_sent(
+def test_a_model_without_a_known_price_is_refused_before_anything_is_sent(
     server: Server, further: dict[str, Any], why: str
 ) -> None:
     first, second, *_ = chats()

@@ -1,4 +1,4 @@
-"""An answer is known to the server, the path and the deployment that gave it, and to nobody else."""
+"""An answer counts only for the server, path and deployment that it came from."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def ask(url: str, **options: Any) -> po.StatusTracker:
     return po.process_api_requests_from_file("in.jsonl", "out.jsonl", url, **{**UNLIMITED, **options})
 
 
-def test_another_server_is_asked_itself(server: Server, other: Server) -> None:
+def test_answers_of_another_server_do_not_count(server: Server, other: Server) -> None:
     write(chat("a"), chat("b", metadata=1))
     for each in (server, other, server, other):
         status = run(each)
@@ -49,7 +49,7 @@ def test_another_server_is_asked_itself(server: Server, other: Server) -> None:
     assert all(len(line) in (2, 3) for line in results())  # which has the shape that it always had
 
 
-def test_another_path_is_asked_itself(server: Server) -> None:
+def test_answers_of_another_path_do_not_count(server: Server) -> None:
     write({"model": "gpt-4o-mini", "input": "a"})
     for path in ("responses", "embeddings", "responses", "moderations", "embeddings"):
         ask(f"{server.base_url}/{path}")
@@ -57,7 +57,7 @@ def test_another_path_is_asked_itself(server: Server) -> None:
     assert [line[1].get("object") for line in results()] == ["response", "list", None]
 
 
-def test_another_deployment_is_asked_itself_and_another_version_of_the_api_is_not() -> None:
+def test_answers_of_another_deployment_do_not_count_but_of_another_version_do() -> None:
     write(chat("a"))
     with recorder() as azure:
         for name, version in (("mini", "2024-10-21"), ("large", "2024-10-21"), ("mini", "2025-01-01-preview")):
@@ -75,7 +75,7 @@ def test_another_spelling_of_the_server_is_the_same(server: Server, spelling: st
         assert run(server, client=client).num_tasks_restored == 1
 
 
-def test_what_does_not_say_where_it_came_from_is_asked_about_before_anything_is_sent(server: Server) -> None:
+def test_answers_of_unknown_origin_are_an_error_before_anything_is_sent(server: Server) -> None:
     write(chat("a"), chat("b"))
     run(server)
     ORIGINS.unlink()
@@ -85,14 +85,16 @@ def test_what_does_not_say_where_it_came_from_is_asked_about_before_anything_is_
     assert received(server) == 2
 
 
-def test_answers_of_another_server_may_be_taken_all_the_same(server: Server, other: Server) -> None:
+def test_answers_of_another_server_can_be_accepted(server: Server, other: Server) -> None:
     write(chat("a"))
     run(server)
     assert run(other, resume_from_anywhere=True).num_tasks_restored == 1
     assert received(other) == 0
 
 
-def test_the_command_asks_and_is_told(server: Server, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_accepts_answers_of_unknown_origin_on_request(
+    server: Server, capsys: pytest.CaptureFixture[str]
+) -> None:
     write(chat("a"))
     Path("out.jsonl").write_text(json.dumps([chat("a"), {"id": "1", "choices": []}]) + "\n")
     words = ["run", "--requests_filepath", "in.jsonl", "--save_filepath", "out.jsonl", "--api_key", "none"]
@@ -103,7 +105,7 @@ def test_the_command_asks_and_is_told(server: Server, capsys: pytest.CaptureFixt
     assert received(server) == 0
 
 
-def test_another_file_that_is_put_under_the_name_is_asked_about(server: Server, other: Server) -> None:
+def test_another_file_under_the_same_name_has_unknown_origin(server: Server, other: Server) -> None:
     write(chat("a"), chat("b"))
     run(server)
     run(other, "other.jsonl")
@@ -114,7 +116,7 @@ def test_another_file_that_is_put_under_the_name_is_asked_about(server: Server, 
     assert (run(server).num_tasks_restored, run(other).num_tasks_restored) == (0, 2)
 
 
-def test_a_file_that_is_begun_anew_is_known(server: Server, other: Server) -> None:
+def test_a_file_that_is_started_over_is_known(server: Server, other: Server) -> None:
     write(chat("a"))
     run(other)
     Path("out.jsonl").unlink()
@@ -124,7 +126,7 @@ def test_a_file_that_is_begun_anew_is_known(server: Server, other: Server) -> No
 
 
 @pytest.mark.parametrize("text", ["", "\x00\n", "[1,2]\n{}\n[]\n5\n", '[-1,"a","b","c"]\n', "x" * 20_000], ids=repr)
-def test_what_is_damaged_beside_the_results_says_nothing(server: Server, text: str) -> None:
+def test_damaged_origins_are_ignored(server: Server, text: str) -> None:
     write(chat("a"))
     run(server)
     ORIGINS.write_text(text)
@@ -132,7 +134,7 @@ def test_what_is_damaged_beside_the_results_says_nothing(server: Server, text: s
         run(server)
 
 
-def test_what_lies_beside_the_results_and_leads_elsewhere_is_not_written(server: Server, tmp_path: Path) -> None:
+def test_a_link_beside_the_results_is_not_followed(server: Server, tmp_path: Path) -> None:
     precious = tmp_path / "thesis.txt"
     precious.write_text("years of work")
     os.symlink(precious, ORIGINS)
@@ -143,7 +145,7 @@ def test_what_lies_beside_the_results_and_leads_elsewhere_is_not_written(server:
     assert received(server) == 0
 
 
-def test_what_others_wrote_is_said(server: Server, caplog: pytest.LogCaptureFixture) -> None:
+def test_answers_written_by_other_users_are_reported(server: Server, caplog: pytest.LogCaptureFixture) -> None:
     write(chat("a"), chat("b"))
     run(server)
     run(server)

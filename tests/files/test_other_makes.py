@@ -1,4 +1,4 @@
-"""Files of requests as other programs write them: compressed, in the Batch API's form, for several endpoints."""
+"""Requests files of other programs: compressed, in the Batch API's format, for several endpoints."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def everywhere(server: Server, **options: object) -> po.StatusTracker:
         return po.process_api_requests_from_file("in.jsonl", "out.jsonl", **options)  # type: ignore[arg-type]
 
 
-def test_lines_in_the_batch_apis_form_go_each_to_their_own_endpoint(server: Server) -> None:
+def test_lines_in_the_batch_apis_format_go_to_their_own_endpoints(server: Server) -> None:
     write(
         of_batch("a", "/v1/chat/completions", chat("a", metadata={"team": "x"}, store=True)),
         of_batch("b", "/v1/embeddings", EMBEDDING),
@@ -52,20 +52,20 @@ def test_lines_in_the_batch_apis_form_go_each_to_their_own_endpoint(server: Serv
     assert server.stats()["received"] == 5
 
 
-def test_without_a_url_each_line_goes_to_the_endpoint_that_suits_it(server: Server) -> None:
+def test_without_a_url_each_line_goes_to_the_endpoint_that_fits_it(server: Server) -> None:
     write(chat("a"), EMBEDDING, {"model": "gpt-3.5-turbo-instruct", "prompt": "d"})
     assert everywhere(server).num_tasks_succeeded == 3
     assert sorted(line[1]["object"] for line in results()) == ["chat.completion", "list", "text_completion"]
 
 
-def test_an_input_goes_where_what_stands_beside_it_is_taken(server: Server) -> None:
+def test_an_input_goes_to_the_endpoint_that_accepts_its_other_fields(server: Server) -> None:
     texts = {"input": "Say a.", "model": "gpt-4o-mini"}
     write({**texts, "max_output_tokens": 20}, {**texts, "input": [{"role": "user", "content": "Say b."}]}, EMBEDDING)
     assert everywhere(server).num_tasks_succeeded == 3
     assert sorted(line[1]["object"] for line in results()) == ["list", "response", "response"]
 
 
-def test_a_budget_is_asked_of_each_line_at_its_own_endpoint(server: Server) -> None:
+def test_a_budget_checks_each_line_for_its_own_endpoint(server: Server) -> None:
     write(EMBEDDING, chat("a", max_tokens=5), chat("b"))
     with pytest.raises(InvalidInputError, match=r"Line 3 of in\.jsonl"):
         everywhere(server, budget_tokens=1000)
@@ -84,7 +84,7 @@ BAD = {
 
 
 @pytest.mark.parametrize(("line", "reason"), BAD.values(), ids=BAD)
-def test_a_bad_line_of_the_batch_apis_form_stops_only_itself(
+def test_an_invalid_line_in_the_batch_apis_format_affects_only_itself(
     line: object, reason: str, server: Server, caplog: pytest.LogCaptureFixture
 ) -> None:
     write(of_batch("a", "/v1/chat/completions", chat("a")), line, of_batch("b", "/v1/chat/completions", chat("b")))
@@ -102,7 +102,7 @@ def test_the_batch_lane_refuses_a_line_for_another_endpoint_by_its_number(
     assert "Line 2 of in.jsonl is not sent: it is for embeddings" in caplog.text
 
 
-def test_a_compressed_file_is_read_and_gone_on_with(server: Server) -> None:
+def test_a_compressed_file_is_read_and_resumed(server: Server) -> None:
     write(*(chat(str(number)) for number in range(50)))
     Path("in.jsonl").write_bytes(gzip.compress(Path("in.jsonl").read_bytes()))
     server.script([{"status": 400}] * 3)
@@ -111,7 +111,7 @@ def test_a_compressed_file_is_read_and_gone_on_with(server: Server) -> None:
     assert server.stats()["received"] == 53
 
 
-def test_the_results_of_a_compressed_file_lie_beside_it_in_plain(server: Server) -> None:
+def test_the_results_of_a_compressed_file_are_beside_it_uncompressed(server: Server) -> None:
     Path("in.jsonl.gz").write_bytes(gzip.compress(json.dumps(chat("a")).encode()))
     url = f"{server.base_url}/chat/completions"
     po.process_api_requests_from_file("in.jsonl.gz", None, url, **UNLIMITED)
@@ -120,7 +120,7 @@ def test_the_results_of_a_compressed_file_lie_beside_it_in_plain(server: Server)
         po.process_api_requests_from_file("in.jsonl.gz", "out.jsonl.gz", url, **UNLIMITED)
 
 
-def test_a_compressed_file_that_is_cut_off_is_read_to_there_and_says_so(
+def test_a_truncated_compressed_file_is_read_to_its_end_with_a_warning(
     server: Server, caplog: pytest.LogCaptureFixture
 ) -> None:
     lines = "".join(json.dumps(chat(f"{number} {number**50}")) + "\n" for number in range(400)).encode()
@@ -131,7 +131,7 @@ def test_a_compressed_file_that_is_cut_off_is_read_to_there_and_says_so(
     assert "from here on the file cannot be read" in caplog.text
 
 
-def test_zstd_needs_a_library_and_says_which(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_zstd_without_its_library_says_which_it_needs(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     name = "compression.zstd" if sys.version_info >= (3, 14) else "backports.zstd"
     monkeypatch.setitem(sys.modules, name, None)  # type: ignore[arg-type]
     Path("in.jsonl").write_bytes(b"\x28\xb5\x2f\xfd\x00")
@@ -139,7 +139,7 @@ def test_zstd_needs_a_library_and_says_which(server: Server, monkeypatch: pytest
         run(server)
 
 
-def test_zstd_is_read_and_gone_on_with(server: Server) -> None:
+def test_zstd_is_read_and_resumed(server: Server) -> None:
     pytest.importorskip("compression.zstd" if sys.version_info >= (3, 14) else "backports.zstd", reason="the extra")
     zstd = importlib.import_module("compression.zstd" if sys.version_info >= (3, 14) else "backports.zstd")
     write(*(chat(str(number)) for number in range(50)))
@@ -157,14 +157,14 @@ def test_utf_16_is_refused_before_anything_is_sent(server: Server) -> None:
         run(server)
 
 
-def test_a_blank_first_line_and_files_joined_with_their_marks_are_read(server: Server) -> None:
+def test_a_blank_first_line_and_byte_order_marks_of_joined_files_are_skipped(server: Server) -> None:
     line = b"\xef\xbb\xbf" + json.dumps(EMBEDDING).encode()
     Path("in.jsonl").write_bytes(b"\r\n  \n" + line + b"\r\n" + line.replace(b'"a"', b'"b"'))
     assert everywhere(server).num_tasks_succeeded == 2
     assert {entry[1]["object"] for entry in results()} == {"list"}
 
 
-def test_a_torn_last_line_and_a_very_long_one_stop_nothing(server: Server, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_torn_last_line_and_a_very_long_one_do_no_harm(server: Server, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.ERROR)
     write(chat("a"), chat("long", user="x" * 2_000_000), chat("a"))
     with open("in.jsonl", "ab") as file:

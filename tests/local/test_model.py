@@ -1,4 +1,4 @@
-"""The real small model: it starts, answers as OpenAI's wire format says, and is gone afterwards."""
+"""The local language model: it starts, answers in OpenAI's wire format, and ends with its parent."""
 
 import argparse
 import csv
@@ -34,7 +34,7 @@ ROOT = Path(__file__).parents[2]
 
 
 def missing() -> str:
-    """Why the model cannot run here; empty where it can."""
+    """Why the model cannot run here; empty if it can."""
     try:
         model._find_model(None)
     except MissingDependencyError as error:
@@ -64,7 +64,7 @@ def ask(server: ModelServer, text: str, path: str = "/v1/chat/completions", **pa
 
 
 def is_gone(base_url: str) -> bool:
-    """Whether nobody listens there any more, at the latest in ten seconds."""
+    """Whether the port is closed within ten seconds."""
     deadline = time.monotonic() + 10
     while time.monotonic() < deadline:
         connection = http.client.HTTPConnection(urlsplit(base_url).netloc, timeout=1)
@@ -109,7 +109,7 @@ def test_a_missing_part_is_an_error_with_the_install_lines(absent: str, monkeypa
 
 
 @pytest.mark.parametrize("name", ["threads", "parallel", "context"])
-def test_less_than_one_is_refused(name: str) -> None:
+def test_options_below_one_are_refused(name: str) -> None:
     with pytest.raises(InvalidInputError, match=f"{name} must be 1 or more, not 0"):
         model.serve(**{name: 0})  # type: ignore[arg-type]
 
@@ -122,7 +122,7 @@ def test_a_model_is_named_after_its_file(path: str, name: str) -> None:
     assert model._model_name(Path(path)) == name
 
 
-def test_a_server_that_never_becomes_healthy_is_given_up() -> None:
+def test_a_server_that_never_becomes_healthy_times_out() -> None:
     assert not model._is_healthy("http://127.0.0.1:9", time.monotonic() + 0.1)
 
 
@@ -145,7 +145,7 @@ def test_a_server_that_is_still_loading_is_waited_for() -> None:
             loading.shutdown()
 
 
-def test_a_process_that_does_not_end_when_asked_is_killed() -> None:
+def test_a_child_that_does_not_exit_is_killed() -> None:
     process = subprocess.Popen(
         [sys.executable, "-c", "import time; time.sleep(60)"], stdin=subprocess.PIPE, stdout=subprocess.PIPE
     )
@@ -160,7 +160,7 @@ def test_a_process_that_does_not_end_when_asked_is_killed() -> None:
 
 @pytest.mark.model
 @pytest.mark.skipif(importlib.util.find_spec("xllamacpp") is None, reason=model._MISSING)
-def test_a_file_that_is_no_model_is_an_error_with_the_last_words(tmp_path: Path) -> None:
+def test_an_invalid_model_file_is_an_error_with_the_end_of_the_log(tmp_path: Path) -> None:
     path = tmp_path / "broken.gguf"
     path.write_text("not a model")
 
@@ -185,7 +185,7 @@ def test_it_listens_on_this_machine_only(server: ModelServer) -> None:
 
 
 @needs_model
-def test_it_answers_only_who_calls_it_by_a_name_of_this_machine(server: ModelServer) -> None:
+def test_it_refuses_a_host_name_that_is_not_this_machine(server: ModelServer) -> None:
     address = urlsplit(server.base_url).netloc
     for host, status in ((address, 200), (address.replace("127.0.0.1", "localhost"), 200), ("evil.example:80", 403)):
         connection = http.client.HTTPConnection(address, timeout=10)
@@ -195,7 +195,7 @@ def test_it_answers_only_who_calls_it_by_a_name_of_this_machine(server: ModelSer
 
 
 @needs_model
-def test_it_answers_in_words(server: ModelServer) -> None:
+def test_it_answers_with_text(server: ModelServer) -> None:
     answer = ask(server, "Name three primary colours.", max_tokens=16)
 
     assert "colour" in answer["choices"][0]["message"]["content"]
@@ -207,7 +207,7 @@ def test_it_answers_in_words(server: ModelServer) -> None:
     ("review", "label"),
     [("It is wonderful, I love it.", "positive"), ("Terrible. It broke at once and I hate it.", "negative")],
 )
-def test_a_json_schema_is_honoured_with_sense(review: str, label: str, server: ModelServer) -> None:
+def test_a_json_schema_is_followed_with_a_sensible_label(review: str, label: str, server: ModelServer) -> None:
     schema = {
         "type": "object",
         "properties": {"label": {"type": "string", "enum": ["positive", "negative", "neutral"]}},
@@ -222,7 +222,7 @@ def test_a_json_schema_is_honoured_with_sense(review: str, label: str, server: M
 
 
 @needs_model
-def test_the_model_tells_how_sure_it_is_of_a_label(server: ModelServer) -> None:
+def test_logprobs_give_the_probability_of_a_label(server: ModelServer) -> None:
     texts = ["I love it, it is wonderful.", "Terrible. It broke and I hate it.", "It is a lamp."]
     with po.Client(server.base_url) as client:
         out = po.label_dataframe(
@@ -252,14 +252,14 @@ def test_logprobs_come_with_each_token(server: ModelServer) -> None:
 
 
 @needs_model
-def test_n_gives_as_many_choices(server: ModelServer) -> None:
+def test_n_returns_that_many_choices(server: ModelServer) -> None:
     answer = ask(server, "Name an animal.", n=2, temperature=1, max_tokens=8)
 
     assert [choice["index"] for choice in answer["choices"]] == [0, 1]
 
 
 @needs_model
-def test_more_requests_than_slots_wait_in_line(server: ModelServer) -> None:
+def test_more_requests_than_slots_are_queued(server: ModelServer) -> None:
     with ThreadPoolExecutor(6) as threads:
         answers = list(threads.map(lambda number: ask(server, f"Count to {number}.", max_tokens=4), range(6)))
 
@@ -310,7 +310,7 @@ def test_it_ends_with_the_process_that_started_it_even_a_killed_one() -> None:
 
 @needs_model
 @pytest.mark.skipif(sys.platform == "win32", reason="a process cannot send itself a Ctrl-C there")
-def test_the_command_tells_the_address_and_runs_till_ctrl_c(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_prints_the_address_and_runs_until_ctrl_c(capsys: pytest.CaptureFixture[str]) -> None:
     parser = argparse.ArgumentParser()
     model.add_arguments(parser)
 
@@ -352,7 +352,7 @@ def test_the_demo_has_sixty_reviews_with_their_labels() -> None:
 
 
 @needs_model
-def test_as_a_server_of_embeddings_it_puts_like_texts_near_each_other(tmp_path: Path) -> None:
+def test_as_a_server_of_embeddings_it_gives_similar_texts_similar_vectors(tmp_path: Path) -> None:
     texts = ["The soup was wonderful.", "A delightful little restaurant.", "The printer does not print."]
     with model.serve(parallel=1, embeddings=True) as server:
         out = po.embed_dataframe(
@@ -371,7 +371,7 @@ def test_as_a_server_of_embeddings_it_puts_like_texts_near_each_other(tmp_path: 
 
 
 @needs_model
-def test_a_port_that_is_taken_or_is_none_is_told() -> None:
+def test_a_taken_or_invalid_port_is_reported() -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()

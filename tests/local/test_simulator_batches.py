@@ -1,4 +1,4 @@
-"""The simulator's files and batches, spoken to by OpenAI's own SDK."""
+"""The simulator's files and batches, through OpenAI's SDK."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ def test_a_request_that_is_refused_goes_into_the_error_file(sdk: openai.OpenAI) 
     ],
     ids=["not JSON", "the same name twice", "another URL", "another method", "no name", "another model"],
 )
-def test_a_line_at_fault_fails_the_batch_and_is_named(sdk: openai.OpenAI, second: Any, code: str) -> None:
+def test_an_invalid_line_fails_the_batch_and_is_named(sdk: openai.OpenAI, second: Any, code: str) -> None:
     batch = ended(sdk, submit(sdk, [line(0), second]).id)
     assert batch.status == "failed"
     assert [(error.code, error.line) for error in batch.errors.data] == [(code, 2)]
@@ -135,7 +135,7 @@ def test_batches_and_files_are_listed_the_newest_first_page_by_page(sdk: openai.
     [{"endpoint": "/v1/nothing"}, {"completion_window": "1h"}, {"input_file_id": "file-none"}],
     ids=["endpoint", "window", "file"],
 )
-def test_a_batch_that_is_asked_for_wrongly_is_refused(sdk: openai.OpenAI, wrong: dict[str, str]) -> None:
+def test_an_invalid_request_for_a_batch_is_refused(sdk: openai.OpenAI, wrong: dict[str, str]) -> None:
     right = submit(sdk, [line(0)])
     asked = {"input_file_id": right.input_file_id, "endpoint": right.endpoint, "completion_window": "24h", **wrong}
     with pytest.raises(openai.APIStatusError):
@@ -158,7 +158,7 @@ def test_statistics_count_batches_and_their_requests(server: simulator.Server, s
     assert server.stats()["batches"]["created"] == 0
 
 
-def test_files_can_be_shown_later_than_the_end(server: simulator.Server, sdk: openai.OpenAI) -> None:
+def test_files_can_appear_after_the_batch_has_ended(server: simulator.Server, sdk: openai.OpenAI) -> None:
     server.set(batch_late_files=2)
     batch = ended(sdk, submit(sdk, [line(0)]).id)
     looks = [batch, *(sdk.batches.retrieve(batch.id) for _ in range(2))]
@@ -172,7 +172,7 @@ def test_downloads_can_be_short_at_first(server: simulator.Server, sdk: openai.O
     assert [len(lines_of(sdk, batch.output_file_id)) for _ in range(2)] == [2, 4]
 
 
-def test_the_first_lines_of_an_output_can_be_odd(server: simulator.Server, sdk: openai.OpenAI) -> None:
+def test_the_first_lines_of_an_output_can_be_malformed(server: simulator.Server, sdk: openai.OpenAI) -> None:
     server.set(batch_odd_lines=["torn", "custom_id_null", "status_ok", "error_first"])
     batch = ended(sdk, submit(sdk, [line(number) for number in range(6)]).id)
     torn, no_id, status, error, answer, *rest = sdk.files.content(batch.output_file_id).text.splitlines()

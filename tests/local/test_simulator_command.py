@@ -1,4 +1,4 @@
-"""The simulator as a process of its own, and as a command."""
+"""The simulator in a separate process, and as a command."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def ask(base_url: str) -> dict[str, object]:
         return answer
 
 
-def test_a_process_of_its_own_takes_the_same_settings() -> None:
+def test_a_separate_process_takes_the_same_settings() -> None:
     settings = {"answer_tokens": (5, 5), "window": "sliding", "headers": "none", "models": None, "retry_after": "none"}
     with simulator.serve(separate_process=True, **settings) as server:
         ask(server.base_url)
@@ -47,7 +47,7 @@ def test_a_process_that_cannot_start_is_an_error(capfd: pytest.CaptureFixture[st
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGINT for one process")
-def test_the_command_runs_until_it_is_interrupted_and_sums_up() -> None:
+def test_the_command_runs_until_it_is_interrupted_and_prints_statistics() -> None:
     arguments = [sys.executable, "-m", "parallel_openai.local.simulator", "--max-requests-per-minute", "60"]
     with subprocess.Popen(arguments, stdout=subprocess.PIPE, text=True, cwd=ROOT) as process:
         assert process.stdout is not None
@@ -61,7 +61,7 @@ def test_the_command_runs_until_it_is_interrupted_and_sums_up() -> None:
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGINT for one process")
-def test_the_command_gives_ctrl_c_back_when_it_ends(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_restores_the_handler_of_ctrl_c(capsys: pytest.CaptureFixture[str]) -> None:
     before = signal.getsignal(signal.SIGINT)
 
     def interrupt() -> None:
@@ -77,7 +77,7 @@ def test_the_command_gives_ctrl_c_back_when_it_ends(capsys: pytest.CaptureFixtur
     assert "0 requests received" in capsys.readouterr().out
 
 
-def test_the_command_explains_a_senseless_setting(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_explains_an_invalid_setting(capsys: pytest.CaptureFixture[str]) -> None:
     assert command.main(["--burst_seconds", "0"]) == 2
     assert capsys.readouterr().err == "burst_seconds is 0; give a number above 0.\n"
     assert command.main(["--port", "99999999"]) == 2
@@ -91,13 +91,13 @@ def test_every_setting_is_explained_by_help(capsys: pytest.CaptureFixture[str]) 
     assert all(f"--{name}" in told for name, _, _ in command.options())
 
 
-def test_a_switch_may_stand_alone() -> None:
+def test_a_switch_needs_no_value() -> None:
     parser = argparse.ArgumentParser()
     command.add_arguments(parser)
     assert parser.parse_args(["--charge_refused", "--max-tokens-per-minute", "none"]).charge_refused is True
 
 
-def test_the_summary_tells_of_refusals_and_faults() -> None:
+def test_the_summary_lists_refusals_and_faults() -> None:
     with simulator.serve(max_requests_per_minute=60) as server:
         server.script([{"fault": "empty"}])
         ask(server.base_url)

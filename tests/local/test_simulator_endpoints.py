@@ -1,4 +1,4 @@
-"""The simulator's endpoints besides chat: their answers are what the SDK's types say, their refusals the API's."""
+"""The simulator's endpoints besides chat: answers match the SDK's types, errors the API's."""
 
 from __future__ import annotations
 
@@ -176,7 +176,7 @@ def test_a_vector_is_the_same_in_both_formats_and_has_length_one(server: simulat
     assert abs(float(np.linalg.norm(numbers)) - 1) < 1e-5
 
 
-def test_texts_that_share_words_lie_nearer_to_each_other(server: simulator.Server) -> None:
+def test_texts_that_share_words_have_similar_vectors(server: simulator.Server) -> None:
     texts = ["The lamp is broken.", "My lamp was broken.", "Delivery took two weeks!"]
     with openai.OpenAI(base_url=server.base_url, api_key="none") as sdk:
         found = sdk.embeddings.create(model="text-embedding-3-large", input=texts, dimensions=256)
@@ -218,7 +218,7 @@ def test_a_response_that_is_cut_off_is_incomplete(
     Response.model_validate(answer)
 
 
-def test_words_of_violence_are_flagged(server: simulator.Server) -> None:
+def test_violent_words_are_flagged(server: simulator.Server) -> None:
     with openai.OpenAI(base_url=server.base_url, api_key="none") as sdk:
         found = sdk.moderations.create(input=["I will kill it.", "Lovely."])
     assert [each.flagged for each in found.results] == [True, False]

@@ -1,4 +1,4 @@
-"""What goes wrong on purpose, seen by an aiohttp client; and answers laid down beforehand."""
+"""Injected faults as an aiohttp client sees them, and scripted answers."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def ask(server: simulator.Server, body: dict[str, Any] = HELLO) -> tuple[int, An
 
 
 def ask_about(server: simulator.Server, *subjects: str) -> list[int]:
-    """The statuses of some different requests, sent one after the other."""
+    """The statuses of different requests, sent in sequence."""
 
     async def post(client: aiohttp.ClientSession) -> list[int]:
         statuses = []
@@ -84,7 +84,7 @@ def test_a_bad_gateway_answers_with_a_page(server: simulator.Server) -> None:
 
 
 @pytest.mark.parametrize("told", [True, False])
-def test_a_429_without_cause_need_not_say_how_long(server: simulator.Server, told: bool) -> None:
+def test_a_429_without_cause_may_lack_retry_after(server: simulator.Server, told: bool) -> None:
     server.set(fault_429=1, fault_429_retry_after=told)
     assert ("retry-after" in ask(server)[1]) == told
 
@@ -108,13 +108,13 @@ def test_a_hanging_request_never_answers_and_ends_with_the_client(server: simula
     assert server.stats()["in_flight"] == 0
 
 
-def test_a_hanging_request_lasts_no_longer_than_it_is_told(server: simulator.Server) -> None:
+def test_a_hanging_request_ends_after_the_set_time(server: simulator.Server) -> None:
     server.set(fault_hang=1, hang_seconds=0.01)
     with pytest.raises(aiohttp.ClientOSError):
         ask(server)
 
 
-def test_a_truncated_answer_is_shorter_than_it_says(server: simulator.Server) -> None:
+def test_a_truncated_answer_is_shorter_than_its_content_length(server: simulator.Server) -> None:
     server.set(fault_truncated=1)
     with pytest.raises(aiohttp.ClientPayloadError):
         ask(server)
@@ -169,7 +169,7 @@ def test_a_small_body_can_unpack_to_a_large_one(server: simulator.Server) -> Non
     assert packed < 1_000_000 < unpacked
 
 
-def test_a_body_can_be_without_end(server: simulator.Server) -> None:
+def test_a_body_can_be_endless(server: simulator.Server) -> None:
     server.set(fault_endless=1)
 
     async def read(client: aiohttp.ClientSession) -> int:
@@ -179,12 +179,12 @@ def test_a_body_can_be_without_end(server: simulator.Server) -> None:
     assert with_client(read) == 1_000_000
 
 
-def test_an_endless_body_ends_when_it_is_told(server: simulator.Server) -> None:
+def test_an_endless_body_ends_after_the_set_time(server: simulator.Server) -> None:
     server.set(fault_endless=1, hang_seconds=0.02)
     assert ask(server)[2].strip() == b""
 
 
-def test_a_redirect_points_where_it_is_told(server: simulator.Server) -> None:
+def test_a_redirect_points_to_the_set_location(server: simulator.Server) -> None:
     server.set(fault_redirect=1, redirect_to="http://127.0.0.1:9/v1")
     status, headers, _ = ask(server)
     assert (status, headers["location"]) == (307, "http://127.0.0.1:9/v1")
@@ -203,7 +203,7 @@ def test_an_answer_can_look_fine_and_be_empty(
     assert (got["message"]["refusal"] is not None) == (fault == "refusal")
 
 
-def test_thinking_until_the_maximum_is_paid(server: simulator.Server) -> None:
+def test_reasoning_up_to_the_maximum_is_billed(server: simulator.Server) -> None:
     server.set(fault_length=1)
     usage = json.loads(ask(server, {**HELLO, "max_completion_tokens": 50})[2])["usage"]
     assert usage["completion_tokens"] == usage["completion_tokens_details"]["reasoning_tokens"] == 50
@@ -215,7 +215,7 @@ def test_a_filtered_answer_says_so(server: simulator.Server) -> None:
 
 
 @pytest.mark.parametrize("field", [{"enum": ["a", "b"]}, {"type": "string"}])
-def test_an_answer_can_lie_outside_its_schema(server: simulator.Server, field: dict[str, Any]) -> None:
+def test_an_answer_can_violate_its_schema(server: simulator.Server, field: dict[str, Any]) -> None:
     server.set(fault_off_schema=1)
     schema = {"type": "object", "properties": {"label": field}}
     wanted = {"type": "json_schema", "json_schema": {"name": "answer", "schema": schema}}
@@ -223,7 +223,7 @@ def test_an_answer_can_lie_outside_its_schema(server: simulator.Server, field: d
     assert "(simulated) outside the schema" in content.values()
 
 
-def test_plain_text_outside_a_schema_says_so(server: simulator.Server) -> None:
+def test_text_that_violates_a_schema_says_so(server: simulator.Server) -> None:
     server.set(fault_off_schema=1)
     assert choice(ask(server)[2])["message"]["content"] == "(simulated) outside the schema"
 
@@ -236,20 +236,20 @@ def test_faults_do_not_depend_on_the_order_of_arrival(server: simulator.Server) 
     assert set(forward) == {200, 500}
 
 
-def test_faults_come_as_often_as_they_are_told() -> None:
+def test_faults_have_the_set_frequency() -> None:
     dice = FaultSampler(simulator.Settings(fault_500=0.2, fault_reset=0.1))
     drawn = [dice.draw(b"%d" % number) for number in range(5000)]
     assert drawn.count("500") == pytest.approx(1000, rel=0.15)
     assert drawn.count("reset") == pytest.approx(500, rel=0.15)
 
 
-def test_faults_can_be_kept_to_the_first_sends(server: simulator.Server) -> None:
+def test_faults_can_be_limited_to_the_first_attempts(server: simulator.Server) -> None:
     server.set(fault_500=1, faulty_attempts=2)
     assert ask_about(server, "a", "a", "a") == [500, 500, 200]
 
 
 @pytest.mark.parametrize(("charged", "left"), [(True, 9), (False, 10)])
-def test_an_injected_5xx_may_use_up_the_limit(server: simulator.Server, charged: bool, left: int) -> None:
+def test_an_injected_5xx_may_count_against_the_limit(server: simulator.Server, charged: bool, left: int) -> None:
     server.set(fault_500=1, charge_failed=charged, max_requests_per_day=10, max_requests_per_minute=10)
     ask(server)
     assert server.stats()["levels"]["requests"] == pytest.approx(left, abs=0.2)
@@ -261,7 +261,7 @@ def test_credit_runs_out_after_the_given_number(server: simulator.Server) -> Non
     assert server.stats()["refused"] == {"insufficient_quota": 2}
 
 
-def test_too_fast_a_rate_is_told_to_slow_down(server: simulator.Server) -> None:
+def test_too_high_a_rate_gets_slow_down(server: simulator.Server) -> None:
     server.set(slow_down_above=2)
     assert ask_about(server, "a", "b", "c") == [200, 200, 429]
     assert server.stats()["refused"] == {"slow_down": 1}
@@ -293,7 +293,7 @@ def test_after_an_outage_it_goes_on(server: simulator.Server) -> None:
     assert ask(server)[0] == 200
 
 
-def test_a_client_that_goes_away_has_paid_all_the_same(server: simulator.Server) -> None:
+def test_a_client_that_disconnects_is_billed_all_the_same(server: simulator.Server) -> None:
     server.set(latency=5)
 
     async def impatient(client: aiohttp.ClientSession) -> None:
@@ -321,13 +321,13 @@ def test_the_server_counts_connections_and_what_is_in_flight(server: simulator.S
     assert (stats["connections"], stats["max_in_flight"], stats["in_flight"]) == (5, 5, 0)
 
 
-def test_a_script_answers_in_order_and_then_it_goes_on_as_usual(server: simulator.Server) -> None:
+def test_a_script_answers_in_order_and_then_as_usual(server: simulator.Server) -> None:
     server.script([429, 500, 200])
     assert ask_about(server, "a", "b", "c", "d") == [429, 500, 200, 200]
     assert server.stats()["scripted"] == 3
 
 
-def test_a_script_can_wait_for_a_text(server: simulator.Server) -> None:
+def test_a_script_can_match_a_string(server: simulator.Server) -> None:
     server.script([503], matching='"Zürich"')
     assert ask_about(server, "Bern", 'In "Zürich"', 'In "Zürich"') == [200, 503, 200]
 
@@ -351,7 +351,7 @@ def test_a_scripted_error_can_have_a_body_of_its_own(server: simulator.Server) -
     assert ask(server)[::2] == (500, b"")
 
 
-def test_a_script_for_a_text_ignores_what_is_not_json(server: simulator.Server) -> None:
+def test_a_script_that_matches_a_string_ignores_invalid_json(server: simulator.Server) -> None:
     server.script([503], matching="Bern")
 
     async def post(client: aiohttp.ClientSession) -> int:
@@ -366,14 +366,14 @@ def test_a_scripted_answer_can_lack_a_header(server: simulator.Server) -> None:
     assert "x-request-id" not in ask(server)[1]
 
 
-def test_a_scripted_answer_can_meet_a_fault_and_take_its_time(server: simulator.Server) -> None:
+def test_a_scripted_answer_can_have_a_fault_and_a_latency(server: simulator.Server) -> None:
     server.script([{"fault": "empty", "latency": 0.03}])
     start = time.monotonic()
     assert choice(ask(server)[2])["message"]["content"] == ""
     assert time.monotonic() - start >= 0.025
 
 
-def test_a_scripted_error_can_take_its_time(server: simulator.Server) -> None:
+def test_a_scripted_error_can_have_a_latency(server: simulator.Server) -> None:
     server.script([{"status": 500, "latency": 0.03}])
     start = time.monotonic()
     assert ask(server)[0] == 500
@@ -381,7 +381,7 @@ def test_a_scripted_error_can_take_its_time(server: simulator.Server) -> None:
 
 
 @pytest.mark.parametrize("answer", [{"statsu": 200}, {"fault": "earthquake"}, "ok"])
-def test_a_script_that_makes_no_sense_is_refused(server: simulator.Server, answer: Any) -> None:
+def test_an_invalid_script_is_refused(server: simulator.Server, answer: Any) -> None:
     with pytest.raises(ValueError, match=r"."):
         server.script([answer])
 

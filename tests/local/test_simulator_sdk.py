@@ -1,4 +1,4 @@
-"""The official OpenAI SDK, pointed at the simulator: somebody else's reading of the same wire."""
+"""The official OpenAI SDK against the simulator: an independent reading of the same wire format."""
 
 from __future__ import annotations
 
@@ -122,7 +122,7 @@ def test_the_sdk_lists_the_models(client: openai.OpenAI) -> None:
     assert "gpt-5-mini" in [model.id for model in client.models.list()]
 
 
-def test_the_sdk_tries_again_by_itself_after_what_the_script_says(server: simulator.Server) -> None:
+def test_the_sdk_retries_by_itself_after_a_scripted_retry_after(server: simulator.Server) -> None:
     server.script(
         [{"status": 429, "headers": {"retry-after-ms": "1"}}, {"status": 503, "headers": {"retry-after": "0.01"}}]
     )

@@ -1,4 +1,4 @@
-"""What the simulator answers and refuses, over a real socket."""
+"""Answers and errors of the simulator, over a real socket."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ def test_the_length_of_answers_can_be_a_range(server: simulator.Server) -> None:
     assert all(5 <= length <= 40 for length in lengths)
 
 
-def test_images_are_counted_and_do_no_harm(server: simulator.Server) -> None:
+def test_images_are_counted(server: simulator.Server) -> None:
     parts = [{"type": "text", "text": "What is it?"}, {"type": "image_url", "image_url": {"url": "data:,"}}]
     status, _, answer = ask(server, {**HELLO, "messages": [{"role": "user", "content": parts}]})
     assert status == 200
@@ -118,12 +118,12 @@ def test_metadata_is_accepted(server: simulator.Server) -> None:
     assert ask(server, {**HELLO, "metadata": {"row": "7"}})[0] == 200
 
 
-def test_what_is_settled_afterwards_needs_no_limit(server: simulator.Server) -> None:
+def test_settling_needs_no_limit(server: simulator.Server) -> None:
     server.set(counting="settled")
     assert ask(server, HELLO)[0] == 200
 
 
-def test_a_refusal_can_take_its_time(server: simulator.Server) -> None:
+def test_a_refusal_can_have_a_latency(server: simulator.Server) -> None:
     server.set(max_requests_per_minute=1, refusal_latency=0.03)
     ask(server, HELLO)
     start = time.monotonic()
@@ -201,7 +201,7 @@ def test_a_structured_answer_fits_its_schema(server: simulator.Server, schema: d
 
 
 @pytest.mark.parametrize(("text", "label"), [("I love it!", "positive"), ("The worst film.", "negative")])
-def test_plain_sentiment_gets_the_fitting_label(server: simulator.Server, text: str, label: str) -> None:
+def test_clear_sentiment_gets_the_matching_label(server: simulator.Server, text: str, label: str) -> None:
     body = with_schema({"type": "object", "properties": {"label": {"enum": ["negative", "neutral", "positive"]}}})
     body["messages"] = [
         {"role": "system", "content": "Answer positive, negative or neutral. Do a good job."},
@@ -305,7 +305,7 @@ def test_a_prompt_over_the_context_length_is_refused(server: simulator.Server) -
     assert ask(server, body)[2]["error"]["code"] == "context_length_exceeded"
 
 
-def test_a_model_that_there_is_not_is_refused_where_there_is_a_list(server: simulator.Server) -> None:
+def test_a_model_that_is_not_in_the_list_is_refused(server: simulator.Server) -> None:
     server.set(models=["gpt-4o-mini"])
     status, _, answer = ask(server, {**HELLO, "model": "gpt-9"})
     assert (status, answer["error"]["code"]) == (404, "model_not_found")
@@ -326,14 +326,14 @@ def test_another_method_is_not_allowed(server: simulator.Server) -> None:
     assert send(server, "GET", "/v1/chat/completions")[0] == 405
 
 
-def test_the_server_says_that_it_is_well(server: simulator.Server) -> None:
+def test_the_server_reports_its_health(server: simulator.Server) -> None:
     assert send(server, "GET", "/healthz")[2]["status"] == "ok"
 
 
 @pytest.mark.parametrize(
     "header", [{"Authorization": "Bearer sk-right-0123456789"}, {"api-key": "sk-right-0123456789"}]
 )
-def test_the_right_key_is_let_in(server: simulator.Server, header: dict[str, str]) -> None:
+def test_the_right_key_is_accepted(server: simulator.Server, header: dict[str, str]) -> None:
     server.set(required_api_key="sk-right-0123456789")
     assert ask(server, HELLO, header)[0] == 200
     assert send(server, "GET", "/v1/models", headers=header)[0] == 200
@@ -353,7 +353,7 @@ def test_no_key_is_refused(server: simulator.Server) -> None:
     assert send(server, "GET", "/v1/models")[0] == 401
 
 
-def test_a_request_over_the_limit_is_told_so_with_the_numbers(server: simulator.Server) -> None:
+def test_a_request_over_the_limit_gets_the_numbers(server: simulator.Server) -> None:
     server.set(max_requests_per_minute=1)
     ask(server, HELLO)
     status, headers, answer = ask(server, HELLO)
@@ -381,7 +381,7 @@ def test_a_request_larger_than_the_limit_is_refused_each_time(server: simulator.
         assert "retry-after" not in headers
 
 
-def test_azure_calls_it_429_and_speaks_of_a_quota_increase(server: simulator.Server) -> None:
+def test_azures_429_mentions_a_quota_increase(server: simulator.Server) -> None:
     server.set(max_requests_per_minute=1, error_style="azure")
     ask(server, HELLO)
     error = ask(server, HELLO)[2]["error"]
@@ -466,7 +466,7 @@ def test_what_was_charged_need_not_be_kept(server: simulator.Server) -> None:
     assert server.stats()["charged_distinct"] == 0
 
 
-def test_the_statistics_tell_how_well_the_limit_was_used(server: simulator.Server) -> None:
+def test_the_statistics_show_the_utilisation_of_the_limit(server: simulator.Server) -> None:
     server.set(max_requests_per_minute=2)
     for _ in range(3):
         ask(server, HELLO)
@@ -483,7 +483,7 @@ def test_the_statistics_can_be_read_after_the_end() -> None:
     assert server.stats()["answered"] == 1
 
 
-def test_a_reset_forgets_and_refills(server: simulator.Server) -> None:
+def test_a_reset_clears_the_statistics_and_refills_the_budgets(server: simulator.Server) -> None:
     server.set(max_requests_per_minute=1)
     ask(server, HELLO)
     server.reset()
@@ -491,7 +491,7 @@ def test_a_reset_forgets_and_refills(server: simulator.Server) -> None:
     assert ask(server, HELLO)[0] == 200
 
 
-def test_a_setting_that_there_is_not_is_refused_in_mid_run(server: simulator.Server) -> None:
+def test_an_unknown_setting_is_refused_during_a_run(server: simulator.Server) -> None:
     with pytest.raises(ValueError, match="no setting 'speed'"):
         server.set(speed=1)
 
@@ -516,8 +516,8 @@ def test_lognormal_latency_is_the_same_for_the_same_body(server: simulator.Serve
 
 @pytest.mark.parametrize("host", ["evil.example", "evil.example:80", "127.0.0.1.evil.example"])
 @pytest.mark.parametrize("path", ["/v1/chat/completions", "/control", "/stats", "/v1/files"])
-def test_who_calls_it_by_another_name_gets_no_answer(server: simulator.Server, host: str, path: str) -> None:
-    """A web page whose name leads to this machine would otherwise be allowed to read all that is said here."""
+def test_a_request_with_another_host_is_refused(server: simulator.Server, host: str, path: str) -> None:
+    """Otherwise a web page whose name resolves to this machine (DNS rebinding) could read all answers."""
     address = urlsplit(server.base_url).netloc
     for name, status in ((host, 403), (address, None), (address.replace("127.0.0.1", "localhost"), None)):
         connection = http.client.HTTPConnection(address, timeout=10)

@@ -1,4 +1,4 @@
-"""A batch that was made although nobody wrote down its id is found again, and no second one is made."""
+"""A batch whose id was never recorded is found again, and no second one is created."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.batch.scripted import Scripted, error
 
 
 class LateList:
-    """Breaks the answer to the first order for a batch, and shows it in the list only some looks later."""
+    """Drop the reply to the first request for a batch, and list the batch only after some listings."""
 
     def __init__(self, scripted: Scripted, looks: int, *left_out: str, says: Any = None) -> None:
         self.scripted, self.looks, self.left_out = scripted, looks, left_out
@@ -41,7 +41,7 @@ class LateList:
 
 
 @pytest.mark.parametrize("left_out", ["nothing", "metadata", "input_file_id"])
-def test_a_list_that_shows_it_later_or_in_part_is_looked_at_again(
+def test_a_list_that_lags_behind_or_is_incomplete_is_checked_again(
     scripted: Scripted, submit: Verb, left_out: str
 ) -> None:
     scripted.on_call = LateList(scripted, 2, left_out)
@@ -49,13 +49,13 @@ def test_a_list_that_shows_it_later_or_in_part_is_looked_at_again(
     assert set(scripted.billed.values()) == {1}
 
 
-def test_an_answer_without_an_id_is_looked_for_too(scripted: Scripted, submit: Verb) -> None:
+def test_a_batch_created_without_an_id_is_searched_for_too(scripted: Scripted, submit: Verb) -> None:
     scripted.on_call = LateList(scripted, 1, says=(200, {"object": "batch"}))
     assert counts(submit(texts(3))) == {"succeeded": 3}
     assert len(scripted.batches) == 1
 
 
-def test_where_the_list_cannot_be_seen_nothing_is_made_twice(scripted: Scripted, submit: Verb, tmp_path: Path) -> None:
+def test_without_the_list_no_batch_is_created_twice(scripted: Scripted, submit: Verb, tmp_path: Path) -> None:
     late = LateList(scripted, 0)
     endless = {"data": [{"id": "batch_of_others", "metadata": ["odd"]}, 7], "has_more": True}
     lists = cycle([(200, endless), (200, endless), (404, error("No")), (500, error("No"))])

@@ -1,4 +1,4 @@
-"""What the ancestor's scripts do: await the result, use its names, and append lines."""
+"""What scripts for the OpenAI Cookbook's script do: await the result, import its names, and append lines."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def test_the_result_of_a_run_on_files_can_be_awaited_and_run(server: Server, way
     assert (status.num_tasks_succeeded, len(results())) == (2, 2)
 
 
-def test_the_ancestors_functions_give_what_theirs_give() -> None:
+def test_the_cookbooks_functions_return_the_same_values() -> None:
     message = {"role": "user", "content": "What is the capital of France?"}
     asked = {"model": "gpt-4", "messages": [message], "max_tokens": 10, "n": 2}
     assert po.num_tokens_consumed_from_request(asked, "chat/completions", "cl100k_base") == 14 + 20
@@ -66,7 +66,7 @@ def test_the_ancestors_functions_give_what_theirs_give() -> None:
     assert [number for number, _ in zip(po.task_id_generator_function(), "abc", strict=False)] == [0, 1, 2]
 
 
-def test_the_ancestors_request_is_refused_with_what_to_write() -> None:
+def test_the_cookbooks_request_class_is_refused_with_what_to_use() -> None:
     fields: dict[str, Any] = {"task_id": 1, "token_consumption": 9, "attempts_left": 5}
     with pytest.raises(InvalidInputError, match=r"no task_id, token_consumption, attempts_left: write APIRequest\("):
         po.APIRequest(request_json=chat("a"), metadata=None, **fields)
@@ -85,7 +85,7 @@ def test_the_ancestors_request_is_refused_with_what_to_write() -> None:
     ],
     ids=["new", "whole", "open only line", "open last line", "torn", "torn in a letter", "long torn"],
 )
-def test_a_line_appended_behind_an_open_or_torn_one_is_readable(tmp_path: Path, before: bytes, kept: list[Any]) -> None:
+def test_a_line_appended_after_an_incomplete_one_is_readable(tmp_path: Path, before: bytes, kept: list[Any]) -> None:
     path = tmp_path / "notes.jsonl"
     path.write_bytes(before)
     po.append_to_jsonl({"new": True}, path)
@@ -93,14 +93,14 @@ def test_a_line_appended_behind_an_open_or_torn_one_is_readable(tmp_path: Path, 
 
 
 @pytest.mark.parametrize("before", [b"Dear diary", b"Dear diary,\ntoday", b'{"b":'])
-def test_what_is_no_torn_line_of_such_a_file_is_ended_and_not_cut(tmp_path: Path, before: bytes) -> None:
+def test_a_last_line_of_another_kind_is_completed_and_not_removed(tmp_path: Path, before: bytes) -> None:
     path = tmp_path / "notes.txt"
     path.write_bytes(before)
     po.append_to_jsonl(1, path)
     assert path.read_bytes() == before + b"\n1\n"
 
 
-def test_many_who_append_behind_a_torn_line_lose_nothing(tmp_path: Path) -> None:
+def test_concurrent_appends_after_a_torn_line_lose_nothing(tmp_path: Path) -> None:
     path = tmp_path / "notes.jsonl"
     path.write_bytes(b'"whole"\n"torn')
     with ThreadPoolExecutor(8) as pool:

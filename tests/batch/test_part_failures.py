@@ -1,4 +1,4 @@
-"""What a server does not do at the moment holds up neither the other batches nor the call for ever."""
+"""A server that is unavailable for one batch holds up neither the others nor the call forever."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Clock:
 
 
 def looks_until_over(troubles: PartFailures, clock: Clock, *errors: RunStoppedError) -> tuple[int, float]:
-    """How often a part is looked at that goes wrong in these ways, in turns, and the seconds that it takes."""
+    """The number of checks of a part that fails in these ways in turn, and the seconds they take."""
     for look in range(10_000):
         troubles.add(PART, errors[look % len(errors)])
         if troubles.is_over(PART):
@@ -54,7 +54,7 @@ def looks_until_over(troubles: PartFailures, clock: Clock, *errors: RunStoppedEr
     ],
     ids=["lost", "not whole", "not now", "in turns", "of the account"],
 )
-def test_a_part_in_trouble_is_looked_at_so_often_and_so_long(
+def test_a_failing_part_is_checked_a_limited_number_of_times(
     errors: list[RunStoppedError], looks: int, seconds: float
 ) -> None:
     clock = Clock()
@@ -63,13 +63,13 @@ def test_a_part_in_trouble_is_looked_at_so_often_and_so_long(
     assert seconds / 2 <= passed <= seconds
 
 
-def test_a_call_that_does_not_wait_looks_three_times() -> None:
+def test_a_call_that_does_not_wait_checks_three_times() -> None:
     clock = Clock()
     for kind in (LostError, IncompleteError, UnavailableError):
         assert looks_until_over(PartFailures(60.0, 3600.0, wait=False, clock=clock), clock, kind("?"))[0] == 3
 
 
-def test_one_batch_that_breaks_or_hangs_for_ever_holds_up_no_other(scripted: Scripted, submit: Verb) -> None:
+def test_a_batch_that_always_fails_does_not_hold_up_the_others(scripted: Scripted, submit: Verb) -> None:
     def on_call(method: str, path: str) -> Any:
         if path.endswith("/batch_1"):
             return 500, error("Broken")
@@ -84,9 +84,7 @@ def test_one_batch_that_breaks_or_hangs_for_ever_holds_up_no_other(scripted: Scr
     assert "did not show batch_1: HTTP 500: Broken" in out["error"].dropna().iloc[0]
 
 
-def test_a_long_wait_that_the_server_asks_for_at_one_batch_is_not_waited_there(
-    scripted: Scripted, submit: Verb
-) -> None:
+def test_a_long_retry_after_of_one_batch_does_not_hold_up_the_others(scripted: Scripted, submit: Verb) -> None:
     scripted.on_call = lambda method, path: (429, error("Later")) if path.endswith("/batch_1") else None
     scripted.headers = {"retry-after": "3000"}
     client = po.Client(scripted.base_url, api_key="sk-none", max_wait=1.0)
@@ -95,7 +93,7 @@ def test_a_long_wait_that_the_server_asks_for_at_one_batch_is_not_waited_there(
     assert time.monotonic() - began < 6
 
 
-def test_a_file_that_comes_in_drops_is_left(tmp_path: Any) -> None:
+def test_a_download_that_is_too_slow_is_given_up(tmp_path: Any) -> None:
     def drop_by_drop() -> None:
         with download_to(tmp_path / "x", 100, 0.05) as write:
             for _ in range(10):
@@ -106,7 +104,7 @@ def test_a_file_that_comes_in_drops_is_left(tmp_path: Any) -> None:
         drop_by_drop()
 
 
-def test_a_batch_that_never_ends_is_told_of(
+def test_a_batch_that_never_ends_is_reported(
     scripted: Scripted, submit: Verb, tmp_path: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
     scripted.on_end = lambda batch, asked: None
@@ -132,7 +130,7 @@ def test_an_account_that_refuses_keeps_what_earlier_batches_answered(scripted: S
     assert counts(stopped.value.partial) == {"succeeded": 2, "cancelled": 2}
 
 
-def test_a_part_that_the_server_refuses_stops_no_other(scripted: Scripted, submit: Verb) -> None:
+def test_a_refused_part_does_not_stop_the_others(scripted: Scripted, submit: Verb) -> None:
     def end(batch: dict[str, Any], asked: Asked) -> None:
         scripted.complete(batch, asked)
         if len(scripted.batches) == 1:

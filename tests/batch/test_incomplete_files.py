@@ -1,4 +1,4 @@
-"""What a batch answered is taken in and paid for once, whatever its files, its counts and the server say."""
+"""Each answer is read and billed once, whatever the batch's files, counts and status."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def in_three(submit: Verb, count: int = 9, **options: Any) -> pd.DataFrame:
 
 
 def shown_later(scripted: Scripted, looks: int) -> Callable[[str, str], Any]:
-    """Batches whose files are not shown at the first looks."""
+    """Batches whose files do not appear at the first checks."""
     seen: dict[str, int] = {}
 
     def on_call(method: str, path: str) -> Any:
@@ -36,14 +36,14 @@ def shown_later(scripted: Scripted, looks: int) -> Callable[[str, str], Any]:
 
 
 @pytest.mark.parametrize("looks", [1, 5, 12])
-def test_files_that_are_shown_later_are_waited_for(scripted: Scripted, submit: Verb, looks: int) -> None:
+def test_files_that_appear_late_are_waited_for(scripted: Scripted, submit: Verb, looks: int) -> None:
     scripted.on_call = shown_later(scripted, looks)
     assert counts(in_three(submit)) == {"succeeded": 9}
     assert set(scripted.billed.values()) == {1}
 
 
 @pytest.mark.parametrize("status", ["completed", "failed", "expired", "cancelled"])
-def test_answers_that_are_counted_and_never_shown_stay_in_the_batch(
+def test_answers_that_are_counted_but_never_delivered_stay_in_the_batch(
     scripted: Scripted, submit: Verb, status: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     def end(batch: dict[str, Any], asked: Asked) -> None:
@@ -62,7 +62,7 @@ def test_answers_that_are_counted_and_never_shown_stay_in_the_batch(
 
 
 def short(scripted: Scripted, keep: int, times: int | None = None) -> Callable[[str, str], Any]:
-    """Downloads of outputs that end after some lines."""
+    """Downloads that end after some lines."""
     seen = 0
 
     def on_call(method: str, path: str) -> Any:
@@ -77,13 +77,13 @@ def short(scripted: Scripted, keep: int, times: int | None = None) -> Callable[[
     return on_call
 
 
-def test_a_download_that_ends_at_a_lines_end_is_fetched_again(scripted: Scripted, submit: Verb) -> None:
+def test_a_download_that_ends_after_a_line_is_repeated(scripted: Scripted, submit: Verb) -> None:
     scripted.on_call = short(scripted, 4, times=2)
     assert counts(submit(texts(9))) == {"succeeded": 9}
     assert set(scripted.billed.values()) == {1}
 
 
-def test_an_output_that_stays_short_costs_nothing_twice(scripted: Scripted, submit: Verb, tmp_path: Path) -> None:
+def test_an_output_that_stays_incomplete_costs_nothing_twice(scripted: Scripted, submit: Verb, tmp_path: Path) -> None:
     scripted.on_call = short(scripted, 4)
     for _ in range(2):
         out = submit(texts(9))
@@ -96,9 +96,7 @@ def test_an_output_that_stays_short_costs_nothing_twice(scripted: Scripted, subm
     assert set(scripted.billed.values()) == {1}
 
 
-def test_rows_that_the_counts_say_failed_are_asked_again_without_an_error_file(
-    scripted: Scripted, submit: Verb
-) -> None:
+def test_rows_counted_as_failed_are_submitted_again_without_an_error_file(scripted: Scripted, submit: Verb) -> None:
     def end(batch: dict[str, Any], asked: Asked) -> None:
         scripted.on_end = scripted.complete
         batch["output_file_id"] = scripted.file(b"".join(map(scripted.line, asked[:6])))
@@ -111,7 +109,7 @@ def test_rows_that_the_counts_say_failed_are_asked_again_without_an_error_file(
     assert set(scripted.billed.values()) == {1}
 
 
-def test_without_counts_only_what_the_server_says_failed_is_asked_again(scripted: Scripted, submit: Verb) -> None:
+def test_without_counts_only_rows_reported_as_failed_are_submitted_again(scripted: Scripted, submit: Verb) -> None:
     def end(batch: dict[str, Any], asked: Asked) -> None:
         scripted.on_end = scripted.complete
         batch["output_file_id"] = scripted.file(b"".join(map(scripted.line, asked[:6])))
@@ -126,7 +124,7 @@ def test_without_counts_only_what_the_server_says_failed_is_asked_again(scripted
 
 
 @pytest.mark.parametrize("how", ["all", "some", "late"])
-def test_a_batch_that_failed_in_mid_work_is_collected_first(scripted: Scripted, submit: Verb, how: str) -> None:
+def test_a_batch_that_failed_halfway_is_collected_first(scripted: Scripted, submit: Verb, how: str) -> None:
     def end(batch: dict[str, Any], asked: Asked) -> None:
         scripted.on_end = scripted.complete
         done = asked if how == "all" else asked[:5]
@@ -142,7 +140,7 @@ def test_a_batch_that_failed_in_mid_work_is_collected_first(scripted: Scripted, 
 
 
 @pytest.mark.parametrize("first", [0, 1])
-def test_lines_at_fault_are_found_wherever_the_server_begins_to_count(
+def test_invalid_lines_are_found_whether_the_server_counts_from_zero_or_one(
     scripted: Scripted, submit: Verb, first: int
 ) -> None:
     def end(batch: dict[str, Any], asked: Asked) -> None:
@@ -168,7 +166,7 @@ LOST: dict[str, tuple[str, int, Any]] = {
 
 
 @pytest.mark.parametrize("lost", LOST)
-def test_a_batch_that_is_lost_costs_none_of_the_others(
+def test_a_lost_batch_does_not_affect_the_others(
     scripted: Scripted, submit: Verb, tmp_path: Path, lost: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     there, status, body = LOST[lost]
@@ -198,7 +196,7 @@ def test_a_batch_that_is_lost_costs_none_of_the_others(
 
 
 def odd_lines(scripted: Scripted, asked: Asked) -> dict[str, bytes]:
-    """For the first row, in an output that is whole for the others."""
+    """For the first row, in an output that is complete for the others."""
     first = asked[0]
     good = json.loads(scripted.line(first))
     response = good["response"]
@@ -244,7 +242,9 @@ ODD = list(odd_lines(Scripted(), [{"custom_id": "a", "body": {"messages": [{"con
 
 
 @pytest.mark.parametrize("has_counts", [True, False], ids=["counted", "uncounted"])
-def test_an_odd_line_costs_itself_and_is_billed_once(scripted: Scripted, submit: Verb, has_counts: bool) -> None:
+def test_a_malformed_line_affects_only_its_row_and_is_billed_once(
+    scripted: Scripted, submit: Verb, has_counts: bool
+) -> None:
     def end(batch: dict[str, Any], asked: Asked) -> None:
         odd = odd_lines(scripted, asked)[ODD[len(scripted.batches) - 1]]
         scripted.billed[prompt_of(asked[0])] = 1
@@ -264,7 +264,7 @@ def test_an_odd_line_costs_itself_and_is_billed_once(scripted: Scripted, submit:
     assert set(scripted.billed.values()) == {1}
 
 
-def test_an_error_line_whose_answer_was_cut_off_is_not_believed_at_once(scripted: Scripted, submit: Verb) -> None:
+def test_an_error_line_whose_answer_was_cut_off_is_checked_again(scripted: Scripted, submit: Verb) -> None:
     def end(batch: dict[str, Any], asked: Asked) -> None:
         batch["output_file_id"] = scripted.file(scripted.failed(asked[0]) + b"".join(map(scripted.line, asked)))
         scripted.end(batch, len(asked), 0)
@@ -276,7 +276,7 @@ def test_an_error_line_whose_answer_was_cut_off_is_not_believed_at_once(scripted
 
 
 @pytest.mark.parametrize("status", ["failed", "expired", "cancelled"])
-def test_without_counts_a_batch_that_broke_off_is_looked_at_again_before_its_silence_is_believed(
+def test_without_counts_an_interrupted_batch_is_checked_again_first(
     scripted: Scripted, submit: Verb, status: str
 ) -> None:
     def end(batch: dict[str, Any], asked: Asked) -> None:

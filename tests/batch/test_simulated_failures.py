@@ -1,4 +1,4 @@
-"""The lane against the simulator's own troubles, all of them at once."""
+"""The batch lane against all failures of the simulator at once."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from parallel_openai.local.simulator import Server
 from tests.batch.conftest import Verb, charged, counts, lane, texts
 
 
-def test_late_short_and_broken_replies_cost_nothing_twice(ask: Verb, server: Server) -> None:
+def test_late_truncated_and_failed_replies_cost_nothing_twice(ask: Verb, server: Server) -> None:
     server.set(batch_late_files=3, batch_short_downloads=4, batch_expire=0.2, batch_list_metadata=False)
     assert counts(ask(texts(40), lane=lane(max_requests=10, rounds=20))) == {"succeeded": 40}
     assert charged(server) == [1]
 
 
-def test_odd_lines_cost_themselves(ask: Verb, server: Server) -> None:
+def test_malformed_lines_affect_only_their_rows(ask: Verb, server: Server) -> None:
     odd = ["blank", "torn", "array", "custom_id_list", "custom_id_null"]
     server.set(batch_odd_lines=[*odd, "status_ok", "status_missing", "body_text", "error_first"])
     out = ask(texts(20))
@@ -27,7 +27,7 @@ def test_odd_lines_cost_themselves(ask: Verb, server: Server) -> None:
 
 
 @pytest.mark.parametrize("what", ["batch_lost", "batch_lost_files"])
-def test_one_of_three_that_is_lost_leaves_the_other_two(
+def test_one_lost_batch_of_three_leaves_the_other_two(
     ask: Verb, server: Server, tmp_path: Path, caplog: pytest.LogCaptureFixture, what: str
 ) -> None:
     server.set(**{what: [2]})

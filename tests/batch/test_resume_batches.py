@@ -1,4 +1,4 @@
-"""Interrupted, killed, or collected by somebody else: what was submitted is collected once, and nothing twice."""
+"""After an interrupt, a kill or in another process, what was submitted is collected once and nothing is sent twice."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ po.process_dataframe(texts(int(rows)), "text", model="gpt-4o-mini", client=po.Cl
 
 @contextmanager
 def interrupted_once(server: Server, done: Any) -> Iterator[None]:
-    """Send this process the signal of Ctrl-C as soon as the server's statistics say so."""
+    """Send SIGINT to this process when the server's statistics reach a condition."""
 
     def interrupt() -> None:
         give_up_at = time.monotonic() + 20
@@ -88,7 +88,7 @@ def test_without_waiting_the_call_says_too_that_all_is_done_or_the_budget_used_u
     assert [out.attrs["parallel_openai"]["ended"] for out in (done, more)] == ["finished", "budget"]
 
 
-def test_rows_that_are_not_asked_for_any_more_are_kept_in_the_journal(ask: Verb, server: Server) -> None:
+def test_rows_that_are_no_longer_requested_are_kept_in_the_journal(ask: Verb, server: Server) -> None:
     ask(texts(10), lane=lane(wait=False))
     assert counts(ask(texts(3))) == {"succeeded": 3}
     assert counts(ask(texts(10), lane="online")) == {"succeeded": 10}
@@ -113,7 +113,7 @@ def test_the_journal_alone_is_enough_to_collect(ask: Verb, server: Server, tmp_p
     assert server.stats()["batches"]["requests"] == 10
 
 
-def test_cancelled_batches_give_what_they_have_done(ask: Verb, server: Server, tmp_path: Path) -> None:
+def test_cancelled_batches_return_the_answers_so_far(ask: Verb, server: Server, tmp_path: Path) -> None:
     server.set(batch_speed=3600.0, batch_validation_seconds=0.0)
     client = po.Client(server.base_url)
     ask(texts(100), lane=lane(wait=False))
@@ -128,7 +128,7 @@ def test_cancelled_batches_give_what_they_have_done(ask: Verb, server: Server, t
     assert charged(server) == [1]
 
 
-def test_cancelling_what_has_come_to_its_end_shows_how_it_ended(ask: Verb, server: Server, tmp_path: Path) -> None:
+def test_cancelling_an_ended_batch_shows_how_it_ended(ask: Verb, server: Server, tmp_path: Path) -> None:
     client, journal = po.Client(server.base_url), tmp_path / "answers.jsonl"
     ask(texts(3), lane=lane(wait=False))
     while po.batch_status(journal, client=client)[0].status != "completed":
@@ -138,7 +138,7 @@ def test_cancelling_what_has_come_to_its_end_shows_how_it_ended(ask: Verb, serve
     ]
 
 
-def test_a_journal_that_there_is_not_is_named(tmp_path: Path) -> None:
+def test_a_missing_journal_is_named(tmp_path: Path) -> None:
     with pytest.raises(InvalidInputError, match="nowhere"):
         po.batch_status(tmp_path / "nowhere.jsonl")
 
@@ -151,7 +151,7 @@ def steps(journal: Path) -> list[bytes]:
 def test_whatever_the_journal_last_says_the_next_call_submits_nothing_twice(
     ask: Verb, server: Server, tmp_path: Path, lines: int
 ) -> None:
-    """As after a kill when the server had done more than was written down."""
+    """As after a kill, when the server had done more than the journal recorded."""
     journal = tmp_path / "answers.jsonl"
     ask(texts(10), lane=lane(wait=False))
     written = steps(journal)
@@ -166,7 +166,7 @@ def test_whatever_the_journal_last_says_the_next_call_submits_nothing_twice(
     assert charged(server) == [1]
 
 
-def test_a_damaged_step_is_passed_over(ask: Verb, tmp_path: Path) -> None:
+def test_a_damaged_step_is_skipped(ask: Verb, tmp_path: Path) -> None:
     journal = tmp_path / "answers.jsonl"
     ask(texts(3))
     journal.write_bytes(journal.read_bytes() + b'[{},null,{"batch":{"event":"planned","name":5}}]\n')

@@ -1,4 +1,4 @@
-"""Each result goes to the caller who asked for it, once; what nobody has asked for is paid for, and is kept."""
+"""Each result is delivered once, to the call that claimed it; an unclaimed one, which is billed too, is kept."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from parallel_openai._run.spending.budget import Budget
 
 
 class Caller:
-    """Who asks, with the results that came to it."""
+    """A call, with the results delivered to it."""
 
     def __init__(self, journal: Journal, budget: Budget | None = None) -> None:
         self.journal, self.budget = journal, budget
         self.results: list[Result] = []
         self.status = StatusTracker()
-        self.asked = BatchRequests(
+        self.requests = BatchRequests(
             identity=identity_in_files,
             known=lambda name: 0,
             journal=journal,
@@ -35,7 +35,7 @@ class Caller:
         )
 
     def kept(self) -> int:
-        """How many results the journal holds."""
+        """The number of results in the journal."""
         self.journal.flush()
         return len(self.journal.path.read_bytes().splitlines())
 
@@ -64,39 +64,39 @@ def failed(request: APIRequest) -> Result:
     return Result(request, "failed", None, "batch_expired")
 
 
-def test_a_result_goes_to_who_asked_and_is_counted(journal: Journal) -> None:
+def test_a_result_goes_to_the_call_that_claimed_it_and_is_counted(journal: Journal) -> None:
     caller = Caller(journal)
-    row = caller.asked.add(request())
+    row = caller.requests.add(request())
     assert row is not None
-    caller.asked.deliver(answered(row.request))
+    caller.requests.deliver(answered(row.request))
     assert (len(caller.results), caller.status.num_tasks_succeeded, caller.kept()) == (1, 1, 0)
-    assert not caller.asked.waits_for(row.request)
+    assert not caller.requests.waits_for(row.request)
 
 
-def test_a_result_that_nobody_asked_for_is_kept(journal: Journal) -> None:
+def test_an_unclaimed_result_is_kept_in_the_journal(journal: Journal) -> None:
     caller = Caller(journal)
-    caller.asked.add_earlier([place(request())])
-    caller.asked.deliver(answered(request()))
+    caller.requests.add_earlier([place(request())])
+    caller.requests.deliver(answered(request()))
     assert (len(caller.results), caller.status.num_tasks_done, caller.kept()) == (0, 0, 1)
 
 
-def test_what_an_earlier_call_submitted_is_claimed_as_often_as_that(journal: Journal) -> None:
+def test_an_earlier_row_is_claimed_as_often_as_it_was_submitted(journal: Journal) -> None:
     caller = Caller(journal)
-    caller.asked.add_earlier([place(request("a")), place(request("a"))])
-    assert [caller.asked.claim(request(each)) for each in ("a", "a", "a", "b")] == [True, True, False, False]
+    caller.requests.add_earlier([place(request("a")), place(request("a"))])
+    assert [caller.requests.claim(request(each)) for each in ("a", "a", "a", "b")] == [True, True, False, False]
 
 
-def test_what_comes_before_a_budget_let_it_be_asked_for_is_handed_over_then(journal: Journal) -> None:
+def test_a_result_that_arrives_before_its_claim_is_delivered_with_the_claim(journal: Journal) -> None:
     caller = Caller(journal, Budget(tokens=100))
-    caller.asked.add_earlier([place(request())])
-    caller.asked.deliver(answered(request()))
-    assert caller.asked.claim(request())
+    caller.requests.add_earlier([place(request())])
+    caller.requests.deliver(answered(request()))
+    assert caller.requests.claim(request())
     assert [result.status for result in caller.results] == ["succeeded"]
 
 
-def test_the_same_asked_for_two_rows_has_two_names_in_a_batch(journal: Journal) -> None:
+def test_equal_requests_of_two_rows_have_two_custom_ids(journal: Journal) -> None:
     caller = Caller(journal)
-    rows = [caller.asked.add(request(each)) for each in ("a", "b")]
+    rows = [caller.requests.add(request(each)) for each in ("a", "b")]
     key = request().key
     assert [row and row.custom_id for row in rows] == [key, f"{key}-2"]
 
@@ -105,8 +105,8 @@ def test_the_same_asked_for_two_rows_has_two_names_in_a_batch(journal: Journal) 
 def test_a_budget_pays_for_answers_alone(journal: Journal, come: Any, spent: int) -> None:
     budget = Budget(tokens=100)
     caller = Caller(journal, budget)
-    row = caller.asked.add(request("a"))
+    row = caller.requests.add(request("a"))
     assert row is not None
-    assert caller.asked.add(request("b")) is None
-    caller.asked.deliver(come(row.request))
+    assert caller.requests.add(request("b")) is None
+    caller.requests.deliver(come(row.request))
     assert budget.spent_tokens == spent

@@ -1,4 +1,4 @@
-"""What a file of results holds is not asked for again."""
+"""Requests with a result in the results file are not sent again."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def test_the_same_request_for_two_rows_gets_two_lines(server: Server) -> None:
     assert server.stats()["received"] == len(results()) == 4
 
 
-def test_after_a_torn_end_one_request_is_sent_again(server: Server) -> None:
+def test_after_a_torn_last_line_one_request_is_sent_again(server: Server) -> None:
     write(chat("a"), chat("b"))
     run(server)
     Path("out.jsonl").write_bytes(Path("out.jsonl").read_bytes()[:-9])
@@ -61,7 +61,7 @@ def test_a_damaged_line_is_counted_and_its_request_is_sent_again(server: Server)
     assert server.stats()["received"] == 3
 
 
-def test_results_of_the_ancestor_are_known(server: Server) -> None:
+def test_results_of_the_cookbooks_script_are_known(server: Server) -> None:
     write(chat("a", metadata={"row": 1}), chat("b"))
     line = [chat("a"), {"id": "1", "choices": []}, {"row": 1}]
     Path("out.jsonl").write_text(json.dumps(line) + "\n" + json.dumps([chat("b"), {"id": "2"}]) + "\n")
@@ -69,7 +69,7 @@ def test_results_of_the_ancestor_are_known(server: Server) -> None:
     assert server.stats()["received"] == 0
 
 
-def test_fields_in_another_order_ask_the_same(server: Server) -> None:
+def test_fields_in_another_order_are_the_same_request(server: Server) -> None:
     write(chat("a", temperature=0, metadata={"row": 1, "of": 2}))
     run(server)
     line = json.loads(Path("in.jsonl").read_text(), object_pairs_hook=lambda pairs: dict(reversed(pairs)))
@@ -78,7 +78,7 @@ def test_fields_in_another_order_ask_the_same(server: Server) -> None:
 
 
 @pytest.mark.parametrize("metadata", [(2**70, 2**71), ("\ud800", "\ud801"), ({"a": None}, {"a": 0})], ids=repr)
-def test_rows_are_told_apart_by_whatever_their_metadata_holds(server: Server, metadata: tuple[Any, Any]) -> None:
+def test_rows_are_distinguished_by_any_metadata(server: Server, metadata: tuple[Any, Any]) -> None:
     write(*(chat("a", metadata=each) for each in metadata))
     run(server)
     write(chat("a", metadata=metadata[1]), chat("a", metadata=metadata[1]))
@@ -86,7 +86,7 @@ def test_rows_are_told_apart_by_whatever_their_metadata_holds(server: Server, me
     assert (status.num_tasks_restored, status.num_tasks_succeeded, server.stats()["received"]) == (1, 2, 3)
 
 
-def test_what_failed_before_is_asked_after_what_is_new(server: Server) -> None:
+def test_failed_requests_are_sent_after_new_ones(server: Server) -> None:
     """So that a budget buys fresh answers first; and the same line twice is still two requests."""
     write(chat("bad"), chat("bad"), chat("good"))
     server.script([400, 400], matching="bad")
@@ -104,7 +104,7 @@ def test_a_request_in_the_results_that_cannot_be_sent_is_counted_as_damaged(serv
 
 
 @pytest.mark.parametrize("change", [Path.unlink, lambda path: path.write_text("")], ids=["removed", "emptied"])
-def test_a_file_of_requests_that_is_gone_in_mid_run_ends_it_with_what_was_read(
+def test_a_requests_file_deleted_during_a_run_ends_it_with_the_lines_read(
     server: Server, change: Callable[[Path], Any], caplog: pytest.LogCaptureFixture
 ) -> None:
     refused = [chat("refused 1"), chat("refused 2")]
@@ -122,7 +122,7 @@ def test_a_file_of_requests_that_is_gone_in_mid_run_ends_it_with_what_was_read(
     assert "Line 5 of in.jsonl is not sent" in caplog.text
 
 
-def test_a_file_of_requests_that_is_gone_when_all_were_read_is_not_missed(server: Server) -> None:
+def test_a_requests_file_deleted_after_reading_does_no_harm(server: Server) -> None:
     write(*(chat(str(n)) for n in range(4)))
     server.set(latency=0.2)
     with ThreadPoolExecutor(1) as pool, po.Client(server.base_url, max_concurrent_requests=2) as client:

@@ -1,4 +1,4 @@
-"""Servers and journals that mean harm: ids, counts, times and files are what they say, and no more."""
+"""Malicious servers and journals: ids, counts, times and files are validated."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ BAD_IDS = ["..", ".", "", 7, None, ["a"], {"id": "a"}, "a\0b", "a\nb", "x" * 10_
 
 
 @pytest.mark.parametrize("file_id", BAD_IDS, ids=lambda each: repr(each)[:12])
-def test_an_output_file_whose_id_is_none_is_not_asked_for(scripted: Scripted, submit: Verb, file_id: Any) -> None:
+def test_an_output_file_with_an_invalid_id_is_not_downloaded(scripted: Scripted, submit: Verb, file_id: Any) -> None:
     def end(batch: dict[str, Any], asked: Asked) -> None:
         scripted.complete(batch, asked)
         batch["output_file_id"] = file_id
@@ -33,7 +33,7 @@ def test_an_output_file_whose_id_is_none_is_not_asked_for(scripted: Scripted, su
 
 
 @pytest.mark.parametrize("name", ["../../x", "a/b", "..%2f..", "a?b=c", "a#b", "ü ö"])
-def test_an_id_stays_one_part_of_the_path(scripted: Scripted, submit: Verb, name: str) -> None:
+def test_an_id_stays_one_segment_of_the_path(scripted: Scripted, submit: Verb, name: str) -> None:
     def end(batch: dict[str, Any], asked: Asked) -> None:
         scripted.complete(batch, asked)
         batch["id"], batch["output_file_id"] = name, name
@@ -49,7 +49,7 @@ FIELDS = ["batch_id", "file_id", "name", "requests", "planned_at", "creating_at"
 
 
 @pytest.mark.parametrize("field", FIELDS)
-def test_a_step_in_a_journal_that_holds_nonsense_does_no_harm(
+def test_an_invalid_step_in_a_journal_does_no_harm(
     scripted: Scripted, submit: Verb, tmp_path: Path, field: str
 ) -> None:
     scripted.on_end = lambda batch, asked: None
@@ -96,9 +96,7 @@ ODD_BATCHES: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize("kind", ODD_BATCHES)
-def test_a_batch_that_says_odd_things_of_itself_is_collected(
-    scripted: Scripted, submit: Verb, tmp_path: Path, kind: str
-) -> None:
+def test_a_batch_with_invalid_fields_is_collected(scripted: Scripted, submit: Verb, tmp_path: Path, kind: str) -> None:
     def shown(method: str, path: str) -> Any:
         batch = scripted.batches.get(path.removeprefix("/v1/batches/"))
         return (200, {**batch, **ODD_BATCHES[kind]}) if method == "GET" and batch is not None else None
@@ -110,7 +108,7 @@ def test_a_batch_that_says_odd_things_of_itself_is_collected(
     assert set(scripted.billed.values()) == {1}
 
 
-def test_an_output_longer_than_what_was_asked_for_is_cut_and_told(
+def test_an_output_longer_than_its_requests_allow_is_cut_and_reported(
     scripted: Scripted, submit: Verb, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     most = EXTRA_BYTES + 3 * MAX_TEXT_BYTES
@@ -128,13 +126,13 @@ def test_an_output_longer_than_what_was_asked_for_is_cut_and_told(
     assert sum(file.stat().st_size for file in left) < most + 2**20
 
 
-def test_a_bomb_is_cut_where_it_is_unpacked(scripted: Scripted, submit: Verb, tmp_path: Path) -> None:
+def test_a_decompression_bomb_is_cut_off(scripted: Scripted, submit: Verb, tmp_path: Path) -> None:
     def end(batch: dict[str, Any], asked: Asked) -> None:
         batch["output_file_id"] = scripted.file(b"".join(map(scripted.line, asked)) + b"\n" * 60 * 2**20)
         scripted.end(batch, len(asked), 0)
 
     scripted.on_end = end
-    scripted.packs = True
+    scripted.compress = True
     assert counts(submit(texts(3))) == {"succeeded": 3}
 
 
@@ -151,7 +149,7 @@ DAMAGE: dict[str, tuple[str, Change]] = {
 
 
 @pytest.mark.parametrize("kind", DAMAGE)
-def test_files_of_a_part_that_are_damaged_are_told_of_and_nothing_is_paid_twice(
+def test_damaged_files_of_a_part_are_reported_and_nothing_is_billed_twice(
     scripted: Scripted, submit: Verb, tmp_path: Path, kind: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     scripted.on_end = lambda batch, asked: None
