@@ -143,7 +143,7 @@ def test_a_refused_batch_is_dropped_and_its_rows_are_submitted_by_the_next_call(
         ask(texts(3), progress=True)
     assert counts(stopped.value.partial) == {"cancelled": 3}
     assert stopped.value.partial["error_code"].isna().all()
-    assert "go on at the server" not in capsys.readouterr().err
+    assert "on at the server" not in capsys.readouterr().err
     assert not (tmp_path / "answers.jsonl.batches").exists()
     server.set(models=None)
     assert counts(ask(texts(3))) == {"succeeded": 3}
