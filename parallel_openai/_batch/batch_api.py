@@ -113,8 +113,8 @@ class BatchAPI:
             await self._sleep(wait)
             try:
                 async for batch in self._batches():
-                    ours = (batch.tag or "").rpartition(".")[0] == name or batch.input_file_id == file_id is not None
-                    if ours and batch.id is not None and batch.id not in former:
+                    is_ours = (batch.tag or "").rpartition(".")[0] == name or batch.input_file_id == file_id is not None
+                    if is_ours and batch.id is not None and batch.id not in former:
                         return batch
             except LostError as error:
                 raise UnavailableError(f"Whether a batch was created cannot be determined. {error}") from error

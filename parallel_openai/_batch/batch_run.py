@@ -112,7 +112,7 @@ class BatchRun:
         self._batches: dict[str, ServerBatch] = {}  # by part name, as last seen
         self.live: list[Part] = []
         self.status_text = StatusText(
-            self.live, self._batches, self._failures, self._input_files, self._output_files.taken
+            self.live, self._batches, self._failures, self._input_files, self._output_files.answered_count
         )
         self.is_over_budget = False
         self._source: Iterator[APIRequest | None] = iter(())
@@ -222,7 +222,7 @@ class BatchRun:
 
     async def _try_submit(self, part: Part) -> bool:
         """Submit a part unless it has to wait; returns whether its state changed."""
-        if self._is_given_up(part):
+        if self._is_part_cancelled(part):
             self._drop(part)
             return True
         if time.monotonic() < part.not_before or self._must_queue(part):
@@ -236,7 +236,7 @@ class BatchRun:
             self._failures.add(part, error)
             return False
         self._failures.clear(part)
-        if batch.id is not None and self._is_given_up(part):  # cancelled meanwhile
+        if batch.id is not None and self._is_part_cancelled(part):  # cancelled meanwhile
             with suppress(LostError, UnavailableError):
                 await self._api.cancel(batch.id)
         return True
@@ -249,7 +249,7 @@ class BatchRun:
             each.submission > 1 and self.status_text.state(each) == "validating" for each in others
         )
 
-    def _is_given_up(self, part: Part) -> bool:
+    def _is_part_cancelled(self, part: Part) -> bool:
         """Whether the part was cancelled by `cancel_batches`, in this or another process."""
         self._is_cancelled = self._is_cancelled or self._input_files.is_cancelled(self._began)
         return self._input_files.is_cancelled(part.planned_at) if part.earlier else self._is_cancelled
@@ -336,7 +336,7 @@ class BatchRun:
         """Deliver a row's result or add the row to a new part; returns the part that this completed."""
         self._requests.restore_metadata(row.request)
         self._status.num_requests_sent += 1
-        if outcome.fate == "cancelled" or (outcome.fate == "again" and self._is_given_up(part)):
+        if outcome.fate == "cancelled" or (outcome.fate == "again" and self._is_part_cancelled(part)):
             return []
         if outcome.fate == "done" or not self._requests.waits_for(row.request):
             if outcome.fate == "done":
@@ -355,9 +355,9 @@ class BatchRun:
 
     def _deliver(self, row: Row, outcome: Outcome) -> None:
         """Deliver a row's result, and record whether all rows are refused alike, which is reported at the end."""
-        is_mine = self._requests.waits_for(row.request)
+        is_claimed = self._requests.waits_for(row.request)
         self._requests.deliver(outcome.result(row.request, row.attempts))
-        if outcome.refusal is None or not is_mine:
+        if outcome.refusal is None or not is_claimed:
             return
         try:
             self._equal_refusals.check(row.request, *outcome.refusal, known=self._known_answers > 0)

@@ -106,9 +106,9 @@ def live_parts(journal: Path) -> list[Part]:
 
 def _replay(parts: dict[str, Part], line: bytes) -> None:
     try:
-        about = loads(line)[2]["batch"]
-        name, event = about["name"], about["event"]
-        changes = {key: value for key, value in about.items() if key in _FIELDS}
+        state = loads(line)[2]["batch"]
+        name, event = state["name"], state["event"]
+        changes = {key: value for key, value in state.items() if key in _FIELDS}
         if event == "planned":
             parts[name] = _checked(Part(**{**changes, "earlier": True, "not_before": 0.0}))
         elif event in _ENDS:
@@ -141,5 +141,5 @@ def _is_plain(name: Any) -> bool:
     return isinstance(name, str) and name not in ("", ".", "..") and not any(mark in name for mark in "/\\:\0")
 
 
-def _line(about: dict[str, Any]) -> bytes:
-    return make_line(b"{}", b"null", dumps({"batch": about}))
+def _line(state: dict[str, Any]) -> bytes:
+    return make_line(b"{}", b"null", dumps({"batch": state}))

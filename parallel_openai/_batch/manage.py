@@ -77,7 +77,7 @@ def batch_status(save_to: str | os.PathLike[str], *, client: Client | None = Non
         RunStoppedError: the server refuses every request.
     """
     parts = _parts(save_to)
-    return _run(_each(client_for(client), parts, _look))
+    return _run(_each(client_for(client), parts, _check))
 
 
 def cancel_batches(
@@ -216,15 +216,15 @@ async def _each(client: Client, parts: list[Part], action: Action) -> list[Batch
     return found
 
 
-async def _look(api: BatchAPI, part: Part) -> BatchInfo:
+async def _check(api: BatchAPI, part: Part) -> BatchInfo:
     return _info(part, await api.get(part.batch_id) if part.batch_id else None)
 
 
 async def _cancel(api: BatchAPI, part: Part) -> BatchInfo:
     batch_id = part.batch_id
     if batch_id is None and part.creating_at:  # a crash may have prevented recording its id
-        made = await api.find(part.file_id, part.name, part.former, LIST_DELAYS)
-        batch_id = None if made is None else made.id
+        created = await api.find(part.file_id, part.name, part.former, LIST_DELAYS)
+        batch_id = None if created is None else created.id
     if batch_id is None:
         return replace(_info(part, None), status="cancelled")
     try:

@@ -23,7 +23,7 @@ class StatusText:
     Args:
         parts: those whose answers are not all in the journal.
         batches: their batches by part name, as last seen.
-        taken: returns the number of a part's rows whose answers were read.
+        answered_count: returns the number of a part's rows whose answers were read.
     """
 
     def __init__(
@@ -32,10 +32,10 @@ class StatusText:
         batches: Mapping[str, ServerBatch],
         failures: PartFailures,
         input_files: InputFiles,
-        taken: Callable[[Part], int],
+        answered_count: Callable[[Part], int],
     ) -> None:
         self._parts, self._batches, self._failures = parts, batches, failures
-        self._input_files, self._taken = input_files, taken
+        self._input_files, self._answered_count = input_files, answered_count
 
     def rest(self) -> str | None:
         """What is still running or has failed, as sentences; None if nothing is."""
@@ -89,7 +89,7 @@ class StatusText:
 
     def _in_progress(self, parts: Sequence[Part]) -> str:
         ids = [str(part.batch_id) for part in parts]
-        rows = sum(part.requests - self._taken(part) for part in parts)
+        rows = sum(part.requests - self._answered_count(part) for part in parts)
         named = ", ".join(ids[:3]) + (", ..." if len(ids) > 3 else "")
         are = "row is" if rows == 1 else "rows are"
         batches, run = ("batch", "runs") if len(ids) == 1 else ("batches", "run")

@@ -24,7 +24,7 @@ class UnderWay:
     def __init__(self, journal: Path, identity: Callable[[str, Any], str] = lambda key, metadata: key) -> None:
         self._since: dict[str, list[float]] = {}  # by name; the same request may be in batches several times
         self._met: list[str] = []
-        self._first = float("inf")
+        self._earliest = float("inf")
         input_files = InputFiles(journal)
         if not input_files.folder.is_dir():  # no batches, so the journal need not be read
             return
@@ -53,11 +53,11 @@ class UnderWay:
         if since is None:
             return False
         self._met.append(str(names[0]))
-        self._first = min(self._first, since.pop())
+        self._earliest = min(self._earliest, since.pop())
         return True
 
     def __str__(self) -> str:
-        when = time.strftime("%Y-%m-%d %H:%M", time.localtime(self._first))
+        when = time.strftime("%Y-%m-%d %H:%M", time.localtime(self._earliest))
         rows = "1 request waits" if self.met == 1 else f"{self.met:,} requests wait"
         return (
             f'{rows} in a batch since {when} and would be billed twice. The same call with lane="batch" waits for the '

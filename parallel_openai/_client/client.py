@@ -448,7 +448,7 @@ class _Pool(Client):
     @asynccontextmanager
     async def _running(self, status: StatusTracker) -> AsyncIterator[None]:
         if not self._runs:
-            self._limiters.begin()
+            self._limiters.include_all()
         before = self._limiters.counts()
         self._runs += 1
         try:

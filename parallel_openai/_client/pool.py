@@ -160,11 +160,11 @@ class PoolLimiter:
                 if verdict.kind != "stop":
                     return response
             self._exclude(member, verdict)
-            self._give_back(lease)
+            self._return_lease(lease)
             moved = await lease.model.acquire(lease.size)
             lease.member, lease.limiter, lease.lease = moved.member, moved.limiter, moved.lease
 
-    def begin(self) -> None:
+    def include_all(self) -> None:
         """Include all members again, for a new run."""
         for each in self.members:
             each.reset()
@@ -200,7 +200,7 @@ class PoolLimiter:
             )
         self.notify()
 
-    def _give_back(self, lease: PoolLease) -> None:
+    def _return_lease(self, lease: PoolLease) -> None:
         returned, lease.lease = lease.lease, None
         if returned is not None:
             lease.limiter.unanswered(returned)
@@ -287,9 +287,9 @@ class PoolModel:
         self, lease: PoolLease, headers: Mapping[str, str], dimension: Dimension | None, wait: float | None
     ) -> Any:
         refused: Callable[..., Any] = lease.limiter.refused
-        held = refused(lease.lease, headers, dimension, wait) if lease.lease is not None else None
+        hold = refused(lease.lease, headers, dimension, wait) if lease.lease is not None else None
         self._pool.notify()
-        return held
+        return hold
 
     def slow_down(self, lease: PoolLease, wait: float | None) -> None:
         if lease.lease is not None:

@@ -42,7 +42,7 @@ def advice(error: OSError) -> str:
     return _ADVICE.get(error.errno or 0, "Choose another path for it.")
 
 
-def acquire(place: Path) -> filelock.BaseFileLock:
+def acquire(lock_file: Path) -> filelock.BaseFileLock:
     """Acquire a lock file, which the system releases when its holder dies. If the file system has no locks, use a
     file beside it that names its holder; the next process to come detects a dead one.
 
@@ -50,13 +50,13 @@ def acquire(place: Path) -> filelock.BaseFileLock:
         filelock.Timeout: another process holds it.
         OSError: it cannot be created.
     """
-    held: filelock.BaseFileLock = filelock.FileLock(place, timeout=0, mode=0o600, fallback_to_soft=False)
+    held: filelock.BaseFileLock = filelock.FileLock(lock_file, timeout=0, mode=0o600, fallback_to_soft=False)
     try:
         held.acquire()
     except OSError as error:
         if error.errno not in _NO_LOCKS:
             raise
-        marker = _holder_of(place)
+        marker = _holder_of(lock_file)
         held = filelock.SoftFileLock(marker, timeout=_TAKE_OVER, poll_interval=_TAKE_OVER / 10, mode=0o600)
         _remove_zombies(marker)
         held.acquire()
@@ -73,15 +73,15 @@ def _remove_zombies(marker: Path) -> None:
         pid, host = marker.read_text("utf-8").splitlines()[:2]
         state = Path("/proc", pid, "stat").read_text("ascii", "replace").rpartition(")")[2].split()[0]
         name, namespace = socket.gethostname(), f"{Path('/proc/self/ns/pid').stat().st_ino:x}"
-        is_here = host == name or (host.startswith(name) and host.endswith(namespace))  # filelock's formats
-        if state == "Z" and is_here and marker.stat().st_ino == before.st_ino:
+        is_local = host == name or (host.startswith(name) and host.endswith(namespace))  # filelock's formats
+        if state == "Z" and is_local and marker.stat().st_ino == before.st_ino:
             marker.unlink()
     except (OSError, ValueError, IndexError):
         pass  # there is no marker, or no /proc, where filelock itself detects dead holders
 
 
-def _holder_of(place: Path) -> Path:
-    return place.with_name(place.name + ".holder")
+def _holder_of(lock_file: Path) -> Path:
+    return lock_file.with_name(lock_file.name + ".holder")
 
 
 class Lock:
@@ -98,19 +98,19 @@ class Lock:
         except OSError as error:
             raise JournalError(f"The folder {path.parent} cannot be made: {error.strerror}. {advice(error)}") from error
         self._path = Path(os.path.realpath(path))  # the same lock for every name of the file
-        self._place = self._path.with_name(self._path.name + ".lock")
-        for path in (self._place, _holder_of(self._place)):
+        self._lock_file = self._path.with_name(self._path.name + ".lock")
+        for path in (self._lock_file, _holder_of(self._lock_file)):
             check_own(path, "Remove it, or choose another path.")
-        _check_ours(self._place)
+        _check_ours(self._lock_file)
         #: Whether there was no lock file yet.
-        self.is_first = not os.path.exists(self._place)
+        self.is_first = not os.path.exists(self._lock_file)
         self._held = self._acquire()
-        self._identity = _identity(self._place)
+        self._identity = _identity(self._lock_file)
 
     def is_in_place(self) -> bool:
         """Whether the lock file is still at its path; True if that cannot be checked."""
         try:
-            return _identity(self._place) == self._identity
+            return _identity(self._lock_file) == self._identity
         except OSError:
             return True
 
@@ -121,13 +121,13 @@ class Lock:
         """Release the lock and remove its file, after the locked file turned out not to be ours."""
         self.release()
         if self.is_first:
-            self._place.unlink(missing_ok=True)
+            self._lock_file.unlink(missing_ok=True)
 
     def _acquire(self) -> filelock.BaseFileLock:
         try:
-            held = acquire(self._place)
+            held = acquire(self._lock_file)
         except filelock.Timeout:
-            if not os.path.exists(self._place):  # not held, but it cannot be created
+            if not os.path.exists(self._lock_file):  # not held, but it cannot be created
                 raise JournalError(
                     f"{self._path} cannot be locked: nothing can be written in {self._path.parent}. "
                     "Choose another path."
@@ -138,22 +138,22 @@ class Lock:
             ) from None
         except OSError as error:
             raise JournalError(f"{self._path} cannot be locked: {error.strerror}. {advice(error)}") from error
-        self._place = Path(held.lock_file)
-        if self._place.suffix == ".lock":
+        self._lock_file = Path(held.lock_file)
+        if self._lock_file.suffix == ".lock":
             self._write_holder()
         return held
 
     def _write_holder(self) -> None:
         try:
-            self._place.write_text(f"{_HOLDER} {os.getpid()} on {socket.gethostname()}", "utf-8")
+            self._lock_file.write_text(f"{_HOLDER} {os.getpid()} on {socket.gethostname()}", "utf-8")
         except OSError:
             pass  # Windows denies it for a locked file; only the next process's message has less detail
 
     def _holder(self) -> str:
-        marker = _holder_of(self._place)
+        marker = _holder_of(self._lock_file)
         try:
             if not marker.exists():
-                return self._place.read_text("utf-8") or "another run"
+                return self._lock_file.read_text("utf-8") or "another run"
             lines, age = marker.read_text("utf-8").splitlines(), time.time() - marker.stat().st_mtime
         except OSError:
             return "another run"
@@ -162,19 +162,21 @@ class Lock:
         return f"{who}, since {since} (if that is dead, remove the file {marker})"
 
 
-def _check_ours(place: Path) -> None:
+def _check_ours(lock_file: Path) -> None:
     """Check that a lock file, which gets overwritten, contains only a holder's name, or its start after a full disk.
 
     Raises:
         JournalError: it contains something else.
     """
     try:
-        with open(place, "rb") as file:
+        with open(lock_file, "rb") as file:
             content = file.read(len(_HOLDER)).decode("latin-1")
     except OSError:  # it does not exist, or Windows denies reading a locked file
         return
     if not _HOLDER.startswith(content):
-        raise JournalError(f"{place} is not a lock file and would be overwritten. Remove it, or choose another path.")
+        raise JournalError(
+            f"{lock_file} is not a lock file and would be overwritten. Remove it, or choose another path."
+        )
 
 
 def _identity(path: Path) -> tuple[int, int] | None:

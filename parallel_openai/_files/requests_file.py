@@ -65,16 +65,16 @@ class RequestsFile:
         """The lines that are not blank, each with its number and byte offset."""
         offset = 0
         for number, line in enumerate(self._until_damage(iter), 1):
-            begin, offset = offset, offset + len(line)
+            start, offset = offset, offset + len(line)
             line = line.removeprefix(_BOM)  # on any line, since files may have been concatenated
             if line and not line.isspace():
-                yield number, begin, line
+                yield number, start, line
 
-    def lines_at(self, places: Iterable[tuple[int, int]]) -> Iterator[Line]:
+    def lines_at(self, positions: Iterable[tuple[int, int]]) -> Iterator[Line]:
         """The lines with these numbers and byte offsets; in place of one that cannot be read, a line that says so."""
         with ExitStack() as stack:
             file: IO[bytes] | None = None
-            for number, offset in places:
+            for number, offset in positions:
                 try:
                     file = file or stack.enter_context(self._open())
                     file.seek(offset)

@@ -54,11 +54,11 @@ class _Reading:
         files: the open files by kind; `input` has the requests.
     """
 
-    def __init__(self, infos: dict[str, RowInfo], taken: set[str]) -> None:
+    def __init__(self, infos: dict[str, RowInfo], answered: set[str]) -> None:
         self.all = infos
-        self.open = {name: info for name, info in infos.items() if name not in taken}
+        self.open = {name: info for name, info in infos.items() if name not in answered}
         self.failures: dict[str, _LineRef] = {}
-        self.in_output = set(taken)
+        self.in_output = set(answered)
         self.unreadable = Counter[str]()
         self.is_damaged = False
         self.files: dict[str, IO[bytes]] = {}
@@ -96,14 +96,14 @@ class OutputFiles:
 
     def __init__(self, api: BatchAPI, input_files: InputFiles, settle: Settle) -> None:
         self._api, self._input_files, self._settle = api, input_files, settle
-        self._taken: dict[str, set[str]] = {}
+        self._answered: dict[str, set[str]] = {}
 
-    def taken(self, part: Part) -> int:
+    def answered_count(self, part: Part) -> int:
         """The number of answers read so far, of a part whose files are still incomplete."""
-        return len(self._taken.get(part.name, ()))
+        return len(self._answered.get(part.name, ()))
 
     def forget(self, part: Part) -> None:
-        self._taken.pop(part.name, None)
+        self._answered.pop(part.name, None)
 
     async def collect(self, part: Part, batch: ServerBatch, check: int) -> list[Part]:
         """Pass on all outcomes; returns the parts that were completed by rows to be sent again.
@@ -115,13 +115,13 @@ class OutputFiles:
             IncompleteError: more answers are expected. Those there were passed on.
             LostError: a file is missing or too long. The answers that could be read were passed on.
         """
-        reading = _Reading(self._input_files.row_infos(part.name), self._taken.setdefault(part.name, set()))
+        reading = _Reading(self._input_files.row_infos(part.name), self._answered.setdefault(part.name, set()))
         with ExitStack() as stack:
             reading.files["input"] = stack.enter_context(self._input_files.open(part.name))
             lost = [error async for error in self._read(part, batch, reading, stack)]
             if reading.is_damaged or check < reading.checks(batch):
-                raise lost[0] if lost else IncompleteError(_not_whole(batch, reading))
-            return await self._take_rest(part, batch, reading)
+                raise lost[0] if lost else IncompleteError(_incomplete(batch, reading))
+            return await self._settle_rest(part, batch, reading)
 
     async def _read(
         self, part: Part, batch: ServerBatch, reading: _Reading, stack: ExitStack
@@ -172,10 +172,10 @@ class OutputFiles:
                 continue
             del reading.open[name]
             reading.failures.pop(name, None)
-            self._taken[part.name].add(name)
+            self._answered[part.name].add(name)
             self._settle(part, row, outcome)
 
-    async def _take_rest(self, part: Part, batch: ServerBatch, reading: _Reading) -> list[Part]:
+    async def _settle_rest(self, part: Part, batch: ServerBatch, reading: _Reading) -> list[Part]:
         at_fault = batch.at_fault()
         new: list[Part] = []
         for number, name in enumerate(reading.all, 1):
@@ -205,7 +205,7 @@ def _read_again(reading: _Reading, name: str, batch: ServerBatch) -> Outcome:
     return unreadable(batch) if line is None else read_outcome(line, batch)
 
 
-def _not_whole(batch: ServerBatch, reading: _Reading) -> str:
+def _incomplete(batch: ServerBatch, reading: _Reading) -> str:
     reported = "" if batch.counts is None else f" (reporting {batch.counts.completed:,} answers)"
     missing = reading.unmentioned or len(reading.open)
     return (

@@ -61,11 +61,11 @@ def read_lines(file: IO[bytes], max_lines: int) -> Iterator[tuple[int, Mapping[s
         if not raw:
             return
         size = len(raw)
-        is_whole = raw.endswith(b"\n") or size < MAX_RESPONSE_BYTES
+        is_complete = raw.endswith(b"\n") or size < MAX_RESPONSE_BYTES
         while not raw.endswith(b"\n") and (more := file.readline(MAX_RESPONSE_BYTES)):  # the rest of one too long
             raw, size = more, size + len(more)
         if raw.strip():
-            yield offset, read_line(raw) if is_whole else None
+            yield offset, read_line(raw) if is_complete else None
         offset += size
 
 
@@ -94,8 +94,8 @@ def read_outcome(line: Mapping[str, Any], batch: ServerBatch) -> Outcome:
         if status >= 300 or isinstance(body, dict):
             return _answered(batch, status, body, response.get("request_id"))
     if error:
-        about = error if isinstance(error, dict) else {"message": error}
-        code, message = about.get("code") or "batch_error", about.get("message") or "The batch returned no answer."
+        details = error if isinstance(error, dict) else {"message": error}
+        code, message = details.get("code") or "batch_error", details.get("message") or "The batch returned no answer."
         return without_answer(batch, str(code), str(message))
     return unreadable(batch)
 

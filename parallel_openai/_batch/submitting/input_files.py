@@ -97,7 +97,7 @@ class InputFiles:
         """Whether both files of the part exist."""
         return self.holds(name) and self.path(name, "rows").exists()
 
-    def is_whole(self, name: str, count: int) -> bool:
+    def is_complete(self, name: str, count: int) -> bool:
         """Whether the part's input file exists with this many rows."""
         try:
             return len(self._infos_from_input(name)) == count

@@ -27,7 +27,7 @@ class Submitter:
 
     async def submit(self, part: Part) -> ServerBatch:
         """Upload the part if necessary and return its new batch, or the one that an earlier attempt created."""
-        if part.creating_at and (batch := await self._made_before(part)) is not None:
+        if part.creating_at and (batch := await self._find_created(part)) is not None:
             return batch
         if part.file_id is None:
             file = self._input_files.path(part.name)
@@ -72,20 +72,20 @@ class Submitter:
                 are dropped, which have cost nothing, and the call itself provides the metadata.
         """
         if part.batch_id is None:
-            made = await self._made_before(part) if part.creating_at else None
+            created = await self._find_created(part) if part.creating_at else None
             keep = claim_all and self._input_files.holds(part.name)
-            if made is None and (not keep or self._input_files.is_cancelled(part.planned_at)):
+            if created is None and (not keep or self._input_files.is_cancelled(part.planned_at)):
                 write(self._journal, [step(part, "dropped")])
                 self._input_files.remove(part.name)
                 return False
         if not self._input_files.knows_rows(part.name):
             if claim_all and part.has_metadata:
                 self._report_lost_metadata(part)
-            if not self._input_files.is_whole(part.name, part.requests):
+            if not self._input_files.is_complete(part.name, part.requests):
                 await self._fetch(part)
         return True
 
-    async def _made_before(self, part: Part) -> ServerBatch | None:
+    async def _find_created(self, part: Part) -> ServerBatch | None:
         """The part's batch, if the server has one whose id was never recorded."""
         age = max(0.0, time.time() - part.creating_at)
         ages = [age, *(each for each in SEARCH_AGES if each > age)]

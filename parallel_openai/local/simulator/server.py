@@ -99,7 +99,7 @@ class Simulator:
             "seconds": now,
             **ledger.stats(with_charged=with_charged and self.settings.keep_charged),
             "allowed": allowed,
-            "utilisation": {name: spent[name] / most if most else None for name, most in allowed.items()},
+            "utilisation": {name: spent[name] / limit if limit else None for name, limit in allowed.items()},
             "levels": self.account.levels(now),
             "settings": self.settings.as_dict(),
         }
