@@ -132,7 +132,7 @@ def key_digest(body: Mapping[str, Any], metadata: Any, path: str) -> int:
 
 
 def _without_lane(body: Mapping[str, Any], key: str | None, path: str) -> Mapping[str, Any]:
-    """What a frame's line asks, without the tier of `lane="flex"`, which its key leaves out."""
+    """The body of a frame's line without the tier of `lane="flex"`, which is not part of its key."""
     if key is None or "service_tier" not in body:
         return body
     bare = {name: value for name, value in body.items() if name != "service_tier"}
