@@ -229,7 +229,7 @@ def test_a_request_that_is_sent_by_itself_heeds_slow_down_too(server: Server) ->
             await asyncio.gather(*(request.call_api(client) for request in requests))
 
         asyncio.run(ask())
-        assert client.limiter.of(HELLO["model"]).ramp.rate(time.monotonic()) < 100.0
+        assert client.limiter.of(HELLO["model"]).slowdown.rate(time.monotonic()) < 100.0
         assert client.limiter.of(HELLO["model"]).requests.held_until < time.monotonic() + 5.0
 
 

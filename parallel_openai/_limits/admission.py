@@ -70,7 +70,7 @@ class RunLimits(Protocol):
 
 
 class Admissions(Protocol):
-    """Gives the gate that a model's requests go through, and shows a dimension of several of them together."""
+    """Gives the admission that a model's requests go through, and shows a dimension of several of them together."""
 
     def of(self, model: str | None) -> Admission: ...
     def level(self, dimension: Dimension, models: Collection[str | None]) -> Level: ...

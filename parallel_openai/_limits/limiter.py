@@ -74,7 +74,7 @@ class Limiter:
         now = clock()
         self.requests = Bucket(max_requests_per_minute, burst=burst, now=now)
         self.tokens = Bucket(max_tokens_per_minute, burst=burst, now=now)
-        self.ramp = SlowDown()
+        self.slowdown = SlowDown()
         self.counting = Counting()
         self.slots = Slots()
         self.in_flight = 0
@@ -230,7 +230,7 @@ class Limiter:
     def slow_down(self, lease: Lease, wait: float | None) -> None:
         """Learn from a 429 `slow_down`: the limits hold, but the rate has grown too fast."""
         self.unanswered(lease, hold=wait or FIRST_HOLD)
-        self.ramp.slow_down(sent_at=lease.request_mark.at, now=self.clock())
+        self.slowdown.slow_down(sent_at=lease.request_mark.at, now=self.clock())
 
     def unanswered(self, lease: Lease, *, hold: float = 0.0) -> None:
         """A send that brought no answer. With `hold`, nothing is sent for so many seconds: the server is away."""
@@ -253,7 +253,7 @@ class Limiter:
         if self._has_refused:
             self.slots.sent()
         self.counting.book(lot)
-        self.ramp.sent(now)
+        self.slowdown.sent(now)
         request_mark = self.requests.charge(1.0, now)
         token_mark = self.tokens.charge(max(1.0, lot.charges[self.counting.rule]), now)
         return Lease(size, request_mark, token_mark, lot, self.in_flight)
@@ -279,11 +279,11 @@ class Limiter:
         tries = self._has_refused and self.slots.tries(self.in_flight, now)
         if not known and self.in_flight >= (room := self._room_while_unknown(now)):
             return (self.in_flight + 1 - room) / WINDOW_GROWTH, "learning"
-        ramp = self.ramp.seconds_until(now)
+        slowed = self.slowdown.seconds_until(now)
         requests = self.requests.seconds_until(1.0, now, heeds_hold=not tries)
         tokens = self.tokens.seconds_until(cost + self.counting.outstanding, now, heeds_hold=not tries)
-        if ramp > max(requests, tokens):
-            return ramp, "refused"
+        if slowed > max(requests, tokens):
+            return slowed, "refused"
         if tokens > requests:
             return tokens, "refused" if self.tokens.held_until - now >= tokens else "tokens"
         return requests, "refused" if self.requests.held_until - now >= requests else "requests"

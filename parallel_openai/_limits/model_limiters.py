@@ -155,39 +155,39 @@ def sum_of_known(numbers: Iterable[int | None]) -> int | None:
 class InUse:
     """The limiters of one run, as it comes to need them; and what they show and make it wait for, together."""
 
-    def __init__(self, gates: Admissions) -> None:
+    def __init__(self, admissions: Admissions) -> None:
         self.several = False
-        self._gates = gates
-        self._gate_of: dict[str | None, Admission] = {}
+        self._admissions = admissions
+        self._admission_of: dict[str | None, Admission] = {}
         self._waited_before: dict[Admission, Mapping[str, float]] = {}
 
     def of(self, model: str | None) -> Admission:
-        gate = self._gate_of.get(model)
-        if gate is None or gate.may_move:
-            gate = self._gate_of[model] = self._gates.of(model)
-            self._waited_before.setdefault(gate, dict(gate.waited))
+        admission = self._admission_of.get(model)
+        if admission is None or admission.may_move:
+            admission = self._admission_of[model] = self._admissions.of(model)
+            self._waited_before.setdefault(admission, dict(admission.waited))
             self.several = len(self._waited_before) > 1
-        return gate
+        return admission
 
     @property
     def requests(self) -> Level:
-        return self._gates.level("requests", self._gate_of)
+        return self._admissions.level("requests", self._admission_of)
 
     @property
     def tokens(self) -> Level:
-        return self._gates.level("tokens", self._gate_of)
+        return self._admissions.level("tokens", self._admission_of)
 
     @property
     def most_at_once(self) -> int | None:
         """How many requests at once the server takes of all models, where it refuses more of each."""
-        return sum_of_known(gate.most_at_once for gate in self._waited_before)
+        return sum_of_known(admission.most_at_once for admission in self._waited_before)
 
     @property
     def waited(self) -> Mapping[str, float]:
         """Seconds since the run first asked for the model, by cause, over all its models."""
         waited: Counter[str] = Counter()
-        for gate, before in self._waited_before.items():
-            waited.update({cause: seconds - before.get(cause, 0.0) for cause, seconds in gate.waited.items()})
+        for admission, before in self._waited_before.items():
+            waited.update({cause: seconds - before.get(cause, 0.0) for cause, seconds in admission.waited.items()})
         return waited
 
 

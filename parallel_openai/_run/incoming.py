@@ -9,11 +9,11 @@ from parallel_openai._records import APIRequest
 
 
 class Incoming(Iterator[APIRequest | None]):
-    """An iterable of requests for a run that is to wait for more of them until the feed is closed.
+    """An iterable of requests for a run that is to wait for more of them until it is closed.
 
-    >>> feed = Incoming()
-    >>> feed.put([APIRequest({"model": "m"})])
-    >>> len(list(feed)), len(list(feed))
+    >>> incoming = Incoming()
+    >>> incoming.put([APIRequest({"model": "m"})])
+    >>> len(list(incoming)), len(list(incoming))
     (1, 0)
     """
 

@@ -55,11 +55,11 @@ class Runner:
         deadline: when to stop, on the clock; None: never.
         clock: seconds, never going back.
 
-    One worker at a time stands at the gate: it takes the next request and waits for its capacity. When it goes off to
-    send, another takes its place, a new one if all are busy. So there are never more workers than the limits can use,
-    the requests go out in order, and none is a task of its own. Where nothing must be waited for, which is the usual
-    case, a worker passes the gate without a switch of tasks. Where a run asks several models, one worker for each of
-    them waits beside the gate, and the order holds within a model.
+    One worker at a time dispatches: it takes the next request and waits for its capacity. When it goes on to send,
+    another one takes over, a new one if all are busy. So there are never more workers than the limits can use, the
+    requests go out in order, and none is a task of its own. Where nothing must be waited for, which is the usual case,
+    a worker dispatches without a switch of tasks. Where a run asks several models, one worker for each of them waits
+    for its capacity while the others dispatch, and the order holds within a model.
     """
 
     def __init__(
@@ -97,18 +97,18 @@ class Runner:
         self._backlog = Backlog(max_concurrent_requests)
         self._pushed = 0
         self._busy = 0
-        self._at_gate = 0
+        self._dispatching = 0
         self._retry_was_last = False
         self._reached = False
         self._outages = Outages(retry, clock())
         self._equal_refusals = EqualRefusals()
-        self._in_line: set[asyncio.Task[Any]] = set()  # the workers that wait at the gate
+        self._in_line: set[asyncio.Task[Any]] = set()  # the workers that dispatch or wait to
         self._workers: set[asyncio.Task[None]] = set()
-        self._stopped = self._coming_home = False
+        self._stopped = self._draining = False
 
     async def run(self, requests: Iterable[APIRequest | None]) -> End:
         """Bring every request to its result. None among the requests lets other work of the loop go first;
-        a Incoming is waited for until it is closed.
+        an `Incoming` is waited for until it is closed.
 
         Gives how it ended. Where the budget or the time was used up, those not finished get no result.
 
@@ -116,20 +116,20 @@ class Runner:
             RunStoppedError: the server refuses every request; those not finished get no result.
         """
         self._source = iter(requests)
-        self._gate = asyncio.Lock()
+        self._dispatch_lock = asyncio.Lock()
         self._news = asyncio.Event()
         if isinstance(requests, Incoming):
             requests.on_news(self._news.set)
         self._end: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._status.timeline.begin(self._limits, self._clock())
         mine = sending_stopped.set(lambda: self._stopped)
-        self._hire()
+        self._start_worker()
         sending_stopped.reset(mine)  # the workers have it from their beginning on
         try:
             await self._wait_for_end()
             await self._come_home()
         except (Exception, asyncio.CancelledError) as stop:
-            if not self._coming_home:  # else this is the caller's second word
+            if not self._draining:  # else this is the caller's second word
                 await self._come_home(by_caller=isinstance(stop, asyncio.CancelledError))
             raise
         finally:
@@ -153,8 +153,8 @@ class Runner:
         if not self._end.done():
             self._end.set_result(None)
 
-    def _hire(self) -> None:
-        self._at_gate += 1
+    def _start_worker(self) -> None:
+        self._dispatching += 1
         worker = asyncio.get_running_loop().create_task(self._work())
         self._workers.add(worker)
         worker.add_done_callback(self._retire)
@@ -171,7 +171,7 @@ class Runner:
 
     async def _come_home(self, *, by_caller: bool = False) -> None:
         """Send nothing more, and take in what is on its way. Who asked for it can leave by asking again."""
-        self._stopped = self._coming_home = True
+        self._stopped = self._draining = True
         for worker in self._in_line:
             worker.cancel()
         sending = self._workers - self._in_line
@@ -191,18 +191,18 @@ class Runner:
 
     async def _work(self) -> None:
         while not self._stopped:
-            ready = None if self._gate.locked() else self._at_once()
+            ready = None if self._dispatch_lock.locked() else self._at_once()
             if ready is None:
-                ready = await self._at_the_gate()
+                ready = await self._when_ready()
                 if ready is None:
                     return
-            self._leave_gate()
+            self._end_dispatch()
             self._busy += 1
             try:
                 await self._attempt(*ready)
             finally:
                 self._busy -= 1
-                self._at_gate += 1
+                self._dispatching += 1
                 self._news.set()
             # What is left to the end of the loop's turn, such as writing results down, goes before the next send: a
             # kill finds no more requests that are in flight or not written down than there are workers.
@@ -222,17 +222,17 @@ class Runner:
         self._first = None
         return job, lease
 
-    async def _at_the_gate(self) -> tuple[Job, Any] | None:
+    async def _when_ready(self) -> tuple[Job, Any] | None:
         """The same after whatever wait there is; None when nothing is left to be sent."""
         worker = asyncio.current_task()
         assert worker is not None
         self._in_line.add(worker)
         try:
-            async with self._gate:
+            async with self._dispatch_lock:
                 job = await self._next()
                 await self._until_tried(job)
                 if job is None or not await self._afford(job):
-                    self._at_gate -= 1
+                    self._dispatching -= 1
                     return None
                 job.size = self._sizes.of(job.request, exactly=job.limiter.counts_tokens)
                 self._check_wait(job)
@@ -254,18 +254,18 @@ class Runner:
     async def _wait_beside(self, job: Job) -> Any:
         """The lease, for which this worker waits while another one takes up what is for other models."""
         self._backlog.begin_wait(job)
-        self._leave_gate()
+        self._end_dispatch()
         try:
             return await job.limiter.acquire(job.size)
         finally:
             self._backlog.end_wait(job)
-            self._at_gate += 1
+            self._dispatching += 1
             self._news.set()
 
-    def _leave_gate(self) -> None:
-        self._at_gate -= 1
-        if not self._at_gate and len(self._workers) < self._max_workers:
-            self._hire()
+    def _end_dispatch(self) -> None:
+        self._dispatching -= 1
+        if not self._dispatching and len(self._workers) < self._max_workers:
+            self._start_worker()
 
     async def _until_tried(self, job: Job | None) -> None:
         """While the server is away, one request at a time goes out, to see whether it is back."""

@@ -45,32 +45,32 @@ def test_slow_down_cuts_the_rate_which_then_grows_again(
 
 
 def test_those_that_were_on_their_way_together_cut_the_rate_once() -> None:
-    ramp = SlowDown()
+    slow_down = SlowDown()
     for n in range(200):
-        ramp.sent(n / 100)
+        slow_down.sent(n / 100)
     for _ in range(50):
-        ramp.slow_down(sent_at=1.9, now=2.1)
-    assert 30 < ramp.rate(2.1) < 60
+        slow_down.slow_down(sent_at=1.9, now=2.1)
+    assert 30 < slow_down.rate(2.1) < 60
 
 
 def test_a_server_that_never_stops_saying_it_still_gets_a_request_now_and_then() -> None:
-    ramp, now = SlowDown(), 0.0
+    slow_down, now = SlowDown(), 0.0
     for _ in range(100):
-        now += ramp.seconds_until(now)
-        ramp.sent(now)
-        ramp.slow_down(sent_at=now, now=now + 0.01)
+        now += slow_down.seconds_until(now)
+        slow_down.sent(now)
+        slow_down.slow_down(sent_at=now, now=now + 0.01)
         now += 0.01
-    assert 0.5 < ramp.seconds_until(now) <= SLOWEST_SECONDS
+    assert 0.5 < slow_down.seconds_until(now) <= SLOWEST_SECONDS
 
 
 def test_time_that_was_slept_away_too_long_is_not_lost() -> None:
-    ramp = SlowDown()
-    ramp.sent(0.0)
-    ramp.slow_down(sent_at=0.0, now=0.0)
-    rate, now, sent = ramp.rate(30.0), 30.0, 0
+    slow_down = SlowDown()
+    slow_down.sent(0.0)
+    slow_down.slow_down(sent_at=0.0, now=0.0)
+    rate, now, sent = slow_down.rate(30.0), 30.0, 0
     while now < 31.0:
-        now += ramp.seconds_until(now) + 0.02  # a busy loop rings late
-        ramp.sent(now)
+        now += slow_down.seconds_until(now) + 0.02  # a busy loop rings late
+        slow_down.sent(now)
         sent += 1
     assert sent >= 0.9 * rate
 

@@ -173,14 +173,14 @@ MUTATIONS = [
     Mutation(
         "a stop does not wait for what is on its way",
         "_run/runner.py",
-        "await asyncio.wait(sending, timeout=COME_HOME)",
+        "await asyncio.wait(sending, timeout=DRAIN_SECONDS)",
         "await asyncio.wait(sending, timeout=0)",
     ),
     Mutation(
         "a stop goes on sending",
         "_run/runner.py",
-        "        self._stopped = self._coming_home = True\n",
-        "        self._coming_home = True\n",
+        "        self._stopped = self._draining = True\n",
+        "        self._draining = True\n",
     ),
     Mutation(
         "a deadline is ignored",

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.simulation.mutations import MUTATIONS, Mutation
+
 ROOT = Path(__file__).parents[2]
 LIVES = 1000
 PROCESSES = 2
@@ -61,3 +63,8 @@ def test_a_seed_lives_the_same_life_again() -> None:
     one, other = (output_of(lives("--seed", "77", seed_of_hashes=hashes)) for hashes in ("1", "2"))
     assert one == other
     assert "delivered" in one
+
+
+@pytest.mark.parametrize("mutation", MUTATIONS, ids=lambda mutation: mutation.name)
+def test_a_mutation_breaks_what_is_there(mutation: Mutation) -> None:
+    assert (ROOT / "parallel_openai" / mutation.file).read_text().count(mutation.right) == 1

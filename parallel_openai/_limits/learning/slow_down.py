@@ -18,11 +18,11 @@ class SlowDown:
 
     A limit's bucket may be full, and the server still dislike how fast it is emptied; so this stands beside the limits.
 
-    >>> ramp = SlowDown()
+    >>> slow_down = SlowDown()
     >>> for n in range(250):
-    ...     ramp.sent(n / 50)
-    >>> ramp.slow_down(sent_at=4.98, now=5.0)
-    >>> 20 < ramp.rate(5.0) < 30 < ramp.rate(15.0)
+    ...     slow_down.sent(n / 50)
+    >>> slow_down.slow_down(sent_at=4.98, now=5.0)
+    >>> 20 < slow_down.rate(5.0) < 30 < slow_down.rate(15.0)
     True
     """
 
