@@ -51,6 +51,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     _open_closed_streams()
     words = list(sys.argv[1:] if argv is None else argv)
     verb = VERBS.get(words[0]) if words else None
+    if not words:
+        make_parser(words).print_help(sys.stderr)
+        return 2
     try:
         args = make_parser(words).parse_args(words)
         code = VERBS[args.verb].run(args)
