@@ -8,12 +8,14 @@ import inspect
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 from yarl import URL
 
 from parallel_openai._http.transport_per_loop import Connections
+from parallel_openai._journal.origins import Origin
 from parallel_openai._ray import worker as workers
 from parallel_openai._ray.cluster import SealedClient
 from parallel_openai._ray.shared_budget import Share
@@ -111,6 +113,13 @@ class Kind:
         return actor
 
 
+class Answered(asyncio.Future[Any]):
+    """What a call of a method gives at once, as a reference of Ray's does."""
+
+    def future(self) -> asyncio.Future[Any]:
+        return self
+
+
 class Actor:
     """Its methods are called by `actor.method.remote(...)`, which gives a future."""
 
@@ -122,7 +131,7 @@ class Actor:
         return _Method(self, name)
 
     def call(self, name: str, args: tuple[Any, ...]) -> asyncio.Future[Any]:
-        answer: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        answer = Answered(loop=asyncio.get_running_loop())
         if self.is_dead:
             answer.set_exception(ActorDied())
             return answer
@@ -173,9 +182,11 @@ class MortalWorker(Worker):
         self._cluster, self._name = cluster, name
         self._sending: set[asyncio.Task[Any]] = set()
 
-    async def open(self, sealed: SealedClient, share: Share | None, known: int = 0) -> str:
+    async def open(
+        self, sealed: SealedClient, share: Share | None, undelivered: Path, origin: Origin | None, known: int = 0
+    ) -> str:
         workers.worker_name = lambda: self._name
-        name = await super().open(sealed, share, known)  # without a turn of the loop
+        name = await super().open(sealed, share, undelivered, origin, known)  # without a turn of the loop
         cluster, sending = self._cluster, self._sending
         self._client.clock = cluster.server.now
         self._client._server.connections = Connections(lambda: _WorkersNetwork(cluster, sending))
