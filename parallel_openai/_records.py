@@ -336,7 +336,7 @@ class Result(NamedTuple):
         errors: what went wrong at each send that did, as sentences.
         attempts: every send, the last one last.
         raw: the answer's bytes, on one line.
-        restored: it was read from the journal and not sent in this run.
+        restored: it is in the journal already.
         earlier: results of the same row that were no good and asked about once more, the first one first; of those
             read from the journal, `response` holds only what tells the cost.
         sent: what was really sent, where that is not `request` but a repair of it.

@@ -32,6 +32,7 @@ from parallel_openai._batch.submitting.input_files import InputFiles, Row
 from parallel_openai._batch.submitting.submit import Submitter
 from parallel_openai._client.client import Client
 from parallel_openai._journal.journal import Journal
+from parallel_openai._journal.origins import here
 from parallel_openai._log import log
 from parallel_openai._progress.status_tracker import StatusTracker
 from parallel_openai._records import APIRequest, Result, Ruling
@@ -89,6 +90,7 @@ class BatchRun:
             known=known,
             journal=journal,
             record=record,
+            origin=here(client.place),
             on_result=on_result,
             status=status,
             budget=budget,

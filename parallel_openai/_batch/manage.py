@@ -23,6 +23,7 @@ from parallel_openai._journal.entry import result_line
 from parallel_openai._journal.journal import Journal
 from parallel_openai._journal.known_results import KnownResults
 from parallel_openai._journal.lines import read_entries
+from parallel_openai._journal.origins import here
 from parallel_openai._json import dumps
 from parallel_openai._loop.background import Interrupted
 from parallel_openai._loop.background import run as run_to_end
@@ -246,7 +247,7 @@ async def _collect(path: Path, client: Client, lane: BatchLane, parts: list[Part
     with Journal(path, sync=client.sync) as journal:
 
         def take(result: Result) -> None:
-            journal.append(result_line(result, record=record))
+            journal.append(result_line(result, record=record, origin=here(client.place)))
 
         batches = BatchRun(
             client,

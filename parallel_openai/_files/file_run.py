@@ -313,7 +313,8 @@ class FileRun:
             number = result.request.context
             line = "A line" if number is None else f"Line {number}"
             log.warning("%s of %s failed (%s): %s", line, self.source.path, result.error_code, result.error)
-        journal.append(result_line(result, record=False))
+        if not result.restored:
+            journal.append(result_line(result, record=False))
         return as_it_says(result)
 
     def _count_cost(self, result: Result) -> None:
@@ -324,7 +325,8 @@ class FileRun:
 
     def _without_answer(self, result: Result, endpoint: Endpoint) -> Result:
         """A billed response without content, as a failure, so that the next call sends its line again."""
-        return result._replace(status="failed", raw=None, error_code="empty", error=without_answer(endpoint))
+        sentence = without_answer(endpoint)
+        return result._replace(status="failed", raw=None, error_code="empty", error=sentence, restored=False)
 
     def _reject(self, number: int, line: bytes, reason: str) -> None:
         """Log and count an invalid line. There is no request to write to the results."""

@@ -395,7 +395,8 @@ class FrameRun:
         if isinstance(mended, Repair):
             status.num_repairs += 1
             result = mended.as_the_rows(result)
-        journal.append(result_line(result, record=True, origin=self._written_from))
+        if not result.restored:
+            journal.append(result_line(result, record=True, origin=self._written_from))
         slot = self._slots[result.request.key]
         if isinstance(mended, Repair) and result.status == "failed":
             self.answers.fill(slot, mended.in_vain(result))

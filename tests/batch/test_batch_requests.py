@@ -11,16 +11,20 @@ import pytest
 from parallel_openai._batch.manage import identity_in_files
 from parallel_openai._batch.submitting.batch_requests import BatchRequests
 from parallel_openai._batch.submitting.input_files import RowInfo
+from parallel_openai._journal.entry import JournalEntry
 from parallel_openai._journal.journal import Journal
+from parallel_openai._journal.origins import here
 from parallel_openai._progress.status_tracker import StatusTracker
 from parallel_openai._records import APIRequest, Result, Size
 from parallel_openai._run.spending.budget import Budget
+
+PLACE = "http://127.0.0.1:9/v1"
 
 
 class Caller:
     """A call, with the results delivered to it."""
 
-    def __init__(self, journal: Journal, budget: Budget | None = None) -> None:
+    def __init__(self, journal: Journal, budget: Budget | None = None, *, record: bool = False) -> None:
         self.journal, self.budget = journal, budget
         self.results: list[Result] = []
         self.status = StatusTracker()
@@ -28,7 +32,8 @@ class Caller:
             identity=identity_in_files,
             known=lambda name: 0,
             journal=journal,
-            record=False,
+            record=record,
+            origin=here(PLACE),
             on_result=self.results.append,  # type: ignore[arg-type]
             status=self.status,
             budget=budget,
@@ -80,6 +85,15 @@ def test_an_unclaimed_result_is_kept_in_the_journal(journal: Journal) -> None:
     assert (len(caller.results), caller.status.num_tasks_done, caller.kept()) == (0, 0, 1)
 
 
+def test_an_unclaimed_result_of_a_frame_is_kept_with_its_origin(journal: Journal) -> None:
+    caller = Caller(journal, record=True)
+    caller.requests.deliver(answered(request()))
+    journal.flush()
+    entry = JournalEntry.read(journal.path.read_bytes())
+    assert entry is not None
+    assert entry.origin == here(PLACE)
+
+
 def test_an_earlier_row_is_claimed_as_often_as_it_was_submitted(journal: Journal) -> None:
     caller = Caller(journal)
     caller.requests.add_earlier([place(request("a")), place(request("a"))])
@@ -91,7 +105,8 @@ def test_a_result_that_arrives_before_its_claim_is_delivered_with_the_claim(jour
     caller.requests.add_earlier([place(request())])
     caller.requests.deliver(answered(request()))
     assert caller.requests.claim(request())
-    assert [result.status for result in caller.results] == ["succeeded"]
+    assert [(result.status, result.restored) for result in caller.results] == [("succeeded", True)]
+    assert caller.kept() == 1
 
 
 def test_equal_requests_of_two_rows_have_two_custom_ids(journal: Journal) -> None:

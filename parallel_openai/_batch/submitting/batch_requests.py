@@ -9,6 +9,7 @@ from typing import Any
 from parallel_openai._batch.submitting.input_files import UNKNOWN, Row, RowInfo
 from parallel_openai._journal.entry import result_line
 from parallel_openai._journal.journal import Journal
+from parallel_openai._journal.origins import Origin
 from parallel_openai._progress.status_tracker import StatusTracker
 from parallel_openai._records import APIRequest, Response, Result, Ruling
 from parallel_openai._run.spending.budget import Budget, Reserve
@@ -26,7 +27,7 @@ class BatchRequests:
         identity: returns a row's name from its request's key and metadata.
         known: returns the number of successful answers in the journal under such a name.
         journal: receives results that this call did not request.
-        record: whether their lines contain a record.
+        record: whether their lines contain a record, and what it says of their origin.
         on_result: called once for each finished request.
         status: the run's counters.
         budget: the most that may be spent.
@@ -39,12 +40,13 @@ class BatchRequests:
         known: Callable[[str], int],
         journal: Journal,
         record: bool,
+        origin: Origin,
         on_result: Callable[[Result], Ruling | None],
         status: StatusTracker,
         budget: Budget | None,
     ) -> None:
         self._identity, self._known = identity, known
-        self._journal, self._record = journal, record
+        self._journal, self._record, self._origin = journal, record, origin
         self._on_result, self._status, self._budget = on_result, status, budget
         self._keys: Counter[str] = Counter()
         self._earlier: Counter[str] = Counter()  # unclaimed rows in parts of earlier calls, by name
@@ -113,7 +115,8 @@ class BatchRequests:
         name = self._name(result.request)
         if self._waiting[name] <= 0:
             if not self._known(name):
-                self._journal.append(result_line(result, record=self._record))
+                self._journal.append(result_line(result, record=self._record, origin=self._origin))
+                result = result._replace(restored=True)  # whoever claims it need not write it again
             if self._budget is not None:
                 self._unclaimed[name] = result
             return
