@@ -45,6 +45,8 @@ PATIENCE = 0.25
 MOST_DEATHS = 10
 #: Seconds that a run whose workers have all died waits for the next one to be up.
 REPLACED_WITHIN = 30.0
+#: Seconds beyond the workers' own wait in which what came to them at last reaches the run.
+LAST_DELIVERY = 0.5
 
 
 class WorkerPool:
@@ -174,7 +176,7 @@ class WorkerPool:
                 run.leave_to_others(mine, me)
                 return
         if mine or run.share is not None:  # what was lent to it is given back
-            run.receive(await worker.come_home.remote(DRAIN_SECONDS), mine)
+            run.receive(await worker.come_home.remote(run.left_to_drain()), mine)
         await asyncio.sleep(0)  # in which the journal writes
 
 
@@ -206,6 +208,7 @@ class _Run:
         self._deaths = 0  # since the last result
         self._gauges: dict[int, tuple[int, int]] = {}
         self._news = asyncio.Event()
+        self._drained_at = math.inf
 
     @property
     def known(self) -> int:
@@ -333,7 +336,14 @@ class _Run:
         """Have the workers send nothing more, and take in what is on its way to them."""
         self._finish_run()
         if self.working:
-            await asyncio.wait(self.working, timeout=DRAIN_SECONDS)
+            await asyncio.wait(self.working, timeout=self.left_to_drain() + LAST_DELIVERY)
+
+    def left_to_drain(self) -> float:
+        """Seconds that what is on its way at the end has from now on: until one moment for all workers, however late
+        each of them hears of the end, since what comes home later is not waited for."""
+        now = time.monotonic()
+        self._drained_at = min(self._drained_at, now + DRAIN_SECONDS)
+        return max(0.0, self._drained_at - now)
 
     def _finish(self, result: Result) -> None:
         self._open -= 1

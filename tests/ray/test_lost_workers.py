@@ -1,4 +1,4 @@
-"""A run whose workers are gone, without a cluster."""
+"""A run that waits for its workers, or whose workers are gone, without a cluster."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import pytest
 
 import parallel_openai as po
 from parallel_openai._progress.status_tracker import StatusTracker
+from parallel_openai._ray import worker_pool
 from parallel_openai._ray.worker_pool import _Run
 from parallel_openai._records import APIRequest
 from parallel_openai.errors import RunStoppedError
@@ -38,3 +39,21 @@ async def loses_its_workers() -> None:
     run.working.clear()
     with pytest.raises(RunStoppedError, match="has lost its last worker, and has started no other within 0 s"):
         await run.wait_for(Opening(), within=0.01)
+
+
+def test_a_worker_that_hears_late_of_the_end_brings_home_what_it_has(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(worker_pool, "DRAIN_SECONDS", 0.3)
+    asyncio.run(ends_with_a_request_on_its_way())
+
+
+async def ends_with_a_request_on_its_way() -> None:
+    run = _Run(iter([]), lambda result: None, StatusTracker(), po.Client("http://127.0.0.1:9/v1"), None)
+
+    async def serve() -> None:
+        await asyncio.sleep(0.2)  # in the call in which it hears of it
+        await asyncio.sleep(run.left_to_drain())
+
+    serving = asyncio.ensure_future(serve())
+    run.working.add(serving)
+    await run.come_home()
+    assert serving.done()

@@ -24,6 +24,7 @@ BROKE_ONCE = {
     1620: "a worker of a cluster asked the account again and again for a slot that was a rounding error away",
     201606: "a disk that was full after six letters of the lock file's content kept the next call out for good",
     790: "an answer of an earlier call's batch was written twice, once without the server that gave it",
+    400847: "a stopped run on a cluster left a moment before its workers brought the last answers home",
 }
 
 
