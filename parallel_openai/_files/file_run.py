@@ -34,9 +34,9 @@ from parallel_openai._printable import printable
 from parallel_openai._progress.status_tracker import about_open_requests
 from parallel_openai._records import APIRequest, Result, Ruling, Size, as_it_says
 from parallel_openai._requests.encodings import get_encoding
-from parallel_openai._requests.endpoints import Endpoint, endpoint_at, path_for
+from parallel_openai._requests.endpoints import path_for
 from parallel_openai._requests.tokens import request_size
-from parallel_openai._run.response_verdict import without_answer
+from parallel_openai._run.response_verdict import failed_if_empty
 from parallel_openai._run.spending.budget import Budget, cost_of
 from parallel_openai._run.spending.caps import SpendingCaps, prices_at
 from parallel_openai._run.spending.worst_case import has_media, reads_unseen
@@ -306,9 +306,7 @@ class FileRun:
 
     def _take(self, result: Result, journal: Journal) -> Ruling:
         self._count_cost(result)
-        endpoint = endpoint_at(result.request.path)
-        if result.status == "succeeded" and endpoint is not None and not endpoint.has_answer(result.response):
-            result = self._without_answer(result, endpoint)
+        result = failed_if_empty(result)
         if result.status == "failed":
             number = result.request.context
             line = "A line" if number is None else f"Line {number}"
@@ -322,11 +320,6 @@ class FileRun:
             model = str(result.request.request_json.get("model"))
             cost, _ = cost_of(self._price, result.response, result.usage, model)
             self.status.cost_usd += 0.0 if math.isnan(cost) else cost
-
-    def _without_answer(self, result: Result, endpoint: Endpoint) -> Result:
-        """A billed response without content, as a failure, so that the next call sends its line again."""
-        sentence = without_answer(endpoint)
-        return result._replace(status="failed", raw=None, error_code="empty", error=sentence, restored=False)
 
     def _reject(self, number: int, line: bytes, reason: str) -> None:
         """Log and count an invalid line. There is no request to write to the results."""

@@ -22,7 +22,7 @@ from parallel_openai._http.error_body import (
     without_page,
 )
 from parallel_openai._limits.headers import Allowance, allowance, day_used_up, retry_after, sent_at
-from parallel_openai._records import DONE, TOO_MANY_FILES, Dimension, Response, Usage, Verdict
+from parallel_openai._records import DONE, TOO_MANY_FILES, Dimension, Response, Result, Usage, Verdict
 from parallel_openai._requests.endpoints import Endpoint, endpoint_at, usage_of
 from parallel_openai.errors import (
     AuthenticationError,
@@ -131,10 +131,21 @@ def _good(response: Response, path: str) -> Verdict:
     # What was billed for is never asked for again by itself.
     if endpoint is None or endpoint.has_answer(response.data) or (usage_of(response.data) or Usage()).total_tokens:
         return DONE
-    return Verdict("retry", "empty", without_answer(endpoint))
+    return Verdict("retry", "empty", _without_answer(endpoint))
 
 
-def without_answer(endpoint: Endpoint) -> str:
+def failed_if_empty(result: Result) -> Result:
+    """The result for a file: a billed response without content is a failure, so that the next call sends its line
+    again."""
+    endpoint = endpoint_at(result.request.path)
+    if result.status == "failed" or endpoint is None or endpoint.has_answer(result.response):
+        return result
+    return result._replace(
+        status="failed", raw=None, error_code="empty", error=_without_answer(endpoint), restored=False
+    )
+
+
+def _without_answer(endpoint: Endpoint) -> str:
     """The sentence for a good status that brings no answer."""
     return f"The server answered HTTP 200 without an answer: there is nothing in {endpoint.answers[0]!r}."
 

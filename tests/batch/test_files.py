@@ -14,6 +14,7 @@ from parallel_openai import cli
 from parallel_openai.errors import InvalidInputError
 from parallel_openai.local.simulator import Server
 from tests.batch.conftest import charged, lane
+from tests.batch.scripted import Scripted
 
 
 @pytest.fixture
@@ -48,6 +49,31 @@ def test_expired_lines_are_submitted_again(client: po.Client, server: Server, re
     out = tmp_path / "results.jsonl"
     status = po.process_api_requests_from_file(requests, out, client=client, progress=False, lane=lane(rounds=30))
     assert (status.num_tasks_succeeded, len(results(out))) == (5, 5)
+
+
+@pytest.mark.parametrize(
+    "nothing",
+    [{}, {"choices": [], "usage": {"prompt_tokens": 9, "completion_tokens": 2, "total_tokens": 11}}],
+    ids=["unbilled", "billed"],
+)
+def test_a_collected_line_without_an_answer_has_an_error_and_is_sent_again(
+    scripted: Scripted, requests: Path, tmp_path: Path, nothing: dict[str, Any]
+) -> None:
+    answer, scripted.body = scripted.body, lambda asked: nothing  # type: ignore[method-assign]
+    submitted: list[Any] = []
+    scripted.on_end = lambda batch, asked: submitted.append((batch, asked))
+    out = tmp_path / "results.jsonl"
+    with po.Client(scripted.base_url, api_key="sk-none", max_attempts=2) as client:
+        options: dict[str, Any] = {"client": client, "progress": False}
+        po.process_api_requests_from_file(requests, out, lane=lane(wait=False), **options)
+        scripted.on_end = scripted.complete
+        scripted.complete(*submitted[0])
+        status = po.collect_batches(out, lane=lane(rounds=1, then="fail"), **options)
+        assert (status.num_tasks_succeeded, dict(status.errors)) == (0, {"empty": 5})
+        assert [len(results(out)), all(isinstance(entry[1], list) for entry in results(out))] == [5, True]
+        scripted.body = answer  # type: ignore[method-assign]
+        status = po.process_api_requests_from_file(requests, out, lane=lane(), **options)
+        assert (status.num_tasks_restored, status.num_tasks_succeeded) == (0, 5)
 
 
 def test_without_the_folder_the_same_call_restores_the_metadata(

@@ -25,6 +25,7 @@ BROKE_ONCE = {
     201606: "a disk that was full after six letters of the lock file's content kept the next call out for good",
     790: "an answer of an earlier call's batch was written twice, once without the server that gave it",
     400847: "a stopped run on a cluster left a moment before its workers brought the last answers home",
+    400536: "a batch's 200 without an answer was kept for one where a file's batches were collected",
 }
 
 

@@ -12,6 +12,7 @@ from parallel_openai._journal.journal import Journal
 from parallel_openai._journal.origins import Origin
 from parallel_openai._progress.status_tracker import StatusTracker
 from parallel_openai._records import APIRequest, Response, Result, Ruling
+from parallel_openai._run.response_verdict import failed_if_empty
 from parallel_openai._run.spending.budget import Budget, Reserve
 
 #: A refusal, which releases a reserve without cost; a 408, say, may have been billed.
@@ -113,6 +114,8 @@ class BatchRequests:
     def deliver(self, result: Result) -> None:
         """Deliver a result to the caller if it was claimed, otherwise to the journal, since it is billed anyway."""
         name = self._name(result.request)
+        if not self._record:
+            result = failed_if_empty(result)
         if self._waiting[name] <= 0:
             if not self._known(name):
                 self._journal.append(result_line(result, record=self._record, origin=self._origin))
