@@ -389,11 +389,14 @@ class Bucket:
         """Move the level to what the server showed when the ledger stood as `mark` says, before or after its charge."""
         ledger_then = mark.ledger if charged else mark.ledger + mark.cost
         sent_then = mark.sent if charged else mark.sent - mark.cost
-        if shown.limit != self.limit:
-            period = shown.period
+        was_misread = self.period > 60.0 and not self._finer and shown.is_of_minute(self.period)
+        if shown.limit != self.limit or was_misread:
+            period = 60.0 if was_misread else shown.period
             if shown.limit / period > self._given * 1.001:  # the caller wants less than the server allows
                 self.shift = min(self.shift, shown.remaining - ledger_then)
                 return
+            if was_misread:
+                self.capacity = INFINITY  # as after a first look
             self.set_limit(shown.limit, now, period=period)
             self._variance = INFINITY
         if self.share < 1.0:  # what is shown is what all have left together

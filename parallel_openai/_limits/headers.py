@@ -88,6 +88,18 @@ class Allowance:
         period = self.limit * self.reset / missing
         return next((usual for usual in (3600.0, 86400.0) if 0.75 < period / usual < 1.33), 60.0)
 
+    def is_of_minute(self, period: float) -> bool:
+        """Whether it is a minute's limit after all, and not one for so many seconds: a window that is whole again at
+        once shows what fits an hour or a day while little of it is used.
+
+        >>> Allowance(20000, 19630, 59.1).period, Allowance(20000, 19300, 58.5).is_of_minute(3600.0)
+        (3600.0, True)
+        """
+        needed = (self.limit - self.remaining) * period / self.limit
+        if not needed or self.reset is None or self.reset > 60.0:
+            return False
+        return not needed / 2 - 1.5 < self.reset < 2 * needed + 1.5  # which may be rounded to a second
+
 
 def tells_of_limits(headers: Mapping[str, str]) -> bool:
     """Whether there may be such headers at all, all of whose names have one word: one's own server mostly has none."""

@@ -53,6 +53,23 @@ def test_a_minutes_limit_that_is_not_shown_beside_the_days_is_found(server: Serv
     assert report.seconds < 15
 
 
+@pytest.mark.parametrize(("limit", "period"), [(3_000, 86_400), (20_000, 3_600)])
+def test_a_minutes_window_that_looked_like_a_days_or_an_hours_is_a_minutes_as_soon_as_more_is_used(
+    limit: int, period: int
+) -> None:
+    """The window ends in a minute, whatever was used of it."""
+    limiter = Limiter(clock=lambda: 0.0)
+    for used in (limit * 60 // period, limit * 60 // period * 3):
+        lease = limiter.at_once(Size(1, 1, 1, 1))
+        assert lease is not None
+        shown = {"limit": limit, "remaining": limit - used, "reset": "59.9s"}
+        limiter.answered(lease, {f"x-ratelimit-{name}-requests": str(value) for name, value in shown.items()})
+        assert limiter.requests.period == period
+        period = 60
+    assert limiter.requests.rate == limit / 60
+    assert limiter.requests.capacity == limit
+
+
 DAY = {
     "x-ratelimit-limit-tokens": "200",
     "x-ratelimit-remaining-tokens": "180",

@@ -26,6 +26,7 @@ BROKE_ONCE = {
     790: "an answer of an earlier call's batch was written twice, once without the server that gave it",
     400847: "a stopped run on a cluster left a moment before its workers brought the last answers home",
     400536: "a batch's 200 without an answer was kept for one where a file's batches were collected",
+    400265: "workers of a cluster took a minute's window for an hour's limit, and kept to its pace",
 }
 
 
