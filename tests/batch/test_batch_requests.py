@@ -62,7 +62,8 @@ def place(request: APIRequest) -> RowInfo:
 
 
 def answered(request: APIRequest) -> Result:
-    return Result(request, "succeeded", {"usage": {"prompt_tokens": 50, "completion_tokens": 5, "total_tokens": 55}})
+    usage = {"prompt_tokens": 50, "completion_tokens": 5, "total_tokens": 55}
+    return Result(request, "succeeded", {"choices": [{"message": {"content": "Good."}}], "usage": usage})
 
 
 def failed(request: APIRequest) -> Result:
