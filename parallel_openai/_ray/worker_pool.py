@@ -251,14 +251,16 @@ class _Run:
             RunStoppedError: the cluster lost its last worker, and it seems that there will be no other.
         """
         up = asyncio.wrap_future(opening.future())
-        while not (await asyncio.wait([up], timeout=within if self._deaths else None))[0]:
-            if not self.working:
-                up.cancel()
-                raise RunStoppedError(
-                    f"The cluster has lost its last worker, and has started no other within {within:.0f} s. "
-                    "What was finished is kept: run the same again as soon as the cluster has machines."
-                )
-        await up
+        try:
+            while not (await asyncio.wait([up], timeout=within if self._deaths else None))[0]:
+                if not self.working:
+                    raise RunStoppedError(
+                        f"The cluster has lost its last worker, and has started no other within {within:.0f} s. "
+                        "What was finished is kept: run the same again as soon as the cluster has machines."
+                    )
+            await up
+        finally:  # also where the run is stopped meanwhile, and nobody will ask for its error
+            up.cancel()
 
     def receive(self, delivery: Delivery, mine: dict[int, APIRequest]) -> None:
         """Book what a worker delivers."""
