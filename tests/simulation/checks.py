@@ -238,6 +238,10 @@ def _idle(life: Life, call: Call, outcome: Outcome, books: Books, bills: Sequenc
     # Servers that count by the second refuse a part of what would be in step with their minute.
     by_minute = settings.window == "bucket" and settings.burst_seconds >= 60.0 and settings.headers == "enforced"
     few = 5 + 0.02 * number if by_minute else 12 + 0.2 * number
+    if settings.charge_refused and settings.retry_after == "exact" and settings.headers == "none":
+        # The wait that these ask for is for what was there before they charged the refusal: half of a refill is too
+        # short, and one that waits so long is refused again.
+        few += 2 * outcome.seconds * (settings.max_requests_per_minute or 0.0) / 60.0
     if settings.retry_after != "none" and refused > few:
         wrong.append(f"{refused} of {number} were refused")
     return wrong

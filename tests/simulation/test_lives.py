@@ -28,6 +28,7 @@ BROKE_ONCE = {
     400536: "a batch's 200 without an answer was kept for one where a file's batches were collected",
     400265: "workers of a cluster took a minute's window for an hour's limit, and kept to its pace",
     400227: "an error of a worker that was starting when the run was stopped was logged as a traceback",
+    401286: "the refusals of a server that asks for too short a wait were counted against the client",
 }
 
 
