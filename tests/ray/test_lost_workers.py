@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from concurrent.futures import Future
+from types import SimpleNamespace
 
 import pytest
 
@@ -39,6 +40,19 @@ async def loses_its_workers() -> None:
     run.working.clear()
     with pytest.raises(RunStoppedError, match="has lost its last worker, and has started no other within 0 s"):
         await run.wait_for(Opening(), within=0.01)
+
+
+def test_a_worker_that_is_ended_before_it_is_up_leaves_no_error_that_the_loop_tells_of() -> None:
+    asyncio.run(is_ended_while_it_opens())
+
+
+async def is_ended_while_it_opens() -> None:
+    opening: Future[str] = Future()
+    run = _Run(iter([]), lambda result: None, StatusTracker(), po.Client("http://127.0.0.1:9/v1"), None)
+    with pytest.raises(asyncio.TimeoutError):
+        await asyncio.wait_for(run.wait_for(SimpleNamespace(future=lambda: opening)), 0.01)
+    await asyncio.sleep(0)
+    assert opening.cancelled()
 
 
 def test_a_worker_that_hears_late_of_the_end_brings_home_what_it_has(monkeypatch: pytest.MonkeyPatch) -> None:
