@@ -29,6 +29,8 @@ BROKE_ONCE = {
     400265: "workers of a cluster took a minute's window for an hour's limit, and kept to its pace",
     400227: "an error of a worker that was starting when the run was stopped was logged as a traceback",
     401286: "the refusals of a server that asks for too short a wait were counted against the client",
+    400212: "a batch's 200 without an answer, which may be billed, was sent again beyond the budget",
+    277: "a worker that was ended before it was up left an error that nobody had asked for",
 }
 
 

@@ -160,7 +160,7 @@ class OutputFiles:
                 reading.in_output.add(name)
             if name not in reading.open:  # not one of the batch's rows, or already answered
                 continue
-            outcome = read_outcome(line, batch, part.path)
+            outcome = read_outcome(line, batch)
             if outcome.answer is None:
                 reading.failures.setdefault(name, _LineRef(kind, offset))
                 continue
@@ -189,7 +189,7 @@ class OutputFiles:
                 log.warning("%s", error)
                 continue
             if name in reading.failures:
-                outcome = _read_again(reading, name, batch, part.path)
+                outcome = _read_again(reading, name, batch)
             elif number in at_fault:
                 outcome = refused(batch, at_fault[number])
             else:
@@ -198,11 +198,11 @@ class OutputFiles:
         return new
 
 
-def _read_again(reading: _Reading, name: str, batch: ServerBatch, path: str) -> Outcome:
+def _read_again(reading: _Reading, name: str, batch: ServerBatch) -> Outcome:
     kind, offset = reading.failures[name]
     reading.files[kind].seek(offset)
     line = read_line(reading.files[kind].readline())
-    return unreadable(batch) if line is None else read_outcome(line, batch, path)
+    return unreadable(batch) if line is None else read_outcome(line, batch)
 
 
 def _incomplete(batch: ServerBatch, reading: _Reading) -> str:

@@ -81,18 +81,18 @@ def read_line(raw: bytes) -> Mapping[str, Any] | None:
     return line if isinstance(line, dict) and isinstance(line.get("custom_id"), str) else None
 
 
-def read_outcome(line: Mapping[str, Any], batch: ServerBatch, path: str) -> Outcome:
-    """The outcome in a line of a batch to the endpoint at `path`.
+def read_outcome(line: Mapping[str, Any], batch: ServerBatch) -> Outcome:
+    """The outcome in a line.
 
     >>> line = {"custom_id": "a", "response": None, "error": {"code": "batch_expired", "message": "Too late."}}
-    >>> read_outcome(line, ServerBatch.of({"id": "batch_1", "created_at": 100, "expired_at": 160}), "completions").fate
+    >>> read_outcome(line, ServerBatch.of({"id": "batch_1", "created_at": 100, "expired_at": 160})).fate
     'again'
     """
     response, error = line.get("response"), line.get("error")
     if isinstance(response, dict):
         status, body = _status(response.get("status_code")), _json(response.get("body"))
         if status >= 300 or isinstance(body, dict):
-            return _answered(batch, path, status, body, response.get("request_id"))
+            return _answered(batch, status, body, response.get("request_id"))
     if error:
         details = error if isinstance(error, dict) else {"message": error}
         code, message = details.get("code") or "batch_error", details.get("message") or "The batch returned no answer."
@@ -100,10 +100,10 @@ def read_outcome(line: Mapping[str, Any], batch: ServerBatch, path: str) -> Outc
     return unreadable(batch)
 
 
-def _answered(batch: ServerBatch, path: str, status: int, body: Any, request_id: Any) -> Outcome:
+def _answered(batch: ServerBatch, status: int, body: Any, request_id: Any) -> Outcome:
     request_id = request_id if isinstance(request_id, str) else ""
     response = Response(status, {"x-request-id": request_id}, dumps(body), body, batch.seconds)
-    verdict = judge(response, reached=True, path=path)
+    verdict = judge(response, reached=True)
     attempt = _attempt(batch, status, verdict.code, request_id or None)
     if verdict.kind == "done":
         return Outcome("done", attempt, answer={**body, "service_tier": TIER})
