@@ -44,7 +44,7 @@ def check_version(path: str | os.PathLike[str], entry: JournalEntry) -> None:
     if entry.version > VERSION:
         raise JournalError(
             f"{path} holds a line of version {entry.version} of the journal, and this parallel_openai reads up to "
-            f"{VERSION}. Update it (pip install -U parallel-openai), or choose another path."
+            f"{VERSION}. Update it, or choose another path."
         )
 
 

@@ -49,7 +49,7 @@ def take_in_undelivered(journal: Journal) -> None:
         JournalWriteError: the disk refuses.
     """
     place = _real(journal.path)
-    for path in sorted(place.parent.glob(f"{glob.escape(place.name)}.worker-*")):
+    for path in sorted(place.parent.glob(f"{glob.escape(place.name)}.worker-{'[0-9a-f]' * 12}")):
         journal.complete(undelivered_lines(path))
         path.unlink()
 

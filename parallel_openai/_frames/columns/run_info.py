@@ -92,7 +92,7 @@ class RunInfo:
         if dumped.get("version", VERSION) > VERSION:
             raise InvalidInputError(
                 f"The frame's attrs are of version {dumped['version']}, and this parallel_openai reads up to {VERSION}."
-                f" Update it (pip install -U parallel-openai), or drop what they say: df.attrs.pop({ATTRS!r})."
+                f" Update it, or drop what they say: df.attrs.pop({ATTRS!r})."
             )
         # Of a column's name with several levels, JSON made a list.
         names = {name: _name(dumped[name]) for name in ("prompt", "system", "gold") if name in dumped}
