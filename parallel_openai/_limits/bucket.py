@@ -135,7 +135,7 @@ class Bucket:
         self.held_until = now
         self._variance = INFINITY  # of the shift
         self._bunch = Bunch(now)
-        self._drift_at, self._drift_shift = now, 0.0
+        self._drift_at, self._drift_shift = INFINITY, 0.0
         self._pace = RateSearch(now)
         self._refusals = Refusals()
         self._given = INFINITY if limit is None else limit / 60.0  # more than this the caller does not want
@@ -423,12 +423,12 @@ class Bucket:
             self.shift += gain * (offset - self.shift)
             self._variance *= 1.0 - gain
         self._shown_at = now
-        if not self.seen:
-            self.seen = True
-            self._drift_at, self._drift_shift = now, self.shift
         self._clip()
-        if charged and now - self._drift_at >= DRIFT_SECONDS:
+        if charged and self._drift_at == INFINITY:  # what is refused is given back, which moves the shift by itself
+            self._drift_at, self._drift_shift = now, self.shift
+        elif charged and now - self._drift_at >= DRIFT_SECONDS:
             self._learn_drift(shown, now)
+        self.seen = True
 
     def _learn_drift(self, shown: Allowance, now: float) -> None:
         """Others who draw from the same bucket make the shift fall steadily; foresee what they will take."""

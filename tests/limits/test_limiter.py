@@ -370,3 +370,18 @@ def test_a_limit_below_the_prompt_that_was_just_taken_is_not_believed(usage: Usa
     limiter.answered(lease, {"x-ratelimit-limit-tokens": "1", "x-ratelimit-remaining-tokens": "1"}, usage)
     assert not limiter.never_fits(lease.size)
     assert limiter.delay(lease.size)[0] < 1.0
+
+
+@pytest.mark.parametrize("seed", range(1, 6))
+def test_a_large_request_on_an_empty_bucket_waits_no_longer_than_the_bucket_takes(seed: int) -> None:
+    account = Settings(
+        max_tokens_per_minute=60_000,
+        max_requests_per_minute=6_000,
+        burst_seconds=4.0,
+        start_level=0.0,
+        headers="minute",
+    )
+    sizes = [Size(tokens, 4 * tokens, 0, 1) for tokens in (4_000, *[100] * 40)]
+    run = Rehearsal(account, sizes, latency=0.1, sigma=0.1, seed=seed).run()
+    assert run.accepted == 41
+    assert run.last < 1.3 * 8.0  # 8,000 tokens at 1,000 a second
