@@ -119,7 +119,7 @@ po.process_dataframe(
 def test_after_its_process_was_killed_only_what_was_on_the_wire_is_asked_again(tmp_path: Path) -> None:
     journal = tmp_path / "answers.jsonl"
     df = pd.DataFrame({"text": [f"row {number}" for number in range(200)]})
-    with simulator.serve(separate_process=True, max_requests_per_minute=LIMIT, latency=0.2) as server:
+    with simulator.serve(separate_process=True, max_requests_per_minute=LIMIT, latency=0.05) as server:
         environment = {**os.environ, "RAY_ADDRESS": ray.get_runtime_context().gcs_address}
         command = [sys.executable, "-c", DRIVER, server.base_url, str(journal), "200"]
         driver = subprocess.Popen(command, env=environment)
