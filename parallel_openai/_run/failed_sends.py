@@ -55,7 +55,9 @@ class FailedSends:
             raise verdict.stop(_advice(verdict))
         if verdict.kind == "hold":
             return self._held(job, lease, response, verdict)
-        tell(job.limiter, lease, response, verdict)
+        # The parts of a request that may be too large go out at once, but not before the server said.
+        hold = min(verdict.wait or 0.0, self._retry.max_wait) if job.request.may_be_too_large else 0.0
+        tell(job.limiter, lease, response, verdict, hold=hold)
         job.failures += 1
         if verdict.kind == "fail" or job.failures >= self._retry.max_attempts:
             return verdict
