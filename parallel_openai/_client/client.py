@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from parallel_openai._arguments import mapping_of
 from parallel_openai._client.pool import Member, PoolLimiter
 from parallel_openai._http.account_server import AccountServer
-from parallel_openai._http.addresses.base_url import BaseURL, find_address
+from parallel_openai._http.addresses.base_url import BaseURL, find_base_url
 from parallel_openai._http.addresses.url_checks import is_local, mask_url
 from parallel_openai._http.credentials.keys import KeyFunction, find_key, make_headers
 from parallel_openai._http.credentials.secrets import sent_secrets
@@ -115,7 +115,7 @@ class Client:
         ssl: ssl_module.SSLContext | bool = True,
     ) -> None:
         self._settings = {name: value for name, value in locals().items() if name != "self"}
-        address = find_address(
+        address = find_base_url(
             base_url,
             azure_endpoint=azure_endpoint,
             azure_deployment=azure_deployment,

@@ -127,10 +127,10 @@ class Runner:
         sending_stopped.reset(mine)  # the workers have it from their beginning on
         try:
             await self._wait_for_end()
-            await self._come_home()
+            await self._drain()
         except (Exception, asyncio.CancelledError) as stop:
             if not self._draining:  # else this is the caller's second word
-                await self._come_home(by_caller=isinstance(stop, asyncio.CancelledError))
+                await self._drain(by_caller=isinstance(stop, asyncio.CancelledError))
             raise
         finally:
             self._end.cancel()  # nobody will ask for what comes of it now
@@ -169,7 +169,7 @@ class Runner:
         elif not self._workers:
             self._end.set_result(None)
 
-    async def _come_home(self, *, by_caller: bool = False) -> None:
+    async def _drain(self, *, by_caller: bool = False) -> None:
         """Send nothing more, and take in what is on its way. Who asked for it can leave by asking again."""
         self._stopped = self._draining = True
         for worker in self._in_line:

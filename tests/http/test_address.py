@@ -12,7 +12,7 @@ import pytest
 
 import parallel_openai as po
 from parallel_openai import APIRequest, Client
-from parallel_openai._http.addresses.base_url import find_address
+from parallel_openai._http.addresses.base_url import find_base_url
 from parallel_openai.errors import AuthenticationError, InvalidInputError, ServerUnreachableError
 from parallel_openai.local.simulator import Server
 from tests.servers.recorder import Asked, Recorder, recorder
@@ -129,7 +129,7 @@ def test_what_is_in_no_deployment_lies_beside_them(proxy: Recorder) -> None:
     ],
 )
 def test_what_people_paste_is_understood(given: str, base_url: str) -> None:
-    assert find_address(given, environment={}).base_url == base_url
+    assert find_base_url(given, environment={}).base_url == base_url
 
 
 @pytest.mark.parametrize(
@@ -146,13 +146,13 @@ def test_what_people_paste_is_understood(given: str, base_url: str) -> None:
 def test_azure_is_meant_only_where_the_environment_names_nothing_else(
     environment: dict[str, str], base_url: str
 ) -> None:
-    assert find_address(None, environment=environment).base_url == base_url
+    assert find_base_url(None, environment=environment).base_url == base_url
 
 
 def test_an_empty_variable_of_the_environment_is_not_openais_own_address() -> None:
     with pytest.raises(InvalidInputError, match="OPENAI_BASE_URL in the environment is empty"):
-        find_address(None, environment={"OPENAI_BASE_URL": ""})
-    assert find_address("http://h/v1", environment={"OPENAI_BASE_URL": ""}).base_url == "http://h/v1"
+        find_base_url(None, environment={"OPENAI_BASE_URL": ""})
+    assert find_base_url("http://h/v1", environment={"OPENAI_BASE_URL": ""}).base_url == "http://h/v1"
 
 
 @pytest.mark.parametrize(

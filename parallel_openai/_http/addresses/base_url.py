@@ -82,7 +82,7 @@ class BaseURL:
         )
 
 
-def find_address(
+def find_base_url(
     base_url: str | None,
     *,
     azure_endpoint: str | None = None,
@@ -96,11 +96,11 @@ def find_address(
     Raises:
         InvalidInputError: they contradict each other, lack something, or the URL is none.
 
-    >>> find_address("http://127.0.0.1:8000/v1/chat/completions/", environment={}).base_url
+    >>> find_base_url("http://127.0.0.1:8000/v1/chat/completions/", environment={}).base_url
     'http://127.0.0.1:8000/v1'
-    >>> find_address("https://x.openai.azure.com", environment={}).base_url
+    >>> find_base_url("https://x.openai.azure.com", environment={}).base_url
     'https://x.openai.azure.com/openai/v1'
-    >>> find_address("https://x.openai.azure.com", api_version="2024-10-21", environment={}).base_url
+    >>> find_base_url("https://x.openai.azure.com", api_version="2024-10-21", environment={}).base_url
     'https://x.openai.azure.com/openai?api-version=2024-10-21'
     """
     if base_url and azure_endpoint:
