@@ -50,3 +50,8 @@ def prompts(out: pd.DataFrame) -> list[str]:
 def codes(out: pd.DataFrame) -> list[str | None]:
     """Each row's error code; None for a row without one."""
     return [None if pd.isna(code) else code for code in out["error_code"]]
+
+
+@pytest.fixture
+def embed(client: po.Client) -> Verb:
+    return partial(po.embed_dataframe, model="text-embedding-3-small", dimensions=8, client=client, progress=False)
