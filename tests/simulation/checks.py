@@ -303,11 +303,12 @@ def _attempts(life: Life, call: Call, number: int, outcome: Outcome, books: Book
 
 
 def _unused_budget(life: Life, call: Call, outcome: Outcome, bills: Sequence[Bill]) -> list[str]:
-    """A run whose budget ends it has no room for two more requests; where a fault hides the cost, it cannot know."""
+    """A run whose budget ends it has no room for two more requests; where a fault or a time-out hides the cost, it
+    cannot know, and keeps the worst case set aside."""
     most = life.budget.get("budget_tokens")
     if most is None or call.faults or life.second or life.verb == "file" or not outcome.frames:
         return []
-    if life.lane in ("batch", "ray"):
+    if life.lane in ("batch", "ray") or any(bill.outcome == "left" for bill in bills):
         return []
     if not (outcome.frames[0]["error_code"] == "budget").any():
         return []
