@@ -344,6 +344,8 @@ class BatchRun:
             if outcome.fate == "done":
                 self._deliver(row, outcome)
             return []
+        if not self._has_reserve(part, row.request):
+            return []
         again = replace(row, attempts=(*row.attempts, outcome.attempt))
         if part.round < self._options.rounds:
             self._status.num_retries += 1
@@ -354,6 +356,14 @@ class BatchRun:
         else:
             self._requests.deliver(outcome.result(row.request, row.attempts))
         return []
+
+    def _has_reserve(self, part: Part, request: APIRequest) -> bool:
+        """Whether the budget allows a row to be sent again; otherwise it waits with those that were not yet sent."""
+        if not part.earlier or self._requests.reserve(request):  # this call reserved nothing for an earlier one's rows
+            return True
+        self._requests.give_back(request)
+        self._source, self.is_over_budget = chain(self._source, [request]), True
+        return False
 
     def _deliver(self, row: Row, outcome: Outcome) -> None:
         """Deliver a row's result, and record whether all rows are refused alike, which is reported at the end."""
@@ -393,8 +403,9 @@ class BatchRun:
             self._requests.restore_metadata(row.request)
             if number in failed:
                 self._deliver(row, failed[number])
-            elif self._requests.waits_for(row.request) and (filled := self._add(row, part.round)) is not None:
-                new.append(filled)
+            elif self._requests.waits_for(row.request) and self._has_reserve(part, row.request):
+                filled = self._add(row, part.round)
+                new += [] if filled is None else [filled]
         await self._replace(part, new, "dropped")
 
     async def _queue_is_full(self, part: Part, message: str) -> None:

@@ -212,6 +212,19 @@ def test_the_online_fallback_stays_within_the_budget(ask: Verb, server: Server) 
     assert server.stats()["received"] == 20
 
 
+def test_a_budget_holds_for_what_is_sent_again_of_an_earlier_calls_batch(ask: Verb, server: Server) -> None:
+    server.set(batch_expire=1.0)
+    ask(texts(20), max_tokens=100, lane=lane(wait=False))
+    server.set(batch_expire=0.0)
+    out = ask(texts(30), max_tokens=100, lane=lane(), budget_tokens=500)
+    stats = server.stats(charged=False)
+    assert 0 < stats["prompt_tokens"] + stats["completion_tokens"] <= 500
+    assert set(counts(out)) == {"succeeded", "cancelled"}
+    assert out["error_code"].dropna().eq("budget").all()
+    assert counts(ask(texts(30), max_tokens=100)) == {"succeeded": 30}
+    assert charged(server) == [1]
+
+
 def test_expired_rows_cost_nothing_of_the_budget(ask: Verb, server: Server) -> None:
     server.set(batch_expire=1.0)
     out = ask(texts(20), max_tokens=100, budget_tokens=1500, lane=lane(rounds=1))

@@ -98,14 +98,25 @@ class BatchRequests:
 
     def add(self, request: APIRequest) -> Row | None:
         """Add a new request and reserve its worst case; returns None if the budget does not suffice."""
-        name = self._name(request)
-        if self._budget is not None:
-            reserve = self._budget.reserve(request, in_batch=True)
-            if reserve is None:
-                return None
-            self._reserves.setdefault(name, []).append(reserve)
-        self._expect(name)
+        if not self.reserve(request):
+            return None
+        self._expect(self._name(request))
         return Row(self._custom_id(request), request)
+
+    def reserve(self, request: APIRequest) -> bool:
+        """Reserve the worst case of a request; returns False if the budget does not suffice."""
+        if self._budget is None:
+            return True
+        reserve = self._budget.reserve(request, in_batch=True)
+        if reserve is None:
+            return False
+        self._reserves.setdefault(self._name(request), []).append(reserve)
+        return True
+
+    def give_back(self, request: APIRequest) -> None:
+        """Undo a claim, as if no earlier call had submitted the request."""
+        self._waiting[self._name(request)] -= 1
+        self._status.num_tasks_started -= 1
 
     def waits_for(self, request: APIRequest) -> bool:
         """Whether the request was claimed and has no result yet."""
