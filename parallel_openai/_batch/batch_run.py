@@ -179,6 +179,7 @@ class BatchRun:
                 self._failures.add(part, error, final=True)
             self.live.append(part)
             self._status.num_tasks_in_progress += part.requests
+        self._requests.find_kept()
         if self._claim_all:
             self._requests.claim_earlier()
 

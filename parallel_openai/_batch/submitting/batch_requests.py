@@ -7,8 +7,11 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from parallel_openai._batch.submitting.input_files import UNKNOWN, Row, RowInfo
+from parallel_openai._journal.answer_counts import AnswerCounts
+from parallel_openai._journal.digest_index import digest_of
 from parallel_openai._journal.entry import result_line
 from parallel_openai._journal.journal import Journal
+from parallel_openai._journal.lines import open_to_read
 from parallel_openai._journal.origins import Origin
 from parallel_openai._progress.status_tracker import StatusTracker
 from parallel_openai._records import APIRequest, Response, Result, Ruling
@@ -55,7 +58,9 @@ class BatchRequests:
         # Metadata for these, from the requests that claimed them.
         self._claimed_metadata: dict[str, deque[Any]] = defaultdict(deque)
         self._waiting: Counter[str] = Counter()  # rows without a result yet, by name
-        self._unclaimed: dict[str, Result] = {}  # results that may still be claimed
+        self._unclaimed: dict[str, list[Result]] = {}  # results that may still be claimed
+        self._repeated: set[str] = set()  # names of several earlier rows, of which the journal has some answers
+        self._kept = AnswerCounts()  # the journal's lines, if there are such names
         self._reserves: dict[str, list[Reserve]] = {}
 
     def add_earlier(self, infos: Iterable[RowInfo]) -> None:
@@ -65,6 +70,17 @@ class BatchRequests:
                 self._without_metadata[info.key] += 1
             else:
                 self._earlier[self._identity(info.key, info.metadata)] += 1
+
+    def find_kept(self) -> None:
+        """Find out which answers to equal rows of earlier calls are in the journal, for their files are read again.
+
+        Their number does not tell which of the answers they are.
+        """
+        self._repeated = {name for name, count in self._earlier.items() if count > 1 and self._known(name)}
+        if self._repeated:
+            with open_to_read(self._journal.path) as file:
+                for line in file:
+                    self._kept.put(digest_of(line), good=True)
 
     def claim_earlier(self) -> None:
         """Claim all of these that have no answer in the journal."""
@@ -86,8 +102,8 @@ class BatchRequests:
         else:
             return False
         self._expect(name)
-        if name in self._unclaimed:  # its result came before the budget allowed requesting it
-            self.deliver(self._unclaimed.pop(name))
+        if self._unclaimed.get(name):  # its result came before the budget allowed requesting it
+            self.deliver(self._unclaimed[name].pop())
         return True
 
     def restore_metadata(self, request: APIRequest) -> None:
@@ -127,12 +143,14 @@ class BatchRequests:
         name = self._name(result.request)
         if not self._record:
             result = failed_if_empty(result)
+        if name in self._repeated and self._is_kept(result):
+            return
         if self._waiting[name] <= 0:
-            if not self._known(name):
-                self._journal.append(result_line(result, record=self._record, origin=self._origin))
+            if name in self._repeated or not self._known(name):
+                self._journal.append(self._line(result))
                 result = result._replace(restored=True)  # whoever claims it need not write it again
             if self._budget is not None:
-                self._unclaimed[name] = result
+                self._unclaimed.setdefault(name, []).append(result)
             return
         self._waiting[name] -= 1
         self._count_tokens(result)
@@ -147,6 +165,14 @@ class BatchRequests:
         """Deliver the result of a row sent online, where it was counted and its cost settled."""
         self._waiting[self._name(row.request)] -= 1
         return self._on_result(result)
+
+    def _is_kept(self, result: Result) -> bool:
+        """Whether the answer is in the journal since an earlier call; each one there is found once."""
+        is_new = result.status != "succeeded" or result.restored
+        return not is_new and self._kept.take(digest_of(self._line(result) + b"\n"))
+
+    def _line(self, result: Result) -> bytes:
+        return result_line(result, record=self._record, origin=self._origin)
 
     def _name(self, request: APIRequest) -> str:
         return self._identity(request.key, request.metadata)
