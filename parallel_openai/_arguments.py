@@ -16,9 +16,6 @@ _MAX_NAME_BYTES = 255
 def path_of(value: str | os.PathLike[str], name: str) -> Path:
     """The argument of this name as a path.
 
-    Raises:
-        InvalidInputError: it is not a valid path.
-
     >>> path_of(5, "save_to")
     Traceback (most recent call last):
         ...
@@ -38,11 +35,7 @@ def path_of(value: str | os.PathLike[str], name: str) -> Path:
 
 
 def is_file(path: Path) -> bool:
-    """Whether the path is an existing file.
-
-    Raises:
-        InvalidInputError: this user may not read its folder.
-    """
+    """Whether the path is an existing file."""
     try:
         return path.is_file()
     except PermissionError:  # newer Pythons return False instead
@@ -53,9 +46,6 @@ def is_file(path: Path) -> bool:
 
 def check_count(value: int, name: str, *, least: Literal[0, 1] = 1) -> None:
     """Check that an argument is a whole number of at least `least`.
-
-    Raises:
-        InvalidInputError: it is not.
 
     >>> check_count(0, "samples")
     Traceback (most recent call last):
@@ -70,9 +60,6 @@ def check_count(value: int, name: str, *, least: Literal[0, 1] = 1) -> None:
 def mapping_of(value: Mapping[str, Any] | None, name: str) -> Mapping[str, Any]:
     """The argument of this name as a mapping; an empty one for None.
 
-    Raises:
-        InvalidInputError: it is not a mapping. The message omits the value, since headers hold keys.
-
     >>> mapping_of("Bearer", "headers")
     Traceback (most recent call last):
         ...
@@ -80,6 +67,6 @@ def mapping_of(value: Mapping[str, Any] | None, name: str) -> Mapping[str, Any]:
     """
     if value is None:
         return {}
-    if not isinstance(value, Mapping):
+    if not isinstance(value, Mapping):  # the message omits the value, since headers hold keys
         raise InvalidInputError(f"{name} must be a dict such as {{'name': 'value'}}, not a {type(value).__name__}.")
     return value

@@ -68,9 +68,6 @@ def check_lane(
 ) -> BatchLane | None:
     """The options of a run through the Batch API; None for another lane.
 
-    Raises:
-        InvalidInputError: there is no such lane, or it does not support another option of the call.
-
     >>> check_lane("batch", {}, None, False, False).rounds
     3
     >>> check_lane("slow", {}, None, False, False)

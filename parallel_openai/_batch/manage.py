@@ -175,11 +175,7 @@ def _run(work: Coroutine[Any, Any, T]) -> T:
 
 
 def give_up(save_to: str | os.PathLike[str], forget: str | Sequence[str]) -> None:
-    """Record in a journal that batches are given up, by their ids or the names of their parts.
-
-    Raises:
-        InvalidInputError: an id is not a string, or no batch of the journal has it.
-    """
+    """Record in a journal that batches are given up, by their ids or the names of their parts."""
     names = [forget] if isinstance(forget, str) else forget
     if not isinstance(names, Sequence) or not all(isinstance(name, str) for name in names):
         raise InvalidInputError(f"forget must be a batch's id or a list of ids, not {forget!r:.200}.")

@@ -22,11 +22,7 @@ _clients: dict[tuple[str | None, ...], Client] = {}
 
 
 def client_for(given: Client | None) -> Client:
-    """The given client, or else the environment's, which is shared by all calls while these variables are unchanged.
-
-    Raises:
-        InvalidInputError: `given` is not a client.
-    """
+    """The given client, or else the environment's, which is shared by all calls while these variables are unchanged."""
     if given is not None:
         if not isinstance(given, Client):
             raise InvalidInputError(

@@ -17,9 +17,6 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
     """A temporary file in the same folder that replaces `path` at the end; after a failure `path` is unchanged.
 
     A link is followed. The file is readable by its owner only, since it holds personal data.
-
-    Raises:
-        InvalidInputError: the file cannot be written.
     """
     try:
         with _opened(path) as file:

@@ -22,11 +22,7 @@ _TONES = ("#0072b2", "#e69f00", "#d55e00")
 
 
 def draw(blocks: Sequence[Block]) -> Figure:
-    """Draw charts, bars and matrices, two in a row, under the heading.
-
-    Raises:
-        MissingDependencyError: matplotlib is not installed.
-    """
+    """Draw charts, bars and matrices, two in a row, under the heading."""
     try:
         import matplotlib
         from matplotlib import pyplot

@@ -12,9 +12,6 @@ from parallel_openai.errors import InvalidInputError
 def split_url(request_url: str) -> tuple[str, str]:
     """The base URL and the path of an endpoint's full URL.
 
-    Raises:
-        InvalidInputError: it is not the URL of an endpoint.
-
     >>> split_url("https://api.openai.com/v1/chat/completions")
     ('https://api.openai.com/v1', 'chat/completions')
     >>> split_url("https://host/openai/deployments/mine/chat/completions?api-version=2024-10-21")

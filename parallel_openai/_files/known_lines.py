@@ -60,9 +60,6 @@ class KnownLines:
         Args:
             simulated: whether the simulator's answers count.
             place: the server whose answers count; None: any.
-
-        Raises:
-            InvalidInputError: `place` is given and some answers do not say where they came from.
         """
         known, origins = cls(digest), Origins(path)
         for number, (offset, entry) in enumerate(read_entries(path)):

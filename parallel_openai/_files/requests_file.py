@@ -32,9 +32,6 @@ class RequestsFile:
 
     It may be compressed by gzip or zstd. Reading ends where it is damaged, with a line that says so.
 
-    Raises:
-        InvalidInputError: there is no such file, or it cannot be read.
-
     >>> import tempfile, pathlib
     >>> path = pathlib.Path(tempfile.mkdtemp()) / "requests.jsonl"
     >>> path.write_bytes(b'{"model":"gpt-5-mini"}\\n\\n{"model":"gpt-5"}\\n') > 0

@@ -20,9 +20,6 @@ def make_budget(
     """The budget of a call, once it is sure that a worst case can be told for each of its requests.
 
     `tier` is the one in which every answer is sure to come, if there is one.
-
-    Raises:
-        InvalidInputError: a request has no cap on its answer, or a price is not known.
     """
     budget = bounds.budget(base_url, tier)
     objection = None if budget is None else _objection(budget, builder)

@@ -67,11 +67,7 @@ LEAVE_WITHIN = 0.4
 
 @dataclass
 class FrameRun:
-    """A frame, what is asked of its rows, and where the answers gather.
-
-    Raises:
-        InvalidInputError: the frame lacks what the request builder needs, or has what the answers would overwrite.
-    """
+    """A frame, what is asked of its rows, and where the answers gather."""
 
     df: pd.DataFrame
     builder: RequestBuilder

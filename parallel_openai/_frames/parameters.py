@@ -85,9 +85,6 @@ _FORCED = " What only a server of your own takes goes into extra_body={...}."
 def check_parameters(params: Mapping[str, Any], endpoint: Endpoint) -> None:
     """See that each name is a parameter that may be sent.
 
-    Raises:
-        InvalidInputError: one is not; the message says where it belongs. No value is shown.
-
     >>> check_parameters({"temperature": 0, "top_k": 5}, ENDPOINTS["chat.completions"])
     >>> check_parameters({"lables": ["yes", "no"]}, ENDPOINTS["chat.completions"])
     Traceback (most recent call last):
@@ -100,11 +97,7 @@ def check_parameters(params: Mapping[str, Any], endpoint: Endpoint) -> None:
 
 
 def checked_extra(extra_body: Mapping[str, Any] | None) -> Mapping[str, Any]:
-    """The further fields of the body; an empty mapping for None.
-
-    Raises:
-        InvalidInputError: it is no mapping, or holds a key to the account.
-    """
+    """The further fields of the body; an empty mapping for None."""
     fields = mapping_of(extra_body, "extra_body")
     for name in sorted(SECRET & fields.keys()):
         raise InvalidInputError(f"{name} in extra_body= would be written down with every request: {_of_client(name)}")

@@ -86,11 +86,7 @@ class RequestBuilder:
     structure: Structure | None = None
 
     def check(self, df: pd.DataFrame) -> None:
-        """See, before anything is sent, that the frame has what the request builder needs.
-
-        Raises:
-            InvalidInputError: it does not; the message says what is missing.
-        """
+        """See, before anything is sent, that the frame has what the request builder needs."""
         _source(df, self.prompt, "prompt")
         for text, what in ((self.prompt, "prompt"), (self.system, "system")):
             _note_whole_floats(df, text, what)
@@ -247,11 +243,7 @@ def _text_of(prompt: Prompt) -> Any:
 
 
 def check_function(function: Any, what: str) -> None:
-    """See that a function gives its value at once.
-
-    Raises:
-        InvalidInputError: it has to be awaited.
-    """
+    """See that a function gives its value at once."""
     if inspect.iscoroutinefunction(function):
         raise InvalidInputError(
             f"{what}= is an `async def`; it must be a plain function, which gives its value at once."

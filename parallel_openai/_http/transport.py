@@ -49,9 +49,6 @@ class Transport:
         ssl: a context for a private certificate authority; True is the system's usual one.
         clock: gives seconds, never going back.
         renewed: gives headers that change, asked before every send; None: none do.
-
-    Raises:
-        InvalidInputError: the URL is not one.
     """
 
     def __init__(

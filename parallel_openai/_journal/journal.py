@@ -38,7 +38,6 @@ class Journal:
         origin: where what is written came from, if that is to be told beside the file.
 
     Raises:
-        InvalidInputError: there is no such `sync`.
         JournalLockedError: another run is writing the file.
         JournalError: the file cannot be opened, or is something else.
     """
@@ -327,10 +326,6 @@ class Journal:
 
 
 def check_sync(sync: object) -> None:
-    """See that it is one of the three.
-
-    Raises:
-        InvalidInputError: it is not.
-    """
+    """See that it is one of the three."""
     if sync not in ("second", "always", "never"):
         raise InvalidInputError(f"sync must be 'second', 'always' or 'never', not {sync!r}.")

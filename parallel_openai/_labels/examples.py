@@ -18,11 +18,7 @@ from parallel_openai.errors import InvalidInputError
 
 
 def example_messages(examples: Any, prompt: Prompt, question: Question) -> list[Mapping[str, Any]]:
-    """Return a user message (the filled prompt) and an assistant message (the label) for each example.
-
-    Raises:
-        InvalidInputError: the frame lacks a column, or no messages can be made of a row.
-    """
+    """Return a user message (the filled prompt) and an assistant message (the label) for each example."""
     if not isinstance(examples, pd.DataFrame) or examples.empty:
         raise InvalidInputError(
             f"examples must be a frame of rows with a column {question.column(question.fields[0])!r}, not "

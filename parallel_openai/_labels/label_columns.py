@@ -265,11 +265,7 @@ def _label_column(field: LabelField, labels: Sequence[Any], categories: Mapping[
 
 
 def _categories(field: LabelField) -> pd.CategoricalDtype:
-    """Made before anything is sent, because pandas does not accept every list as categories.
-
-    Raises:
-        InvalidInputError: pandas refuses them.
-    """
+    """Made before anything is sent, because pandas does not accept every list as categories."""
     labels = list(field.choices.values())
     has_members = any(isinstance(label, enum.Enum) for label in labels)
     try:

@@ -46,11 +46,7 @@ class LabelColumns:
 
 
 def label_columns(out: pd.DataFrame, label: Hashable | None = None, confidence: Hashable | None = None) -> LabelColumns:
-    """Find the label columns by the frame's attrs, or by their names if the attrs are lost.
-
-    Raises:
-        ColumnNotFoundError, InvalidInputError: there is no such column, or several.
-    """
+    """Find the label columns by the frame's attrs, or by their names if the attrs are lost."""
     label = find_column(out, default_label(out) if label is None else label, "label=")
     found, own = run_of(out, label), str(label)
     run = found or RunInfo(prefix=own.removesuffix("label") if own.endswith("label") else "")
@@ -218,11 +214,7 @@ def example_rows(out: pd.DataFrame, label: Hashable | None) -> Bools:
 
 
 def pair(out: pd.DataFrame, columns: LabelColumns, gold: Hashable, excluded: Bools | None = None) -> Paired:
-    """Pair gold and given labels; gold labels of the rows `excluded` are ignored.
-
-    Raises:
-        InvalidInputError: no row has a gold label, or none of these is one of the labels.
-    """
+    """Pair gold and given labels; gold labels of the rows `excluded` are ignored."""
     find_column(out, gold, "gold=")
     given_values, gold_values = (cells_of(out[column]) for column in (columns.label, gold))
     lists = any(_is_list(value) for value in [*given_values, *gold_values])
@@ -249,11 +241,7 @@ def pair(out: pd.DataFrame, columns: LabelColumns, gold: Hashable, excluded: Boo
 def gold_texts(
     cells: Sequence[Any], gold: Hashable, columns: LabelColumns, read: Callable[[Any], str]
 ) -> list[list[str] | None]:
-    """Each row's gold labels as strings; None if it has none.
-
-    Raises:
-        InvalidInputError: none of them is one of the labels.
-    """
+    """Each row's gold labels as strings; None if it has none."""
     texts = _texts(cells, columns.kind or "one", gold, read)
     _all_labels(columns, (), texts, gold, read)
     return [None if value is None else row for value, row in zip(cells, texts, strict=True)]

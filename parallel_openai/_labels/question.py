@@ -101,11 +101,7 @@ def make_question(
     abstain_below: float | None = None,
     params: Mapping[str, Any],
 ) -> Question:
-    """Make a question of a call's arguments.
-
-    Raises:
-        InvalidInputError: an argument is wrong, or two do not go together.
-    """
+    """Make a question of a call's arguments."""
     fields, check = _fields(labels, multi, scale)
     check_count(samples, "samples")
     methods = _methods(confidence, samples)

@@ -15,11 +15,7 @@ from parallel_openai.errors import InvalidInputError
 
 
 def make_judge(df: pd.DataFrame, gold: Hashable, question: Question) -> Callable[[int, Any], bool | None]:
-    """Return a function of a row's number and answer: whether it is right, or None if the row has no gold label.
-
-    Raises:
-        ColumnNotFoundError, InvalidInputError: there is no such column, or no label of it is one of the question's.
-    """
+    """Return a function of a row's number and answer: whether it is right, or None if the row has no gold label."""
     check_frame(df)
     find_column(df, gold, "gold=")
     if not question.single:

@@ -194,7 +194,6 @@ def run(
     Raises:
         Interrupted: the work was stopped and has ended.
         KeyboardInterrupt: the user stopped an earlier run, so this one does not begin.
-        InvalidInputError: called in the background loop's thread, which cannot wait for itself.
         RuntimeError: with `nested`, the running loop is uvloop's, which cannot be patched.
     """
     _check_may_begin(work)

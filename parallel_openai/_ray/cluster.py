@@ -30,11 +30,7 @@ TRIES = 450
 
 
 def find_ray() -> Any:
-    """The module `ray`, connected to the cluster of `RAY_ADDRESS`, to the one that runs here, or to one begun here.
-
-    Raises:
-        MissingDependencyError: Ray is not installed.
-    """
+    """The module `ray`, connected to the cluster of `RAY_ADDRESS`, to the one that runs here, or to one begun here."""
     try:
         import ray
     except ImportError as error:
@@ -57,11 +53,7 @@ def _connect(ray: Any) -> None:
 
 
 def count_workers(ray: Any, workers: Any) -> int:
-    """How many workers there are to be.
-
-    Raises:
-        InvalidInputError: the number makes no sense.
-    """
+    """How many workers there are to be."""
     if workers is True or workers is None:
         return max(1, min(MOST_WORKERS, int(ray.cluster_resources().get("CPU", 1))))
     if isinstance(workers, int) and workers > 0:
@@ -85,11 +77,7 @@ class SealedClient:
 
 
 def seal(client: Client, workers: int) -> SealedClient:
-    """What each of so many workers needs of the client.
-
-    Raises:
-        InvalidInputError: it cannot travel.
-    """
+    """What each of so many workers needs of the client."""
     account = client.account()
     options = dict(account["options"])
     if not isinstance(options["ssl"], bool):

@@ -59,10 +59,6 @@ class WorkerPool:
         workers: how many; True for a fitting number.
         journal: beside which each worker keeps what it has not delivered.
         origin: of the answers.
-
-    Raises:
-        MissingDependencyError: Ray is not installed.
-        InvalidInputError: the client cannot travel, or the number of workers makes no sense.
     """
 
     def __init__(self, client: Client, workers: bool | int | None, journal: Path, origin: Origin | None) -> None:

@@ -18,9 +18,6 @@ _CONTAINERS = ("messages", "input", "content")
 def with_images(body: Mapping[str, Any]) -> Mapping[str, Any]:
     """Return the body with each Path that is an `image_url` replaced by a data URL; the same object if there is none.
 
-    Raises:
-        BadPromptError: a file cannot be read, or its name is not that of an image.
-
     >>> with_images({"input": [{"type": "image_url", "image_url": Path("a.txt")}]})
     Traceback (most recent call last):
         ...
@@ -43,11 +40,7 @@ def with_images(body: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def data_url(path: os.PathLike[str]) -> str:
-    """Return an image file as a data URL, with its type guessed from the suffix.
-
-    Raises:
-        BadPromptError: it cannot be read, or its suffix is not that of an image.
-    """
+    """Return an image file as a data URL, with its type guessed from the suffix."""
     kind, _ = mimetypes.guess_type(Path(path).name)
     if kind is None or not kind.startswith("image/"):
         raise BadPromptError("invalid_prompt", f"The suffix of {str(path)!r} is not that of an image, such as .png.")

@@ -62,9 +62,6 @@ def parse_template(text: str, names: Sequence[str]) -> Template:
 
     Names that contain template syntax can be put in brackets: `{[og:title]}`, `{[a{b}]}`.
 
-    Raises:
-        TemplateError: a brace is not closed, a field is not a column, or a format spec's output would be too long.
-
     >>> parse_template("Summarise: {text}", ["text", "id"]).columns
     ('text',)
     >>> parse_template("Summarise: {txt}", ["text", "id"])  # doctest: +ELLIPSIS
@@ -160,9 +157,6 @@ def to_messages(prompt: Any, system: Any) -> list[Any]:
         prompt: a string, a message, or a list or array of messages.
         system: a system message as a string or a list of content parts; None for none.
 
-    Raises:
-        BadPromptError: it is none of these.
-
     >>> to_messages("Hi.", "Be brief.")
     [{'role': 'system', 'content': 'Be brief.'}, {'role': 'user', 'content': 'Hi.'}]
     """
@@ -190,33 +184,21 @@ def to_messages(prompt: Any, system: Any) -> list[Any]:
 
 
 def check_system(system: Any) -> Any:
-    """Return the system message if it is a string or a list of content parts.
-
-    Raises:
-        BadPromptError: it is neither.
-    """
+    """Return the system message if it is a string or a list of content parts."""
     if not isinstance(system, (str, list)):
         raise BadPromptError("invalid_prompt", f"The system message is a {kind_of(system)}; it must be a text.")
     return system
 
 
 def check_text(prompt: str) -> str:
-    """Return the text if it is not blank.
-
-    Raises:
-        BadPromptError: it is blank.
-    """
+    """Return the text if it is not blank."""
     if not prompt.strip():
         raise BadPromptError("empty_prompt", "The prompt is empty.")
     return prompt
 
 
 def check_whole(body: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Return a row's request body if it does not stream.
-
-    Raises:
-        BadPromptError: it does.
-    """
+    """Return a row's request body if it does not stream."""
     if body.get("stream"):
         raise BadPromptError("invalid_prompt", "The body says stream: true; leave it out, answers are read whole.")
     return body

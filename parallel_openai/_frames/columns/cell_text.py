@@ -28,9 +28,6 @@ def shown(value: Any) -> Any:
     """Return what a template fills in for a cell: JSON for containers, an integer for integral floats (a column of
     integers with a missing one holds floats), and anything else unchanged, to be formatted by Python.
 
-    Raises:
-        BadPromptError: its text would differ in each session, as of functions and plain objects.
-
     >>> shown(2020.0), shown(np.float32(0.1)), shown(np.array(["a", "b"])), shown({"b", "a"})
     (2020, 0.1, '["a", "b"]', '["a", "b"]')
     """

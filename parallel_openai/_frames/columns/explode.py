@@ -19,11 +19,7 @@ _BILLED = ("prompt_tokens", "completion_tokens", "cost_usd", "attempts")
 
 
 def check_choices(builder: RequestBuilder) -> None:
-    """Check that a call requests several choices.
-
-    Raises:
-        InvalidInputError: it requests a single choice, or several samples.
-    """
+    """Check that a call requests several choices."""
     number = builder.params.get("n")
     if isinstance(number, bool) or not isinstance(number, int) or number < 2:
         raise InvalidInputError(f"explode= makes a row of each choice, and needs n= above 1, not n={number!r}.")

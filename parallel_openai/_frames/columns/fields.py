@@ -42,9 +42,6 @@ def structured_reader(
     """Return a reader with a column for each of the structure's fields; several choices (`n`) or samples make lists.
 
     With `as_lists` a single choice makes a list too; with `keep_reasoning` there is a column of the model's reasoning.
-
-    Raises:
-        InvalidInputError: a field has the name of a column that every run adds.
     """
     for name in structure.fields:
         if name in COLUMNS:

@@ -18,11 +18,7 @@ _OURS = {*COLUMNS, *_ADDED, "response", "label"}
 
 
 def text_columns(out: pd.DataFrame, text: Hashable | Sequence[Hashable] | None) -> list[Hashable]:
-    """The named columns, or else the columns of the prompt, or else all text columns that no run added.
-
-    Raises:
-        InvalidInputError: there are none.
-    """
+    """The named columns, or else the columns of the prompt, or else all text columns that no run added."""
     if text is not None:
         several = isinstance(text, (list, tuple)) and not has_column(out, text)
         names: list[Hashable] = list(text) if several else [text]  # type: ignore[call-overload]

@@ -79,9 +79,6 @@ class RunInfo:
     def load(cls, dumped: Any) -> RunInfo | None:
         """What a frame's attrs say; None for what no run has written, since they may come from somebody else's file.
 
-        Raises:
-            InvalidInputError: a later version wrote it.
-
         >>> RunInfo.load({"answer": "label", "prefix": "my_", "cost_usd": 0.5})  # doctest: +ELLIPSIS
         RunInfo(prompt=None, ..., answer='label', prefix='my_', ..., report={'cost_usd': 0.5})
         >>> RunInfo.load({"answer": 3}) is None

@@ -39,11 +39,7 @@ class Row(dict[str, Any]):
 
 
 def check_frame(df: Any) -> None:
-    """Check that `df` is a DataFrame.
-
-    Raises:
-        InvalidInputError: it is not.
-    """
+    """Check that `df` is a DataFrame."""
     if isinstance(df, pd.DataFrame):
         return
     hint = " Use series.to_frame() to make one of a Series." if isinstance(df, pd.Series) else ""
@@ -51,11 +47,7 @@ def check_frame(df: Any) -> None:
 
 
 def find_column(df: pd.DataFrame, name: Hashable, what: str) -> Hashable:
-    """Return the name if exactly one column has it.
-
-    Raises:
-        ColumnNotFoundError, InvalidInputError: no column has it, or several.
-    """
+    """Return the name if exactly one column has it."""
     labels: list[Hashable] = list(df.columns)
     count = labels.count(name)
     if count == 1:
@@ -149,12 +141,7 @@ def labels_of(df: pd.DataFrame) -> Iterator[Any]:
 
 
 def check_free(df: pd.DataFrame, names: Sequence[str], prefix: str) -> None:
-    """Check that the result columns overwrite none of the frame's own.
-
-    Raises:
-        InvalidInputError: the prefix is not a string.
-        ColumnExistsError: they would.
-    """
+    """Check that the result columns overwrite none of the frame's own."""
     if not isinstance(prefix, str):
         raise InvalidInputError(f"prefix must be a string such as 'new_', not {prefix!r:.200}.")
     taken = [prefix + name for name in names if prefix + name in df.columns]

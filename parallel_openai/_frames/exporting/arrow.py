@@ -9,11 +9,7 @@ from parallel_openai.errors import MissingDependencyError
 
 
 def need_pyarrow() -> Any:
-    """Return pyarrow with `pyarrow.parquet` loaded.
-
-    Raises:
-        MissingDependencyError: pyarrow is not installed.
-    """
+    """Return pyarrow with `pyarrow.parquet` loaded."""
     try:
         import pyarrow
         import pyarrow.parquet

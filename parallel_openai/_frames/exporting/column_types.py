@@ -32,9 +32,6 @@ def write_column(values: pd.Series[Any], what: str) -> tuple[Texts, ColumnSpec]:
     Args:
         values: the column.
         what: its name in error messages.
-
-    Raises:
-        InvalidInputError: the column would not survive the round trip.
     """
     texts, spec = _write_objects(values, what) if values.dtype == object else _write_checked(values, what)
     empty = [row for row, text in enumerate(texts) if text == ""]  # a CSV file cannot tell these from missing cells

@@ -42,11 +42,7 @@ class Examples:
 
 
 def training_examples(source: RowToRequest, *, only_reviewed: bool, validation: float, seed: int) -> Examples:
-    """The rows' messages with their answers, in the frame's order.
-
-    Raises:
-        InvalidInputError: `only_reviewed`, and no row was reviewed.
-    """
+    """The rows' messages with their answers, in the frame's order."""
     rows = list(_rows(source, only_reviewed))
     held_back = _choose({key for key, _ in rows}, validation, seed)
     examples = Examples(
@@ -184,11 +180,7 @@ def _messages(request: APIRequest) -> list[Any]:
 
 
 def _answer_text(source: RowToRequest, request: APIRequest, row: Mapping[str, Any], known: OpenJournal) -> str | None:
-    """The row's answer; if it was parsed into several columns, the JSON they came from.
-
-    Raises:
-        InvalidInputError: the journal no longer holds that JSON.
-    """
+    """The row's answer; if it was parsed into several columns, the JSON they came from."""
     if source.run.fields is None:
         return _plain(row["answer"])
     text = _text(source, request, known)

@@ -55,11 +55,7 @@ def read_parquet(path: Path) -> tuple[dict[str, Any] | None, list[Any]]:
 
 
 def write_arrow(values: pd.Series[Any], what: str) -> tuple[Any, ColumnSpec]:
-    """Return the column as an Arrow array, and the spec that `read_arrow` needs.
-
-    Raises:
-        InvalidInputError: the column would not survive the round trip.
-    """
+    """Return the column as an Arrow array, and the spec that `read_arrow` needs."""
     pyarrow, dtype = need_pyarrow(), values.dtype
     if values.dtype == object:
         return _write_objects(values, what, pyarrow)

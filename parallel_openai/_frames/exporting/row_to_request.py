@@ -40,11 +40,7 @@ class RowToRequest:
         return OpenJournal(self._journal)
 
     def requests(self, known: OpenJournal) -> Iterator[tuple[APIRequest | None, dict[str, Any]]]:
-        """Yield each row's first request (None if none could be made) and its cells.
-
-        Raises:
-            InvalidInputError: a row's request can neither be rebuilt nor read from the journal.
-        """
+        """Yield each row's first request (None if none could be made) and its cells."""
         rendered = self._rendered()
         for row in self._cells():
             key = row["request_key"]
@@ -89,11 +85,7 @@ class OpenJournal:
         return self._known.get(request)
 
     def request(self, key: str, path: str) -> APIRequest:
-        """The request that was sent under a key.
-
-        Raises:
-            InvalidInputError: the journal does not hold it.
-        """
+        """The request that was sent under a key."""
         entry = self._known.entry(key)
         if entry is None:
             raise InvalidInputError(

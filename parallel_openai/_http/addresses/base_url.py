@@ -93,9 +93,6 @@ def find_base_url(
 ) -> BaseURL:
     """The address that the arguments and the environment mean.
 
-    Raises:
-        InvalidInputError: they contradict each other, lack something, or the URL is none.
-
     >>> find_base_url("http://127.0.0.1:8000/v1/chat/completions/", environment={}).base_url
     'http://127.0.0.1:8000/v1'
     >>> find_base_url("https://x.openai.azure.com", environment={}).base_url

@@ -18,11 +18,7 @@ _SOCKS = ("socks4", "socks4a", "socks5", "socks5h")
 
 
 def proxy_for(url: URL) -> URL | None:
-    """The proxy that `HTTP_PROXY`, `HTTPS_PROXY` or `ALL_PROXY` names for a server, unless `NO_PROXY` leaves it out.
-
-    Raises:
-        InvalidInputError: it is none, of a kind that is not spoken here, or needs a library that is not installed.
-    """
+    """The proxy that `HTTP_PROXY`, `HTTPS_PROXY` or `ALL_PROXY` names for a server, unless `NO_PROXY` leaves it out."""
     proxies = getproxies()
     text = proxies.get(url.scheme) or proxies.get("all")
     if not text or _is_left_out(url, proxies.get("no", "")):

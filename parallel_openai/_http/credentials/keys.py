@@ -126,9 +126,6 @@ def make_headers(
 ) -> dict[str, str]:
     """The headers of every request; `extra` go before all others.
 
-    Raises:
-        InvalidInputError: one of them is no header.
-
     >>> make_headers({}, None, None, {"X-Team": "blue\\nred"}, environment={})
     Traceback (most recent call last):
         ...
@@ -151,11 +148,7 @@ def make_headers(
 
 
 def checked_key(key: object) -> str:
-    """The key without the spaces and line breaks around it.
-
-    Raises:
-        InvalidInputError: it holds what no key has.
-    """
+    """The key without the spaces and line breaks around it."""
     if not isinstance(key, str):
         raise InvalidInputError(f"The API key must be a text or a function that gives one, not a {type(key).__name__}.")
     key = key.strip()

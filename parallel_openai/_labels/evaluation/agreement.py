@@ -164,11 +164,7 @@ def _labels(annotator: Any, name: str, label: Hashable | None) -> pd.Series[Any]
 
 
 def _aligned(columns: Mapping[str, pd.Series[Any]]) -> pd.DataFrame:
-    """The labels as strings, one column per annotator, in the order of the first one's rows.
-
-    Raises:
-        InvalidInputError: their rows are not the same.
-    """
+    """The labels as strings, one column per annotator, in the order of the first one's rows."""
     index = next(iter(columns.values())).index
     cells = {name: cells_of(_in_rows_of(index, column, name)) for name, column in columns.items()}
     if not index.is_unique:

@@ -41,11 +41,7 @@ class Choices:
         return found
 
     def checked(self, label: Any) -> str | list[str] | None:
-        """A label as the file of corrections stores it.
-
-        Raises:
-            InvalidInputError: there is no such label, or `label` holds several and rows have one.
-        """
+        """A label as the file of corrections stores it."""
         several = isinstance(label, (list, tuple, set, frozenset, np.ndarray))
         if not several and is_missing(label):
             return None
@@ -61,11 +57,7 @@ class Choices:
         return text
 
     def read(self, cell: str) -> str | list[str] | None:
-        """The label in a spreadsheet's cell; None if it is empty.
-
-        Raises:
-            InvalidInputError: there is no such label.
-        """
+        """The label in a spreadsheet's cell; None if it is empty."""
         if not cell.strip() and cell not in self.by_text:
             return None
         if not self.multi:
@@ -108,9 +100,6 @@ def choices_of(cells: pd.Series[Any], labels: Iterable[Any] | None, asked: Mappi
         cells: the column of labels.
         labels: the labels to choose from.
         asked: the column's `kind` and `labels` in the frame's attrs.
-
-    Raises:
-        InvalidInputError: there are none.
     """
     multi = asked.get("kind") == "several" or bool(
         cells.map(lambda value: isinstance(value, (list, tuple, np.ndarray))).any()

@@ -310,11 +310,7 @@ class Review:
 
 
 def _check_within(path: Path) -> None:
-    """Refuse a path from a loaded frame's attrs that is outside the working directory.
-
-    Raises:
-        InvalidInputError: it is outside.
-    """
+    """Refuse a path from a loaded frame's attrs that is outside the working directory."""
     if not Path(os.path.realpath(path.parent)).is_relative_to(os.path.realpath(".")):
         raise InvalidInputError(
             "The frame was not made in this process, and its corrections would be written outside the working "

@@ -32,11 +32,7 @@ def to_csv(rows: Sequence[dict[str, Any]], path: Path, *, escape: bool) -> int:
 
 
 def read_csv(path: Path) -> Iterator[tuple[int, tuple[str, str, str]]]:
-    """Yield the number of each line with a label or a note, and its key, label and note.
-
-    Raises:
-        InvalidInputError: `to_csv` did not write this file.
-    """
+    """Yield the number of each line with a label or a note, and its key, label and note."""
     try:
         content = path.read_bytes().decode("utf-8-sig")
     except OSError as error:

@@ -95,11 +95,7 @@ class Endpoint(ABC):
 
     @abstractmethod
     def ask(self, prompt: Any, system: Any) -> Mapping[str, Any]:
-        """The part of the body for a row's prompt; all of it if the prompt is a body.
-
-        Raises:
-            BadPromptError: this endpoint does not take such a prompt.
-        """
+        """The part of the body for a row's prompt; all of it if the prompt is a body."""
 
     @abstractmethod
     def read_all(self, response: Mapping[str, Any]) -> list[Answer]:
@@ -123,19 +119,11 @@ class Endpoint(ABC):
         return {**default, **params, **self.ask(prompt, system)}
 
     def format_params(self, response_format: Mapping[str, Any], params: Mapping[str, Any]) -> dict[str, Any]:
-        """The parameters for a `response_format` of the chat API.
-
-        Raises:
-            InvalidInputError: this endpoint has no response format.
-        """
+        """The parameters for a `response_format` of the chat API."""
         raise InvalidInputError(f"{self.name} takes no response_format.")
 
     def with_examples(self, body: Mapping[str, Any], examples: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-        """The body with few-shot examples, as chat messages, before the row's prompt.
-
-        Raises:
-            InvalidInputError: this endpoint takes no messages.
-        """
+        """The body with few-shot examples, as chat messages, before the row's prompt."""
         raise InvalidInputError(f"{self.name} takes no examples.")
 
     def repair_body(self, body: Mapping[str, Any], said: str | None, fault: str) -> dict[str, Any] | None:
@@ -161,11 +149,7 @@ def list_of(value: Any) -> Any:
 
 
 def text_or_body(prompt: Any, field: str) -> Mapping[str, Any]:
-    """A prompt without messages as the body's field: a text or token numbers; a mapping is a body itself.
-
-    Raises:
-        BadPromptError: it is none of these.
-    """
+    """A prompt without messages as the body's field: a text or token numbers; a mapping is a body itself."""
     prompt = list_of(prompt)
     if isinstance(prompt, Mapping):
         return check_whole(prompt)

@@ -31,9 +31,6 @@ def is_label_model(labels: Any) -> bool:
 def label_fields(model: type) -> list[LabelField]:
     """The fields of a class in order.
 
-    Raises:
-        InvalidInputError: it has none, or one whose type is not supported.
-
     >>> @dataclasses.dataclass
     ... class Mail:
     ...     topic: Literal["order", "other"]

@@ -123,9 +123,6 @@ def _has_spelling(text: str, value: Any) -> bool:
 def check_labels(labels: Any) -> tuple[dict[str, Any], dict[str, str]]:
     """Check labels; return them keyed by their JSON, and the descriptions with the same keys.
 
-    Raises:
-        InvalidInputError: there are fewer than two, two with the same text, or one that is missing (None, NaN).
-
     >>> check_labels([1, 2])
     ({'"1"': 1, '"2"': 2}, {})
     >>> check_labels({"spam": "sells something", "ham": None})
@@ -273,9 +270,6 @@ def spelling(label: Any) -> str:
 
 def check_scale(scale: Any, labels: Any = None) -> LabelField:
     """The field of a scale, with `labels` describing some of its scores.
-
-    Raises:
-        InvalidInputError: scale is not a pair of integers, or too long.
 
     >>> check_scale((1, 5), {1: "hated it", 5: "loved it"}).descriptions
     {'1': 'hated it', '5': 'loved it'}

@@ -82,9 +82,6 @@ class StrictSchema:
 def strict_schema(schema: Mapping[str, Any]) -> StrictSchema:
     """Convert a schema for strict mode without unsupported keywords; if that is not possible, it is not strict.
 
-    Raises:
-        InvalidInputError: it is not an object with fields, or a reference in it cannot be resolved.
-
     >>> strict = strict_schema({"type": "object", "properties": {"days": {"type": "integer", "default": 3}}})
     >>> strict.schema["required"], strict.schema["additionalProperties"], strict.schema["properties"]
     (['days'], False, {'days': {'anyOf': [{'type': 'integer'}, {'type': 'null'}]}})

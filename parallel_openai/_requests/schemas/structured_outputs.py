@@ -49,9 +49,6 @@ def structure_of(shape: Any) -> Structure | None:
     Args:
         shape: a pydantic model, a dataclass, a TypedDict, or a JSON schema of an object.
 
-    Raises:
-        InvalidInputError: it is none of these, or does not describe an object with fields.
-
     >>> @dataclasses.dataclass
     ... class Parcel:
     ...     arrived: bool
@@ -144,11 +141,7 @@ def _of_class(shape: Any, name: str) -> Structure:
 
 
 def adapter_of(shape: Any, argument: str) -> TypeAdapter[Any]:
-    """Return pydantic's adapter for a class.
-
-    Raises:
-        InvalidInputError: pydantic does not support a field's type.
-    """
+    """Return pydantic's adapter for a class."""
     from pydantic import TypeAdapter
 
     try:
@@ -277,11 +270,7 @@ def _references(part: Any) -> Iterator[str]:
 
 
 def _check_reference(reference: str, schema: Mapping[str, Any]) -> None:
-    """Refuse references out of the schema, which would be fetched.
-
-    Raises:
-        InvalidInputError: the reference cannot be resolved locally.
-    """
+    """Refuse references out of the schema, which would be fetched."""
     from jsonschema_specifications import REGISTRY
     from referencing.exceptions import Unresolvable
     from referencing.jsonschema import DRAFT202012

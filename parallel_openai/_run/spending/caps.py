@@ -21,9 +21,6 @@ class SpendingCaps:
         budget_tokens: prompt and completion tokens together.
         deadline: seconds from its beginning.
 
-    Raises:
-        InvalidInputError: one of them makes no sense.
-
     >>> SpendingCaps(deadline=0)
     Traceback (most recent call last):
         ...
