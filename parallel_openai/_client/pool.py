@@ -92,8 +92,6 @@ class Member:
 
 @dataclass(slots=True)
 class PoolLease:
-    """The permission to send one request to a member."""
-
     member: Member
     limiter: Limiter
     lease: Lease | None
@@ -256,19 +254,16 @@ class PoolModel:
         return None if None in sizes else max(filter(None, sizes))
 
     async def acquire(self, size: Size) -> PoolLease:
-        """Wait until a member has capacity for the request, and reserve it there."""
         lease = self.at_once(size)
         if lease is not None:
             return lease
         return await self.queue.wait(lambda: self._take_checked(size), lambda: self.delay(size))
 
     def delay(self, size: Size) -> tuple[float, str]:
-        """Seconds until some member may send the request, as far as known, and the reason for the wait."""
         now = self._pool.clock()
         return min((self._delay(each, size, now) for each in self._candidates(size)), default=(INFINITY, "learning"))
 
     def at_once(self, size: Size) -> PoolLease | None:
-        """A lease if no request is waiting and there is capacity; otherwise None."""
         self._pool.check_left()
         return self._take(size) if self.queue.count == 0 else None
 

@@ -46,7 +46,6 @@ def _printable_only(value: Any) -> Any:
 
 
 def _right_columns(rows: Sequence[Sequence[str]]) -> set[int]:
-    """The columns with numeric cells."""
     return {number for row in rows for number, cell in enumerate(row) if isinstance(cell, Number)}
 
 
@@ -60,7 +59,6 @@ def _position(value: float, axis: Axis) -> float:
 
 
 def _points(curve: Curve, x: Axis, y: Axis) -> list[tuple[str, str]]:
-    """The points of a curve in pixels, without missing ones."""
     across, up = list(curve.x), list(curve.y)
     if curve.form in ("area", "steps"):
         across = [edge for pair in pairwise(across) for edge in pair]

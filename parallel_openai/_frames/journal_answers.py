@@ -35,7 +35,6 @@ class JournalAnswers:
         self._news = asyncio.Event()
 
     def __len__(self) -> int:
-        """How many are not read yet."""
         return len(self._slots)
 
     def put(self, slot: int, key: str) -> None:
@@ -44,7 +43,6 @@ class JournalAnswers:
         self._news.set()
 
     def some(self, count: int = AT_ONCE) -> None:
-        """Read so many."""
         for _ in range(min(count, len(self._slots))):
             slot = self._slots[0]
             if not self._read(slot, self._keys[0]):

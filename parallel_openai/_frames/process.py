@@ -178,7 +178,6 @@ def make_builder(
     extra_body: Mapping[str, Any] | None,
     params: Mapping[str, Any],
 ) -> RequestBuilder:
-    """The request builder of a call's arguments."""
     where = find_endpoint(endpoint)
     check_parameters(params, where)
     merged = dict(params)

@@ -275,7 +275,6 @@ def _filled(df: pd.DataFrame, text: str, what: str) -> Iterator[Any]:
 
 
 def _template(df: pd.DataFrame, text: str, what: str) -> tuple[Template, list[Hashable]]:
-    """The template with the columns that it uses."""
     names = columns_by_text(df)
     template = parse_template(text, list(names))
     if not template.columns and what == "prompt" and len(df) > 1:

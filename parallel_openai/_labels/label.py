@@ -157,7 +157,6 @@ def plan_labels(
     extra_body: Mapping[str, Any] | None,
     params: Mapping[str, Any],
 ) -> tuple[RequestBuilder, Reader]:
-    """Return what builds each row's request, and what reads the answers."""
     check_frame(df)
     logprobs = logprob_params(endpoint, params) if question.asks_for_logprobs else {}
     if "response_format" in params:

@@ -37,7 +37,6 @@ class Labelled:
 
 
 def label_reader(endpoint: Endpoint, question: Question) -> Reader:
-    """Return the reader for a question's answers."""
     takes_logprobs = question.asks_for_logprobs
 
     def read(response: Mapping[str, Any]) -> Answer:
@@ -150,7 +149,6 @@ def _decide(field: LabelField, answers: Sequence[Labelled], key: Any, question: 
 
 
 def label_of(answer: Labelled, field: LabelField, question: Question) -> Any:
-    """The label of a single answer."""
     return _decide(field, [answer], None, question).label
 
 
@@ -189,7 +187,6 @@ def _most_probable(field: LabelField, probabilities: LabelProbabilities, drawn: 
 
 
 def _is_valid(values: Mapping[str, Any], question: Question) -> bool:
-    """Whether the caller's class accepts the values."""
     try:
         return question.check is None or question.check(values) is None
     except ValueError:
@@ -209,7 +206,6 @@ def _mean_probabilities(field: LabelField, answers: Sequence[Labelled]) -> Label
 
 
 def _confidences(field: LabelField, rows: Sequence[_Decision], question: Question) -> dict[str, Any]:
-    """The confidence columns, one for each method."""
     cells = {}
     for number, method in enumerate(question.confidence if field.kind != "text" else ()):
         if method == "votes":

@@ -190,7 +190,6 @@ class Paired:
         return kappa(table)
 
     def pairs(self, rows: Bools) -> Pairs:
-        """The pairs of some rows, counted."""
         number = {text: at for at, text in enumerate(self.labels)}
         chosen: list[int] = np.flatnonzero(rows).tolist()
         if self.kind == "several":

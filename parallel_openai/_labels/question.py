@@ -101,7 +101,6 @@ def make_question(
     abstain_below: float | None = None,
     params: Mapping[str, Any],
 ) -> Question:
-    """Make a question of a call's arguments."""
     fields, check = _fields(labels, multi, scale)
     check_count(samples, "samples")
     methods = _methods(confidence, samples)
@@ -185,6 +184,5 @@ def _check_confidence(question: Question, params: Mapping[str, Any]) -> None:
 
 
 def instruction(question: Question) -> str:
-    """The system message, as a template."""
     text = label_instruction(question.fields, explain=question.explain)
     return text.replace("{", "{{").replace("}", "}}")

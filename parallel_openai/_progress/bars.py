@@ -28,8 +28,6 @@ _NOTEBOOK_COLUMNS = 100
 
 
 class Screen(Protocol):
-    """A place to show the counters."""
-
     def show(self, counters: Counters) -> None: ...
     def close(self, counters: Counters, closing_line: str) -> None: ...
 

@@ -32,8 +32,6 @@ class Part(NamedTuple):
 
 
 class Counters:
-    """A run's counters as text."""
-
     def __init__(self, status: StatusTracker, limits: Limits, unit: str, clock: Callable[[], float]) -> None:
         self._status, self._limits, self._unit, self._clock = status, limits, unit, clock
         self._began = clock()

@@ -166,7 +166,6 @@ class Timeline:
             self._origin = now
 
     def end(self, now: float, *, max_concurrent_requests: int) -> None:
-        """Stop the clock and sum up."""
         if self.slices:
             self._record_limits(self.slices[-1])
         limiter, self._limiter = self._limiter, None
@@ -196,7 +195,6 @@ class Timeline:
         seconds: float,
         usage: Usage | None,
     ) -> None:
-        """Record an attempt's answer, with its latency in seconds and its usage."""
         self._last_seen = max(self._last_seen, now)
         piece = self._slice(now)
         piece.answered += 1
@@ -212,7 +210,6 @@ class Timeline:
             self._slice(sent_at).tokens_charged += charged
 
     def failed(self, now: float, response: Response, verdict: Verdict) -> None:
-        """Record an attempt's failure."""
         self._last_seen = max(self._last_seen, now)
         if response.status == 429:
             self._slice(now).refused += 1

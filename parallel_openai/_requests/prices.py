@@ -231,7 +231,6 @@ def _rates(prices: Any, start: float) -> _Rates:
 
 
 def _at(value: Any, start: float) -> float | None:
-    """The price for prompts longer than `start`."""
     if value is None:
         return None
     prices = [getattr(value, "base", value)]

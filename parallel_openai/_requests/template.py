@@ -226,5 +226,4 @@ def is_token_numbers(prompt: Any) -> bool:
 
 
 def kind_of(value: Any) -> str:
-    """A value's type, for an error message."""
     return f"value of type {type(value).__name__}"

@@ -83,8 +83,6 @@ def request_size(request_json: Mapping[str, Any], encoding_name: str, path: str 
 
 
 class _TokenCounter:
-    """Adds up the tokens of one request body of any form."""
-
     __slots__ = ("characters", "encoding_name", "tokens")
 
     def __init__(self, encoding_name: str) -> None:

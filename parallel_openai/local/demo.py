@@ -31,8 +31,6 @@ TEXT_WIDTH, WIDTH = 50, 100
 
 @dataclass(frozen=True)
 class Answerer:
-    """The server that answers, and the parameters for it."""
-
     name: str
     model: str
     client: Client
@@ -131,7 +129,6 @@ def _simulator() -> Iterator[Answerer]:
 
 
 def describe(out: pd.DataFrame) -> str:
-    """The results as text: the first rows, the accuracy and the speed."""
     mark = " (simulated)" if out.attrs["parallel_openai"]["simulated"] else ""
     return f"{_head(out, mark)}\n\n{_accuracy(out, mark)}\n\n{_speed(out.attrs['parallel_openai'])}"
 

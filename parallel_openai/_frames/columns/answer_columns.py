@@ -129,14 +129,12 @@ class Answers:
         return True
 
     def clear(self, slot: int) -> None:
-        """Empty the slot."""
         self._values[slot] = None
         self._status[slot] = "cancelled"
         for cells in self._cells.values():
             cells[slot] = None
 
     def reject(self, slot: int, error: BadPromptError) -> None:
-        """Fail a slot for which no request could be made."""
         self._cells["attempts"][slot] = 0
         self._set_error(slot, error.code, str(error))
 
@@ -151,12 +149,10 @@ class Answers:
                 self._cells[name][slot] = 0
 
     def is_right(self, slot: int) -> bool | None:
-        """Whether the slot's answer is right; None if unknown."""
         judge = self._reader.judge
         return None if judge is None else judge(slot // self.samples, self._values[slot])
 
     def cancel_rest(self, code: str, error: str) -> None:
-        """Set the reason in each slot without a result."""
         for slot in range(len(self._status)):
             self.cancel(slot, code, error)
 
@@ -167,7 +163,6 @@ class Answers:
             self._cells["error"][slot] = error
 
     def error_code(self, slot: int) -> str | None:
-        """Why the slot has no answer; None if it has one."""
         code: str | None = self._cells["error_code"][slot]
         return code
 
@@ -187,7 +182,6 @@ class Answers:
         return cost
 
     def columns(self) -> dict[str, Any]:
-        """The result columns, one cell per row."""
         if self.samples > 1:
             return self._merged_columns()
         cells = self._cells
@@ -232,7 +226,6 @@ class Answers:
         return [list(slots[start : start + self.samples]) for start in range(0, len(slots), self.samples)]
 
     def _firsts(self, slots: Sequence[Any]) -> list[Any]:
-        """The first value that is not None."""
         found = list(slots[:: self.samples])
         for sample in range(1, self.samples):
             later = slots[sample :: self.samples]
@@ -282,7 +275,6 @@ class Answers:
 
 
 def _billed(result: Result) -> Iterator[Result]:
-    """The bills of a result's failed attempts, as results."""
     for attempt in result.attempts:
         if attempt.bill is not None:
             yield result._replace(response=attempt.bill, usage=usage_of(attempt.bill))
@@ -337,7 +329,6 @@ def _real(values: Sequence[Any]) -> Any:
 
 
 def object_column(values: Sequence[Any]) -> Any:
-    """An object array of the values."""
     array = np.empty(len(values), dtype=object)
     for position, value in enumerate(values):  # one by one: NumPy would make lists of equal length two-dimensional
         array[position] = value
@@ -345,5 +336,4 @@ def object_column(values: Sequence[Any]) -> Any:
 
 
 def status_column(values: Sequence[str]) -> Any:
-    """The status of each row as a categorical."""
     return pd.Categorical(list(values), categories=["succeeded", "failed", "cancelled"])

@@ -61,7 +61,6 @@ def _of_numpy(value: np.generic) -> Any:
 
 
 def _parts(value: Any) -> Mapping[Any, Any] | Sequence[Any] | None:
-    """A container's contents; None for other values."""
     if isinstance(value, (str, bytes, int, float)):
         return None
     if isinstance(value, Mapping):

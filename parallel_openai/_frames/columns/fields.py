@@ -101,7 +101,6 @@ def _column(name: str, values: Sequence[Any], schema: Mapping[str, Any]) -> Any:
 
 
 def of_each(name: str, value: Any) -> Any:
-    """A field of an answer, or of each of several."""
     if isinstance(value, list):
         return [of_each(name, each) for each in value]
     return None if value is None else value.get(name)

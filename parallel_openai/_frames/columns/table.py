@@ -135,7 +135,6 @@ def _values(series: Any) -> list[Any]:
 
 
 def labels_of(df: pd.DataFrame) -> Iterator[Any]:
-    """The index labels, row by row."""
     for start in range(0, len(df), BLOCK):
         yield from df.index[start : start + BLOCK].tolist()
 

@@ -81,8 +81,6 @@ class _Row:
 
 
 class _LabelledRows:
-    """Iterates over a frame's rows as `_Row`s."""
-
     def __init__(self, out: pd.DataFrame, text: Hashable | Sequence[Hashable] | None) -> None:
         run = last_run_of(out)
         prefix = run.prefix

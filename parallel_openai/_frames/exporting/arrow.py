@@ -24,6 +24,5 @@ def type_to_text(kind: Any) -> str:
 
 
 def type_from_text(text: str) -> Any:
-    """Decode what `type_to_text` returned."""
     pyarrow = need_pyarrow()
     return pyarrow.ipc.read_schema(pyarrow.BufferReader(base64.b64decode(text))).field(0).type

@@ -306,7 +306,6 @@ def _read_numbers(texts: Sequence[str | None], name: str) -> Any:
 
 
 def with_missing(numbers: Any, mask: Any, dtype: Any) -> Any:
-    """The numbers as an array of the dtype, with masked ones missing."""
     if not isinstance(dtype, np.dtype):
         return dtype.construct_array_type()(numbers, mask)
     if mask.any():

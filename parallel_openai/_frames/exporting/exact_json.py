@@ -24,8 +24,6 @@ _LONG_NUMBER = re.compile(r"\d{19}")
 
 
 class _Kind(NamedTuple):
-    """How values of a type are written and read."""
-
     type: Any
     write: Callable[[Any], Any]
     read: Callable[[Any], Any]

@@ -37,7 +37,6 @@ _SIMPLE = re.compile(r"(list<item: ){0,3}(bool|int64|double|string|null)>*(?<!^s
 def write_parquet(
     path: Path, headers: Sequence[str], columns: Sequence[Any], about: Mapping[str, Any], attrs: Mapping[Any, Any]
 ) -> None:
-    """Write the columns and the frame's description."""
     pyarrow = need_pyarrow()
     names = [name if name not in headers[:number] else f"{name}.{number}" for number, name in enumerate(headers)]
     fields = [pyarrow.field(name, column.type) for name, column in zip(names, columns, strict=True)]

@@ -67,7 +67,6 @@ def save(out: pd.DataFrame, path: str | os.PathLike[str], *, spreadsheet: bool =
 
 
 def _unwritable(out: pd.DataFrame) -> str:
-    """Describe the position of the first cell that cannot be encoded."""
     for number, name in enumerate(out.columns):
         for label, value in out.iloc[:, number].items():
             try:
@@ -209,7 +208,6 @@ def _load_csv(path: Path) -> pd.DataFrame:
 
 
 def _cells(path: Path, columns: int, rows: int) -> list[list[str]]:
-    """The file's cells by column."""
     text = path.read_bytes().decode("utf-8-sig")
     for delimiter in ",;\t":  # in some locales spreadsheets save with semicolons
         try:

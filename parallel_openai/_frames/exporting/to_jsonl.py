@@ -99,7 +99,6 @@ def to_jsonl(
 
 
 def _check(format: str, *, index: bool, text: object, only_reviewed: bool, validation: float) -> None:
-    """Refuse options that the format does not have."""
     option_formats = {
         "index": (index, ("records",)),
         "text": (text is not None, ("label-studio", "argilla")),

@@ -88,8 +88,6 @@ def _position(out: pd.DataFrame, row: Hashable) -> int:
 
 
 class _RowHistory:
-    """One row of a result frame, and its entries in the journal."""
-
     def __init__(self, out: pd.DataFrame, run: RunInfo, journal: Path, position: int) -> None:
         self._out = out
         self._run, self._prefix, self._journal = run, run.prefix, journal

@@ -111,7 +111,6 @@ def _endpoint_of(body: Mapping[str, Any], answer: Mapping[str, Any]) -> Endpoint
 
 
 def _last_text(body: Any) -> str | None:
-    """The last text in a request body of any endpoint."""
     if not isinstance(body, Mapping):
         return None
     content = body.get("messages") or body.get("input") or body.get("prompt")

@@ -248,7 +248,6 @@ class RunReport(Display):
         return [*throughput, latencies(timeline, self.latency)]
 
     def _ends(self) -> list[Fact]:
-        """Facts on the rows' status, and on problems."""
         kinds = ", ".join(f"{code} {count:,}" for code, count in Counter(self.errors).most_common(4))
         again = "run the same again to go on"
         why = f" ({_ENDINGS[self.ended]})" if self.ended in _ENDINGS else ""
@@ -269,7 +268,6 @@ class RunReport(Display):
         ]
 
     def _spent(self) -> list[Fact]:
-        """Facts on tokens, cost and latency."""
         tokens = f"{self.prompt_tokens:,} + {self.completion_tokens:,}"
         spent = dollars(self.cost_usd)
         retries = f"{self.retries:,} {'retry' if self.retries == 1 else 'retries'}" if self.retries else ""
@@ -326,7 +324,6 @@ def _latency(timeline: Timeline) -> dict[str, float]:
 
 
 def _examples(answers: Mapping[str, Any]) -> dict[str, str]:
-    """The first message of each error code."""
     # Deduplicates only the codes: messages are long and rows are many.
     first = pd.Series(answers["error_code"]).drop_duplicates().dropna()
     pairs = zip(first, answers["error"][first.index], strict=True)
@@ -334,7 +331,6 @@ def _examples(answers: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _unpriced(answers: Mapping[str, Any]) -> list[str]:
-    """The models of answers without a known price."""
     unknown = np.isnan(answers["cost_usd"]) & np.asarray(pd.notna(answers["prompt_tokens"]))
     return sorted({str(model).removesuffix(" (simulated)") for model in answers["model"][unknown].dropna().unique()})
 

@@ -16,7 +16,6 @@ _MEMBER_COUNTS = ("requests_sent", "answered", "rate_limit_errors", "other_error
 
 
 def time_bars(spent: Mapping[str, float], whole: float) -> Bars:
-    """The seconds by cause, longest first."""
     most = max(whole, 1e-9)
     parts = sorted(spent.items(), key=lambda pair: -pair[1])
     bars = [

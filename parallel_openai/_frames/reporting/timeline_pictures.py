@@ -25,7 +25,6 @@ def coarser(timeline: pd.DataFrame) -> pd.DataFrame:
 
 
 def rates(name: str, timeline: pd.DataFrame, utilisation: float | None) -> Picture:
-    """Requests or tokens per minute against their limit."""
     minutes = timeline["width"].to_numpy() / 60
     limits = timeline[f"max_{name}_per_minute"].to_numpy()
     known = limits[~np.isnan(limits)]
@@ -48,7 +47,6 @@ def rates(name: str, timeline: pd.DataFrame, utilisation: float | None) -> Pictu
 
 
 def latencies(timeline: pd.DataFrame, latency: Mapping[str, float]) -> Picture:
-    """The answers' mean latency over time, and its percentiles over the whole run."""
     seconds = timeline["seconds"].dropna()
     end = float(_edges(timeline)[-1])
     middle = (seconds.index + timeline["width"].iloc[0] / 2).tolist()

@@ -164,7 +164,6 @@ class Comparison(Display):
 
 
 def _variants_table(variants: pd.DataFrame) -> Table:
-    """A row for each variant, without empty columns."""
     rows = [_cells(row) for row in variants.itertuples()]
     first = variants.index[0]
     heads = ["", "accuracy", "macro F1", f"gain over {first}", f"same as {first}", "confidence", "no label", "cost"]
@@ -274,7 +273,6 @@ class _Variants:
         return label_columns(out, _column(out, self._label))
 
     def _right(self, name: str, examples: Bools) -> Bools:
-        """Which rows with a gold label are right."""
         out = self._frames[name]
         paired = pair(out, self._labels(out), self._gold, examples)
         return paired.right[paired.has_gold]
@@ -315,7 +313,6 @@ def _variants(prompts: Any, models: Sequence[str | None], options: Mapping[str, 
 
 
 def _shared_funds(budget_usd: float | None, budget_tokens: float | None) -> Funds | None:
-    """The budget that all variants share; None without one."""
     SpendingCaps(budget_usd, budget_tokens)  # checks the values
     return None if budget_usd is None and budget_tokens is None else Funds(budget_usd, budget_tokens)
 
@@ -375,7 +372,6 @@ def _known(column: pd.Series[Any], middle: Callable[[pd.Series[Any]], float]) ->
 
 
 def _add_gains(lines: Mapping[str, dict[str, Any]], right: Mapping[str, Bools]) -> None:
-    """Add each variant's gain over the first, and its p-values."""
     first, *others = lines
     for name in others:
         better, worse = (

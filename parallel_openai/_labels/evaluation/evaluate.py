@@ -161,7 +161,6 @@ def _confidence(out: pd.DataFrame, columns: LabelColumns) -> metrics.Floats:
 
 
 def _run_column(out: pd.DataFrame, columns: LabelColumns, name: str) -> pd.Series[Any] | None:
-    """A column of the run, if the frame still has it."""
     column = columns.prefix + name
     return out[column] if has_column(out, column) else None
 

@@ -74,7 +74,6 @@ class Choices:
         return self.by_text.get(text, text)
 
     def column(self, texts: Sequence[Any], like: pd.Series[Any]) -> Any:
-        """The labels as a column with the type of another."""
         labels = [None if text is None else self.label(text) for text in texts]
         if isinstance(like.dtype, pd.CategoricalDtype):
             known = list(like.cat.categories)

@@ -204,7 +204,6 @@ class Review:
     # For the widget, which addresses rows by their position in the review.
 
     def item(self, position: int) -> dict[str, Any]:
-        """What to show of a row."""
         if not self._order:
             return {"at": 0, "total": 0, "reviewed": 0}
         row = self._order[position]
@@ -228,7 +227,6 @@ class Review:
         }
 
     def choose(self, position: int, label: Any, *, note: str = "") -> None:
-        """Set the label of the row at a position."""
         self._judge(self._order[position], self._choices.checked(label), note)
 
     def within(self, position: int) -> int:

@@ -55,7 +55,6 @@ def read_csv(path: Path) -> Iterator[tuple[int, tuple[str, str, str]]]:
 
 
 def to_blocks(rows: Sequence[dict[str, Any]], about: str) -> list[Block]:
-    """The first rows as a table."""
     if not rows:
         return [Sentence(about)]
     head = ("row", *(name for name, _ in rows[0]["fields"]), "label", "confidence")

@@ -13,7 +13,6 @@ from parallel_openai.errors import InvalidInputError
 
 
 def names_in(text: str) -> frozenset[str]:
-    """The names in a whitespace-separated list."""
     return frozenset(text.split())
 
 
@@ -47,7 +46,6 @@ class Answer(NamedTuple):
     repairable: bool = True
 
     def unusable(self, code: str, error: str, *, repairable: bool = True) -> Answer:
-        """The answer with an error and without a value."""
         return self._replace(value=None, error_code=code, error=error, repairable=repairable)
 
 
@@ -132,7 +130,6 @@ class Endpoint(ABC):
 
 
 def truncated(content: str | None, usage: Usage | None, caps: Sequence[str]) -> str:
-    """The error message for a truncated answer."""
     if not content and usage is not None and usage.reasoning_tokens:
         return (
             f"All {usage.completion_tokens} tokens went into reasoning and none was left for the answer. "

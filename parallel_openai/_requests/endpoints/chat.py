@@ -28,8 +28,6 @@ from parallel_openai._requests.template import (
 
 
 class Chat(Endpoint):
-    """`/chat/completions`."""
-
     name = "chat.completions"
     path = "chat/completions"
     own = frozenset({"messages"})

@@ -18,8 +18,6 @@ from parallel_openai._requests.endpoints.usage import model_of, usage_of
 
 
 class Completions(Endpoint):
-    """`/completions`."""
-
     name = "completions"
     path = "completions"
     own = frozenset({"prompt"})

@@ -26,8 +26,6 @@ _UNFINISHED = ("failed", "cancelled", "in_progress", "queued")
 
 
 class Responses(Endpoint):
-    """`/responses`."""
-
     name = "responses"
     path = "responses"
     own = frozenset({"input"})

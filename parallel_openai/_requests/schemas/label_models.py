@@ -59,7 +59,6 @@ def checker(model: type) -> Callable[[Mapping[str, Any]], None]:
 
 
 def _annotations(model: type) -> dict[str, tuple[Any, list[Any]]]:
-    """Each field's type and its annotations."""
     pydantic_fields = getattr(model, "model_fields", None)
     if pydantic_fields is not None:
         for name, info in pydantic_fields.items():

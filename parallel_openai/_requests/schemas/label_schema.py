@@ -44,7 +44,6 @@ class LabelField:
 
     @property
     def texts(self) -> list[str]:
-        """The labels as strings."""
         return [str(loads(choice)) if choice[0] == '"' else choice for choice in self.choices]
 
     def schema(self) -> dict[str, Any]:

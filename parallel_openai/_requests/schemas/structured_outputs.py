@@ -235,7 +235,6 @@ def _without_fillers(text: str, answer: dict[str, Any], strict: StrictSchema) ->
 
 
 def _schema_reader(schema: Mapping[str, Any]) -> Callable[[str], dict[str, Any]]:
-    """Checks an answer against a JSON schema."""
     import jsonschema
     from jsonschema_specifications import REGISTRY
 
@@ -286,6 +285,5 @@ def _check_reference(reference: str, schema: Mapping[str, Any]) -> None:
 
 
 def _where(path: Iterable[Any]) -> str:
-    """The path in the answer as a prefix of an error message."""
     joined = ".".join(map(str, path))
     return f"{joined}: " if joined else ""

@@ -19,7 +19,6 @@ from parallel_openai.local.simulator.settings import Settings, options
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the simulator with these arguments and return the exit code."""
     parser = argparse.ArgumentParser(
         prog="python -m parallel_openai.local.simulator",
         description="OpenAI's API on localhost: its wire format, limits and failures. No key, no cost.",

@@ -27,7 +27,6 @@ async def own_host(request: web.Request, handler: Handler) -> web.StreamResponse
 
 
 def application(simulator: Simulator) -> web.Application:
-    """The application with all routes of the simulator."""
     app = web.Application(client_max_size=MAX_BODY_BYTES, middlewares=[own_host])
     simulator.add_routes(app)
     batches = BatchRoutes(simulator)

@@ -38,8 +38,6 @@ JSON = "application/json"
 
 @dataclass
 class Call:
-    """One request while the server handles it."""
-
     request: web.Request
     raw: bytes
     digest: bytes
@@ -84,7 +82,6 @@ class Simulator:
         self._flex_rng = random.Random(self.settings.seed)
 
     def change(self, changes: Mapping[str, Any]) -> None:
-        """Change settings from this moment on."""
         self.settings = self.settings.changed(**changes)
         self.account.change(self.settings, self.now())
         self.fault_sampler.change(self.settings)

@@ -125,7 +125,6 @@ def serve(*, separate_process: bool = False, port: int = 0, **settings: Any) -> 
 
 
 def listen(port: int) -> socket.socket:
-    """A listening socket on localhost only."""
     listening = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
     if sys.platform != "win32":  # pragma: no branch - a test runs on one system
         # On Windows this would let two servers share a port.
@@ -160,8 +159,6 @@ async def run(simulator: Simulator, listening: socket.socket, stop: asyncio.Even
 
 
 class _Thread:
-    """The server in a thread with its own event loop."""
-
     def __init__(self, simulator: Simulator, listening: socket.socket) -> None:
         self.base_url = base_url(listening)
         self._loop = asyncio.new_event_loop()

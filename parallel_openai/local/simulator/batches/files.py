@@ -19,8 +19,6 @@ PURPOSES = ("assistants", "batch", "fine-tune", "vision", "user_data", "evals")
 
 @dataclass(frozen=True)
 class StoredFile:
-    """A file of the account; `path` is where its content is stored."""
-
     id: str
     filename: str
     purpose: str
@@ -81,7 +79,6 @@ class Files:
         return self._add(filename, purpose, size, path)
 
     def writer(self, filename: str) -> Writer:
-        """A writer for a file that the server creates."""
         writer = Writer(self, filename)
         self._writers.append(writer)
         return writer

@@ -159,7 +159,6 @@ class Batches:
         return {**body, **_NO_FILES} if batch.retrievals <= settings.batch_late_files else body
 
     def listed(self) -> list[dict[str, Any]]:
-        """The batches, newest first."""
         settings = self._settings()
         for batch in self._batches.values():
             batch.listings += 1

@@ -124,8 +124,6 @@ def _checked_line(
 
 @dataclass(frozen=True)
 class AnsweredLine:
-    """A line of an output or error file, with its usage."""
-
     line: bytes
     good: bool
     prompt_tokens: int = 0
@@ -156,7 +154,6 @@ def answer_line(
 
 
 def expired(raw: bytes, number: int) -> bytes:
-    """The error line for a request that expired."""
     message = "This request could not be executed before the completion window expired."
     return _line(orjson.loads(raw), number, error={"code": "batch_expired", "message": message})
 

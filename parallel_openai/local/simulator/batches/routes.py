@@ -46,7 +46,6 @@ class BatchRoutes:
         application.on_shutdown.append(self._end)
 
     def reset(self) -> None:
-        """Forget all files and batches."""
         self.batches.close()
         self._start()
 

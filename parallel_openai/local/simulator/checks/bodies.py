@@ -230,19 +230,16 @@ def context_length(prompt_tokens: int, limit: int) -> None:
 
 
 def missing(name: str) -> Refusal:
-    """The refusal of a body without a required field."""
     return Refusal(400, f"Missing required parameter: '{name}'.", code="missing_required_parameter", param=name)
 
 
 def invalid_value(value: Any, supported: Iterable[str], name: str) -> Refusal:
-    """The refusal of a field whose value is not one of the supported ones."""
     choices = ", ".join(f"'{each}'" for each in supported)
     message = f"Invalid value: '{value}'. Supported values are: {choices}."
     return Refusal(400, message, code="invalid_value", param=name)
 
 
 def wrong_type(name: str, expected: str, value: Any) -> Refusal:
-    """The refusal of a field whose value has another type."""
     message = f"Invalid type for '{name}': expected {expected}, but got {_name(value)} instead."
     return Refusal(400, message, code="invalid_type", param=name)
 

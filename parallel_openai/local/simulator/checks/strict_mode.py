@@ -31,8 +31,6 @@ def strict_schema(name: str, schema: Any) -> None:
 
 
 class _Check:
-    """The check of one schema, with its running totals."""
-
     def __init__(self, name: str) -> None:
         self.name = name
         self.properties = self.characters = self.enum_values = 0

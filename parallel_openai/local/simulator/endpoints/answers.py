@@ -33,8 +33,6 @@ class Completion:
 
 @dataclass(frozen=True)
 class Tool:
-    """A function that the model calls."""
-
     name: str
     arguments: str
 

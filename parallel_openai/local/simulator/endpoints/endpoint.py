@@ -49,6 +49,5 @@ class Endpoint:
 
 
 def service_tier(body: dict[str, Any]) -> str:
-    """The tier that a request was served with."""
     tier = body.get("service_tier")
     return tier if tier in ("flex", "priority") else "default"

@@ -101,7 +101,6 @@ def scripted(answer: Any) -> Scripted:
 
 
 def as_json(answer: Any) -> Any:
-    """An entry with its bytes in base64, for the request to the server."""
     if isinstance(answer, Mapping) and isinstance(body := answer.get("body"), bytes):
         rest = {name: value for name, value in answer.items() if name != "body"}
         return {**rest, "body_base64": base64.b64encode(body).decode()}

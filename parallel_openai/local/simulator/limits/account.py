@@ -96,7 +96,6 @@ class Account:
                 budget.adjust(tokens, now, taken_at=taken_at)
 
     def headers(self, now: float) -> dict[str, str]:
-        """The current `x-ratelimit-*` headers."""
         if self.settings.headers == "none":
             return {}
         minute = self.settings.headers == "minute"
