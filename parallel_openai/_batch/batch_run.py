@@ -421,7 +421,8 @@ class BatchRun:
             limit = part.tokens // 2
         self._submitter.refused(part)
         self._batches.pop(part.name, None)
-        if limit is None or part.tokens <= limit:
+        lacks_reserve = part.earlier and self._budget is not None  # its rows get one when they are divided
+        if (limit is None or part.tokens <= limit) and not lacks_reserve:
             backoff = 2.0 ** min(part.submission - 1, 3)
             part.not_before = time.monotonic() + self._options.poll_seconds * backoff
             return

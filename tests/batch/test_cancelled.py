@@ -174,3 +174,21 @@ def test_a_truncated_input_file_is_not_used(scripted: Scripted, submit: Verb, tm
     scripted.on_call = lambda method, path: None
     assert counts(submit(texts(4))) == {"succeeded": 4}
     assert set(scripted.billed.values()) == {1}
+
+
+def test_a_budget_holds_for_an_earlier_calls_batch_that_met_a_full_queue(scripted: Scripted, submit: Verb) -> None:
+    def refuse_first(batch: dict[str, Any], asked: Asked) -> None:
+        if len(scripted.batches) > 1:
+            scripted.complete(batch, asked)
+            return
+        scripted.end(batch, 0, 0, "failed")
+        batch["errors"] = {"data": [{"code": "token_limit_exceeded", "message": "Full.", "line": None}]}
+
+    scripted.on_end = lambda batch, asked: None  # in progress when the first call ends
+    submit(texts(10), lane=lane(wait=False), max_tokens=50)
+    refuse_first(next(iter(scripted.batches.values())), [])
+    scripted.on_end = refuse_first
+    out = submit(texts(10), max_tokens=50, budget_tokens=70)
+    assert 0 < counts(out)["succeeded"] < 10
+    assert sum(scripted.billed.values()) * 8 <= 70
+    assert out["error_code"].dropna().eq("budget").all()
