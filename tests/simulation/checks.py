@@ -127,8 +127,9 @@ def _comparable(column: pd.Series[Any], name: str, life: Life) -> list[str]:
     if name == "confidence" and life.logprobs:  # which a fault may leave out
         return []
     rows = zip(life.texts, column.tolist(), strict=True)
-    # A budget may have ended the call before a row that finds no answer anyway.
-    return [f"{value}" for text, value in rows if _is_sound(life, text) or not life.budget]
+    # A row that finds no answer anyway: a budget may have ended the call before it, a queue turned it away first.
+    either = bool(life.budget) or life.batches.queue is not None
+    return [f"{value}" for text, value in rows if _is_sound(life, text) or not either]
 
 
 def _is_sound(life: Life, text: str | None) -> bool:
