@@ -37,26 +37,15 @@ from parallel_openai._preview.run_estimate import (
     prices_table,
     usd,
 )
-from parallel_openai._requests.endpoints import EndpointName
+from parallel_openai._requests.endpoints import EndpointName, names_in
 from parallel_openai._requests.prices import tier_of
 from parallel_openai._requests.schemas.structured_outputs import Shape
 
 #: Arguments of the two functions that do not affect what is sent.
-_RUN_OPTIONS = {
-    "abstain_below",
-    "budget_tokens",
-    "budget_usd",
-    "deadline",
-    "explode",
-    "gold",
-    "keep_reasoning",
-    "lane",
-    "parse",
-    "prefix",
-    "progress",
-    "repair",
-    "resubmit",
-}
+_RUN_OPTIONS = names_in(
+    "abstain_below budget_tokens budget_usd deadline explode gold keep_reasoning lane parse prefix progress repair "
+    "resubmit"
+)
 
 
 @on_copies
@@ -85,7 +74,7 @@ def preview(
 ) -> Preview:
     """Show what `process_dataframe`, or with `labels` or `scale` `label_dataframe`, would do with these arguments.
 
-    Every prompt is rendered and its tokens are plan, but nothing is sent.
+    Every prompt is rendered and its tokens are counted, but nothing is sent.
 
     Args:
         bodies: how many of the first requests to show.

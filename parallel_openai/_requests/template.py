@@ -162,7 +162,7 @@ def to_messages(prompt: Any, system: Any) -> list[Any]:
     """
     if isinstance(prompt, str):
         user = {"role": "user", "content": check_text(prompt)}
-        return [user] if system is None else [{"role": "system", "content": check_system(system)}, user]
+        return [user] if system is None else [{"role": "system", "content": check_system(system, str, list)}, user]
     if hasattr(prompt, "tolist"):  # NumPy arrays, which parquet files hold for lists
         return to_messages(prompt.tolist(), system)
     messages: list[Any]
@@ -180,12 +180,12 @@ def to_messages(prompt: Any, system: Any) -> list[Any]:
             "invalid_prompt",
             f"The prompt is a {kind_of(prompt)}; it must be a text, a list of chat messages or a request body.",
         )
-    return messages if system is None else [{"role": "system", "content": check_system(system)}, *messages]
+    return messages if system is None else [{"role": "system", "content": check_system(system, str, list)}, *messages]
 
 
-def check_system(system: Any) -> Any:
-    """Return the system message if it is a string or a list of content parts."""
-    if not isinstance(system, (str, list)):
+def check_system(system: Any, *kinds: type) -> Any:
+    """Return the system message if it is of one of these types."""
+    if not isinstance(system, kinds):
         raise BadPromptError("invalid_prompt", f"The system message is a {kind_of(system)}; it must be a text.")
     return system
 

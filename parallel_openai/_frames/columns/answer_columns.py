@@ -32,6 +32,8 @@ COLUMNS = (
     "request_id",
     "request_key",
 )
+#: Of these, whole numbers and others; the rest are texts.
+_COUNTS, _AMOUNTS = ("prompt_tokens", "completion_tokens", "attempts"), ("cost_usd", "seconds")
 
 
 @dataclass(frozen=True)
@@ -182,43 +184,20 @@ class Answers:
         return cost
 
     def columns(self) -> dict[str, Any]:
-        if self.samples > 1:
-            return self._merged_columns()
-        cells = self._cells
-        return {
-            **self._reader.columns(self._values, cells["request_key"]),
-            "status": status_column(self._status),
-            "error_code": _text(cells["error_code"]),
-            "error": _text(cells["error"]),
-            "finish_reason": _text(cells["finish_reason"]),
-            "model": _text(cells["model"]),
-            "prompt_tokens": _whole(cells["prompt_tokens"]),
-            "completion_tokens": _whole(cells["completion_tokens"]),
-            "cost_usd": _real(cells["cost_usd"]),
-            "attempts": _whole(cells["attempts"]),
-            "seconds": _real(cells["seconds"]),
-            "request_id": _text(cells["request_id"]),
-            "request_key": _text(cells["request_key"]),
+        """The result columns, one cell per row; of several samples the worst status, the first error, and the sums."""
+        cells, several = self._cells, self.samples > 1
+        rows = self._lists if several else list
+        makers: dict[str, Callable[[list[Any]], Any]] = {
+            **dict.fromkeys(_COUNTS, self._whole_sums if several else _whole),
+            **dict.fromkeys(_AMOUNTS, self._sums if several else _real),
+            "request_key": (lambda keys: object_column(rows(keys))) if several else _text,
         }
-
-    def _merged_columns(self) -> dict[str, Any]:
-        """The result columns for several samples per row: sums of usage, and the first error."""
-        cells = self._cells
-        return {
-            **self._reader.columns(self._lists(self._values), self._lists(cells["request_key"])),
-            "status": status_column(self._worst()),
-            "error_code": _text(self._firsts(cells["error_code"])),
-            "error": _text(self._firsts(cells["error"])),
-            "finish_reason": _text(self._firsts(cells["finish_reason"])),
-            "model": _text(self._firsts(cells["model"])),
-            "prompt_tokens": self._whole_sums(cells["prompt_tokens"]),
-            "completion_tokens": self._whole_sums(cells["completion_tokens"]),
-            "cost_usd": self._sums(cells["cost_usd"]),
-            "attempts": self._whole_sums(cells["attempts"]),
-            "seconds": self._sums(cells["seconds"]),
-            "request_id": _text(self._firsts(cells["request_id"])),
-            "request_key": object_column(self._lists(cells["request_key"])),
-        }
+        columns = {**self._reader.columns(rows(self._values), rows(cells["request_key"]))}
+        columns["status"] = status_column(self._worst())
+        for name in COLUMNS[1:]:
+            make = makers.get(name)
+            columns[name] = _text(self._firsts(cells[name])) if make is None else make(cells[name])
+        return columns
 
     # These merge the slots of each row; column by column, because there may be millions of rows.
 

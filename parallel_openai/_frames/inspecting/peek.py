@@ -15,7 +15,7 @@ from parallel_openai._frames.journal_path import JOURNAL_FOLDER
 from parallel_openai._journal.entry import JournalEntry
 from parallel_openai._journal.lines import check_version
 from parallel_openai._json import dumps
-from parallel_openai._requests.endpoints import Endpoint, endpoint
+from parallel_openai._requests.endpoints import endpoint, path_answering
 from parallel_openai.errors import InvalidInputError, JournalError
 
 #: Bytes to read first from the end of the file; more if its lines are longer.
@@ -94,20 +94,9 @@ def _cells(entry: JournalEntry) -> dict[str, Any]:
     cells = {"prompt": _last_text(body), "answer": None, "status": "failed", "error": None, "at": sent_at(entry)}
     if not entry.is_good:
         return {**cells, "error": entry.error}
-    read = _endpoint_of(body, answer).read(answer)
+    read = endpoint(path_answering(body, answer)).read(answer)
     text = read.text if read.value is None else dumps(read.value).decode()
     return {**cells, "answer": text, "status": "failed" if read.error_code else "succeeded", "error": read.error}
-
-
-def _endpoint_of(body: Mapping[str, Any], answer: Mapping[str, Any]) -> Endpoint:
-    """The endpoint of a journal's entry, guessed from its shape because the journal does not name it."""
-    if "messages" in body:
-        return endpoint("chat.completions")
-    if "prompt" in body:
-        return endpoint("completions")
-    if "results" in answer:
-        return endpoint("moderations")
-    return endpoint("embeddings" if isinstance(answer.get("data"), list) else "responses")
 
 
 def _last_text(body: Any) -> str | None:

@@ -6,7 +6,7 @@ import itertools
 import warnings
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -208,7 +208,7 @@ def _agreement(texts: pd.DataFrame, positions: Mapping[str, float] | None, frame
         raise InvalidInputError("There is no row that all annotators have labelled.")
     values = _distinct_labels(texts)
     codes = texts.apply(lambda column: pd.Categorical(column, categories=values).codes)
-    libraries = _Libraries.load()
+    counts_of, fleiss, alpha = _libraries()
     pairs = _cohen(codes, None if positions is None else np.array([positions[value] for value in values]), len(values))
     of_pairs = pairs.to_numpy()[np.triu_indices(len(pairs), 1)]
     is_complete = texts.notna().all(axis=1).to_numpy()
@@ -220,8 +220,8 @@ def _agreement(texts: pd.DataFrame, positions: Mapping[str, float] | None, frame
         same=float((complete.nunique(axis=1) == 1).mean()),
         cohen_kappa=np.nan if np.isnan(of_pairs).all() else float(np.nanmean(of_pairs)),
         pairs=pairs,
-        fleiss_kappa=_fleiss(libraries, codes[is_complete].to_numpy(), len(values)),
-        krippendorff_alpha=_krippendorff(libraries, texts, positions),
+        fleiss_kappa=_fleiss(fleiss, counts_of, codes[is_complete].to_numpy(), len(values)),
+        krippendorff_alpha=_krippendorff(alpha, texts, positions),
         level="nominal" if positions is None else "ordinal",
         differences=_differences(texts[differ], None if frame is None else frame[differ]),
     )
@@ -237,13 +237,13 @@ def _cohen(codes: pd.DataFrame, positions: Any, values: int) -> pd.DataFrame:
     return kappas
 
 
-def _fleiss(libraries: _Libraries, codes: Any, values: int) -> float:
+def _fleiss(fleiss_kappa: Any, aggregate_raters: Any, codes: Any, values: int) -> float:
     if len(np.unique(codes)) < 2:
         return np.nan
-    return float(libraries.fleiss_kappa(libraries.aggregate_raters(codes, n_cat=values)[0]))
+    return float(fleiss_kappa(aggregate_raters(codes, n_cat=values)[0]))
 
 
-def _krippendorff(libraries: _Libraries, texts: pd.DataFrame, positions: Mapping[str, float] | None) -> float:
+def _krippendorff(alpha: Any, texts: pd.DataFrame, positions: Mapping[str, float] | None) -> float:
     numbers = (
         positions if positions is not None else {text: float(code) for code, text in enumerate(_distinct_labels(texts))}
     )
@@ -252,24 +252,17 @@ def _krippendorff(libraries: _Libraries, texts: pd.DataFrame, positions: Mapping
     if len(np.unique(pairable[~np.isnan(pairable)])) < 2:
         return np.nan
     level = "nominal" if positions is None else "ordinal"
-    return float(libraries.krippendorff_alpha(reliability_data=data, level_of_measurement=level))
+    return float(alpha(reliability_data=data, level_of_measurement=level))
 
 
-class _Libraries(NamedTuple):
-    """Functions of statsmodels and krippendorff, imported on use because that takes seconds."""
-
-    aggregate_raters: Callable[..., Any]
-    fleiss_kappa: Callable[..., float]
-    krippendorff_alpha: Callable[..., float]
-
-    @classmethod
-    def load(cls) -> _Libraries:
-        try:
-            import krippendorff
-            from statsmodels.stats.inter_rater import aggregate_raters, fleiss_kappa
-        except ImportError as error:
-            raise MissingDependencyError.of("agreement needs", "statsmodels krippendorff", error) from error
-        return cls(aggregate_raters, fleiss_kappa, krippendorff.alpha)
+def _libraries() -> tuple[Callable[..., Any], Callable[..., Any], Callable[..., Any]]:
+    """Functions that count raters and compute Fleiss' kappa and Krippendorff's alpha; importing them takes seconds."""
+    try:
+        import krippendorff
+        from statsmodels.stats.inter_rater import aggregate_raters, fleiss_kappa
+    except ImportError as error:
+        raise MissingDependencyError.of("agreement needs", "statsmodels krippendorff", error) from error
+    return aggregate_raters, fleiss_kappa, krippendorff.alpha
 
 
 def _differences(texts: pd.DataFrame, frame: pd.DataFrame | None) -> pd.DataFrame:

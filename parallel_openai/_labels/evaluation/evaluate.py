@@ -82,34 +82,15 @@ def evaluate_without(
     """`evaluate` without the rows `excluded`, and without checks."""
     columns = label_columns(out, label, confidence)
     paired = pair(out, columns, gold, excluded)
-    return _evaluation(out, columns, paired, gold, bins, resamples, seed)
-
-
-def _gold(out: pd.DataFrame) -> Hashable:
-    gold: Hashable = last_run_of(out).gold
-    if gold is None:
-        raise InvalidInputError("Pass gold=, the name of the column with the right labels.")
-    return gold
-
-
-def _evaluation(
-    out: pd.DataFrame,
-    columns: LabelColumns,
-    paired: Paired,
-    gold: Hashable,
-    bins: int,
-    resamples: int,
-    seed: int,
-) -> Evaluation:
     known, order = paired.has_gold, label_order([out[columns.label]], paired.labels)
     answered = known & paired.has_label
     pairs = paired.pairs(known)
     scores = metrics.score(pairs)
     labelled = metrics.score(paired.pairs(answered)) if answered.any() else None
     right, rows = paired.right, int(known.sum())
-    confidence = _confidence(out, columns)
-    has_confidence = answered & ~np.isnan(confidence)
-    known_confidence, known_right = confidence[has_confidence], right[has_confidence]
+    confidences = _confidences(out, columns)
+    has_confidence = answered & ~np.isnan(confidences)
+    known_confidence, known_right = confidences[has_confidence], right[has_confidence]
     coverage = (
         [(count / rows, count, *step) for count, *step in metrics.coverage_steps(known_confidence, known_right)]
         if has_confidence.any()
@@ -148,13 +129,20 @@ def _evaluation(
         **_of_scores(paired, answered),
         cost_usd=cost,
         cost_per_correct=cost / int(right.sum()) if right.any() else np.nan,
-        mistakes=_mistakes(out, answered & ~right, confidence),
+        mistakes=_mistakes(out, answered & ~right, confidences),
         strange_gold=paired.unknown,
         simulated=columns.run.simulated,
     )
 
 
-def _confidence(out: pd.DataFrame, columns: LabelColumns) -> metrics.Floats:
+def _gold(out: pd.DataFrame) -> Hashable:
+    gold: Hashable = last_run_of(out).gold
+    if gold is None:
+        raise InvalidInputError("Pass gold=, the name of the column with the right labels.")
+    return gold
+
+
+def _confidences(out: pd.DataFrame, columns: LabelColumns) -> metrics.Floats:
     if columns.confidence is None:
         return np.full(len(out), np.nan)
     return out[columns.confidence].to_numpy(dtype="float64", na_value=np.nan)

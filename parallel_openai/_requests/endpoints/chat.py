@@ -80,7 +80,7 @@ def _whole(body: Mapping[str, Any], system: Any) -> Mapping[str, Any]:
     messages = list_of(body.get("messages") or [])
     if not isinstance(messages, (list, tuple)):
         raise BadPromptError("invalid_prompt", f"The body's messages are a {kind_of(messages)}; they must be a list.")
-    return {**body, "messages": [{"role": "system", "content": check_system(system)}, *messages]}
+    return {**body, "messages": [{"role": "system", "content": check_system(system, str, list)}, *messages]}
 
 
 def _read(response: Mapping[str, Any], choice: Any) -> Answer:

@@ -16,7 +16,14 @@ from parallel_openai._requests.endpoints.base import (
     truncated,
 )
 from parallel_openai._requests.endpoints.usage import model_of, usage_of
-from parallel_openai._requests.template import BadPromptError, check_text, check_whole, kind_of, with_examples
+from parallel_openai._requests.template import (
+    BadPromptError,
+    check_system,
+    check_text,
+    check_whole,
+    kind_of,
+    with_examples,
+)
 from parallel_openai.errors import InvalidInputError
 
 #: Items that ask the caller to run a tool.
@@ -44,7 +51,7 @@ class Responses(Endpoint):
 
     def ask(self, prompt: Any, system: Any) -> Mapping[str, Any]:
         prompt = list_of(prompt)
-        lead = {} if system is None else {"instructions": _instructions(system)}
+        lead = {} if system is None else {"instructions": check_system(system, str)}
         if isinstance(prompt, Mapping) and not _is_item(prompt):
             check_whole(prompt)
             return {**lead, **prompt}
@@ -96,12 +103,6 @@ def _items(body: Mapping[str, Any]) -> Sequence[Any] | None:
 
 def _is_item(value: Any) -> bool:
     return isinstance(value, Mapping) and ("role" in value or "type" in value)
-
-
-def _instructions(system: Any) -> str:
-    if not isinstance(system, str):
-        raise BadPromptError("invalid_prompt", f"The system message is a {kind_of(system)}; it must be a text.")
-    return system
 
 
 def _read(response: Mapping[str, Any]) -> Answer:

@@ -26,8 +26,18 @@ async def own_host(request: web.Request, handler: Handler) -> web.StreamResponse
     return await handler(request)
 
 
+@web.middleware
+async def answer_refusals(request: web.Request, handler: Handler) -> web.StreamResponse:
+    try:
+        return await handler(request)
+    except Refusal as refusal:
+        await request.release()
+        headers = {"x-simulated": "true", **refusal.headers}
+        return web.Response(status=refusal.status, body=refusal.body(), content_type=JSON, headers=headers)
+
+
 def application(simulator: Simulator) -> web.Application:
-    app = web.Application(client_max_size=MAX_BODY_BYTES, middlewares=[own_host])
+    app = web.Application(client_max_size=MAX_BODY_BYTES, middlewares=[own_host, answer_refusals])
     simulator.add_routes(app)
     batches = BatchRoutes(simulator)
     batches.add_routes(app)
@@ -52,10 +62,7 @@ class OtherRoutes:
         application.router.add_route("*", "/{path:.*}", self._unknown)
 
     async def _models(self, request: web.Request) -> web.StreamResponse:
-        try:
-            self.simulator.check_key(request)
-        except Refusal as refusal:
-            return web.Response(status=refusal.status, body=refusal.body(), content_type=JSON)
+        self.simulator.check_key(request)
         names = self.simulator.settings.models or MODELS
         data = [{"id": name, "object": "model", "created": 1_700_000_000, "owned_by": "simulated"} for name in names]
         return _json({"object": "list", "data": data})
@@ -65,13 +72,9 @@ class OtherRoutes:
         if any(request.path == endpoint.path for endpoint in ENDPOINTS):
             hint = "(HINT: Perhaps you meant to use a different HTTP method?)"
             message = f"Not allowed to {request.method} on {request.path}. {hint}"
-            refusal = Refusal(405, message, code="method_not_supported")
-        else:
-            self.simulator.ledger.unknown_paths[request.path] += 1
-            refusal = Refusal(404, f"Invalid URL ({request.method} {request.path})")
-        return web.Response(
-            status=refusal.status, body=refusal.body(), content_type=JSON, headers={"x-simulated": "true"}
-        )
+            raise Refusal(405, message, code="method_not_supported")
+        self.simulator.ledger.unknown_paths[request.path] += 1
+        raise Refusal(404, f"Invalid URL ({request.method} {request.path})")
 
     async def _healthz(self, request: web.Request) -> web.StreamResponse:
         return _json({"status": "ok", "seconds": self.simulator.now()})
@@ -86,10 +89,11 @@ class OtherRoutes:
         return _json(stats)
 
     async def _control(self, request: web.Request) -> web.StreamResponse:
+        changes = checks.json_object(await request.read())
         try:
-            self.simulator.change(checks.json_object(await request.read()))
-        except (ValueError, TypeError, Refusal) as error:
-            return _json({"error": {"message": str(error)}}, status=400)
+            self.simulator.change(changes)
+        except (ValueError, TypeError) as error:
+            raise Refusal(400, str(error)) from error
         return _json(self.simulator.settings.as_dict())
 
     async def _reset(self, request: web.Request) -> web.StreamResponse:
@@ -98,13 +102,13 @@ class OtherRoutes:
         return _json({"status": "ok"})
 
     async def _script(self, request: web.Request) -> web.StreamResponse:
+        given = checks.json_object(await request.read())
         try:
-            given = checks.json_object(await request.read())
             self.simulator.scripts.add(given.get("answers", ()), matching=given.get("matching"))
-        except (ValueError, TypeError, Refusal) as error:
-            return _json({"error": {"message": str(error)}}, status=400)
+        except (ValueError, TypeError) as error:
+            raise Refusal(400, str(error)) from error
         return _json({"status": "ok"})
 
 
-def _json(value: Any, status: int = 200) -> web.Response:
-    return web.Response(body=orjson.dumps(value), status=status, content_type=JSON)
+def _json(value: Any) -> web.Response:
+    return web.Response(body=orjson.dumps(value), content_type=JSON)

@@ -9,6 +9,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from hashlib import blake2b, sha256
 from typing import Any
 
@@ -66,7 +67,7 @@ class Simulator:
 
     def add_routes(self, application: web.Application) -> None:
         for endpoint in ENDPOINTS:
-            application.router.add_post(endpoint.path, self._handler(endpoint))
+            application.router.add_post(endpoint.path, partial(self._handle, endpoint=endpoint))
 
     def now(self) -> float:
         """Seconds since the start or the last reset."""
@@ -101,17 +102,11 @@ class Simulator:
             "settings": self.settings.as_dict(),
         }
 
-    def _handler(self, endpoint: Endpoint) -> Callable[[web.Request], Any]:
-        async def handle(request: web.Request) -> web.StreamResponse:
-            return await self._handle(request, endpoint)
-
-        return handle
-
     async def _handle(self, request: web.Request, endpoint: Endpoint) -> web.StreamResponse:
         ledger = self.ledger
         ledger.connected(request.transport)
         if self._in_outage():
-            return self._reset_connection(request, "outage")
+            return self._reset_connection(request)
         raw = await request.read()
         now = self.now()
         self.account.record(now)
@@ -139,7 +134,7 @@ class Simulator:
         self._admit(call, parsed)
         await self._wait(call)
         if self._in_outage():
-            return self._reset_connection(call.request, "outage")
+            return self._reset_connection(call.request)
         if call.fault in faults.FAILED:
             raise refusals.by_status(int(call.fault))
         if call.fault == "reset":
@@ -335,8 +330,8 @@ class Simulator:
         start, duration = self.settings.outage
         return start <= self.now() < start + duration
 
-    def _reset_connection(self, request: web.Request, reason: str) -> web.StreamResponse:
-        self.ledger.faults[reason] += 1
+    def _reset_connection(self, request: web.Request) -> web.StreamResponse:
+        self.ledger.faults["outage"] += 1
         return faults.reset(request)
 
 

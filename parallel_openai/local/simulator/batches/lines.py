@@ -78,48 +78,49 @@ def check(found: InputCheck, path: Path, endpoint: Endpoint, settings: Settings)
 def _checked_line(
     found: InputCheck, raw: bytes, number: int, endpoint: Endpoint, seen: set[str]
 ) -> dict[str, Any] | None:
+    """The body of a line that is valid."""
     try:
         line = orjson.loads(raw)
     except orjson.JSONDecodeError:
         line = None
-    if not isinstance(line, dict):
-        found.refuse("invalid_json_line", "This line is not parseable as valid JSON.", line=number)
+    objection = _objection(line, endpoint, seen, found.model)
+    if objection is not None:
+        code, message, param = objection
+        found.refuse(code, message, line=number, param=param)
         return None
+    seen.add(line["custom_id"])
+    body: dict[str, Any] = line["body"]
+    found.model = body["model"]
+    return body
+
+
+def _objection(line: Any, endpoint: Endpoint, seen: set[str], model: str | None) -> tuple[str, str, str | None] | None:
+    """The code, message and parameter of the error in a line; None if it is valid."""
+    if not isinstance(line, dict):
+        return "invalid_json_line", "This line is not parseable as valid JSON.", None
     for name, kind in (("custom_id", str), ("method", str), ("url", str), ("body", dict)):
         if not isinstance(line.get(name), kind):
-            message = f"Missing required parameter: '{name}'."
-            found.refuse("missing_required_parameter", message, line=number, param=name)
-            return None
+            return "missing_required_parameter", f"Missing required parameter: '{name}'.", name
+    body = line["body"]
     if line["custom_id"] in seen:
         message = (
             "The custom_id for this request is a duplicate of another request. The custom_id parameter must be unique "
             "for each request in a batch."
         )
-        found.refuse("duplicate_custom_id", message, line=number, param="custom_id")
-        return None
-    seen.add(line["custom_id"])
+        return "duplicate_custom_id", message, "custom_id"
     if line["method"] != "POST":
-        found.refuse("invalid_method", "The method must be POST.", line=number, param="method")
-        return None
+        return "invalid_method", "The method must be POST.", "method"
     if line["url"] != endpoint.path:
         message = f"The URL provided for this request does not match the batch endpoint {endpoint.path}."
-        found.refuse("invalid_url", message, line=number, param="url")
-        return None
-    body: dict[str, Any] = line["body"]
+        return "invalid_url", message, "url"
     if body.get("stream"):
-        found.refuse("invalid_request", "Streaming is not supported in batches.", line=number, param="body.stream")
-        return None
-    model = body.get("model")
-    if not isinstance(model, str):
-        message = "Missing required parameter: 'model'."
-        found.refuse("missing_required_parameter", message, line=number, param="body.model")
-        return None
-    found.model = found.model or model
-    if model != found.model:
-        message = f"The model {model} is not that of the other requests, {found.model}. A batch has one model."
-        found.refuse("mismatched_model", message, line=number, param="body.model")
-        return None
-    return body
+        return "invalid_request", "Streaming is not supported in batches.", "body.stream"
+    if not isinstance(body.get("model"), str):
+        return "missing_required_parameter", "Missing required parameter: 'model'.", "body.model"
+    if model not in (None, body["model"]):
+        message = f"The model {body['model']} is not that of the other requests, {model}. A batch has one model."
+        return "mismatched_model", message, "body.model"
+    return None
 
 
 @dataclass(frozen=True)

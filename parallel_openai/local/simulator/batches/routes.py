@@ -53,13 +53,11 @@ class BatchRoutes:
         simulator, self._short_downloads = self.simulator, 0
         self.files = Files(self._time)
         self.batches = Batches(
-            ENDPOINTS,
-            self.files,
-            lambda: simulator.ledger,
-            lambda: simulator.settings,
-            self._time,
-            lambda digest: simulator.fault_sampler.draw(digest),
+            ENDPOINTS, self.files, lambda: simulator.ledger, lambda: simulator.settings, self._time, self._draw
         )
+
+    def _draw(self, digest: bytes) -> str | None:
+        return self.simulator.fault_sampler.draw(digest)
 
     def _time(self) -> float:
         """Seconds since the epoch by the batches' clock, which stays continuous when its speed changes."""
@@ -70,21 +68,15 @@ class BatchRoutes:
 
     def _handler(self, action: Action) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
         async def handle(request: web.Request) -> web.StreamResponse:
-            settings = self.simulator.settings
             # A server that fails may have done the action already, or not.
-            fails = self._rng.random() < settings.batch_faults
+            fails = self._rng.random() < self.simulator.settings.batch_faults
             before = self._rng.random() < 0.5
-            try:
-                self.simulator.check_key(request)
-                if fails and before:
-                    raise refusals.by_status(500)
-                answer = await action(request)
-                if fails:
-                    raise refusals.by_status(500)
-            except Refusal as refusal:
-                await request.release()
-                headers = {"x-simulated": "true", **refusal.headers}
-                return web.Response(status=refusal.status, body=refusal.body(), content_type=JSON, headers=headers)
+            self.simulator.check_key(request)
+            if fails and before:
+                raise refusals.by_status(500)
+            answer = await action(request)
+            if fails:
+                raise refusals.by_status(500)
             if isinstance(answer, web.StreamResponse):
                 return answer
             return web.Response(body=orjson.dumps(answer), content_type=JSON, headers={"x-simulated": "true"})
