@@ -10,6 +10,7 @@ from __future__ import annotations
 from parallel_openai._limits.headers import Allowance
 from parallel_openai._limits.learning.bucket_state import BucketState, Bunch
 from parallel_openai._limits.learning.search import RateSearch
+from parallel_openai._limits.learning.used_up import UsedUp
 from parallel_openai._limits.refusal_cause import Refusals
 
 #: Seconds of the rate that a server's bucket is thought to hold before it has shown or refused anything.
@@ -91,6 +92,7 @@ class Bucket:
         "_refusals",
         "_refused_at",
         "_shown_at",
+        "_used_up",
         "_variance",
         "_whole_at",
         "_whole_sent",
@@ -138,6 +140,7 @@ class Bucket:
         self._drift_at, self._drift_shift = INFINITY, 0.0
         self._pace = RateSearch(now)
         self._refusals = Refusals()
+        self._used_up = UsedUp()
         self._given = INFINITY if limit is None else limit / 60.0  # more than this the caller does not want
         self._epoch_end = -INFINITY  # the moment of the last refusal that was dealt with
         self._finer = False  # whether a shorter limit refuses than the hour's or the day's that is shown
@@ -219,7 +222,7 @@ class Bucket:
     def seconds_until(self, cost: float, now: float, *, heeds_hold: bool = True) -> float:
         """Seconds until a charge of that cost may be sent: 0 when it may be now; infinity when only news can tell."""
         wait = self.held_until - now if heeds_hold else 0.0
-        if self.rate != INFINITY:
+        if self.rate != INFINITY and not self._used_up.is_test_due:
             self.refill(now)
             # A charge larger than the whole bucket is let through when the bucket is full, and leaves a debt.
             slack = min(self.rate * JITTER, self.capacity)
@@ -256,6 +259,7 @@ class Bucket:
         self._bunch.sent = self.sent
         measured = self._pace.is_settled or self.limit is not None
         number = self._refusals.sent(self.rate if measured else INFINITY, now)
+        self._used_up.sent(number)
         return BucketState(now, cost, self.ledger, self.fill, self.sent, self._bunch, number)
 
     def adjust(self, amount: float) -> None:
@@ -269,8 +273,10 @@ class Bucket:
         if self.rate != INFINITY:
             self.refill(now)
         self.proven = max(self.proven, mark.fill)
-        if shown is not None:
+        if shown is not None and not self._used_up.ignores(shown):
             self._follow(shown, mark, now, charged=True)
+            if self._used_up.accepted(mark, shown, self.rate, now):
+                self._disbelieve(now)
         elif mark.at <= self._epoch_end and self._refusals.also_taken(mark) and now < self.held_until:
             self._pace.at_least(self._refusals.taken_for_certain)
             self.rate = min(self.shown_rate, self._pace.rate)
@@ -285,6 +291,7 @@ class Bucket:
         it is held for the sake of a limit that the server does not show.
         """
         self.refill(now)
+        self._used_up.refused(mark)
         if mark.at > self._epoch_end:  # what was sent before the last refusal is in the level that was set then
             self.adjust(-mark.cost)
         if shown is not None:
@@ -329,6 +336,14 @@ class Bucket:
         elif self.burst is None and not self.seen:
             self.probing, self.proven = True, 0.0
             self.capacity = max(1.0, self.rate * max(USUAL_WINDOW, self.period))
+
+    def _disbelieve(self, now: float) -> None:
+        """Go by what the caller gave and by refusals alone, as if nothing had been shown."""
+        self.limit, self.period, self.seen, self._whole_at = None, 60.0, False, INFINITY
+        self.shown_rate = self.capacity = self.shift = self._variance = INFINITY
+        self.rate, self.drift = self._pace.rate, 0.0
+        if self._given != INFINITY:
+            self.set_limit(60.0 * self._given, now)
 
     def _is_limits(self, mark: BucketState, now: float, wait: float) -> bool:
         """Whether a refusal that nothing shown explains is for the limit's sake."""

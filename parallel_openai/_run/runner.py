@@ -235,7 +235,7 @@ class Runner:
                     self._dispatching -= 1
                     return None
                 job.size = self._sizes.of(job.request, exactly=job.limiter.counts_tokens)
-                self._check_wait(job)
+                await self._check_wait(job)
                 is_alone = not self._limits.several
                 lease = await job.limiter.acquire(job.size) if is_alone else job.limiter.at_once(job.size)
             if lease is None:
@@ -272,17 +272,21 @@ class Runner:
         while job is not None and self._outages.is_away and (delay := self._outages.next_try(self._clock())) != 0.0:
             await self._wait_for_news(delay)
 
-    def _check_wait(self, job: Job) -> None:
+    async def _check_wait(self, job: Job) -> None:
         """A day's limit that is used up is no wait for a run.
 
         Raises:
-            RateLimitedError: it takes longer than max_wait.
+            RateLimitedError: it takes longer than max_wait, and nothing is on its way that could show otherwise.
         """
         limiter = job.limiter
-        period = max(limiter.requests.period, limiter.tokens.period)
-        delay, _ = limiter.delay(job.size) if period > 60.0 else (0.0, "")
-        if not self._max_wait < delay < math.inf:
-            return
+        while True:
+            period = max(limiter.requests.period, limiter.tokens.period)
+            delay, _ = limiter.delay(job.size) if period > 60.0 else (0.0, "")
+            if not self._max_wait < delay < math.inf:
+                return
+            if not self._busy:
+                break
+            await self._wait_for_news(None)
         self._stopped = True
         raise RateLimitedError(
             f"The account's limit per {_PERIODS.get(period, 'day')} is used up: the next request may be sent in "

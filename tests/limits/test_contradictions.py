@@ -1,0 +1,82 @@
+"""Figures in headers that contradict what the server has just accepted: a run never crawls for them."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from parallel_openai._limits.limiter import Limiter
+from parallel_openai._records import APIRequest, Response, Result, Size
+from parallel_openai._run.response_verdict import RetryPolicy
+from parallel_openai._run.runner import Runner
+from parallel_openai.errors import RateLimitedError
+from tests.limits.virtual import GOOD, VirtualLoop, run_virtually
+
+
+class Gateway:
+    """Shows the same figures on each answer, and takes `limit` requests or tokens an hour, or whatever comes."""
+
+    def __init__(self, dimension: str, figures: tuple[str, str, str | None], *, takes: float = float("inf")) -> None:
+        self.loop, self.results, self.refused = VirtualLoop(), list[Result](), 0
+        names = ("limit", "remaining", "reset")
+        told = {name: text for name, text in zip(names, figures, strict=True) if text is not None}
+        self._headers = {f"x-ratelimit-{name}-{dimension}": text for name, text in told.items()}
+        self._left = takes
+        self.limiter = Limiter(clock=self.loop.time)
+
+    async def send(self, request: APIRequest, lease: Any) -> Response:
+        await asyncio.sleep(0.1)
+        if self._left < 1:
+            self.refused += 1
+            return Response(429, {**self._headers, "retry-after": "3600"}, b"", {"error": {"message": "No."}}, 0.1)
+        self._left -= 1
+        return Response(200, self._headers, b"{}", GOOD, 0.1)
+
+    def run(self, rows: int = 300, **options: Any) -> None:
+        requests = [APIRequest({"model": "m", "n": n}) for n in range(rows)]
+        for request in requests:
+            request.size = Size(prompt_tokens=50, characters=200, max_output_tokens=20, choices=1)
+        processor = Runner(
+            send=self.send,
+            limiter=self.limiter,
+            on_result=self.results.append,
+            retry=RetryPolicy(**options),
+            clock=self.loop.time,
+        )
+        run_virtually(processor.run(requests), self.loop)
+
+
+@pytest.mark.parametrize("dimension", ["requests", "tokens"])
+@pytest.mark.parametrize(
+    "figures",
+    [
+        ("1", "0", "3600s"),
+        ("1", "0", None),
+        ("1", "0", "60s"),
+        ("3", "0", "20s"),
+        ("3", "0", "8h"),
+        ("100", "0", "3600s"),
+        ("100", "0", "24h"),
+        ("100", "0", None),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("options", [{}, {"max_wait": 10}], ids=str)
+def test_a_limit_that_is_always_used_up_holds_nobody_back(
+    dimension: str, figures: tuple[str, str, str | None], options: dict[str, Any]
+) -> None:
+    gateway = Gateway(dimension, figures)
+    gateway.run(**options)
+    assert [result.status for result in gateway.results] == ["succeeded"] * 300
+    assert gateway.loop.time() < 30
+
+
+@pytest.mark.parametrize("reset", ["3600s", "24h"])
+def test_a_limit_that_is_used_up_indeed_refuses_one_more_at_the_most(reset: str) -> None:
+    gateway = Gateway("requests", ("100", "0", reset), takes=4)
+    with pytest.raises(RateLimitedError, match="what was finished is kept"):
+        gateway.run(max_wait=10)
+    assert (len(gateway.results), gateway.refused) == (4, 1)
+    assert gateway.loop.time() < 3
