@@ -24,6 +24,9 @@ Request = TypeVar("Request")
 _EVERY = 1.0
 #: Seconds that a disk which refuses has at the end to take what is paid for, as when it was full for a moment.
 _AT_LAST = 1.0
+#: By absolute path, the lines that the disk refused to the end, with their origin. They are paid for, and are the first
+#: that the next journal of this process writes there.
+_refused: dict[str, tuple[list[bytes], Origin | None]] = {}
 
 
 class Journal:
@@ -39,12 +42,16 @@ class Journal:
 
     Raises:
         JournalLockedError: another run is writing the file.
+        JournalWriteError: the disk still refuses what it refused an earlier run of this process.
         JournalError: the file cannot be opened, or is something else.
     """
 
     def __init__(self, path: str | os.PathLike[str], *, sync: Sync = "second", origin: Origin | None = None) -> None:
         check_sync(sync)
         self.path = Path(path)
+        self._place = os.path.abspath(path)
+        if self._place in _refused:
+            self._write_refused()
         self._sync = sync
         self._origin = origin  # until it is told
         self._told_origin: Origin | None = None
@@ -63,6 +70,16 @@ class Journal:
         self._file: JournalFile | None = JournalFile(self.path)
         if origin is not None:
             self._check_origins()
+
+    def _write_refused(self) -> None:
+        lines, origin = _refused.pop(self._place)
+        try:
+            earlier = Journal(self._place, origin=origin)
+        except JournalError:
+            _refused[self._place] = lines, origin
+            raise
+        earlier._pending = lines
+        earlier.close()
 
     def before_sending(self, requests: Iterable[Request | None]) -> Iterator[Request | None]:
         """The same requests, the first of them only when the disk takes something: nothing is paid for that could not
@@ -163,6 +180,8 @@ class Journal:
         finally:
             if self._syncer is not None:
                 self._syncer.shutdown()
+            if self._pending:
+                _refused[self._place] = self._pending, self._origin or self._told_origin
             self._file.close()
             self._file = None
 
@@ -194,8 +213,10 @@ class Journal:
         if self._error is None:
             return
         if self._pending:
-            lost = f"{len(self._pending):,} answers could not be written any more."
-            self._error.args = (f"{self._error} {lost}",)
+            count = f"{len(self._pending):,} answers"
+            self._error.args = (
+                f"{self._error} {count} are still to be written: the next run in this process does so.",
+            )
         if self._cancelled_owner and owner is not None:
             uncancel = getattr(owner, "uncancel", None)  # from Python 3.11 on
             if uncancel is not None:

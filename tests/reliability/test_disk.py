@@ -20,6 +20,7 @@ import pytest
 
 import parallel_openai as po
 from parallel_openai._journal.journal import Journal
+from parallel_openai._journal.origins import Origins, here
 from parallel_openai._loop.background import DRAIN_SECONDS
 from parallel_openai.errors import InvalidInputError, JournalError, JournalWriteError
 from parallel_openai.local.simulator import Server
@@ -205,18 +206,51 @@ def test_what_a_full_disk_refused_is_written_when_there_is_room() -> None:
         assert [json.loads(each)[0]["n"] for each in place.read_bytes().splitlines()] == list(range(21))
 
 
-def test_what_could_not_be_written_to_the_end_is_counted() -> None:
+def test_what_could_not_be_written_to_the_end_is_counted_and_written_by_the_next_journal() -> None:
     async def work() -> None:
-        with Journal(place) as journal, full(disk):
+        with Journal(place, origin=here("http://there/v1")) as journal, full(disk):
             for number in range(9):
-                journal.append(b'[{"model":"m"},{"n":"%4000d"}]' % number)
+                journal.append(b'[{"model":"m"},{"id":"%4000d"}]' % number)
             await asyncio.sleep(5)
 
     with small_disk(64) as disk:
         place = disk / "a.jsonl"
-        with pytest.raises(JournalWriteError, match="9 answers could not be written any more"):
+        with pytest.raises(JournalWriteError, match="9 answers are still to be written"):
             asyncio.run(work())
+        with pytest.raises(JournalWriteError, match="No space left on device"):
+            Journal(place)
         assert place.read_bytes() == b""
+        (disk / "filler").unlink()
+        with Journal(place, origin=here("http://elsewhere/v1")) as journal:
+            journal.append(b'[{"model":"m"},{"id":"9"}]')
+        assert [int(json.loads(each)[1]["id"]) for each in place.read_bytes().splitlines()] == list(range(10))
+        offsets = 0, sum(len(each) for each in place.read_bytes().splitlines(keepends=True)[:9])
+        assert [Origins(place).of(offset) for offset in offsets] == [
+            here("http://there/v1"),
+            here("http://elsewhere/v1"),
+        ]
+
+
+@pytest.mark.parametrize("verb", [send_file, ask, label, embed])
+def test_what_was_on_its_way_when_the_disk_was_full_is_paid_once(server: Server, verb: Any) -> None:
+    server.set(latency=0.3)
+
+    def fill() -> None:
+        wait_until_sent(server, 6)
+        with full(disk):
+            pass
+
+    with small_disk(256) as disk, po.Client(server.base_url, max_concurrent_requests=3) as slow:
+        place = disk / "a.jsonl"
+        thread = threading.Thread(target=fill)
+        thread.start()
+        with pytest.raises(JournalWriteError, match="still to be written"):
+            verb(place, slow)
+        thread.join()
+        (disk / "filler").unlink()
+        verb(place, slow)
+        assert len(po.read_journal(place)) == 30
+    assert server.stats(charged=False)["received"] == 30
 
 
 def test_a_journal_that_closes_on_a_full_disk_is_left_alone_by_what_was_still_to_be_flushed() -> None:
