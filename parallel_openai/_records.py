@@ -109,29 +109,19 @@ class Response(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What to do about an answer.
+    """What to do about an answer."""
 
-    Attributes:
-        kind: `done`: a complete answer; `retry`: send again after a backoff, it counts as an attempt; `hold`: the
-            account's limit or an outage, wait and send again, it counts as none; `fail`: never send it again;
-            `stop`: no request of the run can succeed.
-        code: what was wrong, in one word; None when done.
-        message: the same as a sentence.
-        wait: seconds that the server asks for; None when it does not.
-        dimension: which limit refused, for a `hold`; None when the server does not say.
-        stop: the exception that ends the run, for a `stop`.
-        overload: whether it is one of the words of a server that is overloaded or away, for a `retry`.
-        lasts: whether the limit that refused seems to be one of a day, for a `hold`.
-    """
-
+    # `done`: a complete answer; `retry`: send again after a backoff, it counts as an attempt; `hold`: the account's
+    # limit or an outage, wait and send again, it counts as none; `fail`: never send it again; `stop`: no request of the
+    # run can succeed.
     kind: Kind
-    code: str | None = None
-    message: str | None = None
-    wait: float | None = None
-    dimension: Dimension | None = None
-    stop: type[RunStoppedError] | None = None
-    overload: bool = False
-    lasts: bool = False
+    code: str | None = None  # what was wrong, in one word; None when done
+    message: str | None = None  # the same as a sentence
+    wait: float | None = None  # seconds that the server asks for; None when it does not
+    dimension: Dimension | None = None  # which limit refused, for a `hold`; None when the server does not say
+    stop: type[RunStoppedError] | None = None  # the exception that ends the run, for a `stop`
+    overload: bool = False  # whether it is one of the words of a server that is overloaded or away, for a `retry`
+    lasts: bool = False  # whether the limit that refused seems to be one of a day, for a `hold`
 
     def __post_init__(self) -> None:
         # They are the server's words, which go to logs, terminals and exceptions from here.
@@ -360,18 +350,14 @@ class Result(NamedTuple):
 class Ruling(NamedTuple):
     """What those who asked say of a result: what it comes to, in rows, and what is sent in its place.
 
-    Attributes:
-        succeeded: rows that have their answer.
-        failed: rows that have none and will get none, by error code.
-        further: a request to be sent in the course of this one; it has a result of its own.
-
     >>> together([accept(), reject("empty"), reject("empty")])
     Ruling(succeeded=1, failed={'empty': 2}, further=None)
     """
 
-    succeeded: int = 0
+    succeeded: int = 0  # rows that have their answer
+    # Rows that have none and will get none, by error code.
     failed: Mapping[str, int] = {}  # nobody writes into it
-    further: APIRequest | None = None
+    further: APIRequest | None = None  # a request to be sent in the course of this one; it has a result of its own
 
 
 def accept() -> Ruling:

@@ -23,23 +23,15 @@ FAILED, BAD_INPUT, STOPPED, USED_UP, INTERRUPTED = 1, 2, 3, 4, 130
 
 @dataclass(frozen=True)
 class Verb:
-    """A subcommand.
+    """A subcommand."""
 
-    Attributes:
-        about: its description in one line.
-        more: the text below the options in its `--help`.
-        add_arguments: adds its options to a parser; called only for the chosen verb.
-        run: runs it and returns the exit code.
-        words: its positional arguments, for the usage line.
-        resumes: whether the same command resumes after an interrupt.
-    """
-
-    about: str
-    more: str
+    about: str  # its description in one line
+    more: str  # the text below the options in its `--help`
+    # Adds its options to a parser; called only for the chosen verb.
     add_arguments: Callable[[argparse.ArgumentParser], None]
-    run: Callable[[argparse.Namespace], int]
-    resumes: bool = False
-    words: str = ""
+    run: Callable[[argparse.Namespace], int]  # runs it and returns the exit code
+    resumes: bool = False  # whether the same command resumes after an interrupt
+    words: str = ""  # its positional arguments, for the usage line
 
 
 def main(argv: Sequence[str] | None = None) -> int:

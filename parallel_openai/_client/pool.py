@@ -28,25 +28,15 @@ COUNTS = ("requests_sent", "answered", "rate_limit_errors", "other_errors", "pro
 
 @dataclass(eq=False)
 class Member:
-    """One account of a pool, and its state.
+    """One account of a pool, and its state."""
 
-    Attributes:
-        name: for messages; contains no key.
-        limiter: the account's limiters, one per model.
-        post: sends a request.
-        max_concurrent_requests: the most requests in flight.
-        out: why it is excluded; None if it is not.
-        counts: of its requests over all runs.
-        reached: whether it has ever sent an HTTP response.
-    """
-
-    name: str
-    limiter: ModelLimiters | Limiter
-    post: Callable[[APIRequest], Awaitable[Response]]
-    max_concurrent_requests: int = 500
-    out: str | None = None
-    counts: dict[str, int] = field(default_factory=lambda: dict.fromkeys(COUNTS, 0))
-    reached: bool = False
+    name: str  # for messages; contains no key
+    limiter: ModelLimiters | Limiter  # the account's limiters, one per model
+    post: Callable[[APIRequest], Awaitable[Response]]  # sends a request
+    max_concurrent_requests: int = 500  # the most requests in flight
+    out: str | None = None  # why it is excluded; None if it is not
+    counts: dict[str, int] = field(default_factory=lambda: dict.fromkeys(COUNTS, 0))  # of its requests over all runs
+    reached: bool = False  # whether it has ever sent an HTTP response
     _failures: int = 0
     _backoff: float = 0.0
     _backoff_began: float = 0.0

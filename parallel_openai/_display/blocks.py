@@ -60,17 +60,12 @@ class Advice:
 
 @dataclass(frozen=True)
 class Fact:
-    """A named figure.
-
-    Attributes:
-        note: a remark on it.
-        in_line: its form in a one-line report; None: figure, name and note; empty: omitted.
-    """
+    """A named figure."""
 
     name: str
     figure: str
-    note: str = ""
-    in_line: str | None = None
+    note: str = ""  # a remark on it
+    in_line: str | None = None  # its form in a one-line report; None: figure, name and note; empty: omitted
 
 
 @dataclass(frozen=True)
@@ -98,35 +93,25 @@ class Bar:
 
 @dataclass(frozen=True)
 class Bars:
-    """A horizontal bar chart; renders as nothing without bars.
-
-    Attributes:
-        most: the length of a full bar.
-        unit: of the lengths.
-    """
+    """A horizontal bar chart; renders as nothing without bars."""
 
     title: str
     head: Sequence[str]
     bars: Sequence[Bar]
-    most: float
-    unit: str = ""
+    most: float  # the length of a full bar
+    unit: str = ""  # of the lengths
 
 
 @dataclass(frozen=True)
 class Matrix:
-    """A two-way table.
-
-    Attributes:
-        corner: the names of the rows' and the columns' dimension.
-        shades: each cell's darkness, from 0 to 1.
-    """
+    """A two-way table."""
 
     title: str
-    corner: tuple[str, str]
+    corner: tuple[str, str]  # the names of the rows' and the columns' dimension
     down: Sequence[str]
     across: Sequence[str]
     cells: Sequence[Sequence[str]]
-    shades: Sequence[Sequence[float]]
+    shades: Sequence[Sequence[float]]  # each cell's darkness, from 0 to 1
 
 
 @dataclass(frozen=True)
@@ -145,22 +130,16 @@ Tone = Literal[0, 1, 2] | None
 
 @dataclass(frozen=True)
 class Curve:
-    """A series of a chart; NaN leaves a gap.
-
-    Attributes:
-        form: `steps` have one more x than y, the edges of the interval of each y; `area` are filled steps.
-        tone: 0 for the main series, 1 and 2 for others; None for a bound, which is dashed.
-        sizes: of `dots`, from 0 to 1.
-        label: written next to the curve in a small chart.
-    """
+    """A series of a chart; NaN leaves a gap."""
 
     name: str
+    # `steps` have one more x than y, the edges of the interval of each y; `area` are filled steps.
     form: Literal["area", "steps", "line", "dots"]
     x: Sequence[float]
     y: Sequence[float]
-    tone: Tone = 0
-    sizes: Sequence[float] = ()
-    label: str = ""
+    tone: Tone = 0  # 0 for the main series, 1 and 2 for others; None for a bound, which is dashed
+    sizes: Sequence[float] = ()  # of `dots`, from 0 to 1
+    label: str = ""  # written next to the curve in a small chart
 
 
 @dataclass(frozen=True)

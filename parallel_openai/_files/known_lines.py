@@ -35,9 +35,6 @@ class KnownLines:
     Args:
         digest: identifies a line.
 
-    Attributes:
-        by_others: the number of answers written by other users, by user.
-
     >>> known = KnownLines(content_digest)
     >>> known.finished.put(content_digest({"model": "gpt-5-mini", "n": 1}, None, "embeddings"), good=True)
     >>> known.take({"n": 1, "model": "gpt-5-mini"}, None, "responses")
@@ -49,7 +46,7 @@ class KnownLines:
     def __init__(self, digest: Digest) -> None:
         self.finished = AnswerCounts()
         self.damaged_lines = 0
-        self.by_others: Counter[str] = Counter()
+        self.by_others: Counter[str] = Counter()  # the number of answers written by other users, by user
         self._of_unknown_origin = 0
         self._digest = digest
 

@@ -22,13 +22,10 @@ class JournalAnswers:
 
     Args:
         read: takes over the answer to a slot's key; False where it is of no use after all.
-
-    Attributes:
-        in_vain: the slots for which it was of no use.
     """
 
     def __init__(self, read: Callable[[int, str], bool]) -> None:
-        self.in_vain = array("Q")
+        self.in_vain = array("Q")  # the slots for which it was of no use
         self._read = read
         self._slots: deque[int] = deque()
         self._keys: deque[str] = deque()

@@ -16,15 +16,10 @@ HOPELESS = frozenset({"refused", "content_filter"})
 
 
 class Repair(NamedTuple):
-    """What a request is for that stands in the place of another whose answer was no good.
+    """What a request is for that stands in the place of another whose answer was no good."""
 
-    Attributes:
-        original: the row's own request, under whose key the journal keeps this one's answer too.
-        earlier: the row's results so far, the first one first.
-    """
-
-    original: APIRequest
-    earlier: tuple[Result, ...]
+    original: APIRequest  # the row's own request, under whose key the journal keeps this one's answer too
+    earlier: tuple[Result, ...]  # the row's results so far, the first one first
 
     def as_the_rows(self, result: Result) -> Result:
         """The repair's result as that of the row."""

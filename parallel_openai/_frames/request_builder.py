@@ -59,30 +59,19 @@ MAX_REQUEST_BYTES = 128 * 2**20
 
 @dataclass(frozen=True)
 class RequestBuilder:
-    """What is asked of each row of a frame.
+    """What is asked of each row of a frame."""
 
-    Attributes:
-        prompt: a template over the columns, the name of a column, or a function of a row.
-        model: the model's name; None where every row brings a body of its own.
-        system: like prompt, for the system message; None for none.
-        endpoint: where it is asked.
-        params: further parameters of the API, as they are.
-        metadata: columns that travel beside the request into the journal.
-        samples: how often each row is asked.
-        examples: chat messages, questions and their answers in turn, that come before each row's own.
-        tier: the service tier that the requests are sent in. It is no part of what is asked.
-        structure: the shape of the answers, where their fields become columns; `params` tells the API of it.
-    """
-
-    prompt: Prompt
-    model: str | None
-    system: Prompt | None = None
-    endpoint: Endpoint = CHAT
-    params: Mapping[str, Any] = field(default_factory=dict)
-    metadata: Sequence[Hashable] = ()
-    samples: int = 1
+    prompt: Prompt  # a template over the columns, the name of a column, or a function of a row
+    model: str | None  # the model's name; None where every row brings a body of its own
+    system: Prompt | None = None  # like prompt, for the system message; None for none
+    endpoint: Endpoint = CHAT  # where it is asked
+    params: Mapping[str, Any] = field(default_factory=dict)  # further parameters of the API, as they are
+    metadata: Sequence[Hashable] = ()  # columns that travel beside the request into the journal
+    samples: int = 1  # how often each row is asked
+    # Chat messages, questions and their answers in turn, that come before each row's own.
     examples: Sequence[Mapping[str, Any]] = ()
-    tier: str | None = None
+    tier: str | None = None  # the service tier that the requests are sent in. It is no part of what is asked.
+    # The shape of the answers, where their fields become columns; `params` tells the API of it.
     structure: Structure | None = None
 
     def check(self, df: pd.DataFrame) -> None:

@@ -23,16 +23,11 @@ from parallel_openai.errors import InvalidInputError
 
 @dataclass(frozen=True, slots=True)
 class Labelled:
-    """The labels in one answer.
+    """The labels in one answer."""
 
-    Attributes:
-        values: each field's value by its name.
-        reason: the model's reason.
-        probabilities: by field, if the answer has log probabilities for it.
-    """
-
-    values: Mapping[str, Any]
-    reason: str | None = None
+    values: Mapping[str, Any]  # each field's value by its name
+    reason: str | None = None  # the model's reason
+    # By field, if the answer has log probabilities for it.
     probabilities: Mapping[str, LabelProbabilities] = dataclasses.field(default_factory=dict)
 
 
@@ -116,21 +111,13 @@ def _columns(
 
 
 class _Decision(NamedTuple):
-    """The result of combining a row's answers.
+    """The result of combining a row's answers."""
 
-    Attributes:
-        label: the row's label; None without an answer.
-        drawn: the label that the samples gave, which `label` is unless another is more probable.
-        tie: whether another label has as many votes.
-        given: each answer's label.
-        probabilities: the labels' mean probabilities over the answers; None if unknown.
-    """
-
-    label: Any
-    drawn: Any
-    tie: bool
-    given: Sequence[Any]
-    probabilities: LabelProbabilities | None
+    label: Any  # the row's label; None without an answer
+    drawn: Any  # the label that the samples gave, which `label` is unless another is more probable
+    tie: bool  # whether another label has as many votes
+    given: Sequence[Any]  # each answer's label
+    probabilities: LabelProbabilities | None  # the labels' mean probabilities over the answers; None if unknown
 
 
 def _decide(field: LabelField, answers: Sequence[Labelled], key: Any, question: Question) -> _Decision:

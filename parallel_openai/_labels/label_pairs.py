@@ -26,23 +26,14 @@ NO_LABEL = "(none)"
 
 @dataclass(frozen=True)
 class LabelColumns:
-    """The columns of a labelled frame that belong to one field.
+    """The columns of a labelled frame that belong to one field."""
 
-    Attributes:
-        label: the column of labels.
-        confidence: the column of confidences; None if there is none.
-        kind: one label per row, several, or a score; None if unknown.
-        labels: the labels as strings, in order; empty if they are known only from the rows.
-        run: the run that filled the column; an empty one if unknown.
-        prefix: of that run's columns.
-    """
-
-    label: Hashable
-    confidence: Hashable | None
-    kind: Kind | None
-    labels: tuple[str, ...]
-    run: RunInfo = field(default_factory=RunInfo)
-    prefix: str = ""
+    label: Hashable  # the column of labels
+    confidence: Hashable | None  # the column of confidences; None if there is none
+    kind: Kind | None  # one label per row, several, or a score; None if unknown
+    labels: tuple[str, ...]  # the labels as strings, in order; empty if they are known only from the rows
+    run: RunInfo = field(default_factory=RunInfo)  # the run that filled the column; an empty one if unknown
+    prefix: str = ""  # of that run's columns
 
 
 def label_columns(out: pd.DataFrame, label: Hashable | None = None, confidence: Hashable | None = None) -> LabelColumns:
@@ -150,25 +141,18 @@ def _are_numbers(column: pd.Series[Any]) -> bool:
 
 @dataclass(frozen=True)
 class Paired:
-    """Gold and given labels, row by row, as strings.
+    """Gold and given labels, row by row, as strings."""
 
-    Attributes:
-        kind: one label per row, several, or a score.
-        labels: all labels, those of the question first.
-        gold, given: each row's labels; empty if there is none.
-        has_gold, has_label: whether the row counts and has one.
-        unknown: gold labels that are not among the question's, and how often they occur.
-        excluded: the number of rows with a gold label that were left out.
-    """
-
-    kind: Kind
-    labels: tuple[str, ...]
+    kind: Kind  # one label per row, several, or a score
+    labels: tuple[str, ...]  # all labels, those of the question first
+    # Each row's labels; empty if there is none.
     gold: Sequence[Sequence[str]]
     given: Sequence[Sequence[str]]
+    # Whether the row counts and has one.
     has_gold: Bools
     has_label: Bools
-    unknown: Mapping[str, int]
-    excluded: int = 0
+    unknown: Mapping[str, int]  # gold labels that are not among the question's, and how often they occur
+    excluded: int = 0  # the number of rows with a gold label that were left out
 
     @property
     def right(self) -> Bools:

@@ -29,24 +29,15 @@ DRAWN = "drawn"
 
 @dataclass(frozen=True)
 class Question:
-    """The fields to label each row with, and the options of doing so.
+    """The fields to label each row with, and the options of doing so."""
 
-    Attributes:
-        fields: the fields of an answer.
-        single: True for one field without a class, whose column is `label` whatever its name is.
-        samples: answers per row.
-        explain: whether a reason comes before the labels.
-        confidence: the methods; the first one fills the column `confidence`.
-        abstain_below: labels with a lower confidence become missing; None for none.
-        check: raises ValueError for values that the caller's class refuses; None without a class.
-    """
-
-    fields: Sequence[LabelField]
-    single: bool
-    samples: int = 1
-    explain: bool = False
-    confidence: tuple[Confidence, ...] = ()
-    abstain_below: float | None = None
+    fields: Sequence[LabelField]  # the fields of an answer
+    single: bool  # True for one field without a class, whose column is `label` whatever its name is
+    samples: int = 1  # answers per row
+    explain: bool = False  # whether a reason comes before the labels
+    confidence: tuple[Confidence, ...] = ()  # the methods; the first one fills the column `confidence`
+    abstain_below: float | None = None  # labels with a lower confidence become missing; None for none
+    # Raises ValueError for values that the caller's class refuses; None without a class.
     check: Callable[[Mapping[str, Any]], None] | None = None
 
     @property

@@ -30,20 +30,13 @@ _NO_SENDING = "The run before this one was stopped, so nothing is sent until you
 
 
 class Interrupts:
-    """The interrupts during one call, and the handler that records them.
-
-    Attributes:
-        moments: when each came, as `time.time` returns it.
-        ending: the signal that is to end the process after the call, if any.
-        handled: whether the caller has been informed, so that no KeyboardInterrupt needs to be raised.
-        leaving: while True, every interrupt after the first raises KeyboardInterrupt at once.
-    """
+    """The interrupts during one call, and the handler that records them."""
 
     def __init__(self) -> None:
-        self.moments: list[float] = []
-        self.ending: int | None = None
-        self.handled = False
-        self.leaving = False
+        self.moments: list[float] = []  # when each came, as `time.time` returns it
+        self.ending: int | None = None  # the signal that is to end the process after the call, if any
+        self.handled = False  # whether the caller has been informed, so that no KeyboardInterrupt needs to be raised
+        self.leaving = False  # while True, every interrupt after the first raises KeyboardInterrupt at once
         self._before: Callable[[int, FrameType | None], object] | None = None
 
     def __len__(self) -> int:

@@ -74,23 +74,17 @@ class Learned:
 
 @dataclass
 class RowPlan:
-    """The plan for all rows.
+    """The plan for all rows."""
 
-    Attributes:
-        status, codes, errors, prompt_tokens, keys: an item for each sample of each row.
-        sent: the requests to send.
-        first: the first of them, complete.
-        learned: from the journal's answers.
-    """
-
+    # An item for each sample of each row.
     status: list[str] = field(default_factory=list)
     codes: list[str | None] = field(default_factory=list)
     errors: list[str | None] = field(default_factory=list)
     prompt_tokens: list[int | None] = field(default_factory=list)
     keys: list[str | None] = field(default_factory=list)
-    sent: list[Sent] = field(default_factory=list)
-    first: list[APIRequest] = field(default_factory=list)
-    learned: Learned = field(default_factory=Learned)
+    sent: list[Sent] = field(default_factory=list)  # the requests to send
+    first: list[APIRequest] = field(default_factory=list)  # the first of them, complete
+    learned: Learned = field(default_factory=Learned)  # from the journal's answers
 
     def add(
         self, status: str, request: APIRequest | None = None, code: str | None = None, error: str | None = None

@@ -43,18 +43,13 @@ class Estimate:
 
 @dataclass(frozen=True, slots=True)
 class Pace:
-    """What bounds the rate of sending.
+    """What bounds the rate of sending."""
 
-    Attributes:
-        requests, tokens: the account's limits per minute; None if unknown.
-        rule: how it counts tokens, as an index of RULES.
-        concurrency: the most requests in flight.
-    """
-
+    # The account's limits per minute; None if unknown.
     requests: float | None
     tokens: float | None
-    rule: int
-    concurrency: int
+    rule: int  # how it counts tokens, as an index of RULES
+    concurrency: int  # the most requests in flight
 
 
 def prices_table(online: Estimate, batch: Estimate, batches: int) -> Table:

@@ -27,26 +27,17 @@ CAPS = ("max_completion_tokens", "max_tokens", "max_output_tokens")
 
 @dataclass(slots=True)
 class Slice:
-    """What happened within an interval.
+    """What happened within an interval."""
 
-    Attributes:
-        sent: attempts, including retries.
-        answered: complete answers.
-        refused: 429s.
-        failed: other errors.
-        tokens_charged: what the interval's attempts cost against the token limit, by the server's rule if it is known.
-        tokens_used: tokens in the answers' `usage`.
-        seconds: sum of the answers' latencies.
-        max_requests_per_minute, max_tokens_per_minute: the limits in force; None if unknown.
-    """
-
-    sent: int = 0
-    answered: int = 0
-    refused: int = 0
-    failed: int = 0
+    sent: int = 0  # attempts, including retries
+    answered: int = 0  # complete answers
+    refused: int = 0  # 429s
+    failed: int = 0  # other errors
+    # What the interval's attempts cost against the token limit, by the server's rule if it is known.
     tokens_charged: float = 0.0
-    tokens_used: int = 0
-    seconds: float = 0.0
+    tokens_used: int = 0  # tokens in the answers' `usage`
+    seconds: float = 0.0  # sum of the answers' latencies
+    # The limits in force; None if unknown.
     max_requests_per_minute: float | None = None
     max_tokens_per_minute: float | None = None
 
@@ -124,16 +115,6 @@ class SizeSample:
 class Timeline:
     """The course of a run, recorded by the runner; times are seconds on the runner's clock.
 
-    Attributes:
-        slices, width: what happened in each `width` seconds, from the start.
-        latency: seconds from sending a request to the last byte of its answer.
-        refusals: 429s by reason: `requests`, `tokens`, `slow_down`, `quota`, or `unknown` if the server gives none.
-        waited: seconds that the next request had to wait, by cause, as in `Limiter.waited`. Concurrent runs of one
-            client wait for each other, and each counts that.
-        seconds: how long the runner worked on requests.
-        most_at_once: how many concurrent requests the server accepts, if it refused more.
-        advice: a smaller cap on the answers that would have made the run faster, if there is one.
-
     >>> timeline = Timeline()
     >>> timeline.sent(0.5); timeline.sent(2.5)
     >>> [each.sent for each in timeline.slices]
@@ -141,13 +122,18 @@ class Timeline:
     """
 
     def __init__(self) -> None:
+        # What happened in each `width` seconds, from the start.
         self.slices: list[Slice] = []
         self.width = 1.0
-        self.latency = Histogram()
+        self.latency = Histogram()  # seconds from sending a request to the last byte of its answer
+        # 429s by reason: `requests`, `tokens`, `slow_down`, `quota`, or `unknown` if the server gives none.
         self.refusals: Counter[str] = Counter()
+        # Seconds that the next request had to wait, by cause, as in `Limiter.waited`. Concurrent runs of one client
+        # wait for each other, and each counts that.
         self.waited: dict[str, float] = {}
-        self.seconds = 0.0
-        self.most_at_once: int | None = None
+        self.seconds = 0.0  # how long the runner worked on requests
+        self.most_at_once: int | None = None  # how many concurrent requests the server accepts, if it refused more
+        # A smaller cap on the answers that would have made the run faster, if there is one.
         self.advice: SmallerCap | None = None
         self._sizes = SizeSample()
         self._limiter: RunLimits | None = None

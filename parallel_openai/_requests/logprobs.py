@@ -16,33 +16,23 @@ _DECODER = json.JSONDecoder(strict=False)
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One token of an answer.
+    """One token of an answer."""
 
-    Attributes:
-        token: its bytes.
-        probability: its conditional probability.
-        listed: the server's list of the likeliest tokens at this position with their probabilities.
-    """
-
-    token: bytes
-    probability: float
-    listed: Mapping[bytes, float]
+    token: bytes  # its bytes
+    probability: float  # its conditional probability
+    listed: Mapping[bytes, float]  # the server's list of the likeliest tokens at this position with their probabilities
 
 
 @dataclass(frozen=True, slots=True)
 class LabelProbabilities:
-    """The labels' probabilities, in the order of the labels.
+    """The labels' probabilities, in the order of the labels."""
 
-    Attributes:
-        whole: each label's probability, which add up to 1; a value between the bounds if only these are known.
-        low, high: each label's bounds; equal if the tokens determine the probability exactly.
-        first: the probability that the answer begins like each label, by its first token alone.
-    """
-
+    # Each label's probability, which add up to 1; a value between the bounds if only these are known.
     whole: tuple[float, ...]
+    # Each label's bounds; equal if the tokens determine the probability exactly.
     low: tuple[float, ...]
     high: tuple[float, ...]
-    first: tuple[float, ...]
+    first: tuple[float, ...]  # the probability that the answer begins like each label, by its first token alone
 
 
 def logprob_params(endpoint: str, params: Mapping[str, Any]) -> dict[str, Any]:

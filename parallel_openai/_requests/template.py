@@ -18,15 +18,11 @@ _WIDTH = re.compile(r"(?s)(?:.?[<>=^])?[+\- ]?z?#?0?(\d+)?[_,]?(?:\.(\d+))?[_,]?
 
 @dataclass(frozen=True, slots=True)
 class Template:
-    """A `str.format` template whose fields are column names, without attributes and indexing.
+    """A `str.format` template whose fields are column names, without attributes and indexing."""
 
-    Attributes:
-        pieces: tuples of literal text and the following field's index in `columns`, conversion and format spec.
-        columns: the columns it uses, each once.
-    """
-
+    # Tuples of literal text and the following field's index in `columns`, conversion and format spec.
     pieces: tuple[tuple[str, int | None, str | None, str], ...]
-    columns: tuple[str, ...]
+    columns: tuple[str, ...]  # the columns it uses, each once
 
     def fill(self, values: Sequence[Any]) -> str:
         """The text for one row; `values` are in the order of `columns`.
@@ -139,15 +135,11 @@ def _unknown_field(field: str, names: Sequence[str]) -> str:
 
 
 class BadPromptError(ValueError):
-    """No request can be made of this row; it fails, and the others continue.
-
-    Attributes:
-        code: the row's error code.
-    """
+    """No request can be made of this row; it fails, and the others continue."""
 
     def __init__(self, code: str, message: str) -> None:
         super().__init__(message)
-        self.code = code
+        self.code = code  # the row's error code
 
 
 def to_messages(prompt: Any, system: Any) -> list[Any]:

@@ -38,21 +38,16 @@ _COUNTS, _AMOUNTS = ("prompt_tokens", "completion_tokens", "attempts"), ("cost_u
 
 @dataclass(frozen=True)
 class Reader:
-    """How responses become cells.
+    """How responses become cells."""
 
-    Attributes:
-        names: the columns made of the answers; the first is the main one.
-        read: turns a response's JSON into its answer, with the value for the row's cell.
-        columns: turns each row's value and request key into arrays by column name. With several samples both are
-            lists, with None for a sample without an answer.
-        about: plain data for the frame's attrs.
-        judge: from a row's number and value, whether it is right; None if unknown. None without gold labels.
-    """
-
-    names: tuple[str, ...]
+    names: tuple[str, ...]  # the columns made of the answers; the first is the main one
+    # Turns a response's JSON into its answer, with the value for the row's cell.
     read: Callable[[Mapping[str, Any]], Answer]
+    # Turns each row's value and request key into arrays by column name. With several samples both are lists, with None
+    # for a sample without an answer.
     columns: Callable[[Sequence[Any], Sequence[Any]], Mapping[str, Any]]
-    about: Mapping[str, Any] = field(default_factory=dict)
+    about: Mapping[str, Any] = field(default_factory=dict)  # plain data for the frame's attrs
+    # From a row's number and value, whether it is right; None if unknown. None without gold labels.
     judge: Callable[[int, Any], bool | None] | None = None
 
     def reading(self, response: Mapping[str, Any]) -> Answer:

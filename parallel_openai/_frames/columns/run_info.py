@@ -22,52 +22,37 @@ VERSION = 1
 
 @dataclass(frozen=True, slots=True)
 class RunInfo:
-    """What a run asked, how its answers became columns, and what became of it.
+    """What a run asked, how its answers became columns, and what became of it."""
 
-    Attributes:
-        prompt, system: the template or the column's name; of a function, its text.
-        model, endpoint, params, samples, examples, metadata: as the call has them.
-        made_by_function: whether `prompt` or `system` was a function, so that no request can be made again.
-        answer: the column that everybody looks at, without the prefix.
-        prefix: of all columns of the run.
-        columns: those made of the answers.
-        labels: by the columns of labels, the `kind` of each and its `labels`.
-        fields: of structured answers, their fields; None for others.
-        gold: the column with the right labels.
-        example_keys: the keys of the rows that the model was shown as examples.
-        made: what each call made of the frame, so that the next one may replace it.
-        reviewed: the column that a person has judged.
-        began: seconds since 1970.
-        journal: the file of answers; None where the frame does not say it.
-        ended, simulated: as in `RunReport`.
-        earlier: the runs before, whose columns the frame has too.
-        report: what else `RunReport` tells, by its own names.
-    """
-
+    # The template or the column's name; of a function, its text.
     prompt: Any = None
     system: Any = None
+    # As the call has them.
     model: str | None = None
     endpoint: str | None = None
     params: Mapping[str, Any] = field(default_factory=dict)
     samples: int = 1
     examples: Sequence[Any] = ()
     metadata: Sequence[Hashable] = ()
-    made_by_function: bool = False
-    answer: str | None = None
-    prefix: str = ""
-    columns: Sequence[str] = ()
+    made_by_function: bool = False  # whether `prompt` or `system` was a function, so that no request can be made again
+    answer: str | None = None  # the column that everybody looks at, without the prefix
+    prefix: str = ""  # of all columns of the run
+    columns: Sequence[str] = ()  # those made of the answers
+    # By the columns of labels, the `kind` of each and its `labels`.
     labels: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    fields: Sequence[str] | None = None
-    gold: Any = None
-    example_keys: Sequence[str] = ()
+    fields: Sequence[str] | None = None  # of structured answers, their fields; None for others
+    gold: Any = None  # the column with the right labels
+    example_keys: Sequence[str] = ()  # the keys of the rows that the model was shown as examples
+    # What each call made of the frame, so that the next one may replace it.
     made: Mapping[str, Any] = field(default_factory=dict)
-    reviewed: str | None = None
-    began: float = 0.0
-    journal: str | None = None
+    reviewed: str | None = None  # the column that a person has judged
+    began: float = 0.0  # seconds since 1970
+    journal: str | None = None  # the file of answers; None where the frame does not say it
+    # As in `RunReport`.
     ended: str = "finished"
     simulated: bool = False
-    earlier: Sequence[RunInfo] = ()
-    report: Mapping[str, Any] = field(default_factory=dict)
+    earlier: Sequence[RunInfo] = ()  # the runs before, whose columns the frame has too
+    report: Mapping[str, Any] = field(default_factory=dict)  # what else `RunReport` tells, by its own names
 
     @classmethod
     def of(cls, told: Mapping[str, Any]) -> RunInfo:

@@ -109,25 +109,21 @@ def _checked(path: str | os.PathLike[str]) -> tuple[Path, str]:
 
 
 class _Table:
-    """A frame as the columns of a file.
-
-    Attributes:
-        headers: the names of the file's columns.
-        cells: the contents of each column.
-        about: what is needed to rebuild the frame.
-    """
+    """A frame as the columns of a file."""
 
     def __init__(self, out: pd.DataFrame, write: Callable[[pd.Series[Any], str], tuple[Any, ColumnSpec]]) -> None:
         levels, index = _write_index(out.index, write, "The index")
         names, labels = _write_index(out.columns, write_column, "The list of columns' names")
         columns = [write(out.iloc[:, number], f"The column {name!r}") for number, name in enumerate(out.columns)]
+        # The names of the file's columns.
         self.headers = (
             []
             if "range" in index
             else [f"index{n or ''}" if name is None else column_text(name) for n, name in enumerate(out.index.names)]
         )
         self.headers += map(column_text, out.columns)
-        self.cells = [*levels, *(cells for cells, _ in columns)]
+        self.cells = [*levels, *(cells for cells, _ in columns)]  # the contents of each column
+        # What is needed to rebuild the frame.
         self.about = {
             "version": 2,
             "index": index,

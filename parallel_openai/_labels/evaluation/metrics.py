@@ -24,19 +24,12 @@ _MIN_FOR_BOOTSTRAP = 10
 
 @dataclass(frozen=True)
 class Pairs:
-    """Gold and given labels, with identical rows counted together.
+    """Gold and given labels, with identical rows counted together."""
 
-    Attributes:
-        gold: which labels are right, one line per distinct row and one column per label.
-        given: which labels were given; all False without a label.
-        right: whether the given labels are the right ones.
-        counts: the number of rows like each line.
-    """
-
-    gold: Bools
-    given: Bools
-    right: Bools
-    counts: Floats
+    gold: Bools  # which labels are right, one line per distinct row and one column per label
+    given: Bools  # which labels were given; all False without a label
+    right: Bools  # whether the given labels are the right ones
+    counts: Floats  # the number of rows like each line
 
     @classmethod
     def of_codes(cls, gold: npt.NDArray[np.int64], given: npt.NDArray[np.int64], labels: int) -> Pairs:

@@ -17,15 +17,10 @@ from parallel_openai.errors import InvalidInputError
 
 @dataclass(frozen=True)
 class Choices:
-    """The labels to choose from.
+    """The labels to choose from."""
 
-    Attributes:
-        by_text: the labels by their strings.
-        multi: whether a row can have several.
-    """
-
-    by_text: Mapping[str, Any]
-    multi: bool
+    by_text: Mapping[str, Any]  # the labels by their strings
+    multi: bool  # whether a row can have several
 
     def text(self, label: Any) -> Any:
         """A label as a string, a list as a list of strings, None if it is missing."""

@@ -18,15 +18,11 @@ _BEGINS = b'{"request_key":'
 
 @dataclass(frozen=True, slots=True)
 class Judgement:
-    """A reviewer's choice for a row.
+    """A reviewer's choice for a row."""
 
-    Attributes:
-        label: the label as a string, a list if rows have several, or None for a choice that was undone.
-        note: the reviewer's note.
-    """
-
+    # The label as a string, a list if rows have several, or None for a choice that was undone.
     label: str | list[str] | None
-    note: str = ""
+    note: str = ""  # the reviewer's note
 
 
 class Judgements:

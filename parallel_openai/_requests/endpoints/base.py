@@ -17,33 +17,22 @@ def names_in(text: str) -> frozenset[str]:
 
 
 class Answer(NamedTuple):
-    """The answer in a response, and the value that a reader makes of it for the row's cell.
+    """The answer in a response, and the value that a reader makes of it for the row's cell."""
 
-    Attributes:
-        text: the answer's text; None without one.
-        finish_reason: the API's `finish_reason`.
-        model: the model that answered, by the server's name for it.
-        error_code: why a successful response has no valid answer (`empty`, `truncated`, `refused`, `content_filter`
-            ...); None if it has one.
-        error: the same as a sentence.
-        value: an answer that is not text (a vector, a moderation's result), or what a reader made of the answer.
-        tool_calls: the API's tool calls.
-        logprobs: the answer's tokens, each with its `token`, `logprob` and `top_logprobs`, as in the API; None if not
-            requested.
-        reasoning: the model's reasoning, if the server returns it.
-        repairable: False if asking the model again would not help.
-    """
-
-    text: str | None
-    finish_reason: str | None
-    model: str | None
+    text: str | None  # the answer's text; None without one
+    finish_reason: str | None  # the API's `finish_reason`
+    model: str | None  # the model that answered, by the server's name for it
+    # Why a successful response has no valid answer (`empty`, `truncated`, `refused`, `content_filter` ...); None if it
+    # has one.
     error_code: str | None = None
-    error: str | None = None
+    error: str | None = None  # the same as a sentence
+    # An answer that is not text (a vector, a moderation's result), or what a reader made of the answer.
     value: Any = None
-    tool_calls: Sequence[Any] | None = None
+    tool_calls: Sequence[Any] | None = None  # the API's tool calls
+    # The answer's tokens, each with its `token`, `logprob` and `top_logprobs`, as in the API; None if not requested.
     logprobs: Sequence[Any] | None = None
-    reasoning: str | None = None
-    repairable: bool = True
+    reasoning: str | None = None  # the model's reasoning, if the server returns it
+    repairable: bool = True  # False if asking the model again would not help
 
     def unusable(self, code: str, error: str, *, repairable: bool = True) -> Answer:
         return self._replace(value=None, error_code=code, error=error, repairable=repairable)
@@ -51,44 +40,27 @@ class Answer(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Packing:
-    """Limits for several rows in one request.
+    """Limits for several rows in one request."""
 
-    Attributes:
-        inputs: the most rows.
-        tokens: the most tokens in all.
-        tokens_each: the most tokens per row.
-    """
-
-    inputs: int
-    tokens: int
-    tokens_each: int
+    inputs: int  # the most rows
+    tokens: int  # the most tokens in all
+    tokens_each: int  # the most tokens per row
 
 
 class Endpoint(ABC):
-    """One of the API's endpoints.
+    """One of the API's endpoints."""
 
-    Attributes:
-        name: the name in the OpenAI SDK, such as `chat.completions`.
-        path: the path below the base URL.
-        own: the body's fields that the prompt fills, which cannot be used as parameters.
-        parameters: the body's fields in the API's reference, including the model and the prompt.
-        caps: the parameters that cap an answer's length, the preferred one first; empty if answers have no tokens.
-        default_cap: the cap in tokens if none is given; None: no cap.
-        has_system: whether it takes a system message.
-        gives_text: whether answers are text, not `Answer.value`.
-        packing: the limits for several rows in one request; None: one row per request.
-        answers: the list of answers in a response, and a field that each of them has; None: any field.
-    """
-
-    name: str
-    path: str
-    own: frozenset[str]
-    parameters: frozenset[str]
+    name: str  # the name in the OpenAI SDK, such as `chat.completions`
+    path: str  # the path below the base URL
+    own: frozenset[str]  # the body's fields that the prompt fills, which cannot be used as parameters
+    parameters: frozenset[str]  # the body's fields in the API's reference, including the model and the prompt
+    # The parameters that cap an answer's length, the preferred one first; empty if answers have no tokens.
     caps: tuple[str, ...] = ()
-    default_cap: int | None = None
-    has_system: bool = False
-    gives_text: bool = True
-    packing: Packing | None = None
+    default_cap: int | None = None  # the cap in tokens if none is given; None: no cap
+    has_system: bool = False  # whether it takes a system message
+    gives_text: bool = True  # whether answers are text, not `Answer.value`
+    packing: Packing | None = None  # the limits for several rows in one request; None: one row per request
+    # The list of answers in a response, and a field that each of them has; None: any field.
     answers: tuple[str, str | None]
 
     @abstractmethod

@@ -26,21 +26,14 @@ LABEL, REASON_COLUMN = "label", "label_reason"
 
 @dataclass(frozen=True)
 class LabelField:
-    """A field of the answer.
+    """A field of the answer."""
 
-    Attributes:
-        name: its name in the answer's JSON.
-        kind: `one` of the choices, `several` of them, a `score` of a scale, or free `text`.
-        choices: the labels in order, keyed by their JSON in the answer.
-        descriptions: descriptions of labels, with the same keys.
-        about: the field's description, for the system message.
-    """
-
-    name: str
+    name: str  # its name in the answer's JSON
+    # `one` of the choices, `several` of them, a `score` of a scale, or free `text`.
     kind: Literal["one", "several", "score", "text"]
-    choices: Mapping[str, Any] = field(default_factory=dict)
-    descriptions: Mapping[str, str] = field(default_factory=dict)
-    about: str | None = None
+    choices: Mapping[str, Any] = field(default_factory=dict)  # the labels in order, keyed by their JSON in the answer
+    descriptions: Mapping[str, str] = field(default_factory=dict)  # descriptions of labels, with the same keys
+    about: str | None = None  # the field's description, for the system message
 
     @property
     def texts(self) -> list[str]:

@@ -41,19 +41,12 @@ class _NotStrictError(Exception):
 
 @dataclass(frozen=True)
 class StrictSchema:
-    """A schema converted for strict mode.
+    """A schema converted for strict mode."""
 
-    Attributes:
-        original: the given schema.
-        schema: the schema to send.
-        is_strict: whether it can be sent in strict mode, which does not support, for example, arbitrary field names.
-        note: a sentence on what strict mode cannot express; empty if it can express all.
-    """
-
-    original: Mapping[str, Any]
-    schema: Mapping[str, Any]
-    is_strict: bool
-    note: str = ""
+    original: Mapping[str, Any]  # the given schema
+    schema: Mapping[str, Any]  # the schema to send
+    is_strict: bool  # whether it can be sent in strict mode, which does not support, for example, arbitrary field names
+    note: str = ""  # a sentence on what strict mode cannot express; empty if it can express all
 
     def fields(self) -> dict[str, Mapping[str, Any]]:
         """The object's fields, each with its own schema: references resolved, and without an alternative null."""
@@ -110,14 +103,10 @@ def strict_schema(schema: Mapping[str, Any]) -> StrictSchema:
 
 
 class _Maker:
-    """Converts one schema.
-
-    Attributes:
-        left_out: the unsupported keywords.
-    """
+    """Converts one schema."""
 
     def __init__(self, root: Mapping[str, Any]) -> None:
-        self.left_out: set[str] = set()
+        self.left_out: set[str] = set()  # the unsupported keywords
         self._root = root
         self._definitions = {**root.get("definitions", {}), **root.get("$defs", {})}
         self._referred: set[str] = set()

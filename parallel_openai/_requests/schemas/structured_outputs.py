@@ -30,16 +30,11 @@ _LONG_NUMBER = re.compile(r"[0-9.]{16}")
 
 @dataclass(frozen=True)
 class Structure:
-    """The structure of an answer.
+    """The structure of an answer."""
 
-    Attributes:
-        response_format: the chat API's parameter.
-        fields: the JSON schema of each field, in order.
-        read: parses an answer's text into the fields' values; raises ValueError if it does not fit.
-    """
-
-    response_format: Mapping[str, Any]
-    fields: Mapping[str, Mapping[str, Any]]
+    response_format: Mapping[str, Any]  # the chat API's parameter
+    fields: Mapping[str, Mapping[str, Any]]  # the JSON schema of each field, in order
+    # Parses an answer's text into the fields' values; raises ValueError if it does not fit.
     read: Callable[[str], dict[str, Any]]
 
 

@@ -25,17 +25,12 @@ MAX_ERRORS = 50  # that are reported
 
 @dataclass
 class InputCheck:
-    """The result of validating an input file.
-
-    Attributes:
-        offsets: the byte offset of each request.
-        errors: why the batch fails, one for each invalid line.
-    """
+    """The result of validating an input file."""
 
     model: str | None = None
     tokens: int = 0
-    offsets: list[int] = field(default_factory=list)
-    errors: list[dict[str, Any]] = field(default_factory=list)
+    offsets: list[int] = field(default_factory=list)  # the byte offset of each request
+    errors: list[dict[str, Any]] = field(default_factory=list)  # why the batch fails, one for each invalid line
 
     def refuse(self, code: str, message: str, *, line: int | None = None, param: str | None = None) -> None:
         if len(self.errors) < MAX_ERRORS:

@@ -35,16 +35,12 @@ class Answer:
 
 @dataclass(frozen=True)
 class Endpoint:
-    """One path that accepts POST.
-
-    Attributes:
-        read: validates the body; raises `Refusal`.
-        answer: makes the answer with a generator seeded from the body; the last argument is a flaw to give the answer
-            (`empty`, `length`, `refusal`, `content_filter`, `off_schema`), or None.
-    """
+    """One path that accepts POST."""
 
     path: str
-    read: Callable[[dict[str, Any], Settings], ParsedBody]
+    read: Callable[[dict[str, Any], Settings], ParsedBody]  # validates the body; raises `Refusal`
+    # Makes the answer with a generator seeded from the body; the last argument is a flaw to give the answer (`empty`,
+    # `length`, `refusal`, `content_filter`, `off_schema`), or None.
     answer: Callable[[ParsedBody, Settings, random.Random, str | None], Answer]
 
 

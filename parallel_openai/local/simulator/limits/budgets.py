@@ -17,11 +17,7 @@ SLACK = 1e-6
 
 
 class Budget(ABC):
-    """One limit, less `background`: what other clients use per second.
-
-    Attributes:
-        granted: the total refilled so far, used or not.
-    """
+    """One limit, less `background`: what other clients use per second."""
 
     def __init__(
         self,
@@ -34,7 +30,7 @@ class Budget(ABC):
         now: float = 0.0,
     ) -> None:
         self.now = now
-        self.granted = 0.0
+        self.granted = 0.0  # the total refilled so far, used or not
         self._samples: list[tuple[float, float, float]] = []
         self._set(limit, period, window, background)
         self._start(start_level)
