@@ -8,7 +8,14 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from parallel_openai._records import Usage
-from parallel_openai._requests.template import BadPromptError, check_text, check_whole, is_token_numbers, kind_of
+from parallel_openai._requests.template import (
+    BadPromptError,
+    check_text,
+    check_whole,
+    is_token_numbers,
+    kind_of,
+    with_examples,
+)
 from parallel_openai.errors import InvalidInputError
 
 
@@ -56,6 +63,7 @@ class Endpoint(ABC):
     parameters: frozenset[str]  # the body's fields in the API's reference, including the model and the prompt
     # The parameters that cap an answer's length, the preferred one first; empty if answers have no tokens.
     caps: tuple[str, ...] = ()
+    turns: str | None = None  # the body's field that holds messages, if it has one
     default_cap: int | None = None  # the cap in tokens if none is given; None: no cap
     has_system: bool = False  # whether it takes a system message
     gives_text: bool = True  # whether answers are text, not `Answer.value`
@@ -94,11 +102,22 @@ class Endpoint(ABC):
 
     def with_examples(self, body: Mapping[str, Any], examples: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         """The body with few-shot examples, as chat messages, before the row's prompt."""
-        raise InvalidInputError(f"{self.name} takes no examples.")
+        if self.turns is None:
+            raise InvalidInputError(f"{self.name} takes no examples.")
+        return {**body, self.turns: with_examples(self._turns(body) or (), examples)}
 
     def repair_body(self, body: Mapping[str, Any], said: str | None, fault: str) -> dict[str, Any] | None:
         """The body that shows the model what it `said` and the fault in it; None if that is not possible."""
-        return None
+        turns = self._turns(body)
+        if self.turns is None or turns is None:
+            return None
+        answer = [{"role": "assistant", "content": said}] if said else []
+        return {**body, self.turns: [*turns, *answer, {"role": "user", "content": fault}]}
+
+    def _turns(self, body: Mapping[str, Any]) -> Sequence[Any] | None:
+        """The messages of a body; None if it has none."""
+        given = list_of(body.get(self.turns or ""))
+        return given if isinstance(given, (list, tuple)) else None
 
 
 def truncated(content: str | None, usage: Usage | None, caps: Sequence[str]) -> str:

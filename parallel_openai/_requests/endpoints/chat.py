@@ -23,7 +23,6 @@ from parallel_openai._requests.template import (
     check_whole,
     kind_of,
     to_messages,
-    with_examples,
 )
 
 
@@ -42,6 +41,7 @@ class Chat(Endpoint):
     )
     caps = ("max_completion_tokens", "max_tokens")
     has_system = True
+    turns = "messages"
     answers = ("choices", "message")
 
     def ask(self, prompt: Any, system: Any) -> Mapping[str, Any]:
@@ -61,16 +61,6 @@ class Chat(Endpoint):
 
     def format_params(self, response_format: Mapping[str, Any], params: Mapping[str, Any]) -> dict[str, Any]:
         return {"response_format": response_format}
-
-    def with_examples(self, body: Mapping[str, Any], examples: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-        return {**body, "messages": with_examples(list_of(body.get("messages")) or (), examples)}
-
-    def repair_body(self, body: Mapping[str, Any], said: str | None, fault: str) -> dict[str, Any] | None:
-        messages = body.get("messages")
-        if not isinstance(messages, (list, tuple)):
-            return None
-        answer = [{"role": "assistant", "content": said}] if said else []
-        return {**body, "messages": [*messages, *answer, {"role": "user", "content": fault}]}
 
 
 def _whole(body: Mapping[str, Any], system: Any) -> Mapping[str, Any]:

@@ -22,7 +22,6 @@ from parallel_openai._requests.template import (
     check_text,
     check_whole,
     kind_of,
-    with_examples,
 )
 from parallel_openai.errors import InvalidInputError
 
@@ -47,6 +46,7 @@ class Responses(Endpoint):
     )
     caps = ("max_output_tokens",)
     has_system = True
+    turns = "input"
     answers = ("output", None)
 
     def ask(self, prompt: Any, system: Any) -> Mapping[str, Any]:
@@ -82,23 +82,10 @@ class Responses(Endpoint):
         flat.pop("json_schema", None)
         return {"text": {**text, "format": flat}}
 
-    def with_examples(self, body: Mapping[str, Any], examples: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-        return {**body, "input": with_examples(_items(body) or (), examples)}
-
-    def repair_body(self, body: Mapping[str, Any], said: str | None, fault: str) -> dict[str, Any] | None:
-        items = _items(body)
-        if items is None:
-            return None
-        answer = [{"role": "assistant", "content": said}] if said else []
-        return {**body, "input": [*items, *answer, {"role": "user", "content": fault}]}
-
-
-def _items(body: Mapping[str, Any]) -> Sequence[Any] | None:
-    """The input as items; None if it is neither a list nor a string."""
-    given = list_of(body.get("input"))
-    if isinstance(given, str):
-        return [{"role": "user", "content": given}]
-    return given if isinstance(given, (list, tuple)) else None
+    def _turns(self, body: Mapping[str, Any]) -> Sequence[Any] | None:
+        if isinstance(body.get("input"), str):
+            return [{"role": "user", "content": body["input"]}]
+        return super()._turns(body)
 
 
 def _is_item(value: Any) -> bool:
