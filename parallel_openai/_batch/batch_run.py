@@ -60,11 +60,6 @@ class BatchRun:
         claim_all: whether this call also waits for everything that earlier calls submitted.
         budget: the most that may be spent.
         sleep: waits for this many seconds.
-
-    Attributes:
-        live: the parts whose answers are not all in the journal.
-        status_text: describes their state.
-        is_over_budget: whether the budget did not suffice for all requests.
     """
 
     def __init__(
@@ -112,11 +107,12 @@ class BatchRun:
         self._has_unknown_rows, self._skipped = False, 0
         self._began, self._is_cancelled = time.time(), False
         self._batches: dict[str, ServerBatch] = {}  # by part name, as last seen
-        self.live: list[Part] = []
+        self.live: list[Part] = []  # the parts whose answers are not all in the journal
+        # Describes their state.
         self.status_text = StatusText(
             self.live, self._batches, self._failures, self._input_files, self._output_files.answered_count
         )
-        self.is_over_budget = False
+        self.is_over_budget = False  # whether the budget did not suffice for all requests
         self._source: Iterator[APIRequest | None] = iter(())
 
     async def run(self, requests: Iterable[APIRequest | None] = ()) -> End:

@@ -21,41 +21,26 @@ _PREFIX = b'[{},null,{"batch":'
 
 @dataclass
 class Part:
-    """One input file of a run, and the batch that answers it.
+    """One input file of a run, and the batch that answers it."""
 
-    Attributes:
-        name: names its files on disk and at the server; unique among all runs.
-        path: the endpoint, below the base URL.
-        tokens: prompt tokens, by our count.
-        round: the number of the submission of its rows, from 1.
-        submission: how often the part itself was submitted, including refusals because of a full queue.
-        planned_at: seconds since the epoch.
-        creating_at: when a batch for it was last requested; 0: never.
-        earlier: whether an earlier call planned it.
-        not_before: the earliest time to submit it, on the monotonic clock.
-        former: ids of batches of the part that the server refused.
-        answer_bytes: the most bytes of its answers together; 0: unknown.
-        has_metadata: whether any of its rows has metadata, which the server does not get.
-    """
-
-    name: str
+    name: str  # names its files on disk and at the server; unique among all runs
     model: str
-    path: str
+    path: str  # the endpoint, below the base URL
     requests: int
     bytes: int
-    tokens: int
-    round: int
-    planned_at: float
+    tokens: int  # prompt tokens, by our count
+    round: int  # the number of the submission of its rows, from 1
+    planned_at: float  # seconds since the epoch
     record: bool
     file_id: str | None = None
     batch_id: str | None = None
-    submission: int = 0
-    creating_at: float = 0.0
-    earlier: bool = False
-    not_before: float = 0.0
-    former: list[str] = field(default_factory=list)
-    answer_bytes: int = 0
-    has_metadata: bool = True
+    submission: int = 0  # how often the part itself was submitted, including refusals because of a full queue
+    creating_at: float = 0.0  # when a batch for it was last requested; 0: never
+    earlier: bool = False  # whether an earlier call planned it
+    not_before: float = 0.0  # the earliest time to submit it, on the monotonic clock
+    former: list[str] = field(default_factory=list)  # ids of batches of the part that the server refused
+    answer_bytes: int = 0  # the most bytes of its answers together; 0: unknown
+    has_metadata: bool = True  # whether any of its rows has metadata, which the server does not get
 
 
 _MAX_NUMBER = 10**15

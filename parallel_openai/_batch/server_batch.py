@@ -23,31 +23,20 @@ class Counts(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class ServerBatch:
-    """A batch as the server reports it. Missing or invalid fields are None or empty.
+    """A batch as the server reports it. Missing or invalid fields are None or empty."""
 
-    Attributes:
-        id: its id at the server.
-        status: its status at the server.
-        input_file_id, output_file_id, error_file_id: the ids of its files.
-        created_at: seconds since the epoch.
-        seconds: from its creation to its end.
-        counts: of its rows.
-        has_begun: whether the validation of its input file succeeded.
-        errors: why it failed.
-        tag: our own name for it, from its metadata.
-    """
-
-    id: str | None
-    status: str
+    id: str | None  # its id at the server
+    status: str  # its status at the server
+    # The ids of its files.
     input_file_id: str | None
     output_file_id: str | None
     error_file_id: str | None
-    created_at: float
-    seconds: float
-    counts: Counts | None
-    has_begun: bool
-    errors: tuple[Mapping[str, Any], ...]
-    tag: str | None
+    created_at: float  # seconds since the epoch
+    seconds: float  # from its creation to its end
+    counts: Counts | None  # of its rows
+    has_begun: bool  # whether the validation of its input file succeeded
+    errors: tuple[Mapping[str, Any], ...]  # why it failed
+    tag: str | None  # our own name for it, from its metadata
 
     @classmethod
     def of(cls, data: Mapping[str, Any]) -> ServerBatch:

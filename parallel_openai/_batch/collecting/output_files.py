@@ -42,26 +42,16 @@ class _LineRef(NamedTuple):
 
 
 class _Reading:
-    """What was read from the files of a batch so far.
-
-    Attributes:
-        all: the rows.
-        open: those without an answer.
-        failures: for rows in `open`, the first line about each.
-        in_output: rows with a response in the output file.
-        unreadable: the number of lines in each file that do not name their row.
-        is_damaged: whether there is an answer whose request is lost.
-        files: the open files by kind; `input` has the requests.
-    """
+    """What was read from the files of a batch so far."""
 
     def __init__(self, infos: dict[str, RowInfo], answered: set[str]) -> None:
-        self.all = infos
-        self.open = {name: info for name, info in infos.items() if name not in answered}
-        self.failures: dict[str, _LineRef] = {}
-        self.in_output = set(answered)
-        self.unreadable = Counter[str]()
-        self.is_damaged = False
-        self.files: dict[str, IO[bytes]] = {}
+        self.all = infos  # the rows
+        self.open = {name: info for name, info in infos.items() if name not in answered}  # those without an answer
+        self.failures: dict[str, _LineRef] = {}  # for rows in `open`, the first line about each
+        self.in_output = set(answered)  # rows with a response in the output file
+        self.unreadable = Counter[str]()  # the number of lines in each file that do not name their row
+        self.is_damaged = False  # whether there is an answer whose request is lost
+        self.files: dict[str, IO[bytes]] = {}  # the open files by kind; `input` has the requests
 
     @property
     def unmentioned(self) -> int:

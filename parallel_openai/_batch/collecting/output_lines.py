@@ -23,22 +23,15 @@ Fate = Literal["done", "again", "cancelled"]
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """The outcome of a row in a batch.
+    """The outcome of a row in a batch."""
 
-    Attributes:
-        fate: `done`: final; `again`: worth sending again; `cancelled`: the batch was cancelled before the row.
-        attempt: the batch as an attempt of the row.
-        error_code, error: why there is no answer.
-        answer: the answer's JSON, if there is one.
-        refusal: the server's error response, if there is one, and its verdict.
-    """
-
-    fate: Fate
-    attempt: Attempt
+    fate: Fate  # `done`: final; `again`: worth sending again; `cancelled`: the batch was cancelled before the row
+    attempt: Attempt  # the batch as an attempt of the row
+    # Why there is no answer.
     error_code: str | None = None
     error: str | None = None
-    answer: dict[str, Any] | None = None
-    refusal: tuple[Response, Verdict] | None = None
+    answer: dict[str, Any] | None = None  # the answer's JSON, if there is one
+    refusal: tuple[Response, Verdict] | None = None  # the server's error response, if there is one, and its verdict
 
     def result(self, request: APIRequest, earlier: tuple[Attempt, ...]) -> Result:
         """The row's result, with its earlier attempts."""
