@@ -14,17 +14,11 @@ from parallel_openai._records import Size, Usage
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """One way to count.
+    """One way to count."""
 
-    Attributes:
-        number: its place among RULES.
-        name: what it is called in the report.
-        settles: whether the charge becomes the actual usage when the answer is finished.
-    """
-
-    number: int
-    name: str
-    settles: bool = False
+    number: int  # its place among RULES
+    name: str  # what it is called in the report
+    settles: bool = False  # whether the charge becomes the actual usage when the answer is finished
 
     def at_send(self, size: Size) -> float:
         """What is charged when the request comes in."""

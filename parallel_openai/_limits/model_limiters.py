@@ -55,10 +55,6 @@ class ModelLimiters:
             tells of it.
         burst, clock: as `Limiter` has them.
 
-    Attributes:
-        given: those that were given.
-        on_use: called whenever a model's limiter is asked for.
-
     >>> limiters = ModelLimiters(600, clock=lambda: 0.0)
     >>> limiters.of("small").requests.set_limit(60, 0.0)
     >>> limiters.of("small").requests.limit, limiters.of("large").requests.limit, limiters.requests.limit
@@ -73,13 +69,14 @@ class ModelLimiters:
         burst: float | None = None,
         clock: Callable[[], float],
     ) -> None:
-        self.given = max_requests_per_minute, max_tokens_per_minute
+        self.given = max_requests_per_minute, max_tokens_per_minute  # those that were given
         self.clock = clock
         self._burst = burst
         self._limiters: dict[str | None, Limiter] = {}
         limited = self.given != (None, None)
         self._ceiling = _Ceiling(*self.given, burst, self._limiters.values(), clock()) if limited else None
         self._unused = self._new(None)
+        # Called whenever a model's limiter is asked for.
         self.on_use: Callable[[str | None, Limiter], None] | None = None
 
     def of(self, model: str | None) -> Limiter:

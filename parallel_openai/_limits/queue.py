@@ -18,17 +18,14 @@ class CapacityQueue:
 
     Args:
         clock: gives seconds, never going back.
-
-    Attributes:
-        count: how many wait.
-        waited: seconds that the first in line has waited, by cause: `requests`, `tokens`, `refused` (the server said
-            to wait), `slots` (the server takes no more at once), `learning` (nothing is known yet).
     """
 
     def __init__(self, clock: Callable[[], float]) -> None:
+        # Seconds that the first in line has waited, by cause: `requests`, `tokens`, `refused` (the server said to
+        # wait), `slots` (the server takes no more at once), `learning` (nothing is known yet).
         self.waited = {"requests": 0.0, "tokens": 0.0, "refused": 0.0, "slots": 0.0, "learning": 0.0}
         self._clock = clock
-        self.count = 0
+        self.count = 0  # how many wait
         self._turns: WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Lock] = WeakKeyDictionary()
         self._news: asyncio.Future[None] | None = None
 

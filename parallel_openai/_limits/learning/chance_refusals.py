@@ -16,10 +16,6 @@ EXCESS = 0.25
 class Chance:
     """A sequential test (Page's CUSUM) of the share of refusals that is by chance against a larger one.
 
-    Attributes:
-        share: of the sends.
-        excess: how surely more are refused than by chance, as the logarithm of a likelihood ratio.
-
     >>> chance = Chance()
     >>> for number in (20, 40, 60):
     ...     chance.refused(number, learns=True)
@@ -34,8 +30,8 @@ class Chance:
     __slots__ = ("_last", "excess", "share")
 
     def __init__(self) -> None:
-        self.share = FIRST_SHARE
-        self.excess = 0.0
+        self.share = FIRST_SHARE  # of the sends
+        self.excess = 0.0  # how surely more are refused than by chance, as the logarithm of a likelihood ratio
         self._last = 0  # the number of the last send that was refused
 
     def begin(self, share: float) -> None:

@@ -33,10 +33,6 @@ class Slots:
     more seldom where it fails. Where nobody is to wait for long, it takes some refusals more to see what they have in
     common.
 
-    Attributes:
-        level: how many are taken at once; infinite while nothing speaks for it.
-        proven: whether it is certain.
-
     >>> slots = Slots()
     >>> slots.suspect(in_flight=5, left=4, at=1.0, wait=60.0)
     >>> slots.tries(in_flight=4, now=1.1), slots.tries(in_flight=3, now=1.2)
@@ -69,8 +65,8 @@ class Slots:
     )
 
     def __init__(self) -> None:
-        self.level = INFINITY
-        self.proven = False
+        self.level = INFINITY  # how many are taken at once; infinite while nothing speaks for it
+        self.proven = False  # whether it is certain
         self._began = self._until = -INFINITY  # of the experiment
         self._tried = self._accepted = 0
         self._failures = self._skip = 0
