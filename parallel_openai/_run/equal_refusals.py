@@ -26,16 +26,12 @@ _IDS = re.compile(r"[0-9a-fA-F-]{16,}|\breq[-_]\w+")
 
 
 class EqualRefusals:
-    """Counts the refusals in a row that are the same: status, code, words, and the field that they name with its value.
-
-    Attributes:
-        was_answered: whether anything was; from then on a row is to blame for what it gets.
-    """
+    """Counts the refusals in a row that are the same: status, code, words, and the field that they name with its value."""
 
     def __init__(self) -> None:
         self._same: object = None
         self._count = 0
-        self.was_answered = False
+        self.was_answered = False  # whether anything was; from then on a row is to blame for what it gets
 
     def check(self, request: APIRequest, response: Response, verdict: Verdict, *, known: bool) -> None:
         """Take in a request that failed for good; `known` says that others of its run have good answers already.

@@ -13,14 +13,11 @@ class Backlog:
 
     Args:
         room: so many requests at the most, since they lie in memory.
-
-    Attributes:
-        count: how many there are.
     """
 
     def __init__(self, room: int) -> None:
         self._room = room
-        self.count = 0
+        self.count = 0  # how many there are
         self._jobs: dict[Admission, deque[Job]] = {}  # by model: those behind the one that waits
         self._next: deque[Job] = deque()  # nothing is known to be in their way
 

@@ -17,17 +17,13 @@ LEAST_WAIT = 0.5
 
 @dataclass(slots=True)
 class _Model:
-    """How a model does that has been overloaded: what came of its requests since.
+    """How a model does that has been overloaded: what came of its requests since."""
 
-    Attributes:
-        good, refused: how many were answered and refused.
-        good_sent_at: when the latest of those was sent that were answered.
-        refuses_any: whether one was refused since the last answer that had no such failure of its own before.
-    """
-
+    # How many were answered and refused.
     good: int = 0
     refused: int = 0
-    good_sent_at: float = float("-inf")
+    good_sent_at: float = float("-inf")  # when the latest of those was sent that were answered
+    # Whether one was refused since the last answer that had no such failure of its own before.
     refuses_any: bool = False
 
 
@@ -40,13 +36,10 @@ class Outages:
     Args:
         retry: says how long to wait, and when to give up.
         now: when the run begins.
-
-    Attributes:
-        is_away: whether requests are to go out one at a time.
     """
 
     def __init__(self, retry: RetryPolicy, now: float) -> None:
-        self.is_away = False
+        self.is_away = False  # whether requests are to go out one at a time
         self._retry = retry
         self._models: dict[object, _Model] = {}  # those that have been overloaded
         self._good_at = now

@@ -254,21 +254,15 @@ def _sentence(response: Response, error: Mapping[str, Any] | None) -> str:
 
 @dataclass(frozen=True, slots=True)
 class RetryPolicy:
-    """When to send again, and when to give up.
+    """When to send again, and when to give up."""
 
-    Attributes:
-        max_attempts: sends of one request that may count against it.
-        first_backoff, max_backoff: seconds; the wait before retry k is drawn evenly from 0 to
-            min(max_backoff, first_backoff × 2^(k-1)): full jitter, as in AWS's "Exponential Backoff and Jitter".
-        max_wait: seconds one request may spend on refusals that are not its fault (429s, outages).
-        give_up_after: seconds without one good answer after which the run stops.
-    """
-
-    max_attempts: int = 5
+    max_attempts: int = 5  # sends of one request that may count against it
+    # Seconds; the wait before retry k is drawn evenly from 0 to min(max_backoff, first_backoff × 2^(k-1)): full jitter,
+    # as in AWS's "Exponential Backoff and Jitter".
     first_backoff: float = 1.0
     max_backoff: float = 60.0
-    max_wait: float = 3600.0
-    give_up_after: float = 1800.0
+    max_wait: float = 3600.0  # seconds one request may spend on refusals that are not its fault (429s, outages)
+    give_up_after: float = 1800.0  # seconds without one good answer after which the run stops
     random: Callable[[], float] = random.random
 
     def backoff(self, failures: int) -> float:

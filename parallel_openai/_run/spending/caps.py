@@ -16,20 +16,15 @@ from parallel_openai.errors import InvalidInputError
 class SpendingCaps:
     """What one call may take; None: as much as it needs.
 
-    Attributes:
-        budget_usd: dollars; or the funds, tokens included, that this call shares with others.
-        budget_tokens: prompt and completion tokens together.
-        deadline: seconds from its beginning.
-
     >>> SpendingCaps(deadline=0)
     Traceback (most recent call last):
         ...
     parallel_openai.errors.InvalidInputError: deadline must be a number above 0 or None, not 0.
     """
 
-    budget_usd: float | Funds | None = None
-    budget_tokens: float | None = None
-    deadline: float | None = None
+    budget_usd: float | Funds | None = None  # dollars; or the funds, tokens included, that this call shares with others
+    budget_tokens: float | None = None  # prompt and completion tokens together
+    deadline: float | None = None  # seconds from its beginning
 
     def __post_init__(self) -> None:
         for name in ("budget_usd", "budget_tokens", "deadline"):
