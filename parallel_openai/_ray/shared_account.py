@@ -64,22 +64,15 @@ class Refusal:
 
 @dataclass(slots=True)
 class Report:
-    """What a worker has learned since its last one.
+    """What a worker has learned since its last one."""
 
-    Attributes:
-        answered: sends that came to an end.
-        unused: granted slots that passed without a send.
-        over, under: tokens that answers took beyond what was charged for them, and less than it.
-        shown: the limits that the worker knows.
-        refusals: what the server refused.
-    """
-
-    answered: int = 0
-    unused: int = 0
+    answered: int = 0  # sends that came to an end
+    unused: int = 0  # granted slots that passed without a send
+    # Tokens that answers took beyond what was charged for them, and less than it.
     over: float = 0.0
     under: float = 0.0
-    shown: dict[Dimension, KnownLimit] = field(default_factory=dict)
-    refusals: list[Refusal] = field(default_factory=list)
+    shown: dict[Dimension, KnownLimit] = field(default_factory=dict)  # the limits that the worker knows
+    refusals: list[Refusal] = field(default_factory=list)  # what the server refused
 
 
 @dataclass(frozen=True, slots=True)

@@ -43,17 +43,11 @@ class Lender:
 
 @dataclass(frozen=True)
 class Share:
-    """What a worker must know of its run's budget.
+    """What a worker must know of its run's budget."""
 
-    Attributes:
-        run: the run's name.
-        limits: what the whole run may spend.
-        tier: the one in which every answer is sure to come; None: none is sure.
-    """
-
-    run: str
-    limits: Amount
-    tier: str | None
+    run: str  # the run's name
+    limits: Amount  # what the whole run may spend
+    tier: str | None  # the one in which every answer is sure to come; None: none is sure
 
 
 class BorrowedFunds(Funds):

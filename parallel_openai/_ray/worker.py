@@ -51,15 +51,10 @@ COUNTS = (
 
 
 class Numbered(NamedTuple):
-    """What a worker needs of a request's context.
+    """What a worker needs of a request's context."""
 
-    Attributes:
-        number: to know it by.
-        repair: what it is for, if it stands in the place of another.
-    """
-
-    number: int
-    repair: Repair | None
+    number: int  # to know it by
+    repair: Repair | None  # what it is for, if it stands in the place of another
 
 
 def numbered(number: int, request: APIRequest) -> APIRequest:
@@ -152,26 +147,17 @@ class ModelLimits:
 
 @dataclass(slots=True)
 class Delivery:
-    """What happened at a worker since the last one.
+    """What happened at a worker since the last one."""
 
-    Attributes:
-        results: what came to its end.
-        recording: what was sent, and what came of it.
-        counts: how much the counters have grown.
-        in_flight, waiting: requests on the wire, and those that wait to be sent again.
-        limits: of each model.
-        stop: why the run must end: the error's name and sentence.
-        ended: what is left of the budget is too small for the next request.
-    """
-
-    results: list[WorkerResult]
-    recording: TimelinePiece
-    counts: Counter[str]
+    results: list[WorkerResult]  # what came to its end
+    recording: TimelinePiece  # what was sent, and what came of it
+    counts: Counter[str]  # how much the counters have grown
+    # Requests on the wire, and those that wait to be sent again.
     in_flight: int
     waiting: int
-    limits: list[ModelLimits]
-    stop: tuple[str, str] | None
-    ended: bool
+    limits: list[ModelLimits]  # of each model
+    stop: tuple[str, str] | None  # why the run must end: the error's name and sentence
+    ended: bool  # what is left of the budget is too small for the next request
 
 
 class RemoteTimeline(Timeline):
