@@ -25,21 +25,17 @@ _VERSION = re.compile(r"/v\d+(beta|alpha)?(/|$)")
 class BaseURL:
     """Where an API lives, and how a request's path lies below it.
 
-    Attributes:
-        base_url: what paths are joined to, without a slash at its end; its query goes with every call.
-        is_azure: whether it is Azure's, where a key travels in the header `api-key`.
-        in_deployments: whether chat, completions and embeddings lie below a deployment, as in Azure's dated API.
-        deployment: the deployment that all these go to; None: the one that is called like the request's model.
-
     >>> BaseURL("https://x.openai.azure.com/openai?api-version=1", True, True).path("chat/completions", "gpt 5")
     'deployments/gpt%205/chat/completions'
     >>> BaseURL("https://api.openai.com/v1").path("chat/completions", "gpt-5-mini")
     'chat/completions'
     """
 
-    base_url: str
-    is_azure: bool = False
+    base_url: str  # what paths are joined to, without a slash at its end; its query goes with every call
+    is_azure: bool = False  # whether it is Azure's, where a key travels in the header `api-key`
+    # Whether chat, completions and embeddings lie below a deployment, as in Azure's dated API.
     in_deployments: bool = False
+    # The deployment that all these go to; None: the one that is called like the request's model.
     deployment: str | None = None
 
     @property

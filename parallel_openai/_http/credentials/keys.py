@@ -26,21 +26,18 @@ class Key:
         in_header: `api-key` or `Authorization`.
         clock: seconds, never going back.
 
-    Attributes:
-        header: the name of the header.
-        headers: what a text puts into every request; empty for a function.
-
     >>> Key("sk-1", "Authorization", clock=lambda: 0.0).headers
     {'Authorization': 'Bearer sk-1'}
     """
 
     def __init__(self, key: str | KeyFunction, in_header: str, *, clock: Callable[[], float]) -> None:
         self._ask_for = key if callable(key) else None
-        self.header = in_header
+        self.header = in_header  # the name of the header
         self._clock = clock
         self._value = "" if callable(key) else checked_key(key)
         self._until = 0.0
         self._asking: WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Task[None]] = WeakKeyDictionary()
+        # What a text puts into every request; empty for a function.
         self.headers = self._as_headers() if self._value else {}
 
     @property
