@@ -83,12 +83,6 @@ def _fields(attempt: Attempt) -> dict[str, Any]:
 class JournalEntry(NamedTuple):
     """What a line says.
 
-    Attributes:
-        body: what was asked.
-        answer: the response's JSON; the list of its errors where there is none.
-        metadata: what travelled beside the request.
-        record: of a frame's line, the key, the attempts and the origin; None where a line has the cookbook's shape.
-
     >>> entry = JournalEntry.read(b'[{"model":"m"},{"id":"1"},null,{"key":"k","status":"succeeded","version":1}]')
     >>> entry.key, entry.is_good, entry.version
     ('k', True, 1)
@@ -96,9 +90,10 @@ class JournalEntry(NamedTuple):
     True
     """
 
-    body: dict[str, Any]
-    answer: Any
-    metadata: Any = None
+    body: dict[str, Any]  # what was asked
+    answer: Any  # the response's JSON; the list of its errors where there is none
+    metadata: Any = None  # what travelled beside the request
+    # Of a frame's line, the key, the attempts and the origin; None where a line has the cookbook's shape.
     record: Mapping[str, Any] | None = None
 
     @classmethod

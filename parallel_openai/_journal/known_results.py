@@ -42,12 +42,9 @@ class KnownResults:
 
     The answers themselves stay on the disk and are read when asked for. `load` gives the same without holding up the
     loop that it runs on.
-
-    Attributes:
-        neighbours: journals that are asked for what this one does not know.
     """
 
-    neighbours: Sequence[KnownResults] = ()
+    neighbours: Sequence[KnownResults] = ()  # journals that are asked for what this one does not know
 
     def __init__(
         self,

@@ -32,15 +32,10 @@ _OF_ROWS = frozenset({"messages", "input", "prompt", "service_tier"})
 
 
 class Neighbour(KnownResults):
-    """The answers of such a journal: those that came from the same server, and that this user wrote.
+    """The answers of such a journal: those that came from the same server, and that this user wrote."""
 
-    Attributes:
-        origin: where they must have come from.
-        keep: takes the line of an answer that is made use of.
-    """
-
-    origin: Origin
-    keep: Callable[[bytes], None]
+    origin: Origin  # where they must have come from
+    keep: Callable[[bytes], None]  # takes the line of an answer that is made use of
 
     @classmethod
     async def read(cls, path: Path, origin: Origin, keep: Callable[[bytes], None], *, simulated: bool) -> Neighbour:
