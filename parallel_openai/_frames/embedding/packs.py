@@ -31,9 +31,6 @@ class Pack:
 
     Attributes:
         request: the one, whose context the pack is.
-        rows: the requests.
-        attempts: the sends in vain that these rows have been through in larger packs.
-        split: the larger pack that this is a half of; None for a whole one.
 
     >>> rows = [APIRequest({"model": "m", "input": text}, path="embeddings") for text in ("a", "b", "c")]
     >>> Pack(rows).request.request_json
@@ -54,9 +51,9 @@ class Pack:
         request.request_json, request.context, request.asks_for = body, self, len(rows)
         sizes = [row.size or NO_SIZE for row in rows]
         request.size = Size(sum(each.prompt_tokens for each in sizes), sum(each.characters for each in sizes), None, 1)
-        self.rows = rows
-        self.attempts = attempts
-        self.split = split
+        self.rows = rows  # the requests
+        self.attempts = attempts  # the sends in vain that these rows have been through in larger packs
+        self.split = split  # the larger pack that this is a half of; None for a whole one
 
     def halves(self) -> tuple[Pack, Pack]:
         """Two packs of its rows, of which it is known what they are of."""
@@ -79,16 +76,13 @@ class Queue(Iterator[APIRequest | None]):
     It gives nothing either while too many rows are on their way, or while it is found out of how many rows the server
     can tell whose the vectors are: of one, and then of twice as many each time.
 
-    Attributes:
-        told_apart: of so many it could.
-
     >>> queue = Queue(iter([APIRequest({"model": "m"})]))
     >>> len(list(queue)), len(list(queue))
     (1, 0)
     """
 
     def __init__(self, fresh: Iterator[APIRequest | None]) -> None:
-        self.told_apart = 0
+        self.told_apart = 0  # of so many it could
         self._fresh = fresh
         self._ready: deque[Pack] = deque()
         self._held: list[Pack] = []
@@ -159,18 +153,14 @@ class Queue(Iterator[APIRequest | None]):
 
 
 class Packer:
-    """Puts rows together as they come, as many as one request may hold.
-
-    Attributes:
-        most_inputs, most_tokens: what one request may hold; they may be lowered while it works.
-        room: gives how many tokens the budget has left for the request that a row begins.
-    """
+    """Puts rows together as they come, as many as one request may hold."""
 
     def __init__(
         self, packing: Packing, most_inputs: int | None = None, room: Callable[[APIRequest], float] | None = None
     ) -> None:
-        self.room = room
+        self.room = room  # gives how many tokens the budget has left for the request that a row begins
         self._left = math.inf
+        # What one request may hold; they may be lowered while it works.
         self.most_inputs = min(packing.inputs, most_inputs or packing.inputs)
         self.most_tokens: float = packing.tokens
         self._rows: list[APIRequest] = []

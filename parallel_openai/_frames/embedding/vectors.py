@@ -83,14 +83,10 @@ def _vector(cell: Any, column: str, number: int) -> Matrix:
 
 
 class VectorColumn:
-    """Where the vectors of a run gather: in one array, made when the first one shows how long they are.
-
-    Attributes:
-        slot: the row whose vector is read next.
-    """
+    """Where the vectors of a run gather: in one array, made when the first one shows how long they are."""
 
     def __init__(self, rows: int, dimensions: Any = None) -> None:
-        self.slot = 0
+        self.slot = 0  # the row whose vector is read next
         self._dimensions = dimensions  # that were asked for; None: the model's own
         self._rows = rows
         self._matrix: Matrix | None = None
