@@ -26,51 +26,35 @@ TOO_MANY_FILES = "too_many_open_files"
 
 
 class Size(NamedTuple):
-    """How large a request is, in every measure that a server may charge by.
+    """How large a request is, in every measure that a server may charge by."""
 
-    Attributes:
-        prompt_tokens: tokens of what is sent.
-        characters: characters of what is sent.
-        max_output_tokens: the cap the request sets on each answer, in tokens; None where it sets none.
-        choices: how many answers are asked for (`n`).
-    """
-
-    prompt_tokens: int
-    characters: int
-    max_output_tokens: int | None
-    choices: int
+    prompt_tokens: int  # tokens of what is sent
+    characters: int  # characters of what is sent
+    max_output_tokens: int | None  # the cap the request sets on each answer, in tokens; None where it sets none
+    choices: int  # how many answers are asked for (`n`)
 
 
 class Usage(NamedTuple):
     """What an answer took, in every class that may have a price of its own: the one record that costs, budgets and
     reports are made of.
-
-    Attributes:
-        prompt_tokens: all that was read, of whatever class.
-        completion_tokens: all that was written, thoughts included wherever they were told.
-        reasoning_tokens: of these, thoughts.
-        cached_tokens: of the prompt, read from a cache.
-        cache_write_tokens: of the prompt, written to a cache.
-        cache_write_1h_tokens: of these, written to be kept for an hour.
-        audio_prompt_tokens, image_prompt_tokens: of the prompt, sound and pictures.
-        audio_completion_tokens, image_completion_tokens: of the completion, sound and pictures.
-        searches, file_searches: searches of the web, and of files kept at the server, that cost a fee each.
-        tool_runs: calls of other tools of the server, such as its code interpreter, whose fees no list tells.
     """
 
-    prompt_tokens: int = 0
-    completion_tokens: int = 0
-    reasoning_tokens: int = 0
-    cached_tokens: int = 0
-    cache_write_tokens: int = 0
-    cache_write_1h_tokens: int = 0
+    prompt_tokens: int = 0  # all that was read, of whatever class
+    completion_tokens: int = 0  # all that was written, thoughts included wherever they were told
+    reasoning_tokens: int = 0  # of these, thoughts
+    cached_tokens: int = 0  # of the prompt, read from a cache
+    cache_write_tokens: int = 0  # of the prompt, written to a cache
+    cache_write_1h_tokens: int = 0  # of these, written to be kept for an hour
+    # Of the prompt, sound and pictures.
     audio_prompt_tokens: int = 0
     image_prompt_tokens: int = 0
+    # Of the completion, sound and pictures.
     audio_completion_tokens: int = 0
     image_completion_tokens: int = 0
+    # Searches of the web, and of files kept at the server, that cost a fee each.
     searches: int = 0
     file_searches: int = 0
-    tool_runs: int = 0
+    tool_runs: int = 0  # calls of other tools of the server, such as its code interpreter, whose fees no list tells
 
     @property
     def total_tokens(self) -> int:
@@ -292,59 +276,37 @@ def request_key(path: str, canonical_body: bytes, sample: int = 0) -> str:
 
 
 class Attempt(NamedTuple):
-    """One send, as it is remembered.
+    """One send, as it is remembered."""
 
-    Attributes:
-        at: when it was sent, in seconds since 1970.
-        seconds: how long the answer took.
-        waited: seconds it stood waiting for capacity or for its backoff before it was sent.
-        status: the HTTP status; 0 where no complete answer came.
-        error_code: what was wrong with it; None where it was good.
-        request_id: the server's name for it, for its support.
-        bill: what tells the cost of an answer that was billed and is none, such as one that broke off.
-    """
-
-    at: float
-    seconds: float
-    waited: float
-    status: int
-    error_code: str | None = None
-    request_id: str | None = None
+    at: float  # when it was sent, in seconds since 1970
+    seconds: float  # how long the answer took
+    waited: float  # seconds it stood waiting for capacity or for its backoff before it was sent
+    status: int  # the HTTP status; 0 where no complete answer came
+    error_code: str | None = None  # what was wrong with it; None where it was good
+    request_id: str | None = None  # the server's name for it, for its support
+    # What tells the cost of an answer that was billed and is none, such as one that broke off.
     bill: Mapping[str, Any] | None = None
 
 
 class Result(NamedTuple):
-    """What becomes of a request in the end.
+    """What becomes of a request in the end."""
 
-    Attributes:
-        request: the request.
-        status: `succeeded`: the server gave a complete answer; `failed`: it did not, and will not be asked again in
-            this run; `cancelled`: the run ended first.
-        response: the answer's JSON, or None.
-        error_code: why it failed, in one word.
-        error: the same as a sentence.
-        errors: what went wrong at each send that did, as sentences.
-        attempts: every send, the last one last.
-        raw: the answer's bytes, on one line.
-        restored: it is in the journal already.
-        earlier: results of the same row that were no good and asked about once more, the first one first; of those
-            read from the journal, `response` holds only what tells the cost.
-        sent: what was really sent, where that is not `request` but a repair of it.
-        usage: what the server says that it took; None where it does not say, or gave no answer.
-    """
-
-    request: APIRequest
+    request: APIRequest  # the request
+    # `succeeded`: the server gave a complete answer; `failed`: it did not, and will not be asked again in this run;
+    # `cancelled`: the run ended first.
     status: Status
-    response: Any = None
-    error_code: str | None = None
-    error: str | None = None
-    errors: tuple[str, ...] = ()
-    attempts: tuple[Attempt, ...] = ()
-    raw: bytes | None = None
-    restored: bool = False
+    response: Any = None  # the answer's JSON, or None
+    error_code: str | None = None  # why it failed, in one word
+    error: str | None = None  # the same as a sentence
+    errors: tuple[str, ...] = ()  # what went wrong at each send that did, as sentences
+    attempts: tuple[Attempt, ...] = ()  # every send, the last one last
+    raw: bytes | None = None  # the answer's bytes, on one line
+    restored: bool = False  # it is in the journal already
+    # Results of the same row that were no good and asked about once more, the first one first; of those read from the
+    # journal, `response` holds only what tells the cost.
     earlier: tuple[Result, ...] = ()
-    sent: APIRequest | None = None
-    usage: Usage | None = None
+    sent: APIRequest | None = None  # what was really sent, where that is not `request` but a repair of it
+    usage: Usage | None = None  # what the server says that it took; None where it does not say, or gave no answer
 
 
 class Ruling(NamedTuple):

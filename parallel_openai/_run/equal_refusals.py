@@ -26,7 +26,7 @@ _IDS = re.compile(r"[0-9a-fA-F-]{16,}|\breq[-_]\w+")
 
 
 class EqualRefusals:
-    """Counts refusals in a row that are the same: in status, code, words, and the field that they name with its value."""
+    """Counts refusals in a row that are the same: status, code, words, and the field that they name with its value."""
 
     def __init__(self) -> None:
         self._same: object = None
