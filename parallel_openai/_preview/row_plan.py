@@ -102,21 +102,14 @@ def count(
     reader: Reader,
     journal: Path,
     *,
-    bodies: int,
+    bodies: int,  # how many of the first requests to keep
     retry_failed: bool,
-    simulated: bool,
+    simulated: bool,  # whether answers of the simulator count as known
     base_url: str,
-    largest: float | None,
-    origin: Origin | None,
+    largest: float | None,  # tokens of the largest prompt that the account's limits allow; None if unknown
+    origin: Origin | None,  # the account whose answers in neighbouring journals count as known; None for no account
 ) -> RowPlan:
-    """Go over the rows as a run would, without sending.
-
-    Args:
-        bodies: how many of the first requests to keep.
-        simulated: whether answers of the simulator count as known.
-        largest: tokens of the largest prompt that the account's limits allow; None if unknown.
-        origin: the account whose answers in neighbouring journals count as known; None for no account.
-    """
+    """Go over the rows as a run would, without sending."""
     plan = RowPlan()
     known = KnownResults(journal, failures=not retry_failed, simulated=simulated)
     seen: set[str] = set()

@@ -45,28 +45,17 @@ reserved 500)
 
 
 def smaller_cap(
-    limiter: Admission,
-    sizes: Sequence[Size],
+    limiter: Admission,  # the model's limiter on the run's account
+    sizes: Sequence[Size],  # a sample of the answered requests' sizes
     *,
-    name: str,
-    answers: int,
-    longest: int,
-    seconds: float,
-    waited: float,
-    fastest: float,
+    name: str,  # the requests' parameter for the cap
+    answers: int,  # the number of answers
+    longest: int,  # tokens of the longest one
+    seconds: float,  # the duration of the run
+    waited: float,  # seconds spent waiting for tokens
+    fastest: float,  # the duration without any limit, in seconds
 ) -> SmallerCap | None:
-    """Return the cap to propose, or None if it would not help.
-
-    Args:
-        limiter: the model's limiter on the run's account.
-        sizes: a sample of the answered requests' sizes.
-        name: the requests' parameter for the cap.
-        answers: the number of answers.
-        longest: tokens of the longest one.
-        seconds: the duration of the run.
-        waited: seconds spent waiting for tokens.
-        fastest: the duration without any limit, in seconds.
-    """
+    """Return the cap to propose, or None if it would not help."""
     limit = limiter.tokens.limit
     rule = RULES[limiter.counting.rule]
     if limit is None or rule.settles or answers < MIN_ANSWERS or waited < MIN_WAITED_SHARE * seconds:

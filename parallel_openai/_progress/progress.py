@@ -14,23 +14,17 @@ from parallel_openai._progress.status_tracker import StatusTracker
 class Progress:
     """Shows a run's counters, from the thread that waits for the run.
 
-    Args:
-        status: the counters, which are only read.
-        limits: the limits to show the rates against.
-        show: False shows nothing.
-        unit: what is counted.
-
     Call `tick` a few times a second, and `close` with the closing line. If the output fails (such as a closed pipe),
     the run continues without it.
     """
 
     def __init__(
         self,
-        status: StatusTracker,
-        limits: Limits,
+        status: StatusTracker,  # the counters, which are only read
+        limits: Limits,  # the limits to show the rates against
         *,
-        show: bool,
-        unit: str = "row",
+        show: bool,  # False shows nothing
+        unit: str = "row",  # what is counted
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._status = status

@@ -93,22 +93,17 @@ def _whole(moment: float | None) -> int | None:
 
 
 class Batches:
-    """The batches of the account.
-
-    Args:
-        settings: returns the current settings.
-        time: returns seconds since the epoch by the server's clock, which runs `batch_speed` times real time.
-        draw: returns the fault for a body's digest.
-    """
+    """The batches of the account."""
 
     def __init__(
         self,
         endpoints: tuple[Endpoint, ...],
         files: Files,
         ledger: Callable[[], Ledger],
-        settings: Callable[[], Settings],
+        settings: Callable[[], Settings],  # returns the current settings
+        # Returns seconds since the epoch by the server's clock, which runs `batch_speed` times real time.
         time: Callable[[], float],
-        draw: Callable[[bytes], str | None],
+        draw: Callable[[bytes], str | None],  # returns the fault for a body's digest
     ) -> None:
         self._endpoints = {each.path: each for each in endpoints}
         self._files, self._ledger, self._settings, self._time, self._draw = files, ledger, settings, time, draw
