@@ -195,17 +195,13 @@ class BatchAPI:
         what: str,
         send: Callable[[], Awaitable[Response]],
         *,
+        # After a failed attempt, returns the result if the server has done the work all the same.
         find: Callable[[], Awaitable[dict[str, Any] | None]] | None = None,
-        final: Collection[int] = (),
+        final: Collection[int] = (),  # statuses that are not retried
+        # The most attempts; None: the client's `max_attempts`, not counting rate-limit refusals.
         attempts: int | None = None,
     ) -> dict[str, Any]:
-        """Send until the server answers; returns the answer's JSON.
-
-        Args:
-            find: after a failed attempt, returns the result if the server has done the work all the same.
-            final: statuses that are not retried.
-            attempts: the most attempts; None: the client's `max_attempts`, not counting rate-limit refusals.
-        """
+        """Send until the server answers; returns the answer's JSON."""
         failures, began, max_attempts = 0, time.monotonic(), attempts or self._client.max_attempts
         while True:
             response = await self._send(send)

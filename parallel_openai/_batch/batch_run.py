@@ -46,36 +46,22 @@ OVERDUE = 3 * 86_400.0
 
 
 class BatchRun:
-    """Processes requests through the Batch API, resuming what earlier calls recorded in the journal.
-
-    Args:
-        client: the account.
-        journal: the open journal, which also holds the state of the batches.
-        options: see `BatchLane`.
-        on_result: called once for each finished request.
-        status: the run's counters.
-        record: whether journal lines contain a record, as those of a frame do.
-        identity: returns a row's name from its request's key and metadata.
-        known: returns the number of successful answers in the journal under such a name.
-        claim_all: whether this call also waits for everything that earlier calls submitted.
-        budget: the most that may be spent.
-        sleep: waits for this many seconds.
-    """
+    """Processes requests through the Batch API, resuming what earlier calls recorded in the journal."""
 
     def __init__(
         self,
         client: Client,
-        journal: Journal,
+        journal: Journal,  # the open journal, which also holds the state of the batches
         options: BatchLane,
         *,
-        on_result: Callable[[Result], Ruling | None],
+        on_result: Callable[[Result], Ruling | None],  # called once for each finished request
         status: StatusTracker,
-        record: bool,
-        identity: Callable[[str, Any], str],
-        known: Callable[[str], int],
-        claim_all: bool = False,
-        budget: Budget | None = None,
-        sleep: Sleep = asyncio.sleep,
+        record: bool,  # whether journal lines contain a record, as those of a frame do
+        identity: Callable[[str, Any], str],  # returns a row's name from its request's key and metadata
+        known: Callable[[str], int],  # returns the number of successful answers in the journal under such a name
+        claim_all: bool = False,  # whether this call also waits for everything that earlier calls submitted
+        budget: Budget | None = None,  # the most that may be spent
+        sleep: Sleep = asyncio.sleep,  # waits for this many seconds
     ) -> None:
         self._client, self._journal, self._options = client, journal, options
         self._status, self._claim_all = status, claim_all

@@ -18,21 +18,15 @@ _LIMIT = re.compile(r"Limit: ([\d,]+)")
 
 
 class StatusText:
-    """Describes the state of the parts of a run.
-
-    Args:
-        parts: those whose answers are not all in the journal.
-        batches: their batches by part name, as last seen.
-        answered_count: returns the number of a part's rows whose answers were read.
-    """
+    """Describes the state of the parts of a run."""
 
     def __init__(
         self,
-        parts: list[Part],
-        batches: Mapping[str, ServerBatch],
+        parts: list[Part],  # those whose answers are not all in the journal
+        batches: Mapping[str, ServerBatch],  # their batches by part name, as last seen
         failures: PartFailures,
         input_files: InputFiles,
-        answered_count: Callable[[Part], int],
+        answered_count: Callable[[Part], int],  # returns the number of a part's rows whose answers were read
     ) -> None:
         self._parts, self._batches, self._failures = parts, batches, failures
         self._input_files, self._answered_count = input_files, answered_count

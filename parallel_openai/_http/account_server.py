@@ -22,23 +22,16 @@ FLEX_TIMEOUT = 900.0
 
 
 class AccountServer:
-    """Where an account's requests go, and with what.
-
-    Args:
-        address: where.
-        key: whose they are.
-        headers: sent with each, the key's among them where it is a text.
-        timeout: seconds for one answer.
-        trust_env, ssl: as `Client` has them.
-    """
+    """Where an account's requests go, and with what."""
 
     def __init__(
         self,
-        address: BaseURL,
-        key: Key,
-        headers: Mapping[str, str],
+        address: BaseURL,  # where
+        key: Key,  # whose they are
+        headers: Mapping[str, str],  # sent with each, the key's among them where it is a text
         *,
-        timeout: float,
+        timeout: float,  # seconds for one answer
+        # As `Client` has them.
         trust_env: bool,
         ssl: ssl_module.SSLContext | bool,
     ) -> None:

@@ -36,26 +36,18 @@ class _Target(NamedTuple):
 
 
 class Poster:
-    """Posts to the URLs of one server.
-
-    Args:
-        session: which the requests belong to.
-        connector: makes the connections, and is closed with this. It is nobody else's, so that each is a new one.
-        headers: those of every request.
-        ssl: as `aiohttp` has it.
-        timeout: its `sock_connect` is kept to.
-        max_response_bytes: what an answer may have at the most.
-    """
+    """Posts to the URLs of one server."""
 
     def __init__(
         self,
-        session: aiohttp.ClientSession,
+        session: aiohttp.ClientSession,  # which the requests belong to
+        # Makes the connections, and is closed with this. It is nobody else's, so that each is a new one.
         connector: aiohttp.BaseConnector,
-        headers: Mapping[str, str],
+        headers: Mapping[str, str],  # those of every request
         *,
-        ssl: object,
-        timeout: aiohttp.ClientTimeout,
-        max_response_bytes: int,
+        ssl: object,  # as `aiohttp` has it
+        timeout: aiohttp.ClientTimeout,  # its `sock_connect` is kept to
+        max_response_bytes: int,  # what an answer may have at the most
     ) -> None:
         self._session = session
         self._connector = connector

@@ -39,28 +39,20 @@ Write = Callable[[bytes], None]
 
 
 class Transport:
-    """A pool of connections to one server.
-
-    Args:
-        base_url: where the API lives, such as `https://api.openai.com/v1`; its query is kept for every call.
-        headers: sent with every request, the key among them.
-        timeout: seconds from the send to the last byte.
-        trust_env: whether `HTTP_PROXY` and its kin are heeded.
-        ssl: a context for a private certificate authority; True is the system's usual one.
-        clock: gives seconds, never going back.
-        renewed: gives headers that change, asked before every send; None: none do.
-    """
+    """A pool of connections to one server."""
 
     def __init__(
         self,
-        base_url: str,
-        headers: Mapping[str, str],
+        base_url: str,  # where the API lives, such as `https://api.openai.com/v1`; its query is kept for every call
+        headers: Mapping[str, str],  # sent with every request, the key among them
         *,
-        timeout: float,
-        clock: Callable[[], float],
-        trust_env: bool = True,
+        timeout: float,  # seconds from the send to the last byte
+        clock: Callable[[], float],  # gives seconds, never going back
+        trust_env: bool = True,  # whether `HTTP_PROXY` and its kin are heeded
+        # A context for a private certificate authority; True is the system's usual one.
         ssl: ssl_module.SSLContext | bool = True,
         max_response_bytes: int = MAX_RESPONSE_BYTES,
+        # Gives headers that change, asked before every send; None: none do.
         renewed: Callable[[], Awaitable[Mapping[str, str]]] | None = None,
     ) -> None:
         self._base = check_url(base_url)

@@ -34,12 +34,6 @@ Standing = Literal["finished", "in vain", "new"]
 class KnownResults:
     """The finished requests of a journal, by key; a later success goes before an earlier failure.
 
-    Args:
-        path: the journal; it need not exist.
-        failures: whether failed requests count as finished too.
-        simulated: whether answers of the simulator count.
-        place: the server whose answers count, of those that a file run wrote; None: every one's.
-
     The answers themselves stay on the disk and are read when asked for. `load` gives the same without holding up the
     loop that it runs on.
     """
@@ -48,11 +42,11 @@ class KnownResults:
 
     def __init__(
         self,
-        path: str | os.PathLike[str],
+        path: str | os.PathLike[str],  # the journal; it need not exist
         *,
-        failures: bool = False,
-        simulated: bool = False,
-        place: str | None = None,
+        failures: bool = False,  # whether failed requests count as finished too
+        simulated: bool = False,  # whether answers of the simulator count
+        place: str | None = None,  # the server whose answers count, of those that a file run wrote; None: every one's
     ) -> None:
         self._begin(path, failures, simulated, place)
         for _ in self._read():

@@ -49,11 +49,6 @@ class Lease:
 class Limiter:
     """One model's request and token budgets at an account, shared by all its runs.
 
-    Args:
-        max_requests_per_minute, max_tokens_per_minute: the account's limits; None: read from the server's headers.
-        burst: seconds of the rate that may be sent at once; None: learned from the server.
-        clock: gives seconds, never going back.
-
     Callers wait in line, whose first one looks again when an answer changes what is known.
 
     Attributes:
@@ -64,11 +59,12 @@ class Limiter:
 
     def __init__(
         self,
+        # The account's limits; None: read from the server's headers.
         max_requests_per_minute: float | None = None,
         max_tokens_per_minute: float | None = None,
         *,
-        burst: float | None = None,
-        clock: Callable[[], float],
+        burst: float | None = None,  # seconds of the rate that may be sent at once; None: learned from the server
+        clock: Callable[[], float],  # gives seconds, never going back
     ) -> None:
         self.clock = clock
         now = clock()

@@ -50,11 +50,6 @@ class Sum:
 class ModelLimiters:
     """Gives each model the limiter that learns its limits, made when the model is first asked for.
 
-    Args:
-        max_requests_per_minute, max_tokens_per_minute: what all models together may use; None: each what the server
-            tells of it.
-        burst, clock: as `Limiter` has them.
-
     >>> limiters = ModelLimiters(600, clock=lambda: 0.0)
     >>> limiters.of("small").requests.set_limit(60, 0.0)
     >>> limiters.of("small").requests.limit, limiters.of("large").requests.limit, limiters.requests.limit
@@ -63,9 +58,11 @@ class ModelLimiters:
 
     def __init__(
         self,
+        # What all models together may use; None: each what the server tells of it.
         max_requests_per_minute: float | None = None,
         max_tokens_per_minute: float | None = None,
         *,
+        # As `Limiter` has them.
         burst: float | None = None,
         clock: Callable[[], float],
     ) -> None:

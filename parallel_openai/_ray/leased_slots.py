@@ -44,24 +44,19 @@ class _Slot:
 class LeasedLimiter(Limiter):
     """Sends when the account says, learns from the answers as every limiter does, and tells the account.
 
-    Args:
-        ask: asks the account for a grant.
-        max_requests_per_minute, max_tokens_per_minute: the account's limits, as far as they are known.
-        clock: gives seconds, never going back.
-        sleep: sleeps so many seconds.
-
     Attributes:
         granted, used: slots that the account granted, and slots that were used.
     """
 
     def __init__(
         self,
-        ask: Ask,
+        ask: Ask,  # asks the account for a grant
+        # The account's limits, as far as they are known.
         max_requests_per_minute: float | None = None,
         max_tokens_per_minute: float | None = None,
         *,
-        clock: Callable[[], float],
-        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+        clock: Callable[[], float],  # gives seconds, never going back
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,  # sleeps so many seconds
     ) -> None:
         super().__init__(max_requests_per_minute, max_tokens_per_minute, clock=clock)
         self.counting = _SafeCounting()
@@ -221,20 +216,14 @@ class LeasedLimiter(Limiter):
 
 
 class LeasedLimiters(ModelLimiters):
-    """Gives each model a limiter that asks the account for its slots.
-
-    Args:
-        ask: asks the account for a model's grant.
-        limits: what was given for all models together.
-        clock: gives seconds, never going back.
-    """
+    """Gives each model a limiter that asks the account for its slots."""
 
     def __init__(
         self,
-        ask: Callable[[str | None, int, float, Report], Awaitable[Grant]],
-        limits: Limits,
+        ask: Callable[[str | None, int, float, Report], Awaitable[Grant]],  # asks the account for a model's grant
+        limits: Limits,  # what was given for all models together
         *,
-        clock: Callable[[], float],
+        clock: Callable[[], float],  # gives seconds, never going back
     ) -> None:
         self._ask = ask
         self._leased: list[LeasedLimiter] = []

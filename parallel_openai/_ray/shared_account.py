@@ -106,11 +106,6 @@ class Given:
 class Account:
     """The books of one model at an account.
 
-    Args:
-        max_requests_per_minute, max_tokens_per_minute: the limits; None: learned from what the workers see.
-        clock: gives seconds, never going back.
-        given: what holds for all models together; None: there is only this one.
-
     >>> account = Account(max_requests_per_minute=600, clock=lambda: 100.0)  # 10 a second, 9.5 are handed out
     >>> one = account.lease("one", requests=9)
     >>> other = account.lease("other", requests=9)
@@ -120,11 +115,12 @@ class Account:
 
     def __init__(
         self,
+        # The limits; None: learned from what the workers see.
         max_requests_per_minute: float | None = None,
         max_tokens_per_minute: float | None = None,
         *,
-        clock: Callable[[], float] = time.monotonic,
-        given: Given | None = None,
+        clock: Callable[[], float] = time.monotonic,  # gives seconds, never going back
+        given: Given | None = None,  # what holds for all models together; None: there is only this one
     ) -> None:
         self.clock = clock
         now = clock()

@@ -42,19 +42,6 @@ _PERIODS = {60.0: "minute", 3600.0: "hour", 86400.0: "day"}
 class Runner:
     """Runs requests to their results, many at a time.
 
-    Args:
-        send: puts one request on the wire, with the lease it got from the limiter, and gives the answer.
-        limiter: gives the limiter of each model, which says when.
-        retry: says how often.
-        status: where things are counted.
-        on_result: called once for each request that came to its end, in the order of their ends. It may rule what
-            that comes to, and what is to be sent in its place; here it is counted. What it raises stops the run.
-        max_concurrent_requests: requests in flight at the most.
-        budget: what may be spent; None: anything.
-        price: dollars for what a model read and wrote, for answers that are none and are billed; None: not known.
-        deadline: when to stop, on the clock; None: never.
-        clock: seconds, never going back.
-
     One worker at a time dispatches: it takes the next request and waits for its capacity. When it goes on to send,
     another one takes over, a new one if all are busy. So there are never more workers than the limits can use, the
     requests go out in order, and none is a task of its own. Where nothing must be waited for, which is the usual case,
@@ -65,16 +52,20 @@ class Runner:
     def __init__(
         self,
         *,
+        # Puts one request on the wire, with the lease it got from the limiter, and gives the answer.
         send: Callable[[APIRequest, Any], Awaitable[Response]],
-        limiter: Admissions,
+        limiter: Admissions,  # gives the limiter of each model, which says when
+        # Called once for each request that came to its end, in the order of their ends. It may rule what that comes to,
+        # and what is to be sent in its place; here it is counted. What it raises stops the run.
         on_result: Callable[[Result], Ruling | None],
-        retry: RetryPolicy | None = None,
-        status: StatusTracker | None = None,
-        max_concurrent_requests: int = 500,
-        budget: Budget | None = None,
+        retry: RetryPolicy | None = None,  # says how often
+        status: StatusTracker | None = None,  # where things are counted
+        max_concurrent_requests: int = 500,  # requests in flight at the most
+        budget: Budget | None = None,  # what may be spent; None: anything
+        # Dollars for what a model read and wrote, for answers that are none and are billed; None: not known.
         price: PriceOf | None = None,
-        deadline: float | None = None,
-        clock: Callable[[], float] = time.monotonic,
+        deadline: float | None = None,  # when to stop, on the clock; None: never
+        clock: Callable[[], float] = time.monotonic,  # seconds, never going back
     ) -> None:
         self._send = send
         self._limits = InUse(limiter)

@@ -26,28 +26,19 @@ class BatchRequests:
     """Delivers each result to the call that requested it, or else to the journal.
 
     Batches of earlier calls may contain rows that this call does not request, or not yet.
-
-    Args:
-        identity: returns a row's name from its request's key and metadata.
-        known: returns the number of successful answers in the journal under such a name.
-        journal: receives results that this call did not request.
-        record: whether their lines contain a record, and what it says of their origin.
-        on_result: called once for each finished request.
-        status: the run's counters.
-        budget: the most that may be spent.
     """
 
     def __init__(
         self,
         *,
-        identity: Callable[[str, Any], str],
-        known: Callable[[str], int],
-        journal: Journal,
-        record: bool,
+        identity: Callable[[str, Any], str],  # returns a row's name from its request's key and metadata
+        known: Callable[[str], int],  # returns the number of successful answers in the journal under such a name
+        journal: Journal,  # receives results that this call did not request
+        record: bool,  # whether their lines contain a record, and what it says of their origin
         origin: Origin,
-        on_result: Callable[[Result], Ruling | None],
+        on_result: Callable[[Result], Ruling | None],  # called once for each finished request
         status: StatusTracker,
-        budget: Budget | None,
+        budget: Budget | None,  # the most that may be spent
     ) -> None:
         self._identity, self._known = identity, known
         self._journal, self._record, self._origin = journal, record, origin

@@ -141,13 +141,6 @@ class _Counting:
 class Budget:
     """Dollars and tokens that a run may spend, in all its sends.
 
-    Args:
-        usd: dollars; None: no limit.
-        tokens: prompt and completion tokens together; None: no limit.
-        funds: instead of both, what this run shares with others.
-        price: dollars for what a model read and wrote in a tier; NaN where its price is not known.
-        tier: the one in which every answer is sure to come, whatever the requests ask for; None: none is sure.
-
     An answer costs at the most its prompt and every choice's cap, each at the price of its dearest class of tokens. The
     prompt is our own count; where the server is seen to count more, or to think beyond the cap, what is set aside grows
     with it, also for what is on its way. An answer that may have been billed without our seeing it, as after a
@@ -166,10 +159,12 @@ class Budget:
     def __init__(
         self,
         *,
-        usd: float | None = None,
-        tokens: float | None = None,
-        funds: Funds | None = None,
+        usd: float | None = None,  # dollars; None: no limit
+        tokens: float | None = None,  # prompt and completion tokens together; None: no limit
+        funds: Funds | None = None,  # instead of both, what this run shares with others
+        # Dollars for what a model read and wrote in a tier; NaN where its price is not known.
         price: PriceOf | None = None,
+        # The one in which every answer is sure to come, whatever the requests ask for; None: none is sure.
         tier: str | None = None,
     ) -> None:
         self._funds = Funds(usd, tokens) if funds is None else funds
