@@ -39,6 +39,11 @@ if TYPE_CHECKING:
     from parallel_openai._http.transport import Transport
 
 MAX_CONCURRENT_REQUESTS = 500
+#: The options that are numbers.
+_NUMBERS = (
+    *("max_requests_per_minute", "max_tokens_per_minute", "max_concurrent_requests", "burst"),
+    *("max_attempts", "timeout", "max_wait", "give_up_after"),
+)
 
 
 class Client:
@@ -124,16 +129,7 @@ class Client:
             environment=os.environ,
         )
         self.base_url = address.base_url
-        check_options(
-            max_requests_per_minute=max_requests_per_minute,
-            max_tokens_per_minute=max_tokens_per_minute,
-            max_concurrent_requests=max_concurrent_requests,
-            max_attempts=max_attempts,
-            timeout=timeout,
-            burst=burst,
-            max_wait=max_wait,
-            give_up_after=give_up_after,
-        )
+        check_options(**{name: self._settings[name] for name in _NUMBERS})
         if loop not in ("thread", "running"):
             raise InvalidInputError(f"loop must be 'thread' or 'running', not {loop!r}.")
         self.loop: Literal["thread", "running"] = loop

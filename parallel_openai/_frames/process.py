@@ -146,20 +146,8 @@ def process_dataframe(
     >>> out["status"].tolist()
     ['succeeded', 'succeeded']
     """
+    options = Options.of("process", locals())
     builder = make_builder(prompt, model, system, endpoint, response_format, samples, metadata, extra_body, params)
-    options = Options(
-        save_to=save_to,
-        retry_failed=retry_failed,
-        prefix=prefix,
-        progress=progress,
-        repair=repair,
-        budget_usd=budget_usd,
-        budget_tokens=budget_tokens,
-        deadline=deadline,
-        lane=lane,
-        resubmit=resubmit,
-        explode=explode,
-    )
     reader = answer_reader(builder, parse, as_lists=explode, keep_reasoning=keep_reasoning)
     return FrameRun(df, builder, reader, client_for(client), options)
 

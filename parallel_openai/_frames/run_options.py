@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any, Literal
 
 from parallel_openai._batch.lane_options import Lane
 from parallel_openai._run.spending.budget import Funds
+
+Verb = Literal["process", "label", "embed"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
     """As the public functions document them."""
 
-    verb: Literal["process", "label", "embed"] = "process"
+    verb: Verb = "process"
     save_to: str | os.PathLike[str] | None = None
     retry_failed: bool = True
     prefix: str = ""
@@ -26,3 +29,9 @@ class Options:
     lane: Lane = "online"
     resubmit: bool = False
     explode: bool = False
+
+    @classmethod
+    def of(cls, verb: Verb, arguments: Mapping[str, Any]) -> Options:
+        """Those among a call's arguments."""
+        names = {each.name for each in fields(cls)}
+        return cls(verb=verb, **{name: value for name, value in arguments.items() if name in names})

@@ -112,6 +112,7 @@ def label_dataframe(
     >>> out["label"].tolist()
     ['positive', 'negative']
     """
+    options = Options.of("label", locals())
     question = make_question(
         labels,
         multi=multi,
@@ -124,19 +125,6 @@ def label_dataframe(
     )
     builder, reader = plan_labels(
         df, question, prompt, model, system, endpoint, examples, gold, metadata, extra_body, params
-    )
-    options = Options(
-        verb="label",
-        save_to=save_to,
-        retry_failed=retry_failed,
-        prefix=prefix,
-        progress=progress,
-        repair=repair,
-        budget_usd=budget_usd,
-        budget_tokens=budget_tokens,
-        deadline=deadline,
-        lane=lane,
-        resubmit=resubmit,
     )
     return FrameRun(df, builder, reader, client_for(client), options)
 

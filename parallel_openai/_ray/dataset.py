@@ -124,12 +124,7 @@ def process_dataset(
     account.check_key()
     builder = make_builder(prompt, model, system, endpoint, response_format, samples, metadata, extra_body, params)
     reader = answer_reader(builder, parse, keep_reasoning=keep_reasoning)
-    options = Options(
-        retry_failed=retry_failed,
-        prefix=prefix,
-        progress=False,
-        repair=repair,
-    )
+    options = Options(retry_failed=retry_failed, prefix=prefix, progress=False, repair=repair)
     _check_columns(ds, builder, reader, prefix)
     _check_travels(ray, builder, reader)
     # The request builder alone must bound each answer: the rows are on other machines.

@@ -84,18 +84,8 @@ def embed_dataframe(
     >>> po.vectors(out).shape, out["error_code"].tolist()[2]
     ((3, 4), 'missing_prompt')
     """
+    options = Options.of("embed", locals())
     builder = _builder(column, model, dimensions, rows_per_request, metadata, extra_body, params)
-    options = Options(
-        verb="embed",
-        save_to=save_to,
-        retry_failed=retry_failed,
-        prefix=prefix,
-        progress=progress,
-        budget_usd=budget_usd,
-        budget_tokens=budget_tokens,
-        deadline=deadline,
-        resubmit=resubmit,
-    )
     return _run(df, builder, client, options, rows_per_request)
 
 
