@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+from collections import Counter
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -26,7 +27,7 @@ from parallel_openai._frames.request_builder import Prompt
 from parallel_openai._journal.origins import here
 from parallel_openai._labels.label import plan_labels
 from parallel_openai._labels.question import Confidence, make_question
-from parallel_openai._preview.row_plan import KNOWN, SHARED, RowPlan, by_code, columns, count
+from parallel_openai._preview.row_plan import KNOWN, SHARED, RowPlan, count
 from parallel_openai._preview.run_estimate import (
     Estimate,
     Pace,
@@ -139,26 +140,23 @@ def preview(
         origin=here(client.place) if save_to is None else None,
     )
     requests_per_minute, tokens_per_minute, rule = client.pace(model)
+    limits = {"requests": requests_per_minute, "tokens": tokens_per_minute}
     pace = Pace(requests_per_minute, tokens_per_minute, rule, client.max_concurrent_requests)
-    sent, learned = plan.sent, plan.learned
+    sent, learned, statuses = plan.sent, plan.learned, Counter(row.status for row in plan.rows)
     return Preview(
         rows=len(df),
         model=model,
         url=client.url(plan.first[0]) if plan.first else base_url.partition("?")[0],
         journal=str(journal),
         requests=len(sent),
-        known=plan.status.count(KNOWN),
-        shared=plan.status.count(SHARED),
-        failing={code: times for code, (times, _, _) in by_code(plan).items()},
+        known=statuses[KNOWN],
+        shared=statuses[SHARED],
+        failing={code: times for code, (times, _, _) in plan.failures().items()},
         prompt_tokens=sum(each.size.prompt_tokens for each in sent),
         most_output_tokens=sum((output_cap(each, builder.endpoint) for each in sent), 0.0),
         expected_output_tokens=learned.output if builder.endpoint.caps else 0.0,
         learned_from=learned.answers,
-        limits={
-            name: limit
-            for name, limit in (("requests", requests_per_minute), ("tokens", tokens_per_minute))
-            if limit is not None
-        },
+        limits={name: limit for name, limit in limits.items() if limit is not None},
         online=estimate(sent, builder.endpoint, learned, pace, tier=tier_of(builder.params), base_url=base_url),
         batch=estimate_batch(sent, builder.endpoint, learned, base_url=base_url),
         batches=batches(sent),
@@ -220,14 +218,14 @@ class Preview(Display):
         `status` is `to send`, `in the journal`, `shares an answer` or `fails`. The others are `error_code`, `error`,
         `prompt_tokens` and `request_key`.
         """
-        return pd.DataFrame(columns(self._plan), index=self._index.repeat(self._samples))
+        return self._plan.to_frame().set_axis(self._index.repeat(self._samples))
 
     @property
     def failures(self) -> list[tuple[str, int, Any, str]]:
         """Failing rows by error code: the code, how many, the first one's index label, and its message."""
         return [
             (code, times, self._index[first // self._samples], sentence)
-            for code, (times, first, sentence) in by_code(self._plan).items()
+            for code, (times, first, sentence) in self._plan.failures().items()
         ]
 
     def blocks(self) -> list[Block]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
 import pandas as pd
 
@@ -72,16 +72,19 @@ class Learned:
         return self.seconds / self.timed if self.timed else None
 
 
+class PlannedRow(NamedTuple):
+    """What would be done with a row, or a sample of one."""
+
+    status: str
+    error_code: str | None
+    error: str | None
+    prompt_tokens: int | None
+    request_key: str | None
+
+
 @dataclass
 class RowPlan:
-    """The plan for all rows."""
-
-    # An item for each sample of each row.
-    status: list[str] = field(default_factory=list)
-    codes: list[str | None] = field(default_factory=list)
-    errors: list[str | None] = field(default_factory=list)
-    prompt_tokens: list[int | None] = field(default_factory=list)
-    keys: list[str | None] = field(default_factory=list)
+    rows: list[PlannedRow] = field(default_factory=list)
     sent: list[Sent] = field(default_factory=list)  # the requests to send
     first: list[APIRequest] = field(default_factory=list)  # the first of them, complete
     learned: Learned = field(default_factory=Learned)  # from the journal's answers
@@ -89,11 +92,24 @@ class RowPlan:
     def add(
         self, status: str, request: APIRequest | None = None, code: str | None = None, error: str | None = None
     ) -> None:
-        self.status.append(status)
-        self.codes.append(code)
-        self.errors.append(error)
-        self.prompt_tokens.append(request.size.prompt_tokens if request is not None and request.size else None)
-        self.keys.append(request.key if request is not None else None)
+        size = None if request is None else request.size
+        key = None if request is None else request.key
+        self.rows.append(PlannedRow(status, code, error, None if size is None else size.prompt_tokens, key))
+
+    def failures(self) -> dict[str, tuple[int, int, str]]:
+        """Failing rows by error code: how many, the first one's number, and its message."""
+        found: dict[str, tuple[int, int, str]] = {}
+        for number, row in enumerate(self.rows):
+            if row.error_code is not None:
+                times, first, sentence = found.get(row.error_code, (0, number, row.error or ""))
+                found[row.error_code] = (times + 1, first, sentence)
+        return found
+
+    def to_frame(self) -> pd.DataFrame:
+        types = dict.fromkeys(("error_code", "error", "request_key"), "string")
+        statuses = pd.CategoricalDtype([TO_SEND, KNOWN, SHARED, FAILS])
+        frame = pd.DataFrame(self.rows, columns=PlannedRow._fields, dtype=object)
+        return frame.astype({**types, "status": statuses, "prompt_tokens": "Int64"})
 
 
 def count(
@@ -124,38 +140,25 @@ def count(
                 plan.add(SHARED, request)
             else:
                 seen.add(request.key)
-                _plan_request(plan, request, known.get(request), reader, retry_failed, base_url, largest, bodies)
+                result = known.get(request)
+                if result is not None:
+                    plan.learned.add(request, result)
+                if result is not None and (_is_answer(result, reader) or not retry_failed):
+                    plan.add(KNOWN, request)
+                elif (objection := _objection(request, base_url, largest)) is not None:
+                    plan.add(FAILS, request, *objection)
+                else:
+                    plan.add(TO_SEND, request)
+                    plan.sent.append(Sent(str(request.model), _size(request), len(request.body)))
+                    plan.first += [request] if len(plan.first) < bodies else []
     finally:
         known.close()
     return plan
 
 
-def _plan_request(
-    plan: RowPlan,
-    request: APIRequest,
-    result: Result | None,
-    reader: Reader,
-    retry_failed: bool,
-    base_url: str,
-    largest: float | None,
-    bodies: int,
-) -> None:
-    if result is not None:
-        plan.learned.add(request, result)
-        if _is_answer(result, reader) or not retry_failed:
-            plan.add(KNOWN, request)
-            return
-    size = request.size
-    assert size is not None
-    model = str(request.request_json.get("model"))
-    objection = _objection(size, model, base_url, largest)
-    if objection is not None:
-        plan.add(FAILS, request, *objection)
-        return
-    plan.add(TO_SEND, request)
-    plan.sent.append(Sent(model, size, len(request.body)))
-    if len(plan.first) < bodies:
-        plan.first.append(request)
+def _size(request: APIRequest) -> Size:
+    assert request.size is not None
+    return request.size
 
 
 def _is_answer(result: Result, reader: Reader) -> bool:
@@ -165,8 +168,8 @@ def _is_answer(result: Result, reader: Reader) -> bool:
     return reader.reading(result.response).error_code in (None, "parse_error")
 
 
-def _objection(size: Size, model: str, base_url: str, largest: float | None) -> tuple[str, str] | None:
-    tokens = size.prompt_tokens
+def _objection(request: APIRequest, base_url: str, largest: float | None) -> tuple[str, str] | None:
+    tokens, model = _size(request).prompt_tokens, str(request.model)
     if largest is not None and tokens > largest:
         return (
             "request_too_large",
@@ -176,23 +179,3 @@ def _objection(size: Size, model: str, base_url: str, largest: float | None) -> 
     if window is not None and tokens > window:
         return "context_length_exceeded", f"The prompt has {tokens:,} tokens and {model} reads at most {window:,}."
     return None
-
-
-def by_code(plan: RowPlan) -> dict[str, tuple[int, int, str]]:
-    """Failing rows by error code: how many, the first one's number, and its message."""
-    found: dict[str, tuple[int, int, str]] = {}
-    for number, (code, error) in enumerate(zip(plan.codes, plan.errors, strict=True)):
-        if code is not None:
-            times, first, sentence = found.get(code, (0, number, error or ""))
-            found[code] = (times + 1, first, sentence)
-    return found
-
-
-def columns(plan: RowPlan) -> dict[str, Any]:
-    return {
-        "status": pd.Categorical(plan.status, categories=[TO_SEND, KNOWN, SHARED, FAILS]),
-        "error_code": pd.array(plan.codes, dtype="string"),
-        "error": pd.array(plan.errors, dtype="string"),
-        "prompt_tokens": pd.array(plan.prompt_tokens, dtype="Int64"),
-        "request_key": pd.array(plan.keys, dtype="string"),
-    }
