@@ -62,8 +62,10 @@ def listens_elsewhere(base_url: str) -> list[str]:
 
 
 @contextmanager
-def interrupted_once_sent(server: simulator.Server, count: int, *, times: int = 2) -> Iterator[list[float]]:
-    """Send this process the signal of Ctrl-C as soon as the server has that many requests, and again soon after, which
+def interrupted_once_sent(
+    server: simulator.Server, count: int, *, times: int = 2, sent: signal.Signals = signal.SIGINT
+) -> Iterator[list[float]]:
+    """Send this process the signal of Ctrl-C, or another, as soon as the server has that many requests, and again soon after, which
     leaves at once; gives the moments.
 
     What is done inside must not end by itself, or the signal would hit whatever comes next.
@@ -78,7 +80,7 @@ def interrupted_once_sent(server: simulator.Server, count: int, *, times: int = 
             for number in range(times):
                 time.sleep(0.2 if number else 0)
                 moments.append(time.monotonic())
-                os.kill(os.getpid(), signal.SIGINT)
+                os.kill(os.getpid(), sent)
 
     thread = threading.Thread(target=interrupt)
     thread.start()

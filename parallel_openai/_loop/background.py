@@ -156,6 +156,10 @@ class _Stops:
     def record(self) -> None:
         self._interrupts.record()
 
+    def record_raised(self) -> None:
+        """Record a stop that reaches the caller as an exception of its own, so that no KeyboardInterrupt tells it."""
+        self._handled -= 1
+
     def came(self) -> bool:
         """Whether there is another stop since the last call."""
         if (cancellations := self._cancelling()) > self._cancellations:
@@ -276,9 +280,11 @@ def _run_in_background(work: Coroutine[Any, Any, T], on_tick: Callable[[], None]
             if time.monotonic() - ticked_at >= TICK:
                 on_tick()
                 ticked_at = time.monotonic()
-        except BaseException as error:  # raised by a signal handler of the caller
-            raised = None if isinstance(error, KeyboardInterrupt) else error
+        except KeyboardInterrupt:  # raised by a signal handler of the caller, like the next
             stops.record()
+        except BaseException as error:
+            raised = error
+            stops.record_raised()
         if stops.came():
             running.cancel()
         if stops.is_overdue():

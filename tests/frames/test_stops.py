@@ -275,6 +275,30 @@ def test_what_is_on_its_way_for_a_daemon_is_taken_in_when_the_process_ends(serve
     assert server.stats()["received"] == 20
 
 
+class _AlarmError(Exception):
+    pass
+
+
+@pytest.mark.parametrize("name", ["SIGALRM", "SIGINT", "SIGTERM"])
+def test_what_a_signal_handler_of_the_callers_raises_stops_the_run_and_reaches_the_caller(
+    server: Server, client: po.Client, name: str
+) -> None:
+    def handler(*_: Any) -> None:
+        raise _AlarmError
+
+    server.set(latency=1.2)
+    number = signal.Signals[name]
+    before = signal.signal(number, handler)
+    try:
+        with interrupted_once_sent(server, IN_FLIGHT, times=1, sent=number), pytest.raises(_AlarmError):
+            po.process_dataframe(texts(30), "text", client=client, **OPTIONS)
+    finally:
+        signal.signal(number, before)
+    server.set(latency=0)
+    assert po.process_dataframe(texts(30), "text", client=client, **OPTIONS)["status"].eq("succeeded").all()
+    assert server.stats()["received"] == 30
+
+
 # A call within a call.
 
 
