@@ -174,6 +174,16 @@ def test_an_account_that_runs_out_of_credit_in_the_middle_loses_nothing(servers:
     assert sum(sum(each.values()) for each in charged) == len(DF)
 
 
+def test_what_is_denied_to_one_row_excludes_no_account(servers: list[Server]) -> None:
+    for server in servers:
+        server.script([{"status": 403, "message": "Blocked by rule 942100."}], matching="Row 77.")
+        server.script([401], matching="Row 99.")
+    with Client.pool([Client(server.base_url, max_concurrent_requests=2) for server in servers]) as pool:
+        out = ask(pool)
+    assert out.index[out["status"].eq("failed")].tolist() == [77]
+    assert all(member["out"] is None for member in report().members)
+
+
 def test_a_server_that_dies_in_the_middle_loses_nothing(servers: list[Server]) -> None:
     servers[0].set(latency=0.1)
     servers[1].set(latency=0.1, max_requests_per_minute=6000)

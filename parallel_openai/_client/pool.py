@@ -14,6 +14,7 @@ from parallel_openai._limits.queue import CapacityQueue
 from parallel_openai._log import log
 from parallel_openai._records import APIRequest, Dimension, Response, Size, Usage, Verdict
 from parallel_openai._requests.endpoints import usage_of
+from parallel_openai._run.failed_sends import Denials
 from parallel_openai._run.response_verdict import judge
 from parallel_openai.errors import RunStoppedError
 
@@ -37,6 +38,7 @@ class Member:
     out: str | None = None  # why it is excluded; None if it is not
     counts: dict[str, int] = field(default_factory=lambda: dict.fromkeys(COUNTS, 0))  # of its requests over all runs
     reached: bool = False  # whether it has ever sent an HTTP response
+    denials: Denials = field(default_factory=Denials)  # of its key
     _failures: int = 0
     _backoff: float = 0.0
     _backoff_began: float = 0.0
@@ -67,6 +69,7 @@ class Member:
     def reset(self) -> None:
         """Include the member again, for a new run."""
         self.out, self.reached, self._failures, self._backoff = None, False, 0, 0.0
+        self.denials = Denials(self.counts["answered"])
 
     def _count(self, response: Response, verdict: Verdict) -> None:
         counts = self.counts
@@ -145,7 +148,7 @@ class PoolLimiter:
             else:
                 verdict = judge(response, reached=member.reached, path=request.path)
                 member.record(response, verdict, sent_at, self.clock())
-                if verdict.kind != "stop":
+                if verdict.kind != "stop" or member.denials.is_odd(verdict, member.counts["answered"]):
                     return response
             self._exclude(member, verdict)
             self._return_lease(lease)

@@ -30,8 +30,8 @@ LARGE_BODY = 2**20
 #: Seconds for a connection: an address that swallows what is sent to it is named soon, and not after the answer's time.
 CONNECT_TIMEOUT = 15.0
 MOST_REDIRECTS = 5
-#: Some gateways give a whole answer one of these.
-_AS_200 = frozenset({201, 203, 206})
+#: With one of these there is no answer, or none yet; with any other of 201 to 299 some gateways give a whole one.
+_WITHOUT_ANSWER = frozenset({202, 204, 205})
 #: Its status, headers and content.
 Answer = tuple[int, Mapping[str, str], bytes]
 #: Takes the next piece of a file.
@@ -199,7 +199,8 @@ class Transport:
             page = f", {told_body(content, headers)}" if is_page(content) else ""
             sentence = about_proxy(self._proxy, f"{url.host}:{url.port}", status, f"HTTP {status}{page}")
             return self._failure(began, "proxy_error", sentence)
-        return Response(200 if status in _AS_200 else status, headers, content, data, seconds)
+        is_good = 200 <= status < 300 and status not in _WITHOUT_ANSWER
+        return Response(200 if is_good else status, headers, content, data, seconds)
 
     def _is_of_proxy(self, url: URL, status: int, data: Any) -> bool:
         """Whether a proxy, which is asked in the server's place if there is no TLS, refuses in its own name."""

@@ -101,7 +101,7 @@ def _may_be_the_runs(
     if field is not None:
         return True
     about_a_row = _param(error) in _OF_ROWS or _ABOUT_A_ROW.search(verdict.message or "")
-    return response.status >= 400 and not about_a_row
+    return response.status not in (0, 200) and not about_a_row
 
 
 def _is_page(response: Response) -> bool:

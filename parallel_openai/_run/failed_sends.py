@@ -12,16 +12,35 @@ from parallel_openai._progress.status_tracker import StatusTracker
 from parallel_openai._records import TOO_MANY_FILES, Response, Verdict
 from parallel_openai._run.job import Job
 from parallel_openai._run.response_verdict import RESOURCE_UNAVAILABLE, RetryPolicy
-from parallel_openai.errors import PermissionDeniedError, RateLimitedError
+from parallel_openai.errors import AuthenticationError, PermissionDeniedError, RateLimitedError
 
 _TOO_LARGE = "The request is larger than the account's token limit ever lets through. The server said: "
 
 
-#: So many rows denied without an answer to any between them, and all are.
+#: So many requests denied without an answer to any between them, and all are.
 _MOST_DENIED = 20
 #: Seconds without an answer after which a limit that seems to be one of a day is taken for one.
 LASTING = 60.0
 _LATER = "Run the same again when it begins anew: what was finished is kept."
+
+
+class Denials:
+    """Tells a key that may not ask from what is denied to a single row, as by a firewall, or by a gateway's slip.
+
+    Args:
+        answered: how many requests were answered before those that count.
+    """
+
+    def __init__(self, answered: int = 0) -> None:
+        self._in_row, self._first, self._answered = 0, answered, answered
+
+    def is_odd(self, verdict: Verdict, answered: int) -> bool:
+        """Whether a verdict denies a request alone, since others are answered: by now, so many."""
+        if verdict.stop not in (PermissionDeniedError, AuthenticationError):
+            return False
+        self._in_row = self._in_row + 1 if answered == self._answered else 1
+        self._answered = answered
+        return answered > self._first and self._in_row < _MOST_DENIED
 
 
 class FailedSends:
@@ -31,13 +50,17 @@ class FailedSends:
         retry: says how often.
         status: where things are counted.
         clock: seconds, never going back.
+
+    Attributes:
+        answered: how many requests the server has answered, whatever the answers are good for.
     """
 
     def __init__(self, retry: RetryPolicy, status: StatusTracker, clock: Callable[[], float]) -> None:
         self._retry = retry
         self._status = status
         self._clock = clock
-        self._denied, self._answered_then = 0, 0
+        self._denials = Denials()
+        self.answered = 0
 
     def decide(self, job: Job, lease: Any, response: Response, verdict: Verdict) -> float | Verdict:
         """Seconds after which to send the request again; or, where it has failed for good, the verdict on it.
@@ -47,8 +70,8 @@ class FailedSends:
         """
         self._count(response)
         job.errors.append(verdict.message or "")
-        if verdict.stop is PermissionDeniedError and self._denies_a_row():
-            verdict = replace(verdict, kind="fail")
+        if self._denials.is_odd(verdict, self.answered):
+            verdict = replace(verdict, kind="fail" if verdict.stop is PermissionDeniedError else "retry")
         if verdict.kind == "stop":
             tell(job.limiter, lease, response, verdict)
             assert verdict.stop is not None
@@ -65,19 +88,12 @@ class FailedSends:
             return self._waited_enough(verdict)
         return max(verdict.wait or 0.0, self._retry.backoff(job.failures))
 
-    def _denies_a_row(self) -> bool:
-        """Whether others are answered, so that the key may ask, and it is about this row; such as a firewall is."""
-        answered = self._status.num_tasks_succeeded
-        self._denied = self._denied + 1 if answered == self._answered_then else 1
-        self._answered_then = answered
-        return answered > 0 and self._denied < _MOST_DENIED
-
     def _held(self, job: Job, lease: Any, response: Response, verdict: Verdict) -> float | Verdict:
         """The account's limit or an outage, which is not the request's fault."""
         now = self._clock()
         delay = self._hold_back(job, lease, response, verdict)
         if job.held_since is None:
-            job.held_since, job.answered_then = now, self._status.num_tasks_succeeded
+            job.held_since, job.answered_then = now, self.answered
         if verdict.dimension == "tokens":
             job.refusals += 1
             held = now - job.held_since
@@ -91,7 +107,7 @@ class FailedSends:
                 f"{self._retry.max_wait:,.0f} s. Run the same again then, what was finished is kept; or wait with "
                 "Client(max_wait=...)."
             )
-        if verdict.lasts and now - job.held_since > LASTING and job.answered_then == self._status.num_tasks_succeeded:
+        if verdict.lasts and now - job.held_since > LASTING and job.answered_then == self.answered:
             waited = f"Nothing was answered for {now - job.held_since:,.0f} s."
             raise RateLimitedError(f"{_sentence(verdict)} {waited} {_LATER}")
         if now + ((verdict.wait or delay) if is_final else 0.0) - job.held_since > self._retry.max_wait:

@@ -391,6 +391,7 @@ class Runner:
     def _succeed(self, job: Job, lease: Any, response: Response, usage: Usage | None) -> None:
         job.limiter.answered(lease, response.headers, usage)
         self._equal_refusals.was_answered = True
+        self._failures.answered += 1
         status = self._status
         if usage is not None:
             status.prompt_tokens += usage.prompt_tokens

@@ -186,6 +186,7 @@ BODY = json.dumps(completion()).encode()
 WRAPPED = {
     "201": http(BODY, status="201 Created"),
     "203": http(BODY, status="203 Non-Authoritative Information"),
+    "226": http(BODY, status="226 IM Used"),
     "206": http(BODY, status="206 Partial Content"),
     "no reason beside the status": http(BODY, status="200"),
     "HTTP/1.0": http(BODY, version="1.0"),

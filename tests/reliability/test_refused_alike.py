@@ -10,7 +10,12 @@ import pandas as pd
 import pytest
 
 import parallel_openai as po
-from parallel_openai.errors import PermissionDeniedError, RequestRefusedError, ServerUnreachableError
+from parallel_openai.errors import (
+    AuthenticationError,
+    PermissionDeniedError,
+    RequestRefusedError,
+    ServerUnreachableError,
+)
 from parallel_openai.local import simulator
 from parallel_openai.local.simulator import Server
 from tests.files.asking import chat, results, run, write
@@ -139,6 +144,7 @@ ROWS_OWN: dict[str, Callable[[Asked], tuple[int, bytes] | None]] = {
     "a few good answers": lambda asked: (400, refused(400, "Odd.")) if number_of(asked) % 10 else None,
     "a firewall": lambda asked: (403, refused(403, "Blocked by rule 942100.")) if number_of(asked) % 10 == 9 else None,
     "the body's size": lambda asked: (413, b"") if number_of(asked) < 30 else None,
+    "a firewall that wants a key": lambda asked: (401, b"") if number_of(asked) % 10 == 9 else None,
     "a moderator": lambda asked: (403, refused(403, "Your input was flagged")),
 }
 
@@ -147,7 +153,8 @@ ROWS_OWN: dict[str, Callable[[Asked], tuple[int, bytes] | None]] = {
 def test_what_may_be_a_rows_own_fault_stops_nobody(kind: str) -> None:
     with recorder(ROWS_OWN[kind]) as server, po.Client(f"{server.url}/v1") as client:
         out = po.process_dataframe(FRAME, "text", model="m", client=client, progress=False)
-        assert len(server.asked) == ROWS
+        assert len({number_of(asked) for asked in server.asked}) == ROWS
+        assert len(server.asked) == out["attempts"].sum()
     assert out["status"].isin(["failed", "succeeded"]).all()
 
 
@@ -169,14 +176,31 @@ def test_a_page_in_the_place_of_answers_stops_the_run() -> None:
         assert len(server.asked) < 20
 
 
-def test_a_key_that_may_not_ask_any_more_stops_the_run() -> None:
+@pytest.mark.parametrize("status", [401, 403])
+def test_a_key_that_may_not_ask_any_more_stops_the_run(status: int) -> None:
     def answer(asked: Asked) -> tuple[int, bytes] | None:
-        return (403, refused(403, "The project is archived.")) if number_of(asked) > 4 else None
+        return (status, refused(status, "The project is archived.")) if number_of(asked) > 4 else None
 
     with recorder(answer) as server, po.Client(f"{server.url}/v1", max_concurrent_requests=2) as client:
-        with pytest.raises(PermissionDeniedError, match="archived"):
+        with pytest.raises((AuthenticationError, PermissionDeniedError), match="archived"):
             po.process_dataframe(FRAME, "text", model="m", client=client, progress=False)
         assert len(server.asked) < 30
+
+
+def test_a_good_key_that_is_called_bad_now_and_then_is_asked_with_again(server: Server, client: po.Client) -> None:
+    for row in ("row 20;", "row 40;"):
+        server.script([401], matching=row)
+    out = po.process_dataframe(FRAME, "text", model="m", client=client, progress=False)
+    assert out["status"].eq("succeeded").all()
+    assert out["attempts"].sum() == ROWS + 2
+
+
+@pytest.mark.parametrize("status", [202, 204, 205])
+def test_a_status_that_brings_no_answer_to_anybody_stops_the_run(status: int) -> None:
+    with recorder(lambda asked: (status, b"")) as server, po.Client(f"{server.url}/v1") as client:
+        with pytest.raises(RequestRefusedError, match=f"refused alike: HTTP {status}"):
+            po.process_dataframe(FRAME, "text", model="m", client=client, progress=False)
+        assert len(server.asked) < 20
 
 
 def test_where_nothing_is_the_servers_own_words_are_told() -> None:
