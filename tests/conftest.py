@@ -65,8 +65,8 @@ def listens_elsewhere(base_url: str) -> list[str]:
 def interrupted_once_sent(
     server: simulator.Server, count: int, *, times: int = 2, sent: signal.Signals = signal.SIGINT
 ) -> Iterator[list[float]]:
-    """Send this process the signal of Ctrl-C, or another, as soon as the server has that many requests, and again soon after, which
-    leaves at once; gives the moments.
+    """Send this process the signal of Ctrl-C, or another, as soon as the server has that many requests, and again soon
+    after, which leaves at once; gives the moments.
 
     What is done inside must not end by itself, or the signal would hit whatever comes next.
     """

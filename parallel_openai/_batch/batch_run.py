@@ -124,28 +124,33 @@ class BatchRun:
 
     async def _process(self) -> End:
         await self._resume_earlier()
-        while True:
+        end: End = "finished"
+        while end == "finished":
             before = self._divider.rows
             self.is_over_budget = not await self._submit_requests()
             if not self._options.wait:
                 await self._collect_finished(MAX_LOST_CHECKS)
                 break
             await self._poll_until_ended()
+            end = await self._send_unanswered()
             if not self.is_over_budget or self._divider.rows == before:
                 break
-        end: End = "budget" if self.is_over_budget else "finished"
-        if end == "finished" and self._options.wait:
-            end = await self._online_fallback.send(
-                self._client,
-                on_start=self._requests.release,
-                on_result=self._requests.deliver_sent,
-                status=self._status,
-                budget=self._budget,
-            )
+        if self.is_over_budget and end == "finished":
+            end = "budget"
         if self._refused_alike is not None and not self._known_answers:
             self._refusals.append(await self._client.with_advice(self._refused_alike))
         self.status_text.report(self._refusals, skipped=self._skipped, has_worked=self._api.has_worked)
         return "submitted" if self.live and not (self._options.wait and end == "budget") else end
+
+    async def _send_unanswered(self) -> End:
+        """Send online what no batch has answered, if that is wanted."""
+        return await self._online_fallback.send(
+            self._client,
+            on_start=self._requests.release,
+            on_result=self._requests.deliver_sent,
+            status=self._status,
+            budget=self._budget,
+        )
 
     # From rows to batches.
 

@@ -225,6 +225,14 @@ def test_a_budget_holds_for_what_is_sent_again_of_an_earlier_calls_batch(ask: Ve
     assert charged(server) == [1]
 
 
+def test_rows_that_no_batch_answers_are_sent_online_with_a_budget_for_a_part_of_them(ask: Verb, server: Server) -> None:
+    server.set(batch_expire=1.0)
+    out = ask(texts(20), max_tokens=100, budget_tokens=700, lane=lane(rounds=1, then="online"))
+    assert counts(out)["succeeded"] >= 6  # the worst case of six of them is below the budget
+    assert server.stats()["batches"]["created"] > 1  # what they really cost left room for others
+    assert out["prompt_tokens"].sum() + out["completion_tokens"].sum() <= 700
+
+
 def test_expired_rows_cost_nothing_of_the_budget(ask: Verb, server: Server) -> None:
     server.set(batch_expire=1.0)
     out = ask(texts(20), max_tokens=100, budget_tokens=1500, lane=lane(rounds=1))
