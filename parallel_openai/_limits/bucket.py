@@ -259,7 +259,8 @@ class Bucket:
         self._bunch.sent = self.sent
         measured = self._pace.is_settled or self.limit is not None
         number = self._refusals.sent(self.rate if measured else INFINITY, now)
-        self._used_up.sent(number)
+        if self._used_up.is_test_due:
+            self._used_up.sent(number)
         return BucketState(now, cost, self.ledger, self.fill, self.sent, self._bunch, number)
 
     def adjust(self, amount: float) -> None:
@@ -273,9 +274,10 @@ class Bucket:
         if self.rate != INFINITY:
             self.refill(now)
         self.proven = max(self.proven, mark.fill)
-        if shown is not None and not self._used_up.ignores(shown):
+        used_up = shown is not None and shown.remaining < 1.0
+        if shown is not None and not (used_up and self._used_up.ignores(shown)):
             self._follow(shown, mark, now, charged=True)
-            if self._used_up.accepted(mark, shown, self.rate, now):
+            if (used_up or self._used_up.count) and self._used_up.accepted(mark, shown, self.rate, now):
                 self._disbelieve(now)
         elif mark.at <= self._epoch_end and self._refusals.also_taken(mark) and now < self.held_until:
             self._pace.at_least(self._refusals.taken_for_certain)

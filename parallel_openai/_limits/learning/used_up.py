@@ -18,36 +18,36 @@ class UsedUp:
     the same is shown again, this limit is not believed any more.
 
     Attributes:
+        count: how many answers in a row have used up the last of it.
         is_test_due: whether the next request is to go out whatever is shown.
     """
 
-    __slots__ = ("_count", "_disbelieved", "_is_enforced", "_since", "_test", "is_test_due")
+    __slots__ = ("_disbelieved", "_is_enforced", "_since", "_test", "count", "is_test_due")
 
     def __init__(self) -> None:
         self.is_test_due = self._is_enforced = False
-        self._count, self._since = 0, 0.0
+        self.count, self._since = 0, 0.0
         self._test = 0  # the number of the send that tests it
         self._disbelieved: set[float] = set()
 
     def ignores(self, shown: Allowance) -> bool:
-        return shown.remaining < 1.0 and shown.limit in self._disbelieved
+        return shown.limit in self._disbelieved
 
     def sent(self, number: int) -> None:
-        if self.is_test_due:
-            self.is_test_due, self._test = False, number
+        self.is_test_due, self._test = False, number
 
     def accepted(self, mark: BucketState, shown: Allowance, rate: float, now: float) -> bool:
         """Note an answer's figures; returns whether they are not to be believed, which was not known before."""
         if shown.remaining >= 1.0:
-            self._count, self.is_test_due = 0, False
+            self.count, self.is_test_due = 0, False
             return False
         if mark.number == self._test:
             self._disbelieved.add(shown.limit)
-            self._count = 0
+            self.count = 0
             return True
-        self._since = min(self._since, mark.at) if self._count else mark.at
-        self._count += 1
-        unexplained = self._count - rate * (now - self._since)
+        self._since = min(self._since, mark.at) if self.count else mark.at
+        self.count += 1
+        unexplained = self.count - rate * (now - self._since)
         self.is_test_due = not self._is_enforced and unexplained > UNEXPLAINED
         return False
 
