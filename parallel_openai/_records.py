@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from hashlib import blake2b
 from typing import Any, Literal, NamedTuple, NoReturn, Protocol
 
-from parallel_openai._json import alike, body_and_canonical, read_back
+from parallel_openai._json import alike, body_and_canonical, dumps_strictly, read_back
 from parallel_openai._printable import printable
 from parallel_openai.errors import InvalidInputError, RunStoppedError
 
@@ -140,8 +140,8 @@ class APIRequest:
     Attributes:
         body: the bytes that are sent.
         model, tier: the body's `model` and `service_tier`; None where it has none, or no text there.
-        key: the digest of path, body and sample. Two requests with the same key ask the same thing.
-        former_key: the key that it had before, where that hung on how a number is written; else None.
+        key: the digest of path, body and sample, whatever the tier. Two requests with the same key ask the same thing.
+        former_key: the key that it had before, where that hung on how a number is written or on the tier; else None.
         measure: gives the size when it is first asked for, since counting tokens takes longer than all else that is
             done to a request; None where nobody said how.
         asks_for: how many rows' answers it asks for.
@@ -200,9 +200,13 @@ class APIRequest:
         self.tier: str | None = request_json.get("service_tier")
         if type(self.model) not in _PLAIN or type(self.tier) not in _PLAIN:
             self.request_json = self.request_json  # what JSON makes of them
-        plain = alike(canonical) if b".0" in canonical else canonical
+        plain = former = alike(canonical) if b".0" in canonical else canonical
+        if "service_tier" in request_json:
+            plain = alike(dumps_strictly(without_tier(request_json), sort_keys=True))
+        elif plain is not canonical:
+            former = canonical
         self.key = request_key(path, plain, sample)
-        self.former_key: str | None = None if plain is canonical else request_key(path, canonical, sample)
+        self.former_key: str | None = None if former is plain else request_key(path, former, sample)
         self.measure: Callable[[APIRequest], Size] | None = None
         self._size: Size | None = None
         self.asks_for, self.may_be_too_large = 1, False
@@ -245,12 +249,9 @@ class APIRequest:
         self._size = size
 
     def in_tier(self, tier: str) -> APIRequest:
-        """The same request in another service tier. It asks the same thing, so it keeps its key."""
-        other = APIRequest(
-            {**self.request_json, "service_tier": tier}, self.metadata, path=self.path, sample=self.sample
-        )
-        other.key = self.key
-        return other
+        """The same request in another service tier. It asks the same thing, so it has the same key."""
+        body = {**self.request_json, "service_tier": tier}
+        return APIRequest(body, self.metadata, path=self.path, sample=self.sample)
 
     async def call_api(self, client: Sender) -> Response:
         """Send this request once, within the client's limits, and return what came back, good or bad.
@@ -261,6 +262,13 @@ class APIRequest:
 
     def __repr__(self) -> str:
         return f"APIRequest({self.path!r}, key={self.key!r})"
+
+
+def without_tier(body: Mapping[str, Any]) -> Mapping[str, Any]:
+    """What a body asks for, whatever the service tier that it is sent in."""
+    if "service_tier" not in body:
+        return body
+    return {name: value for name, value in body.items() if name != "service_tier"}
 
 
 def _ancestors(names: Iterable[str]) -> InvalidInputError:

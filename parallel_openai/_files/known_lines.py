@@ -16,7 +16,7 @@ from parallel_openai._journal.entry import JournalEntry
 from parallel_openai._journal.lines import likely_lines, read_entries
 from parallel_openai._journal.origins import Origin, Origins, writer
 from parallel_openai._json import alike, canonical, dumps, dumps_strictly
-from parallel_openai._records import request_key
+from parallel_openai._records import request_key, without_tier
 from parallel_openai._requests.endpoints import is_simulated, path_answering
 from parallel_openai.errors import InvalidInputError
 
@@ -83,7 +83,7 @@ class KnownLines:
             return
         path = path_answering(body, answer) if good else _ANY
         try:
-            digest = self._digest(_without_lane(body, entry.key, path), metadata, path)
+            digest = self._digest(body, metadata, path)
         except ValueError:  # not one of our requests, which could not have been sent
             self.damaged_lines += 1
             return
@@ -109,13 +109,13 @@ class KnownLines:
 
 
 def content_digest(body: Mapping[str, Any], metadata: Any, path: str) -> int:
-    """A digest of body, metadata and endpoint, independent of the order of keys.
+    """A digest of body, metadata and endpoint, independent of the order of keys and of the service tier.
 
     Raises:
         ValueError: the body cannot be sent as JSON.
     """
     try:
-        return digest_of(alike(canonical((body, metadata, path))))
+        return digest_of(alike(canonical((without_tier(body), metadata, path))))
     except TypeError:  # metadata, which is not sent, may hold what JSON cannot express
         return digest_of(b"\n".join((_canonical(body), dumps(metadata, sort_keys=True), path.encode())))
 
@@ -125,17 +125,9 @@ def key_digest(body: Mapping[str, Any], metadata: Any, path: str) -> int:
     return digest_of(identity_in_files(request_key(path, _canonical(body)), metadata))
 
 
-def _without_lane(body: Mapping[str, Any], key: str | None, path: str) -> Mapping[str, Any]:
-    """The body of a frame's line without the tier of `lane="flex"`, which is not part of its key."""
-    if key is None or "service_tier" not in body:
-        return body
-    bare = {name: value for name, value in body.items() if name != "service_tier"}
-    return bare if request_key(path, _canonical(bare)) == key else body
-
-
 def _canonical(body: Mapping[str, Any]) -> bytes:
     try:
-        return alike(dumps_strictly(body, sort_keys=True))
+        return alike(dumps_strictly(without_tier(body), sort_keys=True))
     except TypeError as error:
         raise not_json(error) from None
 

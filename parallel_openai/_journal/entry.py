@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from parallel_openai._journal.origins import Origin
 from parallel_openai._json import alike, dumps, dumps_strictly, loads
-from parallel_openai._records import APIRequest, Attempt, Result, request_key
+from parallel_openai._records import APIRequest, Attempt, Result, request_key, without_tier
 from parallel_openai._requests.endpoints import bill_of, mappings, path_answering, usage_of
 
 #: Of the records that are written here. A line with a later one is not read, since it may mean something else by it.
@@ -133,7 +133,7 @@ class JournalEntry(NamedTuple):
         if self.record is not None or not self.body or not self.is_good:
             return self.key
         try:
-            body = alike(dumps_strictly(self.body, sort_keys=True))
+            body = alike(dumps_strictly(without_tier(self.body), sort_keys=True))
         except TypeError:  # it could not have been sent
             return None
         return request_key(path_answering(self.body, self.answer), body)
@@ -164,10 +164,7 @@ class JournalEntry(NamedTuple):
         """Whether the request that the line holds is the one that it is kept under. The tier that it was sent in is no
         part of the key."""
         body = self.body
-        if _has_key(request, body):
-            return True
-        rest = {name: body[name] for name in body if name != "service_tier"}
-        return "service_tier" in body and _has_key(request, rest)
+        return _has_key(request, body) or ("service_tier" in body and _has_key(request, without_tier(body)))
 
     def result(self, request: APIRequest) -> Result:
         """The result that the line was written for."""
