@@ -140,6 +140,14 @@ def test_a_number_has_one_text_whatever_its_dtype(dtype: str) -> None:
     assert [shown(value) for (value,) in rows_of(df, ["x"])] == [0.1, None, 2]
 
 
+def test_a_not_a_number_in_an_array_that_tells_it_from_what_is_missing_is_missing_too() -> None:
+    pa = pytest.importorskip("pyarrow")
+    arrow = pd.arrays.ArrowExtensionArray(pa.array([0.5, float("nan"), None]))
+    masked = pd.arrays.FloatingArray(np.array([0.5, np.nan, 1.0]), np.array([False, False, True]))
+    df = pd.DataFrame({"arrow": arrow, "masked": masked})
+    assert list(rows_of(df, ["arrow", "masked"])) == [(0.5, 0.5), (None, None), (None, None)]
+
+
 def test_whole_numbers_beside_a_missing_one_are_shown_as_whole_numbers_with_a_warning(
     ask: Verb, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Hashable, Iterator, Sequence
 from itertools import chain, repeat
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from parallel_openai.errors import ColumnExistsError, ColumnNotFoundError, InvalidInputError
@@ -128,6 +129,8 @@ def _values(series: Any) -> list[Any]:
     else:
         values = series.tolist()
     missing = series.isna().to_numpy()
+    if series.dtype.kind == "f":  # Arrow and masked arrays tell NaN from what is missing
+        missing = missing | np.isnan(series.to_numpy(dtype="float64", na_value=np.nan))
     if missing.any():
         for position in missing.nonzero()[0]:
             values[position] = None
