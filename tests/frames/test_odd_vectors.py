@@ -43,8 +43,17 @@ def test_a_vector_that_is_none_or_of_another_length_is_its_rows_error(embed: Emb
     server.script([{"body": {"model": MODEL, "data": data}}])
     out = embed(texts(3), "text", dimensions=None)
     assert codes(out) == [None, "malformed_response", "malformed_response"]
-    assert out["error"][2] == "The vector has 3 dimensions, and those before it 2."
+    assert out["error"][2] == "The vector has 1,536 dimensions instead of 2."  # asked for once more, by itself
     assert out.attrs["parallel_openai"]["failed"] == 2
+
+
+def test_a_first_vector_of_another_length_fails_alone(embed: Embed, server: simulator.Server) -> None:
+    data = [{"embedding": [1.0] * 7}, *[{"embedding": [0.5] * 1536}] * 3]
+    server.script([{"body": {"model": MODEL, "data": data}}, {"body": {"model": MODEL, "data": data[:1]}}])
+    out = embed(texts(4), "text", dimensions=None)
+    assert codes(out) == ["malformed_response", None, None, None]
+    assert embed(texts(4), "text", dimensions=None)["status"].eq("succeeded").all()
+    assert sent(server) == 3
 
 
 def scripted(server: simulator.Server, numbers: list[Any], times: int = 1) -> None:

@@ -96,8 +96,9 @@ class EmbedRun(FrameRun):
         self._queue.ended(pack)
         if result.status == "failed":
             return self._refused(pack, result, journal)
-        dimensions = self.builder.params.get("dimensions")
-        answers = [of_length(answer, dimensions) for answer in EMBEDDINGS.read_all(result.response)]
+        answers = EMBEDDINGS.read_all(result.response)
+        length = self._vectors.length(answers)
+        answers = [of_length(answer, length) for answer in answers]
         any_good = any(answer.error_code is None for answer in answers)
         if len(answers) != len(pack.rows) or (len(answers) == 1 and not any_good):
             return self._unlike(pack, result, answers, journal)

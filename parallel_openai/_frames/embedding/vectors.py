@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -94,6 +95,13 @@ class VectorColumn:
     def reader(self) -> Reader:
         """The reader that fills it; in the cells it leaves the row of the array where the vector stands."""
         return Reader.of_one_column("embedding", self._read, self._column)
+
+    def length(self, answers: Sequence[Answer]) -> Any:
+        """The length that all vectors must have: what was asked for, or that of the most in the first request."""
+        if self._dimensions is not None or self._matrix is not None:
+            return self._dimensions if self._matrix is None else self._matrix.shape[1]
+        lengths = Counter(len(answer.value) for answer in answers if answer.value is not None)
+        return max(lengths, key=lengths.__getitem__, default=None)
 
     def _read(self, response: Mapping[str, Any]) -> Answer:
         answer = of_length(EMBEDDINGS.read(response), self._dimensions)

@@ -72,10 +72,10 @@ def _read(embedding: Any, model: str | None) -> Answer:
 
 
 def of_length(answer: Answer, dimensions: Any) -> Answer:
-    """The answer, with an error if its vector has not the requested number of dimensions."""
+    """The answer, with an error if its vector has not this number of dimensions."""
     if type(dimensions) is not int or answer.value is None or len(answer.value) == dimensions:
         return answer
-    sentence = f"The vector has {len(answer.value):,} dimensions, and {dimensions:,} were requested."
+    sentence = f"The vector has {len(answer.value):,} dimensions instead of {dimensions:,}."
     return answer._replace(value=None, error_code="malformed_response", error=sentence)
 
 
