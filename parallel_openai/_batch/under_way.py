@@ -14,12 +14,7 @@ from parallel_openai._batch.submitting.input_files import InputFiles
 
 
 class UnderWay:
-    """The requests of a journal that are in batches, and which of them a call has come across.
-
-    Args:
-        journal: its path.
-        identity: returns a request's name from its key and metadata.
-    """
+    """The requests of a journal that are in batches, and which of them a call has come across."""
 
     def __init__(self, journal: Path, identity: Callable[[str, Any], str] = lambda key, metadata: key) -> None:
         self._since: dict[str, list[float]] = {}  # by name; the same request may be in batches several times

@@ -97,10 +97,6 @@ class PoolLimiter:
 
     A lease has its member. A member that fails permanently (an invalid key, no credit, an unreachable server) is
     excluded and its requests go to the others; the run stops only when none is left.
-
-    Args:
-        members: the accounts.
-        clock: returns monotonic seconds.
     """
 
     def __init__(self, members: Sequence[Member], *, clock: Callable[[], float]) -> None:
@@ -199,12 +195,7 @@ class PoolLimiter:
 
 
 class PoolModel:
-    """One model's limiters at all the accounts of a pool.
-
-    Args:
-        pool: the accounts.
-        name: the model; None: for requests that name none.
-    """
+    """One model's limiters at all the accounts of a pool."""
 
     def __init__(self, pool: PoolLimiter, name: str | None) -> None:
         self.name = name

@@ -43,11 +43,7 @@ class Exchange(NamedTuple):
 
 
 class ConnectionErrors:
-    """Explains what went wrong with a server, and knows whether it ever answered.
-
-    Args:
-        clock: seconds, never going back.
-    """
+    """Explains what went wrong with a server, and knows whether it ever answered."""
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock

@@ -35,12 +35,7 @@ class Wait:
 
 
 class Deadlines:
-    """So many seconds for each wait; whose are over, its task is cancelled, as asyncio's timeouts do.
-
-    Args:
-        seconds: for each.
-        clock: gives seconds, never going back.
-    """
+    """So many seconds for each wait; whose are over, its task is cancelled, as asyncio's timeouts do."""
 
     def __init__(self, seconds: float, clock: Callable[[], float]) -> None:
         self._seconds = seconds

@@ -19,9 +19,6 @@ if TYPE_CHECKING:
 class Connections:
     """Transports, opened where they are first needed.
 
-    Args:
-        make: opens one.
-
     A client that is forgotten, and the interpreter's end, close what is still open.
     """
 

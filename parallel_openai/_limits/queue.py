@@ -15,9 +15,6 @@ class CapacityQueue:
     """Who comes waits no longer for those before than their own cost takes to come in, and none is passed over.
 
     The moment of the first in line is computed and slept for once; it is computed again when there is news.
-
-    Args:
-        clock: gives seconds, never going back.
     """
 
     def __init__(self, clock: Callable[[], float]) -> None:

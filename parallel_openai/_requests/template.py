@@ -143,11 +143,7 @@ class BadPromptError(ValueError):
 
 
 def to_messages(prompt: Any, system: Any) -> list[Any]:
-    """Convert a row's prompt to chat messages.
-
-    Args:
-        prompt: a string, a message, or a list or array of messages.
-        system: a system message as a string or a list of content parts; None for none.
+    """Convert a row's prompt (a string, a message, or a list or array of messages) to chat messages.
 
     >>> to_messages("Hi.", "Be brief.")
     [{'role': 'system', 'content': 'Be brief.'}, {'role': 'user', 'content': 'Hi.'}]

@@ -44,16 +44,7 @@ class Denials:
 
 
 class FailedSends:
-    """Decides, and tells the limiter and the counters.
-
-    Args:
-        retry: says how often.
-        status: where things are counted.
-        clock: seconds, never going back.
-
-    Attributes:
-        answered: how many requests the server has answered, whatever the answers are good for.
-    """
+    """Decides, and tells the limiter and the counters."""
 
     def __init__(self, retry: RetryPolicy, status: StatusTracker, clock: Callable[[], float]) -> None:
         self._retry = retry

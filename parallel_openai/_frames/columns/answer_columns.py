@@ -71,14 +71,7 @@ class Reader:
 
 
 class Answers:
-    """The result cells of a run, by column and slot; a row has a slot for each sample.
-
-    Args:
-        rows: the number of rows.
-        samples: the number of samples per row.
-        reader: how responses become cells.
-        base_url: the server, for prices.
-    """
+    """The result cells of a run, by column and slot; a row has a slot for each sample."""
 
     def __init__(self, rows: int, samples: int, reader: Reader, base_url: str) -> None:
         self.rows, self.samples = rows, samples

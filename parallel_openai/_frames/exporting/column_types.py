@@ -27,12 +27,7 @@ TEXT = "text"
 
 
 def write_column(values: pd.Series[Any], what: str) -> tuple[Texts, ColumnSpec]:
-    """Return the cells as strings (None if missing), and the spec that `read_column` needs.
-
-    Args:
-        values: the column.
-        what: its name in error messages.
-    """
+    """Return the cells as strings (None if missing), and the spec that `read_column` needs."""
     texts, spec = _write_objects(values, what) if values.dtype == object else _write_checked(values, what)
     empty = [row for row, text in enumerate(texts) if text == ""]  # a CSV file cannot tell these from missing cells
     return texts, {**spec, "empty": empty} if empty else spec

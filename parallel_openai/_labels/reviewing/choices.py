@@ -88,13 +88,7 @@ class Choices:
 
 
 def choices_of(cells: pd.Series[Any], labels: Iterable[Any] | None, asked: Mapping[str, Any]) -> Choices:
-    """The choices in `labels`, or else the column's categories or values and the labels of the run.
-
-    Args:
-        cells: the column of labels.
-        labels: the labels to choose from.
-        asked: the column's `kind` and `labels` in the frame's attrs.
-    """
+    """The choices in `labels`, or else the column's categories or values and the labels of the run."""
     multi = asked.get("kind") == "several" or bool(
         cells.map(lambda value: isinstance(value, (list, tuple, np.ndarray))).any()
     )

@@ -28,9 +28,6 @@ class Judgement:
 class Judgements:
     """Append-only JSON lines; of several lines about a row the last one counts.
 
-    Args:
-        path: the file, which is read first if it exists.
-
     Raises:
         JournalError: it cannot be read, or is not a file of corrections.
 

@@ -51,12 +51,7 @@ class Call:
 
 
 class Simulator:
-    """The state of the server and its request handlers. It opens no socket and starts no task.
-
-    Args:
-        settings: see `Settings`.
-        clock: returns seconds; replaced in tests.
-    """
+    """The state of the server and its request handlers. It opens no socket and starts no task."""
 
     def __init__(self, settings: Settings, clock: Callable[[], float] = time.perf_counter) -> None:
         self.settings = settings

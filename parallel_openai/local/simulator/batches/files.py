@@ -39,11 +39,7 @@ class StoredFile:
 
 
 class Files:
-    """The files of the account, oldest first.
-
-    Args:
-        time: returns seconds since the epoch by the server's clock.
-    """
+    """The files of the account, oldest first."""
 
     def __init__(self, time: Callable[[], float]) -> None:
         self._time = time
