@@ -15,7 +15,7 @@ from parallel_openai._frames.columns.run_info import RunInfo, runs_of
 from parallel_openai._frames.columns.table import find_column, has_column, is_missing, rows_of
 from parallel_openai._json import dumps
 from parallel_openai._labels.evaluation.metrics import Bools, Pairs, kappa
-from parallel_openai._requests.schemas.label_schema import spelling, text_of
+from parallel_openai._requests.schemas.label_text import spelling, text_of
 from parallel_openai.errors import InvalidInputError
 
 Kind = Literal["one", "several", "score"]

@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 import parallel_openai as po
-from parallel_openai._requests.schemas.label_schema import read_label, read_several, text_of, text_of_several
+from parallel_openai._requests.schemas.label_text import read_label, read_several, text_of, text_of_several
 from parallel_openai.errors import InvalidInputError
 from tests.frames.conftest import Verb
 

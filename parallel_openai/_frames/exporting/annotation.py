@@ -13,7 +13,7 @@ import pandas as pd
 from parallel_openai._frames.columns.readable_columns import text_columns
 from parallel_openai._frames.columns.run_info import last_run_of
 from parallel_openai._frames.columns.table import column_text, has_column, is_missing, rows_of
-from parallel_openai._requests.schemas.label_schema import read_label, read_several, text_of
+from parallel_openai._requests.schemas.label_text import read_label, read_several, text_of
 from parallel_openai.errors import InvalidInputError
 
 #: Columns other than the labels that annotation tools can hold.

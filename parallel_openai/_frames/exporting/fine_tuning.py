@@ -14,14 +14,8 @@ from parallel_openai._frames.exporting.row_to_request import OpenJournal, RowToR
 from parallel_openai._json import dumps, loads
 from parallel_openai._printable import printable
 from parallel_openai._records import APIRequest
-from parallel_openai._requests.schemas.label_schema import (
-    LABEL,
-    REASON,
-    REASON_COLUMN,
-    read_label,
-    read_several,
-    text_of,
-)
+from parallel_openai._requests.schemas.label_schema import LABEL, REASON, REASON_COLUMN
+from parallel_openai._requests.schemas.label_text import read_label, read_several, text_of
 from parallel_openai._requests.tokens import request_size
 from parallel_openai.errors import InvalidInputError
 

@@ -11,7 +11,7 @@ import pandas as pd
 
 from parallel_openai._frames.columns.answer_columns import object_column
 from parallel_openai._frames.columns.table import is_missing
-from parallel_openai._requests.schemas.label_schema import read_label, read_several, text_of
+from parallel_openai._requests.schemas.label_text import read_label, read_several, text_of
 from parallel_openai.errors import InvalidInputError
 
 

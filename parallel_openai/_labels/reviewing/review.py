@@ -24,7 +24,7 @@ from parallel_openai._labels.reviewing import review_sheet as table
 from parallel_openai._labels.reviewing.choices import choices_of
 from parallel_openai._labels.reviewing.judgements import Judgement, Judgements
 from parallel_openai._labels.reviewing.review_order import review_order, row_keys
-from parallel_openai._requests.schemas.label_schema import text_of
+from parallel_openai._requests.schemas.label_text import text_of
 from parallel_openai.errors import InvalidInputError, MissingDependencyError
 
 if TYPE_CHECKING:

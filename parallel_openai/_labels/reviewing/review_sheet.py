@@ -9,7 +9,7 @@ from typing import Any
 from parallel_openai._disk.atomic_write import replacing
 from parallel_openai._display.blocks import Block, Number, Sentence, Table, shortened
 from parallel_openai._frames.exporting.csv_text import csv_line, csv_rows, unescape
-from parallel_openai._requests.schemas.label_schema import text_of_several
+from parallel_openai._requests.schemas.label_text import text_of_several
 from parallel_openai.errors import InvalidInputError
 
 #: Rows in the table.
