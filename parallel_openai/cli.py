@@ -61,7 +61,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         return FAILED
     except (ParallelOpenAIError, OSError) as error:
         _print_error(f"{PROGRAM}: {error}")
-        return _exit_code(error)
+        if isinstance(error, InvalidInputError):
+            return BAD_INPUT
+        return STOPPED if isinstance(error, RunStoppedError) else FAILED
 
 
 def _open_closed_streams() -> None:
@@ -142,12 +144,6 @@ def _about_unknown(words: Sequence[str], known: Sequence[str]) -> str:
     return f"there is no option {flags[0]}." + (f" Did you mean {similar[0]}?" if similar else "")
 
 
-def _exit_code(error: Exception) -> int:
-    if isinstance(error, InvalidInputError):
-        return BAD_INPUT
-    return STOPPED if isinstance(error, RunStoppedError) else FAILED
-
-
 def _print_error(sentence: str) -> None:
     print(printable_lines(sentence), file=sys.stderr, flush=True)
 
@@ -177,20 +173,14 @@ def _add_run_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="KEY",
         help="the key; better in the environment, as OPENAI_API_KEY: others on the machine can read a command line",
     )
-    parser.add_argument(
-        "--max_requests_per_minute",
-        type=_limit,
-        default=1500.0,
-        metavar="N",
-        help="the account's limit (default: 1500); none: read from the server",
-    )
-    parser.add_argument(
-        "--max_tokens_per_minute",
-        type=_limit,
-        default=125_000.0,
-        metavar="N",
-        help="the account's limit (default: 125000); none: read from the server",
-    )
+    for name, limit in (("max_requests_per_minute", 1500.0), ("max_tokens_per_minute", 125_000.0)):
+        parser.add_argument(
+            f"--{name}",
+            type=_limit,
+            default=limit,
+            metavar="N",
+            help=f"the account's limit (default: {limit:.0f}); none: read from the server",
+        )
     parser.add_argument(
         "--token_encoding_name",
         default="cl100k_base",

@@ -51,7 +51,7 @@ class FailedSends:
         self._status = status
         self._clock = clock
         self._denials = Denials()
-        self.answered = 0
+        self.answered = 0  # requests that the server has answered, whatever the answers are good for
 
     def decide(self, job: Job, lease: Any, response: Response, verdict: Verdict) -> float | Verdict:
         """Seconds after which to send the request again; or, where it has failed for good, the verdict on it.
