@@ -12,11 +12,7 @@ _REPARSE_POINT = 0x400  # on Windows: a junction or another kind of link
 
 
 def check_own(path: Path, advice: str = "Remove it, or choose a path of your own with save_to=.") -> None:
-    """Check that a path, if it exists, is a file or folder of this user.
-
-    Raises:
-        JournalError: it is a link, belongs to another user, or is a pipe, say, which would block.
-    """
+    """Check that a path, if it exists, is a file or folder of this user."""
     try:
         status = os.lstat(path)
     except OSError:  # other errors are reported when it is opened

@@ -85,12 +85,7 @@ def _holder_of(lock_file: Path) -> Path:
 
 
 class Lock:
-    """An exclusive lock on a file, which need not exist. Its folder is created.
-
-    Raises:
-        JournalLockedError: another process holds it; the message names it.
-        JournalError: nothing can be written there.
-    """
+    """An exclusive lock on a file, which need not exist. Its folder is created."""
 
     def __init__(self, path: Path) -> None:
         try:
@@ -163,11 +158,7 @@ class Lock:
 
 
 def _check_ours(lock_file: Path) -> None:
-    """Check that a lock file, which gets overwritten, contains only a holder's name, or its start after a full disk.
-
-    Raises:
-        JournalError: it contains something else.
-    """
+    """Check that a lock file, which gets overwritten, contains only a holder's name, or its start after a full disk."""
     try:
         with open(lock_file, "rb") as file:
             content = file.read(len(_HOLDER)).decode("latin-1")
@@ -188,11 +179,7 @@ def _identity(path: Path) -> tuple[int, int] | None:
 
 
 def lock_open_file(file: int, path: Path) -> None:
-    """Lock an open file itself too, in case its lock file was deleted or another process uses a hard link to it.
-
-    Raises:
-        JournalLockedError: another process holds it.
-    """
+    """Lock an open file itself too, in case its lock file was deleted or another process uses a hard link to it."""
     if sys.platform == "win32":
         return
     try:

@@ -38,11 +38,7 @@ def journal_path(builder: RequestBuilder, place: str, save_to: str | os.PathLike
 
 
 def make_private(folder: Path) -> None:
-    """Make a folder that only its owner reads and git leaves alone.
-
-    Raises:
-        JournalError: what is there leads elsewhere, is somebody else's, or would let git take the answers in.
-    """
+    """Make a folder that only its owner reads and git leaves alone."""
     check_own(folder)
     folder.mkdir(mode=0o700, exist_ok=True)
     fence = folder / ".gitignore"

@@ -46,11 +46,7 @@ class AccountServer:
         self.connections = Connections(_connector(address, renewed, self.headers, timeout, trust_env, ssl))
 
     def check_key(self) -> None:
-        """See that there is a key where one is certainly needed.
-
-        Raises:
-            AuthenticationError: there is none, and the server is OpenAI's or Azure's.
-        """
+        """See that there is a key where one is certainly needed."""
         has_key = self.key.is_given or any(name.lower() in ("authorization", "api-key") for name in self.headers)
         if self.address.needs_key and not has_key:
             variable = "AZURE_OPENAI_API_KEY" if self.address.is_azure else "OPENAI_API_KEY"
@@ -62,11 +58,7 @@ class AccountServer:
         return mask_url(f"{root}/{self._path(request)}{question}{query}")
 
     async def post(self, request: APIRequest) -> Response:
-        """Send it, whatever the limits say.
-
-        Raises:
-            AuthenticationError: the function that gives the key did not.
-        """
+        """Send it, whatever the limits say."""
         transport, path = self.connections.here(), request.path
         if self.address.in_deployments:
             path = self._path(request)

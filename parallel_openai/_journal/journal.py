@@ -41,9 +41,7 @@ class Journal:
         origin: where what is written came from, if that is to be told beside the file.
 
     Raises:
-        JournalLockedError: another run is writing the file.
         JournalWriteError: the disk still refuses what it refused an earlier run of this process.
-        JournalError: the file cannot be opened, or is something else.
     """
 
     def __init__(self, path: str | os.PathLike[str], *, sync: Sync = "second", origin: Origin | None = None) -> None:

@@ -31,12 +31,7 @@ _sync_file = getattr(os, "fdatasync", os.fsync)
 
 
 class JournalFile:
-    """A file of lines with one writer. Opening repairs a torn end.
-
-    Raises:
-        JournalLockedError: another run is writing the file.
-        JournalError: the file cannot be opened, or is something else.
-    """
+    """A file of lines with one writer. Opening repairs a torn end."""
 
     def __init__(self, path: Path) -> None:
         # It is looked for again in mid-run, when the working folder may be another one.
@@ -245,11 +240,7 @@ def _open(path: Path, *, may_be_torn: bool) -> int:
 
 
 def _open_beside(path: Path) -> tuple[Path, int]:
-    """A file for what cannot stay under its path: in its folder or, should that be gone, in the next above it.
-
-    Raises:
-        JournalError: there is none where it can be.
-    """
+    """A file for what cannot stay under its path: in its folder or, should that be gone, in the next above it."""
     problem: JournalError | None = None
     for folder in path.parents:
         place = folder / f"{path.name}.kept-{os.getpid()}"
@@ -273,9 +264,6 @@ def _refuse_what_is_not_ours(path: Path, *, may_be_torn: bool) -> None:
 def mend_end_of_any(file: int, path: Path) -> None:
     """The same for a file of any JSON lines. A torn line is cut off only behind a line of JSON: what is the whole of a
     file, or stands in one of another kind, is ended and not cut.
-
-    Raises:
-        JournalLockedError: somebody else is at work on that end.
     """
     end = os.fstat(file).st_size
     if not stat.S_ISREG(os.fstat(file).st_mode) or end == 0 or read_at(file, 1, end - 1) == b"\n":

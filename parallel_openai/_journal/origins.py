@@ -42,11 +42,7 @@ def here(place: str) -> Origin:
 
 
 class Origins:
-    """What is known of the origins of a file of results, as it is now.
-
-    Raises:
-        JournalError: what lies beside the results leads elsewhere, is another user's, or cannot be read.
-    """
+    """What is known of the origins of a file of results, as it is now."""
 
     def __init__(self, results: Path) -> None:
         self._offsets: list[int] = []
@@ -71,11 +67,7 @@ class Origins:
 
 
 def check_none_of_others(results: Path) -> None:
-    """See that what lies beside results that are about to be begun, and will be written over, is of our making.
-
-    Raises:
-        JournalError: it is something else.
-    """
+    """See that what lies beside results that are about to be begun, and will be written over, is of our making."""
     beside = _beside(results)
     if not (beside.exists() and results.exists()) or results.stat().st_size:
         return

@@ -45,7 +45,6 @@ def take_in_undelivered(journal: Journal) -> None:
     """Give a journal what the workers of a run that was killed had not delivered.
 
     Raises:
-        JournalError: such a file is a link, another user's, or something else.
         JournalWriteError: the disk refuses.
     """
     place = _real(journal.path)

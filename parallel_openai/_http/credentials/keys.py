@@ -54,11 +54,7 @@ class Key:
         return self._ask_for
 
     async def current(self) -> Mapping[str, str]:
-        """The headers with a key that is not old.
-
-        Raises:
-            AuthenticationError: the function raised, or gave what is no key.
-        """
+        """The headers with a key that is not old."""
         if self._ask_for is not None and self._clock() >= self._until:
             loop = asyncio.get_running_loop()
             asking = self._asking.get(loop)
