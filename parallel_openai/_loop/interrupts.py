@@ -163,7 +163,7 @@ def is_interactive() -> bool:
 
 
 def _has_prompt() -> bool:
-    return _shell() is not None or hasattr(sys, "ps1")
+    return ipython_shell() is not None or hasattr(sys, "ps1")
 
 
 def interrupt_with(partial: object) -> KeyboardInterrupt:
@@ -177,7 +177,7 @@ def block_new_runs(interrupts: Interrupts) -> None:
     """Block new runs until the user, who has stopped one, runs another cell or statement."""
     global _block
     interrupts.handled = True
-    shell = _shell()
+    shell = ipython_shell()
     stopped_at = interrupts.moments[0] if interrupts.moments else time.time()
     if _block is not None:
         _block.end()
@@ -220,7 +220,7 @@ def leave_threads() -> None:
     _leaving = KeyboardInterrupt()
 
 
-def _shell() -> Any:
+def ipython_shell() -> Any:
     ipython = sys.modules.get("IPython")
     return ipython.get_ipython() if ipython is not None and hasattr(ipython, "get_ipython") else None
 

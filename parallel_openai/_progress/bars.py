@@ -13,6 +13,7 @@ import weakref
 from collections.abc import Callable
 from typing import Any, Protocol
 
+from parallel_openai._loop.interrupts import ipython_shell
 from parallel_openai._progress.counter_text import Counters
 
 #: Seconds between two plain lines: from the first value up to the second as the run gets longer.
@@ -33,18 +34,12 @@ class Screen(Protocol):
 
 
 def find_screen(total: int | None, unit: str) -> Screen:
-    if _in_notebook():  # pragma: no cover - run in a kernel, by the browser and notebook tests
+    if hasattr(ipython_shell(), "kernel"):  # pragma: no cover - run in a kernel, by the browser and notebook tests
         return _Widget(total, unit) if importlib.util.find_spec("ipywidgets") else _TextBar(total, unit, sys.stdout)
     if sys.stderr is None:  # a program without a console
         return NoScreen()
     is_terminal = getattr(sys.stderr, "isatty", bool)()  # a program may have replaced the stream
     return _TextBar(total, unit, sys.stderr) if is_terminal else _Lines()
-
-
-def _in_notebook() -> bool:
-    ipython = sys.modules.get("IPython")
-    shell = ipython.get_ipython() if ipython is not None and hasattr(ipython, "get_ipython") else None
-    return shell is not None and hasattr(shell, "kernel")
 
 
 class NoScreen:

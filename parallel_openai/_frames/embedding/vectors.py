@@ -11,7 +11,7 @@ import pandas as pd
 
 from parallel_openai._frames.columns.answer_columns import Reader
 from parallel_openai._frames.columns.run_info import last_run_of
-from parallel_openai._frames.columns.table import check_frame, find_column
+from parallel_openai._frames.columns.table import check_frame, find_column, is_missing
 from parallel_openai._requests.endpoints import EMBEDDINGS, Answer, of_length
 from parallel_openai.errors import InvalidInputError
 
@@ -58,7 +58,7 @@ def _whole(cells: Sequence[Any]) -> Matrix | None:
 
 
 def _stacked(cells: Sequence[Any], column: str) -> Matrix:
-    rows = [None if _is_missing(cell) else _vector(cell, column, number) for number, cell in enumerate(cells)]
+    rows = [None if is_missing(cell) else _vector(cell, column, number) for number, cell in enumerate(cells)]
     lengths = {len(row) for row in rows if row is not None}
     if len(lengths) > 1:
         raise InvalidInputError(f"The vectors in {column!r} have several lengths: {sorted(lengths)}.")
@@ -67,10 +67,6 @@ def _stacked(cells: Sequence[Any], column: str) -> Matrix:
         if row is not None:
             matrix[number] = row
     return matrix
-
-
-def _is_missing(cell: Any) -> bool:
-    return cell is None or (pd.api.types.is_scalar(cell) and bool(pd.isna(cell)))
 
 
 def _vector(cell: Any, column: str, number: int) -> Matrix:

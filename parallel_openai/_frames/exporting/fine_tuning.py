@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -29,22 +28,16 @@ Example = Mapping[str, Any]
 _REASON = ""
 
 
-@dataclass(frozen=True)
-class Examples:
-    training: list[Example]
-    validation: list[Example]
-
-
-def training_examples(source: RowToRequest, *, only_reviewed: bool, validation: float, seed: int) -> Examples:
-    """The rows' messages with their answers, in the frame's order."""
+def training_examples(
+    source: RowToRequest, *, only_reviewed: bool, validation: float, seed: int
+) -> tuple[list[Example], list[Example]]:
+    """The rows' messages with their answers, in the frame's order: those to train with, and those for validation."""
     rows = list(_rows(source, only_reviewed))
     held_back = _choose({key for key, _ in rows}, validation, seed)
-    examples = Examples(
-        [example for key, example in rows if key not in held_back],
-        [example for key, example in rows if key in held_back],
-    )
-    _warn(examples)
-    return examples
+    training = [example for key, example in rows if key not in held_back]
+    held = [example for key, example in rows if key in held_back]
+    _warn(training, held)
+    return training, held
 
 
 def _rows(source: RowToRequest, only_reviewed: bool) -> Iterator[tuple[str, Example]]:
@@ -207,14 +200,13 @@ def _choose(keys: set[str], share: float, seed: int) -> set[str]:
     return {ordered[place] for place in picked}
 
 
-def _warn(examples: Examples) -> None:
-    training = examples.training
+def _warn(training: list[Example], held_back: list[Example]) -> None:
     problems = []
     if len(training) < MIN_EXAMPLES:
         problems.append(f"{len(training)} training examples, and OpenAI's fine-tuning requires at least {MIN_EXAMPLES}")
     elif len({example["messages"][-1]["content"] for example in training}) == 1:
         problems.append("all examples give the same answer, so there is nothing to learn")
-    long = sum(_is_too_long(example) for example in (*training, *examples.validation))
+    long = sum(_is_too_long(example) for example in (*training, *held_back))
     if long:
         problems.append(f"{long} examples have more than {MAX_EXAMPLE_TOKENS:,} tokens, and are cut off or refused")
     if problems:

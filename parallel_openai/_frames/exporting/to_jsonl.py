@@ -90,11 +90,13 @@ def to_jsonl(
     _check(format, index=index, text=text, only_reviewed=only_reviewed, validation=validation)
     if format != "fine-tuning":
         return _write(target, writers[format]())
-    examples = training_examples(RowToRequest(out), only_reviewed=only_reviewed, validation=validation, seed=seed)
-    count = _write(target, map(dumps, examples.training))
+    training, held_back = training_examples(
+        RowToRequest(out), only_reviewed=only_reviewed, validation=validation, seed=seed
+    )
+    count = _write(target, map(dumps, training))
     if validation:
         validation_file = target.with_name(f"{target.stem}.validation{target.suffix}")
-        count += _write(validation_file, map(dumps, examples.validation))
+        count += _write(validation_file, map(dumps, held_back))
     return count
 
 
