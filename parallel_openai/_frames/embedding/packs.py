@@ -82,7 +82,7 @@ class Queue(Iterator[APIRequest | None]):
     """
 
     def __init__(self, fresh: Iterator[APIRequest | None]) -> None:
-        self.told_apart = 0  # of so many it could
+        self.told_apart = 0  # of so many rows the server could tell whose the vectors are
         self._fresh = fresh
         self._ready: deque[Pack] = deque()
         self._held: list[Pack] = []
