@@ -26,7 +26,7 @@ from parallel_openai._ray.cluster import AccountHandle, SealedClient, worker_nam
 from parallel_openai._ray.leased_slots import LeasedLimiters
 from parallel_openai._ray.shared_account import Grant, Limits, Report
 from parallel_openai._ray.shared_budget import Share
-from parallel_openai._records import APIRequest, Attempt, Response, Result, Size, Usage, Verdict
+from parallel_openai._records import APIRequest, Response, Result, Size, Usage, Verdict
 from parallel_openai._requests.endpoints import usage_of
 from parallel_openai._run.incoming import Incoming
 from parallel_openai._run.spending.caps import SpendingCaps
@@ -67,31 +67,19 @@ def numbered(number: int, request: APIRequest) -> APIRequest:
     return lean
 
 
-@dataclass(frozen=True, slots=True)
-class WorkerResult:
+#: The request of a result that travels: whoever receives it has the request.
+_ELSEWHERE = APIRequest.of_key("", "")
+
+
+def without_request(result: Result) -> Result:
     """A result as it travels: without its request, and the answer as the bytes that came."""
+    return result._replace(request=_ELSEWHERE, response=None, usage=None)
 
-    number: int
-    status: str
-    raw: bytes | None
-    error_code: str | None
-    error: str | None
-    errors: tuple[str, ...]
-    attempts: tuple[Attempt, ...]
 
-    def as_result(self, request: APIRequest) -> Result:
-        response = loads_quickly(self.raw) if self.raw is not None else None
-        return Result(
-            request,
-            "succeeded" if self.status == "succeeded" else "failed",
-            response,
-            self.error_code,
-            self.error,
-            self.errors,
-            self.attempts,
-            self.raw,
-            usage=usage_of(response),
-        )
+def with_request(result: Result, request: APIRequest) -> Result:
+    """The result that travelled, with its request and all that its bytes say."""
+    response = None if result.raw is None else loads_quickly(result.raw)
+    return result._replace(request=request, response=response, usage=usage_of(response))
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,7 +137,7 @@ class ModelLimits:
 class Delivery:
     """What happened at a worker since the last one."""
 
-    results: list[WorkerResult]  # what came to its end
+    results: list[tuple[int, Result]]  # what came to its end, with the request's number
     recording: TimelinePiece  # what was sent, and what came of it
     counts: Counter[str]  # how much the counters have grown
     # Requests on the wire, and those that wait to be sent again.
@@ -228,7 +216,7 @@ class Worker:
 
     account: AccountHandle
     _feed: Incoming = field(default_factory=Incoming)
-    _results: list[WorkerResult] = field(default_factory=list)
+    _results: list[tuple[int, Result]] = field(default_factory=list)
     _stop: tuple[str, str] | None = None
     _ended: bool = False
 
@@ -302,17 +290,7 @@ class Worker:
         number, repair = result.request.context
         rows = result if repair is None else repair.as_the_rows(result)
         self._undelivered.add(result_line(rows, record=True, origin=self._origin))
-        self._results.append(
-            WorkerResult(
-                number,
-                result.status,
-                result.raw,
-                result.error_code,
-                result.error,
-                result.errors,
-                result.attempts,
-            )
-        )
+        self._results.append((number, without_request(result)))
         self._news.set()
 
     def _deliver(self) -> Delivery:

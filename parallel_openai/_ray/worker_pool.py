@@ -30,7 +30,7 @@ from parallel_openai._ray.cluster import (
     seal,
 )
 from parallel_openai._ray.shared_budget import Share
-from parallel_openai._ray.worker import Delivery, Worker, numbered
+from parallel_openai._ray.worker import Delivery, Worker, numbered, with_request
 from parallel_openai._records import APIRequest, Result, Ruling
 from parallel_openai._run.runner import End
 from parallel_openai._run.spending.budget import Budget
@@ -269,8 +269,8 @@ class _Run:
         self._gauges[id(mine)] = (delivery.in_flight, delivery.waiting)
         self._show_gauges()
         self._learn(delivery, now)
-        for done in delivery.results:
-            self._finish(done.as_result(mine.pop(done.number)))
+        for number, result in delivery.results:
+            self._finish(with_request(result, mine.pop(number)))
         if delivery.stop is not None and self.stopped is None:
             self.stopped = delivery.stop
             self._finish_run()
