@@ -98,7 +98,7 @@ class BatchRun:
         self.status_text = StatusText(
             self.live, self._batches, self._failures, self._input_files, self._output_files.answered_count
         )
-        self.is_over_budget = False  # whether the budget did not suffice for all requests
+        self.is_over_budget = self._was_overdrawn = False  # whether the budget did not suffice for all requests
         self._source: Iterator[APIRequest | None] = iter(())
 
     async def run(self, requests: Iterable[APIRequest | None] = ()) -> End:
@@ -127,7 +127,7 @@ class BatchRun:
         end: End = "finished"
         while end == "finished":
             before = self._divider.rows
-            self.is_over_budget = not await self._submit_requests()
+            self.is_over_budget = not await self._submit_requests() or self._was_overdrawn
             if not self._options.wait:
                 await self._collect_finished(MAX_LOST_CHECKS)
                 break
@@ -217,6 +217,10 @@ class BatchRun:
             return True
         if time.monotonic() < part.not_before or self._must_queue(part):
             return False
+        if self._budget is not None and self._budget.is_overdrawn:  # by the answers to earlier parts
+            self.is_over_budget = self._was_overdrawn = True
+            self._drop(part)
+            return True
         try:
             self._batches[part.name] = batch = await self._submitter.submit(part)
         except (LostError, PermissionDeniedError) as error:

@@ -205,6 +205,31 @@ def test_a_budget_holds_in_batches_whatever_the_format_of_usage(ask: Verb, serve
     assert out["error_code"].dropna().eq("budget").all()
 
 
+@pytest.mark.parametrize("thoughts", [30, 100])
+@pytest.mark.parametrize("way", ["beside", "in_total"])
+def test_thoughts_beyond_the_cap_stay_within_a_batchs_budget(
+    ask: Verb, server: Server, thoughts: int, way: str
+) -> None:
+    server.set(thoughts=thoughts, usage=way)
+    out = ask(texts(200), max_tokens=100, budget_tokens=10_000, lane=lane())
+    stats = server.stats(charged=False)
+    assert 5000 < stats["prompt_tokens"] + stats["completion_tokens"] <= 10_000
+    assert out["error_code"].dropna().eq("budget").all()
+
+
+def test_a_part_that_waits_is_not_bought_any_more_if_earlier_answers_have_used_up_the_budget(
+    ask: Verb, server: Server
+) -> None:
+    server.set(thoughts=500, usage="beside", batch_queued_tokens=250, batch_speed=6000.0)
+    out = ask(texts(40), max_tokens=100, budget_tokens=9_500, lane=lane(max_requests=10))
+    stats = server.stats(charged=False)
+    assert stats["batches"]["by_status"]["completed"] < 4
+    assert counts(out)["cancelled"] >= 10
+    assert out["error_code"].dropna().eq("budget").all()
+    assert counts(ask(texts(40), max_tokens=100, lane="online")) == {"succeeded": 40}
+    assert charged(server) == [1]
+
+
 def test_the_online_fallback_stays_within_the_budget(ask: Verb, server: Server) -> None:
     server.set(batch_expire=1.0)
     out = ask(texts(20), max_tokens=100, budget_tokens=5000, lane=lane(rounds=1, then="online"))

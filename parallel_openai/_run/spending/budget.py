@@ -220,8 +220,8 @@ class Budget:
     def reserve(self, request: APIRequest, *, in_batch: bool = False) -> Reserve | None:
         """Set the worst case of one send aside; None where it does not fit beside what is spent and set aside.
 
-        Give it back with `settle`. `in_batch` is for what is sent before an answer can have shown anything, and through
-        an API whose caps are known to hold.
+        Give it back with `settle`. `in_batch` is for what is sent with many others before any answer can show how long
+        it is, so that an answer is expected to come to twice its cap at the most.
         """
         body, size = request.request_json, request.size
         prompt_tokens = size.prompt_tokens if size else 0
@@ -260,6 +260,11 @@ class Budget:
         tokens, usd = self._most(Reserve(request, model, _MANY, 0.0, tier_of(body)), factor, 0.0)
         return _MANY * min(left_tokens / tokens, left_usd / usd if usd else math.inf)
 
+    @property
+    def is_overdrawn(self) -> bool:
+        """Whether what is set aside does not fit any more, by what answers have shown."""
+        return min(self._funds.left) < 0 and any(each.answers for each in self._counting.values())
+
     def settle(self, reserve: Reserve, response: Response) -> None:
         """Book what the send has really cost, and the most that it can have where that is not told."""
         usage = usage_of(response.data)
@@ -295,8 +300,10 @@ class Budget:
 
     def _measure(self, reserve: Reserve) -> None:
         counting = self._counting[reserve.model]
-        factors = self._believed(reserve.model) if reserve.in_batch else (counting.prompt, counting.output)
-        reserve.tokens, reserve.usd = self._most(reserve, factors[0] * reserve.spare, factors[1])
+        output = counting.output
+        if reserve.in_batch:
+            output = counting.learnt_output if counting.answers else counting.prompt  # as doubtful as the prompt
+        reserve.tokens, reserve.usd = self._most(reserve, counting.prompt * reserve.spare, output)
 
     def _most(self, reserve: Reserve, prompt_factor: float, output_factor: float) -> tuple[float, float]:
         """Tokens and dollars that a send can come to."""
