@@ -16,9 +16,10 @@ from typing import Any
 from parallel_openai import errors
 from parallel_openai._client.client import Client
 from parallel_openai._limits.limiter import Limiter
+from parallel_openai._printable import printable
 from parallel_openai._ray.shared_account import Account, Given, Grant, Limits, Report
 from parallel_openai._ray.shared_budget import NOTHING, Amount, BorrowedFunds, Lender, Share
-from parallel_openai.errors import InvalidInputError, MissingDependencyError
+from parallel_openai.errors import InvalidInputError, MissingDependencyError, RunStoppedError
 
 NAMESPACE = "parallel_openai"
 #: Workers where no number is given: one for each processor of the cluster, up to these.
@@ -95,6 +96,10 @@ def account_name(client: Client) -> str:
     return f"account-{blake2b(text.encode(), digest_size=8).hexdigest()}"
 
 
+#: What all workers of a run counted, each model's limits as they are known, and why the run stopped.
+Totals = tuple[Counter[str], dict[str | None, Limits], tuple[str, str] | None]
+
+
 class AccountActor:
     """The actor: the account's books, and a place where workers find what they need and leave what they count."""
 
@@ -111,10 +116,6 @@ class AccountActor:
         if model not in self._models:
             self._models[model] = Account(clock=time.monotonic, given=self._given)
         return self._models[model].lease(worker, requests, tokens, report)
-
-    def begin(self, run: str, sealed: SealedClient) -> None:
-        """A run of many workers begins, which all open what is sealed here."""
-        self._sealed[run] = sealed
 
     def unseal(self, run: str) -> SealedClient | None:
         return self._sealed.get(run)
@@ -145,8 +146,12 @@ class AccountActor:
         """The run is to stop, with this error."""
         self._stops.setdefault(run, (error, sentence))
 
-    def totals(self, run: str) -> tuple[Counter[str], dict[str | None, Limits], tuple[str, str] | None]:
-        """What all workers counted, each model's limits as they are known, and why the run stopped."""
+    def look(self, run: str, sealed: SealedClient, stop: tuple[str, str] | None) -> Totals:
+        """How a run stands. An actor that takes another's place learns by this, too, what the workers are to open and
+        whether they are to stop."""
+        self._sealed[run] = sealed
+        if stop is not None:
+            self.stop(run, *stop)
         total: Counter[str] = Counter()
         for counts in self._counts.get(run, {}).values():
             total.update(counts)
@@ -168,7 +173,7 @@ class AccountHandle:
     _actor: Any = field(default=None, repr=False)
 
     def find(self) -> Any:
-        """The actor; begun here where there is none."""
+        """The actor, which is begun here if there is none."""
         if self._actor is None:
             import ray
 
@@ -177,16 +182,45 @@ class AccountHandle:
             self._actor = named.remote(*self.limits)
         return self._actor
 
+    def ask(self, method: str, *args: Any) -> Any:
+        """What a method of the actor returns, or of the one that takes its place if it has died.
+
+        Raises:
+            RunStoppedError: there is none, for longer than a cluster takes to notice a death.
+        """
+        import ray
+        from ray.exceptions import RayActorError
+
+        for _ in range(TRIES):
+            try:
+                return ray.get(getattr(self.find(), method).remote(*args))
+            except RayActorError as error:
+                why = self.let_go(error)
+                time.sleep(AGAIN_AFTER)
+        raise why
+
+    async def aask(self, method: str, *args: Any) -> Any:
+        """`ask` for a caller on a loop."""
+        from ray.exceptions import RayActorError
+
+        for _ in range(TRIES):
+            try:
+                return await getattr(self.find(), method).remote(*args)
+            except RayActorError as error:
+                why = self.let_go(error)
+                await asyncio.sleep(AGAIN_AFTER)
+        raise why
+
     def borrowed(self, share: Share) -> BorrowedFunds:
-        """A worker's part of a run's funds. Where the actor has died, nobody knows what is left, so nothing is lent."""
+        """A worker's part of a run's funds. If the actor has died, nobody knows what is left, so nothing is lent."""
         import ray
         from ray.exceptions import RayActorError
 
         def lend(wanted: Amount) -> Amount:
             try:
                 given: Amount = ray.get(self.find().lend.remote(share.run, wanted))
-            except RayActorError:
-                self.let_go()
+            except RayActorError as error:
+                self.let_go(error)
                 return NOTHING
             return given
 
@@ -196,25 +230,13 @@ class AccountHandle:
 
         return BorrowedFunds(share.limits, lend, give_back)
 
-    def let_go(self) -> None:
-        """Look for the actor again at the next time."""
+    def let_go(self, error: Exception) -> RunStoppedError:
+        """Look for the actor again next time; returns what to say if there is none by then."""
         self._actor = None
+        return RunStoppedError(f"The actor that keeps the account's limit cannot be reached: {cause_of(error)}")
 
     def __getstate__(self) -> dict[str, Any]:
         return {"name": self.name, "limits": self.limits, "_actor": None}
-
-    async def lease(self, model: str | None, worker: str, requests: int, tokens: float, report: Report) -> Grant:
-        from ray.exceptions import RayActorError
-
-        for _ in range(TRIES):
-            try:
-                grant: Grant = await self.find().lease.remote(model, worker, requests, tokens, report)
-                return grant
-            except RayActorError as error:
-                self.let_go()
-                why = str(error)
-                await asyncio.sleep(AGAIN_AFTER)
-        raise RuntimeError(f"The actor that keeps the account's limit cannot be reached: {why}")
 
 
 def learn_limits(limiter: Limiter, limits: Limits, now: float) -> None:
@@ -236,6 +258,13 @@ def error_of(stop: tuple[str, str], partial: Any = None) -> Exception:
     if partial is not None and hasattr(error, "partial"):
         error.partial = partial
     return error
+
+
+def cause_of(error: BaseException) -> str:
+    """What was at the root of an error of Ray's, in one line."""
+    while isinstance(cause := getattr(error, "cause", None) or error.__cause__, Exception):
+        error = cause
+    return printable(f"{type(error).__name__}: {error}".splitlines()[0])
 
 
 def worker_name() -> str:

@@ -8,6 +8,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, wait
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -27,18 +28,19 @@ from parallel_openai._frames.process import answer_reader, make_builder
 from parallel_openai._frames.request_builder import Prompt, RequestBuilder, last_line
 from parallel_openai._frames.run_options import Options
 from parallel_openai._loop.interrupts import (
+    Interrupts,
     block_new_runs,
     check_not_blocked,
     interrupt_with,
     is_interactive,
     recorded_interrupts,
 )
-from parallel_openai._printable import printable
 from parallel_openai._progress.progress import Progress
 from parallel_openai._progress.status_tracker import StatusTracker
 from parallel_openai._ray.cluster import (
     AccountHandle,
     account_name,
+    cause_of,
     count_workers,
     error_of,
     find_ray,
@@ -48,6 +50,7 @@ from parallel_openai._ray.cluster import (
 from parallel_openai._ray.dataset_worker import COUNTED, GAUGES, LOOK_EVERY, BlockWorker, Plan
 from parallel_openai._ray.shared_budget import Share
 from parallel_openai._ray.worker_journals import Index, in_groups, scan
+from parallel_openai._ray.worker_pool import REPLACED_WITHIN
 from parallel_openai._requests.endpoints import EndpointName
 from parallel_openai._run.spending.budget import Budget
 from parallel_openai._run.spending.caps import SpendingCaps
@@ -125,15 +128,16 @@ def process_dataset(
     builder = make_builder(prompt, model, system, endpoint, response_format, samples, metadata, extra_body, params)
     reader = answer_reader(builder, parse, keep_reasoning=keep_reasoning)
     options = Options(retry_failed=retry_failed, prefix=prefix, progress=False, repair=repair)
-    _check_columns(ds, builder, reader, prefix)
-    _check_travels(ray, builder, reader)
-    # The request builder alone must bound each answer: the rows are on other machines.
-    bounds, alone = SpendingCaps(budget_usd, budget_tokens), replace(builder, prompt="Any.")
-    budget = make_budget(bounds, alone, pd.DataFrame(), account.base_url)
-    number = count_workers(ray, workers)
-    folder = _folder(save_to, builder, account)
-    run = _DatasetRun(ray, account, builder, reader, options, folder, number, budget)
-    return run.execute(ds, show=progress)
+    with _silent_ray():
+        _check_columns(ds, builder, reader, prefix)
+        _check_travels(ray, builder, reader)
+        # The request builder alone must bound each answer: the rows are on other machines.
+        bounds, alone = SpendingCaps(budget_usd, budget_tokens), replace(builder, prompt="Any.")
+        budget = make_budget(bounds, alone, pd.DataFrame(), account.base_url)
+        number = count_workers(ray, workers)
+        folder = _folder(save_to, builder, account)
+        run = _DatasetRun(ray, account, builder, reader, options, folder, number, budget)
+        return run.execute(ds, show=progress)
 
 
 def _check_columns(ds: Any, builder: RequestBuilder, reader: Reader, prefix: str) -> None:
@@ -148,8 +152,12 @@ def _check_columns(ds: Any, builder: RequestBuilder, reader: Reader, prefix: str
 
 
 def _names(ds: Any) -> list[str]:
-    """The columns of a dataset, as it tells them: those of its first block where its rows are not there yet."""
-    schema = ds.schema()
+    """The columns of a dataset, as it tells them: those of its first block if its rows are not there yet, or if what
+    its blocks hold in a column has no type in common."""
+    try:
+        schema = ds.schema()
+    except (TypeError, ValueError):
+        return [name for row in ds.take(1) for name in row]
     return [] if schema is None else list(schema.names)
 
 
@@ -183,6 +191,15 @@ class _DatasetRun:
     budget: Budget | None
     status: StatusTracker = field(default_factory=StatusTracker)
 
+    def __post_init__(self) -> None:
+        self.name = uuid.uuid4().hex[:12]
+        self.account = AccountHandle(account_name(self.client), self.client.limiter.given)
+        self._sealed = seal(self.client, self.workers)
+        self._presses = Interrupts()
+        self._stop: tuple[str, str] | None = None
+        cpus = self.ray.cluster_resources().get("CPU", 1.0)
+        self._cpus = min(1.0, cpus / (2 * self.workers))  # of each worker: what reads the rows needs some too
+
     def execute(self, ds: Any, *, show: bool) -> Any:
         """Run, alone in the folder, and wait for the end. A stop has all workers send nothing more and take in what is
         on its way; one more leaves at once.
@@ -194,26 +211,23 @@ class _DatasetRun:
         lock = Lock(self.folder)
         try:
             with recorded_interrupts() as self._presses:
-                out, stop = self._run(ds, show=show)
+                out = self._run(ds, show=show)
                 if self._presses and not is_interactive():
                     raise interrupt_with(out)
                 if self._presses:
                     block_new_runs(self._presses)
-                elif stop is not None:
-                    raise error_of(stop, partial=out)
+                elif self._stop is not None:
+                    raise error_of(self._stop, partial=out)
                 return out
         finally:
             lock.release()
 
-    def _run(self, ds: Any, *, show: bool) -> tuple[Any, tuple[str, str] | None]:
-        """The finished dataset, and why the run stopped."""
-        self.name = uuid.uuid4().hex[:12]
-        self.account = AccountHandle(account_name(self.client), self.client.limiter.given)
-        self._sealed = seal(self.client, self.workers)
+    def _run(self, ds: Any, *, show: bool) -> Any:
+        """The finished dataset."""
         self.status.num_tasks_total = ds.count() * self.builder.samples if _is_there(ds) else None
-        self._begin()
+        self._look()
         if self.budget is not None:  # once: an actor that takes another's place does not know what was spent
-            self.ray.get(self.account.find().open_budget.remote(self.name, self.budget.funds.left, self.workers))
+            self.account.ask("open_budget", self.name, self.budget.funds.left, self.workers)
         progress = Progress(self.status, self.client, show=show)
         began = time.monotonic()
         marker = self.folder / f".run-{self.name}"
@@ -221,16 +235,16 @@ class _DatasetRun:
         line = ""
         try:
             mapped = self._mapped(ds)
-            with self._watched(progress), self._presses.raising_after_first(), self._cluster_at_work():
-                out = self._with_all_columns(mapped.materialize(), ds)
+            with self._presses.raising_after_first(), self._cluster_at_work():
+                out = self._with_all_columns(self._materialized(mapped, progress), ds)
             line = self._closing_line(time.monotonic() - began)
         finally:
             for left in self.folder.glob(f"{marker.name}*"):
                 left.unlink(missing_ok=True)
-            stop = self._look()
-            self.ray.get(self.account.find().end.remote(self.name))
+            self._look()
+            self.account.ask("end", self.name)
             progress.close(line)
-        return out, stop
+        return out
 
     @contextmanager
     def _cluster_at_work(self) -> Iterator[None]:
@@ -240,32 +254,53 @@ class _DatasetRun:
         try:
             yield
         except RayError as error:
-            why = printable(str(error).strip().splitlines()[-1])
+            self._look()
+            if self._stop is not None and not self._presses:
+                raise error_of(self._stop) from error
             raise RunStoppedError(
-                f"The cluster could not go on: {why} What was finished is in {self.folder}, and the same call goes on "
-                "from there."
+                f"The cluster could not go on: {cause_of(error)} What was finished is in {self.folder}, and the same "
+                "call goes on from there."
             ) from error
+
+    def _materialized(self, mapped: Any, progress: Progress, within: float = REPLACED_WITHIN) -> Any:
+        """The dataset with its rows. Ray waits without end for machines in the place of lost ones, so it does that in a
+        thread, which is left behind.
+
+        Raises:
+            RunStoppedError: the cluster has lost its last machine with room for a worker.
+        """
+        work: Future[Any] = Future()
+        threading.Thread(target=_fulfil, args=(work, mapped.materialize), daemon=True).start()
+        has_room_at = time.monotonic()
+        while not work.done():
+            wait([work], LOOK_EVERY)
+            self._look()
+            progress.tick()
+            if self.ray.cluster_resources().get("CPU", 0.0) >= self._cpus:
+                has_room_at = time.monotonic()
+            elif time.monotonic() - has_room_at > within:
+                raise RunStoppedError(
+                    f"The cluster has lost its last worker, and has started no other within {within:.0f} s. What was "
+                    f"finished is in {self.folder}: run the same again as soon as the cluster has machines."
+                )
+        return work.result()
 
     def _with_all_columns(self, out: Any, ds: Any) -> Any:
         """No worker has seen an empty dataset; it has the added columns all the same."""
         if out.count():
             return out
-        schema, prefix = ds.schema(), self.options.prefix
+        prefix = self.options.prefix
         answers = Answers(0, self.builder.samples, self.reader, self.client.base_url).columns()
-        columns: dict[str, Any] = {name: [] for name in (schema.names if schema is not None else ())}
+        columns: dict[str, Any] = {name: [] for name in _names(ds)}
         added = {f"{prefix}{name}": pd.Series(values) for name, values in answers.items()}
         added[f"{prefix}status"] = added[f"{prefix}status"].astype("string")
         return self.ray.data.from_pandas(pd.DataFrame({**columns, **added}))
-
-    def _begin(self) -> None:
-        self.ray.get(self.account.find().begin.remote(self.name, self._sealed))
 
     def _mapped(self, ds: Any) -> Any:
         from ray.data import ActorPoolStrategy
 
         if _is_there(ds) and ds.num_blocks() < self.workers:
             ds = ds.repartition(self.workers)
-        cpus = self.ray.cluster_resources().get("CPU", 1.0)
         names = tuple(_names(ds))
         share = None if self.budget is None else Share(self.name, self.budget.funds.left, self.budget.tier)
         plan = Plan(
@@ -276,7 +311,7 @@ class _DatasetRun:
             fn_constructor_args=(plan,),
             batch_size=None,
             batch_format="pandas",
-            num_cpus=min(1.0, cpus / (2 * self.workers)),  # what reads the rows needs some too
+            num_cpus=self._cpus,
             compute=ActorPoolStrategy(
                 size=self.workers,
                 # What one block's requests set aside, another's would take for the end of the budget.
@@ -303,46 +338,15 @@ class _DatasetRun:
                 raise each
         return self.ray.put(Index.of(paths, scans))
 
-    @contextmanager
-    def _watched(self, progress: Progress) -> Iterator[None]:
-        """The bar moves meanwhile, in a thread, and Ray's own messages do not run through it."""
-        over = threading.Event()
-
-        def watch() -> None:
-            while not over.wait(LOOK_EVERY):
-                if self._presses:
-                    self.ray.get(self.account.find().stop.remote(self.name, "KeyboardInterrupt", "It was stopped."))
-                self._look()
-                progress.tick()
-
-        watching = threading.Thread(target=watch, daemon=True)
-        log = logging.getLogger("ray.data")
-        before = log.level
-        log.setLevel(logging.ERROR)
-        watching.start()
-        try:
-            yield
-        finally:
-            over.set()
-            watching.join()
-            log.setLevel(before)
-
-    def _look(self) -> tuple[str, str] | None:
-        """Take the workers' counts together; gives why the run stopped."""
-        from ray.exceptions import RayActorError
-
-        try:
-            totals, limits, stop = self.ray.get(self.account.find().totals.remote(self.name))
-        except RayActorError:  # another run had begun it, and has ended
-            self.account.let_go()
-            self._begin()
-            return None
+    def _look(self) -> None:
+        """Take the workers' counts together, and hear why the run is to stop; or tell it, after an interrupt."""
+        if self._presses and self._stop is None:
+            self._stop = "KeyboardInterrupt", "It was stopped."
+        totals, limits, self._stop = self.account.ask("look", self.name, self._sealed, self._stop)
         for name in (*COUNTED, *GAUGES):
             setattr(self.status, name, totals[name])
         for model, known in limits.items():
             learn_limits(self.client.limiter.of(model), known, time.monotonic())
-        found: tuple[str, str] | None = stop
-        return found
 
     def _closing_line(self, seconds: float) -> str:
         status = self.status
@@ -351,6 +355,25 @@ class _DatasetRun:
         counts = f"{good:,} succeeded, {status.num_tasks_failed:,} failed in {seconds:.1f} s{known}"
         how = "Interrupted. The same call goes on from there: " if self._presses else ""
         return f"{how}{counts}, {self.workers} workers. Answers: {self.folder}"
+
+
+@contextmanager
+def _silent_ray() -> Iterator[None]:
+    """Without Ray's own messages, which would run through the bar."""
+    log = logging.getLogger("ray.data")
+    before = log.level
+    log.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        log.setLevel(before)
+
+
+def _fulfil(work: Future[Any], function: Callable[[], Any]) -> None:
+    try:
+        work.set_result(function())
+    except BaseException as error:
+        work.set_exception(error)
 
 
 def _scan(paths: list[str], first: int, failures: bool, simulated: bool) -> Any:

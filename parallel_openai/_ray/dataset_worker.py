@@ -14,9 +14,9 @@ import numpy as np
 import pandas as pd
 
 from parallel_openai._client.client import Client
-from parallel_openai._frames.columns.answer_columns import Reader
+from parallel_openai._frames.columns.answer_columns import Reader, object_column
 from parallel_openai._frames.frame_run import FrameRun
-from parallel_openai._frames.request_builder import RequestBuilder
+from parallel_openai._frames.request_builder import RequestBuilder, last_line
 from parallel_openai._frames.run_options import Options
 from parallel_openai._journal.known_results import KnownResults
 from parallel_openai._progress.progress import Progress
@@ -28,7 +28,7 @@ from parallel_openai._ray.worker import COUNTS, RemoteTimeline, leased_client
 from parallel_openai._ray.worker_journals import Index, KnownParts, new_part, partition_name, parts_of
 from parallel_openai._requests.endpoints import Answer
 from parallel_openai._requests.template import BadPromptError
-from parallel_openai.errors import InvalidInputError, JournalError, RunStoppedError
+from parallel_openai.errors import InvalidInputError, JournalError, ParallelOpenAIError, RunStoppedError
 
 #: Seconds between two looks at the counters.
 LOOK_EVERY = 0.2
@@ -66,7 +66,6 @@ class BlockWorker:
         import ray
 
         die_at_once()
-        self._ray = ray
         self.plan = plan
         self._name = worker_name()
         self.stop: tuple[str, str] | None = None
@@ -93,22 +92,28 @@ class BlockWorker:
 
     def __call__(self, rows: pd.DataFrame) -> pd.DataFrame:
         self._guard.look()
-        rows = with_columns_of(rows, self.plan.names)
-        run = PartRun(rows, self._builder, self._reader, self.client, self._options, self.status, self)
         try:
-            out = run.execute() if self.stop is None else run.cancelled()
-        except KeyboardInterrupt as stop:
-            out = vars(stop)["partial"]
-        except (RunStoppedError, JournalError) as error:
+            out = self._answered(plain_block(rows, self.plan.names))
+            out.attrs = {}  # they would become a part of the block's type
+            return storable(out, self._reader.names, self.plan.options.prefix)
+        except Exception as error:  # the others end gently, and keep what they have
             self.end_run(error)
-            partial = getattr(error, "partial", None)
-            out = run.cancelled() if partial is None else partial
+            raise
         finally:
             if self._funds is not None:
                 self._funds.give_back()
             self.tell(at_once=True)
-        out.attrs = {}  # they would become a part of the block's type
-        return storable(out, self._reader.names, self.plan.options.prefix)
+
+    def _answered(self, rows: pd.DataFrame) -> pd.DataFrame:
+        run = PartRun(rows, self._builder, self._reader, self.client, self._options, self.status, self)
+        try:
+            return run.execute() if self.stop is None else run.cancelled()
+        except KeyboardInterrupt as stop:
+            partial = vars(stop)["partial"]
+        except (RunStoppedError, JournalError) as error:
+            self.end_run(error)
+            partial = getattr(error, "partial", None)
+        return run.cancelled() if partial is None else partial
 
     def _watched(self) -> tuple[RequestBuilder, Reader]:
         """What is asked and how it is read, where a function of the caller's may end this process."""
@@ -127,30 +132,27 @@ class BlockWorker:
 
     def end_run(self, error: Exception) -> None:
         """Have all workers stop."""
-        self.stop = (type(error).__name__, str(error))
-        self._ray.get(self.plan.account.find().stop.remote(self.plan.run, *self.stop))
+        if isinstance(error, ParallelOpenAIError):
+            self.stop = type(error).__name__, str(error)
+        else:
+            self.stop = "RunStoppedError", f"A worker failed. {last_line(error)}"
+        self.plan.account.ask("stop", self.plan.run, *self.stop)
 
     def tell(self, *, at_once: bool = False) -> None:
         """Tell how it stands, now and then, and hear whether to stop."""
-        from ray.exceptions import RayActorError
-
         now = time.monotonic()
         with self._telling:
             if not at_once and now - self._told_at < LOOK_EVERY:
                 return
             self._told_at = now
             counts = Counter({name: getattr(self.status, name) for name in (*COUNTED, *GAUGES)})
-            try:
-                stop = self._ray.get(self.plan.account.find().count.remote(self.plan.run, self._name, counts))
-            except RayActorError:
-                self.plan.account.let_go()
-                return
+            stop = self.plan.account.ask("count", self.plan.run, self._name, counts)
             self.stop = self.stop or stop
 
     def _open(self) -> Client:
         give_up_at = time.monotonic() + OPEN_WITHIN
         while time.monotonic() < give_up_at:
-            sealed = self._ray.get(self.plan.account.find().unseal.remote(self.plan.run))
+            sealed = self.plan.account.ask("unseal", self.plan.run)
             if sealed is not None:
                 return leased_client(sealed, self.plan.account)[0]
             time.sleep(LOOK_EVERY)
@@ -219,9 +221,15 @@ class _Telling(Progress):
             self._run.leave_off()
 
 
-def with_columns_of(rows: pd.DataFrame, names: Sequence[str]) -> pd.DataFrame:
-    """The block with the columns that the dataset has: one that it lacks is empty in its rows."""
-    return rows.assign(**{name: None for name in names if name not in rows})
+def plain_block(rows: pd.DataFrame, names: Sequence[str]) -> pd.DataFrame:
+    """The block as any frame is, with the columns that the dataset has: one that it lacks is empty in its rows.
+
+    What Arrow has no type for, such as strings beside numbers, comes in an array of Ray's own, from which pandas cannot
+    take rows.
+    """
+    own = [name for name in map(str, rows) if type(rows[name].dtype).__module__.startswith("ray.")]
+    plain: dict[str, Any] = {name: None for name in names if name not in rows}
+    return rows.assign(**plain, **{name: object_column(rows[name].tolist()) for name in own})
 
 
 def storable(out: pd.DataFrame, answers: Sequence[str], prefix: str) -> pd.DataFrame:

@@ -200,7 +200,8 @@ def leased_client(sealed: SealedClient, account: AccountHandle) -> tuple[Client,
     name = worker_name()
 
     async def ask(model: str | None, requests: int, tokens: float, report: Report) -> Grant:
-        return await account.lease(model, name, requests, tokens, report)
+        grant: Grant = await account.aask("lease", model, name, requests, tokens, report)
+        return grant
 
     client = Client.of_account(sealed.open())
     client.limiter = limiters = LeasedLimiters(ask, account.limits, clock=time.monotonic)

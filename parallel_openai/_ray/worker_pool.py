@@ -119,16 +119,16 @@ class WorkerPool:
         if budget is None:
             return None
         share = Share(uuid.uuid4().hex, budget.funds.left, budget.tier)
-        await self._account.find().open_budget.remote(share.run, share.limits, self._workers)
+        await self._account.aask("open_budget", share.run, share.limits, self._workers)
         return share
 
     async def _settle(self, budget: Budget, share: Share) -> None:
         """What is not given back counts as spent."""
-        left = await self._account.find().budget_left.remote(share.run)
+        left = await self._account.aask("budget_left", share.run)
         spent = [had - has if had < math.inf else 0.0 for had, has in zip(share.limits, left, strict=True)]
         budget.funds.spent_tokens += spent[0]
         budget.funds.spent_usd += spent[1]
-        await self._account.find().end.remote(share.run)
+        await self._account.aask("end", share.run)
 
     async def _serve(self, run: _Run) -> None:
         """Feed one worker, and its successors, until nothing is left to do."""

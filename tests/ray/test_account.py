@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from parallel_openai._ray.cluster import AccountActor
+from parallel_openai._ray.cluster import AccountActor, SealedClient
 from parallel_openai._ray.shared_account import Account, Given, KnownLimit, Refusal, Report
 
 
@@ -82,7 +82,7 @@ def test_a_limit_that_one_model_is_shown_is_not_the_others() -> None:
     desk.lease("small", "one", 4, 0.0, Report())
     desk.lease("small", "one", 4, 0.0, small)
     desk.lease("large", "one", 4, 0.0, Report(answered=4, shown={"requests": KnownLimit(6000, 60.0)}))
-    limits = desk.totals("run")[1]
+    limits = desk.look("run", SealedClient({}), None)[1]
     assert limits == {"small": (60, 1200), "large": (6000, None)}
 
 

@@ -18,7 +18,13 @@ import pytest
 import parallel_openai as po
 from parallel_openai._disk.locking import Lock
 from parallel_openai._json import loads
-from parallel_openai.errors import AuthenticationError, InvalidInputError, JournalError, JournalLockedError
+from parallel_openai.errors import (
+    AuthenticationError,
+    ColumnExistsError,
+    InvalidInputError,
+    JournalError,
+    JournalLockedError,
+)
 from parallel_openai.local import simulator
 from tests.documents import ROOT, reader_in, run
 
@@ -231,10 +237,12 @@ def rows(count: int, blocks: int) -> Any:
 def ask(tmp_path: Path) -> Callable[..., Any]:
     """A dataset through two workers."""
 
+    fixed: dict[str, Any] = {"workers": 2, "progress": False}
+
     def asking(server: Any, ds: Any, prompt: Any = "Say {text}", **options: Any) -> Any:
         with po.Client(server.base_url, KEY) as client:
             return po.process_dataset(
-                ds, prompt, model="m", save_to=tmp_path / "answers", workers=2, client=client, progress=False, **options
+                ds, prompt, model="m", save_to=tmp_path / "answers", client=client, **{**fixed, **options}
             )
 
     return asking
@@ -307,6 +315,31 @@ def test_an_answer_that_a_dataset_cannot_hold_fails_alone_and_a_column_that_a_bl
         assert server.stats()["received"] == 2
     assert [row["status"] for row in out] == ["failed", "succeeded", "failed", "failed"]
     assert [row["error_code"] for row in out] == ["malformed_response", None, "missing_prompt", "missing_prompt"]
+
+
+@pytest.mark.usefixtures("cluster")
+@pytest.mark.parametrize("blocks", [1, 4])
+def test_a_column_of_strings_and_other_things_fails_where_it_is_empty_and_is_asked_elsewhere(
+    ask: Callable[..., Any], blocks: int
+) -> None:
+    import ray.data
+
+    items = [{"text": each} for each in ("a", float("nan"), None, 3)]
+    with simulator.serve(max_requests_per_minute=None) as server:
+        out = ask(server, ray.data.from_items(items, override_num_blocks=blocks)).take_all()
+        assert server.stats()["received"] == 2
+    assert [row["status"] for row in out] == ["succeeded", "failed", "failed", "succeeded"]
+    assert [row["error_code"] for row in out] == [None, "missing_prompt", "missing_prompt", None]
+    assert (out[0]["text"], out[3]["text"]) == ("a", 3)
+
+
+@pytest.mark.usefixtures("cluster")
+def test_a_block_that_cannot_be_asked_ends_the_run_in_a_sentence(ask: Callable[..., Any]) -> None:
+    import ray.data
+
+    blocks = [ray.data.from_pandas(pd.DataFrame({"text": ["a", "b"], **more})) for more in ({}, {"response": ["", ""]})]
+    with simulator.serve() as server, pytest.raises(ColumnExistsError, match="already has 'response'"):
+        ask(server, blocks[0].union(blocks[1]), workers=1)
 
 
 @pytest.mark.usefixtures("cluster")

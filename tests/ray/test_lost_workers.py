@@ -3,14 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+import threading
+import time
 from concurrent.futures import Future
+from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 import parallel_openai as po
+from parallel_openai._frames.process import answer_reader, make_builder
+from parallel_openai._frames.run_options import Options
+from parallel_openai._progress.progress import Progress
 from parallel_openai._progress.status_tracker import StatusTracker
 from parallel_openai._ray import worker_pool
+from parallel_openai._ray.cluster import AccountActor
+from parallel_openai._ray.dataset import _DatasetRun
 from parallel_openai._ray.worker_pool import _Run
 from parallel_openai._records import APIRequest
 from parallel_openai.errors import RunStoppedError
@@ -71,3 +80,36 @@ async def ends_with_a_request_on_its_way() -> None:
     run.working.add(serving)
     await run.come_home()
     assert serving.done()
+
+
+class AccountHere:
+    """The account's books, in this process."""
+
+    def __init__(self) -> None:
+        self._actor = AccountActor(None, None)
+
+    def ask(self, method: str, *args: Any) -> Any:
+        return getattr(self._actor, method)(*args)
+
+
+class Waiting:
+    """A dataset whose rows never come, as Ray waits for machines in the place of lost ones."""
+
+    def materialize(self) -> None:
+        threading.Event().wait()
+
+
+def test_a_dataset_whose_cluster_has_lost_its_last_machine_ends_in_a_sentence(tmp_path: Path) -> None:
+    resources = {"CPU": 2.0}
+    ray = SimpleNamespace(cluster_resources=lambda: resources)
+    client = po.Client("http://127.0.0.1:9/v1")
+    builder = make_builder("text", "m", None, "chat.completions", None, 1, (), None, {})
+    run = _DatasetRun(ray, client, builder, answer_reader(builder), Options(), tmp_path, 2, None)
+    run.account = AccountHere()  # type: ignore[assignment]  # all that it asks an account for
+    progress = Progress(run.status, client, show=False)
+    lost = threading.Timer(1.0, resources.clear)
+    lost.start()
+    began = time.monotonic()
+    with pytest.raises(RunStoppedError, match="has lost its last worker, and has started no other within 0 s"):
+        run._materialized(Waiting(), progress, within=0.3)
+    assert time.monotonic() - began > 1.0

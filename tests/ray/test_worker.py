@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from pathlib import Path
+from typing import Any
 
 import parallel_openai as po
 from parallel_openai._frames.repair import Repair
 from parallel_openai._journal.entry import JournalEntry
 from parallel_openai._journal.undelivered import new_undelivered, undelivered_lines
 from parallel_openai._ray.cluster import AccountActor, SealedClient
-from parallel_openai._ray.shared_account import Grant, Report
 from parallel_openai._ray.worker import SILENCE, Worker, numbered
 from parallel_openai._records import APIRequest, Result
 from parallel_openai.local import simulator
@@ -25,8 +25,8 @@ class DeskHere:
     def __init__(self) -> None:
         self._desk = AccountActor(None, None)
 
-    async def lease(self, model: str | None, worker: str, requests: int, tokens: float, report: Report) -> Grant:
-        return self._desk.lease(model, worker, requests, tokens, report)
+    async def aask(self, method: str, *args: Any) -> Any:
+        return getattr(self._desk, method)(*args)
 
 
 def test_a_worker_that_hears_nothing_of_its_run_sends_nothing_more_until_it_does(tmp_path: Path) -> None:
