@@ -17,8 +17,15 @@ from aiohttp.client_proto import ResponseHandler
 
 _NAME = rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+"
 _USUAL_STATUS = re.compile(rb"HTTP/1\.[01] \d{3}[ \r\n]")
-#: A whole head of an answer, as nearly all servers write it.
-_USUAL = re.compile(rb"HTTP/1\.[01] [2-5]\d\d(?: [^\r\n]*)?\r\n(?:" + _NAME + rb":[^\r\n]*\r\n)*\r\n")
+_OTHER_LINES = rb"(?:(?!(?i:content-length|transfer-encoding):)" + _NAME + rb":.*\n)*"
+#: A whole head of an answer, as nearly all servers write it: the group is how long the content is, which stands once.
+_USUAL = re.compile(
+    rb"HTTP/1\.[01] [2-5]\d\d(?: .*|\r)?\n"
+    + _OTHER_LINES
+    + rb"(?i:content-length):[ \t]*(\d{1,18})[ \t]*\r?\n"
+    + _OTHER_LINES
+    + rb"\r?\n"
+)
 _ODD_LINE = re.compile(rb"\n(?!" + _NAME + rb":|\r?\n|\Z)")
 _END = re.compile(rb"\n\r?\n")
 #: What says how long the content is; the first group tells which.
@@ -90,10 +97,9 @@ def left_to_come(data: bytes) -> int | None:
     >>> left_to_come(b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r\n{}")
     """
     usual = _USUAL.match(data)
-    framing = _FRAMING.findall(data, 0, usual.end()) if usual is not None else ()
-    if usual is None or len(framing) != 1 or not framing[0][0] or not framing[0][1].isdigit():
+    if usual is None:
         return None
-    left = int(framing[0][1]) + usual.end() - len(data)
+    left = int(usual[1]) + usual.end() - len(data)
     return left if left >= 0 else None
 
 
@@ -119,6 +125,10 @@ class Handler(ResponseHandler):
     def set_response_params(self, **params: Any) -> None:
         self._head, self._left = b"", None
         super().set_response_params(**params)
+
+    def resume_reading(self, *args: Any, **options: Any) -> None:
+        if self._reading_paused:  # aiohttp calls it with each answer, and would have the parser go on with nothing
+            super().resume_reading(*args, **options)
 
     def data_received(self, data: bytes) -> None:
         if self._head == b"" and (left := left_to_come(data)) is not None:
