@@ -57,7 +57,10 @@ class IdleConnections:
         """One that can be used; None where there is none."""
         while self._is_trusted and self._kept:
             connection, since = self._kept.pop()
-            if _is_sound(connection) and not (self._loop.time() > since + FRESH and _has_unread(connection)):
+            protocol = connection.protocol
+            # Something that has come while nobody had asked would pass for the next answer.
+            is_sound = protocol is not None and protocol.is_connected() and not protocol.should_close
+            if is_sound and not (self._loop.time() > since + FRESH and _has_unread(connection)):
                 return connection
             self._is_trusted = False if _says_more(connection) else self._is_trusted
             connection.close()
@@ -112,12 +115,6 @@ def _says_more(connection: Connection) -> bool:
     """Whether something has come that nobody had asked for, and the connection is open all the same."""
     protocol = connection.protocol
     return protocol is not None and protocol.is_connected() and protocol.should_close
-
-
-def _is_sound(connection: Connection) -> bool:
-    """Whether it is open, and nothing has come while nobody had asked, which would pass for the next answer."""
-    protocol = connection.protocol
-    return protocol is not None and protocol.is_connected() and not protocol.should_close
 
 
 def _has_unread(connection: Connection) -> bool:
