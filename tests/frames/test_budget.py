@@ -291,12 +291,13 @@ def test_answers_within_the_cap_speak_for_the_others_only_when_they_are_ten() ->
     [
         (Response(500, {}, b"", None, 0.1), 0),
         (Response(0, {}, b"", None, 0.1, "connection_refused"), 0),
-        (Response(0, {}, b"", None, 0.1, "timeout"), 110),
-        (Response(200, {}, b"", {"choices": []}, 0.1), 110),
+        (Response(0, {}, b"", None, 0.1, "timeout"), 210),
+        (Response(200, {}, b"", {"choices": []}, 0.1), 210),
     ],
     ids=["refused", "not sent", "timeout", "without usage"],
 )
 def test_what_cannot_be_known_is_taken_to_have_cost_the_most(response: Response, tokens: int) -> None:
+    """The cap, and twice our count of the prompt, as long as the server has not shown its own."""
     budget = Budget(tokens=1000)
     reserve = budget.reserve(request())
     assert reserve is not None
@@ -327,7 +328,7 @@ def test_an_answer_from_a_model_without_a_price_costs_what_the_asked_one_does() 
 
 
 @pytest.mark.parametrize(
-    ("status", "spent"), [(500, 0), (429, 0), (400, 0), (408, 60), (502, 60), (504, 60), (524, 60)]
+    ("status", "spent"), [(500, 0), (429, 0), (400, 0), (408, 110), (502, 110), (504, 110), (524, 110)]
 )
 def test_a_gateway_that_gave_up_may_have_cost_the_most(status: int, spent: int) -> None:
     budget, request = Budget(tokens=100), APIRequest({"model": "m", "max_tokens": 10})

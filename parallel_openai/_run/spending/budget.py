@@ -286,9 +286,10 @@ class Budget:
         )
 
     def _believed(self, model: str) -> tuple[float, float]:
-        """The factors of a send that nobody tells the cost of: a cap holds until an answer has shown otherwise."""
+        """The factors of a send that nobody tells the cost of: a cap holds until an answer has shown otherwise, and our
+        count of a prompt is doubted until one has shown the server's."""
         counting = self._counting[model]
-        return counting.prompt, counting.learnt_output
+        return counting.prompt if counting.answers else UNKNOWN_FACTOR, counting.learnt_output
 
     def _most_output(self, request: APIRequest) -> float:
         if request.path in _WITHOUT_OUTPUT:
