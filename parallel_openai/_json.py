@@ -147,7 +147,7 @@ def loads(text: bytes | str) -> Any:
     """
     raw = text if isinstance(text, bytes) else text.encode(errors="replace")
     if _LONG in raw.translate(_DIGITS) and _LONG_NUMBER.search(raw):
-        return _within_bounds(text, json.loads)
+        return _within_bounds(text, _loads_exactly)
     return _within_bounds(text, _loads_fast)
 
 
@@ -175,7 +175,12 @@ def _loads_fast(text: bytes | str) -> Any:
     try:
         return orjson.loads(text)
     except orjson.JSONDecodeError:  # Python's json module writes NaN and integers past 64 bits
-        return json.loads(text)
+        return _loads_exactly(text)
+
+
+def _loads_exactly(text: bytes | str) -> Any:
+    # Decoded first, or json would take a line with zeros for UTF-16 and read what only looks like one of ours.
+    return json.loads(text.decode("utf-8-sig", "surrogatepass") if isinstance(text, bytes) else text)
 
 
 def _within_bounds(text: bytes | str, read: Callable[[bytes | str], Any]) -> Any:

@@ -101,6 +101,15 @@ def test_a_list_that_somebody_else_wrote_is_refused_and_left_as_it_is(content: b
         assert {each.name: each.read_bytes() for each in Path().iterdir()} == {PLACE.name: content}
 
 
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-16-be", "utf-32"])
+def test_a_journal_that_was_saved_in_another_encoding_is_refused_and_left_as_it_is(encoding: str) -> None:
+    content = b"".join(LINES).decode().encode(encoding)
+    Path("j.jsonl").write_bytes(content)
+    with pytest.raises(JournalError, match="is no file of results"):
+        Journal("j.jsonl")
+    assert Path("j.jsonl").read_bytes() == content
+
+
 @pytest.mark.parametrize("content", [each for each in FOREIGN if each not in (b"[{", b" ", FOREIGN[7])], ids=repr)
 def test_such_a_list_is_refused_by_those_who_read_too(content: bytes) -> None:
     PLACE.write_bytes(content)
