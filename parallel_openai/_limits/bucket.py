@@ -257,11 +257,12 @@ class Bucket:
             self._bunch = Bunch(now)
         self._bunch.total += cost
         self._bunch.sent = self.sent
-        measured = self._pace.is_settled or self.limit is not None
-        number = self._refusals.sent(self.rate if measured else INFINITY, now)
+        self._refusals.count += 1
+        if self.limit is not None or self._pace.is_settled:
+            self._refusals.sent(self.rate, now)
         if self._used_up.is_test_due:
-            self._used_up.sent(number)
-        return BucketState(now, cost, self.ledger, self.fill, self.sent, self._bunch, number)
+            self._used_up.sent(self._refusals.count)
+        return BucketState(now, cost, self.ledger, self.fill, self.sent, self._bunch, self._refusals.count)
 
     def adjust(self, amount: float) -> None:
         """Charge more (or, negative, less) for what was sent before."""
@@ -371,8 +372,12 @@ class Bucket:
         """Whether so much was sent that the refusal says something; gateways also refuse for reasons of their own."""
         if self.limit is None:
             return True
-        recent: float = 0.69 * self._recent * 0.5 ** (now - self._recent_at)
-        return bool(max(recent, mark.fill) >= PRESSED * self.rate)
+        return max(self.recent_rate(now), mark.fill) >= PRESSED * self.rate
+
+    def recent_rate(self, now: float) -> float:
+        """How much was lately sent, per second."""
+        recent: float = 0.69 * self._recent * 0.5 ** (now - self._recent_at)  # 0.69 = ln 2 makes a rate of it
+        return recent
 
     def hold(self, until: float) -> None:
         """Send nothing of this dimension before a moment: the server said so."""

@@ -226,7 +226,8 @@ class Limiter:
     def slow_down(self, lease: Lease, wait: float | None) -> None:
         """Learn from a 429 `slow_down`: the limits hold, but the rate has grown too fast."""
         self.unanswered(lease, hold=wait or FIRST_HOLD)
-        self.slowdown.slow_down(sent_at=lease.request_mark.at, now=self.clock())
+        now = self.clock()
+        self.slowdown.slow_down(sent_at=lease.request_mark.at, now=now, recent=self.requests.recent_rate(now))
 
     def unanswered(self, lease: Lease, *, hold: float = 0.0) -> None:
         """A send that brought no answer. With `hold`, nothing is sent for so many seconds: the server is away."""
@@ -249,7 +250,8 @@ class Limiter:
         if self._has_refused:
             self.slots.sent()
         self.counting.book(lot)
-        self.slowdown.sent(now)
+        if self.slowdown.was_asked_for:
+            self.slowdown.sent(now)
         request_mark = self.requests.charge(1.0, now)
         token_mark = self.tokens.charge(max(1.0, lot.charges[self.counting.rule]), now)
         return Lease(size, request_mark, token_mark, lot, self.in_flight)
@@ -275,7 +277,7 @@ class Limiter:
         tries = self._has_refused and self.slots.tries(self.in_flight, now)
         if not known and self.in_flight >= (room := self._room_while_unknown(now)):
             return (self.in_flight + 1 - room) / WINDOW_GROWTH, "learning"
-        slowed = self.slowdown.seconds_until(now)
+        slowed = self.slowdown.seconds_until(now) if self.slowdown.was_asked_for else 0.0
         requests = self.requests.seconds_until(1.0, now, heeds_hold=not tries)
         tokens = self.tokens.seconds_until(cost + self.counting.outstanding, now, heeds_hold=not tries)
         if slowed > max(requests, tokens):

@@ -32,6 +32,10 @@ class Refusals:
     A full server refuses whoever goes too fast, and then several sends in a row. A gateway that now and then refuses
     without cause does so at any pace, and slowing down for it would never end. It is found out by refusals that no
     bucket explains, or that come at a pace which went well before.
+
+    Attributes:
+        count: the sends, which are counted by whoever sends.
+        by_chance: whether the server refuses whatever the pace.
     """
 
     __slots__ = (
@@ -51,7 +55,7 @@ class Refusals:
     )
 
     def __init__(self, count: int = 0) -> None:
-        self.by_chance = False  # whether the server refuses whatever the pace
+        self.by_chance = False
         self.refill = Refill()
         self._chance = Chance()
         self.count, self._seen = count, 0  # sends, and refusals that had to be explained
@@ -66,14 +70,12 @@ class Refusals:
         """A rate that the server takes, as its refusals tell; 0 while they tell nothing."""
         return 0.0 if self.by_chance else self.refill.lowest
 
-    def sent(self, pace: float, now: float) -> int:
-        """A send at this pace, as far as it has been measured (else infinite); gives the send's number."""
-        self.count += 1
-        if pace != INFINITY and self._is_calm(pace, now):
+    def sent(self, pace: float, now: float) -> None:
+        """The send that was counted last goes out at this pace, which has been measured."""
+        if self._is_calm(pace, now):
             self._calm_sent += 1.0
             if self._calm_sent > CALM_SENDS:
                 self._calm_sent, self._calm_refused = self._calm_sent / 2, self._calm_refused / 2
-        return self.count
 
     def also_refused(self, mark: BucketState) -> None:
         """A send was refused that went out before the last refusal was known."""

@@ -61,16 +61,12 @@ def test_a_limit_that_is_halved_is_not_taken_for_chance_for_long() -> None:
 
 
 def test_refusals_of_a_bucket_do_not_contradict_each_other() -> None:
-    refusals = Refusals()
-    for number in range(1, 100):
-        refusals.sent(float("inf"), number / 100)
+    refusals = Refusals(count=99)
     assert not any(refusals.contradict(mark(second, 10 * second), held=0.0) for second in range(1, 5))
 
 
 def test_refusals_that_are_as_frequent_at_twice_the_pace_are_no_buckets() -> None:
-    refusals = Refusals()
-    for number in range(1, 100):
-        refusals.sent(float("inf"), number / 100)
+    refusals = Refusals(count=99)
     slow = [refusals.contradict(mark(at, 10 * at), held=0.0) for at in (1, 2)]
     fast = [refusals.contradict(mark(2 + at / 2, 20 + 20 * at), held=0.0) for at in (1, 2)]
     assert slow == [False, False]

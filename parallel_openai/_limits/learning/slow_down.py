@@ -18,21 +18,22 @@ class SlowDown:
 
     A limit's bucket may be full, and the server still dislike how fast it is emptied; so this stands beside the limits.
 
+    Attributes:
+        was_asked_for: whether the server has ever said it; before that, there is nothing to tell this of.
+
     >>> slow_down = SlowDown()
-    >>> for n in range(250):
-    ...     slow_down.sent(n / 50)
-    >>> slow_down.slow_down(sent_at=4.98, now=5.0)
+    >>> slow_down.slow_down(sent_at=4.98, now=5.0, recent=50.0)
     >>> 20 < slow_down.rate(5.0) < 30 < slow_down.rate(15.0)
     True
     """
 
-    __slots__ = ("_base", "_cut_at", "_next_at", "_recent", "_recent_at")
+    __slots__ = ("_base", "_cut_at", "_next_at", "was_asked_for")
 
     def __init__(self) -> None:
+        self.was_asked_for = False
         self._base = INFINITY
         self._cut_at = -INFINITY
         self._next_at = -INFINITY
-        self._recent, self._recent_at = 0.0, 0.0  # what was sent, halved with each second that passes
 
     def rate(self, now: float) -> float:
         """Requests per second at this moment."""
@@ -45,16 +46,16 @@ class SlowDown:
 
     def sent(self, now: float) -> None:
         """A request goes out."""
-        self._recent = self._recent * 0.5 ** (now - self._recent_at) + 1.0
-        self._recent_at = now
-        if self._base != INFINITY:
-            self._next_at = max(self._next_at, now - CATCH_UP) + 1.0 / self.rate(now)
+        self._next_at = max(self._next_at, now - CATCH_UP) + 1.0 / self.rate(now)
 
-    def slow_down(self, *, sent_at: float, now: float) -> None:
-        """The server said it to a request that went out at `sent_at`; those on their way with it say nothing new."""
+    def slow_down(self, *, sent_at: float, now: float, recent: float) -> None:
+        """The server said it to a request that went out at `sent_at`, while requests went out at the `recent` rate.
+
+        Those that were on their way with it say nothing new.
+        """
         if sent_at <= self._cut_at:
             return
-        recent = 0.69 * self._recent * 0.5 ** (now - self._recent_at)  # 0.69 = ln 2 makes a rate of it
+        self.was_asked_for = True
         self._base = max(min(self.rate(now), max(recent, 1.0)) / 2, 1.0 / SLOWEST_SECONDS)
         self._cut_at = now
         self._next_at = now + 1.0 / self._base
