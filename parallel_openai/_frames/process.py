@@ -203,13 +203,21 @@ def answer_reader(
     has_tools = any(builder.params.get(name) for name in ("tools", "functions"))
     beside = (*(["tool_calls"] if has_tools else []), *([REASONING] if keep_reasoning else []))
 
+    def read_one(answer: Answer) -> Answer:
+        if dimensions is not None:
+            answer = of_length(answer, dimensions)
+        if keep_reasoning:
+            answer = with_thoughts(answer)
+        reading = _parsed(answer, parse)
+        if not beside:
+            return reading
+        return reading._replace(value={"response": reading.value, **{name: getattr(answer, name) for name in beside}})
+
     def read(response: Mapping[str, Any]) -> Answer:
         answers = endpoint.read_all(response)
-        if dimensions is not None:
-            answers = [of_length(answer, dimensions) for answer in answers]
-        readings = [_reading(with_thoughts(each) if keep_reasoning else each, parse, beside) for each in answers]
-        if len(readings) == 1 and not as_lists:
-            return readings[0]
+        if len(answers) == 1 and not as_lists:
+            return read_one(answers[0])
+        readings = list(map(read_one, answers))
         first_wrong = next((reading for reading in readings if reading.error_code is not None), readings[0])
         return first_wrong._replace(value=[reading.value for reading in readings])
 
@@ -223,22 +231,15 @@ def answer_reader(
     )
 
 
-def _reading(answer: Answer, parse: Callable[[Any], Any] | None, beside: Sequence[str]) -> Answer:
-    """The value, with what stands in columns beside it, if there are such columns."""
-    reading = _parsed(answer, parse)
-    if not beside:
-        return reading
-    return reading._replace(value={"response": reading.value, **{name: getattr(answer, name) for name in beside}})
-
-
 def _parsed(answer: Answer, parse: Callable[[Any], Any] | None) -> Answer:
-    found = answer.value if answer.text is None else answer.text
-    if isinstance(found, array):
-        found = np.frombuffer(found, dtype=np.float32)
-    if parse is None or answer.error_code is not None or found is None:
-        return answer._replace(value=found if parse is None else None)
+    if isinstance(answer.value, array):
+        answer = answer._replace(value=np.frombuffer(answer.value, dtype=np.float32))
+    if parse is None:
+        return answer
+    if answer.error_code is not None or answer.value is None:
+        return answer._replace(value=None)
     try:
-        return answer._replace(value=own_copy(parse(found)))
+        return answer._replace(value=own_copy(parse(answer.value)))
     except WHATEVER_IS_RAISED as error:
         # A ValueError speaks of the value; anything else is a bug, which no other answer would mend.
         why = f"parse raised {last_line(error)}"

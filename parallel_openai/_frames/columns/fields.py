@@ -33,7 +33,9 @@ def with_thoughts(answer: Answer) -> Answer:
     if answer.text is None:
         return answer
     thoughts, text = part_thoughts(answer.text)
-    return answer if thoughts is None else answer._replace(text=text, reasoning=answer.reasoning or thoughts)
+    return (
+        answer if thoughts is None else answer._replace(text=text, value=text, reasoning=answer.reasoning or thoughts)
+    )
 
 
 def structured_reader(

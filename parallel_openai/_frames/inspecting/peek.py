@@ -95,7 +95,7 @@ def _cells(entry: JournalEntry) -> dict[str, Any]:
     if not entry.is_good:
         return {**cells, "error": entry.error}
     read = endpoint(path_answering(body, answer)).read(answer)
-    text = read.text if read.value is None else dumps(read.value).decode()
+    text = read.text if read.text is not None or read.value is None else dumps(read.value).decode()
     return {**cells, "answer": text, "status": "failed" if read.error_code else "succeeded", "error": read.error}
 
 

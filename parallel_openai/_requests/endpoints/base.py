@@ -33,7 +33,7 @@ class Answer(NamedTuple):
     # has one.
     error_code: str | None = None
     error: str | None = None  # the same as a sentence
-    # An answer that is not text (a vector, a moderation's result), or what a reader made of the answer.
+    # The text, or an answer that is not text (a vector, a moderation's result), or what a reader made of it.
     value: Any = None
     tool_calls: Sequence[Any] | None = None  # the API's tool calls
     # The answer's tokens, each with its `token`, `logprob` and `top_logprobs`, as in the API; None if not requested.
@@ -66,7 +66,7 @@ class Endpoint(ABC):
     turns: str | None = None  # the body's field that holds messages, if it has one
     default_cap: int | None = None  # the cap in tokens if none is given; None: no cap
     has_system: bool = False  # whether it takes a system message
-    gives_text: bool = True  # whether answers are text, not `Answer.value`
+    gives_text: bool = True  # whether answers are text
     packing: Packing | None = None  # the limits for several rows in one request; None: one row per request
     # The list of answers in a response, and a field that each of them has; None: any field.
     answers: tuple[str, str | None]

@@ -100,7 +100,7 @@ def _read(response: Mapping[str, Any], choice: Any) -> Answer:
     logprobs = choice.get("logprobs")
     logprobs = logprobs.get("content") if isinstance(logprobs, dict) else None
     logprobs = logprobs if isinstance(logprobs, list) else None
-    return Answer(content, reason, model, code, error, None, calls, logprobs, _reasoning(message))
+    return Answer(content, reason, model, code, error, content, calls, logprobs, _reasoning(message))
 
 
 def _text(content: Any) -> str:

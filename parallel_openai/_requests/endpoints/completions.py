@@ -54,7 +54,7 @@ def _read(response: Mapping[str, Any], choice: Mapping[str, Any], model: str | N
         code, error = "truncated", truncated(text, usage_of(response), Completions.caps)
     elif text is None:
         code, error = "empty", f"The model answered with nothing (finish_reason {reason!r})."
-    return Answer(text, reason, model, code, error, logprobs=_logprobs(choice.get("logprobs")))
+    return Answer(text, reason, model, code, error, text, logprobs=_logprobs(choice.get("logprobs")))
 
 
 def _logprobs(logprobs: Any) -> Sequence[Any] | None:

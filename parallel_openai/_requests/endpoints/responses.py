@@ -117,7 +117,7 @@ def _read(response: Mapping[str, Any]) -> Answer:
     elif status in _UNFINISHED:
         code, error = "unfinished", f"The model's answer is not whole (status {status!r})."
     reasoning = _reasoning([item for item in items if item.get("type") == "reasoning"])
-    return Answer(text, ended, model, code, error, tool_calls=calls, logprobs=logprobs, reasoning=reasoning)
+    return Answer(text, ended, model, code, error, text, calls, logprobs, reasoning)
 
 
 def _reasoning(items: Sequence[Mapping[str, Any]]) -> str | None:
