@@ -157,7 +157,7 @@ class RequestBuilder:
                 raise value
         if type(prompt) is not str and is_missing(prompt):
             raise BadPromptError("missing_prompt", "The prompt is missing (NaN or None).")
-        if type(system) is not str and is_missing(system):
+        if system is not None and type(system) is not str and is_missing(system):
             system = None
         body = self.endpoint.body(prompt, system, self.model, self.params)
         if not (type(prompt) is str and (system is None or type(system) is str) and self._params_are_plain):
@@ -291,11 +291,13 @@ def _note_whole_floats(df: pd.DataFrame, prompt: Prompt | None, what: str) -> No
 
 
 def _fill(template: Template, values: Sequence[Any]) -> str | BadPromptError:
-    for column, value in zip(template.columns, values, strict=True):
-        if value is None:
-            return BadPromptError("missing_prompt", f"The column {column!r} is empty in this row (NaN or None).")
+    cells = []
     try:
-        return template.fill([value if type(value) is str else shown(value) for value in values])
+        for column, value in zip(template.columns, values, strict=True):
+            if value is None:
+                return BadPromptError("missing_prompt", f"The column {column!r} is empty in this row (NaN or None).")
+            cells.append(value if type(value) is str else shown(value))
+        return template.fill(cells)
     except WHATEVER_IS_RAISED as error:  # a format spec that does not suit, or whatever an object in a cell raises
         return BadPromptError("invalid_prompt", f"The template cannot be filled with this row: {error}")
 

@@ -36,11 +36,8 @@ class Sizes:
     def of(self, request: APIRequest, *, exactly: bool) -> Size:
         """The request's size; `exactly` where a limit depends on it."""
         self._count += 1
-        if exactly or request.measure is None or self._count <= COUNTED or self._count % EVERY == 0:
-            return self._counted(request)
-        return self._mean
-
-    def _counted(self, request: APIRequest) -> Size:
+        if not exactly and request.measure is not None and self._count > COUNTED and self._count % EVERY:
+            return self._mean
         size = request.size
         if size is None:
             return NO_SIZE

@@ -249,7 +249,7 @@ def _billed(result: Result) -> Iterator[Result]:
 
 def text_column(values: Sequence[Any]) -> Any:
     """A string column; lists of strings make an object column."""
-    return object_column(values) if any(isinstance(value, list) for value in values) else _text(values)
+    return object_column(values) if list in map(type, values) else _text(values)
 
 
 def value_column(values: Sequence[Any], dtype: Any = None) -> Any:
