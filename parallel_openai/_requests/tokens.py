@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any
 
+from parallel_openai._json import dumps
 from parallel_openai._records import Size
 from parallel_openai._requests.encodings import get_encoding
 
@@ -206,12 +206,9 @@ def _first_number(request_json: Mapping[str, Any], *keys: str) -> int | None:
     return None
 
 
-_to_json = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), default=str).encode
-
-
 def _as_json(value: Any) -> str:
     try:
-        return _to_json(value)
+        return dumps(value).decode()
     except (TypeError, ValueError, RecursionError):
         # Not JSON, or circular: the request cannot be sent, so its size does not matter.
         return ""
