@@ -219,8 +219,16 @@ def test_a_request_is_cut_to_what_the_budget_has_left(
 @pytest.mark.parametrize("latency", [0.0, 0.05], ids=["one after the other", "many at a time"])
 @pytest.mark.parametrize(
     ("bills", "tells"),
-    [([1.0], True), ([1.5], True), ([2.25], True), ([4.9], True), ([1.0, 1.9], True), ([1.0] * 8 + [1.9], True)]
-    + [([1.25], False), ([1.9], False)],
+    [
+        ([1.0], True),
+        ([1.5], True),
+        ([2.25], True),
+        ([4.9], True),
+        ([1.0, 1.9], True),
+        ([*[1.0] * 8, 1.9], True),
+        ([1.25], False),
+        ([1.9], False),
+    ],
     ids=repr,
 )
 def test_a_budget_holds_however_the_server_counts(bills: list[float], tells: bool, latency: float) -> None:
