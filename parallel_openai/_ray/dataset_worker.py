@@ -179,7 +179,7 @@ class PartRun(FrameRun):
 
     def _journal_path(self) -> Path:
         assert self.worker is not None
-        self._partition = partition_name(self.builder.requests(self.df), len(self.df))
+        self._partition = partition_name(self.df)
         return new_part(self.worker.plan.folder, self._partition)
 
     async def _known(self) -> KnownResults:

@@ -12,30 +12,31 @@ import uuid
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from hashlib import blake2b
-from itertools import islice
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+import pandas as pd
 
 from parallel_openai._journal.known_results import KnownResults, Standing
 from parallel_openai._journal.lines import read_entries, read_entry_at
 from parallel_openai._records import APIRequest, Result
 from parallel_openai._requests.endpoints import is_simulated
 
-#: Requests whose keys name a partition.
+#: Rows that name a partition.
 NAMED_BY = 8
 Numbers = npt.NDArray[np.uint64]
 
 
-def partition_name(requests: Iterable[object], rows: int) -> str:
-    """A name for a block of rows, the same whenever the same block is asked the same.
+def partition_name(rows: pd.DataFrame) -> str:
+    """A name for a block of rows, the same whenever the same block is worked on again. No function of the caller's is
+    called for it, since that may take long, or wait for the engine.
 
-    >>> partition_name([APIRequest({"model": "m"})], 10) == partition_name([APIRequest({"model": "m"})], 10)
+    >>> partition_name(pd.DataFrame({"text": ["a", "b"]})) == partition_name(pd.DataFrame({"text": ["a", "b"]}))
     True
     """
-    keys = (request.key for request in requests if isinstance(request, APIRequest))
-    return blake2b(" ".join([str(rows), *islice(keys, NAMED_BY)]).encode(), digest_size=8).hexdigest()
+    first = rows.head(NAMED_BY).to_dict("list")
+    return blake2b(f"{len(rows)} {first!r}".encode("utf-8", "backslashreplace"), digest_size=8).hexdigest()
 
 
 def new_part(folder: Path, partition: str) -> Path:

@@ -291,6 +291,20 @@ def test_a_row_that_ends_its_worker_each_time_fails_and_the_others_are_answered(
 
 
 @pytest.mark.usefixtures("cluster")
+def test_a_function_that_calls_a_verb_fails_its_rows_and_does_not_hold_up_its_worker(ask: Callable[..., Any]) -> None:
+    def prompt(row: Any) -> str:
+        inner = po.Client("http://127.0.0.1:9/v1")
+        out = po.process_dataframe(pd.DataFrame({"text": ["a"]}), "text", model="m", client=inner, progress=False)
+        return str(out["response"][0])
+
+    with simulator.serve() as server:
+        out = ask(server, rows(8, 4), prompt).take_all()
+        assert server.stats()["received"] == 0
+    assert {row["error_code"] for row in out} == {"prompt_error"}
+    assert all("called parallel_openai again" in row["error"] for row in out)
+
+
+@pytest.mark.usefixtures("cluster")
 def test_a_second_run_on_a_folder_is_refused_while_one_goes_on(ask: Callable[..., Any], tmp_path: Path) -> None:
     lock = Lock(tmp_path / "answers")
     try:
