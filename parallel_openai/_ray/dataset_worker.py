@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -37,6 +37,8 @@ OPEN_WITHIN = 30.0
 #: What workers count, and what stands at a number for a while.
 COUNTED = (*COUNTS, "num_tasks_succeeded", "num_tasks_failed", "num_tasks_restored", "num_tasks_shared")
 GAUGES = ("num_tasks_in_progress", "num_tasks_waiting")
+#: Cells that a dataset can hold, whatever they are.
+_PLAIN = (int, float, np.ndarray, type(None), type(pd.NA))
 
 
 @dataclass(frozen=True)
@@ -109,7 +111,9 @@ class BlockWorker:
         try:
             return run.execute() if self.stop is None else run.cancelled()
         except KeyboardInterrupt as stop:
-            partial = vars(stop)["partial"]
+            partial = vars(stop).get("partial")
+            if partial is None:
+                self.end_run(RunStoppedError("A function of the call raised KeyboardInterrupt."))
         except (RunStoppedError, JournalError) as error:
             self.end_run(error)
             partial = getattr(error, "partial", None)
@@ -233,7 +237,7 @@ def plain_block(rows: pd.DataFrame, names: Sequence[str]) -> pd.DataFrame:
 
 
 def storable(out: pd.DataFrame, answers: Sequence[str], prefix: str) -> pd.DataFrame:
-    """The block as Arrow can hold it: a row whose answer is no text that can be written down fails.
+    """The block as a dataset can hold it: a row whose answer cannot be written down fails.
 
     >>> said = pd.Series(["good", "bad \\ud800"], dtype="string[python]")
     >>> out = pd.DataFrame({"response": said, "status": "succeeded", "error_code": None, "error": None})
@@ -242,24 +246,31 @@ def storable(out: pd.DataFrame, answers: Sequence[str], prefix: str) -> pd.DataF
     """
     out = out.assign(**{f"{prefix}status": out[f"{prefix}status"].astype("string")})
     for name in out.columns[out.dtypes.map(pd.api.types.is_string_dtype)]:
-        odd = np.array([isinstance(cell, str) and _is_odd(cell) for cell in out[name]], dtype=bool)
+        odd = np.array([_is_odd(cell) for cell in out[name]], dtype=bool)
         if not odd.any():
             continue
-        told = [cell.encode("utf-8", "backslashreplace").decode() for cell in out.loc[odd, name]]
+        told: list[str | None] = [str(cell).encode("utf-8", "backslashreplace").decode() for cell in out.loc[odd, name]]
         if name in {prefix + answer for answer in answers}:
-            why = [f"The answer holds half a character, which a dataset cannot hold: {text:.200}" for text in told]
+            why = [f"A dataset cannot hold the answer: {text:.200}" for text in told]
             for column, cells in {"status": "failed", "error_code": "malformed_response", "error": why}.items():
                 out[prefix + column] = out[prefix + column].astype("string")
                 out.loc[odd, prefix + column] = cells
             told = [None] * len(told)
         out.loc[odd, name] = told
-        out[name] = out[name].astype("string")
+        if out[name].dtype != object:
+            out[name] = out[name].astype("string")
     return out
 
 
-def _is_odd(text: str) -> bool:
+def _is_odd(cell: Any) -> bool:
+    """Whether a cell has half a character in it, or is no value that can travel, such as a lock."""
+    if isinstance(cell, _PLAIN):
+        return False
+    import ray
+
+    dumps: Callable[[Any], object] = ray.cloudpickle.dumps
     try:
-        text.encode()
-    except UnicodeEncodeError:
+        cell.encode() if isinstance(cell, str) else dumps(cell)
+    except Exception:  # whatever pickling calls may raise anything
         return True
     return False
