@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Callable, Coroutine, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -32,6 +33,7 @@ from parallel_openai._printable import printable
 from parallel_openai._progress.progress import Progress
 from parallel_openai._progress.status_tracker import StatusTracker
 from parallel_openai._records import APIRequest, Result
+from parallel_openai._requests.endpoints import path_answering
 from parallel_openai.errors import InvalidInputError, RunStoppedError
 
 T = TypeVar("T")
@@ -253,7 +255,7 @@ async def _collect(path: Path, client: Client, lane: BatchLane, parts: list[Part
             status=status,
             record=record,
             identity=identity_in_frames if record else identity_in_files,
-            known=_known_in_frames(path) if record else _known_in_files(path, parts),
+            known=_known_in_frames(path) if record else _known_in_files(path),
             claim_all=True,
         )
         status.ended = await batches.run()
@@ -276,11 +278,11 @@ def _known_in_frames(path: Path) -> Callable[[str], int]:
     return lambda key: int(key in known)
 
 
-def _known_in_files(path: Path, parts: list[Part]) -> Callable[[str], int]:
+def _known_in_files(path: Path) -> Callable[[str], int]:
     known: Counter[str] = Counter()
-    endpoints = {part.path for part in parts}
     for _, entry in read_entries(path):
         if entry is not None and entry.body and entry.is_good:
-            for endpoint in endpoints:
-                known[identity_in_files(APIRequest(entry.body, path=endpoint).key, entry.metadata)] += 1
+            with suppress(TypeError):  # not one of our requests, which could not have been sent
+                request = APIRequest(entry.body, path=path_answering(entry.body, entry.answer))
+                known[identity_in_files(request.key, entry.metadata)] += 1
     return lambda name: known[name]

@@ -102,8 +102,6 @@ class FileRun:
         self.path: str | None = None  # None: each line has its own endpoint
         if request_url is not None:
             base_url, self.path = split_url(request_url)
-        elif self.lane is not None:  # all batches of a call have the same endpoint
-            self.path = self.source.endpoint_path()
         get_encoding(str(token_encoding_name))  # raises if there is none of that name
         self.encoding = token_encoding_name
         self.client = (
@@ -164,7 +162,6 @@ class FileRun:
                 self.status.ended = "submitted" if self.status.ended == "finished" else self.status.ended
 
     async def _work_in_batches(self, lane: BatchLane, journal: Journal) -> None:
-        assert self.path is not None
         known = await self._known(key_digest)
         answers = known.finished.copy()
         batches = BatchRun(
@@ -280,11 +277,8 @@ class FileRun:
                     yield None
 
     def _request(self, body: dict[str, Any], metadata: Any, path: str | None, number: int) -> APIRequest:
-        path = self._path_of(body, path)
-        if self.lane is not None and path != self.path:
-            raise ValueError(f"it is for {path}, but all batches of a call have the same endpoint, here {self.path}.")
         try:
-            request = APIRequest(body, metadata, path=path)
+            request = APIRequest(body, metadata, path=self._path_of(body, path))
         except TypeError as error:
             raise not_json(error) from None
         request.request_json = body  # no copy: it was parsed from the line and is not shared

@@ -17,7 +17,7 @@ from parallel_openai._arguments import is_file
 from parallel_openai._frames.parameters import SECRET
 from parallel_openai._journal.lines import ASKS, READ_AHEAD
 from parallel_openai._json import loads
-from parallel_openai._requests.endpoints import endpoint_at, path_for
+from parallel_openai._requests.endpoints import endpoint_at
 from parallel_openai.errors import InvalidInputError
 
 _BOM = b"\xef\xbb\xbf"
@@ -98,15 +98,6 @@ class RequestsFile:
                 yield from read(file)
         except self._damages as error:
             yield _damage_line(error)
-
-    def endpoint_path(self) -> str:
-        """The endpoint that fits the first request."""
-        for _, _, line in self.lines():
-            try:
-                return path_for(parse_request(line).body)
-            except ValueError:  # reported when the line is read for sending
-                break
-        return path_for({})
 
 
 def is_pipe(path: Path) -> bool:

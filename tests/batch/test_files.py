@@ -44,6 +44,44 @@ def test_each_line_has_a_result_of_its_own(client: po.Client, server: Server, re
     assert server.stats()["batches"]["requests"] == 5
 
 
+def test_each_line_goes_to_its_own_endpoint(client: po.Client, server: Server, tmp_path: Path) -> None:
+    lines: list[dict[str, Any]] = [
+        {"model": "gpt-4o-mini", "messages": [{"role": "user", "content": "Hi."}]},
+        {"model": "text-embedding-3-small", "input": "Hi."},
+        {"model": "gpt-4o-mini", "input": "Hi.", "max_output_tokens": 16},
+        {"custom_id": "a", "url": "/v1/embeddings", "body": {"model": "text-embedding-3-small", "input": "Hi."}},
+        {"custom_id": "b", "url": "/v1/responses", "body": {"model": "gpt-4o-mini", "input": "Hi."}},
+    ]
+    path, out = tmp_path / "requests.jsonl", tmp_path / "results.jsonl"
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    options: dict[str, Any] = {"client": client, "progress": False}
+    server.set(batch_speed=1.0)
+    po.process_api_requests_from_file(path, out, lane=lane(wait=False), **options)
+    server.set(batch_speed=1e7)
+    assert po.collect_batches(out, lane=lane(), **options).num_tasks_succeeded == 5
+    assert sorted(answer["object"] for _, answer, *_ in results(out)) == [  # type: ignore[index]
+        "chat.completion",
+        *["list"] * 2,
+        *["response"] * 2,
+    ]
+    for again in (lane(), "online"):
+        status = po.process_api_requests_from_file(path, out, lane=again, **options)  # type: ignore[arg-type]
+        assert (status.num_tasks_restored, status.num_tasks_failed) == (5, 0)
+    assert server.stats()["batches"]["created"] == 3
+
+
+def test_a_line_that_holds_no_request_of_ours_does_not_keep_batches_from_being_collected(
+    client: po.Client, server: Server, requests: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "results.jsonl"
+    out.write_text('[{"model":"m","messages":[{"role":"user","content":"\\ud800"}]},{"id":"1","choices":[]}]\n')
+    options: dict[str, Any] = {"client": client, "progress": False}
+    server.set(batch_speed=1.0)
+    po.process_api_requests_from_file(requests, out, lane=lane(wait=False), resume_from_anywhere=True, **options)
+    server.set(batch_speed=1e7)
+    assert po.collect_batches(out, lane=lane(), **options).num_tasks_succeeded == 5
+
+
 def test_expired_lines_are_submitted_again(client: po.Client, server: Server, requests: Path, tmp_path: Path) -> None:
     server.set(batch_expire=0.5)
     out = tmp_path / "results.jsonl"

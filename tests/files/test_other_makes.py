@@ -94,14 +94,6 @@ def test_an_invalid_line_in_the_batch_apis_format_affects_only_itself(
     assert reason in caplog.messages[0]
 
 
-def test_the_batch_lane_refuses_a_line_for_another_endpoint_by_its_number(
-    server: Server, caplog: pytest.LogCaptureFixture
-) -> None:
-    write(of_batch("a", "/v1/chat/completions", chat("a")), of_batch("b", "/v1/embeddings", EMBEDDING))
-    assert run(server, lane=po.BatchLane(wait=False)).num_tasks_failed == 1
-    assert "Line 2 of in.jsonl is not sent: it is for embeddings" in caplog.text
-
-
 def test_a_compressed_file_is_read_and_resumed(server: Server) -> None:
     write(*(chat(str(number)) for number in range(50)))
     Path("in.jsonl").write_bytes(gzip.compress(Path("in.jsonl").read_bytes()))
