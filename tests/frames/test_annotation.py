@@ -70,9 +70,23 @@ def test_argilla_gets_records_with_suggestions(judged: pd.DataFrame) -> None:
     assert second["suggestions"]["label"] == {
         "value": "negative",
         "score": 1.0,
-        "agent": judged["model"].iloc[1],
+        "agent": "gpt-4o-mini simulated",  # its server takes no brackets
         "type": "model",
     }
+
+
+def test_argilla_gets_what_its_server_takes_for_several_labels(label: Verb, reviews: pd.DataFrame) -> None:
+    out = label(reviews[:2], "{text}", labels=[*LABELS, "odd"], multi=True)
+    out = out.assign(label=[["positive", "odd"], []], confidence=[0.75, 1.0], model="maker@2/m (new)")
+    po.to_jsonl(out, "records.json", format="argilla")
+    first, second = read("records.json")
+    assert first["suggestions"]["label"] == {
+        "value": ["positive", "odd"],
+        "score": [0.75, 0.75],
+        "agent": "maker 2/m new",
+        "type": "model",
+    }
+    assert second["suggestions"] == {}
 
 
 @pytest.mark.parametrize("form", ["label-studio", "argilla"])

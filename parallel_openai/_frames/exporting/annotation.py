@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import repeat
@@ -54,14 +55,24 @@ def argilla_records(out: pd.DataFrame, text: Hashable | Sequence[Hashable] | Non
     suggestion of type `human`, because a response would need the reviewer's Argilla account.
     """
     for number, row in enumerate(_LabelledRows(out, text)):
-        suggestions = {
-            name: _without_none({"value": label, "score": row.confidence, "agent": row.model, "type": "model"})
-            for name, label in row.labels.items()
-        }
+        suggestions = {name: _by_model(label, row) for name, label in row.labels.items()}
         for name, label in row.reviewed.items():
             suggestions[name] = {"value": label, "agent": "review", "type": "human"}
+        # Argilla has no suggestion of no label.
+        suggestions = {name: each for name, each in suggestions.items() if each["value"] != []}
         metadata = {} if row.key is None else {"request_key": row.key}
         yield {"id": f"row-{number}", "fields": row.texts, "metadata": metadata, "suggestions": suggestions}
+
+
+def _by_model(label: Any, row: _Row) -> dict[str, Any]:
+    """A model's suggestion. Argilla wants a score for each of several labels, and few characters in a name.
+
+    Source: https://github.com/argilla-io/argilla, suggestions.py among the validators and schemas of its server
+    """
+    is_scored_each = isinstance(label, list) and row.confidence is not None
+    score = [row.confidence] * len(label) if is_scored_each else row.confidence
+    agent = re.sub(r"[^a-zA-Z0-9_:./-]+", " ", row.model or "")[:200].strip()
+    return _without_none({"value": label, "score": score, "agent": agent or None, "type": "model"})
 
 
 def _without_none(fields: dict[str, Any]) -> dict[str, Any]:
