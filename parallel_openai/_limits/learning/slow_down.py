@@ -18,9 +18,6 @@ class SlowDown:
 
     A limit's bucket may be full, and the server still dislike how fast it is emptied; so this stands beside the limits.
 
-    Attributes:
-        was_asked_for: whether the server has ever said it; before that, there is nothing to tell this of.
-
     >>> slow_down = SlowDown()
     >>> slow_down.slow_down(sent_at=4.98, now=5.0, recent=50.0)
     >>> 20 < slow_down.rate(5.0) < 30 < slow_down.rate(15.0)
@@ -30,7 +27,7 @@ class SlowDown:
     __slots__ = ("_base", "_cut_at", "_next_at", "was_asked_for")
 
     def __init__(self) -> None:
-        self.was_asked_for = False
+        self.was_asked_for = False  # whether the server has ever said it; before that, there is nothing to tell this of
         self._base = INFINITY
         self._cut_at = -INFINITY
         self._next_at = -INFINITY
