@@ -27,7 +27,7 @@ from parallel_openai._frames.columns.explode import CHOICE, check_choices, explo
 from parallel_openai._frames.columns.run_info import ATTRS, RunInfo, earlier_runs
 from parallel_openai._frames.columns.table import check_frame, check_free, with_columns
 from parallel_openai._frames.journal_answers import JournalAnswers
-from parallel_openai._frames.journal_path import USED, journal_path, make_private
+from parallel_openai._frames.journal_path import JOURNAL_FOLDER, USED, journal_path, make_private
 from parallel_openai._frames.repair import Repair, check_tries, make_repair
 from parallel_openai._frames.reporting.report import RunReport, remember
 from parallel_openai._frames.request_builder import RequestBuilder
@@ -455,19 +455,19 @@ class FrameRun:
         return Progress(self.status, self.client, show=self.options.progress)
 
     def _journal_path(self) -> Path:
-        path = journal_path(self.builder, self.client.place, self.options.save_to)
-        if self.options.save_to is None:
-            try:
+        try:
+            path = journal_path(self.builder, self.client.place, self.options.save_to)
+            if self.options.save_to is None:
                 make_private(path.parent)
                 check_own(path)
-            except JournalError:
-                raise
-            except OSError as error:
-                raise JournalError(
-                    f"The folder {path.parent.absolute()} for the answers cannot be made: {error.strerror}. Choose a "
-                    "place for them with save_to=."
-                ) from error
-        USED.add(os.path.abspath(path))
+            USED.add(os.path.abspath(path))
+        except JournalError:
+            raise
+        except OSError as error:  # also of a working folder that was removed, or is another user's
+            raise JournalError(
+                f"The folder {JOURNAL_FOLDER} for the answers cannot be made or read: {error.strerror}. Choose a place "
+                "for them with save_to=."
+            ) from error
         return path
 
 

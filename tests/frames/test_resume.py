@@ -189,7 +189,19 @@ def test_a_folder_is_no_journal(ask: Verb, reviews: pd.DataFrame) -> None:
 
 def test_a_place_where_no_folder_can_be_made_is_named(ask: Verb, reviews: pd.DataFrame) -> None:
     Path(".parallel_openai").write_text("in the way")
-    with pytest.raises(JournalError, match=r"\.parallel_openai for the answers cannot be made.*save_to="):
+    with pytest.raises(JournalError, match=r"\.parallel_openai for the answers cannot be made or read.*save_to="):
+        ask(reviews, "text")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows keeps a folder that somebody works in")
+def test_a_working_folder_that_was_removed_is_named(
+    ask: Verb, reviews: pd.DataFrame, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    monkeypatch.chdir(gone)
+    gone.rmdir()
+    with pytest.raises(JournalError, match=r"\.parallel_openai for the answers cannot be made or read.*save_to="):
         ask(reviews, "text")
 
 
