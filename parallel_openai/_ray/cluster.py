@@ -53,15 +53,15 @@ def _connect(ray: Any) -> None:
         ray.init("local", include_dashboard=False, **quiet)
 
 
-def count_workers(ray: Any, workers: Any) -> int:
-    """How many workers there are to be."""
+def count_workers(ray: Any, workers: Any, client: Client) -> int:
+    """How many workers there are to be, each of which may have one request on its way at least."""
     if workers is True or workers is None:
-        return max(1, min(MOST_WORKERS, int(ray.cluster_resources().get("CPU", 1))))
-    if isinstance(workers, int) and workers > 0:
-        return workers
-    raise InvalidInputError(
-        f"The number of workers must be a whole number above 0, or True for a fitting one, not {workers!r}."
-    )
+        workers = max(1, min(MOST_WORKERS, int(ray.cluster_resources().get("CPU", 1))))
+    if not isinstance(workers, int) or workers < 1:
+        raise InvalidInputError(
+            f"The number of workers must be a whole number above 0, or True for a fitting one, not {workers!r}."
+        )
+    return min(workers, client.account()["options"]["max_concurrent_requests"] or workers)
 
 
 class SealedClient:
@@ -86,7 +86,7 @@ def seal(client: Client, workers: int) -> SealedClient:
             "Client(ssl=...) with a context of your own cannot be sent to other machines. Set SSL_CERT_FILE on them."
         )
     if options["max_concurrent_requests"] is not None:
-        options["max_concurrent_requests"] = -(-options["max_concurrent_requests"] // workers)
+        options["max_concurrent_requests"] //= workers
     return SealedClient({**account, "options": options})
 
 

@@ -134,7 +134,7 @@ def process_dataset(
         # The request builder alone must bound each answer: the rows are on other machines.
         bounds, alone = SpendingCaps(budget_usd, budget_tokens), replace(builder, prompt="Any.")
         budget = make_budget(bounds, alone, pd.DataFrame(), account.base_url)
-        number = count_workers(ray, workers)
+        number = count_workers(ray, workers, account)
         folder = _folder(save_to, builder, account)
         run = _DatasetRun(ray, account, builder, reader, options, folder, number, budget)
         return run.execute(ds, show=progress)

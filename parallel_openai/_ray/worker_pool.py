@@ -65,7 +65,7 @@ class WorkerPool:
         self._journal, self._origin = journal, origin
         self._ray = find_ray()
         self._client = client
-        self._workers = count_workers(self._ray, workers)
+        self._workers = count_workers(self._ray, workers, client)
         self._sealed = seal(client, self._workers)
         concurrency = self._sealed.open()["options"]["max_concurrent_requests"] or MAX_CONCURRENT_REQUESTS
         self._room = concurrency + STOCK
