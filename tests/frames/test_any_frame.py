@@ -92,3 +92,11 @@ def test_each_row_has_its_answer_and_every_cell_is_as_it_was(server: Server, cli
     ask(df.iloc[places])
     assert server.stats()["received"] == sent
     pd.testing.assert_frame_equal(df, before)
+
+
+@pytest.mark.parametrize("name", [pd.NA, pd.NaT, None, float("nan")], ids=repr)
+def test_a_column_without_a_name_is_no_hindrance(client: po.Client, name: Any) -> None:
+    df = pd.DataFrame([["one", 1]]).set_axis(pd.Index(["text", name], dtype=object), axis=1)
+    out = po.process_dataframe(df, "About {text}.", model="m", client=client, progress=False)
+    assert "About one." in out["response"].iloc[0]
+    assert out.iloc[0, 1] == 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Hashable, Iterator, Sequence
 from itertools import chain, repeat
 from typing import Any
@@ -49,8 +50,7 @@ def check_frame(df: Any) -> None:
 
 def find_column(df: pd.DataFrame, name: Hashable, what: str) -> Hashable:
     """Return the name if exactly one column has it."""
-    labels: list[Hashable] = list(df.columns)
-    count = labels.count(name)
+    count = Counter[Hashable](df.columns)[name]
     if count == 1:
         return name
     if count:
@@ -65,8 +65,9 @@ def has_column(df: pd.DataFrame, name: Any) -> bool:
         hash(name)
     except TypeError:
         return False
-    # In a list, because a MultiIndex with ("a", "b") also contains "a", and a DatetimeIndex with a day "2026".
-    return name in list(df.columns)
+    # In a set, because a MultiIndex with ("a", "b") also contains "a", and a DatetimeIndex with a day "2026"; and in a
+    # list it would be compared with NA, which has no truth value.
+    return name in set(df.columns)
 
 
 def column_text(name: Hashable) -> str:
