@@ -274,11 +274,11 @@ ENDLESS.append(ENDLESS)
 @pytest.mark.parametrize(
     ("frame", "words"),
     [
-        (pd.DataFrame({"x": [1, Opaque()]}), "Row 1 of The column 'x' holds a Opaque"),
-        (pd.DataFrame({"x": [[Opaque()]]}), "Row 0 of The column 'x' holds a Opaque"),
+        (pd.DataFrame({"x": [1, Opaque()]}), "The column 'x' holds a Opaque in row 1"),
+        (pd.DataFrame({"x": [[Opaque()]]}), "The column 'x' holds a Opaque in row 0"),
         (pd.DataFrame({"x": cells_of([ENDLESS])}), "nested without end"),
         (pd.DataFrame({"x": pd.arrays.SparseArray([0, 1])}), "dtype Sparse"),
-        (pd.DataFrame({"x": [1]}, index=[Opaque()]), "Row 0 of The index"),
+        (pd.DataFrame({"x": [1]}, index=[Opaque()]), "The index holds a Opaque in row 0"),
         (pd.DataFrame({Opaque(): [1]}), "list of columns' names"),
         (pd.DataFrame({"x": [1]}).set_axis([Opaque()]), "index"),
         (pd.DataFrame({"x": ["a\ud800"]}, dtype=object), "half of a character"),

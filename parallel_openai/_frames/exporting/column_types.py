@@ -107,7 +107,7 @@ def _json(cell: Any, row: int, what: str) -> str:
         return to_exact_json(cell)
     except TypeError as error:
         raise InvalidInputError(
-            f"Row {row} of {what} holds {error}, which cannot be restored from a file. Convert it to a string or a "
+            f"{what} holds {error} in row {row}, which cannot be restored from a file. Convert it to a string or a "
             "number first, or leave the column out."
         ) from None
 
