@@ -322,3 +322,10 @@ def test_a_model_whose_price_is_not_known_is_named_once(ask: Verb) -> None:
     assert out["cost_usd"].isna().all()
     assert report().unpriced == ("my-own-model",)
     assert str(report()).count("cost not known (no price for my-own-model)") == 1
+
+
+def test_a_run_that_only_reads_its_journal_says_nothing_of_prices(ask: Verb) -> None:
+    for _ in range(2):
+        ask(pd.DataFrame({"text": list("abc")}), "text", model="my-own-model")
+    assert report().requests_sent == 0
+    assert "cost not known" not in str(report())

@@ -276,7 +276,7 @@ class RunReport(Display):
         return [
             Fact("prompt + completion tokens", tokens, in_line=f"{tokens} tokens"),
             *([Fact("spent", spent, in_line=spent)] if self.cost_usd else []),
-            *([Fact(unpriced, "")] if self.unpriced else []),
+            *([Fact(unpriced, "")] if self.unpriced and self.requests_sent else []),
             *(Fact(f"{answered} at the price of {asked}", "") for answered, asked in list(self.priced_as.items())[:3]),
             *_counted(f"answer{'s' if self.untold > 1 else ''} that do not say what they took", self.untold),
             *_counted("requests sent", self.requests_sent, retries, in_line=""),
