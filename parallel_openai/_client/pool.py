@@ -275,6 +275,11 @@ class PoolModel:
             lease.limiter.slow_down(lease.lease, wait)
         self._pool.notify()
 
+    def overloaded(self, lease: PoolLease) -> bool:
+        was_full = lease.lease is not None and lease.limiter.overloaded(lease.lease)
+        self._pool.notify()
+        return was_full
+
     def unanswered(self, lease: PoolLease, *, hold: float = 0.0) -> None:
         if lease.lease is not None:
             lease.limiter.unanswered(lease.lease, hold=hold)

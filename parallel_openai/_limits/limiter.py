@@ -81,7 +81,7 @@ class Limiter:
         self._refusals_in_a_row = 0
         self._largest_taken = 0.0
         self._began: float | None = None
-        self._has_refused = False
+        self._has_refused = self._may_be_full = False
 
     def set_share(self, share: float) -> None:
         """Use this part of the limits from now on; the rest is used by other processes."""
@@ -157,7 +157,7 @@ class Limiter:
         self._largest_taken = max(self._largest_taken, max(lease.lot.charges))
         self.window += 1.0 if self.window < FAST_WINDOW else SLOW_GROWTH
         now = self.clock()
-        if self._has_refused:  # else there is nothing to tell slots by
+        if self._may_be_full:  # else there is nothing to tell slots by
             self._learn_slots(lease, now)
         tells = tells_of_limits(headers)
         shown = allowance(headers, "requests") if tells else None
@@ -185,7 +185,7 @@ class Limiter:
         Gives whether the request is to be sent again as soon as there is room, though the server asks it to wait.
         """
         self.in_flight -= 1
-        self._has_refused = True
+        self._has_refused = self._may_be_full = True
         self._refusals_in_a_row += 1
         now = self.clock()
         if self._refusals_in_a_row >= BREAKER:
@@ -193,7 +193,7 @@ class Limiter:
         if wait is None:
             wait = min(LONGEST_HOLD, FIRST_HOLD * 2.0 ** min(self._refusals_in_a_row // BREAKER, 10))
         self.counting.cancelled(lease.lot)
-        cause = self.slots.refused(lease.in_flight, at=lease.request_mark.at, left=self.in_flight)
+        cause = self.slots.refused(lease.in_flight, at=lease.request_mark.at, now=now, left=self.in_flight)
         blamed = "" if cause else dimension or "requests"
         shown, most = (allowance(headers, "requests"), allowance(headers, "tokens")), max(lease.lot.charges)
         limits = [
@@ -214,7 +214,7 @@ class Limiter:
 
     def _learn_slots(self, lease: Lease, now: float) -> None:
         was_proven = self.slots.proven
-        self.slots.accepted(lease.in_flight, lease.request_mark.at)
+        self.slots.accepted(lease.in_flight, at=lease.request_mark.at, now=now)
         if self.slots.proven and not was_proven:
             self._forget_refusals(now)
 
@@ -228,6 +228,12 @@ class Limiter:
         self.unanswered(lease, hold=wait or FIRST_HOLD)
         now = self.clock()
         self.slowdown.slow_down(sent_at=lease.request_mark.at, now=now, recent=self.requests.recent_rate(now))
+
+    def overloaded(self, lease: Lease) -> bool:
+        """Learn from the refusal of a server with too much to do; whether it was full, and takes it when it is not."""
+        self.unanswered(lease)
+        self._may_be_full = True
+        return self.slots.overloaded(lease.in_flight, at=lease.request_mark.at, now=self.clock(), left=self.in_flight)
 
     def unanswered(self, lease: Lease, *, hold: float = 0.0) -> None:
         """A send that brought no answer. With `hold`, nothing is sent for so many seconds: the server is away."""
@@ -247,8 +253,8 @@ class Limiter:
 
     def _book(self, size: Size, lot: Lot, now: float) -> Lease:
         self.in_flight += 1
-        if self._has_refused:
-            self.slots.sent()
+        if self._may_be_full:
+            self.slots.sent(now)
         self.counting.book(lot)
         if self.slowdown.was_asked_for:
             self.slowdown.sent(now)
@@ -272,9 +278,11 @@ class Limiter:
         known = self.requests.rate != INFINITY or self.tokens.rate != INFINITY
         if self.in_flight >= self.window and self._refusals_in_a_row >= BREAKER:
             return INFINITY, "learning"
-        if self._has_refused and self.in_flight >= self.slots.room:
-            return INFINITY, "slots"
-        tries = self._has_refused and self.slots.tries(self.in_flight, now)
+        tries = False
+        if self._may_be_full:
+            if (delay := self.slots.seconds_until_room(self.in_flight, now)) > 0.0:
+                return delay, "slots"
+            tries = self.slots.tries(self.in_flight, now)
         if not known and self.in_flight >= (room := self._room_while_unknown(now)):
             return (self.in_flight + 1 - room) / WINDOW_GROWTH, "learning"
         slowed = self.slowdown.seconds_until(now) if self.slowdown.was_asked_for else 0.0

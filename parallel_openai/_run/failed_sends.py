@@ -71,13 +71,14 @@ class FailedSends:
             return self._held(job, lease, response, verdict)
         # The parts of a request that may be too large go out at once, but not before the server said.
         hold = min(verdict.wait or 0.0, self._retry.max_wait) if job.request.may_be_too_large else 0.0
-        tell(job.limiter, lease, response, verdict, hold=hold)
+        was_full = tell(job.limiter, lease, response, verdict, hold=hold)
         job.failures += 1
         if verdict.kind == "fail" or job.failures >= self._retry.max_attempts:
             return verdict
-        if (verdict.wait or 0.0) > self._retry.max_wait:
+        wait = 0.0 if was_full else verdict.wait or 0.0
+        if wait > self._retry.max_wait:
             return self._waited_enough(verdict)
-        return max(verdict.wait or 0.0, self._retry.backoff(job.failures))
+        return max(wait, self._retry.backoff(job.failures))
 
     def _held(self, job: Job, lease: Any, response: Response, verdict: Verdict) -> float | Verdict:
         """The account's limit or an outage, which is not the request's fault."""
@@ -112,13 +113,16 @@ class FailedSends:
             delay = 0.0  # the limiter holds it back, with all the others and in its turn
         elif verdict.code == RESOURCE_UNAVAILABLE or verdict.overload:
             job.refusals += 1
-            delay = max(verdict.wait or 0.0, 0.5 + self._retry.backoff(job.refusals))
+            backoff = 0.5 + self._retry.backoff(job.refusals)
+            delay = max(verdict.wait or 0.0, backoff)
         elif response.status == 429:
             delay = verdict.wait if verdict.wait is not None else backoff  # the limiter may hold nobody else back
         else:
             delay = hold = max(verdict.wait or 0.0, 0.5 + backoff)
-        goes_first = tell(job.limiter, lease, response, verdict, hold=hold)
-        return 0.0 if goes_first else delay
+        was_full = tell(job.limiter, lease, response, verdict, hold=hold)
+        if was_full:  # yet one that is always refused must not go first each time
+            return backoff if verdict.overload and job.refusals > 1 else 0.0
+        return delay
 
     def _waited_enough(self, verdict: Verdict) -> Verdict:
         asks = f" It asks to wait {verdict.wait:,.0f} s more." if verdict.wait else ""
@@ -143,7 +147,9 @@ def tell(limiter: Admission, lease: Any, response: Response, verdict: Verdict, *
 
     Gives whether the request may be sent again as soon as the limiter lets it, whatever wait the server asks for.
     """
-    if verdict.kind == "stop" or verdict.code == RESOURCE_UNAVAILABLE or (verdict.overload and verdict.kind == "hold"):
+    if verdict.overload and verdict.kind in ("hold", "retry") and not hold:
+        return limiter.overloaded(lease)
+    if verdict.kind == "stop" or verdict.code == RESOURCE_UNAVAILABLE:
         limiter.unanswered(lease)
     elif verdict.code == "slow_down":
         limiter.slow_down(lease, verdict.wait)

@@ -128,7 +128,8 @@ def _other_kinds_of_window() -> Iterator[Golden]:
 
 def _slots() -> Iterator[Golden]:
     nothing = Settings(max_requests_per_minute=None, headers="none")
-    for status, headers in ((429, {"retry-after": "60"}), (429, {"retry-after": "1"}), (429, {}), (503, {})):
+    minute, second = {"retry-after": "60"}, {"retry-after": "1"}
+    for status, headers in ((429, minute), (429, second), (429, {}), (503, minute), (503, {})):
         told = f"retry-after {headers.get('retry-after', 'none')}"
         options: dict[str, Any] = {"slots": 8, "refusal": (status, headers), "sigma": 1.0}
         yield Golden(f"8 at once, {status}, {told}", partial(Rehearsal, nothing, [SMALL] * 1000, **options))

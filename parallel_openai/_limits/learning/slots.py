@@ -1,4 +1,4 @@
-"""How many requests a server takes at once, where it refuses more whatever the pace."""
+"""How many requests a server takes at once, where it refuses more whatever the rate."""
 
 from __future__ import annotations
 
@@ -9,83 +9,116 @@ INFINITY = float("inf")
 LONG_WAIT = 2.0
 #: It ends so many seconds before the wait does: a server that rounds them up takes requests again by then.
 ROUNDED_UP = 1.0
-#: So many requests that are taken while all were to wait show that the server was full, and not the rate used up.
+#: So many requests accepted while all were to wait show that the server was full, and not the rate used up. So do as
+#: many refusals of more than the level, less one for each time that more was accepted.
 PROOF = 3
-#: Without it, so many refusals at the same number in flight show it, if one less was taken between them and never as
+#: Without it, so many refusals at the same number in flight show it, if one less was accepted between them and never as
 #: many. Larger numbers than this are near each other by chance too, where a rate refuses.
 ALIKE = 3
 FEW_ENOUGH = 16
-#: A refusal with no more in flight than the server takes may be a matter of milliseconds. So many of them, less one
-#: for each so many answers, and it takes less. With fewer in flight than this share, it is for another reason; so it is
-#: where it takes less and less so many times in a row.
+#: A refusal with no more in flight than the level may be a matter of milliseconds. So many of them, less one for each
+#: so many answers, and the level falls by one.
 DOUBTS = 2.0
 FORGIVEN_BY = 20.0
-FEW = 0.5
-MOST_DROPS = 3
-#: One more is tried after so many answers for each that is taken; twice as many after each time that it was refused.
+#: Slots explain no refusal with fewer in flight than the level, by this share of it and by so many at least, nor that
+#: the level falls as far. After so many of the former it is given up.
+FAR = 0.25
+LEAST_FAR = 3
+MOST_FAR = 2
+#: One more is tried after so many answers for each slot; twice as many after each time that it was refused.
 FIRST_LOOK, LAST_LOOK = 2.0, 64.0
+#: One more goes out after so many seconds without news, and so many times the longest answer: those in flight may hang.
+PATIENCE_SECONDS = 30.0
+PATIENCE_ANSWERS = 3.0
 
 
 class Slots:
-    """Told from a rate by an experiment: when an answer comes back while all are to wait, one request goes out.
+    """The number of requests in flight beyond which a server refuses, learned from what it accepts and refuses.
 
-    A server that was full takes it, and one that refuses for a rate's sake does not. The experiment is made more and
-    more seldom where it fails. Where nobody is to wait for long, it takes some refusals more to see what they have in
-    common.
+    A refusal that holds nobody back (503) is tried on the spot: no more may be in flight than were left, and soon one
+    more, then two, then four are tried. A server with slots refuses the first of them; one that refuses by chance does
+    not, and also refuses when few are in flight.
+
+    A refusal that holds all back (429) is told from that of a rate limit by an experiment: when an answer comes back
+    while all are to wait, one request goes out. A full server accepts it, a rate limit refuses it. The more often the
+    experiment fails, the more seldom it is made. Where the wait is short, it takes some refusals more to see what they
+    have in common.
+
+    Attributes:
+        level: how many are accepted at once; infinite while nothing suggests a number.
+        kept: whether no more may be in flight.
+        proven: whether the number is certain.
 
     >>> slots = Slots()
     >>> slots.suspect(in_flight=5, left=4, at=1.0, wait=60.0)
     >>> slots.tries(in_flight=4, now=1.1), slots.tries(in_flight=3, now=1.2)
     (False, True)
     >>> for now in (1.2, 1.3, 1.4):
-    ...     slots.sent(); slots.accepted(in_flight=4, at=now)
+    ...     slots.sent(now); slots.accepted(in_flight=4, at=now, now=now + 0.1)
     >>> slots.proven, slots.level
     (True, 4)
+    >>> full = Slots()
+    >>> full.overloaded(in_flight=5, at=1.0, now=1.1, left=4), full.kept, full.proven, full.level
+    (True, True, False, 4)
     """
 
     __slots__ = (
         "_accepted",
         "_alike",
+        "_base",
         "_began",
         "_calm",
+        "_confirmed",
         "_doubts",
-        "_drops",
         "_extra",
         "_failures",
+        "_far",
+        "_fell_at",
         "_full",
+        "_longest",
         "_look",
         "_most",
+        "_news_at",
         "_refused",
         "_skip",
         "_step",
         "_tried",
         "_until",
+        "kept",
         "level",
         "proven",
     )
 
     def __init__(self) -> None:
-        self.level = INFINITY  # how many are taken at once; infinite while nothing speaks for it
-        self.proven = False  # whether it is certain
-        self._began = self._until = -INFINITY  # of the experiment
-        self._tried = self._accepted = 0
         self._failures = self._skip = 0
         self._alike = 0  # refusals in a row at the same number in flight
         self._refused = 0  # in flight at the last of them
-        self._most = 0  # taken at once, by the answers since then
-        self._full = INFINITY  # in flight at the last refusal, until an answer comes back
-        self._doubts = self._calm = 0.0
-        self._look, self._step, self._extra, self._drops = FIRST_LOOK, 1, 0, 0
+        self._most = 0  # accepted at once, by the answers since then
+        self._news_at, self._longest = -INFINITY, 0.0
+        self._begin(INFINITY, -INFINITY, -INFINITY)
 
-    @property
-    def room(self) -> float:
-        """How many may be in flight."""
-        return min(self.level + self._extra, self._full) if self.proven else INFINITY
+    def _begin(self, level: float, began: float, until: float) -> None:
+        self.level, self.kept, self.proven = level, False, False
+        self._began, self._until = began, until  # of the experiment
+        self._tried = self._accepted = 0
+        self._full = INFINITY  # in flight at the last refusal, until an answer comes back
+        self._look, self._step, self._extra = FIRST_LOOK * level, 1, 0
+        self._doubts = self._calm = 0.0
+        self._base = level  # the level before it was last raised
+        self._fell_at = began
+        self._far = self._confirmed = 0
+
+    def seconds_until_room(self, in_flight: int, now: float) -> float:
+        """Seconds until another request may go out, if nothing comes back meanwhile: 0 if it may now."""
+        if not self.kept or in_flight < min(self.level + self._extra, self._full):
+            return 0.0
+        return max(0.0, self._news_at + max(PATIENCE_SECONDS, PATIENCE_ANSWERS * self._longest) - now)
 
     def suspect(self, in_flight: int, *, left: int, at: float, wait: float) -> None:
-        """All are to wait, for so many seconds, since one was refused that had so many in flight, itself among them.
+        """Learn from a refusal that makes all wait for so many seconds.
 
-        So many are left, and the refusal came in at that moment.
+        The refused request was sent with so many in flight, itself among them. So many are left, and the refusal came
+        at that moment.
         """
         if not left or in_flight < 2:
             self._alike = 0
@@ -93,87 +126,120 @@ class Slots:
         self._compare(in_flight)
         if self._alike >= ALIKE + self._failures:
             self._begin(in_flight - 1, at, at)
-            self.proven = True
+            self.kept = self.proven = True
         elif wait > LONG_WAIT and not self._skip:
             self._begin(left, at, at + wait - ROUNDED_UP)
         elif wait > LONG_WAIT:
             self._skip -= 1
 
     def tries(self, in_flight: int, now: float) -> bool:
-        """Whether one may go out for the experiment's sake, though all are to wait: one, and two for each taken."""
+        """Whether one may go out for the experiment's sake, though all are to wait: one, and two for each accepted."""
         return self.is_tried(now) and in_flight < self.level and self._tried <= 2 * self._accepted
 
     def is_tried(self, now: float) -> bool:
         """Whether the experiment is under way."""
-        return not self.proven and now < self._until
+        return not self.kept and now < self._until
 
-    def sent(self) -> None:
+    def sent(self, now: float) -> None:
         """A request goes out."""
         self._tried += 1
+        self._news_at = now
 
-    def accepted(self, in_flight: int, at: float) -> None:
-        """A request was taken that went out at that moment, with so many in flight, itself among them."""
-        self._full = INFINITY
+    def accepted(self, in_flight: int, *, at: float, now: float) -> None:
+        """A request was accepted that went out at that moment, with so many in flight, itself among them."""
+        self._full, self._news_at = INFINITY, now
+        self._longest = max(self._longest, now - at)
         self._most = max(self._most, in_flight)
-        if self.proven:
-            self._look_up(in_flight)
+        if self.kept:
+            self._look_up(in_flight, at)
         elif self._began < at < self._until:
             self._accepted += 1
-            self.proven = self._accepted >= PROOF
+            self.kept = self.proven = self._accepted >= PROOF
 
-    def refused(self, in_flight: int, *, at: float, left: int) -> Literal["slots", "experiment"] | None:
-        """What explains a refusal, after which so many are left in flight: the slots, or that it was the experiment."""
+    def refused(self, in_flight: int, *, at: float, now: float, left: int) -> Literal["slots", "experiment"] | None:
+        """What explains a 429, after which so many are left in flight: the slots, or that it was the experiment."""
         if self.proven:
-            return "slots" if self._explains(in_flight, left) else None
+            return "slots" if self._explains(in_flight, left, now) else None
         if at <= self._began:  # on its way with the one that is known
             self.level = max(1, min(self.level, left))
             return None
         was_tried, self._until = at < self._until, -INFINITY
         if not was_tried:
             return None
-        self._failures += 1
-        self._skip = 2**self._failures - 1
+        self._fail()
         return "experiment"
 
-    def _begin(self, level: int, began: float, until: float) -> None:
-        self.level, self.proven, self._full = level, False, INFINITY
-        self._began, self._until = began, until
-        self._tried = self._accepted = 0
-        self._doubts = self._calm = 0.0
-        self._look, self._step, self._extra, self._drops = FIRST_LOOK, 1, 0, 0
+    def overloaded(self, in_flight: int, *, at: float, now: float, left: int) -> bool:
+        """Learn from a refusal that holds nobody back; whether slots explain it, so that an answer makes room again."""
+        self._news_at = now
+        if not self.kept:
+            return left > 0 and in_flight > 1 and self._is_kept_from(left, now)
+        if at <= self._began:  # on its way with the one that is known
+            self.level = self._base = max(1, min(self.level, left))
+            return left > 0
+        return self._explains(in_flight, left, now)
+
+    def _is_kept_from(self, level: int, now: float) -> bool:
+        if self._skip:
+            self._skip -= 1
+            return False
+        self._begin(level, now, now)
+        self.kept, self._look = True, 1.0  # a single refusal says little: one more is tried at the next answer
+        return True
 
     def _compare(self, in_flight: int) -> None:
         alike = in_flight == self._refused and in_flight - 1 == self._most and in_flight <= FEW_ENOUGH
         self._alike = self._alike + 1 if alike else 1
         self._refused, self._most = in_flight, 0
 
-    def _explains(self, in_flight: int, left: int) -> bool:
-        self._calm = 0.0
-        if not left or in_flight <= FEW * self.level:
+    def _explains(self, in_flight: int, left: int, now: float) -> bool:
+        if _is_far_below(self.level, in_flight):
+            self._far += 1
+            if self._far >= MOST_FAR:
+                self._give_up()
             return False
         self._full = max(1, left)
         if in_flight > self.level:
             if self._extra:
-                self._extra, self._step = 0, 1
-                self._look = min(LAST_LOOK, 2.0 * self._look)
-            return True
+                self._look_later()
+                self._confirmed += 1
+                self.proven = self.proven or self._confirmed >= PROOF
+            return left > 0
         self._doubts += 1.0
-        if self._doubts < DOUBTS:
-            return True
-        self.level, self._doubts, self._extra = max(1, min(self.level - 1, left)), 0.0, 0
-        self._drops += 1
-        if self._drops >= MOST_DROPS:
-            self._failures += 1
-            self.level, self.proven, self._full = INFINITY, False, INFINITY
-        return self.proven
+        if self._doubts >= DOUBTS:
+            self._fall(now)
+        return self.kept and left > 0
 
-    def _look_up(self, in_flight: int) -> None:
+    def _fall(self, now: float) -> None:
+        self.level, self._doubts, self._fell_at = self.level - 1, 0.0, now
+        self._look_later()
+        if self.level < 1 or _is_far_below(self._base, self.level):
+            self._give_up()
+
+    def _give_up(self) -> None:
+        self._begin(INFINITY, -INFINITY, -INFINITY)
+        self._fail()
+
+    def _fail(self) -> None:
+        self._failures += 1
+        self._skip = 2**self._failures - 1
+
+    def _look_later(self) -> None:
+        self._extra, self._step, self._calm = 0, 1, 0.0
+        self._look = min(LAST_LOOK * self.level, 2.0 * self._look)
+
+    def _look_up(self, in_flight: int, at: float) -> None:
         self._doubts = max(0.0, self._doubts - 1.0 / FORGIVEN_BY)
-        if self._extra and in_flight > self.level:
-            self.level, self._extra, self._calm = min(in_flight, self.level + self._extra), 0, 0.0
+        if self._extra and in_flight > self.level and at > self._fell_at:
+            self._base, self.level, self._extra, self._calm = self.level, in_flight, 0, 0.0
+            self._confirmed = max(0, self._confirmed - 1)
             self._step *= 2
-            self._look = max(FIRST_LOOK, self._look / 2)
+            self._look = max(1.0, self._look / 2)
             return
         self._calm += 1.0
-        if self._calm >= self._look * self.level:
-            self._extra, self._calm, self._drops = self._step, 0.0, 0
+        if self._calm >= self._look and not self._extra:
+            self._extra, self._calm = self._step, 0.0
+
+
+def _is_far_below(level: float, number: float) -> bool:
+    return level - number >= max(LEAST_FAR, FAR * level)
