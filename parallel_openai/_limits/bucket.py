@@ -261,7 +261,7 @@ class Bucket:
         if self.limit is not None or self._pace.is_settled:
             self._refusals.sent(self.rate, now)
         if self._used_up.is_test_due:
-            self._used_up.sent(self._refusals.count)
+            self._used_up.tests(self._refusals.count)
         return BucketState(now, cost, self.ledger, self.fill, self.sent, self._bunch, self._refusals.count)
 
     def adjust(self, amount: float) -> None:
@@ -275,10 +275,10 @@ class Bucket:
         if self.rate != INFINITY:
             self.refill(now)
         self.proven = max(self.proven, mark.fill)
-        used_up = shown is not None and shown.remaining < 1.0
-        if shown is not None and not (used_up and self._used_up.ignores(shown)):
+        is_used_up = shown is not None and shown.remaining < 1.0
+        if shown is not None and not (is_used_up and self._used_up.ignores(shown)):
             self._follow(shown, mark, now, charged=True)
-            if (used_up or self._used_up.count) and self._used_up.accepted(mark, shown, self.rate, now):
+            if (is_used_up or self._used_up.count) and self._used_up.accepted(mark, shown, self.rate, now):
                 self._disbelieve(now)
         elif mark.at <= self._epoch_end and self._refusals.also_taken(mark) and now < self.held_until:
             self._pace.at_least(self._refusals.taken_for_certain)

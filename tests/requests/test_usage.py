@@ -18,6 +18,29 @@ from parallel_openai._run.spending.caps import prices_at
 CHAT: dict[str, Any] = {"model": "gpt-5.6-luna", "choices": [{"message": {"content": "Yes."}}]}
 EMBEDDINGS: dict[str, Any] = {"model": "text-embedding-3-small", "data": [{"embedding": [0.5]}]}
 
+#: Beside an answer, or in the place of one, where gateways tell it too.
+ELSEWHERE: dict[str, dict[str, Any]] = {
+    "in a choice": {"choices": [{"message": {"content": "Yes."}, "usage": {"prompt_tokens": 90, "total_tokens": 95}}]},
+    "in an error": {"error": {"message": "Broke off.", "usage": {"prompt_tokens": 90, "completion_tokens": 5}}},
+    "beside an error's words": {"error": {"metadata": {"usage": {"prompt_tokens": 90, "completion_tokens": 5}}}},
+}
+
+
+@pytest.mark.parametrize("place", ELSEWHERE)
+def test_usage_that_stands_elsewhere_is_read_and_kept_for_the_bill(place: str) -> None:
+    assert usage_of(ELSEWHERE[place]) == Usage(90, 5)
+    assert usage_of(bill_of(ELSEWHERE[place])) == Usage(90, 5)
+
+
+NONSENSE: dict[str, Any] = {"prompt_tokens": True, "completion_tokens": math.nan, "total_tokens": "many"}
+ZEROS = {"prompt_tokens": 0, "completion_tokens": 0, "total_tokens": 0}
+
+
+@pytest.mark.parametrize("usage", [ZEROS, {}, NONSENSE], ids=str)
+def test_zeros_and_nonsense_tell_nothing(usage: dict[str, Any]) -> None:
+    assert usage_of({**CHAT, "usage": usage}) is None
+
+
 #: As servers tell it, and what is read.
 TOLD: dict[str, tuple[Any, Usage]] = {
     "a cache that was written": (
@@ -94,7 +117,6 @@ TOLD: dict[str, tuple[Any, Usage]] = {
     ),
     "as JSON in a string": ('{"prompt_tokens": 9, "completion_tokens": 5}', Usage(9, 5)),
     "nulls": ({"prompt_tokens": 9, "completion_tokens": None, "prompt_tokens_details": None}, Usage(9)),
-    "nonsense": ({"prompt_tokens": True, "completion_tokens": math.nan, "total_tokens": "many"}, Usage()),
     "cached as little as any reading has it": (
         {"prompt_tokens": 90, "prompt_tokens_details": {"cached_tokens": 80}, "prompt_cache_hit_tokens": 10},
         Usage(90, cached_tokens=10),

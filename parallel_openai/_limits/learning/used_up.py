@@ -18,7 +18,7 @@ class UsedUp:
     the same is shown again, this limit is not believed any more.
 
     Attributes:
-        count: how many answers in a row have used up the last of it.
+        count: such answers since the last one that was none.
         is_test_due: whether the next request is to go out whatever is shown.
     """
 
@@ -31,9 +31,11 @@ class UsedUp:
         self._disbelieved: set[float] = set()
 
     def ignores(self, shown: Allowance) -> bool:
+        """Whether a limit that is used up is one of those that are not believed."""
         return shown.limit in self._disbelieved
 
-    def sent(self, number: int) -> None:
+    def tests(self, number: int) -> None:
+        """The send of this number is the test."""
         self.is_test_due, self._test = False, number
 
     def accepted(self, mark: BucketState, shown: Allowance, rate: float, now: float) -> bool:

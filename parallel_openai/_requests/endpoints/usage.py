@@ -21,7 +21,7 @@ SEARCHING_MODEL = re.compile(r"-search-(?:preview|api)\b|deep-research|:online\b
 
 
 def usage_of(response: Any) -> Usage | None:
-    """The usage in a response of any endpoint; None if it has none.
+    """The usage in a response of any endpoint; None if it has none, or one of zeros, which nothing costs.
 
     >>> usage_of({"usage": {"prompt_tokens": 9, "completion_tokens": 2}}).total_tokens
     11
@@ -34,7 +34,7 @@ def usage_of(response: Any) -> Usage | None:
     if not isinstance(response, dict):
         return None
     found = _plain(response) or _largest(response)
-    return None if found is None else _with_calls(found, response)
+    return None if found is None or not any(found) else _with_calls(found, response)
 
 
 def is_simulated(response: Any) -> bool:
@@ -57,6 +57,8 @@ def bill_of(response: Any) -> dict[str, Any]:
     {'model': 'm', 'usage': {}, 'output': [{'type': 'web_search_call'}]}
     """
     bill = {name: response[name] for name in ("model", *PLACES, "service_tier") if name in response}
+    if beside := list(_beside(response)):
+        bill["usage"] = [*beside, bill.get("usage")]
     calls = [{"type": kind} for kind in _item_types(response) if kind in _CALLS]
     return {**bill, "output": calls} if calls else bill
 
@@ -134,12 +136,20 @@ def _largest(response: Mapping[str, Any]) -> Usage | None:
     """The larger counts of all usage records in a response."""
     gives_output = not isinstance(response.get("data"), list) and not isinstance(response.get("results"), list)
     found: Usage | None = None
-    for place in PLACES:
-        if place in response:
-            for fields in _records(response[place]):
-                one = _read(fields, gives_output)
-                found = one if found is None else _larger(found, one)
+    for place in (*(response[name] for name in PLACES if name in response), *_beside(response)):
+        for fields in _records(place):
+            one = _read(fields, gives_output)
+            found = one if found is None else _larger(found, one)
     return found
+
+
+def _beside(response: Mapping[str, Any]) -> Iterator[Any]:
+    """The usage that some gateways put into a choice, or beside the words of an error."""
+    error, choices = response.get("error"), response.get("choices")
+    metadata = error.get("metadata") if isinstance(error, dict) else None
+    for place in (error, metadata, *(choices if isinstance(choices, list) else ())):
+        if isinstance(place, dict) and "usage" in place:
+            yield place["usage"]
 
 
 def _records(value: Any, depth: int = 0) -> Iterator[Mapping[str, Any]]:
