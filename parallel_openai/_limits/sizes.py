@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from parallel_openai._records import APIRequest, Size
 
-#: So many requests of a run are counted whatever the server shows: a limit that it keeps to itself has refused by then.
-COUNTED = 2000
+#: So many requests of a run are counted whatever the server shows, to begin with a mean that can be relied on.
+COUNTED = 256
 #: From there on one of so many, to follow what the rows are like.
 EVERY = 16
 #: How fast the mean follows.
