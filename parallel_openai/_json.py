@@ -50,7 +50,8 @@ def body_and_canonical(value: Any) -> tuple[bytes, bytes]:
         TypeError: as for `dumps_strictly`, or it is nested too deeply to be read back.
     """
     body = dumps_strictly(value)
-    if body.count(b"[") + body.count(b"{") > MAX_NESTING and _is_nested_deeper(orjson.loads(body)):
+    is_long = len(body) > 2 * MAX_NESTING  # each level takes two brackets
+    if is_long and body.count(b"[") + body.count(b"{") > MAX_NESTING and _is_nested_deeper(orjson.loads(body)):
         raise TypeError("it is nested too deeply")
     return body, orjson.dumps(value, default=_list_of_array, option=_OPTIONS | orjson.OPT_SORT_KEYS)
 

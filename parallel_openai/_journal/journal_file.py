@@ -91,7 +91,7 @@ class JournalFile:
         finally:
             self._size += done
             self._remember(block[:done])
-            del lines[: block.count(b"\n", 0, done)]
+            del lines[: len(lines) if done == len(block) else block.count(b"\n", 0, done)]
 
     def _remember(self, block: bytes) -> None:
         self._recent.append(block)
