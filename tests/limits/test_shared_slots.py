@@ -1,0 +1,61 @@
+"""A server that takes so many requests at once, shared by two models or by the accounts of a pool: in virtual time."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Mapping
+
+import pytest
+
+from parallel_openai import APIRequest
+from parallel_openai._client.pool import Member, PoolLimiter
+from parallel_openai._limits.model_limiters import ModelLimiters
+from parallel_openai._records import Response, Result
+from parallel_openai._run.runner import Runner
+from tests.limits.virtual import GOOD, VirtualLoop, run_virtually
+
+SLOTS, ROWS = 8, 400
+FULL: dict[str, tuple[int, Mapping[str, str]]] = {"503": (503, {}), "429-60": (429, {"retry-after": "60"})}
+
+
+class FullServer:
+    """Takes so many at once; an answer takes about half a second."""
+
+    def __init__(self, loop: VirtualLoop, refusal: tuple[int, Mapping[str, str]]) -> None:
+        self.loop, self.refusal = loop, refusal
+        self.in_server = self.refused = 0
+        self.busy = 0.0
+        self._chance = random.Random(3)
+
+    async def send(self, request: APIRequest, lease: object = None) -> Response:
+        await asyncio.sleep(self._chance.uniform(0.0002, 0.003))
+        if self.in_server >= SLOTS:
+            self.refused += 1
+            return Response(*self.refusal, b"", None, 0.01)
+        seconds = 0.5 * self._chance.lognormvariate(0, 0.6)
+        self.in_server, self.busy = self.in_server + 1, self.busy + seconds
+        await asyncio.sleep(seconds)
+        self.in_server -= 1
+        return Response(200, {}, b"{}", GOOD, seconds)
+
+
+@pytest.mark.parametrize("refusal", FULL.values(), ids=FULL)
+@pytest.mark.parametrize("sharing", ["two models", "two accounts"])
+def test_those_who_share_a_full_server_keep_it_full(sharing: str, refusal: tuple[int, Mapping[str, str]]) -> None:
+    loop, results = VirtualLoop(), list[Result]()
+    server = FullServer(loop, refusal)
+    models = ModelLimiters(clock=loop.time)
+    members = [Member(name, ModelLimiters(clock=loop.time), server.send) for name in ("one", "two")]
+    pool = PoolLimiter(members, clock=loop.time)
+    runner = Runner(
+        send=pool.send if sharing == "two accounts" else server.send,
+        limiter=pool if sharing == "two accounts" else models,
+        on_result=results.append,
+        clock=loop.time,
+    )
+    of_models = 2 if sharing == "two models" else 1
+    run_virtually(runner.run(APIRequest({"model": f"m{n % of_models}", "n": n}) for n in range(ROWS)), loop)
+    assert [result.status for result in results] == ["succeeded"] * ROWS
+    assert loop.time() < 1.5 * server.busy / SLOTS
+    assert server.refused < 0.1 * ROWS
