@@ -18,7 +18,7 @@ from parallel_openai._http.addresses.url_checks import check_url
 from parallel_openai._http.body import MAX_HEADER_LINE, MAX_HEADERS, TooLargeError, UnreadableError, decompressed, read
 from parallel_openai._http.connection_errors import ConnectionErrors, Exchange, about_proxy
 from parallel_openai._http.credentials.secrets import Secrets
-from parallel_openai._http.deadlines import Deadlines
+from parallel_openai._http.deadlines import LATE, Deadlines
 from parallel_openai._http.error_body import is_page, told_body
 from parallel_openai._http.event_stream import assembled
 from parallel_openai._http.heads import read_leniently
@@ -146,10 +146,9 @@ class Transport:
         try:
             if self._session is None:
                 self._open()
-            if self._poster is not None and method == "POST" and body is not None and not options:
-                answer = await self._poster.post(url, body)
-            else:
-                answer = await self._by_session(method, url, body, into, options)
+            answer = None
+            while answer is None:
+                answer = await self._answer(method, url, body, into, options)
             self._errors.has_answered = True
             if answer[0] != 200 and "data" not in options:
                 answer = await self._redirected(url, answer, method, body, into, options)
@@ -166,6 +165,21 @@ class Transport:
         connect = self._timeout.sock_connect
         tried = Exchange(url, self._proxy, began, seconds, connect, self._max_response_bytes)
         return self._failure(began, *self._errors.explain(failed, tried))
+
+    async def _answer(
+        self, method: str, url: URL, body: bytes | None, into: Write | None, options: Mapping[str, Any]
+    ) -> Answer | None:
+        """What the server answers; None if the loop was kept for longer than a connection may take, which says nothing
+        of the server, and nothing was sent."""
+        began = self._clock()
+        try:
+            if self._poster is not None and method == "POST" and body is not None and not options:
+                return await self._poster.post(url, body)
+            return await self._by_session(method, url, body, into, options)
+        except aiohttp.ConnectionTimeoutError:
+            if self._clock() - began > (self._timeout.sock_connect or 0.0) + LATE:
+                return None
+            raise
 
     async def _redirected(
         self, url: URL, answer: Answer, method: str, body: bytes | None, into: Write | None, options: Mapping[str, Any]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
+import time
 from typing import Any
 
 import numpy as np
@@ -363,3 +364,18 @@ def test_columns_that_stand_twice_do_no_harm_where_they_are_not_used(ask: Verb) 
 
 def test_of_two_columns_that_look_the_same_the_text_is_meant(ask: Verb) -> None:
     assert prompts(ask(pd.DataFrame([["a", "b"]], columns=["1", 1]), "{1}")) == ["a"]
+
+
+def test_a_slow_prompt_function_is_not_taken_for_a_server_that_cannot_be_reached(server: Server) -> None:
+    def prompt(row: Row) -> str:
+        if row["n"] in (3, 20):
+            time.sleep(1.5)  # while connections are made, which may take 0.8 s
+        return f"Text {row['n']}"
+
+    server.set(max_requests_per_minute=None)
+    with Client(server.base_url, timeout=1.0) as client:
+        out = process_dataframe(
+            pd.DataFrame({"n": range(60)}), prompt, model="gpt-4o-mini", client=client, progress=False
+        )
+    assert out["status"].eq("succeeded").all()
+    assert server.stats()["received"] == 60
