@@ -230,10 +230,17 @@ class Limiter:
         self.slowdown.slow_down(sent_at=lease.request_mark.at, now=now, recent=self.requests.recent_rate(now))
 
     def overloaded(self, lease: Lease) -> bool:
-        """Learn from the refusal of a server with too much to do; whether it was full, and takes it when it is not."""
+        """Learn from the refusal of a server with too much to do.
+
+        Returns whether it is certain that the server was full, and accepts the request when it no longer is; else the
+        request has to wait as long as the server said.
+        """
         self.unanswered(lease)
         self._may_be_full = True
-        return self.slots.overloaded(lease.in_flight, at=lease.request_mark.at, now=self.clock(), left=self.in_flight)
+        is_full = self.slots.overloaded(
+            lease.in_flight, at=lease.request_mark.at, now=self.clock(), left=self.in_flight
+        )
+        return is_full and self.slots.proven
 
     def unanswered(self, lease: Lease, *, hold: float = 0.0) -> None:
         """A send that brought no answer. With `hold`, nothing is sent for so many seconds: the server is away."""

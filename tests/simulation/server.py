@@ -16,6 +16,8 @@ import orjson
 from aiohttp.client_reqrep import ConnectionKey
 from multidict import CIMultiDict
 
+from parallel_openai._http.deadlines import LATE
+from parallel_openai._http.transport import CONNECT_TIMEOUT
 from parallel_openai.local.simulator.endpoints.counting import reserved, settled
 from parallel_openai.local.simulator.limits.account import Account
 from parallel_openai.local.simulator.refusals import rate_limited, slow_down
@@ -132,8 +134,12 @@ class Server:
         fault = self.drawn(BEFORE_WORK)
         if fault is None or fault == "unavailable":
             return None
+        if fault == "connect_timeout":
+            began = self.now()
+            await asyncio.sleep(CONNECT_TIMEOUT)
+            if self.now() - began > CONNECT_TIMEOUT + LATE and began in self.books.sent:
+                self.books.sent.remove(began)  # the process was suspended, and connects again in the same attempt
         if fault in BROKEN:
-            await asyncio.sleep(15.0 if fault == "connect_timeout" else 0.0)
             raise connection_error(fault)
         if fault == "slow_down":
             return 429, CIMultiDict(), orjson.dumps({"error": slow_down().error()})
