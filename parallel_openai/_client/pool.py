@@ -275,8 +275,8 @@ class PoolModel:
             lease.limiter.slow_down(lease.lease, wait)
         self._pool.notify()
 
-    def overloaded(self, lease: PoolLease) -> bool:
-        was_full = lease.lease is not None and lease.limiter.overloaded(lease.lease)
+    def overloaded(self, lease: PoolLease, wait: float | None) -> bool:
+        was_full = lease.lease is not None and lease.limiter.overloaded(lease.lease, wait)
         self._pool.notify()
         return was_full
 

@@ -229,18 +229,18 @@ class Limiter:
         now = self.clock()
         self.slowdown.slow_down(sent_at=lease.request_mark.at, now=now, recent=self.requests.recent_rate(now))
 
-    def overloaded(self, lease: Lease) -> bool:
-        """Learn from the refusal of a server with too much to do.
+    def overloaded(self, lease: Lease, wait: float | None) -> bool:
+        """Learn from the refusal of a server with too much to do, which may ask the request to wait for some seconds.
 
-        Returns whether it is certain that the server was full, and accepts the request when it no longer is; else the
-        request has to wait as long as the server said.
+        Returns whether the server seems to have been full, and accepts the request when it no longer is. If it asks for
+        a wait, that has to be certain.
         """
         self.unanswered(lease)
         self._may_be_full = True
         is_full = self.slots.overloaded(
             lease.in_flight, at=lease.request_mark.at, now=self.clock(), left=self.in_flight
         )
-        return is_full and self.slots.proven
+        return is_full and (self.slots.proven or not wait)
 
     def unanswered(self, lease: Lease, *, hold: float = 0.0) -> None:
         """A send that brought no answer. With `hold`, nothing is sent for so many seconds: the server is away."""

@@ -148,7 +148,7 @@ def tell(limiter: Admission, lease: Any, response: Response, verdict: Verdict, *
     Gives whether the request may be sent again as soon as the limiter lets it, whatever wait the server asks for.
     """
     if verdict.overload and verdict.kind in ("hold", "retry") and not hold:
-        return limiter.overloaded(lease)
+        return limiter.overloaded(lease, verdict.wait)
     if verdict.kind == "stop" or verdict.code == RESOURCE_UNAVAILABLE:
         limiter.unanswered(lease)
     elif verdict.code == "slow_down":
