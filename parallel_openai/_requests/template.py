@@ -150,7 +150,9 @@ def to_messages(prompt: Any, system: Any) -> list[Any]:
     """
     if isinstance(prompt, str):
         user = {"role": "user", "content": check_text(prompt)}
-        return [user] if system is None else [{"role": "system", "content": check_system(system, str, list)}, user]
+        if system is None:
+            return [user]
+        return [{"role": "system", "content": system if type(system) is str else check_system(system, str, list)}, user]
     if hasattr(prompt, "tolist"):  # NumPy arrays, which parquet files hold for lists
         return to_messages(prompt.tolist(), system)
     messages: list[Any]

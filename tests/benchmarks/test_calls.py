@@ -12,7 +12,7 @@ pytestmark = needs_nginx
 
 @pytest.mark.parametrize(
     ("arguments", "most"),
-    [(["label"], 154), (["label", "--limits"], 190), (["process"], 146), (["process", "--limits"], 182)],
+    [(["label"], 130), (["label", "--limits"], 183), (["process"], 124), (["process", "--limits"], 173)],
     ids=lambda value: " ".join(value) if isinstance(value, list) else None,
 )
 def test_a_further_row_takes_few_calls_of_our_functions(arguments: list[str], most: float) -> None:
