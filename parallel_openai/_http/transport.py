@@ -143,12 +143,14 @@ class Transport:
             deadlines = self._deadlines.get(seconds) or self._new_deadlines(seconds)
         wait = None if deadlines is None else deadlines.begin(began)
         failed: Exception
+        answer: Answer | None = None
         try:
             if self._session is None:
                 self._open()
-            answer = None
-            while answer is None:
-                answer = await self._answer(method, url, body, into, options)
+            if self._poster is not None and method == "POST" and body is not None and not options:
+                answer = await self._poster.post(url, body)
+            else:
+                answer = await self._by_session(method, url, body, into, options)
             self._errors.has_answered = True
             if answer[0] != 200 and "data" not in options:
                 answer = await self._redirected(url, answer, method, body, into, options)
@@ -162,24 +164,17 @@ class Transport:
         finally:
             if deadlines is not None and wait is not None:
                 deadlines.end(wait)
+        if answer is None and self._rang_late(failed, began):
+            return await self._exchange(method, url, body=body, into=into, seconds=seconds, **options)
         connect = self._timeout.sock_connect
         tried = Exchange(url, self._proxy, began, seconds, connect, self._max_response_bytes)
         return self._failure(began, *self._errors.explain(failed, tried))
 
-    async def _answer(
-        self, method: str, url: URL, body: bytes | None, into: Write | None, options: Mapping[str, Any]
-    ) -> Answer | None:
-        """What the server answers; None if the loop was kept for longer than a connection may take, which says nothing
-        of the server, and nothing was sent."""
-        began = self._clock()
-        try:
-            if self._poster is not None and method == "POST" and body is not None and not options:
-                return await self._poster.post(url, body)
-            return await self._by_session(method, url, body, into, options)
-        except aiohttp.ConnectionTimeoutError:
-            if self._clock() - began > (self._timeout.sock_connect or 0.0) + LATE:
-                return None
-            raise
+    def _rang_late(self, failed: Exception, began: float) -> bool:
+        """Whether no connection was made because the loop was kept for longer than that may take, which says nothing of
+        the server."""
+        most = (self._timeout.sock_connect or 0.0) + LATE
+        return isinstance(failed, aiohttp.ConnectionTimeoutError) and self._clock() - began > most
 
     async def _redirected(
         self, url: URL, answer: Answer, method: str, body: bytes | None, into: Write | None, options: Mapping[str, Any]
