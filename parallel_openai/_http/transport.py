@@ -164,7 +164,7 @@ class Transport:
         finally:
             if deadlines is not None and wait is not None:
                 deadlines.end(wait)
-        if answer is None and self._rang_late(failed, began):
+        if answer is None and "data" not in options and self._rang_late(failed, began):
             return await self._exchange(method, url, body=body, into=into, seconds=seconds, **options)
         connect = self._timeout.sock_connect
         tried = Exchange(url, self._proxy, began, seconds, connect, self._max_response_bytes)
