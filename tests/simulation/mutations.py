@@ -209,7 +209,7 @@ MUTATIONS = [
     Mutation(
         "a retry does not wait",
         "_run/failed_sends.py",
-        "        return max(verdict.wait or 0.0, self._retry.backoff(job.failures))\n",
+        "        return max(wait, self._retry.backoff(job.failures))\n",
         "        return 0.0\n",
     ),
     Mutation(

@@ -58,6 +58,7 @@ class Server:
         self._same = [self.lot.random() for _ in range(self.lot.choice([0, 0, 1, 2, 5]))]
         self._share = self.lot.choice([0.1, 0.5, 0.8, 1.0])
         self.is_kind = False
+        self._asked = ""  # the path of the endpoint; a redirect may lead elsewhere, where the same answers
         self.answered: Counter[str] = Counter()
         self.said: list[Said] = []
         self.story: list[str] = []
@@ -72,7 +73,8 @@ class Server:
             self.wrong.append(f"{again} are paid for again")
         if not self.is_kind and self.lot.random() < 0.05:
             return self._break()
-        said = self._say(path, request)
+        self._asked = self._asked or path
+        said = self._say(self._asked, request)
         self.said.append(said)
         if said.is_answer:
             self.answered.update(questions)

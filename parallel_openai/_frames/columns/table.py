@@ -50,7 +50,7 @@ def check_frame(df: Any) -> None:
 
 def find_column(df: pd.DataFrame, name: Hashable, what: str) -> Hashable:
     """Return the name if exactly one column has it."""
-    count = Counter[Hashable](df.columns)[name]
+    count = Counter[Hashable](df.columns)[name] if has_column(df, name) else 0
     if count == 1:
         return name
     if count:
