@@ -9,7 +9,7 @@ from typing import Any
 
 from parallel_openai._limits.admission import Admission
 from parallel_openai._progress.status_tracker import StatusTracker
-from parallel_openai._records import TOO_MANY_FILES, Response, Verdict
+from parallel_openai._records import TOO_MANY_FILES, APIRequest, Response, Verdict
 from parallel_openai._run.job import Job
 from parallel_openai._run.response_verdict import RESOURCE_UNAVAILABLE, RetryPolicy
 from parallel_openai.errors import AuthenticationError, PermissionDeniedError, RateLimitedError
@@ -17,7 +17,7 @@ from parallel_openai.errors import AuthenticationError, PermissionDeniedError, R
 _TOO_LARGE = "The request is larger than the account's token limit ever lets through. The server said: "
 
 
-#: So many requests denied without an answer to any between them, and all are.
+#: So many different requests denied without an answer between them, and all are.
 _MOST_DENIED = 20
 #: Seconds without an answer after which a limit that seems to be one of a day is taken for one.
 LASTING = 60.0
@@ -32,15 +32,19 @@ class Denials:
     """
 
     def __init__(self, answered: int = 0) -> None:
-        self._in_row, self._first, self._answered = 0, answered, answered
+        self._first, self._answered = answered, answered
+        # Those denied since then, by their keys: a request that is denied again proves nothing.
+        self._denied: set[str] = set()
 
-    def is_odd(self, verdict: Verdict, answered: int) -> bool:
+    def is_odd(self, verdict: Verdict, request: APIRequest, answered: int) -> bool:
         """Whether a verdict denies a request alone, since others are answered: by now, so many."""
         if verdict.stop not in (PermissionDeniedError, AuthenticationError):
             return False
-        self._in_row = self._in_row + 1 if answered == self._answered else 1
+        if answered != self._answered:
+            self._denied.clear()
         self._answered = answered
-        return answered > self._first and self._in_row < _MOST_DENIED
+        self._denied.add(request.key)
+        return answered > self._first and len(self._denied) < _MOST_DENIED
 
 
 class FailedSends:
@@ -61,7 +65,7 @@ class FailedSends:
         """
         self._count(response)
         job.errors.append(verdict.message or "")
-        if self._denials.is_odd(verdict, self.answered):
+        if self._denials.is_odd(verdict, job.request, self.answered):
             verdict = replace(verdict, kind="fail" if verdict.stop is PermissionDeniedError else "retry")
         if verdict.kind == "stop":
             tell(job.limiter, lease, response, verdict)
