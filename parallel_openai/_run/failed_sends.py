@@ -19,6 +19,8 @@ _TOO_LARGE = "The request is larger than the account's token limit ever lets thr
 
 #: So many different requests denied without an answer between them, and all are.
 _MOST_DENIED = 20
+#: A request that is refused more often than this may be to blame itself, and says nothing of how much the server takes.
+_TELLING_REFUSALS = 2
 #: Seconds without an answer after which a limit that seems to be one of a day is taken for one.
 LASTING = 60.0
 _LATER = "Run the same again when it begins anew: what was finished is kept."
@@ -75,7 +77,8 @@ class FailedSends:
             return self._held(job, lease, response, verdict)
         # The parts of a request that may be too large go out at once, but not before the server said.
         hold = min(verdict.wait or 0.0, self._retry.max_wait) if job.request.may_be_too_large else 0.0
-        was_full = tell(job.limiter, lease, response, verdict, hold=hold)
+        refusals = job.refusals + job.failures
+        was_full = tell(job.limiter, lease, response, verdict, hold=hold, refusals=refusals)
         job.failures += 1
         if verdict.kind == "fail" or job.failures >= self._retry.max_attempts:
             return verdict
@@ -123,7 +126,8 @@ class FailedSends:
             delay = verdict.wait if verdict.wait is not None else backoff  # the limiter may hold nobody else back
         else:
             delay = hold = max(verdict.wait or 0.0, 0.5 + backoff)
-        was_full = tell(job.limiter, lease, response, verdict, hold=hold)
+        refusals = job.refusals + job.failures
+        was_full = tell(job.limiter, lease, response, verdict, hold=hold, refusals=refusals)
         if was_full:  # yet one that is always refused must not go first each time
             return backoff if verdict.overload and job.refusals > 1 else 0.0
         return delay
@@ -146,14 +150,17 @@ class FailedSends:
                 status.note_open_requests()
 
 
-def tell(limiter: Admission, lease: Any, response: Response, verdict: Verdict, *, hold: float = 0.0) -> bool:
+def tell(
+    limiter: Admission, lease: Any, response: Response, verdict: Verdict, *, hold: float = 0.0, refusals: int = 0
+) -> bool:
     """Have the limiter learn from a send that brought no good answer. With `hold`, the server is thought to be away.
 
     Gives whether the request may be sent again as soon as the limiter lets it, whatever wait the server asks for.
     """
-    if verdict.overload and verdict.kind in ("hold", "retry") and not hold:
+    is_overload = verdict.overload and verdict.kind in ("hold", "retry") and not hold
+    if is_overload and refusals <= _TELLING_REFUSALS:
         return limiter.overloaded(lease, verdict.wait)
-    if verdict.kind == "stop" or verdict.code == RESOURCE_UNAVAILABLE:
+    if is_overload or verdict.kind == "stop" or verdict.code == RESOURCE_UNAVAILABLE:
         limiter.unanswered(lease)
     elif verdict.code == "slow_down":
         limiter.slow_down(lease, verdict.wait)

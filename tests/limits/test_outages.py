@@ -118,6 +118,27 @@ def test_chance_refusals_among_good_answers_cost_no_rows(share: float) -> None:
     assert scene.loop.time() < 60
 
 
+class UnevenScene(Scene):
+    """An answer takes a second or so: few of them come in together."""
+
+    async def _send(self, request: APIRequest, lease: object) -> Response:
+        response = await super()._send(request, lease)
+        if response.status == 200:
+            await asyncio.sleep(random.Random(self.loop.time()).expovariate(2.0))
+        return response
+
+
+@pytest.mark.parametrize("scene", [Scene, UnevenScene])
+@pytest.mark.parametrize("share", [0.05, 0.1])
+def test_chance_refusals_are_not_long_taken_for_a_full_server(scene: type[Scene], share: float) -> None:
+    def seconds(share: float) -> float:
+        chance = random.Random(1)
+        run = scene(lambda n, now: AWAY["503"] if chance.random() < share else None, rows=3000).run()
+        return run.loop.time()
+
+    assert seconds(share) <= 1.25 * seconds(0.0)
+
+
 def test_of_two_models_the_one_that_is_away_loses_no_rows() -> None:
     scene = Scene(lambda n, now: AWAY["503"] if n % 2 and now < 300 else None, rows=60).run(models=2)
     assert scene.statuses == {"succeeded": 60}

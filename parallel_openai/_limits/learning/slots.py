@@ -17,14 +17,20 @@ PROOF = 3
 ALIKE = 3
 FEW_ENOUGH = 16
 #: A refusal with no more in flight than the level may be a matter of milliseconds. So many of them, less one for each
-#: so many answers, and the level falls by one.
+#: so many answers, and the level falls by one; or slots are given up, while only refusals that hold nobody back speak
+#: for them. So they are for answers with as many in flight as were refused. Refusals of more than the level make up for
+#: so many.
 DOUBTS = 2.0
+MOST_TRUST = 2.0
 FORGIVEN_BY = 20.0
-#: Slots explain no refusal with fewer in flight than the level, by this share of it and by so many at least, nor that
-#: the level falls as far. After so many of the former it is given up.
+#: Slots explain no refusal with fewer in flight than the level, by this share of it and by so many at least. After so
+#: many of them, or once the level has fallen by so many, it is given up.
 FAR = 0.25
 LEAST_FAR = 3
 MOST_FAR = 2
+MOST_FALLS = 3
+#: Each time that slots were given up, it takes so many more refusals with no answer between them to suspect them again.
+MORE_IN_A_ROW = 2
 #: One more is tried after so many answers for each slot; twice as many after each time that it was refused.
 FIRST_LOOK, LAST_LOOK = 2.0, 64.0
 #: One more goes out after so many seconds without news, and so many times the longest answer: those in flight may hang.
@@ -36,8 +42,8 @@ class Slots:
     """The number of requests in flight beyond which a server refuses, learned from what it accepts and refuses.
 
     A refusal that holds nobody back (503) is tried on the spot: no more may be in flight than were left, and soon one
-    more, then two, then four are tried. A server with slots refuses the first of them; one that refuses by chance does
-    not, and also refuses when few are in flight.
+    more, then two, then four are tried. A server with slots refuses the first of them; one that refuses by chance
+    accepts as many as it has refused before, and also refuses when few are in flight: either ends the trial.
 
     A refusal that holds all back (429) is told from that of a rate limit by an experiment: when an answer comes back
     while all are to wait, one request goes out. A full server accepts it, a rate limit refuses it. The more often the
@@ -67,6 +73,7 @@ class Slots:
         "_alike",
         "_base",
         "_began",
+        "_beyond",
         "_calm",
         "_confirmed",
         "_doubts",
@@ -75,6 +82,7 @@ class Slots:
         "_far",
         "_fell_at",
         "_full",
+        "_in_a_row",
         "_longest",
         "_look",
         "_most",
@@ -95,6 +103,7 @@ class Slots:
         self._refused = 0  # in flight at the last of them
         self._most = 0  # accepted at once, by the answers since then
         self._news_at, self._longest = -INFINITY, 0.0
+        self._in_a_row = 0  # refusals that hold nobody back, since the last answer
         self._begin(INFINITY, -INFINITY, -INFINITY)
 
     def _begin(self, level: float, began: float, until: float) -> None:
@@ -104,6 +113,7 @@ class Slots:
         self._full = INFINITY  # in flight at the last refusal, until an answer comes back
         self._look, self._step, self._extra = FIRST_LOOK * level, 1, 0
         self._doubts = self._calm = 0.0
+        self._beyond = INFINITY  # in flight at the refusal that held nobody back, by which slots were suspected
         self._base = level  # the level before it was last raised
         self._fell_at = began
         self._far = self._confirmed = 0
@@ -147,9 +157,11 @@ class Slots:
 
     def accepted(self, in_flight: int, *, at: float, now: float) -> None:
         """A request was accepted that went out at that moment, with so many in flight, itself among them."""
-        self._full, self._news_at = INFINITY, now
+        self._full, self._news_at, self._in_a_row = INFINITY, now, 0
         self._longest = max(self._longest, now - at)
         self._most = max(self._most, in_flight)
+        if self.kept:
+            self._weigh(in_flight, now)
         if self.kept:
             self._look_up(in_flight, at)
         elif self._began < at < self._until:
@@ -173,17 +185,19 @@ class Slots:
         """Learn from a refusal that holds nobody back; whether slots explain it, so that an answer makes room again."""
         self._news_at = now
         if not self.kept:
-            return left > 0 and in_flight > 1 and self._is_kept_from(left, now)
+            return left > 0 and in_flight > 1 and self._is_kept_from(in_flight, left, now)
         if at <= self._began:  # on its way with the one that is known
+            self._trust(1.0)
             self.level = self._base = max(1, min(self.level, left))
             return left > 0
         return self._explains(in_flight, left, now)
 
-    def _is_kept_from(self, level: int, now: float) -> bool:
-        if self._skip:
-            self._skip -= 1
+    def _is_kept_from(self, in_flight: int, level: int, now: float) -> bool:
+        self._in_a_row += 1
+        if self._in_a_row <= MORE_IN_A_ROW * self._failures:
             return False
         self._begin(level, now, now)
+        self._beyond = in_flight
         self.kept, self._look = True, 1.0  # a single refusal says little: one more is tried at the next answer
         return True
 
@@ -199,21 +213,43 @@ class Slots:
                 self._give_up()
             return False
         self._full = max(1, left)
+        if self._extra:
+            self._fell_at = now  # which of those that went out together was one more is not known
+        if in_flight <= self.level <= left:
+            self._trust(0.5)  # as many as the level are left, yet which was refused says nothing
+            return True
         if in_flight > self.level:
+            self._trust(1.0)
             if self._extra:
                 self._look_later()
                 self._confirmed += 1
                 self.proven = self.proven or self._confirmed >= PROOF
             return left > 0
-        self._doubts += 1.0
-        if self._doubts >= DOUBTS:
-            self._fall(now)
+        self._doubt(now)
         return self.kept and left > 0
+
+    def _weigh(self, in_flight: int, now: float) -> None:
+        if in_flight >= self._beyond and not self.proven:
+            self._doubt(now)
+        else:
+            self._trust(1.0 / FORGIVEN_BY)
+
+    def _trust(self, by: float) -> None:
+        self._doubts = max(0.0 if self.proven else -MOST_TRUST, self._doubts - by)
+
+    def _doubt(self, now: float) -> None:
+        self._doubts += 1.0
+        if self._doubts < DOUBTS:
+            return
+        if self._beyond < INFINITY and not self.proven:
+            self._give_up()
+        else:
+            self._fall(now)
 
     def _fall(self, now: float) -> None:
         self.level, self._doubts, self._fell_at = self.level - 1, 0.0, now
         self._look_later()
-        if self.level < 1 or _is_far_below(self._base, self.level):
+        if self.level < 1 or self._base - self.level >= MOST_FALLS:
             self._give_up()
 
     def _give_up(self) -> None:
@@ -229,7 +265,6 @@ class Slots:
         self._look = min(LAST_LOOK * self.level, 2.0 * self._look)
 
     def _look_up(self, in_flight: int, at: float) -> None:
-        self._doubts = max(0.0, self._doubts - 1.0 / FORGIVEN_BY)
         if self._extra and in_flight > self.level and at > self._fell_at:
             self._base, self.level, self._extra, self._calm = self.level, in_flight, 0, 0.0
             self._confirmed = max(0, self._confirmed - 1)
