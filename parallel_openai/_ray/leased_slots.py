@@ -143,9 +143,6 @@ class LeasedLimiter(Limiter):
         self._cost += (cost - self._cost) * (0.1 if self._cost else 1.0)
         while True:
             await self._open.wait()
-            if self._may_be_full and (delay := self.slots.seconds_until_room(self.in_flight, self.clock())) > 0.0:
-                await self._until_one_is_back(delay)
-                continue
             slot = self._next_slot()
             if slot is None:
                 await self._more()
@@ -159,16 +156,6 @@ class LeasedLimiter(Limiter):
             if len(self._slots) <= self._last // 2:
                 self._begin_asking()
             return
-
-    async def _until_one_is_back(self, seconds: float) -> None:
-        """What this worker has in flight is all that the server takes of it."""
-        began = self.clock()
-        self._back.clear()
-        try:
-            await asyncio.wait_for(self._back.wait(), seconds)
-        except asyncio.TimeoutError:
-            pass
-        self.waited["slots"] += self.clock() - began
 
     def _next_slot(self) -> _Slot | None:
         now = self.clock()
