@@ -16,10 +16,10 @@ PROOF = 3
 #: many. Larger numbers than this are near each other by chance too, where a rate refuses.
 ALIKE = 3
 FEW_ENOUGH = 16
-#: A refusal with no more in flight than the level may be a matter of milliseconds. So many of them, less one for each
-#: so many answers, and the level falls by one; or slots are given up, while only refusals that hold nobody back speak
-#: for them. So they are for answers with as many in flight as were refused. Refusals of more than the level make up for
-#: so many.
+#: A doubt is a refusal with no more in flight than the level, or an answer with as many in flight as were refused at
+#: first. One may be a matter of milliseconds. After DOUBTS of them the level falls by one, or slots are given up if the
+#: level is not proven. FORGIVEN_BY answers make up for one doubt, and so does a refusal of more than the level, for
+#: MOST_TRUST doubts in advance at the most.
 DOUBTS = 2.0
 MOST_TRUST = 2.0
 FORGIVEN_BY = 20.0

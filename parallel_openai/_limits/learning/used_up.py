@@ -18,7 +18,7 @@ class UsedUp:
     the same is shown again, this limit is not believed any more.
 
     Attributes:
-        count: such answers since the last one that was none.
+        count: how many answers in a row have used up the last of it.
         is_test_due: whether the next request is to go out whatever is shown.
     """
 
