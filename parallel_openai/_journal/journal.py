@@ -211,10 +211,9 @@ class Journal:
         if self._error is None:
             return
         if self._pending:
-            count = f"{len(self._pending):,} answers"
-            self._error.args = (
-                f"{self._error} {count} are still to be written: the next run in this process does so.",
-            )
+            many = len(self._pending)
+            count = "1 answer is" if many == 1 else f"{many:,} answers are"
+            self._error.args = (f"{self._error} {count} still to be written: the next run in this process does so.",)
         if self._cancelled_owner and owner is not None:
             uncancel = getattr(owner, "uncancel", None)  # from Python 3.11 on
             if uncancel is not None:
