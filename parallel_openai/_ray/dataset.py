@@ -258,8 +258,8 @@ class _DatasetRun:
             if self._stop is not None and not self._presses:
                 raise error_of(self._stop) from error
             raise RunStoppedError(
-                f"The cluster could not go on: {cause_of(error).rstrip('.')}. What was finished is in {self.folder}, and "
-                "the same call goes on from there."
+                f"The cluster could not go on: {cause_of(error).rstrip('.')}. What was finished is in {self.folder}, "
+                "and the same call goes on from there."
             ) from error
 
     def _materialized(self, mapped: Any, progress: Progress, within: float = REPLACED_WITHIN) -> Any:
