@@ -5,8 +5,8 @@ A worker writes each answer there as it comes. Where the run's process is killed
 
 from __future__ import annotations
 
-import glob
 import os
+import re
 import uuid
 from collections.abc import Iterator
 from contextlib import suppress
@@ -16,6 +16,8 @@ from parallel_openai._disk.file_ownership import check_own
 from parallel_openai._journal.entry import JournalEntry
 from parallel_openai._journal.journal import Journal
 from parallel_openai._journal.lines import read_lines
+
+_WORKER = re.compile(r"\.worker-[0-9a-f]{12}")
 
 
 def new_undelivered(journal: Path) -> Path:
@@ -48,7 +50,9 @@ def take_in_undelivered(journal: Journal) -> None:
         JournalWriteError: the disk refuses.
     """
     place = _real(journal.path)
-    for path in sorted(place.parent.glob(f"{glob.escape(place.name)}.worker-{'[0-9a-f]' * 12}")):
+    name = place.name
+    left = (each for each in os.listdir(place.parent) if each.startswith(name) and _WORKER.fullmatch(each, len(name)))
+    for path in map(place.with_name, sorted(left)):
         journal.complete(undelivered_lines(path))
         path.unlink()
 

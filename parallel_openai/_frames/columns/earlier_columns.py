@@ -119,8 +119,7 @@ def _sums(df: pd.DataFrame, prefix: str, names: Iterable[str]) -> tuple[dict[str
     sums, rows = {}, np.zeros(len(df), dtype=np.uint64)
     keys = _hashes(df[label_of(df, prefix + _KEY)], _KEY) | np.uint64(1)
     for name in names:  # one by one: together they would take more memory than the answers
-        hashes = _hashes(df[label_of(df, prefix + name)], name)
-        hashes *= keys
+        hashes = _hashes(df[label_of(df, prefix + name)], name) * keys
         sums[name] = f"{int(hashes.sum(dtype=np.uint64)):016x}"
         rows += hashes
     return sums, rows
@@ -129,14 +128,21 @@ def _sums(df: pd.DataFrame, prefix: str, names: Iterable[str]) -> tuple[dict[str
 def _hashes(column: pd.Series[Any], name: str) -> Numbers:
     """A hash of each cell's value; in chunks, because pandas makes Python objects of strings."""
     cells: Any = column.to_numpy() if isinstance(column.dtype, np.dtype) else column.array
-    parts = [_hashes_of(cells[start : start + _AT_A_TIME], name) for start in range(0, len(cells), _AT_A_TIME)]
-    return np.concatenate(parts or [np.zeros(0, dtype=np.uint64)])
+    if len(cells) <= _AT_A_TIME:
+        return _hashes_of(cells, name)
+    return np.concatenate(
+        [_hashes_of(cells[start : start + _AT_A_TIME], name) for start in range(0, len(cells), _AT_A_TIME)]
+    )
 
 
 def _hashes_of(cells: Any, name: str) -> Numbers:
-    hashes, present = np.zeros(len(cells), dtype=np.uint64), ~pd.isna(cells)
+    present = ~pd.isna(cells)
+    if present.all():
+        return _hashes_of_all(cells, name)
     # pandas hashes strings ten times slower if some are missing, as most are after a run that ended early.
-    hashes[present] = _hashes_of_all(cells if present.all() else cells[present], name)
+    hashes = np.zeros(len(cells), dtype=np.uint64)
+    if present.any():
+        hashes[present] = _hashes_of_all(cells[present], name)
     return hashes
 
 
