@@ -14,9 +14,9 @@ _SMALLEST = 1024
 
 
 class DigestTable:
-    """Numbers above 0 by digests of 64 bits, in 20 to 50 bytes each; a dict of texts takes 200.
+    """Numbers above 0 by digests of 64 bits, in 20 to 50 bytes each; a dict of strings takes 200.
 
-    Where a wrong number would hurt, what it leads to tells whose it is.
+    Two keys may share a digest, so check what the number leads to if a wrong one would do harm.
 
     >>> table = DigestTable()
     >>> table[0x0011223344556677] = 7
@@ -33,50 +33,31 @@ class DigestTable:
         return self._count
 
     def __getitem__(self, digest: int) -> int:
-        """The number; 0 where there is none."""
-        keys, numbers, mask = self._keys, self._numbers, self._mask
-        place = digest & mask
-        while number := numbers[place]:
-            if keys[place] == digest:
-                return number
-            place = (place + 1) & mask
-        return 0
+        """The number; 0 if the digest is unknown."""
+        return self._numbers[self._slot(digest)]
 
     def __setitem__(self, digest: int, number: int) -> None:
-        keys, numbers, mask = self._keys, self._numbers, self._mask
-        place = digest & mask
-        while numbers[place]:
-            if keys[place] == digest:
-                numbers[place] = number
-                return
-            place = (place + 1) & mask
-        self.add(digest, number)
+        if self.add(digest, number):
+            self._numbers[self._slot(digest)] = number
 
     def add(self, digest: int, number: int) -> int:
-        """Put in a digest that is new; gives 0 then, and otherwise the number that is there and stays."""
+        """Add a new digest and return 0; the number of a known digest is kept and returned."""
         if self._count >= self._most:
             self._grow()
-        keys, numbers, mask = self._keys, self._numbers, self._mask
-        place = digest & mask
-        while found := numbers[place]:
-            if keys[place] == digest:
-                return found
-            place = (place + 1) & mask
-        keys[place], numbers[place] = digest, number
+        slot = self._slot(digest)
+        if known := self._numbers[slot]:
+            return known
+        self._keys[slot], self._numbers[slot] = digest, number
         self._count += 1
         return 0
 
     def lower(self, digest: int, by: int, *, least: int) -> int:
-        """Take so much off the number, unless it is below `least`; gives what it was, 0 where there is none."""
-        keys, numbers, mask = self._keys, self._numbers, self._mask
-        place = digest & mask
-        while number := numbers[place]:
-            if keys[place] == digest:
-                if number >= least:
-                    numbers[place] = number - by
-                return number
-            place = (place + 1) & mask
-        return 0
+        """Subtract from the number, unless it is below `least`. Returns what it was; 0 if the digest is unknown."""
+        slot = self._slot(digest)
+        number = self._numbers[slot]
+        if number >= max(least, 1):
+            self._numbers[slot] = number - by
+        return number
 
     def expect(self, room: int) -> None:
         """Make room for so many in all, since growing bit by bit takes as long again as filling it."""
@@ -90,6 +71,14 @@ class DigestTable:
         other._keys, other._numbers = self._keys[:], self._numbers[:]
         return other
 
+    def _slot(self, digest: int) -> int:
+        """Where the digest is, or where it would be put."""
+        keys, numbers, mask = self._keys, self._numbers, self._mask
+        slot = digest & mask
+        while numbers[slot] and keys[slot] != digest:
+            slot = (slot + 1) & mask
+        return slot
+
     def _make(self, size: int) -> None:
         self._count = 0
         self._mask = size - 1
@@ -97,15 +86,12 @@ class DigestTable:
         self._keys, self._numbers = array("Q", [0]) * size, array("Q", [0]) * size
 
     def _grow(self) -> None:
-        before, count = zip(self._keys, self._numbers, strict=True), self._count
+        known, count = zip(self._keys, self._numbers, strict=True), self._count
         self._make(2 * len(self._keys))
-        keys, numbers, mask = self._keys, self._numbers, self._mask
-        for digest, number in before:
+        for digest, number in known:
             if number:
-                place = digest & mask
-                while numbers[place]:
-                    place = (place + 1) & mask
-                keys[place], numbers[place] = digest, number
+                slot = self._slot(digest)
+                self._keys[slot], self._numbers[slot] = digest, number
         self._count = count
 
 
