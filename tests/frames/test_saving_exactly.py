@@ -33,8 +33,14 @@ def cells_of(values: list[Any]) -> Any:
 
 def check_same(back: pd.DataFrame, frame: pd.DataFrame) -> None:
     """The same to pandas, and in objects to Python too, where 1 is neither True nor 1.0, and None no NaN."""
-    pd.testing.assert_frame_equal(back, frame, check_exact=True)
-    for number in range(frame.shape[1]):
+    assert back.shape == frame.shape
+    pd.testing.assert_index_equal(back.index, frame.index, exact=True)
+    pd.testing.assert_index_equal(back.columns, frame.columns, exact=True)
+    for number, dtype in enumerate(frame.dtypes):
+        if pd.api.types.is_object_dtype(dtype):  # pandas holds two NaN in lists for unequal
+            assert pd.api.types.is_object_dtype(back.dtypes.iloc[number])
+        else:
+            pd.testing.assert_series_equal(back.iloc[:, number], frame.iloc[:, number], check_exact=True)
         for cell, expected in zip(back.iloc[:, number], frame.iloc[:, number], strict=True):
             check_same_cell(cell, expected)
     assert list(map(repr, back.columns)) == list(map(repr, frame.columns))
