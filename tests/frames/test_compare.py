@@ -126,6 +126,30 @@ def test_a_budget_that_is_just_used_up_leaves_the_other_variants_out(compare: Co
     assert worst.table["cost_usd"].sum() <= whole * 1.7
 
 
+def test_a_deadline_is_for_all_variants_together(compare: Compare, rows: pd.DataFrame, client: po.Client) -> None:
+    now = 1000.0
+    client.clock = lambda: now
+
+    def asks(question: str, row: Any) -> str:
+        nonlocal now
+        now += 0.5
+        return f"{question} {row.text}"
+
+    found = compare(rows, {name: partial(asks, name) for name in ("v1", "v2", "v3")}, deadline=3.0)
+    assert {name: out["status"].eq("succeeded").all() for name, out in found.frames.items()} == {
+        "v1": True,
+        "v2": False,
+    }
+    assert (found.ended, found.frames["v2"]["error_code"].iloc[-1]) == ("deadline", "deadline")
+
+
+def test_a_deadline_of_one_variant_is_kept_beside_that_of_all(compare: Compare, rows: pd.DataFrame) -> None:
+    found = compare(rows, {"v1": "Happy? {text}", "v2": {"prompt": "Sad? {text}", "deadline": 1e-9}}, deadline=60)
+    assert list(found.frames["v2"]["error_code"]) == ["deadline"] * 4
+    with pytest.raises(InvalidInputError, match="deadline must be a number above 0"):
+        compare(rows, PROMPTS, deadline=-1)
+
+
 def test_a_gain_is_told_with_its_interval(compare: Compare, server: Server) -> None:
     rows = pd.DataFrame({"text": [f"Great {n}." for n in range(40)], "gold": "negative"})
     for n in range(20):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import itertools
+import math
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -39,7 +40,6 @@ from parallel_openai._progress.number_format import dollars
 from parallel_openai._requests.endpoints import CHAT
 from parallel_openai._requests.endpoints import endpoint as find_endpoint
 from parallel_openai._requests.schemas.label_models import is_label_model
-from parallel_openai._run.spending.budget import Funds
 from parallel_openai._run.spending.caps import SpendingCaps
 from parallel_openai.errors import InvalidInputError
 
@@ -73,7 +73,8 @@ def compare(
         models: several models; each prompt is tried with each.
         gold: the column with the right labels; without it, variants are compared with the first.
         label: of a class with several fields, the one to compare; None: the first.
-        budget_usd: what the whole comparison may spend; it ends before exceeding that. `budget_tokens=` likewise.
+        budget_usd: what the whole comparison may spend; it ends before exceeding that. `budget_tokens=` likewise, and
+            `deadline=` is for the whole comparison too.
         progress: False shows nothing.
         client: the account; None: the environment's.
         **options: more arguments of `label_dataframe` for every variant: `samples=`, `scale=`, `temperature=` ...
@@ -96,11 +97,11 @@ def compare(
     """
     check_frame(df)
     names = _models(model, models)
-    funds = _shared_funds(budget_usd, options.pop("budget_tokens", None))
+    caps = SpendingCaps(budget_usd, options.pop("budget_tokens", None), options.pop("deadline", None))
     labels = list(labels) if isinstance(labels, Iterator) else labels  # every variant iterates over them
     common = {"labels": labels, "progress": progress, "client": client_for(client)}
     variants = _variants(prompts, names, options)
-    return _Variants(df, variants, common, gold, label, funds)
+    return _Variants(df, variants, common, gold, label, caps)
 
 
 acompare = awaitable(compare)
@@ -202,13 +203,13 @@ class _Variants:
         common: dict[str, Any],
         gold: Hashable | None,
         label: Hashable | None,
-        funds: Funds | None,
+        caps: SpendingCaps,
     ) -> None:
         if gold is not None:
             find_column(df, gold, "gold=")
         self.df = df if gold is None else as_own(df, gold)
         self._gold, self._label = gold, label
-        self._variants, self._funds = variants, funds
+        self._variants, self._caps, self._funds = variants, caps, caps.funds()
         # The bar cannot show the accuracy of a class's fields.
         self._common = {**common, "gold": None if is_label_model(common["labels"]) else gold}
         self._ended = "finished"
@@ -225,19 +226,26 @@ class _Variants:
         return self.comparison()
 
     def _in_turn(self) -> Iterator[dict[str, Any]]:
-        """Yield each variant's arguments, until one is interrupted or has spent the rest of the budget."""
-        shared = self._common if self._funds is None else {**self._common, "budget_usd": self._funds}
+        """Yield each variant's arguments, until one is interrupted, or the budget or the time is used up."""
+        is_bounded = self._caps.budget_usd is not None or self._caps.budget_tokens is not None
+        shared = {**self._common, "budget_usd": self._funds} if is_bounded else self._common
+        clock = self._common["client"].clock
+        until = self._caps.until(clock())
         for name, arguments in self._variants.items():
+            left = math.inf if until is None else until - clock()
+            if left <= 0:
+                self._ended = "deadline"
             if self._ended != "finished":
                 return
             self._name = name
-            yield {**arguments, **shared}
+            deadline = min(left, arguments.get("deadline") or math.inf)
+            yield {**arguments, **shared, "deadline": None if deadline == math.inf else deadline}
 
     def take(self, out: pd.DataFrame) -> None:
         self._frames[self._name] = out
         self._ended = last_run_of(out).ended
         is_last = len(self._frames) == len(self._variants)
-        if self._funds is not None and self._funds.is_used_up and self._ended == "finished" and not is_last:
+        if self._funds.is_used_up and self._ended == "finished" and not is_last:
             self._ended = "budget"
 
     def comparison(self) -> Comparison:
@@ -310,11 +318,6 @@ def _variants(prompts: Any, models: Sequence[str | None], options: Mapping[str, 
     for arguments in variants.values():
         _check_options(arguments)
     return variants
-
-
-def _shared_funds(budget_usd: float | None, budget_tokens: float | None) -> Funds | None:
-    SpendingCaps(budget_usd, budget_tokens)  # checks the values
-    return None if budget_usd is None and budget_tokens is None else Funds(budget_usd, budget_tokens)
 
 
 def _check_options(arguments: Mapping[str, Any]) -> None:

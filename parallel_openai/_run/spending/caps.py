@@ -36,7 +36,7 @@ class SpendingCaps:
         """A budget at the prices of the provider there, or of a tier of it; None where nothing bounds it."""
         if self.budget_usd is None and self.budget_tokens is None:
             return None
-        return Budget(funds=self._funds(), price=prices_at(base_url), tier=tier)
+        return Budget(funds=self.funds(), price=prices_at(base_url), tier=tier)
 
     def until(self, began: float) -> float | None:
         """The moment of the deadline, on the clock that the call began by."""
@@ -50,12 +50,12 @@ class SpendingCaps:
         """
         if ended == "deadline":
             return f"The deadline of {self.deadline:g} s came before the answer."
-        tokens, usd = self._funds().limits
+        tokens, usd = self.funds().limits
         limits = [_money(usd)] if usd < math.inf else []
         limits += [f"{tokens:,.0f} tokens"] if tokens < math.inf else []
         return f"What is left of the budget of {' and '.join(limits)} is too small for the next request."
 
-    def _funds(self) -> Funds:
+    def funds(self) -> Funds:
         return self.budget_usd if isinstance(self.budget_usd, Funds) else Funds(self.budget_usd, self.budget_tokens)
 
 
