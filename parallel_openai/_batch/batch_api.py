@@ -18,6 +18,7 @@ from parallel_openai._json import dumps
 from parallel_openai._limits.sizes import NO_SIZE
 from parallel_openai._records import Response
 from parallel_openai._run.response_verdict import UNSENT_CODES, RetryPolicy, judge
+from parallel_openai.errors import PermissionDeniedError
 
 Sleep = Callable[[float], Awaitable[None]]
 #: Batches per page of the list, and the most pages that are read.
@@ -56,7 +57,7 @@ class BatchAPI:
             return await transport.upload("files", file, filename=filename, fields={"purpose": "batch"})
 
         async def find() -> dict[str, Any] | None:
-            with suppress(LostError, UnavailableError):  # uploading it again costs nothing
+            with suppress(LostError, PermissionDeniedError, UnavailableError):  # uploading it again costs nothing
                 return await self._find_file(filename, size)
             return None
 
@@ -116,7 +117,7 @@ class BatchAPI:
                     is_ours = (batch.tag or "").rpartition(".")[0] == name or batch.input_file_id == file_id is not None
                     if is_ours and batch.id is not None and batch.id not in former:
                         return batch
-            except LostError as error:
+            except (LostError, PermissionDeniedError) as error:
                 raise UnavailableError(f"Whether a batch was created cannot be determined. {error}") from error
         return None
 

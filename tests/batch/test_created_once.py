@@ -58,7 +58,7 @@ def test_a_batch_created_without_an_id_is_searched_for_too(scripted: Scripted, s
 def test_without_the_list_no_batch_is_created_twice(scripted: Scripted, submit: Verb, tmp_path: Path) -> None:
     late = LateList(scripted, 0)
     endless = {"data": [{"id": "batch_of_others", "metadata": ["odd"]}, 7], "has_more": True}
-    lists = cycle([(200, endless), (200, endless), (404, error("No")), (500, error("No"))])
+    lists = cycle([(200, endless), (200, endless), (404, error("No")), (500, error("No")), (403, error("No"))])
     scripted.on_call = lambda method, path: (
         next(lists) if (method, path) == ("GET", "/v1/batches") else late(method, path)
     )
@@ -88,4 +88,20 @@ def test_after_a_kill_it_is_found_by_its_file_in_a_list_without_metadata(
     for batch in scripted.batches.values():
         batch["metadata"] = None
     assert counts(submit(texts(3))) == {"succeeded": 3}
+    assert set(scripted.billed.values()) == {1}
+
+
+@pytest.mark.parametrize("status", [403, 404, 500])
+def test_while_the_list_is_refused_a_batch_that_may_exist_is_kept(
+    scripted: Scripted, submit: Verb, status: int
+) -> None:
+    late = LateList(scripted, 0)
+    scripted.on_call = lambda method, path: (
+        (status, error("No")) if (method, path) == ("GET", "/v1/batches") else late(method, path)
+    )
+    client = po.Client(scripted.base_url, api_key="sk-none", max_attempts=1, max_wait=0.1)
+    out = submit(texts(3), client=client, lane=lane(wait=False))
+    assert out["error_code"].eq("in_batch").all()
+    scripted.on_call = lambda method, path: None
+    assert counts(submit(texts(3), client=client)) == {"succeeded": 3}
     assert set(scripted.billed.values()) == {1}
