@@ -128,6 +128,7 @@ class Account:
         self._rates = dict(self._given.rates)
         self._free_at: dict[Dimension, float] = dict.fromkeys(DIMENSIONS, now)
         self._pace: dict[Dimension, RateSearch] = {name: RateSearch(now) for name in DIMENSIONS}
+        self._cost: dict[Dimension, float] = dict.fromkeys(DIMENSIONS, 1.0)  # of one request
         self._sent: dict[Dimension, float] = dict.fromkeys(DIMENSIONS, 0.0)
         self._blamed_at: dict[Dimension, float] = dict.fromkeys(DIMENSIONS, -INFINITY)
         self._held_until = now
@@ -142,6 +143,8 @@ class Account:
         """A grant for some of so many requests, which are charged so many tokens together."""
         now = self.clock()
         self._seen[worker] = now
+        if tokens:  # else what was set aside before is enough for them
+            self._cost["tokens"] = tokens / requests
         self.take_in(report or Report())
         if now < self._held_until:
             return Grant(0, self._held_until - now, cause="refused")
@@ -169,7 +172,8 @@ class Account:
         now = self.clock()
         self._in_flight = max(0, self._in_flight - report.answered - report.unused)
         self._window += report.answered
-        self._sent["requests"] -= report.unused
+        for name in DIMENSIONS:
+            self._sent[name] -= report.unused * self._cost[name]
         for name, shown in report.shown.items():
             self._show(name, shown)
         for refusal in report.refusals:
@@ -210,7 +214,8 @@ class Account:
             return Grant(0, min(0.05, (1 - room) / WINDOW_GROWTH), cause="learning")
         count = min(requests, UNLIMITED, int(room))
         self._in_flight += count
-        self._sent["requests"] += count
+        for name in DIMENSIONS:
+            self._sent[name] += count * self._cost[name]
         return Grant(count, 0.0, cause="learning", expires=False)
 
     def _show(self, name: Dimension, shown: KnownLimit) -> None:
@@ -226,19 +231,19 @@ class Account:
         self._held_until = max(self._held_until, now + wait)
         self._left, self._plenty_of_tokens = dict.fromkeys(DIMENSIONS, 0.0), False
         name = refusal.dimension or "requests"
-        pace, at = self._pace[name], now - refusal.ago
+        pace, cost, at = self._pace[name], self._cost[name], now - refusal.ago
         rate = self._rate(name, now)
         pace.pause(now + wait)
         if refusal.dimension is None:
             if at > self._blamed_at[name]:  # many that were on their way together say it once
                 self._blamed_at[name] = now
-                pace.slow_down(rate=rate, sent=self._sent[name], now=now)
+                pace.slow_down(rate=rate, sent=self._sent[name], cost=cost, now=now)
             return
-        pace.refused += 1
+        pace.refused += cost
         if at <= self._blamed_at[name]:
             return  # sent before the refusal that has been dealt with
         often, self._blamed_at[name] = now - self._blamed_at[name] < OFTEN, now
         if self._rates[name] == INFINITY:
-            pace.measure(at=at, sent=self._sent[name], rate=rate, cost=1.0, held=wait, now=now)
+            pace.measure(at=at, sent=self._sent[name], rate=rate, cost=cost, held=wait, now=now)
         elif often:  # others draw from the account too, or the server counts otherwise than we do
-            pace.slow_down(rate=2 * EASE * rate, sent=self._sent[name], now=now)
+            pace.slow_down(rate=2 * EASE * rate, sent=self._sent[name], cost=cost, now=now)

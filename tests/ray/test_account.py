@@ -123,3 +123,19 @@ def test_slots_that_passed_unused_are_made_up_for_while_the_server_shows_room() 
         passed = grant.requests // 10  # as where the worker's loop was busy
         used += grant.requests - passed
     assert 0.98 <= used / 2000 <= 1.02
+
+
+def test_a_request_goes_out_each_half_minute_however_often_unknown_tokens_are_refused() -> None:
+    clock = Clock()
+    account = Account(clock=clock)
+    for _ in range(4):
+        account.lease("one", 10, tokens=2500, report=Report(answered=4))
+        clock.now += 1.0
+    account.take_in(Report(refusals=[Refusal("tokens", 0.0, None)]))
+    clock.now += 1.0
+    starts = []
+    for _ in range(20):
+        starts.append(account.lease("one", 1, tokens=250).start)
+        account.take_in(Report(refusals=[Refusal("tokens", 0.0, None)]))
+        clock.now += 31.0
+    assert max(starts) < 31.0

@@ -92,11 +92,11 @@ class RateSearch:
         self._measured = self.is_settled = False
         self._base, self._set_at = max(least, self.rate), now
 
-    def slow_down(self, *, rate: float, sent: float, now: float) -> None:
+    def slow_down(self, *, rate: float, sent: float, cost: float, now: float) -> None:
         """Go at half the rate, and grow slowly from there."""
         recent = rate if rate != INFINITY else sent / max(now - self._began, 1.0)
         self._measured = True
-        self._set(recent / 2, 1.0, now)
+        self._set(recent / 2, cost, now)
 
     def _set(self, rate: float, cost: float, now: float) -> None:
         self._base = self.rate = max(rate, cost / SLOWEST_SECONDS)
