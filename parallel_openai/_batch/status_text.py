@@ -14,7 +14,7 @@ from parallel_openai._batch.submitting.input_files import InputFiles
 from parallel_openai._log import log
 from parallel_openai.errors import BatchError, RunStoppedError
 
-_LIMIT = re.compile(r"Limit: ([\d,]+)")
+_LIMIT = re.compile(r"Limit: (\d[\d,]{0,20})(?![\d,])")
 
 
 class StatusText:
@@ -112,6 +112,7 @@ def limit_in(message: str) -> int | None:
 
     >>> limit_in("Enqueued token limit reached for gpt-4o in organization org-x. Limit: 90,000 enqueued tokens.")
     90000
+    >>> limit_in("Limit: , tokens")
     """
     found = _LIMIT.search(message)
     return int(found[1].replace(",", "")) if found else None

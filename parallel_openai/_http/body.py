@@ -32,7 +32,7 @@ async def read(content: aiohttp.StreamReader, headers: Mapping[str, str], most: 
     """
     length = headers.get("Content-Length")
     if length is not None:
-        if length.isdecimal() and int(length) > most:
+        if length.isdecimal() and float(length) > most:
             raise TooLargeError
         return await content.read()
     chunks, size = [], 0

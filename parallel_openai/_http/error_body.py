@@ -138,7 +138,7 @@ def status_of(error: Mapping[str, Any], status: int) -> int:
     code = str(error.get("code") or error.get("status") or "")
     if status != 200:
         return status
-    if code.isdigit() and 400 <= int(code) < 600:
+    if re.fullmatch("[45][0-9]{2}", code):
         return int(code)
     return _STATUSES.get(code_of(error), status)
 

@@ -30,6 +30,8 @@ _ODD_LINE = re.compile(rb"\n(?!" + _NAME + rb":|\r?\n|\Z)")
 _END = re.compile(rb"\n\r?\n")
 #: What says how long the content is; the first group tells which.
 _FRAMING = re.compile(rb"(?i)\n(?:(content-length)|transfer-encoding):[ \t]*([^\r\n]*?)[ \t]*\r?(?=\n)")
+#: Longer ones are left to the parser; Python's int() refuses them from some digit on.
+_NUMBER = re.compile(rb"\d{1,18}")
 _LENGTH_LINE = re.compile(rb"(?im)^content-length:.*\n")
 _STATUS_LINE = re.compile(rb"(?i)HTTP/(\d(?:\.\d)?) +(\d{3}(?: .*)?)")
 _BEGINNING = re.compile(rb"(?i)H(?:T(?:T(?:P(?:/.*)?)?)?)?", re.DOTALL)
@@ -59,13 +61,13 @@ def mended(head: bytes) -> Head:
     lengths, encodings = list[bytes](), list[bytes]()
     for is_length, value in _FRAMING.findall(head):
         (lengths if is_length else encodings).append(value)
-    if not encodings and len(lengths) == 1 and lengths[0].isdigit():  # as nearly all are
+    if not encodings and len(lengths) == 1 and _NUMBER.fullmatch(lengths[0]):  # as nearly all are
         return Head(head, int(lengths[0]), True)
     if encodings:
         is_chunked = encodings[-1].lower().split(b",")[-1].strip() == b"chunked"
         return Head(_LENGTH_LINE.sub(b"", head) if is_chunked and lengths else head, None, not lengths)
     told = {each.strip() for value in lengths for each in value.split(b",")}
-    if len(told) != 1 or not (length := told.pop()).isdigit():
+    if len(told) != 1 or not _NUMBER.fullmatch(length := told.pop()):
         return Head(head, None, True)
     return Head(_LENGTH_LINE.sub(b"", head)[:-2] + b"Content-Length: %b\r\n\r\n" % length, int(length), True)
 

@@ -18,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from parallel_openai._journal.digest_index import digest_of_key
 from parallel_openai._journal.known_results import KnownResults, Standing
 from parallel_openai._journal.lines import read_entries, read_entry_at
 from parallel_openai._records import APIRequest, Result
@@ -58,7 +59,10 @@ def scan(paths: list[str], first: int, failures: bool, simulated: bool) -> tuple
             key = None if entry is None else entry.key
             if entry is None or key is None:
                 continue
-            place = (_head(key), number, offset)
+            try:
+                place = (digest_of_key(key), number, offset)
+            except ValueError:  # a damaged line's
+                continue
             if not entry.is_good:
                 failed.append(place)
             elif simulated or not is_simulated(entry.answer):
@@ -66,10 +70,6 @@ def scan(paths: list[str], first: int, failures: bool, simulated: bool) -> tuple
     found = [*(failed if failures else ()), *good]  # of equal keys the last one counts
     table = np.array(found, dtype=np.uint64).reshape(len(found), 3)
     return table[:, 0], table[:, 1], table[:, 2]
-
-
-def _head(key: str) -> int:
-    return int(key[:16], 16)
 
 
 @dataclass(frozen=True)
@@ -89,8 +89,9 @@ class Index:
 
     def place(self, key: str) -> tuple[str, int] | None:
         """The file and the offset of the line that is likely the key's, or None."""
-        at = int(np.searchsorted(self.heads, np.uint64(_head(key)), side="right")) - 1
-        if at < 0 or int(self.heads[at]) != _head(key):
+        head = digest_of_key(key)
+        at = int(np.searchsorted(self.heads, np.uint64(head), side="right")) - 1
+        if at < 0 or int(self.heads[at]) != head:
             return None
         return self.paths[int(self.files[at])], int(self.offsets[at])
 

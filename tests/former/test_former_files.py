@@ -73,6 +73,8 @@ def test_what_waits_in_a_batch_is_taken_in_and_not_submitted_again(
 
 def test_the_workers_of_a_cluster_know_the_answers_of_all_journals(former: Path) -> None:
     paths = [str(path) for path in sorted((former / "dataset").glob("*.jsonl"))]
+    with Path(paths[0]).open("a") as damaged:
+        damaged.write('[{"model":"m"},{"choices":[]},null,{"key":"no digest","status":"succeeded","version":1}]\n')
     known = KnownParts([], Index.of(paths, [scan(paths, 0, False, True)]))
     requests = list(RequestBuilder("Say {text}", "gpt-4o-mini").requests(calls.ROWS[:3]))
     assert len(paths) == 2

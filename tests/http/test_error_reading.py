@@ -48,6 +48,8 @@ CASES: dict[str, tuple[int, Any, str, str]] = {
         "retry",
         "server_busy",
     ),
+    "a number as a code that is none": (200, {"error": {"code": "²", "message": "?"}}, "retry", "http_200"),
+    "a number as a code that is too long": (200, {"error": {"code": "4" * 5000}}, "retry", "http_200"),
     "busy inside a good answer": (200, {"error": {"code": 503, "message": "no capacity"}}, "retry", "http_503"),
     "a limit inside a good answer": (
         200,

@@ -84,6 +84,7 @@ READ = {
     "only told to go on, oddly": b"HTTP/1.2 100 Continue\r\n\r\n" + said(LENGTH, LENGTH),
     "more behind the end": said(LENGTH) + b"Good bye.",
     "another answer behind the end": said(LENGTH) + said(LENGTH),
+    "a length with more zeros than Python reads": said(b"Content-Length: %b%d" % (b"0" * 5000, len(CONTENT))),
     "odd, and up to the end": said(b"X Rate: 1", b"Connection: close"),
 }
 
@@ -102,6 +103,8 @@ def test_an_answer_under_an_odd_head_is_read(whole: bytes, at_once: bool) -> Non
         said(LENGTH, b"Content-Length: 5"),
         said(b"Content-Length: %d, 5" % len(CONTENT)),
         said(b"Content-Length: +%d" % len(CONTENT)),
+        said(b"Content-Length: " + b"9" * 5000),
+        said(b"Content-Length: " + b"9" * 18),
         said(LENGTH, b"Transfer-Encoding: xchunked"),
         said(b"X-A: a\rContent-Length: 5", LENGTH),
         said(b"X(Content-Length): 5", LENGTH),
