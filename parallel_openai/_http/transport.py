@@ -232,6 +232,8 @@ class Transport:
         if whole is not content:
             whole = self._secrets.out_of_body(whole)
             data = data and loads_quickly(whole)
+        if isinstance(data, list) and len(data) == 1 and isinstance(data[0], dict):
+            return whole.strip()[1:-1], data[0]  # some gateways put their one answer into a list, and Google its errors
         return whole, data
 
     async def _by_session(

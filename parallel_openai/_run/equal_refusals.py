@@ -96,8 +96,10 @@ def _may_be_the_runs(
 ) -> bool:
     if verdict.code in _ROWS_CODES or response.status == 413:
         return False
-    if verdict.kind != "fail":  # sent again and again: only a page in the place of answers is the same for all
-        return verdict.code == "malformed_response" and _is_page(response)
+    if verdict.code == "malformed_response":
+        return verdict.kind == "fail" or _is_page(response)
+    if verdict.kind != "fail":
+        return False
     if field is not None:
         return True
     about_a_row = _param(error) in _OF_ROWS or _ABOUT_A_ROW.search(verdict.message or "")
@@ -115,6 +117,8 @@ def _mend(request: APIRequest, response: Response, field: str | None) -> str:
         return f"Check {field}={value[:100]}.{_did_you_mean(field, request)}"
     if _is_page(response):
         return "That is a web page and not the API: a proxy's or a login's, or base_url is not right."
+    if response.status == 200:
+        return "That is not what this endpoint answers: base_url may not be right."
     return "Mend what all of them have in common."
 
 

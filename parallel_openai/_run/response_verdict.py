@@ -52,6 +52,7 @@ _AGAIN = frozenset({200, 408, 409, 423, 424, 425, 429, 498, 499})
 #: Of all statuses, those of a server that is overloaded or away, or of what stands before one. 500 is none: a request
 #: that breaks the server has it too.
 _OVERLOADED = frozenset({423, 424, 425, 429, 498, 499, 502, 503, 504, *range(520, 531)})
+_REDIRECTS = frozenset({301, 302, 303, 307, 308})
 #: The flex tier has no room at the moment. It is not the account's limit, and nothing is charged.
 RESOURCE_UNAVAILABLE = "resource_unavailable"
 #: Nothing was sent, so nothing was charged and the row is not to blame.
@@ -106,7 +107,7 @@ def judge(response: Response, *, reached: bool, path: str = "") -> Verdict:
         return Verdict("stop", code or "unauthorized", message, stop=AuthenticationError)
     if status == 403 and (error is not None or not reached):
         return Verdict("stop", code or "forbidden", message, stop=PermissionDeniedError)
-    if 300 <= status < 400:
+    if status in _REDIRECTS:
         return _redirected(response, reached)
     return _of_one_request(response, status, code, message, wait)
 
@@ -231,7 +232,7 @@ def _refused_dimension(response: Response, error: Mapping[str, Any]) -> Dimensio
 
 
 def _redirected(response: Response, reached: bool) -> Verdict:
-    target = response.headers.get("location", "somewhere else").partition("?")[0]  # what follows may be a secret
+    target = (response.headers.get("location") or "nowhere").partition("?")[0]  # what follows may be a secret
     message = f"The server redirects to {target} (HTTP {response.status}). Keys are not sent on; set base_url to it."
     if reached:
         return Verdict("retry", "redirected", message)
@@ -239,10 +240,11 @@ def _redirected(response: Response, reached: bool) -> Verdict:
 
 
 def _malformed(response: Response) -> Verdict:
+    """JSON of another form may be an answer, and would be billed again as that; what is cut off or a page may not."""
     kind = response.headers.get("content-type", "no content type")
     sentence = f"The server answered HTTP 200 with {kind!r} that is no JSON object."
     page = f" It is {told_body(response.body, response.headers)}." if is_page(response.body) else ""
-    return Verdict("retry", "malformed_response", sentence + page)
+    return Verdict("fail" if response.data else "retry", "malformed_response", sentence + page)
 
 
 def _sentence(response: Response, error: Mapping[str, Any] | None) -> str:

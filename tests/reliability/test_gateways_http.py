@@ -9,9 +9,10 @@ import ssl
 import sys
 import threading
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from importlib.util import find_spec
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import orjson
@@ -20,7 +21,7 @@ import pytest
 import trustme
 
 import parallel_openai as po
-from parallel_openai.errors import ServerUnreachableError
+from parallel_openai.errors import RequestRefusedError, ServerUnreachableError
 
 KEY = "sk-0123456789"
 
@@ -103,9 +104,11 @@ def http(body: bytes, *headers: str, status: str = "200 OK", version: str = "1.1
 OK = http(json.dumps(completion()).encode())
 
 
-def ask(base_url: str, rows: int = 1, **options: Any) -> pd.DataFrame:
+def ask(
+    base_url: str, rows: int = 1, *, client_options: Mapping[str, Any] = MappingProxyType({}), **options: Any
+) -> pd.DataFrame:
     df = pd.DataFrame({"text": [f"Row {number}" for number in range(rows)]})
-    with po.Client(base_url, api_key=KEY, max_requests_per_minute=600_000, timeout=10.0) as client:
+    with po.Client(base_url, api_key=KEY, max_requests_per_minute=600_000, timeout=10.0, **client_options) as client:
         return po.process_dataframe(df, "text", model="m", client=client, progress=False, **options)
 
 
@@ -152,6 +155,26 @@ def test_an_answer_in_odd_bytes_is_read_and_the_next_run_knows_it(body: bytes, k
     for name in ("frame.jsonl", "out.jsonl"):
         [line] = Path(name).read_bytes().splitlines()
         assert orjson.loads(line)[1]["choices"][0]["message"]["content"] == text
+
+
+def test_a_list_that_holds_one_answer_is_that_answer() -> None:
+    with RawServer(http(b" [\n" + SAID.encode() + b"]\n")) as server:
+        out = ask(server.base_url, 2, save_to="frame.jsonl")
+        assert (out["response"][0], out["completion_tokens"].tolist(), len(server.asked)) == ("Grüße, €, 😀", [2, 2], 2)
+        assert [ask_by_file(server.base_url, 2).num_tasks_succeeded for _ in range(2)] == [2, 2]
+        assert len(server.asked) == 4
+    assert orjson.loads(Path("out.jsonl").read_bytes().splitlines()[0])[1] == orjson.loads(SAID)
+
+
+@pytest.mark.parametrize("body", [f"[{SAID}, {SAID}]", json.dumps(SAID), "[[1]]", "17"], ids=lambda body: body[:3])
+def test_json_of_another_form_is_not_paid_again_and_for_all_stops_the_run(body: str) -> None:
+    with RawServer(http(body.encode())) as server:
+        out = ask(server.base_url, 4)
+        assert out["error_code"].eq("malformed_response").all()
+        assert len(server.asked) == 4
+        with pytest.raises(RequestRefusedError, match=r"5 requests were refused alike: .* base_url may not be right"):
+            ask(server.base_url, 40, client_options={"max_concurrent_requests": 1})
+        assert len(server.asked) == 9
 
 
 def test_a_header_in_latin_1_does_no_harm() -> None:
@@ -311,6 +334,15 @@ def test_a_server_that_a_redirect_names_and_that_is_not_there_is_named() -> None
     said = http(b"", "Location: http://127.0.0.1:9/v1", status="307 Temporary Redirect")
     with RawServer(said) as server, pytest.raises(ServerUnreachableError, match=r"No connection to 127\.0\.0\.1:9: "):
         ask(server.base_url)
+
+
+@pytest.mark.parametrize("status", ["300 Multiple Choices", "304 Not Modified", "305 Use Proxy", "306 Unused"])
+def test_a_status_that_sends_nowhere_is_not_called_a_redirect(status: str) -> None:
+    with RawServer(http(b"", status=status)) as server:
+        out = ask(server.base_url, 2)
+        assert (out["error"][0], len(server.asked)) == (f"HTTP {status[:3]} with an empty body.", 2)
+        with pytest.raises(RequestRefusedError, match=f"HTTP {status[:3]} with an empty body"):
+            ask(server.base_url, 9)
 
 
 def test_a_circle_of_redirects_ends() -> None:
