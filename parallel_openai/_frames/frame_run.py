@@ -412,7 +412,18 @@ class FrameRun:
         endpoint = self.builder.endpoint
         return make_repair(result, self.reader.reading(result.response), endpoint.read(result.response).text, endpoint)
 
+    def _tell_billed_in_vain(self) -> None:
+        """Put what was billed for rows that the run left into their cells."""
+        for request, attempts in self.status.billed_in_vain.items():
+            result = Result(request, "cancelled", attempts=tuple(attempts))
+            self.answers.add_billed(self._slots[self._row_of(request).key], result)
+
+    def _row_of(self, request: APIRequest) -> APIRequest:
+        """The request of the row, or of the first one, that another request asks for."""
+        return request.context.original if isinstance(request.context, Repair) else request
+
     def _finish(self, progress: Progress, began: float, ended: str) -> pd.DataFrame:
+        self._tell_billed_in_vain()
         rest = self._batches.status_text.rest() if self._batches is not None else self._waiting()
         standing = self._under_way if self._batches is None else self._batches.status_text
         for key, why in standing.in_batch() if standing is not None else ():

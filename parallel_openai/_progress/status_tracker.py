@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from parallel_openai._progress.timeline import Timeline
-from parallel_openai._records import APIRequest, Result, Ruling, as_it_says
+from parallel_openai._records import APIRequest, Attempt, Result, Ruling, as_it_says
 
 
 def about_open_requests(most: int) -> str:
@@ -44,6 +45,7 @@ class StatusTracker:
         completion_tokens: billed in this run.
         cost_usd: billed in this run, in dollars; of models with a known price.
         num_damaged_lines: unreadable lines of the journal, which were skipped.
+        billed_in_vain: the attempts of requests that were billed for no answer and have no result yet.
         errors: failed requests by error code.
         note: a remark on the server's state.
         stopping: how to leave at once, while a stopping run waits for answers in flight.
@@ -82,6 +84,7 @@ class StatusTracker:
     completion_tokens: int = 0
     cost_usd: float = 0.0
     num_damaged_lines: int = 0
+    billed_in_vain: dict[APIRequest, Sequence[Attempt]] = field(default_factory=dict, repr=False, compare=False)
     errors: Counter[str] = field(default_factory=Counter)
     note: str = ""
     stopping: str = ""

@@ -378,6 +378,8 @@ class Runner:
         bill = None if verdict is DONE or usage is None else bill_of(response.data)
         code, waited = verdict.code, sent_at - job.ready_at
         job.attempts.append(Attempt(at, response.seconds, waited, response.status, code, response.request_id, bill))
+        if bill is not None:
+            status.billed_in_vain[job.request] = job.attempts
         if response.status:
             self._reached = True
         if verdict is DONE:
@@ -465,6 +467,7 @@ class Runner:
         self._hand_over(Result(request, "failed", None, code, sentence, errors, attempts))
 
     def _hand_over(self, result: Result) -> None:
+        self._status.billed_in_vain.pop(result.request, None)
         further = self._status.count(result, self._on_result(result))
         if further is None:
             return

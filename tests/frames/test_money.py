@@ -267,3 +267,56 @@ def test_what_was_billed_in_vain_for_several_texts_is_told_once(server: Server) 
     assert report is not None
     assert report.prompt_tokens == out["prompt_tokens"].sum() > 1_000_000
     assert report.cost_usd == pytest.approx(out["cost_usd"].sum())
+
+
+def broken_off(prompt_tokens: int) -> dict[str, Any]:
+    choice = {"index": 0, "message": {"role": "assistant", "content": "Hal"}, "finish_reason": "error"}
+    usage = {"prompt_tokens": prompt_tokens, "completion_tokens": 1000, "total_tokens": prompt_tokens + 1000}
+    return {"body": json.dumps({"model": "gpt-4o-mini", "choices": [choice], "usage": usage})}
+
+
+@pytest.mark.parametrize("options", [{}, {"samples": 2}], ids=["one", "samples"])
+@pytest.mark.parametrize("end", [{"budget_tokens": 60_000}, {"budget_usd": 0.01}, {"deadline": 0.2}], ids=str)
+def test_a_row_that_the_run_leaves_tells_what_was_billed_for_it(
+    server: Server, end: dict[str, Any], options: dict[str, Any]
+) -> None:
+    server.script([broken_off(50_000)] * 20)
+    with po.Client(server.base_url, max_concurrent_requests=1, max_attempts=99) as client:
+        out = po.process_dataframe(
+            pd.DataFrame({"text": ["A lamp.", "A lamp.", "A chair."]}), "text", model="gpt-4o-mini", client=client,
+            max_tokens=1000, progress=False, **end, **options,
+        )  # fmt: skip
+    report = po.last_run()
+    assert report is not None
+    assert out["status"].eq("cancelled").all()
+    assert report.prompt_tokens == out["prompt_tokens"].sum() >= 50_000
+    assert report.cost_usd == pytest.approx(out["cost_usd"].sum())
+
+
+def test_a_row_whose_repair_was_billed_in_vain_tells_that_too(server: Server) -> None:
+    schema = {"type": "object", "properties": {"mood": {"type": "string"}}, "required": ["mood"]}
+    server.script([{"body": broken_off(9)["body"].replace("error", "stop")}, *[broken_off(50_000)] * 20])
+    with po.Client(server.base_url, max_concurrent_requests=1) as client:
+        out = po.process_dataframe(
+            pd.DataFrame({"text": ["A lamp."]}), "text", model="gpt-4o-mini", client=client, max_tokens=10,
+            progress=False, response_format=schema, repair=1, budget_tokens=60_000,
+        )  # fmt: skip
+    report = po.last_run()
+    assert report is not None
+    assert report.ended == "budget"
+    assert report.prompt_tokens == out["prompt_tokens"].sum() > 50_000
+
+
+@pytest.mark.parametrize("status", [200, 400], ids=["at once", "in halves"])
+def test_texts_that_the_run_leaves_tell_what_was_billed_for_them(server: Server, status: int) -> None:
+    refused = {"error": {"message": "No."}, "usage": {"prompt_tokens": 50_000, "total_tokens": 50_000}}
+    server.script([{"status": status, "body": json.dumps(refused)}] * 20)
+    with po.Client(server.base_url, max_concurrent_requests=1) as client:
+        out = po.embed_dataframe(
+            pd.DataFrame({"text": ["a", "b", "c"]}), "text", model="text-embedding-3-small", client=client,
+            progress=False, budget_tokens=90_000,
+        )  # fmt: skip
+    report = po.last_run()
+    assert report is not None
+    assert (report.ended, out["status"].value_counts()["cancelled"] > 0) == ("budget", True)
+    assert report.prompt_tokens == out["prompt_tokens"].sum() >= 50_000

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from parallel_openai._printable import printable
-from parallel_openai._records import Result
+from parallel_openai._records import Result, Usage
 from parallel_openai._requests.endpoints import Answer, is_simulated, usage_of
 from parallel_openai._requests.template import BadPromptError
 from parallel_openai._run.spending.budget import cost_of
@@ -117,6 +117,14 @@ class Answers:
             return False
         self._status[slot] = "succeeded"
         return True
+
+    def add_billed(self, slot: int, result: Result) -> None:
+        """Add to a slot's tokens and cost what was billed for a result's failed attempts."""
+        for each in _billed(result):
+            usage = each.usage or Usage()
+            amounts = (usage.prompt_tokens, usage.completion_tokens, self.cost(each))
+            for name, amount in zip(("prompt_tokens", "completion_tokens", "cost_usd"), amounts, strict=True):
+                self._cells[name][slot] = (self._cells[name][slot] or 0) + amount
 
     def clear(self, slot: int) -> None:
         self._values[slot] = None

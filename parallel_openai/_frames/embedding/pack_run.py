@@ -118,7 +118,7 @@ class EmbedRun(FrameRun):
     def _ask_alone(self, result: Result) -> None:
         """What has no vector beside others that have one is asked once more, by itself."""
         self.status.num_tasks_started -= 1  # counted again
-        self._queue.put(Pack([result.request], result.attempts))
+        self._queue.put(self._kept(Pack([result.request], result.attempts)))
 
     def _unlike(self, pack: Pack, result: Result, answers: Sequence[Answer], journal: Journal) -> Ruling:
         """An answer of which nobody can tell which vector is whose is none, though it was billed."""
@@ -140,7 +140,7 @@ class EmbedRun(FrameRun):
             rulings.append(self._refused(pack, failed, journal))
         else:
             self.status.num_tasks_started -= len(pack.rows)  # they are counted again
-            self._queue.doubt(Pack(pack.rows, (*pack.attempts, *failed.attempts)))
+            self._queue.doubt(self._kept(Pack(pack.rows, (*pack.attempts, *failed.attempts))))
         if not self._answered and self._refused_alone >= _UNREADABLE:
             for given_up in self._queue.doubted():
                 rulings.append(self._fail(given_up, failed._replace(attempts=()), journal))
@@ -151,8 +151,18 @@ class EmbedRun(FrameRun):
         cost = self.answers.cost(Result(request, "failed", response, usage=usage_of(response)))
         self.status.cost_usd += cost if cost == cost else 0.0
 
+    def _kept(self, pack: Pack) -> Pack:
+        """A pack that is to be sent, of which is kept what was billed for its rows, lest the run ends before."""
+        if any(each.bill is not None for each in pack.attempts):
+            self.status.billed_in_vain[pack.rows[0]] = pack.attempts
+        return pack
+
+    def _row_of(self, request: APIRequest) -> APIRequest:
+        return request.context.rows[0] if isinstance(request.context, Pack) else request
+
     def _take_row(self, result: Result, journal: Journal) -> Ruling:
         self._vectors.slot = self._slots[result.request.key]
+        self.status.billed_in_vain.pop(result.request, None)
         return super()._take(result, journal) or as_it_says(result)
 
     def _refused(self, pack: Pack, result: Result, journal: Journal) -> Ruling:
@@ -160,12 +170,12 @@ class EmbedRun(FrameRun):
         if pack.request.may_be_too_large and _is_overload(result):
             self.status.num_tasks_started -= len(pack.rows)  # they are counted again
             # Where nothing was ever answered, it may be that the server was away.
-            doubted = Pack(pack.rows, (*pack.attempts, *result.attempts))
+            doubted = self._kept(Pack(pack.rows, (*pack.attempts, *result.attempts)))
             self._queue.doubt(doubted, is_too_large=self._queue.told_apart > 0)
             return Ruling()
         if len(pack.rows) > 1 and self._may_be_split(result):
             self.status.num_tasks_started -= 2  # the halves, which are counted again
-            first, second = Pack(pack.rows, (*pack.attempts, *result.attempts)).halves()
+            first, second = self._kept(Pack(pack.rows, (*pack.attempts, *result.attempts))).halves()
             # As long as nothing was ever answered, one half is enough to find out whether it is a row that is bad.
             (self._queue.put if self._answered else self._queue.hold)(second)
             self._queue.put(first)
