@@ -39,6 +39,7 @@ from parallel_openai._records import APIRequest, Result, Ruling
 from parallel_openai._run.equal_refusals import EqualRefusals
 from parallel_openai._run.runner import End
 from parallel_openai._run.spending.budget import Budget
+from parallel_openai._run.spending.caps import prices_at
 from parallel_openai.errors import BatchError, PermissionDeniedError, RequestRefusedError, RunStoppedError
 
 #: Seconds after which a batch is no longer waited for. Its completion window is a day.
@@ -75,6 +76,7 @@ class BatchRun:
             on_result=on_result,
             status=status,
             budget=budget,
+            price=prices_at(client.base_url),
         )
         self._api = BatchAPI(client, sleep=sleep, read_once=True)
         self._input_files = InputFiles(journal.path)
@@ -332,26 +334,29 @@ class BatchRun:
         self._status.num_requests_sent += 1
         if outcome.fate == "cancelled" or (outcome.fate == "again" and self._is_part_cancelled(part)):
             return []
-        if outcome.fate == "done" or not self._requests.waits_for(row.request):
-            if outcome.fate == "done":
-                self._deliver(row, outcome)
-            return []
-        if not self._has_reserve(part, row.request):
-            return []
         again = replace(row, attempts=(*row.attempts, outcome.attempt))
-        if part.round < self._options.rounds:
+        is_claimed, is_billed = self._requests.waits_for(row.request), outcome.attempt.bill is not None
+        if is_billed and is_claimed:
+            self._requests.bill(row.request, again.attempts)
+        if outcome.fate == "done":
+            self._deliver(row, outcome)
+            return []
+        is_last = part.round >= self._options.rounds
+        if is_claimed and is_last and self._options.then != "online":
+            self._requests.deliver(outcome.result(row.request, row.attempts))
+        elif is_claimed and self._has_reserve(part, row.request, is_billed=is_billed):
+            if is_last:
+                self._online_fallback.add(again)
+                return []
             self._status.num_retries += 1
             full = self._add(again, part.round + 1)
             return [] if full is None else [full]
-        if self._options.then == "online":
-            self._online_fallback.add(again)
-        else:
-            self._requests.deliver(outcome.result(row.request, row.attempts))
         return []
 
-    def _has_reserve(self, part: Part, request: APIRequest) -> bool:
+    def _has_reserve(self, part: Part, request: APIRequest, *, is_billed: bool = False) -> bool:
         """Whether the budget allows a row to be sent again; otherwise it waits with those that were not yet sent."""
-        if not part.earlier or self._requests.reserve(request):  # this call reserved nothing for an earlier one's rows
+        # This call reserved nothing for an earlier one's rows, and nothing is left of what was billed already.
+        if not (part.earlier or is_billed) or self._requests.reserve(request):
             return True
         self._requests.give_back(request)
         self._source, self.is_over_budget = chain(self._source, [request]), True

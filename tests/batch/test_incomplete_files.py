@@ -236,7 +236,16 @@ def odd_lines(scripted: Scripted, asked: Asked) -> dict[str, bytes]:
 
 GOOD = [
     *("status missing", "status ok", "status text", "status null", "status infinite", "body as text"),
-    *("request_id a number", "error first", "error behind", "twice", "blank last", "blank lines", "a BOM"),
+    *(
+        "body a list",
+        "request_id a number",
+        "error first",
+        "error behind",
+        "twice",
+        "blank last",
+        "blank lines",
+        "a BOM",
+    ),
 ]
 ODD = list(odd_lines(Scripted(), [{"custom_id": "a", "body": {"messages": [{"content": ""}]}}]))
 

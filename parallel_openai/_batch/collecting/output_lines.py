@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import IO, Any, Literal
 
@@ -10,7 +11,7 @@ from parallel_openai._batch.server_batch import ServerBatch
 from parallel_openai._json import dumps, loads_from_anywhere, loads_quickly
 from parallel_openai._printable import printable
 from parallel_openai._records import MAX_RESPONSE_BYTES, APIRequest, Attempt, Response, Result, Verdict
-from parallel_openai._requests.endpoints import usage_of
+from parallel_openai._requests.endpoints import bill_of, usage_of
 from parallel_openai._run.response_verdict import judge
 
 #: Added to each answer, since nothing else in it shows that it cost half.
@@ -100,6 +101,8 @@ def _answered(batch: ServerBatch, status: int, body: Any, request_id: Any) -> Ou
     attempt = _attempt(batch, status, verdict.code, request_id or None)
     if verdict.kind == "done":
         return Outcome("done", attempt, answer={**body, "service_tier": TIER})
+    if usage_of(body) is not None:
+        attempt = attempt._replace(bill={**bill_of(body), "service_tier": TIER})
     fate: Fate = "done" if verdict.kind in ("fail", "stop") else "again"
     return Outcome(fate, attempt, verdict.code, verdict.message, refusal=(response, verdict))
 
@@ -144,13 +147,11 @@ def _status(value: Any) -> int:
 
 
 def _json(body: Any) -> Any:
-    """The body, parsed if it is a JSON string, as some gateways send it."""
-    if not isinstance(body, str):
-        return body
-    try:
-        return loads_quickly(body)
-    except ValueError:
-        return body
+    """The body, parsed if it is a JSON string, as some gateways send it, and out of a list that holds it alone."""
+    if isinstance(body, str):
+        with suppress(ValueError):
+            body = loads_quickly(body)
+    return body[0] if isinstance(body, list) and len(body) == 1 else body
 
 
 def _attempt(batch: ServerBatch, status: int, code: str | None, request_id: str | None) -> Attempt:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -14,9 +15,10 @@ from parallel_openai._journal.journal import Journal
 from parallel_openai._journal.lines import open_to_read
 from parallel_openai._journal.origins import Origin
 from parallel_openai._progress.status_tracker import StatusTracker
-from parallel_openai._records import APIRequest, Response, Result, Ruling
+from parallel_openai._records import APIRequest, Attempt, Response, Result, Ruling, Usage
+from parallel_openai._requests.endpoints import usage_of
 from parallel_openai._run.response_verdict import failed_if_empty
-from parallel_openai._run.spending.budget import Budget, Reserve
+from parallel_openai._run.spending.budget import Budget, PriceOf, Reserve, cost_of
 
 #: A refusal, which releases a reserve without cost; a 408, say, may have been billed.
 _REFUSED = Response(400, {}, b"", None, 0.0)
@@ -39,10 +41,11 @@ class BatchRequests:
         on_result: Callable[[Result], Ruling | None],  # called once for each finished request
         status: StatusTracker,
         budget: Budget | None,  # the most that may be spent
+        price: PriceOf | None = None,  # of answers that are none and are billed; None: not known
     ) -> None:
         self._identity, self._known = identity, known
         self._journal, self._record, self._origin = journal, record, origin
-        self._on_result, self._status, self._budget = on_result, status, budget
+        self._on_result, self._status, self._budget, self._price = on_result, status, budget, price
         self._keys: Counter[str] = Counter()
         self._earlier: Counter[str] = Counter()  # unclaimed rows in parts of earlier calls, by name
         self._without_metadata: Counter[str] = Counter()  # those whose metadata is unknown, by key
@@ -144,9 +147,29 @@ class BatchRequests:
                 self._unclaimed.setdefault(name, []).append(result)
             return
         self._waiting[name] -= 1
-        self._count_tokens(result)
-        self._settle(name, result.response)
+        self._forget_bills(result.request)
+        self._count_tokens(result.usage)
+        if not (result.attempts and result.attempts[-1].bill):  # else it is booked already
+            self._settle(name, result.response)
         self._status.count(result, self._on_result(result))
+
+    def bill(self, request: APIRequest, attempts: tuple[Attempt, ...]) -> None:
+        """Book what was billed for a claimed row's last attempt, whose answer is none."""
+        bill = attempts[-1].bill or {}
+        usage = usage_of(bill) or Usage()
+        self._count_tokens(usage)
+        if self._price is not None:
+            cost, _ = cost_of(self._price, bill, usage, request.model or "")
+            self._status.cost_usd += 0.0 if math.isnan(cost) else cost
+        self._settle(self._name(request), bill)
+        self._forget_bills(request)
+        self._status.billed_in_vain[request] = attempts
+
+    def _forget_bills(self, request: APIRequest) -> None:
+        """They stand in the row's attempts now. What was read from another file is another object."""
+        billed = self._status.billed_in_vain
+        for each in [each for each in billed if each.key == request.key]:
+            del billed[each]
 
     def release(self, row: Row) -> None:
         """Release the reserve of a row that is sent online, where it is reserved anew."""
@@ -155,6 +178,7 @@ class BatchRequests:
     def deliver_sent(self, row: Row, result: Result) -> Ruling | None:
         """Deliver the result of a row sent online, where it was counted and its cost settled."""
         self._waiting[self._name(row.request)] -= 1
+        self._forget_bills(row.request)
         return self._on_result(result)
 
     def _is_kept(self, result: Result) -> bool:
@@ -178,10 +202,10 @@ class BatchRequests:
         self._keys[request.key] = count + 1
         return f"{request.key}-{count + 1}" if count else request.key
 
-    def _count_tokens(self, result: Result) -> None:
-        if result.usage is not None:
-            self._status.prompt_tokens += result.usage.prompt_tokens
-            self._status.completion_tokens += result.usage.completion_tokens
+    def _count_tokens(self, usage: Usage | None) -> None:
+        if usage is not None:
+            self._status.prompt_tokens += usage.prompt_tokens
+            self._status.completion_tokens += usage.completion_tokens
 
     def _settle(self, name: str, answer: Any) -> None:
         reserves = self._reserves.get(name)
