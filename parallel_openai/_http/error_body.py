@@ -18,15 +18,18 @@ _SAME_CODES = {
     "ContextWindowExceededError": "context_length_exceeded",
     "too large to process": "context_length_exceeded",  # llama.cpp, of one that exceeds its batch
     "larger than the max context size": "context_length_exceeded",
+    "maximum context length": "context_length_exceeded",  # vLLM
     "ContentPolicyViolationError": "content_policy_violation",
 }
 _CONTENT = re.compile(
     r"(?i)\bflagged\b|\bmoderation\b|content[ _-](?:management[ _-])?(?:policy|filter)|responsible_?ai_?policy|"
-    r"safety system"
+    r"safety[ _](?:system|check)|data_inspection|content exists risk|content violates|"
+    r"(?:content|input|output|prompt)\b[^.]{0,30}\b(?:inappropriate|new_sensitive|unsafe)"
 )
 _MONEY = re.compile(
     r"(?i)insufficient[ _](?:quota|balance|credit|fund)|exceeded your current quota|credit balance|"
-    r"(?:out of|no|not enough|more) credits?\b|\bbilling\b|payment[ _]required"
+    r"(?:out of|no|not enough|more|any) credits?\b(?! (?:were|was|will|have|has) )|\bbilling\b|payment[ _]required|"
+    r"\bover budget\b|budget has been exceeded"
 )
 #: In words, and as Google names its quotas: `requests_per_day`, `RequestsPerDayPerProject`.
 _DAY = re.compile(
@@ -36,7 +39,8 @@ _DAY = re.compile(
 )
 _MINUTE = re.compile(r"(?i)(?:\b|_)per[ _-](?:minute|second|hour)(?:\b|_)|(?-i:Per(?:Minute|Second|Hour))|/ ?min")
 _OVERLOAD = re.compile(
-    r"(?i)overloaded|server[ _](?:is )?busy|model is (?:currently |still )?loading|(?:no|insufficient|at) capacity"
+    r"(?i)overloaded|server[ _](?:is )?busy|model is (?:currently |still )?loading|(?:no|insufficient|at) capacity|"
+    r"rate[ _-]limit(?:ed|s)?[ _](?:exceeded|reached)|\brate-limited\b|too many requests"
 )
 #: Statuses that an error in a good answer stands for, where its code is a word.
 _STATUSES = {"rate_limit_exceeded": 429, "rate_limit_error": 429}
@@ -48,6 +52,8 @@ _AMOUNT = re.compile(r"(?i)(\d+(?:\.\d+)?)\s*(milli|ms|d|h|m|s)")
 #: Names of fields that tell a wait, in small letters alone, and of those that tell the moment of its end.
 _WAITS = re.compile(r"retry(?:after|delay|in)(?:s|sec|seconds)?|resets?(?:in|after)(?:s|sec|seconds)?")
 _ENDS = re.compile(r"(?:x?ratelimit)?(?:resets?(?:at|time)?)|retryat")
+#: Fields that repeat what a row asked, or what the model said to it: words that tell nothing of the server.
+_ECHOES = frozenset({"flagged_input", "input", "messages", "prompt", "failed_generation"})
 _LONGEST = 400 * 86_400.0
 _SECONDS = {"milli": 0.001, "ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _NO_ERROR = re.compile(r"(?i)\W*(?:0|none|null|nil|ok|success|false|no error)?\W*")
@@ -163,15 +169,13 @@ def is_overload(error: Mapping[str, Any]) -> bool:
 
 
 def is_about_day(error: Mapping[str, Any]) -> bool:
-    """Whether a day's limit is used up, with no word of when it begins anew.
+    """Whether a day's limit is used up.
 
     >>> is_about_day({"message": "Rate limit exceeded: free-models-per-day"})
     True
-    >>> is_about_day({"message": "Limit of 50 requests per day reached. Try again in 7m12s."})
-    False
     """
     texts = list(_texts(error))
-    return any(map(_DAY.search, texts)) and not any(map(_MINUTE.search, texts)) and wait_in(error) is None
+    return any(map(_DAY.search, texts)) and not any(map(_MINUTE.search, texts))
 
 
 def is_about_money(error: Mapping[str, Any]) -> bool:
@@ -245,6 +249,8 @@ def _fields(value: Any, depth: int = 0) -> Iterator[tuple[str, Any]]:
     """Each field that is no object or list, with its name, from within as well."""
     items = value.items() if isinstance(value, Mapping) else (("", each) for each in value)
     for name, each in items:
+        if name in _ECHOES:
+            continue
         if isinstance(each, (Mapping, list)):
             if depth < _DEEPEST:
                 yield from _fields(each, depth + 1)

@@ -43,6 +43,7 @@ QUOTA_CODES = frozenset(
         "billing_not_active",
         "insufficient_balance",
         "insufficient_credits",
+        "budget_exceeded",
     }
 )
 FILTER_CODES = frozenset({"content_filter", "content_policy_violation", "moderation_blocked"})
@@ -90,14 +91,15 @@ def judge(response: Response, *, reached: bool, path: str = "") -> Verdict:
         wait = wait_in(error, sent_at(response.headers))
     # Some say in plain text what others say in fields; a page may be about anything.
     words = error or ({} if is_page(response.body) else {"message": message})
+    # First of all, since it may repeat what the row asked, and say that nothing was charged.
+    if code in FILTER_CODES or (error and status in (200, 400, 403, 451) and is_about_content(error)):
+        return Verdict("fail", "content_filter", message)
     if code in QUOTA_CODES or status == 402 or (wait is None and _is_out_of_money(status, words)):
         return Verdict("stop", code or "insufficient_quota", message, stop=QuotaExceededError)
     if status == 429 and wait is None and _is_out_for_today(response, words):
         return Verdict("stop", "rate_limit_exceeded", message, stop=RateLimitedError)
     if response.status == 429:
         return _refused(response, words, code, message, wait)
-    if code in FILTER_CODES or (error and status in (400, 403, 451) and is_about_content(error)):
-        return Verdict("fail", "content_filter", message)
     if status == 404 and response.error is not None and not reached:
         said = (
             f" The server says: {without_page(str(error['message']))[:500]}" if error and error.get("message") else ""
@@ -158,7 +160,8 @@ def _is_out_of_money(status: int, error: Mapping[str, Any]) -> bool:
 
 def _is_out_for_today(response: Response, error: Mapping[str, Any]) -> bool:
     """Whether that is what the words say, of a server whose headers show nothing else that is used up."""
-    return day_used_up(response.headers) == math.inf or (is_about_day(error) and not _used_up(response))
+    is_told = is_about_day(error) and wait_in(error) is None
+    return day_used_up(response.headers) == math.inf or (is_told and not _used_up(response))
 
 
 def _used_up(response: Response) -> list[Allowance]:

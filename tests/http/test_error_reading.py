@@ -50,6 +50,61 @@ CASES: dict[str, tuple[int, Any, str, str]] = {
     ),
     "a number as a code that is none": (200, {"error": {"code": "²", "message": "?"}}, "retry", "http_200"),
     "a number as a code that is too long": (200, {"error": {"code": "4" * 5000}}, "retry", "http_200"),
+    "OpenRouter's flagged prompt that speaks of money": (
+        403,
+        {
+            "error": {
+                "message": 'It requires moderation. Your input was flagged for "violence". No credits were charged.',
+                "code": 403,
+                "metadata": {"reasons": ["violence"], "flagged_input": "My billing went wrong, no credit"},
+            }
+        },
+        "fail",
+        "content_filter",
+    ),
+    "xAI's refused prompt": (
+        403,
+        {"code": "denied", "error": "Content violates usage guidelines. Failed check: SAFETY_CHECK_TYPE_X"},
+        "fail",
+        "content_filter",
+    ),
+    "Qwen's refused answer": (400, {"error": {"code": "data_inspection_failed"}}, "fail", "content_filter"),
+    "DeepSeek's refused prompt": (400, {"error": {"message": "Content Exists Risk"}}, "fail", "content_filter"),
+    "MiniMax's refused answer": (
+        200,
+        {"base_resp": {"status_code": 1027, "status_msg": "output new_sensitive"}, "choices": None},
+        "fail",
+        "content_filter",
+    ),
+    "a prompt about money, repeated": (
+        403,
+        {"error": {"message": "Denied.", "metadata": {"flagged_input": "billing"}}},
+        "stop",
+        "forbidden",
+    ),
+    "nothing charged": (403, {"error": {"message": "Denied. No credits were charged."}}, "stop", "forbidden"),
+    "LiteLLM's key without money": (
+        429,
+        {"error": {"message": "ExceededBudget: Key=x over budget. Spend=1", "code": "429"}},
+        "stop",
+        "insufficient_quota",
+    ),
+    "LiteLLM's budget": (
+        400,
+        {"error": {"message": "Budget has been exceeded!", "type": "budget_exceeded", "code": "400"}},
+        "stop",
+        "budget_exceeded",
+    ),
+    "vLLM's window": (
+        400,
+        {
+            "object": "error",
+            "message": "This model's maximum context length is 4096 tokens.",
+            "type": "BadRequestError",
+        },
+        "fail",
+        "context_length_exceeded",
+    ),
     "busy inside a good answer": (200, {"error": {"code": 503, "message": "no capacity"}}, "retry", "http_503"),
     "a limit inside a good answer": (
         200,

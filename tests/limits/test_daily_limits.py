@@ -225,6 +225,24 @@ def test_a_days_limit_stops_the_run_however_it_is_told(headers: dict[str, str], 
 
 
 @pytest.mark.parametrize(
+    "body",
+    [
+        b'{"error": {"details": [{"quotaId": "GenerateRequestsPerDayPerProject"}, {"retryDelay": "17s"}]}}',
+        b'{"error": {"message": "Limit of requests per day reached. Please try again in 8s."}}',
+    ],
+    ids=["in details", "in words"],
+)
+def test_a_days_limit_stops_the_run_though_the_body_tells_a_short_wait(body: bytes) -> None:
+    """It is tried at the pace of a minute's limit until then, as one may be told in such words."""
+    account = Account({}, body, max_wait=3600)
+    with pytest.raises(RateLimitedError, match=r"Nothing was answered for .* s.*what was finished is kept"):
+        account.run()
+    assert all(result.status == "succeeded" for result in account.results)
+    assert account.loop.time() < 120
+    assert account.sends < 150
+
+
+@pytest.mark.parametrize(
     ("headers", "body"),
     [
         ({"retry-after": "20"}, b"Slow down. Free accounts have 200 requests daily."),

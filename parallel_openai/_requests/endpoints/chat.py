@@ -91,7 +91,7 @@ def _read(response: Mapping[str, Any], choice: Any) -> Answer:
     code = error = None
     if refusal:
         content, code, error = None, "refused", f"The model refused: {str(refusal)[:500]}"
-    elif reason == "content_filter":
+    elif reason is not None and reason.startswith("content_filter"):  # Gemini tells behind it why
         code, error = "content_filter", "The answer was cut by the content filter."
     elif reason == "length":
         code, error = "truncated", truncated(content, usage_of(response), Chat.caps)
