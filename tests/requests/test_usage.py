@@ -32,6 +32,11 @@ def test_usage_that_stands_elsewhere_is_read_and_kept_for_the_bill(place: str) -
     assert usage_of(bill_of(ELSEWHERE[place])) == Usage(90, 5)
 
 
+@pytest.mark.parametrize("usage", [{"total_tokens": 8}, {"prompt_tokens": 8}], ids=str)
+def test_the_bill_of_an_embedding_is_for_what_was_read(usage: dict[str, Any]) -> None:
+    assert usage_of(bill_of({**EMBEDDINGS, "usage": usage})) == Usage(8)
+
+
 NONSENSE: dict[str, Any] = {"prompt_tokens": True, "completion_tokens": math.nan, "total_tokens": "many"}
 ZEROS = {"prompt_tokens": 0, "completion_tokens": 0, "total_tokens": 0}
 
@@ -55,6 +60,11 @@ TOLD: dict[str, tuple[Any, Usage]] = {
         {"input_tokens": 9, "output_tokens": 5, "cache_creation_input_tokens": 80, "cache_read_input_tokens": 40},
         Usage(129, 5, cached_tokens=40, cache_write_tokens=80),
     ),
+    "the same as AWS names it": (
+        {"inputTokens": 9, "outputTokens": 5, "cacheWriteInputTokens": 80, "cacheReadInputTokens": 40},
+        Usage(129, 5, cached_tokens=40, cache_write_tokens=80),
+    ),
+    "by other makers' names": ({"promptTokens": 9, "completionTokens": 5, "totalTokens": 14}, Usage(9, 5)),
     "the same within a prompt, where the total says so": (
         {"prompt_tokens": 129, "completion_tokens": 5, "total_tokens": 134, "cache_creation_input_tokens": 80},
         Usage(129, 5, cache_write_tokens=80),

@@ -57,6 +57,7 @@ def bill_of(response: Any) -> dict[str, Any]:
     {'model': 'm', 'usage': {}, 'output': [{'type': 'web_search_call'}]}
     """
     bill = {name: response[name] for name in ("model", *PLACES, "service_tier") if name in response}
+    bill |= {name: [] for name in _WITHOUT_OUTPUT if isinstance(response.get(name), list)}
     if beside := list(_beside(response)):
         bill["usage"] = [*beside, bill.get("usage")]
     calls = [{"type": kind} for kind in _item_types(response) if kind in _CALLS]
@@ -66,13 +67,15 @@ def bill_of(response: Any) -> dict[str, Any]:
 #: The meaning of a usage record's fields. Those with `beside` are counted in addition to the prompt or the completion,
 #: not as a part of it, unless the total says otherwise.
 _NAMES = {
-    **dict.fromkeys(("prompt_tokens", "input_tokens", "promptTokenCount"), "prompt"),
-    **dict.fromkeys(("completion_tokens", "output_tokens", "candidatesTokenCount"), "completion"),
-    **dict.fromkeys(("total_tokens", "totalTokenCount"), "total"),
+    **dict.fromkeys(("prompt_tokens", "input_tokens", "promptTokenCount", "inputTokens", "promptTokens"), "prompt"),
+    **dict.fromkeys(
+        ("completion_tokens", "output_tokens", "candidatesTokenCount", "outputTokens", "completionTokens"), "completion"
+    ),
+    **dict.fromkeys(("total_tokens", "totalTokenCount", "totalTokens"), "total"),
     **dict.fromkeys(("reasoning_tokens", "thoughtsTokenCount"), "thoughts_beside"),
     "citation_tokens": "citations_beside",
-    "cache_read_input_tokens": "read_beside",
-    "cache_creation_input_tokens": "written_beside",
+    **dict.fromkeys(("cache_read_input_tokens", "cacheReadInputTokens"), "read_beside"),
+    **dict.fromkeys(("cache_creation_input_tokens", "cacheWriteInputTokens"), "written_beside"),
     **dict.fromkeys(("cached_tokens", "prompt_cache_hit_tokens", "cachedContentTokenCount"), "cached"),
     "cache_write_tokens": "written",
     **dict.fromkeys(("num_search_queries", "num_sources_used", "web_search_requests", "web_search_calls"), "searches"),
@@ -103,6 +106,8 @@ _CALLS = {
     "code_interpreter_call": "tool_runs",
     "image_generation_call": "tool_runs",
 }
+#: The fields of answers that have no tokens.
+_WITHOUT_OUTPUT = ("data", "results")
 #: Larger counts are implausible and are clipped to this, so that sums fit into 64 bits.
 _MOST = 2**60
 _PLAIN_RECORD = frozenset(
@@ -134,7 +139,7 @@ def _plain(response: Mapping[str, Any]) -> Usage | None:
 
 def _largest(response: Mapping[str, Any]) -> Usage | None:
     """The larger counts of all usage records in a response."""
-    gives_output = not isinstance(response.get("data"), list) and not isinstance(response.get("results"), list)
+    gives_output = not any(isinstance(response.get(name), list) for name in _WITHOUT_OUTPUT)
     found: Usage | None = None
     for place in (*(response[name] for name in PLACES if name in response), *_beside(response)):
         for fields in _records(place):
