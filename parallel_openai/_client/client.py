@@ -307,7 +307,8 @@ class Client:
         return client
 
     def close(self) -> None:
-        """Close the connections. The client can still be used and opens new ones."""
+        """Close the connections; those of a run under way when its answers are in. The client can still be used and
+        opens new ones."""
         self._server.connections.close()
 
     def __enter__(self) -> Client:

@@ -71,6 +71,8 @@ class Transport:
         self._urls: dict[str, URL] = {}
         self._session: aiohttp.ClientSession | None = None
         self._poster: Poster | None = None  # none where there is a proxy, which aiohttp's sessions know how to ask
+        self.in_use = 0  # exchanges under way
+        self._unused = asyncio.Event()
 
     def use(self, headers: Mapping[str, str]) -> None:
         """Send these headers from now on, in the place of those of the same name: a key that was renewed."""
@@ -144,6 +146,7 @@ class Transport:
         wait = None if deadlines is None else deadlines.begin(began)
         failed: Exception
         answer: Answer | None = None
+        self.in_use += 1
         try:
             if self._session is None:
                 self._open()
@@ -162,6 +165,9 @@ class Transport:
         except (aiohttp.ClientError, OSError, asyncio.TimeoutError, TooLargeError, UnreadableError) as error:
             failed = error
         finally:
+            self.in_use -= 1
+            if not self.in_use:
+                self._unused.set()
             if deadlines is not None and wait is not None:
                 deadlines.end(wait)
         if answer is None and "data" not in options and self._rang_late(failed, began):
@@ -262,7 +268,11 @@ class Transport:
         deadlines = self._deadlines[seconds] = Deadlines(seconds, self._clock)
         return deadlines
 
-    async def close(self) -> None:
+    async def close(self, *, at_once: bool = False) -> None:
+        """Close the connections as soon as no answer is on its way, since those are paid for; or `at_once`."""
+        while self.in_use and not at_once:
+            self._unused.clear()
+            await self._unused.wait()
         for deadlines in self._deadlines.values():
             deadlines.close()
         if self._poster is not None:

@@ -50,12 +50,14 @@ class Connections:
             if not self._borrowers[loop]:
                 await self.here().close()
 
-    def close(self) -> None:
-        """Close them all; they are opened again when they are needed."""
-        wait(_close(self._transports), PATIENCE)
+    def close(self, *, at_once: bool = False) -> None:
+        """Close them all, those in use when they no longer are; they are opened again when they are needed."""
+        wait(_close(self._transports, at_once=at_once), PATIENCE)
 
 
-def _close(transports: WeakKeyDictionary[asyncio.AbstractEventLoop, Transport]) -> list[Future[None]]:
+def _close(
+    transports: WeakKeyDictionary[asyncio.AbstractEventLoop, Transport], *, at_once: bool = False
+) -> list[Future[None]]:
     """Begin to close them; gives the ends that may be waited for.
 
     The garbage collector must not wait: it may have come by while this thread held what the loop is waiting for.
@@ -63,8 +65,9 @@ def _close(transports: WeakKeyDictionary[asyncio.AbstractEventLoop, Transport]) 
     ends = []
     for loop, transport in list(transports.items()):
         if loop.is_running():
-            end = asyncio.run_coroutine_threadsafe(transport.close(), loop)
-            if not is_background_thread() and loop is not asyncio._get_running_loop():  # it cannot wait for itself
+            end = asyncio.run_coroutine_threadsafe(transport.close(at_once=at_once), loop)
+            is_own = is_background_thread() or loop is asyncio._get_running_loop()  # it cannot wait for itself
+            if not is_own and (at_once or not transport.in_use):
                 ends.append(end)
     return ends
 
@@ -78,4 +81,4 @@ _all: WeakSet[Connections] = WeakSet()
 def _close_all() -> None:
     drain()
     for each in list(_all):
-        each.close()
+        each.close(at_once=True)

@@ -337,3 +337,20 @@ def test_a_closed_client_can_be_used_again(client: po.Client) -> None:
         out = po.process_dataframe(texts(3), f"{n} {{text}}", client=client, **OPTIONS)
         assert out["status"].eq("succeeded").all()
         client.close()
+
+
+@pytest.mark.parametrize("loop", ["thread", "running"])
+def test_a_client_closed_in_the_middle_of_a_run_lets_the_answers_on_their_way_come_in(server: Server, loop: str) -> None:
+    client = po.Client(server.base_url, max_concurrent_requests=8, loop=loop)  # type: ignore[arg-type]
+    server.set(latency=0.5)
+
+    def close() -> None:
+        wait_until_sent(server, 8)
+        client.close()
+
+    thread = threading.Thread(target=close)
+    thread.start()
+    out = po.process_dataframe(texts(20), "text", client=client, **OPTIONS)
+    thread.join()
+    assert out["attempts"].eq(1).all()
+    assert server.stats()["received"] == 20
