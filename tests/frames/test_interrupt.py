@@ -340,7 +340,7 @@ def test_a_closed_client_can_be_used_again(client: po.Client) -> None:
 
 
 @pytest.mark.parametrize("loop", ["thread", "running"])
-def test_a_client_closed_in_the_middle_of_a_run_lets_the_answers_on_their_way_come_in(server: Server, loop: str) -> None:
+def test_a_client_closed_in_mid_run_lets_the_answers_on_their_way_come_in(server: Server, loop: str) -> None:
     client = po.Client(server.base_url, max_concurrent_requests=8, loop=loop)  # type: ignore[arg-type]
     server.set(latency=0.5)
 
