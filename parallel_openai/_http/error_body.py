@@ -18,7 +18,6 @@ _SAME_CODES = {
     "ContextWindowExceededError": "context_length_exceeded",
     "too large to process": "context_length_exceeded",  # llama.cpp, of one that exceeds its batch
     "larger than the max context size": "context_length_exceeded",
-    "maximum context length": "context_length_exceeded",  # vLLM
     "ContentPolicyViolationError": "content_policy_violation",
 }
 _CONTENT = re.compile(
@@ -141,7 +140,7 @@ def code_of(error: Mapping[str, Any]) -> str:
 
 def status_of(error: Mapping[str, Any], status: int) -> int:
     """The status that an error in a good answer stands for, if its code is one; else the answer's own."""
-    code = str(error.get("code") or error.get("status") or "")
+    code = str(next((error[name] for name in ("code", "status", "statusCode") if error.get(name)), ""))
     if status != 200:
         return status
     if re.fullmatch("[45][0-9]{2}", code):

@@ -192,7 +192,7 @@ def duration(text: str | None) -> float | None:
 
 
 def retry_after(headers: Mapping[str, str], *, now: float | None = None) -> float | None:
-    """Seconds that the server asks us to wait, or None when it says nothing sensible.
+    """Seconds that the server asks us to wait, or None when it says nothing sensible: 0, say, or a moment that is over.
 
     A moment is compared with the answer's own `Date`, since the clock here may be wrong; without one, with `now`,
     seconds since 1970.
@@ -202,19 +202,13 @@ def retry_after(headers: Mapping[str, str], *, now: float | None = None) -> floa
     >>> retry_after({"retry-after": "Wed, 21 Oct 2026 07:28:10 GMT", "date": "Wed, 21 Oct 2026 07:28:00 GMT"})
     10.0
     """
-    milliseconds = _number(headers.get("retry-after-ms"))
-    if milliseconds is not None:
+    milliseconds, text = _number(headers.get("retry-after-ms")), headers.get("retry-after")
+    if milliseconds is not None and milliseconds > 0:
         return _sensible(milliseconds / 1000)
-    text = headers.get("retry-after")
-    if not text:
-        return None
-    seconds = _number(text)
-    if seconds is not None:
-        return _sensible(seconds)
-    moment = _moment(text)
-    if moment is None:
-        return None
-    return _sensible(moment - sent_at(headers, now))
+    seconds, moment = _number(text), _moment(text)
+    if seconds is None and moment is not None:
+        seconds = moment - sent_at(headers, now)
+    return _sensible(seconds) or None
 
 
 def sent_at(headers: Mapping[str, str], now: float | None = None) -> float:

@@ -124,6 +124,8 @@ class FailedSends:
             delay = max(verdict.wait or 0.0, backoff)
         elif response.status == 429:
             delay = verdict.wait if verdict.wait is not None else backoff  # the limiter may hold nobody else back
+            if len(job.attempts) > _TELLING_REFUSALS:  # it may tell so little each time
+                delay = max(delay, backoff)
         else:
             delay = hold = max(verdict.wait or 0.0, 0.5 + backoff)
         refusals = job.refusals + job.failures

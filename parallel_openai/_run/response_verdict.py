@@ -81,7 +81,10 @@ def judge(response: Response, *, reached: bool, path: str = "") -> Verdict:
         return _no_answer(response, reached)
     error = error_of(response.data, response.status)
     if response.status == 200 and error is None:
-        return _good(response, path)
+        verdict = _good(response, path)
+        error = None if verdict is DONE else error_of(response.data, 400)  # some say in words alone what is wrong
+        if error is None:
+            return verdict
     code = code_of(error) if error else ""
     message, wait = _sentence(response, error), retry_after(response.headers)
     status = status_of(error, response.status) if error else response.status

@@ -95,16 +95,19 @@ CASES: dict[str, tuple[int, Any, str, str]] = {
         "stop",
         "budget_exceeded",
     ),
-    "vLLM's window": (
-        400,
-        {
-            "object": "error",
-            "message": "This model's maximum context length is 4096 tokens.",
-            "type": "BadRequestError",
-        },
-        "fail",
-        "context_length_exceeded",
+    "words in the place of an answer": (
+        200,
+        {"object": "error", "message": "Broke.", "code": 500},
+        "retry",
+        "http_500",
     ),
+    "a limit in the place of an answer": (
+        200,
+        {"success": False, "message": "Slow down.", "statusCode": 429},
+        "retry",
+        "rate_limit_exceeded",
+    ),
+    "an overload in the place of an answer": (200, {"detail": "Model is loading"}, "retry", "http_200"),
     "busy inside a good answer": (200, {"error": {"code": 503, "message": "no capacity"}}, "retry", "http_503"),
     "a limit inside a good answer": (
         200,
@@ -192,7 +195,7 @@ CASES: dict[str, tuple[int, Any, str, str]] = {
 
 @pytest.mark.parametrize(("status", "data", "kind", "code"), CASES.values(), ids=CASES)
 def test_an_error_is_read_whatever_make_the_server_is_of(status: int, data: Any, kind: str, code: str) -> None:
-    verdict = judge(Response(status, {}, dumps(data), data, 0.1), reached=True)
+    verdict = judge(Response(status, {}, dumps(data), data, 0.1), reached=True, path="chat/completions")
     assert (verdict.kind, verdict.code) == (kind, code)
 
 

@@ -256,3 +256,23 @@ def test_a_limit_that_only_sounds_like_a_days_is_waited_out(headers: dict[str, s
     account = Account(headers, body, opens=40.0)
     account.run()
     assert [result.status for result in account.results] == ["succeeded"] * 100
+
+
+@pytest.mark.parametrize("told", ["0", "-1", "0.001"])
+@pytest.mark.parametrize("all_of_them", [True, False], ids=["all", "one row"])
+def test_a_refusal_that_tells_no_wait_to_speak_of_is_not_met_again_at_once(told: str, all_of_them: bool) -> None:
+    loop, results, sends = VirtualLoop(), list[Result](), 0
+
+    async def send(request: APIRequest, lease: Any) -> Response:
+        nonlocal sends
+        sends += 1
+        await asyncio.sleep(0.001)
+        if all_of_them or request.request_json["n"] == 7:
+            return Response(429, {"retry-after": told}, b"", None, 0.001)
+        return Response(200, {}, b"{}", GOOD, 0.001)
+
+    retry = RetryPolicy(max_wait=30)
+    runner = Runner(send=send, limiter=Limiter(clock=loop.time), on_result=results.append, retry=retry, clock=loop.time)
+    run_virtually(runner.run(APIRequest({"model": "m", "n": n}) for n in range(20)), loop)
+    assert sum(result.status == "failed" for result in results) == (20 if all_of_them else 1)
+    assert sends < (20 if all_of_them else 1) * 90 + 30

@@ -165,6 +165,12 @@ def test_names_that_say_nothing_leave_the_word_to_others() -> None:
     assert allowance(shown, "tokens") == Allowance(9000, 8000, None)
 
 
+@pytest.mark.parametrize("told", ["0", "-5", "0.0", "Thu, 01 Jan 1970 00:00:00 GMT", "Thu, 01 Jan 1970 00:00:10 GMT"])
+def test_a_wait_of_nothing_is_no_wait(told: str) -> None:
+    assert retry_after({"retry-after": told, "date": "Thu, 01 Jan 1970 00:00:10 GMT"}) is None
+    assert retry_after({"retry-after-ms": "0", "retry-after": "2"}) == 2.0
+
+
 @pytest.mark.parametrize("local_clock", [0.0, 1792567680.0 - 600, 1792567680.0 + 600])
 def test_a_date_to_come_again_is_read_against_the_answers_own_date(local_clock: float) -> None:
     headers = {"retry-after": "Wed, 21 Oct 2026 07:28:10 GMT", "date": SENT}
