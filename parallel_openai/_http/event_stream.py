@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from parallel_openai._json import loads
+from parallel_openai._requests.endpoints import PLACES
 
 _FIELD = re.compile(r"\s*(?:data|event|id|retry)?:")
 #: How the events of the Responses API end, each with the whole response in it.
@@ -37,22 +38,28 @@ def assembled(content: bytes) -> dict[str, Any] | None:
         if not isinstance(event, dict):
             return None
         if event.get("type") == "error":
-            return {"error": event.get("error") or event}
+            return {**_bill(whole), "error": event.get("error") or event}
         if event.get("error") or str(event.get("type")) in _LAST:
             response = event.get("response")
-            return response if isinstance(response, dict) else event
+            return response if isinstance(response, dict) else {**_bill(whole), **event}
         _add(whole, event, joins=False)
     if not isinstance(whole.get("choices"), list):
         return whole or None
     choices = whole["choices"] = [choice for choice in whole["choices"] if isinstance(choice, dict)]
     if not done and not (choices and all(choice.get("finish_reason") for choice in choices)):
-        return None
+        bill = _bill(whole)
+        return {**bill, "error": {"message": "The answer's events broke off.", "code": "unfinished"}} if bill else None
     for choice in choices:
         if isinstance(choice.get("delta"), dict):
             choice["message"] = {"role": "assistant", **choice.pop("delta")}
     if "object" in whole:
         whole["object"] = str(whole["object"]).removesuffix(".chunk")
     return whole
+
+
+def _bill(whole: dict[str, Any]) -> dict[str, Any]:
+    """What the events before an error or the end have told of the cost."""
+    return {name: whole[name] for name in ("model", *PLACES) if name in whole} if whole.keys() & set(PLACES) else {}
 
 
 def _data_of(text: str) -> Iterator[str]:

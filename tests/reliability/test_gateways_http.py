@@ -582,3 +582,20 @@ def test_the_same_holds_for_the_responses_api(content: Any) -> None:
     said = {"status": "completed", "model": "m", "output": items}
     with RawServer(http(json.dumps(said).encode())) as server:
         assert ask(server.base_url, endpoint="responses")["response"][0] == "Hello."
+
+
+@pytest.mark.parametrize(
+    "end",
+    [
+        b"",
+        b'data: {"error": {"message": "Broke.", "code": "odd"}}\n\n',
+        b'data: {"type": "error", "message": "Broke."}\n\n',
+    ],
+    ids=["cut off", "an error", "an error's event"],
+)
+def test_what_events_that_broke_off_told_of_their_cost_is_told(end: bytes) -> None:
+    choice = {"index": 0, "delta": {"content": "He"}, "finish_reason": None}
+    piece = {"model": "m", "choices": [choice], "usage": {"prompt_tokens": 5, "completion_tokens": 2}}
+    with RawServer(http(b"data: " + json.dumps(piece).encode() + b"\n\n" + end)) as server:
+        out = ask(server.base_url, client_options={"max_attempts": 2})
+    assert (out["status"][0], out["prompt_tokens"][0], len(server.asked)) == ("failed", 10, 2)
