@@ -1,4 +1,4 @@
-"""What most tests need: a simulator without limits, and a client of it."""
+"""Fixtures for most tests: a simulator without limits, and a client for it."""
 
 from __future__ import annotations
 

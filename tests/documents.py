@@ -1,4 +1,4 @@
-"""The pages of the documentation as code: their blocks, and how to run them as a reader does."""
+"""The code blocks of the documentation's pages, and how to run them as a reader would."""
 
 from __future__ import annotations
 

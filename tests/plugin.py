@@ -1,4 +1,4 @@
-"""What every test and every example in a docstring may count on: a folder of its own and a clean environment."""
+"""The environment of every test and docstring example: a folder of its own, and no settings from outside."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Who may import whom, and what the public face is: read from the source, so that both stay as they were laid out."""
+"""The layers of imports and the public interface, as read from the source."""
 
 from __future__ import annotations
 
@@ -189,7 +189,7 @@ def test_no_folder_holds_more_than_a_dozen_files() -> None:
     assert {str(folder): count for folder, count in folders.items() if count > 12} == {}
 
 
-def test_a_name_that_there_is_not_is_an_attribute_error() -> None:
+def test_an_unknown_name_is_an_attribute_error() -> None:
     with pytest.raises(AttributeError, match="has no attribute 'proces_dataframe'"):
         parallel_openai.proces_dataframe  # noqa: B018
 

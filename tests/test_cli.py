@@ -1,4 +1,4 @@
-"""The command, as a process of its own against the simulator."""
+"""The command, run as a process against the simulator."""
 
 from __future__ import annotations
 

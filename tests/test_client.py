@@ -1,4 +1,4 @@
-"""The account: its options, its environment, and that its key is never shown."""
+"""The client: its options, its environment, and that its key is never shown."""
 
 from __future__ import annotations
 
@@ -323,7 +323,7 @@ def test_a_client_is_closed_in_the_loop_that_it_worked_on(server: Server) -> Non
     assert results[0].status == "succeeded"
 
 
-def test_a_client_that_is_forgotten_holds_nobody_up(server: Server) -> None:
+def test_a_garbage_collected_client_blocks_nothing(server: Server) -> None:
     """The garbage collector may come by while its thread holds what the engine's loop waits for."""
     gc.collect()
     gc.freeze()  # what earlier tests left takes the collector longer than the loop is held

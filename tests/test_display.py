@@ -1,4 +1,4 @@
-"""How blocks look in a terminal, in a notebook and as a figure, whatever stands in them."""
+"""How blocks are rendered in a terminal, in a notebook and as a figure, whatever their content."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def test_a_hostile_text_changes_nothing_of_a_page() -> None:
 
 
 @pytest.mark.parametrize("show", [to_text, to_line, to_html], ids=["text", "line", "page"])
-def test_nothing_moves_the_cursor_or_turns_the_writing_about(show: Any) -> None:
+def test_no_text_moves_the_cursor_or_reverses_the_writing_direction(show: Any) -> None:
     shown = show(every_kind(HOSTILE))
     assert not re.search(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\ud800-\udfff]", shown)
     assert "\\x1b]0;owned\\x07" in shown
@@ -135,7 +135,7 @@ def test_columns_that_find_no_room_go_on_below_beside_the_first() -> None:
 
 
 @pytest.mark.parametrize("width", [0, 1, 5, 19])
-def test_a_terminal_too_narrow_for_anything_is_shown_everything_still(width: int) -> None:
+def test_an_extremely_narrow_terminal_still_shows_everything(width: int) -> None:
     table = b.Table("", (LONG, "rows", "text"), [("good", b.Number("12,345,678,901 + 12"), "word " * 40)])
     told = to_text([table], width)
     assert "12,345,678,901 + 12" in told

@@ -1,4 +1,4 @@
-"""The documents do what they say: their code runs, their tables name what is there, their help is the command's own."""
+"""The documentation is right: its code runs, its tables are complete, and its help is the command's own."""
 
 from __future__ import annotations
 

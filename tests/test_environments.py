@@ -1,4 +1,4 @@
-"""Other people's machines: odd streams, archives, empty variables, and folders with files of the wrong name."""
+"""Unusual environments: odd streams, zip archives, empty variables, and folders with misnamed files."""
 
 from __future__ import annotations
 
@@ -40,9 +40,7 @@ class Sink:
         return len(text)
 
 
-def test_a_stream_that_lacks_what_streams_have_does_not_end_a_run(
-    client: po.Client, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_incomplete_stream_object_does_not_end_a_run(client: po.Client, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "stderr", Sink())
     out = po.process_dataframe(pd.DataFrame({"text": ["a"]}), "text", model="m", client=client)
     assert out["status"].tolist() == ["succeeded"]

@@ -1,4 +1,4 @@
-"""Several accounts as one: the sum of their limits is used, and one that dies takes nothing with it."""
+"""Several accounts as one: all their limits are used, and an account that fails loses no rows."""
 
 from __future__ import annotations
 
@@ -253,7 +253,7 @@ def test_files_and_single_requests_go_through_a_pool_too(servers: list[Server]) 
     ],
     ids=["none", "no client", "two loops", "twice the same", "a pool", "no key"],
 )
-def test_a_pool_that_cannot_be_is_named(members: list[Any], sentence: str | None) -> None:
+def test_an_invalid_pool_is_refused_with_the_reason(members: list[Any], sentence: str | None) -> None:
     if sentence is None:
         with pytest.raises(AuthenticationError):
             Client.pool(members).check_key()
@@ -277,7 +277,7 @@ def test_a_request_that_is_too_large_for_one_goes_to_the_other(servers: list[Ser
     assert received(servers[0]) == 0
 
 
-def test_one_that_only_breaks_rests_longer_and_longer() -> None:
+def test_an_account_that_only_fails_is_paused_longer_and_longer() -> None:
     now = [0.0]
     limiter = Limiter(clock=lambda: now[0])
 

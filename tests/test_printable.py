@@ -1,4 +1,4 @@
-"""What a stranger says is shown in a terminal, a log and an exception, and not done."""
+"""Control characters from others are shown, not executed, in terminals, logs and exceptions."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a person sees of a run, in a terminal and in a log."""
+"""The progress display, in a terminal and in a log."""
 
 from __future__ import annotations
 
@@ -154,7 +154,7 @@ def test_the_count_is_shown_however_narrow_it_is() -> None:
     assert counters_after(0, StatusTracker(num_tasks_total=5)).line(3) == "0/5 [0:00<?]"
 
 
-def test_rates_are_not_told_before_they_mean_something() -> None:
+def test_rates_are_not_shown_before_they_mean_something() -> None:
     status = StatusTracker(num_tasks_total=10, num_tasks_succeeded=5, num_requests_sent=5)
     assert counters_after(0.5, status).line() == "5/10 [0:00<?]"
 
@@ -175,7 +175,7 @@ def test_the_time_left_does_not_take_a_burst_for_the_pace() -> None:
     assert counters_after(3, status, Limits(600)).line().startswith("600/1,200 [0:03<1:00]")
 
 
-def test_answers_from_the_journal_are_no_pace_at_all() -> None:
+def test_answers_from_the_journal_do_not_count_towards_the_rate() -> None:
     status = StatusTracker(num_tasks_total=1_000, num_tasks_succeeded=500, num_tasks_restored=500)
     assert counters_after(5, status).line().startswith("500/1,000 [0:05<?]")
 
@@ -189,7 +189,7 @@ def test_no_time_is_told_while_answers_of_the_journal_are_still_to_be_read() -> 
     assert "<?]" not in counters_after(10, status).line()
 
 
-def test_rates_are_those_of_late() -> None:
+def test_rates_are_recent_ones() -> None:
     clock, status = Clock(), StatusTracker(num_tasks_total=1_000)
     counters = Counters(status, Limits(), "row", clock)
     for _ in range(60):  # a minute of one request a second ...
@@ -336,7 +336,7 @@ class TerminalThatWaits(io.StringIO):
         return super().write(text)
 
 
-def test_a_run_goes_on_where_its_log_cannot_be_shown() -> None:
+def test_a_run_goes_on_if_its_log_cannot_be_shown() -> None:
     with redirect_stderr(TerminalThatWaits()) as terminal, a_handler_of_the_root():
         progress = Progress(StatusTracker(num_tasks_succeeded=3), Limits(), show=True, clock=Clock())
         terminal.is_full = True
@@ -409,7 +409,7 @@ def test_a_program_without_a_console_shows_nothing() -> None:
         progress.close("The end.")
 
 
-def test_a_run_outlives_its_screen() -> None:
+def test_a_run_survives_the_loss_of_its_terminal() -> None:
     clock, gone = Clock(), io.StringIO()
     gone.close()
     with redirect_stderr(io.StringIO()):

@@ -1,4 +1,4 @@
-"""What a run's timeline holds, and that it stays small; on a fake clock."""
+"""What a run's timeline records, and that it stays small; on a fake clock."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whatever stands in the place of an argument either works or is refused with a sentence, in one of our own errors."""
+"""Any wrong argument either works or is refused with a message, in one of our own errors."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Failures of single parts of a run: how often each part is retried, and the message about it."""
+"""Keeps track of the failures of single parts: how often each is retried, and the message about it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The state of a run's batches, in sentences."""
+"""Describes the state of a run's batches in sentences."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Requests that an earlier call submitted in batches, which are already paid for, for a call on another lane."""
+"""Finds requests that are already in batches of an earlier call, so that a call on another lane does not pay twice."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Replace a file atomically."""
+"""Replaces a file atomically: it has either its old or its whole new content, whatever fails."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Checks of files at default paths, such as in the working folder, which may come from someone else's project."""
+"""Checks who owns a file at a default path, such as in the working folder, since it may be someone else's."""
 
 from __future__ import annotations
 

@@ -172,10 +172,10 @@ def _check_ours(lock_file: Path) -> None:
 
 def _identity(path: Path) -> tuple[int, int] | None:
     try:
-        about = path.stat()
+        status = path.stat()
     except (FileNotFoundError, NotADirectoryError):
         return None
-    return about.st_dev, about.st_ino
+    return status.st_dev, status.st_ino
 
 
 def lock_open_file(file: int, path: Path) -> None:

@@ -63,7 +63,7 @@ class KnownLines:
             if number % _LINES_PER_TURN == 0:
                 await asyncio.sleep(0)
                 if number == _LINES_PER_TURN:
-                    known.finished.expect(likely_lines(path, number, offset))
+                    known.finished.reserve(likely_lines(path, number, offset))
             known._note(entry, origins.of(offset), place, simulated=simulated)
         if known._of_unknown_origin:
             raise InvalidInputError(

@@ -20,7 +20,7 @@ from parallel_openai._batch.lane_options import Lane
 from parallel_openai._client.client import Client
 from parallel_openai._files.file_run import FileRun
 from parallel_openai._frames.sync_async import Call, awaitable, blocking
-from parallel_openai._journal.journal_file import mend_end_of_any
+from parallel_openai._journal.journal_file import repair_end_of_jsonl
 from parallel_openai._json import dumps
 from parallel_openai._loop.background import Interrupted, arun
 from parallel_openai._loop.background import run as run_to_end
@@ -200,7 +200,7 @@ def append_to_jsonl(data: Any, filename: str | os.PathLike[str]) -> None:
     path, line = path_of(filename, "filename"), dumps(data) + b"\n"
     try:
         with _append_lock, open(path, "a+b", buffering=0, opener=_privately) as file:
-            mend_end_of_any(file.fileno(), path)
+            repair_end_of_jsonl(file.fileno(), path)
             file.write(line)
     except JournalError:
         raise

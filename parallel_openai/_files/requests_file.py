@@ -15,7 +15,7 @@ from typing import IO, Any, NamedTuple, cast
 
 from parallel_openai._arguments import is_file
 from parallel_openai._frames.parameters import SECRET
-from parallel_openai._journal.lines import ASKS, READ_AHEAD
+from parallel_openai._journal.lines import PROMPT_FIELDS, READ_AHEAD
 from parallel_openai._json import loads
 from parallel_openai._requests.endpoints import endpoint_at
 from parallel_openai.errors import InvalidInputError
@@ -155,8 +155,8 @@ def parse_request(line: bytes) -> LineContent:
         raise ValueError(f"its {name} would be sent and stored with it; pass the key as api_key= of the call.")
     if content.body.get("stream"):
         raise ValueError("it has stream: true, but answers are not streamed here.")
-    if not content.body.keys() & {"model", *ASKS}:  # another program's format, or other data
-        raise ValueError(f"it is no request: it has no model, and none of {', '.join(ASKS)}.")
+    if not content.body.keys() & {"model", *PROMPT_FIELDS}:  # another program's format, or other data
+        raise ValueError(f"it is no request: it has no model, and none of {', '.join(PROMPT_FIELDS)}.")
     return content
 
 

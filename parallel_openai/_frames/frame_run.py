@@ -269,13 +269,13 @@ class FrameRun:
                 continue
             if request.former_key is not None:
                 self._call_as_before(slot, request, known)
-            standing = known.standing(request.key)
-            if standing == "finished":
+            status = known.status(request.key)
+            if status == "finished":
                 self._restoring.put(slot, request.key)
                 self.status.num_tasks_to_restore = len(self._restoring)
             elif self._under_way is not None and self._under_way.meet(request.key, request.former_key):
                 continue
-            elif standing == "in vain":
+            elif status == "failed":
                 again.append(slot)
             elif self._budget is None or self._may_be_sent(slot, request, self._budget):
                 yield request
@@ -312,7 +312,7 @@ class FrameRun:
     def _call_as_before(self, slot: int, request: APIRequest, known: KnownResults) -> None:
         """Know the request by its former key if it stands in the journal under that alone."""
         former = request.former_key
-        if former is not None and known.was_asked(former) and not known.was_asked(request.key):
+        if former is not None and known.was_tried(former) and not known.was_tried(request.key):
             request.key = former
             self._slots[former] = slot
 

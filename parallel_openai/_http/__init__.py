@@ -1,1 +1,1 @@
-"""How it is sent: requests to bytes, bytes to answers or errors."""
+"""HTTP: sends the bytes of a request, and turns the bytes that come back into an answer or an error."""

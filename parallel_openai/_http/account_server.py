@@ -1,4 +1,4 @@
-"""The way to one account's server: its address, its key and headers, and its connections. It knows no limits."""
+"""One account's server: its address, key, headers and connections. It knows nothing of limits."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ from parallel_openai.errors import AuthenticationError
 if TYPE_CHECKING:
     from parallel_openai._http.transport import Transport
 
-#: Seconds for an answer of the flex tier, which may stand in a queue for long, as OpenAI advises.
+#: Seconds to wait for an answer of the flex tier, which may be queued for long. OpenAI recommends this value.
 FLEX_TIMEOUT = 900.0
 
 
 class AccountServer:
-    """Where an account's requests go, and with what."""
+    """Sends one account's requests."""
 
     def __init__(
         self,
-        address: BaseURL,  # where
-        key: Key,  # whose they are
-        headers: Mapping[str, str],  # sent with each, the key's among them where it is a text
+        address: BaseURL,
+        key: Key,
+        headers: Mapping[str, str],  # sent with each request; a key that is a string is among them
         *,
         timeout: float,  # seconds for one answer
-        # As `Client` has them.
+        # As in `Client`:
         trust_env: bool,
         ssl: ssl_module.SSLContext | bool,
     ) -> None:
@@ -40,32 +40,32 @@ class AccountServer:
         self.headers = dict(headers)
         self.timeout, self.trust_env, self.ssl = timeout, trust_env, ssl
         names = {name.lower() for name in headers}
-        self._asks_for_key = key.is_renewed and key.header.lower() not in names  # the caller's own header goes first
-        # What opens a connection must not hold on to the server, or a forgotten one would stay open for long.
+        self._asks_for_key = key.is_renewed and key.header.lower() not in names  # the caller's own header wins
+        # The connector gets no reference to self: that would keep a client's connections open after it is dropped.
         renewed = key.current if self._asks_for_key else None
         self.connections = Connections(_connector(address, renewed, self.headers, timeout, trust_env, ssl))
 
     def check_key(self) -> None:
-        """See that there is a key where one is certainly needed."""
+        """Raise AuthenticationError if there is no key and the server certainly needs one."""
         has_key = self.key.is_given or any(name.lower() in ("authorization", "api-key") for name in self.headers)
         if self.address.needs_key and not has_key:
             variable = "AZURE_OPENAI_API_KEY" if self.address.is_azure else "OPENAI_API_KEY"
             raise AuthenticationError(f"There is no API key. Set {variable} or pass Client(api_key=...).")
 
     def url(self, request: APIRequest) -> str:
-        """Where a request goes, without what its query says of keys."""
+        """The URL that a request goes to, with any secrets in its query masked."""
         root, question, query = self.address.base_url.partition("?")
         return mask_url(f"{root}/{self._path(request)}{question}{query}")
 
     async def post(self, request: APIRequest) -> Response:
-        """Send it, whatever the limits say."""
+        """Send a request at once, regardless of limits."""
         transport, path = self.connections.here(), request.path
         if self.address.in_deployments:
             path = self._path(request)
         timeout = FLEX_TIMEOUT if request.tier == "flex" and self.timeout < FLEX_TIMEOUT else None
         used = await self.key.current() if self._asks_for_key else None
         response = await transport.post(path, request.body, timeout=timeout)
-        if response.status == 401 and used is not None:  # it has ended sooner than thought, as while a laptop slept
+        if response.status == 401 and used is not None:  # the key expired early, for example while a laptop slept
             self.key.forget(used)
             response = await transport.post(path, request.body, timeout=timeout)
         if response.status == 404:

@@ -1,4 +1,4 @@
-"""The content of an HTTP answer, up to a size."""
+"""Reads and decompresses the content of an HTTP answer, up to a maximum size."""
 
 from __future__ import annotations
 
@@ -8,27 +8,27 @@ from collections.abc import Mapping
 import aiohttp
 from aiohttp.compression_utils import BrotliDecompressor, ZSTDDecompressor
 
-#: Header lines up to this length are read, and so many of them: gateways send cookies and policies of some kilobytes.
+#: The longest header line accepted, and the most of them: gateways send cookies and policies of several kilobytes.
 MAX_HEADER_LINE = 2**17
 MAX_HEADERS = 2000
 _GZIP = frozenset({"gzip", "x-gzip", "deflate"})
-#: Read if their library is installed; aiohttp asks servers for them only then.
+#: Supported if the library is installed; only then does aiohttp's `Accept-Encoding` offer them.
 _LIBRARIES = {"br": (BrotliDecompressor, "brotli"), "zstd": (ZSTDDecompressor, "backports.zstd")}
 
 
 class TooLargeError(Exception):
-    """The answer is larger than it may be."""
+    """The answer is larger than allowed."""
 
 
 class UnreadableError(Exception):
-    """The answer is compressed in a way that is not known here; the text says which."""
+    """The answer has an unsupported compression, which the message names."""
 
 
 async def read(content: aiohttp.StreamReader, headers: Mapping[str, str], most: int) -> bytes:
-    """The whole of it.
+    """Read all of the content.
 
     Raises:
-        TooLargeError: it has more bytes than `most`; not all of it was read, so the connection must be closed.
+        TooLargeError: it has more than `most` bytes. It was not read to the end, so the connection must be closed.
     """
     length = headers.get("Content-Length")
     if length is not None:
@@ -45,12 +45,12 @@ async def read(content: aiohttp.StreamReader, headers: Mapping[str, str], most: 
 
 
 def decompressed(content: bytes, headers: Mapping[str, str], most: int) -> bytes:
-    """The content as it was before it was compressed; itself if it was not, whatever the headers say.
+    """The content decompressed. If it is not compressed, it is returned as it is, whatever the headers say.
 
     Raises:
-        TooLargeError: it would have more bytes than `most`.
-        UnreadableError: it is compressed in a way that is not known here.
-        aiohttp.ClientPayloadError: it is cut off.
+        TooLargeError: decompressed, it has more than `most` bytes.
+        UnreadableError: the compression is not supported.
+        aiohttp.ClientPayloadError: the content is cut off.
 
     >>> decompressed(b'{"a": 1}', {"Content-Encoding": "gzip"}, 100)
     b'{"a": 1}'
@@ -71,13 +71,13 @@ def decompressed(content: bytes, headers: Mapping[str, str], most: int) -> bytes
 
 
 def _is_plain(content: bytes) -> bool:
-    """Whether it is JSON or nothing, and is called compressed for no reason."""
+    """Whether the content is JSON or empty, and therefore not compressed."""
     return content.lstrip()[:1] in (b"{", b"[", b"")
 
 
 def _unzipped(name: str, content: bytes, most: int) -> bytes:
     whole, rest = b"", content
-    while rest and len(whole) <= most:  # several pieces may follow on each other
+    while rest and len(whole) <= most:  # there may be several gzip members
         is_raw = name == "deflate" and rest[:1] not in (b"x", b"\x1f")
         reader = zlib.decompressobj(-zlib.MAX_WBITS if is_raw else zlib.MAX_WBITS | 32)
         try:
@@ -101,5 +101,5 @@ def _by_library(name: str, content: bytes, most: int) -> bytes:
         raise UnreadableError(f"{sentence} (pip install {package}).") from error
     try:
         return reader.decompress_sync(content, most + 1)
-    except Exception:  # each library has one of its own; what is not compressed shows when it is read
+    except Exception:  # each library has its own; if it was not compressed at all, parsing will tell
         return content

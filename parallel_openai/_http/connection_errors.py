@@ -1,4 +1,4 @@
-"""Why no answer came, as a code and a sentence for a person."""
+"""Explains why no answer came: an error code, and a sentence for the user."""
 
 from __future__ import annotations
 
@@ -16,23 +16,23 @@ from parallel_openai._http.addresses.url_checks import mask_url
 from parallel_openai._http.body import TooLargeError, UnreadableError
 from parallel_openai._records import TOO_MANY_FILES
 
-#: What goes wrong with a proxy; where there is one, no other name is looked up.
+#: Errors of a proxy. With a proxy, the only name looked up is its own, so a DNS error is the proxy's too.
 _OF_PROXY = (aiohttp.ClientHttpProxyError, aiohttp.ClientProxyConnectionError, aiohttp.ClientConnectorDNSError)
-#: After so many connections, one after the other, that were closed without a word, no server speaks HTTP there.
+#: If this many connections, one after another, are closed without an answer, there is probably no HTTP server.
 _SILENT = 3
 _CERTIFICATE = "It may want a client certificate, Client(ssl=...)."
 _PLAIN = "If it speaks plain http, write http:// in base_url."
 _SECURE = "If it wants a secure connection, write https:// in base_url."
-#: A connection that somebody ended.
+#: Error numbers of a connection that the other side closed.
 _CUT_OFF = frozenset({errno.ECONNRESET, errno.ECONNABORTED, errno.EPIPE})
 
 
 class NotHTTPError(aiohttp.ClientPayloadError):
-    """What came is no HTTP/1; the text says what it is, if that is known."""
+    """The answer is not HTTP/1. The message says what it is, if that is known."""
 
 
 class Exchange(NamedTuple):
-    """What was tried: where to, by which proxy, from when on, and how long it might take."""
+    """One attempted exchange with a server: its target, proxy, start and time limits."""
 
     url: URL
     proxy: URL | None
@@ -43,7 +43,7 @@ class Exchange(NamedTuple):
 
 
 class ConnectionErrors:
-    """Explains what went wrong with a server, and knows whether it ever answered."""
+    """Explains the errors of one server, and remembers whether it has ever answered."""
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
@@ -51,7 +51,7 @@ class ConnectionErrors:
         self._silent, self._silent_at = 0, 0.0
 
     def explain(self, error: Exception, tried: Exchange) -> tuple[str, str]:
-        """The code and the sentence."""
+        """The error's code and a sentence for the user."""
         place = f"{tried.url.host}:{tried.url.port}"
         if isinstance(error, aiohttp.ConnectionTimeoutError):
             sentence = f"No connection to {place} within {tried.connect_seconds:g} s. Is base_url right?"
@@ -93,15 +93,15 @@ class ConnectionErrors:
         return "connection_error", f"The connection to {place} broke: {_reason(error)}.{hint}"
 
     def _is_silent(self, began: float) -> bool:
-        """Whether nobody has answered yet, and this connection is not the first to be closed. Those that were open at
-        the same time count as one, since a server that restarts closes them all."""
+        """Whether the server has never answered and has closed several connections in a row. Connections that were open
+        at the same time count as one, since a restarting server closes them all."""
         if not self.has_answered and began >= self._silent_at:
             self._silent, self._silent_at = self._silent + 1, self._clock()
         return not self.has_answered and self._silent >= _SILENT
 
 
 def what_it_speaks(said: str) -> str:
-    r"""What a server speaks whose answer is no HTTP/1, as the parser quotes it; nothing if that is not known.
+    r"""What a server speaks instead of HTTP/1, judged by the bytes that the parser quotes; empty if unknown.
 
     >>> what_it_speaks(r"b'\x15\x03\x03\x00\x02\x02F'")
     'it wants a secure connection. Write https:// in base_url.'
@@ -114,7 +114,7 @@ def what_it_speaks(said: str) -> str:
 
 
 def about_proxy(proxy: URL | None, place: str, status: int | None, why: str) -> str:
-    """What to say of a proxy that answers in the place of the server, or lets nobody through to it."""
+    """The sentence for a proxy that answers in the server's place or refuses the connection."""
     named = "A proxy on the way" if proxy is None else f"The proxy {mask_url(str(proxy))}, which the environment names,"
     sentence = f"{named} gives no connection to {place}: {why}."
     if status in (401, 407) or "auth" in why.lower():
@@ -123,7 +123,7 @@ def about_proxy(proxy: URL | None, place: str, status: int | None, why: str) -> 
 
 
 def _is_cut_off(error: BaseException) -> bool:
-    """Whether the other side ended the connection, and not the way to it."""
+    """Whether the other side closed the connection, rather than the network failing."""
     is_reset = isinstance(error, ConnectionResetError) or getattr(error, "errno", None) in _CUT_OFF
     return is_reset or isinstance(error, aiohttp.ServerDisconnectedError)
 
@@ -138,10 +138,10 @@ def _hint_of_tls(said: str) -> str:
 
 def _reason(error: Exception) -> str:
     cause = getattr(error, "os_error", None) or error
-    # aiohttp quotes what is wrong, which may be anything, and tells the URL with all that its query holds.
+    # aiohttp's message quotes the bytes at fault, which may be anything, and the URL with its query.
     if isinstance(error, (aiohttp.ClientResponseError, aiohttp.ClientPayloadError)):
         return "what it sent is cut off, or is no HTTP"
-    if isinstance(error, aiohttp.ServerDisconnectedError):  # which may tell all headers that have come
+    if isinstance(error, aiohttp.ServerDisconnectedError):  # its message may hold all headers received
         return "the server closed it before its answer was whole"
     text = getattr(cause, "strerror", None) or str(cause) or type(cause).__name__
     return str(text).rstrip(".")

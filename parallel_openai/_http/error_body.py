@@ -1,6 +1,6 @@
-"""What a server's error says, whatever make the server is of: its code, its reason, and the wait it asks for.
+"""Reads the error in an answer's JSON, in the many forms that servers and gateways use: its code, reason and wait.
 
-A web page in the place of words, as gateways and proxies send it, is told by its title.
+If a gateway or proxy sent a web page instead, its title stands for it.
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ from collections.abc import Iterator, Mapping
 from datetime import datetime, timezone
 from typing import Any
 
-#: Names that some servers give to what OpenAI calls otherwise; they stand in `type` or in the message.
+#: OpenAI's codes for what other servers write in `type` or in the message.
 _SAME_CODES = {
     "exceed_context_size_error": "context_length_exceeded",
     "ContextWindowExceededError": "context_length_exceeded",
-    "too large to process": "context_length_exceeded",  # llama.cpp, of one that exceeds its batch
+    "too large to process": "context_length_exceeded",  # llama.cpp, if the prompt exceeds its batch size
     "larger than the max context size": "context_length_exceeded",
     "ContentPolicyViolationError": "content_policy_violation",
 }
@@ -30,7 +30,7 @@ _MONEY = re.compile(
     r"(?:out of|no|not enough|more|any) credits?\b(?! (?:were|was|will|have|has) )|\bbilling\b|payment[ _]required|"
     r"\bover budget\b|budget has been exceeded"
 )
-#: In words, and as Google names its quotas: `requests_per_day`, `RequestsPerDayPerProject`.
+#: A limit per day or longer, in words or in Google's quota names: `requests_per_day`, `RequestsPerDayPerProject`.
 _DAY = re.compile(
     r"(?i)(?:\b|_)(?:per|a|each|every)[ _-]day(?:\b|_)|(?-i:PerDay)|/ ?day\b|\b(?:daily|tomorrow|midnight|for today)\b|"
     r"\((?:rpd|tpd)\)|(?:requests?|tokens?|calls?) ?(?:per|a|each|every|in|/) ?(?:month|week|24[ -]?h)|"
@@ -41,14 +41,14 @@ _OVERLOAD = re.compile(
     r"(?i)overloaded|server[ _](?:is )?busy|model is (?:currently |still )?loading|(?:no|insufficient|at) capacity|"
     r"rate[ _-]limit(?:ed|s)?[ _](?:exceeded|reached)|\brate-limited\b|too many requests"
 )
-#: Statuses that an error in a good answer stands for, where its code is a word.
+#: The HTTP status that an error in an answer of status 200 stands for, by its code.
 _STATUSES = {"rate_limit_exceeded": 429, "rate_limit_error": 429}
 _TRY_AGAIN = re.compile(
     r"(?i)(?:(?:try|retry)(?: again)? (?:in|after)|(?:please|must|to) wait(?: for)?|resets? (?:in|after)) "
     r"((?:\d+(?:\.\d+)?\s*(?:ms|[dhms])[a-z]*\s*)+)"
 )
 _AMOUNT = re.compile(r"(?i)(\d+(?:\.\d+)?)\s*(milli|ms|d|h|m|s)")
-#: Names of fields that tell a wait, in small letters alone, and of those that tell the moment of its end.
+#: Names of fields that state a wait, and of those that state when it ends; compared as lower-case letters only.
 _WAITS = re.compile(r"retry(?:after|delay|in)(?:s|sec|seconds)?|resets?(?:in|after)(?:s|sec|seconds)?")
 _ENDS = re.compile(r"(?:x?ratelimit)?(?:resets?(?:at|time)?)|retryat")
 #: Fields that repeat what a row asked, or what the model said to it: words that tell nothing of the server.
@@ -56,20 +56,20 @@ _ECHOES = frozenset({"flagged_input", "input", "messages", "prompt", "failed_gen
 _LONGEST = 400 * 86_400.0
 _SECONDS = {"milli": 0.001, "ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _NO_ERROR = re.compile(r"(?i)\W*(?:0|none|null|nil|ok|success|false|no error)?\W*")
-#: How a model's answer ends that broke off: `network_error`, DeepSeek's `insufficient_system_resource`.
+#: Finish reasons of an answer that broke off, such as `network_error` or DeepSeek's `insufficient_system_resource`.
 _UNFINISHED = re.compile(r"(?i)error|abort|insufficient|interrupt|cancel|time_?out|fail|overload|^(?:load|unknown)$")
 _DEEPEST = 4
-#: Where a page begins within other words; a text that begins with a tag is one as a whole.
+#: A web page within other text. (Text that begins with a tag is taken for a page as a whole.)
 _PAGE = re.compile(r"(?is)<(?:!doctype\s+html|html\b|head\b|body\b).*?(?:</html\s*>|$)")
 _TITLE = re.compile(r"(?is)<(title|h1)\b[^<>]{0,200}>(.{1,500}?)</\1")
 _NO_WORDS = re.compile(r"(?is)<(script|style)\b.*?(?:</\1\s*>|$)|<!--.*?(?:-->|$)|<[^<>]*>")
-#: Of a page, so many characters are looked through for its title, and else for its words.
+#: Characters of a page searched for its title, and, if it has none, for its words.
 _MOST, _WORDS = 2**16, 2**13
 _LONGEST_TITLE = 100
 
 
 def error_of(data: Any, status: int) -> Mapping[str, Any] | None:
-    """The error that an answer's JSON tells, as OpenAI writes it: with a `message`, and often a `code` and a `type`.
+    """The error in an answer's JSON, if any, in OpenAI's form: a `message`, and often a `code` and a `type`.
 
     >>> error_of({"base_resp": {"status_code": 1008, "status_msg": "insufficient balance"}}, 200)
     {'message': 'insufficient balance'}
@@ -87,7 +87,7 @@ def error_of(data: Any, status: int) -> Mapping[str, Any] | None:
         return error
     said = data.get("message") or data.get("detail") or data.get("errors")
     beside = data if status >= 400 else {}
-    if error:  # some say only that there is one, and what it is beside it
+    if error:  # some servers put only a flag here, and the message beside it
         return {**beside, "message": error if isinstance(error, str) else str(said or error)}
     base = data.get("base_resp")
     if isinstance(base, dict) and base.get("status_code"):
@@ -98,13 +98,13 @@ def error_of(data: Any, status: int) -> Mapping[str, Any] | None:
 
 
 def _real(error: Any) -> Any:
-    """The error; None for one of empty fields, or one that says that all is well, as some send with each answer."""
+    """The error, or None if its fields are empty or report success, as some servers send with every answer."""
     said = error.values() if isinstance(error, dict) else (error,)
     return error if any(each and not (isinstance(each, str) and _NO_ERROR.fullmatch(each)) for each in said) else None
 
 
 def _in_choices(data: Mapping[str, Any]) -> Any:
-    """What is wrong with a choice that broke off, which is half an answer at the best."""
+    """The error of a choice that broke off."""
     choices = data.get("choices")
     for choice in choices if isinstance(choices, list) else ():
         if not isinstance(choice, dict):
@@ -117,14 +117,14 @@ def _in_choices(data: Mapping[str, Any]) -> Any:
 
 
 def _in_status(data: Mapping[str, Any]) -> Any:
-    """What is wrong with an answer of the Responses API that broke off."""
+    """The error of a Responses API answer that broke off."""
     if data.get("status") not in ("failed", "cancelled"):
         return None
     return {"message": f"The model's answer broke off (status {data['status']!r}).", "code": "unfinished"}
 
 
 def code_of(error: Mapping[str, Any]) -> str:
-    """The error's code; of servers that give a number there, its type or a name that its message holds.
+    """The error's code. If it is a number, the type or a known name in the message is used instead.
 
     >>> code_of({"code": 400, "type": "exceed_context_size_error", "message": "too long"})
     'context_length_exceeded'
@@ -139,7 +139,7 @@ def code_of(error: Mapping[str, Any]) -> str:
 
 
 def status_of(error: Mapping[str, Any], status: int) -> int:
-    """The status that an error in a good answer stands for, if its code is one; else the answer's own."""
+    """The HTTP status that an error in an answer of status 200 stands for, if its code says; else the answer's own."""
     code = str(next((error[name] for name in ("code", "status", "statusCode") if error.get(name)), ""))
     if status != 200:
         return status
@@ -149,7 +149,7 @@ def status_of(error: Mapping[str, Any], status: int) -> int:
 
 
 def is_about_content(error: Mapping[str, Any]) -> bool:
-    """Whether one prompt is refused for what it says.
+    """Whether the prompt is refused for its content.
 
     >>> is_about_content({"code": 403, "message": "Input was flagged", "metadata": {"reasons": ["violence"]}})
     True
@@ -159,7 +159,7 @@ def is_about_content(error: Mapping[str, Any]) -> bool:
 
 
 def is_overload(error: Mapping[str, Any]) -> bool:
-    """Whether the server has too much to do, or is not ready yet.
+    """Whether the server is overloaded or not ready yet.
 
     >>> is_overload({"message": "Model is loading"}), is_overload({"type": "overloaded_error", "message": "Wait."})
     (True, True)
@@ -168,7 +168,7 @@ def is_overload(error: Mapping[str, Any]) -> bool:
 
 
 def is_about_day(error: Mapping[str, Any]) -> bool:
-    """Whether a day's limit is used up.
+    """Whether a daily (or longer) limit is used up.
 
     >>> is_about_day({"message": "Rate limit exceeded: free-models-per-day"})
     True
@@ -178,7 +178,7 @@ def is_about_day(error: Mapping[str, Any]) -> bool:
 
 
 def is_about_money(error: Mapping[str, Any]) -> bool:
-    """Whether the account has nothing left to pay with.
+    """Whether the account is out of money or credit.
 
     >>> is_about_money({"message": "Insufficient balance"}), is_about_money({"message": "See aka.ms/oai/quotaincrease"})
     (True, False)
@@ -187,8 +187,10 @@ def is_about_money(error: Mapping[str, Any]) -> bool:
 
 
 def wait_in(error: Any, now: float | None = None) -> float | None:
-    """Seconds that the error's text or details ask to wait; None if they do not. Moments are seen from the server's
-    `now`.
+    """Seconds that the error asks to wait, in its fields or its text; None if it does not.
+
+    Args:
+        now: the server's time, to which points in time in the error are relative.
 
     >>> wait_in({"message": "Rate limit reached. Please try again in 1m12s."})
     72.0
@@ -214,7 +216,7 @@ def wait_in(error: Any, now: float | None = None) -> float | None:
 
 
 def _until(moment: Any, now: float, *, in_ms: bool = False) -> float | None:
-    """Seconds to a moment that is told as a date, as seconds or milliseconds since 1970, or from now on."""
+    """Seconds until a moment given as a date, a Unix time in seconds or milliseconds, or seconds from now."""
     if type(moment) not in (int, float, str):
         return None
     try:
@@ -245,7 +247,7 @@ def _texts(error: Any) -> Iterator[str]:
 
 
 def _fields(value: Any, depth: int = 0) -> Iterator[tuple[str, Any]]:
-    """Each field that is no object or list, with its name, from within as well."""
+    """The name and value of each field that is neither an object nor a list, nested ones too."""
     items = value.items() if isinstance(value, Mapping) else (("", each) for each in value)
     for name, each in items:
         if name in _ECHOES:
@@ -258,7 +260,7 @@ def _fields(value: Any, depth: int = 0) -> Iterator[tuple[str, Any]]:
 
 
 def without_page(text: str, sender: str = "") -> str:
-    """The text with its title in the place of a web page; itself where it holds none.
+    """The text with any web page in it replaced by the page's title.
 
     >>> without_page("<html><head><title>502 Bad Gateway</title></head></html>", "nginx")
     "a web page of nginx and no answer of the API: '502 Bad Gateway'"
@@ -270,17 +272,17 @@ def without_page(text: str, sender: str = "") -> str:
     if found is None and not text.startswith("<"):
         return text
     page = text if found is None else found[0]
-    told = f"a web page{f' of {sender}' if sender else ''} and no answer of the API: {_title(page)}"
-    return told if found is None else f"{text[: found.start()]}{told}{text[found.end() :]}"
+    summary = f"a web page{f' of {sender}' if sender else ''} and no answer of the API: {_title(page)}"
+    return summary if found is None else f"{text[: found.start()]}{summary}{text[found.end() :]}"
 
 
 def is_page(body: bytes) -> bool:
-    """Whether a whole body is a web page, or XML."""
+    """Whether a body is a web page or other XML."""
     return body[:200].removeprefix(b"\xef\xbb\xbf").lstrip()[:1] == b"<"
 
 
 def told_body(body: bytes, headers: Mapping[str, str]) -> str:
-    """What an answer's body says that is no JSON: its first words, or the title of the page that it is."""
+    """A summary of a body that is not JSON: the title if it is a web page, else its first 200 characters."""
     text = body[:_MOST].decode("utf-8", "replace")
     return without_page(text, headers.get("server", "")[:50])[:200].strip()
 

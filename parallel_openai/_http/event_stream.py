@@ -1,4 +1,4 @@
-"""An answer that came as server-sent events, put together: some servers stream although nobody asked them to."""
+"""Assembles an answer from server-sent events, since some servers stream even if they are not asked to."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from parallel_openai._json import loads
 from parallel_openai._requests.endpoints import PLACES
 
 _FIELD = re.compile(r"\s*(?:data|event|id|retry)?:")
-#: How the events of the Responses API end, each with the whole response in it.
+#: The last events of the Responses API, each of which holds the whole response.
 _LAST = frozenset({"response.completed", "response.incomplete", "response.failed"})
-#: Inside a message, what is told anew with each piece and is no piece of a text.
+#: Strings in a message that each piece repeats whole, so that they are not joined.
 _WHOLE = frozenset({"id", "index", "type", "role", "name"})
 
 
 def assembled(content: bytes) -> dict[str, Any] | None:
-    r"""The response that the events tell; None if they are none, or do not come to an end.
+    r"""The response that the events add up to, or None if the content is not events or breaks off.
 
     >>> said = b'data: {"choices":[{"delta":{"content":"%b"},"finish_reason":%b}]}\n\n'
     >>> assembled(said % (b"He", b"null") + said % (b"llo", b'"stop"') + b"data: [DONE]\n\n")
@@ -63,7 +63,7 @@ def _bill(whole: dict[str, Any]) -> dict[str, Any]:
 
 
 def _data_of(text: str) -> Iterator[str]:
-    """What each event says. Only these end a line: JSON may hold others, such as U+2028."""
+    """The data of each event. Not split by `splitlines`, since JSON may hold other line breaks, such as U+2028."""
     for event in re.split(r"(?:\r\n|\n|\r){2,}", text):
         lines = [line[5:] for line in re.split(r"\r\n|\n|\r", event) if line.startswith("data:")]
         if lines:
@@ -71,7 +71,7 @@ def _data_of(text: str) -> Iterator[str]:
 
 
 def _add(whole: dict[str, Any], piece: dict[str, Any], *, joins: bool = False) -> None:
-    """Add a piece; with `joins` texts are joined, and else the later one counts, as with numbers."""
+    """Merge a piece into the whole. With `joins`, strings are concatenated; otherwise the later value wins."""
     for name, value in piece.items():
         before = whole.get(name)
         if isinstance(value, dict):
@@ -88,7 +88,7 @@ def _add(whole: dict[str, Any], piece: dict[str, Any], *, joins: bool = False) -
 
 
 def _add_item(items: list[Any], item: Any, *, index: int | None, joins: bool) -> None:
-    """What has an index goes on with the item of that index; what has none, as logprobs, follows."""
+    """Merge an item with the one of the same index, or append it if it has no index, as with logprobs."""
     if not isinstance(item, dict):
         items.append(item)
         return

@@ -1,7 +1,7 @@
-"""The heads of HTTP answers, mended where others read what aiohttp's parser refuses, so that no answer is lost.
+"""Rewrites heads of HTTP answers that other clients accept but aiohttp's parser refuses, so that no answer is lost.
 
-httpx and curl both read a length beside chunks, a length told twice, a later version and what stands behind the end;
-curl also names of headers that are none. The parser still has the last word on what is left.
+httpx and curl both accept a Content-Length beside chunks, a repeated Content-Length, a later HTTP version and bytes
+after the end of the content; curl also accepts invalid header names. What remains is left to aiohttp's parser.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from aiohttp.client_proto import ResponseHandler
 _NAME = rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+"
 _USUAL_STATUS = re.compile(rb"HTTP/1\.[01] \d{3}[ \r\n]")
 _OTHER_LINES = rb"(?:(?!(?i:content-length|transfer-encoding):)" + _NAME + rb":.*\n)*"
-#: A whole head of an answer, as nearly all servers write it: the group is how long the content is, which stands once.
+#: A whole head as nearly all servers write it, with one Content-Length, which is the group.
 _USUAL = re.compile(
     rb"HTTP/1\.[01] [2-5]\d\d(?: .*|\r)?\n"
     + _OTHER_LINES
@@ -28,19 +28,19 @@ _USUAL = re.compile(
 )
 _ODD_LINE = re.compile(rb"\n(?!" + _NAME + rb":|\r?\n|\Z)")
 _END = re.compile(rb"\n\r?\n")
-#: What says how long the content is; the first group tells which.
+#: A header that decides the content's length. The first group is empty for Transfer-Encoding; the second is the value.
 _FRAMING = re.compile(rb"(?i)\n(?:(content-length)|transfer-encoding):[ \t]*([^\r\n]*?)[ \t]*\r?(?=\n)")
 #: Longer ones are left to the parser; Python's int() refuses them from some digit on.
 _NUMBER = re.compile(rb"\d{1,18}")
 _LENGTH_LINE = re.compile(rb"(?im)^content-length:.*\n")
 _STATUS_LINE = re.compile(rb"(?i)HTTP/(\d(?:\.\d)?) +(\d{3}(?: .*)?)")
 _BEGINNING = re.compile(rb"(?i)H(?:T(?:T(?:P(?:/.*)?)?)?)?", re.DOTALL)
-#: Bytes of a head that are waited for; a longer one is left to the parser, which refuses it.
+#: The longest head that is collected, in bytes. A longer one goes to the parser, which refuses it.
 _MOST = 2**20
 
 
 class Head(NamedTuple):
-    """A head as it is to be read, how long its content is if it says so, and whether its connection can be trusted."""
+    """A head for the parser, the content's length if stated, and whether the connection can be used again."""
 
     content: bytes
     length: int | None
@@ -48,9 +48,9 @@ class Head(NamedTuple):
 
 
 def mended(head: bytes) -> Head:
-    r"""A whole head in the form that the parser reads; as it is where it must not be read.
+    r"""A whole head in the form that the parser accepts, or unchanged if it should be refused.
 
-    An answer with a length and chunks is read by its chunks, and its connection is closed (RFC 9112, 6.3).
+    If it has both a Content-Length and chunks, the chunks count and the connection is closed (RFC 9112, 6.3).
 
     >>> mended(b"HTTP/1.2 200 OK\r\nX Rate: 1\r\nContent-Length: 2, 2\r\n\r\n")
     Head(content=b'HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n', length=2, is_clear=True)
@@ -66,14 +66,14 @@ def mended(head: bytes) -> Head:
     if encodings:
         is_chunked = encodings[-1].lower().split(b",")[-1].strip() == b"chunked"
         return Head(_LENGTH_LINE.sub(b"", head) if is_chunked and lengths else head, None, not lengths)
-    told = {each.strip() for value in lengths for each in value.split(b",")}
-    if len(told) != 1 or not _NUMBER.fullmatch(length := told.pop()):
+    stated = {each.strip() for value in lengths for each in value.split(b",")}
+    if len(stated) != 1 or not _NUMBER.fullmatch(length := stated.pop()):
         return Head(head, None, True)
     return Head(_LENGTH_LINE.sub(b"", head)[:-2] + b"Content-Length: %b\r\n\r\n" % length, int(length), True)
 
 
 def _in_usual_form(head: bytes) -> bytes:
-    """Without what is no header's name; as it is where that might hide how long the content is."""
+    """The head without invalid headers; unchanged if one of them might state the content's length."""
     status, *lines = head.replace(b"\r\n", b"\n").split(b"\n")
     found = _STATUS_LINE.fullmatch(status)
     if found is None or b"\r" in head.replace(b"\r\n", b""):
@@ -81,7 +81,7 @@ def _in_usual_form(head: bytes) -> bytes:
     kept, is_kept = [b"HTTP/%b %b" % (b"1.0" if found[1] in (b"1.0", b"0.9") else b"1.1", found[2])], True
     for line in lines:
         name, colon, _ = line.partition(b":")
-        if line and line[:1] not in (b" ", b"\t"):  # else it goes on with the line before
+        if line and line[:1] not in (b" ", b"\t"):  # else it continues the line before
             is_kept = re.fullmatch(_NAME, name) is not None
             if not colon or (not is_kept and re.search(rb"(?i)content-length|transfer-encoding", name)):
                 return head
@@ -91,8 +91,8 @@ def _in_usual_form(head: bytes) -> bytes:
 
 
 def left_to_come(data: bytes) -> int | None:
-    r"""How many bytes of an answer are still to come, if it begins with a head that needs no mending, as nearly all do,
-    and no more than its content follows; None if this has to be looked at more closely.
+    r"""How many bytes of an answer are still to come, if it begins with a usual head and no more than its content
+    follows, as in nearly all answers; else None.
 
     >>> left_to_come(b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\n{}")
     1
@@ -106,13 +106,13 @@ def left_to_come(data: bytes) -> int | None:
 
 
 class Handler(ResponseHandler):
-    """Takes in what comes on a connection, each answer's head as a whole."""
+    """Collects the head of each answer on a connection before aiohttp parses it."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         super().__init__(loop=loop)
-        self._head: bytes | None = None  # what has come of it; None within the content
-        self._left: int | None = None  # bytes of the content that are to come, if that is known
-        self._poll = select.poll() if hasattr(select, "poll") else None  # Windows has none
+        self._head: bytes | None = None  # the part received so far; None while content is received
+        self._left: int | None = None  # bytes of content still to come, if known
+        self._poll = select.poll() if hasattr(select, "poll") else None  # not on Windows
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
@@ -121,7 +121,7 @@ class Handler(ResponseHandler):
             self._poll.register(socket.fileno(), select.POLLIN)
 
     def has_unread(self) -> bool:
-        """Whether something lies there that the loop has not read: the end, mostly, if a server closes unannounced."""
+        """Whether the socket has something that the loop has not read: usually that the server has closed it."""
         return self._poll is not None and bool(self._poll.poll(0))
 
     def set_response_params(self, **params: Any) -> None:
@@ -129,7 +129,7 @@ class Handler(ResponseHandler):
         super().set_response_params(**params)
 
     def resume_reading(self, *args: Any, **options: Any) -> None:
-        if self._reading_paused:  # aiohttp calls it with each answer, and would have the parser go on with nothing
+        if self._reading_paused:  # aiohttp also calls this after every answer, where the parser would run for nothing
             super().resume_reading(*args, **options)
 
     def data_received(self, data: bytes) -> None:
@@ -140,11 +140,11 @@ class Handler(ResponseHandler):
             if not data:
                 return
         elif self._left:
-            data = self._within(data)
+            data = self._cut_to_content(data)
         super().data_received(data)
 
     def _read_head(self, before: bytes, data: bytes) -> bytes:
-        """What the parser gets, as soon as the head has come to its end."""
+        """What to pass to the parser: nothing until the head is complete."""
         whole = (before + data).lstrip(b"\r\n") if not before else before + data
         found = _END.search(whole, max(0, len(before) - 2))
         if found is None:
@@ -152,18 +152,17 @@ class Handler(ResponseHandler):
             self._head = whole if is_one else None
             return b"" if is_one else whole
         head, rest = mended(whole[: found.end()]), whole[found.end() :]
-        if re.match(rb"HTTP/\S+ 1(?!01)", head.content):  # it only says that it goes on
+        if re.match(rb"HTTP/\S+ 1(?!01)", head.content):  # an interim answer
             self._head = b""
             return head.content + (self._read_head(b"", rest) if rest else b"")
         self._head, self._left = None, head.length
         if not head.is_clear:
             self.force_close()
-        return head.content + self._within(rest) if rest else head.content
+        return head.content + self._cut_to_content(rest) if rest else head.content
 
-    def _within(self, data: bytes) -> bytes:
-        """Without what stands behind the content's end; no answer can be told from it, so the connection is given up.
-
-        What comes later than the end is left, for those who watch over the connections that wait.
+    def _cut_to_content(self, data: bytes) -> bytes:
+        """The data without anything after the end of the content, which would be taken for the next answer. If there is
+        something, the connection is closed. What comes later is left to `IdleConnections`.
         """
         if self._left is None:
             return data
@@ -176,6 +175,6 @@ class Handler(ResponseHandler):
 
 
 def read_leniently(connector: aiohttp.TCPConnector) -> aiohttp.TCPConnector:
-    """Have a connector's connections read so. aiohttp has no other door than this name of its own."""
+    """Make a connector's connections use `Handler`. aiohttp offers nothing public for it."""
     connector._factory = partial(Handler, asyncio.get_running_loop())  # type: ignore[assignment]
     return connector

@@ -1,7 +1,7 @@
-"""Posts bodies over aiohttp's connections, past its session, which takes longer to make a request than to send it.
+"""Posts bodies over aiohttp's connections but without its session, which takes longer to build a request than to send.
 
-What a session does anew for every request, it does once here: the head of the request is made and kept as bytes. Its
-connections, their TLS, the names and the reading of HTTP stay aiohttp's.
+A request's head is built once for each URL and kept as bytes; a session builds it every time. Connecting, TLS, DNS and
+parsing HTTP are left to aiohttp.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ from parallel_openai._http.connection_errors import NotHTTPError, what_it_speaks
 from parallel_openai._http.idle_connections import IdleConnections
 from parallel_openai._loop.interrupts import sending_stopped
 
-#: A body up to this size is joined to its head, so that both travel in one piece.
+#: A body of up to this many bytes is joined to its head, so that both go out in one write.
 JOINED_BODY = 2**16
-#: Headers that say how long the body is.
+#: Headers that state the length of the body.
 _LENGTHS = frozenset({"content-length", "transfer-encoding"})
 _CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
 
 
 class _Target(NamedTuple):
-    """What is the same for all requests to a URL: what says which connections serve it, and the head."""
+    """What all requests to a URL share: the request to connect with, and the head as bytes."""
 
     request: aiohttp.ClientRequest
     head: bytes
@@ -40,14 +40,14 @@ class Poster:
 
     def __init__(
         self,
-        session: aiohttp.ClientSession,  # which the requests belong to
-        # Makes the connections, and is closed with this. It is nobody else's, so that each is a new one.
+        session: aiohttp.ClientSession,  # owns the requests
+        # Not shared with the session, so that every connection it makes is a new one. Closed by `close`.
         connector: aiohttp.BaseConnector,
-        headers: Mapping[str, str],  # those of every request
+        headers: Mapping[str, str],  # sent with every request
         *,
-        ssl: object,  # as `aiohttp` has it
-        timeout: aiohttp.ClientTimeout,  # its `sock_connect` is kept to
-        max_response_bytes: int,  # what an answer may have at the most
+        ssl: object,  # as in aiohttp
+        timeout: aiohttp.ClientTimeout,  # only its `sock_connect` applies
+        max_response_bytes: int,
     ) -> None:
         self._session = session
         self._connector = connector
@@ -60,11 +60,11 @@ class Poster:
         self._targets: dict[URL, _Target] = {}
 
     def forget_headers(self) -> None:
-        """They have changed."""
+        """Build the heads anew, since the headers have changed."""
         self._targets.clear()
 
     async def post(self, url: URL, body: bytes) -> tuple[int, Mapping[str, str], bytes]:
-        """Send the body; gives the answer's status, headers and content.
+        """Send a body, and return the answer's status, headers and content.
 
         Raises:
             aiohttp.ClientError, OSError, TooLargeError, UnreadableError: as a session's request and `read` do.
@@ -91,9 +91,9 @@ class Poster:
                 transport.writelines([b"%b%d\r\n\r\n" % (target.head, len(body)), body])
             while True:
                 message, content = await protocol.read()
-                if message.code >= 200 or message.code == 101:  # those below only say that it goes on
+                if message.code >= 200 or message.code == 101:  # the others below 200 are interim
                     break
-            if content.is_eof():  # it has come all at once, as short answers do
+            if content.is_eof():  # a short answer, which has come all at once
                 answer = content.read_nowait()
                 if len(answer) > self._max_response_bytes:
                     raise TooLargeError
@@ -104,12 +104,12 @@ class Poster:
             raise NotHTTPError(what_it_speaks(str(error))) from error
         except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError):
             connection.close()
-            self._idle.drop()  # one has died unseen, so all may have, and a request would use its attempts up on them
+            self._idle.drop()  # the others may have died too, and a request would use up its attempts on them
             raise
         except BaseException:
             connection.close()
             raise
-        if transport.get_write_buffer_size():  # answered before all was sent, whose rest would go before the next head
+        if transport.get_write_buffer_size():  # answered too early: the unsent rest would precede the next head
             connection.close()
             if message.code < 300:
                 raise aiohttp.ClientPayloadError("The server answered before it had the whole request.")
@@ -141,10 +141,10 @@ class Poster:
 
 
 def head_of(url: URL, headers: Mapping[str, str]) -> bytes:
-    r"""A request's first bytes, up to the number that says how long its body is.
+    r"""A request's first bytes, up to the value of its Content-Length.
 
     Raises:
-        ValueError: a header holds a character that would end it.
+        ValueError: a header holds a control character.
 
     >>> head_of(URL("http://localhost/v1/chat?a=b"), {"Host": "localhost", "Accept": "*/*"})
     b'POST /v1/chat?a=b HTTP/1.1\r\nHost: localhost\r\nAccept: */*\r\nContent-Length: '

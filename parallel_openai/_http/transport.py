@@ -1,4 +1,4 @@
-"""Bytes to the server and back, over kept connections. The door to aiohttp, with `poster`, `idle` and `reading`."""
+"""Sends bytes to one server over pooled connections, and returns its answers as `Response`s that hold no secrets."""
 
 from __future__ import annotations
 
@@ -27,14 +27,15 @@ from parallel_openai._json import JSONTooLargeError, dumps, loads_from_anywhere,
 from parallel_openai._records import MAX_RESPONSE_BYTES, Response
 
 LARGE_BODY = 2**20
-#: Seconds for a connection: an address that swallows what is sent to it is named soon, and not after the answer's time.
+#: Seconds to connect: an address where packets vanish is reported soon, rather than after the timeout for an answer.
 CONNECT_TIMEOUT = 15.0
 MOST_REDIRECTS = 5
-#: With one of these there is no answer, or none yet; with any other of 201 to 299 some gateways give a whole one.
+#: Statuses without an answer, or without one yet. Any other status from 201 to 299 counts as 200, as some gateways use
+#: them for whole answers.
 _WITHOUT_ANSWER = frozenset({202, 204, 205})
-#: Its status, headers and content.
+#: Status, headers and content.
 Answer = tuple[int, Mapping[str, str], bytes]
-#: Takes the next piece of a file.
+#: Receives the next piece of a download.
 Write = Callable[[bytes], None]
 
 
@@ -43,24 +44,24 @@ class Transport:
 
     def __init__(
         self,
-        base_url: str,  # where the API lives, such as `https://api.openai.com/v1`; its query is kept for every call
+        base_url: str,  # such as `https://api.openai.com/v1`; a query in it is sent with every call
         headers: Mapping[str, str],  # sent with every request, the key among them
         *,
         timeout: float,  # seconds from the send to the last byte
-        clock: Callable[[], float],  # gives seconds, never going back
-        trust_env: bool = True,  # whether `HTTP_PROXY` and its kin are heeded
-        # A context for a private certificate authority; True is the system's usual one.
+        clock: Callable[[], float],  # a monotonic clock, in seconds
+        trust_env: bool = True,  # whether to use the proxies in `HTTP_PROXY` and the like
+        # A context for a private certificate authority; True is the system's default.
         ssl: ssl_module.SSLContext | bool = True,
         max_response_bytes: int = MAX_RESPONSE_BYTES,
-        # Gives headers that change, asked before every send; None: none do.
+        # Called before every send for headers that may change, such as an expiring key.
         renewed: Callable[[], Awaitable[Mapping[str, str]]] | None = None,
     ) -> None:
         self._base = check_url(base_url)
         self._headers = {"Content-Type": "application/json", **headers}
         self._seconds = timeout
-        # The whole is timed by the deadlines.
+        # The total time is left to the deadlines.
         self._timeout = aiohttp.ClientTimeout(total=None, sock_connect=min(0.8 * timeout, CONNECT_TIMEOUT))
-        self._deadlines: dict[float, Deadlines] = {}  # by the seconds that they give
+        self._deadlines: dict[float, Deadlines] = {}  # by their number of seconds
         self._clock = clock
         self._proxy = proxy_for(self._base) if trust_env else None
         self._errors = ConnectionErrors(clock)
@@ -70,12 +71,12 @@ class Transport:
         self._renewed = renewed
         self._urls: dict[str, URL] = {}
         self._session: aiohttp.ClientSession | None = None
-        self._poster: Poster | None = None  # none where there is a proxy, which aiohttp's sessions know how to ask
+        self._poster: Poster | None = None  # None with an HTTP proxy, which only aiohttp's sessions can talk to
         self.in_use = 0  # exchanges under way
         self._unused = asyncio.Event()
 
     def use(self, headers: Mapping[str, str]) -> None:
-        """Send these headers from now on, in the place of those of the same name: a key that was renewed."""
+        """Send these headers from now on, such as a renewed key, instead of those of the same names."""
         new = {name: value for name, value in headers.items() if self._headers.get(name) != value}
         if new:
             self._headers.update(new)
@@ -84,9 +85,9 @@ class Transport:
                 self._poster.forget_headers()
 
     def post(self, path: str, body: bytes, *, timeout: float | None = None) -> Coroutine[Any, Any, Response]:
-        """Send one body to a path, which is quoted as URLs have it; give the answer or the reason why there is none.
+        """Send a body to a path (already percent-encoded), and return the answer or the reason why there is none.
 
-        Raises nothing but cancellation, and what `renewed` raises. `timeout` is in seconds; None: the transport's own.
+        Raises nothing but cancellation and what `renewed` raises. `timeout` is in seconds; None is the transport's own.
         """
         return self._exchange("POST", self._urls.get(path) or self._url(path), body=body, seconds=timeout)
 
@@ -99,14 +100,14 @@ class Transport:
         query: Mapping[str, str] | None = None,
         timeout: float | None = None,
     ) -> Response:
-        """The same for another method, with a query."""
+        """As `post`, with any method and a query."""
         url = self._url(path)
         return await self._exchange(method, url.update_query(query) if query else url, body=body, seconds=timeout)
 
     async def upload(self, path: str, file: Path, *, filename: str, fields: Mapping[str, str]) -> Response:
-        """Send a file as a form, from the disk piece by piece.
+        """Send a file as a form, read from the disk piece by piece.
 
-        The timeout is for each silence of the server, and not for the whole.
+        The timeout applies to each wait for the server rather than to the whole.
         """
         form = aiohttp.MultipartWriter("form-data")
         for name, value in fields.items():
@@ -120,9 +121,9 @@ class Transport:
             )
 
     async def download(self, path: str, into: Write) -> Response:
-        """Fetch what stands at a path, piece by piece; where that went well, the response has no body.
+        """Fetch a file, piece by piece. If that succeeds, the response has no body.
 
-        Raises what `into` raises, but for OSErrors, which are taken for the network's.
+        Raises what `into` raises, except OSErrors, which are taken for errors of the network.
         """
         return await self._exchange("GET", self._url(path), into=into, timeout=self._timeout_of_silence())
 
@@ -170,22 +171,21 @@ class Transport:
                 self._unused.set()
             if deadlines is not None and wait is not None:
                 deadlines.end(wait)
-        if answer is None and "data" not in options and self._rang_late(failed, began):
+        if answer is None and "data" not in options and self._loop_was_blocked(failed, began):
             return await self._exchange(method, url, body=body, into=into, seconds=seconds, **options)
         connect = self._timeout.sock_connect
         tried = Exchange(url, self._proxy, began, seconds, connect, self._max_response_bytes)
         return self._failure(began, *self._errors.explain(failed, tried))
 
-    def _rang_late(self, failed: Exception, began: float) -> bool:
-        """Whether no connection was made because the loop was kept for longer than that may take, which says nothing of
-        the server."""
+    def _loop_was_blocked(self, failed: Exception, began: float) -> bool:
+        """Whether connecting timed out only because the loop was blocked, which says nothing of the server."""
         most = (self._timeout.sock_connect or 0.0) + LATE
         return isinstance(failed, aiohttp.ConnectionTimeoutError) and self._clock() - began > most
 
     async def _redirected(
         self, url: URL, answer: Answer, method: str, body: bytes | None, into: Write | None, options: Mapping[str, Any]
     ) -> Answer:
-        """What the server answers where it sends us to; the same answer where it sends us nowhere."""
+        """The answer after following redirects; the same answer if it is none."""
         for _ in range(MOST_REDIRECTS):
             target = redirected(url, *answer[:2])
             if target is None:
@@ -193,7 +193,7 @@ class Transport:
             url, redirect = target, answer
             answer = await self._by_session(method, url, body, into, options)
             if answer[0] in (401, 403, 404) and not has_same_owner(self._base, url):
-                return redirect  # its target has to be named as base_url, since it wants the key or is no endpoint
+                return redirect  # the user has to set the target as base_url: it wants the key, or has no such endpoint
         return answer
 
     def _response(self, url: URL, answer: Answer, began: float, *, is_file: bool) -> Response:
@@ -218,15 +218,15 @@ class Transport:
         return Response(200 if is_good else status, headers, content, data, seconds)
 
     def _is_of_proxy(self, url: URL, status: int, data: Any) -> bool:
-        """Whether a proxy, which is asked in the server's place if there is no TLS, refuses in its own name."""
+        """Whether a refusal is the proxy's own. Without TLS, requests go to the proxy in the server's place."""
         asked = self._proxy is not None and url.scheme == "http" and not is_socks(self._proxy)
         return status == 407 or (asked and status in (401, 403) and not isinstance(data, dict))
 
     def _read_json(self, content: bytes, headers: Mapping[str, str]) -> tuple[bytes, Any]:
-        """An answer as JSON of UTF-8, and its value; as it came, and None, if it is none.
+        """An answer as UTF-8 JSON and its value, or as it came and None if it is not JSON.
 
         Raises:
-            JSONTooLargeError: it is more than can be read without harm.
+            JSONTooLargeError: it has too many values or is nested too deeply.
         """
         try:
             whole, data = loads_from_anywhere(content, headers.get("Content-Type"))
@@ -246,11 +246,11 @@ class Transport:
         self, method: str, url: URL, body: bytes | None, into: Write | None, options: Mapping[str, Any]
     ) -> Answer:
         assert self._session is not None
-        # Not the session's own headers, for those are shown to a proxy too, which is asked without TLS.
+        # Not set as the session's headers, since those go to a proxy too, without TLS.
         headers = self._headers if has_same_owner(self._base, url) else {"Content-Type": self._headers["Content-Type"]}
         options = {**options, "headers": {**headers, **options.get("headers", {})}}
         if body is not None:
-            # aiohttp warns of large bodies that are plain bytes, since it would write them in one go.
+            # aiohttp warns about large bodies given as bytes, since it writes them in one go.
             options["data"] = body if len(body) < LARGE_BODY else io.BytesIO(body)
         async with self._session.request(
             method, url, allow_redirects=False, auto_decompress=into is not None, **options
@@ -285,7 +285,7 @@ class Transport:
         self._session = aiohttp.ClientSession(
             connector=self._connector(),
             timeout=self._timeout,
-            # aiohttp would read the environment and .netrc anew for every request, in threads: half of its cost.
+            # With trust_env, aiohttp reads the environment and .netrc for each request in a thread: half of its cost.
             proxy=None if is_socks(self._proxy) else self._proxy,
             cookie_jar=aiohttp.DummyCookieJar(),
             max_line_size=MAX_HEADER_LINE,
@@ -303,7 +303,7 @@ class Transport:
             )
 
     def _connector(self) -> aiohttp.TCPConnector:
-        # The limiter and the runner say how many are in flight, so there is no limit here.
+        # No limit, since the limiter and the runner bound the requests in flight.
         connector = connector_through(self._proxy, limit=0, ttl_dns_cache=300, ssl=self._ssl, keepalive_timeout=30)
         return read_leniently(connector)
 

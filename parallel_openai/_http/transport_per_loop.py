@@ -1,4 +1,4 @@
-"""An account's connections: a transport for each event loop that it works on, since none can serve two."""
+"""An account's connections: one transport for each event loop that uses it, since a transport cannot serve two."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ if TYPE_CHECKING:
 
 
 class Connections:
-    """Transports, opened where they are first needed.
+    """One transport per event loop, opened on first use.
 
-    A client that is forgotten, and the interpreter's end, close what is still open.
+    They are closed when the client is garbage collected, or at exit.
     """
 
     def __init__(self, make: Callable[[], Transport]) -> None:
@@ -31,7 +31,7 @@ class Connections:
         _all.add(self)
 
     def here(self) -> Transport:
-        """The transport of the loop that runs."""
+        """The running loop's transport."""
         loop = asyncio.get_running_loop()
         transport = self._transports.get(loop)
         if transport is None:
@@ -40,7 +40,7 @@ class Connections:
 
     @asynccontextmanager
     async def borrowed(self) -> AsyncIterator[None]:
-        """For a loop that may be gone before the next use: the last of those who do this on it closes its transport."""
+        """Use the running loop's transport and close it with the last use, since the loop may end after that."""
         loop = asyncio.get_running_loop()
         self._borrowers[loop] = self._borrowers.get(loop, 0) + 1
         try:
@@ -51,16 +51,17 @@ class Connections:
                 await self.here().close()
 
     def close(self, *, at_once: bool = False) -> None:
-        """Close them all, those in use when they no longer are; they are opened again when they are needed."""
+        """Close all transports, those in use when they no longer are. They are opened again on the next use."""
         wait(_close(self._transports, at_once=at_once), PATIENCE)
 
 
 def _close(
     transports: WeakKeyDictionary[asyncio.AbstractEventLoop, Transport], *, at_once: bool = False
 ) -> list[Future[None]]:
-    """Begin to close them; gives the ends that may be waited for.
+    """Begin to close transports, and return the futures that may be waited for.
 
-    The garbage collector must not wait: it may have come by while this thread held what the loop is waiting for.
+
+    It does not wait itself, since it also runs as a finalizer: its thread may hold a lock that the loop is waiting for.
     """
     ends = []
     for loop, transport in list(transports.items()):
@@ -72,7 +73,7 @@ def _close(
     return ends
 
 
-#: Seconds for an orderly end.
+#: Seconds to wait for connections to close.
 PATIENCE = 5.0
 _all: WeakSet[Connections] = WeakSet()
 

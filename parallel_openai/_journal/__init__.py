@@ -1,1 +1,1 @@
-"""What is kept on the disk of each finished request, and what a later run knows by it."""
+"""Journals: every finished request is kept on disk, so that a later run need not send it again."""

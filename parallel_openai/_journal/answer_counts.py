@@ -1,4 +1,4 @@
-"""What a file of results says of requests that carry no key there: how often each has a good answer."""
+"""How many answers a results file holds for each request, for a file run, whose lines carry no keys."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ from parallel_openai._journal.digest_index import DigestTable
 
 
 class AnswerCounts:
-    """How often each request has a good answer, and which ones have only failed; in 20 to 50 bytes for each.
+    """The number of answers to each request, and whether it has ever failed, in 20 to 50 bytes for each.
 
-    Requests go by digests of 64 bits, which the caller makes.
+    Requests are identified by 64-bit digests, which the caller makes.
     >>> finished = AnswerCounts()
     >>> finished.put(1234, good=True)
     >>> finished.take(1234), finished.take(1234), finished.has_failed(1234)
@@ -18,16 +18,16 @@ class AnswerCounts:
     __slots__ = ("_table",)
 
     def __init__(self) -> None:
-        # Twice the good answers, one more where it has only failed since, and 2 above, as 0 means that it is not there.
+        # For each request, 2 * answers + 2, plus 1 while only failures came since the last answer; 0 means absent.
         self._table = DigestTable()
 
     def __len__(self) -> int:
-        """How many different requests."""
+        """The number of different requests."""
         return len(self._table)
 
-    def expect(self, room: int) -> None:
-        """Make room for so many at once."""
-        self._table.expect(room)
+    def reserve(self, room: int) -> None:
+        """Make room for `room` requests in all."""
+        self._table.reserve(room)
 
     def put(self, digest: int, *, good: bool) -> None:
         number = self._table.add(digest, 4 if good else 3)
@@ -35,12 +35,12 @@ class AnswerCounts:
             self._table[digest] = (number | 1) + 1 if good else number | 1
 
     def count(self, digest: int) -> int:
-        """How many good answers it has."""
+        """How many answers the request has left."""
         return max(self._table[digest] // 2 - 1, 0)
 
     def take(self, digest: int) -> bool:
-        """Use one good answer up, if there is one."""
-        return self._table.lower(digest, 2, least=4) >= 4
+        """Use up one answer. Returns False if there is none."""
+        return self._table.decrease(digest, 2, minimum=4) >= 4
 
     def has_failed(self, digest: int) -> bool:
         return bool(self._table[digest] & 1)

@@ -1,4 +1,4 @@
-"""A whole number for each of millions of digests, in a few bytes."""
+"""A compact hash table from 64-bit digests to integers, made for millions of entries."""
 
 from __future__ import annotations
 
@@ -6,17 +6,17 @@ import sys
 from array import array
 from hashlib import blake2b
 
-#: Bits that are kept of a digest. Among a million of them, two are alike once in 37 million tables.
+#: Bits kept of a digest. Of 37 million tables with a million digests each, one has a collision.
 BITS = 64
-_MOST = (1 << BITS) - 1
+_MASK = (1 << BITS) - 1
 _HASHES_ARE_SHORT = sys.hash_info.width < BITS
-_SMALLEST = 1024
+_MIN_SIZE = 1024
 
 
 class DigestTable:
-    """Numbers above 0 by digests of 64 bits, in 20 to 50 bytes each; a dict of strings takes 200.
+    """Maps 64-bit digests to positive integers, in 20 to 50 bytes for each entry; a dict of strings takes 200.
 
-    Two keys may share a digest, so check what the number leads to if a wrong one would do harm.
+    Two keys may share a digest. A caller to whom that matters checks what the number refers to.
 
     >>> table = DigestTable()
     >>> table[0x0011223344556677] = 7
@@ -24,16 +24,16 @@ class DigestTable:
     (7, 0, 1)
     """
 
-    __slots__ = ("_count", "_keys", "_mask", "_most", "_numbers")
+    __slots__ = ("_count", "_keys", "_mask", "_max_count", "_numbers")
 
     def __init__(self) -> None:
-        self._make(_SMALLEST)
+        self._allocate(_MIN_SIZE)
 
     def __len__(self) -> int:
         return self._count
 
     def __getitem__(self, digest: int) -> int:
-        """The number; 0 if the digest is unknown."""
+        """The number, or 0 if there is none."""
         return self._numbers[self._slot(digest)]
 
     def __setitem__(self, digest: int, number: int) -> None:
@@ -41,8 +41,8 @@ class DigestTable:
             self._numbers[self._slot(digest)] = number
 
     def add(self, digest: int, number: int) -> int:
-        """Add a new digest and return 0; the number of a known digest is kept and returned."""
-        if self._count >= self._most:
+        """Insert a new digest and return 0. A number that is there already stays, and is returned."""
+        if self._count >= self._max_count:
             self._grow()
         slot = self._slot(digest)
         if known := self._numbers[slot]:
@@ -51,43 +51,42 @@ class DigestTable:
         self._count += 1
         return 0
 
-    def lower(self, digest: int, by: int, *, least: int) -> int:
-        """Subtract from the number, unless it is below `least`. Returns what it was; 0 if the digest is unknown."""
+    def decrease(self, digest: int, by: int, *, minimum: int) -> int:
+        """Subtract `by` from a number of at least `minimum`. Returns the number before, or 0 if there is none."""
         slot = self._slot(digest)
         number = self._numbers[slot]
-        if number >= max(least, 1):
+        if number >= max(minimum, 1):
             self._numbers[slot] = number - by
         return number
 
-    def expect(self, room: int) -> None:
-        """Make room for so many in all, since growing bit by bit takes as long again as filling it."""
-        while self._most < room:
+    def reserve(self, room: int) -> None:
+        """Make room for `room` entries in all. Growing step by step doubles the time to fill the table."""
+        while self._max_count < room:
             self._grow()
 
     def copy(self) -> DigestTable:
-        """Another one with the same numbers."""
         other = DigestTable.__new__(DigestTable)
-        other._count, other._most, other._mask = self._count, self._most, self._mask
+        other._count, other._max_count, other._mask = self._count, self._max_count, self._mask
         other._keys, other._numbers = self._keys[:], self._numbers[:]
         return other
 
     def _slot(self, digest: int) -> int:
-        """Where the digest is, or where it would be put."""
+        """The index of a digest, or where it would be inserted."""
         keys, numbers, mask = self._keys, self._numbers, self._mask
         slot = digest & mask
         while numbers[slot] and keys[slot] != digest:
             slot = (slot + 1) & mask
         return slot
 
-    def _make(self, size: int) -> None:
+    def _allocate(self, size: int) -> None:
         self._count = 0
         self._mask = size - 1
-        self._most = size * 3 // 4
+        self._max_count = size * 3 // 4
         self._keys, self._numbers = array("Q", [0]) * size, array("Q", [0]) * size
 
     def _grow(self) -> None:
         known, count = zip(self._keys, self._numbers, strict=True), self._count
-        self._make(2 * len(self._keys))
+        self._allocate(2 * len(self._keys))
         for digest, number in known:
             if number:
                 slot = self._slot(digest)
@@ -96,10 +95,10 @@ class DigestTable:
 
 
 def digest_of_key(key: str | bytes) -> int:
-    """The first bits of a request's key, which is a digest in hexadecimal digits already.
+    """The first 64 bits of a request's key, which is itself a hexadecimal digest.
 
     Raises:
-        ValueError: it is none.
+        ValueError: it is not.
 
     >>> digest_of_key("00112233445566778899aabbccddeeff") == 0x0011223344556677
     True
@@ -111,12 +110,12 @@ def digest_of_key(key: str | bytes) -> int:
 
 
 def digest_of(content: str | bytes) -> int:
-    """A digest for use within this process, since another one may give another. It takes a tenth of a real one's time.
+    """A digest valid within this process only, made ten times as fast as a cryptographic one.
 
     >>> digest_of(b"hello") == digest_of(b"hello") != digest_of(b"hallo")
     True
     """
-    if _HASHES_ARE_SHORT:  # pragma: no cover - a Python of 32 bits, whose hashes meet too often
+    if _HASHES_ARE_SHORT:  # pragma: no cover - a 32-bit Python, whose hashes collide too often
         text = content.encode() if isinstance(content, str) else content
         return int.from_bytes(blake2b(text, digest_size=BITS // 8).digest(), "big")
-    return hash(content) & _MOST
+    return hash(content) & _MASK

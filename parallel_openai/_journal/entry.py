@@ -1,7 +1,7 @@
-"""What a line of a file of results says of its request and its answer: written here, and read back here, for every run.
+"""One line of a results file: a `Result` is written as a line here, and read back as a `JournalEntry`.
 
-A line is `[request, response]`, `[request, response, metadata]` or, for a frame's rows,
-`[request, response, metadata, record]`; a failure has the list of its errors in the place of the response.
+A line is `[request, response]`, `[request, response, metadata]` or, for the rows of a DataFrame,
+`[request, response, metadata, record]`. A failed request has the list of its errors in place of the response.
 """
 
 from __future__ import annotations
@@ -14,40 +14,44 @@ from parallel_openai._json import alike, dumps, dumps_strictly, loads
 from parallel_openai._records import APIRequest, Attempt, Result, request_key, without_tier
 from parallel_openai._requests.endpoints import bill_of, mappings, path_answering, usage_of
 
-#: Of the records that are written here. A line with a later one is not read, since it may mean something else by it.
+#: The version of the records written here. Lines of a later version are refused: their fields may mean something else.
 VERSION = 1
 
 
 def result_line(result: Result, *, record: bool, origin: Origin | None = None) -> bytes:
-    """A result as a journal's line; with `record`, the key, the attempts and the origin are written too, for the way
-    back."""
+    """The journal's line for a result.
+
+    Args:
+        record: also write the key, the attempts and the origin, from which a later run restores the result.
+        origin: the server that answered, and who wrote this down.
+    """
     request = result.request
     if result.raw is None:
         answer = dumps(list(result.errors) or [result.error])
     else:
-        answer = result.raw if len(result.raw) <= KEPT_WHOLE else _without_ballast(result.raw, result.response)
+        answer = result.raw if len(result.raw) <= KEPT_WHOLE else _without_unknown_fields(result.raw, result.response)
     if not record:
-        beside = () if request.metadata is None else (dumps(request.metadata),)
-        return make_line(request.body, answer, *beside)
-    about: dict[str, Any] = {"key": request.key, "status": result.status, "version": VERSION}
+        rest = () if request.metadata is None else (dumps(request.metadata),)
+        return make_line(request.body, answer, *rest)
+    record_fields: dict[str, Any] = {"key": request.key, "status": result.status, "version": VERSION}
     if result.error_code is not None:
-        about.update(error_code=result.error_code, error=result.error)
-    about["attempts"] = list(map(_fields, result.attempts))
+        record_fields.update(error_code=result.error_code, error=result.error)
+    record_fields["attempts"] = list(map(_fields, result.attempts))
     if result.sent is not None:
-        about["sent"] = result.sent.request_json
-        about["earlier"] = [
+        record_fields["sent"] = result.sent.request_json
+        record_fields["earlier"] = [
             {**bill_of(each.response), "attempts": list(map(_fields, each.attempts))} for each in result.earlier
         ]
     if origin is not None:
-        about["place"], about["writer"] = origin
-    beside_it = b"null" if request.metadata is None else dumps(request.metadata)
-    return make_line(request.body, answer, beside_it, dumps(about))
+        record_fields["place"], record_fields["writer"] = origin
+    metadata = b"null" if request.metadata is None else dumps(request.metadata)
+    return make_line(request.body, answer, metadata, dumps(record_fields))
 
 
-#: Bytes up to which an answer is kept as it came.
+#: Answers of up to this many bytes are kept exactly as they came.
 KEPT_WHOLE = 2**20
-#: What is kept of a longer one: the fields that the endpoints' answers have.
-_NEEDED = frozenset(
+#: The top-level fields kept of a longer answer: those that some endpoint documents.
+_KNOWN_FIELDS = frozenset(
     {
         *("id", "object", "created", "created_at", "model", "service_tier", "system_fingerprint", "usage"),
         *("choices", "output", "data", "results", "status", "error", "incomplete_details"),
@@ -55,12 +59,12 @@ _NEEDED = frozenset(
 )
 
 
-def _without_ballast(raw: bytes, answer: Any) -> bytes:
-    """A long answer's bytes without the fields that no endpoint's answer has, whose names are told."""
-    if not isinstance(answer, Mapping) or answer.keys() <= _NEEDED:
+def _without_unknown_fields(raw: bytes, answer: Any) -> bytes:
+    """A long answer's bytes without the fields that no endpoint has; their names are kept under `left_out`."""
+    if not isinstance(answer, Mapping) or answer.keys() <= _KNOWN_FIELDS:
         return raw
-    left_out = [str(name)[:80] for name in answer if name not in _NEEDED]
-    kept = {name: value for name, value in answer.items() if name in _NEEDED}
+    left_out = [str(name)[:80] for name in answer if name not in _KNOWN_FIELDS]
+    kept = {name: value for name, value in answer.items() if name in _KNOWN_FIELDS}
     return dumps({**kept, "left_out": left_out[:20]})
 
 
@@ -81,7 +85,7 @@ def _fields(attempt: Attempt) -> dict[str, Any]:
 
 
 class JournalEntry(NamedTuple):
-    """What a line says.
+    """The content of one line.
 
     >>> entry = JournalEntry.read(b'[{"model":"m"},{"id":"1"},null,{"key":"k","status":"succeeded","version":1}]')
     >>> entry.key, entry.is_good, entry.version
@@ -90,15 +94,15 @@ class JournalEntry(NamedTuple):
     True
     """
 
-    body: dict[str, Any]  # what was asked
-    answer: Any  # the response's JSON; the list of its errors where there is none
-    metadata: Any = None  # what travelled beside the request
-    # Of a frame's line, the key, the attempts and the origin; None where a line has the cookbook's shape.
+    body: dict[str, Any]  # the request
+    answer: Any  # the response's JSON, or the list of errors of a failure
+    metadata: Any = None  # the caller's own data for the request
+    # The key, the attempts and the origin of a DataFrame's request; None for a line in the cookbook's format.
     record: Mapping[str, Any] | None = None
 
     @classmethod
     def read(cls, line: bytes, loads: Callable[[bytes], Any] = loads) -> JournalEntry | None:
-        """The line's entry; None for one that is damaged, or no line of results."""
+        """The line's entry, or None if the line is damaged or not a line of results."""
         try:
             parts = loads(line)
         except ValueError:
@@ -111,25 +115,25 @@ class JournalEntry(NamedTuple):
 
     @property
     def is_good(self) -> bool:
-        """Whether it holds an answer, and no failure."""
+        """Whether the line holds an answer rather than a failure."""
         return isinstance(self.answer, Mapping)
 
     @property
     def version(self) -> int:
-        """Of the record; those of before versions were told are of the first."""
+        """The record's version. The first records did not state one; they are version 1."""
         version = self.record.get("version") if self.record else None
         return version if type(version) is int else 1
 
     @property
     def key(self) -> str | None:
-        """The key under which a frame's line was written; None for a line without a record."""
+        """The key in the record, or None for a line without a record."""
         key = self.record.get("key") if self.record else None
         return key if isinstance(key, str) else None
 
     @property
-    def asked_key(self) -> str | None:
-        """The key of what the line asks; a file run's answer has none written beside it, so that it is made. None for
-        its failure."""
+    def lookup_key(self) -> str | None:
+        """The key to find the line by. An answer without a record has its key computed from the request; a failure
+        without a record has none."""
         if self.record is not None or not self.body or not self.is_good:
             return self.key
         try:
@@ -140,36 +144,35 @@ class JournalEntry(NamedTuple):
 
     @property
     def origin(self) -> Origin | None:
-        """Where the record says that the line came from."""
+        """The origin in the record, or None if it states none."""
         place, by = (self.record.get("place"), self.record.get("writer")) if self.record else (None, None)
         return Origin(place, by) if isinstance(place, str) and isinstance(by, str) else None
 
     @property
     def attempts(self) -> tuple[Attempt, ...]:
-        """The sends that the record tells of."""
+        """The attempts in the record."""
         return attempts_of(self.record.get("attempts")) if self.record else ()
 
     @property
     def error_code(self) -> str:
-        """Of a failure."""
+        """The code of a failure."""
         return str((self.record or {}).get("error_code") or "error")
 
     @property
     def error(self) -> str:
-        """A failure's sentence."""
-        told = self.answer if isinstance(self.answer, list) else [self.answer]
-        return str((self.record or {}).get("error") or (told[-1] if told else None) or "")
+        """The message of a failure."""
+        messages = self.answer if isinstance(self.answer, list) else [self.answer]
+        return str((self.record or {}).get("error") or (messages[-1] if messages else None) or "")
 
     def asks(self, request: APIRequest) -> bool:
-        """Whether the request that the line holds is the one that it is kept under. The tier that it was sent in is no
-        part of the key."""
+        """Whether the line's body is that of this request, apart from a service tier, which is no part of the key."""
         body = self.body
         return _has_key(request, body) or ("service_tier" in body and _has_key(request, without_tier(body)))
 
     def result(self, request: APIRequest) -> Result:
-        """The result that the line was written for."""
+        """The result that the line was written from."""
         if not request.body:
-            request.request_json = self.body  # whoever looked it up by its key alone may ask which model was meant
+            request.request_json = self.body  # a request made from its key alone has no body of its own
         answer, attempts = self.answer, self.attempts
         if type(answer) is not dict:
             errors = tuple(map(str, answer)) if isinstance(answer, list) else ()
@@ -179,7 +182,7 @@ class JournalEntry(NamedTuple):
         result = Result(request, "succeeded", answer, attempts=attempts, restored=True, usage=usage_of(answer))
         record = self.record or {}
         sent, earlier = record.get("sent"), record.get("earlier")
-        if sent is None and earlier is None:  # it was no repair
+        if sent is None and earlier is None:  # as for nearly all: no repair was sent
             return result
         return result._replace(
             earlier=tuple(_restore_earlier(request, each) for each in mappings(earlier)),
@@ -190,7 +193,7 @@ class JournalEntry(NamedTuple):
 def _has_key(request: APIRequest, body: Mapping[str, Any]) -> bool:
     try:
         canonical = dumps_strictly(body, sort_keys=True)
-    except TypeError:  # half a surrogate pair, which no request of ours holds
+    except TypeError:  # a lone surrogate, which no request of ours holds
         return False
     plain = alike(canonical)
     keys = (request_key(request.path, each, request.sample) for each in (plain, canonical))
@@ -203,24 +206,24 @@ def _restore_earlier(request: APIRequest, fields: Mapping[str, Any]) -> Result:
 
 
 def make_line(body: bytes, answer: bytes, *rest: bytes) -> bytes:
-    """One line of JSON parts, each of which may come with line breaks between its tokens.
+    """Join JSON parts into one line. The parts may have line breaks between their tokens.
 
     >>> make_line(b'{"a":1}', b'{\\n "b": 2\\n}')
     b'[{"a":1},{  "b": 2 }]'
     """
     line = b"[" + b",".join((body, answer, *rest)) + b"]"
-    if b"\n" in line or b"\r" in line:  # in JSON a line break never stands inside a string
+    if b"\n" in line or b"\r" in line:  # never inside a JSON string, where line breaks are escaped
         line = line.replace(b"\n", b" ").replace(b"\r", b" ")
     return line
 
 
-def attempts_of(sends: Any) -> tuple[Attempt, ...]:
-    """The sends, out of what is written of them."""
-    if not isinstance(sends, list):
+def attempts_of(written: Any) -> tuple[Attempt, ...]:
+    """The attempts in a record's `attempts` field, which may hold anything."""
+    if not isinstance(written, list):
         return ()
-    if len(sends) == 1 and type(sends[0]) is dict:  # as nearly all are
-        return (_attempt(sends[0]),)
-    return tuple(map(_attempt, mappings(sends)))
+    if len(written) == 1 and type(written[0]) is dict:  # as nearly all are
+        return (_attempt(written[0]),)
+    return tuple(map(_attempt, mappings(written)))
 
 
 def _attempt(fields: Mapping[str, Any]) -> Attempt:
@@ -237,7 +240,7 @@ def _attempt(fields: Mapping[str, Any]) -> Attempt:
 
 
 def _number(value: Any) -> float:
-    """A damaged line may hold anything, and one of them must not stop a run."""
+    # A damaged line may hold anything here, and must not stop the run.
     good = type(value) in (float, int) and -1e15 < value < 1e15
     return float(value) if good else 0.0
 

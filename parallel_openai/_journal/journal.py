@@ -1,4 +1,4 @@
-"""The file of finished results: JSON lines, only ever added to, whole after any crash."""
+"""The journal that a run writes its finished results to: JSON lines, append-only, intact after any crash."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from concurrent.futures import Future, ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-from parallel_openai._journal.journal_file import JournalFile, told_of_lost
-from parallel_openai._journal.origins import Origin, check_none_of_others, note_origin, note_origin_of_last
+from parallel_openai._journal.journal_file import JournalFile, lost_bytes_sentence
+from parallel_openai._journal.origins import Origin, record_origin, record_origin_of_last, refuse_other_origins_file
 from parallel_openai.errors import InvalidInputError, JournalError, JournalWriteError
 
 log = logging.getLogger("parallel_openai")
@@ -20,43 +20,43 @@ log = logging.getLogger("parallel_openai")
 Sync = Literal["second", "always", "never"]
 Request = TypeVar("Request")
 
-#: Seconds between two looks at the file, and between two orders to the disk to keep it.
-_EVERY = 1.0
-#: Seconds that a disk which refuses has at the end to take what is paid for, as when it was full for a moment.
-_AT_LAST = 1.0
-#: By absolute path, the lines that the disk refused to the end, with their origin. They are paid for, and are the first
-#: that the next journal of this process writes there.
-_refused: dict[str, tuple[list[bytes], Origin | None]] = {}
+#: Seconds between two checks of the file, and between two syncs.
+_INTERVAL = 1.0
+#: Seconds for which closing retries a failed write, since the disk may have been full for a moment only.
+_LAST_GRACE = 1.0
+#: By absolute path, the lines that the disk refused until the journal closed, with their origin. They are paid for, so
+#: the next journal that this process opens there writes them first.
+_rejected: dict[str, tuple[list[bytes], Origin | None]] = {}
 
 
 class Journal:
-    """One file of results, held by one writer. Opening repairs a torn end; close it, or use it as a context manager.
+    """One results file, held by one writer. Opening it repairs a torn last line. Close it, or use it in a `with`.
 
-    Used with `with` inside a task, a disk that refuses ends the task at once, as a timeout would: nothing more is paid
-    for that could not be kept, and the `with` raises the JournalWriteError.
+    If the disk refuses a write, a `with` inside a task cancels that task at once, as a timeout would: nothing more is
+    paid for that could not be kept. The `with` then raises the JournalWriteError.
 
     Args:
-        path: the file; it and its folder are made when missing, the file for its owner only.
-        sync: how often the disk is told to keep what was written, as `Client` has it.
-        origin: where what is written came from, if that is to be told beside the file.
+        path: the file. It is created if missing, as is its folder, and readable by its owner only.
+        sync: how often to sync the file to the disk, as in `Client`.
+        origin: where the answers come from, if that is to be recorded beside the file.
 
     Raises:
-        JournalWriteError: the disk still refuses what it refused an earlier run of this process.
+        JournalWriteError: the disk still refuses lines left over from an earlier run of this process.
     """
 
     def __init__(self, path: str | os.PathLike[str], *, sync: Sync = "second", origin: Origin | None = None) -> None:
         check_sync(sync)
         self.path = Path(path)
-        self._place = os.path.abspath(path)
-        if self._place in _refused:
-            self._write_refused()
+        self._absolute_path = os.path.abspath(path)
+        if self._absolute_path in _rejected:
+            self._write_rejected()
         self._sync = sync
-        self._origin = origin  # until it is told
-        self._told_origin: Origin | None = None
+        self._origin = origin  # until it is recorded
+        self._recorded_origin: Origin | None = None
         self._pending: list[bytes] = []
         self._error: JournalWriteError | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._owner: asyncio.Task[Any] | None = None  # the task that ends when the disk refuses
+        self._owner: asyncio.Task[Any] | None = None  # the task to cancel when the disk refuses
         self._cancelled_owner = False
         self._scheduled = False
         self._has_room = False
@@ -67,21 +67,20 @@ class Journal:
         self._syncer: ThreadPoolExecutor | None = None
         self._file: JournalFile | None = JournalFile(self.path)
         if origin is not None:
-            self._check_origins()
+            self._check_origins_file()
 
-    def _write_refused(self) -> None:
-        lines, origin = _refused.pop(self._place)
+    def _write_rejected(self) -> None:
+        lines, origin = _rejected.pop(self._absolute_path)
         try:
-            earlier = Journal(self._place, origin=origin)
+            earlier = Journal(self._absolute_path, origin=origin)
         except JournalError:
-            _refused[self._place] = lines, origin
+            _rejected[self._absolute_path] = lines, origin
             raise
         earlier._pending = lines
         earlier.close()
 
     def before_sending(self, requests: Iterable[Request | None]) -> Iterator[Request | None]:
-        """The same requests, the first of them only when the disk takes something: nothing is paid for that could not
-        be kept.
+        """Yield the same requests, after checking that the disk accepts data.
 
         Raises:
             JournalWriteError: it does not.
@@ -89,21 +88,21 @@ class Journal:
         for request in requests:
             if request is not None and not self._has_room:
                 self._reserve()
-            while self._cancelled_owner:  # which takes a turn of the loop, in which nothing more is to be sent
+            while self._cancelled_owner:  # send nothing more in the turn of the loop until the cancellation arrives
                 yield None
             yield request
 
     def append(self, line: bytes) -> None:
-        """Write one line, without its end. Lines of the same turn of the event loop go to the disk in one write.
+        """Write one line, given without its newline. Lines of one turn of the event loop go to the disk in one write.
 
         Raises:
-            JournalWriteError: this or an earlier write failed; the file is whole up to the last line that went well.
-                The others are kept, and written as soon as there is room, at the latest on closing.
+            JournalWriteError: this or an earlier write failed. The file ends with the last whole line that it took; the
+                others are kept in memory and written once there is room, at the latest on closing.
         """
         self._pending.append(line)
         if self._error is not None:
             if self._cancelled_owner:
-                return  # the run is ending, and what still comes in must reach its partial result
+                return  # the run is ending, but answers that still come in belong in its partial result
             raise self._error
         try:
             self._loop = asyncio.get_running_loop()
@@ -115,7 +114,7 @@ class Journal:
             self._loop.call_soon(self._flush_in_loop)
 
     def flush(self) -> None:
-        """Put what is pending on its way to the disk now.
+        """Write the pending lines now.
 
         Raises:
             JournalWriteError: the disk refuses.
@@ -125,25 +124,25 @@ class Journal:
             return
         try:
             if self._origin is not None:
-                note_origin(self.path, self._opened.size, self._pending[0], self._origin)
-                self._told_origin, self._origin = self._origin, None
+                record_origin(self.path, self._opened.size, self._pending[0], self._origin)
+                self._recorded_origin, self._origin = self._origin, None
             self._opened.write(self._pending)
             self._dirty = True
             if self._sync == "always":
                 self._sync_now()
         except OSError as error:
-            raise self._give_up(error) from error
+            raise self._note_error(error) from error
         if self._opened.is_due:
-            self._look()
+            self._check_file()
         if self._loop is None:
-            if time.monotonic() >= self._synced_at + _EVERY:
-                self._look()
+            if time.monotonic() >= self._synced_at + _INTERVAL:
+                self._check_file()
                 self._sync_if_wanted()
         elif self._timer is None:
-            self._timer = self._loop.call_later(_EVERY, self._each_second)
+            self._timer = self._loop.call_later(_INTERVAL, self._check_each_second)
 
     def complete(self, lines: Iterator[bytes]) -> None:
-        """Write what the file lacks of these lines, and have the disk keep them.
+        """Write those of the lines that the file lacks, and sync.
 
         Raises:
             JournalWriteError: the disk refuses.
@@ -151,14 +150,14 @@ class Journal:
         try:
             self._dirty |= self._opened.complete(lines, self._pending) > 0
         except OSError as error:
-            raise self._give_up(error) from error
+            raise self._note_error(error) from error
         self._sync_if_wanted()
 
     def close(self) -> None:
-        """Write what is pending, sync, and let the lock go. Closing twice does nothing.
+        """Write the pending lines, sync, and release the lock. Closing twice does nothing.
 
         Raises:
-            JournalWriteError: the disk refuses, or refused what was written since the last word of it.
+            JournalWriteError: a write or a sync failed, and no earlier error has been raised.
         """
         if self._file is None:
             return
@@ -166,11 +165,11 @@ class Journal:
             self._timer.cancel()
         if self._syncing is not None:
             wait([self._syncing])
-            self._look_at_sync(self._syncing)
+            self._check_sync(self._syncing)
         before = self._error
         try:
-            self._flush_at_last()
-            self._look()
+            self._flush_before_closing()
+            self._check_file()
             self._sync_if_wanted()
         except JournalWriteError:
             if before is None:
@@ -179,34 +178,34 @@ class Journal:
             if self._syncer is not None:
                 self._syncer.shutdown()
             if self._pending:
-                _refused[self._place] = self._pending, self._origin or self._told_origin
+                _rejected[self._absolute_path] = self._pending, self._origin or self._recorded_origin
             self._file.close()
             self._file = None
 
-    def _flush_at_last(self) -> None:
-        give_up_at = time.monotonic() + _AT_LAST
+    def _flush_before_closing(self) -> None:
+        give_up_at = time.monotonic() + _LAST_GRACE
         while True:
             try:
                 return self.flush()
             except JournalWriteError:
                 if time.monotonic() >= give_up_at:
                     raise
-                time.sleep(_AT_LAST / 10)
+                time.sleep(_LAST_GRACE / 10)
 
     def __enter__(self) -> Journal:
         try:
             self._owner = asyncio.current_task()
             self._loop = asyncio.get_running_loop()
-        except RuntimeError:  # no loop, so nothing to end
+        except RuntimeError:  # no loop, so no task to cancel
             return self
-        self._timer = self._loop.call_later(_EVERY, self._each_second)
+        self._timer = self._loop.call_later(_INTERVAL, self._check_each_second)
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: object) -> None:
         try:
             self.close()
         except JournalWriteError:
-            pass  # it is kept, and raised below unless there is worse
+            pass  # raised below, unless the body raised something else
         owner, self._owner = self._owner, None
         if self._error is None:
             return
@@ -215,7 +214,7 @@ class Journal:
             count = "1 answer is" if many == 1 else f"{many:,} answers are"
             self._error.args = (f"{self._error} {count} still to be written: the next run in this process does so.",)
         if self._cancelled_owner and owner is not None:
-            uncancel = getattr(owner, "uncancel", None)  # from Python 3.11 on
+            uncancel = getattr(owner, "uncancel", None)  # Python 3.11 and later
             if uncancel is not None:
                 uncancel()
         if error is None or isinstance(error, asyncio.CancelledError):
@@ -226,9 +225,9 @@ class Journal:
         assert self._file is not None, "the journal is closed"
         return self._file
 
-    def _check_origins(self) -> None:
+    def _check_origins_file(self) -> None:
         try:
-            check_none_of_others(self.path)
+            refuse_other_origins_file(self.path)
         except JournalError:
             self._opened.close()
             raise
@@ -238,10 +237,10 @@ class Journal:
         try:
             self._opened.reserve(sync=self._sync != "never")
         except OSError as error:
-            raise self._give_up(error) from error
+            raise self._note_error(error) from error
 
     def _flush_in_loop(self) -> None:
-        if self._file is None:  # it was closed meanwhile, which told of what the disk did not take
+        if self._file is None:  # closed meanwhile; close() has raised what went wrong
             return
         try:
             self.flush()
@@ -253,66 +252,65 @@ class Journal:
             self._cancelled_owner = True
             self._owner.cancel()
 
-    def _each_second(self) -> None:
-        """See that what was written is on the disk within about a second, and that the file is still there; also when
-        nothing more is written."""
+    def _check_each_second(self) -> None:
+        """Retry what is pending, check that the file is still in place, and sync, even while nothing new is written."""
         assert self._loop is not None
-        self._timer = self._loop.call_later(_EVERY, self._each_second)
+        self._timer = self._loop.call_later(_INTERVAL, self._check_each_second)
         try:
-            self.flush()  # what a disk refused that has room now
-            self._look()
+            self.flush()  # the disk may have room again
+            self._check_file()
         except JournalWriteError:
             self._end_owner()
         if self._dirty and self._sync == "second":
             self._sync_in_thread()
 
     def _sync_in_thread(self) -> None:
-        """In a thread, since a slow disk must not hold up the answers that are coming in."""
+        # In a thread, so that a slow disk does not hold up incoming answers.
         if self._syncing is not None and not self._syncing.done():  # a very slow disk
             return
         self._dirty = False
         self._syncer = self._syncer or ThreadPoolExecutor(1, thread_name_prefix="parallel_openai-sync")
         try:
             self._syncing = self._syncer.submit(self._opened.sync)
-        except RuntimeError:  # no thread begins anything any more once the main one has ended
+        except RuntimeError:  # an executor takes no work once the interpreter shuts down
             self._opened.sync()
             return
-        self._syncing.add_done_callback(self._tell_loop)
+        self._syncing.add_done_callback(self._report_sync)
 
-    def _tell_loop(self, syncing: Future[None]) -> None:
+    def _report_sync(self, syncing: Future[None]) -> None:
         if syncing.exception() is None or self._loop is None:
             return
         try:
-            self._loop.call_soon_threadsafe(self._look_at_sync, syncing)
-        except RuntimeError:  # pragma: no cover - the loop has ended; close() looks at it too
+            self._loop.call_soon_threadsafe(self._check_sync, syncing)
+        except RuntimeError:  # pragma: no cover - the loop has ended; close() checks the sync too
             pass
 
-    def _look_at_sync(self, syncing: Future[None]) -> None:
+    def _check_sync(self, syncing: Future[None]) -> None:
         error = syncing.exception()
         if isinstance(error, OSError) and self._error is None:
-            self._give_up(error)
+            self._note_error(error)
             self._end_owner()
 
-    def _look(self) -> None:
-        """Go on in the file that is under the path now, if it is another one.
+    def _check_file(self) -> None:
+        """Check the file, and warn if it was changed, moved or deleted.
 
         Raises:
-            JournalWriteError: that cannot be done.
+            JournalWriteError: writing cannot go on under the path.
         """
         try:
-            again, lost = self._opened.look(self._pending)
-            if again and self._told_origin is not None:
-                note_origin_of_last(self.path, again, self._told_origin)
+            rewritten, lost = self._opened.check(self._pending)
+            if rewritten and self._recorded_origin is not None:
+                record_origin_of_last(self.path, rewritten, self._recorded_origin)
         except OSError as error:
-            raise self._give_up(error) from error
-        if again or lost:
+            raise self._note_error(error) from error
+        if rewritten or lost:
             self._dirty = True
             log.warning(
                 "%s was changed, moved or deleted while the run wrote it. It was given the %s answers again that it "
                 "lacked.%s",
                 self.path,
-                f"{again:,}",
-                told_of_lost(lost),
+                f"{rewritten:,}",
+                lost_bytes_sentence(lost),
             )
 
     def _sync_if_wanted(self) -> None:
@@ -323,15 +321,15 @@ class Journal:
         try:
             self._opened.sync()
         except OSError as error:
-            raise self._give_up(error) from error
+            raise self._note_error(error) from error
         self._dirty = False
         self._synced_at = time.monotonic()
 
-    def _give_up(self, error: OSError) -> JournalWriteError:
-        """The first thing that went wrong is what is told."""
+    def _note_error(self, error: OSError) -> JournalWriteError:
+        """Keep an error as the one to raise, unless there is an earlier one; return the one kept."""
         if self._error is None and isinstance(error, JournalWriteError):
             self._error = error
-        elif self._error is None and isinstance(error, JournalError):  # there is no place at all
+        elif self._error is None and isinstance(error, JournalError):  # no folder accepts a new file
             self._error = JournalWriteError(f"Writing to {self.path} failed in mid-run. {error}")
             self._error.__cause__ = error
         elif self._error is None:
@@ -344,6 +342,5 @@ class Journal:
 
 
 def check_sync(sync: object) -> None:
-    """See that it is one of the three."""
     if sync not in ("second", "always", "never"):
         raise InvalidInputError(f"sync must be 'second', 'always' or 'never', not {sync!r}.")

@@ -1,4 +1,4 @@
-"""The file under a journal: opened, mended and added to, and gone on with when somebody changes it in mid-run."""
+"""The file under a journal: opens, locks and repairs it, appends to it, and copes with its being changed in mid-run."""
 
 from __future__ import annotations
 
@@ -13,34 +13,34 @@ from pathlib import Path
 from parallel_openai._disk.file_ownership import keep_private
 from parallel_openai._disk.locking import Lock, advice, lock_open_file, unlock_open_file
 from parallel_openai._journal.entry import JournalEntry
-from parallel_openai._journal.lines import none_of_ours, read_at, read_entries, refuse_what_is_no_file
+from parallel_openai._journal.lines import not_a_results_file, read_at, read_entries, refuse_special_file
 from parallel_openai._json import loads
 from parallel_openai.errors import JournalError, JournalWriteError
 
 _CHUNK = 1 << 20
 _PAGE = 4096
-#: Bytes that a disk must take before anything is paid for.
-_ROOM = 2048
-#: Bytes of the last lines that are remembered, in case that the file is cut or written over.
+#: Bytes that the disk must accept before the first request is sent.
+_RESERVED = 2048
+#: Bytes of recent lines kept in memory, in case the file is truncated or overwritten.
 _REMEMBERED = 1 << 19
-#: Bytes after which the file is looked at, however short the time was.
-_MOST_UNSEEN = 1 << 19
-#: Lines that are written again at a time.
+#: The file is checked after this many bytes, however recent the last check.
+_MOST_UNCHECKED = 1 << 19
+#: Missing lines are written again this many at a time.
 _AT_ONCE = 1000
 _sync_file = getattr(os, "fdatasync", os.fsync)
 
 
 class JournalFile:
-    """A file of lines with one writer. Opening repairs a torn end."""
+    """A results file, held open for one writer. Opening it repairs a torn last line."""
 
     def __init__(self, path: Path) -> None:
-        # It is looked for again in mid-run, when the working folder may be another one.
+        # Absolute, since the path is looked up again in mid-run, when the working folder may have changed.
         self._path = Path(os.path.abspath(path))
-        self._recent: deque[bytes] = deque()  # what was written last
+        self._recent: deque[bytes] = deque()  # the blocks written last
         self._recent_bytes = 0
-        self._unseen_bytes = 0  # of these, since the file was last seen to be whole and in its place
+        self._unchecked_bytes = 0  # of these, written since the last check
         self._torn = False
-        refuse_what_is_no_file(path)
+        refuse_special_file(path)
         self._lock = Lock(path)
         try:
             self._file = _open(path, may_be_torn=not self._lock.is_first)
@@ -50,15 +50,15 @@ class JournalFile:
         self._size = os.fstat(self._file).st_size
 
     def reserve(self, *, sync: bool) -> None:
-        """See that the disk takes something.
+        """Check that the disk accepts data, leaving the file as it was.
 
         Raises:
             OSError: it does not.
         """
         size = os.fstat(self._file).st_size
-        # Into another page, since the last one may have room on a full disk. Should we die here, blanks at the end of
-        # a file are a torn line.
-        blanks = b" " * (-size % _PAGE + _ROOM)
+        # Past the last page, which may have room even on a full disk. If we die here, the blanks are a torn line, which
+        # the next run cuts off.
+        blanks = b" " * (-size % _PAGE + _RESERVED)
         try:
             done = os.pwrite(self._file, blanks, size) if hasattr(os, "pwrite") else os.write(self._file, blanks)
             if done < len(blanks):
@@ -69,13 +69,13 @@ class JournalFile:
             os.ftruncate(self._file, size)
 
     def write(self, lines: list[bytes]) -> None:
-        """Add lines in one write. Those that are in the file then are taken out of the list.
+        """Append lines in one write, and remove from the list those that are in the file.
 
         Raises:
-            OSError: the disk refuses; the file is whole up to the last line that went well.
+            OSError: the disk refuses. The file ends with the last whole line that it took.
         """
         if self._torn:
-            _mend_end(self._file)
+            _repair_end(self._file)
             self._torn = False
             self._size = os.fstat(self._file).st_size
         block = b"\n".join(lines) + b"\n"
@@ -96,78 +96,80 @@ class JournalFile:
     def _remember(self, block: bytes) -> None:
         self._recent.append(block)
         self._recent_bytes += len(block)
-        self._unseen_bytes += len(block)
-        while self._recent_bytes > max(_REMEMBERED, self._unseen_bytes):
+        self._unchecked_bytes += len(block)
+        while self._recent_bytes > max(_REMEMBERED, self._unchecked_bytes):
             self._recent_bytes -= len(self._recent.popleft())
 
     @property
     def size(self) -> int:
-        """Bytes, as far as this writer knows."""
+        """The file's size in bytes, as far as this writer knows."""
         return self._size
 
     @property
     def is_due(self) -> bool:
-        """Whether so much was written since the last look that the next one must not wait."""
-        return self._unseen_bytes > _MOST_UNSEEN
+        """Whether so much was written since the last check that the next one must not wait."""
+        return self._unchecked_bytes > _MOST_UNCHECKED
 
     def sync(self) -> None:
-        """Have the disk keep what was written.
+        """Flush what was written to the disk.
 
         Raises:
-            OSError: it refuses.
+            OSError: the disk refuses.
         """
         file = self._file
         try:
             _sync_file(file)
         except OSError:
-            if file == self._file:  # and not one that was left meanwhile
+            if file == self._file:  # else the file was replaced meanwhile
                 raise
 
-    def look(self, pending: list[bytes]) -> tuple[int, int]:
-        """See that all that was written is still under the path. Where it is not, since somebody has moved, replaced or
-        changed the file, go on with the file that is there now, and with the lines that it lacks: where it was moved
-        all of them, where it was written over those that are remembered.
+    def check(self, pending: list[bytes]) -> tuple[int, int]:
+        """Check that everything written is still under the path.
+
+        If the file was moved, replaced or changed, go on in the one that is there now, and write the lines that it
+        lacks: all of them after a move, the remembered ones after an overwrite.
 
         Args:
-            pending: where lines go that the disk refuses.
+            pending: receives the lines that the disk refuses.
 
         Returns:
-            How many lines were written again, and how many bytes of older ones are gone, as far as the size tells.
+            How many lines were written again, and how many bytes of older lines are lost, judged by the file's size.
 
         Raises:
-            JournalWriteError: there is something else, or another run; the lines are in another file, and go there now.
+            JournalWriteError: the path holds something else, or another run uses it. The lines are in a new file beside
+                it, to which later ones go too.
             OSError: the disk refuses.
         """
-        wrong = None if self._lock.is_in_place() else self._lock_again()
+        problem = None if self._lock.is_in_place() else self._lock_again()
         if not _is_under(self._path, self._file):
-            return self._move(wrong, _lines(self._file), pending), 0
-        if wrong is not None:
-            raise JournalWriteError(f"The lock of {self._path} was deleted in mid-run. {wrong}") from wrong
+            return self._move(problem, _lines(self._file), pending), 0
+        if problem is not None:
+            raise JournalWriteError(f"The lock of {self._path} was deleted in mid-run. {problem}") from problem
         if os.fstat(self._file).st_size != self._size:
             return self._write_over(_lines_in([*self._recent]), pending)
-        self._unseen_bytes = 0
+        self._unchecked_bytes = 0
         return 0, 0
 
     def complete(self, lines: Iterator[bytes], pending: list[bytes]) -> int:
-        """Write what the file lacks of these lines; gives how many.
+        """Write those of the lines that the file lacks, and return how many they were.
 
         Raises:
-            OSError: the disk refuses; what it did not take is pending.
+            OSError: the disk refuses. The lines that it did not take are put in front of `pending`.
         """
-        _mend_end(self._file)
+        _repair_end(self._file)
         self._size = os.fstat(self._file).st_size
-        count = self._unseen_bytes = 0
+        count = self._unchecked_bytes = 0
         recent = self._recent.copy()
-        has = Counter(map(hash, _lines(self._file)))
-        missing = (line for line in lines if not _takes_one(has, hash(line)))
+        present = Counter(map(hash, _lines(self._file)))
+        missing = (line for line in lines if not _use_one(present, hash(line)))
         try:
-            while some := list(islice(missing, _AT_ONCE)):
-                count += len(some)
-                self.write(some)
+            while chunk_of_lines := list(islice(missing, _AT_ONCE)):
+                count += len(chunk_of_lines)
+                self.write(chunk_of_lines)
         except OSError:
-            pending[:0] = [*some, *missing]
+            pending[:0] = [*chunk_of_lines, *missing]
             raise
-        finally:  # a line that was written again need not be remembered twice
+        finally:  # the lines written again are remembered already
             self._recent, self._recent_bytes = recent, sum(map(len, recent))
         return count
 
@@ -185,50 +187,50 @@ class JournalFile:
         return None
 
     def _write_over(self, lines: Iterator[bytes], pending: list[bytes]) -> tuple[int, int]:
-        """Go on in the file that somebody has written something else into."""
+        """Go on in a file whose content somebody has changed."""
         before = self._size
         try:
-            _refuse_what_is_not_ours(self._path, may_be_torn=True)
+            _refuse_other_file(self._path, may_be_torn=True)
         except JournalError as error:
             lost = before - self._recent_bytes
             return self._move(error, lines, pending, lost), lost
-        again = self.complete(lines, pending)
-        return again, max(0, before - self._size)
+        rewritten = self.complete(lines, pending)
+        return rewritten, max(0, before - self._size)
 
-    def _move(self, wrong: JournalError | None, lines: Iterator[bytes], pending: list[bytes], lost: int = 0) -> int:
-        """Go on in the file that is under the path now; where that cannot be, in a new one beside it."""
+    def _move(self, problem: JournalError | None, lines: Iterator[bytes], pending: list[bytes], lost: int = 0) -> int:
+        """Go on in the file that is under the path now, or, if that is impossible, in a new one beside it."""
         path, old = self._path, self._file
         try:
-            if wrong is None:
+            if problem is None:
                 self._file = _open(path, may_be_torn=True)
         except JournalError as error:
-            wrong = error
-        if wrong is not None:
+            problem = error
+        if problem is not None:
             self._path, self._file = _open_beside(path)
-        again = self.complete(lines, pending)
+        rewritten = self.complete(lines, pending)
         os.close(old)
-        if wrong is not None:
+        if problem is not None:
             raise JournalWriteError(
-                f"{path} was moved or replaced in mid-run, and what is there now cannot be gone on with: {wrong} The "
-                f"answers are in {self._path}: put that in its place and run the same again.{told_of_lost(lost)}"
-            ) from wrong
-        return again
+                f"{path} was moved or replaced in mid-run, and what is there now cannot be gone on with: {problem} The "
+                f"answers are in {self._path}: put that in its place and run the same again.{lost_bytes_sentence(lost)}"
+            ) from problem
+        return rewritten
 
 
-def told_of_lost(count: int) -> str:
-    """What is added to a sentence where bytes of older lines are gone, which nobody remembers."""
+def lost_bytes_sentence(count: int) -> str:
+    """The sentence, with a space before it, that reports bytes of older lines as lost; empty if none are."""
     return f" Older answers, {count:,} bytes, are lost; their rows are asked again." if count > 0 else ""
 
 
 def _open(path: Path, *, may_be_torn: bool) -> int:
     file = -1
     try:
-        refuse_what_is_no_file(path)
+        refuse_special_file(path)
         file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | getattr(os, "O_BINARY", 0), 0o600)
         lock_open_file(file, path)
-        _refuse_what_is_not_ours(path, may_be_torn=may_be_torn)
+        _refuse_other_file(path, may_be_torn=may_be_torn)
         keep_private(file)
-        _mend_end(file)
+        _repair_end(file)
     except OSError as error:
         if file >= 0:
             unlock_open_file(file)
@@ -240,7 +242,7 @@ def _open(path: Path, *, may_be_torn: bool) -> int:
 
 
 def _open_beside(path: Path) -> tuple[Path, int]:
-    """A file for what cannot stay under its path: in its folder or, should that be gone, in the next above it."""
+    """Open a new file in the same folder, or in the nearest one above it that takes one."""
     problem: JournalError | None = None
     for folder in path.parents:
         place = folder / f"{path.name}.kept-{os.getpid()}"
@@ -252,18 +254,20 @@ def _open_beside(path: Path) -> tuple[Path, int]:
     raise problem
 
 
-def _refuse_what_is_not_ours(path: Path, *, may_be_torn: bool) -> None:
-    """Before a torn end is cut off: in somebody else's file it would be no torn end."""
+def _refuse_other_file(path: Path, *, may_be_torn: bool) -> None:
+    # Done before a torn end is cut off, since in another program's file it may be data.
     for _, entry in read_entries(path):
         if entry is not None:
             return
-    if not may_be_torn and path.stat().st_size:  # part of a line, in a file that no run has held
-        raise none_of_ours(path)
+    if not may_be_torn and path.stat().st_size:  # part of a line, in a file that no run has written to
+        raise not_a_results_file(path)
 
 
-def mend_end_of_any(file: int, path: Path) -> None:
-    """The same for a file of any JSON lines. A torn line is cut off only behind a line of JSON: what is the whole of a
-    file, or stands in one of another kind, is ended and not cut.
+def repair_end_of_jsonl(file: int, path: Path) -> None:
+    """Repair the end of a file of any JSON lines.
+
+    A torn last line is cut off only if the line before it is JSON. Otherwise it gets a newline: it may be all that the
+    file holds, or the file may be of another kind.
     """
     end = os.fstat(file).st_size
     if not stat.S_ISREG(os.fstat(file).st_mode) or end == 0 or read_at(file, 1, end - 1) == b"\n":
@@ -274,7 +278,7 @@ def mend_end_of_any(file: int, path: Path) -> None:
         start = _after_last_newline(file, end)
         before = _after_last_newline(file, start - 1) if start else 0
         is_jsonl = start > 0 and _is_json(_read_exactly(file, before, start - before))
-        _mend_end(file, _is_json if is_jsonl else lambda _: True)
+        _repair_end(file, _is_json if is_jsonl else lambda _: True)
     finally:
         unlock_open_file(file)
 
@@ -291,8 +295,8 @@ def _is_entry(line: bytes) -> bool:
     return JournalEntry.read(line) is not None
 
 
-def _mend_end(file: int, is_whole: Callable[[bytes], bool] = _is_entry) -> None:
-    """Cut a torn last line off, and end a whole one."""
+def _repair_end(file: int, is_whole: Callable[[bytes], bool] = _is_entry) -> None:
+    """Cut off a torn last line, or add a newline to a whole one."""
     end = os.fstat(file).st_size
     start_of_last = _after_last_newline(file, end)
     if start_of_last == end:
@@ -305,7 +309,7 @@ def _mend_end(file: int, is_whole: Callable[[bytes], bool] = _is_entry) -> None:
 
 
 def _cut_off(file: int, count: int) -> bool:
-    """Take the last bytes away; whether that went well."""
+    """Cut off the last bytes. Returns whether that succeeded."""
     try:
         os.ftruncate(file, os.fstat(file).st_size - count)
     except OSError:
@@ -332,7 +336,7 @@ def _read_exactly(file: int, offset: int, count: int) -> bytes:
 
 
 def _writing(file: int, block: bytes) -> Iterator[int]:
-    """Write all of it; gives how much was taken at a time, since a disk that is nearly full takes a part."""
+    """Write all of a block, yielding the bytes taken by each write: a disk that is nearly full takes a part."""
     view = memoryview(block)
     while view:
         count = os.write(file, view)
@@ -341,7 +345,7 @@ def _writing(file: int, block: bytes) -> Iterator[int]:
 
 
 def _lines(file: int) -> Iterator[bytes]:
-    """The whole lines of an open file, without their ends."""
+    """The complete lines of an open file, without their newlines."""
     rest, offset = b"", 0
     while chunk := read_at(file, _CHUNK, offset):
         offset += len(chunk)
@@ -354,17 +358,16 @@ def _lines_in(blocks: Iterable[bytes]) -> Iterator[bytes]:
         yield from block.split(b"\n")[:-1]
 
 
-def _takes_one(counts: Counter[int], what: int) -> bool:
-    """Whether there is one left, which is used up then."""
+def _use_one(counts: Counter[int], what: int) -> bool:
+    """Use up one of a count. Returns False if there is none left."""
     counts[what] -= 1
     return counts[what] >= 0
 
 
 def _is_under(path: Path, file: int) -> bool:
-    """Whether an open file is the one under a path."""
     try:
         return os.path.samestat(path.stat(), os.fstat(file))
     except (FileNotFoundError, NotADirectoryError):
         return False
-    except OSError:  # a network that hangs, a folder without rights: it cannot be told, and writing goes on
+    except OSError:  # unknown, as when a network drive hangs or the folder is unreadable: go on writing
         return True

@@ -1,6 +1,6 @@
-"""Answers that a run's workers have and its journal may not: kept beside it, in a file `<journal>.worker-...` for each.
+"""Keeps a worker's answers until they are in the run's journal, in one `<journal>.worker-...` file for each worker.
 
-A worker writes each answer there as it comes. Where the run's process is killed, the next run takes them in.
+A worker writes each answer there as it comes. If the run's process is killed, the next run moves them to its journal.
 """
 
 from __future__ import annotations
@@ -21,7 +21,8 @@ _WORKER = re.compile(r"\.worker-[0-9a-f]{12}")
 
 
 def new_undelivered(journal: Path) -> Path:
-    """The file of a new worker. On a full disk there is none: the run itself is told of that when it writes."""
+    """Create the file for a new worker and return its path. On a full disk it is not created: the run's own write fails
+    then, and reports it."""
     place = _real(journal)
     path = place.with_name(f"{place.name}.worker-{uuid.uuid4().hex[:12]}")
     with suppress(OSError):
@@ -36,7 +37,7 @@ def remove_if_empty(path: Path) -> None:
 
 
 def undelivered_lines(path: Path) -> Iterator[bytes]:
-    """The lines that a worker left, without their ends; a torn or damaged one is left out."""
+    """The lines in a worker's file, without their newlines. Torn and damaged ones are left out."""
     if path.exists():
         check_own(path, "Remove it, and run the same again.")
         whole = read_lines(path, lambda line: None if JournalEntry.read(line) is None else line.rstrip(b"\n"))
@@ -44,15 +45,15 @@ def undelivered_lines(path: Path) -> Iterator[bytes]:
 
 
 def take_in_undelivered(journal: Journal) -> None:
-    """Give a journal what the workers of a run that was killed had not delivered.
+    """Move what the workers of a killed run had not delivered into the journal.
 
     Raises:
         JournalWriteError: the disk refuses.
     """
     place = _real(journal.path)
     name = place.name
-    left = (each for each in os.listdir(place.parent) if each.startswith(name) and _WORKER.fullmatch(each, len(name)))
-    for path in map(place.with_name, sorted(left)):
+    names = (each for each in os.listdir(place.parent) if each.startswith(name) and _WORKER.fullmatch(each, len(name)))
+    for path in map(place.with_name, sorted(names)):
         journal.complete(undelivered_lines(path))
         path.unlink()
 
@@ -62,7 +63,7 @@ def _real(journal: Path) -> Path:
 
 
 class Undelivered:
-    """A worker's side of its file. Where it sees none, as on another machine, or the disk is full, nothing is kept."""
+    """A worker's own file. If the worker cannot see it, as on another machine, or the disk is full, nothing is kept."""
 
     def __init__(self, path: Path) -> None:
         self._new: list[bytes] = []  # since the last delivery
@@ -73,16 +74,17 @@ class Undelivered:
 
     def add(self, line: bytes) -> None:
         self._new.append(line)
-        self._write(line + b"\n")
+        self._append(line + b"\n")
 
     def deliver(self) -> None:
-        """What was added since the last time is on its way to the run's process, which has written what was before."""
+        """Called when the answers added since the last call are sent to the run: those of earlier calls are in its
+        journal by now, and are dropped."""
         if self._file >= 0:
             os.ftruncate(self._file, 0)
-        self._write(b"".join(line + b"\n" for line in self._new))
+        self._append(b"".join(line + b"\n" for line in self._new))
         self._new.clear()
 
-    def _write(self, block: bytes) -> None:
+    def _append(self, block: bytes) -> None:
         if self._file < 0 or not block:
             return
         with suppress(OSError):

@@ -1,1 +1,1 @@
-"""When it may be sent: what an account's limits are, told or learnt, and who is next."""
+"""Rate limits: when the next request may be sent, by limits that are given, shown by the server or learned."""

@@ -1,4 +1,4 @@
-"""What stands before every send: a model's limiter at one account, or at several behind one face."""
+"""The protocols for what a run asks before every send: a model's limiter at one account, or at several as one."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from parallel_openai._records import APIRequest, Dimension, Size, Usage
 class Level(Protocol):
     """One dimension of a limit, as far as it is known.
 
-    `limit` is what `period` seconds allow, None while unknown; `rate` and `capacity` are what is used of it, per second
-    and at once.
+    `limit` is allowed per `period` seconds, None while unknown. `rate` (per second) and `capacity` (at once) are what
+    is actually used of it.
     """
 
     @property
@@ -29,20 +29,20 @@ class Level(Protocol):
 
 
 def per_minute(level: Level) -> float | None:
-    """What a minute allows; None while unknown, or where the limit is an hour's or a day's: no rate to compare with."""
+    """The limit per minute; None while unknown, or if the limit is per hour or day."""
     return level.limit if level.period == 60.0 else None
 
 
-#: Prompts with more tokens have limits of their own at some models, from one of these sizes on.
+#: Some models have separate limits for prompts with more tokens than one of these.
 LONG_CONTEXTS = (272_000, 128_000)
-#: Bytes of a body that may hold such a prompt: the tokens of a shorter one need not be counted.
+#: A shorter body, in bytes, cannot hold such a prompt, so its tokens need not be counted.
 LONG_BODY = 256_000
-#: Stands behind a model's name, and then how many tokens there are at least.
+#: Between a model's name and a number of tokens, in the name under which long prompts have their limits.
 LONG = " with prompts over "
 
 
 def model_of(request: APIRequest) -> str | None:
-    """The model that a request asks, as limits are told apart; None where it does not say.
+    """The name under which a request has its limits: its model, and that of long prompts. None without a model.
 
     >>> model_of(APIRequest({"model": "m", "messages": []}))
     'm'
@@ -55,7 +55,7 @@ def model_of(request: APIRequest) -> str | None:
 
 
 class RunLimits(Protocol):
-    """The limits of a run's models together, and what they made it wait for."""
+    """The limits of a run's models together, and how long the run has waited for them."""
 
     @property
     def requests(self) -> Level: ...
@@ -70,14 +70,14 @@ class RunLimits(Protocol):
 
 
 class Admissions(Protocol):
-    """Gives the admission that a model's requests go through, and shows a dimension of several of them together."""
+    """Returns each model's admission, and the level of a dimension of several models together."""
 
     def of(self, model: str | None) -> Admission: ...
     def level(self, dimension: Dimension, models: Collection[str | None]) -> Level: ...
 
 
 class Admission(RunLimits, Admissions, Protocol):
-    """Says when a request may be sent, and learns from what became of it. A lease is whatever `acquire` gives."""
+    """Says when a request may be sent, and learns from its outcome. A lease is whatever `acquire` returns."""
 
     @property
     def may_move(self) -> bool: ...

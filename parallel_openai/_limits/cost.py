@@ -1,4 +1,4 @@
-"""What a request costs against the token limit: the server's rule is not told, so it is learned from what it shows."""
+"""What a request costs against the token limit, by the server's rule, which is learned from what it shows."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from parallel_openai._records import Size, Usage
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """One way to count."""
+    """One way to count tokens."""
 
-    number: int  # its place among RULES
-    name: str  # what it is called in the report
-    settles: bool = False  # whether the charge becomes the actual usage when the answer is finished
+    number: int  # its index in RULES
+    name: str  # its name in the report
+    settles: bool = False  # the charge is corrected to the actual usage when the answer is finished
 
     def at_send(self, size: Size) -> float:
-        """What is charged when the request comes in."""
+        """The charge when the request arrives."""
         return charges_of(size)[self.number]
 
 
-#: The first one bounds all the others, so it is used until the server has shown which one it follows.
+#: The first rule charges at least as much as any other, so it is used until the server has shown which one it follows.
 RULES = (
     Rule(0, "prompt and every answer's maximum"),
     Rule(1, "prompt and one answer's maximum"),
@@ -38,9 +38,9 @@ _SETTLING = tuple(rule.number for rule in RULES if rule.settles)
 Charges = tuple[float, float, float, float, float, float]
 
 
-@lru_cache(maxsize=1024)  # asked for at the send and at the answer, and most rows have the size of those before them
+@lru_cache(maxsize=1024)  # needed at the send and at the answer, and many rows have the same size
 def charges_of(size: Size) -> Charges:
-    """What each of RULES charges when a request comes in; all at once, since it is asked for every request.
+    """What each of RULES charges when a request arrives; computed together, since every request needs them.
 
     >>> charges_of(Size(prompt_tokens=30, characters=120, max_output_tokens=20, choices=2))
     (70.0, 50.0, 40.0, 30.0, 30.0, 70.0)
@@ -58,29 +58,28 @@ def charges_of(size: Size) -> Charges:
     )
 
 
-#: Answers with figures before the rules are compared, and between two comparisons.
+#: The rules are compared after each COMPARE_EVERY answers that show what remains.
 COMPARE_EVERY = 16
-#: Another rule must explain what is shown so much better before it is believed.
+#: Another rule is adopted once its error is less than this share of the present rule's.
 BETTER = 0.5
-#: What earlier comparisons still count at the next.
+#: The weight of earlier comparisons in the next one.
 MEMORY = 0.8
-#: How fast the expected length of an answer follows what comes.
+#: The weight of a new answer in the expected length.
 LENGTH_GAIN = 0.05
 
 
 @dataclass(slots=True)
 class Lot:
-    """What each rule charged for a request and had charged in all by then, what is still expected of it, and what must
-    be free before it is sent."""
+    """What a request is charged."""
 
-    charges: Charges
-    totals: tuple[float, ...]
-    expected: float
-    cost: float
+    charges: Charges  # by each rule
+    totals: tuple[float, ...]  # by each rule, for all requests up to this one
+    expected: float  # the charge still expected when the answer is finished
+    cost: float  # what must be free before the request is sent
 
 
 class Counting:
-    """Follows all the rules at once and uses the one that explains the server's figures best.
+    """Follows all the rules at once, and uses the one that best explains what the server shows.
 
     >>> counting = Counting()
     >>> counting.cost(Size(prompt_tokens=30, characters=120, max_output_tokens=20, choices=2))
@@ -90,7 +89,7 @@ class Counting:
     def __init__(self) -> None:
         self.rule = 0
         self.outstanding = 0.0  # tokens that answers in flight are still expected to be charged
-        self.expected_output = 0.0  # mean length of an answer, in tokens, over all its choices
+        self.expected_output = 0.0  # mean length of an answer, in tokens, all its choices together
         self.longest_output = 0
         self._totals: tuple[float, ...] = (0.0,) * len(RULES)
         self._errors = [0.0] * len(RULES)
@@ -106,26 +105,26 @@ class Counting:
         return self.draft(size).cost
 
     def draft(self, size: Size) -> Lot:
-        """What a request would be charged; give it to `book` when it is sent."""
+        """What a request would be charged. Pass it to `book` when the request is sent."""
         charges = charges_of(size)
         expected = self._expected(charges, size) if RULES[self.rule].settles else 0.0
         return Lot(charges, self._totals, expected, max(1.0, charges[self.rule] + expected))
 
     def most(self, size: Size) -> float:
-        """What the request costs at the most, by any rule."""
+        """The request's largest cost by any rule."""
         return max(charges_of(size))
 
     def at_send(self, size: Size) -> float:
-        """What the server charges when the request comes in."""
+        """What the server charges when the request arrives, by the present rule."""
         return max(1.0, charges_of(size)[self.rule])
 
     def book(self, lot: Lot) -> None:
-        """A request is being sent."""
+        """Charge a request that is being sent."""
         lot.totals = self._totals = tuple(map(add, self._totals, lot.charges))
         self.outstanding += lot.expected
 
     def finished(self, lot: Lot, usage: Usage | None) -> float:
-        """Book an answer; gives what the rule charges now, negative for what it gives back."""
+        """Charge an answer. Returns what the present rule charges now; negative if it gives something back."""
         if lot.expected:
             self._close(lot)
         if usage is None:
@@ -145,19 +144,19 @@ class Counting:
         return change
 
     def cancelled(self, lot: Lot) -> None:
-        """Forget what was expected of a request that brought no answer."""
+        """Forget the charge expected of a request that got no answer."""
         self._close(lot)
 
     def learn(self, lot: Lot, shown: Allowance, mark: BucketState, capacity: float) -> None:
-        """Compare the rules with what the server showed on the answer to the charge that `mark` remembers.
+        """Compare the rules with what an answer showed; `mark` is the bucket's state at its send.
 
-        Under the right rule, what is left and what was charged, less the refill, make the same sum at every answer.
+        Under the right rule, what remains plus what was charged, less the refill, is the same at every answer.
         """
-        if shown.remaining > NEARLY_FULL * capacity:  # a full bucket spills its refill, which no rule explains
+        if shown.remaining > NEARLY_FULL * capacity:  # a full bucket loses its refill, which no rule explains
             self._seen.clear()
             return
         if mark.bunch.total > 3.0 * mark.cost + 0.1 * shown.limit / 60.0:
-            return  # what goes out all at once arrives in any order, and its figures say little
+            return  # requests sent together arrive in any order, so what they show says little
         self._seen.append((shown.remaining - shown.limit / 60.0 * mark.at, lot.totals))
         if len(self._seen) < COMPARE_EVERY:
             return
@@ -175,7 +174,7 @@ class Counting:
         return abs(sum(sums[half:]) / (len(sums) - half) - sum(sums[:half]) / half)
 
     def _expected(self, charges: Charges, size: Size) -> float:
-        """Tokens of the answer that a rule which settles will charge beyond what it charges at the send."""
+        """Tokens of the answer that a settling rule will charge beyond its charge at the send."""
         if charges[self.rule] > size.prompt_tokens:
             return 0.0
         most = size.choices * size.max_output_tokens if size.max_output_tokens else self.expected_output

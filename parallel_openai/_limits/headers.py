@@ -1,4 +1,4 @@
-"""What the server's headers say of its limits. Any of them may be missing or malformed; then they say nothing."""
+"""Reads rate limits from an answer's headers, as different servers name them. Malformed headers count as missing."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from functools import lru_cache
 _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _DURATION = re.compile(r"(?:\d+(?:\.\d+)?(?:ms|[smhd]))+")
 _PART = re.compile(r"(\d+(?:\.\d+)?)(ms|[smhd])")
-#: Where limit, remaining and reset stand: `{}` is the dimension. The first of them that says something is believed.
+#: The headers for limit, remaining and reset; `{}` is the dimension. The first row that is present is used.
 NAMES = (
     ("x-ratelimit-limit-{}", "x-ratelimit-remaining-{}", "x-ratelimit-reset-{}"),  # OpenAI, Azure, Groq, Fireworks
     ("anthropic-ratelimit-{}-limit", "anthropic-ratelimit-{}-remaining", "anthropic-ratelimit-{}-reset"),
@@ -23,7 +23,7 @@ NAMES = (
         "x-ratelimit-reset-{}-minute",
     ),  # Cerebras
 )
-#: LiteLLM has them for each it counts for; the smallest of the limits is believed.
+#: LiteLLM sends a set of headers for each scope that it counts; the smallest limit is used.
 SCOPES = (
     "api_key",
     "model_per_key",
@@ -47,24 +47,25 @@ def _for_dimension(rows: tuple[tuple[str, ...], ...], dimension: str) -> tuple[t
 _TABLE = {dimension: _for_dimension(NAMES, dimension) for dimension in ("requests", "tokens")}
 _TABLE["requests"] += (("x-ratelimit-limit-req-minute", "x-ratelimit-remaining-req-minute", ""),)  # Mistral
 _SCOPE_TABLE = {dimension: _for_dimension(_SCOPED, dimension) for dimension in ("requests", "tokens")}
-#: Limit and remaining in a second, as Together has them. Others call their requests so too, in other units: so these
-#: are believed only where the second one's name for tokens is there.
+#: Together's limit and remaining per second. Other servers use the names for requests in other units, so these count
+#: only if the header for tokens is present too.
 _PER_SECOND = {
     "requests": ("x-ratelimit-limit", "x-ratelimit-remaining"),
     "tokens": ("x-tokenlimit-limit", "x-tokenlimit-remaining"),
 }
-#: A key's limit alone, as LiteLLM says it beside what it counts.
+#: LiteLLM's limit of a key, stated without what remains of it.
 _LIMIT_ALONE = {"requests": "x-litellm-key-rpm-limit", "tokens": "x-litellm-key-tpm-limit"}
 _OF_A_DAY = re.compile(r"(?i)x-ratelimit-remaining-(?:requests|req|tokens)-(?:per-)?(?:hour|day|week|month)")
-#: What a gateway's slip of the pen is known by: no limit is larger or smaller, and none takes longer to fill up again.
+#: Values beyond these are taken for a gateway's mistake: the largest and smallest limit, and the longest reset in
+#: seconds.
 _LARGEST, _SMALLEST, _LONGEST = 1e12, 1.0, 31 * 86400.0
 
 
 @dataclass(frozen=True, slots=True)
 class Allowance:
-    """One dimension's figures on one answer: the limit, what is left of it, and seconds until it is whole again.
+    """One dimension's limit on one answer, with what remains of it and the seconds until it is full again.
 
-    `is_common` says that it is known to be of all models together.
+    `is_common` is True if the limit is known to be for all models together.
     """
 
     limit: float
@@ -74,7 +75,7 @@ class Allowance:
 
     @property
     def period(self) -> float:
-        """Seconds that the limit is for: a minute, unless `reset` fits an hour or a day and no minute.
+        """The limit's period in seconds: a minute, unless `reset` only fits an hour or a day.
 
         >>> Allowance(600, 590, 1.0).period, Allowance(14400, 14370, 180.0).period
         (60.0, 86400.0)
@@ -89,8 +90,9 @@ class Allowance:
         return next((usual for usual in (3600.0, 86400.0) if 0.75 < period / usual < 1.33), 60.0)
 
     def is_of_minute(self, period: float) -> bool:
-        """Whether it is a minute's limit after all, and not one for so many seconds: a window that is whole again at
-        once shows what fits an hour or a day while little of it is used.
+        """Whether the limit is per minute although `period` was inferred.
+
+        A fixed window, which refills all at once, looks like an hour's or a day's limit while little of it is used.
 
         >>> Allowance(20000, 19630, 59.1).period, Allowance(20000, 19300, 58.5).is_of_minute(3600.0)
         (3600.0, True)
@@ -98,16 +100,16 @@ class Allowance:
         needed = (self.limit - self.remaining) * period / self.limit
         if not needed or self.reset is None or self.reset > 60.0:
             return False
-        return not needed / 2 - 1.5 < self.reset < 2 * needed + 1.5  # which may be rounded to a second
+        return not needed / 2 - 1.5 < self.reset < 2 * needed + 1.5  # `reset` may be rounded to a second
 
 
 def tells_of_limits(headers: Mapping[str, str]) -> bool:
-    """Whether there may be such headers at all, all of whose names have one word: one's own server mostly has none."""
+    """A quick check whether any header may be about limits: the names of all of them contain "limit"."""
     return "limit" in " ".join(headers).lower()
 
 
 def allowance(headers: Mapping[str, str], dimension: str) -> Allowance | None:
-    """What the headers say of a dimension (`requests` or `tokens`), or None when they do not say.
+    """What the headers say of a dimension (`requests` or `tokens`), or None if they say nothing.
 
     >>> allowance({"x-ratelimit-limit-requests": "600", "x-ratelimit-remaining-requests": "599",
     ...            "x-ratelimit-reset-requests": "100ms"}, "requests")
@@ -133,7 +135,7 @@ def _of_scopes(headers: Mapping[str, str], dimension: str) -> Iterator[Allowance
 
 
 def limit_alone(headers: Mapping[str, str], dimension: str) -> float | None:
-    """The limit of a minute where nothing is said of what is left of it; None where that is not said either.
+    """A limit per minute that is stated without what remains of it, or None.
 
     >>> limit_alone({"x-litellm-key-rpm-limit": "600", "x-litellm-key-tpm-limit": "None"}, "requests")
     600.0
@@ -143,8 +145,7 @@ def limit_alone(headers: Mapping[str, str], dimension: str) -> float | None:
 
 
 def day_used_up(headers: Mapping[str, str]) -> float | None:
-    """Seconds until a limit begins anew that is called one of an hour or more, and of which nothing is left; infinite
-    where that is not told; None where there is no such limit.
+    """Seconds until a used-up limit per hour or longer resets: infinity if unknown, None if there is no such limit.
 
     >>> day_used_up({"x-ratelimit-remaining-requests-day": "0", "x-ratelimit-reset-requests-day": "33011.3"})
     33011.3
@@ -154,12 +155,12 @@ def day_used_up(headers: Mapping[str, str]) -> float | None:
         if _OF_A_DAY.fullmatch(name) and _number(left) == 0.0:
             reset = duration(headers.get(name.lower().replace("-remaining-", "-reset-")))
             waits.append(math.inf if reset is None else reset)
-    waits = [each for each in waits if each > 0.0]  # else it has begun anew
+    waits = [each for each in waits if each > 0.0]  # those of 0 have been reset
     return max(waits, default=None)
 
 
 def _within_a_second(headers: Mapping[str, str], limit_name: str, remaining_name: str) -> Allowance | None:
-    """As a minute's limit whose bucket holds what a second allows."""
+    """A limit per second, written as one per minute whose bucket holds a second's worth."""
     shown = _allowance(headers, limit_name, remaining_name, "")
     if shown is None:
         return None
@@ -167,7 +168,7 @@ def _within_a_second(headers: Mapping[str, str], limit_name: str, remaining_name
 
 
 def _allowance(headers: Mapping[str, str], limit_name: str, remaining_name: str, reset_name: str) -> Allowance | None:
-    """None where the figures are no figures, or contradict each other."""
+    """The allowance in these headers, or None if they are not numbers or contradict each other."""
     limit, remaining = _number(headers.get(limit_name)), _number(headers.get(remaining_name))
     if limit is None or not _SMALLEST <= limit <= _LARGEST:
         return None
@@ -176,13 +177,13 @@ def _allowance(headers: Mapping[str, str], limit_name: str, remaining_name: str,
     return Allowance(limit, remaining, duration(headers.get(reset_name)))
 
 
-@lru_cache(maxsize=4096)  # the same few come again and again
+@lru_cache(maxsize=4096)  # the same few values recur
 def duration(text: str | None) -> float | None:
     """Seconds in a Go-style duration such as `6m0s`, or a bare number of seconds; None for anything else.
 
     >>> [duration(text) for text in ("1s", "6m0s", "120ms", "1h2m", "7.66s", "2", "soon")]
     [1.0, 360.0, 0.12, 3720.0, 7.66, 2.0, None]
-    >>> duration("9999999999")  # no limit takes so long, so it says nothing
+    >>> duration("9999999999")  # too long for any limit
     """
     if not text:
         return None
@@ -192,10 +193,10 @@ def duration(text: str | None) -> float | None:
 
 
 def retry_after(headers: Mapping[str, str], *, now: float | None = None) -> float | None:
-    """Seconds that the server asks us to wait, or None when it says nothing sensible: 0, say, or a moment that is over.
+    """Seconds that the server asks us to wait, or None if it states nothing sensible: 0, say, or a moment in the past.
 
-    A moment is compared with the answer's own `Date`, since the clock here may be wrong; without one, with `now`,
-    seconds since 1970.
+    A date is compared with the answer's own `Date`, since the local clock may be wrong, or else with the Unix time
+    `now`.
 
     >>> retry_after({"retry-after-ms": "1500"})
     1.5
@@ -212,7 +213,7 @@ def retry_after(headers: Mapping[str, str], *, now: float | None = None) -> floa
 
 
 def sent_at(headers: Mapping[str, str], now: float | None = None) -> float:
-    """When an answer was sent, by the server's clock where it tells; seconds since 1970.
+    """When an answer was sent, as Unix time: by the server's clock if there is a `Date`, else by the local one.
 
     >>> sent_at({"date": "Thu, 01 Jan 1970 00:01:00 GMT"})
     60.0
@@ -224,7 +225,7 @@ def sent_at(headers: Mapping[str, str], now: float | None = None) -> float:
 
 
 def _moment(text: str | None) -> float | None:
-    """An HTTP date as seconds since 1970."""
+    """An HTTP date as Unix time."""
     try:
         return parsedate_to_datetime(text).timestamp() if text else None
     except (TypeError, ValueError, OverflowError, OSError):

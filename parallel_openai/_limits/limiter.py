@@ -1,4 +1,4 @@
-"""When the next request may be sent: two budgets, planned ahead, following what the server shows."""
+"""One model's limiter: says when the next request may be sent, and follows what the server shows and refuses."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ from parallel_openai._records import Dimension, Size, Usage
 INFINITY = float("inf")
 #: Requests in flight before the server has answered anything: enough to learn from, too few to hurt.
 FIRST_WINDOW = 4.0
-#: It grows by one with each answer up to here, and more slowly from there: the more are in flight when the server's
-#: bucket runs dry, the more are refused.
+#: That window grows by one with each answer up to FAST_WINDOW, and more slowly from there: the more requests are in
+#: flight when the server's bucket runs dry, the more are refused.
 FAST_WINDOW = 64.0
 SLOW_GROWTH = 0.2
-#: So many more in flight for each second that passes without an answer that tells.
+#: How many more may be in flight for each second that passes without a known limit.
 WINDOW_GROWTH = 4.0
-#: Seconds to hold back after a refusal that does not say for how long.
+#: Seconds to pause after a refusal that does not say for how long.
 FIRST_HOLD = 0.5
 LONGEST_HOLD = 60.0
-#: So many refusals with no answer in between, and requests go out one by one until an answer comes.
+#: After this many refusals without an answer in between, requests are sent one at a time until an answer comes.
 BREAKER = 50
-#: So many refusals for its tokens, for so many seconds, and a request that is larger than all that were taken is given
-#: up: a minute's window has come round by then. Where each refusal says when to come again, it is tried for longer.
+#: A request larger than any that was accepted is given up after HOPELESS refusals for its tokens in HOPELESS_SECONDS,
+#: in which any window of a minute has passed. If the refusals say when to try again, it is tried for longer.
 HOPELESS = 8
 HOPELESS_SECONDS = 90.0
 HOPELESS_SECONDS_ASKED = 600.0
@@ -37,24 +37,24 @@ HOPELESS_SECONDS_ASKED = 600.0
 
 @dataclass(slots=True)
 class Lease:
-    """The right to send one request, and what was set aside for it."""
+    """The right to send one request, and the capacity reserved for it."""
 
     size: Size
     request_mark: BucketState
     token_mark: BucketState
     lot: Lot
-    in_flight: int  # at the send, itself among them
+    in_flight: int  # at the send, this one included
 
 
 class Limiter:
     """One model's request and token budgets at an account, shared by all its runs.
 
-    Callers wait in line, whose first one looks again when an answer changes what is known.
+    Callers wait in a queue, whose first one tries again when an answer changes what is known.
 
     Attributes:
-        may_move: whether another limiter may come to be the model's: ask for it again at the next request.
-        holds_for_all: whether the server has said that these are the limits of all models together.
-        waited: seconds that the first in line has waited, by cause, as `CapacityQueue` has them.
+        may_move: whether another limiter may become the model's, so that it must be looked up for every request.
+        holds_for_all: whether the server has said that these limits are for all models together.
+        waited: seconds that the first in the queue has waited, by cause, as in `CapacityQueue`.
     """
 
     def __init__(
@@ -64,7 +64,7 @@ class Limiter:
         max_tokens_per_minute: float | None = None,
         *,
         burst: float | None = None,  # seconds of the rate that may be sent at once; None: learned from the server
-        clock: Callable[[], float],  # gives seconds, never going back
+        clock: Callable[[], float],  # monotonic, in seconds
     ) -> None:
         self.clock = clock
         now = clock()
@@ -84,14 +84,14 @@ class Limiter:
         self._has_refused = self._may_be_full = False
 
     def set_share(self, share: float) -> None:
-        """Use this part of the limits from now on; the rest is used by other processes."""
+        """Use this part of the limits from now on, since other processes use the rest."""
         now = self.clock()
         self.requests.set_share(share, now)
         self.tokens.set_share(share, now)
         self._queue.tell()
 
     def of(self, model: str | None) -> Limiter:
-        """Itself: alone, it serves all models."""
+        """This limiter, which serves all models if it is used alone."""
         return self
 
     def level(self, dimension: Dimension, models: Collection[str | None]) -> Bucket:
@@ -99,9 +99,9 @@ class Limiter:
         return bucket
 
     async def acquire(self, size: Size) -> Lease:
-        """Wait in line until the request may be sent, and set its capacity aside.
+        """Wait in the queue until the request may be sent, and reserve its capacity.
 
-        Give the lease to `answered`, `refused` or `unanswered` when it is known what became of the request.
+        Pass the lease to `answered`, `refused` or `unanswered` when the outcome is known.
         """
         lease = self.at_once(size)
         if lease is not None:
@@ -109,38 +109,38 @@ class Limiter:
         return await self._queue.wait(lambda: self.take(size), lambda: self.delay(size))
 
     def at_once(self, size: Size) -> Lease | None:
-        """The same where nobody waits and there is room; else None."""
+        """As `acquire` if nobody is waiting and there is room now; else None."""
         return self.take(size) if self._queue.count == 0 else None
 
     @property
     def most_at_once(self) -> int | None:
-        """How many requests at once the server takes, where it refuses more; None where it does not."""
+        """The number of requests in flight beyond which the server refuses, or None if no such number is known."""
         return int(self.slots.level) if self.slots.proven else None
 
     @property
     def counts_tokens(self) -> bool:
-        """Whether it matters how many tokens a request has: a limit of them is known, or the server has refused."""
+        """Whether a request's tokens matter: a limit of tokens is known, or the server has refused something."""
         return self.tokens.limit is not None or self._has_refused
 
     def delay(self, size: Size) -> tuple[float, str]:
-        """Seconds until the request may be sent, as far as is known, and what they are for, as in `waited`."""
+        """The estimated seconds until the request may be sent, and their cause, as in `waited`."""
         return self._plan(self.counting.cost(size), self.clock())
 
     @property
     def largest(self) -> float | None:
-        """Tokens of the largest prompt that can ever be sent; None while that is not known."""
+        """Tokens of the largest prompt that can ever be sent, or None while unknown."""
         return self.tokens.limit
 
     def never_fits(self, size: Size) -> bool:
-        """Whether the prompt alone is larger than the whole token limit, so that waiting is in vain."""
+        """Whether the prompt alone exceeds the whole token limit, so that waiting cannot help."""
         return self.tokens.limit is not None and size.prompt_tokens > self.tokens.limit
 
     def seems_too_large(self, size: Size, refusals: int, seconds: float, headers: Mapping[str, str]) -> bool:
-        """Whether a request that was refused for its tokens so many times, for so long, can never be taken.
+        """Whether a request refused for its tokens `refusals` times, over `seconds`, will never be accepted.
 
-        It is when it may cost more than the limit and was refused by a full bucket, or again and again; or when no
-        limit is shown, it is much larger than all that were taken, and was refused for longer than a window lasts.
-        What fits into the limit that the server shows is taken as soon as all the others leave enough of it.
+        With a known limit: it may cost more than the limit, and a full bucket refused it or it was refused repeatedly.
+        Without a shown limit: it is much larger than any request accepted, and was refused for longer than a window.
+        A request that fits the shown limit is accepted once the others leave enough of it.
         """
         most, limit, shown = self.counting.most(size), self.tokens.limit, allowance(headers, "tokens")
         if limit is not None and most > limit:
@@ -157,7 +157,7 @@ class Limiter:
         self._largest_taken = max(self._largest_taken, max(lease.lot.charges))
         self.window += 1.0 if self.window < FAST_WINDOW else SLOW_GROWTH
         now = self.clock()
-        if self._may_be_full:  # else there is nothing to tell slots by
+        if self._may_be_full:  # without a refusal there is nothing to learn about slots
             self._learn_slots(lease, now)
         tells = tells_of_limits(headers)
         shown = allowance(headers, "requests") if tells else None
@@ -169,7 +169,7 @@ class Limiter:
         shown = allowance(headers, "tokens") if tells else None
         prompt_tokens = (usage.prompt_tokens if usage else 0) or lease.size.prompt_tokens
         if shown is not None and prompt_tokens > shown.limit:
-            shown = None  # it has just taken more than that
+            shown = None  # cannot be right: the server has just accepted more
         self.tokens.accepted(lease.token_mark, shown, now)
         if change := self.counting.finished(lease.lot, usage):
             self._settle(change)
@@ -180,9 +180,9 @@ class Limiter:
     def refused(
         self, lease: Lease, headers: Mapping[str, str], dimension: Dimension | None, wait: float | None
     ) -> bool:
-        """Learn from a 429: hold back the dimension that was refused for as long as the server says.
+        """Learn from a 429, and pause the dimension that was refused for as long as the server says.
 
-        Gives whether the request is to be sent again as soon as there is room, though the server asks it to wait.
+        Returns whether the request should be sent again as soon as there is room, although the server asks it to wait.
         """
         self.in_flight -= 1
         self._has_refused = self._may_be_full = True
@@ -219,21 +219,21 @@ class Limiter:
             self._forget_refusals(now)
 
     def _forget_refusals(self, now: float) -> None:
-        """They were no limit's."""
+        """Forget the buckets' refusals, since they were due to slots and not to a limit."""
         self.requests.forget_refusals(now)
         self.tokens.forget_refusals(now)
 
     def slow_down(self, lease: Lease, wait: float | None) -> None:
-        """Learn from a 429 `slow_down`: the limits hold, but the rate has grown too fast."""
+        """Learn from a 429 `slow_down`: the limits were kept, but the rate has grown too fast."""
         self.unanswered(lease, hold=wait or FIRST_HOLD)
         now = self.clock()
         self.slowdown.slow_down(sent_at=lease.request_mark.at, now=now, recent=self.requests.recent_rate(now))
 
     def overloaded(self, lease: Lease, wait: float | None) -> bool:
-        """Learn from the refusal of a server with too much to do, which may ask the request to wait for some seconds.
+        """Learn from the refusal of an overloaded server, which may ask the request to wait.
 
-        Returns whether the server seems to have been full, and accepts the request when it no longer is. If it asks for
-        a wait, that has to be certain.
+        Returns whether the server's slots seem to be full, so that the request may go as soon as one is free. If the
+        server asks for a wait, that must be certain.
         """
         self.unanswered(lease)
         self._may_be_full = True
@@ -243,7 +243,7 @@ class Limiter:
         return is_full and (self.slots.proven or not wait)
 
     def unanswered(self, lease: Lease, *, hold: float = 0.0) -> None:
-        """A send that brought no answer. With `hold`, nothing is sent for so many seconds: the server is away."""
+        """Learn that a send brought no answer. With `hold`, nothing is sent for that many seconds."""
         self.in_flight -= 1
         self.counting.cancelled(lease.lot)
         if hold:
@@ -251,7 +251,7 @@ class Limiter:
         self._queue.tell()
 
     def take(self, size: Size) -> Lease | None:
-        """Set the request's capacity aside if it may be sent now, whoever waits in line; else None."""
+        """Reserve the request's capacity if it may be sent now, whoever is in the queue; else return None."""
         now = self.clock()
         lot = self.counting.draft(size)
         if self._plan(lot.cost, now)[0] > 0:
@@ -270,18 +270,18 @@ class Limiter:
         return Lease(size, request_mark, token_mark, lot, self.in_flight)
 
     def _hear_limits(self, headers: Mapping[str, str], now: float) -> None:
-        """Those that are told without what is left of them."""
+        """Take over limits that are stated without what remains of them."""
         for dimension, bucket in (("requests", self.requests), ("tokens", self.tokens)):
             if (limit := limit_alone(headers, dimension)) is not None and not bucket.seen:
                 bucket.told(limit, now)
-                self.may_move = self.holds_for_all = True  # it is the key's
+                self.may_move = self.holds_for_all = True  # a limit of the key holds for all models
 
     def _settle(self, tokens: float) -> None:
-        """So much more, or negative less, was charged than was thought at the send."""
+        """Correct a charge by what the server charged beyond it (negative: less than it)."""
         self.tokens.adjust(tokens)
 
     def _plan(self, cost: float, now: float) -> tuple[float, str]:
-        """Seconds until a request of that cost may be sent, and what they are for."""
+        """Seconds until a request of that cost may be sent, and their cause."""
         known = self.requests.rate != INFINITY or self.tokens.rate != INFINITY
         if self.in_flight >= self.window and self._refusals_in_a_row >= BREAKER:
             return INFINITY, "learning"
@@ -302,7 +302,7 @@ class Limiter:
         return requests, "refused" if self.requests.held_until - now >= requests else "requests"
 
     def _room_while_unknown(self, now: float) -> float:
-        """How many may be in flight before the server has told anything: some more each second, for slow models."""
+        """How many requests may be in flight while no limit is known: some more each second, for slow models."""
         if self._began is None:
             self._began = now
         return self.window + WINDOW_GROWTH * (now - self._began)

@@ -1,15 +1,15 @@
-"""The numbers that an account can be told, and whether they are in their range."""
+"""Checks the numeric options of a client."""
 
 from __future__ import annotations
 
 from parallel_openai.errors import InvalidInputError
 
-#: These have no None, which the others have for what is found out.
+#: Options that cannot be None. For the others None means unlimited or learned.
 _NEEDED = ("max_attempts", "timeout", "max_wait", "give_up_after")
 
 
 def check_options(**options: float | None) -> None:
-    """See that each is a number above 0, or None where that means something.
+    """Raise InvalidInputError unless each option is a number above 0, or None if that is allowed.
 
     >>> check_options(max_requests_per_minute=None, timeout=600.0)
     >>> check_options(timeout=None)

@@ -1,4 +1,4 @@
-"""A client's limiters: what is learned of a limit is the model's, and what the caller gave holds for all together."""
+"""A client's limiters, one for each model. Learned limits belong to a model; those given by the caller hold for all."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ from parallel_openai._limits.limiter import Lease, Limiter
 from parallel_openai._records import Dimension, Size
 
 INFINITY = float("inf")
-#: So many models have a limiter of their own; a file that names more of them has all the others in one.
+#: At most this many models get a limiter of their own. Any further ones, as in a file that names more, share one.
 MOST_MODELS = 200
-#: One whose moment has been over for so many seconds has gone away, and nobody waits for it any more.
+#: A limiter whose turn passed this many seconds ago is no longer waited for.
 GONE_AFTER = 1.0
 
 
 class Sum:
-    """One dimension of several limits together: None where one of them is not known, and at the most `most`."""
+    """The sum of several levels, at most `most`. Its limit is None if one of theirs is unknown."""
 
     def __init__(self, levels: Sequence[Level], most: float | None = None) -> None:
         self._levels, self._most = levels, INFINITY if most is None else most
 
     @property
     def limit(self) -> float | None:
-        """Per minute."""
+        """The sum of the limits, per minute."""
         limits = [each.limit * 60.0 / each.period for each in self._levels if each.limit is not None]
         return min(self._most, sum(limits)) if len(limits) == len(self._levels) else None
 
@@ -48,7 +48,7 @@ class Sum:
 
 
 class ModelLimiters:
-    """Gives each model the limiter that learns its limits, made when the model is first asked for.
+    """Keeps a limiter for each model, which learns that model's limits. It is made on first use.
 
     >>> limiters = ModelLimiters(600, clock=lambda: 0.0)
     >>> limiters.of("small").requests.set_limit(60, 0.0)
@@ -58,29 +58,29 @@ class ModelLimiters:
 
     def __init__(
         self,
-        # What all models together may use; None: each what the server tells of it.
+        # What all models together may use; None leaves each to the server's limits.
         max_requests_per_minute: float | None = None,
         max_tokens_per_minute: float | None = None,
         *,
-        # As `Limiter` has them.
+        # As in `Limiter`:
         burst: float | None = None,
         clock: Callable[[], float],
     ) -> None:
-        self.given = max_requests_per_minute, max_tokens_per_minute  # those that were given
+        self.given = max_requests_per_minute, max_tokens_per_minute
         self.clock = clock
         self._burst = burst
         self._limiters: dict[str | None, Limiter] = {}
         limited = self.given != (None, None)
         self._ceiling = _Ceiling(*self.given, burst, self._limiters.values(), clock()) if limited else None
         self._unused = self._new(None)
-        # Called whenever a model's limiter is asked for.
+        # Called whenever a model's limiter is looked up.
         self.on_use: Callable[[str | None, Limiter], None] | None = None
 
     def of(self, model: str | None) -> Limiter:
         """The model's limiter.
 
-        That of its long prompts is the same if the server shows the same limits for them; and those of all models are
-        one if the server says so.
+        A model's long prompts share its limiter if the server shows the same limits for them. All models share one if
+        the server says that its limits are for all.
         """
         limiter = self._limiters.get(model)
         if limiter is None:
@@ -93,7 +93,7 @@ class ModelLimiters:
         return self._now(model) if limiter.may_move else limiter
 
     def __iter__(self) -> Iterator[tuple[str | None, Limiter]]:
-        """The models that were asked for, and their limiters."""
+        """The models used so far, with their limiters."""
         return iter(list(self._limiters.items()))
 
     @property
@@ -109,23 +109,23 @@ class ModelLimiters:
         return self.level("tokens", self._known("tokens"))
 
     def level(self, dimension: Dimension, models: Collection[str | None]) -> Level:
-        """One dimension of these models' limits together; of none: what was given."""
-        asked = {self._now(model): None for model in models if model in self._limiters} or [self._unused]
-        levels = [getattr(each, dimension) for each in asked]
+        """One dimension of these models' limits together; without any model, the given limit."""
+        limiters = {self._now(model): None for model in models if model in self._limiters} or [self._unused]
+        levels = [getattr(each, dimension) for each in limiters]
         return levels[0] if len(levels) == 1 else Sum(levels, self.given[dimension == "tokens"])
 
     def set_share(self, share: float) -> None:
-        """Use this part of what was given from now on; the rest is used by other processes."""
+        """Use this part of the given limits from now on, since other processes use the rest."""
         if self._ceiling is not None:
             self._ceiling.share = share
 
     def _known(self, dimension: Dimension) -> list[str | None]:
-        """The models of which that limit is known; all of them where it is of none."""
+        """The models whose limit of this dimension is known; if there are none, the first model."""
         known = [model for model, each in self._limiters.items() if getattr(each, dimension).limit is not None]
         return known or list(self._limiters)[:1]
 
     def _now(self, model: str | None) -> Limiter:
-        """The one whose limits the model's requests keep to, by what the server has shown until now."""
+        """The limiter that holds for the model's requests, by what the server has shown so far."""
         limiter = self._limiters[model]
         if not limiter.may_move:
             return limiter
@@ -141,13 +141,13 @@ class ModelLimiters:
 
 
 def sum_of_known(numbers: Iterable[int | None]) -> int | None:
-    """Their sum; None where one is not known."""
+    """The sum of the numbers, or None if one of them is unknown."""
     known = list(numbers)
     return None if None in known else sum(filter(None, known)) or None
 
 
 class InUse:
-    """The limiters of one run, as it comes to need them; and what they show and make it wait for, together."""
+    """The limiters that a run uses, with their levels and waits together."""
 
     def __init__(self, admissions: Admissions) -> None:
         self.several = False
@@ -173,12 +173,12 @@ class InUse:
 
     @property
     def most_at_once(self) -> int | None:
-        """How many requests at once the server takes of all models, where it refuses more of each."""
+        """The number of requests in flight that the server accepts for all models together; None if unknown for one."""
         return sum_of_known(admission.most_at_once for admission in self._waited_before)
 
     @property
     def waited(self) -> Mapping[str, float]:
-        """Seconds since the run first asked for the model, by cause, over all its models."""
+        """Seconds waited since the run first used each model, by cause, for all its models together."""
         waited: Counter[str] = Counter()
         for admission, before in self._waited_before.items():
             waited.update({cause: seconds - before.get(cause, 0.0) for cause, seconds in admission.waited.items()})
@@ -186,17 +186,17 @@ class InUse:
 
 
 def _shows_the_same(one: Limiter, other: Limiter) -> bool:
-    """Whether the server has shown limits for both, and they are equal."""
+    """Whether the server has shown limits for both limiters, and they are equal."""
     pairs = (one.requests, other.requests), (one.tokens, other.tokens)
     shown = [(first.limit, second.limit) for first, second in pairs if first.seen and second.seen]
     return bool(shown) and all(first == second for first, second in shown)
 
 
 class _Ceiling:
-    """What the caller allows all models of an account together.
+    """The limits that the caller set for all models of an account together.
 
-    Each model's limiter keeps to it already, as to its own limit; so this holds somebody back only where there are
-    several models, or other processes. Who needs more than there is is served before those that came later.
+    Each model's limiter keeps within them on its own, so this only matters with several models or other processes. A
+    limiter that waits for more than is left is served before those that came later.
     """
 
     def __init__(
@@ -212,14 +212,14 @@ class _Ceiling:
         window = USUAL_WINDOW if burst is None else burst
         self._requests = _Store(max_requests_per_minute, window, now)
         self._tokens = _Store(max_tokens_per_minute, window, now)
-        self._waiting: dict[Limiter, tuple[float, float]] = {}  # tokens, and when there will be as many
+        self._waiting: dict[Limiter, tuple[float, float]] = {}  # the tokens wanted, and when they are due
 
     def charge(self, requests: float, tokens: float, now: float) -> None:
         self._requests.charge(requests, now)
         self._tokens.charge(tokens, now)
 
     def seconds_until(self, limiter: Limiter, cost: float, now: float) -> tuple[float, str]:
-        """Seconds until that limiter may send a request of that cost, and what they are for."""
+        """Seconds until a limiter may send a request of that cost, and their cause."""
         if len(self._limiters) < 2 and self.share >= limiter.requests.share:
             return 0.0, "requests"
         self._look_at_windows()
@@ -242,7 +242,7 @@ class _Ceiling:
         self._waiting.pop(limiter, None)
 
     def _look_at_windows(self) -> None:
-        """Where the server was found to keep a shorter window, it is the account's too."""
+        """Shorten the window to the shortest that was learned for a model, since the account probably has it too."""
         window = self._burst
         if window is None:
             buckets = [each.requests for each in self._limiters if each.requests.known]
@@ -252,7 +252,7 @@ class _Ceiling:
 
 
 class _Store:
-    """What is left of one dimension; without a limit, always enough."""
+    """The bucket of one dimension of the ceiling; without a limit, it always has enough."""
 
     __slots__ = ("_capacity", "_level", "_rate", "_updated", "_whole")
 
@@ -262,7 +262,7 @@ class _Store:
         self._updated = now
 
     def resize(self, share: float, window: float) -> None:
-        """It holds so many seconds of this part of the limit; what was missing in it is missing still."""
+        """Make the bucket hold `window` seconds of this share of the limit. What is missing in it stays missing."""
         if self._whole == INFINITY:
             return
         self._rate, before = share * self._whole, self._capacity
@@ -275,7 +275,8 @@ class _Store:
             self._updated = now
 
     def seconds_until(self, cost: float, now: float) -> float:
-        """What is larger than all that can be there is let through when all is there, and leaves a debt."""
+        """Seconds until a charge may go. One that exceeds the capacity goes when the bucket is full, and leaves a
+        debt."""
         if self._whole == INFINITY:
             return 0.0
         self.charge(0.0, now)
@@ -284,7 +285,7 @@ class _Store:
 
 
 class _Bounded(Limiter):
-    """A model's limiter below the ceiling of the account."""
+    """A model's limiter that also keeps to the account's ceiling."""
 
     def __init__(
         self, ceiling: _Ceiling, *limits: float | None, burst: float | None, clock: Callable[[], float]

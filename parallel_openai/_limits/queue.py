@@ -1,4 +1,4 @@
-"""A line in which callers wait for capacity: first come, first served."""
+"""The queue in which callers wait for capacity: first come, first served."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ L = TypeVar("L")
 
 
 class CapacityQueue:
-    """Who comes waits no longer for those before than their own cost takes to come in, and none is passed over.
+    """A fair queue: nobody is overtaken, even by a cheaper request.
 
-    The moment of the first in line is computed and slept for once; it is computed again when there is news.
+    Only the first in the queue computes when it may go, and sleeps until then. It computes again when `tell` is called.
     """
 
     def __init__(self, clock: Callable[[], float]) -> None:
-        # Seconds that the first in line has waited, by cause: `requests`, `tokens`, `refused` (the server said to
-        # wait), `slots` (the server takes no more at once), `learning` (nothing is known yet).
+        # Seconds that the first in the queue has waited, by cause: `requests`, `tokens`, `refused` (the server said to
+        # wait), `slots` (the server takes no more at once), `learning` (no limit is known yet).
         self.waited = {"requests": 0.0, "tokens": 0.0, "refused": 0.0, "slots": 0.0, "learning": 0.0}
         self._clock = clock
         self.count = 0  # how many wait
@@ -27,9 +27,10 @@ class CapacityQueue:
         self._news: asyncio.Future[None] | None = None
 
     async def wait(self, take: Callable[[], L | None], plan: Callable[[], tuple[float, str]]) -> L:
-        """Wait until it is this caller's turn and `take` gives something; that.
+        """Wait until it is this caller's turn and `take` returns something, and return that.
 
-        `plan` says in how many seconds that may be (infinity: only news can tell), and what the wait is for.
+        `plan` returns the seconds until that is likely (infinity if only `tell` can change it), and the cause of the
+        wait.
         """
         self.count += 1
         try:
@@ -41,12 +42,12 @@ class CapacityQueue:
         return taken
 
     def tell(self) -> None:
-        """There is news: the first in line looks again."""
+        """Make the first in the queue try again, since something has changed."""
         if self._news is not None:
-            _ring(self._news)
+            _wake(self._news)
 
     def turn(self) -> asyncio.Lock:
-        """Held by the first in line, on the loop that runs."""
+        """The lock that the first in the queue holds, on the running loop."""
         loop = asyncio.get_running_loop()
         turn = self._turns.get(loop)
         if turn is None:
@@ -55,10 +56,10 @@ class CapacityQueue:
 
     async def _sleep(self, delay: float, cause: str) -> None:
         began = self._clock()
-        # Not by wait_for, which makes a task of it: where a limit binds, every request comes by here.
+        # Not with wait_for, which makes a task: if a limit binds, every request comes through here.
         loop = asyncio.get_running_loop()
         news = self._news = loop.create_future()
-        timer = loop.call_later(delay, _ring, news) if delay != INFINITY else None
+        timer = loop.call_later(delay, _wake, news) if delay != INFINITY else None
         try:
             await news
         finally:
@@ -68,6 +69,6 @@ class CapacityQueue:
             self.waited[cause] += self._clock() - began
 
 
-def _ring(news: asyncio.Future[None]) -> None:
+def _wake(news: asyncio.Future[None]) -> None:
     if not news.done():
         news.set_result(None)

@@ -1,4 +1,4 @@
-"""Whether a refusal is for the limit's sake, or without a cause that going slower would mend."""
+"""Tells refusals that are due to a rate limit from refusals by chance, for which slowing down is no help."""
 
 from __future__ import annotations
 
@@ -7,35 +7,35 @@ from parallel_openai._limits.learning.chance_refusals import Chance
 from parallel_openai._limits.learning.refill import Refill
 
 INFINITY = float("inf")
-#: Below this share of the fastest pace that lately went well, a lone refusal says nothing about the limit.
+#: Below this share of the fastest pace that recently went well, a single refusal says nothing about the limit.
 CALM = 0.75
-#: The fastest pace is forgotten by half in so many seconds.
+#: Seconds in which the memory of the fastest pace fades by half.
 HALF_LIFE = 60.0
-#: So many refusals at a calm pace, and this share of what was sent at one, show a server that refuses whatever the
-#: pace. What is older than so many sends counts by half.
+#: If there are this many refusals at a calm pace, and they are this share of the sends at a calm pace, the server
+#: refuses at any pace. The counts are halved after each CALM_SENDS sends.
 CALM_REFUSALS = 2.0
 CALM_SHARE = 0.004
 CALM_SENDS = 500.0
-#: Seconds until a pace is looked for anew that was left without reason; twice as many after each time that it was left.
+#: Seconds until the rate is searched again after it was lowered without reason; doubled each time.
 FIRST_LOOK, LAST_LOOK = 2.0, 30.0
-#: So surely there must be more refusals than by chance, where they come by chance too.
+#: `Chance.excess` above which refusals are due to a limit, at a server that also refuses by chance.
 SURE = 7.0
-#: So surely where it is one of so many first sends that is refused: hardly a bucket holds fewer, and an empty one
-#: refuses the next one too. A refusal that asks for more seconds than this is heeded at once.
+#: The same for one of the first FIRST_SENDS sends, as few buckets hold less than that, and an empty one would refuse
+#: the next send too. A refusal that asks to wait for more than FIRST_WAIT seconds is heeded at once.
 FIRST_SURE = 3.0
 FIRST_SENDS, FIRST_WAIT = 6, 2.0
 
 
 class Refusals:
-    """What a dimension's refusals have in common.
+    """The refusals of one dimension, and what they have in common.
 
-    A full server refuses whoever goes too fast, and then several sends in a row. A gateway that now and then refuses
-    without cause does so at any pace, and slowing down for it would never end. It is found out by refusals that no
-    bucket explains, or that come at a pace which went well before.
+    A server with a limit refuses requests that come too fast, and then several in a row. A gateway that sometimes
+    refuses without cause does so at any pace, and slowing down for it would never end. It is recognised by refusals
+    that no bucket explains, or that come at a pace which went well before.
 
     Attributes:
-        count: the sends, which are counted by whoever sends.
-        by_chance: whether the server refuses whatever the pace.
+        count: the number of sends, which the caller counts.
+        by_chance: whether the server refuses at any pace.
     """
 
     __slots__ = (
@@ -58,8 +58,8 @@ class Refusals:
         self.by_chance = False
         self.refill = Refill()
         self._chance = Chance()
-        self.count, self._seen = count, 0  # sends, and refusals that had to be explained
-        self._first = 1  # the send that was refused first
+        self.count, self._seen = count, 0  # sends, and refusals judged
+        self._first = 1  # the number of the first send that was refused
         self._best, self._best_at = 0.0, 0.0
         self._calm_sent = self._calm_refused = 0.0
         self._calm_enough = CALM_REFUSALS
@@ -67,26 +67,27 @@ class Refusals:
 
     @property
     def taken_for_certain(self) -> float:
-        """A rate that the server takes, as its refusals tell; 0 while they tell nothing."""
+        """A rate that the server certainly accepts, derived from its refusals; 0 while unknown."""
         return 0.0 if self.by_chance else self.refill.lowest
 
     def sent(self, pace: float, now: float) -> None:
-        """The send that was counted last goes out at this pace, which has been measured."""
+        """Note that the send counted last goes out at this measured pace."""
         if self._is_calm(pace, now):
             self._calm_sent += 1.0
             if self._calm_sent > CALM_SENDS:
                 self._calm_sent, self._calm_refused = self._calm_sent / 2, self._calm_refused / 2
 
     def also_refused(self, mark: BucketState) -> None:
-        """A send was refused that went out before the last refusal was known."""
+        """Note the refusal of a send that went out before the last refusal was known."""
         self.refill.also_refused(mark)
 
     def also_taken(self, mark: BucketState) -> bool:
-        """A send was taken that went out before the last refusal was known; whether that tells of a higher rate."""
+        """Note that a send of before the last refusal was known was accepted. Returns whether that proves a higher
+        rate."""
         return self._seen > 0 and not self.by_chance and self.refill.also_taken(mark)
 
     def contradict(self, mark: BucketState, held: float) -> bool:
-        """Whether the refusal of a send makes it certain that no bucket refuses so, which had not been known."""
+        """Note a refusal. Returns whether it has just become certain that no bucket explains the refusals."""
         if not self._seen:
             self._first = mark.number
         self._seen += 1
@@ -98,7 +99,8 @@ class Refusals:
         return self.refill.is_contradicted
 
     def tell(self, number: int, pace: float, now: float, *, pressed: bool, wait: float = 0.0) -> bool:
-        """Whether the refusal of a send says something about the limit; `pressed` says that that was made use of."""
+        """Whether the refusal of a send is evidence about the limit; `pressed` says whether the limit was being
+        used."""
         self._chance.refused(number, learns=self.by_chance)
         calm = not pressed or self._is_calm(pace, now)
         if calm:
@@ -116,7 +118,7 @@ class Refusals:
         return True
 
     def look_again(self, now: float) -> bool:
-        """Whether it is time to look for the pace anew, since there was no reason to slow down."""
+        """Whether it is time to search for the rate again, as the refusals were by chance."""
         if not self.by_chance or now < self._look_at:
             return False
         self._look_at = now + LAST_LOOK
@@ -128,7 +130,7 @@ class Refusals:
             self._chance.begin(self._seen / max(1, self.count - self._first + 1))
 
     def _doubt_chance(self, now: float, *, pressed: bool) -> None:
-        """There is a limit after all; whether there is chance besides is certain only where no bucket explains it."""
+        """Note that there is a limit after all. Unless the refusals contradict each other, chance is then unproven."""
         self._look_at = now + self._look_after
         self._look_after = min(LAST_LOOK, 2.0 * self._look_after)
         if pressed and not self.refill.is_contradicted:

@@ -1,9 +1,9 @@
-"""One account, several processes on this machine: each takes an equal part of the limits while it runs.
+"""Divides an account's limits equally among the processes on this machine that use it at the moment.
 
-A process that runs holds a locked file in a common folder. Whoever counts the files that are locked knows among how
-many the limits are to be divided; the system unlocks the file of a process that dies, however it dies, and so its part
-comes back to the others. What a caller gave is divided among all; a model's own limit among those who use that model,
-which a file beside the locked one tells. Who has told of no model yet may be about to use any.
+Each running process holds a locked file in a common folder, so the number of locked files says among how many to
+divide. If a process dies, the system unlocks its file, and its part returns to the others. Limits given by the caller
+are divided among all processes; a model's own limits, among the processes that use the model, each of which has a
+marker file beside its lock. A process without a marker yet counts as a user of every model.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from parallel_openai._limits.limiter import Limiter
 from parallel_openai._limits.model_limiters import ModelLimiters
 from parallel_openai.errors import InvalidInputError
 
-#: Seconds between two counts. One who joins waits a little longer, until the others have seen it.
+#: Seconds between two counts. A process that joins waits a little longer, until the others have counted it.
 COUNT_EVERY = 1.0
 
 
@@ -35,7 +35,7 @@ class SharedAccount:
 
     Args:
         name: the same in all of them; letters, digits, `-`, `_` and `.`.
-        folder: where the files lie; None: a folder of this user's among the temporary files.
+        folder: the folder for the files. None is a folder of this user's in the system's temporary folder.
 
     >>> import asyncio, tempfile
     >>> folder = Path(tempfile.mkdtemp())
@@ -64,11 +64,11 @@ class SharedAccount:
         self.models: list[str | None] = []
 
     async def join(self) -> None:
-        """Take part. Returns when the others have had the time to see it, and at once where there are none."""
+        """Take part. Returns once the others have had time to count this process, at once if there are none."""
         self._runs += 1
         if self._runs > 1:
             return
-        for folder in self._made:  # anybody may have been here before, where everybody's temporary files are
+        for folder in self._made:  # the temporary folder is shared, so another user may have made it
             check_own(folder, "Only its owner's runs can share an account there; set TMPDIR to another folder.")
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         while self._lock is None:
@@ -78,7 +78,7 @@ class SharedAccount:
             await asyncio.sleep(1.2 * COUNT_EVERY)
 
     def use(self, model: str | None) -> bool:
-        """Take part in a model's limits too, as long as this takes part at all; gives whether that is new."""
+        """Share a model's limits too, if this process takes part. Returns whether that is new."""
         if self._lock is None or model in self.models:
             return False
         self.models.append(model)
@@ -86,7 +86,7 @@ class SharedAccount:
         return True
 
     def leave(self) -> None:
-        """Take part no more; the others get this one's share at their next count."""
+        """Stop taking part. The others get this process's share at their next count."""
         self._runs -= 1
         if self._runs == 0 and self._lock is not None:
             self._lock.release()
@@ -95,11 +95,11 @@ class SharedAccount:
             self._clear_away(self._me)
 
     def count(self) -> int:
-        """How many take part now, this one included. What dead ones left behind is cleared away."""
+        """How many processes take part, this one included. Files of dead ones are removed."""
         return 1 + len(self._others())
 
     def count_users(self, model: str | None) -> int:
-        """How many of them may use that model now, this one included."""
+        """How many of them may be using a model, this one included."""
         return 1 + sum(self._mark(each, model).exists() or not self._marks_of(each) for each in self._others())
 
     def _others(self) -> list[str]:
@@ -116,11 +116,11 @@ class SharedAccount:
         return False
 
     def _clear_away(self, member: str) -> None:
-        for left in (self._folder / f"{member}.lease", *self._marks_of(member)):
+        for path in (self._folder / f"{member}.lease", *self._marks_of(member)):
             try:
-                left.unlink()
+                path.unlink()
             except OSError:
-                pass  # another one who counted was quicker
+                pass  # another process has removed it
 
     def _mark(self, member: str, model: str | None) -> Path:
         digest = blake2b(repr(model).encode(), digest_size=8).hexdigest()
@@ -132,7 +132,7 @@ class SharedAccount:
 
 @asynccontextmanager
 async def taking_part(account: SharedAccount | None, limiters: ModelLimiters) -> AsyncIterator[None]:
-    """Keep the limiters to this process's part of the account, if it is shared."""
+    """Keep the limiters within this process's part of the account, if it is shared."""
     if account is None:
         yield
         return
@@ -147,7 +147,7 @@ async def taking_part(account: SharedAccount | None, limiters: ModelLimiters) ->
             return
         users = account.count_users(model)
         limiter.set_share(1 / users)
-        if len(account.models) > 1 and users > 1:  # until the first was told, the others counted us for any
+        if len(account.models) > 1 and users > 1:  # give the others time to count us for this model too
             limiter.requests.hold(limiter.clock() + 1.2 * COUNT_EVERY)
 
     async def keep_to_our_part() -> None:
@@ -169,5 +169,5 @@ async def taking_part(account: SharedAccount | None, limiters: ModelLimiters) ->
 def _locked(lease: Path) -> filelock.BaseFileLock | None:
     try:
         return acquire(lease)
-    except filelock.Timeout:  # somebody counted between the making of the file and its locking
+    except filelock.Timeout:  # another process was counting between the file's creation and its locking
         return None

@@ -1,14 +1,14 @@
-"""How large requests are for the limiter: counted where a limit may depend on it, else as those before them were."""
+"""The sizes of requests for the limiter: counted if a limit depends on them, otherwise mostly estimated."""
 
 from __future__ import annotations
 
 from parallel_openai._records import APIRequest, Size
 
-#: So many requests of a run are counted whatever the server shows, to begin with a mean that can be relied on.
+#: This many requests of a run are counted in any case, for a reliable mean.
 COUNTED = 256
-#: From there on one of so many, to follow what the rows are like.
+#: After those, one in this many is counted.
 EVERY = 16
-#: How fast the mean follows.
+#: The weight of a newly counted request in the mean.
 GAIN = 0.05
 
 NO_SIZE = Size(1, 0, None, 1)
@@ -17,8 +17,8 @@ NO_SIZE = Size(1, 0, None, 1)
 class Sizes:
     """The sizes of a run's requests.
 
-    Counting tokens takes longer than all else that is done to a request. Where no token limit is in force, nothing
-    comes of it; then most requests are taken to be like the mean of those that were counted.
+    Counting tokens takes longer than anything else that is done to a request, and is of no use without a token limit.
+    Then most requests are taken to be as large as the mean of those that were counted.
 
     >>> sizes, request = Sizes(), APIRequest({"model": "m", "prompt": "Hello."})
     >>> request.measure = lambda request: Size(3, 6, 16, 1)
@@ -34,7 +34,7 @@ class Sizes:
         self._mean = NO_SIZE
 
     def of(self, request: APIRequest, *, exactly: bool) -> Size:
-        """The request's size; `exactly` where a limit depends on it."""
+        """The request's size. With `exactly` it is always counted."""
         self._count += 1
         if not exactly and request.measure is not None and self._count > COUNTED and self._count % EVERY:
             return self._mean

@@ -1,1 +1,1 @@
-"""The loop beside the notebook's own, and what stops it."""
+"""An event loop beside the notebook's own, and the interrupts that stop a call on it."""

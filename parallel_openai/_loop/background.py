@@ -157,7 +157,7 @@ class _Stops:
         self._interrupts.record()
 
     def record_raised(self) -> None:
-        """Record a stop that reaches the caller as an exception of its own, so that no KeyboardInterrupt tells it."""
+        """Record a stop that reaches the caller as its own exception, so that no KeyboardInterrupt is raised for it."""
         self._handled -= 1
 
     def came(self) -> bool:

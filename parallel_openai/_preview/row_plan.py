@@ -132,7 +132,7 @@ def count(
     try:
         if origin is not None:
             paths = neighbours_of(journal, known, builder.some_requests(df, within=LOOK_WITHIN), origin)
-            known.neighbours = [Neighbour(path, simulated=simulated).believing(origin) for path in paths if path]
+            known.neighbours = [Neighbour(path, simulated=simulated).trusting(origin) for path in paths if path]
         for request in builder.requests(df):
             if isinstance(request, BadPromptError):
                 plan.add(FAILS, None, request.code, str(request))

@@ -1,1 +1,1 @@
-"""The same runs on a Ray cluster, all machines within one account's limits."""
+"""Ray: the same runs on the machines of a cluster, all within one account's limits."""

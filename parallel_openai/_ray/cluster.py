@@ -1,4 +1,4 @@
-"""The door to Ray: a cluster that is there or begun here, and the actor in it that keeps an account's one limit."""
+"""Connects to a Ray cluster, and runs the actor in it that keeps an account's limit for all workers."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ from parallel_openai._ray.shared_budget import NOTHING, Amount, BorrowedFunds, L
 from parallel_openai.errors import InvalidInputError, MissingDependencyError, RunStoppedError
 
 NAMESPACE = "parallel_openai"
-#: Workers where no number is given: one for each processor of the cluster, up to these.
+#: If no number of workers is given, there is one for each processor of the cluster, up to this many.
 MOST_WORKERS = 8
-#: Seconds between two tries to reach the account's actor where it has just died, and how many there are: a cluster may
-#: take a minute to see that a machine is gone, and names the actor that was there until then.
+#: Seconds between tries to reach the account's actor after its death, and the number of tries. A cluster may take a
+#: minute to notice that a machine is gone, and until then still names the actor that was on it.
 AGAIN_AFTER = 0.2
 TRIES = 450
 
 
 def find_ray() -> Any:
-    """The module `ray`, connected to the cluster of `RAY_ADDRESS`, to the one that runs here, or to one begun here."""
+    """The module `ray`, connected to the cluster at `RAY_ADDRESS`, to one running here, or else to a new local one."""
     try:
         import ray
     except ImportError as error:
@@ -42,19 +42,19 @@ def find_ray() -> Any:
 
 
 def _connect(ray: Any) -> None:
-    # Ray would otherwise tell its makers of its use, which is not for us to decide.
+    # Ray would otherwise send usage statistics to its makers, which is not for us to decide.
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     quiet = {"logging_level": "warning", "log_to_driver": False}
     try:
         ray.init("auto", **quiet)
     except ConnectionError:  # none is running: one on this machine, for this process
-        # It listens on all of the machine's addresses, whatever it is told; its token, which it asks for unless
-        # RAY_AUTH_MODE says otherwise, keeps others out.
+        # It always listens on all of the machine's addresses. Its token, required unless RAY_AUTH_MODE says otherwise,
+        # keeps others out.
         ray.init("local", include_dashboard=False, **quiet)
 
 
 def count_workers(ray: Any, workers: Any, client: Client) -> int:
-    """How many workers there are to be, each of which may have one request on its way at least."""
+    """The number of workers, so that each may have at least one request in flight."""
     if workers is True or workers is None:
         workers = max(1, min(MOST_WORKERS, int(ray.cluster_resources().get("CPU", 1))))
     if not isinstance(workers, int) or workers < 1:
@@ -65,7 +65,7 @@ def count_workers(ray: Any, workers: Any, client: Client) -> int:
 
 
 class SealedClient:
-    """What makes a client, with its key: for the way to a worker, and shown to nobody."""
+    """What a worker needs to make the client, its key included, without showing it in `repr`."""
 
     def __init__(self, account: Mapping[str, Any]) -> None:
         self._account = dict(account)
@@ -78,7 +78,7 @@ class SealedClient:
 
 
 def seal(client: Client, workers: int) -> SealedClient:
-    """What each of so many workers needs of the client."""
+    """Seal a client for each of `workers` workers, with its share of the concurrent requests."""
     account = client.account()
     options = dict(account["options"])
     if not isinstance(options["ssl"], bool):
@@ -91,17 +91,18 @@ def seal(client: Client, workers: int) -> SealedClient:
 
 
 def account_name(client: Client) -> str:
-    """The same for all clients of an account, and telling nothing of its key."""
+    """A name that is the same for all clients of an account, and does not reveal its key."""
     text = repr((client.place, sorted(client.account()["headers"].items())))
     return f"account-{blake2b(text.encode(), digest_size=8).hexdigest()}"
 
 
-#: What all workers of a run counted, each model's limits as they are known, and why the run stopped.
+#: The sum of the workers' counters, each model's limits as far as known, and the error (name and message) that stops
+#: the run.
 Totals = tuple[Counter[str], dict[str | None, Limits], tuple[str, str] | None]
 
 
 class AccountActor:
-    """The actor: the account's books, and a place where workers find what they need and leave what they count."""
+    """An account's actor: grants slots and budget, and passes clients, counters and stops between runs and workers."""
 
     def __init__(self, max_requests_per_minute: float | None, max_tokens_per_minute: float | None) -> None:
         self._given = Given(max_requests_per_minute, max_tokens_per_minute, time.monotonic())
@@ -121,11 +122,11 @@ class AccountActor:
         return self._sealed.get(run)
 
     def open_budget(self, run: str, left: Amount, workers: int) -> None:
-        """What a run of so many workers may spend."""
+        """Set what a run of `workers` workers may spend."""
         self._lenders[run] = Lender(left, workers)
 
     def lend(self, run: str, wanted: Amount) -> Amount:
-        """Nothing too where nobody knows any more what a run has spent."""
+        """Lend to a worker. Nothing is lent if the run's budget is unknown, as after an earlier actor died."""
         return self._lenders[run].lend(wanted) if run in self._lenders else NOTHING
 
     def give_back(self, run: str, amount: Amount) -> None:
@@ -136,19 +137,19 @@ class AccountActor:
         return self._lenders[run].left if run in self._lenders else NOTHING
 
     def count(self, run: str, worker: str, counts: Counter[str]) -> tuple[str, str] | None:
-        """Take a worker's counts; gives why the run is to stop, if it is."""
+        """Store a worker's counters. Returns the error that stops the run, if any."""
         if run in self._ended:
             return "RunStoppedError", "The run has ended."
         self._counts.setdefault(run, {})[worker] = counts
         return self._stops.get(run)
 
     def stop(self, run: str, error: str, sentence: str) -> None:
-        """The run is to stop, with this error."""
+        """Stop a run with an error, given by its class name and message; the first one counts."""
         self._stops.setdefault(run, (error, sentence))
 
     def look(self, run: str, sealed: SealedClient, stop: tuple[str, str] | None) -> Totals:
-        """How a run stands. An actor that takes another's place learns by this, too, what the workers are to open and
-        whether they are to stop."""
+        """A run's totals. From this call a new actor also gets the workers' client and the stop that its predecessor
+        knew."""
         self._sealed[run] = sealed
         if stop is not None:
             self.stop(run, *stop)
@@ -158,7 +159,7 @@ class AccountActor:
         return total, {model: each.limits for model, each in self._models.items()}, self._stops.get(run)
 
     def end(self, run: str) -> None:
-        """Forget a run, and what was sealed for it; a worker that is left over hears of it."""
+        """Forget a run and its client. Workers that are still running are told to stop at their next count."""
         self._ended.add(run)
         for book in (self._sealed, self._counts, self._stops, self._lenders):
             book.pop(run, None)
@@ -166,14 +167,14 @@ class AccountActor:
 
 @dataclass
 class AccountHandle:
-    """A process's way to the account's actor. Where the actor has died, a new one takes its place."""
+    """Finds and calls an account's actor, and starts a new one if it has died."""
 
     name: str
     limits: Limits
     _actor: Any = field(default=None, repr=False)
 
     def find(self) -> Any:
-        """The actor, which is begun here if there is none."""
+        """The actor, started now if there is none."""
         if self._actor is None:
             import ray
 
@@ -183,10 +184,10 @@ class AccountHandle:
         return self._actor
 
     def ask(self, method: str, *args: Any) -> Any:
-        """What a method of the actor returns, or of the one that takes its place if it has died.
+        """Call a method of the actor, or of the new one if it has died.
 
         Raises:
-            RunStoppedError: there is none, for longer than a cluster takes to notice a death.
+            RunStoppedError: no actor could be reached for longer than a cluster takes to notice a death.
         """
         import ray
         from ray.exceptions import RayActorError
@@ -200,7 +201,7 @@ class AccountHandle:
         raise why
 
     async def aask(self, method: str, *args: Any) -> Any:
-        """`ask` for a caller on a loop."""
+        """As `ask`, for a caller in an event loop."""
         from ray.exceptions import RayActorError
 
         for _ in range(TRIES):
@@ -212,7 +213,7 @@ class AccountHandle:
         raise why
 
     def borrowed(self, share: Share) -> BorrowedFunds:
-        """A worker's part of a run's funds. If the actor has died, nobody knows what is left, so nothing is lent."""
+        """A worker's part of a run's funds. If the actor has died, what is left is unknown, so nothing is lent."""
         import ray
         from ray.exceptions import RayActorError
 
@@ -231,7 +232,7 @@ class AccountHandle:
         return BorrowedFunds(share.limits, lend, give_back)
 
     def let_go(self, error: Exception) -> RunStoppedError:
-        """Look for the actor again next time; returns what to say if there is none by then."""
+        """Forget the actor, so that the next call looks for it again. Returns the error to raise if all tries fail."""
         self._actor = None
         return RunStoppedError(f"The actor that keeps the account's limit cannot be reached: {cause_of(error)}")
 
@@ -240,14 +241,14 @@ class AccountHandle:
 
 
 def learn_limits(limiter: Limiter, limits: Limits, now: float) -> None:
-    """Take over a model's limits as the cluster knows them."""
+    """Set a model's limits to those that the cluster knows."""
     for bucket, limit in zip((limiter.requests, limiter.tokens), limits, strict=True):
         if limit is not None and limit != bucket.limit:
             bucket.set_limit(limit, now)
 
 
 def error_of(stop: tuple[str, str], partial: Any = None) -> Exception:
-    """The error that a worker told of by its name and sentence.
+    """The error that a worker reported by its class name and message.
 
     >>> error_of(("AuthenticationError", "The key is wrong."))
     AuthenticationError('The key is wrong.')
@@ -261,7 +262,7 @@ def error_of(stop: tuple[str, str], partial: Any = None) -> Exception:
 
 
 def cause_of(error: BaseException) -> str:
-    """What was at the root of an error of Ray's, in one line."""
+    """The root cause of one of Ray's errors, in one line."""
     while isinstance(cause := getattr(error, "cause", None) or error.__cause__, Exception):
         error = cause
     return printable(f"{type(error).__name__}: {error}".splitlines()[0])

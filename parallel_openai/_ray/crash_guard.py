@@ -1,5 +1,8 @@
-"""A caller's functions, watched from beyond the death of the process that calls them: a row that kills its worker each
-time would be tried again without end."""
+"""Keeps a row from killing one worker after another, as by a crash in a function of the caller's.
+
+Calls of such functions are noted in files that outlive the worker. A value that has killed too many is not passed to
+them again.
+"""
 
 from __future__ import annotations
 
@@ -15,10 +18,10 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
-#: So many workers may die of a row.
+#: A row may kill this many workers.
 MOST_DEATHS = 3
-#: Calls that are remembered behind the one that goes on, and seconds that each of them is waited for when it is made
-#: again: a signal that one thread sends itself may end the process through another, a moment after the call.
+#: Finished calls noted beside the current one, and seconds to pause after one of them is repeated in the next worker: a
+#: fatal signal may end the process a moment after the call that caused it, through another thread.
 RECENT = 512
 A_MOMENT = 0.02
 _SIZE = 8
@@ -26,15 +29,15 @@ _NOBODY = bytes(_SIZE)
 
 
 class CrashGuard:
-    """Notes what a function is called with, in a file that outlives the process, and counts who died of what.
+    """Notes what functions are called with, and counts the workers that each value has killed.
 
     Args:
-        note: a file of this worker's own, which its predecessor left where it died.
+        note: this worker's file. If its predecessor died, it still names what it was called with.
         deaths: a file that all workers of the run share.
 
     >>> import tempfile
     >>> folder = Path(tempfile.mkdtemp())
-    >>> for _ in range(3):  # as a worker leaves it that dies in the middle of a call
+    >>> for _ in range(3):  # what a worker leaves that dies in the middle of a call
     ...     _ = (folder / "note").write_bytes(_name_of("row 7"))
     ...     guard = CrashGuard(folder / "note", folder / "deaths")
     >>> ask = guard.watch(str.upper, "not called: {}".format)
@@ -45,8 +48,8 @@ class CrashGuard:
     def __init__(self, note: Path, deaths: Path) -> None:
         self._deaths = deaths
         self._calling = threading.Lock()
-        left = note.read_bytes() if note.exists() else b""
-        victim, *recent = (left[at : at + _SIZE] for at in range(0, max(_SIZE, len(left)), _SIZE))
+        noted = note.read_bytes() if note.exists() else b""
+        victim, *recent = (noted[at : at + _SIZE] for at in range(0, max(_SIZE, len(noted)), _SIZE))
         if victim.strip(b"\0"):
             with open(deaths, "ab") as file:
                 file.write(victim)
@@ -58,12 +61,13 @@ class CrashGuard:
         self.look()
 
     def look(self) -> None:
-        """See who has died since."""
-        told = self._deaths.read_bytes() if self._deaths.exists() else b""
-        self._counts = Counter(told[at : at + _SIZE] for at in range(0, len(told), _SIZE))
+        """Read the deaths of the run so far."""
+        victims = self._deaths.read_bytes() if self._deaths.exists() else b""
+        self._counts = Counter(victims[at : at + _SIZE] for at in range(0, len(victims), _SIZE))
 
     def watch(self, function: Callable[[Any], Any], refuse: Callable[[str], Any]) -> Callable[[Any], Any]:
-        """The function, which is not called with what has killed too many; `refuse` gives what it gives then."""
+        """Wrap a function so that it is not called with a value that has killed too many workers. It then returns what
+        `refuse` makes of the reason."""
 
         @wraps(function)
         def watched(value: Any) -> Any:
@@ -92,9 +96,9 @@ class CrashGuard:
 
 
 def die_at_once() -> None:
-    """Have a crash end the process right where it happens: Ray would first write down where that was."""
+    """Let a crash end the process immediately, without Ray's handlers, which would first write a stack trace."""
     for number in (signal.SIGSEGV, signal.SIGABRT, signal.SIGFPE, signal.SIGILL):
-        with suppress(ValueError):  # in another thread than the main one
+        with suppress(ValueError):  # not in the main thread
             signal.signal(number, signal.SIG_DFL)
 
 

@@ -1,4 +1,4 @@
-"""`process_dataset`: one answer for each row of a Ray Dataset, asked for where the rows are."""
+"""`process_dataset`: one answer for each row of a Ray Dataset, requested from the machines where the rows are."""
 
 from __future__ import annotations
 
@@ -56,9 +56,9 @@ from parallel_openai._run.spending.budget import Budget
 from parallel_openai._run.spending.caps import SpendingCaps
 from parallel_openai.errors import InvalidInputError, JournalError, RunStoppedError
 
-#: Blocks that a worker has in hand: while the last answers of one are awaited, the next one's requests go out.
+#: Blocks that a worker processes at once: while it waits for the last answers of one, it sends requests of the next.
 BLOCKS = 4
-#: What process_dataframe takes and this does not, with what to do about it.
+#: Arguments of process_dataframe that process_dataset does not have, and what to do instead.
 _NOT_HERE = {
     "deadline": "process_dataframe(..., lane='ray', deadline=...) ends in time.",
     "lane": "process_dataframe(..., lane='batch') sends rows through the Batch API, from this machine.",
@@ -97,12 +97,12 @@ def process_dataset(
 
     Args:
         ds: the rows, a `ray.data.Dataset`.
-        save_to: a folder for the journals, on storage that all machines see. None: one in `.parallel_openai/`, which
-            does where all workers are on this machine.
-        workers: processes that send; None: one for each processor of the cluster, up to 8.
+        save_to: a folder for the journals, on storage that all machines share. None uses one in `.parallel_openai/`,
+            which works if all workers are on this machine.
+        workers: the number of processes that send. None is one for each processor of the cluster, up to 8.
 
-    The other arguments are those of `process_dataframe`. A prompt that is a function gets the rows as they are in the
-    dataset. It waits until all is done.
+    The other arguments are those of `process_dataframe`. A prompt function gets the rows as they are in the dataset.
+    The call waits until everything is done.
 
     Returns:
         A dataset with the same rows in the same order, and the columns that `process_dataframe` adds. Rows of one block
@@ -110,14 +110,14 @@ def process_dataset(
 
     Raises:
         MissingDependencyError: Ray is not installed.
-        InvalidInputError: before anything is sent: a column is missing, the folder is not seen everywhere, ...
+        InvalidInputError: before anything is sent: a column is missing, a machine cannot see the folder, ...
         RunStoppedError: the server will refuse every row; `.partial` is the dataset with what was finished.
-        JournalLockedError: another run is at work on the folder.
-        KeyboardInterrupt: stopped, outside a notebook; `.partial` is the dataset with what was finished.
+        JournalLockedError: another run uses the folder.
+        KeyboardInterrupt: stopped outside a notebook; `.partial` is the dataset with what was finished.
 
-    A worker that dies is replaced, and its blocks are worked on again: what stands in the journals is not asked for
-    again. So it is when the same call is made again, also with other or differently divided rows. A row over which
-    three workers died, as in a function that crashes, fails.
+    A worker that dies is replaced, and its blocks are processed again, without sending what is in the journals already.
+    The same holds if you repeat the call, also with other or differently divided rows. A row that has killed three
+    workers, as a crash in a function can, fails.
     """
     for name in params:
         if name in _NOT_HERE:
@@ -130,13 +130,13 @@ def process_dataset(
     options = Options(retry_failed=retry_failed, prefix=prefix, progress=False, repair=repair)
     with _silent_ray():
         _check_columns(ds, builder, reader, prefix)
-        _check_travels(ray, builder, reader)
-        # The request builder alone must bound each answer: the rows are on other machines.
+        _check_picklable(ray, builder, reader)
+        # Without the rows, which are on other machines, the builder alone must bound the cost of an answer.
         bounds, alone = SpendingCaps(budget_usd, budget_tokens), replace(builder, prompt="Any.")
         budget = make_budget(bounds, alone, pd.DataFrame(), account.base_url)
-        number = count_workers(ray, workers, account)
+        number_of_workers = count_workers(ray, workers, account)
         folder = _folder(save_to, builder, account)
-        run = _DatasetRun(ray, account, builder, reader, options, folder, number, budget)
+        run = _DatasetRun(ray, account, builder, reader, options, folder, number_of_workers, budget)
         return run.execute(ds, show=progress)
 
 
@@ -145,15 +145,14 @@ def _check_columns(ds: Any, builder: RequestBuilder, reader: Reader, prefix: str
         raise InvalidInputError(f"ds must be a ray.data.Dataset, not {type(ds).__name__}.")
     names = _names(ds)
     if not names and not ds.count():
-        return  # no rows, of which nobody can tell what columns they have
+        return  # without rows, the columns are unknown
     like = pd.DataFrame(index=range(2), columns=names)
     builder.check(like)
     check_free(like, [*reader.names, *COLUMNS], prefix)
 
 
 def _names(ds: Any) -> list[str]:
-    """The columns of a dataset, as it tells them: those of its first block if its rows are not there yet, or if what
-    its blocks hold in a column has no type in common."""
+    """The columns of a dataset. If its blocks have no common schema, those of its first row."""
     try:
         schema = ds.schema()
     except (TypeError, ValueError):
@@ -179,7 +178,7 @@ def _folder(save_to: str | os.PathLike[str] | None, builder: RequestBuilder, cli
 
 @dataclass
 class _DatasetRun:
-    """One call, as its caller sees it."""
+    """One call of `process_dataset`, seen from the driver."""
 
     ray: Any
     client: Client
@@ -198,14 +197,14 @@ class _DatasetRun:
         self._presses = Interrupts()
         self._stop: tuple[str, str] | None = None
         cpus = self.ray.cluster_resources().get("CPU", 1.0)
-        self._cpus = min(1.0, cpus / (2 * self.workers))  # of each worker: what reads the rows needs some too
+        self._cpus = min(1.0, cpus / (2 * self.workers))  # for each worker, leaving some for the tasks that read rows
 
     def execute(self, ds: Any, *, show: bool) -> Any:
-        """Run, alone in the folder, and wait for the end. A stop has all workers send nothing more and take in what is
-        on its way; one more leaves at once.
+        """Run with the folder locked, and wait for the end. After an interrupt all workers stop sending and wait for
+        requests in flight; after another the call ends at once.
 
         Raises:
-            KeyboardInterrupt: it was stopped, and nobody sits there to look at a dataset; `.partial` holds it.
+            KeyboardInterrupt: the run was stopped outside a notebook; `.partial` is the dataset.
         """
         check_not_blocked()
         lock = Lock(self.folder)
@@ -223,10 +222,9 @@ class _DatasetRun:
             lock.release()
 
     def _run(self, ds: Any, *, show: bool) -> Any:
-        """The finished dataset."""
-        self.status.num_tasks_total = ds.count() * self.builder.samples if _is_there(ds) else None
-        self._look()
-        if self.budget is not None:  # once: an actor that takes another's place does not know what was spent
+        self.status.num_tasks_total = ds.count() * self.builder.samples if _is_materialized(ds) else None
+        self._sync_state()
+        if self.budget is not None:  # only once: a new actor would not know what has been spent
             self.account.ask("open_budget", self.name, self.budget.funds.left, self.workers)
         progress = Progress(self.status, self.client, show=show)
         began = time.monotonic()
@@ -235,26 +233,26 @@ class _DatasetRun:
         line = ""
         try:
             mapped = self._mapped(ds)
-            with self._presses.raising_after_first(), self._cluster_at_work():
+            with self._presses.raising_after_first(), self._short_errors():
                 out = self._with_all_columns(self._materialized(mapped, progress), ds)
             line = self._closing_line(time.monotonic() - began)
         finally:
             for left in self.folder.glob(f"{marker.name}*"):
                 left.unlink(missing_ok=True)
-            self._look()
+            self._sync_state()
             self.account.ask("end", self.name)
             progress.close(line)
         return out
 
     @contextmanager
-    def _cluster_at_work(self) -> Iterator[None]:
-        """What ends the cluster's work is told in one sentence, and not in Ray's many."""
+    def _short_errors(self) -> Iterator[None]:
+        """Turn Ray's long errors into one sentence."""
         from ray.exceptions import RayError
 
         try:
             yield
         except RayError as error:
-            self._look()
+            self._sync_state()
             if self._stop is not None and not self._presses:
                 raise error_of(self._stop) from error
             raise RunStoppedError(
@@ -263,8 +261,8 @@ class _DatasetRun:
             ) from error
 
     def _materialized(self, mapped: Any, progress: Progress, within: float = REPLACED_WITHIN) -> Any:
-        """The dataset with its rows. Ray waits without end for machines in the place of lost ones, so it does that in a
-        thread, which is left behind.
+        """The dataset with its rows computed. Ray waits forever for lost machines to be replaced, so this runs in a
+        thread, which is abandoned then.
 
         Raises:
             RunStoppedError: the cluster has lost its last machine with room for a worker.
@@ -274,7 +272,7 @@ class _DatasetRun:
         has_room_at = time.monotonic()
         while not work.done():
             wait([work], LOOK_EVERY)
-            self._look()
+            self._sync_state()
             progress.tick()
             if self.ray.cluster_resources().get("CPU", 0.0) >= self._cpus:
                 has_room_at = time.monotonic()
@@ -286,7 +284,7 @@ class _DatasetRun:
         return work.result()
 
     def _with_all_columns(self, out: Any, ds: Any) -> Any:
-        """No worker has seen an empty dataset; it has the added columns all the same."""
+        """Add the answer columns to an empty dataset, which no worker has seen."""
         if out.count():
             return out
         prefix = self.options.prefix
@@ -299,7 +297,7 @@ class _DatasetRun:
     def _mapped(self, ds: Any) -> Any:
         from ray.data import ActorPoolStrategy
 
-        if _is_there(ds) and ds.num_blocks() < self.workers:
+        if _is_materialized(ds) and ds.num_blocks() < self.workers:
             ds = ds.repartition(self.workers)
         names = tuple(_names(ds))
         share = None if self.budget is None else Share(self.name, self.budget.funds.left, self.budget.tier)
@@ -314,7 +312,7 @@ class _DatasetRun:
             num_cpus=self._cpus,
             compute=ActorPoolStrategy(
                 size=self.workers,
-                # What one block's requests set aside, another's would take for the end of the budget.
+                # With a budget, one at a time: what one block reserves would look to another like the budget's end.
                 max_concurrent_calls_per_actor=BLOCKS if share is None else 1,
                 enable_true_multi_threading=True,
             ),
@@ -324,7 +322,7 @@ class _DatasetRun:
         return out
 
     def _index(self) -> Any:
-        """What earlier runs left, read by the cluster."""
+        """A reference to the index of earlier runs' answers, made by the cluster; None if there are none."""
         paths = [str(path) for path in sorted(self.folder.glob("part-*.jsonl")) if path.stat().st_size]
         if not paths:
             return None
@@ -338,8 +336,8 @@ class _DatasetRun:
                 raise each
         return self.ray.put(Index.of(paths, scans))
 
-    def _look(self) -> None:
-        """Take the workers' counts together, and hear why the run is to stop; or tell it, after an interrupt."""
+    def _sync_state(self) -> None:
+        """Exchange state with the actor: read the workers' totals and any stop, and pass on an interrupt."""
         if self._presses and self._stop is None:
             self._stop = "KeyboardInterrupt", "It was stopped."
         totals, limits, self._stop = self.account.ask("look", self.name, self._sealed, self._stop)
@@ -359,7 +357,7 @@ class _DatasetRun:
 
 @contextmanager
 def _silent_ray() -> Iterator[None]:
-    """Without Ray's own messages, which would run through the bar."""
+    """Silence Ray's own messages, which would break the progress bar."""
     log = logging.getLogger("ray.data")
     before = log.level
     log.setLevel(logging.ERROR)
@@ -377,25 +375,25 @@ def _fulfil(work: Future[Any], function: Callable[[], Any]) -> None:
 
 
 def _scan(paths: list[str], first: int, failures: bool, simulated: bool) -> Any:
-    """What files hold; or why they cannot be read, which Ray would tell of a task that fails in many lines."""
+    """As `scan`, but an error is returned: raised in a task, Ray would wrap it in many lines."""
     try:
         return scan(paths, first, failures, simulated)
     except JournalError as error:
         return error
 
 
-def _check_travels(ray: Any, builder: RequestBuilder, reader: Reader) -> None:
+def _check_picklable(ray: Any, builder: RequestBuilder, reader: Reader) -> None:
     try:
         ray.cloudpickle.dumps((builder, reader))
-    except Exception as error:  # whatever pickling calls may raise anything
+    except Exception as error:  # pickling may call anything, which may raise anything
         raise InvalidInputError(
             f"The call cannot be sent to other processes ({last_line(error)}): make what its functions use, such as "
             "locks, files and connections, inside them."
         ) from None
 
 
-def _is_there(ds: Any) -> bool:
-    """Whether its rows need not be read or computed first."""
+def _is_materialized(ds: Any) -> bool:
+    """Whether the dataset's rows are computed already."""
     from ray.data.dataset import MaterializedDataset
 
     return isinstance(ds, MaterializedDataset)

@@ -1,4 +1,4 @@
-"""A worker of a dataset: asks for the rows of its blocks, where they are."""
+"""A worker of `process_dataset`: an actor that processes blocks of rows on the machine where they are."""
 
 from __future__ import annotations
 
@@ -30,20 +30,20 @@ from parallel_openai._requests.endpoints import Answer
 from parallel_openai._requests.template import BadPromptError
 from parallel_openai.errors import InvalidInputError, JournalError, ParallelOpenAIError, RunStoppedError
 
-#: Seconds between two looks at the counters.
+#: Seconds between two exchanges of counters.
 LOOK_EVERY = 0.2
-#: Seconds that a worker waits for what makes its client, where the account's actor has just been begun anew.
+#: Seconds that a worker waits for its client, which a newly started account's actor does not have yet.
 OPEN_WITHIN = 30.0
-#: What workers count, and what stands at a number for a while.
+#: The counters of a worker, which only grow, and its gauges.
 COUNTED = (*COUNTS, "num_tasks_succeeded", "num_tasks_failed", "num_tasks_restored", "num_tasks_shared")
 GAUGES = ("num_tasks_in_progress", "num_tasks_waiting")
-#: Cells that a dataset can hold, whatever they are.
+#: Types of cells that a dataset can always hold.
 _PLAIN = (int, float, np.ndarray, type(None), type(pd.NA))
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What a worker needs to know; the key is not in it."""
+    """What a worker needs to know of its run. The API key is not in it."""
 
     run: str
     account: AccountHandle
@@ -51,18 +51,18 @@ class Plan:
     reader: Reader
     options: Options
     folder: Path
-    index: Any  # a reference to an Index; None where there is nothing to know
-    names: tuple[str, ...]  # the columns that each block is to have
+    index: Any  # a Ray reference to an Index, or None if the folder has no answers
+    names: tuple[str, ...]  # the dataset's columns
     share: Share | None = None  # of the budget, if there is one
 
     @property
     def marker(self) -> Path:
-        """A file that is there while the run goes on."""
+        """A file that exists while the run is going on."""
         return self.folder / f".run-{self.run}"
 
 
 class BlockWorker:
-    """An actor of the dataset: asks for the rows of a block, several blocks at a time."""
+    """The actor: processes a block of rows in each call, and several blocks at a time."""
 
     def __init__(self, plan: Plan) -> None:
         import ray
@@ -81,8 +81,8 @@ class BlockWorker:
         self._builder, self._reader = self._watched()
         self._funds = None if plan.share is None else plan.account.borrowed(plan.share)
         self._options = replace(plan.options, budget_usd=self._funds)
-        self._told_at = 0.0
-        self._telling = threading.Lock()
+        self._reported_at = 0.0
+        self._report_lock = threading.Lock()
         if not plan.marker.exists():
             host = self._name.rpartition("-")[0]
             self.end_run(
@@ -96,9 +96,9 @@ class BlockWorker:
         self._guard.look()
         try:
             out = self._answered(plain_block(rows, self.plan.names))
-            out.attrs = {}  # they would become a part of the block's type
+            out.attrs = {}  # would become part of the block's type
             return storable(out, self._reader.names, self.plan.options.prefix)
-        except Exception as error:  # the others end gently, and keep what they have
+        except Exception as error:  # the other workers stop in order, and keep what they have
             self.end_run(error)
             raise
         finally:
@@ -120,7 +120,7 @@ class BlockWorker:
         return run.cancelled() if partial is None else partial
 
     def _watched(self) -> tuple[RequestBuilder, Reader]:
-        """What is asked and how it is read, where a function of the caller's may end this process."""
+        """The builder and the reader, with the caller's functions in them guarded against repeated crashes."""
 
         def no_prompt(why: str) -> BadPromptError:
             return BadPromptError("prompt_error", f"The prompt function is not called with this row. {why}")
@@ -135,7 +135,7 @@ class BlockWorker:
         return replace(builder, **texts), replace(self.plan.reader, read=watch(self.plan.reader.read, no_reading))
 
     def end_run(self, error: Exception) -> None:
-        """Have all workers stop."""
+        """Stop all workers of the run with an error."""
         if isinstance(error, ParallelOpenAIError):
             self.stop = type(error).__name__, str(error)
         else:
@@ -143,12 +143,12 @@ class BlockWorker:
         self.plan.account.ask("stop", self.plan.run, *self.stop)
 
     def tell(self, *, at_once: bool = False) -> None:
-        """Tell how it stands, now and then, and hear whether to stop."""
+        """Send this worker's counters, and learn whether to stop; by default only if the last time is a while ago."""
         now = time.monotonic()
-        with self._telling:
-            if not at_once and now - self._told_at < LOOK_EVERY:
+        with self._report_lock:
+            if not at_once and now - self._reported_at < LOOK_EVERY:
                 return
-            self._told_at = now
+            self._reported_at = now
             counts = Counter({name: getattr(self.status, name) for name in (*COUNTED, *GAUGES)})
             stop = self.plan.account.ask("count", self.plan.run, self._name, counts)
             self.stop = self.stop or stop
@@ -165,7 +165,7 @@ class BlockWorker:
 
 @dataclass
 class PartRun(FrameRun):
-    """The rows of one block, with journals of their own."""
+    """The run of one block of rows, with a journal of its own."""
 
     worker: BlockWorker | None = None
 
@@ -173,10 +173,10 @@ class PartRun(FrameRun):
         try:
             return super().execute()
         finally:
-            self._tidy()
+            self._clean_up()
 
     def cancelled(self) -> pd.DataFrame:
-        """The rows as they are when nothing is asked."""
+        """The rows without sending anything, with the columns that a stopped run adds."""
         self._ended = "stopped"
         with self._to_its_end() as finish:
             return finish()
@@ -194,26 +194,26 @@ class PartRun(FrameRun):
         return KnownParts(known, self.worker.index)
 
     def _origin(self) -> None:
-        """The workers of a cluster are on many machines, and are all the driver's."""
+        """None is checked: the workers are on many machines, but all belong to the driver."""
 
     def _progress(self) -> Progress:
         assert self.worker is not None
-        return _Telling(self, self.worker, self.client)
+        return _ReportingProgress(self, self.worker, self.client)
 
     def leave_off(self) -> None:
-        """Send nothing more, and take in what is on its way."""
+        """Stop sending, and wait for requests in flight."""
         if not self._presses:
             self._presses.record()
 
-    def _tidy(self) -> None:
-        """Leave no empty files behind."""
+    def _clean_up(self) -> None:
+        """Remove the lock, and the journal if it is empty."""
         self.journal_path.with_name(self.journal_path.name + ".lock").unlink(missing_ok=True)
         if self.journal_path.exists() and not self.journal_path.stat().st_size:
             self.journal_path.unlink()
 
 
-class _Telling(Progress):
-    """Shows nothing here, and tells those who show."""
+class _ReportingProgress(Progress):
+    """Shows no progress here, but sends it to the driver, which does."""
 
     def __init__(self, run: PartRun, worker: BlockWorker, client: Client) -> None:
         super().__init__(worker.status, client, show=False)
@@ -226,10 +226,10 @@ class _Telling(Progress):
 
 
 def plain_block(rows: pd.DataFrame, names: Sequence[str]) -> pd.DataFrame:
-    """The block as any frame is, with the columns that the dataset has: one that it lacks is empty in its rows.
+    """A block as an ordinary frame with all of the dataset's columns; those that it lacks are filled with None.
 
-    What Arrow has no type for, such as strings beside numbers, comes in an array of Ray's own, from which pandas cannot
-    take rows.
+    Columns that Arrow has no type for, such as strings mixed with numbers, come in an array type of Ray's, from which
+    pandas cannot take rows.
     """
     own = [name for name in map(str, rows) if type(rows[name].dtype).__module__.startswith("ray.")]
     plain: dict[str, Any] = {name: None for name in names if name not in rows}
@@ -237,7 +237,7 @@ def plain_block(rows: pd.DataFrame, names: Sequence[str]) -> pd.DataFrame:
 
 
 def storable(out: pd.DataFrame, answers: Sequence[str], prefix: str) -> pd.DataFrame:
-    """The block as a dataset can hold it: a row whose answer cannot be written down fails.
+    """A block that a dataset can hold. A row whose answer it cannot hold fails.
 
     >>> said = pd.Series(["good", "bad \\ud800"], dtype="string[python]")
     >>> out = pd.DataFrame({"response": said, "status": "succeeded", "error_code": None, "error": None})
@@ -249,21 +249,21 @@ def storable(out: pd.DataFrame, answers: Sequence[str], prefix: str) -> pd.DataF
         odd = np.array([_is_odd(cell) for cell in out[name]], dtype=bool)
         if not odd.any():
             continue
-        told: list[str | None] = [str(cell).encode("utf-8", "backslashreplace").decode() for cell in out.loc[odd, name]]
+        safe: list[str | None] = [str(cell).encode("utf-8", "backslashreplace").decode() for cell in out.loc[odd, name]]
         if name in {prefix + answer for answer in answers}:
-            why = [f"A dataset cannot hold the answer: {text:.200}" for text in told]
+            why = [f"A dataset cannot hold the answer: {text:.200}" for text in safe]
             for column, cells in {"status": "failed", "error_code": "malformed_response", "error": why}.items():
                 out[prefix + column] = out[prefix + column].astype("string")
                 out.loc[odd, prefix + column] = cells
-            told = [None] * len(told)
-        out.loc[odd, name] = told
+            safe = [None] * len(safe)
+        out.loc[odd, name] = safe
         if out[name].dtype != object:
             out[name] = out[name].astype("string")
     return out
 
 
 def _is_odd(cell: Any) -> bool:
-    """Whether a cell has half a character in it, or is no value that can travel, such as a lock."""
+    """Whether a cell holds a lone surrogate, or a value that cannot be pickled, such as a lock."""
     if isinstance(cell, _PLAIN):
         return False
     import ray
@@ -271,6 +271,6 @@ def _is_odd(cell: Any) -> bool:
     dumps: Callable[[Any], object] = ray.cloudpickle.dumps
     try:
         cell.encode() if isinstance(cell, str) else dumps(cell)
-    except Exception:  # whatever pickling calls may raise anything
+    except Exception:  # pickling may call anything, which may raise anything
         return True
     return False

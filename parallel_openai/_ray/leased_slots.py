@@ -1,4 +1,4 @@
-"""A worker's limiter: it sends in slots of the account's one limit, which it asks for shortly before it needs them."""
+"""A worker's limiter: sends only in slots granted by the account's actor, which it requests shortly before use."""
 
 from __future__ import annotations
 
@@ -17,23 +17,23 @@ from parallel_openai._limits.model_limiters import ModelLimiters
 from parallel_openai._ray.shared_account import DIMENSIONS, Grant, KnownLimit, Limits, Refusal, Report
 from parallel_openai._records import Dimension, Size, Usage
 
-#: A slot may be used so many seconds after its moment.
+#: A slot expires this many seconds after its moment.
 LATE = 0.02
-#: A grant that took longer than this to come is of a moment that nobody knows any more. Where it always takes longer,
-#: the patience is doubled, up to this: a late start is better than none.
+#: A grant that takes longer than this to arrive is discarded, as its moments, stated relative to the grant, are too
+#: uncertain. If grants keep taking longer, the patience doubles up to LONGEST_PATIENCE: late is better than never.
 QUICK = 0.03
 LONGEST_PATIENCE = 0.5
-#: Requests that are asked for at once, at the first time and at the most.
+#: Slots requested at once: the first time, and at most.
 FIRST_ASK = 16
 MOST_ASK = 5000
 
-#: Asks the account: requests, their tokens together, and what was learned since the last time.
+#: Requests a grant from the account, given the number of requests, their tokens in total and a report.
 Ask = Callable[[int, float, Report], Awaitable[Grant]]
 
 
 @dataclass(slots=True)
 class _Slot:
-    """A moment at which one request may be sent, and the tokens that were set aside for it."""
+    """A moment at which one request may be sent, and the tokens reserved for it."""
 
     at: float
     until: float
@@ -42,21 +42,21 @@ class _Slot:
 
 
 class LeasedLimiter(Limiter):
-    """Sends when the account says, learns from the answers as every limiter does, and tells the account.
+    """Sends when the account says, learns from the answers as every limiter does, and reports to the account.
 
     Attributes:
-        granted, used: slots that the account granted, and slots that were used.
+        granted, used: the numbers of slots granted by the account, and used.
     """
 
     def __init__(
         self,
-        ask: Ask,  # asks the account for a grant
+        ask: Ask,
         # The account's limits, as far as they are known.
         max_requests_per_minute: float | None = None,
         max_tokens_per_minute: float | None = None,
         *,
-        clock: Callable[[], float],  # gives seconds, never going back
-        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,  # sleeps so many seconds
+        clock: Callable[[], float],  # monotonic, in seconds
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
         super().__init__(max_requests_per_minute, max_tokens_per_minute, clock=clock)
         self.counting = _SafeCounting()
@@ -65,13 +65,13 @@ class LeasedLimiter(Limiter):
         self._sleep = sleep
         self._slots: deque[_Slot] = deque()
         self._last = FIRST_ASK // 2  # the size of the last grant
-        self._passed = 0  # slots that were not used since it was asked for
+        self._expired = 0  # slots that expired since that grant was requested
         self._patience = QUICK
-        self._asking: asyncio.Future[None] | None = None
+        self._grant_task: asyncio.Future[None] | None = None
         self._report = Report()
         self._headers: Mapping[str, str] = {}
-        self._cost = 0.0  # tokens of a request, on the mean
-        self._balance = 0.0  # tokens set aside for what was sent, less what it was charged
+        self._cost = 0.0  # tokens of a request, on average
+        self._balance = 0.0  # tokens reserved by used slots, less the tokens charged
         self._open, self._back = asyncio.Event(), asyncio.Event()
         self._open.set()
 
@@ -82,7 +82,7 @@ class LeasedLimiter(Limiter):
         return self._book(size, self.counting.draft(size), self.clock())
 
     def at_once(self, size: Size) -> Lease | None:
-        """None: who sends takes a slot, and its moment is waited for in line."""
+        """Always None, since a slot has to be waited for in the queue."""
         return None
 
     def close(self) -> None:
@@ -94,7 +94,7 @@ class LeasedLimiter(Limiter):
         self._open.set()
 
     async def all_back(self) -> None:
-        """Wait until nothing is on its way any more."""
+        """Wait until no request is in flight."""
         while self.in_flight:
             self._back.clear()
             await self._back.wait()
@@ -113,12 +113,12 @@ class LeasedLimiter(Limiter):
     ) -> bool:
         super().refused(lease, headers, dimension, wait)
         self._headers = headers
-        self._tell(Refusal(dimension or "requests", self.clock() - lease.request_mark.at, wait))
-        return False  # the account holds all back
+        self._report_refusal(Refusal(dimension or "requests", self.clock() - lease.request_mark.at, wait))
+        return False  # the account makes all workers wait
 
     def slow_down(self, lease: Lease, wait: float | None) -> None:
         super().slow_down(lease, wait)
-        self._tell(Refusal(None, self.clock() - lease.request_mark.at, wait))
+        self._report_refusal(Refusal(None, self.clock() - lease.request_mark.at, wait))
 
     def unanswered(self, lease: Lease, *, hold: float = 0.0) -> None:
         super().unanswered(lease, hold=hold)
@@ -129,7 +129,7 @@ class LeasedLimiter(Limiter):
         self._back.set()
 
     def take_report(self) -> Report:
-        """What was learned since the last time."""
+        """What was learned since the last report."""
         report, self._report = self._report, Report()
         for name in DIMENSIONS:
             bucket = getattr(self, name)
@@ -145,45 +145,45 @@ class LeasedLimiter(Limiter):
             await self._open.wait()
             slot = self._next_slot()
             if slot is None:
-                await self._more()
+                await self._wait_for_grant()
                 continue
             if slot.at > (began := self.clock()):
                 await self._sleep(slot.at - began)
                 self.waited[slot.cause] += self.clock() - began
-                continue  # looked at again: a busy loop sleeps too long, and a refusal takes the slots away
+                continue  # check again: a busy loop may have slept too long, or a refusal has voided the slots
             self._slots.popleft()
             self._balance += slot.tokens - cost
             if len(self._slots) <= self._last // 2:
-                self._begin_asking()
+                self._request_grant()
             return
 
     def _next_slot(self) -> _Slot | None:
         now = self.clock()
         while self._slots and now > self._slots[0].until:
             self._slots.popleft()
-            self._passed += 1
+            self._expired += 1
         return self._slots[0] if self._slots else None
 
-    async def _more(self) -> None:
-        """Wait for the next grant. Who is cancelled meanwhile does not stop the asking."""
-        await asyncio.shield(self._begin_asking())
+    async def _wait_for_grant(self) -> None:
+        """Wait for the next grant. Shielded, since others may wait for the same one."""
+        await asyncio.shield(self._request_grant())
 
-    def _begin_asking(self) -> asyncio.Future[None]:
-        if self._asking is None:
-            self._asking = asyncio.ensure_future(self._lease())
-        return self._asking
+    def _request_grant(self) -> asyncio.Future[None]:
+        if self._grant_task is None:
+            self._grant_task = asyncio.ensure_future(self._lease())
+        return self._grant_task
 
-    def _tell(self, refusal: Refusal) -> None:
-        """At once, since the others must hold back too."""
+    def _report_refusal(self, refusal: Refusal) -> None:
+        # At once, since the other workers must wait too.
         self._count_back()
         self._report.refusals.append(refusal)
-        self._passed += len(self._slots)
+        self._expired += len(self._slots)
         self._slots.clear()
-        self._begin_asking()
+        self._request_grant()
 
     async def _lease(self) -> None:
         try:
-            wanted = self._wanted()
+            wanted = self._count_to_request()
             tokens = max(0.0, wanted * self._cost - self._balance)
             asked_at = self.clock()
             grant = await self._ask(wanted, tokens, self.take_report())
@@ -198,11 +198,11 @@ class LeasedLimiter(Limiter):
                 self._patience = QUICK
                 self._put(grant, tokens / wanted, now)
         finally:
-            self._asking = None
+            self._grant_task = None
 
-    def _wanted(self) -> int:
-        """Twice what was granted last; half of it where most of that passed, as when all connections are busy."""
-        passed, self._passed = self._passed, 0
+    def _count_to_request(self) -> int:
+        """Twice the last grant, or half of it if most of its slots expired, as when all connections are busy."""
+        passed, self._expired = self._expired, 0
         self._report.unused += passed
         return max(1, min(MOST_ASK, self._last // 2 if passed > self._last / 2 else 2 * self._last))
 
@@ -216,14 +216,14 @@ class LeasedLimiter(Limiter):
 
 
 class LeasedLimiters(ModelLimiters):
-    """Gives each model a limiter that asks the account for its slots."""
+    """Keeps a limiter for each model, which gets its slots from the account."""
 
     def __init__(
         self,
-        ask: Callable[[str | None, int, float, Report], Awaitable[Grant]],  # asks the account for a model's grant
-        limits: Limits,  # what was given for all models together
+        ask: Callable[[str | None, int, float, Report], Awaitable[Grant]],  # `Ask` with the model before it
+        limits: Limits,  # the limits that the caller set for all models together
         *,
-        clock: Callable[[], float],  # gives seconds, never going back
+        clock: Callable[[], float],  # monotonic, in seconds
     ) -> None:
         self._ask = ask
         self._leased: list[LeasedLimiter] = []
@@ -243,7 +243,7 @@ class LeasedLimiters(ModelLimiters):
             each.open()
 
     async def all_back(self) -> None:
-        """Wait until nothing is on its way any more."""
+        """Wait until no request is in flight."""
         for each in self._leased:
             await each.all_back()
 
@@ -256,7 +256,7 @@ class LeasedLimiters(ModelLimiters):
 
 
 class _SafeCounting(Counting):
-    """Keeps to the rule that bounds all others: what the server shows is moved by all the workers at once."""
+    """Never learns how the server counts tokens, since what it shows reflects the requests of all workers at once."""
 
     def learn(self, lot: Lot, shown: Allowance, mark: BucketState, capacity: float) -> None:
         pass

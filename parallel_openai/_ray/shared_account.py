@@ -1,10 +1,9 @@
-"""The one limit of a model at an account, for all machines: who asks is told when to send, and a slot that is not used
-passes.
+"""Divides an account's rate limit for a model among the workers of all machines, by granting them slots to send in.
 
-For each dimension it keeps one number, the next moment that is free. A grant is a piece of time from there on, told as
-seconds from now, so that the machines' clocks need not agree. Nothing is saved up and nothing is given back, so a
-worker that dies takes nothing with it but the slots it held, and however late or idle the workers are, no second sees
-more than the limit.
+For each dimension (requests and tokens) it keeps one number: the next moment that is free. A grant is a stretch of time
+from there on, stated in seconds from now, so that the machines' clocks need not agree. An unused slot expires: nothing
+is saved up or given back. So a worker that dies takes only its own slots with it, and no second sees more than the
+limit, however late or idle the workers are.
 """
 
 from __future__ import annotations
@@ -21,32 +20,33 @@ INFINITY = float("inf")
 #: Requests and tokens per minute; None while unknown.
 Limits = tuple[float | None, float | None]
 
-#: So much of a limit is handed out: the rest is for what comes a little late and falls into the next second. While the
-#: server shows so many seconds of it left, all of it is, and so many seconds that passed unused are made up for.
+#: The share of a limit that is granted. The rest allows for requests that are a little late and fall into the next
+#: second. While the server shows more than ROOM seconds of the limit left, all of it is granted, and up to CATCH_UP
+#: seconds that passed unused are made up for.
 SHARE = 0.95
 ROOM = 0.5
 CATCH_UP = 0.2
-#: Seconds of a worker's part of the limit in one grant.
+#: A grant holds this many seconds of a worker's part of the limit.
 BLOCK = 0.2
-#: A worker that has not asked for so many seconds has no part.
+#: A worker that has requested nothing for this many seconds gets no part.
 GONE_AFTER = 2.0
-#: Before the server has told anything: requests in flight, and so many more for each second that passes.
+#: While the limits are unknown: the requests allowed in flight, and how many are added each second.
 FIRST_WINDOW = 4.0
 WINDOW_GROWTH = 4.0
-#: Requests in one grant where there is no limit.
+#: The most requests in one grant while there is no limit.
 UNLIMITED = 500
-#: Tokens that answers took less than was set aside are handed out again while the server shows so much left.
+#: Tokens reserved but not used by answers are granted again while the server shows more than this share left.
 PLENTY = 0.5
-#: Seconds to hold back after a refusal that does not say for how long.
+#: Seconds to pause after a refusal that does not say how long to wait.
 HOLD = 0.5
-#: Refused again within so many seconds at a known limit: go at this share of the rate, and grow slowly from there.
+#: If a known limit refuses twice within OFTEN seconds, go on at the share EASE of the rate, and grow slowly from there.
 OFTEN = 10.0
 EASE = 0.85
 
 
 @dataclass(frozen=True, slots=True)
 class KnownLimit:
-    """A limit as a worker knows it: `limit` in each `period` seconds, and which share of it the server showed left."""
+    """A limit as a worker knows it: `limit` per `period` seconds, and the share of it that the server showed left."""
 
     limit: float
     period: float
@@ -55,7 +55,7 @@ class KnownLimit:
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """A 429 of something that was sent `ago` seconds ago. `dimension` is None for a `slow_down`."""
+    """A 429 for a request sent `ago` seconds ago. `dimension` is None for a `slow_down`."""
 
     dimension: Dimension | None
     ago: float
@@ -64,23 +64,23 @@ class Refusal:
 
 @dataclass(slots=True)
 class Report:
-    """What a worker has learned since its last one."""
+    """What a worker has learned since its last report."""
 
-    answered: int = 0  # sends that came to an end
-    unused: int = 0  # granted slots that passed without a send
-    # Tokens that answers took beyond what was charged for them, and less than it.
+    answered: int = 0  # sends that have ended, with or without an answer
+    unused: int = 0  # granted slots that expired
+    # Tokens that answers used above and below what was charged for them.
     over: float = 0.0
     under: float = 0.0
     shown: dict[Dimension, KnownLimit] = field(default_factory=dict)  # the limits that the worker knows
-    refusals: list[Refusal] = field(default_factory=list)  # what the server refused
+    refusals: list[Refusal] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True)
 class Grant:
-    """The right to send so many requests, evenly over `duration` seconds, beginning in `start` seconds.
+    """The right to send a number of requests, evenly over `duration` seconds, beginning in `start` seconds.
 
-    With no requests in it: the moment to ask again, and what the wait is for. `expires` is False where nothing limits
-    the rate, so that a slot may be used at any time.
+    If `requests` is 0, ask again in `start` seconds; `cause` says what the wait is for. If nothing limits the rate,
+    `expires` is False: the slots may be used at any time.
     """
 
     requests: int
@@ -91,7 +91,7 @@ class Grant:
 
 
 class Given:
-    """What the caller gave for all models of an account together: for each dimension the next moment that is free."""
+    """The limits that the caller set for all models of an account together, with each dimension's next free moment."""
 
     def __init__(self, max_requests_per_minute: float | None, max_tokens_per_minute: float | None, now: float) -> None:
         limits = {"requests": max_requests_per_minute, "tokens": max_tokens_per_minute}
@@ -99,14 +99,14 @@ class Given:
         self.free_at: dict[Dimension, float] = dict.fromkeys(DIMENSIONS, now)
 
     def take(self, name: Dimension, amount: float, since: float, share: float) -> None:
-        """Give so much away of what is free since a moment."""
+        """Use up an amount of a dimension, from the moment `since` at the earliest, at a share of its rate."""
         self.free_at[name] = max(since, self.free_at[name]) + amount / (share * self.rates[name])
 
 
 class Account:
-    """The books of one model at an account.
+    """Grants slots for one model at an account.
 
-    >>> account = Account(max_requests_per_minute=600, clock=lambda: 100.0)  # 10 a second, 9.5 are handed out
+    >>> account = Account(max_requests_per_minute=600, clock=lambda: 100.0)  # 10 a second, of which 9.5 are granted
     >>> one = account.lease("one", requests=9)
     >>> other = account.lease("other", requests=9)
     >>> (one.requests, one.start), (other.requests, round(other.start, 3))
@@ -115,12 +115,12 @@ class Account:
 
     def __init__(
         self,
-        # The limits; None: learned from what the workers see.
+        # None: learned from what the workers report.
         max_requests_per_minute: float | None = None,
         max_tokens_per_minute: float | None = None,
         *,
-        clock: Callable[[], float] = time.monotonic,  # gives seconds, never going back
-        given: Given | None = None,  # what holds for all models together; None: there is only this one
+        clock: Callable[[], float] = time.monotonic,
+        given: Given | None = None,  # the limits of all models together; None if there is only this model
     ) -> None:
         self.clock = clock
         now = clock()
@@ -130,19 +130,19 @@ class Account:
         self._pace: dict[Dimension, RateSearch] = {name: RateSearch(now) for name in DIMENSIONS}
         self._cost: dict[Dimension, float] = dict.fromkeys(DIMENSIONS, 1.0)  # of one request
         self._sent: dict[Dimension, float] = dict.fromkeys(DIMENSIONS, 0.0)
-        self._blamed_at: dict[Dimension, float] = dict.fromkeys(DIMENSIONS, -INFINITY)
+        self._acted_at: dict[Dimension, float] = dict.fromkeys(DIMENSIONS, -INFINITY)
         self._held_until = now
-        self._seen: dict[str, float] = {}
+        self._last_seen: dict[str, float] = {}
         self._began: float | None = None
         self._in_flight = 0
         self._window = FIRST_WINDOW
-        self._left: dict[Dimension, float] = dict.fromkeys(DIMENSIONS, 0.0)  # seconds of the limit
+        self._left: dict[Dimension, float] = dict.fromkeys(DIMENSIONS, 0.0)  # in seconds of the limit
         self._plenty_of_tokens = False
 
     def lease(self, worker: str, requests: int, tokens: float = 0.0, report: Report | None = None) -> Grant:
-        """A grant for some of so many requests, which are charged so many tokens together."""
+        """Grant slots for some of the requests that a worker wants to send. `tokens` is the charge for all of them."""
         now = self.clock()
-        self._seen[worker] = now
+        self._last_seen[worker] = now
         if tokens:  # else what was set aside before is enough for them
             self._cost["tokens"] = tokens / requests
         self.take_in(report or Report())
@@ -151,7 +151,7 @@ class Account:
         rates = {name: self._rate(name, now) for name in DIMENSIONS}
         if min(rates.values()) == INFINITY:
             return self._grant_unlimited(requests, now)
-        workers = sum(seen > now - GONE_AFTER for seen in self._seen.values())
+        workers = sum(seen > now - GONE_AFTER for seen in self._last_seen.values())
         each = {"requests": 1.0, "tokens": tokens / requests}
         block = min(BLOCK / workers * rates[name] / each[name] if each[name] else INFINITY for name in DIMENSIONS)
         count = max(1, int(min(requests, block)))
@@ -168,7 +168,7 @@ class Account:
         self._given.take(name, amount, since, self._share(name))
 
     def take_in(self, report: Report) -> None:
-        """Learn from what a worker has seen."""
+        """Learn from a worker's report."""
         now = self.clock()
         self._in_flight = max(0, self._in_flight - report.answered - report.unused)
         self._window += report.answered
@@ -188,7 +188,7 @@ class Account:
 
     @property
     def limits(self) -> Limits:
-        """Requests and tokens per minute, as far as they are known."""
+        """Requests and tokens per minute, None if unknown."""
         known = [None if rate == INFINITY else rate * 60 for rate in self._rates.values()]
         return known[0], known[1]
 
@@ -204,7 +204,7 @@ class Account:
         return self._left[name] > ROOM
 
     def _grant_unlimited(self, requests: int, now: float) -> Grant:
-        """As many as were answered, and some more, until something shows or refuses."""
+        """Grant as many as were answered and some more, until a limit is shown or a request refused."""
         if self._began is None:
             self._began = now
             for pace in self._pace.values():
@@ -226,7 +226,7 @@ class Account:
                 self._plenty_of_tokens = shown.left > PLENTY
 
     def _refuse(self, refusal: Refusal, now: float) -> None:
-        """Nobody sends for as long as the server says; the rate falls where the refusal says something of it."""
+        """Pause all workers for as long as the server says, and lower the rate if the refusal is evidence about it."""
         wait = HOLD if refusal.wait is None else refusal.wait
         self._held_until = max(self._held_until, now + wait)
         self._left, self._plenty_of_tokens = dict.fromkeys(DIMENSIONS, 0.0), False
@@ -235,15 +235,15 @@ class Account:
         rate = self._rate(name, now)
         pace.pause(now + wait)
         if refusal.dimension is None:
-            if at > self._blamed_at[name]:  # many that were on their way together say it once
-                self._blamed_at[name] = now
+            if at > self._acted_at[name]:  # requests in flight together count once
+                self._acted_at[name] = now
                 pace.slow_down(rate=rate, sent=self._sent[name], cost=cost, now=now)
             return
         pace.refused += cost
-        if at <= self._blamed_at[name]:
-            return  # sent before the refusal that has been dealt with
-        often, self._blamed_at[name] = now - self._blamed_at[name] < OFTEN, now
+        if at <= self._acted_at[name]:
+            return  # sent before the last refusal that was acted on
+        is_frequent, self._acted_at[name] = now - self._acted_at[name] < OFTEN, now
         if self._rates[name] == INFINITY:
             pace.measure(at=at, sent=self._sent[name], rate=rate, cost=cost, held=wait, now=now)
-        elif often:  # others draw from the account too, or the server counts otherwise than we do
+        elif is_frequent:  # others use the account too, or the server counts differently
             pace.slow_down(rate=2 * EASE * rate, sent=self._sent[name], cost=cost, now=now)

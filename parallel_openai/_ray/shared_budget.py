@@ -1,4 +1,4 @@
-"""One budget for the workers of a run: what they may spend is lent to them piece by piece, and never twice."""
+"""Shares one budget among the workers of a run, by lending it to them piece by piece."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from dataclasses import dataclass
 
 from parallel_openai._run.spending.budget import Funds, Reserve
 
-#: Tokens and dollars; infinite where nothing limits them.
+#: Tokens and dollars; infinite if there is no limit.
 Amount = tuple[float, float]
 NOTHING: Amount = (0.0, 0.0)
-#: So many pieces are lent to each worker, if they all spend alike, before the pieces become small.
+#: A piece is at least the remaining budget divided by this number for each worker.
 PIECES = 4
 
 
 class Lender:
-    """What a run may spend, and has not been lent.
+    """The part of a run's budget that is not lent.
 
     >>> lender = Lender((1000.0, math.inf), workers=2)
     >>> lender.lend((10.0, 0.0)), lender.lend((900.0, 0.0)), lender.left
@@ -28,7 +28,7 @@ class Lender:
         self._pieces = PIECES * workers
 
     def lend(self, wanted: Amount) -> Amount:
-        """So much or more; nothing where there is not so much."""
+        """Lend the amount wanted or more, or nothing if less is left."""
         if any(amount > left for amount, left in zip(wanted, self.left, strict=True)):
             return NOTHING
         tokens, usd = (max(amount, left / self._pieces) for amount, left in zip(wanted, self.left, strict=True))
@@ -36,27 +36,27 @@ class Lender:
         return tokens, usd
 
     def give_back(self, amount: Amount) -> None:
-        """What was not spent; a negative amount is what was spent beyond."""
+        """Take back what was not spent. A negative amount was spent beyond what was lent."""
         tokens, usd = (left if left == math.inf else left + more for left, more in zip(self.left, amount, strict=True))
         self.left = tokens, usd
 
 
 @dataclass(frozen=True)
 class Share:
-    """What a worker must know of its run's budget."""
+    """What a worker needs to know of its run's budget."""
 
     run: str  # the run's name
     limits: Amount  # what the whole run may spend
-    tier: str | None  # the one in which every answer is sure to come; None: none is sure
+    tier: str | None  # the service tier that every answer is sure to come from, or None if none is
 
 
 class BorrowedFunds(Funds):
-    """A worker's part of a run's funds, which grows as it is needed.
+    """A worker's part of a run's funds, which grows as needed.
 
     Args:
         limits: what the whole run may spend.
-        lend: asks for so much; gives as much or more, or nothing.
-        give_back: takes what is not needed, and what was spent beyond what was lent.
+        lend: requests an amount, and returns as much or more, or nothing.
+        give_back: takes back an amount; a negative one was spent beyond what was lent.
     """
 
     def __init__(self, limits: Amount, lend: Callable[[Amount], Amount], give_back: Callable[[Amount], None]) -> None:
@@ -83,12 +83,12 @@ class BorrowedFunds(Funds):
 
     def spend(self, reserve: Reserve, tokens: float, usd: float) -> None:
         super().spend(reserve, tokens, usd)
-        beyond = min(0.0, self.tokens - self.spent_tokens), min(0.0, self.usd - self.spent_usd)
-        if beyond != NOTHING:  # it is missing to all
-            self._move(beyond)
+        overspent = min(0.0, self.tokens - self.spent_tokens), min(0.0, self.usd - self.spent_usd)
+        if overspent != NOTHING:  # taken from what the other workers may spend
+            self._move(overspent)
 
     def give_back(self) -> None:
-        """Give back what is neither spent nor set aside."""
+        """Give back what is neither spent nor reserved."""
         tokens, usd = (max(0.0, left) if left < math.inf else 0.0 for left in self.left)
         if (tokens, usd) != NOTHING:
             self._move((tokens, usd))

@@ -1,4 +1,4 @@
-"""A process of the cluster that sends requests, within its slots of the account's limit."""
+"""A worker of the pool: an actor that sends the requests it is fed, in its slots of the account's limit."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ from parallel_openai._run.incoming import Incoming
 from parallel_openai._run.spending.caps import SpendingCaps
 from parallel_openai.errors import RunStoppedError
 
-#: A worker that hears nothing of its run for so many seconds sends nothing more until it does: where the run's process
-#: has died, all that it gets from then on would be paid for and lost.
+#: A worker that hears nothing from its run for this many seconds stops sending until it does. If the run's process has
+#: died, further answers would be paid for and lost.
 SILENCE = 0.75
-#: Seconds in which results gather before they travel together.
+#: Seconds for which results are collected before they are delivered together.
 GATHER = 0.02
-#: What is counted here and not by who receives the results.
+#: The counters that workers keep. The others are counted where the results arrive.
 COUNTS = (
     "num_requests_sent",
     "num_retries",
@@ -51,40 +51,40 @@ COUNTS = (
 
 
 class Numbered(NamedTuple):
-    """What a worker needs of a request's context."""
+    """The context of a request at a worker."""
 
-    number: int  # to know it by
-    repair: Repair | None  # what it is for, if it stands in the place of another
+    number: int  # identifies the request to the run
+    repair: Repair | None  # set if the request is a repair of another
 
 
 def numbered(number: int, request: APIRequest) -> APIRequest:
-    """A request as it travels: what is sent, and a number to know it by."""
+    """A lean copy of a request to send to a worker, with a number that identifies it."""
     lean = APIRequest.of_key(request.key, request.path, request.sample)
-    for name in ("body", "model", "tier", "size"):  # whoever needs the JSON reads it back from the bytes
+    for name in ("body", "model", "tier", "size"):  # the JSON is parsed from the bytes if it is needed
         setattr(lean, name, getattr(request, name))
     lean.metadata = request.metadata
     lean.context = Numbered(number, request.context if isinstance(request.context, Repair) else None)
     return lean
 
 
-#: The request of a result that travels: whoever receives it has the request.
+#: Stands for the request in a result that is delivered: the receiver has the request itself.
 _ELSEWHERE = APIRequest.of_key("", "")
 
 
 def without_request(result: Result) -> Result:
-    """A result as it travels: without its request, and the answer as the bytes that came."""
+    """A result ready for delivery: without its request, and with the answer as raw bytes only."""
     return result._replace(request=_ELSEWHERE, response=None, usage=None)
 
 
 def with_request(result: Result, request: APIRequest) -> Result:
-    """The result that travelled, with its request and all that its bytes say."""
+    """A delivered result, with its request and its parsed answer restored."""
     response = None if result.raw is None else loads_quickly(result.raw)
     return result._replace(request=request, response=response, usage=usage_of(response))
 
 
 @dataclass(frozen=True, slots=True)
 class Answered:
-    """A send that brought a good answer; moments are seconds ago."""
+    """A send that was answered. `sent` and `came` are in seconds ago."""
 
     number: int
     sent: float
@@ -95,7 +95,7 @@ class Answered:
 
 @dataclass(frozen=True, slots=True)
 class Failed:
-    """A send that brought something else, so many seconds ago."""
+    """A send that failed. `came` is in seconds ago."""
 
     came: float
     status: int
@@ -105,14 +105,14 @@ class Failed:
 
 @dataclass(frozen=True, slots=True)
 class TimelinePiece:
-    """A piece of a worker's timeline. `sends` are seconds ago, since the machines' clocks need not agree."""
+    """A piece of a worker's timeline. Times are in seconds ago, since the machines' clocks need not agree."""
 
     sends: list[float]
     answers: list[Answered]
     failures: list[Failed]
 
     def replay(self, timeline: Timeline, requests: Mapping[int, APIRequest], now: float) -> None:
-        """Write it into a timeline whose clock shows `now`; the requests are those that the numbers stand for."""
+        """Add the piece to a timeline whose clock shows `now`. `requests` are the requests by number."""
         for ago in self.sends:
             timeline.sent(now - ago)
         for each in self.answers:
@@ -126,7 +126,7 @@ class TimelinePiece:
 
 @dataclass(frozen=True, slots=True)
 class ModelLimits:
-    """A model's limits as a worker knows them, and seconds that the next request to it had to wait, by cause."""
+    """A model's limits as a worker knows them, and the seconds spent waiting since the last delivery, by cause."""
 
     model: str | None
     limits: Limits
@@ -135,21 +135,20 @@ class ModelLimits:
 
 @dataclass(slots=True)
 class Delivery:
-    """What happened at a worker since the last one."""
+    """What happened at a worker since the last delivery."""
 
-    results: list[tuple[int, Result]]  # what came to its end, with the request's number
-    recording: TimelinePiece  # what was sent, and what came of it
-    counts: Counter[str]  # how much the counters have grown
-    # Requests on the wire, and those that wait to be sent again.
+    results: list[tuple[int, Result]]  # with the number of each request
+    recording: TimelinePiece
+    counts: Counter[str]  # by how much the counters have grown
     in_flight: int
-    waiting: int
-    limits: list[ModelLimits]  # of each model
-    stop: tuple[str, str] | None  # why the run must end: the error's name and sentence
+    waiting: int  # requests that wait to be sent again
+    limits: list[ModelLimits]
+    stop: tuple[str, str] | None  # the error that must stop the run: its class name and message
     ended: bool  # what is left of the budget is too small for the next request
 
 
 class RemoteTimeline(Timeline):
-    """Keeps what happened for somebody else's timeline; or nothing, where nobody asks for it."""
+    """Collects events for the timeline of the run's process, or drops them if `keeps` is False."""
 
     def __init__(self, *, keeps: bool = True) -> None:
         super().__init__()
@@ -187,7 +186,7 @@ class RemoteTimeline(Timeline):
             self.failures.append(Failed(now, response.status, response.seconds, verdict))
 
     def take(self, now: float) -> TimelinePiece:
-        """What happened since the last time."""
+        """The events since the last call."""
         sends = [now - at for at in self.sends]
         answers = [replace(each, sent=now - each.sent, came=now - each.came) for each in self.answers]
         failures = [replace(each, came=now - each.came) for each in self.failures]
@@ -196,7 +195,7 @@ class RemoteTimeline(Timeline):
 
 
 def leased_client(sealed: SealedClient, account: AccountHandle) -> tuple[Client, LeasedLimiters]:
-    """A client that sends when the account's actor says."""
+    """A client that sends in slots granted by the account's actor, and its limiters."""
     name = worker_name()
 
     async def ask(model: str | None, requests: int, tokens: float, report: Report) -> Grant:
@@ -210,9 +209,9 @@ def leased_client(sealed: SealedClient, account: AccountHandle) -> tuple[Client,
 
 @dataclass
 class Worker:
-    """The actor. It is fed with requests and asked for results, in one call for both.
+    """The actor. One call, `exchange`, both feeds it requests and collects its results.
 
-    `open` must come first: the key travels in a call, and not with what makes the actor, which the cluster keeps.
+    Call `open` first. The key is passed there and not to the constructor, whose arguments the cluster stores.
     """
 
     account: AccountHandle
@@ -224,12 +223,13 @@ class Worker:
     async def open(
         self, sealed: SealedClient, share: Share | None, undelivered: Path, origin: Origin | None, known: int = 0
     ) -> str:
-        """Begin, within a share of the budget if there is one, and give this worker's name.
+        """Start the worker, and return its name.
 
         Args:
-            undelivered: where answers are kept until they are delivered, if this machine sees it.
-            origin: of these answers.
-            known: how many answers of the run are there already.
+            share: of the run's budget, if there is one.
+            undelivered: the file that keeps answers until they are delivered, if this machine can see it.
+            origin: the origin of these answers.
+            known: how many of the run's answers exist already.
         """
         self._undelivered, self._origin = Undelivered(undelivered), origin
         self._client, self._limiters = leased_client(sealed, self.account)
@@ -238,34 +238,34 @@ class Worker:
         self._budget = SpendingCaps(budget_usd=self._funds).budget(self._client.base_url, tier)
         self._timeline = RemoteTimeline()
         self._status = StatusTracker(timeline=self._timeline, num_tasks_to_restore=known)
-        self._told: Counter[str] = Counter()
-        self._told_waited: dict[str | None, Counter[str]] = {}
-        self._news = asyncio.Event()
+        self._delivered_counts: Counter[str] = Counter()
+        self._delivered_waits: dict[str | None, Counter[str]] = {}
+        self._has_news = asyncio.Event()
         self._silence = asyncio.get_running_loop().call_later(SILENCE, self._limiters.close)
         self._running = asyncio.ensure_future(self._run())
         return worker_name()
 
     async def exchange(self, requests: list[APIRequest], patience: float) -> Delivery:
-        """Take requests, and give what has happened as soon as there are results, or after so many seconds."""
-        self._listen()
+        """Take requests, and return a delivery as soon as there are results, or after `patience` seconds."""
+        self._reset_silence()
         self._feed.put(requests)
         if patience and not self._results and self._stop is None and not self._ended:
-            self._news.clear()
+            self._has_news.clear()
             try:
-                await asyncio.wait_for(self._news.wait(), patience)
+                await asyncio.wait_for(self._has_news.wait(), patience)
             except asyncio.TimeoutError:
                 pass
             else:
                 await asyncio.sleep(GATHER)
         return self._deliver()
 
-    def _listen(self) -> None:
+    def _reset_silence(self) -> None:
         self._silence.cancel()
         self._silence = asyncio.get_running_loop().call_later(SILENCE, self._limiters.close)
         self._limiters.open()
 
     async def come_home(self, seconds: float) -> Delivery:
-        """Send nothing more, wait for what is on its way, at the most so many seconds, and give what came."""
+        """Stop sending, wait up to `seconds` for requests in flight, and return the last delivery."""
         self._silence.cancel()
         self._limiters.close()
         try:
@@ -282,9 +282,9 @@ class Worker:
             self._ended = True
         except RunStoppedError as error:
             self._stop = (type(error).__name__, str(error))
-        except Exception:  # a bug, which must not look like a run that takes long
+        except Exception:  # a bug, which would otherwise look like a run that never ends
             self._stop = ("RuntimeError", f"A worker failed. {traceback.format_exc()}")
-        self._news.set()
+        self._has_news.set()
 
     def _take(self, result: Result) -> None:
         assert isinstance(result.request.context, Numbered)
@@ -292,7 +292,7 @@ class Worker:
         rows = result if repair is None else repair.as_the_rows(result)
         self._undelivered.add(result_line(rows, record=True, origin=self._origin))
         self._results.append((number, without_request(result)))
-        self._news.set()
+        self._has_news.set()
 
     def _deliver(self) -> Delivery:
         results, self._results = self._results, []
@@ -301,19 +301,19 @@ class Worker:
         delivery = Delivery(
             results,
             self._timeline.take(time.monotonic()),
-            _grown(counts, self._told),
+            _grown(counts, self._delivered_counts),
             self._status.num_tasks_in_progress,
             self._status.num_tasks_waiting,
             [self._limits_of(model, limiter) for model, limiter in self._limiters],
             self._stop,
             self._ended,
         )
-        self._told = counts
+        self._delivered_counts = counts
         return delivery
 
     def _limits_of(self, model: str | None, limiter: Limiter) -> ModelLimits:
         waited = Counter(limiter.waited)
-        before, self._told_waited[model] = self._told_waited.get(model, Counter()), waited
+        before, self._delivered_waits[model] = self._delivered_waits.get(model, Counter()), waited
         return ModelLimits(model, (per_minute(limiter.requests), per_minute(limiter.tokens)), _grown(waited, before))
 
 

@@ -1,8 +1,8 @@
-"""The journals of a run of many workers: a folder on storage that all machines see, with a file for each attempt.
+"""The journals of a dataset's run: a folder on storage that all machines share, with a file for each attempt.
 
-A partition is a block of rows. Whoever works on it writes `part-<partition>.<attempt>.jsonl`, and reads all that
-earlier attempts at the same partition left. What earlier runs left, however their rows were divided, is known by an
-index.
+A partition is a block of rows. A worker writes its answers to `part-<partition>.<attempt>.jsonl`, and reads the files
+of earlier attempts at the same partition. An index covers what earlier runs left, whose rows may have been divided
+otherwise.
 """
 
 from __future__ import annotations
@@ -19,19 +19,20 @@ import numpy.typing as npt
 import pandas as pd
 
 from parallel_openai._journal.digest_index import digest_of_key
-from parallel_openai._journal.known_results import KnownResults, Standing
+from parallel_openai._journal.known_results import KnownResults, Status
 from parallel_openai._journal.lines import read_entries, read_entry_at
 from parallel_openai._records import APIRequest, Result
 from parallel_openai._requests.endpoints import is_simulated
 
-#: Rows that name a partition.
+#: A partition is named by this many of its first rows.
 NAMED_BY = 8
 Numbers = npt.NDArray[np.uint64]
 
 
 def partition_name(rows: pd.DataFrame) -> str:
-    """A name for a block of rows, the same whenever the same block is worked on again. No function of the caller's is
-    called for it, since that may take long, or wait for the engine.
+    """A name for a block of rows, the same whenever the same block is worked on again.
+
+    It does not depend on the prompts: making them calls the caller's functions, which may take long or wait for Ray.
 
     >>> partition_name(pd.DataFrame({"text": ["a", "b"]})) == partition_name(pd.DataFrame({"text": ["a", "b"]}))
     True
@@ -46,12 +47,12 @@ def new_part(folder: Path, partition: str) -> Path:
 
 
 def parts_of(folder: Path, partition: str) -> list[Path]:
-    """The files that the attempts at a partition have left."""
+    """The files of earlier attempts at a partition."""
     return sorted(folder.glob(f"part-{partition}.*.jsonl"))
 
 
 def scan(paths: list[str], first: int, failures: bool, simulated: bool) -> tuple[Numbers, Numbers, Numbers]:
-    """What files hold: the heads of the keys, the files' numbers from `first` on, and the offsets."""
+    """For each answer in files: the head of its key, the number of its file (counted from `first`), and its offset."""
     failed: list[tuple[int, int, int]] = []
     good: list[tuple[int, int, int]] = []
     for number, path in enumerate(paths, first):
@@ -67,14 +68,14 @@ def scan(paths: list[str], first: int, failures: bool, simulated: bool) -> tuple
                 failed.append(place)
             elif simulated or not is_simulated(entry.answer):
                 good.append(place)
-    found = [*(failed if failures else ()), *good]  # of equal keys the last one counts
+    found = [*(failed if failures else ()), *good]  # for equal keys the last entry counts, so a success wins
     table = np.array(found, dtype=np.uint64).reshape(len(found), 3)
     return table[:, 0], table[:, 1], table[:, 2]
 
 
 @dataclass(frozen=True)
 class Index:
-    """Where each answer stands in many files; 24 bytes for each, which the workers of a machine share."""
+    """Where each answer is in many files, in 24 bytes for each. The workers of a machine share its memory."""
 
     paths: list[str]
     heads: Numbers
@@ -88,7 +89,7 @@ class Index:
         return cls(paths, heads[order], files[order], offsets[order])
 
     def place(self, key: str) -> tuple[str, int] | None:
-        """The file and the offset of the line that is likely the key's, or None."""
+        """The file and offset of the line that probably has the key, or None. Only the key's head is compared."""
         head = digest_of_key(key)
         at = int(np.searchsorted(self.heads, np.uint64(head), side="right")) - 1
         if at < 0 or int(self.heads[at]) != head:
@@ -98,7 +99,7 @@ class Index:
 
 @dataclass
 class KnownParts(KnownResults):
-    """What a partition's earlier attempts and earlier runs hold."""
+    """The answers in earlier attempts at a partition and, by the index, in earlier runs."""
 
     parts: list[KnownResults]
     index: Index | None = None
@@ -113,11 +114,11 @@ class KnownParts(KnownResults):
     def __len__(self) -> int:
         return sum(map(len, self.parts)) + (len(self.index.heads) if self.index is not None else 0)
 
-    def standing(self, key: str) -> Standing:
-        return "finished" if key in self else "in vain" if self.was_asked(key) else "new"
+    def status(self, key: str) -> Status:
+        return "finished" if key in self else "failed" if self.was_tried(key) else "new"
 
-    def was_asked(self, key: str) -> bool:
-        return any(part.was_asked(key) for part in self.parts) or key in self
+    def was_tried(self, key: str) -> bool:
+        return any(part.was_tried(key) for part in self.parts) or key in self
 
     def get(self, request: APIRequest) -> Result | None:
         for part in self.parts:
@@ -143,7 +144,7 @@ class KnownParts(KnownResults):
 
 
 def in_groups(paths: list[str], groups: int) -> Iterator[tuple[int, list[str]]]:
-    """Neighbouring files together, in so many groups at the most, each with the number of its first.
+    """Divide files into at most `groups` groups of neighbours, each with the number of its first file.
 
     >>> list(in_groups(["a", "b", "c"], 2))
     [(0, ['a', 'b']), (2, ['c'])]

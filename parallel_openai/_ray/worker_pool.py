@@ -1,4 +1,4 @@
-"""A run's requests, sent by many workers of a cluster; their results come together here, where the run is."""
+"""Sends a run's requests through many workers of a cluster, and collects their results in the run's process."""
 
 from __future__ import annotations
 
@@ -36,29 +36,29 @@ from parallel_openai._run.runner import End
 from parallel_openai._run.spending.budget import Budget
 from parallel_openai.errors import RunStoppedError
 
-#: Requests that a worker has beyond those that it can have on the wire, and how many it is given at once.
+#: Requests that a worker holds beyond those that it can have in flight, and how many it is given at once.
 STOCK = 64
 REQUESTS_AT_ONCE = 64
-#: Seconds after which a worker tells how it stands, also when nothing has come to its end.
+#: Seconds after which a worker reports, even without results.
 PATIENCE = 0.25
-#: A worker that dies is replaced; so many deaths without a result between them are too many.
+#: A worker that dies is replaced, until more than this many have died without a result in between.
 MOST_DEATHS = 10
-#: Seconds that a run whose workers have all died waits for the next one to be up.
+#: Seconds that a run without any worker left waits for the next one to start.
 REPLACED_WITHIN = 30.0
-#: Seconds beyond the workers' own wait in which what came to them at last reaches the run.
+#: Seconds for the last deliveries to reach the run, after the workers have stopped waiting for answers.
 LAST_DELIVERY = 0.5
 
 
 class WorkerPool:
-    """Does for a run what a client does, on the workers of a cluster.
+    """Processes requests as a client does, but on the workers of a cluster.
 
-    A worker that dies, however it dies, is replaced, and what was on the wire is sent again.
+    A worker that dies is replaced, and the requests that it had in flight are sent again.
 
     Args:
         client: the account.
-        workers: how many; True for a fitting number.
-        journal: beside which each worker keeps what it has not delivered.
-        origin: of the answers.
+        workers: how many; True for one per processor of the cluster, up to 8.
+        journal: the run's journal. Each worker keeps its undelivered answers in a file beside it.
+        origin: the origin of the answers.
     """
 
     def __init__(self, client: Client, workers: bool | int | None, journal: Path, origin: Origin | None) -> None:
@@ -68,9 +68,9 @@ class WorkerPool:
         self._workers = count_workers(self._ray, workers, client)
         self._sealed = seal(client, self._workers)
         concurrency = self._sealed.open()["options"]["max_concurrent_requests"] or MAX_CONCURRENT_REQUESTS
-        self._room = concurrency + STOCK
+        self._max_held = concurrency + STOCK
         cpus = self._ray.cluster_resources().get("CPU", 1.0)
-        self._cpus = min(1.0, cpus / self._workers)  # more workers than processors are welcome: they mostly wait
+        self._cpus = min(1.0, cpus / self._workers)  # workers mostly wait, so there may be more than processors
         self._account = AccountHandle(account_name(client), client.limiter.given)
 
     async def process(
@@ -82,7 +82,7 @@ class WorkerPool:
         budget: Budget | None = None,
         deadline: float | None = None,
     ) -> End:
-        """Bring requests to their results, as `Client.process` does.
+        """Process requests, as `Client.process` does.
 
         Raises:
             RunStoppedError: the server refuses every request.
@@ -90,7 +90,7 @@ class WorkerPool:
         share = await self._share_out(budget)
         run = _Run(iter(requests), on_result, status, self._client, share)
         status.timeline.begin(run.limits, time.monotonic())
-        self._account.find()  # begun here, so that it lives as long as this run
+        self._account.find()  # started by this process, so that the actor lives as long as this run
         serving = [asyncio.ensure_future(self._serve(run)) for _ in range(self._workers)]
         for each in serving:
             each.add_done_callback(run.look_at)
@@ -111,11 +111,11 @@ class WorkerPool:
             await asyncio.wait(serving)
             if budget is not None and share is not None:
                 await self._settle(budget, share)
-            status.timeline.end(time.monotonic(), max_concurrent_requests=self._room * self._workers)
+            status.timeline.end(time.monotonic(), max_concurrent_requests=self._max_held * self._workers)
             status.num_tasks_in_progress = status.num_tasks_waiting = 0
 
     async def _share_out(self, budget: Budget | None) -> Share | None:
-        """Have the account's actor lend the budget to the workers."""
+        """Hand the budget to the account's actor, which lends it to the workers."""
         if budget is None:
             return None
         share = Share(uuid.uuid4().hex, budget.funds.left, budget.tier)
@@ -123,7 +123,7 @@ class WorkerPool:
         return share
 
     async def _settle(self, budget: Budget, share: Share) -> None:
-        """What is not given back counts as spent."""
+        """Count as spent what was not given back."""
         left = await self._account.aask("budget_left", share.run)
         spent = [had - has if had < math.inf else 0.0 for had, has in zip(share.limits, left, strict=True)]
         budget.funds.spent_tokens += spent[0]
@@ -131,11 +131,11 @@ class WorkerPool:
         await self._account.aask("end", share.run)
 
     async def _serve(self, run: _Run) -> None:
-        """Feed one worker, and its successors, until nothing is left to do."""
+        """Feed one worker, and its replacements, until nothing is left to do."""
         from ray.exceptions import RayActorError
 
-        me = asyncio.current_task()
-        assert me is not None
+        this_task = asyncio.current_task()
+        assert this_task is not None
         actor = self._ray.remote(num_cpus=self._cpus, max_restarts=0)(Worker)
         while True:
             worker = actor.remote(self._account)
@@ -144,8 +144,8 @@ class WorkerPool:
             try:
                 opening = worker.open.remote(self._sealed, run.share, undelivered, self._origin, run.known)
                 await run.wait_for(opening)
-                run.working.add(me)
-                await self._feed(worker, run, mine, me)
+                run.working.add(this_task)
+                await self._feed(worker, run, mine, this_task)
                 undelivered.unlink(missing_ok=True)
                 return
             except RayActorError as error:
@@ -153,14 +153,14 @@ class WorkerPool:
                 undelivered.unlink(missing_ok=True)
                 run.give_back(mine, error)
             finally:
-                run.working.discard(me)
+                run.working.discard(this_task)
                 run.forget(mine)
                 self._ray.kill(worker)
                 remove_if_empty(undelivered)
 
-    async def _feed(self, worker: Any, run: _Run, mine: dict[int, APIRequest], me: asyncio.Task[None]) -> None:
+    async def _feed(self, worker: Any, run: _Run, mine: dict[int, APIRequest], this_task: asyncio.Task[None]) -> None:
         while not run.end.done():
-            room = self._room - len(mine)
+            room = self._max_held - len(mine)
             requests = await run.take(min(room, REQUESTS_AT_ONCE), mine)
             if not mine:
                 await run.wait_for_news()
@@ -169,15 +169,15 @@ class WorkerPool:
             delivery = await worker.exchange.remote(requests, 0.0 if more else PATIENCE)
             run.receive(delivery, mine)
             if delivery.ended:
-                run.leave_to_others(mine, me)
+                run.leave_to_others(mine, this_task)
                 return
-        if mine or run.share is not None:  # what was lent to it is given back
+        if mine or run.share is not None:  # the call also makes it give back its part of the budget
             run.receive(await worker.come_home.remote(run.left_to_drain()), mine)
-        await asyncio.sleep(0)  # in which the journal writes
+        await asyncio.sleep(0)  # lets the journal write
 
 
 class _Run:
-    """What all workers of a run have in common."""
+    """The state that all workers of a run share."""
 
     def __init__(
         self,
@@ -194,29 +194,29 @@ class _Run:
         self._requests = requests
         self._exhausted = False
         self._ending: End = "finished"
-        self._again: deque[APIRequest] = deque()
+        self._to_send_again: deque[APIRequest] = deque()
         self._on_result = on_result
         self._status = status
         self.limits = InUse(client.limiter)
         self._limiters = client.limiter
-        self._numbers = 0
-        self._open = 0  # requests that workers have
+        self._last_number = 0
+        self._with_workers = 0  # requests that workers have
         self._deaths = 0  # since the last result
         self._gauges: dict[int, tuple[int, int]] = {}
-        self._news = asyncio.Event()
+        self._has_news = asyncio.Event()
         self._drained_at = math.inf
 
     @property
     def known(self) -> int:
-        """How many good answers there are."""
+        """How many answers there are."""
         return self._status.num_tasks_succeeded + self._status.num_tasks_to_restore
 
     async def take(self, count: int, mine: dict[int, APIRequest]) -> list[APIRequest]:
-        """The next requests, as many as there are up to that count; they are noted in `mine`."""
+        """Up to `count` further requests, which are also entered in `mine`."""
         requests: list[APIRequest] = []
         while len(requests) < count and not self.end.done():
-            if self._again:
-                request: APIRequest | None = self._again.popleft()
+            if self._to_send_again:
+                request: APIRequest | None = self._to_send_again.popleft()
             else:
                 try:
                     request = next(self._requests)
@@ -228,23 +228,23 @@ class _Run:
                     continue
                 self._status.num_tasks_started += 1
             assert request is not None
-            self._numbers += 1
-            self._open += 1
-            mine[self._numbers] = request
-            requests.append(numbered(self._numbers, request))
-        self._look_around()
+            self._last_number += 1
+            self._with_workers += 1
+            mine[self._last_number] = request
+            requests.append(numbered(self._last_number, request))
+        self._finish_if_done()
         return requests
 
     async def wait_for_news(self) -> None:
-        """Until a worker that has nothing gets something: what another one could not finish, or the end."""
-        self._news.clear()
-        await self._news.wait()
+        """Wait until there are requests to send again, or the run ends."""
+        self._has_news.clear()
+        await self._has_news.wait()
 
     async def wait_for(self, opening: Any, within: float = REPLACED_WITHIN) -> None:
-        """Until a worker is up; for the first ones without end, since the cluster may be busy with others.
+        """Wait until a worker has started; as long as none has died, without limit, as the cluster may be busy.
 
         Raises:
-            RunStoppedError: the cluster lost its last worker, and it seems that there will be no other.
+            RunStoppedError: the cluster has lost its last worker and started no other in time.
         """
         up = asyncio.wrap_future(opening.future())
         try:
@@ -255,11 +255,11 @@ class _Run:
                         "What was finished is kept: run the same again as soon as the cluster has machines."
                     )
             await up
-        finally:  # also where the run is stopped meanwhile, and nobody will ask for its error
+        finally:  # if the run is stopped meanwhile, nobody retrieves this future's error
             up.cancel()
 
     def receive(self, delivery: Delivery, mine: dict[int, APIRequest]) -> None:
-        """Book what a worker delivers."""
+        """Take in a worker's delivery."""
         now, status = time.monotonic(), self._status
         delivery.recording.replay(status.timeline, mine, now)
         for name, count in delivery.counts.items():
@@ -274,10 +274,10 @@ class _Run:
         if delivery.stop is not None and self.stopped is None:
             self.stopped = delivery.stop
             self._finish_run()
-        self._look_around()
+        self._finish_if_done()
 
     def receive_left(self, path: Path, mine: dict[int, APIRequest]) -> None:
-        """Book what a worker that has died did not deliver any more."""
+        """Take in the answers that a dead worker had not delivered."""
         numbers = {_row_of(request).key: number for number, request in mine.items()}
         for line in undelivered_lines(path):
             entry = JournalEntry.read(line)
@@ -288,36 +288,36 @@ class _Run:
                 self._finish(result._replace(restored=False, raw=raw, earlier=(), sent=None))
 
     def give_back(self, mine: dict[int, APIRequest], error: Exception) -> None:
-        """A worker has died; what it had is for the others."""
+        """Leave a dead worker's requests to the others."""
         self._deaths += 1
         if self._deaths > MOST_DEATHS:
             raise RuntimeError(f"{self._deaths} workers died one after the other without an answer: {error}") from None
         self._take_back(mine)
 
-    def leave_to_others(self, mine: dict[int, APIRequest], me: asyncio.Task[None]) -> None:
-        """A worker's part of the budget is too small for what it has; another's may be large enough."""
+    def leave_to_others(self, mine: dict[int, APIRequest], this_task: asyncio.Task[None]) -> None:
+        """Leave a worker's requests to others, as its part of the budget is too small for them."""
         self._take_back(mine)
-        self.working.discard(me)
+        self.working.discard(this_task)
         if not self.working:
             self._ending = "budget"
             self._finish_run()
 
     def _take_back(self, mine: dict[int, APIRequest]) -> None:
-        self._open -= len(mine)
-        self._again.extend(mine.values())
+        self._with_workers -= len(mine)
+        self._to_send_again.extend(mine.values())
         mine.clear()
-        self._news.set()
+        self._has_news.set()
 
     def forget(self, mine: dict[int, APIRequest]) -> None:
-        """Count a worker that is no more out of what is in flight."""
+        """Remove a worker that has ended from the gauges."""
         self._gauges.pop(id(mine), None)
         self._show_gauges()
 
     def look_at(self, serving: asyncio.Task[None]) -> None:
-        """An end that was not meant ends the run."""
+        """End the run if serving a worker failed."""
         if not serving.cancelled() and (error := serving.exception()) is not None and not self.end.done():
             self.end.set_exception(error)
-            self._news.set()
+            self._has_news.set()
 
     def ending(self) -> End:
         """How the run ended.
@@ -331,48 +331,48 @@ class _Run:
         return self._ending
 
     async def come_home(self) -> None:
-        """Have the workers send nothing more, and take in what is on its way to them."""
+        """Make the workers stop sending, and take in the answers to requests in flight."""
         self._finish_run()
         if self.working:
             await asyncio.wait(self.working, timeout=self.left_to_drain() + LAST_DELIVERY)
 
     def left_to_drain(self) -> float:
-        """Seconds that what is on its way at the end has from now on: until one moment for all workers, however late
-        each of them hears of the end, since what comes home later is not waited for."""
+        """Seconds left for requests in flight at the end. The deadline is the same for all workers, however late each
+        of them learns of the end, since later deliveries are not waited for."""
         now = time.monotonic()
         self._drained_at = min(self._drained_at, now + DRAIN_SECONDS)
         return max(0.0, self._drained_at - now)
 
     def _finish(self, result: Result) -> None:
-        self._open -= 1
+        self._with_workers -= 1
         self._deaths = 0
         further = self._status.count(result, self._on_result(result))
         if further is not None:
-            self._again.append(further)
-            self._news.set()
+            self._to_send_again.append(further)
+            self._has_news.set()
 
     def _learn(self, delivery: Delivery, now: float) -> None:
-        for told in delivery.limits:
-            self.limits.of(told.model)  # this run asks it
-            limiter = self._limiters.of(told.model)
-            learn_limits(limiter, told.limits, now)
-            for cause, seconds in told.waited.items():  # the workers wait at the same time
+        for known in delivery.limits:
+            self.limits.of(known.model)  # marks the model as used by this run
+            limiter = self._limiters.of(known.model)
+            learn_limits(limiter, known.limits, now)
+            for cause, seconds in known.waited.items():  # divided, since the workers wait at the same time
                 limiter.waited[cause] += seconds / max(1, len(self.working))
 
     def _show_gauges(self) -> None:
         self._status.num_tasks_in_progress = sum(in_flight for in_flight, _ in self._gauges.values())
         self._status.num_tasks_waiting = sum(waiting for _, waiting in self._gauges.values())
 
-    def _look_around(self) -> None:
-        if self._exhausted and not self._again and not self._open:
+    def _finish_if_done(self) -> None:
+        if self._exhausted and not self._to_send_again and not self._with_workers:
             self._finish_run()
 
     def _finish_run(self) -> None:
         if not self.end.done():
             self.end.set_result(None)
-        self._news.set()
+        self._has_news.set()
 
 
 def _row_of(request: APIRequest) -> APIRequest:
-    """The request under whose key the journal keeps the answer."""
+    """The request whose key the answer has in the journal: of a repair, the original."""
     return request.context.original if isinstance(request.context, Repair) else request

@@ -1,1 +1,1 @@
-"""The walk of a request through a run: sent, judged, sent again or handed over, within a budget."""
+"""A run: each request is sent, judged, and then sent again or handed over, within a budget."""

@@ -1,4 +1,4 @@
-"""Notices that a server refuses every request in the same words, so that the run is to blame and no row."""
+"""Notices that a server refuses every request for the same reason, so that the cause is the run and not a row."""
 
 from __future__ import annotations
 
@@ -13,31 +13,31 @@ from parallel_openai._records import APIRequest, Response, Verdict
 from parallel_openai._requests.endpoints import endpoint_at, mappings
 from parallel_openai.errors import RequestRefusedError
 
-#: So many refusals that are the same, and no good answer, stop the run.
+#: This many equal refusals without an answer stop the run.
 HANDFUL = 5
-#: What each row brings of its own; a refusal that speaks of it is that row's.
+#: Fields that differ from row to row. A refusal that mentions one concerns that row only.
 _OF_ROWS = frozenset({"messages", "input", "prompt"})
 _ABOUT_A_ROW = re.compile(
     r"(?i)\b(?:content|contexts?|prompts?|inputs?|messages?|images?|tokens?|schema|length|too (?:long|large)|files?)\b"
 )
 _ROWS_CODES = frozenset({"context_length_exceeded", "content_filter", "response_too_large", "response_unreadable"})
-#: Names of this request alone, which tell equal messages apart.
+#: Identifiers of a single request, which make otherwise equal messages differ.
 _IDS = re.compile(r"[0-9a-fA-F-]{16,}|\breq[-_]\w+")
 
 
 class EqualRefusals:
-    """Counts refusals in a row that are the same: status, code, words, and the field that they name with its value."""
+    """Counts successive refusals that agree in status, code, message, and the field that they name with its value."""
 
     def __init__(self) -> None:
         self._same: object = None
         self._count = 0
-        self.was_answered = False  # whether anything was; from then on a row is to blame for what it gets
+        self.was_answered = False  # after any answer, refusals concern single rows
 
     def check(self, request: APIRequest, response: Response, verdict: Verdict, *, known: bool) -> None:
-        """Take in a request that failed for good; `known` says that others of its run have good answers already.
+        """Note a request that failed for good; `known` says whether others of its run have answers already.
 
         Raises:
-            RequestRefusedError: it is the last of a handful that are the same.
+            RequestRefusedError: a handful of refusals are equal.
         """
         if self.was_answered or known:
             return
@@ -45,24 +45,24 @@ class EqualRefusals:
         error = error_of(response.data, response.status) or {}
         field = _named_field(error, verdict, body)
         if field is None and isinstance(body.get("input"), list):
-            return  # one of many rows may be to blame
+            return  # the request holds many rows, and one of them may be to blame
         if not _may_be_the_runs(request, response, verdict, error, field):
             self._same, self._count = None, 0
             return
         words = _IDS.sub("", verdict.message or "")
         same = response.status, verdict.code, words, field, dumps(body.get(field)) if field else None
-        rows = request.asks_for if field else 1  # what is refused in other words may be one row's fault among many
+        rows = request.asks_for if field else 1  # without a field, one row in the request may be to blame
         self._count = self._count + rows if same == self._same else rows
         self._same = same
         if self._count >= HANDFUL:
-            told = f"Nothing was answered, and {self._count} requests were refused alike: {verdict.message}"
-            refused = RequestRefusedError(f"{told} {_mend(request, response, field)} What was not sent is left.")
+            reason = f"Nothing was answered, and {self._count} requests were refused alike: {verdict.message}"
+            refused = RequestRefusedError(f"{reason} {_advice(request, response, field)} What was not sent is left.")
             refused.model = str(body["model"]) if field == "model" else None
             raise refused
 
 
 def models_like(model: str, listed: Any) -> list[str]:
-    """The models of a server's list that are called almost like this one, at most three.
+    """The models in a server's list whose names are similar to this one, at most three.
 
     >>> models_like("gpt-5-mni", {"data": [{"id": "gpt-5-mini"}, {"id": "whisper-1"}]})
     ['gpt-5-mini']
@@ -72,7 +72,7 @@ def models_like(model: str, listed: Any) -> list[str]:
 
 
 def _named_field(error: Mapping[str, Any], verdict: Verdict, body: Mapping[str, Any]) -> str | None:
-    """The field of the body that the refusal is about, where the same may stand in every row's."""
+    """The field of the body that the refusal is about, if it may be the same in every row."""
     param, said = _param(error), f"{verdict.code} {verdict.message}"
     if param is not None:
         return param if param in body and param not in _OF_ROWS else None
@@ -86,7 +86,7 @@ def _named_field(error: Mapping[str, Any], verdict: Verdict, body: Mapping[str, 
 
 
 def _param(error: Mapping[str, Any]) -> str | None:
-    """The parameter as OpenAI names it, in a batch as well, or the place as FastAPI does."""
+    """The top-level parameter that an error names."""
     param = error.get("param")
     return re.split(r"[.\[]", param.removeprefix("body."))[0] if isinstance(param, str) and param else None
 
@@ -110,8 +110,8 @@ def _is_page(response: Response) -> bool:
     return "html" in response.headers.get("content-type", "") or is_page(response.body)
 
 
-def _mend(request: APIRequest, response: Response, field: str | None) -> str:
-    """What to do about it."""
+def _advice(request: APIRequest, response: Response, field: str | None) -> str:
+    """The advice in the error's message."""
     if field is not None:
         value = dumps(request.request_json[field]).decode()
         return f"Check {field}={value[:100]}.{_did_you_mean(field, request)}"
@@ -126,5 +126,5 @@ def _did_you_mean(field: str, request: APIRequest) -> str:
     endpoint = endpoint_at(request.path)
     if endpoint is None or field in endpoint.parameters:
         return ""
-    near = get_close_matches(field, sorted(endpoint.parameters - _OF_ROWS), n=2, cutoff=0.7)
-    return f" Did you mean {' or '.join(near)}?" if near else ""
+    similar = get_close_matches(field, sorted(endpoint.parameters - _OF_ROWS), n=2, cutoff=0.7)
+    return f" Did you mean {' or '.join(similar)}?" if similar else ""

@@ -1,4 +1,4 @@
-"""What becomes of a request whose send went wrong: again, now or later, or never; or the end of the whole run."""
+"""Decides what to do after a failed send: send again, fail the request, or stop the run; and informs the limiter."""
 
 from __future__ import annotations
 
@@ -17,29 +17,29 @@ from parallel_openai.errors import AuthenticationError, PermissionDeniedError, R
 _TOO_LARGE = "The request is larger than the account's token limit ever lets through. The server said: "
 
 
-#: So many different requests denied without an answer between them, and all are.
+#: If this many different requests are denied without an answer in between, the key is denied, and not the requests.
 _MOST_DENIED = 20
-#: A request that is refused more often than this may be to blame itself, and says nothing of how much the server takes.
+#: A request refused more often than this may itself be the cause, so it is no evidence of how much the server can take.
 _TELLING_REFUSALS = 2
-#: Seconds without an answer after which a limit that seems to be one of a day is taken for one.
+#: Seconds without an answer after which what seems to be a daily limit is treated as one.
 LASTING = 60.0
 _LATER = "Run the same again when it begins anew: what was finished is kept."
 
 
 class Denials:
-    """Tells a key that may not ask from what is denied to a single row, as by a firewall, or by a gateway's slip.
+    """Tells a key without permission from the denial of single requests, as by a firewall or a gateway's mistake.
 
     Args:
-        answered: how many requests were answered before those that count.
+        answered: the number of requests answered at the start. Only later answers show that the key is permitted.
     """
 
     def __init__(self, answered: int = 0) -> None:
         self._first, self._answered = answered, answered
-        # Those denied since then, by their keys: a request that is denied again proves nothing.
+        # Keys of the requests denied since the last answer; a request denied again proves nothing.
         self._denied: set[str] = set()
 
     def is_odd(self, verdict: Verdict, request: APIRequest, answered: int) -> bool:
-        """Whether a verdict denies a request alone, since others are answered: by now, so many."""
+        """Whether a denial concerns this request only, since others are answered; `answered` is their number so far."""
         if verdict.stop not in (PermissionDeniedError, AuthenticationError):
             return False
         if answered != self._answered:
@@ -50,17 +50,17 @@ class Denials:
 
 
 class FailedSends:
-    """Decides, and tells the limiter and the counters."""
+    """Decides after each failed send of a run."""
 
     def __init__(self, retry: RetryPolicy, status: StatusTracker, clock: Callable[[], float]) -> None:
         self._retry = retry
         self._status = status
         self._clock = clock
         self._denials = Denials()
-        self.answered = 0  # requests that the server has answered, whatever the answers are good for
+        self.answered = 0  # requests answered so far
 
     def decide(self, job: Job, lease: Any, response: Response, verdict: Verdict) -> float | Verdict:
-        """Seconds after which to send the request again; or, where it has failed for good, the verdict on it.
+        """The seconds after which to send the request again, or the verdict if it has failed for good.
 
         Raises:
             RunStoppedError: no request of the run can succeed now.
@@ -75,7 +75,7 @@ class FailedSends:
             raise verdict.stop(_advice(verdict))
         if verdict.kind == "hold":
             return self._held(job, lease, response, verdict)
-        # The parts of a request that may be too large go out at once, but not before the server said.
+        # Its parts are sent at once instead, but not before the time that the server asked for.
         hold = min(verdict.wait or 0.0, self._retry.max_wait) if job.request.may_be_too_large else 0.0
         refusals = job.refusals + job.failures
         was_full = tell(job.limiter, lease, response, verdict, hold=hold, refusals=refusals)
@@ -88,7 +88,7 @@ class FailedSends:
         return max(wait, self._retry.backoff(job.failures))
 
     def _held(self, job: Job, lease: Any, response: Response, verdict: Verdict) -> float | Verdict:
-        """The account's limit or an outage, which is not the request's fault."""
+        """Decide about a request that is held by a limit or an outage, which is not its fault."""
         now = self._clock()
         delay = self._hold_back(job, lease, response, verdict)
         if job.held_since is None:
@@ -99,8 +99,8 @@ class FailedSends:
             if job.limiter.seems_too_large(job.size, job.refusals, held, response.headers):
                 return replace(verdict, code="request_too_large", message=_TOO_LARGE + (verdict.message or ""))
         is_limit = response.status == 429 and verdict.code != RESOURCE_UNAVAILABLE
-        is_final = bool(delay) or verdict.lasts  # else it is being tried whether the server is only full
-        if is_limit and is_final and (verdict.wait or 0.0) > self._retry.max_wait:  # all the others would wait as long
+        is_final = bool(delay) or verdict.lasts  # else the limiter is testing whether the server is only full
+        if is_limit and is_final and (verdict.wait or 0.0) > self._retry.max_wait:  # every request would wait as long
             raise RateLimitedError(
                 f"{_sentence(verdict)} It asks to wait {verdict.wait:,.0f} s, and nothing waits longer than max_wait, "
                 f"{self._retry.max_wait:,.0f} s. Run the same again then, what was finished is kept; or wait with "
@@ -114,23 +114,23 @@ class FailedSends:
         return delay
 
     def _hold_back(self, job: Job, lease: Any, response: Response, verdict: Verdict) -> float:
-        """Have the limiter hold back whom it must; gives the seconds that this request waits by itself."""
+        """Inform the limiter, and return the seconds that this request has to wait by itself."""
         backoff, hold = self._retry.backoff(1), 0.0
         if verdict.code == "slow_down":
-            delay = 0.0  # the limiter holds it back, with all the others and in its turn
+            delay = 0.0  # the limiter makes it wait, in its turn with all others
         elif verdict.code == RESOURCE_UNAVAILABLE or verdict.overload:
             job.refusals += 1
             backoff = 0.5 + self._retry.backoff(job.refusals)
             delay = max(verdict.wait or 0.0, backoff)
         elif response.status == 429:
-            delay = verdict.wait if verdict.wait is not None else backoff  # the limiter may hold nobody else back
-            if len(job.attempts) > _TELLING_REFUSALS:  # it may tell so little each time
+            delay = verdict.wait if verdict.wait is not None else backoff  # the limiter may let all others go on
+            if len(job.attempts) > _TELLING_REFUSALS:  # the server may state too short a wait each time
                 delay = max(delay, backoff)
         else:
             delay = hold = max(verdict.wait or 0.0, 0.5 + backoff)
         refusals = job.refusals + job.failures
         was_full = tell(job.limiter, lease, response, verdict, hold=hold, refusals=refusals)
-        if was_full:  # yet one that is always refused must not go first each time
+        if was_full:  # without a backoff, a request that is always refused would always go first
             return backoff if verdict.overload and job.refusals > 1 else 0.0
         return delay
 
@@ -155,9 +155,9 @@ class FailedSends:
 def tell(
     limiter: Admission, lease: Any, response: Response, verdict: Verdict, *, hold: float = 0.0, refusals: int = 0
 ) -> bool:
-    """Have the limiter learn from a send that brought no good answer. With `hold`, the server is thought to be away.
+    """Inform the limiter of a failed send. With `hold`, the server is assumed to be away for that many seconds.
 
-    Gives whether the request may be sent again as soon as the limiter lets it, whatever wait the server asks for.
+    Returns whether the request may be sent again as soon as the limiter permits, whatever wait the server asks for.
     """
     is_overload = verdict.overload and verdict.kind in ("hold", "retry") and not hold
     if is_overload and refusals <= _TELLING_REFUSALS:
@@ -176,7 +176,7 @@ def tell(
 
 
 def _advice(verdict: Verdict) -> str:
-    todo = {
+    advice = {
         "AuthenticationError": "Check the API key (OPENAI_API_KEY or Client(api_key=...)).",
         "PermissionDeniedError": "Check what this key, project and country may use.",
         "QuotaExceededError": "Add credit or raise the limit, then run the same again: what was finished is kept.",
@@ -187,7 +187,7 @@ def _advice(verdict: Verdict) -> str:
     assert verdict.stop is not None
     if verdict.code == "connection_closed":
         return f"{_sentence(verdict)} What was sent may be charged."
-    return f"{_sentence(verdict)} {todo[verdict.stop.__name__]}"
+    return f"{_sentence(verdict)} {advice[verdict.stop.__name__]}"
 
 
 def _sentence(verdict: Verdict) -> str:

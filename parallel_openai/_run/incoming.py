@@ -1,4 +1,4 @@
-"""Requests that come while others are being worked on."""
+"""A source of requests that grows while the run is going on."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from parallel_openai._records import APIRequest
 
 
 class Incoming(Iterator[APIRequest | None]):
-    """An iterable of requests for a run that is to wait for more of them until it is closed.
+    """An iterator of requests. The run waits for more of them until `close` is called.
 
     >>> incoming = Incoming()
     >>> incoming.put([APIRequest({"model": "m"})])
@@ -27,12 +27,12 @@ class Incoming(Iterator[APIRequest | None]):
         self._tell()
 
     def close(self) -> None:
-        """No more will come; what is there will still be worked on."""
+        """Say that no more requests will come. Those already there are still processed."""
         self.closed = True
         self._tell()
 
     def on_news(self, tell: Callable[[], None]) -> None:
-        """Have `tell` called when there is something new."""
+        """Set the function to call after each `put` and `close`."""
         self._tell = tell
 
     def __next__(self) -> APIRequest:

@@ -1,6 +1,6 @@
-"""What brings a run's requests to their results: a client on this machine, or workers on a cluster.
+"""Chooses what processes a run's requests: a client on this machine, or workers on a Ray cluster.
 
-A cluster's part stands above the faces that it serves, so it is looked up by its name.
+The Ray lane belongs to a layer above this one, so it is imported by name.
 """
 
 from __future__ import annotations
@@ -21,14 +21,15 @@ from parallel_openai._run.spending.budget import Budget
 
 @dataclass(frozen=True)
 class RayLane:
-    """How a run is sent by the workers of a Ray cluster (extra `ray`), all within the account's one limit. Pass it as
-    `lane=`, like `"ray"`.
+    """Send through the workers of a Ray cluster (extra `ray`), within the account's one limit. Pass it as `lane=`.
+
+    `lane="ray"` is short for `RayLane()`.
 
     Attributes:
-        workers: processes that send; None: as many as fit.
+        workers: the number of processes that send. None is one per processor of the cluster, up to 8.
 
     Raises:
-        InvalidInputError: there are to be less than one.
+        InvalidInputError: `workers` is below 1.
 
     >>> RayLane(workers=2).workers
     2
@@ -46,7 +47,7 @@ class RayLane:
 
 
 class Engine(Protocol):
-    """What a run is handed to; a `Client` is one."""
+    """Processes the requests of a run. A `Client` is one."""
 
     async def process(
         self,
@@ -57,13 +58,17 @@ class Engine(Protocol):
         budget: Budget | None = None,
         deadline: float | None = None,
     ) -> End:
-        """Bring requests to their results. Gives how the run ended."""
+        """Process requests until each has a result. Returns how the run ended."""
         ...
 
 
 def engine_of(lane: Any, client: Any, journal: Path, origin: Origin | None) -> Engine:
-    """Who sends: the client, or workers of a Ray cluster for its account, which keep what they have not delivered yet
-    beside the journal, as answers of that origin."""
+    """The engine for a lane: the client itself, or the workers of a Ray cluster.
+
+    Args:
+        journal: the run's journal, beside which workers keep their undelivered answers.
+        origin: the origin of these answers.
+    """
     if lane != "ray" and not isinstance(lane, RayLane):
         found: Engine = client
     else:

@@ -1,4 +1,4 @@
-"""Requests of a run with several models that wait until it is their model's turn, while those of others go on."""
+"""Holds back requests whose model has no capacity, so that requests to a run's other models can go on."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from parallel_openai._run.job import Job
 
 
 class Backlog:
-    """What was taken up while another request of the same model waits for capacity.
+    """Requests taken from the source while another one of the same model waits for capacity.
 
     Args:
-        room: so many requests at the most, since they lie in memory.
+        room: the most requests to hold, since they are kept in memory.
     """
 
     def __init__(self, room: int) -> None:
         self._room = room
-        self.count = 0  # how many there are
-        self._jobs: dict[Admission, deque[Job]] = {}  # by model: those behind the one that waits
-        self._next: deque[Job] = deque()  # nothing is known to be in their way
+        self.count = 0
+        self._jobs: dict[Admission, deque[Job]] = {}  # by model: the jobs behind the one that waits
+        self._next: deque[Job] = deque()  # jobs that need not wait behind another
 
     @property
     def is_full(self) -> bool:
@@ -27,19 +27,19 @@ class Backlog:
 
     @property
     def any_waits(self) -> bool:
-        """Whether a request stands before its model's limit."""
+        """Whether any request waits for its model's capacity."""
         return bool(self._jobs)
 
     def begin_wait(self, job: Job) -> None:
-        """This one is the first of its model that waits for capacity."""
+        """Note that a request begins to wait for capacity, the first one of its model."""
         self._jobs[job.limiter] = deque()
 
     def end_wait(self, job: Job) -> None:
-        """It waits no more, so that it is the turn of those behind it."""
+        """Note that it no longer waits, and release the requests behind it."""
         self._next.extend(self._jobs.pop(job.limiter))
 
     def takes(self, job: Job) -> bool:
-        """Whether the request is to stand here, behind another one of its model."""
+        """Hold the request if another one of its model is waiting. Returns whether it was held."""
         behind = self._jobs.get(job.limiter)
         if behind is None:
             return False
@@ -48,7 +48,7 @@ class Backlog:
         return True
 
     def pop(self) -> Job | None:
-        """The next one that may go on."""
+        """The next request that may go on, or None."""
         if not self._next:
             return None
         self.count -= 1

@@ -1,4 +1,4 @@
-"""Tells a server that is overloaded or away from a request that is to blame itself, and says when to try it again."""
+"""Tells a server that is overloaded or away from a request that is itself the cause, and says when to try again."""
 
 from __future__ import annotations
 
@@ -9,39 +9,39 @@ from parallel_openai._run.job import Job
 from parallel_openai._run.response_verdict import RetryPolicy
 from parallel_openai.errors import RunStoppedError
 
-#: So many refusals in a row, without a good answer to anybody between them, and requests go out one at a time.
+#: After this many refusals in a row, without any answer in between, requests are sent one at a time.
 AWAY_AFTER = 3
-#: Seconds that are waited at the least before the next try.
+#: The minimum wait before the next try, in seconds.
 LEAST_WAIT = 0.5
 
 
 @dataclass(slots=True)
 class _Model:
-    """How a model does that has been overloaded: what came of its requests since."""
+    """The requests of a model since it was first overloaded."""
 
     # How many were answered and refused.
     good: int = 0
     refused: int = 0
-    good_sent_at: float = float("-inf")  # when the latest of those was sent that were answered
-    # Whether one was refused since the last answer that had no such failure of its own before.
+    good_sent_at: float = float("-inf")  # when the latest answered request was sent
+    # Whether a request without failures of its own was refused since the last answer.
     refuses_any: bool = False
 
 
 class Outages:
-    """What the refusals of a server that has too much to do have in common.
+    """Judges the refusals of an overloaded server.
 
-    Such a refusal counts against its request only if most others were answered since it was refused before. While
-    nobody is answered, requests go out one at a time, with longer and longer rests between them.
+    Such a refusal counts against its request only if most others were answered since its previous refusal. While
+    nothing is answered, requests are sent one at a time, at growing intervals.
 
     Args:
-        retry: says how long to wait, and when to give up.
-        now: when the run begins.
+        retry: how long to wait, and when to give up.
+        now: the time at which the run begins.
     """
 
     def __init__(self, retry: RetryPolicy, now: float) -> None:
-        self.is_away = False  # whether requests are to go out one at a time
+        self.is_away = False  # whether to send requests one at a time
         self._retry = retry
-        self._models: dict[object, _Model] = {}  # those that have been overloaded
+        self._models: dict[object, _Model] = {}  # the models that have been overloaded
         self._good_at = now
         self._in_row = 0
         self._tries = 0
@@ -49,19 +49,19 @@ class Outages:
         self._trying = False
 
     def next_try(self, now: float) -> float | None:
-        """Seconds until the next one may go out; None where the one on its way has to come back first."""
+        """Seconds until the next request may be sent; None if the one in flight has to end first."""
         return None if self._trying else max(0.0, self._try_at - now)
 
     def tries(self) -> None:
-        """A request goes out that tries whether the server is back."""
+        """Note that a request is sent to test whether the server is back."""
         self._trying = True
 
     def came_back(self) -> None:
-        """The one that tried has an end, whichever."""
+        """Note that the test has ended, with any result."""
         self._trying = False
 
     def judge(self, verdict: Verdict, job: Job, sent_at: float, now: float) -> Verdict:
-        """The verdict; or that the request is held, as it is not to blame; or that it is time to give up."""
+        """The verdict, changed to `hold` if the request is not to blame, or to `stop` if it is time to give up."""
         if verdict is DONE:
             self._good_at, self._in_row, self._tries, self.is_away = now, 0, 0, False
             if self._models and (model := self._models.get(job.model)) is not None:
@@ -71,11 +71,11 @@ class Outages:
         if verdict.overload:
             self._rest(verdict, sent_at, now)
             if job.request.may_be_too_large and job.overloaded is not None and self._in_row > 1:
-                return replace(verdict, kind="fail")  # whoever made it finds out what the server is large enough for
+                return replace(verdict, kind="fail")  # its caller will send it in smaller parts
             verdict = verdict if self._is_to_blame(job, now) else replace(verdict, kind="hold")
-        return self._unless_in_vain(verdict, now)
+        return self._stop_if_silent_too_long(verdict, now)
 
-    def _unless_in_vain(self, verdict: Verdict, now: float) -> Verdict:
+    def _stop_if_silent_too_long(self, verdict: Verdict, now: float) -> Verdict:
         seconds = now - self._good_at
         if verdict.kind != "hold" or seconds <= self._retry.give_up_after:
             return verdict
@@ -83,15 +83,15 @@ class Outages:
         return replace(verdict, kind="stop", stop=RunStoppedError, message=sentence)
 
     def _rest(self, verdict: Verdict, sent_at: float, now: float) -> None:
-        """Wait longer before the next try; those that were on their way already tell nothing new."""
+        """Wait longer before the next try, unless the request was in flight already before the last one."""
         self._in_row += 1
         self.is_away = self._in_row >= AWAY_AFTER
         if self._in_row == AWAY_AFTER or (self.is_away and sent_at >= self._try_at):
             self._tries += 1
-            asked = verdict.wait or 0.0
-            if asked > self._retry.max_wait:  # that request fails, and nobody else waits so long for it
-                asked = 0.0
-            self._try_at = now + max(asked, LEAST_WAIT + self._retry.backoff(self._tries))
+            requested_wait = verdict.wait or 0.0
+            if requested_wait > self._retry.max_wait:  # that request fails, and the others do not wait as long
+                requested_wait = 0.0
+            self._try_at = now + max(requested_wait, LEAST_WAIT + self._retry.backoff(self._tries))
 
     def _is_to_blame(self, job: Job, now: float) -> bool:
         model = self._models.setdefault(job.model, _Model())

@@ -1,4 +1,4 @@
-"""What an answer means for its request: done, again, later, never, or stop the whole run."""
+"""Judges an answer: is the request done, to be sent again now or later, or failed, or must the whole run stop?"""
 
 from __future__ import annotations
 
@@ -47,28 +47,30 @@ QUOTA_CODES = frozenset(
     }
 )
 FILTER_CODES = frozenset({"content_filter", "content_policy_violation", "moderation_blocked"})
-#: Statuses below 500 after which the same may go well: a good one with an error inside, a conflict, and gateways' words
-#: for a server that is busy or gone.
+#: Statuses below 500 that are retried: a 200 with an error inside, a conflict, and what gateways send if the server is
+#: busy or gone.
 _AGAIN = frozenset({200, 408, 409, 423, 424, 425, 429, 498, 499})
-#: Of all statuses, those of a server that is overloaded or away, or of what stands before one. 500 is none: a request
-#: that breaks the server has it too.
+#: Statuses of a server that is overloaded or away, or of a gateway in front of one. Not 500, which a single request
+#: that breaks the server gets too.
 _OVERLOADED = frozenset({423, 424, 425, 429, 498, 499, 502, 503, 504, *range(520, 531)})
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
-#: The flex tier has no room at the moment. It is not the account's limit, and nothing is charged.
+#: The flex tier has no capacity at the moment. This is no limit of the account, and nothing is charged.
 RESOURCE_UNAVAILABLE = "resource_unavailable"
-#: Nothing was sent, so nothing was charged and the row is not to blame.
+#: Errors after which nothing was sent, so nothing was charged and the row is not to blame.
 UNSENT_CODES = frozenset(
     {"connection_refused", "connect_timeout", "dns_error", "tls_error", "proxy_error", "wrong_protocol", TOO_MANY_FILES}
 )
 
 
 def judge(response: Response, *, reached: bool, path: str = "") -> Verdict:
-    """What an answer means. `reached` says that the server has answered some request of this run before; `path` is
-    where the request went, whose endpoint knows whether a good status brings an answer.
+    """Judge an answer by its status first, then by `error.code`, then by `error.type`, as the API documents them.
 
-    The table is the API's list of error codes: status first, then `error.code`, then `error.type`. The words of the
-    message decide only what servers of other makes say nowhere else: the refused limit, an account without money, and a
-    prompt that is refused for its content.
+    The message only decides what some servers say nowhere else: which limit was reached, that the account is out of
+    money, or that a prompt is refused for its content.
+
+    Args:
+        reached: whether the server has answered any request of this run before.
+        path: the request's path. Its endpoint knows whether a response of status 200 holds an answer.
 
     >>> judge(Response(200, {}, b"{}", {}, 0.1), reached=True).kind
     'done'
@@ -88,11 +90,9 @@ def judge(response: Response, *, reached: bool, path: str = "") -> Verdict:
     code = code_of(error) if error else ""
     message, wait = _sentence(response, error), retry_after(response.headers)
     status = status_of(error, response.status) if error else response.status
-    if (
-        error and wait is None and response.status != 429
-    ):  # the limiter learns from refusals, and knows what it is told of them
+    if error and wait is None and response.status != 429:  # of a 429, the limiter measures the wait better
         wait = wait_in(error, sent_at(response.headers))
-    # Some say in plain text what others say in fields; a page may be about anything.
+    # Some servers write plain text instead of JSON. A web page is ignored, since it may mention anything.
     words = error or ({} if is_page(response.body) else {"message": message})
     # First of all, since it may repeat what the row asked, and say that nothing was charged.
     if code in FILTER_CODES or (error and status in (200, 400, 403, 451) and is_about_content(error)):
@@ -118,10 +118,10 @@ def judge(response: Response, *, reached: bool, path: str = "") -> Verdict:
 
 
 def _of_one_request(response: Response, status: int, code: str, message: str, wait: float | None) -> Verdict:
-    """What concerns no other request, as far as a single answer can tell."""
+    """The verdict on an error that concerns this request only, as far as one answer can show."""
     hint, error = response.headers.get("x-should-retry"), error_of(response.data, response.status)
     code = code or ("rate_limit_exceeded" if status == 429 else f"http_{status}")
-    # Some servers tell with a 500 that a prompt is too long.
+    # Some servers report a prompt that is too long with a 500.
     if code == "context_length_exceeded" or (hint == "false" and status != 200):
         return Verdict("fail", code, message)
     if status in _AGAIN or (status >= 500 and status != 501) or hint == "true":
@@ -134,15 +134,15 @@ def _good(response: Response, path: str) -> Verdict:
     if not isinstance(response.data, dict):
         return _malformed(response)
     endpoint = endpoint_at(path)
-    # What was billed for is never asked for again by itself.
+    # A billed answer is never requested again automatically, even if it is empty.
     if endpoint is None or endpoint.has_answer(response.data) or (usage_of(response.data) or Usage()).total_tokens:
         return DONE
     return Verdict("retry", "empty", _without_answer(endpoint))
 
 
 def failed_if_empty(result: Result) -> Result:
-    """The result for a file: a billed response without content is a failure, so that the next call sends its line
-    again."""
+    """The result for a file run, where a billed answer without content counts as failed, so that the next call sends
+    its line again."""
     endpoint = endpoint_at(result.request.path)
     if result.status == "failed" or endpoint is None or endpoint.has_answer(result.response):
         return result
@@ -152,23 +152,23 @@ def failed_if_empty(result: Result) -> Result:
 
 
 def _without_answer(endpoint: Endpoint) -> str:
-    """The sentence for a good status that brings no answer."""
+    """The message for a response of status 200 that holds no answer."""
     return f"The server answered HTTP 200 without an answer: there is nothing in {endpoint.answers[0]!r}."
 
 
 def _is_out_of_money(status: int, error: Mapping[str, Any]) -> bool:
-    """Whether that is what the words say, of a server that has no code for it and promises nothing for later."""
+    """Whether the error's text says so, without a wait after which it would change."""
     return status in (200, 403, 429) and is_about_money(error) and wait_in(error) is None
 
 
 def _is_out_for_today(response: Response, error: Mapping[str, Any]) -> bool:
-    """Whether that is what the words say, of a server whose headers show nothing else that is used up."""
-    is_told = is_about_day(error) and wait_in(error) is None
-    return day_used_up(response.headers) == math.inf or (is_told and not _used_up(response))
+    """Whether a daily limit is used up, by the headers, or by the text if nothing shows another wait."""
+    is_stated = is_about_day(error) and wait_in(error) is None
+    return day_used_up(response.headers) == math.inf or (is_stated and not _used_up(response))
 
 
 def _used_up(response: Response) -> list[Allowance]:
-    """The limits of which the headers say that nothing is left, and for how long."""
+    """The limits that the headers show as used up, with the time of their reset."""
     shown = (allowance(response.headers, name) for name in ("requests", "tokens"))
     return [each for each in shown if each is not None and each.remaining < 1.0 and each.reset is not None]
 
@@ -181,7 +181,7 @@ def _no_answer(response: Response, reached: bool) -> Verdict:
         if not reached and code != TOO_MANY_FILES:  # connections that are open may serve one after another
             return Verdict("stop", code, message, stop=ServerUnreachableError)
         return Verdict("hold", code, message)
-    # Where nothing was ever answered, it may be all that this address does.
+    # If nothing was ever answered, it need not be overload: perhaps this address never answers.
     return Verdict("retry", code, message, overload=reached and code == "connection_error")
 
 
@@ -198,18 +198,18 @@ def _refused(response: Response, error: Mapping[str, Any], code: str, message: s
 
 
 def _next_of(used_up: list[Allowance]) -> float | None:
-    """Seconds until buckets of a day or an hour that are empty have room for one more, if more than a minute."""
+    """Seconds until used-up limits per hour or day have refilled by one request, if that is over a minute."""
     longest = max((each.period / each.limit for each in used_up), default=0.0)
     return longest if longest > 60.0 else None
 
 
 def _is_long(used_up: Allowance) -> bool:
-    """Whether it lasts longer than a bucket of a minute, an hour or a day explains, which fills bit by bit."""
+    """Whether the reset is so late that a gradually refilling limit does not explain it."""
     return used_up.period == 60.0 and (used_up.reset or 0.0) > 2 * 60.0
 
 
 def _long_wait(error: Mapping[str, Any], now: float | None = None) -> float | None:
-    """Seconds to wait that the body tells, if more than a minute: the pace within a minute is measured better.
+    """Seconds that the body asks to wait, if over a minute. (A pace within a minute is better measured.)
 
     >>> _long_wait({"message": "Limit 50 per day reached. Please try again in 23h59m12.5s."})
     86352.5
@@ -220,7 +220,7 @@ def _long_wait(error: Mapping[str, Any], now: float | None = None) -> float | No
 
 
 def _says_unavailable(error: Mapping[str, Any]) -> bool:
-    """The flex tier's refusal is documented by these words alone."""
+    """Whether it is a refusal of the flex tier, for which only these words are documented."""
     return str(error.get("message") or "").lower().startswith("resource unavailable")
 
 
@@ -238,7 +238,7 @@ def _refused_dimension(response: Response, error: Mapping[str, Any]) -> Dimensio
 
 
 def _redirected(response: Response, reached: bool) -> Verdict:
-    target = (response.headers.get("location") or "nowhere").partition("?")[0]  # what follows may be a secret
+    target = (response.headers.get("location") or "nowhere").partition("?")[0]  # the query may hold a secret
     message = f"The server redirects to {target} (HTTP {response.status}). Keys are not sent on; set base_url to it."
     if reached:
         return Verdict("retry", "redirected", message)
@@ -262,19 +262,19 @@ def _sentence(response: Response, error: Mapping[str, Any] | None) -> str:
 
 @dataclass(frozen=True, slots=True)
 class RetryPolicy:
-    """When to send again, and when to give up."""
+    """When to send again, and when to give up. Times are in seconds."""
 
-    max_attempts: int = 5  # sends of one request that may count against it
-    # Seconds; the wait before retry k is drawn evenly from 0 to min(max_backoff, first_backoff × 2^(k-1)): full jitter,
-    # as in AWS's "Exponential Backoff and Jitter".
+    max_attempts: int = 5  # attempts of a request that may count against it
+    # The wait before retry k is uniform between 0 and min(max_backoff, first_backoff × 2^(k-1)): full jitter, as in
+    # AWS's "Exponential Backoff and Jitter".
     first_backoff: float = 1.0
     max_backoff: float = 60.0
-    max_wait: float = 3600.0  # seconds one request may spend on refusals that are not its fault (429s, outages)
-    give_up_after: float = 1800.0  # seconds without one good answer after which the run stops
+    max_wait: float = 3600.0  # how long one request may wait for refusals that are not its fault (429s, outages)
+    give_up_after: float = 1800.0  # the run stops after this long without any answer
     random: Callable[[], float] = random.random
 
     def backoff(self, failures: int) -> float:
-        """Seconds to wait after so many failures of one request.
+        """Seconds to wait after a number of failures of one request.
 
         >>> RetryPolicy(random=lambda: 0.5).backoff(3)
         2.0

@@ -1,6 +1,6 @@
-"""Walks each request along the row: wait for capacity, send, judge, write down or send again.
+"""The runner takes every request to its result: it waits for capacity, sends, judges, and hands over or sends again.
 
-Knows no HTTP, no pandas and no tqdm: it is handed what it needs.
+It knows nothing of HTTP, pandas or tqdm, and is handed what it needs.
 """
 
 from __future__ import annotations
@@ -30,42 +30,42 @@ from parallel_openai._run.response_verdict import RetryPolicy, judge
 from parallel_openai._run.spending.budget import Budget, PriceOf, cost_of
 from parallel_openai.errors import RateLimitedError, RunStoppedError
 
-#: How a run came to its end: every request has its result, or the budget or the time was used up, or all is submitted
-#: to the Batch API and goes on there.
+#: How a run ended: every request has a result, the budget or the time was used up, or all is submitted to the Batch
+#: API.
 End = Literal["finished", "budget", "deadline", "submitted"]
-#: Seconds; a wait that falls short by a rounding error would be begun again and again.
+#: The shortest wait, in seconds. Otherwise a wait that is short by a rounding error would be repeated again and again.
 SHORTEST_WAIT = 0.001
-#: What a limit's seconds are called.
+#: The names of a limit's periods, by their seconds.
 _PERIODS = {60.0: "minute", 3600.0: "hour", 86400.0: "day"}
 
 
 class Runner:
-    """Runs requests to their results, many at a time.
+    """Processes requests concurrently, each to a result.
 
-    One worker at a time dispatches: it takes the next request and waits for its capacity. When it goes on to send,
-    another one takes over, a new one if all are busy. So there are never more workers than the limits can use, the
-    requests go out in order, and none is a task of its own. Where nothing must be waited for, which is the usual case,
-    a worker dispatches without a switch of tasks. Where a run asks several models, one worker for each of them waits
-    for its capacity while the others dispatch, and the order holds within a model.
+    One worker at a time dispatches: it takes the next request and waits for capacity. When it goes on to send, another
+    takes over, a new one if all are busy. So there are never more workers than the limits can use, requests are sent in
+    order, and there is no task per request. If there is nothing to wait for, the usual case, a worker dispatches
+    without switching tasks. In a run with several models, one worker per model waits for capacity while others
+    dispatch, and the order holds within each model.
     """
 
     def __init__(
         self,
         *,
-        # Puts one request on the wire, with the lease it got from the limiter, and gives the answer.
+        # Sends one request, with its lease from the limiter, and returns the answer.
         send: Callable[[APIRequest, Any], Awaitable[Response]],
-        limiter: Admissions,  # gives the limiter of each model, which says when
-        # Called once for each request that came to its end, in the order of their ends. It may rule what that comes to,
-        # and what is to be sent in its place; here it is counted. What it raises stops the run.
+        limiter: Admissions,
+        # Called once for each finished request, in the order in which they finish. Its ruling says how the result
+        # counts and what to send instead. An exception that it raises stops the run.
         on_result: Callable[[Result], Ruling | None],
-        retry: RetryPolicy | None = None,  # says how often
-        status: StatusTracker | None = None,  # where things are counted
-        max_concurrent_requests: int = 500,  # requests in flight at the most
-        budget: Budget | None = None,  # what may be spent; None: anything
-        # Dollars for what a model read and wrote, for answers that are none and are billed; None: not known.
+        retry: RetryPolicy | None = None,
+        status: StatusTracker | None = None,
+        max_concurrent_requests: int = 500,
+        budget: Budget | None = None,
+        # The price of answers that fail and are billed all the same; None if unknown.
         price: PriceOf | None = None,
-        deadline: float | None = None,  # when to stop, on the clock; None: never
-        clock: Callable[[], float] = time.monotonic,  # seconds, never going back
+        deadline: float | None = None,  # when to stop, on the clock
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._send = send
         self._limits = InUse(limiter)
@@ -82,8 +82,8 @@ class Runner:
         self._failures = FailedSends(retry, self._status, clock)
         self._source: Iterator[APIRequest | None] = iter(())
         self._sizes = Sizes()
-        self._first: Job | None = None  # taken up already, and to be sent next
-        self._pause = False  # whether the source wants other work of the loop to go first
+        self._first: Job | None = None  # taken from the source, and to be sent next
+        self._pause = False  # whether the source wants to give way to other tasks
         self._retries: list[tuple[float, int, Job]] = []
         self._backlog = Backlog(max_concurrent_requests)
         self._pushed = 0
@@ -93,18 +93,20 @@ class Runner:
         self._reached = False
         self._outages = Outages(retry, clock())
         self._equal_refusals = EqualRefusals()
-        self._in_line: set[asyncio.Task[Any]] = set()  # the workers that dispatch or wait to
+        self._in_line: set[asyncio.Task[Any]] = set()  # the workers that dispatch or wait to do so
         self._workers: set[asyncio.Task[None]] = set()
         self._stopped = self._draining = False
 
     async def run(self, requests: Iterable[APIRequest | None]) -> End:
-        """Bring every request to its result. None among the requests lets other work of the loop go first;
-        an `Incoming` is waited for until it is closed.
+        """Process requests until each has a result, and return how the run ended.
 
-        Gives how it ended. Where the budget or the time was used up, those not finished get no result.
+        If it ends early, by budget, deadline or an error, unfinished requests get no result.
+
+        Args:
+            requests: a None among them gives way to other tasks. An `Incoming` is waited for until it is closed.
 
         Raises:
-            RunStoppedError: the server refuses every request; those not finished get no result.
+            RunStoppedError: the server refuses every request.
         """
         self._source = iter(requests)
         self._dispatch_lock = asyncio.Lock()
@@ -113,18 +115,18 @@ class Runner:
             requests.on_news(self._news.set)
         self._end: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._status.timeline.begin(self._limits, self._clock())
-        mine = sending_stopped.set(lambda: self._stopped)
+        previous = sending_stopped.set(lambda: self._stopped)
         self._start_worker()
-        sending_stopped.reset(mine)  # the workers have it from their beginning on
+        sending_stopped.reset(previous)  # the workers have inherited it
         try:
             await self._wait_for_end()
             await self._drain()
         except (Exception, asyncio.CancelledError) as stop:
-            if not self._draining:  # else this is the caller's second word
+            if not self._draining:  # else it is the caller's second interrupt
                 await self._drain(by_caller=isinstance(stop, asyncio.CancelledError))
             raise
         finally:
-            self._end.cancel()  # nobody will ask for what comes of it now
+            self._end.cancel()  # nobody retrieves its result now
             await self._dismiss()
             self._status.timeline.end(self._clock(), max_concurrent_requests=self._max_workers)
         return self._ending
@@ -152,7 +154,7 @@ class Runner:
 
     def _retire(self, worker: asyncio.Task[None]) -> None:
         self._workers.discard(worker)
-        error = None if worker.cancelled() else worker.exception()  # asked for in any case, else asyncio complains
+        error = None if worker.cancelled() else worker.exception()  # always retrieved, or asyncio complains
         if worker.cancelled() or self._end.done():
             return
         if error is not None:
@@ -161,7 +163,7 @@ class Runner:
             self._end.set_result(None)
 
     async def _drain(self, *, by_caller: bool = False) -> None:
-        """Send nothing more, and take in what is on its way. Who asked for it can leave by asking again."""
+        """Stop sending, and wait for the requests in flight. A second interrupt ends that at once."""
         self._stopped = self._draining = True
         for worker in self._in_line:
             worker.cancel()
@@ -175,7 +177,7 @@ class Runner:
         self._status.num_requests_left += self._busy
         workers = set(self._workers)
         while workers:
-            # Told again until it heeds: before Python 3.12, wait_for loses a cancellation that meets its result.
+            # Repeated, since before Python 3.12 wait_for loses a cancellation that coincides with its result.
             for worker in workers:
                 worker.cancel()
             _, workers = await asyncio.wait(workers, timeout=0.1)
@@ -195,12 +197,12 @@ class Runner:
                 self._busy -= 1
                 self._dispatching += 1
                 self._news.set()
-            # What is left to the end of the loop's turn, such as writing results down, goes before the next send: a
-            # kill finds no more requests that are in flight or not written down than there are workers.
+            # Let callbacks of this turn, such as writing results, run before the next send: then a kill never finds
+            # more requests in flight or unwritten than there are workers.
             await asyncio.sleep(0)
 
     def _at_once(self) -> tuple[Job, Any] | None:
-        """The next request and the lease for it, where neither must be waited for."""
+        """The next request and its lease, if neither has to be waited for."""
         if self._budget is not None or self._deadline is not None or self._outages.is_away:
             return None
         job = self._first = self._first or self._take_up()
@@ -214,7 +216,7 @@ class Runner:
         return job, lease
 
     async def _when_ready(self) -> tuple[Job, Any] | None:
-        """The same after whatever wait there is; None when nothing is left to be sent."""
+        """As `_at_once`, after waiting as needed; None if nothing is left to send."""
         worker = asyncio.current_task()
         assert worker is not None
         self._in_line.add(worker)
@@ -236,14 +238,14 @@ class Runner:
         if self._stopped:
             job.limiter.unanswered(lease)
             return None
-        if self._seconds_left() == 0.0:  # the loop was too busy to ring in time
+        if self._seconds_left() == 0.0:  # the loop was too busy for the timer to fire in time
             job.limiter.unanswered(lease)
             self._finish_early("deadline")
             return None
         return job, lease
 
     async def _wait_beside(self, job: Job) -> Any:
-        """The lease, for which this worker waits while another one takes up what is for other models."""
+        """Wait for a lease while another worker dispatches requests to other models."""
         self._backlog.begin_wait(job)
         self._end_dispatch()
         try:
@@ -259,15 +261,15 @@ class Runner:
             self._start_worker()
 
     async def _until_tried(self, job: Job | None) -> None:
-        """While the server is away, one request at a time goes out, to see whether it is back."""
+        """While the server is away, wait until the next request may test whether it is back."""
         while job is not None and self._outages.is_away and (delay := self._outages.next_try(self._clock())) != 0.0:
             await self._wait_for_news(delay)
 
     async def _check_wait(self, job: Job) -> None:
-        """A day's limit that is used up is no wait for a run.
+        """Give up if a limit of an hour or a day is used up for too long.
 
         Raises:
-            RateLimitedError: it takes longer than max_wait, and nothing is on its way that could show otherwise.
+            RateLimitedError: the wait is longer than max_wait, and no request in flight could still show otherwise.
         """
         limiter = job.limiter
         while True:
@@ -286,7 +288,7 @@ class Runner:
         )
 
     async def _next(self) -> Job | None:
-        """The next request to send, as soon as there is one; None when all is done."""
+        """The next request to send, as soon as there is one; None if all are done."""
         while True:
             job, self._first = self._first or self._take_up(), None
             if job is not None:
@@ -305,7 +307,7 @@ class Runner:
                 await self._wait_for_news(delay)
 
     def _take_up(self) -> Job | None:
-        """What is there to be sent: what waited for its model; then retries that are due and fresh ones in turns."""
+        """A request that can be sent: one that waited for its model, else due retries and fresh ones alternately."""
         if self._backlog.count and ((job := self._backlog.pop()) is not None or self._backlog.is_full):
             return job
         if self._retries and not self._retry_was_last and self._retries[0][0] <= self._clock():
@@ -332,7 +334,7 @@ class Runner:
         return isinstance(self._source, Incoming) and not self._source.closed
 
     async def _afford(self, job: Job) -> bool:
-        """Set aside what the send may cost; where it does not fit yet, wait for what those in flight leave over."""
+        """Reserve what the send may cost. If that does not fit, wait for what the requests in flight leave over."""
         if self._budget is None:
             return True
         while (reserve := self._budget.reserve(job.request)) is None:
@@ -388,7 +390,7 @@ class Runner:
         else:
             status.timeline.failed(now, response, verdict)
             self._count_billed(job, response, usage)
-            self._went_wrong(job, lease, response, verdict)
+            self._handle_failure(job, lease, response, verdict)
 
     def _succeed(self, job: Job, lease: Any, response: Response, usage: Usage | None) -> None:
         job.limiter.answered(lease, response.headers, usage)
@@ -411,7 +413,7 @@ class Runner:
         )
 
     def _count_billed(self, job: Job, response: Response, usage: Usage | None) -> None:
-        """What was billed for an answer that is none, such as one that broke off."""
+        """Count what was billed for a failed answer, such as one that broke off."""
         if usage is None:
             return
         self._status.prompt_tokens += usage.prompt_tokens
@@ -420,9 +422,9 @@ class Runner:
             cost, _ = cost_of(self._price, response.data, usage, job.model or "")
             self._status.cost_usd += 0.0 if math.isnan(cost) else cost
 
-    def _went_wrong(self, job: Job, lease: Any, response: Response, verdict: Verdict) -> None:
+    def _handle_failure(self, job: Job, lease: Any, response: Response, verdict: Verdict) -> None:
         status = self._status
-        if self._stopped:  # only what is paid for is still taken in; the row is still to be asked
+        if self._stopped:  # from now on only answers count; the row is left to the next run
             job.limiter.unanswered(lease)
             return
         try:
@@ -431,7 +433,7 @@ class Runner:
             self._stopped = True
             raise
         if not isinstance(decision, Verdict):
-            self._again(job, decision)
+            self._schedule_retry(job, decision)
             return
         self._fail(job, decision)
         try:
@@ -441,7 +443,7 @@ class Runner:
             self._stopped = True
             raise
 
-    def _again(self, job: Job, delay: float) -> None:
+    def _schedule_retry(self, job: Job, delay: float) -> None:
         self._pushed += 1
         self._status.num_tasks_waiting += 1
         job.ready_at = self._clock() + delay
@@ -476,4 +478,4 @@ class Runner:
         if limiter.largest is not None and limiter.never_fits(further.size or NO_SIZE):
             self._reject(further, limiter)
         else:
-            self._again(Job(further, model, limiter, 0.0), 0.0)
+            self._schedule_retry(Job(further, model, limiter, 0.0), 0.0)

@@ -1,4 +1,4 @@
-"""Identical lines of a requests file have an answer each, however often their batch's files are read."""
+"""Each of several identical lines gets its own answer, however often its batch's files are read."""
 
 from __future__ import annotations
 

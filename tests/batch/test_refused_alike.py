@@ -1,4 +1,4 @@
-"""What a batch's rows are refused for alike is told in one sentence, and is not submitted again and again."""
+"""If all rows of a batch are refused for the same reason, that is reported once and not submitted again."""
 
 from __future__ import annotations
 
@@ -50,9 +50,7 @@ def test_a_parameter_that_no_row_may_have_is_named_when_all_have_failed(
     assert counts(stopped.value.partial) == {"failed": 12}
 
 
-def test_a_model_that_there_is_not_is_named_with_those_that_are_almost_called_so(
-    scripted: Scripted, submit: Verb
-) -> None:
+def test_an_unknown_model_is_named_with_similar_ones(scripted: Scripted, submit: Verb) -> None:
     refuse_rows(scripted, 404, NO_MODEL)
     models = {"data": [{"id": "gpt-4o-mini"}, {"id": "whisper-1"}]}
     scripted.on_call = lambda method, path: (200, models) if path == "/v1/models" else None
@@ -60,7 +58,7 @@ def test_a_model_that_there_is_not_is_named_with_those_that_are_almost_called_so
         submit(texts(12), model="gpt-4o-mni")
 
 
-def test_rows_that_are_refused_beside_answered_ones_stop_nobody(scripted: Scripted, submit: Verb) -> None:
+def test_refused_rows_beside_answered_ones_do_not_stop_the_run(scripted: Scripted, submit: Verb) -> None:
     refuse_rows(scripted, 400, UNKNOWN, but=1)
     assert counts(submit(texts(12))) == {"failed": 11, "succeeded": 1}
     refuse_rows(scripted, 400, UNKNOWN)
@@ -70,7 +68,7 @@ def test_rows_that_are_refused_beside_answered_ones_stop_nobody(scripted: Script
 @pytest.mark.parametrize(
     "error", [{**NO_MODEL, "param": "body.model"}, {**UNKNOWN, "param": "body.max_tokns"}], ids=["model", "parameter"]
 )
-def test_what_the_check_of_a_file_finds_at_its_first_line_again_and_again_ends_it(
+def test_a_validation_error_that_recurs_at_the_first_line_ends_the_run(
     scripted: Scripted, submit: Verb, error: dict[str, Any]
 ) -> None:
     refuse_first_line(scripted, error)

@@ -1,4 +1,4 @@
-"""How many calls of our own functions each further row takes, by function.
+"""How many calls of our own functions each additional row takes, by function.
 
 Counted by `sys.setprofile` in all threads, as what a run of twice as many rows calls more often. A coroutine or a
 generator counts each time that it goes on.

@@ -1,4 +1,4 @@
-"""The servers of `tests.benchmarks.gateways`, each with a limit of its own; behind most of them our simulator."""
+"""The servers of `tests.benchmarks.gateways`, each with its own limit; behind most of them is our simulator."""
 
 from __future__ import annotations
 

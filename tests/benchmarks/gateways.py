@@ -1,4 +1,4 @@
-"""Servers and gateways that nobody here wrote, and the openai SDK beside us: the same rows, one side after the other.
+"""Compares us with the openai SDK on third-party servers and gateways: the same rows, one side after the other.
 
     python -m tests.benchmarks.gateways                     what is installed of them, some ten minutes
     python -m tests.benchmarks.gateways --only nginx        those with "nginx" in their name

@@ -1,4 +1,4 @@
-"""How good the small real model's labels are, and how far its confidence can be trusted. By hand:
+"""How good a small real model's labels are, and how far its confidence can be trusted. Run by hand:
 
     python -m tests.benchmarks.labelling reviews.csv --rows 1000 --what review
 

@@ -1,4 +1,4 @@
-"""What is written by hand, beside a library that does the same: same results, time a call, time to import, megabytes.
+"""Our own code beside a library that does the same: equal results, time per call, import time, megabytes.
 
     pip install click tenacity tabulate pytimeparse openai statsmodels scikit-learn
     python -m tests.benchmarks.libraries

@@ -1,4 +1,4 @@
-"""Whether a long run stays as fast and as small as it began: the engine alone, without a network.
+"""Whether a long run stays as fast and small as at its start: the engine alone, without a network.
 
 Ten million requests go through the engine as a run on a file has it: the processor, the limiter, retries, counters and
 timeline, and a line in the journal for each. 2,000 are in flight at once. Answers come from a `send` that parses the

@@ -1,4 +1,4 @@
-"""Where and when a benchmark ran, and keeping it to a core of its own."""
+"""Records where and when a benchmark ran, and pins it to a core."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How soon finished lines are known again, and what they take in memory: answers of 1 KB, none of which is sent again.
+"""How quickly finished lines are recognised, and in how much memory: answers of 1 KB, none of which is sent again.
 
     python -m tests.benchmarks.resume                   a million lines; some 4 GB of disk for a while
     python -m tests.benchmarks.resume --lines 50000     a quick look

@@ -1,4 +1,4 @@
-"""How soon a run starts, and how soon its frame is there when the last answer has come.
+"""How soon a run starts sending, and how soon it returns its frame after the last answer.
 
     python -m tests.benchmarks.start_end                    10,000 rows and a million; some 2.5 GB of disk for a while
     python -m tests.benchmarks.start_end --rows 10000       a quick look

@@ -1,4 +1,4 @@
-"""The benchmark of calls, held: a step more for each row is to be seen, and to be worth it."""
+"""The benchmark of calls, as a test: an additional call per row is noticed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The benchmark of the limits with short settings, so that it cannot rot.
+"""The benchmark of the limits with short settings, so that it stays runnable.
 
 What is learned in the first second or two weighs ten times as much here as in a run of a minute, so the bounds are
 wider than the targets that `python -m tests.benchmarks.limits` holds a minute's work to.

@@ -1,4 +1,4 @@
-"""The benchmarks of long and of waiting runs, and of starts and ends, with short settings, so that they cannot rot."""
+"""The benchmarks of long and waiting runs, and of starts and ends, with short settings, so that they stay runnable."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a row costs over the bare network call.
+"""What a row costs beyond the bare network call.
 
 nginx answers a fixed chat completion of 1 KB on a core of its own; the client has another. In turns, the same rows go
 through `process_dataframe` with everything on (limiter, journal, counters, bar) and, as ready bytes, through a bare

@@ -1,4 +1,4 @@
-"""What it costs to wait: the processor's time while nothing may be sent.
+"""What waiting costs: processor time while nothing may be sent.
 
     python -m tests.benchmarks.waiting                  some 40 seconds; in a terminal with the bar that it shows
     python -m tests.benchmarks.waiting --seconds 2

@@ -1,4 +1,4 @@
-"""The notebook's promises, kept in a real JupyterLab that a real browser drives."""
+"""What we promise for notebooks, checked in a real JupyterLab driven by a real browser."""
 
 from __future__ import annotations
 

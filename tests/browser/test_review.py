@@ -1,4 +1,4 @@
-"""Labels are gone over in a real JupyterLab, with the keys of a real keyboard."""
+"""Labels are reviewed in a real JupyterLab, with the keys of a real keyboard."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What former versions left behind is gone on from: the same call sends nothing again."""
+"""Files written by earlier versions still work: the same call resumes from them and sends nothing again."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def test_the_workers_of_a_cluster_know_the_answers_of_all_journals(former: Path)
     requests = list(RequestBuilder("Say {text}", "gpt-4o-mini").requests(calls.ROWS[:3]))
     assert len(paths) == 2
     assert [getattr(known.get(each), "status", None) for each in requests] == ["succeeded"] * 3  # type: ignore[arg-type]
-    assert [known.standing(each.key) for each in requests] == ["finished"] * 3  # type: ignore[union-attr]
+    assert [known.status(each.key) for each in requests] == ["finished"] * 3  # type: ignore[union-attr]
 
 
 def test_a_saved_frame_is_still_known_for_what_it_is(former: Path) -> None:

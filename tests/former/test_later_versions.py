@@ -1,4 +1,4 @@
-"""What a later version wrote is not read as if it were of this one; a sentence says so."""
+"""Files written by a later version are refused with a message rather than misread."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The two verbs, bound to the simulator; and a look at what was asked."""
+"""The two main functions, bound to the simulator, and access to the requests that it received."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the tests of `embed_dataframe` have in common."""
+"""Helpers for the tests of `embed_dataframe`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Annotators who label the same rows: figures of kept libraries, and the rows that differ."""
+"""Agreement between annotators of the same rows: figures checked against libraries, and the rows that differ."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def test_two_annotators_agree_as_done_by_hand() -> None:
     assert found.differences.index.tolist() == [3, 7]
 
 
-def test_of_more_than_two_each_pair_counts() -> None:
+def test_with_more_than_two_annotators_each_pair_counts() -> None:
     found = po.agreement({"one": column(*"aabb"), "two": column(*"aabb"), "three": column(*"aaba")})
     assert found.pairs.loc["one", "two"] == 1
     assert found.pairs.loc["one", "three"] == found.pairs.loc["three", "two"] == 0.5
@@ -45,13 +45,13 @@ def test_of_more_than_two_each_pair_counts() -> None:
     assert "Cohen's kappa of each pair" in html.unescape(found._repr_html_())
 
 
-def test_rows_that_one_has_left_out_count_where_they_can() -> None:
+def test_a_row_that_one_annotator_left_out_counts_for_the_others() -> None:
     found = po.agreement(column("a", "b", None, None), column("a", "b", "a", None), column("a", "b", "a", None))
     assert (found.rows, found.complete, found.same) == (3, 2, 1.0)
     assert found.krippendorff_alpha == found.cohen_kappa == found.fleiss_kappa == 1.0
 
 
-def test_of_scores_the_distance_counts() -> None:
+def test_for_scores_the_distance_counts() -> None:
     near, far = column(1, 2, 3, 4, 4), column(1, 2, 3, 4, 1)
     steps = column(1, 2, 3, 4, 3)
     assert (
@@ -62,7 +62,7 @@ def test_of_scores_the_distance_counts() -> None:
     assert ordinal.krippendorff_alpha > po.agreement(steps, near, level="nominal").krippendorff_alpha
 
 
-def test_of_numbers_kappa_weighs_by_value_and_not_by_rank() -> None:
+def test_for_numbers_kappa_weighs_by_value_and_not_by_rank() -> None:
     one, other = column(1, 2, 10, 1, 10), column(2, 2, 10, 1, 1)
     found = po.agreement(one, other)
     values = [1, 2, 10]
@@ -81,7 +81,7 @@ def ordered(*labels: Any, order: list[str] = LOW_TO_HIGH) -> pd.Series:
     return pd.Series(pd.Categorical(labels, order, ordered=True))
 
 
-def test_ordered_categories_weigh_by_their_places_those_that_nobody_gives_included() -> None:
+def test_ordered_categories_are_weighted_by_position_counting_unused_ones() -> None:
     one, other = ("low", "middle", "top", "top", "low"), ("middle", "middle", "top", "low", "low")
     found = po.agreement(ordered(*one), column(*other))
     places = [[LOW_TO_HIGH.index(label) for label in labels] for labels in (one, other)]
@@ -105,7 +105,7 @@ def test_ordered_categories_weigh_by_their_places_those_that_nobody_gives_includ
     ],
     ids=["floats", "texts", "missing", "a word", "only texts", "bools", "two orders", "unknown", "unordered"],
 )
-def test_the_level_is_ordinal_where_labels_have_one_order(one: Any, other: Any, level: str) -> None:
+def test_the_level_is_ordinal_if_the_labels_have_an_order(one: Any, other: Any, level: str) -> None:
     assert po.agreement(one, other).level == level
 
 
@@ -132,12 +132,12 @@ def test_a_label_with_a_comma_is_not_two_labels() -> None:
     ],
     ids=["texts", "of a sheet", "blank", "numpy"],
 )
-def test_truth_is_the_same_in_words(one: pd.Series, other: pd.Series) -> None:
+def test_booleans_and_their_words_are_the_same_label(one: pd.Series, other: pd.Series) -> None:
     found = po.agreement(one, other)
     assert (found.same, found.rows) == (1.0, one.notna().sum())
 
 
-def test_rows_whose_index_labels_are_not_unique_are_matched_by_position_with_a_word() -> None:
+def test_rows_with_duplicate_index_labels_are_matched_by_position_with_a_warning() -> None:
     one = pd.Series(["a", "b", "a"], index=[0, 0, 1])
     with pytest.warns(UserWarning, match="has duplicate labels"):
         assert po.agreement(one, one).same == 1.0
@@ -180,13 +180,13 @@ def test_lists_of_labels_agree_whatever_their_order() -> None:
     assert found.same == pytest.approx(2 / 3)
 
 
-def test_where_nobody_gives_a_second_label_nothing_beyond_chance_can_be_told() -> None:
+def test_with_a_single_label_agreement_beyond_chance_is_unknown() -> None:
     found = po.agreement(column("a", "a"), column("a", "a"))
     assert found.same == 1.0
     assert np.isnan([found.cohen_kappa, found.fleiss_kappa, found.krippendorff_alpha]).all()
 
 
-def test_people_see_the_figures_and_the_rows_that_differ() -> None:
+def test_the_display_shows_the_figures_and_the_rows_that_differ() -> None:
     told = str(po.agreement(column(*"aaaabbbb").rename("model"), column(*"aaabbbba").rename("person")))
     assert told.splitlines() == [
         "model, person on 8 rows: 75.0% labelled the same by all",
@@ -214,7 +214,7 @@ def test_people_see_the_figures_and_the_rows_that_differ() -> None:
     ],
     ids=["one", "list", "length", "index", "nothing in common", "words", "level"],
 )
-def test_what_cannot_be_compared_is_said(annotators: Any, options: Any, sentence: str) -> None:
+def test_incomparable_labels_are_refused_with_the_reason(annotators: Any, options: Any, sentence: str) -> None:
     with pytest.raises(InvalidInputError, match=sentence):
         po.agreement(*annotators, **options)
 

@@ -1,4 +1,4 @@
-"""Labels for annotators' tools, in the shapes that Label Studio and Argilla document."""
+"""Exports for annotation tools, in the formats that Label Studio and Argilla document."""
 
 from __future__ import annotations
 

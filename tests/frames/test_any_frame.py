@@ -1,4 +1,4 @@
-"""Frames of any make: the right answer beside each row, every cell as it was, and nothing asked twice."""
+"""DataFrames of every kind: each row gets its own answer, its cells are unchanged, and nothing is sent twice."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Answers, lines and prompts without measure cost their row, and neither the memory nor the frame."""
+"""Oversized or deeply nested answers, lines and prompts fail their row; memory and the frame are safe."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def test_a_packed_bomb_is_not_unpacked_into_objects(server: Server) -> None:
     assert codes(out) == ["response_too_large"]
 
 
-def test_what_no_answer_has_is_not_kept_of_a_long_one(server: Server) -> None:
+def test_unknown_fields_of_a_long_answer_are_not_kept(server: Server) -> None:
     server.script([{"body": beside(CHAT, json.dumps("x" * 2 * KEPT_WHOLE).encode())}])
     df = pd.DataFrame({"text": ["long"]})
     out = call("process", df, server)
@@ -94,7 +94,7 @@ def test_a_bomb_in_an_error_leaves_it_an_error(server: Server) -> None:
 
 
 @pytest.mark.parametrize("read", [loads, loads_quickly])
-def test_as_deep_as_may_be_is_read_and_deeper_is_not(read: Any) -> None:
+def test_the_deepest_allowed_nesting_is_read_and_a_deeper_one_is_not(read: Any) -> None:
     deep = "[" * MAX_NESTING + "]" * MAX_NESTING
     assert json.dumps(read(deep)) == json.dumps(read(deep.encode())) == deep
     for text in (f"[{deep}]", f'{{"a":{deep}}}', f"[{'9' * 30},{deep}]"):
@@ -103,7 +103,7 @@ def test_as_deep_as_may_be_is_read_and_deeper_is_not(read: Any) -> None:
     assert read(json.dumps(["[" * 1000, {"a": "{" * 1000}]))  # marks in a text are no levels
 
 
-def test_a_journals_line_that_is_nested_without_measure_is_a_damaged_one(ask: Verb, server: Server) -> None:
+def test_an_extremely_nested_line_of_a_journal_counts_as_damaged(ask: Verb, server: Server) -> None:
     df = pd.DataFrame({"text": ["one", "two"]})
     path = journal_of(ask(df, "text"))
     lines = path.read_bytes().splitlines(keepends=True)
@@ -113,7 +113,7 @@ def test_a_journals_line_that_is_nested_without_measure_is_a_damaged_one(ask: Ve
     assert out["status"].tolist() == ["succeeded"] * 2
 
 
-def test_a_body_that_is_nested_without_measure_is_not_sent(ask: Verb) -> None:
+def test_an_extremely_nested_body_is_not_sent(ask: Verb) -> None:
     deep: Any = []
     for _ in range(MAX_NESTING):
         deep = [deep]
@@ -122,13 +122,13 @@ def test_a_body_that_is_nested_without_measure_is_not_sent(ask: Verb) -> None:
 
 
 @pytest.mark.parametrize("spec", [".99999999f", ">99999999", "0100001d", "*^9999999999"])
-def test_a_prompt_without_measure_is_refused_in_a_sentence(ask: Verb, server: Server, spec: str) -> None:
+def test_an_oversized_prompt_is_refused_with_a_message(ask: Verb, server: Server, spec: str) -> None:
     with pytest.raises(TemplateError, match="longer than 100,000 characters"):
         ask(pd.DataFrame({"n": [1]}), f"Say {{n:{spec}}}")
     assert server.stats()["received"] == 0
 
 
-def test_a_width_of_some_hundred_characters_is_kept_to(ask: Verb, tmp_path: Path) -> None:
+def test_a_format_width_of_some_hundred_characters_works(ask: Verb, tmp_path: Path) -> None:
     out = ask(pd.DataFrame({"n": [1.5]}), "Say {n:>300.2f}", save_to=tmp_path / "a.jsonl")
     assert "1.50" in json.loads((tmp_path / "a.jsonl").read_text())[0]["messages"][0]["content"]
     assert codes(out) == [None]

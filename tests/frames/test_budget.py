@@ -1,4 +1,4 @@
-"""A budget cannot be passed, a deadline is kept, and the next call goes on."""
+"""A budget is never exceeded, a deadline is kept, and the next call resumes."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def priced_answer(tier: str) -> dict[str, Any]:
     }
 
 
-def test_the_rest_says_why_and_so_does_the_last_line(ask: Verb, many: pd.DataFrame) -> None:
+def test_unsent_rows_and_the_closing_line_say_why(ask: Verb, many: pd.DataFrame) -> None:
     out = ask(many, "text", max_tokens=60, budget_tokens=500)
     rest = out[out["status"] == "cancelled"]
     assert set(rest["error_code"]) == {"budget"}
@@ -94,7 +94,7 @@ def test_calls_with_a_budget_go_on_until_all_is_done(ask: Verb, many: pd.DataFra
     assert calls >= spent(out) / 1000
 
 
-def test_what_the_journal_or_a_twin_holds_costs_nothing(ask: Verb, many: pd.DataFrame, server: Server) -> None:
+def test_known_and_shared_answers_cost_nothing(ask: Verb, many: pd.DataFrame, server: Server) -> None:
     ask(many[30:], "text", max_tokens=60, save_to="answers.jsonl")
     before = received(server)
     both = pd.concat([many, many[:1]], ignore_index=True)
@@ -159,7 +159,7 @@ def test_whole_bodies_may_bring_their_caps(ask: Verb, server: Server) -> None:
     assert received(server) == 2
 
 
-def test_a_row_that_takes_its_cap_away_fails_alone(ask: Verb, server: Server) -> None:
+def test_a_row_that_removes_its_cap_fails_alone(ask: Verb, server: Server) -> None:
     bodies = [{"messages": [{"role": "user", "content": "Say 1."}], "max_tokens": cap} for cap in (60, None)]
     out = ask(pd.DataFrame({"body": bodies}), "body", max_tokens=60, budget_tokens=1000)
     assert codes(out) == [None, "unbounded"]
@@ -219,7 +219,7 @@ def test_the_awaitable_twins_take_bounds_too(server: Server, many: pd.DataFrame)
         assert set(out["status"]) == {"succeeded", "cancelled"}
 
 
-def test_what_failed_before_is_bought_after_what_is_fresh(ask: Verb, many: pd.DataFrame, server: Server) -> None:
+def test_earlier_failures_are_sent_after_new_rows(ask: Verb, many: pd.DataFrame, server: Server) -> None:
     server.script([400] * 3, matching="lamp")
     assert set(ask(many[:3], "text", max_tokens=60, save_to="answers.jsonl")["status"]) == {"failed"}
     out = ask(many, "text", max_tokens=60, budget_tokens=500, save_to="answers.jsonl")
@@ -245,13 +245,13 @@ def answer(prompt_tokens: int, completion_tokens: int) -> Response:
     return Response(200, {}, b"", {"model": "m", "usage": usage}, 0.1)
 
 
-def test_while_the_servers_count_is_unknown_more_is_set_aside_for_several() -> None:
+def test_until_the_servers_count_is_known_more_is_reserved_for_concurrent_requests() -> None:
     budget = Budget(tokens=330)
     assert budget.reserve(request()) is not None
     assert budget.reserve(request()) is None  # twice 100 for each
 
 
-def test_a_server_that_counts_more_is_reserved_for_as_it_counts() -> None:
+def test_reserves_follow_a_server_that_counts_more() -> None:
     budget = Budget(tokens=10_000)
     first, second = budget.reserve(request()), budget.reserve(request())
     assert first is not None
@@ -270,7 +270,7 @@ def test_a_server_that_counts_as_we_do_gets_no_margin() -> None:
     assert second.tokens == 110
 
 
-def test_answers_within_the_cap_speak_for_the_others_only_when_they_are_ten() -> None:
+def test_only_after_ten_answers_within_the_cap_are_others_trusted_to_keep_it() -> None:
     """Where a model thinks beyond its cap it does not for every row."""
     budget, at_once = Budget(tokens=10_000), []
     for _ in range(10):
@@ -296,7 +296,7 @@ def test_answers_within_the_cap_speak_for_the_others_only_when_they_are_ten() ->
     ],
     ids=["refused", "not sent", "timeout", "without usage"],
 )
-def test_what_cannot_be_known_is_taken_to_have_cost_the_most(response: Response, tokens: int) -> None:
+def test_an_unknown_cost_counts_as_the_worst_case(response: Response, tokens: int) -> None:
     """The cap, and twice our count of the prompt, as long as the server has not shown its own."""
     budget = Budget(tokens=1000)
     reserve = budget.reserve(request())
@@ -351,13 +351,13 @@ MORE_TO_READ: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize("further", MORE_TO_READ.values(), ids=MORE_TO_READ)
-def test_what_reads_more_than_it_holds_has_no_worst_case(further: dict[str, Any]) -> None:
+def test_a_request_that_reads_more_than_it_holds_has_no_worst_case(further: dict[str, Any]) -> None:
     request = APIRequest({"model": "m", "max_tokens": 10, **further})
     request.size = Size(50, 200, 10, 1)
     assert "makes it read more. Run such rows without a budget." in str(Budget(tokens=1e9).objection(request))
 
 
-def test_how_pictures_are_counted_is_seen_before_many_are_sent() -> None:
+def test_the_first_image_is_answered_before_many_are_sent() -> None:
     picture = {"type": "image_url", "image_url": {"url": "https://example.org/lamp.png"}}
     request = APIRequest({"model": "m", "max_tokens": 10, "messages": [{"role": "user", "content": [picture]}]})
     request.size = Size(800, 20, 10, 1)

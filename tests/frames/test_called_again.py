@@ -1,4 +1,4 @@
-"""The same call on what it gave before: its own columns are replaced, a column of the user's never is."""
+"""The same call on its own result replaces the columns that it added, and never the user's own."""
 
 from __future__ import annotations
 
@@ -105,7 +105,7 @@ def test_columns_of_other_calls_stay(label: Verb, ask: Verb, reviews: pd.DataFra
         ask(both, "Hm? {text}")
 
 
-def test_what_was_dropped_or_renamed_since_is_no_hindrance(label: Verb, reviews: pd.DataFrame) -> None:
+def test_columns_dropped_or_renamed_meanwhile_do_no_harm(label: Verb, reviews: pd.DataFrame) -> None:
     once = label(reviews, "{text}", labels=LABELS)
     left = once.drop(columns=["seconds", "error"]).rename(columns={"label": "mine"})
     out = label(left, "{text}", labels=LABELS)
@@ -183,7 +183,7 @@ def test_a_function_of_a_row_sees_the_frame_without_them(ask: Verb, reviews: pd.
     assert prompts(ask(out, lambda row: f"{list(row)}")) == ["['text', 'stars']"] * 3
 
 
-def test_values_that_cannot_be_shown_cost_no_run_its_frame(ask: Verb, reviews: pd.DataFrame) -> None:
+def test_values_without_a_repr_do_not_lose_the_frame(ask: Verb, reviews: pd.DataFrame) -> None:
     class Odd:
         def __repr__(self) -> str:
             raise RuntimeError("never")
@@ -193,7 +193,7 @@ def test_values_that_cannot_be_shown_cost_no_run_its_frame(ask: Verb, reviews: p
     assert ask(out, "text")["response"].dtype == "string"
 
 
-def test_so_it_is_in_another_session(label: Verb, reviews: pd.DataFrame, tmp_path: Path) -> None:
+def test_it_works_in_another_session_too(label: Verb, reviews: pd.DataFrame, tmp_path: Path) -> None:
     po.save(label(reviews, "{text}", labels=LABELS), tmp_path / "out.parquet")
     back = po.load(tmp_path / "out.parquet")
     back = back.iloc[::-1]

@@ -1,4 +1,4 @@
-"""What a caller hands in is taken as it is when the call begins, whatever becomes of it afterwards."""
+"""Arguments are taken as they are when the call begins, even if the caller changes them afterwards."""
 
 from __future__ import annotations
 
@@ -171,7 +171,7 @@ def test_a_frame_changed_while_it_is_asked_about_comes_back_as_it_was(slow: po.C
 
 
 @pytest.mark.parametrize("how", ["sorted", "cells written", "rows dropped"])
-def test_so_it_is_with_labels_embeddings_and_comparisons(slow: po.Client, how: str) -> None:
+def test_the_other_functions_return_a_changed_frame_as_it_was_too(slow: po.Client, how: str) -> None:
     before = numbered()
     common: dict[str, Any] = {"client": slow, "progress": False}
 
@@ -197,7 +197,7 @@ def test_so_it_is_with_labels_embeddings_and_comparisons(slow: po.Client, how: s
     asyncio.run(all_of_them())
 
 
-def test_calls_made_one_after_another_each_have_the_frame_of_their_moment(slow: po.Client) -> None:
+def test_successive_calls_each_see_the_frame_as_it_was_then(slow: po.Client) -> None:
     df = numbered(2)
 
     async def several() -> list[pd.DataFrame]:

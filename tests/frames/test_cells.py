@@ -1,4 +1,4 @@
-"""What of a cell stands in a prompt: all of it, and the same whatever holds it, since answers are known by the text."""
+"""A cell's text in a prompt is complete, and the same for every type that can hold the value."""
 
 from __future__ import annotations
 
@@ -111,7 +111,7 @@ NO_TEXT = {
 
 
 @pytest.mark.parametrize("value", NO_TEXT.values(), ids=NO_TEXT)
-def test_what_has_no_text_is_refused(value: Any) -> None:
+def test_a_value_without_a_text_is_refused(value: Any) -> None:
     with pytest.raises(BadPromptError, match=r"A value of type \w+ has no text to fill in"):
         shown(value)
 
@@ -140,7 +140,7 @@ def test_a_number_has_one_text_whatever_its_dtype(dtype: str) -> None:
     assert [shown(value) for (value,) in rows_of(df, ["x"])] == [0.1, None, 2]
 
 
-def test_a_not_a_number_in_an_array_that_tells_it_from_what_is_missing_is_missing_too() -> None:
+def test_nan_in_an_array_with_missing_values_is_missing_too() -> None:
     pa = pytest.importorskip("pyarrow")
     arrow = pd.arrays.ArrowExtensionArray(pa.array([0.5, float("nan"), None]))
     masked = pd.arrays.FloatingArray(np.array([0.5, np.nan, 1.0]), np.array([False, False, True]))
@@ -167,7 +167,7 @@ def test_format_specs_still_work(ask: Verb) -> None:
     assert prompts(ask(df, "{x:.1f}|{x:>6}|{x:,}|{d:%Y}|{tags:>8}")) == ['2020.0|  2020|2,020|2026|   ["a"]']
 
 
-def test_columns_go_before_a_rows_own_methods(ask: Verb) -> None:
+def test_columns_take_precedence_over_a_rows_methods(ask: Verb) -> None:
     df = pd.DataFrame({"name": ["Ann"], "items": ["a lamp"], "values": [3], "get": ["it"], "text": ["Hm"]}, index=[7])
     out = ask(df, lambda row: f"{row.name} {row.items} {row.values} {row.get} {row['text']} {len(row)} {dict(row)}")
     assert prompts(out) == [f"Ann a lamp 3 it Hm 5 {df.iloc[0].to_dict()}"]

@@ -1,4 +1,4 @@
-"""The same rows by several prompts and models."""
+"""`compare`: the same rows with several prompts and models."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`embed_dataframe`: many rows in a request, one vector for each row."""
+"""`embed_dataframe`: many rows per request, and one vector for each row."""
 
 from __future__ import annotations
 

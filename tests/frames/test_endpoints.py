@@ -1,4 +1,4 @@
-"""Every endpoint through `process_dataframe`: what is sent, what comes back, and what goes wrong with a row."""
+"""`process_dataframe` with every endpoint: the requests, the answers, and the errors of single rows."""
 
 from __future__ import annotations
 
@@ -197,7 +197,7 @@ FLAWS = [
 
 
 @pytest.mark.parametrize(("endpoint", "fault", "code"), FLAWS)
-def test_an_answer_that_is_none_is_named_alike_everywhere(
+def test_a_missing_answer_has_the_same_error_on_every_endpoint(
     ask: Ask, server: simulator.Server, endpoint: str, fault: str, code: str
 ) -> None:
     server.script([{"fault": fault}])

@@ -1,4 +1,4 @@
-"""Labels against the right ones: figures that agree with scikit-learn's, and with sums done by hand."""
+"""`evaluate`: its figures agree with scikit-learn's and with calculations by hand."""
 
 from __future__ import annotations
 
@@ -122,7 +122,7 @@ def few(right: int, wrong: int) -> po.Evaluation:
     return po.evaluate(pd.DataFrame({"gold": gold, "label": given}), gold="gold")
 
 
-def test_a_few_rows_are_told_with_intervals_that_they_bear_out() -> None:
+def test_few_rows_get_intervals_that_cover_the_truth() -> None:
     for right, wrong in ((5, 0), (0, 4), (3, 1), (60, 2)):
         found = few(right, wrong)
         expected = proportion_confint(right, right + wrong, method="wilson")
@@ -163,7 +163,7 @@ def test_intervals_hold_the_truth_as_often_as_they_say(rows: int, share: float) 
     assert min(held.values()) >= 88
 
 
-def test_kappa_tells_what_is_beyond_chance() -> None:
+def test_kappa_measures_agreement_beyond_chance() -> None:
     gold, given = list("aabbab"), list("aabbba")
     found = po.evaluate(pd.DataFrame({"gold": gold, "label": given}), gold="gold")
     assert (found.kappa, found.ordinal) == (pytest.approx(sk.cohen_kappa_score(gold, given)), False)
@@ -187,14 +187,14 @@ def test_blank_gold_is_no_gold(blank: Any) -> None:
     assert (found.rows, found.accuracy, found.strange_gold) == (2, 1.0, {})
 
 
-def test_what_is_missing_in_a_list_of_gold_labels_is_none_of_them() -> None:
+def test_a_missing_value_in_a_list_of_gold_labels_is_not_a_label() -> None:
     gold = [["a", float("nan")], ["b", None, ""], [], [None]]
     out = pd.DataFrame({"label": [["a"], ["b"], [], ["a"]], "gold": pd.Series(gold)})
     found = po.evaluate(out, gold="gold")
     assert (found.rows, found.accuracy) == (3, 1.0)
 
 
-def test_truth_in_words_is_gold_too(label: Verb, reviews: pd.DataFrame) -> None:
+def test_booleans_written_as_words_work_as_gold(label: Verb, reviews: pd.DataFrame) -> None:
     out = label(reviews, "{text}", labels=[True, False])
     for written in (str, lambda value: str(value).upper(), lambda value: str(value).lower(), bool):
         gold = out["label"].map(written).astype(object)
@@ -220,7 +220,7 @@ def test_a_frame_labelled_twice_keeps_both_runs_apart(label: Verb, server: Serve
 
 
 @pytest.mark.parametrize("samples", [1, 2])
-def test_rows_that_the_model_was_shown_are_left_out_with_a_word(label: Verb, samples: int) -> None:
+def test_rows_used_as_examples_are_left_out_with_a_note(label: Verb, samples: int) -> None:
     df = pd.DataFrame({"text": ["A great lamp.", "Awful.", "Great.", "Bad."], "gold": ["good", "bad", "bad", "bad"]})
     examples = df[:2].rename(columns={"gold": "label"})
     with pytest.warns(UserWarning, match="2 of the 4 rows have the same prompt as an example"):
@@ -331,7 +331,7 @@ def test_labels_are_the_same_however_they_are_written(label: list[Any], gold: li
     assert po.evaluate(out, gold="gold").accuracy == 1.0
 
 
-def test_gold_labels_that_are_none_of_the_labels_are_named() -> None:
+def test_gold_labels_outside_the_set_are_named() -> None:
     label = pd.Categorical(["a", "b", "a"], categories=["a", "b", "c"])
     found = po.evaluate(pd.DataFrame({"label": label, "gold": ["a", "b", "mixed"]}), gold="gold")
     assert found.strange_gold == {"mixed": 1}
@@ -359,12 +359,14 @@ def test_gold_labels_that_are_none_of_the_labels_are_named() -> None:
     ],
     ids=["gold", "label", "confidence", "empty", "other names", "lists", "a list", "bins", "resamples"],
 )
-def test_what_cannot_be_evaluated_is_said(columns: Any, options: Any, error: Any, sentence: str) -> None:
+def test_what_cannot_be_evaluated_is_refused_with_the_reason(
+    columns: Any, options: Any, error: Any, sentence: str
+) -> None:
     with pytest.raises(error, match=sentence):
         po.evaluate(pd.DataFrame(columns), **{"gold": "gold", **options})
 
 
-def test_nothing_labelled_at_all_is_an_evaluation_too() -> None:
+def test_a_frame_without_any_label_can_be_evaluated() -> None:
     found = po.evaluate(
         pd.DataFrame({"label": pd.Categorical([None, None], ["a", "b"]), "gold": ["a", "b"]}), gold="gold"
     )

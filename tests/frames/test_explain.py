@@ -1,4 +1,4 @@
-"""The story of one row."""
+"""`explain`: the history of one row."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.frames.conftest import Verb, journal_of
 from tests.frames.test_repair import ONE, says
 
 
-def test_every_send_is_told(ask: Verb, server: Server, reviews: pd.DataFrame) -> None:
+def test_every_attempt_is_listed(ask: Verb, server: Server, reviews: pd.DataFrame) -> None:
     server.script([500, {"status": 429, "headers": {"retry-after-ms": "200"}}], matching="terrible")
     out = ask(reviews, "text", max_tokens=60)
     story = po.explain(out, 1)
@@ -59,7 +59,7 @@ def test_a_row_that_could_not_be_asked_was_never_sent(ask: Verb) -> None:
     assert "<table>" not in story._repr_html_()
 
 
-def test_a_row_that_the_run_did_not_come_to_says_why(ask: Verb) -> None:
+def test_a_row_that_was_not_reached_says_why(ask: Verb) -> None:
     out = ask(pd.DataFrame({"text": [f"Say {n}." for n in range(9)]}), "text", max_tokens=60, budget_tokens=200)
     assert "never answered: What is left of the budget of 200 tokens is too small" in str(po.explain(out, 8))
 
@@ -96,7 +96,7 @@ def test_a_shared_row_names_the_one_that_was_sent(ask: Verb) -> None:
     assert "the same request as another row" in str(po.explain(out.loc[["z"]], "z"))
 
 
-def test_a_repair_is_told(ask: Verb, server: Server) -> None:
+def test_a_repair_is_shown(ask: Verb, server: Server) -> None:
     out = ask(ONE, "text", max_tokens=15, repair=2)
     story = po.explain(out, 0)
     assert len(story.sends) == 3
@@ -104,7 +104,7 @@ def test_a_repair_is_told(ask: Verb, server: Server) -> None:
     assert [send[5].split(" + ")[1] for send in story.sends] == ["15", "30", "50"]
 
 
-def test_samples_are_told_together(ask: Verb) -> None:
+def test_samples_are_shown_together(ask: Verb) -> None:
     story = po.explain(ask(ONE, "text", samples=3), 0)
     assert len(story.sends) == 3
     assert "3 samples were requested." in str(story)

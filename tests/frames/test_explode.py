@@ -1,4 +1,4 @@
-"""`explode=True`: a row for each of an answer's choices."""
+"""`explode=True`: one row for each choice of an answer."""
 
 from __future__ import annotations
 

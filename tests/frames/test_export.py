@@ -1,4 +1,4 @@
-"""`to_jsonl` in its formats for requests and answers, from frames in every condition."""
+"""`to_jsonl` in all its formats, from frames in every state."""
 
 from __future__ import annotations
 
@@ -229,7 +229,7 @@ def test_results_of_a_failed_row_are_its_errors(ask: Verb, reviews: pd.DataFrame
     assert lines()[1][1] == ["HTTP 400: Too odd."]
 
 
-def test_rows_that_were_never_asked_have_no_results(ask: Verb) -> None:
+def test_rows_that_were_never_sent_have_no_results(ask: Verb) -> None:
     out = ask(pd.DataFrame({"text": ["a", None]}), "text")
     assert po.to_jsonl(out, "out.jsonl", format="results") == 1
 
@@ -337,7 +337,7 @@ class TestEveryFormatOfRequests:
         assert po.to_jsonl(pd.read_parquet("out.parquet"), "out.jsonl", format=form) == 3
 
 
-def test_a_batch_of_rows_a_function_never_got_to_ask_is_refused(ask: Verb, server: Server) -> None:
+def test_a_batch_of_rows_without_known_requests_is_refused(ask: Verb, server: Server) -> None:
     server.set(insufficient_quota_after=2)
     with pytest.raises(QuotaExceededError) as stopped:
         ask(pd.DataFrame({"text": list("abcdef")}), lambda row: row.text)

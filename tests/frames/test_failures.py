@@ -1,4 +1,4 @@
-"""A row's failure is data; a run's failure is an exception that brings back what was finished."""
+"""A failed row is data; a failed run is an exception that carries what was finished."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def test_attempts_run_out(server: Server) -> None:
         ("length", "truncated", "went into reasoning and none was left"),
     ],
 )
-def test_an_answer_that_is_none_is_named_and_its_cost_is_told(
+def test_a_missing_answer_is_named_and_its_cost_is_counted(
     ask: Verb, server: Server, fault: str, code: str, words: str
 ) -> None:
     server.set(**{f"fault_{fault}": 1})
@@ -139,7 +139,7 @@ def test_a_call_of_a_tool_is_an_answer_without_text(ask: Verb, server: Server) -
     assert pd.isna(out["response"][0])
 
 
-def test_of_an_answer_with_half_a_pair_the_rest_is_kept(ask: Verb, server: Server) -> None:
+def test_an_answer_with_a_lone_surrogate_keeps_the_rest(ask: Verb, server: Server) -> None:
     body = json.dumps(says({"content": "broken \ud83d"})["body"])
     server.script([{"body": body}], matching="b")
     for _ in range(2):  # from the server, then from the journal

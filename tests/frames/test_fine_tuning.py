@@ -1,4 +1,4 @@
-"""Labels as examples that a model can be tuned on: the model's own, and those that a person set right."""
+"""Export of fine-tuning examples, from the model's own labels and from reviewed ones."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""An answer in a journal is taken for the request that stands beside it, and for no other."""
+"""An answer in a journal is used only for the request on the same line."""
 
 from __future__ import annotations
 

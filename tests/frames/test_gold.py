@@ -1,4 +1,4 @@
-"""Right labels that are known: how many answers are right so far."""
+"""`gold=`: while the run goes on, it shows how many answers are right."""
 
 from __future__ import annotations
 

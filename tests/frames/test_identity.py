@@ -1,4 +1,4 @@
-"""What asks the same is the same, however it is written."""
+"""Equal requests are recognised as equal, however they are written."""
 
 from __future__ import annotations
 

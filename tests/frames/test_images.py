@@ -1,4 +1,4 @@
-"""Pictures on this machine as parts of a prompt."""
+"""Local image files in prompts."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def test_a_path_in_a_chat_message_is_sent_as_a_data_url(ask: Verb, pictures: pd.
     assert body["messages"][0]["content"][1] == {"type": "image_url", "image_url": {"url": URL}}
 
 
-def test_what_else_is_said_of_a_picture_stays(ask: Verb, pictures: pd.DataFrame) -> None:
+def test_other_fields_of_an_image_are_kept(ask: Verb, pictures: pd.DataFrame) -> None:
     def low(row: Any) -> Any:
         part = {"type": "image_url", "image_url": {"url": row.file, "detail": "low"}}
         return {"messages": [{"role": "user", "content": [part]}]}

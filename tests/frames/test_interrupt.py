@@ -1,4 +1,4 @@
-"""Interrupts, cancelled tasks, running loops and threads: the same call works in all of them, and ends in all."""
+"""Interrupts, cancelled tasks, running loops and threads: calls work, and can be stopped, in all of them."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ class _Impatient(io.StringIO):
 
 
 @needs_signals
-def test_an_interrupt_while_the_end_is_told_does_not_take_the_frame_away(server: Server, client: po.Client) -> None:
+def test_an_interrupt_during_the_closing_line_does_not_lose_the_frame(server: Server, client: po.Client) -> None:
     answered_then_stuck(server, 5)
     with contextlib.redirect_stderr(_Impatient()) as told, interrupted_once_sent(server, 6):
         out = stopped(texts(200), "text", client=client, progress=True)

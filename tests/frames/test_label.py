@@ -1,4 +1,4 @@
-"""One label of a set for each row, and never a wrong one."""
+"""`label_dataframe`: each row gets one label of the set, or an error."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a row's samples and its tokens' probabilities come to; several fields, scores, examples and reasons."""
+"""The label columns from samples and token probabilities; several fields, scores, examples and reasons."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def ties(label: Verb, server: Server, said: list[dict[str, Any]], **options: Any
     return label(frame(*texts), "text", samples=len(said), **options)
 
 
-def test_of_labels_with_as_many_votes_one_is_drawn_and_marked(label: Verb, server: Server) -> None:
+def test_of_labels_with_equal_votes_one_is_drawn_and_marked(label: Verb, server: Server) -> None:
     said = [{"label": "neutral"}, {"label": "negative"}]
     out = ties(label, server, said, labels=TONES)
     assert 8 < (out["label"] == "neutral").sum() < 32
@@ -106,7 +106,7 @@ def test_a_tie_of_several_labels_or_of_scores_is_drawn_and_marked(label: Verb, s
     assert scores["tie"].all()
 
 
-def test_what_more_than_half_say_is_no_tie(label: Verb, server: Server) -> None:
+def test_a_majority_is_no_tie(label: Verb, server: Server) -> None:
     says(server, "first", {"label": "positive"}, {"label": "negative"}, {"label": "positive"})
     assert label(frame("first"), "text", labels=TONES, samples=3)["tie"].tolist() == [False]
 
@@ -126,14 +126,14 @@ def test_a_row_without_any_answer_has_no_label_no_confidence_and_empty_votes(lab
     assert out["votes"][0] == [None, None]
 
 
-def test_of_several_labels_those_stand_that_more_than_half_give(label: Verb, server: Server) -> None:
+def test_of_several_labels_the_majority_ones_are_kept(label: Verb, server: Server) -> None:
     says(server, "first", *({"labels": labels} for labels in (["a", "b"], ["a"], ["c", "b", "a"], ["a"], ["a"])))
     out = label(frame("first"), "text", labels=["a", "b", "c"], multi=True, samples=5)
     # All five say a; two of five say b, and that is agreed on least.
     assert (out["label"][0], out["confidence"][0], out["tie"][0]) == (["a"], 0.6, False)
 
 
-def test_of_scores_the_middle_one_stands(label: Verb, server: Server) -> None:
+def test_of_scores_the_median_is_kept(label: Verb, server: Server) -> None:
     says(server, "first", *({"score": score} for score in (5, 1, 2, 2)))
     out = label(frame("first"), "text", scale=(1, 5), samples=4)
     assert (out["label"].tolist(), out["confidence"].tolist(), str(out["label"].dtype)) == ([2], [0.5], "Int64")
@@ -193,7 +193,7 @@ def test_the_label_is_the_most_probable_one_whichever_was_drawn(label: Verb, ser
     assert kept["label"].tolist() == ["bad"]
 
 
-def test_what_the_tokens_do_not_tell_is_told_within_bounds(label: Verb, server: Server) -> None:
+def test_probabilities_that_the_tokens_do_not_show_have_bounds(label: Verb, server: Server) -> None:
     said = [('{"label": "', {'{"label": "': 1.0}), ("good", {"good": 0.6, "bad": 0.4}), ('"}', {'"}': 1.0})]
     says(server, "first", tokens(*said))
     out = label(frame("first"), "text", labels=["good", "bad", "badly"], confidence="logprobs")
@@ -250,7 +250,7 @@ def test_a_label_is_the_same_however_its_number_is_written(
 
 
 @pytest.mark.parametrize("said", [{"score": 7.5}, {"score": True}, {"score": "7"}, {"score": None}, {"score": 11.0}])
-def test_what_is_no_label_in_any_writing_is_off_label(label: Verb, server: Server, said: Any) -> None:
+def test_a_value_that_is_no_label_in_any_spelling_is_off_label(label: Verb, server: Server, said: Any) -> None:
     says(server, "first", said)
     assert codes(label(frame("first"), "text", scale=(1, 10))) == ["off_label"]
 
@@ -493,7 +493,7 @@ REFUSED: Sequence[tuple[dict[str, Any], str]] = [
 
 
 @pytest.mark.parametrize(("options", "sentence"), REFUSED, ids=[sentence for _, sentence in REFUSED])
-def test_what_does_not_go_together_is_refused_before_anything_is_sent(
+def test_incompatible_options_are_refused_before_anything_is_sent(
     label: Verb, reviews: pd.DataFrame, server: Server, options: Any, sentence: str
 ) -> None:
     with pytest.raises((InvalidInputError, ColumnNotFoundError, TemplateError), match=sentence):
@@ -518,7 +518,7 @@ class OwnReason(BaseModel):
     ],
     ids=["column", "reason"],
 )
-def test_a_field_that_another_column_is_named_like_is_refused(
+def test_a_field_with_the_name_of_another_column_is_refused(
     label: Verb, reviews: pd.DataFrame, options: Any, sentence: str
 ) -> None:
     with pytest.raises(InvalidInputError, match=sentence):

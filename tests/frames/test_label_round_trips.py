@@ -1,4 +1,4 @@
-"""A label is the same whatever way it went: sheets, CSV, Excel, JSONL, parquet, annotators' tools, a review."""
+"""Labels survive every round trip: spreadsheets, CSV, Excel, JSONL, Parquet, annotation tools and reviews."""
 
 from __future__ import annotations
 

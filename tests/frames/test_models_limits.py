@@ -1,4 +1,4 @@
-"""Two models on one client, whose server has limits of its own for each of them, over sockets."""
+"""Two models with separate limits on one client, over real sockets."""
 
 from __future__ import annotations
 

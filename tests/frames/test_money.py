@@ -1,4 +1,4 @@
-"""No budget is passed and no token untold, whatever way a server counts."""
+"""All tokens are counted and no budget is exceeded, however a server reports usage."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def test_what_is_written_to_a_cache_costs_its_own_price(ask: Verb, server: Serve
 
 @pytest.mark.parametrize("way", ["in_total", "beside"])
 @pytest.mark.parametrize("latency", [0, 0.02], ids=["one after the other", "many at a time"])
-def test_thoughts_that_no_cap_holds_count_and_keep_to_the_budget(
+def test_uncapped_reasoning_counts_and_stays_within_the_budget(
     ask: Verb, many: pd.DataFrame, server: Server, way: str, latency: float
 ) -> None:
     server.set(thoughts=400, usage=way, latency=latency)
@@ -71,14 +71,14 @@ def test_a_total_alone_counts_for_embeddings(client: po.Client, many: pd.DataFra
 
 
 @pytest.mark.parametrize("way", ["total_alone", "text", "nested", "missing"])
-def test_a_budget_holds_whatever_way_usage_is_told(ask: Verb, many: pd.DataFrame, server: Server, way: str) -> None:
+def test_a_budget_holds_whatever_the_format_of_usage(ask: Verb, many: pd.DataFrame, server: Server, way: str) -> None:
     server.set(usage=way)
     out = ask(many, "text", max_tokens=20, budget_tokens=3000)
     assert 500 < billed(server) <= 3000
     assert told(out) == (0 if way == "missing" else billed(server))
 
 
-def test_answers_that_tell_nothing_are_named_at_the_end(ask: Verb, many: pd.DataFrame, server: Server) -> None:
+def test_answers_without_usage_are_reported_at_the_end(ask: Verb, many: pd.DataFrame, server: Server) -> None:
     server.set(usage="missing")
     ask(many[:2], "text", max_tokens=20)
     report = po.last_run()
@@ -127,7 +127,9 @@ def test_sound_without_a_price_makes_the_cost_unknown(ask: Verb, many: pd.DataFr
     ],
     ids=str,
 )
-def test_what_searches_by_itself_is_refused_by_a_budget(ask: Verb, server: Server, searching: dict[str, Any]) -> None:
+def test_models_that_search_by_themselves_are_refused_with_a_budget(
+    ask: Verb, server: Server, searching: dict[str, Any]
+) -> None:
     options = {"model": "gpt-4o-mini", "max_tokens": 20, **searching}
     with pytest.raises(InvalidInputError, match="makes it read more"):
         ask(pd.DataFrame({"text": ["a"]}), "text", budget_usd=1, **options)
@@ -193,7 +195,7 @@ WAYS = ("whole", "beside", "in_total", "total_alone", "text", "nested", "missing
 
 
 @pytest.mark.parametrize("number", range(16))
-def test_any_way_of_telling_and_of_asking_keeps_the_budget(
+def test_no_combination_of_usage_format_and_request_exceeds_the_budget(
     ask: Verb, label: Verb, many: pd.DataFrame, server: Server, number: int
 ) -> None:
     chance = random.Random(number)
@@ -209,7 +211,7 @@ def test_any_way_of_telling_and_of_asking_keeps_the_budget(
 
 
 @pytest.mark.parametrize("ending", [{"finish_reason": "error"}, {"finish_reason": "stop", "error": {"message": "No."}}])
-def test_what_was_billed_for_answers_that_broke_off_is_told(ask: Verb, server: Server, ending: dict[str, Any]) -> None:
+def test_the_cost_of_answers_that_broke_off_is_reported(ask: Verb, server: Server, ending: dict[str, Any]) -> None:
     choice = {"index": 0, "message": {"role": "assistant", "content": "Hal"}, **ending}
     usage = {"prompt_tokens": 1_000_000, "completion_tokens": 1_000_000}
     server.script([{"body": json.dumps({"model": "gpt-4o-mini", "choices": [choice], "usage": usage})}])
@@ -226,7 +228,7 @@ def test_what_was_billed_for_answers_that_broke_off_is_told(ask: Verb, server: S
 @pytest.mark.parametrize(
     "options", [{}, {"samples": 2}, {"repair": 1, "response_format": {"type": "json_object"}}], ids=str
 )
-def test_what_was_billed_in_vain_stands_in_its_row_also_in_later_runs(
+def test_the_cost_of_failed_answers_is_in_their_row_in_later_runs_too(
     server: Server, tmp_path: Path, good: bool, options: dict[str, Any]
 ) -> None:
     choice = {"index": 0, "message": {"role": "assistant", "content": "{}"}, "finish_reason": "stop"}
@@ -252,7 +254,7 @@ def test_what_was_billed_in_vain_stands_in_its_row_also_in_later_runs(
     assert again["cost_usd"].tolist() == out["cost_usd"].tolist()
 
 
-def test_what_was_billed_in_vain_for_several_texts_is_told_once(server: Server) -> None:
+def test_the_cost_of_a_failed_pack_is_reported_once(server: Server) -> None:
     refused = {"error": {"message": "No."}, "usage": {"prompt_tokens": 1_000_000, "total_tokens": 1_000_000}}
     server.script([{"body": json.dumps(refused)}])
     with po.Client(server.base_url) as client:

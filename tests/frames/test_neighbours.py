@@ -1,4 +1,4 @@
-"""The same requests under another journal's name are not asked again, and nobody else's answers are taken for them."""
+"""Requests answered in a journal of another name are not sent again, unless another user or server is involved."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def test_messages_are_known_where_they_are_the_same(ask: Verb, server: Server) -
     assert received(server) == len(ROWS)
 
 
-def test_what_is_taken_stands_in_the_runs_own_journal_from_then_on(ask: Verb, server: Server) -> None:
+def test_answers_that_are_used_are_copied_to_the_runs_own_journal(ask: Verb, server: Server) -> None:
     ask(ROWS, TEMPLATE)
     taken = ask(ROWS, as_function)
     journal_of(ask(ROWS, TEMPLATE)).unlink()
@@ -101,7 +101,7 @@ def test_a_slow_function_is_not_called_for_long_where_nothing_can_be_known(ask: 
 @pytest.mark.parametrize(
     "other", ["a place", "a writer", "a parameter", "a key", "a text", "a link", "damage", "no place"]
 )
-def test_what_is_another_servers_or_another_writers_is_not_believed(
+def test_answers_of_another_server_or_writer_are_not_used(
     ask: Verb, server: Server, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, other: str
 ) -> None:
     journal = journal_of(ask(ROWS, TEMPLATE))

@@ -1,4 +1,4 @@
-"""Whatever a server answers, each row has a status and the frame is put together: numbers and shapes of any kind."""
+"""Numbers and structures of any kind in answers: each row gets a status, and the frame is completed."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ def with_odd(body: dict[str, Any], place: tuple[Any, ...], odd: Any) -> bytes:
 
 
 @pytest.mark.parametrize("face", FACES)
-def test_no_answer_costs_a_run_its_frame(face: str, server: Server) -> None:
+def test_no_answer_makes_a_run_lose_its_frame(face: str, server: Server) -> None:
     verb, body, options = FACES[face]
     bodies = [with_odd(body, place, odd) for place in places(body) for odd in ODD]
     server.script([{"body": each} for each in bodies])
@@ -145,7 +145,7 @@ KINDS: list[Any] = [
 
 @pytest.mark.parametrize("kind", KINDS, ids=str)
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")
-def test_a_column_is_made_of_whatever_an_answer_holds_and_no_whole_number_is_rounded(kind: Any) -> None:
+def test_any_answer_fits_a_column_and_no_integer_is_rounded(kind: Any) -> None:
     if isinstance(kind, (dict, bool)):
         shape = {"type": "object", "properties": {"i": kind}, "required": ["i"]}
     else:
@@ -239,7 +239,7 @@ def test_tokens_of_any_number_are_counted(ask: Verb, server: Server, client: po.
     assert embedded["prompt_tokens"].tolist() == [most]
 
 
-def test_an_answer_that_nobody_thought_of_fails_its_row(label: Verb, reviews: pd.DataFrame, server: Server) -> None:
+def test_an_unforeseen_answer_fails_its_row(label: Verb, reviews: pd.DataFrame, server: Server) -> None:
     server.script([says('{"label": ' + "[" * 900 + "]" * 900 + "}")], matching="terrible")
     out = label(reviews, "text", labels=["a", "b"])
     assert codes(out) == [None, "off_label", None]

@@ -1,4 +1,4 @@
-"""`embed_dataframe` where an answer holds other vectors than were asked for: none goes to a row that it is not of."""
+"""`embed_dataframe` with missing, extra or malformed vectors: no row gets another row's vector."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def scripted(server: simulator.Server, numbers: list[Any], times: int = 1) -> No
     ],
     ids=["text", "floats", "twice", "anew", "from 1", "true", "one missing"],
 )
-def test_vectors_whose_numbers_are_no_order_are_asked_for_again_in_smaller_requests(
+def test_vectors_with_invalid_indices_are_requested_again_in_smaller_requests(
     embed: Embed, client: po.Client, server: simulator.Server, numbers: list[Any]
 ) -> None:
     scripted(server, numbers)
@@ -86,7 +86,7 @@ def test_vectors_whose_numbers_are_no_order_are_asked_for_again_in_smaller_reque
         assert np.array_equal(vector, vector_of_one(client, text))
 
 
-def test_a_single_vector_is_its_texts_whatever_its_number(embed: Embed, server: simulator.Server) -> None:
+def test_a_single_vector_belongs_to_its_text_whatever_its_index(embed: Embed, server: simulator.Server) -> None:
     scripted(server, ["7"])
     assert po.vectors(embed(texts(1), "text")).tolist() == [[1.0] * 8]
 
@@ -121,9 +121,7 @@ def test_a_vector_of_no_finite_numbers_or_of_another_length_fails_and_is_asked_f
     assert sent(server) == 3
 
 
-def test_a_vector_that_is_missing_in_a_request_of_many_is_asked_for_by_itself_and_all_that_was_billed_is_told(
-    embed: Embed, server: simulator.Server
-) -> None:
+def test_a_missing_vector_is_requested_alone_and_all_costs_are_counted(embed: Embed, server: simulator.Server) -> None:
     data = [{"index": 0, "embedding": [0.5] * 8}, {"index": 1, "embedding": None}]
     server.script([{"body": {"model": MODEL, "data": data, "usage": {"prompt_tokens": 7, "total_tokens": 7}}}])
     out = embed(texts(2), "text")
@@ -134,7 +132,7 @@ def test_a_vector_that_is_missing_in_a_request_of_many_is_asked_for_by_itself_an
     assert sent(server) == 2
 
 
-def test_vectors_among_which_stands_something_else_are_not_guessed_at(embed: Embed, server: simulator.Server) -> None:
+def test_vectors_mixed_with_something_else_are_not_guessed_at(embed: Embed, server: simulator.Server) -> None:
     data = [None, {"embedding": [2.0] * 8}, {"embedding": [2.0] * 8}]
     server.script([{"body": {"model": MODEL, "data": data}}])
     out = embed(texts(2), "text")
@@ -150,9 +148,7 @@ def test_a_server_without_a_single_vector_is_not_asked_about_every_row(embed: Em
 
 
 @pytest.mark.parametrize(("most", "received"), [(1, 66), (16, 10)], ids=["none of many", "16 at the most"])
-def test_a_router_that_numbers_each_of_its_parts_anew_is_found_out_at_the_price_of_few_answers(
-    most: int, received: int
-) -> None:
+def test_a_router_that_restarts_its_indices_is_noticed_after_few_answers(most: int, received: int) -> None:
     """As many as are asked for together are found from below: what is answered on the way is kept."""
     billed: list[str] = []
 

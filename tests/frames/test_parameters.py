@@ -1,4 +1,4 @@
-"""An option that a function does not know is refused before anything is sent, and its value is shown nowhere."""
+"""An unknown option is refused before anything is sent, and its value is never shown."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The user's own code may raise: the row fails, and the paid answer stays."""
+"""Errors in the user's `parse` function fail the row, and the paid answer is kept."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A look at a run from elsewhere, and the verbs on the frame itself."""
+"""`peek`, which looks into a running or finished journal, and the `df.openai` accessor."""
 
 from __future__ import annotations
 

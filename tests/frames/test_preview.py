@@ -1,4 +1,4 @@
-"""A preview does what the run would do, but for the sending; and what it says comes true."""
+"""`preview` does everything that the run would do except sending, and its estimates come true."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def test_the_bodies_and_counts_are_those_of_the_run(server: Server, reviews: pd.
     assert all(po.APIRequest(body).body.decode() in written for body in seen.bodies)
 
 
-def test_what_only_a_run_needs_may_stand_there_and_changes_nothing(reviews: pd.DataFrame) -> None:
+def test_options_that_only_a_run_needs_are_accepted_and_change_nothing(reviews: pd.DataFrame) -> None:
     of_the_run = {"budget_usd": 1.0, "lane": "batch", "repair": True, "progress": False, "prefix": "x_", "parse": str}
     seen, plain = look(reviews, **of_the_run), look(reviews)
     assert seen.to_frame()["request_key"].tolist() == plain.to_frame()["request_key"].tolist()
@@ -128,7 +128,7 @@ def test_rows_that_are_too_large_are_named(reviews: pd.DataFrame) -> None:
     assert "1 row fails with context_length_exceeded, the first at 'r1'" in str(seen)
 
 
-def test_the_time_is_told_by_the_limits() -> None:
+def test_the_time_is_estimated_from_the_limits() -> None:
     many = pd.DataFrame({"text": [f"Row {number}." for number in range(300)]})
     unknown = look(many)
     assert math.isnan(unknown.online.expected_seconds)
@@ -141,7 +141,7 @@ def test_the_time_is_told_by_the_limits() -> None:
     assert by_tokens.online.most_seconds > by_tokens.online.expected_seconds
 
 
-def test_a_time_that_was_foretold_comes_true(server: Server) -> None:
+def test_the_estimated_time_is_right(server: Server) -> None:
     server.set(max_requests_per_minute=1200, burst_seconds=1.0, latency=0.05)
     client = po.Client(server.base_url)
     df = pd.DataFrame({"text": [f"Row {number}." for number in range(100)]})
@@ -154,7 +154,7 @@ def test_a_time_that_was_foretold_comes_true(server: Server) -> None:
     assert 2.0 < report.seconds < 8.0
 
 
-def test_what_has_no_cap_has_no_worst_case(reviews: pd.DataFrame) -> None:
+def test_requests_without_a_cap_have_no_worst_case(reviews: pd.DataFrame) -> None:
     seen = look(reviews)
     assert math.isinf(seen.online.most_usd)
     assert "no cap" in str(seen)

@@ -1,4 +1,4 @@
-"""What is asked of each row: templates, ready columns, functions of a row, system messages, parameters."""
+"""Each row's request: templates, columns of prompts, functions, system messages and parameters."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a model thought is told apart from what it answered, wherever a server puts it."""
+"""`keep_reasoning=`: the model's reasoning is separated from its answer, wherever a server puts it."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def ask(server: Server, body: dict[str, Any], **options: Any) -> pd.DataFrame:
 
 
 @pytest.mark.parametrize("body", SHOWN.values(), ids=list(SHOWN))
-def test_thoughts_get_a_column_where_they_are_asked_for(server: Server, body: dict[str, Any]) -> None:
+def test_reasoning_gets_a_column_on_request(server: Server, body: dict[str, Any]) -> None:
     out = ask(server, body, keep_reasoning=True)
     assert out.loc[0, ["response", "reasoning", "status"]].tolist() == ["It leaks.", "A lamp leaks?", "succeeded"]
     assert list(out.columns[:3]) == ["text", "response", "reasoning"]
@@ -120,7 +120,7 @@ def test_tools_and_thoughts_stand_side_by_side(server: Server) -> None:
     assert out.loc[0, "tool_calls"] == [call]
 
 
-def test_it_is_refused_where_it_means_nothing(server: Server) -> None:
+def test_it_is_refused_if_it_has_no_meaning(server: Server) -> None:
     class Taken(pydantic.BaseModel):
         reasoning: str
 

@@ -1,4 +1,4 @@
-"""`embed_dataframe` where a request of many rows is refused: for one of them, for their number, or for all."""
+"""`embed_dataframe` if a request of many rows is refused, for one row, their number or all of them."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def test_a_server_that_takes_fewer_rows_is_learned(embed: Embed, server: simulat
     assert sent(server) == 3
 
 
-def test_where_every_row_is_refused_not_every_row_is_asked(embed: Embed, server: simulator.Server) -> None:
+def test_if_every_row_is_refused_not_every_row_is_sent(embed: Embed, server: simulator.Server) -> None:
     with pytest.raises(RunStoppedError, match="Check dimensions=5000"):
         embed(texts(500), "text", dimensions=5000)
     assert sent(server) < 60
@@ -64,7 +64,7 @@ def test_a_wrong_key_stops_the_run() -> None:
     ],
     ids=["flagged", "not implemented", "error in a good status", "too large"],
 )
-def test_whatever_refuses_a_pack_costs_the_row_that_is_to_blame_alone(
+def test_whatever_the_reason_of_a_refusal_only_the_row_at_fault_fails(
     embed: Embed, server: simulator.Server, refusal: dict[str, Any]
 ) -> None:
     server.script([refusal] * 40, matching="number 5")

@@ -1,4 +1,4 @@
-"""A bad answer is asked for once more, within a bound, and everything is counted."""
+"""`repair=`: a bad answer is requested again, a limited number of times, and all costs are counted."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the report of a run tells: in a line, as data, as a page, as a figure."""
+"""The run's report as a line, as data, as a page and as a figure."""
 
 from __future__ import annotations
 
@@ -80,14 +80,14 @@ def tried(limited: Server, ask: Verb) -> RunReport:
     return report()
 
 
-def test_the_limits_and_their_use_are_told(tried: RunReport) -> None:
+def test_the_limits_and_their_use_are_reported(tried: RunReport) -> None:
     assert tried.limits == {"requests": 1200.0, "tokens": 60_000.0}
     assert 0 < tried.utilisation["requests"] < tried.utilisation["tokens"]
     assert tried.waited["tokens"] > 0.5
     assert sum(tried.time_spent().values()) == pytest.approx(tried.seconds)
 
 
-def test_the_latency_is_told(server: Server, ask: Verb, reviews: pd.DataFrame) -> None:
+def test_the_latency_is_reported(server: Server, ask: Verb, reviews: pd.DataFrame) -> None:
     server.set(latency=0.1)
     ask(reviews, "text")
     latency = report().latency
@@ -95,7 +95,7 @@ def test_the_latency_is_told(server: Server, ask: Verb, reviews: pd.DataFrame) -
     assert 0.09 < latency["p50"] <= latency["p99"] <= latency["longest"] < 5
 
 
-def test_refusals_are_told_by_why(server: Server, ask: Verb, reviews: pd.DataFrame) -> None:
+def test_refusals_are_reported_by_cause(server: Server, ask: Verb, reviews: pd.DataFrame) -> None:
     server.set(fault_429=1.0, faulty_attempts=1, fault_429_retry_after=False)
     ask(reviews, "text")
     assert sum(report().refusals.values()) == report().rate_limit_errors == 3
@@ -128,7 +128,7 @@ def test_each_error_has_an_example(tried: RunReport) -> None:
     assert tried.examples["missing_prompt"] == "The prompt is missing (NaN or None)."
 
 
-def test_the_slowest_rows_are_told_by_their_label_and_a_shared_answer_once(server: Server, ask: Verb) -> None:
+def test_the_slowest_rows_are_listed_by_label_and_a_shared_answer_once(server: Server, ask: Verb) -> None:
     server.set(latency=0.05, latency_sigma=0.5)
     texts = ["same", "same", "same", "same", "b", "c", "d", None]
     ask(pd.DataFrame({"text": texts}, index=list("stuvwxyz")), "text")
@@ -144,7 +144,7 @@ def test_several_samples_of_a_row_have_a_report_too(ask: Verb, reviews: pd.DataF
     assert "6" in page(report()).text
 
 
-def test_the_page_tells_all_of_it(tried: RunReport) -> None:
+def test_the_page_shows_everything(tried: RunReport) -> None:
     text = page(tried).text
     for words in (
         "31 rows in",

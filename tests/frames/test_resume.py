@@ -1,4 +1,4 @@
-"""Nothing is paid for twice: the journal, and going on from it."""
+"""Nothing is paid for twice: the journal, and resuming from it."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def test_each_question_has_a_journal_of_its_own_in_a_private_folder(ask: Verb, r
     assert Path(".parallel_openai/.gitignore").read_text().endswith("\n*\n")
 
 
-def test_a_folder_whose_fence_was_left_empty_gets_it_again(ask: Verb, reviews: pd.DataFrame) -> None:
+def test_an_empty_gitignore_in_the_folder_is_written_again(ask: Verb, reviews: pd.DataFrame) -> None:
     Path(".parallel_openai").mkdir()
     Path(".parallel_openai/.gitignore").touch()
     ask(reviews, "text")
@@ -118,7 +118,7 @@ def test_a_prompt_function_may_say_something_else_when_a_failed_row_is_made_anew
     assert received(server) == 4
 
 
-def test_an_answer_that_is_none_is_asked_again_and_leaves_no_trace(label: Verb, server: Server) -> None:
+def test_a_missing_answer_is_requested_again_and_leaves_no_trace(label: Verb, server: Server) -> None:
     df = pd.DataFrame({"text": ["great"]})
     server.set(fault_off_schema=1)
     assert label(df, "text", labels=["good", "bad"])["error_code"].tolist() == ["off_label"]
@@ -129,7 +129,7 @@ def test_an_answer_that_is_none_is_asked_again_and_leaves_no_trace(label: Verb, 
     assert out[["error_code", "error"]].isna().all(axis=None)
 
 
-def test_an_answer_that_is_none_can_be_left_as_it_is(label: Verb, server: Server) -> None:
+def test_a_missing_answer_can_be_left_as_it_is(label: Verb, server: Server) -> None:
     df = pd.DataFrame({"text": ["great"]})
     server.set(fault_off_schema=1)
     first = label(df, "text", labels=["good", "bad"])

@@ -1,4 +1,4 @@
-"""Going over labels by hand: the order, what is kept, and what comes back."""
+"""`review`: the order of the rows, what is saved, and what is returned."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def test_another_kernel_goes_on_where_this_one_died() -> None:
     assert again.frame().loc[30, "label_reviewed"] == "good"
 
 
-def test_the_last_word_about_a_row_holds_and_can_be_taken_back() -> None:
+def test_the_last_judgement_of_a_row_counts_and_can_be_undone() -> None:
     review = po.review(labelled(), save_to="soup.jsonl")
     review.correct(10, "bad")
     review.correct(10, "good")
@@ -159,7 +159,7 @@ def test_what_is_missing_is_named(change: dict[str, Any], options: dict[str, Any
         po.review(labelled(**change), **options)
 
 
-def test_a_label_that_there_is_not_is_refused_and_nothing_is_written() -> None:
+def test_an_unknown_label_is_refused_and_nothing_is_written() -> None:
     review = po.review(labelled(), save_to="soup.jsonl")
     with pytest.raises(InvalidInputError, match="no label 'superb'; there are: bad, good"):
         review.correct(10, "superb")
@@ -270,7 +270,7 @@ def test_without_widgets_it_is_a_table(monkeypatch: pytest.MonkeyPatch) -> None:
         _ = review.widget
 
 
-def test_an_empty_frame_has_nothing_to_go_over() -> None:
+def test_an_empty_frame_has_nothing_to_review() -> None:
     review = po.review(labelled().head(0), save_to="soup.jsonl")
     assert len(review) == 0
     assert review.item(0)["total"] == 0

@@ -1,4 +1,4 @@
-"""The frame comes back as it was, with the answers beside its rows."""
+"""The frame comes back unchanged, with the answers added beside its rows."""
 
 from __future__ import annotations
 
@@ -130,7 +130,7 @@ def test_the_new_columns_have_types_that_hold_missing_values(ask: Verb, reviews:
     assert kinds[["status", "cost_usd", "seconds"]].tolist() == ["category", "float64", "float64"]
 
 
-def test_the_new_columns_tell_what_the_server_told(ask: Verb, server: Server) -> None:
+def test_the_new_columns_show_what_the_server_reported(ask: Verb, server: Server) -> None:
     row = ask(pd.DataFrame({"text": ["Hi."]}), "text").iloc[0]
     stats = server.stats()
     assert row["response"].startswith("(simulated) Hi.")
@@ -226,7 +226,7 @@ def test_a_column_that_would_be_overwritten_is_an_error(
     assert server.stats()["received"] == 0
 
 
-def test_a_prefix_is_the_way_out(ask: Verb, reviews: pd.DataFrame) -> None:
+def test_a_prefix_avoids_that(ask: Verb, reviews: pd.DataFrame) -> None:
     once = ask(reviews, "text")
     twice = ask(once, "text", prefix="again_")
     pd.testing.assert_frame_equal(twice[once.columns], once)
@@ -253,7 +253,7 @@ def test_the_frames_own_attrs_stay(ask: Verb, reviews: pd.DataFrame) -> None:
     assert reviews.attrs == {"source": "shop"}
 
 
-def test_the_attrs_sum_the_run_up(ask: Verb, reviews: pd.DataFrame) -> None:
+def test_the_attrs_summarise_the_run(ask: Verb, reviews: pd.DataFrame) -> None:
     about = ask(reviews, "Hm? {text}").attrs["parallel_openai"]
     assert (about["rows"], about["succeeded"], about["failed"], about["requests_sent"]) == (3, 3, 0, 3)
     assert (about["prompt"], about["model"], about["ended"], about["simulated"]) == (
@@ -295,7 +295,7 @@ def test_the_awaitable_twin_gives_the_same(client: po.Client, reviews: pd.DataFr
     pd.testing.assert_frame_equal(awaited, po.process_dataframe(reviews, "text", **options))
 
 
-def test_twenty_thousand_rows_take_no_time_of_ours(ask: Verb, client: po.Client) -> None:
+def test_twenty_thousand_rows_take_little_time_of_ours(ask: Verb, client: po.Client) -> None:
     df = pd.DataFrame({"text": [f"Review {n % 50}" for n in range(20_000)], "n": range(20_000)})
     began = time.perf_counter()
     out = ask(df, "{text}")

@@ -1,4 +1,4 @@
-"""Several answers a row, and rows that ask the same: what is asked, what is known, and what the columns add up to."""
+"""`samples=` and rows with equal requests: what is sent, what is already known, and what the columns add up to."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What `save` keeps, `load` gives back: types, index, lists and the run's summary, from parquet and from CSV."""
+"""`load` restores what `save` wrote: types, index, lists and the run's summary, as Parquet and as CSV."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Saved and loaded again, a frame of whatever kind is the same, or it is refused and the file is as it was."""
+"""A saved frame is loaded exactly as it was, or refused without changing the file."""
 
 from __future__ import annotations
 
@@ -293,7 +293,7 @@ ENDLESS.append(ENDLESS)
     ],
     ids=["an object", "an object in a list", "a circle", "sparse", "index", "name", "axis", "half a character"],
 )
-def test_what_no_file_gives_back_is_refused_and_the_file_is_as_it_was(frame: Any, words: str, path: str) -> None:
+def test_what_no_file_can_restore_is_refused_and_the_file_is_unchanged(frame: Any, words: str, path: str) -> None:
     good = pd.DataFrame({"x": ["good"]})
     po.save(good, path)
     with pytest.raises(InvalidInputError, match=words):
@@ -303,7 +303,7 @@ def test_what_no_file_gives_back_is_refused_and_the_file_is_as_it_was(frame: Any
 
 
 @pytest.mark.parametrize("path", PATHS)
-def test_attrs_that_no_file_gives_back_are_refused(path: str) -> None:
+def test_attrs_that_no_file_can_restore_are_refused(path: str) -> None:
     frame = pd.DataFrame({"x": [1]})
     frame.attrs["tool"] = Opaque()
     with pytest.raises(InvalidInputError, match="attrs hold a Opaque"):
@@ -369,7 +369,7 @@ def test_only_csv_files_are_for_spreadsheets() -> None:
 @pytest.mark.parametrize(
     "about", ["[]", "{}", '{"version": 2}', "{", '{"version":2,"rows":9000000000,"columns":[],"index":{}}']
 )
-def test_what_stands_beside_a_csv_file_and_makes_no_sense_is_named(about: str) -> None:
+def test_an_invalid_file_beside_a_csv_file_is_named(about: str) -> None:
     po.save(pd.DataFrame({"x": [1]}), "out.csv")
     Path("out.csv.about.json").write_text(about)
     with pytest.raises(InvalidInputError, match=r"out\.csv"):

@@ -1,4 +1,4 @@
-"""Stop means stop: gently at first, at once the second time, and nothing that was meant to follow is sent."""
+"""A stop ends a run in order at first and at once the second time, and nothing more is sent."""
 
 from __future__ import annotations
 
@@ -256,13 +256,13 @@ def test_an_error_beside_a_stop_is_no_reason_to_go_on() -> None:
     assert stop.value.partial == "the frame"  # type: ignore[attr-defined]
 
 
-def test_a_stop_at_the_very_end_is_told_too() -> None:
+def test_a_stop_at_the_very_end_is_reported_too() -> None:
     with pytest.raises(KeyboardInterrupt), recorded_interrupts():
         signal.raise_signal(signal.SIGINT)
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
-def test_what_is_on_its_way_for_a_daemon_is_taken_in_when_the_process_ends(server: Server) -> None:
+def test_a_daemon_threads_requests_in_flight_are_collected_when_the_process_ends(server: Server) -> None:
     server.set(latency=0.4)
     script = "from threading import Thread\nThread(target=ask, args=['jan'], daemon=True).start()\nsys.stdin.read()"
     with start(server, script, stdin=subprocess.PIPE) as process:
@@ -356,7 +356,7 @@ def test_a_call_within_a_call_fails_its_row_with_a_sentence_and_harms_no_later_o
 # Late readers.
 
 
-def test_answers_that_came_while_the_loop_was_kept_are_read_before_their_time_is_judged(server: Server) -> None:
+def test_answers_that_came_while_the_loop_was_blocked_are_read_before_they_time_out(server: Server) -> None:
     client = po.Client(server.base_url, timeout=1.0, max_concurrent_requests=6)
     server.script([{"latency": 0.0}])
     server.set(latency=0.3)

@@ -1,4 +1,4 @@
-"""Structured answers in a frame: a typed column for each field, over a real socket."""
+"""Structured answers in a frame: a typed column for each field."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where requests go: where OpenAI's own SDK sends them, over real sockets; and what else people type."""
+"""Requests go where OpenAI's SDK sends them, over real sockets, also for the other URLs that people type."""
 
 from __future__ import annotations
 
@@ -107,7 +107,7 @@ def test_the_url_that_azures_portal_shows_is_a_deployment(proxy: Recorder, end: 
     )
 
 
-def test_what_is_in_no_deployment_lies_beside_them(proxy: Recorder) -> None:
+def test_other_endpoints_are_beside_the_deployments(proxy: Recorder) -> None:
     options = {"azure_endpoint": "http://x.openai.azure.com", "azure_deployment": "mine", "api_version": DATED}
     assert asked_by_us(proxy, "responses", **options).path == "/openai/responses"
     assert asked_by_us(proxy, "embeddings", **options).path == "/openai/deployments/mine/embeddings"
@@ -143,9 +143,7 @@ def test_what_people_paste_is_understood(given: str, base_url: str) -> None:
     ],
     ids=str,
 )
-def test_azure_is_meant_only_where_the_environment_names_nothing_else(
-    environment: dict[str, str], base_url: str
-) -> None:
+def test_azure_is_used_only_if_the_environment_names_nothing_else(environment: dict[str, str], base_url: str) -> None:
     assert find_base_url(None, environment=environment).base_url == base_url
 
 

@@ -1,4 +1,4 @@
-"""One timer for all waits: each ends at its own time, and what is cancelled for another reason stays cancelled."""
+"""One timer serves all waits: each ends at its own time, and a cancellation for another reason is kept."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def test_a_task_goes_on_after_its_time_was_over() -> None:
 
 
 @pytest.mark.parametrize("at", [4.0, 10.0])
-def test_who_is_cancelled_by_others_stays_cancelled(at: float) -> None:
+def test_a_task_cancelled_by_others_stays_cancelled(at: float) -> None:
     if sys.version_info < (3, 11) and at == 10.0:
         return  # there two cancellations at the same moment cannot be told from one
     loop = VirtualLoop()
@@ -65,7 +65,7 @@ def test_who_is_cancelled_by_others_stays_cancelled(at: float) -> None:
     assert run_virtually(main(), loop)
 
 
-def test_nothing_rings_after_the_end() -> None:
+def test_no_timer_fires_after_the_end() -> None:
     loop = VirtualLoop()
 
     async def main() -> float:
@@ -78,7 +78,7 @@ def test_nothing_rings_after_the_end() -> None:
     assert run_virtually(main(), loop) == 101.0
 
 
-def test_a_timer_that_rings_late_lets_what_has_arrived_be_read_first() -> None:
+def test_a_late_timer_lets_arrived_answers_be_read_first() -> None:
     loop = VirtualLoop()
 
     async def main() -> list[str]:

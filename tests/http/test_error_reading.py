@@ -1,4 +1,4 @@
-"""What an error means, in the words of many makes of servers."""
+"""Errors are understood in the formats of many servers."""
 
 from __future__ import annotations
 
@@ -253,7 +253,7 @@ def test_a_wait_that_the_body_tells_is_found_and_seen_from_the_servers_clock(way
 @pytest.mark.parametrize(
     "told", [None, True, "soon", [], 10**400, float("nan"), -5, "2030-13-45", EPOCH - 60], ids=repr
 )
-def test_a_moment_that_makes_no_sense_is_no_wait(told: Any) -> None:
+def test_a_senseless_time_is_no_wait(told: Any) -> None:
     response = Response(503, {"date": NOW}, b"{}", {"error": {"message": "Slow.", "reset_at": told}}, 0.1)
     assert not judge(response, reached=True).wait
 
@@ -281,6 +281,6 @@ def test_an_error_of_empty_fields_takes_nothing_from_a_good_answer(error: Any, w
 @pytest.mark.parametrize(
     "error", [{"code": 0, "message": "upstream"}, {"code": 5}, "broke", True, [{"code": 9}]], ids=repr
 )
-def test_any_other_error_does(error: Any) -> None:
+def test_any_other_error_makes_an_answer_fail(error: Any) -> None:
     answer = {"choices": [{"message": {"content": "Hal"}}], "error": error}
     assert judge(Response(200, {}, b"{}", answer, 0.1), reached=True, path="chat/completions").kind == "retry"

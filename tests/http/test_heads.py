@@ -1,4 +1,4 @@
-"""Answers whose heads are odd, and which httpx or curl reads all the same; and such as nobody may read. Raw sockets."""
+"""Malformed heads of answers are read if httpx or curl reads them, and refused if they are ambiguous."""
 
 from __future__ import annotations
 
@@ -129,7 +129,7 @@ def test_an_answer_that_may_be_read_in_two_ways_is_not_read(whole: bytes) -> Non
     ],
     ids=["usual", "a length twice", "an odd name", "chunks and a length", "another answer behind the end"],
 )
-def test_a_connection_serves_again_unless_its_answer_had_two_ends(whole: bytes, kept: bool) -> None:
+def test_a_connection_is_used_again_unless_its_answer_had_two_ends(whole: bytes, kept: bool) -> None:
     with serving(whole[:9], whole[9:], rest=0.02) as (url, counts):
         assert answers(url, rows=10) == ["Hello."] * 10
     assert max(counts) > 1 if kept else counts == [1] * 10

@@ -1,4 +1,4 @@
-"""Connections wait to be used again: the last one first, and none for ever. Over real sockets."""
+"""Idle connections are used again, the last one first, and closed after a while. Over real sockets."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ async def test_one_that_has_waited_for_too_long_is_closed_and_the_others_stay() 
 
 
 @played
-async def test_one_that_has_ended_is_not_given() -> None:
+async def test_a_closed_connection_is_not_returned() -> None:
     async with listening() as (connect, ended):
         idle, closed = IdleConnections(asyncio.get_running_loop(), watched=0.0), await connect()
         idle.put(closed)
@@ -113,7 +113,7 @@ async def test_all_are_dropped_at_once() -> None:
 
 
 @played
-async def test_given_back_they_are_closed_with_the_session() -> None:
+async def test_released_connections_are_closed_with_the_session() -> None:
     async with listening() as (connect, ended):
         idle, connection = IdleConnections(asyncio.get_running_loop(), watched=0.0), await connect()
         there = name(connection)
@@ -125,7 +125,7 @@ async def test_given_back_they_are_closed_with_the_session() -> None:
 
 
 @played
-async def test_while_the_first_one_is_watched_few_that_wait_are_not_waited_for() -> None:
+async def test_while_the_first_is_watched_a_request_does_not_wait_for_few_idle_ones() -> None:
     async with listening() as (connect, _):
         idle, one = IdleConnections(asyncio.get_running_loop(), watched=60.0), await connect()
         idle.put(one)
@@ -135,7 +135,7 @@ async def test_while_the_first_one_is_watched_few_that_wait_are_not_waited_for()
 
 
 @played
-async def test_while_the_first_one_is_watched_enough_that_wait_are_waited_for() -> None:
+async def test_while_the_first_is_watched_a_request_waits_for_enough_idle_ones() -> None:
     async with listening() as (connect, _):
         idle = IdleConnections(asyncio.get_running_loop(), watched=KEPT)
         connections = [await connect() for _ in range(ENOUGH)]
@@ -150,7 +150,7 @@ async def test_while_the_first_one_is_watched_enough_that_wait_are_waited_for() 
 
 
 @played
-async def test_who_waits_goes_on_without_one_where_all_are_dropped() -> None:
+async def test_a_waiting_request_goes_on_without_one_if_all_are_dropped() -> None:
     async with listening() as (connect, _):
         idle = IdleConnections(asyncio.get_running_loop(), watched=60.0)
         for _ in range(ENOUGH):

@@ -1,4 +1,4 @@
-"""Keys that a function gives: asked now and then, renewed when the server wants it, and shown nowhere."""
+"""Keys from a function: called now and then, renewed if the server demands it, and shown nowhere."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A server that answers more than it is asked: what is left over is no other row's answer."""
+"""A server sends more answers than requests: the surplus is not taken for another row's answer."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Requests go past aiohttp's session; what the server sees and the caller gets is the same. Over real sockets."""
+"""Requests that bypass aiohttp's session are the same to the server and to the caller. Over real sockets."""
 
 from __future__ import annotations
 
@@ -115,7 +115,7 @@ def test_a_request_looks_as_one_of_aiohttps_session() -> None:
     assert b"Content-Length: 2\r\n" in small
 
 
-def test_what_comes_unasked_is_no_answer_to_the_next_request() -> None:
+def test_unrequested_data_is_no_answer_to_the_next_request() -> None:
     async def main() -> tuple[RawServer, Response]:
         async with serving(OK, OK) as (raw, transport):
             await transport.post("chat/completions", b"{}")
@@ -222,7 +222,7 @@ def test_a_connection_is_used_again_until_the_server_says_that_it_closes_it() ->
     assert [len(heads) for heads in raw.heads] == [2, 1]
 
 
-def test_what_is_no_http_is_a_named_error_and_its_connection_is_not_used_again() -> None:
+def test_an_answer_that_is_not_http_is_a_named_error_and_its_connection_is_not_used_again() -> None:
     raw, [broken, good] = post(b"220 mail ready\r\n\r\n", OK, bodies=(b"{}", b"{}"))
     assert (broken.status, broken.error_code, good.status) == (0, "connection_error", 200)
     assert f"The connection to 127.0.0.1:{raw.port} broke: " in str(broken.error)
@@ -234,7 +234,7 @@ def test_an_answer_that_is_cut_off_is_a_named_error() -> None:
     assert (response.status, response.error_code) == (0, "connection_error")
 
 
-def test_an_answer_whose_head_is_cut_off_tells_nothing_of_it() -> None:
+def test_the_error_for_a_cut_off_head_does_not_quote_it() -> None:
     _, [response] = post(b"HTTP/1.1 200 OK\r\nSet-Cookie: visitor=0123456789\r\nConnection: close\r\nConte")
     assert response.error_code == "connection_error"
     assert str(response.error).endswith("broke: the server closed it before its answer was whole.")
@@ -249,7 +249,7 @@ def test_a_connection_that_the_server_will_not_use_again_is_closed_at_once() -> 
     asyncio.run(main())
 
 
-def test_connections_that_have_died_unseen_cost_one_attempt_and_not_each_its_own() -> None:
+def test_connections_that_died_unnoticed_cost_one_attempt_altogether() -> None:
     """As behind a balancer that has moved on: each connection is reset when it is used again."""
 
     async def main() -> list[int]:

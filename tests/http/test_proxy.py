@@ -1,4 +1,4 @@
-"""The environment's proxy is used, and left out where the environment says so."""
+"""The environment's proxy is used, unless the environment excludes the server."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def test_the_environments_proxy_is_used(proxy: Server) -> None:
     assert proxy.stats()["received"] == 1
 
 
-def test_a_host_that_needs_no_proxy_is_asked_itself(proxy: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_host_excluded_from_the_proxy_is_contacted_directly(proxy: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("no_proxy", "nowhere.invalid")
     assert ask() == 0
 
@@ -201,7 +201,7 @@ def test_a_proxy_that_refuses_without_tls_stops_the_run_in_its_own_name(
     assert server.stats(charged=False)["received"] <= 2
 
 
-def test_what_a_server_says_through_a_proxy_is_the_servers(server: Server, clean: pytest.MonkeyPatch) -> None:
+def test_an_error_of_a_server_behind_a_proxy_is_the_servers(server: Server, clean: pytest.MonkeyPatch) -> None:
     clean.setenv("ALL_PROXY", server.base_url.removesuffix("/v1"))
     server.script([{"status": 401}] * 9)
     with Client("http://nowhere.invalid/v1", api_key="sk-0123456789") as client, pytest.raises(AuthenticationError):

@@ -1,4 +1,4 @@
-"""What is taken for a secret, and what is not."""
+"""What is masked as a secret, and what is not."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A server whose certificate a private authority has signed, over real TLS."""
+"""A server with a certificate from a private authority, over real TLS."""
 
 from __future__ import annotations
 

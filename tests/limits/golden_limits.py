@@ -1,4 +1,4 @@
-"""How much of a limit is used, and how often a run is refused, in some eighty scenarios in virtual time.
+"""How much of a limit is used, and how often requests are refused, in some eighty scenarios in virtual time.
 
 Whoever changes how the limiter learns compares what comes out with what is recorded:
 

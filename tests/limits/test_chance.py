@@ -1,4 +1,4 @@
-"""A server that refuses by chance, whatever the pace, as an overloaded pool behind a gateway does."""
+"""A server that refuses at random, at any rate, as an overloaded pool behind a gateway does."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def test_refusals_of_a_bucket_do_not_contradict_each_other() -> None:
     assert not any(refusals.contradict(mark(second, 10 * second), held=0.0) for second in range(1, 5))
 
 
-def test_refusals_that_are_as_frequent_at_twice_the_pace_are_no_buckets() -> None:
+def test_refusals_as_frequent_at_twice_the_rate_come_from_no_bucket() -> None:
     refusals = Refusals(count=99)
     slow = [refusals.contradict(mark(at, 10 * at), held=0.0) for at in (1, 2)]
     fast = [refusals.contradict(mark(2 + at / 2, 20 + 20 * at), held=0.0) for at in (1, 2)]
@@ -74,7 +74,7 @@ def test_refusals_that_are_as_frequent_at_twice_the_pace_are_no_buckets() -> Non
     assert refusals.by_chance
 
 
-def test_a_refusal_among_sends_that_are_taken_tells_how_much_is_taken_at_least() -> None:
+def test_accepted_sends_after_a_refusal_show_a_minimum_rate() -> None:
     refusals = Refusals()
     refusals.contradict(mark(1.0, 10), held=0.0)
     told = [refusals.also_taken(mark(1.0 + number / 100, 10 + number)) for number in range(1, 21)]

@@ -1,4 +1,4 @@
-"""Figures in headers that contradict what the server has just accepted: a run never crawls for them."""
+"""Headers that contradict what the server has just accepted do not slow a run down."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def test_a_limit_that_is_always_used_up_holds_nobody_back(
 
 
 @pytest.mark.parametrize("reset", ["3600s", "24h"])
-def test_a_limit_that_is_used_up_indeed_refuses_one_more_at_the_most(reset: str) -> None:
+def test_a_limit_that_is_really_used_up_refuses_at_most_one_more(reset: str) -> None:
     gateway = Gateway("requests", ("100", "0", reset), takes=4)
     with pytest.raises(RateLimitedError, match="what was finished is kept"):
         gateway.run(max_wait=10)

@@ -1,4 +1,4 @@
-"""Limits per day in headers that do not say so: only `reset` tells (`6s` for one of 14,400 requests, `2h24m`)."""
+"""Daily limits in headers that do not say so: only `reset` shows it (`6s` for one of 14,400 requests, `2h24m`)."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def test_a_minutes_limit_that_is_not_shown_beside_the_days_is_found(server: Serv
 
 
 @pytest.mark.parametrize(("limit", "period"), [(3_000, 86_400), (20_000, 3_600)])
-def test_a_minutes_window_that_looked_like_a_days_or_an_hours_is_a_minutes_as_soon_as_more_is_used(
+def test_a_minutes_window_mistaken_for_an_hours_or_a_days_is_recognised_once_more_is_used(
     limit: int, period: int
 ) -> None:
     """The window ends in a minute, whatever was used of it."""
@@ -123,7 +123,7 @@ def test_a_day_that_is_used_up_stops_the_run_where_the_wait_is_longer_than_max_w
 
 
 @pytest.mark.parametrize("told", ["23h59m12.5s", "86352 seconds", "24 hours"])
-def test_a_day_told_in_the_body_alone_stops_the_run_at_once(told: str) -> None:
+def test_a_daily_limit_stated_only_in_the_body_stops_the_run_at_once(told: str) -> None:
     loop, results, sends = VirtualLoop(), list[Result](), 0
 
     async def send(request: APIRequest, lease: Any) -> Response:

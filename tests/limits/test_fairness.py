@@ -1,4 +1,4 @@
-"""Who is served when: retries beside fresh rows, and never more than the budget."""
+"""The order of sending: retries alternate with fresh rows, and no window exceeds the budget."""
 
 from __future__ import annotations
 

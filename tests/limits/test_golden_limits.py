@@ -1,4 +1,4 @@
-"""What is on record of the limiter is reached again, in a part of the scenarios that takes seconds."""
+"""The limiter performs as well as recorded, in those scenarios that take only seconds."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The names that gateways give to their limits, and figures that are no figures."""
+"""The header names that gateways use for their limits, and malformed values."""
 
 from __future__ import annotations
 
@@ -128,7 +128,7 @@ def test_each_scope_of_litellm_is_read(scope: str) -> None:
     assert allowance(names, "tokens") == Allowance(600, 599, None)
 
 
-def test_a_keys_limit_that_is_told_alone_is_kept_to() -> None:
+def test_a_keys_limit_stated_without_what_remains_is_kept() -> None:
     limiter = Limiter(clock=lambda: 0.0)
     lease = limiter.take(NO_SIZE)
     assert lease is not None
@@ -155,7 +155,7 @@ def test_figures_that_contradict_each_other_say_nothing(limit: str, remaining: s
     assert allowance(shown, "requests") is None
 
 
-def test_names_that_say_nothing_leave_the_word_to_others() -> None:
+def test_malformed_headers_are_ignored_in_favour_of_others() -> None:
     shown = {
         "x-ratelimit-limit-tokens": "0",
         "x-ratelimit-remaining-tokens": "0",

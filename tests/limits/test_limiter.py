@@ -112,7 +112,7 @@ def test_a_limit_that_is_halved_in_mid_run_is_followed(window: float) -> None:
 
 
 @pytest.mark.parametrize(("large", "small"), [(123_456_789.0, 3), (1e12, 1), (1e12, 60)])
-def test_a_limit_that_shrinks_a_millionfold_is_not_polled_for(large: float, small: float) -> None:
+def test_a_limit_that_shrinks_a_millionfold_causes_no_polling(large: float, small: float) -> None:
     """The books' figures are so large then that what comes in within a millisecond is lost in them."""
     now, turns = 0.0, 0
     limiter = Limiter(clock=lambda: now)
@@ -148,7 +148,7 @@ def test_a_limit_that_shrinks_to_almost_nothing_leaves_no_debt_that_was_never_ma
 
 
 @pytest.mark.parametrize("window", [1.0, 60.0])
-def test_another_client_that_takes_a_third_is_felt(window: float) -> None:
+def test_another_client_that_uses_a_third_is_noticed(window: float) -> None:
     rows = int(REQUESTS / 60 * (40 + window))
     run = rehearse(rows, account={"burst_seconds": window, "background_load": (REQUESTS / 3, 0.0)})
     assert run.utilisation >= 0.95
@@ -178,7 +178,7 @@ def test_five_thousand_rows_under_ten_thousand_a_minute_take_seconds() -> None:
 
 
 @pytest.mark.parametrize("retry_after", ["seconds", "exact", "ms", "none"])
-def test_a_server_that_shows_nothing_is_found_whatever_its_retry_after(retry_after: str) -> None:
+def test_the_limit_of_a_server_that_shows_nothing_is_found_whatever_its_retry_after(retry_after: str) -> None:
     run = rehearse(rows=4000, account={"headers": "none", "retry_after": retry_after, "burst_seconds": 10.0})
     assert run.utilisation >= 0.85
     assert per_thousand(run) <= 30
@@ -373,7 +373,7 @@ def test_a_limit_below_the_prompt_that_was_just_taken_is_not_believed(usage: Usa
 
 
 @pytest.mark.parametrize("seed", range(1, 6))
-def test_a_large_request_on_an_empty_bucket_waits_no_longer_than_the_bucket_takes(seed: int) -> None:
+def test_a_large_request_waits_no_longer_than_the_bucket_takes_to_fill(seed: int) -> None:
     account = Settings(
         max_tokens_per_minute=60_000,
         max_requests_per_minute=6_000,

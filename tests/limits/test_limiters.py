@@ -1,4 +1,4 @@
-"""Several models at one account, each with limits of its own, in virtual time; and what the caller gave over all."""
+"""Several models at one account, each with its own limits, and the caller's limits for all. In virtual time."""
 
 from __future__ import annotations
 
@@ -166,7 +166,7 @@ def test_a_given_limit_that_the_server_keeps_for_all_models_is_met_without_a_sto
     assert sum(each.refused for each in server.models.values()) <= 40
 
 
-def test_a_request_that_waits_in_vain_for_its_model_holds_up_no_other_one() -> None:
+def test_a_request_that_never_gets_its_models_turn_holds_up_no_other() -> None:
     server = Server(slow={"max_requests_per_minute": 2, "burst_seconds": 1.0}, fast={"max_requests_per_minute": 6000})
     server.run(server.limiters(), [("slow", SMALL), ("slow", SMALL), *[("fast", SMALL)] * 300, ("slow", SMALL)])
     assert server.models["fast"].last < 10
@@ -260,7 +260,7 @@ def test_a_keys_limits_at_litellm_are_one_limit_for_all_its_models() -> None:
     assert sum(each.refused for each in server.models.values()) <= 5
 
 
-def test_names_without_end_do_not_fill_the_memory() -> None:
+def test_an_endless_number_of_model_names_does_not_fill_the_memory() -> None:
     limiters = ModelLimiters(clock=lambda: 0.0)
     assert len({limiters.of(f"model {number}") for number in range(10 * MOST_MODELS)}) == MOST_MODELS + 1
     assert limiters.of("model 0") is not limiters.of("one more")

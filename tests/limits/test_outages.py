@@ -1,4 +1,4 @@
-"""A server that is overloaded or away costs time and no rows; a row that alone is refused fails. In virtual time."""
+"""An overloaded or absent server costs time but no rows; a row that alone is refused fails. In virtual time."""
 
 from __future__ import annotations
 
@@ -103,7 +103,7 @@ def test_a_row_that_always_breaks_the_server_fails_while_nobody_else_is_left() -
     assert [(result.error_code, len(result.attempts)) for result in scene.results] == [("http_500", 5)]
 
 
-def test_nobody_waits_for_one_that_is_told_to_wait_longer_than_anybody_does() -> None:
+def test_a_request_told_to_wait_longer_than_max_wait_holds_up_no_other() -> None:
     endless = said(503, {"message": "Please retry after 999999999 s"})
     scene = Scene(lambda n, now: endless if n < 5 else None).run()
     assert scene.statuses == {"failed": 5, "succeeded": 35}
@@ -153,7 +153,7 @@ def test_after_half_an_hour_without_a_success_the_run_stops(kind: str) -> None:
     assert scene.statuses["succeeded"] > 5
 
 
-def test_how_long_can_be_told() -> None:
+def test_the_time_before_giving_up_can_be_set() -> None:
     scene = Scene(lambda n, now: AWAY["503"], give_up_after=20)
     with pytest.raises(RunStoppedError, match=r"The last one was: HTTP 503.*Client\(give_up_after=...\) waits longer"):
         scene.run()

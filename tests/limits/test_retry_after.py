@@ -1,4 +1,4 @@
-"""What a refusal asks to wait, over a real socket: not a moment less, and hardly one more."""
+"""The wait that a refusal asks for is kept precisely. Over a real socket."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A server that takes so many requests at once, shared by two models or by the accounts of a pool: in virtual time."""
+"""A server with limited slots, shared by two models or by the accounts of a pool. In virtual time."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Several processes on one account, really apart, really killed."""
+"""Real processes share one account, and one of them is killed."""
 
 from __future__ import annotations
 

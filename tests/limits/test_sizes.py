@@ -1,4 +1,4 @@
-"""Whose tokens are counted: those of every request where a limit depends on it, else of a few."""
+"""Which requests have their tokens counted: all if a limit depends on it, otherwise a few."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A server that refuses what is more than so many at once, whatever the pace: the number is found and kept."""
+"""The number of requests that a server accepts at once is found and kept, if it refuses more at any rate."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def test_a_full_server_is_kept_full(refusal: tuple[int, dict[str, str]], slots: 
 
 
 @pytest.mark.parametrize("retry_after", [{"retry-after": "1"}, {}], ids=["for a second", "for no time"])
-def test_a_full_house_that_asks_for_no_long_wait_is_found_too(retry_after: dict[str, str]) -> None:
+def test_a_full_server_that_asks_for_no_long_wait_is_recognised_too(retry_after: dict[str, str]) -> None:
     options: dict[str, Any] = {"slots": 4, "refusal": (429, retry_after), "sigma": 1.0}
     by_hand = rehearsal(1000, max_concurrent_requests=4, **options).run()
     run = rehearsal(1000, **options).run()
@@ -48,7 +48,7 @@ def test_a_full_house_that_asks_for_no_long_wait_is_found_too(retry_after: dict[
     assert run.refused <= 0.05 * 1000
 
 
-def test_slots_are_not_seen_where_a_rate_refuses() -> None:
+def test_refusals_by_a_rate_limit_are_not_taken_for_slots() -> None:
     run = rehearsal(1500, {"max_requests_per_minute": 1500.0, "burst_seconds": 10.0, "window": "fixed"}).run()
     assert run.status.timeline.most_at_once is None
 
@@ -65,7 +65,7 @@ def test_refusals_by_chance_are_no_slots() -> None:
     assert not slots.kept or slots.level >= 10
 
 
-def test_where_those_in_flight_hang_one_more_goes_out_after_a_while() -> None:
+def test_if_the_requests_in_flight_hang_one_more_is_sent_after_a_while() -> None:
     slots = Slots()
     slots.accepted(3, at=0.0, now=20.0)
     slots.overloaded(5, at=20.0, now=20.1, left=4)
@@ -75,7 +75,7 @@ def test_where_those_in_flight_hang_one_more_goes_out_after_a_while() -> None:
     assert slots.seconds_until_room(5, 80.1) > 0.0
 
 
-def test_refusals_with_nothing_in_flight_never_close_the_house() -> None:
+def test_refusals_with_nothing_in_flight_never_block_sending() -> None:
     slots = Slots()
     for second in range(20):
         slots.suspect(in_flight=1, left=second % 2, at=second, wait=0.5)

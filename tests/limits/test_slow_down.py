@@ -1,4 +1,4 @@
-"""429 `slow_down`: the limits hold, and the server still wants fewer requests a second, and a slow growth."""
+"""After a 429 `slow_down` the rate is cut, whatever the limits allow, and then grows slowly."""
 
 from __future__ import annotations
 

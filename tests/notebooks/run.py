@@ -1,4 +1,4 @@
-"""Running the project's notebooks. As a command, it runs them and saves them with what they show.
+"""Runs the project's notebooks. As a command, it also saves them with their output.
 
 `python -m tests.notebooks.run 02 03` takes those whose names begin so; without names it takes all.
 """

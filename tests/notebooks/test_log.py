@@ -1,4 +1,4 @@
-"""The log beside a run's bar, in a kernel."""
+"""Log messages beside a run's progress bar, in a kernel."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The notebooks run for anyone, and show what they show in the repository."""
+"""The notebooks run anywhere, and produce the output that they are saved with."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The account's books, on a clock of their own."""
+"""The grants of the shared account, on a fake clock."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def test_no_second_sees_more_than_the_limit_and_it_is_nearly_used_up() -> None:
     assert len(sends) >= 0.9 * 10_000
 
 
-def test_what_a_dead_worker_held_passes() -> None:
+def test_a_dead_workers_slots_expire() -> None:
     clock = Clock()
     account = Account(max_requests_per_minute=6000, clock=clock)
     dead = account.lease("dead", 1000)

@@ -1,4 +1,4 @@
-"""Runs on a real local cluster: several processes, one limit, and one of them killed."""
+"""Runs on a real local cluster: several processes share one limit, and one of them is killed."""
 
 from __future__ import annotations
 

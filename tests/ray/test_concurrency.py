@@ -1,4 +1,4 @@
-"""How many requests the workers of a run have on their way together."""
+"""How many requests the workers of a run have in flight together."""
 
 from __future__ import annotations
 

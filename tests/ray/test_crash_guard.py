@@ -1,4 +1,4 @@
-"""A death that comes a moment after the call that brought it about."""
+"""A crash that comes a moment after the call that caused it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A run that waits for its workers, or whose workers are gone, without a cluster."""
+"""A run that waits for workers, or has lost them, without a cluster."""
 
 from __future__ import annotations
 

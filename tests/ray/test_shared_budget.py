@@ -1,4 +1,4 @@
-"""What is lent to workers, and what they give back."""
+"""Lending a budget to workers, and taking it back."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def test_however_workers_borrow_they_never_spend_more_than_there_is_and_leave_li
     assert lender.left == (pytest.approx(10_000 - spent), math.inf)
 
 
-def test_what_was_spent_beyond_is_missing_to_all() -> None:
+def test_overspending_is_deducted_from_what_all_may_spend() -> None:
     limits: Amount = (100.0, 1.0)
     lender = Lender(limits, workers=1)
     funds = BorrowedFunds(limits, lender.lend, lender.give_back)

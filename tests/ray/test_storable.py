@@ -1,4 +1,4 @@
-"""A block of answers as a dataset can hold it."""
+"""Blocks of answers that a dataset can hold."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a worker writes down for the timeline of its run's caller; no cluster is needed for it."""
+"""A worker's part of the timeline, without a cluster."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def begun() -> tuple[Timeline, Limiter]:
     return timeline, limiter
 
 
-def test_a_tape_replayed_gives_the_figures_of_a_timeline_that_saw_it_itself() -> None:
+def test_a_replayed_piece_gives_the_same_figures_as_a_direct_timeline() -> None:
     tape, (replayed, _), (seen, _) = RemoteTimeline(), begun(), begun()
     live(tape)
     tape.take(now=5000.0).replay(replayed, REQUESTS, now=5000.0)
@@ -61,14 +61,14 @@ def test_the_clocks_of_a_worker_and_its_caller_need_not_agree() -> None:
     assert [each.sent for each in timeline.slices] == [1, 0, 1]  # at 102.25 and 104.5
 
 
-def test_a_tape_gives_each_thing_once() -> None:
+def test_each_event_is_taken_once() -> None:
     tape = RemoteTimeline()
     live(tape)
     assert len(tape.take(now=200.0).sends) == len(REQUESTS)
     assert tape.take(now=200.0) == TimelinePiece([], [], [])
 
 
-def test_a_tape_that_nobody_asks_for_keeps_nothing() -> None:
+def test_a_timeline_that_is_not_kept_stores_nothing() -> None:
     tape = RemoteTimeline(keeps=False)
     live(tape)
     assert tape.take(now=200.0) == TimelinePiece([], [], [])

@@ -1,4 +1,4 @@
-"""A worker by itself, without a cluster."""
+"""A single worker, without a cluster."""
 
 from __future__ import annotations
 

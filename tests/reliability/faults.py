@@ -1,4 +1,4 @@
-"""A run in which everything goes wrong at once."""
+"""A run that meets every kind of fault at once."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What servers and disks might hand us, as strategies for hypothesis, and what must hold all the same."""
+"""Hypothesis strategies for what servers and disks may return, and the properties that must hold regardless."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Runs that are killed with no warning, again and again, and then left to come to their end."""
+"""Runs that are killed without warning, again and again, and then completed."""
 
 from __future__ import annotations
 

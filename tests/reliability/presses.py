@@ -1,4 +1,4 @@
-"""Ctrl-C in a real terminal and the stop button of a real kernel, at many moments of a run that is then made again."""
+"""Ctrl-C in a real terminal and the stop button of a real kernel, at many moments of a run that is then repeated."""
 
 from __future__ import annotations
 

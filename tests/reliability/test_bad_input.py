@@ -1,4 +1,4 @@
-"""Input that cannot work, as far as the tests of the two faces do not have it: a sentence that says what and where."""
+"""Invalid input that the other tests do not cover is refused with a message that says what and where."""
 
 from __future__ import annotations
 

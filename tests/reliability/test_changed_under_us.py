@@ -1,4 +1,4 @@
-"""A journal that somebody else moves, replaces, cuts or deletes while a run writes it: no answer is lost by it."""
+"""A journal that is moved, replaced, truncated or deleted during a run loses no answer."""
 
 from __future__ import annotations
 
@@ -131,7 +131,7 @@ def test_what_was_cut_off_is_written_again(
     assert "It was given the" in caplog.text
 
 
-def test_a_run_that_ends_at_once_looks_too() -> None:
+def test_a_run_that_ends_at_once_checks_the_file_too() -> None:
     with Journal(PLACE) as journal:
         journal.append(b'[{"model":"m"},{"id":1}]')
         PLACE.unlink()
@@ -155,7 +155,7 @@ def test_a_file_may_be_cut_several_times() -> None:
         for number in range(3):
             journal.append(b'[{"model":"m","n":%d},{"id":1}]' % number)
             os.truncate(PLACE, 0)
-            journal._look()
+            journal._check_file()
     assert (answers(), len(PLACE.read_bytes().splitlines())) == (3, 3)
 
 
@@ -163,20 +163,20 @@ def long_lines(journal: Journal, count: int = 12) -> int:
     """So many of 100 kB, of which the last five or so are remembered; gives the bytes of all."""
     for number in range(count):
         journal.append(b'[{"model":"m","n":%d},{"id":"%s"}]' % (number, b"x" * 100_000))
-    journal._look()
+    journal._check_file()
     return PLACE.stat().st_size
 
 
-def test_older_lines_that_are_lost_are_told(caplog: pytest.LogCaptureFixture) -> None:
+def test_lost_older_lines_are_reported(caplog: pytest.LogCaptureFixture) -> None:
     with Journal(PLACE) as journal:
         before = long_lines(journal)
         os.truncate(PLACE, 0)
-        journal._look()
+        journal._check_file()
     assert 3 < answers() < 12
     assert f"Older answers, {before - PLACE.stat().st_size:,} bytes, are lost" in caplog.text
 
 
-def test_older_lines_that_alone_are_cut_out_are_told_too(caplog: pytest.LogCaptureFixture) -> None:
+def test_older_lines_cut_out_alone_are_reported_too(caplog: pytest.LogCaptureFixture) -> None:
     with Journal(PLACE) as journal:
         long_lines(journal)
         PLACE.write_bytes(b"".join(PLACE.read_bytes().splitlines(keepends=True)[1:]))
@@ -192,7 +192,7 @@ def write_while(change: Callable[[], Any], write: Callable[[Journal], Any] | Non
         change()
 
 
-def test_older_lines_are_told_to_be_lost_where_something_else_was_written_over_them() -> None:
+def test_overwritten_older_lines_are_reported_as_lost() -> None:
     with pytest.raises(JournalWriteError, match=r"Older answers, 600,\d+ bytes, are lost"):
         write_while(lambda: PLACE.write_text("text,stars\nFine.,5\n" * 100), long_lines)
 
@@ -208,7 +208,9 @@ def test_what_somebody_else_adds_stays(caplog: pytest.LogCaptureFixture) -> None
 
 
 @pytest.mark.parametrize("verb", [ask, send_file])
-def test_where_something_else_is_now_the_run_stops_and_says_where_the_answers_are(server: Server, verb: Any) -> None:
+def test_if_the_path_holds_something_else_the_run_stops_and_says_where_the_answers_are(
+    server: Server, verb: Any
+) -> None:
     def put_other() -> None:
         Path("folder/other").write_text("text,stars\nFine.,5\n")
         os.replace("folder/other", PLACE)

@@ -1,4 +1,4 @@
-"""A disk that is full, broken or slow: the run stops at once, says so, and keeps what was written before."""
+"""A full, broken or slow disk: the run stops at once, says so, and keeps what was written."""
 
 from __future__ import annotations
 
@@ -172,7 +172,7 @@ def test_a_disk_that_is_full_already_is_noticed_before_anything_is_sent(
     assert server.stats(charged=False)["received"] == 0
 
 
-def test_on_a_full_disk_all_that_is_known_is_known_still(server: Server, client: po.Client) -> None:
+def test_on_a_full_disk_known_answers_are_still_used(server: Server, client: po.Client) -> None:
     with small_disk(256) as disk:
         ask(disk / "a.jsonl", client)
         sent = server.stats(charged=False)["received"]
@@ -206,7 +206,7 @@ def test_what_a_full_disk_refused_is_written_when_there_is_room() -> None:
         assert [json.loads(each)[0]["n"] for each in place.read_bytes().splitlines()] == list(range(21))
 
 
-def test_what_could_not_be_written_to_the_end_is_counted_and_written_by_the_next_journal() -> None:
+def test_lines_that_could_never_be_written_are_counted_and_written_by_the_next_journal() -> None:
     async def work() -> None:
         with Journal(place, origin=here("http://there/v1")) as journal, full(disk):
             for number in range(9):
@@ -292,7 +292,7 @@ def test_a_run_whose_disk_was_full_for_a_moment_loses_nothing_that_was_paid(serv
     assert server.stats(charged=False)["received"] == 30
 
 
-def test_a_lone_block_that_fits_in_part_keeps_its_whole_lines() -> None:
+def test_a_block_that_fits_only_partly_keeps_its_complete_lines() -> None:
     async def write_at_once() -> None:
         with Journal(place) as journal:
             for number in range(10):  # one turn of the loop, so one write

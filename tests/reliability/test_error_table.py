@@ -1,4 +1,4 @@
-"""What each error of the API means for its row and for the run: the API's own table, over a real socket."""
+"""What each of the API's documented errors means for its row and for the run, over a real socket."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A server at its worst: no row is lost, nothing hangs, and what fails in the end is named."""
+"""A server with every fault: no row is lost, nothing hangs, and failed rows say why."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whatever a server answers and a disk holds: nothing crashes, nothing hangs, and no whole line is lost."""
+"""Whatever a server answers or a disk holds, nothing crashes or hangs, and no complete line is lost."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whatever httpx, curl and the OpenAI SDK can read is read, and kept as UTF-8 that the next run knows. Raw sockets."""
+"""Answers that httpx, curl or the OpenAI SDK can read are read, and stored as UTF-8. Over raw sockets."""
 
 from __future__ import annotations
 
@@ -186,7 +186,7 @@ def test_a_header_in_latin_1_does_no_harm() -> None:
     orjson.loads(Path("frame.jsonl").read_bytes())
 
 
-def test_an_answer_with_half_a_pair_can_be_repaired() -> None:
+def test_an_answer_with_a_lone_surrogate_can_be_repaired() -> None:
     answers = iter([completion('{"mood": "\ud83d'), completion('{"mood": "good"}')])
     schema = {"type": "object", "properties": {"mood": {"type": "string"}}, "required": ["mood"]}
     with RawServer(lambda _: http(json.dumps(next(answers)).encode())) as server:
@@ -195,7 +195,7 @@ def test_an_answer_with_half_a_pair_can_be_repaired() -> None:
     assert b"mood" in server.asked[1].body
 
 
-def test_half_a_pair_in_a_cell_fails_its_row_and_no_other() -> None:
+def test_a_lone_surrogate_in_a_cell_fails_its_row_and_no_other() -> None:
     index = pd.Index(["a", "\udce9"], dtype=object)
     df = pd.DataFrame({"text": pd.Series(["fine", "bad \ud83d"], dtype=object, index=index)})
     with RawServer(OK) as server, po.Client(server.base_url, api_key=KEY) as client:
@@ -261,7 +261,7 @@ def test_what_a_library_unpacks_is_asked_for_and_read(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", [name for name in ("br", "zstd", "lzma") if not is_installed(name)])
-def test_what_nobody_here_can_unpack_fails_its_row_at_once_in_a_sentence(name: str) -> None:
+def test_an_unsupported_compression_fails_its_row_at_once_with_a_message(name: str) -> None:
     with RawServer(http(b"\x0b\x02\x80{}\x03", f"Content-Encoding: {name}")) as server:
         out = ask(server.base_url)
     assert (out["error_code"][0], len(server.asked)) == ("response_unreadable", 1)
@@ -281,7 +281,7 @@ def test_compressed_content_that_is_cut_off_is_asked_for_again() -> None:
         assert ask(server.base_url)[["response", "attempts"]].iloc[0].tolist() == ["Hello.", 2]
 
 
-def test_what_is_accepted_and_not_answered_is_not_sent_again() -> None:
+def test_a_202_without_an_answer_is_not_sent_again() -> None:
     with RawServer(http(b'{"id": "job_1", "status": "queued"}', status="202 Accepted")) as server:
         out = ask(server.base_url)
     assert (out["status"][0], out["error_code"][0], len(server.asked)) == ("failed", "http_202", 1)

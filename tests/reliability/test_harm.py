@@ -1,4 +1,4 @@
-"""A folder that somebody else has made: nothing outside a call's own files is written, deleted or taken away."""
+"""A folder that someone else prepared: nothing outside the call's own files is written, deleted or moved."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whatever bytes a file of results holds: whole lines are kept, torn and damaged ones are not taken for answers."""
+"""Journals of arbitrary bytes: complete lines are kept, and torn or damaged ones never count as answers."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def test_a_damaged_line_is_counted_and_the_others_are_known(damaged: int, damage
 
 
 @pytest.mark.parametrize("damaged", [0, 1])
-def test_a_line_that_only_ends_well_is_damaged_wherever_it_stands(damaged: int) -> None:
+def test_a_line_of_which_only_the_end_is_valid_is_damaged_wherever_it_is(damaged: int) -> None:
     good = b'"status":"succeeded","attempts":[]}]\n'
     lines = [b'[{"model":"m"},{"choices":[]},null,{"key":"%032x",%s' % (number, good) for number in range(4)]
     lines[damaged] = lines[damaged].replace(b'{"choices', b'"choices')
@@ -111,7 +111,7 @@ def test_a_journal_that_was_saved_in_another_encoding_is_refused_and_left_as_it_
 
 
 @pytest.mark.parametrize("content", [each for each in FOREIGN if each not in (b"[{", b" ", FOREIGN[7])], ids=repr)
-def test_such_a_list_is_refused_by_those_who_read_too(content: bytes) -> None:
+def test_such_a_list_is_refused_for_reading_too(content: bytes) -> None:
     PLACE.write_bytes(content)
     with pytest.raises(JournalError, match="is no file of results"):
         po.read_journal(PLACE)

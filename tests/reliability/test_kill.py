@@ -1,4 +1,4 @@
-"""Kill -9 at any moment: every row is answered in the end, and only what was in flight is charged again."""
+"""Kill -9 at any moment: every row is answered in the end, and only requests in flight are paid for again."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A good status without an answer is no answer, in a frame, in a file and on every endpoint: it is asked for again."""
+"""A status of 200 without an answer does not count as one, in frames, files and on every endpoint."""
 
 from __future__ import annotations
 

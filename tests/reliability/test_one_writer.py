@@ -144,7 +144,7 @@ for read in (
 
 @needs_root
 @pytest.mark.parametrize("mode", [0o700, 0o755])
-def test_who_may_not_read_is_told_so_in_a_sentence(mode: int) -> None:
+def test_missing_permission_to_read_is_reported_in_a_sentence(mode: int) -> None:
     with tempfile.TemporaryDirectory() as mine:
         Path(mine, "answers.jsonl").touch(0o600)
         os.chmod(mine, mode)
@@ -199,7 +199,7 @@ def test_a_journal_is_read_while_a_run_writes_it(server: Server) -> None:
     assert len(set(counts)) > 3
 
 
-def test_what_is_read_tells_of_each_request(server: Server, client: po.Client) -> None:
+def test_reading_returns_an_entry_for_each_request(server: Server, client: po.Client) -> None:
     server.script([{"status": 400, "code": "odd", "message": "Too odd."}], matching="Review 1")
     out = run_frame(client, metadata="text")
     read = po.read_journal(PLACE).set_index("request_key").loc[out["request_key"]]

@@ -1,4 +1,4 @@
-"""A web page in the place of an answer is told by its title; a wrong scheme of the URL is told as what it is."""
+"""A web page instead of an answer is reported by its title, and a wrong URL scheme is recognised."""
 
 from __future__ import annotations
 
@@ -66,26 +66,26 @@ def test_a_page_within_an_error_is_told_by_its_title(error: object) -> None:
 
 
 @pytest.mark.parametrize("status", [403, 429])
-def test_what_a_page_is_about_is_no_reason(status: int) -> None:
+def test_the_content_of_a_page_does_not_decide_the_error(status: int) -> None:
     page = b"<html><title>Access denied: billing.example.com, daily news</title></html>"
     verdict = judge(Response(status, {}, page, None, 0.1), reached=True)
     assert verdict.code in ("http_403", "rate_limit_exceeded")
     assert verdict.kind != "stop"
 
 
-def test_who_sent_the_page_is_told() -> None:
+def test_the_sender_of_the_page_is_named() -> None:
     headers = {"content-type": "text/html", "server": "squid/5.7"}
     response = Response(403, headers, b"<html><title>ERROR: Access Denied</title>", None, 0.1)
     assert "of squid/5.7" in str(judge(response, reached=True).message)
 
 
 @pytest.mark.parametrize("text", ["Say 'a < b' and <b>bold</b>.", "The tag <script> is not allowed.", "no page"])
-def test_what_is_no_page_is_told_as_it_is(text: str) -> None:
+def test_text_that_is_no_page_is_reported_as_it_is(text: str) -> None:
     data = {"error": {"message": text}}
     assert judge(Response(400, {}, b"", data, 0.1), reached=True).message == f"HTTP 400: {text}"
 
 
-def test_nowhere_in_a_run_are_the_words_of_a_page(
+def test_the_text_of_a_page_appears_nowhere_in_a_run(
     server: Server, tmp_path: Path, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
 ) -> None:
     server.script([{"status": 502, "body": NGINX, "headers": {"content-type": "text/html"}}] * 40)

@@ -1,4 +1,4 @@
-"""A stop at any moment, in a real terminal and a real kernel: soon over, nothing sent after it, nothing paid twice."""
+"""A stop at any moment, in a real terminal and kernel: it is quick, and nothing is sent after it or paid twice."""
 
 from __future__ import annotations
 

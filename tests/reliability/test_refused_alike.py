@@ -1,4 +1,4 @@
-"""What the server refuses for every request alike stops the run; what it refuses for a row is that row's."""
+"""A refusal that concerns every request stops the run; one that concerns a row fails the row."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ def test_after_it_is_mended_the_rest_is_asked(strict: Server) -> None:
     assert out["status"].eq("succeeded").all()
 
 
-def test_so_it_is_in_a_file_and_its_counts_are_told(strict: Server) -> None:
+def test_a_file_run_stops_too_and_reports_its_counts(strict: Server) -> None:
     write(*({**chat(f"row {number}"), "model": MODEL} for number in range(ROWS)))
     with pytest.raises(RequestRefusedError, match="The server lists gpt-4o-mini") as stopped:
         run(strict)
@@ -177,7 +177,7 @@ def test_a_page_in_the_place_of_answers_stops_the_run() -> None:
 
 
 @pytest.mark.parametrize("status", [401, 403])
-def test_a_key_that_may_not_ask_any_more_stops_the_run(status: int) -> None:
+def test_a_key_that_loses_its_permission_stops_the_run(status: int) -> None:
     def answer(asked: Asked) -> tuple[int, bytes] | None:
         return (status, refused(status, "The project is archived.")) if number_of(asked) > 4 else None
 
@@ -187,7 +187,7 @@ def test_a_key_that_may_not_ask_any_more_stops_the_run(status: int) -> None:
         assert len({number_of(each) for each in server.asked}) < 30
 
 
-def test_a_good_key_that_is_called_bad_now_and_then_is_asked_with_again(server: Server, client: po.Client) -> None:
+def test_a_good_key_that_is_sometimes_rejected_is_used_again(server: Server, client: po.Client) -> None:
     for row in ("row 20;", "row 40;"):
         server.script([401], matching=row)
     out = po.process_dataframe(FRAME, "text", model="m", client=client, progress=False)
@@ -203,7 +203,7 @@ def test_a_status_that_brings_no_answer_to_anybody_stops_the_run(status: int) ->
         assert len(server.asked) < 20
 
 
-def test_where_nothing_is_the_servers_own_words_are_told() -> None:
+def test_if_there_is_nothing_at_the_url_the_servers_message_is_quoted() -> None:
     answer = refused(404, "No route for this tenant.")
     with (
         recorder(lambda asked: (404, answer)) as server,

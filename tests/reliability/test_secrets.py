@@ -1,4 +1,4 @@
-"""The key is nowhere but in the header that it belongs in."""
+"""The key appears nowhere but in its header."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is known of finished requests, in a few bytes for each, and read without parsing the lines."""
+"""The index of finished requests: a few bytes each, and read without parsing the lines."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def test_what_looks_like_a_record_within_a_request_is_none() -> None:
         {"model": "m", "messages": [], "tools": [1, {"key": "a" * 32, "status": "succeeded"}], "x": fake}
     )
     found = known(result_line(Result(request, "failed", errors=("no",), error="no"), record=True) + b"\n")
-    assert (request.key in found, found.was_asked(request.key), "a" * 32 in found) == (False, True, False)
+    assert (request.key in found, found.was_tried(request.key), "a" * 32 in found) == (False, True, False)
     found.close()
 
 

@@ -1,4 +1,4 @@
-"""Encodings: the shipped vocabularies, what is loaded from where, and that they count as tiktoken's own do."""
+"""Encodings: the shipped vocabularies, where they are loaded from, and that they count as tiktoken does."""
 
 import hashlib
 import inspect

@@ -1,4 +1,4 @@
-"""What a response says."""
+"""Reading responses, for every endpoint."""
 
 from __future__ import annotations
 

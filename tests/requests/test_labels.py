@@ -1,4 +1,4 @@
-"""Labels, the schema that the API is held to, and answers read back."""
+"""Labels, the schema that is sent for them, and reading answers back."""
 
 from __future__ import annotations
 

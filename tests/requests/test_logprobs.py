@@ -1,4 +1,4 @@
-"""Probabilities of labels: against sums done by hand, and against a model whose probabilities are all known."""
+"""Probabilities of labels, checked against calculations by hand and against a model with known probabilities."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def test_other_tokens_for_the_same_label_count_for_it() -> None:
     assert found.first == pytest.approx([0.75, 0.25])
 
 
-def test_a_token_that_may_become_any_of_two_is_shared_as_they_are_without_it() -> None:
+def test_a_token_that_may_lead_to_two_labels_is_shared_in_their_proportion() -> None:
     found = told(["negative", "neutral"], "negative", step('"neg', 0.4, _neu=0.1, _ne=0.5))
     assert found.whole == pytest.approx([0.8, 0.2])
 
@@ -84,7 +84,7 @@ def test_a_number_at_the_very_end_of_the_tokens_is_still_told() -> None:
     assert (found.whole, found.low, found.high) == ((1.0, 0.0), (0.0, 0.0), (1.0, 1.0))
 
 
-def test_truth_is_told_like_any_label() -> None:
+def test_booleans_have_probabilities_like_any_label() -> None:
     assert told([True, False], False, step("false", 0.6, true=0.4)).whole == pytest.approx([0.4, 0.6])
 
 
@@ -93,7 +93,7 @@ def test_a_token_that_begins_before_the_value_is_compared_from_there_on() -> Non
     assert found.whole == pytest.approx([0.75, 0.25])
 
 
-def test_a_label_that_is_not_listed_has_at_the_most_what_the_last_of_the_list_has() -> None:
+def test_an_unlisted_label_has_at_most_the_probability_of_the_last_listed_token() -> None:
     # The list leaves 0.2, and the least of it has 0.1: c and d may have 0.1 each.
     found = told(["a", "b", "c", "d"], "a", step('"a', 0.5, _b=0.2, _x=0.1))
     assert found.whole == pytest.approx([5 / 9, 2 / 9, 1 / 9, 1 / 9])
@@ -112,13 +112,13 @@ def test_without_a_list_the_others_have_all_that_is_left() -> None:
     assert told(["a", "b", "c"], "a", alone).whole == pytest.approx([0.7, 0.15, 0.15])
 
 
-def test_a_token_below_the_list_is_the_chosen_one_all_the_same() -> None:
+def test_a_chosen_token_that_is_not_listed_counts_all_the_same() -> None:
     drawn = Step(b'"b', 0.1, {b'"a': 0.9})
     assert told(["a", "b"], "b", drawn).whole == pytest.approx([0.9, 0.1])
 
 
 @pytest.mark.parametrize("drawn", [Step(b'"a', 0.0, {b'"a': 0.0}), Step(b'"x', 1.0, {})], ids=["no chance", "other"])
-def test_nothing_is_told_where_the_tokens_do_not_lead_to_the_label(drawn: Step) -> None:
+def test_there_are_no_probabilities_if_the_tokens_do_not_lead_to_the_label(drawn: Step) -> None:
     assert label_probabilities([drawn], 0, ['"a"', '"b"'], 0) is None
 
 

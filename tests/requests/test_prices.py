@@ -1,4 +1,4 @@
-"""Prices: the same as genai-prices calculates, and NaN where it does not know."""
+"""Prices agree with genai-prices, and are NaN if it does not know them."""
 
 import math
 import subprocess
@@ -88,7 +88,7 @@ def test_each_class_of_tokens_and_each_fee_has_the_price_of_genai_prices(
     ],
     ids=str,
 )
-def test_what_the_list_has_no_price_for_costs_nobody_knows_what(taken: Taken) -> None:
+def test_a_class_of_tokens_without_a_price_makes_the_cost_unknown(taken: Taken) -> None:
     assert math.isnan(price("gpt-4o-audio-preview", taken))
 
 

@@ -1,4 +1,4 @@
-"""Templates and messages by themselves; what they become in a run is in tests/frames."""
+"""Templates and messages by themselves; tests/frames tests them in a run."""
 
 from __future__ import annotations
 

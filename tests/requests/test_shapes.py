@@ -1,4 +1,4 @@
-"""Classes of every make as shapes of answers: what is asked for is what they take, and fields go by their names."""
+"""Response formats from classes of every kind: the schema is what the class accepts, with its field names."""
 
 from __future__ import annotations
 

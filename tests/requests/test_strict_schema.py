@@ -1,4 +1,4 @@
-"""JSON schemas and strict mode: what it does not know is not sent to it, and is checked here."""
+"""JSON schemas in strict mode: what it does not support is left out and checked here."""
 
 from __future__ import annotations
 
@@ -103,7 +103,7 @@ def test_what_cannot_be_left_out_is_asked_for_without_strict_mode(case: str, cap
             found.read(json.dumps({"a": bad}))
 
 
-def test_the_model_is_told_in_words_what_strict_mode_cannot_hold_it_to() -> None:
+def test_constraints_that_strict_mode_lacks_are_described_to_the_model_in_words() -> None:
     told = structure({**TEXT, "description": "where", "format": "uri", "minLength": 3}).response_format["json_schema"]
     assert told["schema"]["properties"]["a"] == {**TEXT, "description": 'where (format: "uri", minLength: 3)'}
 

@@ -1,4 +1,4 @@
-"""Shapes of answers: what the API is told, strictly where it can be, and what is read back."""
+"""Structured answers: the schema that is sent, strict if possible, and reading answers back."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Counting tokens: the counts themselves, and the size of whole requests."""
+"""Counting tokens of texts and of whole requests."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""What answers took, however servers tell it: of contradictory readings the larger, and that once."""
+"""Usage in every format that servers use: of contradictory values the larger one counts, once."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ ZEROS = {"prompt_tokens": 0, "completion_tokens": 0, "total_tokens": 0}
 
 
 @pytest.mark.parametrize("usage", [ZEROS, {}, NONSENSE], ids=str)
-def test_zeros_and_nonsense_tell_nothing(usage: dict[str, Any]) -> None:
+def test_zeros_and_nonsense_count_as_missing(usage: dict[str, Any]) -> None:
     assert usage_of({**CHAT, "usage": usage}) is None
 
 
@@ -237,7 +237,7 @@ def as_told(usage: Usage, way: str, names: tuple[str, str], chance: random.Rando
 
 
 @pytest.mark.parametrize("endpoint", ["chat", "responses", "embeddings"])
-def test_of_any_record_no_less_is_told_than_was_billed(endpoint: str) -> None:
+def test_no_record_is_read_as_less_than_was_billed(endpoint: str) -> None:
     chance = random.Random(endpoint)
     names = ("input_tokens", "output_tokens") if endpoint == "responses" else ("prompt_tokens", "completion_tokens")
     response = EMBEDDINGS if endpoint == "embeddings" else CHAT
@@ -271,7 +271,7 @@ def anything(chance: random.Random, depth: int = 0) -> Any:
     return chance.randint(0, 1000)
 
 
-def test_nothing_that_stands_in_the_place_of_a_record_stops_anything() -> None:
+def test_nothing_in_place_of_a_usage_record_stops_a_run() -> None:
     chance, names = random.Random(5), ("prompt_tokens", "completion_tokens", "total_tokens")
     for _ in range(5000):
         told = anything(chance)
@@ -285,7 +285,7 @@ def test_nothing_that_stands_in_the_place_of_a_record_stops_anything() -> None:
 
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("bound", ["usd", "tokens"])
-def test_no_way_of_telling_has_a_budget_passed(bound: str, way: str) -> None:
+def test_no_format_of_usage_makes_a_run_exceed_its_budget(bound: str, way: str) -> None:
     """A thousand sends, four at a time, of which some are never answered though billed."""
     chance, limit = random.Random(bound + way), 0.1 if bound == "usd" else 400_000
     budget = Budget(**{bound: limit}, price=prices_at("http://127.0.0.1/v1"))

@@ -1,4 +1,4 @@
-"""Starting a server that is not ours on this machine only, and ending it again."""
+"""Starts and stops third-party servers on this machine."""
 
 from __future__ import annotations
 

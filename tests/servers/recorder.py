@@ -1,4 +1,4 @@
-"""A server that answers every POST with one good chat completion and keeps what it was asked; also as a proxy."""
+"""A server that gives every POST one valid chat completion and records the requests; also works as a proxy."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""nginx that answers every request with the same bytes: a server that is never what holds a client back."""
+"""nginx with one fixed answer, so that the server is never the bottleneck."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""haproxy and tinyproxy before the simulator: each row gets its own answer, and each is answered once."""
+"""haproxy and tinyproxy in front of the simulator: each row gets its own answer, exactly once."""
 
 from __future__ import annotations
 

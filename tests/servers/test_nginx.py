@@ -1,4 +1,4 @@
-"""nginx as a gateway: it refuses without figures, closes connections, and answers errors with pages."""
+"""nginx as a gateway: it refuses without numbers, closes connections, and answers errors with web pages."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""tinyproxy, a small HTTP proxy that takes only so many clients at once and closes each connection after its answer."""
+"""tinyproxy, a small HTTP proxy with a limit of clients, which closes each connection after its answer."""
 
 from __future__ import annotations
 

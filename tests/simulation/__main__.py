@@ -1,4 +1,4 @@
-"""Many lives in a row; see the package."""
+"""Runs many lives in a row; see the package."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is right to answer to each text, in the shape of each endpoint, and what may come in its place."""
+"""The right answer to each text on each endpoint, and the wrong ones that may come instead."""
 
 from __future__ import annotations
 

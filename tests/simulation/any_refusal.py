@@ -1,4 +1,4 @@
-"""Refusals, errors and headers of all makes, by lot."""
+"""Random refusals, errors and headers as servers of all kinds send them."""
 
 from __future__ import annotations
 

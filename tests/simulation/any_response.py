@@ -1,4 +1,4 @@
-"""What a server may answer, by lot: each kind that was ever met, and what a row may make of it."""
+"""Random responses of every kind that was ever met, and what a row may make of each."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The server's Batch API in virtual time: files, batches and their states, late, short, lost or whole."""
+"""The server's Batch API in virtual time, whose files and batches may be late, incomplete or lost."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What outlives the client's process: the account, what it was billed, and what is kept at the server."""
+"""What outlives the client's process: the account, its bills, and what the server stores."""
 
 from __future__ import annotations
 

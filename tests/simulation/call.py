@@ -1,4 +1,4 @@
-"""One call of a life, in this process and in virtual time."""
+"""One call in a life, in this process and in virtual time."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The promises, each as what is looked at after a call, or at the end of a life."""
+"""The promises, as checks after each call and at the end of a life."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The clocks of a life: the loop's, which jumps from timer to timer, and the wall's, which somebody may set."""
+"""The clocks of a life: the loop's, which jumps from timer to timer, and the wall clock, which may be changed."""
 
 from __future__ import annotations
 

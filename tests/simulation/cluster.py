@@ -1,4 +1,4 @@
-"""What stands in the place of Ray: actors in this process and in virtual time, of which the workers may die."""
+"""A stand-in for Ray: actors in this process and in virtual time, whose workers may die."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a seed draws: the question, the account, what goes wrong, and how each call of it ends."""
+"""What a seed determines: the requests, the account, the faults, and how each call ends."""
 
 from __future__ import annotations
 

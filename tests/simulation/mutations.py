@@ -1,4 +1,4 @@
-"""Break one promise at a time in a copy of the package, and say after how many lives that is found.
+"""Breaks one promise at a time in a copy of the package, and reports how many lives it takes to notice.
 
 python -m tests.simulation.mutations                   each of them
 python -m tests.simulation.mutations deadline cancel   those whose names hold one of these words
@@ -137,8 +137,8 @@ MUTATIONS = [
     Mutation(
         "the last line of a journal is not read",
         "_journal/known_results.py",
-        "            if glance is None:\n",
-        "            if glance is None or offset + 2500 > os.path.getsize(self._path) and number:\n",
+        "            if scanned is None:\n",
+        "            if scanned is None or offset + 2500 > os.path.getsize(self._path) and number:\n",
     ),
     Mutation(
         "an answer goes to the neighbour",

@@ -1,4 +1,4 @@
-"""What stands in the place of sockets: a transport whose requests go to the life's server."""
+"""A stand-in for sockets: a transport that calls the life's server."""
 
 from __future__ import annotations
 

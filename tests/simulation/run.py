@@ -1,4 +1,4 @@
-"""One life: its calls one after the other, each looked at when it has ended."""
+"""One life: its calls in turn, each checked when it has ended."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The server of a life: it answers by the text alone, keeps a ledger of what it billed, and fails as the life says."""
+"""The server of a life: its answer depends on the text alone, it records what it bills, and fails as the seed says."""
 
 from __future__ import annotations
 

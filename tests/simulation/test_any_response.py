@@ -1,4 +1,4 @@
-"""Whatever a server answers, a row has an answer or an error, or the run a sentence: five thousand answers by lot."""
+"""Whatever a server answers, the row gets an answer or an error, or the run stops: five thousand random responses."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A thousand lives of the engine, and those that broke a promise once."""
+"""A thousand simulated lives, and those that once broke a promise."""
 
 from __future__ import annotations
 

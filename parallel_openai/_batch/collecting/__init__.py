@@ -1,1 +1,1 @@
-"""From ended batches to results."""
+"""Collects the results of ended batches."""

@@ -1,4 +1,4 @@
-"""The largest size of a batch's output file, from its requests."""
+"""Bounds the size of a batch's output file, by its requests."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The files of an ended batch: first the answers; then, once no more can be expected, the failures."""
+"""Reads the files of an ended batch: first the answers; then, once no more are expected, the failures."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Outcomes of rows from the lines of a batch's output and error files."""
+"""Reads the outcome of each row from the lines of a batch's output and error files."""
 
 from __future__ import annotations
 

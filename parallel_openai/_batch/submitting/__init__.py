@@ -1,1 +1,1 @@
-"""From requests to submitted batches."""
+"""Divides requests among input files, and submits them as batches."""

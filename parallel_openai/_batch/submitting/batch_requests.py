@@ -1,4 +1,4 @@
-"""The requests of a run through the Batch API, and where each result goes."""
+"""Keeps track of a run's requests in batches, and delivers each result to the call or to the journal."""
 
 from __future__ import annotations
 

@@ -158,7 +158,7 @@ def _entries(journal: Path, keys: set[str]) -> Iterator[JournalEntry]:
     if not keys or not journal.is_file():
         return
     for _, entry in read_entries(journal):
-        if entry is not None and entry.asked_key in keys:
+        if entry is not None and entry.lookup_key in keys:
             yield entry
 
 

@@ -1,1 +1,1 @@
-"""Where it is sent: base URLs, proxies and redirects."""
+"""Where requests are sent: base URLs, proxies and redirects."""

@@ -1,4 +1,4 @@
-"""The proxy that the environment names, and the way through one that speaks SOCKS. The door to aiohttp_socks."""
+"""Finds the proxy that the environment names, and connects through SOCKS proxies."""
 
 from __future__ import annotations
 
@@ -18,35 +18,35 @@ _SOCKS = ("socks4", "socks4a", "socks5", "socks5h")
 
 
 def proxy_for(url: URL) -> URL | None:
-    """The proxy that `HTTP_PROXY`, `HTTPS_PROXY` or `ALL_PROXY` names for a server, unless `NO_PROXY` leaves it out."""
+    """The proxy that `HTTP_PROXY`, `HTTPS_PROXY` or `ALL_PROXY` names for a server, unless `NO_PROXY` excludes it."""
     proxies = getproxies()
     text = proxies.get(url.scheme) or proxies.get("all")
-    if not text or _is_left_out(url, proxies.get("no", "")):
+    if not text or _is_excluded(url, proxies.get("no", "")):
         return None
-    named, way_out = f"The environment names the proxy {mask_url(text)}", "Client(trust_env=False) leaves it out."
+    subject, remedy = f"The environment names the proxy {mask_url(text)}", "Client(trust_env=False) leaves it out."
     try:
         proxy = URL(text if "://" in text else f"http://{text}")
         good = bool(proxy.host) and (proxy.port is not None or proxy.scheme in _SOCKS)
     except ValueError:
         good = False
     if not good:
-        raise InvalidInputError(f"{named}, which is no URL such as http://host:3128. {way_out}")
+        raise InvalidInputError(f"{subject}, which is no URL such as http://host:3128. {remedy}")
     if proxy.scheme not in _HTTP + _SOCKS:
-        raise InvalidInputError(f"{named}, and only http, https and socks5 are spoken here. {way_out}")
+        raise InvalidInputError(f"{subject}, and only http, https and socks5 are spoken here. {remedy}")
     if is_socks(proxy) and find_spec("aiohttp_socks") is None:
         raise InvalidInputError(
-            f"{named}, for which a library is needed: pip install 'parallel-openai[socks]'. {way_out}"
+            f"{subject}, for which a library is needed: pip install 'parallel-openai[socks]'. {remedy}"
         )
     return proxy
 
 
 def is_socks(proxy: URL | None) -> bool:
-    """Whether connections are made through it, and what is sent on them is not its business."""
+    """Whether the proxy speaks SOCKS, so that it only connects and never sees requests addressed to itself."""
     return proxy is not None and proxy.scheme in _SOCKS
 
 
 def connector_through(proxy: URL | None, **options: Any) -> aiohttp.TCPConnector:
-    """Makes connections, through the proxy if it speaks SOCKS; names are looked up there, where they may be known."""
+    """A connector, through the proxy if it speaks SOCKS. The proxy then resolves host names, which may be internal."""
     if proxy is None or not is_socks(proxy):
         return aiohttp.TCPConnector(**options)
     from aiohttp_socks import ProxyConnectionError, ProxyConnector, ProxyError, ProxyTimeoutError, ProxyType
@@ -63,17 +63,17 @@ def connector_through(proxy: URL | None, **options: Any) -> aiohttp.TCPConnector
     return Connector(proxy.host or "", port, kind, proxy.user or "", proxy.password or "", rdns=True, **options)
 
 
-def _is_left_out(url: URL, names: str) -> bool:
+def _is_excluded(url: URL, names: str) -> bool:
     return bool(proxy_bypass(f"{url.host}:{url.port}")) or any(
-        _is_named(url, each.strip()) for each in names.split(",")
+        _is_covered(url, each.strip()) for each in names.split(",")
     )
 
 
-def _is_named(url: URL, name: str) -> bool:
-    """Whether an entry of `NO_PROXY` means a server: what Python leaves out is networks, and addresses in brackets.
+def _is_covered(url: URL, name: str) -> bool:
+    """Whether an entry of `NO_PROXY` covers a server: networks and bracketed addresses, which Python does not support.
 
     >>> url = URL("http://10.1.2.3:8000")
-    >>> [_is_named(url, name) for name in ("10.0.0.0/8", "10.0.0.0/8:8000", "10.1.2.3:80", "*.2.3", "11.0.0.0/8", "")]
+    >>> [_is_covered(url, name) for name in ("10.0.0.0/8", "10.0.0.0/8:8000", "10.1.2.3:80", "*.2.3", "11.0.0.0/8", "")]
     [True, True, False, True, False, False]
     """
     host, port = name, ""

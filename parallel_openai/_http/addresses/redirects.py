@@ -1,4 +1,4 @@
-"""Where a server sends a request on to, and what it may be shown there."""
+"""Decides which redirects to follow, and whether the key may be sent to their target."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from yarl import URL
 
 
 def redirected(url: URL, status: int, headers: Mapping[str, str]) -> URL | None:
-    """Where the same request is to be sent instead; None if nowhere, or where it could be read on the way.
+    """The target of a redirect to follow, or None. One that would drop TLS is not followed.
 
-    The other statuses that redirect make a GET of it, which is no question.
+    Only 307 and 308 are: after the others the request becomes a GET, without its body.
 
     >>> redirected(URL("http://host/v1/chat"), 308, {"Location": "/v2/chat?a=%2F"})
     URL('http://host/v2/chat?a=%2F')
@@ -26,7 +26,7 @@ def redirected(url: URL, status: int, headers: Mapping[str, str]) -> URL | None:
 
 
 def has_same_owner(base: URL, target: URL) -> bool:
-    """Whether a key for one URL may be shown to the other: the same server, or the same one with TLS, as httpx has it.
+    """Whether a key for one URL may be sent to the other: the same origin, or its upgrade to TLS, as in httpx.
 
     >>> has_same_owner(URL("http://host/v1"), URL("https://host/v1")), has_same_owner(URL("http://host"), URL("http://b"))
     (True, False)

@@ -1,4 +1,4 @@
-"""A server's address: whether it is one, what of it may be shown, and whether it is this machine."""
+"""Checks a server's URL, masks it for display, and brings it into one spelling."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from parallel_openai.errors import InvalidInputError
 
 
 def check_url(base_url: str) -> URL:
-    """The URL, if an API can live there.
+    """Parse a base URL, or raise InvalidInputError.
 
     >>> check_url("localhost:8000")
     Traceback (most recent call last):
@@ -36,7 +36,7 @@ def _is_host(host: str | None) -> bool:
 
 
 def mask_url(url: str) -> str:
-    """A URL that can be shown, without a name and password in it and what its query says, but for an API's version.
+    """A URL for display, with credentials and query values masked except an API version.
 
     >>> mask_url("https://ann:secret@host/v1")
     'https://***@host/v1'
@@ -47,9 +47,9 @@ def mask_url(url: str) -> str:
     if question:
         rest = rest + "?" + _SECRET_IN_QUERY.sub(r"\1***", query)
     start, separator, rest_of = rest.partition("://")
-    if not separator:  # a name and password may stand there all the same
+    if not separator:  # no scheme, but possibly credentials
         start, rest_of = "", rest
-    credentials, at, place = rest_of.rpartition("@")  # a password that nobody quoted may hold a slash
+    credentials, at, place = rest_of.rpartition("@")  # the last one: an unquoted password may hold `/` or `@`
     return f"{start}{separator}{'***' if credentials else ''}{at}{place}"
 
 
@@ -60,7 +60,7 @@ _PORTS = {"http": 80, "https": 443}
 
 
 def one_spelling(url: str) -> str:
-    """The same for all ways to write the URL of one place.
+    """The canonical spelling of a URL.
 
     >>> one_spelling("https://API.Host.example:443//v1")
     'https://api.host.example/v1'

@@ -1,1 +1,1 @@
-"""What opens the door there, and how it is kept from ever being shown."""
+"""API keys, and how they are kept out of everything that is shown."""

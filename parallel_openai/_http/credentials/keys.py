@@ -1,4 +1,4 @@
-"""The key that a request carries: a text, or what a function gives, which is asked again now and then."""
+"""The API key and other headers of requests. A key is a string, or a function that is called again now and then."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from weakref import WeakKeyDictionary
 
 from parallel_openai.errors import AuthenticationError, InvalidInputError
 
-#: What gives a key whenever it is asked, such as azure-identity's token provider.
+#: A function that returns a key, such as azure-identity's token provider.
 KeyFunction = Callable[[], "str | Awaitable[str]"]
-_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # as RFC 9110 has it
+_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # RFC 9110
 _CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f\ud800-\udfff]")
-#: Seconds that a key is used before the function is asked again, which renews tokens long before they end.
+#: Seconds for which a key is used before its function is called again; providers renew tokens long before they expire.
 KEPT = 60.0
 
 
@@ -22,9 +22,9 @@ class Key:
     """A key and the header that carries it.
 
     Args:
-        key: the key itself, or a function that gives it: a token that ends some day, as Microsoft Entra's.
+        key: the key itself, or a function that returns it, as for expiring tokens such as Microsoft Entra's.
         in_header: `api-key` or `Authorization`.
-        clock: seconds, never going back.
+        clock: a monotonic clock, in seconds.
 
     >>> Key("sk-1", "Authorization", clock=lambda: 0.0).headers
     {'Authorization': 'Bearer sk-1'}
@@ -32,12 +32,12 @@ class Key:
 
     def __init__(self, key: str | KeyFunction, in_header: str, *, clock: Callable[[], float]) -> None:
         self._ask_for = key if callable(key) else None
-        self.header = in_header  # the name of the header
+        self.header = in_header
         self._clock = clock
         self._value = "" if callable(key) else checked_key(key)
         self._until = 0.0
         self._asking: WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Task[None]] = WeakKeyDictionary()
-        # What a text puts into every request; empty for a function.
+        # For every request; empty if the key comes from a function.
         self.headers = self._as_headers() if self._value else {}
 
     @property
@@ -50,11 +50,11 @@ class Key:
 
     @property
     def function(self) -> KeyFunction | None:
-        """What is asked for the key; None where it is a text."""
+        """The function that returns the key; None if the key is a string."""
         return self._ask_for
 
     async def current(self) -> Mapping[str, str]:
-        """The headers with a key that is not old."""
+        """The headers, with a key that is recent."""
         if self._ask_for is not None and self._clock() >= self._until:
             loop = asyncio.get_running_loop()
             asking = self._asking.get(loop)
@@ -64,18 +64,18 @@ class Key:
         return self._as_headers()
 
     def forget(self, headers: Mapping[str, str]) -> None:
-        """Ask the function again, since the server did not take these; unless that has happened meanwhile."""
+        """Call the function again, since the server rejected these headers, unless they have been renewed meanwhile."""
         if headers == self._as_headers():
             self._until = 0.0
 
     async def _ask(self, function: KeyFunction) -> None:
         raised = None
         try:
-            given = await asyncio.to_thread(function)  # it may go over the network
+            given = await asyncio.to_thread(function)  # may use the network
             given = await given if inspect.isawaitable(given) else given
         except Exception as error:
             raised = type(error).__name__
-        if raised is not None:  # its words may tell a secret, as may what led to it, so that this error holds neither
+        if raised is not None:  # outside the `except`, so that neither message nor context can carry a secret
             raise AuthenticationError(f"The function api_key= raised {raised}. Call it by itself to see its words.")
         try:
             self._value = checked_key(given)
@@ -91,9 +91,9 @@ class Key:
 def find_key(
     key: str | KeyFunction | None, *, is_azure: bool, environment: Mapping[str, str], clock: Callable[[], float]
 ) -> Key:
-    """The key given, else the environment's.
+    """The key given, or else the environment's.
 
-    At Azure a key travels in `api-key`; a token, which is what functions give, as elsewhere.
+    Azure wants a key in the header `api-key`, and a token, which is what functions return, in `Authorization`.
 
     >>> find_key(None, is_azure=True, environment={"AZURE_OPENAI_API_KEY": "abc"}, clock=lambda: 0.0).headers
     {'api-key': 'abc'}
@@ -117,7 +117,7 @@ def make_headers(
     *,
     environment: Mapping[str, str],
 ) -> dict[str, str]:
-    """The headers of every request; `extra` go before all others.
+    """The headers of every request. Those in `extra` replace any others of the same name.
 
     >>> make_headers({}, None, None, {"X-Team": "blue\\nred"}, environment={})
     Traceback (most recent call last):
@@ -141,7 +141,7 @@ def make_headers(
 
 
 def checked_key(key: object) -> str:
-    """The key without the spaces and line breaks around it."""
+    """The key without surrounding whitespace; InvalidInputError if it cannot be a key."""
     if not isinstance(key, str):
         raise InvalidInputError(f"The API key must be a text or a function that gives one, not a {type(key).__name__}.")
     key = key.strip()

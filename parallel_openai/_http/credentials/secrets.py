@@ -1,4 +1,4 @@
-"""What must never be seen in an answer, an error or a log: keys, which some servers send back."""
+"""Masks API keys and other secrets in answers, errors and logs, since some servers send them back."""
 
 from __future__ import annotations
 
@@ -13,37 +13,37 @@ from urllib.parse import parse_qsl, quote, quote_plus, unquote, urlsplit
 
 from parallel_openai._json import dumps, loads
 
-#: What the names of headers and of a query's parts that carry a secret have in them.
+#: Found in the names of headers that carry a secret.
 _NAMES = re.compile(r"(?i)key|token|secret|pass|pwd|auth|credential|cookie|session|(?<![a-z])sig")
-#: The only part of a query that is known to be none: Azure's errors tell it, and a person has to read it.
+#: The only query parameter that is known to be no secret: Azure's errors quote it, and users need to read it.
 PLAIN_IN_QUERY = "api-version"
-#: Letters from which on a text is taken for a secret wherever it stands; a shorter one may be a part of a word.
+#: A secret of at least this length is masked anywhere; a shorter one only as a whole word.
 _ANYWHERE = 8
-#: A text with fewer letters is no secret, and would be found everywhere.
+#: Anything shorter is not treated as a secret, as it would be found everywhere.
 _SHORTEST = 4
-#: Letters from which on a text is no word that an answer may hold by chance. A shorter one needs letters and digits,
-#: since many servers want no key and are given a word.
+#: A secret of at least this length cannot be a word that an answer holds by chance. A shorter one must have letters and
+#: digits to count as certain, since servers that want no key are often given a word.
 _NO_WORD = 20
-#: What is on its way may still be answered with a key that has been renewed meanwhile.
+#: Renewed secrets remembered, since answers to requests in flight may still hold an earlier one.
 _KEPT = 8
-#: Letters up to which a secret is looked for letter by letter, each in all its spellings.
+#: Secrets up to this length are also searched with each letter in any of its escaped forms.
 _LONGEST = 200
-#: What a short secret may follow on, though it ends in a letter: `%3D`, `\\n`.
+#: A short secret may directly follow one of these escapes, though it ends in a letter or digit: `%3D`, `\\n`.
 _BEHIND_AN_ESCAPE = r"(?<=%[0-9A-Fa-f]{2})|(?<=\\[nrt])"
 _URL_SAFE = str.maketrans("+/", "-_")
 _MASK = "***"
 
 
 class Secrets:
-    """The secrets that requests carry, to be taken out of what comes back.
+    """The secrets that requests carry, to be masked in what comes back.
 
-    Errors, headers and our own sentences lose every one of them; a good answer keeps plain words (`lm-studio`,
-    `EMPTY`), which are no keys and which the model may well say.
+    In errors, headers and our own messages all of them are masked. In a successful answer plain words (`lm-studio`,
+    `EMPTY`) are not: they are no real keys, and the model may well use them.
 
     Args:
-        headers: those of the requests.
-        url: where they go; its query may hold secrets too.
-        proxy: the URL of the proxy between, with a name and password perhaps.
+        headers: the requests' headers.
+        url: the requests' URL, whose query may hold secrets.
+        proxy: the URL of a proxy, which may hold a name and password.
 
     >>> secrets = Secrets({"Authorization": "Bearer sk-0123456789", "User-Agent": "parallel_openai"})
     >>> secrets.out_of("Wrong key: sk-0123456789.")
@@ -56,44 +56,43 @@ class Secrets:
     """
 
     def __init__(self, headers: Mapping[str, str], url: str = "", proxy: str | None = None) -> None:
-        self._lasting = [*sent_secrets(headers, url), *_credentials(proxy or "")]
+        self._permanent = [*sent_secrets(headers, url), *_credentials(proxy or "")]
         self._renewed: list[str] = []
         self._set()
 
     def renew(self, headers: Mapping[str, str]) -> None:
-        """Further secrets are sent from now on."""
+        """Add the secrets in headers that are sent from now on."""
         self._renewed = list(dict.fromkeys([*secrets_in(headers), *self._renewed]))[:_KEPT]
         self._set()
 
     def _set(self) -> None:
-        words = [word for word in (*self._lasting, *self._renewed) if len(word) >= _SHORTEST]
+        words = [word for word in (*self._permanent, *self._renewed) if len(word) >= _SHORTEST]
         self._all = _pattern(words)
-        # Looking for texts is ten times faster than the pattern, and these signs begin all spellings that are no text.
+        # Searching for fixed strings is ten times faster than the pattern. All other spellings begin with these signs.
         self._signs = (*_written(words), "%", "\\", "&")
         self._certain = _pattern(word for word in words if _is_no_word(word))
-        # One text after the other is looked for before the pattern is: most answers hold none.
-        self._texts = [text.encode() for text in _written(filter(_is_no_word, words))]
+        # Searched before the pattern, since most answers hold none of them.
+        self._strings = [text.encode() for text in _written(filter(_is_no_word, words))]
 
     def out_of(self, text: str) -> str:
-        """A sentence without them."""
+        """The text with every secret masked."""
         return self._all.sub(_MASK, text)
 
     def out_of_headers(self, headers: Mapping[str, str]) -> Mapping[str, str]:
-        """The headers themselves, if there is nothing to take out; else others, with names in lower case."""
-        told = "\n".join(headers.values())
-        for sign in self._signs:  # of each row: so a loop, and no generator
-            if sign in told and self._all.search(told):
+        """The same headers if they hold no secret; else a masked copy, with names in lower case."""
+        values = "\n".join(headers.values())
+        for sign in self._signs:  # a loop rather than `any`, since this runs for each row
+            if sign in values and self._all.search(values):
                 return {name.lower(): self.out_of(value) for name, value in headers.items()}
         return headers
 
     def out_of_body(self, body: bytes) -> bytes:
-        """A good answer without what is certainly a secret."""
-        for secret in self._texts:
+        """A successful answer with everything masked that is certainly a secret."""
+        for secret in self._strings:
             if secret in body:
                 body = _as_text(body, self._out_of_answer)
                 break
-        # Signs of letters that stand there otherwise than as themselves: escaped, or two bytes each.
-        # One byte is found ten times faster than two.
+        # Signs of escaped letters or of UTF-16. One byte is found ten times as fast as two, so it is checked first.
         if (b"\\" in body and (b"\\u00" in body or b"\\/" in body)) or b"\x00" in body:
             return _within(body, self._out_of_answer)
         return body
@@ -102,14 +101,13 @@ class Secrets:
         return self._certain.sub(_MASK, text)
 
     def out_of_error(self, body: bytes) -> bytes:
-        """What a server says of an error without any of them, whatever they look like; in the names of its fields too
-        where they are certainly secrets."""
+        """A server's error with every secret masked; in the names of its fields, only those certain to be secrets."""
         masked = _within(body, self.out_of)
         return _as_text(masked, self._out_of_answer if masked is not body else self.out_of)
 
 
 def _pattern(words: Iterable[str]) -> re.Pattern[str]:
-    """Finds the words in each of the ways in which they may be written, the longest first."""
+    """A pattern that finds the words in every spelling, longest first."""
     words = list(words)
     ways = {way: re.escape(way) for way in _written(words)}
     ways.update((word, "".join(map(_spelled, word))) for word in words if len(word) <= _LONGEST)
@@ -121,7 +119,7 @@ def _pattern(words: Iterable[str]) -> re.Pattern[str]:
 
 
 def _written(words: Iterable[str]) -> list[str]:
-    """Words as themselves, and as JSON, a URL, hexadecimals and base64 write them, alone or within a longer text."""
+    """The words as they are, and as written in JSON, URLs, hexadecimal and base64, on their own or in a longer text."""
     ways: tuple[Callable[[str], str], ...] = (
         str,
         lambda word: dumps(word)[1:-1].decode(),
@@ -138,13 +136,13 @@ def _written(words: Iterable[str]) -> list[str]:
 
 
 def _within_base64(word: str, before: int) -> str:
-    """What base64 of any text with the word in it has, where that stands so many bytes behind a multiple of three."""
+    """The base64 that any text with the word in it has, if the word begins `before` bytes after a multiple of three."""
     whole = b64encode(bytes(before) + word.encode()).decode()
     return whole[(before * 8 + 5) // 6 : (before + len(word.encode())) * 8 // 6]
 
 
 def _spelled(letter: str) -> str:
-    """A pattern of a letter as URLs, JSON, Python and HTML spell it, also when one of them did so to another's work."""
+    """A pattern for a letter as URLs, JSON, Python and HTML escape it, also when one has escaped another's output."""
     code = ord(letter)
     encoded = [f"{byte:02x}" for byte in letter.encode("utf-8", "surrogatepass")]
     ways = ["".join(map(each, encoded)) for each in (r"%(?:25)*{}".format, r"\\+x{}".format)]
@@ -158,11 +156,11 @@ def _spelled(letter: str) -> str:
 
 
 def _within(body: bytes, change: Callable[[str], str]) -> bytes:
-    """JSON with its texts changed, but not the names of its fields; the body itself if nothing is, or it is no JSON."""
+    """JSON with its strings changed, but not its field names; the same body if nothing changes or it is not JSON."""
     try:
         data = loads(body)
         changed = _changed(data, change)
-    except (ValueError, RecursionError):  # nobody reads what is nested as deep as that
+    except (ValueError, RecursionError):  # nested so deeply that nothing else reads it either
         return body
     return dumps(changed) if changed != data else body
 
@@ -184,7 +182,7 @@ def _as_text(body: bytes, change: Callable[[str], str]) -> bytes:
 
 
 def sent_secrets(headers: Mapping[str, str], url: str) -> list[str]:
-    """The secrets in headers and in a URL's query, of which only an API's version is known to be none."""
+    """The secrets in headers and in a URL's query."""
     return [
         *secrets_in(headers),
         *(value for name, value in parse_qsl(urlsplit(url).query) if name != PLAIN_IN_QUERY),
@@ -192,7 +190,7 @@ def sent_secrets(headers: Mapping[str, str], url: str) -> list[str]:
 
 
 def secrets_in(named: Mapping[str, str]) -> list[str]:
-    """The secrets among the values of headers.
+    """The secrets in the values of headers.
 
     >>> secrets_in({"Authorization": "Bearer sk-0123456789", "User-Agent": "parallel_openai 0.1.0"})
     ['sk-0123456789']
@@ -208,7 +206,7 @@ def secrets_in(named: Mapping[str, str]) -> list[str]:
 
 
 def _of_basic(word: str) -> list[str]:
-    """A name and password that base64 hides, and the password alone."""
+    """The name and password in a Basic authorization, and the password alone."""
     try:
         text = b64decode(word, validate=True).decode()
     except (binascii.Error, ValueError):
@@ -217,7 +215,7 @@ def _of_basic(word: str) -> list[str]:
 
 
 def _credentials(url: str) -> list[str]:
-    """The password in a URL, alone and with the name that stands before it."""
+    """The password in a URL, with its user name and alone; without a password, the user name."""
     parts = urlsplit(url)
     if parts.password is None:
         return [unquote(parts.username)] if parts.username else []

@@ -1,1 +1,1 @@
-"""What a server told nobody: its limits and moods, learnt from what it lets through and what it refuses."""
+"""Learning limits that a server does not state, from what it accepts and what it refuses."""

@@ -1,4 +1,4 @@
-"""How a bucket's books stood at a send."""
+"""The state of a bucket at a send, kept to judge the answer by."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ from dataclasses import dataclass
 
 @dataclass(slots=True)
 class Bunch:
-    """What went out so close together that it may have arrived in another order; `sent` is the sum at its end."""
+    """Requests sent so close together that they may have arrived in another order."""
 
     began: float
-    total: float = 0.0
-    sent: float = 0.0
+    total: float = 0.0  # the cost of these requests
+    sent: float = 0.0  # the cost of all requests up to the last of these
 
 
 @dataclass(slots=True)
 class BucketState:
-    """How the bucket's books stood just after a charge."""
+    """The bucket's figures just after a charge."""
 
     at: float
     cost: float

@@ -1,20 +1,21 @@
-"""How many sends are refused by chance, and whether it is more than that now."""
+"""Estimates the share of sends that is refused by chance, and tests whether more are being refused."""
 
 from __future__ import annotations
 
 import math
 
-#: The share of refusals by chance before any is known, and between which it is thought to be.
+#: The share of chance refusals assumed at first, and the range that it is kept in.
 FIRST_SHARE = 0.05
 LEAST_SHARE, MOST_SHARE = 0.001, 0.45
-#: So many sends are remembered.
+#: The estimate is a mean over about this many sends.
 MEMORY = 200.0
-#: A server that is sent too much refuses this part, and half of the share, of what it would take else.
+#: An overloaded server is assumed to refuse this part, plus half of the chance share, of what it would otherwise
+#: accept.
 EXCESS = 0.25
 
 
 class Chance:
-    """A sequential test (Page's CUSUM) of the share of refusals that is by chance against a larger one.
+    """A sequential test (Page's CUSUM) of the share of chance refusals against a larger share.
 
     >>> chance = Chance()
     >>> for number in (20, 40, 60):
@@ -31,15 +32,15 @@ class Chance:
 
     def __init__(self) -> None:
         self.share = FIRST_SHARE  # of the sends
-        self.excess = 0.0  # how surely more are refused than by chance, as the logarithm of a likelihood ratio
+        self.excess = 0.0  # the log-likelihood ratio for more refusals than by chance
         self._last = 0  # the number of the last send that was refused
 
     def begin(self, share: float) -> None:
-        """Refusals are found to be by chance; so many of the sends have been refused."""
+        """Start with a known share of chance refusals."""
         self.share = min(MOST_SHARE, max(FIRST_SHARE / 5, share))
 
     def refused(self, number: int, *, learns: bool) -> None:
-        """That send was refused, and what was sent between it and the last one was not."""
+        """Note that a send was refused, and those since the last refusal were not."""
         share = self.share
         more = share + (EXCESS + share / 2) * (1.0 - share)
         taken = max(0, number - self._last - 1)

@@ -1,4 +1,4 @@
-"""How fast a bucket refills, as far as its refusals tell; where they contradict each other, there is no bucket."""
+"""Bounds the rate at which a bucket refills, by its refusals. If the bounds contradict, there is no bucket."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from parallel_openai._limits.learning.bucket_state import BucketState
 
 INFINITY = float("inf")
-#: So many refusals are compared with each other, if they are not older than so many seconds.
+#: At most this many refusals are compared with each other, none older than REMEMBERED_SECONDS.
 COMPARED = 12
 REMEMBERED_SECONDS = 30.0
-#: Two that are closer than this may have been judged in another order; two that are further apart say little, since a
-#: full bucket spills what comes in.
+#: Only refusals whose distance is in this range, in seconds, are compared. Closer ones may have been judged in another
+#: order; more distant ones say little, as a full bucket loses its refill.
 SHORTEST_SPAN, LONGEST_SPAN = 0.1, 5.0
-#: Of what goes out just after a request, hardly more than this share comes in before it.
+#: Of what is sent just after a request, hardly more than this share arrives before it.
 OVERTAKE = 0.8
 
 
@@ -21,25 +21,25 @@ OVERTAKE = 0.8
 class _Refusal:
     mark: BucketState
     held: float  # seconds that the client had been held in all by then
-    late: float = 0.0  # what was refused besides, of what went out after it and before it was known
-    taken: float = 0.0  # what was taken of that
-    least: float = 0.0  # the rate that this tells of
+    late: float = 0.0  # of what was sent after this one and before its refusal was known: what was refused too
+    taken: float = 0.0  # and what was accepted
+    least: float = 0.0  # the lowest rate that explains this
 
     @property
     def after(self) -> float:
-        """What went out just after it, and may have come in before it."""
+        """What was sent just after this one, and may have arrived before it."""
         return self.mark.bunch.sent - self.mark.sent
 
     @property
     def before(self) -> float:
-        """What went out just before it, and may have come in after it."""
+        """What was sent just before this one, and may have arrived after it."""
         return self.mark.bunch.total - self.mark.cost - self.after
 
 
 class Refill:
-    """A bucket that refuses is empty, and what it takes until it refuses again is what has come in meanwhile.
+    """Bounds on the refill rate. A bucket that refuses is empty, and until it refuses again it accepts just its refill.
 
-    So any two refusals bound the rate, one request more or less, whatever the bucket holds and however fast we send.
+    So any two refusals bound the rate to within one request, whatever the bucket holds and however fast we send.
 
     Attributes:
         lowest, highest: the bounds, per second.
@@ -66,11 +66,11 @@ class Refill:
 
     @property
     def is_contradicted(self) -> bool:
-        """Whether no bucket refuses so."""
+        """Whether no bucket can have refused like this."""
         return self.lowest > self.highest
 
     def refused(self, mark: BucketState, held: float) -> None:
-        """A send was refused, when the client had been held for so many seconds in all."""
+        """Note a refusal; `held` is how many seconds the client had been held in all by then."""
         recent = [each for each in self._refusals[1 - COMPARED :] if each.mark.at > mark.at - REMEMBERED_SECONDS]
         self._refusals = sorted([*recent, _Refusal(mark, held)], key=lambda each: each.mark.sent)
         self.lowest, self.highest = 0.0, INFINITY
@@ -78,13 +78,13 @@ class Refill:
             self._compare(self._refusals[number:])
 
     def also_refused(self, mark: BucketState) -> None:
-        """So was another one, which went out before that was known."""
+        """Note the refusal of a send that went out before the last refusal was known."""
         before = [each for each in self._refusals if each.mark.sent <= mark.sent]
         if before:
             before[-1].late += mark.cost
 
     def also_taken(self, mark: BucketState) -> bool:
-        """One was taken that went out between the last refusal and its answer; gives whether the bound is new."""
+        """Note an accepted send that went out before the last refusal was known. Returns whether `lowest` has risen."""
         last = self._refusals[-1]
         if mark.sent <= last.mark.sent:
             return False
@@ -95,7 +95,7 @@ class Refill:
         return self.lowest > before
 
     def _compare(self, refusals: list[_Refusal]) -> None:
-        """The first one with each that follows."""
+        """Compare the first refusal with each that follows."""
         first = refusals[0]
         refused = first.late
         self.lowest = max(self.lowest, first.least)
@@ -107,8 +107,8 @@ class Refill:
             if not SHORTEST_SPAN <= span <= LONGEST_SPAN:
                 continue
             self.lowest = max(self.lowest, (taken - first.after - last.mark.cost) / span)
-            # Held, a small bucket is soon full, and spills. Yet it holds one request, so that it was empty all the time
-            # if it did not take the first one after.
+            # While the client is held, a small bucket fills up and overflows. But it holds at least one request, so if
+            # it refused the very next one, it was empty all the time.
             filling = span if taken <= 0 else span - (last.held - first.held)
             if filling > SHORTEST_SPAN:
                 self.highest = min(self.highest, (taken + first.before + last.mark.cost) / filling)

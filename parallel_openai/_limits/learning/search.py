@@ -1,24 +1,24 @@
-"""Finding the rate that a server takes where it does not tell: faster until it refuses, then what it took meanwhile."""
+"""Finds the rate that a server accepts but does not state: speeds up until it refuses, then measures what it took."""
 
 from __future__ import annotations
 
 INFINITY = float("inf")
-#: Go at this share of the rate that was measured, and probe upwards by a share of it each second, faster the longer
-#: nothing is refused, as TCP's CUBIC does (RFC 9438).
+#: Use this share of a measured rate, and raise it each second, faster the longer nothing is refused, as TCP's CUBIC
+#: does (RFC 9438).
 SHARE = 0.97
 GROWTH = 0.005
 GROWTH_CUBED = 2e-5
-#: Until a rate has been measured, it is doubled each second.
+#: The growth per second until a rate has been measured: it doubles.
 SEARCH = 1.0
-#: Two refusals must be so many seconds apart to tell a rate; when they are not, the rate is cut to this share.
+#: Measuring a rate takes two refusals at least this many seconds apart; otherwise the rate is cut to the share CUT.
 MEASURE_SECONDS = 0.5
 CUT = 0.7
-#: However often it is refused, one request in so many seconds goes out.
+#: However often the server refuses, one request is sent in this many seconds.
 SLOWEST_SECONDS = 30.0
 
 
 class RateSearch:
-    """A rate found by being refused, in capacity per second; infinite as long as nothing was refused.
+    """A rate learned from refusals, in capacity per second; infinite while nothing was refused.
 
     >>> pace = RateSearch(now=0.0)
     >>> pace.measure(at=10.0, sent=2000.0, rate=pace.rate, cost=1.0, held=0.0, now=10.0)  # half of the rate so far
@@ -33,20 +33,20 @@ class RateSearch:
 
     def __init__(self, now: float) -> None:
         self.rate = INFINITY
-        self.refused = 0.0  # what has been refused since the server was last found empty
+        self.refused = 0.0  # refused since the bucket was last found empty
         self._began = now
         self._base, self._set_at = INFINITY, now
         self._measured = False
-        self.is_settled = False  # measured more than once; the first time, the search's own rate still counts
+        self.is_settled = False  # measured more than once; the first measurement is mixed with the search's own rate
         self._empty_at: float | None = None
         self._empty_sent = 0.0
 
     def begin(self, now: float) -> None:
-        """The first request goes out; what was before does not count."""
+        """Start the clock with the first request."""
         self._began = now
 
     def grow(self, now: float) -> None:
-        """Bring the rate to this moment."""
+        """Update the rate to the time `now`."""
         if self.rate == INFINITY:
             return
         since = max(0.0, now - self._set_at)
@@ -56,10 +56,10 @@ class RateSearch:
             self.rate = self._base * (1.0 + SEARCH) ** min(since, 20.0)
 
     def measure(self, *, at: float, sent: float, rate: float, cost: float, held: float, now: float) -> None:
-        """The server was empty for what was sent at `at` and cost `cost`, when `sent` had been sent in all.
+        """Learn that the bucket was empty for a request sent at `at`, of that cost, when `sent` had been sent in all.
 
-        Between two such moments it took what it refilled, so that is its rate; but a small bucket overflows while the
-        client is `held`, so half of those seconds are left out.
+        Between two such moments the server accepted exactly its refill, which gives the rate. But a small bucket
+        overflows while the client is held, so half of the `held` seconds are left out.
         """
         before, sent_before, refused = self._empty_at, self._empty_sent, self.refused
         self.found_empty(at=at, sent=sent)
@@ -69,14 +69,14 @@ class RateSearch:
         elapsed, taken = at - before - held / 2, sent - sent_before - refused
         if elapsed >= MEASURE_SECONDS and taken > 0:
             measured = SHARE * taken / elapsed
-            # The search's first seconds were slow, and would count as the server's slowness.
+            # The slow first seconds of the search would make the server look slow.
             self._set(measured if self._measured else max(measured, CUT * rate), cost, now)
             self.is_settled, self._measured = self._measured, True
         else:
             self._set(rate * CUT, cost, now)
 
     def at_least(self, rate: float) -> None:
-        """So much is taken for certain."""
+        """Raise the rate to one that is certainly accepted."""
         self._base = self.rate = max(self.rate, SHARE * rate)
 
     def found_empty(self, *, at: float, sent: float) -> None:
@@ -84,16 +84,16 @@ class RateSearch:
         self._empty_at, self._empty_sent, self.refused = at, sent, 0.0
 
     def pause(self, until: float) -> None:
-        """Nothing is sent before a moment, so nothing is learned by growing before it."""
+        """Do not grow before the time `until`, since nothing is sent."""
         self._set_at = max(self._set_at, until)
 
     def look_again(self, now: float, least: float) -> None:
-        """Search from here, and from this rate at least: what was measured was no limit's."""
+        """Search again, from the present rate or `least`, since what was measured was no limit."""
         self._measured = self.is_settled = False
         self._base, self._set_at = max(least, self.rate), now
 
     def slow_down(self, *, rate: float, sent: float, cost: float, now: float) -> None:
-        """Go at half the rate, and grow slowly from there."""
+        """Halve the rate, and grow slowly from there."""
         recent = rate if rate != INFINITY else sent / max(now - self._began, 1.0)
         self._measured = True
         self._set(recent / 2, cost, now)

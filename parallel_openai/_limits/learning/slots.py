@@ -1,39 +1,41 @@
-"""How many requests a server takes at once, where it refuses more whatever the rate."""
+"""Learns how many requests a server accepts at once, if it refuses more at any rate."""
 
 from __future__ import annotations
 
 from typing import Literal
 
 INFINITY = float("inf")
-#: A refusal that asks all to wait for longer than so many seconds is worth the experiment.
+#: A refusal that asks all to wait for longer than this many seconds is worth an experiment.
 LONG_WAIT = 2.0
-#: It ends so many seconds before the wait does: a server that rounds them up takes requests again by then.
+#: The experiment ends this many seconds before the wait does, since a server that rounds it up accepts requests by
+#: then.
 ROUNDED_UP = 1.0
-#: So many requests accepted while all were to wait show that the server was full, and not the rate used up. So do as
-#: many refusals of more than the level, less one for each time that more was accepted.
+#: If this many requests are accepted while all were to wait, the server was full, and the rate was not used up. The
+#: same is shown by as many refusals of more than the level, less one for each time that more was accepted.
 PROOF = 3
-#: Without it, so many refusals at the same number in flight show it, if one less was accepted between them and never as
-#: many. Larger numbers than this are near each other by chance too, where a rate refuses.
+#: Without an experiment it is shown by this many refusals at the same number in flight, if one fewer was accepted
+#: between them and never as many. Numbers above FEW_ENOUGH may be alike by chance when a rate limit refuses.
 ALIKE = 3
 FEW_ENOUGH = 16
-#: A doubt is a refusal with no more in flight than the level, or an answer with as many in flight as were refused at
-#: first. One may be a matter of milliseconds. After DOUBTS of them the level falls by one, or slots are given up if the
-#: level is not proven. FORGIVEN_BY answers make up for one doubt, and so does a refusal of more than the level, for
-#: MOST_TRUST doubts in advance at the most.
+#: A doubt is a refusal with no more in flight than the level, or an answer with as many in flight as at the first
+#: refusal. A single one may be a matter of milliseconds. After DOUBTS of them the level falls by one, or, if it is not
+#: proven, slots are given up. One doubt is offset by FORGIVEN_BY answers, or by one refusal of more than the level; at
+#: most MOST_TRUST doubts are offset in advance.
 DOUBTS = 2.0
 MOST_TRUST = 2.0
 FORGIVEN_BY = 20.0
-#: Slots explain no refusal with fewer in flight than the level, by this share of it and by so many at least. After so
-#: many of them, or once the level has fallen by so many, it is given up.
+#: A refusal is not due to slots if the number in flight is below the level by the share FAR of it, and at least by
+#: LEAST_FAR. After MOST_FAR such refusals, or once the level has fallen by MOST_FALLS, slots are given up.
 FAR = 0.25
 LEAST_FAR = 3
 MOST_FAR = 2
 MOST_FALLS = 3
-#: Each time that slots were given up, it takes so many more refusals with no answer between them to suspect them again.
+#: Each time slots were given up, suspecting them again takes this many more refusals without an answer in between.
 MORE_IN_A_ROW = 2
-#: One more is tried after so many answers for each slot; twice as many after each time that it was refused.
+#: One more request is tried after this many answers for each slot; twice as many after each refusal of one more.
 FIRST_LOOK, LAST_LOOK = 2.0, 64.0
-#: One more goes out after so many seconds without news, and so many times the longest answer: those in flight may hang.
+#: One more goes out after this many seconds without news, or this many times the longest answer: those in flight may
+#: hang.
 PATIENCE_SECONDS = 30.0
 PATIENCE_ANSWERS = 3.0
 
@@ -41,19 +43,18 @@ PATIENCE_ANSWERS = 3.0
 class Slots:
     """The number of requests in flight beyond which a server refuses, learned from what it accepts and refuses.
 
-    A refusal that holds nobody back (503) is tried on the spot: no more may be in flight than were left, and soon one
-    more, then two, then four are tried. A server with slots refuses the first of them; one that refuses by chance
-    accepts as many as it has refused before, and also refuses when few are in flight: either ends the trial.
+    After a refusal that makes nobody wait (503), the number of requests left in flight becomes the level at once, and
+    soon one more, then two, then four are tried. A server with slots refuses the first of these. One that refuses by
+    chance accepts as many as it refused before, and also refuses with few in flight; either ends the trial.
 
-    A refusal that holds all back (429) is told from that of a rate limit by an experiment: when an answer comes back
-    while all are to wait, one request goes out. A full server accepts it, a rate limit refuses it. The more often the
-    experiment fails, the more seldom it is made. Where the wait is short, it takes some refusals more to see what they
-    have in common.
+    After a refusal that makes all wait (429), an experiment tells slots from a rate limit: when an answer comes back
+    during the wait, one request is sent. A full server accepts it, a rate limit refuses it. The more often the
+    experiment fails, the less often it is made. If the wait is too short for it, several refusals are compared instead.
 
     Attributes:
-        level: how many are accepted at once; infinite while nothing suggests a number.
-        kept: whether no more may be in flight.
-        proven: whether the number is certain.
+        level: how many requests are accepted at once; infinite while nothing suggests a number.
+        kept: whether the level is observed.
+        proven: whether the level is certain.
 
     >>> slots = Slots()
     >>> slots.suspect(in_flight=5, left=4, at=1.0, wait=60.0)
@@ -101,9 +102,9 @@ class Slots:
         self._failures = self._skip = 0
         self._alike = 0  # refusals in a row at the same number in flight
         self._refused = 0  # in flight at the last of them
-        self._most = 0  # accepted at once, by the answers since then
+        self._most = 0  # the most accepted at once since then
         self._news_at, self._longest = -INFINITY, 0.0
-        self._in_a_row = 0  # refusals that hold nobody back, since the last answer
+        self._in_a_row = 0  # refusals that make nobody wait, since the last answer
         self._begin(INFINITY, -INFINITY, -INFINITY)
 
     def _begin(self, level: float, began: float, until: float) -> None:
@@ -113,22 +114,24 @@ class Slots:
         self._full = INFINITY  # in flight at the last refusal, until an answer comes back
         self._look, self._step, self._extra = FIRST_LOOK * level, 1, 0
         self._doubts = self._calm = 0.0
-        self._beyond = INFINITY  # in flight at the refusal that held nobody back, by which slots were suspected
+        self._beyond = INFINITY  # in flight at the refusal (one that made nobody wait) by which slots were suspected
         self._base = level  # the level before it was last raised
         self._fell_at = began
         self._far = self._confirmed = 0
 
     def seconds_until_room(self, in_flight: int, now: float) -> float:
-        """Seconds until another request may go out, if nothing comes back meanwhile: 0 if it may now."""
+        """Seconds until another request may be sent if no answer comes meanwhile; 0 if it may be sent now."""
         if not self.kept or in_flight < min(self.level + self._extra, self._full):
             return 0.0
         return max(0.0, self._news_at + max(PATIENCE_SECONDS, PATIENCE_ANSWERS * self._longest) - now)
 
     def suspect(self, in_flight: int, *, left: int, at: float, wait: float) -> None:
-        """Learn from a refusal that makes all wait for so many seconds.
+        """Learn from a refusal that makes all wait for `wait` seconds.
 
-        The refused request was sent with so many in flight, itself among them. So many are left, and the refusal came
-        at that moment.
+        Args:
+            in_flight: the requests in flight when the refused one was sent, itself included.
+            left: those still in flight.
+            at: the time of the refusal.
         """
         if not left or in_flight < 2:
             self._alike = 0
@@ -143,20 +146,21 @@ class Slots:
             self._skip -= 1
 
     def tries(self, in_flight: int, now: float) -> bool:
-        """Whether one may go out for the experiment's sake, though all are to wait: one, and two for each accepted."""
+        """Whether a request may be sent for the experiment during the wait: one, and two more for each accepted."""
         return self.is_tried(now) and in_flight < self.level and self._tried <= 2 * self._accepted
 
     def is_tried(self, now: float) -> bool:
-        """Whether the experiment is under way."""
+        """Whether the experiment is going on."""
         return not self.kept and now < self._until
 
     def sent(self, now: float) -> None:
-        """A request goes out."""
+        """Note that a request is sent."""
         self._tried += 1
         self._news_at = now
 
     def accepted(self, in_flight: int, *, at: float, now: float) -> None:
-        """A request was accepted that went out at that moment, with so many in flight, itself among them."""
+        """Learn that a request was accepted. It was sent at the time `at`, with `in_flight` in flight, itself
+        included."""
         self._full, self._news_at, self._in_a_row = INFINITY, now, 0
         self._longest = max(self._longest, now - at)
         self._most = max(self._most, in_flight)
@@ -169,10 +173,10 @@ class Slots:
             self.kept = self.proven = self._accepted >= PROOF
 
     def refused(self, in_flight: int, *, at: float, now: float, left: int) -> Literal["slots", "experiment"] | None:
-        """What explains a 429, after which so many are left in flight: the slots, or that it was the experiment."""
+        """What explains a 429 after which `left` requests are in flight: slots, or that it was the experiment."""
         if self.proven:
             return "slots" if self._explains(in_flight, left, now) else None
-        if at <= self._began:  # on its way with the one that is known
+        if at <= self._began:  # in flight together with the refusal that is known
             self.level = max(1, min(self.level, left))
             return None
         was_tried, self._until = at < self._until, -INFINITY
@@ -182,11 +186,11 @@ class Slots:
         return "experiment"
 
     def overloaded(self, in_flight: int, *, at: float, now: float, left: int) -> bool:
-        """Learn from a refusal that holds nobody back; whether slots explain it, so that an answer makes room again."""
+        """Learn from a refusal that makes nobody wait. Returns whether slots explain it: an answer frees one."""
         self._news_at = now
         if not self.kept:
             return left > 0 and in_flight > 1 and self._is_kept_from(in_flight, left, now)
-        if at <= self._began:  # on its way with the one that is known
+        if at <= self._began:  # in flight together with the refusal that is known
             self._trust(1.0)
             self.level = self._base = max(1, min(self.level, left))
             return left > 0
@@ -198,7 +202,7 @@ class Slots:
             return False
         self._begin(level, now, now)
         self._beyond = in_flight
-        self.kept, self._look = True, 1.0  # a single refusal says little: one more is tried at the next answer
+        self.kept, self._look = True, 1.0  # a single refusal says little, so one more is tried at the next answer
         return True
 
     def _compare(self, in_flight: int) -> None:
@@ -214,9 +218,9 @@ class Slots:
             return False
         self._full = max(1, left)
         if self._extra:
-            self._fell_at = now  # which of those that went out together was one more is not known
+            self._fell_at = now  # of the requests sent together, it is unknown which was the extra one
         if in_flight <= self.level <= left:
-            self._trust(0.5)  # as many as the level are left, yet which was refused says nothing
+            self._trust(0.5)  # as many as the level are still in flight, though another one was refused
             return True
         if in_flight > self.level:
             self._trust(1.0)

@@ -1,25 +1,25 @@
-"""Whether a limit that is shown as used up on one accepted answer after another is one at all."""
+"""Detects limits that are not enforced: shown as used up on one accepted answer after another."""
 
 from __future__ import annotations
 
 from parallel_openai._limits.headers import Allowance
 from parallel_openai._limits.learning.bucket_state import BucketState
 
-#: So many more answers may use up the last of a limit than its refill explains, until that is put to the test: figures
-#: may be a little old, and what was sent together arrives in any order.
+#: Answers beyond what the refill explains that may show a limit as used up before it is tested. Some are normal:
+#: figures may be a little old, and requests sent together arrive in any order.
 UNEXPLAINED = 2
 
 
 class UsedUp:
-    """What a dimension's answers show that use up the last of it.
+    """Judges the answers that show a dimension's limit as used up.
 
-    Between two of them the limit has to refill. If it cannot have, one more request is sent to test it, since a server
-    that counts tokens only afterwards may show the same of a limit that it does enforce. If that one is accepted and
-    the same is shown again, this limit is not believed any more.
+    Between two such answers the limit must have refilled. If it cannot have, one more request is sent as a test, since
+    a server that counts tokens only afterwards may show this of a limit that it does enforce. If the test is accepted
+    and shows the limit as used up again, the limit is ignored from then on.
 
     Attributes:
-        count: how many answers in a row have used up the last of it.
-        is_test_due: whether the next request is to go out whatever is shown.
+        count: how many answers in a row have shown the limit as used up.
+        is_test_due: whether the next request is the test, to be sent whatever is shown.
     """
 
     __slots__ = ("_disbelieved", "_is_enforced", "_since", "_test", "count", "is_test_due")
@@ -31,15 +31,15 @@ class UsedUp:
         self._disbelieved: set[float] = set()
 
     def ignores(self, shown: Allowance) -> bool:
-        """Whether a limit that is used up is one of those that are not believed."""
+        """Whether this limit was found not to be enforced."""
         return shown.limit in self._disbelieved
 
     def tests(self, number: int) -> None:
-        """The send of this number is the test."""
+        """Note that the send of this number is the test."""
         self.is_test_due, self._test = False, number
 
     def accepted(self, mark: BucketState, shown: Allowance, rate: float, now: float) -> bool:
-        """Note an answer's figures; returns whether they are not to be believed, which was not known before."""
+        """Learn from an accepted answer. Returns whether it has just proved that the limit is not enforced."""
         if shown.remaining >= 1.0:
             self.count, self.is_test_due = 0, False
             return False

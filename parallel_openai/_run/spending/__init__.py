@@ -1,1 +1,1 @@
-"""What a run may spend, and the most that a request can come to."""
+"""Budgets: what a run may spend, and the most that a request can cost."""

@@ -1,4 +1,4 @@
-"""What a run may spend at the most: the worst case is set aside before each send, and settled with the answer."""
+"""Keeps a run within its budget: the worst case is reserved before each send, and settled with the answer."""
 
 from __future__ import annotations
 
@@ -13,22 +13,22 @@ from parallel_openai._requests.prices import tier_of
 from parallel_openai._run.response_verdict import UNSENT_CODES
 from parallel_openai._run.spending.worst_case import has_media, models_of, reads_unseen, worst_case
 
-#: Dollars for what a model read and wrote in a tier (None: the usual one); NaN where its price is not known.
+#: Returns the dollars for a model's usage in a tier (None is the default one), or NaN if the price is unknown.
 PriceOf = Callable[[str, Usage, str | None], float]
 
-#: What a prompt may come to against our count, as long as the server has not shown how it counts.
+#: The factor by which a prompt may exceed our count until the server has shown how it counts.
 UNKNOWN_FACTOR = 2.0
-#: The same for embeddings, whose prompt is all that they cost, and many texts at once: few tokens of ours are more than
-#: five bytes, of which no server makes more tokens. Once one answer has shown how it counts, texts of another kind, as
-#: in another script, may still come to twice as much.
+#: The same for embeddings, which cost nothing but their prompt of many texts: few of our tokens have more than five
+#: bytes, and no server makes more tokens than bytes. After a first answer, texts of another kind, such as another
+#: script, may still come to twice as much.
 UNKNOWN_PACK_FACTOR, KNOWN_PACK_FACTOR = 5.0, 2.0
-#: And an answer against its cap, since some servers let a model think without one; it falls with the square of the
-#: answers that have shown how long they are, until so many are enough.
+#: The factor by which an answer may exceed its cap, since some servers do not cap reasoning. It falls with the square
+#: of the number of answers seen, and no longer applies after ENOUGH_ANSWERS.
 UNKNOWN_OUTPUT_FACTOR = 100.0
 ENOUGH_ANSWERS = 10
-#: Room for the next rows, where the server is seen to count otherwise than we do.
+#: A margin for later rows, if the server turns out to count more than we do.
 MARGIN = 1.1
-#: Tokens by which a price for each is measured, since a single one's is rounded.
+#: Prices per token are computed for this many tokens, since the price of a single one is rounded.
 _MANY = 1_000_000
 #: Endpoints whose answers have no tokens.
 _WITHOUT_OUTPUT = frozenset({"embeddings", "moderations"})
@@ -36,7 +36,7 @@ _WITHOUT_OUTPUT = frozenset({"embeddings", "moderations"})
 
 @dataclass(slots=True, eq=False)
 class Reserve:
-    """What is set aside for one send, at the most that it can come to."""
+    """The worst case of one send, reserved in the budget."""
 
     request: APIRequest
     model: str
@@ -44,18 +44,18 @@ class Reserve:
     output_tokens: float
     tier: str | None = None
     in_batch: bool = False
-    spare: float = 1.0  # what is set aside of the prompt against what is believed
+    spare: float = 1.0  # an extra factor on the prompt, beyond what is expected
     tokens: float = 0.0
     usd: float = 0.0
 
 
 class Funds:
-    """Dollars and tokens that may be spent, by one run or by several together.
+    """Dollars and tokens that one run, or several together, may spend.
 
     Attributes:
-        usd, tokens: how much; infinite where there is no limit.
+        usd, tokens: the limits; infinite if there is none.
         spent_usd, spent_tokens: settled so far.
-        reserves: what is set aside for sends whose cost is not known yet.
+        reserves: the reserves of sends whose cost is not known yet.
     """
 
     def __init__(self, usd: float | None = None, tokens: float | None = None) -> None:
@@ -66,7 +66,7 @@ class Funds:
         self._held_usd = self._held_tokens = 0.0
 
     def hold(self, reserve: Reserve) -> bool:
-        """Set it aside; False where it does not fit beside what is spent and set aside."""
+        """Add a reserve. Returns False if it does not fit beside what is spent and reserved."""
         if (
             self.spent_tokens + self._held_tokens + reserve.tokens > self.tokens
             or self.spent_usd + self._held_usd + reserve.usd > self.usd
@@ -78,17 +78,17 @@ class Funds:
         return True
 
     def spend(self, reserve: Reserve, tokens: float, usd: float) -> None:
-        """Book what a send has cost, instead of what was set aside for it."""
+        """Replace a reserve by what the send has cost."""
         self.spent_tokens += tokens
         self.spent_usd += usd
         self.reserves.discard(reserve)
-        # Without rounding errors where nothing is set aside any more.
+        # Exactly 0 without reserves, whatever the rounding errors.
         self._held_tokens = self._held_tokens - reserve.tokens if self.reserves else 0.0
         self._held_usd = self._held_usd - reserve.usd if self.reserves else 0.0
 
     @property
     def left(self) -> tuple[float, float]:
-        """Tokens and dollars that are neither spent nor set aside."""
+        """Tokens and dollars that are neither spent nor reserved."""
         return self.tokens - self.spent_tokens - self._held_tokens, self.usd - self.spent_usd - self._held_usd
 
     @property
@@ -101,19 +101,20 @@ class Funds:
         return self.spent_usd >= self.usd or self.spent_tokens >= self.tokens
 
     def recount(self) -> None:
-        """After reserves were measured anew."""
+        """Update the sums after the reserves have changed."""
         self._held_tokens = sum(reserve.tokens for reserve in self.reserves)
         self._held_usd = sum(reserve.usd for reserve in self.reserves)
 
 
 @dataclass(slots=True)
 class _Counting:
-    """How a server counts a model's tokens against us: by how many answers that was shown, the largest factors among
-    them, and those by which reserves are measured."""
+    """How a server's count of a model's tokens compares with ours."""
 
     answers: int = 0
+    # The largest factors that answers have shown.
     shown_prompt: float = 0.0
     shown_output: float = 0.0
+    # The factors that reserves are computed with.
     prompt: float = 1.0
     output: float = 1.0
 
@@ -125,26 +126,27 @@ class _Counting:
 
     @property
     def spare(self) -> float:
-        """How much more a prompt of many texts may come to than is believed."""
+        """The factor by which a prompt of many texts may exceed what is expected."""
         return KNOWN_PACK_FACTOR if self.answers else UNKNOWN_PACK_FACTOR
 
     @property
     def learnt_output(self) -> float:
-        """Thoughts that no cap holds differ more from row to row than prompts do."""
+        """The factor for answers. Uncapped reasoning varies more from row to row than prompts, so the margin is
+        large."""
         return 1.0 if self.shown_output <= 1.0 else self.shown_output * UNKNOWN_FACTOR
 
     def beside_others(self) -> float:
-        """The factor of an answer while others are on the way that may be as long."""
+        """The factor for an answer while others are in flight that may be as long."""
         return max(self.learnt_output, UNKNOWN_OUTPUT_FACTOR / max(1, self.answers) ** 2)
 
 
 class Budget:
-    """Dollars and tokens that a run may spend, in all its sends.
+    """Keeps the spending of a run's requests within limits of dollars and tokens.
 
-    An answer costs at the most its prompt and every choice's cap, each at the price of its dearest class of tokens. The
-    prompt is our own count; where the server is seen to count more, or to think beyond the cap, what is set aside grows
-    with it, also for what is on its way. An answer that may have been billed without our seeing it, as after a
-    timeout, is taken to have cost the most.
+    The worst case of a request is its prompt plus the cap of every choice, at the price of the dearest class of tokens.
+    The prompt is our own count. If the server turns out to count more, or lets reasoning exceed the cap, reserves grow
+    accordingly, also for requests in flight. A request that may have been billed unseen, as after a timeout, counts as
+    its worst case.
 
     >>> from parallel_openai._records import Size
     >>> request = APIRequest({"model": "m", "max_tokens": 10})
@@ -161,10 +163,9 @@ class Budget:
         *,
         usd: float | None = None,  # dollars; None: no limit
         tokens: float | None = None,  # prompt and completion tokens together; None: no limit
-        funds: Funds | None = None,  # instead of both, what this run shares with others
-        # Dollars for what a model read and wrote in a tier; NaN where its price is not known.
+        funds: Funds | None = None,  # instead of both: funds shared with other runs
         price: PriceOf | None = None,
-        # The one in which every answer is sure to come, whatever the requests ask for; None: none is sure.
+        # The service tier that every answer is sure to come from, whatever the requests say; None if none is.
         tier: str | None = None,
     ) -> None:
         self._funds = Funds(usd, tokens) if funds is None else funds
@@ -174,12 +175,12 @@ class Budget:
 
     @property
     def funds(self) -> Funds:
-        """What it draws on."""
+        """The funds that it spends."""
         return self._funds
 
     @property
     def tier(self) -> str | None:
-        """The tier in which every answer is sure to come."""
+        """The service tier that every answer is sure to come from, or None."""
         return self._tier
 
     @property
@@ -193,7 +194,7 @@ class Budget:
         return self._funds.spent_tokens
 
     def objection(self, request: APIRequest) -> str | None:
-        """Why no worst case can be told for the request; None where it can."""
+        """Why the request has no worst case, or None if it has one."""
         body = request.request_json
         if self._most_output(request) == math.inf:
             return (
@@ -218,10 +219,10 @@ class Budget:
         return None
 
     def reserve(self, request: APIRequest, *, in_batch: bool = False) -> Reserve | None:
-        """Set the worst case of one send aside; None where it does not fit beside what is spent and set aside.
+        """Reserve the worst case of one send. Returns None if it does not fit beside what is spent and reserved.
 
-        Give it back with `settle`. `in_batch` is for what is sent with many others before any answer can show how long
-        it is, so that an answer is expected to come to twice its cap at the most.
+        Pass the reserve to `settle` afterwards. `in_batch` is for requests that are sent together before any answer can
+        show how long answers are; each is assumed to be at most twice its cap.
         """
         body, size = request.request_json, request.size
         prompt_tokens = size.prompt_tokens if size else 0
@@ -233,7 +234,7 @@ class Budget:
         elif counting.answers < ENOUGH_ANSWERS:
             others = [each for each in self._funds.reserves if each.model == model]
             if others and not counting.answers and has_media(body):
-                return None  # how the server counts it is seen on the first answer, and not on many at once
+                return None  # wait for the first answer, which shows how the server counts media
             prompt = counting.prompt if counting.answers else UNKNOWN_FACTOR if others else 1.0
             is_alone = all(each.in_batch for each in others)
             self._count_by(model, prompt, counting.learnt_output if is_alone else counting.beside_others())
@@ -242,13 +243,13 @@ class Budget:
             return reserve
         if reserve.spare == 1.0 or self._funds.reserves:
             return None
-        reserve.spare = 1.0  # it goes alone, and is the last for which there may be room
+        reserve.spare = 1.0  # with no other in flight, and as probably the last one, it may go without the extra
         self._measure(reserve)
         return reserve if self._funds.hold(reserve) else None
 
     def room(self, request: APIRequest) -> float:
-        """How many prompt tokens a request like this one, whose answer has none, may have for the budget to hold, once
-        those on their way have cost what is believed."""
+        """The most prompt tokens that a request like this, whose answer has no tokens, may have to fit the budget,
+        assuming that the requests in flight cost what is expected."""
         left_tokens, left_usd = self._funds.left
         left_tokens += sum(each.tokens * (1 - 1 / each.spare) for each in self._funds.reserves)
         left_usd += sum(each.usd * (1 - 1 / each.spare) for each in self._funds.reserves)
@@ -262,11 +263,11 @@ class Budget:
 
     @property
     def is_overdrawn(self) -> bool:
-        """Whether what is set aside does not fit any more, by what answers have shown."""
+        """Whether the reserves no longer fit, after what answers have shown."""
         return min(self._funds.left) < 0 and any(each.answers for each in self._counting.values())
 
     def settle(self, reserve: Reserve, response: Response) -> None:
-        """Book what the send has really cost, and the most that it can have where that is not told."""
+        """Replace a reserve by the send's real cost, or by the largest possible one if the answer does not state it."""
         usage = usage_of(response.data)
         if usage is not None and usage.total_tokens:
             completed = self._completed(reserve, usage)
@@ -278,7 +279,7 @@ class Budget:
             self._funds.spend(reserve, *self._most(reserve, *self._believed(reserve.model)))
 
     def _completed(self, reserve: Reserve, usage: Usage) -> Usage:
-        """With the most in the place of a side that is not told."""
+        """The usage, with the largest possible value for a count that is not stated."""
         prompt, output = self._believed(reserve.model)
         return usage._replace(
             prompt_tokens=usage.prompt_tokens or math.ceil(reserve.prompt_tokens * prompt),
@@ -286,8 +287,8 @@ class Budget:
         )
 
     def _believed(self, model: str) -> tuple[float, float]:
-        """The factors of a send that nobody tells the cost of: a cap holds until an answer has shown otherwise, and our
-        count of a prompt is doubted until one has shown the server's."""
+        """The factors for a send of unknown cost. Caps are trusted until an answer shows otherwise; our count of the
+        prompt is doubted until an answer shows the server's."""
         counting = self._counting[model]
         return counting.prompt if counting.answers else UNKNOWN_FACTOR, counting.learnt_output
 
@@ -303,11 +304,11 @@ class Budget:
         counting = self._counting[reserve.model]
         output = counting.output
         if reserve.in_batch:
-            output = counting.learnt_output if counting.answers else counting.prompt  # as doubtful as the prompt
+            output = counting.learnt_output if counting.answers else counting.prompt  # as uncertain as the prompt
         reserve.tokens, reserve.usd = self._most(reserve, counting.prompt * reserve.spare, output)
 
     def _most(self, reserve: Reserve, prompt_factor: float, output_factor: float) -> tuple[float, float]:
-        """Tokens and dollars that a send can come to."""
+        """The most tokens and dollars that a send can cost, by these factors."""
         prompt, output = math.ceil(reserve.prompt_tokens * prompt_factor), reserve.output_tokens * output_factor
         if output == math.inf:
             return math.inf, math.inf
@@ -317,17 +318,18 @@ class Budget:
         return prompt + output, math.inf if any(map(math.isnan, costs)) else max(costs)
 
     def _price_of(self, model: str, usage: Usage, tier: str | None) -> float:
-        """A server need not heed the tier that is asked for, so its discount is not counted on."""
+        """The price of a usage. A requested tier may be ignored by the server, so the default one's price counts
+        too."""
         if self._price is None:
             return 0.0
         costs = [self._price(model, usage, each) for each in ({None, tier} if self._tier is None else {self._tier})]
         return math.nan if any(map(math.isnan, costs)) else max(costs)
 
     def _dearest(self, model: str, usage: Usage, tier: str | None) -> float:
-        """Where the model's sound has a price, all may be sound, whatever the request looks like."""
+        """The highest price of a usage. If the model has a price for audio, all tokens may be audio."""
         sound = usage._replace(audio_prompt_tokens=usage.prompt_tokens, audio_completion_tokens=usage.completion_tokens)
         cost, of_sound = (self._price_of(model, each, tier) for each in (usage, sound))
-        return max(cost, of_sound)  # of what is NaN, the first
+        return max(cost, of_sound)  # `cost` if one of them is NaN
 
     def _cost(self, reserve: Reserve, response: Response, usage: Usage) -> float:
         if self._price is None:
@@ -338,7 +340,7 @@ class Budget:
     def _learn(self, reserve: Reserve, usage: Usage) -> None:
         counting = self._counting[reserve.model]
         before = counting.prompt, counting.output
-        # Without a word of the prompt it may be within the rest, as where a total is all that is told.
+        # If the prompt's count is missing, it may be included in the other, as if only a total is stated.
         output = usage.completion_tokens - (0 if usage.prompt_tokens else reserve.prompt_tokens)
         counting.learn(
             usage.prompt_tokens / reserve.prompt_tokens if reserve.prompt_tokens else 0.0,
@@ -361,8 +363,7 @@ class Budget:
 
 
 def cost_of(price: PriceOf, response: Any, usage: Usage, asked: str) -> tuple[float, str]:
-    """Dollars for an answer, and the model at whose price: the one that it names, or the one `asked` where that has
-    none."""
+    """Dollars for an answer, and the model whose price was used: the one that the answer names, or else `asked`."""
     answered, tier = response.get("model"), tier_of(response)
     cost = price(answered, usage, tier) if isinstance(answered, str) else math.nan
     if isinstance(answered, str) and (answered == asked or not math.isnan(cost)):
@@ -371,5 +372,5 @@ def cost_of(price: PriceOf, response: Any, usage: Usage, asked: str) -> tuple[fl
 
 
 def _is_refusal(status: int) -> bool:
-    """Whether an answer says that the request was not worked on. A gateway that has waited in vain cannot know."""
+    """Whether a status means that the request was not processed. After a gateway's timeout that is unknown."""
     return status >= 300 and status not in (408, 502, 504) and status < 520

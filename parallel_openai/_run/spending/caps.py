@@ -1,4 +1,4 @@
-"""What one call may take: money, tokens and time."""
+"""The caps on one call: money, tokens and time."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from parallel_openai.errors import InvalidInputError
 
 @dataclass(frozen=True)
 class SpendingCaps:
-    """What one call may take; None: as much as it needs.
+    """What one call may spend and how long it may take; None is no limit.
 
     >>> SpendingCaps(deadline=0)
     Traceback (most recent call last):
@@ -22,9 +22,9 @@ class SpendingCaps:
     parallel_openai.errors.InvalidInputError: deadline must be a number above 0 or None, not 0.
     """
 
-    budget_usd: float | Funds | None = None  # dollars; or the funds, tokens included, that this call shares with others
+    budget_usd: float | Funds | None = None  # dollars, or funds (tokens included) shared with other calls
     budget_tokens: float | None = None  # prompt and completion tokens together
-    deadline: float | None = None  # seconds from its beginning
+    deadline: float | None = None  # seconds from the start of the call
 
     def __post_init__(self) -> None:
         for name in ("budget_usd", "budget_tokens", "deadline"):
@@ -33,17 +33,17 @@ class SpendingCaps:
                 raise InvalidInputError(f"{name} must be a number above 0 or None, not {value!r}.")
 
     def budget(self, base_url: str, tier: str | None = None) -> Budget | None:
-        """A budget at the prices of the provider there, or of a tier of it; None where nothing bounds it."""
+        """A budget at the prices of the provider at `base_url`; None without a limit on money or tokens."""
         if self.budget_usd is None and self.budget_tokens is None:
             return None
         return Budget(funds=self.funds(), price=prices_at(base_url), tier=tier)
 
     def until(self, began: float) -> float | None:
-        """The moment of the deadline, on the clock that the call began by."""
+        """The time of the deadline, on the same clock as `began`."""
         return None if self.deadline is None else began + self.deadline
 
     def why(self, ended: str) -> str:
-        """What became of the rest, in one sentence.
+        """Why the remaining rows were not sent, in one sentence.
 
         >>> SpendingCaps(budget_usd=0.5, deadline=60).why("budget")
         'What is left of the budget of $0.50 is too small for the next request.'
@@ -64,7 +64,7 @@ def _is_bound(value: Any) -> bool:
 
 
 def _money(dollars: float) -> str:
-    """With its cents, and with what is smaller than those where there is something.
+    """Dollars with cents, and with further decimals if there are any.
 
     >>> _money(1200), _money(0.0005)
     ('$1,200.00', '$0.0005')
@@ -74,5 +74,5 @@ def _money(dollars: float) -> str:
 
 
 def prices_at(base_url: str) -> PriceOf:
-    """The prices of the provider there."""
+    """The price function for the provider at a base URL."""
     return partial(price, base_url=base_url)

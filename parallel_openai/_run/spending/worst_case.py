@@ -1,4 +1,4 @@
-"""What a request's answer may cost at the most, by what its body asks for; and what makes that unknown."""
+"""The dearest usage that a request's body permits, and what in a body makes that unknown."""
 
 from __future__ import annotations
 
@@ -9,14 +9,15 @@ from typing import Any
 from parallel_openai._records import Usage
 from parallel_openai._requests.endpoints import SEARCHING_MODEL
 
-#: Models that read what they search, which nobody can tell in advance. (A search of Perplexity's Sonar has one price.)
+#: Models that read what they find by searching, whose amount is unknown. (Perplexity's Sonar has a fixed price
+#: instead.)
 _READS_UNSEEN = re.compile(r"-search-(?:preview|api)\b|deep-research|:online\b", re.IGNORECASE)
-#: Fields that name what is kept at the server, or have it search.
+#: Fields that refer to something stored at the server, or make it search.
 _READ_ELSEWHERE = ("previous_response_id", "conversation", "plugins", "search_parameters", "enable_search")
 
 
 def worst_case(body: Mapping[str, Any], prompt_tokens: int, output_tokens: int) -> Usage:
-    """The dearest that so many tokens can be.
+    """The usage of these numbers of tokens, each in its dearest class.
 
     >>> worst_case({"modalities": ["text", "audio"]}, 10, 20).audio_completion_tokens
     20
@@ -39,12 +40,12 @@ def worst_case(body: Mapping[str, Any], prompt_tokens: int, output_tokens: int) 
 
 
 def models_of(body: Mapping[str, Any]) -> list[str]:
-    """Those that may answer: the one that is asked, and those that some servers fall back on."""
+    """The models that may answer: the one requested, and the fallbacks that some servers accept."""
     return [str(body.get("model")), *(each for each in _list(body.get("models")) if isinstance(each, str))]
 
 
 def reads_unseen(body: Mapping[str, Any]) -> str | None:
-    """What in a body has the model read more than the body itself holds; None where nothing has.
+    """What in a body makes the model read more than the body itself holds, or None.
 
     >>> reads_unseen({"tools": [{"type": "web_search"}]})
     "the tool 'web_search'"
@@ -52,9 +53,9 @@ def reads_unseen(body: Mapping[str, Any]) -> str | None:
     for name in _READ_ELSEWHERE:
         if body.get(name) is not None and body[name] is not False:
             return name
-    if body.get("web_search_options") is not None:  # {} searches, too
+    if body.get("web_search_options") is not None:  # {} makes it search too
         return "web_search_options"
-    if isinstance(body.get("prompt"), Mapping):  # one that is kept at OpenAI
+    if isinstance(body.get("prompt"), Mapping):  # a prompt stored at OpenAI
         return "prompt"
     for model in models_of(body):
         if _READS_UNSEEN.search(model):
@@ -66,12 +67,12 @@ def reads_unseen(body: Mapping[str, Any]) -> str | None:
 
 
 def has_media(body: Mapping[str, Any]) -> bool:
-    """Whether there is a picture, a sound or a file in a body, of which servers make tokens as they please."""
+    """Whether a body holds images, audio or files, whose tokens each server counts in its own way."""
     return any(part.get("type") not in ("text", "input_text", "output_text", "refusal") for part in _parts(body))
 
 
 def _hosted(tool: Mapping[str, Any]) -> str | None:
-    """The kind of a tool that the server itself runs; None for one that the caller does."""
+    """The kind of a tool that the server runs itself; None for one that the caller runs."""
     kind = tool.get("type") or ("function" if "function" in tool or "name" in tool else next(iter(tool), "function"))
     return None if kind in ("function", "custom") else str(kind)
 
@@ -95,6 +96,6 @@ def _parts(body: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
 
 
 def _list(value: Any) -> Sequence[Any]:
-    if hasattr(value, "tolist"):  # numpy's array, as parquet files give lists
+    if hasattr(value, "tolist"):  # a numpy array, which lists in parquet files are read as
         value = value.tolist()
     return value if isinstance(value, (list, tuple)) else ()
