@@ -9,6 +9,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import TYPE_CHECKING, Any, Literal
+from weakref import WeakSet
 
 from parallel_openai._arguments import mapping_of
 from parallel_openai._client.pool import Member, PoolLimiter
@@ -24,6 +25,7 @@ from parallel_openai._limits.model_limiters import ModelLimiters
 from parallel_openai._limits.sharing import SharedAccount, taking_part
 from parallel_openai._limits.sizes import NO_SIZE
 from parallel_openai._loop.background import in_background
+from parallel_openai._loop.forks import at_fork
 from parallel_openai._progress.status_tracker import StatusTracker
 from parallel_openai._records import DONE, APIRequest, Response, Result, Ruling
 from parallel_openai._requests.endpoints import usage_of
@@ -141,11 +143,18 @@ class Client:
         self.timeout = timeout
         self.max_wait = max_wait
         self.give_up_after = give_up_after
-        self.limiter = ModelLimiters(max_requests_per_minute, max_tokens_per_minute, burst=burst, clock=self.clock)
-        self._shared = SharedAccount(shared) if shared is not None else None
+        self._begin()
         key = find_key(api_key, is_azure=address.is_azure, environment=os.environ, clock=self.clock)
         sent = make_headers(key.headers, organization, project, mapping_of(headers, "headers"), environment=os.environ)
         self._server = AccountServer(address, key, sent, timeout=timeout, trust_env=trust_env, ssl=ssl)
+
+    def _begin(self) -> None:
+        """Begin to learn the limits."""
+        limits = (self._settings["max_requests_per_minute"], self._settings["max_tokens_per_minute"])
+        self.limiter = ModelLimiters(*limits, burst=self._settings["burst"], clock=self.clock)
+        name = self._settings["shared"]
+        self._shared = SharedAccount(name) if name is not None else None
+        _all.add(self)
 
     #: Monotonic seconds, for waits and deadlines.
     clock: Callable[[], float] = staticmethod(time.monotonic)
@@ -371,6 +380,20 @@ class Client:
         return self._server.post(request)
 
 
+_all: WeakSet[Client] = WeakSet()
+_parents: list[object] = []  # kept, since the end of one might give back what the parent holds
+
+
+def _begin_in_child() -> None:
+    """Begin anew in a forked child, which gets none of the answers that the limiters still expect."""
+    for client in sorted(_all, key=lambda each: isinstance(each, _Pool)):  # a pool has its members' limiters
+        _parents.append(vars(client).get("_shared"))
+        client._begin()
+
+
+at_fork(in_child=_begin_in_child)
+
+
 def _client_of(settings: Mapping[str, Any]) -> Client:
     return Client(**settings)
 
@@ -382,22 +405,27 @@ class _Pool(Client):
         _check_members(members)
         first = members[0]
         self.members = tuple(members)
-        self.base_url, self.loop, self.sync, self.limiter = first.base_url, first.loop, first.sync, first.limiter
+        self.base_url, self.loop, self.sync = first.base_url, first.loop, first.sync
         self.max_concurrent_requests = sum(each.max_concurrent_requests for each in members)
         self.max_attempts = max(each.max_attempts for each in members)
         self.timeout = max(each.timeout for each in members)
         self.max_wait = max(each.max_wait for each in members)
         self.give_up_after = max(each.give_up_after for each in members)
+        self._begin()
+
+    def _begin(self) -> None:
         self._runs = 0
+        self.limiter = self.members[0].limiter
         self._limiters = PoolLimiter(
             [
                 Member(
                     f"{number}. {mask_url(each.place)}", each.limiter, each._server.post, each.max_concurrent_requests
                 )
-                for number, each in enumerate(members, 1)
+                for number, each in enumerate(self.members, 1)
             ],
             clock=time.monotonic,
         )
+        _all.add(self)
 
     @property
     def max_requests_per_minute(self) -> float | None:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary, WeakSet, finalize
 
 from parallel_openai._loop.background import drain, is_background_thread
+from parallel_openai._loop.forks import at_fork
 
 if TYPE_CHECKING:
     from parallel_openai._http.transport import Transport
@@ -76,6 +77,19 @@ def _close(
 #: Seconds to wait for connections to close.
 PATIENCE = 5.0
 _all: WeakSet[Connections] = WeakSet()
+
+
+_inherited: list[tuple[asyncio.AbstractEventLoop, Transport]] = []
+
+
+def _leave_to_parent() -> None:
+    """In a forked child, forget the connections without closing them."""
+    for each in list(_all):
+        _inherited.extend(each._transports.items())
+        each._transports.clear()
+
+
+at_fork(in_child=_leave_to_parent)
 
 
 @atexit.register

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import math
-import os
 import threading
 import time
 from collections.abc import Callable, Coroutine
 from concurrent.futures import Future, wait
 from typing import Any, Generic, TypeVar
 
+from parallel_openai._loop.forks import PATIENCE, at_fork, take
 from parallel_openai._loop.interrupts import (
     Interrupts,
     check_not_blocked,
@@ -37,15 +37,14 @@ GRACE = 5.0
 _THREAD = "parallel_openai"
 _guard = threading.Lock()
 _loop: asyncio.AbstractEventLoop | None = None
-_owner = 0
 
 
 def background_loop() -> asyncio.AbstractEventLoop:
     """The process's background loop, started on first use; a forked child gets its own."""
-    global _loop, _owner
+    global _loop
     with _guard:
-        if _loop is None or _owner != os.getpid() or _loop.is_closed():
-            _loop, _owner = _new_loop(), os.getpid()
+        if _loop is None or _loop.is_closed():
+            _loop = _new_loop()
             threading.Thread(target=_run, args=(_loop,), name=_THREAD, daemon=True).start()
         return _loop
 
@@ -72,6 +71,34 @@ def _give_up(loop: asyncio.AbstractEventLoop) -> None:
             _loop = None
 
 
+def _hold() -> None:
+    """Hold the loop between two of its steps while the process forks, so that its thread holds nothing in the child."""
+    take(_guard)  # first, or a loop would come to be after this
+    if _loop is not None and not _loop.is_closed() and not is_background_thread():
+        holding = threading.Event()
+        _forked.clear()
+        _loop.call_soon_threadsafe(_hold_still, holding)
+        holding.wait(PATIENCE)
+
+
+def _hold_still(holding: threading.Event) -> None:
+    holding.set()
+    _forked.wait()
+
+
+def _let_go() -> None:
+    _forked.set()
+
+
+def _leave_to_parent() -> None:
+    global _loop, _forked
+    _loop, _forked = None, threading.Event()  # the lock within may be held
+
+
+_forked = threading.Event()
+at_fork(before=_hold, in_parent=_let_go, in_child=_leave_to_parent)
+
+
 def _new_loop() -> asyncio.AbstractEventLoop:
     try:
         import uvloop
@@ -93,23 +120,23 @@ class _Work(Generic[T]):
 
     def __init__(self, work: Coroutine[Any, Any, T]) -> None:
         self.end: Future[T] = Future()
-        self._loop = background_loop()
+        self.loop = background_loop()
         self._work = work
         self._task: asyncio.Task[T] | None = None
         _at_work.add(self)
-        self._loop.call_soon_threadsafe(self._start)
+        self.loop.call_soon_threadsafe(self._start)
 
     def cancel(self) -> None:
         """The first call ends it gently, waiting for answers in flight; the second at once."""
-        self._loop.call_soon_threadsafe(self._cancel)
+        self.loop.call_soon_threadsafe(self._cancel)
 
     def abandon(self) -> None:
         """Stop waiting for it."""
         _at_work.discard(self)
-        _give_up(self._loop)
+        _give_up(self.loop)
 
     def _start(self) -> None:
-        self._task = self._loop.create_task(self._work)
+        self._task = self.loop.create_task(self._work)
         self._task.add_done_callback(self._finish)
 
     def _cancel(self) -> None:
@@ -132,9 +159,10 @@ _at_work: set[_Work[Any]] = set()
 def drain() -> None:
     """At the end of the process, wait for answers in flight of threads that it does not wait for: daemons, and before
     Python 3.13 those whose `join` was interrupted."""
-    if _at_work and _owner == os.getpid():
+    ends = [work.end for work in _at_work.copy() if work.loop is _loop]  # not those of the process this was forked from
+    if ends:
         leave_threads()
-        wait([work.end for work in _at_work.copy()], DRAIN_SECONDS)
+        wait(ends, DRAIN_SECONDS)
 
 
 class _Stops:

@@ -14,6 +14,7 @@ from functools import lru_cache
 from typing import Any
 
 from parallel_openai._log import log
+from parallel_openai._loop.forks import free_in_forks
 from parallel_openai._records import Usage
 
 _NAN = float("nan")
@@ -239,10 +240,14 @@ def _at(value: Any, start: float) -> float | None:
 
 
 def _ask(where: dict[str, Any], model: str) -> Any:
-    from genai_prices import Usage as NoUsage
-    from genai_prices import calc_price
+    with _importing:  # which takes a while, and the list itself is imported by the first call
+        from genai_prices import Usage as NoUsage
+        from genai_prices import calc_price
 
-    return calc_price(NoUsage(), model, **where)
+        return calc_price(NoUsage(), model, **where)
+
+
+_importing = free_in_forks()
 
 
 @lru_cache(maxsize=1024)
