@@ -100,3 +100,55 @@ def test_a_column_without_a_name_is_no_hindrance(client: po.Client, name: Any) -
     out = po.process_dataframe(df, "About {text}.", model="m", client=client, progress=False)
     assert "About one." in out["response"].iloc[0]
     assert out.iloc[0, 1] == 1
+
+
+class Map(pd.DataFrame):
+    """As geopandas' frames, with something of its own beside the cells."""
+
+    _metadata = ["crs"]  # noqa: RUF012 - as pandas has it
+    crs: Any
+
+    @property
+    def _constructor(self) -> type[Map]:
+        return Map
+
+
+VERBS: dict[str, Any] = {
+    "process": lambda df, **options: po.process_dataframe(df, "text", model="gpt-4o-mini", **options),
+    "explode": lambda df, **options: po.process_dataframe(df, "text", model="m", n=2, explode=True, **options),
+    "label": lambda df, **options: po.label_dataframe(df, "text", labels=["a", "b"], model="gpt-4o-mini", **options),
+    "embed": lambda df, **options: po.embed_dataframe(df, "text", model="text-embedding-3-small", **options),
+}
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_what_a_frame_says_of_itself_stays_with_it(client: po.Client, verb: str) -> None:
+    df = Map({"text": ["one", "two"]}).set_flags(allows_duplicate_labels=False)
+    df.crs, df.attrs["source"] = {"epsg": 4326}, "a survey"
+    for _ in range(2):
+        out = VERBS[verb](df, client=client, progress=False)
+        assert (type(out), out.crs, out.attrs["source"]) == (Map, {"epsg": 4326}, "a survey")
+        assert out.flags.allows_duplicate_labels is (verb == "explode")
+    assert out["status"].eq("succeeded").all()
+
+
+class Narrow(pd.DataFrame):
+    """Knows its columns, and wants no others."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        if len(self.columns) > 1:
+            raise ValueError("Only texts.")
+
+    @property
+    def _constructor(self) -> type[Narrow]:
+        return Narrow
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_a_frame_that_takes_no_further_columns_says_so_before_anything_is_sent(
+    server: Server, client: po.Client, verb: str
+) -> None:
+    with pytest.raises(ValueError, match="Only texts"):
+        VERBS[verb](Narrow({"text": ["one"]}), client=client, progress=False)
+    assert server.stats()["received"] == 0

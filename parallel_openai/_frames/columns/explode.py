@@ -41,6 +41,7 @@ def explode(out: pd.DataFrame, values: Sequence[Any], reader: Reader, prefix: st
     """
     values = [None if value and len(value) == 1 and value[0] is None else value for value in values]
     counts = [len(value) if value else 1 for value in values]
+    out = out.set_flags(allows_duplicate_labels=True)
     long = out.iloc[np.repeat(np.arange(len(out)), counts)]
     numbers = [number if value else None for value in values for number in range(len(value) if value else 1)]
     later = np.array([bool(number) for number in numbers], dtype=bool)

@@ -158,17 +158,20 @@ def check_free(df: pd.DataFrame, names: Sequence[str], prefix: str) -> None:
             f"The frame already has {', '.join(map(repr, taken))}, where the results would go. Pass prefix='new_' for "
             f"other names, or drop {'them' if len(taken) > 1 else 'it'} first: df.drop(columns={taken}).{why}"
         )
+    first = df.iloc[:1]
+    with_columns(first, {prefix + name: [None] * len(first) for name in names})  # what a subclass refuses, it does now
 
 
 def with_columns(df: pd.DataFrame, columns: dict[str, Any]) -> pd.DataFrame:
-    """A copy of the frame with arrays as additional columns, joined by position."""
+    """A copy of the frame with arrays as additional columns, joined by position, and with its flags and a subclass's
+    `_metadata`, which concat drops."""
     added = pd.DataFrame({name: pd.Series(values, index=df.index) for name, values in columns.items()}, index=df.index)
     if df.columns.nlevels > 1:  # the names must be tuples as long as the frame's own
         added.columns = pd.MultiIndex.from_tuples([label_of(df, name) for name in columns])  # type: ignore[misc]  # of several levels
     added.columns.names = df.columns.names  # or concat would drop them
     out = pd.concat([df, added], axis=1) if len(df.columns) else added
-    out.attrs = dict(df.attrs)
-    return out
+    whole: pd.DataFrame = out.__finalize__(df)  # type: ignore[operator]  # which the stubs leave out
+    return whole
 
 
 def is_missing(value: Any) -> bool:
