@@ -302,3 +302,25 @@ def test_the_folder_of_parts_is_removed_when_all_is_collected(ask: Verb, tmp_pat
 def test_read_journal_shows_the_answers_and_not_the_steps(ask: Verb, tmp_path: Path) -> None:
     ask(texts(5))
     assert len(po.read_journal(tmp_path / "answers.jsonl")) == 5
+
+
+
+@pytest.mark.parametrize("ended", [3, 1], ids=["all end", "the first ends sooner"])
+def test_a_comparison_that_does_not_wait_submits_all_variants_in_one_call(
+    scripted: Scripted, ended: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    prompts = {"v1": "Happy? {text}", "v2": "Angry? {text}", "v3": {"prompt": "Sad? {text}", "system": "Be short."}}
+    with po.Client(scripted.base_url, api_key="sk-none", max_attempts=2) as client:
+        options: dict[str, Any] = {"labels": ["yes", "no"], "model": "m", "client": client, "progress": False}
+        scripted.on_end = lambda batch, asked: None
+        found = po.compare(texts(3), prompts, **options, lane=lane(wait=False))
+        assert (len(scripted.batches), found.ended) == (3, "submitted")
+        assert all(set(out["error_code"]) == {"in_batch"} for out in found.frames.values())
+        for batch in list(scripted.batches.values())[:ended]:
+            lines = [scripted.line(json.loads(each)) for each in scripted.files[batch["input_file_id"]].splitlines()]
+            batch["output_file_id"] = scripted.file(b"".join(lines).replace(b"To: ", b"yes: "))
+            scripted.end(batch, 3, 0)
+        again = po.compare(texts(3), prompts, **options, lane=lane(wait=False))
+    assert (len(scripted.batches), again.ended) == (3, "finished" if ended == 3 else "submitted")
+    assert [len(set(out["status"]) - {"cancelled"}) for out in again.frames.values()] == [1] * ended + [0] * (3 - ended)

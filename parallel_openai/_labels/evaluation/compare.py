@@ -193,6 +193,10 @@ def _cells(row: Any) -> list[str]:
     ]
 
 
+#: Endings of a variant after which the next one is asked.
+_GOES_ON = ("finished", "submitted")
+
+
 class _Variants:
     """Runs the variants of a comparison one after the other and collects their frames."""
 
@@ -226,7 +230,8 @@ class _Variants:
         return self.comparison()
 
     def _in_turn(self) -> Iterator[dict[str, Any]]:
-        """Yield each variant's arguments, until one is interrupted, or the budget or the time is used up."""
+        """Yield each variant's arguments, until one is interrupted, or the budget or the time is used up. A variant's
+        batches go on at the server beside those of the next."""
         is_bounded = self._caps.budget_usd is not None or self._caps.budget_tokens is not None
         shared = {**self._common, "budget_usd": self._funds} if is_bounded else self._common
         clock = self._common["client"].clock
@@ -235,7 +240,7 @@ class _Variants:
             left = math.inf if until is None else until - clock()
             if left <= 0:
                 self._ended = "deadline"
-            if self._ended != "finished":
+            if self._ended not in _GOES_ON:
                 return
             self._name = name
             deadline = min(left, arguments.get("deadline") or math.inf)
@@ -243,9 +248,10 @@ class _Variants:
 
     def take(self, out: pd.DataFrame) -> None:
         self._frames[self._name] = out
-        self._ended = last_run_of(out).ended
+        ended = last_run_of(out).ended
+        self._ended = self._ended if ended == "finished" else ended
         is_last = len(self._frames) == len(self._variants)
-        if self._funds.is_used_up and self._ended == "finished" and not is_last:
+        if self._funds.is_used_up and self._ended in _GOES_ON and not is_last:
             self._ended = "budget"
 
     def comparison(self) -> Comparison:
