@@ -332,7 +332,10 @@ class BatchRun:
         """Deliver a row's result or add the row to a new part; returns the part that this completed."""
         self._requests.restore_metadata(row.request)
         self._status.num_requests_sent += 1
-        if outcome.fate == "cancelled" or (outcome.fate == "again" and self._is_part_cancelled(part)):
+        if outcome.fate != "done" and self._is_part_cancelled(part):
+            return []
+        if outcome.fate == "cancelled":  # by someone else
+            self.status_text.cancelled[row.request.key] = f"{outcome.error} The same call again submits it."
             return []
         again = replace(row, attempts=(*row.attempts, outcome.attempt))
         is_claimed, is_billed = self._requests.waits_for(row.request), outcome.attempt.bill is not None

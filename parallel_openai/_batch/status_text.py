@@ -30,22 +30,30 @@ class StatusText:
     ) -> None:
         self._parts, self._batches, self._failures = parts, batches, failures
         self._input_files, self._answered_count = input_files, answered_count
+        self.cancelled: dict[str, str] = {}  # by request key, the message about each that someone else cancelled
 
     def rest(self) -> str | None:
-        """What is still running or has failed, as sentences; None if nothing is."""
+        """What is still running, has failed or was cancelled at the server, as sentences; None if nothing is."""
+        count = len(self.cancelled)
+        are = "1 row was in a batch" if count == 1 else f"{count:,} rows were in batches"
+        cancelled = f"{are} cancelled at the server; the same call again submits them." if count else None
+        return " ".join(filter(None, [self._unfinished(), cancelled])) or None
+
+    def _unfinished(self) -> str:
         running = [part for part in self._parts if part.batch_id is not None and self._sentence(part) is None]
         sentences = [self._in_progress(running) if running else None, *map(self._sentence, self._parts)]
-        return " ".join(filter(None, sentences)) or None
+        return " ".join(filter(None, sentences))
 
-    def in_batch(self) -> Iterator[tuple[str, str]]:
-        """The key of each request at the server, with the message about it."""
-        rest = self.rest() or ""
+    def unanswered(self) -> Iterator[tuple[str, str, str]]:
+        """The key of each request that is at the server or was cancelled there, with an error code and a message."""
+        yield from ((key, "batch_cancelled", why) for key, why in self.cancelled.items())
+        rest = self._unfinished()
         for part in self._parts:
             if part.batch_id is None and not part.creating_at:
                 continue
             with suppress(LostError, OSError):  # its rows are unknown
                 for info in self._input_files.row_infos(part.name).values():
-                    yield info.key, self._sentence(part) or rest
+                    yield info.key, "in_batch", self._sentence(part) or rest
 
     def note(self) -> str:
         """The note in the progress bar."""

@@ -37,10 +37,10 @@ class UnderWay:
     def met(self) -> int:
         return len(self._met)
 
-    def in_batch(self) -> Iterator[tuple[str, str]]:
-        """The name of each request that was met, with the message about it."""
+    def unanswered(self) -> Iterator[tuple[str, str, str]]:
+        """The name of each request that was met, with an error code and a message."""
         why = str(self) if self._met else ""
-        return ((name, why) for name in self._met)
+        return ((name, "in_batch", why) for name in self._met)
 
     def meet(self, *names: str | None) -> bool:
         """Whether a request with one of these names, its own first, is in a batch. Each one there is met once."""

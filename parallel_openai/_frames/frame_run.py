@@ -426,9 +426,9 @@ class FrameRun:
         self._tell_billed_in_vain()
         rest = self._batches.status_text.rest() if self._batches is not None else self._waiting()
         standing = self._under_way if self._batches is None else self._batches.status_text
-        for key, why in standing.in_batch() if standing is not None else ():
+        for key, code, why in standing.unanswered() if standing is not None else ():
             if key in self._slots:
-                self.answers.cancel(self._slots[key], "in_batch", why)
+                self.answers.cancel(self._slots[key], code, why)
         for slot, source in self._twins:
             self.answers.share(slot, source)
         with self._presses.raising_after_first(), _no_garbage():

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import shutil
 import threading
@@ -192,3 +194,40 @@ def test_a_budget_holds_for_an_earlier_calls_batch_that_met_a_full_queue(scripte
     assert 0 < counts(out)["succeeded"] < 10
     assert sum(scripted.billed.values()) * 8 <= 70
     assert out["error_code"].dropna().eq("budget").all()
+
+
+@pytest.mark.parametrize("told", [True, False], ids=["each row is told", "no row is told"])
+@pytest.mark.parametrize("wait", [True, False])
+def test_rows_of_a_batch_that_someone_else_cancelled_say_so(
+    scripted: Scripted, submit: Verb, told: bool, wait: bool
+) -> None:
+    def end(batch: dict[str, Any], asked: Asked) -> None:
+        batch["output_file_id"] = scripted.file(scripted.line(asked[0]))
+        if told:
+            batch["error_file_id"] = scripted.file(
+                b"".join(scripted.failed(each, "batch_cancelled") for each in asked[1:])
+            )
+        scripted.end(batch, 1, 0, "cancelled")
+
+    scripted.on_end = end
+    out = submit(texts(3).iloc[[0, 1, 2, 1]], lane=lane(wait=wait))
+    assert out["status"].tolist() == ["succeeded", "cancelled", "cancelled", "cancelled"]
+    assert out["error_code"].fillna("").tolist() == ["", *["batch_cancelled"] * 3]
+    assert out["error"][1:].str.contains("batch_1").all()
+    scripted.on_end = scripted.complete
+    assert counts(submit(texts(3))) == {"succeeded": 3}
+    assert set(scripted.billed.values()) == {1}
+
+
+def test_a_file_run_says_how_many_lines_were_in_a_batch_that_someone_else_cancelled(
+    scripted: Scripted, tmp_path: Path
+) -> None:
+    scripted.on_end = lambda batch, asked: scripted.end(batch, 0, 0, "cancelled")
+    bodies = [{"model": "m", "messages": [{"role": "user", "content": str(n)}]} for n in range(3)]
+    (tmp_path / "in.jsonl").write_text("".join(json.dumps(body) + "\n" for body in bodies))
+    said = io.StringIO()
+    with contextlib.redirect_stderr(said):
+        po.process_api_requests_from_file(
+            tmp_path / "in.jsonl", client=po.Client(scripted.base_url, api_key="sk-none"), lane=lane()
+        )
+    assert "3 rows were in batches cancelled at the server; the same call again submits them" in said.getvalue()

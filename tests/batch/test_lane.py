@@ -304,7 +304,6 @@ def test_read_journal_shows_the_answers_and_not_the_steps(ask: Verb, tmp_path: P
     assert len(po.read_journal(tmp_path / "answers.jsonl")) == 5
 
 
-
 @pytest.mark.parametrize("ended", [3, 1], ids=["all end", "the first ends sooner"])
 def test_a_comparison_that_does_not_wait_submits_all_variants_in_one_call(
     scripted: Scripted, ended: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
