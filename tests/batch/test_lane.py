@@ -15,6 +15,7 @@ from parallel_openai._requests.prices import price
 from parallel_openai.errors import BatchError, InvalidInputError
 from parallel_openai.local.simulator import Server
 from tests.batch.conftest import Verb, charged, counts, lane, texts
+from tests.batch.scripted import Scripted
 
 SAME = [
     "response",
