@@ -64,7 +64,7 @@ def decompressed(content: bytes, headers: Mapping[str, str], most: int) -> bytes
         elif name in _GZIP and not _is_plain(content):
             content = _unzipped(name, content, most)
         elif name not in ("", "identity") and not _is_plain(content):
-            raise UnreadableError(f"The answer is compressed as {name!r:.50}, which is not known here.")
+            raise UnreadableError(f"The answer is compressed as {name!r:.50}, which is not supported.")
         if len(content) > most:
             raise TooLargeError
     return content
@@ -97,7 +97,7 @@ def _by_library(name: str, content: bytes, most: int) -> bytes:
     except RuntimeError as error:
         if _is_plain(content):
             return content
-        sentence = f"The server compresses its answers as {name!r}, which it was not asked to. Install {package} for it"
+        sentence = f"The server compresses its answers as {name!r}, unrequested. To read them, install {package}"
         raise UnreadableError(f"{sentence} (pip install {package}).") from error
     try:
         return reader.decompress_sync(content, most + 1)

@@ -140,7 +140,7 @@ def _reason(error: Exception) -> str:
     cause = getattr(error, "os_error", None) or error
     # aiohttp's message quotes the bytes at fault, which may be anything, and the URL with its query.
     if isinstance(error, (aiohttp.ClientResponseError, aiohttp.ClientPayloadError)):
-        return "what it sent is cut off, or is no HTTP"
+        return "its answer is cut off or is not HTTP"
     if isinstance(error, aiohttp.ServerDisconnectedError):  # its message may hold all headers received
         return "the server closed it before its answer was whole"
     text = getattr(cause, "strerror", None) or str(cause) or type(cause).__name__

@@ -211,7 +211,7 @@ class JournalFile:
         os.close(old)
         if problem is not None:
             raise JournalWriteError(
-                f"{path} was moved or replaced in mid-run, and what is there now cannot be gone on with: {problem} The "
+                f"{path} was moved or replaced in mid-run, and what is there now cannot be used: {problem} The "
                 f"answers are in {self._path}: put that in its place and run the same again.{lost_bytes_sentence(lost)}"
             ) from problem
         return rewritten

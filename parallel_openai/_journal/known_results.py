@@ -215,8 +215,8 @@ class KnownResults:
         first, count = min(self._mismatched), len(self._mismatched)
         number = 1 + sum(offset < first for offset, _ in read_lines(self._path, JournalEntry.read))
         log.warning(
-            "%s: line %d%s another request than the key beside it is for, as if somebody had changed it. What is "
-            "answered there was not taken, and the row was asked anew.",
+            "%s: line %d%s another request than its key stands for, as if it had been edited. The answer there was not "
+            "used, and the row was sent again.",
             self._path,
             number,
             " holds" if count == 1 else f" and {count - 1:,} more hold",

@@ -237,8 +237,7 @@ class Bucket:
         return max(wait, SHORTEST_WAIT) if wait > 1e-9 else 0.0
 
     def _fill_up(self) -> None:
-        """Raise the level, as the reset that the server announced has passed: full, but for what was sent since
-        then."""
+        """Raise the level to full, but for what was sent since the server announced the reset that has now passed."""
         self._whole_at = INFINITY
         self.drift = 0.0
         self.ledger = max(self.ledger, self.capacity - (self.sent - self._whole_sent) - self.shift)

@@ -56,8 +56,7 @@ _PER_SECOND = {
 #: LiteLLM's limit of a key, stated without what remains of it.
 _LIMIT_ALONE = {"requests": "x-litellm-key-rpm-limit", "tokens": "x-litellm-key-tpm-limit"}
 _OF_A_DAY = re.compile(r"(?i)x-ratelimit-remaining-(?:requests|req|tokens)-(?:per-)?(?:hour|day|week|month)")
-#: Values beyond these are taken for a gateway's mistake: the largest and smallest limit, and the longest reset in
-#: seconds.
+#: Values beyond these are taken for a gateway's mistake: the largest and smallest limit, and the longest wait.
 _LARGEST, _SMALLEST, _LONGEST = 1e12, 1.0, 31 * 86400.0
 
 

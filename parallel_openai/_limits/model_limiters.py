@@ -275,8 +275,7 @@ class _Store:
             self._updated = now
 
     def seconds_until(self, cost: float, now: float) -> float:
-        """Seconds until a charge may go. One that exceeds the capacity goes when the bucket is full, and leaves a
-        debt."""
+        """Seconds until a charge may go. One beyond the capacity goes when the bucket is full, and leaves a debt."""
         if self._whole == INFINITY:
             return 0.0
         self.charge(0.0, now)

@@ -29,8 +29,7 @@ class CapacityQueue:
     async def wait(self, take: Callable[[], L | None], plan: Callable[[], tuple[float, str]]) -> L:
         """Wait until it is this caller's turn and `take` returns something, and return that.
 
-        `plan` returns the seconds until that is likely (infinity if only `tell` can change it), and the cause of the
-        wait.
+        `plan` returns the seconds until that is likely, or infinity if only `tell` can change it, and the wait's cause.
         """
         self.count += 1
         try:

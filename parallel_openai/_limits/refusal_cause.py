@@ -82,8 +82,7 @@ class Refusals:
         self.refill.also_refused(mark)
 
     def also_taken(self, mark: BucketState) -> bool:
-        """Note that a send of before the last refusal was known was accepted. Returns whether that proves a higher
-        rate."""
+        """Note an accepted send from before the last refusal was known. Returns whether it proves a higher rate."""
         return self._seen > 0 and not self.by_chance and self.refill.also_taken(mark)
 
     def contradict(self, mark: BucketState, held: float) -> bool:
@@ -99,8 +98,7 @@ class Refusals:
         return self.refill.is_contradicted
 
     def tell(self, number: int, pace: float, now: float, *, pressed: bool, wait: float = 0.0) -> bool:
-        """Whether the refusal of a send is evidence about the limit; `pressed` says whether the limit was being
-        used."""
+        """Whether a refusal is evidence about the limit; `pressed` says whether enough was sent for that."""
         self._chance.refused(number, learns=self.by_chance)
         calm = not pressed or self._is_calm(pace, now)
         if calm:

@@ -96,8 +96,7 @@ def account_name(client: Client) -> str:
     return f"account-{blake2b(text.encode(), digest_size=8).hexdigest()}"
 
 
-#: The sum of the workers' counters, each model's limits as far as known, and the error (name and message) that stops
-#: the run.
+#: The sum of the workers' counters, each model's known limits, and the error (name and message) that stops the run.
 Totals = tuple[Counter[str], dict[str | None, Limits], tuple[str, str] | None]
 
 
@@ -148,8 +147,7 @@ class AccountActor:
         self._stops.setdefault(run, (error, sentence))
 
     def look(self, run: str, sealed: SealedClient, stop: tuple[str, str] | None) -> Totals:
-        """A run's totals. From this call a new actor also gets the workers' client and the stop that its predecessor
-        knew."""
+        """A run's totals. The call also brings a new actor the client and the stop that its predecessor knew."""
         self._sealed[run] = sealed
         if stop is not None:
             self.stop(run, *stop)

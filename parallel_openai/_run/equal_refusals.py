@@ -56,7 +56,7 @@ class EqualRefusals:
         self._same = same
         if self._count >= HANDFUL:
             reason = f"Nothing was answered, and {self._count} requests were refused alike: {verdict.message}"
-            refused = RequestRefusedError(f"{reason} {_advice(request, response, field)} What was not sent is left.")
+            refused = RequestRefusedError(f"{reason} {_advice(request, response, field)} No more are sent.")
             refused.model = str(body["model"]) if field == "model" else None
             raise refused
 
@@ -119,7 +119,7 @@ def _advice(request: APIRequest, response: Response, field: str | None) -> str:
         return "That is a web page and not the API: a proxy's or a login's, or base_url is not right."
     if response.status == 200:
         return "That is not what this endpoint answers: base_url may not be right."
-    return "Mend what all of them have in common."
+    return "Correct what all of them have in common."
 
 
 def _did_you_mean(field: str, request: APIRequest) -> str:

@@ -30,8 +30,7 @@ from parallel_openai._run.response_verdict import RetryPolicy, judge
 from parallel_openai._run.spending.budget import Budget, PriceOf, cost_of
 from parallel_openai.errors import RateLimitedError, RunStoppedError
 
-#: How a run ended: every request has a result, the budget or the time was used up, or all is submitted to the Batch
-#: API.
+#: How a run ended: every request has a result, the budget or the time is used up, or all is in the Batch API.
 End = Literal["finished", "budget", "deadline", "submitted"]
 #: The shortest wait, in seconds. Otherwise a wait that is short by a rounding error would be repeated again and again.
 SHORTEST_WAIT = 0.001

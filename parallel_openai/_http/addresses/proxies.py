@@ -30,9 +30,9 @@ def proxy_for(url: URL) -> URL | None:
     except ValueError:
         good = False
     if not good:
-        raise InvalidInputError(f"{subject}, which is no URL such as http://host:3128. {remedy}")
+        raise InvalidInputError(f"{subject}, which is not a URL such as http://host:3128. {remedy}")
     if proxy.scheme not in _HTTP + _SOCKS:
-        raise InvalidInputError(f"{subject}, and only http, https and socks5 are spoken here. {remedy}")
+        raise InvalidInputError(f"{subject}, but only http, https and socks5 proxies are supported. {remedy}")
     if is_socks(proxy) and find_spec("aiohttp_socks") is None:
         raise InvalidInputError(
             f"{subject}, for which a library is needed: pip install 'parallel-openai[socks]'. {remedy}"

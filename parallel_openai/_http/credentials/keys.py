@@ -80,7 +80,7 @@ class Key:
         try:
             self._value = checked_key(given)
         except InvalidInputError as error:
-            raise AuthenticationError(f"The function api_key= gave no key. {error}") from None
+            raise AuthenticationError(f"The function api_key= returned no key. {error}") from None
         self._until = self._clock() + KEPT
 
     def _as_headers(self) -> dict[str, str]:
@@ -133,7 +133,7 @@ def make_headers(
         headers["OpenAI-Project"] = project
     for name, value in {**headers, **extra}.items():
         if not (isinstance(name, str) and _NAME.fullmatch(name)):
-            raise InvalidInputError(f"{name!r} is no name of a header; it must be letters, digits and hyphens.")
+            raise InvalidInputError(f"{name!r} is not a header name, which has only letters, digits and hyphens.")
         if not isinstance(value, str) or _CONTROL.search(value):
             raise InvalidInputError(f"The header {name!r} must be a text without line breaks.")
     own = {name.lower() for name in extra}

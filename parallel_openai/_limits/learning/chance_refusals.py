@@ -9,8 +9,7 @@ FIRST_SHARE = 0.05
 LEAST_SHARE, MOST_SHARE = 0.001, 0.45
 #: The estimate is a mean over about this many sends.
 MEMORY = 200.0
-#: An overloaded server is assumed to refuse this part, plus half of the chance share, of what it would otherwise
-#: accept.
+#: A full server is assumed to refuse this part, plus half of the chance share, of what it would otherwise accept.
 EXCESS = 0.25
 
 

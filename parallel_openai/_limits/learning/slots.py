@@ -7,8 +7,7 @@ from typing import Literal
 INFINITY = float("inf")
 #: A refusal that asks all to wait for longer than this many seconds is worth an experiment.
 LONG_WAIT = 2.0
-#: The experiment ends this many seconds before the wait does, since a server that rounds it up accepts requests by
-#: then.
+#: The experiment ends this many seconds before the wait does, as a server that rounds it up accepts requests by then.
 ROUNDED_UP = 1.0
 #: If this many requests are accepted while all were to wait, the server was full, and the rate was not used up. The
 #: same is shown by as many refusals of more than the level, less one for each time that more was accepted.
@@ -34,8 +33,7 @@ MOST_FALLS = 3
 MORE_IN_A_ROW = 2
 #: One more request is tried after this many answers for each slot; twice as many after each refusal of one more.
 FIRST_LOOK, LAST_LOOK = 2.0, 64.0
-#: One more goes out after this many seconds without news, or this many times the longest answer: those in flight may
-#: hang.
+#: One more goes out after this many seconds without news, or this many times the longest answer, as some may hang.
 PATIENCE_SECONDS = 30.0
 PATIENCE_ANSWERS = 3.0
 
@@ -159,8 +157,7 @@ class Slots:
         self._news_at = now
 
     def accepted(self, in_flight: int, *, at: float, now: float) -> None:
-        """Learn that a request was accepted. It was sent at the time `at`, with `in_flight` in flight, itself
-        included."""
+        """Learn that a request sent at the time `at`, with `in_flight` in flight (itself included), was accepted."""
         self._full, self._news_at, self._in_a_row = INFINITY, now, 0
         self._longest = max(self._longest, now - at)
         self._most = max(self._most, in_flight)

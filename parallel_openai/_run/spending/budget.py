@@ -131,8 +131,7 @@ class _Counting:
 
     @property
     def learnt_output(self) -> float:
-        """The factor for answers. Uncapped reasoning varies more from row to row than prompts, so the margin is
-        large."""
+        """The factor for answers. Its margin is large, as uncapped reasoning varies more than prompts do."""
         return 1.0 if self.shown_output <= 1.0 else self.shown_output * UNKNOWN_FACTOR
 
     def beside_others(self) -> float:
@@ -318,8 +317,7 @@ class Budget:
         return prompt + output, math.inf if any(map(math.isnan, costs)) else max(costs)
 
     def _price_of(self, model: str, usage: Usage, tier: str | None) -> float:
-        """The price of a usage. A requested tier may be ignored by the server, so the default one's price counts
-        too."""
+        """The price of a usage: the higher one of the requested tier and the default, which the server may use."""
         if self._price is None:
             return 0.0
         costs = [self._price(model, usage, each) for each in ({None, tier} if self._tier is None else {self._tier})]
