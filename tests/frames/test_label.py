@@ -108,6 +108,9 @@ def test_labels_found_in_another_order_ask_nothing_anew(
         (5, "must be a list such as"),
         ([], "at least two"),
         (["only"], "at least two"),
+        ([("a", "b"), ("c", "d")], "a single value such as 'a, b'"),
+        ({("a",): "one", ("b",): "two"}, "a single value"),
+        ([frozenset("a"), frozenset("b")], "a single value"),
         (["a", "a"], "'a' occurs twice"),
         ([1, "1"], "'1' occurs twice"),
         (["a", ""], "must not be empty"),
@@ -115,7 +118,7 @@ def test_labels_found_in_another_order_ask_nothing_anew(
         (["a", float("nan")], "must not be missing"),
         (["a", pd.NA], "must not be missing"),
         ([1, True], "cannot use the labels"),
-        ([["a"], ["b"]], "cannot use the labels"),
+        ([["a"], ["b"]], "a single value"),
     ],
     ids=str,
 )

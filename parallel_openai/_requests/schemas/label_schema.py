@@ -127,6 +127,8 @@ def check_labels(labels: Any) -> tuple[dict[str, Any], dict[str, str]]:
     choices: dict[str, Any] = {}
     for label in labels:
         text = text_of(label)
+        if hasattr(label, "__iter__") and not isinstance(label, (str, bytes)):
+            raise InvalidInputError(f"A label must be a single value such as 'a, b', not {label!r:.200}.")
         if label is None or type(label).__name__ in ("NAType", "NaTType") or label != label:
             raise InvalidInputError(f"A label must not be missing, as {label!r} is; call it 'none' or 'unknown'.")
         if not text.strip():
