@@ -14,7 +14,7 @@ _MAX_NAME_BYTES = 255
 
 
 def path_of(value: str | os.PathLike[str], name: str) -> Path:
-    """The argument of this name as a path.
+    """The argument of this name as a path, in which `~` is the user's home.
 
     >>> path_of(5, "save_to")
     Traceback (most recent call last):
@@ -22,7 +22,7 @@ def path_of(value: str | os.PathLike[str], name: str) -> Path:
     parallel_openai.errors.InvalidInputError: save_to must be a path such as 'answers.jsonl', not 5.
     """
     try:
-        path = Path(value)
+        path = Path(os.path.expanduser(value))
     except TypeError:
         raise InvalidInputError(f"{name} must be a path such as 'answers.jsonl', not {value!r:.200}.") from None
     if "\0" in str(path):

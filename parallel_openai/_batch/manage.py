@@ -106,7 +106,7 @@ def cancel_batches(
     give_up(save_to, forget)
     parts = _parts(save_to)
     if parts:
-        InputFiles(Path(save_to)).cancel()
+        InputFiles(path_of(save_to, "save_to")).cancel()
         parts = _parts(save_to)  # a run in another process may just have submitted one
     return _run(_each(client_for(client), parts, _cancel))
 
@@ -149,7 +149,7 @@ def collect_batches(
     line = ""
     try:
         with recorded_interrupts() as interrupts:
-            collecting = _collect(Path(save_to), client, lane or BatchLane(), parts, status)
+            collecting = _collect(path_of(save_to, "save_to"), client, lane or BatchLane(), parts, status)
             rest = run_to_end(collecting, bar.tick, interrupts)
         line = f"{status.num_tasks_succeeded:,} succeeded, {status.num_tasks_failed:,} failed. Answers: {save_to}"
         line = line if rest is None else f"{line}. {rest}"

