@@ -191,10 +191,11 @@ class AccountHandle:
         from ray.exceptions import RayActorError
 
         for _ in range(TRIES):
+            actor = self.find()
             try:
-                return ray.get(getattr(self.find(), method).remote(*args))
+                return ray.get(getattr(actor, method).remote(*args))
             except RayActorError as error:
-                why = self.let_go(error)
+                why = self.let_go(actor, error)
                 time.sleep(AGAIN_AFTER)
         raise why
 
@@ -203,10 +204,11 @@ class AccountHandle:
         from ray.exceptions import RayActorError
 
         for _ in range(TRIES):
+            actor = self.find()
             try:
-                return await getattr(self.find(), method).remote(*args)
+                return await getattr(actor, method).remote(*args)
             except RayActorError as error:
-                why = self.let_go(error)
+                why = self.let_go(actor, error)
                 await asyncio.sleep(AGAIN_AFTER)
         raise why
 
@@ -216,10 +218,11 @@ class AccountHandle:
         from ray.exceptions import RayActorError
 
         def lend(wanted: Amount) -> Amount:
+            actor = self.find()
             try:
-                given: Amount = ray.get(self.find().lend.remote(share.run, wanted))
+                given: Amount = ray.get(actor.lend.remote(share.run, wanted))
             except RayActorError as error:
-                self.let_go(error)
+                self.let_go(actor, error)
                 return NOTHING
             return given
 
@@ -229,9 +232,16 @@ class AccountHandle:
 
         return BorrowedFunds(share.limits, lend, give_back)
 
-    def let_go(self, error: Exception) -> RunStoppedError:
+    def let_go(self, actor: Any, error: Exception) -> RunStoppedError:
         """Forget the actor, so that the next call looks for it again. Returns the error to raise if all tries fail."""
-        self._actor = None
+        import ray
+        from ray.exceptions import ActorDiedError
+
+        if self._actor is actor:  # no other thread has found a new one
+            self._actor = None
+        if isinstance(error, ActorDiedError):
+            # Who looked the name up while the actor died would get the dead one forever, unless Ray forgets it.
+            ray.kill(actor)
         return RunStoppedError(f"The actor that keeps the account's limit cannot be reached: {cause_of(error)}")
 
     def __getstate__(self) -> dict[str, Any]:

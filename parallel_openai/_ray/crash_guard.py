@@ -1,7 +1,7 @@
 """Keeps a row from killing one worker after another, as by a crash in a function of the caller's.
 
 Calls of such functions are noted in files that outlive the worker. A value that has killed too many is not passed to
-them again.
+them again. Deaths of other causes are counted too, so that a worker that always dies is not restarted without end.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ RECENT = 512
 A_MOMENT = 0.02
 _SIZE = 8
 _NOBODY = bytes(_SIZE)
+_COUNT_AT = _SIZE * (1 + RECENT)  # in the note: deaths in vain
 
 
 class CrashGuard:
@@ -34,6 +35,9 @@ class CrashGuard:
     Args:
         note: this worker's file. If its predecessor died, it still names what it was called with.
         deaths: a file that all workers of the run share.
+
+    Attributes:
+        deaths_in_vain: predecessors of this worker that died in a row outside of these functions, without an answer.
 
     >>> import tempfile
     >>> folder = Path(tempfile.mkdtemp())
@@ -49,16 +53,22 @@ class CrashGuard:
         self._deaths = deaths
         self._calling = threading.Lock()
         noted = note.read_bytes() if note.exists() else b""
-        victim, *recent = (noted[at : at + _SIZE] for at in range(0, max(_SIZE, len(noted)), _SIZE))
+        victim, *recent = (noted[at : at + _SIZE] for at in range(0, max(_SIZE, min(len(noted), _COUNT_AT)), _SIZE))
+        self.deaths_in_vain = int.from_bytes(noted[_COUNT_AT:], "little") + 1 if noted else 0
         if victim.strip(b"\0"):
+            self.deaths_in_vain = 0
             with open(deaths, "ab") as file:
                 file.write(victim)
         self._suspects = set(recent)
         self._called = 0
-        note.write_bytes(_NOBODY * (1 + RECENT))
+        note.write_bytes(_NOBODY * (1 + RECENT) + self.deaths_in_vain.to_bytes(_SIZE, "little"))
         with open(note, "r+b") as file:
-            self._note = mmap.mmap(file.fileno(), _SIZE * (1 + RECENT))
+            self._note = mmap.mmap(file.fileno(), _COUNT_AT + _SIZE)
         self.look()
+
+    def has_answer(self) -> None:
+        """Note that this worker has brought an answer."""
+        self._note[_COUNT_AT:] = _NOBODY
 
     def look(self) -> None:
         """Read the deaths of the run so far."""

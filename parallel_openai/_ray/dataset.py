@@ -49,7 +49,7 @@ from parallel_openai._ray.cluster import (
 )
 from parallel_openai._ray.dataset_worker import COUNTED, GAUGES, LOOK_EVERY, BlockWorker, Plan
 from parallel_openai._ray.shared_budget import Share
-from parallel_openai._ray.worker_journals import Index, in_groups, scan
+from parallel_openai._ray.worker_journals import Index, in_groups, remove_leftovers, scan
 from parallel_openai._ray.worker_pool import REPLACED_WITHIN
 from parallel_openai._requests.endpoints import EndpointName
 from parallel_openai._run.spending.budget import Budget
@@ -228,6 +228,7 @@ class _DatasetRun:
             self.account.ask("open_budget", self.name, self.budget.funds.left, self.workers)
         progress = Progress(self.status, self.client, show=show)
         began = time.monotonic()
+        remove_leftovers(self.folder)
         marker = self.folder / f".run-{self.name}"
         marker.touch()
         line = ""

@@ -22,7 +22,7 @@ from parallel_openai._journal.known_results import KnownResults
 from parallel_openai._progress.progress import Progress
 from parallel_openai._progress.status_tracker import StatusTracker
 from parallel_openai._ray.cluster import AccountHandle, worker_name
-from parallel_openai._ray.crash_guard import CrashGuard, die_at_once
+from parallel_openai._ray.crash_guard import MOST_DEATHS, CrashGuard, die_at_once
 from parallel_openai._ray.shared_budget import Share
 from parallel_openai._ray.worker import COUNTS, RemoteTimeline, leased_client
 from parallel_openai._ray.worker_journals import Index, KnownParts, new_part, partition_name, parts_of
@@ -72,25 +72,42 @@ class BlockWorker:
         self._name = worker_name()
         self.stop: tuple[str, str] | None = None
         self.status = StatusTracker(timeline=RemoteTimeline(keeps=False))
-        self.index: Index | None = None if plan.index is None else ray.get(plan.index)
-        self.client = self._open()
+        self._check_folder()
         self._guard = CrashGuard(
             plan.marker.with_name(f"{plan.marker.name}-{ray.get_runtime_context().get_actor_id()}"),
             plan.marker.with_name(f"{plan.marker.name}-deaths"),
         )
+        self._check_deaths()
+        self.index: Index | None = None if plan.index is None else ray.get(plan.index)
+        self.client = self._open()
         self._builder, self._reader = self._watched()
         self._funds = None if plan.share is None else plan.account.borrowed(plan.share)
         self._options = replace(plan.options, budget_usd=self._funds)
         self._reported_at = 0.0
         self._report_lock = threading.Lock()
-        if not plan.marker.exists():
-            host = self._name.rpartition("-")[0]
-            self.end_run(
-                InvalidInputError(
-                    f"The machine {host} does not see the folder {plan.folder}: save_to must lie on storage that all "
-                    "machines share."
-                )
-            )
+
+    def _check_folder(self) -> None:
+        if self.plan.marker.exists():
+            return
+        host = self._name.rpartition("-")[0]
+        error = InvalidInputError(
+            f"The machine {host} does not see the folder {self.plan.folder}: save_to must lie on storage that all "
+            "machines share."
+        )
+        self.end_run(error)
+        raise error
+
+    def _check_deaths(self) -> None:
+        """End the run if this worker has died again and again without an answer."""
+        if self._guard.deaths_in_vain < MOST_DEATHS:
+            return
+        error = RunStoppedError(
+            f"A worker has died {MOST_DEATHS} times without an answer, as of a lack of memory or a crash in native "
+            f"code. What was finished is in {self.plan.folder}, and the same call goes on from there."
+        )
+        self.end_run(error)
+        if self._guard.deaths_in_vain > MOST_DEATHS:  # it cannot even give its rows back
+            raise error
 
     def __call__(self, rows: pd.DataFrame) -> pd.DataFrame:
         self._guard.look()
@@ -149,6 +166,8 @@ class BlockWorker:
             if not at_once and now - self._reported_at < LOOK_EVERY:
                 return
             self._reported_at = now
+            if self.status.num_tasks_succeeded:
+                self._guard.has_answer()
             counts = Counter({name: getattr(self.status, name) for name in (*COUNTED, *GAUGES)})
             stop = self.plan.account.ask("count", self.plan.run, self._name, counts)
             self.stop = self.stop or stop

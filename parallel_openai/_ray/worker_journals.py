@@ -8,8 +8,10 @@ otherwise.
 from __future__ import annotations
 
 import os
+import re
 import uuid
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from hashlib import blake2b
 from pathlib import Path
@@ -18,14 +20,18 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from parallel_openai._disk.file_ownership import check_own
 from parallel_openai._journal.digest_index import digest_of_key
 from parallel_openai._journal.known_results import KnownResults, Status
 from parallel_openai._journal.lines import read_entries, read_entry_at
 from parallel_openai._records import APIRequest, Result
 from parallel_openai._requests.endpoints import is_simulated
+from parallel_openai.errors import JournalError
 
 #: A partition is named by this many of its first rows.
 NAMED_BY = 8
+#: What a run removes at its end, and only itself makes.
+_LEFTOVER = re.compile(r"\.run-[0-9a-f]{12}(-deaths|-[0-9a-f]{32})?|part-[0-9a-f]{16}\.[0-9a-f]{12}\.jsonl\.lock")
 Numbers = npt.NDArray[np.uint64]
 
 
@@ -49,6 +55,14 @@ def new_part(folder: Path, partition: str) -> Path:
 def parts_of(folder: Path, partition: str) -> list[Path]:
     """The files of earlier attempts at a partition."""
     return sorted(folder.glob(f"part-{partition}.*.jsonl"))
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove the markers, notes and locks of runs that were killed. The caller holds the folder's lock."""
+    for path in [path for path in folder.iterdir() if _LEFTOVER.fullmatch(path.name)]:
+        with suppress(JournalError, OSError):  # it is not this user's
+            check_own(path)
+            path.unlink()
 
 
 def scan(paths: list[str], first: int, failures: bool, simulated: bool) -> tuple[Numbers, Numbers, Numbers]:

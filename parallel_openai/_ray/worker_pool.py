@@ -23,6 +23,7 @@ from parallel_openai._progress.status_tracker import StatusTracker
 from parallel_openai._ray.cluster import (
     AccountHandle,
     account_name,
+    cause_of,
     count_workers,
     error_of,
     find_ray,
@@ -291,7 +292,10 @@ class _Run:
         """Leave a dead worker's requests to the others."""
         self._deaths += 1
         if self._deaths > MOST_DEATHS:
-            raise RuntimeError(f"{self._deaths} workers died one after the other without an answer: {error}") from None
+            raise RunStoppedError(
+                f"{self._deaths} workers died one after the other without an answer: {cause_of(error).rstrip('.')}. "
+                "What was finished is kept, and the same call goes on from there."
+            ) from None
         self._take_back(mine)
 
     def leave_to_others(self, mine: dict[int, APIRequest], this_task: asyncio.Task[None]) -> None:

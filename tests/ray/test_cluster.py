@@ -18,12 +18,16 @@ import pytest
 import parallel_openai as po
 from parallel_openai._disk.locking import Lock
 from parallel_openai._json import loads
+from parallel_openai._ray import cluster as cluster_module
+from parallel_openai._ray.cluster import AccountHandle
+from parallel_openai._ray.shared_budget import NOTHING
 from parallel_openai.errors import (
     AuthenticationError,
     ColumnExistsError,
     InvalidInputError,
     JournalError,
     JournalLockedError,
+    RunStoppedError,
 )
 from parallel_openai.local import simulator
 from tests.documents import ROOT, reader_in, run
@@ -165,6 +169,27 @@ def test_the_report_tells_of_a_cluster_what_it_tells_of_one_machine() -> None:
     assert report.timeline["tokens_used"].sum() == out[["prompt_tokens", "completion_tokens"]].sum().sum()
 
 
+class Owner:
+    """Another process that has the account's actor: it dies with that one."""
+
+    def begin(self, account: AccountHandle) -> int:
+        self._account = account
+        found: int = ray.get(account.find().__ray_call__.remote(lambda actor: os.getpid()))
+        return found
+
+
+@pytest.mark.usefixtures("cluster")
+def test_who_looks_for_the_accounts_actor_as_it_dies_finds_the_one_that_takes_its_place(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(cluster_module, "TRIES", 50)
+    account = AccountHandle("account-that-dies", (None, None))
+    owner = ray.remote(num_cpus=0)(Owner).remote()
+    os.kill(ray.get(owner.begin.remote(account)), signal.SIGKILL)
+    assert account.ask("budget_left", "no run") == NOTHING
+    ray.kill(owner)
+
+
 @pytest.mark.usefixtures("cluster")
 def test_a_wrong_key_is_one_clear_sentence() -> None:
     df = pd.DataFrame({"text": ["a", "b", "c"]})
@@ -288,6 +313,25 @@ def test_a_row_that_ends_its_worker_each_time_fails_and_the_others_are_answered(
         out = ask(server, rows(8, 2), prompt).take_all()
         assert [row["status"] for row in out] == ["succeeded"] * 3 + ["failed"] * 2 + ["succeeded"] * 3
         assert all("has ended 3 workers" in row["error"] for row in out[3:5])
+
+
+@pytest.mark.usefixtures("cluster")
+def test_a_worker_that_dies_each_time_ends_the_run_in_a_sentence_and_pays_for_nothing_twice(
+    ask: Callable[..., Any], tmp_path: Path
+) -> None:
+    def parse(text: str) -> Any:
+        deadly = type("Deadly", (), {"__reduce__": lambda self: os.kill(os.getpid(), signal.SIGKILL)})
+        return deadly() if "row 3" in text else text
+
+    with simulator.serve(separate_process=True, max_requests_per_minute=LIMIT) as server:
+        with pytest.raises(RunStoppedError, match="A worker has died 3 times without an answer") as stopped:
+            ask(server, rows(8, 2), parse=parse)
+        assert vars(stopped.value)["partial"].count() == 8
+        assert server.stats(charged=False)["received"] == 8
+        assert [row["status"] for row in ask(server, rows(8, 2)).take_all()] == ["succeeded"] * 8
+        assert server.stats(charged=False)["received"] == 8
+    left = {path.name for path in (tmp_path / "answers").iterdir() if path.suffix != ".jsonl"}
+    assert left == {".gitignore"}
 
 
 @pytest.mark.usefixtures("cluster")

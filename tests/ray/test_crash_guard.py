@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 
 from parallel_openai._ray.crash_guard import MOST_DEATHS, CrashGuard
+from parallel_openai._ray.worker_journals import remove_leftovers
 
 
 def test_a_value_that_ends_the_process_a_moment_after_the_call_is_found_out_and_no_other(tmp_path: Path) -> None:
@@ -24,3 +25,28 @@ def test_a_value_that_ends_the_process_a_moment_after_the_call_is_found_out_and_
     ask = CrashGuard(note, deaths).watch(str.upper, "not called: {}".format)
     assert ask("bad").startswith("not called: It has ended 3 workers")
     assert ask("good") == "GOOD"
+
+
+def test_deaths_are_in_vain_until_one_follows_an_answer_or_is_known_to_be_a_values(tmp_path: Path) -> None:
+    note, deaths = tmp_path / "note", tmp_path / "deaths"
+    assert [CrashGuard(note, deaths).deaths_in_vain for _ in range(4)] == [0, 1, 2, 3]
+    CrashGuard(note, deaths).has_answer()
+    assert [CrashGuard(note, deaths).deaths_in_vain for _ in range(2)] == [1, 2]
+    left = note.read_bytes()
+    note.write_bytes(b"the row." + left[8:])
+    assert [CrashGuard(note, deaths).deaths_in_vain for _ in range(2)] == [0, 1]
+    note.write_bytes(b"")  # of a process that died while it made the note
+    assert CrashGuard(note, deaths).deaths_in_vain == 0
+
+
+def test_what_a_killed_run_has_left_is_removed_and_nothing_else(tmp_path: Path) -> None:
+    run, part = ".run-0123456789ab", "part-0123456789abcdef.0123456789ab.jsonl"
+    for name in (run, f"{run}-deaths", f"{run}-{'0a' * 16}", f"{part}.lock"):
+        (tmp_path / name).write_text("")
+    kept = [part, "part-1.jsonl.lock", ".run-mine", f"{run}.txt", "notes.lock", "thesis"]
+    for name in kept:
+        (tmp_path / name).write_text("")
+    (tmp_path / ".run-aaaaaaaaaaaa").symlink_to(tmp_path / "thesis")
+    (tmp_path / ".run-bbbbbbbbbbbb").mkdir()
+    remove_leftovers(tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {*kept, ".run-aaaaaaaaaaaa", ".run-bbbbbbbbbbbb"}

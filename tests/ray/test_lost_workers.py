@@ -49,6 +49,10 @@ async def loses_its_workers() -> None:
     run.working.clear()
     with pytest.raises(RunStoppedError, match="has lost its last worker, and has started no other within 0 s"):
         await run.wait_for(Opening(), within=0.01)
+    for _ in range(1, worker_pool.MOST_DEATHS):
+        run.give_back({}, OSError("gone."))
+    with pytest.raises(RunStoppedError, match=r"11 workers died one after the other .*: OSError: gone\. What was"):
+        run.give_back({}, OSError("gone.\nIt was 1 of 2."))
 
 
 def test_a_worker_that_is_ended_before_it_is_up_leaves_no_error_that_the_loop_tells_of() -> None:
