@@ -120,7 +120,7 @@ class Runner:
         try:
             await self._wait_for_end()
             await self._drain()
-        except (Exception, asyncio.CancelledError) as stop:
+        except (Exception, asyncio.CancelledError, KeyboardInterrupt, SystemExit) as stop:
             if not self._draining:  # else it is the caller's second interrupt
                 await self._drain(by_caller=isinstance(stop, asyncio.CancelledError))
             raise

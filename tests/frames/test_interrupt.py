@@ -354,3 +354,26 @@ def test_a_client_closed_in_mid_run_lets_the_answers_on_their_way_come_in(server
     thread.join()
     assert out["attempts"].eq(1).all()
     assert server.stats()["received"] == 20
+
+
+@pytest.mark.parametrize("where", ["prompt", "parse"])
+def test_a_function_of_the_callers_that_stops_the_run_lets_what_is_on_its_way_come_in(
+    server: Server, where: str
+) -> None:
+    client = po.Client(server.base_url, max_concurrent_requests=8)
+    server.set(latency=0.5)
+    calls = 0
+
+    def stops(value: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        if calls == 12:
+            raise KeyboardInterrupt
+        return value.text if where == "prompt" else value
+
+    arguments: dict[str, Any] = {"prompt": stops} if where == "prompt" else {"prompt": "text", "parse": stops}
+    with pytest.raises(KeyboardInterrupt):
+        po.process_dataframe(texts(30), **arguments, client=client, **OPTIONS)
+    out = po.process_dataframe(texts(30), **arguments, client=client, **OPTIONS)
+    assert out["status"].eq("succeeded").all()
+    assert server.stats()["received"] == 30
