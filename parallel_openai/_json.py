@@ -264,7 +264,10 @@ def long_fractions_as_text(text: str) -> str:
     def fraction(number: str) -> Any:
         return orjson.Fragment(number) if Decimal(number) == Decimal(repr(float(number))) else number
 
-    return dumps_as_written(loads_as_written(text, fraction))
+    try:
+        return dumps_as_written(loads_as_written(text, fraction))
+    except orjson.JSONEncodeError:  # half an emoji, which whoever reads the text refuses
+        return text
 
 
 def plain(value: Any) -> Any:

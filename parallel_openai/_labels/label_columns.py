@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 
 from parallel_openai._frames.columns.answer_columns import Reader, object_column, text_column
+from parallel_openai._frames.columns.fields import read_by_class
 from parallel_openai._labels.question import DRAWN, Question, has_probabilities
 from parallel_openai._requests.endpoints import Answer, Endpoint
 from parallel_openai._requests.logprobs import LabelProbabilities, find_values, label_probabilities, steps_of
@@ -42,7 +43,7 @@ def label_reader(endpoint: Endpoint, question: Question) -> Reader:
             labelled = _labelled(answer.text, question, answer.logprobs if takes_logprobs else None)
         except ValueError as error:
             return answer.unusable("off_label", str(error))
-        return answer._replace(value=labelled)
+        return read_by_class(answer, lambda: _accepted(labelled, question), "off_label")
 
     categories = {each.name: _categories(each) for each in question.fields if each.kind == "one"}
 
@@ -56,11 +57,15 @@ def label_reader(endpoint: Endpoint, question: Question) -> Reader:
 
 def _labelled(text: str, question: Question, tokens: Sequence[Any] | None) -> Labelled:
     answer, values = read_answer(text, question.fields)
-    if question.check is not None:
-        question.check(values)
     reason = answer.get(REASON) if question.explain else None
     probabilities = _probabilities(answer, question, tokens) if tokens is not None else {}
     return Labelled(values, None if reason is None else str(reason), probabilities)
+
+
+def _accepted(labelled: Labelled, question: Question) -> Labelled:
+    if question.check is not None:
+        question.check(labelled.values)
+    return labelled
 
 
 def _probabilities(

@@ -8,7 +8,7 @@ import decimal
 import json
 import pathlib
 from collections.abc import Callable, Iterator
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
 import pandas as pd
@@ -22,6 +22,7 @@ from pydantic import (
     create_model,
     field_serializer,
     field_validator,
+    model_validator,
 )
 
 import parallel_openai as po
@@ -197,8 +198,39 @@ def test_what_a_validator_raises_fails_its_row(ask: Verb, reviews: pd.DataFrame)
             raise KeyError(value)
 
     out = ask(reviews, "text", response_format=Strange)
-    assert codes(out) == ["schema_mismatch"] * 3
+    assert codes(out) == ["parse_error"] * 3
     assert "The class raised KeyError" in out["error"][0]
+
+
+@pytest.mark.parametrize("verb", ["process", "label"])
+@pytest.mark.parametrize("repair", [False, True])
+def test_a_validator_with_a_bug_has_nothing_asked_anew_before_it_is_corrected_or_after(
+    server: Server, client: po.Client, reviews: pd.DataFrame, verb: str, repair: bool
+) -> None:
+    class Mood(BaseModel):
+        mood: Literal["good", "bad"]
+        has_bug: ClassVar[bool] = True
+
+        @model_validator(mode="after")
+        def _check(self) -> Mood:
+            if self.has_bug:
+                raise RuntimeError("no attribute")
+            return self
+
+    options: dict[str, Any] = {"model": "gpt-4o-mini", "repair": repair, "client": client, "progress": False}
+
+    def ask() -> pd.DataFrame:
+        if verb == "label":
+            return po.label_dataframe(reviews, "text", labels=Mood, **options)
+        return po.process_dataframe(reviews, "text", response_format=Mood, **options)
+
+    for _ in range(2):
+        out = ask()
+        assert codes(out) == ["parse_error"] * 3
+        assert out["error"].tolist() == ["The class raised RuntimeError: no attribute"] * 3
+    Mood.has_bug = False
+    assert ask()["mood"].isin(["good", "bad"]).all()
+    assert server.stats()["received"] == 3
 
 
 def test_what_a_class_makes_of_a_choice_is_kept(ask: Verb, reviews: pd.DataFrame) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime
 import enum
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import PurePath
 from typing import Any
 
@@ -75,13 +75,20 @@ def structured_reader(
 def _reading(answer: Answer, structure: Structure) -> Answer:
     if answer.error_code is not None or answer.text is None:
         return answer.unusable(answer.error_code or "empty", answer.error or "There is no answer.")
+    text = answer.text
+    return read_by_class(answer, lambda: structure.read(text), "schema_mismatch")
+
+
+def read_by_class(answer: Answer, read: Callable[[], Any], code: str) -> Answer:
+    """The answer with the value that a class of the user's makes of it; unusable, with this code, if it refuses."""
     try:
-        value = structure.read(answer.text)
+        return answer._replace(value=read())
     except ValueError as error:
-        return answer.unusable("schema_mismatch", str(error))
-    except WHATEVER_IS_RAISED as error:  # a bug in the class's validator, which no other answer would fix
-        return answer.unusable("schema_mismatch", f"The class raised {last_line(error)}", repairable=False)
-    return answer._replace(value=value)
+        return answer.unusable(code, str(error))
+    except ArithmeticError as error:  # a number too large, say: it speaks of the answer too
+        return answer.unusable(code, f"The class raised {last_line(error)}")
+    except WHATEVER_IS_RAISED as error:  # a bug in it, which no other answer would fix: this one waits until it is
+        return answer.unusable("parse_error", f"The class raised {last_line(error)}", repairable=False)
 
 
 def _with_reasoning(reading: Answer) -> Answer:
