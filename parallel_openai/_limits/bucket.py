@@ -286,13 +286,22 @@ class Bucket:
             self.held_until = now
 
     def refused(
-        self, mark: BucketState, shown: Allowance | None, now: float, *, blamed: bool, wait: float, most: float
+        self,
+        mark: BucketState,
+        shown: Allowance | None,
+        now: float,
+        *,
+        blamed: bool,
+        wait: float,
+        most: float,
+        is_limited: bool,
     ) -> bool:
         """Learn that the server refused a charge.
 
         Args:
             blamed: whether it refused because of this dimension, which is then held for `wait` seconds.
             most: the largest cost of the request under any rule that the server may count by.
+            is_limited: whether an earlier refusal was due to a limit.
 
         Returns:
             Whether the dimension is held because of a limit that the server does not show.
@@ -311,7 +320,7 @@ class Bucket:
         self._pace.refused += mark.cost
         explained = shown is not None and self.trusted and shown.remaining < most + 1
         finds_window = self.probing and self.limit is not None
-        if not explained and not finds_window and not self._is_limits(mark, now, wait):
+        if not explained and not finds_window and not self._is_limits(mark, now, wait, is_limited):
             return False  # by chance: only this request has to wait
         self.hold(now + wait)
         self._held = wait
@@ -352,7 +361,7 @@ class Bucket:
         if self._given != INFINITY:
             self.set_limit(60.0 * self._given, now)
 
-    def _is_limits(self, mark: BucketState, now: float, wait: float) -> bool:
+    def _is_limits(self, mark: BucketState, now: float, wait: float, is_limited: bool) -> bool:
         """Whether a refusal is due to the limit, if nothing that was shown explains it."""
         refusals = self._refusals
         if refusals.contradict(mark, self._held_in_all):
@@ -360,7 +369,7 @@ class Bucket:
             self._search(least=max(refusals.refill.lowest, FIRST_BURST * mark.cost), now=now)
             return False
         pressed = self._was_pressed(mark, now)
-        if refusals.tell(mark.number, self._measured_pace, now, pressed=pressed, wait=wait):
+        if refusals.tell(mark.number, self._measured_pace, now, pressed=pressed, wait=wait, is_limited=is_limited):
             return True
         if refusals.look_again(now):
             self._search(least=0.0, now=now)

@@ -82,6 +82,7 @@ class Limiter:
         self._largest_taken = 0.0
         self._began: float | None = None
         self._has_refused = self._may_be_full = False
+        self._is_limited = False  # whether a refusal was due to a limit that it does not show
 
     def set_share(self, share: float) -> None:
         """Use this part of the limits from now on, since other processes use the rest."""
@@ -187,6 +188,7 @@ class Limiter:
         self.in_flight -= 1
         self._has_refused = self._may_be_full = True
         self._refusals_in_a_row += 1
+        self.window = max(FIRST_WINDOW, self.window - 1.0)  # only an answer makes room for another one
         now = self.clock()
         if self._refusals_in_a_row >= BREAKER:
             self.window = 1.0
@@ -195,12 +197,8 @@ class Limiter:
         self.counting.cancelled(lease.lot)
         cause = self.slots.refused(lease.in_flight, at=lease.request_mark.at, now=now, left=self.in_flight)
         blamed = "" if cause else dimension or "requests"
-        shown, most = (allowance(headers, "requests"), allowance(headers, "tokens")), max(lease.lot.charges)
-        limits = [
-            self.requests.refused(lease.request_mark, shown[0], now, blamed=blamed == "requests", wait=wait, most=1.0),
-            self.tokens.refused(lease.token_mark, shown[1], now, blamed=blamed == "tokens", wait=wait, most=most),
-        ]
-        if any(limits):
+        is_limits = self._refuse(lease, headers, blamed, wait, now)
+        if is_limits:
             self.slots.suspect(lease.in_flight, left=self.in_flight, at=now, wait=wait)
             if self.slots.proven:
                 self._forget_refusals(now)
@@ -210,7 +208,27 @@ class Limiter:
             )
             bucket.also_refused(mark, now, wait)
         self._queue.tell()
-        return cause == "slots" or self.slots.is_tried(now) or (any(limits) and self.slots.proven)
+        return cause == "slots" or self.slots.is_tried(now) or (is_limits and self.slots.proven)
+
+    def _refuse(self, lease: Lease, headers: Mapping[str, str], blamed: str, wait: float, now: float) -> bool:
+        """Let both dimensions learn from a refusal. Returns whether it was due to a limit that the server does not show."""
+        most, both = max(lease.lot.charges), (self.requests, self.tokens)
+        limits = [
+            bucket.refused(
+                mark,
+                allowance(headers, name),
+                now,
+                blamed=blamed == name,
+                wait=wait,
+                most=cost,
+                is_limited=self._is_limited,
+            )
+            for name, bucket, mark, cost in zip(
+                ("requests", "tokens"), both, (lease.request_mark, lease.token_mark), (1.0, most), strict=True
+            )
+        ]
+        self._is_limited = self._is_limited or any(limits)
+        return any(limits)
 
     def _learn_slots(self, lease: Lease, now: float) -> None:
         was_proven = self.slots.proven
@@ -220,6 +238,7 @@ class Limiter:
 
     def _forget_refusals(self, now: float) -> None:
         """Forget the buckets' refusals, since they were due to slots and not to a limit."""
+        self._is_limited = False
         self.requests.forget_refusals(now)
         self.tokens.forget_refusals(now)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from parallel_openai._limits.learning.bucket_state import BucketState
-from parallel_openai._limits.learning.chance_refusals import Chance
+from parallel_openai._limits.learning.chance_refusals import FIRST_SHARE, Chance
 from parallel_openai._limits.learning.refill import Refill
 
 INFINITY = float("inf")
@@ -20,10 +20,9 @@ CALM_SENDS = 500.0
 FIRST_LOOK, LAST_LOOK = 2.0, 30.0
 #: `Chance.excess` above which refusals are due to a limit, at a server that also refuses by chance.
 SURE = 7.0
-#: The same for one of the first FIRST_SENDS sends, as few buckets hold less than that, and an empty one would refuse
-#: the next send too. A refusal that asks to wait for more than FIRST_WAIT seconds is heeded at once.
-FIRST_SURE = 3.0
-FIRST_SENDS, FIRST_WAIT = 6, 2.0
+#: The same before any refusal was found to be due to a limit: reached by two refusals in a row after many accepted
+#: sends, and by more after few. A refusal that asks to wait for more than FIRST_WAIT seconds is heeded at once.
+FIRST_SURE, FIRST_WAIT = 4.0, 2.0
 
 
 class Refusals:
@@ -97,18 +96,27 @@ class Refusals:
             self._find_chance()
         return self.refill.is_contradicted
 
-    def tell(self, number: int, pace: float, now: float, *, pressed: bool, wait: float = 0.0) -> bool:
-        """Whether a refusal is evidence about the limit; `pressed` says whether enough was sent for that."""
-        self._chance.refused(number, learns=self.by_chance)
+    def tell(
+        self, number: int, pace: float, now: float, *, pressed: bool, wait: float = 0.0, is_limited: bool = False
+    ) -> bool:
+        """Whether a refusal is evidence about the limit.
+
+        Args:
+            pressed: whether enough was sent for that.
+            is_limited: whether an earlier refusal was due to a limit.
+        """
+        undecided = not is_limited and pace == INFINITY and wait <= FIRST_WAIT
+        self._chance.refused(number, learns=self.by_chance or undecided)
         calm = not pressed or self._is_calm(pace, now)
         if calm:
             self._calm_refused += 1.0
             if self._calm_refused >= self._calm_enough and self._calm_refused >= CALM_SHARE * self._calm_sent:
                 self._find_chance()
-        first = pace == INFINITY and number <= FIRST_SENDS and wait <= FIRST_WAIT
-        if self._chance.excess < (SURE if calm or self.by_chance else FIRST_SURE if first else 0.0):
+        if self._chance.excess < (SURE if calm or self.by_chance else FIRST_SURE if undecided else 0.0):
             return False
         self._chance.excess = 0.0
+        if undecided:
+            self._chance.share = FIRST_SHARE  # those were the limit's
         if self.by_chance:
             self._doubt_chance(now, pressed=pressed)
         if calm:

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from parallel_openai._limits.learning.bucket_state import BucketState, Bunch
+from parallel_openai._limits.limiter import Lease, Limiter
 from parallel_openai._limits.refusal_cause import Refusals
 from parallel_openai._records import Size
 from parallel_openai.local.simulator.settings import Settings
@@ -28,7 +29,6 @@ def mark(at: float, number: int) -> BucketState:
 @pytest.mark.parametrize("retry_after", ["seconds", "none"])
 @pytest.mark.parametrize("share", [0.05, 0.2, 0.4])
 def test_a_short_run_takes_about_as_long_as_with_the_openai_sdk(share: float, retry_after: str) -> None:
-    """Where the first refusals come before anything is known, it takes them for a limit's and has to search."""
     ratios = []
     for seed in range(101, 106):
         by_hand = rehearsal(300, share=share, retry_after=retry_after, seed=seed).by_hand(20)
@@ -50,6 +50,16 @@ def test_a_limit_is_found_among_refusals_by_chance(share: float) -> None:
     run = rehearsal(3000, share=share, **account).run()
     assert run.utilisation >= 0.65
     assert run.refused - run.without_cause <= 0.3 * run.accepted
+
+
+def test_a_limit_of_which_nothing_is_known_is_used_up_among_a_few_refusals_by_chance() -> None:
+    used = []
+    for seed in range(20, 27):
+        account = {"max_requests_per_minute": 6000.0, "burst_seconds": 1.0}
+        run = rehearsal(6000, share=0.02, seed=seed, **account)
+        run.latency = 0.5
+        used.append(run.run().utilisation)
+    assert median(used) >= 0.9
 
 
 def test_a_limit_that_is_halved_is_not_taken_for_chance_for_long() -> None:
@@ -83,7 +93,33 @@ def test_accepted_sends_after_a_refusal_show_a_minimum_rate() -> None:
     assert 50 < refusals.taken_for_certain <= 100
 
 
-def test_a_lone_refusal_of_the_first_sends_says_nothing_and_the_next_one_does() -> None:
+def test_a_refusal_before_any_was_a_limits_says_nothing_and_a_row_of_them_does() -> None:
     refusals = Refusals()
-    assert not refusals.tell(2, float("inf"), 0.0, pressed=True)
-    assert refusals.tell(3, float("inf"), 0.1, pressed=True)
+    told = [refusals.tell(number, float("inf"), 0.0, pressed=True) for number in (100, 101)]
+    assert told == [False, True]
+    refusals = Refusals()
+    told = [refusals.tell(number, float("inf"), 0.0, pressed=True) for number in (2, 3, 4, 5)]
+    assert told[:2] == [False, False]
+    assert True in told
+    assert refusals.tell(100, float("inf"), 0.0, pressed=True, is_limited=True)
+
+
+@pytest.mark.parametrize("spread", [0.4, 1.2])
+@pytest.mark.parametrize("share", [0.05, 0.2])
+def test_refusals_by_chance_before_anything_is_known_do_not_slow_a_short_run(share: float, spread: float) -> None:
+    """Beside a run that heeds no refusal, and sends only the refused request again, after its own wait."""
+    ratios = []
+    for seed in range(201, 216):
+        walls = []
+        for limiter in (Limiter, _Heedless):
+            run = rehearsal(300, share=share, seed=seed)
+            run.sigma, run.max_concurrent_requests, run.limiter_class = spread, 20, limiter
+            walls.append(run.run().wall)
+        ratios.append(walls[0] / walls[1])
+    assert median(ratios) <= 1.5
+
+
+class _Heedless(Limiter):
+    def refused(self, lease: Lease, headers: Any, dimension: Any, wait: float | None) -> bool:
+        self.unanswered(lease)
+        return False

@@ -60,7 +60,7 @@ def test_the_whole_request_limit_is_used(
     [
         pytest.param("none", True, 0.9, id="given"),
         pytest.param("enforced", False, 0.9, id="from-headers"),
-        pytest.param("none", False, 0.7, id="nothing-known"),
+        pytest.param("none", False, 0.9, id="nothing-known"),
     ],
 )
 def test_refusals_without_cause_do_not_slow_a_run_down(

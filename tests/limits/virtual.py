@@ -82,6 +82,7 @@ class Rehearsal:
     max_concurrent_requests: int = 500
     changes: list[tuple[float, dict[str, Any]]] = field(default_factory=list)
     limiter_options: dict[str, Any] = field(default_factory=dict)
+    limiter_class: type[Limiter] = Limiter
     slots: int | None = None  # requests that the server takes at once
     refusal: tuple[int, dict[str, str]] = (429, {})  # status and headers of what is refused for a slot
     in_server: int = 0
@@ -111,7 +112,7 @@ class Rehearsal:
         self._loop = loop
         for at, change in self.changes:
             loop.call_at(at, self._change, change)
-        self.limiter = Limiter(clock=loop.time, **self.limiter_options)
+        self.limiter = self.limiter_class(clock=loop.time, **self.limiter_options)
         self.results: list[Result] = []
         self.status = StatusTracker()
         processor = Runner(

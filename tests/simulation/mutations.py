@@ -70,8 +70,8 @@ MUTATIONS = [
     Mutation(
         "what the server asks to wait is ignored",
         "_limits/headers.py",
-        '    milliseconds = _number(headers.get("retry-after-ms"))\n',
-        '    return None\n    milliseconds = _number(headers.get("retry-after-ms"))\n',
+        '    milliseconds, text = _number(headers.get("retry-after-ms")), headers.get("retry-after")\n',
+        "    return None\n    milliseconds, text = None, None\n",
     ),
     Mutation(
         "a limit of 0 is believed",

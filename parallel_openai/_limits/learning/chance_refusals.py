@@ -7,8 +7,9 @@ import math
 #: The share of chance refusals assumed at first, and the range that it is kept in.
 FIRST_SHARE = 0.05
 LEAST_SHARE, MOST_SHARE = 0.001, 0.45
-#: The estimate is a mean over about this many sends.
+#: The estimate is a mean over about this many sends; the share assumed at first counts as PRIOR of them.
 MEMORY = 200.0
+PRIOR = 20.0
 #: A full server is assumed to refuse this part, plus half of the chance share, of what it would otherwise accept.
 EXCESS = 0.25
 
@@ -20,7 +21,7 @@ class Chance:
     >>> for number in (20, 40, 60):
     ...     chance.refused(number, learns=True)
     >>> round(chance.excess, 1)
-    1.8
+    1.7
     >>> for number in (61, 62, 63):
     ...     chance.refused(number, learns=True)
     >>> chance.excess > 6
@@ -46,5 +47,6 @@ class Chance:
         self._last = max(self._last, number)
         self.excess = max(0.0, self.excess + taken * math.log((1.0 - more) / (1.0 - share))) + math.log(more / share)
         if learns:
-            kept = (1.0 - 1.0 / MEMORY) ** (taken + 1)
-            self.share = min(MOST_SHARE, max(LEAST_SHARE, kept * share + 1.0 / MEMORY))
+            memory = min(MEMORY, PRIOR + number)
+            kept = (1.0 - 1.0 / memory) ** (taken + 1)
+            self.share = min(MOST_SHARE, max(LEAST_SHARE, kept * share + 1.0 / memory))
