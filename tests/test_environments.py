@@ -143,7 +143,7 @@ with po.Client(sys.argv[1], "none") as client:
 
 @pytest.mark.skipif(sys.platform == "win32", reason="no limit of open files to lower")
 def test_a_limit_of_open_files_that_kept_a_run_slow_is_said_at_the_end(server: Server) -> None:
-    server.set(latency=0.5)
+    server.set(latency=2.0)
     done = subprocess.run([sys.executable, "-c", FEW_FILES, server.base_url], capture_output=True, encoding="utf-8")
     assert done.returncode == 0, done.stderr
     told = re.findall(r"only about [345]\d requests at once, since this process may open no more files", done.stderr)

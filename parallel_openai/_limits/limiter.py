@@ -211,7 +211,7 @@ class Limiter:
         return cause == "slots" or self.slots.is_tried(now) or (is_limits and self.slots.proven)
 
     def _refuse(self, lease: Lease, headers: Mapping[str, str], blamed: str, wait: float, now: float) -> bool:
-        """Let both dimensions learn from a refusal. Returns whether it was due to a limit that the server does not show."""
+        """Let both dimensions learn from a refusal. Returns whether it was due to a limit that is not shown."""
         most, both = max(lease.lot.charges), (self.requests, self.tokens)
         limits = [
             bucket.refused(
