@@ -184,6 +184,14 @@ def test_the_limit_of_a_server_that_shows_nothing_is_found_whatever_its_retry_af
     assert per_thousand(run) <= 30
 
 
+def test_a_slow_limit_that_is_not_shown_is_seldom_probed() -> None:
+    account = Settings(max_requests_per_minute=60.0, burst_seconds=10.0, headers="none")
+    run = Rehearsal(account, [SMALL] * 300, latency=2.0).run()
+    late = [at for at in run.refusals if at > 60.0]
+    assert len(late) <= 0.04 * (300 - 60)
+    assert run.utilisation >= 0.98
+
+
 def test_a_caller_who_wants_less_than_the_server_allows_gets_less() -> None:
     run = rehearse(rows=1500, limiter_options={"max_requests_per_minute": 600})
     assert run.limiter.requests.limit == 600

@@ -8,6 +8,9 @@ INFINITY = float("inf")
 SHARE = 0.97
 GROWTH = 0.005
 GROWTH_CUBED = 2e-5
+#: A limit below this many requests per second that was found to be the same twice, within the share SAME, is probed
+#: more slowly, by the square root of how far it is below: otherwise about every tenth request would be refused.
+PROBED_FULLY, SAME = 10.0, 0.1
 #: The growth per second until a rate has been measured: it doubles.
 SEARCH = 1.0
 #: Measuring a rate takes two refusals at least this many seconds apart; otherwise the rate is cut to the share CUT.
@@ -29,14 +32,25 @@ class RateSearch:
     97.0
     """
 
-    __slots__ = ("_base", "_began", "_empty_at", "_empty_sent", "_measured", "_set_at", "is_settled", "rate", "refused")
+    __slots__ = (
+        "_base",
+        "_began",
+        "_empty_at",
+        "_empty_sent",
+        "_haste",
+        "_measured",
+        "_set_at",
+        "is_settled",
+        "rate",
+        "refused",
+    )
 
     def __init__(self, now: float) -> None:
         self.rate = INFINITY
         self.refused = 0.0  # refused since the bucket was last found empty
         self._began = now
         self._base, self._set_at = INFINITY, now
-        self._measured = False
+        self._measured, self._haste = False, 1.0
         self.is_settled = False  # measured more than once; the first measurement is mixed with the search's own rate
         self._empty_at: float | None = None
         self._empty_sent = 0.0
@@ -51,6 +65,7 @@ class RateSearch:
             return
         since = max(0.0, now - self._set_at)
         if self._measured:
+            since *= self._haste
             self.rate = self._base * (1.0 + GROWTH * since + GROWTH_CUBED * since**3)
         else:
             self.rate = self._base * (1.0 + SEARCH) ** min(since, 20.0)
@@ -99,5 +114,7 @@ class RateSearch:
         self._set(recent / 2, cost, now)
 
     def _set(self, rate: float, cost: float, now: float) -> None:
-        self._base = self.rate = max(rate, cost / SLOWEST_SECONDS)
-        self._set_at = now
+        before, self._base = self._base, max(rate, cost / SLOWEST_SECONDS)
+        self.rate, self._set_at = self._base, now
+        is_same = abs(self._base - before) <= SAME * self._base
+        self._haste = min(1.0, (self.rate / cost / PROBED_FULLY) ** 0.5) if is_same else 1.0
