@@ -6,7 +6,7 @@ import dataclasses
 import enum
 import random
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -43,7 +43,10 @@ def label_reader(endpoint: Endpoint, question: Question) -> Reader:
             labelled = _labelled(answer.text, question, answer.logprobs if takes_logprobs else None)
         except ValueError as error:
             return answer.unusable("off_label", str(error))
-        return read_by_class(answer, lambda: _accepted(labelled, question), "off_label")
+        check = question.check
+        if check is None:
+            return answer._replace(value=labelled)
+        return read_by_class(answer, lambda: _accepted(labelled, check), "off_label")
 
     categories = {each.name: _categories(each) for each in question.fields if each.kind == "one"}
 
@@ -62,9 +65,8 @@ def _labelled(text: str, question: Question, tokens: Sequence[Any] | None) -> La
     return Labelled(values, None if reason is None else str(reason), probabilities)
 
 
-def _accepted(labelled: Labelled, question: Question) -> Labelled:
-    if question.check is not None:
-        question.check(labelled.values)
+def _accepted(labelled: Labelled, check: Callable[[Mapping[str, Any]], object]) -> Labelled:
+    check(labelled.values)
     return labelled
 
 
