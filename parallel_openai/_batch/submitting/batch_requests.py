@@ -56,6 +56,7 @@ class BatchRequests:
         self._repeated: set[str] = set()  # names of several earlier rows, of which the journal has some answers
         self._kept = AnswerCounts()  # the journal's lines, if there are such names
         self._reserves: dict[str, list[Reserve]] = {}
+        self._billed: dict[str, list[APIRequest]] = {}  # by key, the requests in the status's billed_in_vain
 
     def add_earlier(self, infos: Iterable[RowInfo]) -> None:
         """Register the rows of a part of an earlier call."""
@@ -164,12 +165,12 @@ class BatchRequests:
         self._settle(self._name(request), bill)
         self._forget_bills(request)
         self._status.billed_in_vain[request] = attempts
+        self._billed.setdefault(request.key, []).append(request)
 
     def _forget_bills(self, request: APIRequest) -> None:
-        """They stand in the row's attempts now. What was read from another file is another object."""
-        billed = self._status.billed_in_vain
-        for each in [each for each in billed if each.key == request.key]:
-            del billed[each]
+        """Forget what was billed in vain for a row that has its result now, whose attempts hold it."""
+        for each in self._billed.pop(request.key, ()):  # other objects, if they were read from a part's file
+            self._status.billed_in_vain.pop(each, None)
 
     def release(self, row: Row) -> None:
         """Release the reserve of a row that is sent online, where it is reserved anew."""
