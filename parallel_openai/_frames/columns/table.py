@@ -158,8 +158,9 @@ def check_free(df: pd.DataFrame, names: Sequence[str], prefix: str) -> None:
             f"The frame already has {', '.join(map(repr, taken))}, where the results would go. Pass prefix='new_' for "
             f"other names, or drop {'them' if len(taken) > 1 else 'it'} first: df.drop(columns={taken}).{why}"
         )
-    first = df.iloc[:1]
-    with_columns(first, {prefix + name: [None] * len(first) for name in names})  # what a subclass refuses, it does now
+    if type(df) is not pd.DataFrame:  # a subclass may refuse further columns: let it do so now, on one row
+        first = df.iloc[:1]
+        with_columns(first, {prefix + name: [None] * len(first) for name in names})
 
 
 def with_columns(df: pd.DataFrame, columns: dict[str, Any]) -> pd.DataFrame:
