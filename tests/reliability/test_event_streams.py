@@ -1,0 +1,179 @@
+"""Answers as server-sent events although nobody asked for them, and answers whose content comes in parts."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import orjson
+import pandas as pd
+import pytest
+
+import parallel_openai as po
+from tests.reliability.raw_server import KEY, OK, RawServer, ask, ask_by_file, completion, http
+
+
+def events(*said: Any, end: str = "data: [DONE]\n\n") -> bytes:
+    return "".join(f"data: {json.dumps(each, ensure_ascii=False)}\n\n" for each in said).encode() + end.encode()
+
+
+def piece(content: str | None, reason: str | None = None, index: int = 0, **delta: Any) -> dict[str, Any]:
+    choice = {"index": index, "delta": {"content": content, **delta}, "finish_reason": reason}
+    return {"id": "c1", "object": "chat.completion.chunk", "model": "m", "choices": [choice]}
+
+
+USAGE = {"object": "chat.completion.chunk", "choices": [], "usage": {"prompt_tokens": 5, "completion_tokens": 2}}
+STREAMS = {
+    "pieces": events(piece("", role="assistant"), piece("Hel"), piece("lo.\u2028"), piece(None, "stop"), USAGE),
+    "with comments and names": b": PROCESSING\n\nevent: message\n"
+    + events(piece("Hello.\u2028"), piece("", "stop"), USAGE),
+    "with carriage returns": events(piece("Hello.\u2028", "stop"), USAGE).replace(b"\n", b"\r\n"),
+    "without a last word": events(piece("Hello.\u2028"), piece(None, "stop"), USAGE, end=""),
+    "a whole answer in one": events(completion("Hello.\u2028")),
+    "the role with every piece": events(
+        piece("Hello.", role="assistant"), piece("\u2028", "stop", role="assistant"), {**USAGE, "choices": None}
+    ),
+}
+
+
+@pytest.mark.parametrize("stream", STREAMS.values(), ids=STREAMS)
+def test_an_answer_that_streams_unasked_is_put_together(stream: bytes) -> None:
+    with RawServer(http(stream, "Content-Type: text/event-stream; charset=utf-8")) as server:
+        out = ask(server.base_url)
+        assert out[["response", "finish_reason", "prompt_tokens"]].iloc[0].tolist() == ["Hello.\u2028", "stop", 5]
+        assert [ask_by_file(server.base_url).num_tasks_succeeded for _ in range(2)] == [1, 1]
+        assert len(server.asked) == 2
+    message = orjson.loads(Path("out.jsonl").read_bytes())[1]["choices"][0]["message"]
+    assert (message["role"], message["content"]) == ("assistant", "Hello.\u2028")
+
+
+def test_several_choices_tools_and_logprobs_of_a_stream_are_put_together() -> None:
+    def call(arguments: str, **function: str) -> dict[str, Any]:
+        return {
+            "tool_calls": [
+                {"index": 0, "id": "t", "type": "function", "function": {"arguments": arguments, **function}}
+            ]
+        }
+
+    token = {"token": "a", "logprob": -0.5, "top_logprobs": []}
+    with_logprobs = piece("a", "stop", index=1)
+    with_logprobs["choices"][0]["logprobs"] = {"content": [token, token]}
+    stream = events(piece(None, **call("{", name="f")), with_logprobs, piece(None, "tool_calls", **call("}")))
+    with RawServer(http(stream)) as server:
+        ask_by_file(server.base_url)
+    first, second = orjson.loads(Path("out.jsonl").read_bytes())[1]["choices"]
+    assert first["message"]["tool_calls"][0]["function"] == {"arguments": "{}", "name": "f"}
+    assert (first["finish_reason"], second["message"]["content"]) == ("tool_calls", "a")
+    assert second["logprobs"]["content"] == [token, token]
+
+
+def test_a_stream_of_the_responses_api_is_its_last_response() -> None:
+    part = {"type": "output_text", "text": "Hello."}
+    whole = {"status": "completed", "model": "m", "output": [{"type": "message", "content": [part]}]}
+    stream = events(
+        {"type": "response.output_text.delta", "delta": "Hel"},
+        {"type": "response.completed", "response": whole},
+        end="",
+    )
+    with RawServer(http(stream)) as server:
+        assert ask(server.base_url, endpoint="responses")["response"][0] == "Hello."
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [
+        events(piece("Hel"), end=""),
+        events(piece("Hel"), {"error": {"message": "Overloaded", "code": 502}}),
+        events({"type": "error", "message": "Overloaded"}, end=""),
+        events(piece("Hel"), end="data: {half"),
+        events(end=""),
+        events({"choices": []}, end=""),
+        events(3),
+    ],
+    ids=repr,
+)
+def test_a_stream_that_breaks_off_or_tells_of_an_error_is_no_answer(broken: bytes) -> None:
+    answers = iter([http(broken, "Content-Type: text/event-stream"), OK])
+    with RawServer(lambda _: next(answers)) as server:
+        assert ask(server.base_url)[["response", "attempts"]].iloc[0].tolist() == ["Hello.", 2]
+
+
+@pytest.mark.parametrize(
+    "nonsense",
+    [{"choices": [5, None, {"delta": 3}], "type": []}, {"type": "response.completed", "response": [1]}, {"choices": 7}],
+    ids=repr,
+)
+def test_a_stream_of_nonsense_costs_its_row_and_no_other(nonsense: Any) -> None:
+    df = pd.DataFrame({"text": ["bad", "good"]})
+    with (
+        RawServer(lambda asked: http(events(nonsense)) if b"bad" in asked.body else OK) as server,
+        po.Client(server.base_url, api_key=KEY, max_attempts=1) as client,
+    ):
+        out = po.process_dataframe(df, "text", model="m", client=client, progress=False)
+    assert out["status"].tolist() == ["failed", "succeeded"]
+
+
+@pytest.mark.parametrize(
+    "end",
+    [
+        b"",
+        b'data: {"error": {"message": "Broke.", "code": "odd"}}\n\n',
+        b'data: {"type": "error", "message": "Broke."}\n\n',
+    ],
+    ids=["cut off", "an error", "an error's event"],
+)
+def test_what_events_that_broke_off_told_of_their_cost_is_told(end: bytes) -> None:
+    choice = {"index": 0, "delta": {"content": "He"}, "finish_reason": None}
+    piece = {"model": "m", "choices": [choice], "usage": {"prompt_tokens": 5, "completion_tokens": 2}}
+    with RawServer(http(b"data: " + json.dumps(piece).encode() + b"\n\n" + end)) as server:
+        out = ask(server.base_url, client_options={"max_attempts": 2})
+    assert (out["status"][0], out["prompt_tokens"][0], len(server.asked)) == ("failed", 10, 2)
+
+
+THOUGHT = {"type": "reasoning", "text": "Let me think."}
+PARTS = {
+    "thoughts before it": [THOUGHT, {"type": "text", "text": "Hello."}],
+    "thoughts in parts of their own": [
+        {"type": "thinking", "thinking": [{"type": "text", "text": "Hm."}]},
+        {"type": "text", "text": "Hel"},
+        {"type": "text", "text": "lo."},
+    ],
+    "pictures, sources and nothing": [
+        {"type": "image_url", "image_url": {"url": "data:,"}, "text": "a picture"},
+        {"type": "text", "text": {"value": "Hello.", "annotations": []}},
+        {"type": "reference", "reference_ids": [1]},
+        {"type": "text", "text": None},
+        None,
+        7,
+    ],
+    "text alone": ["Hel", {"text": "lo."}],
+    "one part": {"type": "output_text", "text": "Hello."},
+}
+
+
+@pytest.mark.parametrize("content", PARTS.values(), ids=PARTS)
+def test_of_an_answer_in_parts_the_text_alone_is_the_answer(content: Any) -> None:
+    with RawServer(http(json.dumps(completion(content)).encode())) as server:
+        assert ask(server.base_url)["response"][0] == "Hello."
+
+
+@pytest.mark.parametrize("content", [[THOUGHT], [{"type": "image_url"}], [], None, 7])
+def test_an_answer_in_parts_without_a_text_is_empty(content: Any) -> None:
+    with RawServer(http(json.dumps(completion(content)).encode())) as server:
+        assert ask(server.base_url)["error_code"][0] == "empty"
+
+
+def test_a_refusal_among_the_parts_is_one() -> None:
+    parts = [{"type": "text", "text": "Well."}, {"type": "refusal", "refusal": "I will not."}]
+    with RawServer(http(json.dumps(completion(parts)).encode())) as server:
+        out = ask(server.base_url)
+    assert (out["error_code"][0], out["error"][0]) == ("refused", "The model refused: I will not.")
+
+
+@pytest.mark.parametrize("content", ["Hello.", [THOUGHT, {"type": "text", "text": "Hello."}]])
+def test_the_same_holds_for_the_responses_api(content: Any) -> None:
+    items = [{"type": "reasoning", "content": [THOUGHT]}, {"type": "message", "content": content}]
+    said = {"status": "completed", "model": "m", "output": items}
+    with RawServer(http(json.dumps(said).encode())) as server:
+        assert ask(server.base_url, endpoint="responses")["response"][0] == "Hello."
