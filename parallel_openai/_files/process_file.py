@@ -23,7 +23,7 @@ from parallel_openai._journal.journal_file import repair_end_of_jsonl
 from parallel_openai._json import dumps
 from parallel_openai._loop.background import Interrupted, arun
 from parallel_openai._loop.background import run as run_to_end
-from parallel_openai._loop.forks import free_in_forks
+from parallel_openai._loop.forks import fork_safe_lock
 from parallel_openai._loop.interrupts import interrupt_with, recorded_interrupts
 from parallel_openai._progress.progress import Progress
 from parallel_openai._progress.status_tracker import StatusTracker
@@ -213,4 +213,4 @@ def _privately(path: str, flags: int) -> int:
 
 
 #: Two threads that repair the end of the same file would remove each other's line.
-_append_lock = free_in_forks()
+_append_lock = fork_safe_lock()

@@ -212,23 +212,17 @@ class Limiter:
 
     def _refuse(self, lease: Lease, headers: Mapping[str, str], blamed: str, wait: float, now: float) -> bool:
         """Let both dimensions learn from a refusal. Returns whether it was due to a limit that is not shown."""
-        most, both = max(lease.lot.charges), (self.requests, self.tokens)
-        limits = [
-            bucket.refused(
-                mark,
-                allowance(headers, name),
-                now,
-                blamed=blamed == name,
-                wait=wait,
-                most=cost,
-                is_limited=self._is_limited,
-            )
-            for name, bucket, mark, cost in zip(
-                ("requests", "tokens"), both, (lease.request_mark, lease.token_mark), (1.0, most), strict=True
-            )
-        ]
-        self._is_limited = self._is_limited or any(limits)
-        return any(limits)
+        shown, known = (allowance(headers, "requests"), allowance(headers, "tokens")), self._is_limited
+        for_requests, for_tokens = blamed == "requests", blamed == "tokens"
+        requests = self.requests.refused(
+            lease.request_mark, shown[0], now, blamed=for_requests, wait=wait, most=1.0, is_limited=known
+        )
+        most = max(lease.lot.charges)
+        tokens = self.tokens.refused(
+            lease.token_mark, shown[1], now, blamed=for_tokens, wait=wait, most=most, is_limited=known
+        )
+        self._is_limited = known or requests or tokens
+        return requests or tokens
 
     def _learn_slots(self, lease: Lease, now: float) -> None:
         was_proven = self.slots.proven

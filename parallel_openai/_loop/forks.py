@@ -1,5 +1,8 @@
-"""A fork takes no thread along but its own: what the others hold at that moment, a lock or the import of a module, is
-held in the child for ever. So a fork waits until nothing of ours is held."""
+"""Makes forking safe while runs are under way.
+
+A forked child has only the thread that forked. A lock, or the import lock of a module, that another thread held at that
+moment stays locked in the child forever. So a fork waits until no thread of ours holds one.
+"""
 
 from __future__ import annotations
 
@@ -7,8 +10,8 @@ import os
 import threading
 from collections.abc import Callable
 
-#: Seconds that a fork waits, since an import takes long on a busy machine. After that it comes as it would without us,
-#: as when somebody's function keeps the loop.
+#: Seconds that a fork waits at most, since an import is slow on a busy machine. After that the process forks all the
+#: same, for instance if a caller's function blocks the loop.
 PATIENCE = 30.0
 
 _one_at_a_time = threading.Lock()
@@ -25,21 +28,21 @@ def at_fork(
     in_parent: Callable[[], object] = bool,
     in_child: Callable[[], object] = bool,
 ) -> None:
-    """Call these before the process forks, and after it."""
+    """Register functions to call before the process forks, and after it in the parent and in the child."""
     _before.append(before)
     _in_parent.append(in_parent)
     _in_child.append(in_child)
 
 
-def free_in_forks() -> threading.Lock:
-    """A lock that no other thread holds while the process forks. Who has it must not wait for the background loop."""
+def fork_safe_lock() -> threading.Lock:
+    """A lock that no other thread holds while the process forks. Its holder must not wait for the background loop."""
     lock = threading.Lock()
     _locks.append(lock)
     return lock
 
 
 def take(lock: threading.Lock) -> None:
-    """Hold it until the fork is over."""
+    """Hold a lock until the fork is over."""
     if lock.acquire(timeout=PATIENCE):
         _held.append(lock)
 

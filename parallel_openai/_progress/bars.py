@@ -12,7 +12,7 @@ import weakref
 from collections.abc import Callable
 from typing import Any, Protocol
 
-from parallel_openai._loop.forks import free_in_forks
+from parallel_openai._loop.forks import fork_safe_lock
 from parallel_openai._loop.interrupts import ipython_shell
 from parallel_openai._progress.counter_text import Counters
 
@@ -137,7 +137,7 @@ class _LogRedirect:
     """Writes log lines above the bars instead of through them, as long as there are bars."""
 
     def __init__(self) -> None:
-        self._guard = free_in_forks()
+        self._guard = fork_safe_lock()
         self._bars = 0
 
     def redirect(self) -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from parallel_openai._log import log
-from parallel_openai._loop.forks import free_in_forks
+from parallel_openai._loop.forks import fork_safe_lock
 from parallel_openai._requests import vocabularies
 from parallel_openai.errors import InvalidInputError, ParallelOpenAIError
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 DEFAULT_ENCODING = "o200k_base"
 
 _encodings: dict[str, tiktoken.Encoding] = {}
-_loading = free_in_forks()
+_loading = fork_safe_lock()
 
 
 def encoding_for_model(model: str | None) -> str:

@@ -14,7 +14,7 @@ from functools import lru_cache
 from typing import Any
 
 from parallel_openai._log import log
-from parallel_openai._loop.forks import free_in_forks
+from parallel_openai._loop.forks import fork_safe_lock
 from parallel_openai._records import Usage
 
 _NAN = float("nan")
@@ -247,7 +247,7 @@ def _ask(where: dict[str, Any], model: str) -> Any:
         return calc_price(NoUsage(), model, **where)
 
 
-_importing = free_in_forks()
+_importing = fork_safe_lock()
 
 
 @lru_cache(maxsize=1024)
