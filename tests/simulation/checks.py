@@ -21,7 +21,7 @@ from tests.simulation.answers import (
     vector_of,
 )
 from tests.simulation.books import Bill, Books
-from tests.simulation.call import Outcome, is_last, request_for
+from tests.simulation.call import TIMEOUT, Outcome, is_last, request_for
 from tests.simulation.cluster import MOMENT
 from tests.simulation.life import CAP, FINAL, UNREACHED, Call, Life
 
@@ -49,7 +49,7 @@ def after_call(
     came = [bill for bill in books.bills if bill.came_in == number and bill.outcome == "delivered"]
     if books.freed_in == number or not any("JournalWriteError" in error for error in outcome.errors):
         wrong += _lost(outcome, _at_home(life, call, outcome, came, books), before, after)
-    wrong += _left(call, sent, books.now - outcome.seconds)
+    wrong += _left(life, call, sent, books.now - outcome.seconds)
     wrong += _after_stop(life, call, outcome, books)
     wrong += _in_outage(call, outcome, books)
     if not call.deaths:
@@ -189,15 +189,19 @@ def _at_home(life: Life, call: Call, outcome: Outcome, came: list[Bill], books: 
     return [bill for bill in came if bill.due < min(stopped, books.now) - MOMENT]
 
 
-def _left(call: Call, sent: Sequence[Bill], began: float) -> list[str]:
-    """A stop that is gentle waits for what is billed already; a second one, as after a refusal of all, does not."""
-    if call.stop not in ("cancel", "deadline") or call.deaths or call.faults.keys() & {*FINAL, *UNREACHED}:
+def _left(life: Life, call: Call, sent: Sequence[Bill], began: float) -> list[str]:
+    """A stop that is gentle waits for what is billed already; a second one does not.
+
+    The first may have been a refusal of all, or the end of a budget.
+    """
+    is_gentle = call.stop == "deadline" or (call.stop == "cancel" and not life.budget)
+    if not is_gentle or call.deaths or call.faults.keys() & {*FINAL, *UNREACHED}:
         return []
     most = began + call.at + WAITED_FOR
     return [
         f"an answer to {bill.question} was not waited for"
         for bill in sent
-        if bill.outcome == "left" and bill.due < most
+        if bill.outcome == "left" and bill.seconds < TIMEOUT and bill.due < most
     ]
 
 

@@ -203,9 +203,9 @@ class Server:
             del answer["usage"]
         try:
             bill.seconds = self.life.latency * self.books.lot.lognormvariate(0, self.life.sigma)
-            wait = bill.seconds * (60.0 if fault == "slow" else 1.0)
-            bill.due = math.inf if fault == "hang" else now + wait
-            await asyncio.sleep(wait)
+            bill.seconds *= 60.0 if fault == "slow" else 1.0
+            bill.due = math.inf if fault == "hang" else now + bill.seconds
+            await asyncio.sleep(bill.seconds)
             account.settle(
                 settled(account.settings.counting, cost, total_tokens=prompt + completion) - cost,
                 self.now(),
