@@ -39,8 +39,8 @@ class UnderWay:
 
     def unanswered(self) -> Iterator[tuple[str, str, str]]:
         """The name of each request that was met, with an error code and a message."""
-        why = str(self) if self._met else ""
-        return ((name, "in_batch", why) for name in self._met)
+        why = self.rest()
+        return ((name, "in_batch", why or "") for name in self._met)
 
     def meet(self, *names: str | None) -> bool:
         """Whether a request with one of these names, its own first, is in a batch. Each one there is met once."""
@@ -51,7 +51,10 @@ class UnderWay:
         self._earliest = min(self._earliest, since.pop())
         return True
 
-    def __str__(self) -> str:
+    def rest(self) -> str | None:
+        """A sentence about the requests that were met; None if none was."""
+        if not self._met:
+            return None
         when = time.strftime("%Y-%m-%d %H:%M", time.localtime(self._earliest))
         rows = "1 request waits" if self.met == 1 else f"{self.met:,} requests wait"
         return (

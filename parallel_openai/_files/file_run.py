@@ -158,7 +158,7 @@ class FileRun:
                 deadline=self.bounds.until(began),
             )
             if self._under_way is not None and self._under_way.met:
-                self.rest = str(self._under_way)
+                self.rest = self._under_way.rest()
                 self.status.ended = "submitted" if self.status.ended == "finished" else self.status.ended
 
     async def _work_in_batches(self, lane: BatchLane, journal: Journal) -> None:

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import gc
-import os
 import time
 from array import array
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -19,18 +17,17 @@ import pandas as pd
 from parallel_openai._batch.lane_options import check_lane, sure_tier
 from parallel_openai._batch.under_way import UnderWay
 from parallel_openai._client.client import Client
-from parallel_openai._disk.file_ownership import check_own
 from parallel_openai._frames.checked_budget import make_budget
 from parallel_openai._frames.columns.answer_columns import COLUMNS, Answers, Reader
 from parallel_openai._frames.columns.earlier_columns import sign, without_made
 from parallel_openai._frames.columns.explode import CHOICE, check_choices, explode
 from parallel_openai._frames.columns.run_info import ATTRS, RunInfo, earlier_runs
-from parallel_openai._frames.columns.table import check_frame, check_free, with_columns
+from parallel_openai._frames.columns.table import check_frame, check_free, with_columns, without_garbage_collection
 from parallel_openai._frames.journal_answers import JournalAnswers
-from parallel_openai._frames.journal_path import JOURNAL_FOLDER, USED, journal_path, make_private
+from parallel_openai._frames.journal_path import own_journal
 from parallel_openai._frames.repair import Repair, check_tries, make_repair
 from parallel_openai._frames.reporting.report import RunReport, remember
-from parallel_openai._frames.request_builder import RequestBuilder
+from parallel_openai._frames.request_builder import DistinctRequests, RequestBuilder
 from parallel_openai._frames.run_options import Options
 from parallel_openai._journal.entry import result_line
 from parallel_openai._journal.journal import Journal
@@ -39,13 +36,7 @@ from parallel_openai._journal.neighbours import Neighbour, neighbours_of
 from parallel_openai._journal.origins import Origin, here
 from parallel_openai._journal.undelivered import take_in_undelivered
 from parallel_openai._loop.background import Interrupted, arun, run
-from parallel_openai._loop.interrupts import (
-    Interrupts,
-    block_new_runs,
-    interrupt_with,
-    is_interactive,
-    recorded_interrupts,
-)
+from parallel_openai._loop.interrupts import Interrupts, hand_over, recorded_interrupts
 from parallel_openai._progress.progress import Progress
 from parallel_openai._progress.status_tracker import StatusTracker
 from parallel_openai._records import APIRequest, Result, Ruling, reject, replace_by
@@ -59,8 +50,6 @@ from parallel_openai.errors import JournalError, JournalWriteError, RunStoppedEr
 if TYPE_CHECKING:
     from parallel_openai._batch.batch_run import BatchRun
 
-#: Rows that are looked up before other work of the loop gets its turn.
-LOOK_UP_AT_ONCE = 200
 #: Seconds that a run which ends early goes on to find out what it knows already, and then to read it.
 LEAVE_WITHIN = 0.4
 
@@ -78,37 +67,33 @@ class FrameRun:
 
     def __post_init__(self) -> None:
         check_frame(self.df)
-        options = self.options
-        self._lane = check_lane(
-            options.lane, self.builder.params, options.deadline, options.repair, resubmit=options.resubmit
-        )
-        if self.options.lane == "flex":
+        options, lane = self.options, self.options.lane
+        self._lane = check_lane(lane, self.builder.params, options.deadline, options.repair, resubmit=options.resubmit)
+        if lane == "flex":
             self.builder = replace(self.builder, tier="flex")
         reads = (self.builder.prompt, self.builder.system, *self.builder.metadata, self.reader.about.get("gold"))
-        self.df = without_made(self.df, self.options.verb, self.options.prefix, reads)
+        self.df = without_made(self.df, options.verb, options.prefix, reads)
         self.builder.check(self.df)
         added = [*self.reader.names, *COLUMNS]
-        if self.options.explode:
+        if options.explode:
             check_choices(self.builder)
             added.append(CHOICE)
-        check_free(self.df, added, self.options.prefix)
+        check_free(self.df, added, options.prefix)
         self.client.check_key()
-        self._tries = check_tries(self.options.repair)
-        self._bounds = SpendingCaps(self.options.budget_usd, self.options.budget_tokens, self.options.deadline)
-        self._budget = make_budget(
-            self._bounds, self.builder, self.df, self.client.base_url, tier=sure_tier(self.options.lane)
-        )
+        self._tries = check_tries(options.repair)
+        self._bounds = SpendingCaps(options.budget_usd, options.budget_tokens, options.deadline)
+        self._budget = make_budget(self._bounds, self.builder, self.df, self.client.base_url, tier=sure_tier(lane))
         self._batches: BatchRun | None = None
         self._under_way: UnderWay | None = None
         self._presses, self._ended = Interrupts(), "finished"
         self._began = time.time()
         self.journal_path = self._journal_path()
         self._written_from = self._origin()
-        self._engine = engine_of(self.options.lane, self.client, self.journal_path, self._written_from)
+        self._engine = engine_of(lane, self.client, self.journal_path, self._written_from)
         self.answers = Answers(len(self.df), self.builder.samples, self.reader, self.client.base_url)
         self.status.num_tasks_total = len(self.df) * self.builder.samples
-        self._slots: dict[str, int] = {}  # the slot that asks for each key
-        self._twins: list[tuple[int, int]] = []  # slots that share another's answer
+        self._distinct = DistinctRequests(self.builder, self.df, self.status, self._reject)
+        self._slots = self._distinct.slots
         self._unreadable: set[int] = set()  # slots whose line in the journal turned out to be damaged
 
     def execute(self) -> pd.DataFrame:
@@ -124,11 +109,7 @@ class FrameRun:
             except Interrupted:
                 self._ended = "interrupted"
             out = finish()
-            if self._presses and not is_interactive():
-                raise interrupt_with(out)
-            if self._presses:
-                block_new_runs(self._presses)
-            return out
+            return hand_over(out, self._presses) if self._presses else out
 
     async def aexecute(self) -> pd.DataFrame:
         """The same for a caller with a loop of its own.
@@ -151,9 +132,9 @@ class FrameRun:
         self._bar = self._progress()
         began = time.monotonic()
         try:
-            yield lambda: self._finish(self._bar, began, self._ended)
+            yield lambda: self._finish(began, self._ended)
         except (RunStoppedError, JournalWriteError) as error:
-            error.partial = self._finish(self._bar, began, "stopped")
+            error.partial = self._finish(began, "stopped")
             # A notebook shows the whole way that an error came; the way through the engine tells its reader nothing.
             raise error.with_traceback(None) from None
         finally:
@@ -174,7 +155,7 @@ class FrameRun:
                         await self._leave_rest(requests)
             except RunStoppedError:
                 if len(known):  # else there is nothing to find
-                    await self._find_known(requests)
+                    await self._restoring.find_rest(requests, within=LEAVE_WITHIN)
                 raise
             finally:
                 self.status.num_damaged_lines = known.damaged_lines
@@ -194,7 +175,8 @@ class FrameRun:
                 budget=self._budget,
                 deadline=deadline,
             )
-            return "submitted" if ended == "finished" and self._waiting() is not None else ended
+            waits = self._under_way is not None and self._under_way.met
+            return "submitted" if ended == "finished" and waits else ended
         from parallel_openai._batch.batch_run import BatchRun  # a tenth of the package's import
 
         self._batches = BatchRun(
@@ -209,10 +191,6 @@ class FrameRun:
             budget=self._budget,
         )
         return await self._batches.run(requests)
-
-    def _waiting(self) -> str | None:
-        """What is said of rows that wait in a batch, which another call has submitted."""
-        return str(self._under_way) if self._under_way is not None and self._under_way.met else None
 
     async def _known(self) -> KnownResults:
         return await KnownResults.load(
@@ -241,21 +219,10 @@ class FrameRun:
 
     async def _leave_rest(self, requests: Iterator[APIRequest | None]) -> None:
         """Send nothing more, and say why of the rows that are left."""
-        await self._find_known(requests)
+        await self._restoring.find_rest(requests, within=LEAVE_WITHIN)
         ended = "budget" if self._batches is not None and self._batches.is_over_budget else self._ended
         if ended != "submitted":
             self.answers.cancel_rest(ended, f"{self._bounds.why(ended)} The same call again goes on from here.")
-
-    async def _find_known(self, requests: Iterator[APIRequest | None]) -> None:
-        """What the journal or another row answers costs nothing, and is taken along as far as it is found soon: to
-        render what is left of a large frame takes longer than anybody waits for."""
-        give_up_at = time.monotonic() + LEAVE_WITHIN
-        for number, _ in enumerate(requests):
-            if number % LOOK_UP_AT_ONCE == 0:
-                await asyncio.sleep(0)
-            if time.monotonic() > give_up_at:
-                break
-        await self._restoring.rest(time.monotonic() + LEAVE_WITHIN)
 
     def _requests(self, known: KnownResults) -> Iterator[APIRequest | None]:
         """What must be sent; what can be answered from the journal or by another row is put aside on the way.
@@ -263,12 +230,12 @@ class FrameRun:
         What was asked in vain before comes last: where a budget or the time runs out, fresh rows are the better buy.
         """
         again = array("Q")
-        for slot, request in self._first_ones(enumerate(self.builder.requests(self.df))):
+        for slot, request in self._distinct.all():
             if request is None:
                 yield None
                 continue
             if request.former_key is not None:
-                self._call_as_before(slot, request, known)
+                self._distinct.call_as_before(slot, request, known.was_tried)
             status = known.status(request.key)
             if status == "finished":
                 self._restoring.put(slot, request.key)
@@ -283,47 +250,14 @@ class FrameRun:
             self._restoring.some()
             yield None
         again.extend(self._restoring.in_vain)
-        for slot, request in self._first_ones(self._made_anew(sorted(again))):
+        for slot, request in self._distinct.anew(sorted(again)):
             if request is None:
                 yield None
                 continue
-            self._call_as_before(slot, request, known)
+            self._distinct.call_as_before(slot, request, known.was_tried)
             to_send = self._restore(slot, request, known)
             if to_send is not None and (self._budget is None or self._may_be_sent(slot, to_send, self._budget)):
                 yield to_send
-
-    def _first_ones(
-        self, requests: Iterable[tuple[int, APIRequest | BadPromptError]]
-    ) -> Iterator[tuple[int, APIRequest | None]]:
-        """Of the slots' requests those that are sound and ask what none before them does; None now and then."""
-        for number, (slot, request) in enumerate(requests, 1):
-            if number % LOOK_UP_AT_ONCE == 0:
-                yield slot, None
-            if isinstance(request, BadPromptError):
-                self._reject(slot, request)
-                continue
-            first = self._slots.setdefault(request.key, slot)
-            if first == slot:
-                yield slot, request
-            else:
-                self._twins.append((slot, first))
-                self.status.num_tasks_shared += 1
-
-    def _call_as_before(self, slot: int, request: APIRequest, known: KnownResults) -> None:
-        """Know the request by its former key if it stands in the journal under that alone."""
-        former = request.former_key
-        if former is not None and known.was_tried(former) and not known.was_tried(request.key):
-            request.key = former
-            self._slots[former] = slot
-
-    def _made_anew(self, slots: Sequence[int]) -> Iterator[tuple[int, APIRequest | BadPromptError]]:
-        """The requests of these slots, which were not kept, since there may be as many as rows."""
-        samples, wanted = self.builder.samples, set(slots)
-        rows = list(dict.fromkeys(slot // samples for slot in slots))
-        for number, request in enumerate(self.builder.requests(self.df.iloc[rows])):
-            slot = rows[number // samples] * samples + number % samples
-            if slot in wanted:
-                yield slot, request
 
     def _may_be_sent(self, slot: int, request: APIRequest, budget: Budget) -> bool:
         why = budget.objection(request)
@@ -369,11 +303,10 @@ class FrameRun:
 
     def _count_restored(self, slot: int, good: bool) -> None:
         self.status.num_tasks_restored += 1
+        self.status.num_tasks_succeeded += good
+        self.status.num_tasks_failed += not good
         if good:
-            self.status.num_tasks_succeeded += 1
             self._judge(slot)
-        else:
-            self.status.num_tasks_failed += 1
 
     def _judge(self, slot: int) -> None:
         right = self.answers.is_right(slot)
@@ -412,26 +345,24 @@ class FrameRun:
         endpoint = self.builder.endpoint
         return make_repair(result, self.reader.reading(result.response), endpoint.read(result.response).text, endpoint)
 
-    def _tell_billed_in_vain(self) -> None:
-        """Put what was billed for rows that the run left into their cells."""
-        for request, attempts in self.status.billed_in_vain.items():
-            result = Result(request, "cancelled", attempts=tuple(attempts))
-            self.answers.add_billed(self._slots[self._row_of(request).key], result)
-
     def _row_of(self, request: APIRequest) -> APIRequest:
         """The request of the row, or of the first one, that another request asks for."""
         return request.context.original if isinstance(request.context, Repair) else request
 
-    def _finish(self, progress: Progress, began: float, ended: str) -> pd.DataFrame:
-        self._tell_billed_in_vain()
-        rest = self._batches.status_text.rest() if self._batches is not None else self._waiting()
-        standing = self._under_way if self._batches is None else self._batches.status_text
-        for key, code, why in standing.unanswered() if standing is not None else ():
-            if key in self._slots:
-                self.answers.cancel(self._slots[key], code, why)
-        for slot, source in self._twins:
+    def _finish(self, began: float, ended: str) -> pd.DataFrame:
+        for request, attempts in self.status.billed_in_vain.items():  # of rows that the run left
+            result = Result(request, "cancelled", attempts=tuple(attempts))
+            self.answers.add_billed(self._slots[self._row_of(request).key], result)
+        in_batches = self._under_way if self._batches is None else self._batches.status_text
+        rest = None
+        if in_batches is not None:
+            rest = in_batches.rest()
+            for key, code, why in in_batches.unanswered():
+                if key in self._slots:
+                    self.answers.cancel(self._slots[key], code, why)
+        for slot, source in self._distinct.shared:
             self.answers.share(slot, source)
-        with self._presses.raising_after_first(), _no_garbage():
+        with self._presses.raising_after_first(), without_garbage_collection():
             answers = self.answers.columns()
             columns = {self.options.prefix + name: values for name, values in answers.items()}
             out = with_columns(self.df, columns)
@@ -448,47 +379,20 @@ class FrameRun:
             frame=out if self._presses or ended != "finished" else None,
             priced_as=self.answers.priced_as,
         )
-        info = RunInfo.of({**self.builder.summary(), **self.reader.about, **report.summary()})
-        info = replace(
-            info,
-            answer=self.reader.name,
-            prefix=self.options.prefix,
-            began=self._began,
-            made=sign(out, self.options, answers),
-            earlier=earlier_runs(self.df, self.options.prefix + self.reader.name),
-        )
-        out.attrs[ATTRS] = info.dump()
+        own = {
+            "answer": self.reader.name,
+            "prefix": self.options.prefix,
+            "began": self._began,
+            "made": sign(out, self.options, answers),
+            "earlier": earlier_runs(self.df, self.options.prefix + self.reader.name),
+        }
+        out.attrs[ATTRS] = RunInfo.of({**self.builder.summary(), **self.reader.about, **report.summary(), **own}).dump()
         remember(report)
-        progress.close(str(report) if rest is None else f"{report} {rest}")
+        self._bar.close(str(report) if rest is None else f"{report} {rest}")
         return out
 
     def _progress(self) -> Progress:
         return Progress(self.status, self.client, show=self.options.progress)
 
     def _journal_path(self) -> Path:
-        try:
-            path = journal_path(self.builder, self.client.place, self.options.save_to)
-            if self.options.save_to is None:
-                make_private(path.parent)
-                check_own(path)
-            USED.add(os.path.abspath(path))
-        except JournalError:
-            raise
-        except OSError as error:  # also of a working folder that was removed, or is another user's
-            raise JournalError(
-                f"The folder {JOURNAL_FOLDER} for the answers cannot be made or read: {error.strerror}. Choose a place "
-                "for them with save_to=."
-            ) from error
-        return path
-
-
-@contextmanager
-def _no_garbage() -> Iterator[None]:
-    """For making millions of cells: looking for garbage among them again and again takes as long as making them."""
-    was_enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was_enabled:
-            gc.enable()
+        return own_journal(self.builder, self.client.place, self.options.save_to)

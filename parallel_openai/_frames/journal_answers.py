@@ -6,7 +6,7 @@ import asyncio
 import time
 from array import array
 from collections import deque
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager, suppress
 
 #: Answers that are read before other work of the loop gets its turn: at the end, and while there is other work.
@@ -47,9 +47,17 @@ class JournalAnswers:
             self._slots.popleft()  # only now, so that whoever comes next meets an error again
             self._keys.popleft()
 
-    async def rest(self, until: float) -> None:
-        """Read what is left, up to a moment of time.monotonic."""
-        while self._slots and time.monotonic() < until:
+    async def find_rest(self, requests: Iterable[object], *, within: float) -> None:
+        """Go through the rest of a run's requests, which puts what is known here, and read that, as far as either is
+        done within so many seconds: to render what is left of a large frame takes longer than anybody waits for."""
+        give_up_at = time.monotonic() + within
+        for number, _ in enumerate(requests):
+            if number % AT_ONCE == 0:
+                await asyncio.sleep(0)
+            if time.monotonic() > give_up_at:
+                break
+        give_up_at = time.monotonic() + within
+        while self._slots and time.monotonic() < give_up_at:
             self.some()
             await asyncio.sleep(0)
 

@@ -37,6 +37,28 @@ def journal_path(builder: RequestBuilder, place: str, save_to: str | os.PathLike
     return folder / f"{model}-{plain}.jsonl"
 
 
+def own_journal(builder: RequestBuilder, place: str, save_to: str | os.PathLike[str] | None) -> Path:
+    """The journal of a call that is about to write it, in a folder that only its owner reads.
+
+    Raises:
+        JournalError: there can be no such folder, or the file is another user's.
+    """
+    try:
+        path = journal_path(builder, place, save_to)
+        if save_to is None:
+            make_private(path.parent)
+            check_own(path)
+        USED.add(os.path.abspath(path))
+    except JournalError:
+        raise
+    except OSError as error:  # also of a working folder that was removed, or is another user's
+        raise JournalError(
+            f"The folder {JOURNAL_FOLDER} for the answers cannot be made or read: {error.strerror}. Choose a place "
+            "for them with save_to=."
+        ) from error
+    return path
+
+
 def make_private(folder: Path) -> None:
     """Make a folder that only its owner reads and git leaves alone."""
     check_own(folder)

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-import logging
 import time
 import traceback
-from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from hashlib import blake2b
@@ -32,6 +31,8 @@ from parallel_openai._frames.columns.table import (
 )
 from parallel_openai._frames.defensive_copy import own_copy
 from parallel_openai._json import alike, dumps
+from parallel_openai._log import log
+from parallel_openai._progress.status_tracker import StatusTracker
 from parallel_openai._records import APIRequest, Size
 from parallel_openai._requests.encodings import encoding_for_model
 from parallel_openai._requests.endpoints import CHAT, Endpoint
@@ -40,8 +41,6 @@ from parallel_openai._requests.schemas.structured_outputs import Structure
 from parallel_openai._requests.template import BadPromptError, Template, parse_template
 from parallel_openai._requests.tokens import request_size
 from parallel_openai.errors import InvalidInputError, TemplateError
-
-log = logging.getLogger("parallel_openai")
 
 Prompt = str | Hashable | Callable[[Row], Any]
 
@@ -53,6 +52,8 @@ _ALWAYS_JSON = frozenset({str, int, float, bool, type(None)})
 
 #: So many rows stand for all, where there are more.
 SOME_ROWS = 256
+#: Rows that are looked up before other work of the loop gets its turn.
+LOOK_UP_AT_ONCE = 200
 #: Bytes that a request may have: no server takes as much, and many of them in flight would fill the memory.
 MAX_REQUEST_BYTES = 128 * 2**20
 
@@ -198,6 +199,64 @@ class RequestBuilder:
             "metadata": list(self.metadata),
             "made_by_function": callable(self.prompt) or callable(self.system),
         }
+
+
+class DistinctRequests:
+    """The requests of a frame's slots, of which each row has as many as samples; slots that ask the same share one.
+
+    Args:
+        reject: called with a slot that cannot be asked, and why.
+    """
+
+    def __init__(
+        self,
+        builder: RequestBuilder,
+        df: pd.DataFrame,
+        status: StatusTracker,
+        reject: Callable[[int, BadPromptError], None],
+    ) -> None:
+        self.slots: dict[str, int] = {}  # the slot that asks for each key
+        self.shared: list[tuple[int, int]] = []  # slots that share another's answer, and that other
+        self._builder, self._df, self._status, self._reject = builder, df, status, reject
+
+    def all(self) -> Iterator[tuple[int, APIRequest | None]]:
+        """The first slot that asks each request; None now and then."""
+        return self._first_ones(enumerate(self._builder.requests(self._df)))
+
+    def anew(self, slots: Sequence[int]) -> Iterator[tuple[int, APIRequest | None]]:
+        """The requests of these slots once more: they were not kept, since there may be as many as rows."""
+        return self._first_ones(self._made_anew(slots))
+
+    def call_as_before(self, slot: int, request: APIRequest, was_tried: Callable[[str], bool]) -> None:
+        """Know the request by its former key if it stands in the journal under that alone."""
+        former = request.former_key
+        if former is not None and was_tried(former) and not was_tried(request.key):
+            request.key = former
+            self.slots[former] = slot
+
+    def _first_ones(
+        self, requests: Iterable[tuple[int, APIRequest | BadPromptError]]
+    ) -> Iterator[tuple[int, APIRequest | None]]:
+        for number, (slot, request) in enumerate(requests, 1):
+            if number % LOOK_UP_AT_ONCE == 0:
+                yield slot, None
+            if isinstance(request, BadPromptError):
+                self._reject(slot, request)
+                continue
+            first = self.slots.setdefault(request.key, slot)
+            if first == slot:
+                yield slot, request
+            else:
+                self.shared.append((slot, first))
+                self._status.num_tasks_shared += 1
+
+    def _made_anew(self, slots: Sequence[int]) -> Iterator[tuple[int, APIRequest | BadPromptError]]:
+        samples, wanted = self._builder.samples, set(slots)
+        rows = list(dict.fromkeys(slot // samples for slot in slots))
+        for number, request in enumerate(self._builder.requests(self._df.iloc[rows])):
+            slot = rows[number // samples] * samples + number % samples
+            if slot in wanted:
+                yield slot, request
 
 
 def _beside(names: Sequence[str], values: Sequence[Any]) -> dict[str, Any] | BadPromptError:

@@ -14,8 +14,9 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from datetime import datetime
 from types import FrameType
-from typing import Any
+from typing import Any, TypeVar
 
+R = TypeVar("R")
 #: The signals that end a process by default.
 _HANGUP: int | None = getattr(signal, "SIGHUP", None)
 _ENDING = (signal.SIGTERM,) if _HANGUP is None else (signal.SIGTERM, _HANGUP)
@@ -171,6 +172,18 @@ def interrupt_with(partial: object) -> KeyboardInterrupt:
     stop = KeyboardInterrupt("The run was stopped. The same call resumes from there.")
     stop.partial = partial  # type: ignore[attr-defined]
     return stop
+
+
+def hand_over(partial: R, interrupts: Interrupts) -> R:
+    """Return what an interrupted run came to if its user sees it, and block new runs; else raise.
+
+    Raises:
+        KeyboardInterrupt: nobody looks at returned values; `.partial` is this one.
+    """
+    if not is_interactive():
+        raise interrupt_with(partial)
+    block_new_runs(interrupts)
+    return partial
 
 
 def block_new_runs(interrupts: Interrupts) -> None:

@@ -70,7 +70,7 @@ def test_an_invalid_step_in_a_journal_does_no_harm(
         scripted.calls.clear()
         po.batch_status(journal, client=client)
         under_way = UnderWay(journal)
-        assert str(under_way) if under_way.meet(key) else True
+        assert under_way.rest() if under_way.meet(key) else True
         with suppress(po.errors.ParallelOpenAIError):
             po.collect_batches(journal, client=client, progress=False, lane=lane(wait=False))
         assert not any(".." in call.split("/") for call in scripted.calls)

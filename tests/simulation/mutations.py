@@ -160,9 +160,9 @@ MUTATIONS = [
     ),
     Mutation(
         "what is asked twice is sent twice",
-        "_frames/frame_run.py",
-        "            first = self._slots.setdefault(request.key, slot)\n",
-        "            first = self._slots[request.key] = slot\n",
+        "_frames/request_builder.py",
+        "            first = self.slots.setdefault(request.key, slot)\n",
+        "            first = self.slots[request.key] = slot\n",
     ),
     Mutation(
         "answers that come after a stop are not kept",
@@ -220,7 +220,7 @@ MUTATIONS = [
     ),
     Mutation(
         "answers are known by their place and not by their text",
-        "_frames/frame_run.py",
+        "_frames/request_builder.py",
         "            slot = rows[number // samples] * samples + number % samples\n",
         "            slot = number\n",
     ),

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 from collections import Counter
 from collections.abc import Hashable, Iterator, Sequence
+from contextlib import contextmanager
 from itertools import chain, repeat
 from typing import Any
 
@@ -173,6 +175,18 @@ def with_columns(df: pd.DataFrame, columns: dict[str, Any]) -> pd.DataFrame:
     out = pd.concat([df, added], axis=1) if len(df.columns) else added
     whole: pd.DataFrame = out.__finalize__(df)  # type: ignore[operator]  # which the stubs leave out
     return whole
+
+
+@contextmanager
+def without_garbage_collection() -> Iterator[None]:
+    """For making millions of cells: looking for garbage among them again and again takes as long as making them."""
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
 
 
 def is_missing(value: Any) -> bool:
