@@ -6,12 +6,14 @@ import os
 import pickle
 import ssl as ssl_module
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 from weakref import WeakSet
 
 from parallel_openai._arguments import mapping_of
+from parallel_openai._client.base_client import BaseClient
 from parallel_openai._client.pool import Member, PoolLimiter
 from parallel_openai._http.account_server import AccountServer
 from parallel_openai._http.addresses.base_url import BaseURL, find_base_url
@@ -19,23 +21,14 @@ from parallel_openai._http.addresses.url_checks import is_local, mask_url
 from parallel_openai._http.credentials.keys import KeyFunction, find_key, make_headers
 from parallel_openai._http.credentials.secrets import sent_secrets
 from parallel_openai._journal.journal import Sync, check_sync
-from parallel_openai._limits.admission import Admissions, model_of, per_minute
+from parallel_openai._limits.admission import Admissions, per_minute
 from parallel_openai._limits.limits import check_options
 from parallel_openai._limits.model_limiters import ModelLimiters
 from parallel_openai._limits.sharing import SharedAccount, taking_part
-from parallel_openai._limits.sizes import NO_SIZE
-from parallel_openai._loop.background import in_background
 from parallel_openai._loop.forks import at_fork
 from parallel_openai._progress.status_tracker import StatusTracker
-from parallel_openai._records import DONE, APIRequest, Response, Result, Ruling
-from parallel_openai._requests.endpoints import usage_of
-from parallel_openai._run.equal_refusals import models_like
-from parallel_openai._run.failed_sends import tell
-from parallel_openai._run.response_verdict import RetryPolicy, judge
-from parallel_openai._run.runner import End, Runner
-from parallel_openai._run.spending.budget import Budget
-from parallel_openai._run.spending.caps import prices_at
-from parallel_openai.errors import InvalidInputError, RequestRefusedError
+from parallel_openai._records import APIRequest, Response
+from parallel_openai.errors import InvalidInputError
 
 if TYPE_CHECKING:
     from parallel_openai._http.transport import Transport
@@ -48,7 +41,7 @@ _NUMBERS = (
 )
 
 
-class Client:
+class Client(BaseClient):
     """An account at OpenAI or a compatible server.
 
     Args:
@@ -156,9 +149,6 @@ class Client:
         self._shared = SharedAccount(name) if name is not None else None
         _all.add(self)
 
-    #: Monotonic seconds, for waits and deadlines.
-    clock: Callable[[], float] = staticmethod(time.monotonic)
-
     @staticmethod
     def pool(members: Iterable[Client | Mapping[str, Any]]) -> Client:
         """Several accounts as one client: keys, deployments or servers that serve the same model.
@@ -194,19 +184,6 @@ class Client:
         """The limit in force over all models asked: given, or read from the server; None while unknown, or a day's."""
         return per_minute(self.limiter.tokens)
 
-    def pace(self, model: str | None) -> tuple[float | None, float | None, int]:
-        """A model's requests and tokens per minute, None while unknown, and the number of its token-counting rule."""
-        limiter = self._admissions.of(model)
-        requests, tokens = (
-            level.limit * 60.0 / level.period if level.limit is not None else None
-            for level in (limiter.requests, limiter.tokens)
-        )
-        return requests, tokens, limiter.counting.rule
-
-    def largest_prompt(self, model: str | None) -> float | None:
-        """Tokens of the largest prompt that the model's limit can ever admit; None while unknown."""
-        return self._admissions.of(model).largest
-
     def url(self, request: APIRequest) -> str:
         """The URL of a request, without keys in its query."""
         return self._server.url(request)
@@ -229,61 +206,7 @@ class Client:
         """
         self._server.check_key()
 
-    async def send(self, request: APIRequest) -> Response:
-        """Make one attempt of a request, within the limits, on any loop. An HTTP error is returned, not raised."""
-        return await in_background(self._send_once(request))
-
-    async def process(
-        self,
-        requests: Iterable[APIRequest | None],
-        *,
-        on_result: Callable[[Result], Ruling | None],
-        status: StatusTracker,
-        budget: Budget | None = None,
-        deadline: float | None = None,
-    ) -> End:
-        """Process requests within the limits, on the running loop; returns how the run ended.
-
-        Args:
-            requests: None lets other tasks of the loop run in between.
-            on_result: called with each result.
-            status: the run's counters.
-            budget: the most that may be spent.
-            deadline: by the client's clock.
-
-        Raises:
-            RunStoppedError: the server refuses every request.
-        """
-        runner = Runner(
-            send=self._deliver,
-            limiter=self._admissions,
-            on_result=on_result,
-            retry=RetryPolicy(self.max_attempts, max_wait=self.max_wait, give_up_after=self.give_up_after),
-            status=status,
-            max_concurrent_requests=self.max_concurrent_requests,
-            budget=budget,
-            price=prices_at(self.base_url),
-            deadline=deadline,
-            clock=self.clock,
-        )
-        async with self._running(status):
-            try:
-                return await runner.run(requests)
-            except RequestRefusedError as error:
-                raise await self.with_advice(error) from None
-
-    async def with_advice(self, error: RequestRefusedError) -> RequestRefusedError:
-        """The error, with similar names from the server's list if it does not know the model."""
-        if error.model is None:
-            return error
-        listed = await self.transport().call("GET", "models")
-        similar = models_like(error.model, listed.data)
-        advised = RequestRefusedError(f"{error} The server lists {', '.join(similar)}." if similar else str(error))
-        advised.model = error.model
-        return advised
-
     def transport(self) -> Transport:
-        """The running loop's connections, for calls outside a run, such as file uploads."""
         return self._server.connections.here()
 
     def account(self) -> dict[str, Any]:
@@ -320,12 +243,6 @@ class Client:
         opens new ones."""
         self._server.connections.close()
 
-    def __enter__(self) -> Client:
-        return self
-
-    def __exit__(self, *exc_info: object) -> None:
-        self.close()
-
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickle the settings; the client made from them learns the limits anew.
 
@@ -338,7 +255,7 @@ class Client:
                 "This client was given a key, a secret header or a query, which must not be written into a pickle. Set "
                 "OPENAI_API_KEY in each process, or create the client there."
             )
-        return _client_of, (settings,)
+        return partial(Client, **settings), ()
 
     def __repr__(self) -> str:
         limits = {
@@ -360,22 +277,6 @@ class Client:
             await stack.enter_async_context(taking_part(self._shared, self.limiter))
             yield
 
-    async def _send_once(self, request: APIRequest) -> Response:
-        async with self._running(StatusTracker()):
-            limiter = self._admissions.of(model_of(request))
-            lease = await limiter.acquire(request.size or NO_SIZE)
-            try:
-                response = await self._deliver(request, lease)
-            except BaseException:
-                limiter.unanswered(lease)
-                raise
-        verdict = judge(response, reached=True, path=request.path)
-        if verdict is DONE:
-            limiter.answered(lease, response.headers, usage_of(response.data))
-        else:
-            tell(limiter, lease, response, verdict)
-        return response
-
     def _deliver(self, request: APIRequest, lease: Any) -> Awaitable[Response]:
         return self._server.post(request)
 
@@ -392,10 +293,6 @@ def _begin_in_child() -> None:
 
 
 at_fork(in_child=_begin_in_child)
-
-
-def _client_of(settings: Mapping[str, Any]) -> Client:
-    return Client(**settings)
 
 
 class _Pool(Client):

@@ -27,14 +27,7 @@ from parallel_openai._frames.journal_path import journal_path, make_private
 from parallel_openai._frames.process import answer_reader, make_builder
 from parallel_openai._frames.request_builder import Prompt, RequestBuilder, last_line
 from parallel_openai._frames.run_options import Options
-from parallel_openai._loop.interrupts import (
-    Interrupts,
-    block_new_runs,
-    check_not_blocked,
-    interrupt_with,
-    is_interactive,
-    recorded_interrupts,
-)
+from parallel_openai._loop.interrupts import Interrupts, check_not_blocked, hand_over, recorded_interrupts
 from parallel_openai._progress.progress import Progress
 from parallel_openai._progress.status_tracker import StatusTracker
 from parallel_openai._ray.cluster import (
@@ -211,11 +204,9 @@ class _DatasetRun:
         try:
             with recorded_interrupts() as self._presses:
                 out = self._run(ds, show=show)
-                if self._presses and not is_interactive():
-                    raise interrupt_with(out)
                 if self._presses:
-                    block_new_runs(self._presses)
-                elif self._stop is not None:
+                    return hand_over(out, self._presses)
+                if self._stop is not None:
                     raise error_of(self._stop, partial=out)
                 return out
         finally:
