@@ -11,7 +11,7 @@ from parallel_openai.errors import RunStoppedError
 
 #: After this many refusals in a row, without any answer in between, requests are sent one at a time.
 AWAY_AFTER = 3
-#: The minimum wait before the next try, in seconds.
+#: The minimum wait before the next probe, in seconds.
 LEAST_WAIT = 0.5
 
 
@@ -44,26 +44,26 @@ class Outages:
         self._models: dict[object, _Model] = {}  # the models that have been overloaded
         self._good_at = now
         self._in_row = 0
-        self._tries = 0
-        self._try_at = 0.0
-        self._trying = False
+        self._probes = 0
+        self._probe_at = 0.0
+        self._probing = False
 
-    def next_try(self, now: float) -> float | None:
+    def next_probe(self, now: float) -> float | None:
         """Seconds until the next request may be sent; None if the one in flight has to end first."""
-        return None if self._trying else max(0.0, self._try_at - now)
+        return None if self._probing else max(0.0, self._probe_at - now)
 
-    def tries(self) -> None:
-        """Note that a request is sent to test whether the server is back."""
-        self._trying = True
+    def begin_probe(self) -> None:
+        """Note that a request is sent as a probe, to see whether the server is back."""
+        self._probing = True
 
-    def came_back(self) -> None:
-        """Note that the test has ended, with any result."""
-        self._trying = False
+    def end_probe(self) -> None:
+        """Note that the probe has ended, with any result."""
+        self._probing = False
 
     def judge(self, verdict: Verdict, job: Job, sent_at: float, now: float) -> Verdict:
         """The verdict, changed to `hold` if the request is not to blame, or to `stop` if it is time to give up."""
         if verdict is DONE:
-            self._good_at, self._in_row, self._tries, self.is_away = now, 0, 0, False
+            self._good_at, self._in_row, self._probes, self.is_away = now, 0, 0, False
             if self._models and (model := self._models.get(job.model)) is not None:
                 model.good += 1
                 model.good_sent_at, model.refuses_any = max(model.good_sent_at, sent_at), False
@@ -83,15 +83,15 @@ class Outages:
         return replace(verdict, kind="stop", stop=RunStoppedError, message=sentence)
 
     def _rest(self, verdict: Verdict, sent_at: float, now: float) -> None:
-        """Wait longer before the next try, unless the request was in flight already before the last one."""
+        """Wait longer before the next probe, unless the request was in flight already before the last one."""
         self._in_row += 1
         self.is_away = self._in_row >= AWAY_AFTER
-        if self._in_row == AWAY_AFTER or (self.is_away and sent_at >= self._try_at):
-            self._tries += 1
+        if self._in_row == AWAY_AFTER or (self.is_away and sent_at >= self._probe_at):
+            self._probes += 1
             requested_wait = verdict.wait or 0.0
             if requested_wait > self._retry.max_wait:  # that request fails, and the others do not wait as long
                 requested_wait = 0.0
-            self._try_at = now + max(requested_wait, LEAST_WAIT + self._retry.backoff(self._tries))
+            self._probe_at = now + max(requested_wait, LEAST_WAIT + self._retry.backoff(self._probes))
 
     def _is_to_blame(self, job: Job, now: float) -> bool:
         model = self._models.setdefault(job.model, _Model())

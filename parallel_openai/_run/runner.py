@@ -6,15 +6,14 @@ It knows nothing of HTTP, pandas or tqdm, and is handed what it needs.
 from __future__ import annotations
 
 import asyncio
-import heapq
 import math
 import time
-from collections.abc import Awaitable, Callable, Iterable, Iterator
+from collections.abc import Awaitable, Callable, Iterable
 from typing import Any, Literal
 
-from parallel_openai._limits.admission import Admission, Admissions, model_of
+from parallel_openai._limits.admission import Admissions
 from parallel_openai._limits.model_limiters import InUse
-from parallel_openai._limits.sizes import NO_SIZE, Sizes
+from parallel_openai._limits.sizes import Sizes
 from parallel_openai._loop.background import DRAIN_SECONDS
 from parallel_openai._loop.interrupts import sending_stopped
 from parallel_openai._progress.status_tracker import StatusTracker
@@ -24,7 +23,7 @@ from parallel_openai._run.equal_refusals import EqualRefusals
 from parallel_openai._run.failed_sends import FailedSends
 from parallel_openai._run.incoming import Incoming
 from parallel_openai._run.job import Job
-from parallel_openai._run.model_backlog import Backlog
+from parallel_openai._run.job_queue import PERIODS, JobQueue
 from parallel_openai._run.outages import Outages
 from parallel_openai._run.response_verdict import RetryPolicy, judge
 from parallel_openai._run.spending.budget import Budget, PriceOf, cost_of
@@ -34,8 +33,6 @@ from parallel_openai.errors import RateLimitedError, RunStoppedError
 End = Literal["finished", "budget", "deadline", "submitted"]
 #: The shortest wait, in seconds. Otherwise a wait that is short by a rounding error would be repeated again and again.
 SHORTEST_WAIT = 0.001
-#: The names of a limit's periods, by their seconds.
-_PERIODS = {60.0: "minute", 3600.0: "hour", 86400.0: "day"}
 
 
 class Runner:
@@ -79,16 +76,11 @@ class Runner:
         retry = retry or RetryPolicy()
         self._max_wait = retry.max_wait
         self._failures = FailedSends(retry, self._status, clock)
-        self._source: Iterator[APIRequest | None] = iter(())
         self._sizes = Sizes()
         self._first: Job | None = None  # taken from the source, and to be sent next
-        self._pause = False  # whether the source wants to give way to other tasks
-        self._retries: list[tuple[float, int, Job]] = []
-        self._backlog = Backlog(max_concurrent_requests)
-        self._pushed = 0
+        self._queue = JobQueue(self._limits, self._status, clock, max_concurrent_requests, self._hand_over)
         self._busy = 0
         self._dispatching = 0
-        self._retry_was_last = False
         self._reached = False
         self._outages = Outages(retry, clock())
         self._equal_refusals = EqualRefusals()
@@ -107,7 +99,7 @@ class Runner:
         Raises:
             RunStoppedError: the server refuses every request.
         """
-        self._source = iter(requests)
+        self._queue.begin(requests)
         self._dispatch_lock = asyncio.Lock()
         self._news = asyncio.Event()
         if isinstance(requests, Incoming):
@@ -204,7 +196,7 @@ class Runner:
         """The next request and its lease, if neither has to be waited for."""
         if self._budget is not None or self._deadline is not None or self._outages.is_away:
             return None
-        job = self._first = self._first or self._take_up()
+        job = self._first = self._first or self._queue.take()
         if job is None:
             return None
         job.size = self._sizes.of(job.request, exactly=job.limiter.counts_tokens)
@@ -222,7 +214,7 @@ class Runner:
         try:
             async with self._dispatch_lock:
                 job = await self._next()
-                await self._until_tried(job)
+                await self._until_probe(job)
                 if job is None or not await self._afford(job):
                     self._dispatching -= 1
                     return None
@@ -234,23 +226,21 @@ class Runner:
                 lease = await self._wait_beside(job)
         finally:
             self._in_line.discard(worker)
-        if self._stopped:
-            job.limiter.unanswered(lease)
-            return None
-        if self._seconds_left() == 0.0:  # the loop was too busy for the timer to fire in time
-            job.limiter.unanswered(lease)
+        if not self._stopped and self._seconds_left() != 0.0:
+            return job, lease
+        job.limiter.unanswered(lease)
+        if not self._stopped:  # the loop was too busy for the timer to fire in time
             self._finish_early("deadline")
-            return None
-        return job, lease
+        return None
 
     async def _wait_beside(self, job: Job) -> Any:
         """Wait for a lease while another worker dispatches requests to other models."""
-        self._backlog.begin_wait(job)
+        self._queue.backlog.begin_wait(job)
         self._end_dispatch()
         try:
             return await job.limiter.acquire(job.size)
         finally:
-            self._backlog.end_wait(job)
+            self._queue.backlog.end_wait(job)
             self._dispatching += 1
             self._news.set()
 
@@ -259,9 +249,9 @@ class Runner:
         if not self._dispatching and len(self._workers) < self._max_workers:
             self._start_worker()
 
-    async def _until_tried(self, job: Job | None) -> None:
-        """While the server is away, wait until the next request may test whether it is back."""
-        while job is not None and self._outages.is_away and (delay := self._outages.next_try(self._clock())) != 0.0:
+    async def _until_probe(self, job: Job | None) -> None:
+        """While the server is away, wait until the next request may probe whether it is back."""
+        while job is not None and self._outages.is_away and (delay := self._outages.next_probe(self._clock())) != 0.0:
             await self._wait_for_news(delay)
 
     async def _check_wait(self, job: Job) -> None:
@@ -281,7 +271,7 @@ class Runner:
             await self._wait_for_news(None)
         self._stopped = True
         raise RateLimitedError(
-            f"The account's limit per {_PERIODS.get(period, 'day')} is used up: the next request may be sent in "
+            f"The account's limit per {PERIODS.get(period, 'day')} is used up: the next request may be sent in "
             f"{delay:,.0f} s, and nothing waits longer than max_wait, {self._max_wait:,.0f} s. Run the same again "
             "then, what was finished is kept; or wait with Client(max_wait=...)."
         )
@@ -289,55 +279,27 @@ class Runner:
     async def _next(self) -> Job | None:
         """The next request to send, as soon as there is one; None if all are done."""
         while True:
-            job, self._first = self._first or self._take_up(), None
+            job, self._first = self._first or self._queue.take(), None
             if job is not None:
-                if self._backlog.takes(job):
+                if self._queue.backlog.takes(job):
                     continue
                 return job
-            if self._pause:
-                self._pause = False
+            if self._queue.pause:
+                self._queue.pause = False
                 await asyncio.sleep(0)
                 continue
-            may_retry = self._retries and not self._backlog.is_full
-            delay = self._retries[0][0] - self._clock() if may_retry else None
-            if delay is None and not self._busy and not self._may_get_more():
+            delay = self._queue.seconds_until_retry()
+            if delay is None and not self._busy and not self._queue.may_get_more:
                 return None
             if delay is None or delay > 0:
                 await self._wait_for_news(delay)
-
-    def _take_up(self) -> Job | None:
-        """A request that can be sent: one that waited for its model, else due retries and fresh ones alternately."""
-        if self._backlog.count and ((job := self._backlog.pop()) is not None or self._backlog.is_full):
-            return job
-        if self._retries and not self._retry_was_last and self._retries[0][0] <= self._clock():
-            self._retry_was_last = True
-            self._status.num_tasks_waiting -= 1
-            return heapq.heappop(self._retries)[2]
-        self._retry_was_last = False
-        if self._pause:
-            return None
-        for request in self._source:
-            if request is None:
-                self._pause = True
-                return None
-            model = model_of(request)
-            limiter = self._limits.of(model)
-            if limiter.largest is not None and limiter.never_fits(request.size or NO_SIZE):
-                self._reject(request, limiter)
-                continue
-            self._status.num_tasks_started += 1
-            return Job(request, model, limiter, self._clock())
-        return None
-
-    def _may_get_more(self) -> bool:
-        return isinstance(self._source, Incoming) and not self._source.closed
 
     async def _afford(self, job: Job) -> bool:
         """Reserve what the send may cost. If that does not fit, wait for what the requests in flight leave over."""
         if self._budget is None:
             return True
         while (reserve := self._budget.reserve(job.request)) is None:
-            if not self._busy and not self._backlog.any_waits:
+            if not self._busy and not self._queue.backlog.any_waits:
                 self._finish_early("budget")
                 return False
             await self._wait_for_news(None)
@@ -357,9 +319,9 @@ class Runner:
         status.num_requests_sent += 1
         if job.attempts:
             status.num_retries += 1
-        at, sent_at, tries = time.time(), self._clock(), self._outages.is_away
-        if tries:
-            self._outages.tries()
+        at, sent_at, probes = time.time(), self._clock(), self._outages.is_away
+        if probes:
+            self._outages.begin_probe()
         status.timeline.sent(sent_at)
         try:
             response = await self._send(job.request, lease)
@@ -368,8 +330,8 @@ class Runner:
             raise
         finally:
             status.num_tasks_in_progress -= 1
-            if tries:
-                self._outages.came_back()
+            if probes:
+                self._outages.end_probe()
         if self._budget is not None and job.reserve is not None:
             self._budget.settle(job.reserve, response)
         now = self._clock()
@@ -395,21 +357,11 @@ class Runner:
         job.limiter.answered(lease, response.headers, usage)
         self._equal_refusals.was_answered = True
         self._failures.answered += 1
-        status = self._status
         if usage is not None:
-            status.prompt_tokens += usage.prompt_tokens
-            status.completion_tokens += usage.completion_tokens
-        self._hand_over(
-            Result(
-                job.request,
-                "succeeded",
-                response.data,
-                errors=tuple(job.errors),
-                attempts=tuple(job.attempts),
-                raw=response.body,
-                usage=usage,
-            )
-        )
+            self._status.prompt_tokens += usage.prompt_tokens
+            self._status.completion_tokens += usage.completion_tokens
+        data, raw, errors, attempts = response.data, response.body, tuple(job.errors), tuple(job.attempts)
+        self._hand_over(Result(job.request, "succeeded", data, None, None, errors, attempts, raw, usage=usage))
 
     def _count_billed(self, job: Job, response: Response, usage: Usage | None) -> None:
         """Count what was billed for a failed answer, such as one that broke off."""
@@ -428,53 +380,20 @@ class Runner:
             return
         try:
             decision = self._failures.decide(job, lease, response, verdict)
-        except RunStoppedError:
-            self._stopped = True
-            raise
-        if not isinstance(decision, Verdict):
-            self._schedule_retry(job, decision)
-            return
-        self._fail(job, decision)
-        try:
+            if not isinstance(decision, Verdict):
+                self._queue.retry(job, decision)
+                return
+            errors, attempts = tuple(job.errors), tuple(job.attempts)
+            code, sentence = decision.code or "error", decision.message or ""
+            self._hand_over(Result(job.request, "failed", None, code, sentence, errors, attempts))
             known = bool(status.num_tasks_succeeded or status.num_tasks_to_restore)
             self._equal_refusals.check(job.request, response, decision, known=known)
         except RunStoppedError:
             self._stopped = True
             raise
 
-    def _schedule_retry(self, job: Job, delay: float) -> None:
-        self._pushed += 1
-        self._status.num_tasks_waiting += 1
-        job.ready_at = self._clock() + delay
-        heapq.heappush(self._retries, (job.ready_at, self._pushed, job))
-
-    def _fail(self, job: Job, verdict: Verdict) -> None:
-        errors, attempts = tuple(job.errors), tuple(job.attempts)
-        self._finish_failed(job.request, verdict.code or "error", verdict.message or "", errors, attempts)
-
-    def _reject(self, request: APIRequest, limiter: Admission) -> None:
-        limit, size = limiter.largest, request.size or NO_SIZE
-        per = _PERIODS.get(limiter.tokens.period, "minute")
-        sentence = (
-            f"The prompt has {size.prompt_tokens:,} tokens and the account's limit is {limit:,.0f} tokens per {per}, "
-            "so it can never be sent. Shorten it or raise the limit."
-        )
-        self._status.num_tasks_started += 1
-        self._finish_failed(request, "request_too_large", sentence, (sentence,), ())
-
-    def _finish_failed(
-        self, request: APIRequest, code: str, sentence: str, errors: tuple[str, ...], attempts: tuple[Attempt, ...]
-    ) -> None:
-        self._hand_over(Result(request, "failed", None, code, sentence, errors, attempts))
-
     def _hand_over(self, result: Result) -> None:
         self._status.billed_in_vain.pop(result.request, None)
         further = self._status.count(result, self._on_result(result))
-        if further is None:
-            return
-        model = model_of(further)
-        limiter = self._limits.of(model)
-        if limiter.largest is not None and limiter.never_fits(further.size or NO_SIZE):
-            self._reject(further, limiter)
-        else:
-            self._schedule_retry(Job(further, model, limiter, 0.0), 0.0)
+        if further is not None:
+            self._queue.put(further)
