@@ -82,7 +82,6 @@ def make_parser(words: Sequence[str]) -> argparse.ArgumentParser:
         usage=f"{PROGRAM} [--version] {{{','.join(VERBS)}}} ...",
         description="Calls an OpenAI-compatible API many times in parallel, within its limits, without losing answers.",
         epilog=f"`{PROGRAM} VERB --help` describes each. Every option may be written with dashes too.",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=f"{PROGRAM} {__version__}")
     verbs = parser.add_subparsers(title="verbs", dest="verb", metavar="VERB", required=True, prog=PROGRAM)
@@ -92,7 +91,6 @@ def make_parser(words: Sequence[str]) -> argparse.ArgumentParser:
             help=verb.about,
             description=verb.about[0].upper() + verb.about[1:] + ".",
             epilog=verb.more,
-            formatter_class=argparse.RawDescriptionHelpFormatter,
             usage=" ".join(filter(None, (PROGRAM, name, verb.words, "[options]"))),
         )
         if name in words[:1]:
@@ -104,7 +102,7 @@ class _Parser(argparse.ArgumentParser):
     """Accepts each option with underscores or dashes, and lists it once."""
 
     def __init__(self, **options: Any) -> None:
-        super().__init__(allow_abbrev=False, **options)
+        super().__init__(allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter, **options)
 
     def add_argument(self, *flags: str, **options: Any) -> argparse.Action:
         action = super().add_argument(*_one_spelling_each(flags), **options)
