@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from parallel_openai._frames.columns.run_info import RunInfo, runs_of
-from parallel_openai._frames.columns.table import find_column, has_column, is_missing, rows_of
+from parallel_openai._frames.columns.table import find_column, has_column, is_missing, keys_of, rows_of
 from parallel_openai._json import dumps
 from parallel_openai._labels.evaluation.metrics import Bools, Pairs, kappa
 from parallel_openai._requests.schemas.label_text import spelling, text_of
@@ -193,7 +193,7 @@ def example_rows(out: pd.DataFrame, label: Hashable | None) -> Bools:
     examples, name = set(columns.run.example_keys), f"{columns.prefix}request_key"
     if not examples or not has_column(out, name):
         return np.zeros(len(out), dtype=bool)
-    return np.array([bool(examples.intersection(keys if _is_list(keys) else [keys])) for keys in out[name]], dtype=bool)
+    return np.array([bool(examples.intersection(keys_of(keys))) for keys in out[name]], dtype=bool)
 
 
 def pair(out: pd.DataFrame, columns: LabelColumns, gold: Hashable, excluded: Bools | None = None) -> Paired:

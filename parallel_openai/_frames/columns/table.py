@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import math
 from collections import Counter
 from collections.abc import Hashable, Iterator, Sequence
 from contextlib import contextmanager
@@ -10,6 +11,7 @@ from itertools import chain, repeat
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 
 from parallel_openai.errors import ColumnExistsError, ColumnNotFoundError, InvalidInputError
@@ -138,6 +140,32 @@ def _values(series: Any) -> list[Any]:
         for position in missing.nonzero()[0]:
             values[position] = None
     return values
+
+
+def numbers_of(df: pd.DataFrame, column: Hashable) -> npt.NDArray[np.float64]:
+    """The column's numbers, NaN if missing. Text that spells a number is one, since CSV files have nothing else.
+
+    >>> numbers_of(pd.DataFrame({"confidence": ["0.5", None, "high"]}), "confidence")
+    Traceback (most recent call last):
+        ...
+    parallel_openai.errors.InvalidInputError: The column 'confidence' must hold numbers, and row 2 has 'high'.
+    """
+    try:
+        return df[column].to_numpy(dtype="float64", na_value=np.nan)
+    except (TypeError, ValueError):
+        return np.array([_number(cell, column, row) for row, (cell,) in enumerate(rows_of(df, [column]))])
+
+
+def _number(cell: Any, column: Hashable, row: int) -> float:
+    try:
+        return math.nan if cell is None else float(cell)
+    except (TypeError, ValueError):
+        raise InvalidInputError(f"The column {column!r} must hold numbers, and row {row} has {cell!r:.80}.") from None
+
+
+def keys_of(cell: Any) -> list[Any]:
+    """The keys of a row's requests: one, or one per sample, which parquet files return in an array."""
+    return list(cell) if isinstance(cell, (list, tuple, np.ndarray)) else [cell]
 
 
 def labels_of(df: pd.DataFrame) -> Iterator[Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,12 +14,12 @@ import pandas as pd
 
 from parallel_openai._frames.columns.readable_columns import text_columns
 from parallel_openai._frames.columns.run_info import last_run_of
-from parallel_openai._frames.columns.table import column_text, has_column, is_missing, rows_of
+from parallel_openai._frames.columns.table import column_text, has_column, is_missing, keys_of, numbers_of, rows_of
 from parallel_openai._requests.schemas.label_text import read_label, read_several, text_of
 from parallel_openai.errors import InvalidInputError
 
 #: Columns other than the labels that annotation tools can hold.
-_EXTRA_COLUMNS = ("confidence", "model", "request_key", "label_reviewed")
+_EXTRA_COLUMNS = ("model", "request_key", "label_reviewed")
 
 
 def label_studio_tasks(out: pd.DataFrame, text: Hashable | Sequence[Hashable] | None) -> Iterator[dict[str, Any]]:
@@ -95,7 +96,7 @@ class _LabelledRows:
     def __init__(self, out: pd.DataFrame, text: Hashable | Sequence[Hashable] | None) -> None:
         run = last_run_of(out)
         prefix = run.prefix
-        self._out = out
+        self._out, self._prefix = out, prefix
         self._texts = text_columns(out, text)
         self._text_names = [column_text(column) for column in self._texts]
         asked: Mapping[str, Mapping[str, Any]] = run.labels or {"label": {}}
@@ -114,20 +115,24 @@ class _LabelledRows:
         texts = rows_of(self._out, self._texts)
         labels = rows_of(self._out, self._labels)
         extras = rows_of(self._out, list(self._extras.values())) if self._extras else repeat(())
-        for row_texts, row_labels, row_extras in zip(texts, labels, extras, strict=False):
-            yield self._row(row_texts, row_labels, dict(zip(self._extras, row_extras, strict=True)))
+        rows = zip(texts, labels, extras, self._confidences(), strict=False)
+        for row_texts, row_labels, row_extras, confidence in rows:
+            yield self._row(row_texts, row_labels, dict(zip(self._extras, row_extras, strict=True)), confidence)
 
-    def _row(self, texts: Sequence[Any], labels: Sequence[Any], extras: Mapping[str, Any]) -> _Row:
+    def _confidences(self) -> Sequence[float]:
+        column = self._prefix + "confidence"
+        return numbers_of(self._out, column).tolist() if has_column(self._out, column) else [math.nan] * len(self._out)
+
+    def _row(self, texts: Sequence[Any], labels: Sequence[Any], extras: Mapping[str, Any], confidence: float) -> _Row:
         names = map(column_text, self._labels)
         given = {name: self._plain(name, label) for name, label in zip(names, labels, strict=True)}
         reviewed = self._plain(self._reviewed, extras.get("label_reviewed"))
-        key = extras.get("request_key")
-        key = key[0] if isinstance(key, list) and key else key
+        key = next(iter(keys_of(extras.get("request_key"))), None)
         return _Row(
             {name: "" if is_missing(text) else str(text) for name, text in zip(self._text_names, texts, strict=True)},
             {name: label for name, label in given.items() if label is not None},
             {} if reviewed is None else {self._reviewed: reviewed},
-            None if is_missing(extras.get("confidence")) else float(extras["confidence"]),
+            None if math.isnan(confidence) else confidence,
             None if is_missing(extras.get("model")) else str(extras["model"]),
             key if isinstance(key, str) else None,
         )

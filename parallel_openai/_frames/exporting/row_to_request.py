@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 
 from parallel_openai._frames.columns.run_info import NO_ATTRS, last_run_of
-from parallel_openai._frames.columns.table import find_column, rows_of
+from parallel_openai._frames.columns.table import find_column, keys_of, rows_of
 from parallel_openai._frames.request_builder import RequestBuilder
 from parallel_openai._journal.known_results import KnownResults
 from parallel_openai._records import APIRequest
@@ -69,9 +69,8 @@ class RowToRequest:
     def _cells(self) -> Iterator[dict[str, Any]]:
         for values in rows_of(self.out, list(self._columns.values())):
             row = dict(zip(self._columns, values, strict=True))
-            if isinstance(row["request_key"], list):  # of several samples, the first
-                row["request_key"] = row["request_key"][0]
-            yield row
+            key = next(iter(keys_of(row["request_key"])), None)  # of several samples, the first
+            yield {**row, "request_key": None if key is None else str(key)}
 
 
 class OpenJournal:

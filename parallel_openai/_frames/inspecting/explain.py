@@ -13,7 +13,7 @@ import pandas as pd
 from parallel_openai._display.blocks import Block, Heading, Number, Sentence, Table
 from parallel_openai._display.display import Display
 from parallel_openai._frames.columns.run_info import NO_ATTRS, RunInfo, last_run_of
-from parallel_openai._frames.columns.table import check_frame, label_of
+from parallel_openai._frames.columns.table import check_frame, keys_of, label_of
 from parallel_openai._journal.entry import JournalEntry
 from parallel_openai._journal.lines import read_entries
 from parallel_openai._requests.endpoints import usage_of
@@ -92,8 +92,7 @@ class _RowHistory:
         self._out = out
         self._run, self._prefix, self._journal = run, run.prefix, journal
         self._position = position
-        keys = self._cell("request_key")
-        self._keys: Sequence[Any] = keys if isinstance(keys, list) else [keys]
+        self._keys = keys_of(self._cell("request_key"))
 
     def explanation(self, row: Hashable) -> Explanation:
         entries = list(_entries(self._journal, {key for key in self._keys if isinstance(key, str)}))
@@ -135,8 +134,7 @@ class _RowHistory:
     def _shared(self) -> str:
         column = self._out[self._name("request_key")].tolist()
         attempts = self._out[self._name("attempts")].tolist()
-        mine = column[self._position]
-        others = [position for position, key in enumerate(column) if key == mine and attempts[position] != 0]
+        others = [at for at, keys in enumerate(column) if keys_of(keys) == self._keys and attempts[at] != 0]
         source = f"row {self._out.index[others[0]]!r}" if others else "another row"
         return f"It has the same request as {source} and shares its answer at no cost."
 

@@ -10,7 +10,7 @@ import pandas as pd
 
 from parallel_openai._arguments import check_count
 from parallel_openai._frames.columns.run_info import last_run_of
-from parallel_openai._frames.columns.table import check_frame, has_column
+from parallel_openai._frames.columns.table import check_frame, has_column, numbers_of
 from parallel_openai._labels.evaluation import metrics
 from parallel_openai._labels.evaluation.evaluation_result import Evaluation
 from parallel_openai._labels.label_pairs import (
@@ -145,25 +145,20 @@ def _gold(out: pd.DataFrame) -> Hashable:
 def _confidences(out: pd.DataFrame, columns: LabelColumns) -> metrics.Floats:
     if columns.confidence is None:
         return np.full(len(out), np.nan)
-    return out[columns.confidence].to_numpy(dtype="float64", na_value=np.nan)
-
-
-def _run_column(out: pd.DataFrame, columns: LabelColumns, name: str) -> pd.Series[Any] | None:
-    column = columns.prefix + name
-    return out[column] if has_column(out, column) else None
+    return numbers_of(out, columns.confidence)
 
 
 def _cost(out: pd.DataFrame, columns: LabelColumns, rows: metrics.Bools) -> float:
-    cost = _run_column(out, columns, "cost_usd")
-    if cost is None:
+    column = columns.prefix + "cost_usd"
+    if not has_column(out, column):
         return np.nan
-    spent = cost.to_numpy(dtype="float64", na_value=np.nan)[rows]
+    spent = numbers_of(out, column)[rows]
     return float(np.nansum(spent)) if not np.isnan(spent).all() else np.nan
 
 
 def _failed(out: pd.DataFrame, columns: LabelColumns, rows: metrics.Bools) -> int:
-    status = _run_column(out, columns, "status")
-    return 0 if status is None else int((rows & (status == "failed").to_numpy(dtype=bool)).sum())
+    column = columns.prefix + "status"
+    return int((rows & out[column].isin(["failed"]).to_numpy()).sum()) if has_column(out, column) else 0
 
 
 def _majority(paired: Paired) -> float:

@@ -17,7 +17,14 @@ from parallel_openai._disk.file_ownership import check_own
 from parallel_openai._display.html import to_html
 from parallel_openai._frames.columns.readable_columns import text_columns
 from parallel_openai._frames.columns.run_info import ATTRS, last_run_of
-from parallel_openai._frames.columns.table import check_frame, column_text, find_column, has_column, is_missing
+from parallel_openai._frames.columns.table import (
+    check_frame,
+    column_text,
+    find_column,
+    has_column,
+    is_missing,
+    numbers_of,
+)
 from parallel_openai._frames.journal_path import USED
 from parallel_openai._labels.label_pairs import run_of
 from parallel_openai._labels.reviewing import review_sheet as table
@@ -209,6 +216,7 @@ class Review:
         row = self._order[position]
         correction = self._corrections.get(self._row_keys[row])
         cell = {name: values[row] for name, values in self._cells.items()}
+        confidence = cell.get("*confidence")
         return {
             "at": position,
             "total": len(self._order),
@@ -216,7 +224,7 @@ class Review:
             "row": str(self.out.index[row]),
             "fields": [[column_text(name), _display_text(cell[column_text(name)])] for name in self._text_columns],
             "label": self._model_labels[row],
-            "confidence": _number(cell.get("*confidence")),
+            "confidence": None if is_missing(confidence) else confidence,
             "votes": _display_votes(cell.get("*votes")),
             "reason": _display_text(cell.get("*label_reason")),
             "error": _display_text(cell.get("*error")),
@@ -301,10 +309,12 @@ class Review:
     def _columns(self) -> dict[str, list[Any]]:
         """The columns to show: the text by name, and others by `*` and their kind."""
         companions = {what: self._companion(what) for what in ("confidence", "votes", "label_reason", "error", "model")}
-        return {
-            **{column_text(name): self.out[name].tolist() for name in self._text_columns},
-            **{f"*{what}": self.out[name].tolist() for what, name in companions.items() if has_column(self.out, name)},
-        }
+        cells = {column_text(name): self.out[name].tolist() for name in self._text_columns}
+        for what, name in companions.items():
+            if has_column(self.out, name):
+                column = numbers_of(self.out, name) if what == "confidence" else self.out[name]
+                cells[f"*{what}"] = column.tolist()
+        return cells
 
 
 def _check_within(path: Path) -> None:
@@ -328,7 +338,3 @@ def _display_text(value: Any) -> str:
     if isinstance(value, (list, tuple, np.ndarray)):
         return ", ".join(map(text_of, value))
     return "" if is_missing(value) else str(value)
-
-
-def _number(value: Any) -> float | None:
-    return None if value is None or is_missing(value) or not isinstance(value, (int, float)) else float(value)

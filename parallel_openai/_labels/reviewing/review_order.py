@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from parallel_openai._frames.columns.table import has_column, is_missing, rows_of
+from parallel_openai._frames.columns.table import has_column, is_missing, keys_of, numbers_of, rows_of
 
 
 def row_keys(out: pd.DataFrame, key_column: str, text: Sequence[Hashable]) -> list[str]:
@@ -19,8 +19,7 @@ def row_keys(out: pd.DataFrame, key_column: str, text: Sequence[Hashable]) -> li
 
 
 def _key(key: Any, values: Sequence[Any]) -> str:
-    if isinstance(key, (list, tuple, np.ndarray)):  # of several samples, the first
-        key = next(iter(key), None)
+    key = next(iter(keys_of(key)), None)  # of several samples, the first
     if isinstance(key, str):
         return key
     return blake2b("\x1f".join(map(str, values)).encode("utf-8", "replace"), digest_size=16).hexdigest()
@@ -42,5 +41,5 @@ def review_order(
     if not sort:
         return order
     labels = out[label].tolist()
-    values = out[confidence].tolist() if has_column(out, confidence) else [None] * len(out)
-    return sorted(order, key=lambda row: (not is_missing(labels[row]), 0.0 if is_missing(values[row]) else values[row]))
+    confidences = np.nan_to_num(numbers_of(out, confidence)) if has_column(out, confidence) else np.zeros(len(out))
+    return sorted(order, key=lambda row: (not is_missing(labels[row]), confidences[row]))
