@@ -13,7 +13,7 @@ from pathlib import Path
 from parallel_openai._disk.file_ownership import keep_private
 from parallel_openai._disk.locking import Lock, advice, lock_open_file, unlock_open_file
 from parallel_openai._journal.entry import JournalEntry
-from parallel_openai._journal.lines import not_a_results_file, read_at, read_entries, refuse_special_file
+from parallel_openai._journal.lines import not_a_results_file, read_at, read_entries, records_in, refuse_special_file
 from parallel_openai._json import loads
 from parallel_openai.errors import JournalError, JournalWriteError
 
@@ -292,7 +292,7 @@ def _is_json(line: bytes) -> bool:
 
 
 def _is_entry(line: bytes) -> bool:
-    return JournalEntry.read(line) is not None
+    return any(JournalEntry.read(record) is not None for record in records_in(line))
 
 
 def _repair_end(file: int, is_whole: Callable[[bytes], bool] = _is_entry) -> None:

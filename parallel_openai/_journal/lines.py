@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Iterator
+from contextlib import suppress
+from itertools import chain, zip_longest
 from typing import IO, TypeVar
 
 from parallel_openai._journal.entry import VERSION, JournalEntry
@@ -53,7 +55,7 @@ def read_lines(
     with open_to_read(path) as file:
         offset = 0
         damaged: list[int] | None = []  # offsets of damaged lines before the first good one; None from there on
-        for line in file:
+        for line in chain.from_iterable(map(records_in, file)):
             entry = read(line)
             whole = line.endswith(b"\n")
             if damaged is None:
@@ -74,6 +76,25 @@ def read_lines(
             offset += len(line)
         if damaged:
             raise not_a_results_file(path)
+
+
+def records_in(line: bytes) -> list[bytes]:
+    """The line; or the records in it, if somebody put a file without a last newline before another one.
+
+    >>> records_in(b'[{"model":"m"},{"id":"1"}][{"model":"m"},{"id":"2"}]\\n')
+    [b'[{"model":"m"},{"id":"1"}]', b'[{"model":"m"},{"id":"2"}]\\n']
+    """
+    if b"][{" not in line or JournalEntry.read(line) is not None:
+        return [line]
+    text, ends = line.decode("latin-1"), [0]  # in which each byte is a character
+    with suppress(ValueError, RecursionError):
+        while True:
+            ends.append(_DECODER.raw_decode(text, ends[-1])[1])
+    starts = ends[:-1] if not line[ends[-1] :].strip() else ends
+    return [line[start:end] for start, end in zip_longest(starts, starts[1:])]
+
+
+_DECODER = json.JSONDecoder()
 
 
 def not_a_results_file(path: str | os.PathLike[str]) -> JournalError:
@@ -130,7 +151,7 @@ def read_entry_at(file: int, offset: int) -> JournalEntry | None:
         if end >= 0 or not chunk:
             break
         offset += len(chunk)
-    return JournalEntry.read(b"".join(chunks), loads_quickly)
+    return JournalEntry.read(records_in(b"".join(chunks))[0], loads_quickly)
 
 
 #: A request to any endpoint has one of the first, beside its model; an answer has one of the others.

@@ -61,6 +61,16 @@ def test_a_damaged_line_is_counted_and_its_request_is_sent_again(server: Server)
     assert server.stats()["received"] == 3
 
 
+def test_results_that_were_joined_without_a_newline_are_all_known(server: Server) -> None:
+    write(*(chat(f"{number}") for number in range(4)))
+    run(server)
+    one, two, *others = Path("out.jsonl").read_bytes().splitlines(keepends=True)
+    Path("joined.jsonl").write_bytes(one.strip() + two + b"".join(others))
+    status = run(server, "joined.jsonl", resume_from_anywhere=True)
+    assert server.stats(charged=False)["received"] == 4
+    assert status.num_damaged_lines == 0
+
+
 def test_results_of_the_cookbooks_script_are_known(server: Server) -> None:
     write(chat("a", metadata={"row": 1}), chat("b"))
     line = [chat("a"), {"id": "1", "choices": []}, {"row": 1}]

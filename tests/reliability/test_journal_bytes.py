@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 
 import parallel_openai as po
+from parallel_openai._journal.entry import JournalEntry
 from parallel_openai._journal.journal import Journal
 from parallel_openai._journal.known_results import KnownResults
 from parallel_openai._journal.lines import read_entries
+from parallel_openai._json import dumps
 from parallel_openai.errors import JournalError
+from parallel_openai.local.simulator import Server
 from tests.reliability.fuzz import LINES, PLACE
 
 
@@ -139,3 +144,28 @@ def test_a_long_file_that_is_something_else_is_not_read_to_its_end() -> None:
     PLACE.write_bytes(b"a\n" * 2000 + LINES[0])
     with pytest.raises(JournalError, match="is no file of results"):
         Journal(PLACE)
+
+
+@pytest.mark.parametrize("text", ["Say hi.", 'Why is a][{"b":1}] no JSON?'])
+@pytest.mark.parametrize("end", [b"", b"\n"], ids=["torn end", "whole end"])
+def test_files_joined_without_a_newline_between_them_lose_no_answer(server: Server, text: str, end: bytes) -> None:
+    rows = pd.DataFrame({"text": [f"{number}. {text}" for number in range(4)]})
+    with po.Client(server.base_url) as client:
+        ask = partial(po.process_dataframe, prompt="text", model="gpt-4o-mini", client=client, progress=False)
+        first = ask(rows[:2], save_to="a.jsonl"), ask(rows[2:], save_to="b.jsonl")
+        joined = Path("a.jsonl").read_bytes().strip() + Path("b.jsonl").read_bytes().strip() + end
+        Path("joined.jsonl").write_bytes(joined)
+        out = ask(rows, save_to="joined.jsonl")
+    assert out["response"].tolist() == pd.concat(first)["response"].tolist()
+    assert server.stats(charged=False)["received"] == 4
+    assert Path("joined.jsonl").read_bytes() == joined + (b"" if end else b"\n")
+    assert len(po.read_journal("joined.jsonl")) == 4
+
+
+@pytest.mark.parametrize("answer", [{"choices": []}, ["refused"]], ids=["answered", "failed"])
+@pytest.mark.parametrize("metadata", [(), ("row 1",), ([1],), ({"row": 1},)], ids=repr)
+def test_lines_of_any_kind_that_were_joined_are_both_read(answer: Any, metadata: tuple[Any, ...]) -> None:
+    line = dumps([{"model": "m", "prompt": "a"}, answer, *metadata])
+    PLACE.write_bytes(line + line + b"\n" + line + line[:-9] + b"\n" + line + b"\n")
+    good, damaged = JournalEntry.read(line), None
+    assert entries() == [good, good, good, damaged, good]
