@@ -141,6 +141,7 @@ def test_a_deadline_is_for_all_variants_together(compare: Compare, rows: pd.Data
         "v2": False,
     }
     assert (found.ended, found.frames["v2"]["error_code"].iloc[-1]) == ("deadline", "deadline")
+    assert found.frames["v2"]["error"].iloc[-1].startswith("The deadline of 3 s came before the answer.")
 
 
 def test_a_deadline_of_one_variant_is_kept_beside_that_of_all(compare: Compare, rows: pd.DataFrame) -> None:
@@ -148,6 +149,27 @@ def test_a_deadline_of_one_variant_is_kept_beside_that_of_all(compare: Compare, 
     assert list(found.frames["v2"]["error_code"]) == ["deadline"] * 4
     with pytest.raises(InvalidInputError, match="deadline must be a number above 0"):
         compare(rows, PROMPTS, deadline=-1)
+
+
+@pytest.mark.parametrize("gold", [None, "gold"])
+def test_a_deadline_that_is_over_at_once_returns_the_first_variants_frame(
+    compare: Compare, rows: pd.DataFrame, gold: str | None
+) -> None:
+    found = compare(rows, PROMPTS, deadline=1e-12, gold=gold)
+    assert found.ended == "deadline"
+    assert {code for out in found.frames.values() for code in out["error_code"]} == {"deadline"}
+
+
+def test_a_variants_deadline_is_checked_before_any_variant_is_sent(
+    compare: Compare, rows: pd.DataFrame, server: Server
+) -> None:
+    with pytest.raises(InvalidInputError, match="deadline must be a number above 0 or None, not '5'"):
+        compare(rows, {"v1": "Happy? {text}", "v2": {"prompt": "Sad? {text}", "deadline": "5"}}, deadline=60)
+    assert server.stats(charged=False)["received"] == 0
+
+
+def test_an_empty_frame_is_compared_without_a_warning(compare: Compare, rows: pd.DataFrame) -> None:
+    assert compare(rows.head(0), PROMPTS, gold=None).table["same"].isna().all()
 
 
 def test_a_gain_is_told_with_its_interval(compare: Compare, server: Server) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 import itertools
-import math
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -40,7 +39,7 @@ from parallel_openai._progress.number_format import dollars
 from parallel_openai._requests.endpoints import CHAT
 from parallel_openai._requests.endpoints import endpoint as find_endpoint
 from parallel_openai._requests.schemas.label_models import is_label_model
-from parallel_openai._run.spending.caps import SpendingCaps
+from parallel_openai._run.spending.caps import SpendingCaps, TimeLeft
 from parallel_openai.errors import InvalidInputError
 
 
@@ -193,6 +192,8 @@ def _cells(row: Any) -> list[str]:
     ]
 
 
+#: The first variant is asked even if no time is left, so that there is a frame to return.
+_LEAST_TIME = 1e-9
 #: Endings of a variant after which the next one is asked.
 _GOES_ON = ("finished", "submitted")
 
@@ -237,14 +238,17 @@ class _Variants:
         clock = self._common["client"].clock
         until = self._caps.until(clock())
         for name, arguments in self._variants.items():
-            left = math.inf if until is None else until - clock()
-            if left <= 0:
-                self._ended = "deadline"
+            deadline = arguments.get("deadline")
+            if until is not None and self._caps.deadline is not None:
+                left = until - clock()
+                if left <= 0 and self._frames:
+                    self._ended = "deadline"
+                whole = TimeLeft.of(self._caps.deadline, max(left, _LEAST_TIME))
+                deadline = whole if deadline is None else min(whole, deadline)
             if self._ended not in _GOES_ON:
                 return
             self._name = name
-            deadline = min(left, arguments.get("deadline") or math.inf)
-            yield {**arguments, **shared, "deadline": None if deadline == math.inf else deadline}
+            yield {**arguments, **shared, "deadline": deadline}
 
     def take(self, out: pd.DataFrame) -> None:
         self._frames[self._name] = out
@@ -330,6 +334,7 @@ def _check_options(arguments: Mapping[str, Any]) -> None:
     """Raise what label_dataframe would raise for a variant's options, before the first variant is sent."""
     own = inspect.signature(label_dataframe).parameters
     params = {name: value for name, value in arguments.items() if name not in own}
+    SpendingCaps(deadline=arguments.get("deadline"))
     check_parameters(params, find_endpoint(arguments.get("endpoint", CHAT.name)))
     checked_extra(arguments.get("extra_body"))
 
@@ -361,7 +366,7 @@ def _line(
     line: dict[str, Any] = {
         "rows": len(out),
         "labelled": sum(text is not None for text in texts),
-        "same": float(np.mean([text == other for text, other in zip(texts, first, strict=True)])),
+        "same": float(pd.Series(text == other for text, other in zip(texts, first, strict=True)).mean()),
         "confidence": np.nan if confidence is None else _known(out[confidence], pd.Series.mean),
         "cost_usd": float(out[f"{prefix}cost_usd"].sum(min_count=1)),
         "seconds": _known(out[f"{prefix}seconds"], pd.Series.median),

@@ -49,7 +49,8 @@ class SpendingCaps:
         'What is left of the budget of $0.50 is too small for the next request.'
         """
         if ended == "deadline":
-            return f"The deadline of {self.deadline:g} s came before the answer."
+            seconds = self.deadline.whole if isinstance(self.deadline, TimeLeft) else self.deadline
+            return f"The deadline of {seconds:g} s came before the answer."
         tokens, usd = self.funds().limits
         limits = [_money(usd)] if usd < math.inf else []
         limits += [f"{tokens:,.0f} tokens"] if tokens < math.inf else []
@@ -57,6 +58,18 @@ class SpendingCaps:
 
     def funds(self) -> Funds:
         return self.budget_usd if isinstance(self.budget_usd, Funds) else Funds(self.budget_usd, self.budget_tokens)
+
+
+class TimeLeft(float):
+    """The seconds left of a deadline that several calls share, which tells the rows that it ends their whole."""
+
+    whole: float
+
+    @classmethod
+    def of(cls, whole: float, left: float) -> TimeLeft:
+        time = cls(left)
+        time.whole = whole
+        return time
 
 
 def _is_bound(value: Any) -> bool:
