@@ -10,11 +10,14 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib import import_module
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from parallel_openai import __version__
 from parallel_openai._printable import printable_lines
 from parallel_openai.errors import InvalidInputError, ParallelOpenAIError, RunStoppedError
+
+if TYPE_CHECKING:
+    from parallel_openai._progress.status_tracker import StatusTracker
 
 PROGRAM = "parallel-openai"
 
@@ -232,7 +235,7 @@ for a failed request, [request, [errors], metadata]. The same command resumes
 where the last one stopped: answered requests are not sent again, failed ones are.
 
 Exit codes: 0 all requests are done (the last line says how many of them failed);
-1 the results could not be written; 2 the input or an option is invalid, nothing
+1 the results could not be written; 2 an option or every line is invalid, nothing
 was sent; 3 the server refuses every request (key, credit, address); 4 the budget
 or the time is used up, or requests are in a batch; 130 interrupted. After 1, 3, 4
 and 130 the same command resumes."""
@@ -272,7 +275,13 @@ def _run(args: argparse.Namespace) -> int:
             status = process_api_requests_from_file(**options)
     finally:
         log.removeHandler(handler)
-    return 0 if status.ended == "finished" else USED_UP
+    return _exit_code(status)
+
+
+def _exit_code(status: StatusTracker) -> int:
+    if status.ended != "finished":
+        return USED_UP
+    return BAD_INPUT if 0 < status.num_tasks_done == status.errors["invalid_line"] else 0
 
 
 def _add_batch_arguments(parser: argparse.ArgumentParser) -> None:
@@ -330,7 +339,7 @@ def _batch(args: argparse.Namespace) -> int:
         if args.requests_filepath is None:
             raise InvalidInputError("batch submit needs --requests_filepath.")
         lane = BatchLane(rounds=args.rounds, then=args.then, wait=args.wait)
-        process_api_requests_from_file(
+        status = process_api_requests_from_file(
             args.requests_filepath,
             args.save_filepath,
             args.request_url,
@@ -340,14 +349,14 @@ def _batch(args: argparse.Namespace) -> int:
             lane=lane,
             resume_from_anywhere=args.resume_from_anywhere,
         )
-        return 0
+        return 0 if status.ended == "submitted" else _exit_code(status)
     if args.save_filepath is None:
         raise InvalidInputError(f"batch {args.what} needs --save_filepath.")
     with Client(None if args.request_url is None else split_url(args.request_url)[0], args.api_key) as client:
         if args.what == "collect":
             lane = BatchLane(rounds=args.rounds, then=args.then)
             status = collect_batches(args.save_filepath, client=client, lane=lane, forget=args.forget)
-            return 0 if status.ended == "finished" else USED_UP
+            return _exit_code(status)
         if args.what == "cancel":
             found = cancel_batches(args.save_filepath, client=client, forget=args.forget)
         else:

@@ -223,6 +223,17 @@ def test_results_that_cannot_be_written_are_code_1(server: Server, capsys: pytes
     assert server.stats()["received"] == 0
 
 
+@pytest.mark.parametrize("verb", [("run",), ("batch", "submit")], ids=" ".join)
+def test_a_file_without_a_valid_line_is_code_2(server: Server, verb: tuple[str, ...]) -> None:
+    Path("requests.jsonl").write_text('no JSON\n["no request"]\n')
+    assert cli.main([*verb, "--requests_filepath=requests.jsonl"]) == 2
+    with open("requests.jsonl", "a") as file:
+        file.write(json.dumps({"model": "gpt-4o-mini", "messages": [{"role": "user", "content": "Hi."}]}) + "\n")
+    assert cli.main([*verb, "--requests_filepath=requests.jsonl"]) == 0
+    Path("requests.jsonl").write_text("")
+    assert cli.main([*verb, "--requests_filepath=requests.jsonl"]) == 0
+
+
 def test_a_budget_that_is_used_up_is_code_4_and_says_how_to_go_on(
     server: Server, capsys: pytest.CaptureFixture[str]
 ) -> None:
