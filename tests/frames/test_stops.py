@@ -240,6 +240,19 @@ def test_a_stopped_script_ends_and_neither_writes_half_a_file_nor_sends_more(
     assert server.stats()["received"] == 60
 
 
+def test_sigterm_as_ctrl_c_takes_in_a_threads_answers_too(server: Server) -> None:
+    server.set(latency=0.4)
+    told = "import signal\nsignal.signal(signal.SIGTERM, signal.default_int_handler)\n"
+    with start(server, told + KEEP + IN_THREADS["thread"], stderr=subprocess.PIPE) as process:
+        wait_until_sent(server, 4)
+        process.terminate()
+        process.communicate(timeout=30)
+    assert process.returncode == -signal.SIGINT
+    server.set(latency=0)
+    po.process_dataframe(texts(20), "jan {text}", client=po.Client(server.base_url), **OPTIONS)
+    assert server.stats()["received"] == 20
+
+
 class _Full(Exception):
     partial = "the frame"
 
