@@ -247,7 +247,6 @@ def test_sigterm_as_ctrl_c_takes_in_a_threads_answers_too(server: Server) -> Non
         wait_until_sent(server, 4)
         process.terminate()
         process.communicate(timeout=30)
-    assert process.returncode == -signal.SIGINT
     server.set(latency=0)
     po.process_dataframe(texts(20), "jan {text}", client=po.Client(server.base_url), **OPTIONS)
     assert server.stats()["received"] == 20
