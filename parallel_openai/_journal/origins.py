@@ -122,7 +122,8 @@ def writer() -> str:
 
 
 def _origins_path(results: Path) -> Path:
-    path = Path(f"{results}.origins")
+    # Beside the file itself, like its lock, so that the file has the same origins under every name.
+    path = Path(f"{os.path.realpath(results) if os.path.islink(results) else results}.origins")
     check_own(path, "Remove it, or choose another path for the results.")
     return path
 

@@ -134,6 +134,19 @@ def test_damaged_origins_are_ignored(server: Server, text: str) -> None:
         run(server)
 
 
+@pytest.mark.parametrize("first", ["out.jsonl", "link.jsonl"])
+def test_results_have_the_same_origins_under_a_link_to_them(server: Server, first: str) -> None:
+    Path("elsewhere").mkdir()
+    Path("elsewhere/out.jsonl").touch()
+    os.symlink("elsewhere", "folder")
+    os.symlink("elsewhere/out.jsonl", "link.jsonl")
+    write(chat("Hi."))
+    run(server, f"folder/{first}" if first == "out.jsonl" else first)
+    for path in ("elsewhere/out.jsonl", "folder/out.jsonl", "link.jsonl"):
+        assert run(server, path).num_tasks_restored == 1
+    assert not Path("link.jsonl.origins").exists()
+
+
 def test_a_link_beside_the_results_is_not_followed(server: Server, tmp_path: Path) -> None:
     precious = tmp_path / "thesis.txt"
     precious.write_text("years of work")
