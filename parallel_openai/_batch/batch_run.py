@@ -15,7 +15,7 @@ from parallel_openai._batch.batch_api import BatchAPI, Sleep
 from parallel_openai._batch.batch_state import Part, planned, step, write
 from parallel_openai._batch.collecting.online_fallback import OnlineFallback
 from parallel_openai._batch.collecting.output_files import ROWS_PER_TURN, OutputFiles
-from parallel_openai._batch.collecting.output_lines import Outcome, refused
+from parallel_openai._batch.collecting.output_lines import NOT_PROCESSED, Outcome, refused
 from parallel_openai._batch.lane_options import BatchLane
 from parallel_openai._batch.part_failures import (
     MAX_LOST_CHECKS,
@@ -35,7 +35,7 @@ from parallel_openai._journal.journal import Journal
 from parallel_openai._journal.origins import here
 from parallel_openai._log import log
 from parallel_openai._progress.status_tracker import StatusTracker
-from parallel_openai._records import APIRequest, Result, Ruling
+from parallel_openai._records import APIRequest, Response, Result, Ruling
 from parallel_openai._run.equal_refusals import EqualRefusals
 from parallel_openai._run.runner import End
 from parallel_openai._run.spending.budget import Budget
@@ -197,6 +197,7 @@ class BatchRun:
         why = self._divider.why_too_large(row)
         if why is None:
             return self._divider.add(row, round)
+        self._requests.release(row)
         self._requests.deliver(Result(row.request, "failed", None, "request_too_large", why, (why,), row.attempts))
         return None
 
@@ -315,7 +316,7 @@ class BatchRun:
             self._refusals.append(why)
         with suppress(LostError, OSError):  # its files are damaged or missing
             for row in self._input_files.rows(part.name, part.path):
-                self._requests.release(row)
+                self._settle_reserve(part, row.request, NOT_PROCESSED)
         write(self._journal, [step(part, "dropped")])
         self._forget(part)
 
@@ -332,14 +333,15 @@ class BatchRun:
         """Deliver a row's result or add the row to a new part; returns the part that this completed."""
         self._requests.restore_metadata(row.request)
         self._status.num_requests_sent += 1
+        self._settle_reserve(part, row.request, outcome.response)
         if outcome.fate != "done" and self._is_part_cancelled(part):
             return []
         if outcome.fate == "cancelled":  # by someone else
             self.status_text.cancelled[row.request.key] = f"{outcome.error} The same call again submits it."
             return []
         again = replace(row, attempts=(*row.attempts, outcome.attempt))
-        is_claimed, is_billed = self._requests.waits_for(row.request), outcome.attempt.bill is not None
-        if is_billed and is_claimed:
+        is_claimed = self._requests.waits_for(row.request)
+        if is_claimed and outcome.attempt.bill is not None:
             self._requests.bill(row.request, again.attempts)
         if outcome.fate == "done":
             self._deliver(row, outcome)
@@ -347,7 +349,7 @@ class BatchRun:
         is_last = part.round >= self._options.rounds
         if is_claimed and is_last and self._options.then != "online":
             self._requests.deliver(outcome.result(row.request, row.attempts))
-        elif is_claimed and self._has_reserve(part, row.request, is_billed=is_billed):
+        elif is_claimed and self._has_reserve(row.request):
             if is_last:
                 self._online_fallback.add(again)
                 return []
@@ -356,10 +358,13 @@ class BatchRun:
             return [] if full is None else [full]
         return []
 
-    def _has_reserve(self, part: Part, request: APIRequest, *, is_billed: bool = False) -> bool:
+    def _settle_reserve(self, part: Part, request: APIRequest, response: Response) -> None:
+        if not part.earlier:  # this call reserved nothing for an earlier one's rows
+            self._requests.settle(request, response)
+
+    def _has_reserve(self, request: APIRequest) -> bool:
         """Whether the budget allows a row to be sent again; otherwise it waits with those that were not yet sent."""
-        # This call reserved nothing for an earlier one's rows, and nothing is left of what was billed already.
-        if not (part.earlier or is_billed) or self._requests.reserve(request):
+        if self._requests.reserve(request):
             return True
         self._requests.give_back(request)
         self._source, self.is_over_budget = chain(self._source, [request]), True
@@ -369,10 +374,11 @@ class BatchRun:
         """Deliver a row's result, and record whether all rows are refused alike, which is reported at the end."""
         is_claimed = self._requests.waits_for(row.request)
         self._requests.deliver(outcome.result(row.request, row.attempts))
-        if outcome.refusal is None or not is_claimed:
+        if outcome.verdict is None or not is_claimed:
             return
         try:
-            self._equal_refusals.check(row.request, *outcome.refusal, known=self._known_answers > 0)
+            known = self._known_answers > 0
+            self._equal_refusals.check(row.request, outcome.response, outcome.verdict, known=known)
         except RequestRefusedError as error:
             self._refused_alike = self._refused_alike or error
 
@@ -401,9 +407,10 @@ class BatchRun:
             if number % ROWS_PER_TURN == 0:
                 await asyncio.sleep(0)
             self._requests.restore_metadata(row.request)
+            self._settle_reserve(part, row.request, NOT_PROCESSED)
             if number in failed:
                 self._deliver(row, failed[number])
-            elif self._requests.waits_for(row.request) and self._has_reserve(part, row.request):
+            elif self._requests.waits_for(row.request) and self._has_reserve(row.request):
                 filled = self._add(row, part.round)
                 new += [] if filled is None else [filled]
         await self._replace(part, new, "dropped")

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from parallel_openai._batch.collecting.output_lines import NOT_PROCESSED
 from parallel_openai._batch.manage import identity_in_files
 from parallel_openai._batch.submitting.batch_requests import BatchRequests
 from parallel_openai._batch.submitting.input_files import RowInfo
@@ -15,7 +16,7 @@ from parallel_openai._journal.entry import JournalEntry
 from parallel_openai._journal.journal import Journal
 from parallel_openai._journal.origins import here
 from parallel_openai._progress.status_tracker import StatusTracker
-from parallel_openai._records import APIRequest, Result, Size
+from parallel_openai._records import APIRequest, Response, Result, Size
 from parallel_openai._run.spending.budget import Budget
 
 PLACE = "http://127.0.0.1:9/v1"
@@ -66,10 +67,6 @@ def answered(request: APIRequest) -> Result:
     return Result(request, "succeeded", {"choices": [{"message": {"content": "Good."}}], "usage": usage})
 
 
-def failed(request: APIRequest) -> Result:
-    return Result(request, "failed", None, "batch_expired")
-
-
 def test_a_result_goes_to_the_call_that_claimed_it_and_is_counted(journal: Journal) -> None:
     caller = Caller(journal)
     row = caller.requests.add(request())
@@ -117,12 +114,18 @@ def test_equal_requests_of_two_rows_have_two_custom_ids(journal: Journal) -> Non
     assert [row and row.custom_id for row in rows] == [key, f"{key}-2"]
 
 
-@pytest.mark.parametrize(("come", "spent"), [(answered, 55), (failed, 0)], ids=["answered", "failed"])
-def test_a_budget_pays_for_answers_alone(journal: Journal, come: Any, spent: int) -> None:
+USAGE = {"prompt_tokens": 50, "completion_tokens": 5, "total_tokens": 55}
+ANSWERED, UNSAID = (Response(200, {}, b"", data, 0.0) for data in ({"choices": [], "usage": USAGE}, None))
+
+
+@pytest.mark.parametrize(
+    ("come", "spent"), [(ANSWERED, 55), (NOT_PROCESSED, 0), (UNSAID, 110)], ids=["answered", "not processed", "unsaid"]
+)
+def test_a_budget_pays_for_what_is_or_may_be_billed(journal: Journal, come: Response, spent: int) -> None:
     budget = Budget(tokens=100)
     caller = Caller(journal, budget)
     row = caller.requests.add(request("a"))
     assert row is not None
     assert caller.requests.add(request("b")) is None
-    caller.requests.deliver(come(row.request))
+    caller.requests.settle(row.request, come)
     assert budget.spent_tokens == spent

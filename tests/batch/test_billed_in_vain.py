@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 import parallel_openai as po
-from tests.batch.conftest import Verb, counts, texts
-from tests.batch.scripted import Scripted
+from tests.batch.conftest import Verb, counts, lane, texts
+from tests.batch.scripted import Asked, Scripted
 
 USAGE = {"prompt_tokens": 5, "completion_tokens": 100, "total_tokens": 105}
 
@@ -66,6 +66,41 @@ def test_a_row_that_is_answered_in_the_next_batch_has_the_tokens_of_both(scripte
     out = submit(texts(4), max_tokens=100, budget_tokens=2000)
     assert counts(out) == {"succeeded": 4}
     assert told()[0] == sum(billed) == out["prompt_tokens"].sum() + out["completion_tokens"].sum() == 840
+
+
+UNSAID: dict[str, Callable[[dict[str, Any]], bytes]] = {
+    "half a line": lambda line: json.dumps(line).encode()[:90],
+    "no answer in it": lambda line: json.dumps({**line, "response": {"status_code": 200, "body": {}}}).encode(),
+    "no body": lambda line: json.dumps({**line, "response": {"status_code": 200, "body": None}}).encode(),
+    "no words": lambda line: json.dumps({"custom_id": line["custom_id"]}).encode(),
+    "a gateway's timeout": lambda line: json.dumps({**line, "response": {"status_code": 504, "body": {}}}).encode(),
+}
+
+
+@pytest.mark.parametrize("options", [{"rounds": 2}, {"rounds": 1, "then": "online"}], ids=["rounds", "online"])
+@pytest.mark.parametrize("budget", [{"budget_tokens": 900}, {"budget_usd": 0.0003}], ids=["tokens", "dollars"])
+@pytest.mark.parametrize("kind", UNSAID)
+def test_what_may_have_been_billed_for_a_line_that_does_not_say_counts_as_the_worst_case(
+    scripted: Scripted, submit: Verb, kind: str, budget: dict[str, Any], options: dict[str, Any]
+) -> None:
+    online = 0
+
+    def end(batch: dict[str, Any], asked: Asked) -> None:
+        lines = [UNSAID[kind](json.loads(scripted.line(each))) + b"\n" for each in asked]
+        batch["output_file_id"] = scripted.file(b"".join(lines))
+        scripted.end(batch, len(asked), 0)
+
+    def answer_online(method: str, path: str) -> Any:
+        nonlocal online
+        online += path == "/v1/chat/completions"
+        return (200, {**whole(), "usage": None}) if path == "/v1/chat/completions" else None
+
+    scripted.body, scripted.on_end, scripted.on_call = lambda asked: whole(), end, answer_online  # type: ignore[method-assign]
+    out = submit(texts(12), lane=lane(max_requests=1, **options), max_tokens=100, **budget)
+    assert "cancelled" in counts(out)
+    in_batches = scripted.billed.total()
+    assert 0 < 105 * (in_batches + online) <= budget.get("budget_tokens", 9_000)
+    assert 60.75e-6 * (in_batches / 2 + online) <= budget.get("budget_usd", 1.0)
 
 
 @pytest.mark.parametrize("body", [[whole()], json.dumps(whole()), json.dumps([whole()])], ids=["list", "text", "both"])

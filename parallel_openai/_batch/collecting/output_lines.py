@@ -18,6 +18,10 @@ from parallel_openai._run.response_verdict import judge
 TIER = "batch"
 #: For an unreadable line: its row may have been answered and billed, so it is not sent again.
 UNREADABLE = "malformed_response"
+#: Of a row that was not processed, and costs nothing.
+NOT_PROCESSED = Response(400, {}, b"", None, 0.0)
+#: Of a row that may have been billed, nobody knows how much.
+_UNKNOWN = Response(200, {}, b"", None, 0.0)
 
 Fate = Literal["done", "again", "cancelled"]
 
@@ -28,11 +32,12 @@ class Outcome:
 
     fate: Fate  # `done`: final; `again`: worth sending again; `cancelled`: the batch was cancelled before the row
     attempt: Attempt  # the batch as an attempt of the row
+    response: Response  # the batch's answer as a send's, which shows what it cost
     # Why there is no answer.
     error_code: str | None = None
     error: str | None = None
     answer: dict[str, Any] | None = None  # the answer's JSON, if there is one
-    refusal: tuple[Response, Verdict] | None = None  # the server's error response, if there is one, and its verdict
+    verdict: Verdict | None = None  # on the server's error response, if there is one
 
     def result(self, request: APIRequest, earlier: tuple[Attempt, ...]) -> Result:
         """The row's result, with its earlier attempts."""
@@ -100,31 +105,33 @@ def _answered(batch: ServerBatch, status: int, body: Any, request_id: Any) -> Ou
     verdict = judge(response, reached=True)
     attempt = _attempt(batch, status, verdict.code, request_id or None)
     if verdict.kind == "done":
-        return Outcome("done", attempt, answer={**body, "service_tier": TIER})
+        answer = {**body, "service_tier": TIER}
+        return Outcome("done", attempt, response._replace(data=answer), answer=answer)
     if usage_of(body) is not None:
         attempt = attempt._replace(bill={**bill_of(body), "service_tier": TIER})
+        response = response._replace(data={**body, "service_tier": TIER})
     fate: Fate = "done" if verdict.kind in ("fail", "stop") else "again"
-    return Outcome(fate, attempt, verdict.code, verdict.message, refusal=(response, verdict))
+    return Outcome(fate, attempt, response, verdict.code, verdict.message, verdict=verdict)
 
 
 def without_answer(batch: ServerBatch, code: str, message: str) -> Outcome:
     """For a row that the batch did not process."""
     code, message = printable(code), printable(message)
     fate: Fate = "cancelled" if code == "batch_cancelled" else "again"
-    return Outcome(fate, _attempt(batch, 0, code, None), code, f"{message} (Batch {batch.id}.)")
+    return Outcome(fate, _attempt(batch, 0, code, None), NOT_PROCESSED, code, f"{message} (Batch {batch.id}.)")
 
 
 def unreadable(batch: ServerBatch) -> Outcome:
     """For a row whose line cannot be read."""
     message = f"The batch's files have no readable line for this row, so it may have been billed. (Batch {batch.id}.)"
-    return Outcome("done", _attempt(batch, 0, UNREADABLE, None), UNREADABLE, message)
+    return Outcome("done", _attempt(batch, 0, UNREADABLE, None), _UNKNOWN, UNREADABLE, message)
 
 
 def refused(batch: ServerBatch, error: Mapping[str, Any]) -> Outcome:
     """For a row whose line in the input file the server refuses."""
     code, message = str(error.get("code") or "batch_error"), str(error.get("message"))
-    refusal = Response(400, {}, b"", {"error": error}, 0.0), Verdict("fail", code, message)
-    return replace(without_answer(batch, code, message), fate="done", refusal=refusal)
+    response, verdict = NOT_PROCESSED._replace(data={"error": error}), Verdict("fail", code, message)
+    return replace(without_answer(batch, code, message), fate="done", response=response, verdict=verdict)
 
 
 def missing(batch: ServerBatch) -> Outcome:

@@ -7,6 +7,7 @@ from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Iterable
 from typing import Any
 
+from parallel_openai._batch.collecting.output_lines import NOT_PROCESSED
 from parallel_openai._batch.submitting.input_files import UNKNOWN, Row, RowInfo
 from parallel_openai._journal.answer_counts import AnswerCounts
 from parallel_openai._journal.digest_index import digest_of
@@ -19,9 +20,6 @@ from parallel_openai._records import APIRequest, Attempt, Response, Result, Ruli
 from parallel_openai._requests.endpoints import usage_of
 from parallel_openai._run.response_verdict import failed_if_empty
 from parallel_openai._run.spending.budget import Budget, PriceOf, Reserve, cost_of
-
-#: A refusal, which releases a reserve without cost; a 408, say, may have been billed.
-_REFUSED = Response(400, {}, b"", None, 0.0)
 
 
 class BatchRequests:
@@ -150,8 +148,6 @@ class BatchRequests:
         self._waiting[name] -= 1
         self._forget_bills(result.request)
         self._count_tokens(result.usage)
-        if not (result.attempts and result.attempts[-1].bill):  # else it is booked already
-            self._settle(name, result.response)
         self._status.count(result, self._on_result(result))
 
     def bill(self, request: APIRequest, attempts: tuple[Attempt, ...]) -> None:
@@ -162,7 +158,6 @@ class BatchRequests:
         if self._price is not None:
             cost, _ = cost_of(self._price, bill, usage, request.model or "")
             self._status.cost_usd += 0.0 if math.isnan(cost) else cost
-        self._settle(self._name(request), bill)
         self._forget_bills(request)
         self._status.billed_in_vain[request] = attempts
         self._billed.setdefault(request.key, []).append(request)
@@ -172,9 +167,15 @@ class BatchRequests:
         for each in self._billed.pop(request.key, ()):  # other objects, if they were read from a part's file
             self._status.billed_in_vain.pop(each, None)
 
+    def settle(self, request: APIRequest, response: Response) -> None:
+        """Replace the reserve of a request by what its batch's answer cost."""
+        reserves = self._reserves.get(self._name(request))
+        if reserves and self._budget is not None:
+            self._budget.settle(reserves.pop(), response)
+
     def release(self, row: Row) -> None:
-        """Release the reserve of a row that is sent online, where it is reserved anew."""
-        self._settle(self._name(row.request), None)
+        """Release the reserve of a row that is not sent in a batch after all."""
+        self.settle(row.request, NOT_PROCESSED)
 
     def deliver_sent(self, row: Row, result: Result) -> Ruling | None:
         """Deliver the result of a row sent online, where it was counted and its cost settled."""
@@ -207,9 +208,3 @@ class BatchRequests:
         if usage is not None:
             self._status.prompt_tokens += usage.prompt_tokens
             self._status.completion_tokens += usage.completion_tokens
-
-    def _settle(self, name: str, answer: Any) -> None:
-        reserves = self._reserves.get(name)
-        if reserves and self._budget is not None:
-            response = _REFUSED if answer is None else Response(200, {}, b"", answer, 0.0)
-            self._budget.settle(reserves.pop(), response)
