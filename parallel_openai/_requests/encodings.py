@@ -107,12 +107,12 @@ def _load_shipped(name: str, *, folder: Path | Traversable = vocabularies.FOLDER
 def _tiktoken_has(vocabulary: str) -> bool:
     """Whether tiktoken's cache holds the intact file; it would download one that is missing or damaged."""
     folder = os.environ.get("TIKTOKEN_CACHE_DIR", os.environ.get("DATA_GYM_CACHE_DIR"))
-    if folder is None:
-        folder = os.path.join(tempfile.gettempdir(), "data-gym-cache")
     if folder == "":
         return False  # disables tiktoken's cache
     url = f"https://openaipublic.blob.core.windows.net/encodings/{vocabulary}.tiktoken"
     try:
+        if folder is None:  # there is no temporary folder on a full or a read-only disk
+            folder = os.path.join(tempfile.gettempdir(), "data-gym-cache")
         content = Path(folder, hashlib.sha1(url.encode()).hexdigest()).read_bytes()
     except OSError:
         return False

@@ -209,6 +209,22 @@ def test_without_a_cache_folder_the_shipped_file_is_read(
     assert encodings._load("o200k_base").encode("hello world") == [24912, 2375]
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such limit on a file's size")
+def test_on_a_full_disk_which_has_no_temporary_folder_the_shipped_file_is_read() -> None:
+    script = """
+import resource, signal
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (0, resource.RLIM_INFINITY))
+from parallel_openai._requests.tokens import count_tokens
+count = count_tokens("hello world", "o200k_base")
+resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+print(count)
+"""
+    environment = {name: value for name, value in os.environ.items() if "_CACHE_DIR" not in name}
+    done = subprocess.run([sys.executable, "-c", script], env=environment, cwd=ROOT, capture_output=True, check=False)
+    assert (done.stdout.strip(), done.stderr) == (b"2", b"")
+
+
 def test_an_encoding_that_cannot_be_fetched_is_replaced_and_noted_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
