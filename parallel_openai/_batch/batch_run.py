@@ -19,6 +19,7 @@ from parallel_openai._batch.collecting.output_lines import NOT_PROCESSED, Outcom
 from parallel_openai._batch.lane_options import BatchLane
 from parallel_openai._batch.part_failures import (
     MAX_LOST_CHECKS,
+    PART_ERRORS,
     IncompleteError,
     LostError,
     PartFailures,
@@ -59,7 +60,8 @@ class BatchRun:
         status: StatusTracker,
         record: bool,  # whether journal lines contain a record, as those of a frame do
         identity: Callable[[str, Any], str],  # returns a row's name from its request's key and metadata
-        known: Callable[[str], int],  # returns the number of successful answers in the journal under such a name
+        # Returns whether the journal has an answer to a row of that name, so that no other is kept.
+        known: Callable[[str], bool] = lambda name: False,
         claim_all: bool = False,  # whether this call also waits for everything that earlier calls submitted
         budget: Budget | None = None,  # the most that may be spent
         sleep: Sleep = asyncio.sleep,  # waits for this many seconds
@@ -168,7 +170,7 @@ class BatchRun:
                 self._failures.add(part, error, final=True)
             self.live.append(part)
             self._status.num_tasks_in_progress += part.requests
-        self._requests.find_kept()
+        self._requests.find_kept({part.name for part in self.live if part.was_read})
         if self._claim_all:
             self._requests.claim_earlier()
 
@@ -288,7 +290,7 @@ class BatchRun:
             if batch.is_refused:
                 await self._refused(part, batch)
             elif batch.has_ended:
-                new = await self._output_files.collect(part, batch, self._failures.checks(part) + 1)
+                new = await self._collect(part, batch)
                 await self._replace(part, new, "collected")
                 self._retry_next(part.model)
             elif 0 < part.creating_at < time.time() - OVERDUE:
@@ -301,6 +303,15 @@ class BatchRun:
             self._failures.add(part, error)
             return False
         return True
+
+    async def _collect(self, part: Part, batch: ServerBatch) -> list[Part]:
+        """Read a batch's answers; the steps around them tell a later call whose they are."""
+        write(self._journal, [step(part, "collecting", was_read=True)])
+        try:
+            return await self._output_files.collect(part, batch, self._failures.checks(part) + 1)
+        except PART_ERRORS:
+            write(self._journal, [step(part, "incomplete")])
+            raise
 
     async def _replace(self, part: Part, new: list[Part], event: str) -> None:
         new = [*new, *self._divider.close()]
@@ -344,7 +355,7 @@ class BatchRun:
         if is_claimed and outcome.attempt.bill is not None:
             self._requests.bill(row.request, again.attempts)
         if outcome.fate == "done":
-            self._deliver(row, outcome)
+            self._deliver(part, row, outcome)
             return []
         is_last = part.round >= self._options.rounds
         if is_claimed and is_last and self._options.then != "online":
@@ -370,10 +381,10 @@ class BatchRun:
         self._source, self.is_over_budget = chain(self._source, [request]), True
         return False
 
-    def _deliver(self, row: Row, outcome: Outcome) -> None:
+    def _deliver(self, part: Part, row: Row, outcome: Outcome) -> None:
         """Deliver a row's result, and record whether all rows are refused alike, which is reported at the end."""
         is_claimed = self._requests.waits_for(row.request)
-        self._requests.deliver(outcome.result(row.request, row.attempts))
+        self._requests.deliver(outcome.result(row.request, row.attempts), part.name)
         if outcome.verdict is None or not is_claimed:
             return
         try:
@@ -409,7 +420,7 @@ class BatchRun:
             self._requests.restore_metadata(row.request)
             self._settle_reserve(part, row.request, NOT_PROCESSED)
             if number in failed:
-                self._deliver(row, failed[number])
+                self._deliver(part, row, failed[number])
             elif self._requests.waits_for(row.request) and self._has_reserve(row.request):
                 filled = self._add(row, part.round)
                 new += [] if filled is None else [filled]

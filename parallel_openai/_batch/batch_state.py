@@ -5,7 +5,8 @@ Such a line is `[{}, null, {"batch": {...}}]`: a request without a body, which r
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
@@ -41,6 +42,7 @@ class Part:
     former: list[str] = field(default_factory=list)  # ids of batches of the part that the server refused
     answer_bytes: int = 0  # the most bytes of its answers together; 0: unknown
     has_metadata: bool = True  # whether any of its rows has metadata, which the server does not get
+    was_read: bool = False  # whether its answers were read before, maybe not all
 
 
 _MAX_NUMBER = 10**15
@@ -49,7 +51,7 @@ _TYPES: dict[str, tuple[type, ...]] = {
     **dict.fromkeys(("model", "path"), (str,)),
     **dict.fromkeys(("requests", "bytes", "tokens", "round", "submission", "answer_bytes"), (int,)),
     **dict.fromkeys(("planned_at", "creating_at"), (int, float)),
-    **dict.fromkeys(("record", "earlier", "has_metadata"), (bool,)),
+    **dict.fromkeys(("record", "earlier", "has_metadata", "was_read"), (bool,)),
     "former": (list,),
 }
 _FIELDS = frozenset(each.name for each in fields(Part))
@@ -62,7 +64,11 @@ def planned(part: Part) -> bytes:
 
 
 def step(part: Part, event: str, **changes: Any) -> bytes:
-    """The journal line for a step of a part: `uploaded`, `creating`, `created`, `refused`, `collected` or `dropped`."""
+    """The journal line for a step of a part.
+
+    It is `uploaded`, `creating`, `created` or `refused`; `collecting` before its answers, and then `collected` or, if
+    more are expected, `incomplete`; or `dropped`.
+    """
     return _line({"event": event, "name": part.name, **changes})
 
 
@@ -87,6 +93,19 @@ def live_parts(journal: Path) -> list[Part]:
             if line.startswith(_PREFIX):
                 _replay(parts, line)
     return list(parts.values())
+
+
+def answers_by_part(journal: Path) -> Iterator[tuple[str, bytes]]:
+    """The lines that were read from a batch's files, each after the name of its part."""
+    name: str | None = None
+    with open_to_read(journal) as file:
+        for line in file:
+            if line.startswith(_PREFIX):
+                with suppress(ValueError, TypeError, KeyError):  # a damaged line
+                    state = loads(line)[2]["batch"]
+                    name = state["name"] if state["event"] == "collecting" else None
+            elif name is not None:
+                yield name, line
 
 
 def _replay(parts: dict[str, Part], line: bytes) -> None:

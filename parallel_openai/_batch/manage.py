@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections import Counter
 from collections.abc import Callable, Coroutine, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -23,7 +21,6 @@ from parallel_openai._client.default_client import client_for
 from parallel_openai._journal.entry import result_line
 from parallel_openai._journal.journal import Journal
 from parallel_openai._journal.known_results import KnownResults
-from parallel_openai._journal.lines import read_entries
 from parallel_openai._journal.origins import here
 from parallel_openai._json import dumps
 from parallel_openai._loop.background import Interrupted
@@ -32,8 +29,7 @@ from parallel_openai._loop.interrupts import interrupt_with, recorded_interrupts
 from parallel_openai._printable import printable
 from parallel_openai._progress.progress import Progress
 from parallel_openai._progress.status_tracker import StatusTracker
-from parallel_openai._records import APIRequest, Result
-from parallel_openai._requests.endpoints import path_answering
+from parallel_openai._records import Result
 from parallel_openai.errors import InvalidInputError, RunStoppedError
 
 T = TypeVar("T")
@@ -255,7 +251,7 @@ async def _collect(path: Path, client: Client, lane: BatchLane, parts: list[Part
             status=status,
             record=record,
             identity=identity_in_frames if record else identity_in_files,
-            known=_known_in_frames(path) if record else _known_in_files(path),
+            known=_known_in_frames(path) if record else lambda name: False,
             claim_all=True,
         )
         status.ended = await batches.run()
@@ -272,17 +268,7 @@ def identity_in_files(key: str, metadata: Any) -> str:
     return key if metadata is None else f"{key} {dumps(metadata, sort_keys=True).decode()}"
 
 
-def _known_in_frames(path: Path) -> Callable[[str], int]:
+def _known_in_frames(path: Path) -> Callable[[str], bool]:
     known = KnownResults(path, simulated=True)
     known.close()
-    return lambda key: int(key in known)
-
-
-def _known_in_files(path: Path) -> Callable[[str], int]:
-    known: Counter[str] = Counter()
-    for _, entry in read_entries(path):
-        if entry is not None and entry.body and entry.is_good:
-            with suppress(TypeError):  # not one of our requests, which could not have been sent
-                request = APIRequest(entry.body, path=path_answering(entry.body, entry.answer))
-                known[identity_in_files(request.key, entry.metadata)] += 1
-    return lambda name: known[name]
+    return known.__contains__

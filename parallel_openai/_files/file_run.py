@@ -22,10 +22,9 @@ from parallel_openai._client.default_client import client_for
 from parallel_openai._disk.file_ownership import check_own
 from parallel_openai._files.cookbook import FileStatus
 from parallel_openai._files.endpoint_url import split_url
-from parallel_openai._files.known_lines import NOTHING_KNOWN, Digest, KnownLines, content_digest, key_digest
+from parallel_openai._files.known_lines import NOTHING_KNOWN, KnownLines
 from parallel_openai._files.requests_file import Line, RequestsFile, not_json, parse_request
 from parallel_openai._frames.parameters import SECRET
-from parallel_openai._journal.digest_index import digest_of
 from parallel_openai._journal.entry import result_line
 from parallel_openai._journal.journal import Journal
 from parallel_openai._journal.origins import here
@@ -151,7 +150,7 @@ class FileRun:
             if not self._resubmit:
                 self._under_way = UnderWay(self.target, identity_in_files)
             self.status.ended = await self.client.process(
-                journal.before_sending(self._requests(await self._known(content_digest))),
+                journal.before_sending(self._requests(await self._known())),
                 on_result=lambda result: self._take(result, journal),
                 status=self.status,
                 budget=self.budget,
@@ -162,8 +161,7 @@ class FileRun:
                 self.status.ended = "submitted" if self.status.ended == "finished" else self.status.ended
 
     async def _work_in_batches(self, lane: BatchLane, journal: Journal) -> None:
-        known = await self._known(key_digest)
-        answers = known.finished.copy()
+        known = await self._known()
         batches = BatchRun(
             self.client,
             journal,
@@ -172,7 +170,6 @@ class FileRun:
             status=self.status,
             record=False,
             identity=identity_in_files,
-            known=lambda name: answers.count(digest_of(name)),
             budget=self.budget,
         )
         try:
@@ -230,8 +227,8 @@ class FileRun:
         if not self._read_to_end:
             self.status.num_tasks_total = total
 
-    async def _known(self, digest: Digest) -> KnownLines:
-        known = await KnownLines.load(self.target, digest, simulated=self.client.is_local, place=self._from)
+    async def _known(self) -> KnownLines:
+        known = await KnownLines.load(self.target, simulated=self.client.is_local, place=self._from)
         self.status.num_damaged_lines += known.damaged_lines
         for writer, count in known.by_others.items():
             log.warning("%s: %s of the answers in it were written by %s.", self.target, f"{count:,}", printable(writer))

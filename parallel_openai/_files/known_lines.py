@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from parallel_openai._batch.manage import identity_in_files
 from parallel_openai._files.requests_file import not_json
 from parallel_openai._journal.answer_counts import AnswerCounts
 from parallel_openai._journal.digest_index import digest_of
@@ -16,12 +15,10 @@ from parallel_openai._journal.entry import JournalEntry
 from parallel_openai._journal.lines import likely_lines, read_entries
 from parallel_openai._journal.origins import Origin, Origins, writer
 from parallel_openai._json import alike, canonical, dumps, dumps_strictly
-from parallel_openai._records import request_key, without_tier
+from parallel_openai._records import without_tier
 from parallel_openai._requests.endpoints import is_simulated, path_answering
 from parallel_openai.errors import InvalidInputError
 
-#: Identifies a line by its body, metadata and endpoint. Equal requests with different metadata are distinct.
-Digest = Callable[[Mapping[str, Any], Any, str], int]
 LineState = Literal["good", "failed", "new"]
 #: Instead of the endpoint of a failure, which does not contain it.
 _ANY = ""
@@ -32,10 +29,9 @@ _LINES_PER_TURN = 1000
 class KnownLines:
     """The number of successful answers to each request line in the results, and the lines that only failed.
 
-    Args:
-        digest: identifies a line.
+    Equal requests with different metadata are distinct.
 
-    >>> known = KnownLines(content_digest)
+    >>> known = KnownLines()
     >>> known.finished.put(content_digest({"model": "gpt-5-mini", "n": 1}, None, "embeddings"), good=True)
     >>> known.take({"n": 1, "model": "gpt-5-mini"}, None, "responses")
     'new'
@@ -43,22 +39,21 @@ class KnownLines:
     ['good', 'new']
     """
 
-    def __init__(self, digest: Digest) -> None:
+    def __init__(self) -> None:
         self.finished = AnswerCounts()
         self.damaged_lines = 0
         self.by_others: Counter[str] = Counter()  # the number of answers written by other users, by user
         self._of_unknown_origin = 0
-        self._digest = digest
 
     @classmethod
-    async def load(cls, path: Path, digest: Digest, *, simulated: bool, place: str | None) -> KnownLines:
+    async def load(cls, path: Path, *, simulated: bool, place: str | None) -> KnownLines:
         """Read a results file. The loop is not blocked.
 
         Args:
             simulated: whether the simulator's answers count.
             place: the server whose answers count; None: any.
         """
-        known, origins = cls(digest), Origins(path)
+        known, origins = cls(), Origins(path)
         for number, (offset, entry) in enumerate(read_entries(path)):
             if number % _LINES_PER_TURN == 0:
                 await asyncio.sleep(0)
@@ -83,7 +78,7 @@ class KnownLines:
             return
         path = path_answering(body, answer) if good else _ANY
         try:
-            digest = self._digest(body, metadata, path)
+            digest = content_digest(body, metadata, path)
         except ValueError:  # not one of our requests, which could not have been sent
             self.damaged_lines += 1
             return
@@ -103,9 +98,9 @@ class KnownLines:
         """
         if not self.finished:
             return "new"
-        if self.finished.take(self._digest(body, metadata, path)):
+        if self.finished.take(content_digest(body, metadata, path)):
             return "good"
-        return "failed" if self.finished.has_failed(self._digest(body, metadata, _ANY)) else "new"
+        return "failed" if self.finished.has_failed(content_digest(body, metadata, _ANY)) else "new"
 
 
 def content_digest(body: Mapping[str, Any], metadata: Any, path: str) -> int:
@@ -120,11 +115,6 @@ def content_digest(body: Mapping[str, Any], metadata: Any, path: str) -> int:
         return digest_of(b"\n".join((_canonical(body), dumps(metadata, sort_keys=True), path.encode())))
 
 
-def key_digest(body: Mapping[str, Any], metadata: Any, path: str) -> int:
-    """A digest of the name by which batches identify a request; slower than `content_digest`."""
-    return digest_of(identity_in_files(request_key(path, _canonical(body)), metadata))
-
-
 def _canonical(body: Mapping[str, Any]) -> bytes:
     try:
         return alike(dumps_strictly(without_tier(body), sort_keys=True))
@@ -133,4 +123,4 @@ def _canonical(body: Mapping[str, Any]) -> bytes:
 
 
 #: Before the first run.
-NOTHING_KNOWN = KnownLines(content_digest)
+NOTHING_KNOWN = KnownLines()

@@ -187,7 +187,7 @@ class FrameRun:
             status=self.status,
             record=True,
             identity=lambda key, metadata: key,
-            known=lambda key: int(key in known),
+            known=known.__contains__,
             budget=self._budget,
         )
         return await self._batches.run(requests)

@@ -44,8 +44,3 @@ class AnswerCounts:
 
     def has_failed(self, digest: int) -> bool:
         return bool(self._table[digest] & 1)
-
-    def copy(self) -> AnswerCounts:
-        other = AnswerCounts()
-        other._table = self._table.copy()
-        return other

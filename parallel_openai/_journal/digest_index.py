@@ -64,12 +64,6 @@ class DigestTable:
         while self._max_count < room:
             self._grow()
 
-    def copy(self) -> DigestTable:
-        other = DigestTable.__new__(DigestTable)
-        other._count, other._max_count, other._mask = self._count, self._max_count, self._mask
-        other._keys, other._numbers = self._keys[:], self._numbers[:]
-        return other
-
     def _slot(self, digest: int) -> int:
         """The index of a digest, or where it would be inserted."""
         keys, numbers, mask = self._keys, self._numbers, self._mask

@@ -31,7 +31,6 @@ class Caller:
         self.status = StatusTracker()
         self.requests = BatchRequests(
             identity=identity_in_files,
-            known=lambda name: 0,
             journal=journal,
             record=record,
             origin=here(PLACE),

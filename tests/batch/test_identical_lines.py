@@ -78,6 +78,34 @@ def test_what_a_file_lacked_at_first_is_read_by_the_next_call(
     assert scripted.billed.total() == 4
 
 
+@pytest.mark.parametrize("says", ["the same", "numbered"])
+@pytest.mark.parametrize("verb", ["run", "collect"])
+@pytest.mark.parametrize("done", [1, 2, 3])
+def test_each_batch_gives_its_own_answers_to_identical_lines_after_a_stop(
+    scripted: Scripted, run: Run, tmp_path: Path, done: int, verb: str, says: str
+) -> None:
+    if says == "the same":
+        numbered = scripted.body
+        scripted.body = lambda asked: {**numbered(asked), "id": "answer"}  # type: ignore[method-assign]
+    waiting: list[Any] = []
+
+    def end(batch: dict[str, Any], asked: Asked) -> None:
+        if len(scripted.batches) <= done:
+            scripted.complete(batch, asked)
+        else:
+            waiting.append((batch, asked))
+
+    scripted.on_end = end
+    run(wait=False, max_requests=1)
+    assert len(kept(tmp_path)) == done
+    for batch, asked in waiting:
+        scripted.complete(batch, asked)
+    assert run(verb).ended == "finished"
+    assert kept(tmp_path) == (["answer"] * 4 if says == "the same" else ALL)
+    assert run().num_tasks_restored == 4
+    assert scripted.billed.total() == 4
+
+
 def test_answers_that_come_before_their_lines_are_asked_for_are_all_counted(
     scripted: Scripted, run: Run, tmp_path: Path
 ) -> None:

@@ -33,6 +33,7 @@ BROKE_ONCE = {
     700660: "the texts of a pack that was refused twice were sent by themselves before the server had said",
     5400: "identical lines of a file whose batch was collected in part lost an answer when the rest was collected",
     6009176: "what half a line of a batch's output file may have cost was spent again, beyond the budget",
+    7300087: "an answer of a file's batch was lost, since one to an identical line had the same bytes",
     277: "a worker that was ended before it was up left an error that nobody had asked for",
 }
 

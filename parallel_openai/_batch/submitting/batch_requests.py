@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import math
 from collections import Counter, defaultdict, deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Set
+from contextlib import suppress
 from typing import Any
 
+from parallel_openai._batch.batch_state import answers_by_part
 from parallel_openai._batch.collecting.output_lines import NOT_PROCESSED
 from parallel_openai._batch.submitting.input_files import UNKNOWN, Row, RowInfo
 from parallel_openai._journal.answer_counts import AnswerCounts
 from parallel_openai._journal.digest_index import digest_of
-from parallel_openai._journal.entry import result_line
+from parallel_openai._journal.entry import JournalEntry, result_line
 from parallel_openai._journal.journal import Journal
-from parallel_openai._journal.lines import open_to_read
 from parallel_openai._journal.origins import Origin
 from parallel_openai._progress.status_tracker import StatusTracker
 from parallel_openai._records import APIRequest, Attempt, Response, Result, Ruling, Usage
-from parallel_openai._requests.endpoints import usage_of
+from parallel_openai._requests.endpoints import path_answering, usage_of
 from parallel_openai._run.response_verdict import failed_if_empty
 from parallel_openai._run.spending.budget import Budget, PriceOf, Reserve, cost_of
 
@@ -32,7 +33,8 @@ class BatchRequests:
         self,
         *,
         identity: Callable[[str, Any], str],  # returns a row's name from its request's key and metadata
-        known: Callable[[str], int],  # returns the number of successful answers in the journal under such a name
+        # Returns whether the journal has an answer to a row of that name, so that no other is kept.
+        known: Callable[[str], bool] = lambda name: False,
         journal: Journal,  # receives results that this call did not request
         record: bool,  # whether their lines contain a record, and what it says of their origin
         origin: Origin,
@@ -51,8 +53,8 @@ class BatchRequests:
         self._claimed_metadata: dict[str, deque[Any]] = defaultdict(deque)
         self._waiting: Counter[str] = Counter()  # rows without a result yet, by name
         self._unclaimed: dict[str, list[Result]] = {}  # results that may still be claimed
-        self._repeated: set[str] = set()  # names of several earlier rows, of which the journal has some answers
-        self._kept = AnswerCounts()  # the journal's lines, if there are such names
+        self._kept = AnswerCounts()  # answers in the journal from batches that are read again, by part and line
+        self._kept_names: Counter[str] = Counter()  # the same answers, by name
         self._reserves: dict[str, list[Reserve]] = {}
         self._billed: dict[str, list[APIRequest]] = {}  # by key, the requests in the status's billed_in_vain
 
@@ -64,16 +66,16 @@ class BatchRequests:
             else:
                 self._earlier[self._identity(info.key, info.metadata)] += 1
 
-    def find_kept(self) -> None:
-        """Find out which answers to equal rows of earlier calls are in the journal, for their files are read again.
-
-        Their number does not tell which of the answers they are.
-        """
-        self._repeated = {name for name, count in self._earlier.items() if count > 1 and self._known(name)}
-        if self._repeated:
-            with open_to_read(self._journal.path) as file:
-                for line in file:
-                    self._kept.put(digest_of(line), good=True)
+    def find_kept(self, parts: Set[str]) -> None:
+        """Find out which answers of these parts are in the journal already, for their files are read again."""
+        for part, line in answers_by_part(self._journal.path) if parts else ():
+            entry = JournalEntry.read(line) if part in parts else None
+            if entry is None or not entry.is_good:
+                continue
+            with suppress(TypeError):  # not one of our requests, which could not have been sent
+                request = APIRequest(entry.body, path=path_answering(entry.body, entry.answer))
+                self._kept_names[self._identity(request.key, entry.metadata)] += 1
+                self._kept.put(_digest(part, line), good=True)
 
     def claim_earlier(self) -> None:
         """Claim all of these that have no answer in the journal."""
@@ -81,7 +83,7 @@ class BatchRequests:
             self._earlier[self._identity(key, None)] += count
         self._without_metadata.clear()
         for name, count in self._earlier.items():
-            self._waiting[name] = max(0, count - self._known(name))
+            self._waiting[name] = 0 if self._known(name) else max(0, count - self._kept_names[name])
         self._earlier.clear()
 
     def claim(self, request: APIRequest) -> bool:
@@ -131,15 +133,19 @@ class BatchRequests:
         """Whether the request was claimed and has no result yet."""
         return self._waiting[self._name(request)] > 0
 
-    def deliver(self, result: Result) -> None:
-        """Deliver a result to the caller if it was claimed, otherwise to the journal, since it is billed anyway."""
+    def deliver(self, result: Result, part: str = "") -> None:
+        """Deliver a result to the caller if it was claimed, otherwise to the journal, since it is billed anyway.
+
+        Args:
+            part: the name of the part whose batch gave it; empty if none did now.
+        """
         name = self._name(result.request)
         if not self._record:
             result = failed_if_empty(result)
-        if name in self._repeated and self._is_kept(result):
+        if self._is_kept(result, part):
             return
         if self._waiting[name] <= 0:
-            if name in self._repeated or not self._known(name):
+            if not self._known(name):
                 self._journal.append(self._line(result))
                 result = result._replace(restored=True)  # whoever claims it need not write it again
             if self._budget is not None:
@@ -183,10 +189,10 @@ class BatchRequests:
         self._forget_bills(row.request)
         return self._on_result(result)
 
-    def _is_kept(self, result: Result) -> bool:
+    def _is_kept(self, result: Result, part: str) -> bool:
         """Whether the answer is in the journal since an earlier call; each one there is found once."""
-        is_new = result.status != "succeeded" or result.restored
-        return not is_new and self._kept.take(digest_of(self._line(result) + b"\n"))
+        may_be = bool(self._kept_names) and result.status == "succeeded"
+        return may_be and self._kept.take(_digest(part, self._line(result) + b"\n"))
 
     def _line(self, result: Result) -> bytes:
         return result_line(result, record=self._record, origin=self._origin)
@@ -208,3 +214,7 @@ class BatchRequests:
         if usage is not None:
             self._status.prompt_tokens += usage.prompt_tokens
             self._status.completion_tokens += usage.completion_tokens
+
+
+def _digest(part: str, line: bytes) -> int:
+    return digest_of(part.encode() + b"\n" + line)
