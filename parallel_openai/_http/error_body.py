@@ -16,33 +16,55 @@ from typing import Any
 _SAME_CODES = {
     "exceed_context_size_error": "context_length_exceeded",
     "ContextWindowExceededError": "context_length_exceeded",
-    "too large to process": "context_length_exceeded",  # llama.cpp, if the prompt exceeds its batch size
-    "larger than the max context size": "context_length_exceeded",
+    "tokens_limit_reached": "context_length_exceeded",
     "ContentPolicyViolationError": "content_policy_violation",
 }
+#: What servers say of a prompt that is too long, although most of them give it no code of its own.
+_TOO_LONG = re.compile(
+    r"(?i)too large to process|larger than the max context size|tokens\. However, you requested|prompt is too long|"
+    r"(?:prompt|input)(?: token length)? (?:is )?too long\b|longer than the (?:model's context|maximum model) length|"
+    r"exceed(?:s|ed)?(?: the)?(?: available context size| maximum allowed length| max length| model token limit)|"
+    r"too large for model with|must be less than (?:max_seq_len|the context length)|range of input length|prompt 超长|"
+    r"`inputs` tokens \+"
+)
 _CONTENT = re.compile(
     r"(?i)\bflagged\b|\bmoderation\b|content[ _-](?:management[ _-])?(?:policy|filter)|responsible_?ai_?policy|"
-    r"safety[ _](?:system|check)|data_inspection|content exists risk|content violates|"
+    r"safety[ _](?:system|check)|data_?inspection|content exists risk|content violates|considered high risk|"
+    r"violated guardrail|blocked due to security|sensitive ?(?:content|information)|敏感(?:内容|信息|词)|"
     r"(?:content|input|output|prompt)\b[^.]{0,30}\b(?:inappropriate|new_sensitive|unsafe)"
 )
 _MONEY = re.compile(
-    r"(?i)insufficient[ _](?:quota|balance|credit|fund)|exceeded your current quota|credit balance|"
-    r"(?:out of|no|not enough|more|any) credits?\b(?! (?:were|was|will|have|has) )|\bbilling\b|payment[ _]required|"
-    r"\bover budget\b|budget has been exceeded"
+    r"(?i)insufficient[ _](?:\w+_)?(?:quota|balance|credit|fund)|balance is insufficient|exceeded your current quota|"
+    r"credit balance|(?:out of|no|not enough|more|any) credits?\b(?! (?:were|was|will|have|has) )|\bbilling\b|"
+    r"payment[ _]required|\bover budget\b|budget has been exceeded|spend(?:ing)?[ _](?:limit|cap)|in arrears|"
+    r"\boverdue\b|usage limit exceeded for|(?:package|plan|subscription)\b[^.]{0,20} expired|set inference limit|"
+    r"\bfree (?:trial|tier|allocated)\b[^.]{0,40} (?:exhausted|exceeded)|exhausted (?:its|the) free trial|"
+    r"余额不足|额度不足|额度已用尽|欠费"
 )
+#: The same in an error of a status that single rows get too. An error may repeat a row, but does not begin with it.
+_NO_MONEY_FIRST = re.compile(
+    r"(?i)your credit balance is too low|you have reached your specified (?:\w+ )?api usage limits|"
+    r"account \S+ is suspended"
+)
+_NO_KEY_FIRST = re.compile(r"(?i)(?:incorrect|invalid|missing) api[ -]key\b|api key (?:not valid|expired)")
+#: Alibaba's limit of tokens a minute, although it comes with the code and the words of an account without money.
+_TOKENS_A_MINUTE = re.compile(r"#token-limit\b")
 #: A limit per day or longer, in words or in Google's quota names: `requests_per_day`, `RequestsPerDayPerProject`.
 _DAY = re.compile(
     r"(?i)(?:\b|_)(?:per|a|each|every)[ _-]day(?:\b|_)|(?-i:PerDay)|/ ?day\b|\b(?:daily|tomorrow|midnight|for today)\b|"
-    r"\((?:rpd|tpd)\)|(?:requests?|tokens?|calls?) ?(?:per|a|each|every|in|/) ?(?:month|week|24[ -]?h)|"
+    r"\b(?:rpd|tpd)\b|usage limit|(?:hour|week|month) (?:allocated )?quota|"
+    r"(?:requests?|tokens?|calls?) ?(?:per|a|each|every|in|/) ?(?:month|week|24[ -]?h)|"
     r"\b(?:weekly|monthly|24[ -]?h(?:ours?)?) (?:\w+ )?(?:limit|quota|cap|allowance)\b"
 )
 _MINUTE = re.compile(r"(?i)(?:\b|_)per[ _-](?:minute|second|hour)(?:\b|_)|(?-i:Per(?:Minute|Second|Hour))|/ ?min")
 _OVERLOAD = re.compile(
     r"(?i)overloaded|server[ _](?:is )?busy|model is (?:currently |still )?loading|(?:no|insufficient|at) capacity|"
-    r"rate[ _-]limit(?:ed|s)?[ _](?:exceeded|reached)|\brate-limited\b|too many requests"
+    r"rate[ _-]limit(?:ed|s)?[ _](?:exceeded|reached)|\brate-limited\b|too many requests|throttl"
 )
 #: The HTTP status that an error in an answer of status 200 stands for, by its code.
 _STATUSES = {"rate_limit_exceeded": 429, "rate_limit_error": 429}
+#: The same for MiniMax's own codes.
+_MINIMAX = {1002: 429, 1004: 401, 2013: 400, 2049: 401, 2056: 429}
 _TRY_AGAIN = re.compile(
     r"(?i)(?:(?:try|retry)(?: again)? (?:in|after)|(?:please|must|to) wait(?: for)?|resets? (?:in|after)) "
     r"((?:\d+(?:\.\d+)?\s*(?:ms|[dhms])[a-z]*\s*)+)"
@@ -71,8 +93,8 @@ _LONGEST_TITLE = 100
 def error_of(data: Any, status: int) -> Mapping[str, Any] | None:
     """The error in an answer's JSON, if any, in OpenAI's form: a `message`, and often a `code` and a `type`.
 
-    >>> error_of({"base_resp": {"status_code": 1008, "status_msg": "insufficient balance"}}, 200)
-    {'message': 'insufficient balance'}
+    >>> error_of({"base_resp": {"status_code": 1004, "status_msg": "login fail"}}, 200)
+    {'message': 'login fail', 'code': 401}
     >>> error_of({"choices": [{"finish_reason": "error", "error": {"message": "Upstream broke."}}]}, 200)["message"]
     'Upstream broke.'
     """
@@ -91,7 +113,8 @@ def error_of(data: Any, status: int) -> Mapping[str, Any] | None:
         return {**beside, "message": error if isinstance(error, str) else str(said or error)}
     base = data.get("base_resp")
     if isinstance(base, dict) and base.get("status_code"):
-        return {"message": str(base.get("status_msg") or f"status {base['status_code']}")}
+        code = base["status_code"]
+        return {"message": str(base.get("status_msg") or f"status {code}"), "code": _MINIMAX.get(code)}
     if isinstance(said, dict) and beside:
         return error_of({"error": said.get("error") or said}, status)
     return {**beside, "message": said if isinstance(said, str) else str(said)} if said and beside else None
@@ -132,6 +155,8 @@ def code_of(error: Mapping[str, Any]) -> str:
     words = [str(error[name]) for name in ("code", "type") if error.get(name) and not isinstance(error[name], bool)]
     named = [word for word in words if not word.lstrip("-").isdigit()]
     message = str(error.get("message") or "")
+    if any(map(_TOO_LONG.search, _texts(error))):
+        return "context_length_exceeded"
     for name, code in _SAME_CODES.items():
         if name in (named[:1] or [""])[0] or name in message:
             return code
@@ -139,8 +164,16 @@ def code_of(error: Mapping[str, Any]) -> str:
 
 
 def status_of(error: Mapping[str, Any], status: int) -> int:
-    """The HTTP status that an error in an answer of status 200 stands for, if its code says; else the answer's own."""
+    """The HTTP status that an error in an answer of status 200 stands for, if its code says; else the answer's own.
+
+    A bad key is a 401, also where the server answers 400.
+
+    >>> status_of({"code": 400, "message": "API key not valid. Please pass a valid API key."}, 400)
+    401
+    """
     code = str(next((error[name] for name in ("code", "status", "statusCode") if error.get(name)), ""))
+    if status in (200, 400) and _NO_KEY_FIRST.match(str(error.get("message") or "")):
+        return 401
     if status != 200:
         return status
     if re.fullmatch("[45][0-9]{2}", code):
@@ -177,13 +210,23 @@ def is_about_day(error: Mapping[str, Any]) -> bool:
     return any(map(_DAY.search, texts)) and not any(map(_MINUTE.search, texts))
 
 
-def is_about_money(error: Mapping[str, Any]) -> bool:
+def is_about_money(error: Mapping[str, Any], *, may_be_rows: bool = False) -> bool:
     """Whether the account is out of money or credit.
+
+    Args:
+        may_be_rows: whether a single row may have caused such an error, which may then repeat the row's own words.
 
     >>> is_about_money({"message": "Insufficient balance"}), is_about_money({"message": "See aka.ms/oai/quotaincrease"})
     (True, False)
     """
+    if may_be_rows:
+        return _NO_MONEY_FIRST.match(str(error.get("message") or "")) is not None
     return any(map(_MONEY.search, _texts(error)))
+
+
+def is_tokens_a_minute(error: Mapping[str, Any]) -> bool:
+    """Whether it is a limit of tokens a minute that is worded as if the account had no money."""
+    return any(map(_TOKENS_A_MINUTE.search, _texts(error)))
 
 
 def wait_in(error: Any, now: float | None = None) -> float | None:

@@ -16,6 +16,7 @@ from parallel_openai._http.error_body import (
     is_about_money,
     is_overload,
     is_page,
+    is_tokens_a_minute,
     status_of,
     told_body,
     wait_in,
@@ -32,6 +33,7 @@ from parallel_openai.errors import (
     ServerUnreachableError,
 )
 
+#: In lower-case letters. The last seven are Groq's, Moonshot's, Alibaba's and Volcengine's.
 QUOTA_CODES = frozenset(
     {
         "insufficient_quota",
@@ -44,8 +46,17 @@ QUOTA_CODES = frozenset(
         "insufficient_balance",
         "insufficient_credits",
         "budget_exceeded",
+        "blocked_api_access",
+        "exceeded_current_quota_error",
+        "arrearage",
+        "prepaidbilloverdue",
+        "postpaidbilloverdue",
+        "commoditynotpurchased",
+        "allocationquota.freetieronly",
+        "setlimitexceeded",
     }
 )
+TOO_LONG = "context_length_exceeded"
 FILTER_CODES = frozenset({"content_filter", "content_policy_violation", "moderation_blocked"})
 #: Statuses below 500 that are retried: a 200 with an error inside, a conflict, and what gateways send if the server is
 #: busy or gone.
@@ -95,9 +106,9 @@ def judge(response: Response, *, reached: bool, path: str = "") -> Verdict:
     # Some servers write plain text instead of JSON. A web page is ignored, since it may mention anything.
     words = error or ({} if is_page(response.body) else {"message": message})
     # First of all, since it may repeat what the row asked, and say that nothing was charged.
-    if code in FILTER_CODES or (error and status in (200, 400, 403, 451) and is_about_content(error)):
+    if code in FILTER_CODES or (error and status in (200, 400, 403, 424, 451) and is_about_content(error)):
         return Verdict("fail", "content_filter", message)
-    if code in QUOTA_CODES or status == 402 or (wait is None and _is_out_of_money(status, words)):
+    if status == 402 or _is_out_of_money(status, code, words, wait):
         return Verdict("stop", code or "insufficient_quota", message, stop=QuotaExceededError)
     if status == 429 and wait is None and _is_out_for_today(response, words):
         return Verdict("stop", "rate_limit_exceeded", message, stop=RateLimitedError)
@@ -110,7 +121,7 @@ def judge(response: Response, *, reached: bool, path: str = "") -> Verdict:
         return Verdict("stop", code or "http_404", f"{response.error}{said}", stop=ServerUnreachableError)
     if status == 401:
         return Verdict("stop", code or "unauthorized", message, stop=AuthenticationError)
-    if status == 403 and (error is not None or not reached):
+    if status == 403 and (error is not None or not reached) and code != TOO_LONG:
         return Verdict("stop", code or "forbidden", message, stop=PermissionDeniedError)
     if status in _REDIRECTS:
         return _redirected(response, reached)
@@ -122,7 +133,7 @@ def _of_one_request(response: Response, status: int, code: str, message: str, wa
     hint, error = response.headers.get("x-should-retry"), error_of(response.data, response.status)
     code = code or ("rate_limit_exceeded" if status == 429 else f"http_{status}")
     # Some servers report a prompt that is too long with a 500.
-    if code == "context_length_exceeded" or (hint == "false" and status != 200):
+    if code == TOO_LONG or (hint == "false" and status != 200):
         return Verdict("fail", code, message)
     if status in _AGAIN or (status >= 500 and status != 501) or hint == "true":
         overload = status in _OVERLOADED or (error is not None and is_overload(error))
@@ -156,9 +167,14 @@ def _without_answer(endpoint: Endpoint) -> str:
     return f"The server answered HTTP 200 without an answer: there is nothing in {endpoint.answers[0]!r}."
 
 
-def _is_out_of_money(status: int, error: Mapping[str, Any]) -> bool:
-    """Whether the error's text says so, without a wait after which it would change."""
-    return status in (200, 403, 429) and is_about_money(error) and wait_in(error) is None
+def _is_out_of_money(status: int, code: str, error: Mapping[str, Any], wait: float | None) -> bool:
+    """Whether the error's code says so, or its text without a wait after which it would change."""
+    if is_tokens_a_minute(error):
+        return False
+    if code.lower() in QUOTA_CODES:
+        return True
+    is_worded = status in (200, 400, 403, 412, 429) and is_about_money(error, may_be_rows=status in (400, 412))
+    return is_worded and wait is None and wait_in(error) is None
 
 
 def _is_out_for_today(response: Response, error: Mapping[str, Any]) -> bool:
@@ -229,7 +245,7 @@ def _refused_dimension(response: Response, error: Mapping[str, Any]) -> Dimensio
     if kind in ("requests", "tokens"):
         return "requests" if kind == "requests" else "tokens"
     text = str(error.get("message") or "").lower()
-    if "tokens per" in text or "(tpm)" in text or "(tpd)" in text:
+    if "tokens per" in text or "(tpm)" in text or "(tpd)" in text or is_tokens_a_minute(error):
         return "tokens"
     if "requests per" in text or "(rpm)" in text or "(rpd)" in text:
         return "requests"
