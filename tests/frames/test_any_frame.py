@@ -100,6 +100,7 @@ def test_a_column_without_a_name_is_no_hindrance(client: po.Client, name: Any) -
     out = po.process_dataframe(df, "About {text}.", model="m", client=client, progress=False)
     assert "About one." in out["response"].iloc[0]
     assert out.iloc[0, 1] == 1
+    assert type(out.columns[1]) is type(name)
 
 
 class Map(pd.DataFrame):

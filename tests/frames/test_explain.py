@@ -121,6 +121,12 @@ def test_a_row_goes_by_its_label(ask: Verb, reviews: pd.DataFrame) -> None:
         po.explain(out, 7)
 
 
+@pytest.mark.parametrize("labels", [[float("nan"), 1.0], [None, "a"]], ids=repr)
+def test_a_row_whose_label_is_missing_is_found(ask: Verb, labels: list[object]) -> None:
+    out = ask(pd.DataFrame({"text": ["Say hi.", "Say ho."]}, index=pd.Index(labels)), "text")
+    assert "Say hi." in str(po.explain(out, out.index[0]))
+
+
 def test_a_multi_index_and_a_prefix_are_no_hindrance(ask: Verb) -> None:
     index = pd.MultiIndex.from_tuples([("a", 1)])
     out = ask(ONE.set_axis(index), "text", prefix="llm_")

@@ -54,7 +54,7 @@ def check_frame(df: Any) -> None:
 
 def find_column(df: pd.DataFrame, name: Hashable, what: str) -> Hashable:
     """Return the name if exactly one column has it."""
-    count = Counter[Hashable](df.columns)[name] if has_column(df, name) else 0
+    count = Counter[Hashable](df.columns)[_label(df, name)] if has_column(df, name) else 0
     if count == 1:
         return name
     if count:
@@ -71,7 +71,13 @@ def has_column(df: pd.DataFrame, name: Any) -> bool:
         return False
     # In a set, because a MultiIndex with ("a", "b") also contains "a", and a DatetimeIndex with a day "2026"; and in a
     # list it would be compared with NA, which has no truth value.
-    return name in set(df.columns)
+    return _label(df, name) in set(df.columns)
+
+
+def _label(df: pd.DataFrame, name: Any) -> Hashable:
+    """The label that `df[name]` takes a name for: with several levels, "label" is ("label", "")."""
+    label: Hashable = label_of(df, name) if isinstance(name, str) else name
+    return label
 
 
 def column_text(name: Hashable) -> str:
@@ -201,6 +207,9 @@ def with_columns(df: pd.DataFrame, columns: dict[str, Any]) -> pd.DataFrame:
         added.columns = pd.MultiIndex.from_tuples([label_of(df, name) for name in columns])  # type: ignore[misc]  # of several levels
     added.columns.names = df.columns.names  # or concat would drop them
     out = pd.concat([df, added], axis=1) if len(df.columns) else added
+    if df.columns.nlevels == 1 and df.columns.dtype == object and df.columns.hasnans:
+        # Of names such as None and NA, concat makes NaN.
+        out.columns = pd.Index([*df.columns, *columns], dtype=object, name=df.columns.name, tupleize_cols=False)
     whole: pd.DataFrame = out.__finalize__(df)  # type: ignore[operator]  # which the stubs leave out
     return whole
 

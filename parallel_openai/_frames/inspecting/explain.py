@@ -13,7 +13,7 @@ import pandas as pd
 from parallel_openai._display.blocks import Block, Heading, Number, Sentence, Table
 from parallel_openai._display.display import Display
 from parallel_openai._frames.columns.run_info import NO_ATTRS, RunInfo, last_run_of
-from parallel_openai._frames.columns.table import check_frame, keys_of, label_of
+from parallel_openai._frames.columns.table import check_frame, is_missing, keys_of, label_of
 from parallel_openai._journal.entry import JournalEntry
 from parallel_openai._journal.lines import read_entries
 from parallel_openai._requests.endpoints import usage_of
@@ -74,7 +74,7 @@ def explain(out: pd.DataFrame, row: Hashable) -> Explanation:
 
 
 def _position(out: pd.DataFrame, row: Hashable) -> int:
-    positions = [position for position, label in enumerate(out.index) if label is row or label == row]
+    positions = [position for position, label in enumerate(out.index) if _is_label(label, row)]
     if len(positions) == 1:
         return positions[0]
     if positions:
@@ -85,6 +85,10 @@ def _position(out: pd.DataFrame, row: Hashable) -> int:
     raise InvalidInputError(
         f"No row has the label {row!r}. To select a row by its position: explain(out.iloc[[7]], out.index[7])."
     )
+
+
+def _is_label(label: Hashable, row: Hashable) -> bool:
+    return is_missing(row) if is_missing(label) else bool(label == row)
 
 
 class _RowHistory:

@@ -23,6 +23,7 @@ from parallel_openai._frames.columns.table import (
     find_column,
     has_column,
     is_missing,
+    label_of,
     numbers_of,
 )
 from parallel_openai._frames.journal_path import USED
@@ -144,8 +145,8 @@ class Review:
         if ATTRS in self.out.attrs and self._run == last_run_of(self.out):  # exports read this
             judged = str(self._label).removeprefix(self._prefix)
             out.attrs = {**self.out.attrs, ATTRS: replace(self._run, reviewed=judged).dump()}
-        out[self._prefix + LABEL] = self._choices.column(texts, self.out[self._label])
-        out[self._prefix + NOTE] = pd.array(notes, dtype="string")
+        out[label_of(out, self._prefix + LABEL)] = self._choices.column(texts, self.out[self._label])
+        out[label_of(out, self._prefix + NOTE)] = pd.array(notes, dtype="string")
         return out
 
     def correct(self, row: Hashable, label: Any, *, note: str = "") -> None:
