@@ -46,7 +46,8 @@ def label_columns(out: pd.DataFrame, label: Hashable | None = None, confidence: 
     asked = run.labels.get(own, {})
     if confidence is None:
         guess = prefix + ("confidence" if own == "label" else f"{own}_confidence")
-        confidence = guess if has_column(out, guess) else None
+        is_label = guess.removeprefix(prefix) in run.labels
+        confidence = guess if has_column(out, guess) and not is_label else None
     else:
         find_column(out, confidence, "confidence=")
     dtype = out[label].dtype

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import enum
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -117,7 +117,12 @@ def test_labels_found_in_another_order_ask_nothing_anew(
         (["a", None], "must not be missing"),
         (["a", float("nan")], "must not be missing"),
         (["a", pd.NA], "must not be missing"),
-        ([1, True], "cannot use the labels"),
+        ([1, True], "The label True equals another one"),
+        ([0, -0.0], "The label -0.0 equals another one"),
+        ([1.0, float("inf")], "must not be missing or infinite"),
+        (enum.Enum("Tone", {"GOOD": "good", "NONE": None}), "must not be missing"),
+        (str, "labels must be a list such as"),
+        (NamedTuple("Pair", [("a", bool), ("b", bool)]), "labels must be a list such as"),
         ([["a"], ["b"]], "a single value"),
     ],
     ids=str,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import enum
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -440,6 +440,26 @@ def test_examples_of_several_fields_have_their_columns(label: Verb) -> None:
     examples = pd.DataFrame({"text": ["Shown."], "tone": ["bad"], "urgent": [True]})
     out = label(frame("first"), "text", labels=Mail, examples=examples)
     assert asked(out)[0]["messages"][2]["content"] == '{"tone": "bad", "urgent": true}'
+
+
+class Doubtful(BaseModel):
+    """A class whose own field is called as the column of a confidence."""
+
+    label: Literal["good", "bad"]
+    confidence: Literal["low", "high"]
+
+
+DOUBTFUL_USES: dict[str, Callable[[pd.DataFrame], Any]] = {
+    "evaluate": lambda out: po.evaluate(out.assign(gold="good"), gold="gold").accuracy,
+    "review": lambda out: po.review(out).item(0)["confidence"],
+    "label-studio": lambda out: po.to_jsonl(out, "tasks.json", format="label-studio"),
+    "argilla": lambda out: po.to_jsonl(out, "tasks.json", format="argilla"),
+}
+
+
+@pytest.mark.parametrize("use", DOUBTFUL_USES.values(), ids=DOUBTFUL_USES)
+def test_a_field_called_confidence_is_a_label(label: Verb, use: Callable[[pd.DataFrame], Any]) -> None:
+    use(label(frame("first"), "{text}", labels=Doubtful))
 
 
 def test_an_answer_with_examples_is_exported_with_them(label: Verb) -> None:

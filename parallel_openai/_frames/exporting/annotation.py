@@ -121,7 +121,9 @@ class _LabelledRows:
 
     def _confidences(self) -> Sequence[float]:
         column = self._prefix + "confidence"
-        return numbers_of(self._out, column).tolist() if has_column(self._out, column) else [math.nan] * len(self._out)
+        if column in self._fields or not has_column(self._out, column):
+            return [math.nan] * len(self._out)
+        return numbers_of(self._out, column).tolist()
 
     def _row(self, texts: Sequence[Any], labels: Sequence[Any], extras: Mapping[str, Any], confidence: float) -> _Row:
         names = map(column_text, self._labels)

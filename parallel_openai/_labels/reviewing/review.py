@@ -27,7 +27,7 @@ from parallel_openai._frames.columns.table import (
     numbers_of,
 )
 from parallel_openai._frames.journal_path import USED
-from parallel_openai._labels.label_pairs import run_of
+from parallel_openai._labels.label_pairs import label_columns, run_of
 from parallel_openai._labels.reviewing import review_sheet as table
 from parallel_openai._labels.reviewing.choices import choices_of
 from parallel_openai._labels.reviewing.judgements import Judgement, Judgements
@@ -119,9 +119,9 @@ class Review:
         self.path = path_of(save_to, "save_to") if save_to is not None else self._path()
         self._corrections = Judgements(self.path)
         self._row_keys = row_keys(out, self._prefix + "request_key", self._text_columns)
-        self._order = review_order(
-            out, self._row_keys, self._text_columns, self._label, self._companion("confidence"), sort=sort
-        )
+        confidence = label_columns(out, self._label).confidence
+        self._confidences = None if confidence is None else numbers_of(out, confidence)
+        self._order = review_order(out, self._row_keys, self._text_columns, self._label, self._confidences, sort=sort)
         self._queued = {self._row_keys[row] for row in self._order}
         self._open = {key for key in self._queued if self._corrections.get(key) is None}
         self._cells = self._columns()
@@ -217,7 +217,7 @@ class Review:
         row = self._order[position]
         correction = self._corrections.get(self._row_keys[row])
         cell = {name: values[row] for name, values in self._cells.items()}
-        confidence = cell.get("*confidence")
+        confidence = None if self._confidences is None else float(self._confidences[row])
         return {
             "at": position,
             "total": len(self._order),
@@ -304,18 +304,16 @@ class Review:
     def _companion(self, what: str) -> str:
         """The name of a column that goes with the label; with several fields it starts with the field's name."""
         field = str(self._label).removeprefix(self._prefix)
-        own = field in self._run.labels and field != "label" and what in ("confidence", "votes")
+        own = field in self._run.labels and field != "label" and what == "votes"
         return f"{self._prefix}{field}_{what}" if own else self._prefix + what
 
     def _columns(self) -> dict[str, list[Any]]:
         """The columns to show: the text by name, and others by `*` and their kind."""
-        companions = {what: self._companion(what) for what in ("confidence", "votes", "label_reason", "error", "model")}
-        cells = {column_text(name): self.out[name].tolist() for name in self._text_columns}
-        for what, name in companions.items():
-            if has_column(self.out, name):
-                column = numbers_of(self.out, name) if what == "confidence" else self.out[name]
-                cells[f"*{what}"] = column.tolist()
-        return cells
+        companions = {what: self._companion(what) for what in ("votes", "label_reason", "error", "model")}
+        return {
+            **{column_text(name): self.out[name].tolist() for name in self._text_columns},
+            **{f"*{what}": self.out[name].tolist() for what, name in companions.items() if has_column(self.out, name)},
+        }
 
 
 def _check_within(path: Path) -> None:

@@ -7,9 +7,10 @@ from hashlib import blake2b
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 
-from parallel_openai._frames.columns.table import has_column, is_missing, keys_of, numbers_of, rows_of
+from parallel_openai._frames.columns.table import has_column, is_missing, keys_of, rows_of
 
 
 def row_keys(out: pd.DataFrame, key_column: str, text: Sequence[Hashable]) -> list[str]:
@@ -26,7 +27,13 @@ def _key(key: Any, values: Sequence[Any]) -> str:
 
 
 def review_order(
-    out: pd.DataFrame, keys: Sequence[str], text: Sequence[Hashable], label: Hashable, confidence: str, *, sort: bool
+    out: pd.DataFrame,
+    keys: Sequence[str],
+    text: Sequence[Hashable],
+    label: Hashable,
+    confidences: npt.NDArray[np.float64] | None,
+    *,
+    sort: bool,
 ) -> list[int]:
     """The numbers of the rows to review: those with text, and of rows with the same key the first.
 
@@ -41,5 +48,5 @@ def review_order(
     if not sort:
         return order
     labels = out[label].tolist()
-    confidences = np.nan_to_num(numbers_of(out, confidence)) if has_column(out, confidence) else np.zeros(len(out))
-    return sorted(order, key=lambda row: (not is_missing(labels[row]), confidences[row]))
+    known = np.zeros(len(out)) if confidences is None else np.nan_to_num(confidences)
+    return sorted(order, key=lambda row: (not is_missing(labels[row]), known[row]))

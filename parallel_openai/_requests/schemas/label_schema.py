@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import enum
+import math
 import typing
 from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, field
@@ -120,8 +122,9 @@ def check_labels(labels: Any) -> tuple[dict[str, Any], dict[str, str]]:
     """
     if typing.get_origin(labels) is Literal:
         labels = typing.get_args(labels)
-    is_annotation = typing.get_origin(labels) is not None  # some annotations have __iter__
-    if isinstance(labels, (str, bytes)) or is_annotation or not hasattr(labels, "__iter__"):
+    is_annotation = typing.get_origin(labels) is not None  # some annotations and classes have __iter__
+    is_class = isinstance(labels, type) and not issubclass(labels, enum.Enum)
+    if isinstance(labels, (str, bytes)) or is_annotation or is_class or not hasattr(labels, "__iter__"):
         raise InvalidInputError(f"labels must be a list such as ['positive', 'negative'], not {labels!r}.")
     labels = _in_order(labels)
     choices: dict[str, Any] = {}
@@ -129,17 +132,26 @@ def check_labels(labels: Any) -> tuple[dict[str, Any], dict[str, str]]:
         text = text_of(label)
         if hasattr(label, "__iter__") and not isinstance(label, (str, bytes)):
             raise InvalidInputError(f"A label must be a single value such as 'a, b', not {label!r:.200}.")
-        if label is None or type(label).__name__ in ("NAType", "NaTType") or label != label:
-            raise InvalidInputError(f"A label must not be missing, as {label!r} is; call it 'none' or 'unknown'.")
+        if _is_missing(label.value if isinstance(label, enum.Enum) else label):
+            raise InvalidInputError(
+                f"A label must not be missing or infinite, as {label!r} is; call it 'none' or 'unknown'."
+            )
         if not text.strip():
             raise InvalidInputError("A label must not be empty.")
         choice = dumps(text).decode()
         if choice in choices:
             raise InvalidInputError(f"The label {text!r} occurs twice in labels.")
+        if label in choices.values():
+            raise InvalidInputError(f"The label {text} equals another one, so that they cannot be told apart.")
         choices[choice] = label
     if len(choices) < 2:
         raise InvalidInputError(f"labels must hold at least two, not {[text_of(each) for each in choices.values()]}.")
     return choices, _descriptions(labels, choices)
+
+
+def _is_missing(label: Any) -> bool:
+    is_missing = label is None or type(label).__name__ in ("NAType", "NaTType") or label != label
+    return is_missing or label in (math.inf, -math.inf)
 
 
 def _in_order(labels: Any) -> Any:
