@@ -123,7 +123,8 @@ class _LabelledRows:
         column = self._prefix + "confidence"
         if column in self._fields or not has_column(self._out, column):
             return [math.nan] * len(self._out)
-        return numbers_of(self._out, column).tolist()
+        confidences: list[float] = numbers_of(self._out, column).tolist()
+        return confidences
 
     def _row(self, texts: Sequence[Any], labels: Sequence[Any], extras: Mapping[str, Any], confidence: float) -> _Row:
         names = map(column_text, self._labels)
