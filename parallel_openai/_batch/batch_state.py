@@ -42,13 +42,14 @@ class Part:
     former: list[str] = field(default_factory=list)  # ids of batches of the part that the server refused
     answer_bytes: int = 0  # the most bytes of its answers together; 0: unknown
     has_metadata: bool = True  # whether any of its rows has metadata, which the server does not get
+    writer: str = ""  # who planned it
     was_read: bool = False  # whether its answers were read before, maybe not all
 
 
 _MAX_NUMBER = 10**15
 _MAX_TIME = 10**11  # seconds since the epoch
 _TYPES: dict[str, tuple[type, ...]] = {
-    **dict.fromkeys(("model", "path"), (str,)),
+    **dict.fromkeys(("model", "path", "writer"), (str,)),
     **dict.fromkeys(("requests", "bytes", "tokens", "round", "submission", "answer_bytes"), (int,)),
     **dict.fromkeys(("planned_at", "creating_at"), (int, float)),
     **dict.fromkeys(("record", "earlier", "has_metadata", "was_read"), (bool,)),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -106,6 +107,40 @@ def test_a_batch_with_invalid_fields_is_collected(scripted: Scripted, submit: Ve
     po.batch_status(tmp_path / "answers.jsonl", client=po.Client(scripted.base_url, api_key="sk-none"))
     assert counts(submit(texts(2))) == {"succeeded": 2}
     assert set(scripted.billed.values()) == {1}
+
+
+@pytest.mark.parametrize("step", [1, 2, 3], ids=["planned", "uploaded", "creating"])
+@pytest.mark.parametrize("by", ["eve on elsewhere", "", None])
+def test_what_somebody_else_planned_and_never_submitted_is_not_paid_for(
+    scripted: Scripted, submit: Verb, tmp_path: Path, step: int, by: str | None, caplog: pytest.LogCaptureFixture
+) -> None:
+    journal, client = tmp_path / "answers.jsonl", po.Client(scripted.base_url, api_key="sk-none", max_attempts=1)
+    scripted.on_end = lambda batch, asked: None
+    submit(texts(2), lane=lane(wait=False))
+    steps = [json.loads(line) for line in journal.read_bytes().splitlines()[:step]]
+    steps[0][2]["batch"] |= {} if by is None else {"writer": by}
+    if by is None:
+        del steps[0][2]["batch"]["writer"]
+    journal.write_text("".join(json.dumps(each, separators=(",", ":")) + "\n" for each in steps))
+    age(journal)
+    scripted.batches.clear()
+    scripted.calls.clear()
+    assert po.collect_batches(journal, client=client, progress=False, lane=lane()).ended == "submitted"
+    assert not [call for call in scripted.calls if call.startswith("POST")]
+    assert f"2 rows were planned by {by or 'somebody else'} and never submitted" in caplog.text
+    scripted.on_end = scripted.complete
+    assert counts(submit(texts(2))) == {"succeeded": 2}
+    assert set(scripted.billed.values()) == {1}
+
+
+def test_what_somebody_else_submitted_is_collected(scripted: Scripted, submit: Verb, tmp_path: Path) -> None:
+    journal, client = tmp_path / "answers.jsonl", po.Client(scripted.base_url, api_key="sk-none", max_attempts=1)
+    scripted.on_end = lambda batch, asked: None
+    submit(texts(2), lane=lane(wait=False))
+    journal.write_bytes(re.sub(rb'"writer":"[^"]+"', b'"writer":"anna on laptop"', journal.read_bytes()))
+    [batch] = scripted.batches.values()
+    scripted.complete(batch, [json.loads(line) for line in scripted.files[batch["input_file_id"]].splitlines()])
+    assert po.collect_batches(journal, client=client, progress=False, lane=lane()).num_tasks_succeeded == 2
 
 
 def test_an_output_longer_than_its_requests_allow_is_cut_and_reported(

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from parallel_openai._batch.batch_state import Part
 from parallel_openai._batch.lane_options import MAX_REQUESTS, BatchLane
 from parallel_openai._batch.submitting.input_files import InputFiles, PartWriter, Row, inputs_of, make_line, tokens_of
+from parallel_openai._journal.origins import writer
 from parallel_openai._records import APIRequest
 
 #: The share of the server's queue limit that a batch may use, since the server counts tokens differently.
@@ -74,8 +75,8 @@ class Divider:
 
     def discard(self) -> None:
         """Delete the open parts."""
-        for name, writer in self._open.values():
-            writer.abandon()
+        for name, files in self._open.values():
+            files.abandon()
             self._input_files.remove(name)
         self._open.clear()
 
@@ -93,20 +94,21 @@ class Divider:
         return min((limit for limit in limits if limit is not None), default=None)
 
     def _close(self, kind: _Kind) -> Part:
-        name, writer = self._open.pop(kind)
-        writer.close()
+        name, files = self._open.pop(kind)
+        files.close()
         return Part(
             name=name,
             model=kind.model,
             path=kind.path,
-            requests=writer.requests,
-            bytes=writer.bytes,
-            tokens=writer.tokens,
+            requests=files.requests,
+            bytes=files.bytes,
+            tokens=files.tokens,
             round=kind.round,
             planned_at=time.time(),
             record=self._record,
-            answer_bytes=writer.answer_bytes,
-            has_metadata=writer.has_metadata,
+            answer_bytes=files.answer_bytes,
+            has_metadata=files.has_metadata,
+            writer=writer(),
         )
 
 

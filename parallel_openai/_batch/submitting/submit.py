@@ -12,7 +12,9 @@ from parallel_openai._batch.part_failures import LostError
 from parallel_openai._batch.server_batch import ServerBatch
 from parallel_openai._batch.submitting.input_files import InputFiles
 from parallel_openai._journal.journal import Journal
+from parallel_openai._journal.origins import writer
 from parallel_openai._log import log
+from parallel_openai._printable import printable
 
 #: Seconds after a batch was requested at which the server's list is searched for it: a crashed process's request may
 #: still be in transit, and the list may lag behind. After the last of them, one search is enough.
@@ -70,6 +72,9 @@ class Submitter:
         Args:
             claim_all: keep parts that were not submitted, and need the metadata of their rows. Otherwise such parts
                 are dropped, which have cost nothing, and the call itself provides the metadata.
+
+        Raises:
+            LostError: it was not submitted and somebody else planned it, or its files are damaged.
         """
         if part.batch_id is None:
             created = await self._find_created(part) if part.creating_at else None
@@ -78,6 +83,12 @@ class Submitter:
                 write(self._journal, [step(part, "dropped")])
                 self._input_files.remove(part.name)
                 return False
+            if created is None and part.writer != writer():  # as in a folder that was copied
+                who = printable(part.writer) or "somebody else"
+                raise LostError(
+                    f"{part.requests:,} rows were planned by {who} and never submitted; they would be billed to this "
+                    "account. The same call as theirs submits its rows itself."
+                )
         if not self._input_files.knows_rows(part.name):
             if claim_all and part.has_metadata:
                 self._report_lost_metadata(part)
