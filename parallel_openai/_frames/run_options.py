@@ -8,7 +8,7 @@ from dataclasses import dataclass, fields
 from typing import Any, Literal
 
 from parallel_openai._batch.lane_options import Lane
-from parallel_openai._run.spending.budget import Funds
+from parallel_openai._run.spending.funds import Funds
 
 Verb = Literal["process", "label", "embed"]
 

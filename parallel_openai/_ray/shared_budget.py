@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from parallel_openai._run.spending.budget import Funds, Reserve
+from parallel_openai._run.spending.funds import Funds, Reserve
 
 #: Tokens and dollars; infinite if there is no limit.
 Amount = tuple[float, float]

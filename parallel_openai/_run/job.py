@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from parallel_openai._limits.admission import Admission
 from parallel_openai._limits.sizes import NO_SIZE
 from parallel_openai._records import APIRequest, Attempt, Size
-from parallel_openai._run.spending.budget import Reserve
+from parallel_openai._run.spending.funds import Reserve
 
 
 @dataclass(slots=True)

@@ -9,7 +9,7 @@ import pytest
 
 from parallel_openai._ray.shared_budget import Amount, BorrowedFunds, Lender
 from parallel_openai._records import APIRequest
-from parallel_openai._run.spending.budget import Reserve
+from parallel_openai._run.spending.funds import Reserve
 
 
 def reserve(tokens: float) -> Reserve:

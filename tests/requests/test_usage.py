@@ -12,8 +12,9 @@ import pytest
 from parallel_openai._records import APIRequest, Response, Size, Usage
 from parallel_openai._requests.endpoints import bill_of, usage_of
 from parallel_openai._requests.prices import price
-from parallel_openai._run.spending.budget import Budget, Reserve
+from parallel_openai._run.spending.budget import Budget
 from parallel_openai._run.spending.caps import prices_at
+from parallel_openai._run.spending.funds import Reserve
 
 CHAT: dict[str, Any] = {"model": "gpt-5.6-luna", "choices": [{"message": {"content": "Yes."}}]}
 EMBEDDINGS: dict[str, Any] = {"model": "text-embedding-3-small", "data": [{"embedding": [0.5]}]}

@@ -20,7 +20,8 @@ from parallel_openai._progress.status_tracker import StatusTracker
 from parallel_openai._records import APIRequest, Attempt, Response, Result, Ruling, Usage
 from parallel_openai._requests.endpoints import path_answering, usage_of
 from parallel_openai._run.response_verdict import failed_if_empty
-from parallel_openai._run.spending.budget import Budget, PriceOf, Reserve, cost_of
+from parallel_openai._run.spending.budget import Budget, PriceOf, cost_of
+from parallel_openai._run.spending.funds import Reserve
 
 
 class BatchRequests:

@@ -11,6 +11,7 @@ from parallel_openai._records import APIRequest, Response, Usage
 from parallel_openai._requests.endpoints import usage_of
 from parallel_openai._requests.prices import tier_of
 from parallel_openai._run.response_verdict import UNSENT_CODES
+from parallel_openai._run.spending.funds import Funds, Kind, Reserve
 from parallel_openai._run.spending.worst_case import has_media, models_of, reads_unseen, worst_case
 
 #: Returns the dollars for a model's usage in a tier (None is the default one), or NaN if the price is unknown.
@@ -18,10 +19,12 @@ PriceOf = Callable[[str, Usage, str | None], float]
 
 #: The factor by which a prompt may exceed our count until the server has shown how it counts.
 UNKNOWN_FACTOR = 2.0
-#: The same for embeddings, which cost nothing but their prompt of many texts: few of our tokens have more than five
-#: bytes, and no server makes more tokens than bytes. After a first answer, texts of another kind, such as another
-#: script, may still come to twice as much.
-UNKNOWN_PACK_FACTOR, KNOWN_PACK_FACTOR = 5.0, 2.0
+#: The same for other scripts, and for embeddings, which cost nothing but their prompt of many texts: few of our tokens
+#: have more than five bytes, and no server makes more tokens than bytes.
+MOST_FACTOR = 5.0
+#: After a first answer, texts of embeddings in another script may still come to twice as much, and so may pictures of
+#: another size.
+VARYING_FACTOR = 2.0
 #: The factor by which an answer may exceed its cap, since some servers do not cap reasoning. It falls with the square
 #: of the number of answers seen, and no longer applies after ENOUGH_ANSWERS.
 UNKNOWN_OUTPUT_FACTOR = 100.0
@@ -34,81 +37,9 @@ _MANY = 1_000_000
 _WITHOUT_OUTPUT = frozenset({"embeddings", "moderations"})
 
 
-@dataclass(slots=True, eq=False)
-class Reserve:
-    """The worst case of one send, reserved in the budget."""
-
-    request: APIRequest
-    model: str
-    prompt_tokens: int
-    output_tokens: float
-    tier: str | None = None
-    in_batch: bool = False
-    spare: float = 1.0  # an extra factor on the prompt, beyond what is expected
-    tokens: float = 0.0
-    usd: float = 0.0
-
-
-class Funds:
-    """Dollars and tokens that one run, or several together, may spend.
-
-    Attributes:
-        usd, tokens: the limits; infinite if there is none.
-        spent_usd, spent_tokens: settled so far.
-        reserves: the reserves of sends whose cost is not known yet.
-    """
-
-    def __init__(self, usd: float | None = None, tokens: float | None = None) -> None:
-        self.usd = math.inf if usd is None else usd
-        self.tokens = math.inf if tokens is None else tokens
-        self.spent_usd = self.spent_tokens = 0.0
-        self.reserves: set[Reserve] = set()
-        self._held_usd = self._held_tokens = 0.0
-
-    def hold(self, reserve: Reserve) -> bool:
-        """Add a reserve. Returns False if it does not fit beside what is spent and reserved."""
-        if (
-            self.spent_tokens + self._held_tokens + reserve.tokens > self.tokens
-            or self.spent_usd + self._held_usd + reserve.usd > self.usd
-        ):
-            return False
-        self.reserves.add(reserve)
-        self._held_tokens += reserve.tokens
-        self._held_usd += reserve.usd
-        return True
-
-    def spend(self, reserve: Reserve, tokens: float, usd: float) -> None:
-        """Replace a reserve by what the send has cost."""
-        self.spent_tokens += tokens
-        self.spent_usd += usd
-        self.reserves.discard(reserve)
-        # Exactly 0 without reserves, whatever the rounding errors.
-        self._held_tokens = self._held_tokens - reserve.tokens if self.reserves else 0.0
-        self._held_usd = self._held_usd - reserve.usd if self.reserves else 0.0
-
-    @property
-    def left(self) -> tuple[float, float]:
-        """Tokens and dollars that are neither spent nor reserved."""
-        return self.tokens - self.spent_tokens - self._held_tokens, self.usd - self.spent_usd - self._held_usd
-
-    @property
-    def limits(self) -> tuple[float, float]:
-        """Tokens and dollars that the whole call may spend."""
-        return self.tokens, self.usd
-
-    @property
-    def is_used_up(self) -> bool:
-        return self.spent_usd >= self.usd or self.spent_tokens >= self.tokens
-
-    def recount(self) -> None:
-        """Update the sums after the reserves have changed."""
-        self._held_tokens = sum(reserve.tokens for reserve in self.reserves)
-        self._held_usd = sum(reserve.usd for reserve in self.reserves)
-
-
 @dataclass(slots=True)
 class _Counting:
-    """How a server's count of a model's tokens compares with ours."""
+    """How a server's count of the tokens of a kind compares with ours."""
 
     answers: int = 0
     # The largest factors that answers have shown.
@@ -127,7 +58,7 @@ class _Counting:
     @property
     def spare(self) -> float:
         """The factor by which a prompt of many texts may exceed what is expected."""
-        return KNOWN_PACK_FACTOR if self.answers else UNKNOWN_PACK_FACTOR
+        return VARYING_FACTOR if self.answers else MOST_FACTOR
 
     @property
     def learnt_output(self) -> float:
@@ -143,9 +74,9 @@ class Budget:
     """Keeps the spending of a run's requests within limits of dollars and tokens.
 
     The worst case of a request is its prompt plus the cap of every choice, at the price of the dearest class of tokens.
-    The prompt is our own count. If the server turns out to count more, or lets reasoning exceed the cap, reserves grow
-    accordingly, also for requests in flight. A request that may have been billed unseen, as after a timeout, counts as
-    its worst case.
+    The prompt is our own count. If the server turns out to count more, to let reasoning exceed the cap, or to answer by
+    a dearer model or in a dearer tier, reserves grow accordingly, also for requests in flight. A request that may have
+    been billed unseen, as after a timeout, counts as its worst case.
 
     >>> from parallel_openai._records import Size
     >>> request = APIRequest({"model": "m", "max_tokens": 10})
@@ -170,7 +101,9 @@ class Budget:
         self._funds = Funds(usd, tokens) if funds is None else funds
         self._price = price if self._funds.usd < math.inf else None
         self._tier = tier
-        self._counting: dict[str, _Counting] = {}
+        self._counting: dict[Kind, _Counting] = {}
+        # The other models and tiers that have answered, by the model asked, as far as their price is known.
+        self._served: dict[str, set[tuple[str, str | None]]] = {}
 
     @property
     def funds(self) -> Funds:
@@ -225,18 +158,23 @@ class Budget:
         """
         body, size = request.request_json, request.size
         prompt_tokens = size.prompt_tokens if size else 0
-        most_output, model = self._most_output(request), str(body.get("model"))
-        reserve = Reserve(request, model, prompt_tokens, most_output, tier_of(body), in_batch)
-        counting = self._counting.setdefault(model, _Counting())
+        kind = _kind_of(request)
+        reserve = Reserve(request, kind, prompt_tokens, self._most_output(request), tier_of(body), in_batch)
+        counting = self._counting.setdefault(kind, _Counting())
         if request.path in _WITHOUT_OUTPUT and not in_batch:
             reserve.spare = counting.spare
         elif counting.answers < ENOUGH_ANSWERS:
-            others = [each for each in self._funds.reserves if each.model == model]
-            if others and not counting.answers and has_media(body):
+            others = [each for each in self._funds.reserves if each.kind == kind]
+            if others and not counting.answers and kind.has_media:
                 return None  # wait for the first answer, which shows how the server counts media
-            prompt = counting.prompt if counting.answers else UNKNOWN_FACTOR if others else 1.0
+            prompt = counting.prompt
+            if not counting.answers:
+                unknown = UNKNOWN_FACTOR if kind.is_ascii else MOST_FACTOR
+                prompt = unknown if self._funds.reserves else 1.0
             is_alone = all(each.in_batch for each in others)
-            self._count_by(model, prompt, counting.learnt_output if is_alone else counting.beside_others())
+            self._count_by(kind, prompt, counting.learnt_output if is_alone else counting.beside_others())
+        if kind.has_media and counting.answers:
+            reserve.spare = VARYING_FACTOR
         self._measure(reserve)
         if self._funds.hold(reserve):
             return reserve
@@ -254,10 +192,10 @@ class Budget:
         left_usd += sum(each.usd * (1 - 1 / each.spare) for each in self._funds.reserves)
         if min(left_tokens, left_usd) <= 0:
             return 0.0
-        body, model = request.request_json, str(request.request_json.get("model"))
-        counting = self._counting.setdefault(model, _Counting())
+        kind = _kind_of(request)
+        counting = self._counting.setdefault(kind, _Counting())
         factor = counting.prompt * counting.spare
-        tokens, usd = self._most(Reserve(request, model, _MANY, 0.0, tier_of(body)), factor, 0.0)
+        tokens, usd = self._most(Reserve(request, kind, _MANY, 0.0, tier_of(request.request_json)), factor, 0.0)
         return _MANY * min(left_tokens / tokens, left_usd / usd if usd else math.inf)
 
     @property
@@ -272,23 +210,24 @@ class Budget:
             completed = self._completed(reserve, usage)
             self._funds.spend(reserve, completed.total_tokens, self._cost(reserve, response, completed))
             self._learn(reserve, usage)
+            self._learn_price(reserve, response.data)
         elif _is_refusal(response.status) or response.error_code in UNSENT_CODES:
             self._funds.spend(reserve, 0.0, 0.0)
         else:
-            self._funds.spend(reserve, *self._most(reserve, *self._believed(reserve.model)))
+            self._funds.spend(reserve, *self._most(reserve, *self._believed(reserve.kind)))
 
     def _completed(self, reserve: Reserve, usage: Usage) -> Usage:
         """The usage, with the largest possible value for a count that is not stated."""
-        prompt, output = self._believed(reserve.model)
+        prompt, output = self._believed(reserve.kind)
         return usage._replace(
             prompt_tokens=usage.prompt_tokens or math.ceil(reserve.prompt_tokens * prompt),
             completion_tokens=usage.completion_tokens or math.ceil(reserve.output_tokens * output),
         )
 
-    def _believed(self, model: str) -> tuple[float, float]:
+    def _believed(self, kind: Kind) -> tuple[float, float]:
         """The factors for a send of unknown cost. Caps are trusted until an answer shows otherwise; our count of the
         prompt is doubted until an answer shows the server's."""
-        counting = self._counting[model]
+        counting = self._counting[kind]
         return counting.prompt if counting.answers else UNKNOWN_FACTOR, counting.learnt_output
 
     def _most_output(self, request: APIRequest) -> float:
@@ -300,7 +239,7 @@ class Budget:
         return float(size.choices * size.max_output_tokens)
 
     def _measure(self, reserve: Reserve) -> None:
-        counting = self._counting[reserve.model]
+        counting = self._counting[reserve.kind]
         output = counting.output
         if reserve.in_batch:
             output = counting.learnt_output if counting.answers else counting.prompt  # as uncertain as the prompt
@@ -314,6 +253,7 @@ class Budget:
         body = reserve.request.request_json
         usage = worst_case(body, prompt, math.ceil(output))
         costs = [self._dearest(model, usage, reserve.tier) for model in models_of(body)]
+        costs += [self._dearest(model, usage, tier) for model, tier in self._served.get(reserve.kind.model, ())]
         return prompt + output, math.inf if any(map(math.isnan, costs)) else max(costs)
 
     def _price_of(self, model: str, usage: Usage, tier: str | None) -> float:
@@ -332,11 +272,11 @@ class Budget:
     def _cost(self, reserve: Reserve, response: Response, usage: Usage) -> float:
         if self._price is None:
             return 0.0
-        cost, _ = cost_of(self._price, response.data, usage, reserve.model)
+        cost, _ = cost_of(self._price, response.data, usage, reserve.kind.model)
         return reserve.usd if math.isnan(cost) else cost
 
     def _learn(self, reserve: Reserve, usage: Usage) -> None:
-        counting = self._counting[reserve.model]
+        counting = self._counting[reserve.kind]
         before = counting.prompt, counting.output
         # If the prompt's count is missing, it may be included in the other, as if only a total is stated.
         output = usage.completion_tokens - (0 if usage.prompt_tokens else reserve.prompt_tokens)
@@ -345,19 +285,39 @@ class Budget:
             output / reserve.output_tokens if reserve.output_tokens else 0.0,
         )
         if before != (counting.prompt, counting.output):
-            self._recount(reserve.model)
+            self._recount(reserve.kind)
 
-    def _count_by(self, model: str, prompt: float, output: float) -> None:
-        counting = self._counting[model]
+    def _learn_price(self, reserve: Reserve, response: Any) -> None:
+        """Note the model and tier that answered, such as a gateway's fallback or a project's own default tier."""
+        asked = reserve.kind.model
+        answered, tier = response.get("model"), tier_of(response)
+        if self._price is None or not isinstance(answered, str) or (answered, tier) == (asked, reserve.tier):
+            return
+        served = self._served.setdefault(asked, set())
+        if (answered, tier) not in served and not math.isnan(self._dearest(answered, Usage(1, 1), tier)):
+            served.add((answered, tier))
+            for kind in self._counting:
+                if kind.model == asked:
+                    self._recount(kind)
+
+    def _count_by(self, kind: Kind, prompt: float, output: float) -> None:
+        counting = self._counting[kind]
         if (prompt, output) != (counting.prompt, counting.output):
             counting.prompt, counting.output = prompt, output
-            self._recount(model)
+            self._recount(kind)
 
-    def _recount(self, model: str) -> None:
+    def _recount(self, kind: Kind) -> None:
         for reserve in self._funds.reserves:
-            if reserve.model == model:
+            if reserve.kind == kind:
                 self._measure(reserve)
         self._funds.recount()
+
+
+def _kind_of(request: APIRequest) -> Kind:
+    model = str(request.request_json.get("model"))
+    if request.path in _WITHOUT_OUTPUT:  # many texts in each, of any kind
+        return Kind(model, has_media=False, is_ascii=True)
+    return Kind(model, has_media(request.request_json), request.body.isascii())
 
 
 def cost_of(price: PriceOf, response: Any, usage: Usage, asked: str) -> tuple[float, str]:

@@ -8,7 +8,8 @@ from functools import partial
 from typing import Any
 
 from parallel_openai._requests.prices import price
-from parallel_openai._run.spending.budget import Budget, Funds, PriceOf
+from parallel_openai._run.spending.budget import Budget, PriceOf
+from parallel_openai._run.spending.funds import Funds
 from parallel_openai.errors import InvalidInputError
 
 
