@@ -78,6 +78,39 @@ TOLD: dict[str, tuple[Any, Usage]] = {
         },
         Usage(89, 0, cache_write_tokens=80, cache_write_1h_tokens=50),
     ),
+    "the same as LiteLLM tells it": (
+        {
+            "prompt_tokens": 89,
+            "total_tokens": 89,
+            "prompt_tokens_details": {
+                "cache_creation_tokens": 80,
+                "cache_creation_token_details": {"ephemeral_5m_input_tokens": 30, "ephemeral_1h_input_tokens": 50},
+            },
+        },
+        Usage(89, 0, cache_write_tokens=80, cache_write_1h_tokens=50),
+    ),
+    "a cache that was written, as Qwen tells it": (
+        {
+            "prompt_tokens": 90,
+            "completion_tokens": 5,
+            "total_tokens": 95,
+            "prompt_tokens_details": {
+                "cache_creation": {"ephemeral_5m_input_tokens": 80},
+                "cache_creation_input_tokens": 80,
+            },
+        },
+        Usage(90, 5, cache_write_tokens=80),
+    ),
+    "sound in the singular": (
+        {
+            "input_tokens": 90,
+            "output_tokens": 50,
+            "total_tokens": 140,
+            "input_token_details": {"audio_tokens": 60},
+            "output_token_details": {"audio_tokens": 40},
+        },
+        Usage(90, 50, audio_prompt_tokens=60, audio_completion_tokens=40),
+    ),
     "sound": (
         {
             "prompt_tokens": 90,
@@ -136,6 +169,13 @@ TOLD: dict[str, tuple[Any, Usage]] = {
     "searches as Anthropic tells them": (
         {"input_tokens": 9, "server_tool_use": {"web_search_requests": 3}},
         Usage(9, searches=3),
+    ),
+    "tools that xAI runs": (
+        {
+            "prompt_tokens": 9,
+            "server_side_tool_usage_details": {"web_search_calls": 2, "x_search_calls": 1, "file_search_calls": 4},
+        },
+        Usage(9, searches=2, file_searches=4, tool_runs=1),
     ),
 }
 

@@ -79,10 +79,12 @@ _NAMES = {
     **dict.fromkeys(("cached_tokens", "prompt_cache_hit_tokens", "cachedContentTokenCount"), "cached"),
     "cache_write_tokens": "written",
     **dict.fromkeys(("num_search_queries", "num_sources_used", "web_search_requests", "web_search_calls"), "searches"),
+    **dict.fromkeys(("file_search_calls", "document_search_calls"), "file_searches"),
+    **dict.fromkeys(("x_search_calls", "code_interpreter_calls", "code_execution_requests"), "tool_runs"),
 }
 _PROMPT_DETAILS = {
     **dict.fromkeys(("cached_tokens", "cache_read_tokens"), "cached"),
-    **dict.fromkeys(("cache_write_tokens", "cache_creation_tokens"), "written"),
+    **dict.fromkeys(("cache_write_tokens", "cache_creation_tokens", "cache_creation_input_tokens"), "written"),
     "audio_tokens": "audio_prompt",
     "image_tokens": "image_prompt",
     "text_tokens": "text_prompt",
@@ -93,10 +95,13 @@ _COMPLETION_DETAILS = {
     "image_tokens": "image_completion",
     "text_tokens": "text_completion",
 }
+_CACHE_DETAILS = {"ephemeral_1h_input_tokens": "written_1h"}
 _DETAILS: dict[str, Mapping[str, str]] = {
-    **dict.fromkeys(("prompt_tokens_details", "input_tokens_details"), _PROMPT_DETAILS),
-    **dict.fromkeys(("completion_tokens_details", "output_tokens_details"), _COMPLETION_DETAILS),
-    "cache_creation": {"ephemeral_1h_input_tokens": "written_1h"},
+    **dict.fromkeys(("prompt_tokens_details", "input_tokens_details", "input_token_details"), _PROMPT_DETAILS),
+    **dict.fromkeys(
+        ("completion_tokens_details", "output_tokens_details", "output_token_details"), _COMPLETION_DETAILS
+    ),
+    **dict.fromkeys(("cache_creation", "cache_creation_token_details"), _CACHE_DETAILS),
     **dict.fromkeys(("server_tool_use", "server_side_tool_usage_details"), _NAMES),
 }
 #: Items of a Responses answer with a fee per call, by the field of `Usage` that counts them.
@@ -178,12 +183,8 @@ def _read(fields: Mapping[str, Any], gives_output: bool) -> Usage:
     for name, value in fields.items():
         if name in _NAMES:
             _note(counts, _NAMES[name], value)
-        elif name in _DETAILS and isinstance(value, dict):
-            meanings = _DETAILS[name]
-            for inner, number in value.items():
-                # Most are 0, which matters only if another field says that a cache was read.
-                if inner in meanings and (number or inner == "cached_tokens"):
-                    _note(counts, meanings[inner], number)
+        elif name in _DETAILS:
+            _note_details(counts, name, value)
     adds_up = counts.get("total", 0) == counts.get("prompt", 0) + counts.get("completion", 0)
     if adds_up and counts.keys() <= _PLAIN and not counts.get("cached"):
         return Usage(counts.get("prompt", 0), counts.get("completion", 0))
@@ -196,6 +197,16 @@ def _read(fields: Mapping[str, Any], gives_output: bool) -> Usage:
     elif missing > 0:
         prompt += missing
     return _usage(counts, prompt, completion)
+
+
+def _note_details(counts: dict[str, int], name: str, details: Any) -> None:
+    meanings = _DETAILS[name]
+    for inner, value in details.items() if isinstance(details, dict) else ():
+        # Most are 0, which matters only if another field says that a cache was read.
+        if inner in meanings and (value or inner == "cached_tokens"):
+            _note(counts, meanings[inner], value)
+        elif inner in _DETAILS and _DETAILS[inner] is not meanings:
+            _note_details(counts, inner, value)
 
 
 def _note(counts: dict[str, int], meaning: str, value: Any) -> None:
@@ -255,6 +266,8 @@ def _usage(counts: Mapping[str, int], prompt: int, completion: int) -> Usage:
         get("audio_completion", 0),
         get("image_completion", 0),
         get("searches", 0),
+        get("file_searches", 0),
+        get("tool_runs", 0),
     )
 
 
@@ -273,8 +286,9 @@ def _with_calls(usage: Usage, response: Mapping[str, Any]) -> Usage:
     if not (least or kinds):
         return usage
     searches = max(usage.searches, least, kinds.count("searches"))
+    file_searches = max(usage.file_searches, kinds.count("file_searches"))
     return usage._replace(
-        searches=searches, file_searches=kinds.count("file_searches"), tool_runs=kinds.count("tool_runs")
+        searches=searches, file_searches=file_searches, tool_runs=max(usage.tool_runs, kinds.count("tool_runs"))
     )
 
 
