@@ -29,7 +29,10 @@ from parallel_openai._journal.entry import result_line
 from parallel_openai._journal.journal import Journal
 from parallel_openai._journal.origins import here
 from parallel_openai._log import log
+from parallel_openai._loop.background import Interrupted, arun, run
+from parallel_openai._loop.interrupts import interrupt_with, recorded_interrupts
 from parallel_openai._printable import printable
+from parallel_openai._progress.progress import Progress
 from parallel_openai._progress.status_tracker import about_open_requests
 from parallel_openai._records import APIRequest, Result, Ruling, Size, as_it_says
 from parallel_openai._requests.encodings import get_encoding
@@ -39,7 +42,7 @@ from parallel_openai._run.response_verdict import failed_if_empty
 from parallel_openai._run.spending.budget import Budget, cost_of
 from parallel_openai._run.spending.caps import SpendingCaps, prices_at
 from parallel_openai._run.spending.worst_case import has_media, reads_unseen
-from parallel_openai.errors import InvalidInputError
+from parallel_openai.errors import InvalidInputError, JournalWriteError, RunStoppedError
 
 #: Lines that are skipped as known before other tasks of the loop get a turn.
 _LINES_PER_TURN = 1000
@@ -77,6 +80,7 @@ class FileRun:
         *,
         resubmit: bool,
         resume_from_anywhere: bool,
+        progress: bool,
     ) -> None:
         self.lane = check_lane(lane, {}, bounds.deadline, repair=False, resubmit=resubmit)
         if self.lane is None and lane != "online":
@@ -122,16 +126,50 @@ class FileRun:
         self.budget = bounds.budget(self.client.base_url, sure_tier(lane))
         self.status = FileStatus()
         self._read_to_end = False
+        self._show, self._is_own_client = progress, client is None
+
+    def execute(self) -> FileStatus:
+        with recorded_interrupts() as interrupts:
+            try:
+                with self._displayed() as bar:
+                    run(self.work(), bar.tick, interrupts, nested=self.client.loop == "running")
+            except Interrupted:
+                raise interrupt_with(self.status) from None
+            if interrupts:
+                raise interrupt_with(self.status)
+        return self.status
+
+    async def aexecute(self) -> FileStatus:
+        try:
+            with self._displayed() as bar:
+                await arun(self.work(), bar.tick, nested=self.client.loop == "running")
+        except Interrupted as stop:
+            raise asyncio.CancelledError(*stop.args) from None
+        return self.status
 
     @contextmanager
-    def log_level(self) -> Iterator[None]:
-        """Set the logger's level to that of the call while it runs."""
-        before = log.level
-        log.setLevel(self._logging_level)
+    def _displayed(self) -> Iterator[Progress]:
+        """Show the progress of the run and, however it ends, its closing line; the logger has the call's level."""
+        bar, line = Progress(self.status, self.client, show=self._show, unit="request"), ""
+        level = log.level
         try:
-            yield
+            log.setLevel(self._logging_level)
+            yield bar
+            line = self.closing_line()
+        except Interrupted:
+            self.status.ended = "interrupted"
+            line = self.closing_line()
+            raise
+        except (RunStoppedError, JournalWriteError) as error:
+            self.status.ended = "stopped"
+            error.partial = self.status
+            line = self.closing_line()
+            raise
         finally:
-            log.setLevel(before)
+            log.setLevel(level)
+            bar.close(line)
+            if self._is_own_client:
+                self.client.close()
 
     async def work(self) -> None:
         counting = asyncio.get_running_loop().create_task(self._count_lines())

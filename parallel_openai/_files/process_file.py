@@ -7,11 +7,8 @@ Each line of the results file is `[request, response]`, `[request, response, met
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 from parallel_openai._arguments import path_of
@@ -21,14 +18,10 @@ from parallel_openai._files.file_run import FileRun
 from parallel_openai._frames.sync_async import Call, awaitable, blocking
 from parallel_openai._journal.journal_file import repair_end_of_jsonl
 from parallel_openai._json import dumps
-from parallel_openai._loop.background import Interrupted, arun
-from parallel_openai._loop.background import run as run_to_end
 from parallel_openai._loop.forks import fork_safe_lock
-from parallel_openai._loop.interrupts import interrupt_with, recorded_interrupts
-from parallel_openai._progress.progress import Progress
 from parallel_openai._progress.status_tracker import StatusTracker
 from parallel_openai._run.spending.caps import SpendingCaps
-from parallel_openai.errors import JournalError, JournalWriteError, RunStoppedError
+from parallel_openai.errors import JournalError
 
 #: Half the limits of a new account when the Cookbook's script was written.
 DEFAULT_REQUESTS_PER_MINUTE = 1500.0
@@ -110,7 +103,7 @@ def process_api_requests_from_file(
     >>> status.num_tasks_succeeded, metadata
     (1, {'row': 1})
     """
-    run = FileRun(
+    return FileRun(
         requests_filepath,
         save_filepath,
         request_url,
@@ -125,62 +118,11 @@ def process_api_requests_from_file(
         lane,
         resubmit=resubmit,
         resume_from_anywhere=resume_from_anywhere,
+        progress=progress,
     )
-    return _FileCall(run, show=progress, close=client is None)
 
 
 aprocess_api_requests_from_file = awaitable(process_api_requests_from_file)
-
-
-class _FileCall:
-    """Executes a file run with its progress display; `close`: close the client at the end."""
-
-    def __init__(self, run: FileRun, *, show: bool, close: bool) -> None:
-        self._run, self._show, self._close = run, show, close
-
-    def execute(self) -> StatusTracker:
-        run = self._run
-        with recorded_interrupts() as interrupts:
-            try:
-                with self._displayed() as bar:
-                    run_to_end(run.work(), bar.tick, interrupts, nested=run.client.loop == "running")
-            except Interrupted:
-                raise interrupt_with(run.status) from None
-            if interrupts:
-                raise interrupt_with(run.status)
-        return run.status
-
-    async def aexecute(self) -> StatusTracker:
-        run = self._run
-        try:
-            with self._displayed() as bar:
-                await arun(run.work(), bar.tick, nested=run.client.loop == "running")
-        except Interrupted as stop:
-            raise asyncio.CancelledError(*stop.args) from None
-        return run.status
-
-    @contextmanager
-    def _displayed(self) -> Iterator[Progress]:
-        """Show the progress of the run and, however it ends, its closing line."""
-        run = self._run
-        bar, line = Progress(run.status, run.client, show=self._show, unit="request"), ""
-        try:
-            with run.log_level():
-                yield bar
-            line = run.closing_line()
-        except Interrupted:
-            run.status.ended = "interrupted"
-            line = run.closing_line()
-            raise
-        except (RunStoppedError, JournalWriteError) as error:
-            run.status.ended = "stopped"
-            error.partial = run.status
-            line = run.closing_line()
-            raise
-        finally:
-            bar.close(line)
-            if self._close:
-                run.client.close()
 
 
 def append_to_jsonl(data: Any, filename: str | os.PathLike[str]) -> None:

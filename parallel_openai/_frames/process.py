@@ -13,7 +13,7 @@ import pandas as pd
 from parallel_openai._batch.lane_options import Lane
 from parallel_openai._client.client import Client
 from parallel_openai._client.default_client import client_for
-from parallel_openai._frames.columns.answer_columns import Reader, object_column, text_column, value_column
+from parallel_openai._frames.columns.answer_columns import Reader, object_column, of_choices, text_column, value_column
 from parallel_openai._frames.columns.fields import REASONING, of_each, structured_reader, with_thoughts
 from parallel_openai._frames.defensive_copy import own_copy
 from parallel_openai._frames.frame_run import FrameRun
@@ -214,12 +214,7 @@ def answer_reader(
         return reading._replace(value={"response": reading.value, **{name: getattr(answer, name) for name in beside}})
 
     def read(response: Mapping[str, Any]) -> Answer:
-        answers = endpoint.read_all(response)
-        if len(answers) == 1 and not as_lists:
-            return read_one(answers[0])
-        readings = list(map(read_one, answers))
-        first_wrong = next((reading for reading in readings if reading.error_code is not None), readings[0])
-        return first_wrong._replace(value=[reading.value for reading in readings])
+        return of_choices(list(map(read_one, endpoint.read_all(response))), as_lists=as_lists)
 
     column = text_column if endpoint.gives_text and parse is None else value_column
     if not beside:

@@ -28,21 +28,21 @@ _FREE_COLUMNS = 3
 _NOTEBOOK_COLUMNS = 100
 
 
-class Screen(Protocol):
+class Bar(Protocol):
     def show(self, counters: Counters) -> None: ...
     def close(self, counters: Counters, closing_line: str) -> None: ...
 
 
-def find_screen(total: int | None, unit: str) -> Screen:
+def find_bar(total: int | None, unit: str) -> Bar:
     if hasattr(ipython_shell(), "kernel"):  # pragma: no cover - run in a kernel, by the browser and notebook tests
         return _Widget(total, unit) if importlib.util.find_spec("ipywidgets") else _TextBar(total, unit, sys.stdout)
     if sys.stderr is None:  # a program without a console
-        return NoScreen()
+        return NoBar()
     is_terminal = getattr(sys.stderr, "isatty", bool)()  # a program may have replaced the stream
     return _TextBar(total, unit, sys.stderr) if is_terminal else _Lines()
 
 
-class NoScreen:
+class NoBar:
     """Shows nothing."""
 
     def show(self, counters: Counters) -> None:

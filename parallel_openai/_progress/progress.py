@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 
 from parallel_openai._printable import printable_lines
-from parallel_openai._progress.bars import NoScreen, Screen, find_screen
+from parallel_openai._progress.bars import Bar, NoBar, find_bar
 from parallel_openai._progress.counter_text import Counters, Limits
 from parallel_openai._progress.status_tracker import StatusTracker
 
@@ -29,19 +29,19 @@ class Progress:
     ) -> None:
         self._status = status
         self._counters = Counters(status, limits, unit, clock)
-        self._screen: Screen = find_screen(status.num_tasks_total, unit) if show else NoScreen()
+        self._bar: Bar = find_bar(status.num_tasks_total, unit) if show else NoBar()
 
     def tick(self) -> None:
-        self._try(lambda: self._screen.show(self._counters))
+        self._try(lambda: self._bar.show(self._counters))
 
     def close(self, closing_line: str = "") -> None:
         self._counters.finish()
-        self._try(lambda: self._screen.close(self._counters, printable_lines(closing_line)))
-        self._screen = NoScreen()
+        self._try(lambda: self._bar.close(self._counters, printable_lines(closing_line)))
+        self._bar = NoBar()
 
     def _try(self, show: Callable[[], None]) -> None:
         try:
             show()
         except (OSError, ValueError, AttributeError):
             # The stream is closed, or a replacement without a stream's methods; the answers matter more than the bar.
-            self._screen = NoScreen()
+            self._bar = NoBar()

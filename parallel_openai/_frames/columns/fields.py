@@ -14,6 +14,7 @@ from parallel_openai._frames.columns.answer_columns import (
     COLUMNS,
     Reader,
     object_column,
+    of_choices,
     text_column,
     value_column,
 )
@@ -60,10 +61,7 @@ def structured_reader(
         readings = [_reading(answer, structure) for answer in answers]
         if keep_reasoning:
             readings = list(map(_with_reasoning, readings))
-        if len(readings) == 1 and not as_lists:
-            return readings[0]
-        wrong = next((each for each in readings if each.error_code is not None), readings[0])
-        return wrong._replace(value=[each.value for each in readings])
+        return of_choices(readings, as_lists=as_lists)
 
     def columns(values: Sequence[Any], _: Sequence[Any]) -> dict[str, Any]:
         return {name: _column(name, values, schema) for name, schema in schemas.items()}

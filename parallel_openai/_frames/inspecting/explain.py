@@ -153,7 +153,7 @@ class _RowHistory:
         if column not in self._out.columns:
             raise InvalidInputError(f"explain needs the column {self._prefix + name!r}, which the frame has lost.")
         value = self._out[column].iloc[self._position]
-        return None if pd.api.types.is_scalar(value) and pd.isna(value) else value
+        return None if is_missing(value) else value
 
 
 def _entries(journal: Path, keys: set[str]) -> Iterator[JournalEntry]:

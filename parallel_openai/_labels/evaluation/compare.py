@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import itertools
-from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -367,22 +367,16 @@ def _line(
         "rows": len(out),
         "labelled": sum(text is not None for text in texts),
         "same": float(pd.Series(text == other for text, other in zip(texts, first, strict=True)).mean()),
-        "confidence": np.nan if confidence is None else _known(out[confidence], pd.Series.mean),
+        "confidence": np.nan if confidence is None else out[confidence].astype("float64").mean(),
         "cost_usd": float(out[f"{prefix}cost_usd"].sum(min_count=1)),
-        "seconds": _known(out[f"{prefix}seconds"], pd.Series.median),
+        "seconds": out[f"{prefix}seconds"].astype("float64").median(),
     }
     for name in ("prompt_tokens", "completion_tokens"):
-        line[name] = _known(out[prefix + name], pd.Series.mean)
+        line[name] = out[prefix + name].astype("float64").mean()
     if found is not None:
         low, high = found.intervals["accuracy"]
         line |= {"accuracy": found.accuracy, "accuracy_low": low, "accuracy_high": high, "macro_f1": found.macro_f1}
     return line
-
-
-def _known(column: pd.Series[Any], middle: Callable[[pd.Series[Any]], float]) -> float:
-    """The mean or median without missing values; NaN if all are missing."""
-    known = column.dropna()
-    return float(middle(known)) if len(known) else np.nan
 
 
 def _add_gains(lines: Mapping[str, dict[str, Any]], right: Mapping[str, Bools]) -> None:

@@ -13,13 +13,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from parallel_openai._json import dumps, dumps_as_written, loads, loads_as_written, long_fractions_as_text
+from parallel_openai._log import log
 from parallel_openai._requests.schemas.strict_schema import StrictSchema, strict_schema
 from parallel_openai.errors import InvalidInputError
 
 if TYPE_CHECKING:
     from pydantic import TypeAdapter
-
-logger = logging.getLogger("parallel_openai")
 
 Shape = type | Mapping[str, Any]
 #: The types of the API's own `response_format`, which is sent unchanged.
@@ -200,7 +199,7 @@ def _is_marked(hint: Any) -> bool:
 def _structure(schema: dict[str, Any], name: str, check: Callable[[str], dict[str, Any]]) -> Structure:
     strict = strict_schema(schema)
     if strict.note:
-        logger.log(logging.INFO if strict.is_strict else logging.WARNING, strict.note)
+        log.log(logging.INFO if strict.is_strict else logging.WARNING, strict.note)
     api_name = re.sub(r"[^a-zA-Z0-9_-]", "_", name)[:64]
     json_schema = {"name": api_name, "schema": strict.schema, "strict": strict.is_strict}
     response_format = {"type": "json_schema", "json_schema": json_schema}

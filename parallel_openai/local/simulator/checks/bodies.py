@@ -172,10 +172,7 @@ def response_format(body: dict[str, Any], messages: list[dict[str, Any]]) -> Non
         return
     if not isinstance(wanted, dict):
         raise wrong_type("response_format", "an object", wanted)
-    kind = wanted.get("type")
-    if kind not in ("text", "json_object", "json_schema"):
-        message = f"Invalid value: '{kind}'. Supported values are: 'json_object', 'json_schema', and 'text'."
-        raise Refusal(400, message, code="invalid_value", param="response_format.type")
+    kind = format_kind(wanted, "response_format.type")
     if kind == "json_object" and "json" not in str(messages).casefold():
         message = (
             "'messages' must contain the word 'json' in some form, to use 'response_format' of type 'json_object'."
@@ -183,6 +180,14 @@ def response_format(body: dict[str, Any], messages: list[dict[str, Any]]) -> Non
         raise Refusal(400, message, param="messages")
     if kind == "json_schema":
         json_schema(wanted.get("json_schema"), "response_format.json_schema")
+
+
+def format_kind(given: Any, where: str) -> str:
+    kind: Any = given.get("type") if isinstance(given, dict) else None
+    if kind not in ("text", "json_object", "json_schema"):
+        message = f"Invalid value: '{kind}'. Supported values are: 'json_object', 'json_schema', and 'text'."
+        raise Refusal(400, message, code="invalid_value", param=where)
+    return str(kind)
 
 
 def json_schema(given: Any, where: str) -> None:

@@ -94,10 +94,7 @@ def _format(body: dict[str, Any]) -> None:
     if not isinstance(text, dict):
         raise checks.wrong_type("text", "an object", text)
     given = text.get("format") or {"type": "text"}
-    kind = given.get("type") if isinstance(given, dict) else None
-    if kind not in ("text", "json_object", "json_schema"):
-        message = f"Invalid value: '{kind}'. Supported values are: 'json_object', 'json_schema', and 'text'."
-        raise Refusal(400, message, code="invalid_value", param="text.format.type")
+    kind = checks.format_kind(given, "text.format.type")
     if kind == "json_object" and "json" not in str(body["input"]).casefold():
         message = (
             "Response input messages must contain the word 'json' in some form to use 'text.format' of type "
