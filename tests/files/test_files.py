@@ -92,7 +92,7 @@ def test_the_results_are_beside_the_requests_by_default(server: Server) -> None:
     ],
     ids=["bom", "crlf", "no newline", "blank lines", "spaces", "escapes", "utf-8"],
 )
-def test_a_file_of_another_program_is_read_all_the_same(server: Server, content: bytes) -> None:
+def test_a_requests_file_of_another_program_can_be_read(server: Server, content: bytes) -> None:
     Path("in.jsonl").write_bytes(content)
     status = run(server)
     assert (status.num_tasks_succeeded, status.num_tasks_failed) == (1, 0)
@@ -121,7 +121,7 @@ def test_a_file_of_another_program_is_read_all_the_same(server: Server, content:
     ],
     ids=lambda value: repr(value)[:30],
 )
-def test_an_invalid_line_is_named_and_the_others_are_sent(
+def test_an_invalid_line_is_logged_and_the_others_are_sent(
     server: Server, caplog: pytest.LogCaptureFixture, line: bytes, reason: str
 ) -> None:
     Path("in.jsonl").write_bytes(b"\n".join((json.dumps(chat("a")).encode(), line, json.dumps(chat("b")).encode())))
@@ -132,13 +132,13 @@ def test_an_invalid_line_is_named_and_the_others_are_sent(
     assert len(results()) == 2
 
 
-def test_an_empty_file_gives_an_empty_file(server: Server) -> None:
+def test_an_empty_requests_file_gives_empty_results(server: Server) -> None:
     Path("in.jsonl").touch()
     assert run(server).num_tasks_done == 0
     assert results() == []
 
 
-def test_a_missing_file_is_named(server: Server) -> None:
+def test_a_missing_requests_file_is_an_error(server: Server) -> None:
     with pytest.raises(InvalidInputError, match=r"There is no requests file in\.jsonl \(in /"):
         run(server)
 
@@ -151,7 +151,7 @@ def test_the_results_must_not_overwrite_the_requests(server: Server, save_filepa
     assert results("in.jsonl") == [chat("a")]
 
 
-def test_a_results_file_that_is_something_else_is_left_alone(server: Server) -> None:
+def test_a_file_that_holds_no_results_is_refused_and_unchanged(server: Server) -> None:
     write(chat("a"))
     Path("out.jsonl").write_text("notes\n")
     with pytest.raises(JournalError, match="is no file of results"):
@@ -177,7 +177,7 @@ def test_an_unknown_token_encoding_is_refused(server: Server) -> None:
         run(server, token_encoding_name="none")
 
 
-def test_the_cookbooks_defaults_are_limits_that_are_kept(server: Server) -> None:
+def test_the_cookbooks_default_limits_are_kept(server: Server) -> None:
     write(chat("a"))
     with pytest.raises(InvalidInputError, match="max_requests_per_minute must be a number above 0"):
         run(server, max_requests_per_minute=0)
@@ -208,7 +208,7 @@ def test_used_up_credit_stops_the_run_with_the_counts(server: Server) -> None:
     assert server.stats()["charged_more_than_once"] == 0
 
 
-def test_a_server_error_is_tried_again_and_counted(server: Server) -> None:
+def test_a_server_error_is_retried_and_counted(server: Server) -> None:
     server.script([500])
     write(chat("a"))
     status = run(server)
@@ -220,7 +220,7 @@ def test_a_server_error_is_tried_again_and_counted(server: Server) -> None:
     )
 
 
-def test_a_rate_limit_is_waited_out_and_counted_apart(server: Server) -> None:
+def test_a_rate_limit_is_waited_out_and_counted_separately(server: Server) -> None:
     server.script([{"status": 429, "headers": {"retry-after": "0"}}])
     write(chat("a"))
     status = run(server)
@@ -248,7 +248,7 @@ def test_the_counts_add_up(server: Server) -> None:
     assert (status.prompt_tokens, status.completion_tokens) == (stats["prompt_tokens"], stats["completion_tokens"])
 
 
-def test_the_total_is_that_of_the_lines_that_are_not_blank(server: Server) -> None:
+def test_the_total_counts_lines_that_are_not_blank(server: Server) -> None:
     write(chat("a"), chat("b"))
     Path("in.jsonl").write_bytes(b"\n" + Path("in.jsonl").read_bytes().replace(b"\n", b"\n \n"))
     assert run(server).num_tasks_total == 2
@@ -297,7 +297,7 @@ def test_without_a_url_the_environments_server_is_used_with_the_endpoint_that_fi
 
 
 @pytest.mark.parametrize("text", ["", "no json\n", "[]\n", '\ufeff{"messages": []}\n'])
-def test_an_invalid_first_line_does_no_harm(server: Server, text: str) -> None:
+def test_an_invalid_first_line_affects_no_other(server: Server, text: str) -> None:
     Path("in.jsonl").write_text(text, "utf-8")
     client = po.Client(server.base_url)
     assert po.process_api_requests_from_file("in.jsonl", "out.jsonl", client=client, progress=False).num_tasks_done <= 1

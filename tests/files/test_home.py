@@ -26,7 +26,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "home"
 
 
-def test_the_faces_for_frames_write_into_the_home_and_read_from_it(home: Path, client: po.Client) -> None:
+def test_functions_on_frames_expand_the_home_directory_in_paths(home: Path, client: po.Client) -> None:
     options: dict[str, Any] = {"model": "gpt-4o-mini", "client": client, "progress": False}
     df = pd.DataFrame({"text": ["one", "two"]})
     out = po.label_dataframe(df, "text", labels=["a", "b"], save_to="~/answers.jsonl", **options)
@@ -46,7 +46,9 @@ def test_the_faces_for_frames_write_into_the_home_and_read_from_it(home: Path, c
     assert not Path("~").exists()
 
 
-def test_the_faces_for_files_do_so_too(home: Path, server: Server, capfd: pytest.CaptureFixture[str]) -> None:
+def test_functions_on_files_expand_the_home_directory_in_paths(
+    home: Path, server: Server, capfd: pytest.CaptureFixture[str]
+) -> None:
     (home / "requests.jsonl").write_text(json.dumps(BODY) + "\n")
     options = ["--request_url", f"{server.base_url}/chat/completions", "--api_key", "none"]
     assert main(["run", "--requests_filepath", "~/requests.jsonl", *options]) == 0
@@ -59,7 +61,7 @@ def test_the_faces_for_files_do_so_too(home: Path, server: Server, capfd: pytest
     assert not Path("~").exists()
 
 
-def test_an_image_in_the_home_is_read(home: Path, server: Server, client: po.Client) -> None:
+def test_an_image_path_expands_the_home_directory(home: Path, server: Server, client: po.Client) -> None:
     (home / "dot.png").write_bytes(b"\x89PNG\r\n\x1a\n")
     content = [{"type": "text", "text": "What is it?"}, {"type": "image_url", "image_url": Path("~/dot.png")}]
     out = po.process_dataframe(

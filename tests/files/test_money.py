@@ -54,7 +54,7 @@ def test_a_budget_in_dollars_includes_the_cost_of_a_cache(server: Server) -> Non
     assert 0.0005 < cost <= 0.001
 
 
-def test_a_total_alone_counts_for_embeddings(server: Server) -> None:
+def test_usage_of_embeddings_may_have_total_tokens_only(server: Server) -> None:
     server.set(usage="total_alone")
     bodies = [{"model": "text-embedding-3-small", "input": f"A lamp, number {n}."} for n in range(60)]
     status = run(server, "embeddings", bodies, budget_tokens=200)

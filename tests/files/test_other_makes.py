@@ -123,7 +123,9 @@ def test_a_truncated_compressed_file_is_read_to_its_end_with_a_warning(
     assert "from here on the file cannot be read" in caplog.text
 
 
-def test_zstd_without_its_library_says_which_it_needs(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_reading_zstd_without_its_library_says_how_to_install_it(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
     name = "compression.zstd" if sys.version_info >= (3, 14) else "backports.zstd"
     monkeypatch.setitem(sys.modules, name, None)  # type: ignore[arg-type]
     Path("in.jsonl").write_bytes(b"\x28\xb5\x2f\xfd\x00")
@@ -156,7 +158,7 @@ def test_a_blank_first_line_and_byte_order_marks_of_joined_files_are_skipped(ser
     assert {entry[1]["object"] for entry in results()} == {"list"}
 
 
-def test_a_torn_last_line_and_a_very_long_one_do_no_harm(server: Server, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_torn_last_line_and_a_very_long_line_are_read(server: Server, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.ERROR)
     write(chat("a"), chat("long", user="x" * 2_000_000), chat("a"))
     with open("in.jsonl", "ab") as file:

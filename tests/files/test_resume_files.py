@@ -132,7 +132,7 @@ def test_a_requests_file_deleted_during_a_run_ends_it_with_the_lines_read(
     assert "Line 5 of in.jsonl is not sent" in caplog.text
 
 
-def test_a_requests_file_deleted_after_reading_does_no_harm(server: Server) -> None:
+def test_a_requests_file_deleted_after_reading_does_not_affect_the_run(server: Server) -> None:
     write(*(chat(str(n)) for n in range(4)))
     server.set(latency=0.2)
     with ThreadPoolExecutor(1) as pool, po.Client(server.base_url, max_concurrent_requests=2) as client:

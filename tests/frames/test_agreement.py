@@ -24,7 +24,7 @@ def column(*labels: Any) -> pd.Series:
     return pd.Series(list(labels), dtype=object)
 
 
-def test_two_annotators_agree_as_done_by_hand() -> None:
+def test_cohens_kappa_of_two_annotators_equals_a_calculation_by_hand() -> None:
     # Half of each gives a; chance alone agrees in 1/2 of the rows, and they do in 6 of 8.
     found = po.agreement(column(*"aaaabbbb"), column(*"aaabbbba"))
     assert (found.same, found.cohen_kappa, found.fleiss_kappa) == (0.75, 0.5, 0.5)
@@ -35,7 +35,7 @@ def test_two_annotators_agree_as_done_by_hand() -> None:
     assert found.differences.index.tolist() == [3, 7]
 
 
-def test_with_more_than_two_annotators_each_pair_counts() -> None:
+def test_kappa_of_several_annotators_is_the_mean_over_all_pairs() -> None:
     found = po.agreement({"one": column(*"aabb"), "two": column(*"aabb"), "three": column(*"aaba")})
     assert found.pairs.loc["one", "two"] == 1
     assert found.pairs.loc["one", "three"] == found.pairs.loc["three", "two"] == 0.5
@@ -45,13 +45,13 @@ def test_with_more_than_two_annotators_each_pair_counts() -> None:
     assert "Cohen's kappa of each pair" in html.unescape(found._repr_html_())
 
 
-def test_a_row_that_one_annotator_left_out_counts_for_the_others() -> None:
+def test_a_row_that_one_annotator_skipped_still_counts_for_the_others() -> None:
     found = po.agreement(column("a", "b", None, None), column("a", "b", "a", None), column("a", "b", "a", None))
     assert (found.rows, found.complete, found.same) == (3, 2, 1.0)
     assert found.krippendorff_alpha == found.cohen_kappa == found.fleiss_kappa == 1.0
 
 
-def test_for_scores_the_distance_counts() -> None:
+def test_kappa_of_scores_is_weighted_by_distance() -> None:
     near, far = column(1, 2, 3, 4, 4), column(1, 2, 3, 4, 1)
     steps = column(1, 2, 3, 4, 3)
     assert (
@@ -62,7 +62,7 @@ def test_for_scores_the_distance_counts() -> None:
     assert ordinal.krippendorff_alpha > po.agreement(steps, near, level="nominal").krippendorff_alpha
 
 
-def test_for_numbers_kappa_weighs_by_value_and_not_by_rank() -> None:
+def test_kappa_of_numbers_is_weighted_by_value_and_not_by_rank() -> None:
     one, other = column(1, 2, 10, 1, 10), column(2, 2, 10, 1, 1)
     found = po.agreement(one, other)
     values = [1, 2, 10]
@@ -180,13 +180,13 @@ def test_lists_of_labels_agree_whatever_their_order() -> None:
     assert found.same == pytest.approx(2 / 3)
 
 
-def test_with_a_single_label_agreement_beyond_chance_is_unknown() -> None:
+def test_kappa_is_nan_if_all_labels_are_the_same() -> None:
     found = po.agreement(column("a", "a"), column("a", "a"))
     assert found.same == 1.0
     assert np.isnan([found.cohen_kappa, found.fleiss_kappa, found.krippendorff_alpha]).all()
 
 
-def test_the_display_shows_the_figures_and_the_rows_that_differ() -> None:
+def test_the_display_shows_the_coefficients_and_the_rows_that_differ() -> None:
     told = str(po.agreement(column(*"aaaabbbb").rename("model"), column(*"aaabbbba").rename("person")))
     assert told.splitlines() == [
         "model, person on 8 rows: 75.0% labelled the same by all",
@@ -219,7 +219,7 @@ def test_incomparable_labels_are_refused_with_the_reason(annotators: Any, option
         po.agreement(*annotators, **options)
 
 
-def test_without_the_libraries_the_error_says_how_to_get_them() -> None:
+def test_agreement_without_its_libraries_says_how_to_install_them() -> None:
     code = (
         "import sys; sys.modules['krippendorff'] = None\n"
         "import pandas as pd, parallel_openai as po\n"

@@ -75,7 +75,7 @@ def test_argilla_gets_records_with_suggestions(judged: pd.DataFrame) -> None:
     }
 
 
-def test_argilla_gets_what_its_server_takes_for_several_labels(label: Verb, reviews: pd.DataFrame) -> None:
+def test_argilla_records_with_several_labels_are_in_its_servers_format(label: Verb, reviews: pd.DataFrame) -> None:
     out = label(reviews[:2], "{text}", labels=[*LABELS, "odd"], multi=True)
     out = out.assign(label=[["positive", "odd"], []], confidence=[0.75, 1.0], model="maker@2/m (new)")
     po.to_jsonl(out, "records.json", format="argilla")
@@ -90,7 +90,7 @@ def test_argilla_gets_what_its_server_takes_for_several_labels(label: Verb, revi
 
 
 @pytest.mark.parametrize("form", ["label-studio", "argilla"])
-def test_a_row_without_a_label_goes_out_without_one(label: Verb, form: Any) -> None:
+def test_a_row_without_a_label_is_exported_without_a_prediction(label: Verb, form: Any) -> None:
     out = label(pd.DataFrame({"text": ["A wonderful lamp.", None]}), "{text}", labels=LABELS)
     po.to_jsonl(out, "tasks.jsonl", format=form)
     _, second = map(json.loads, Path("tasks.jsonl").read_bytes().splitlines())
@@ -98,13 +98,13 @@ def test_a_row_without_a_label_goes_out_without_one(label: Verb, form: Any) -> N
     assert not second.get("suggestions")
 
 
-def test_an_empty_list_is_a_list(label: Verb, reviews: pd.DataFrame) -> None:
+def test_an_empty_list_of_labels_is_exported_as_a_list(label: Verb, reviews: pd.DataFrame) -> None:
     out = label(reviews, "{text}", labels=LABELS)
     assert po.to_jsonl(out.head(0), "tasks.json", format="argilla") == 0
     assert read("tasks.json") == []
 
 
-def test_a_frame_without_labels_is_named(reviews: pd.DataFrame) -> None:
+def test_exporting_a_frame_without_labels_is_refused(reviews: pd.DataFrame) -> None:
     with pytest.raises(InvalidInputError, match="no column 'label'"):
         po.to_jsonl(reviews, "tasks.json", format="argilla")
 

@@ -61,7 +61,9 @@ NAMES: dict[str, list[Any]] = {
 
 
 @pytest.mark.parametrize("seed", range(70))
-def test_each_row_has_its_answer_and_every_cell_is_as_it_was(server: Server, client: po.Client, seed: int) -> None:
+def test_each_row_of_any_frame_gets_its_answer_and_all_cells_stay_unchanged(
+    server: Server, client: po.Client, seed: int
+) -> None:
     chance = random.Random(seed)
     dtype, other = list(DTYPES)[seed % len(DTYPES)], chance.choice(list(DTYPES))
     index, names = INDEXES[list(INDEXES)[seed % len(INDEXES)]](chance), NAMES[list(NAMES)[seed % len(NAMES)]]
@@ -95,7 +97,7 @@ def test_each_row_has_its_answer_and_every_cell_is_as_it_was(server: Server, cli
 
 
 @pytest.mark.parametrize("name", [pd.NA, pd.NaT, None, float("nan")], ids=repr)
-def test_a_column_without_a_name_is_no_hindrance(client: po.Client, name: Any) -> None:
+def test_a_column_without_a_name_is_allowed(client: po.Client, name: Any) -> None:
     df = pd.DataFrame([["one", 1]]).set_axis(pd.Index(["text", name], dtype=object), axis=1)
     out = po.process_dataframe(df, "About {text}.", model="m", client=client, progress=False)
     assert "About one." in out["response"].iloc[0]
@@ -123,7 +125,7 @@ VERBS: dict[str, Any] = {
 
 
 @pytest.mark.parametrize("verb", VERBS)
-def test_what_a_frame_says_of_itself_stays_with_it(client: po.Client, verb: str) -> None:
+def test_flags_and_metadata_of_a_frame_are_kept(client: po.Client, verb: str) -> None:
     df = Map({"text": ["one", "two"]}).set_flags(allows_duplicate_labels=False)
     df.crs, df.attrs["source"] = {"epsg": 4326}, "a survey"
     for _ in range(2):
@@ -147,7 +149,7 @@ class Narrow(pd.DataFrame):
 
 
 @pytest.mark.parametrize("verb", VERBS)
-def test_a_frame_that_takes_no_further_columns_says_so_before_anything_is_sent(
+def test_a_frame_subclass_that_refuses_new_columns_raises_before_anything_is_sent(
     server: Server, client: po.Client, verb: str
 ) -> None:
     with pytest.raises(ValueError, match="Only texts"):

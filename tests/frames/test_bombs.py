@@ -40,7 +40,7 @@ def call(verb: str, df: pd.DataFrame, server: Server, **options: Any) -> pd.Data
 
 
 @pytest.mark.parametrize("bomb", BESIDE)
-def test_a_bomb_costs_its_row_only(bomb: str, server: Server) -> None:
+def test_a_huge_or_deeply_nested_answer_fails_only_its_row(bomb: str, server: Server) -> None:
     df = pd.DataFrame({"text": ["bomb", "two", "three"]})
     server.script([{"body": beside(CHAT, BESIDE[bomb])}], matching="bomb")
     out = call("process", df, server)
@@ -50,7 +50,7 @@ def test_a_bomb_costs_its_row_only(bomb: str, server: Server) -> None:
 
 
 @pytest.mark.parametrize("face", FACES)
-def test_a_deep_answer_of_any_verb_costs_its_row_only(face: str, server: Server) -> None:
+def test_a_deeply_nested_answer_fails_only_its_row_in_every_function(face: str, server: Server) -> None:
     verb, body, options = FACES[face]
     deep = beside(body, BESIDE["700 levels"])
     df = pd.DataFrame({"text": ["deep", "good"]})
@@ -61,7 +61,7 @@ def test_a_deep_answer_of_any_verb_costs_its_row_only(face: str, server: Server)
     assert set(codes(out)) == {"response_too_large", None}
 
 
-def test_a_packed_bomb_is_not_unpacked_into_objects(server: Server) -> None:
+def test_a_decompression_bomb_is_not_parsed_into_objects(server: Server) -> None:
     packed = gzip.compress(beside(CHAT, b"[" + b"{}," * 15_000_000 + b"0]"))
     assert len(packed) < 100_000
     server.script([{"body": packed, "headers": {"Content-Encoding": "gzip"}}])
@@ -87,7 +87,7 @@ def test_an_answers_own_fields_are_kept_however_long(server: Server) -> None:
     assert json.loads(journal_of(out).read_bytes())[1] == answer
 
 
-def test_a_bomb_in_an_error_leaves_it_an_error(server: Server) -> None:
+def test_an_error_with_a_huge_body_is_still_an_error(server: Server) -> None:
     server.script([{"status": 400, "body": beside({"error": {"message": "No."}}, BESIDE["many values"])}])
     out = call("process", pd.DataFrame({"text": ["bomb"]}), server)
     assert codes(out) == ["http_400"]

@@ -30,7 +30,7 @@ def spent(out: pd.DataFrame) -> int:
 
 
 @pytest.mark.parametrize("latency", [0, 0.02], ids=["one after the other", "many at a time"])
-def test_tokens_stay_within_the_budget_and_nearly_use_it_up(
+def test_a_token_budget_is_nearly_used_up_and_never_exceeded(
     ask: Verb, many: pd.DataFrame, server: Server, latency: float
 ) -> None:
     server.set(latency=latency)
@@ -40,7 +40,7 @@ def test_tokens_stay_within_the_budget_and_nearly_use_it_up(
     assert len(out) == received(server) + (out["status"] == "cancelled").sum()
 
 
-def test_dollars_stay_within_the_budget(ask: Verb, many: pd.DataFrame) -> None:
+def test_a_dollar_budget_is_never_exceeded(ask: Verb, many: pd.DataFrame) -> None:
     out = ask(many, "text", max_tokens=60, budget_usd=0.0005)
     assert 0.00045 < out["cost_usd"].sum() <= 0.0005
     assert "cancelled" in set(out["status"])
@@ -67,7 +67,7 @@ def priced_answer(tier: str) -> dict[str, Any]:
     }
 
 
-def test_unsent_rows_and_the_closing_line_say_why(ask: Verb, many: pd.DataFrame) -> None:
+def test_unsent_rows_and_the_closing_line_name_the_budget(ask: Verb, many: pd.DataFrame) -> None:
     out = ask(many, "text", max_tokens=60, budget_tokens=500)
     rest = out[out["status"] == "cancelled"]
     assert set(rest["error_code"]) == {"budget"}
@@ -82,7 +82,9 @@ def test_unsent_rows_and_the_closing_line_say_why(ask: Verb, many: pd.DataFrame)
     assert report.errors == {}
 
 
-def test_calls_with_a_budget_go_on_until_all_is_done(ask: Verb, many: pd.DataFrame, server: Server) -> None:
+def test_repeated_calls_with_a_budget_resume_until_all_rows_are_answered(
+    ask: Verb, many: pd.DataFrame, server: Server
+) -> None:
     calls = 0
     while True:
         out = ask(many, "text", max_tokens=60, budget_tokens=1000)
@@ -110,7 +112,7 @@ def test_a_budget_too_small_for_one_row_sends_nothing(ask: Verb, many: pd.DataFr
     assert set(out["error_code"]) == {"budget"}
 
 
-def test_retries_come_out_of_the_budget_too(ask: Verb, server: Server) -> None:
+def test_retries_are_paid_from_the_budget(ask: Verb, server: Server) -> None:
     """An answer that got lost on the way may have been billed."""
     server.script([{"fault": "truncated"}] * 3)
     out = ask(pd.DataFrame({"text": ["Say hi."]}), "text", max_tokens=60, budget_tokens=150)
@@ -118,13 +120,13 @@ def test_retries_come_out_of_the_budget_too(ask: Verb, server: Server) -> None:
     assert codes(out) == ["budget"]
 
 
-def test_refusals_cost_nothing(ask: Verb, many: pd.DataFrame, server: Server) -> None:
+def test_refused_requests_cost_nothing_of_the_budget(ask: Verb, many: pd.DataFrame, server: Server) -> None:
     server.script([429] * 3)
     out = ask(many[:1], "text", max_tokens=60, budget_tokens=80)
     assert out["status"].tolist() == ["succeeded"]
 
 
-def test_every_choice_is_reserved(ask: Verb, many: pd.DataFrame, server: Server) -> None:
+def test_the_cost_of_every_choice_is_reserved(ask: Verb, many: pd.DataFrame, server: Server) -> None:
     out = ask(many, "text", max_tokens=60, n=3, budget_tokens=1000)
     assert received(server) > 3
     assert spent(out) <= 1000
@@ -147,7 +149,7 @@ def test_a_budget_in_dollars_needs_a_price(ask: Verb, many: pd.DataFrame, server
     assert ask(many[:1], "text", model="my-own", max_tokens=60, budget_tokens=1000)["status"].tolist() == ["succeeded"]
 
 
-def test_whole_bodies_may_bring_their_caps(ask: Verb, server: Server) -> None:
+def test_request_bodies_may_bring_their_own_caps(ask: Verb, server: Server) -> None:
     def body(number: int, **more: Any) -> dict[str, Any]:
         return {"model": "gpt-4o-mini", "messages": [{"role": "user", "content": f"Say {number}."}], **more}
 
@@ -168,12 +170,12 @@ def test_a_row_that_removes_its_cap_fails_alone(ask: Verb, server: Server) -> No
 
 @pytest.mark.parametrize("name", ["budget_usd", "budget_tokens", "deadline"])
 @pytest.mark.parametrize("value", [0, -1, math.nan, math.inf, "5", True], ids=str)
-def test_a_bound_that_makes_no_sense_is_refused(ask: Verb, many: pd.DataFrame, name: str, value: Any) -> None:
+def test_an_invalid_budget_or_deadline_is_refused(ask: Verb, many: pd.DataFrame, name: str, value: Any) -> None:
     with pytest.raises(InvalidInputError, match=f"{name} must be a number above 0 or None, not {value!r}"):
         ask(many, "text", max_tokens=60, **{name: value})
 
 
-def test_a_deadline_is_kept(ask: Verb, many: pd.DataFrame, server: Server) -> None:
+def test_nothing_is_sent_after_the_deadline(ask: Verb, many: pd.DataFrame, server: Server) -> None:
     server.script([{}] * 5)
     server.set(latency=0.3)
     began = time.monotonic()
@@ -192,7 +194,7 @@ def test_a_deadline_is_kept(ask: Verb, many: pd.DataFrame, server: Server) -> No
     assert received(server) == 60
 
 
-def test_a_deadline_holds_while_a_retry_waits(ask: Verb, server: Server) -> None:
+def test_the_deadline_ends_a_run_while_a_retry_waits(ask: Verb, server: Server) -> None:
     server.script([{"status": 503, "headers": {"retry-after": "30"}}] * 3)
     began = time.monotonic()
     out = ask(pd.DataFrame({"text": ["Say hi."]}), "text", deadline=0.5)
@@ -200,14 +202,14 @@ def test_a_deadline_holds_while_a_retry_waits(ask: Verb, server: Server) -> None
     assert codes(out) == ["deadline"]
 
 
-def test_a_deadline_in_the_past_still_gives_what_the_journal_holds(ask: Verb, many: pd.DataFrame) -> None:
+def test_a_run_whose_deadline_has_passed_still_returns_answers_of_the_journal(ask: Verb, many: pd.DataFrame) -> None:
     ask(many, "text", save_to="answers.jsonl")
     more = pd.concat([pd.DataFrame({"text": ["New."]}), many], ignore_index=True)
     out = ask(more, "text", deadline=1e-9, save_to="answers.jsonl")
     assert out["status"].tolist() == ["cancelled"] + ["succeeded"] * 60
 
 
-def test_the_awaitable_twins_take_bounds_too(server: Server, many: pd.DataFrame) -> None:
+def test_async_functions_take_a_budget_and_a_deadline_too(server: Server, many: pd.DataFrame) -> None:
     async def both() -> tuple[pd.DataFrame, pd.DataFrame]:
         client = po.Client(server.base_url)
         common: dict[str, Any] = {"model": "gpt-4o-mini", "client": client, "progress": False, "max_tokens": 60}
@@ -228,7 +230,7 @@ def test_earlier_failures_are_sent_after_new_rows(ask: Verb, many: pd.DataFrame,
     assert set(ask(many, "text", max_tokens=60, save_to="answers.jsonl")["status"]) == {"succeeded"}
 
 
-def test_nothing_of_a_budget_is_left_in_the_journal(ask: Verb, many: pd.DataFrame) -> None:
+def test_the_budget_is_not_written_to_the_journal(ask: Verb, many: pd.DataFrame) -> None:
     out = ask(many, "text", max_tokens=60, budget_tokens=500, save_to="answers.jsonl")
     answered = (out["status"] == "succeeded").sum()
     assert len(Path("answers.jsonl").read_bytes().splitlines()) == answered
@@ -245,13 +247,13 @@ def answer(prompt_tokens: int, completion_tokens: int) -> Response:
     return Response(200, {}, b"", {"model": "m", "usage": usage}, 0.1)
 
 
-def test_until_the_servers_count_is_known_more_is_reserved_for_concurrent_requests() -> None:
+def test_more_is_reserved_for_concurrent_requests_until_the_servers_token_count_is_known() -> None:
     budget = Budget(tokens=330)
     assert budget.reserve(request()) is not None
     assert budget.reserve(request()) is None  # twice 100 for each
 
 
-def test_reserves_follow_a_server_that_counts_more() -> None:
+def test_reservations_grow_for_a_server_that_counts_more_tokens() -> None:
     budget = Budget(tokens=10_000)
     first, second = budget.reserve(request()), budget.reserve(request())
     assert first is not None
@@ -260,7 +262,7 @@ def test_reserves_follow_a_server_that_counts_more() -> None:
     assert (budget.spent_tokens, second.tokens) == (305, 340)
 
 
-def test_a_server_that_counts_as_we_do_gets_no_margin() -> None:
+def test_no_margin_is_reserved_for_a_server_that_counts_tokens_as_we_do() -> None:
     budget = Budget(tokens=10_000)
     first = budget.reserve(request())
     assert first is not None
@@ -270,7 +272,7 @@ def test_a_server_that_counts_as_we_do_gets_no_margin() -> None:
     assert second.tokens == 110
 
 
-def test_only_after_ten_answers_within_the_cap_are_others_trusted_to_keep_it() -> None:
+def test_the_cap_is_trusted_only_after_ten_answers_within_it() -> None:
     """Where a model thinks beyond its cap it does not for every row."""
     budget, at_once = Budget(tokens=10_000), []
     for _ in range(10):
@@ -315,7 +317,7 @@ def test_an_embedding_needs_no_cap() -> None:
     assert Budget(tokens=1000).reserve(request(cap=None)) is None
 
 
-def test_an_answer_from_a_model_without_a_price_costs_what_the_asked_one_does() -> None:
+def test_an_answer_from_a_model_without_a_price_costs_as_much_as_the_requested_model() -> None:
     prices = {"m": 1.0}
     budget = Budget(usd=1000.0, price=lambda model, usage, tier: prices.get(model, math.nan) * usage.total_tokens)
     reserve = budget.reserve(request())
@@ -330,7 +332,7 @@ def test_an_answer_from_a_model_without_a_price_costs_what_the_asked_one_does() 
 @pytest.mark.parametrize(
     ("status", "spent"), [(500, 0), (429, 0), (400, 0), (408, 110), (502, 110), (504, 110), (524, 110)]
 )
-def test_a_gateway_that_gave_up_may_have_cost_the_most(status: int, spent: int) -> None:
+def test_a_gateway_timeout_is_counted_at_its_highest_possible_cost(status: int, spent: int) -> None:
     budget, request = Budget(tokens=100), APIRequest({"model": "m", "max_tokens": 10})
     request.size = Size(50, 200, 10, 1)
     reserve = budget.reserve(request)
@@ -351,7 +353,7 @@ MORE_TO_READ: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize("further", MORE_TO_READ.values(), ids=MORE_TO_READ)
-def test_a_request_that_reads_more_than_it_holds_has_no_worst_case(further: dict[str, Any]) -> None:
+def test_a_request_that_refers_to_content_elsewhere_has_no_highest_cost(further: dict[str, Any]) -> None:
     request = APIRequest({"model": "m", "max_tokens": 10, **further})
     request.size = Size(50, 200, 10, 1)
     assert "makes it read more. Run such rows without a budget." in str(Budget(tokens=1e9).objection(request))

@@ -82,21 +82,21 @@ def test_the_same_call_again_gives_the_same_frame_and_sends_nothing(
     pd.testing.assert_frame_equal(twice, once)
 
 
-def test_rows_may_be_sorted_left_out_or_repeated_since(call: Call, reviews: pd.DataFrame) -> None:
+def test_rows_may_be_sorted_dropped_or_repeated_between_calls(call: Call, reviews: pd.DataFrame) -> None:
     once = call(reviews)
     pd.testing.assert_frame_equal(call(once.iloc[::-1]), call(reviews.iloc[::-1]))
     if not any("choice" in str(name) for name in once.columns) or "note" in once:
         pd.testing.assert_frame_equal(call(once[1:]), call(reviews[1:]))
 
 
-def test_another_question_replaces_them_too(label: Verb, reviews: pd.DataFrame) -> None:
+def test_a_call_with_another_prompt_replaces_the_columns_of_the_first(label: Verb, reviews: pd.DataFrame) -> None:
     once = label(reviews, "{text}", labels=LABELS, samples=2, explain=True)
     out = label(once, "Once more: {text}", labels=["a", "b"])
     assert list(out) == list(label(reviews, "Once more: {text}", labels=["a", "b"]))
     assert set(out["label"].cat.categories) == {"a", "b"}
 
 
-def test_columns_of_other_calls_stay(label: Verb, ask: Verb, reviews: pd.DataFrame) -> None:
+def test_columns_of_calls_with_another_prefix_are_kept(label: Verb, ask: Verb, reviews: pd.DataFrame) -> None:
     both = ask(label(reviews, "{text}", labels=LABELS), "Hm? {text}", prefix="p_")
     again = label(both, "{text}", labels=LABELS)
     pd.testing.assert_frame_equal(again[both.columns], both)
@@ -105,7 +105,7 @@ def test_columns_of_other_calls_stay(label: Verb, ask: Verb, reviews: pd.DataFra
         ask(both, "Hm? {text}")
 
 
-def test_columns_dropped_or_renamed_meanwhile_do_no_harm(label: Verb, reviews: pd.DataFrame) -> None:
+def test_result_columns_may_be_dropped_or_renamed_between_calls(label: Verb, reviews: pd.DataFrame) -> None:
     once = label(reviews, "{text}", labels=LABELS)
     left = once.drop(columns=["seconds", "error"]).rename(columns={"label": "mine"})
     out = label(left, "{text}", labels=LABELS)
@@ -131,7 +131,7 @@ OWN: dict[str, Callable[[pd.DataFrame], Any]] = {
 
 
 @pytest.mark.parametrize("own", OWN)
-def test_a_column_with_values_of_the_users_own_is_never_touched(
+def test_a_column_with_the_users_own_values_is_never_overwritten(
     label: Verb, reviews: pd.DataFrame, server: Server, own: str
 ) -> None:
     df = label(reviews, "{text}", labels=LABELS, samples=2)
@@ -143,7 +143,7 @@ def test_a_column_with_values_of_the_users_own_is_never_touched(
     assert server.stats()["received"] == sent
 
 
-def test_a_vector_of_the_users_own_is_never_touched(client: po.Client, reviews: pd.DataFrame) -> None:
+def test_a_users_own_vector_is_never_overwritten(client: po.Client, reviews: pd.DataFrame) -> None:
     embed: dict[str, Any] = {"model": "text-embedding-3-small", "client": client, "progress": False}
     out = po.embed_dataframe(reviews, "text", **embed)
     out["embedding"] = [vector * np.float32(2) for vector in out["embedding"]]
@@ -167,7 +167,7 @@ def test_a_call_that_reads_what_it_would_replace_is_refused(ask: Verb, reviews: 
     assert "t_response" in ask(out, **reading, prefix="t_")
 
 
-def test_right_labels_are_not_replaced(label: Verb, client: po.Client, reviews: pd.DataFrame) -> None:
+def test_the_gold_column_is_not_replaced(label: Verb, client: po.Client, reviews: pd.DataFrame) -> None:
     out = label(reviews, "{text}", labels=LABELS)
     with pytest.raises(ColumnExistsError, match="'label'"):
         label(out, "{text}?", labels=LABELS, gold="label")
@@ -178,12 +178,12 @@ def test_right_labels_are_not_replaced(label: Verb, client: po.Client, reviews: 
     assert [list(frame) for frame in found.frames.values()] == [list(out)] * 2
 
 
-def test_a_function_of_a_row_sees_the_frame_without_them(ask: Verb, reviews: pd.DataFrame) -> None:
+def test_a_prompt_function_does_not_see_the_result_columns_of_an_earlier_call(ask: Verb, reviews: pd.DataFrame) -> None:
     out = ask(reviews, lambda row: f"{list(row)}")
     assert prompts(ask(out, lambda row: f"{list(row)}")) == ["['text', 'stars']"] * 3
 
 
-def test_values_without_a_repr_do_not_lose_the_frame(ask: Verb, reviews: pd.DataFrame) -> None:
+def test_values_whose_repr_raises_do_not_lose_the_frame(ask: Verb, reviews: pd.DataFrame) -> None:
     class Odd:
         def __repr__(self) -> str:
             raise RuntimeError("never")
@@ -193,14 +193,14 @@ def test_values_without_a_repr_do_not_lose_the_frame(ask: Verb, reviews: pd.Data
     assert ask(out, "text")["response"].dtype == "string"
 
 
-def test_it_works_in_another_session_too(label: Verb, reviews: pd.DataFrame, tmp_path: Path) -> None:
+def test_columns_of_an_earlier_session_are_replaced_too(label: Verb, reviews: pd.DataFrame, tmp_path: Path) -> None:
     po.save(label(reviews, "{text}", labels=LABELS), tmp_path / "out.parquet")
     back = po.load(tmp_path / "out.parquet")
     back = back.iloc[::-1]
     assert label(back, "{text}", labels=LABELS)["label"].tolist() == back["label"].tolist()
 
 
-def test_a_preview_counts_as_the_call_does(ask: Verb, client: po.Client, reviews: pd.DataFrame) -> None:
+def test_preview_ignores_replaced_columns_as_the_call_does(ask: Verb, client: po.Client, reviews: pd.DataFrame) -> None:
     def prompt(row: Any) -> str:
         return f"{dict(row)}"
 

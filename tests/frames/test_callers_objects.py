@@ -64,7 +64,7 @@ def items(body: dict[str, Any], text: str) -> None:
         ("responses", items, "input"),
     ],
 )
-def test_a_repair_asks_about_its_own_row_where_the_prompt_function_refills_one_dict(
+def test_a_repair_keeps_its_rows_prompt_if_the_prompt_function_reuses_one_dict(
     client: po.Client, endpoint: str, fill: Any, where: str
 ) -> None:
     def parse(text: str) -> str:
@@ -80,7 +80,7 @@ def test_a_repair_asks_about_its_own_row_where_the_prompt_function_refills_one_d
         assert json.dumps(text)[1:-1] in json.dumps(sent[key][where][0])
 
 
-def test_one_list_given_for_every_row_and_as_the_system_text_is_read_at_each_call(ask: Verb) -> None:
+def test_a_list_reused_for_every_row_and_the_system_message_is_copied_for_each_row(ask: Verb) -> None:
     shared: list[Any] = [{}]
 
     def prompt(row: Any) -> list[Any]:
@@ -96,7 +96,7 @@ def test_one_list_given_for_every_row_and_as_the_system_text_is_read_at_each_cal
     assert [body["messages"][1]["content"] for body in bodies] == ["Row 0?", "Row 1?", "Row 2?"]
 
 
-def test_a_parse_function_that_refills_one_dict_gives_each_row_its_own_value(ask: Verb) -> None:
+def test_a_parse_function_that_reuses_one_dict_gives_each_row_its_own_value(ask: Verb) -> None:
     last: dict[str, Any] = {"seen": []}
 
     def parse(text: str) -> dict[str, Any]:
@@ -109,7 +109,7 @@ def test_a_parse_function_that_refills_one_dict_gives_each_row_its_own_value(ask
     assert [value["seen"] for value in out["response"]] == [[text] for text in plain["response"]]
 
 
-def test_a_request_keeps_nothing_of_its_callers_body() -> None:
+def test_a_request_does_not_share_its_body_with_the_caller() -> None:
     body = {"model": "m", "messages": [{"role": "user", "content": "Hi."}]}
     request = APIRequest(body)
     body["messages"][0]["content"] = "Bye."  # type: ignore[index]
@@ -117,7 +117,7 @@ def test_a_request_keeps_nothing_of_its_callers_body() -> None:
     assert request.request_json == {"model": "m", "messages": [{"role": "user", "content": "Hi."}]}
 
 
-def test_metadata_is_written_as_it_was_when_its_row_was_asked(ask: Verb) -> None:
+def test_metadata_is_written_as_it_was_when_its_request_was_made(ask: Verb) -> None:
     df = numbered(3)
     df["tags"] = [[number] for number in range(3)]
 
@@ -158,7 +158,7 @@ async def meanwhile(work: Any, change: Callable[[], Any]) -> Any:
 
 
 @pytest.mark.parametrize("how", CHANGES)
-def test_a_frame_changed_while_it_is_asked_about_comes_back_as_it_was(slow: po.Client, how: str) -> None:
+def test_changes_to_the_frame_during_a_run_do_not_affect_the_result(slow: po.Client, how: str) -> None:
     df = numbered()
     df.attrs["about"] = ["first"]
     before = df.copy(deep=True)
@@ -171,7 +171,7 @@ def test_a_frame_changed_while_it_is_asked_about_comes_back_as_it_was(slow: po.C
 
 
 @pytest.mark.parametrize("how", ["sorted", "cells written", "rows dropped"])
-def test_the_other_functions_return_a_changed_frame_as_it_was_too(slow: po.Client, how: str) -> None:
+def test_changes_to_the_frame_during_a_run_do_not_affect_the_other_functions(slow: po.Client, how: str) -> None:
     before = numbered()
     common: dict[str, Any] = {"client": slow, "progress": False}
 
@@ -197,7 +197,7 @@ def test_the_other_functions_return_a_changed_frame_as_it_was_too(slow: po.Clien
     asyncio.run(all_of_them())
 
 
-def test_successive_calls_each_see_the_frame_as_it_was_then(slow: po.Client) -> None:
+def test_each_call_sees_the_frame_as_it_is_at_that_moment(slow: po.Client) -> None:
     df = numbered(2)
 
     async def several() -> list[pd.DataFrame]:
@@ -217,7 +217,7 @@ def test_successive_calls_each_see_the_frame_as_it_was_then(slow: po.Client) -> 
     assert second["q"].tolist() == prompts(second) == ["Who is Bob?0", "Who is Bob?1"]
 
 
-def test_parameters_changed_during_a_run_change_nothing(slow: po.Client) -> None:
+def test_changes_to_parameters_during_a_run_have_no_effect(slow: po.Client) -> None:
     stop, extra = ["END"], {"metadata": {"team": "x"}}
     choices = {"a": "first", "b": "second"}
     work = po.alabel_dataframe(
@@ -234,7 +234,7 @@ def test_parameters_changed_during_a_run_change_nothing(slow: po.Client) -> None
     assert {json.dumps([body["stop"], body["metadata"]]) for body in bodies} == {'[["END"], {"team": "x"}]'}
 
 
-def test_a_schema_changed_during_a_run_is_checked_as_it_was_sent(slow: po.Client) -> None:
+def test_answers_are_checked_against_the_schema_that_was_sent(slow: po.Client) -> None:
     schema: dict[str, Any] = {"type": "object", "properties": {"x": {"type": "string"}}, "required": ["x"]}
     work = po.aprocess_dataframe(
         numbered(), "{q}", response_format=schema, model="gpt-4o-mini", client=slow, progress=False
@@ -243,7 +243,7 @@ def test_a_schema_changed_during_a_run_is_checked_as_it_was_sent(slow: po.Client
     assert out["status"].tolist() == ["succeeded"] * ROWS
 
 
-def test_arrays_handed_in_are_copied_too() -> None:
+def test_array_arguments_are_copied() -> None:
     body = {"model": "m", "input": np.array([1, 2, 3])}
     request = APIRequest(body, path="embeddings")
     body["input"][0] = 9  # type: ignore[index]

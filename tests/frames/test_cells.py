@@ -45,7 +45,7 @@ class Untold:
     pass
 
 
-def test_a_long_array_is_filled_in_whole_whatever_numpy_prints(ask: Verb) -> None:
+def test_a_long_array_is_filled_into_the_prompt_completely(ask: Verb) -> None:
     words = [f"word{number}" for number in range(1200)]
     df = pd.DataFrame({"words": pd.Series([np.array(words, dtype=object)], dtype=object)})
     with np.printoptions(threshold=3):
@@ -93,7 +93,7 @@ def test_a_long_array_is_filled_in_whole_whatever_numpy_prints(ask: Verb) -> Non
     ],
     ids=lambda value: type(value).__name__,
 )  # fmt: skip
-def test_a_cell_of_any_kind_has_its_whole_text(value: Any, text: str) -> None:
+def test_a_cell_of_any_type_is_filled_in_completely(value: Any, text: str) -> None:
     assert format(shown(value)) == text
 
 
@@ -111,12 +111,12 @@ NO_TEXT = {
 
 
 @pytest.mark.parametrize("value", NO_TEXT.values(), ids=NO_TEXT)
-def test_a_value_without_a_text_is_refused(value: Any) -> None:
+def test_a_value_that_has_only_a_memory_address_as_text_is_refused(value: Any) -> None:
     with pytest.raises(BadPromptError, match=r"A value of type \w+ has no text to fill in"):
         shown(value)
 
 
-def test_a_row_with_an_object_without_a_text_fails_and_is_not_sent(ask: Verb, server: Server) -> None:
+def test_a_row_with_an_object_without_text_fails_without_being_sent(ask: Verb, server: Server) -> None:
     out = ask(pd.DataFrame({"x": [Untold(), "fine"]}), "{x}")
     assert codes(out) == ["invalid_prompt", None]
     assert server.stats()["received"] == 1
@@ -162,7 +162,7 @@ def test_whole_numbers_beside_a_missing_one_are_shown_as_whole_numbers_with_a_wa
     assert "decimals" not in caplog.text
 
 
-def test_format_specs_still_work(ask: Verb) -> None:
+def test_format_specs_apply_to_cells(ask: Verb) -> None:
     df = pd.DataFrame({"x": [2020.0], "d": [pd.Timestamp("2026-03-02")], "tags": [np.array(["a"], dtype=object)]})
     assert prompts(ask(df, "{x:.1f}|{x:>6}|{x:,}|{d:%Y}|{tags:>8}")) == ['2020.0|  2020|2,020|2026|   ["a"]']
 

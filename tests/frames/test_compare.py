@@ -41,7 +41,7 @@ def says(server: Server, matching: str, label: str) -> None:
     server.script([answer({"label": label})], matching=matching)
 
 
-def test_each_variant_has_its_line_and_its_frame(compare: Compare, rows: pd.DataFrame, server: Server) -> None:
+def test_each_variant_has_a_row_in_the_table_and_a_frame(compare: Compare, rows: pd.DataFrame, server: Server) -> None:
     says(server, "Sentiment? Great value.", "negative")
     found = compare(rows, PROMPTS, labels=iter(TONES), gold="gold")
     assert list(found.table.index) == ["v1", "v2"]
@@ -55,7 +55,9 @@ def test_each_variant_has_its_line_and_its_frame(compare: Compare, rows: pd.Data
     assert (found.ended, found.simulated) == ("finished", True)
 
 
-def test_the_rows_that_changed_stand_beside_each_other(compare: Compare, rows: pd.DataFrame, server: Server) -> None:
+def test_changed_rows_show_the_labels_of_all_variants_side_by_side(
+    compare: Compare, rows: pd.DataFrame, server: Server
+) -> None:
     says(server, "Sentiment? Great value.", "negative")
     changed = compare(rows, PROMPTS).changed
     assert changed.index.tolist() == ["c"]
@@ -63,14 +65,14 @@ def test_the_rows_that_changed_stand_beside_each_other(compare: Compare, rows: p
     assert changed.loc["c", ["v1", "v2"]].tolist() == ["positive", "negative"]
 
 
-def test_prompts_are_tried_with_each_model(compare: Compare, rows: pd.DataFrame) -> None:
+def test_each_prompt_is_run_with_each_model(compare: Compare, rows: pd.DataFrame) -> None:
     found = compare(rows, PROMPTS, model=None, models=["gpt-4o-mini", "gpt-5-mini"])
     assert list(found.table.index) == ["v1 · gpt-4o-mini", "v1 · gpt-5-mini", "v2 · gpt-4o-mini", "v2 · gpt-5-mini"]
     assert found.frames["v2 · gpt-5-mini"]["model"].str.startswith("gpt-5-mini").all()
     assert found.table["accuracy"].isna().all()
 
 
-def test_what_was_answered_before_is_not_asked_again(
+def test_known_answers_are_not_requested_again_by_a_comparison(
     compare: Compare, rows: pd.DataFrame, server: Server, client: po.Client
 ) -> None:
     compare(rows, PROMPTS)
@@ -110,7 +112,7 @@ def test_lists_of_labels_are_compared_as_sets(compare: Compare, rows: pd.DataFra
     assert found.changed.empty
 
 
-def test_a_comparison_ends_with_its_budget(compare: Compare, rows: pd.DataFrame, server: Server) -> None:
+def test_a_comparison_stops_at_its_budget(compare: Compare, rows: pd.DataFrame, server: Server) -> None:
     found = compare(rows, PROMPTS, budget_usd=1e-5, max_tokens=16, samples=1)
     assert found.ended == "budget"
     assert sum(found.table["cost_usd"].fillna(0)) <= 1e-5
@@ -119,14 +121,16 @@ def test_a_comparison_ends_with_its_budget(compare: Compare, rows: pd.DataFrame,
     assert "no label" in found._repr_html_()
 
 
-def test_a_budget_that_is_just_used_up_leaves_the_other_variants_out(compare: Compare, rows: pd.DataFrame) -> None:
+def test_variants_after_the_budget_is_used_up_are_left_out(compare: Compare, rows: pd.DataFrame) -> None:
     whole = compare(rows, {"v1": "Happy? {text}"}, max_tokens=5).table["cost_usd"].iloc[0]
     worst = compare(rows, {"v1": "Joyful? {text}", "v2": "Sad? {text}"}, max_tokens=5, budget_usd=whole * 1.7)
     assert worst.ended == "budget"
     assert worst.table["cost_usd"].sum() <= whole * 1.7
 
 
-def test_a_deadline_is_for_all_variants_together(compare: Compare, rows: pd.DataFrame, client: po.Client) -> None:
+def test_the_deadline_of_a_comparison_covers_all_its_variants(
+    compare: Compare, rows: pd.DataFrame, client: po.Client
+) -> None:
     now = 1000.0
     client.clock = lambda: now
 
@@ -144,7 +148,7 @@ def test_a_deadline_is_for_all_variants_together(compare: Compare, rows: pd.Data
     assert found.frames["v2"]["error"].iloc[-1].startswith("The deadline of 3 s came before the answer.")
 
 
-def test_a_deadline_of_one_variant_is_kept_beside_that_of_all(compare: Compare, rows: pd.DataFrame) -> None:
+def test_a_variant_may_have_an_earlier_deadline_than_the_comparison(compare: Compare, rows: pd.DataFrame) -> None:
     found = compare(rows, {"v1": "Happy? {text}", "v2": {"prompt": "Sad? {text}", "deadline": 1e-9}}, deadline=60)
     assert list(found.frames["v2"]["error_code"]) == ["deadline"] * 4
     with pytest.raises(InvalidInputError, match="deadline must be a number above 0"):
@@ -172,7 +176,7 @@ def test_an_empty_frame_is_compared_without_a_warning(compare: Compare, rows: pd
     assert compare(rows.head(0), PROMPTS, gold=None).table["same"].isna().all()
 
 
-def test_a_gain_is_told_with_its_interval(compare: Compare, server: Server) -> None:
+def test_the_gain_has_a_confidence_interval(compare: Compare, server: Server) -> None:
     rows = pd.DataFrame({"text": [f"Great {n}." for n in range(40)], "gold": "negative"})
     for n in range(20):
         says(server, f"Sentiment? Great {n}.", "negative")
@@ -184,7 +188,7 @@ def test_a_gain_is_told_with_its_interval(compare: Compare, server: Server) -> N
     assert "Different from v1 by more than chance (McNemar, exact): v2 (p = 1.9e-06)." in str(found)
 
 
-def test_equal_variants_seldom_differ_however_many_are_compared() -> None:
+def test_equal_variants_rarely_differ_significantly_however_many_are_compared() -> None:
     dice = np.random.default_rng(0)
     found = 0
     for _ in range(200):
@@ -205,7 +209,7 @@ def test_the_tests_agree_with_those_of_statsmodels() -> None:
     assert holm(chances.tolist()) == pytest.approx(multitest.multipletests(chances, method="holm")[1].tolist())
 
 
-def test_the_gains_interval_holds_what_it_is_about_for_few_rows_too() -> None:
+def test_the_interval_of_the_gain_has_its_coverage_with_few_rows_too() -> None:
     dice = np.random.default_rng(1)
     for rows, before, after in ((5, 0.9, 0.9), (8, 0.5, 0.95), (20, 0.6, 0.7), (60, 0.95, 0.97)):
         held = 0
@@ -216,7 +220,9 @@ def test_the_gains_interval_holds_what_it_is_about_for_few_rows_too() -> None:
         assert held >= 0.92 * 500
 
 
-def test_rows_that_any_variant_was_shown_as_examples_count_for_none(compare: Compare, rows: pd.DataFrame) -> None:
+def test_few_shot_examples_of_any_variant_are_excluded_from_all_evaluations(
+    compare: Compare, rows: pd.DataFrame
+) -> None:
     shown = {"prompt": "Tone? {text}", "examples": rows[:1].assign(label="positive")}
     with pytest.warns(UserWarning, match="1 of the 4 rows have the same prompt as an example"):
         found = compare(rows, {"v1": "Happy? {text}", "v2": shown}, gold="gold")
@@ -225,7 +231,7 @@ def test_rows_that_any_variant_was_shown_as_examples_count_for_none(compare: Com
     assert found.table["accuracy"].tolist() == [0.5, 0.5]
 
 
-def test_the_page_shows_variants_and_changed_rows(compare: Compare, rows: pd.DataFrame, server: Server) -> None:
+def test_the_html_shows_variants_and_changed_rows(compare: Compare, rows: pd.DataFrame, server: Server) -> None:
     says(server, "Sentiment? <b>Great", "negative")
     rows.loc["c", "text"] = "<b>Great</b> value. " + "x" * 200
     found = compare(rows, PROMPTS, gold="gold")
@@ -254,7 +260,7 @@ def test_the_page_shows_variants_and_changed_rows(compare: Compare, rows: pd.Dat
     ],
     ids=["text", "none", "no model", "both", "one text", "gold", "no prompt", "labels", "no labels"],
 )
-def test_what_cannot_be_compared_is_refused_before_anything_is_sent(
+def test_invalid_comparisons_are_refused_before_anything_is_sent(
     compare: Compare, rows: pd.DataFrame, server: Server, prompts: Any, options: Any, error: Any, sentence: str
 ) -> None:
     with pytest.raises(error, match=sentence):
@@ -262,7 +268,7 @@ def test_what_cannot_be_compared_is_refused_before_anything_is_sent(
     assert server.stats()["received"] == 0
 
 
-def test_the_awaitable_twin_gives_the_same(compare: Compare, rows: pd.DataFrame, client: po.Client) -> None:
+def test_acompare_gives_the_same_result(compare: Compare, rows: pd.DataFrame, client: po.Client) -> None:
     options: dict[str, Any] = {"labels": TONES, "model": "gpt-4o-mini", "client": client, "progress": False}
     awaited = asyncio.run(po.acompare(rows, PROMPTS, gold="gold", **options))
     pd.testing.assert_frame_equal(awaited.table, compare(rows, PROMPTS, gold="gold").table)
@@ -276,6 +282,6 @@ def test_a_server_that_refuses_ends_the_comparison_with_its_error(
         compare(rows, PROMPTS)
 
 
-def test_the_arguments_that_compare_takes_itself_are_those_of_labelling() -> None:
+def test_compares_own_arguments_exist_in_label_dataframe() -> None:
     own = set(inspect.signature(po.compare).parameters) - {"prompts", "models", "label", "options"}
     assert own <= set(inspect.signature(po.label_dataframe).parameters)

@@ -39,12 +39,12 @@ def test_each_row_gets_the_vector_of_its_own_text(embed: Embed, client: po.Clien
         assert np.allclose(vector, vector_of_one(client, text))
 
 
-def test_a_template_over_the_columns_is_embedded(embed: Embed, client: po.Client) -> None:
+def test_a_template_over_several_columns_can_be_embedded(embed: Embed, client: po.Client) -> None:
     out = embed(pd.DataFrame({"title": ["Lamp"], "text": ["bright"]}), "{title}: {text}")
     assert np.allclose(out["embedding"][0], vector_of_one(client, "Lamp: bright"))
 
 
-def test_the_vectors_are_one_array_that_the_cells_look_into(embed: Embed) -> None:
+def test_the_cells_are_views_of_one_array_of_vectors(embed: Embed) -> None:
     out = embed(texts(5), "text")
     whole = po.vectors(out)
     assert (whole.shape, whole.dtype) == ((5, 8), np.float32)
@@ -52,19 +52,19 @@ def test_the_vectors_are_one_array_that_the_cells_look_into(embed: Embed) -> Non
     assert po.vectors(out) is whole
 
 
-def test_the_vectors_of_a_part_stand_in_its_order(embed: Embed) -> None:
+def test_the_vectors_of_a_part_of_the_frame_are_in_its_order(embed: Embed) -> None:
     out = embed(texts(5), "text")
     assert np.array_equal(po.vectors(out.iloc[[3, 1]]), po.vectors(out)[[3, 1]])
 
 
-def test_the_vectors_outlive_a_file(embed: Embed) -> None:
+def test_vectors_survive_saving_and_loading(embed: Embed) -> None:
     out = embed(pd.DataFrame({"text": ["A lamp.", None]}), "text", prefix="e_")
     for name in ("out.parquet", "out.csv"):
         po.save(out, name)
         assert np.array_equal(po.vectors(po.load(name)), po.vectors(out), equal_nan=True)
 
 
-def test_vectors_that_are_none_are_named() -> None:
+def test_cells_that_are_no_vectors_are_reported() -> None:
     for cells, sentence in (
         ([[1.0], [1.0, 2.0]], r"have several lengths: \[1, 2\]"),
         (["text"], "Row 0 of 'embedding' holds no vector but 'text'"),
@@ -74,7 +74,7 @@ def test_vectors_that_are_none_are_named() -> None:
     assert po.vectors(pd.DataFrame({"embedding": [None, None]})).shape == (2, 0)
 
 
-def test_up_to_2048_rows_travel_in_a_request(embed: Embed, server: simulator.Server) -> None:
+def test_a_request_holds_up_to_2048_rows(embed: Embed, server: simulator.Server) -> None:
     out = embed(texts(5000), "text", dimensions=2)
     assert out["status"].eq("succeeded").all()
     assert sent(server) == 3
@@ -104,14 +104,14 @@ def test_a_request_holds_no_more_tokens_than_the_account_has_in_a_minute() -> No
     assert [len(pack.rows) for pack in [*packs, *packer.rest()]] == [3, 3, 3, 3]
 
 
-def test_bodies_are_as_published_and_ask_for_base64(embed: Embed, server: simulator.Server) -> None:
+def test_request_bodies_match_the_api_reference_and_ask_for_base64(embed: Embed, server: simulator.Server) -> None:
     out = embed(texts(2), "text", user="me")
     for body in asked(out):
         check_body("embeddings", body)
         assert (body["encoding_format"], body["dimensions"], body["user"]) == ("base64", 8, "me")
 
 
-def test_an_empty_a_missing_and_a_far_too_long_text_are_named_and_the_others_are_embedded(
+def test_empty_missing_and_too_long_texts_fail_and_the_others_are_embedded(
     embed: Embed, server: simulator.Server
 ) -> None:
     frame = pd.DataFrame({"text": ["A lamp.", "", np.nan, "word " * 9000, 5]}, dtype=object)
@@ -134,7 +134,7 @@ def test_rows_with_the_same_text_are_sent_once(embed: Embed) -> None:
     assert np.shares_memory(po.vectors(out), out["embedding"][2])
 
 
-def test_a_shuffled_and_extended_frame_asks_only_for_what_is_new(embed: Embed, server: simulator.Server) -> None:
+def test_a_shuffled_and_extended_frame_sends_only_new_texts(embed: Embed, server: simulator.Server) -> None:
     first = embed(texts(40), "text")
     frame = texts(50).sample(frac=1, random_state=1)
     out = embed(frame, "text")
@@ -144,7 +144,7 @@ def test_a_shuffled_and_extended_frame_asks_only_for_what_is_new(embed: Embed, s
     assert np.array_equal(po.vectors(out.sort_index().head(40)), po.vectors(first))
 
 
-def test_the_journal_answers_for_process_dataframe_too(embed: Embed, client: po.Client) -> None:
+def test_process_dataframe_reuses_vectors_of_the_journal(embed: Embed, client: po.Client) -> None:
     out = embed(texts(1), "text", save_to="answers.jsonl")
     one = po.process_dataframe(
         texts(1),
@@ -162,7 +162,7 @@ def test_the_journal_answers_for_process_dataframe_too(embed: Embed, client: po.
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGINT for one process")
-def test_an_interrupt_keeps_what_came_and_the_next_call_goes_on(embed: Embed, server: simulator.Server) -> None:
+def test_an_interrupt_keeps_received_vectors_and_the_next_call_resumes(embed: Embed, server: simulator.Server) -> None:
     done = [{"index": number, "embedding": [0.5] * 8} for number in range(10)]
     server.script([{"body": {"model": MODEL, "system_fingerprint": "simulated", "data": done}}])
     server.set(latency=100)
@@ -177,7 +177,7 @@ def test_an_interrupt_keeps_what_came_and_the_next_call_goes_on(embed: Embed, se
     assert sent(server) - before == 9
 
 
-def test_a_request_that_is_held_is_sent_again_whole(embed: Embed, server: simulator.Server) -> None:
+def test_a_rate_limited_pack_is_sent_again_complete(embed: Embed, server: simulator.Server) -> None:
     server.script([{"status": 429, "headers": {"retry-after": "0"}}])
     out = embed(texts(30), "text")
     assert out["status"].eq("succeeded").all()
@@ -203,7 +203,7 @@ def test_a_budget_ends_the_run_before_the_request_that_would_pass_it(embed: Embe
 
 @pytest.mark.parametrize("share", [0.05, 0.5, 0.94])
 @pytest.mark.parametrize("unit", ["budget_tokens", "budget_usd"])
-def test_a_request_is_cut_to_what_the_budget_has_left(
+def test_a_pack_is_made_smaller_to_fit_the_rest_of_the_budget(
     embed: Embed, server: simulator.Server, unit: str, share: float
 ) -> None:
     frame = texts(400, start=1000)
@@ -231,7 +231,7 @@ def test_a_request_is_cut_to_what_the_budget_has_left(
     ],
     ids=repr,
 )
-def test_a_budget_holds_however_the_server_counts(bills: list[float], tells: bool, latency: float) -> None:
+def test_a_budget_is_kept_however_the_server_counts_tokens(bills: list[float], tells: bool, latency: float) -> None:
     """The factors by which its first answers are billed against our count; the last one is that of all others."""
     billed: list[int] = []
 
@@ -263,12 +263,12 @@ def test_an_empty_frame_gives_an_empty_frame(embed: Embed, server: simulator.Ser
     assert sent(server) == 0
 
 
-def test_it_can_be_awaited(client: po.Client) -> None:
+def test_aembed_dataframe_gives_the_same_result(client: po.Client) -> None:
     out = asyncio.run(po.aembed_dataframe(texts(3), "text", model=MODEL, client=client, progress=False))
     assert po.vectors(out).shape == (3, 1536)
 
 
-def test_it_stands_on_the_frame_itself(client: po.Client) -> None:
+def test_embed_is_available_as_df_openai_embed(client: po.Client) -> None:
     out = texts(2).openai.embed("text", model=MODEL, dimensions=4, client=client, progress=False)
     assert po.vectors(out).shape == (2, 4)
 
@@ -284,7 +284,7 @@ def test_it_stands_on_the_frame_itself(client: po.Client) -> None:
         ({"input": "Hi."}, "input= would stand in the place of every row's prompt"),
     ],
 )
-def test_what_it_cannot_do_is_refused_before_anything_is_sent(
+def test_invalid_arguments_of_embed_dataframe_are_refused_before_anything_is_sent(
     embed: Embed, server: simulator.Server, options: dict[str, Any], sentence: str
 ) -> None:
     with pytest.raises(InvalidInputError, match=sentence):
@@ -299,7 +299,7 @@ def test_a_frame_of_vectors_can_be_written_as_json_lines(embed: Embed) -> None:
     assert np.allclose(line["embedding"], out["embedding"][0])
 
 
-def test_a_shuffled_frame_and_one_with_a_vector_taken_out_give_what_they_hold(embed: Embed) -> None:
+def test_vectors_of_shuffled_and_incomplete_frames_are_read_from_their_cells(embed: Embed) -> None:
     out = embed(texts(4), "text")
     whole = po.vectors(out)
     assert np.array_equal(po.vectors(out.iloc[::-1]), whole[::-1])
@@ -318,7 +318,7 @@ def test_a_longer_frame_takes_hundreds_of_vectors_from_the_journal(embed: Embed,
     assert np.array_equal(po.vectors(out)[:600], po.vectors(first))
 
 
-def test_a_row_that_brings_several_texts_is_its_own_error(embed: Embed, server: simulator.Server) -> None:
+def test_a_row_with_several_texts_fails_alone(embed: Embed, server: simulator.Server) -> None:
     frame = pd.DataFrame({"asked": [{"input": ["A", "B"]}, {"input": "C", "user": "me"}, {"input": "D"}]})
     out = embed(frame, "asked")
     assert codes(out) == ["invalid_prompt", None, None]
@@ -326,7 +326,7 @@ def test_a_row_that_brings_several_texts_is_its_own_error(embed: Embed, server: 
     assert sent(server) == 2  # the two say something different
 
 
-def test_no_more_rows_are_on_their_way_than_their_answers_have_room() -> None:
+def test_the_number_of_rows_in_flight_is_bounded_by_memory() -> None:
     rows = [APIRequest({"input": "Hi."}, path="embeddings")] * 2048
     queue = Queue(Pack(rows).request for _ in range(20))
     on_their_way = list(queue)
@@ -338,7 +338,7 @@ def test_no_more_rows_are_on_their_way_than_their_answers_have_room() -> None:
     assert len(list(queue)) == 3
 
 
-def test_rows_that_had_to_wait_for_room_are_all_embedded(embed: Embed, server: simulator.Server) -> None:
+def test_rows_that_waited_for_memory_are_all_embedded(embed: Embed, server: simulator.Server) -> None:
     out = embed(texts(MOST_ON_THE_WAY + 100), "text", dimensions=1)
     assert out["status"].eq("succeeded").all()
     assert sent(server) == 17

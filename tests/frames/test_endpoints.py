@@ -55,7 +55,7 @@ def rows() -> pd.DataFrame:
 
 
 @pytest.mark.parametrize("endpoint", MODELS)
-def test_every_endpoint_answers_each_row_with_a_body_as_published(ask: Ask, rows: pd.DataFrame, endpoint: str) -> None:
+def test_request_bodies_of_every_endpoint_match_the_api_reference(ask: Ask, rows: pd.DataFrame, endpoint: str) -> None:
     out = ask(rows, "Say: {text}", endpoint)
     assert out["status"].tolist() == ["succeeded"] * 2
     assert out["response"].notna().all()
@@ -82,7 +82,7 @@ EXTRAS: list[tuple[str, dict[str, Any]]] = [
 
 
 @pytest.mark.parametrize(("endpoint", "options"), EXTRAS, ids=[f"{name} {list(more)}" for name, more in EXTRAS])
-def test_a_body_with_all_that_a_call_can_say_is_as_published(
+def test_a_body_with_every_option_matches_the_api_reference(
     ask: Ask, rows: pd.DataFrame, endpoint: str, options: dict[str, Any]
 ) -> None:
     out = ask(rows, "text", endpoint, **options)
@@ -91,7 +91,7 @@ def test_a_body_with_all_that_a_call_can_say_is_as_published(
         check_body(endpoint, body)
 
 
-def test_the_check_of_bodies_sees_what_is_wrong() -> None:
+def test_the_check_of_request_bodies_finds_mistakes() -> None:
     with pytest.raises(AssertionError, match="has no"):
         check_body("responses", {"model": "m", "messages": []})
     with pytest.raises(pydantic.ValidationError):
@@ -108,18 +108,18 @@ def test_a_vector_is_an_array_of_floats_in_either_format(ask: Ask, rows: pd.Data
     assert packed["completion_tokens"].tolist() == [0, 0]
 
 
-def test_a_moderation_is_the_result_of_its_row(ask: Ask, rows: pd.DataFrame) -> None:
+def test_each_row_gets_its_own_moderation_result(ask: Ask, rows: pd.DataFrame) -> None:
     out = ask(rows, "text", "moderations")
     assert [result["flagged"] for result in out["response"]] == [False, True]
 
 
-def test_what_a_parser_makes_of_a_result_becomes_the_answer(ask: Ask, rows: pd.DataFrame) -> None:
+def test_parse_applies_to_moderation_results(ask: Ask, rows: pd.DataFrame) -> None:
     out = ask(rows, "text", "moderations", parse=lambda result: result["flagged"])
     assert out["response"].dtype == "boolean"
     assert out["response"].tolist() == [False, True]
 
 
-def test_the_tools_to_call_stand_in_a_column_of_their_own(ask: Ask, rows: pd.DataFrame) -> None:
+def test_tool_calls_have_a_column_of_their_own(ask: Ask, rows: pd.DataFrame) -> None:
     out = ask(rows, "text", "chat.completions", tools=[{"type": "function", "function": FUNCTION}], metadata=[])
     assert out["response"].isna().all()
     assert [calls[0]["function"]["name"] for calls in out["tool_calls"]] == ["weather"] * 2
@@ -127,7 +127,7 @@ def test_the_tools_to_call_stand_in_a_column_of_their_own(ask: Ask, rows: pd.Dat
     assert "tool_calls" not in ask(rows, "text", "chat.completions").columns
 
 
-def test_the_tools_of_several_choices_and_samples_are_lists(ask: Ask, rows: pd.DataFrame) -> None:
+def test_tool_calls_of_several_choices_or_samples_are_lists(ask: Ask, rows: pd.DataFrame) -> None:
     tools = [{"type": "function", "function": FUNCTION}]
     for several in ({"n": 2}, {"samples": 2}):
         out = ask(rows, "text", "chat.completions", tools=tools, **several)
@@ -205,20 +205,20 @@ def test_a_missing_answer_has_the_same_error_on_every_endpoint(
 
 
 @pytest.mark.parametrize("endpoint", CAPS)
-def test_an_answer_that_was_cut_off_is_asked_for_with_a_larger_cap(ask: Ask, endpoint: str) -> None:
+def test_repair_sends_a_truncated_answers_request_with_a_larger_cap(ask: Ask, endpoint: str) -> None:
     out = ask(pd.DataFrame({"text": ["Hello."]}), "text", endpoint, repair=2, **{CAPS[endpoint]: 20})
     assert out["status"].tolist() == ["succeeded"]
     assert out["attempts"].tolist() == [3]
 
 
-def test_a_legacy_completion_without_a_cap_is_known_to_stop_at_sixteen(
+def test_legacy_completions_have_a_default_cap_of_sixteen_tokens(
     ask: Ask, client: po.Client, rows: pd.DataFrame
 ) -> None:
     process = partial(po.process_dataframe, rows, "text", model="davinci-002", endpoint="completions", client=client)
     assert codes(process(progress=False, budget_tokens=1_000)) == ["truncated"] * 2
 
 
-def test_what_the_model_answered_is_shown_to_it_in_responses_too(
+def test_repair_shows_the_model_its_answer_in_the_responses_api_too(
     ask: Ask, server: simulator.Server, client: po.Client
 ) -> None:
     def strict(text: str) -> str:
@@ -231,7 +231,7 @@ def test_what_the_model_answered_is_shown_to_it_in_responses_too(
 
 
 @pytest.mark.parametrize("endpoint", MODELS)
-def test_the_same_call_again_asks_nothing_again(
+def test_the_same_call_again_sends_nothing_on_any_endpoint(
     ask: Ask, server: simulator.Server, rows: pd.DataFrame, endpoint: str
 ) -> None:
     first = ask(rows, "text", endpoint)
@@ -262,7 +262,7 @@ def test_a_frame_from_every_endpoint_can_be_exported(ask: Ask, rows: pd.DataFram
         ("responses", {"system": "A", "instructions": "B"}, "Both system= and instructions="),
     ],
 )
-def test_a_call_that_an_endpoint_cannot_take_is_refused_before_anything_is_sent(
+def test_options_that_an_endpoint_does_not_support_are_refused_before_anything_is_sent(
     ask: Ask, server: simulator.Server, rows: pd.DataFrame, endpoint: str, options: dict[str, Any], sentence: str
 ) -> None:
     with pytest.raises(InvalidInputError, match=sentence):

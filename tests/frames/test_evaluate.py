@@ -40,7 +40,7 @@ def random_labels(seed: int, rows: int = 500, missing: float = 0.0) -> pd.DataFr
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_figures_agree_with_scikit_learn_on_random_labels(seed: int) -> None:
+def test_metrics_equal_those_of_scikit_learn_on_random_labels(seed: int) -> None:
     out = random_labels(seed)
     found = po.evaluate(out, gold="gold", resamples=2)
     gold, label = out["gold"], out["label"]
@@ -58,7 +58,7 @@ def test_figures_agree_with_scikit_learn_on_random_labels(seed: int) -> None:
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_rows_without_a_label_are_wrong_and_beside_it_left_out(seed: int) -> None:
+def test_rows_without_a_label_count_as_wrong_and_metrics_without_them_are_given_too(seed: int) -> None:
     out = random_labels(seed, missing=0.2)
     found = po.evaluate(out, gold="gold", resamples=2)
     filled, there = out["label"].fillna("none"), out["label"].notna()
@@ -72,7 +72,7 @@ def test_rows_without_a_label_are_wrong_and_beside_it_left_out(seed: int) -> Non
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_figures_of_several_labels_agree_with_scikit_learn(seed: int) -> None:
+def test_metrics_of_multi_label_rows_equal_those_of_scikit_learn(seed: int) -> None:
     dice = np.random.default_rng(seed)
     gold, given = (dice.random((200, 4)) < 0.4 for _ in range(2))
     out = pd.DataFrame({"gold": _lists(gold), "label": _lists(given)})
@@ -90,7 +90,7 @@ def test_figures_of_several_labels_agree_with_scikit_learn(seed: int) -> None:
     assert found.confusion.iloc[0].to_dict() == {"both": both, "only_gold": only_gold, "only_given": only_given}
 
 
-def test_a_row_without_labels_is_not_right_where_none_is_right() -> None:
+def test_a_failed_row_is_not_right_if_its_gold_is_an_empty_list() -> None:
     out = pd.DataFrame({"gold": [[], ["a"]], "label": [None, ["a"]], "cost_usd": [0.1, 0.1]})
     found = po.evaluate(out, gold="gold")
     assert (found.accuracy, found.cost_per_correct) == (0.5, 0.2)
@@ -122,7 +122,7 @@ def few(right: int, wrong: int) -> po.Evaluation:
     return po.evaluate(pd.DataFrame({"gold": gold, "label": given}), gold="gold")
 
 
-def test_few_rows_get_intervals_that_cover_the_truth() -> None:
+def test_intervals_of_few_rows_cover_the_true_value() -> None:
     for right, wrong in ((5, 0), (0, 4), (3, 1), (60, 2)):
         found = few(right, wrong)
         expected = proportion_confint(right, right + wrong, method="wilson")
@@ -134,7 +134,7 @@ def test_few_rows_get_intervals_that_cover_the_truth() -> None:
     assert "accuracy   1.000 (0.566 to 1.000)" in str(few(5, 0))
 
 
-def test_each_labels_figures_have_intervals_of_their_own_rows() -> None:
+def test_the_metrics_of_each_label_have_intervals_of_their_own_rows() -> None:
     out = pd.DataFrame({"gold": list("aaabbbbbc"), "label": list("aaabbbbaa")})
     table = po.evaluate(out, gold="gold").per_label
     found = table.loc["a", ["recall_low", "recall_high"]].tolist()
@@ -150,7 +150,7 @@ def test_each_labels_figures_have_intervals_of_their_own_rows() -> None:
 
 
 @pytest.mark.parametrize(("rows", "share"), [(4, 0.9), (10, 0.97), (40, 0.6), (100, 0.97)])
-def test_intervals_hold_the_truth_as_often_as_they_say(rows: int, share: float) -> None:
+def test_intervals_have_their_stated_coverage(rows: int, share: float) -> None:
     dice = np.random.default_rng(0)
     held = {"accuracy": 0, "macro_f1": 0}
     for _ in range(100):
@@ -181,7 +181,7 @@ def test_kappa_measures_agreement_beyond_chance() -> None:
 
 
 @pytest.mark.parametrize("blank", ["", "  ", "\t", None, float("nan")], ids=repr)
-def test_blank_gold_is_no_gold(blank: Any) -> None:
+def test_a_blank_gold_cell_counts_as_missing(blank: Any) -> None:
     out = pd.DataFrame({"label": ["a", "b", "a"], "gold": pd.Series(["a", "b", blank], dtype=object)})
     found = po.evaluate(out, gold="gold")
     assert (found.rows, found.accuracy, found.strange_gold) == (2, 1.0, {})
@@ -201,7 +201,7 @@ def test_booleans_written_as_words_work_as_gold(label: Verb, reviews: pd.DataFra
         assert po.evaluate(out.assign(gold=gold), gold="gold").accuracy == 1.0
 
 
-def test_a_frame_labelled_twice_keeps_both_runs_apart(label: Verb, server: Server) -> None:
+def test_the_two_runs_of_a_frame_labelled_twice_are_evaluated_separately(label: Verb, server: Server) -> None:
     df = pd.DataFrame({"text": ["A great lamp.", "Awful.", "So so."], "gold": ["good", "bad", "good"]})
     one = label(df, "{text}", labels=["good", "bad"], confidence="logprobs")
     server.set(fault_refusal=1)
@@ -233,7 +233,7 @@ def test_rows_used_as_examples_are_left_out_with_a_note(label: Verb, samples: in
         po.evaluate(out[:2], gold="gold")
 
 
-def test_intervals_are_the_same_for_the_same_seed_and_hold_the_figure() -> None:
+def test_bootstrap_intervals_depend_only_on_the_seed_and_contain_the_estimate() -> None:
     out = random_labels(0)
     first, again, other = (po.evaluate(out, gold="gold", seed=seed) for seed in (1, 1, 2))
     assert first.intervals == again.intervals != other.intervals
@@ -242,7 +242,7 @@ def test_intervals_are_the_same_for_the_same_seed_and_hold_the_figure() -> None:
     pd.testing.assert_frame_equal(first.per_label, again.per_label)
 
 
-def test_intervals_are_as_wide_as_theory_has_them() -> None:
+def test_intervals_are_as_wide_as_in_theory() -> None:
     gold = np.array(["a", "b"] * 200)
     label = gold.copy()
     label[:80] = "c"
@@ -252,7 +252,7 @@ def test_intervals_are_as_wide_as_theory_has_them() -> None:
     assert high - low == pytest.approx(2 * 1.96 * (0.8 * 0.2 / 400) ** 0.5, rel=0.08)
 
 
-def test_calibration_is_counted_in_equal_steps() -> None:
+def test_calibration_uses_bins_of_equal_width() -> None:
     out = pd.DataFrame({"gold": list("aaaaa"), "label": list("aabab"), "confidence": [0.95, 0.91, 0.55, 0.6, 0.1]})
     found = po.evaluate(out, gold="gold", bins=10)
     assert found.calibration.to_dict("list") == {
@@ -265,7 +265,7 @@ def test_calibration_is_counted_in_equal_steps() -> None:
     assert found.ece == pytest.approx((1 * 0.1 + 2 * 0.075 + 2 * 0.07) / 5)
 
 
-def test_coverage_leaves_out_the_least_confident_first() -> None:
+def test_the_coverage_curve_drops_the_least_confident_rows_first() -> None:
     out = pd.DataFrame({"gold": list("aaaa"), "label": list("aaab"), "confidence": [0.9, 0.7, 0.7, 0.2]})
     found = po.evaluate(out, gold="gold")
     assert found.coverage["rows"].tolist() == [1, 3, 4]
@@ -278,7 +278,7 @@ def test_coverage_leaves_out_the_least_confident_first() -> None:
         found.accuracy_at(1.5)
 
 
-def test_mistakes_come_with_the_most_confident_first() -> None:
+def test_mistakes_are_listed_with_the_most_confident_first() -> None:
     out = random_labels(0)
     wrong = po.evaluate(out, gold="gold").mistakes
     assert (wrong["gold"] != wrong["label"]).all()
@@ -326,12 +326,12 @@ def test_a_field_of_several_is_evaluated_with_its_confidence(label: Verb, review
     ],
     ids=["members", "numbers", "truth", "texts", "lists"],
 )
-def test_labels_are_the_same_however_they_are_written(label: list[Any], gold: list[Any]) -> None:
+def test_labels_match_gold_in_any_spelling(label: list[Any], gold: list[Any]) -> None:
     out = pd.DataFrame({"label": pd.Series(label, dtype=object), "gold": pd.Series(gold, dtype=object)})
     assert po.evaluate(out, gold="gold").accuracy == 1.0
 
 
-def test_gold_labels_outside_the_set_are_named() -> None:
+def test_gold_labels_that_are_none_of_the_labels_are_reported() -> None:
     label = pd.Categorical(["a", "b", "a"], categories=["a", "b", "c"])
     found = po.evaluate(pd.DataFrame({"label": label, "gold": ["a", "b", "mixed"]}), gold="gold")
     assert found.strange_gold == {"mixed": 1}
@@ -359,7 +359,7 @@ def test_gold_labels_outside_the_set_are_named() -> None:
     ],
     ids=["gold", "label", "confidence", "empty", "other names", "lists", "a list", "bins", "resamples"],
 )
-def test_what_cannot_be_evaluated_is_refused_with_the_reason(
+def test_invalid_arguments_of_evaluate_are_refused_with_the_reason(
     columns: Any, options: Any, error: Any, sentence: str
 ) -> None:
     with pytest.raises(error, match=sentence):
@@ -376,7 +376,7 @@ def test_a_frame_without_any_label_can_be_evaluated() -> None:
     assert "<table" in found._repr_html_()
 
 
-def test_a_page_has_its_own_style_and_nothing_from_elsewhere() -> None:
+def test_the_html_is_self_contained() -> None:
     out = random_labels(1, missing=0.1).replace({"alpha": "<b>alpha</b>"})
     html = po.evaluate(out, gold="gold")._repr_html_()
     assert "http" not in html
@@ -385,7 +385,7 @@ def test_a_page_has_its_own_style_and_nothing_from_elsewhere() -> None:
     assert all(title in html for title in ("Each label", "Confusion", "Accuracy by confidence", "Rows without a label"))
 
 
-def test_labels_of_any_text_are_drawn_each_in_its_own_place() -> None:
+def test_the_plot_shows_labels_with_any_text() -> None:
     import matplotlib
 
     matplotlib.use("agg")
@@ -417,7 +417,7 @@ def test_the_plot_is_drawn(kind: str) -> None:
     assert found._repr_html_()
 
 
-def test_evaluating_needs_no_further_library() -> None:
+def test_evaluate_needs_no_optional_library() -> None:
     code = (
         "import sys, pandas as pd; import parallel_openai as po; "
         "po.evaluate(pd.DataFrame({'label': ['a'], 'gold': ['a']}), gold='gold')._repr_html_(); "

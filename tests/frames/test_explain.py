@@ -28,7 +28,7 @@ def test_every_attempt_is_listed(ask: Verb, server: Server, reviews: pd.DataFram
     assert story.sends[0][5] == ""
 
 
-def test_it_is_readable_as_text(
+def test_an_explanation_prints_as_text(
     ask: Verb, server: Server, reviews: pd.DataFrame, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("COLUMNS", "120")
@@ -42,7 +42,7 @@ def test_it_is_readable_as_text(
     assert last.startswith("The answer: (simulated) It broke, terrible.")
 
 
-def test_a_notebook_shows_a_table(ask: Verb, server: Server) -> None:
+def test_an_explanation_renders_as_an_html_table(ask: Verb, server: Server) -> None:
     server.script([says("<b>bold</b>")])
     page = po.explain(ask(ONE, "text"), 0)._repr_html_()
     assert page.count("<tr>") == 2
@@ -50,7 +50,7 @@ def test_a_notebook_shows_a_table(ask: Verb, server: Server) -> None:
     assert repr(po.explain(ask(ONE, "text"), 0)).startswith("Row 0: succeeded.")
 
 
-def test_a_row_that_could_not_be_asked_was_never_sent(ask: Verb) -> None:
+def test_a_row_with_an_invalid_prompt_was_never_sent(ask: Verb) -> None:
     out = ask(pd.DataFrame({"text": ["Hi.", None]}), "Say {text}")
     story = po.explain(out, 1)
     assert story.sends == ()
@@ -59,7 +59,7 @@ def test_a_row_that_could_not_be_asked_was_never_sent(ask: Verb) -> None:
     assert "<table>" not in story._repr_html_()
 
 
-def test_a_row_that_was_not_reached_says_why(ask: Verb) -> None:
+def test_an_unsent_row_says_why_the_run_ended(ask: Verb) -> None:
     out = ask(pd.DataFrame({"text": [f"Say {n}." for n in range(9)]}), "text", max_tokens=60, budget_tokens=200)
     assert "never answered: What is left of the budget of 200 tokens is too small" in str(po.explain(out, 8))
 
@@ -72,7 +72,7 @@ def test_a_row_too_large_to_send_was_never_sent(server: Server) -> None:
     assert "request_too_large" in str(po.explain(out, 0))
 
 
-def test_a_failed_row_says_what_is_wrong(ask: Verb, server: Server) -> None:
+def test_a_failed_row_shows_its_error(ask: Verb, server: Server) -> None:
     server.script([400])
     text = str(po.explain(ask(ONE, "text"), 0))
     assert text.startswith("Row 0: failed. It was sent 1 time.")
@@ -88,7 +88,7 @@ def test_a_restored_row_says_that_nothing_was_sent(ask: Verb, server: Server) ->
     assert [send[2] for send in story.sends] == ["400", "200"]
 
 
-def test_a_shared_row_names_the_one_that_was_sent(ask: Verb) -> None:
+def test_a_row_with_a_shared_answer_names_the_row_that_was_sent(ask: Verb) -> None:
     df = pd.DataFrame({"text": ["Say hi.", "Say ho.", "Say hi."]}, index=["x", "y", "z"])
     out = ask(df, "text")
     assert "the same request as row 'x'" in str(po.explain(out, "z"))
@@ -110,7 +110,7 @@ def test_samples_are_shown_together(ask: Verb) -> None:
     assert "3 samples were requested." in str(story)
 
 
-def test_a_row_goes_by_its_label(ask: Verb, reviews: pd.DataFrame) -> None:
+def test_a_row_is_found_by_its_index_label(ask: Verb, reviews: pd.DataFrame) -> None:
     out = ask(reviews.set_axis([2, 1, 0]), "text")
     assert "wonderful" in str(po.explain(out, 2))
     twice = ask(reviews.set_axis(["a", "b", "b"]), "text")
@@ -127,7 +127,7 @@ def test_a_row_whose_label_is_missing_is_found(ask: Verb, labels: list[object]) 
     assert "Say hi." in str(po.explain(out, out.index[0]))
 
 
-def test_a_multi_index_and_a_prefix_are_no_hindrance(ask: Verb) -> None:
+def test_explain_works_with_a_multi_index_and_a_prefix(ask: Verb) -> None:
     index = pd.MultiIndex.from_tuples([("a", 1)])
     out = ask(ONE.set_axis(index), "text", prefix="llm_")
     assert str(po.explain(out, ("a", 1))).startswith("Row ('a', 1): succeeded.")
@@ -136,7 +136,7 @@ def test_a_multi_index_and_a_prefix_are_no_hindrance(ask: Verb) -> None:
     assert str(po.explain(out, 0)).startswith("Row 0: succeeded.")
 
 
-def test_a_journal_that_is_gone_is_named(ask: Verb) -> None:
+def test_a_missing_journal_is_reported(ask: Verb) -> None:
     out = ask(ONE, "text", save_to="answers.jsonl")
     Path("answers.jsonl").unlink()
     assert "answers.jsonl no longer exists" in str(po.explain(out, 0))
@@ -144,7 +144,7 @@ def test_a_journal_that_is_gone_is_named(ask: Verb) -> None:
     assert "no longer holds the row" in str(po.explain(out, 0))
 
 
-def test_another_frame_is_refused(ask: Verb) -> None:
+def test_a_frame_of_another_origin_is_refused(ask: Verb) -> None:
     with pytest.raises(InvalidInputError, match="does not come from"):
         po.explain(ONE, 0)
     with pytest.raises(InvalidInputError, match="needs the column 'error'"):

@@ -31,7 +31,7 @@ def test_each_choice_is_a_row_and_a_row_without_an_answer_stays_one(ask: Verb) -
     assert out.attrs["parallel_openai"]["restored"] == 2
 
 
-def test_the_sums_are_still_what_was_billed(ask: Verb) -> None:
+def test_the_sums_of_exploded_rows_equal_what_was_billed(ask: Verb) -> None:
     whole = ask(TWO, "text", n=3)
     out = ask(TWO, "text", n=3, explode=True)
     pd.testing.assert_series_equal(out[BILLED].sum(), whole[BILLED].sum())
@@ -39,7 +39,7 @@ def test_the_sums_are_still_what_was_billed(ask: Verb) -> None:
     assert out["attempts"].tolist() == [1, 0, 0, 0, 1, 0, 0]
 
 
-def test_lists_that_a_parser_makes_are_not_taken_apart(ask: Verb, server: Server) -> None:
+def test_lists_made_by_parse_are_not_exploded(ask: Verb, server: Server) -> None:
     choice = {"message": {"content": "[1, 2]"}, "finish_reason": "stop"}
     server.script([{"body": {"model": "m", "choices": [choice]}}])  # a server that does not know n
     out = ask(TWO.head(1), "text", n=2, explode=True, parse=json.loads)
@@ -47,7 +47,7 @@ def test_lists_that_a_parser_makes_are_not_taken_apart(ask: Verb, server: Server
     assert out["choice"].tolist() == [0]
 
 
-def test_fields_and_tool_calls_are_taken_apart_too(ask: Verb) -> None:
+def test_fields_and_tool_calls_are_exploded_too(ask: Verb) -> None:
     class City(pydantic.BaseModel):
         name: str
         size: int
@@ -60,7 +60,7 @@ def test_fields_and_tool_calls_are_taken_apart_too(ask: Verb) -> None:
     assert [calls[0]["function"]["name"] for calls in out["tool_calls"]] == ["weather"] * 2
 
 
-def test_columns_of_several_levels_stay_so(ask: Verb) -> None:
+def test_exploded_frames_keep_several_column_levels(ask: Verb) -> None:
     frame = pd.DataFrame({("in", "text"): ["Say hi."]})
     out = ask(frame, ("in", "text"), n=2, explode=True, prefix="x_")
     assert out[("x_choice", "")].tolist() == [0, 1]
@@ -74,19 +74,19 @@ def test_columns_of_several_levels_stay_so(ask: Verb) -> None:
         ({"n": 2, "samples": 2}, InvalidInputError, "leave out samples="),
     ],
 )
-def test_where_there_are_no_choices_it_is_refused(
+def test_explode_without_several_choices_is_refused(
     ask: Verb, options: dict[str, Any], error: type[Exception], sentence: str
 ) -> None:
     with pytest.raises(error, match=sentence):
         ask(TWO, "text", explode=True, **options)
 
 
-def test_it_overwrites_no_column(ask: Verb) -> None:
+def test_explode_overwrites_no_column(ask: Verb) -> None:
     with pytest.raises(ColumnExistsError, match="'choice'"):
         ask(TWO.assign(choice=1), "text", n=2, explode=True)
 
 
-def test_the_frame_can_be_saved_and_written_out(ask: Verb) -> None:
+def test_an_exploded_frame_can_be_saved_and_exported(ask: Verb) -> None:
     out = ask(TWO, "text", n=2, explode=True)
     assert po.to_jsonl(out, "out.jsonl") == 5
     po.save(out, "out.parquet")

@@ -33,7 +33,7 @@ def lines(path: str = "out.jsonl") -> list[Any]:
     return [json.loads(line) for line in Path(path).read_bytes().splitlines()]
 
 
-def test_records_are_all_columns_of_all_rows(ask: Verb, reviews: pd.DataFrame) -> None:
+def test_records_hold_all_columns_of_all_rows(ask: Verb, reviews: pd.DataFrame) -> None:
     out = ask(reviews, "text")
     assert po.to_jsonl(out, "out.jsonl") == 3
     assert [list(line) for line in lines()] == [list(out)] * 3
@@ -99,14 +99,14 @@ def test_a_row_that_cannot_be_written_is_named_and_the_older_file_stays() -> Non
     ],
     ids=repr,
 )
-def test_whatever_stands_in_a_cell_is_written_as_json(value: Any, written: Any) -> None:
+def test_a_cell_of_any_type_is_written_as_json(value: Any, written: Any) -> None:
     cells = np.empty(1, dtype=object)
     cells[0] = value
     po.to_jsonl(pd.DataFrame({"cell": pd.Series(cells, dtype=object)}), "out.jsonl")
     assert lines() == [{"cell": written}]
 
 
-def test_text_is_written_as_itself_and_not_escaped() -> None:
+def test_non_ascii_text_is_written_unescaped() -> None:
     po.to_jsonl(pd.DataFrame({"who": ["Zoë 日本"]}), "out.jsonl")
     assert Path("out.jsonl").read_text("utf-8") == '{"who":"Zoë 日本"}\n'
 
@@ -126,7 +126,7 @@ def test_missing_values_of_every_dtype_are_null(dtype: str) -> None:
     ],
     ids=["unnamed", "named", "several"],
 )
-def test_the_index_is_written_where_it_is_asked_for(index: Any, names: list[str]) -> None:
+def test_the_index_is_written_on_request(index: Any, names: list[str]) -> None:
     df = pd.DataFrame({"text": ["a"]}, index=index)
     po.to_jsonl(df, "out.jsonl", index=True)
     assert list(lines()[0]) == [*names, "text"]
@@ -143,7 +143,7 @@ def test_the_index_is_written_where_it_is_asked_for(index: Any, names: list[str]
     ],
     ids=["a column's", "unnamed", "two levels of one name", "a level named as another would be", "a number"],
 )
-def test_an_index_that_would_be_named_as_something_else_is_refused_and_not_dropped(index: Any, name: str) -> None:
+def test_an_index_named_like_a_column_is_refused(index: Any, name: str) -> None:
     df = pd.DataFrame({"text": ["a"], "index": ["b"], "1": ["c"]}, index=index)
     with pytest.raises(InvalidInputError, match=rf"2 columns would all be named '{name}'.*rename_axis"):
         po.to_jsonl(df, "out.jsonl", index=True)
@@ -170,7 +170,7 @@ def test_a_frame_without_rows_makes_a_file_without_lines() -> None:
     assert Path("out.jsonl").read_bytes() == b""
 
 
-def test_what_the_file_held_is_replaced() -> None:
+def test_an_existing_file_is_replaced() -> None:
     for n in range(2):
         po.to_jsonl(pd.DataFrame({"n": [n]}), "out.jsonl")
     assert lines() == [{"n": 1}]
@@ -183,7 +183,7 @@ def test_the_file_is_for_its_owner_only() -> None:
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="links need a privilege on Windows")
-def test_a_link_is_followed() -> None:
+def test_a_symbolic_link_is_followed() -> None:
     Path("real.jsonl").touch()
     Path("out.jsonl").symlink_to("real.jsonl")
     po.to_jsonl(pd.DataFrame({"n": [1]}), "out.jsonl")
@@ -204,7 +204,7 @@ def test_an_unknown_format_is_refused(ask: Verb, reviews: pd.DataFrame) -> None:
         po.to_jsonl(ask(reviews, "text"), "out.jsonl", format="csv")  # type: ignore[arg-type]  # the point
 
 
-def test_only_a_frame_will_do() -> None:
+def test_to_jsonl_refuses_anything_but_a_frame() -> None:
     with pytest.raises(InvalidInputError, match="not a list"):
         po.to_jsonl([1], "out.jsonl")  # type: ignore[arg-type]  # the point
 
@@ -234,7 +234,7 @@ def test_rows_that_were_never_sent_have_no_results(ask: Verb) -> None:
     assert po.to_jsonl(out, "out.jsonl", format="results") == 1
 
 
-def test_cancelled_rows_have_no_results_but_a_place_in_a_batch(ask: Verb, server: Server) -> None:
+def test_cancelled_rows_are_left_out_of_results_but_not_of_a_batch(ask: Verb, server: Server) -> None:
     server.set(insufficient_quota_after=2)
     with pytest.raises(QuotaExceededError) as stopped:
         ask(pd.DataFrame({"text": list("abcdef")}), "text")
@@ -242,7 +242,7 @@ def test_cancelled_rows_have_no_results_but_a_place_in_a_batch(ask: Verb, server
     assert po.to_jsonl(stopped.value.partial, "out.jsonl", format="batch") == 6
 
 
-def test_a_batch_is_what_the_batch_api_takes(ask: Verb, reviews: pd.DataFrame) -> None:
+def test_the_batch_format_is_accepted_by_the_batch_api(ask: Verb, reviews: pd.DataFrame) -> None:
     out = ask(reviews, "text", system="Be brief.", seed=1)
     po.to_jsonl(out, "out.jsonl", format="batch")
     assert lines() == [
@@ -256,7 +256,7 @@ def test_a_batch_leaves_out_rows_that_cannot_be_asked(ask: Verb) -> None:
     assert [line["custom_id"] for line in lines()] == ["row-0", "row-2"]
 
 
-def test_fine_tuning_is_the_messages_with_the_answer(ask: Verb, reviews: pd.DataFrame) -> None:
+def test_fine_tuning_examples_are_the_messages_with_the_answer(ask: Verb, reviews: pd.DataFrame) -> None:
     out = ask(reviews, "text", system="Be brief.")
     po.to_jsonl(out, "out.jsonl", format="fine-tuning")
     assert [line["messages"] for line in lines()] == [
@@ -282,7 +282,9 @@ def test_a_column_of_the_frames_own_is_not_taken_for_the_answer(ask: Verb, revie
 
 @pytest.mark.parametrize("form", ["results", "batch", "fine-tuning"])
 class TestEveryFormatOfRequests:
-    def test_holds_for_a_part_of_the_frame_in_any_order(self, ask: Verb, reviews: pd.DataFrame, form: Any) -> None:
+    def test_exports_of_a_reordered_part_of_the_frame_are_right(
+        self, ask: Verb, reviews: pd.DataFrame, form: Any
+    ) -> None:
         out = ask(reviews, "text")
         po.to_jsonl(out, "all.jsonl", format=form)
         po.to_jsonl(out[out["stars"] > 1][::-1], "out.jsonl", format=form)
@@ -291,14 +293,14 @@ class TestEveryFormatOfRequests:
         )
         assert [json.dumps({**line, "custom_id": 0} if "body" in line else line) for line in lines()] == [last, first]
 
-    def test_holds_with_a_prefix(self, ask: Verb, reviews: pd.DataFrame, form: Any) -> None:
+    def test_exports_of_a_frame_with_a_prefix_are_right(self, ask: Verb, reviews: pd.DataFrame, form: Any) -> None:
         out = ask(reviews.assign(status="mine"), "text", prefix="po_")
         assert po.to_jsonl(out, "out.jsonl", format=form) == 3
 
-    def test_holds_for_samples(self, ask: Verb, reviews: pd.DataFrame, form: Any) -> None:
+    def test_exports_of_a_frame_with_samples_are_right(self, ask: Verb, reviews: pd.DataFrame, form: Any) -> None:
         assert po.to_jsonl(ask(reviews, "text", samples=2), "out.jsonl", format=form) == 3
 
-    def test_reads_the_requests_of_a_function_from_the_journal(
+    def test_requests_made_by_a_function_are_read_from_the_journal(
         self, ask: Verb, reviews: pd.DataFrame, form: Any
     ) -> None:
         po.to_jsonl(ask(reviews, "text"), "expected.jsonl", format=form)
@@ -307,31 +309,37 @@ class TestEveryFormatOfRequests:
         strip = [{**line, "messages": line["messages"][:-1]} if "messages" in line else line for line in lines()]
         assert len(strip) == len(lines("expected.jsonl"))
 
-    def test_reads_the_journal_where_the_columns_are_gone(self, ask: Verb, reviews: pd.DataFrame, form: Any) -> None:
+    def test_requests_are_read_from_the_journal_if_columns_are_missing(
+        self, ask: Verb, reviews: pd.DataFrame, form: Any
+    ) -> None:
         out = ask(reviews, "text").drop(columns="text")
         assert po.to_jsonl(out, "out.jsonl", format=form) == 3
 
-    def test_says_so_where_the_journal_is_gone_too(self, ask: Verb, reviews: pd.DataFrame, form: Any) -> None:
+    def test_exporting_without_columns_and_journal_is_an_error(
+        self, ask: Verb, reviews: pd.DataFrame, form: Any
+    ) -> None:
         out = ask(reviews, lambda row: row.text)
         journal_of(out).unlink()
         with pytest.raises(InvalidInputError, match="does not hold a row's request"):
             po.to_jsonl(out, "out.jsonl", format=form)
         assert not Path("out.jsonl").exists()
 
-    def test_says_so_where_the_attrs_are_lost(self, ask: Verb, reviews: pd.DataFrame, form: Any) -> None:
+    def test_exporting_a_frame_without_attrs_is_an_error(self, ask: Verb, reviews: pd.DataFrame, form: Any) -> None:
         out = pd.DataFrame(ask(reviews, "text").to_dict("list"))
         with pytest.raises(InvalidInputError, match=r"lost its attrs.*new.attrs = out.attrs"):
             po.to_jsonl(out, "out.jsonl", format=form)
 
-    def test_says_so_where_a_column_of_ours_is_gone(self, ask: Verb, reviews: pd.DataFrame, form: Any) -> None:
+    def test_exporting_without_a_result_column_is_an_error(self, ask: Verb, reviews: pd.DataFrame, form: Any) -> None:
         out = ask(reviews, "text").drop(columns="request_key")
         with pytest.raises(ColumnNotFoundError, match="request_key"):
             po.to_jsonl(out, "out.jsonl", format=form)
 
-    def test_holds_for_a_frame_without_rows(self, ask: Verb, reviews: pd.DataFrame, form: Any) -> None:
+    def test_exports_of_an_empty_frame_are_empty(self, ask: Verb, reviews: pd.DataFrame, form: Any) -> None:
         assert po.to_jsonl(ask(reviews[:0], "text"), "out.jsonl", format=form) == 0
 
-    def test_holds_after_a_parquet_file(self, ask: Verb, reviews: pd.DataFrame, form: Any) -> None:
+    def test_exports_of_a_frame_loaded_from_parquet_are_right(
+        self, ask: Verb, reviews: pd.DataFrame, form: Any
+    ) -> None:
         pytest.importorskip("pyarrow")
         ask(reviews, "{text}", metadata=["stars"]).to_parquet("out.parquet")
         assert po.to_jsonl(pd.read_parquet("out.parquet"), "out.jsonl", format=form) == 3

@@ -43,18 +43,18 @@ def test_a_refused_request_fails_its_row_in_the_servers_words(ask: Verb, server:
 
 
 @pytest.mark.parametrize("status", [404, 413, 422])
-def test_a_status_that_will_not_change_is_not_tried_again(ask: Verb, server: Server, status: int) -> None:
+def test_a_permanent_error_is_not_retried(ask: Verb, server: Server, status: int) -> None:
     server.script([status])
     assert ask(texts("a"), "text")["attempts"].tolist() == [1]
 
 
-def test_a_server_error_is_tried_again(ask: Verb, server: Server) -> None:
+def test_a_server_error_is_retried(ask: Verb, server: Server) -> None:
     server.script([500])
     out = ask(texts("a"), "text")
     assert out.loc[0, ["status", "attempts"]].tolist() == ["succeeded", 2]
 
 
-def test_attempts_run_out(server: Server) -> None:
+def test_a_row_fails_after_max_attempts(server: Server) -> None:
     server.set(fault_500=1)
     client = po.Client(server.base_url, max_attempts=2)
     out = po.process_dataframe(texts("a"), "text", model="gpt-4o-mini", client=client, progress=False)
@@ -70,7 +70,7 @@ def test_attempts_run_out(server: Server) -> None:
         ("length", "truncated", "went into reasoning and none was left"),
     ],
 )
-def test_a_missing_answer_is_named_and_its_cost_is_counted(
+def test_a_missing_answer_is_reported_and_its_cost_is_counted(
     ask: Verb, server: Server, fault: str, code: str, words: str
 ) -> None:
     server.set(**{f"fault_{fault}": 1})
@@ -102,7 +102,7 @@ def test_an_answer_that_was_cut_off_is_kept_beside_its_error(ask: Verb) -> None:
     ],
     ids=json.dumps,
 )
-def test_an_answer_of_an_odd_shape_is_empty_and_harms_nobody(ask: Verb, server: Server, answer: Any) -> None:
+def test_a_malformed_answer_counts_as_empty_and_affects_no_other_row(ask: Verb, server: Server, answer: Any) -> None:
     server.script([answer], matching="b")
     out = ask(texts("a", "b"), "text")
     assert codes(out) == [None, "empty"]
@@ -113,26 +113,26 @@ def test_an_answer_of_an_odd_shape_is_empty_and_harms_nobody(ask: Verb, server: 
     [None, [], {}, {"prompt_tokens": None}, {"prompt_tokens": 2**70}, {"prompt_tokens": -1}, {"prompt_tokens": "9"}],
     ids=json.dumps,
 )
-def test_odd_usage_harms_nobody(ask: Verb, server: Server, usage: Any) -> None:
+def test_malformed_usage_affects_no_row(ask: Verb, server: Server, usage: Any) -> None:
     answer = says({"content": "Hi."})
     server.script([{"body": {**answer["body"], "usage": usage}}])
     assert ask(texts("a"), "text")["response"].tolist() == ["Hi."]
 
 
 @pytest.mark.parametrize("finish_reason", [None, 5, ["stop"], True], ids=str)
-def test_an_odd_finish_reason_harms_nobody(ask: Verb, server: Server, finish_reason: Any) -> None:
+def test_an_unknown_finish_reason_affects_no_row(ask: Verb, server: Server, finish_reason: Any) -> None:
     server.script([says({"content": "Hi."}, finish_reason=finish_reason)])
     out = ask(texts("a"), "text")
     assert out["response"].tolist() == ["Hi."]
     assert out["finish_reason"].isna().all()
 
 
-def test_an_answer_in_parts_is_put_together(ask: Verb, server: Server) -> None:
+def test_an_answer_in_content_parts_is_joined(ask: Verb, server: Server) -> None:
     server.script([says({"content": [{"type": "text", "text": "Hi "}, {"type": "text", "text": "you."}]})])
     assert ask(texts("a"), "text")["response"].tolist() == ["Hi you."]
 
 
-def test_a_call_of_a_tool_is_an_answer_without_text(ask: Verb, server: Server) -> None:
+def test_a_tool_call_is_an_answer_without_text(ask: Verb, server: Server) -> None:
     server.script([says({"content": None, "tool_calls": [{"id": "1"}]}, finish_reason="tool_calls")])
     out = ask(texts("a"), "text")
     assert out["status"].tolist() == ["succeeded"]
@@ -155,7 +155,7 @@ def test_a_wrong_key_stops_the_run(server: Server, reviews: pd.DataFrame) -> Non
     assert "sk-wrong-and-secret" not in str(stopped.value)
 
 
-def test_no_key_for_openai_is_said_at_once(reviews: pd.DataFrame) -> None:
+def test_a_missing_openai_key_is_reported_at_once(reviews: pd.DataFrame) -> None:
     with pytest.raises(AuthenticationError, match=r"There is no API key\. Set OPENAI_API_KEY"):
         po.process_dataframe(reviews, "text", model="gpt-4o-mini", progress=False)
 
@@ -166,7 +166,7 @@ def test_a_forbidden_account_stops_the_run(ask: Verb, reviews: pd.DataFrame, ser
         ask(reviews, "text")
 
 
-def test_used_up_credit_stops_the_run_and_keeps_what_was_finished(ask: Verb, server: Server) -> None:
+def test_used_up_credit_stops_the_run_and_keeps_finished_answers(ask: Verb, server: Server) -> None:
     server.set(insufficient_quota_after=7)
     df = texts(*(f"Review {n}" for n in range(30)))
     with pytest.raises(QuotaExceededError, match="Add credit") as stopped:
@@ -187,9 +187,7 @@ def test_after_more_credit_only_the_rest_is_sent(ask: Verb, server: Server) -> N
     assert (stats["charged_distinct"], stats["charged_more_than_once"]) == (30, 0)
 
 
-def test_a_run_that_is_stopped_at_its_first_rows_brings_back_what_the_journal_holds_of_the_others(
-    ask: Verb, server: Server
-) -> None:
+def test_a_run_stopped_at_its_first_rows_still_returns_known_answers_of_the_others(ask: Verb, server: Server) -> None:
     df = texts(*(f"Review {n}" for n in range(300)))
     ask(df[250:], "text")
     server.set(insufficient_quota_after=0)
@@ -198,7 +196,7 @@ def test_a_run_that_is_stopped_at_its_first_rows_brings_back_what_the_journal_ho
     assert stopped.value.partial["status"].eq("succeeded").sum() == 50
 
 
-def test_a_server_that_is_not_there_is_named_quickly(reviews: pd.DataFrame) -> None:
+def test_an_unreachable_server_is_reported_quickly(reviews: pd.DataFrame) -> None:
     with simulator.serve() as server:
         pass
     began = time.monotonic()
@@ -209,13 +207,13 @@ def test_a_server_that_is_not_there_is_named_quickly(reviews: pd.DataFrame) -> N
     assert stopped.value.partial["status"].tolist() == ["cancelled"] * 3
 
 
-def test_a_host_without_an_address_is_named(reviews: pd.DataFrame) -> None:
+def test_a_host_name_that_does_not_resolve_is_reported(reviews: pd.DataFrame) -> None:
     client = po.Client("http://nowhere.invalid/v1")
     with pytest.raises(ServerUnreachableError, match=r"nowhere\.invalid"):
         po.process_dataframe(reviews, "text", model="m", client=client, progress=False)
 
 
-def test_a_stopped_run_of_the_awaitable_twin_brings_back_what_was_finished(server: Server) -> None:
+def test_a_stopped_async_run_returns_finished_answers(server: Server) -> None:
     import asyncio
 
     server.set(insufficient_quota_after=2)
@@ -233,7 +231,7 @@ def test_a_prompt_larger_than_the_limit_fails_with_the_numbers(server: Server) -
     assert "limit is 100 tokens per minute" in out["error"][0]
 
 
-def test_twins_of_a_failed_row_fail_with_it(ask: Verb, server: Server) -> None:
+def test_rows_that_share_a_failed_request_fail_too(ask: Verb, server: Server) -> None:
     server.script([400])
     out = ask(texts("a", "a"), "text")
     assert out["status"].tolist() == ["failed", "failed"]

@@ -51,7 +51,7 @@ def test_a_label_is_the_json_that_label_dataframe_asks_for(label: Verb, reviews:
 
 
 @small
-def test_numbers_scores_several_labels_and_reasons_keep_their_place(label: Verb, reviews: pd.DataFrame) -> None:
+def test_numbers_scores_several_labels_and_reasons_are_exported_in_order(label: Verb, reviews: pd.DataFrame) -> None:
     po.to_jsonl(label(reviews[:1], "{text}", labels=[1, 2]), "out.jsonl", format="fine-tuning")
     assert contents()[0]["label"] in ("1", "2")
     scored = label(reviews[:1], "{text}", scale=(1, 5))
@@ -114,7 +114,7 @@ def test_an_exported_answer_fits_the_schema_that_was_sent(
 
 @small
 @pytest.mark.parametrize("name", [name for name in QUESTIONS if name != "a class"])
-def test_a_judged_label_fits_the_schema_that_was_sent(label: Verb, reviews: pd.DataFrame, name: str) -> None:
+def test_a_reviewed_label_fits_the_schema_that_was_sent(label: Verb, reviews: pd.DataFrame, name: str) -> None:
     review = po.review(label(reviews, "{text}", **QUESTIONS[name], explain=True))
     for row, text in enumerate([review.labels[0], review.labels[-1], review.labels[1]]):
         review.correct(row, [text] if review.multi else text)
@@ -128,7 +128,7 @@ def test_a_judged_label_fits_the_schema_that_was_sent(label: Verb, reviews: pd.D
 
 @small
 @pytest.mark.parametrize("name", QUESTIONS)
-def test_a_frame_that_was_saved_teaches_the_same(label: Verb, reviews: pd.DataFrame, name: str) -> None:
+def test_a_saved_and_loaded_frame_gives_the_same_examples(label: Verb, reviews: pd.DataFrame, name: str) -> None:
     out = label(reviews, "{text}", **QUESTIONS[name])
     po.to_jsonl(out, "out.jsonl", format="fine-tuning")
     expected = contents()
@@ -142,14 +142,14 @@ def test_a_frame_that_was_saved_teaches_the_same(label: Verb, reviews: pd.DataFr
 
 
 @small
-def test_a_reason_belongs_to_the_label_that_the_samples_come_to(label: Verb, reviews: pd.DataFrame) -> None:
+def test_the_reason_belongs_to_the_majority_label(label: Verb, reviews: pd.DataFrame) -> None:
     out = label(reviews, "{text}", labels=[1, 2, 3], samples=3, explain=True, temperature=1)
     po.to_jsonl(out, "out.jsonl", format="fine-tuning")
     assert [each["label"] for each in contents()] == [str(each) for each in out["label"]]
     assert all(each["reason"] for each in contents())
 
 
-def test_a_label_that_was_not_asked_for_is_named(label: Verb, reviews: pd.DataFrame) -> None:
+def test_a_label_outside_the_schema_is_reported(label: Verb, reviews: pd.DataFrame) -> None:
     out = label(reviews, "{text}", labels=LABELS)
     out["label"] = ["positive", "fine", "positive"]
     with pytest.raises(InvalidInputError, match="Row 1 has 'fine' in the column 'label', which is none of positive"):
@@ -170,7 +170,7 @@ def test_structured_answers_fit_their_schema_and_are_never_made_up(ask: Verb, re
 
 
 @small
-def test_a_persons_word_goes_before_the_models(label: Verb, reviews: pd.DataFrame) -> None:
+def test_the_reviewers_label_takes_precedence(label: Verb, reviews: pd.DataFrame) -> None:
     review = po.review(label(reviews, "{text}", labels=LABELS))
     review.correct(0, "negative")
     review.correct(1, "negative")
@@ -182,7 +182,7 @@ def test_a_persons_word_goes_before_the_models(label: Verb, reviews: pd.DataFram
 
 
 @small
-def test_a_reason_for_another_label_is_not_learnt(label: Verb, reviews: pd.DataFrame) -> None:
+def test_a_reason_for_another_label_is_left_out(label: Verb, reviews: pd.DataFrame) -> None:
     review = po.review(label(reviews[:2], "{text}", labels=LABELS, explain=True))
     review.correct(0, "negative")
     po.to_jsonl(review.frame(), "out.jsonl", format="fine-tuning")
@@ -192,7 +192,7 @@ def test_a_reason_for_another_label_is_not_learnt(label: Verb, reviews: pd.DataF
 
 
 @small
-def test_a_row_that_failed_and_was_judged_is_an_example_too(label: Verb, reviews: pd.DataFrame) -> None:
+def test_a_failed_row_with_a_reviewed_label_is_an_example(label: Verb, reviews: pd.DataFrame) -> None:
     out = label(reviews, "{text}", labels=LABELS)
     out.loc[1, "status"] = "failed"
     out["label"] = out["label"].where(out.index != 1)
@@ -202,12 +202,12 @@ def test_a_row_that_failed_and_was_judged_is_an_example_too(label: Verb, reviews
     assert po.to_jsonl(review.frame(), "out.jsonl", format="fine-tuning") == 3
 
 
-def test_nothing_judged_is_said(label: Verb, reviews: pd.DataFrame) -> None:
+def test_only_reviewed_without_reviewed_rows_is_an_error(label: Verb, reviews: pd.DataFrame) -> None:
     with pytest.raises(InvalidInputError, match="no row of this frame was reviewed"):
         po.to_jsonl(label(reviews, "{text}", labels=LABELS), "out.jsonl", format="fine-tuning", only_reviewed=True)
 
 
-def test_a_share_is_held_back_for_validation_the_same_each_time(label: Verb) -> None:
+def test_the_validation_share_is_the_same_for_the_same_seed(label: Verb) -> None:
     out = label(many(40), "{text}", labels=LABELS)
     assert po.to_jsonl(out, "out.jsonl", format="fine-tuning", validation=0.2) == 40
     training, held_back = (Path(name).read_bytes().splitlines() for name in ("out.jsonl", "out.validation.jsonl"))
@@ -219,7 +219,7 @@ def test_a_share_is_held_back_for_validation_the_same_each_time(label: Verb) -> 
     assert set(Path("other.validation.jsonl").read_bytes().splitlines()) != set(held_back)
 
 
-def test_rows_that_ask_the_same_stay_together(label: Verb) -> None:
+def test_rows_with_the_same_request_go_to_the_same_file(label: Verb) -> None:
     out = label(pd.concat([many(20)] * 3, ignore_index=True), "{text}", labels=LABELS)
     po.to_jsonl(out, "out.jsonl", format="fine-tuning", validation=0.25)
     training, held_back = (Path(name).read_bytes().splitlines() for name in ("out.jsonl", "out.validation.jsonl"))
@@ -239,13 +239,13 @@ def test_rows_that_ask_the_same_stay_together(label: Verb) -> None:
     ],
     ids=["few", "one answer", "long"],
 )
-def test_what_fine_tuning_would_refuse_is_warned_of(label: Verb, frame: pd.DataFrame, words: str) -> None:
+def test_a_warning_lists_what_fine_tuning_would_refuse(label: Verb, frame: pd.DataFrame, words: str) -> None:
     out = label(frame, "{text}", labels=LABELS)
     with pytest.warns(UserWarning, match=words):
         po.to_jsonl(out, "out.jsonl", format="fine-tuning")
 
 
-def test_good_examples_are_not_warned_of(label: Verb) -> None:
+def test_valid_examples_give_no_warning(label: Verb) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         po.to_jsonl(label(many(12), "{text}", labels=LABELS), "out.jsonl", format="fine-tuning")

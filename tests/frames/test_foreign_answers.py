@@ -47,7 +47,7 @@ def received(server: Server) -> int:
 
 
 @pytest.mark.parametrize("name", CALLS)
-def test_each_answer_is_known_again(name: str, server: Server, caplog: pytest.LogCaptureFixture) -> None:
+def test_each_answer_of_a_file_run_is_known(name: str, server: Server, caplog: pytest.LogCaptureFixture) -> None:
     verb, options = CALLS[name]
     df = pd.DataFrame({"text": [f"Row {number} ☃." for number in range(5)]})
     call(df, server, verb, **options)
@@ -59,7 +59,7 @@ def test_each_answer_is_known_again(name: str, server: Server, caplog: pytest.Lo
 
 
 @pytest.mark.parametrize("name", CALLS)
-def test_swapped_answers_are_not_taken(name: str, server: Server, caplog: pytest.LogCaptureFixture) -> None:
+def test_answers_under_swapped_keys_are_not_used(name: str, server: Server, caplog: pytest.LogCaptureFixture) -> None:
     verb, options = CALLS[name]
     df = pd.DataFrame({"text": [f"Row {number}." for number in range(5)]})
     out = call(df, server, verb, **options)
@@ -78,7 +78,7 @@ def test_swapped_answers_are_not_taken(name: str, server: Server, caplog: pytest
     assert received(server) == sent
 
 
-def test_one_edited_line_is_told_by_its_number(ask: Verb, server: Server, caplog: pytest.LogCaptureFixture) -> None:
+def test_an_edited_line_is_reported_by_its_number(ask: Verb, server: Server, caplog: pytest.LogCaptureFixture) -> None:
     df = pd.DataFrame({"text": ["one", "two", "three"]})
     path = journal_of(ask(df, "text"))
     lines = path.read_bytes().splitlines(keepends=True)
@@ -91,7 +91,7 @@ def test_one_edited_line_is_told_by_its_number(ask: Verb, server: Server, caplog
     assert out["status"].tolist() == ["succeeded"] * 3
 
 
-def test_of_many_answers_some_are_looked_at_until_one_is_strange(tmp_path: Path) -> None:
+def test_a_sample_of_answers_is_checked_and_all_once_one_is_wrong(tmp_path: Path) -> None:
     def request(number: int, text: str = "Row") -> APIRequest:
         return APIRequest({"model": "m", "messages": [{"role": "user", "content": f"{text} {number}."}]})
 

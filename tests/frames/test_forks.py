@@ -49,7 +49,7 @@ def run(server: Server, kind: str, script: str) -> None:
 
 
 @pytest.mark.parametrize("start", range(2))
-def test_children_forked_at_any_moment_of_a_first_run_come_to_their_end(server: Server, start: int) -> None:
+def test_a_process_forked_at_any_moment_of_a_run_can_run_and_exit(server: Server, start: int) -> None:
     server.set(latency=0.1)
     script = f"""
     children = []
@@ -66,7 +66,7 @@ def test_children_forked_at_any_moment_of_a_first_run_come_to_their_end(server: 
 
 
 @pytest.mark.parametrize("kind", ["client", "pool", "shared"])
-def test_a_child_does_not_wait_for_what_its_parents_client_has_in_flight(server: Server, kind: str) -> None:
+def test_a_forked_process_does_not_wait_for_its_parents_requests_in_flight(server: Server, kind: str) -> None:
     server.set(latency=1.0)
     script = """
     time.sleep(2.0)

@@ -39,7 +39,7 @@ def test_answers_from_the_journal_count_too(label: Verb, rows: pd.DataFrame) -> 
 
 
 @posix_only
-def test_without_gold_nothing_is_said_of_it(label: Verb, rows: pd.DataFrame) -> None:
+def test_without_gold_the_bar_shows_no_accuracy(label: Verb, rows: pd.DataFrame) -> None:
     with terminal_as_stderr(100) as terminal:
         label(rows, "{text}", labels=TONES, progress=True)
     assert "right" not in terminal.text
@@ -54,7 +54,9 @@ def test_without_gold_nothing_is_said_of_it(label: Verb, rows: pd.DataFrame) -> 
     ],
     ids=["several", "score"],
 )
-def test_lists_and_scores_are_judged_too(label: Verb, rows: pd.DataFrame, options: Any, gold: Any, shown: str) -> None:
+def test_lists_and_scores_are_compared_with_gold_too(
+    label: Verb, rows: pd.DataFrame, options: Any, gold: Any, shown: str
+) -> None:
     with terminal_as_stderr(100) as terminal:
         out = label(rows.assign(gold=gold), "{text}", gold="gold", progress=True, **options)
     assert f"{po.evaluate(out).accuracy_labelled:.0%} right" in "\n".join(terminal.lines())

@@ -27,7 +27,7 @@ def received(server: Server) -> int:
     return count
 
 
-def test_a_prompt_function_written_in_another_way_asks_the_same(ask: Verb, server: Server) -> None:
+def test_a_rewritten_prompt_function_with_the_same_prompts_sends_nothing_again(ask: Verb, server: Server) -> None:
     def prompt(row: Any) -> str:
         return f"Good? {row['text']}"
 
@@ -52,18 +52,18 @@ def test_more_or_fewer_samples_send_only_the_new_ones(ask: Verb, server: Server)
 
 
 @pytest.mark.parametrize("zero", [0.0, -0.0, np.float32(0), np.float64(0), np.int8(0)], ids=repr)
-def test_a_number_is_the_same_however_it_is_written(ask: Verb, server: Server, zero: Any) -> None:
+def test_equal_numbers_in_any_notation_give_the_same_key(ask: Verb, server: Server, zero: Any) -> None:
     ask(ONE, "text", temperature=0)
     ask(ONE, "text", temperature=zero)
     assert received(server) == 2
 
 
-def test_a_number_inside_a_text_is_text() -> None:
+def test_numbers_within_strings_are_not_normalised() -> None:
     keys = {APIRequest({"model": "m", "input": text}).key for text in ("1.0", "1", '":1.0,', '":1,')}
     assert len(keys) == 4
 
 
-def test_a_journal_with_former_keys_is_gone_on_with(ask: Verb, server: Server) -> None:
+def test_a_journal_with_keys_of_an_earlier_version_is_resumed(ask: Verb, server: Server) -> None:
     path = journal_of(ask(ONE, "text", temperature=0.0))
     lines = [json.loads(line) for line in path.read_text().splitlines()]
     for line in lines:
@@ -77,7 +77,9 @@ def test_a_journal_with_former_keys_is_gone_on_with(ask: Verb, server: Server) -
 
 
 @pytest.mark.parametrize("samples", [2, 3])
-def test_a_journal_with_a_former_name_is_gone_on_with(ask: Verb, client: Client, server: Server, samples: int) -> None:
+def test_a_journal_with_a_name_of_an_earlier_version_is_resumed(
+    ask: Verb, client: Client, server: Server, samples: int
+) -> None:
     path = journal_of(ask(ONE, "text", samples=2))
     builder = RequestBuilder("text", "gpt-4o-mini", samples=2)
     former = path.with_name(f"gpt-4o-mini-{builder.former_digest(client.place, 2)}.jsonl")
@@ -86,7 +88,7 @@ def test_a_journal_with_a_former_name_is_gone_on_with(ask: Verb, client: Client,
     assert received(server) == 2 * samples
 
 
-def test_a_place_is_the_same_however_its_url_is_written() -> None:
+def test_different_spellings_of_a_url_name_the_same_journal() -> None:
     builder = RequestBuilder("text", "m")
     urls = (
         "https://host.example/v1",
@@ -108,7 +110,7 @@ def write_results(folder: Path, server: Server, requests: list[dict[str, Any]], 
     return results
 
 
-def test_what_a_file_run_has_answered_is_known(ask: Verb, server: Server, tmp_path: Path) -> None:
+def test_answers_of_a_file_run_are_known_to_a_frame(ask: Verb, server: Server, tmp_path: Path) -> None:
     bodies = [
         {
             "model": "gpt-4o-mini",
@@ -131,7 +133,9 @@ def test_what_a_file_run_has_answered_is_known(ask: Verb, server: Server, tmp_pa
     assert "It broke." in str(po.explain(out, 1))
 
 
-def test_vectors_and_responses_of_a_file_run_are_known(server: Server, client: Client, tmp_path: Path) -> None:
+def test_embeddings_and_responses_of_a_file_run_are_known_to_a_frame(
+    server: Server, client: Client, tmp_path: Path
+) -> None:
     how: dict[str, Any] = {"client": client, "progress": False}
     bodies = [{"model": "text-embedding-3-small", "input": text, "encoding_format": "base64"} for text in ONE["text"]]
     results = write_results(tmp_path, server, bodies, "embeddings")
@@ -143,7 +147,7 @@ def test_vectors_and_responses_of_a_file_run_are_known(server: Server, client: C
     assert received(server) == 4
 
 
-def test_what_a_file_run_has_of_another_server_is_asked_for(ask: Verb, server: Server, tmp_path: Path) -> None:
+def test_answers_of_a_file_run_on_another_server_are_requested_again(ask: Verb, server: Server, tmp_path: Path) -> None:
     bodies = [{"model": "gpt-4o-mini", "messages": [{"role": "user", "content": text}]} for text in ONE["text"]]
     with simulator.serve(max_requests_per_minute=None) as other:
         results = write_results(tmp_path, other, bodies)
@@ -151,7 +155,7 @@ def test_what_a_file_run_has_of_another_server_is_asked_for(ask: Verb, server: S
     assert received(server) == 2
 
 
-def test_a_failure_of_a_file_run_is_asked_again(ask: Verb, server: Server, tmp_path: Path) -> None:
+def test_failed_requests_of_a_file_run_are_sent_again(ask: Verb, server: Server, tmp_path: Path) -> None:
     server.script([400])
     body = {"model": "gpt-4o-mini", "messages": [{"role": "user", "content": ONE["text"][0]}]}
     results = write_results(tmp_path, server, [body])
@@ -159,7 +163,7 @@ def test_a_failure_of_a_file_run_is_asked_again(ask: Verb, server: Server, tmp_p
     assert out["status"].tolist() == ["succeeded"] * 2
 
 
-def test_answers_that_others_wrote_are_said_to_be_theirs(
+def test_answers_written_by_another_user_are_reported(
     ask: Verb, server: Server, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     journal = tmp_path / "answers.jsonl"

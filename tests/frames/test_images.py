@@ -46,7 +46,7 @@ def test_other_fields_of_an_image_are_kept(ask: Verb, pictures: pd.DataFrame) ->
     assert body["messages"][0]["content"][0]["image_url"] == {"url": URL, "detail": "low"}
 
 
-def test_a_path_in_an_item_of_responses_is_sent_as_a_data_url(ask: Verb, pictures: pd.DataFrame) -> None:
+def test_a_path_in_a_responses_item_is_sent_as_a_data_url(ask: Verb, pictures: pd.DataFrame) -> None:
     def item(row: Any) -> Any:
         return [{"role": "user", "content": [{"type": "input_image", "image_url": row.file, "detail": "auto"}]}]
 
@@ -55,7 +55,7 @@ def test_a_path_in_an_item_of_responses_is_sent_as_a_data_url(ask: Verb, picture
     assert body["input"][0]["content"][0]["image_url"] == URL
 
 
-def test_a_picture_is_moderated(ask: Verb, pictures: pd.DataFrame) -> None:
+def test_an_image_can_be_moderated(ask: Verb, pictures: pd.DataFrame) -> None:
     def part(row: Any) -> Any:
         return [{"type": "image_url", "image_url": row.file}]
 
@@ -63,14 +63,14 @@ def test_a_picture_is_moderated(ask: Verb, pictures: pd.DataFrame) -> None:
     assert body["input"] == [{"type": "image_url", "image_url": {"url": URL}}]
 
 
-def test_a_file_that_is_missing_or_no_picture_is_its_rows_error(ask: Verb, pictures: pd.DataFrame) -> None:
+def test_a_missing_or_invalid_image_fails_only_its_row(ask: Verb, pictures: pd.DataFrame) -> None:
     out = ask(pictures, chat)
     assert codes(out) == [None, "missing_file", "invalid_prompt"]
     assert "gone.png' cannot be read: No such file or directory." in out["error"][1]
     assert "notes.txt' is not that of an image" in out["error"][2]
 
 
-def test_another_picture_under_the_same_name_is_asked_about_anew(ask: Verb, pictures: pd.DataFrame) -> None:
+def test_a_changed_image_under_the_same_name_is_sent_again(ask: Verb, pictures: pd.DataFrame) -> None:
     first = ask(pictures.head(1), chat)
     pictures["file"][0].write_bytes(PNG + b"more")
     assert ask(pictures.head(1), chat)["request_key"][0] != first["request_key"][0]

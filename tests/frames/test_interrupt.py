@@ -49,7 +49,7 @@ def stopped(*args: Any, **options: Any) -> pd.DataFrame:
 
 @needs_signals
 @pytest.mark.parametrize("loop", ["thread", "running"])
-def test_an_interrupt_goes_on_to_the_caller_with_the_frame(server: Server, loop: Any) -> None:
+def test_an_interrupt_is_raised_to_the_caller_with_the_frame(server: Server, loop: Any) -> None:
     answered_then_stuck(server, 5)
     with interrupted_once_sent(server, 6):
         out = stopped(texts(200), "text", client=po.Client(server.base_url, loop=loop))
@@ -81,7 +81,7 @@ def test_an_interrupt_during_the_closing_line_does_not_lose_the_frame(server: Se
 
 
 @needs_signals
-def test_after_an_interrupt_nothing_is_sent_until_the_next_run_goes_on(server: Server, client: po.Client) -> None:
+def test_after_an_interrupt_nothing_is_sent_and_the_next_run_resumes(server: Server, client: po.Client) -> None:
     answered_then_stuck(server, 5)
     with interrupted_once_sent(server, 6):
         stopped(texts(200), "text", client=client)
@@ -104,7 +104,7 @@ def test_a_second_interrupt_leaves_at_once(server: Server, client: po.Client) ->
 
 @needs_signals
 @pytest.mark.parametrize("direct", [True, False], ids=["in asyncio.run", "in a loop of one's own"])
-def test_an_interrupt_of_a_call_that_blocks_a_loop_ends_it(server: Server, client: po.Client, direct: bool) -> None:
+def test_an_interrupt_ends_a_call_that_blocks_an_event_loop(server: Server, client: po.Client, direct: bool) -> None:
     answered_then_stuck(server, 5)
 
     async def main() -> None:
@@ -120,7 +120,7 @@ def test_an_interrupt_of_a_call_that_blocks_a_loop_ends_it(server: Server, clien
 
 
 @pytest.mark.parametrize("loop", ["thread", "running"])
-def test_a_cancelled_task_is_cancelled_and_keeps_what_was_finished(server: Server, loop: Any) -> None:
+def test_a_cancelled_task_raises_cancelled_error_and_keeps_finished_answers(server: Server, loop: Any) -> None:
     answered_then_stuck(server, 5)
     client = po.Client(server.base_url, loop=loop)
 
@@ -183,7 +183,7 @@ def test_a_cancel_scope_stops_a_call_gently_though_it_cancels_again_and_again(se
 
 
 @pytest.mark.skipif(sys.version_info < (3, 11), reason="task groups are new in Python 3.11")
-def test_a_group_whose_other_task_failed_sends_nothing_more(server: Server) -> None:
+def test_a_call_in_a_task_group_stops_sending_if_another_task_fails(server: Server) -> None:
     server.set(latency=0.3)
     client = po.Client(server.base_url, max_concurrent_requests=3)
     went_on = False
@@ -207,7 +207,7 @@ def test_a_group_whose_other_task_failed_sends_nothing_more(server: Server) -> N
     assert (went_on, server.stats()["received"]) == (False, 3)
 
 
-def test_a_blocking_call_runs_whole_in_a_task_that_was_cancelled_before(client: po.Client) -> None:
+def test_a_blocking_call_completes_in_a_task_cancelled_earlier(client: po.Client) -> None:
 
     async def handle() -> pd.DataFrame:
         try:
@@ -225,7 +225,7 @@ def test_a_blocking_call_runs_whole_in_a_task_that_was_cancelled_before(client: 
     assert asyncio.run(main())["status"].eq("succeeded").all()
 
 
-def test_the_callers_loop_stays_free_meanwhile(server: Server, client: po.Client) -> None:
+def test_an_awaited_call_does_not_block_the_callers_loop(server: Server, client: po.Client) -> None:
     server.set(latency=0.3)
     beats = 0
 
@@ -261,7 +261,7 @@ def test_several_awaited_calls_run_at_once(server: Server, client: po.Client) ->
     assert server.stats()["max_in_flight"] > 5
 
 
-def test_the_work_can_be_done_on_a_loop_of_ones_own(server: Server) -> None:
+def test_the_work_can_be_done_on_the_callers_own_loop(server: Server) -> None:
     client = po.Client(server.base_url, loop="running")
     assert counts(po.process_dataframe(texts(20), "text", client=client, **OPTIONS))["succeeded"] == 20
 
@@ -299,14 +299,14 @@ def start_nested(server: Server) -> subprocess.Popen[bytes]:
     return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, start_new_session=True)
 
 
-def test_the_work_can_be_done_inside_the_running_loop(server: Server) -> None:
+def test_a_blocking_call_can_run_on_the_running_loop(server: Server) -> None:
     with start_nested(server) as process:
         out, _ = process.communicate(timeout=60)
     assert json.loads(out) == {"succeeded": 200, "failed": 0, "cancelled": 0}
 
 
 @needs_signals
-def test_an_interrupt_inside_the_running_loop_gives_the_frame_too(server: Server) -> None:
+def test_an_interrupt_on_the_running_loop_returns_the_frame_too(server: Server) -> None:
     answered_then_stuck(server, 5)
     with start_nested(server) as process:
         wait_until_sent(server, 6)
@@ -340,7 +340,7 @@ def test_a_closed_client_can_be_used_again(client: po.Client) -> None:
 
 
 @pytest.mark.parametrize("loop", ["thread", "running"])
-def test_a_client_closed_in_mid_run_lets_the_answers_on_their_way_come_in(server: Server, loop: str) -> None:
+def test_a_client_closed_during_a_run_still_receives_answers_in_flight(server: Server, loop: str) -> None:
     client = po.Client(server.base_url, max_concurrent_requests=8, loop=loop)  # type: ignore[arg-type]
     server.set(latency=0.5)
 
@@ -357,9 +357,7 @@ def test_a_client_closed_in_mid_run_lets_the_answers_on_their_way_come_in(server
 
 
 @pytest.mark.parametrize("where", ["prompt", "parse"])
-def test_a_function_of_the_callers_that_stops_the_run_lets_what_is_on_its_way_come_in(
-    server: Server, where: str
-) -> None:
+def test_answers_in_flight_are_received_if_the_callers_function_stops_the_run(server: Server, where: str) -> None:
     client = po.Client(server.base_url, max_concurrent_requests=8)
     server.set(latency=0.5)
     calls = 0

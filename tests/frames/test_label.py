@@ -93,7 +93,7 @@ def test_a_set_of_labels_has_the_same_order_in_every_process(label: Verb, review
     ],
     ids=["texts", "numbers", "index and series", "categorical and set", "ordered"],
 )
-def test_labels_found_in_another_order_ask_nothing_anew(
+def test_labels_in_another_order_of_discovery_send_nothing_again(
     label: Verb, reviews: pd.DataFrame, server: Server, one: Any, other: Any, order: list[Any]
 ) -> None:
     first, again = (label(reviews, "{text}", labels=labels) for labels in (one, other))
@@ -127,7 +127,7 @@ def test_labels_found_in_another_order_ask_nothing_anew(
     ],
     ids=str,
 )
-def test_labels_that_cannot_work_are_refused_before_anything_is_sent(
+def test_invalid_labels_are_refused_before_anything_is_sent(
     label: Verb, reviews: pd.DataFrame, server: Server, labels: Any, sentence: str
 ) -> None:
     with pytest.raises(InvalidInputError, match=sentence):
@@ -135,14 +135,14 @@ def test_labels_that_cannot_work_are_refused_before_anything_is_sent(
     assert server.stats()["received"] == 0
 
 
-def test_the_model_is_held_to_the_labels_by_a_schema_and_told_them(label: Verb, reviews: pd.DataFrame) -> None:
+def test_the_labels_are_in_the_schema_and_in_the_system_message(label: Verb, reviews: pd.DataFrame) -> None:
     body = asked(label(reviews, "{text}", labels=["a {b}", "c"]))[0]
     schema = body["response_format"]["json_schema"]
     assert (schema["strict"], schema["schema"]["properties"]["label"]["enum"]) == (True, ["a {b}", "c"])
     assert body["messages"][0]["content"].startswith("Choose the label that fits the text best: a {b}, c. ")
 
 
-def test_a_system_message_of_ones_own_stands_in_its_place(label: Verb, reviews: pd.DataFrame) -> None:
+def test_the_callers_system_message_replaces_the_default_one(label: Verb, reviews: pd.DataFrame) -> None:
     body = asked(label(reviews, "{text}", labels=["a", "b"], system="Stars: {stars}"))[0]
     assert body["messages"][0]["content"] == "Stars: 5"
 
@@ -156,7 +156,9 @@ def test_parameters_go_into_the_body_and_none_is_set_unasked(label: Verb, review
     "answer",
     ['{"label": "other"}', '{"label": 1}', '{"label": null}', '{"labels": "a"}', '["a"]', '"a"', "positive", "{"],
 )
-def test_an_answer_that_is_no_label_is_missing_and_named(label: Verb, server: Server, answer: str) -> None:
+def test_an_answer_that_is_none_of_the_labels_fails_with_a_missing_label(
+    label: Verb, server: Server, answer: str
+) -> None:
     server.script([says(answer)], matching="second")
     out = label(pd.DataFrame({"text": ["first", "second"]}), "text", labels=["positive", "negative"])
     assert codes(out) == [None, "off_label"]
@@ -168,7 +170,7 @@ def test_an_answer_that_is_no_label_is_missing_and_named(label: Verb, server: Se
     ("fault", "code"),
     [("refusal", "refused"), ("empty", "empty"), ("length", "truncated"), ("off_schema", "off_label")],
 )
-def test_what_is_no_answer_is_no_label(
+def test_a_response_without_an_answer_gives_no_label(
     label: Verb, reviews: pd.DataFrame, server: Server, fault: str, code: str
 ) -> None:
     server.set(**{f"fault_{fault}": 1})
@@ -177,12 +179,12 @@ def test_what_is_no_answer_is_no_label(
     assert out["error_code"].tolist() == [code] * 3
 
 
-def test_a_response_format_of_ones_own_is_refused(label: Verb, reviews: pd.DataFrame) -> None:
+def test_label_dataframe_refuses_response_format(label: Verb, reviews: pd.DataFrame) -> None:
     with pytest.raises(InvalidInputError, match="use process_dataframe"):
         label(reviews, "{text}", labels=["a", "b"], response_format={"type": "text"})
 
 
-def test_a_column_of_labels_that_is_there_already_needs_a_prefix(label: Verb, reviews: pd.DataFrame) -> None:
+def test_an_existing_label_column_needs_a_prefix(label: Verb, reviews: pd.DataFrame) -> None:
     gold = reviews.assign(label=["positive", "negative", "positive"])
     with pytest.raises(ColumnExistsError, match="'label'"):
         label(gold, "{text}", labels=["positive", "negative"])
@@ -190,7 +192,7 @@ def test_a_column_of_labels_that_is_there_already_needs_a_prefix(label: Verb, re
     assert out["model_label"].tolist() == out["label"].tolist()
 
 
-def test_the_awaitable_twin_gives_the_same(client: po.Client, reviews: pd.DataFrame) -> None:
+def test_alabel_dataframe_gives_the_same_result(client: po.Client, reviews: pd.DataFrame) -> None:
     options: dict[str, Any] = {"labels": ["a", "b"], "model": "gpt-4o-mini", "client": client, "progress": False}
     awaited = asyncio.run(po.alabel_dataframe(reviews, "text", **options))
     pd.testing.assert_frame_equal(awaited, po.label_dataframe(reviews, "text", **options))

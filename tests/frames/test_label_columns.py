@@ -68,7 +68,7 @@ def cells(column: pd.Series) -> list[Any]:
 # Votes
 
 
-def test_the_label_is_what_most_samples_say_and_confidence_how_many(label: Verb, server: Server) -> None:
+def test_the_label_is_the_majority_of_the_samples_and_confidence_its_share(label: Verb, server: Server) -> None:
     says(server, "first", {"label": "negative"}, {"label": "positive"}, {"label": "positive"})
     out = label(frame("first", "great"), "text", labels=TONES, samples=3)
     assert out["label"].tolist() == ["positive", "positive"]
@@ -84,7 +84,7 @@ def ties(label: Verb, server: Server, said: list[dict[str, Any]], **options: Any
     return label(frame(*texts), "text", samples=len(said), **options)
 
 
-def test_of_labels_with_equal_votes_one_is_drawn_and_marked(label: Verb, server: Server) -> None:
+def test_a_tie_of_votes_is_drawn_and_marked(label: Verb, server: Server) -> None:
     said = [{"label": "neutral"}, {"label": "negative"}]
     out = ties(label, server, said, labels=TONES)
     assert 8 < (out["label"] == "neutral").sum() < 32
@@ -126,14 +126,14 @@ def test_a_row_without_any_answer_has_no_label_no_confidence_and_empty_votes(lab
     assert out["votes"][0] == [None, None]
 
 
-def test_of_several_labels_the_majority_ones_are_kept(label: Verb, server: Server) -> None:
+def test_multi_label_samples_keep_labels_with_a_majority(label: Verb, server: Server) -> None:
     says(server, "first", *({"labels": labels} for labels in (["a", "b"], ["a"], ["c", "b", "a"], ["a"], ["a"])))
     out = label(frame("first"), "text", labels=["a", "b", "c"], multi=True, samples=5)
     # All five say a; two of five say b, and that is agreed on least.
     assert (out["label"][0], out["confidence"][0], out["tie"][0]) == (["a"], 0.6, False)
 
 
-def test_of_scores_the_median_is_kept(label: Verb, server: Server) -> None:
+def test_samples_of_scores_give_the_median(label: Verb, server: Server) -> None:
     says(server, "first", *({"score": score} for score in (5, 1, 2, 2)))
     out = label(frame("first"), "text", scale=(1, 5), samples=4)
     assert (out["label"].tolist(), out["confidence"].tolist(), str(out["label"].dtype)) == ([2], [0.5], "Int64")
@@ -154,7 +154,7 @@ def test_confidence_is_the_labels_probability_among_the_labels(label: Verb, serv
     assert (body["logprobs"], body["top_logprobs"]) == (True, 20)
 
 
-def test_the_first_tokens_confidence_stands_beside_that_of_the_whole_label(label: Verb, server: Server) -> None:
+def test_first_token_and_whole_label_confidence_can_both_be_requested(label: Verb, server: Server) -> None:
     labels = ["very good", "very bad", "fair"]
     steps = [
         ('{"label":"', {'{"label":"': 1.0}),
@@ -167,7 +167,7 @@ def test_the_first_tokens_confidence_stands_beside_that_of_the_whole_label(label
     assert out["confidence_first_token"][0] == pytest.approx(0.9)
 
 
-def test_votes_and_probabilities_can_both_be_had(label: Verb, server: Server) -> None:
+def test_votes_and_probabilities_can_both_be_requested(label: Verb, server: Server) -> None:
     def drawn(token: str) -> dict[str, Any]:
         return tokens(
             ('{"label": "', {'{"label": "': 1.0}), (token, {"positive": 0.6, "negative": 0.4}), ('"}', {'"}': 1.0})
@@ -212,7 +212,7 @@ def test_a_tie_goes_to_the_more_probable_label(label: Verb, server: Server) -> N
     assert out["tie"].all()
 
 
-def test_the_most_probable_label_is_not_taken_where_the_class_refuses_it(label: Verb, server: Server) -> None:
+def test_the_most_probable_label_is_not_used_if_the_class_refuses_it(label: Verb, server: Server) -> None:
     class Picky(BaseModel):
         tone: Literal["good", "bad"]
 
@@ -242,7 +242,7 @@ def test_the_most_probable_label_is_not_taken_where_the_class_refuses_it(label: 
     ],
     ids=str,
 )
-def test_a_label_is_the_same_however_its_number_is_written(
+def test_a_numeric_label_is_recognised_in_any_notation(
     label: Verb, server: Server, options: Any, said: Any, expected: Any
 ) -> None:
     says(server, "first", said)
@@ -255,14 +255,14 @@ def test_a_value_that_is_no_label_in_any_spelling_is_off_label(label: Verb, serv
     assert codes(label(frame("first"), "text", scale=(1, 10))) == ["off_label"]
 
 
-def test_the_probabilities_of_a_label_written_as_a_number_are_told(label: Verb, server: Server) -> None:
+def test_a_label_written_as_a_number_has_probabilities(label: Verb, server: Server) -> None:
     said = [('{"label": ', {'{"label": ': 1.0}), ("2", {"2": 0.75, "1": 0.25}), ("}", {"}": 1.0})]
     says(server, "first", tokens(*said))
     out = label(frame("first"), "text", labels=[1, 2], confidence="logprobs")
     assert out["probabilities"][0] == pytest.approx({"1": 0.25, "2": 0.75})
 
 
-def test_the_simulator_tells_probabilities_that_fit_its_labels(label: Verb) -> None:
+def test_the_simulators_probabilities_fit_its_labels(label: Verb) -> None:
     texts = frame("A wonderful lamp, great.", "It broke, terrible.", "It is a lamp.")
     out = label(texts, "text", labels=TONES, confidence="logprobs")
     assert out["label"].tolist()[:2] == ["positive", "negative"]
@@ -273,7 +273,7 @@ def test_the_simulator_tells_probabilities_that_fit_its_labels(label: Verb) -> N
         assert told[chosen] == sure
 
 
-def test_the_responses_api_gives_labels_and_probabilities_too(label: Verb, reviews: pd.DataFrame) -> None:
+def test_the_responses_api_gives_labels_and_probabilities(label: Verb, reviews: pd.DataFrame) -> None:
     options: dict[str, Any] = {
         "labels": TONES,
         "confidence": "logprobs",
@@ -288,12 +288,12 @@ def test_the_responses_api_gives_labels_and_probabilities_too(label: Verb, revie
     assert [item["role"] for item in body["input"]] == ["user", "assistant", "user"]
 
 
-def test_an_endpoint_that_gives_no_text_gives_no_labels(label: Verb, reviews: pd.DataFrame) -> None:
+def test_an_endpoint_without_text_answers_is_refused_for_labels(label: Verb, reviews: pd.DataFrame) -> None:
     with pytest.raises(InvalidInputError, match="embeddings takes no response_format"):
         label(reviews, "{text}", labels=TONES, endpoint="embeddings")
 
 
-def test_a_server_that_tells_no_probabilities_leaves_confidence_missing(label: Verb, server: Server) -> None:
+def test_confidence_is_missing_if_the_server_returns_no_logprobs(label: Verb, server: Server) -> None:
     says(server, "first", {"label": "positive"})
     out = label(frame("first"), "text", labels=TONES, confidence="logprobs")
     assert out["label"].tolist() == ["positive"]
@@ -309,7 +309,7 @@ def test_probabilities_survive_the_journal(label: Verb, reviews: pd.DataFrame, s
     )
 
 
-def test_a_doubtful_label_is_left_out(label: Verb, server: Server) -> None:
+def test_a_label_below_abstain_below_is_missing(label: Verb, server: Server) -> None:
     says(server, "first", {"label": "negative"}, {"label": "positive"}, {"label": "positive"})
     out = label(frame("first", "great"), "text", labels=TONES, samples=3, abstain_below=0.9)
     assert cells(out["label"]) == [None, "positive"]
@@ -317,7 +317,7 @@ def test_a_doubtful_label_is_left_out(label: Verb, server: Server) -> None:
     assert out["status"].tolist() == ["succeeded", "succeeded"]
 
 
-def test_a_label_whose_confidence_is_not_known_is_left_out_too(label: Verb, server: Server) -> None:
+def test_a_label_of_unknown_confidence_is_missing_with_abstain_below(label: Verb, server: Server) -> None:
     says(server, "first", {"label": "positive"})
     out = label(frame("first"), "text", labels=TONES, confidence="logprobs", abstain_below=0.5)
     assert cells(out["label"]) == [None]
@@ -420,7 +420,7 @@ def test_examples_are_shown_as_questions_and_answers(label: Verb, reviews: pd.Da
     ],
     ids=["several", "array", "score", "member", "text of a member"],
 )
-def test_examples_may_hold_any_kind_of_label(label: Verb, options: Any, cells_of_label: Any, shown: str) -> None:
+def test_examples_may_have_labels_of_any_type(label: Verb, options: Any, cells_of_label: Any, shown: str) -> None:
     examples = pd.DataFrame({"text": ["Shown."], "label": pd.Series(cells_of_label, dtype=object)})
     out = label(frame("first"), "text", examples=examples, **options)
     assert asked(out)[0]["messages"][2]["content"] == shown
@@ -471,7 +471,7 @@ def test_an_answer_with_examples_is_exported_with_them(label: Verb) -> None:
     assert roles == ["system", "user", "assistant", "user", "assistant"]
 
 
-def test_descriptions_stand_in_the_system_message_behind_ones_own(label: Verb, reviews: pd.DataFrame) -> None:
+def test_label_descriptions_follow_the_callers_system_message(label: Verb, reviews: pd.DataFrame) -> None:
     labels = {"positive": "praises {it}", "negative": "complains"}
     told = asked(label(reviews, "{text}", labels=labels))[0]["messages"][0]["content"]
     assert "- positive: praises {it}\n- negative: complains\n" in told
@@ -545,7 +545,7 @@ def test_a_field_with_the_name_of_another_column_is_refused(
         label(reviews, "{text}", **options)
 
 
-def test_a_reasoning_model_that_tells_no_probabilities_says_so_in_each_row(label: Verb, reviews: pd.DataFrame) -> None:
+def test_a_reasoning_model_without_logprobs_fails_each_row_with_the_reason(label: Verb, reviews: pd.DataFrame) -> None:
     out = label(reviews, "{text}", labels=TONES, confidence="logprobs", model="gpt-5-mini")
     assert codes(out) == ["unsupported_parameter"] * 3
     assert "'logprobs' is not supported with this model" in out["error"][0]

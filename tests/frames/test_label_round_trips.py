@@ -57,7 +57,7 @@ def written(label: Any) -> list[Any]:
 @example(["True", "true"])
 @example(["[]", "a|b", "a", "b"])
 @settings(max_examples=100, deadline=None)
-def test_a_label_is_read_back_whatever_became_of_it(labels: list[Any]) -> None:
+def test_a_label_is_recognised_after_any_file_format(labels: list[Any]) -> None:
     for label in labels:
         for given_back in written(label):
             assert read_label(given_back, labels) is label
@@ -87,7 +87,7 @@ def texts_of(cells: Any) -> list[Any]:
     labels=LABELS, kind=st.sampled_from(["one", "several"]), way=st.sampled_from(["sheet", "csv", "parquet", "jsonl"])
 )
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_every_judgement_comes_back_from_every_file(labels: list[Any], kind: str, way: str) -> None:
+def test_every_reviewed_label_survives_every_file_format(labels: list[Any], kind: str, way: str) -> None:
     for left in Path().glob("*.jsonl"):
         left.unlink()
     out = frame_of(labels, kind)
@@ -131,7 +131,7 @@ def test_every_judgement_comes_back_from_every_file(labels: list[Any], kind: str
     ],
     ids=["bools", "ints", "an Enum", "texts", "several ints", "several bools", "scores"],
 )
-def test_annotators_get_predictions_and_judgements_of_one_type(
+def test_exported_predictions_and_annotations_have_the_same_type(
     label: Verb, reviews: pd.DataFrame, form: Any, way: str, question: Any, values: list[Any]
 ) -> None:
     review = po.review(label(reviews[:2], "{text}", **question))
@@ -157,7 +157,7 @@ def test_annotators_get_predictions_and_judgements_of_one_type(
         assert (predicted["type"], predicted["value"]) == ("number" if "scale" in question else "choices", shown)
 
 
-def test_free_text_is_no_choice(label: Verb, reviews: pd.DataFrame) -> None:
+def test_free_text_is_exported_as_text_and_not_as_a_choice(label: Verb, reviews: pd.DataFrame) -> None:
     out = frame_of(["a", "b"], "one")
     out["label"] = ["2", "x", None, "y"]
     out.attrs["parallel_openai"]["labels"] = {"label": {"kind": "text", "labels": []}}
@@ -179,7 +179,7 @@ def test_a_sheet_that_excel_saved_is_read(label: Verb, reviews: pd.DataFrame) ->
 
 @pytest.mark.parametrize("given_label", [True, np.bool_(True), "True", "TRUE", "true", 1])
 @pytest.mark.parametrize("texts", [["True", "False"], ["true", "false"]])
-def test_a_bool_is_judged_however_it_is_written(given_label: Any, texts: list[str]) -> None:
+def test_a_boolean_label_is_reviewed_in_any_spelling(given_label: Any, texts: list[str]) -> None:
     out = frame_of([True, False], "one")
     out.attrs["parallel_openai"]["labels"]["label"]["labels"] = texts
     review = po.review(out, save_to="bools.review.jsonl")
@@ -189,7 +189,7 @@ def test_a_bool_is_judged_however_it_is_written(given_label: Any, texts: list[st
     assert review.item(1)["label"] == texts[0]
 
 
-def test_ints_that_a_csv_file_made_floats_of_are_judged() -> None:
+def test_integer_labels_read_as_floats_from_csv_can_be_reviewed() -> None:
     out = frame_of([1, 2], "one")
     back = pd.read_csv(io.StringIO(out.to_csv(index=False)))
     back.attrs = out.attrs
@@ -201,7 +201,7 @@ def test_ints_that_a_csv_file_made_floats_of_are_judged() -> None:
     assert review.frame()["label_reviewed"].tolist()[:2] == [2, 1]
 
 
-def test_examples_take_labels_as_a_file_has_them(label: Verb, reviews: pd.DataFrame) -> None:
+def test_examples_accept_labels_as_read_from_a_file(label: Verb, reviews: pd.DataFrame) -> None:
     examples = pd.DataFrame({"text": ["a", "b"], "label": ["TRUE", "False"]})
     label(reviews, "{text}", labels=[True, False], examples=examples)
     examples["label"] = [1.0, 2.0]
@@ -213,14 +213,14 @@ def test_examples_take_labels_as_a_file_has_them(label: Verb, reviews: pd.DataFr
     ]
 
 
-def test_one_label_is_not_several() -> None:
+def test_a_list_is_refused_where_rows_have_one_label() -> None:
     review = po.review(frame_of(["a", "b"], "one"), save_to="one.review.jsonl")
     with pytest.raises(InvalidInputError, match="one label here"):
         review.correct(0, ["a", "b"])
 
 
 @pytest.mark.parametrize("spreadsheet", [True, False])
-def test_the_sheet_runs_no_cell_unless_it_is_for_other_tools(spreadsheet: bool) -> None:
+def test_formulas_in_the_review_sheet_are_escaped_for_spreadsheets_only(spreadsheet: bool) -> None:
     out = frame_of(["=a", "b"], "one")
     out["text"] = ["=1+1", "'=2", "+x", "fine"]
     review = po.review(out, save_to="one.review.jsonl")
@@ -233,7 +233,7 @@ def test_the_sheet_runs_no_cell_unless_it_is_for_other_tools(spreadsheet: bool) 
     assert again.frame().loc[0, ["label_reviewed", "review_note"]].tolist() == ["=a", "@sum"]
 
 
-def test_a_sheet_that_cannot_be_written_leaves_the_old_one(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failed_write_of_the_review_sheet_keeps_the_old_one(monkeypatch: pytest.MonkeyPatch) -> None:
     review = po.review(frame_of(["a", "b"], "one"), save_to="one.review.jsonl")
     with pytest.raises(InvalidInputError, match="cannot be written"):
         review.to_csv("nowhere/sheet.csv")
@@ -258,7 +258,7 @@ KINDS: list[list[Any]] = [[0.5, 1.0, 2.0], [1, 2, 10], [True, False], list(Tone)
 
 @pytest.mark.parametrize("kind", ["one", "several"])
 @pytest.mark.parametrize("labels", KINDS, ids=str)
-def test_what_a_person_confirms_is_right(labels: list[Any], kind: str) -> None:
+def test_a_confirmed_label_counts_as_right(labels: list[Any], kind: str) -> None:
     out = frame_of(labels, kind)
     review = po.review(out)
     judged = [row for row, cell in enumerate(out["label"]) if kind == "several" or not pd.isna(cell)]

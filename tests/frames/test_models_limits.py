@@ -103,7 +103,7 @@ def check(server: TwoModels, *outs: pd.DataFrame) -> None:
     assert not server.refused
 
 
-def test_a_cascade_of_runs_keeps_each_models_limit_apart(server: TwoModels, client: po.Client) -> None:
+def test_runs_of_several_models_keep_each_models_limit_separate(server: TwoModels, client: po.Client) -> None:
     outs = [ask(FEW, "small", client), ask(LONG, "large", client), ask(FEW + "!", "small", client)]
     check(server, *outs)
     assert client.largest_prompt("small") == 2400
@@ -111,7 +111,7 @@ def test_a_cascade_of_runs_keeps_each_models_limit_apart(server: TwoModels, clie
     assert client.max_tokens_per_minute == 6_002_400
 
 
-def test_a_prompt_that_its_own_model_never_takes_still_fails_unsent(server: TwoModels, client: po.Client) -> None:
+def test_a_prompt_too_large_for_its_models_limit_fails_without_being_sent(server: TwoModels, client: po.Client) -> None:
     ask(FEW, "small", client), ask(LONG, "large", client)
     out = ask(LONG, "small", client)
     assert out["error_code"].tolist() == ["request_too_large"] * len(LONG)
@@ -127,7 +127,7 @@ def test_the_report_of_a_run_shows_its_own_models_limit(server: TwoModels, clien
     assert report.timeline["max_tokens_per_minute"].dropna().unique().tolist() == [2400]
 
 
-def test_variants_that_are_compared_keep_their_models_limits_apart(server: TwoModels, client: po.Client) -> None:
+def test_compared_variants_keep_their_models_limits_separate(server: TwoModels, client: po.Client) -> None:
     ask(FEW, "small", client)
     df = pd.concat([FEW, LONG[:1]], ignore_index=True)
     found = po.compare(
@@ -143,7 +143,7 @@ def test_variants_that_are_compared_keep_their_models_limits_apart(server: TwoMo
     assert small["status"].tolist() == ["succeeded"] * 3 + ["failed"]
 
 
-def test_embeddings_beside_chat_have_a_limit_of_their_own(server: TwoModels, client: po.Client) -> None:
+def test_embeddings_have_a_limit_separate_from_chat(server: TwoModels, client: po.Client) -> None:
     ask(FEW, "small", client)
     out = po.embed_dataframe(LONG, "text", model="large", client=client, progress=False)
     again = ask(FEW + "?", "small", client)
@@ -158,7 +158,7 @@ def test_a_pools_members_have_a_limit_for_each_model(server: TwoModels) -> None:
         assert pool.largest_prompt("large") == 6_000_000
 
 
-def test_each_line_of_a_file_goes_at_its_own_models_limit(server: TwoModels, tmp_path: Path) -> None:
+def test_each_line_of_a_file_is_paced_by_its_own_models_limit(server: TwoModels, tmp_path: Path) -> None:
     lines = [("small", "Hi."), *(("large", text) for text in LONG["text"]), ("small", "Hello."), ("free", "Hi.")]
     file = tmp_path / "in.jsonl"
     file.write_text(

@@ -39,7 +39,7 @@ def told(out: pd.DataFrame) -> int:
 
 
 @pytest.mark.parametrize("endpoint", ["chat.completions", "responses"])
-def test_what_is_written_to_a_cache_costs_its_own_price(ask: Verb, server: Server, endpoint: str) -> None:
+def test_tokens_written_to_a_cache_have_their_own_price(ask: Verb, server: Server, endpoint: str) -> None:
     server.set(written_share=1.0)
     cap = {"responses": "max_output_tokens"}.get(endpoint, "max_completion_tokens")
     few = pd.DataFrame({"text": ["A lamp that shines, day after day. " * n for n in range(1, 40)]})
@@ -62,7 +62,7 @@ def test_uncapped_reasoning_counts_and_stays_within_the_budget(
     assert 3000 < billed(server) <= 5000
 
 
-def test_a_total_alone_counts_for_embeddings(client: po.Client, many: pd.DataFrame, server: Server) -> None:
+def test_usage_of_embeddings_may_have_total_tokens_only(client: po.Client, many: pd.DataFrame, server: Server) -> None:
     server.set(usage="total_alone")
     embed = partial(po.embed_dataframe, many, "text", model="text-embedding-3-small", client=client, progress=False)
     out = embed(budget_tokens=100_000)
@@ -71,7 +71,7 @@ def test_a_total_alone_counts_for_embeddings(client: po.Client, many: pd.DataFra
 
 
 @pytest.mark.parametrize("way", ["total_alone", "text", "nested", "missing"])
-def test_a_budget_holds_whatever_the_format_of_usage(ask: Verb, many: pd.DataFrame, server: Server, way: str) -> None:
+def test_a_budget_is_kept_with_any_format_of_usage(ask: Verb, many: pd.DataFrame, server: Server, way: str) -> None:
     server.set(usage=way)
     out = ask(many, "text", max_tokens=20, budget_tokens=3000)
     assert 500 < billed(server) <= 3000
@@ -87,7 +87,7 @@ def test_answers_without_usage_are_reported_at_the_end(ask: Verb, many: pd.DataF
     assert "2 answers that do not say what they took" in str(report)
 
 
-def test_sound_costs_its_own_price(ask: Verb, many: pd.DataFrame, server: Server) -> None:
+def test_audio_tokens_have_their_own_price(ask: Verb, many: pd.DataFrame, server: Server) -> None:
     server.set(sound_share=1.0)
     said: dict[str, Any] = {"modalities": ["text", "audio"], "audio": {"voice": "alloy", "format": "wav"}}
     out = ask(many, "text", model=SPEAKS, max_tokens=20, budget_usd=0.02, **said)
@@ -97,7 +97,7 @@ def test_sound_costs_its_own_price(ask: Verb, many: pd.DataFrame, server: Server
     assert 0 < cost <= 0.02
 
 
-def test_sound_without_a_price_is_refused_by_a_budget_in_dollars(ask: Verb, many: pd.DataFrame, server: Server) -> None:
+def test_a_dollar_budget_refuses_audio_without_a_price(ask: Verb, many: pd.DataFrame, server: Server) -> None:
     with pytest.raises(InvalidInputError, match=r"all that 'gpt-4o-audio-preview' may read and write here.*not known"):
         ask(many, "text", model="gpt-4o-audio-preview", modalities=["text", "audio"], max_tokens=20, budget_usd=1)
     part = {"type": "input_audio", "input_audio": {"data": "AAAA" * 100, "format": "wav"}}
@@ -107,7 +107,7 @@ def test_sound_without_a_price_is_refused_by_a_budget_in_dollars(ask: Verb, many
     assert codes(ask(heard, "messages", max_tokens=20, budget_tokens=2000)) != ["unbounded"]
 
 
-def test_sound_without_a_price_makes_the_cost_unknown(ask: Verb, many: pd.DataFrame, server: Server) -> None:
+def test_audio_without_a_price_makes_the_cost_unknown(ask: Verb, many: pd.DataFrame, server: Server) -> None:
     server.set(sound_share=0.5)
     out = ask(many[:1], "text", model="gpt-4o-audio-preview", max_tokens=20)
     assert out["cost_usd"].isna().all()
@@ -127,7 +127,7 @@ def test_sound_without_a_price_makes_the_cost_unknown(ask: Verb, many: pd.DataFr
     ],
     ids=str,
 )
-def test_models_that_search_by_themselves_are_refused_with_a_budget(
+def test_a_budget_refuses_models_that_search_the_web_by_themselves(
     ask: Verb, server: Server, searching: dict[str, Any]
 ) -> None:
     options = {"model": "gpt-4o-mini", "max_tokens": 20, **searching}
@@ -136,7 +136,7 @@ def test_models_that_search_by_themselves_are_refused_with_a_budget(
     assert received(server) == 0
 
 
-def test_searches_of_a_responses_answer_cost_their_fee(ask: Verb, server: Server) -> None:
+def test_web_searches_in_the_responses_api_cost_their_fee(ask: Verb, server: Server) -> None:
     message = {"type": "message", "content": [{"type": "output_text", "text": "Yes."}]}
     body = {
         "model": WRITES,
@@ -149,7 +149,7 @@ def test_searches_of_a_responses_answer_cost_their_fee(ask: Verb, server: Server
     assert out["cost_usd"].sum() == pytest.approx(price(WRITES, Usage(1000, 10)) + 0.02)
 
 
-def test_an_answer_under_an_alias_costs_what_the_asked_model_does(ask: Verb, server: Server) -> None:
+def test_an_answer_under_an_alias_costs_as_much_as_the_requested_model(ask: Verb, server: Server) -> None:
     server.script([{"body": {**answer(10), "model": "house-model"}}])
     rows = pd.DataFrame({"text": ["a"]})
     out = ask(rows, "text")
@@ -170,7 +170,7 @@ def answer(output: int) -> dict[str, Any]:
 
 @pytest.mark.parametrize("bound", [{"budget_usd": 0.0004}, {"budget_tokens": 2500}], ids=str)
 @pytest.mark.parametrize("fault", [{}, {"fault_truncated": 0.5}], ids=["untold", "lost on the way"])
-def test_a_comparison_spends_its_budget_once(
+def test_the_variants_of_a_comparison_share_one_budget(
     client: po.Client, many: pd.DataFrame, server: Server, bound: dict[str, Any], fault: dict[str, Any]
 ) -> None:
     """Of answers without usage nothing is known but that they were billed."""
@@ -279,7 +279,7 @@ def broken_off(prompt_tokens: int) -> dict[str, Any]:
 
 @pytest.mark.parametrize("options", [{}, {"samples": 2}], ids=["one", "samples"])
 @pytest.mark.parametrize("end", [{"budget_tokens": 60_000}, {"budget_usd": 0.01}, {"deadline": 0.2}], ids=str)
-def test_a_row_that_the_run_leaves_tells_what_was_billed_for_it(
+def test_a_cancelled_row_shows_what_was_billed_for_it(
     server: Server, end: dict[str, Any], options: dict[str, Any]
 ) -> None:
     server.script([broken_off(50_000)] * 20)
@@ -295,7 +295,7 @@ def test_a_row_that_the_run_leaves_tells_what_was_billed_for_it(
     assert report.cost_usd == pytest.approx(out["cost_usd"].sum())
 
 
-def test_a_row_whose_repair_was_billed_in_vain_tells_that_too(server: Server) -> None:
+def test_a_cancelled_row_shows_what_was_billed_for_its_failed_repair(server: Server) -> None:
     schema = {"type": "object", "properties": {"mood": {"type": "string"}}, "required": ["mood"]}
     server.script([{"body": broken_off(9)["body"].replace("error", "stop")}, *[broken_off(50_000)] * 20])
     with po.Client(server.base_url, max_concurrent_requests=1) as client:
@@ -310,7 +310,7 @@ def test_a_row_whose_repair_was_billed_in_vain_tells_that_too(server: Server) ->
 
 
 @pytest.mark.parametrize("status", [200, 400], ids=["at once", "in halves"])
-def test_texts_that_the_run_leaves_tell_what_was_billed_for_them(server: Server, status: int) -> None:
+def test_cancelled_embeddings_show_what_was_billed_for_them(server: Server, status: int) -> None:
     refused = {"error": {"message": "No."}, "usage": {"prompt_tokens": 50_000, "total_tokens": 50_000}}
     server.script([{"status": status, "body": json.dumps(refused)}] * 20)
     with po.Client(server.base_url, max_concurrent_requests=1) as client:

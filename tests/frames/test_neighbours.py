@@ -54,13 +54,13 @@ def test_the_same_requests_are_known_however_they_are_made(
     assert again["cost_usd"].tolist() == before["cost_usd"].tolist()
 
 
-def test_messages_are_known_where_they_are_the_same(ask: Verb, server: Server) -> None:
+def test_equal_chat_messages_are_known(ask: Verb, server: Server) -> None:
     for prompt in (as_messages, TEMPLATE, as_function):
         ask(ROWS, prompt)
     assert received(server) == len(ROWS)
 
 
-def test_answers_that_are_used_are_copied_to_the_runs_own_journal(ask: Verb, server: Server) -> None:
+def test_answers_from_another_journal_are_copied_to_the_runs_own(ask: Verb, server: Server) -> None:
     ask(ROWS, TEMPLATE)
     taken = ask(ROWS, as_function)
     journal_of(ask(ROWS, TEMPLATE)).unlink()
@@ -69,7 +69,7 @@ def test_answers_that_are_used_are_copied_to_the_runs_own_journal(ask: Verb, ser
     assert len(po.read_journal(journal_of(taken))) == len(ROWS)
 
 
-def test_rows_that_are_new_shuffled_or_left_out_are_told_from_those_that_are_known(ask: Verb, server: Server) -> None:
+def test_only_new_rows_of_a_shuffled_and_changed_frame_are_sent(ask: Verb, server: Server) -> None:
     ask(ROWS, TEMPLATE)
     new = pd.DataFrame({"text": [f"A chair, number {n}." for n in range(60)]})
     mixed = pd.concat([new, ROWS.iloc[5:]]).sample(frac=1.0, random_state=1)
@@ -77,7 +77,7 @@ def test_rows_that_are_new_shuffled_or_left_out_are_told_from_those_that_are_kno
     assert received(server) == len(ROWS) + len(new)
 
 
-def test_labels_and_embeddings_are_known_too(client: po.Client, server: Server) -> None:
+def test_labels_and_embeddings_in_another_journal_are_known(client: po.Client, server: Server) -> None:
     options: dict[str, Any] = {"client": client, "progress": False}
     for prompt in (TEMPLATE, as_function):
         po.label_dataframe(ROWS, prompt, labels=["good", "bad"], model="gpt-4o-mini", **options)
@@ -87,7 +87,7 @@ def test_labels_and_embeddings_are_known_too(client: po.Client, server: Server) 
     assert server.stats(charged=False)["received"] == len(ROWS) + 1
 
 
-def test_a_slow_function_is_not_called_for_long_where_nothing_can_be_known(ask: Verb) -> None:
+def test_a_prompt_function_is_called_once_a_row_if_there_is_no_other_journal(ask: Verb) -> None:
     calls = []
 
     def prompt(row: Any) -> str:
@@ -129,14 +129,14 @@ def test_answers_of_another_server_or_writer_are_not_used(
     assert received(server) == 2 * len(ROWS)
 
 
-def test_another_servers_answers_are_its_own(ask: Verb, server: Server) -> None:
+def test_each_servers_answers_are_kept_separate(ask: Verb, server: Server) -> None:
     ask(ROWS, TEMPLATE)
     with simulator.serve(max_requests_per_minute=None) as other, po.Client(other.base_url) as client:
         po.process_dataframe(ROWS, as_function, model="gpt-4o-mini", client=client, progress=False)
         assert received(other) == len(ROWS)
 
 
-def test_a_journal_of_the_users_choice_stands_alone(ask: Verb, server: Server, tmp_path: Path) -> None:
+def test_with_save_to_no_other_journal_is_searched(ask: Verb, server: Server, tmp_path: Path) -> None:
     ask(ROWS, TEMPLATE)
     ask(ROWS, as_function, save_to=tmp_path / "mine.jsonl")
     assert received(server) == 2 * len(ROWS)

@@ -101,7 +101,7 @@ def with_odd(body: dict[str, Any], place: tuple[Any, ...], odd: Any) -> bytes:
 
 
 @pytest.mark.parametrize("face", FACES)
-def test_no_answer_makes_a_run_lose_its_frame(face: str, server: Server) -> None:
+def test_no_answer_whatever_its_content_loses_the_frame(face: str, server: Server) -> None:
     verb, body, options = FACES[face]
     bodies = [with_odd(body, place, odd) for place in places(body) for odd in ODD]
     server.script([{"body": each} for each in bodies])
@@ -146,7 +146,7 @@ KINDS: list[Any] = [
 
 @pytest.mark.parametrize("kind", KINDS, ids=str)
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")
-def test_any_answer_fits_a_column_and_no_integer_is_rounded(kind: Any) -> None:
+def test_any_answer_can_be_stored_in_a_column_without_rounding_integers(kind: Any) -> None:
     if isinstance(kind, (dict, bool)):
         shape = {"type": "object", "properties": {"i": kind}, "required": ["i"]}
     else:
@@ -188,7 +188,7 @@ def test_whole_numbers_are_exact_in_a_frame(ask: Verb, server: Server, numbers: 
     assert len(parsed) == len(numbers)
 
 
-def test_what_a_validator_raises_fails_its_row(ask: Verb, reviews: pd.DataFrame) -> None:
+def test_an_exception_in_a_validator_fails_its_row(ask: Verb, reviews: pd.DataFrame) -> None:
     class Strange(BaseModel):
         about: str
 
@@ -204,7 +204,7 @@ def test_what_a_validator_raises_fails_its_row(ask: Verb, reviews: pd.DataFrame)
 
 @pytest.mark.parametrize("verb", ["process", "label"])
 @pytest.mark.parametrize("repair", [False, True])
-def test_a_validator_with_a_bug_has_nothing_asked_anew_before_it_is_corrected_or_after(
+def test_a_bug_in_a_validator_never_causes_another_request(
     server: Server, client: po.Client, reviews: pd.DataFrame, verb: str, repair: bool
 ) -> None:
     class Mood(BaseModel):
@@ -233,7 +233,7 @@ def test_a_validator_with_a_bug_has_nothing_asked_anew_before_it_is_corrected_or
     assert server.stats()["received"] == 3
 
 
-def test_what_a_class_makes_of_a_choice_is_kept(ask: Verb, reviews: pd.DataFrame) -> None:
+def test_values_that_a_class_converts_from_a_choice_are_kept(ask: Verb, reviews: pd.DataFrame) -> None:
     class Loud(BaseModel):
         tone: Literal["loud", "quiet"]
 
@@ -244,7 +244,7 @@ def test_what_a_class_makes_of_a_choice_is_kept(ask: Verb, reviews: pd.DataFrame
     assert set(ask(reviews, "text", response_format=Loud)["tone"]) <= {"LOUD", "QUIET"}
 
 
-def test_ids_beyond_64_bits_stay_as_they_are_in_the_journal_and_in_files(server: Server, client: po.Client) -> None:
+def test_integers_beyond_64_bits_are_exact_in_the_journal_and_in_files(server: Server, client: po.Client) -> None:
     ids = [89490200001234567891, 89490200001234567892, -(2**63) - 1]
     df = pd.DataFrame({"id": pd.Series(ids, dtype=object), "text": ["a", "b", "c"]})
     out = po.process_dataframe(df, "text", model="m", metadata="id", client=client, save_to="j.jsonl", progress=False)
@@ -259,7 +259,7 @@ def test_ids_beyond_64_bits_stay_as_they_are_in_the_journal_and_in_files(server:
     assert sorted(po.read_journal("out.jsonl")["metadata"]) == sorted(ids)
 
 
-def test_tokens_of_any_number_are_counted(ask: Verb, server: Server, client: po.Client) -> None:
+def test_token_counts_of_any_size_are_added_up(ask: Verb, server: Server, client: po.Client) -> None:
     most, df = 2**60, pd.DataFrame({"text": ["a"]})
     usage = {"prompt_tokens": 10**30, "completion_tokens": 1}
     server.script([{"body": {**CHAT, "usage": usage}}] * 2)
@@ -296,7 +296,7 @@ MADE_OF_TEXTS: dict[str, tuple[Any, str, Callable[[Any], bool]]] = {
 
 
 @pytest.mark.parametrize("kind", MADE_OF_TEXTS)
-def test_what_a_class_makes_of_a_text_stays_as_it_is(
+def test_values_that_a_class_converts_from_a_string_are_kept(
     ask: Verb, reviews: pd.DataFrame, server: Server, kind: str
 ) -> None:
     field, text, is_whole = MADE_OF_TEXTS[kind]
@@ -308,7 +308,7 @@ def test_what_a_class_makes_of_a_text_stays_as_it_is(
 
 
 @pytest.mark.parametrize("status", ["failed", "cancelled", "in_progress", "queued"])
-def test_a_part_of_an_answer_is_no_answer(ask: Verb, server: Server, status: str) -> None:
+def test_a_partial_answer_is_no_answer(ask: Verb, server: Server, status: str) -> None:
     server.script([{"body": {**RESPONSES, "status": status}}])
     out = ask(pd.DataFrame({"text": ["a"]}), "text", endpoint="responses")
     sent_again = status in ("failed", "cancelled")
@@ -317,7 +317,7 @@ def test_a_part_of_an_answer_is_no_answer(ask: Verb, server: Server, status: str
 
 
 @pytest.mark.parametrize("endpoint", ["chat.completions", "completions"])
-def test_choices_stand_in_the_order_of_their_numbers(ask: Verb, server: Server, endpoint: str) -> None:
+def test_choices_are_ordered_by_their_index(ask: Verb, server: Server, endpoint: str) -> None:
     choices = [
         {"index": number, "text": text, "message": {"content": text}, "finish_reason": "stop"}
         for number, text in ((2, "third"), (0, "first"), (1, "second"))

@@ -17,7 +17,7 @@ from tests.servers.recorder import Asked, recorder
 
 
 @pytest.mark.parametrize("given", [1, 3])
-def test_an_answer_with_another_number_of_vectors_is_not_guessed_at(
+def test_an_answer_with_a_wrong_number_of_vectors_is_not_used(
     embed: Embed, server: simulator.Server, given: int
 ) -> None:
     vector = {"embedding": [1.0] * 8}
@@ -28,9 +28,7 @@ def test_an_answer_with_another_number_of_vectors_is_not_guessed_at(
     assert not np.allclose(po.vectors(out), 1.0)
 
 
-def test_lists_of_numbers_are_taken_too_and_in_the_order_of_their_numbers(
-    embed: Embed, server: simulator.Server
-) -> None:
+def test_vectors_may_be_lists_of_numbers_and_are_ordered_by_index(embed: Embed, server: simulator.Server) -> None:
     data = [{"index": 1, "embedding": [3, 4.5]}, {"index": 0, "embedding": [1, 2]}]
     server.script([{"body": {"model": MODEL, "data": data}}])
     out = embed(texts(2), "text", dimensions=2)
@@ -38,7 +36,7 @@ def test_lists_of_numbers_are_taken_too_and_in_the_order_of_their_numbers(
     assert out["prompt_tokens"].isna().all()
 
 
-def test_a_vector_that_is_none_or_of_another_length_is_its_rows_error(embed: Embed, server: simulator.Server) -> None:
+def test_an_invalid_vector_or_one_of_another_length_fails_only_its_row(embed: Embed, server: simulator.Server) -> None:
     data = [{"embedding": [1, 2]}, {"embedding": "no base64!"}, {"embedding": [1, 2, 3]}]
     server.script([{"body": {"model": MODEL, "data": data}}])
     out = embed(texts(3), "text", dimensions=None)
@@ -104,9 +102,7 @@ ODD_VECTORS = [
 
 
 @pytest.mark.parametrize("odd", ODD_VECTORS, ids=["nan", "inf", "1e39", "true", "short", "base64", "null", "10**400"])
-def test_a_vector_of_no_finite_numbers_or_of_another_length_fails_and_is_asked_for_again(
-    embed: Embed, server: simulator.Server, odd: Any
-) -> None:
+def test_a_failed_vector_is_requested_again_by_the_next_call(embed: Embed, server: simulator.Server, odd: Any) -> None:
     bad = {"embedding": odd}
     data: list[list[Any]] = [[{"embedding": [0.5] * 8}, bad], [bad]]
     server.script([{"body": json.dumps({"model": MODEL, "data": each})} for each in data])
@@ -132,7 +128,7 @@ def test_a_missing_vector_is_requested_alone_and_all_costs_are_counted(embed: Em
     assert sent(server) == 2
 
 
-def test_vectors_mixed_with_something_else_are_not_guessed_at(embed: Embed, server: simulator.Server) -> None:
+def test_vectors_mixed_with_other_items_are_not_used(embed: Embed, server: simulator.Server) -> None:
     data = [None, {"embedding": [2.0] * 8}, {"embedding": [2.0] * 8}]
     server.script([{"body": {"model": MODEL, "data": data}}])
     out = embed(texts(2), "text")
@@ -140,7 +136,7 @@ def test_vectors_mixed_with_something_else_are_not_guessed_at(embed: Embed, serv
     assert not np.isclose(po.vectors(out), 2.0).any()
 
 
-def test_a_server_without_a_single_vector_is_not_asked_about_every_row(embed: Embed, server: simulator.Server) -> None:
+def test_a_server_that_returns_no_vectors_is_given_up_early(embed: Embed, server: simulator.Server) -> None:
     server.script([{"body": {"model": MODEL, "embeddings": [[1.0]], "usage": {"prompt_tokens": 1}}}] * 200)
     out = embed(texts(100), "text")
     assert out["status"].eq("failed").all()
@@ -169,9 +165,7 @@ def test_a_router_that_restarts_its_indices_is_noticed_after_few_answers(most: i
     assert len(server.asked) == received
 
 
-def test_process_dataframe_holds_vectors_to_the_length_that_was_asked_for(
-    client: po.Client, server: simulator.Server
-) -> None:
+def test_process_dataframe_checks_the_number_of_dimensions(client: po.Client, server: simulator.Server) -> None:
     server.script([{"body": {"model": MODEL, "data": [{"embedding": [0.5] * 7}]}}])
     out = po.process_dataframe(
         texts(1), "text", model=MODEL, endpoint="embeddings", dimensions=8, client=client, progress=False

@@ -80,7 +80,7 @@ def refused(verb: Any, server: simulator.Server, client: po.Client, **options: A
         ("secret_of_mine", "extra_body={...}"),
     ],
 )
-def test_what_belongs_to_the_account_is_refused_with_its_place_and_without_its_value(
+def test_options_of_the_client_are_refused_without_showing_their_value(
     verb: Any, option: str, place: str, server: simulator.Server, client: po.Client
 ) -> None:
     told = refused(verb, server, client, **{option: SECRET})
@@ -110,7 +110,7 @@ def test_a_key_is_refused_in_extra_body_too(verb: Any, server: simulator.Server,
     ],
     ids=lambda value: getattr(value, "__name__", str(value)),
 )
-def test_a_name_that_stands_elsewhere_or_is_misspelt_is_refused_with_the_right_one(
+def test_a_misplaced_or_misspelt_parameter_is_refused_with_the_right_name(
     verb: Any, options: dict[str, Any], told: str, server: simulator.Server, client: po.Client
 ) -> None:
     said = refused(verb, server, client, **options)
@@ -119,7 +119,7 @@ def test_a_name_that_stands_elsewhere_or_is_misspelt_is_refused_with_the_right_o
 
 
 @pytest.mark.parametrize("params", [{"top_k": 5}, {"extra_body": {"of_my_server": 5}}], ids=["known", "extra_body"])
-def test_what_other_servers_take_is_sent_and_is_part_of_the_question(
+def test_parameters_of_other_servers_are_sent_and_change_the_request_key(
     ask: Verb, server: simulator.Server, params: dict[str, Any]
 ) -> None:
     plain = ask(FRAME, PROMPT)
@@ -146,7 +146,7 @@ def test_each_endpoint_knows_the_parameters_that_the_sdk_knows(endpoint: str, ty
     assert set(types.__required_keys__ | types.__optional_keys__ | names) <= ENDPOINTS[endpoint].parameters
 
 
-def test_every_option_of_ours_is_known_with_a_function_that_has_it() -> None:
+def test_every_option_is_listed_with_a_function_that_has_it() -> None:
     for name, owner in OPTIONS.items():
         assert name in inspect.signature(getattr(po, owner)).parameters
     for verb in (po.process_dataframe, po.label_dataframe, po.embed_dataframe, po.process_dataset, po.compare):
@@ -156,6 +156,6 @@ def test_every_option_of_ours_is_known_with_a_function_that_has_it() -> None:
 
 
 @pytest.mark.parametrize("option", ["deadline", "lane", "ray", "explode"])
-def test_process_dataset_refuses_what_it_cannot_do(option: str, client: po.Client) -> None:
+def test_process_dataset_refuses_options_it_does_not_support(option: str, client: po.Client) -> None:
     with pytest.raises(InvalidInputError, match=f"process_dataset has no {option}="):
         po.process_dataset(None, PROMPT, model="m", client=client, **{option: 1})

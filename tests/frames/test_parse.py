@@ -18,7 +18,7 @@ from tests.frames.test_repair import ONE, says
 from tests.frames.test_resume import received
 
 
-def test_parse_makes_the_response(ask: Verb, server: Server, reviews: pd.DataFrame) -> None:
+def test_parse_converts_the_response(ask: Verb, server: Server, reviews: pd.DataFrame) -> None:
     server.script([says("1.5")] * 3)
     out = ask(reviews, "text", parse=float)
     assert out["response"].tolist() == [1.5, 1.5, 1.5]
@@ -36,7 +36,7 @@ def test_parse_makes_the_response(ask: Verb, server: Server, reviews: pd.DataFra
     ],
     ids=["int", "str", "bool", "list", "huge"],
 )
-def test_values_of_one_kind_become_a_column_of_that_kind(
+def test_parsed_values_of_one_type_become_a_column_of_that_type(
     ask: Verb, server: Server, text: str, parse: Any, dtype: str
 ) -> None:
     server.script([says(text)])
@@ -46,7 +46,9 @@ def test_values_of_one_kind_become_a_column_of_that_kind(
     assert pd.isna(out["response"][1])
 
 
-def test_values_of_several_kinds_stay_as_they_are(ask: Verb, server: Server, reviews: pd.DataFrame) -> None:
+def test_parsed_values_of_several_types_become_an_object_column(
+    ask: Verb, server: Server, reviews: pd.DataFrame
+) -> None:
     server.script([says("1"), says('"a"'), says("[1]")])
     out = ask(reviews, "text", parse=json.loads)
     assert sorted(map(str, out["response"])) == ["1", "[1]", "a"]
@@ -67,7 +69,7 @@ def test_a_parser_that_raises_fails_its_row_with_the_tracebacks_last_line(ask: V
 
 
 @pytest.mark.parametrize("raised", [SystemExit(2), GeneratorExit(), asyncio.CancelledError("late")], ids=repr)
-def test_what_would_end_a_program_or_a_task_fails_its_row_only(
+def test_system_exit_and_cancellation_raised_by_parse_fail_only_the_row(
     ask: Verb, reviews: pd.DataFrame, server: Server, raised: BaseException
 ) -> None:
     def stumble(value: Any) -> Any:
@@ -80,7 +82,7 @@ def test_what_would_end_a_program_or_a_task_fails_its_row_only(
     assert received(server) == 3  # the answers were kept
 
 
-def test_an_engine_that_was_told_to_exit_goes_on_for_others(ask: Verb, reviews: pd.DataFrame) -> None:
+def test_system_exit_in_one_run_does_not_affect_another(ask: Verb, reviews: pd.DataFrame) -> None:
     """Where it comes from code that nobody expects to raise it, as that of a key."""
 
     def leave() -> str:
@@ -106,7 +108,7 @@ def test_an_asynchronous_function_is_refused_before_anything_is_sent(
     assert received(server) == 0
 
 
-def test_a_mended_parser_reads_the_paid_answer(ask: Verb, reviews: pd.DataFrame, server: Server) -> None:
+def test_a_corrected_parser_reads_the_known_answer(ask: Verb, reviews: pd.DataFrame, server: Server) -> None:
     for parse in (float, lambda text: text.no_such_thing):
         assert set(codes(ask(reviews, "text", parse=parse))) == {"parse_error"}
     out = ask(reviews, "text", parse=str.upper)
@@ -115,13 +117,13 @@ def test_a_mended_parser_reads_the_paid_answer(ask: Verb, reviews: pd.DataFrame,
     assert received(server) == 3
 
 
-def test_a_prompt_function_that_raises_says_the_tracebacks_last_line(ask: Verb, reviews: pd.DataFrame) -> None:
+def test_a_prompt_function_that_raises_shows_the_tracebacks_last_line(ask: Verb, reviews: pd.DataFrame) -> None:
     out = ask(reviews, lambda row: row.text + 1 if row.stars == 1 else row.text)
     assert codes(out) == [None, "prompt_error", None]
     assert out["error"][1] == 'The prompt function raised TypeError: can only concatenate str (not "int") to str'
 
 
-def test_a_bad_answer_is_not_given_to_the_parser(ask: Verb, server: Server) -> None:
+def test_an_invalid_answer_is_not_parsed(ask: Verb, server: Server) -> None:
     server.script([says("half an ans", "length")])
     out = ask(ONE, "text", parse=lambda text: 1 / 0)
     assert codes(out) == ["truncated"]
@@ -136,7 +138,7 @@ def test_with_repair_a_value_error_is_shown_to_the_model(ask: Verb, server: Serv
     assert "ValueError: invalid literal for int() with base 10: 'five'" in told
 
 
-def test_with_repair_a_bug_is_not_paid_for_twice(ask: Verb, server: Server) -> None:
+def test_with_repair_a_bug_in_the_parser_sends_nothing_again(ask: Verb, server: Server) -> None:
     out = ask(ONE, "text", parse=lambda text: 1 / 0, repair=True)
     assert out["error"].tolist() == ["parse raised ZeroDivisionError: division by zero"]
     assert received(server) == 1

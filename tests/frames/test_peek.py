@@ -18,7 +18,7 @@ from parallel_openai.errors import InvalidInputError
 from tests.frames.conftest import Verb, journal_of
 
 
-def test_the_newest_answers_come_first(ask: Verb) -> None:
+def test_peek_shows_the_newest_answers_first(ask: Verb) -> None:
     frame = pd.DataFrame({"text": [f"Say {n}." for n in range(300)]})
     out = ask(frame, "text", save_to="answers.jsonl")
     seen = po.peek("answers.jsonl", rows=5)
@@ -29,7 +29,7 @@ def test_the_newest_answers_come_first(ask: Verb) -> None:
     assert seen.attrs["journal"] == "answers.jsonl"
 
 
-def test_without_a_path_it_is_the_run_that_wrote_last(ask: Verb, reviews: pd.DataFrame) -> None:
+def test_peek_without_a_path_shows_the_journal_written_last(ask: Verb, reviews: pd.DataFrame) -> None:
     first, second = ask(reviews, "First: {text}"), ask(reviews, "Second: {text}")
     os.utime(journal_of(second), (1, 1))
     assert po.peek()["prompt"].str.startswith("First").all()
@@ -38,7 +38,7 @@ def test_without_a_path_it_is_the_run_that_wrote_last(ask: Verb, reviews: pd.Dat
     assert po.peek()["prompt"].str.startswith("First").all()
 
 
-def test_it_sees_a_run_that_goes_on() -> None:
+def test_peek_shows_answers_of_a_running_call() -> None:
     frame = pd.DataFrame({"text": [f"Say {n}." for n in range(40)]})
     seen = 0
     with po.local.simulator.serve(latency=0.05) as server, ThreadPoolExecutor(1) as other:
@@ -49,7 +49,7 @@ def test_it_sees_a_run_that_goes_on() -> None:
     assert 0 < seen < 40
 
 
-def test_failures_and_torn_lines_are_told_apart(
+def test_peek_shows_failures_and_skips_torn_lines(
     ask: Verb, reviews: pd.DataFrame, server: po.local.simulator.Server
 ) -> None:
     server.script([400], matching="terrible")
@@ -63,7 +63,7 @@ def test_failures_and_torn_lines_are_told_apart(
 
 
 @pytest.mark.parametrize("at", [1e308, 10**40, "", {}, True])
-def test_a_time_that_is_none_is_missing(at: Any) -> None:
+def test_an_invalid_time_is_shown_as_missing(at: Any) -> None:
     line = [{"messages": [{"content": "Hi."}]}, ["refused"], None, {"attempts": [{"at": at}]}]
     Path("a.jsonl").write_text(json.dumps(line) + "\n")
     assert po.peek("a.jsonl")["at"].isna().all()
@@ -91,13 +91,13 @@ def test_long_lines_are_read_whole(ask: Verb) -> None:
     ],
     ids=["completions", "responses", "embeddings"],
 )
-def test_every_endpoint_can_be_peeked_at(body: dict[str, Any], response: dict[str, Any], answer: str) -> None:
+def test_peek_shows_answers_of_every_endpoint(body: dict[str, Any], response: dict[str, Any], answer: str) -> None:
     po.append_to_jsonl([body, response], "answers.jsonl")
     [seen] = po.peek("answers.jsonl").itertuples()
     assert (seen.prompt, seen.answer, seen.status) == ("Hi.", answer, "succeeded")
 
 
-def test_what_is_not_there_is_named() -> None:
+def test_peek_at_a_missing_journal_is_an_error() -> None:
     with pytest.raises(InvalidInputError, match="no journal in"):
         po.peek()
     with pytest.raises(InvalidInputError, match="no journal nowhere"):
@@ -106,7 +106,7 @@ def test_what_is_not_there_is_named() -> None:
         po.peek(rows=0)
 
 
-def test_the_verbs_are_on_the_frame_too(client: po.Client, reviews: pd.DataFrame) -> None:
+def test_the_functions_are_available_on_df_openai(client: po.Client, reviews: pd.DataFrame) -> None:
     options = {"model": "gpt-4o-mini", "client": client, "progress": False}
     out = reviews.openai.label("{text}", labels=["positive", "negative"], **options)
     assert out["label"].tolist()[:2] == ["positive", "negative"]
@@ -115,7 +115,7 @@ def test_the_verbs_are_on_the_frame_too(client: po.Client, reviews: pd.DataFrame
     assert out.openai.to_jsonl("out.jsonl") == 3
 
 
-def test_a_verb_on_the_frame_shows_the_functions_own_words(reviews: pd.DataFrame) -> None:
+def test_methods_of_df_openai_have_the_functions_docstrings(reviews: pd.DataFrame) -> None:
     bound = inspect.signature(reviews.openai.process)
     assert list(bound.parameters) == list(inspect.signature(po.process_dataframe).parameters)[1:]
     assert inspect.getdoc(reviews.openai.process) == inspect.getdoc(po.process_dataframe)

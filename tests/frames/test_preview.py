@@ -34,7 +34,7 @@ def look(df: pd.DataFrame, *, client: po.Client | None = None, **options: Any) -
 
 
 @pytest.mark.parametrize("label", [False, True], ids=["process", "label"])
-def test_the_bodies_and_counts_are_those_of_the_run(server: Server, reviews: pd.DataFrame, label: bool) -> None:
+def test_preview_shows_the_bodies_and_counts_of_the_run(server: Server, reviews: pd.DataFrame, label: bool) -> None:
     client = po.Client(server.base_url)
     options: dict[str, Any] = {"labels": ["positive", "negative"], "explain": True} if label else {"seed": 5}
     seen = look(reviews, client=client, max_completion_tokens=30, **options)
@@ -56,7 +56,7 @@ def test_options_that_only_a_run_needs_are_accepted_and_change_nothing(reviews: 
     assert seen.journal == plain.journal
 
 
-def test_the_tokens_are_counted_exactly(reviews: pd.DataFrame) -> None:
+def test_preview_counts_tokens_exactly(reviews: pd.DataFrame) -> None:
     encode = get_encoding("o200k_base").encode
     seen = look(reviews)
     texts = [ASKED.format(text=text) for text in (TEXTS[0], TEXTS[1], TEXTS[3])]
@@ -65,7 +65,7 @@ def test_the_tokens_are_counted_exactly(reviews: pd.DataFrame) -> None:
     assert seen.prompt_tokens == sum(by_hand)
 
 
-def test_what_the_journal_holds_is_not_asked_again_and_tells_what_to_expect(
+def test_preview_estimates_from_known_answers_and_does_not_count_them(
     server: Server, ask: Verb, reviews: pd.DataFrame
 ) -> None:
     client = po.Client(server.base_url)
@@ -88,7 +88,7 @@ def test_what_the_journal_holds_is_not_asked_again_and_tells_what_to_expect(
     ]
 
 
-def test_an_answer_that_is_no_good_is_asked_again(server: Server, reviews: pd.DataFrame) -> None:
+def test_preview_counts_rows_with_an_invalid_known_answer(server: Server, reviews: pd.DataFrame) -> None:
     client = po.Client(server.base_url)
     server.set(fault_length=1)
     po.process_dataframe(reviews[:2], ASKED, model="gpt-5-mini", client=client, progress=False)
@@ -96,7 +96,7 @@ def test_an_answer_that_is_no_good_is_asked_again(server: Server, reviews: pd.Da
     assert look(reviews[:2], client=client, retry_failed=False).requests == 0
 
 
-def test_nothing_is_sent_and_no_file_is_made(reviews: pd.DataFrame) -> None:
+def test_preview_sends_nothing_and_creates_no_file(reviews: pd.DataFrame) -> None:
     code = """
 import sys, pandas as pd, parallel_openai as po
 
@@ -116,7 +116,7 @@ print(seen._repr_html_() and str(seen).splitlines()[0])
     assert list(Path().iterdir()) == []
 
 
-def test_rows_that_are_too_large_are_named(reviews: pd.DataFrame) -> None:
+def test_preview_reports_rows_that_are_too_large(reviews: pd.DataFrame) -> None:
     reviews.loc["r1", "text"] = "word " * 2_000
     limited = po.Client("http://127.0.0.1:9/v1", max_tokens_per_minute=1_000)
     assert look(reviews, client=limited).failing == {"request_too_large": 1, "missing_prompt": 1}
@@ -154,7 +154,7 @@ def test_the_estimated_time_is_right(server: Server) -> None:
     assert 2.0 < report.seconds < 8.0
 
 
-def test_requests_without_a_cap_have_no_worst_case(reviews: pd.DataFrame) -> None:
+def test_requests_without_a_cap_have_no_highest_cost(reviews: pd.DataFrame) -> None:
     seen = look(reviews)
     assert math.isinf(seen.online.most_usd)
     assert "no cap" in str(seen)
@@ -167,30 +167,30 @@ def test_embeddings_have_no_answer_tokens(reviews: pd.DataFrame) -> None:
     assert seen.url.endswith("/v1/embeddings")
 
 
-def test_a_tier_is_priced_as_such(reviews: pd.DataFrame) -> None:
+def test_preview_uses_the_price_of_the_service_tier(reviews: pd.DataFrame) -> None:
     usual, flex = (look(reviews, max_tokens=9, **each) for each in ({}, {"service_tier": "flex"}))
     assert flex.online.most_usd == pytest.approx(usual.online.most_usd / 2)
 
 
-def test_a_model_without_a_price_is_said_once(reviews: pd.DataFrame) -> None:
+def test_a_model_without_a_price_is_mentioned_once(reviews: pd.DataFrame) -> None:
     seen = look(reviews, model="my-own-model", max_tokens=9)
     assert math.isnan(seen.online.most_usd)
     assert str(seen).count("The price of my-own-model is not known.") == 1
 
 
-def test_samples_have_a_line_each(reviews: pd.DataFrame) -> None:
+def test_preview_counts_each_sample(reviews: pd.DataFrame) -> None:
     frame = look(reviews, samples=2).to_frame()
     assert frame.index.tolist()[:4] == ["r0", "r0", "r1", "r1"]
     assert frame["status"].value_counts()["to send"] == 6
 
 
-def test_many_batches_are_foretold() -> None:
+def test_preview_estimates_the_number_of_batches() -> None:
     many = pd.DataFrame({"text": [f"{number}" for number in range(3)]})
     assert look(many).batches == 1
     assert "within 24 h, 1 batch" in str(look(many))
 
 
-def test_the_page_shows_what_the_text_says_and_holds_nothing_dangerous(reviews: pd.DataFrame) -> None:
+def test_the_html_of_a_preview_shows_the_text_and_escapes_it(reviews: pd.DataFrame) -> None:
     reviews.loc["r0", "text"] = "<script>alert('hi')</script>"
     seen = look(reviews, max_tokens=30)
     page = Page(seen._repr_html_())
@@ -200,18 +200,18 @@ def test_the_page_shows_what_the_text_says_and_holds_nothing_dangerous(reviews: 
     assert "alert('hi')" in page.text
 
 
-def test_an_empty_frame_has_nothing_to_send() -> None:
+def test_preview_of_an_empty_frame_has_nothing_to_send() -> None:
     seen = look(pd.DataFrame({"text": pd.Series([], dtype=str)}))
     assert (seen.requests, seen.online.most_usd, seen.bodies) == (0, 0.0, ())
     assert "0 requests" in str(seen)
 
 
-def test_a_missing_column_is_an_error_as_in_the_run(reviews: pd.DataFrame) -> None:
+def test_preview_raises_the_same_error_for_a_missing_column(reviews: pd.DataFrame) -> None:
     with pytest.raises(ColumnNotFoundError):
         look(reviews, metadata="nowhere")
 
 
-def test_whole_bodies_may_bring_their_own_model_and_cap() -> None:
+def test_preview_uses_the_model_and_cap_of_each_request_body() -> None:
     bodies = [
         {"model": model, "messages": [{"role": "user", "content": "Hi."}], "max_tokens": 10}
         for model in ("gpt-5-mini", "gpt-4o-mini")

@@ -78,7 +78,7 @@ def test_a_template_that_cannot_be_filled_stops_before_anything_is_sent(
     assert server.stats()["received"] == 0
 
 
-def test_one_row_may_be_asked_a_question_without_a_field(ask: Verb) -> None:
+def test_a_template_without_fields_is_allowed_for_one_row(ask: Verb) -> None:
     assert prompts(ask(pd.DataFrame({"a": [1]}), "What is the capital of France?")) == [
         "What is the capital of France?"
     ]
@@ -97,7 +97,7 @@ def test_a_prompt_column_may_have_any_name(ask: Verb) -> None:
     assert prompts(ask(pd.DataFrame({3: ["Hi."]}), 3)) == ["Hi."]
 
 
-def test_text_in_a_prompt_column_is_no_template(ask: Verb) -> None:
+def test_text_in_a_prompt_column_is_not_a_template(ask: Verb) -> None:
     assert prompts(ask(pd.DataFrame({"prompt": ["What is {x}?"]}), "prompt")) == ["What is {x}?"]
 
 
@@ -113,7 +113,7 @@ def test_a_prompt_column_may_hold_one_message(ask: Verb) -> None:
     assert body["messages"] == [{"role": "user", "content": "Hi."}]
 
 
-def test_messages_may_be_the_arrays_that_parquet_gives(ask: Verb) -> None:
+def test_messages_may_be_numpy_arrays_as_read_from_parquet(ask: Verb) -> None:
     parts = np.array([{"type": "text", "text": "Hi."}], dtype=object)
     messages = np.empty(1, dtype=object)
     messages[0] = {"role": "user", "content": parts}
@@ -121,19 +121,19 @@ def test_messages_may_be_the_arrays_that_parquet_gives(ask: Verb) -> None:
     assert body["messages"] == [{"role": "user", "content": [{"type": "text", "text": "Hi."}]}]
 
 
-def test_a_whole_body_goes_before_what_the_call_says(ask: Verb) -> None:
+def test_a_request_body_takes_precedence_over_the_calls_arguments(ask: Verb) -> None:
     body = {"model": "gpt-4o", "messages": [{"role": "user", "content": "Hi."}], "temperature": 0.5}
     [sent] = asked(ask(pd.DataFrame({"body": [body]}), "body", temperature=1, seed=3))
     assert sent == {**body, "seed": 3}
 
 
-def test_whole_bodies_need_no_model(client: Client) -> None:
+def test_request_bodies_may_bring_their_own_model(client: Client) -> None:
     body = {"model": "gpt-4o", "messages": [{"role": "user", "content": "Hi."}]}
     out = process_dataframe(pd.DataFrame({"body": [body]}), "body", model=None, client=client, progress=False)
     assert asked(out) == [body]
 
 
-def test_a_whole_body_gets_the_system_message_in_front(ask: Verb) -> None:
+def test_the_system_message_is_added_to_a_request_body(ask: Verb) -> None:
     body = {"messages": [{"role": "user", "content": "Hi."}]}
     [sent] = asked(ask(pd.DataFrame({"body": [body]}), "body", system="Be brief."))
     assert sent["messages"] == [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Hi."}]
@@ -177,7 +177,7 @@ def test_a_format_spec_that_does_not_suit_fails_its_row_only(ask: Verb) -> None:
     assert codes(out) == [None, "invalid_prompt"]
 
 
-def test_a_cell_that_cannot_be_shown_fails_its_row_only(ask: Verb) -> None:
+def test_a_cell_whose_text_raises_fails_its_row_only(ask: Verb) -> None:
     class Shy:
         def __str__(self) -> str:
             raise LookupError("not now")
@@ -201,17 +201,17 @@ def test_cells_may_be_arrays(ask: Verb) -> None:
         functools.partial(lambda mark, row: f"{row.text} {row.stars}{mark}{row.name}", " "),
     ],
 )
-def test_a_function_sees_the_row_by_name_and_by_label(ask: Verb, function: Any) -> None:
+def test_a_prompt_function_sees_columns_and_the_index_label(ask: Verb, function: Any) -> None:
     assert prompts(ask(pd.DataFrame({"text": ["Hi."], "stars": [5]}, index=["r1"]), function)) == ["Hi. 5 r1"]
 
 
-def test_a_function_gets_python_values(ask: Verb) -> None:
+def test_a_prompt_function_gets_python_values(ask: Verb) -> None:
     df = pd.DataFrame({"n": [1], "x": pd.array([None], dtype="Int64"), "t": pd.to_datetime(["2026-01-01"])})
     out = ask(df, lambda row: f"{type(row.n).__name__} {row.x} {type(row.t).__name__}")
     assert prompts(out) == ["int None Timestamp"]
 
 
-def test_a_function_may_give_messages_or_a_body(ask: Verb) -> None:
+def test_a_prompt_function_may_return_messages_or_a_body(ask: Verb) -> None:
     def prompt(row: Row) -> Any:
         messages = [{"role": "user", "content": row.text}]
         return messages if row.text == "a" else {"messages": messages, "seed": 1}
@@ -219,21 +219,21 @@ def test_a_function_may_give_messages_or_a_body(ask: Verb) -> None:
     assert [body.get("seed") for body in asked(ask(pd.DataFrame({"text": ["a", "b"]}), prompt))] == [None, 1]
 
 
-def test_a_function_that_raises_fails_its_row_only(ask: Verb, reviews: pd.DataFrame) -> None:
+def test_a_prompt_function_that_raises_fails_its_row_only(ask: Verb, reviews: pd.DataFrame) -> None:
     out = ask(reviews, lambda row: f"{row.text} {12 // (row.stars - 1)}")
     assert out["status"].tolist() == ["succeeded", "failed", "succeeded"]
     assert out["error_code"][1] == "prompt_error"
     assert "ZeroDivisionError" in out["error"][1]
 
 
-def test_a_function_that_names_no_column_says_which_there_are(ask: Verb, reviews: pd.DataFrame) -> None:
+def test_a_missing_column_in_a_prompt_function_lists_the_columns(ask: Verb, reviews: pd.DataFrame) -> None:
     out = ask(reviews, lambda row: row.txt)
     assert out["error"][0] == (
         "The prompt function raised AttributeError: No column 'txt'; the row has ['text', 'stars']."
     )
 
 
-def test_a_function_whose_error_is_no_valid_unicode_fails_its_row(ask: Verb) -> None:
+def test_a_prompt_function_whose_error_is_invalid_unicode_fails_its_row(ask: Verb) -> None:
     def prompt(row: Row) -> str:
         raise ValueError(row.text)
 
@@ -246,13 +246,13 @@ def test_a_function_whose_error_is_no_valid_unicode_fails_its_row(ask: Verb) -> 
     ["Stars: {stars}", "rules", lambda row: row.rules],
     ids=["template", "column", "function"],
 )
-def test_the_system_message_stands_in_front(ask: Verb, system: Any) -> None:
+def test_the_system_message_comes_first(ask: Verb, system: Any) -> None:
     df = pd.DataFrame({"text": ["Hi."], "stars": [5], "rules": ["Stars: 5"]})
     [body] = asked(ask(df, "text", system=system))
     assert body["messages"] == [{"role": "system", "content": "Stars: 5"}, {"role": "user", "content": "Hi."}]
 
 
-def test_a_constant_system_message_is_meant(ask: Verb, reviews: pd.DataFrame) -> None:
+def test_a_system_message_without_fields_is_allowed(ask: Verb, reviews: pd.DataFrame) -> None:
     bodies = asked(ask(reviews, "text", system="Be brief."))
     assert {body["messages"][0]["content"] for body in bodies} == {"Be brief."}
 
@@ -262,7 +262,7 @@ def test_a_row_whose_system_cell_is_empty_has_no_system_message(ask: Verb) -> No
     assert body["messages"] == [{"role": "user", "content": "Hi."}]
 
 
-def test_a_system_message_that_is_no_text_fails_its_row(ask: Verb) -> None:
+def test_a_system_message_that_is_not_text_fails_its_row(ask: Verb) -> None:
     out = ask(pd.DataFrame({"text": ["Hi."], "rules": [5]}), "text", system="rules")
     assert out["error"][0] == "The system message is a value of type int; it must be a text."
 
@@ -280,7 +280,7 @@ def test_extra_body_carries_the_apis_own_metadata(ask: Verb, reviews: pd.DataFra
     assert out["status"].tolist() == ["succeeded"] * 3
 
 
-def test_what_the_journal_says_was_sent_is_what_the_server_got(
+def test_the_journal_holds_the_bodies_that_the_server_received(
     ask: Verb, reviews: pd.DataFrame, server: Server
 ) -> None:
     out = ask(reviews, "text")
@@ -288,7 +288,7 @@ def test_what_the_journal_says_was_sent_is_what_the_server_got(
     assert {hashlib.sha256(body).hexdigest() for body in written} == set(server.stats()["charged"])
 
 
-def test_metadata_columns_travel_into_the_journal(ask: Verb, reviews: pd.DataFrame) -> None:
+def test_metadata_columns_are_written_to_the_journal(ask: Verb, reviews: pd.DataFrame) -> None:
     out = ask(reviews, "text", metadata=["stars", "text"])
     metadata = [json.loads(line)[2] for line in journal_of(out).read_bytes().splitlines()]
     assert sorted(each["stars"] for each in metadata) == [1, 4, 5]
@@ -316,9 +316,7 @@ def nothing_collected() -> Iterator[None]:
 @pytest.mark.usefixtures("nothing_collected")
 @pytest.mark.parametrize("verb", ["process", "label", "embed"])
 @pytest.mark.parametrize("cell", [Unprintable(), ENDLESS], ids=["no text", "endless"])
-def test_metadata_that_no_journal_can_hold_fails_its_row_before_it_is_sent(
-    client: Client, cell: Any, verb: str
-) -> None:
+def test_metadata_that_is_not_json_fails_its_row_before_it_is_sent(client: Client, cell: Any, verb: str) -> None:
     df = pd.DataFrame({"text": ["a", "b", "c"], "beside": pd.Series([1, cell, {"x"}], dtype=object)})
     options: dict[str, Any] = {"labels": ["good", "bad"]} if verb == "label" else {}
     out = getattr(df.openai, verb)("text", model="m", client=client, progress=False, metadata="beside", **options)
@@ -353,7 +351,7 @@ def test_metadata_may_be_one_column_or_several(ask: Verb, reviews: pd.DataFrame,
         ({"endpoint": "chat"}, InvalidInputError, "No endpoint 'chat'; there are: chat.completions"),
     ],
 )
-def test_what_cannot_be_done_is_said_before_anything_is_sent(
+def test_invalid_arguments_are_refused_before_anything_is_sent(
     ask: Verb, reviews: pd.DataFrame, server: Server, options: dict[str, Any], error: type[Exception], sentence: str
 ) -> None:
     with pytest.raises(error, match=sentence):
@@ -361,24 +359,24 @@ def test_what_cannot_be_done_is_said_before_anything_is_sent(
     assert server.stats()["received"] == 0
 
 
-def test_a_column_name_that_stands_twice_is_ambiguous(ask: Verb) -> None:
+def test_a_duplicate_column_name_in_the_prompt_is_an_error(ask: Verb) -> None:
     df = pd.DataFrame([["a", "b"]], columns=["text", "text"])
     for prompt in ("text", "{text}", lambda row: "Hi."):
         with pytest.raises(InvalidInputError, match="2 columns named 'text'"):
             ask(df, prompt)
 
 
-def test_columns_that_stand_twice_do_no_harm_where_they_are_not_used(ask: Verb) -> None:
+def test_unused_duplicate_column_names_are_allowed(ask: Verb) -> None:
     df = pd.DataFrame([["a", "b", "Hi."]], columns=["x", "x", "text"])
     out = ask(df, "text")
     pd.testing.assert_frame_equal(out.iloc[:, :3], df)
 
 
-def test_of_two_columns_that_look_the_same_the_text_is_meant(ask: Verb) -> None:
+def test_a_template_prefers_the_column_named_by_a_string(ask: Verb) -> None:
     assert prompts(ask(pd.DataFrame([["a", "b"]], columns=["1", 1]), "{1}")) == ["a"]
 
 
-def test_a_slow_prompt_function_is_not_taken_for_a_server_that_cannot_be_reached(server: Server) -> None:
+def test_a_slow_prompt_function_is_not_mistaken_for_an_unreachable_server(server: Server) -> None:
     def prompt(row: Row) -> str:
         if row["n"] in (3, 20):
             time.sleep(1.5)  # while connections are made, which may take 0.8 s

@@ -54,19 +54,19 @@ def test_reasoning_gets_a_column_on_request(server: Server, body: dict[str, Any]
     assert list(out.columns[:3]) == ["text", "response", "reasoning"]
 
 
-def test_without_it_the_answer_stays_as_the_model_wrote_it(server: Server) -> None:
+def test_without_keep_reasoning_the_answer_is_unchanged(server: Server) -> None:
     out = ask(server, SHOWN["at the head of the text"])
     assert "reasoning" not in out
     assert out.loc[0, "response"] == "<think>\nA lamp leaks?\n</think>\n\nIt leaks."
 
 
-def test_an_answer_without_thoughts_has_none(server: Server) -> None:
+def test_an_answer_without_reasoning_has_a_missing_cell(server: Server) -> None:
     out = ask(server, chat(content="Write <think> first."), keep_reasoning=True)
     assert out.loc[0, "response"] == "Write <think> first."
     assert pd.isna(out.loc[0, "reasoning"])
 
 
-def test_responses_show_summaries(server: Server) -> None:
+def test_reasoning_summaries_of_the_responses_api_are_shown(server: Server) -> None:
     body = {
         "status": "completed",
         "model": "m",
@@ -79,7 +79,7 @@ def test_responses_show_summaries(server: Server) -> None:
     assert out.loc[0, ["response", "reasoning"]].tolist() == ["It leaks.", "First.\n\nThen."]
 
 
-def test_the_journal_gives_it_back_also_to_a_call_that_did_not_ask_at_first(server: Server, tmp_path: Path) -> None:
+def test_reasoning_in_the_journal_is_available_to_a_later_call(server: Server, tmp_path: Path) -> None:
     body, path = SHOWN["at the head of the text"], tmp_path / "a.jsonl"
     ask(server, body, save_to=path)
     out = ask(server, body, save_to=path, keep_reasoning=True)
@@ -87,12 +87,12 @@ def test_the_journal_gives_it_back_also_to_a_call_that_did_not_ask_at_first(serv
     assert out.loc[0, ["response", "reasoning"]].tolist() == ["It leaks.", "A lamp leaks?"]
 
 
-def test_with_a_shape_the_thoughts_stand_beside_its_fields(server: Server) -> None:
+def test_reasoning_is_a_column_beside_structured_fields(server: Server) -> None:
     out = ask(server, chat(content='<think>Bad.</think>{"stars": 1}'), response_format=Review, keep_reasoning=True)
     assert out.loc[0, ["stars", "reasoning"]].tolist() == [1, "Bad."]
 
 
-def test_a_shape_and_labels_read_what_follows_the_thoughts(server: Server, client: po.Client) -> None:
+def test_structured_answers_and_labels_are_read_after_the_reasoning(server: Server, client: po.Client) -> None:
     assert ask(server, chat(content='<think>Bad.</think>\n{"stars": 1}'), response_format=Review).loc[0, "stars"] == 1
     server.script([{"body": chat(content='<think>Is it bad?</think>{"label": "bad"}')}])
     df = pd.DataFrame({"text": ["a"]})
@@ -100,7 +100,7 @@ def test_a_shape_and_labels_read_what_follows_the_thoughts(server: Server, clien
     assert out.loc[0, "label"] == "bad"
 
 
-def test_samples_and_choices_have_their_own(server: Server) -> None:
+def test_each_sample_and_choice_has_its_own_reasoning(server: Server) -> None:
     body = SHOWN["at the head of the text"]
     sampled = ask(server, body, samples=2, keep_reasoning=True)
     assert sampled.loc[0, ["response", "reasoning"]].tolist() == [["It leaks."] * 2, ["A lamp leaks?"] * 2]
@@ -111,7 +111,7 @@ def test_samples_and_choices_have_their_own(server: Server) -> None:
     assert exploded["reasoning"].tolist() == ["A lamp leaks?"] * 2
 
 
-def test_tools_and_thoughts_stand_side_by_side(server: Server) -> None:
+def test_tool_calls_and_reasoning_are_separate_columns(server: Server) -> None:
     tool = {"type": "function", "function": {"name": "look_up", "parameters": {"type": "object", "properties": {}}}}
     call = {"type": "function", "id": "1", "function": {"name": "look_up", "arguments": "{}"}}
     body = chat(content=None, tool_calls=[call], reasoning="I should look.")
@@ -120,7 +120,7 @@ def test_tools_and_thoughts_stand_side_by_side(server: Server) -> None:
     assert out.loc[0, "tool_calls"] == [call]
 
 
-def test_it_is_refused_if_it_has_no_meaning(server: Server) -> None:
+def test_keep_reasoning_is_refused_without_text_and_with_a_field_of_that_name(server: Server) -> None:
     class Taken(pydantic.BaseModel):
         reasoning: str
 

@@ -27,7 +27,7 @@ def test_one_bad_row_in_a_request_fails_alone(embed: Embed, server: simulator.Se
     assert out.attrs["parallel_openai"]["errors"] == {"invalid_request_error": 1}
 
 
-def test_a_server_that_takes_fewer_rows_is_learned(embed: Embed, server: simulator.Server) -> None:
+def test_the_most_rows_per_request_is_learned_from_refusals(embed: Embed, server: simulator.Server) -> None:
     refusal = {"status": 413, "body": {"error": {"message": "Too many inputs.", "type": "invalid_request_error"}}}
     server.script([refusal])
     out = embed(texts(100), "text")
@@ -64,7 +64,7 @@ def test_a_wrong_key_stops_the_run() -> None:
     ],
     ids=["flagged", "not implemented", "error in a good status", "too large"],
 )
-def test_whatever_the_reason_of_a_refusal_only_the_row_at_fault_fails(
+def test_only_the_row_at_fault_fails_whatever_the_error(
     embed: Embed, server: simulator.Server, refusal: dict[str, Any]
 ) -> None:
     server.script([refusal] * 40, matching="number 5")
@@ -102,7 +102,7 @@ def test_a_pack_that_is_too_long_is_halved_at_the_first_refusal(server: simulato
     assert server.stats()["received"] == 13
 
 
-def test_packs_that_a_gateway_never_lets_through_shrink_to_what_it_does() -> None:
+def test_packs_shrink_to_the_size_that_a_gateway_accepts() -> None:
     def answer(asked: Asked) -> Any:
         rows = asked.body["input"] if isinstance(asked.body["input"], list) else [asked.body["input"]]
         if len(rows) <= 8:

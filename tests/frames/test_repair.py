@@ -32,19 +32,19 @@ def lines(out: pd.DataFrame) -> list[Any]:
     return [json.loads(line) for line in journal_of(out).read_bytes().splitlines()]
 
 
-def test_an_answer_that_was_cut_off_gets_twice_the_room(ask: Verb, server: Server) -> None:
+def test_a_truncated_answer_is_requested_with_twice_the_cap(ask: Verb, server: Server) -> None:
     out = ask(ONE, "text", max_tokens=30, repair=True)
     assert out["status"].tolist() == ["succeeded"]
     assert received(server) == 2
     assert [line[3].get("sent", line[0])["max_tokens"] for line in lines(out)] == [30, 60]
 
 
-def test_without_repair_nothing_is_asked_again(ask: Verb, server: Server) -> None:
+def test_without_repair_an_invalid_answer_is_not_requested_again(ask: Verb, server: Server) -> None:
     assert codes(ask(ONE, "text", max_tokens=30)) == ["truncated"]
     assert received(server) == 1
 
 
-def test_an_answer_that_is_no_label_is_shown_to_the_model_with_what_is_wrong(label: Verb, server: Server) -> None:
+def test_the_model_is_shown_an_off_label_answer_and_what_is_wrong(label: Verb, server: Server) -> None:
     server.script([says('{"label": "fine"}'), says('{"label": "good"}')])
     out = label(ONE, "text", labels=LABELS, repair=True)
     assert out["label"].tolist() == ["good"]
@@ -56,7 +56,7 @@ def test_an_answer_that_is_no_label_is_shown_to_the_model_with_what_is_wrong(lab
     assert "The answer is none of good, bad" in told["content"]
 
 
-def test_an_empty_answer_is_asked_for_without_an_empty_message(ask: Verb, server: Server) -> None:
+def test_a_repair_of_an_empty_answer_has_no_empty_message(ask: Verb, server: Server) -> None:
     server.script([says("")])
     out = ask(ONE, "text", repair=True)
     assert out["status"].tolist() == ["succeeded"]
@@ -64,7 +64,7 @@ def test_an_empty_answer_is_asked_for_without_an_empty_message(ask: Verb, server
     assert [message["role"] for message in messages] == ["user", "user"]
 
 
-def test_both_answers_are_paid_for_in_the_row(label: Verb, server: Server) -> None:
+def test_the_row_has_the_cost_of_both_answers(label: Verb, server: Server) -> None:
     server.script([says("fine", tokens=7), says('{"label": "bad"}', tokens=9)])
     out = label(ONE, "text", labels=LABELS, repair=True)
     assert out[["prompt_tokens", "completion_tokens", "attempts"]].iloc[0].tolist() == [20, 16, 2]
@@ -78,7 +78,7 @@ def test_both_answers_are_paid_for_in_the_row(label: Verb, server: Server) -> No
     assert "bad answer asked for once more" in report._repr_html_()
 
 
-def test_a_repaired_row_is_known_the_next_time(label: Verb, server: Server) -> None:
+def test_a_repaired_row_is_known_to_the_next_call(label: Verb, server: Server) -> None:
     server.script([says("fine"), says('{"label": "bad"}')])
     first = label(ONE, "text", labels=LABELS, repair=True)
     for repair in (True, False):
@@ -89,7 +89,9 @@ def test_a_repaired_row_is_known_the_next_time(label: Verb, server: Server) -> N
 
 
 @pytest.mark.parametrize(("repair", "sent"), [(False, 1), (True, 2), (0, 1), (1, 2), (3, 4)])
-def test_it_is_asked_no_more_often_than_said(label: Verb, server: Server, repair: Any, sent: int) -> None:
+def test_a_row_is_repaired_at_most_the_given_number_of_times(
+    label: Verb, server: Server, repair: Any, sent: int
+) -> None:
     server.set(fault_off_schema=1)
     out = label(ONE, "text", labels=LABELS, repair=repair)
     assert received(server) == sent
@@ -101,19 +103,19 @@ def test_it_is_asked_no_more_often_than_said(label: Verb, server: Server, repair
 
 
 @pytest.mark.parametrize("repair", [-1, 1.5, "yes", None], ids=str)
-def test_a_repair_that_makes_no_sense_is_refused(ask: Verb, repair: Any) -> None:
+def test_an_invalid_value_of_repair_is_refused(ask: Verb, repair: Any) -> None:
     with pytest.raises(InvalidInputError, match="repair must be True, False or a number of tries"):
         ask(ONE, "text", repair=repair)
 
 
 @pytest.mark.parametrize("fault", ["refusal", "content_filter"])
-def test_what_would_not_change_is_not_asked_again(ask: Verb, server: Server, fault: str) -> None:
+def test_refusals_and_content_filters_are_not_repaired(ask: Verb, server: Server, fault: str) -> None:
     server.script([{"fault": fault}])
     assert ask(ONE, "text", repair=True)["status"].tolist() == ["failed"]
     assert received(server) == 1
 
 
-def test_an_answer_cut_off_without_a_cap_is_left(ask: Verb, server: Server) -> None:
+def test_an_answer_truncated_without_a_cap_is_not_repaired(ask: Verb, server: Server) -> None:
     server.script([says("A lamp", "length")])
     assert codes(ask(ONE, "text", repair=True)) == ["truncated"]
     assert received(server) == 1
@@ -133,7 +135,9 @@ def test_a_repair_is_retried_like_any_request(label: Verb, server: Server) -> No
     assert out["attempts"].tolist() == [3]
 
 
-def test_a_bad_answer_in_the_journal_is_mended_and_not_asked_anew(label: Verb, server: Server) -> None:
+def test_an_invalid_answer_in_the_journal_is_repaired_and_not_requested_from_scratch(
+    label: Verb, server: Server
+) -> None:
     server.script([says("fine", tokens=7)])
     label(ONE, "text", labels=LABELS)
     server.script([says('{"label": "bad"}', tokens=9)])
@@ -146,7 +150,7 @@ def test_a_bad_answer_in_the_journal_is_mended_and_not_asked_anew(label: Verb, s
     assert lines(out)[-1][3]["sent"]["messages"][-2]["content"] == "fine"
 
 
-def test_each_try_sees_the_one_before(label: Verb, server: Server) -> None:
+def test_each_repair_shows_the_previous_answer(label: Verb, server: Server) -> None:
     server.script([says("one"), says("two"), says('{"label": "bad"}')])
     out = label(ONE, "text", labels=LABELS, repair=2)
     messages = lines(out)[-1][3]["sent"]["messages"]
@@ -154,7 +158,7 @@ def test_each_try_sees_the_one_before(label: Verb, server: Server) -> None:
     assert out[["label", "attempts"]].iloc[0].tolist() == ["bad", 3]
 
 
-def test_a_repair_that_asks_what_another_row_asks_stays_its_own(ask: Verb, server: Server) -> None:
+def test_a_repair_equal_to_another_rows_request_is_kept_separate(ask: Verb, server: Server) -> None:
     """The doubled cap of the first row makes the very body of the second."""
     bodies = [{"messages": [{"role": "user", "content": "Say hi."}], "max_tokens": cap} for cap in (30, 60)]
     out = ask(pd.DataFrame({"body": bodies}), "body", repair=True)
@@ -163,7 +167,7 @@ def test_a_repair_that_asks_what_another_row_asks_stays_its_own(ask: Verb, serve
     assert received(server) == 3
 
 
-def test_twins_share_a_repaired_answer(label: Verb, server: Server) -> None:
+def test_rows_with_the_same_request_share_a_repaired_answer(label: Verb, server: Server) -> None:
     server.script([says("fine"), says('{"label": "bad"}')])
     out = label(pd.concat([ONE, ONE], ignore_index=True), "text", labels=LABELS, repair=True)
     assert out["label"].tolist() == ["bad", "bad"]
@@ -188,7 +192,7 @@ def test_a_repair_too_large_for_the_limit_fails_without_being_sent(server: Serve
     assert received(server) == 1
 
 
-def test_a_budget_holds_for_repairs_too(ask: Verb, server: Server) -> None:
+def test_repairs_stay_within_the_budget(ask: Verb, server: Server) -> None:
     out = ask(ONE, "text", max_tokens=30, repair=True, budget_tokens=80)
     assert received(server) == 1
     assert codes(out) == ["truncated"]
@@ -200,7 +204,7 @@ def test_a_budget_holds_for_repairs_too(ask: Verb, server: Server) -> None:
 
 
 @pytest.mark.filterwarnings("ignore:For fine-tuning")
-def test_exports_know_the_row_by_its_own_request(label: Verb, server: Server) -> None:
+def test_exports_hold_the_rows_own_request_and_not_the_repair(label: Verb, server: Server) -> None:
     server.script([says("fine"), says('{"label": "bad"}')])
     out = label(ONE, lambda row: row.text, labels=LABELS, repair=True)
     po.to_jsonl(out, "results.jsonl", format="results")
@@ -213,7 +217,7 @@ def test_exports_know_the_row_by_its_own_request(label: Verb, server: Server) ->
     assert [message["role"] for message in messages] == ["system", "user", "assistant"]
 
 
-def test_a_damaged_record_of_a_repair_costs_nothing_but_the_count(label: Verb, server: Server) -> None:
+def test_a_damaged_record_of_a_repair_loses_only_the_count_of_attempts(label: Verb, server: Server) -> None:
     server.script([says("fine"), says('{"label": "bad"}')])
     out = label(ONE, "text", labels=LABELS, repair=True)
     path = journal_of(out)
@@ -228,7 +232,7 @@ def test_a_damaged_record_of_a_repair_costs_nothing_but_the_count(label: Verb, s
     known.close()
 
 
-def test_the_awaitable_twins_repair_too(server: Server) -> None:
+def test_async_functions_repair_too(server: Server) -> None:
     out = asyncio.run(
         po.aprocess_dataframe(
             ONE, "text", model="m", client=po.Client(server.base_url), progress=False, max_tokens=30, repair=True

@@ -80,7 +80,7 @@ def tried(limited: Server, ask: Verb) -> RunReport:
     return report()
 
 
-def test_the_limits_and_their_use_are_reported(tried: RunReport) -> None:
+def test_the_report_has_the_limits_and_their_utilisation(tried: RunReport) -> None:
     assert tried.limits == {"requests": 1200.0, "tokens": 60_000.0}
     assert 0 < tried.utilisation["requests"] < tried.utilisation["tokens"]
     assert tried.waited["tokens"] > 0.5
@@ -118,7 +118,7 @@ def test_the_summary_is_small_and_plain(tried: RunReport) -> None:
     assert tried.summary().keys().isdisjoint({"timeline", "_timeline", "examples", "slowest"})
 
 
-def test_a_report_equals_itself_and_shows_no_counts_of_seconds(tried: RunReport) -> None:
+def test_a_report_equals_itself_and_its_repr_has_no_histogram(tried: RunReport) -> None:
     assert tried == dataclasses.replace(tried)
     assert len(repr(tried)) < 2000
 
@@ -144,7 +144,7 @@ def test_several_samples_of_a_row_have_a_report_too(ask: Verb, reviews: pd.DataF
     assert "6" in page(report()).text
 
 
-def test_the_page_shows_everything(tried: RunReport) -> None:
+def test_the_html_of_a_report_shows_everything(tried: RunReport) -> None:
     text = page(tried).text
     for words in (
         "31 rows in",
@@ -162,7 +162,7 @@ def test_the_page_shows_everything(tried: RunReport) -> None:
         assert words in text, words
 
 
-def test_the_page_escapes_what_is_not_ours(tried: RunReport) -> None:
+def test_the_html_of_a_report_escapes_foreign_text(tried: RunReport) -> None:
     bad = "<script>alert('&')</script>"
     shown = page(
         dataclasses.replace(
@@ -174,12 +174,12 @@ def test_the_page_escapes_what_is_not_ours(tried: RunReport) -> None:
     assert shown.text.count(bad) == 6
 
 
-def test_the_page_needs_nothing_from_elsewhere(tried: RunReport) -> None:
+def test_the_html_of_a_report_is_self_contained(tried: RunReport) -> None:
     html = tried._repr_html_()
     assert not re.search(r"https?:|src=|url\(|@import|<link|<script", html)
 
 
-def test_the_page_of_a_run_that_sent_nothing_is_short(ask: Verb) -> None:
+def test_the_report_of_a_run_that_sent_nothing_is_short(ask: Verb) -> None:
     ask(pd.DataFrame({"text": [None]}), "text")
     shown = page(report())
     assert "svg" not in shown.tags
@@ -188,7 +188,7 @@ def test_the_page_of_a_run_that_sent_nothing_is_short(ask: Verb) -> None:
     assert (report().latency, report().utilisation, report().slowest) == ({}, {}, ())
 
 
-def test_the_page_tells_what_became_of_the_other_rows() -> None:
+def test_the_report_shows_known_shared_and_cancelled_rows() -> None:
     full = dataclasses.replace(
         PLAIN,
         cancelled=4,
@@ -227,17 +227,17 @@ def requests_of(sent: list[float], limits: list[float], seconds: float = 60.0) -
     return rates("requests", coarser(timeline), None)
 
 
-def test_the_pictures_of_a_long_run_have_few_points() -> None:
+def test_charts_of_a_long_run_have_few_points() -> None:
     drawn = requests_of(list(np.arange(1800.0)), [900.0] * 1800)
     assert all(len(curve.y) <= 160 for curve in drawn.curves)
 
 
-def test_a_picture_without_a_limit_names_its_peak() -> None:
+def test_a_chart_without_a_limit_shows_its_peak() -> None:
     [sent] = requests_of([600.0, 300.0], [np.nan, np.nan]).curves
     assert sent.label == "peak 600"
 
 
-def test_a_burst_does_not_flatten_the_picture() -> None:
+def test_a_burst_does_not_flatten_the_chart() -> None:
     drawn = requests_of([36_000.0, 600.0], [600.0, np.nan])
     assert [curve.label for curve in drawn.curves] == ["peak 36k", "limit 600"]
     assert drawn.y.high == 1200
@@ -253,11 +253,11 @@ def test_the_closing_line_proposes_a_smaller_cap(limited: Server, ask: Verb) -> 
     assert advice in page(report()).text
 
 
-def test_a_tiny_cost_is_shown_as_one() -> None:
+def test_a_tiny_cost_is_not_shown_as_zero() -> None:
     assert ", <$0.0001. Answers: a.jsonl" in str(dataclasses.replace(PLAIN, cost_usd=0.00002))
 
 
-def test_the_interrupted_and_the_restored_are_in_the_line() -> None:
+def test_the_closing_line_counts_interrupted_and_known_rows() -> None:
     line = str(dataclasses.replace(PLAIN, cancelled=4, restored=5, shared=6, rate_limit_errors=7))
     for words in ("4 cancelled", "5 from the journal", "6 duplicates shared an answer", "7 rate-limit refusals"):
         assert words in line
@@ -311,20 +311,20 @@ def test_a_notebook_shows_the_plot_once(tried: RunReport) -> None:
         pyplot.switch_backend("agg")
 
 
-def test_without_matplotlib_the_install_line_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_plotting_without_matplotlib_says_how_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     with pytest.raises(MissingDependencyError, match="pip install matplotlib"):
         PLAIN.plot()
 
 
-def test_a_model_whose_price_is_not_known_is_named_once(ask: Verb) -> None:
+def test_a_model_without_a_price_is_mentioned_once(ask: Verb) -> None:
     out = ask(pd.DataFrame({"text": list("abc")}), "text", model="my-own-model")
     assert out["cost_usd"].isna().all()
     assert report().unpriced == ("my-own-model",)
     assert str(report()).count("cost not known (no price for my-own-model)") == 1
 
 
-def test_a_run_that_only_reads_its_journal_says_nothing_of_prices(ask: Verb) -> None:
+def test_a_run_of_known_answers_only_does_not_mention_prices(ask: Verb) -> None:
     for _ in range(2):
         ask(pd.DataFrame({"text": list("abc")}), "text", model="my-own-model")
     assert report().requests_sent == 0

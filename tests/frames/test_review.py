@@ -40,11 +40,11 @@ def test_rows_without_a_label_come_first_and_then_the_least_confident() -> None:
     assert shown(po.review(labelled())) == ["Soup?", "It is soup.", "Cold soup.", "Fine soup.", "Best soup!"]
 
 
-def test_unsorted_the_order_is_the_frames() -> None:
+def test_with_sort_false_the_order_is_the_frames() -> None:
     assert shown(po.review(labelled(), sort=False)) == labelled()["text"].tolist()
 
 
-def test_a_correction_is_on_the_disk_before_the_next_row_is_shown() -> None:
+def test_a_correction_is_written_before_the_next_row_is_shown() -> None:
     review = po.review(labelled(), save_to="soup.jsonl")
     review.choose(1, "good", note="lukewarm")
     [line] = Path("soup.jsonl").read_text("utf-8").splitlines()
@@ -54,7 +54,7 @@ def test_a_correction_is_on_the_disk_before_the_next_row_is_shown() -> None:
     assert stat.S_IMODE(Path("soup.jsonl").stat().st_mode) == 0o600
 
 
-def test_another_kernel_goes_on_where_this_one_died() -> None:
+def test_a_review_resumes_in_another_kernel() -> None:
     po.review(labelled(), save_to="soup.jsonl").choose(0, "good")
     again = po.review(labelled().sample(frac=1, random_state=3), save_to="soup.jsonl")
     assert again.reviewed == 1
@@ -62,7 +62,7 @@ def test_another_kernel_goes_on_where_this_one_died() -> None:
     assert again.frame().loc[30, "label_reviewed"] == "good"
 
 
-def test_the_last_judgement_of_a_row_counts_and_can_be_undone() -> None:
+def test_the_last_correction_of_a_row_counts_and_can_be_undone() -> None:
     review = po.review(labelled(), save_to="soup.jsonl")
     review.correct(10, "bad")
     review.correct(10, "good")
@@ -99,14 +99,14 @@ class Taste(enum.Enum):
     ],
     ids=["numbers", "scale", "enum"],
 )
-def test_labels_of_any_kind_come_back_as_they_are(labels: Any, said: str, chosen: str, given: Any) -> None:
+def test_labels_of_any_type_keep_their_type(labels: Any, said: str, chosen: str, given: Any) -> None:
     review = po.review(labelled(label=labels), save_to="soup.jsonl")
     assert review.item(1)["label"] == said
     review.choose(1, chosen)
     assert review.frame().loc[40, "label_reviewed"] == given
 
 
-def test_several_labels_a_row_are_kept_in_their_order() -> None:
+def test_several_labels_per_row_keep_their_order() -> None:
     several = pd.Series([["hot"], ["cold", "thin"], [], ["thick"], ["hot", "thick"]], index=[10, 20, 30, 40, 50])
     review = po.review(labelled(label=several), labels=["hot", "cold", "thin", "thick"], save_to="soup.jsonl")
     assert review.multi
@@ -114,7 +114,7 @@ def test_several_labels_a_row_are_kept_in_their_order() -> None:
     assert review.frame().loc[40, "label_reviewed"] == ["cold", "thick"]
 
 
-def test_rows_that_asked_the_same_are_judged_once() -> None:
+def test_rows_with_the_same_request_are_reviewed_once() -> None:
     twins = labelled(request_key=["a" * 32, "b" * 32, "c" * 32, "a" * 32, "e" * 32])
     review = po.review(twins, save_to="soup.jsonl")
     assert len(review) == 4
@@ -122,7 +122,7 @@ def test_rows_that_asked_the_same_are_judged_once() -> None:
     assert review.frame()["label_reviewed"].dropna().to_dict() == {10: "good", 40: "good"}
 
 
-def test_the_text_is_what_the_prompt_was_made_of(client: po.Client) -> None:
+def test_the_review_shows_the_columns_of_the_prompt(client: po.Client) -> None:
     df = pd.DataFrame({"id": ["x", "y"], "title": ["Lamp", "Pan"], "text": ["Wonderful.", "Terrible."]})
     out = po.label_dataframe(
         df, "{title}: {text}", labels=["positive", "negative"], model="gpt-4o-mini", client=client, progress=False
@@ -135,7 +135,7 @@ def test_the_text_is_what_the_prompt_was_made_of(client: po.Client) -> None:
     assert po.review(out, text="id").item(1)["fields"] == [["id", "y"]]
 
 
-def test_a_frame_from_elsewhere_shows_its_texts() -> None:
+def test_the_review_of_a_foreign_frame_shows_its_text_columns() -> None:
     frame = pd.DataFrame({"n": [1, 2], "said": ["a", "b"], "label": ["x", "y"]})
     review = po.review(frame)
     assert review.labels == ["x", "y"]
@@ -154,7 +154,7 @@ def test_a_frame_from_elsewhere_shows_its_texts() -> None:
     ],
     ids=["no such column of labels", "no such text", "no label at all", "no text at all"],
 )
-def test_what_is_missing_is_named(change: dict[str, Any], options: dict[str, Any], words: str) -> None:
+def test_missing_columns_and_labels_are_reported(change: dict[str, Any], options: dict[str, Any], words: str) -> None:
     with pytest.raises(InvalidInputError, match=words):
         po.review(labelled(**change), **options)
 
@@ -168,7 +168,7 @@ def test_an_unknown_label_is_refused_and_nothing_is_written() -> None:
     assert not Path("soup.jsonl").exists()
 
 
-def test_a_torn_line_is_left_out_and_swallows_nothing() -> None:
+def test_a_torn_line_in_the_corrections_is_skipped() -> None:
     review = po.review(labelled(), save_to="soup.jsonl")
     review.correct(10, "bad")
     review.correct(20, "good")
@@ -184,7 +184,7 @@ def test_a_torn_line_is_left_out_and_swallows_nothing() -> None:
 
 
 @pytest.mark.parametrize("change", ["delete", "empty", "cut", "replace"])
-def test_corrections_that_somebody_deletes_meanwhile_are_written_again(change: str) -> None:
+def test_a_deleted_file_of_corrections_is_written_again(change: str) -> None:
     review, place = po.review(labelled(), save_to="soup.jsonl"), Path("soup.jsonl")
     review.correct(10, "good")
     review.correct(20, "bad")
@@ -202,14 +202,14 @@ def test_corrections_that_somebody_deletes_meanwhile_are_written_again(change: s
 
 
 @pytest.mark.parametrize("content", [b"a,b\n1,2\n", b'[{"model":"m"},{"id":1}]\n', b'[{"a":1}]', b"{}"], ids=repr)
-def test_a_file_that_holds_something_else_is_refused_and_left_as_it_is(content: bytes) -> None:
+def test_a_file_that_holds_no_corrections_is_refused_and_unchanged(content: bytes) -> None:
     Path("soup.jsonl").write_bytes(content)
     with pytest.raises(JournalError, match="is not a file of corrections"):
         po.review(labelled(), save_to="soup.jsonl")
     assert Path("soup.jsonl").read_bytes() == content
 
 
-def test_a_disk_that_takes_nothing_leaves_the_row_unjudged() -> None:
+def test_on_a_full_disk_the_row_stays_unreviewed() -> None:
     Path("folder").write_text("a file stands where the folder should be")
     review = po.review(labelled())
     review._corrections.path = Path("folder/soup.jsonl")
@@ -218,7 +218,7 @@ def test_a_disk_that_takes_nothing_leaves_the_row_unjudged() -> None:
     assert review.reviewed == 0
 
 
-def test_the_rows_go_to_a_spreadsheet_and_back() -> None:
+def test_a_review_can_be_done_in_a_spreadsheet() -> None:
     review = po.review(labelled(text=["=1+1", 'Cold, "very"', "Zoë\nsaid", "It is soup.", "-"]), save_to="soup.jsonl")
     assert review.to_csv("soup.csv") == 5
     table = pd.read_csv("soup.csv", dtype="string")
@@ -232,7 +232,7 @@ def test_the_rows_go_to_a_spreadsheet_and_back() -> None:
     assert review.frame()["review_note"].dropna().to_dict() == {10: "no soup"}
 
 
-def test_a_wrong_label_in_the_spreadsheet_is_named_with_its_line_and_nothing_is_taken_over() -> None:
+def test_a_wrong_label_in_the_spreadsheet_is_reported_with_its_line_and_nothing_is_read() -> None:
     review = po.review(labelled(), save_to="soup.jsonl")
     review.to_csv("soup.csv")
     table = pd.read_csv("soup.csv", dtype="string")
@@ -248,14 +248,14 @@ def test_a_wrong_label_in_the_spreadsheet_is_named_with_its_line_and_nothing_is_
     [(b"a,b\n1,2\n", "no column 'request_key'"), (b"\xff\xfe", "not UTF-8"), (None, "cannot be read")],
     ids=["another table", "another encoding", "no file"],
 )
-def test_a_file_that_is_no_spreadsheet_of_ours_is_named(content: bytes | None, words: str) -> None:
+def test_a_csv_file_of_another_format_is_refused(content: bytes | None, words: str) -> None:
     if content is not None:
         Path("other.csv").write_bytes(content)
     with pytest.raises(InvalidInputError, match=words):
         po.review(labelled()).read_csv("other.csv")
 
 
-def test_without_widgets_it_is_a_table(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_widgets_a_review_renders_as_a_table(monkeypatch: pytest.MonkeyPatch) -> None:
     import sys
 
     monkeypatch.setitem(sys.modules, "parallel_openai._labels.reviewing.widget", None)

@@ -64,7 +64,7 @@ COLUMNS_OF_EVERY_KIND: dict[str, Callable[[], Any]] = {
 
 
 @pytest.mark.parametrize("kind", COLUMNS_OF_EVERY_KIND)
-def test_a_column_of_any_kind_comes_back_untouched(ask: Verb, kind: str) -> None:
+def test_a_column_of_any_dtype_is_unchanged(ask: Verb, kind: str) -> None:
     df = pd.DataFrame({"text": ["a", "b", "c"], "x": COLUMNS_OF_EVERY_KIND[kind]()})
     before = df.copy(deep=True)
     out = ask(df, "text", metadata="x")
@@ -74,7 +74,7 @@ def test_a_column_of_any_kind_comes_back_untouched(ask: Verb, kind: str) -> None
 
 
 @pytest.mark.parametrize("kind", COLUMNS_OF_EVERY_KIND)
-def test_a_column_of_any_kind_can_be_asked_about(ask: Verb, kind: str) -> None:
+def test_a_column_of_any_dtype_can_be_used_in_a_prompt(ask: Verb, kind: str) -> None:
     df = pd.DataFrame({"x": COLUMNS_OF_EVERY_KIND[kind]()})
     out = ask(df, "What is {x}?")
     refused = {"missing_prompt"} | ({"invalid_prompt"} if kind == "lone surrogates" else set())
@@ -83,7 +83,7 @@ def test_a_column_of_any_kind_can_be_asked_about(ask: Verb, kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", COLUMNS_OF_EVERY_KIND)
-def test_a_function_sees_none_for_what_is_missing_in_a_column_of_any_kind(ask: Verb, kind: str) -> None:
+def test_a_prompt_function_sees_none_for_missing_values_of_any_dtype(ask: Verb, kind: str) -> None:
     values = pd.Series(COLUMNS_OF_EVERY_KIND[kind]())
     out = ask(pd.DataFrame({"x": values}), lambda row: str(row.x is None))
     assert prompts(out) == [str(missing) for missing in values.isna().tolist()]
@@ -104,7 +104,7 @@ INDEXES: dict[str, Callable[[], Any]] = {
 
 
 @pytest.mark.parametrize("kind", INDEXES)
-def test_any_index_comes_back_untouched_with_each_answer_at_its_row(ask: Verb, kind: str) -> None:
+def test_any_index_is_unchanged_and_each_answer_is_in_its_row(ask: Verb, kind: str) -> None:
     df = pd.DataFrame({"text": ["first", "second", "third"]}, index=INDEXES[kind]())
     out = ask(df, "text")
     pd.testing.assert_index_equal(out.index, df.index, exact=True)
@@ -112,14 +112,14 @@ def test_any_index_comes_back_untouched_with_each_answer_at_its_row(ask: Verb, k
 
 
 @pytest.mark.parametrize("kind", INDEXES)
-def test_a_function_sees_the_index_label(ask: Verb, kind: str) -> None:
+def test_a_prompt_function_sees_the_index_label(ask: Verb, kind: str) -> None:
     df = pd.DataFrame({"text": ["first", "second", "third"]}, index=INDEXES[kind]())
     assert prompts(ask(df, lambda row: f"{row.text} {row.name}")) == [
         f"{text} {label}" for text, label in zip(df["text"], df.index.tolist(), strict=True)
     ]
 
 
-def test_the_new_columns_stand_behind_the_old_ones_in_a_known_order(ask: Verb, reviews: pd.DataFrame) -> None:
+def test_the_new_columns_follow_the_old_ones_in_a_fixed_order(ask: Verb, reviews: pd.DataFrame) -> None:
     assert list(ask(reviews, "text")) == ["text", "stars", "response", *COLUMNS]
 
 
@@ -142,7 +142,7 @@ def test_the_new_columns_show_what_the_server_reported(ask: Verb, server: Server
 
 
 @pytest.mark.parametrize("columns", [[], ["text"]], ids=["no columns", "one column"])
-def test_a_frame_without_rows_comes_back_with_the_new_columns(ask: Verb, server: Server, columns: list[str]) -> None:
+def test_a_frame_without_rows_gets_the_new_columns(ask: Verb, server: Server, columns: list[str]) -> None:
     out = ask(pd.DataFrame(columns=columns), "Summarise.")
     assert list(out) == [*columns, "response", *COLUMNS]
     assert len(out) == server.stats()["received"] == 0
@@ -152,11 +152,11 @@ def test_a_frame_without_rows_keeps_its_dtypes(ask: Verb, reviews: pd.DataFrame)
     pd.testing.assert_frame_equal(ask(reviews[:0], "text")[["text", "stars"]], reviews[:0])
 
 
-def test_a_frame_without_columns_can_be_asked_by_a_function(ask: Verb) -> None:
+def test_a_frame_without_columns_can_be_processed_with_a_prompt_function(ask: Verb) -> None:
     assert prompts(ask(pd.DataFrame(index=["a", "b"]), lambda row: f"Say {row.name}.")) == ["Say a.", "Say b."]
 
 
-def test_columns_of_several_levels_get_answers_on_the_first(ask: Verb) -> None:
+def test_with_several_column_levels_new_names_are_on_the_first(ask: Verb) -> None:
     columns = pd.MultiIndex.from_tuples([("review", "text"), ("review", "stars"), ("id", "")], names=["part", "field"])
     df = pd.DataFrame([["Hi.", 5, 1]], columns=columns)
     out = ask(df, "{review text} {review stars} {id}", metadata=[("review", "stars")])
@@ -181,7 +181,7 @@ def test_a_column_of_several_levels_can_be_the_prompt(ask: Verb) -> None:
     ],
     ids=["named", "range", "dates", "categories", "missing"],
 )
-def test_columns_of_any_index_come_back_untouched(ask: Verb, columns: Any) -> None:
+def test_any_column_index_is_unchanged(ask: Verb, columns: Any) -> None:
     df = pd.DataFrame([["Hi.", 1], ["Ho.", 2]], columns=columns)
     out = ask(df, columns[0])
     assert out.columns[:2].tolist()[0] == columns[0]
@@ -190,20 +190,20 @@ def test_columns_of_any_index_come_back_untouched(ask: Verb, columns: Any) -> No
     pd.testing.assert_frame_equal(out.iloc[:, :2].set_axis(["a", "b"], axis=1), df.set_axis(["a", "b"], axis=1))
 
 
-def test_rows_that_ask_the_same_share_one_request(ask: Verb, server: Server) -> None:
+def test_rows_with_the_same_prompt_share_one_request(ask: Verb, server: Server) -> None:
     out = ask(pd.DataFrame({"text": ["a", "b", "a", "a"]}), "text")
     assert server.stats()["received"] == 2
     assert out["response"][0] == out["response"][2] == out["response"][3]
     assert out["request_id"].nunique() == 2
 
 
-def test_what_shared_answers_cost_is_counted_once(ask: Verb) -> None:
+def test_the_cost_of_shared_answers_is_counted_once(ask: Verb) -> None:
     out = ask(pd.DataFrame({"text": ["a", "a"]}), "text")
     assert out["cost_usd"][1] == 0
     assert out["cost_usd"].sum() == pytest.approx(out.attrs["parallel_openai"]["cost_usd"])
 
 
-def test_several_samples_of_a_row_are_asked_apart(ask: Verb, server: Server) -> None:
+def test_each_sample_of_a_row_is_a_request_of_its_own(ask: Verb, server: Server) -> None:
     out = ask(pd.DataFrame({"text": ["a", "b"]}), "text", samples=3)
     assert server.stats()["received"] == 6
     assert [len(each) for each in out["response"]] == [3, 3]
@@ -226,7 +226,7 @@ def test_a_column_that_would_be_overwritten_is_an_error(
     assert server.stats()["received"] == 0
 
 
-def test_a_prefix_avoids_that(ask: Verb, reviews: pd.DataFrame) -> None:
+def test_a_prefix_avoids_clashes_of_column_names(ask: Verb, reviews: pd.DataFrame) -> None:
     once = ask(reviews, "text")
     twice = ask(once, "text", prefix="again_")
     pd.testing.assert_frame_equal(twice[once.columns], once)
@@ -242,12 +242,12 @@ def test_a_prefix_avoids_that(ask: Verb, reviews: pd.DataFrame) -> None:
     ],
     ids=["series", "list", "none"],
 )
-def test_only_a_frame_will_do(ask: Verb, thing: Any, sentence: str) -> None:
+def test_process_dataframe_refuses_anything_but_a_frame(ask: Verb, thing: Any, sentence: str) -> None:
     with pytest.raises(InvalidInputError, match=sentence):
         ask(thing, "text")
 
 
-def test_the_frames_own_attrs_stay(ask: Verb, reviews: pd.DataFrame) -> None:
+def test_the_frames_own_attrs_are_kept(ask: Verb, reviews: pd.DataFrame) -> None:
     reviews.attrs["source"] = "shop"
     assert ask(reviews, "text").attrs["source"] == "shop"
     assert reviews.attrs == {"source": "shop"}
@@ -281,7 +281,7 @@ def test_the_report_of_the_last_run_is_kept(ask: Verb, reviews: pd.DataFrame) ->
     assert "3 succeeded, 2 failed (missing_prompt 2)" in str(report)
 
 
-def test_the_client_is_made_from_the_environment_where_none_is_given(
+def test_without_client_one_is_made_from_the_environment(
     server: Server, reviews: pd.DataFrame, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("OPENAI_BASE_URL", server.base_url)
@@ -289,13 +289,13 @@ def test_the_client_is_made_from_the_environment_where_none_is_given(
     assert out["status"].tolist() == ["succeeded"] * 3
 
 
-def test_the_awaitable_twin_gives_the_same(client: po.Client, reviews: pd.DataFrame) -> None:
+def test_aprocess_dataframe_gives_the_same_result(client: po.Client, reviews: pd.DataFrame) -> None:
     options: dict[str, Any] = {"model": "gpt-4o-mini", "client": client, "progress": False}
     awaited = asyncio.run(po.aprocess_dataframe(reviews, "text", **options))
     pd.testing.assert_frame_equal(awaited, po.process_dataframe(reviews, "text", **options))
 
 
-def test_twenty_thousand_rows_take_little_time_of_ours(ask: Verb, client: po.Client) -> None:
+def test_twenty_thousand_rows_have_little_overhead(ask: Verb, client: po.Client) -> None:
     df = pd.DataFrame({"text": [f"Review {n % 50}" for n in range(20_000)], "n": range(20_000)})
     began = time.perf_counter()
     out = ask(df, "{text}")

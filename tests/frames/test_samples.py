@@ -16,7 +16,7 @@ ONE = pd.DataFrame({"text": ["Say hi."]})
 BILLED = ["prompt_tokens", "completion_tokens", "cost_usd", "attempts"]
 
 
-def test_five_samples_are_asked_five_times(ask: Verb, server: Server) -> None:
+def test_five_samples_are_five_requests(ask: Verb, server: Server) -> None:
     out = ask(ONE, "text", samples=5)
     assert received(server) == 5
     assert len(out["response"][0]) == 5
@@ -24,13 +24,13 @@ def test_five_samples_are_asked_five_times(ask: Verb, server: Server) -> None:
     assert out["attempts"].tolist() == [5]
 
 
-def test_twins_among_samples_are_not_mixed_up(ask: Verb, server: Server) -> None:
+def test_samples_of_rows_with_the_same_prompt_are_not_mixed_up(ask: Verb, server: Server) -> None:
     out = ask(pd.concat([ONE, ONE], ignore_index=True), "text", samples=5)
     assert received(server) == 5
     assert out["request_key"][0] == out["request_key"][1]
 
 
-def test_only_the_missing_samples_are_asked(ask: Verb, server: Server) -> None:
+def test_only_missing_samples_are_sent(ask: Verb, server: Server) -> None:
     out = ask(ONE, "text", samples=5)
     path = journal_of(out)
     whole = path.read_bytes().splitlines(keepends=True)
@@ -40,7 +40,7 @@ def test_only_the_missing_samples_are_asked(ask: Verb, server: Server) -> None:
     assert again["request_key"][0] == out["request_key"][0]
 
 
-def test_a_sample_that_failed_is_asked_again_alone(ask: Verb, server: Server) -> None:
+def test_only_the_failed_sample_is_sent_again(ask: Verb, server: Server) -> None:
     server.script([400])
     first = ask(ONE, "text", samples=5)
     assert first["status"].tolist() == ["failed"]
@@ -100,7 +100,7 @@ def test_the_columns_of_rows_that_share_an_answer_add_up_to_what_was_billed(ask:
     pd.testing.assert_frame_equal(ask(df, "text"), out)
 
 
-def test_rows_that_share_a_failure_share_no_bill(ask: Verb, server: Server) -> None:
+def test_the_cost_of_a_shared_failure_is_counted_once(ask: Verb, server: Server) -> None:
     server.script([400])
     out = ask(pd.concat([ONE, ONE], ignore_index=True), "text")
     assert out["status"].tolist() == ["failed", "failed"]
@@ -115,7 +115,7 @@ def test_several_choices_come_back_as_a_list(ask: Verb, server: Server) -> None:
     assert out["status"].tolist() == ["succeeded", "failed"]
 
 
-def test_a_choice_that_is_no_answer_makes_the_row_fail_and_keeps_the_others(ask: Verb, server: Server) -> None:
+def test_an_invalid_choice_fails_the_row_and_keeps_the_others(ask: Verb, server: Server) -> None:
     good = {"message": {"content": "Hi."}, "finish_reason": "stop"}
     server.script([{"body": {"choices": [good, {"message": {"content": ""}, "finish_reason": "stop"}]}}])
     out = ask(ONE, "text", n=2)

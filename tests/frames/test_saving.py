@@ -95,17 +95,17 @@ def test_members_of_an_enum_become_their_values(path: str) -> None:
     assert po.load(path)["label"].dropna().tolist() == ["good", "bad"]
 
 
-def test_the_ending_says_the_kind() -> None:
+def test_the_suffix_determines_the_format() -> None:
     with pytest.raises(InvalidInputError, match=r"must end in .parquet or .csv, and is 'out.xlsx'"):
         po.save(pd.DataFrame(), "out.xlsx")
 
 
-def test_columns_of_one_name_are_named() -> None:
+def test_duplicate_column_names_are_reported() -> None:
     with pytest.raises(InvalidInputError, match="same name"):
         po.save(pd.DataFrame([[1, 2]], columns=["a", "a"]), "out.csv")
 
 
-def test_a_file_that_is_not_there_is_named() -> None:
+def test_loading_a_missing_file_is_an_error() -> None:
     with pytest.raises(InvalidInputError, match=r"no file out\.csv"):
         po.load("out.csv")
 
@@ -115,7 +115,7 @@ def test_a_file_that_is_not_there_is_named() -> None:
     [("a,b\n1,2\n", "changed"), ("label\ngood\ngood\n", "changed"), ("label\nodd\n", "'odd' in a column of good")],
     ids=["other columns", "more rows", "another label"],
 )
-def test_a_csv_file_that_was_changed_is_named(content: str, words: str) -> None:
+def test_loading_a_changed_csv_file_is_an_error(content: str, words: str) -> None:
     po.save(pd.DataFrame({"label": pd.Categorical(["good"])}), "out.csv")
     Path("out.csv").write_text(content)
     with pytest.raises(InvalidInputError, match=words):
@@ -125,7 +125,7 @@ def test_a_csv_file_that_was_changed_is_named(content: str, words: str) -> None:
         po.load("out.csv")
 
 
-def test_without_pyarrow_a_sentence_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_saving_parquet_without_pyarrow_says_how_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:
     import sys
 
     monkeypatch.setitem(sys.modules, "pyarrow", None)
@@ -134,7 +134,7 @@ def test_without_pyarrow_a_sentence_says_what_to_do(monkeypatch: pytest.MonkeyPa
 
 
 @pytest.mark.parametrize("path", ["answers.csv", "answers.parquet"])
-def test_a_cell_that_no_file_can_hold_is_named(path: str) -> None:
+def test_a_cell_that_cannot_be_saved_is_reported(path: str) -> None:
     out = pd.DataFrame({"response": pd.array(["fine", "\ud83d"], dtype="string[python]")}, index=["a", "b"])
     with pytest.raises(InvalidInputError, match="The row 'b' of the column 'response' holds half of a character"):
         po.save(out, path)

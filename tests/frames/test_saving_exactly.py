@@ -256,7 +256,7 @@ def test_odd_frames_come_back_as_they_were(name: str, path: str) -> None:
 
 @pytest.mark.parametrize("dtype", ["int64[pyarrow]", "timestamp[ns, tz=UTC][pyarrow]", "list<item: string>[pyarrow]"])
 @pytest.mark.parametrize("path", PATHS)
-def test_arrows_own_dtypes_come_back(dtype: str, path: str) -> None:
+def test_arrow_dtypes_come_back(dtype: str, path: str) -> None:
     values: dict[str, list[Any]] = {
         "i": [2**62, None],
         "t": [pd.Timestamp("2026-01-01", tz="UTC"), None],
@@ -293,7 +293,9 @@ ENDLESS.append(ENDLESS)
     ],
     ids=["an object", "an object in a list", "a circle", "sparse", "index", "name", "axis", "half a character"],
 )
-def test_what_no_file_can_restore_is_refused_and_the_file_is_unchanged(frame: Any, words: str, path: str) -> None:
+def test_values_that_cannot_be_restored_are_refused_and_the_file_is_unchanged(
+    frame: Any, words: str, path: str
+) -> None:
     good = pd.DataFrame({"x": ["good"]})
     po.save(good, path)
     with pytest.raises(InvalidInputError, match=words):
@@ -303,7 +305,7 @@ def test_what_no_file_can_restore_is_refused_and_the_file_is_unchanged(frame: An
 
 
 @pytest.mark.parametrize("path", PATHS)
-def test_attrs_that_no_file_can_restore_are_refused(path: str) -> None:
+def test_attrs_that_cannot_be_restored_are_refused(path: str) -> None:
     frame = pd.DataFrame({"x": [1]})
     frame.attrs["tool"] = Opaque()
     with pytest.raises(InvalidInputError, match="attrs hold a Opaque"):
@@ -312,13 +314,13 @@ def test_attrs_that_no_file_can_restore_are_refused(path: str) -> None:
 
 
 @pytest.mark.parametrize("path", PATHS)
-def test_a_folder_that_is_not_there_is_named(path: str) -> None:
+def test_saving_to_a_missing_folder_is_an_error(path: str) -> None:
     with pytest.raises(InvalidInputError, match=r"nowhere.*cannot be written: No such file"):
         po.save(pd.DataFrame({"x": [1]}), f"nowhere/{path}")
 
 
 @pytest.mark.parametrize("name", ["\0.csv", "x" * 300 + ".csv", "out.csv/out.csv", "out.csv/out.parquet"])
-def test_a_name_that_no_file_can_bear_is_named(name: str) -> None:
+def test_an_invalid_file_name_is_an_error(name: str) -> None:
     po.save(pd.DataFrame({"x": [1]}), "out.csv")
     for write in (po.save, po.to_jsonl):
         with pytest.raises(InvalidInputError, match=r"cannot be written|must be a path"):
@@ -326,18 +328,18 @@ def test_a_name_that_no_file_can_bear_is_named(name: str) -> None:
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="it needs /dev/full")
-def test_a_full_disk_is_named() -> None:
+def test_saving_to_a_full_disk_is_an_error() -> None:
     with pytest.raises(InvalidInputError, match="No space left"):
         po.to_jsonl(pd.DataFrame({"x": [1]}), "/dev/full")
 
 
-def test_a_parquet_file_that_is_none_is_named() -> None:
+def test_loading_an_invalid_parquet_file_is_an_error() -> None:
     Path("out.parquet").write_bytes(b"PAR1, or so it says")
     with pytest.raises(InvalidInputError, match=r"not written by save\(\)"):
         po.load("out.parquet")
 
 
-def test_what_a_spreadsheet_made_of_a_csv_file_is_read() -> None:
+def test_a_csv_file_saved_by_a_spreadsheet_can_be_loaded() -> None:
     frame = pd.DataFrame(
         {"t": ["a", "b;c"], "yes": [True, False], "maybe": pd.array([None, True], dtype="boolean"), "n": [1, 2]}
     )
@@ -352,7 +354,7 @@ def test_what_a_spreadsheet_made_of_a_csv_file_is_read() -> None:
 @pytest.mark.parametrize(
     "text", ["=1+1", "@a", "+x", "-x", "\tx", "'=1", "''-", "＝1", "-5", "'-5", "'tis", "", "plain", "\r=1"]
 )
-def test_a_spreadsheet_runs_no_cell_and_the_cells_come_back(text: str) -> None:
+def test_formulas_are_escaped_for_spreadsheets_and_restored(text: str) -> None:
     frame = pd.DataFrame({"t": [text], "n": [-1], "l": [[text]], f"={text}": pd.Categorical([text])}, index=[text])
     po.save(frame, "out.csv", spreadsheet=True)
     written = pd.read_csv("out.csv", dtype=str, keep_default_na=False)
@@ -369,14 +371,14 @@ def test_only_csv_files_are_for_spreadsheets() -> None:
 @pytest.mark.parametrize(
     "about", ["[]", "{}", '{"version": 2}', "{", '{"version":2,"rows":9000000000,"columns":[],"index":{}}']
 )
-def test_an_invalid_file_beside_a_csv_file_is_named(about: str) -> None:
+def test_an_invalid_sidecar_file_is_an_error(about: str) -> None:
     po.save(pd.DataFrame({"x": [1]}), "out.csv")
     Path("out.csv.about.json").write_text(about)
     with pytest.raises(InvalidInputError, match=r"out\.csv"):
         po.load("out.csv")
 
 
-def test_saving_the_same_again_makes_the_same_bytes() -> None:
+def test_saving_the_same_frame_again_writes_the_same_bytes() -> None:
     frame = pd.DataFrame({letter: [{"b", "a", letter}] for letter in string.ascii_lowercase})
     contents = []
     for _ in range(2):

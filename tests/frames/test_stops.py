@@ -54,7 +54,7 @@ CALLS: dict[str, Callable[[po.Client], Any]] = {
 
 
 @pytest.mark.parametrize("call", CALLS)
-def test_what_is_on_its_way_when_a_stop_comes_is_taken_in_and_not_paid_again(
+def test_answers_in_flight_at_an_interrupt_are_kept_and_not_paid_again(
     server: Server, client: po.Client, call: str
 ) -> None:
     server.set(latency=1.2)  # the press has this long to come, also on a busy machine
@@ -69,14 +69,14 @@ def test_what_is_on_its_way_when_a_stop_comes_is_taken_in_and_not_paid_again(
     assert server.stats()["received"] == 30
 
 
-def test_what_is_on_its_way_at_a_deadline_is_taken_in(server: Server, client: po.Client) -> None:
+def test_answers_in_flight_at_the_deadline_are_kept(server: Server, client: po.Client) -> None:
     po.process_dataframe(texts(1), "Before {text}", client=client, **OPTIONS)  # what a process does once takes time too
     server.set(latency=1.0)
     out = po.process_dataframe(texts(30), "text", deadline=0.6, client=client, **OPTIONS)
     assert 0 < out["status"].eq("succeeded").sum() == server.stats()["received"] - 1 < 30
 
 
-def test_what_is_on_its_way_when_a_run_fails_by_itself_is_taken_in(server: Server, client: po.Client) -> None:
+def test_answers_in_flight_when_a_run_fails_are_kept(server: Server, client: po.Client) -> None:
     po.process_dataframe(texts(1), "Before {text}", client=client, **OPTIONS)  # or the first send would go alone
     server.set(latency=0.5)
     server.script([{"status": 401, "latency": 0.1}])
@@ -85,7 +85,7 @@ def test_what_is_on_its_way_when_a_run_fails_by_itself_is_taken_in(server: Serve
     assert stopped.value.partial["status"].eq("succeeded").sum() == server.stats()["received"] - 2
 
 
-def test_a_press_while_a_deadline_waits_for_answers_leaves_at_once(server: Server, client: po.Client) -> None:
+def test_an_interrupt_while_a_deadline_waits_for_answers_leaves_at_once(server: Server, client: po.Client) -> None:
     server.set(latency=100)
     began = time.monotonic()
     threading.Timer(0.8, os.kill, (os.getpid(), signal.SIGINT)).start()
@@ -94,7 +94,7 @@ def test_a_press_while_a_deadline_waits_for_answers_leaves_at_once(server: Serve
     assert time.monotonic() - began < 3
 
 
-def test_a_request_that_still_waits_for_its_key_or_connection_is_not_sent_any_more(server: Server) -> None:
+def test_a_request_waiting_for_its_key_or_connection_is_not_sent_after_an_interrupt(server: Server) -> None:
     asked = threading.Event()
 
     def key() -> str:
@@ -114,7 +114,7 @@ def test_a_request_that_still_waits_for_its_key_or_connection_is_not_sent_any_mo
     assert server.stats()["received"] == 0
 
 
-def test_a_second_press_leaves_while_a_frame_is_put_together() -> None:
+def test_a_second_interrupt_leaves_while_the_frame_is_built() -> None:
     with pytest.raises(KeyboardInterrupt, match=r"^$"), recorded_interrupts() as presses, presses.raising_after_first():
         press_twice()
 
@@ -125,7 +125,7 @@ def press_twice() -> None:
     pytest.fail("it was not left at once")
 
 
-def test_the_rows_that_a_deadline_leaves_are_not_rendered_after_it(server: Server, client: po.Client) -> None:
+def test_rows_left_at_the_deadline_are_not_rendered(server: Server, client: po.Client) -> None:
     rendered = 0
 
     def prompt(row: Any) -> str:
@@ -220,7 +220,7 @@ thread.join()
     ],
     ids=["SIGINT", "SIGTERM", "SIGHUP", "awaited-SIGTERM", *IN_THREADS],
 )
-def test_a_stopped_script_ends_and_neither_writes_half_a_file_nor_sends_more(
+def test_an_interrupted_script_exits_without_partial_files_or_further_requests(
     server: Server, script: str, number: signal.Signals
 ) -> None:
     server.script([{"latency": 0.0}] * 20)
@@ -261,14 +261,14 @@ def press_and_fail() -> None:
     raise _Full
 
 
-def test_an_error_beside_a_stop_is_no_reason_to_go_on() -> None:
+def test_an_error_together_with_an_interrupt_still_stops_the_script() -> None:
     with pytest.raises(KeyboardInterrupt) as stop, recorded_interrupts():
         press_and_fail()
     assert isinstance(stop.value.__cause__, _Full)
     assert stop.value.partial == "the frame"  # type: ignore[attr-defined]
 
 
-def test_a_stop_at_the_very_end_is_reported_too() -> None:
+def test_an_interrupt_at_the_very_end_is_raised_too() -> None:
     with pytest.raises(KeyboardInterrupt), recorded_interrupts():
         signal.raise_signal(signal.SIGINT)
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
@@ -292,7 +292,7 @@ class _AlarmError(Exception):
 
 
 @pytest.mark.parametrize("name", ["SIGALRM", "SIGINT", "SIGTERM"])
-def test_what_a_signal_handler_of_the_callers_raises_stops_the_run_and_reaches_the_caller(
+def test_an_exception_from_the_callers_signal_handler_stops_the_run_and_is_raised(
     server: Server, client: po.Client, name: str
 ) -> None:
     def handler(*_: Any) -> None:
@@ -355,9 +355,7 @@ NESTED: dict[str, Callable[[po.Client], pd.DataFrame]] = {
 
 @pytest.mark.usefixtures("as_default")
 @pytest.mark.parametrize("where", NESTED)
-def test_a_call_within_a_call_fails_its_row_with_a_sentence_and_harms_no_later_one(
-    server: Server, client: po.Client, where: str
-) -> None:
+def test_a_call_nested_in_another_fails_its_rows_with_advice(server: Server, client: po.Client, where: str) -> None:
     server.set(batch_speed=1e9)
     out = NESTED[where](client)
     assert out["status"].eq("failed").all()

@@ -75,7 +75,7 @@ def test_each_field_is_a_column_of_its_own_type(ask: Verb, reviews: pd.DataFrame
     assert isinstance(out["parts"].iloc[0][0], dict)
 
 
-def test_the_api_is_held_to_the_schema_strictly(ask: Verb, reviews: pd.DataFrame) -> None:
+def test_the_schema_is_sent_in_strict_mode(ask: Verb, reviews: pd.DataFrame) -> None:
     chat = asked(ask(reviews[:1], "text", response_format=Note))[0]["response_format"]
     assert chat["type"] == "json_schema"
     assert chat["json_schema"]["name"] == "Note"
@@ -84,7 +84,7 @@ def test_the_api_is_held_to_the_schema_strictly(ask: Verb, reviews: pd.DataFrame
     assert responses == {"type": "json_schema", **chat["json_schema"]}
 
 
-def test_an_answer_of_another_shape_fails_its_row_and_is_asked_for_again_with_repair(
+def test_an_answer_that_does_not_fit_the_schema_fails_and_is_repaired_on_request(
     ask: Verb, reviews: pd.DataFrame, server: Server
 ) -> None:
     server.script([says(json.dumps({**ANSWER, "score": 9}))], matching="terrible")
@@ -98,19 +98,21 @@ def test_an_answer_of_another_shape_fails_its_row_and_is_asked_for_again_with_re
     assert mended["score"].iloc[1] == 4
 
 
-def test_samples_give_lists(ask: Verb, reviews: pd.DataFrame) -> None:
+def test_samples_of_structured_answers_give_lists(ask: Verb, reviews: pd.DataFrame) -> None:
     out = ask(reviews, "text", response_format=Note, samples=2)
     assert [len(each) for each in out["who"]] == [2, 2, 2]
 
 
-def test_the_same_frame_comes_back_from_the_journal(ask: Verb, reviews: pd.DataFrame, server: Server) -> None:
+def test_known_structured_answers_give_the_same_frame(ask: Verb, reviews: pd.DataFrame, server: Server) -> None:
     first = ask(reviews, "text", response_format=Note)
     again = ask(reviews, "text", response_format=Note)
     assert server.stats()["received"] == 3
     pd.testing.assert_frame_equal(again, first)
 
 
-def test_names_that_clash_are_errors_before_anything_is_sent(ask: Verb, reviews: pd.DataFrame, server: Server) -> None:
+def test_clashing_field_names_are_refused_before_anything_is_sent(
+    ask: Verb, reviews: pd.DataFrame, server: Server
+) -> None:
     class Car(BaseModel):
         model: str
 
@@ -125,7 +127,7 @@ def test_names_that_clash_are_errors_before_anything_is_sent(ask: Verb, reviews:
 
 
 @pytest.mark.filterwarnings("ignore:For fine-tuning")
-def test_a_structured_answer_is_trained_on_as_its_json(ask: Verb, reviews: pd.DataFrame, server: Server) -> None:
+def test_fine_tuning_exports_structured_answers_as_json(ask: Verb, reviews: pd.DataFrame, server: Server) -> None:
     server.script([says(json.dumps(ANSWER))], matching="wonderful")
     po.to_jsonl(ask(reviews[:1], "text", response_format=Note), "out.jsonl", format="fine-tuning")
     with open("out.jsonl", "rb") as file:

@@ -60,7 +60,7 @@ def asked_by_the_sdk(proxy: Recorder, client: openai.OpenAI) -> Asked:
         "http://x.openai.azure.com/openai/v1/",
     ],
 )
-def test_a_base_url_is_taken_as_the_sdk_takes_it(proxy: Recorder, base_url: str) -> None:
+def test_a_base_url_is_understood_as_by_the_sdk(proxy: Recorder, base_url: str) -> None:
     ours = asked_by_us(proxy, base_url=base_url, api_key=KEY)
     theirs = asked_by_the_sdk(proxy, openai.OpenAI(base_url=base_url, api_key=KEY, max_retries=0))
     assert ours.whole == theirs.whole
@@ -78,14 +78,16 @@ def test_a_base_url_is_taken_as_the_sdk_takes_it(proxy: Recorder, base_url: str)
     ],
     ids=str,
 )
-def test_azures_resource_is_taken_as_the_sdk_takes_it(proxy: Recorder, options: dict[str, str]) -> None:
+def test_an_azure_resource_is_understood_as_by_the_sdk(proxy: Recorder, options: dict[str, str]) -> None:
     ours = asked_by_us(proxy, api_key=KEY, **options)
     theirs = asked_by_the_sdk(proxy, openai.AzureOpenAI(api_key=KEY, max_retries=0, **options))  # type: ignore[call-overload]
     assert ours.whole == theirs.whole
     assert ours.credentials == theirs.credentials == {"api-key": KEY}
 
 
-def test_azures_environment_is_taken_as_the_sdk_takes_it(proxy: Recorder, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_azures_environment_variables_are_understood_as_by_the_sdk(
+    proxy: Recorder, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("AZURE_OPENAI_ENDPOINT", "http://x.openai.azure.com")
     monkeypatch.setenv("AZURE_OPENAI_API_KEY", KEY)
     monkeypatch.setenv("OPENAI_API_VERSION", DATED)
@@ -107,7 +109,7 @@ def test_the_url_that_azures_portal_shows_is_a_deployment(proxy: Recorder, end: 
     )
 
 
-def test_other_endpoints_are_beside_the_deployments(proxy: Recorder) -> None:
+def test_endpoints_without_a_deployment_have_their_own_azure_path(proxy: Recorder) -> None:
     options = {"azure_endpoint": "http://x.openai.azure.com", "azure_deployment": "mine", "api_version": DATED}
     assert asked_by_us(proxy, "responses", **options).path == "/openai/responses"
     assert asked_by_us(proxy, "embeddings", **options).path == "/openai/deployments/mine/embeddings"
@@ -128,7 +130,7 @@ def test_other_endpoints_are_beside_the_deployments(proxy: Recorder) -> None:
         ),
     ],
 )
-def test_what_people_paste_is_understood(given: str, base_url: str) -> None:
+def test_urls_pasted_with_extra_parts_are_understood(given: str, base_url: str) -> None:
     assert find_base_url(given, environment={}).base_url == base_url
 
 
@@ -147,7 +149,7 @@ def test_azure_is_used_only_if_the_environment_names_nothing_else(environment: d
     assert find_base_url(None, environment=environment).base_url == base_url
 
 
-def test_an_empty_variable_of_the_environment_is_not_openais_own_address() -> None:
+def test_an_empty_openai_base_url_is_an_error() -> None:
     with pytest.raises(InvalidInputError, match="OPENAI_BASE_URL in the environment is empty"):
         find_base_url(None, environment={"OPENAI_BASE_URL": ""})
     assert find_base_url("http://h/v1", environment={"OPENAI_BASE_URL": ""}).base_url == "http://h/v1"
@@ -168,12 +170,12 @@ def test_an_empty_variable_of_the_environment_is_not_openais_own_address() -> No
     ],
     ids=str,
 )
-def test_arguments_that_contradict_each_other_are_named(options: dict[str, str], sentence: str) -> None:
+def test_contradicting_arguments_are_refused(options: dict[str, str], sentence: str) -> None:
     with pytest.raises(InvalidInputError, match=sentence):
         Client(**options)  # type: ignore[arg-type]
 
 
-def test_a_query_and_headers_of_ones_own_go_with_every_request(proxy: Recorder) -> None:
+def test_query_and_headers_are_sent_with_every_request(proxy: Recorder) -> None:
     asked = asked_by_us(
         proxy,
         base_url="http://h/v1?a=1&b=2",
@@ -187,12 +189,12 @@ def test_a_query_and_headers_of_ones_own_go_with_every_request(proxy: Recorder) 
     assert "secret" not in repr(Client("http://h/v1", query={"key": "secret"}))
 
 
-def test_azure_itself_wants_a_key() -> None:
+def test_azure_needs_a_key() -> None:
     with pytest.raises(AuthenticationError, match="AZURE_OPENAI_API_KEY"):
         Client("https://x.openai.azure.com").check_key()
 
 
-def test_the_journal_is_named_by_the_place_and_not_by_the_apis_version() -> None:
+def test_the_journals_name_does_not_depend_on_the_api_version() -> None:
     places = {
         Client("https://x.openai.azure.com", azure_deployment="a", api_version=version).place
         for version in ("2024-10-21", "2025-01-01")
@@ -222,14 +224,14 @@ def test_a_base_url_with_a_wrong_path_stops_the_run(server: Server) -> None:
     assert "Is base_url right?" in stopped(Client(server.base_url + "/v1"))
 
 
-def test_a_deployment_that_is_not_there_stops_the_run() -> None:
+def test_a_missing_deployment_stops_the_run() -> None:
     body = b'{"error":{"code":"DeploymentNotFound","message":"The API deployment for this resource does not exist."}}'
     with recorder(lambda asked: (404, body)) as azure:
         options = {"azure_deployment": "mine", "api_version": DATED}
         assert "no deployment 'mine'" in stopped(Client(azure.url, **options))  # type: ignore[arg-type]
 
 
-def test_a_model_that_is_not_there_is_the_rows_failure_as_before(server: Server) -> None:
+def test_a_missing_model_fails_the_row(server: Server) -> None:
     server.script([{"status": 404, "code": "model_not_found", "message": "The model `m` does not exist."}])
     out = po.process_dataframe(
         pd.DataFrame({"text": ["a"]}), "text", model="m", client=Client(server.base_url), progress=False
@@ -237,7 +239,7 @@ def test_a_model_that_is_not_there_is_the_rows_failure_as_before(server: Server)
     assert out["error_code"].tolist() == ["model_not_found"]
 
 
-def test_a_404_in_the_middle_of_a_run_is_the_rows_failure(server: Server) -> None:
+def test_a_404_during_a_run_fails_the_row(server: Server) -> None:
     server.script([200, 404, 200])
     client = Client(server.base_url, max_concurrent_requests=1)
     out = po.process_dataframe(pd.DataFrame({"text": list("abc")}), "text", model="m", client=client, progress=False)

@@ -26,7 +26,7 @@ async def wait(deadlines: Deadlines, seconds: float) -> str:
     return f"answered at {loop.time():g}"
 
 
-def test_each_wait_ends_at_its_own_time() -> None:
+def test_each_timeout_fires_at_its_own_time() -> None:
     loop = VirtualLoop()
 
     async def main() -> list[str]:
@@ -40,7 +40,7 @@ def test_each_wait_ends_at_its_own_time() -> None:
     assert run_virtually(main(), loop) == ["answered at 3", "over at 11", "answered at 11", "over at 13"]
 
 
-def test_a_task_goes_on_after_its_time_was_over() -> None:
+def test_a_task_can_continue_after_its_timeout() -> None:
     loop = VirtualLoop()
 
     async def main() -> list[str]:
@@ -51,7 +51,7 @@ def test_a_task_goes_on_after_its_time_was_over() -> None:
 
 
 @pytest.mark.parametrize("at", [4.0, 10.0])
-def test_a_task_cancelled_by_others_stays_cancelled(at: float) -> None:
+def test_a_cancellation_by_others_is_not_taken_for_a_timeout(at: float) -> None:
     if sys.version_info < (3, 11) and at == 10.0:
         return  # there two cancellations at the same moment cannot be told from one
     loop = VirtualLoop()

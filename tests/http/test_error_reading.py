@@ -194,12 +194,12 @@ CASES: dict[str, tuple[int, Any, str, str]] = {
 
 
 @pytest.mark.parametrize(("status", "data", "kind", "code"), CASES.values(), ids=CASES)
-def test_an_error_is_read_whatever_make_the_server_is_of(status: int, data: Any, kind: str, code: str) -> None:
+def test_errors_of_many_servers_are_read(status: int, data: Any, kind: str, code: str) -> None:
     verdict = judge(Response(status, {}, dumps(data), data, 0.1), reached=True, path="chat/completions")
     assert (verdict.kind, verdict.code) == (kind, code)
 
 
-def test_the_sentence_is_the_servers_own_and_not_its_json() -> None:
+def test_the_error_message_is_the_servers_sentence_and_not_its_json() -> None:
     data = {"status": "failure", "message": "Guardrails failed"}
     assert judge(Response(446, {}, dumps(data), data, 0.1), reached=True).message == "HTTP 446: Guardrails failed"
 
@@ -213,7 +213,7 @@ def test_the_sentence_is_the_servers_own_and_not_its_json() -> None:
         ({"message": "busy"}, None),
     ],
 )
-def test_a_wait_that_stands_in_the_body_is_kept(error: dict[str, Any], wait: float | None) -> None:
+def test_a_wait_stated_in_the_body_is_kept(error: dict[str, Any], wait: float | None) -> None:
     data = {"error": error}
     assert judge(Response(503, {}, dumps(data), data, 0.1), reached=True).wait == wait
 
@@ -244,7 +244,7 @@ WAITS: dict[str, Any] = {
 
 @pytest.mark.parametrize("status", [429, 503])
 @pytest.mark.parametrize("way", WAITS)
-def test_a_wait_that_the_body_tells_is_found_and_seen_from_the_servers_clock(way: str, status: int) -> None:
+def test_a_wait_stated_in_the_body_is_relative_to_the_servers_clock(way: str, status: int) -> None:
     verdict = judge(Response(status, {"date": NOW}, b"{}", WAITS[way], 0.1), reached=True)
     assert verdict.wait == 300.0
     assert "Slow" in (verdict.message or "") or "quota" in (verdict.message or "")
@@ -253,7 +253,7 @@ def test_a_wait_that_the_body_tells_is_found_and_seen_from_the_servers_clock(way
 @pytest.mark.parametrize(
     "told", [None, True, "soon", [], 10**400, float("nan"), -5, "2030-13-45", EPOCH - 60], ids=repr
 )
-def test_a_senseless_time_is_no_wait(told: Any) -> None:
+def test_an_implausible_wait_is_ignored(told: Any) -> None:
     response = Response(503, {"date": NOW}, b"{}", {"error": {"message": "Slow.", "reset_at": told}}, 0.1)
     assert not judge(response, reached=True).wait
 
@@ -272,7 +272,7 @@ NO_ERRORS: list[Any] = [
 
 @pytest.mark.parametrize("error", NO_ERRORS, ids=repr)
 @pytest.mark.parametrize("within", [False, True], ids=["beside", "in a choice"])
-def test_an_error_of_empty_fields_takes_nothing_from_a_good_answer(error: Any, within: bool) -> None:
+def test_an_error_with_empty_fields_does_not_invalidate_an_answer(error: Any, within: bool) -> None:
     choice = {"message": {"content": "Yes."}, "finish_reason": "stop", **({"error": error} if within else {})}
     answer = {"choices": [choice], **({} if within else {"error": error})}
     assert judge(Response(200, {}, b"{}", answer, 0.1), reached=True, path="chat/completions").kind == "done"

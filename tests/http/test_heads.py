@@ -91,7 +91,7 @@ READ = {
 
 @pytest.mark.parametrize("whole", READ.values(), ids=READ)
 @pytest.mark.parametrize("at_once", [True, False], ids=["in one piece", "in many"])
-def test_an_answer_under_an_odd_head_is_read(whole: bytes, at_once: bool) -> None:
+def test_an_answer_with_unusual_headers_is_read(whole: bytes, at_once: bool) -> None:
     pieces = [whole] if at_once else [whole[:1], whole[1:20], whole[20:75], whole[75:76], whole[76:]]
     with serving(*pieces, rest=0.0 if at_once else 0.002) as (url, _):
         assert answers(url, rows=2) == ["Hello.", "Hello."]
@@ -113,7 +113,7 @@ def test_an_answer_under_an_odd_head_is_read(whole: bytes, at_once: bool) -> Non
     ],
     ids=repr,
 )
-def test_an_answer_that_may_be_read_in_two_ways_is_not_read(whole: bytes) -> None:
+def test_an_answer_of_ambiguous_length_is_refused(whole: bytes) -> None:
     with serving(whole) as (url, _):
         assert "Hello." not in answers(url)
 
@@ -129,12 +129,12 @@ def test_an_answer_that_may_be_read_in_two_ways_is_not_read(whole: bytes) -> Non
     ],
     ids=["usual", "a length twice", "an odd name", "chunks and a length", "another answer behind the end"],
 )
-def test_a_connection_is_used_again_unless_its_answer_had_two_ends(whole: bytes, kept: bool) -> None:
+def test_a_connection_is_reused_unless_its_answers_length_was_ambiguous(whole: bytes, kept: bool) -> None:
     with serving(whole[:9], whole[9:], rest=0.02) as (url, counts):
         assert answers(url, rows=10) == ["Hello."] * 10
     assert max(counts) > 1 if kept else counts == [1] * 10
 
 
-def test_a_usual_head_is_left_as_it_is() -> None:
+def test_usual_headers_are_unchanged() -> None:
     head = said(LENGTH, b"Server: a", b"X-Odd: \xe9", content=b"")
     assert mended(head) == (head, len(CONTENT), True)

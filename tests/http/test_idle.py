@@ -59,7 +59,7 @@ def name(connection: Connection) -> Any:
 
 
 @played
-async def test_the_last_one_is_taken_first() -> None:
+async def test_the_connection_returned_last_is_used_first() -> None:
     async with listening() as (connect, _):
         idle, one, other = IdleConnections(asyncio.get_running_loop(), watched=0.0), await connect(), await connect()
         idle.put(one)
@@ -70,7 +70,7 @@ async def test_the_last_one_is_taken_first() -> None:
 
 
 @played
-async def test_one_that_has_waited_for_too_long_is_closed_and_the_others_stay() -> None:
+async def test_a_connection_idle_for_too_long_is_closed_and_the_others_are_kept() -> None:
     async with listening() as (connect, ended):
         idle, old, fresh = (
             IdleConnections(asyncio.get_running_loop(), seconds=KEPT, watched=0.0),
@@ -100,7 +100,7 @@ async def test_a_closed_connection_is_not_returned() -> None:
 
 
 @played
-async def test_all_are_dropped_at_once() -> None:
+async def test_all_idle_connections_can_be_dropped_at_once() -> None:
     async with listening() as (connect, ended):
         idle = IdleConnections(asyncio.get_running_loop(), watched=0.0)
         connections = [await connect() for _ in range(3)]

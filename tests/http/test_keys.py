@@ -22,7 +22,7 @@ def ask(client: Client) -> pd.DataFrame:
     return po.process_dataframe(DF, "text", model="m", client=client, progress=False)
 
 
-def test_a_function_gives_the_key_once_for_many_requests(server: Server) -> None:
+def test_the_key_function_is_called_once_for_many_requests(server: Server) -> None:
     server.set(required_api_key="token-0123456789")
     asked = []
 
@@ -34,7 +34,7 @@ def test_a_function_gives_the_key_once_for_many_requests(server: Server) -> None
     assert len(asked) == 1
 
 
-def test_an_async_function_gives_it_too(server: Server) -> None:
+def test_the_key_function_may_be_async(server: Server) -> None:
     server.set(required_api_key="token-0123456789")
 
     async def give() -> str:
@@ -44,7 +44,7 @@ def test_an_async_function_gives_it_too(server: Server) -> None:
     assert ask(Client(server.base_url, give))["status"].eq("succeeded").all()
 
 
-def test_a_key_that_has_ended_is_renewed_in_the_middle_of_a_run(server: Server) -> None:
+def test_an_expired_key_is_renewed_during_a_run(server: Server) -> None:
     keys = iter(["token-one-0123", "token-two-0123"])
     server.set(required_api_key="token-two-0123")
     out = ask(Client(server.base_url, lambda: next(keys)))
@@ -52,7 +52,7 @@ def test_a_key_that_has_ended_is_renewed_in_the_middle_of_a_run(server: Server) 
     assert out["attempts"].eq(1).all()
 
 
-def test_a_function_that_gives_a_wrong_key_stops_the_run_and_the_key_is_shown_nowhere(server: Server) -> None:
+def test_a_wrong_key_of_a_key_function_stops_the_run_and_is_never_shown(server: Server) -> None:
     server.set(required_api_key="right")
     with pytest.raises(AuthenticationError) as error:
         ask(Client(server.base_url, lambda: "token-wrong-0123"))
@@ -61,7 +61,7 @@ def test_a_function_that_gives_a_wrong_key_stops_the_run_and_the_key_is_shown_no
     assert server.stats()["received"] <= 2 * 16
 
 
-def test_a_function_that_raises_stops_the_run_and_its_words_are_not_told(server: Server) -> None:
+def test_a_key_function_that_raises_stops_the_run_without_showing_its_message(server: Server) -> None:
     def give() -> str:
         try:
             raise KeyError("the vault's token hunter2")
@@ -76,7 +76,7 @@ def test_a_function_that_raises_stops_the_run_and_its_words_are_not_told(server:
     assert server.stats()["received"] == 0
 
 
-def test_the_function_is_asked_again_after_a_while() -> None:
+def test_the_key_function_is_called_again_after_a_while() -> None:
     now = [0.0]
     given = iter("abc")
     key = Key(lambda: next(given), "Authorization", clock=lambda: now[0])
@@ -91,6 +91,6 @@ def test_the_function_is_asked_again_after_a_while() -> None:
     assert asyncio.run(course()) == ["Bearer a", "Bearer a", "Bearer b"]
 
 
-def test_a_key_is_a_text_or_a_function() -> None:
+def test_a_key_must_be_a_string_or_a_function() -> None:
     with pytest.raises(InvalidInputError, match="must be a text or a function that gives one, not a int"):
         asyncio.run(APIRequest({}).call_api(Client("http://127.0.0.1:9/v1", 5)))  # type: ignore[arg-type]

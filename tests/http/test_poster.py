@@ -98,7 +98,7 @@ def without_length(head: bytes) -> list[bytes]:
     return sorted(line for line in head.split(b"\r\n") if not line.startswith(b"Content-Length"))
 
 
-def test_a_request_looks_as_one_of_aiohttps_session() -> None:
+def test_a_request_has_the_same_bytes_as_aiohttps_own() -> None:
     async def main() -> list[bytes]:
         async with serving(OK, OK, OK) as (raw, transport):
             await transport.post("chat/completions", b"{}")
@@ -128,7 +128,7 @@ def test_unrequested_data_is_no_answer_to_the_next_request() -> None:
     assert [len(heads) for heads in raw.heads] == [1, 1]
 
 
-def test_what_a_server_says_on_a_new_connection_is_the_answer() -> None:
+def test_data_sent_by_the_server_before_the_request_is_the_answer() -> None:
     """As "503, too busy" from a balancer that reads no request."""
     accepted = 0
 
@@ -158,7 +158,7 @@ def test_what_a_server_says_on_a_new_connection_is_the_answer() -> None:
     assert accepted == 1
 
 
-def test_a_connection_whose_body_was_not_read_to_the_end_is_not_used_again() -> None:
+def test_a_connection_with_an_unread_body_is_not_reused() -> None:
     """The rest of it would stand before the next request, whose row would get the answer to that."""
     heads = 0
 
@@ -206,7 +206,7 @@ def test_an_answer_is_read_however_it_is_framed(answer: bytes) -> None:
     assert (response.status, response.body, response.data) == (200, b"{}", {})
 
 
-def test_an_answer_without_a_body_is_one() -> None:
+def test_an_answer_without_a_body_is_accepted() -> None:
     _, [response, after] = post(b"HTTP/1.1 204 No Content\r\n\r\n", OK, bodies=(b"{}", b"{}"))
     assert (response.status, response.body, after.status) == (204, b"", 200)
 
@@ -215,32 +215,32 @@ def test_headers_are_found_in_any_case() -> None:
     assert post(OK)[1][0].request_id == "req_1"
 
 
-def test_a_connection_is_used_again_until_the_server_says_that_it_closes_it() -> None:
+def test_a_connection_is_reused_until_the_server_announces_its_close() -> None:
     closing = OK.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n")
     raw, responses = post(OK, closing, OK, bodies=(b"{}",) * 3)
     assert [response.status for response in responses] == [200] * 3
     assert [len(heads) for heads in raw.heads] == [2, 1]
 
 
-def test_an_answer_that_is_not_http_is_a_named_error_and_its_connection_is_not_used_again() -> None:
+def test_an_answer_that_is_not_http_is_an_error_and_its_connection_is_not_reused() -> None:
     raw, [broken, good] = post(b"220 mail ready\r\n\r\n", OK, bodies=(b"{}", b"{}"))
     assert (broken.status, broken.error_code, good.status) == (0, "connection_error", 200)
     assert f"The connection to 127.0.0.1:{raw.port} broke: " in str(broken.error)
     assert [len(heads) for heads in raw.heads] == [1, 1]
 
 
-def test_an_answer_that_is_cut_off_is_a_named_error() -> None:
+def test_a_truncated_answer_is_an_error() -> None:
     _, [response] = post(b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\nConnection: close\r\n\r\n{}")
     assert (response.status, response.error_code) == (0, "connection_error")
 
 
-def test_the_error_for_a_cut_off_head_does_not_quote_it() -> None:
+def test_the_error_for_truncated_headers_does_not_quote_them() -> None:
     _, [response] = post(b"HTTP/1.1 200 OK\r\nSet-Cookie: visitor=0123456789\r\nConnection: close\r\nConte")
     assert response.error_code == "connection_error"
     assert str(response.error).endswith("broke: the server closed it before its answer was whole.")
 
 
-def test_a_connection_that_the_server_will_not_use_again_is_closed_at_once() -> None:
+def test_a_connection_that_the_server_will_not_reuse_is_closed_at_once() -> None:
     async def main() -> None:
         async with serving(OK.replace(b"\r\n\r\n", b"\r\nConnection:  close\r\n\r\n"), OK) as (raw, transport):
             await transport.post("chat/completions", b"{}")
@@ -249,7 +249,7 @@ def test_a_connection_that_the_server_will_not_use_again_is_closed_at_once() -> 
     asyncio.run(main())
 
 
-def test_connections_that_died_unnoticed_cost_one_attempt_altogether() -> None:
+def test_stale_connections_use_up_only_one_attempt_in_all() -> None:
     """As behind a balancer that has moved on: each connection is reset when it is used again."""
 
     async def main() -> list[int]:
@@ -293,7 +293,7 @@ LEAKS = {
 
 
 @pytest.mark.parametrize("answer", LEAKS.values(), ids=LEAKS)
-def test_a_key_that_comes_back_is_seen_nowhere(answer: bytes) -> None:
+def test_a_key_echoed_by_the_server_is_masked_everywhere(answer: bytes) -> None:
     _, [response] = post(answer)
     shown = f"{response} {dict(response.headers)} {response.body.decode('utf-8', 'replace')}"
     assert SECRET not in shown.replace("\x00", "").replace("\\u002d", "-")
@@ -314,7 +314,7 @@ async def _too_late(raw: RawServer, transport: Transport) -> None:
 
 
 @pytest.mark.parametrize("end", [_cancelled, _too_late])
-def test_a_request_that_ends_early_takes_its_connection_with_it(
+def test_a_cancelled_request_closes_its_connection(
     end: Callable[[RawServer, Transport], Awaitable[None]],
 ) -> None:
     async def main() -> None:
@@ -325,7 +325,7 @@ def test_a_request_that_ends_early_takes_its_connection_with_it(
     asyncio.run(main())
 
 
-def test_a_key_that_is_renewed_is_sent_from_then_on() -> None:
+def test_a_renewed_key_is_sent_from_then_on() -> None:
     async def main() -> list[bytes]:
         async with serving(OK, OK) as (raw, transport):
             await _post_and_wait(transport, b"{}")
@@ -339,6 +339,6 @@ def test_a_key_that_is_renewed_is_sent_from_then_on() -> None:
     assert b"sk-0123456789" not in after
 
 
-def test_a_header_that_would_end_the_head_is_refused() -> None:
+def test_a_header_with_a_line_break_is_refused() -> None:
     with pytest.raises(ValueError, match="line break"):
         head_of(URL("http://localhost/v1"), {"X-Team": "blue\r\nX-Other: red"})

@@ -46,7 +46,7 @@ def test_a_host_excluded_from_the_proxy_is_contacted_directly(proxy: Server, mon
     assert ask() == 0
 
 
-def test_trust_env_false_leaves_the_proxy_out(proxy: Server) -> None:
+def test_with_trust_env_false_no_proxy_is_used(proxy: Server) -> None:
     assert ask(trust_env=False) == 0
 
 
@@ -99,7 +99,7 @@ def test_no_key_is_shown_to_a_proxy(account: dict[str, Any], tunnel: Tunnel, mon
 
 
 @pytest.mark.parametrize("scheme", ["http://", "http://ann:secret@", ""])
-def test_a_proxy_that_refuses_is_named(scheme: str, tunnel: Tunnel, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_refusal_by_the_proxy_names_the_proxy(scheme: str, tunnel: Tunnel, monkeypatch: pytest.MonkeyPatch) -> None:
     response = response_through(scheme + tunnel.address, monkeypatch)
     assert response.error_code == "proxy_error"
     assert f"{tunnel.address}, which the environment names, gives no connection to api.example" in str(response.error)
@@ -109,14 +109,14 @@ def test_a_proxy_that_refuses_is_named(scheme: str, tunnel: Tunnel, monkeypatch:
 
 
 @pytest.mark.parametrize("address", ["127.0.0.1:9", "nowhere.invalid:3128"])
-def test_a_proxy_that_is_not_there_is_named(address: str, tunnel: Tunnel, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unreachable_proxy_is_reported(address: str, tunnel: Tunnel, monkeypatch: pytest.MonkeyPatch) -> None:
     response = response_through(f"http://{address}", monkeypatch)
     assert response.error_code == "proxy_error"
     assert f"The proxy http://{address}, which the environment names, gives no connection" in str(response.error)
 
 
 @pytest.mark.parametrize("proxy", ["quic://h:1", "socks://h:1", "http://h:port", "http://", "socks5:///"])
-def test_a_proxy_that_cannot_be_asked_is_refused(proxy: str, clean: pytest.MonkeyPatch) -> None:
+def test_an_unsupported_kind_of_proxy_is_refused(proxy: str, clean: pytest.MonkeyPatch) -> None:
     clean.setenv("ALL_PROXY", proxy)
     with pytest.raises(InvalidInputError, match=f"names the proxy {proxy}"):
         ask()
@@ -138,14 +138,14 @@ def clean(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
 
 
 @pytest.mark.parametrize("name", ["ALL_PROXY", "all_proxy"])
-def test_the_proxy_for_all_is_used(name: str, server: Server, clean: pytest.MonkeyPatch) -> None:
+def test_all_proxy_is_used(name: str, server: Server, clean: pytest.MonkeyPatch) -> None:
     clean.setenv(name, server.base_url.removesuffix("/v1"))
     assert ask() == 200
     assert server.stats()["received"] == 1
 
 
 @pytest.mark.parametrize("name", ["ALL_PROXY", "HTTP_PROXY"])
-def test_nothing_goes_past_a_proxy_that_is_dead(name: str, server: Server, clean: pytest.MonkeyPatch) -> None:
+def test_nothing_bypasses_a_dead_proxy(name: str, server: Server, clean: pytest.MonkeyPatch) -> None:
     clean.setenv(name, "http://127.0.0.1:9")
     with (
         Client(server.base_url) as client,
@@ -171,7 +171,7 @@ def test_nothing_goes_past_a_proxy_that_is_dead(name: str, server: Server, clean
         ("nonsense/8,:,[", 0),
     ],
 )
-def test_servers_are_left_out_by_network_and_by_port(
+def test_no_proxy_matches_networks_and_ports(
     names: str, status: int, server: Server, clean: pytest.MonkeyPatch
 ) -> None:
     clean.setenv("ALL_PROXY", "http://127.0.0.1:9")
@@ -186,7 +186,7 @@ TWO = pd.DataFrame({"text": ["one", "two"]})
 @pytest.mark.parametrize(
     ("status", "body"), [(407, ""), (407, '{"error": "no"}'), (401, "<h1>Unauthorized</h1>"), (403, "<h1>Denied</h1>")]
 )
-def test_a_proxy_that_refuses_without_tls_stops_the_run_in_its_own_name(
+def test_a_refusal_by_the_proxy_without_tls_stops_the_run_and_names_the_proxy(
     status: int, body: str, server: Server, clean: pytest.MonkeyPatch
 ) -> None:
     clean.setenv("ALL_PROXY", server.base_url.removesuffix("/v1").replace("//", "//ann:swordfish@"))
@@ -201,7 +201,9 @@ def test_a_proxy_that_refuses_without_tls_stops_the_run_in_its_own_name(
     assert server.stats(charged=False)["received"] <= 2
 
 
-def test_an_error_of_a_server_behind_a_proxy_is_the_servers(server: Server, clean: pytest.MonkeyPatch) -> None:
+def test_an_error_of_a_server_behind_a_proxy_is_not_blamed_on_the_proxy(
+    server: Server, clean: pytest.MonkeyPatch
+) -> None:
     clean.setenv("ALL_PROXY", server.base_url.removesuffix("/v1"))
     server.script([{"status": 401}] * 9)
     with Client("http://nowhere.invalid/v1", api_key="sk-0123456789") as client, pytest.raises(AuthenticationError):

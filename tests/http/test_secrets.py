@@ -27,7 +27,7 @@ TOLD = {
 
 
 @pytest.mark.parametrize(("headers", "told"), TOLD.values(), ids=TOLD)
-def test_a_secret_that_the_server_tells_is_masked(headers: dict[str, str], told: str) -> None:
+def test_a_secret_echoed_by_the_server_is_masked(headers: dict[str, str], told: str) -> None:
     body = b'{"error":{"message":"You sent %b."}}' % told.encode()
     assert Secrets(headers).out_of_body(body) == b'{"error":{"message":"You sent ***."}}'
 
@@ -39,7 +39,7 @@ def test_a_secret_of_the_urls_query_is_masked(told: str) -> None:
 
 
 @pytest.mark.parametrize("placeholder", ["lm-studio", "not-needed", "password", "12345678", "EMPTY"])
-def test_a_word_that_stands_for_no_key_may_stand_in_an_answer(placeholder: str) -> None:
+def test_a_placeholder_key_is_not_masked_in_answers(placeholder: str) -> None:
     body = b'{"created":1712345678,"content":"Set api_key=%b."}' % placeholder.encode()
     assert Secrets({"Authorization": f"Bearer {placeholder}"}).out_of_body(body) == body
 
@@ -60,7 +60,7 @@ def test_a_word_that_stands_for_no_key_may_stand_in_an_answer(placeholder: str) 
     ],
     ids=lambda value: str(value)[:40],
 )
-def test_whatever_was_sent_as_a_secret_is_masked_in_an_error(
+def test_every_kind_of_secret_is_masked_in_errors(
     headers: dict[str, str], url: str, proxy: str | None, told: str
 ) -> None:
     secrets = Secrets(headers, url, proxy)
@@ -85,7 +85,7 @@ SPELLINGS: dict[str, Callable[[str], str]] = {
 
 @pytest.mark.parametrize("secret", ["sk-proj-Ab3/d+Ef=6&hIj", "pässwörd <12345>"])
 @pytest.mark.parametrize("spell", SPELLINGS.values(), ids=SPELLINGS)
-def test_a_secret_is_masked_however_it_is_spelled(secret: str, spell: Callable[[str], str]) -> None:
+def test_a_secret_is_masked_in_any_encoding(secret: str, spell: Callable[[str], str]) -> None:
     secrets = Secrets({"X-Api-Key": secret.replace(" ", "_")})
     told = spell(secret.replace(" ", "_"))
     assert told not in secrets.out_of(f"No entry with {told}.")
@@ -94,12 +94,12 @@ def test_a_secret_is_masked_however_it_is_spelled(secret: str, spell: Callable[[
 
 
 @pytest.mark.parametrize("before", range(3))
-def test_a_secret_within_a_text_in_base64_is_masked(before: int) -> None:
+def test_a_secret_within_base64_is_masked(before: int) -> None:
     told = b64encode(b"abc"[:before] + b"sk-0123456789" + b" from 10.0.0.1").decode()
     assert told[4:16] not in Secrets({"api-key": "sk-0123456789"}).out_of(told)
 
 
-def test_a_password_in_letters_of_any_language_is_masked() -> None:
+def test_a_password_with_non_ascii_letters_is_masked() -> None:
     secrets = Secrets({"Authorization": "Basic " + b64encode("ann:pässwörd-1".encode()).decode()})
     assert secrets.out_of("Not pässwörd-1.") == "Not ***."
 
@@ -109,20 +109,20 @@ def test_a_short_secret_behind_an_escape_is_masked(before: str) -> None:
     assert Secrets({"api-key": "hunter2"}).out_of(f"{before}hunter2.") == f"{before}***."
 
 
-def test_a_fields_name_that_is_a_secret_is_masked() -> None:
+def test_a_secret_as_a_fields_name_is_masked() -> None:
     body = b'{"sk-0123456789":"Not sk-0123456789."}'
     assert Secrets({"api-key": "sk-0123456789"}).out_of_error(body) == b'{"***":"Not ***."}'
 
 
-def test_a_short_secret_is_masked_as_a_word_only() -> None:
+def test_a_short_secret_is_masked_only_as_a_whole_word() -> None:
     secrets = Secrets({"api-key": "abcd"})
     assert secrets.out_of("abcd is not abcde.") == "*** is not abcde."
 
 
-def test_the_names_of_an_errors_fields_stay() -> None:
+def test_the_names_of_an_errors_fields_are_not_masked() -> None:
     assert Secrets({"api-key": "message"}).out_of_error(b'{"message":"a message"}') == b'{"message":"a ***"}'
 
 
-def test_an_error_that_is_nested_without_end_is_masked_as_text() -> None:
+def test_a_deeply_nested_error_is_masked_as_text() -> None:
     body = b'{"a":' * 990 + b'"hunter2"' + b"}" * 990
     assert b"hunter2" not in Secrets({"api-key": "hunter2"}).out_of_error(body)

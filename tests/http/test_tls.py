@@ -32,19 +32,19 @@ def ask(server: Recorder, **options: ssl.SSLContext | bool) -> Response:
         return asyncio.run(APIRequest({"model": "m", "messages": []}).call_api(client))
 
 
-def test_a_private_authority_is_trusted_when_it_is_given(server: Recorder, authority: trustme.CA) -> None:
+def test_a_private_certificate_authority_is_trusted_if_given(server: Recorder, authority: trustme.CA) -> None:
     trusting = ssl.create_default_context()
     authority.configure_trust(trusting)
     response = ask(server, ssl=trusting)
     assert (response.status, server.asked[0].path) == (200, "/v1/chat/completions")
 
 
-def test_a_private_authority_is_not_trusted_otherwise(server: Recorder) -> None:
+def test_a_private_certificate_authority_is_not_trusted_otherwise(server: Recorder) -> None:
     response = ask(server)
     assert (response.status, response.error_code) == (0, "tls_error")
     assert "certificate" in str(response.error)
     assert server.asked == []
 
 
-def test_ssl_false_asks_for_no_certificate(server: Recorder) -> None:
+def test_with_ssl_false_certificates_are_not_checked(server: Recorder) -> None:
     assert ask(server, ssl=False).status == 200

@@ -18,7 +18,7 @@ from parallel_openai.local.simulator import Server
 
 @pytest.mark.parametrize("name", ["max_requests_per_minute", "max_tokens_per_minute", "max_attempts"])
 @pytest.mark.parametrize("value", [0, -1, float("nan"), "many"], ids=str)
-def test_a_limit_that_makes_no_sense_is_named_by_the_file_face_too(server: Server, name: str, value: Any) -> None:
+def test_invalid_limits_are_refused_by_the_function_for_files_too(server: Server, name: str, value: Any) -> None:
     Path("requests.jsonl").write_text("{}")
     with pytest.raises(InvalidInputError, match=f"{name} must be a number above 0.* not {value!r}"):
         po.process_api_requests_from_file(
@@ -38,7 +38,7 @@ def test_a_prompt_of_50_megabytes_fails_its_row_only(server: Server) -> None:
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such folders")
 @pytest.mark.parametrize("place", ["/proc/answers.jsonl", "/proc/no/answers.jsonl"])
-def test_a_folder_that_cannot_be_written_is_named(server: Server, client: po.Client, place: str) -> None:
+def test_a_read_only_folder_is_an_error(server: Server, client: po.Client, place: str) -> None:
     with pytest.raises(JournalError, match=r"/proc.*cannot be (locked|made)"):
         po.process_dataframe(
             pd.DataFrame({"text": ["a"]}), "text", model="m", save_to=place, client=client, progress=False
@@ -46,7 +46,7 @@ def test_a_folder_that_cannot_be_written_is_named(server: Server, client: po.Cli
     assert server.stats(charged=False)["received"] == 0
 
 
-def test_lines_that_end_in_any_way_are_read(server: Server, client: po.Client) -> None:
+def test_lines_with_any_line_break_are_read(server: Server, client: po.Client) -> None:
     line = json.dumps({"model": "m", "messages": [{"role": "user", "content": "Hi."}]}).encode()
     Path("requests.jsonl").write_bytes(b"\xef\xbb\xbf" + line + b"\r\n\r\n" + line)
     status = po.process_api_requests_from_file("requests.jsonl", "out.jsonl", client=client, progress=False)
@@ -56,7 +56,7 @@ def test_lines_that_end_in_any_way_are_read(server: Server, client: po.Client) -
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such files")
 @pytest.mark.parametrize("place", ["/dev/null", "/dev/full", "pipe"])
-def test_answers_are_kept_in_an_ordinary_file_only(server: Server, client: po.Client, place: str) -> None:
+def test_a_journal_must_be_an_ordinary_file(server: Server, client: po.Client, place: str) -> None:
     if place == "pipe":
         os.mkfifo(place)
     Path("requests.jsonl").write_text('{"model": "m"}')
@@ -67,7 +67,7 @@ def test_answers_are_kept_in_an_ordinary_file_only(server: Server, client: po.Cl
     assert server.stats(charged=False)["received"] == 0
 
 
-def test_a_number_that_json_lacks_is_not_sent_as_null(server: Server, client: po.Client) -> None:
+def test_nan_and_infinity_are_not_sent_as_null(server: Server, client: po.Client) -> None:
     options: dict[str, Any] = {"model": "m", "client": client, "progress": False}
     with pytest.raises(InvalidInputError, match="JSON has no NaN and no infinity"):
         po.process_dataframe(pd.DataFrame({"text": ["a"]}), "text", temperature=float("nan"), **options)
@@ -81,7 +81,7 @@ def test_a_number_that_json_lacks_is_not_sent_as_null(server: Server, client: po
     assert server.stats(charged=False)["received"] == 2
 
 
-def test_a_prompt_that_holds_itself_fails_its_row_only(client: po.Client) -> None:
+def test_a_circular_prompt_fails_its_row_only(client: po.Client) -> None:
     endless: list[Any] = []
     endless.append({"role": "user", "content": endless})
     df = pd.DataFrame({"text": [endless, "Hi."]})

@@ -105,7 +105,7 @@ def answers(place: Path = PLACE) -> int:
 
 @pytest.mark.parametrize("verb", [ask, send_file])
 @pytest.mark.parametrize("change", MOVES, ids=["replaced", "renamed", "deleted", "folder deleted", "folder renamed"])
-def test_all_answers_are_under_the_path_again_and_it_is_said(
+def test_a_journal_deleted_or_replaced_during_a_run_is_restored_with_a_warning(
     server: Server, caplog: pytest.LogCaptureFixture, change: Callable[[], Any], verb: Any
 ) -> None:
     during(change, server, verb)
@@ -117,13 +117,13 @@ def test_all_answers_are_under_the_path_again_and_it_is_said(
 
 
 @pytest.mark.parametrize("verb", [label, embed])
-def test_other_verbs_do_the_same(server: Server, verb: Any) -> None:
+def test_a_journal_deleted_during_a_run_is_restored_by_the_other_functions_too(server: Server, verb: Any) -> None:
     during(PLACE.unlink, server, verb)
     assert len(po.read_journal(PLACE)) == ROWS
 
 
 @pytest.mark.parametrize("change", CUTS, ids=["cut within a line", "emptied", "rewritten"])
-def test_what_was_cut_off_is_written_again(
+def test_truncated_lines_of_the_journal_are_written_again(
     server: Server, caplog: pytest.LogCaptureFixture, change: Callable[[], Any]
 ) -> None:
     during(change, server, send_file)
@@ -131,14 +131,14 @@ def test_what_was_cut_off_is_written_again(
     assert "It was given the" in caplog.text
 
 
-def test_a_run_that_ends_at_once_checks_the_file_too() -> None:
+def test_a_short_run_checks_its_journal_at_the_end() -> None:
     with Journal(PLACE) as journal:
         journal.append(b'[{"model":"m"},{"id":1}]')
         PLACE.unlink()
     assert answers() == 1
 
 
-def test_an_older_line_that_was_cut_off_is_written_again_too() -> None:
+def test_a_truncated_line_of_an_earlier_run_is_written_again() -> None:
     async def work() -> None:
         with Journal(PLACE) as journal:
             journal.append(b'[{"model":"m"},{"id":1}]')
@@ -150,7 +150,7 @@ def test_an_older_line_that_was_cut_off_is_written_again_too() -> None:
     assert answers() == 2
 
 
-def test_a_file_may_be_cut_several_times() -> None:
+def test_a_journal_may_be_truncated_several_times() -> None:
     with Journal(PLACE) as journal:
         for number in range(3):
             journal.append(b'[{"model":"m","n":%d},{"id":1}]' % number)
@@ -167,7 +167,7 @@ def long_lines(journal: Journal, count: int = 12) -> int:
     return PLACE.stat().st_size
 
 
-def test_lost_older_lines_are_reported(caplog: pytest.LogCaptureFixture) -> None:
+def test_lost_lines_of_earlier_runs_are_reported(caplog: pytest.LogCaptureFixture) -> None:
     with Journal(PLACE) as journal:
         before = long_lines(journal)
         os.truncate(PLACE, 0)
@@ -176,7 +176,7 @@ def test_lost_older_lines_are_reported(caplog: pytest.LogCaptureFixture) -> None
     assert f"Older answers, {before - PLACE.stat().st_size:,} bytes, are lost" in caplog.text
 
 
-def test_older_lines_cut_out_alone_are_reported_too(caplog: pytest.LogCaptureFixture) -> None:
+def test_lines_of_earlier_runs_that_alone_were_removed_are_reported(caplog: pytest.LogCaptureFixture) -> None:
     with Journal(PLACE) as journal:
         long_lines(journal)
         PLACE.write_bytes(b"".join(PLACE.read_bytes().splitlines(keepends=True)[1:]))
@@ -192,12 +192,12 @@ def write_while(change: Callable[[], Any], write: Callable[[Journal], Any] | Non
         change()
 
 
-def test_overwritten_older_lines_are_reported_as_lost() -> None:
+def test_overwritten_lines_of_earlier_runs_are_reported_as_lost() -> None:
     with pytest.raises(JournalWriteError, match=r"Older answers, 600,\d+ bytes, are lost"):
         write_while(lambda: PLACE.write_text("text,stars\nFine.,5\n" * 100), long_lines)
 
 
-def test_what_somebody_else_adds_stays(caplog: pytest.LogCaptureFixture) -> None:
+def test_lines_added_by_another_program_are_kept(caplog: pytest.LogCaptureFixture) -> None:
     with Journal(PLACE) as journal:
         journal.append(b'[{"model":"m"},{"id":1}]')
         with open(PLACE, "ab") as file:
@@ -208,7 +208,7 @@ def test_what_somebody_else_adds_stays(caplog: pytest.LogCaptureFixture) -> None
 
 
 @pytest.mark.parametrize("verb", [ask, send_file])
-def test_if_the_path_holds_something_else_the_run_stops_and_says_where_the_answers_are(
+def test_if_another_file_replaces_the_journal_the_run_stops_and_says_where_the_answers_are(
     server: Server, verb: Any
 ) -> None:
     def put_other() -> None:
@@ -229,7 +229,7 @@ def test_if_the_path_holds_something_else_the_run_stops_and_says_where_the_answe
 
 
 @pytest.mark.parametrize("content", [b"text,stars\nFine.,5\n", b'[{"a":1},{"a":2}]'], ids=repr)
-def test_what_somebody_writes_over_it_stays_and_the_answers_go_elsewhere(content: bytes) -> None:
+def test_a_file_written_over_the_journal_is_kept_and_answers_go_to_another_file(content: bytes) -> None:
     async def work() -> None:
         with Journal(PLACE) as journal:
             for number in range(2):
@@ -245,7 +245,7 @@ def test_what_somebody_writes_over_it_stays_and_the_answers_go_elsewhere(content
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="Windows has other pipes")
-def test_a_pipe_in_its_place_is_not_waited_for() -> None:
+def test_a_pipe_in_place_of_the_journal_does_not_block() -> None:
     def put_pipe() -> None:
         PLACE.unlink()
         os.mkfifo(PLACE)
@@ -257,14 +257,14 @@ def test_a_pipe_in_its_place_is_not_waited_for() -> None:
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="Windows has other pipes")
-def test_a_preview_does_not_wait_for_a_pipe(server: Server) -> None:
+def test_preview_does_not_block_on_a_pipe(server: Server) -> None:
     os.mkfifo("pipe")
     df = pd.DataFrame({"text": ["one"]})
     with po.Client(server.base_url) as client, pytest.raises(JournalError, match="no ordinary file"):
         po.preview(df, "text", model="m", save_to="pipe", client=client)
 
 
-def test_where_its_folder_is_gone_for_good_the_answers_are_above_it() -> None:
+def test_if_the_journals_folder_cannot_be_restored_answers_go_to_its_parent() -> None:
     def put_file() -> None:
         shutil.rmtree(PLACE.parent)
         PLACE.parent.write_text("a file")
@@ -276,7 +276,7 @@ def test_where_its_folder_is_gone_for_good_the_answers_are_above_it() -> None:
     assert answers(kept) == 1
 
 
-def test_a_second_run_does_not_come_in_when_the_lock_was_deleted(server: Server, client: po.Client) -> None:
+def test_a_deleted_lock_does_not_let_a_second_run_in(server: Server, client: po.Client) -> None:
     def come_in() -> None:
         LOCK.unlink()
         with pytest.raises(JournalLockedError, match="being written by another run"):
@@ -286,7 +286,7 @@ def test_a_second_run_does_not_come_in_when_the_lock_was_deleted(server: Server,
     assert server.stats(charged=False)["received"] == ROWS
 
 
-def test_a_deleted_file_and_its_lock_are_there_again_within_about_a_second() -> None:
+def test_a_deleted_journal_and_its_lock_are_restored_within_about_a_second() -> None:
     async def work() -> None:
         with Journal(PLACE) as journal:
             journal.append(b'[{"model":"m"},{"id":1}]')
@@ -300,7 +300,7 @@ def test_a_deleted_file_and_its_lock_are_there_again_within_about_a_second() -> 
     asyncio.run(work())
 
 
-def test_a_run_that_took_the_folder_meanwhile_stops_the_first_one() -> None:
+def test_a_run_that_took_over_the_folder_stops_the_first_one() -> None:
     async def work() -> None:
         with Journal(PLACE) as journal:
             journal.append(b'[{"model":"m"},{"id":1}]')
@@ -324,7 +324,7 @@ def test_a_hard_link_is_the_same_file() -> None:
     assert not Path("other.jsonl.lock").exists()
 
 
-def test_a_run_goes_on_in_its_file_when_the_working_folder_changes(tmp_path: Path) -> None:
+def test_a_change_of_the_working_directory_does_not_move_the_journal(tmp_path: Path) -> None:
     (tmp_path / "inner").mkdir()
     with Journal(PLACE) as journal:
         journal.append(b'[{"model":"m"},{"id":1}]')

@@ -86,7 +86,7 @@ def small_disk(kilobytes: int) -> Iterator[Path]:
 
 
 @pytest.mark.parametrize("face", ["frame", "file"])
-def test_a_limit_of_the_files_size_stops_the_sending_at_once(server: Server, face: str) -> None:
+def test_a_limit_on_file_size_stops_sending_at_once(server: Server, face: str) -> None:
     server.script([{"body": ANSWER}] * 12)
     server.set(latency=100)  # no later answer comes in whose line would find out; those on their way get their time
     told = work(server, face, file_size=4000)
@@ -97,7 +97,7 @@ def test_a_limit_of_the_files_size_stops_the_sending_at_once(server: Server, fac
     assert server.stats(charged=False)["received"] <= 12 + 20
 
 
-def test_what_the_disk_did_not_take_comes_back_with_the_error(server: Server) -> None:
+def test_answers_that_could_not_be_written_are_in_the_errors_partial_result(server: Server) -> None:
     server.script([{"body": ANSWER}] * 12)
     server.set(latency=100)
     told = work(server, file_size=4000)
@@ -106,7 +106,7 @@ def test_what_the_disk_did_not_take_comes_back_with_the_error(server: Server) ->
 
 
 @pytest.mark.parametrize("face", ["frame", "file"])
-def test_after_room_was_made_only_the_rest_is_sent(server: Server, face: str) -> None:
+def test_after_space_was_freed_only_the_rest_is_sent(server: Server, face: str) -> None:
     server.set(latency=0.05)
     work(server, face, file_size=4000, concurrency=4)
     kept, sent = whole_lines(), server.stats(charged=False)["received"]
@@ -160,7 +160,7 @@ def embed(place: Path, client: po.Client) -> Any:
 
 @pytest.mark.parametrize("verb", [send_file, ask, label, embed])
 @pytest.mark.parametrize("began", [False, True], ids=["new", "half done"])
-def test_a_disk_that_is_full_already_is_noticed_before_anything_is_sent(
+def test_a_full_disk_is_noticed_before_anything_is_sent(
     server: Server, client: po.Client, verb: Any, began: bool
 ) -> None:
     with small_disk(256) as disk:
@@ -181,7 +181,7 @@ def test_on_a_full_disk_known_answers_are_still_used(server: Server, client: po.
     assert server.stats(charged=False)["received"] == sent
 
 
-def test_what_a_full_disk_refused_is_written_when_there_is_room() -> None:
+def test_lines_that_a_full_disk_refused_are_written_later() -> None:
     async def work() -> None:
         with Journal(place) as journal:
             journal.append(line(0))
@@ -232,7 +232,7 @@ def test_lines_that_could_never_be_written_are_counted_and_written_by_the_next_j
 
 
 @pytest.mark.parametrize("verb", [send_file, ask, label, embed])
-def test_what_was_on_its_way_when_the_disk_was_full_is_paid_once(server: Server, verb: Any) -> None:
+def test_answers_in_flight_when_the_disk_was_full_are_paid_once(server: Server, verb: Any) -> None:
     server.set(latency=0.3)
 
     def fill() -> None:
@@ -253,7 +253,7 @@ def test_what_was_on_its_way_when_the_disk_was_full_is_paid_once(server: Server,
     assert server.stats(charged=False)["received"] == 30
 
 
-def test_a_journal_that_closes_on_a_full_disk_is_left_alone_by_what_was_still_to_be_flushed() -> None:
+def test_nothing_is_flushed_to_a_journal_closed_on_a_full_disk() -> None:
     uncaught: list[str] = []
 
     async def work() -> None:
@@ -269,7 +269,7 @@ def test_a_journal_that_closes_on_a_full_disk_is_left_alone_by_what_was_still_to
 
 
 @pytest.mark.parametrize("verb", [send_file, ask, label, embed])
-def test_a_run_whose_disk_was_full_for_a_moment_loses_nothing_that_was_paid(server: Server, verb: Any) -> None:
+def test_a_disk_full_for_a_moment_loses_no_paid_answer(server: Server, verb: Any) -> None:
     server.set(latency=0.3)
 
     def fill_for_a_moment() -> None:
@@ -320,7 +320,7 @@ def test_a_broken_disk_stops_the_run(server: Server, call: str) -> None:
 
 
 @needs_strace
-def test_a_write_that_is_interrupted_is_done_again(server: Server) -> None:
+def test_an_interrupted_write_is_repeated(server: Server) -> None:
     inject = strace("-e", "inject=write:error=EINTR:when=1+2")
     assert work(server, "frame", *inject)["statuses"]["succeeded"] == whole_lines() == 30
 
@@ -329,9 +329,7 @@ def test_a_write_that_is_interrupted_is_done_again(server: Server) -> None:
 @pytest.mark.parametrize(
     ("sync", "least", "most"), [("never", 0, 0), ("second", 2, 5), ("always", 10, 1000)], ids=lambda value: str(value)
 )
-def test_the_disk_is_told_to_keep_what_was_written_as_often_as_wanted(
-    server: Server, sync: str, least: int, most: int
-) -> None:
+def test_the_journal_is_synced_as_often_as_requested(server: Server, sync: str, least: int, most: int) -> None:
     server.set(latency=0.2)
     work(server, "frame", *strace(), concurrency=3, sync=sync)  # ten turns of 0.2 s
     calls = re.findall(r"\b(write|fdatasync)\(", Path("trace.txt").read_text())
@@ -341,7 +339,7 @@ def test_the_disk_is_told_to_keep_what_was_written_as_often_as_wanted(
 
 
 @needs_strace
-def test_a_lone_line_is_on_the_disk_within_about_a_second(server: Server) -> None:
+def test_a_single_line_is_synced_within_about_a_second(server: Server) -> None:
     server.script([{"body": ANSWER}])
     server.set(latency=2.2)  # nothing more is written for so long
     work(server, "frame", *strace("-ttt"), count=2, concurrency=2)
@@ -352,6 +350,6 @@ def test_a_lone_line_is_on_the_disk_within_about_a_second(server: Server) -> Non
 
 
 @pytest.mark.parametrize("sync", ["sometimes", None, True])
-def test_another_sync_is_refused(sync: Any) -> None:
+def test_an_unknown_value_of_sync_is_refused(sync: Any) -> None:
     with pytest.raises(InvalidInputError, match="sync must be 'second', 'always' or 'never', not"):
         po.Client("http://127.0.0.1:9", sync=sync)

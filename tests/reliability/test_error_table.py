@@ -47,7 +47,9 @@ FAILS = [
 
 
 @pytest.mark.parametrize(("answer", "code"), FAILS, ids=lambda value: str(value)[:60])
-def test_the_row_fails_without_a_retry(server: Server, client: po.Client, answer: Any, code: str) -> None:
+def test_a_permanent_error_fails_the_row_without_a_retry(
+    server: Server, client: po.Client, answer: Any, code: str
+) -> None:
     server.script([answer])
     out = ask(client, 2)
     assert sorted(out["status"]) == ["failed", "succeeded"]
@@ -74,7 +76,7 @@ AGAIN = [
 
 
 @pytest.mark.parametrize("answer", AGAIN, ids=lambda answer: f"{answer['status']}-{str(answer.get('body', ''))[:20]}")
-def test_the_request_is_sent_again_and_it_counts(server: Server, client: po.Client, answer: Any) -> None:
+def test_a_transient_error_is_retried_and_uses_up_an_attempt(server: Server, client: po.Client, answer: Any) -> None:
     server.script([answer])
     assert ask(client)[["status", "attempts"]].iloc[0].tolist() == ["succeeded", 2]
 
@@ -93,7 +95,7 @@ LATER = [
 @pytest.mark.parametrize(
     "answer", LATER, ids=lambda answer: f"{answer.get('code')}-{str(answer.get('message', ''))[:20]}"
 )
-def test_a_refusal_by_rate_costs_no_attempt(server: Server, answer: Any) -> None:
+def test_a_rate_limit_uses_up_no_attempt(server: Server, answer: Any) -> None:
     server.set(max_requests_per_minute=600_000)  # it shows a limit, so that nobody has to search for it
     server.script([answer])
     with po.Client(server.base_url, max_attempts=1) as client:
@@ -119,7 +121,9 @@ STOPS: list[tuple[Any, type[RunStoppedError]]] = [
 
 
 @pytest.mark.parametrize(("answer", "error"), STOPS, ids=lambda value: str(value)[:60])
-def test_the_run_stops(server: Server, client: po.Client, answer: Any, error: type[RunStoppedError]) -> None:
+def test_an_error_of_the_account_stops_the_run(
+    server: Server, client: po.Client, answer: Any, error: type[RunStoppedError]
+) -> None:
     server.script([answer] * 9)
     with pytest.raises(error) as stopped:
         ask(client, 3)
@@ -148,12 +152,12 @@ def test_a_broken_server_that_asks_for_longer_than_the_client_waits_fails_the_ro
 
 
 @pytest.mark.parametrize("nonsense", ["1e400", "99999999999", "nan", "soon", "-5"])
-def test_a_wait_that_makes_no_sense_is_not_waited(server: Server, client: po.Client, nonsense: str) -> None:
+def test_an_implausible_retry_after_is_ignored(server: Server, client: po.Client, nonsense: str) -> None:
     server.script([{"status": 500, "headers": {"retry-after": nonsense}}])
     assert ask(client)[["status", "attempts"]].iloc[0].tolist() == ["succeeded", 2]
 
 
-def test_a_run_that_stops_takes_in_the_answers_on_their_way(server: Server, client: po.Client) -> None:
+def test_a_stopping_run_keeps_answers_in_flight(server: Server, client: po.Client) -> None:
     server.set(latency=0.5, insufficient_quota_after=20)
     with pytest.raises(QuotaExceededError) as stopped:
         ask(client, 60)
@@ -195,13 +199,13 @@ def stopped_within(seconds: float, base_url: str) -> str:
     return str(stopped.value)
 
 
-def test_https_to_an_http_port_is_named(server: Server) -> None:
+def test_https_to_an_http_port_is_reported(server: Server) -> None:
     said = stopped_within(5, server.base_url.replace("http:", "https:"))
     assert "No secure connection to 127.0.0.1" in said
     assert "plain http" in said
 
 
-def test_a_certificate_that_nobody_signed_is_named() -> None:
+def test_a_self_signed_certificate_is_reported() -> None:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     trustme.CA().issue_cert("127.0.0.1").configure_cert(context)
     with bare_server(lambda connection: context.wrap_socket(connection, server_side=True)) as port:
@@ -210,17 +214,17 @@ def test_a_certificate_that_nobody_signed_is_named() -> None:
     assert "certificate" in said
 
 
-def test_nobody_at_the_port_is_named() -> None:
+def test_a_refused_connection_is_reported() -> None:
     with simulator.serve() as gone:
         pass
     assert "Is base_url right and the server up?" in stopped_within(5, gone.base_url)
 
 
-def test_a_name_without_an_address_is_named() -> None:
+def test_a_host_name_that_does_not_resolve_is_reported() -> None:
     assert "No address is known for 'nowhere.invalid'" in stopped_within(10, "http://nowhere.invalid/v1")
 
 
-def test_an_address_that_swallows_everything_is_named() -> None:
+def test_an_address_that_never_answers_is_reported() -> None:
     with socket.socket() as listening:  # its queue is full, so the next connection gets no answer
         listening.bind(("127.0.0.1", 0))
         listening.listen(0)

@@ -38,7 +38,7 @@ STREAMS = {
 
 
 @pytest.mark.parametrize("stream", STREAMS.values(), ids=STREAMS)
-def test_an_answer_that_streams_unasked_is_put_together(stream: bytes) -> None:
+def test_an_unrequested_event_stream_is_assembled(stream: bytes) -> None:
     with RawServer(http(stream, "Content-Type: text/event-stream; charset=utf-8")) as server:
         out = ask(server.base_url)
         assert out[["response", "finish_reason", "prompt_tokens"]].iloc[0].tolist() == ["Hello.\u2028", "stop", 5]
@@ -48,7 +48,7 @@ def test_an_answer_that_streams_unasked_is_put_together(stream: bytes) -> None:
     assert (message["role"], message["content"]) == ("assistant", "Hello.\u2028")
 
 
-def test_several_choices_tools_and_logprobs_of_a_stream_are_put_together() -> None:
+def test_choices_tool_calls_and_logprobs_of_a_stream_are_assembled() -> None:
     def call(arguments: str, **function: str) -> dict[str, Any]:
         return {
             "tool_calls": [
@@ -68,7 +68,7 @@ def test_several_choices_tools_and_logprobs_of_a_stream_are_put_together() -> No
     assert second["logprobs"]["content"] == [token, token]
 
 
-def test_a_stream_of_the_responses_api_is_its_last_response() -> None:
+def test_a_stream_of_the_responses_api_gives_its_final_response() -> None:
     part = {"type": "output_text", "text": "Hello."}
     whole = {"status": "completed", "model": "m", "output": [{"type": "message", "content": [part]}]}
     stream = events(
@@ -93,7 +93,7 @@ def test_a_stream_of_the_responses_api_is_its_last_response() -> None:
     ],
     ids=repr,
 )
-def test_a_stream_that_breaks_off_or_tells_of_an_error_is_no_answer(broken: bytes) -> None:
+def test_a_stream_that_breaks_off_or_reports_an_error_is_no_answer(broken: bytes) -> None:
     answers = iter([http(broken, "Content-Type: text/event-stream"), OK])
     with RawServer(lambda _: next(answers)) as server:
         assert ask(server.base_url)[["response", "attempts"]].iloc[0].tolist() == ["Hello.", 2]
@@ -104,7 +104,7 @@ def test_a_stream_that_breaks_off_or_tells_of_an_error_is_no_answer(broken: byte
     [{"choices": [5, None, {"delta": 3}], "type": []}, {"type": "response.completed", "response": [1]}, {"choices": 7}],
     ids=repr,
 )
-def test_a_stream_of_nonsense_costs_its_row_and_no_other(nonsense: Any) -> None:
+def test_a_malformed_stream_fails_only_its_row(nonsense: Any) -> None:
     df = pd.DataFrame({"text": ["bad", "good"]})
     with (
         RawServer(lambda asked: http(events(nonsense)) if b"bad" in asked.body else OK) as server,
@@ -123,7 +123,7 @@ def test_a_stream_of_nonsense_costs_its_row_and_no_other(nonsense: Any) -> None:
     ],
     ids=["cut off", "an error", "an error's event"],
 )
-def test_what_events_that_broke_off_told_of_their_cost_is_told(end: bytes) -> None:
+def test_the_usage_of_a_stream_that_broke_off_is_counted(end: bytes) -> None:
     choice = {"index": 0, "delta": {"content": "He"}, "finish_reason": None}
     piece = {"model": "m", "choices": [choice], "usage": {"prompt_tokens": 5, "completion_tokens": 2}}
     with RawServer(http(b"data: " + json.dumps(piece).encode() + b"\n\n" + end)) as server:
@@ -153,18 +153,18 @@ PARTS = {
 
 
 @pytest.mark.parametrize("content", PARTS.values(), ids=PARTS)
-def test_of_an_answer_in_parts_the_text_alone_is_the_answer(content: Any) -> None:
+def test_only_text_parts_of_a_multi_part_answer_are_used(content: Any) -> None:
     with RawServer(http(json.dumps(completion(content)).encode())) as server:
         assert ask(server.base_url)["response"][0] == "Hello."
 
 
 @pytest.mark.parametrize("content", [[THOUGHT], [{"type": "image_url"}], [], None, 7])
-def test_an_answer_in_parts_without_a_text_is_empty(content: Any) -> None:
+def test_a_multi_part_answer_without_text_is_empty(content: Any) -> None:
     with RawServer(http(json.dumps(completion(content)).encode())) as server:
         assert ask(server.base_url)["error_code"][0] == "empty"
 
 
-def test_a_refusal_among_the_parts_is_one() -> None:
+def test_a_refusal_among_content_parts_is_a_refusal() -> None:
     parts = [{"type": "text", "text": "Well."}, {"type": "refusal", "refusal": "I will not."}]
     with RawServer(http(json.dumps(completion(parts)).encode())) as server:
         out = ask(server.base_url)
@@ -172,7 +172,7 @@ def test_a_refusal_among_the_parts_is_one() -> None:
 
 
 @pytest.mark.parametrize("content", ["Hello.", [THOUGHT, {"type": "text", "text": "Hello."}]])
-def test_the_same_holds_for_the_responses_api(content: Any) -> None:
+def test_only_text_parts_are_used_in_the_responses_api_too(content: Any) -> None:
     items = [{"type": "reasoning", "content": [THOUGHT]}, {"type": "message", "content": content}]
     said = {"status": "completed", "model": "m", "output": items}
     with RawServer(http(json.dumps(said).encode())) as server:

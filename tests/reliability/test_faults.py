@@ -19,7 +19,7 @@ def test_a_run_among_faults_of_every_kind_answers_nearly_every_row(tmp_path: Pat
 
 
 @pytest.mark.parametrize("fault", ["gzip_bomb", "endless"])
-def test_a_body_that_would_fill_the_memory_fails_its_row_only(server: Server, client: po.Client, fault: str) -> None:
+def test_an_oversized_response_body_fails_its_row_only(server: Server, client: po.Client, fault: str) -> None:
     server.script([{"fault": fault}], matching="bad")
     df = pd.DataFrame({"text": ["bad", "good"]})
     out = po.process_dataframe(df, "text", model="m", client=client, progress=False)
@@ -28,7 +28,7 @@ def test_a_body_that_would_fill_the_memory_fails_its_row_only(server: Server, cl
     assert "larger than 67,108,864 bytes" in out["error"][0]
 
 
-def test_an_outage_in_mid_run_costs_no_row(tmp_path: Path) -> None:
+def test_an_outage_during_a_run_loses_no_row(tmp_path: Path) -> None:
     nothing = dict.fromkeys(FAULTS, 0.0)
     outcome = run_with_faults(tmp_path, 300, **{**nothing, "outage": [0.4, 1.5], "latency": 0.1})
     assert outcome.injected["outage"] > 0, str(outcome)

@@ -45,7 +45,7 @@ ODD_BYTES = {
 
 
 @pytest.mark.parametrize(("body", "kind", "text"), ODD_BYTES.values(), ids=ODD_BYTES)
-def test_an_answer_in_odd_bytes_is_read_and_the_next_run_knows_it(body: bytes, kind: str, text: str) -> None:
+def test_an_answer_in_an_unusual_encoding_is_read_and_known_to_the_next_run(body: bytes, kind: str, text: str) -> None:
     with RawServer(http(body, f"Content-Type: {kind}")) as server:
         out = ask(server.base_url, save_to="frame.jsonl")
         assert (out["response"][0], out["prompt_tokens"][0], out["attempts"][0]) == (text, 5, 1)
@@ -57,7 +57,7 @@ def test_an_answer_in_odd_bytes_is_read_and_the_next_run_knows_it(body: bytes, k
         assert orjson.loads(line)[1]["choices"][0]["message"]["content"] == text
 
 
-def test_a_list_that_holds_one_answer_is_that_answer() -> None:
+def test_an_answer_wrapped_in_a_list_is_unwrapped() -> None:
     with RawServer(http(b" [\n" + SAID.encode() + b"]\n")) as server:
         out = ask(server.base_url, 2, save_to="frame.jsonl")
         assert (out["response"][0], out["completion_tokens"].tolist(), len(server.asked)) == ("Grüße, €, 😀", [2, 2], 2)
@@ -67,7 +67,7 @@ def test_a_list_that_holds_one_answer_is_that_answer() -> None:
 
 
 @pytest.mark.parametrize("body", [f"[{SAID}, {SAID}]", json.dumps(SAID), "[[1]]", "17"], ids=lambda body: body[:3])
-def test_json_of_another_form_is_not_paid_again_and_for_all_stops_the_run(body: str) -> None:
+def test_json_of_an_unknown_form_is_not_paid_again_and_stops_the_run_if_all_are(body: str) -> None:
     with RawServer(http(body.encode())) as server:
         out = ask(server.base_url, 4)
         assert out["error_code"].eq("malformed_response").all()
@@ -77,7 +77,7 @@ def test_json_of_another_form_is_not_paid_again_and_for_all_stops_the_run(body: 
         assert len(server.asked) == 9
 
 
-def test_a_header_in_latin_1_does_no_harm() -> None:
+def test_a_header_in_latin_1_is_accepted() -> None:
     with RawServer(http(SAID.encode(), "X-Request-Id: caf\xe9", "Server: caf\xe9", "Retry-After: \xbd")) as server:
         out = ask(server.base_url, save_to="frame.jsonl")
         assert (out["status"][0], out["request_id"][0]) == ("succeeded", "caf\ufffd")
@@ -135,7 +135,7 @@ WRAPPED = {
 
 
 @pytest.mark.parametrize("said", WRAPPED.values(), ids=WRAPPED)
-def test_an_answer_is_read_however_it_is_wrapped(said: bytes) -> None:
+def test_compressed_and_chunked_answers_are_read(said: bytes) -> None:
     with RawServer(said) as server:
         out = ask(server.base_url, 3)
         assert out[["response", "attempts"]].to_numpy().tolist() == [["Hello.", 1]] * 3
@@ -151,7 +151,7 @@ def is_installed(name: str) -> bool:
 
 
 @pytest.mark.parametrize("name", LIBRARIES)
-def test_what_a_library_unpacks_is_asked_for_and_read(name: str) -> None:
+def test_compressions_of_installed_libraries_are_accepted_and_read(name: str) -> None:
     library = pytest.importorskip(LIBRARIES[name], reason="it is not asked for without its library")
     with RawServer(http(library.compress(BODY), f"Content-Encoding: {name}")) as server:
         assert ask(server.base_url)["response"][0] == "Hello."
@@ -169,13 +169,13 @@ def test_an_unsupported_compression_fails_its_row_at_once_with_a_message(name: s
     assert name not in server.asked[0].headers["accept-encoding"].split(", ")
 
 
-def test_an_answer_that_unpacks_to_more_than_is_read_is_refused() -> None:
+def test_an_answer_that_decompresses_to_too_many_bytes_is_refused() -> None:
     bomb = gzip.compress(b" " * (80 * 2**20), 9)
     with RawServer(http(bomb, "Content-Encoding: gzip")) as server:
         assert ask(server.base_url)["error_code"][0] == "response_too_large"
 
 
-def test_compressed_content_that_is_cut_off_is_asked_for_again() -> None:
+def test_a_truncated_compressed_answer_is_requested_again() -> None:
     answers = iter([http(gzip.compress(BODY)[:-20], "Content-Encoding: gzip"), OK])
     with RawServer(lambda _: next(answers)) as server:
         assert ask(server.base_url)[["response", "attempts"]].iloc[0].tolist() == ["Hello.", 2]
@@ -188,7 +188,7 @@ def test_a_202_without_an_answer_is_not_sent_again() -> None:
 
 
 @pytest.mark.parametrize("status", ["307 Temporary Redirect", "308 Permanent Redirect"])
-def test_a_redirect_of_the_same_server_is_followed_with_body_and_key(status: str) -> None:
+def test_a_redirect_on_the_same_server_is_followed_with_body_and_key(status: str) -> None:
     def answer(asked: Asked) -> bytes:
         return OK if asked.path.startswith("/v2") else http(b"", "Location: /v2/chat?a=1", status=status)
 
@@ -211,7 +211,7 @@ def test_a_redirect_to_another_server_is_followed_without_the_key() -> None:
 
 
 @pytest.mark.parametrize("status", ["401 Unauthorized", "403 Forbidden", "404 Not Found"])
-def test_another_server_that_wants_the_key_is_named_as_the_base_url_to_set(status: str) -> None:
+def test_a_redirect_target_that_needs_the_key_is_suggested_as_base_url(status: str) -> None:
     with RawServer(http(b"{}", status=status)) as other:
         location = f"Location: {other.origin}/v1/chat/completions"
         with (
@@ -223,21 +223,21 @@ def test_another_server_that_wants_the_key_is_named_as_the_base_url_to_set(statu
 
 
 @pytest.mark.parametrize("location", ["/v1/chat/completions", "", "ftp://host/", "http://ann:pw@host/", "http://[/"])
-def test_a_redirect_that_leads_nowhere_stops_the_run(location: str) -> None:
+def test_an_invalid_redirect_stops_the_run(location: str) -> None:
     said = http(b"", f"Location: {location}", status="307 Temporary Redirect")
     with RawServer(said) as server, pytest.raises(ServerUnreachableError, match="redirects to"):
         ask(server.base_url)
     assert len(server.asked) <= 2
 
 
-def test_a_server_that_a_redirect_names_and_that_is_not_there_is_named() -> None:
+def test_an_unreachable_redirect_target_is_reported() -> None:
     said = http(b"", "Location: http://127.0.0.1:9/v1", status="307 Temporary Redirect")
     with RawServer(said) as server, pytest.raises(ServerUnreachableError, match=r"No connection to 127\.0\.0\.1:9: "):
         ask(server.base_url)
 
 
 @pytest.mark.parametrize("status", ["300 Multiple Choices", "304 Not Modified", "305 Use Proxy", "306 Unused"])
-def test_a_status_that_sends_nowhere_is_not_called_a_redirect(status: str) -> None:
+def test_a_3xx_status_without_a_location_is_not_called_a_redirect(status: str) -> None:
     with RawServer(http(b"", status=status)) as server:
         out = ask(server.base_url, 2)
         assert (out["error"][0], len(server.asked)) == (f"HTTP {status[:3]} with an empty body.", 2)
@@ -245,14 +245,14 @@ def test_a_status_that_sends_nowhere_is_not_called_a_redirect(status: str) -> No
             ask(server.base_url, 9)
 
 
-def test_a_circle_of_redirects_ends() -> None:
+def test_a_redirect_loop_ends() -> None:
     circle = RawServer(lambda asked: http(b"", f"Location: {asked.path}x", status="308 Moved"))
     with circle as server, pytest.raises(ServerUnreachableError, match="redirects to"):
         ask(server.base_url)
     assert len(server.asked) <= 6
 
 
-def test_a_server_that_closes_each_connection_without_a_word_costs_no_attempts() -> None:
+def test_a_server_that_closes_every_connection_uses_up_no_attempts() -> None:
     """It neither says so beforehand, nor is a request sent into the end that has come already."""
 
     with RawServer(OK, closes=True) as server:
@@ -261,7 +261,7 @@ def test_a_server_that_closes_each_connection_without_a_word_costs_no_attempts()
     assert len(server.asked) < 25
 
 
-def test_a_server_that_closes_now_and_then_in_the_middle_loses_no_row() -> None:
+def test_connections_closed_now_and_then_lose_no_row() -> None:
     closing = OK.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n", 1)
     with RawServer(lambda asked: closing if len(asked.body) % 2 else OK) as server:
         out = ask(server.base_url, 40)
@@ -315,7 +315,7 @@ NEVER = {
 
 
 @pytest.mark.parametrize(("said", "context", "scheme", "words"), NEVER.values(), ids=NEVER)
-def test_a_server_that_cannot_be_spoken_to_stops_the_run_in_a_sentence(
+def test_a_server_that_does_not_speak_http_stops_the_run_with_a_clear_error(
     said: bytes, context: ssl.SSLContext | None, scheme: str, words: str
 ) -> None:
     df = pd.DataFrame({"text": [f"Row {number}" for number in range(30)]})
@@ -330,7 +330,7 @@ def test_a_server_that_cannot_be_spoken_to_stops_the_run_in_a_sentence(
     assert stopped.value.partial["status"].eq("cancelled").all()
 
 
-def test_a_server_that_has_answered_and_then_closes_without_a_word_is_waited_for() -> None:
+def test_a_server_that_stops_answering_after_good_answers_is_waited_for() -> None:
     answers = iter([OK, b"", b"", b"", OK, OK, OK])
     with RawServer(lambda _: next(answers)) as server:
         assert [ask(server.base_url)["status"][0] for _ in range(2)] == ["succeeded"] * 2

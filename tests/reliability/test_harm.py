@@ -81,7 +81,7 @@ def run_all(client: po.Client, save_to: Path | None = None) -> dict[str, Excepti
     return said
 
 
-def test_the_default_folder_as_a_link_is_refused_by_every_verb(client: po.Client, foreign: Path) -> None:
+def test_a_default_folder_that_is_a_link_is_refused_by_every_function(client: po.Client, foreign: Path) -> None:
     FOLDER.symlink_to(foreign, target_is_directory=True)
     before = everything(foreign)
     said = run_all(client)
@@ -92,7 +92,7 @@ def test_the_default_folder_as_a_link_is_refused_by_every_verb(client: po.Client
 
 @pytest.mark.parametrize("ending", ["", ".lock", ".lock.holder"])
 @pytest.mark.parametrize("target", ["thesis.txt", "thesis.jsonl", "journal.jsonl", "empty", "missing"])
-def test_a_journal_or_lock_that_is_a_link_leads_nowhere(
+def test_a_journal_or_lock_that_is_a_link_is_not_followed(
     client: po.Client, foreign: Path, ending: str, target: str
 ) -> None:
     said = run_all(client)
@@ -109,7 +109,7 @@ def test_a_journal_or_lock_that_is_a_link_leads_nowhere(
     assert all("is a link" in str(said[name]) for name in ("process", "label", "embed"))
 
 
-def test_results_that_nobody_named_are_not_written_through_a_link(client: po.Client, foreign: Path) -> None:
+def test_default_results_are_not_written_through_a_link(client: po.Client, foreign: Path) -> None:
     Path("in.jsonl").write_text('{"model": "gpt-4o-mini", "messages": [{"role": "user", "content": "Hi."}]}\n')
     Path("in_results.jsonl").symlink_to(foreign / "journal.jsonl")
     before = everything(foreign)
@@ -119,7 +119,7 @@ def test_results_that_nobody_named_are_not_written_through_a_link(client: po.Cli
 
 
 @pytest.mark.parametrize("fence", ["link", "!*\n", "*\n!*.jsonl\n", "# *\n"])
-def test_a_gitignore_that_keeps_nothing_out_is_refused(client: po.Client, foreign: Path, fence: str) -> None:
+def test_a_gitignore_that_does_not_exclude_the_folder_is_refused(client: po.Client, foreign: Path, fence: str) -> None:
     FOLDER.mkdir()
     if fence == "link":
         (FOLDER / ".gitignore").symlink_to(foreign / "empty")
@@ -132,7 +132,7 @@ def test_a_gitignore_that_keeps_nothing_out_is_refused(client: po.Client, foreig
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="Windows has no pipes among its files")
-def test_a_pipe_where_nobody_named_a_place_is_not_waited_for(client: po.Client, foreign: Path) -> None:
+def test_a_pipe_at_a_default_path_does_not_block(client: po.Client, foreign: Path) -> None:
     FOLDER.mkdir()
     other_journal = FOLDER / "gpt-4o-mini-000000000000.jsonl"
     os.mkfifo(other_journal)
@@ -154,7 +154,7 @@ def test_a_pipe_where_nobody_named_a_place_is_not_waited_for(client: po.Client, 
         po.review(DF.assign(label="a"), labels=["a"], text="text", save_to="answers.review.jsonl")
 
 
-def test_a_file_that_is_called_like_a_lock_is_not_written_over(client: po.Client, foreign: Path) -> None:
+def test_a_users_file_named_like_a_lock_is_not_overwritten(client: po.Client, foreign: Path) -> None:
     lock = Path("mine.jsonl.lock")
     lock.write_text("Chapter 1")
     with pytest.raises(JournalError, match="is not a lock file"):
@@ -164,20 +164,22 @@ def test_a_file_that_is_called_like_a_lock_is_not_written_over(client: po.Client
     po.process_dataframe(DF, "text", model="gpt-4o-mini", client=client, progress=False, save_to="mine.jsonl")
 
 
-def test_ones_own_gitignore_may_name_itself(client: po.Client) -> None:
+def test_a_gitignore_may_exclude_itself(client: po.Client) -> None:
     FOLDER.mkdir()
     (FOLDER / ".gitignore").write_text("*\n!.gitignore\n")
     po.process_dataframe(DF, "text", model="gpt-4o-mini", client=client, progress=False)
 
 
-def test_a_link_that_the_caller_names_is_the_callers(client: po.Client, foreign: Path) -> None:
+def test_a_link_given_as_save_to_is_followed(client: po.Client, foreign: Path) -> None:
     Path("mine.jsonl").symlink_to(foreign / "mine.jsonl")
     po.process_dataframe(DF, "text", model="gpt-4o-mini", client=client, progress=False, save_to="mine.jsonl")
     assert len((foreign / "mine.jsonl").read_bytes().splitlines()) == 3
 
 
 @pytest.mark.parametrize("name", ["thesis.jsonl", "thesis.txt"])
-def test_a_file_that_is_no_journal_stays_as_it_is_under_every_verb(client: po.Client, foreign: Path, name: str) -> None:
+def test_a_file_that_is_not_a_journal_is_unchanged_by_every_function(
+    client: po.Client, foreign: Path, name: str
+) -> None:
     before = everything(foreign)
     said = run_all(client, foreign / name)
     assert everything(foreign) == before
@@ -185,7 +187,7 @@ def test_a_file_that_is_no_journal_stays_as_it_is_under_every_verb(client: po.Cl
 
 
 @pytest.mark.skipif(not hasattr(os, "getuid") or os.getuid() != 0, reason="only root can give files away")
-def test_what_another_user_owns_is_refused(client: po.Client, foreign: Path) -> None:
+def test_files_owned_by_another_user_are_refused(client: po.Client, foreign: Path) -> None:
     FOLDER.mkdir()
     os.chown(FOLDER, 12345, -1)
     before = everything(FOLDER)
@@ -194,9 +196,7 @@ def test_what_another_user_owns_is_refused(client: po.Client, foreign: Path) -> 
     assert everything(FOLDER) == before
 
 
-def test_a_shared_account_does_not_believe_a_folder_that_is_a_link(
-    foreign: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_shared_accounts_folder_that_is_a_link_is_refused(foreign: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tempfile.gettempdir", lambda: ".")
     monkeypatch.setattr("getpass.getuser", lambda: "ann")
     (foreign / "lab").mkdir()
@@ -209,9 +209,7 @@ def test_a_shared_account_does_not_believe_a_folder_that_is_a_link(
 
 
 @pytest.mark.parametrize("name", ["thesis.jsonl", "new/folder/a.jsonl"])
-def test_a_loaded_frames_journal_says_not_where_a_review_is_written(
-    client: po.Client, foreign: Path, name: str
-) -> None:
+def test_a_loaded_frame_cannot_choose_where_a_review_is_written(client: po.Client, foreign: Path, name: str) -> None:
     out = po.label_dataframe(
         DF, "text", labels=["positive", "negative"], model="gpt-4o-mini", client=client, progress=False
     )
@@ -222,7 +220,7 @@ def test_a_loaded_frames_journal_says_not_where_a_review_is_written(
     assert everything(foreign) == before
 
 
-def test_a_review_goes_beside_a_journal_that_the_caller_named_before(client: po.Client, foreign: Path) -> None:
+def test_a_review_is_written_beside_a_journal_used_in_this_process(client: po.Client, foreign: Path) -> None:
     out = po.label_dataframe(
         *(DF, "text"),
         labels=["positive", "negative"],
@@ -236,7 +234,7 @@ def test_a_review_goes_beside_a_journal_that_the_caller_named_before(client: po.
 
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows has other rights")
-def test_a_journal_of_a_clone_is_for_its_owner_only_before_it_is_added_to(client: po.Client) -> None:
+def test_a_journal_with_open_permissions_is_made_private_before_it_is_extended(client: po.Client) -> None:
     out = po.process_dataframe(DF, "text", model="gpt-4o-mini", client=client, progress=False)
     path = Path(out.attrs["parallel_openai"]["journal"])
     for mode, then in ((0o644, 0o600), (0o666, 0o600), (0o640, 0o640)):
@@ -248,21 +246,21 @@ def test_a_journal_of_a_clone_is_for_its_owner_only_before_it_is_added_to(client
 
 
 @pytest.mark.parametrize("model", ["模" * 90, "é" * 300, "a/b\\c:d\0e\n", "x" * 300, ".." * 10])
-def test_any_models_name_makes_a_files_name(client: po.Client, model: str) -> None:
+def test_any_model_name_gives_a_valid_file_name(client: po.Client, model: str) -> None:
     out = po.process_dataframe(DF, "text", model=model, client=client, progress=False)
     assert Path(out.attrs["parallel_openai"]["journal"]).parent == FOLDER
     assert all(each.parent == FOLDER for each in FOLDER.rglob("*"))
 
 
 @pytest.mark.parametrize("name", ["a\0b.jsonl", "x" * 300, "模" * 90, "x" * 252])
-def test_a_path_that_cannot_be_is_refused_in_a_sentence(client: po.Client, name: str) -> None:
+def test_an_invalid_path_is_refused_with_a_clear_error(client: po.Client, name: str) -> None:
     for verb, said in ((verb, str(error)) for verb, error in run_all(client, Path(name)).items()):
         assert said.endswith((".", "'")), verb
     with pytest.raises(ParallelOpenAIError):
         po.process_dataframe(DF, "text", model="gpt-4o-mini", client=client, progress=False, save_to=name)
 
 
-def test_a_poisoned_journal_gives_no_answer_and_breaks_no_verb(client: po.Client, foreign: Path) -> None:
+def test_a_manipulated_journal_gives_no_answers_and_breaks_no_function(client: po.Client, foreign: Path) -> None:
     out = po.process_dataframe(DF, "text", model="gpt-4o-mini", client=client, progress=False)
     path = Path(out.attrs["parallel_openai"]["journal"])
     lines = [json.loads(line) for line in path.read_bytes().splitlines()]
@@ -300,7 +298,7 @@ LIES: list[tuple[str, Any]] = [
 
 @pytest.mark.filterwarnings("ignore:For fine-tuning")
 @pytest.mark.parametrize("whole", [True, False], ids=["alone", "beside-what-is-true"])
-def test_what_a_frames_attrs_say_may_be_wrong_in_any_way(client: po.Client, whole: bool, server: Server) -> None:
+def test_invalid_attrs_of_a_frame_break_no_function(client: po.Client, whole: bool, server: Server) -> None:
     how: dict[str, Any] = {"model": "gpt-4o-mini", "client": client, "progress": False}
     out = po.label_dataframe(DF, "{text}", labels=["positive", "negative"], **how)
     asked = server.stats()["received"]

@@ -24,7 +24,7 @@ def entries() -> list[Any]:
     return [entry for _, entry in read_entries(PLACE)]
 
 
-def test_a_journal_cut_at_any_byte_opens_with_exactly_the_whole_lines() -> None:
+def test_a_journal_truncated_at_any_byte_keeps_exactly_its_complete_lines() -> None:
     lines = [f'[{{"n":{number}}},{{"a":"Zoë \\n]"}},null,{{"key":"{number}"}}]\n'.encode() for number in range(20)]
     whole = b"".join(lines)
     ends = [len(b"".join(lines[:count])) for count in range(21)]
@@ -36,7 +36,7 @@ def test_a_journal_cut_at_any_byte_opens_with_exactly_the_whole_lines() -> None:
         assert PLACE.read_bytes() == b"".join(lines[:count]), f"cut at byte {cut}"
 
 
-def test_reading_a_torn_journal_leaves_the_torn_line_out_and_alone() -> None:
+def test_reading_a_journal_skips_a_torn_line_and_does_not_change_the_file() -> None:
     torn = b"".join(LINES[:3]) + LINES[3][:40]
     PLACE.write_bytes(torn)
     assert len(entries()) == 3
@@ -66,7 +66,7 @@ def test_a_line_of_which_only_the_end_is_valid_is_damaged_wherever_it_is(damaged
 
 
 @pytest.mark.parametrize("content", [b"text,stars\nFine.,5", b"one line", b'{"a": 1}\n{"b": 2}', b"\n" * 5], ids=repr)
-def test_the_end_of_a_file_that_is_something_else_is_not_cut_off(content: bytes) -> None:
+def test_a_file_that_is_not_a_journal_is_not_truncated(content: bytes) -> None:
     PLACE.write_bytes(content)
     with pytest.raises(JournalError, match="is no file of results"):
         Journal(PLACE)
@@ -98,7 +98,7 @@ FOREIGN = [
 
 
 @pytest.mark.parametrize("content", FOREIGN, ids=repr)
-def test_a_list_that_somebody_else_wrote_is_refused_and_left_as_it_is(content: bytes) -> None:
+def test_a_foreign_file_of_json_lists_is_refused_and_unchanged(content: bytes) -> None:
     PLACE.write_bytes(content)
     for _ in range(2):
         with pytest.raises(JournalError, match="is no file of results"):
@@ -107,7 +107,7 @@ def test_a_list_that_somebody_else_wrote_is_refused_and_left_as_it_is(content: b
 
 
 @pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-16-be", "utf-32"])
-def test_a_journal_that_was_saved_in_another_encoding_is_refused_and_left_as_it_is(encoding: str) -> None:
+def test_a_journal_saved_in_another_encoding_is_refused_and_unchanged(encoding: str) -> None:
     content = b"".join(LINES).decode().encode(encoding)
     Path("j.jsonl").write_bytes(content)
     with pytest.raises(JournalError, match="is no file of results"):
@@ -116,7 +116,7 @@ def test_a_journal_that_was_saved_in_another_encoding_is_refused_and_left_as_it_
 
 
 @pytest.mark.parametrize("content", [each for each in FOREIGN if each not in (b"[{", b" ", FOREIGN[7])], ids=repr)
-def test_such_a_list_is_refused_for_reading_too(content: bytes) -> None:
+def test_read_journal_refuses_a_foreign_file_of_json_lists(content: bytes) -> None:
     PLACE.write_bytes(content)
     with pytest.raises(JournalError, match="is no file of results"):
         po.read_journal(PLACE)
@@ -134,13 +134,13 @@ def test_such_a_list_is_refused_for_reading_too(content: bytes) -> None:
     ids=repr,
 )
 @pytest.mark.parametrize("end", [b"\n", b"", b'\n[{"model"'], ids=["whole", "without its end", "with a torn one"])
-def test_what_a_run_wrote_is_taken_up_from_its_first_line(line: bytes, end: bytes) -> None:
+def test_a_journal_is_recognised_by_its_first_line_alone(line: bytes, end: bytes) -> None:
     PLACE.write_bytes(line + end)
     Journal(PLACE).close()
     assert PLACE.read_bytes() == line + b"\n"
 
 
-def test_a_long_file_that_is_something_else_is_not_read_to_its_end() -> None:
+def test_a_long_file_that_is_not_a_journal_is_not_read_to_its_end() -> None:
     PLACE.write_bytes(b"a\n" * 2000 + LINES[0])
     with pytest.raises(JournalError, match="is no file of results"):
         Journal(PLACE)

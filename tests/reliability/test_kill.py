@@ -13,7 +13,7 @@ pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="Windows has no 
 
 
 @pytest.mark.parametrize("face", ["frame", "file"])
-def test_a_killed_run_goes_on_and_loses_nothing(face: str, tmp_path: Path) -> None:
+def test_a_killed_run_resumes_and_loses_nothing(face: str, tmp_path: Path) -> None:
     tally = kill_and_resume(face, tmp_path, rows=200, kills=4)
     assert tally.good, str(tally)
     assert tally.kills == 4

@@ -42,7 +42,7 @@ def answer_nothing(server: Server) -> None:
         server.script([{"body": nothing}], matching=row)
 
 
-def test_a_file_run_writes_an_error_line_and_the_next_one_asks_again(server: Server) -> None:
+def test_a_file_run_writes_an_error_line_for_a_200_without_an_answer_and_the_next_run_retries(server: Server) -> None:
     write(*map(chat, ROWS))
     answer_nothing(server)
     status = run(server, max_attempts=1)
@@ -53,7 +53,7 @@ def test_a_file_run_writes_an_error_line_and_the_next_one_asks_again(server: Ser
     assert all(line[1]["choices"][0]["message"]["content"] for line in results()[len(ROWS) :])
 
 
-def test_a_frame_asks_again_at_once(server: Server, client: po.Client) -> None:
+def test_a_frame_retries_a_200_without_an_answer_at_once(server: Server, client: po.Client) -> None:
     answer_nothing(server)
     out = po.process_dataframe(pd.DataFrame({"text": ROWS}), "text", model="m", client=client, progress=False)
     assert out["status"].eq("succeeded").all()
@@ -61,7 +61,7 @@ def test_a_frame_asks_again_at_once(server: Server, client: po.Client) -> None:
 
 
 @pytest.mark.parametrize("path", OTHERS)
-def test_each_endpoint_knows_where_its_answers_stand(server: Server, path: str) -> None:
+def test_each_endpoint_recognises_responses_without_an_answer(server: Server, path: str) -> None:
     line, nothing = OTHERS[path]
     write(line)
     server.script([{"body": nothing}])
@@ -71,7 +71,7 @@ def test_each_endpoint_knows_where_its_answers_stand(server: Server, path: str) 
     assert isinstance(results()[0][1], dict)
 
 
-def test_what_was_billed_is_not_asked_for_again_by_itself_and_its_line_is_an_error(server: Server) -> None:
+def test_a_billed_response_without_an_answer_is_not_retried_and_is_an_error_line(server: Server) -> None:
     write(chat("a"))
     server.script([{"body": {**BILLED, "model": "gpt-4o-mini"}}])
     status = run(server)
@@ -82,7 +82,7 @@ def test_what_was_billed_is_not_asked_for_again_by_itself_and_its_line_is_an_err
     assert run(server).num_tasks_succeeded == 1
 
 
-def test_in_a_frame_what_was_billed_has_its_cost(server: Server, client: po.Client) -> None:
+def test_a_billed_response_without_an_answer_has_its_cost_in_the_frame(server: Server, client: po.Client) -> None:
     server.script([{"body": {**BILLED, "model": "gpt-4o-mini"}}])
     df = pd.DataFrame({"text": ["a"]})
     out = po.process_dataframe(df, "text", model="gpt-4o-mini", client=client, progress=False)
@@ -90,7 +90,7 @@ def test_in_a_frame_what_was_billed_has_its_cost(server: Server, client: po.Clie
     assert out.loc[0, "cost_usd"] > 0
 
 
-def test_work_in_the_background_is_not_begun_twice(server: Server) -> None:
+def test_a_background_response_is_not_started_twice(server: Server) -> None:
     write({"model": "m", "input": "a", "background": True})
     queued = {"id": "resp_1", "status": "queued", "output": [], "usage": None}
     server.script([{"body": queued}])

@@ -64,7 +64,7 @@ def run_file(client: po.Client) -> object:
 
 
 @pytest.mark.parametrize("verb", [run_frame, run_file])
-def test_a_second_process_is_told_who_writes_and_what_to_do(server: Server, client: po.Client, verb: Any) -> None:
+def test_a_second_process_gets_an_error_that_names_the_writer(server: Server, client: po.Client, verb: Any) -> None:
     server.set(latency=0.2)
     with another_process_at_work(server) as holder, pytest.raises(JournalLockedError) as refused:
         verb(client)
@@ -72,7 +72,7 @@ def test_a_second_process_is_told_who_writes_and_what_to_do(server: Server, clie
     assert "give this run a save path of its own" in str(refused.value)
 
 
-def test_after_a_kill_of_the_writer_the_file_is_free(server: Server, client: po.Client) -> None:
+def test_the_lock_is_free_after_its_holder_is_killed(server: Server, client: po.Client) -> None:
     server.set(latency=0.2)
     with another_process_at_work(server) as holder:
         holder.send_signal(signal.SIGKILL)
@@ -83,7 +83,7 @@ def test_after_a_kill_of_the_writer_the_file_is_free(server: Server, client: po.
 
 @needs_strace
 @pytest.mark.parametrize("error", ["ENOSYS", "ENOLCK"])
-def test_without_locks_of_the_system_a_dead_holder_is_found_out(server: Server, error: str) -> None:
+def test_without_system_locks_a_dead_holder_is_recognised(server: Server, error: str) -> None:
     server.set(latency=0.2)
     without = [*TRACED, "-e", f"inject=flock:error={error}"]
     with another_process_at_work(server, before=without):
@@ -99,7 +99,7 @@ def test_without_locks_of_the_system_a_dead_holder_is_found_out(server: Server, 
 
 
 @needs_strace
-def test_a_holder_on_another_machine_is_named_with_the_file_to_remove(server: Server) -> None:
+def test_a_lock_held_on_another_machine_names_the_file_to_remove(server: Server) -> None:
     holder = Path("answers.jsonl.lock.holder").absolute()
     holder.write_text("12345\nnode-7\n")
     os.utime(holder, (time.time() - 3 * 3600,) * 2)
@@ -111,7 +111,7 @@ def test_a_holder_on_another_machine_is_named_with_the_file_to_remove(server: Se
 
 
 @needs_root
-def test_a_folder_where_nothing_may_be_written_is_named_with_what_to_do(server: Server) -> None:
+def test_a_read_only_folder_is_an_error_with_advice(server: Server) -> None:
     with tempfile.TemporaryDirectory() as mine:
         os.chmod(mine, 0o755)
         first = work(server, uid=65534, count=3, results=f"{mine}/answers.jsonl")
@@ -144,7 +144,7 @@ for read in (
 
 @needs_root
 @pytest.mark.parametrize("mode", [0o700, 0o755])
-def test_missing_permission_to_read_is_reported_in_a_sentence(mode: int) -> None:
+def test_missing_read_permission_is_an_error_with_advice(mode: int) -> None:
     with tempfile.TemporaryDirectory() as mine:
         Path(mine, "answers.jsonl").touch(0o600)
         os.chmod(mine, mode)
@@ -154,7 +154,7 @@ def test_missing_permission_to_read_is_reported_in_a_sentence(mode: int) -> None
 
 
 @needs_root
-def test_a_file_system_that_can_only_be_read_is_named_with_what_to_do() -> None:
+def test_a_read_only_file_system_is_an_error_with_advice() -> None:
     with small_disk(64) as disk:
         (disk / "old.jsonl").write_text('[{"model":"m"},{"id":1}]\n')
         subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)
@@ -163,7 +163,7 @@ def test_a_file_system_that_can_only_be_read_is_named_with_what_to_do() -> None:
                 Journal(disk / name)
 
 
-def test_a_second_thread_is_told_who_writes(server: Server, client: po.Client) -> None:
+def test_a_second_thread_gets_an_error_that_names_the_writer(server: Server, client: po.Client) -> None:
     server.set(latency=0.5)
     first = threading.Thread(target=run_frame, args=(client,))
     first.start()
@@ -174,7 +174,7 @@ def test_a_second_thread_is_told_who_writes(server: Server, client: po.Client) -
     assert len(po.read_journal(PLACE)) == 3
 
 
-def test_a_file_has_one_writer_whatever_it_is_called() -> None:
+def test_a_journal_has_one_writer_under_any_of_its_paths() -> None:
     Path("folder").mkdir()
     Path("link.jsonl").symlink_to(PLACE)
     with Journal(PLACE):
@@ -183,7 +183,7 @@ def test_a_file_has_one_writer_whatever_it_is_called() -> None:
                 Journal(name)
 
 
-def test_a_journal_is_read_while_a_run_writes_it(server: Server) -> None:
+def test_a_journal_can_be_read_while_a_run_writes_it(server: Server) -> None:
     server.set(latency=0.01)
     counts = []
     with another_process_at_work(server, count=80) as writer:
@@ -199,7 +199,7 @@ def test_a_journal_is_read_while_a_run_writes_it(server: Server) -> None:
     assert len(set(counts)) > 3
 
 
-def test_reading_returns_an_entry_for_each_request(server: Server, client: po.Client) -> None:
+def test_read_journal_returns_a_row_for_each_request(server: Server, client: po.Client) -> None:
     server.script([{"status": 400, "code": "odd", "message": "Too odd."}], matching="Review 1")
     out = run_frame(client, metadata="text")
     read = po.read_journal(PLACE).set_index("request_key").loc[out["request_key"]]
@@ -214,7 +214,9 @@ def test_reading_returns_an_entry_for_each_request(server: Server, client: po.Cl
 
 
 @pytest.mark.parametrize("verb", [run_frame, partial(run_file)], ids=["frame", "file"])
-def test_a_later_success_goes_before_an_earlier_failure(server: Server, client: po.Client, verb: Any) -> None:
+def test_read_journal_prefers_a_later_success_to_an_earlier_failure(
+    server: Server, client: po.Client, verb: Any
+) -> None:
     write_requests(Path("requests.jsonl"), 3)
     server.script([400], matching="Review 1")
     for statuses in (["failed", "succeeded", "succeeded"], ["succeeded"] * 3):
@@ -222,7 +224,7 @@ def test_a_later_success_goes_before_an_earlier_failure(server: Server, client: 
         assert sorted(po.read_journal(PLACE)["status"]) == statuses
 
 
-def test_reading_counts_what_it_cannot_read(client: po.Client) -> None:
+def test_read_journal_counts_damaged_lines(client: po.Client) -> None:
     run_frame(client)
     first, *rest = PLACE.read_bytes().splitlines(keepends=True)
     PLACE.write_bytes(first + b"\x00\x00\n" + b"".join(rest) + b'[{"model"')
@@ -230,12 +232,12 @@ def test_reading_counts_what_it_cannot_read(client: po.Client) -> None:
     assert (len(out), out.attrs["damaged_lines"]) == (3, 1)
 
 
-def test_an_empty_journal_is_an_empty_frame() -> None:
+def test_read_journal_of_an_empty_file_is_an_empty_frame() -> None:
     PLACE.touch()
     assert po.read_journal(PLACE).empty
 
 
-def test_what_is_no_journal_is_named() -> None:
+def test_read_journal_refuses_files_that_are_not_journals() -> None:
     with pytest.raises(InvalidInputError, match=r"There is no file of results answers\.jsonl"):
         po.read_journal(PLACE)
     PLACE.write_text("a,b\n1,2\n")

@@ -44,7 +44,7 @@ PAGES = {
 
 @pytest.mark.parametrize(("page", "title"), PAGES.values(), ids=PAGES)
 @pytest.mark.parametrize("status", [200, 400, 403, 502])
-def test_a_page_is_told_by_its_title_in_one_line(page: str, title: str, status: int) -> None:
+def test_a_web_page_is_reported_by_its_title_in_one_line(page: str, title: str, status: int) -> None:
     response = Response(status, {"content-type": "text/html"}, page.encode(), None, 0.1)
     said = str(judge(response, reached=True, path="chat/completions").message)
     assert f"HTTP {status}" in said
@@ -57,7 +57,7 @@ def test_a_page_is_told_by_its_title_in_one_line(page: str, title: str, status: 
 @pytest.mark.parametrize(
     "error", [{"message": f"APIError: {NGINX}"}, f"APIError: {NGINX}", {"metadata": {"raw": NGINX}}]
 )
-def test_a_page_within_an_error_is_told_by_its_title(error: object) -> None:
+def test_a_web_page_within_an_error_is_reported_by_its_title(error: object) -> None:
     body = json.dumps({"error": error}).encode()
     said = str(judge(Response(502, {}, body, json.loads(body), 0.1), reached=True).message)
     assert "<" not in said
@@ -66,26 +66,26 @@ def test_a_page_within_an_error_is_told_by_its_title(error: object) -> None:
 
 
 @pytest.mark.parametrize("status", [403, 429])
-def test_the_content_of_a_page_does_not_decide_the_error(status: int) -> None:
+def test_the_content_of_a_web_page_does_not_determine_the_error_code(status: int) -> None:
     page = b"<html><title>Access denied: billing.example.com, daily news</title></html>"
     verdict = judge(Response(status, {}, page, None, 0.1), reached=True)
     assert verdict.code in ("http_403", "rate_limit_exceeded")
     assert verdict.kind != "stop"
 
 
-def test_the_sender_of_the_page_is_named() -> None:
+def test_the_error_names_the_server_that_sent_a_web_page() -> None:
     headers = {"content-type": "text/html", "server": "squid/5.7"}
     response = Response(403, headers, b"<html><title>ERROR: Access Denied</title>", None, 0.1)
     assert "of squid/5.7" in str(judge(response, reached=True).message)
 
 
 @pytest.mark.parametrize("text", ["Say 'a < b' and <b>bold</b>.", "The tag <script> is not allowed.", "no page"])
-def test_text_that_is_no_page_is_reported_as_it_is(text: str) -> None:
+def test_text_that_is_not_a_web_page_is_reported_unchanged(text: str) -> None:
     data = {"error": {"message": text}}
     assert judge(Response(400, {}, b"", data, 0.1), reached=True).message == f"HTTP 400: {text}"
 
 
-def test_the_text_of_a_page_appears_nowhere_in_a_run(
+def test_the_text_of_a_web_page_appears_nowhere_in_a_run(
     server: Server, tmp_path: Path, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
 ) -> None:
     server.script([{"status": 502, "body": NGINX, "headers": {"content-type": "text/html"}}] * 40)
@@ -148,7 +148,7 @@ def serving(answer: Callable[[socket.socket], None]) -> Iterator[int]:
         (_refuse, "https", "http:// in base_url"),
     ],
 )
-def test_a_connection_that_is_cut_off_at_once_names_the_other_scheme(
+def test_a_connection_closed_at_once_suggests_the_other_url_scheme(
     answer: Callable[[socket.socket], None], scheme: str, words: str
 ) -> None:
     df = pd.DataFrame({"text": [f"Row {number}" for number in range(20)]})
@@ -161,7 +161,7 @@ def test_a_connection_that_is_cut_off_at_once_names_the_other_scheme(
     assert stopped.value.partial["status"].eq("cancelled").all()
 
 
-def test_a_page_of_a_proxy_is_told_by_its_title_and_the_proxy_by_its_name(
+def test_a_web_page_of_a_proxy_is_reported_by_title_with_the_proxys_name(
     server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in ("HTTP_PROXY", "http_proxy", "NO_PROXY", "no_proxy"):

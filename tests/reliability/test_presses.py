@@ -12,11 +12,11 @@ from tests.reliability.presses import press_in_kernel, press_in_terminals
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="Windows has no terminals of this kind")
 
 
-def test_ctrl_c_in_a_terminal_ends_the_script_and_the_same_goes_on(tmp_path: Path) -> None:
+def test_ctrl_c_in_a_terminal_ends_the_script_and_the_same_command_resumes(tmp_path: Path) -> None:
     stops = press_in_terminals(tmp_path, 2)
     assert stops.good, str(stops)
 
 
-def test_the_stop_button_of_a_kernel_stops_what_is_queued_too_and_no_later_cell(tmp_path: Path) -> None:
+def test_the_stop_button_also_stops_queued_cells_and_no_later_cell(tmp_path: Path) -> None:
     stops = press_in_kernel(tmp_path, 2)
     assert stops.good, str(stops)

@@ -47,7 +47,7 @@ CALLS: dict[str, Callable[[po.Client], Any]] = {
 
 
 @pytest.mark.parametrize("call", CALLS)
-def test_a_misspelt_model_stops_the_run_and_near_names_are_told(strict: Server, call: str) -> None:
+def test_a_misspelt_model_stops_the_run_and_similar_names_are_suggested(strict: Server, call: str) -> None:
     with po.Client(strict.base_url) as client, pytest.raises(RequestRefusedError) as stopped:
         CALLS[call](client)
     assert 'Check model="gpt-4o-mni"' in str(stopped.value)
@@ -56,20 +56,20 @@ def test_a_misspelt_model_stops_the_run_and_near_names_are_told(strict: Server, 
     assert stopped.value.partial["status"].eq("cancelled").sum() > ROWS / 2
 
 
-def test_many_texts_in_one_request_are_a_handful(strict: Server) -> None:
+def test_a_refused_pack_counts_as_several_refused_rows(strict: Server) -> None:
     with po.Client(strict.base_url) as client, pytest.raises(RequestRefusedError, match="lists gpt-4o-mini"):
         po.embed_dataframe(FRAME, "text", client=client, **OPTIONS)
     assert strict.stats(charged=False)["received"] <= 2
 
 
-def test_a_line_that_asks_for_many_texts_is_one(strict: Server) -> None:
+def test_a_refused_line_with_many_texts_counts_once(strict: Server) -> None:
     lines = [{"model": MODEL, "input": [f"text {number}" for number in range(20)]}] * 2
     write(*lines, {"model": "text-embedding-3-small", "input": ["a", "b"]})
     status = po.process_api_requests_from_file("in.jsonl", "out.jsonl", f"{strict.base_url}/embeddings")
     assert (status.num_tasks_succeeded, status.num_tasks_failed) == (1, 2)
 
 
-def test_a_gateway_that_finds_nobody_who_serves_the_model_blames_the_model_and_not_the_url() -> None:
+def test_a_404_of_a_gateway_without_the_model_is_reported_as_a_missing_model() -> None:
     answer = refused(404, "No endpoints found for gpt-4o-mni.", code=404)
     with recorder(lambda asked: (404, answer)) as server, po.Client(f"{server.url}/v1") as client:
         with pytest.raises(RequestRefusedError, match=r'No endpoints found.*Check model="gpt-4o-mni"'):
@@ -77,7 +77,7 @@ def test_a_gateway_that_finds_nobody_who_serves_the_model_blames_the_model_and_n
         assert len(server.asked) < 20
 
 
-def test_after_it_is_mended_the_rest_is_asked(strict: Server) -> None:
+def test_after_a_correction_the_remaining_rows_are_sent(strict: Server) -> None:
     with po.Client(strict.base_url) as client:
         with pytest.raises(RequestRefusedError):
             po.process_dataframe(FRAME, "text", save_to="a.jsonl", client=client, **OPTIONS)
@@ -114,7 +114,7 @@ PARAMETERS = {
 
 
 @pytest.mark.parametrize("make", PARAMETERS)
-def test_a_parameter_that_the_server_does_not_know_stops_the_run_and_the_near_one_is_told(make: str) -> None:
+def test_an_unknown_parameter_stops_the_run_and_a_similar_one_is_suggested(make: str) -> None:
     with recorder(lambda asked: PARAMETERS[make]) as server, po.Client(f"{server.url}/v1") as client:
         with pytest.raises(RequestRefusedError, match=r"Check max_tokns=5\. Did you mean max_tokens") as stopped:
             po.process_dataframe(FRAME, "text", model="m", extra_body={"max_tokns": 5}, client=client, progress=False)
@@ -122,7 +122,7 @@ def test_a_parameter_that_the_server_does_not_know_stops_the_run_and_the_near_on
     assert stopped.value.partial["status"].eq("failed").sum() >= 5
 
 
-def test_a_value_that_is_the_same_for_all_rows_stops_the_run() -> None:
+def test_a_refused_value_common_to_all_rows_stops_the_run() -> None:
     answer = refused(400, "Unsupported value: 'temperature'.", param="temperature", code="unsupported_value")
     with (
         recorder(lambda asked: (400, answer)) as server,
@@ -150,7 +150,7 @@ ROWS_OWN: dict[str, Callable[[Asked], tuple[int, bytes] | None]] = {
 
 
 @pytest.mark.parametrize("kind", ROWS_OWN)
-def test_what_may_be_a_rows_own_fault_stops_nobody(kind: str) -> None:
+def test_errors_that_may_be_a_rows_own_fault_do_not_stop_the_run(kind: str) -> None:
     with recorder(ROWS_OWN[kind]) as server, po.Client(f"{server.url}/v1") as client:
         out = po.process_dataframe(FRAME, "text", model="m", client=client, progress=False)
         assert len({number_of(asked) for asked in server.asked}) == ROWS
@@ -158,7 +158,7 @@ def test_what_may_be_a_rows_own_fault_stops_nobody(kind: str) -> None:
     assert out["status"].isin(["failed", "succeeded"]).all()
 
 
-def test_rows_that_failed_among_others_fail_again_by_themselves(server: Server, client: po.Client) -> None:
+def test_rows_that_failed_among_answered_ones_do_not_stop_the_next_run(server: Server, client: po.Client) -> None:
     """Beside rows whose answers are known, the server is not to blame."""
     bad = [f"row {number};" for number in range(50, ROWS)]
     for row in bad:
@@ -168,7 +168,7 @@ def test_rows_that_failed_among_others_fail_again_by_themselves(server: Server, 
         assert out["status"].eq("failed").sum() == len(bad)
 
 
-def test_a_page_in_the_place_of_answers_stops_the_run() -> None:
+def test_web_pages_instead_of_answers_stop_the_run() -> None:
     page = b"<html><head><title>Log in</title></head></html>"
     with recorder(lambda asked: (200, page)) as server, po.Client(f"{server.url}/v1", max_attempts=1) as client:
         with pytest.raises(RequestRefusedError, match="a web page and not the API: a proxy's or a login's"):
@@ -196,14 +196,14 @@ def test_a_good_key_that_is_sometimes_rejected_is_used_again(server: Server, cli
 
 
 @pytest.mark.parametrize("status", [202, 204, 205])
-def test_a_status_that_brings_no_answer_to_anybody_stops_the_run(status: int) -> None:
+def test_a_status_without_an_answer_for_every_row_stops_the_run(status: int) -> None:
     with recorder(lambda asked: (status, b"")) as server, po.Client(f"{server.url}/v1") as client:
         with pytest.raises(RequestRefusedError, match=f"refused alike: HTTP {status}"):
             po.process_dataframe(FRAME, "text", model="m", client=client, progress=False)
         assert len(server.asked) < 20
 
 
-def test_if_there_is_nothing_at_the_url_the_servers_message_is_quoted() -> None:
+def test_a_404_for_every_row_quotes_the_servers_message() -> None:
     answer = refused(404, "No route for this tenant.")
     with (
         recorder(lambda asked: (404, answer)) as server,

@@ -50,7 +50,7 @@ def everything_logged(caplog: pytest.LogCaptureFixture) -> Iterator[pytest.LogCa
 
 @pytest.mark.parametrize("key", [KEY, SHORT_KEY])
 @pytest.mark.parametrize("way", WAYS)
-def test_the_key_is_shown_nowhere_however_a_run_ends(
+def test_the_key_is_never_shown_however_a_run_ends(
     server: Server, everything_logged: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str], way: str, key: str
 ) -> None:
     write_requests(Path("requests.jsonl"), 3)
@@ -81,7 +81,7 @@ def _run(face: str, client: po.Client) -> str:
     return repr(out.to_dict()) + repr(out.attrs) + po.read_journal(out.attrs["parallel_openai"]["journal"]).to_csv()
 
 
-def test_an_unreachable_server_shows_no_key() -> None:
+def test_the_error_of_an_unreachable_server_shows_no_key() -> None:
     with (
         po.Client(f"http://127.0.0.1:9/v1?key={KEY}", KEY) as client,
         pytest.raises(po.errors.RunStoppedError) as stopped,
