@@ -15,6 +15,8 @@ from parallel_openai._json import dumps, loads
 
 #: Found in the names of headers that carry a secret.
 _NAMES = re.compile(r"(?i)key|token|secret|pass|pwd|auth|credential|cookie|session|(?<![a-z])sig")
+#: How values begin that are secrets under any name.
+_SCHEMES = ("bearer ", "basic ")
 #: The only query parameter that is known to be no secret: Azure's errors quote it, and users need to read it.
 PLAIN_IN_QUERY = "api-version"
 #: A secret of at least this length is masked anywhere; a shorter one only as a whole word.
@@ -198,9 +200,11 @@ def secrets_in(named: Mapping[str, str]) -> list[str]:
     ['session=0123456789abcdef', '0123456789abcdef', 'theme=dark', 'dark']
     >>> secrets_in({"Authorization": "Basic YW5uOnNlY3JldDE="})
     ['YW5uOnNlY3JldDE=', 'ann:secret1', 'secret1']
+    >>> secrets_in({"X-Upstream": "bearer sk-0123456789"})
+    ['sk-0123456789']
     """
-    values = [value for name, value in named.items() if _NAMES.search(name)]
-    words = [word for value in values for word in re.split(r"[\s;]+", value) if word not in ("Bearer", "Basic")]
+    values = [each for name, each in named.items() if _NAMES.search(name) or each.lower().startswith(_SCHEMES)]
+    words = [word for value in values for word in re.split(r"[\s;]+", value) if word.lower() not in ("bearer", "basic")]
     found = (each for word in words for each in (word, word.partition("=")[2], *_of_basic(word)) if each)
     return list(dict.fromkeys(found))
 
