@@ -105,6 +105,7 @@ class Verdict:
     dimension: Dimension | None = None  # which limit refused, for a `hold`; None when the server does not say
     stop: type[RunStoppedError] | None = None  # the exception that ends the run, for a `stop`
     overload: bool = False  # whether it is one of the words of a server that is overloaded or away, for a `retry`
+    broke: bool = False  # whether it says that the server broke, by itself or at this request, for a `retry`
     lasts: bool = False  # whether the limit that refused seems to be one of a day, for a `hold`
 
     def __post_init__(self) -> None:

@@ -56,6 +56,7 @@ class EqualRefusals:
         self._same = same
         if self._count >= HANDFUL:
             reason = f"Nothing was answered, and {self._count} requests were refused alike: {verdict.message}"
+            reason += "" if reason.endswith((".", "!", "?")) else "."
             refused = RequestRefusedError(f"{reason} {_advice(request, response, field)} No more are sent.")
             refused.model = str(body["model"]) if field == "model" else None
             raise refused
@@ -98,12 +99,12 @@ def _may_be_the_runs(
         return False
     if verdict.code == "malformed_response":
         return verdict.kind == "fail" or _is_page(response)
-    if verdict.kind != "fail":
+    if verdict.kind != "fail" and not (verdict.broke or (response.status == 200 and error)):
         return False
     if field is not None:
         return True
     about_a_row = _param(error) in _OF_ROWS or _ABOUT_A_ROW.search(verdict.message or "")
-    return response.status not in (0, 200) and not about_a_row
+    return bool(error or response.status not in (0, 200)) and not about_a_row
 
 
 def _is_page(response: Response) -> bool:
@@ -117,7 +118,9 @@ def _advice(request: APIRequest, response: Response, field: str | None) -> str:
         return f"Check {field}={value[:100]}.{_did_you_mean(field, request)}"
     if _is_page(response):
         return "That is a web page and not the API: a proxy's or a login's, or base_url is not right."
-    if response.status == 200:
+    if response.status >= 500:
+        return "The server breaks at each of them: look into its log, or run the same again later."
+    if response.status == 200 and not error_of(response.data, 200):
         return "That is not what this endpoint answers: base_url may not be right."
     return "Correct what all of them have in common."
 

@@ -13,6 +13,11 @@ from parallel_openai.errors import RunStoppedError
 AWAY_AFTER = 3
 #: The minimum wait before the next probe, in seconds.
 LEAST_WAIT = 0.5
+#: A server that breaks at so many requests, and for no longer than so many seconds, with no answer in between, is taken
+#: for one that is away; otherwise it is rather the requests that break it.
+BROKEN_AT, BROKEN_FOR = 10, 120.0
+#: The code of an error about a model that nobody serves.
+NO_MODEL = "model_not_found"
 
 
 @dataclass(slots=True)
@@ -31,7 +36,8 @@ class Outages:
     """Judges the refusals of an overloaded server.
 
     Such a refusal counts against its request only if most others were answered since its previous refusal. While
-    nothing is answered, requests are sent one at a time, at growing intervals.
+    nothing is answered, requests are sent one at a time, at growing intervals. A server that breaks (HTTP 500) is
+    overloaded if ten requests without failures of their own break it, with no answer in between.
 
     Args:
         retry: how long to wait, and when to give up.
@@ -43,6 +49,8 @@ class Outages:
         self._retry = retry
         self._models: dict[object, _Model] = {}  # the models that have been overloaded
         self._good_at = now
+        self._was_answered = False
+        self._broken: set[str] = set()  # the requests without failures that the server broke at since the last answer
         self._in_row = 0
         self._probes = 0
         self._probe_at = 0.0
@@ -64,16 +72,28 @@ class Outages:
         """The verdict, changed to `hold` if the request is not to blame, or to `stop` if it is time to give up."""
         if verdict is DONE:
             self._good_at, self._in_row, self._probes, self.is_away = now, 0, 0, False
+            self._was_answered = True
+            self._broken.clear()
             if self._models and (model := self._models.get(job.model)) is not None:
                 model.good += 1
                 model.good_sent_at, model.refuses_any = max(model.good_sent_at, sent_at), False
             return verdict
+        if verdict.broke and self._breaks_at_all(job, now):
+            verdict = replace(verdict, overload=True)
+        if verdict.overload and verdict.code == NO_MODEL and not self._was_answered:
+            return replace(verdict, kind="fail")  # new-api answers 503 if nobody serves the model
         if verdict.overload:
             self._rest(verdict, sent_at, now)
             if job.request.may_be_too_large and job.overloaded is not None and self._in_row > 1:
                 return replace(verdict, kind="fail")  # its caller will send it in smaller parts
             verdict = verdict if self._is_to_blame(job, now) else replace(verdict, kind="hold")
         return self._stop_if_silent_too_long(verdict, now)
+
+    def _breaks_at_all(self, job: Job, now: float) -> bool:
+        """Whether the server breaks at whatever it is asked."""
+        if not job.failures:
+            self._broken.add(job.request.key)
+        return len(self._broken) >= BROKEN_AT and now - self._good_at <= BROKEN_FOR
 
     def _stop_if_silent_too_long(self, verdict: Verdict, now: float) -> Verdict:
         seconds = now - self._good_at

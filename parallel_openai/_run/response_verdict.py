@@ -137,7 +137,8 @@ def _of_one_request(response: Response, status: int, code: str, message: str, wa
         return Verdict("fail", code, message)
     if status in _AGAIN or (status >= 500 and status != 501) or hint == "true":
         overload = status in _OVERLOADED or (error is not None and is_overload(error))
-        return Verdict("retry", code, message, wait, overload=overload)
+        broke = status >= 500 or (status == 200 and usage_of(response.data) is None)
+        return Verdict("retry", code, message, wait, overload=overload, broke=broke and not overload)
     return Verdict("fail", code, message)
 
 

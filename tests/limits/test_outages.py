@@ -16,7 +16,7 @@ from parallel_openai._limits.limiter import Limiter
 from parallel_openai._records import Response, Result
 from parallel_openai._run.response_verdict import RetryPolicy
 from parallel_openai._run.runner import Runner
-from parallel_openai.errors import RateLimitedError, RunStoppedError
+from parallel_openai.errors import RateLimitedError, RequestRefusedError, RunStoppedError
 from tests.limits.virtual import GOOD, VirtualLoop, run_virtually
 
 HTML = b"<html><head><title>502 Bad Gateway</title></head></html>"
@@ -88,10 +88,11 @@ def test_while_the_server_is_away_one_request_at_a_time_goes_out() -> None:
     assert scene.statuses == {"succeeded": 200}
 
 
-@pytest.mark.parametrize("kind", ["529", "503", "busy in a 200", "loading"])
+@pytest.mark.parametrize("kind", ["500", "529", "503", "busy in a 200", "loading"])
 @pytest.mark.parametrize("bad", [{7}, {0}, {39}, {3, 20, 21, 38}], ids=str)
 def test_a_row_that_alone_is_refused_fails_after_its_attempts(kind: str, bad: set[int]) -> None:
-    scene = Scene(lambda n, now: AWAY[kind] if n in bad else None, rows=400).run()
+    refusal = AWAY.get(kind) or said(500, {"message": "x"})
+    scene = Scene(lambda n, now: refusal if n in bad else None, rows=400).run()
     failed = [result for result in scene.results if result.status == "failed"]
     assert {result.request.request_json["n"] for result in failed} == bad
     assert all(5 <= len(result.attempts) <= 8 for result in failed)
@@ -137,6 +138,42 @@ def test_chance_refusals_are_not_long_taken_for_a_full_server(scene: type[Scene]
         return run.loop.time()
 
     assert seconds(share) <= 1.25 * seconds(0.0)
+
+
+BROKEN = said(500, {"message": "The server had an error.", "type": "server_error"})
+
+
+@pytest.mark.parametrize("seconds", [5, 30, 100])
+@pytest.mark.parametrize("begins", [0, 2], ids=["from the start", "in mid-run"])
+def test_a_server_that_breaks_at_everything_for_a_while_costs_time_and_no_rows(begins: float, seconds: float) -> None:
+    scene = Scene(lambda n, now: BROKEN if begins <= now < begins + seconds else None, rows=2000).run()
+    assert scene.statuses == {"succeeded": 2000}
+    assert scene.loop.time() < begins + 2 * seconds + 70
+    assert len(scene.sends) < 2000 + 600
+
+
+def test_rows_that_break_the_server_at_the_end_of_a_run_fail_within_minutes() -> None:
+    scene = Scene(lambda n, now: BROKEN if n >= 390 else None, rows=400).run()
+    assert scene.statuses == {"succeeded": 390, "failed": 10}
+    assert scene.loop.time() < 300
+
+
+@pytest.mark.parametrize("broken", [BROKEN, said(200, {"message": "Login fails."})], ids=["500", "within a 200"])
+def test_a_server_that_breaks_at_everything_for_ever_stops_the_run(broken: Response) -> None:
+    scene = Scene(lambda n, now: broken, rows=20_000)
+    with pytest.raises(RequestRefusedError, match="Nothing was answered, and 5 requests were refused alike"):
+        scene.run()
+    assert len(scene.sends) < 4000
+    assert scene.loop.time() < 300
+
+
+def test_a_model_that_nobody_serves_stops_the_run_although_it_is_told_with_a_503() -> None:
+    nobody = said(503, {"message": "No available channel for model m0 under group default", "code": "model_not_found"})
+    scene = Scene(lambda n, now: nobody, rows=400)
+    with pytest.raises(RequestRefusedError, match='Check model="m0"'):
+        scene.run()
+    assert len(scene.sends) < 20
+    assert Scene(lambda n, now: nobody if 3 < now < 100 else None, rows=2000).run().statuses == {"succeeded": 2000}
 
 
 def test_of_two_models_the_one_that_is_away_loses_no_rows() -> None:
