@@ -26,7 +26,7 @@ from parallel_openai._ray.cluster import AccountHandle, SealedClient, worker_nam
 from parallel_openai._ray.leased_slots import LeasedLimiters
 from parallel_openai._ray.shared_account import Grant, Limits, Report
 from parallel_openai._ray.shared_budget import Share
-from parallel_openai._records import APIRequest, Response, Result, Size, Usage, Verdict
+from parallel_openai._records import APIRequest, Attempt, Response, Result, Size, Usage, Verdict
 from parallel_openai._requests.endpoints import usage_of
 from parallel_openai._run.incoming import Incoming
 from parallel_openai._run.spending.caps import SpendingCaps
@@ -65,6 +65,11 @@ def numbered(number: int, request: APIRequest) -> APIRequest:
     lean.metadata = request.metadata
     lean.context = Numbered(number, request.context if isinstance(request.context, Repair) else None)
     return lean
+
+
+def _context_of(request: APIRequest) -> Numbered:
+    assert isinstance(request.context, Numbered)
+    return request.context
 
 
 #: Stands for the request in a result that is delivered: the receiver has the request itself.
@@ -138,6 +143,7 @@ class Delivery:
     """What happened at a worker since the last delivery."""
 
     results: list[tuple[int, Result]]  # with the number of each request
+    billed_in_vain: list[tuple[int, tuple[Attempt, ...]]]  # the attempts of requests still without a result
     recording: TimelinePiece
     counts: Counter[str]  # by how much the counters have grown
     in_flight: int
@@ -178,8 +184,7 @@ class RemoteTimeline(Timeline):
         usage: Usage | None,
     ) -> None:
         if self._keeps:
-            assert isinstance(request.context, Numbered)
-            self.answers.append(Answered(request.context.number, sent_at, now, seconds, usage))
+            self.answers.append(Answered(_context_of(request).number, sent_at, now, seconds, usage))
 
     def failed(self, now: float, response: Response, verdict: Verdict) -> None:
         if self._keeps:
@@ -287,8 +292,7 @@ class Worker:
         self._has_news.set()
 
     def _take(self, result: Result) -> None:
-        assert isinstance(result.request.context, Numbered)
-        number, repair = result.request.context
+        number, repair = _context_of(result.request)
         rows = result if repair is None else repair.as_the_rows(result)
         self._undelivered.add(result_line(rows, record=True, origin=self._origin))
         self._results.append((number, without_request(result)))
@@ -300,6 +304,7 @@ class Worker:
         counts = Counter({name: getattr(self._status, name) for name in COUNTS})
         delivery = Delivery(
             results,
+            [(_context_of(request).number, tuple(sends)) for request, sends in self._status.billed_in_vain.items()],
             self._timeline.take(time.monotonic()),
             _grown(counts, self._delivered_counts),
             self._status.num_tasks_in_progress,

@@ -7,7 +7,7 @@ import math
 import time
 import uuid
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +32,7 @@ from parallel_openai._ray.cluster import (
 )
 from parallel_openai._ray.shared_budget import Share
 from parallel_openai._ray.worker import Delivery, Worker, numbered, with_request
-from parallel_openai._records import APIRequest, Result, Ruling
+from parallel_openai._records import APIRequest, Attempt, Result, Ruling
 from parallel_openai._run.runner import End
 from parallel_openai._run.spending.budget import Budget
 from parallel_openai.errors import RunStoppedError
@@ -203,6 +203,7 @@ class _Run:
         self._last_number = 0
         self._with_workers = 0  # requests that workers have
         self._deaths = 0  # since the last result
+        self._given_up: dict[APIRequest, Sequence[Attempt]] = {}  # what was billed at workers that had to leave them
         self._gauges: dict[int, tuple[int, int]] = {}
         self._has_news = asyncio.Event()
         self._drained_at = math.inf
@@ -270,6 +271,9 @@ class _Run:
         self._gauges[id(mine)] = (delivery.in_flight, delivery.waiting)
         self._show_gauges()
         self._learn(delivery, now)
+        for number, attempts in delivery.billed_in_vain:
+            request = mine[number]
+            status.billed_in_vain[request] = (*self._given_up.get(request, ()), *attempts)
         for number, result in delivery.results:
             self._finish(with_request(result, mine.pop(number)))
         if delivery.stop is not None and self.stopped is None:
@@ -307,6 +311,8 @@ class _Run:
             self._finish_run()
 
     def _take_back(self, mine: dict[int, APIRequest]) -> None:
+        billed = self._status.billed_in_vain
+        self._given_up.update({request: billed[request] for request in mine.values() if request in billed})
         self._with_workers -= len(mine)
         self._to_send_again.extend(mine.values())
         mine.clear()
@@ -350,6 +356,8 @@ class _Run:
     def _finish(self, result: Result) -> None:
         self._with_workers -= 1
         self._deaths = 0
+        self._status.billed_in_vain.pop(result.request, None)
+        result = result._replace(attempts=(*self._given_up.pop(result.request, ()), *result.attempts))
         further = self._status.count(result, self._on_result(result))
         if further is not None:
             self._to_send_again.append(further)

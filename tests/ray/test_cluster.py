@@ -15,13 +15,14 @@ import pandas as pd
 import pytest
 
 import parallel_openai as po
-from parallel_openai._json import loads
+from parallel_openai._json import dumps, loads
 from parallel_openai._ray import cluster as cluster_module
 from parallel_openai._ray.cluster import AccountHandle
 from parallel_openai._ray.shared_budget import NOTHING
 from parallel_openai.errors import AuthenticationError
 from parallel_openai.local import simulator
 from tests.documents import ROOT, reader_in, run
+from tests.servers.recorder import recorder
 
 ray = pytest.importorskip("ray", reason="Ray has no wheel for this Python")
 KEY = "sk-proj-very-secret-0123456789"
@@ -208,6 +209,24 @@ def test_a_budget_holds_over_workers_and_is_used() -> None:
     assert out["status"].eq("succeeded").sum() == stats["received"]
     assert out["error_code"].dropna().eq("budget").all()
     assert out.attrs["parallel_openai"]["ended"] == "budget"
+
+
+@pytest.mark.usefixtures("cluster")
+def test_what_was_billed_in_vain_for_rows_that_are_left_stands_beside_them() -> None:
+    choice = {"index": 0, "finish_reason": "error", "message": {"role": "assistant", "content": "Ye"}}
+    usage = {"prompt_tokens": 9, "completion_tokens": 6, "total_tokens": 15}
+    answer = dumps({"model": "gpt-4o-mini", "choices": [choice], "usage": usage})
+    df = pd.DataFrame({"text": [f"row {number}" for number in range(40)]})
+    with recorder(lambda asked: (200, answer)) as server:
+        client = po.Client(f"{server.url}/v1", KEY, max_attempts=50)
+        ask: dict[str, Any] = {"model": "gpt-4o-mini", "client": client, "progress": False}
+        out = po.process_dataframe(df, "text", max_tokens=10, budget_tokens=2000, lane=po.RayLane(2), **ask)
+    report = po.last_run()
+    assert report is not None
+    assert set(out["status"]) == {"cancelled"}
+    assert report.prompt_tokens + report.completion_tokens == 15 * len(server.asked) > 900
+    assert out["prompt_tokens"].sum() + out["completion_tokens"].sum() == 15 * len(server.asked)
+    assert out["cost_usd"].sum() == pytest.approx(report.cost_usd)
 
 
 @pytest.mark.usefixtures("cluster")
