@@ -160,7 +160,7 @@ def test_the_simulator_imports_nothing_of_ours(name: str) -> None:
     assert {each for each in ours(name) if not each.startswith("local.simulator")} == set()
 
 
-def test_the_runner_knows_no_http_no_pandas_and_no_bar() -> None:
+def test_the_runner_imports_no_http_pandas_or_progress_bar() -> None:
     assert {"aiohttp", "pandas", "tqdm"}.isdisjoint(imports("_run.runner"))
     assert ours("_run.runner").isdisjoint(
         {"_http.transport", "_journal.journal", "_progress.progress", "_progress.bars"}
@@ -194,11 +194,11 @@ def test_an_unknown_name_is_an_attribute_error() -> None:
         parallel_openai.proces_dataframe  # noqa: B018
 
 
-def test_what_a_person_sees_of_the_package_is_its_list() -> None:
+def test_dir_of_the_package_equals_its_all() -> None:
     assert dir(parallel_openai) == parallel_openai.__all__
 
 
-def test_the_public_face_is_a_sorted_list_of_what_is_really_there() -> None:
+def test_all_is_sorted_and_every_name_exists() -> None:
     listed = parallel_openai.__all__
     assert listed == sorted(listed)
     imported = [alias.name for node in _imports_of_the_face() for alias in node.names]
@@ -206,7 +206,7 @@ def test_the_public_face_is_a_sorted_list_of_what_is_really_there() -> None:
     assert all(hasattr(parallel_openai, name) for name in listed)
 
 
-def test_what_is_imported_later_is_what_type_checkers_see() -> None:
+def test_lazy_imports_match_those_for_type_checkers() -> None:
     later = {node.module: " ".join(alias.name for alias in node.names) for node in _imports_of_the_face(later=True)}
     assert later == {f"{PACKAGE}.{place}": names for place, names in parallel_openai._LATER.items()}
 
@@ -224,7 +224,7 @@ def test_everything_public_is_documented(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", [name for name in parallel_openai.__all__ if f"a{name}" in parallel_openai.__all__])
-def test_an_awaitable_twin_takes_what_the_blocking_call_takes(name: str) -> None:
+def test_async_functions_have_the_signature_of_the_blocking_ones(name: str) -> None:
     import inspect
 
     blocking, awaitable = (inspect.signature(getattr(parallel_openai, each)) for each in (name, f"a{name}"))

@@ -69,7 +69,7 @@ def test_run_writes_a_line_for_each_request() -> None:
     assert sorted(line[2]["row"] for line in results("out.jsonl")) == [0, 1, 2, 3, 4]  # type: ignore[index]
 
 
-def test_run_goes_on_where_it_stopped(server: Server, capsys: pytest.CaptureFixture[str]) -> None:
+def test_run_resumes_where_it_stopped(server: Server, capsys: pytest.CaptureFixture[str]) -> None:
     write_requests(3)
     assert cli.main(["run", "--requests-filepath=requests.jsonl"]) == 0
     write_requests(5)
@@ -79,7 +79,7 @@ def test_run_goes_on_where_it_stopped(server: Server, capsys: pytest.CaptureFixt
 
 
 @pytest.mark.usefixtures("server")
-def test_requests_may_come_by_a_pipe_and_results_leave_by_one() -> None:
+def test_requests_may_be_read_from_stdin_and_results_written_to_stdout() -> None:
     requests = write_requests(3).read_bytes()
     lines = []
     for words in ([], ["--save_filepath", "-"]):
@@ -113,14 +113,16 @@ def test_requests_may_come_through_a_named_pipe(server: Server, capfd: pytest.Ca
     assert server.stats()["received"] == 4
 
 
-def test_results_of_a_file_leave_by_a_pipe_too(server: Server, capfdbinary: pytest.CaptureFixture[bytes]) -> None:
+def test_results_of_a_requests_file_may_be_written_to_stdout(
+    server: Server, capfdbinary: pytest.CaptureFixture[bytes]
+) -> None:
     write_requests(2)
     assert cli.main(["run", "--requests_filepath", "requests.jsonl", "--save_filepath", "-"]) == 0
     assert capfdbinary.readouterr().out == Path("requests_results.jsonl").read_bytes()
 
 
 @pytest.mark.usefixtures("server")
-def test_run_with_failed_rows_says_how_many_and_is_done_all_the_same() -> None:
+def test_run_with_failed_rows_counts_them_and_exits_with_0() -> None:
     write_requests(2, temperature="warm")
     done = command("run", "--requests_filepath", "requests.jsonl")
     assert done.returncode == 0
@@ -132,7 +134,7 @@ def test_run_with_failed_rows_says_how_many_and_is_done_all_the_same() -> None:
 @posix_only
 @pytest.mark.usefixtures("server")
 @pytest.mark.parametrize("closed", [">&-", "2>&-", "<&- >&- 2>&-"])
-def test_with_closed_streams_as_under_cron_the_run_ends_well(closed: str) -> None:
+def test_a_run_with_closed_standard_streams_succeeds(closed: str) -> None:
     write_requests(2)
     run = f"{shlex.join(COMMAND)} run --requests_filepath requests.jsonl {closed}"
     assert subprocess.run(run, shell=True, env=environment(), timeout=60, check=False).returncode == 0
@@ -140,7 +142,7 @@ def test_with_closed_streams_as_under_cron_the_run_ends_well(closed: str) -> Non
 
 
 @posix_only
-def test_in_a_terminal_each_failed_request_is_told_once_and_the_bar_is_below(server: Server) -> None:
+def test_in_a_terminal_each_failed_request_is_logged_once_above_the_bar(server: Server) -> None:
     server.set(latency=0.5)
     write_requests(2, temperature="warm")
     terminal = Terminal(300)
@@ -158,7 +160,7 @@ def test_in_a_terminal_each_failed_request_is_told_once_and_the_bar_is_below(ser
 
 
 @pytest.mark.usefixtures("server")
-def test_the_logging_level_silences() -> None:
+def test_a_high_logging_level_silences_the_log() -> None:
     write_requests(2, temperature="warm")
     done = command("run", "--requests_filepath", "requests.jsonl", "--logging_level", "50")
     assert len(done.stderr.splitlines()) == 1
@@ -178,7 +180,7 @@ def test_the_logging_level_silences() -> None:
     ],
     ids=["no-file", "no-option", "no-number", "no-level", "near-miss", "far-miss", "out-of-range", "no-encoding"],
 )
-def test_wrong_input_is_one_sentence_and_code_2(
+def test_invalid_input_is_one_sentence_and_exit_code_2(
     words: list[str], sentence: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     write_requests(1)
@@ -196,7 +198,7 @@ def test_a_mistyped_option_does_not_echo_its_value(capsys: pytest.CaptureFixture
     assert "secret" not in told
 
 
-def test_a_loose_word_is_not_echoed_and_the_verbs_own_help_is_named(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_stray_argument_is_not_echoed_and_the_verbs_help_is_suggested(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         cli.main(["run", "--requests_filepath", "x", "sk-secret"])
     assert capsys.readouterr().err == (
@@ -205,7 +207,7 @@ def test_a_loose_word_is_not_echoed_and_the_verbs_own_help_is_named(capsys: pyte
     )
 
 
-def test_a_wrong_key_is_code_3_and_not_shown() -> None:
+def test_a_wrong_key_is_exit_code_3_and_not_shown() -> None:
     write_requests(3)
     with po.local.simulator.serve(required_api_key="sk-right") as server:
         url = f"{server.base_url}/chat/completions"
@@ -216,7 +218,7 @@ def test_a_wrong_key_is_code_3_and_not_shown() -> None:
     assert "Traceback" not in done.stderr
 
 
-def test_results_that_cannot_be_written_are_code_1(server: Server, capsys: pytest.CaptureFixture[str]) -> None:
+def test_results_that_cannot_be_written_are_exit_code_1(server: Server, capsys: pytest.CaptureFixture[str]) -> None:
     write_requests(1)
     assert cli.main(["run", "--requests_filepath=requests.jsonl", "--save_filepath=requests.jsonl/out.jsonl"]) == 1
     assert len(capsys.readouterr().err.splitlines()) == 1
@@ -234,7 +236,7 @@ def test_a_file_without_a_valid_line_is_code_2(server: Server, verb: tuple[str, 
     assert cli.main([*verb, "--requests_filepath=requests.jsonl"]) == 0
 
 
-def test_a_budget_that_is_used_up_is_code_4_and_says_how_to_go_on(
+def test_a_used_up_budget_is_exit_code_4_and_says_how_to_resume(
     server: Server, capsys: pytest.CaptureFixture[str]
 ) -> None:
     write_requests(9, max_completion_tokens=16)
@@ -247,7 +249,7 @@ def test_a_budget_that_is_used_up_is_code_4_and_says_how_to_go_on(
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGINT for one process")
-def test_ctrl_c_is_130_and_says_how_to_go_on(server: Server) -> None:
+def test_ctrl_c_is_exit_code_130_and_says_how_to_resume(server: Server) -> None:
     server.set(latency=2)
     write_requests(3)
     server.script([{"latency": 0}], matching="Say 1.")
@@ -266,7 +268,7 @@ def test_ctrl_c_is_130_and_says_how_to_go_on(server: Server) -> None:
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGINT for one process")
 @pytest.mark.parametrize("verb", ["simulate"])
-def test_a_server_ends_in_peace_at_ctrl_c(verb: str) -> None:
+def test_a_server_exits_cleanly_at_ctrl_c(verb: str) -> None:
     process = subprocess.Popen([*COMMAND, verb], env=environment(), stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
     assert process.stdout.readline().startswith("http://127.0.0.1:")
@@ -275,7 +277,7 @@ def test_a_server_ends_in_peace_at_ctrl_c(verb: str) -> None:
     assert (process.returncode, told.splitlines()[-1].split(" accepted")[0]) == (0, "0 requests received, 0")
 
 
-def test_an_interrupt_of_a_server_promises_nothing(
+def test_an_interrupted_server_does_not_promise_to_resume(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def interrupted(args: object) -> int:
@@ -310,15 +312,15 @@ def test_the_version_is_the_packages(capsys: pytest.CaptureFixture[str]) -> None
     assert capsys.readouterr().out == f"parallel-openai {po.__version__}\n"
 
 
-def test_levels_may_be_numbers_or_names() -> None:
+def test_logging_levels_may_be_numbers_or_names() -> None:
     assert [cli._logging_level(text) for text in ("10", "warning", "ERROR")] == [10, logging.WARNING, logging.ERROR]
 
 
-def test_limits_may_be_left_to_the_server() -> None:
+def test_limits_may_be_none_to_read_them_from_the_server() -> None:
     assert [cli._limit(text) for text in ("none", "1500", "1.5")] == [None, 1500.0, 1.5]
 
 
-def test_a_stop_while_requests_come_in_leaves_no_part_of_them_behind(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interrupt_while_reading_stdin_leaves_no_partial_file(monkeypatch: pytest.MonkeyPatch) -> None:
     pieces = iter([b'{"model": "m"}'])
 
     def read(count: int) -> bytes:

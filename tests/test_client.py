@@ -59,13 +59,13 @@ def status_of(client: Client) -> int:
     ],
     ids=str,
 )
-def test_an_option_out_of_its_range_is_named(options: dict[str, Any], sentence: str) -> None:
+def test_an_option_out_of_range_is_refused(options: dict[str, Any], sentence: str) -> None:
     with pytest.raises(InvalidInputError, match=sentence) as refused:
         Client(**options)
     assert "secret" not in str(refused.value)
 
 
-def test_the_environment_is_used_where_nothing_is_given(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_arguments_default_to_the_environment(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     server.set(required_api_key="sk-right")
     monkeypatch.setenv("OPENAI_BASE_URL", server.base_url)
     monkeypatch.setenv("OPENAI_API_KEY", "sk-right")
@@ -73,7 +73,7 @@ def test_the_environment_is_used_where_nothing_is_given(server: Server, monkeypa
         assert (client.base_url, status_of(client)) == (server.base_url, 200)
 
 
-def test_what_is_given_goes_before_the_environment(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_arguments_take_precedence_over_the_environment(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     server.set(required_api_key="sk-right")
     monkeypatch.setenv("OPENAI_API_KEY", "sk-wrong")
     with Client(server.base_url, "sk-right") as client:
@@ -86,23 +86,23 @@ def test_a_key_copied_with_a_line_break_works(server: Server) -> None:
         assert status_of(client) == 200
 
 
-def test_a_slash_behind_the_address_does_no_harm(server: Server) -> None:
+def test_a_trailing_slash_in_base_url_is_ignored(server: Server) -> None:
     with Client(server.base_url + "/") as client:
         assert status_of(client) == 200
 
 
-def test_headers_of_ones_own_are_sent(server: Server) -> None:
+def test_additional_headers_are_sent(server: Server) -> None:
     server.set(required_api_key="sk-right")
     with Client(server.base_url, headers={"Authorization": "Bearer sk-right"}) as client:
         assert status_of(client) == 200
 
 
-def test_openai_itself_wants_a_key() -> None:
+def test_openai_needs_a_key() -> None:
     with pytest.raises(AuthenticationError, match="OPENAI_API_KEY"):
         Client().check_key()
 
 
-def test_another_server_may_want_none() -> None:
+def test_another_server_may_need_no_key() -> None:
     Client("http://127.0.0.1:9/v1").check_key()
 
 
@@ -121,7 +121,7 @@ def test_limits_are_read_from_the_servers_headers(server: Server) -> None:
         assert (client.max_requests_per_minute, client.max_tokens_per_minute) == (6000, 1_000_000)
 
 
-def test_the_key_is_shown_nowhere(server: Server, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_key_is_never_shown(server: Server, capsys: pytest.CaptureFixture[str]) -> None:
     client = Client(server.base_url, "sk-secret-key")
     out = po.process_dataframe(pd.DataFrame({"text": ["a"]}), "text", model="m", client=client)
     shown = repr(client) + str(client) + repr(out.to_dict()) + repr(out.attrs) + str(po.last_run())
@@ -148,7 +148,7 @@ def test_an_answer_that_takes_too_long_is_a_timeout(server: Server) -> None:
 
 
 @pytest.mark.parametrize("fault", ["reset", "truncated", "malformed", "error_in_200", "wrong_type", "502", "503"])
-def test_a_fault_on_the_way_costs_an_attempt_and_no_row(server: Server, fault: str) -> None:
+def test_a_connection_fault_uses_up_an_attempt_and_loses_no_row(server: Server, fault: str) -> None:
     server.set(**{f"fault_{fault}": 1, "faulty_attempts": 1})
     client = Client(server.base_url)
     df = pd.DataFrame({"text": ["a", "b"]})
@@ -173,17 +173,17 @@ def test_path_and_sample_are_part_of_the_key(other: dict[str, Any]) -> None:
     assert APIRequest({"a": 1}).key != APIRequest({"a": 1}, **other).key
 
 
-def test_a_request_that_json_cannot_carry_is_refused() -> None:
+def test_a_request_that_is_not_json_is_refused() -> None:
     with pytest.raises(TypeError, match="set"):
         APIRequest({"stop": {"a"}})
 
 
-def test_errors_survive_a_pickle() -> None:
+def test_errors_can_be_pickled() -> None:
     assert str(pickle.loads(pickle.dumps(InvalidInputError("no")))) == "no"
 
 
 @pytest.mark.parametrize("shown", ["minute", "none"])
-def test_azures_refusals_within_a_second_are_waited_out(server: Server, shown: str) -> None:
+def test_azures_short_rate_limits_are_waited_out(server: Server, shown: str) -> None:
     """Its 429 speaks of a quota increase, and its limit per minute is enforced by the second."""
     server.set(error_style="azure", max_requests_per_minute=1200, burst_seconds=1.0, headers=shown, retry_after="exact")
     df = pd.DataFrame({"text": [str(n) for n in range(60)]})
@@ -196,7 +196,7 @@ def test_azures_refusals_within_a_second_are_waited_out(server: Server, shown: s
     assert report.rate_limit_errors < 40
 
 
-def test_runs_side_by_side_on_the_callers_loop_leave_each_others_connections_open(server: Server) -> None:
+def test_concurrent_runs_on_the_callers_loop_keep_each_others_connections_open(server: Server) -> None:
     """The one that ends first would have the other's requests, which are paid for, sent again."""
     server.set(latency=0.2)
 
@@ -220,7 +220,7 @@ def test_runs_side_by_side_on_the_callers_loop_leave_each_others_connections_ope
         assert out["attempts"].eq(1).all()
 
 
-def test_a_request_that_is_sent_by_itself_heeds_slow_down_too(server: Server) -> None:
+def test_client_send_obeys_slow_down(server: Server) -> None:
     server.set(slow_down_above=1, max_requests_per_minute=None)
     with Client(server.base_url) as client:
         requests = [APIRequest({**HELLO, "seed": n}) for n in range(12)]
@@ -233,7 +233,7 @@ def test_a_request_that_is_sent_by_itself_heeds_slow_down_too(server: Server) ->
         assert client.limiter.of(HELLO["model"]).requests.held_until < time.monotonic() + 5.0
 
 
-def test_a_request_that_is_sent_by_itself_takes_no_more_than_its_share(server: Server) -> None:
+def test_client_send_stays_within_its_share_of_the_limit(server: Server) -> None:
     account = SharedAccount("alone")
     asyncio.run(account.join())
     client = Client(server.base_url, max_requests_per_minute=600, shared="alone")
@@ -245,7 +245,7 @@ def test_a_request_that_is_sent_by_itself_takes_no_more_than_its_share(server: S
         client.close()
 
 
-def test_a_request_that_is_sent_by_itself_can_be_cancelled(server: Server) -> None:
+def test_client_send_can_be_cancelled(server: Server) -> None:
     server.set(latency=5.0)
 
     async def ask() -> float:
@@ -257,7 +257,7 @@ def test_a_request_that_is_sent_by_itself_can_be_cancelled(server: Server) -> No
     assert asyncio.run(ask()) < 2.0
 
 
-def test_ones_own_header_goes_before_the_key_of_a_function() -> None:
+def test_an_authorization_header_takes_precedence_over_a_key_function() -> None:
     heads: list[bytes] = []
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -307,7 +307,7 @@ def test_a_pool_sends_files_by_its_first_account(server: Server) -> None:
     assert out["status"].eq("succeeded").all()
 
 
-def test_a_client_is_closed_in_the_loop_that_it_worked_on(server: Server) -> None:
+def test_connections_are_closed_on_the_loop_that_opened_them(server: Server) -> None:
     request = APIRequest({"model": "m", "messages": [{"role": "user", "content": "Who closes the door?"}]})
     results: list[Result] = []
 

@@ -32,7 +32,7 @@ def run_demo(server: Server, *words: str) -> int:
     return cli.main(["demo", "--base_url", server.base_url, "--model", "gpt-5-mini", *words])
 
 
-def test_the_reviews_are_sixty_with_three_labels() -> None:
+def test_the_demo_has_sixty_reviews_with_three_labels() -> None:
     reviews = demo.read_reviews()
     assert 50 <= len(reviews) <= 70
     assert set(reviews["gold"]) == set(demo.LABELS)
@@ -51,7 +51,7 @@ def test_the_demo_shows_the_answers_and_writes_them(server: Server, capsys: pyte
     assert [record["status"] for record in records] == ["succeeded"] * rows
 
 
-def test_each_line_with_simulated_answers_says_so(server: Server, capsys: pytest.CaptureFixture[str]) -> None:
+def test_each_line_of_the_demo_marks_simulated_answers(server: Server, capsys: pytest.CaptureFixture[str]) -> None:
     run_demo(server)
     told = capsys.readouterr().out.splitlines()
     head = [line for line in told if line[:1].isdigit() and "reviews for" not in line and "rows a" not in line]
@@ -102,14 +102,14 @@ def test_without_the_local_extra_the_simulator_answers_and_says_so(
     ],
     ids=["no-model", "no-rows", "no-key", "no-server"],
 )
-def test_what_cannot_be_done_is_one_sentence(
+def test_an_error_of_the_demo_is_one_sentence(
     words: list[str], code: int, sentence: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert cli.main(["demo", *words]) == code
     assert sentence in capsys.readouterr().err.splitlines()[-1]
 
 
-def test_an_interrupted_demo_says_how_to_go_on(
+def test_an_interrupted_demo_says_how_to_resume(
     server: Server, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def interrupt() -> None:
@@ -124,7 +124,7 @@ def test_an_interrupted_demo_says_how_to_go_on(
     assert not Path("demo_labels.jsonl").exists()
 
 
-def test_a_reader_that_leaves_early_is_no_crash(server: Server) -> None:
+def test_a_closed_output_pipe_does_not_crash_the_demo(server: Server) -> None:
     process = subprocess.Popen(
         [*COMMAND, "demo", "--rows", "3", "--model", "m", "--base_url", server.base_url],
         env=environment(),
@@ -143,7 +143,7 @@ def test_a_reader_that_leaves_early_is_no_crash(server: Server) -> None:
 @pytest.mark.model
 @pytest.mark.timeout(300)
 @needs_model
-def test_the_real_model_does_better_than_the_commonest_label(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_real_model_is_more_accurate_than_the_most_frequent_label(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["demo"]) == 0
     told = capsys.readouterr().out
     records = [json.loads(line) for line in Path("demo_labels.jsonl").read_text("utf-8").splitlines()]

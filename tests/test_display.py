@@ -76,7 +76,7 @@ class Parsed(HTMLParser):
         self.text += data
 
 
-def test_a_hostile_text_changes_nothing_of_a_page() -> None:
+def test_html_in_texts_is_escaped() -> None:
     page, plain = Parsed(to_html(every_kind(HOSTILE))), Parsed(to_html(every_kind("x" * 40)))
     assert page.tags == plain.tags
     assert page.attributes == plain.attributes
@@ -91,7 +91,7 @@ def test_no_text_moves_the_cursor_or_reverses_the_writing_direction(show: Any) -
     assert "\\x1b]0;owned\\x07" in shown
 
 
-def test_a_page_takes_the_colours_of_jupyterlab_vs_code_and_colab() -> None:
+def test_html_uses_the_theme_of_jupyterlab_vs_code_and_colab() -> None:
     page = to_html(every_kind("x"))
     style, body = page.split("</style>")
     assert all(name in style for name in ("--jp-content-font-color1", "--vscode-editor-foreground", 'theme="dark"'))
@@ -100,7 +100,7 @@ def test_a_page_takes_the_colours_of_jupyterlab_vs_code_and_colab() -> None:
     assert "#" not in body  # colours are the stylesheet's
 
 
-def test_a_page_needs_nothing_from_elsewhere() -> None:
+def test_html_is_self_contained() -> None:
     assert not re.search(r"https?:|src=|url\(|@import|<link|<script", to_html(every_kind("x")))
 
 
@@ -117,7 +117,7 @@ def test_a_table_is_as_wide_as_the_terminal_and_loses_nothing(text: str, width: 
     )
 
 
-def test_figures_are_never_broken_and_stand_flush_right() -> None:
+def test_numbers_are_never_wrapped_and_are_aligned_right() -> None:
     rows = [(LONG, b.number(1234567), b.number(0.5, ".1%")), ("short", b.number(1), b.number(float("nan"), ".1%"))]
     told = to_text([b.Table("", ("", "rows", "share"), rows)], 60)
     first, second = (next(line for line in told.splitlines() if word in line) for word in ("1,234,567", "short"))
@@ -125,7 +125,7 @@ def test_figures_are_never_broken_and_stand_flush_right() -> None:
     assert not second.endswith(" ")
 
 
-def test_columns_that_find_no_room_go_on_below_beside_the_first() -> None:
+def test_columns_that_do_not_fit_continue_below() -> None:
     head = ("label", *(f"column_{number}" for number in range(20)))
     table = b.Table("", head, [("good", *(b.number(10**6 + number) for number in range(20)))])
     lines = to_text([table], 60).splitlines()
@@ -151,7 +151,7 @@ def test_a_table_without_rows_is_not_shown() -> None:
     )
 
 
-def test_a_sentence_is_never_broken_so_that_it_can_be_searched_for() -> None:
+def test_sentences_are_never_wrapped() -> None:
     assert LONG in to_text([b.Advice(LONG)], 40)
 
 
@@ -162,12 +162,12 @@ def test_simulated_results_say_so_in_each_form() -> None:
     assert "SIMULATED answers" in to_html(heading)
 
 
-def test_a_line_says_facts_in_their_own_words_or_not_at_all() -> None:
+def test_a_fact_without_words_is_left_out_of_the_line() -> None:
     facts = b.Facts([b.Fact("good", "3"), b.Fact("spent", "$1", in_line="$1"), b.Fact("quiet", "9", in_line="")])
     assert to_line([b.Heading("4 rows"), facts, b.Sentence("The end.")]) == "4 rows: 3 good, $1. The end."
 
 
-def test_the_corners_of_a_picture_stay_inside() -> None:
+def test_points_outside_a_chart_are_clipped_to_it() -> None:
     axis = b.Axis("", 0.0, 1.0, ("0", "1"))
     page = to_html([b.Picture("", axis, axis, [b.Curve("", "line", [-5, 0.5, 7], [2, float("nan"), -3])])])
     [points] = re.findall(r'<polyline[^>]*points="([^"]*)"', page)
@@ -227,7 +227,7 @@ def results() -> dict[str, Display]:
 
 
 @pytest.mark.parametrize("name", results())
-def test_page_and_text_say_all_that_the_blocks_say(name: str) -> None:
+def test_html_and_text_contain_everything_in_the_blocks(name: str) -> None:
     result = results()[name]
     told = list(words(result.blocks()))
     page, text = Parsed(result._repr_html_()).text, to_text(result.blocks(), 300)
@@ -236,7 +236,7 @@ def test_page_and_text_say_all_that_the_blocks_say(name: str) -> None:
     assert [word for word in told if word not in text and word not in pictures] == []
 
 
-def test_html_is_written_by_the_template_alone() -> None:
+def test_html_is_written_only_by_the_template() -> None:
     root = Path(po.__file__).parent
     found = [
         path.name

@@ -143,10 +143,10 @@ def test_the_set_up_commands_make_an_environment_and_use_it() -> None:
 
 
 @pytest.mark.parametrize("page", [*PAGES, ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md"], ids=name_of)
-def test_the_links_between_the_documents_lead_somewhere(page: Path) -> None:
+def test_links_between_documents_are_valid(page: Path) -> None:
     for target in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", page.read_text("utf-8")):
         assert (page.parent / target).exists(), target
 
 
-def test_the_changelog_tells_of_this_version() -> None:
+def test_the_changelog_has_this_version() -> None:
     assert f"\n## [{po.__version__}]" in (ROOT / "CHANGELOG.md").read_text("utf-8")

@@ -24,7 +24,7 @@ ROOT = Path(po.__file__).parent
 
 @pytest.mark.parametrize("empty", ["", "  ", "\n"])
 @pytest.mark.parametrize("name", ["base_url", "azure_endpoint"])
-def test_an_empty_address_is_refused_and_goes_to_no_other_server(name: str, empty: str) -> None:
+def test_an_empty_base_url_is_refused(name: str, empty: str) -> None:
     with pytest.raises(InvalidInputError, match=f"{name} is empty"):
         po.Client(**{name: empty})  # type: ignore[arg-type]
 
@@ -59,7 +59,7 @@ def test_a_local_server_runs_no_file_of_the_working_folder(serve: str) -> None:
     assert not Path("owned").exists()
 
 
-def test_the_package_counts_tokens_out_of_an_archive() -> None:
+def test_tokens_are_counted_if_the_package_is_imported_from_a_zip() -> None:
     with zipfile.ZipFile("package.zip", "w") as archive:
         for path in ROOT.rglob("*"):
             if path.is_file() and "__pycache__" not in path.parts:
@@ -80,11 +80,11 @@ def test_the_package_counts_tokens_out_of_an_archive() -> None:
         ("openai/gpt-3.5-turbo", "cl100k_base"),
     ],
 )
-def test_a_tuned_model_is_counted_as_the_one_it_was_made_of(model: str, encoding: str) -> None:
+def test_a_fine_tuned_model_uses_the_encoding_of_its_base_model(model: str, encoding: str) -> None:
     assert encoding_for_model(model) == encoding
 
 
-def test_a_package_that_is_there_and_broken_is_not_called_missing() -> None:
+def test_a_broken_package_is_not_reported_as_missing() -> None:
     Path("broken_extra.py").write_text("import no_such_library_of_c\n")
     sys.path.insert(0, "")
     try:
@@ -142,7 +142,7 @@ with po.Client(sys.argv[1], "none") as client:
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="no limit of open files to lower")
-def test_a_limit_of_open_files_that_kept_a_run_slow_is_said_at_the_end(server: Server) -> None:
+def test_the_closing_line_mentions_a_limit_of_open_files_that_slowed_the_run(server: Server) -> None:
     server.set(latency=2.0)
     done = subprocess.run([sys.executable, "-c", FEW_FILES, server.base_url], capture_output=True, encoding="utf-8")
     assert done.returncode == 0, done.stderr
@@ -151,7 +151,7 @@ def test_a_limit_of_open_files_that_kept_a_run_slow_is_said_at_the_end(server: S
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="it looks into /proc")
-def test_a_local_server_is_not_told_the_keys_of_its_caller(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_local_server_process_does_not_inherit_api_keys(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", "sk-very-secret")
     monkeypatch.setenv("https_proxy", "http://me:very-secret@127.0.0.1:9")
     with simulator.serve(separate_process=True):

@@ -26,17 +26,17 @@ ANY_TEXT = st.text(st.characters(exclude_categories=()))
 
 
 @given(JSON)
-def test_plain_json_goes_through_unchanged(value: Any) -> None:
+def test_plain_json_round_trips_unchanged(value: Any) -> None:
     assert loads(dumps(value)) == value
 
 
 @given(st.dictionaries(ANY_TEXT, ANY_TEXT | st.integers()))
-def test_any_text_with_lone_surrogates_too_goes_through_unchanged(value: Any) -> None:
+def test_any_text_round_trips_even_with_lone_surrogates(value: Any) -> None:
     assert json.loads(dumps(value)) == value
 
 
 @given(JSON)
-def test_a_line_is_one_line(value: Any) -> None:
+def test_json_never_contains_a_line_break(value: Any) -> None:
     assert b"\n" not in dumps(value)
 
 
@@ -79,16 +79,16 @@ class Model:
         (MappingProxyType({"b": 1}), {"b": 1}),
     ],
 )
-def test_objects_become_what_is_nearest(value: Any, written: Any) -> None:
+def test_other_objects_become_the_nearest_json(value: Any, written: Any) -> None:
     assert json.loads(dumps({"a": value})) == {"a": written}
 
 
-def test_beside_a_lone_surrogate_other_values_become_the_same() -> None:
+def test_a_lone_surrogate_does_not_change_how_other_values_are_written() -> None:
     values = {"a": ["\ud800", Kind.ODD, MappingProxyType({"b": {2}}), float("nan"), (1, True, None)]}
     assert json.loads(dumps(values)) == {"a": ["\ud800", "odd", {"b": [2]}, None, [1, True, None]]}
 
 
-def test_a_path_becomes_its_text() -> None:
+def test_a_path_is_written_as_a_string() -> None:
     class Place(os.PathLike[str]):
         def __fspath__(self) -> str:
             return "a/b"
@@ -97,7 +97,7 @@ def test_a_path_becomes_its_text() -> None:
 
 
 @pytest.mark.parametrize("value", [{1}, b"a", 1j, Oddity(), pd.NA, "\ud800", 2**70, [Oddity()]], ids=repr)
-def test_what_is_sent_must_be_json_already(value: Any) -> None:
+def test_strict_dumping_refuses_objects_that_are_not_json(value: Any) -> None:
     with pytest.raises(TypeError):
         dumps_strictly({"a": value})
 
@@ -114,18 +114,18 @@ def test_what_is_sent_must_be_json_already(value: Any) -> None:
     ],
     ids=repr,
 )
-def test_numpys_values_can_be_sent(value: Any, written: Any) -> None:
+def test_strict_dumping_accepts_numpy_values(value: Any, written: Any) -> None:
     assert json.loads(dumps_strictly({"a": value})) == {"a": written}
 
 
 @pytest.mark.parametrize(
     "text", [b"", b"{", b"{'a': 1}", b"\xff", "[" * 100_000, b'{"a": 1} {'], ids=lambda t: repr(t)[:12]
 )
-def test_what_is_no_json_is_an_error(text: Any) -> None:
+def test_invalid_json_is_an_error(text: Any) -> None:
     with pytest.raises(ValueError):  # noqa: PT011 - the kind is the contract, the words are the parser's
         loads(text)
 
 
-def test_what_pythons_own_tools_write_can_be_read() -> None:
+def test_nan_and_infinity_as_written_by_json_dumps_can_be_read() -> None:
     values = loads(json.dumps([float("inf"), 2**70, "\ud800"]))
     assert values == [float("inf"), 2**70, "\ud800"]

@@ -130,7 +130,7 @@ def test_rows_go_to_every_account_and_the_report_counts_for_each(servers: list[S
     assert "Accounts of the pool" in report()._repr_html_()
 
 
-def test_an_account_with_a_wrong_key_is_put_out_and_the_other_does_its_work(
+def test_an_account_with_a_wrong_key_is_excluded_and_the_others_take_over(
     servers: list[Server], caplog: pytest.LogCaptureFixture
 ) -> None:
     servers[0].set(required_api_key="sk-right-0123")
@@ -144,7 +144,7 @@ def test_an_account_with_a_wrong_key_is_put_out_and_the_other_does_its_work(
     assert "sk-wrong" not in caplog.text + str(report()) + report()._repr_html_() + repr(pool)
 
 
-def test_an_account_whose_key_cannot_be_had_is_put_out(servers: list[Server]) -> None:
+def test_an_account_whose_key_function_fails_is_excluded(servers: list[Server]) -> None:
     def give() -> str:
         raise OSError("the identity service is away")
 
@@ -165,7 +165,7 @@ def test_the_next_run_tries_every_account_again(servers: list[Server]) -> None:
     assert [each["out"] for each in report().members] == [None, None]
 
 
-def test_an_account_that_runs_out_of_credit_in_the_middle_loses_nothing(servers: list[Server]) -> None:
+def test_an_account_that_runs_out_of_credit_loses_no_row(servers: list[Server]) -> None:
     servers[0].set(insufficient_quota_after=20)
     out = ask(Client.pool([Client(server.base_url) for server in servers]))
     assert out["status"].eq("succeeded").all()
@@ -174,7 +174,7 @@ def test_an_account_that_runs_out_of_credit_in_the_middle_loses_nothing(servers:
     assert sum(sum(each.values()) for each in charged) == len(DF)
 
 
-def test_what_is_denied_to_one_row_excludes_no_account(servers: list[Server]) -> None:
+def test_a_denial_of_one_row_excludes_no_account(servers: list[Server]) -> None:
     for server in servers:
         server.script([{"status": 403, "message": "Blocked by rule 942100."}], matching="Row 77.")
         server.script([401], matching="Row 99.")
@@ -184,7 +184,7 @@ def test_what_is_denied_to_one_row_excludes_no_account(servers: list[Server]) ->
     assert all(member["out"] is None for member in report().members)
 
 
-def test_a_server_that_dies_in_the_middle_loses_nothing(servers: list[Server]) -> None:
+def test_a_server_that_dies_during_a_run_loses_no_row(servers: list[Server]) -> None:
     servers[0].set(latency=0.1)
     servers[1].set(latency=0.1, max_requests_per_minute=6000)
     pool = Client.pool([Client(server.base_url, max_concurrent_requests=10) for server in servers])
@@ -196,7 +196,7 @@ def test_a_server_that_dies_in_the_middle_loses_nothing(servers: list[Server]) -
     assert received(servers[1]) >= len(DF) - 60
 
 
-def test_an_account_that_only_breaks_costs_no_row_its_attempts(servers: list[Server]) -> None:
+def test_an_account_that_always_fails_fails_no_row(servers: list[Server]) -> None:
     servers[0].set(fault_502=1.0)
     servers[1].set(max_requests_per_minute=2400, burst_seconds=1.0)  # so that the broken one always has more room
     pool = Client.pool([Client(server.base_url, max_attempts=4, max_concurrent_requests=8) for server in servers])
@@ -205,7 +205,7 @@ def test_an_account_that_only_breaks_costs_no_row_its_attempts(servers: list[Ser
     assert received(servers[0]) < 25
 
 
-def test_the_run_stops_when_no_account_is_left_and_says_why_of_each(servers: list[Server]) -> None:
+def test_the_run_stops_when_no_account_is_left_with_the_reason_of_each(servers: list[Server]) -> None:
     servers[0].set(required_api_key="sk-right-0123")
     servers[1].set(insufficient_quota_after=30)
     pool = Client.pool([Client(server.base_url) for server in servers])
@@ -217,7 +217,7 @@ def test_the_run_stops_when_no_account_is_left_and_says_why_of_each(servers: lis
     assert error.value.partial["status"].eq("succeeded").sum() == 30
 
 
-def test_what_is_asked_does_not_depend_on_who_answers(servers: list[Server]) -> None:
+def test_requests_do_not_depend_on_the_account(servers: list[Server]) -> None:
     pool = Client.pool([Client(server.base_url) for server in servers])
     ask(pool)
     before = [received(server) for server in servers]
@@ -226,7 +226,7 @@ def test_what_is_asked_does_not_depend_on_who_answers(servers: list[Server]) -> 
     assert [received(server) for server in servers] == before
 
 
-def test_no_account_has_more_in_flight_than_it_may(servers: list[Server]) -> None:
+def test_each_account_keeps_its_max_concurrent_requests(servers: list[Server]) -> None:
     servers[0].set(latency=0.05)
     ask(Client.pool([Client(servers[0].base_url, max_concurrent_requests=2), Client(servers[1].base_url)]))
     assert servers[0].stats()["max_in_flight"] == 2
@@ -262,7 +262,7 @@ def test_an_invalid_pool_is_refused_with_the_reason(members: list[Any], sentence
         Client.pool(members)
 
 
-def test_a_request_that_is_too_large_for_one_goes_to_the_other(servers: list[Server]) -> None:
+def test_a_request_too_large_for_one_account_goes_to_another(servers: list[Server]) -> None:
     for server, limit in zip(servers, (100, 100_000), strict=True):
         server.set(max_tokens_per_minute=limit)
     pool = Client.pool(
@@ -277,7 +277,7 @@ def test_a_request_that_is_too_large_for_one_goes_to_the_other(servers: list[Ser
     assert received(servers[0]) == 0
 
 
-def test_an_account_that_only_fails_is_paused_longer_and_longer() -> None:
+def test_an_account_that_always_fails_backs_off_exponentially() -> None:
     now = [0.0]
     limiter = Limiter(clock=lambda: now[0])
 
@@ -299,7 +299,7 @@ def test_an_account_that_only_fails_is_paused_longer_and_longer() -> None:
     assert member.counts["other_errors"] == 12
 
 
-def test_the_sum_of_the_limits_is_shown(servers: list[Server]) -> None:
+def test_a_pool_shows_the_sum_of_the_limits(servers: list[Server]) -> None:
     pool = Client.pool([Client("http://h/v1", max_requests_per_minute=n) for n in (60, 600)])
     assert (pool.max_requests_per_minute, pool.max_tokens_per_minute) == (660.0, None)
     assert repr(pool).startswith("Client.pool([Client('http://h/v1', max_requests_per_minute=60)")

@@ -24,7 +24,7 @@ def active_in(text: str) -> list[str]:
 
 
 @pytest.mark.parametrize("status", [400, 401, 403, 500])
-def test_a_servers_words_are_shown_in_frames_reports_logs_and_exceptions(
+def test_control_characters_of_a_server_are_escaped_in_frames_reports_logs_and_exceptions(
     server: Server,
     client: po.Client,
     caplog: pytest.LogCaptureFixture,
@@ -50,7 +50,7 @@ def test_a_servers_words_are_shown_in_frames_reports_logs_and_exceptions(
     assert [active_in(text) for text in shown if active_in(text.replace("\r", ""))] == []
 
 
-def test_names_and_cells_are_shown_in_previews_and_errors(client: po.Client) -> None:
+def test_control_characters_of_names_and_cells_are_escaped_in_previews_and_errors(client: po.Client) -> None:
     df = pd.DataFrame({EVIL: ["\x1b[2J text"]})
     preview = po.preview(df, EVIL, model=EVIL, client=client)
     assert active_in(str(preview)) == []
@@ -59,12 +59,12 @@ def test_names_and_cells_are_shown_in_previews_and_errors(client: po.Client) -> 
     assert active_in(str(refused.value)) == []
 
 
-def test_an_answer_stays_as_it_is(server: Server, client: po.Client) -> None:
+def test_control_characters_of_an_answer_are_kept(server: Server, client: po.Client) -> None:
     out = po.process_dataframe(pd.DataFrame({"text": ["\x1b[2J"]}), "text", model="m", client=client, progress=False)
     assert "\x1b[2J" in out["response"][0]
 
 
-def test_a_story_and_figures_show_labels_and_do_not_do_them(client: po.Client) -> None:
+def test_control_characters_of_labels_are_escaped_in_explanations_and_metrics(client: po.Client) -> None:
     df = pd.DataFrame({"text": ["a"]}, index=[EVIL])
     out = po.process_dataframe(df, "text", model="m", client=client, progress=False)
     out["response"] = EVIL

@@ -137,7 +137,7 @@ def counters_after(seconds: float, status: StatusTracker, limits: Limits | None 
     return counters
 
 
-def test_the_counters_tell_everything_where_there_is_room() -> None:
+def test_the_line_shows_all_counters_if_there_is_room() -> None:
     counters = counters_after(100, a_busy_run(), Limits(600, 30_000))
     assert counters.line() == (
         "1,350/3,000 [1:40<2:53], 2 failed, 31 retried, 80 in flight, 600/600 req/min, 27k/30k tok/min, $0.12, "
@@ -145,7 +145,7 @@ def test_the_counters_tell_everything_where_there_is_room() -> None:
     )
 
 
-def test_what_matters_most_stays_where_there_is_little_room() -> None:
+def test_the_most_important_counters_are_kept_in_a_narrow_line() -> None:
     counters = counters_after(100, a_busy_run(), Limits(600, 30_000))
     assert counters.line(60) == "1,350/3,000 [1:40<2:53], 2 failed, 600/600 req/min, $0.12"
 
@@ -154,12 +154,12 @@ def test_the_count_is_shown_however_narrow_it_is() -> None:
     assert counters_after(0, StatusTracker(num_tasks_total=5)).line(3) == "0/5 [0:00<?]"
 
 
-def test_rates_are_not_shown_before_they_mean_something() -> None:
+def test_rates_are_not_shown_in_the_first_seconds() -> None:
     status = StatusTracker(num_tasks_total=10, num_tasks_succeeded=5, num_requests_sent=5)
     assert counters_after(0.5, status).line() == "5/10 [0:00<?]"
 
 
-def test_a_run_that_only_waits_for_its_last_answers_tells_no_rate_of_zero() -> None:
+def test_a_rate_of_zero_is_not_shown_while_waiting_for_the_last_answers() -> None:
     clock, status = Clock(), StatusTracker(num_tasks_total=10, num_tasks_in_progress=3)
     counters = Counters(status, Limits(600), "row", clock)
     for seconds in range(40):
@@ -170,7 +170,7 @@ def test_a_run_that_only_waits_for_its_last_answers_tells_no_rate_of_zero() -> N
     assert counters.line() == "7/10 [0:40<?], 3 in flight"
 
 
-def test_the_time_left_does_not_take_a_burst_for_the_pace() -> None:
+def test_the_remaining_time_is_not_extrapolated_from_a_burst() -> None:
     status = StatusTracker(num_tasks_total=1_200, num_tasks_succeeded=600, num_requests_sent=600)
     assert counters_after(3, status, Limits(600)).line().startswith("600/1,200 [0:03<1:00]")
 
@@ -180,7 +180,7 @@ def test_answers_from_the_journal_do_not_count_towards_the_rate() -> None:
     assert counters_after(5, status).line().startswith("500/1,000 [0:05<?]")
 
 
-def test_no_time_is_told_while_answers_of_the_journal_are_still_to_be_read() -> None:
+def test_no_remaining_time_is_shown_while_the_journal_is_read() -> None:
     """They would be taken for rows to be sent, at the pace of the few that are."""
     status = StatusTracker(num_tasks_total=1_000_000, num_tasks_succeeded=510, num_tasks_restored=500)
     status.num_tasks_to_restore = 999_480
@@ -189,7 +189,7 @@ def test_no_time_is_told_while_answers_of_the_journal_are_still_to_be_read() -> 
     assert "<?]" not in counters_after(10, status).line()
 
 
-def test_rates_are_recent_ones() -> None:
+def test_rates_are_those_of_the_last_seconds() -> None:
     clock, status = Clock(), StatusTracker(num_tasks_total=1_000)
     counters = Counters(status, Limits(), "row", clock)
     for _ in range(60):  # a minute of one request a second ...
@@ -203,7 +203,7 @@ def test_rates_are_recent_ones() -> None:
     assert "120 req/min" in counters.line()
 
 
-def test_a_run_that_is_over_tells_its_time_and_its_rate_over_all() -> None:
+def test_a_finished_run_shows_its_duration_and_mean_rate() -> None:
     clock, status = Clock(), StatusTracker(num_tasks_total=50)
     counters = Counters(status, Limits(), "row", clock)
     for _ in range(50):
@@ -221,14 +221,14 @@ def test_a_run_of_unknown_length_counts_what_is_done() -> None:
 
 
 @pytest.mark.parametrize(("done", "total", "percent"), [(0, 7, 0), (999, 1_000, 99), (7, 7, 100), (0, 0, 100)])
-def test_percents_are_rounded_down(done: int, total: int, percent: int) -> None:
+def test_the_percentage_is_rounded_down(done: int, total: int, percent: int) -> None:
     status = StatusTracker(num_tasks_total=total, num_tasks_succeeded=done)
     assert counters_after(1, status).percent == percent
 
 
 @posix_only
 @pytest.mark.parametrize("columns", [40, 80, 100, 160])
-def test_the_bar_stays_in_its_line_of_the_terminal(columns: int) -> None:
+def test_the_bar_never_wraps(columns: int) -> None:
     with terminal_as_stderr(columns) as terminal:
         clock, status = Clock(), a_busy_run()
         progress = Progress(status, Limits(600, 30_000), show=True, clock=clock)
@@ -318,7 +318,7 @@ def test_each_line_of_the_log_comes_once_and_above_the_bar(set_up: str) -> None:
     ],
     ids=["a-file", "a-higher-level", "nowhere"],
 )
-def test_a_log_that_goes_elsewhere_stays_off_the_terminal(set_up: str) -> None:
+def test_log_lines_for_other_handlers_are_not_shown_in_the_terminal(set_up: str) -> None:
     assert lines_of_a_logging_run(set_up) == ["3 rows [0:00]"]
 
 
@@ -336,7 +336,7 @@ class TerminalThatWaits(io.StringIO):
         return super().write(text)
 
 
-def test_a_run_goes_on_if_its_log_cannot_be_shown() -> None:
+def test_a_run_continues_if_its_log_cannot_be_shown() -> None:
     with redirect_stderr(TerminalThatWaits()) as terminal, a_handler_of_the_root():
         progress = Progress(StatusTracker(num_tasks_succeeded=3), Limits(), show=True, clock=Clock())
         terminal.is_full = True
@@ -346,7 +346,7 @@ def test_a_run_goes_on_if_its_log_cannot_be_shown() -> None:
     assert terminal.getvalue().endswith("3 rows [0:00]\nThe end.\n")
 
 
-def test_the_handlers_of_the_log_stand_where_they_stood_when_the_last_bar_is_gone() -> None:
+def test_log_handlers_are_restored_when_the_last_bar_is_closed() -> None:
     root = logging.getLogger()
     with redirect_stderr(TerminalThatWaits()) as terminal, a_handler_of_the_root() as handler:
         bars = [Progress(StatusTracker(), Limits(), show=True, clock=Clock()) for _ in range(2)]
@@ -360,7 +360,7 @@ def test_the_handlers_of_the_log_stand_where_they_stood_when_the_last_bar_is_gon
     assert terminal.getvalue().count("One bar is left.\n") == 1
 
 
-def test_a_program_whose_log_has_no_last_resort_gets_none(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_handler_of_last_resort_stays_missing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(logging, "lastResort", None)
     with redirect_stderr(TerminalThatWaits()):
         bar = Progress(StatusTracker(), Limits(), show=True, clock=Clock())
@@ -369,7 +369,7 @@ def test_a_program_whose_log_has_no_last_resort_gets_none(monkeypatch: pytest.Mo
     assert logging.lastResort is None
 
 
-def test_a_short_run_prints_nothing_but_the_closing_line_where_there_is_no_terminal(
+def test_without_a_terminal_a_short_run_prints_only_the_closing_line(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     clock = Clock()
@@ -393,7 +393,7 @@ def test_a_long_run_prints_a_line_every_few_seconds_and_then_fewer(capsys: pytes
     assert 25 < len(lines) < 45
 
 
-def test_progress_false_is_silent(capfd: pytest.CaptureFixture[str]) -> None:
+def test_with_progress_false_nothing_is_shown(capfd: pytest.CaptureFixture[str]) -> None:
     clock = Clock()
     progress = Progress(StatusTracker(num_tasks_total=10), Limits(), show=False, clock=clock)
     clock.now += 60

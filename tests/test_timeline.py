@@ -55,7 +55,7 @@ def test_a_run_of_days_stays_small_and_loses_no_count() -> None:
     assert timeline.width == 256.0
 
 
-def test_joined_seconds_keep_the_later_limit() -> None:
+def test_merged_slices_keep_the_later_limit() -> None:
     timeline, limiter = Timeline(), Limiter(600, clock=lambda: 0.0)
     timeline.begin(limiter, 0.0)
     timeline.sent(0.0)
@@ -66,13 +66,13 @@ def test_joined_seconds_keep_the_later_limit() -> None:
     assert (timeline.width, limits[0], limits[-1]) == (2.0, 300, 300)
 
 
-def test_an_answer_that_tells_no_usage_counts_as_an_answer() -> None:
+def test_an_answer_without_usage_counts_as_an_answer() -> None:
     timeline = Timeline()
     came(timeline, Response(200, {}, b"{}", {}, 0.2))
     assert [(each.answered, each.tokens_used) for each in timeline.slices] == [(1, 0)]
 
 
-def test_a_long_silence_is_no_work() -> None:
+def test_a_long_pause_is_not_counted_as_working_time() -> None:
     timeline = Timeline()
     timeline.sent(0.0)
     timeline.sent(1e7)
@@ -90,13 +90,13 @@ def test_a_long_silence_is_no_work() -> None:
         (refusal("insufficient_quota"), "quota"),
     ],
 )
-def test_a_refusal_is_counted_by_why(response: Response, why: str) -> None:
+def test_refusals_are_counted_by_cause(response: Response, why: str) -> None:
     timeline = Timeline()
     came(timeline, response)
     assert dict(timeline.refusals) == {why: 1}
 
 
-def test_percentiles_are_right_to_some_percent() -> None:
+def test_percentiles_are_accurate_to_a_few_percent() -> None:
     chance, histogram = random.Random(3), Histogram()
     seconds = sorted(chance.lognormvariate(0, 1) for _ in range(20_000))
     for each in seconds:
@@ -110,7 +110,7 @@ def test_without_answers_there_is_no_percentile() -> None:
     assert Histogram().percentile(0.5) == 0.0
 
 
-def test_the_sample_of_sizes_stays_small_and_even() -> None:
+def test_the_sample_of_sizes_is_bounded_and_uniform() -> None:
     sizes = SizeSample()
     for number in range(10_000):
         sizes.add(asked(max_tokens=100), "m", Size(number, 0, 100, 1), output=5)
@@ -125,14 +125,14 @@ def test_a_request_without_a_cap_is_not_in_the_sample() -> None:
     assert timeline._sizes.answers == 0
 
 
-def test_nothing_happened_in_a_run_without_sends() -> None:
+def test_the_timeline_of_a_run_without_sends_is_empty() -> None:
     timeline, limiter = Timeline(), Limiter(60, clock=lambda: 5.0)
     timeline.begin(limiter, 5.0)
     timeline.end(6.0, max_concurrent_requests=10)
     assert (timeline.slices, timeline.utilisation(), timeline.seconds, timeline.advice) == ([], {}, 1.0, None)
 
 
-def test_a_limit_of_a_day_is_no_rate() -> None:
+def test_a_daily_limit_is_not_shown_as_a_rate() -> None:
     timeline, limiter = Timeline(), Limiter(clock=lambda: 0.0)
     limiter.requests.set_limit(10_000, 0.0, period=86_400.0)
     timeline.begin(limiter, 0.0)
@@ -141,7 +141,7 @@ def test_a_limit_of_a_day_is_no_rate() -> None:
 
 
 @pytest.mark.parametrize("order", [(0, 1), (1, 0)], ids=["in order", "the later one first"])
-def test_utilisation_is_the_same_in_whatever_order_the_workers_tell(order: tuple[int, ...]) -> None:
+def test_utilisation_does_not_depend_on_the_order_of_the_workers_reports(order: tuple[int, ...]) -> None:
     timeline, limiter = Timeline(), Limiter(60, clock=lambda: 0.0)
     timeline.begin(limiter, 0.0)
     told = [(0.0, 1.0), (5.0, 10.0)]
@@ -152,7 +152,7 @@ def test_utilisation_is_the_same_in_whatever_order_the_workers_tell(order: tuple
     assert timeline.utilisation() == {"requests": 0.2}  # 2 of the 10 that 10 s allow
 
 
-def test_two_stretches_of_work_add_up() -> None:
+def test_two_intervals_of_work_add_up() -> None:
     timeline, limiter = Timeline(), Limiter(60, clock=lambda: 0.0)
     limiter.waited["tokens"] = 7.0  # of a run before
     for began, ended in ((0.0, 2.0), (10.0, 13.0)):
@@ -179,7 +179,7 @@ def rehearse(cap: int, count: int = 400, answer: int = 41, **options: Any) -> tu
     return run.status.timeline, run
 
 
-def test_the_whole_token_limit_is_seen_to_be_used_and_waited_for() -> None:
+def test_a_fully_used_token_limit_shows_full_utilisation_and_waits() -> None:
     timeline, run = rehearse(cap=500)
     assert timeline.utilisation()["tokens"] == pytest.approx(1.05, abs=0.06)  # 10 s of the limit came as a burst
     assert timeline.utilisation()["requests"] < 0.1
@@ -188,7 +188,7 @@ def test_the_whole_token_limit_is_seen_to_be_used_and_waited_for() -> None:
 
 
 @pytest.mark.parametrize("counting", ["prompt_plus_max_output", "max_output_or_characters"])
-def test_the_smaller_cap_that_is_proposed_makes_the_run_as_much_faster_as_promised(counting: str) -> None:
+def test_the_proposed_smaller_cap_gives_the_promised_speedup(counting: str) -> None:
     timeline, slow = rehearse(cap=500, counting=counting)
     advice = timeline.advice
     assert isinstance(advice, SmallerCap)
@@ -197,7 +197,7 @@ def test_the_smaller_cap_that_is_proposed_makes_the_run_as_much_faster_as_promis
     assert slow.wall / fast.wall == pytest.approx(advice.times, rel=0.2)
 
 
-def test_the_promise_minds_the_other_limit() -> None:
+def test_the_promised_speedup_accounts_for_the_other_limit() -> None:
     timeline, slow = rehearse(cap=500, max_requests_per_minute=300)
     assert timeline.advice is not None
     _, fast = rehearse(cap=timeline.advice.tokens, max_requests_per_minute=300)
@@ -215,12 +215,12 @@ def test_the_promise_minds_the_other_limit() -> None:
     ],
     ids=["a tight cap", "few answers", "no token limit", "no waiting for tokens", "the requests bind"],
 )
-def test_nothing_is_proposed_where_it_would_not_help(options: dict[str, Any]) -> None:
+def test_no_smaller_cap_is_proposed_if_it_would_not_help(options: dict[str, Any]) -> None:
     timeline, _ = rehearse(**options)
     assert timeline.advice is None
 
 
-def test_nothing_is_proposed_where_the_server_charges_what_was_used() -> None:
+def test_no_smaller_cap_is_proposed_if_the_server_charges_actual_usage() -> None:
     limiter, timeline = Limiter(None, 6000, clock=lambda: 0.0), Timeline()
     limiter.counting.rule = 4
     timeline.begin(limiter, 0.0)

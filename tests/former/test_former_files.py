@@ -39,7 +39,9 @@ def sent(server: Server) -> int:
 
 
 @pytest.mark.parametrize("kind", [*calls.FRAMES, "batch"])
-def test_a_frames_journal_answers_the_same_call(former: Path, kind: str, server: Server, given: dict[str, Any]) -> None:
+def test_a_journal_of_an_earlier_version_answers_the_same_call(
+    former: Path, kind: str, server: Server, given: dict[str, Any]
+) -> None:
     call = {**calls.FRAMES, "batch": calls.batch}[kind]
     out = call(save_to=former / f"{kind}.jsonl", **given)
     assert out["status"].tolist() == ["succeeded"] * 3 + ["failed"]
@@ -48,7 +50,7 @@ def test_a_frames_journal_answers_the_same_call(former: Path, kind: str, server:
     assert po.read_journal(former / f"{kind}.jsonl")["status"].eq("succeeded").all()
 
 
-def test_the_results_of_a_file_are_not_asked_for_again(former: Path, server: Server, client: po.Client) -> None:
+def test_results_of_an_earlier_version_are_not_requested_again(former: Path, server: Server, client: po.Client) -> None:
     says_where = (former / "results.jsonl.origins").exists()
     status = po.process_api_requests_from_file(
         former / "requests.jsonl", former / "results.jsonl", client=client, resume_from_anywhere=not says_where
@@ -56,7 +58,7 @@ def test_the_results_of_a_file_are_not_asked_for_again(former: Path, server: Ser
     assert (status.num_tasks_restored, sent(server)) == (2, 0)
 
 
-def test_what_waits_in_a_batch_is_taken_in_and_not_submitted_again(
+def test_batches_of_an_earlier_version_are_collected_and_not_submitted_again(
     former: Path, server: Server, given: dict[str, Any]
 ) -> None:
     server.set(batch_speed=1.0)
@@ -71,7 +73,7 @@ def test_what_waits_in_a_batch_is_taken_in_and_not_submitted_again(
     assert server.stats()["batches"]["created"] == 1
 
 
-def test_the_workers_of_a_cluster_know_the_answers_of_all_journals(former: Path) -> None:
+def test_cluster_workers_know_the_answers_of_an_earlier_versions_journals(former: Path) -> None:
     paths = [str(path) for path in sorted((former / "dataset").glob("*.jsonl"))]
     with Path(paths[0]).open("a") as damaged:
         damaged.write('[{"model":"m"},{"choices":[]},null,{"key":"no digest","status":"succeeded","version":1}]\n')
@@ -82,7 +84,7 @@ def test_the_workers_of_a_cluster_know_the_answers_of_all_journals(former: Path)
     assert [known.status(each.key) for each in requests] == ["finished"] * 3  # type: ignore[union-attr]
 
 
-def test_a_saved_frame_is_still_known_for_what_it_is(former: Path) -> None:
+def test_a_frame_saved_by_an_earlier_version_is_recognised(former: Path) -> None:
     out = po.load(former / "labels.csv")
     out["right"] = ["positive", "negative", "positive", None]
     assert po.evaluate(out, gold="right").rows == 3

@@ -42,7 +42,7 @@ def test_a_journal_of_a_later_version_is_refused_before_anything_is_sent(
     assert path.read_bytes() == whole
 
 
-def test_a_neighbouring_journal_of_a_later_version_is_passed_over(
+def test_another_journal_of_a_later_version_is_skipped(
     server: Server, client: po.Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -54,7 +54,9 @@ def test_a_neighbouring_journal_of_a_later_version_is_passed_over(
     assert server.stats(charged=False)["received"] == 4
 
 
-def test_a_frame_of_a_later_version_is_refused_and_goes_on_without_its_attrs(client: po.Client, server: Server) -> None:
+def test_a_frame_of_a_later_version_is_refused_and_accepted_without_its_attrs(
+    client: po.Client, server: Server
+) -> None:
     out = calls.labels(client=client, progress=False)
     assert out.attrs["parallel_openai"]["version"] == 1
     sent = server.stats(charged=False)["received"]
@@ -74,7 +76,7 @@ def test_a_frame_of_a_later_version_is_refused_and_goes_on_without_its_attrs(cli
     assert po.evaluate(out, gold="label").accuracy == 1.0
 
 
-def test_what_a_frame_says_of_its_run_comes_back_as_it_was(client: po.Client) -> None:
+def test_the_run_info_in_a_frames_attrs_round_trips(client: po.Client) -> None:
     once = po.label_dataframe(calls.ROWS, "text", labels=["a", "b"], model="m", client=client, progress=False)
     out = po.process_dataframe(once, "text", model="m", prefix="own_", client=client, progress=False)
     said = out.attrs["parallel_openai"]
@@ -89,7 +91,7 @@ def test_what_a_frame_says_of_its_run_comes_back_as_it_was(client: po.Client) ->
 
 
 @pytest.mark.parametrize("told", [7, {"labels": ["a"]}, {"prefix": None}, {"columns": [{}]}, {"version": "2"}])
-def test_attrs_that_no_run_has_written_are_left_out(told: object) -> None:
+def test_attrs_not_written_by_a_run_are_ignored(told: object) -> None:
     df = calls.ROWS.copy()
     df.attrs["parallel_openai"] = told
     assert runs_of(df) == []

@@ -30,7 +30,7 @@ def moments(account: Account, clock: Clock, workers: int, seconds: float) -> lis
     return sends
 
 
-def test_no_second_sees_more_than_the_limit_and_it_is_nearly_used_up() -> None:
+def test_workers_never_exceed_the_shared_limit_and_nearly_use_it_up() -> None:
     clock = Clock()
     sends = moments(Account(max_requests_per_minute=60_000, clock=clock), clock, workers=4, seconds=10)
     fullest = max(sum(at <= each < at + 1 for each in sends) for at in sends[:: len(sends) // 50])
@@ -47,7 +47,7 @@ def test_a_dead_workers_slots_expire() -> None:
     assert account.lease("alive", 1000).start == 0.0
 
 
-def test_a_limit_that_a_worker_is_shown_holds_for_all() -> None:
+def test_a_limit_shown_to_one_worker_applies_to_all() -> None:
     clock = Clock()
     account = Account(clock=clock)
     first = account.lease("one", 100)
@@ -58,7 +58,7 @@ def test_a_limit_that_a_worker_is_shown_holds_for_all() -> None:
     assert account.lease("other", 100).requests == 1
 
 
-def test_a_refusal_holds_everybody_back_for_as_long_as_the_server_says() -> None:
+def test_a_rate_limit_holds_back_all_workers_for_as_long_as_the_server_says() -> None:
     clock = Clock()
     account = Account(max_requests_per_minute=600, clock=clock)
     account.take_in(Report(refusals=[Refusal("requests", 0.1, 5.0)]))
@@ -66,7 +66,7 @@ def test_a_refusal_holds_everybody_back_for_as_long_as_the_server_says() -> None
     assert (grant.requests, grant.start, grant.cause) == (0, 5.0, "refused")
 
 
-def test_tokens_are_paced_too_and_what_answers_took_beyond_is_charged() -> None:
+def test_tokens_are_paced_and_usage_beyond_the_estimate_is_charged() -> None:
     clock = Clock()
     account = Account(max_requests_per_minute=60_000, max_tokens_per_minute=60_000, clock=clock)
     grant = account.lease("one", 10, tokens=1000)
@@ -76,7 +76,7 @@ def test_tokens_are_paced_too_and_what_answers_took_beyond_is_charged() -> None:
     assert account.lease("one", 1, tokens=95).start >= before + 1.0
 
 
-def test_a_limit_that_one_model_is_shown_is_not_the_others() -> None:
+def test_a_limit_shown_for_one_model_does_not_apply_to_others() -> None:
     desk = AccountActor(None, None)
     small = Report(answered=4, shown={"requests": KnownLimit(60, 60.0), "tokens": KnownLimit(1200, 60.0)})
     desk.lease("small", "one", 4, 0.0, Report())
@@ -86,7 +86,7 @@ def test_a_limit_that_one_model_is_shown_is_not_the_others() -> None:
     assert limits == {"small": (60, 1200), "large": (6000, None)}
 
 
-def test_what_was_given_holds_for_all_models_of_an_account_together() -> None:
+def test_a_given_limit_applies_to_all_models_of_an_account_together() -> None:
     clock = Clock()
     given = Given(6000, None, clock.now)
     models = [Account(clock=clock, given=given) for _ in range(2)]
@@ -104,7 +104,7 @@ def test_what_was_given_holds_for_all_models_of_an_account_together() -> None:
 
 
 @pytest.mark.parametrize(("left", "share"), [(0.9, 1.0), (0.015, 1.0), (0.005, 0.95), (None, 0.95)])
-def test_the_whole_limit_is_handed_out_while_the_server_shows_room(left: float | None, share: float) -> None:
+def test_the_whole_limit_is_granted_while_the_server_shows_capacity(left: float | None, share: float) -> None:
     clock = Clock()
     account = Account(max_requests_per_minute=6000, clock=clock)
     account.take_in(Report(shown={"requests": KnownLimit(6000, 60.0, left)}))
@@ -112,7 +112,7 @@ def test_the_whole_limit_is_handed_out_while_the_server_shows_room(left: float |
     assert share <= len(sends) / 2000 < share + 0.03
 
 
-def test_slots_that_passed_unused_are_made_up_for_while_the_server_shows_room() -> None:
+def test_unused_slots_are_made_up_for_while_the_server_shows_capacity() -> None:
     clock = Clock()
     account = Account(max_requests_per_minute=6000, clock=clock)
     account.take_in(Report(shown={"requests": KnownLimit(6000, 60.0, 0.9)}))

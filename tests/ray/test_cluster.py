@@ -103,7 +103,7 @@ po.process_dataframe(
 
 
 @pytest.mark.usefixtures("cluster")
-def test_after_its_process_was_killed_only_what_was_on_the_wire_is_asked_again(tmp_path: Path) -> None:
+def test_after_a_kill_only_requests_in_flight_are_sent_again(tmp_path: Path) -> None:
     journal = tmp_path / "answers.jsonl"
     df = pd.DataFrame({"text": [f"row {number}" for number in range(200)]})
     with simulator.serve(separate_process=True, max_requests_per_minute=LIMIT, latency=0.05) as server:
@@ -128,7 +128,7 @@ def test_after_its_process_was_killed_only_what_was_on_the_wire_is_asked_again(t
 
 
 @pytest.mark.usefixtures("cluster")
-def test_the_report_tells_of_a_cluster_what_it_tells_of_one_machine() -> None:
+def test_the_report_of_a_cluster_run_has_the_same_contents() -> None:
     df = pd.DataFrame({"text": [f"row {number}" for number in range(120)]})
     settings: dict[str, Any] = {"max_requests_per_minute": LIMIT, "burst_seconds": 1.0, "latency": 0.1}
     with simulator.serve(separate_process=True, fault_429=0.1, seed=3, **settings) as server:
@@ -156,7 +156,7 @@ class Owner:
 
 
 @pytest.mark.usefixtures("cluster")
-def test_who_looks_for_the_accounts_actor_as_it_dies_finds_the_one_that_takes_its_place(
+def test_a_worker_finds_the_replacement_of_a_dying_account_actor(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(cluster_module, "TRIES", 50)
@@ -168,7 +168,7 @@ def test_who_looks_for_the_accounts_actor_as_it_dies_finds_the_one_that_takes_it
 
 
 @pytest.mark.usefixtures("cluster")
-def test_a_wrong_key_is_one_clear_sentence() -> None:
+def test_a_wrong_key_is_one_clear_error() -> None:
     df = pd.DataFrame({"text": ["a", "b", "c"]})
     with (
         simulator.serve(required_api_key="another") as server,
@@ -187,7 +187,7 @@ def test_a_wrong_key_is_one_clear_sentence() -> None:
 
 
 @pytest.mark.usefixtures("cluster")
-def test_what_is_on_its_way_at_a_deadline_is_taken_in() -> None:
+def test_answers_in_flight_at_the_deadline_are_kept() -> None:
     df = pd.DataFrame({"text": [f"row {number}" for number in range(4000)]})
     with simulator.serve(max_requests_per_minute=None, latency=1.0) as server:
         client = po.Client(server.base_url, max_concurrent_requests=5)
@@ -198,7 +198,7 @@ def test_what_is_on_its_way_at_a_deadline_is_taken_in() -> None:
 
 
 @pytest.mark.usefixtures("cluster")
-def test_a_budget_holds_over_workers_and_is_used() -> None:
+def test_a_budget_is_kept_over_all_workers_and_nearly_used_up() -> None:
     df = pd.DataFrame({"text": [f"row {number}" for number in range(300)]})
     with simulator.serve(max_requests_per_minute=None, latency=0.05, answer_tokens=5) as server:
         ask: dict[str, Any] = {"model": "gpt-4o-mini", "client": po.Client(server.base_url), "progress": False}
@@ -230,7 +230,7 @@ def test_what_was_billed_in_vain_for_rows_that_are_left_stands_beside_them() -> 
 
 
 @pytest.mark.usefixtures("cluster")
-def test_the_code_of_the_page_on_clusters_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_code_of_the_documentation_on_clusters_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with reader_in(tmp_path, monkeypatch):
         names = run(ROOT / "docs/how-to/cluster.md", "ray")
     assert names["out"]["status"].tolist() == ["succeeded", "succeeded", "failed", "succeeded", "succeeded"]

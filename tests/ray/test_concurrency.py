@@ -11,7 +11,7 @@ from parallel_openai._ray.cluster import count_workers, seal
 
 
 @pytest.mark.parametrize(("most", "workers"), [(8, 3), (1, 2), (5, None), (2, 4)])
-def test_all_workers_together_have_no_more_on_their_way_than_the_client_allows(most: int, workers: int | None) -> None:
+def test_all_workers_together_keep_the_clients_max_concurrent_requests(most: int, workers: int | None) -> None:
     client = po.Client("http://127.0.0.1:9/v1", max_concurrent_requests=most)
     number = count_workers(SimpleNamespace(cluster_resources=lambda: {"CPU": 16.0}), workers, client)
     each = seal(client, number).open()["options"]["max_concurrent_requests"]

@@ -10,7 +10,7 @@ from parallel_openai._ray.crash_guard import MOST_DEATHS, CrashGuard
 from parallel_openai._ray.worker_journals import remove_leftovers
 
 
-def test_a_value_that_ends_the_process_a_moment_after_the_call_is_found_out_and_no_other(tmp_path: Path) -> None:
+def test_only_the_row_that_crashes_the_process_shortly_afterwards_is_blamed(tmp_path: Path) -> None:
     note, deaths = tmp_path / "note", tmp_path / "deaths"
     for _ in range(12):  # the first death can only tell what was called before it; a busy machine may miss the moment
         ask = CrashGuard(note, deaths).watch(str.upper, "not called: {}".format)
@@ -29,7 +29,7 @@ def test_a_value_that_ends_the_process_a_moment_after_the_call_is_found_out_and_
     assert ask("good") == "GOOD"
 
 
-def test_deaths_are_in_vain_until_one_follows_an_answer_or_is_known_to_be_a_values(tmp_path: Path) -> None:
+def test_crashes_count_until_an_answer_arrives_or_a_row_is_blamed(tmp_path: Path) -> None:
     note, deaths = tmp_path / "note", tmp_path / "deaths"
     assert [CrashGuard(note, deaths).deaths_in_vain for _ in range(4)] == [0, 1, 2, 3]
     CrashGuard(note, deaths).has_answer()
@@ -41,7 +41,7 @@ def test_deaths_are_in_vain_until_one_follows_an_answer_or_is_known_to_be_a_valu
     assert CrashGuard(note, deaths).deaths_in_vain == 0
 
 
-def test_what_a_killed_run_has_left_is_removed_and_nothing_else(tmp_path: Path) -> None:
+def test_only_leftovers_of_a_killed_run_are_removed(tmp_path: Path) -> None:
     run, part = ".run-0123456789ab", "part-0123456789abcdef.0123456789ab.jsonl"
     for name in (run, f"{run}-deaths", f"{run}-{'0a' * 16}", f"{part}.lock"):
         (tmp_path / name).write_text("")

@@ -34,7 +34,7 @@ pytestmark = [
 
 
 @pytest.mark.usefixtures("cluster")
-def test_a_dataset_comes_back_in_order_and_its_journals_answer_the_next_call(tmp_path: Path) -> None:
+def test_a_dataset_keeps_its_order_and_the_next_call_reuses_its_answers(tmp_path: Path) -> None:
     import ray.data
 
     settings: dict[str, Any] = {"max_requests_per_minute": LIMIT, "burst_seconds": 1.0}
@@ -73,7 +73,7 @@ def ask(tmp_path: Path) -> Callable[..., Any]:
 
 
 @pytest.mark.usefixtures("cluster")
-def test_a_stop_of_a_dataset_reaches_every_worker_and_the_same_call_goes_on(ask: Callable[..., Any]) -> None:
+def test_an_interrupt_of_a_dataset_run_stops_every_worker_and_the_same_call_resumes(ask: Callable[..., Any]) -> None:
     settings: dict[str, Any] = {"max_requests_per_minute": 1200, "burst_seconds": 1.0}
     with simulator.serve(separate_process=True, **settings) as server:
         counts: list[int] = []
@@ -100,7 +100,7 @@ def test_a_stop_of_a_dataset_reaches_every_worker_and_the_same_call_goes_on(ask:
 
 
 @pytest.mark.usefixtures("cluster")
-def test_a_row_that_ends_its_worker_each_time_fails_and_the_others_are_answered(ask: Callable[..., Any]) -> None:
+def test_a_row_that_crashes_its_worker_fails_and_the_others_are_answered(ask: Callable[..., Any]) -> None:
     def prompt(row: Any) -> str:
         if row["text"] in ends:
             os.kill(os.getpid(), ends[row["text"]])
@@ -115,7 +115,7 @@ def test_a_row_that_ends_its_worker_each_time_fails_and_the_others_are_answered(
 
 
 @pytest.mark.usefixtures("cluster")
-def test_a_worker_that_dies_each_time_ends_the_run_in_a_sentence_and_pays_for_nothing_twice(
+def test_workers_that_always_crash_stop_the_run_and_pay_for_nothing_twice(
     ask: Callable[..., Any], tmp_path: Path
 ) -> None:
     def parse(text: str) -> Any:
@@ -134,7 +134,7 @@ def test_a_worker_that_dies_each_time_ends_the_run_in_a_sentence_and_pays_for_no
 
 
 @pytest.mark.usefixtures("cluster")
-def test_a_function_that_calls_a_verb_fails_its_rows_and_does_not_hold_up_its_worker(ask: Callable[..., Any]) -> None:
+def test_a_nested_call_fails_its_rows_and_does_not_block_its_worker(ask: Callable[..., Any]) -> None:
     def prompt(row: Any) -> str:
         inner = po.Client("http://127.0.0.1:9/v1")
         out = po.process_dataframe(pd.DataFrame({"text": ["a"]}), "text", model="m", client=inner, progress=False)
@@ -191,7 +191,7 @@ def test_a_column_of_strings_and_other_things_fails_where_it_is_empty_and_is_ask
 
 
 @pytest.mark.usefixtures("cluster")
-def test_a_block_that_cannot_be_asked_ends_the_run_in_a_sentence(ask: Callable[..., Any]) -> None:
+def test_a_block_that_cannot_be_processed_stops_the_run_with_a_clear_error(ask: Callable[..., Any]) -> None:
     import ray.data
 
     blocks = [ray.data.from_pandas(pd.DataFrame({"text": ["a", "b"], **more})) for more in ({}, {"response": ["", ""]})]
@@ -213,7 +213,7 @@ def test_an_empty_dataset_has_the_added_columns(ask: Callable[..., Any], how: st
 
 
 @pytest.mark.usefixtures("cluster")
-def test_a_budget_of_a_dataset_holds_over_workers_and_is_used(ask: Callable[..., Any]) -> None:
+def test_a_budget_of_a_dataset_run_is_kept_over_all_workers_and_nearly_used_up(ask: Callable[..., Any]) -> None:
     with simulator.serve(max_requests_per_minute=None, latency=0.05, answer_tokens=5) as server:
         out = ask(server, rows(200, 8), "text", max_tokens=10, budget_tokens=700).take_all()
         stats = server.stats()
@@ -225,7 +225,7 @@ def test_a_budget_of_a_dataset_holds_over_workers_and_is_used(ask: Callable[...,
 
 
 @pytest.mark.usefixtures("cluster")
-def test_what_cannot_be_sent_to_workers_and_a_foreign_file_in_the_folder_are_told_in_a_sentence(
+def test_unpicklable_arguments_and_a_foreign_file_in_the_folder_are_clear_errors(
     ask: Callable[..., Any], tmp_path: Path
 ) -> None:
     lock = threading.Lock()

@@ -32,7 +32,7 @@ class Opening:
         return Future()
 
 
-def test_a_run_that_has_lost_its_last_worker_ends_in_a_sentence_and_waits_where_there_is_another() -> None:
+def test_a_run_that_lost_its_last_worker_stops_with_a_clear_error_unless_another_starts() -> None:
     asyncio.run(loses_its_workers())
 
 
@@ -55,7 +55,7 @@ async def loses_its_workers() -> None:
         run.give_back({}, OSError("gone.\nIt was 1 of 2."))
 
 
-def test_a_worker_that_is_ended_before_it_is_up_leaves_no_error_that_the_loop_tells_of() -> None:
+def test_a_worker_ended_before_it_started_logs_no_error() -> None:
     asyncio.run(is_ended_while_it_opens())
 
 
@@ -68,7 +68,7 @@ async def is_ended_while_it_opens() -> None:
     assert opening.cancelled()
 
 
-def test_a_worker_that_hears_late_of_the_end_brings_home_what_it_has(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_worker_that_learns_late_of_the_end_still_delivers_its_results(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(worker_pool, "DRAIN_SECONDS", 0.3)
     asyncio.run(ends_with_a_request_on_its_way())
 
@@ -103,7 +103,7 @@ class Waiting:
         threading.Event().wait()
 
 
-def test_a_dataset_whose_cluster_has_lost_its_last_machine_ends_in_a_sentence(tmp_path: Path) -> None:
+def test_a_dataset_run_stops_with_a_clear_error_if_the_cluster_has_no_machine_left(tmp_path: Path) -> None:
     resources = {"CPU": 2.0}
     ray = SimpleNamespace(cluster_resources=lambda: resources)
     client = po.Client("http://127.0.0.1:9/v1")

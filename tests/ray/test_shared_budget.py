@@ -17,7 +17,7 @@ def reserve(tokens: float) -> Reserve:
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_however_workers_borrow_they_never_spend_more_than_there_is_and_leave_little(seed: int) -> None:
+def test_workers_sharing_a_budget_never_exceed_it_and_leave_little(seed: int) -> None:
     dice, limits = random.Random(seed), (10_000.0, math.inf)
     lender = Lender(limits, workers=3)
     workers = [BorrowedFunds(limits, lender.lend, lender.give_back) for _ in range(3)]

@@ -12,7 +12,7 @@ from parallel_openai._ray.dataset_worker import storable
 pytest.importorskip("ray", reason="Ray has no wheel for this Python")
 
 
-def test_a_value_that_cannot_travel_fails_its_row_and_the_others_stay_as_they_are() -> None:
+def test_a_value_that_cannot_be_pickled_fails_only_its_row() -> None:
     answers = pd.Series([{"a": 1}, threading.Lock(), 2**70, "half \ud800", None], dtype=object)
     out = pd.DataFrame({"response": answers, "status": "succeeded", "error_code": None, "error": None})
     held = storable(out, ["response"], "")

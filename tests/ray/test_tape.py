@@ -39,7 +39,7 @@ def begun() -> tuple[Timeline, Limiter]:
     return timeline, limiter
 
 
-def test_a_replayed_piece_gives_the_same_figures_as_a_direct_timeline() -> None:
+def test_a_replayed_timeline_equals_a_direct_one() -> None:
     tape, (replayed, _), (seen, _) = RemoteTimeline(), begun(), begun()
     live(tape)
     tape.take(now=5000.0).replay(replayed, REQUESTS, now=5000.0)

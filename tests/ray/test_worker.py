@@ -29,7 +29,7 @@ class DeskHere:
         return getattr(self._desk, method)(*args)
 
 
-def test_a_worker_that_hears_nothing_of_its_run_sends_nothing_more_until_it_does(tmp_path: Path) -> None:
+def test_a_worker_that_lost_contact_with_its_run_stops_sending_until_it_returns(tmp_path: Path) -> None:
     asyncio.run(hears_nothing_for_a_while(new_undelivered(tmp_path / "answers.jsonl")))
 
 
@@ -56,7 +56,7 @@ async def hears_nothing_for_a_while(undelivered: Path) -> None:
         assert server.stats(charged=False)["received"] == 40
 
 
-def test_a_parameter_that_the_server_does_not_know_is_named_and_known_rows_keep_the_others_going() -> None:
+def test_an_unknown_parameter_is_reported_and_known_rows_keep_the_run_going() -> None:
     answer = b'{"error": {"message": "Unknown parameter: \'max_tokns\'.", "param": "max_tokns", "code": null}}'
     with recorder(lambda asked: (400, answer)) as server:
         stop, sends = asyncio.run(refused_alike(server.url, known=0))
@@ -84,7 +84,7 @@ async def refused_alike(url: str, known: int) -> tuple[tuple[str, str] | None, i
     return delivered.stop, len(results)
 
 
-def test_an_answer_that_mends_a_row_is_kept_as_the_rows_own(tmp_path: Path) -> None:
+def test_a_repaired_answer_is_stored_as_the_rows_own(tmp_path: Path) -> None:
     row = APIRequest({"model": "m", "messages": [{"role": "user", "content": "a"}]}, {"id": 1})
     mended = {"model": "m", "messages": [{"role": "user", "content": "b"}]}
     repair = APIRequest(mended, row.metadata)

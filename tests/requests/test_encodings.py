@@ -77,7 +77,7 @@ def damaged(tmp_path: Path) -> Path:
 # The shipped files
 
 
-def test_the_sums_are_those_that_tiktoken_expects() -> None:
+def test_the_checksums_are_those_that_tiktoken_expects() -> None:
     from tiktoken_ext import openai_public
 
     source = inspect.getsource(openai_public)
@@ -86,22 +86,22 @@ def test_the_sums_are_those_that_tiktoken_expects() -> None:
 
 
 @pytest.mark.parametrize("name", ["cl100k_base", "o200k_base"])
-def test_the_content_has_the_expected_sum(name: str) -> None:
+def test_each_shipped_vocabulary_has_the_expected_checksum(name: str) -> None:
     digest = hashlib.sha256(vocabularies.read(name)).hexdigest()
 
     assert digest == vocabularies.sums()[f"{name}.tiktoken"]
 
 
-def test_every_file_that_is_shipped_is_summed() -> None:
+def test_every_shipped_vocabulary_has_a_checksum() -> None:
     assert {path.stem for path in vocabularies.FOLDER.glob("*.xz")} == set(vocabularies.sums())
 
 
-def test_a_damaged_vocabulary_is_refused_with_a_sentence(damaged: Path) -> None:
+def test_a_damaged_vocabulary_is_refused_with_a_clear_error(damaged: Path) -> None:
     with pytest.raises(ValueError, match=r"o200k_base\.tiktoken\.xz is damaged: its sha256 is wrong; install"):
         vocabularies.ranks("o200k_base", folder=damaged)
 
 
-def test_a_truncated_vocabulary_is_refused_with_a_sentence(damaged: Path) -> None:
+def test_a_truncated_vocabulary_is_refused_with_a_clear_error(damaged: Path) -> None:
     (damaged / "o200k_base.tiktoken.xz").write_bytes(b"not xz")
 
     with pytest.raises(ValueError, match="cannot be read"):
@@ -154,7 +154,7 @@ print(json.dumps([[len(tiktoken.get_encoding(name).encode_ordinary(text)) for te
 """
 
 
-def test_the_counts_offline_are_tiktokens_own(tiktoken_cache: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+def test_offline_token_counts_equal_tiktokens(tiktoken_cache: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
     folder = tmp_path_factory.mktemp("empty")
     texts = folder / "texts.json"
     texts.write_text(json.dumps(TEXTS), encoding="utf-8")
@@ -264,7 +264,7 @@ def test_threads_share_one_encoding() -> None:
         ("", "o200k_base"),
     ],
 )
-def test_a_model_has_its_encoding(model: "str | None", encoding: str) -> None:
+def test_each_model_has_its_encoding(model: "str | None", encoding: str) -> None:
     assert encoding_for_model(model) == encoding
 
 

@@ -70,13 +70,13 @@ def choice(message: Any, reason: Any = "stop", **fields: Any) -> dict[str, Any]:
         ({}, "empty"),
     ],
 )
-def test_an_answer_that_is_none_has_a_name(response: Any, code: str | None) -> None:
+def test_a_response_without_an_answer_has_an_error_code(response: Any, code: str | None) -> None:
     answer = CHAT.read(response)
     assert answer.error_code == code
     assert (answer.error is None) == (code is None)
 
 
-def test_thinking_that_left_nothing_to_say_is_told_from_a_long_answer() -> None:
+def test_a_cap_used_up_by_reasoning_is_distinguished_from_a_long_answer() -> None:
     details = {"reasoning_tokens": 64}
     usage = {"prompt_tokens": 9, "completion_tokens": 64, "completion_tokens_details": details}
     assert "went into reasoning" in str(CHAT.read(choice({"content": ""}, "length", usage=usage)).error)
@@ -103,22 +103,22 @@ def test_thinking_that_left_nothing_to_say_is_told_from_a_long_answer() -> None:
         ([], None),
     ],
 )
-def test_usage_is_read_in_both_spellings(usage: Any, expected: Usage | None) -> None:
+def test_usage_is_read_with_chat_and_with_responses_names(usage: Any, expected: Usage | None) -> None:
     assert usage_of({"usage": usage}) == expected
 
 
 @pytest.mark.parametrize("response", [None, [], "text", 5, {}], ids=repr)
-def test_what_is_no_response_has_no_usage_and_is_not_simulated(response: Any) -> None:
+def test_an_invalid_response_has_no_usage_and_is_not_simulated(response: Any) -> None:
     assert usage_of(response) is None
     assert not is_simulated(response)
 
 
-def test_a_simulated_answer_says_so_in_its_models_name() -> None:
+def test_a_simulated_answer_is_marked_in_its_models_name() -> None:
     answer = CHAT.read(choice({"content": "Hi."}, model="m", system_fingerprint="simulated"))
     assert answer.model == "m (simulated)"
 
 
-def test_an_endpoint_that_there_is_not_is_refused() -> None:
+def test_an_unknown_endpoint_is_refused() -> None:
     with pytest.raises(InvalidInputError, match=r"No endpoint 'images'; there are: chat\.completions, responses"):
         endpoint("images")
 
@@ -134,7 +134,7 @@ def test_an_endpoint_that_there_is_not_is_refused() -> None:
         ("/v1/moderations", "moderations"),
     ],
 )
-def test_an_endpoint_is_known_by_the_end_of_its_path(path: str, name: str) -> None:
+def test_an_endpoint_is_recognised_by_the_end_of_its_path(path: str, name: str) -> None:
     found = endpoint_at(path)
     assert found is not None
     assert found.name == name
@@ -185,14 +185,14 @@ CALL = {"type": "function_call", "call_id": "c1", "name": "look_up", "arguments"
     ],
     ids=str,
 )
-def test_an_answer_of_responses_is_read(
+def test_an_answer_of_the_responses_api_is_read(
     response: Any, text: str | None, finish_reason: str | None, code: str | None
 ) -> None:
     answer = RESPONSES.read(response)
     assert (answer.text, answer.finish_reason, answer.error_code) == (text, finish_reason, code)
 
 
-def test_thinking_that_left_nothing_to_say_is_told_in_responses_too() -> None:
+def test_a_cap_used_up_by_reasoning_is_recognised_in_the_responses_api_too() -> None:
     usage = {"input_tokens": 9, "output_tokens": 64, "output_tokens_details": {"reasoning_tokens": 64}}
     answer = RESPONSES.read(said(status="incomplete", reason="max_output_tokens", usage=usage))
     assert "All 64 tokens went into reasoning" in str(answer.error)
@@ -222,11 +222,11 @@ TOKENS = [{"token": "Hi", "logprob": -0.1, "top_logprobs": [{"token": "Hi", "log
     ],
     ids=["chat", "responses", "completions as llama.cpp has them", "completions"],
 )
-def test_the_tokens_probabilities_look_the_same_from_everywhere(name: str, response: Any) -> None:
+def test_logprobs_of_all_endpoints_have_the_same_form(name: str, response: Any) -> None:
     assert endpoint(name).read(response).logprobs == TOKENS
 
 
-def test_tools_to_call_are_read_in_every_spelling() -> None:
+def test_tool_calls_are_read_in_every_format() -> None:
     call = {"id": "c1", "type": "function", "function": {"name": "look_up", "arguments": "{}"}}
     older = {"name": "look_up", "arguments": "{}"}
     assert CHAT.read(choice({"content": None, "tool_calls": [call]})).tool_calls == [call]
@@ -234,21 +234,21 @@ def test_tools_to_call_are_read_in_every_spelling() -> None:
     assert RESPONSES.read({"status": "completed", "output": [CALL]}).tool_calls == [CALL]
 
 
-def test_every_choice_is_read_by_itself() -> None:
+def test_each_choice_is_read_separately() -> None:
     choices = [choice({"content": "A"})["choices"][0], choice({"content": "B"}, "length")["choices"][0]]
     answers = CHAT.read_all({"choices": choices})
     assert [(answer.text, answer.error_code) for answer in answers] == [("A", None), ("B", "truncated")]
 
 
 @pytest.mark.parametrize("whole", [False, True], ids=["of doubles", "of floats made longer"])
-def test_base64_of_longer_floats_is_read_as_such(whole: bool) -> None:
+def test_base64_of_64_bit_floats_is_recognised(whole: bool) -> None:
     chance = random.Random(3)
     numbers = array("f" if whole else "d", (chance.gauss(0, 0.03) for _ in range(256)))
     embedding = base64.b64encode(array("d", numbers)).decode()
     assert vector_of(embedding) == array("f", numbers)
 
 
-def test_what_is_no_finite_number_among_others_is_not_taken_for_a_longer_one() -> None:
+def test_a_vector_with_nan_is_not_mistaken_for_64_bit_floats() -> None:
     for position, odd in itertools.product(range(4), (math.inf, math.nan)):
         numbers = array("f", [0.5, 3.0, -0.25, 7.0] * 16)
         numbers[position] = odd
@@ -256,21 +256,21 @@ def test_what_is_no_finite_number_among_others_is_not_taken_for_a_longer_one() -
 
 
 @pytest.mark.parametrize("embedding", [[1.0, -2.0], "AACAPwAAAMA="], ids=["numbers", "base64"])
-def test_a_vector_is_read_in_either_form(embedding: Any) -> None:
+def test_a_vector_is_read_from_a_list_and_from_base64(embedding: Any) -> None:
     assert EMBEDDINGS.read({"data": [{"index": 0, "embedding": embedding}]}).value.tolist() == [1.0, -2.0]
 
 
 @pytest.mark.parametrize("embedding", [[], "", "AAA", "no base64!", ["a"], None, {}, [10**400]], ids=repr)
-def test_what_is_no_vector_is_said_to_be_none(embedding: Any) -> None:
+def test_an_invalid_vector_is_an_error(embedding: Any) -> None:
     assert EMBEDDINGS.read({"data": [{"embedding": embedding}]}).error_code == "malformed_response"
 
 
-def test_vectors_come_in_the_order_of_their_numbers() -> None:
+def test_vectors_are_ordered_by_their_index() -> None:
     data = [{"index": 1, "embedding": [1]}, {"index": 0, "embedding": [0]}]
     assert [answer.value.tolist() for answer in EMBEDDINGS.read_all({"data": data})] == [[0.0], [1.0]]
 
 
-def test_a_moderation_is_its_result() -> None:
+def test_the_value_of_a_moderation_is_its_result() -> None:
     result = {"flagged": False, "categories": {}, "category_scores": {}}
     assert MODERATIONS.read({"results": [result], "model": "m"}).value == result
     assert MODERATIONS.read({"results": []}).error_code == "empty"
@@ -319,13 +319,13 @@ def test_a_rows_prompt_becomes_its_part_of_the_body(name: str, prompt: Any, syst
 
 @pytest.mark.parametrize("name", list(ENDPOINTS))
 @pytest.mark.parametrize("prompt", ["", "  ", 5, b"Hi.", [], ["a"], {"stream": True}, [1.5], [True]], ids=repr)
-def test_a_prompt_that_an_endpoint_cannot_take_is_named(name: str, prompt: Any) -> None:
+def test_a_prompt_that_an_endpoint_does_not_support_is_an_error(name: str, prompt: Any) -> None:
     with pytest.raises(BadPromptError) as bad:
         endpoint(name).ask(prompt, None)
     assert bad.value.code == ("empty_prompt" if isinstance(prompt, str) else "invalid_prompt")
 
 
-def test_a_format_stands_where_responses_want_it() -> None:
+def test_response_format_becomes_text_format_in_the_responses_api() -> None:
     schema = {"name": "s", "schema": {"type": "object"}, "strict": True}
     asked = {"type": "json_schema", "json_schema": schema}
     assert RESPONSES.format_params(asked, {"text": {"verbosity": "low"}}) == {
@@ -337,7 +337,7 @@ def test_a_format_stands_where_responses_want_it() -> None:
         EMBEDDINGS.format_params(asked, {})
 
 
-def test_what_is_wrong_with_an_answer_is_said_behind_it() -> None:
+def test_a_repair_appends_what_is_wrong_after_the_answer() -> None:
     question, answer, fault = ({"role": "user", "content": "2 + 2?"}, "5", "No, it is not.")
     told = [question, {"role": "assistant", "content": answer}, {"role": "user", "content": fault}]
     assert CHAT.repair_body({"messages": [question]}, answer, fault) == {"messages": told}
@@ -348,7 +348,7 @@ def test_what_is_wrong_with_an_answer_is_said_behind_it() -> None:
     assert EMBEDDINGS.repair_body({"input": "Hi."}, answer, fault) is None
 
 
-def test_examples_stand_before_the_question() -> None:
+def test_few_shot_examples_precede_the_prompt() -> None:
     shot = [{"role": "user", "content": "1 + 1?"}, {"role": "assistant", "content": "2"}]
     question = {"role": "user", "content": "2 + 2?"}
     assert CHAT.with_examples({"messages": [question]}, shot) == {"messages": [*shot, question]}

@@ -71,20 +71,20 @@ def field(labels: Any, kind: Any = "one") -> LabelField:
     ],
     ids=["texts", "numbers", "bools", "enum", "set", "generator", "described", "odd"],
 )
-def test_labels_have_texts(labels: Any, texts: list[str]) -> None:
+def test_labels_of_any_type_have_strings(labels: Any, texts: list[str]) -> None:
     assert field(labels).texts == texts
 
 
 @pytest.mark.parametrize(
     "labels", ["ab", b"ab", None, 5, [], ["a"], ["a", "a"], ["a", " "], ["a", None], {"a": 1, "b": 2}], ids=repr
 )
-def test_labels_that_cannot_work_are_refused(labels: Any) -> None:
+def test_invalid_labels_are_refused(labels: Any) -> None:
     with pytest.raises(InvalidInputError):
         check_labels(labels)
 
 
 @pytest.mark.parametrize("scale", [(1,), (5, 1), (1, 1), (0, 101), (1.0, 5), "15", 5, (True, 5)], ids=repr)
-def test_a_scale_that_is_none_is_refused(scale: Any) -> None:
+def test_an_invalid_scale_is_refused(scale: Any) -> None:
     with pytest.raises(InvalidInputError, match="such as \\(1, 5\\)"):
         check_scale(scale)
 
@@ -107,7 +107,7 @@ ASKED = {
 
 @pytest.mark.parametrize("explain", [False, True])
 @pytest.mark.parametrize("asked", ASKED)
-def test_the_schema_is_one_that_strict_mode_takes(asked: str, explain: bool) -> None:
+def test_the_schema_of_labels_is_accepted_by_strict_mode(asked: str, explain: bool) -> None:
     told = label_format(ASKED[asked], explain=explain)["json_schema"]
     assert told["strict"] is True
     checks.strict_schema("label", told["schema"])
@@ -115,7 +115,7 @@ def test_the_schema_is_one_that_strict_mode_takes(asked: str, explain: bool) -> 
 
 
 @pytest.mark.parametrize("labels", [[f"code {n}" for n in range(1_001)], [f"{n:060}" for n in range(251)]])
-def test_more_labels_than_strict_mode_takes_are_asked_for_without_it(
+def test_too_many_labels_for_strict_mode_are_sent_without_it(
     labels: list[str], caplog: pytest.LogCaptureFixture
 ) -> None:
     for kind in ("one", "several"):
@@ -139,13 +139,13 @@ def test_more_labels_than_strict_mode_takes_are_asked_for_without_it(
     ],
     ids=["one", "several", "none", "score", "model"],
 )
-def test_an_answer_is_read_back_as_the_labels_were_given(fields: Any, answer: str, values: Any) -> None:
+def test_answers_become_labels_of_the_given_types(fields: Any, answer: str, values: Any) -> None:
     assert read_answer(answer, fields)[1] == values
     assert read_answer(write_answer(fields, values), fields)[1] == values
 
 
 @pytest.mark.parametrize("text", ["", "a", '{"label": "c"}', '{"label": ["a"]}', "[]", "{}", '{"label": "A"}'])
-def test_what_is_no_label_is_an_error_with_the_answer(text: str) -> None:
+def test_an_off_label_answer_is_an_error_that_quotes_it(text: str) -> None:
     with pytest.raises(ValueError, match=r"is not JSON|is no JSON object|is none of a, b") as error:
         read_answer(text, [field(["a", "b"])])
     assert repr(text) in str(error.value)
@@ -164,7 +164,7 @@ def test_what_is_no_label_is_an_error_with_the_answer(text: str) -> None:
     ],
     ids=["no list", "off list", "off scale", "score as text", "bool as score", "missing field", "no text"],
 )
-def test_an_answer_of_another_shape_is_an_error(fields: Any, answer: str, sentence: str) -> None:
+def test_an_answer_without_the_label_field_is_an_error(fields: Any, answer: str, sentence: str) -> None:
     with pytest.raises(ValueError, match=sentence):
         read_answer(answer, fields)
 
@@ -202,12 +202,12 @@ class Aliased(BaseModel):
     ],
     ids=lambda value: getattr(value, "__name__", ""),
 )
-def test_a_class_whose_fields_are_no_labels_is_refused(model: type, sentence: str) -> None:
+def test_a_class_with_fields_that_are_not_labels_is_refused(model: type, sentence: str) -> None:
     with pytest.raises(InvalidInputError, match=sentence):
         label_fields(model)
 
 
-def test_the_system_text_tells_the_labels_and_their_descriptions() -> None:
+def test_the_system_message_lists_the_labels_and_their_descriptions() -> None:
     assert label_instruction([field({"a": "the first", "b": None})]) == (
         'Choose the label that fits the text best.\n- a: the first\n- b\nAnswer with JSON, such as {"label": "b"}.'
     )

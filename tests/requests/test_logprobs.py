@@ -28,7 +28,7 @@ def told(labels: list[Any], chosen: Any, *steps: Step, before: str = '{"label": 
     return found
 
 
-def test_labels_of_one_token_share_what_the_other_tokens_leave() -> None:
+def test_probabilities_of_single_token_labels_are_normalised_over_the_labels() -> None:
     # 0.5 + 0.3 + 0.1 lead to a label; 0.1 does not count.
     found = told(["good", "bad", "mixed"], "good", step('"', 1), step("good", 0.5, bad=0.3, mixed=0.1, Well=0.1))
     assert found.whole == pytest.approx([5 / 9, 3 / 9, 1 / 9])
@@ -37,7 +37,7 @@ def test_labels_of_one_token_share_what_the_other_tokens_leave() -> None:
     assert found.high == pytest.approx(found.whole)
 
 
-def test_labels_that_begin_alike_are_told_apart_by_the_token_where_they_part() -> None:
+def test_labels_with_a_common_prefix_are_distinguished_at_the_first_differing_token() -> None:
     labels = ["very good", "very bad", "neutral"]
     found = told(
         labels, "very good", step('"very', 0.8, _neutral=0.2), step(" good", 0.3, **{" bad": 0.1, " odd": 0.6})
@@ -47,7 +47,7 @@ def test_labels_that_begin_alike_are_told_apart_by_the_token_where_they_part() -
     assert found.whole == pytest.approx([0.8 * 0.75, 0.8 * 0.25, 0.2])
 
 
-def test_what_leads_to_several_other_labels_is_shared_among_them() -> None:
+def test_the_probability_of_a_token_that_leads_to_several_labels_is_shared_among_them() -> None:
     found = told(["very good", "very bad", "neutral"], "neutral", step('"neutral', 0.6, _very=0.4))
     assert found.whole == pytest.approx([0.2, 0.2, 0.6])
     assert (found.low, found.high) == (pytest.approx([0, 0, 0.6]), pytest.approx([0.4, 0.4, 0.6]))
@@ -59,7 +59,7 @@ def test_other_tokens_for_the_same_label_count_for_it() -> None:
     assert found.first == pytest.approx([0.75, 0.25])
 
 
-def test_a_token_that_may_lead_to_two_labels_is_shared_in_their_proportion() -> None:
+def test_an_ambiguous_tokens_probability_is_shared_in_proportion_to_the_labels_others() -> None:
     found = told(["negative", "neutral"], "negative", step('"neg', 0.4, _neu=0.1, _ne=0.5))
     assert found.whole == pytest.approx([0.8, 0.2])
 
@@ -68,18 +68,18 @@ def test_tokens_that_hold_more_than_the_label_count_for_it() -> None:
     assert told(["a", "b"], "a", step('"a"}', 0.6, **{'"b"\n': 0.2})).whole == pytest.approx([0.75, 0.25])
 
 
-def test_a_label_that_is_the_beginning_of_another_is_told_by_its_end() -> None:
+def test_a_label_that_is_a_prefix_of_another_is_recognised_by_its_end() -> None:
     found = told(["pos", "positive"], "pos", step('"pos', 0.9), step('"}', 0.7, itive=0.3))
     assert found.whole == pytest.approx([0.7, 0.3])
     assert found.first == pytest.approx([1, 1])
 
 
-def test_one_is_not_ten() -> None:
+def test_the_label_1_is_not_mistaken_for_10() -> None:
     found = told([1, 2, 10], 1, step("1", 0.8, **{"2": 0.2}), step("}", 0.25, **{"0": 0.25, "5": 0.5}))
     assert found.whole == pytest.approx([0.4, 0.2, 0.4])
 
 
-def test_a_number_at_the_very_end_of_the_tokens_is_still_told() -> None:
+def test_a_number_that_ends_with_the_last_token_has_a_probability() -> None:
     found = told([1, 10], 1, step("1", 1.0))
     assert (found.whole, found.low, found.high) == ((1.0, 0.0), (0.0, 0.0), (1.0, 1.0))
 
@@ -101,18 +101,18 @@ def test_an_unlisted_label_has_at_most_the_probability_of_the_last_listed_token(
     assert found.high == pytest.approx([5 / 7, 2 / 7, 1 / 8, 1 / 8])
 
 
-def test_labels_that_are_not_listed_have_together_no_more_than_what_the_list_leaves() -> None:
+def test_unlisted_labels_together_have_at_most_the_remaining_probability() -> None:
     found = told(["a", "b", "c", "d"], "a", step('"a', 0.5, _b=0.46))
     assert found.whole == pytest.approx([0.5, 0.46, 0.02, 0.02])
     assert found.high[2:] == pytest.approx([0.04, 0.04])
 
 
-def test_without_a_list_the_others_have_all_that_is_left() -> None:
+def test_without_top_logprobs_the_other_labels_share_the_rest() -> None:
     alone = Step(b'"a', 0.7, {})
     assert told(["a", "b", "c"], "a", alone).whole == pytest.approx([0.7, 0.15, 0.15])
 
 
-def test_a_chosen_token_that_is_not_listed_counts_all_the_same() -> None:
+def test_a_chosen_token_missing_from_top_logprobs_still_counts() -> None:
     drawn = Step(b'"b', 0.1, {b'"a': 0.9})
     assert told(["a", "b"], "b", drawn).whole == pytest.approx([0.9, 0.1])
 
@@ -122,7 +122,7 @@ def test_there_are_no_probabilities_if_the_tokens_do_not_lead_to_the_label(drawn
     assert label_probabilities([drawn], 0, ['"a"', '"b"'], 0) is None
 
 
-def test_a_label_that_is_one_token_is_not_begun_by_a_shorter_one() -> None:
+def test_a_single_token_label_is_not_counted_for_a_shorter_token() -> None:
     labels = ["1", "10", "2"]
     first = {"1": 0.3, "10": 0.6, "2": 0.1}
     ten = told(labels, "10", step('"', 1), step("10", 0.6, **first), step('"}', 1))
@@ -196,7 +196,7 @@ OPEN = {"a quote with a letter": (["a", "b", "d", '"', '"b', '"ad', "?"], ["bad"
 
 
 @pytest.mark.parametrize("toy", [*TOYS, *OPEN])
-def test_whatever_was_drawn_the_bounds_hold_the_truth_and_what_is_known_is_the_same(toy: str) -> None:
+def test_bounds_contain_the_true_probability_whichever_label_was_drawn(toy: str) -> None:
     tokens, labels, shown = {**TOYS, **OPEN}[toy]
     exact = 0
     for seed in range(8):
@@ -219,7 +219,7 @@ def test_whatever_was_drawn_the_bounds_hold_the_truth_and_what_is_known_is_the_s
     assert exact or shown < len(tokens)
 
 
-def test_tokens_are_read_with_what_could_stand_in_their_place() -> None:
+def test_tokens_are_read_with_their_alternatives() -> None:
     token = {"token": "ä", "logprob": -0.5, "bytes": [195, 164], "top_logprobs": [{"token": "b", "logprob": -1.0}]}
     assert steps_of([token]) == [Step("ä".encode(), math.exp(-0.5), {b"b": math.exp(-1.0)})]
 
@@ -227,7 +227,7 @@ def test_tokens_are_read_with_what_could_stand_in_their_place() -> None:
 @pytest.mark.parametrize(
     "tokens", [None, [], [{"token": "a"}], [{"token": "a", "logprob": None}], ["a"], [{"logprob": -1.0}]], ids=str
 )
-def test_a_server_that_tells_no_probabilities_tells_none(tokens: Any) -> None:
+def test_a_response_without_logprobs_has_no_probabilities(tokens: Any) -> None:
     assert steps_of(tokens) is None
 
 
@@ -257,5 +257,5 @@ def test_the_values_are_found_in_the_tokens(text: str, answer: Any, places: Any)
         assert {name: raw[found[name] :].decode() for name in places} == places
 
 
-def test_tokens_that_are_no_text_hold_no_values() -> None:
+def test_tokens_that_are_not_utf_8_give_no_values() -> None:
     assert find_values([Step(b"\xff", 1.0, {})], {"label": "a"}) is None

@@ -39,7 +39,7 @@ def in_tier(model: str, tier: str, usage: "tuple[int, int, int]", base_url: "str
     "model",
     ["gpt-5-mini", "gpt-4o-mini-2024-07-18", "gpt-5.4", "gpt-audio-mini", "ft:gpt-4o-mini-2024-07-18:us::x"],
 )
-def test_the_price_is_that_of_genai_prices(model: str, usage: "tuple[int, int, int]") -> None:
+def test_prices_equal_those_of_genai_prices(model: str, usage: "tuple[int, int, int]") -> None:
     assert ours(model, usage) == pytest.approx(by_genai_prices(model, usage, "openai"))
 
 
@@ -92,17 +92,17 @@ def test_a_class_of_tokens_without_a_price_makes_the_cost_unknown(taken: Taken) 
     assert math.isnan(price("gpt-4o-audio-preview", taken))
 
 
-def test_pictures_that_are_read_cost_what_text_does_where_no_price_is_told() -> None:
+def test_image_tokens_without_a_price_cost_as_much_as_text() -> None:
     assert price("gpt-4o-mini", Taken(1_000, 9, image_prompt_tokens=800)) == price("gpt-4o-mini", Taken(1_000, 9))
 
 
-def test_tokens_of_two_classes_are_taken_to_be_of_the_dearer() -> None:
+def test_tokens_of_two_classes_have_the_higher_price() -> None:
     both = Taken(1_000, 0, cached_tokens=1_000, audio_prompt_tokens=1_000)
 
     assert price("gpt-audio", both) == price("gpt-audio", Taken(1_000, 0, audio_prompt_tokens=1_000))
 
 
-def test_half_the_price_of_a_batch_is_that_of_its_tokens_and_not_of_its_fees() -> None:
+def test_the_batch_discount_applies_to_tokens_and_not_to_fees() -> None:
     base_url = "https://my.openai.azure.com/openai/v1"
     plain, searched = Taken(1_000, 9), Taken(1_000, 9, searches=1)
     fee = price("sonar", searched, base_url="https://api.perplexity.ai", tier="batch")
@@ -111,7 +111,7 @@ def test_half_the_price_of_a_batch_is_that_of_its_tokens_and_not_of_its_fees() -
     assert fee > price("sonar", plain, base_url="https://api.perplexity.ai") / 2
 
 
-def test_a_long_prompt_costs_more_a_token_where_the_provider_says_so() -> None:
+def test_long_prompts_have_the_providers_higher_price() -> None:
     base_url = "https://generativelanguage.googleapis.com/v1beta/openai"
 
     short, long = (ours("gemini-2.5-pro", (tokens, 0, 0), base_url) / tokens for tokens in (1_000, 400_000))
@@ -119,7 +119,7 @@ def test_a_long_prompt_costs_more_a_token_where_the_provider_says_so() -> None:
     assert long == pytest.approx(2 * short)
 
 
-def test_a_price_that_is_not_by_the_token_alone_is_calculated_each_time() -> None:
+def test_a_price_that_is_not_linear_in_tokens_is_calculated_each_time() -> None:
     # Perplexity's Sonar costs something for the request itself.
     usage = (1_000, 100, 0)
 
@@ -128,7 +128,7 @@ def test_a_price_that_is_not_by_the_token_alone_is_calculated_each_time() -> Non
     )
 
 
-def test_the_provider_is_told_by_the_base_url() -> None:
+def test_the_provider_is_recognised_by_the_base_url() -> None:
     model, usage = "llama-3.1-8b-instant", (1_000_000, 0, 0)
 
     assert ours(model, usage, "https://api.groq.com/openai/v1") == pytest.approx(by_genai_prices(model, usage, "groq"))
@@ -138,11 +138,11 @@ def test_the_provider_is_told_by_the_base_url() -> None:
     "base_url",
     [None, "https://api.openai.com/v1", "https://eu.api.openai.com/v1", "http://127.0.0.1:8000/v1", "http://gpu:80/v1"],
 )
-def test_a_server_that_is_not_known_is_priced_by_the_models_name(base_url: "str | None") -> None:
+def test_an_unknown_servers_price_follows_from_the_models_name(base_url: "str | None") -> None:
     assert ours("gpt-5-mini", (1_000_000, 0, 0), base_url) == pytest.approx(0.25)
 
 
-def test_more_cached_tokens_than_prompt_are_taken_as_the_whole_prompt() -> None:
+def test_cached_tokens_are_at_most_the_prompt_tokens() -> None:
     assert ours("gpt-5-mini", (1_000, 0, 2_000)) == ours("gpt-5-mini", (1_000, 0, 1_000))
 
 
@@ -154,7 +154,7 @@ def test_an_unknown_model_costs_nan_and_is_noted_once(caplog: pytest.LogCaptureF
     assert caplog.messages == ["genai-prices does not know the model 'model-without-a-price'; its cost is nan."]
 
 
-def test_a_row_with_a_known_model_asks_genai_prices_nothing() -> None:
+def test_genai_prices_is_not_called_for_each_row() -> None:
     ours("gpt-5-mini", (1_000, 100, 0))
     before = prices._price_list.cache_info()
 
@@ -191,14 +191,14 @@ def test_a_tier_whose_price_is_not_listed_costs_half(tier: str) -> None:
     assert in_tier("text-embedding-3-small", tier, usage) == pytest.approx(ours("text-embedding-3-small", usage) / 2)
 
 
-def test_half_the_price_holds_beyond_a_long_prompts_step_too() -> None:
+def test_the_discount_applies_to_the_long_prompt_price_too() -> None:
     base_url = "https://my.openai.azure.com/openai/v1"
     usage = (400_000, 1_000, 0)
 
     assert in_tier("gpt-5.4", "batch", usage, base_url) == pytest.approx(ours("gpt-5.4", usage, base_url) / 2)
 
 
-def test_another_providers_flex_is_not_taken_for_openais() -> None:
+def test_another_providers_flex_tier_has_no_openai_discount() -> None:
     model, usage, base_url = "llama-3.1-8b-instant", (1_000_000, 0, 0), "https://api.groq.com/openai/v1"
 
     assert in_tier(model, "flex", usage, base_url) == ours(model, usage, base_url)

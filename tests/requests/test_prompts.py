@@ -16,13 +16,13 @@ from parallel_openai.errors import TemplateError
 
 
 @given(st.text(), st.text())
-def test_a_template_without_fields_is_its_text(before: str, after: str) -> None:
+def test_a_template_without_fields_renders_as_its_text(before: str, after: str) -> None:
     text = (before + after).replace("{", "{{").replace("}", "}}")
     assert parse_template(text, []).fill([]) == before + after
 
 
 @given(st.text(), st.text(string.ascii_letters, min_size=1))
-def test_a_value_is_filled_in_as_it_is(value: str, name: str) -> None:
+def test_any_value_is_filled_in_unchanged(value: str, name: str) -> None:
     assert parse_template(f"<{{{name}}}>", [name]).fill([value]) == f"<{value}>"
 
 
@@ -71,12 +71,12 @@ def test_a_prompt_becomes_messages(prompt: Any, messages: Any) -> None:
 
 
 @pytest.mark.parametrize("messages", [[HI], (HI,), np.array([HI], dtype=object), None], ids=str)
-def test_a_body_with_a_system_message_gets_it_in_front(messages: Any) -> None:
+def test_the_system_message_is_put_first_in_a_body(messages: Any) -> None:
     asked = CHAT.ask({"messages": messages, "seed": 1}, "Be brief.")
     assert asked == {"messages": [RULES, *([HI] if messages is not None else [])], "seed": 1}
 
 
-def test_a_body_is_left_as_it_is_without_one() -> None:
+def test_a_body_without_a_system_message_is_unchanged() -> None:
     body = {"messages": [HI], "seed": 1}
     assert CHAT.ask(body, None) is body
 
@@ -86,7 +86,7 @@ def test_a_body_is_left_as_it_is_without_one() -> None:
     [(5, None), ({"messages": "Hi."}, "Be brief."), ("Hi.", 5), ([{"content": "Hi."}], None), (b"Hi.", None)],
     ids=repr,
 )
-def test_anything_else_is_a_bad_prompt(prompt: Any, system: Any) -> None:
+def test_any_other_value_is_an_invalid_prompt(prompt: Any, system: Any) -> None:
     with pytest.raises(BadPromptError) as bad:
         CHAT.ask(prompt, system)
     assert bad.value.code == "invalid_prompt"

@@ -141,21 +141,21 @@ def filled(shape: Any, seed: int) -> str:
 
 
 @pytest.mark.parametrize("shape", STRICT, ids=str)
-def test_strict_mode_takes_a_class_of_any_make(shape: Any) -> None:
+def test_pydantic_models_dataclasses_and_typed_dicts_are_accepted_by_strict_mode(shape: Any) -> None:
     told = structure(shape).response_format["json_schema"]
     assert told["strict"] is True
     refuse_what_is_not_strict(told["name"], told["schema"])
 
 
 @pytest.mark.parametrize("shape", [each for each in STRICT if each is not Kinds] + [RootModel[Bag]], ids=str)
-def test_what_is_asked_for_is_what_the_class_takes(shape: Any) -> None:
+def test_the_schema_is_that_of_the_classs_input(shape: Any) -> None:
     for seed in range(5):
         values = structure(shape).read(filled(shape, seed))
         assert list(values) == list(structure(shape).fields)
         assert None not in [value for name, value in values.items() if name not in ("below", "spare")]
 
 
-def test_fields_are_named_as_the_class_names_them_whatever_they_are_asked_for_by() -> None:
+def test_columns_have_the_field_names_and_not_the_aliases() -> None:
     assert list(schema_of(Order)["properties"]) == [
         *("Customer Name", "inDays", "at", "first", "last", "note", "parts", "spare")
     ]
@@ -173,18 +173,20 @@ def test_fields_are_named_as_the_class_names_them_whatever_they_are_asked_for_by
     }
 
 
-def test_an_answer_may_name_the_fields_as_the_class_does() -> None:
+def test_an_answer_may_use_field_names_instead_of_aliases() -> None:
     assert structure(Bag).read('{"how_many": 3}') == structure(Bag).read('{"howMany": 3}') == {"how_many": 3}
 
 
-def test_what_a_typed_dict_need_not_have_is_left_out() -> None:
+def test_optional_typed_dict_fields_may_be_missing() -> None:
     values = structure(Row).read('{"tone": "loud", "sure": true, "score": null, "about": null}')
     assert values == {"tone": "loud", "sure": True}
     with pytest.raises(ValueError, match="score: Input should be less than or equal to 3"):
         structure(Row).read('{"tone": "loud", "sure": true, "score": 9, "about": null}')
 
 
-def test_what_has_no_strict_form_is_asked_for_loosely_and_checked_here(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_class_without_a_strict_schema_is_sent_without_strict_mode_and_checked_locally(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     told = structure(Loose).response_format["json_schema"]
     assert told["strict"] is False
     assert [record.message for record in caplog.records if record.levelname == "WARNING"] == [
@@ -196,7 +198,7 @@ def test_what_has_no_strict_form_is_asked_for_loosely_and_checked_here(caplog: p
         structure(Loose).read('{"pair": ["a", 1], "anything": {}}')
 
 
-def test_a_number_is_read_as_it_is_written() -> None:
+def test_numbers_are_read_without_rounding() -> None:
     @dataclasses.dataclass
     class Sum:
         price: decimal.Decimal
@@ -212,12 +214,12 @@ def test_a_number_is_read_as_it_is_written() -> None:
 
 
 @pytest.mark.parametrize("shape", [Bag | None, Bag | Camel, Literal["a"], Mood, list[Bag], Pair])
-def test_what_is_no_class_with_fields_is_refused_in_a_sentence(shape: Any) -> None:
+def test_a_class_without_fields_is_refused_with_a_clear_error(shape: Any) -> None:
     with pytest.raises(InvalidInputError, match="must be a pydantic model, a dataclass, a TypedDict"):
         structure_of(shape)
 
 
-def test_a_class_that_cannot_be_checked_is_refused_in_a_sentence() -> None:
+def test_a_class_that_pydantic_cannot_check_is_refused_with_a_clear_error() -> None:
     @dataclasses.dataclass
     class Odd:
         file: typing.IO[bytes]
@@ -227,7 +229,7 @@ def test_a_class_that_cannot_be_checked_is_refused_in_a_sentence() -> None:
         structure_of(Odd)
 
 
-def test_a_class_that_has_no_schema_is_refused_in_a_sentence() -> None:
+def test_a_class_without_a_json_schema_is_refused_with_a_clear_error() -> None:
     class Calling(BaseModel):
         call: Callable[[], int]
 
@@ -236,20 +238,20 @@ def test_a_class_that_has_no_schema_is_refused_in_a_sentence() -> None:
 
 
 @pytest.mark.parametrize("model", [Row, Closed, Older], ids=str)
-def test_a_typed_dict_of_either_make_is_a_set_of_labels(model: type) -> None:
+def test_a_typed_dict_of_typing_or_typing_extensions_can_be_labels(model: type) -> None:
     assert label_fields(model)[0].texts == ["loud", "quiet"]
     kinds = {"tone": "one", "sure": "one", "score": "score", "about": "text"}
     assert all(kinds[each.name] == each.kind for each in label_fields(model))
 
 
-def test_a_literal_is_a_set_of_labels_and_other_annotations_are_refused_in_a_sentence() -> None:
+def test_a_literal_can_be_labels_and_other_annotations_are_refused() -> None:
     assert list(check_labels(Literal["loud", "quiet"])[0].values()) == ["loud", "quiet"]
     for annotation in (Row | None, Annotated[Row, "so"], Box[Literal["a", "b"]], list[Row], T):
         with pytest.raises(InvalidInputError, match="labels must be a list such as"):
             check_labels(annotation)
 
 
-def test_a_label_read_by_another_name_is_refused_in_a_sentence() -> None:
+def test_a_label_field_with_an_alias_is_refused_with_a_clear_error() -> None:
     class Named(BaseModel):
         tone: Literal["loud", "quiet"] = Field(validation_alias="T")
 

@@ -77,7 +77,7 @@ LOOSE: dict[str, tuple[Any, Any, Any]] = {
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_what_strict_mode_does_not_know_is_left_out_and_checked_here(case: str) -> None:
+def test_unsupported_keywords_are_removed_and_checked_locally(case: str) -> None:
     field, good, bad = CASES[case]
     found = structure(field)
     told = found.response_format["json_schema"]
@@ -89,7 +89,9 @@ def test_what_strict_mode_does_not_know_is_left_out_and_checked_here(case: str) 
 
 
 @pytest.mark.parametrize("case", LOOSE)
-def test_what_cannot_be_left_out_is_asked_for_without_strict_mode(case: str, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_schema_that_strict_mode_cannot_express_is_sent_without_it(
+    case: str, caplog: pytest.LogCaptureFixture
+) -> None:
     field, good, bad = LOOSE[case]
     found = structure(field)
     told = found.response_format["json_schema"]
@@ -108,7 +110,7 @@ def test_constraints_that_strict_mode_lacks_are_described_to_the_model_in_words(
     assert told["schema"]["properties"]["a"] == {**TEXT, "description": 'where (format: "uri", minLength: 3)'}
 
 
-def test_conditions_at_the_root_are_checked_here() -> None:
+def test_conditions_at_the_root_are_checked_locally() -> None:
     found = structure_of(
         {"type": "object", "properties": {"a": TEXT, "b": TEXT}, "anyOf": [{"required": ["a"]}, {"required": ["b"]}]}
     )
@@ -120,7 +122,7 @@ def test_conditions_at_the_root_are_checked_here() -> None:
 
 
 @pytest.mark.parametrize("beside", [{}, {"description": "the next one"}])
-def test_a_schema_may_refer_to_itself(beside: dict[str, Any]) -> None:
+def test_a_schema_may_be_recursive(beside: dict[str, Any]) -> None:
     schema = {"type": "object", "properties": {"a": WHOLE, "below": {"$ref": "#", **beside}}, "required": ["a"]}
     found = structure_of(schema)
     assert found is not None
@@ -128,7 +130,7 @@ def test_a_schema_may_refer_to_itself(beside: dict[str, Any]) -> None:
     assert found.read('{"a": 1, "below": {"a": 2, "below": null}}') == {"a": 1, "below": {"a": 2}}
 
 
-def test_definitions_of_older_drafts_are_told_as_newer_ones() -> None:
+def test_definitions_of_older_drafts_become_defs() -> None:
     found = structure({"$ref": "#/definitions/Part"}, definitions={"Part": {"properties": {"b": WHOLE}}})
     refuse_what_is_not_strict("s", found.response_format["json_schema"]["schema"])
     assert found.read('{"a": {"b": null}}') == {"a": {}}
@@ -141,7 +143,7 @@ def test_only_a_definition_that_is_used_keeps_a_schema_from_being_strict(used: s
     assert found.response_format["json_schema"]["strict"] is is_strict
 
 
-def test_a_tuple_may_be_written_as_older_drafts_do() -> None:
+def test_tuples_in_the_form_of_older_drafts_are_read() -> None:
     found = structure({"type": "array", "items": [TEXT, TEXT]}, **{"$schema": "http://json-schema.org/draft-07/schema"})
     assert found.response_format["json_schema"]["strict"] is True
     assert found.read('{"a": ["x", "y"]}') == {"a": ["x", "y"]}
@@ -164,7 +166,7 @@ REFUSED: dict[str, Any] = {
 
 
 @pytest.mark.parametrize("words", REFUSED)
-def test_the_simulator_refuses_what_the_guide_says_is_refused(words: str) -> None:
+def test_the_simulator_refuses_the_schemas_that_openais_guide_excludes(words: str) -> None:
     field = REFUSED[words]
     for _ in range(11 if field is None else 0):
         field = {"type": "object", "properties": {"a": field or TEXT}, "required": ["a"], "additionalProperties": False}
@@ -174,6 +176,6 @@ def test_the_simulator_refuses_what_the_guide_says_is_refused(words: str) -> Non
 
 
 @pytest.mark.parametrize("beside", [{"type": "array"}, {"anyOf": []}, {"enum": [{}]}])
-def test_the_simulator_wants_a_plain_object_at_the_root(beside: dict[str, Any]) -> None:
+def test_the_simulator_requires_a_plain_object_at_the_root(beside: dict[str, Any]) -> None:
     with pytest.raises(Refusal, match=r"must have type 'object'|must be a JSON Schema of"):
         refuse_what_is_not_strict("s", {"type": "object", "properties": {}, **beside})

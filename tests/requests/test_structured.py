@@ -80,7 +80,7 @@ def told(shape: Any) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=lambda shape: getattr(shape, "__name__", "a schema"))
-def test_strict_mode_takes_what_is_made_of_any_shape(shape: Any) -> None:
+def test_generated_schemas_are_accepted_by_strict_mode(shape: Any) -> None:
     made = told(shape)
     assert made["strict"] is True
     refuse_what_is_not_strict(made["name"], made["schema"])
@@ -88,12 +88,12 @@ def test_strict_mode_takes_what_is_made_of_any_shape(shape: Any) -> None:
     assert "oneOf" not in json.dumps(made)
 
 
-def test_the_api_is_told_descriptions_and_a_name_it_takes() -> None:
+def test_the_schema_has_descriptions_and_a_valid_name() -> None:
     assert told(Order)["schema"]["properties"]["customer"]["description"] == "who ordered"
     assert told(SCHEMA)["name"] == "A_trip"
 
 
-def test_what_may_be_left_out_is_asked_for_as_this_or_null() -> None:
+def test_optional_fields_are_sent_as_nullable() -> None:
     properties = told(Order)["schema"]["properties"]
     assert properties["note"] == {"anyOf": [{"title": "Note", "type": "string"}, {"type": "null"}]}
     assert properties["paid"]["anyOf"] == [{"type": "boolean"}, {"type": "null"}]  # it was so already
@@ -133,7 +133,7 @@ def test_what_may_be_left_out_is_asked_for_as_this_or_null() -> None:
     ],
     ids=["pydantic", "dataclass", "TypedDict", "refers to itself", "union", "schema"],
 )
-def test_an_answer_is_read_back_without_the_nulls_that_stand_for_nothing(shape: Any, answer: Any, values: Any) -> None:
+def test_nulls_of_optional_fields_are_removed_from_answers(shape: Any, answer: Any, values: Any) -> None:
     structure = structure_of(shape)
     assert structure is not None
     assert structure.read(json.dumps(answer)) == values
@@ -149,14 +149,14 @@ def test_an_answer_is_read_back_without_the_nulls_that_stand_for_nothing(shape: 
         (SCHEMA, "{}", "'to' is a required property"),
     ],
 )
-def test_an_answer_of_another_shape_says_what_is_wrong_with_it(shape: Any, answer: str, words: str) -> None:
+def test_an_answer_that_does_not_fit_the_schema_says_what_is_wrong(shape: Any, answer: str, words: str) -> None:
     structure = structure_of(shape)
     assert structure is not None
     with pytest.raises(ValueError, match=words):
         structure.read(answer)
 
 
-def test_fields_of_any_name_cannot_be_strict() -> None:
+def test_arbitrary_field_names_are_sent_without_strict_mode() -> None:
     class Shelf(BaseModel):
         stock: dict[str, int]
 
@@ -169,7 +169,7 @@ def test_fields_of_any_name_cannot_be_strict() -> None:
 @pytest.mark.parametrize(
     "shape", [{"type": "json_object"}, {"type": "text"}, {"type": "json_schema", "json_schema": {}}]
 )
-def test_what_the_api_documents_goes_out_as_it_is(shape: Any) -> None:
+def test_the_apis_own_response_formats_are_sent_unchanged(shape: Any) -> None:
     assert structure_of(shape) is None
 
 
@@ -186,7 +186,7 @@ def test_what_the_api_documents_goes_out_as_it_is(shape: Any) -> None:
         (list[int], "must be a pydantic model"),
     ],
 )
-def test_what_is_no_shape_is_refused_with_what_would_be(shape: Any, words: str) -> None:
+def test_an_invalid_response_format_is_refused_with_the_valid_ones(shape: Any, words: str) -> None:
     with pytest.raises(InvalidInputError, match=words):
         structure_of(shape)
 
@@ -205,7 +205,7 @@ def test_no_reference_of_a_schema_is_fetched(part: dict[str, Any]) -> None:
             server.accept()
 
 
-def test_a_schema_may_refer_to_what_it_holds_under_a_name_of_its_own() -> None:
+def test_a_schema_may_refer_to_its_parts_by_id() -> None:
     parcel = {"$id": "https://example.com/parcel", "type": "integer"}
     schema = {"type": "object", "properties": {"a": {"not": {"$ref": parcel["$id"]}}}, "$defs": {"parcel": parcel}}
     structure = structure_of(schema)

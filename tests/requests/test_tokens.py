@@ -22,7 +22,7 @@ def test_a_megabyte_of_one_character_is_counted(text: str, at_least: int, name: 
     assert count_tokens(text, name) >= at_least
 
 
-def test_cutting_a_long_text_into_slices_loses_nothing() -> None:
+def test_counting_a_long_text_in_slices_is_exact() -> None:
     text = ("word " * 3 + "  \n ") * 10_000
 
     assert "".join(text[start:end] for start, end in tokens._slices(text)) == text
@@ -79,7 +79,7 @@ SCHEMA_TOKENS = count_tokens(json.dumps(SCHEMA, separators=(",", ":")), "o200k_b
     ],
     ids=lambda value: json.dumps(value)[:70] if isinstance(value, dict) else None,
 )
-def test_a_request_is_counted(body: "dict[str, object]", prompt_tokens: int) -> None:
+def test_prompt_tokens_of_a_request_are_counted(body: "dict[str, object]", prompt_tokens: int) -> None:
     assert request_size(body, "o200k_base").prompt_tokens == prompt_tokens
 
 
@@ -97,7 +97,7 @@ def test_a_request_is_counted(body: "dict[str, object]", prompt_tokens: int) -> 
         ({"max_tokens": float("nan"), "n": float("inf")}, None, 1),
     ],
 )
-def test_the_answers_asked_for_are_read(
+def test_the_cap_and_the_number_of_choices_are_read(
     parameters: "dict[str, object]", max_output_tokens: "int | None", choices: int
 ) -> None:
     size = request_size(chat(user(HELLO), **parameters), "o200k_base")
@@ -105,18 +105,18 @@ def test_the_answers_asked_for_are_read(
     assert (size.max_output_tokens, size.choices) == (max_output_tokens, choices)
 
 
-def test_several_legacy_prompts_are_as_many_choices() -> None:
+def test_several_legacy_prompts_count_as_several_choices() -> None:
     assert request_size({"prompt": [HELLO, HELLO], "n": 3}, "o200k_base").choices == 6
 
 
-def test_characters_are_those_of_the_text() -> None:
+def test_characters_of_the_prompt_are_counted() -> None:
     picture = {"type": "image_url", "image_url": {"url": "data:image/png;base64," + "A" * 9_999}}
     size = request_size(chat(user([{"type": "text", "text": HELLO}, picture])), "o200k_base")
 
     assert size.characters == len(HELLO)
 
 
-def test_a_long_system_text_is_counted_too() -> None:
+def test_a_long_system_message_is_counted_too() -> None:
     text = "word " * 10_000
 
     assert request_size(chat({"role": "system", "content": text}), "o200k_base").prompt_tokens > 10_000
@@ -151,7 +151,7 @@ def nested(depth: int) -> "list[object]":
     ],
     ids=lambda body: str(list(body))[:40],
 )
-def test_no_shape_of_a_request_crashes_the_counter(body: "dict[str, object]") -> None:
+def test_no_malformed_request_crashes_the_counter(body: "dict[str, object]") -> None:
     size = request_size(body, "o200k_base")
 
     assert isinstance(size, Size)

@@ -28,13 +28,13 @@ ELSEWHERE: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize("place", ELSEWHERE)
-def test_usage_that_stands_elsewhere_is_read_and_kept_for_the_bill(place: str) -> None:
+def test_usage_in_unusual_places_is_read_and_kept_for_the_cost(place: str) -> None:
     assert usage_of(ELSEWHERE[place]) == Usage(90, 5)
     assert usage_of(bill_of(ELSEWHERE[place])) == Usage(90, 5)
 
 
 @pytest.mark.parametrize("usage", [{"total_tokens": 8}, {"prompt_tokens": 8}], ids=str)
-def test_the_bill_of_an_embedding_is_for_what_was_read(usage: dict[str, Any]) -> None:
+def test_embeddings_are_billed_for_their_prompt_tokens(usage: dict[str, Any]) -> None:
     assert usage_of(bill_of({**EMBEDDINGS, "usage": usage})) == Usage(8)
 
 
@@ -43,7 +43,7 @@ ZEROS = {"prompt_tokens": 0, "completion_tokens": 0, "total_tokens": 0}
 
 
 @pytest.mark.parametrize("usage", [ZEROS, {}, NONSENSE], ids=str)
-def test_zeros_and_nonsense_count_as_missing(usage: dict[str, Any]) -> None:
+def test_zero_and_invalid_token_counts_count_as_missing(usage: dict[str, Any]) -> None:
     assert usage_of({**CHAT, "usage": usage}) is None
 
 
@@ -181,26 +181,26 @@ TOLD: dict[str, tuple[Any, Usage]] = {
 
 
 @pytest.mark.parametrize(("told", "expected"), TOLD.values(), ids=TOLD)
-def test_the_larger_reading_counts_once(told: Any, expected: Usage) -> None:
+def test_of_two_usage_records_the_larger_counts(told: Any, expected: Usage) -> None:
     assert usage_of({**CHAT, "usage": told}) == expected
 
 
 @pytest.mark.parametrize("told", [None, "none", [], 5, ["x"], "{"], ids=str)
-def test_a_response_without_a_record_tells_nothing(told: Any) -> None:
+def test_a_response_without_usage_has_none(told: Any) -> None:
     assert usage_of({**CHAT, "usage": told}) is None
     assert usage_of(CHAT) is None
 
 
-def test_what_stands_in_two_places_counts_once() -> None:
+def test_usage_repeated_in_two_places_counts_once() -> None:
     usage = {"prompt_tokens": 9, "completion_tokens": 5}
     assert usage_of({**CHAT, "usage": usage, "x_groq": {"usage": {**usage, "completion_tokens": 8}}}) == Usage(9, 8)
 
 
-def test_a_total_alone_is_of_the_prompt_where_answers_have_no_tokens() -> None:
+def test_total_tokens_alone_are_prompt_tokens_for_embeddings() -> None:
     assert usage_of({**EMBEDDINGS, "usage": {"total_tokens": 40}}) == Usage(40)
 
 
-def test_calls_of_the_servers_tools_count_and_go_into_the_bill() -> None:
+def test_calls_of_the_servers_tools_are_counted_in_the_cost() -> None:
     kinds = ("web_search_call", "message", "web_search_call", "file_search_call", "code_interpreter_call")
     response = {"usage": {"input_tokens": 9}, "output": [{"type": kind} for kind in kinds]}
     assert usage_of(response) == Usage(9, searches=2, file_searches=1, tool_runs=1)
@@ -216,7 +216,7 @@ def test_calls_of_the_servers_tools_count_and_go_into_the_bill() -> None:
     ],
     ids=str,
 )
-def test_an_answer_that_came_by_a_search_counts_one(further: dict[str, Any]) -> None:
+def test_an_answer_of_a_search_model_counts_one_search(further: dict[str, Any]) -> None:
     found = usage_of({**CHAT, **further, "usage": {"prompt_tokens": 9}})
     assert found is not None
     assert found.searches == 1
@@ -278,7 +278,7 @@ def as_told(usage: Usage, way: str, names: tuple[str, str], chance: random.Rando
 
 
 @pytest.mark.parametrize("endpoint", ["chat", "responses", "embeddings"])
-def test_no_record_is_read_as_less_than_was_billed(endpoint: str) -> None:
+def test_no_usage_record_is_read_as_less_than_was_billed(endpoint: str) -> None:
     chance = random.Random(endpoint)
     names = ("input_tokens", "output_tokens") if endpoint == "responses" else ("prompt_tokens", "completion_tokens")
     response = EMBEDDINGS if endpoint == "embeddings" else CHAT

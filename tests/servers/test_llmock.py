@@ -22,7 +22,7 @@ GIVEN = {"max_requests_per_minute": 600, "max_tokens_per_minute": 30_000}
 
 
 @pytest.mark.parametrize("limits", [{}, GIVEN], ids=["nothing given", "limits given"])
-def test_no_fault_is_found_with_a_client_that_meets_the_limits(limits: dict[str, float]) -> None:
+def test_an_independent_mock_server_sees_all_limits_kept(limits: dict[str, float]) -> None:
     began = time.monotonic()
     with llmock(*LIMITED) as server, po.Client(server.base_url, **limits) as client:
         out = po.process_dataframe(

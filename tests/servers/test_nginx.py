@@ -44,7 +44,7 @@ def limited(rate: int, burst: int) -> AbstractContextManager[Nginx]:
 
 
 @pytest.mark.parametrize("limits", [{}, {"max_requests_per_minute": 2400}], ids=["nothing given", "limits given"])
-def test_a_rate_limit_without_figures_loses_no_row_and_stalls_none(limits: dict[str, float]) -> None:
+def test_a_rate_limit_without_headers_loses_and_stalls_no_row(limits: dict[str, float]) -> None:
     with limited(rate=40, burst=20) as gateway:
         out = ask(gateway, names(300), **limits)
     assert set(out["status"]) == {"succeeded"}
@@ -53,7 +53,7 @@ def test_a_rate_limit_without_figures_loses_no_row_and_stalls_none(limits: dict[
     assert max(seconds_between_answers(gateway)) < 5
 
 
-def test_a_run_that_meets_error_pages_alone_stops_and_the_next_call_answers_its_rows() -> None:
+def test_a_run_that_gets_only_error_pages_stops_and_the_next_call_answers_its_rows() -> None:
     with nginx(upstream=False) as gateway:
         with pytest.raises(RunStoppedError, match="502 Bad Gateway"):
             ask(gateway, names(20), give_up_after=0.3)
@@ -78,7 +78,7 @@ def test_an_outage_behind_the_gateway_is_waited_out_and_uses_up_no_attempts() ->
     ["keepalive_requests 5;", "keepalive_timeout 20ms;", "keepalive_timeout 0;"],
     ids=["after five requests", "when it was idle", "at once"],
 )
-def test_connections_that_the_server_closes_lose_nothing_and_pay_nothing_twice(server: str) -> None:
+def test_connections_closed_by_the_server_lose_nothing_and_pay_nothing_twice(server: str) -> None:
     with nginx(server=server) as gateway:
         out = ask(gateway, names(60), max_requests_per_minute=1200, burst=0.5)
     assert set(out["status"]) == {"succeeded"}
@@ -87,7 +87,7 @@ def test_connections_that_the_server_closes_lose_nothing_and_pay_nothing_twice(s
 
 
 @pytest.mark.parametrize("size", [5_000, 900_000], ids=["5 kB", "900 kB"])
-def test_a_body_that_the_gateway_does_not_take_fails_its_row_only(size: int) -> None:
+def test_a_body_too_large_for_the_gateway_fails_its_row_only(size: int) -> None:
     texts = [*names(10), "x" * size]
     with nginx(server="client_max_body_size 1k;") as gateway:
         out = ask(gateway, texts)

@@ -234,7 +234,7 @@ def live(verb: str, seed: int, folder: Path) -> Server:
 
 
 @pytest.mark.parametrize("verb", ["chat.completions", "responses", "completions", "label", "embed", "file"])
-def test_any_answer_ends_in_an_answer_a_rows_error_or_a_sentence(verb: str, tmp_path: Path) -> None:
+def test_any_response_gives_an_answer_a_failed_row_or_a_clear_error(verb: str, tmp_path: Path) -> None:
     answers, seed = 0, 0
     while answers < (200 if verb == "embed" else 960):  # one answers many rows there
         seed += 1

@@ -67,16 +67,16 @@ def test_no_promise_breaks_in_a_thousand_lives() -> None:
 
 
 @pytest.mark.parametrize("seed", BROKE_ONCE, ids=str)
-def test_what_broke_a_promise_once_does_not_again(seed: int) -> None:
+def test_seeds_that_once_broke_a_promise_do_not_any_more(seed: int) -> None:
     output_of(lives("--seed", str(seed)))
 
 
-def test_a_seed_lives_the_same_life_again() -> None:
+def test_the_same_seed_gives_the_same_life() -> None:
     one, other = (output_of(lives("--seed", "77", seed_of_hashes=hashes)) for hashes in ("1", "2"))
     assert one == other
     assert "delivered" in one
 
 
 @pytest.mark.parametrize("mutation", MUTATIONS, ids=lambda mutation: mutation.name)
-def test_a_mutation_breaks_what_is_there(mutation: Mutation) -> None:
+def test_each_mutation_applies_to_the_current_source(mutation: Mutation) -> None:
     assert (ROOT / "parallel_openai" / mutation.file).read_text().count(mutation.right) == 1
