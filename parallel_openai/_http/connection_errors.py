@@ -100,10 +100,10 @@ class ConnectionErrors:
         return not self.has_answered and self._silent >= _SILENT
 
 
-def what_it_speaks(said: str) -> str:
+def other_protocol(said: str) -> str:
     r"""What a server speaks instead of HTTP/1, judged by the bytes that the parser quotes; empty if unknown.
 
-    >>> what_it_speaks(r"b'\x15\x03\x03\x00\x02\x02F'")
+    >>> other_protocol(r"b'\x15\x03\x03\x00\x02\x02F'")
     'it wants a secure connection. Write https:// in base_url.'
     """
     if re.search(r"b['\"]\\x1[56]\\x03", said):

@@ -324,7 +324,7 @@ def is_page(body: bytes) -> bool:
     return body[:200].removeprefix(b"\xef\xbb\xbf").lstrip()[:1] == b"<"
 
 
-def told_body(body: bytes, headers: Mapping[str, str]) -> str:
+def body_summary(body: bytes, headers: Mapping[str, str]) -> str:
     """A summary of a body that is not JSON: the title if it is a web page, else its first 200 characters."""
     text = body[:_MOST].decode("utf-8", "replace")
     return without_page(text, headers.get("server", "")[:50])[:200].strip()

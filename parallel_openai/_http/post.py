@@ -17,7 +17,7 @@ from aiohttp.http_exceptions import HttpProcessingError
 from yarl import URL
 
 from parallel_openai._http.body import MAX_HEADER_LINE, MAX_HEADERS, TooLargeError, decompressed, read
-from parallel_openai._http.connection_errors import NotHTTPError, what_it_speaks
+from parallel_openai._http.connection_errors import NotHTTPError, other_protocol
 from parallel_openai._http.idle_connections import IdleConnections
 from parallel_openai._loop.interrupts import sending_stopped
 
@@ -101,7 +101,7 @@ class Poster:
                 answer = await read(content, message.headers, self._max_response_bytes)
         except HttpProcessingError as error:
             connection.close()
-            raise NotHTTPError(what_it_speaks(str(error))) from error
+            raise NotHTTPError(other_protocol(str(error))) from error
         except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError):
             connection.close()
             self._idle.drop()  # the others may have died too, and a request would use up its attempts on them

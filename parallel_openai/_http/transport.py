@@ -19,7 +19,7 @@ from parallel_openai._http.body import MAX_HEADER_LINE, MAX_HEADERS, TooLargeErr
 from parallel_openai._http.connection_errors import ConnectionErrors, Exchange, about_proxy
 from parallel_openai._http.credentials.secrets import Secrets
 from parallel_openai._http.deadlines import LATE, Deadlines
-from parallel_openai._http.error_body import is_page, told_body
+from parallel_openai._http.error_body import body_summary, is_page
 from parallel_openai._http.event_stream import assembled
 from parallel_openai._http.heads import read_leniently
 from parallel_openai._http.post import Poster
@@ -211,7 +211,7 @@ class Transport:
         if status >= 300 or not isinstance(data, dict) or data.get("error"):
             content, data = self._read_json(self._secrets.out_of_error(content), headers)
         if status >= 300 and self._is_of_proxy(url, status, data):
-            page = f", {told_body(content, headers)}" if is_page(content) else ""
+            page = f", {body_summary(content, headers)}" if is_page(content) else ""
             sentence = about_proxy(self._proxy, f"{url.host}:{url.port}", status, f"HTTP {status}{page}")
             return self._failure(began, "proxy_error", sentence)
         is_good = 200 <= status < 300 and status not in _WITHOUT_ANSWER

@@ -93,7 +93,7 @@ class LeasedLimiter(Limiter):
         """Let out what may go."""
         self._open.set()
 
-    async def all_back(self) -> None:
+    async def until_idle(self) -> None:
         """Wait until no request is in flight."""
         while self.in_flight:
             self._back.clear()
@@ -242,10 +242,10 @@ class LeasedLimiters(ModelLimiters):
         for each in self._leased:
             each.open()
 
-    async def all_back(self) -> None:
+    async def until_idle(self) -> None:
         """Wait until no request is in flight."""
         for each in self._leased:
-            await each.all_back()
+            await each.until_idle()
 
     def _new(self, model: str | None) -> LeasedLimiter:
         limiter = LeasedLimiter(partial(self._ask, model), *self.given, clock=self.clock)

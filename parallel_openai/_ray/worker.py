@@ -269,12 +269,12 @@ class Worker:
         self._silence = asyncio.get_running_loop().call_later(SILENCE, self._limiters.close)
         self._limiters.open()
 
-    async def come_home(self, seconds: float) -> Delivery:
+    async def drain(self, seconds: float) -> Delivery:
         """Stop sending, wait up to `seconds` for requests in flight, and return the last delivery."""
         self._silence.cancel()
         self._limiters.close()
         try:
-            await asyncio.wait_for(self._limiters.all_back(), seconds)
+            await asyncio.wait_for(self._limiters.until_idle(), seconds)
         except asyncio.TimeoutError:
             pass
         if self._funds is not None:

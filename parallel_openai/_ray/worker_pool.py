@@ -98,12 +98,12 @@ class WorkerPool:
         try:
             await asyncio.wait([run.end], timeout=None if deadline is None else max(0.0, deadline - time.monotonic()))
             in_time = run.end.done()
-            await run.come_home()
+            await run.drain()
             ending = run.ending()
             return ending if in_time else "deadline"
         except asyncio.CancelledError:
             if not run.end.done():
-                await run.come_home()
+                await run.drain()
             raise
         finally:
             run.end.cancel()
@@ -173,7 +173,7 @@ class WorkerPool:
                 run.leave_to_others(mine, this_task)
                 return
         if mine or run.share is not None:  # the call also makes it give back its part of the budget
-            run.receive(await worker.come_home.remote(run.left_to_drain()), mine)
+            run.receive(await worker.drain.remote(run.left_to_drain()), mine)
         await asyncio.sleep(0)  # lets the journal write
 
 
@@ -340,7 +340,7 @@ class _Run:
         self.end.result()
         return self._ending
 
-    async def come_home(self) -> None:
+    async def drain(self) -> None:
         """Make the workers stop sending, and take in the answers to requests in flight."""
         self._finish_run()
         if self.working:

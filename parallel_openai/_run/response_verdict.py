@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from parallel_openai._http.error_body import (
+    body_summary,
     code_of,
     error_of,
     is_about_content,
@@ -18,7 +19,6 @@ from parallel_openai._http.error_body import (
     is_page,
     is_tokens_a_minute,
     status_of,
-    told_body,
     wait_in,
     without_page,
 )
@@ -266,14 +266,14 @@ def _malformed(response: Response) -> Verdict:
     """JSON of another form may be an answer, and would be billed again as that; what is cut off or a page may not."""
     kind = response.headers.get("content-type", "no content type")
     sentence = f"The server answered HTTP 200 with {kind!r} that is no JSON object."
-    page = f" It is {told_body(response.body, response.headers)}." if is_page(response.body) else ""
+    page = f" It is {body_summary(response.body, response.headers)}." if is_page(response.body) else ""
     return Verdict("fail" if response.data else "retry", "malformed_response", sentence + page)
 
 
 def _sentence(response: Response, error: Mapping[str, Any] | None) -> str:
     if error and error.get("message"):
         return f"HTTP {response.status}: {without_page(str(error['message']))[:2000]}"
-    text = told_body(response.body, response.headers)
+    text = body_summary(response.body, response.headers)
     return f"HTTP {response.status}: {text}" if text else f"HTTP {response.status} with an empty body."
 
 

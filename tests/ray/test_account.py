@@ -77,12 +77,12 @@ def test_tokens_are_paced_and_usage_beyond_the_estimate_is_charged() -> None:
 
 
 def test_a_limit_shown_for_one_model_does_not_apply_to_others() -> None:
-    desk = AccountActor(None, None)
+    account = AccountActor(None, None)
     small = Report(answered=4, shown={"requests": KnownLimit(60, 60.0), "tokens": KnownLimit(1200, 60.0)})
-    desk.lease("small", "one", 4, 0.0, Report())
-    desk.lease("small", "one", 4, 0.0, small)
-    desk.lease("large", "one", 4, 0.0, Report(answered=4, shown={"requests": KnownLimit(6000, 60.0)}))
-    limits = desk.look("run", SealedClient({}), None)[1]
+    account.lease("small", "one", 4, 0.0, Report())
+    account.lease("small", "one", 4, 0.0, small)
+    account.lease("large", "one", 4, 0.0, Report(answered=4, shown={"requests": KnownLimit(6000, 60.0)}))
+    limits = account.look("run", SealedClient({}), None)[1]
     assert limits == {"small": (60, 1200), "large": (6000, None)}
 
 

@@ -82,7 +82,7 @@ async def ends_with_a_request_on_its_way() -> None:
 
     serving = asyncio.ensure_future(serve())
     run.working.add(serving)
-    await run.come_home()
+    await run.drain()
     assert serving.done()
 
 

@@ -17,16 +17,16 @@ from parallel_openai.local import simulator
 from tests.servers.recorder import recorder
 
 
-class DeskHere:
+class LocalAccount:
     """The account's books, in this process."""
 
     limits = (None, None)
 
     def __init__(self) -> None:
-        self._desk = AccountActor(None, None)
+        self._actor = AccountActor(None, None)
 
     async def aask(self, method: str, *args: Any) -> Any:
-        return getattr(self._desk, method)(*args)
+        return getattr(self._actor, method)(*args)
 
 
 def test_a_worker_that_lost_contact_with_its_run_stops_sending_until_it_returns(tmp_path: Path) -> None:
@@ -35,7 +35,7 @@ def test_a_worker_that_lost_contact_with_its_run_stops_sending_until_it_returns(
 
 async def hears_nothing_for_a_while(undelivered: Path) -> None:
     with simulator.serve(max_requests_per_minute=None, latency=0.1) as server:
-        worker = Worker(DeskHere())  # type: ignore[arg-type]  # all that it asks a desk for
+        worker = Worker(LocalAccount())  # type: ignore[arg-type]  # all that it needs of the account
         client = po.Client(server.base_url, max_concurrent_requests=2)
         await worker.open(SealedClient(client.account()), None, undelivered, None)
         asked = [
@@ -50,7 +50,7 @@ async def hears_nothing_for_a_while(undelivered: Path) -> None:
         results = [*delivered.results]
         while len(results) < 40:
             results += (await worker.exchange([], 0.2)).results
-        await worker.come_home(1.0)
+        await worker.drain(1.0)
         await worker.exchange([], 0.0)
         assert [*undelivered_lines(undelivered)] == []
         assert server.stats(charged=False)["received"] == 40
@@ -69,7 +69,7 @@ def test_an_unknown_parameter_is_reported_and_known_rows_keep_the_run_going() ->
 
 async def refused_alike(url: str, known: int) -> tuple[tuple[str, str] | None, int]:
     """Why a worker stopped and how many results it gave, where so many answers are known already."""
-    worker = Worker(DeskHere())  # type: ignore[arg-type]  # all that it asks a desk for
+    worker = Worker(LocalAccount())  # type: ignore[arg-type]  # all that it needs of the account
     await worker.open(SealedClient(po.Client(f"{url}/v1").account()), None, Path("nowhere"), None, known)
     messages = [[{"role": "user", "content": f"{number}"}] for number in range(20)]
     asked = [APIRequest({"model": "m", "max_tokns": 5, "messages": each}) for each in messages]
@@ -80,7 +80,7 @@ async def refused_alike(url: str, known: int) -> tuple[tuple[str, str] | None, i
             break
         delivered = await worker.exchange([], 0.5)
         results += delivered.results
-    await worker.come_home(1.0)
+    await worker.drain(1.0)
     return delivered.stop, len(results)
 
 
@@ -100,9 +100,9 @@ def test_a_repaired_answer_is_stored_as_the_rows_own(tmp_path: Path) -> None:
 
 async def kept_of(request: APIRequest, undelivered: Path) -> list[bytes]:
     with simulator.serve(max_requests_per_minute=None) as server:
-        worker = Worker(DeskHere())  # type: ignore[arg-type]  # all that it asks a desk for
+        worker = Worker(LocalAccount())  # type: ignore[arg-type]  # all that it needs of the account
         await worker.open(SealedClient(po.Client(server.base_url).account()), None, undelivered, None)
         assert (await worker.exchange([numbered(1, request)], 5.0)).results
         kept = [*undelivered_lines(undelivered)]
-        await worker.come_home(1.0)
+        await worker.drain(1.0)
         return kept

@@ -136,7 +136,7 @@ class EmbedRun(FrameRun):
             attempts=billed_in_vain(result.attempts, result.response, code),
         )
         rulings = []
-        if len(pack.rows) <= max(1, self._queue.told_apart):
+        if len(pack.rows) <= max(1, self._queue.most_matched):
             rulings.append(self._refused(pack, failed, journal))
         else:
             self.status.num_tasks_started -= len(pack.rows)  # they are counted again
@@ -171,7 +171,7 @@ class EmbedRun(FrameRun):
             self.status.num_tasks_started -= len(pack.rows)  # they are counted again
             # Where nothing was ever answered, it may be that the server was away.
             doubted = self._kept(Pack(pack.rows, (*pack.attempts, *result.attempts)))
-            self._queue.doubt(doubted, is_too_large=self._queue.told_apart > 0)
+            self._queue.doubt(doubted, is_too_large=self._queue.most_matched > 0)
             return Ruling()
         if len(pack.rows) > 1 and self._may_be_split(result):
             self.status.num_tasks_started -= 2  # the halves, which are counted again
@@ -200,7 +200,7 @@ class EmbedRun(FrameRun):
 
     def _learn(self, pack: Pack) -> None:
         """Where both halves of a refused pack are answered, it was too large, and so would others be."""
-        self._queue.told_apart = max(self._queue.told_apart, len(pack.rows))
+        self._queue.most_matched = max(self._queue.most_matched, len(pack.rows))
         self._packer.most_inputs = int(min(self._packer.most_inputs, self._queue.most_inputs))
         if pack.split is not None:
             pack.split.good += 1

@@ -82,7 +82,7 @@ class Queue(Iterator[APIRequest | None]):
     """
 
     def __init__(self, fresh: Iterator[APIRequest | None]) -> None:
-        self.told_apart = 0  # of so many rows the server could tell whose the vectors are
+        self.most_matched = 0  # rows of the largest pack whose vectors could be matched to their texts
         self._fresh = fresh
         self._ready: deque[Pack] = deque()
         self._held: list[Pack] = []
@@ -115,7 +115,7 @@ class Queue(Iterator[APIRequest | None]):
     @property
     def most_inputs(self) -> float:
         """How many rows a pack may have, as far as that was found out."""
-        return self.told_apart if 2 * self.told_apart >= self._too_many else math.inf
+        return self.most_matched if 2 * self.most_matched >= self._too_many else math.inf
 
     def doubted(self) -> list[Pack]:
         """Give up those of which it was not found out."""
@@ -135,17 +135,17 @@ class Queue(Iterator[APIRequest | None]):
         request = self._ready.popleft().request if self._ready else next(self._fresh)
         if request is not None:
             self._on_the_way += request.asks_for
-            request.may_be_too_large = request.asks_for > max(1, self.told_apart)
+            request.may_be_too_large = request.asks_for > max(1, self.most_matched)
         return request
 
     def _find_size(self) -> None:
         """Have a probe go out next; or all, in packs that are small enough, once that is known."""
-        if self.most_inputs < math.inf or self.told_apart >= max(len(pack.rows) for pack in self._doubted):
-            self._ready.extend(part for pack in self.doubted() for part in pack.cut(self.told_apart))
+        if self.most_inputs < math.inf or self.most_matched >= max(len(pack.rows) for pack in self._doubted):
+            self._ready.extend(part for pack in self.doubted() for part in pack.cut(self.most_matched))
             return
         if self._probe is not None:
             raise StopIteration
-        size, pack = max(1, 2 * self.told_apart), self._doubted.pop()
+        size, pack = max(1, 2 * self.most_matched), self._doubted.pop()
         self._probe, rest = Pack(pack.rows[:size], pack.attempts), pack.rows[size:]
         if rest:
             self._doubted.append(Pack(rest, _without_bills(pack.attempts)))
