@@ -22,7 +22,7 @@ from parallel_openai import cli
 from parallel_openai._files.pipes import piped
 from parallel_openai.errors import InvalidInputError
 from parallel_openai.local.simulator import Server
-from tests.test_progress import Terminal, posix_only
+from tests.terminals import Terminal, posix_only
 
 ROOT = Path(__file__).parents[1]
 COMMAND = [sys.executable, "-m", "parallel_openai"]

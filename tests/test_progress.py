@@ -2,21 +2,14 @@
 
 from __future__ import annotations
 
-import errno
 import io
 import json
-import logging
-import os
 import re
 import subprocess
-import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, redirect_stderr
-from dataclasses import dataclass
-from pathlib import Path
-from typing import IO
+from collections.abc import Callable
+from contextlib import redirect_stderr
 
 import pytest
 
@@ -27,92 +20,7 @@ from parallel_openai._progress.progress import Progress
 from parallel_openai._progress.status_tracker import StatusTracker
 from parallel_openai.local.simulator import Server
 from tests.conftest import wait_until_sent
-
-REPOSITORY = Path(__file__).parents[1]
-posix_only = pytest.mark.skipif(sys.platform == "win32", reason="Windows has no pseudo-terminals")
-
-
-@dataclass
-class Limits:
-    max_requests_per_minute: float | None = None
-    max_tokens_per_minute: float | None = None
-
-
-class Clock:
-    now = 100.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
-class Terminal:
-    """A pseudo-terminal of so many columns, and what its screen shows of what was written."""
-
-    def __init__(self, columns: int) -> None:
-        import fcntl
-        import pty
-        import struct
-        import termios
-
-        self.columns = columns
-        self._master, self.slave = pty.openpty()
-        fcntl.ioctl(self.slave, termios.TIOCSWINSZ, struct.pack("HHHH", 50, columns, 0, 0))
-        self._written = b""
-        self._reader = threading.Thread(target=self._read, daemon=True)
-        self._reader.start()
-
-    def close(self) -> None:
-        os.close(self.slave)
-        self._reader.join(10)
-        os.close(self._master)
-
-    @property
-    def text(self) -> str:
-        return self._written.decode(errors="ignore")
-
-    def lines(self) -> list[str]:
-        """The screen, without the blank at the ends of lines and of the page."""
-        screen, row, column = [[" "] * self.columns], 0, 0
-        for character in self.text.replace("\x1b[A", "\0"):
-            if character == "\0":
-                row -= 1
-            elif character == "\r":
-                column = 0
-            else:
-                if character == "\n" or column == self.columns:
-                    row, column = row + 1, 0 if character != "\n" else column
-                if row == len(screen):
-                    screen.append([" "] * self.columns)
-                if character != "\n":
-                    screen[row][column] = character
-                    column += 1
-        return "\n".join("".join(line).rstrip() for line in screen).rstrip().split("\n")
-
-    def _read(self) -> None:
-        while True:
-            try:
-                some = os.read(self._master, 65_536)
-            except OSError:  # Linux says so when the other end is closed
-                return
-            if not some:
-                return
-            self._written += some
-
-
-@contextmanager
-def terminal_as_stderr(columns: int) -> Iterator[Terminal]:
-    terminal = Terminal(columns)
-    with open(os.dup(terminal.slave), "w", encoding="utf-8") as stream, redirect_stderr(stream):
-        yield terminal
-    terminal.close()
-
-
-@contextmanager
-def a_handler_of_the_root() -> Iterator[logging.Handler]:
-    handler = logging.StreamHandler()
-    logging.getLogger().addHandler(handler)
-    yield handler
-    logging.getLogger().removeHandler(handler)
+from tests.terminals import Clock, Limits, Terminal, posix_only, start, terminal_as_stderr
 
 
 def a_busy_run() -> StatusTracker:
@@ -264,111 +172,6 @@ def test_bars_of_two_runs_leave_nothing_behind_whichever_ends_first() -> None:
     ]
 
 
-LOGGING_RUN = """
-import logging, sys
-from parallel_openai._progress.progress import Progress
-from parallel_openai._progress.status_tracker import StatusTracker
-
-class Limits:
-    max_requests_per_minute = max_tokens_per_minute = None
-
-ours = logging.getLogger("parallel_openai")
-{set_up}
-progress = Progress(StatusTracker(num_tasks_succeeded=3), Limits, show=True)
-progress.tick()
-ours.warning("A request failed.")
-progress.tick()
-progress.close()
-ours.warning("It is over.")
-"""
-
-
-def lines_of_a_logging_run(set_up: str) -> list[str]:
-    terminal = Terminal(80)
-    run = start(LOGGING_RUN.format(set_up=set_up), stdout=terminal.slave, stderr=terminal.slave)
-    assert run.wait(60) == 0
-    terminal.close()
-    return terminal.lines()
-
-
-@posix_only
-@pytest.mark.parametrize(
-    "set_up",
-    [
-        "",
-        "logging.basicConfig(format='%(message)s')",
-        "logging.basicConfig(format='%(message)s', stream=sys.stdout)",
-        "ours.addHandler(logging.StreamHandler())",
-        "ours.addHandler(logging.StreamHandler()); ours.propagate = False",
-        "logging.basicConfig(format='%(message)s', handlers=[logging.FileHandler('log.txt'), logging.StreamHandler()])",
-    ],
-    ids=["nothing", "root", "root-on-stdout", "ours", "ours-alone", "root-and-a-file"],
-)
-def test_each_line_of_the_log_comes_once_and_above_the_bar(set_up: str) -> None:
-    assert lines_of_a_logging_run(set_up) == ["A request failed.", "3 rows [0:00]", "It is over."]
-
-
-@posix_only
-@pytest.mark.parametrize(
-    "set_up",
-    [
-        "logging.basicConfig(filename='log.txt')",
-        "logging.basicConfig(); logging.getLogger().handlers[0].setLevel(logging.ERROR)",
-        "logging.lastResort = None; ours.addHandler(logging.NullHandler())",
-    ],
-    ids=["a-file", "a-higher-level", "nowhere"],
-)
-def test_log_lines_for_other_handlers_are_not_shown_in_the_terminal(set_up: str) -> None:
-    assert lines_of_a_logging_run(set_up) == ["3 rows [0:00]"]
-
-
-class TerminalThatWaits(io.StringIO):
-    """One that takes nothing for a while, as where nobody reads it and its program may not wait."""
-
-    is_full = False
-
-    def isatty(self) -> bool:
-        return True
-
-    def write(self, text: str) -> int:
-        if self.is_full:
-            raise BlockingIOError(errno.EAGAIN, "write could not complete without blocking")
-        return super().write(text)
-
-
-def test_a_run_continues_if_its_log_cannot_be_shown() -> None:
-    with redirect_stderr(TerminalThatWaits()) as terminal, a_handler_of_the_root():
-        progress = Progress(StatusTracker(num_tasks_succeeded=3), Limits(), show=True, clock=Clock())
-        terminal.is_full = True
-        logging.getLogger("parallel_openai").warning("A request failed.")
-        terminal.is_full = False
-        progress.close("The end.")
-    assert terminal.getvalue().endswith("3 rows [0:00]\nThe end.\n")
-
-
-def test_log_handlers_are_restored_when_the_last_bar_is_closed() -> None:
-    root = logging.getLogger()
-    with redirect_stderr(TerminalThatWaits()) as terminal, a_handler_of_the_root() as handler:
-        bars = [Progress(StatusTracker(), Limits(), show=True, clock=Clock()) for _ in range(2)]
-        bars[0].close()
-        assert handler not in root.handlers
-        root.addHandler(added := logging.NullHandler())
-        root.warning("One bar is left.")
-        bars[1].close()
-        assert root.handlers[-2:] == [handler, added]
-        root.removeHandler(added)
-    assert terminal.getvalue().count("One bar is left.\n") == 1
-
-
-def test_a_missing_handler_of_last_resort_stays_missing(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(logging, "lastResort", None)
-    with redirect_stderr(TerminalThatWaits()):
-        bar = Progress(StatusTracker(), Limits(), show=True, clock=Clock())
-        assert logging.lastResort is None
-        bar.close()
-    assert logging.lastResort is None
-
-
 def test_without_a_terminal_a_short_run_prints_only_the_closing_line(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
@@ -448,12 +251,6 @@ IN_THE_MAIN_THREAD = (
 """
 )
 IN_ANOTHER_THREAD = SLOW_RUN + "    t = threading.Thread(target=ask, args=(df.head(8),)); t.start(); t.join()\n"
-
-
-def start(script: str, **streams: int | IO[bytes]) -> subprocess.Popen[bytes]:
-    path = os.pathsep.join(filter(None, (str(REPOSITORY), os.environ.get("PYTHONPATH"))))
-    environment = {**os.environ, "PYTHONPATH": path, "PYTHONIOENCODING": "utf-8"}
-    return subprocess.Popen([sys.executable, "-c", script], env=environment, stdin=subprocess.DEVNULL, **streams)  # type: ignore[call-overload,no-any-return]
 
 
 def wait_for(happened: Callable[[], bool], seconds: float = 60) -> None:

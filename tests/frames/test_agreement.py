@@ -17,7 +17,7 @@ import parallel_openai as po
 from parallel_openai.errors import InvalidInputError
 from parallel_openai.local.simulator import Server
 from tests.frames.conftest import Verb
-from tests.frames.test_label_columns import answer
+from tests.frames.labelling import answer
 
 
 def column(*labels: Any) -> pd.Series:

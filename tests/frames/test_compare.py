@@ -19,7 +19,7 @@ from parallel_openai._labels.evaluation.compare import _add_gains
 from parallel_openai._labels.evaluation.metrics import holm, mcnemar, paired_gain
 from parallel_openai.errors import ColumnNotFoundError, InvalidInputError, QuotaExceededError
 from parallel_openai.local.simulator import Server
-from tests.frames.test_label_columns import answer
+from tests.frames.labelling import answer
 
 TONES = ["positive", "negative"]
 PROMPTS = {"v1": "Happy? {text}", "v2": "Sentiment? {text}"}

@@ -12,7 +12,7 @@ import parallel_openai as po
 from parallel_openai.errors import ColumnNotFoundError, InvalidInputError
 from parallel_openai.local.simulator import Server
 from tests.frames.conftest import Verb, asked
-from tests.test_progress import posix_only, terminal_as_stderr
+from tests.terminals import posix_only, terminal_as_stderr
 
 TONES = ["positive", "negative"]
 

@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import enum
-import json
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import numpy as np
 import pandas as pd
 import pytest
 from pydantic import BaseModel, Field, field_validator
@@ -17,53 +13,7 @@ import parallel_openai as po
 from parallel_openai.errors import ColumnNotFoundError, InvalidInputError, TemplateError
 from parallel_openai.local.simulator import Server
 from tests.frames.conftest import Verb, asked, codes
-
-TONES = ["positive", "negative", "neutral"]
-
-
-class Topic(enum.Enum):
-    ORDER = "order"
-    REFUND = "refund"
-
-
-class Review(BaseModel):
-    tone: Literal["positive", "negative"]
-    topics: list[Topic]
-    stars: Annotated[int, Field(ge=1, le=5)]
-    is_spam: bool
-    gist: str
-
-
-def answer(content: Any, logprobs: Any = None) -> dict[str, Any]:
-    text = content if isinstance(content, str) else json.dumps(content)
-    choice = {"message": {"role": "assistant", "content": text}, "finish_reason": "stop", "logprobs": logprobs}
-    return {"body": {"model": "m", "choices": [choice]}}
-
-
-def says(server: Server, matching: str, *answers: Any) -> None:
-    server.script([each if "body" in each else answer(each) for each in answers], matching=matching)
-
-
-def tokens(*steps: tuple[str, dict[str, float]]) -> dict[str, Any]:
-    """An answer of tokens, each with the probabilities of what could stand in its place; it is the first of them."""
-
-    def one(token: str, share: float) -> dict[str, Any]:
-        return {"token": token, "logprob": float(np.log(share)), "bytes": list(token.encode())}
-
-    content = []
-    for token, listed in steps:
-        top = [one(each, share) for each, share in listed.items()]
-        content.append({**one(token, listed[token]), "top_logprobs": top})
-    return answer("".join(token for token, _ in steps), {"content": content, "refusal": None})
-
-
-def frame(*texts: str) -> pd.DataFrame:
-    return pd.DataFrame({"text": list(texts)})
-
-
-def cells(column: pd.Series) -> list[Any]:
-    return [None if np.isscalar(value) and pd.isna(value) else value for value in column]
-
+from tests.frames.labelling import TONES, Review, Topic, cells, frame, says, tokens
 
 # Votes
 
@@ -379,67 +329,7 @@ def test_an_answer_that_the_class_itself_refuses_is_off_label(label: Verb, serve
     assert "Even does not take the answer" in out["error"][0]
 
 
-# Reasons and examples
-
-
-def test_the_reason_comes_before_the_label(label: Verb, server: Server) -> None:
-    says(server, "first", {"reason": "It says so.", "label": "positive"})
-    out = label(frame("first"), "text", labels=TONES, explain=True)
-    assert out["label_reason"].tolist() == ["It says so."]
-    properties = asked(out)[0]["response_format"]["json_schema"]["schema"]["properties"]
-    assert list(properties) == ["reason", "label"]
-
-
-def test_of_several_samples_the_reason_is_one_for_the_rows_label(label: Verb, server: Server) -> None:
-    for tone, reason in (("negative", "Bad."), ("positive", "Good."), ("positive", "Good.")):
-        says(server, "first", {"reason": reason, "label": tone})
-    out = label(frame("first"), "text", labels=TONES, explain=True, samples=3)
-    assert out["label_reason"].tolist() == ["Good."]
-
-
-def test_examples_are_shown_as_questions_and_answers(label: Verb, reviews: pd.DataFrame) -> None:
-    examples = pd.DataFrame({"text": ["Fine.", "Broken."], "label": ["positive", "negative"], "other": [1, 2]})
-    out = label(reviews, "Review: {text}", labels=TONES, examples=examples)
-    assert asked(out)[2]["messages"][1:] == [
-        {"role": "user", "content": "Review: Fine."},
-        {"role": "assistant", "content": '{"label": "positive"}'},
-        {"role": "user", "content": "Review: Broken."},
-        {"role": "assistant", "content": '{"label": "negative"}'},
-        {"role": "user", "content": "Review: Great value."},
-    ]
-
-
-@pytest.mark.parametrize(
-    ("options", "cells_of_label", "shown"),
-    [
-        ({"labels": ["a", "b"], "multi": True}, [["b", "a"]], '{"labels": ["a", "b"]}'),
-        ({"labels": ["a", "b"], "multi": True}, [np.array(["b"], dtype=object)], '{"labels": ["b"]}'),
-        ({"scale": (1, 5)}, [np.int64(4)], '{"score": 4}'),
-        ({"labels": Topic}, [Topic.REFUND], '{"label": "refund"}'),
-        ({"labels": Topic}, ["refund"], '{"label": "refund"}'),
-    ],
-    ids=["several", "array", "score", "member", "text of a member"],
-)
-def test_examples_may_have_labels_of_any_type(label: Verb, options: Any, cells_of_label: Any, shown: str) -> None:
-    examples = pd.DataFrame({"text": ["Shown."], "label": pd.Series(cells_of_label, dtype=object)})
-    out = label(frame("first"), "text", examples=examples, **options)
-    assert asked(out)[0]["messages"][2]["content"] == shown
-
-
-def test_examples_with_reasons_show_them(label: Verb) -> None:
-    examples = pd.DataFrame({"text": ["Shown."], "label": ["positive"], "label_reason": ["It says so."]})
-    out = label(frame("first"), "text", labels=TONES, examples=examples, explain=True)
-    assert asked(out)[0]["messages"][2]["content"] == '{"reason": "It says so.", "label": "positive"}'
-
-
-def test_examples_of_several_fields_have_their_columns(label: Verb) -> None:
-    class Mail(BaseModel):
-        tone: Literal["good", "bad"]
-        urgent: bool
-
-    examples = pd.DataFrame({"text": ["Shown."], "tone": ["bad"], "urgent": [True]})
-    out = label(frame("first"), "text", labels=Mail, examples=examples)
-    assert asked(out)[0]["messages"][2]["content"] == '{"tone": "bad", "urgent": true}'
+# A field of the user's own
 
 
 class Doubtful(BaseModel):
@@ -460,23 +350,6 @@ DOUBTFUL_USES: dict[str, Callable[[pd.DataFrame], Any]] = {
 @pytest.mark.parametrize("use", DOUBTFUL_USES.values(), ids=DOUBTFUL_USES)
 def test_a_field_called_confidence_is_a_label(label: Verb, use: Callable[[pd.DataFrame], Any]) -> None:
     use(label(frame("first"), "{text}", labels=Doubtful))
-
-
-def test_an_answer_with_examples_is_exported_with_them(label: Verb) -> None:
-    examples = pd.DataFrame({"text": ["Shown."], "label": ["positive"]})
-    out = label(frame("first"), "{text}", labels=TONES, examples=examples)
-    with pytest.warns(UserWarning, match="1 training examples"):
-        po.to_jsonl(out, "tuning.jsonl", format="fine-tuning")
-    roles = [message["role"] for message in json.loads(Path("tuning.jsonl").read_text())["messages"]]
-    assert roles == ["system", "user", "assistant", "user", "assistant"]
-
-
-def test_label_descriptions_follow_the_callers_system_message(label: Verb, reviews: pd.DataFrame) -> None:
-    labels = {"positive": "praises {it}", "negative": "complains"}
-    told = asked(label(reviews, "{text}", labels=labels))[0]["messages"][0]["content"]
-    assert "- positive: praises {it}\n- negative: complains\n" in told
-    both = asked(label(reviews, "{text}", labels=labels, system="Stars: {stars}."))[0]["messages"][0]["content"]
-    assert both == f"Stars: 5.\n\n{told}"
 
 
 # What cannot work

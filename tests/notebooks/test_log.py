@@ -9,7 +9,7 @@ import nbformat
 import pytest
 
 from tests.notebooks import run
-from tests.test_progress import LOGGING_RUN
+from tests.test_log_above_bar import LOGGING_RUN
 
 ON_STDOUT = "logging.basicConfig(format='%(message)s', stream=sys.stdout)"
 WITHOUT_WIDGETS = "sys.modules['ipywidgets'] = None"
