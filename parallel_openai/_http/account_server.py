@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ssl as ssl_module
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from parallel_openai._http.addresses.base_url import BaseURL
@@ -41,9 +41,16 @@ class AccountServer:
         self.timeout, self.trust_env, self.ssl = timeout, trust_env, ssl
         names = {name.lower() for name in headers}
         self._asks_for_key = key.is_renewed and key.header.lower() not in names  # the caller's own header wins
-        # The connector gets no reference to self: that would keep a client's connections open after it is dropped.
-        renewed = key.current if self._asks_for_key else None
-        self.connections = Connections(_connector(address, renewed, self.headers, timeout, trust_env, ssl))
+        base_url, sent, renewed = address.base_url, self.headers, key.current if self._asks_for_key else None
+
+        def connect() -> Transport:  # without self, which would keep a client's connections open after it is dropped
+            from parallel_openai._http.transport import Transport  # aiohttp takes half of the package's import
+
+            return Transport(
+                base_url, sent, timeout=timeout, clock=time.monotonic, trust_env=trust_env, ssl=ssl, renewed=renewed
+            )
+
+        self.connections = Connections(connect)
 
     def check_key(self) -> None:
         """Raise AuthenticationError if there is no key and the server certainly needs one."""
@@ -76,27 +83,3 @@ class AccountServer:
         if not self.address.in_deployments:
             return request.path
         return self.address.path(request.path, request.model)
-
-
-def _connector(
-    address: BaseURL,
-    renewed: Callable[[], Awaitable[Mapping[str, str]]] | None,
-    headers: Mapping[str, str],
-    timeout: float,
-    trust_env: bool,
-    ssl: ssl_module.SSLContext | bool,
-) -> Callable[[], Transport]:
-    def connect() -> Transport:
-        from parallel_openai._http.transport import Transport  # aiohttp takes half of the package's import
-
-        return Transport(
-            address.base_url,
-            headers,
-            timeout=timeout,
-            clock=time.monotonic,
-            trust_env=trust_env,
-            ssl=ssl,
-            renewed=renewed,
-        )
-
-    return connect

@@ -69,17 +69,13 @@ def tier_of(response: Any) -> str | None:
     return tier if isinstance(tier, str) else None
 
 
+@lru_cache(maxsize=1024)
 def context_window(model: str, base_url: str | None = None) -> int | None:
     """The model's context window in tokens; None if unknown.
 
     >>> context_window("gpt-5-mini"), context_window("my-own-model")
     (400000, None)
     """
-    return _context_window(model, base_url)
-
-
-@lru_cache(maxsize=1024)
-def _context_window(model: str, base_url: str | None) -> int | None:
     for where in _providers(base_url):
         try:
             window: int | None = _ask(where, model).model.context_window

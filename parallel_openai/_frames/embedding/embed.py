@@ -15,7 +15,7 @@ from parallel_openai._frames.columns.table import check_frame
 from parallel_openai._frames.embedding.pack_run import EmbedRun
 from parallel_openai._frames.embedding.vectors import VectorColumn
 from parallel_openai._frames.process import make_builder
-from parallel_openai._frames.request_builder import Prompt, RequestBuilder
+from parallel_openai._frames.request_builder import Prompt
 from parallel_openai._frames.run_options import Options
 from parallel_openai._frames.sync_async import Call, awaitable, blocking
 from parallel_openai._requests.endpoints import EMBEDDINGS
@@ -85,22 +85,6 @@ def embed_dataframe(
     ((3, 4), 'missing_prompt')
     """
     options = Options.of("embed", locals())
-    builder = _builder(column, model, dimensions, rows_per_request, metadata, extra_body, params)
-    return _run(df, builder, client, options, rows_per_request)
-
-
-aembed_dataframe = awaitable(embed_dataframe)
-
-
-def _builder(
-    column: Prompt,
-    model: str,
-    dimensions: int | None,
-    rows_per_request: int | None,
-    metadata: Hashable | Sequence[Hashable],
-    extra_body: Mapping[str, Any] | None,
-    params: Mapping[str, Any],
-) -> RequestBuilder:
     for name, number in (("dimensions", dimensions), ("rows_per_request", rows_per_request)):
         if number is not None:
             check_count(number, name)
@@ -109,14 +93,12 @@ def _builder(
             raise InvalidInputError(f"embed_dataframe has no {name}=. {_NOT_HERE[name]}")
     asked = {"encoding_format": "base64", **({} if dimensions is None else {"dimensions": dimensions}), **params}
     asked = {name: value for name, value in asked.items() if value is not None}
-    return make_builder(column, model, None, EMBEDDINGS.name, None, 1, metadata, extra_body, asked)
-
-
-def _run(
-    df: pd.DataFrame, builder: RequestBuilder, client: Client | None, options: Options, rows_per_request: int | None
-) -> EmbedRun:
+    builder = make_builder(column, model, None, EMBEDDINGS.name, None, 1, metadata, extra_body, asked)
     check_frame(df)
     vectors = VectorColumn(len(df), builder.params.get("dimensions"))
     run = EmbedRun(df, builder, vectors.reader(), client_for(client), options)
     run.take_together(vectors, rows_per_request)
     return run
+
+
+aembed_dataframe = awaitable(embed_dataframe)
