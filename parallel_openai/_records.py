@@ -343,7 +343,7 @@ def replace_by(request: APIRequest) -> Ruling:
     return Ruling(further=request)
 
 
-def as_it_says(result: Result) -> Ruling:
+def ruling_of(result: Result) -> Ruling:
     """The ruling of those who have nothing to add to a result."""
     return accept() if result.status == "succeeded" else reject(result.error_code)
 

@@ -15,7 +15,7 @@ from parallel_openai._progress.status_tracker import StatusTracker
 from parallel_openai._records import DONE, APIRequest, Response, Result, Ruling
 from parallel_openai._requests.endpoints import usage_of
 from parallel_openai._run.equal_refusals import models_like
-from parallel_openai._run.failed_sends import tell
+from parallel_openai._run.failed_sends import inform
 from parallel_openai._run.response_verdict import RetryPolicy, judge
 from parallel_openai._run.runner import End, Runner
 from parallel_openai._run.spending.budget import Budget
@@ -147,5 +147,5 @@ class BaseClient(ABC):
         if verdict is DONE:
             limiter.answered(lease, response.headers, usage_of(response.data))
         else:
-            tell(limiter, lease, response, verdict)
+            inform(limiter, lease, response, verdict)
         return response

@@ -144,7 +144,7 @@ class PoolLimiter:
             else:
                 verdict = judge(response, reached=member.reached, path=request.path)
                 member.record(response, verdict, sent_at, self.clock())
-                if verdict.kind != "stop" or member.denials.is_odd(verdict, request, member.counts["answered"]):
+                if verdict.kind != "stop" or member.denials.is_of_request(verdict, request, member.counts["answered"]):
                     return response
             self._exclude(member, verdict)
             self._return_lease(lease)

@@ -34,7 +34,7 @@ from parallel_openai._loop.interrupts import interrupt_with, recorded_interrupts
 from parallel_openai._printable import printable
 from parallel_openai._progress.progress import Progress
 from parallel_openai._progress.status_tracker import about_open_requests
-from parallel_openai._records import APIRequest, Result, Ruling, Size, as_it_says
+from parallel_openai._records import APIRequest, Result, Ruling, Size, ruling_of
 from parallel_openai._requests.encodings import get_encoding
 from parallel_openai._requests.endpoints import path_for
 from parallel_openai._requests.tokens import request_size
@@ -93,7 +93,7 @@ class FileRun:
         self._logging_level = _checked_level(logging_level)
         self.source = RequestsFile(path_of(requests_filepath, "requests_filepath"))
         self.target = (
-            results_beside(self.source.path) if save_filepath is None else path_of(save_filepath, "save_filepath")
+            default_results(self.source.path) if save_filepath is None else path_of(save_filepath, "save_filepath")
         )
         if self.target.suffix in (".gz", ".zst"):
             raise InvalidInputError(
@@ -342,7 +342,7 @@ class FileRun:
             log.warning("%s of %s failed (%s): %s", line, self.source.path, result.error_code, result.error)
         if not result.restored:
             journal.append(result_line(result, record=False))
-        return as_it_says(result)
+        return ruling_of(result)
 
     def _count_cost(self, result: Result) -> None:
         if result.usage is not None:
@@ -368,7 +368,7 @@ def _checked_level(logging_level: int) -> int:
         ) from None
 
 
-def results_beside(source: Path) -> Path:
+def default_results(source: Path) -> Path:
     """The default path of the results."""
     name = source.name.removesuffix(".gz").removesuffix(".zst").removesuffix(".jsonl")
     target = source.with_name(f"{name}_results.jsonl")

@@ -10,7 +10,7 @@ from contextlib import contextmanager, nullcontext
 from hashlib import blake2b
 from pathlib import Path
 
-from parallel_openai._files.file_run import results_beside
+from parallel_openai._files.file_run import default_results
 from parallel_openai._files.requests_file import is_pipe
 
 _PIPE = "-"
@@ -32,7 +32,7 @@ def piped(requests_filepath: str, save_filepath: str | None) -> Iterator[tuple[s
     if save_filepath not in (None, _PIPE):
         yield str(source), save_filepath
         return
-    results = results_beside(source)
+    results = default_results(source)
     try:
         yield str(source), str(results)
     finally:

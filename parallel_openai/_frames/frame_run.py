@@ -19,7 +19,7 @@ from parallel_openai._batch.under_way import UnderWay
 from parallel_openai._client.client import Client
 from parallel_openai._frames.checked_budget import make_budget
 from parallel_openai._frames.columns.answer_columns import COLUMNS, Answers, Reader
-from parallel_openai._frames.columns.earlier_columns import sign, without_made
+from parallel_openai._frames.columns.earlier_columns import checksums, without_earlier
 from parallel_openai._frames.columns.explode import CHOICE, check_choices, explode
 from parallel_openai._frames.columns.run_info import ATTRS, RunInfo, earlier_runs
 from parallel_openai._frames.columns.table import check_frame, check_free, with_columns, without_garbage_collection
@@ -72,7 +72,7 @@ class FrameRun:
         if lane == "flex":
             self.builder = replace(self.builder, tier="flex")
         reads = (self.builder.prompt, self.builder.system, *self.builder.metadata, self.reader.about.get("gold"))
-        self.df = without_made(self.df, options.verb, options.prefix, reads)
+        self.df = without_earlier(self.df, options.verb, options.prefix, reads)
         self.builder.check(self.df)
         added = [*self.reader.names, *COLUMNS]
         if options.explode:
@@ -152,7 +152,7 @@ class FrameRun:
                     requests = journal.before_sending(self._requests(known))
                     self._ended = await self._send(requests, journal, known, self._bounds.until(began))
                     if self._ended != "finished":
-                        await self._leave_rest(requests)
+                        await self._cancel_rest(requests)
             except RunStoppedError:
                 if len(known):  # else there is nothing to find
                     await self._restoring.find_rest(requests, within=LEAVE_WITHIN)
@@ -217,7 +217,7 @@ class FrameRun:
         """Where the answers come from, as it is written beside them."""
         return here(self.client.place)
 
-    async def _leave_rest(self, requests: Iterator[APIRequest | None]) -> None:
+    async def _cancel_rest(self, requests: Iterator[APIRequest | None]) -> None:
         """Send nothing more, and say why of the rows that are left."""
         await self._restoring.find_rest(requests, within=LEAVE_WITHIN)
         ended = "budget" if self._batches is not None and self._batches.is_over_budget else self._ended
@@ -235,7 +235,7 @@ class FrameRun:
                 yield None
                 continue
             if request.former_key is not None:
-                self._distinct.call_as_before(slot, request, known.was_tried)
+                self._distinct.use_former_key(slot, request, known.was_tried)
             status = known.status(request.key)
             if status == "finished":
                 self._restoring.put(slot, request.key)
@@ -250,11 +250,11 @@ class FrameRun:
             self._restoring.some()
             yield None
         again.extend(self._restoring.in_vain)
-        for slot, request in self._distinct.anew(sorted(again)):
+        for slot, request in self._distinct.of_slots(sorted(again)):
             if request is None:
                 yield None
                 continue
-            self._distinct.call_as_before(slot, request, known.was_tried)
+            self._distinct.use_former_key(slot, request, known.was_tried)
             to_send = self._restore(slot, request, known)
             if to_send is not None and (self._budget is None or self._may_be_sent(slot, to_send, self._budget)):
                 yield to_send
@@ -320,15 +320,15 @@ class FrameRun:
         cost = self.answers.cost(result)
         if cost == cost:
             status.cost_usd += cost
-        mended = result.request.context
-        if isinstance(mended, Repair):
+        context = result.request.context
+        if isinstance(context, Repair):
             status.num_repairs += 1
-            result = mended.as_the_rows(result)
+            result = context.as_the_rows(result)
         if not result.restored:
             journal.append(result_line(result, record=True, origin=self._written_from))
         slot = self._slots[result.request.key]
-        if isinstance(mended, Repair) and result.status == "failed":
-            self.answers.fill(slot, mended.in_vain(result))
+        if isinstance(context, Repair) and result.status == "failed":
+            self.answers.fill(slot, context.in_vain(result))
             return None
         good = self.answers.fill(slot, result, cost=cost)
         if good and self.reader.judge is not None:
@@ -383,7 +383,7 @@ class FrameRun:
             "answer": self.reader.name,
             "prefix": self.options.prefix,
             "began": self._began,
-            "made": sign(out, self.options, answers),
+            "made": checksums(out, self.options, answers),
             "earlier": earlier_runs(self.df, self.options.prefix + self.reader.name),
         }
         out.attrs[ATTRS] = RunInfo.of({**self.builder.summary(), **self.reader.about, **report.summary(), **own}).dump()

@@ -18,7 +18,7 @@ import numpy as np
 import pandas as pd
 
 from parallel_openai._arguments import check_count
-from parallel_openai._frames.columns.cell_text import shown
+from parallel_openai._frames.columns.cell_text import prompt_value
 from parallel_openai._frames.columns.table import (
     Row,
     column_text,
@@ -223,11 +223,11 @@ class DistinctRequests:
         """The first slot that asks each request; None now and then."""
         return self._first_ones(enumerate(self._builder.requests(self._df)))
 
-    def anew(self, slots: Sequence[int]) -> Iterator[tuple[int, APIRequest | None]]:
+    def of_slots(self, slots: Sequence[int]) -> Iterator[tuple[int, APIRequest | None]]:
         """The requests of these slots once more: they were not kept, since there may be as many as rows."""
         return self._first_ones(self._made_anew(slots))
 
-    def call_as_before(self, slot: int, request: APIRequest, was_tried: Callable[[str], bool]) -> None:
+    def use_former_key(self, slot: int, request: APIRequest, was_tried: Callable[[str], bool]) -> None:
         """Know the request by its former key if it stands in the journal under that alone."""
         former = request.former_key
         if former is not None and was_tried(former) and not was_tried(request.key):
@@ -355,7 +355,7 @@ def _fill(template: Template, values: Sequence[Any]) -> str | BadPromptError:
         for column, value in zip(template.columns, values, strict=True):
             if value is None:
                 return BadPromptError("missing_prompt", f"The column {column!r} is empty in this row (NaN or None).")
-            cells.append(value if type(value) is str else shown(value))
+            cells.append(value if type(value) is str else prompt_value(value))
         return template.fill(cells)
     except WHATEVER_IS_RAISED as error:  # a format spec that does not suit, or whatever an object in a cell raises
         return BadPromptError("invalid_prompt", f"The template cannot be filled with this row: {error}")

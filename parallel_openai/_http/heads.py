@@ -47,14 +47,14 @@ class Head(NamedTuple):
     is_clear: bool
 
 
-def mended(head: bytes) -> Head:
+def normalized(head: bytes) -> Head:
     r"""A whole head in the form that the parser accepts, or unchanged if it should be refused.
 
     If it has both a Content-Length and chunks, the chunks count and the connection is closed (RFC 9112, 6.3).
 
-    >>> mended(b"HTTP/1.2 200 OK\r\nX Rate: 1\r\nContent-Length: 2, 2\r\n\r\n")
+    >>> normalized(b"HTTP/1.2 200 OK\r\nX Rate: 1\r\nContent-Length: 2, 2\r\n\r\n")
     Head(content=b'HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n', length=2, is_clear=True)
-    >>> mended(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nContent-Length: 3\r\n\r\n").length
+    >>> normalized(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nContent-Length: 3\r\n\r\n").length
     """
     if _ODD_LINE.search(head) or not _USUAL_STATUS.match(head):
         head = _in_usual_form(head)
@@ -151,7 +151,7 @@ class Handler(ResponseHandler):
             is_one = len(whole) < _MOST and _BEGINNING.fullmatch(whole) is not None
             self._head = whole if is_one else None
             return b"" if is_one else whole
-        head, rest = mended(whole[: found.end()]), whole[found.end() :]
+        head, rest = normalized(whole[: found.end()]), whole[found.end() :]
         if re.match(rb"HTTP/\S+ 1(?!01)", head.content):  # an interim answer
             self._head = b""
             return head.content + (self._read_head(b"", rest) if rest else b"")

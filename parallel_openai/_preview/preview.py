@@ -18,7 +18,7 @@ from parallel_openai._client.client import Client
 from parallel_openai._client.default_client import client_for
 from parallel_openai._display.blocks import Advice, Block, Code, Heading, Sentence, Table, counted
 from parallel_openai._display.display import Display
-from parallel_openai._frames.columns.earlier_columns import without_made
+from parallel_openai._frames.columns.earlier_columns import without_earlier
 from parallel_openai._frames.columns.table import check_frame
 from parallel_openai._frames.defensive_copy import on_copies
 from parallel_openai._frames.journal_path import journal_path
@@ -103,7 +103,7 @@ def preview(
     check_frame(df)
     verb = "process" if labels is None and scale is None else "label"
     metadata_columns = [metadata] if isinstance(metadata, str) or not isinstance(metadata, Sequence) else metadata
-    df = without_made(df, verb, params.get("prefix", ""), (prompt, system, *metadata_columns, params.get("gold")))
+    df = without_earlier(df, verb, params.get("prefix", ""), (prompt, system, *metadata_columns, params.get("gold")))
     params = {name: value for name, value in params.items() if name not in _RUN_OPTIONS}
     if verb == "process":
         builder = make_builder(prompt, model, system, endpoint, response_format, samples, metadata, extra_body, params)

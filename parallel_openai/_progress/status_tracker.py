@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from parallel_openai._progress.timeline import Timeline
-from parallel_openai._records import APIRequest, Attempt, Result, Ruling, as_it_says
+from parallel_openai._records import APIRequest, Attempt, Result, Ruling, ruling_of
 
 
 def about_open_requests(most: int) -> str:
@@ -97,7 +97,7 @@ class StatusTracker:
         if ruling is None and result.status == "succeeded":  # fast path
             self.num_tasks_succeeded += 1
             return None
-        ruling = ruling or as_it_says(result)
+        ruling = ruling or ruling_of(result)
         self.num_tasks_succeeded += ruling.succeeded
         for code, rows in ruling.failed.items():
             self.count_failed(code, rows)

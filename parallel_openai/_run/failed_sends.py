@@ -38,7 +38,7 @@ class Denials:
         # Keys of the requests denied since the last answer; a request denied again proves nothing.
         self._denied: set[str] = set()
 
-    def is_odd(self, verdict: Verdict, request: APIRequest, answered: int) -> bool:
+    def is_of_request(self, verdict: Verdict, request: APIRequest, answered: int) -> bool:
         """Whether a denial concerns this request only, since others are answered; `answered` is their number so far."""
         if verdict.stop not in (PermissionDeniedError, AuthenticationError):
             return False
@@ -67,10 +67,10 @@ class FailedSends:
         """
         self._count(response)
         job.errors.append(verdict.message or "")
-        if self._denials.is_odd(verdict, job.request, self.answered):
+        if self._denials.is_of_request(verdict, job.request, self.answered):
             verdict = replace(verdict, kind="fail" if verdict.stop is PermissionDeniedError else "retry")
         if verdict.kind == "stop":
-            tell(job.limiter, lease, response, verdict)
+            inform(job.limiter, lease, response, verdict)
             assert verdict.stop is not None
             raise verdict.stop(_advice(verdict))
         if verdict.kind == "hold":
@@ -78,7 +78,7 @@ class FailedSends:
         # Its parts are sent at once instead, but not before the time that the server asked for.
         hold = min(verdict.wait or 0.0, self._retry.max_wait) if job.request.may_be_too_large else 0.0
         refusals = job.refusals + job.failures
-        was_full = tell(job.limiter, lease, response, verdict, hold=hold, refusals=refusals)
+        was_full = inform(job.limiter, lease, response, verdict, hold=hold, refusals=refusals)
         job.failures += 1
         if verdict.kind == "fail" or job.failures >= self._retry.max_attempts:
             return verdict
@@ -129,7 +129,7 @@ class FailedSends:
         else:
             delay = hold = max(verdict.wait or 0.0, 0.5 + backoff)
         refusals = job.refusals + job.failures
-        was_full = tell(job.limiter, lease, response, verdict, hold=hold, refusals=refusals)
+        was_full = inform(job.limiter, lease, response, verdict, hold=hold, refusals=refusals)
         if was_full:  # without a backoff, a request that is always refused would always go first
             return backoff if verdict.overload and job.refusals > 1 else 0.0
         return delay
@@ -152,7 +152,7 @@ class FailedSends:
                 status.note_open_requests()
 
 
-def tell(
+def inform(
     limiter: Admission, lease: Any, response: Response, verdict: Verdict, *, hold: float = 0.0, refusals: int = 0
 ) -> bool:
     """Inform the limiter of a failed send. With `hold`, the server is assumed to be away for that many seconds.

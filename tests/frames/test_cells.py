@@ -16,7 +16,7 @@ import pandas as pd
 import pydantic
 import pytest
 
-from parallel_openai._frames.columns.cell_text import shown
+from parallel_openai._frames.columns.cell_text import prompt_value
 from parallel_openai._frames.columns.table import Row, rows_of
 from parallel_openai._requests.template import BadPromptError, parse_template
 from parallel_openai.local.simulator import Server
@@ -94,7 +94,7 @@ def test_a_long_array_is_filled_into_the_prompt_completely(ask: Verb) -> None:
     ids=lambda value: type(value).__name__,
 )  # fmt: skip
 def test_a_cell_of_any_type_is_filled_in_completely(value: Any, text: str) -> None:
-    assert format(shown(value)) == text
+    assert format(prompt_value(value)) == text
 
 
 NO_TEXT = {
@@ -113,7 +113,7 @@ NO_TEXT = {
 @pytest.mark.parametrize("value", NO_TEXT.values(), ids=NO_TEXT)
 def test_a_value_that_has_only_a_memory_address_as_text_is_refused(value: Any) -> None:
     with pytest.raises(BadPromptError, match=r"A value of type \w+ has no text to fill in"):
-        shown(value)
+        prompt_value(value)
 
 
 def test_a_row_with_an_object_without_text_fails_without_being_sent(ask: Verb, server: Server) -> None:
@@ -123,7 +123,8 @@ def test_a_row_with_an_object_without_text_fails_without_being_sent(ask: Verb, s
 
 
 def test_a_set_has_the_same_text_in_every_process() -> None:
-    code = "from parallel_openai._frames.columns.cell_text import shown; print(shown({'a', ('x',), frozenset('xy')}))"
+    module = "parallel_openai._frames.columns.cell_text"
+    code = f"from {module} import prompt_value; print(prompt_value({{'a', ('x',), frozenset('xy')}}))"
     told = set()
     for seed in "12":
         env = {**os.environ, "PYTHONHASHSEED": seed}
@@ -137,7 +138,7 @@ FLOATS = ["float64", "float32", "float16", "Float64", "Float32", "float[pyarrow]
 @pytest.mark.parametrize("dtype", FLOATS)
 def test_a_number_has_one_text_whatever_its_dtype(dtype: str) -> None:
     df = pd.DataFrame({"x": pd.Series([0.1, None, 2.0], dtype="float64").astype(dtype)})
-    assert [shown(value) for (value,) in rows_of(df, ["x"])] == [0.1, None, 2]
+    assert [prompt_value(value) for (value,) in rows_of(df, ["x"])] == [0.1, None, 2]
 
 
 def test_nan_in_an_array_with_missing_values_is_missing_too() -> None:

@@ -13,7 +13,7 @@ import pandas as pd
 import pytest
 
 import parallel_openai as po
-from parallel_openai._http.heads import mended
+from parallel_openai._http.heads import normalized
 
 CONTENT = json.dumps(
     {"model": "m", "choices": [{"message": {"role": "assistant", "content": "Hello."}, "finish_reason": "stop"}]}
@@ -137,4 +137,4 @@ def test_a_connection_is_reused_unless_its_answers_length_was_ambiguous(whole: b
 
 def test_usual_headers_are_unchanged() -> None:
     head = said(LENGTH, b"Server: a", b"X-Odd: \xe9", content=b"")
-    assert mended(head) == (head, len(CONTENT), True)
+    assert normalized(head) == (head, len(CONTENT), True)

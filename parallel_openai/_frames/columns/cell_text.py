@@ -24,12 +24,12 @@ _LISTS = (list, tuple, deque, range, array, np.ndarray, pd.Index, pd.api.extensi
 _MEMORY_ADDRESS = re.compile(r" at 0x[0-9a-fA-F]{4,}")
 
 
-def shown(value: Any) -> Any:
+def prompt_value(value: Any) -> Any:
     """Return what a template fills in for a cell: JSON for containers, an integer for integral floats (a column of
     integers with a missing one holds floats), and anything else unchanged, to be formatted by Python.
 
-    >>> shown(2020.0), shown(np.float32(0.1)), shown(np.array(["a", "b"])), shown({"b", "a"})
-    (2020, 0.1, '["a", "b"]', '["a", "b"]')
+    >>> prompt_value(2020.0), prompt_value(np.float32(0.1)), prompt_value(np.array(["a"])), prompt_value({"b", "a"})
+    (2020, 0.1, '["a"]', '["a", "b"]')
     """
     if type(value) is str or type(value) is int:
         return value
@@ -116,7 +116,7 @@ def _json(value: Any) -> str:
 
 
 def _key(key: Any) -> str:
-    return json.dumps(key if type(key) is str else str(shown(key)), ensure_ascii=False)
+    return json.dumps(key if type(key) is str else str(prompt_value(key)), ensure_ascii=False)
 
 
 def _checked(value: Any) -> Any:

@@ -34,7 +34,7 @@ Numbers = np.ndarray[Any, np.dtype[Any]]
 _rows: dict[str, Numbers] = {}  # the rows' hashes of the latest runs, by the run's checksums
 
 
-def sign(out: pd.DataFrame, options: Options, names: Iterable[str]) -> dict[str, Any]:
+def checksums(out: pd.DataFrame, options: Options, names: Iterable[str]) -> dict[str, Any]:
     """Return what the attrs record of the columns that calls added, by call; `names` are this call's columns."""
     choice = CHOICE if options.explode else None
     sums, rows = _sums(out, options.prefix, [*names, CHOICE] if options.explode else names)
@@ -43,10 +43,10 @@ def sign(out: pd.DataFrame, options: Options, names: Iterable[str]) -> dict[str,
     _rows[_name(sums)] = rows
     for oldest in list(_rows)[:-_RUNS_KEPT]:
         _rows.pop(oldest, None)
-    return {**_made_columns(out), f"{options.verb} {options.prefix}": {"sums": sums, "choice": choice}}
+    return {**_earlier_results(out), f"{options.verb} {options.prefix}": {"sums": sums, "choice": choice}}
 
 
-def without_made(df: pd.DataFrame, verb: str, prefix: Any, reads: Iterable[Any]) -> pd.DataFrame:
+def without_earlier(df: pd.DataFrame, verb: str, prefix: Any, reads: Iterable[Any]) -> pd.DataFrame:
     """Drop the columns (and exploded rows) that an earlier call of the same function with the same prefix added.
 
     Returns the frame unchanged if any of these columns was modified, or is read by the next call.
@@ -54,21 +54,21 @@ def without_made(df: pd.DataFrame, verb: str, prefix: Any, reads: Iterable[Any])
     Args:
         reads: the columns and templates that the next call reads.
     """
-    made = _made_columns(df).get(f"{verb} {prefix}")
+    made = _earlier_results(df).get(f"{verb} {prefix}")
     if made is None:
         return df
     left = [name for name in made["sums"] if has_column(df, label_of(df, prefix + name))]
     labels = [label_of(df, prefix + name) for name in left]
-    if not _columns_read(df, reads).isdisjoint(labels) or not _are_as_made(df, prefix, left, made):
+    if not _columns_read(df, reads).isdisjoint(labels) or not _are_unchanged(df, prefix, left, made):
         return df
     if (choice := made.get("choice")) in left:  # the first row of each choice is the frame's own
         df = df[df[label_of(df, prefix + choice)].fillna(0).eq(0).to_numpy(dtype=bool)]
     return df.drop(columns=labels)
 
 
-def as_own(df: pd.DataFrame, column: Hashable) -> pd.DataFrame:
+def as_users_own(df: pd.DataFrame, column: Hashable) -> pd.DataFrame:
     """The frame with attrs by which the column is the caller's own, even if an earlier call added it."""
-    made = _made_columns(df)
+    made = _earlier_results(df)
     kept = {
         call: each
         for call, each in made.items()
@@ -80,7 +80,7 @@ def as_own(df: pd.DataFrame, column: Hashable) -> pd.DataFrame:
     return df
 
 
-def _made_columns(df: pd.DataFrame) -> Mapping[str, Any]:
+def _earlier_results(df: pd.DataFrame) -> Mapping[str, Any]:
     made = last_run_of(df).made
     return {call: each for call, each in made.items() if isinstance(each, Mapping) and _is_sums(each.get("sums"))}
 
@@ -103,7 +103,7 @@ def _columns_read(df: pd.DataFrame, reads: Iterable[Any]) -> set[Hashable]:
     return columns
 
 
-def _are_as_made(df: pd.DataFrame, prefix: str, left: Sequence[str], made: Mapping[str, Any]) -> bool:
+def _are_unchanged(df: pd.DataFrame, prefix: str, left: Sequence[str], made: Mapping[str, Any]) -> bool:
     if _KEY not in left or not df[[label_of(df, prefix + name) for name in left]].columns.is_unique:
         return False
     recorded, (sums, hashes) = made["sums"], _sums(df, prefix, left)

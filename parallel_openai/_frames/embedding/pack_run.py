@@ -17,7 +17,7 @@ from parallel_openai._frames.embedding.vectors import VectorColumn
 from parallel_openai._frames.frame_run import FrameRun
 from parallel_openai._journal.journal import Journal
 from parallel_openai._journal.known_results import KnownResults
-from parallel_openai._records import APIRequest, Result, Ruling, as_it_says, together
+from parallel_openai._records import APIRequest, Result, Ruling, ruling_of, together
 from parallel_openai._requests.endpoints import EMBEDDINGS, Answer, of_length, usage_of
 from parallel_openai._requests.template import BadPromptError, is_token_numbers
 from parallel_openai._run.runner import End
@@ -163,7 +163,7 @@ class EmbedRun(FrameRun):
     def _take_row(self, result: Result, journal: Journal) -> Ruling:
         self._vectors.slot = self._slots[result.request.key]
         self.status.billed_in_vain.pop(result.request, None)
-        return super()._take(result, journal) or as_it_says(result)
+        return super()._take(result, journal) or ruling_of(result)
 
     def _refused(self, pack: Pack, result: Result, journal: Journal) -> Ruling:
         """Send it again in halves, or let its rows fail where that would not help."""

@@ -15,7 +15,7 @@ from parallel_openai._client.client import Client
 from parallel_openai._client.default_client import client_for
 from parallel_openai._display.blocks import Advice, Block, Heading, Number, Sentence, Table, counted, number
 from parallel_openai._display.display import Display
-from parallel_openai._frames.columns.earlier_columns import as_own
+from parallel_openai._frames.columns.earlier_columns import as_users_own
 from parallel_openai._frames.columns.run_info import last_run_of
 from parallel_openai._frames.columns.table import check_frame, find_column
 from parallel_openai._frames.parameters import check_parameters, checked_extra
@@ -212,7 +212,7 @@ class _Variants:
     ) -> None:
         if gold is not None:
             find_column(df, gold, "gold=")
-        self.df = df if gold is None else as_own(df, gold)
+        self.df = df if gold is None else as_users_own(df, gold)
         self._gold, self._label = gold, label
         self._variants, self._caps, self._funds = variants, caps, caps.funds()
         # The bar cannot show the accuracy of a class's fields.
