@@ -48,7 +48,7 @@ def told() -> tuple[int, float]:
 @pytest.mark.parametrize(
     "budget", [{}, {"budget_tokens": 900}, {"budget_usd": 0.0003}], ids=["none", "tokens", "dollars"]
 )
-def test_answers_that_broke_off_are_told_and_keep_the_budget(
+def test_the_cost_of_answers_that_broke_off_is_reported_and_within_the_budget(
     scripted: Scripted, submit: Verb, kind: str, budget: dict[str, Any]
 ) -> None:
     billed = answer_with(scripted, lambda number: BROKEN[kind])

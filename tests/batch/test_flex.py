@@ -65,7 +65,7 @@ def test_a_line_that_names_its_tier_and_a_row_of_a_frame_that_asks_the_same_shar
     assert server.stats()["received"] == 8
 
 
-def test_what_was_asked_in_a_tier_by_hand_is_known_to_the_lane_and_the_other_way_round(
+def test_answers_with_a_service_tier_parameter_are_known_to_the_flex_lane_and_vice_versa(
     server: Server, ask: Verb
 ) -> None:
     ask(texts(4), lane="online", service_tier="flex", save_to=None)
@@ -75,7 +75,7 @@ def test_what_was_asked_in_a_tier_by_hand_is_known_to_the_lane_and_the_other_way
     assert server.stats()["received"] == 8
 
 
-def test_an_answer_whose_key_still_held_the_tier_is_not_paid_for_again(
+def test_an_answer_under_a_former_key_with_the_tier_is_not_paid_for_again(
     server: Server, ask: Verb, tmp_path: Path
 ) -> None:
     ask(texts(4), lane="online", service_tier="flex")

@@ -55,7 +55,7 @@ ALL = ["answer-1", "answer-2", "answer-3", "answer-4"]
 @pytest.mark.parametrize("order", [1, -1], ids=["as asked", "reversed"])
 @pytest.mark.parametrize("verb", ["run", "collect"])
 @pytest.mark.parametrize("rows", [1, 2, 3])
-def test_what_a_file_lacked_at_first_is_read_by_the_next_call(
+def test_answers_missing_in_a_file_at_first_are_read_by_the_next_call(
     scripted: Scripted, run: Run, tmp_path: Path, rows: int, verb: str, order: int
 ) -> None:
     def end(batch: dict[str, Any], asked: Asked) -> None:

@@ -39,7 +39,7 @@ def test_the_frame_is_that_of_the_online_lane_at_half_the_price(ask: Verb, tmp_p
     assert batch["seconds"].gt(3600).all()
 
 
-def test_the_journal_answers_either_lane_afterwards(ask: Verb, server: Server) -> None:
+def test_answers_of_a_batch_are_known_to_the_online_lane(ask: Verb, server: Server) -> None:
     first = ask(texts(10))
     again = ask(texts(10), lane="online")
     assert again.attrs["parallel_openai"]["restored"] == 10
@@ -208,7 +208,7 @@ def test_a_budget_holds_in_batches_whatever_the_format_of_usage(ask: Verb, serve
 
 @pytest.mark.parametrize("thoughts", [30, 100])
 @pytest.mark.parametrize("way", ["beside", "in_total"])
-def test_thoughts_beyond_the_cap_stay_within_a_batchs_budget(
+def test_reasoning_tokens_beyond_the_cap_stay_within_a_batchs_budget(
     ask: Verb, server: Server, thoughts: int, way: str
 ) -> None:
     server.set(thoughts=thoughts, usage=way)
@@ -218,9 +218,7 @@ def test_thoughts_beyond_the_cap_stay_within_a_batchs_budget(
     assert out["error_code"].dropna().eq("budget").all()
 
 
-def test_a_part_that_waits_is_not_bought_any_more_if_earlier_answers_have_used_up_the_budget(
-    ask: Verb, server: Server
-) -> None:
+def test_a_waiting_part_is_not_submitted_if_earlier_answers_used_up_the_budget(ask: Verb, server: Server) -> None:
     server.set(thoughts=500, usage="beside", batch_queued_tokens=250, batch_speed=6000.0)
     out = ask(texts(40), max_tokens=100, budget_tokens=9_500, lane=lane(max_requests=10))
     stats = server.stats(charged=False)

@@ -45,14 +45,14 @@ def test_a_long_run_is_no_slower_than_with_the_openai_sdk(share: float) -> None:
 
 
 @pytest.mark.parametrize("share", [0.05, 0.1])
-def test_a_limit_is_found_among_refusals_by_chance(share: float) -> None:
+def test_a_limit_is_found_despite_random_refusals(share: float) -> None:
     account = {"max_requests_per_minute": 3000.0, "burst_seconds": 1.0}
     run = rehearsal(3000, share=share, **account).run()
     assert run.utilisation >= 0.65
     assert run.refused - run.without_cause <= 0.3 * run.accepted
 
 
-def test_a_limit_of_which_nothing_is_known_is_used_up_among_a_few_refusals_by_chance() -> None:
+def test_an_unknown_limit_is_used_up_despite_a_few_random_refusals() -> None:
     used = []
     for seed in range(20, 27):
         account = {"max_requests_per_minute": 6000.0, "burst_seconds": 1.0}
@@ -62,7 +62,7 @@ def test_a_limit_of_which_nothing_is_known_is_used_up_among_a_few_refusals_by_ch
     assert median(used) >= 0.9
 
 
-def test_a_limit_that_is_halved_is_not_taken_for_chance_for_long() -> None:
+def test_a_halved_limit_is_soon_distinguished_from_random_refusals() -> None:
     run = rehearsal(3000, share=0.0, max_requests_per_minute=3000.0, burst_seconds=1.0)
     run.changes = [(20.0, {"max_requests_per_minute": 1500.0})]
     run.run()
@@ -75,7 +75,7 @@ def test_refusals_of_a_bucket_do_not_contradict_each_other() -> None:
     assert not any(refusals.contradict(mark(second, 10 * second), held=0.0) for second in range(1, 5))
 
 
-def test_refusals_as_frequent_at_twice_the_rate_come_from_no_bucket() -> None:
+def test_refusals_equally_frequent_at_twice_the_rate_are_not_due_to_a_limit() -> None:
     refusals = Refusals(count=99)
     slow = [refusals.contradict(mark(at, 10 * at), held=0.0) for at in (1, 2)]
     fast = [refusals.contradict(mark(2 + at / 2, 20 + 20 * at), held=0.0) for at in (1, 2)]
@@ -93,7 +93,7 @@ def test_accepted_sends_after_a_refusal_show_a_minimum_rate() -> None:
     assert 50 < refusals.taken_for_certain <= 100
 
 
-def test_a_refusal_before_any_was_a_limits_says_nothing_and_a_row_of_them_does() -> None:
+def test_one_early_refusal_is_no_evidence_of_a_limit_and_several_are() -> None:
     refusals = Refusals()
     told = [refusals.tell(number, float("inf"), 0.0, pressed=True) for number in (100, 101)]
     assert told == [False, True]
@@ -106,7 +106,7 @@ def test_a_refusal_before_any_was_a_limits_says_nothing_and_a_row_of_them_does()
 
 @pytest.mark.parametrize("spread", [0.4, 1.2])
 @pytest.mark.parametrize("share", [0.05, 0.2])
-def test_refusals_by_chance_before_anything_is_known_do_not_slow_a_short_run(share: float, spread: float) -> None:
+def test_random_refusals_do_not_slow_down_a_short_run(share: float, spread: float) -> None:
     """Beside a run that heeds no refusal, and sends only the refused request again, after its own wait."""
     ratios = []
     for seed in range(201, 216):

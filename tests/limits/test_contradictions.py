@@ -64,7 +64,7 @@ class Gateway:
     ids=str,
 )
 @pytest.mark.parametrize("options", [{}, {"max_wait": 10}], ids=str)
-def test_a_limit_that_is_always_used_up_holds_nobody_back(
+def test_a_limit_always_shown_as_used_up_is_ignored(
     dimension: str, figures: tuple[str, str, str | None], options: dict[str, Any]
 ) -> None:
     gateway = Gateway(dimension, figures)
@@ -74,7 +74,7 @@ def test_a_limit_that_is_always_used_up_holds_nobody_back(
 
 
 @pytest.mark.parametrize("reset", ["3600s", "24h"])
-def test_a_limit_that_is_really_used_up_refuses_at_most_one_more(reset: str) -> None:
+def test_a_limit_really_used_up_causes_at_most_one_more_refusal(reset: str) -> None:
     gateway = Gateway("requests", ("100", "0", reset), takes=4)
     with pytest.raises(RateLimitedError, match="what was finished is kept"):
         gateway.run(max_wait=10)

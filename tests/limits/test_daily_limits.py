@@ -32,21 +32,21 @@ def ask(server: Server, rows: int, **settings: Any) -> tuple[po.RunReport, Clien
 
 
 @pytest.mark.parametrize("left", [1.0, 0.9, 0.1], ids=["reset-6s", "reset-2h24m", "reset-21h36m"])
-def test_what_is_left_of_a_day_is_sent_at_once(server: Server, left: float) -> None:
+def test_the_rest_of_a_daily_limit_is_sent_at_once(server: Server, left: float) -> None:
     report, client = ask(server, 120, start_level=left)
     assert client.limiter.requests.period == 86_400
     assert report.rate_limit_errors == 0
     assert report.seconds < 5
 
 
-def test_tokens_of_a_minute_beside_requests_of_a_day_keep_their_pace(server: Server) -> None:
+def test_a_token_limit_per_minute_is_kept_beside_a_daily_request_limit(server: Server) -> None:
     report, client = ask(server, 60, max_tokens_per_minute=60_000, burst_seconds=1.0)
     assert (client.limiter.requests.period, client.limiter.tokens.period) == (86_400, 60)
     assert report.rate_limit_errors <= 5
     assert report.seconds < 10
 
 
-def test_a_minutes_limit_that_is_not_shown_beside_the_days_is_found(server: Server) -> None:
+def test_a_hidden_limit_per_minute_beside_a_shown_daily_one_is_found(server: Server) -> None:
     """At the day's pace of a request in 6 s, these would take five minutes."""
     report, _ = ask(server, 50, max_requests_per_minute=600, burst_seconds=1.0)
     assert report.refusals["requests"] >= 1
@@ -54,9 +54,7 @@ def test_a_minutes_limit_that_is_not_shown_beside_the_days_is_found(server: Serv
 
 
 @pytest.mark.parametrize(("limit", "period"), [(3_000, 86_400), (20_000, 3_600)])
-def test_a_minutes_window_mistaken_for_an_hours_or_a_days_is_recognised_once_more_is_used(
-    limit: int, period: int
-) -> None:
+def test_a_minute_window_mistaken_for_an_hour_or_a_day_is_corrected_later(limit: int, period: int) -> None:
     """The window ends in a minute, whatever was used of it."""
     limiter = Limiter(clock=lambda: 0.0)
     for used in (limit * 60 // period, limit * 60 // period * 3):
@@ -77,7 +75,7 @@ DAY = {
 }
 
 
-def test_a_prompt_larger_than_a_days_tokens_says_so() -> None:
+def test_a_prompt_larger_than_the_daily_token_limit_is_reported() -> None:
     loop, results = VirtualLoop(), list[Result]()
 
     async def send(request: APIRequest, lease: Any) -> Response:
@@ -96,7 +94,7 @@ def test_a_prompt_larger_than_a_days_tokens_says_so() -> None:
     assert "limit is 200 tokens per day, so it can never be sent" in str(results[1].error)
 
 
-def test_a_day_that_is_used_up_stops_the_run_where_the_wait_is_longer_than_max_wait() -> None:
+def test_a_used_up_daily_limit_stops_the_run_if_the_wait_exceeds_max_wait() -> None:
     loop, results = VirtualLoop(), list[Result]()
     spent = {
         "x-ratelimit-limit-requests": "50",
@@ -146,7 +144,7 @@ def test_a_daily_limit_stated_only_in_the_body_stops_the_run_at_once(told: str) 
     assert (len(results), sends) == (50, 51)
 
 
-def test_a_days_limit_is_not_shown_as_a_minutes(server: Server) -> None:
+def test_a_daily_limit_is_not_shown_as_one_per_minute(server: Server) -> None:
     _, client = ask(server, 20)
     assert client.limiter.requests.limit == 14_400
     assert client.max_requests_per_minute is None
@@ -214,7 +212,7 @@ class Account:
 
 
 @pytest.mark.parametrize(("headers", "body", "seconds"), TOLD.values(), ids=TOLD)
-def test_a_days_limit_stops_the_run_however_it_is_told(headers: dict[str, str], body: bytes, seconds: float) -> None:
+def test_a_daily_limit_stops_the_run_in_any_wording(headers: dict[str, str], body: bytes, seconds: float) -> None:
     account = Account(headers, body)
     with pytest.raises(RateLimitedError, match="what was finished is kept"):
         account.run()
@@ -232,7 +230,7 @@ def test_a_days_limit_stops_the_run_however_it_is_told(headers: dict[str, str], 
     ],
     ids=["in details", "in words"],
 )
-def test_a_days_limit_stops_the_run_though_the_body_tells_a_short_wait(body: bytes) -> None:
+def test_a_daily_limit_stops_the_run_even_if_the_body_states_a_short_wait(body: bytes) -> None:
     """It is tried at the pace of a minute's limit until then, as one may be told in such words."""
     account = Account({}, body, max_wait=3600)
     with pytest.raises(RateLimitedError, match=r"Nothing was answered for .* s.*what was finished is kept"):
@@ -252,7 +250,7 @@ def test_a_days_limit_stops_the_run_though_the_body_tells_a_short_wait(body: byt
         (of_a_day(0, "-5", "-day"), b"Too many requests"),
     ],
 )
-def test_a_limit_that_only_sounds_like_a_days_is_waited_out(headers: dict[str, str], body: bytes) -> None:
+def test_a_limit_that_only_sounds_like_a_daily_one_is_waited_out(headers: dict[str, str], body: bytes) -> None:
     account = Account(headers, body, opens=40.0)
     account.run()
     assert [result.status for result in account.results] == ["succeeded"] * 100
@@ -260,7 +258,7 @@ def test_a_limit_that_only_sounds_like_a_days_is_waited_out(headers: dict[str, s
 
 @pytest.mark.parametrize("told", ["0", "-1", "0.001"])
 @pytest.mark.parametrize("all_of_them", [True, False], ids=["all", "one row"])
-def test_a_refusal_that_tells_no_wait_to_speak_of_is_not_met_again_at_once(told: str, all_of_them: bool) -> None:
+def test_a_rate_limit_with_a_negligible_wait_is_not_retried_at_once(told: str, all_of_them: bool) -> None:
     loop, results, sends = VirtualLoop(), list[Result](), 0
 
     async def send(request: APIRequest, lease: Any) -> Response:

@@ -18,7 +18,7 @@ from tests.limits.virtual import GOOD, VirtualLoop, run_virtually
 
 @settings(max_examples=25, deadline=None)
 @given(rows=st.integers(40, 120), failing=st.floats(0.1, 0.9), rate=st.integers(60, 1200), seed=st.integers(0, 99))
-def test_retries_and_fresh_rows_take_turns(rows: int, failing: float, rate: int, seed: int) -> None:
+def test_retries_and_fresh_rows_alternate(rows: int, failing: float, rate: int, seed: int) -> None:
     """Some rows fail three times before they are answered; neither they nor the others wait for the end."""
     loop, chance = VirtualLoop(), random.Random(seed)
     broken = {n for n in range(rows) if chance.random() < failing}
@@ -62,7 +62,7 @@ def test_retries_and_fresh_rows_take_turns(rows: int, failing: float, rate: int,
     latency=st.floats(0.01, 20),
     seed=st.integers(0, 999),
 )
-def test_no_window_gets_more_than_the_budget_while_answers_and_their_usage_come_in(
+def test_no_window_exceeds_the_limit_while_answers_arrive(
     rows: int, requests: float, tokens: float, burst: float, latency: float, seed: int
 ) -> None:
     loop, chance = VirtualLoop(), random.Random(seed)
@@ -98,7 +98,7 @@ def test_no_window_gets_more_than_the_budget_while_answers_and_their_usage_come_
             charged = charged + cost if cost <= token_room else float("-inf")
 
 
-def test_retries_whose_moments_are_hardly_apart_do_not_keep_the_loop_from_its_timers() -> None:
+def test_retries_due_almost_together_do_not_starve_the_event_loops_timers() -> None:
     """Less apart than a loop's clock resolves, so that it would ring, find nothing due, and ring again."""
     loop, waits = VirtualLoop(), iter(["500", "500.0000005"])
     results: list[Result] = []
@@ -117,7 +117,7 @@ def test_retries_whose_moments_are_hardly_apart_do_not_keep_the_loop_from_its_ti
     assert [result.status for result in results] == ["succeeded"] * 2
 
 
-def test_what_is_written_at_the_end_of_a_turn_is_written_before_the_next_send() -> None:
+def test_results_of_one_loop_iteration_are_written_before_the_next_send() -> None:
     """Else a kill would find answers unwritten besides the requests that are in flight."""
     loop = VirtualLoop()
     unwritten: list[Result] = []

@@ -16,13 +16,13 @@ QUICK = (
 
 
 @pytest.mark.parametrize("name", QUICK)
-def test_a_scenario_is_no_worse_than_recorded(name: str) -> None:
+def test_each_scenario_is_no_worse_than_recorded(name: str) -> None:
     [scenario] = [each for each in golden() if each.name == name]
     figures, before = scenario.figures(), recorded()[name]
     assert not figures.is_worse_than(before), f"{figures}, recorded {before}"
 
 
-def test_every_scenario_is_on_record() -> None:
+def test_every_scenario_is_recorded() -> None:
     assert [each.name for each in golden()] == list(recorded())
 
 
@@ -35,7 +35,7 @@ def test_every_scenario_is_on_record() -> None:
         pytest.param(Figures(0.9, 5.1, 60.0), True, id="many-refusals-more"),
     ],
 )
-def test_worse_is_less_used_or_refused_more(figures: Figures, is_worse: bool) -> None:
+def test_lower_utilisation_or_more_refusals_count_as_worse(figures: Figures, is_worse: bool) -> None:
     assert figures.is_worse_than(Figures(0.9, 3.0, 60.0)) is is_worse
 
 

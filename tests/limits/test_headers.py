@@ -13,7 +13,7 @@ SENT = "Wed, 21 Oct 2026 07:28:00 GMT"
 
 @pytest.mark.parametrize("dimension", ["requests", "tokens"])
 @pytest.mark.parametrize("names", NAMES, ids=lambda names: names[0])
-def test_each_gateways_names_are_read(names: tuple[str, str, str], dimension: str) -> None:
+def test_rate_limit_headers_of_each_gateway_are_read(names: tuple[str, str, str], dimension: str) -> None:
     figures = zip(names, ("600", "599", "2s"), strict=True)
     assert allowance({name.format(dimension): text for name, text in figures}, dimension) == Allowance(600, 599, 2.0)
 
@@ -117,13 +117,13 @@ SENT_BY = {
 
 
 @pytest.mark.parametrize("gateway", SENT_BY)
-def test_what_a_gateway_sends_is_read(gateway: str) -> None:
+def test_recorded_headers_of_gateways_are_read(gateway: str) -> None:
     headers, requests, tokens = SENT_BY[gateway]
     assert (allowance(headers, "requests"), allowance(headers, "tokens")) == (requests, tokens)
 
 
 @pytest.mark.parametrize("scope", SCOPES)
-def test_each_scope_of_litellm_is_read(scope: str) -> None:
+def test_rate_limit_headers_of_each_litellm_scope_are_read(scope: str) -> None:
     names = {f"x-ratelimit-{scope}-limit-tokens": "600", f"x-ratelimit-{scope}-remaining-tokens": "599"}
     assert allowance(names, "tokens") == Allowance(600, 599, None)
 
@@ -137,7 +137,7 @@ def test_a_keys_limit_stated_without_what_remains_is_kept() -> None:
 
 
 @pytest.mark.parametrize("told", ["None", "0", "-1", "inf", "many", "900"])
-def test_a_keys_limit_that_is_none_or_more_than_was_given_changes_nothing(told: str) -> None:
+def test_a_keys_limit_that_is_missing_or_above_the_given_one_changes_nothing(told: str) -> None:
     limiter = Limiter(600, clock=lambda: 0.0)
     lease = limiter.take(NO_SIZE)
     assert lease is not None
@@ -150,7 +150,7 @@ def test_a_keys_limit_that_is_none_or_more_than_was_given_changes_nothing(told: 
     ("limit", "remaining"),
     [("600", "-1"), ("600", "601"), ("0", "0"), ("-1", "-1"), ("unlimited", "unlimited"), ("600", ""), ("600", "nan")],
 )
-def test_figures_that_contradict_each_other_say_nothing(limit: str, remaining: str) -> None:
+def test_contradicting_headers_are_ignored(limit: str, remaining: str) -> None:
     shown = {"x-ratelimit-limit-requests": limit, "x-ratelimit-remaining-requests": remaining}
     assert allowance(shown, "requests") is None
 
@@ -166,18 +166,18 @@ def test_malformed_headers_are_ignored_in_favour_of_others() -> None:
 
 
 @pytest.mark.parametrize("told", ["0", "-5", "0.0", "Thu, 01 Jan 1970 00:00:00 GMT", "Thu, 01 Jan 1970 00:00:10 GMT"])
-def test_a_wait_of_nothing_is_no_wait(told: str) -> None:
+def test_a_retry_after_of_zero_is_no_wait(told: str) -> None:
     assert retry_after({"retry-after": told, "date": "Thu, 01 Jan 1970 00:00:10 GMT"}) is None
     assert retry_after({"retry-after-ms": "0", "retry-after": "2"}) == 2.0
 
 
 @pytest.mark.parametrize("local_clock", [0.0, 1792567680.0 - 600, 1792567680.0 + 600])
-def test_a_date_to_come_again_is_read_against_the_answers_own_date(local_clock: float) -> None:
+def test_a_retry_after_date_is_relative_to_the_answers_own_date(local_clock: float) -> None:
     headers = {"retry-after": "Wed, 21 Oct 2026 07:28:10 GMT", "date": SENT}
     assert retry_after(headers, now=local_clock) == 10.0
 
 
 @pytest.mark.parametrize("date", [None, "", "yesterday"])
-def test_without_a_date_of_its_own_the_local_clock_counts(date: str | None) -> None:
+def test_without_a_date_header_a_retry_after_date_is_relative_to_the_local_clock(date: str | None) -> None:
     headers = {"retry-after": "Wed, 21 Oct 2026 07:28:10 GMT"} | ({} if date is None else {"date": date})
     assert retry_after(headers, now=1792567680.0) == 10.0

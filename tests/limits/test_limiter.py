@@ -93,7 +93,7 @@ def test_the_whole_token_limit_is_used_when_the_maximum_is_charged(counting: str
 
 
 @pytest.mark.parametrize("counting", ["actual_usage", "settled"])
-def test_what_answers_did_not_use_is_used_again(counting: str) -> None:
+def test_tokens_that_answers_did_not_use_are_available_again(counting: str) -> None:
     account = Settings(max_requests_per_minute=None, max_tokens_per_minute=TOKENS, counting=counting)
     rows = mixed_rows(6000)
     chance = random.Random(5)
@@ -104,7 +104,7 @@ def test_what_answers_did_not_use_is_used_again(counting: str) -> None:
 
 
 @pytest.mark.parametrize("window", [1.0, 60.0])
-def test_a_limit_that_is_halved_in_mid_run_is_followed(window: float) -> None:
+def test_a_limit_halved_during_a_run_is_followed(window: float) -> None:
     rows = int(REQUESTS / 60 * (40 + window))
     run = rehearse(rows, account={"burst_seconds": window}, changes=[(20.0, {"max_requests_per_minute": REQUESTS / 2})])
     assert run.utilisation >= 0.95
@@ -130,7 +130,7 @@ def test_a_limit_that_shrinks_a_millionfold_causes_no_polling(large: float, smal
         limiter.answered(lease, {})
 
 
-def test_a_limit_that_shrinks_to_almost_nothing_leaves_no_debt_that_was_never_made() -> None:
+def test_a_limit_that_shrinks_to_almost_nothing_leaves_no_false_debt() -> None:
     """Between a send and its answer the books had gathered what the old limit gave."""
     now = 0.0
     limiter = Limiter(clock=lambda: now)
@@ -148,14 +148,14 @@ def test_a_limit_that_shrinks_to_almost_nothing_leaves_no_debt_that_was_never_ma
 
 
 @pytest.mark.parametrize("window", [1.0, 60.0])
-def test_another_client_that_uses_a_third_is_noticed(window: float) -> None:
+def test_another_clients_use_of_a_third_of_the_limit_is_noticed(window: float) -> None:
     rows = int(REQUESTS / 60 * (40 + window))
     run = rehearse(rows, account={"burst_seconds": window, "background_load": (REQUESTS / 3, 0.0)})
     assert run.utilisation >= 0.95
     assert per_thousand(run) <= 5.0
 
 
-def test_a_bucket_that_is_half_empty_at_the_start_is_not_taken_for_full() -> None:
+def test_a_bucket_half_empty_at_the_start_is_recognised() -> None:
     run = rehearse(rows=9000, account={"start_level": 0.5})
     assert run.refused == 0
     assert run.utilisation >= 0.98
@@ -167,7 +167,7 @@ def test_refused_requests_that_are_charged_cost_little() -> None:
     assert per_thousand(run) <= 2.0
 
 
-def test_a_limit_per_day_is_not_taken_for_one_per_minute() -> None:
+def test_a_daily_limit_is_not_mistaken_for_one_per_minute() -> None:
     account = Settings(max_requests_per_minute=None, max_requests_per_day=14_400)
     run = Rehearsal(account, [SMALL] * 500).run()
     assert run.limiter.requests.shown_rate == pytest.approx(14_400 / 86_400)
@@ -184,7 +184,7 @@ def test_the_limit_of_a_server_that_shows_nothing_is_found_whatever_its_retry_af
     assert per_thousand(run) <= 30
 
 
-def test_a_slow_limit_that_is_not_shown_is_seldom_probed() -> None:
+def test_a_hidden_slow_limit_is_rarely_probed() -> None:
     account = Settings(max_requests_per_minute=60.0, burst_seconds=10.0, headers="none")
     run = Rehearsal(account, [SMALL] * 300, latency=2.0).run()
     late = [at for at in run.refusals if at > 60.0]
@@ -192,13 +192,13 @@ def test_a_slow_limit_that_is_not_shown_is_seldom_probed() -> None:
     assert run.utilisation >= 0.98
 
 
-def test_a_caller_who_wants_less_than_the_server_allows_gets_less() -> None:
+def test_a_given_limit_below_the_servers_is_kept() -> None:
     run = rehearse(rows=1500, limiter_options={"max_requests_per_minute": 600})
     assert run.limiter.requests.limit == 600
     assert run.wall == pytest.approx((1500 - 600) / 10, rel=0.1)
 
 
-def test_burst_fixes_the_window_by_hand() -> None:
+def test_burst_sets_the_window() -> None:
     run = rehearse(rows=700, limiter_options={"max_requests_per_minute": 6000, "burst": 1.0})
     at_once = sum(1 for at, _ in run.sends if at < 0.1)
     assert at_once <= 110
@@ -307,7 +307,7 @@ def test_every_row_is_answered_whatever_the_server_does(
     assert len(run.results) == len(fitting)
 
 
-def test_a_huge_row_waits_for_its_own_cost_and_holds_up_the_rest_no_longer() -> None:
+def test_a_huge_row_delays_the_others_only_by_its_own_cost() -> None:
     loop = VirtualLoop()
     limiter = Limiter(None, 60_000, burst=60.0, clock=loop.time)
     order: list[int] = []
@@ -320,7 +320,7 @@ def test_a_huge_row_waits_for_its_own_cost_and_holds_up_the_rest_no_longer() -> 
     assert sent[70][0] - sent[60][0] <= 11
 
 
-def test_waiting_in_line_costs_no_wakeups() -> None:
+def test_queued_requests_cause_no_wakeups() -> None:
     loop = VirtualLoop()
     limiter = Limiter(60, None, burst=1.0, clock=loop.time)
     readings = 0
@@ -346,7 +346,7 @@ def test_a_row_that_can_never_fit_fails_and_the_others_go_on(headers: str) -> No
 
 
 @pytest.mark.parametrize("headers", ["enforced", "none"])
-def test_a_row_that_others_leave_no_room_for_yet_is_not_given_up(headers: str) -> None:
+def test_a_row_that_must_wait_for_other_users_is_not_failed(headers: str) -> None:
     account = Settings(
         max_requests_per_minute=None,
         max_tokens_per_minute=20_000,
@@ -362,7 +362,7 @@ def test_a_row_that_others_leave_no_room_for_yet_is_not_given_up(headers: str) -
     assert run.wall < 60
 
 
-def test_a_row_whose_prompt_alone_is_too_large_is_not_even_sent() -> None:
+def test_a_row_whose_prompt_alone_exceeds_the_limit_is_not_sent() -> None:
     account = Settings(max_requests_per_minute=None, max_tokens_per_minute=5000)
     run = Rehearsal(account, [Size(6000, 24_000, None, 1)], limiter_options={"max_tokens_per_minute": 5000}).run()
     assert (run.accepted, run.refused) == (0, 0)
@@ -370,7 +370,7 @@ def test_a_row_whose_prompt_alone_is_too_large_is_not_even_sent() -> None:
 
 
 @pytest.mark.parametrize("usage", [Usage(90, 5), None], ids=["as it says", "by our count"])
-def test_a_limit_below_the_prompt_that_was_just_taken_is_not_believed(usage: Usage | None) -> None:
+def test_a_shown_limit_below_a_just_accepted_prompt_is_ignored(usage: Usage | None) -> None:
     now = [0.0]
     limiter = Limiter(clock=lambda: now[0])
     lease = limiter.at_once(Size(90, 360, 10, 1))

@@ -93,7 +93,7 @@ def mixed(rows: dict[tuple[str, Size], int], seed: int = 1) -> list[tuple[str, S
 
 @WINDOWS
 @pytest.mark.parametrize("together", [True, False], ids=["at the same time", "one after the other"])
-def test_a_small_models_limit_is_not_the_large_models(window: float, together: bool) -> None:
+def test_each_model_has_its_own_limit(window: float, together: bool) -> None:
     server = Server(
         small={"max_requests_per_minute": 300, "max_tokens_per_minute": 12_000, "burst_seconds": window},
         large={"max_requests_per_minute": 1200, "max_tokens_per_minute": 9_000_000, "burst_seconds": window},
@@ -121,7 +121,7 @@ def test_a_file_whose_lines_name_several_models_uses_each_models_limit(window: f
 
 
 @WINDOWS
-def test_what_the_caller_gave_holds_for_all_models_together_and_is_used_up(window: float) -> None:
+def test_a_given_limit_applies_to_all_models_together_and_is_used_up(window: float) -> None:
     generous = {"max_requests_per_minute": 60_000, "headers": "none"}
     server = Server(a=generous, b=generous)
     server.run(server.limiters(600, burst=window), *([(name, SMALL)] * int(5 * (60 + window)) for name in "ab"))
@@ -156,7 +156,7 @@ def of_tokens(prompt: int) -> Size:
 
 @pytest.mark.parametrize("headers", ["enforced", "none"])
 @WINDOWS
-def test_a_given_limit_that_the_server_keeps_for_all_models_is_met_without_a_storm(window: float, headers: str) -> None:
+def test_a_given_limit_enforced_over_all_models_causes_few_refusals(window: float, headers: str) -> None:
     """As those of one family, or all of a key at some gateways: each finds the window, and both keep to the sum."""
     shared = {"max_requests_per_minute": 1200, "burst_seconds": window, "headers": headers}
     server = Server(shared=shared, a={}, b={})
@@ -166,7 +166,7 @@ def test_a_given_limit_that_the_server_keeps_for_all_models_is_met_without_a_sto
     assert sum(each.refused for each in server.models.values()) <= 40
 
 
-def test_a_request_that_never_gets_its_models_turn_holds_up_no_other() -> None:
+def test_a_request_whose_model_has_no_capacity_blocks_no_other_model() -> None:
     server = Server(slow={"max_requests_per_minute": 2, "burst_seconds": 1.0}, fast={"max_requests_per_minute": 6000})
     server.run(server.limiters(), [("slow", SMALL), ("slow", SMALL), *[("fast", SMALL)] * 300, ("slow", SMALL)])
     assert server.models["fast"].last < 10
@@ -174,7 +174,7 @@ def test_a_request_that_never_gets_its_models_turn_holds_up_no_other() -> None:
     server.check_limits_are_used(share=0.0)
 
 
-def test_a_model_whose_turn_never_comes_keeps_no_more_than_so_many_requests_in_memory() -> None:
+def test_requests_held_back_for_a_model_without_capacity_are_bounded() -> None:
     server = Server(slow={"max_requests_per_minute": 60, "burst_seconds": 1.0}, fast={"max_requests_per_minute": 6000})
     taken = 0
 
@@ -233,7 +233,7 @@ def test_the_limits_that_are_shown_are_those_of_the_runs_models_and_no_more_than
     assert given.requests.limit == 700
 
 
-def test_a_run_counts_only_what_it_has_waited_itself() -> None:
+def test_a_run_counts_only_its_own_waiting() -> None:
     limiters = ModelLimiters(clock=lambda: 0.0)
     limiters.of("a").waited["tokens"] = 7.0
     run = InUse(limiters)

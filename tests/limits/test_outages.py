@@ -72,7 +72,7 @@ class Scene:
 @pytest.mark.parametrize("seconds", [30, 600])
 @pytest.mark.parametrize("begins", [0, 2], ids=["from the start", "in mid-run"])
 @pytest.mark.parametrize("kind", AWAY)
-def test_an_outage_costs_time_and_no_rows(kind: str, begins: float, seconds: float) -> None:
+def test_an_outage_loses_no_rows(kind: str, begins: float, seconds: float) -> None:
     scene = Scene(lambda n, now: AWAY[kind] if begins <= now < begins + seconds else None).run()
     assert scene.statuses == {"succeeded": 40}
     assert scene.loop.time() < begins + 2 * seconds + 70
@@ -80,7 +80,7 @@ def test_an_outage_costs_time_and_no_rows(kind: str, begins: float, seconds: flo
         assert len(scene.sends) < 40 + 60
 
 
-def test_while_the_server_is_away_one_request_at_a_time_goes_out() -> None:
+def test_during_an_outage_one_request_at_a_time_is_sent_as_a_probe() -> None:
     scene = Scene(lambda n, now: AWAY["503"] if now < 600 else None, rows=200).run()
     moments = [at for at, _ in scene.sends if 5 < at < 600]
     assert all(later - sooner > 0.5 for sooner, later in itertools.pairwise(moments))
@@ -90,7 +90,7 @@ def test_while_the_server_is_away_one_request_at_a_time_goes_out() -> None:
 
 @pytest.mark.parametrize("kind", ["500", "529", "503", "busy in a 200", "loading"])
 @pytest.mark.parametrize("bad", [{7}, {0}, {39}, {3, 20, 21, 38}], ids=str)
-def test_a_row_that_alone_is_refused_fails_after_its_attempts(kind: str, bad: set[int]) -> None:
+def test_a_row_refused_while_others_are_answered_fails_after_max_attempts(kind: str, bad: set[int]) -> None:
     refusal = AWAY.get(kind) or said(500, {"message": "x"})
     scene = Scene(lambda n, now: refusal if n in bad else None, rows=400).run()
     failed = [result for result in scene.results if result.status == "failed"]
@@ -99,12 +99,12 @@ def test_a_row_that_alone_is_refused_fails_after_its_attempts(kind: str, bad: se
     assert scene.loop.time() < 120
 
 
-def test_a_row_that_always_breaks_the_server_fails_while_nobody_else_is_left() -> None:
+def test_the_last_row_fails_if_it_always_breaks_the_server() -> None:
     scene = Scene(lambda n, now: said(500, {"message": "x"}), rows=1).run()
     assert [(result.error_code, len(result.attempts)) for result in scene.results] == [("http_500", 5)]
 
 
-def test_a_request_told_to_wait_longer_than_max_wait_holds_up_no_other() -> None:
+def test_a_request_asked_to_wait_longer_than_max_wait_blocks_no_other() -> None:
     endless = said(503, {"message": "Please retry after 999999999 s"})
     scene = Scene(lambda n, now: endless if n < 5 else None).run()
     assert scene.statuses == {"failed": 5, "succeeded": 35}
@@ -112,7 +112,7 @@ def test_a_request_told_to_wait_longer_than_max_wait_holds_up_no_other() -> None
 
 
 @pytest.mark.parametrize("share", [0.05, 0.2, 0.4])
-def test_chance_refusals_among_good_answers_cost_no_rows(share: float) -> None:
+def test_random_refusals_among_answers_lose_no_rows(share: float) -> None:
     chance = random.Random(2)
     scene = Scene(lambda n, now: AWAY["503"] if chance.random() < share else None, rows=600).run()
     assert scene.statuses["succeeded"] >= 600 - 6 * (share > 0.3)
@@ -131,7 +131,7 @@ class UnevenScene(Scene):
 
 @pytest.mark.parametrize("scene", [Scene, UnevenScene])
 @pytest.mark.parametrize("share", [0.05, 0.1])
-def test_chance_refusals_are_not_long_taken_for_a_full_server(scene: type[Scene], share: float) -> None:
+def test_random_refusals_are_soon_distinguished_from_a_full_server(scene: type[Scene], share: float) -> None:
     def seconds(share: float) -> float:
         chance = random.Random(1)
         run = scene(lambda n, now: AWAY["503"] if chance.random() < share else None, rows=3000).run()
@@ -176,7 +176,7 @@ def test_a_model_that_nobody_serves_stops_the_run_although_it_is_told_with_a_503
     assert Scene(lambda n, now: nobody if 3 < now < 100 else None, rows=2000).run().statuses == {"succeeded": 2000}
 
 
-def test_of_two_models_the_one_that_is_away_loses_no_rows() -> None:
+def test_an_outage_of_one_of_two_models_loses_no_rows() -> None:
     scene = Scene(lambda n, now: AWAY["503"] if n % 2 and now < 300 else None, rows=60).run(models=2)
     assert scene.statuses == {"succeeded": 60}
 
@@ -212,7 +212,7 @@ def test_the_time_before_giving_up_can_be_set() -> None:
         "Your weekly limit is used up.",
     ],
 )
-def test_a_days_limit_without_a_wait_stops_the_run_at_once(message: str) -> None:
+def test_a_daily_limit_without_a_wait_stops_the_run_at_once(message: str) -> None:
     answers = Counter[str]()
 
     def answer(n: int, now: float) -> Response | None:
@@ -236,6 +236,6 @@ def test_a_days_limit_without_a_wait_stops_the_run_at_once(message: str) -> None
         "Slow down, or use the Batch API with its 24h window instead.",
     ],
 )
-def test_a_limit_of_a_minute_that_names_the_day_too_is_waited_out(text: str) -> None:
+def test_a_limit_per_minute_whose_message_mentions_the_day_is_waited_out(text: str) -> None:
     scene = Scene(lambda n, now: said(429, {"message": text}) if now < 20 else None).run()
     assert scene.statuses == {"succeeded": 40}

@@ -28,7 +28,7 @@ def ask(server: Server, rows: int) -> None:
     ("style", "least", "most"),
     [("seconds", 2.0, 2.0), ("exact", 1.5, 1.5), ("ms", 1.5, 1.5), ("date", 1.5, 2.5), (0.9, 1.5, 1.8)],
 )
-def test_what_was_refused_is_sent_again_when_the_server_says(
+def test_a_refused_request_is_retried_after_retry_after(
     server: Server, style: str | float, least: float, most: float
 ) -> None:
     """A request each 1.5 s: the second is refused. Whole seconds and dates are rounded up; 0.9 s is said too early."""
@@ -41,7 +41,7 @@ def test_what_was_refused_is_sent_again_when_the_server_says(
 
 
 @pytest.mark.parametrize("form", ["seconds", "milliseconds", "date"])
-def test_nothing_is_sent_before_the_moment_that_a_refusal_names(server: Server, form: str) -> None:
+def test_nothing_is_sent_before_retry_after_has_passed(server: Server, form: str) -> None:
     moment = math.ceil(time.time() + 0.6)
     left = moment - time.time()
     asked = {

@@ -42,7 +42,7 @@ class FullServer:
 
 @pytest.mark.parametrize("refusal", FULL.values(), ids=FULL)
 @pytest.mark.parametrize("sharing", ["two models", "two accounts"])
-def test_those_who_share_a_full_server_keep_it_full(sharing: str, refusal: tuple[int, Mapping[str, str]]) -> None:
+def test_clients_sharing_a_full_server_keep_it_full(sharing: str, refusal: tuple[int, Mapping[str, str]]) -> None:
     loop, results = VirtualLoop(), list[Result]()
     server = FullServer(loop, refusal)
     models = ModelLimiters(clock=loop.time)

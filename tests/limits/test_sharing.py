@@ -62,7 +62,7 @@ def per_second(server: Server, seconds: float) -> float:
     return (received(server) - before) / (time.monotonic() - began)
 
 
-def test_two_processes_share_the_limit_and_a_killed_ones_part_comes_back(account: Server) -> None:
+def test_two_processes_share_the_limit_and_a_killed_ones_share_is_returned(account: Server) -> None:
     with running(account, "one", 600):
         wait_for(account, 20)
         with running(account, "other", 600) as other:
@@ -78,6 +78,6 @@ def test_two_processes_share_the_limit_and_a_killed_ones_part_comes_back(account
     assert alone >= 20 * 0.8
 
 
-def test_a_name_that_could_lead_elsewhere_is_refused() -> None:
+def test_a_shared_name_that_is_a_path_is_refused() -> None:
     with pytest.raises(InvalidInputError, match="shared must be a name"):
         Client(shared="../elsewhere")

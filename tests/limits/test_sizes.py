@@ -63,7 +63,7 @@ def test_after_a_refusal_every_request_is_counted() -> None:
     assert counted_of(ROWS, refuse=2) == ROWS
 
 
-def test_an_estimate_follows_what_the_rows_are_like() -> None:
+def test_the_estimated_size_follows_the_rows() -> None:
     sizes = Sizes()
     for length in [100] * COUNTED + [400] * 100 * EVERY:
         request = APIRequest({"prompt": "x" * length})
@@ -74,7 +74,7 @@ def test_an_estimate_follows_what_the_rows_are_like() -> None:
     assert (size.max_output_tokens, size.choices) == (20, 2)
 
 
-def test_a_size_that_is_known_is_not_estimated() -> None:
+def test_a_known_size_is_not_estimated() -> None:
     sizes = Sizes()
     for tokens in range(COUNTED + 5):
         request = APIRequest({"prompt": "x"})

@@ -39,7 +39,7 @@ def test_a_full_server_is_kept_full(refusal: tuple[int, dict[str, str]], slots: 
 
 
 @pytest.mark.parametrize("retry_after", [{"retry-after": "1"}, {}], ids=["for a second", "for no time"])
-def test_a_full_server_that_asks_for_no_long_wait_is_recognised_too(retry_after: dict[str, str]) -> None:
+def test_a_full_server_with_short_waits_is_recognised_too(retry_after: dict[str, str]) -> None:
     options: dict[str, Any] = {"slots": 4, "refusal": (429, retry_after), "sigma": 1.0}
     by_hand = rehearsal(1000, max_concurrent_requests=4, **options).run()
     run = rehearsal(1000, **options).run()
@@ -48,12 +48,12 @@ def test_a_full_server_that_asks_for_no_long_wait_is_recognised_too(retry_after:
     assert run.refused <= 0.05 * 1000
 
 
-def test_refusals_by_a_rate_limit_are_not_taken_for_slots() -> None:
+def test_refusals_by_a_rate_limit_are_not_mistaken_for_a_concurrency_limit() -> None:
     run = rehearsal(1500, {"max_requests_per_minute": 1500.0, "burst_seconds": 10.0, "window": "fixed"}).run()
     assert run.status.timeline.most_at_once is None
 
 
-def test_refusals_by_chance_are_no_slots() -> None:
+def test_random_refusals_are_not_mistaken_for_a_concurrency_limit() -> None:
     slots, chance = Slots(), random.Random(1)
     for number in range(400):  # one after the other, with 10 to 19 in flight
         at, in_flight = number / 10, 10 + number % 10

@@ -44,14 +44,14 @@ def test_slow_down_cuts_the_rate_which_then_grows_again(
     assert all(per_second[second] + per_second[second + 1] for second in range(busy - 1))
 
 
-def test_those_that_were_on_their_way_together_cut_the_rate_once() -> None:
+def test_requests_in_flight_together_cut_the_rate_once() -> None:
     slow_down = SlowDown()
     for _ in range(50):
         slow_down.slow_down(sent_at=1.9, now=2.1, recent=100.0)
     assert 30 < slow_down.rate(2.1) < 60
 
 
-def test_a_server_that_never_stops_saying_it_still_gets_a_request_now_and_then() -> None:
+def test_a_server_that_always_says_slow_down_still_gets_occasional_requests() -> None:
     slow_down, now = SlowDown(), 0.0
     for _ in range(100):
         now += slow_down.seconds_until(now)
@@ -61,7 +61,7 @@ def test_a_server_that_never_stops_saying_it_still_gets_a_request_now_and_then()
     assert 0.5 < slow_down.seconds_until(now) <= SLOWEST_SECONDS
 
 
-def test_time_that_was_slept_away_too_long_is_not_lost() -> None:
+def test_oversleeping_does_not_lower_the_rate() -> None:
     slow_down = SlowDown()
     slow_down.slow_down(sent_at=0.0, now=0.0, recent=1.0)
     rate, now, sent = slow_down.rate(30.0), 30.0, 0

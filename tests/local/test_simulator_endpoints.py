@@ -73,7 +73,7 @@ def ask(server: simulator.Server, path: str, body: Any) -> tuple[int, Any]:
         ("moderations", {"input": ["Fine.", "I will kill you."]}, ModerationCreateResponse),
     ],
 )
-def test_an_answer_is_what_the_sdks_types_say(
+def test_answers_match_the_sdks_types(
     server: simulator.Server, path: str, body: Any, kind: type[pydantic.BaseModel]
 ) -> None:
     status, answer = ask(server, path, body)
@@ -159,7 +159,7 @@ REFUSED = [
 @pytest.mark.parametrize(
     ("path", "body", "status", "code", "param"), REFUSED, ids=[f"{each[0]} {str(each[1])[-50:]}" for each in REFUSED]
 )
-def test_what_the_api_refuses_is_refused(
+def test_bodies_that_the_api_refuses_are_refused(
     server: simulator.Server, path: str, body: Any, status: int, code: str | None, param: str | None
 ) -> None:
     answered, said = ask(server, path, body)

@@ -113,7 +113,9 @@ def test_retry_after_can_be_a_fixed_number(server: simulator.Server) -> None:
         ("settled", 6 + 24),
     ],
 )
-def test_what_a_request_costs_follows_the_rule(server: simulator.Server, counting: str, charged: int) -> None:
+def test_the_tokens_charged_for_a_request_follow_the_counting_rule(
+    server: simulator.Server, counting: str, charged: int
+) -> None:
     server.set(max_tokens_per_minute=1000, counting=counting)
     ask(server, {**HELLO, "max_tokens": 20, "n": 2})
     stats = server.stats()

@@ -276,7 +276,7 @@ def test_a_strict_schema_that_is_closed_is_accepted(server: simulator.Server) ->
 
 
 @pytest.mark.parametrize("raw", [b"{", b"\xff", b'{"model": NaN}', b"[]"])
-def test_what_is_not_a_json_object_is_refused(server: simulator.Server, raw: bytes) -> None:
+def test_a_body_that_is_not_a_json_object_is_refused(server: simulator.Server, raw: bytes) -> None:
     assert ask(server, raw)[0] == 400
 
 
@@ -320,12 +320,12 @@ def test_the_statistics_count_what_was_charged_by_body(server: simulator.Server)
     assert (stats["charged_distinct"], stats["charged_more_than_once"]) == (1, 1)
 
 
-def test_what_was_charged_can_be_left_out(server: simulator.Server) -> None:
+def test_the_statistics_can_leave_out_charged_bodies(server: simulator.Server) -> None:
     ask(server, HELLO)
     assert "charged" not in server.stats(charged=False)
 
 
-def test_what_was_charged_need_not_be_kept(server: simulator.Server) -> None:
+def test_charged_bodies_need_not_be_kept(server: simulator.Server) -> None:
     server.set(keep_charged=False)
     ask(server, HELLO)
     assert server.stats()["charged_distinct"] == 0
