@@ -18,11 +18,11 @@ from parallel_openai._batch.lane_options import check_lane, sure_tier
 from parallel_openai._batch.under_way import UnderWay
 from parallel_openai._client.client import Client
 from parallel_openai._frames.checked_budget import make_budget
-from parallel_openai._frames.columns.answer_columns import COLUMNS, Answers, Reader
+from parallel_openai._frames.columns.answer_columns import COLUMNS, Answers, Reader, without_garbage_collection
 from parallel_openai._frames.columns.earlier_columns import checksums, without_earlier
 from parallel_openai._frames.columns.explode import CHOICE, check_choices, explode
 from parallel_openai._frames.columns.run_info import ATTRS, RunInfo, earlier_runs
-from parallel_openai._frames.columns.table import check_frame, check_free, with_columns, without_garbage_collection
+from parallel_openai._frames.columns.table import check_frame, check_free, with_columns
 from parallel_openai._frames.journal_answers import JournalAnswers
 from parallel_openai._frames.journal_path import own_journal
 from parallel_openai._frames.repair import Repair, check_tries, make_repair

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -320,3 +322,15 @@ def object_column(values: Sequence[Any]) -> Any:
 
 def status_column(values: Sequence[str]) -> Any:
     return pd.Categorical(list(values), categories=["succeeded", "failed", "cancelled"])
+
+
+@contextmanager
+def without_garbage_collection() -> Iterator[None]:
+    """For making millions of cells: looking for garbage among them again and again takes as long as making them."""
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()

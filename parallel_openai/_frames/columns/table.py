@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import gc
 import math
 from collections import Counter
 from collections.abc import Hashable, Iterator, Sequence
-from contextlib import contextmanager
 from itertools import chain, repeat
 from typing import Any
 
@@ -212,18 +210,6 @@ def with_columns(df: pd.DataFrame, columns: dict[str, Any]) -> pd.DataFrame:
         out.columns = pd.Index([*df.columns, *columns], dtype=object, name=df.columns.name, tupleize_cols=False)
     whole: pd.DataFrame = out.__finalize__(df)  # type: ignore[operator]  # which the stubs leave out
     return whole
-
-
-@contextmanager
-def without_garbage_collection() -> Iterator[None]:
-    """For making millions of cells: looking for garbage among them again and again takes as long as making them."""
-    was_enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was_enabled:
-            gc.enable()
 
 
 def is_missing(value: Any) -> bool:
