@@ -8,6 +8,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from parallel_openai._display.blocks import Block, Heading, Number, Sentence, Table
@@ -105,6 +106,7 @@ class _RowHistory:
 
     def _title(self, row: Hashable, sends: int) -> str:
         times = f" It was sent {sends:,} time{'s' if sends > 1 else ''}." if sends else ""
+        row = row.item() if isinstance(row, np.generic) else row
         return f"Row {row!r}: {self._cell('status')}.{times}"
 
     def _notes(self, journal: Path, entries: Sequence[JournalEntry]) -> Iterator[str]:

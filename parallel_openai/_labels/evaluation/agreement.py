@@ -203,21 +203,22 @@ def _numbers(texts: Sequence[str]) -> dict[str, float]:
 
 
 def _agreement(texts: pd.DataFrame, positions: Mapping[str, float] | None, frame: pd.DataFrame | None) -> Agreement:
-    complete = texts.dropna()
-    if complete.empty:
-        raise InvalidInputError("There is no row that all annotators have labelled.")
     values = _distinct_labels(texts)
     codes = texts.apply(lambda column: pd.Categorical(column, categories=values).codes)
+    labelled = codes.to_numpy() >= 0
+    is_complete = labelled.all(axis=1)
+    if not is_complete.any():
+        raise InvalidInputError("There is no row that all annotators have labelled.")
+    is_same = (codes.to_numpy() == codes.to_numpy()[:, :1]).all(axis=1)
     counts_of, fleiss, alpha = _libraries()
     pairs = _cohen(codes, None if positions is None else np.array([positions[value] for value in values]), len(values))
     of_pairs = pairs.to_numpy()[np.triu_indices(len(pairs), 1)]
-    is_complete = texts.notna().all(axis=1).to_numpy()
-    differ = is_complete & (texts.nunique(axis=1) > 1).to_numpy()
+    differ = is_complete & ~is_same
     return Agreement(
         annotators=tuple(texts.columns),
-        rows=int(texts.notna().any(axis=1).sum()),
-        complete=len(complete),
-        same=float((complete.nunique(axis=1) == 1).mean()),
+        rows=int(labelled.any(axis=1).sum()),
+        complete=int(is_complete.sum()),
+        same=float(is_same[is_complete].mean()),
         cohen_kappa=np.nan if np.isnan(of_pairs).all() else float(np.nanmean(of_pairs)),
         pairs=pairs,
         fleiss_kappa=_fleiss(fleiss, counts_of, codes[is_complete].to_numpy(), len(values)),
