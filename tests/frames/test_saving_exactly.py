@@ -9,6 +9,7 @@ import math
 import os
 import string
 import uuid
+import zoneinfo
 from pathlib import Path
 from typing import Any
 
@@ -386,3 +387,16 @@ def test_saving_the_same_frame_again_writes_the_same_bytes() -> None:
             po.save(frame, path)
         contents.append([Path(path).read_bytes() for path in (*PATHS, "out.csv.about.json")])
     assert contents[0] == contents[1]
+
+
+@pytest.mark.parametrize("suffix", ["csv", "parquet"])
+def test_a_moment_keeps_its_zone_and_its_fold(suffix: str) -> None:
+    berlin = zoneinfo.ZoneInfo("Europe/Berlin")
+    cells = [
+        datetime.datetime(2026, 10, 25, 2, 30, fold=1, tzinfo=berlin),
+        [datetime.datetime(2026, 7, 1, tzinfo=berlin)],
+        datetime.time(12, 30, tzinfo=berlin),
+        datetime.datetime(2026, 1, 1, tzinfo=datetime.timezone(datetime.timedelta(hours=5.5))),
+    ]
+    po.save(pd.DataFrame({"at": pd.Series(cells, dtype=object)}), f"out.{suffix}")
+    assert repr(po.load(f"out.{suffix}")["at"].tolist()) == repr(cells)

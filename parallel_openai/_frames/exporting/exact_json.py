@@ -10,6 +10,7 @@ import json
 import math
 import re
 import uuid
+import zoneinfo
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -35,6 +36,22 @@ def _timestamp(value: Any) -> Any:
     return moment if zone is None else moment.tz_localize("UTC").tz_convert(zone)
 
 
+def _moment(value: datetime.datetime | datetime.time) -> Any:
+    """As ISO 8601; if in a zone with a name, the time of day there, the fold, and the name."""
+    zone = getattr(value.tzinfo, "key", None)
+    return value.isoformat() if zone is None else [value.replace(tzinfo=None).isoformat(), value.fold, zone]
+
+
+def _moment_of(kind: Any) -> Callable[[Any], Any]:
+    def read(written: Any) -> Any:
+        if isinstance(written, str):
+            return kind.fromisoformat(written)
+        text, fold, zone = written
+        return kind.fromisoformat(text).replace(tzinfo=zoneinfo.ZoneInfo(zone), fold=fold)
+
+    return read
+
+
 def _array(value: Any) -> Any:
     dtype, shape, values = value
     array = np.empty(len(values), dtype=dtype)
@@ -53,9 +70,9 @@ _KINDS: dict[str, _Kind] = {
     "set": _Kind(set, lambda value: sorted(value, key=repr), set),
     "frozenset": _Kind(frozenset, lambda value: sorted(value, key=repr), frozenset),
     "bytes": _Kind(bytes, lambda value: base64.b64encode(value).decode(), base64.b64decode),
-    "datetime": _Kind(datetime.datetime, datetime.datetime.isoformat, datetime.datetime.fromisoformat),
+    "datetime": _Kind(datetime.datetime, _moment, _moment_of(datetime.datetime)),
     "date": _Kind(datetime.date, datetime.date.isoformat, datetime.date.fromisoformat),
-    "time": _Kind(datetime.time, datetime.time.isoformat, datetime.time.fromisoformat),
+    "time": _Kind(datetime.time, _moment, _moment_of(datetime.time)),
     "timedelta": _Kind(
         datetime.timedelta,
         lambda value: [value.days, value.seconds, value.microseconds],

@@ -39,7 +39,8 @@ def save(out: pd.DataFrame, path: str | os.PathLike[str], *, spreadsheet: bool =
             restored, or the file cannot be written. An existing file is then unchanged.
         MissingDependencyError: pyarrow is not installed.
 
-    Enum members become their values, and pydantic models dicts.
+    Enum members become their values, pydantic models dicts, and objects of other subclasses, such as a Counter or a
+    namedtuple, those of their base.
 
     >>> out = pd.DataFrame({"text": ["Fine."], "votes": [["good", "bad"]]})
     >>> out.attrs["parallel_openai"] = {"model": "gpt-5-mini"}
