@@ -42,6 +42,7 @@ _KINDS = ("jsonl", "rows", "output", "error")
 _OURS = re.compile(r".+-[0-9]{4,}")
 #: The file with the time at which the batches of the folder were cancelled.
 _CANCELLED = "cancelled"
+_ADVICE = "Remove it, or use another journal, since files in this folder are written over and deleted."
 
 
 class Unknown:
@@ -71,11 +72,19 @@ class InputFiles:
     def __init__(self, journal: Path) -> None:
         self.journal = journal
         self.folder = journal.with_name(journal.name + ".batches")
-        check_own(self.folder, "Remove it, or use another journal, since files in this folder get deleted.")
+        check_own(self.folder, _ADVICE)
 
     def path(self, name: str, kind: str = "jsonl") -> Path:
-        """The path of a part's file: `jsonl`, `rows`, or `output` and `error` while they are read."""
-        return self.folder / f"{name}.{kind}"
+        """The path of a part's file: `jsonl`, `rows`, or `output` and `error` while they are read.
+
+        Raises:
+            JournalError: it is a link, as one that came with a copied folder, or another user's.
+        """
+        return self._own(f"{name}.{kind}")
+
+    def _own(self, name: str) -> Path:
+        check_own(self.folder / name, _ADVICE)
+        return self.folder / name
 
     def open(self, name: str, kind: str = "jsonl") -> IO[bytes]:
         return open(self.path(name, kind), "rb")
@@ -154,12 +163,12 @@ class InputFiles:
         """Cancel all parts planned so far, also for a run in another process that holds the journal."""
         self.make_folder()
         with on_disk(self.folder):
-            (self.folder / _CANCELLED).write_text(repr(time.time()))
+            self._own(_CANCELLED).write_text(repr(time.time()))
 
     def is_cancelled(self, since: float) -> bool:
         """Whether `cancel` was called at `since` (seconds since the epoch) or later."""
         try:
-            return float((self.folder / _CANCELLED).read_text()[:40]) >= since
+            return float(self._own(_CANCELLED).read_text()[:40]) >= since
         except (OSError, ValueError):
             return False
 
