@@ -11,6 +11,7 @@ import re
 from collections.abc import Callable, Mapping, Set
 from contextlib import suppress
 from decimal import Decimal
+from itertools import zip_longest
 from typing import Any
 
 import orjson
@@ -156,6 +157,23 @@ def loads(text: bytes | str) -> Any:
 _LONG = b"0" * 19
 _LONG_NUMBER = re.compile(rb"(?<![0-9.])[0-9]{19}")
 _DIGITS = bytes(ord("0") if chr(byte).isdigit() and byte < 128 else byte | 128 for byte in range(256))
+
+
+def values_in(line: bytes) -> list[bytes]:
+    """The JSON values that stand in a line, one after the other, and last what is left of it, if anything.
+
+    >>> values_in(b'{"a":1}{"b":2}\\n'), values_in(b'{"a":1}{"b"')
+    ([b'{"a":1}', b'{"b":2}\\n'], [b'{"a":1}', b'{"b"'])
+    """
+    text, ends = line.decode("latin-1"), [0]  # in which each byte is a character
+    with suppress(ValueError, RecursionError):
+        while True:
+            ends.append(_DECODER.raw_decode(text, ends[-1])[1])
+    starts = ends if line[ends[-1] :].strip() or len(ends) == 1 else ends[:-1]
+    return [line[start:end] for start, end in zip_longest(starts, starts[1:])]
+
+
+_DECODER = json.JSONDecoder()
 
 
 #: Parse what `dumps_strictly` wrote, whose size need not be checked.

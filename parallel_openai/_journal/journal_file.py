@@ -14,7 +14,7 @@ from parallel_openai._disk.file_ownership import keep_private
 from parallel_openai._disk.locking import Lock, advice, lock_open_file, unlock_open_file
 from parallel_openai._journal.entry import JournalEntry
 from parallel_openai._journal.lines import not_a_results_file, read_at, read_entries, records_in, refuse_special_file
-from parallel_openai._json import loads
+from parallel_openai._json import loads, values_in
 from parallel_openai.errors import JournalError, JournalWriteError
 
 _CHUNK = 1 << 20
@@ -278,7 +278,7 @@ def repair_end_of_jsonl(file: int, path: Path) -> None:
         start = _after_last_newline(file, end)
         before = _after_last_newline(file, start - 1) if start else 0
         is_jsonl = start > 0 and _is_json(_read_exactly(file, before, start - before))
-        _repair_end(file, _is_json if is_jsonl else lambda _: True)
+        _repair_end(file, _begins_with_json if is_jsonl else lambda _: True)
     finally:
         unlock_open_file(file)
 
@@ -289,6 +289,11 @@ def _is_json(line: bytes) -> bool:
     except (ValueError, RecursionError):
         return False
     return True
+
+
+def _begins_with_json(line: bytes) -> bool:
+    """Whether the line is no torn value: others may follow the first, where files were joined without a newline."""
+    return _is_json(values_in(line)[0])
 
 
 def _is_entry(line: bytes) -> bool:

@@ -5,12 +5,11 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Iterator
-from contextlib import suppress
-from itertools import chain, zip_longest
+from itertools import chain
 from typing import IO, TypeVar
 
 from parallel_openai._journal.entry import VERSION, JournalEntry
-from parallel_openai._json import loads_quickly
+from parallel_openai._json import loads_quickly, values_in
 from parallel_openai.errors import JournalError
 
 Content = TypeVar("Content")
@@ -86,15 +85,7 @@ def records_in(line: bytes) -> list[bytes]:
     """
     if b"][{" not in line or JournalEntry.read(line) is not None:
         return [line]
-    text, ends = line.decode("latin-1"), [0]  # in which each byte is a character
-    with suppress(ValueError, RecursionError):
-        while True:
-            ends.append(_DECODER.raw_decode(text, ends[-1])[1])
-    starts = ends[:-1] if not line[ends[-1] :].strip() else ends
-    return [line[start:end] for start, end in zip_longest(starts, starts[1:])]
-
-
-_DECODER = json.JSONDecoder()
+    return values_in(line)
 
 
 def not_a_results_file(path: str | os.PathLike[str]) -> JournalError:

@@ -92,6 +92,13 @@ def test_a_line_appended_after_an_incomplete_one_is_readable(tmp_path: Path, bef
     assert [json.loads(line) for line in path.read_bytes().splitlines()] == [*kept, {"new": True}]
 
 
+def test_values_in_one_line_of_joined_files_are_not_cut_off(tmp_path: Path) -> None:
+    path = tmp_path / "notes.jsonl"
+    path.write_bytes(b'{"a":1}\n{"b":2}{"c":3}')
+    po.append_to_jsonl({"new": True}, path)
+    assert path.read_bytes() == b'{"a":1}\n{"b":2}{"c":3}\n{"new":true}\n'
+
+
 @pytest.mark.parametrize("before", [b"Dear diary", b"Dear diary,\ntoday", b'{"b":'])
 def test_a_last_line_of_another_kind_is_completed_and_not_removed(tmp_path: Path, before: bytes) -> None:
     path = tmp_path / "notes.txt"

@@ -168,6 +168,16 @@ def test_an_unknown_label_is_refused_and_nothing_is_written() -> None:
     assert not Path("soup.jsonl").exists()
 
 
+def test_corrections_that_were_joined_without_a_newline_are_all_known() -> None:
+    po.review(labelled(), save_to="one.jsonl").correct(10, "bad", note="{no}{yes}")
+    po.review(labelled(), save_to="two.jsonl").correct(20, "good")
+    one, two = (Path(f"{each}.jsonl").read_bytes() for each in ("one", "two"))
+    Path("soup.jsonl").write_bytes(one.strip() + two)
+    found = po.review(labelled(), save_to="soup.jsonl").frame()
+    assert found["label_reviewed"].dropna().to_dict() == {10: "bad", 20: "good"}
+    assert found["review_note"].dropna().to_dict() == {10: "{no}{yes}"}
+
+
 def test_a_torn_line_in_the_corrections_is_skipped() -> None:
     review = po.review(labelled(), save_to="soup.jsonl")
     review.correct(10, "bad")

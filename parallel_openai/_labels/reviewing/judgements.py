@@ -10,7 +10,7 @@ from typing import Any
 
 from parallel_openai._disk.file_ownership import keep_private
 from parallel_openai._disk.locking import advice
-from parallel_openai._json import dumps, loads
+from parallel_openai._json import dumps, loads, values_in
 from parallel_openai.errors import JournalError
 
 _BEGINS = b'{"request_key":'
@@ -111,8 +111,9 @@ class Judgements:
         self._size = len(content)
         self._torn = bool(content) and not content.endswith(b"\n")
         for line in content.splitlines():
-            if line.strip():
-                self._take(line)
+            for part in values_in(line) if b"}{" in line else [line]:
+                if part.strip():
+                    self._take(part)
 
     def _take(self, line: bytes) -> None:
         try:
