@@ -31,6 +31,8 @@ def assembled(content: bytes) -> dict[str, Any] | None:
     for data in _data_of(text):
         if done := data.strip() == "[DONE]":
             break
+        if not data.strip():
+            continue
         try:
             event = loads(data)
         except ValueError:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import lru_cache
 from typing import Any
 
@@ -27,7 +27,13 @@ FILE_CHARACTERS_PER_TOKEN = 10
 _SLICE = 20_000
 _REPEATED_AT_MOST = 20_000
 
-_CAPS = ("max_completion_tokens", "max_tokens", "max_output_tokens")
+# The caps that each endpoint knows. Many servers leave others out, and older ones know only one of two.
+_CAPS = {
+    "chat/completions": ("max_completion_tokens", "max_tokens"),
+    "completions": ("max_tokens",),
+    "responses": ("max_output_tokens",),
+}
+_ANY_CAP = ("max_completion_tokens", "max_tokens", "max_output_tokens")
 # The default `max_tokens` of legacy completions.
 _DEFAULT_CAP = 16
 
@@ -77,8 +83,8 @@ def request_size(request_json: Mapping[str, Any], encoding_name: str, path: str 
         if schema := get(key):
             counter.repeated(_as_json(schema))
     if "n" in request_json or "best_of" in request_json:
-        prompts *= max(_first_number(request_json, "n") or 1, _first_number(request_json, "best_of") or 1)
-    cap = _first_number(request_json, *_CAPS) or (_DEFAULT_CAP if is_legacy else None)
+        prompts *= _largest(request_json, ("n", "best_of")) or 1
+    cap = _largest(request_json, _CAPS.get(path, _ANY_CAP)) or (_DEFAULT_CAP if is_legacy else None)
     return Size(counter.tokens, counter.characters, cap, prompts)
 
 
@@ -197,13 +203,14 @@ def _find(part: Mapping[str, Any], key: str) -> str | None:
     return None
 
 
-def _first_number(request_json: Mapping[str, Any], *keys: str) -> int | None:
-    for key in keys:
-        value = request_json.get(key)
+def _largest(request_json: Mapping[str, Any], names: Iterable[str]) -> int | None:
+    largest = None
+    for name in names:
+        value = request_json.get(name)
         # The comparison excludes nan and infinity; the server refuses numbers below 1.
-        if isinstance(value, (int, float)) and 1 <= value < 2**63:
-            return int(value)
-    return None
+        if isinstance(value, (int, float)) and 1 <= value < 2**63 and (largest is None or value > largest):
+            largest = int(value)
+    return largest
 
 
 def _as_json(value: Any) -> str:

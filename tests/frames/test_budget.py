@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import math
 import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -161,6 +163,24 @@ def test_request_bodies_may_bring_their_own_caps(ask: Verb, server: Server) -> N
     assert received(server) == 2
 
 
+@pytest.mark.parametrize(
+    ("endpoint", "caps", "right"),
+    [
+        ("responses", {"max_tokens": 20}, "max_output_tokens"),
+        ("responses", {"max_completion_tokens": 20}, "max_output_tokens"),
+        ("chat.completions", {"max_output_tokens": 20}, "max_completion_tokens"),
+    ],
+    ids=str,
+)
+def test_a_cap_of_another_endpoint_is_none(
+    ask: Verb, many: pd.DataFrame, server: Server, endpoint: str, caps: dict[str, Any], right: str
+) -> None:
+    """Many servers leave out what they do not know, and answer at any length."""
+    with pytest.raises(InvalidInputError, match=f"A budget needs a cap on every answer.* Set {right}="):
+        ask(many, "text", endpoint=endpoint, budget_tokens=1000, extra_body=caps)
+    assert received(server) == 0
+
+
 def test_a_row_that_removes_its_cap_fails_alone(ask: Verb, server: Server) -> None:
     bodies = [{"messages": [{"role": "user", "content": "Say 1."}], "max_tokens": cap} for cap in (60, None)]
     out = ask(pd.DataFrame({"body": bodies}), "body", max_tokens=60, budget_tokens=1000)
@@ -173,6 +193,16 @@ def test_a_row_that_removes_its_cap_fails_alone(ask: Verb, server: Server) -> No
 def test_an_invalid_budget_or_deadline_is_refused(ask: Verb, many: pd.DataFrame, name: str, value: Any) -> None:
     with pytest.raises(InvalidInputError, match=f"{name} must be a number above 0 or None, not {value!r}"):
         ask(many, "text", max_tokens=60, **{name: value})
+
+
+@pytest.mark.parametrize("name", ["budget_usd", "budget_tokens", "deadline"])
+@pytest.mark.parametrize("value", [np.int64(900), np.float32(900.0)], ids=str)
+def test_a_bound_that_numpy_or_pandas_computed_is_a_number(
+    ask: Verb, many: pd.DataFrame, name: str, value: Any
+) -> None:
+    out = ask(many[:2], "text", max_tokens=60, **{name: value})
+    assert set(out["status"]) == {"succeeded"}
+    json.dumps(out.attrs["parallel_openai"])
 
 
 def test_nothing_is_sent_after_the_deadline(ask: Verb, many: pd.DataFrame, server: Server) -> None:

@@ -30,6 +30,7 @@ STREAMS = {
     + events(piece("Hello.\u2028"), piece("", "stop"), USAGE),
     "with carriage returns": events(piece("Hello.\u2028", "stop"), USAGE).replace(b"\n", b"\r\n"),
     "without a last word": events(piece("Hello.\u2028"), piece(None, "stop"), USAGE, end=""),
+    "with events of nothing": b"data:\n\nevent: ping\ndata: \n\n" + events(piece("Hello.\u2028", "stop"), USAGE),
     "a whole answer in one": events(completion("Hello.\u2028")),
     "the role with every piece": events(
         piece("Hello.", role="assistant"), piece("\u2028", "stop", role="assistant"), {**USAGE, "choices": None}

@@ -89,6 +89,7 @@ def test_prompt_tokens_of_a_request_are_counted(body: "dict[str, object]", promp
         ({}, None, 1),
         ({"max_tokens": 16}, 16, 1),
         ({"max_completion_tokens": 16, "max_tokens": 8}, 16, 1),
+        ({"max_completion_tokens": 8, "max_tokens": 16}, 16, 1),  # an older server knows only the latter
         ({"max_output_tokens": 16}, 16, 1),
         ({"max_tokens": None, "n": None}, None, 1),
         ({"max_tokens": 16.0, "n": 3}, 16, 3),

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from parallel_openai._records import APIRequest, Response, Usage
-from parallel_openai._requests.endpoints import usage_of
+from parallel_openai._requests.endpoints import endpoint_at, usage_of
 from parallel_openai._requests.prices import tier_of
 from parallel_openai._run.response_verdict import UNSENT_CODES
 from parallel_openai._run.spending.funds import Funds, Kind, Reserve
@@ -129,10 +129,10 @@ class Budget:
         """Why the request has no worst case, or None if it has one."""
         body = request.request_json
         if self._most_output(request) == math.inf:
-            return (
-                "A budget needs a cap on every answer, or the next one could pass it. Set max_completion_tokens=... "
-                "(max_tokens= for older servers)."
-            )
+            endpoint = endpoint_at(request.path)
+            name, *older = endpoint.caps if endpoint and endpoint.caps else ("max_completion_tokens",)
+            further = f" ({older[0]}= for older servers)" if older else ""
+            return f"A budget needs a cap on every answer, or the next one could pass it. Set {name}=...{further}."
         unseen = reads_unseen(body)
         if unseen is not None:
             return (
