@@ -323,12 +323,13 @@ class FrameRun:
         context = result.request.context
         if isinstance(context, Repair):
             status.num_repairs += 1
-            result = context.as_the_rows(result)
+            is_in_vain = result.status == "failed"
+            result = context.in_vain(result) if is_in_vain else context.as_the_rows(result)
         if not result.restored:
             journal.append(result_line(result, record=True, origin=self._written_from))
         slot = self._slots[result.request.key]
-        if isinstance(context, Repair) and result.status == "failed":
-            self.answers.fill(slot, context.in_vain(result))
+        if isinstance(context, Repair) and is_in_vain:
+            self.answers.fill(slot, result)
             return None
         good = self.answers.fill(slot, result, cost=cost)
         if good and self.reader.judge is not None:

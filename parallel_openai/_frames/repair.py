@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+from parallel_openai._json import dumps
 from parallel_openai._records import APIRequest, Result
 from parallel_openai._requests.encodings import encoding_for_model
 from parallel_openai._requests.endpoints import Answer, Endpoint
@@ -26,9 +27,11 @@ class Repair(NamedTuple):
         return result._replace(request=self.original, earlier=self.earlier, sent=result.request)
 
     def in_vain(self, result: Result) -> Result:
-        """What the row has when the repair brought no answer: its last one, after so many more attempts."""
+        """What the row has when the repair brought no answer: its last one, after so many more attempts. It is written
+        down anew, since those may have been billed."""
         last = self.earlier[-1]
-        return last._replace(earlier=self.earlier[:-1], attempts=(*last.attempts, *result.attempts))
+        attempts, raw = (*last.attempts, *result.attempts), last.raw or dumps(last.response)
+        return last._replace(earlier=self.earlier[:-1], attempts=attempts, raw=raw, restored=False)
 
 
 def check_tries(repair: Any) -> int:

@@ -39,6 +39,7 @@ def result_line(result: Result, *, record: bool, origin: Origin | None = None) -
     record_fields["attempts"] = list(map(_fields, result.attempts))
     if result.sent is not None:
         record_fields["sent"] = result.sent.request_json
+    if result.sent is not None or result.earlier:
         record_fields["earlier"] = [
             {**bill_of(each.response), "attempts": list(map(_fields, each.attempts))} for each in result.earlier
         ]

@@ -309,6 +309,25 @@ def test_a_cancelled_row_shows_what_was_billed_for_its_failed_repair(server: Ser
     assert report.prompt_tokens == out["prompt_tokens"].sum() > 50_000
 
 
+@pytest.mark.parametrize("repair", [1, 2])
+def test_a_later_run_tells_what_repairs_in_vain_were_billed(server: Server, repair: int) -> None:
+    """The last answer of a row whose repair failed is written down anew, with what the repair was billed."""
+    schema = {"type": "object", "properties": {"mood": {"type": "string"}}, "required": ["mood"]}
+    bad = broken_off(9)["body"].replace("error", "stop")
+    server.script([{"body": bad}] * repair + [broken_off(50_000)] * 2)
+    with po.Client(server.base_url, max_concurrent_requests=1, max_attempts=2) as client:
+        first, again = (
+            po.process_dataframe(
+                pd.DataFrame({"text": ["A lamp."]}), "text", model="gpt-4o-mini", client=client, progress=False,
+                response_format=schema, repair=repair, retry_failed=False,
+            )
+            for _ in range(2)
+        )  # fmt: skip
+    told = ["status", "error_code", "attempts", "prompt_tokens", "completion_tokens", "cost_usd"]
+    assert first["prompt_tokens"].tolist() == [9 * repair + 100_000]
+    assert first[told].to_dict() == again[told].to_dict()
+
+
 @pytest.mark.parametrize("status", [200, 400], ids=["at once", "in halves"])
 def test_cancelled_embeddings_show_what_was_billed_for_them(server: Server, status: int) -> None:
     refused = {"error": {"message": "No."}, "usage": {"prompt_tokens": 50_000, "total_tokens": 50_000}}
