@@ -197,9 +197,7 @@ def test_an_invalid_budget_or_deadline_is_refused(ask: Verb, many: pd.DataFrame,
 
 @pytest.mark.parametrize("name", ["budget_usd", "budget_tokens", "deadline"])
 @pytest.mark.parametrize("value", [np.int64(900), np.float32(900.0)], ids=str)
-def test_a_bound_that_numpy_or_pandas_computed_is_a_number(
-    ask: Verb, many: pd.DataFrame, name: str, value: Any
-) -> None:
+def test_a_bound_that_numpy_computed_is_a_number(ask: Verb, many: pd.DataFrame, name: str, value: Any) -> None:
     out = ask(many[:2], "text", max_tokens=60, **{name: value})
     assert set(out["status"]) == {"succeeded"}
     json.dumps(out.attrs["parallel_openai"])
