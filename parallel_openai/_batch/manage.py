@@ -117,7 +117,8 @@ def collect_batches(
 ) -> StatusTracker:
     """Wait for the batches of a journal and write their answers into it, in any process and without the frame.
 
-    The call that submitted them does so too when it is repeated; afterwards it finds the answers in the journal.
+    The call that submitted them does so too when it is repeated; afterwards it finds the answers in the journal. What
+    another user or machine planned and never submitted is left to them, since it would be billed to this account.
 
     Args:
         save_to: the journal, or the results file.
