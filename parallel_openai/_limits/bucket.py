@@ -10,6 +10,7 @@ from __future__ import annotations
 from parallel_openai._limits.headers import Allowance
 from parallel_openai._limits.learning.bucket_state import BucketState, Bunch
 from parallel_openai._limits.learning.search import RateSearch
+from parallel_openai._limits.learning.shown_level import ShownLevel
 from parallel_openai._limits.learning.used_up import UsedUp
 from parallel_openai._limits.refusal_cause import Refusals
 
@@ -38,14 +39,9 @@ CAUTION_HALF_LIFE = 20.0
 HELD_SHARE = 0.5
 #: Seconds by which requests may bunch up on the way. To a bucket that holds a single request, a millisecond matters.
 JITTER = 0.01
-#: Requests sent within this many seconds may overtake each other, so what is shown for one may be off by the cost of
-#: all: a standard deviation of 0.3 of their total, as for a uniform distribution.
+#: Requests sent within this many seconds may overtake each other.
 TOGETHER_SECONDS = 0.05
-OVERTAKEN = 0.3
-#: How far other users move the level: a standard deviation after one second, in seconds of the rate.
-WANDER = 0.05
-#: Seconds between two estimates of how much others use.
-DRIFT_SECONDS = 1.0
+#: Above this share of the capacity, refill is lost, which looks like others' use.
 NEARLY_FULL = 0.8
 #: Seconds of the rate that may go out at once if only refusals show what the server holds.
 PACE_BURST = 0.1
@@ -75,47 +71,6 @@ class Bucket:
     1.11
     """
 
-    __slots__ = (
-        "_began",
-        "_bunch",
-        "_caution",
-        "_drift_at",
-        "_drift_shift",
-        "_epoch_end",
-        "_finer",
-        "_given",
-        "_held",
-        "_held_in_all",
-        "_pace",
-        "_recent",
-        "_recent_at",
-        "_refusals",
-        "_refused_at",
-        "_shown_at",
-        "_used_up",
-        "_variance",
-        "_whole_at",
-        "_whole_sent",
-        "burst",
-        "capacity",
-        "drift",
-        "fill",
-        "held_until",
-        "ledger",
-        "limit",
-        "period",
-        "probing",
-        "proven",
-        "rate",
-        "seen",
-        "sent",
-        "share",
-        "shift",
-        "shown_rate",
-        "trusted",
-        "updated",
-    )
-
     def __init__(self, limit: float | None, *, burst: float | None, now: float) -> None:
         self.burst = burst
         self.limit: float | None = None
@@ -125,8 +80,7 @@ class Bucket:
         self.rate = INFINITY  # the rate in use: the shown one, or less if the server accepts less
         self.capacity = INFINITY
         self.ledger = 0.0  # the refill minus all charges
-        self.shift = INFINITY  # added to the ledger to give the level
-        self.drift = 0.0  # what others use, per second
+        self._shown = ShownLevel(now)
         self.fill = 0.0  # what was sent beyond a steady pace
         self.proven = 0.0  # the highest fill that was accepted
         self.probing = burst is None  # whether the window is still to be found
@@ -135,9 +89,7 @@ class Bucket:
         self.sent = 0.0
         self.updated = now
         self.held_until = now
-        self._variance = INFINITY  # of the shift
         self._bunch = Bunch(now)
-        self._drift_at, self._drift_shift = INFINITY, 0.0
         self._pace = RateSearch(now)
         self._refusals = Refusals()
         self._used_up = UsedUp()
@@ -146,7 +98,6 @@ class Bucket:
         self._finer = False  # whether a limit of a shorter period refuses than the hour's or day's that is shown
         self._began = now
         self._whole_at, self._whole_sent = INFINITY, 0.0
-        self._shown_at = now
         self._held = self._held_in_all = 0.0  # seconds of waiting, after the last refusal and after all of them
         self._recent, self._recent_at = 0.0, now  # what was sent, halved with each second that passes
         self._caution, self._refused_at = 1.0, now
@@ -156,7 +107,7 @@ class Bucket:
     @property
     def level(self) -> float:
         """What the server's bucket is assumed to hold."""
-        return self.ledger + self.shift
+        return self.ledger + self._shown.shift
 
     @property
     def known(self) -> bool:
@@ -182,7 +133,7 @@ class Bucket:
             self.capacity = max(
                 1.0, self.shown_rate * (self.burst if self.burst is not None else max(USUAL_WINDOW, period))
             )
-            self.shift = min(self.shift, self.capacity - self.ledger)
+            self._shown.shift = min(self._shown.shift, self.capacity - self.ledger)
             self.fill = max(0.0, self.fill - self.rate * (now - self._began))
         else:
             self.capacity = max(1.0, self.capacity * self.shown_rate / old_rate)
@@ -214,9 +165,11 @@ class Bucket:
         self.fill = max(0.0, self.fill - self.rate * elapsed)
         if self.seen and self.trusted and now <= self.held_until:
             elapsed *= HELD_SHARE
-        self.ledger += (self.rate - self.drift) * elapsed
-        if now >= self._whole_at:
-            self._fill_up()
+        self.ledger += (self.rate - self._shown.drift) * elapsed
+        if now >= self._whole_at:  # the announced reset has passed: it is full, but for what was sent since
+            self._whole_at, self._shown.drift = INFINITY, 0.0
+            full = self.capacity - (self.sent - self._whole_sent)
+            self.ledger = max(self.ledger, full - self._shown.shift)
         self._clip()
 
     def seconds_until(self, cost: float, now: float, *, heeds_hold: bool = True) -> float:
@@ -226,21 +179,15 @@ class Bucket:
             self.refill(now)
             # A charge larger than the whole bucket is let through when the bucket is full, and leaves a debt.
             slack = min(self.rate * JITTER, self.capacity)
-            short = min(cost + self._cushion(now), self.capacity) + slack - (self.ledger + self.shift)
+            short = min(cost + self._cushion(now), self.capacity) + slack - (self.ledger + self._shown.shift)
             if self.probing:
                 short = max(short, self.fill + cost - max(cost, self._reach(cost)))
             if short > ROUNDING * abs(self.ledger):
                 # The growing doubt about what the server showed takes up some of the refill.
-                refill = self.rate * (1.0 - DOUBT if self.seen and self.trusted else 1.0) - self.drift
+                refill = self.rate * (1.0 - DOUBT if self.seen and self.trusted else 1.0) - self._shown.drift
                 until_whole = self._whole_at - now if self.trusted else INFINITY
                 wait = max(wait, min(short / max(refill, self.rate * 0.05), until_whole))
         return max(wait, SHORTEST_WAIT) if wait > 1e-9 else 0.0
-
-    def _fill_up(self) -> None:
-        """Raise the level to full, but for what was sent since the server announced the reset that has now passed."""
-        self._whole_at = INFINITY
-        self.drift = 0.0
-        self.ledger = max(self.ledger, self.capacity - (self.sent - self._whole_sent) - self.shift)
 
     def charge(self, cost: float, now: float) -> BucketState:
         if self.rate != INFINITY and now > self.updated:  # usually `seconds_until` has just refilled it
@@ -327,8 +274,8 @@ class Bucket:
         self._held_in_all += wait
         self._epoch_end = now
         if shown is not None and explained:
-            self.shift = min(self.shift, shown.remaining - self.ledger)
-            self._variance = max(self._variance, mark.cost**2)
+            self._shown.shift = min(self._shown.shift, shown.remaining - self.ledger)
+            self._shown.variance = max(self._shown.variance, mark.cost**2)
             self._caution = min(MOST_CAUTION, 2.0 * self._caution)
             self._refused_at = now
             return False  # the refusal agrees with what is shown, so there is nothing to learn
@@ -348,7 +295,7 @@ class Bucket:
         self._pace, self._refusals = RateSearch(now), Refusals(self._refusals.count)
         self.trusted, self.rate = True, self.shown_rate
         if self.limit is None:
-            self.capacity = self.shift = INFINITY
+            self.capacity = self._shown.shift = INFINITY
         elif self.burst is None and not self.seen:
             self.probing, self.proven = True, 0.0
             self.capacity = max(1.0, self.rate * max(USUAL_WINDOW, self.period))
@@ -356,8 +303,8 @@ class Bucket:
     def _disbelieve(self, now: float) -> None:
         """Ignore what the server has shown, and go by the caller's limit and by refusals alone."""
         self.limit, self.period, self.seen, self._whole_at = None, 60.0, False, INFINITY
-        self.shown_rate = self.capacity = self.shift = self._variance = INFINITY
-        self.rate, self.drift = self._pace.rate, 0.0
+        self.shown_rate = self.capacity = self._shown.shift = self._shown.variance = INFINITY
+        self.rate, self._shown.drift = self._pace.rate, 0.0
         if self._given != INFINITY:
             self.set_limit(60.0 * self._given, now)
 
@@ -412,13 +359,13 @@ class Bucket:
             excess = (self._caution - 1.0) * 0.5 ** ((now - self._refused_at) / CAUTION_HALF_LIFE)
             cushion *= 1.0 + excess
         if self.seen and self.trusted:
-            cushion += DOUBT * self.rate * min(now - self._shown_at, LONGEST_DOUBT)
+            cushion += DOUBT * self.rate * min(now - self._shown.at, LONGEST_DOUBT)
         return cushion
 
     def _clip(self) -> None:
         most = self.capacity + min(self.rate * JITTER, self.capacity)
-        if self.ledger + self.shift > most:
-            self.ledger = most - self.shift
+        if self.ledger + self._shown.shift > most:
+            self.ledger = most - self._shown.shift
 
     def _follow(self, shown: Allowance, mark: BucketState, now: float, *, charged: bool) -> None:
         """Move the level towards what the server showed for the state `mark`, before or after charging it."""
@@ -428,14 +375,14 @@ class Bucket:
         if shown.limit != self.limit or was_misread:
             period = 60.0 if was_misread else shown.period
             if shown.limit / period > self._given * 1.001:  # the caller's own limit is lower
-                self.shift = min(self.shift, shown.remaining - ledger_then)
+                self._shown.shift = min(self._shown.shift, shown.remaining - ledger_then)
                 return
             if was_misread:
                 self.capacity = INFINITY  # so that set_limit treats it as a first limit
             self.set_limit(shown.limit, now, period=period)
-            self._variance = INFINITY
+            self._shown.variance = INFINITY
         if self.share < 1.0:  # what is shown is left for all processes together
-            self.shift = min(self.shift, shown.remaining - ledger_then)
+            self._shown.shift = min(self._shown.shift, shown.remaining - ledger_then)
             return
         if not self.trusted or (self.burst is not None and shown.remaining > self.capacity):
             return  # not enforced, or more than the caller wants to send at once
@@ -445,37 +392,13 @@ class Bucket:
             # Counted from this answer: every further answer moves it, so it is only reached if no more come.
             self._whole_at = now + min(shown.reset, self.capacity / self.rate)
             self._whole_sent = sent_then
-        # One step of a Kalman filter. What is shown has less weight the more was sent together with the request.
-        spread = OVERTAKEN * mark.bunch.total + 0.5 * mark.cost
-        self._variance += (WANDER * self.rate) ** 2 * max(0.0, now - self._shown_at)
-        offset = shown.remaining - ledger_then
-        if self._variance == INFINITY:
-            # A limit that has just shrunk has clipped the ledger, but no more can be gone than was sent since then.
-            self.shift = max(offset, shown.remaining - (self.sent - sent_then) - self.ledger)
-            self._variance = spread**2
-        else:
-            gain = self._variance / (self._variance + spread**2)
-            self.shift += gain * (offset - self.shift)
-            self._variance *= 1.0 - gain
-        self._shown_at = now
+        # A limit that has just shrunk has clipped the ledger, but no more can be gone than was sent since then.
+        least = shown.remaining - (self.sent - sent_then) - self.ledger
+        self._shown.follow(shown.remaining - ledger_then, mark, self.rate, now, least=least)
+        if charged and now >= self._shown.drift_due:  # after a refusal, its refund moves the shift by itself
+            self._shown.learn_drift(self.rate, now, is_nearly_full=shown.remaining > NEARLY_FULL * self.capacity)
         self._clip()
-        if charged and self._drift_at == INFINITY:  # not after a refusal, whose refund moves the shift by itself
-            self._drift_at, self._drift_shift = now, self.shift
-        elif charged and now - self._drift_at >= DRIFT_SECONDS:
-            self._learn_drift(shown, now)
         self.seen = True
-
-    def _learn_drift(self, shown: Allowance, now: float) -> None:
-        """Estimate what others use of the same bucket, from how steadily the shift falls."""
-        elapsed = now - self._drift_at
-        if shown.remaining > NEARLY_FULL * self.capacity:  # a full bucket loses refill, which looks like others' use
-            self._drift_at, self._drift_shift, self.drift = now, self.shift, 0.5 * self.drift
-            return
-        fall = (self._drift_shift - self.shift) / elapsed
-        self.drift = min(max(0.0, self.drift + 0.5 * fall), 0.95 * self.rate)
-        if self.drift < 0.005 * self.rate:
-            self.drift = 0.0
-        self._drift_at, self._drift_shift = now, self.shift
 
     def _learn_capacity(self, shown: Allowance) -> None:
         """Infer the capacity: what remains, plus what comes back within `reset`."""
@@ -491,7 +414,7 @@ class Bucket:
         """Lower the window or the rate, as the server refused what should have fitted."""
         if shown is not None:
             self.trusted = False
-        self.drift = 0.0
+        self._shown.drift = 0.0
         if self.period > 60.0 and not self._finer:
             # The day's limit is not used up, so one per minute refused that is not shown; the day's says nothing of it.
             self._finer, self.probing, self.shown_rate = True, False, self.share * self._given
@@ -506,10 +429,10 @@ class Bucket:
             self.rate = min(self.shown_rate, self._pace.rate)
             self.capacity = max(1.0, min(self.capacity / 2, self.rate * PACE_BURST))
         self._start_books()
-        self.shift = -self.ledger
+        self._shown.shift = -self.ledger
 
     def _start_books(self) -> None:
         if self.capacity == INFINITY:
             self.capacity = max(1.0, self.rate * PACE_BURST)
-        if self.shift == INFINITY:
-            self.shift = -self.ledger
+        if self._shown.shift == INFINITY:
+            self._shown.shift = -self.ledger

@@ -34,8 +34,8 @@ MUTATIONS = [
     Mutation(
         "the limiter lets one too many through",
         "_limits/bucket.py",
-        "short = min(cost + self._cushion(now), self.capacity) + slack - (self.ledger + self.shift)",
-        "short = min(cost + self._cushion(now), self.capacity) + slack - (self.ledger + self.shift) - cost",
+        "short = min(cost + self._cushion(now), self.capacity) + slack - (self.ledger + self._shown.shift)",
+        "short = min(cost + self._cushion(now), self.capacity) + slack - (self.ledger + self._shown.shift) - cost",
     ),
     Mutation(
         "the limiter counts no request",
