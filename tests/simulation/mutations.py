@@ -81,19 +81,19 @@ MUTATIONS = [
     ),
     Mutation(
         "no budget is set aside",
-        "_run/spending/budget.py",
+        "_run/spending/funds.py",
         "        self._held_tokens += reserve.tokens\n        self._held_usd += reserve.usd\n",
         "",
     ),
     Mutation(
         "what was spent is not booked",
-        "_run/spending/budget.py",
+        "_run/spending/funds.py",
         "        self.spent_tokens += tokens\n        self.spent_usd += usd\n        self.reserves.discard",
         "        self.reserves.discard",
     ),
     Mutation(
         "what was set aside is not given back",
-        "_run/spending/budget.py",
+        "_run/spending/funds.py",
         "        self._held_tokens = self._held_tokens - reserve.tokens if self.reserves else 0.0\n"
         "        self._held_usd = self._held_usd - reserve.usd if self.reserves else 0.0\n",
         "",
@@ -107,7 +107,7 @@ MUTATIONS = [
     Mutation(
         "a send whose cost is not told cost nothing",
         "_run/spending/budget.py",
-        "self._funds.spend(reserve, *self._most(reserve, *self._believed(reserve.model)))",
+        "self._funds.spend(reserve, *self._most(reserve, *self._believed(reserve.kind)))",
         "self._funds.spend(reserve, 0.0, 0.0)",
     ),
     Mutation(
@@ -119,13 +119,13 @@ MUTATIONS = [
     Mutation(
         "a torn line is taken for a whole one",
         "_journal/journal_file.py",
-        "    return JournalEntry.read(line) is not None\n",
+        "    return any(JournalEntry.read(record) is not None for record in records_in(line))\n",
         "    return True\n",
     ),
     Mutation(
         "a whole last line is cut off for want of its end",
         "_journal/journal_file.py",
-        "    return JournalEntry.read(line) is not None\n",
+        "    return any(JournalEntry.read(record) is not None for record in records_in(line))\n",
         "    return False\n",
     ),
     Mutation(
