@@ -7,6 +7,8 @@ with what the server showed last.
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 from parallel_openai._limits.headers import Allowance
 from parallel_openai._limits.learning.bucket_state import BucketState, Bunch
 from parallel_openai._limits.learning.search import RateSearch
@@ -103,6 +105,24 @@ class Bucket:
         self._caution, self._refused_at = 1.0, now
         if limit is not None:
             self.set_limit(limit, now)
+
+    @classmethod
+    def in_place_of(
+        cls, buckets: Collection[Bucket], *, rate: float, cost: float, now: float, searches: bool = False
+    ) -> Bucket:
+        """A bucket that replaces others: it refills at that rate, and is empty now. It may search for a higher one."""
+        bucket = cls(None, burst=next(iter(buckets)).burst, now=now)
+        bucket.held_until = max(each.held_until for each in buckets)
+        bucket.sent = sum(each.sent for each in buckets)  # so that no mark of theirs is later than one of its own
+        bucket._refusals.count = sum(each._refusals.count for each in buckets)
+        bucket._epoch_end = now
+        bucket._pace.found(rate, sent=bucket.sent, cost=cost, now=now)
+        bucket._pace.pause(bucket.held_until)
+        bucket.rate = bucket._pace.rate
+        bucket._start_books()
+        if searches:
+            bucket._search(least=0.0, now=now)
+        return bucket
 
     @property
     def level(self) -> float:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
+from typing import Protocol
 
 from parallel_openai._limits.bucket import Bucket
 from parallel_openai._limits.cost import Counting, Lot
@@ -46,6 +47,14 @@ class Lease:
     in_flight: int  # at the send, this one included
 
 
+class Common(Protocol):
+    """What several limiters have in common, as far as it is learned: see `CommonLimits`."""
+
+    def sent(self, limiter: Limiter, request: BucketState, tokens: BucketState) -> None: ...
+    def refused(self, limiter: Limiter, lease: Lease, dimension: Dimension, now: float) -> None: ...
+    def leave(self, limiter: Limiter, dimension: Dimension, now: float) -> None: ...
+
+
 class Limiter:
     """One model's request and token budgets at an account, shared by all its runs.
 
@@ -54,6 +63,8 @@ class Limiter:
     Attributes:
         may_move: whether another limiter may become the model's, so that it must be looked up for every request.
         holds_for_all: whether the server has said that these limits are for all models together.
+        common: is told of what is sent and refused, and may replace the buckets; None for a single model.
+        shares: whether it shares a bucket with other models' limiters.
         waited: seconds that the first in the queue has waited, by cause, as in `CapacityQueue`.
     """
 
@@ -75,6 +86,8 @@ class Limiter:
         self.slots = Slots()
         self.in_flight = 0
         self.may_move = self.holds_for_all = False
+        self.common: Common | None = None
+        self.shares = False
         self.window = FIRST_WINDOW
         self._queue = CapacityQueue(clock)
         self.waited = self._queue.waited
@@ -83,6 +96,13 @@ class Limiter:
         self._began: float | None = None
         self._has_refused = self._may_be_full = False
         self._is_limited = False  # whether a refusal was due to a limit that it does not show
+
+    def replace(self, dimension: Dimension, bucket: Bucket, *, shares: bool) -> None:
+        """Use another bucket for a dimension, by which its refusals are explained."""
+        setattr(self, dimension, bucket)
+        self._is_limited, self.shares = True, shares
+        self.slots = Slots()  # what was suspected was the limit
+        self._queue.tell()
 
     def set_share(self, share: float) -> None:
         """Use this part of the limits from now on, since other processes use the rest."""
@@ -161,6 +181,8 @@ class Limiter:
         if self._may_be_full:  # without a refusal there is nothing to learn about slots
             self._learn_slots(lease, now)
         tells = tells_of_limits(headers)
+        if tells and self.shares:
+            self._leave_shared(headers, now)
         shown = allowance(headers, "requests") if tells else None
         self.requests.accepted(lease.request_mark, shown, now)
         if shown is not None and shown.is_common:
@@ -198,7 +220,9 @@ class Limiter:
         cause = self.slots.refused(lease.in_flight, at=lease.request_mark.at, now=now, left=self.in_flight)
         blamed = "" if cause else dimension or "requests"
         is_limits = self._refuse(lease, headers, blamed, wait, now)
-        if is_limits:
+        if self.common is not None and blamed:
+            self.common.refused(self, lease, dimension or "requests", now)
+        if is_limits and not self.shares:
             self.slots.suspect(lease.in_flight, left=self.in_flight, at=now, wait=wait)
             if self.slots.proven:
                 self._forget_refusals(now)
@@ -224,6 +248,13 @@ class Limiter:
         self._is_limited = known or requests or tokens
         return requests or tokens
 
+    def _leave_shared(self, headers: Mapping[str, str], now: float) -> None:
+        """Share no bucket whose limit the server shows: the shared ones were found where it shows nothing."""
+        dimensions: tuple[Dimension, ...] = ("requests", "tokens")
+        for dimension in dimensions:
+            if self.common is not None and allowance(headers, dimension) is not None:
+                self.common.leave(self, dimension, now)
+
     def _learn_slots(self, lease: Lease, now: float) -> None:
         was_proven = self.slots.proven
         self.slots.accepted(lease.in_flight, at=lease.request_mark.at, now=now)
@@ -232,6 +263,8 @@ class Limiter:
 
     def _forget_refusals(self, now: float) -> None:
         """Forget the buckets' refusals, since they were due to slots and not to a limit."""
+        if self.shares:
+            return
         self._is_limited = False
         self.requests.forget_refusals(now)
         self.tokens.forget_refusals(now)
@@ -280,6 +313,8 @@ class Limiter:
             self.slowdown.sent(now)
         request_mark = self.requests.charge(1.0, now)
         token_mark = self.tokens.charge(max(1.0, lot.charges[self.counting.rule]), now)
+        if self.common is not None:
+            self.common.sent(self, request_mark, token_mark)
         return Lease(size, request_mark, token_mark, lot, self.in_flight)
 
     def _hear_limits(self, headers: Mapping[str, str], now: float) -> None:

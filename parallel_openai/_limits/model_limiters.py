@@ -8,6 +8,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from parallel_openai._limits.admission import LONG, Admission, Admissions, Level
 from parallel_openai._limits.bucket import ROUNDING, SHORTEST_WAIT, USUAL_WINDOW
 from parallel_openai._limits.cost import Lot
+from parallel_openai._limits.learning.common_limits import CommonLimits
 from parallel_openai._limits.limiter import Lease, Limiter
 from parallel_openai._records import Dimension, Size
 
@@ -73,6 +74,8 @@ class ModelLimiters:
         limited = self.given != (None, None)
         self._ceiling = _Ceiling(*self.given, burst, self._limiters.values(), clock()) if limited else None
         self._unused = self._new(None)
+        # With given limits, all models keep to their sum anyway.
+        self._common = None if limited else CommonLimits()
         # Called whenever a model's limiter is looked up.
         self.on_use: Callable[[str | None, Limiter], None] | None = None
 
@@ -88,6 +91,8 @@ class ModelLimiters:
                 return self.of(None)
             limiter = self._limiters[model] = self._new(model)
             limiter.may_move = model is not None and LONG in model
+            if self._common is not None:
+                self._common.add(list(self._limiters.values()))
         if self.on_use is not None:
             self.on_use(model, limiter)
         return self._now(model) if limiter.may_move else limiter
@@ -110,8 +115,8 @@ class ModelLimiters:
 
     def level(self, dimension: Dimension, models: Collection[str | None]) -> Level:
         """One dimension of these models' limits together; without any model, the given limit."""
-        limiters = {self._now(model): None for model in models if model in self._limiters} or [self._unused]
-        levels = [getattr(each, dimension) for each in limiters]
+        limiters = [self._now(model) for model in models if model in self._limiters] or [self._unused]
+        levels = list(dict.fromkeys(getattr(each, dimension) for each in limiters))
         return levels[0] if len(levels) == 1 else Sum(levels, self.given[dimension == "tokens"])
 
     def set_share(self, share: float) -> None:

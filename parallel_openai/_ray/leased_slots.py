@@ -229,6 +229,7 @@ class LeasedLimiters(ModelLimiters):
         self._leased: list[LeasedLimiter] = []
         self._closed = False
         super().__init__(*limits, clock=clock)
+        self._common = None  # the account says when to send
 
     def close(self) -> None:
         """Let nothing more out until it is opened again."""

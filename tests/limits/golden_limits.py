@@ -1,4 +1,4 @@
-"""How much of a limit is used, and how often requests are refused, in some eighty scenarios in virtual time.
+"""How much of a limit is used, and how often requests are refused, in some hundred scenarios in virtual time.
 
 Whoever changes how the limiter learns compares what comes out with what is recorded:
 
@@ -7,8 +7,8 @@ Whoever changes how the limiter learns compares what comes out with what is reco
     python -m tests.limits.golden_limits --write          record today's figures in golden_limits.json
 
 Columns: utilisation is what was accepted of what the account allowed; 429s are counted for 1,000 accepted requests,
-without those that the server gives by chance. Where it limits what is in flight, utilisation is the share of its slots
-that was taken.
+without those that the server gives by chance; with several models, from their 200th answer on. Where the server limits
+what is in flight, utilisation is the share of its slots that was taken.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from typing import Any
 from parallel_openai._records import Size
 from parallel_openai.local.simulator.settings import Settings
 from tests.benchmarks.limits import Scenario, rows_of, scenarios
+from tests.limits.several_models import ModelRun, SeveralModels
 from tests.limits.virtual import Rehearsal
 
 RECORD = Path(__file__).with_name("golden_limits.json")
@@ -55,7 +56,7 @@ class Golden:
     """A scenario: its name, and what makes a run of it."""
 
     name: str
-    rehearsal: Callable[[], Rehearsal]
+    rehearsal: Callable[[], Rehearsal | SeveralModels]
 
     def figures(self) -> Figures:
         run = self.rehearsal().run()
@@ -71,6 +72,7 @@ def golden() -> Iterator[Golden]:
     yield from _nothing_known()
     yield from _other_kinds_of_window()
     yield from _slots()
+    yield from _several_models()
 
 
 def _of_the_benchmark() -> Iterator[Golden]:
@@ -133,6 +135,32 @@ def _slots() -> Iterator[Golden]:
         told = f"retry-after {headers.get('retry-after', 'none')}"
         options: dict[str, Any] = {"slots": 8, "refusal": (status, headers), "sigma": 1.0}
         yield Golden(f"8 at once, {status}, {told}", partial(Rehearsal, nothing, [SMALL] * 1000, **options))
+
+
+def _several_models() -> Iterator[Golden]:
+    for rate, retry_after in ((60, "seconds"), (600, "seconds"), (6000, "seconds"), (600, "none")):
+        rows = max(900, int(1.2 * rate))
+        shapes: dict[str, tuple[list[ModelRun], bool]] = {
+            "two models": ([ModelRun(rows // 2)] * 2, False),
+            "three in turns, 6:3:1": ([ModelRun(rows * parts // 10) for parts in (6, 3, 1)], True),
+            "one later": ([ModelRun(rows * 6 // 10), ModelRun(rows * 4 // 10, starts=20.0 * rows / rate)], False),
+            "one ends early": ([ModelRun(rows * 8 // 10), ModelRun(rows * 2 // 10)], False),
+        }
+        for shape, (models, mixed) in shapes.items():
+            name = f"a key of {rate}/min, retry-after {retry_after}, {shape}"
+            yield Golden(name, partial(_at_keys, (rate,), models, mixed, retry_after))
+    for rates in ((60, 600), (600, 600), (600, 6000)):
+        models = [ModelRun(int(2.2 * rate)) for rate in rates]
+        name = f"models of {rates[0]} and of {rates[1]}/min, headers none"
+        yield Golden(name, partial(_at_keys, rates, models, False, "seconds"))
+
+
+def _at_keys(rates: tuple[int, ...], models: list[ModelRun], mixed: bool, retry_after: str) -> SeveralModels:
+    settings = (
+        Settings(max_requests_per_minute=rate, burst_seconds=10.0, headers="none", retry_after=retry_after)
+        for rate in rates
+    )
+    return SeveralModels([Rehearsal(each, []) for each in settings], models, mixed)
 
 
 def recorded() -> dict[str, Figures]:

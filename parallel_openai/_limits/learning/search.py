@@ -90,6 +90,12 @@ class RateSearch:
         else:
             self._set(rate * CUT, cost, now)
 
+    def found(self, rate: float, *, sent: float, cost: float, now: float) -> None:
+        """Take over a rate that was found otherwise. The bucket is empty now, when `sent` has been sent in all."""
+        self.found_empty(at=now, sent=sent)
+        self._set(SHARE * rate, cost, now)
+        self._measured = self.is_settled = True
+
     def at_least(self, rate: float) -> None:
         """Raise the rate to one that is certainly accepted."""
         self._base = self.rate = max(self.rate, SHARE * rate)
