@@ -4,24 +4,21 @@ from __future__ import annotations
 
 import argparse
 import difflib
-import logging
 import os
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib import import_module
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import Any, NoReturn
 
 from parallel_openai import __version__
+from parallel_openai._files.run_command import BAD_INPUT
 from parallel_openai._printable import printable_lines
 from parallel_openai.errors import InvalidInputError, ParallelOpenAIError, RunStoppedError
 
-if TYPE_CHECKING:
-    from parallel_openai._progress.status_tracker import StatusTracker
-
 PROGRAM = "parallel-openai"
 
-FAILED, BAD_INPUT, STOPPED, USED_UP, INTERRUPTED = 1, 2, 3, 4, 130
+FAILED, STOPPED, INTERRUPTED = 1, 3, 130
 
 
 @dataclass(frozen=True)
@@ -149,86 +146,6 @@ def _print_error(sentence: str) -> None:
     print(printable_lines(sentence), file=sys.stderr, flush=True)
 
 
-def _add_run_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--requests_filepath",
-        required=True,
-        metavar="FILE",
-        help="the requests: one JSON object per line, the body of a call; its field `metadata`, if any, is copied to "
-        "the results; or lines in the Batch API's format; - reads standard input; may also be a pipe",
-    )
-    parser.add_argument(
-        "--save_filepath",
-        metavar="FILE",
-        help="the results (default: beside the requests, as ..._results.jsonl); - also writes them to standard "
-        "output at the end, which is the default if the requests are -",
-    )
-    parser.add_argument(
-        "--request_url",
-        metavar="URL",
-        help="the endpoint (default: OPENAI_BASE_URL, otherwise OpenAI's; /embeddings for a request with an `input`, "
-        "/completions for a `prompt`, otherwise /chat/completions)",
-    )
-    parser.add_argument(
-        "--api_key",
-        metavar="KEY",
-        help="the key; better in the environment, as OPENAI_API_KEY: others on the machine can read a command line",
-    )
-    for name, limit in (("max_requests_per_minute", 1500.0), ("max_tokens_per_minute", 125_000.0)):
-        parser.add_argument(
-            f"--{name}",
-            type=_limit,
-            default=limit,
-            metavar="N",
-            help=f"the account's limit (default: {limit:.0f}); none: read from the server",
-        )
-    parser.add_argument(
-        "--token_encoding_name",
-        default="cl100k_base",
-        metavar="NAME",
-        help="the tiktoken encoding for counting tokens (default: cl100k_base)",
-    )
-    parser.add_argument(
-        "--max_attempts",
-        type=int,
-        default=5,
-        metavar="N",
-        help="failed attempts of a request after which it fails (default: 5)",
-    )
-    parser.add_argument(
-        "--budget_usd",
-        type=float,
-        metavar="DOLLARS",
-        help="the most that this call may spend; each request then needs a cap on its answer (max_completion_tokens)",
-    )
-    parser.add_argument("--budget_tokens", type=int, metavar="N", help="the same in prompt and completion tokens")
-    parser.add_argument(
-        "--deadline",
-        type=float,
-        metavar="SECONDS",
-        help="after this time nothing more is sent; answers in flight have 10 s",
-    )
-    parser.add_argument(
-        "--resubmit", action="store_true", help="send requests in batches of an earlier call again, and pay twice"
-    )
-    _add_anywhere_argument(parser)
-    parser.add_argument(
-        "--logging_level",
-        type=_logging_level,
-        default=logging.INFO,
-        metavar="LEVEL",
-        help="a number or name; 20 (INFO, the default) logs each failed request, 50 (CRITICAL) nothing",
-    )
-
-
-def _add_anywhere_argument(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--resume_from_anywhere",
-        action="store_true",
-        help="accept answers in the results from another server or deployment, or of unknown origin",
-    )
-
-
 _RUN_MORE = """\
 Each line of the results is [request, response] or [request, response, metadata];
 for a failed request, [request, [errors], metadata]. The same command resumes
@@ -239,81 +156,6 @@ Exit codes: 0 all requests are done (the last line says how many of them failed)
 was sent; 3 the server refuses every request (key, credit, address); 4 the budget
 or the time is used up, or requests are in a batch; 130 interrupted. After 1, 3, 4
 and 130 the same command resumes."""
-
-
-def _limit(text: str) -> float | None:
-    if text.lower() == "none":
-        return None
-    try:
-        return float(text)
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is neither a number nor none") from None
-
-
-def _logging_level(text: str) -> int:
-    level = logging.getLevelName(text.upper())
-    if isinstance(level, int):
-        return level
-    try:
-        return int(text)
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a level; give 10, 20, 30, 40 or 50") from None
-
-
-def _run(args: argparse.Namespace) -> int:
-    from parallel_openai._files.pipes import piped
-    from parallel_openai._files.process_file import process_api_requests_from_file
-
-    handler = logging.StreamHandler()
-    handler.setFormatter(logging.Formatter("%(levelname)s %(message)s"))
-    log = logging.getLogger("parallel_openai")
-    log.addHandler(handler)
-    try:
-        with piped(args.requests_filepath, args.save_filepath) as (requests_filepath, save_filepath):
-            options = {**vars(args), "requests_filepath": requests_filepath, "save_filepath": save_filepath}
-            del options["verb"]  # the others are called as the function's own
-            status = process_api_requests_from_file(**options)
-    finally:
-        log.removeHandler(handler)
-    return _exit_code(status)
-
-
-def _exit_code(status: StatusTracker) -> int:
-    if status.ended != "finished":
-        return USED_UP
-    return BAD_INPUT if 0 < status.num_tasks_done == status.errors["invalid_line"] else 0
-
-
-def _add_batch_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "what", choices=("submit", "status", "collect", "cancel"), metavar="submit|status|collect|cancel"
-    )
-    parser.add_argument("--requests_filepath", metavar="FILE", help="the requests, as for `run`; only for `submit`")
-    parser.add_argument(
-        "--save_filepath",
-        metavar="FILE",
-        help="the results, or the journal of a frame (default: beside the requests, as ..._results.jsonl)",
-    )
-    parser.add_argument("--request_url", metavar="URL", help="the endpoint, as for `run`")
-    parser.add_argument("--api_key", metavar="KEY", help="the key; better in the environment, as OPENAI_API_KEY")
-    _add_anywhere_argument(parser)
-    parser.add_argument("--wait", action="store_true", help="`submit` also waits for the answers")
-    parser.add_argument(
-        "--rounds", type=int, default=3, metavar="N", help="how often an expired request is submitted (default: 3)"
-    )
-    parser.add_argument(
-        "--then",
-        choices=("fail", "online"),
-        default="fail",
-        help="what happens to it then; online: it is sent at once, at the usual price (default: fail)",
-    )
-    parser.add_argument(
-        "--forget",
-        action="append",
-        default=[],
-        metavar="ID",
-        help="`collect` and `cancel` give up this batch, such as one that the server lost; may be repeated",
-    )
 
 
 _BATCH_MORE = """\
@@ -328,43 +170,6 @@ cancel   cancels them, and requests not yet submitted; collect then writes the
 The state is in the results file, on lines that begin with [{},null."""
 
 
-def _batch(args: argparse.Namespace) -> int:
-    from parallel_openai._batch.lane_options import BatchLane
-    from parallel_openai._batch.manage import batch_status, cancel_batches, collect_batches
-    from parallel_openai._client.client import Client
-    from parallel_openai._files.endpoint_url import split_url
-    from parallel_openai._files.process_file import process_api_requests_from_file
-
-    if args.what == "submit":
-        if args.requests_filepath is None:
-            raise InvalidInputError("batch submit needs --requests_filepath.")
-        lane = BatchLane(rounds=args.rounds, then=args.then, wait=args.wait)
-        status = process_api_requests_from_file(
-            args.requests_filepath,
-            args.save_filepath,
-            args.request_url,
-            args.api_key,
-            None,
-            None,
-            lane=lane,
-            resume_from_anywhere=args.resume_from_anywhere,
-        )
-        return 0 if status.ended == "submitted" else _exit_code(status)
-    if args.save_filepath is None:
-        raise InvalidInputError(f"batch {args.what} needs --save_filepath.")
-    with Client(None if args.request_url is None else split_url(args.request_url)[0], args.api_key) as client:
-        if args.what == "collect":
-            lane = BatchLane(rounds=args.rounds, then=args.then)
-            status = collect_batches(args.save_filepath, client=client, lane=lane, forget=args.forget)
-            return _exit_code(status)
-        if args.what == "cancel":
-            found = cancel_batches(args.save_filepath, client=client, forget=args.forget)
-        else:
-            found = batch_status(args.save_filepath, client=client)
-    print("\n".join(map(str, found)) or "There are no batches in progress.")
-    return 0
-
-
 def _in_module(name: str) -> tuple[Callable[[argparse.ArgumentParser], None], Callable[[argparse.Namespace], int]]:
     """The arguments and the work of a verb that a module has, which is imported when the verb is asked for."""
     return (
@@ -377,15 +182,13 @@ VERBS = {
     "run": Verb(
         "send a JSONL file of requests and write a JSONL file of results",
         _RUN_MORE,
-        _add_run_arguments,
-        _run,
+        *_in_module("parallel_openai._files.run_command"),
         resumes=True,
     ),
     "batch": Verb(
         "send a JSONL file of requests through the Batch API: half the price, within a day",
         _BATCH_MORE,
-        _add_batch_arguments,
-        _batch,
+        *_in_module("parallel_openai._files.batch_command"),
         resumes=True,
         words="submit|status|collect|cancel",
     ),

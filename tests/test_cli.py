@@ -19,6 +19,7 @@ import pytest
 
 import parallel_openai as po
 from parallel_openai import cli
+from parallel_openai._files import run_command
 from parallel_openai._files.pipes import piped
 from parallel_openai.errors import InvalidInputError
 from parallel_openai.local.simulator import Server
@@ -313,11 +314,15 @@ def test_the_version_is_the_packages(capsys: pytest.CaptureFixture[str]) -> None
 
 
 def test_logging_levels_may_be_numbers_or_names() -> None:
-    assert [cli._logging_level(text) for text in ("10", "warning", "ERROR")] == [10, logging.WARNING, logging.ERROR]
+    assert [run_command._logging_level(text) for text in ("10", "warning", "ERROR")] == [
+        10,
+        logging.WARNING,
+        logging.ERROR,
+    ]
 
 
 def test_limits_may_be_none_to_read_them_from_the_server() -> None:
-    assert [cli._limit(text) for text in ("none", "1500", "1.5")] == [None, 1500.0, 1.5]
+    assert [run_command._limit(text) for text in ("none", "1500", "1.5")] == [None, 1500.0, 1.5]
 
 
 def test_an_interrupt_while_reading_stdin_leaves_no_partial_file(monkeypatch: pytest.MonkeyPatch) -> None:

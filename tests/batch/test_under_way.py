@@ -10,6 +10,7 @@ import pytest
 
 import parallel_openai as po
 from parallel_openai import cli
+from parallel_openai._files.run_command import USED_UP
 from parallel_openai.errors import InvalidInputError
 from parallel_openai.local.simulator import Server
 from tests.batch.conftest import DAY, Verb, charged, counts, lane, texts
@@ -106,7 +107,7 @@ def test_the_command_reports_lines_in_a_batch_and_resubmits_on_request(
     server.set(batch_speed=1.0)
     path = str(write_requests(tmp_path, "a", "b"))
     assert cli.main(["batch", "submit", "--requests_filepath", path]) == 0
-    assert cli.main(["run", "--requests_filepath", path]) == cli.USED_UP
+    assert cli.main(["run", "--requests_filepath", path]) == USED_UP
     assert "2 requests wait in a batch since " in capsys.readouterr().err
     assert server.stats()["received"] == 0
     assert cli.main(["run", "--requests_filepath", path, "--resubmit"]) == 0
