@@ -214,7 +214,8 @@ def answer_reader(
         return reading._replace(value={"response": reading.value, **{name: getattr(answer, name) for name in beside}})
 
     def read(response: Mapping[str, Any]) -> Answer:
-        return of_choices(list(map(read_one, endpoint.read_all(response))), as_lists=as_lists)
+        readings = list(map(read_one, endpoint.read_all(response)))
+        return readings[0] if len(readings) == 1 and not as_lists else of_choices(readings)
 
     column = text_column if endpoint.gives_text and parse is None else value_column
     if not beside:

@@ -72,10 +72,8 @@ class Reader:
         return self.names[0]
 
 
-def of_choices(readings: Sequence[Answer], *, as_lists: bool) -> Answer:
-    """The readings of a response's choices as one, whose value is a list of theirs unless there is a single one."""
-    if len(readings) == 1 and not as_lists:
-        return readings[0]
+def of_choices(readings: Sequence[Answer]) -> Answer:
+    """The readings of a response's choices as one, whose value is a list of theirs."""
     wrong = next((each for each in readings if each.error_code is not None), readings[0])
     return wrong._replace(value=[each.value for each in readings])
 

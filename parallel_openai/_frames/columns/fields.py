@@ -61,7 +61,7 @@ def structured_reader(
         readings = [_reading(answer, structure) for answer in answers]
         if keep_reasoning:
             readings = list(map(_with_reasoning, readings))
-        return of_choices(readings, as_lists=as_lists)
+        return readings[0] if len(readings) == 1 and not as_lists else of_choices(readings)
 
     def columns(values: Sequence[Any], _: Sequence[Any]) -> dict[str, Any]:
         return {name: _column(name, values, schema) for name, schema in schemas.items()}
