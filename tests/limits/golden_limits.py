@@ -138,9 +138,10 @@ def _slots() -> Iterator[Golden]:
 
 
 def _several_models() -> Iterator[Golden]:
-    for rate, retry_after in ((60, "seconds"), (600, "seconds"), (6000, "seconds"), (600, "none")):
+    for rate, retry_after in ((60, "seconds"), (600, "seconds"), (6000, "seconds"), (60, "none"), (600, "none")):
         rows = max(900, int(1.2 * rate))
         shapes: dict[str, tuple[list[ModelRun], bool]] = {
+            "one model": ([ModelRun(rows)], False),
             "two models": ([ModelRun(rows // 2)] * 2, False),
             "three in turns, 6:3:1": ([ModelRun(rows * parts // 10) for parts in (6, 3, 1)], True),
             "one later": ([ModelRun(rows * 6 // 10), ModelRun(rows * 4 // 10, starts=20.0 * rows / rate)], False),

@@ -12,6 +12,7 @@ QUICK = (
     "6000/min, fault 0.02, headers enforced, seed 2",
     "nothing known, latency 10.0, 600/min",
     "nothing known, latency 0.05, 60/min",
+    "a key of 60/min, retry-after none, one model",
     "a key of 600/min, retry-after seconds, two models",
 )
 

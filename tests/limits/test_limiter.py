@@ -184,9 +184,12 @@ def test_the_limit_of_a_server_that_shows_nothing_is_found_whatever_its_retry_af
     assert per_thousand(run) <= 30
 
 
-def test_a_hidden_slow_limit_is_rarely_probed() -> None:
-    account = Settings(max_requests_per_minute=60.0, burst_seconds=10.0, headers="none")
-    run = Rehearsal(account, [SMALL] * 300, latency=2.0).run()
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("latency", [0.3, 2.0])
+@pytest.mark.parametrize("retry_after", ["seconds", "none"])
+def test_a_hidden_slow_limit_is_rarely_probed(retry_after: str, latency: float, seed: int) -> None:
+    account = Settings(max_requests_per_minute=60.0, burst_seconds=10.0, headers="none", retry_after=retry_after)
+    run = Rehearsal(account, [SMALL] * 300, latency=latency, seed=seed).run()
     late = [at for at in run.refusals if at > 60.0]
     assert len(late) <= 0.04 * (300 - 60)
     assert run.utilisation >= 0.98

@@ -38,6 +38,7 @@ class RateSearch:
         "_empty_at",
         "_empty_sent",
         "_haste",
+        "_held",
         "_measured",
         "_set_at",
         "is_settled",
@@ -54,6 +55,7 @@ class RateSearch:
         self.is_settled = False  # measured more than once; the first measurement is mixed with the search's own rate
         self._empty_at: float | None = None
         self._empty_sent = 0.0
+        self._held = 0.0  # seconds of waiting since then
 
     def begin(self, now: float) -> None:
         """Start the clock with the first request."""
@@ -74,15 +76,17 @@ class RateSearch:
         """Learn that the bucket was empty for a request sent at `at`, of that cost, when `sent` had been sent in all.
 
         Between two such moments the server accepted exactly its refill, which gives the rate. But a small bucket
-        overflows while the client is held, so half of the `held` seconds are left out.
+        overflows while the client is held, so half of the `held` seconds are left out. If the two are too close, the
+        rate is cut, and the next refusal is measured from the first of them.
         """
-        before, sent_before, refused = self._empty_at, self._empty_sent, self.refused
-        self.found_empty(at=at, sent=sent)
-        if before is None:
+        if self._empty_at is None:
+            self.found_empty(at=at, sent=sent)
             self._set(sent / max(now - self._began, 1.0) / 2, cost, now)
             return
-        elapsed, taken = at - before - held / 2, sent - sent_before - refused
+        self._held += held
+        elapsed, taken = at - self._empty_at - self._held / 2, sent - self._empty_sent - self.refused
         if elapsed >= MEASURE_SECONDS and taken > 0:
+            self.found_empty(at=at, sent=sent)
             measured = SHARE * taken / elapsed
             # The slow first seconds of the search would make the server look slow.
             self._set(measured if self._measured else max(measured, CUT * rate), cost, now)
@@ -102,7 +106,7 @@ class RateSearch:
 
     def found_empty(self, *, at: float, sent: float) -> None:
         """Begin a measurement."""
-        self._empty_at, self._empty_sent, self.refused = at, sent, 0.0
+        self._empty_at, self._empty_sent, self.refused, self._held = at, sent, 0.0, 0.0
 
     def pause(self, until: float) -> None:
         """Do not grow before the time `until`, since nothing is sent."""
