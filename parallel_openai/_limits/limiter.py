@@ -24,7 +24,7 @@ FAST_WINDOW = 64.0
 SLOW_GROWTH = 0.2
 #: How many more may be in flight for each second that passes without a known limit.
 WINDOW_GROWTH = 4.0
-#: Seconds to pause after a refusal that does not say for how long.
+#: Seconds of the first and the longest pause after refusals that do not say for how long.
 FIRST_HOLD = 0.5
 LONGEST_HOLD = 60.0
 #: After this many refusals without an answer in between, requests are sent one at a time until an answer comes.
@@ -34,6 +34,11 @@ BREAKER = 50
 HOPELESS = 8
 HOPELESS_SECONDS = 90.0
 HOPELESS_SECONDS_ASKED = 600.0
+
+
+def hold_after(refusals_in_a_row: int) -> float:
+    """Seconds to pause after a refusal that does not say for how long."""
+    return min(LONGEST_HOLD, FIRST_HOLD * 2.0 ** min(refusals_in_a_row // BREAKER, 10))
 
 
 @dataclass(slots=True)
@@ -215,7 +220,7 @@ class Limiter:
         if self._refusals_in_a_row >= BREAKER:
             self.window = 1.0
         if wait is None:
-            wait = min(LONGEST_HOLD, FIRST_HOLD * 2.0 ** min(self._refusals_in_a_row // BREAKER, 10))
+            wait = hold_after(self._refusals_in_a_row)
         self.counting.cancelled(lease.lot)
         cause = self.slots.refused(lease.in_flight, at=lease.request_mark.at, now=now, left=self.in_flight)
         blamed = "" if cause else dimension or "requests"

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from parallel_openai._limits.learning.search import RateSearch
+from parallel_openai._limits.limiter import hold_after
 from parallel_openai._records import Dimension
 
 DIMENSIONS: tuple[Dimension, Dimension] = ("requests", "tokens")
@@ -37,8 +38,6 @@ WINDOW_GROWTH = 4.0
 UNLIMITED = 500
 #: Tokens reserved but not used by answers are granted again while the server shows more than this share left.
 PLENTY = 0.5
-#: Seconds to pause after a refusal that does not say how long to wait.
-HOLD = 0.5
 #: If a known limit refuses twice within OFTEN seconds, go on at the share EASE of the rate, and grow slowly from there.
 OFTEN = 10.0
 EASE = 0.85
@@ -132,6 +131,7 @@ class Account:
         self._sent: dict[Dimension, float] = dict.fromkeys(DIMENSIONS, 0.0)
         self._acted_at: dict[Dimension, float] = dict.fromkeys(DIMENSIONS, -INFINITY)
         self._held_until = now
+        self._refusals_in_a_row = 0
         self._last_seen: dict[str, float] = {}
         self._began: float | None = None
         self._in_flight = 0
@@ -176,6 +176,8 @@ class Account:
             self._sent[name] -= report.unused * self._cost[name]
         for name, shown in report.shown.items():
             self._show(name, shown)
+        if report.answered > len(report.refusals):
+            self._refusals_in_a_row = 0
         for refusal in report.refusals:
             self._refuse(refusal, now)
         unneeded = {
@@ -227,7 +229,8 @@ class Account:
 
     def _refuse(self, refusal: Refusal, now: float) -> None:
         """Pause all workers for as long as the server says, and lower the rate if the refusal is evidence about it."""
-        wait = HOLD if refusal.wait is None else refusal.wait
+        self._refusals_in_a_row += 1
+        wait = hold_after(self._refusals_in_a_row) if refusal.wait is None else refusal.wait
         self._held_until = max(self._held_until, now + wait)
         self._left, self._plenty_of_tokens = dict.fromkeys(DIMENSIONS, 0.0), False
         name = refusal.dimension or "requests"

@@ -33,7 +33,6 @@ import orjson
 
 from parallel_openai import APIRequest, Client, process_api_requests_from_file
 from parallel_openai._files.file_run import FileRun
-from parallel_openai._files.known_lines import content_digest
 from parallel_openai._journal.entry import result_line
 from parallel_openai._journal.known_results import KnownResults
 from parallel_openai._json import dumps
@@ -95,8 +94,9 @@ def known_lines(path: Path) -> int:
             "online",
             resubmit=False,
             resume_from_anywhere=True,
+            progress=False,
         )
-        return len(asyncio.run(run._known(content_digest)).finished)
+        return len(asyncio.run(run._known()).finished)
 
 
 def parsed(path: Path) -> int:
