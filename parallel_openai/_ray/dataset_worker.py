@@ -166,7 +166,7 @@ class BlockWorker:
             if not at_once and now - self._reported_at < LOOK_EVERY:
                 return
             self._reported_at = now
-            if self.status.num_tasks_succeeded:
+            if self.status.num_tasks_succeeded > self.status.num_tasks_restored:
                 self._guard.has_answer()
             counts = Counter({name: getattr(self.status, name) for name in (*COUNTED, *GAUGES)})
             stop = self.plan.account.ask("count", self.plan.run, self._name, counts)
