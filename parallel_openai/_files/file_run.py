@@ -36,7 +36,7 @@ from parallel_openai._progress.progress import Progress
 from parallel_openai._progress.status_tracker import about_open_requests
 from parallel_openai._records import APIRequest, Result, Ruling, Size, ruling_of
 from parallel_openai._requests.encodings import get_encoding
-from parallel_openai._requests.endpoints import path_for
+from parallel_openai._requests.endpoints import ALL_CAPS, path_for
 from parallel_openai._requests.tokens import request_size
 from parallel_openai._run.response_verdict import failed_if_empty
 from parallel_openai._run.spending.budget import Budget, cost_of
@@ -47,10 +47,7 @@ from parallel_openai.errors import InvalidInputError, JournalWriteError, RunStop
 #: Lines that are skipped as known before other tasks of the loop get a turn.
 _LINES_PER_TURN = 1000
 #: The parameters that determine a request's highest cost, apart from its prompt and what the model reads elsewhere.
-_CAPS = (
-    *("model", "models", "service_tier", "modalities", "audio"),
-    *("n", "best_of", "max_completion_tokens", "max_tokens", "max_output_tokens"),
-)
+_PRICED_BY = ("model", "models", "service_tier", "modalities", "audio", "n", "best_of", *ALL_CAPS)
 RESUMES = "The same call resumes from there"
 _ENDINGS = {
     "finished": "Done",
@@ -245,7 +242,7 @@ class FileRun:
                 await asyncio.sleep(0)
             try:
                 body, metadata, path = parse_request(line)
-                caps = {name: body[name] for name in _CAPS if name in body}
+                caps = {name: body[name] for name in _PRICED_BY if name in body}
                 if (path or path_for(body), caps) == good and reads_unseen(body) is None and not has_media(body):
                     continue
                 request = self._request(body, metadata, path, number)

@@ -9,6 +9,7 @@ from typing import Any
 from parallel_openai._json import dumps
 from parallel_openai._records import Size
 from parallel_openai._requests.encodings import get_encoding
+from parallel_openai._requests.endpoints import ALL_CAPS, ENDPOINTS
 
 # OpenAI's documented overhead in chat: for each message, for each name in it, and for the start of the answer.
 TOKENS_PER_MESSAGE = 3
@@ -27,15 +28,9 @@ FILE_CHARACTERS_PER_TOKEN = 10
 _SLICE = 20_000
 _REPEATED_AT_MOST = 20_000
 
-# The caps that each endpoint knows. Many servers leave others out, and older ones know only one of two.
-_CAPS = {
-    "chat/completions": ("max_completion_tokens", "max_tokens"),
-    "completions": ("max_tokens",),
-    "responses": ("max_output_tokens",),
-}
-_ANY_CAP = ("max_completion_tokens", "max_tokens", "max_output_tokens")
-# The default `max_tokens` of legacy completions.
-_DEFAULT_CAP = 16
+_LEGACY = ENDPOINTS["completions"]
+# The caps that count at each path: only what its endpoint knows, since many servers ignore other parameters.
+_CAPS = {each.path: each.caps for each in ENDPOINTS.values() if each.caps}
 
 
 def count_tokens(text: str, encoding_name: str) -> int:
@@ -84,7 +79,7 @@ def request_size(request_json: Mapping[str, Any], encoding_name: str, path: str 
             counter.repeated(_as_json(schema))
     if "n" in request_json or "best_of" in request_json:
         prompts *= _largest(request_json, ("n", "best_of")) or 1
-    cap = _largest(request_json, _CAPS.get(path, _ANY_CAP)) or (_DEFAULT_CAP if is_legacy else None)
+    cap = _largest(request_json, _CAPS.get(path, ALL_CAPS)) or (_LEGACY.default_cap if is_legacy else None)
     return Size(counter.tokens, counter.characters, cap, prompts)
 
 

@@ -24,8 +24,11 @@ _RESPONSES = Responses()
 ENDPOINTS: dict[str, Endpoint] = {
     each.name: each for each in (CHAT, _RESPONSES, EMBEDDINGS, Completions(), Moderations())
 }
+#: The parameters that cap an answer at any endpoint.
+ALL_CAPS = tuple(dict.fromkeys(cap for each in ENDPOINTS.values() for cap in each.caps))
 
 __all__ = [
+    "ALL_CAPS",
     "CHAT",
     "EMBEDDINGS",
     "ENDPOINTS",
