@@ -37,7 +37,7 @@ HOPELESS_SECONDS_ASKED = 600.0
 
 
 def hold_after(refusals_in_a_row: int) -> float:
-    """Seconds to pause after a refusal that does not say for how long."""
+    """Seconds to pause after a refusal that does not say for how long: twice as many after each BREAKER in a row."""
     return min(LONGEST_HOLD, FIRST_HOLD * 2.0 ** min(refusals_in_a_row // BREAKER, 10))
 
 

@@ -139,3 +139,19 @@ def test_a_request_goes_out_each_half_minute_however_often_unknown_tokens_are_re
         account.take_in(Report(refusals=[Refusal("tokens", 0.0, None)]))
         clock.now += 31.0
     assert max(starts) < 31.0
+
+
+def test_the_pauses_grow_while_a_server_refuses_all_and_names_no_wait_until_it_answers() -> None:
+    clock = Clock()
+    account = Account(clock=clock)
+
+    def pause(refused: int, answered: int = 0) -> float:
+        for _ in range(refused):
+            clock.now += 100.0
+            account.take_in(Report(answered=1 + answered, refusals=[Refusal("requests", 0.0, None)]))
+        return account.lease("one", 1).start
+
+    assert pause(1) == pytest.approx(0.5)
+    assert pause(100) == pytest.approx(2.0)  # twice as long after each fifty
+    assert pause(1000) == pytest.approx(60.0)
+    assert pause(1, answered=1) == pytest.approx(0.5)
