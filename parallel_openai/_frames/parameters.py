@@ -19,7 +19,7 @@ OPTIONS: dict[str, str] = {
     **dict.fromkeys(
         names_in(
             "system endpoint response_format samples explode metadata save_to retry_failed parse repair keep_reasoning "
-            "budget_usd budget_tokens deadline lane resubmit prefix progress client extra_body model"
+            "budget_usd budget_tokens deadline lane resubmit prefix progress client model"
         ),
         "process_dataframe",
     ),
@@ -79,6 +79,8 @@ VENDORS = names_in(
     """
 )
 
+#: The parameter, in the words of the SDK, that holds further fields of the body.
+EXTRA = "extra_body"
 _FORCED = " What only a server of your own takes goes into extra_body={...}."
 
 
@@ -92,16 +94,24 @@ def check_parameters(params: Mapping[str, Any], endpoint: Endpoint) -> None:
     parallel_openai.errors.InvalidInputError: There is no lables=; did you mean labels=, of label_dataframe?
     """
     for name in params:
-        if name not in endpoint.parameters and name not in VENDORS:
+        if name not in endpoint.parameters and name not in VENDORS and name != EXTRA:
             raise InvalidInputError(_objection(name, endpoint))
+    for name in sorted(SECRET & _extra(params).keys()):
+        raise InvalidInputError(f"{name} in {EXTRA}= would be written down with every request: {_of_client(name)}")
 
 
-def checked_extra(extra_body: Mapping[str, Any] | None) -> Mapping[str, Any]:
-    """The further fields of the body; an empty mapping for None."""
-    fields = mapping_of(extra_body, "extra_body")
-    for name in sorted(SECRET & fields.keys()):
-        raise InvalidInputError(f"{name} in extra_body= would be written down with every request: {_of_client(name)}")
-    return fields
+def with_extra(params: Mapping[str, Any], between: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """The fields that parameters put into the body: those of `extra_body`, as in the SDK, replace all others.
+
+    >>> with_extra({"temperature": 0, "seed": 1, "extra_body": {"seed": 2}}, {"top_p": 1})
+    {'temperature': 0, 'seed': 2, 'top_p': 1}
+    """
+    own = {name: value for name, value in params.items() if name != EXTRA}
+    return {**own, **(between or {}), **_extra(params)}
+
+
+def _extra(params: Mapping[str, Any]) -> Mapping[str, Any]:
+    return mapping_of(params.get(EXTRA), EXTRA)
 
 
 def _objection(name: str, endpoint: Endpoint) -> str:
@@ -124,7 +134,7 @@ def _objection(name: str, endpoint: Endpoint) -> str:
 
 
 def _names(endpoint: Endpoint) -> Iterable[str]:
-    return sorted({*OPTIONS, *ACCOUNT, *VENDORS, *endpoint.parameters})
+    return sorted({*OPTIONS, *ACCOUNT, *VENDORS, *endpoint.parameters, EXTRA})
 
 
 def _is_cap(name: str) -> bool:

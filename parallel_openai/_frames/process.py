@@ -17,7 +17,7 @@ from parallel_openai._frames.columns.answer_columns import Reader, object_column
 from parallel_openai._frames.columns.fields import REASONING, of_each, structured_reader, with_thoughts
 from parallel_openai._frames.defensive_copy import own_copy
 from parallel_openai._frames.frame_run import FrameRun
-from parallel_openai._frames.parameters import check_parameters, checked_extra
+from parallel_openai._frames.parameters import check_parameters, with_extra
 from parallel_openai._frames.request_builder import (
     WHATEVER_IS_RAISED,
     Prompt,
@@ -58,7 +58,6 @@ def process_dataframe(
     prefix: str = "",
     progress: bool = True,
     client: Client | None = None,
-    extra_body: Mapping[str, Any] | None = None,
     **params: Any,
 ) -> Call[pd.DataFrame]:
     """Ask the model once for each row and return the frame with the answers beside its rows.
@@ -111,10 +110,10 @@ def process_dataframe(
             does not read them. A column of your own, or one with a value of yours in it, is never overwritten.
         progress: False shows nothing.
         client: the account; None: the environment's.
-        extra_body: further fields of the body, for names that this function uses itself (`metadata`), and for what only
-            a server of your own takes.
         **params: parameters of the API, as they are: `temperature=0`, `max_completion_tokens=50`, `seed=1` ... Those
             that other servers are known to take (`top_k`, `guided_json`) are sent, too; any other name is refused.
+            `extra_body={...}`, as in the SDK, holds further fields of the body: for names that this function uses
+            itself (`metadata`), and for what only a server of your own takes.
 
     Returns:
         A new frame with the same rows, order and index. Its new columns are `response` (a list where `n` asks for
@@ -147,7 +146,7 @@ def process_dataframe(
     ['succeeded', 'succeeded']
     """
     options = Options.of("process", locals())
-    builder = make_builder(prompt, model, system, endpoint, response_format, samples, metadata, extra_body, params)
+    builder = make_builder(prompt, model, system, endpoint, response_format, samples, metadata, params)
     reader = answer_reader(builder, parse, as_lists=explode, keep_reasoning=keep_reasoning)
     return FrameRun(df, builder, reader, client_for(client), options)
 
@@ -163,20 +162,17 @@ def make_builder(
     response_format: Shape | None,
     samples: int,
     metadata: Hashable | Sequence[Hashable],
-    extra_body: Mapping[str, Any] | None,
     params: Mapping[str, Any],
 ) -> RequestBuilder:
     where = find_endpoint(endpoint)
     check_parameters(params, where)
-    merged = dict(params)
-    structure = None
+    structure, shape = None, None
     if response_format is not None:
         structure = structure_of(response_format)
         told = cast("Mapping[str, Any]", response_format) if structure is None else structure.response_format
-        merged.update(where.format_params(told, params))
-    merged.update(checked_extra(extra_body))
+        shape = where.format_params(told, params)
     beside = [metadata] if isinstance(metadata, str) or not isinstance(metadata, Iterable) else list(metadata)
-    return RequestBuilder(prompt, model, system, where, merged, beside, samples, structure=structure)
+    return RequestBuilder(prompt, model, system, where, with_extra(params, shape), beside, samples, structure=structure)
 
 
 def answer_reader(

@@ -9,13 +9,13 @@ from typing import Any, Literal
 
 import pandas as pd
 
-from parallel_openai._arguments import mapping_of
 from parallel_openai._batch.lane_options import Lane
 from parallel_openai._client.client import Client
 from parallel_openai._client.default_client import client_for
 from parallel_openai._frames.columns.answer_columns import Reader
 from parallel_openai._frames.columns.table import check_frame, has_column
 from parallel_openai._frames.frame_run import FrameRun
+from parallel_openai._frames.parameters import with_extra
 from parallel_openai._frames.process import make_builder
 from parallel_openai._frames.request_builder import Prompt, RequestBuilder
 from parallel_openai._frames.run_options import Options
@@ -57,7 +57,6 @@ def label_dataframe(
     prefix: str = "",
     progress: bool = True,
     client: Client | None = None,
-    extra_body: Mapping[str, Any] | None = None,
     **params: Any,
 ) -> Call[pd.DataFrame]:
     """Label each row with one of `labels`, several of them, or a score.
@@ -121,11 +120,9 @@ def label_dataframe(
         samples=samples,
         confidence=confidence,
         abstain_below=abstain_below,
-        params={**params, **mapping_of(extra_body, "extra_body")},
+        params=with_extra(params),
     )
-    builder, reader = plan_labels(
-        df, question, prompt, model, system, endpoint, examples, gold, metadata, extra_body, params
-    )
+    builder, reader = plan_labels(df, question, prompt, model, system, endpoint, examples, gold, metadata, params)
     return FrameRun(df, builder, reader, client_for(client), options)
 
 
@@ -142,7 +139,6 @@ def plan_labels(
     examples: pd.DataFrame | None,
     gold: Hashable | None,
     metadata: Hashable | Sequence[Hashable],
-    extra_body: Mapping[str, Any] | None,
     params: Mapping[str, Any],
 ) -> tuple[RequestBuilder, Reader]:
     check_frame(df)
@@ -159,7 +155,6 @@ def plan_labels(
         label_format(question.fields, explain=question.explain),
         question.samples,
         metadata,
-        extra_body,
         {**params, **logprobs},
     )
     if examples is not None:

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from parallel_openai._arguments import check_count, mapping_of
+from parallel_openai._arguments import check_count
 from parallel_openai._client.client import Client
 from parallel_openai._client.default_client import client_for
 from parallel_openai._display.blocks import Advice, Block, Code, Heading, Sentence, Table, counted
@@ -22,6 +22,7 @@ from parallel_openai._frames.columns.earlier_columns import without_earlier
 from parallel_openai._frames.columns.table import check_frame
 from parallel_openai._frames.defensive_copy import on_copies
 from parallel_openai._frames.journal_path import journal_path
+from parallel_openai._frames.parameters import with_extra
 from parallel_openai._frames.process import answer_reader, make_builder
 from parallel_openai._frames.request_builder import Prompt
 from parallel_openai._journal.origins import here
@@ -70,7 +71,6 @@ def preview(
     retry_failed: bool = True,
     bodies: int = 1,
     client: Client | None = None,
-    extra_body: Mapping[str, Any] | None = None,
     **params: Any,
 ) -> Preview:
     """Show what `process_dataframe`, or with `labels` or `scale` `label_dataframe`, would do with these arguments.
@@ -106,7 +106,7 @@ def preview(
     df = without_earlier(df, verb, params.get("prefix", ""), (prompt, system, *metadata_columns, params.get("gold")))
     params = {name: value for name, value in params.items() if name not in _RUN_OPTIONS}
     if verb == "process":
-        builder = make_builder(prompt, model, system, endpoint, response_format, samples, metadata, extra_body, params)
+        builder = make_builder(prompt, model, system, endpoint, response_format, samples, metadata, params)
         reader = answer_reader(builder)
     else:
         question = make_question(
@@ -117,11 +117,9 @@ def preview(
             samples=samples,
             confidence=confidence,
             abstain_below=None,
-            params={**params, **mapping_of(extra_body, "extra_body")},
+            params=with_extra(params),
         )
-        builder, reader = plan_labels(
-            df, question, prompt, model, system, endpoint, examples, None, metadata, extra_body, params
-        )
+        builder, reader = plan_labels(df, question, prompt, model, system, endpoint, examples, None, metadata, params)
     builder.check(df)
     check_count(bodies, "bodies", least=0)
     client = client_for(client)

@@ -83,7 +83,6 @@ def process_dataset(
     progress: bool = True,
     workers: int | None = None,
     client: Client | None = None,
-    extra_body: Mapping[str, Any] | None = None,
     **params: Any,
 ) -> Any:
     """Ask the model once for each row of a Ray Dataset, on the machines of the cluster, within the account's one limit.
@@ -118,7 +117,7 @@ def process_dataset(
     ray = find_ray()
     account = client_for(client)
     account.check_key()
-    builder = make_builder(prompt, model, system, endpoint, response_format, samples, metadata, extra_body, params)
+    builder = make_builder(prompt, model, system, endpoint, response_format, samples, metadata, params)
     reader = answer_reader(builder, parse, keep_reasoning=keep_reasoning)
     options = Options(retry_failed=retry_failed, prefix=prefix, progress=False, repair=repair)
     with _silent_ray():

@@ -146,6 +146,14 @@ def test_each_endpoint_knows_the_parameters_that_the_sdk_knows(endpoint: str, ty
     assert set(types.__required_keys__ | types.__optional_keys__ | names) <= ENDPOINTS[endpoint].parameters
 
 
+@pytest.mark.parametrize(("verb", "most"), [("process_dataframe", 20), ("label_dataframe", 24)])
+def test_a_verb_has_few_enough_named_options_to_be_read(verb: str, most: int) -> None:
+    named = [
+        each.name for each in inspect.signature(getattr(po, verb)).parameters.values() if each.kind is each.KEYWORD_ONLY
+    ]
+    assert len(named) <= most
+
+
 def test_every_option_is_listed_with_a_function_that_has_it() -> None:
     for name, owner in OPTIONS.items():
         assert name in inspect.signature(getattr(po, owner)).parameters

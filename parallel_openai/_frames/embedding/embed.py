@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Sequence
 from typing import Any
 
 import pandas as pd
@@ -51,7 +51,6 @@ def embed_dataframe(
     prefix: str = "",
     progress: bool = True,
     client: Client | None = None,
-    extra_body: Mapping[str, Any] | None = None,
     **params: Any,
 ) -> Call[pd.DataFrame]:
     """Turn each row's text into a vector and return the frame with the vectors beside its rows.
@@ -93,7 +92,7 @@ def embed_dataframe(
             raise InvalidInputError(f"embed_dataframe has no {name}=. {_NOT_HERE[name]}")
     asked = {"encoding_format": "base64", **({} if dimensions is None else {"dimensions": dimensions}), **params}
     asked = {name: value for name, value in asked.items() if value is not None}
-    builder = make_builder(column, model, None, EMBEDDINGS.name, None, 1, metadata, extra_body, asked)
+    builder = make_builder(column, model, None, EMBEDDINGS.name, None, 1, metadata, asked)
     check_frame(df)
     vectors = VectorColumn(len(df), builder.params.get("dimensions"))
     run = EmbedRun(df, builder, vectors.reader(), client_for(client), options)

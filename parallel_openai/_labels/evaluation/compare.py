@@ -18,7 +18,7 @@ from parallel_openai._display.display import Display
 from parallel_openai._frames.columns.earlier_columns import as_users_own
 from parallel_openai._frames.columns.run_info import last_run_of
 from parallel_openai._frames.columns.table import check_frame, find_column
-from parallel_openai._frames.parameters import check_parameters, checked_extra
+from parallel_openai._frames.parameters import check_parameters
 from parallel_openai._frames.request_builder import Prompt
 from parallel_openai._frames.sync_async import Call, awaitable, blocking
 from parallel_openai._labels.evaluation.differences import rows_that_differ
@@ -336,7 +336,6 @@ def _check_options(arguments: Mapping[str, Any]) -> None:
     params = {name: value for name, value in arguments.items() if name not in own}
     SpendingCaps(deadline=arguments.get("deadline"))
     check_parameters(params, find_endpoint(arguments.get("endpoint", CHAT.name)))
-    checked_extra(arguments.get("extra_body"))
 
 
 def _arguments(prompt: Any) -> dict[str, Any]:
