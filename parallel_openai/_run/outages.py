@@ -36,8 +36,10 @@ class Outages:
     """Judges the refusals of an overloaded server.
 
     Such a refusal counts against its request only if most others were answered since its previous refusal. While
-    nothing is answered, requests are sent one at a time, at growing intervals. A server that breaks (HTTP 500) is
-    overloaded if ten requests without failures of their own break it, with no answer in between.
+    nothing is answered, requests are sent one at a time, at growing intervals. An answer to a request that was sent
+    before the refusals does not end this if more than three in four of those sent since were refused: it shows how the
+    server was, and they show how it is. A server that breaks (HTTP 500) is overloaded if ten requests without failures
+    of their own break it, with no answer in between.
 
     Args:
         retry: how long to wait, and when to give up.
@@ -52,27 +54,34 @@ class Outages:
         self._was_answered = False
         self._broken: set[str] = set()  # the requests without failures that the server broke at since the last answer
         self._in_row = 0
+        self._refused_at = now  # when the first request of those refused in a row was sent
+        self._flying: dict[int, float] = {}  # when each job in flight was sent
         self._probes = 0
         self._probe_at = 0.0
-        self._probing = False
+        self._probe: Job | None = None  # in flight
 
     def next_probe(self, now: float) -> float | None:
         """Seconds until the next request may be sent; None if the one in flight has to end first."""
-        return None if self._probing else max(0.0, self._probe_at - now)
+        return max(0.0, self._probe_at - now) if self._probe is None else None
 
-    def begin_probe(self) -> None:
-        """Note that a request is sent as a probe, to see whether the server is back."""
-        self._probing = True
+    def begin(self, job: Job, now: float) -> None:
+        """Note that a request is sent; while the server is away, as a probe."""
+        self._flying[id(job)] = now
+        if self.is_away:
+            self._probe = job
 
-    def end_probe(self) -> None:
-        """Note that the probe has ended, with any result."""
-        self._probing = False
+    def end(self, job: Job) -> None:
+        """Note that it has ended, with any result."""
+        del self._flying[id(job)]
+        if job is self._probe:
+            self._probe = None
 
     def judge(self, verdict: Verdict, job: Job, sent_at: float, now: float) -> Verdict:
         """The verdict, changed to `hold` if the request is not to blame, or to `stop` if it is time to give up."""
         if verdict is DONE:
-            self._good_at, self._in_row, self._probes, self.is_away = now, 0, 0, False
-            self._was_answered = True
+            self._good_at, self._was_answered = now, True
+            if not self._went_away_since(sent_at):
+                self._in_row, self._probes, self.is_away = 0, 0, False
             self._broken.clear()
             if self._models and (model := self._models.get(job.model)) is not None:
                 model.good += 1
@@ -89,6 +98,11 @@ class Outages:
             verdict = verdict if self._is_to_blame(job, now) else replace(verdict, kind="hold")
         return self._stop_if_silent_too_long(verdict, now)
 
+    def _went_away_since(self, sent_at: float) -> bool:
+        if not self.is_away or sent_at >= self._refused_at:
+            return False
+        return self._in_row > 3 * sum(at >= self._refused_at for at in self._flying.values())
+
     def _breaks_at_all(self, job: Job, now: float) -> bool:
         """Whether the server breaks at whatever it is asked."""
         if not job.failures:
@@ -104,6 +118,8 @@ class Outages:
 
     def _rest(self, verdict: Verdict, sent_at: float, now: float) -> None:
         """Wait longer before the next probe, unless the request was in flight already before the last one."""
+        if not self._in_row:
+            self._refused_at = sent_at
         self._in_row += 1
         self.is_away = self._in_row >= AWAY_AFTER
         if self._in_row == AWAY_AFTER or (self.is_away and sent_at >= self._probe_at):

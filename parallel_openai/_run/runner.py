@@ -319,9 +319,8 @@ class Runner:
         status.num_requests_sent += 1
         if job.attempts:
             status.num_retries += 1
-        at, sent_at, probes = time.time(), self._clock(), self._outages.is_away
-        if probes:
-            self._outages.begin_probe()
+        at, sent_at = time.time(), self._clock()
+        self._outages.begin(job, sent_at)
         status.timeline.sent(sent_at)
         try:
             response = await self._send(job.request, lease)
@@ -330,8 +329,7 @@ class Runner:
             raise
         finally:
             status.num_tasks_in_progress -= 1
-            if probes:
-                self._outages.end_probe()
+            self._outages.end(job)
         if self._budget is not None and job.reserve is not None:
             self._budget.settle(job.reserve, response)
         now = self._clock()

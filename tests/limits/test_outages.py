@@ -88,6 +88,22 @@ def test_during_an_outage_one_request_at_a_time_is_sent_as_a_probe() -> None:
     assert scene.statuses == {"succeeded": 200}
 
 
+class SlowScene(Scene):
+    """An answer takes half a minute to a minute, a refusal no time."""
+
+    async def _send(self, request: APIRequest, lease: object) -> Response:
+        response = await super()._send(request, lease)
+        if response.status == 200:
+            await asyncio.sleep(30.0 + request.request_json["n"] % 30)
+        return response
+
+
+def test_slow_answers_from_before_an_outage_do_not_end_it() -> None:
+    scene = SlowScene(lambda n, now: AWAY["503"] if 10 <= now < 300 else None, rows=2000).run()
+    assert sum(40 < at < 300 for at, _ in scene.sends) < 40
+    assert scene.statuses == {"succeeded": 2000}
+
+
 @pytest.mark.parametrize("kind", ["500", "529", "503", "busy in a 200", "loading"])
 @pytest.mark.parametrize("bad", [{7}, {0}, {39}, {3, 20, 21, 38}], ids=str)
 def test_a_row_refused_while_others_are_answered_fails_after_max_attempts(kind: str, bad: set[int]) -> None:

@@ -23,7 +23,7 @@ from tests.simulation.answers import (
 from tests.simulation.books import Bill, Books
 from tests.simulation.call import TIMEOUT, Outcome, is_last, request_for
 from tests.simulation.cluster import MOMENT
-from tests.simulation.life import CAP, FINAL, UNREACHED, Call, Life
+from tests.simulation.life import BROKEN, CAP, FINAL, Call, Life
 
 #: Good answers to each question.
 Kept = Counter[str]
@@ -192,10 +192,10 @@ def _at_home(life: Life, call: Call, outcome: Outcome, came: list[Bill], books: 
 def _left(life: Life, call: Call, sent: Sequence[Bill], began: float) -> list[str]:
     """A stop that is gentle waits for what is billed already; a second one does not.
 
-    The first may have been a refusal of all, or the end of a budget.
+    The first may have been a refusal of all, or the end of a budget; also where the first sends are all broken off.
     """
     is_gentle = call.stop == "deadline" or (call.stop == "cancel" and not life.budget)
-    if not is_gentle or call.deaths or call.faults.keys() & {*FINAL, *UNREACHED}:
+    if not is_gentle or call.deaths or call.faults.keys() & {*FINAL, *BROKEN, "lost"}:
         return []
     most = began + call.at + WAITED_FOR
     return [

@@ -13,9 +13,8 @@ Lane = Literal["online", "flex", "batch", "ray"]
 #: cancel what is in batches.
 Way = Literal["ask", "submit", "online", "collect", "cancel"]
 
-#: What the network does to a request; and what of that says, before anything was answered, that nobody is there.
+#: What the network does to a request; before anything was answered, it says that nobody is there.
 BROKEN = ("reset", "refused", "dns", "tls", "connect_timeout")
-UNREACHED = BROKEN[1:]
 #: Of one row; and of all, as those of a row are too where they come again and again.
 FINAL = ("400", "413", "422", "404", "401", "403", "quota")
 BEFORE_WORK = (

@@ -34,6 +34,7 @@ BROKE_ONCE = {
     5400: "identical lines of a file whose batch was collected in part lost an answer when the rest was collected",
     6009176: "what half a line of a batch's output file may have cost was spent again, beyond the budget",
     7300087: "an answer of a file's batch was lost, since one to an identical line had the same bytes",
+    8008236: "slow answers to what was sent before an outage let all requests out into it, each of them anew",
     277: "a worker that was ended before it was up left an error that nobody had asked for",
 }
 
