@@ -33,7 +33,7 @@ from parallel_openai._loop.background import Interrupted, arun, run
 from parallel_openai._loop.interrupts import interrupt_with, recorded_interrupts
 from parallel_openai._printable import printable
 from parallel_openai._progress.progress import Progress
-from parallel_openai._progress.status_tracker import about_open_requests
+from parallel_openai._progress.status_tracker import about_busy_server, about_open_requests
 from parallel_openai._records import APIRequest, Result, Ruling, Size, ruling_of
 from parallel_openai._requests.encodings import get_encoding
 from parallel_openai._requests.endpoints import ALL_CAPS, path_for
@@ -222,6 +222,8 @@ class FileRun:
             parts.append(f"{status.num_tasks_restored:,} known already")
         if status.num_rate_limit_errors:
             parts.append(f"{status.num_rate_limit_errors:,} rate-limit refusals waited out")
+        if status.num_busy_errors:
+            parts.append(about_busy_server(status.num_busy_errors))
         if status.timeline.most_at_once:
             parts.append(f"{status.timeline.most_at_once} at once is what this server takes")
         if status.num_requests_left:

@@ -16,6 +16,11 @@ def about_open_requests(most: int) -> str:
     return f"only about {most:,} requests at once, since this process may open no more files (ulimit -n)"
 
 
+def about_busy_server(times: int) -> str:
+    """A phrase on how often a server was overloaded or away."""
+    return f"{times:,} time{'' if times == 1 else 's'} the server was busy or away"
+
+
 @dataclass
 class StatusTracker:
     """The counters of one run. The runner and the run update them; everything else only reads them.
@@ -40,6 +45,7 @@ class StatusTracker:
         num_rate_limit_errors: 429s; they are not counted in the next two.
         num_api_errors: other HTTP errors, and unusable answers.
         num_other_errors: broken connections, timeouts.
+        num_busy_errors: of the last two, those of a server that was busy or away.
         time_of_last_rate_limit_error: seconds since 1970; 0 if there was none.
         prompt_tokens: billed in this run.
         completion_tokens: billed in this run.
@@ -79,6 +85,7 @@ class StatusTracker:
     num_rate_limit_errors: int = 0
     num_api_errors: int = 0
     num_other_errors: int = 0
+    num_busy_errors: int = 0
     time_of_last_rate_limit_error: float = 0.0
     prompt_tokens: int = 0
     completion_tokens: int = 0

@@ -43,6 +43,7 @@ COUNTS = (
     "num_retries",
     "num_rate_limit_errors",
     "num_api_errors",
+    "num_busy_errors",
     "num_other_errors",
     "prompt_tokens",
     "completion_tokens",

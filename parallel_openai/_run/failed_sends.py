@@ -65,7 +65,7 @@ class FailedSends:
         Raises:
             RunStoppedError: no request of the run can succeed now.
         """
-        self._count(response)
+        self._count(response, verdict)
         job.errors.append(verdict.message or "")
         if self._denials.is_of_request(verdict, job.request, self.answered):
             verdict = replace(verdict, kind="fail" if verdict.stop is PermissionDeniedError else "retry")
@@ -139,8 +139,12 @@ class FailedSends:
         why = f"{verdict.message}{asks} No request waits longer than max_wait, {self._retry.max_wait:,.0f} s."
         return replace(verdict, message=why)
 
-    def _count(self, response: Response) -> None:
+    def _count(self, response: Response, verdict: Verdict) -> None:
         status = self._status
+        if response.error_code == TOO_MANY_FILES:
+            status.note_open_requests()
+        elif response.status != 429 and (verdict.overload or verdict.kind == "hold"):
+            status.num_busy_errors += 1
         if response.status == 429:
             status.num_rate_limit_errors += 1
             status.time_of_last_rate_limit_error = time.time()
@@ -148,8 +152,6 @@ class FailedSends:
             status.num_api_errors += 1
         else:
             status.num_other_errors += 1
-            if response.error_code == TOO_MANY_FILES:
-                status.note_open_requests()
 
 
 def inform(

@@ -228,6 +228,18 @@ def test_a_rate_limit_is_waited_out_and_counted_separately(server: Server) -> No
     assert status.time_of_last_rate_limit_error > 0
 
 
+@pytest.mark.parametrize(("scripted", "words"), [([503], "1 time the"), ([503, 502], "2 times the")])
+def test_the_closing_line_tells_of_a_busy_server(
+    server: Server, scripted: list[int], words: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    server.script(scripted)
+    write(chat("a"))
+    status = run(server, progress=True)
+    assert status.num_tasks_succeeded == 1
+    assert status.num_busy_errors == status.num_api_errors == len(scripted)
+    assert f"{words} server was busy or away" in capsys.readouterr().err
+
+
 def test_the_closing_line_proposes_a_smaller_cap(server: Server, capsys: pytest.CaptureFixture[str]) -> None:
     server.set(max_tokens_per_minute=60_000, burst_seconds=1.0, counting="prompt_plus_max_output", answer_tokens=5)
     write(*(chat(f"row {number}", max_tokens=90) for number in range(40)))

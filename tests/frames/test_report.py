@@ -101,6 +101,15 @@ def test_refusals_are_reported_by_cause(server: Server, ask: Verb, reviews: pd.D
     assert sum(report().refusals.values()) == report().rate_limit_errors == 3
 
 
+def test_the_closing_line_counts_the_refusals_of_a_busy_server(
+    server: Server, ask: Verb, reviews: pd.DataFrame
+) -> None:
+    server.set(fault_503=1.0, faulty_attempts=1)
+    ask(reviews, "text")
+    assert report().busy_errors == 3
+    assert "3 succeeded, 3 times the server was busy or away, " in str(report())
+
+
 def test_the_timeline_is_a_frame_of_all_that_was_sent(tried: RunReport) -> None:
     timeline = tried.timeline
     assert timeline.index.name == "second"

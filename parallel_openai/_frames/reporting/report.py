@@ -23,7 +23,7 @@ from parallel_openai._frames.reporting.report_tables import (
 )
 from parallel_openai._frames.reporting.timeline_pictures import coarser, latencies, rates
 from parallel_openai._progress.number_format import dollars, duration
-from parallel_openai._progress.status_tracker import StatusTracker, about_open_requests
+from parallel_openai._progress.status_tracker import StatusTracker, about_busy_server, about_open_requests
 from parallel_openai._progress.timeline import Timeline
 
 if TYPE_CHECKING:
@@ -92,6 +92,7 @@ class RunReport(Display):
         members: each account of a `Client.pool`: its `name`, `requests_sent`, `answered`, `rate_limit_errors`,
             `other_errors`, `prompt_tokens`, `completion_tokens`, and why it was put `out`, or None.
         most_open_requests: how many requests the process could have in flight, if its limit of open files was reached.
+        busy_errors: attempts that failed because the server was busy or away, as with 503.
         left_in_flight: requests in flight that a stopped run abandoned because their answers took too long.
         frame: the partial result of a run that ended early, even if it raised an exception; None if it finished.
     """
@@ -128,6 +129,7 @@ class RunReport(Display):
     untold: int = 0
     members: tuple[Mapping[str, Any], ...] = ()
     most_open_requests: int | None = None
+    busy_errors: int = 0
     left_in_flight: int = 0
     frame: pd.DataFrame | None = field(default=None, repr=False, compare=False, metadata=_LARGE)
     _timeline: Timeline = field(default_factory=Timeline, repr=False, compare=False, metadata=_LARGE)
@@ -152,6 +154,7 @@ class RunReport(Display):
             most_open_requests=status.most_open_requests,
             left_in_flight=status.num_requests_left,
             rate_limit_errors=status.num_rate_limit_errors,
+            busy_errors=status.num_busy_errors,
             prompt_tokens=status.prompt_tokens,
             completion_tokens=status.completion_tokens,
             cost_usd=status.cost_usd,
@@ -261,6 +264,7 @@ class RunReport(Display):
             *_counted("from the journal", self.restored),
             *_counted("duplicates shared an answer", self.shared),
             *_counted("rate-limit refusals waited out", self.rate_limit_errors),
+            *([Fact(about_busy_server(self.busy_errors), "")] if self.busy_errors else []),
             *_counted("at once is what this server takes", self.most_at_once or 0),
             *([] if self.most_open_requests is None else [Fact(about_open_requests(self.most_open_requests), "")]),
             *_counted(f"bad answer{'s' if self.repairs > 1 else ''} asked for once more", self.repairs),
