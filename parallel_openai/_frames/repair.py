@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from parallel_openai._json import dumps
 from parallel_openai._records import APIRequest, Result
 from parallel_openai._requests.encodings import encoding_for_model
-from parallel_openai._requests.endpoints import Answer, Endpoint
+from parallel_openai._requests.endpoints import Answer, Endpoint, cut_short
 from parallel_openai._requests.tokens import request_size
 from parallel_openai.errors import InvalidInputError
 
@@ -57,7 +57,7 @@ def make_repair(result: Result, reading: Answer, text: str | None, endpoint: End
     if reading.error_code in HOPELESS or not reading.repairable:
         return None
     asked = (result.sent or result.request).request_json
-    if reading.finish_reason == "length":
+    if cut_short(reading.finish_reason) == "truncated":
         body = _roomier(asked, endpoint)
     else:
         fault = f"That answer cannot be used. {reading.error} Answer again, exactly as it was asked for."

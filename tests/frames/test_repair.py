@@ -115,8 +115,9 @@ def test_refusals_and_content_filters_are_not_repaired(ask: Verb, server: Server
     assert received(server) == 1
 
 
-def test_an_answer_truncated_without_a_cap_is_not_repaired(ask: Verb, server: Server) -> None:
-    server.script([says("A lamp", "length")])
+@pytest.mark.parametrize("reason", ["length", "MAX_TOKENS"])
+def test_an_answer_truncated_without_a_cap_is_not_repaired(ask: Verb, server: Server, reason: str) -> None:
+    server.script([says("A lamp", reason)])
     assert codes(ask(ONE, "text", repair=True)) == ["truncated"]
     assert received(server) == 1
 

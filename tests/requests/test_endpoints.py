@@ -76,6 +76,32 @@ def test_a_response_without_an_answer_has_an_error_code(response: Any, code: str
     assert (answer.error is None) == (code is None)
 
 
+@pytest.mark.parametrize(
+    ("reason", "code"),
+    [
+        ("model_length", "truncated"),  # Mistral
+        ("max_tokens", "truncated"),  # Anthropic
+        ("MAX_TOKENS", "truncated"),  # Gemini, Cohere
+        ("FinishReason.MAX_TOKENS", "truncated"),
+        ("model_context_window_exceeded", "truncated"),  # Anthropic, Zhipu
+        ("sensitive", "content_filter"),  # Zhipu
+        ("SAFETY", "content_filter"),
+        ("RECITATION", "content_filter"),
+        ("PROHIBITED_CONTENT", "content_filter"),
+        ("content_filter: IMAGE_SAFETY", "content_filter"),
+        ("guardrail_intervened", "content_filter"),  # Bedrock
+        ("refusal", "content_filter"),  # Anthropic
+        ("STOP", None),
+        ("end_turn", None),
+        ("eos_token", None),
+        ("COMPLETE", None),
+    ],
+)
+def test_half_an_answer_is_known_by_the_finish_reasons_of_other_makers(reason: str, code: str | None) -> None:
+    assert CHAT.read(choice({"content": "Half"}, reason)).error_code == code
+    assert COMPLETIONS.read({"choices": [{"text": "Half", "finish_reason": reason}]}).error_code == code
+
+
 def test_a_cap_used_up_by_reasoning_is_distinguished_from_a_long_answer() -> None:
     details = {"reasoning_tokens": 64}
     usage = {"prompt_tokens": 9, "completion_tokens": 64, "completion_tokens_details": details}

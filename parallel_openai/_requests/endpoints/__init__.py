@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any, Literal
 
-from parallel_openai._requests.endpoints.base import Answer, Endpoint, Packing, mappings, names_in
+from parallel_openai._requests.endpoints.base import Answer, Endpoint, Packing, cut_short, mappings, names_in
 from parallel_openai._requests.endpoints.chat import Chat
 from parallel_openai._requests.endpoints.completions import Completions
 from parallel_openai._requests.endpoints.embeddings import Embeddings, of_length
@@ -39,6 +39,7 @@ __all__ = [
     "EndpointName",
     "Packing",
     "bill_of",
+    "cut_short",
     "endpoint",
     "endpoint_at",
     "is_simulated",

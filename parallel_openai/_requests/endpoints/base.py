@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -129,6 +130,27 @@ def truncated(content: str | None, usage: Usage | None, caps: Sequence[str]) -> 
     spent = f" after {usage.completion_tokens} tokens" if usage is not None else ""
     older = f" ({caps[1]} on older servers)" if len(caps) > 1 else ""
     return f"The answer was cut off{spent}. Raise {caps[0]}{older}."
+
+
+def cut_short(reason: str | None) -> str | None:
+    """`truncated` or `content_filter` if a finish reason says so, in the words of any maker; None for a whole answer.
+
+    >>> cut_short("MAX_TOKENS"), cut_short("content_filter: SAFETY"), cut_short("end_turn")
+    ('truncated', 'content_filter', None)
+    """
+    if reason in ("stop", None):  # nearly all
+        return None
+    return "truncated" if _CUT.match(str(reason)) else "content_filter" if _FILTERED.match(str(reason)) else None
+
+
+#: The words of OpenAI, Mistral (`model_length`), Anthropic, Zhipu, Gemini and Bedrock.
+_CUT = re.compile(
+    r"(?i)(?:finishreason\.)?(?:(?:max_|model_)?length\b|max_(?:output_)?tokens|model_context_window_exceeded)"
+)
+_FILTERED = re.compile(
+    r"(?i)(?:finishreason\.)?(?:content_?filter|(?:image_)?safety|recitation|prohibited_content|blocklist|spii|sensitive|"
+    r"refusal$|guardrail_intervened)"
+)
 
 
 def list_of(value: Any) -> Any:

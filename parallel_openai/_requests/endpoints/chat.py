@@ -8,6 +8,7 @@ from typing import Any
 from parallel_openai._requests.endpoints.base import (
     Answer,
     Endpoint,
+    cut_short,
     in_turn,
     joined_texts,
     list_of,
@@ -91,10 +92,10 @@ def _read(response: Mapping[str, Any], choice: Any) -> Answer:
     code = error = None
     if refusal:
         content, code, error = None, "refused", f"The model refused: {str(refusal)[:500]}"
-    elif reason is not None and reason.startswith("content_filter"):  # Gemini tells behind it why
-        code, error = "content_filter", "The answer was cut by the content filter."
-    elif reason == "length":
-        code, error = "truncated", truncated(content, usage_of(response), Chat.caps)
+    elif (code := cut_short(reason)) == "content_filter":
+        error = "The answer was cut by the content filter."
+    elif code == "truncated":
+        error = truncated(content, usage_of(response), Chat.caps)
     elif (content is None or content.isspace()) and calls is None:
         code, error = "empty", f"The model answered with nothing (finish_reason {reason!r})."
     logprobs = choice.get("logprobs")

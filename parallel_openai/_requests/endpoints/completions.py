@@ -8,6 +8,7 @@ from typing import Any
 from parallel_openai._requests.endpoints.base import (
     Answer,
     Endpoint,
+    cut_short,
     in_turn,
     mappings,
     names_in,
@@ -47,11 +48,11 @@ def _read(response: Mapping[str, Any], choice: Mapping[str, Any], model: str | N
     text = said if isinstance(said, str) and said else None
     if not isinstance(reason, str):
         reason = None
-    code = error = None
-    if reason == "content_filter":
-        code, error = "content_filter", "The answer was cut by the content filter."
-    elif reason == "length":
-        code, error = "truncated", truncated(text, usage_of(response), Completions.caps)
+    code, error = cut_short(reason), None
+    if code == "content_filter":
+        error = "The answer was cut by the content filter."
+    elif code == "truncated":
+        error = truncated(text, usage_of(response), Completions.caps)
     elif text is None:
         code, error = "empty", f"The model answered with nothing (finish_reason {reason!r})."
     return Answer(text, reason, model, code, error, text, logprobs=_logprobs(choice.get("logprobs")))
