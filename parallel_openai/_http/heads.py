@@ -145,20 +145,21 @@ class Handler(ResponseHandler):
 
     def _read_head(self, before: bytes, data: bytes) -> bytes:
         """What to pass to the parser: nothing until the head is complete."""
-        whole = (before + data).lstrip(b"\r\n") if not before else before + data
-        found = _END.search(whole, max(0, len(before) - 2))
-        if found is None:
-            is_one = len(whole) < _MOST and _BEGINNING.fullmatch(whole) is not None
-            self._head = whole if is_one else None
-            return b"" if is_one else whole
-        head, rest = normalized(whole[: found.end()]), whole[found.end() :]
-        if re.match(rb"HTTP/\S+ 1(?!01)", head.content):  # an interim answer
-            self._head = b""
-            return head.content + (self._read_head(b"", rest) if rest else b"")
+        parsed, interim = b"", True
+        while interim:
+            whole = (before + data).lstrip(b"\r\n") if not before else before + data
+            found = _END.search(whole, max(0, len(before) - 2))
+            if found is None:
+                is_one = not whole or (len(whole) < _MOST and _BEGINNING.fullmatch(whole) is not None)
+                self._head = whole if is_one else None
+                return parsed if is_one else parsed + whole
+            head, before, data = normalized(whole[: found.end()]), b"", whole[found.end() :]
+            parsed += head.content
+            interim = re.match(rb"HTTP/\S+ 1(?!01)", head.content) is not None
         self._head, self._left = None, head.length
         if not head.is_clear:
             self.force_close()
-        return head.content + self._cut_to_content(rest) if rest else head.content
+        return parsed + self._cut_to_content(data) if data else parsed
 
     def _cut_to_content(self, data: bytes) -> bytes:
         """The data without anything after the end of the content, which would be taken for the next answer. If there is

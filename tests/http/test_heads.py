@@ -82,6 +82,7 @@ READ = {
     "brackets in a name": said(b"X-Rate(Limit)[1]: 1", LENGTH),
     "letters of others in a name": said("X-Größe: 1".encode(), b"X-Gr\xf6\xdfe: 1", LENGTH),
     "only told to go on, oddly": b"HTTP/1.2 100 Continue\r\n\r\n" + said(LENGTH, LENGTH),
+    "told to go on very often": b"HTTP/1.1 100 Continue\r\n\r\n" * 2000 + said(LENGTH),
     "more behind the end": said(LENGTH) + b"Good bye.",
     "another answer behind the end": said(LENGTH) + said(LENGTH),
     "a length with more zeros than Python reads": said(b"Content-Length: %b%d" % (b"0" * 5000, len(CONTENT))),
