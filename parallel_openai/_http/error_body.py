@@ -25,20 +25,21 @@ _TOO_LONG = re.compile(
     r"(?:prompt|input)(?: token length)? (?:is )?too long\b|longer than the (?:model's context|maximum model) length|"
     r"exceed(?:s|ed)?(?: the)?(?: available context size| maximum allowed length| max length| model token limit)|"
     r"too large for model with|must be less than (?:max_seq_len|the context length)|range of input length|prompt 超长|"
-    r"`inputs` tokens \+"
+    r"`inputs` tokens \+|tokens in the prompt cannot exceed"
 )
 _CONTENT = re.compile(
     r"(?i)\bflagged\b|\bmoderation\b|content[ _-](?:management[ _-])?(?:policy|filter)|responsible_?ai_?policy|"
     r"safety[ _](?:system|check)|data_?inspection|content exists risk|content violates|considered high risk|"
-    r"violated guardrail|blocked due to security|sensitive ?(?:content|information)|敏感(?:内容|信息|词)|"
+    r"violated guardrail|guardrail checks[^.]{0,40} failed|hooks_failed|blocked (?:due to security|input|output)|"
+    r"sensitive ?(?:content|information)|敏感(?:内容|信息|词)|"
     r"(?:content|input|output|prompt)\b[^.]{0,30}\b(?:inappropriate|new_sensitive|unsafe)"
 )
 _MONEY = re.compile(
     r"(?i)insufficient[ _](?:\w+_)?(?:quota|balance|credit|fund)|balance is insufficient|exceeded your current quota|"
-    r"credit balance|(?:out of|no|not enough|more|any) credits?\b(?! (?:were|was|will|have|has) )|\bbilling\b|"
-    r"payment[ _]required|\bover budget\b|budget has been exceeded|spend(?:ing)?[ _](?:limit|cap)|in arrears|"
-    r"\boverdue\b|usage limit exceeded for|(?:package|plan|subscription)\b[^.]{0,20} expired|set inference limit|"
-    r"\bfree (?:trial|tier|allocated)\b[^.]{0,40} (?:exhausted|exceeded)|exhausted (?:its|the) free trial|"
+    r"not enough balance|credit balance|(?:out of|no|not enough|more|any) credits?\b(?! (?:were|was|will|have|has) )|"
+    r"\bbilling\b|payment[ _]required|\bover budget\b|budget has been exceeded|spend(?:ing)?[ _](?:limit|cap)|"
+    r"in arrears|\boverdue\b|usage limit exceeded for|(?:package|plan|subscription)\b[^.]{0,20} expired|"
+    r"set inference limit|\bfree (?:trial|tier|allocated)\b[^.]{0,40} (?:exhausted|exceeded)|exhausted (?:its|the) free trial|"
     r"余额不足|额度不足|额度已用尽|欠费"
 )
 #: The same in an error of a status that single rows get too. An error may repeat a row, but does not begin with it.
@@ -46,6 +47,7 @@ _NO_MONEY_FIRST = re.compile(
     r"(?i)your credit balance is too low|you have reached your specified (?:\w+ )?api usage limits|"
     r"account \S+ is suspended"
 )
+_DENIED_FIRST = re.compile(r"(?i)(?:this )?organization has been (?:restricted|disabled)")
 _NO_KEY_FIRST = re.compile(r"(?i)(?:incorrect|invalid|missing) api[ -]key\b|api key (?:not valid|expired)")
 #: Alibaba's limit of tokens a minute, although it comes with the code and the words of an account without money.
 _TOKENS_A_MINUTE = re.compile(r"#token-limit\b")
@@ -54,12 +56,13 @@ _DAY = re.compile(
     r"(?i)(?:\b|_)(?:per|a|each|every)[ _-]day(?:\b|_)|(?-i:PerDay)|/ ?day\b|\b(?:daily|tomorrow|midnight|for today)\b|"
     r"\b(?:rpd|tpd)\b|usage limit|(?:hour|week|month) (?:allocated )?quota|"
     r"(?:requests?|tokens?|calls?) ?(?:per|a|each|every|in|/) ?(?:month|week|24[ -]?h)|"
-    r"\b(?:weekly|monthly|24[ -]?h(?:ours?)?) (?:\w+ )?(?:limit|quota|cap|allowance)\b"
+    r"\b(?:weekly|monthly|24[ -]?h(?:ours?)?) (?:\w+ )?(?:limit|quota|cap|allowance)\b|使用上限"
 )
 _MINUTE = re.compile(r"(?i)(?:\b|_)per[ _-](?:minute|second|hour)(?:\b|_)|(?-i:Per(?:Minute|Second|Hour))|/ ?min")
 _OVERLOAD = re.compile(
-    r"(?i)overloaded|server[ _](?:is )?busy|model is (?:currently |still )?loading|(?:no|insufficient|at) capacity|"
-    r"rate[ _-]limit(?:ed|s)?[ _](?:exceeded|reached)|\brate-limited\b|too many requests|throttl"
+    r"(?i)overloaded|server[ _](?:is )?busy|model is (?:(?:currently |still )?loading|not ready)|model has crashed|"
+    r"(?:no|insufficient|at) capacity|capacity temporarily exceeded|rate[ _-]limit(?:ed|s)?[ _](?:exceeded|reached)|"
+    r"secondary rate limit|\brate-limited\b|too many requests|throttl"
 )
 #: The HTTP status that an error in an answer of status 200 stands for, by its code.
 _STATUSES = {"rate_limit_exceeded": 429, "rate_limit_error": 429}
@@ -108,6 +111,8 @@ def error_of(data: Any, status: int) -> Mapping[str, Any] | None:
     if isinstance(error, dict):
         return error
     said = data.get("message") or data.get("detail") or data.get("errors")
+    if isinstance(said, list) and isinstance(said[0], dict) and said[0].get("message"):
+        said = said[0]  # Cloudflare's
     beside = data if status >= 400 else {}
     if error:  # some servers put only a flag here, and the message beside it
         return {**beside, "message": error if isinstance(error, str) else str(said or error)}
@@ -166,14 +171,18 @@ def code_of(error: Mapping[str, Any]) -> str:
 def status_of(error: Mapping[str, Any], status: int) -> int:
     """The HTTP status that an error in an answer of status 200 stands for, if its code says; else the answer's own.
 
-    A bad key is a 401, also where the server answers 400.
+    A bad key is a 401, a blocked account a 403, and a server that is overloaded a 503, also where the server answers
+    400, or 403 for the last.
 
     >>> status_of({"code": 400, "message": "API key not valid. Please pass a valid API key."}, 400)
     401
     """
     code = str(next((error[name] for name in ("code", "status", "statusCode") if error.get(name)), ""))
-    if status in (200, 400) and _NO_KEY_FIRST.match(str(error.get("message") or "")):
-        return 401
+    message = str(error.get("message") or "")
+    if status in (200, 400) and (_NO_KEY_FIRST.match(message) or _DENIED_FIRST.match(message)):
+        return 401 if _NO_KEY_FIRST.match(message) else 403
+    if status in (400, 403) and not error.get("param") and is_overload(error):
+        return 503
     if status != 200:
         return status
     if re.fullmatch("[45][0-9]{2}", code):

@@ -197,15 +197,15 @@ def retry_after(headers: Mapping[str, str], *, now: float | None = None) -> floa
     A date is compared with the answer's own `Date`, since the local clock may be wrong, or else with the Unix time
     `now`.
 
-    >>> retry_after({"retry-after-ms": "1500"})
-    1.5
+    >>> retry_after({"retry-after-ms": "1500"}), retry_after({"retry-after": "1m30s"})
+    (1.5, 90.0)
     >>> retry_after({"retry-after": "Wed, 21 Oct 2026 07:28:10 GMT", "date": "Wed, 21 Oct 2026 07:28:00 GMT"})
     10.0
     """
     milliseconds, text = _number(headers.get("retry-after-ms")), headers.get("retry-after")
     if milliseconds is not None and milliseconds > 0:
         return _sensible(milliseconds / 1000)
-    seconds, moment = _number(text), _moment(text)
+    seconds, moment = duration(text), _moment(text)
     if seconds is None and moment is not None:
         seconds = moment - sent_at(headers, now)
     return _sensible(seconds) or None

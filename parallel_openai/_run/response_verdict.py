@@ -64,6 +64,8 @@ _AGAIN = frozenset({200, 408, 409, 423, 424, 425, 429, 498, 499})
 #: Statuses of a server that is overloaded or away, or of a gateway in front of one. Not 500, which a single request
 #: that breaks the server gets too.
 _OVERLOADED = frozenset({423, 424, 425, 429, 498, 499, 502, 503, 504, *range(520, 531)})
+#: Statuses of a prompt that is refused for its content. Those above 403 are Portkey's and Cohere's, 451 aside.
+_MAY_FILTER = frozenset({200, 400, 403, 412, 424, 446, 451, 498})
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 #: The flex tier has no capacity at the moment. This is no limit of the account, and nothing is charged.
 RESOURCE_UNAVAILABLE = "resource_unavailable"
@@ -106,7 +108,7 @@ def judge(response: Response, *, reached: bool, path: str = "") -> Verdict:
     # Some servers write plain text instead of JSON. A web page is ignored, since it may mention anything.
     words = error or ({} if is_page(response.body) else {"message": message})
     # First of all, since it may repeat what the row asked, and say that nothing was charged.
-    if code in FILTER_CODES or (error and status in (200, 400, 403, 424, 451) and is_about_content(error)):
+    if code in FILTER_CODES or (error and status in _MAY_FILTER and is_about_content(error)):
         return Verdict("fail", "content_filter", message)
     if status == 402 or _is_out_of_money(status, code, words, wait):
         return Verdict("stop", code or "insufficient_quota", message, stop=QuotaExceededError)
@@ -125,12 +127,14 @@ def judge(response: Response, *, reached: bool, path: str = "") -> Verdict:
         return Verdict("stop", code or "forbidden", message, stop=PermissionDeniedError)
     if status in _REDIRECTS:
         return _redirected(response, reached)
-    return _of_one_request(response, status, code, message, wait)
+    return _of_one_request(response, error, status, code, message, wait)
 
 
-def _of_one_request(response: Response, status: int, code: str, message: str, wait: float | None) -> Verdict:
+def _of_one_request(
+    response: Response, error: Mapping[str, Any] | None, status: int, code: str, message: str, wait: float | None
+) -> Verdict:
     """The verdict on an error that concerns this request only, as far as one answer can show."""
-    hint, error = response.headers.get("x-should-retry"), error_of(response.data, response.status)
+    hint = response.headers.get("x-should-retry")
     code = code or ("rate_limit_exceeded" if status == 429 else f"http_{status}")
     # Some servers report a prompt that is too long with a 500.
     if code == TOO_LONG or (hint == "false" and status != 200):

@@ -14,7 +14,13 @@ import parallel_openai as po
 from parallel_openai._json import dumps
 from parallel_openai._records import Response
 from parallel_openai._run.response_verdict import judge
-from parallel_openai.errors import AuthenticationError, QuotaExceededError, RateLimitedError, RunStoppedError
+from parallel_openai.errors import (
+    AuthenticationError,
+    PermissionDeniedError,
+    QuotaExceededError,
+    RateLimitedError,
+    RunStoppedError,
+)
 from tests.servers.recorder import Asked, recorder
 
 QWEN = "https://help.aliyun.com/zh/model-studio/error-code"
@@ -71,6 +77,8 @@ STOPS: dict[str, tuple[int, Any, type[RunStoppedError]]] = {
     "Zhipu: arrears": (429, error("Your account is in arrears, please recharge.", "1113"), QuotaExceededError),
     "Zhipu: expired": (429, error("Your GLM Coding Plan package has expired.", "1309"), QuotaExceededError),
     "Zhipu: hours": (429, error("Usage limit reached for 5 hour.", "1308"), RateLimitedError),
+    "Zhipu: hours, in Chinese": (429, error("已达到 5 小时的使用上限。您的限额将在 2026-11-29 18:44:20 重置", "1308"),
+                                 RateLimitedError),
     "Moonshot: suspended": (429, error("Your account is suspended", type="exceeded_current_quota_error"),
                             QuotaExceededError),
     "Moonshot: a day": (429, error("Your account request reached TPD rate limit, limit: 1500000"), RateLimitedError),
@@ -83,6 +91,11 @@ STOPS: dict[str, tuple[int, Any, type[RunStoppedError]]] = {
     "Anthropic: limit": (400, error("You have reached your specified API usage limits."), QuotaExceededError),
     "Fireworks": (412, error("Account a-b is suspended, possibly due to reaching the monthly limit."),
                   QuotaExceededError),
+    "Groq: restricted": (400, error("Organization has been restricted.", "organization_restricted"),
+                         PermissionDeniedError),
+    "Anthropic: disabled": (400, error("This organization has been disabled."), PermissionDeniedError),
+    "Novita": (403, {"code": 403, "reason": "NOT_ENOUGH_BALANCE", "message": "not enough balance"},
+               QuotaExceededError),
     "Groq": (429, error("Your organization has reached its limit.", "blocked_api_access"), QuotaExceededError),
     "Gemini: spending": (429, [error("Your project has exceeded its monthly spending cap.")], QuotaExceededError),
     "Gemini: key": (400, [error("API key not valid. Please pass a valid API key.")], AuthenticationError),
@@ -108,6 +121,12 @@ ROWS_OWN: dict[str, tuple[int, Any, str]] = {
     "Qwen": (400, error("<400> InternalError.Algo.DataInspectionFailed", "x"), "content_filter"),
     "Cloudflare": (424, {"error": [{"code": 2016, "message": "Prompt blocked due to security configurations"}]},
                    "content_filter"),
+    "Portkey": (446, error("The guardrail checks defined in the config failed.", type="hooks_failed"),
+                "content_filter"),
+    "Portkey, once": (412, error("The guardrail checks failed.", type="hooks_failed"), "content_filter"),
+    "Cohere": (498, {"message": "blocked output"}, "content_filter"),
+    "Cohere: long": (400, {"message": "total number of tokens in the prompt cannot exceed 4081 - received 4292."},
+                     "context_length_exceeded"),
     "LiteLLM": (400, error("{'error': 'Violated guardrail policy'}"), "content_filter"),
     "Qwen: long": (400, error("Range of input length should be [1, 129024]"), "context_length_exceeded"),
     "Zhipu: long": (400, error("Prompt exceeds max length", "1261"), "context_length_exceeded"),
@@ -136,6 +155,25 @@ def test_what_is_a_rows_own_fault_fails_it_at_once(maker: str) -> None:
     status, data, code = ROWS_OWN[maker]
     verdict = judged(status, data)
     assert (verdict.kind, verdict.code) == ("fail", code)
+
+
+OVERLOADS: dict[str, tuple[int, Any]] = {
+    "AWS": (400, {"__type": "ThrottlingException", "message": "Too many requests, please wait before trying again."}),
+    "a code alone": (400, error("Slow down.", "rate_limit_exceeded")),
+    "Google": (403, error("User Rate Limit Exceeded", errors=[{"reason": "userRateLimitExceeded"}])),
+    "GitHub": (403, {"message": "You have exceeded a secondary rate limit. Please wait."}),
+    "LM Studio": (400, {"error": "The model has crashed without additional information. (Exit code: 6)"}),
+    "Cloudflare": (400, {"errors": [{"code": 3040, "message": "AiError: Capacity temporarily exceeded."}]}),
+    "Cloudflare, with a 200": (200, {"errors": [{"message": "Capacity temporarily exceeded."}], "success": False}),
+    "words in a 200": (200, {"message": "Rate limit exceeded"}),
+}
+
+
+@pytest.mark.parametrize("maker", OVERLOADS)
+def test_an_overload_told_by_another_status_is_waited_out(maker: str) -> None:
+    verdict = judged(*OVERLOADS[maker])
+    assert (verdict.kind, verdict.overload) == ("retry", True)
+    assert "{" not in str(verdict.message)
 
 
 FRAME = pd.DataFrame({"text": [f"row {number};" for number in range(40)]})
@@ -174,6 +212,20 @@ def test_an_error_that_repeats_a_row_about_money_fails_that_row_only(status: int
     repeated = error("Bad input: 'Your credit balance is too low, pay your overdue bill, account x is suspended'")
     out, _ = run_against(lambda number: (status, repeated) if number == 3 else None)
     assert dict(Counter(out["status"])) == {"succeeded": 39, "failed": 1}
+
+
+@pytest.mark.parametrize("maker", ["AWS", "GitHub"])
+def test_an_overload_told_by_another_status_costs_no_row(maker: str) -> None:
+    refusals = iter([OVERLOADS[maker]] * 7)
+    out, _ = run_against(lambda number: next(refusals, None))
+    assert out["status"].eq("succeeded").all()
+
+
+def test_an_error_that_repeats_a_row_about_overload_fails_that_row_only() -> None:
+    repeated = 400, error("Bad input: 'Why is the server overloaded?'")
+    out, asked = run_against(lambda number: repeated if number == 3 else None)
+    assert dict(Counter(out["status"])) == {"succeeded": 39, "failed": 1}
+    assert asked < 50
 
 
 def test_a_403_for_a_prompt_that_is_too_long_fails_that_row_only() -> None:
