@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -13,8 +12,6 @@ from parallel_openai._batch.server_batch import ServerBatch
 from parallel_openai._batch.submitting.input_files import InputFiles
 from parallel_openai._log import log
 from parallel_openai.errors import BatchError, RunStoppedError
-
-_LIMIT = re.compile(r"Limit: (\d[\d,]{0,20})(?![\d,])")
 
 
 class StatusText:
@@ -27,14 +24,14 @@ class StatusText:
         failures: PartFailures,
         input_files: InputFiles,
         answered_count: Callable[[Part], int],  # returns the number of a part's rows whose answers were read
+        cancelled: Mapping[str, str],  # by request key, the message about each that someone else cancelled
     ) -> None:
         self._parts, self._batches, self._failures = parts, batches, failures
-        self._input_files, self._answered_count = input_files, answered_count
-        self.cancelled: dict[str, str] = {}  # by request key, the message about each that someone else cancelled
+        self._input_files, self._answered_count, self._cancelled = input_files, answered_count, cancelled
 
     def rest(self) -> str | None:
         """What is still running, has failed or was cancelled at the server, as sentences; None if nothing is."""
-        count = len(self.cancelled)
+        count = len(self._cancelled)
         are = "1 row was in a batch" if count == 1 else f"{count:,} rows were in batches"
         cancelled = f"{are} cancelled at the server; the same call again submits them." if count else None
         return " ".join(filter(None, [self._unfinished(), cancelled])) or None
@@ -46,7 +43,7 @@ class StatusText:
 
     def unanswered(self) -> Iterator[tuple[str, str, str]]:
         """The key of each request that is at the server or was cancelled there, with an error code and a message."""
-        yield from ((key, "batch_cancelled", why) for key, why in self.cancelled.items())
+        yield from ((key, "batch_cancelled", why) for key, why in self._cancelled.items())
         rest = self._unfinished()
         for part in self._parts:
             if part.batch_id is None and not part.creating_at:
@@ -113,14 +110,3 @@ def note_of(batches: Sequence[ServerBatch | None]) -> str:
     done = sum(batch.counts.completed for batch in batches if batch is not None and batch.counts is not None)
     about = ", ".join(f"{count} {state}" for state, count in states.items())
     return f"batches: {about}; {done:,} rows done" if states else ""
-
-
-def limit_in(message: str) -> int | None:
-    """The limit of enqueued tokens in a server's refusal, if it names one.
-
-    >>> limit_in("Enqueued token limit reached for gpt-4o in organization org-x. Limit: 90,000 enqueued tokens.")
-    90000
-    >>> limit_in("Limit: , tokens")
-    """
-    found = _LIMIT.search(message)
-    return int(found[1].replace(",", "")) if found else None

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
+from parallel_openai._batch.submitting.batch_requests import BatchRequests
 from parallel_openai._batch.submitting.divide import Divider
 from parallel_openai._batch.submitting.input_files import InputFiles, Row
 from parallel_openai._client.client import Client
@@ -25,34 +26,26 @@ class OnlineFallback:
     def discard(self) -> None:
         self._divider.discard()
 
-    async def send(
-        self,
-        client: Client,
-        *,
-        on_start: Callable[[Row], None],
-        on_result: Callable[[Row, Result], Ruling | None],
-        status: StatusTracker,
-        budget: Budget | None,
-    ) -> End:
+    async def send(self, client: Client, requests: BatchRequests, status: StatusTracker, budget: Budget | None) -> End:
         """Process the rows. A result's attempts include those through batches."""
         parts = list(self._divider.close())
         if not parts:
             return "finished"
         in_flight: dict[int, Row] = {}
 
-        def requests() -> Iterator[APIRequest]:
+        def read() -> Iterator[APIRequest]:
             for part in parts:
                 for row in self._input_files.rows(part.name, part.path):
-                    on_start(row)
+                    requests.release(row.request)
                     in_flight[id(row.request)] = row
                     yield row.request
 
         def take(result: Result) -> Ruling | None:
             row = in_flight.pop(id(result.request))
-            return on_result(row, result._replace(attempts=(*row.attempts, *result.attempts)))
+            return requests.deliver_sent(row, result._replace(attempts=(*row.attempts, *result.attempts)))
 
         try:
-            return await client.process(requests(), on_result=take, status=status, budget=budget)
+            return await client.process(read(), on_result=take, status=status, budget=budget)
         finally:
             for part in parts:
                 self._input_files.remove(part.name)

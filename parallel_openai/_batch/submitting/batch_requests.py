@@ -180,9 +180,9 @@ class BatchRequests:
         if reserves and self._budget is not None:
             self._budget.settle(reserves.pop(), response)
 
-    def release(self, row: Row) -> None:
-        """Release the reserve of a row that is not sent in a batch after all."""
-        self.settle(row.request, NOT_PROCESSED)
+    def release(self, request: APIRequest) -> None:
+        """Release the reserve of a request that is not sent in a batch after all."""
+        self.settle(request, NOT_PROCESSED)
 
     def deliver_sent(self, row: Row, result: Result) -> Ruling | None:
         """Deliver the result of a row sent online, where it was counted and its cost settled."""

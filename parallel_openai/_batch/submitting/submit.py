@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from itertools import pairwise
 
-from parallel_openai._batch.batch_api import BatchAPI, Sleep
+from parallel_openai._batch.batch_api import BatchAPI
 from parallel_openai._batch.batch_state import Part, live_parts, step, write
 from parallel_openai._batch.collecting.download_bounds import EXTRA_BYTES
 from parallel_openai._batch.part_failures import LostError
@@ -24,8 +24,14 @@ SEARCH_AGES = (5.0, 7.5, 10.0)
 class Submitter:
     """Submits each part exactly once, whatever crashes in between."""
 
-    def __init__(self, api: BatchAPI, journal: Journal, input_files: InputFiles, *, sleep: Sleep) -> None:
-        self._api, self._journal, self._input_files, self._sleep = api, journal, input_files, sleep
+    def __init__(self, api: BatchAPI, journal: Journal, input_files: InputFiles) -> None:
+        self._api, self._journal, self._input_files = api, journal, input_files
+        self._began, self._is_cancelled = time.time(), False
+
+    def is_cancelled(self, part: Part) -> bool:
+        """Whether `cancel_batches` cancelled the part, in this or another process."""
+        self._is_cancelled = self._is_cancelled or self._input_files.is_cancelled(self._began)
+        return self._input_files.is_cancelled(part.planned_at) if part.earlier else self._is_cancelled
 
     async def submit(self, part: Part) -> ServerBatch:
         """Upload the part if necessary and return its new batch, or the one that an earlier attempt created."""
