@@ -1,7 +1,4 @@
-"""The nouns that cross the borders between modules. Frozen; they know how to describe themselves and nothing else.
-
-Several are made for every row: named tuples, since a frozen dataclass takes four times as long to make.
-"""
+"""The records that cross rooms. Those made for every row are named tuples, which are four times as fast to make."""
 
 from __future__ import annotations
 
@@ -26,35 +23,33 @@ TOO_MANY_FILES = "too_many_open_files"
 
 
 class Size(NamedTuple):
-    """How large a request is, in every measure that a server may charge by."""
+    """The size of a request, in every measure that a server may charge by."""
 
     prompt_tokens: int  # tokens of what is sent
     characters: int  # characters of what is sent
-    max_output_tokens: int | None  # the cap the request sets on each answer, in tokens; None where it sets none
+    max_output_tokens: int | None  # the request's cap on each answer; None without one
     choices: int  # how many answers are asked for (`n`)
 
 
 class Usage(NamedTuple):
-    """What an answer took, in every class that may have a price of its own: the one record that costs, budgets and
-    reports are made of.
-    """
+    """The usage of an answer, in every class that may have a price of its own."""
 
-    prompt_tokens: int = 0  # all that was read, of whatever class
-    completion_tokens: int = 0  # all that was written, thoughts included wherever they were told
-    reasoning_tokens: int = 0  # of these, thoughts
+    prompt_tokens: int = 0  # all of them, of every class
+    completion_tokens: int = 0  # all of them, including reasoning however it was reported
+    reasoning_tokens: int = 0  # of these, reasoning
     cached_tokens: int = 0  # of the prompt, read from a cache
     cache_write_tokens: int = 0  # of the prompt, written to a cache
-    cache_write_1h_tokens: int = 0  # of these, written to be kept for an hour
-    # Of the prompt, sound and pictures.
+    cache_write_1h_tokens: int = 0  # of these, to be kept for an hour
+    # Of the prompt.
     audio_prompt_tokens: int = 0
     image_prompt_tokens: int = 0
-    # Of the completion, sound and pictures.
+    # Of the completion.
     audio_completion_tokens: int = 0
     image_completion_tokens: int = 0
-    # Searches of the web, and of files kept at the server, that cost a fee each.
+    # Searches of the web and of files at the server, which cost a fee each.
     searches: int = 0
     file_searches: int = 0
-    tool_runs: int = 0  # calls of other tools of the server, such as its code interpreter, whose fees no list tells
+    tool_runs: int = 0  # calls of the server's other tools, such as a code interpreter, whose fees are not known
 
     @property
     def total_tokens(self) -> int:
@@ -62,16 +57,16 @@ class Usage(NamedTuple):
 
 
 class Response(NamedTuple):
-    """What one send gave: an HTTP answer, or the reason why there was none.
+    """The outcome of one send: an HTTP answer, or the reason why there is none.
 
     Attributes:
-        status: the HTTP status; 0 where no complete answer came.
+        status: the HTTP status; 0 without a complete answer.
         headers: the answer's headers, looked up without regard to case.
         body: the answer's bytes as they came.
-        data: the parsed JSON of the body; None where it is no JSON.
+        data: the parsed JSON of the body; None if it is not JSON.
         seconds: from the send to the last byte.
         error_code: why no answer came (`timeout`, `connection_error`, ...), else None.
-        error: the same as a sentence; of an HTTP answer, what we know of its cause and the server does not say.
+        error: the same as a sentence; for an HTTP answer, what we know of its cause and the server does not say.
     """
 
     status: int
@@ -85,7 +80,7 @@ class Response(NamedTuple):
     @property
     def request_id(self) -> str | None:
         name = self.headers.get("x-request-id")
-        # What is no UTF-8 in a header comes as halves of surrogate pairs, which no file of UTF-8 can hold.
+        # Bytes of a header that are not UTF-8 become lone surrogates, which a UTF-8 file cannot hold.
         return (
             name if name is None or name.isascii() else name.encode("utf-8", "surrogateescape").decode(errors="replace")
         )
@@ -95,21 +90,21 @@ class Response(NamedTuple):
 class Verdict:
     """What to do about an answer."""
 
-    # `done`: a complete answer; `retry`: send again after a backoff, it counts as an attempt; `hold`: the account's
-    # limit or an outage, wait and send again, it counts as none; `fail`: never send it again; `stop`: no request of the
-    # run can succeed.
+    # `done`: a complete answer; `retry`: send again after a backoff, as another attempt; `hold`: the account's limit or
+    # an outage, wait and send again, not as an attempt; `fail`: do not send it again; `stop`: no request of the run can
+    # succeed.
     kind: Kind
-    code: str | None = None  # what was wrong, in one word; None when done
+    code: str | None = None  # what was wrong; None if done
     message: str | None = None  # the same as a sentence
-    wait: float | None = None  # seconds that the server asks for; None when it does not
-    dimension: Dimension | None = None  # which limit refused, for a `hold`; None when the server does not say
+    wait: float | None = None  # seconds that the server asks for
+    dimension: Dimension | None = None  # which limit refused, for a `hold`; None if unknown
     stop: type[RunStoppedError] | None = None  # the exception that ends the run, for a `stop`
-    overload: bool = False  # whether it is one of the words of a server that is overloaded or away, for a `retry`
-    broke: bool = False  # whether it says that the server broke, by itself or at this request, for a `retry`
-    lasts: bool = False  # whether the limit that refused seems to be one of a day, for a `hold`
+    overload: bool = False  # whether the server is overloaded or away, for a `retry`
+    broke: bool = False  # whether the server broke, by itself or at this request, for a `retry`
+    lasts: bool = False  # whether the limit that refused seems to be a daily one, for a `hold`
 
     def __post_init__(self) -> None:
-        # They are the server's words, which go to logs, terminals and exceptions from here.
+        # These are the server's words, which go to logs, terminals and exceptions.
         for name, words in (("code", self.code), ("message", self.message)):
             if words is not None and not words.isprintable():
                 object.__setattr__(self, name, printable(" ".join(words.split())))
@@ -119,40 +114,40 @@ DONE = Verdict("done")
 
 
 class Sender(Protocol):
-    """Whatever can put one request on the wire; a `Client` is one."""
+    """Anything that can send a request, such as a `Client`."""
 
     def send(self, request: APIRequest, /) -> Awaitable[Response]: ...
 
 
-#: What JSON gives back as it is.
+#: Types that JSON does not change.
 _PLAIN = (str, type(None))
 
 
 class APIRequest:
-    """One API call: what is sent, where to, and what the caller wants to find beside the answer.
+    """One API call: what is sent, where to, and what is kept beside the answer.
 
     Args:
         request_json: the body of the call, as the API documents it. It is serialised at once: what the caller does with
             it afterwards changes nothing.
-        metadata: anything JSON-able that travels beside the request into the results; the API never sees it.
+        metadata: anything JSON-able that is kept beside the request in the results; the API never sees it.
         path: where to, below the base URL.
         sample: which of several samples of the same prompt this is; samples are different requests.
 
     Attributes:
         body: the bytes that are sent.
-        model, tier: the body's `model` and `service_tier`; None where it has none, or no text there.
+        model, tier: the body's `model` and `service_tier`; None if they are missing or not strings.
         key: the digest of path, body and sample, whatever the tier. Two requests with the same key ask the same thing.
-        former_key: the key that it had before, where that hung on how a number is written or on the tier; else None.
-        measure: gives the size when it is first asked for, since counting tokens takes longer than all else that is
-            done to a request; None where nobody said how.
-        asks_for: how many rows' answers it asks for.
-        may_be_too_large: whether it asks for more of them than any that was answered, and may be divided.
-        context: what whoever made it wants to have at hand again beside its result: the number of its line, the rows
-            that travel in it, the answer that it is to mend. It is neither sent nor a part of the key.
+        former_key: the key in earlier versions, if it depended on the spelling of a number or on the tier; else None.
+        measure: returns the size when it is first needed, since counting tokens takes longer than all else that is
+            done to a request; None if unknown.
+        asks_for: the number of rows whose answers it asks for.
+        may_be_too_large: whether it has more rows than any request answered so far, and may be divided.
+        context: what its maker needs again with its result: the number of its line, the rows packed in it, the answer
+            that it is to repair. It is neither sent nor a part of the key.
 
     Raises:
-        TypeError: `request_json` holds something that JSON cannot carry or is nested too deeply, or is no mapping.
-        InvalidInputError: a field is given that it does not have, such as the ancestor's `task_id`.
+        TypeError: `request_json` is not a mapping, is nested too deeply, or holds something that JSON cannot.
+        InvalidInputError: there is no such field, as the ancestor's `task_id`.
 
     >>> one = APIRequest({"model": "gpt-5-mini", "messages": [{"role": "user", "content": "Hi."}]})
     >>> one.body
@@ -196,7 +191,7 @@ class APIRequest:
         self.path = path
         self.sample = sample
         self.body, canonical = body_and_canonical(request_json)
-        # Asked for at every request, while the whole body need not be read back for most.
+        # Needed for every request, while the whole body is read back only for some.
         self.model: str | None = request_json.get("model")
         self.tier: str | None = request_json.get("service_tier")
         if type(self.model) not in _PLAIN or type(self.tier) not in _PLAIN:
@@ -215,7 +210,7 @@ class APIRequest:
 
     @classmethod
     def of_key(cls, key: str, path: str, sample: int = 0) -> APIRequest:
-        """A request of which only the key is at hand, which is enough to find its answer."""
+        """A request of which only the key is known, which is enough to find its answer."""
         request = cls.__new__(cls)
         request.key, request.path, request.sample, request.body = key, path, sample, b""
         request.asks_for, request.may_be_too_large = 1, False
@@ -232,7 +227,7 @@ class APIRequest:
 
     @request_json.setter
     def request_json(self, request_json: Mapping[str, Any]) -> None:
-        """For a body that nobody else holds, which needs no reading back."""
+        """Set a body that nobody else holds, so that it need not be read back."""
         self._json = request_json
         model, tier = request_json.get("model"), request_json.get("service_tier")
         self.model = model if isinstance(model, str) else None
@@ -240,7 +235,7 @@ class APIRequest:
 
     @property
     def size(self) -> Size | None:
-        """How large it is; None where nobody can tell."""
+        """The size; None if unknown."""
         if self._size is None and self.measure is not None:
             self._size = self.measure(self)
         return self._size
@@ -250,7 +245,7 @@ class APIRequest:
         self._size = size
 
     def in_tier(self, tier: str) -> APIRequest:
-        """The same request in another service tier. It asks the same thing, so it has the same key."""
+        """The same request, with the same key, in another service tier."""
         body = {**self.request_json, "service_tier": tier}
         return APIRequest(body, self.metadata, path=self.path, sample=self.sample)
 
@@ -266,7 +261,7 @@ class APIRequest:
 
 
 def without_tier(body: Mapping[str, Any]) -> Mapping[str, Any]:
-    """What a body asks for, whatever the service tier that it is sent in."""
+    """A body without its service tier."""
     if "service_tier" not in body:
         return body
     return {name: value for name, value in body.items() if name != "service_tier"}
@@ -280,55 +275,55 @@ def _ancestors(names: Iterable[str]) -> InvalidInputError:
 
 
 def request_key(path: str, canonical_body: bytes, sample: int = 0) -> str:
-    """The content digest of a request: 32 hexadecimal characters of BLAKE2b over path, sample and sorted body."""
+    """The digest of a request: 32 hexadecimal characters of BLAKE2b over path, sample and sorted body."""
     return blake2b(b"%b\n%b\n%d" % (canonical_body, path.encode(), sample), digest_size=16).hexdigest()
 
 
 class Attempt(NamedTuple):
-    """One send, as it is remembered."""
+    """The record of one send."""
 
     at: float  # when it was sent, in seconds since 1970
-    seconds: float  # how long the answer took
-    waited: float  # seconds it stood waiting for capacity or for its backoff before it was sent
-    status: int  # the HTTP status; 0 where no complete answer came
-    error_code: str | None = None  # what was wrong with it; None where it was good
-    request_id: str | None = None  # the server's name for it, for its support
-    # What tells the cost of an answer that was billed and is none, such as one that broke off.
+    seconds: float  # until the answer
+    waited: float  # seconds of waiting for capacity or for the backoff before the send
+    status: int  # the HTTP status; 0 without a complete answer
+    error_code: str | None = None  # what was wrong; None if nothing was
+    request_id: str | None = None  # the server's, for its support
+    # The fields that tell the cost of an unusable answer that was billed, such as one that broke off.
     bill: Mapping[str, Any] | None = None
 
 
 class Result(NamedTuple):
-    """What becomes of a request in the end."""
+    """The final outcome of a request."""
 
-    request: APIRequest  # the request
-    # `succeeded`: the server gave a complete answer; `failed`: it did not, and will not be asked again in this run;
+    request: APIRequest
+    # `succeeded`: there is a complete answer; `failed`: there is none, and the request is not sent again in this run;
     # `cancelled`: the run ended first.
     status: Status
     response: Any = None  # the answer's JSON, or None
-    error_code: str | None = None  # why it failed, in one word
+    error_code: str | None = None  # why it failed
     error: str | None = None  # the same as a sentence
-    errors: tuple[str, ...] = ()  # what went wrong at each send that did, as sentences
-    attempts: tuple[Attempt, ...] = ()  # every send, the last one last
+    errors: tuple[str, ...] = ()  # the error of each failed send, as sentences
+    attempts: tuple[Attempt, ...] = ()  # every send, in order
     raw: bytes | None = None  # the answer's bytes, on one line
-    restored: bool = False  # it is in the journal already
-    # Results of the same row that were no good and asked about once more, the first one first; of those read from the
-    # journal, `response` holds only what tells the cost.
+    restored: bool = False  # whether it is in the journal already
+    # Earlier results of the row, which were unusable, in order; of those from the journal, `response` has only what tells
+    # the cost.
     earlier: tuple[Result, ...] = ()
-    sent: APIRequest | None = None  # what was really sent, where that is not `request` but a repair of it
-    usage: Usage | None = None  # what the server says that it took; None where it does not say, or gave no answer
+    sent: APIRequest | None = None  # what was sent, if that is a repair of `request`
+    usage: Usage | None = None  # as the server reports it; None if it does not
 
 
 class Ruling(NamedTuple):
-    """What those who asked say of a result: what it comes to, in rows, and what is sent in its place.
+    """What the caller makes of a result: the rows it counts for, and a request to send in its place.
 
     >>> together([accept(), reject("empty"), reject("empty")])
     Ruling(succeeded=1, failed={'empty': 2}, further=None)
     """
 
     succeeded: int = 0  # rows that have their answer
-    # Rows that have none and will get none, by error code.
+    # Rows that will get none, by error code.
     failed: Mapping[str, int] = {}  # nobody writes into it
-    further: APIRequest | None = None  # a request to be sent in the course of this one; it has a result of its own
+    further: APIRequest | None = None  # a request to send in place of this one; it has a result of its own
 
 
 def accept() -> Ruling:
@@ -344,7 +339,7 @@ def replace_by(request: APIRequest) -> Ruling:
 
 
 def ruling_of(result: Result) -> Ruling:
-    """The ruling of those who have nothing to add to a result."""
+    """The ruling on a result as it is."""
     return accept() if result.status == "succeeded" else reject(result.error_code)
 
 

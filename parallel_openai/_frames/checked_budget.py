@@ -1,4 +1,4 @@
-"""A budget for a frame's rows, checked before anything is sent."""
+"""Makes the budget of a call on a frame, and checks before anything is sent that each request has a worst case."""
 
 from __future__ import annotations
 
@@ -17,17 +17,14 @@ from parallel_openai.errors import InvalidInputError
 def make_budget(
     bounds: SpendingCaps, builder: RequestBuilder, df: pd.DataFrame, base_url: str, *, tier: str | None = None
 ) -> Budget | None:
-    """The budget of a call, once it is sure that a worst case can be told for each of its requests.
-
-    `tier` is the one in which every answer is sure to come, if there is one.
-    """
+    """The budget of a call; None without one. `tier` is the service tier that every answer is sure to have, if any."""
     budget = bounds.budget(base_url, tier)
     objection = None if budget is None else _objection(budget, builder)
     if budget is None or objection is None:
         return budget
     if isinstance(builder.prompt, str) and not has_column(df, builder.prompt):
         raise InvalidInputError(objection)
-    for request in builder.requests(df):  # rows that bring whole bodies may bring the model and the cap too
+    for request in builder.requests(df):  # rows with whole bodies may have the model and the cap too
         if isinstance(request, APIRequest) and (objection := budget.objection(request)) is not None:
             raise InvalidInputError(objection)
     return budget

@@ -1,4 +1,4 @@
-"""Copies of what a caller hands in, so that nobody can change it under a run."""
+"""Copies a caller's arguments, so that nobody can change them during a run."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ import pandas as pd
 P = ParamSpec("P")
 R = TypeVar("R")
 
-#: Before pandas 3, a shallow copy of a frame shares its cells with it, and what is written into one shows in the other.
+#: Before pandas 3, a shallow copy of a frame shares its cells with it, so that a change of one shows in the other.
 _CELLS_ARE_SHARED = int(pd.__version__.partition(".")[0]) < 3
 
 
 def on_copies(function: Callable[P, R]) -> Callable[P, R]:
-    """The function, working on its arguments as they are when it is called."""
+    """The function, called with copies of its arguments."""
 
     @functools.wraps(function)
     def called(*args: P.args, **kwargs: P.kwargs) -> R:
@@ -34,7 +34,7 @@ def own_copies(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any
 def own_copy(value: Any) -> Any:
     """A copy of a frame, an array or a container with all containers in it; anything else as it is.
 
-    A copied frame shares its memory until somebody writes into one of the two, with pandas 3.
+    With pandas 3 a copied frame shares its memory until either is written to.
 
     >>> given = {"stop": ["END"]}
     >>> taken = own_copy(given)
@@ -44,7 +44,7 @@ def own_copy(value: Any) -> Any:
     """
     try:
         return _copied(value)
-    except RecursionError:  # it holds itself; whoever makes JSON of it says so
+    except RecursionError:  # it contains itself, which is reported when it is made JSON
         return value
 
 

@@ -1,4 +1,4 @@
-"""One call on a frame, from its rows to its columns: the place where the parts are put together."""
+"""One call on a frame, from its rows to its columns: puts the parts together."""
 
 from __future__ import annotations
 
@@ -50,13 +50,13 @@ from parallel_openai.errors import JournalError, JournalWriteError, RunStoppedEr
 if TYPE_CHECKING:
     from parallel_openai._batch.batch_run import BatchRun
 
-#: Seconds that a run which ends early goes on to find out what it knows already, and then to read it.
+#: Seconds for which a run that ends early still looks up what the journal knows, and then for which it reads that.
 LEAVE_WITHIN = 0.4
 
 
 @dataclass
 class FrameRun:
-    """A frame, what is asked of its rows, and where the answers gather."""
+    """A frame, the requests that its rows make, and their answers."""
 
     df: pd.DataFrame
     builder: RequestBuilder
@@ -97,11 +97,10 @@ class FrameRun:
         self._unreadable: set[int] = set()  # slots whose line in the journal turned out to be damaged
 
     def execute(self) -> pd.DataFrame:
-        """Run, and wait for the end. A stop ends the run early; one more leaves at once, and takes no frame along that
-        is not put together yet.
+        """Run, and wait for the end. An interrupt ends the run early; another leaves at once, without a frame.
 
         Raises:
-            KeyboardInterrupt: it was stopped, and nobody sits there to look at a frame; `.partial` holds it.
+            KeyboardInterrupt: it was interrupted outside a notebook; `.partial` is the frame.
         """
         with recorded_interrupts() as self._presses, self._to_its_end() as finish:
             try:
@@ -112,10 +111,10 @@ class FrameRun:
             return hand_over(out, self._presses) if self._presses else out
 
     async def aexecute(self) -> pd.DataFrame:
-        """The same for a caller with a loop of its own.
+        """As `execute`, for a caller in an event loop.
 
         Raises:
-            asyncio.CancelledError: its task was cancelled; what was finished is in the journal, and in `last_run()`.
+            asyncio.CancelledError: the task was cancelled; what was finished is in the journal and in `last_run()`.
         """
         with self._to_its_end() as finish:
             try:
@@ -128,14 +127,14 @@ class FrameRun:
 
     @contextmanager
     def _to_its_end(self) -> Iterator[Callable[[], pd.DataFrame]]:
-        """Show how the run goes on; gives what makes the frame at its end."""
+        """Show the progress; yields the function that makes the frame at the end."""
         self._bar = self._progress()
         began = time.monotonic()
         try:
             yield lambda: self._finish(began, self._ended)
         except (RunStoppedError, JournalWriteError) as error:
             error.partial = self._finish(began, "stopped")
-            # A notebook shows the whole way that an error came; the way through the engine tells its reader nothing.
+            # A notebook shows the whole traceback, and the part through the engine tells its reader nothing.
             raise error.with_traceback(None) from None
         finally:
             self._bar.close()
@@ -201,7 +200,7 @@ class FrameRun:
         )
 
     async def _neighbours(self, known: KnownResults, journal: Journal) -> AsyncIterator[KnownResults]:
-        """Journals under other names that answer what this run asks, and the own one does not know."""
+        """Journals under other names that have answers which the run's own does not."""
         if self.options.save_to is not None:
             return
         origin = here(self.client.place)
@@ -210,24 +209,24 @@ class FrameRun:
             if path is None:
                 await asyncio.sleep(0)
                 continue
-            with suppress(JournalError):  # it is not this run's business what is wrong with it
+            with suppress(JournalError):  # what is wrong with it does not concern this run
                 yield await Neighbour.read(path, origin, journal.append, simulated=self.client.is_local)
 
     def _origin(self) -> Origin | None:
-        """Where the answers come from, as it is written beside them."""
+        """The origin to record beside the answers."""
         return here(self.client.place)
 
     async def _cancel_rest(self, requests: Iterator[APIRequest | None]) -> None:
-        """Send nothing more, and say why of the rows that are left."""
+        """Send nothing more, and record why for the rows that are left."""
         await self._restoring.find_rest(requests, within=LEAVE_WITHIN)
         ended = "budget" if self._batches is not None and self._batches.is_over_budget else self._ended
         if ended != "submitted":
             self.answers.cancel_rest(ended, f"{self._bounds.why(ended)} The same call again goes on from here.")
 
     def _requests(self, known: KnownResults) -> Iterator[APIRequest | None]:
-        """What must be sent; what can be answered from the journal or by another row is put aside on the way.
+        """The requests to send; those that the journal or another row answers are set aside on the way.
 
-        What was asked in vain before comes last: where a budget or the time runs out, fresh rows are the better buy.
+        Those that failed before come last: if a budget or the time runs out, new rows are the better buy.
         """
         again = array("Q")
         for slot, request in self._distinct.all():
@@ -270,7 +269,7 @@ class FrameRun:
         self.status.count_failed(error.code)
 
     def _read(self, slot: int, key: str, known: KnownResults) -> bool:
-        """Take an answer from the journal; gives whether that is all for this row."""
+        """Take an answer from the journal; returns False if the row needs a request all the same."""
         self.status.num_tasks_to_restore = len(self._restoring) - 1
         result = known.get(APIRequest.of_key(key, self.builder.endpoint.path, slot % self.builder.samples))
         if result is None:
@@ -284,14 +283,14 @@ class FrameRun:
         return True
 
     def _restore(self, slot: int, request: APIRequest, known: KnownResults) -> APIRequest | None:
-        """What must be sent for a row whose answer in the journal, if there is one, is no good."""
+        """The request to send for a row without a usable answer in the journal; None if there is one after all."""
         result = None if slot in self._unreadable else known.get(request)
         if result is None:
             return request
         good = self._fill(slot, result)
         if not good:
             repair = self._repair(result)
-            # A parser that raises will raise again: the answer is paid for, and waits for a better parser.
+            # A parser that raises would raise again: the answer is paid for, and waits for a better parser.
             if repair is not None or self.answers.error_code(slot) != "parse_error":
                 self.answers.clear(slot)
                 return repair or request
@@ -315,7 +314,7 @@ class FrameRun:
             self.status.num_tasks_right += right
 
     def _take(self, result: Result, journal: Journal) -> Ruling | None:
-        """A request has come to its end: first onto the disk, then into its cells."""
+        """Take the result of a request: first into the journal, then into its cells."""
         status = self.status
         cost = self.answers.cost(result)
         if cost == cost:
@@ -340,14 +339,14 @@ class FrameRun:
         return replace_by(repair) if repair is not None else reject(self.answers.error_code(slot))
 
     def _repair(self, result: Result) -> APIRequest | None:
-        """The request that may mend a bad answer; None where the tries are used up or it would not help."""
+        """The request that may repair a bad answer; None if the tries are used up or it would not help."""
         if not isinstance(result.response, Mapping) or len(result.earlier) >= self._tries:
             return None
         endpoint = self.builder.endpoint
         return make_repair(result, self.reader.reading(result.response), endpoint.read(result.response).text, endpoint)
 
     def _row_of(self, request: APIRequest) -> APIRequest:
-        """The request of the row, or of the first one, that another request asks for."""
+        """The request of the row, or of the first row, that a request asks for."""
         return request.context.original if isinstance(request.context, Repair) else request
 
     def _finish(self, began: float, ended: str) -> pd.DataFrame:
@@ -391,6 +390,8 @@ class FrameRun:
         remember(report)
         self._bar.close(str(report) if rest is None else f"{report} {rest}")
         return out
+
+    # What a block of a dataset does in another way.
 
     def _progress(self) -> Progress:
         return Progress(self.status, self.client, show=self.options.progress)

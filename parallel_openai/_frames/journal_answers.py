@@ -1,4 +1,4 @@
-"""Answers that the journal holds already: read in the pauses of a run."""
+"""Reads the answers that the journal already has, in the pauses of a run."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager, suppress
 
-#: Answers that are read before other work of the loop gets its turn: at the end, and while there is other work.
+#: Answers that are read before other tasks of the loop get a turn: at the end, and while there are others.
 AT_ONCE = 200
 IN_A_PAUSE = 10
 
 
 class JournalAnswers:
-    """Rows with an answer in the journal, until it is read.
+    """Rows whose answer in the journal is not read yet.
 
-    To read an answer takes longer than to know that it is there. So a run first finds out which rows it has to send,
-    and reads the others' answers while those are on their way.
+    Reading an answer takes longer than looking up that it exists. So a run first finds out which rows it has to send,
+    and reads the others' answers while those are in flight.
 
     Args:
-        read: takes over the answer to a slot's key; False where it is of no use after all.
+        read: takes the answer to a slot's key; returns False if it is of no use after all.
     """
 
     def __init__(self, read: Callable[[int, str], bool]) -> None:
@@ -44,12 +44,12 @@ class JournalAnswers:
             slot = self._slots[0]
             if not self._read(slot, self._keys[0]):
                 self.in_vain.append(slot)
-            self._slots.popleft()  # only now, so that whoever comes next meets an error again
+            self._slots.popleft()  # only now, so that the next call meets an error again
             self._keys.popleft()
 
     async def find_rest(self, requests: Iterable[object], *, within: float) -> None:
-        """Go through the rest of a run's requests, which puts what is known here, and read that, as far as either is
-        done within so many seconds: to render what is left of a large frame takes longer than anybody waits for."""
+        """Go through the rest of a run's requests, which puts the known ones here, and read those. Each takes at most
+        `within` seconds, since a large frame would take longer than anybody waits for."""
         give_up_at = time.monotonic() + within
         for number, _ in enumerate(requests):
             if number % AT_ONCE == 0:
@@ -63,13 +63,13 @@ class JournalAnswers:
 
     @asynccontextmanager
     async def in_pauses(self) -> AsyncIterator[None]:
-        """Read in the loop's pauses as long as this lasts."""
+        """Read in the loop's pauses until the end of the block."""
         reading = asyncio.ensure_future(self._read_on())
         try:
             yield
         finally:
             reading.cancel()
-            # An error of reading is met again, and raised, by who reads what is left.
+            # An error of reading is met again, and raised, when the rest is read.
             with suppress(asyncio.CancelledError, Exception):
                 await reading
 

@@ -1,4 +1,4 @@
-"""Where the answers to a frame lie on the disk."""
+"""Finds the journal of a call on a frame: the file it names, or one in `.parallel_openai/`."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from parallel_openai._http.addresses.url_checks import one_spelling
 from parallel_openai.errors import JournalError
 
 JOURNAL_FOLDER = ".parallel_openai"
-#: Journals had the number of samples in their names before: so many are looked for.
+#: Earlier versions had the number of samples in the name; names with up to this many are looked for.
 MOST_FORMER_SAMPLES = 16
-#: Of a model's name in a file's; what stands behind it and beside the file finds room in the 255 that a name may have.
+#: The most bytes of the model in a file's name, of whose 255 suffixes need some.
 _MODEL_BYTES = 180
-#: The journals of this process's calls. A frame that was loaded may name any place.
+#: The journals of this process's calls. A frame read from a file may name any path.
 USED: set[str] = set()
 
 
 def journal_path(builder: RequestBuilder, place: str, save_to: str | os.PathLike[str] | None) -> Path:
-    """Where the answers of a call lie: in the file it names, else in one named after what is asked and where."""
+    """The file of a call's answers: the one it names, else one named after the question and the place."""
     if save_to is not None:
         return path_of(save_to, "save_to")
     model = "".join(c if c.isalnum() or c in "-._" else "-" for c in builder.model or "requests")[:80]
@@ -38,10 +38,10 @@ def journal_path(builder: RequestBuilder, place: str, save_to: str | os.PathLike
 
 
 def own_journal(builder: RequestBuilder, place: str, save_to: str | os.PathLike[str] | None) -> Path:
-    """The journal of a call that is about to write it, in a folder that only its owner reads.
+    """The journal of a call that is about to write it, in a folder that only its owner can read.
 
     Raises:
-        JournalError: there can be no such folder, or the file is another user's.
+        JournalError: the folder cannot be made, or the file is another user's.
     """
     try:
         path = journal_path(builder, place, save_to)
@@ -51,7 +51,7 @@ def own_journal(builder: RequestBuilder, place: str, save_to: str | os.PathLike[
         USED.add(os.path.abspath(path))
     except JournalError:
         raise
-    except OSError as error:  # also of a working folder that was removed, or is another user's
+    except OSError as error:  # also if the working folder was removed or is another user's
         raise JournalError(
             f"The folder {JOURNAL_FOLDER} for the answers cannot be made or read: {error.strerror}. Choose a place "
             "for them with save_to=."
@@ -60,7 +60,7 @@ def own_journal(builder: RequestBuilder, place: str, save_to: str | os.PathLike[
 
 
 def make_private(folder: Path) -> None:
-    """Make a folder that only its owner reads and git leaves alone."""
+    """Make a folder that only its owner can read and git ignores."""
     check_own(folder)
     folder.mkdir(mode=0o700, exist_ok=True)
     fence = folder / ".gitignore"
@@ -75,6 +75,6 @@ def make_private(folder: Path) -> None:
 
 
 def _keeps_out(lines: Iterable[str]) -> bool:
-    """Whether a .gitignore names everything, and takes nothing back but itself."""
+    """Whether a .gitignore excludes everything, except perhaps itself."""
     patterns = [line.rstrip() for line in lines if line.strip() and not line.startswith("#")]
     return "*" in patterns and not any(each.startswith("!") and each != "!.gitignore" for each in patterns)

@@ -1,12 +1,12 @@
-"""Which names a call may give to the API: its endpoint's own parameters, and what other servers are known to take.
+"""Checks the parameters that a call passes on: the endpoint's own, and those that other servers are known to take.
 
-Anything else is refused before the first send. It may be misspelt, or an option of another function; or a key, which
-would be sent, and written down, with every request. So no message shows a value.
+Any other is refused before the first send. It may be misspelt, an option of another function, or a key, which would be
+sent and stored with every request. So no message shows a value.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from difflib import get_close_matches
 from typing import Any
 
@@ -14,7 +14,7 @@ from parallel_openai._arguments import mapping_of
 from parallel_openai._requests.endpoints import ENDPOINTS, Endpoint, names_in
 from parallel_openai.errors import InvalidInputError
 
-#: Our own options, with a function that takes them.
+#: Our own options, each with a function that has it.
 OPTIONS: dict[str, str] = {
     **dict.fromkeys(
         names_in(
@@ -33,7 +33,7 @@ OPTIONS: dict[str, str] = {
     "label": "compare",
     "models": "compare",
 }
-#: What belongs to the account, in the words of the SDK, of litellm and of our own client, with where to say it.
+#: Options of the account by the names of the SDK, litellm and our own client, with what to write instead.
 ACCOUNT: dict[str, str] = {
     **{
         name: f"Client({name}=...)"
@@ -53,9 +53,9 @@ ACCOUNT: dict[str, str] = {
     "rpm": "Client(max_requests_per_minute=...)",
     "tpm": "Client(max_tokens_per_minute=...)",
 }
-#: Of these, what holds a key: it is no part of a body, wherever it is given.
+#: Those of them that hold a key, which is never part of a body.
 SECRET = names_in("api_key openai_api_key azure_ad_token azure_ad_token_provider headers extra_headers default_headers")
-#: What was an option of a call once, with where to say it now.
+#: Former options of a call, with what to write instead.
 MOVED = {"ray": "lane='ray' or lane=po.RayLane(workers=...), in process_dataframe and label_dataframe"}
 #: Parameters of vLLM, SGLang, llama.cpp, Ollama, OpenRouter, Mistral, Groq, Together, Perplexity, xAI, Azure ...
 VENDORS = names_in(
@@ -85,7 +85,7 @@ _FORCED = " What only a server of your own takes goes into extra_body={...}."
 
 
 def check_parameters(params: Mapping[str, Any], endpoint: Endpoint) -> None:
-    """See that each name is a parameter that may be sent.
+    """Check that each name is a parameter that may be sent.
 
     >>> check_parameters({"temperature": 0, "top_k": 5}, ENDPOINTS["chat.completions"])
     >>> check_parameters({"lables": ["yes", "no"]}, ENDPOINTS["chat.completions"])
@@ -123,22 +123,16 @@ def _objection(name: str, endpoint: Endpoint) -> str:
         return f"{name}= is an option of {OPTIONS[name]}, and this function has none of that name."
     others = [each.name for each in ENDPOINTS.values() if name in each.parameters]
     if others:
-        cap = f" Its answers are capped by {endpoint.caps[0]}=." if _is_cap(name) and endpoint.caps else ""
+        is_cap = endpoint.caps and any(name in each.caps for each in ENDPOINTS.values())
+        cap = f" Its answers are capped by {endpoint.caps[0]}=." if is_cap else ""
         return f"{endpoint.name} has no parameter {name}=, which is one of {', '.join(others)}.{cap}{_FORCED}"
-    near = get_close_matches(name, _names(endpoint), n=1, cutoff=0.75)
+    names = sorted({*OPTIONS, *ACCOUNT, *VENDORS, *endpoint.parameters, EXTRA})
+    near = get_close_matches(name, names, n=1, cutoff=0.75)
     if near:
         of = f", of {OPTIONS[near[0]]}" if near[0] in OPTIONS and near[0] not in endpoint.parameters else ""
         there = f" That is said with {ACCOUNT[near[0]]}." if near[0] in ACCOUNT else ""
         return f"There is no {name}=; did you mean {near[0]}={of}?{there}"
     return f"{name}= is no option of this function and no parameter of {endpoint.name}.{_FORCED}"
-
-
-def _names(endpoint: Endpoint) -> Iterable[str]:
-    return sorted({*OPTIONS, *ACCOUNT, *VENDORS, *endpoint.parameters, EXTRA})
-
-
-def _is_cap(name: str) -> bool:
-    return any(name in each.caps for each in ENDPOINTS.values())
 
 
 def _of_client(name: str) -> str:

@@ -1,4 +1,4 @@
-"""`process_dataframe`: one answer for each row."""
+"""`process_dataframe`, and the reader of its answers."""
 
 from __future__ import annotations
 
@@ -116,7 +116,7 @@ def process_dataframe(
             itself (`metadata`), and for what only a server of your own takes.
 
     Returns:
-        A new frame with the same rows, order and index. Its new columns are `response` (a list where `n` asks for
+        A new frame with the same rows, order and index. Its new columns are `response` (a list if `n` asks for
         several answers), `status` (`succeeded`, `failed`, `cancelled`), `error_code`, `error`, `finish_reason`,
         `model`, `prompt_tokens`, `completion_tokens`, `cost_usd` (dollars), `attempts`, `seconds` (of the last
         attempt), `request_id` (the server's), `request_key` (the digest of what was asked). With `samples`,
@@ -131,8 +131,8 @@ def process_dataframe(
             run of the same cell, or of one that this cell was queued behind, was interrupted before.
 
     A row that cannot be answered does not stop the others: it is `failed`, and says why in `error`. Interrupting a
-    notebook's cell returns the frame with the rest `cancelled`; the same call again goes on from there. So it is at the
-    end of a budget or a deadline, where `error_code` says `budget` or `deadline`.
+    notebook's cell returns the frame with the rest `cancelled`; the same call again goes on from there. The same holds
+    at the end of a budget or a deadline; `error_code` is then `budget` or `deadline`.
 
     Of rows that ask the very same, the first has the tokens, the `cost_usd` and the `attempts`, and the others, which
     share its answer, have 0: the columns' sums are what was billed.
@@ -182,15 +182,15 @@ def answer_reader(
     as_lists: bool = False,
     keep_reasoning: bool = False,
 ) -> Reader:
-    """Reads the answer, or what `parse` makes of it; with several choices (`n`), or `as_lists`, a list of them.
+    """The reader of an answer, or of what `parse` makes of it; with several choices (`n`), or `as_lists`, of a list.
 
-    Where the call brings tools, what the model wants called stands in a column `tool_calls`; with `keep_reasoning`,
-    what it thought in a column `reasoning`.
+    If the call has tools, the calls that the model wants are in a column `tool_calls`; with `keep_reasoning`, its
+    reasoning in a column `reasoning`.
     """
     endpoint = builder.endpoint
     check_function(parse, "parse")
     if keep_reasoning and not endpoint.gives_text:
-        raise InvalidInputError(f"keep_reasoning= is for answers in text, and {endpoint.name} gives none.")
+        raise InvalidInputError(f"keep_reasoning= is for answers in text, and {endpoint.name} has none.")
     if builder.structure is not None:
         if parse is not None:
             raise InvalidInputError("parse= and a response_format= with fields both say what becomes of an answer.")
@@ -233,6 +233,6 @@ def _parsed(answer: Answer, parse: Callable[[Any], Any] | None) -> Answer:
     try:
         return answer._replace(value=own_copy(parse(answer.value)))
     except WHATEVER_IS_RAISED as error:
-        # A ValueError speaks of the value; anything else is a bug, which no other answer would mend.
+        # A ValueError concerns the value; anything else is a bug, which no other answer would repair.
         why = f"parse raised {last_line(error)}"
         return answer.unusable("parse_error", why, repairable=isinstance(error, ValueError))

@@ -1,4 +1,4 @@
-"""Asking once more where an answer was no good: with more room for it, or with what was wrong shown to the model."""
+"""Makes the request that may repair an unusable answer: with a higher cap, or with its fault shown to the model."""
 
 from __future__ import annotations
 
@@ -12,30 +12,30 @@ from parallel_openai._requests.endpoints import Answer, Endpoint, cut_short
 from parallel_openai._requests.tokens import request_size
 from parallel_openai.errors import InvalidInputError
 
-#: What asking again does not change.
+#: Error codes that another request would not change.
 HOPELESS = frozenset({"refused", "content_filter"})
 
 
 class Repair(NamedTuple):
-    """What a request is for that stands in the place of another whose answer was no good."""
+    """The context of a request that replaces another, whose answer was unusable."""
 
-    original: APIRequest  # the row's own request, under whose key the journal keeps this one's answer too
-    earlier: tuple[Result, ...]  # the row's results so far, the first one first
+    original: APIRequest  # the row's own request, whose key this one's answer has in the journal too
+    earlier: tuple[Result, ...]  # the row's results so far, in order
 
     def as_the_rows(self, result: Result) -> Result:
         """The repair's result as that of the row."""
         return result._replace(request=self.original, earlier=self.earlier, sent=result.request)
 
     def in_vain(self, result: Result) -> Result:
-        """What the row has when the repair brought no answer: its last one, after so many more attempts. It is written
-        down anew, since those may have been billed."""
+        """The row's result if the repair has no answer: its last one, with these attempts too. It is written to the
+        journal again, since they may have been billed."""
         last = self.earlier[-1]
         attempts, raw = (*last.attempts, *result.attempts), last.raw or dumps(last.response)
         return last._replace(earlier=self.earlier[:-1], attempts=attempts, raw=raw, restored=False)
 
 
 def check_tries(repair: Any) -> int:
-    """How often a row may be asked once more.
+    """How many repairs a row may have.
 
     >>> check_tries(True), check_tries(2)
     (1, 2)
@@ -46,13 +46,12 @@ def check_tries(repair: Any) -> int:
 
 
 def make_repair(result: Result, reading: Answer, text: str | None, endpoint: Endpoint) -> APIRequest | None:
-    """The request that may mend a row, with a `Repair` as its context; None where asking again would not help.
+    """The request that may repair a row, with a `Repair` as its context; None if it would not help.
 
     Args:
-        result: the row's result, whose answer is no good.
-        reading: why it is not.
-        text: the answer.
-        endpoint: where it was asked.
+        result: the row's result, with its unusable answer.
+        reading: the answer as it was read, with its error.
+        text: the answer's text.
     """
     if reading.error_code in HOPELESS or not reading.repairable:
         return None
@@ -72,7 +71,7 @@ def make_repair(result: Result, reading: Answer, text: str | None, endpoint: End
 
 
 def _roomier(asked: Mapping[str, Any], endpoint: Endpoint) -> dict[str, Any] | None:
-    """With twice the cap. Without one, the model's own maximum cut the answer off, and that stays as it is."""
+    """The body with twice the cap; None without one, as the model's own maximum then cut the answer off."""
     caps = {name: asked[name] * 2 for name in endpoint.caps if isinstance(asked.get(name), int)}
     if not caps and endpoint.default_cap is not None:
         caps = {endpoint.caps[0]: endpoint.default_cap * 2}

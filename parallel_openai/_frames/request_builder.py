@@ -1,4 +1,4 @@
-"""What is asked of each row: the prompt, the system text, the model and its parameters; and the requests they make."""
+"""Makes the requests of a frame's rows, from the prompt, the system message, the model and its parameters."""
 
 from __future__ import annotations
 
@@ -44,39 +44,39 @@ from parallel_openai.errors import InvalidInputError, TemplateError
 
 Prompt = str | Hashable | Callable[[Row], Any]
 
-#: What a caller's function may raise over one row, whose error it becomes. A parser of command lines ends the program,
-#: and an asynchronous library's code says that it was cancelled: neither may end the run, or the engine's thread.
+#: What a caller's function may raise, which fails its row only. Command-line parsers raise SystemExit, and asynchronous
+#: code raises CancelledError: neither may end the run or the engine's thread.
 WHATEVER_IS_RAISED = (Exception, SystemExit, GeneratorExit, asyncio.CancelledError)
 
 _ALWAYS_JSON = frozenset({str, int, float, bool, type(None)})
 
-#: So many rows stand for all, where there are more.
+#: The number of rows that stand for all, if there are more.
 SOME_ROWS = 256
-#: Rows that are looked up before other work of the loop gets its turn.
+#: Rows that are looked up before other tasks of the loop get a turn.
 LOOK_UP_AT_ONCE = 200
-#: Bytes that a request may have: no server takes as much, and many of them in flight would fill the memory.
+#: The most bytes of a request: no server accepts as many, and several in flight would fill the memory.
 MAX_REQUEST_BYTES = 128 * 2**20
 
 
 @dataclass(frozen=True)
 class RequestBuilder:
-    """What is asked of each row of a frame."""
+    """What makes the request of each row of a frame."""
 
     prompt: Prompt  # a template over the columns, the name of a column, or a function of a row
-    model: str | None  # the model's name; None where every row brings a body of its own
-    system: Prompt | None = None  # like prompt, for the system message; None for none
-    endpoint: Endpoint = CHAT  # where it is asked
-    params: Mapping[str, Any] = field(default_factory=dict)  # further parameters of the API, as they are
-    metadata: Sequence[Hashable] = ()  # columns that travel beside the request into the journal
-    samples: int = 1  # how often each row is asked
-    # Chat messages, questions and their answers in turn, that come before each row's own.
+    model: str | None  # None if every row brings a body of its own
+    system: Prompt | None = None  # like `prompt`, for the system message
+    endpoint: Endpoint = CHAT
+    params: Mapping[str, Any] = field(default_factory=dict)  # further parameters of the API
+    metadata: Sequence[Hashable] = ()  # columns that are kept beside the request in the journal
+    samples: int = 1  # the number of requests of each row
+    # Chat messages before each row's own: questions and their answers in turn.
     examples: Sequence[Mapping[str, Any]] = ()
-    tier: str | None = None  # the service tier that the requests are sent in. It is no part of what is asked.
-    # The shape of the answers, where their fields become columns; `params` tells the API of it.
+    tier: str | None = None  # the service tier of the requests; not a part of their keys
+    # The structure of answers whose fields become columns; `params` tells the API of it.
     structure: Structure | None = None
 
     def check(self, df: pd.DataFrame) -> None:
-        """See, before anything is sent, that the frame has what the request builder needs."""
+        """Check, before anything is sent, that the frame has what the requests need."""
         _source(df, self.prompt, "prompt")
         for text, what in ((self.prompt, "prompt"), (self.system, "system")):
             _note_whole_floats(df, text, what)
@@ -105,9 +105,11 @@ class RequestBuilder:
             raise InvalidInputError("Both system= and instructions= say how to answer; give one of them.")
 
     def requests(self, df: pd.DataFrame) -> Iterator[APIRequest | BadPromptError]:
-        """The requests, `samples` for each row in the order of the rows; for a row that cannot be asked, why not."""
+        """The requests, `samples` for each row in order; for a row that has none, why not."""
         prompts = _source(df, self.prompt, "prompt")
-        if self.samples > 1 or callable(self.system):  # a function may refill what it gave before that was serialised
+        if self.samples > 1 or callable(
+            self.system
+        ):  # a function may change what it returned before that is serialised
             prompts = map(own_copy, prompts)
         systems = _source(df, self.system, "system") if self.system is not None else None
         measure = partial(_size_of, encoding_for_model(self.model))
@@ -120,7 +122,7 @@ class RequestBuilder:
                 yield self._request(prompt, system, beside, sample, measure)
 
     def some_requests(self, df: pd.DataFrame, *, within: float) -> Iterator[APIRequest]:
-        """Those of the first rows and of some in between, as many as are made in so many seconds."""
+        """Those of the first rows and of some in between, as many as can be made `within` seconds."""
         rows, give_up_at = len(df), time.monotonic() + within
         chosen = dict.fromkeys((*range(min(rows, SOME_ROWS // 4)), *range(0, rows, 1 + rows // SOME_ROWS)))
         for request in self.requests(df.iloc[list(chosen)]):
@@ -170,24 +172,28 @@ class RequestBuilder:
         return with_images(self.params) is self.params
 
     def digest(self, place: str) -> str:
-        """A short name of what is asked and where, the same in every session.
+        """A short name of the question and the place, the same in every session.
 
-        It hangs neither on how a function is written nor on the number of samples: a comment that was moved, or one
-        sample more, asks most of the same again, and each request has its own key.
+        It depends neither on the text of a function nor on the number of samples, since a comment that was moved or one
+        more sample leaves most requests, which have their own keys, the same.
         """
         parts = {**self._asked(place), "prompt": _name_of(self.prompt), "system": _name_of(self.system)}
         del parts["samples"]
         return blake2b(alike(dumps(parts, sort_keys=True)), digest_size=6).hexdigest()
 
     def former_digest(self, place: str, samples: int) -> str:
-        """The name that it had before, under which there are journals."""
+        """The name that earlier versions gave it, under which there are journals."""
         return blake2b(dumps({**self._asked(place), "samples": samples}, sort_keys=True), digest_size=6).hexdigest()
 
     def _asked(self, place: str) -> dict[str, Any]:
-        return {**self.summary(), "place": place, "metadata": None}  # what travels beside is not what is asked
+        return {
+            **self.summary(),
+            "place": place,
+            "metadata": None,
+        }  # metadata is not a part of it
 
     def summary(self) -> dict[str, Any]:
-        """The request builder as plain data; of functions only their text."""
+        """The request builder as plain data, with functions as their source."""
         return {
             "prompt": _text_of(self.prompt),
             "system": None if self.system is None else _text_of(self.system),
@@ -202,10 +208,10 @@ class RequestBuilder:
 
 
 class DistinctRequests:
-    """The requests of a frame's slots, of which each row has as many as samples; slots that ask the same share one.
+    """The requests of a frame's slots, of which each row has one per sample; slots that ask the same share one.
 
     Args:
-        reject: called with a slot that cannot be asked, and why.
+        reject: called with a slot that has no request, and why.
     """
 
     def __init__(
@@ -220,15 +226,15 @@ class DistinctRequests:
         self._builder, self._df, self._status, self._reject = builder, df, status, reject
 
     def all(self) -> Iterator[tuple[int, APIRequest | None]]:
-        """The first slot that asks each request; None now and then."""
+        """Each request with its first slot; now and then None, for other tasks of the loop."""
         return self._first_ones(enumerate(self._builder.requests(self._df)))
 
     def of_slots(self, slots: Sequence[int]) -> Iterator[tuple[int, APIRequest | None]]:
-        """The requests of these slots once more: they were not kept, since there may be as many as rows."""
+        """The requests of these slots once more; they are not kept, since there may be one for each row."""
         return self._first_ones(self._made_anew(slots))
 
     def use_former_key(self, slot: int, request: APIRequest, was_tried: Callable[[str], bool]) -> None:
-        """Know the request by its former key if it stands in the journal under that alone."""
+        """Give the request its former key if the journal knows it by that alone."""
         former = request.former_key
         if former is not None and was_tried(former) and not was_tried(request.key):
             request.key = former
@@ -260,13 +266,13 @@ class DistinctRequests:
 
 
 def _beside(names: Sequence[str], values: Sequence[Any]) -> dict[str, Any] | BadPromptError:
-    """What travels beside a row's request, once it is sure that the journal can hold it."""
+    """The metadata of a row, or an error if the journal cannot hold it."""
     beside = dict(zip(names, map(own_copy, values), strict=True))
     if all(type(value) in _ALWAYS_JSON for value in values):
         return beside
     try:
         dumps(beside)
-    except Exception as error:  # it holds itself, or whatever an object raises where its text is asked for
+    except Exception as error:  # it contains itself, or an object raises when it is converted
         why = f"The columns of metadata= cannot be written as JSON in this row: {last_line(error)}."
         return BadPromptError("invalid_prompt", why)
     return beside
@@ -285,21 +291,18 @@ def _text_of(prompt: Prompt) -> Any:
         return prompt
     try:
         return inspect.getsource(prompt)
-    # Typed at a plain prompt, no function but an object with __call__, or run from a text that is no file's.
+    # Typed at a plain prompt, an object with __call__, or run from a string.
     except (OSError, TypeError, SyntaxError, TokenError):
         return getattr(prompt, "__qualname__", type(prompt).__qualname__)
 
 
 def check_function(function: Any, what: str) -> None:
-    """See that a function gives its value at once."""
     if inspect.iscoroutinefunction(function):
-        raise InvalidInputError(
-            f"{what}= is an `async def`; it must be a plain function, which gives its value at once."
-        )
+        raise InvalidInputError(f"{what}= is an `async def`; it must be a plain function.")
 
 
 def _source(df: pd.DataFrame, prompt: Any, what: str) -> Iterator[Any]:
-    """What each row has for a prompt: a text, messages, a body, None where it is missing, or a BadPromptError."""
+    """The prompt of each row: text, messages, a body, None if it is missing, or a BadPromptError."""
     if has_column(df, prompt):
         column = find_column(df, prompt, what)
         return (value for (value,) in rows_of(df, [column]))
@@ -334,7 +337,7 @@ def _template(df: pd.DataFrame, text: str, what: str) -> tuple[Template, list[Ha
 
 
 def _note_whole_floats(df: pd.DataFrame, prompt: Prompt | None, what: str) -> None:
-    """Warn of columns whose whole numbers became floats since one is missing: they are not shown as they stand."""
+    """Warn of columns whose whole numbers became floats since one is missing: they are shown without a point."""
     if has_column(df, prompt) or not isinstance(prompt, str):
         return
     for column in _template(df, prompt, what)[1]:
@@ -357,7 +360,7 @@ def _fill(template: Template, values: Sequence[Any]) -> str | BadPromptError:
                 return BadPromptError("missing_prompt", f"The column {column!r} is empty in this row (NaN or None).")
             cells.append(value if type(value) is str else prompt_value(value))
         return template.fill(cells)
-    except WHATEVER_IS_RAISED as error:  # a format spec that does not suit, or whatever an object in a cell raises
+    except WHATEVER_IS_RAISED as error:  # a format spec that does not fit, or whatever an object in a cell raises
         return BadPromptError("invalid_prompt", f"The template cannot be filled with this row: {error}")
 
 
@@ -374,7 +377,7 @@ def _call(function: Callable[[Row], Any], row: Row) -> Any:
 
 
 def last_line(error: BaseException) -> str:
-    """How the error's traceback ends.
+    """The last line of an error's traceback.
 
     >>> last_line(ValueError("no number"))
     'ValueError: no number'

@@ -1,4 +1,4 @@
-"""What a call says about the run itself, and not about the question."""
+"""The options of a call that concern the run and not the question."""
 
 from __future__ import annotations
 
@@ -32,6 +32,6 @@ class Options:
 
     @classmethod
     def of(cls, verb: Verb, arguments: Mapping[str, Any]) -> Options:
-        """Those among a call's arguments."""
+        """The options among a call's arguments."""
         names = {each.name for each in fields(cls)}
         return cls(verb=verb, **{name: value for name, value in arguments.items() if name in names})

@@ -1,4 +1,4 @@
-"""A verb and its awaitable twin, made of one function that plans the call: one signature, one docstring."""
+"""Makes a verb and its awaitable twin from one function that plans the call: one signature, one docstring."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Call(Protocol[R_co]):
 
 
 def blocking(plan: Callable[P, Call[R]]) -> Callable[P, R]:
-    """The verb that runs what a function plans, on its arguments as they are when it is called."""
+    """The verb that runs what a function plans, with copies of its arguments."""
 
     @functools.wraps(plan)
     def verb(*args: P.args, **kwargs: P.kwargs) -> R:
@@ -45,7 +45,7 @@ def blocking(plan: Callable[P, Call[R]]) -> Callable[P, R]:
 
 
 def awaitable(verb: Callable[P, R]) -> Callable[P, Coroutine[Any, Any, R]]:
-    """The twin of a verb of `blocking`: it takes its arguments when it is called, and plans when it is awaited."""
+    """The twin of a verb of `blocking`: it copies its arguments when it is called, and plans when it is awaited."""
     plan: Callable[P, Call[R]] = verb.__wrapped__  # type: ignore[attr-defined]
 
     @functools.wraps(verb)
@@ -64,7 +64,7 @@ async def _run(plan: Callable[..., Call[R]], args: tuple[Any, ...], kwargs: dict
 
 
 def _signature(plan: Callable[..., Any]) -> inspect.Signature:
-    """The plan's, with what the call returns in the place of the call."""
+    """The plan's signature, with what the call returns instead of the call."""
     signature = inspect.signature(plan)
     returned = str(signature.return_annotation)
     return signature.replace(return_annotation=returned.removeprefix("Call[").removesuffix("]"))

@@ -124,7 +124,7 @@ def test_keep_reasoning_is_refused_without_text_and_with_a_field_of_that_name(se
     class Taken(pydantic.BaseModel):
         reasoning: str
 
-    with pytest.raises(InvalidInputError, match="gives none"):
+    with pytest.raises(InvalidInputError, match="has none"):
         ask(server, chat(content="a"), endpoint="embeddings", keep_reasoning=True)
     with pytest.raises(InvalidInputError, match="has a field 'reasoning'"):
         ask(server, chat(content="a"), response_format=Taken, keep_reasoning=True)

@@ -1,1 +1,1 @@
-"""Vectors of texts: many rows in a request, one array for all of them."""
+"""Embeds many rows in one request, and keeps all vectors in one array."""

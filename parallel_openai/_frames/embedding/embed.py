@@ -1,4 +1,4 @@
-"""`embed_dataframe`: one vector for each row, many rows in a request."""
+"""`embed_dataframe`: one vector for each row, with many rows in a request."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ from parallel_openai._frames.sync_async import Call, awaitable, blocking
 from parallel_openai._requests.endpoints import EMBEDDINGS
 from parallel_openai.errors import InvalidInputError
 
-#: What process_dataframe takes and this does not, with what to do about it.
+#: Arguments of process_dataframe that embed_dataframe does not have, and what to do instead.
 _NOT_HERE = {
     "lane": "process_dataframe(..., endpoint='embeddings', lane='batch') sends rows through the Batch API.",
     "samples": "A text has one vector.",
     "repair": "A vector cannot be mended.",
-    "parse": "po.vectors(out) gives the array.",
+    "parse": "po.vectors(out) returns the array.",
     "system": "A text for all rows can be a part of the template.",
     "endpoint": "It always asks for embeddings.",
     "response_format": "Vectors have no format.",
@@ -70,7 +70,7 @@ def embed_dataframe(
 
     Returns:
         A new frame with the same rows, order and index, and the columns of `process_dataframe`, with `embedding` in
-        the place of `response`. Each of its cells is a row of one array of 32-bit floats, which `vectors` gives whole.
+        the place of `response`. Its cells are rows of one array of 32-bit floats, which `vectors` returns whole.
         `prompt_tokens` and `cost_usd` are the row's share of its request.
 
     The journal holds each text's vector by itself: a frame that was extended or shuffled asks only for what is new.

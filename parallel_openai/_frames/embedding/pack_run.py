@@ -1,4 +1,4 @@
-"""A run on a frame whose requests hold many rows each."""
+"""A run on a frame whose requests hold many rows each: packs what is sent, and divides what is refused."""
 
 from __future__ import annotations
 
@@ -22,23 +22,23 @@ from parallel_openai._requests.endpoints import EMBEDDINGS, Answer, of_length, u
 from parallel_openai._requests.template import BadPromptError, is_token_numbers
 from parallel_openai._run.runner import End
 
-#: So many rows refused by themselves, and none ever answered: no split will find one that is not.
+#: After this many rows were refused by themselves, and none was ever answered, packs are no longer split.
 _HOPELESS = 20
-#: The same for rows whose answers could not be read, where even one by itself is none.
+#: The same for rows whose answers cannot be read.
 _UNREADABLE = 3
-#: Refusals for the sake of the model's name, and of the account's limit.
+#: Statuses of refusals that concern the model's name or the account's limit.
 _OF_NO_ROW = frozenset({404, 429})
-#: What is refused for the number or the length of the texts, whoever says so.
+#: Error codes of refusals for the number or the length of the texts.
 _OF_THE_PACK = frozenset({"context_length_exceeded", "request_too_large", "response_too_large"})
-#: Rows put together before other work of the loop gets its turn.
+#: Rows packed before other tasks of the loop get a turn.
 _AT_ONCE = 256
 
 
 class EmbedRun(FrameRun):
-    """A run whose requests hold many rows each; what is refused comes back in halves."""
+    """A run whose requests hold many rows each; a refused one is sent again in halves."""
 
     def take_together(self, vectors: VectorColumn, rows_per_request: int | None) -> None:
-        """Say where the vectors gather, and how many rows may travel together."""
+        """Set the column of the vectors, and the most rows of a request; None: as many as the API takes."""
         assert EMBEDDINGS.packing is not None
         self._vectors = vectors
         room = self._budget.room if self._budget is not None else None
@@ -46,7 +46,7 @@ class EmbedRun(FrameRun):
         self._queue = Queue(iter(()))
         self._answered = 0  # packs
         self._refused_alone = 0  # rows
-        # Other makers' models take more or less, and say so themselves.
+        # Other makers' models have other limits, and tell them.
         is_openais = (self.builder.model or "").startswith("text-embedding-")
         self._most_tokens_each = EMBEDDINGS.packing.tokens_each if is_openais else None
 
@@ -71,11 +71,11 @@ class EmbedRun(FrameRun):
 
     def _counted(self, packs: Iterator[Pack]) -> Iterator[APIRequest]:
         for pack in packs:
-            self.status.num_tasks_started += len(pack.rows) - 1  # the pack itself is counted where it is taken up
+            self.status.num_tasks_started += len(pack.rows) - 1  # the pack itself is counted by the runner
             yield pack.request
 
     def _wrong(self, request: APIRequest) -> BadPromptError | None:
-        """Why a row cannot be sent together with others; None where it can."""
+        """Why a row cannot be sent together with others; None if it can."""
         text = request.request_json.get("input")
         if not isinstance(text, str) and not is_token_numbers(text):
             return BadPromptError("invalid_prompt", "A row of embed_dataframe must be one text or one list of tokens.")
@@ -90,7 +90,7 @@ class EmbedRun(FrameRun):
         return super()._fill(slot, result)
 
     def _take(self, result: Result, journal: Journal) -> Ruling:
-        """A pack has come to its end: each of its rows is written down, and counted, by itself."""
+        """Take the result of a pack: each of its rows is written to the journal and counted by itself."""
         pack = result.request.context
         assert isinstance(pack, Pack)
         self._queue.ended(pack)
@@ -116,12 +116,12 @@ class EmbedRun(FrameRun):
         return together(rulings)
 
     def _ask_alone(self, result: Result) -> None:
-        """What has no vector beside others that have one is asked once more, by itself."""
+        """Send a row once more by itself, since the others of its pack have vectors and it has none."""
         self.status.num_tasks_started -= 1  # counted again
         self._queue.put(self._kept(Pack([result.request], result.attempts)))
 
     def _unlike(self, pack: Pack, result: Result, answers: Sequence[Answer], journal: Journal) -> Ruling:
-        """An answer of which nobody can tell which vector is whose is none, though it was billed."""
+        """Take an answer whose vectors cannot be matched to the rows, though it was billed."""
         self._add_cost(result.response, pack.request)
         given, code = sum(each.value is not None for each in answers), answers[0].error_code or "malformed_response"
         sentence = answers[0].error or f"The server gave {given:,} vectors for {len(pack.rows):,} texts."
@@ -147,12 +147,12 @@ class EmbedRun(FrameRun):
         return together(rulings)
 
     def _add_cost(self, response: Mapping[str, Any], request: APIRequest) -> None:
-        """What was billed for an answer that is none."""
+        """Add what was billed for an unusable answer."""
         cost = self.answers.cost(Result(request, "failed", response, usage=usage_of(response)))
         self.status.cost_usd += cost if cost == cost else 0.0
 
     def _kept(self, pack: Pack) -> Pack:
-        """A pack that is to be sent, of which is kept what was billed for its rows, lest the run ends before."""
+        """Record what was billed for the rows of a pack that is sent again, in case the run ends before."""
         if any(each.bill is not None for each in pack.attempts):
             self.status.billed_in_vain[pack.rows[0]] = pack.attempts
         return pack
@@ -166,17 +166,17 @@ class EmbedRun(FrameRun):
         return super()._take(result, journal) or ruling_of(result)
 
     def _refused(self, pack: Pack, result: Result, journal: Journal) -> Ruling:
-        """Send it again in halves, or let its rows fail where that would not help."""
+        """Send a refused pack again in halves, or let its rows fail if that would not help."""
         if pack.request.may_be_too_large and _is_overload(result):
             self.status.num_tasks_started -= len(pack.rows)  # they are counted again
-            # Where nothing was ever answered, it may be that the server was away.
+            # If nothing was ever answered, the server may have been away.
             doubted = self._kept(Pack(pack.rows, (*pack.attempts, *result.attempts)))
             self._queue.doubt(doubted, is_too_large=self._queue.most_matched > 0)
             return Ruling()
         if len(pack.rows) > 1 and self._may_be_split(result):
             self.status.num_tasks_started -= 2  # the halves, which are counted again
             first, second = self._kept(Pack(pack.rows, (*pack.attempts, *result.attempts))).halves()
-            # As long as nothing was ever answered, one half is enough to find out whether it is a row that is bad.
+            # Until anything is answered, one half is enough to find out whether a row is at fault.
             (self._queue.put if self._answered else self._queue.hold)(second)
             self._queue.put(first)
             return Ruling()
@@ -185,13 +185,13 @@ class EmbedRun(FrameRun):
         return self._fail(pack, result, journal)
 
     def _may_be_split(self, result: Result) -> bool:
-        """Whether it may be for one of its rows, or for their number, that the server refuses a pack."""
+        """Whether the server may refuse a pack for one of its rows or for their number."""
         if not self._answered and self._refused_alone >= _HOPELESS:
             return False
         status = result.attempts[-1].status if result.attempts else 0
         if result.error_code in _OF_THE_PACK:
             return True
-        # A connection that broke says something of the pack where others are answered.
+        # A broken connection may be due to the pack only if others are answered.
         return self._answered > 0 if status == 0 else status not in _OF_NO_ROW
 
     def _fail(self, pack: Pack, result: Result, journal: Journal) -> Ruling:
@@ -199,7 +199,7 @@ class EmbedRun(FrameRun):
         return together(self._take_row(result._replace(request=row, attempts=sends), journal) for row, sends in rows)
 
     def _learn(self, pack: Pack) -> None:
-        """Where both halves of a refused pack are answered, it was too large, and so would others be."""
+        """Lower the size of packs if both halves of a refused one were answered, for it was too large."""
         self._queue.most_matched = max(self._queue.most_matched, len(pack.rows))
         self._packer.most_inputs = int(min(self._packer.most_inputs, self._queue.most_inputs))
         if pack.split is not None:
@@ -209,6 +209,6 @@ class EmbedRun(FrameRun):
 
 
 def _is_overload(result: Result) -> bool:
-    """Whether the server, or what stands before it, had too much to do with it."""
+    """Whether a pack was too much for the server or a gateway."""
     status = result.attempts[-1].status if result.attempts else 0
     return status > 501 or result.error_code == "connection_error"

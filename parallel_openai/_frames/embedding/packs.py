@@ -1,4 +1,4 @@
-"""Many rows in one request: how they are put together, taken apart again, and split where they are refused."""
+"""Packs many rows into one request, parts its result, and splits it if it is refused."""
 
 from __future__ import annotations
 
@@ -15,22 +15,22 @@ from parallel_openai._limits.sizes import NO_SIZE
 from parallel_openai._records import APIRequest, Attempt, Result, Size, Usage
 from parallel_openai._requests.endpoints import PLACES, Answer, Packing, bill_of, usage_of
 
-#: Rows on their way at the most: answers with their vectors are large, and more of them at once are no faster.
+#: The most rows in flight: answers with vectors are large, and more of them at once are not faster.
 MOST_ON_THE_WAY = 16 * 2048
 
 
 @dataclass(slots=True)
 class Split:
-    """A pack that was refused and cut in two; `good` counts the halves that were answered."""
+    """A refused pack that was cut in two."""
 
-    good: int = 0
+    good: int = 0  # the halves that were answered
 
 
 class Pack:
-    """Several rows' requests for embeddings as one. All of them say the same but for their `input`.
+    """Several rows' requests for embeddings as one. They differ only in their `input`.
 
     Attributes:
-        request: the one, whose context the pack is.
+        request: the one request, whose context is the pack.
 
     >>> rows = [APIRequest({"model": "m", "input": text}, path="embeddings") for text in ("a", "b", "c")]
     >>> Pack(rows).request.request_json
@@ -45,24 +45,24 @@ class Pack:
         self, rows: Sequence[APIRequest], attempts: tuple[Attempt, ...] = (), split: Split | None = None
     ) -> None:
         inputs = [row.request_json["input"] for row in rows]
-        # One text goes without a list around it, which every server takes.
+        # A single text is sent without a list around it, which every server accepts.
         body = {**rows[0].request_json, "input": inputs if len(inputs) > 1 else inputs[0]}
         self.request = request = APIRequest(body, path=rows[0].path)
         request.request_json, request.context, request.asks_for = body, self, len(rows)
         sizes = [row.size or NO_SIZE for row in rows]
         request.size = Size(sum(each.prompt_tokens for each in sizes), sum(each.characters for each in sizes), None, 1)
         self.rows = rows  # the requests
-        self.attempts = attempts  # the sends in vain that these rows have been through in larger packs
+        self.attempts = attempts  # the failed attempts of larger packs with these rows
         self.split = split  # the larger pack that this is a half of; None for a whole one
 
     def halves(self) -> tuple[Pack, Pack]:
-        """Two packs of its rows, of which it is known what they are of."""
+        """Two packs of its rows, which know what they are halves of."""
         first, second = self.cut((len(self.rows) + 1) // 2)
         first.split = second.split = Split()
         return first, second
 
     def cut(self, size: int) -> list[Pack]:
-        """Packs of so many of its rows each, as far as they reach; the first bears what was billed in vain."""
+        """Packs of up to `size` of its rows each; the first has what was billed in vain."""
         rest = _without_bills(self.attempts)
         return [
             Pack(self.rows[start : start + size], rest if start else self.attempts)
@@ -71,10 +71,10 @@ class Pack:
 
 
 class Queue(Iterator[APIRequest | None]):
-    """Requests one after another, those first that came back in halves. It may go on after it has been empty.
+    """The requests to send, halves of refused ones first. It may go on after it has been empty.
 
-    It gives nothing either while too many rows are on their way, or while it is found out of how many rows the server
-    can tell whose the vectors are: of one, and then of twice as many each time.
+    It is also empty while too many rows are in flight, and while it is found out for how many rows in a request the
+    server returns vectors that can be matched: one at first, and then twice as many each time.
 
     >>> queue = Queue(iter([APIRequest({"model": "m"})]))
     >>> len(list(queue)), len(list(queue))
@@ -86,13 +86,13 @@ class Queue(Iterator[APIRequest | None]):
         self._fresh = fresh
         self._ready: deque[Pack] = deque()
         self._held: list[Pack] = []
-        self._on_the_way = 0  # rows
+        self._on_the_way = 0  # rows in flight
         self._doubted: list[Pack] = []
-        self._too_many: float = math.inf  # rows of a pack whose vectors could not be told apart
-        self._probe: Pack | None = None  # on its way
+        self._too_many: float = math.inf  # rows of the smallest pack whose vectors could not be matched
+        self._probe: Pack | None = None  # in flight
 
     def ended(self, pack: Pack) -> None:
-        """A pack is not on its way any more."""
+        """Note that a pack is no longer in flight."""
         self._on_the_way -= len(pack.rows)
         if pack is self._probe:
             self._probe = None
@@ -106,24 +106,24 @@ class Queue(Iterator[APIRequest | None]):
         self._held.append(pack)
 
     def doubt(self, pack: Pack, *, is_too_large: bool = True) -> None:
-        """Keep a pack of whose vectors nobody could tell whose they were, or for which the server may be too small,
-        until it is known how many may be sent."""
+        """Keep a pack whose vectors could not be matched, or which may be too large for the server, until it is known
+        how many rows may be sent."""
         self._doubted.append(pack)
         if is_too_large:
             self._too_many = min(self._too_many, len(pack.rows))
 
     @property
     def most_inputs(self) -> float:
-        """How many rows a pack may have, as far as that was found out."""
+        """The most rows of a pack, as far as that was found out."""
         return self.most_matched if 2 * self.most_matched >= self._too_many else math.inf
 
     def doubted(self) -> list[Pack]:
-        """Give up those of which it was not found out."""
+        """Hand over the packs that were doubted."""
         given_up, self._doubted = self._doubted, []
         return given_up
 
     def release(self, *, everything: bool) -> None:
-        """Let those that are held go, or the latest of them."""
+        """Send all packs that are held, or the latest of them."""
         for _ in range(len(self._held) if everything else min(1, len(self._held))):
             self._ready.appendleft(self._held.pop())
 
@@ -139,7 +139,7 @@ class Queue(Iterator[APIRequest | None]):
         return request
 
     def _find_size(self) -> None:
-        """Have a probe go out next; or all, in packs that are small enough, once that is known."""
+        """Send a probe next; or all rows, in packs that are small enough, once the size is known."""
         if self.most_inputs < math.inf or self.most_matched >= max(len(pack.rows) for pack in self._doubted):
             self._ready.extend(part for pack in self.doubted() for part in pack.cut(self.most_matched))
             return
@@ -153,25 +153,25 @@ class Queue(Iterator[APIRequest | None]):
 
 
 class Packer:
-    """Puts rows together as they come, as many as one request may hold."""
+    """Packs rows in their order, as many as one request may hold."""
 
     def __init__(
         self, packing: Packing, most_inputs: int | None = None, room: Callable[[APIRequest], float] | None = None
     ) -> None:
-        self.room = room  # gives how many tokens the budget has left for the request that a row begins
+        self.room = room  # returns the tokens that the budget has left for a request that begins with this row
         self._left = math.inf
-        # What one request may hold; they may be lowered while it works.
+        # The most of one request; both may be lowered later.
         self.most_inputs = min(packing.inputs, most_inputs or packing.inputs)
         self.most_tokens: float = packing.tokens
         self._rows: list[APIRequest] = []
         self._tokens = 0
 
     def fit(self, largest: float | None) -> None:
-        """Keep below the largest prompt that the account's limits let through, where that is known."""
+        """Keep below the largest prompt that the account's limits allow, if it is known."""
         self.most_tokens = min(self.most_tokens, largest or self.most_tokens)
 
     def add(self, row: APIRequest) -> Iterator[Pack]:
-        """Take one row in; gives a pack when the row does not fit any more."""
+        """Add a row; yields the pack that it does not fit into."""
         tokens = row.size.prompt_tokens if row.size else 1
         full = len(self._rows) >= self.most_inputs or self._tokens + tokens > min(self.most_tokens, self._left)
         if self._rows and (full or not _are_alike(self._rows[0], row)):
@@ -182,7 +182,7 @@ class Packer:
         self._tokens += tokens
 
     def rest(self) -> Iterator[Pack]:
-        """What is left over."""
+        """The last pack, if any rows are left."""
         if self._rows:
             yield Pack(self._rows)
             self._rows, self._tokens = [], 0
@@ -198,9 +198,9 @@ def _are_alike(one: APIRequest, other: APIRequest) -> bool:
 
 
 def results_of_rows(pack: Pack, result: Result, answers: Sequence[Answer]) -> Iterator[Result]:
-    """Each row's own result out of a pack's, as if it had been asked by itself; failed where there is no vector.
+    """Each row's own result of a pack's, as if it had been sent by itself; failed if there is no vector.
 
-    Vectors are written as base64 and the tokens are shared out by the length of the texts, so that they add up.
+    Vectors become base64, and the tokens are divided by the length of the texts, so that they add up.
     """
     response: Mapping[str, Any] = result.response
     head = {name: value for name, value in response.items() if name not in ("data", *PLACES)}
@@ -219,13 +219,13 @@ def results_of_rows(pack: Pack, result: Result, answers: Sequence[Answer]) -> It
 
 
 def billed_in_vain(attempts: tuple[Attempt, ...], response: Mapping[str, Any], code: str) -> tuple[Attempt, ...]:
-    """The attempts, of which the last brought an answer that was billed and is none."""
+    """The attempts, the last of which had an unusable answer that was billed."""
     *before, last = attempts
     return (*before, last._replace(error_code=code, bill=bill_of(response)))
 
 
 def attempts_of_rows(pack: Pack, result: Result) -> Iterator[tuple[Attempt, ...]]:
-    """What each row has been through; what was billed in vain is told once, of the first."""
+    """Each row's attempts; what was billed in vain is only among those of the first row."""
     attempts = (*pack.attempts, *result.attempts)
     yield attempts
     yield from repeat(_without_bills(attempts), len(pack.rows) - 1)
@@ -236,7 +236,7 @@ def _without_bills(attempts: Iterable[Attempt]) -> tuple[Attempt, ...]:
 
 
 def _shares(total: int, rows: Sequence[APIRequest]) -> list[int]:
-    """A number of tokens, shared out among rows by their length.
+    """A number of tokens, divided among rows by their length.
 
     >>> rows = [APIRequest({"input": text}) for text in "abc"]
     >>> _shares(10, rows)

@@ -1,4 +1,4 @@
-"""The vectors of a frame: one array for all of them, and the column whose cells are its rows."""
+"""Keeps the vectors of a frame in one array, whose rows are the cells of a column."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Matrix = np.ndarray[Any, np.dtype[np.float32]]
 def vectors(out: pd.DataFrame, column: str | None = None) -> Matrix:
     """The vectors of a frame as one array of 32-bit floats, a row for each of its rows; NaN if a row has none.
 
-    Of a frame as `embed_dataframe` returned it, this is the array that its cells look into, without a copy.
+    For a frame as `embed_dataframe` returned it, this is the array that its cells are rows of, without a copy.
 
     Args:
         out: what `embed_dataframe` returned, or a part of it in any order, also read back from a file.
@@ -42,7 +42,7 @@ def vectors(out: pd.DataFrame, column: str | None = None) -> Matrix:
 
 
 def _whole(cells: Sequence[Any]) -> Matrix | None:
-    """The array that all the cells look into, in their order; None where they do not."""
+    """The array whose rows the cells are, in order; None if they are not."""
     found = next((cell.base for cell in cells if isinstance(cell, np.ndarray)), None)
     if not isinstance(found, np.ndarray) or found.dtype != np.float32 or found.shape[:1] != (len(cells),):
         return None
@@ -80,20 +80,20 @@ def _vector(cell: Any, column: str, number: int) -> Matrix:
 
 
 class VectorColumn:
-    """Where the vectors of a run gather: in one array, made when the first one shows how long they are."""
+    """Collects the vectors of a run in one array, made when the first one shows their length."""
 
     def __init__(self, rows: int, dimensions: Any = None) -> None:
         self.slot = 0  # the row whose vector is read next
-        self._dimensions = dimensions  # that were asked for; None: the model's own
+        self._dimensions = dimensions  # as requested; None: the model's own
         self._rows = rows
         self._matrix: Matrix | None = None
 
     def reader(self) -> Reader:
-        """The reader that fills it; in the cells it leaves the row of the array where the vector stands."""
+        """The reader that fills the array; its values are the rows of the array."""
         return Reader.of_one_column("embedding", self._read, self._column)
 
     def length(self, answers: Sequence[Answer]) -> Any:
-        """The length that all vectors must have: what was asked for, or that of the most in the first request."""
+        """The length that all vectors must have: the requested one, or the most frequent in the first request."""
         if self._dimensions is not None or self._matrix is not None:
             return self._dimensions if self._matrix is None else self._matrix.shape[1]
         lengths = Counter(len(answer.value) for answer in answers if answer.value is not None)
@@ -113,7 +113,7 @@ class VectorColumn:
         return answer._replace(value=self.slot)
 
     def _column(self, places: Sequence[int | None]) -> Any:
-        """The finished column; rows that share another's answer get a copy of its vector."""
+        """The finished column; rows that share an answer get copies of its vector."""
         cells = np.empty(len(places), dtype=object)
         matrix = self._matrix
         if matrix is not None:
