@@ -306,8 +306,8 @@ class Result(NamedTuple):
     attempts: tuple[Attempt, ...] = ()  # every send, in order
     raw: bytes | None = None  # the answer's bytes, on one line
     restored: bool = False  # whether it is in the journal already
-    # Earlier results of the row, which were unusable, in order; of those from the journal, `response` has only what tells
-    # the cost.
+    # Earlier results of the row, which were unusable, in order; of those from the journal, `response` has only what
+    # tells the cost.
     earlier: tuple[Result, ...] = ()
     sent: APIRequest | None = None  # what was sent, if that is a repair of `request`
     usage: Usage | None = None  # as the server reports it; None if it does not

@@ -39,7 +39,8 @@ _MONEY = re.compile(
     r"not enough balance|credit balance|(?:out of|no|not enough|more|any) credits?\b(?! (?:were|was|will|have|has) )|"
     r"\bbilling\b|payment[ _]required|\bover budget\b|budget has been exceeded|spend(?:ing)?[ _](?:limit|cap)|"
     r"in arrears|\boverdue\b|usage limit exceeded for|(?:package|plan|subscription)\b[^.]{0,20} expired|"
-    r"set inference limit|\bfree (?:trial|tier|allocated)\b[^.]{0,40} (?:exhausted|exceeded)|exhausted (?:its|the) free trial|"
+    r"set inference limit|\bfree (?:trial|tier|allocated)\b[^.]{0,40} (?:exhausted|exceeded)|"
+    r"exhausted (?:its|the) free trial|"
     r"余额不足|额度不足|额度已用尽|欠费"
 )
 #: The same in an error of a status that single rows get too. An error may repeat a row, but does not begin with it.
@@ -64,6 +65,8 @@ _OVERLOAD = re.compile(
     r"(?:no|insufficient|at) capacity|capacity temporarily exceeded|rate[ _-]limit(?:ed|s)?[ _](?:exceeded|reached)|"
     r"secondary rate limit|\brate-limited\b|too many requests|throttl"
 )
+#: An error up to where it may begin to quote something; Cloudflare says `AiError: ` before all of its own.
+_UNQUOTED = re.compile(r"(?:\w+Error: )?[^'\"`:\u2018\u201c]*")
 #: The HTTP status that an error in an answer of status 200 stands for, by its code.
 _STATUSES = {"rate_limit_exceeded": 429, "rate_limit_error": 429}
 #: The same for MiniMax's own codes.
@@ -181,7 +184,7 @@ def status_of(error: Mapping[str, Any], status: int) -> int:
     message = str(error.get("message") or "")
     if status in (200, 400) and (_NO_KEY_FIRST.match(message) or _DENIED_FIRST.match(message)):
         return 401 if _NO_KEY_FIRST.match(message) else 403
-    if status in (400, 403) and not error.get("param") and is_overload(error):
+    if status in (400, 403) and not error.get("param") and is_overload(error, may_be_rows=True):
         return 503
     if status != 200:
         return status
@@ -200,13 +203,19 @@ def is_about_content(error: Mapping[str, Any]) -> bool:
     return (isinstance(metadata, Mapping) and bool(metadata.get("reasons"))) or any(map(_CONTENT.search, _texts(error)))
 
 
-def is_overload(error: Mapping[str, Any]) -> bool:
+def is_overload(error: Mapping[str, Any], *, may_be_rows: bool = False) -> bool:
     """Whether the server is overloaded or not ready yet.
+
+    Args:
+        may_be_rows: whether a single row may have caused such an error, which may then quote the row's own words.
 
     >>> is_overload({"message": "Model is loading"}), is_overload({"type": "overloaded_error", "message": "Wait."})
     (True, True)
+    >>> is_overload({"message": "Bad input: Is it overloaded?"}, may_be_rows=True)
+    False
     """
-    return any(map(_OVERLOAD.search, _texts(error)))
+    texts = (_UNQUOTED.match(text)[0] if may_be_rows else text for text in _texts(error))  # type: ignore[index]
+    return any(map(_OVERLOAD.search, texts))
 
 
 def is_about_day(error: Mapping[str, Any]) -> bool:
