@@ -10,7 +10,7 @@ from parallel_openai._records import APIRequest, Attempt, Size
 from parallel_openai._run.spending.funds import Reserve
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Job:
     """A request and its history."""
 

@@ -48,6 +48,7 @@ class Outages:
 
     def __init__(self, retry: RetryPolicy, now: float) -> None:
         self.is_away = False  # whether to send requests one at a time
+        self.in_flight: dict[Job, float] = {}  # when each was sent; kept by the runner
         self._retry = retry
         self._models: dict[object, _Model] = {}  # the models that have been overloaded
         self._good_at = now
@@ -55,32 +56,20 @@ class Outages:
         self._broken: set[str] = set()  # the requests without failures that the server broke at since the last answer
         self._in_row = 0
         self._refused_at = now  # when the first request of those refused in a row was sent
-        self._flying: dict[int, float] = {}  # when each job in flight was sent
         self._probes = 0
         self._probe_at = 0.0
-        self._probe: Job | None = None  # in flight
+        self._away_at = now  # when it was found to be away
 
     def next_probe(self, now: float) -> float | None:
         """Seconds until the next request may be sent; None if the one in flight has to end first."""
-        return max(0.0, self._probe_at - now) if self._probe is None else None
-
-    def begin(self, job: Job, now: float) -> None:
-        """Note that a request is sent; while the server is away, as a probe."""
-        self._flying[id(job)] = now
-        if self.is_away:
-            self._probe = job
-
-    def end(self, job: Job) -> None:
-        """Note that it has ended, with any result."""
-        del self._flying[id(job)]
-        if job is self._probe:
-            self._probe = None
+        probes = any(sent_at > self._away_at for sent_at in self.in_flight.values())
+        return None if probes else max(0.0, self._probe_at - now)
 
     def judge(self, verdict: Verdict, job: Job, sent_at: float, now: float) -> Verdict:
         """The verdict, changed to `hold` if the request is not to blame, or to `stop` if it is time to give up."""
         if verdict is DONE:
             self._good_at, self._was_answered = now, True
-            if not self._went_away_since(sent_at):
+            if not self.is_away or not self._went_away_since(sent_at):
                 self._in_row, self._probes, self.is_away = 0, 0, False
             self._broken.clear()
             if self._models and (model := self._models.get(job.model)) is not None:
@@ -99,9 +88,8 @@ class Outages:
         return self._stop_if_silent_too_long(verdict, now)
 
     def _went_away_since(self, sent_at: float) -> bool:
-        if not self.is_away or sent_at >= self._refused_at:
-            return False
-        return self._in_row > 3 * sum(at >= self._refused_at for at in self._flying.values())
+        in_flight = sum(at >= self._refused_at for at in self.in_flight.values())
+        return sent_at < self._refused_at and self._in_row > 3 * in_flight
 
     def _breaks_at_all(self, job: Job, now: float) -> bool:
         """Whether the server breaks at whatever it is asked."""
@@ -122,6 +110,8 @@ class Outages:
             self._refused_at = sent_at
         self._in_row += 1
         self.is_away = self._in_row >= AWAY_AFTER
+        if self._in_row == AWAY_AFTER:
+            self._away_at = now
         if self._in_row == AWAY_AFTER or (self.is_away and sent_at >= self._probe_at):
             self._probes += 1
             requested_wait = verdict.wait or 0.0

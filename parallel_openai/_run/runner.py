@@ -320,7 +320,7 @@ class Runner:
         if job.attempts:
             status.num_retries += 1
         at, sent_at = time.time(), self._clock()
-        self._outages.begin(job, sent_at)
+        self._outages.in_flight[job] = sent_at
         status.timeline.sent(sent_at)
         try:
             response = await self._send(job.request, lease)
@@ -329,7 +329,7 @@ class Runner:
             raise
         finally:
             status.num_tasks_in_progress -= 1
-            self._outages.end(job)
+            del self._outages.in_flight[job]
         if self._budget is not None and job.reserve is not None:
             self._budget.settle(job.reserve, response)
         now = self._clock()
