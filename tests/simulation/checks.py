@@ -36,6 +36,8 @@ WAITED_FOR = 9.9
 SECONDS_TO_NOTICE, MOST_TRIES = 10.0, 40
 #: Sends of one request, as `Client` has it; and seconds that it takes for so many at the least, but for great luck.
 MOST_ATTEMPTS, LEAST_RESTS = 5, 0.3
+#: So many requests that break the server, with no answer in between, may be an outage, and none of them is to blame.
+OUTAGE_OF = 10
 #: Columns of a frame that are the same whatever went wrong on the way to it.
 _SAME = ("text", "status", "error_code", "finish_reason", "model", "response", "label", "confidence", "embedding")
 
@@ -243,6 +245,7 @@ def _idle(life: Life, call: Call, outcome: Outcome, books: Books, bills: Sequenc
     # Servers that count by the second refuse a part of what would be in step with their minute.
     by_minute = settings.window == "bucket" and settings.burst_seconds >= 60.0 and settings.headers == "enforced"
     few = 5 + 0.02 * number if by_minute else 12 + 0.2 * number
+    few += 0 if settings.start_level else 3  # a row's own fault lets more out before the first refusal is back
     if settings.charge_refused and settings.retry_after == "exact" and settings.headers == "none":
         # The wait that these ask for is for what was there before they charged the refusal: half of a refill is too
         # short, and one that waits so long is refused again.
@@ -288,7 +291,7 @@ def _broke(life: Life, outcome: Outcome) -> list[str]:
     """What breaks the server is sent so often as is said, and with rests; packs are split beside that."""
     wrong = []
     for questions, times in outcome.broke.items() if life.verb != "embed" else ():
-        most = MOST_ATTEMPTS * outcome.wanted[questions[0]]
+        most = MOST_ATTEMPTS * outcome.wanted[questions[0]] + (len(outcome.broke) >= OUTAGE_OF)
         if len(times) > most:
             wrong.append(f"{questions} was sent {len(times)} times, where {most} are allowed")
         if len(times) == most == MOST_ATTEMPTS and times[-1] - times[0] < LEAST_RESTS:
