@@ -311,7 +311,7 @@ def test_the_cap_is_trusted_only_after_ten_answers_within_it() -> None:
         budget.settle(reserves[0], answer(100, 5))
         for each in reserves[1:]:
             budget.settle(each, Response(400, {}, b"", None, 0.1))
-    assert at_once[:3] == [8, 8, 27]
+    assert at_once[:3] == [2, 8, 27]
     assert sum(at_once[:2]) * 500 <= 10_000
     assert at_once[-1] > 70
 

@@ -69,6 +69,19 @@ def test_another_script_that_comes_after_english_is_counted_anew() -> None:
     assert 20_000 < tokens <= 30_000
 
 
+@pytest.mark.parametrize("first", [0, 15], ids=["short rows alone", "long rows first"])
+def test_a_system_prompt_that_the_server_adds_is_counted_in_the_shortest_rows_too(first: int) -> None:
+    rows = [row(number, text=ENGLISH * 10) for number in range(first)] + [row(number) for number in range(200)]
+    tokens, _ = billed(
+        rows,
+        lambda asked: bill(1800 + 1000 if "good" in asked else 10 + 1000, 5),
+        model="llama",
+        max_tokens=5,
+        budget_tokens=8000 + first * 2805,
+    )
+    assert 4000 < tokens - first * 2805 <= 8000
+
+
 def test_a_projects_default_tier_that_is_dearer_is_set_aside_for() -> None:
     answer = bill(15, 500, "gpt-5-mini", service_tier="priority")
     rows = [row(number) for number in range(200)]

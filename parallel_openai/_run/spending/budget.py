@@ -19,8 +19,10 @@ PriceOf = Callable[[str, Usage, str | None], float]
 
 #: The factor by which a prompt may exceed our count until the server has shown how it counts.
 UNKNOWN_FACTOR = 2.0
-#: The same for other scripts, and for embeddings, which cost nothing but their prompt of many texts: few of our tokens
-#: have more than five bytes, and no server makes more tokens than bytes.
+#: What a server may add to each prompt, such as a system prompt of its own, until it has shown what it adds.
+UNKNOWN_EXTRA = 3000.0
+#: The factor for other scripts, and for embeddings, which cost nothing but their prompt of many texts: few of our
+#: tokens have more than five bytes, and no server makes more tokens than bytes.
 MOST_FACTOR = 5.0
 #: After a first answer, texts of embeddings in another script may still come to twice as much, and so may pictures of
 #: another size.
@@ -45,15 +47,27 @@ class _Counting:
     # The largest factors that answers have shown.
     shown_prompt: float = 0.0
     shown_output: float = 0.0
-    # The factors that reserves are computed with.
+    # The factors that reserves are computed with, and what the server adds to the shortest prompt seen: a shorter one,
+    # of which it is a larger part, may come to as much more.
     prompt: float = 1.0
     output: float = 1.0
+    extra: float = 0.0
+    shortest: float = math.inf
 
     def learn(self, prompt: float, output: float) -> None:
         self.answers += 1
         self.shown_prompt, self.shown_output = max(self.shown_prompt, prompt), max(self.shown_output, output)
         self.prompt = max(1.0, self.shown_prompt if self.shown_prompt <= 1.0 else self.shown_prompt * MARGIN)
         self.output = self.learnt_output
+
+    def learn_extra(self, counted: int, billed: int) -> None:
+        if counted <= self.shortest:
+            known = self.extra if counted == self.shortest else 0.0
+            self.extra, self.shortest = max(known, billed - counted), counted
+
+    def most_prompt(self, tokens: int, factor: float) -> int:
+        """The most tokens that a prompt of our count may come to."""
+        return math.ceil(max(tokens * factor, tokens + self.extra))
 
     @property
     def spare(self) -> float:
@@ -167,12 +181,13 @@ class Budget:
             others = [each for each in self._funds.reserves if each.kind == kind]
             if others and not counting.answers and kind.has_media:
                 return None  # wait for the first answer, which shows how the server counts media
-            prompt = counting.prompt
+            prompt, extra = counting.prompt, counting.extra
             if not counting.answers:
                 unknown = UNKNOWN_FACTOR if kind.is_ascii else MOST_FACTOR
                 prompt = unknown if self._funds.reserves else 1.0
+                extra = 0.0 if all(each.in_batch for each in self._funds.reserves) else UNKNOWN_EXTRA
             is_alone = all(each.in_batch for each in others)
-            self._count_by(kind, prompt, counting.learnt_output if is_alone else counting.beside_others())
+            self._count_by(kind, prompt, extra, counting.learnt_output if is_alone else counting.beside_others())
         if kind.has_media and counting.answers:
             reserve.spare = VARYING_FACTOR
         self._measure(reserve)
@@ -195,7 +210,8 @@ class Budget:
         kind = _kind_of(request)
         counting = self._counting.setdefault(kind, _Counting())
         factor = counting.prompt * counting.spare
-        tokens, usd = self._most(Reserve(request, kind, _MANY, 0.0, tier_of(request.request_json)), factor, 0.0)
+        many = Reserve(request, kind, _MANY, 0.0, tier_of(request.request_json))
+        tokens, usd = self._most(many, math.ceil(_MANY * factor), 0.0)
         return _MANY * min(left_tokens / tokens, left_usd / usd if usd else math.inf)
 
     @property
@@ -214,21 +230,22 @@ class Budget:
         elif _is_refusal(response.status) or response.error_code in UNSENT_CODES:
             self._funds.spend(reserve, 0.0, 0.0)
         else:
-            self._funds.spend(reserve, *self._most(reserve, *self._believed(reserve.kind)))
+            self._funds.spend(reserve, *self._most(reserve, *self._believed(reserve)))
 
     def _completed(self, reserve: Reserve, usage: Usage) -> Usage:
         """The usage, with the largest possible value for a count that is not stated."""
-        prompt, output = self._believed(reserve.kind)
+        prompt, output = self._believed(reserve)
         return usage._replace(
-            prompt_tokens=usage.prompt_tokens or math.ceil(reserve.prompt_tokens * prompt),
-            completion_tokens=usage.completion_tokens or math.ceil(reserve.output_tokens * output),
+            prompt_tokens=usage.prompt_tokens or prompt, completion_tokens=usage.completion_tokens or math.ceil(output)
         )
 
-    def _believed(self, kind: Kind) -> tuple[float, float]:
-        """The factors for a send of unknown cost. Caps are trusted until an answer shows otherwise; our count of the
+    def _believed(self, reserve: Reserve) -> tuple[int, float]:
+        """The tokens of a send of unknown cost. Caps are trusted until an answer shows otherwise; our count of the
         prompt is doubted until an answer shows the server's."""
-        counting = self._counting[kind]
-        return counting.prompt if counting.answers else UNKNOWN_FACTOR, counting.learnt_output
+        counting, prompt = self._counting[reserve.kind], math.ceil(reserve.prompt_tokens * UNKNOWN_FACTOR)
+        if counting.answers:
+            prompt = counting.most_prompt(reserve.prompt_tokens, counting.prompt)
+        return prompt, reserve.output_tokens * counting.learnt_output
 
     def _most_output(self, request: APIRequest) -> float:
         if request.path in _WITHOUT_OUTPUT:
@@ -243,11 +260,14 @@ class Budget:
         output = counting.output
         if reserve.in_batch:
             output = counting.learnt_output if counting.answers else counting.prompt  # as uncertain as the prompt
-        reserve.tokens, reserve.usd = self._most(reserve, counting.prompt * reserve.spare, output)
+        factor = counting.prompt * reserve.spare
+        prompt = counting.most_prompt(reserve.prompt_tokens, factor)
+        if reserve.in_batch and not counting.answers:
+            prompt = math.ceil(reserve.prompt_tokens * factor)
+        reserve.tokens, reserve.usd = self._most(reserve, prompt, reserve.output_tokens * output)
 
-    def _most(self, reserve: Reserve, prompt_factor: float, output_factor: float) -> tuple[float, float]:
-        """The most tokens and dollars that a send can cost, by these factors."""
-        prompt, output = math.ceil(reserve.prompt_tokens * prompt_factor), reserve.output_tokens * output_factor
+    def _most(self, reserve: Reserve, prompt: int, output: float) -> tuple[float, float]:
+        """The most tokens and dollars that a send of these tokens can cost."""
         if output == math.inf:
             return math.inf, math.inf
         body = reserve.request.request_json
@@ -277,14 +297,16 @@ class Budget:
 
     def _learn(self, reserve: Reserve, usage: Usage) -> None:
         counting = self._counting[reserve.kind]
-        before = counting.prompt, counting.output
+        before = counting.prompt, counting.output, counting.extra
         # If the prompt's count is missing, it may be included in the other, as if only a total is stated.
         output = usage.completion_tokens - (0 if usage.prompt_tokens else reserve.prompt_tokens)
         counting.learn(
             usage.prompt_tokens / reserve.prompt_tokens if reserve.prompt_tokens else 0.0,
             output / reserve.output_tokens if reserve.output_tokens else 0.0,
         )
-        if before != (counting.prompt, counting.output):
+        if reserve.output_tokens:  # not of embeddings, which are many texts at once
+            counting.learn_extra(reserve.prompt_tokens, usage.prompt_tokens)
+        if before != (counting.prompt, counting.output, counting.extra):
             self._recount(reserve.kind)
 
     def _learn_price(self, reserve: Reserve, response: Any) -> None:
@@ -300,10 +322,10 @@ class Budget:
                 if kind.model == asked:
                     self._recount(kind)
 
-    def _count_by(self, kind: Kind, prompt: float, output: float) -> None:
+    def _count_by(self, kind: Kind, prompt: float, extra: float, output: float) -> None:
         counting = self._counting[kind]
-        if (prompt, output) != (counting.prompt, counting.output):
-            counting.prompt, counting.output = prompt, output
+        if (prompt, extra, output) != (counting.prompt, counting.extra, counting.output):
+            counting.prompt, counting.extra, counting.output = prompt, extra, output
             self._recount(kind)
 
     def _recount(self, kind: Kind) -> None:
