@@ -101,6 +101,8 @@ class RequestBuilder:
                 )
         if self.params.get("stream"):
             raise InvalidInputError("stream= brings answers in pieces; leave it out, the bar shows the progress.")
+        if self.params.get("background"):
+            raise InvalidInputError("background= leaves the answers at the server; leave it out, or use lane='batch'.")
         if self.system is not None and self.params.get("instructions") is not None:
             raise InvalidInputError("Both system= and instructions= say how to answer; give one of them.")
 

@@ -259,6 +259,7 @@ def test_a_frame_from_every_endpoint_can_be_exported(ask: Ask, rows: pd.DataFram
         ("moderations", {"response_format": {"type": "json_object"}}, "moderations takes no response_format"),
         ("responses", {"input": "Hi."}, "input= would stand in the place of every row's prompt"),
         ("responses", {"stream": True}, "stream= brings answers in pieces"),
+        ("responses", {"background": True}, "background= leaves the answers at the server"),
         ("responses", {"system": "A", "instructions": "B"}, "Both system= and instructions="),
     ],
 )
