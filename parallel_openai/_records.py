@@ -306,8 +306,8 @@ class Result(NamedTuple):
     attempts: tuple[Attempt, ...] = ()  # every send, in order
     raw: bytes | None = None  # the answer's bytes, on one line
     restored: bool = False  # whether it is in the journal already
-    # Earlier results of the row, which were unusable, in order; of those from the journal, `response` has only what
-    # tells the cost.
+    # Earlier results of the row, which were unusable, in order; from the journal, `response` has only what tells
+    # the cost.
     earlier: tuple[Result, ...] = ()
     sent: APIRequest | None = None  # what was sent, if that is a repair of `request`
     usage: Usage | None = None  # as the server reports it; None if it does not
@@ -332,10 +332,6 @@ def accept() -> Ruling:
 
 def reject(code: str | None) -> Ruling:
     return Ruling(failed={code or "error": 1})
-
-
-def replace_by(request: APIRequest) -> Ruling:
-    return Ruling(further=request)
 
 
 def ruling_of(result: Result) -> Ruling:

@@ -251,17 +251,12 @@ async def _collect(path: Path, client: Client, lane: BatchLane, parts: list[Part
             on_result=take,
             status=status,
             record=record,
-            identity=identity_in_frames if record else identity_in_files,
+            identity=(lambda key, metadata: key) if record else identity_in_files,
             known=_known_in_frames(path) if record else lambda name: False,
             claim_all=True,
         )
         status.ended = await batches.run()
     return batches.status_text.rest()
-
-
-def identity_in_frames(key: str, metadata: Any) -> str:
-    """A row of a frame is named by its request."""
-    return key
 
 
 def identity_in_files(key: str, metadata: Any) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import os
+from functools import partial
 from typing import Any
 
 from parallel_openai._arguments import path_of
@@ -141,17 +142,13 @@ def append_to_jsonl(data: Any, filename: str | os.PathLike[str]) -> None:
     """
     path, line = path_of(filename, "filename"), dumps(data) + b"\n"
     try:
-        with _append_lock, open(path, "a+b", buffering=0, opener=_privately) as file:
+        with _append_lock, open(path, "a+b", buffering=0, opener=partial(os.open, mode=0o600)) as file:
             repair_end_of_jsonl(file.fileno(), path)
             file.write(line)
     except JournalError:
         raise
     except OSError as error:
         raise JournalError(f"{path} cannot be written: {error.strerror}.") from error
-
-
-def _privately(path: str, flags: int) -> int:
-    return os.open(path, flags, 0o600)
 
 
 #: Two threads that repair the end of the same file would remove each other's line.

@@ -7,8 +7,7 @@ import pandas as pd
 from parallel_openai._frames.columns.table import has_column
 from parallel_openai._frames.request_builder import RequestBuilder
 from parallel_openai._records import APIRequest
-from parallel_openai._requests.encodings import encoding_for_model
-from parallel_openai._requests.tokens import request_size
+from parallel_openai._requests.tokens import size_of
 from parallel_openai._run.spending.budget import Budget
 from parallel_openai._run.spending.caps import SpendingCaps
 from parallel_openai.errors import InvalidInputError
@@ -33,5 +32,5 @@ def make_budget(
 def _objection(budget: Budget, builder: RequestBuilder) -> str | None:
     body = {**({} if builder.model is None else {"model": builder.model}), **builder.params}
     request = APIRequest(body, path=builder.endpoint.path)
-    request.size = request_size(body, encoding_for_model(builder.model), request.path)
+    request.size = size_of(request)
     return budget.objection(request)

@@ -39,7 +39,7 @@ from parallel_openai._loop.background import Interrupted, arun, run
 from parallel_openai._loop.interrupts import Interrupts, hand_over, recorded_interrupts
 from parallel_openai._progress.progress import Progress
 from parallel_openai._progress.status_tracker import StatusTracker
-from parallel_openai._records import APIRequest, Result, Ruling, reject, replace_by
+from parallel_openai._records import APIRequest, Result, Ruling, reject
 from parallel_openai._requests.template import BadPromptError
 from parallel_openai._run.lane import engine_of
 from parallel_openai._run.runner import End
@@ -336,7 +336,7 @@ class FrameRun:
         if result.status != "succeeded" or good:
             return None
         repair = self._repair(result)
-        return replace_by(repair) if repair is not None else reject(self.answers.error_code(slot))
+        return Ruling(further=repair) if repair is not None else reject(self.answers.error_code(slot))
 
     def _repair(self, result: Result) -> APIRequest | None:
         """The request that may repair a bad answer; None if the tries are used up or it would not help."""

@@ -7,9 +7,8 @@ from typing import Any, NamedTuple
 
 from parallel_openai._json import dumps
 from parallel_openai._records import APIRequest, Result
-from parallel_openai._requests.encodings import encoding_for_model
 from parallel_openai._requests.endpoints import Answer, Endpoint, cut_short
-from parallel_openai._requests.tokens import request_size
+from parallel_openai._requests.tokens import size_of
 from parallel_openai.errors import InvalidInputError
 
 #: Error codes that another request would not change.
@@ -65,7 +64,7 @@ def make_repair(result: Result, reading: Answer, text: str | None, endpoint: End
         return None
     original = result.request
     request = APIRequest(body, original.metadata, path=original.path, sample=original.sample)
-    request.size = request_size(request.request_json, encoding_for_model(request.model), request.path)
+    request.size = size_of(request)
     request.context = Repair(original, (*result.earlier, result._replace(earlier=(), sent=None)))
     return request
 

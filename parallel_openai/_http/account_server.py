@@ -40,7 +40,8 @@ class AccountServer:
         self.headers = dict(headers)
         self.timeout, self.trust_env, self.ssl = timeout, trust_env, ssl
         names = {name.lower() for name in headers}
-        self._asks_for_key = key.is_renewed and key.header.lower() not in names  # the caller's own header wins
+        # The caller's own header wins.
+        self._asks_for_key = key.function is not None and key.header.lower() not in names
         base_url, sent, renewed = address.base_url, self.headers, key.current if self._asks_for_key else None
 
         def connect() -> Transport:  # without self, which would keep a client's connections open after it is dropped

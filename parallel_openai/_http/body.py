@@ -8,6 +8,8 @@ from collections.abc import Mapping
 import aiohttp
 from aiohttp.compression_utils import BrotliDecompressor, ZSTDDecompressor
 
+from parallel_openai._records import MAX_RESPONSE_BYTES
+
 #: The longest header line accepted, and the most of them: gateways send cookies and policies of several kilobytes.
 MAX_HEADER_LINE = 2**17
 MAX_HEADERS = 2000
@@ -24,27 +26,27 @@ class UnreadableError(Exception):
     """The answer has an unsupported compression, which the message names."""
 
 
-async def read(content: aiohttp.StreamReader, headers: Mapping[str, str], most: int) -> bytes:
+async def read(content: aiohttp.StreamReader, headers: Mapping[str, str]) -> bytes:
     """Read all of the content.
 
     Raises:
-        TooLargeError: it has more than `most` bytes. It was not read to the end, so the connection must be closed.
+        TooLargeError: it is too long. It was not read to the end, so the connection must be closed.
     """
     length = headers.get("Content-Length")
     if length is not None:
-        if length.isdecimal() and float(length) > most:
+        if length.isdecimal() and float(length) > MAX_RESPONSE_BYTES:
             raise TooLargeError
         return await content.read()
     chunks, size = [], 0
     async for chunk in content.iter_any():
         size += len(chunk)
-        if size > most:
+        if size > MAX_RESPONSE_BYTES:
             raise TooLargeError
         chunks.append(chunk)
     return b"".join(chunks)
 
 
-def decompressed(content: bytes, headers: Mapping[str, str], most: int) -> bytes:
+def decompressed(content: bytes, headers: Mapping[str, str], most: int = MAX_RESPONSE_BYTES) -> bytes:
     """The content decompressed. If it is not compressed, it is returned as it is, whatever the headers say.
 
     Raises:
@@ -52,7 +54,7 @@ def decompressed(content: bytes, headers: Mapping[str, str], most: int) -> bytes
         UnreadableError: the compression is not supported.
         aiohttp.ClientPayloadError: the content is cut off.
 
-    >>> decompressed(b'{"a": 1}', {"Content-Encoding": "gzip"}, 100)
+    >>> decompressed(b'{"a": 1}', {"Content-Encoding": "gzip"})
     b'{"a": 1}'
     """
     named = headers.get("Content-Encoding") or ("gzip" if content.startswith(b"\x1f\x8b") else "")

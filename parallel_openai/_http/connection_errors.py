@@ -14,7 +14,7 @@ from yarl import URL
 
 from parallel_openai._http.addresses.url_checks import mask_url
 from parallel_openai._http.body import TooLargeError, UnreadableError
-from parallel_openai._records import TOO_MANY_FILES
+from parallel_openai._records import MAX_RESPONSE_BYTES, TOO_MANY_FILES
 
 #: Errors of a proxy. With a proxy, the only name looked up is its own, so a DNS error is the proxy's too.
 _OF_PROXY = (aiohttp.ClientHttpProxyError, aiohttp.ClientProxyConnectionError, aiohttp.ClientConnectorDNSError)
@@ -39,7 +39,6 @@ class Exchange(NamedTuple):
     began: float
     seconds: float
     connect_seconds: float | None
-    max_bytes: int
 
 
 class ConnectionErrors:
@@ -57,7 +56,7 @@ class ConnectionErrors:
             sentence = f"No connection to {place} within {tried.connect_seconds:g} s. Is base_url right?"
             return "connect_timeout", sentence
         if isinstance(error, TooLargeError):
-            sentence = f"The answer is larger than {tried.max_bytes:,} bytes, so it was not read to the end."
+            sentence = f"The answer is larger than {MAX_RESPONSE_BYTES:,} bytes, so it was not read to the end."
             return "response_too_large", sentence
         if isinstance(error, UnreadableError):
             return "response_unreadable", str(error)

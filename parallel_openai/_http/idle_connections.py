@@ -59,7 +59,8 @@ class IdleConnections:
             protocol = connection.protocol
             # Bytes that arrived while the connection was idle would be taken for the next answer.
             is_sound = protocol is not None and protocol.is_connected() and not protocol.should_close
-            if is_sound and not (self._loop.time() > since + FRESH and _has_unread(connection)):
+            is_stale = self._loop.time() > since + FRESH
+            if is_sound and not (is_stale and isinstance(protocol, Handler) and protocol.has_unread()):
                 return connection
             self._is_trusted = False if _has_extra_data(connection) else self._is_trusted
             connection.close()
@@ -114,7 +115,3 @@ def _has_extra_data(connection: Connection) -> bool:
     """Whether something unrequested has come on a connection that is still open."""
     protocol = connection.protocol
     return protocol is not None and protocol.is_connected() and protocol.should_close
-
-
-def _has_unread(connection: Connection) -> bool:
-    return isinstance(connection.protocol, Handler) and connection.protocol.has_unread()

@@ -20,6 +20,7 @@ from parallel_openai._http.body import MAX_HEADER_LINE, MAX_HEADERS, TooLargeErr
 from parallel_openai._http.connection_errors import NotHTTPError, other_protocol
 from parallel_openai._http.idle_connections import IdleConnections
 from parallel_openai._loop.interrupts import sending_stopped
+from parallel_openai._records import MAX_RESPONSE_BYTES
 
 #: A body of up to this many bytes is joined to its head, so that both go out in one write.
 JOINED_BODY = 2**16
@@ -47,14 +48,9 @@ class Poster:
         *,
         ssl: object,  # as in aiohttp
         timeout: aiohttp.ClientTimeout,  # only its `sock_connect` applies
-        max_response_bytes: int,
     ) -> None:
-        self._session = session
-        self._connector = connector
-        self._headers = headers
-        self._ssl = ssl
-        self._timeout = timeout
-        self._max_response_bytes = max_response_bytes
+        self._session, self._connector, self._headers = session, connector, headers
+        self._ssl, self._timeout = ssl, timeout
         self._loop = asyncio.get_running_loop()
         self._idle = IdleConnections(self._loop)
         self._targets: dict[URL, _Target] = {}
@@ -95,10 +91,10 @@ class Poster:
                     break
             if content.is_eof():  # a short answer, which has come all at once
                 answer = content.read_nowait()
-                if len(answer) > self._max_response_bytes:
+                if len(answer) > MAX_RESPONSE_BYTES:
                     raise TooLargeError
             else:
-                answer = await read(content, message.headers, self._max_response_bytes)
+                answer = await read(content, message.headers)
         except HttpProcessingError as error:
             connection.close()
             raise NotHTTPError(other_protocol(str(error))) from error
@@ -115,7 +111,7 @@ class Poster:
                 raise aiohttp.ClientPayloadError("The server answered before it had the whole request.")
         else:
             self._idle.put(connection)
-        return message.code, message.headers, decompressed(answer, message.headers, self._max_response_bytes)
+        return message.code, message.headers, decompressed(answer, message.headers)
 
     async def close(self) -> None:
         self._idle.give_back()

@@ -7,7 +7,7 @@ import io
 import ssl as ssl_module
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from pathlib import Path
-from typing import IO, Any, cast
+from typing import Any
 
 import aiohttp
 from yarl import URL
@@ -24,7 +24,7 @@ from parallel_openai._http.event_stream import assembled
 from parallel_openai._http.heads import read_leniently
 from parallel_openai._http.post import Poster
 from parallel_openai._json import JSONTooLargeError, dumps, loads_from_anywhere, loads_quickly
-from parallel_openai._records import MAX_RESPONSE_BYTES, Response
+from parallel_openai._records import Response
 
 LARGE_BODY = 2**20
 #: Seconds to connect: an address where packets vanish is reported soon, rather than after the timeout for an answer.
@@ -52,7 +52,6 @@ class Transport:
         trust_env: bool = True,  # whether to use the proxies in `HTTP_PROXY` and the like
         # A context for a private certificate authority; True is the system's default.
         ssl: ssl_module.SSLContext | bool = True,
-        max_response_bytes: int = MAX_RESPONSE_BYTES,
         # Called before every send for headers that may change, such as an expiring key.
         renewed: Callable[[], Awaitable[Mapping[str, str]]] | None = None,
     ) -> None:
@@ -67,7 +66,6 @@ class Transport:
         self._errors = ConnectionErrors(clock)
         self._secrets = Secrets(headers, base_url, str(self._proxy or ""))
         self._ssl = ssl
-        self._max_response_bytes = max_response_bytes
         self._renewed = renewed
         self._urls: dict[str, URL] = {}
         self._session: aiohttp.ClientSession | None = None
@@ -112,7 +110,7 @@ class Transport:
         form = aiohttp.MultipartWriter("form-data")
         for name, value in fields.items():
             form.append(value).set_content_disposition("form-data", name=name)
-        with _open(file, "rb") as content:
+        with open(file, "rb") as content:  # noqa: ASYNC230
             part = form.append(content, {"Content-Type": "application/jsonl"})
             part.set_content_disposition("form-data", name="file", filename=filename)
             headers = {"Content-Type": form.headers["Content-Type"]}
@@ -174,7 +172,7 @@ class Transport:
         if answer is None and "data" not in options and self._loop_was_blocked(failed, began):
             return await self._exchange(method, url, body=body, into=into, seconds=seconds, **options)
         connect = self._timeout.sock_connect
-        tried = Exchange(url, self._proxy, began, seconds, connect, self._max_response_bytes)
+        tried = Exchange(url, self._proxy, began, seconds, connect)
         return self._failure(began, *self._errors.explain(failed, tried))
 
     def _loop_was_blocked(self, failed: Exception, began: float) -> bool:
@@ -185,7 +183,7 @@ class Transport:
     async def _redirected(
         self, url: URL, answer: Answer, method: str, body: bytes | None, into: Write | None, options: Mapping[str, Any]
     ) -> Answer:
-        """The answer after following redirects; the same answer if it is none."""
+        """The answer after following redirects, if it is one."""
         for _ in range(MOST_REDIRECTS):
             target = redirected(url, *answer[:2])
             if target is None:
@@ -299,7 +297,6 @@ class Transport:
                 self._headers,
                 ssl=self._ssl,
                 timeout=self._timeout,
-                max_response_bytes=self._max_response_bytes,
             )
 
     def _connector(self) -> aiohttp.TCPConnector:
@@ -313,17 +310,12 @@ class Transport:
         return url
 
     async def _read(self, answer: aiohttp.ClientResponse) -> bytes:
-        most = self._max_response_bytes
         try:
-            content = await read(answer.content, answer.headers, most)
-            return decompressed(content, answer.headers, most)
+            content = await read(answer.content, answer.headers)
+            return decompressed(content, answer.headers)
         except TooLargeError:
             answer.close()
             raise
 
     def _failure(self, began: float, code: str, sentence: str) -> Response:
         return Response(0, {}, b"", None, self._clock() - began, code, self._secrets.out_of(sentence))
-
-
-def _open(place: Path, mode: str) -> IO[bytes]:
-    return cast(IO[bytes], open(place, mode))

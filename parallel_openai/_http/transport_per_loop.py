@@ -61,7 +61,6 @@ def _close(
 ) -> list[Future[None]]:
     """Begin to close transports, and return the futures that may be waited for.
 
-
     It does not wait itself, since it also runs as a finalizer: its thread may hold a lock that the loop is waiting for.
     """
     ends = []
@@ -77,8 +76,6 @@ def _close(
 #: Seconds to wait for connections to close.
 PATIENCE = 5.0
 _all: WeakSet[Connections] = WeakSet()
-
-
 _inherited: list[tuple[asyncio.AbstractEventLoop, Transport]] = []
 
 

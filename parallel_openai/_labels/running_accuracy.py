@@ -7,7 +7,7 @@ from typing import Any
 
 import pandas as pd
 
-from parallel_openai._frames.columns.table import check_frame, find_column
+from parallel_openai._frames.columns.table import find_column
 from parallel_openai._labels.label_columns import Labelled, label_of
 from parallel_openai._labels.label_pairs import LabelColumns, cells_of, gold_texts, label_text, text_reader
 from parallel_openai._labels.question import Question
@@ -16,7 +16,6 @@ from parallel_openai.errors import InvalidInputError
 
 def make_judge(df: pd.DataFrame, gold: Hashable, question: Question) -> Callable[[int, Any], bool | None]:
     """Return a function of a row's number and answer: whether it is right, or None if the row has no gold label."""
-    check_frame(df)
     find_column(df, gold, "gold=")
     if not question.single:
         raise InvalidInputError(

@@ -145,7 +145,7 @@ class LeasedLimiter(Limiter):
             await self._open.wait()
             slot = self._next_slot()
             if slot is None:
-                await self._wait_for_grant()
+                await asyncio.shield(self._request_grant())  # others may wait for the same one
                 continue
             if slot.at > (began := self.clock()):
                 await self._sleep(slot.at - began)
@@ -163,10 +163,6 @@ class LeasedLimiter(Limiter):
             self._slots.popleft()
             self._expired += 1
         return self._slots[0] if self._slots else None
-
-    async def _wait_for_grant(self) -> None:
-        """Wait for the next grant. Shielded, since others may wait for the same one."""
-        await asyncio.shield(self._request_grant())
 
     def _request_grant(self) -> asyncio.Future[None]:
         if self._grant_task is None:

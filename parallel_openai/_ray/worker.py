@@ -73,13 +73,8 @@ def _context_of(request: APIRequest) -> Numbered:
     return request.context
 
 
-#: Stands for the request in a result that is delivered: the receiver has the request itself.
+#: Stands for the request in a result that is delivered, with the answer as raw bytes only.
 _ELSEWHERE = APIRequest.of_key("", "")
-
-
-def without_request(result: Result) -> Result:
-    """A result ready for delivery: without its request, and with the answer as raw bytes only."""
-    return result._replace(request=_ELSEWHERE, response=None, usage=None)
 
 
 def with_request(result: Result, request: APIRequest) -> Result:
@@ -296,7 +291,7 @@ class Worker:
         number, repair = _context_of(result.request)
         rows = result if repair is None else repair.as_the_rows(result)
         self._undelivered.add(result_line(rows, record=True, origin=self._origin))
-        self._results.append((number, without_request(result)))
+        self._results.append((number, result._replace(request=_ELSEWHERE, response=None, usage=None)))
         self._has_news.set()
 
     def _deliver(self) -> Delivery:

@@ -1,4 +1,4 @@
-"""Count the tokens of a text and of a whole request as the server does."""
+"""Counts the tokens of text and of whole requests as the server does."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from functools import lru_cache
 from typing import Any
 
 from parallel_openai._json import dumps
-from parallel_openai._records import Size
-from parallel_openai._requests.encodings import get_encoding
+from parallel_openai._records import APIRequest, Size
+from parallel_openai._requests.encodings import encoding_for_model, get_encoding
 from parallel_openai._requests.endpoints import ALL_CAPS, ENDPOINTS
 
 # OpenAI's documented overhead in chat: for each message, for each name in it, and for the start of the answer.
@@ -34,7 +34,7 @@ _CAPS = {each.path: each.caps for each in ENDPOINTS.values() if each.caps}
 
 
 def count_tokens(text: str, encoding_name: str) -> int:
-    """The number of tokens in a text. Special tokens count as text, lone surrogates as U+FFFD.
+    """The number of tokens in text. Special tokens count as text, lone surrogates as U+FFFD.
 
     >>> count_tokens("What is the sentiment of this review?", "o200k_base")
     8
@@ -43,6 +43,11 @@ def count_tokens(text: str, encoding_name: str) -> int:
     if len(text) <= _SLICE:
         return len(encode(text))
     return sum(len(encode(text[start:end])) for start, end in _slices(text))
+
+
+def size_of(request: APIRequest) -> Size:
+    """The size of a request in its own model's encoding."""
+    return request_size(request.request_json, encoding_for_model(request.model), request.path)
 
 
 def request_size(request_json: Mapping[str, Any], encoding_name: str, path: str = "") -> Size:

@@ -23,9 +23,8 @@ from parallel_openai._disk.file_ownership import check_own
 from parallel_openai._journal.entry import attempts_of
 from parallel_openai._json import dumps, loads
 from parallel_openai._log import log
-from parallel_openai._records import APIRequest, Attempt, Size
-from parallel_openai._requests.encodings import encoding_for_model
-from parallel_openai._requests.tokens import request_size
+from parallel_openai._records import APIRequest, Attempt
+from parallel_openai._requests.tokens import size_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,13 +202,8 @@ def read_row(file: IO[bytes], custom_id: str, info: RowInfo, path: str) -> Row:
     if not isinstance(request.request_json, dict):
         raise LostError(f"The input file {file.name} is damaged: row {custom_id!r:.100} has no request.")
     request.key = info.key
-    request.measure = _size_of
+    request.measure = size_of
     return Row(custom_id, request, attempts_of(list(info.attempts)))
-
-
-def _size_of(request: APIRequest) -> Size:
-    model = request.request_json.get("model")
-    return request_size(request.request_json, encoding_for_model(None if model is None else str(model)), request.path)
 
 
 class PartWriter:

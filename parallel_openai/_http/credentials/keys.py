@@ -31,7 +31,7 @@ class Key:
     """
 
     def __init__(self, key: str | KeyFunction, in_header: str, *, clock: Callable[[], float]) -> None:
-        self._ask_for = key if callable(key) else None
+        self.function = key if callable(key) else None  # that returns the key
         self.header = in_header
         self._clock = clock
         self._value = "" if callable(key) else checked_key(key)
@@ -42,24 +42,15 @@ class Key:
 
     @property
     def is_given(self) -> bool:
-        return bool(self._value) or self._ask_for is not None
-
-    @property
-    def is_renewed(self) -> bool:
-        return self._ask_for is not None
-
-    @property
-    def function(self) -> KeyFunction | None:
-        """The function that returns the key; None if the key is a string."""
-        return self._ask_for
+        return bool(self._value) or self.function is not None
 
     async def current(self) -> Mapping[str, str]:
         """The headers, with a key that is recent."""
-        if self._ask_for is not None and self._clock() >= self._until:
+        if self.function is not None and self._clock() >= self._until:
             loop = asyncio.get_running_loop()
             asking = self._asking.get(loop)
             if asking is None or asking.done():
-                asking = self._asking[loop] = loop.create_task(self._ask(self._ask_for))
+                asking = self._asking[loop] = loop.create_task(self._ask(self.function))
             await asyncio.shield(asking)
         return self._as_headers()
 
