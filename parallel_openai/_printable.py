@@ -25,7 +25,7 @@ def printable(text: str) -> str:
 
 
 def printable_lines(text: str) -> str:
-    r"""The same for a text of our own, which keeps its line breaks and tabs.
+    r"""The same for text of our own, which keeps its line breaks and tabs.
 
     >>> print(printable_lines("two\nlines\r"))
     two

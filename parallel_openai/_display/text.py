@@ -126,7 +126,7 @@ def _wrapped(cell: str, width: int) -> list[str]:
 
 
 def cell_width(text: str) -> int:
-    """The number of columns that a text takes in a terminal.
+    """The number of columns that text takes in a terminal.
 
     >>> cell_width("abc"), cell_width("日本"), cell_width("e\\u0301")
     (3, 4, 1)

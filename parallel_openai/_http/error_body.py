@@ -174,8 +174,8 @@ def code_of(error: Mapping[str, Any]) -> str:
 def status_of(error: Mapping[str, Any], status: int) -> int:
     """The HTTP status that an error in an answer of status 200 stands for, if its code says; else the answer's own.
 
-    A bad key is a 401, a blocked account a 403, and a server that is overloaded a 503, also where the server answers
-    400, or 403 for the last.
+    A bad key is a 401 and a blocked account a 403, even if the server answers 400; a server that is overloaded is a
+    503, even if it answers 400 or 403.
 
     >>> status_of({"code": 400, "message": "API key not valid. Please pass a valid API key."}, 400)
     401

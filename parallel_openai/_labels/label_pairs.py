@@ -29,7 +29,7 @@ class LabelColumns:
     """The columns of a labelled frame that belong to one field."""
 
     label: Hashable  # the column of labels
-    confidence: Hashable | None  # the column of confidences; None if there is none
+    confidence: Hashable | None  # the column of confidences, if there is one
     kind: Kind | None  # one label per row, several, or a score; None if unknown
     labels: tuple[str, ...]  # the labels as strings, in order; empty if they are known only from the rows
     run: RunInfo = field(default_factory=RunInfo)  # the run that filled the column; an empty one if unknown
@@ -146,7 +146,7 @@ class Paired:
 
     kind: Kind  # one label per row, several, or a score
     labels: tuple[str, ...]  # all labels, those of the question first
-    # Each row's labels; empty if there is none.
+    # Each row's labels, which may be none.
     gold: Sequence[Sequence[str]]
     given: Sequence[Sequence[str]]
     # Whether the row counts and has one.

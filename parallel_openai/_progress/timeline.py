@@ -126,7 +126,7 @@ class Timeline:
         self.slices: list[Slice] = []
         self.width = 1.0
         self.latency = Histogram()  # seconds from sending a request to the last byte of its answer
-        # 429s by reason: `requests`, `tokens`, `slow_down`, `quota`, or `unknown` if the server gives none.
+        # 429s by reason: `requests`, `tokens`, `slow_down`, `quota`, or `unknown` if the server does not say.
         self.refusals: Counter[str] = Counter()
         # Seconds that the next request had to wait, by cause, as in `Limiter.waited`. Concurrent runs of one client
         # wait for each other, and each counts that.

@@ -57,7 +57,7 @@ _NOT_HERE = {
     "lane": "process_dataframe(..., lane='batch') sends rows through the Batch API, from this machine.",
     "resubmit": "Nothing of it waits in a batch.",
     "ray": "It always sends from the cluster; workers= says by how many processes.",
-    "explode": "Take the choices apart in the dataset that it gives.",
+    "explode": "Take the choices apart in the dataset that it returns.",
 }
 
 

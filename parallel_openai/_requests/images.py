@@ -16,7 +16,7 @@ _CONTAINERS = ("messages", "input", "content")
 
 
 def with_images(body: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Return the body with each Path that is an `image_url` replaced by a data URL; the same object if there is none.
+    """The body with each Path that is an `image_url` replaced by a data URL; the same object without any.
 
     >>> with_images({"input": [{"type": "image_url", "image_url": Path("a.txt")}]})
     Traceback (most recent call last):

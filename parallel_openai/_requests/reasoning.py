@@ -9,7 +9,7 @@ _HEAD = re.compile(r"\s*<(think|thinking|reasoning)>(.*?)</\1>\s*", re.DOTALL)
 
 
 def part_thoughts(text: str) -> tuple[str | None, str]:
-    """Return the reasoning at the head of a text (None without any), and the rest.
+    """The reasoning at the head of an answer (None without any), and the rest.
 
     >>> part_thoughts("<think>It says it leaks.</think> negative")
     ('It says it leaks.', 'negative')

@@ -91,7 +91,7 @@ def _check_spec(field: str, spec: str) -> None:
     sizes = _WIDTH.fullmatch(spec)
     if sizes is not None and any(int(size[:9]) > MAX_FORMATTED for size in sizes.groups("0")):
         raise TemplateError(
-            f"The format spec in {{{field}:{spec[:40]}}} makes a text longer than {MAX_FORMATTED:,} characters of one "
+            f"The format spec in {{{field}:{spec[:40]}}} makes text longer than {MAX_FORMATTED:,} characters of one "
             "value; use a smaller width or precision."
         )
 
@@ -168,7 +168,7 @@ def to_messages(prompt: Any, system: Any) -> list[Any]:
     else:
         raise BadPromptError(
             "invalid_prompt",
-            f"The prompt is a {kind_of(prompt)}; it must be a text, a list of chat messages or a request body.",
+            f"The prompt is a {kind_of(prompt)}; it must be a string, a list of chat messages or a request body.",
         )
     return messages if system is None else [{"role": "system", "content": check_system(system, str, list)}, *messages]
 
@@ -176,7 +176,7 @@ def to_messages(prompt: Any, system: Any) -> list[Any]:
 def check_system(system: Any, *kinds: type) -> Any:
     """Return the system message if it is of one of these types."""
     if not isinstance(system, kinds):
-        raise BadPromptError("invalid_prompt", f"The system message is a {kind_of(system)}; it must be a text.")
+        raise BadPromptError("invalid_prompt", f"The system message is a {kind_of(system)}; it must be a string.")
     return system
 
 

@@ -157,7 +157,7 @@ def _good(response: Response, path: str) -> Verdict:
 
 
 def failed_if_empty(result: Result) -> Result:
-    """The result for a file run, where a billed answer without content counts as failed, so that the next call sends
+    """The result for a file run, in which a billed answer without content counts as failed, so that the next call sends
     its line again."""
     endpoint = endpoint_at(result.request.path)
     if result.status == "failed" or endpoint is None or endpoint.has_answer(result.response):

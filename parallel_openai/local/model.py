@@ -257,7 +257,7 @@ def _run_model() -> None:  # pragma: no cover - runs in the child, where coverag
     params = xllamacpp.CommonParams()
     params.model.path = str(args.model_path)
     params.model_alias = {_model_name(args.model_path)}
-    # Behind the proxy that checks `Host`, where Unix sockets exist; on Windows there is none.
+    # Behind the proxy that checks `Host`, if there are Unix sockets; Windows has none.
     folder = tempfile.mkdtemp(prefix="parallel_openai-") if hasattr(asyncio, "open_unix_connection") else None
     inner = None if folder is None else os.path.join(folder, "model.sock")
     params.hostnames = [inner or "127.0.0.1"]

@@ -322,7 +322,7 @@ def test_a_row_with_several_texts_fails_alone(embed: Embed, server: simulator.Se
     frame = pd.DataFrame({"asked": [{"input": ["A", "B"]}, {"input": "C", "user": "me"}, {"input": "D"}]})
     out = embed(frame, "asked")
     assert codes(out) == ["invalid_prompt", None, None]
-    assert out["error"][0] == "A row of embed_dataframe must be one text or one list of tokens."
+    assert out["error"][0] == "A row of embed_dataframe must be one string or list of tokens."
     assert sent(server) == 2  # the two say something different
 
 

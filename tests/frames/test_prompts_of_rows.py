@@ -264,7 +264,7 @@ def test_a_row_whose_system_cell_is_empty_has_no_system_message(ask: Verb) -> No
 
 def test_a_system_message_that_is_not_text_fails_its_row(ask: Verb) -> None:
     out = ask(pd.DataFrame({"text": ["Hi."], "rules": [5]}), "text", system="rules")
-    assert out["error"][0] == "The system message is a value of type int; it must be a text."
+    assert out["error"][0] == "The system message is a value of type int; it must be a string."
 
 
 def test_parameters_go_into_the_body_as_they_are(ask: Verb, reviews: pd.DataFrame) -> None:

@@ -42,7 +42,7 @@ class BatchRequests:
         on_result: Callable[[Result], Ruling | None],  # called once for each finished request
         status: StatusTracker,
         budget: Budget | None,  # the most that may be spent
-        price: PriceOf | None = None,  # of answers that are none and are billed; None: not known
+        price: PriceOf | None = None,  # of unusable answers that are billed; None: not known
     ) -> None:
         self._identity, self._known = identity, known
         self._journal, self._record, self._origin = journal, record, origin
@@ -138,7 +138,7 @@ class BatchRequests:
         """Deliver a result to the caller if it was claimed, otherwise to the journal, since it is billed anyway.
 
         Args:
-            part: the name of the part whose batch gave it; empty if none did now.
+            part: the name of the part whose batch returned it; empty if none did now.
         """
         name = self._name(result.request)
         if not self._record:
@@ -158,7 +158,7 @@ class BatchRequests:
         self._status.count(result, self._on_result(result))
 
     def bill(self, request: APIRequest, attempts: tuple[Attempt, ...]) -> None:
-        """Book what was billed for a claimed row's last attempt, whose answer is none."""
+        """Book what was billed for a claimed row's last attempt, whose answer is unusable."""
         bill = attempts[-1].bill or {}
         usage = usage_of(bill) or Usage()
         self._count_tokens(usage)

@@ -78,7 +78,7 @@ class EmbedRun(FrameRun):
         """Why a row cannot be sent together with others; None if it can."""
         text = request.request_json.get("input")
         if not isinstance(text, str) and not is_token_numbers(text):
-            return BadPromptError("invalid_prompt", "A row of embed_dataframe must be one text or one list of tokens.")
+            return BadPromptError("invalid_prompt", "A row of embed_dataframe must be one string or list of tokens.")
         tokens = request.size.prompt_tokens if request.size else 0
         if self._most_tokens_each is not None and tokens > self._most_tokens_each:
             sentence = f"The text has {tokens:,} tokens and the model takes {self._most_tokens_each:,}. Shorten it."

@@ -77,7 +77,7 @@ class RunReport(Display):
         utilisation: the used share of each limit between the first attempt and the last answer; above 1 if the account
             started with unused capacity.
         latency: seconds from sending a request to the end of its answer: `p50`, `p90`, `p99` and `longest`.
-        refusals: 429s by reason: `requests`, `tokens`, `slow_down`, `quota`, or `unknown` if the server gives none.
+        refusals: 429s by reason: `requests`, `tokens`, `slow_down`, `quota`, or `unknown` if the server does not say.
         waited: seconds that the next request had to wait, by cause: `requests` and `tokens` (the limits), `refused`
             (the server asked to wait), `slots` (it accepts no more at once), `learning` (limits not known yet).
         most_at_once: how many concurrent requests the server accepts, if it refused more; otherwise None.

@@ -104,7 +104,7 @@ def find_base_url(
         url, from_azure = _from_environment(environment, wants_azure)
         wants_azure = wants_azure or from_azure
     if not isinstance(url, str):
-        raise InvalidInputError(f"base_url must be a text such as 'https://host/v1', not a {type(url).__name__}.")
+        raise InvalidInputError(f"base_url must be a string such as 'https://host/v1', not a {type(url).__name__}.")
     url = url.strip()  # a value from an .env file may have spaces around it
     check_url(url)
     parts = urlsplit(url)

@@ -113,7 +113,7 @@ def make_headers(
     >>> make_headers({}, None, None, {"X-Team": "blue\\nred"}, environment={})
     Traceback (most recent call last):
         ...
-    parallel_openai.errors.InvalidInputError: The header 'X-Team' must be a text without line breaks.
+    parallel_openai.errors.InvalidInputError: The header 'X-Team' must be a string without line breaks.
     """
     headers = {"User-Agent": "parallel_openai", **key}
     organization = organization or environment.get("OPENAI_ORG_ID")
@@ -126,7 +126,7 @@ def make_headers(
         if not (isinstance(name, str) and _NAME.fullmatch(name)):
             raise InvalidInputError(f"{name!r} is not a header name, which has only letters, digits and hyphens.")
         if not isinstance(value, str) or _CONTROL.search(value):
-            raise InvalidInputError(f"The header {name!r} must be a text without line breaks.")
+            raise InvalidInputError(f"The header {name!r} must be a string without line breaks.")
     own = {name.lower() for name in extra}
     return {**{name: value for name, value in headers.items() if name.lower() not in own}, **extra}
 
@@ -134,7 +134,9 @@ def make_headers(
 def checked_key(key: object) -> str:
     """The key without surrounding whitespace; InvalidInputError if it cannot be a key."""
     if not isinstance(key, str):
-        raise InvalidInputError(f"The API key must be a text or a function that gives one, not a {type(key).__name__}.")
+        raise InvalidInputError(
+            f"The API key must be a string or a function that returns one, not a {type(key).__name__}."
+        )
     key = key.strip()
     if not key.isascii() or any(character.isspace() for character in key):
         raise InvalidInputError("The API key holds a space or a character that no key has; copy it again.")

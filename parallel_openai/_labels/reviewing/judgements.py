@@ -57,7 +57,7 @@ class Judgements:
             )
 
     def get(self, key: str) -> Judgement | None:
-        """The current judgement of a row; None if there is none or it was undone."""
+        """The current judgement of a row; None without one or if it was undone."""
         correction = self._by_key.get(key)
         return correction if correction is not None and correction.label is not None else None
 

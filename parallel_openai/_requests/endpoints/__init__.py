@@ -70,7 +70,7 @@ def endpoint(name: str) -> Endpoint:
 
 @lru_cache(maxsize=64)
 def endpoint_at(path: str) -> Endpoint | None:
-    """Return the endpoint whose path the URL's path ends with; None if there is none.
+    """The endpoint whose path the URL's path ends with, if any.
 
     >>> endpoint_at("/openai/deployments/mine/chat/completions/").name
     'chat.completions'

@@ -159,7 +159,7 @@ def list_of(value: Any) -> Any:
 
 
 def text_or_body(prompt: Any, field: str) -> Mapping[str, Any]:
-    """A prompt without messages as the body's field: a text or token numbers; a mapping is a body itself."""
+    """A prompt without messages as the body's field: a string or token numbers; a mapping is a body itself."""
     prompt = list_of(prompt)
     if isinstance(prompt, Mapping):
         return check_whole(prompt)
@@ -168,7 +168,7 @@ def text_or_body(prompt: Any, field: str) -> Mapping[str, Any]:
     if is_token_numbers(prompt):
         return {field: list(prompt)}
     raise BadPromptError(
-        "invalid_prompt", f"The prompt is a {kind_of(prompt)}; it must be a text, a list of token numbers or a body."
+        "invalid_prompt", f"The prompt is a {kind_of(prompt)}; it must be a string, a list of token numbers or a body."
     )
 
 

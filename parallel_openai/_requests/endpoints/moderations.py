@@ -31,7 +31,7 @@ class Moderations(Endpoint):
             return {"input": list(prompt)}
         raise BadPromptError(
             "invalid_prompt",
-            f"The prompt is a {kind_of(prompt)}; it must be a text, a list of content parts or a body.",
+            f"The prompt is a {kind_of(prompt)}; it must be a string, a list of content parts or a body.",
         )
 
     def read_all(self, response: Mapping[str, Any]) -> list[Answer]:

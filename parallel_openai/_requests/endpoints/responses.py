@@ -63,7 +63,7 @@ class Responses(Endpoint):
             return {**lead, "input": list(prompt)}
         raise BadPromptError(
             "invalid_prompt",
-            f"The prompt is a {kind_of(prompt)}; it must be a text, a list of messages and other input items or a "
+            f"The prompt is a {kind_of(prompt)}; it must be a string, a list of messages and other input items or a "
             "request body.",
         )
 

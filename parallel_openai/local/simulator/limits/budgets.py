@@ -212,7 +212,7 @@ class FixedWindow(Budget):
 
 
 class SlidingWindow(Budget):
-    """At max_level the limit in any span of one window: each unit comes returns_at one window after it was spent.
+    """At most the limit in any span of one window: each unit comes back one window after it was spent.
 
     `allowed` is an upper bound here, since it assumes continuous refill.
 
@@ -265,7 +265,7 @@ class SlidingWindow(Budget):
             self._spend(self.now + self.window, self.max_level * (1 - fraction))
 
     def _fit(self, now: float) -> None:
-        """Nothing to adapt: what was spent comes returns_at at the moment already set."""
+        """Nothing to adapt: what was spent comes back at the moment already set."""
 
 
 KINDS: dict[str, type[Budget]] = {"bucket": Bucket, "fixed": FixedWindow, "sliding": SlidingWindow}
