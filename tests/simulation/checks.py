@@ -306,7 +306,7 @@ def _attempts(life: Life, call: Call, number: int, outcome: Outcome, books: Book
     """Each send is told as an attempt, where one run alone has sent all and all has come to its end."""
     if number or life.verb not in ("process", "label") or life.second or outcome.errors:
         return []
-    if life.lane in ("batch", "ray"):
+    if life.lane in ("batch", "ray") or (life.repair and call.stop == "deadline"):  # which may cut a repair off
         return []
     told = sum(int(frame["attempts"].sum()) for frame in outcome.frames)
     whole = bool(outcome.frames) and not any((frame["status"] == "cancelled").any() for frame in outcome.frames)
