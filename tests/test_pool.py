@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import random
 import threading
 from collections.abc import Iterator
@@ -17,7 +18,7 @@ from parallel_openai import APIRequest, Client
 from parallel_openai._client.pool import LONGEST_BACKOFF, Member, PoolLimiter
 from parallel_openai._limits.limiter import Limiter
 from parallel_openai._progress.status_tracker import StatusTracker
-from parallel_openai._records import Response, Result, Size, Verdict
+from parallel_openai._records import Response, Result, Size, Usage, Verdict
 from parallel_openai._run.response_verdict import RetryPolicy
 from parallel_openai._run.runner import Runner
 from parallel_openai.errors import AuthenticationError, InvalidInputError, QuotaExceededError, RunStoppedError
@@ -51,6 +52,14 @@ def report() -> po.RunReport:
     last = po.last_run()
     assert last is not None
     return last
+
+
+def test_where_providers_have_different_prices_the_highest_counts() -> None:
+    urls = ["https://openrouter.ai/api/v1", "https://api.groq.com/openai/v1"]
+    clients = [Client(url, "sk-none") for url in urls]
+    low, high = (client.price("openai/gpt-oss-120b", Usage(10**6), None) for client in clients)
+    assert low < high == Client.pool(clients).price("openai/gpt-oss-120b", Usage(10**6), None)
+    assert math.isnan(Client.pool(clients).price("my-own", Usage(10), None))
 
 
 # The limits, in virtual time.

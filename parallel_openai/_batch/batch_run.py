@@ -40,7 +40,6 @@ from parallel_openai._progress.status_tracker import StatusTracker
 from parallel_openai._records import APIRequest, Result, Ruling
 from parallel_openai._run.runner import End
 from parallel_openai._run.spending.budget import Budget
-from parallel_openai._run.spending.caps import prices_at
 from parallel_openai.errors import BatchError, PermissionDeniedError, RunStoppedError
 
 #: Seconds after which a batch is no longer waited for. Its completion window is a day.
@@ -78,7 +77,7 @@ class BatchRun:
             on_result=on_result,
             status=status,
             budget=budget,
-            price=prices_at(client.base_url),
+            price=client.price,
         )
         self._api = BatchAPI(client, sleep=sleep, read_once=True)
         self._input_files = InputFiles(journal.path)

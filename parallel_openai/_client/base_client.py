@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -18,7 +18,7 @@ from parallel_openai._run.equal_refusals import models_like
 from parallel_openai._run.failed_sends import inform
 from parallel_openai._run.response_verdict import RetryPolicy, judge
 from parallel_openai._run.runner import End, Runner
-from parallel_openai._run.spending.budget import Budget
+from parallel_openai._run.spending.budget import Budget, PriceOf
 from parallel_openai._run.spending.caps import prices_at
 from parallel_openai.errors import RequestRefusedError
 
@@ -32,6 +32,7 @@ class BaseClient(ABC):
     """Sends requests within the limits of whatever account or accounts it is for."""
 
     base_url: str
+    members: Sequence[BaseClient] = ()  # the accounts, of a pool
     max_concurrent_requests: int
     max_attempts: int
     timeout: float
@@ -40,6 +41,11 @@ class BaseClient(ABC):
 
     #: Monotonic seconds, for waits and deadlines.
     clock: Callable[[], float] = staticmethod(time.monotonic)
+
+    @property
+    def price(self) -> PriceOf:
+        """What an answer costs here, in dollars."""
+        return prices_at(*(each.base_url for each in self.members or (self,)))
 
     def pace(self, model: str | None) -> tuple[float | None, float | None, int]:
         """A model's requests and tokens per minute, None while unknown, and the number of its token-counting rule."""
@@ -87,7 +93,7 @@ class BaseClient(ABC):
             status=status,
             max_concurrent_requests=self.max_concurrent_requests,
             budget=budget,
-            price=prices_at(self.base_url),
+            price=self.price,
             deadline=deadline,
             clock=self.clock,
         )

@@ -301,7 +301,7 @@ class _Pool(Client):
     def __init__(self, members: Sequence[Client]) -> None:
         _check_members(members)
         first = members[0]
-        self.members = tuple(members)
+        self.members: tuple[Client, ...] = tuple(members)
         self.base_url, self.loop, self.sync = first.base_url, first.loop, first.sync
         self.max_concurrent_requests = sum(each.max_concurrent_requests for each in members)
         self.max_attempts = max(each.max_attempts for each in members)

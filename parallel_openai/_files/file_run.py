@@ -40,7 +40,7 @@ from parallel_openai._requests.endpoints import ALL_CAPS, path_for
 from parallel_openai._requests.tokens import request_size
 from parallel_openai._run.response_verdict import failed_if_empty
 from parallel_openai._run.spending.budget import Budget, cost_of
-from parallel_openai._run.spending.caps import SpendingCaps, prices_at
+from parallel_openai._run.spending.caps import SpendingCaps
 from parallel_openai._run.spending.worst_case import has_media, reads_unseen
 from parallel_openai.errors import InvalidInputError, JournalWriteError, RunStoppedError
 
@@ -119,8 +119,8 @@ class FileRun:
         self._origin = here(self.client.place)
         self._from = None if resume_from_anywhere else self._origin.place
         self.bounds = bounds
-        self._price = prices_at(self.client.base_url)
-        self.budget = bounds.budget(self.client.base_url, sure_tier(lane))
+        self._price = self.client.price
+        self.budget = bounds.budget(self._price, sure_tier(lane))
         self.status = FileStatus()
         self._read_to_end = False
         self._show, self._is_own_client = progress, client is None

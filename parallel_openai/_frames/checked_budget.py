@@ -8,16 +8,16 @@ from parallel_openai._frames.columns.table import has_column
 from parallel_openai._frames.request_builder import RequestBuilder
 from parallel_openai._records import APIRequest
 from parallel_openai._requests.tokens import size_of
-from parallel_openai._run.spending.budget import Budget
+from parallel_openai._run.spending.budget import Budget, PriceOf
 from parallel_openai._run.spending.caps import SpendingCaps
 from parallel_openai.errors import InvalidInputError
 
 
 def make_budget(
-    bounds: SpendingCaps, builder: RequestBuilder, df: pd.DataFrame, base_url: str, *, tier: str | None = None
+    bounds: SpendingCaps, builder: RequestBuilder, df: pd.DataFrame, price: PriceOf, *, tier: str | None = None
 ) -> Budget | None:
     """The budget of a call; None without one. `tier` is the service tier that every answer is sure to have, if any."""
-    budget = bounds.budget(base_url, tier)
+    budget = bounds.budget(price, tier)
     objection = None if budget is None else _objection(budget, builder)
     if budget is None or objection is None:
         return budget

@@ -82,7 +82,7 @@ class FrameRun:
         self.client.check_key()
         self._tries = check_tries(options.repair)
         self._bounds = SpendingCaps(options.budget_usd, options.budget_tokens, options.deadline)
-        self._budget = make_budget(self._bounds, self.builder, self.df, self.client.base_url, tier=sure_tier(lane))
+        self._budget = make_budget(self._bounds, self.builder, self.df, self.client.price, tier=sure_tier(lane))
         self._batches: BatchRun | None = None
         self._under_way: UnderWay | None = None
         self._presses, self._ended = Interrupts(), "finished"
@@ -90,7 +90,7 @@ class FrameRun:
         self.journal_path = self._journal_path()
         self._written_from = self._origin()
         self._engine = engine_of(lane, self.client, self.journal_path, self._written_from)
-        self.answers = Answers(len(self.df), self.builder.samples, self.reader, self.client.base_url)
+        self.answers = Answers(len(self.df), self.builder.samples, self.reader, self.client.price)
         self.status.num_tasks_total = len(self.df) * self.builder.samples
         self._distinct = DistinctRequests(self.builder, self.df, self.status, self._reject)
         self._slots = self._distinct.slots

@@ -14,7 +14,7 @@ from parallel_openai._preview.row_plan import Learned, Sent
 from parallel_openai._progress.number_format import clock_time, dollars
 from parallel_openai._records import Usage
 from parallel_openai._requests.endpoints import Endpoint
-from parallel_openai._requests.prices import price
+from parallel_openai._run.spending.budget import PriceOf
 from parallel_openai._run.spending.worst_case import worst_case
 
 #: Seconds after which a batch expires.
@@ -85,16 +85,16 @@ def output_cap(sent: Sent, endpoint: Endpoint) -> float:
 
 
 def estimate(
-    sent: Sequence[Sent], endpoint: Endpoint, learned: Learned, pace: Pace, *, tier: str | None, base_url: str
+    sent: Sequence[Sent], endpoint: Endpoint, learned: Learned, pace: Pace, *, tier: str | None, price: PriceOf
 ) -> Estimate:
     """The cost and time of sending requests one by one, within the limits."""
-    expected, most, prompts = _costs(sent, endpoint, learned, tier, base_url)
+    expected, most, prompts = _costs(sent, endpoint, learned, tier, price)
     return Estimate(expected, most, prompts, *_seconds(sent, learned, pace))
 
 
-def estimate_batch(sent: Sequence[Sent], endpoint: Endpoint, learned: Learned, *, base_url: str) -> Estimate:
+def estimate_batch(sent: Sequence[Sent], endpoint: Endpoint, learned: Learned, *, price: PriceOf) -> Estimate:
     """The cost of sending requests through the Batch API, which only promises an answer within a day."""
-    expected, most, prompts = _costs(sent, endpoint, learned, "batch", base_url)
+    expected, most, prompts = _costs(sent, endpoint, learned, "batch", price)
     return Estimate(expected, most, prompts, math.nan, BATCH_WINDOW if sent else 0.0)
 
 
@@ -111,14 +111,14 @@ def batches(sent: Sequence[Sent]) -> int:
 
 
 def _costs(
-    sent: Sequence[Sent], endpoint: Endpoint, learned: Learned, tier: str | None, base_url: str
+    sent: Sequence[Sent], endpoint: Endpoint, learned: Learned, tier: str | None, price: PriceOf
 ) -> tuple[float, float, float]:
     alike = Counter((each.model, each.size.prompt_tokens, output_cap(each, endpoint)) for each in sent)
     expected = most = prompts = 0.0
     for (model, tokens, cap), times in alike.items():
 
         def cost(usage: Usage, model: str = model) -> float:
-            return price(model, usage, base_url=base_url, tier=tier)
+            return price(model, usage, tier)
 
         output = 0.0 if cap == 0 else learned.output
         likely = tokens * learned.factor

@@ -125,7 +125,7 @@ def process_dataset(
         _check_picklable(ray, builder, reader)
         # Without the rows, which are on other machines, the builder alone must bound the cost of an answer.
         bounds, alone = SpendingCaps(budget_usd, budget_tokens), replace(builder, prompt="Any.")
-        budget = make_budget(bounds, alone, pd.DataFrame(), account.base_url)
+        budget = make_budget(bounds, alone, pd.DataFrame(), account.price)
         number_of_workers = count_workers(ray, workers, account)
         folder = _folder(save_to, builder, account)
         run = _DatasetRun(ray, account, builder, reader, options, folder, number_of_workers, budget)
@@ -279,7 +279,7 @@ class _DatasetRun:
         if out.count():
             return out
         prefix = self.options.prefix
-        answers = Answers(0, self.builder.samples, self.reader, self.client.base_url).columns()
+        answers = Answers(0, self.builder.samples, self.reader, self.client.price).columns()
         columns: dict[str, Any] = {name: [] for name in _names(ds)}
         added = {f"{prefix}{name}": pd.Series(values) for name, values in answers.items()}
         added[f"{prefix}status"] = added[f"{prefix}status"].astype("string")

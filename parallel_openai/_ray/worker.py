@@ -236,7 +236,7 @@ class Worker:
         self._client, self._limiters = leased_client(sealed, self.account)
         self._funds = None if share is None else self.account.borrowed(share)
         tier = None if share is None else share.tier
-        self._budget = SpendingCaps(budget_usd=self._funds).budget(self._client.base_url, tier)
+        self._budget = SpendingCaps(budget_usd=self._funds).budget(self._client.price, tier)
         self._timeline = RemoteTimeline()
         self._status = StatusTracker(timeline=self._timeline, num_tasks_to_restore=known)
         self._delivered_counts: Counter[str] = Counter()

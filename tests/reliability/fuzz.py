@@ -27,6 +27,7 @@ from parallel_openai._requests.endpoints import ENDPOINTS, Endpoint
 from parallel_openai._run.response_verdict import RetryPolicy
 from parallel_openai._run.runner import End, Runner
 from parallel_openai._run.spending.budget import Budget
+from parallel_openai._run.spending.caps import prices_at
 from parallel_openai.errors import JournalError, RunStoppedError
 from tests.limits.virtual import VirtualLoop, run_virtually
 
@@ -167,7 +168,7 @@ def whatever_comes_over_the_wire_is_a_response(content: bytes, cut: bool) -> Non
 def columns_of(results: list[Result], endpoint: Endpoint) -> None:
     """Every cell of a frame is made of the results, so that nothing in them can stop it."""
     reader = answer_reader(RequestBuilder("text", "m", endpoint=endpoint))
-    answers = Answers(len(results), 1, reader, "http://127.0.0.1/v1")
+    answers = Answers(len(results), 1, reader, prices_at("http://127.0.0.1/v1"))
     for slot, result in enumerate(results):
         if result.status != "cancelled":
             answers.fill(slot, result)

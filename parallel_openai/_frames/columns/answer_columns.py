@@ -16,8 +16,7 @@ from parallel_openai._printable import printable
 from parallel_openai._records import Result, Usage
 from parallel_openai._requests.endpoints import Answer, is_simulated, usage_of
 from parallel_openai._requests.template import BadPromptError
-from parallel_openai._run.spending.budget import cost_of
-from parallel_openai._run.spending.caps import prices_at
+from parallel_openai._run.spending.budget import PriceOf, cost_of
 
 #: The columns after the answer's, in this order.
 COLUMNS = (
@@ -81,10 +80,10 @@ def of_choices(readings: Sequence[Answer]) -> Answer:
 class Answers:
     """The result cells of a run, by column and slot; a row has a slot for each sample."""
 
-    def __init__(self, rows: int, samples: int, reader: Reader, base_url: str) -> None:
+    def __init__(self, rows: int, samples: int, reader: Reader, price: PriceOf) -> None:
         self.rows, self.samples = rows, samples
         self._reader = reader
-        self._price = prices_at(base_url)
+        self._price = price
         slots = rows * samples
         self._values: list[Any] = [None] * slots
         self.simulated = False

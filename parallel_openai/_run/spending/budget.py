@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -274,14 +274,16 @@ class Budget:
         usage = worst_case(body, prompt, math.ceil(output))
         costs = [self._dearest(model, usage, reserve.tier) for model in models_of(body)]
         costs += [self._dearest(model, usage, tier) for model, tier in self._served.get(reserve.kind.model, ())]
-        return prompt + output, math.inf if any(map(math.isnan, costs)) else max(costs)
+        cost = highest(costs)
+        return prompt + output, math.inf if math.isnan(cost) else cost
 
     def _price_of(self, model: str, usage: Usage, tier: str | None) -> float:
         """The price of a usage: the higher one of the requested tier and the default, which the server may use."""
         if self._price is None:
             return 0.0
-        costs = [self._price(model, usage, each) for each in ({None, tier} if self._tier is None else {self._tier})]
-        return math.nan if any(map(math.isnan, costs)) else max(costs)
+        return highest(
+            [self._price(model, usage, each) for each in ({None, tier} if self._tier is None else {self._tier})]
+        )
 
     def _dearest(self, model: str, usage: Usage, tier: str | None) -> float:
         """The highest price of a usage. If the model has a price for audio, all tokens may be audio."""
@@ -340,6 +342,11 @@ def _kind_of(request: APIRequest) -> Kind:
     if request.path in _WITHOUT_OUTPUT:  # many texts in each, of any kind
         return Kind(model, has_media=False, is_ascii=True)
     return Kind(model, has_media(request.request_json), request.body.isascii())
+
+
+def highest(costs: Sequence[float]) -> float:
+    """The highest of these; NaN if one is unknown."""
+    return math.nan if any(map(math.isnan, costs)) else max(costs)
 
 
 def cost_of(price: PriceOf, response: Any, usage: Usage, asked: str) -> tuple[float, str]:

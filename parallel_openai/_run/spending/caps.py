@@ -9,7 +9,7 @@ from numbers import Real
 from typing import Any
 
 from parallel_openai._requests.prices import price
-from parallel_openai._run.spending.budget import Budget, PriceOf
+from parallel_openai._run.spending.budget import Budget, PriceOf, highest
 from parallel_openai._run.spending.funds import Funds
 from parallel_openai.errors import InvalidInputError
 
@@ -34,11 +34,11 @@ class SpendingCaps:
             if not (value is None or isinstance(value, Funds) or _is_bound(value)):
                 raise InvalidInputError(f"{name} must be a number above 0 or None, not {value!r}.")
 
-    def budget(self, base_url: str, tier: str | None = None) -> Budget | None:
-        """A budget at the prices of the provider at `base_url`; None without a limit on money or tokens."""
+    def budget(self, price: PriceOf, tier: str | None = None) -> Budget | None:
+        """A budget at these prices; None without a limit on money or tokens."""
         if self.budget_usd is None and self.budget_tokens is None:
             return None
-        return Budget(funds=self.funds(), price=prices_at(base_url), tier=tier)
+        return Budget(funds=self.funds(), price=price, tier=tier)
 
     def until(self, began: float) -> float | None:
         """The time of the deadline, on the same clock as `began`."""
@@ -89,6 +89,8 @@ def _money(dollars: float) -> str:
     return f"${whole}.{decimals.rstrip('0'):0<2}"
 
 
-def prices_at(base_url: str) -> PriceOf:
-    """The price function for the provider at a base URL."""
-    return partial(price, base_url=base_url)
+def prices_at(*base_urls: str) -> PriceOf:
+    """The price function for the provider at a base URL; at several, as in a pool, whose answers do not say where they
+    came from, the highest price."""
+    prices = [partial(price, base_url=each) for each in dict.fromkeys(base_urls)]
+    return prices[0] if len(prices) == 1 else lambda *asked: highest([each(*asked) for each in prices])
