@@ -21,10 +21,10 @@ _NAN = float("nan")
 
 #: The price context of batches for genai-prices; any other tier is a `service_tier`.
 _BATCH = {"processing": "batch"}
-#: Factor on the standard price if genai-prices has no price for the tier: for batches, as OpenAI and Azure ("Batch API:
-#: save 50% on inputs and outputs"), Anthropic, Google, Groq and Mistral publish it; for flex, as OpenAI does ("tokens
-#: are priced at Batch API rates"). Other providers' flex differs.
+#: Factor on the standard price if genai-prices has no price for the tier: for batches, as these publish it ("Batch API:
+#: save 50% on inputs and outputs"); for flex, as OpenAI does ("tokens are priced at Batch API rates").
 HALF = 0.5
+_HALF_IN_BATCHES = frozenset({"openai", "azure", "anthropic", "google", "groq", "mistral"})
 
 
 def price(model: str, usage: Usage, tier: str | None = None, *, base_url: str | None = None) -> float:
@@ -33,7 +33,7 @@ def price(model: str, usage: Usage, tier: str | None = None, *, base_url: str | 
     The price is that of the provider at `base_url` if it is known, otherwise OpenAI's for a model of that name, so that
     a run against a local server shows what it would cost. `tier` is `batch` for the Batch API, otherwise the answer's
     `service_tier`: `flex`, `priority` ...; None and `default` mean the standard price. If genai-prices has no price for
-    the tier, batch and OpenAI's flex cost half as documented, and priority is NaN.
+    the tier, batch and OpenAI's flex cost half where that is documented, and priority is NaN.
 
     >>> f"{price('gpt-4o-mini-2024-07-18', Usage(1_000_000, 100_000)):.2f}"
     '0.21'
@@ -179,7 +179,7 @@ def _price_list(model: str, base_url: str | None, tier: str | None, minute: int)
 
 def _documented(steps: _Steps, tier: str, provider: str, model: str) -> _Steps:
     """The rates of a tier for which genai-prices has only standard rates."""
-    if tier == "batch" or (tier == "flex" and provider == "openai"):
+    if (tier == "batch" and provider in _HALF_IN_BATCHES) or (tier == "flex" and provider == "openai"):
         return tuple((start, rates.scaled(HALF)) for start, rates in steps)
     if tier in ("priority", "fast"):  # it costs more, by a factor that differs between models
         _note_unknown(f"{model} ({tier})")

@@ -204,6 +204,12 @@ def test_another_providers_flex_tier_has_no_openai_discount() -> None:
     assert in_tier(model, "flex", usage, base_url) == ours(model, usage, base_url)
 
 
+def test_a_batch_costs_the_usual_price_where_no_discount_is_published() -> None:
+    model, usage, base_url = "deepseek-chat", (1_000_000, 0, 0), "https://api.deepseek.com/v1"
+
+    assert in_tier(model, "batch", usage, base_url) == ours(model, usage, base_url)
+
+
 @pytest.mark.parametrize("tier", ["auto", "default", "scale", "on_demand", "something-new"])
 def test_any_other_tier_costs_the_usual_price(tier: str) -> None:
     assert in_tier("gpt-5-mini", tier, (1_000, 10, 0)) == ours("gpt-5-mini", (1_000, 10, 0))
