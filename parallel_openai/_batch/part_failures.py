@@ -64,7 +64,6 @@ class PartFailures:
         self._failures[part.name] = _Failure(error, checks, before.began, now + wait, is_over)
 
     def checks(self, part: Part) -> int:
-        """The number of failed checks."""
         return self._failures[part.name].checks if part.name in self._failures else 0
 
     def has_failed(self, part: Part) -> bool:

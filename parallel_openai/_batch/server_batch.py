@@ -40,7 +40,6 @@ class ServerBatch:
 
     @classmethod
     def of(cls, data: Mapping[str, Any]) -> ServerBatch:
-        """Parse the server's JSON of a batch."""
         created = _number(data.get("created_at"))
         ends = (_number(data.get(f"{name}_at")) for name in ("completed", "expired", "cancelled", "failed"))
         metadata = data.get("metadata")

@@ -53,7 +53,6 @@ class StatusText:
                     yield info.key, "in_batch", self._sentence(part) or rest
 
     def note(self) -> str:
-        """The note in the progress bar."""
         return note_of([self._batches.get(part.name) for part in self._parts])
 
     def state(self, part: Part) -> str | None:

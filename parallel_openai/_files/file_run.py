@@ -102,7 +102,7 @@ class FileRun:
         self.path: str | None = None  # None: each line has its own endpoint
         if request_url is not None:
             base_url, self.path = split_url(request_url)
-        get_encoding(str(token_encoding_name))  # raises if there is none of that name
+        get_encoding(str(token_encoding_name))  # raises if there is no such encoding
         self.encoding = token_encoding_name
         self.client = (
             client_for(client)
@@ -215,7 +215,6 @@ class FileRun:
                 self.rest = f"{self.bounds.why('budget')} {self.rest}"
 
     def closing_line(self) -> str:
-        """The outcome of the call, in one line."""
         status = self.status
         parts = [f"{status.num_tasks_succeeded:,} succeeded", f"{status.num_tasks_failed:,} failed"]
         if status.num_tasks_restored:
@@ -345,8 +344,7 @@ class FileRun:
 
     def _count_cost(self, result: Result) -> None:
         if result.usage is not None:
-            model = str(result.request.request_json.get("model"))
-            cost, _ = cost_of(self._price, result.response, result.usage, model)
+            cost, _ = cost_of(self._price, result.response, result.usage, str(result.request.model))
             self.status.cost_usd += 0.0 if math.isnan(cost) else cost
 
     def _reject(self, number: int, line: bytes, reason: str) -> None:
@@ -368,7 +366,6 @@ def _checked_level(logging_level: int) -> int:
 
 
 def default_results(source: Path) -> Path:
-    """The default path of the results."""
     name = source.name.removesuffix(".gz").removesuffix(".zst").removesuffix(".jsonl")
     target = source.with_name(f"{name}_results.jsonl")
     check_own(target, "Remove it, or name another file for the results.")

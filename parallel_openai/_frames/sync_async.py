@@ -24,13 +24,9 @@ _AWAITED = """`{name}` for code that awaits; the caller's loop stays free meanwh
 class Call(Protocol[R_co]):
     """A call whose arguments are checked and whose requests are planned."""
 
-    def execute(self) -> R_co:
-        """Run, and wait for the end."""
-        ...
+    def execute(self) -> R_co: ...
 
-    async def aexecute(self) -> R_co:
-        """Run on the caller's loop."""
-        ...
+    async def aexecute(self) -> R_co: ...
 
 
 def blocking(plan: Callable[P, Call[R]]) -> Callable[P, R]:

@@ -151,17 +151,14 @@ class JournalEntry(NamedTuple):
 
     @property
     def attempts(self) -> tuple[Attempt, ...]:
-        """The attempts in the record."""
         return attempts_of(self.record.get("attempts")) if self.record else ()
 
     @property
     def error_code(self) -> str:
-        """The code of a failure."""
         return str((self.record or {}).get("error_code") or "error")
 
     @property
     def error(self) -> str:
-        """The message of a failure."""
         messages = self.answer if isinstance(self.answer, list) else [self.answer]
         return str((self.record or {}).get("error") or (messages[-1] if messages else None) or "")
 

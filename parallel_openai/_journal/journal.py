@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import os
 import time
 from collections.abc import Iterable, Iterator
@@ -13,9 +12,8 @@ from typing import Any, Literal, TypeVar
 
 from parallel_openai._journal.journal_file import JournalFile, lost_bytes_sentence
 from parallel_openai._journal.origins import Origin, record_origin, record_origin_of_last, refuse_other_origins_file
+from parallel_openai._log import log
 from parallel_openai.errors import InvalidInputError, JournalError, JournalWriteError
-
-log = logging.getLogger("parallel_openai")
 
 Sync = Literal["second", "always", "never"]
 Request = TypeVar("Request")
@@ -38,7 +36,7 @@ class Journal:
     Args:
         path: the file. It is created if missing, as is its folder, and readable by its owner only.
         sync: how often to sync the file to the disk, as in `Client`.
-        origin: where the answers come from, if that is to be recorded beside the file.
+        origin: the origin of the answers, if it is to be recorded beside the file.
 
     Raises:
         JournalWriteError: the disk still refuses lines left over from an earlier run of this process.
@@ -67,7 +65,11 @@ class Journal:
         self._syncer: ThreadPoolExecutor | None = None
         self._file: JournalFile | None = JournalFile(self.path)
         if origin is not None:
-            self._check_origins_file()
+            try:
+                refuse_other_origins_file(self.path)
+            except JournalError:
+                self._file.close()
+                raise
 
     def _write_rejected(self) -> None:
         lines, origin = _rejected.pop(self._absolute_path)
@@ -224,13 +226,6 @@ class Journal:
     def _opened(self) -> JournalFile:
         assert self._file is not None, "the journal is closed"
         return self._file
-
-    def _check_origins_file(self) -> None:
-        try:
-            refuse_other_origins_file(self.path)
-        except JournalError:
-            self._opened.close()
-            raise
 
     def _reserve(self) -> None:
         self._has_room = True

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -21,12 +20,10 @@ from parallel_openai._journal.lines import (
     refuse_special_file,
 )
 from parallel_openai._journal.origins import Origins, writer
+from parallel_openai._log import log
 from parallel_openai._printable import printable
 from parallel_openai._records import APIRequest, Result
 from parallel_openai._requests.endpoints import is_simulated
-
-log = logging.getLogger("parallel_openai")
-
 
 Status = Literal["finished", "failed", "new"]
 

@@ -15,8 +15,6 @@ from parallel_openai._run.response_verdict import RESOURCE_UNAVAILABLE, RetryPol
 from parallel_openai.errors import AuthenticationError, PermissionDeniedError, RateLimitedError
 
 _TOO_LARGE = "The request is larger than the account's token limit ever lets through. The server said: "
-
-
 #: If this many different requests are denied without an answer in between, the key is denied, and not the requests.
 _MOST_DENIED = 20
 #: A request refused more often than this may itself be the cause, so it is no evidence of how much the server can take.

@@ -59,7 +59,6 @@ class Engine(Protocol):
         deadline: float | None = None,
     ) -> End:
         """Process requests until each has a result. Returns how the run ended."""
-        ...
 
 
 def engine_of(lane: Any, client: Any, journal: Path, origin: Origin | None) -> Engine:

@@ -69,12 +69,10 @@ class Divider:
         return full
 
     def close(self) -> Iterator[Part]:
-        """Close and yield the open parts."""
         for kind in list(self._open):
             yield self._close(kind)
 
     def discard(self) -> None:
-        """Delete the open parts."""
         for name, files in self._open.values():
             files.abandon()
             self._input_files.remove(name)

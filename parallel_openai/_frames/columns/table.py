@@ -43,7 +43,6 @@ class Row(dict[str, Any]):
 
 
 def check_frame(df: Any) -> None:
-    """Check that `df` is a DataFrame."""
     if isinstance(df, pd.DataFrame):
         return
     hint = " Use series.to_frame() to make one of a Series." if isinstance(df, pd.Series) else ""

@@ -37,7 +37,7 @@ class Funds:
     """Dollars and tokens that one run, or several together, may spend.
 
     Attributes:
-        usd, tokens: the limits; infinite if there is none.
+        usd, tokens: the limits; infinite without one.
         spent_usd, spent_tokens: settled so far.
         reserves: the reserves of sends whose cost is not known yet.
     """
