@@ -9,7 +9,7 @@ import pytest
 
 from parallel_openai._limits.limiter import Limiter
 from parallel_openai._limits.sizes import NO_SIZE
-from parallel_openai._progress.advice import SmallerCap
+from parallel_openai._progress.cap_advice import SmallerCap
 from parallel_openai._progress.timeline import MOST_SIZES, MOST_SLICES, Histogram, SizeSample, Timeline
 from parallel_openai._records import APIRequest, Response, Size
 from parallel_openai._requests.endpoints import usage_of

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from parallel_openai._batch.disk_errors import TooLongError, TooSlowError, download_to
+from parallel_openai._batch.disk_writes import TooLongError, TooSlowError, download_to
 from parallel_openai._batch.part_failures import LostError, UnavailableError
 from parallel_openai._batch.server_batch import TAG_KEY, ServerBatch, plain_id
 from parallel_openai._client.client import Client

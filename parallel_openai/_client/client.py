@@ -14,6 +14,7 @@ from weakref import WeakSet
 
 from parallel_openai._arguments import mapping_of
 from parallel_openai._client.base_client import BaseClient
+from parallel_openai._client.client_options import check_options
 from parallel_openai._client.pool import Member, PoolLimiter
 from parallel_openai._http.account_server import AccountServer
 from parallel_openai._http.addresses.base_url import BaseURL, find_base_url
@@ -22,7 +23,6 @@ from parallel_openai._http.credentials.keys import KeyFunction, find_key, make_h
 from parallel_openai._http.credentials.secrets import sent_secrets
 from parallel_openai._journal.journal import Sync, check_sync
 from parallel_openai._limits.admission import Admissions, per_minute
-from parallel_openai._limits.limits import check_options
 from parallel_openai._limits.model_limiters import ModelLimiters
 from parallel_openai._limits.sharing import SharedAccount, taking_part
 from parallel_openai._loop.forks import at_fork

@@ -14,7 +14,7 @@ from parallel_openai._batch.lane_options import Lane
 from parallel_openai._client.client import Client
 from parallel_openai._client.default_client import client_for
 from parallel_openai._frames.columns.answer_columns import Reader, object_column, of_choices, text_column, value_column
-from parallel_openai._frames.columns.fields import REASONING, of_each, structured_reader, with_thoughts
+from parallel_openai._frames.columns.field_columns import REASONING, of_each, structured_reader, with_thoughts
 from parallel_openai._frames.defensive_copy import own_copy
 from parallel_openai._frames.frame_run import FrameRun
 from parallel_openai._frames.parameters import check_parameters, with_extra

@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from parallel_openai._frames.columns.answer_columns import Reader, object_column, text_column
-from parallel_openai._frames.columns.fields import read_by_class
+from parallel_openai._frames.columns.field_columns import read_by_class
 from parallel_openai._labels.question import DRAWN, Question, has_probabilities
 from parallel_openai._requests.endpoints import Answer, Endpoint
 from parallel_openai._requests.logprobs import LabelProbabilities, find_values, label_probabilities, steps_of

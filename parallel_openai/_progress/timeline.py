@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, fields
 
 from parallel_openai._limits.admission import RunLimits, per_minute
 from parallel_openai._limits.cost import RULES
-from parallel_openai._progress.advice import SmallerCap, smaller_cap
+from parallel_openai._progress.cap_advice import SmallerCap, smaller_cap
 from parallel_openai._records import APIRequest, Response, Size, Usage, Verdict
 
 #: Slices begin at one second; at this number, pairs are merged.

@@ -9,7 +9,7 @@ import pytest
 
 import parallel_openai as po
 from parallel_openai._batch.batch_state import Part
-from parallel_openai._batch.disk_errors import TooSlowError, download_to
+from parallel_openai._batch.disk_writes import TooSlowError, download_to
 from parallel_openai._batch.part_failures import (
     MAX_INCOMPLETE_CHECKS,
     MAX_LOST_CHECKS,

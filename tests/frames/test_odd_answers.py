@@ -26,7 +26,7 @@ from pydantic import (
 )
 
 import parallel_openai as po
-from parallel_openai._frames.columns.fields import structured_reader
+from parallel_openai._frames.columns.field_columns import structured_reader
 from parallel_openai._requests.endpoints import CHAT as CHAT_ENDPOINT
 from parallel_openai._requests.schemas.structured_outputs import structure_of
 from parallel_openai.local.simulator import Server

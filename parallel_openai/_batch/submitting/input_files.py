@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import IO, Any, NamedTuple
 
 from parallel_openai._batch.collecting.download_bounds import max_answer_bytes
-from parallel_openai._batch.disk_errors import on_disk
+from parallel_openai._batch.disk_writes import on_disk
 from parallel_openai._batch.part_failures import LostError
 from parallel_openai._disk.file_ownership import check_own
 from parallel_openai._journal.entry import attempts_of

@@ -1,4 +1,4 @@
-"""Disk errors of a batch's files, and downloads with limits of size and time."""
+"""Writes a batch's files: disk errors stop the run, and downloads have limits of size and time."""
 
 from __future__ import annotations
 
