@@ -129,8 +129,9 @@ def _comparable(column: pd.Series[Any], name: str, life: Life) -> list[str]:
     if name == "confidence" and life.logprobs:  # which a fault may leave out
         return []
     rows = zip(life.texts, column.tolist(), strict=True)
-    # A row that finds no answer anyway: a budget may have ended the call before it, a queue turned it away first.
-    either = bool(life.budget) or life.batches.queue is not None
+    # A row that finds no answer anyway: a budget may have ended the call before it, a queue turned it away first, or
+    # the file that says why have come short as often as it is downloaded.
+    either = bool(life.budget) or life.batches.queue is not None or life.batches.short_downloads > 2
     return [f"{value}" for text, value in rows if _is_sound(life, text) or not either]
 
 
