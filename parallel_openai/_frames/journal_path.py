@@ -10,6 +10,7 @@ from parallel_openai._arguments import path_of
 from parallel_openai._disk.file_ownership import check_own
 from parallel_openai._frames.request_builder import RequestBuilder
 from parallel_openai._http.addresses.url_checks import one_spelling
+from parallel_openai._journal.neighbours import OF_ANY_MODEL
 from parallel_openai.errors import JournalError
 
 JOURNAL_FOLDER = ".parallel_openai"
@@ -25,7 +26,7 @@ def journal_path(builder: RequestBuilder, place: str, save_to: str | os.PathLike
     """The file of a call's answers: the one it names, else one named after the question and the place."""
     if save_to is not None:
         return path_of(save_to, "save_to")
-    model = "".join(c if c.isalnum() or c in "-._" else "-" for c in builder.model or "requests")[:80]
+    model = "".join(c if c.isalnum() or c in "-._" else "-" for c in builder.model or OF_ANY_MODEL)[:80]
     model = model.encode()[:_MODEL_BYTES].decode(errors="ignore")
     folder, plain = Path(JOURNAL_FOLDER), builder.digest(one_spelling(place))
     if folder.is_dir():

@@ -27,6 +27,8 @@ _SEARCHED = 2**20
 #: At most this many journals are read in full, those with the most hits first.
 _MAX_NEIGHBOURS = 3
 _KEY = re.compile(rb',\{"key":"([0-9a-f]{32})","status":"succeeded"')
+#: In the place of the model's name in a journal's, where the rows name their models themselves.
+OF_ANY_MODEL = "requests"
 _DIGEST = re.compile(r"-[0-9a-f]{12}\.jsonl")
 #: The fields of a request that may differ from row to row.
 _ROW_FIELDS = frozenset({"messages", "input", "prompt", "service_tier"})
@@ -69,14 +71,21 @@ def neighbours_of(own: Path, known: KnownResults, some: Iterable[APIRequest], or
 
 
 def _others_beside(own: Path) -> list[Path]:
-    """The model's other journals in the same folder, the newest first; none if `own` has a name of the user's."""
+    """The other journals in the same folder that may be of the same model, the newest first; none if `own` has a name
+    of the user's."""
     stem = _DIGEST.sub("", own.name)
     if stem == own.name or not own.parent.is_dir():
         return []
     with os.scandir(own.parent) as folder:
-        found = [each for each in folder if _DIGEST.sub("", each.name) == stem != each.name and each.name != own.name]
+        found = [each for each in folder if each.name != own.name and _may_be_of(stem, each.name)]
         found = [each for each in found if each.is_file(follow_symlinks=False)]  # a link may be another user's trap
         return [Path(each.path) for each in sorted(found, key=lambda each: each.stat().st_mtime, reverse=True)]
+
+
+def _may_be_of(stem: str, name: str) -> bool:
+    """Whether a file is a journal of the same model, or of rows of which each names its own."""
+    other = _DIGEST.sub("", name)
+    return other != name and (other == stem or OF_ANY_MODEL in (stem, other))
 
 
 def _neighbours_among(paths: Iterable[Path], requests: Iterable[APIRequest], origin: Origin) -> Iterator[Path | None]:

@@ -29,6 +29,10 @@ def as_messages(row: Any) -> list[dict[str, str]]:
     return [{"role": "user", "content": f"Good? {row['text']}"}]
 
 
+def as_body(row: Any) -> dict[str, Any]:
+    return dict(row["body"])
+
+
 WAYS: list[tuple[Any, Any]] = [
     (TEMPLATE, as_function),
     (as_function, TEMPLATE),
@@ -57,6 +61,13 @@ def test_the_same_requests_are_known_however_they_are_made(
 def test_equal_chat_messages_are_known(ask: Verb, server: Server) -> None:
     for prompt in (as_messages, TEMPLATE, as_function):
         ask(ROWS, prompt)
+    assert received(server) == len(ROWS)
+
+
+def test_rows_that_bring_their_own_model_are_known_and_the_reverse(ask: Verb, server: Server) -> None:
+    whole = ROWS.assign(body=[{"model": "gpt-4o-mini", "messages": as_messages(row)} for _, row in ROWS.iterrows()])
+    for df, prompt, model in ((whole, "body", None), (ROWS, TEMPLATE, "gpt-4o-mini"), (whole[:9], as_body, None)):
+        ask(df, prompt, model=model)
     assert received(server) == len(ROWS)
 
 
