@@ -61,7 +61,11 @@ def assembled(content: bytes) -> dict[str, Any] | None:
 
 def _bill(whole: dict[str, Any]) -> dict[str, Any]:
     """What the events before an error or the end have told of the cost."""
-    return {name: whole[name] for name in ("model", *PLACES) if name in whole} if whole.keys() & set(PLACES) else {}
+    return (
+        {name: whole[name] for name in ("model", "service_tier", *PLACES) if name in whole}
+        if whole.keys() & set(PLACES)
+        else {}
+    )
 
 
 def _data_of(text: str) -> Iterator[str]:

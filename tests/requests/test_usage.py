@@ -121,6 +121,22 @@ TOLD: dict[str, tuple[Any, Usage]] = {
         },
         Usage(90, 50, audio_prompt_tokens=60, audio_completion_tokens=40),
     ),
+    "rejected predictions beside the completion": (
+        {
+            "prompt_tokens": 90,
+            "completion_tokens": 20,
+            "completion_tokens_details": {"accepted_prediction_tokens": 10, "rejected_prediction_tokens": 40},
+        },
+        Usage(90, 60),
+    ),
+    "rejected predictions among it": (
+        {
+            "prompt_tokens": 90,
+            "completion_tokens": 60,
+            "completion_tokens_details": {"accepted_prediction_tokens": 10, "rejected_prediction_tokens": 40},
+        },
+        Usage(90, 60),
+    ),
     "thoughts in the total alone": (
         {"prompt_tokens": 9, "completion_tokens": 5, "total_tokens": 480},
         Usage(9, 471, reasoning_tokens=466),

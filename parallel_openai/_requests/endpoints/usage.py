@@ -91,6 +91,8 @@ _PROMPT_DETAILS = {
 }
 _COMPLETION_DETAILS = {
     "reasoning_tokens": "thoughts",
+    "accepted_prediction_tokens": "accepted",
+    "rejected_prediction_tokens": "rejected",
     "audio_tokens": "audio_completion",
     "image_tokens": "image_completion",
     "text_tokens": "text_completion",
@@ -249,6 +251,8 @@ def _completion(counts: Mapping[str, int], adds_up: bool) -> int:
     beside = get("thoughts_beside", 0) + get("citations_beside", 0)
     parts = get("audio_completion", 0) + get("image_completion", 0) + get("text_completion", 0)
     more = max(beside if beside > completion or not adds_up else 0, thoughts if thoughts > completion else 0)
+    if get("accepted", 0) + get("rejected", 0) > completion:  # what was rejected is billed, and not among them
+        more += get("rejected", 0)
     return max(completion + more, parts)
 
 
