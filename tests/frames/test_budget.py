@@ -322,9 +322,11 @@ def test_the_cap_is_trusted_only_after_ten_answers_within_it() -> None:
         (Response(500, {}, b"", None, 0.1), 0),
         (Response(0, {}, b"", None, 0.1, "connection_refused"), 0),
         (Response(0, {}, b"", None, 0.1, "timeout"), 210),
+        (Response(400, {}, b'{"error": {"code": "json_validate_failed"}}', None, 0.1), 210),
+        (Response(400, {}, b'{"error": {"message": "Could not finish the message because ..."}}', None, 0.1), 210),
         (Response(200, {}, b"", {"choices": []}, 0.1), 210),
     ],
-    ids=["refused", "not sent", "timeout", "without usage"],
+    ids=["refused", "not sent", "timeout", "no JSON", "cut off", "without usage"],
 )
 def test_an_unknown_cost_counts_as_the_worst_case(response: Response, tokens: int) -> None:
     """The cap, and twice our count of the prompt, as long as the server has not shown its own."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -35,6 +36,8 @@ ENOUGH_ANSWERS = 10
 MARGIN = 1.1
 #: Prices per token are computed for this many tokens, since the price of a single one is rounded.
 _MANY = 1_000_000
+#: What Groq and OpenAI say in refusals of what a model has already written, as of no valid JSON, or cut off by its cap.
+_GENERATED = re.compile(rb"failed_generation|json_validate_failed|tool_use_failed|could not finish the message", re.I)
 #: Endpoints whose answers have no tokens.
 _WITHOUT_OUTPUT = frozenset({"embeddings", "moderations"})
 
@@ -227,7 +230,7 @@ class Budget:
             self._funds.spend(reserve, completed.total_tokens, self._cost(reserve, response, completed))
             self._learn(reserve, usage)
             self._learn_price(reserve, response.data)
-        elif _is_refusal(response.status) or response.error_code in UNSENT_CODES:
+        elif _is_refusal(response) or response.error_code in UNSENT_CODES:
             self._funds.spend(reserve, 0.0, 0.0)
         else:
             self._funds.spend(reserve, *self._most(reserve, *self._believed(reserve)))
@@ -358,6 +361,7 @@ def cost_of(price: PriceOf, response: Any, usage: Usage, asked: str) -> tuple[fl
     return price(asked, usage, tier), asked
 
 
-def _is_refusal(status: int) -> bool:
-    """Whether a status means that the request was not processed. After a gateway's timeout that is unknown."""
-    return status >= 300 and status not in (408, 502, 504) and status < 520
+def _is_refusal(response: Response) -> bool:
+    """Whether a response means that no model has worked on the request. After a gateway's timeout that is unknown."""
+    status = response.status
+    return 300 <= status < 520 and status not in (408, 502, 504) and not _GENERATED.search(response.body)
