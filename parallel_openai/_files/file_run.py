@@ -344,7 +344,7 @@ class FileRun:
 
     def _count_cost(self, result: Result) -> None:
         if result.usage is not None:
-            cost, _ = cost_of(self._price, result.response, result.usage, str(result.request.model))
+            cost, _ = cost_of(self._price, result.response, result.usage, result.request)
             self.status.cost_usd += 0.0 if math.isnan(cost) else cost
 
     def _reject(self, number: int, line: bytes, reason: str) -> None:

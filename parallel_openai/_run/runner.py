@@ -368,7 +368,7 @@ class Runner:
         self._status.prompt_tokens += usage.prompt_tokens
         self._status.completion_tokens += usage.completion_tokens
         if self._price is not None:
-            cost, _ = cost_of(self._price, response.data, usage, job.model or "")
+            cost, _ = cost_of(self._price, response.data, usage, job.request)
             self._status.cost_usd += 0.0 if math.isnan(cost) else cost
 
     def _handle_failure(self, job: Job, lease: Any, response: Response, verdict: Verdict) -> None:

@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 
 import parallel_openai as po
+from parallel_openai._records import Usage
 from parallel_openai._requests.endpoints import usage_of
 from parallel_openai._requests.prices import price, tier_of
 from tests.servers.recorder import Asked, recorder
@@ -87,6 +88,15 @@ def test_a_projects_default_tier_that_is_dearer_is_set_aside_for() -> None:
     rows = [row(number) for number in range(200)]
     _, usd = billed(rows, lambda asked: answer, model="gpt-5-mini", max_completion_tokens=500, budget_usd=0.1)
     assert 0.07 < usd <= 0.1
+
+
+def test_an_answer_that_does_not_tell_its_tier_costs_as_much_as_the_one_that_was_asked() -> None:
+    rows = [row(number) for number in range(200)]
+    options = {"max_completion_tokens": 500, "budget_usd": 0.1, "service_tier": "priority"}
+    tokens, _ = billed(rows, lambda asked: bill(15, 500, "gpt-5-mini"), model="gpt-5-mini", **options)
+    usd = price("gpt-5-mini", Usage(tokens * 15 // 515, tokens * 500 // 515), "priority")
+    assert 0.07 < usd <= 0.1
+    assert po.last_run().cost_usd == pytest.approx(usd)  # type: ignore[union-attr]
 
 
 def test_a_gateway_that_answers_by_a_dearer_model_is_set_aside_for() -> None:

@@ -163,7 +163,7 @@ class BatchRequests:
         usage = usage_of(bill) or Usage()
         self._count_tokens(usage)
         if self._price is not None:
-            cost, _ = cost_of(self._price, bill, usage, request.model or "")
+            cost, _ = cost_of(self._price, bill, usage, request)
             self._status.cost_usd += 0.0 if math.isnan(cost) else cost
         self._forget_bills(request)
         self._status.billed_in_vain[request] = attempts

@@ -180,8 +180,8 @@ class Answers:
         """The cost of a result's response in dollars, without earlier attempts; NaN if unknown."""
         if result.usage is None:
             return math.nan
-        requested, answered = str(result.request.model), result.response.get("model")
-        cost, model = cost_of(self._price, result.response, result.usage, requested)
+        answered = result.response.get("model")
+        cost, model = cost_of(self._price, result.response, result.usage, result.request)
         if model != answered and not math.isnan(cost):
             self.priced_as[str(answered)] = model
         return cost

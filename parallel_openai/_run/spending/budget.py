@@ -297,7 +297,7 @@ class Budget:
     def _cost(self, reserve: Reserve, response: Response, usage: Usage) -> float:
         if self._price is None:
             return 0.0
-        cost, _ = cost_of(self._price, response.data, usage, reserve.kind.model)
+        cost, _ = cost_of(self._price, response.data, usage, reserve.request)
         return reserve.usd if math.isnan(cost) else cost
 
     def _learn(self, reserve: Reserve, usage: Usage) -> None:
@@ -352,13 +352,18 @@ def highest(costs: Sequence[float]) -> float:
     return math.nan if any(map(math.isnan, costs)) else max(costs)
 
 
-def cost_of(price: PriceOf, response: Any, usage: Usage, asked: str) -> tuple[float, str]:
-    """Dollars for an answer, and the model whose price was used: the one that the answer names, or else `asked`."""
-    answered, tier = response.get("model"), tier_of(response)
-    cost = price(answered, usage, tier) if isinstance(answered, str) else math.nan
-    if isinstance(answered, str) and (answered == asked or not math.isnan(cost)):
-        return cost, answered
-    return price(asked, usage, tier), asked
+def cost_of(price: PriceOf, response: Any, usage: Usage, request: APIRequest) -> tuple[float, str]:
+    """Dollars for an answer, and the model whose price was used: the one that the answer names, or else the requested.
+
+    If the answer names no tier, it may come from the requested one.
+    """
+    asked, answered, told = request.model or "", response.get("model"), tier_of(response)
+    tiers = {None, request.tier} if told is None else {told}
+    if isinstance(answered, str):
+        cost = highest([price(answered, usage, tier) for tier in tiers])
+        if answered == asked or not math.isnan(cost):
+            return cost, answered
+    return highest([price(asked, usage, tier) for tier in tiers]), asked
 
 
 def _is_refusal(response: Response) -> bool:
