@@ -342,7 +342,7 @@ class Limiter:
         if self._may_be_full:
             if (delay := self.slots.seconds_until_room(self.in_flight, now)) > 0.0:
                 return delay, "slots"
-            tries = self.slots.tries(self.in_flight, now)
+            tries = self.slots.tries(self.in_flight, now) or (not self.in_flight and self.slots.is_tried(now))
         if not known and self.in_flight >= (room := self._room_while_unknown(now)):
             return (self.in_flight + 1 - room) / WINDOW_GROWTH, "learning"
         slowed = self.slowdown.seconds_until(now) if self.slowdown.was_asked_for else 0.0

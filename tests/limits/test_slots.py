@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 from typing import Any
 
 import pytest
 
 from parallel_openai._limits.learning.slots import Slots
+from parallel_openai._limits.limiter import Lease, Limiter
 from parallel_openai._records import Size
 from parallel_openai.local.simulator.settings import Settings
 from tests.limits.virtual import Rehearsal
@@ -73,6 +75,27 @@ def test_if_the_requests_in_flight_hang_one_more_is_sent_after_a_while() -> None
     assert slots.seconds_until_room(4, 20.1) == pytest.approx(60.0)
     slots.sent(80.1)
     assert slots.seconds_until_room(5, 80.1) > 0.0
+
+
+def taken(limiter: Limiter) -> Lease:
+    lease = limiter.take(SMALL)
+    assert lease is not None
+    return lease
+
+
+def test_a_trial_that_ends_without_an_answer_is_made_again() -> None:
+    """Else all would wait for as long as the refusal says, though nobody knows yet whether it is a limit."""
+    limiter = Limiter(clock=itertools.count(1.0, 10.0).__next__)
+    first, second, third = (taken(limiter) for _ in range(3))
+    limiter.answered(first, {}, None)
+    assert limiter.refused(third, {"retry-after": "86400"}, None, 86400.0)
+    limiter.unanswered(second)
+    for _ in range(5):
+        trial = taken(limiter)
+        assert limiter.take(SMALL) is None
+        limiter.unanswered(trial)
+    assert not limiter.refused(taken(limiter), {"retry-after": "86400"}, None, 86400.0)
+    assert limiter.take(SMALL) is None
 
 
 def test_refusals_with_nothing_in_flight_never_block_sending() -> None:
