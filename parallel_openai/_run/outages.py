@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from parallel_openai._records import DONE, Verdict
+from parallel_openai._records import DONE, TOO_MANY_FILES, Verdict
 from parallel_openai._run.job import Job
-from parallel_openai._run.response_verdict import RetryPolicy
+from parallel_openai._run.response_verdict import UNSENT_CODES, RetryPolicy
 from parallel_openai.errors import RunStoppedError
 
 #: After this many refusals in a row, without any answer in between, requests are sent one at a time.
@@ -78,6 +78,8 @@ class Outages:
             return verdict
         if verdict.broke and self._breaks_at_all(job, now):
             verdict = replace(verdict, overload=True)
+        if verdict.code in UNSENT_CODES and verdict.code != TOO_MANY_FILES:
+            self._rest(verdict, sent_at, now)
         if verdict.overload and verdict.code == NO_MODEL and not self._was_answered:
             return replace(verdict, kind="fail")  # new-api answers 503 if nobody serves the model
         if verdict.overload:

@@ -88,6 +88,15 @@ def test_during_an_outage_one_request_at_a_time_is_sent_as_a_probe() -> None:
     assert scene.statuses == {"succeeded": 200}
 
 
+@pytest.mark.parametrize("code", ["connection_refused", "connect_timeout", "dns_error", "tls_error", "proxy_error"])
+def test_a_server_that_cannot_be_reached_in_mid_run_is_tried_by_one_request_at_a_time(code: str) -> None:
+    unreached = Response(0, {}, b"", None, 0.05, code, "No connection.")
+    scene = Scene(lambda n, now: unreached if 2 <= now < 302 else None, rows=2000).run()
+    assert scene.statuses == {"succeeded": 2000}
+    assert len(scene.sends) < 2000 + 60
+    assert scene.loop.time() < 400
+
+
 class SlowScene(Scene):
     """An answer takes half a minute to a minute, a refusal no time."""
 
