@@ -153,6 +153,8 @@ def _good(response: Response, path: str) -> Verdict:
     # A billed answer is never requested again automatically, even if it is empty.
     if endpoint is None or endpoint.has_answer(response.data) or (usage_of(response.data) or Usage()).total_tokens:
         return DONE
+    if response.data and endpoint.answers[0] not in response.data:  # as of JSON of another form, see `_malformed`
+        return Verdict("fail", "malformed_response", _without_answer(endpoint))
     return Verdict("retry", "empty", _without_answer(endpoint))
 
 

@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 
 import parallel_openai as po
+from parallel_openai.errors import RequestRefusedError
 from parallel_openai.local.simulator import Server
 from tests.files.asking import chat, results, run, write
 
@@ -58,6 +59,17 @@ def test_a_frame_retries_a_200_without_an_answer_at_once(server: Server, client:
     out = po.process_dataframe(pd.DataFrame({"text": ROWS}), "text", model="m", client=client, progress=False)
     assert out["status"].eq("succeeded").all()
     assert out["attempts"].eq(2).all()
+
+
+def test_answers_of_a_form_that_nobody_knows_are_not_paid_for_again_and_stop_the_run(
+    server: Server, client: po.Client
+) -> None:
+    wrapped = {"code": 0, "data": {"choices": [{"message": {"content": "Yes."}}]}}
+    server.script([{"body": wrapped}] * 60)
+    df = pd.DataFrame({"text": [f"Row {number}." for number in range(60)]})
+    with pytest.raises(RequestRefusedError, match=r"nothing in .choices.*not what this endpoint answers"):
+        po.process_dataframe(df, "text", model="m", client=client, progress=False)
+    assert server.stats()["received"] <= 60
 
 
 @pytest.mark.parametrize("path", OTHERS)
