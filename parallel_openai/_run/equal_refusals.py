@@ -15,6 +15,8 @@ from parallel_openai.errors import RequestRefusedError
 
 #: This many equal refusals without an answer stop the run.
 HANDFUL = 5
+#: The same once there are answers, and only for a model that answered before and is gone, or for web pages.
+MANY = 20
 #: Fields that differ from row to row. A refusal that mentions one concerns that row only.
 _OF_ROWS = frozenset({"messages", "input", "prompt"})
 _ABOUT_A_ROW = re.compile(
@@ -31,19 +33,27 @@ class EqualRefusals:
     def __init__(self) -> None:
         self._same: object = None
         self._count = 0
-        self.was_answered = False  # after any answer, refusals concern single rows
+        self._answered: set[str | None] = set()  # models; after any answer, most refusals concern single rows
 
-    def check(self, request: APIRequest, response: Response, verdict: Verdict, *, known: bool) -> None:
+    def answered(self, model: str | None) -> None:
+        """Note an answer."""
+        self._same, self._count = None, 0
+        self._answered.add(model)
+
+    def check(
+        self, request: APIRequest, response: Response, verdict: Verdict, *, known: bool, model: str | None = None
+    ) -> None:
         """Note a request that failed for good; `known` says whether others of its run have answers already.
 
         Raises:
             RequestRefusedError: a handful of refusals are equal.
         """
-        if self.was_answered or known:
-            return
-        body = request.request_json
+        body, is_late = request.request_json, bool(self._answered) or known
         error = error_of(response.data, response.status) or {}
         field = _named_field(error, verdict, body)
+        is_gone = model in self._answered and _is_gone(response, verdict, field)
+        if is_late and not is_gone and not _is_login(response, verdict):
+            return
         if field is None and isinstance(body.get("input"), list):
             return  # the request holds many rows, and one of them may be to blame
         if not _may_be_the_runs(request, response, verdict, error, field):
@@ -51,11 +61,13 @@ class EqualRefusals:
             return
         words = _IDS.sub("", verdict.message or "")
         same = response.status, verdict.code, words, field, dumps(body.get(field)) if field else None
-        rows = request.asks_for if field else 1  # without a field, one row in the request may be to blame
+        # Without a field, one row in the request may be to blame.
+        rows = request.asks_for if field and not is_late else 1
         self._count = self._count + rows if same == self._same else rows
         self._same = same
-        if self._count >= HANDFUL:
-            reason = f"Nothing was answered, and {self._count} requests were refused alike: {verdict.message}"
+        if self._count >= (MANY if is_late else HANDFUL):
+            since = "Since the last answer" if is_late else "Nothing was answered, and"
+            reason = f"{since} {self._count} requests were refused alike: {verdict.message}"
             reason += "" if reason.endswith((".", "!", "?")) else "."
             refused = RequestRefusedError(f"{reason} {_advice(request, response, field)} No more are sent.")
             refused.model = str(body["model"]) if field == "model" else None
@@ -98,13 +110,22 @@ def _may_be_the_runs(
     if verdict.code in _ROWS_CODES or response.status == 413:
         return False
     if verdict.code == "malformed_response":
-        return verdict.kind == "fail" or _is_page(response)
+        return verdict.kind == "fail" or _is_login(response, verdict)
     if verdict.kind != "fail" and not (verdict.broke or (response.status == 200 and error)):
         return False
     if field is not None:
         return True
     about_a_row = _param(error) in _OF_ROWS or _ABOUT_A_ROW.search(verdict.message or "")
     return bool(error or response.status not in (0, 200)) and not about_a_row
+
+
+def _is_gone(response: Response, verdict: Verdict, field: str | None) -> bool:
+    """Whether the server has the model no more."""
+    return field == "model" and (response.status in (404, 410) or "model_not" in str(verdict.code))
+
+
+def _is_login(response: Response, verdict: Verdict) -> bool:
+    return verdict.code == "malformed_response" and _is_page(response)
 
 
 def _is_page(response: Response) -> bool:

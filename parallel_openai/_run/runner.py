@@ -353,7 +353,7 @@ class Runner:
 
     def _succeed(self, job: Job, lease: Any, response: Response, usage: Usage | None) -> None:
         job.limiter.answered(lease, response.headers, usage)
-        self._equal_refusals.was_answered = True
+        self._equal_refusals.answered(job.model)
         self._failures.answered += 1
         if usage is not None:
             self._status.prompt_tokens += usage.prompt_tokens
@@ -385,7 +385,7 @@ class Runner:
             code, sentence = decision.code or "error", decision.message or ""
             self._hand_over(Result(job.request, "failed", None, code, sentence, errors, attempts))
             known = bool(status.num_tasks_succeeded or status.num_tasks_to_restore)
-            self._equal_refusals.check(job.request, response, decision, known=known)
+            self._equal_refusals.check(job.request, response, decision, model=job.model, known=known)
         except RunStoppedError:
             self._stopped = True
             raise

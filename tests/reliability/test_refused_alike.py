@@ -176,6 +176,46 @@ def test_web_pages_instead_of_answers_stop_the_run() -> None:
         assert len(server.asked) < 20
 
 
+NO_MODEL = json.dumps({"error": {"message": "No model `m`.", "code": "model_not_found"}}).encode()
+GONE: dict[str, tuple[int, bytes, str]] = {
+    "a model": (404, NO_MODEL, "No model"),
+    "a login": (200, b"<html><head><title>Log in</title></head></html>", "a proxy's or a login's"),
+}
+BY_FACE: dict[str, Callable[[po.Client], Any]] = {
+    "frame": lambda client: po.process_dataframe(FRAME, "text", model="m", client=client, progress=False),
+    "file": lambda client: po.process_api_requests_from_file("in.jsonl", "out.jsonl", client=client, progress=False),
+}
+
+
+@pytest.mark.parametrize("gone", GONE)
+@pytest.mark.parametrize("face", BY_FACE)
+def test_a_model_or_a_login_that_ends_in_mid_run_leaves_the_other_rows_to_the_next_run(gone: str, face: str) -> None:
+    status, body, words = GONE[gone]
+    write(*(chat(text, model="m") for text in FRAME["text"]))
+
+    def answer(asked: Asked) -> tuple[int, bytes] | None:
+        return (status, body) if number_of(asked) > 9 else None
+
+    with (
+        recorder(answer) as server,
+        po.Client(f"{server.url}/v1", max_concurrent_requests=2, max_attempts=1) as client,
+        pytest.raises(RequestRefusedError, match=f"Since the last answer 20 requests were refused alike: .*{words}"),
+    ):
+        BY_FACE[face](client)
+    assert len(server.asked) < 35
+
+
+def test_a_model_that_never_answered_does_not_stop_the_run_once_others_have() -> None:
+    write(*(chat(text, model="m" if 10 <= row < 50 else "n") for row, text in enumerate(FRAME["text"])))
+
+    def answer(asked: Asked) -> tuple[int, bytes] | None:
+        return (404, NO_MODEL) if asked.body["model"] == "m" else None
+
+    with recorder(answer) as server, po.Client(f"{server.url}/v1", max_concurrent_requests=2) as client:
+        status = BY_FACE["file"](client)
+    assert (status.num_tasks_succeeded, status.num_tasks_failed) == (20, 40)
+
+
 @pytest.mark.parametrize("status", [401, 403])
 def test_a_key_that_loses_its_permission_stops_the_run(status: int) -> None:
     def answer(asked: Asked) -> tuple[int, bytes] | None:
