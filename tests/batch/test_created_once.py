@@ -78,7 +78,7 @@ def test_without_the_list_no_batch_is_created_twice(scripted: Scripted, submit: 
     assert set(scripted.billed.values()) == {1}
 
 
-def test_after_a_kill_it_is_found_by_its_file_in_a_list_without_metadata(
+def test_a_batch_created_before_a_kill_is_found_by_its_file_in_a_list_without_metadata(
     scripted: Scripted, submit: Verb, tmp_path: Path
 ) -> None:
     journal = tmp_path / "answers.jsonl"

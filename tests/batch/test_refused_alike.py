@@ -82,7 +82,7 @@ def test_a_validation_error_that_recurs_at_the_first_line_ends_the_run(
     assert set(scripted.billed.values()) == {1}
 
 
-def test_the_file_run_says_it_too(scripted: Scripted, submit: Verb, tmp_path: Any) -> None:
+def test_a_run_of_a_file_is_refused_with_the_same_advice(scripted: Scripted, submit: Verb, tmp_path: Any) -> None:
     refuse_rows(scripted, 400, UNKNOWN)
     bodies = [
         {"model": "gpt-4o-mini", "max_tokns": 5, "messages": [{"role": "user", "content": f"row {number}"}]}
