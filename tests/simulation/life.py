@@ -54,9 +54,11 @@ class Call:
         at: seconds after which it comes; of a kill the loop's turn, or after how many works of the Batch API it comes
             before the answer does; of a full disk the bytes that it still takes.
         faults: the probability of each fault.
-        down: from when to when the server answers 503 to all, in seconds since the call began.
+        down: from when to when the server refuses all, in seconds since the call began.
         wall: when the wall's clock is set, in seconds since the call began, and by how many.
         freed: when a full disk has room again, in seconds since the call began.
+        down_as: how the server refuses while it is down: an HTTP status, or one of `BROKEN`.
+        samples: as many as the life's or fewer; None: as many.
         deaths: when a worker of the cluster dies, in seconds since the call began.
     """
 
@@ -68,6 +70,8 @@ class Call:
     wall: tuple[float, float] | None = None
     deaths: tuple[float, ...] = ()
     freed: float | None = None
+    down_as: str = "503"
+    samples: int | None = None
 
 
 @dataclass(frozen=True)
@@ -105,6 +109,8 @@ class Life:
         second: what else asks: another run beside it, or another model of the same comparison.
         torn: whether a kill takes the end of the journal along, or no more of it than the last line's end.
         shuffled: whether each call has the rows in another order.
+        slots: how many requests the server takes at once; None: any number.
+        full_as: the HTTP status with which it refuses more, and the seconds that it asks to wait, or None.
     """
 
     seed: int
@@ -124,6 +130,8 @@ class Life:
     second: Literal["same client", "other model", "same journal", "compared"] | None = None
     torn: bool | Literal["newline"] = False
     shuffled: bool = False
+    slots: int | None = None
+    full_as: tuple[int, str | None] = (503, None)
     calls: list[Call] = field(default_factory=list)
 
 
@@ -159,7 +167,8 @@ def draw(seed: int) -> Life:
         torn=lot.random() < 0.3,
         calls=[_call(lot, lane) for _ in range(lot.choice((0, 1, 1, 2, 2)))],
     )
-    return _with_more(life) if seed % 5 in (0, 2) else life
+    life = _with_more(life) if seed % 5 in (0, 2) else life
+    return _with_outages_and_slots(life) if seed % 9 == 4 else life
 
 
 def _with_more(life: Life) -> Life:
@@ -183,6 +192,36 @@ def _with_more(life: Life) -> Life:
             )
             for each in life.calls
         ],
+    )
+
+
+def _with_outages_and_slots(life: Life) -> Life:
+    """What is drawn apart once more: all kinds of outages, and slow answers among them; a server that takes so many at
+    once; and calls that ask for fewer samples than the next."""
+    lot = random.Random(f"outages and slots of {life.seed}")
+    has_slots = life.lane != "batch" and lot.random() < 0.5
+    samples = sorted(lot.choices(range(1, life.samples + 1), k=len(life.calls)))
+    return replace(
+        life,
+        slots=lot.choice((1, 4, 30)) if has_slots else None,
+        full_as=lot.choice(((503, None), (429, None), (429, "1"), (429, "20"))),
+        calls=[
+            replace(_call_with_outage(each, lot, has_slots=has_slots), samples=few)
+            for each, few in zip(life.calls, samples, strict=True)
+        ],
+    )
+
+
+def _call_with_outage(call: Call, lot: random.Random, *, has_slots: bool) -> Call:
+    start = 10 * lot.random()
+    faults = {**call.faults, **({"slow": 0.3} if lot.random() < 0.5 else {})}
+    if has_slots:  # to which each answer says that one is free
+        faults.pop(LATER, None)
+    return replace(
+        call,
+        faults=faults,
+        down=(start, start + lot.choice((5, 60, 200))) if lot.random() < 0.5 else call.down,
+        down_as=lot.choice(("502", "503", "529", "408", "429", *BROKEN)),
     )
 
 

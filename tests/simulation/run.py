@@ -72,11 +72,13 @@ def _live(life: Life, folder: Path) -> Lived:
             _forget_lost(folder, books)
         books.kept, books.refused_in_call = kept(folder), 0
         before, life = books.kept.copy(), _in_its_order(life, number)
+        whole, life = life, replace(life, samples=call.samples or life.samples)
         books.story.append(f"call {number}: {call}")
         outcome, books = _call(life, call, number, books, folder)
         books.story.append(f"ended: {_told(outcome, folder)}")
         wrong += books.wrong + checks.after_call(life, call, number, outcome, books, before, kept(folder))
         books.wrong = []
+        life = whole
         if wrong or (number >= len(life.calls) and checks.is_finished(life, outcome)):
             break
         if life.torn and outcome.killed:

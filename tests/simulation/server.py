@@ -68,7 +68,7 @@ class Server:
         self.life, self.call, self.number, self.books, self._loop = life, call, number, books, loop
         self.kill, self.began = kill, books.now
         self._flying: Counter[str] = Counter()
-        self._in_flight = 0
+        self._in_flight = self._at_work = 0
         self._stale: Mapping[str, str] | None = None
         self._not_before: dict[str, float] = {}  # as questions were told
         self.broke: dict[tuple[str, ...], list[float]] = {}  # when those were sent that break the server
@@ -129,9 +129,8 @@ class Server:
     async def failure(self) -> Answer | None:
         """What goes wrong before any work: an answer, or an error of the connection."""
         down = self.call.down
-        if down is not None and down[0] <= self.now() - self.began < down[1]:
-            return error_of(503, "The server is overloaded.")
-        fault = self.drawn(BEFORE_WORK)
+        is_down = down is not None and down[0] <= self.now() - self.began < down[1]
+        fault = self.call.down_as if is_down else self.drawn(BEFORE_WORK)
         if fault is None or fault == "unavailable":
             return None
         if fault == "connect_timeout":
@@ -145,7 +144,8 @@ class Server:
             return 429, CIMultiDict(), orjson.dumps({"error": slow_down().error()})
         if fault == "quota":
             return error_of(429, "You exceeded your current quota.", code="insufficient_quota")
-        return error_of(int(fault), "Something went wrong.", code=_CODES.get(fault))
+        message = "The server is overloaded." if is_down else "Something went wrong."
+        return error_of(int(fault), message, code=_CODES.get(fault))
 
     def _failure_of_row(self, questions: tuple[str, ...]) -> Answer | None:
         """Of a row that breaks the server each time; or one that says when to come again, which is to be heeded."""
@@ -169,6 +169,8 @@ class Server:
             return failure
         if (failure := self._failure_of_row(questions)) is not None:
             return failure
+        if self.life.slots is not None and self._at_work >= self.life.slots:
+            return self._full()
         now, prompt = self.now(), prompt_tokens(request)
         if request.get("service_tier") == "flex" and self.drawn(("unavailable",)) is not None:
             return error_of(429, "Resource Unavailable", code="resource_unavailable")
@@ -183,6 +185,11 @@ class Server:
             account.take_refused(now)
         said = rate_limited(lack, model="m", style="openai", retry_after=account.settings.retry_after)
         return 429, CIMultiDict({**account.headers(now), **said.headers}), orjson.dumps({"error": said.error()})
+
+    def _full(self) -> Answer:
+        status, seconds = self.life.full_as
+        _, headers, body = error_of(status, "Too many requests at once.")
+        return status, CIMultiDict({**headers, **({} if seconds is None else {"retry-after": seconds})}), body
 
     def _cost(self, request: Mapping[str, Any], prompt: int) -> int:
         cap = next((request[name] for name in _CAPS if name in request), None)
@@ -201,6 +208,7 @@ class Server:
         if fault in ("no_usage", "error_in_200"):
             bill.told = False
             del answer["usage"]
+        self._at_work += 1
         try:
             bill.seconds = self.life.latency * self.books.lot.lognormvariate(0, self.life.sigma)
             bill.seconds *= 60.0 if fault == "slow" else 1.0
@@ -216,6 +224,8 @@ class Server:
             bill.outcome = "left" if isinstance(error, asyncio.CancelledError) else "lost"
             self.tell(f"{questions} {bill.outcome} ({fault})")
             raise
+        finally:
+            self._at_work -= 1
 
     def _headers(self, account: Account, now: float) -> Mapping[str, str]:
         headers = {**account.headers(now), "content-type": "application/json", "x-request-id": f"req_{now}"}
