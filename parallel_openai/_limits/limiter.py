@@ -29,6 +29,9 @@ FIRST_HOLD = 0.5
 LONGEST_HOLD = 60.0
 #: After this many refusals without an answer in between, requests are sent one at a time until an answer comes.
 BREAKER = 50
+#: An overloaded server that refuses more often than this without an answer in between, and not for want of slots,
+#: refuses what comes too fast.
+UNEXPLAINED = 2
 #: A request larger than any that was accepted is given up after HOPELESS refusals for its tokens in HOPELESS_SECONDS,
 #: in which any window of a minute has passed. If the refusals say when to try again, it is tried for longer.
 HOPELESS = 8
@@ -96,7 +99,8 @@ class Limiter:
         self.window = FIRST_WINDOW
         self._queue = CapacityQueue(clock)
         self.waited = self._queue.waited
-        self._refusals_in_a_row = 0
+        self._refusals_in_a_row = self._unexplained = 0
+        self._is_busy_by_rate = False
         self._largest_taken = 0.0
         self._began: float | None = None
         self._has_refused = self._may_be_full = False
@@ -179,7 +183,7 @@ class Limiter:
     def answered(self, lease: Lease, headers: Mapping[str, str], usage: Usage | None = None) -> None:
         """Learn from an answer that was not a refusal."""
         self.in_flight -= 1
-        self._refusals_in_a_row = 0
+        self._refusals_in_a_row = self._unexplained = 0
         self._largest_taken = max(self._largest_taken, max(lease.lot.charges))
         self.window += 1.0 if self.window < FAST_WINDOW else SLOW_GROWTH
         now = self.clock()
@@ -286,12 +290,25 @@ class Limiter:
         Returns whether the server's slots seem to be full, so that the request may go as soon as one is free. If the
         server asks for a wait, that must be certain.
         """
+        if self._is_due_to_rate(wait):
+            return self.refused(lease, {}, "requests", None)
         self.unanswered(lease)
         self._may_be_full = True
         is_full = self.slots.overloaded(
             lease.in_flight, at=lease.request_mark.at, now=self.clock(), left=self.in_flight
         )
         return is_full and (self.slots.proven or not wait)
+
+    def _is_due_to_rate(self, wait: float | None) -> bool:
+        """Whether what an overloaded server has just refused came too fast."""
+        if self.slots.kept or wait or self.in_flight < 2:
+            return False
+        self._unexplained += 1
+        if self._unexplained > UNEXPLAINED:
+            self._is_busy_by_rate = True
+        elif not self._is_limited:
+            return False
+        return self._is_busy_by_rate
 
     def unanswered(self, lease: Lease, *, hold: float = 0.0) -> None:
         """Learn that a send brought no answer. With `hold`, nothing is sent for that many seconds."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import random
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable
 from typing import Any
 
@@ -39,6 +39,8 @@ AWAY: dict[str, Response] = {
 class Scene:
     """A run against a server that says what `answer` says of a row's number and the moment."""
 
+    seconds, refused_after = 1.0, 0.05
+
     def __init__(self, answer: Callable[[int, float], Response | None], rows: int = 40, **options: Any) -> None:
         self.loop, self.results, self.sends = VirtualLoop(), list[Result](), list[tuple[float, int]]()
         self._answer = answer
@@ -56,8 +58,8 @@ class Scene:
         number = request.request_json["n"]
         self.sends.append((self.loop.time(), number))
         answer = self._answer(number, self.loop.time())
-        await asyncio.sleep(1.0 if answer is None else 0.05)
-        return answer or Response(200, {}, b"{}", GOOD, 1.0)
+        await asyncio.sleep(self.seconds if answer is None else self.refused_after)
+        return answer or Response(200, {}, b"{}", GOOD, self.seconds)
 
     def run(self, models: int = 1) -> Scene:
         requests = (APIRequest({"model": f"m{n % models}", "n": n}) for n in range(self._rows))
@@ -163,6 +165,26 @@ def test_random_refusals_are_soon_distinguished_from_a_full_server(scene: type[S
         return run.loop.time()
 
     assert seconds(share) <= 1.25 * seconds(0.0)
+
+
+class QuickScene(Scene):
+    seconds, refused_after = 0.25, 0.003
+
+
+@pytest.mark.parametrize("kind", ["503", "529", "busy in a 200"])
+def test_a_rate_limit_that_is_told_as_overload_is_found(kind: str) -> None:
+    arrivals = deque[float]()
+
+    def limit(n: int, now: float) -> Response | None:
+        while arrivals and arrivals[0] <= now - 1.0:
+            arrivals.popleft()
+        arrivals.append(now)
+        return AWAY[kind] if len(arrivals) > 20 else None
+
+    scene = QuickScene(limit, rows=600).run()
+    assert scene.statuses == {"succeeded": 600}
+    assert len(scene.sends) <= 600 + 150
+    assert scene.loop.time() <= 65
 
 
 BROKEN = said(500, {"message": "The server had an error.", "type": "server_error"})
