@@ -109,8 +109,8 @@ def _may_be_the_runs(
 ) -> bool:
     if verdict.code in _ROWS_CODES or response.status == 413:
         return False
-    if verdict.code == "malformed_response":
-        return verdict.kind == "fail" or _is_login(response, verdict)
+    if verdict.code in ("malformed_response", "empty"):  # of each row all attempts, else it was sent again
+        return True
     if verdict.kind != "fail" and not (verdict.broke or (response.status == 200 and error)):
         return False
     if field is not None:

@@ -72,6 +72,16 @@ def test_answers_of_a_form_that_nobody_knows_are_not_paid_for_again_and_stop_the
     assert server.stats()["received"] <= 60
 
 
+@pytest.mark.parametrize("nothing", [{}, "{}\n{}"], ids=str)
+def test_a_server_that_never_gives_an_answer_is_not_asked_again_for_every_row(server: Server, nothing: Any) -> None:
+    server.script([{"body": nothing}] * 300)
+    df = pd.DataFrame({"text": [f"Row {number}." for number in range(60)]})
+    few = po.Client(server.base_url, max_attempts=3, max_concurrent_requests=4)
+    with few, pytest.raises(RequestRefusedError, match="not what this endpoint answers"):
+        po.process_dataframe(df, "text", model="m", client=few, progress=False)
+    assert server.stats()["received"] < 2 * len(df)  # all attempts of five rows, and the first ones of others
+
+
 @pytest.mark.parametrize("path", OTHERS)
 def test_each_endpoint_recognises_responses_without_an_answer(server: Server, path: str) -> None:
     line, nothing = OTHERS[path]
