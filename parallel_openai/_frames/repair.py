@@ -55,7 +55,7 @@ def make_repair(result: Result, reading: Answer, text: str | None, endpoint: End
     if reading.error_code in HOPELESS or not reading.repairable:
         return None
     asked = (result.sent or result.request).request_json
-    if cut_short(reading.finish_reason) == "truncated":
+    if cut_short(reading.finish_reason or "") == "truncated":
         body = _roomier(asked, endpoint)
     else:
         fault = f"That answer cannot be used. {reading.error} Answer again, exactly as it was asked for."

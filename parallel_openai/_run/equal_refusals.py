@@ -33,25 +33,27 @@ class EqualRefusals:
     def __init__(self) -> None:
         self._same: object = None
         self._count = 0
-        self._answered: set[str | None] = set()  # models; after any answer, most refusals concern single rows
-
-    def answered(self, model: str | None) -> None:
-        """Note an answer."""
-        self._same, self._count = None, 0
-        self._answered.add(model)
+        self._answered = 0
+        self.models: set[str | None] = set()  # those that have answered
 
     def check(
-        self, request: APIRequest, response: Response, verdict: Verdict, *, known: bool, model: str | None = None
+        self, request: APIRequest, response: Response, verdict: Verdict, *, answered: int, model: str | None = None
     ) -> None:
-        """Note a request that failed for good; `known` says whether others of its run have answers already.
+        """Note a request that failed for good.
+
+        Args:
+            answered: how many others of its run have answers. After any, most refusals concern single rows.
+            model: the model, by the name in `models`.
 
         Raises:
             RequestRefusedError: a handful of refusals are equal.
         """
-        body, is_late = request.request_json, bool(self._answered) or known
+        if answered != self._answered:
+            self._same, self._answered = None, answered
+        body, is_late = request.request_json, answered > 0
         error = error_of(response.data, response.status) or {}
         field = _named_field(error, verdict, body)
-        is_gone = model in self._answered and _is_gone(response, verdict, field)
+        is_gone = model in self.models and _is_gone(response, verdict, field)
         if is_late and not is_gone and not _is_login(response, verdict):
             return
         if field is None and isinstance(body.get("input"), list):

@@ -353,7 +353,7 @@ class Runner:
 
     def _succeed(self, job: Job, lease: Any, response: Response, usage: Usage | None) -> None:
         job.limiter.answered(lease, response.headers, usage)
-        self._equal_refusals.answered(job.model)
+        self._equal_refusals.models.add(job.model)
         self._failures.answered += 1
         if usage is not None:
             self._status.prompt_tokens += usage.prompt_tokens
@@ -384,8 +384,8 @@ class Runner:
             errors, attempts = tuple(job.errors), tuple(job.attempts)
             code, sentence = decision.code or "error", decision.message or ""
             self._hand_over(Result(job.request, "failed", None, code, sentence, errors, attempts))
-            known = bool(status.num_tasks_succeeded or status.num_tasks_to_restore)
-            self._equal_refusals.check(job.request, response, decision, model=job.model, known=known)
+            answered = self._failures.answered + status.num_tasks_succeeded + status.num_tasks_to_restore
+            self._equal_refusals.check(job.request, response, decision, answered=answered, model=job.model)
         except RunStoppedError:
             self._stopped = True
             raise

@@ -123,7 +123,6 @@ class RowSettler:
         if outcome.verdict is None or not is_claimed:
             return
         try:
-            known = self.known_answers > 0
-            self._equal_refusals.check(row.request, outcome.response, outcome.verdict, known=known)
+            self._equal_refusals.check(row.request, outcome.response, outcome.verdict, answered=self.known_answers)
         except RequestRefusedError as error:
             self.refused_alike = self.refused_alike or error

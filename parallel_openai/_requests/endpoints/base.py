@@ -132,15 +132,13 @@ def truncated(content: str | None, usage: Usage | None, caps: Sequence[str]) -> 
     return f"The answer was cut off{spent}. Raise {caps[0]}{older}."
 
 
-def cut_short(reason: str | None) -> str | None:
+def cut_short(reason: str) -> str | None:
     """`truncated` or `content_filter` if a finish reason says so, in the words of any maker; None for a whole answer.
 
     >>> cut_short("MAX_TOKENS"), cut_short("content_filter: SAFETY"), cut_short("end_turn")
     ('truncated', 'content_filter', None)
     """
-    if reason in ("stop", None):  # nearly all
-        return None
-    return "truncated" if _CUT.match(str(reason)) else "content_filter" if _FILTERED.match(str(reason)) else None
+    return "truncated" if _CUT.match(reason) else "content_filter" if _FILTERED.match(reason) else None
 
 
 #: The words of OpenAI, Mistral (`model_length`), Anthropic, Zhipu, Gemini and Bedrock.

@@ -89,7 +89,7 @@ def _read(response: Mapping[str, Any], choice: Any) -> Answer:
     calls, call = message.get("tool_calls"), message.get("function_call")  # the deprecated form of tool_calls
     if not isinstance(calls, list) or not calls:
         calls = [{"type": "function", "function": call}] if call else None
-    code, error = None if reason == "stop" else cut_short(reason), None
+    code, error = None if reason in ("stop", None) else cut_short(reason), None
     if refusal:
         content, code, error = None, "refused", f"The model refused: {str(refusal)[:500]}"
     elif code == "content_filter":

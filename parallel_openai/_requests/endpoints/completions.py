@@ -48,7 +48,7 @@ def _read(response: Mapping[str, Any], choice: Mapping[str, Any], model: str | N
     text = said if isinstance(said, str) and said else None
     if not isinstance(reason, str):
         reason = None
-    code, error = cut_short(reason), None
+    code, error = cut_short(reason or ""), None
     if code == "content_filter":
         error = "The answer was cut by the content filter."
     elif code == "truncated":
