@@ -6,6 +6,7 @@ import math
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from parallel_openai._records import APIRequest, Response, Usage
@@ -357,13 +358,18 @@ def cost_of(price: PriceOf, response: Any, usage: Usage, request: APIRequest) ->
 
     If the answer names no tier, it may come from the requested one.
     """
-    asked, answered, told = request.model or "", response.get("model"), tier_of(response)
-    tiers = {None, request.tier} if told is None else {told}
+    asked, answered, tier = request.model or "", response.get("model"), tier_of(response)
+    if tier is None and request.tier is not None:
+        price = partial(_dearer_tier, price, request.tier)
     if isinstance(answered, str):
-        cost = highest([price(answered, usage, tier) for tier in tiers])
+        cost = price(answered, usage, tier)
         if answered == asked or not math.isnan(cost):
             return cost, answered
-    return highest([price(asked, usage, tier) for tier in tiers]), asked
+    return price(asked, usage, tier), asked
+
+
+def _dearer_tier(price: PriceOf, requested: str, model: str, usage: Usage, tier: str | None) -> float:
+    return highest([price(model, usage, each) for each in (tier, requested)])
 
 
 def _is_refusal(response: Response) -> bool:
