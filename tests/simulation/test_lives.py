@@ -35,6 +35,7 @@ BROKE_ONCE = {
     6009176: "what half a line of a batch's output file may have cost was spent again, beyond the budget",
     7300087: "an answer of a file's batch was lost, since one to an identical line had the same bytes",
     8008236: "slow answers to what was sent before an outage let all requests out into it, each of them anew",
+    9202126: "all workers tried each second to reach a server whose name was not found any more",
     277: "a worker that was ended before it was up left an error that nobody had asked for",
 }
 
