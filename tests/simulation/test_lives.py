@@ -36,6 +36,7 @@ BROKE_ONCE = {
     7300087: "an answer of a file's batch was lost, since one to an identical line had the same bytes",
     8008236: "slow answers to what was sent before an outage let all requests out into it, each of them anew",
     9202126: "all workers tried each second to reach a server whose name was not found any more",
+    9502564: "a batch was made a second time, since the clock was set between the first try to make it and a kill",
     277: "a worker that was ended before it was up left an error that nobody had asked for",
 }
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from itertools import pairwise
 
 from parallel_openai._batch.batch_api import BatchAPI
 from parallel_openai._batch.batch_state import Part, live_parts, step, write
@@ -16,9 +15,9 @@ from parallel_openai._journal.origins import writer
 from parallel_openai._log import log
 from parallel_openai._printable import printable
 
-#: Seconds after a batch was requested at which the server's list is searched for it: a crashed process's request may
-#: still be in transit, and the list may lag behind. After the last of them, one search is enough.
-SEARCH_AGES = (5.0, 7.5, 10.0)
+#: Seconds before each search of the server's list for a batch that was requested before a crash: the request may still
+#: be in transit, and the list may lag behind. They run from now, since the clock may have been set since the request.
+SEARCH_DELAYS = (0.0, 5.0, 2.5, 2.5)
 
 
 class Submitter:
@@ -104,10 +103,7 @@ class Submitter:
 
     async def _find_created(self, part: Part) -> ServerBatch | None:
         """The part's batch, if the server has one whose id was never recorded."""
-        age = max(0.0, time.time() - part.creating_at)
-        ages = [age, *(each for each in SEARCH_AGES if each > age)]
-        delays = [later - earlier for earlier, later in pairwise(ages)] or [0.0]
-        batch = await self._api.find(part.file_id, part.name, part.former, delays)
+        batch = await self._api.find(part.file_id, part.name, part.former, SEARCH_DELAYS)
         if batch is not None:
             self._created(part, batch)
         return batch
