@@ -107,7 +107,7 @@ MUTATIONS = [
     Mutation(
         "a send whose cost is not told cost nothing",
         "_run/spending/budget.py",
-        "self._funds.spend(reserve, *self._most(reserve, *self._believed(reserve.kind)))",
+        "self._funds.spend(reserve, *self._most(reserve, *self._believed(reserve)))",
         "self._funds.spend(reserve, 0.0, 0.0)",
     ),
     Mutation(
