@@ -373,6 +373,9 @@ class Limiter:
 
     def _room_while_unknown(self, now: float) -> float:
         """How many requests may be in flight while no limit is known: some more each second, for slow models."""
+        if self.slots.proven:  # if they are given up, what was learned before them counts no more
+            self.window, self._began = FIRST_WINDOW, now
+            return INFINITY
         if self._began is None:
             self._began = now
         return self.window + WINDOW_GROWTH * (now - self._began)

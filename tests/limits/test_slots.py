@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import heapq
 import itertools
 import random
 from typing import Any
@@ -50,9 +51,25 @@ def test_a_full_server_with_short_waits_is_recognised_too(retry_after: dict[str,
     assert run.refused <= 0.05 * 1000
 
 
+@pytest.mark.parametrize("retry_after", [{"retry-after": "1"}, {}], ids=["for a second", "for no time"])
+@pytest.mark.parametrize(("slots", "seed"), [(16, 1), (16, 2), (32, 1), (32, 2)])
+def test_many_slots_with_short_waits_are_recognised_too(slots: int, seed: int, retry_after: dict[str, str]) -> None:
+    options: dict[str, Any] = {"slots": slots, "refusal": (429, retry_after), "seed": seed}
+    by_hand = rehearsal(1500, max_concurrent_requests=slots, **options).run()
+    run = rehearsal(1500, **options).run()
+    assert run.wall <= 1.3 * by_hand.wall
+    assert sum(at > run.sends[100][0] for at in run.refusals) <= 0.05 * 1400
+
+
 def test_refusals_by_a_rate_limit_are_not_mistaken_for_a_concurrency_limit() -> None:
     run = rehearsal(1500, {"max_requests_per_minute": 1500.0, "burst_seconds": 10.0, "window": "fixed"}).run()
     assert run.status.timeline.most_at_once is None
+
+
+def test_slots_that_are_given_up_are_not_followed_by_a_storm() -> None:
+    account = {"max_requests_per_minute": 120.0, "burst_seconds": 10.0, "retry_after": "none"}
+    run = rehearsal(200, account, seed=3).run()
+    assert run.refused <= 0.25 * 200
 
 
 def test_random_refusals_are_not_mistaken_for_a_concurrency_limit() -> None:
@@ -65,6 +82,38 @@ def test_random_refusals_are_not_mistaken_for_a_concurrency_limit() -> None:
             slots.accepted(in_flight, at=at, now=at + 0.05)
     assert not slots.proven
     assert not slots.kept or slots.level >= 10
+
+
+def is_proven_by_chance(share: float, seed: int, most: int) -> bool:
+    """Whether 300 sends, of which that share is refused at any number in flight, prove slots to a busy client."""
+    slots, chance, ends, now = Slots(), random.Random(seed), list[tuple[float, float, int, bool]](), 0.0
+    for _ in range(300):
+        while len(ends) >= most or slots.seconds_until_room(len(ends), now):
+            now, at, in_flight, is_refused = heapq.heappop(ends)
+            if is_refused:
+                slots.overloaded(in_flight, at=at, now=now, left=len(ends))
+            else:
+                slots.accepted(in_flight, at=at, now=now)
+        is_refused = chance.random() < share
+        end = now + (0.01 if is_refused else chance.expovariate(2.0))
+        heapq.heappush(ends, (end, now, len(ends) + 1, is_refused))
+    return slots.proven
+
+
+def test_refusals_of_one_more_prove_no_slots_if_as_many_others_were_accepted() -> None:
+    slots = Slots()
+    slots.overloaded(6, at=0.5, now=0.51, left=5)
+    for second in range(1, 30, 3):  # two of three that make it six are accepted
+        for at in (second, second + 1.0):
+            slots.accepted(6, at=at, now=at + 0.9)
+            slots.accepted(5, at=at + 0.1, now=at + 0.95)
+        slots.overloaded(6, at=second + 2.0, now=second + 2.01, left=5)
+        assert not slots.proven
+
+
+@pytest.mark.parametrize("share", [0.05, 0.1, 0.2, 0.4])
+def test_random_refusals_hardly_ever_prove_slots(share: float) -> None:
+    assert sum(is_proven_by_chance(share, seed, most=12) for seed in range(300)) <= 1
 
 
 def test_if_the_requests_in_flight_hang_one_more_is_sent_after_a_while() -> None:

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 from typing import Literal
 
+from parallel_openai._limits.learning.crowding import Crowding
+
 INFINITY = float("inf")
 #: A refusal that asks all to wait for longer than this many seconds is worth an experiment.
 LONG_WAIT = 2.0
 #: The experiment ends this many seconds before the wait does, as a server that rounds it up accepts requests by then.
 ROUNDED_UP = 1.0
-#: If this many requests are accepted while all were to wait, the server was full, and the rate was not used up. The
-#: same is shown by as many refusals of more than the level, less one for each time that more was accepted.
+#: If this many requests are accepted while all were to wait, the server was full, and the rate was not used up.
 PROOF = 3
-#: Without an experiment it is shown by this many refusals at the same number in flight, if one fewer was accepted
-#: between them and never as many. Numbers above FEW_ENOUGH may be alike by chance when a rate limit refuses.
-ALIKE = 3
+#: Without an experiment it is shown by `Crowding.evidence`, if it is as great. Refusals that may be due to a rate must
+#: be REFUSALS at the least, and with FEW_ENOUGH slots or more there must be an answer for each slot and refusal: when a
+#: high rate is first reached, all that is refused has more in flight than what was accepted.
+SURE = 8.0
+REFUSALS = 3
 FEW_ENOUGH = 16
 #: A doubt is a refusal with no more in flight than the level, or an answer with as many in flight as at the first
 #: refusal. A single one may be a matter of milliseconds. After DOUBTS of them the level falls by one, or, if it is not
@@ -47,7 +50,9 @@ class Slots:
 
     After a refusal that makes all wait (429), an experiment tells slots from a rate limit: when an answer comes back
     during the wait, one request is sent. A full server accepts it, a rate limit refuses it. The more often the
-    experiment fails, the less often it is made. If the wait is too short for it, several refusals are compared instead.
+    experiment fails, the less often it is made.
+
+    Slots are certain once they explain the refusals much better than chance does: see `Crowding`.
 
     Attributes:
         level: how many requests are accepted at once; infinite while nothing suggests a number.
@@ -69,12 +74,11 @@ class Slots:
 
     __slots__ = (
         "_accepted",
-        "_alike",
         "_base",
         "_began",
         "_beyond",
         "_calm",
-        "_confirmed",
+        "_crowding",
         "_doubts",
         "_extra",
         "_failures",
@@ -84,9 +88,7 @@ class Slots:
         "_in_a_row",
         "_longest",
         "_look",
-        "_most",
         "_news_at",
-        "_refused",
         "_skip",
         "_step",
         "_tried",
@@ -98,9 +100,7 @@ class Slots:
 
     def __init__(self) -> None:
         self._failures = self._skip = 0
-        self._alike = 0  # refusals in a row at the same number in flight
-        self._refused = 0  # in flight at the last of them
-        self._most = 0  # the most accepted at once since then
+        self._crowding = Crowding()
         self._news_at, self._longest = -INFINITY, 0.0
         self._in_a_row = 0  # refusals that make nobody wait, since the last answer
         self._begin(INFINITY, -INFINITY, -INFINITY)
@@ -115,7 +115,7 @@ class Slots:
         self._beyond = INFINITY  # in flight at the refusal (one that made nobody wait) by which slots were suspected
         self._base = level  # the level before it was last raised
         self._fell_at = began
-        self._far = self._confirmed = 0
+        self._far = 0
 
     def seconds_until_room(self, in_flight: int, now: float) -> float:
         """Seconds until another request may be sent if no answer comes meanwhile; 0 if it may be sent now."""
@@ -132,13 +132,8 @@ class Slots:
             at: the time of the refusal.
         """
         if not left or in_flight < 2:
-            self._alike = 0
             return
-        self._compare(in_flight)
-        if self._alike >= ALIKE + self._failures:
-            self._begin(in_flight - 1, at, at)
-            self.kept = self.proven = True
-        elif wait > LONG_WAIT and not self._skip:
+        if wait > LONG_WAIT and not self._skip:
             self._begin(left, at, at + wait - ROUNDED_UP)
         elif wait > LONG_WAIT:
             self._skip -= 1
@@ -160,7 +155,9 @@ class Slots:
         """Learn that a request sent at the time `at`, with `in_flight` in flight (itself included), was accepted."""
         self._full, self._news_at, self._in_a_row = INFINITY, now, 0
         self._longest = max(self._longest, now - at)
-        self._most = max(self._most, in_flight)
+        if self._crowding.number and not self.proven:
+            self._prove(self.level if self.kept else self._crowding.number - 1, now)
+        self._crowding.accepted(in_flight, at=at, now=now)
         if self.kept:
             self._weigh(in_flight, now)
         if self.kept:
@@ -171,6 +168,7 @@ class Slots:
 
     def refused(self, in_flight: int, *, at: float, now: float, left: int) -> Literal["slots", "experiment"] | None:
         """What explains a 429 after which `left` requests are in flight: slots, or that it was the experiment."""
+        self._crowding.refused(in_flight, at=at, now=now, left=left)
         if self.proven:
             return "slots" if self._explains(in_flight, left, now) else None
         if at <= self._began:  # in flight together with the refusal that is known
@@ -185,6 +183,7 @@ class Slots:
     def overloaded(self, in_flight: int, *, at: float, now: float, left: int) -> bool:
         """Learn from a refusal that makes nobody wait. Returns whether slots explain it: an answer frees one."""
         self._news_at = now
+        self._crowding.refused(in_flight, at=at, now=now, left=left)
         if not self.kept:
             return left > 0 and in_flight > 1 and self._is_kept_from(in_flight, left, now)
         if at <= self._began:  # in flight together with the refusal that is known
@@ -202,10 +201,16 @@ class Slots:
         self.kept, self._look = True, 1.0  # a single refusal says little, so one more is tried at the next answer
         return True
 
-    def _compare(self, in_flight: int) -> None:
-        alike = in_flight == self._refused and in_flight - 1 == self._most and in_flight <= FEW_ENOUGH
-        self._alike = self._alike + 1 if alike else 1
-        self._refused, self._most = in_flight, 0
+    def _prove(self, level: float, now: float) -> None:
+        if level < 1 or self._crowding.evidence(level) < SURE:
+            return
+        if not self.kept:
+            refused, taken = self._crowding.refused_and_taken(level)
+            if refused < REFUSALS + self._failures or (level >= FEW_ENOUGH and taken < level * refused):
+                return
+            self._begin(level, now, now)
+            self._look = min(LAST_LOOK, FIRST_LOOK * 2.0**refused) * level  # so often one more was refused already
+        self.kept = self.proven = True
 
     def _explains(self, in_flight: int, left: int, now: float) -> bool:
         if _is_far_below(self.level, in_flight):
@@ -214,6 +219,9 @@ class Slots:
                 self._give_up()
             return False
         self._full = max(1, left)
+        if not self.proven and self._crowding.evidence(self.level - 1) > self._crowding.evidence(self.level) + SURE:
+            self._fall(now)
+            return self.kept and left > 0
         if self._extra:
             self._fell_at = now  # of the requests sent together, it is unknown which was the extra one
         if in_flight <= self.level <= left:
@@ -223,8 +231,7 @@ class Slots:
             self._trust(1.0)
             if self._extra:
                 self._look_later()
-                self._confirmed += 1
-                self.proven = self.proven or self._confirmed >= PROOF
+                self._prove(self.level, now)
             return left > 0
         self._doubt(now)
         return self.kept and left > 0
@@ -268,7 +275,6 @@ class Slots:
     def _look_up(self, in_flight: int, at: float) -> None:
         if self._extra and in_flight > self.level and at > self._fell_at:
             self._base, self.level, self._extra, self._calm = self.level, in_flight, 0, 0.0
-            self._confirmed = max(0, self._confirmed - 1)
             self._step *= 2
             self._look = max(1.0, self._look / 2)
             return
