@@ -101,6 +101,8 @@ class Limiter:
         self.waited = self._queue.waited
         self._refusals_in_a_row = self._unexplained = 0
         self._is_busy_by_rate = False
+        self._fast = FAST_WINDOW
+        self._recovers_to = 0  # the number in flight at which refusals without an answer between them are forgotten
         self._largest_taken = 0.0
         self._began: float | None = None
         self._has_refused = self._may_be_full = False
@@ -184,9 +186,12 @@ class Limiter:
         """Learn from an answer that was not a refusal."""
         self.in_flight -= 1
         self._refusals_in_a_row = self._unexplained = 0
+        if self._recovers_to and self.window >= self._recovers_to:
+            self._recovers_to, self._fast = 0, FAST_WINDOW
         self._largest_taken = max(self._largest_taken, max(lease.lot.charges))
-        self.window += 1.0 if self.window < FAST_WINDOW else SLOW_GROWTH
+        self.window += 1.0 if self.window < self._fast else SLOW_GROWTH
         now = self.clock()
+        self.slots.answers.append(now)
         if self._may_be_full:  # without a refusal there is nothing to learn about slots
             self._learn_slots(lease, now)
         tells = tells_of_limits(headers)
@@ -219,10 +224,13 @@ class Limiter:
         self.in_flight -= 1
         self._has_refused = self._may_be_full = True
         self._refusals_in_a_row += 1
-        self.window = max(FIRST_WINDOW, self.window - 1.0)  # only an answer makes room for another one
+        # Only an answer makes room for another one.
+        self.window = max(1.0 if self._recovers_to else FIRST_WINDOW, self.window - 1.0)
         now = self.clock()
         if self._refusals_in_a_row >= BREAKER:
-            self.window = 1.0
+            self.window, self._recovers_to, self._fast = 1.0, max(self._recovers_to, lease.in_flight), INFINITY
+        elif self._recovers_to:
+            self._fast = min(self._fast, self.window)
         if wait is None:
             wait = hold_after(self._refusals_in_a_row)
         self.counting.cancelled(lease.lot)
@@ -353,7 +361,7 @@ class Limiter:
     def _plan(self, cost: float, now: float) -> tuple[float, str]:
         """Seconds until a request of that cost may be sent, and their cause."""
         known = self.requests.rate != INFINITY or self.tokens.rate != INFINITY
-        if self.in_flight >= self.window and self._refusals_in_a_row >= BREAKER:
+        if self._recovers_to and self.in_flight >= self.window:
             return INFINITY, "learning"
         tries = False
         if self._may_be_full:

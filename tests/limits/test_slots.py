@@ -61,6 +61,21 @@ def test_many_slots_with_short_waits_are_recognised_too(slots: int, seed: int, r
     assert sum(at > run.sends[100][0] for at in run.refusals) <= 0.05 * 1400
 
 
+@pytest.mark.parametrize("retry_after", [{"retry-after": "1"}, {}], ids=["for a second", "for no time"])
+@pytest.mark.parametrize("latency", [0.05, 2.0])
+@pytest.mark.parametrize("slots", [1, 4, 16])
+def test_a_full_server_that_shows_a_rate_limit_is_not_stormed(
+    slots: int, latency: float, retry_after: dict[str, str]
+) -> None:
+    account = {"max_requests_per_minute": 10_000, "headers": "enforced"}
+    options: dict[str, Any] = {"slots": slots, "refusal": (429, retry_after), "latency": latency}
+    by_hand = rehearsal(300, account, max_concurrent_requests=slots, **options).run()
+    run = rehearsal(300, account, **options).run()
+    # Nearly all rows go out at once, since the limit allows it, and after so many refusals all wait.
+    assert run.refused <= 500
+    assert run.wall <= 1.3 * by_hand.wall + 20.0
+
+
 def test_refusals_by_a_rate_limit_are_not_mistaken_for_a_concurrency_limit() -> None:
     run = rehearsal(1500, {"max_requests_per_minute": 1500.0, "burst_seconds": 10.0, "window": "fixed"}).run()
     assert run.status.timeline.most_at_once is None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from bisect import bisect_right
 from collections import deque
+from collections.abc import Sequence
 
 #: With slots, this part of what is sent beyond them is accepted, as one may just have become free, and this part of
 #: the usual refusals comes although one is free.
@@ -27,10 +28,13 @@ class Crowding:
     A number in flight is that of the moment of the send, less those that were refused later on: they took no slot. Of
     refusals without an answer in between only the most crowded one counts: an outage refuses many, and says the same.
 
+    Args:
+        answers: when the last answers came.
+
     Attributes:
         number: that of the refusals since the last answer; 0 if there are none.
 
-    >>> crowding = Crowding()
+    >>> crowding = Crowding([])
     >>> for at in range(0, 60, 3):
     ...     for moment, in_flight in ((at, 3), (at + 1, 4)):
     ...         crowding.accepted(in_flight, at=moment, now=moment + 0.5)
@@ -45,24 +49,22 @@ class Crowding:
     True
     """
 
-    __slots__ = ("_answers", "_began", "_delay", "_group", "_left", "_recent", "_refused", "_sum", "_taken", "number")
+    __slots__ = ("_answers", "_delay", "_group", "_left", "_recent", "_refused", "_sum", "_taken", "number")
 
-    def __init__(self) -> None:
+    def __init__(self, answers: Sequence[float]) -> None:
         self._taken: dict[int, float] = {}
         self._refused: dict[int, float] = {}
         self._sum = 0.0
         self._recent: deque[tuple[float, int, float]] = deque(maxlen=RECENT)
         self._group: deque[tuple[int, float]] = deque(maxlen=TOGETHER)  # the last refusals since the last answer
         self.number, self._left = 0, MANY
-        self._answers: list[float] = []  # when they came
-        self._began = math.inf  # the first refusal
+        self._answers = answers
         self._delay = math.inf  # the shortest, from a send to its refusal
 
     def refused(self, in_flight: int, *, at: float, now: float, left: int) -> None:
         """Note a refusal of what was sent at the time `at`, with so many in flight, itself included; `left` remain."""
         self._recent.append((at, in_flight, now))
         self._group.append((in_flight, at))
-        self._began = min(self._began, now)
         self._delay = min(self._delay, now - at)
         self._left = min(self._left, left + 1)
         before, self.number = self.number, max(self._left, *(self._beside(*each) for each in self._group))
@@ -74,13 +76,8 @@ class Crowding:
         """Note an answer to what was sent at the time `at`, with so many in flight, itself included."""
         self._group.clear()
         self._left, self.number = MANY, 0
-        self._answers.append(now)
-        if len(self._answers) > 2 * MANY:
-            del self._answers[:MANY]
         freed = bisect_right(self._answers, at + self._delay) - bisect_right(self._answers, at)
-        number = max(1, self._beside(in_flight, at) - freed)
-        if at >= self._began or number < min(self._refused, default=0):  # else it is not known what came back just then
-            self._count(self._taken, number)
+        self._count(self._taken, max(1, self._beside(in_flight, at) - freed))
 
     def evidence(self, level: float) -> float:
         """By how much so many slots are likelier than chance: the logarithm of the ratio."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from typing import Literal
 
 from parallel_openai._limits.learning.crowding import Crowding
@@ -39,6 +40,8 @@ FIRST_LOOK, LAST_LOOK = 2.0, 64.0
 #: One more goes out after this many seconds without news, or this many times the longest answer, as some may hang.
 PATIENCE_SECONDS = 30.0
 PATIENCE_ANSWERS = 3.0
+#: Answers that are remembered: more than come while one request is on its way.
+MOST_ANSWERS = 2000
 
 
 class Slots:
@@ -58,6 +61,7 @@ class Slots:
         level: how many requests are accepted at once; infinite while nothing suggests a number.
         kept: whether the level is observed.
         proven: whether the level is certain.
+        answers: when the last answers came, noted by the caller.
 
     >>> slots = Slots()
     >>> slots.suspect(in_flight=5, left=4, at=1.0, wait=60.0)
@@ -93,6 +97,7 @@ class Slots:
         "_step",
         "_tried",
         "_until",
+        "answers",
         "kept",
         "level",
         "proven",
@@ -100,7 +105,8 @@ class Slots:
 
     def __init__(self) -> None:
         self._failures = self._skip = 0
-        self._crowding = Crowding()
+        self.answers: deque[float] = deque(maxlen=MOST_ANSWERS)
+        self._crowding = Crowding(self.answers)
         self._news_at, self._longest = -INFINITY, 0.0
         self._in_a_row = 0  # refusals that make nobody wait, since the last answer
         self._begin(INFINITY, -INFINITY, -INFINITY)
