@@ -305,7 +305,7 @@ class Limiter:
         is_full = self.slots.overloaded(
             lease.in_flight, at=lease.request_mark.at, now=self.clock(), left=self.in_flight
         )
-        return is_full and (self.slots.proven or not wait)
+        return is_full and (not wait or self.slots.overrule_waits)
 
     def _is_due_to_rate(self, wait: float | None) -> bool:
         """Whether what an overloaded server has just refused came too fast."""

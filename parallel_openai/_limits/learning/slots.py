@@ -18,6 +18,8 @@ PROOF = 3
 #: be REFUSALS at the least, and with FEW_ENOUGH slots or more there must be an answer for each slot and refusal: when a
 #: high rate is first reached, all that is refused has more in flight than what was accepted.
 SURE = 8.0
+#: What a server says is not heeded only if the evidence is as great as this.
+SURER = 16.0
 REFUSALS = 3
 FEW_ENOUGH = 16
 #: A doubt is a refusal with no more in flight than the level, or an answer with as many in flight as at the first
@@ -122,6 +124,11 @@ class Slots:
         self._base = level  # the level before it was last raised
         self._fell_at = began
         self._far = 0
+
+    @property
+    def overrule_waits(self) -> bool:
+        """Whether an answer makes room for what a full server told to wait."""
+        return self.proven and self._crowding.evidence(self.level) >= SURER
 
     def seconds_until_room(self, in_flight: int, now: float) -> float:
         """Seconds until another request may be sent if no answer comes meanwhile; 0 if it may be sent now."""
