@@ -57,6 +57,16 @@ def check_count(value: int, name: str, *, least: Literal[0, 1] = 1) -> None:
         raise InvalidInputError(f"{name} must be a whole number {kind}, not {value!r:.200}.")
 
 
+def a_type(value: object) -> str:
+    """A value's type, as a message says it.
+
+    >>> a_type(1), a_type("a"), a_type(None)
+    ('an int', 'a str', 'None')
+    """
+    name = type(value).__name__
+    return "None" if value is None else f"{'an' if name[0].lower() in 'aeiou' else 'a'} {name}"
+
+
 def mapping_of(value: Mapping[str, Any] | None, name: str) -> Mapping[str, Any]:
     """The argument of this name as a mapping; an empty one for None.
 
@@ -68,5 +78,5 @@ def mapping_of(value: Mapping[str, Any] | None, name: str) -> Mapping[str, Any]:
     if value is None:
         return {}
     if not isinstance(value, Mapping):  # the message omits the value, since headers hold keys
-        raise InvalidInputError(f"{name} must be a dict such as {{'name': 'value'}}, not a {type(value).__name__}.")
+        raise InvalidInputError(f"{name} must be a dict such as {{'name': 'value'}}, not {a_type(value)}.")
     return value

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 
+from parallel_openai._arguments import a_type
 from parallel_openai._client.client import Client
 from parallel_openai.errors import InvalidInputError
 
@@ -26,7 +27,7 @@ def client_for(given: Client | None) -> Client:
     if given is not None:
         if not isinstance(given, Client):
             raise InvalidInputError(
-                f"client must be a parallel_openai.Client, not a {type(given).__name__}. "
+                f"client must be a parallel_openai.Client, not {a_type(given)}. "
                 "Make one with Client(base_url, api_key)."
             )
         return given

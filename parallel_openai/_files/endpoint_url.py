@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from urllib.parse import urlsplit
 
+from parallel_openai._arguments import a_type
 from parallel_openai._http.addresses.url_checks import mask_url
 from parallel_openai._requests.endpoints import endpoint_at
 from parallel_openai.errors import InvalidInputError
@@ -18,7 +19,7 @@ def split_url(request_url: str) -> tuple[str, str]:
     ('https://host/openai/deployments/mine?api-version=2024-10-21', 'chat/completions')
     """
     if not isinstance(request_url, str):
-        raise InvalidInputError(f"request_url must be an endpoint's URL, not a {type(request_url).__name__}.")
+        raise InvalidInputError(f"request_url must be an endpoint's URL, not {a_type(request_url)}.")
     try:
         parts = urlsplit(request_url)
     except ValueError as error:

@@ -238,7 +238,7 @@ def test_a_prefix_avoids_clashes_of_column_names(ask: Verb, reviews: pd.DataFram
     [
         (pd.Series(["a"]), r"not a Series. Use series.to_frame\(\)"),
         ([{"text": "a"}], "not a list"),
-        (None, "not a NoneType"),
+        (None, "not None"),
     ],
     ids=["series", "list", "none"],
 )

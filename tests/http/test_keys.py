@@ -92,5 +92,5 @@ def test_the_key_function_is_called_again_after_a_while() -> None:
 
 
 def test_a_key_must_be_a_string_or_a_function() -> None:
-    with pytest.raises(InvalidInputError, match="must be a string or a function that returns one, not a int"):
+    with pytest.raises(InvalidInputError, match="must be a string or a function that returns one, not an int"):
         asyncio.run(APIRequest({}).call_api(Client("http://127.0.0.1:9/v1", 5)))  # type: ignore[arg-type]

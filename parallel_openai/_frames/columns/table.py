@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from parallel_openai._arguments import a_type
 from parallel_openai.errors import ColumnExistsError, ColumnNotFoundError, InvalidInputError
 
 #: Rows read at a time: enough to amortise pandas' cost per call, few enough that the first row is sent at once.
@@ -46,7 +47,7 @@ def check_frame(df: Any) -> None:
     if isinstance(df, pd.DataFrame):
         return
     hint = " Use series.to_frame() to make one of a Series." if isinstance(df, pd.Series) else ""
-    raise InvalidInputError(f"df must be a pandas DataFrame, not a {type(df).__name__}.{hint}")
+    raise InvalidInputError(f"df must be a pandas DataFrame, not {a_type(df)}.{hint}")
 
 
 def find_column(df: pd.DataFrame, name: Hashable, what: str) -> Hashable:

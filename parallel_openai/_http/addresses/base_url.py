@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import parse_qsl, quote, urlencode, urlsplit, urlunsplit
 
-from parallel_openai._arguments import mapping_of
+from parallel_openai._arguments import a_type, mapping_of
 from parallel_openai._http.addresses.url_checks import check_url, mask_url
 from parallel_openai._requests.endpoints import endpoint_at
 from parallel_openai.errors import InvalidInputError
@@ -104,7 +104,7 @@ def find_base_url(
         url, from_azure = _from_environment(environment, wants_azure)
         wants_azure = wants_azure or from_azure
     if not isinstance(url, str):
-        raise InvalidInputError(f"base_url must be a string such as 'https://host/v1', not a {type(url).__name__}.")
+        raise InvalidInputError(f"base_url must be a string such as 'https://host/v1', not {a_type(url)}.")
     url = url.strip()  # a value from an .env file may have spaces around it
     check_url(url)
     parts = urlsplit(url)

@@ -8,6 +8,7 @@ import re
 from collections.abc import Awaitable, Callable, Mapping
 from weakref import WeakKeyDictionary
 
+from parallel_openai._arguments import a_type
 from parallel_openai.errors import AuthenticationError, InvalidInputError
 
 #: A function that returns a key, such as azure-identity's token provider.
@@ -134,9 +135,7 @@ def make_headers(
 def checked_key(key: object) -> str:
     """The key without surrounding whitespace; InvalidInputError if it cannot be a key."""
     if not isinstance(key, str):
-        raise InvalidInputError(
-            f"The API key must be a string or a function that returns one, not a {type(key).__name__}."
-        )
+        raise InvalidInputError(f"The API key must be a string or a function that returns one, not {a_type(key)}.")
     key = key.strip()
     if not key.isascii() or any(character.isspace() for character in key):
         raise InvalidInputError("The API key holds a space or a character that no key has; copy it again.")

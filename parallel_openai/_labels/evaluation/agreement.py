@@ -11,6 +11,7 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 
+from parallel_openai._arguments import a_type
 from parallel_openai._display.blocks import Block, Fact, Facts, Heading, Matrix, counted, number
 from parallel_openai._display.display import Display
 from parallel_openai._frames.columns.answer_columns import COLUMNS, object_column
@@ -159,7 +160,7 @@ def _labels(annotator: Any, name: str, label: Hashable | None) -> pd.Series[Any]
     if isinstance(annotator, pd.DataFrame):
         return annotator[label_columns(annotator, label).label]
     raise InvalidInputError(
-        f"The annotator {name!r} must be a frame of labels or a column of one, not a {type(annotator).__name__}."
+        f"The annotator {name!r} must be a frame of labels or a column of one, not {a_type(annotator)}."
     )
 
 
