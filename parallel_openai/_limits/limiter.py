@@ -40,7 +40,10 @@ HOPELESS_SECONDS_ASKED = 600.0
 
 
 def hold_after(refusals_in_a_row: int) -> float:
-    """Seconds to pause after a refusal that does not say for how long: twice as many after each BREAKER in a row."""
+    """Seconds to pause after a refusal that does not say for how long: twice as many after each BREAKER in a row.
+
+    Of requests that were in flight together only one counts.
+    """
     return min(LONGEST_HOLD, FIRST_HOLD * 2.0 ** min(refusals_in_a_row // BREAKER, 10))
 
 
@@ -101,6 +104,7 @@ class Limiter:
         self.waited = self._queue.waited
         self._refusals_in_a_row = self._unexplained = 0
         self._is_busy_by_rate = False
+        self._rounds, self._round_at = 0, 0.0  # refusals in a row, one for all that were in flight together
         self._fast = FAST_WINDOW
         self._recovers_to = 0  # the number in flight at which refusals without an answer between them are forgotten
         self._largest_taken = 0.0
@@ -185,7 +189,7 @@ class Limiter:
     def answered(self, lease: Lease, headers: Mapping[str, str], usage: Usage | None = None) -> None:
         """Learn from an answer that was not a refusal."""
         self.in_flight -= 1
-        self._refusals_in_a_row = self._unexplained = 0
+        self._refusals_in_a_row = self._rounds = self._unexplained = 0
         if self._recovers_to and self.window >= self._recovers_to:
             self._recovers_to, self._fast = 0, FAST_WINDOW
         self._largest_taken = max(self._largest_taken, max(lease.lot.charges))
@@ -224,6 +228,8 @@ class Limiter:
         self.in_flight -= 1
         self._has_refused = self._may_be_full = True
         self._refusals_in_a_row += 1
+        if lease.request_mark.at >= self._round_at:
+            self._rounds, self._round_at = self._rounds + 1, self.clock()
         # Only an answer makes room for another one.
         self.window = max(1.0 if self._recovers_to else FIRST_WINDOW, self.window - 1.0)
         now = self.clock()
@@ -232,7 +238,7 @@ class Limiter:
         elif self._recovers_to:
             self._fast = min(self._fast, self.window)
         if wait is None:
-            wait = hold_after(self._refusals_in_a_row)
+            wait = hold_after(self._rounds)
         self.counting.cancelled(lease.lot)
         cause = self.slots.refused(lease.in_flight, at=lease.request_mark.at, now=now, left=self.in_flight)
         blamed = "" if cause else dimension or "requests"

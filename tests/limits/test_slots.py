@@ -76,6 +76,13 @@ def test_a_full_server_that_shows_a_rate_limit_is_not_stormed(
     assert run.wall <= 1.3 * by_hand.wall + 20.0
 
 
+def test_refusals_of_what_was_in_flight_together_lengthen_the_pause_only_once() -> None:
+    account = {"max_requests_per_minute": 10_000, "headers": "enforced"}
+    options: dict[str, Any] = {"slots": 1, "latency": 0.05}
+    by_hand = rehearsal(600, account, max_concurrent_requests=1, **options).run()
+    assert rehearsal(600, account, **options).run().wall <= 1.3 * by_hand.wall
+
+
 def test_refusals_by_a_rate_limit_are_not_mistaken_for_a_concurrency_limit() -> None:
     run = rehearsal(1500, {"max_requests_per_minute": 1500.0, "burst_seconds": 10.0, "window": "fixed"}).run()
     assert run.status.timeline.most_at_once is None
