@@ -18,6 +18,7 @@ from parallel_openai._frames.parameters import SECRET
 from parallel_openai._journal.lines import PROMPT_FIELDS, READ_AHEAD
 from parallel_openai._json import loads
 from parallel_openai._requests.endpoints import endpoint_at
+from parallel_openai._requests.template import NOT_WHOLE
 from parallel_openai.errors import InvalidInputError
 
 _BOM = b"\xef\xbb\xbf"
@@ -153,8 +154,9 @@ def parse_request(line: bytes) -> LineContent:
         raise ValueError("it is an empty request.")
     for name in sorted(SECRET & content.body.keys()):
         raise ValueError(f"its {name} would be sent and stored with it; pass the key as api_key= of the call.")
-    if content.body.get("stream"):
-        raise ValueError("it has stream: true, but answers are not streamed here.")
+    for name in NOT_WHOLE:
+        if content.body.get(name):
+            raise ValueError(f"it has {name}: true, but answers are read whole here.")
     if not content.body.keys() & {"model", *PROMPT_FIELDS}:  # another program's format, or other data
         raise ValueError(f"it is no request: it has no model, and none of {', '.join(PROMPT_FIELDS)}.")
     return content

@@ -12,6 +12,8 @@ from parallel_openai.errors import TemplateError
 
 #: The most characters that a format spec may produce: `{n:.99999999f}` would make a prompt of 100 MB.
 MAX_FORMATTED = 100_000
+#: Parameters by which an answer comes in pieces, or stays at the server.
+NOT_WHOLE = ("stream", "background")
 #: Width and precision in a standard format spec.
 _WIDTH = re.compile(r"(?s)(?:.?[<>=^])?[+\- ]?z?#?0?(\d+)?[_,]?(?:\.(\d+))?[_,]?[a-zA-Z%]?")
 
@@ -188,9 +190,10 @@ def check_text(prompt: str) -> str:
 
 
 def check_whole(body: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Return a row's request body if it does not stream."""
-    if body.get("stream"):
-        raise BadPromptError("invalid_prompt", "The body says stream: true; leave it out, answers are read whole.")
+    """Return a row's request body if its answer comes whole, and at once."""
+    for name in NOT_WHOLE:
+        if body.get(name):
+            raise BadPromptError("invalid_prompt", f"The body says {name}: true; leave it out, answers are read whole.")
     return body
 
 

@@ -116,6 +116,7 @@ def test_a_requests_file_of_another_program_can_be_read(server: Server, content:
         (b"null", "it holds a null"),
         (b'{"model": "m", "extra_body": 5}', "its extra_body is not an object"),
         (b'{"model": "m", "stream": true}', "it has stream: true"),
+        (b'{"model": "m", "background": true}', "it has background: true"),
         (b'{"model": "\\ud800"}', "it cannot be sent as JSON"),
         (b"[" * 100_000, "it is not JSON"),
     ],

@@ -154,6 +154,7 @@ def test_the_system_message_is_added_to_a_request_body(ask: Verb) -> None:
         (["Hi."], "invalid_prompt"),
         ("\ud800", "invalid_prompt"),
         ({"messages": "Hi.", "stream": True}, "invalid_prompt"),
+        ({"messages": "Hi.", "background": True}, "invalid_prompt"),
         ([{"role": "user", "content": {1, 2}}], "invalid_prompt"),
         pytest.param(object(), "invalid_prompt", id="object()"),
     ],
