@@ -107,7 +107,7 @@ def test_a_dataset_run_stops_with_a_clear_error_if_the_cluster_has_no_machine_le
     resources = {"CPU": 2.0}
     ray = SimpleNamespace(cluster_resources=lambda: resources)
     client = po.Client("http://127.0.0.1:9/v1")
-    builder = make_builder("text", "m", None, "chat.completions", None, 1, (), None, {})
+    builder = make_builder("text", "m", None, "chat.completions", None, 1, (), {})
     run = _DatasetRun(ray, client, builder, answer_reader(builder), Options(), tmp_path, 2, None)
     run.account = AccountHere()  # type: ignore[assignment]  # all that it asks an account for
     progress = Progress(run.status, client, show=False)
