@@ -275,6 +275,7 @@ class Slots:
 
     def _give_up(self) -> None:
         self._begin(INFINITY, -INFINITY, -INFINITY)
+        self._crowding = Crowding(self.answers)  # what it counted has misled
         self._fail()
 
     def _fail(self) -> None:
