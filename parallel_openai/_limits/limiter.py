@@ -42,7 +42,7 @@ HOPELESS_SECONDS_ASKED = 600.0
 def hold_after(refusals_in_a_row: int) -> float:
     """Seconds to pause after a refusal that does not say for how long: twice as many after each BREAKER in a row.
 
-    Of requests that were in flight together only one counts.
+    Requests that were in flight together make it twice as long at the most.
     """
     return min(LONGEST_HOLD, FIRST_HOLD * 2.0 ** min(refusals_in_a_row // BREAKER, 10))
 
@@ -238,7 +238,7 @@ class Limiter:
         elif self._recovers_to:
             self._fast = min(self._fast, self.window)
         if wait is None:
-            wait = hold_after(self._rounds)
+            wait = hold_after(min(self._refusals_in_a_row, BREAKER + self._rounds))
         self.counting.cancelled(lease.lot)
         cause = self.slots.refused(lease.in_flight, at=lease.request_mark.at, now=now, left=self.in_flight)
         blamed = "" if cause else dimension or "requests"
