@@ -144,10 +144,10 @@ class Refusals:
             self._calm_enough *= 2.0
 
     def _is_calm(self, pace: float, now: float) -> bool:
-        return pace != INFINITY and pace < max(CALM * self._fastest(pace, now), self.taken_for_certain)
-
-    def _fastest(self, pace: float, now: float) -> float:
+        """Whether a pace is well below the fastest one of late, which fades."""
+        if pace == INFINITY:
+            return False
         best = self._best * 0.5 ** (max(0.0, now - self._best_at) / HALF_LIFE) if self._best else 0.0
         if pace >= best:
             self._best, self._best_at = pace, now
-        return max(pace, best)
+        return pace < max(CALM * max(pace, best), self.taken_for_certain)
