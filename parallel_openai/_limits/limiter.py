@@ -27,7 +27,8 @@ WINDOW_GROWTH = 4.0
 #: Seconds of the first and the longest pause after refusals that do not say for how long.
 FIRST_HOLD = 0.5
 LONGEST_HOLD = 60.0
-#: After this many refusals without an answer in between, requests are sent one at a time until an answer comes.
+#: After this many refusals without an answer in between, requests are sent one at a time until an answer comes, and
+#: then as many as the window holds, which grows with each answer.
 BREAKER = 50
 #: An overloaded server that refuses more often than this without an answer in between, and not for want of slots,
 #: refuses what comes too fast.
@@ -105,8 +106,8 @@ class Limiter:
         self._refusals_in_a_row = self._unexplained = 0
         self._is_busy_by_rate = False
         self._rounds, self._round_at = 0, 0.0  # refusals in a row, one for all that were in flight together
-        self._fast = FAST_WINDOW
-        self._recovers_to = 0  # the number in flight at which refusals without an answer between them are forgotten
+        self._fast = FAST_WINDOW  # the window up to which each answer adds one to it
+        self._recovers_to = 0  # after BREAKER refusals in a row, the window at which the server has recovered; else 0
         self._largest_taken = 0.0
         self._began: float | None = None
         self._has_refused = self._may_be_full = False
@@ -311,7 +312,7 @@ class Limiter:
         is_full = self.slots.overloaded(
             lease.in_flight, at=lease.request_mark.at, now=self.clock(), left=self.in_flight
         )
-        return is_full and (not wait or self.slots.overrule_waits)
+        return is_full and (not wait or self.slots.overrules_waits)
 
     def _is_due_to_rate(self, wait: float | None) -> bool:
         """Whether what an overloaded server has just refused came too fast."""

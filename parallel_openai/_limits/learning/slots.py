@@ -126,7 +126,7 @@ class Slots:
         self._far = 0
 
     @property
-    def overrule_waits(self) -> bool:
+    def overrules_waits(self) -> bool:
         """Whether an answer makes room for what a full server told to wait."""
         return self.proven and self._crowding.evidence(self.level) >= SURER
 
