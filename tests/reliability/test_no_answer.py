@@ -112,8 +112,8 @@ def test_a_billed_response_without_an_answer_has_its_cost_in_the_frame(server: S
     assert out.loc[0, "cost_usd"] > 0
 
 
-def test_a_background_response_is_not_started_twice(server: Server) -> None:
-    write({"model": "m", "input": "a", "background": True})
+def test_a_response_that_a_server_runs_in_the_background_unasked_is_not_started_twice(server: Server) -> None:
+    write({"model": "m", "input": "a"})
     queued = {"id": "resp_1", "status": "queued", "output": [], "usage": None}
     server.script([{"body": queued}])
     url = f"{server.base_url}/responses"
