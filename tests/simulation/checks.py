@@ -69,12 +69,14 @@ def after_call(
 
 
 def is_finished(life: Life, outcome: Outcome) -> bool:
-    """Whether each row that can be answered is."""
+    """Whether each row that can be answered is, and of none it is still to be heard whether it can."""
     if outcome.errors and life.second != "same journal":
         return False
     if life.verb == "file":
         wanted = {"" if text is None else text for text in life.texts if _is_sound(life, text)}
         return bool(outcome.frames) and wanted <= set(outcome.frames[0]["text"])
+    if any((frame["error_code"] == "in_batch").any() for frame in outcome.frames):
+        return False
     return bool(outcome.frames) and all(
         frame["status"].to_numpy()[position] == "succeeded"
         for frame in outcome.frames
