@@ -229,6 +229,10 @@ class PoolModel:
         return sum_of_known(each.most_at_once for each in self._limiters)
 
     @property
+    def overrules_waits(self) -> bool:
+        return any(each.overrules_waits for each in self._limiters)
+
+    @property
     def counts_tokens(self) -> bool:
         return any(each.counts_tokens for each in self._limiters)
 

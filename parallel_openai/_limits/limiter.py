@@ -41,10 +41,7 @@ HOPELESS_SECONDS_ASKED = 600.0
 
 
 def hold_after(refusals_in_a_row: int) -> float:
-    """Seconds to pause after a refusal that does not say for how long: twice as many after each BREAKER in a row.
-
-    Requests that were in flight together make it twice as long at the most.
-    """
+    """Seconds to pause after a refusal that does not say for how long: twice as many after each BREAKER in a row."""
     return min(LONGEST_HOLD, FIRST_HOLD * 2.0 ** min(refusals_in_a_row // BREAKER, 10))
 
 
@@ -155,6 +152,11 @@ class Limiter:
         return int(self.slots.level) if self.slots.proven else None
 
     @property
+    def overrules_waits(self) -> bool:
+        """Whether an answer makes room for what an overloaded server told to wait, as it was only full."""
+        return self.slots.overrules_waits
+
+    @property
     def counts_tokens(self) -> bool:
         """Whether a request's tokens matter: a limit of tokens is known, or the server has refused something."""
         return self.tokens.limit is not None or self._has_refused
@@ -238,7 +240,7 @@ class Limiter:
             self.window, self._recovers_to, self._fast = 1.0, max(self._recovers_to, lease.in_flight), INFINITY
         elif self._recovers_to:
             self._fast = min(self._fast, self.window)
-        if wait is None:
+        if wait is None:  # what was in flight together makes it twice as long at the most
             wait = hold_after(min(self._refusals_in_a_row, BREAKER + self._rounds))
         self.counting.cancelled(lease.lot)
         cause = self.slots.refused(lease.in_flight, at=lease.request_mark.at, now=now, left=self.in_flight)

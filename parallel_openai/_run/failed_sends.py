@@ -75,8 +75,7 @@ class FailedSends:
             return self._held(job, lease, response, verdict)
         # Its parts are sent at once instead, but not before the time that the server asked for.
         hold = min(verdict.wait or 0.0, self._retry.max_wait) if job.request.may_be_too_large else 0.0
-        refusals = job.refusals + job.failures
-        was_full = inform(job.limiter, lease, response, verdict, hold=hold, refusals=refusals)
+        was_full = self._inform(job, lease, response, verdict, hold)
         job.failures += 1
         if verdict.kind == "fail" or job.failures >= self._retry.max_attempts:
             return verdict
@@ -126,11 +125,17 @@ class FailedSends:
                 delay = max(delay, backoff)
         else:
             delay = hold = max(verdict.wait or 0.0, 0.5 + backoff)
-        refusals = job.refusals + job.failures
-        was_full = inform(job.limiter, lease, response, verdict, hold=hold, refusals=refusals)
+        was_full = self._inform(job, lease, response, verdict, hold)
         if was_full:  # without a backoff, a request that is always refused would always go first
             return backoff if verdict.overload and job.refusals > 1 else 0.0
         return delay
+
+    def _inform(self, job: Job, lease: Any, response: Response, verdict: Verdict, hold: float) -> bool:
+        was_full_before, refusals = job.limiter.overrules_waits, job.refusals + job.failures
+        was_full = inform(job.limiter, lease, response, verdict, hold=hold, refusals=refusals)
+        is_told = verdict.overload and bool(verdict.wait) and not hold and not was_full
+        job.waits_for_full = is_told and not was_full_before  # else it was told to wait for something else
+        return was_full
 
     def _waited_enough(self, verdict: Verdict) -> Verdict:
         asks = f" It asks to wait {verdict.wait:,.0f} s more." if verdict.wait else ""
@@ -164,7 +169,8 @@ def inform(
         return limiter.overloaded(lease, verdict.wait)
     if is_overload or verdict.kind == "stop" or verdict.code == RESOURCE_UNAVAILABLE:
         limiter.unanswered(lease)
-    elif verdict.code == "slow_down":
+        return is_overload and limiter.overrules_waits
+    if verdict.code == "slow_down":
         limiter.slow_down(lease, verdict.wait)
     elif response.status == 429:
         return bool(limiter.refused(lease, response.headers, verdict.dimension, verdict.wait))

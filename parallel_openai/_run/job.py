@@ -26,5 +26,6 @@ class Job:
     answered_then: int = 0  # how many requests of the run had been answered by then
     # When it was last refused for overload, and how many requests of its model had been answered and refused by then.
     overloaded: tuple[float, int, int] | None = None
+    waits_for_full: bool = False  # for as long as an overloaded server said, which may just be full
     size: Size = NO_SIZE
     reserve: Reserve | None = None  # the part of the budget reserved for the next send

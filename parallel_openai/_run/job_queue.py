@@ -39,6 +39,7 @@ class JobQueue:
         self._limits, self._status, self._clock, self._hand_over = limits, status, clock, hand_over
         self._source: Iterator[APIRequest | None] = iter(())
         self._retries: list[tuple[float, int, Job]] = []
+        self._perhaps_full: set[Admission] = set()  # of the retries that wait as an overloaded server said
         self._pushed = 0
         self._retry_was_last = False
 
@@ -49,6 +50,8 @@ class JobQueue:
         """A request that can be sent: one that waited for its model, else due retries and fresh ones alternately."""
         if self.backlog.count and ((job := self.backlog.pop()) is not None or self.backlog.is_full):
             return job
+        if self._perhaps_full:
+            self._release()
         if self._retries and not self._retry_was_last and self._retries[0][0] <= self._clock():
             self._retry_was_last = True
             self._status.num_tasks_waiting -= 1
@@ -82,6 +85,8 @@ class JobQueue:
         self._status.num_tasks_waiting += 1
         job.ready_at = self._clock() + delay
         heapq.heappush(self._retries, (job.ready_at, self._pushed, job))
+        if job.waits_for_full:
+            self._perhaps_full.add(job.limiter)
 
     def seconds_until_retry(self) -> float | None:
         """Seconds until the next retry is due; None if none can be taken up."""
@@ -90,6 +95,18 @@ class JobQueue:
     @property
     def may_get_more(self) -> bool:
         return isinstance(self._source, Incoming) and not self._source.closed
+
+    def _release(self) -> None:
+        """End the waits that a server told because it was full, once that is certain: each answer makes room."""
+        full, now = {limiter for limiter in self._perhaps_full if limiter.overrules_waits}, self._clock()
+        if not full:
+            return
+        self._perhaps_full -= full
+        for _, _, job in self._retries:
+            if job.waits_for_full and job.limiter in full:
+                job.ready_at = min(now, job.ready_at)
+        self._retries = [(job.ready_at, number, job) for _, number, job in self._retries]
+        heapq.heapify(self._retries)
 
     def _reject(self, request: APIRequest, limiter: Admission) -> None:
         limit, size = limiter.largest, request.size or NO_SIZE

@@ -59,3 +59,22 @@ def test_clients_sharing_a_full_server_keep_it_full(sharing: str, refusal: tuple
     assert [result.status for result in results] == ["succeeded"] * ROWS
     assert loop.time() < 1.5 * server.busy / SLOTS
     assert server.refused < 0.1 * ROWS
+
+
+def test_a_full_server_that_tells_to_wait_for_another_reason_is_heeded() -> None:
+    loop, results = VirtualLoop(), list[Result]()
+    server, models = FullServer(loop, (503, {"retry-after": "60"})), ModelLimiters(clock=loop.time)
+
+    async def run() -> float:
+        await runner().run(APIRequest({"model": "m", "n": n}) for n in range(ROWS))
+        server.in_server, began = SLOTS, loop.time()  # so that one request, alone, is refused too
+        loop.call_later(30.0, setattr, server, "in_server", 0)
+        await runner().run([APIRequest({"model": "m", "n": ROWS})])
+        return loop.time() - began
+
+    def runner() -> Runner:
+        return Runner(send=server.send, limiter=models, on_result=results.append, clock=loop.time)
+
+    assert run_virtually(run(), loop) > 60.0  # one request at a time is fewer than it takes
+    assert models.of("m").most_at_once == pytest.approx(SLOTS, abs=1)
+    assert [result.status for result in results] == ["succeeded"] * (ROWS + 1)
