@@ -171,7 +171,8 @@ class KnownResults:
         """The request's result as it was written, or None if it is not known."""
         entry = self.entry(request.key)
         if entry is None:
-            return next((each.get(request) for each in self.neighbours if request.key in each), None)
+            found = (each.get(request) for each in self.neighbours if request.key in each)
+            return next((each for each in found if each is not None), None)
         self._answers_read += 1
         is_checked = self._mismatched or self._answers_read <= _CHECKED or self._answers_read % _EVERY == 0
         if is_checked and not entry.asks(request):

@@ -2,36 +2,34 @@
 
 A journal is named after the model and a digest of the prompt as written, and the same requests can be written in many
 ways: as a template, a function or a column. Journals may be many and large, so only a few of the requests are looked
-for, in parts of each journal.
+for, which takes about a millisecond per megabyte; those that have some of them are read in full.
 """
 
 from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
+from itertools import islice
 from pathlib import Path
-from typing import Any
 
 from parallel_openai._disk.file_ownership import check_own
-from parallel_openai._journal.entry import JournalEntry
 from parallel_openai._journal.known_results import KnownResults
-from parallel_openai._journal.lines import open_to_read
+from parallel_openai._journal.lines import read_entries
 from parallel_openai._journal.origins import Origin
-from parallel_openai._json import alike, dumps
+from parallel_openai._json import dumps
 from parallel_openai._records import APIRequest, Result
 from parallel_openai.errors import JournalError
 
-#: Bytes searched at the beginning of a journal, and as many again in its middle.
-_SEARCHED = 2**20
-#: At most this many journals are read in full, those with the most hits first.
-_MAX_NEIGHBOURS = 3
+#: Bytes searched at a time.
+_CHUNK = 2**20
+#: At most this many lines at the beginning of a journal, such as those of a batch's state, say nothing of its origin.
+_MOST_SILENT = 1000
 _KEY = re.compile(rb',\{"key":"([0-9a-f]{32})","status":"succeeded"')
+_LONGEST_MARK = 100  # bytes
 #: In the place of the model's name in a journal's, where the rows name their models themselves.
 OF_ANY_MODEL = "requests"
 _DIGEST = re.compile(r"-[0-9a-f]{12}\.jsonl")
-#: The fields of a request that may differ from row to row.
-_ROW_FIELDS = frozenset({"messages", "input", "prompt", "service_tier"})
 
 
 class Neighbour(KnownResults):
@@ -90,31 +88,33 @@ def _may_be_of(stem: str, name: str) -> bool:
 
 def _neighbours_among(paths: Iterable[Path], requests: Iterable[APIRequest], origin: Origin) -> Iterator[Path | None]:
     keys = {request.key.encode() for request in requests}
-    settings = {_settings(request.request_json) for request in requests}
     hits: dict[Path, int] = {}
     for path in paths:
         yield None
+        found: set[bytes] = set()
         try:
             check_own(path)
-            if (count := _count_hits(path, keys, settings, origin)) > 0:
-                hits[path] = count
+            if _origin_of(path) == origin:
+                for each in _keys_in(path):
+                    found |= keys & each
+                    yield None
         except (JournalError, OSError):  # what is wrong with it does not concern this run
             continue
-    yield from sorted(hits, key=lambda path: -hits[path])[:_MAX_NEIGHBOURS]
+        if found:
+            hits[path] = len(found)
+    yield from sorted(hits, key=lambda path: -hits[path])
 
 
-def _count_hits(path: Path, keys: set[bytes], settings: set[bytes], origin: Origin) -> int:
-    with open_to_read(path) as file:
-        first = JournalEntry.read(file.readline())
-        if first is None or first.origin != origin or _settings(first.body) not in settings:
-            return 0
-        size, found = os.fstat(file.fileno()).st_size, 0
-        for start in dict.fromkeys((0, max(0, (size - _SEARCHED) // 2))):
-            file.seek(start)
-            found += len(keys.intersection(_KEY.findall(file.read(_SEARCHED))))
-        return found
+def _origin_of(path: Path) -> Origin | None:
+    """The origin of a journal's first answer or failure, or None."""
+    entries = (entry for _, entry in islice(read_entries(path), _MOST_SILENT))
+    return next((entry.origin for entry in entries if entry is not None and entry.body), None)
 
 
-def _settings(body: Mapping[str, Any]) -> bytes:
-    """A request's fields that all requests of a run share, as canonical JSON."""
-    return alike(dumps({name: value for name, value in body.items() if name not in _ROW_FIELDS}, sort_keys=True))
+def _keys_in(path: Path) -> Iterator[set[bytes]]:
+    """The keys of the answers in each chunk of a journal."""
+    with open(path, "rb", buffering=0) as file:
+        rest = b""
+        while chunk := file.read(_CHUNK):
+            yield set(_KEY.findall(rest + chunk))
+            rest = chunk[-_LONGEST_MARK:]

@@ -112,3 +112,9 @@ def test_the_command_reports_lines_in_a_batch_and_resubmits_on_request(
     assert server.stats()["received"] == 0
     assert cli.main(["run", "--requests_filepath", path, "--resubmit"]) == 0
     assert server.stats()["received"] == 2
+
+
+def test_answers_of_a_batch_are_known_to_the_same_requests_made_in_another_way(ask: Verb, server: Server) -> None:
+    ask(texts(4), save_to=None)
+    ask(texts(4), prompt=lambda row: row["text"], save_to=None, lane="online")
+    assert charged(server) == [1]

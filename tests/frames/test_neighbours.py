@@ -151,3 +151,21 @@ def test_with_save_to_no_other_journal_is_searched(ask: Verb, server: Server, tm
     ask(ROWS, TEMPLATE)
     ask(ROWS, as_function, save_to=tmp_path / "mine.jsonl")
     assert received(server) == 2 * len(ROWS)
+
+
+def test_answers_in_any_part_of_a_large_journal_are_known(ask: Verb, server: Server) -> None:
+    journal = journal_of(ask(ROWS, TEMPLATE))
+    first, *rest = journal.read_bytes().splitlines(keepends=True)
+    others = [first.replace(b"A lamp", b"x" * 3000).replace(b'"key":"', b'"key":"%04x' % n, 1) for n in range(1200)]
+    journal.write_bytes(b"".join([first, *others, *rest]))
+    ask(ROWS[1:], as_function)
+    assert received(server) == len(ROWS)
+
+
+def test_answers_of_one_model_among_several_are_known_to_a_call_with_that_one(ask: Verb, server: Server) -> None:
+    models = ["gpt-4.1-mini"] * 20 + ["gpt-4o-mini"] * 20
+    rows = zip(models, ROWS.iterrows(), strict=True)
+    bodies = [{"model": model, "messages": as_messages(row)} for model, (_, row) in rows]
+    ask(ROWS.assign(body=bodies), "body", model=None)
+    ask(ROWS[20:], TEMPLATE)
+    assert received(server) == len(ROWS)
