@@ -102,19 +102,9 @@ class BatchRun:
         self._refusals: list[RunStoppedError] = []  # of parts that the server refused
         # Whether the rows of an earlier part are unknown; requests not sent for that reason.
         self._has_unknown_rows, self._skipped = False, 0
-        self._batches: dict[str, ServerBatch] = {}  # by part name, as last seen
         self.live: list[Part] = []  # the parts whose answers are not all in the journal
-        self.status_text = StatusText(
-            self.live,
-            self._batches,
-            self._failures,
-            self._input_files,
-            self._output_files.answered_count,
-            self._settler.cancelled,
-        )
-        self._queue = ServerQueue(
-            self.live, self.status_text.state, self._failures, self._divider, options.poll_seconds
-        )
+        self.status_text = StatusText(self.live, self._input_files, self._settler.cancelled)
+        self._queue = ServerQueue(self.live, self._divider, options.poll_seconds)
         self.is_over_budget = self._was_overdrawn = False  # whether the budget did not suffice for all requests
         self._source: Iterator[APIRequest | None] = iter(())
 
@@ -225,14 +215,14 @@ class BatchRun:
             self._drop(part)
             return True
         try:
-            self._batches[part.name] = batch = await self._submitter.submit(part)
+            part.batch = batch = await self._submitter.submit(part)
         except (LostError, PermissionDeniedError) as error:
             self._drop(part, error)
             return True
         except UnavailableError as error:
             self._failures.add(part, error)
             return False
-        self._failures.clear(part)
+        part.failure = None
         if batch.id is not None and self._submitter.is_cancelled(part):  # cancelled meanwhile
             with suppress(LostError, UnavailableError):
                 await self._api.cancel(batch.id)
@@ -243,7 +233,7 @@ class BatchRun:
     async def _poll_until_ended(self) -> None:
         """Poll until all batches have ended and their answers are in the journal."""
         changed_at = time.monotonic()
-        while not all(map(self._failures.is_over, self.live)):
+        while not all(part.is_over for part in self.live):
             if await self._check_all():
                 changed_at = time.monotonic()
             elif self.live:
@@ -253,7 +243,7 @@ class BatchRun:
     async def _collect_finished(self, checks: int) -> None:
         for check in range(checks):
             await self._check_all(submitted=checks == 1)
-            if check + 1 == checks or not any(map(self._failures.has_failed, self.live)):
+            if check + 1 == checks or all(part.failure is None for part in self.live):
                 return
             await self._sleep(min(self._options.poll_seconds, 1.0))
 
@@ -271,7 +261,7 @@ class BatchRun:
         if part.batch_id is None:
             return await self._try_submit(part)
         try:
-            batch = self._batches[part.name] = await self._api.get(part.batch_id)
+            part.batch = batch = await self._api.get(part.batch_id)
             if batch.is_refused:
                 await self._refused(part, batch)
             elif batch.has_ended:
@@ -282,7 +272,7 @@ class BatchRun:
                 days = (time.time() - part.creating_at) / 86_400
                 raise IncompleteError(f"Batch {part.batch_id} is {batch.status}, {days:.0f} days after it was created.")
             else:
-                self._failures.clear(part)
+                part.failure = None
                 return False
         except RunStoppedError as error:
             self._failures.add(part, error)
@@ -293,7 +283,7 @@ class BatchRun:
         """Read a batch's answers; the steps around them tell a later call whose they are."""
         write(self._journal, [step(part, "collecting", was_read=True)])
         try:
-            return await self._output_files.collect(part, batch, self._failures.checks(part) + 1)
+            return await self._output_files.collect(part, batch)
         except PART_ERRORS:
             write(self._journal, [step(part, "incomplete")])
             raise
@@ -318,9 +308,6 @@ class BatchRun:
     def _forget(self, part: Part) -> None:
         """Remove a part whose end is in the journal."""
         self.live.remove(part)
-        self._batches.pop(part.name, None)
-        self._output_files.forget(part)
-        self._failures.clear(part)
         self._status.num_tasks_in_progress -= part.requests
         self._input_files.remove(part.name)
 
@@ -330,7 +317,6 @@ class BatchRun:
         full = next((each for each in batch.errors if each.get("code") == "token_limit_exceeded"), None)
         if full is not None:
             self._submitter.refused(part)
-            self._batches.pop(part.name, None)
             waits = self._queue.refused(part, str(full.get("message") or ""))
             if not waits or (part.earlier and self._budget is not None):  # its rows get a reserve when they are divided
                 await self._replace(part, await self._settler.divide_again(part, {}), "dropped")

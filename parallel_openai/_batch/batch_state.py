@@ -7,22 +7,34 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
-from parallel_openai._batch.server_batch import plain_id
+from parallel_openai._batch.server_batch import ServerBatch, plain_id
 from parallel_openai._journal.entry import make_line
 from parallel_openai._journal.journal import Journal
 from parallel_openai._journal.lines import open_to_read
 from parallel_openai._json import dumps, loads
+from parallel_openai.errors import RunStoppedError
 
 _PREFIX = b'[{},null,{"batch":'
 
 
+@dataclass(frozen=True)
+class Failure:
+    """The failures of a part since its last good check."""
+
+    error: RunStoppedError  # the last one
+    checks: int  # how many checks failed
+    began: float  # when the first one did, on the monotonic clock
+    due: float  # when to check again
+    is_over: bool  # whether it is not checked again in this call
+
+
 @dataclass
 class Part:
-    """One input file of a run, and the batch that answers it."""
+    """One input file of a run, and the batch that answers it. The fields up to `was_read` are kept in the journal."""
 
     name: str  # names its files on disk and at the server; unique among all runs
     model: str
@@ -37,13 +49,26 @@ class Part:
     batch_id: str | None = None
     submission: int = 0  # how often the part itself was submitted, including refusals because of a full queue
     creating_at: float = 0.0  # when a batch for it was last requested; 0: never
-    earlier: bool = False  # whether an earlier call planned it
-    not_before: float = 0.0  # the earliest time to submit it, on the monotonic clock
     former: list[str] = field(default_factory=list)  # ids of batches of the part that the server refused
     answer_bytes: int = 0  # the most bytes of its answers together; 0: unknown
     has_metadata: bool = True  # whether any of its rows has metadata, which the server does not get
     writer: str = ""  # who planned it
     was_read: bool = False  # whether its answers were read before, maybe not all
+    earlier: bool = field(default=False, init=False)  # whether an earlier call planned it
+    not_before: float = field(default=0.0, init=False)  # the earliest time to submit it, on the monotonic clock
+    batch: ServerBatch | None = field(default=None, init=False)  # its batch, as last seen
+    failure: Failure | None = field(default=None, init=False)  # None after a good check
+    answered: set[str] = field(default_factory=set, init=False)  # the rows whose answers were read, by custom_id
+
+    @property
+    def is_over(self) -> bool:
+        """Whether it is no longer checked in this call."""
+        return self.failure is not None and self.failure.is_over
+
+    @property
+    def status(self) -> str | None:
+        """The status of its batch, as last seen."""
+        return None if self.batch is None else self.batch.status
 
 
 _MAX_NUMBER = 10**15
@@ -52,16 +77,16 @@ _TYPES: dict[str, tuple[type, ...]] = {
     **dict.fromkeys(("model", "path", "writer"), (str,)),
     **dict.fromkeys(("requests", "bytes", "tokens", "round", "submission", "answer_bytes"), (int,)),
     **dict.fromkeys(("planned_at", "creating_at"), (int, float)),
-    **dict.fromkeys(("record", "earlier", "has_metadata", "was_read"), (bool,)),
+    **dict.fromkeys(("record", "has_metadata", "was_read"), (bool,)),
     "former": (list,),
 }
-_FIELDS = frozenset(each.name for each in fields(Part))
+_KEPT = tuple(each.name for each in fields(Part) if each.init)
 _ENDS = frozenset({"collected", "dropped"})
 
 
 def planned(part: Part) -> bytes:
     """The journal line for a part whose files are complete."""
-    return _line({"event": "planned", **{name: value for name, value in asdict(part).items() if value is not None}})
+    return _line({"event": "planned", **{name: value for name in _KEPT if (value := getattr(part, name)) is not None}})
 
 
 def step(part: Part, event: str, **changes: Any) -> bytes:
@@ -93,6 +118,8 @@ def live_parts(journal: Path) -> list[Part]:
         for line in file:
             if line.startswith(_PREFIX):
                 _replay(parts, line)
+    for part in parts.values():
+        part.earlier = True
     return list(parts.values())
 
 
@@ -113,9 +140,9 @@ def _replay(parts: dict[str, Part], line: bytes) -> None:
     try:
         state = loads(line)[2]["batch"]
         name, event = state["name"], state["event"]
-        changes = {key: value for key, value in state.items() if key in _FIELDS}
+        changes = {key: value for key, value in state.items() if key in _KEPT}
         if event == "planned":
-            parts[name] = _checked(Part(**{**changes, "earlier": True, "not_before": 0.0}))
+            parts[name] = _checked(Part(**changes))
         elif event in _ENDS:
             parts.pop(name, None)
         elif name in parts:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 
 from parallel_openai._batch.batch_state import Part
-from parallel_openai._batch.part_failures import PART_ERRORS, LostError, PartFailures
+from parallel_openai._batch.part_failures import PART_ERRORS, LostError, advice_on
 from parallel_openai._batch.server_batch import ServerBatch
 from parallel_openai._batch.submitting.input_files import InputFiles
 from parallel_openai._log import log
@@ -20,14 +20,10 @@ class StatusText:
     def __init__(
         self,
         parts: list[Part],  # those whose answers are not all in the journal
-        batches: Mapping[str, ServerBatch],  # their batches by part name, as last seen
-        failures: PartFailures,
         input_files: InputFiles,
-        answered_count: Callable[[Part], int],  # returns the number of a part's rows whose answers were read
         cancelled: Mapping[str, str],  # by request key, the message about each that someone else cancelled
     ) -> None:
-        self._parts, self._batches, self._failures = parts, batches, failures
-        self._input_files, self._answered_count, self._cancelled = input_files, answered_count, cancelled
+        self._parts, self._input_files, self._cancelled = parts, input_files, cancelled
 
     def rest(self) -> str | None:
         """What is still running, has failed or was cancelled at the server, as sentences; None if nothing is."""
@@ -53,10 +49,7 @@ class StatusText:
                     yield info.key, "in_batch", self._sentence(part) or rest
 
     def note(self) -> str:
-        return note_of([self._batches.get(part.name) for part in self._parts])
-
-    def state(self, part: Part) -> str | None:
-        return self._batches[part.name].status if part.name in self._batches else None
+        return note_of([part.batch for part in self._parts])
 
     def report(self, refusals: Sequence[RunStoppedError], *, skipped: int, has_worked: bool) -> None:
         """Log what is wrong with some parts, and raise what concerns the whole run.
@@ -78,16 +71,16 @@ class StatusText:
         if skipped:
             why = f"{skipped:,} requests were not submitted, since they may be in it and would be billed twice."
             raise BatchError(f"{' '.join(sentences)} The content of a batch is unknown: {why}")
-        for error in () if has_worked else map(self._failures.error, self._parts):
-            if error is not None and not isinstance(error, PART_ERRORS):
-                raise error
+        for failure in () if has_worked else [part.failure for part in self._parts]:
+            if failure is not None and not isinstance(failure.error, PART_ERRORS):
+                raise failure.error
 
     def _sentence(self, part: Part) -> str | None:
-        return self._failures.sentence(part, self._input_files.journal)
+        return advice_on(part, self._input_files.journal)
 
     def _in_progress(self, parts: Sequence[Part]) -> str:
         ids = [str(part.batch_id) for part in parts]
-        rows = sum(part.requests - self._answered_count(part) for part in parts)
+        rows = sum(part.requests - len(part.answered) for part in parts)
         named = ", ".join(ids[:3]) + (", ..." if len(ids) > 3 else "")
         are = "row is" if rows == 1 else "rows are"
         batches, run = ("batch", "runs") if len(ids) == 1 else ("batches", "run")

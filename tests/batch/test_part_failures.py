@@ -22,8 +22,6 @@ from parallel_openai.errors import RunStoppedError
 from tests.batch.conftest import Verb, age, counts, lane, texts
 from tests.batch.scripted import Asked, Scripted, error
 
-PART = Part("run-0001", "m", "chat/completions", 1, 10, 5, 1, 0.0, record=True, batch_id="batch_1")
-
 
 class Clock:
     now = 100.0
@@ -34,11 +32,12 @@ class Clock:
 
 def looks_until_over(troubles: PartFailures, clock: Clock, *errors: RunStoppedError) -> tuple[int, float]:
     """The number of checks of a part that fails in these ways in turn, and the seconds they take."""
+    part = Part("run-0001", "m", "chat/completions", 1, 10, 5, 1, 0.0, record=True, batch_id="batch_1")
     for look in range(10_000):
-        troubles.add(PART, errors[look % len(errors)])
-        if troubles.is_over(PART):
+        troubles.add(part, errors[look % len(errors)])
+        if part.is_over:
             return look + 1, clock.now - Clock.now
-        while not troubles.is_due(PART):
+        while not troubles.is_due(part):
             clock.now += 0.5
     raise AssertionError("for ever")
 

@@ -86,29 +86,19 @@ class OutputFiles:
 
     def __init__(self, api: BatchAPI, input_files: InputFiles, settle: Settle) -> None:
         self._api, self._input_files, self._settle = api, input_files, settle
-        self._answered: dict[str, set[str]] = {}
 
-    def answered_count(self, part: Part) -> int:
-        """The number of answers read so far, of a part whose files are still incomplete."""
-        return len(self._answered.get(part.name, ()))
-
-    def forget(self, part: Part) -> None:
-        self._answered.pop(part.name, None)
-
-    async def collect(self, part: Part, batch: ServerBatch, check: int) -> list[Part]:
+    async def collect(self, part: Part, batch: ServerBatch) -> list[Part]:
         """Pass on all outcomes; returns the parts that were completed by rows to be sent again.
-
-        Args:
-            check: the number of this check, from 1.
 
         Raises:
             IncompleteError: more answers are expected. Those there were passed on.
             LostError: a file is missing or too long. The answers that could be read were passed on.
         """
-        reading = _Reading(self._input_files.row_infos(part.name), self._answered.setdefault(part.name, set()))
+        reading = _Reading(self._input_files.row_infos(part.name), part.answered)
         with ExitStack() as stack:
             reading.files["input"] = stack.enter_context(self._input_files.open(part.name))
             lost = [error async for error in self._read(part, batch, reading, stack)]
+            check = 1 if part.failure is None else part.failure.checks + 1  # the number of this check
             if reading.is_damaged or check < reading.checks(batch):
                 raise lost[0] if lost else IncompleteError(_incomplete(batch, reading))
             return await self._settle_rest(part, batch, reading)
@@ -162,7 +152,7 @@ class OutputFiles:
                 continue
             del reading.open[name]
             reading.failures.pop(name, None)
-            self._answered[part.name].add(name)
+            part.answered.add(name)
             self._settle(part, row, outcome)
 
     async def _settle_rest(self, part: Part, batch: ServerBatch, reading: _Reading) -> list[Part]:

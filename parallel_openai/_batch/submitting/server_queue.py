@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from parallel_openai._batch.batch_state import Part
-from parallel_openai._batch.part_failures import PartFailures
 from parallel_openai._batch.submitting.divide import Divider
 
 _LIMIT = re.compile(r"Limit: (\d[\d,]{0,20})(?![\d,])")
@@ -19,20 +18,17 @@ class ServerQueue:
     def __init__(
         self,
         parts: Sequence[Part],  # those whose answers are not all in the journal
-        state: Callable[[Part], str | None],  # returns the status of a part's batch, as last seen
-        failures: PartFailures,
         divider: Divider,  # is told the limits
         poll_seconds: float,
     ) -> None:
-        self._parts, self._state, self._failures = parts, state, failures
-        self._divider, self._poll_seconds = divider, poll_seconds
+        self._parts, self._divider, self._poll_seconds = parts, divider, poll_seconds
 
     def must_wait(self, part: Part) -> bool:
         """Whether other parts of the model wait before it, since the queue was full."""
-        others = [each for each in self._parts if each.model == part.model and not self._failures.has_failed(each)]
+        others = [each for each in self._parts if each.model == part.model and each.failure is None]
         earlier = others[: others.index(part)] if part in others else []
         return any(each.batch_id is None for each in earlier) or any(
-            each.submission > 1 and self._state(each) == "validating" for each in others
+            each.submission > 1 and each.status == "validating" for each in others
         )
 
     def refused(self, part: Part, message: str) -> bool:
@@ -40,7 +36,7 @@ class ServerQueue:
         limit = limit_in(message)
         if limit is not None:
             self._divider.set_queue_limit(part.model, limit)
-        alone = all(each is part or self._state(each) in (None, "validating") for each in self._parts)
+        alone = all(each is part or each.status in (None, "validating") for each in self._parts)
         if limit is not None and alone and part.submission > 3 and part.tokens <= limit:
             # Nothing else is queued and it still does not fit, so the server counts more tokens than we do.
             limit = part.tokens // 2

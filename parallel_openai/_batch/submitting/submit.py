@@ -62,7 +62,7 @@ class Submitter:
     def refused(self, part: Part) -> None:
         """Record that the server refused the part's batch; it is to be created again later."""
         part.former = [*part.former, *([part.batch_id] if part.batch_id else [])]
-        part.batch_id, part.creating_at = None, 0.0
+        part.batch_id, part.batch, part.creating_at = None, None, 0.0
         write(self._journal, [step(part, "refused", batch_id=None, creating_at=0.0, former=part.former)])
 
     def earlier(self) -> list[Part]:
