@@ -33,7 +33,7 @@ def came(timeline: Timeline, response: Response, at: float = 1.0) -> None:
     if verdict.kind == "done":
         timeline.answered(at, at, asked(), "m", NO_SIZE, response.seconds, usage_of(response.data))
     else:
-        timeline.failed(at, response, verdict)
+        timeline.failed(at, response.status, verdict)
 
 
 def test_each_second_counts_what_happened_in_it() -> None:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, fields
 from parallel_openai._limits.admission import RunLimits, per_minute
 from parallel_openai._limits.cost import RULES
 from parallel_openai._progress.cap_advice import SmallerCap, smaller_cap
-from parallel_openai._records import APIRequest, Response, Size, Usage, Verdict
+from parallel_openai._records import APIRequest, Size, Usage, Verdict
 
 #: Slices begin at one second; at this number, pairs are merged.
 MOST_SLICES = 1800
@@ -195,9 +195,9 @@ class Timeline:
             charged = usage.total_tokens if usage and RULES[counting.rule].settles else counting.at_send(size)
             self._slice(sent_at).tokens_charged += charged
 
-    def failed(self, now: float, response: Response, verdict: Verdict) -> None:
+    def failed(self, now: float, status: int, verdict: Verdict) -> None:
         self._last_seen = max(self._last_seen, now)
-        if response.status == 429:
+        if status == 429:
             self._slice(now).refused += 1
             self.refusals[_why(verdict)] += 1
         else:

@@ -7,7 +7,7 @@ import time
 import traceback
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
@@ -26,7 +26,7 @@ from parallel_openai._ray.cluster import AccountHandle, SealedClient, worker_nam
 from parallel_openai._ray.leased_slots import LeasedLimiters
 from parallel_openai._ray.shared_account import Grant, Limits, Report
 from parallel_openai._ray.shared_budget import Share
-from parallel_openai._records import APIRequest, Attempt, Response, Result, Size, Usage, Verdict
+from parallel_openai._records import APIRequest, Attempt, Result, Size, Usage, Verdict
 from parallel_openai._requests.endpoints import usage_of
 from parallel_openai._run.incoming import Incoming
 from parallel_openai._run.spending.caps import SpendingCaps
@@ -83,46 +83,27 @@ def with_request(result: Result, request: APIRequest) -> Result:
     return result._replace(request=request, response=response, usage=usage_of(response))
 
 
-@dataclass(frozen=True, slots=True)
-class Answered:
-    """A send that was answered. `sent` and `came` are in seconds ago."""
-
-    number: int
-    sent: float
-    came: float
-    seconds: float
-    usage: Usage | None
-
-
-@dataclass(frozen=True, slots=True)
-class Failed:
-    """A send that failed. `came` is in seconds ago."""
-
-    came: float
-    status: int
-    seconds: float
-    verdict: Verdict
-
-
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class TimelinePiece:
-    """A piece of a worker's timeline. Times are in seconds ago, since the machines' clocks need not agree."""
+    """A piece of a worker's timeline, by the worker's clock, with which its run's need not agree."""
 
-    sends: list[float]
-    answers: list[Answered]
-    failures: list[Failed]
+    sends: list[float] = field(default_factory=list)
+    # When each was sent and came, the number of its request, its latency, and its usage.
+    answers: list[tuple[float, float, int, float, Usage | None]] = field(default_factory=list)
+    failures: list[tuple[float, int, Verdict]] = field(default_factory=list)  # when it came, and its HTTP status
+    taken_at: float = field(default=0.0, compare=False)  # when the piece was taken
 
     def replay(self, timeline: Timeline, requests: Mapping[int, APIRequest], now: float) -> None:
         """Add the piece to a timeline whose clock shows `now`. `requests` are the requests by number."""
-        for ago in self.sends:
-            timeline.sent(now - ago)
-        for each in self.answers:
-            request = requests[each.number]
+        later = now - self.taken_at
+        for at in self.sends:
+            timeline.sent(at + later)
+        for sent_at, came_at, number, seconds, usage in self.answers:
+            request = requests[number]
             model, size = model_of(request), request.size or NO_SIZE
-            timeline.answered(now - each.sent, now - each.came, request, model, size, each.seconds, each.usage)
-        for one in self.failures:
-            response = Response(one.status, {}, b"", None, one.seconds)
-            timeline.failed(now - one.came, response, one.verdict)
+            timeline.answered(sent_at + later, came_at + later, request, model, size, seconds, usage)
+        for at, status, verdict in self.failures:
+            timeline.failed(at + later, status, verdict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,9 +136,7 @@ class RemoteTimeline(Timeline):
     def __init__(self, *, keeps: bool = True) -> None:
         super().__init__()
         self._keeps = keeps
-        self.sends: list[float] = []
-        self.answers: list[Answered] = []
-        self.failures: list[Failed] = []
+        self._piece = TimelinePiece()
 
     def begin(self, limiter: RunLimits, now: float) -> None:
         pass
@@ -167,7 +146,7 @@ class RemoteTimeline(Timeline):
 
     def sent(self, at: float) -> None:
         if self._keeps:
-            self.sends.append(at)
+            self._piece.sends.append(at)
 
     def answered(
         self,
@@ -180,19 +159,17 @@ class RemoteTimeline(Timeline):
         usage: Usage | None,
     ) -> None:
         if self._keeps:
-            self.answers.append(Answered(_context_of(request).number, sent_at, now, seconds, usage))
+            self._piece.answers.append((sent_at, now, _context_of(request).number, seconds, usage))
 
-    def failed(self, now: float, response: Response, verdict: Verdict) -> None:
+    def failed(self, now: float, status: int, verdict: Verdict) -> None:
         if self._keeps:
-            self.failures.append(Failed(now, response.status, response.seconds, verdict))
+            self._piece.failures.append((now, status, verdict))
 
     def take(self, now: float) -> TimelinePiece:
         """The events since the last call."""
-        sends = [now - at for at in self.sends]
-        answers = [replace(each, sent=now - each.sent, came=now - each.came) for each in self.answers]
-        failures = [replace(each, came=now - each.came) for each in self.failures]
-        self.sends, self.answers, self.failures = [], [], []
-        return TimelinePiece(sends, answers, failures)
+        piece, self._piece = self._piece, TimelinePiece()
+        piece.taken_at = now
+        return piece
 
 
 def leased_client(sealed: SealedClient, account: AccountHandle) -> tuple[Client, LeasedLimiters]:

@@ -347,7 +347,7 @@ class Runner:
             status.timeline.answered(sent_at, now, job.request, job.model, job.size, response.seconds, usage)
             self._succeed(job, lease, response, usage)
         else:
-            status.timeline.failed(now, response, verdict)
+            status.timeline.failed(now, response.status, verdict)
             self._count_billed(job, response, usage)
             self._handle_failure(job, lease, response, verdict)
 

@@ -23,10 +23,10 @@ def live(timeline: Timeline) -> None:
         timeline.sent(sent)
         if number % 4 == 1:
             refused = Response(429, {}, b"", {"error": {"code": "rate_limit_exceeded", "type": "tokens"}}, 0.25)
-            timeline.failed(came, refused, judge(refused, reached=True))
+            timeline.failed(came, refused.status, judge(refused, reached=True))
         elif number % 10 == 0:
             broken = Response(500, {}, b"", None, 0.25)
-            timeline.failed(came, broken, judge(broken, reached=True))
+            timeline.failed(came, broken.status, judge(broken, reached=True))
         else:
             timeline.answered(
                 sent, came, numbered(number, request), model_of(request), SIZE, came - sent, Usage(30, number)
