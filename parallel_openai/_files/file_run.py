@@ -71,15 +71,18 @@ class FileRun:
         token_encoding_name: str,
         max_attempts: int,
         logging_level: int,
-        client: Client | None,
-        bounds: SpendingCaps,
-        lane: Lane,
         *,
+        progress: bool,
+        client: Client | None,
+        budget_usd: float | None,
+        budget_tokens: int | None,
+        deadline: float | None,
+        lane: Lane,
         resubmit: bool,
         resume_from_anywhere: bool,
-        progress: bool,
     ) -> None:
-        self.lane = check_lane(lane, {}, bounds.deadline, repair=False, resubmit=resubmit)
+        self.bounds = SpendingCaps(budget_usd, budget_tokens, deadline)
+        self.lane = check_lane(lane, {}, deadline, repair=False, resubmit=resubmit)
         if self.lane is None and lane != "online":
             raise InvalidInputError(
                 'lane must be online or batch; for flex, write "service_tier": "flex" into the bodies.'
@@ -118,9 +121,8 @@ class FileRun:
         self.client.check_key()
         self._origin = here(self.client.place)
         self._from = None if resume_from_anywhere else self._origin.place
-        self.bounds = bounds
         self._price = self.client.price
-        self.budget = bounds.budget(self._price, sure_tier(lane))
+        self.budget = self.bounds.budget(self._price, sure_tier(lane))
         self.status = FileStatus()
         self._read_to_end = False
         self._show, self._is_own_client = progress, client is None

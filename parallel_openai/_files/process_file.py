@@ -21,7 +21,6 @@ from parallel_openai._journal.journal_file import repair_end_of_jsonl
 from parallel_openai._json import dumps
 from parallel_openai._loop.forks import fork_safe_lock
 from parallel_openai._progress.status_tracker import StatusTracker
-from parallel_openai._run.spending.caps import SpendingCaps
 from parallel_openai.errors import JournalError
 
 #: Half the limits of a new account when the Cookbook's script was written.
@@ -104,23 +103,7 @@ def process_api_requests_from_file(
     >>> status.num_tasks_succeeded, metadata
     (1, {'row': 1})
     """
-    return FileRun(
-        requests_filepath,
-        save_filepath,
-        request_url,
-        api_key,
-        max_requests_per_minute,
-        max_tokens_per_minute,
-        token_encoding_name,
-        max_attempts,
-        logging_level,
-        client,
-        SpendingCaps(budget_usd, budget_tokens, deadline),
-        lane,
-        resubmit=resubmit,
-        resume_from_anywhere=resume_from_anywhere,
-        progress=progress,
-    )
+    return FileRun(**locals())
 
 
 aprocess_api_requests_from_file = awaitable(process_api_requests_from_file)

@@ -37,7 +37,6 @@ from parallel_openai._journal.entry import result_line
 from parallel_openai._journal.known_results import KnownResults
 from parallel_openai._json import dumps
 from parallel_openai._records import Attempt, Result
-from parallel_openai._run.spending.caps import SpendingCaps
 from tests.benchmarks.machine import about, peak
 from tests.benchmarks.throughput import ANSWER, MODEL, PARAMS, PROMPT, TEXT
 
@@ -89,12 +88,14 @@ def known_lines(path: Path) -> int:
             "cl100k_base",
             1,
             30,
-            client,
-            SpendingCaps(),
-            "online",
+            progress=False,
+            client=client,
+            budget_usd=None,
+            budget_tokens=None,
+            deadline=None,
+            lane="online",
             resubmit=False,
             resume_from_anywhere=True,
-            progress=False,
         )
         return len(asyncio.run(run._known()).finished)
 
