@@ -12,7 +12,7 @@ from typing import Any
 
 from parallel_openai._batch.batch_api import BatchAPI, Sleep
 from parallel_openai._batch.batch_state import Part, planned, step, write
-from parallel_openai._batch.collecting.online_fallback import OnlineFallback
+from parallel_openai._batch.collecting.online_fallback import send_online
 from parallel_openai._batch.collecting.output_files import ROWS_PER_TURN, OutputFiles
 from parallel_openai._batch.collecting.output_lines import refused
 from parallel_openai._batch.collecting.settle_rows import RowSettler
@@ -84,15 +84,13 @@ class BatchRun:
         self._submitter = Submitter(self._api, journal, self._input_files)
         run = os.urandom(6).hex()
         self._divider = Divider(self._input_files, options, run, record=record)
-        self._online_fallback = OnlineFallback(
-            self._input_files, Divider(self._input_files, options, f"{run}-online", record=record)
-        )
+        self._online = Divider(self._input_files, options, f"{run}-online", record=record)  # rows to send online
         self._failures = PartFailures(options.poll_seconds, client.max_wait, wait=options.wait, clock=client.clock)
         self._settler = RowSettler(
             options,
             self._requests,
             self._divider,
-            self._online_fallback,
+            self._online,
             self._input_files,
             status,
             is_cancelled=self._submitter.is_cancelled,
@@ -126,7 +124,7 @@ class BatchRun:
             raise
         finally:
             self._divider.discard()
-            self._online_fallback.discard()
+            self._online.discard()
             self._status.note = ""
 
     async def _process(self) -> End:
@@ -139,7 +137,10 @@ class BatchRun:
                 await self._collect_finished(MAX_LOST_CHECKS)
                 break
             await self._poll_until_ended()
-            end = await self._online_fallback.send(self._client, self._requests, self._status, self._budget)
+            if rest := list(self._online.close()):
+                end = await send_online(
+                    rest, self._input_files, self._client, self._requests, self._status, self._budget
+                )
             if not self.is_over_budget or self._divider.rows == before:
                 break
         if self.is_over_budget and end == "finished":

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
+from parallel_openai._batch.batch_state import Part
 from parallel_openai._batch.submitting.batch_requests import BatchRequests
-from parallel_openai._batch.submitting.divide import Divider
 from parallel_openai._batch.submitting.input_files import InputFiles, Row
 from parallel_openai._client.client import Client
 from parallel_openai._progress.status_tracker import StatusTracker
@@ -14,38 +14,30 @@ from parallel_openai._run.runner import End
 from parallel_openai._run.spending.budget import Budget
 
 
-class OnlineFallback:
-    """Collects the rows on disk until the last batch has ended, then sends them."""
+async def send_online(
+    parts: Sequence[Part],
+    input_files: InputFiles,
+    client: Client,
+    requests: BatchRequests,
+    status: StatusTracker,
+    budget: Budget | None,
+) -> End:
+    """Process the rows of parts that are not submitted. A result's attempts include those through batches."""
+    in_flight: dict[int, Row] = {}
 
-    def __init__(self, input_files: InputFiles, divider: Divider) -> None:
-        self._input_files, self._divider = input_files, divider
+    def read() -> Iterator[APIRequest]:
+        for part in parts:
+            for row in input_files.rows(part.name, part.path):
+                requests.release(row.request)
+                in_flight[id(row.request)] = row
+                yield row.request
 
-    def add(self, row: Row) -> None:
-        self._divider.add(row, 1)
+    def take(result: Result) -> Ruling | None:
+        row = in_flight.pop(id(result.request))
+        return requests.deliver_sent(row, result._replace(attempts=(*row.attempts, *result.attempts)))
 
-    def discard(self) -> None:
-        self._divider.discard()
-
-    async def send(self, client: Client, requests: BatchRequests, status: StatusTracker, budget: Budget | None) -> End:
-        """Process the rows. A result's attempts include those through batches."""
-        parts = list(self._divider.close())
-        if not parts:
-            return "finished"
-        in_flight: dict[int, Row] = {}
-
-        def read() -> Iterator[APIRequest]:
-            for part in parts:
-                for row in self._input_files.rows(part.name, part.path):
-                    requests.release(row.request)
-                    in_flight[id(row.request)] = row
-                    yield row.request
-
-        def take(result: Result) -> Ruling | None:
-            row = in_flight.pop(id(result.request))
-            return requests.deliver_sent(row, result._replace(attempts=(*row.attempts, *result.attempts)))
-
-        try:
-            return await client.process(read(), on_result=take, status=status, budget=budget)
-        finally:
-            for part in parts:
-                self._input_files.remove(part.name)
+    try:
+        return await client.process(read(), on_result=take, status=status, budget=budget)
+    finally:
+        for part in parts:
+            input_files.remove(part.name)

@@ -7,7 +7,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 from parallel_openai._batch.batch_state import Part
-from parallel_openai._batch.collecting.online_fallback import OnlineFallback
 from parallel_openai._batch.collecting.output_files import ROWS_PER_TURN
 from parallel_openai._batch.collecting.output_lines import NOT_PROCESSED, Outcome
 from parallel_openai._batch.lane_options import BatchLane
@@ -28,7 +27,7 @@ class RowSettler:
         options: BatchLane,
         requests: BatchRequests,
         divider: Divider,  # takes the rows that are submitted
-        online_fallback: OnlineFallback,  # takes those that are sent online after the last round
+        online: Divider,  # takes those that are sent online after the last round
         input_files: InputFiles,
         status: StatusTracker,
         *,
@@ -36,7 +35,7 @@ class RowSettler:
         postpone: Callable[[APIRequest], None],  # takes a request that the budget does not allow now
     ) -> None:
         self._options, self._requests, self._divider = options, requests, divider
-        self._online_fallback, self._input_files, self._status = online_fallback, input_files, status
+        self._online, self._input_files, self._status = online, input_files, status
         self._is_cancelled, self._postpone = is_cancelled, postpone
         self._equal_refusals = EqualRefusals()
         self.refused_alike: RequestRefusedError | None = None  # if the server refuses all rows alike
@@ -73,7 +72,7 @@ class RowSettler:
             self._requests.deliver(outcome.result(row.request, row.attempts))
         elif is_claimed and self._has_reserve(row.request):
             if is_last:
-                self._online_fallback.add(again)
+                self._online.add(again, 1)
                 return []
             self._status.num_retries += 1
             full = self.add(again, part.round + 1)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 from parallel_openai._batch.batch_state import Part
 from parallel_openai._batch.lane_options import MAX_REQUESTS, BatchLane
@@ -16,11 +15,8 @@ from parallel_openai._records import APIRequest
 QUEUE_SHARE = 0.9
 
 
-@dataclass(frozen=True)
-class _Kind:
-    path: str
-    model: str
-    round: int
+#: What the rows of a file have in common: the endpoint's path, the model, and the number of their submission.
+_Kind = tuple[str, str, int]
 
 
 class Divider:
@@ -35,7 +31,7 @@ class Divider:
 
     def __init__(self, input_files: InputFiles, options: BatchLane, run: str, *, record: bool) -> None:
         self._input_files, self._options, self._run, self._record = input_files, options, run, record
-        self._open: dict[_Kind, tuple[str, PartWriter]] = {}
+        self._open: dict[_Kind, PartWriter] = {}
         self._queue_limits: dict[str, int] = {}  # the most prompt tokens of a batch, by model
         self._count = 0
         self.rows = 0
@@ -56,15 +52,16 @@ class Divider:
 
     def add(self, row: Row, round: int) -> Part | None:
         """Add a row to a part; returns the part that was full, if any."""
-        request = row.request
-        kind, line, full = _Kind(request.path, _model(request), round), make_line(row), None
-        if kind in self._open and not self._fits(kind, self._open[kind][1], len(line), request):
+        path, model, line, full = row.request.path, _model(row.request), make_line(row), None
+        kind = (path, model, round)
+        if kind in self._open and not self._fits(self._open[kind], row.request, len(line)):
             full = self._close(kind)
         if kind not in self._open:
             self._count += 1
             name = f"{self._run}-{self._count:04d}"
-            self._open[kind] = name, self._input_files.writer(name)
-        self._open[kind][1].add(row, line)
+            part = Part(name, model, path, 0, 0, 0, round, 0.0, self._record, has_metadata=False, writer=writer())
+            self._open[kind] = self._input_files.writer(part)
+        self._open[kind].add(row, line)
         self.rows += 1
         return full
 
@@ -73,17 +70,17 @@ class Divider:
             yield self._close(kind)
 
     def discard(self) -> None:
-        for name, files in self._open.values():
+        for files in self._open.values():
             files.abandon()
-            self._input_files.remove(name)
+            self._input_files.remove(files.part.name)
         self._open.clear()
 
-    def _fits(self, kind: _Kind, part: PartWriter, size: int, request: APIRequest) -> bool:
-        options, limit = self._options, self._max_tokens(kind.model)
+    def _fits(self, files: PartWriter, request: APIRequest, size: int) -> bool:
+        part, options, limit = files.part, self._options, self._max_tokens(files.part.model)
         return (
             part.requests < options.max_requests
             and part.bytes + size <= options.max_bytes
-            and (kind.path != "embeddings" or part.inputs + inputs_of(request) <= MAX_REQUESTS)
+            and (part.path != "embeddings" or files.inputs + inputs_of(request) <= MAX_REQUESTS)
             and (limit is None or part.tokens + tokens_of(request) <= limit)
         )
 
@@ -92,22 +89,10 @@ class Divider:
         return min((limit for limit in limits if limit is not None), default=None)
 
     def _close(self, kind: _Kind) -> Part:
-        name, files = self._open.pop(kind)
+        files = self._open.pop(kind)
         files.close()
-        return Part(
-            name=name,
-            model=kind.model,
-            path=kind.path,
-            requests=files.requests,
-            bytes=files.bytes,
-            tokens=files.tokens,
-            round=kind.round,
-            planned_at=time.time(),
-            record=self._record,
-            answer_bytes=files.answer_bytes,
-            has_metadata=files.has_metadata,
-            writer=writer(),
-        )
+        files.part.planned_at = time.time()
+        return files.part
 
 
 def _model(request: APIRequest) -> str:

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
+from parallel_openai._batch.batch_state import Part
 from parallel_openai._batch.collecting.download_bounds import max_answer_bytes
 from parallel_openai._batch.disk_writes import on_disk
 from parallel_openai._batch.part_failures import LostError
@@ -92,10 +93,10 @@ class InputFiles:
         with on_disk(self.folder):
             self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
 
-    def writer(self, name: str) -> PartWriter:
+    def writer(self, part: Part) -> PartWriter:
         self.make_folder()
         with on_disk(self.folder):
-            return PartWriter(self.path(name), self.path(name, "rows"))
+            return PartWriter(part, self.path(part.name), self.path(part.name, "rows"))
 
     def holds(self, name: str) -> bool:
         """Whether the part's input file exists."""
@@ -207,35 +208,29 @@ def read_row(file: IO[bytes], custom_id: str, info: RowInfo, path: str) -> Row:
 
 
 class PartWriter:
-    """Writes the files of a part.
+    """Writes the files of a part, and counts in it what they hold."""
 
-    Attributes:
-        requests, bytes, tokens, inputs: totals so far; tokens are those of the prompts, as far as known.
-        answer_bytes: the most bytes of the answers together.
-        has_metadata: whether any row has metadata.
-    """
-
-    def __init__(self, path: Path, rows: Path) -> None:
-        self.requests = self.bytes = self.tokens = self.inputs = self.answer_bytes = 0
-        self.has_metadata = False
+    def __init__(self, part: Part, path: Path, rows: Path) -> None:
+        self.part = part
+        self.inputs = 0  # of embeddings
         self._path = path
         self._file, self._rows = open(path, "wb"), open(rows, "wb")  # noqa: SIM115 - both are closed by `close`
 
     def add(self, row: Row, line: bytes) -> None:
-        request = row.request
+        request, part = row.request, self.part
         attempts = [
             {name: value for name, value in each._asdict().items() if value is not None} for each in row.attempts
         ]
-        info = RowInfo(self.bytes, request.key, request.sample, request.metadata, attempts)
+        info = RowInfo(part.bytes, request.key, request.sample, request.metadata, attempts)
         with on_disk(self._path):
             self._file.write(line)
             self._rows.write(dumps([row.custom_id, *info]) + b"\n")
-        self.requests += 1
-        self.bytes += len(line)
-        self.tokens += tokens_of(request)
         self.inputs += inputs_of(request)
-        self.answer_bytes += max_answer_bytes(request, inputs_of(request))
-        self.has_metadata = self.has_metadata or request.metadata is not None
+        part.requests += 1
+        part.bytes += len(line)
+        part.tokens += tokens_of(request)
+        part.answer_bytes += max_answer_bytes(request, inputs_of(request))
+        part.has_metadata = part.has_metadata or request.metadata is not None
 
     def close(self) -> None:
         """Close the files and sync them to disk."""
