@@ -34,14 +34,16 @@ def path_of(value: str | os.PathLike[str], name: str) -> Path:
     return path
 
 
-def is_file(path: Path) -> bool:
-    """Whether the path is an existing file."""
+def check_file(path: Path, kind: str = "file") -> None:
+    """Check that a path is an existing file, which a message calls by its kind."""
     try:
-        return path.is_file()
+        is_file = path.is_file()
     except PermissionError:  # newer Pythons return False instead
         raise InvalidInputError(
             f"{path} cannot be accessed by this user. Change the permissions of its folder, or name another file."
         ) from None
+    if not is_file:
+        raise InvalidInputError(f"There is no {kind} {path} (in {Path.cwd()}).")
 
 
 def check_count(value: int, name: str, *, least: Literal[0, 1] = 1) -> None:

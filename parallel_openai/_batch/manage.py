@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-from parallel_openai._arguments import is_file, path_of
+from parallel_openai._arguments import check_file, path_of
 from parallel_openai._batch.batch_api import LIST_DELAYS, BatchAPI
 from parallel_openai._batch.batch_run import BatchRun
 from parallel_openai._batch.batch_state import Part, live_parts, step, write
@@ -160,8 +160,7 @@ def collect_batches(
 
 def _parts(save_to: str | os.PathLike[str]) -> list[Part]:
     path = path_of(save_to, "save_to")
-    if not is_file(path):
-        raise InvalidInputError(f"There is no file {path} (in {Path.cwd()}).")
+    check_file(path)
     return live_parts(path)
 
 

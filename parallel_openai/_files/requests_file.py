@@ -13,7 +13,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import IO, Any, NamedTuple, cast
 
-from parallel_openai._arguments import is_file
+from parallel_openai._arguments import check_file
 from parallel_openai._frames.parameters import SECRET
 from parallel_openai._journal.lines import PROMPT_FIELDS, READ_AHEAD
 from parallel_openai._json import loads
@@ -45,8 +45,7 @@ class RequestsFile:
         self.path = path
         if is_pipe(path):
             raise InvalidInputError(f"{path} is a pipe, but requests are read more than once: save them to a file.")
-        if not is_file(path):
-            raise InvalidInputError(f"There is no requests file {path} (in {Path.cwd()}).")
+        check_file(path, "requests file")
         try:
             with open(path, "rb") as file:
                 head = file.read(4)

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from parallel_openai._arguments import is_file, path_of
+from parallel_openai._arguments import check_file, path_of
 from parallel_openai._disk.atomic_write import replacing
 from parallel_openai._frames.columns.answer_columns import object_column
 from parallel_openai._frames.columns.table import check_frame, column_text
@@ -85,8 +85,7 @@ def load(path: str | os.PathLike[str]) -> pd.DataFrame:
         MissingDependencyError: pyarrow is not installed.
     """
     path, suffix = _checked(path)
-    if not is_file(path):
-        raise InvalidInputError(f"There is no file {path} (in {Path.cwd()}).")
+    check_file(path)
     try:
         return _load_csv(path) if suffix == ".csv" else _load_parquet(path)
     except (KeyError, TypeError, IndexError, AttributeError, ValueError, OverflowError) as error:

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from parallel_openai._arguments import is_file, path_of
+from parallel_openai._arguments import check_file, path_of
 from parallel_openai._frames.columns.answer_columns import object_column, status_column
 from parallel_openai._journal.entry import JournalEntry
 from parallel_openai._journal.lines import read_entries
 from parallel_openai._json import dumps
-from parallel_openai.errors import InvalidInputError, JournalError
+from parallel_openai.errors import JournalError
 
 COLUMNS = ("request", "response", "metadata", "status", "error_code", "error", "attempts", "at", "request_key")
 
@@ -45,8 +44,7 @@ def read_journal(path: str | os.PathLike[str]) -> pd.DataFrame:
     ['succeeded', 'succeeded']
     """
     file = path_of(path, "path")
-    if not is_file(file):
-        raise InvalidInputError(f"There is no file of results {file} (in {Path.cwd()}).")
+    check_file(file, "file of results")
     entries: dict[Any, JournalEntry] = {}
     damaged = 0
     try:

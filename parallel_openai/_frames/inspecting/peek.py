@@ -9,7 +9,7 @@ from typing import Any
 
 import pandas as pd
 
-from parallel_openai._arguments import check_count, is_file, path_of
+from parallel_openai._arguments import check_count, check_file, path_of
 from parallel_openai._frames.inspecting.journal_frame import frame_of, sent_at
 from parallel_openai._frames.journal_path import JOURNAL_FOLDER
 from parallel_openai._journal.entry import JournalEntry
@@ -50,8 +50,7 @@ def peek(path: str | os.PathLike[str] | None = None, rows: int = 10) -> pd.DataF
     """
     check_count(rows, "rows")
     file = path_of(path, "path") if path is not None else _latest()
-    if not is_file(file):
-        raise InvalidInputError(f"There is no journal {file} (in {Path.cwd()}).")
+    check_file(file, "journal")
     try:
         entries = _last_entries(file, rows)
     except OSError as error:
