@@ -27,7 +27,7 @@ from tests.simulation.clock import Clock
 from tests.simulation.cluster import Cluster
 from tests.simulation.life import CAP, LABELS, Call, Life
 from tests.simulation.network import Network
-from tests.simulation.server import Server
+from tests.simulation.server import SENDER, Came, Server
 
 PROMPT = "{text}"
 #: Virtual seconds that one call may take: more than the longest wait that is asked for, and less than for ever.
@@ -57,7 +57,7 @@ class Outcome:
         killed: in the middle of it.
         turn: of the loop, at the end.
         seconds: how long it took.
-        broke: when what breaks the server was sent.
+        came: what came back of the sends: good answers, and of a server that breaks.
         wanted: how many answers each question may have.
     """
 
@@ -67,7 +67,7 @@ class Outcome:
     killed: bool = False
     turn: int = 0
     seconds: float = 0.0
-    broke: dict[tuple[str, ...], list[float]] = field(default_factory=dict)
+    came: list[Came] = field(default_factory=list)
     wanted: dict[str, int] = field(default_factory=dict)
 
 
@@ -93,7 +93,7 @@ class Here:
             self._die_at(int(self.call.at))
         self.server = Server(self.life, self.call, self.number, self.books, self.loop, self._die)
         self.cluster = Cluster(self.server, timeout=TIMEOUT)
-        outcome = Outcome(broke=self.server.broke, wanted=self.server.wanted)
+        outcome = Outcome(came=self.server.came, wanted=self.server.wanted)
         with self.clock.in_place(), self.cluster.in_place():
             self._run(outcome)
         return outcome, self.books
@@ -177,6 +177,7 @@ class Here:
 
     async def _one(self, client: po.Client, outcome: Outcome, name: str) -> None:
         path, before = self.folder / name, po.last_run()
+        SENDER.set(name)
         try:
             if self.call.way in ("collect", "cancel"):
                 await self._in_batches(client, path)

@@ -36,7 +36,8 @@ WAITED_FOR = 9.9
 SECONDS_TO_NOTICE, MOST_TRIES = 10.0, 40
 #: Sends of one request, as `Client` has it; and seconds that it takes for so many at the least, but for great luck.
 MOST_ATTEMPTS, LEAST_RESTS = 5, 0.3
-#: So many requests that break the server, with no answer in between, may be an outage, and none of them is to blame.
+#: So many requests at which the server breaks, with no answer in between, may be an outage, for which none of them is
+#: to blame; those before them are, as long as it may be they that break it.
 OUTAGE_OF = 10
 #: Columns of a frame that are the same whatever went wrong on the way to it.
 _SAME = ("text", "status", "error_code", "finish_reason", "model", "response", "label", "confidence", "embedding")
@@ -301,14 +302,28 @@ def _broke(life: Life, outcome: Outcome) -> list[str]:
     if life.verb == "embed":
         return []
     wrong = []
-    one_more = sum(outcome.wanted[each[0]] for each in outcome.broke) >= OUTAGE_OF
-    for questions, times in outcome.broke.items():
-        most = (MOST_ATTEMPTS + one_more) * outcome.wanted[questions[0]]
+    for questions, times in _blamed(outcome).items():
+        most = MOST_ATTEMPTS * outcome.wanted[questions[0]]
         if len(times) > most:
             wrong.append(f"{questions} was sent {len(times)} times, where {most} are allowed")
         if len(times) == most == MOST_ATTEMPTS and times[-1] - times[0] < LEAST_RESTS:
             wrong.append(f"{questions} was sent {most} times within {times[-1] - times[0]:.3f} s")
     return wrong
+
+
+def _blamed(outcome: Outcome) -> dict[tuple[str, ...], list[float]]:
+    """When the server broke at what was asked, but for what its sender may take for an outage."""
+    blamed: dict[tuple[str, ...], list[float]] = {}
+    since: dict[tuple[str, str], Counter[tuple[str, ...]]] = {}  # the last answer, by sender
+    for sender, questions, at, broke in outcome.came:
+        broken = since.setdefault(sender, Counter())
+        if not broke:
+            broken.clear()
+            continue
+        broken[questions] += 1
+        if sum(min(count, outcome.wanted[each[0]]) for each, count in broken.items()) < OUTAGE_OF:
+            blamed.setdefault(questions, []).append(at)
+    return blamed
 
 
 def _attempts(life: Life, call: Call, number: int, outcome: Outcome, books: Books) -> list[str]:

@@ -21,7 +21,7 @@ from parallel_openai._ray.cluster import SealedClient
 from parallel_openai._ray.shared_budget import Share
 from parallel_openai._ray.worker import Worker
 from tests.simulation.network import Network
-from tests.simulation.server import Answer, Server
+from tests.simulation.server import SENDER, Answer, Server
 
 #: Seconds within which an answer that came to a worker reaches the run; with the worker it is lost.
 MOMENT = 0.3
@@ -189,7 +189,7 @@ class MortalWorker(Worker):
         name = await super().open(sealed, share, undelivered, origin, known)  # without a turn of the loop
         cluster, sending = self._cluster, self._sending
         self._client.clock = cluster.server.now
-        self._client._server.connections = Connections(lambda: _WorkersNetwork(cluster, sending))
+        self._client._server.connections = Connections(lambda: _WorkersNetwork(cluster, self._name, sending))
         return name
 
     def die(self) -> None:
@@ -200,9 +200,9 @@ class MortalWorker(Worker):
 
 
 class _WorkersNetwork(Network):
-    def __init__(self, cluster: Cluster, sending: set[asyncio.Task[Any]]) -> None:
+    def __init__(self, cluster: Cluster, name: str, sending: set[asyncio.Task[Any]]) -> None:
         super().__init__(cluster.server, cluster.timeout)
-        self._sending = sending
+        self._name, self._sending = name, sending
 
     async def _by_session(  # type: ignore[override]
         self, method: str, url: URL, body: bytes | None, into: Any, options: Mapping[str, Any]
@@ -210,6 +210,7 @@ class _WorkersNetwork(Network):
         me = asyncio.current_task()
         assert me is not None
         self._sending.add(me)
+        SENDER.set(self._name)
         try:
             return await super()._by_session(method, url, body, into, options)
         finally:

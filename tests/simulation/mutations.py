@@ -201,6 +201,12 @@ MUTATIONS = [
         "job.failures > self._retry.max_attempts",
     ),
     Mutation(
+        "a few requests that break the server are taken for an outage",
+        "_run/outages.py",
+        "BROKEN_AT, BROKEN_FOR = 10, 120.0",
+        "BROKEN_AT, BROKEN_FOR = 4, 120.0",
+    ),
+    Mutation(
         "attempts are not told",
         "_frames/columns/answer_columns.py",
         '        cells["attempts"][slot] = len(result.attempts)\n',

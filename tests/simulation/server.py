@@ -9,7 +9,8 @@ import ssl
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from contextvars import ContextVar
+from typing import Any, NamedTuple
 
 import aiohttp
 import orjson
@@ -51,8 +52,19 @@ _PLACE = ConnectionKey("127.0.0.1", 9, False, True, None, None, None)  # type: i
 _ZERO_LIMITS = {
     f"x-ratelimit-{said}-{dimension}": "0" for said in ("limit", "remaining") for dimension in ("requests", "tokens")
 }
+#: Who sends: a run of several beside each other, or a worker of a cluster. Each judges by what came to itself.
+SENDER: ContextVar[str] = ContextVar("SENDER", default="")
 #: Codes of refusals that have one of their own.
 _CODES = {"400": "content_policy_violation", "401": "invalid_api_key", "413": "request_too_large", "422": "bad_input"}
+
+
+class Came(NamedTuple):
+    """What came back of a send: a good answer; or of a server that breaks, by itself or at what it was asked."""
+
+    sender: tuple[str, str]  # and the model
+    questions: tuple[str, ...]
+    at: float
+    broke: bool
 
 
 class Server:
@@ -71,7 +83,7 @@ class Server:
         self._in_flight = self._at_work = 0
         self._stale: Mapping[str, str] | None = None
         self._not_before: dict[str, float] = {}  # as questions were told
-        self.broke: dict[tuple[str, ...], list[float]] = {}  # when those were sent that break the server
+        self.came: list[Came] = []  # in the order in which it came
         self._most_at_once = life.given.get("max_concurrent_requests", 500) * (1 if life.second is None else 2)
         self._most_at_once += life.lane == "ray"  # half of it, rounded up, for each of two workers
         each = life.samples * (2 if life.second in ("same client", "other model", "compared") else 1)
@@ -101,8 +113,13 @@ class Server:
             if (refusal := await self._refusal(request, questions)) is not None:
                 self.tell(f"{questions} refused with {refusal[0]}")
                 await asyncio.sleep(0.01)
+                if refusal[0] == 500:
+                    self._note(request, questions, broke=True)
                 return refusal
             return await self._work(path, request, questions)
+
+    def _note(self, request: Mapping[str, Any], questions: tuple[str, ...], *, broke: bool) -> None:
+        self.came.append(Came((SENDER.get(), str(request["model"])), questions, self.now(), broke))
 
     def see_that_it_is_wanted(self, questions: tuple[str, ...]) -> None:
         """Note where something is sent although its answers are there, or on their way."""
@@ -154,7 +171,6 @@ class Server:
             if now < self._not_before.get(question, 0.0):
                 self.books.wrong.append(f"{question} is sent before the server said")
         if BREAKS in faults and any(int(each, 16) % 100 < 100 * faults[BREAKS] for each in questions):
-            self.broke.setdefault(questions, []).append(now)
             return error_of(500, "Something went wrong.")
         if LATER not in faults or self.drawn((LATER,)) is None:
             return None
@@ -219,7 +235,10 @@ class Server:
                 self.now(),
                 taken_at=now,
             )
-            return await self._deliver(bill, fault, headers, answer)
+            delivered = await self._deliver(bill, fault, headers, answer)
+            if bill.good or fault == "error_in_200":
+                self._note(request, questions, broke=not bill.good)
+            return delivered
         except BaseException as error:
             bill.outcome = "left" if isinstance(error, asyncio.CancelledError) else "lost"
             self.tell(f"{questions} {bill.outcome} ({fault})")
