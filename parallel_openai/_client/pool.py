@@ -261,9 +261,11 @@ class PoolModel:
     def seems_too_large(self, size: Size, refusals: int, seconds: float, headers: Mapping[str, str]) -> bool:
         return all(each.seems_too_large(size, refusals, seconds, headers) for each in self._limiters)
 
-    def answered(self, lease: PoolLease, headers: Mapping[str, str], usage: Usage | None = None) -> None:
+    def answered(
+        self, lease: PoolLease, headers: Mapping[str, str], usage: Usage | None = None, *, worked: bool = True
+    ) -> None:
         if lease.lease is not None:
-            lease.limiter.answered(lease.lease, headers, usage)
+            lease.limiter.answered(lease.lease, headers, usage, worked=worked)
         self._pool.notify()
 
     def refused(

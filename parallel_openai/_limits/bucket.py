@@ -85,6 +85,7 @@ class Bucket:
         self._shown = ShownLevel(now)
         self.fill = 0.0  # what was sent beyond a steady pace
         self.proven = 0.0  # the highest fill that was accepted
+        self._in_vain = 0.0  # what was refused for its content, which proves no limit
         self.probing = burst is None  # whether the window is still to be found
         self.trusted = True  # whether the server enforces what it shows
         self.seen = False  # whether the server has shown anything
@@ -229,7 +230,9 @@ class Bucket:
             self._refusals.sent(self.rate, now)
         if self._used_up.is_test_due:
             self._used_up.tests(self._refusals.count)
-        return BucketState(now, cost, self.ledger, self.fill, self.sent, self._bunch, self._refusals.count)
+        return BucketState(
+            now, cost, self.ledger, self.fill, self.sent, self._bunch, self._refusals.count, self._in_vain
+        )
 
     def adjust(self, amount: float) -> None:
         """Charge more, or with a negative amount less, for something sent before."""
@@ -237,17 +240,21 @@ class Bucket:
         self.fill = max(0.0, self.fill + amount)
         self._clip()
 
-    def accepted(self, mark: BucketState, shown: Allowance | None, now: float) -> None:
-        """Learn that the server accepted a charge; `shown` is what it showed with it."""
+    def accepted(self, mark: BucketState, shown: Allowance | None, now: float, *, worked: bool = True) -> None:
+        """Learn what the server showed with an answer, and if it has `worked` for it, that the limit was kept."""
         if self.rate != INFINITY:
             self.refill(now)
-        self.proven = max(self.proven, mark.fill)
+        if worked:
+            self.proven = max(self.proven, mark.fill - (self._in_vain - mark.in_vain))
+        else:
+            self._in_vain += mark.cost
+            self.fill = max(0.0, self.fill - mark.cost)
         is_used_up = shown is not None and shown.remaining < 1.0
         if shown is not None and not (is_used_up and self._used_up.ignores(shown)):
             self._follow(shown, mark, now, charged=True)
             if (is_used_up or self._used_up.count) and self._used_up.accepted(mark, shown, self.rate, now):
                 self._disbelieve(now)
-        elif mark.at <= self._epoch_end and self._refusals.also_taken(mark) and now < self.held_until:
+        elif worked and mark.at <= self._epoch_end and self._refusals.also_taken(mark) and now < self.held_until:
             self._pace.at_least(self._refusals.taken_for_certain)
             self.rate = min(self.shown_rate, self._pace.rate)
             self.held_until = now

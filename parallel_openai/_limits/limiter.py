@@ -189,14 +189,17 @@ class Limiter:
         patience = HOPELESS_SECONDS if retry_after(headers) is None else HOPELESS_SECONDS_ASKED
         return refusals >= HOPELESS and seconds >= patience and most > 1.5 * self._largest_taken
 
-    def answered(self, lease: Lease, headers: Mapping[str, str], usage: Usage | None = None) -> None:
-        """Learn from an answer that was not a refusal."""
+    def answered(
+        self, lease: Lease, headers: Mapping[str, str], usage: Usage | None = None, *, worked: bool = True
+    ) -> None:
+        """Learn from an answer that no limit refused; but if the server has not `worked` for it, none was asked."""
         self.in_flight -= 1
         self._refusals_in_a_row = self._rounds = self._unexplained = 0
         if self._recovers_to and self.window >= self._recovers_to:
             self._recovers_to, self._fast = 0, FAST_WINDOW
-        self._largest_taken = max(self._largest_taken, max(lease.lot.charges))
-        self.window += 1.0 if self.window < self._fast else SLOW_GROWTH
+        if worked:
+            self._largest_taken = max(self._largest_taken, max(lease.lot.charges))
+            self.window += 1.0 if self.window < self._fast else SLOW_GROWTH
         now = self.clock()
         self.slots.answers.append(now)
         if self._may_be_full:  # without a refusal there is nothing to learn about slots
@@ -205,16 +208,16 @@ class Limiter:
         if tells and self.shares:
             self._leave_shared(headers, now)
         shown = allowance(headers, "requests") if tells else None
-        self.requests.accepted(lease.request_mark, shown, now)
+        self.requests.accepted(lease.request_mark, shown, now, worked=worked)
         if shown is not None and shown.is_common:
             self.may_move = self.holds_for_all = True
         elif shown is None and tells:
             self._hear_limits(headers, now)
         shown = allowance(headers, "tokens") if tells else None
         prompt_tokens = (usage.prompt_tokens if usage else 0) or lease.size.prompt_tokens
-        if shown is not None and prompt_tokens > shown.limit:
+        if worked and shown is not None and prompt_tokens > shown.limit:
             shown = None  # cannot be right: the server has just accepted more
-        self.tokens.accepted(lease.token_mark, shown, now)
+        self.tokens.accepted(lease.token_mark, shown, now, worked=worked)
         if change := self.counting.finished(lease.lot, usage):
             self._settle(change)
         if shown is not None:

@@ -99,8 +99,10 @@ class LeasedLimiter(Limiter):
             self._back.clear()
             await self._back.wait()
 
-    def answered(self, lease: Lease, headers: Mapping[str, str], usage: Usage | None = None) -> None:
-        super().answered(lease, headers, usage)
+    def answered(
+        self, lease: Lease, headers: Mapping[str, str], usage: Usage | None = None, *, worked: bool = True
+    ) -> None:
+        super().answered(lease, headers, usage, worked=worked)
         self._count_back()
         self._headers = headers
         if usage is not None:

@@ -175,7 +175,7 @@ def inform(
     elif response.status == 429:
         return bool(limiter.refused(lease, response.headers, verdict.dimension, verdict.wait))
     elif response.status and not hold:
-        limiter.answered(lease, response.headers)
+        limiter.answered(lease, response.headers, worked=response.status == 200)
     else:
         limiter.unanswered(lease, hold=hold)
     return False

@@ -383,6 +383,19 @@ def test_a_shown_limit_below_a_just_accepted_prompt_is_ignored(usage: Usage | No
     assert limiter.delay(lease.size)[0] < 1.0
 
 
+def test_a_request_refused_for_its_content_proves_no_limit() -> None:
+    limiter = Limiter(clock=lambda: 0.0)
+    shown = {"x-ratelimit-limit-tokens": "20000", "x-ratelimit-remaining-tokens": "20000"}
+    huge = limiter.at_once(Size(1600, 6400, 40, 1))
+    small = limiter.at_once(SMALL)
+    assert huge is not None
+    assert small is not None
+    limiter.answered(huge, {}, worked=False)
+    limiter.answered(small, shown)
+    sent = iter(lambda: limiter.at_once(SMALL), None)
+    assert sum(1 for _ in sent) <= 16  # else the limit's window might be of a second, and all the others be refused
+
+
 @pytest.mark.parametrize("seed", range(1, 6))
 def test_a_large_request_waits_no_longer_than_the_bucket_takes_to_fill(seed: int) -> None:
     account = Settings(

@@ -25,3 +25,4 @@ class BucketState:
     sent: float
     bunch: Bunch
     number: int
+    in_vain: float = 0.0
