@@ -449,7 +449,11 @@ class Bucket:
             # The first refusal of a burst reveals the window; the stated rate may still be right.
             self.probing = False
             self._pace.found_empty(at=mark.at, sent=mark.sent)
-            self.capacity = max(1.0, min(self.capacity, mark.fill - mark.cost) / 2)
+            # One that makes us wait longer than a bucket for its refill, which may be told in whole seconds, does not
+            # refill meanwhile: how much it takes then is unknown.
+            is_bucket = self._held <= mark.cost / self.rate + 1.0
+            whole = min(self.capacity, mark.fill - mark.cost) / 2
+            self.capacity = max(1.0, whole if is_bucket else min(whole, self.rate * PACE_BURST))
         else:
             self._pace.measure(at=mark.at, sent=mark.sent, rate=self.rate, cost=mark.cost, held=self._held, now=now)
             self._pace.at_least(self._refusals.taken_for_certain)

@@ -195,6 +195,14 @@ def test_a_hidden_slow_limit_is_rarely_probed(retry_after: str, latency: float, 
     assert run.utilisation >= 0.98
 
 
+@pytest.mark.parametrize("latency", [0.05, 0.5, 2.0])
+def test_a_sliding_window_shown_as_a_bucket_is_not_filled_at_once_after_each_wait(latency: float) -> None:
+    account = {"max_requests_per_minute": 600, "window": "sliding", "headers": "minute", "retry_after": "exact"}
+    run = rehearse(rows=1320, account=account, latency=latency)
+    assert run.last < 1.1 * 132
+    assert per_thousand(run) <= 25
+
+
 def test_a_given_limit_below_the_servers_is_kept() -> None:
     run = rehearse(rows=1500, limiter_options={"max_requests_per_minute": 600})
     assert run.limiter.requests.limit == 600
