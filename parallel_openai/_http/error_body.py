@@ -70,7 +70,11 @@ _UNQUOTED = re.compile(r"(?:\w+Error: )?[^'\"`:\u2018\u201c]*")
 #: The HTTP status that an error in an answer of status 200 stands for, by its code.
 _STATUSES = {"rate_limit_exceeded": 429, "rate_limit_error": 429}
 #: The same for MiniMax's own codes.
-_MINIMAX = {1002: 429, 1004: 401, 2013: 400, 2049: 401, 2056: 429}
+_MINIMAX = {"1002": 429, "1004": 401, "2013": 400, "2049": 401, "2056": 429}
+#: The fields in which some gateways wrap an answer; the last is Ollama's own.
+_WRAPPERS = ("data", "result", "response", "message")
+#: The fields that hold the words of an error, of which the first counts.
+_SAID_IN = ("message", "detail", "errors", "msg", "error_msg", "Message")
 _TRY_AGAIN = re.compile(
     r"(?i)(?:(?:try|retry)(?: again)? (?:in|after)|(?:please|must|to) wait(?: for)?|resets? (?:in|after)) "
     r"((?:\d+(?:\.\d+)?\s*(?:ms|[dhms])[a-z]*\s*)+)"
@@ -113,7 +117,7 @@ def error_of(data: Any, status: int) -> Mapping[str, Any] | None:
         error = error[0] or error
     if isinstance(error, dict):
         return error
-    said = data.get("message") or data.get("detail") or data.get("errors")
+    said = next((data[name] for name in _SAID_IN if name in data and _real(data[name])), None)
     if isinstance(said, list) and isinstance(said[0], dict) and said[0].get("message"):
         said = said[0]  # Cloudflare's
     beside = data if status >= 400 else {}
@@ -122,10 +126,19 @@ def error_of(data: Any, status: int) -> Mapping[str, Any] | None:
     base = data.get("base_resp")
     if isinstance(base, dict) and base.get("status_code"):
         code = base["status_code"]
-        return {"message": str(base.get("status_msg") or f"status {code}"), "code": _MINIMAX.get(code)}
+        return {"message": str(base.get("status_msg") or f"status {code}"), "code": _MINIMAX.get(str(code))}
     if isinstance(said, dict) and beside:
         return error_of({"error": said.get("error") or said}, status)
     return {**beside, "message": said if isinstance(said, str) else str(said)} if said and beside else None
+
+
+def may_hold_answer(data: Any) -> bool:
+    """Whether JSON of another form than the endpoint's has something beside its words that may be an answer.
+
+    >>> may_hold_answer({"code": 0, "msg": "done", "data": {"choices": []}}), may_hold_answer({"code": 1, "data": None})
+    (True, False)
+    """
+    return isinstance(data, dict) and any(data.get(name) and isinstance(data[name], (dict, list)) for name in _WRAPPERS)
 
 
 def _real(error: Any) -> Any:

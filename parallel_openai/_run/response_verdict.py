@@ -18,6 +18,7 @@ from parallel_openai._http.error_body import (
     is_overload,
     is_page,
     is_tokens_a_minute,
+    may_hold_answer,
     status_of,
     wait_in,
     without_page,
@@ -98,7 +99,9 @@ def judge(response: Response, *, reached: bool, path: str = "") -> Verdict:
     if response.status == 200 and error is None:
         verdict = _good(response, path)
         error = None if verdict is DONE else error_of(response.data, 400)  # some say in words alone what is wrong
-        if error is None:
+        if error is None or (
+            verdict.kind == "fail" and may_hold_answer(response.data) and status_of(error, 200) == 200
+        ):
             return verdict
     code = code_of(error) if error else ""
     message, wait = _sentence(response, error), retry_after(response.headers)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import random
 from typing import Any
 
 import pytest
@@ -284,3 +286,48 @@ def test_an_error_with_empty_fields_does_not_invalidate_an_answer(error: Any, wi
 def test_any_other_error_makes_an_answer_fail(error: Any) -> None:
     answer = {"choices": [{"message": {"content": "Hal"}}], "error": error}
     assert judge(Response(200, {}, b"{}", answer, 0.1), reached=True, path="chat/completions").kind == "retry"
+
+
+#: Answers of status 200 that hold none: in a wrapper, which may be billed, or with the words of an error.
+WRAPPED: dict[str, tuple[Any, str, str]] = {
+    "Cloudflare's": ({"result": {"response": "Yes."}, "success": True, "errors": []}, "fail", "malformed_response"),
+    "success in words": ({"code": 0, "message": "success", "data": {"id": 1}}, "fail", "malformed_response"),
+    "other words": ({"code": 200, "msg": "done", "data": {"id": 1}}, "fail", "malformed_response"),
+    "Ollama's": ({"message": {"role": "assistant", "content": "Yes."}, "done": True}, "fail", "malformed_response"),
+    "an error's number beside data": ({"code": 429, "msg": "slow", "data": {"id": 1}}, "retry", "rate_limit_exceeded"),
+    "a limit as msg": ({"code": 1302, "msg": "Rate limit reached", "data": None}, "retry", "http_200"),
+    "a status as code": ({"code": 503, "msg": "try later", "success": False}, "retry", "http_503"),
+    "Baidu's": ({"error_code": 336100, "error_msg": "server is busy"}, "retry", "http_200"),
+}
+
+
+@pytest.mark.parametrize(("data", "kind", "code"), WRAPPED.values(), ids=WRAPPED)
+def test_a_wrapped_answer_is_not_sent_again_and_an_error_in_words_is(data: Any, kind: str, code: str) -> None:
+    verdict = judge(Response(200, {}, dumps(data), data, 0.1), reached=True, path="chat/completions")
+    assert (verdict.kind, verdict.code) == (kind, code)
+    assert verdict.overload == (kind == "retry")
+    assert kind == "fail" or str(data.get("msg") or data.get("error_msg")) in str(verdict.message)
+
+
+NAMES = (
+    *("error", "errors", "message", "msg", "detail", "code", "type", "status", "base_resp", "status_code", "metadata"),
+    *("choices", "output", "data", "usage", "finish_reason", "index", "content", "reset_at", "retry_after", "reasons"),
+)
+LEAVES = (None, True, 0, 429, -1, 2**70, math.nan, math.inf, "", "0", "503", "a", "stop", "{}", "\ud800", "5" * 5000)
+
+
+def anything(lot: random.Random, depth: int = 0) -> Any:
+    kind = lot.random()
+    if depth > 3 or kind < 0.3:
+        return lot.choice(LEAVES)
+    if kind < 0.5:
+        return [anything(lot, depth + 1) for _ in range(lot.randrange(3))]
+    return {lot.choice(NAMES): anything(lot, depth + 1) for _ in range(lot.randrange(5))}
+
+
+@pytest.mark.parametrize("status", [200, 400, 403, 429, 500])
+def test_no_form_of_error_raises(status: int) -> None:
+    lot = random.Random(status)
+    for _ in range(4000):
+        verdict = judge(Response(status, {}, b"x", anything(lot), 0.1), reached=True, path="chat/completions")
+        assert verdict.kind == "done" or verdict.code
