@@ -138,7 +138,7 @@ def _list_of_array(value: Any) -> Any:
 
 
 def loads(text: bytes | str) -> Any:
-    """Parse JSON, with integers of any length exact.
+    """Parse JSON, with integers exact up to Python's longest, 4,300 digits.
 
     Raises:
         ValueError: it is not valid JSON.
@@ -173,7 +173,7 @@ def values_in(line: bytes) -> list[bytes]:
     return [line[start:end] for start, end in zip_longest(starts, starts[1:])]
 
 
-_DECODER = json.JSONDecoder()
+_DECODER = json.JSONDecoder(parse_int=str)  # only where values end counts
 
 
 #: Parse what `dumps_strictly` wrote, whose size need not be checked.
@@ -199,7 +199,21 @@ def _loads_fast(text: bytes | str) -> Any:
 
 def _loads_exactly(text: bytes | str) -> Any:
     # Decoded first, or json would take a line with zeros for UTF-16 and read what only looks like one of ours.
-    return json.loads(text.decode("utf-8-sig", "surrogatepass") if isinstance(text, bytes) else text)
+    text = text.decode("utf-8-sig", "surrogatepass") if isinstance(text, bytes) else text
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError:
+        raise
+    except ValueError:  # an integer of more digits than Python converts
+        return json.loads(text, parse_int=_integer)
+
+
+def _integer(digits: str) -> float:
+    """An integer; infinity, as 1e400 is read, if it has more digits than Python converts (4,300 by default)."""
+    try:
+        return int(digits)
+    except ValueError:
+        return float(digits)
 
 
 def _within_bounds(text: bytes | str, read: Callable[[bytes | str], Any]) -> Any:
@@ -246,7 +260,7 @@ def loads_from_anywhere(content: bytes, content_type: str | None = None) -> tupl
         return content, _within_bounds(content, orjson.loads)
     except orjson.JSONDecodeError:
         text = _ESCAPES.sub(lambda found: "\\ufffd" if found[1] else found[0], _decoded(content, content_type or ""))
-        return text.encode(), _within_bounds(text, json.loads)
+        return text.encode(), _within_bounds(text, _loads_exactly)
 
 
 #: The escapes of a JSON text, with a surrogate pair as one; the group matches a lone surrogate.

@@ -57,6 +57,26 @@ def test_an_answer_in_an_unusual_encoding_is_read_and_known_to_the_next_run(body
         assert orjson.loads(line)[1]["choices"][0]["message"]["content"] == text
 
 
+@pytest.mark.parametrize("number", ["9" * 5000, "-" + "9" * 400, "1e400", "NaN"], ids=lambda number: number[:5])
+def test_a_number_that_python_or_orjson_refuses_costs_no_answer(number: str) -> None:
+    said = json.dumps(completion("Grüße")).removesuffix("}") + f', "created": {number}, "n": [{number}]}}'
+    with RawServer(http(said.encode())) as server:
+        for _ in range(2):
+            out = ask(server.base_url, save_to="frame.jsonl")
+            assert out[["response", "attempts", "prompt_tokens"]].iloc[0].tolist() == ["Grüße", 1, 5]
+        assert [ask_by_file(server.base_url).num_tasks_succeeded for _ in range(2)] == [1, 1]
+        assert [ask_by_file(server.base_url).num_tasks_restored for _ in range(2)] == [1, 1]
+    assert len(server.asked) == 2
+
+
+def test_an_answer_in_json_with_an_endless_number_is_not_lost() -> None:
+    said = f'{{"value": {"3" * 5000}, "why": "thirds"}}'
+    schema = {"type": "object", "properties": {"value": {"type": "number"}, "why": {"type": "string"}}}
+    with RawServer(http(json.dumps(completion(said)).encode())) as server:
+        out = ask(server.base_url, response_format=schema)
+    assert out[["value", "why", "attempts"]].iloc[0].tolist() == [float("inf"), "thirds", 1]
+
+
 def test_an_answer_wrapped_in_a_list_is_unwrapped() -> None:
     with RawServer(http(b" [\n" + SAID.encode() + b"]\n")) as server:
         out = ask(server.base_url, 2, save_to="frame.jsonl")
