@@ -269,7 +269,7 @@ _ESCAPES = re.compile(r"\\(?:u[dD][89abAB]\w\w\\u[dD][c-fC-F]\w\w|(u[dD][89a-fA-
 
 def _decoded(content: bytes, content_type: str) -> str:
     """Decode as Unicode, whatever the content type says; use its encoding only if that fails."""
-    charset = content_type.lower().partition("charset=")[2].strip("\"' ;")
+    charset = content_type.lower().partition("charset=")[2].partition(";")[0].strip("\"' ")
     for encoding in (json.detect_encoding(content), charset or "utf-8"):
         with suppress(LookupError, ValueError):
             return content.decode(encoding)

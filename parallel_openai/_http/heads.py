@@ -32,6 +32,8 @@ _END = re.compile(rb"\n\r?\n")
 _FRAMING = re.compile(rb"(?i)\n(?:(content-length)|transfer-encoding):[ \t]*([^\r\n]*?)[ \t]*\r?(?=\n)")
 #: Longer ones are left to the parser; Python's int() refuses them from some digit on.
 _NUMBER = re.compile(rb"\d{1,18}")
+#: Says that there are no chunks; curl accepts it, from servers older than RFC 7230.
+_IDENTITY = re.compile(rb"(?im)^transfer-encoding:[ \t]*identity[ \t]*\r?\n")
 _LENGTH_LINE = re.compile(rb"(?im)^content-length:.*\n")
 _STATUS_LINE = re.compile(rb"(?i)HTTP/(\d(?:\.\d)?) +(\d{3}(?: .*)?)")
 _BEGINNING = re.compile(rb"(?i)H(?:T(?:T(?:P(?:/.*)?)?)?)?", re.DOTALL)
@@ -58,6 +60,7 @@ def normalized(head: bytes) -> Head:
     """
     if _ODD_LINE.search(head) or not _USUAL_STATUS.match(head):
         head = _in_usual_form(head)
+    head = _IDENTITY.sub(b"", head)
     lengths, encodings = list[bytes](), list[bytes]()
     for is_length, value in _FRAMING.findall(head):
         (lengths if is_length else encodings).append(value)

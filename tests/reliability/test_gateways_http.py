@@ -27,6 +27,12 @@ ODD_BYTES = {
     "UTF-16 without one": (SAID.encode("utf-16-le"), "application/json", "Grüße, €, 😀"),
     "UTF-32": (SAID.encode("utf-32"), "application/json; charset=UTF-32", "Grüße, €, 😀"),
     "Latin-1 that says so": (LATIN.encode("latin-1"), 'text/json; charset="ISO-8859-1"', "Grüße"),
+    "Latin-1 that says more": (LATIN.encode("latin-1"), "text/json; charset=latin-1; profile=x", "Grüße"),
+    "Shift JIS": (
+        json.dumps(completion("表示"), ensure_ascii=False).encode("shift_jis"),
+        "application/json; charset=Shift_JIS; x=y",
+        "表示",
+    ),
     "UTF-8 said to be Latin-1": (SAID.encode(), "application/json; charset=iso-8859-1", "Grüße, €, 😀"),
     "an encoding that is none": (b"\xef\xbb\xbf" + SAID.encode(), "application/json; charset=base64", "Grüße, €, 😀"),
     "half a letter": (
@@ -140,6 +146,11 @@ WRAPPED = {
     "two pieces of gzip": http(gzip.compress(BODY[:9]) + gzip.compress(BODY[9:]), "Content-Encoding: gzip"),
     "gzip twice": http(gzip.compress(gzip.compress(BODY)), "Content-Encoding: gzip, gzip"),
     "gzip that is not said": http(gzip.compress(BODY)),
+    "gzip twice, said in two lines": http(
+        gzip.compress(gzip.compress(BODY)), "Content-Encoding: gzip", "Content-Encoding: x-gzip"
+    ),
+    "gzip without its last bytes": http(gzip.compress(BODY)[:-3], "Content-Encoding: gzip"),
+    "a transfer of identity": http(BODY, "Transfer-Encoding: identity"),
     "plain that is called gzip": http(BODY, "Content-Encoding: gzip"),
     "plain that is called br": http(BODY, "Content-Encoding: br"),
     "plain that is called something": http(BODY, "Content-Encoding: utf-8"),
