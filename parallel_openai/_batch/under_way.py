@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 from parallel_openai._batch.batch_state import live_parts
 from parallel_openai._batch.part_failures import LostError
@@ -16,8 +15,8 @@ from parallel_openai._batch.submitting.input_files import InputFiles
 class UnderWay:
     """The requests of a journal that are in batches, and which of them a call has come across."""
 
-    def __init__(self, journal: Path, identity: Callable[[str, Any], str] = lambda key, metadata: key) -> None:
-        self._since: dict[str, list[float]] = {}  # by name; the same request may be in batches several times
+    def __init__(self, journal: Path) -> None:
+        self._since: dict[str, list[float]] = {}  # by key; the same request may be in batches several times
         self._met: list[str] = []
         self._earliest = float("inf")
         input_files = InputFiles(journal)
@@ -27,7 +26,7 @@ class UnderWay:
             if input_files.holds(part.name):
                 with suppress(LostError):
                     for info in input_files.row_infos(part.name).values():
-                        self._since.setdefault(identity(info.key, info.metadata), []).append(part.planned_at)
+                        self._since.setdefault(info.key, []).append(part.planned_at)
 
     @property
     def any_waits(self) -> bool:
@@ -38,16 +37,16 @@ class UnderWay:
         return len(self._met)
 
     def unanswered(self) -> Iterator[tuple[str, str, str]]:
-        """The name of each request that was met, with an error code and a message."""
+        """The key of each request that was met, with an error code and a message."""
         why = self.rest()
-        return ((name, "in_batch", why or "") for name in self._met)
+        return ((key, "in_batch", why or "") for key in self._met)
 
-    def meet(self, *names: str | None) -> bool:
-        """Whether a request with one of these names, its own first, is in a batch. Each one there is met once."""
-        since = next((self._since[name] for name in names if name is not None and self._since.get(name)), None)
+    def meet(self, *keys: str | None) -> bool:
+        """Whether a request with one of these keys, its own first, is in a batch. Each one there is met once."""
+        since = next((self._since[key] for key in keys if key is not None and self._since.get(key)), None)
         if since is None:
             return False
-        self._met.append(str(names[0]))
+        self._met.append(str(keys[0]))
         self._earliest = min(self._earliest, since.pop())
         return True
 

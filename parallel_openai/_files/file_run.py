@@ -7,7 +7,7 @@ import logging
 import math
 import os
 from array import array
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from parallel_openai._disk.file_ownership import check_own
 from parallel_openai._files.cookbook import FileStatus
 from parallel_openai._files.endpoint_url import split_url
 from parallel_openai._files.known_lines import NOTHING_KNOWN, KnownLines
+from parallel_openai._files.left_over import LeftOver
 from parallel_openai._files.requests_file import Line, RequestsFile, not_json, parse_request
 from parallel_openai._frames.parameters import SECRET
 from parallel_openai._journal.entry import result_line
@@ -185,9 +186,9 @@ class FileRun:
                 await self._work_in_batches(self.lane, journal)
                 return
             if not self._resubmit:
-                self._under_way = UnderWay(self.target, identity_in_files)
+                self._under_way = UnderWay(self.target)
             self.status.ended = await self.client.process(
-                journal.before_sending(self._requests(await self._known())),
+                journal.before_sending(self._requests(await self._known(), journal)),
                 on_result=lambda result: self._take(result, journal),
                 status=self.status,
                 budget=self.budget,
@@ -210,7 +211,7 @@ class FileRun:
             budget=self.budget,
         )
         try:
-            self.status.ended = await batches.run(journal.before_sending(self._requests(known)))
+            self.status.ended = await batches.run(journal.before_sending(self._requests(known, journal)))
         finally:
             self.rest = batches.status_text.rest()
             if self.rest is not None and batches.is_over_budget:
@@ -272,11 +273,21 @@ class FileRun:
             log.warning("%s: %s of the answers in it were written by %s.", self.target, f"{count:,}", printable(writer))
         return known
 
-    def _requests(self, known: KnownLines) -> Iterator[APIRequest | None]:
-        """The requests to send: first the new ones, then those that failed before."""
-        failed = array("Q")  # line numbers and byte offsets, alternating
-        yield from self._read(self._counted(self.source.lines()), known, failed)
-        yield from self._read(self.source.lines_at(zip(failed[::2], failed[1::2], strict=True)), NOTHING_KNOWN, failed)
+    def _requests(self, known: KnownLines, journal: Journal) -> Iterator[APIRequest | None]:
+        """The requests to send: first the new ones, then those that failed before.
+
+        Lines whose request is answered with other metadata alone take what is left over once all lines are read.
+        """
+        later = {"answered": array("Q"), "failed": array("Q")}  # line numbers and byte offsets, alternating
+        yield from self._read(self._counted(self.source.lines()), known, later)
+        if later["answered"]:
+            left_over = LeftOver(known, journal.append)
+            yield from left_over.find()
+            yield from self._read(self._lines_at(later["answered"]), left_over, later)
+        yield from self._read(self._lines_at(later["failed"]), NOTHING_KNOWN, later)
+
+    def _lines_at(self, positions: array[int]) -> Iterator[Line]:
+        return self.source.lines_at(zip(positions[::2], positions[1::2], strict=True))
 
     def _counted(self, lines: Iterator[Line]) -> Iterator[Line]:
         """The lines, keeping the total up to date."""
@@ -288,8 +299,11 @@ class FileRun:
         self._read_to_end = True
         status.num_tasks_total = count
 
-    def _read(self, lines: Iterable[Line], known: KnownLines, failed: array[int]) -> Iterator[APIRequest | None]:
-        """The requests of new lines, with None now and then among known ones; failed lines are added to `failed`."""
+    def _read(
+        self, lines: Iterable[Line], known: KnownLines | LeftOver, later: Mapping[str, array[int]]
+    ) -> Iterator[APIRequest | None]:
+        """The requests of new lines, with None now and then among known ones. Lines in a state of `later` are added
+        there."""
         status = self.status
         for number, offset, line in lines:
             try:
@@ -301,8 +315,8 @@ class FileRun:
                 continue
             if request is not None and self._waits_in_batch(request):
                 yield None
-            elif state == "failed":
-                failed.extend((number, offset))
+            elif state in later:
+                later[state].extend((number, offset))
             elif request is not None:
                 yield request
             else:
@@ -327,8 +341,7 @@ class FileRun:
     def _waits_in_batch(self, request: APIRequest) -> bool:
         if self._under_way is None:
             return False
-        keys = (key for key in (request.key, request.former_key) if key is not None)
-        return self._under_way.meet(*(identity_in_files(key, request.metadata) for key in keys))
+        return self._under_way.meet(request.key, request.former_key)
 
     def _measure(self, request: APIRequest) -> Size:
         return request_size(request.request_json, self.encoding, request.path)

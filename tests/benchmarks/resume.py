@@ -97,7 +97,7 @@ def known_lines(path: Path) -> int:
             resubmit=False,
             resume_from_anywhere=True,
         )
-        return len(asyncio.run(run._known()).finished)
+        return len(asyncio.run(run._known()))
 
 
 def parsed(path: Path) -> int:

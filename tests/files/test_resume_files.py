@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 
 import parallel_openai as po
+from parallel_openai._files.known_lines import KnownLines
+from parallel_openai._files.left_over import LeftOver
 from parallel_openai.local.simulator import Server
 from tests.conftest import wait_until_sent
 from tests.files.asking import chat, results, run, write
@@ -89,11 +93,57 @@ def test_fields_in_another_order_are_the_same_request(server: Server) -> None:
 
 @pytest.mark.parametrize("metadata", [(2**70, 2**71), ("\ud800", "\ud801"), ({"a": None}, {"a": 0})], ids=repr)
 def test_rows_are_distinguished_by_any_metadata(server: Server, metadata: tuple[Any, Any]) -> None:
-    write(*(chat("a", metadata=each) for each in metadata))
+    write(chat("a", metadata=metadata[0]))
     run(server)
-    write(chat("a", metadata=metadata[1]), chat("a", metadata=metadata[1]))
+    write(*(chat("a", metadata=each) for each in reversed(metadata)))
     status = run(server)
-    assert (status.num_tasks_restored, status.num_tasks_succeeded, server.stats()["received"]) == (1, 2, 3)
+    assert (status.num_tasks_restored, status.num_tasks_succeeded, server.stats()["received"]) == (1, 2, 2)
+    (*_, first), (*_, second) = results()
+    assert first != second
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [([1, 2], [3, 4]), ([None, None], [1, 2]), ([{"row": 1}] * 2, [None] * 2), ([1, 2], [2, 3]), ([3, 1, 2], [2, 1])],
+    ids=str,
+)
+@pytest.mark.parametrize("text", ["a", "{}"], ids=["one request", "several"])
+def test_changed_metadata_takes_the_answers_that_no_line_has(
+    server: Server, before: list[Any], after: list[Any], text: str
+) -> None:
+    def lines(metadata: list[Any]) -> list[dict[str, Any]]:
+        return [chat(text.format(number), metadata=each) for number, each in enumerate(metadata)]
+
+    write(*lines(before))
+    run(server)
+    write(*lines(after))
+    for _ in range(2):
+        status = run(server)
+        assert status.num_tasks_restored == status.num_tasks_succeeded == len(after)
+    assert server.stats()["received"] == len(before)
+    kept = [(request["messages"], answer["choices"], *rest) for request, answer, *rest in results()]
+    answers = {str((messages, choices)) for messages, choices, *_ in kept}
+    assert all(str((messages, choices)) in answers for messages, choices, *_ in kept)
+    assert all(each is None or [each] in [rest for _, _, *rest in kept] for each in after)
+
+
+def test_answers_of_a_frame_are_known_to_a_file_with_metadata(server: Server, client: po.Client) -> None:
+    df = pd.DataFrame({"text": ["a", "b", "c"], "row": [1, 2, 3]})
+    for beside in ("row", ()):
+        po.process_dataframe(df, "text", model="gpt-4o-mini", metadata=beside, save_to="out.jsonl", client=client)
+    write(*(chat(text, metadata={"row": number + 9}) for number, text in enumerate("abc")))
+    run(server, resume_from_anywhere=True)
+    assert server.stats()["received"] == 3
+
+
+def test_a_line_that_is_answered_twice_gives_each_of_two_others_one_answer(server: Server) -> None:
+    write(chat("a", n=1, metadata=1), chat("a", n=1, metadata=2))
+    run(server)
+    ids = {line[1]["id"] for line in results()}
+    write(chat("a", n=1, metadata=3), chat("a", n=1, metadata=4), chat("a", n=1, metadata=5))
+    run(server)
+    assert {line[1]["id"] for line in results() if line[2] in (3, 4)} == ids
+    assert server.stats()["received"] == 3
 
 
 def test_failed_requests_are_sent_after_new_ones(server: Server) -> None:
@@ -141,3 +191,13 @@ def test_a_requests_file_deleted_after_reading_does_not_affect_the_run(server: S
         Path("in.jsonl").unlink()
         counts = status.result()
     assert (counts.num_tasks_succeeded, counts.num_tasks_failed) == (4, 0)
+
+
+def test_an_answer_that_is_gone_when_another_line_takes_it_is_asked_for_again(server: Server) -> None:
+    write(chat("a", metadata=1))
+    run(server)
+    known = asyncio.run(KnownLines.load(Path("out.jsonl"), simulated=True, place=None))
+    left_over = LeftOver(known, lambda line: None)
+    list(left_over.find())
+    Path("out.jsonl").write_bytes(b"")
+    assert left_over.take(chat("a"), 2, "chat/completions") == "new"
