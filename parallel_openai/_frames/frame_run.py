@@ -25,7 +25,7 @@ from parallel_openai._frames.columns.run_info import ATTRS, RunInfo, earlier_run
 from parallel_openai._frames.columns.table import check_frame, check_free, with_columns
 from parallel_openai._frames.journal_answers import JournalAnswers
 from parallel_openai._frames.journal_path import own_journal
-from parallel_openai._frames.repair import Repair, check_tries, make_repair
+from parallel_openai._frames.repair import Repair, check_tries, make_repair, row_of
 from parallel_openai._frames.reporting.report import RunReport, remember
 from parallel_openai._frames.request_builder import DistinctRequests, RequestBuilder
 from parallel_openai._frames.run_options import Options
@@ -347,7 +347,7 @@ class FrameRun:
 
     def _row_of(self, request: APIRequest) -> APIRequest:
         """The request of the row, or of the first row, that a request asks for."""
-        return request.context.original if isinstance(request.context, Repair) else request
+        return row_of(request)
 
     def _finish(self, began: float, ended: str) -> pd.DataFrame:
         for request, attempts in self.status.billed_in_vain.items():  # of rows that the run left

@@ -33,6 +33,11 @@ class Repair(NamedTuple):
         return last._replace(earlier=self.earlier[:-1], attempts=attempts, raw=raw, restored=False)
 
 
+def row_of(request: APIRequest) -> APIRequest:
+    """The request of the row: of a repair, the original, whose key the answer has in the journal."""
+    return request.context.original if isinstance(request.context, Repair) else request
+
+
 def check_tries(repair: Any) -> int:
     """How many repairs a row may have.
 

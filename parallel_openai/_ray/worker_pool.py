@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from parallel_openai._client.client import MAX_CONCURRENT_REQUESTS, Client
-from parallel_openai._frames.repair import Repair
+from parallel_openai._frames.repair import row_of
 from parallel_openai._journal.entry import JournalEntry
 from parallel_openai._journal.origins import Origin
 from parallel_openai._journal.undelivered import new_undelivered, remove_if_empty, undelivered_lines
@@ -283,7 +283,7 @@ class _Run:
 
     def receive_left(self, path: Path, mine: dict[int, APIRequest]) -> None:
         """Take in the answers that a dead worker had not delivered."""
-        numbers = {_row_of(request).key: number for number, request in mine.items()}
+        numbers = {row_of(request).key: number for number, request in mine.items()}
         for line in undelivered_lines(path):
             entry = JournalEntry.read(line)
             number = numbers.pop(entry.key or "", None) if entry is not None else None
@@ -383,8 +383,3 @@ class _Run:
         if not self.end.done():
             self.end.set_result(None)
         self._has_news.set()
-
-
-def _row_of(request: APIRequest) -> APIRequest:
-    """The request whose key the answer has in the journal: of a repair, the original."""
-    return request.context.original if isinstance(request.context, Repair) else request

@@ -9,7 +9,7 @@ from parallel_openai._records import APIRequest
 
 
 class Incoming(Iterator[APIRequest | None]):
-    """An iterator of requests. The run waits for more of them until `close` is called.
+    """An iterator of requests. The run waits for more of them, until it is cancelled or its budget is used up.
 
     >>> incoming = Incoming()
     >>> incoming.put([APIRequest({"model": "m"})])
@@ -18,7 +18,6 @@ class Incoming(Iterator[APIRequest | None]):
     """
 
     def __init__(self) -> None:
-        self.closed = False
         self._requests: deque[APIRequest] = deque()
         self._tell: Callable[[], None] = lambda: None
 
@@ -26,13 +25,8 @@ class Incoming(Iterator[APIRequest | None]):
         self._requests.extend(requests)
         self._tell()
 
-    def close(self) -> None:
-        """Say that no more requests will come. Those already there are still processed."""
-        self.closed = True
-        self._tell()
-
     def on_news(self, tell: Callable[[], None]) -> None:
-        """Set the function to call after each `put` and `close`."""
+        """Set the function to call after each `put`."""
         self._tell = tell
 
     def __next__(self) -> APIRequest:

@@ -94,7 +94,7 @@ class JobQueue:
 
     @property
     def may_get_more(self) -> bool:
-        return isinstance(self._source, Incoming) and not self._source.closed
+        return isinstance(self._source, Incoming)
 
     def _release(self) -> None:
         """End the waits that a server told because it was full, once that is certain: each answer makes room."""

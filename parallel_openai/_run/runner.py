@@ -94,7 +94,7 @@ class Runner:
         If it ends early, by budget, deadline or an error, unfinished requests get no result.
 
         Args:
-            requests: a None among them gives way to other tasks. An `Incoming` is waited for until it is closed.
+            requests: a None among them gives way to other tasks. An `Incoming` is always waited for.
 
         Raises:
             RunStoppedError: the server refuses every request.
