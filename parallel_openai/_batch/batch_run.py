@@ -8,11 +8,9 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from itertools import chain
-from typing import Any
 
 from parallel_openai._batch.batch_api import BatchAPI, Sleep
 from parallel_openai._batch.batch_state import Part, planned, step, write
-from parallel_openai._batch.collecting.online_fallback import send_online
 from parallel_openai._batch.collecting.output_files import ROWS_PER_TURN, OutputFiles
 from parallel_openai._batch.collecting.output_lines import refused
 from parallel_openai._batch.collecting.settle_rows import RowSettler
@@ -29,7 +27,7 @@ from parallel_openai._batch.server_batch import ServerBatch
 from parallel_openai._batch.status_text import StatusText
 from parallel_openai._batch.submitting.batch_requests import BatchRequests
 from parallel_openai._batch.submitting.divide import Divider
-from parallel_openai._batch.submitting.input_files import InputFiles
+from parallel_openai._batch.submitting.input_files import InputFiles, Row
 from parallel_openai._batch.submitting.server_queue import ServerQueue
 from parallel_openai._batch.submitting.submit import Submitter
 from parallel_openai._client.client import Client
@@ -58,7 +56,6 @@ class BatchRun:
         on_result: Callable[[Result], Ruling | None],  # called once for each finished request
         status: StatusTracker,
         record: bool,  # whether journal lines contain a record, as those of a frame do
-        identity: Callable[[str, Any], str],  # returns a row's name from its request's key and metadata
         # Returns whether the journal has an answer to a row of that name, so that no other is kept.
         known: Callable[[str], bool] = lambda name: False,
         claim_all: bool = False,  # whether this call also waits for everything that earlier calls submitted
@@ -69,7 +66,6 @@ class BatchRun:
         self._status, self._claim_all = status, claim_all
         self._budget, self._sleep = budget, sleep
         self._requests = BatchRequests(
-            identity=identity,
             known=known,
             journal=journal,
             record=record,
@@ -138,9 +134,7 @@ class BatchRun:
                 break
             await self._poll_until_ended()
             if rest := list(self._online.close()):
-                end = await send_online(
-                    rest, self._input_files, self._client, self._requests, self._status, self._budget
-                )
+                end = await self._send_online(rest)
             if not self.is_over_budget or self._divider.rows == before:
                 break
         if self.is_over_budget and end == "finished":
@@ -228,6 +222,27 @@ class BatchRun:
             with suppress(LostError, UnavailableError):
                 await self._api.cancel(batch.id)
         return True
+
+    async def _send_online(self, parts: list[Part]) -> End:
+        """Send the rows of these parts, which no batch has answered. A result's attempts include those in batches."""
+        in_flight: dict[int, Row] = {}
+
+        def read() -> Iterator[APIRequest]:
+            for part in parts:
+                for row in self._input_files.rows(part.name, part.path):
+                    self._requests.release(row.request)
+                    in_flight[id(row.request)] = row
+                    yield row.request
+
+        def take(result: Result) -> Ruling | None:
+            row = in_flight.pop(id(result.request))
+            return self._requests.deliver_sent(row, result._replace(attempts=(*row.attempts, *result.attempts)))
+
+        try:
+            return await self._client.process(read(), on_result=take, status=self._status, budget=self._budget)
+        finally:
+            for part in parts:
+                self._input_files.remove(part.name)
 
     # From batches to results.
 

@@ -22,7 +22,6 @@ from parallel_openai._journal.entry import result_line
 from parallel_openai._journal.journal import Journal
 from parallel_openai._journal.known_results import KnownResults
 from parallel_openai._journal.origins import here
-from parallel_openai._json import dumps
 from parallel_openai._loop.background import Interrupted
 from parallel_openai._loop.background import run as run_to_end
 from parallel_openai._loop.interrupts import interrupt_with, recorded_interrupts
@@ -250,17 +249,11 @@ async def _collect(path: Path, client: Client, lane: BatchLane, parts: list[Part
             on_result=take,
             status=status,
             record=record,
-            identity=(lambda key, metadata: key) if record else identity_in_files,
             known=_known_in_frames(path) if record else lambda name: False,
             claim_all=True,
         )
         status.ended = await batches.run()
     return batches.status_text.rest()
-
-
-def identity_in_files(key: str, metadata: Any) -> str:
-    """A line of a requests file is named by its request and metadata: equal requests for two rows are distinct."""
-    return key if metadata is None else f"{key} {dumps(metadata, sort_keys=True).decode()}"
 
 
 def _known_in_frames(path: Path) -> Callable[[str], bool]:

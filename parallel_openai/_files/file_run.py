@@ -15,7 +15,6 @@ from typing import Any
 from parallel_openai._arguments import path_of
 from parallel_openai._batch.batch_run import BatchRun
 from parallel_openai._batch.lane_options import BatchLane, Lane, check_lane, sure_tier
-from parallel_openai._batch.manage import identity_in_files
 from parallel_openai._batch.under_way import UnderWay
 from parallel_openai._client.client import Client
 from parallel_openai._client.default_client import client_for
@@ -207,7 +206,6 @@ class FileRun:
             on_result=lambda result: self._take(result, journal),
             status=self.status,
             record=False,
-            identity=identity_in_files,
             budget=self.budget,
         )
         try:

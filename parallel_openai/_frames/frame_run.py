@@ -185,7 +185,6 @@ class FrameRun:
             on_result=partial(self._take, journal=journal),
             status=self.status,
             record=True,
-            identity=lambda key, metadata: key,
             known=known.__contains__,
             budget=self._budget,
         )

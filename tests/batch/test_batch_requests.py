@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 
 from parallel_openai._batch.collecting.output_lines import NOT_PROCESSED
-from parallel_openai._batch.manage import identity_in_files
 from parallel_openai._batch.submitting.batch_requests import BatchRequests
 from parallel_openai._batch.submitting.input_files import RowInfo
 from parallel_openai._journal.entry import JournalEntry
@@ -30,7 +29,6 @@ class Caller:
         self.results: list[Result] = []
         self.status = StatusTracker()
         self.requests = BatchRequests(
-            identity=identity_in_files,
             journal=journal,
             record=record,
             origin=here(PLACE),

@@ -10,7 +10,7 @@ from typing import Any
 
 from parallel_openai._batch.batch_state import answers_by_part
 from parallel_openai._batch.collecting.output_lines import NOT_PROCESSED
-from parallel_openai._batch.submitting.input_files import UNKNOWN, Row, RowInfo
+from parallel_openai._batch.submitting.input_files import UNKNOWN, Row, RowInfo, row_name
 from parallel_openai._journal.answer_counts import AnswerCounts
 from parallel_openai._journal.digest_index import digest_of
 from parallel_openai._journal.entry import JournalEntry, result_line
@@ -33,7 +33,6 @@ class BatchRequests:
     def __init__(
         self,
         *,
-        identity: Callable[[str, Any], str],  # returns a row's name from its request's key and metadata
         # Returns whether the journal has an answer to a row of that name, so that no other is kept.
         known: Callable[[str], bool] = lambda name: False,
         journal: Journal,  # receives results that this call did not request
@@ -44,7 +43,7 @@ class BatchRequests:
         budget: Budget | None,  # the most that may be spent
         price: PriceOf | None = None,  # of unusable answers that are billed; None: not known
     ) -> None:
-        self._identity, self._known = identity, known
+        self._known = known
         self._journal, self._record, self._origin = journal, record, origin
         self._on_result, self._status, self._budget, self._price = on_result, status, budget, price
         self._keys: Counter[str] = Counter()
@@ -65,7 +64,7 @@ class BatchRequests:
             if info.metadata is UNKNOWN:
                 self._without_metadata[info.key] += 1
             else:
-                self._earlier[self._identity(info.key, info.metadata)] += 1
+                self._earlier[self._name_of(info.key, info.metadata)] += 1
 
     def find_kept(self, parts: Set[str]) -> None:
         """Find out which answers of these parts are in the journal already, for their files are read again."""
@@ -75,13 +74,13 @@ class BatchRequests:
                 continue
             with suppress(TypeError):  # not one of our requests, which could not have been sent
                 request = APIRequest(entry.body, path=path_answering(entry.body, entry.answer))
-                self._kept_names[self._identity(request.key, entry.metadata)] += 1
+                self._kept_names[self._name_of(request.key, entry.metadata)] += 1
                 self._kept.put(_digest(part, line), good=True)
 
     def claim_earlier(self) -> None:
         """Claim all of these that have no answer in the journal."""
         for key, count in self._without_metadata.items():
-            self._earlier[self._identity(key, None)] += count
+            self._earlier[self._name_of(key, None)] += count
         self._without_metadata.clear()
         for name, count in self._earlier.items():
             self._waiting[name] = 0 if self._known(name) else max(0, count - self._kept_names[name])
@@ -199,7 +198,10 @@ class BatchRequests:
         return result_line(result, record=self._record, origin=self._origin)
 
     def _name(self, request: APIRequest) -> str:
-        return self._identity(request.key, request.metadata)
+        return self._name_of(request.key, request.metadata)
+
+    def _name_of(self, key: str, metadata: Any) -> str:
+        return row_name(key, metadata, record=self._record)
 
     def _expect(self, name: str) -> None:
         self._waiting[name] += 1

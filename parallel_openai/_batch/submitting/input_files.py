@@ -62,6 +62,12 @@ class RowInfo(NamedTuple):
     attempts: Sequence[Any]
 
 
+def row_name(key: str, metadata: Any, *, record: bool) -> str:
+    """What names a row in a run: its request's key. Without a `record`, as in files, also its metadata, since equal
+    requests of two lines are distinct."""
+    return key if record or metadata is None else f"{key} {dumps(metadata, sort_keys=True).decode()}"
+
+
 class InputFiles:
     """The folder of a journal's parts.
 
