@@ -133,7 +133,7 @@ class BatchRun:
                 await self._collect_finished(MAX_LOST_CHECKS)
                 break
             await self._poll_until_ended()
-            if rest := list(self._online.close()):
+            if rest := self._online.take_all():
                 end = await self._send_online(rest)
             if not self.is_over_budget or self._divider.rows == before:
                 break
@@ -175,20 +175,19 @@ class BatchRun:
             row = self._requests.add(request)
             if row is None:
                 self._source = chain([request], self._source)
-                await self._submit_all(self._divider.close())
+                await self._submit_all(self._divider.take_all())
                 return False
-            full = self._settler.add(row, 1)
-            if full is not None:
-                await self._submit_all([full])
-        await self._submit_all(self._divider.close())
+            self._settler.add(row, 1)
+            if full := self._divider.take_full():
+                await self._submit_all(full)
+        await self._submit_all(self._divider.take_all())
         return True
 
     def _postpone(self, request: APIRequest) -> None:
         self._source, self.is_over_budget = chain(self._source, [request]), True
 
-    async def _submit_all(self, parts: Iterable[Part]) -> None:
+    async def _submit_all(self, new: list[Part]) -> None:
         """Record the parts in the journal, then submit them."""
-        new = list(parts)
         self._register(new)
         for part in new:
             await self._try_submit(part)
@@ -281,8 +280,8 @@ class BatchRun:
             if batch.is_refused:
                 await self._refused(part, batch)
             elif batch.has_ended:
-                new = await self._collect(part, batch)
-                await self._replace(part, new, "collected")
+                await self._collect(part, batch)
+                await self._replace(part, "collected")
                 self._queue.has_room(part.model)
             elif 0 < part.creating_at < time.time() - OVERDUE:
                 days = (time.time() - part.creating_at) / 86_400
@@ -295,17 +294,18 @@ class BatchRun:
             return False
         return True
 
-    async def _collect(self, part: Part, batch: ServerBatch) -> list[Part]:
+    async def _collect(self, part: Part, batch: ServerBatch) -> None:
         """Read a batch's answers; the steps around them tell a later call whose they are."""
         write(self._journal, [step(part, "collecting", was_read=True)])
         try:
-            return await self._output_files.collect(part, batch)
+            await self._output_files.collect(part, batch)
         except PART_ERRORS:
             write(self._journal, [step(part, "incomplete")])
             raise
 
-    async def _replace(self, part: Part, new: list[Part], event: str) -> None:
-        new = [*new, *self._divider.close()]
+    async def _replace(self, part: Part, event: str) -> None:
+        """Go on with the parts that its rows were divided into, if any."""
+        new = self._divider.take_all()
         self._register(new, step(part, event))
         self._forget(part)
         for each in new:
@@ -335,7 +335,8 @@ class BatchRun:
             self._submitter.refused(part)
             waits = self._queue.refused(part, str(full.get("message") or ""))
             if not waits or (part.earlier and self._budget is not None):  # its rows get a reserve when they are divided
-                await self._replace(part, await self._settler.divide_again(part, {}), "dropped")
+                await self._settler.divide_again(part, {})
+                await self._replace(part, "dropped")
             return
         at_fault = batch.at_fault()
         if self._settler.refused_alike or not at_fault.keys() & set(range(1, part.requests + 1)):
@@ -343,4 +344,5 @@ class BatchRun:
             self._drop(part, BatchError(f"The Batch API refused the batch {batch.id} of {rows}: {batch.why()}"))
             return
         failed = {number: refused(batch, error) for number, error in at_fault.items()}
-        await self._replace(part, await self._settler.divide_again(part, failed), "dropped")
+        await self._settler.divide_again(part, failed)
+        await self._replace(part, "dropped")

@@ -101,6 +101,15 @@ def test_after_the_last_round_a_row_can_be_sent_online(ask: Verb, server: Server
     assert charged(server) == [1]
 
 
+def test_rows_that_no_batch_answered_are_all_sent_at_once_also_if_they_fill_several_parts(
+    server: Server, ask: Verb
+) -> None:
+    server.set(batch_expire=1.0)
+    out = ask(texts(7), lane=lane(rounds=1, then="online", max_requests=3))
+    assert counts(out) == {"succeeded": 7}
+    assert server.stats()["answered"] == 7
+
+
 def test_a_row_that_the_api_refuses_fails_as_it_does_online(ask: Verb) -> None:
     df = pd.DataFrame({"text": [[{"role": "nobody", "content": "Hi."}], [{"role": "user", "content": "Hi."}]]})
     out = ask(df)

@@ -31,7 +31,7 @@ from parallel_openai.errors import RunStoppedError
 ROWS_PER_TURN = 100
 #: The most lines read from a file for each row of the batch, blank ones included.
 MAX_LINES_PER_ROW = 100
-Settle = Callable[[Part, Row, Outcome], list[Part]]
+Settle = Callable[[Part, Row, Outcome], None]
 
 
 class _LineRef(NamedTuple):
@@ -81,14 +81,14 @@ class OutputFiles:
     """Downloads and reads the files of ended batches.
 
     Args:
-        settle: takes a row's outcome; returns the parts that this completed.
+        settle: takes a row's outcome.
     """
 
     def __init__(self, api: BatchAPI, input_files: InputFiles, settle: Settle) -> None:
         self._api, self._input_files, self._settle = api, input_files, settle
 
-    async def collect(self, part: Part, batch: ServerBatch) -> list[Part]:
-        """Pass on all outcomes; returns the parts that were completed by rows to be sent again.
+    async def collect(self, part: Part, batch: ServerBatch) -> None:
+        """Pass on all outcomes.
 
         Raises:
             IncompleteError: more answers are expected. Those there were passed on.
@@ -101,7 +101,7 @@ class OutputFiles:
             check = 1 if part.failure is None else part.failure.checks + 1  # the number of this check
             if reading.is_damaged or check < reading.checks(batch):
                 raise lost[0] if lost else IncompleteError(_incomplete(batch, reading))
-            return await self._settle_rest(part, batch, reading)
+            await self._settle_rest(part, batch, reading)
 
     async def _read(
         self, part: Part, batch: ServerBatch, reading: _Reading, stack: ExitStack
@@ -155,9 +155,8 @@ class OutputFiles:
             part.answered.add(name)
             self._settle(part, row, outcome)
 
-    async def _settle_rest(self, part: Part, batch: ServerBatch, reading: _Reading) -> list[Part]:
+    async def _settle_rest(self, part: Part, batch: ServerBatch, reading: _Reading) -> None:
         at_fault = batch.at_fault()
-        new: list[Part] = []
         for number, name in enumerate(reading.all, 1):
             if number % ROWS_PER_TURN == 0:
                 await asyncio.sleep(0)
@@ -174,8 +173,7 @@ class OutputFiles:
                 outcome = refused(batch, at_fault[number])
             else:
                 outcome = unreadable(batch) if reading.unreadable["output"] else missing(batch)
-            new += self._settle(part, row, outcome)
-        return new
+            self._settle(part, row, outcome)
 
 
 def _read_again(reading: _Reading, name: str, batch: ServerBatch) -> Outcome:

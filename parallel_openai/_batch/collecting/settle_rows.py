@@ -41,47 +41,44 @@ class RowSettler:
         self.refused_alike: RequestRefusedError | None = None  # if the server refuses all rows alike
         self.cancelled: dict[str, str] = {}  # by request key, the message about each that someone else cancelled
 
-    def add(self, row: Row, round: int) -> Part | None:
-        """Add a row to a part, or deliver that it is too large; returns the part that was full, if any."""
+    def add(self, row: Row, round: int) -> None:
+        """Add a row to a part, or deliver that it is too large."""
         why = self._divider.why_too_large(row)
         if why is None:
-            return self._divider.add(row, round)
+            self._divider.add(row, round)
+            return
         self._requests.release(row.request)
         self._requests.deliver(Result(row.request, "failed", None, "request_too_large", why, (why,), row.attempts))
-        return None
 
-    def settle(self, part: Part, row: Row, outcome: Outcome) -> list[Part]:
-        """Deliver a row's result or add the row to a new part; returns the part that this completed."""
+    def settle(self, part: Part, row: Row, outcome: Outcome) -> None:
+        """Deliver a row's result, or add the row to a new part."""
         self._requests.restore_metadata(row.request)
         self._status.num_requests_sent += 1
         self._settle_reserve(part, row.request, outcome.response)
         if outcome.fate != "done" and self._is_cancelled(part):
-            return []
+            return
         if outcome.fate == "cancelled":  # by someone else
             self.cancelled[row.request.key] = f"{outcome.error} The same call again submits it."
-            return []
+            return
         again = replace(row, attempts=(*row.attempts, outcome.attempt))
         is_claimed = self._requests.waits_for(row.request)
         if is_claimed and outcome.attempt.bill is not None:
             self._requests.bill(row.request, again.attempts)
         if outcome.fate == "done":
             self._deliver(part, row, outcome)
-            return []
+            return
         is_last = part.round >= self._options.rounds
         if is_claimed and is_last and self._options.then != "online":
             self._requests.deliver(outcome.result(row.request, row.attempts))
         elif is_claimed and self._has_reserve(row.request):
             if is_last:
                 self._online.add(again, 1)
-                return []
-            self._status.num_retries += 1
-            full = self.add(again, part.round + 1)
-            return [] if full is None else [full]
-        return []
+            else:
+                self._status.num_retries += 1
+                self.add(again, part.round + 1)
 
-    async def divide_again(self, part: Part, failed: Mapping[int, Outcome]) -> list[Part]:
-        """Put a part's rows, except those that failed (by number from 1), into new parts; returns the full ones."""
-        new: list[Part] = []
+    async def divide_again(self, part: Part, failed: Mapping[int, Outcome]) -> None:
+        """Put a part's rows, except those that failed (by number from 1), into new parts."""
         for number, row in enumerate(self._input_files.rows(part.name, part.path), 1):
             if number % ROWS_PER_TURN == 0:
                 await asyncio.sleep(0)
@@ -90,9 +87,7 @@ class RowSettler:
             if number in failed:
                 self._deliver(part, row, failed[number])
             elif self._requests.waits_for(row.request) and self._has_reserve(row.request):
-                full = self.add(row, part.round)
-                new += [] if full is None else [full]
-        return new
+                self.add(row, part.round)
 
     def release(self, part: Part) -> None:
         """Release the reserves of a part that the server does not have."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
 
 from parallel_openai._batch.batch_state import Part
 from parallel_openai._batch.lane_options import MAX_REQUESTS, BatchLane
@@ -32,6 +31,7 @@ class Divider:
     def __init__(self, input_files: InputFiles, options: BatchLane, run: str, *, record: bool) -> None:
         self._input_files, self._options, self._run, self._record = input_files, options, run, record
         self._open: dict[_Kind, PartWriter] = {}
+        self._full: list[Part] = []
         self._queue_limits: dict[str, int] = {}  # the most prompt tokens of a batch, by model
         self._count = 0
         self.rows = 0
@@ -50,12 +50,12 @@ class Divider:
         """Set the most tokens of a model that the server queues."""
         self._queue_limits[model] = max(1, int(tokens * QUEUE_SHARE))
 
-    def add(self, row: Row, round: int) -> Part | None:
-        """Add a row to a part; returns the part that was full, if any."""
-        path, model, line, full = row.request.path, _model(row.request), make_line(row), None
+    def add(self, row: Row, round: int) -> None:
+        """Add a row to a part."""
+        path, model, line = row.request.path, _model(row.request), make_line(row)
         kind = (path, model, round)
         if kind in self._open and not self._fits(self._open[kind], row.request, len(line)):
-            full = self._close(kind)
+            self._close(kind)
         if kind not in self._open:
             self._count += 1
             name = f"{self._run}-{self._count:04d}"
@@ -63,17 +63,25 @@ class Divider:
             self._open[kind] = self._input_files.writer(part)
         self._open[kind].add(row, line)
         self.rows += 1
+
+    def take_full(self) -> list[Part]:
+        """Hand over the parts that are full."""
+        full, self._full = self._full, []
         return full
 
-    def close(self) -> Iterator[Part]:
+    def take_all(self) -> list[Part]:
+        """Hand over all parts, full or not."""
         for kind in list(self._open):
-            yield self._close(kind)
+            self._close(kind)
+        return self.take_full()
 
     def discard(self) -> None:
         for files in self._open.values():
             files.abandon()
-            self._input_files.remove(files.part.name)
+        for part in (*self._full, *(files.part for files in self._open.values())):
+            self._input_files.remove(part.name)
         self._open.clear()
+        self._full.clear()
 
     def _fits(self, files: PartWriter, request: APIRequest, size: int) -> bool:
         part, options, limit = files.part, self._options, self._max_tokens(files.part.model)
@@ -88,11 +96,11 @@ class Divider:
         limits = (self._queue_limits.get(model), self._options.max_queued_tokens)
         return min((limit for limit in limits if limit is not None), default=None)
 
-    def _close(self, kind: _Kind) -> Part:
+    def _close(self, kind: _Kind) -> None:
         files = self._open.pop(kind)
         files.close()
         files.part.planned_at = time.time()
-        return files.part
+        self._full.append(files.part)
 
 
 def _model(request: APIRequest) -> str:
