@@ -129,13 +129,13 @@ class BatchRun:
         while end == "finished":
             before = self._divider.rows
             self.is_over_budget = not await self._submit_requests() or self._was_overdrawn
-            if not self._options.wait:
+            if self._options.wait:
+                await self._poll_until_ended()
+            else:
                 await self._collect_finished(MAX_LOST_CHECKS)
-                break
-            await self._poll_until_ended()
             if rest := self._online.take_all():
                 end = await self._send_online(rest)
-            if not self.is_over_budget or self._divider.rows == before:
+            if not self._options.wait or not self.is_over_budget or self._divider.rows == before:
                 break
         if self.is_over_budget and end == "finished":
             end = "budget"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 from typing import Any
 
@@ -108,6 +109,17 @@ def test_rows_that_no_batch_answered_are_all_sent_at_once_also_if_they_fill_seve
     out = ask(texts(7), lane=lane(rounds=1, then="online", max_requests=3))
     assert counts(out) == {"succeeded": 7}
     assert server.stats()["answered"] == 7
+
+
+def test_a_call_that_does_not_wait_sends_online_what_no_batch_answered(server: Server, ask: Verb) -> None:
+    server.set(batch_expire=1.0)
+    while True:
+        out = ask(texts(4), lane=lane(rounds=1, then="online", wait=False))
+        if not out["error_code"].eq("in_batch").any():
+            break
+        time.sleep(0.1)
+    assert counts(out) == {"succeeded": 4}
+    assert server.stats()["batches"]["created"] == 1
 
 
 def test_a_row_that_the_api_refuses_fails_as_it_does_online(ask: Verb) -> None:
