@@ -387,7 +387,7 @@ class FrameRun:
         }
         out.attrs[ATTRS] = RunInfo.of({**self.builder.summary(), **self.reader.about, **report.summary(), **own}).dump()
         remember(report)
-        self._bar.close(str(report) if rest is None else f"{report} {rest}")
+        self._bar.close(str(report) if rest is None else f"{report}. {rest}")
         return out
 
     # What a block of a dataset does in another way.

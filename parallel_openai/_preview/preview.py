@@ -245,8 +245,9 @@ class Preview(Display):
     def _facts(self) -> Iterator[tuple[str, str]]:
         parts = [counted(self.requests, "request")]
         parts += [f"{self.known:,} in the journal already"] if self.known else []
-        parts += [f"{self.shared:,} share an answer"] if self.shared else []
-        parts += [f"{sum(self.failing.values()):,} fail"] if self.failing else []
+        failing = sum(self.failing.values())
+        parts += [f"{counted(self.shared, 'row')} sharing an answer"] if self.shared else []
+        parts += [f"{counted(failing, 'row')} failing"] if failing else []
         yield "to send", ", ".join(parts)
         if self.requests:
             sizes = [each.size.prompt_tokens for each in self._plan.sent]

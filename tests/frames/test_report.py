@@ -270,6 +270,12 @@ def test_the_closing_line_counts_interrupted_and_known_rows() -> None:
     line = str(dataclasses.replace(PLAIN, cancelled=4, restored=5, shared=6, rate_limit_errors=7))
     for words in ("4 cancelled", "5 from the journal", "6 duplicates shared an answer", "7 rate-limit refusals"):
         assert words in line
+    assert "1 duplicate shared an answer" in str(dataclasses.replace(PLAIN, shared=1))
+
+
+def test_the_closing_line_of_a_run_that_sent_nothing_speaks_of_no_tokens() -> None:
+    assert "tokens" in str(PLAIN)
+    assert "tokens" not in str(dataclasses.replace(PLAIN, restored=3, prompt_tokens=0, completion_tokens=0))
 
 
 @pytest.fixture

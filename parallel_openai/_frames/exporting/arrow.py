@@ -14,7 +14,7 @@ def need_pyarrow() -> Any:
         import pyarrow
         import pyarrow.parquet
     except ImportError as error:
-        raise MissingDependencyError.of("Parquet files need (a .csv file needs nothing)", "pyarrow", error) from error
+        raise MissingDependencyError.of("Parquet files, unlike .csv, need", "pyarrow", error) from error
     return pyarrow
 
 

@@ -262,7 +262,7 @@ class RunReport(Display):
             *([] if self.ended == "finished" else [Fact("how it ended", self.ended, in_line="")]),
             *_counted("left in flight", self.left_in_flight, "which the server may bill"),
             *_counted("from the journal", self.restored),
-            *_counted("duplicates shared an answer", self.shared),
+            *_counted(f"duplicate{'s' if self.shared > 1 else ''} shared an answer", self.shared),
             *_counted("rate-limit refusals waited out", self.rate_limit_errors),
             *([Fact(about_busy_server(self.busy_errors), "")] if self.busy_errors else []),
             *_counted("at once is what this server takes", self.most_at_once or 0),
@@ -273,12 +273,13 @@ class RunReport(Display):
 
     def _spent(self) -> list[Fact]:
         tokens = f"{self.prompt_tokens:,} + {self.completion_tokens:,}"
+        used = self.prompt_tokens or self.completion_tokens
         spent = dollars(self.cost_usd)
         retries = f"{self.retries:,} {'retry' if self.retries == 1 else 'retries'}" if self.retries else ""
         unpriced = f"cost not known (no price for {', '.join(self.unpriced[:3])})"
         p50, p90, p99 = (duration(self.latency.get(name, 0.0)) for name in ("p50", "p90", "p99"))
         return [
-            Fact("prompt + completion tokens", tokens, in_line=f"{tokens} tokens"),
+            Fact("prompt + completion tokens", tokens, in_line=f"{tokens} tokens" if used else ""),
             *([Fact("spent", spent, in_line=spent)] if self.cost_usd else []),
             *([Fact(unpriced, "")] if self.unpriced and self.requests_sent else []),
             *(Fact(f"{answered} at the price of {asked}", "") for answered, asked in list(self.priced_as.items())[:3]),
