@@ -10,6 +10,7 @@ import logging
 import sys
 import weakref
 from collections.abc import Callable
+from textwrap import fill
 from typing import Any, Protocol
 
 from parallel_openai._loop.forks import fork_safe_lock
@@ -130,7 +131,8 @@ class _Widget:  # pragma: no cover - run in a kernel, by the browser and noteboo
         # Update the saved text representation, which viewers without widgets show.
         self._place.update(self._bar.container)
         if closing_line:
-            print(closing_line, flush=True)
+            # A notebook would break a long line in the middle of a word.
+            print(fill(closing_line, _NOTEBOOK_COLUMNS, break_long_words=False, break_on_hyphens=False), flush=True)
 
 
 class _LogRedirect:
