@@ -14,6 +14,7 @@ import pytest
 import parallel_openai as po
 from parallel_openai._batch.batch_state import live_parts
 from parallel_openai._batch.collecting.download_bounds import EXTRA_BYTES, MAX_TEXT_BYTES
+from parallel_openai._batch.submitting import submit as submit_module
 from parallel_openai._batch.under_way import UnderWay
 from tests.batch.conftest import Verb, age, counts, lane, texts
 from tests.batch.scripted import Asked, Scripted
@@ -112,8 +113,15 @@ def test_a_batch_with_invalid_fields_is_collected(scripted: Scripted, submit: Ve
 @pytest.mark.parametrize("step", [1, 2, 3], ids=["planned", "uploaded", "creating"])
 @pytest.mark.parametrize("by", ["eve on elsewhere", "", None])
 def test_what_somebody_else_planned_and_never_submitted_is_not_paid_for(
-    scripted: Scripted, submit: Verb, tmp_path: Path, step: int, by: str | None, caplog: pytest.LogCaptureFixture
+    scripted: Scripted,
+    submit: Verb,
+    tmp_path: Path,
+    step: int,
+    by: str | None,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(submit_module, "SEARCH_DELAYS", (0.0, 0.1, 0.1))  # nothing is in transit here
     journal, client = tmp_path / "answers.jsonl", po.Client(scripted.base_url, api_key="sk-none", max_attempts=1)
     scripted.on_end = lambda batch, asked: None
     submit(texts(2), lane=lane(wait=False))

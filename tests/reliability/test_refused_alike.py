@@ -151,7 +151,7 @@ ROWS_OWN: dict[str, Callable[[Asked], tuple[int, bytes] | None]] = {
 
 @pytest.mark.parametrize("kind", ROWS_OWN)
 def test_errors_that_may_be_a_rows_own_fault_do_not_stop_the_run(kind: str) -> None:
-    with recorder(ROWS_OWN[kind]) as server, po.Client(f"{server.url}/v1") as client:
+    with recorder(ROWS_OWN[kind]) as server, po.Client(f"{server.url}/v1", max_attempts=3) as client:
         out = po.process_dataframe(FRAME, "text", model="m", client=client, progress=False)
         assert len({number_of(asked) for asked in server.asked}) == ROWS
         assert len(server.asked) == out["attempts"].sum()
