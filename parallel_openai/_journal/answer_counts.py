@@ -34,6 +34,10 @@ class AnswerCounts:
         if number:
             self._table[digest] = (number | 1) + 1 if good else number | 1
 
+    def count(self, digest: int) -> int:
+        """How many answers the request has left."""
+        return max(self._table[digest] // 2 - 1, 0)
+
     def take(self, digest: int) -> bool:
         """Use up one answer. Returns False if there is none."""
         return self._table.decrease(digest, 2, minimum=4) >= 4

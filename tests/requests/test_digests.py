@@ -48,7 +48,7 @@ def test_finished_requests_count_answers_and_forget_a_failure_that_succeeded_lat
     for good in (False, True, True):
         finished.put(1, good=good)
     finished.put(2, good=False)
-    assert (finished.has_failed(1), finished.has_failed(2), len(finished)) == (False, True, 2)
+    assert (finished.count(1), finished.has_failed(1), finished.has_failed(2), len(finished)) == (2, False, True, 2)
     assert [finished.take(digest) for digest in (1, 1, 1, 2, 3)] == [True, True, False, False, False]
 
 
