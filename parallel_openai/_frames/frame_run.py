@@ -204,7 +204,7 @@ class FrameRun:
             return
         origin = here(self.client.place)
         some = self.builder.some_requests(self.df, within=LEAVE_WITHIN)
-        for path in neighbours_of(self.journal_path, known, some, origin):
+        for path in neighbours_of(self.journal_path, known, some, origin, rows=len(self.df)):
             if path is None:
                 await asyncio.sleep(0)
                 continue

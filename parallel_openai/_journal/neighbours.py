@@ -2,7 +2,7 @@
 
 A journal is named after the model and a digest of the prompt as written, and the same requests can be written in many
 ways: as a template, a function or a column. Journals may be many and large, so only a few of the requests are looked
-for, which takes about a millisecond per megabyte; those that have some of them are read in full.
+for, which takes one to four milliseconds per megabyte; those that have some of them are read in full.
 """
 
 from __future__ import annotations
@@ -23,6 +23,8 @@ from parallel_openai.errors import JournalError
 
 #: Bytes searched at a time.
 _CHUNK = 2**20
+#: Bytes searched in all: so many per row of the run, which takes no longer than to send it, and no fewer than these.
+_PER_ROW, _AT_LEAST = 2**20, 2**28
 #: At most this many lines at the beginning of a journal, such as those of a batch's state, say nothing of its origin.
 _MOST_SILENT = 1000
 _KEY = re.compile(rb',\{"key":"([0-9a-f]{32})","status":"succeeded"')
@@ -56,16 +58,19 @@ class Neighbour(KnownResults):
         return entry.result(request)
 
 
-def neighbours_of(own: Path, known: KnownResults, some: Iterable[APIRequest], origin: Origin) -> Iterator[Path | None]:
+def neighbours_of(
+    own: Path, known: KnownResults, some: Iterable[APIRequest], origin: Origin, *, rows: int
+) -> Iterator[Path | None]:
     """Yield the journals that answer some of these requests, of those not in `known`; None now and then in between.
 
     Args:
         own: the run's journal.
         some: a sample of the run's requests.
+        rows: how many the run has. Few rows are not worth a long search.
     """
     others = _others_beside(own)
     wanted = [each for each in some if each.key not in known] if others else []
-    yield from _neighbours_among(others, wanted, origin) if wanted else ()
+    yield from _neighbours_among(others, wanted, origin, max(_AT_LEAST, rows * _PER_ROW)) if wanted else ()
 
 
 def _others_beside(own: Path) -> list[Path]:
@@ -86,7 +91,9 @@ def _may_be_of(stem: str, name: str) -> bool:
     return other != name and (other == stem or OF_ANY_MODEL in (stem, other))
 
 
-def _neighbours_among(paths: Iterable[Path], requests: Iterable[APIRequest], origin: Origin) -> Iterator[Path | None]:
+def _neighbours_among(
+    paths: Iterable[Path], requests: Iterable[APIRequest], origin: Origin, max_bytes: int
+) -> Iterator[Path | None]:
     keys = {request.key.encode() for request in requests}
     hits: dict[Path, int] = {}
     for path in paths:
@@ -95,8 +102,9 @@ def _neighbours_among(paths: Iterable[Path], requests: Iterable[APIRequest], ori
         try:
             check_own(path)
             if _origin_of(path) == origin:
-                for each in _keys_in(path):
+                for each in islice(_keys_in(path), max(0, max_bytes // _CHUNK)):
                     found |= keys & each
+                    max_bytes -= _CHUNK
                     yield None
         except (JournalError, OSError):  # what is wrong with it does not concern this run
             continue

@@ -131,7 +131,8 @@ def count(
     seen: set[str] = set()
     try:
         if origin is not None:
-            paths = neighbours_of(journal, known, builder.some_requests(df, within=LOOK_WITHIN), origin)
+            some = builder.some_requests(df, within=LOOK_WITHIN)
+            paths = neighbours_of(journal, known, some, origin, rows=len(df))
             known.neighbours = [Neighbour(path, simulated=simulated).trusting(origin) for path in paths if path]
         for request in builder.requests(df):
             if isinstance(request, BadPromptError):

@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 
 import parallel_openai as po
-from parallel_openai._journal import origins
+from parallel_openai._journal import neighbours, origins
 from parallel_openai.local import simulator
 from parallel_openai.local.simulator import Server
 from tests.frames.conftest import Verb, journal_of
@@ -169,3 +169,15 @@ def test_answers_of_one_model_among_several_are_known_to_a_call_with_that_one(as
     ask(ROWS.assign(body=bodies), "body", model=None)
     ask(ROWS[20:], TEMPLATE)
     assert received(server) == len(ROWS)
+
+
+def test_a_search_for_few_rows_ends_early_and_starts_with_the_newest_journal(
+    ask: Verb, server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(neighbours, "_PER_ROW", 0)
+    monkeypatch.setattr(neighbours, "_AT_LEAST", neighbours._CHUNK)
+    old = journal_of(ask(ROWS[:20], TEMPLATE))
+    old.rename(old.with_name("gpt-4.1-mini-000000000000.jsonl"))
+    ask(ROWS[20:], TEMPLATE)
+    ask(ROWS, as_function)
+    assert received(server) == len(ROWS) + 20
