@@ -338,7 +338,7 @@ class Bucket:
     def _is_limits(self, mark: BucketState, now: float, wait: float, is_limited: bool) -> bool:
         """Whether a refusal is due to the limit, if nothing that was shown explains it."""
         refusals = self._refusals
-        if refusals.contradict(mark, self._held_in_all):
+        if refusals.contradict(mark, self._held_in_all, self.rate if self.known else 0.0):
             self.held_until = now
             self._search(least=max(refusals.refill.lowest, FIRST_BURST * mark.cost), now=now)
             return False

@@ -84,14 +84,14 @@ class Refusals:
         """Note an accepted send from before the last refusal was known. Returns whether it proves a higher rate."""
         return self._seen > 0 and not self.by_chance and self.refill.also_taken(mark)
 
-    def contradict(self, mark: BucketState, held: float) -> bool:
-        """Note a refusal. Returns whether it has just become certain that no bucket explains the refusals."""
+    def contradict(self, mark: BucketState, held: float, pace: float = 0.0) -> bool:
+        """Note a refusal, as `Refill` does. Returns whether it has just become certain that no bucket explains them."""
         if not self._seen:
             self._first = mark.number
         self._seen += 1
         if self.refill.is_contradicted:
             return False
-        self.refill.refused(mark, held)
+        self.refill.refused(mark, held, pace)
         if self.refill.is_contradicted:
             self._find_chance()
         return self.refill.is_contradicted

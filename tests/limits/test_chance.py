@@ -75,6 +75,15 @@ def test_refusals_of_a_bucket_do_not_contradict_each_other() -> None:
     assert not any(refusals.contradict(mark(second, 10 * second), held=0.0) for second in range(1, 5))
 
 
+def test_a_refusal_before_a_slow_start_contradicts_none_at_full_pace() -> None:
+    """Meanwhile the bucket may have run over: what was accepted in it is less than its refill."""
+    refusals = Refusals(count=99)
+    refusals.contradict(mark(0.0, 1), held=0.0)
+    assert not refusals.contradict(mark(4.9, 21), held=1.0, pace=10.0)
+    assert not refusals.contradict(mark(5.9, 32), held=1.0, pace=10.0)
+    assert not refusals.by_chance
+
+
 def test_refusals_equally_frequent_at_twice_the_rate_are_not_due_to_a_limit() -> None:
     refusals = Refusals(count=99)
     slow = [refusals.contradict(mark(at, 10 * at), held=0.0) for at in (1, 2)]

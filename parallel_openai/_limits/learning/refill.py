@@ -13,6 +13,8 @@ REMEMBERED_SECONDS = 30.0
 #: Only refusals whose distance is in this range, in seconds, are compared. Closer ones may have been judged in another
 #: order; more distant ones say little, as a full bucket loses its refill.
 SHORTEST_SPAN, LONGEST_SPAN = 0.1, 5.0
+#: A client that sent less than this share of what it sends by now may have let the bucket run over meanwhile.
+PRESSED = 0.5
 #: Of what is sent just after a request, hardly more than this share arrives before it.
 OVERTAKE = 0.8
 
@@ -21,6 +23,7 @@ OVERTAKE = 0.8
 class _Refusal:
     mark: BucketState
     held: float  # seconds that the client had been held in all by then
+    pace: float  # that it was sent at, per second; 0 while unknown
     late: float = 0.0  # of what was sent after this one and before its refusal was known: what was refused too
     taken: float = 0.0  # and what was accepted
     least: float = 0.0  # the lowest rate that explains this
@@ -69,10 +72,10 @@ class Refill:
         """Whether no bucket can have refused like this."""
         return self.lowest > self.highest
 
-    def refused(self, mark: BucketState, held: float) -> None:
-        """Note a refusal; `held` is how many seconds the client had been held in all by then."""
+    def refused(self, mark: BucketState, held: float, pace: float = 0.0) -> None:
+        """Note a refusal at that pace (0: unknown), by when the client had been held for so many seconds in all."""
         recent = [each for each in self._refusals[1 - COMPARED :] if each.mark.at > mark.at - REMEMBERED_SECONDS]
-        self._refusals = sorted([*recent, _Refusal(mark, held)], key=lambda each: each.mark.sent)
+        self._refusals = sorted([*recent, _Refusal(mark, held, pace)], key=lambda each: each.mark.sent)
         self.lowest, self.highest = 0.0, INFINITY
         for number in range(len(self._refusals)):
             self._compare(self._refusals[number:])
@@ -110,5 +113,6 @@ class Refill:
             # While the client is held, a small bucket fills up and overflows. But it holds at least one request, so if
             # it refused the very next one, it was empty all the time.
             filling = span if taken <= 0 else span - (last.held - first.held)
-            if filling > SHORTEST_SPAN:
+            was_pressed = taken <= 0 or taken >= PRESSED * last.pace * filling
+            if was_pressed and filling > SHORTEST_SPAN:
                 self.highest = min(self.highest, (taken + first.before + last.mark.cost) / filling)
