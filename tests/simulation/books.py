@@ -116,6 +116,7 @@ class Books:
 
     Attributes:
         kept: good answers in the journals when the call began.
+        refused, full: when the limits refused in this call, and when it was for want of a slot.
         ahead: seconds by which the wall's clock was set forward.
         freed_in: the last call in which a full disk had room again.
         taken_again: the last call that took answers out of a batch which an earlier one had, and could not keep.
@@ -129,7 +130,8 @@ class Books:
     files: dict[str, StoredFile] = field(default_factory=dict)
     batches: dict[str, Batch] = field(default_factory=dict)
     kept: Counter[str] = field(default_factory=Counter)
-    refused_in_call: int = 0
+    refused: list[float] = field(default_factory=list)
+    full: list[float] = field(default_factory=list)
     sent: list[float] = field(default_factory=list)
     wrong: list[str] = field(default_factory=list)
     story: list[str] = field(default_factory=list)

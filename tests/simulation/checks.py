@@ -24,6 +24,7 @@ from tests.simulation.books import Bill, Books
 from tests.simulation.call import TIMEOUT, Outcome, is_last, request_for
 from tests.simulation.cluster import MOMENT
 from tests.simulation.life import BROKEN, CAP, FINAL, Call, Life
+from tests.simulation.refused import too_often_refused
 
 #: Good answers to each question.
 Kept = Counter[str]
@@ -230,9 +231,10 @@ def _idle(life: Life, call: Call, outcome: Outcome, books: Books, bills: Sequenc
     """Where nothing goes wrong, the limits are used and kept."""
     if call.faults or call.down or call.stop or call.wall or life.second or life.budget or outcome.errors:
         return []
-    if life.slots is not None and life.full_as[0] == 429:  # which is not soon told from a limit
-        return []
     settings, number = books.settings, len(bills)
+    wrong = too_often_refused(life, books, bills, outcome.seconds)
+    if life.slots is not None and life.full_as[0] == 429:  # which is not soon told from a limit
+        return wrong
     ideal = 0.0
     for limit, each in (
         (settings.max_requests_per_minute, 1),
@@ -244,20 +246,8 @@ def _idle(life: Life, call: Call, outcome: Outcome, books: Books, bills: Sequenc
     at_once = min(life.given.get("max_concurrent_requests", 500), life.slots or 500)
     at_start = 75.0 if settings.start_level else 150.0  # of an account that others have just used up
     most = 1.5 * ideal + 2 * sum(waits) / at_once + 2 * max(waits, default=0.0) + at_start
-    wrong = []
     if outcome.seconds > most:
         wrong.append(f"{number} requests took {outcome.seconds:.1f} s, where {most:.1f} s are enough")
-    refused = books.refused_in_call
-    # Servers that count by the second refuse a part of what would be in step with their minute.
-    by_minute = settings.window == "bucket" and settings.burst_seconds >= 60.0 and settings.headers == "enforced"
-    few = 5 + 0.02 * number if by_minute else 12 + 0.2 * number
-    few += 0 if settings.start_level else 3  # a row's own fault lets more out before the first refusal is back
-    if settings.charge_refused and settings.retry_after == "exact" and settings.headers == "none":
-        # The wait that these ask for is for what was there before they charged the refusal: half of a refill is too
-        # short, and one that waits so long is refused again.
-        few += 2 * outcome.seconds * (settings.max_requests_per_minute or 0.0) / 60.0
-    if settings.retry_after != "none" and refused > few:
-        wrong.append(f"{refused} of {number} were refused")
     return wrong
 
 

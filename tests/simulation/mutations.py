@@ -62,6 +62,12 @@ MUTATIONS = [
         "if False:",
     ),
     Mutation(
+        "many requests go out before the server has answered any",
+        "_limits/limiter.py",
+        "FIRST_WINDOW = 4.0",
+        "FIRST_WINDOW = 40.0",
+    ),
+    Mutation(
         "a refusal does not hold",
         "_limits/bucket.py",
         "        self.held_until = max(self.held_until, until)\n",

@@ -70,7 +70,7 @@ def _live(life: Life, folder: Path) -> Lived:
     for number, call in enumerate([*life.calls, *[Call()] * MOST_CALLS]):
         if number > len(life.calls):
             _forget_lost(folder, books)
-        books.kept, books.refused_in_call = kept(folder), 0
+        books.kept, books.refused, books.full = kept(folder), [], []
         before, life = books.kept.copy(), _in_its_order(life, number)
         whole, life = life, replace(life, samples=call.samples or life.samples)
         books.story.append(f"call {number}: {call}")

@@ -196,13 +196,14 @@ class Server:
         lack = account.lack(self._cost(request, prompt), now)
         if lack is None:
             return None
-        self.books.refused_in_call += 1
+        self.books.refused.append(now)
         if account.settings.charge_refused:
             account.take_refused(now)
         said = rate_limited(lack, model="m", style="openai", retry_after=account.settings.retry_after)
         return 429, CIMultiDict({**account.headers(now), **said.headers}), orjson.dumps({"error": said.error()})
 
     def _full(self) -> Answer:
+        self.books.full.append(self.now())
         status, seconds = self.life.full_as
         _, headers, body = error_of(status, "Too many requests at once.")
         return status, CIMultiDict({**headers, **({} if seconds is None else {"retry-after": seconds})}), body

@@ -40,6 +40,12 @@ BROKE_ONCE = {
     8008236: "slow answers to what was sent before an outage let all requests out into it, each of them anew",
     9202126: "all workers tried each second to reach a server whose name was not found any more",
     9502564: "a batch was made a second time, since the clock was set between the first try to make it and a kill",
+    9709344: "of a row in a lost batch it was still to be heard that it finds no answer",
+    9709612: "a request was blamed for less of what broke the server than it was thought to be",
+    9709041: "after each wait a sliding window was sent what a bucket would hold by then",
+    9709999: "rows that were refused for their length proved a window, and all went out into a short one",
+    72044: "a window that had doubled met its limit with all that was in flight",
+    9105267: "a limit passed for chance, since it had taken less while it was asked for less",
     277: "a worker that was ended before it was up left an error that nobody had asked for",
 }
 
