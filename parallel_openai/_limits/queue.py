@@ -35,7 +35,7 @@ class CapacityQueue:
         try:
             async with self.turn():
                 while (taken := take()) is None:
-                    await self._sleep(*plan())
+                    await self.sleep(*plan())
         finally:
             self.count -= 1
         return taken
@@ -53,7 +53,8 @@ class CapacityQueue:
             turn = self._turns[loop] = asyncio.Lock()
         return turn
 
-    async def _sleep(self, delay: float, cause: str) -> None:
+    async def sleep(self, delay: float, cause: str) -> None:
+        """Sleep for `delay` seconds, or until `tell` is called; for the first in the queue."""
         began = self._clock()
         # Not with wait_for, which makes a task: if a limit binds, every request comes through here.
         loop = asyncio.get_running_loop()

@@ -113,7 +113,9 @@ class LeasedLimiter(Limiter):
     def refused(
         self, lease: Lease, headers: Mapping[str, str], dimension: Dimension | None, wait: float | None
     ) -> bool:
-        super().refused(lease, headers, dimension, wait)
+        if super().refused(lease, headers, dimension, wait) and self.slots.proven:
+            self._count_back()
+            return True  # an answer makes room, and the other workers need not wait
         self._headers = headers
         self._report_refusal(Refusal(dimension or "requests", self.clock() - lease.request_mark.at, wait))
         return False  # the account makes all workers wait
@@ -145,6 +147,9 @@ class LeasedLimiter(Limiter):
         self._cost += (cost - self._cost) * (0.1 if self._cost else 1.0)
         while True:
             await self._open.wait()
+            if self._may_be_full and (delay := self.slots.seconds_until_room(self.in_flight, self.clock())):
+                await self._queue.sleep(max(delay, SHORTEST_WAIT), "slots")
+                continue
             slot = self._next_slot()
             if slot is None:
                 await asyncio.shield(self._request_grant())  # others may wait for the same one
@@ -170,6 +175,10 @@ class LeasedLimiter(Limiter):
         if self._grant_task is None:
             self._grant_task = asyncio.ensure_future(self._lease())
         return self._grant_task
+
+    def _forget_refusals(self, now: float) -> None:
+        super()._forget_refusals(now)
+        self._report.was_full = True
 
     def _report_refusal(self, refusal: Refusal) -> None:
         # At once, since the other workers must wait too.

@@ -72,6 +72,7 @@ class Report:
     under: float = 0.0
     shown: dict[Dimension, KnownLimit] = field(default_factory=dict)  # the limits that the worker knows
     refusals: list[Refusal] = field(default_factory=list)
+    was_full: bool = False  # whether it has become certain that the server refused for want of slots
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,6 +181,9 @@ class Account:
             self._refusals_in_a_row = 0
         for refusal in report.refusals:
             self._refuse(refusal, now)
+        if report.was_full:
+            self._pace = {name: RateSearch(now) for name in DIMENSIONS}
+            self._held_until, self._refusals_in_a_row = now, 0
         unneeded = {
             "requests": report.unused if self._has_room("requests") else 0.0,
             "tokens": (report.under if self._plenty_of_tokens else 0.0) - report.over,

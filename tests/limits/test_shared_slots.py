@@ -1,4 +1,4 @@
-"""A server with limited slots, shared by two models or by the accounts of a pool. In virtual time."""
+"""A server with limited slots, shared by two models, a pool's accounts or a cluster's workers. In virtual time."""
 
 from __future__ import annotations
 
@@ -11,7 +11,10 @@ import pytest
 from parallel_openai import APIRequest
 from parallel_openai._client.pool import Member, PoolLimiter
 from parallel_openai._limits.model_limiters import ModelLimiters
+from parallel_openai._ray.leased_slots import LeasedLimiters
+from parallel_openai._ray.shared_account import Account, Grant, Report
 from parallel_openai._records import Response, Result
+from parallel_openai._run.response_verdict import RetryPolicy
 from parallel_openai._run.runner import Runner
 from tests.limits.virtual import GOOD, VirtualLoop, run_virtually
 
@@ -78,3 +81,27 @@ def test_a_full_server_that_tells_to_wait_for_another_reason_is_heeded() -> None
     assert run_virtually(run(), loop) > 60.0  # one request at a time is fewer than it takes
     assert models.of("m").most_at_once == pytest.approx(SLOTS, abs=1)
     assert [result.status for result in results] == ["succeeded"] * (ROWS + 1)
+
+
+@pytest.mark.parametrize(("workers", "at_most"), [(1, 1.3), (2, 1.7)])
+def test_workers_of_a_cluster_keep_a_full_server_full(workers: int, at_most: float) -> None:
+    loop, results, chance = VirtualLoop(), list[Result](), random.Random(5)
+    server, account = FullServer(loop, FULL["503"]), Account(clock=loop.time)
+
+    def runner(worker: str) -> Runner:
+        async def ask(model: str | None, requests: int, tokens: float, report: Report) -> Grant:
+            await asyncio.sleep(0.002)
+            return account.lease(worker, requests, tokens, report)
+
+        limiters = LeasedLimiters(ask, (None, None), clock=loop.time)
+        retry = RetryPolicy(random=chance.random)
+        return Runner(send=server.send, limiter=limiters, on_result=results.append, retry=retry, clock=loop.time)
+
+    async def run() -> None:
+        requests = (APIRequest({"model": "m", "n": n}) for n in range(ROWS))
+        await asyncio.gather(*(runner(str(number)).run(requests) for number in range(workers)))
+
+    run_virtually(run(), loop)
+    assert [result.status for result in results] == ["succeeded"] * ROWS
+    assert loop.time() < at_most * server.busy / SLOTS  # each of several workers sees only a part of what is in flight
+    assert server.refused < 0.1 * ROWS

@@ -155,3 +155,18 @@ def test_the_pauses_grow_while_a_server_refuses_all_and_names_no_wait_until_it_a
     assert pause(100) == pytest.approx(2.0)  # twice as long after each fifty
     assert pause(1000) == pytest.approx(60.0)
     assert pause(1, answered=1) == pytest.approx(0.5)
+
+
+def test_once_a_server_was_only_full_the_account_grants_without_a_rate_again() -> None:
+    clock = Clock()
+    account = Account(clock=clock)
+    account.take_in(Report(answered=4))
+    for _ in range(3):
+        account.lease("one", 100)
+        clock.now += 1.0
+        account.take_in(Report(answered=4, refusals=[Refusal("requests", 0.1, 30.0)]))
+    assert account.lease("other", 100).requests == 0
+    account.take_in(Report(was_full=True))
+    grant = account.lease("other", 100)
+    assert grant.requests > 0
+    assert not grant.expires
