@@ -33,6 +33,59 @@ def test_usage_in_unusual_places_is_read_and_kept_for_the_cost(place: str) -> No
     assert usage_of(bill_of(ELSEWHERE[place])) == Usage(90, 5)
 
 
+def with_choices(*usages: Any, **further: Any) -> dict[str, Any]:
+    return {"model": "m", "choices": [{"message": {"content": "Yes."}, "usage": each} for each in usages], **further}
+
+
+ONE, TWO = {"prompt_tokens": 9, "completion_tokens": 5}, {"prompt_tokens": 9, "completion_tokens": 7}
+#: Each choice tells its own; at the top stands nothing, less or the sum.
+IN_CHOICES: dict[str, tuple[dict[str, Any], Usage]] = {
+    "alone": (with_choices(ONE, TWO), Usage(18, 12)),
+    "with the last one's at the top": (with_choices(ONE, TWO, usage=TWO), Usage(18, 12)),
+    "with the sum at the top": (
+        with_choices(ONE, TWO, usage=[{"input_tokens": 18, "output_tokens": 12}]),
+        Usage(18, 12),
+    ),
+    "with the prompt at the top": (
+        with_choices({"completion_tokens": 5}, {"completion_tokens": 7}, usage={"prompt_tokens": 9}),
+        Usage(9, 12),
+    ),
+    "some without one": (with_choices(ONE, None, {}, "none", TWO), Usage(18, 12)),
+    "as JSON in a string": (with_choices(ONE, json.dumps(TWO)), Usage(18, 12)),
+}
+
+
+@pytest.mark.parametrize(("response", "expected"), IN_CHOICES.values(), ids=IN_CHOICES)
+def test_the_usage_of_several_choices_adds_up(response: dict[str, Any], expected: Usage) -> None:
+    assert usage_of(response) == expected
+    assert usage_of(bill_of(response)) == expected
+    assert usage_of(json.loads(json.dumps(bill_of(response)))) == expected
+
+
+#: Where makers tell it outside of `usage`.
+PLACES: dict[str, dict[str, Any]] = {
+    "Groq": {"x_groq": {"id": "req_1", "usage": ONE}},
+    "Gemini": {"usageMetadata": {"promptTokenCount": 9, "candidatesTokenCount": 5, "totalTokenCount": 14}},
+    "Gemini's SDK": {"usage_metadata": {"prompt_token_count": 9, "candidates_token_count": 5}},
+    "Bedrock": {"amazon-bedrock-invocationMetrics": {"inputTokenCount": 9, "outputTokenCount": 5}},
+    "Cohere": {"meta": {"billed_units": {"input_tokens": 2, "output_tokens": 5}, "tokens": {"input_tokens": 9}}},
+}
+
+
+@pytest.mark.parametrize("maker", PLACES)
+def test_usage_is_read_where_makers_tell_it(maker: str) -> None:
+    assert usage_of(PLACES[maker]) == Usage(9, 5)
+    assert usage_of(bill_of(PLACES[maker])) == Usage(9, 5)
+    smaller = {"prompt_tokens": 1, "completion_tokens": 1, "total_tokens": 2}
+    assert usage_of({**PLACES[maker], "usage": smaller}) == Usage(9, 5)
+
+
+@pytest.mark.parametrize("wrapper", ["data", "result", "response"])
+def test_the_usage_of_an_answer_in_a_wrapper_is_read(wrapper: str) -> None:
+    wrapped = {"code": 0, wrapper: {"choices": [], "usage": ONE}}
+    assert usage_of(wrapped) == usage_of(bill_of(wrapped)) == Usage(9, 5)
+
+
 @pytest.mark.parametrize("usage", [{"total_tokens": 8}, {"prompt_tokens": 8}], ids=str)
 def test_embeddings_are_billed_for_their_prompt_tokens(usage: dict[str, Any]) -> None:
     assert usage_of(bill_of({**EMBEDDINGS, "usage": usage})) == Usage(8)

@@ -15,7 +15,7 @@ from parallel_openai._json import loads
 from parallel_openai._records import Usage
 
 #: The fields of a response that may hold its usage.
-PLACES = ("usage", "usageMetadata", "x_groq")
+PLACES = ("usage", "usageMetadata", "usage_metadata", "x_groq", "amazon-bedrock-invocationMetrics", "meta")
 #: Models that search the web by themselves, and bill it.
 SEARCHING_MODEL = re.compile(r"-search-(?:preview|api)\b|deep-research|:online\b|(?:^|/)sonar", re.IGNORECASE)
 
@@ -60,6 +60,8 @@ def bill_of(response: Any) -> dict[str, Any]:
     bill |= {name: [] for name in _WITHOUT_OUTPUT if isinstance(response.get(name), list)}
     if beside := list(_beside(response)):
         bill["usage"] = [*beside, bill.get("usage")]
+    if choices := list(_in_choices(response)):
+        bill["choices"] = [{"usage": usage} for usage in choices]
     calls = [{"type": kind} for kind in _item_types(response) if kind in _CALLS]
     return {**bill, "output": calls} if calls else bill
 
@@ -68,15 +70,18 @@ def bill_of(response: Any) -> dict[str, Any]:
 #: not as a part of it, unless the total says otherwise.
 _NAMES = {
     **dict.fromkeys(("prompt_tokens", "input_tokens", "promptTokenCount", "inputTokens", "promptTokens"), "prompt"),
+    **dict.fromkeys(("prompt_token_count", "inputTokenCount"), "prompt"),
     **dict.fromkeys(
         ("completion_tokens", "output_tokens", "candidatesTokenCount", "outputTokens", "completionTokens"), "completion"
     ),
-    **dict.fromkeys(("total_tokens", "totalTokenCount", "totalTokens"), "total"),
-    **dict.fromkeys(("reasoning_tokens", "thoughtsTokenCount"), "thoughts_beside"),
+    **dict.fromkeys(("candidates_token_count", "outputTokenCount"), "completion"),
+    **dict.fromkeys(("total_tokens", "totalTokenCount", "totalTokens", "total_token_count"), "total"),
+    **dict.fromkeys(("reasoning_tokens", "thoughtsTokenCount", "thoughts_token_count"), "thoughts_beside"),
     "citation_tokens": "citations_beside",
     **dict.fromkeys(("cache_read_input_tokens", "cacheReadInputTokens"), "read_beside"),
     **dict.fromkeys(("cache_creation_input_tokens", "cacheWriteInputTokens"), "written_beside"),
     **dict.fromkeys(("cached_tokens", "prompt_cache_hit_tokens", "cachedContentTokenCount"), "cached"),
+    "cached_content_token_count": "cached",
     "cache_write_tokens": "written",
     **dict.fromkeys(("num_search_queries", "num_sources_used", "web_search_requests", "web_search_calls"), "searches"),
     **dict.fromkeys(("file_search_calls", "document_search_calls"), "file_searches"),
@@ -115,8 +120,11 @@ _CALLS = {
 }
 #: The fields of answers that have no tokens.
 _WITHOUT_OUTPUT = ("data", "results")
+#: The fields in which some gateways wrap a whole answer.
+_WRAPPERS = ("data", "result", "response")
 #: Larger counts are implausible and are clipped to this, so that sums fit into 64 bits.
 _MOST = 2**60
+_OTHER_PLACES = frozenset(PLACES[1:])
 _PLAIN_RECORD = frozenset(
     {"prompt_tokens", "completion_tokens", "total_tokens", "prompt_tokens_details", "completion_tokens_details"}
 )
@@ -129,8 +137,12 @@ _DEEPEST = 3
 def _plain(response: Mapping[str, Any]) -> Usage | None:
     """The fast path for most answers: two counts, their total, and details that are all 0. None for other records."""
     fields = response.get("usage")
-    if type(fields) is not dict or "x_groq" in response or "usageMetadata" in response:
+    if type(fields) is not dict or not _OTHER_PLACES.isdisjoint(response):
         return None
+    choices = response.get("choices")
+    for choice in choices if type(choices) is list else ():
+        if type(choice) is dict and "usage" in choice:
+            return None
     get = fields.get
     prompt, completion = get("prompt_tokens"), get("completion_tokens")
     if type(prompt) is not int or type(completion) is not int or prompt < 0 or completion < 0:
@@ -145,23 +157,41 @@ def _plain(response: Mapping[str, Any]) -> Usage | None:
 
 
 def _largest(response: Mapping[str, Any]) -> Usage | None:
-    """The larger counts of all usage records in a response."""
+    """The larger counts of all usage records in a response. Those of its choices are added up."""
     gives_output = not any(isinstance(response.get(name), list) for name in _WITHOUT_OUTPUT)
     found: Usage | None = None
     for place in (*(response[name] for name in PLACES if name in response), *_beside(response)):
-        for fields in _records(place):
-            one = _read(fields, gives_output)
-            found = one if found is None else _larger(found, one)
+        found = _with_records(found, place, gives_output)
+    choices = [_with_records(None, usage, gives_output) or Usage() for usage in _in_choices(response)]
+    if choices:
+        together = Usage(*map(sum, zip(*choices, strict=True)))
+        found = together if found is None else _larger(found, together)
+    return found
+
+
+def _with_records(found: Usage | None, place: Any, gives_output: bool) -> Usage | None:
+    """The larger counts of what was found and of the records in a place."""
+    for fields in _records(place):
+        one = _read(fields, gives_output)
+        found = one if found is None else _larger(found, one)
     return found
 
 
 def _beside(response: Mapping[str, Any]) -> Iterator[Any]:
-    """The usage that some gateways put into a choice, or beside the words of an error."""
-    error, choices = response.get("error"), response.get("choices")
+    """The usage that some gateways put beside the words of an error, or wrap together with the answer."""
+    error = response.get("error")
     metadata = error.get("metadata") if isinstance(error, dict) else None
-    for place in (error, metadata, *(choices if isinstance(choices, list) else ())):
+    for place in (error, metadata, *(response.get(name) for name in _WRAPPERS)):
         if isinstance(place, dict) and "usage" in place:
             yield place["usage"]
+
+
+def _in_choices(response: Mapping[str, Any]) -> Iterator[Any]:
+    """The usage that some gateways put into each choice."""
+    choices = response.get("choices")
+    for choice in choices if isinstance(choices, list) else ():
+        if isinstance(choice, dict) and "usage" in choice:
+            yield choice["usage"]
 
 
 def _records(value: Any, depth: int = 0) -> Iterator[Mapping[str, Any]]:
