@@ -4,14 +4,21 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from io import StringIO
+from itertools import chain
 from typing import Any
 
+from parallel_openai._http.error_body import error_of, is_overload, status_of
 from parallel_openai._json import loads
-from parallel_openai._requests.endpoints import PLACES
+from parallel_openai._requests.endpoints import bill_of, usage_of
 
 _FIELD = re.compile(r"\s*(?:data|event|id|retry)?:")
 #: The last events of the Responses API, each of which holds the whole response.
 _LAST = frozenset({"response.completed", "response.incomplete", "response.failed"})
+#: How a response has ended whose last event some gateways give another name.
+_FINAL = frozenset({"completed", "incomplete", "failed", "cancelled"})
+#: How the types of that API's events begin.
+_OF_RESPONSES = "response."
 #: Strings in a message that each piece repeats whole, so that they are not joined.
 _WHOLE = frozenset({"id", "index", "type", "role", "name"})
 
@@ -27,30 +34,30 @@ def assembled(content: bytes) -> dict[str, Any] | None:
     if not _FIELD.match(text):
         return None
     whole: dict[str, Any] = {}
+    items: dict[int, Any] = {}  # of a Responses API answer, by their places
     done = False
-    for data in _data_of(text):
+    for name, data in _events(text):
         if done := data.strip() == "[DONE]":
             break
-        if not data.strip():
-            continue
         try:
             event = loads(data)
         except ValueError:
-            return None
+            if data.lstrip()[:1] in ("{", "["):
+                return None
+            event = None  # words, as of a ping
+        if error := _error(name, event, data):
+            return {**_bill(whole), "error": error}
         if not isinstance(event, dict):
-            return None
-        if event.get("type") == "error":
-            return {**_bill(whole), "error": event.get("error") or event}
-        if event.get("error") or str(event.get("type")) in _LAST:
-            response = event.get("response")
-            return response if isinstance(response, dict) else {**_bill(whole), **event}
+            continue
+        if (response := _last(event, items)) is not None:
+            return response or {**_bill(whole), **event}
         _add(whole, event, joins=False)
     if not isinstance(whole.get("choices"), list):
-        return whole or None
+        return _broken_off(whole) if str(whole.get("type")).startswith(_OF_RESPONSES) else whole or None
     choices = whole["choices"] = [choice for choice in whole["choices"] if isinstance(choice, dict)]
-    if not done and not (choices and all(choice.get("finish_reason") for choice in choices)):
-        bill = _bill(whole)
-        return {**bill, "error": {"message": "The answer's events broke off.", "code": "unfinished"}} if bill else None
+    ended = [bool(choice.get("finish_reason")) for choice in choices]
+    if not (all(ended) if any(ended) else done):
+        return _broken_off(whole)
     for choice in choices:
         if isinstance(choice.get("delta"), dict):
             choice["message"] = {"role": "assistant", **choice.pop("delta")}
@@ -59,21 +66,55 @@ def assembled(content: bytes) -> dict[str, Any] | None:
     return whole
 
 
+def _error(name: str, event: Any, data: str) -> Any:
+    """The error that an event tells of, if any, by its name, its type or its status."""
+    if not isinstance(event, dict):
+        return {"message": data.strip()} if name == "error" else None
+    if name == "error" or event.get("type") == "error":
+        return event.get("error") or event
+    error = None if "choices" in event or "error" in event else error_of(event, 400)
+    return error if error and (status_of(error, 200) != 200 or is_overload(error)) else None
+
+
+def _last(event: dict[str, Any], items: dict[int, Any]) -> dict[str, Any] | None:
+    """The whole response of the Responses API if the event holds it, with the items of earlier events if it has none.
+    Empty if an event ends the stream without a response; None if it does not end it.
+    """
+    kind, response = str(event.get("type")), event.get("response")
+    if kind == "response.output_item.done" and type(event.get("output_index")) is int:
+        items[event["output_index"]] = event.get("item")
+    is_last = kind in _LAST or (isinstance(response, dict) and response.get("status") in _FINAL)
+    if not is_last and not event.get("error"):
+        return None
+    if not isinstance(response, dict):
+        return {}
+    return response if response.get("output") else {**response, "output": [items[place] for place in sorted(items)]}
+
+
+def _broken_off(whole: dict[str, Any]) -> dict[str, Any] | None:
+    """An error with what has been told of the cost, or None if nothing has."""
+    bill = _bill(whole)
+    return {**bill, "error": {"message": "The answer's events broke off.", "code": "unfinished"}} if bill else None
+
+
 def _bill(whole: dict[str, Any]) -> dict[str, Any]:
     """What the events before an error or the end have told of the cost."""
-    return (
-        {name: whole[name] for name in ("model", "service_tier", *PLACES) if name in whole}
-        if whole.keys() & set(PLACES)
-        else {}
-    )
+    return bill_of(whole) if usage_of(whole) else {}
 
 
-def _data_of(text: str) -> Iterator[str]:
-    """The data of each event. Not split by `splitlines`, since JSON may hold other line breaks, such as U+2028."""
-    for event in re.split(r"(?:\r\n|\n|\r){2,}", text):
-        lines = [line[5:] for line in re.split(r"\r\n|\n|\r", event) if line.startswith("data:")]
-        if lines:
-            yield "\n".join(lines)
+def _events(text: str) -> Iterator[tuple[str, str]]:
+    """The name and data of each event. JSON may hold other line breaks (U+2028) than theirs."""
+    name, lines = "", list[str]()
+    for line in chain(StringIO(text, newline=None), "\n"):
+        field, _, value = line.rstrip("\n").partition(":")
+        if field == "data":
+            lines.append(value)
+        elif field == "event":
+            name = value.strip()
+        elif line == "\n":
+            if lines:
+                yield name, "\n".join(lines)
+            name, lines = "", []
 
 
 def _add(whole: dict[str, Any], piece: dict[str, Any], *, joins: bool = False) -> None:

@@ -31,6 +31,14 @@ STREAMS = {
     "with carriage returns": events(piece("Hello.\u2028", "stop"), USAGE).replace(b"\n", b"\r\n"),
     "without a last word": events(piece("Hello.\u2028"), piece(None, "stop"), USAGE, end=""),
     "with events of nothing": b"data:\n\nevent: ping\ndata: \n\n" + events(piece("Hello.\u2028", "stop"), USAGE),
+    "with pings in words": b"event: ping\ndata: ping\n\ndata: null\n\n" + events(piece("Hello.\u2028", "stop"), USAGE),
+    "an event in several lines": b"data: "
+    + json.dumps(
+        {**piece("Hello.\u2028", "stop"), **USAGE, "choices": piece("Hello.\u2028", "stop")["choices"]}, indent=1
+    )
+    .replace("\n", "\r\ndata:")
+    .encode()
+    + b"\r\n\r\ndata:[DONE]\r\n\r\n",
     "a whole answer in one": events(completion("Hello.\u2028")),
     "the role with every piece": events(
         piece("Hello.", role="assistant"), piece("\u2028", "stop", role="assistant"), {**USAGE, "choices": None}
@@ -81,6 +89,52 @@ def test_a_stream_of_the_responses_api_gives_its_final_response() -> None:
         assert ask(server.base_url, endpoint="responses")["response"][0] == "Hello."
 
 
+PART = {"type": "output_text", "text": "Hello."}
+SAID = {"status": "completed", "model": "m", "output": [{"type": "message", "content": [PART]}]}
+CREATED = {"type": "response.created", "response": {**SAID, "status": "in_progress", "output": []}}
+DELTA = {"type": "response.output_text.delta", "delta": "Hel", "output_index": 0}
+ITEMS = [
+    {"type": "response.output_item.done", "output_index": number, "item": item}
+    for number, item in [(1, SAID["output"][0]), (0, {"type": "reasoning", "summary": []})]
+]
+
+
+@pytest.mark.parametrize(
+    "last",
+    [
+        [{"type": "response.done", "response": SAID}],
+        [{"type": "response.completed", "response": {**SAID, "output": []}}],
+        [{"type": "response.completed", "response": {"status": "completed"}}],
+    ],
+    ids=["by another name", "without its items", "without anything"],
+)
+@pytest.mark.parametrize("end", ["", "data: [DONE]\n\n"], ids=["no last word", "DONE"])
+def test_a_stream_of_the_responses_api_ends_in_many_ways(last: list[Any], end: str) -> None:
+    with RawServer(http(events(CREATED, DELTA, *ITEMS, *last, end=end))) as server:
+        out = ask(server.base_url, endpoint="responses")
+    assert out[["response", "attempts"]].iloc[0].tolist() == ["Hello.", 1]
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [
+        events(CREATED, DELTA, end=""),
+        events(CREATED, DELTA, *ITEMS),
+        events(
+            CREATED, {"type": "response.failed", "response": {"status": "failed", "error": {"code": "server_error"}}}
+        ),
+        events(CREATED, {"type": "response.cancelled", "response": {"status": "cancelled", "output": []}}, end=""),
+        events(CREATED, DELTA, {"type": "error", "code": "server_error", "message": "Broke."}, end=""),
+    ],
+    ids=["cut off", "cut off, and called done", "failed", "cancelled", "an error"],
+)
+def test_a_stream_of_the_responses_api_that_breaks_off_is_no_answer(broken: bytes) -> None:
+    answers = iter([http(broken, "Content-Type: text/event-stream"), http(json.dumps(SAID).encode())])
+    with RawServer(lambda _: next(answers)) as server:
+        out = ask(server.base_url, endpoint="responses")
+    assert out[["response", "attempts"]].iloc[0].tolist() == ["Hello.", 2]
+
+
 @pytest.mark.parametrize(
     "broken",
     [
@@ -91,6 +145,12 @@ def test_a_stream_of_the_responses_api_gives_its_final_response() -> None:
         events(end=""),
         events({"choices": []}, end=""),
         events(3),
+        # The next ones end as if they were whole.
+        events(piece("Hel")).replace(b"data: [", b'event: error\ndata: {"message": "Broke."}\n\ndata: ['),
+        events(piece("Hel")).replace(b"data: [", b"event: error\r\ndata: Broke.\r\n\r\ndata: ["),
+        events(piece("Hel"), {"code": 503, "msg": "Broke."}),
+        events(piece("Hel"), {"detail": "The server is busy."}),
+        events(piece("Hello.", "stop"), piece("Wor", index=1)),
     ],
     ids=repr,
 )
@@ -127,9 +187,11 @@ def test_a_malformed_stream_fails_only_its_row(nonsense: Any) -> None:
 def test_the_usage_of_a_stream_that_broke_off_is_counted(end: bytes) -> None:
     choice = {"index": 0, "delta": {"content": "He"}, "finish_reason": None}
     piece = {"model": "m", "choices": [choice], "usage": {"prompt_tokens": 5, "completion_tokens": 2}}
-    with RawServer(http(b"data: " + json.dumps(piece).encode() + b"\n\n" + end)) as server:
-        out = ask(server.base_url, client_options={"max_attempts": 2})
-    assert (out["status"][0], out["prompt_tokens"][0], len(server.asked)) == ("failed", 10, 2)
+    in_choice = {"model": "m", "choices": [{**choice, "usage": {"prompt_tokens": 5, "completion_tokens": 2}}]}
+    for each in (piece, in_choice):
+        with RawServer(http(b"data: " + json.dumps(each).encode() + b"\n\n" + end)) as server:
+            out = ask(server.base_url, client_options={"max_attempts": 2})
+        assert (out["status"][0], out["prompt_tokens"][0], len(server.asked)) == ("failed", 10, 2)
 
 
 THOUGHT = {"type": "reasoning", "text": "Let me think."}
