@@ -78,7 +78,7 @@ class Secrets:
 
     def out_of(self, text: str) -> str:
         """The text with every secret masked."""
-        return self._all.sub(_MASK, text)
+        return self._all.sub(_MASK, text) if any(sign in text for sign in self._signs) else text
 
     def out_of_headers(self, headers: Mapping[str, str]) -> Mapping[str, str]:
         """The same headers if they hold no secret; else a masked copy, with names in lower case."""
