@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 from typing import Any
 
@@ -82,6 +83,38 @@ def test_vectors_with_invalid_indices_are_requested_again_in_smaller_requests(
     assert out["status"].eq("succeeded").all()
     for text, vector in zip(texts(4)["text"], out["embedding"], strict=True):
         assert np.array_equal(vector, vector_of_one(client, text))
+
+
+def in_base64(kind: str, *numbers: float) -> str:
+    return base64.b64encode(np.array(numbers, kind).tobytes()).decode()
+
+
+def test_base64_with_line_breaks_is_read(embed: Embed, server: simulator.Server) -> None:
+    lines = "\r\n".join(in_base64("<f4", *[0.5, -2.0, 0.0, 1.0] * 2)[start : start + 7] for start in range(0, 44, 7))
+    server.script([{"body": {"model": MODEL, "data": [{"index": 0, "embedding": lines}]}}])
+    assert po.vectors(embed(texts(1), "text")).tolist() == [[0.5, -2.0, 0.0, 1.0] * 2]
+
+
+@pytest.mark.parametrize("kind", ["int8", ">f4", ">f8"])
+def test_base64_of_other_numbers_than_floats_is_no_vector(embed: Embed, server: simulator.Server, kind: str) -> None:
+    lot = np.random.default_rng(7)
+    numbers = lot.integers(-90, 90, 256) if kind == "int8" else lot.normal(0, 0.05, 256)
+    data = [{"index": 0, "embedding": in_base64(kind, *numbers)}]
+    server.script([{"body": {"model": MODEL, "data": data}}])
+    assert codes(embed(texts(1), "text", dimensions=None)) == ["malformed_response"]
+
+
+@pytest.mark.parametrize("kind", ["<f4", "<f8"])
+@pytest.mark.parametrize("zeros", [0, 200])
+def test_base64_of_floats_is_a_vector_although_many_are_zero(
+    embed: Embed, server: simulator.Server, kind: str, zeros: int
+) -> None:
+    numbers = np.random.default_rng(7).normal(0, 0.05, 256)
+    numbers[:zeros] = 0.0
+    data = [{"index": 0, "embedding": in_base64(kind, *numbers)}]
+    server.script([{"body": {"model": MODEL, "data": data}}])
+    out = embed(texts(1), "text", dimensions=None)
+    assert np.allclose(po.vectors(out)[0], numbers)
 
 
 def test_a_single_vector_belongs_to_its_text_whatever_its_index(embed: Embed, server: simulator.Server) -> None:

@@ -91,7 +91,7 @@ def vector_of(embedding: Any) -> array[float] | None:
     vector = array("f")
     try:
         if isinstance(embedding, str):
-            raw = base64.b64decode(embedding, validate=True)
+            raw = base64.b64decode("".join(embedding.split()), validate=True)
             vector = _floats("f", raw)
             if len(raw) % 8 == 0 and _are_halves(vector):
                 vector = array("f", _floats("d", raw))
