@@ -221,6 +221,14 @@ def test_only_text_parts_of_a_multi_part_answer_are_used(content: Any) -> None:
         assert ask(server.base_url)["response"][0] == "Hello."
 
 
+def test_an_answer_that_a_gateway_has_parsed_is_its_json() -> None:
+    with RawServer(http(json.dumps(completion({"mood": "gut", "score": 0.5})).encode())) as server:
+        assert ask(server.base_url)["response"][0] == '{"mood":"gut","score":0.5}'
+        schema = {"type": "object", "properties": {"mood": {"type": "string"}}, "required": ["mood"]}
+        assert ask(server.base_url, response_format=schema)["mood"][0] == "gut"
+    assert len(server.asked) == 2
+
+
 @pytest.mark.parametrize("content", [[THOUGHT], [{"type": "image_url"}], [], None, 7])
 def test_a_multi_part_answer_without_text_is_empty(content: Any) -> None:
     with RawServer(http(json.dumps(completion(content)).encode())) as server:

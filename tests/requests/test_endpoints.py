@@ -84,6 +84,7 @@ def test_a_response_without_an_answer_has_an_error_code(response: Any, code: str
         ("MAX_TOKENS", "truncated"),  # Gemini, Cohere
         ("FinishReason.MAX_TOKENS", "truncated"),
         ("model_context_window_exceeded", "truncated"),  # Anthropic, Zhipu
+        ("incomplete", "truncated"),  # gateways to the Responses API
         ("sensitive", "content_filter"),  # Zhipu
         ("SAFETY", "content_filter"),
         ("RECITATION", "content_filter"),

@@ -143,7 +143,7 @@ def cut_short(reason: str) -> str | None:
 
 #: The words of OpenAI, Mistral (`model_length`), Anthropic, Zhipu, Gemini and Bedrock.
 _CUT = re.compile(
-    r"(?i)(?:finishreason\.)?(?:(?:max_|model_)?length\b|max_(?:output_)?tokens|model_context_window_exceeded)"
+    r"(?i)(?:finishreason\.)?(?:(?:max_|model_)?length\b|max_(?:output_)?tokens|model_context_window_exceeded|incomplete$)"
 )
 _FILTERED = re.compile(
     r"(?i)(?:finishreason\.)?(?:content_?filter|(?:image_)?safety|recitation|prohibited_content|blocklist|spii|sensitive|"

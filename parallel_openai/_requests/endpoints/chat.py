@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from parallel_openai._json import dumps
 from parallel_openai._requests.endpoints.base import (
     Answer,
     Endpoint,
@@ -25,6 +26,9 @@ from parallel_openai._requests.template import (
     kind_of,
     to_messages,
 )
+
+#: Fields of content parts.
+_OF_PARTS = frozenset({"type", "text"})
 
 
 class Chat(Endpoint):
@@ -105,7 +109,11 @@ def _read(response: Mapping[str, Any], choice: Any) -> Answer:
 
 
 def _text(content: Any) -> str:
-    """The text of content that some servers return as parts, without reasoning, images, refusals and sources."""
+    """The text of content that some servers return as parts, without reasoning, images, refusals and sources; or the
+    JSON of an object that is no part, but an answer in JSON which a gateway has parsed.
+    """
+    if isinstance(content, dict) and content and not content.keys() & _OF_PARTS:
+        return dumps(content).decode()
     parts = content if isinstance(content, list) else [content]
     return "".join(part if isinstance(part, str) else text_of_part(part) for part in parts)
 
