@@ -65,11 +65,12 @@ class BatchRun:
         self._client, self._journal, self._options = client, journal, options
         self._status, self._claim_all = status, claim_all
         self._budget, self._sleep = budget, sleep
+        origin = here(client.place)
         self._requests = BatchRequests(
             known=known,
             journal=journal,
             record=record,
-            origin=here(client.place),
+            origin=origin,
             on_result=on_result,
             status=status,
             budget=budget,
@@ -79,8 +80,10 @@ class BatchRun:
         self._input_files = InputFiles(journal.path)
         self._submitter = Submitter(self._api, journal, self._input_files)
         run = os.urandom(6).hex()
-        self._divider = Divider(self._input_files, options, run, record=record)
-        self._online = Divider(self._input_files, options, f"{run}-online", record=record)  # rows to send online
+        self._divider = Divider(self._input_files, options, run, origin, record=record)
+        self._online = Divider(
+            self._input_files, options, f"{run}-online", origin, record=record
+        )  # rows to send online
         self._failures = PartFailures(options.poll_seconds, client.max_wait, wait=options.wait, clock=client.clock)
         self._settler = RowSettler(
             options,

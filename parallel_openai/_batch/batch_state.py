@@ -53,6 +53,7 @@ class Part:
     answer_bytes: int = 0  # the most bytes of its answers together; 0: unknown
     has_metadata: bool = True  # whether any of its rows has metadata, which the server does not get
     writer: str = ""  # who planned it
+    place: str = ""  # the server that it is for
     was_read: bool = False  # whether its answers were read before, maybe not all
     earlier: bool = field(default=False, init=False)  # whether an earlier call planned it
     not_before: float = field(default=0.0, init=False)  # the earliest time to submit it, on the monotonic clock
@@ -74,7 +75,7 @@ class Part:
 _MAX_NUMBER = 10**15
 _MAX_TIME = 10**11  # seconds since the epoch
 _TYPES: dict[str, tuple[type, ...]] = {
-    **dict.fromkeys(("model", "path", "writer"), (str,)),
+    **dict.fromkeys(("model", "path", "writer", "place"), (str,)),
     **dict.fromkeys(("requests", "bytes", "tokens", "round", "submission", "answer_bytes"), (int,)),
     **dict.fromkeys(("planned_at", "creating_at"), (int, float)),
     **dict.fromkeys(("record", "has_metadata", "was_read"), (bool,)),

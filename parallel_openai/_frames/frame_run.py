@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -32,7 +33,7 @@ from parallel_openai._frames.run_options import Options
 from parallel_openai._journal.entry import result_line
 from parallel_openai._journal.journal import Journal
 from parallel_openai._journal.known_results import KnownResults
-from parallel_openai._journal.neighbours import Neighbour, neighbours_of
+from parallel_openai._journal.neighbours import Neighbour, neighbours_of, others_beside
 from parallel_openai._journal.origins import Origin, here
 from parallel_openai._journal.undelivered import take_in_undelivered
 from parallel_openai._loop.background import Interrupted, arun, run
@@ -84,7 +85,7 @@ class FrameRun:
         self._bounds = SpendingCaps(options.budget_usd, options.budget_tokens, options.deadline)
         self._budget = make_budget(self._bounds, self.builder, self.df, self.client.price, tier=sure_tier(lane))
         self._batches: BatchRun | None = None
-        self._under_way: UnderWay | None = None
+        self._under_way = UnderWay(None)
         self._presses, self._ended = Interrupts(), "finished"
         self._began = time.time()
         self.journal_path = self._journal_path()
@@ -163,10 +164,11 @@ class FrameRun:
     async def _send(
         self, requests: Iterator[APIRequest | None], journal: Journal, known: KnownResults, deadline: float | None
     ) -> End:
+        if not self.options.resubmit:
+            others = others_beside(journal.path) if self.options.save_to is None else ()
+            own = journal.path if self._lane is None else None
+            self._under_way = UnderWay(own, others, here(self.client.place))
         if self._lane is None:
-            if not self.options.resubmit:
-                under_way = UnderWay(journal.path)
-                self._under_way = under_way if under_way.any_waits else None
             ended = await self._engine.process(
                 requests,
                 on_result=partial(self._take, journal=journal),
@@ -174,8 +176,7 @@ class FrameRun:
                 budget=self._budget,
                 deadline=deadline,
             )
-            waits = self._under_way is not None and self._under_way.met
-            return "submitted" if ended == "finished" and waits else ended
+            return "submitted" if ended == "finished" and self._under_way.met else ended
         from parallel_openai._batch.batch_run import BatchRun  # a tenth of the package's import
 
         self._batches = BatchRun(
@@ -188,7 +189,8 @@ class FrameRun:
             known=known.__contains__,
             budget=self._budget,
         )
-        return await self._batches.run(requests)
+        ended = await self._batches.run(requests)
+        return "submitted" if ended == "finished" and self._under_way.met else ended
 
     async def _known(self) -> KnownResults:
         return await KnownResults.load(
@@ -227,7 +229,7 @@ class FrameRun:
 
         Those that failed before come last: if a budget or the time runs out, new rows are the better buy.
         """
-        again = array("Q")
+        again, any_waits = array("Q"), self._under_way.any_waits
         for slot, request in self._distinct.all():
             if request is None:
                 yield None
@@ -238,7 +240,7 @@ class FrameRun:
             if status == "finished":
                 self._restoring.put(slot, request.key)
                 self.status.num_tasks_to_restore = len(self._restoring)
-            elif self._under_way is not None and self._under_way.meet(request.key, request.former_key):
+            elif any_waits and self._under_way.meet(request.key, request.former_key):
                 continue
             elif status == "failed":
                 again.append(slot)
@@ -352,13 +354,11 @@ class FrameRun:
         for request, attempts in self.status.billed_in_vain.items():  # of rows that the run left
             result = Result(request, "cancelled", attempts=tuple(attempts))
             self.answers.add_billed(self._slots[self._row_of(request).key], result)
-        in_batches = self._under_way if self._batches is None else self._batches.status_text
-        rest = None
-        if in_batches is not None:
-            rest = in_batches.rest()
-            for key, code, why in in_batches.unanswered():
-                if key in self._slots:
-                    self.answers.cancel(self._slots[key], code, why)
+        batches = [] if self._batches is None else [self._batches.status_text]
+        for key, code, why in chain(self._under_way.unanswered(), *(each.unanswered() for each in batches)):
+            if key in self._slots:
+                self.answers.cancel(self._slots[key], code, why)
+        rest = " ".join(filter(None, [self._under_way.rest(), *(each.rest() for each in batches)]))
         for slot, source in self._distinct.shared:
             self.answers.share(slot, source)
         with self._presses.raising_after_first(), without_garbage_collection():
@@ -387,7 +387,7 @@ class FrameRun:
         }
         out.attrs[ATTRS] = RunInfo.of({**self.builder.summary(), **self.reader.about, **report.summary(), **own}).dump()
         remember(report)
-        self._bar.close(str(report) if rest is None else f"{report}. {rest}")
+        self._bar.close(f"{report}. {rest}" if rest else str(report))
         return out
 
     # What a block of a dataset does in another way.

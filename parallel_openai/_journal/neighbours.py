@@ -68,12 +68,12 @@ def neighbours_of(
         some: a sample of the run's requests.
         rows: how many the run has. Few rows are not worth a long search.
     """
-    others = _others_beside(own)
+    others = others_beside(own)
     wanted = [each for each in some if each.key not in known] if others else []
     yield from _neighbours_among(others, wanted, origin, max(_AT_LEAST, rows * _PER_ROW)) if wanted else ()
 
 
-def _others_beside(own: Path) -> list[Path]:
+def others_beside(own: Path) -> list[Path]:
     """The other journals in the same folder that may be of the same model, the newest first; none if `own` has a name
     of the user's."""
     stem = _DIGEST.sub("", own.name)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -112,6 +113,39 @@ def test_the_command_reports_lines_in_a_batch_and_resubmits_on_request(
     assert server.stats()["received"] == 0
     assert cli.main(["run", "--requests_filepath", path, "--resubmit"]) == 0
     assert server.stats()["received"] == 2
+
+
+@pytest.mark.parametrize("other", ["online", "flex", lane()], ids=["online", "flex", "batch"])
+def test_the_same_requests_made_in_another_way_are_known_to_be_in_a_batch(
+    ask: Verb, server: Server, client: po.Client, other: Any
+) -> None:
+    server.set(batch_speed=1.0)
+    again = partial(ask, texts(4), prompt=lambda row: row["text"], model="o4-mini", save_to=None, lane=other)
+    first = ask(texts(4), lane=lane(wait=False), model="o4-mini", save_to=None)
+    journal, out = first.attrs["parallel_openai"]["journal"], again()
+    assert set(out["error_code"]) == {"in_batch"}
+    assert out["error"][0].startswith(f"4 requests wait in a batch of another call, whose journal is {journal}, since")
+    assert po.last_run().ended == "submitted"
+    server.set(batch_speed=5 * DAY)
+    po.collect_batches(journal, client=client, progress=False, lane=lane())
+    assert counts(again()) == {"succeeded": 4}
+    assert charged(server) == [1]
+
+
+@pytest.mark.parametrize("field", ["place", "writer"])
+def test_a_batch_of_another_server_or_user_holds_up_no_other_call(ask: Verb, field: str) -> None:
+    journal = Path(ask(texts(4), lane=lane(wait=False), save_to=None).attrs["parallel_openai"]["journal"])
+    first, *rest = [json.loads(line) for line in journal.read_bytes().splitlines()]
+    first[2]["batch"][field] = "elsewhere"
+    lines = [json.dumps(line, separators=(",", ":")) for line in (first, *rest)]
+    journal.write_text("".join(f"{line}\n" for line in lines))
+    assert counts(ask(texts(4), prompt=lambda row: row["text"], save_to=None, lane="online")) == {"succeeded": 4}
+
+
+def test_a_folder_of_batches_that_is_a_link_holds_up_no_other_call(ask: Verb) -> None:
+    journal = Path(ask(texts(4), save_to=None, lane="online").attrs["parallel_openai"]["journal"])
+    journal.with_name(f"{journal.name}.batches").symlink_to(journal.parent)
+    assert counts(ask(texts(4), prompt=lambda row: row["text"], save_to=None, lane="online")) == {"succeeded": 4}
 
 
 def test_answers_of_a_batch_are_known_to_the_same_requests_made_in_another_way(ask: Verb, server: Server) -> None:

@@ -7,7 +7,7 @@ import time
 from parallel_openai._batch.batch_state import Part
 from parallel_openai._batch.lane_options import MAX_REQUESTS, BatchLane
 from parallel_openai._batch.submitting.input_files import InputFiles, PartWriter, Row, inputs_of, make_line, tokens_of
-from parallel_openai._journal.origins import writer
+from parallel_openai._journal.origins import Origin
 from parallel_openai._records import APIRequest
 
 #: The share of the server's queue limit that a batch may use, since the server counts tokens differently.
@@ -25,11 +25,13 @@ class Divider:
         input_files: where they are stored.
         options: their limits.
         run: the prefix of their names.
+        origin: who plans them, and for which server.
         record: whether their results' journal lines contain a record, as a frame's do.
     """
 
-    def __init__(self, input_files: InputFiles, options: BatchLane, run: str, *, record: bool) -> None:
-        self._input_files, self._options, self._run, self._record = input_files, options, run, record
+    def __init__(self, input_files: InputFiles, options: BatchLane, run: str, origin: Origin, *, record: bool) -> None:
+        self._input_files, self._options, self._run = input_files, options, run
+        self._record, self._origin = record, origin
         self._open: dict[_Kind, PartWriter] = {}
         self._full: list[Part] = []
         self._queue_limits: dict[str, int] = {}  # the most prompt tokens of a batch, by model
@@ -59,7 +61,8 @@ class Divider:
         if kind not in self._open:
             self._count += 1
             name = f"{self._run}-{self._count:04d}"
-            part = Part(name, model, path, 0, 0, 0, round, 0.0, self._record, has_metadata=False, writer=writer())
+            part = Part(name, model, path, 0, 0, 0, round, 0.0, self._record, has_metadata=False)
+            part.place, part.writer = self._origin
             self._open[kind] = self._input_files.writer(part)
         self._open[kind].add(row, line)
         self.rows += 1
