@@ -56,9 +56,9 @@ def request_size(request_json: Mapping[str, Any], encoding_name: str, path: str 
     `path` distinguishes an `input` of Responses from one of embeddings; without it the model's name does.
 
     Chat is counted as OpenAI documents: the text, 3 tokens per message, 1 per name, 3 for the start of the answer. An
-    image counts 85 tokens at low detail, otherwise 765; audio and files count by the length of their data, tools and
-    schemas by their JSON. `characters` counts text, and 4 per token number. Several prompts in a legacy completion are
-    as many `choices`.
+    image counts 85 tokens at low detail, otherwise 765; audio and files count by the length of their data, tools,
+    schemas and documents by their JSON. `characters` counts text, and 4 per token number. Several prompts in a legacy
+    completion are as many `choices`.
 
     >>> question = {"role": "user", "content": "What is the capital of France?"}
     >>> request_size({"model": "gpt-5-mini", "messages": [question], "max_completion_tokens": 16}, "o200k_base")
@@ -79,7 +79,7 @@ def request_size(request_json: Mapping[str, Any], encoding_name: str, path: str 
     is_legacy = path == "completions" or (not path and prompt is not None and not isinstance(prompt, dict))
     if (instructions := get("instructions")) is not None:
         counter.message({"role": "system", "content": instructions})
-    for key in ("tools", "functions", "response_format", "text"):
+    for key in ("tools", "functions", "response_format", "text", "documents"):
         if schema := get(key):
             counter.repeated(_as_json(schema))
     if "n" in request_json or "best_of" in request_json:

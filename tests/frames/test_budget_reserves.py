@@ -123,6 +123,18 @@ MORE_TO_READ: dict[str, dict[str, Any]] = {
     "a conversation": {"conversation": "conv_1"},
     "a search": {"tools": [{"type": "web_search"}]},
     "a search in chat": {"web_search_options": {}},
+    "Azure's search": {"data_sources": [{"type": "azure_search", "parameters": {}}]},
+    "Cohere's search": {"connectors": [{"id": "web-search"}]},
+    "Groq's search": {"model": "groq/compound-mini"},
+    "Gemini's cache": {"cached_content": "cachedContents/1"},
+    "an item of an earlier response": {"input": [{"type": "item_reference", "id": "msg_1"}]},
+    "a film": {"messages": [{"role": "user", "content": [{"type": "video_url", "video_url": {"url": "https://a/b"}}]}]},
+    "a document": {
+        "messages": [{"role": "user", "content": [{"type": "document_url", "document_url": "https://a/b"}]}]
+    },
+    "a file's URL": {
+        "messages": [{"role": "user", "content": [{"type": "file", "file": {"file_data": "https://a/b.pdf"}}]}]
+    },
     "a kept prompt": {"prompt": {"id": "pmpt_1"}},
     "a kept file": {"input": [{"role": "user", "content": [{"type": "input_file", "file_id": "file-1"}]}]},
     "a kept file in chat": {"messages": [{"role": "user", "content": [{"type": "file", "file": {"file_id": "f"}}]}]},

@@ -106,6 +106,11 @@ def test_the_cap_and_the_number_of_choices_are_read(
     assert (size.max_output_tokens, size.choices) == (max_output_tokens, choices)
 
 
+def test_documents_beside_the_messages_are_counted() -> None:
+    body = chat(user("Hi."), documents=[{"title": "Manual", "text": "word " * 1000}])
+    assert request_size(body, "o200k_base").prompt_tokens > 1000
+
+
 def test_several_legacy_prompts_count_as_several_choices() -> None:
     assert request_size({"prompt": [HELLO, HELLO], "n": 3}, "o200k_base").choices == 6
 

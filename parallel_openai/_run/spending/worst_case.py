@@ -10,10 +10,16 @@ from parallel_openai._records import Usage
 from parallel_openai._requests.endpoints import SEARCHING_MODEL
 
 #: Models that read what they find by searching, whose amount is unknown. (Perplexity's Sonar has a fixed price
-#: instead.)
-_READS_UNSEEN = re.compile(r"-search-(?:preview|api)\b|deep-research|:online\b", re.IGNORECASE)
-#: Fields that refer to something stored at the server, or make it search.
-_READ_ELSEWHERE = ("previous_response_id", "conversation", "plugins", "search_parameters", "enable_search")
+#: instead.) The last are Groq's.
+_READS_UNSEEN = re.compile(
+    r"-search-(?:preview|api)\b|deep-research|:online\b|(?:^|/)compound(?:-beta)?(?:-mini)?$", re.IGNORECASE
+)
+#: Fields that refer to something stored at the server, or make it search: OpenAI's, OpenRouter's, xAI's, Alibaba's,
+#: Azure's, Cohere's, Gemini's and Anthropic's.
+_READ_ELSEWHERE = (
+    *("previous_response_id", "conversation", "plugins", "search_parameters", "enable_search"),
+    *("data_sources", "connectors", "cached_content", "mcp_servers"),
+)
 
 
 def worst_case(body: Mapping[str, Any], prompt_tokens: int, output_tokens: int) -> Usage:
@@ -80,12 +86,23 @@ def _hosted(tool: Mapping[str, Any]) -> str | None:
 def _kept_elsewhere(body: Mapping[str, Any]) -> str | None:
     for part in _parts(body):
         about = part.get("file", part)
-        if isinstance(about, Mapping) and (about.get("file_id") or about.get("file_url")):
+        if isinstance(about, Mapping) and (about.get("file_id") or about.get("file_url") or _at_url(about)):
             return "a file"
+    for item in _list(body.get("input")):
+        if isinstance(item, Mapping) and item.get("type") == "item_reference":
+            return "an item of an earlier response"
     for message in _list(body.get("messages")):
         if isinstance(message, Mapping) and isinstance(message.get("audio"), Mapping):
             return "an earlier answer's sound"
     return None
+
+
+def _at_url(part: Mapping[str, Any]) -> bool:
+    """Whether a part's sound, film or document is fetched from a URL, so that nothing is known of its length. A picture
+    has at most some thousand tokens."""
+    names = ("file_data", "audio_url", "video_url", "document_url")
+    places = (each.get("url") if isinstance(each, Mapping) else each for each in map(part.get, names))
+    return any(isinstance(place, str) and place.startswith(("http:", "https:")) for place in places)
 
 
 def _parts(body: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
