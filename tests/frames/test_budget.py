@@ -6,6 +6,7 @@ import asyncio
 import json
 import math
 import time
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,8 @@ import pandas as pd
 import pytest
 
 import parallel_openai as po
+from parallel_openai._records import APIRequest, Size
+from parallel_openai._run.spending.caps import SpendingCaps
 from parallel_openai.errors import InvalidInputError
 from parallel_openai.local.simulator import Server
 from tests.frames.conftest import Verb, codes
@@ -199,6 +202,19 @@ def test_a_bound_that_numpy_computed_is_a_number(ask: Verb, many: pd.DataFrame, 
     out = ask(many[:2], "text", max_tokens=60, **{name: value})
     assert set(out["status"]) == {"succeeded"}
     json.dumps(out.attrs["parallel_openai"])
+
+
+@pytest.mark.parametrize("number", [np.float16, np.float32, Fraction])
+def test_a_bound_is_kept_and_told_whatever_makes_its_number(number: Any) -> None:
+    """NumPy compares in the precision of its own number: 0.30002 would not be above 0.3."""
+    request = APIRequest({"model": "m", "max_tokens": 10}, path="embeddings")
+    request.size = Size(1, 1, None, 1)
+    bound = float(number(0.3))
+    caps = SpendingCaps(budget_usd=number(0.3), deadline=number(0.5))
+    budget = caps.budget(lambda model, usage, tier: bound * (1 + 1e-8))
+    assert budget is not None
+    assert budget.reserve(request) is None
+    assert [caps.why(ended).partition(" ")[0] for ended in ("budget", "deadline")] == ["What", "The"]
 
 
 def test_nothing_is_sent_after_the_deadline(ask: Verb, many: pd.DataFrame, server: Server) -> None:

@@ -33,6 +33,8 @@ class SpendingCaps:
             value = getattr(self, name)
             if not (value is None or isinstance(value, Funds) or _is_bound(value)):
                 raise InvalidInputError(f"{name} must be a number above 0 or None, not {value!r}.")
+            if not (value is None or isinstance(value, (Funds, float))):  # numpy compares in its own number's precision
+                object.__setattr__(self, name, float(value))
 
     def budget(self, price: PriceOf, tier: str | None = None) -> Budget | None:
         """A budget at these prices; None without a limit on money or tokens."""
