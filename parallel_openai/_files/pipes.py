@@ -48,7 +48,7 @@ def _saved(pipe: str) -> Path:
     folder = Path(JOURNAL_FOLDER)
     make_private(folder)
     digest = blake2b(digest_size=8)
-    descriptor, place = tempfile.mkstemp(dir=folder, suffix=".jsonl")
+    descriptor, saved = tempfile.mkstemp(dir=folder, suffix=".jsonl")
     try:
         with (
             open(descriptor, "wb") as file,
@@ -57,7 +57,7 @@ def _saved(pipe: str) -> Path:
             while chunk := stream.read(_CHUNK_BYTES):
                 digest.update(chunk)
                 file.write(chunk)
-        return Path(place).replace(folder / f"piped-{digest.hexdigest()}.jsonl")
+        return Path(saved).replace(folder / f"piped-{digest.hexdigest()}.jsonl")
     except BaseException:  # as on Ctrl-C: a part of the requests is of no use to anybody
-        Path(place).unlink()
+        Path(saved).unlink()
         raise

@@ -245,9 +245,9 @@ def _open_beside(path: Path) -> tuple[Path, int]:
     """Open a new file in the same folder, or in the nearest one above it that takes one."""
     problem: JournalError | None = None
     for folder in path.parents:
-        place = folder / f"{path.name}.kept-{os.getpid()}"
+        kept = folder / f"{path.name}.kept-{os.getpid()}"
         try:
-            return place, _open(place, may_be_torn=True)
+            return kept, _open(kept, may_be_torn=True)
         except JournalError as error:
             problem = problem or error
     assert problem is not None, "every path has a folder"

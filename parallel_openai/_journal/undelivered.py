@@ -23,8 +23,8 @@ _WORKER = re.compile(r"\.worker-[0-9a-f]{12}")
 def new_undelivered(journal: Path) -> Path:
     """Create the file for a new worker and return its path. On a full disk it is not created: the run's own write fails
     then, and reports it."""
-    place = _real(journal)
-    path = place.with_name(f"{place.name}.worker-{uuid.uuid4().hex[:12]}")
+    real = _real(journal)
+    path = real.with_name(f"{real.name}.worker-{uuid.uuid4().hex[:12]}")
     with suppress(OSError):
         os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
     return path
@@ -50,10 +50,10 @@ def take_in_undelivered(journal: Journal) -> None:
     Raises:
         JournalWriteError: the disk refuses.
     """
-    place = _real(journal.path)
-    name = place.name
-    names = (each for each in os.listdir(place.parent) if each.startswith(name) and _WORKER.fullmatch(each, len(name)))
-    for path in map(place.with_name, sorted(names)):
+    real = _real(journal.path)
+    name = real.name
+    names = (each for each in os.listdir(real.parent) if each.startswith(name) and _WORKER.fullmatch(each, len(name)))
+    for path in map(real.with_name, sorted(names)):
         journal.complete(undelivered_lines(path))
         path.unlink()
 

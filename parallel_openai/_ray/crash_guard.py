@@ -94,8 +94,8 @@ class CrashGuard:
     @contextmanager
     def _noted(self, name: bytes) -> Iterator[None]:
         self._called += 1
-        place = _SIZE * (1 + self._called % RECENT)
-        self._note[:_SIZE] = self._note[place : place + _SIZE] = name
+        at = _SIZE * (1 + self._called % RECENT)
+        self._note[:_SIZE] = self._note[at : at + _SIZE] = name
         try:
             yield
         finally:

@@ -75,13 +75,13 @@ def scan(paths: list[str], first: int, failures: bool, simulated: bool) -> tuple
             if entry is None or key is None:
                 continue
             try:
-                place = (digest_of_key(key), number, offset)
+                row = (digest_of_key(key), number, offset)
             except ValueError:  # a damaged line's
                 continue
             if not entry.is_good:
-                failed.append(place)
+                failed.append(row)
             elif simulated or not is_simulated(entry.answer):
-                good.append(place)
+                good.append(row)
     found = [*(failed if failures else ()), *good]  # for equal keys the last entry counts, so a success wins
     table = np.array(found, dtype=np.uint64).reshape(len(found), 3)
     return table[:, 0], table[:, 1], table[:, 2]
@@ -102,7 +102,7 @@ class Index:
         order = np.argsort(heads, kind="stable")
         return cls(paths, heads[order], files[order], offsets[order])
 
-    def place(self, key: str) -> tuple[str, int] | None:
+    def find(self, key: str) -> tuple[str, int] | None:
         """The file and offset of the line that probably has the key, or None. Only the key's head is compared."""
         head = digest_of_key(key)
         at = int(np.searchsorted(self.heads, np.uint64(head), side="right")) - 1
@@ -123,7 +123,7 @@ class KnownParts(KnownResults):
         self.damaged_lines = sum(part.damaged_lines for part in self.parts)
 
     def __contains__(self, key: str) -> bool:
-        return any(key in part for part in self.parts) or (self.index is not None and self.index.place(key) is not None)
+        return any(key in part for part in self.parts) or (self.index is not None and self.index.find(key) is not None)
 
     def __len__(self) -> int:
         return sum(map(len, self.parts)) + (len(self.index.heads) if self.index is not None else 0)
@@ -138,10 +138,10 @@ class KnownParts(KnownResults):
         for part in self.parts:
             if request.key in part:
                 return part.get(request)
-        place = self.index.place(request.key) if self.index is not None else None
-        if place is None:
+        found = self.index.find(request.key) if self.index is not None else None
+        if found is None:
             return None
-        path, offset = place
+        path, offset = found
         if path not in self._files:
             self._files[path] = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0))
         entry = read_entry_at(self._files[path], offset)

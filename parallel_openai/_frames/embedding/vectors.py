@@ -112,16 +112,16 @@ class VectorColumn:
         self._matrix[self.slot] = vector
         return answer._replace(value=self.slot)
 
-    def _column(self, places: Sequence[int | None]) -> Any:
+    def _column(self, rows: Sequence[int | None]) -> Any:
         """The finished column; rows that share an answer get copies of its vector."""
-        cells = np.empty(len(places), dtype=object)
+        cells = np.empty(len(rows), dtype=object)
         matrix = self._matrix
         if matrix is not None:
-            for number, place in enumerate(places):
-                if place is None:
+            for number, row in enumerate(rows):
+                if row is None:
                     matrix[number] = np.nan
                 else:
-                    if place != number:
-                        matrix[number] = matrix[place]
+                    if row != number:
+                        matrix[number] = matrix[row]
                     cells[number] = matrix[number]
         return cells

@@ -197,7 +197,7 @@ def _choose(keys: set[str], share: float, seed: int) -> set[str]:
     if share and len(ordered) > 1:
         count = min(max(1, count), len(ordered) - 1)
     picked = np.random.default_rng(seed).permutation(len(ordered))[:count]
-    return {ordered[place] for place in picked}
+    return {ordered[number] for number in picked}
 
 
 def _warn(training: list[Example], held_back: list[Example]) -> None:
