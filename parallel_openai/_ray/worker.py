@@ -112,7 +112,7 @@ class ModelLimits:
 
     model: str | None
     limits: Limits
-    waited: Counter[str]
+    waited: dict[str, float]
 
 
 @dataclass(slots=True)
@@ -216,8 +216,6 @@ class Worker:
         self._budget = SpendingCaps(budget_usd=self._funds).budget(self._client.price, tier)
         self._timeline = RemoteTimeline()
         self._status = StatusTracker(timeline=self._timeline, num_tasks_to_restore=known)
-        self._delivered_counts: Counter[str] = Counter()
-        self._delivered_waits: dict[str | None, Counter[str]] = {}
         self._has_news = asyncio.Event()
         self._silence = asyncio.get_running_loop().call_later(SILENCE, self._limiters.close)
         self._running = asyncio.ensure_future(self._run())
@@ -275,25 +273,20 @@ class Worker:
         results, self._results = self._results, []
         self._undelivered.deliver()
         counts = Counter({name: getattr(self._status, name) for name in COUNTS})
-        delivery = Delivery(
+        vars(self._status).update(dict.fromkeys(COUNTS, 0))  # what comes next is in the next delivery
+        return Delivery(
             results,
             [(_context_of(request).number, tuple(sends)) for request, sends in self._status.billed_in_vain.items()],
             self._timeline.take(time.monotonic()),
-            _grown(counts, self._delivered_counts),
+            counts,
             self._status.num_tasks_in_progress,
             self._status.num_tasks_waiting,
             [self._limits_of(model, limiter) for model, limiter in self._limiters],
             self._stop,
             self._ended,
         )
-        self._delivered_counts = counts
-        return delivery
 
     def _limits_of(self, model: str | None, limiter: Limiter) -> ModelLimits:
-        waited = Counter(limiter.waited)
-        before, self._delivered_waits[model] = self._delivered_waits.get(model, Counter()), waited
-        return ModelLimits(model, (per_minute(limiter.requests), per_minute(limiter.tokens)), _grown(waited, before))
-
-
-def _grown(now: Counter[str], before: Counter[str]) -> Counter[str]:
-    return Counter({name: count - before[name] for name, count in now.items()})
+        waited = dict(limiter.waited)
+        limiter.waited.update(dict.fromkeys(waited, 0.0))
+        return ModelLimits(model, (per_minute(limiter.requests), per_minute(limiter.tokens)), waited)
