@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -21,8 +22,14 @@ def seconds(way: Callable[[Path], int], path: Path) -> float:
 
 @pytest.mark.parametrize(("kind", "most"), [("frame", 1.6), ("file", 4.0)])
 def test_finished_lines_are_known_again_in_little_more_than_parsing_takes(kind: str, most: float) -> None:
-    """They take 0.8 and 1.9 of it."""
+    """They take 1.2 and 3.3 of it."""
     write(Path("all"), LINES)
     path = Path("all", f"{kind}.jsonl")
-    ours, plain = (min(seconds(way, path) for _ in range(5)) for way in (WAYS[kind], parsed))
+    gc.collect()
+    gc.freeze()  # what other tests left behind is not searched for garbage meanwhile
+    try:
+        rounds = [(seconds(WAYS[kind], path), seconds(parsed, path)) for _ in range(7)]
+    finally:
+        gc.unfreeze()
+    ours, plain = map(min, zip(*rounds, strict=True))
     assert ours / plain < most
