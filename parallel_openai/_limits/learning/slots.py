@@ -16,8 +16,8 @@ ROUNDED_UP = 1.0
 PROOF = 3
 #: Without an experiment it is shown by `Crowding.evidence`, if it is as great. Refusals that may be due to a rate must
 #: be REFUSALS at the least, and with FEW_ENOUGH slots or more there must be an answer to each refusal for every second
-#: slot: when a high rate is first reached, all that is refused has more in flight than what was accepted. (Not for every
-#: slot, since while all pause after a refusal, each slot answers only once.)
+#: slot: when a high rate is first reached, all that is refused has more in flight than what was accepted. (Not for
+#: every slot, since while all pause after a refusal, each slot answers only once.)
 SURE = 8.0
 #: What a server says is not heeded only if the evidence is as great as this.
 SURER = 16.0
