@@ -4,7 +4,8 @@ What any client has to meet that begins with few requests and knows nothing:
 
 - *All that is in flight the first time*, since no refusal has come back yet. It begins with FIRST requests, and each
   answer lets one more out: so no more are in flight than FIRST and those that were taken before. Where the first answer
-  shows all that is enforced, none of them lets more out.
+  shows all that is enforced, none of them lets more out; a limit that is shown, though, lets all out that it has room
+  for, and says nothing of slots.
 - *A few by chance.* Gateways refuse by chance too, and a client that stopped for each of these would stand still. As
   long as nothing was answered it takes FIRST_DOUBTS more to be sure, and DOUBTS once some were by chance.
 - *One again and again.* What is not shown may change, so a client must go on trying whether more is taken. A pace that
@@ -36,9 +37,10 @@ ROUNDS = 7
 
 
 def too_often_refused(life: Life, books: Books, bills: Sequence[Bill], seconds: float) -> list[str]:
-    """What is refused more often than it must be, as sentences."""
+    """What is refused more often than it must be, as sentences. Without a word when to come again, one can but try."""
     wrong = [] if books.settings.retry_after == "none" else _by_limits(life, books, bills, seconds)
-    return wrong + (_by_slots(life, books, bills) if life.full_as[0] == 429 else [])
+    status, wait = life.full_as
+    return wrong + (_by_slots(life, books, bills) if status == 429 and wait is not None else [])
 
 
 def _by_limits(life: Life, books: Books, bills: Sequence[Bill], seconds: float) -> list[str]:
@@ -57,6 +59,8 @@ def _by_limits(life: Life, books: Books, bills: Sequence[Bill], seconds: float) 
 
 def _by_slots(life: Life, books: Books, bills: Sequence[Bill]) -> list[str]:
     first, later, most = _first(books.full, bills, _senders(life))
+    if books.settings.max_requests_per_minute is not None and books.settings.headers != "none":
+        most = min(life.given.get("max_concurrent_requests", 500), len(life.texts) * life.samples)
     most_later = ROUNDS * most + len(bills) / EACH
     return _beyond(first, most, "by a full server at first") + _beyond(later, most_later, "by a full server later")
 

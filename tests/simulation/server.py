@@ -237,8 +237,8 @@ class Server:
                 taken_at=now,
             )
             delivered = await self._deliver(bill, fault, headers, answer)
-            if bill.good or fault == "error_in_200":
-                self._note(request, questions, broke=not bill.good)
+            if bill.good:
+                self._note(request, questions, broke=False)
             return delivered
         except BaseException as error:
             bill.outcome = "left" if isinstance(error, asyncio.CancelledError) else "lost"
