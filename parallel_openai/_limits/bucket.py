@@ -249,11 +249,10 @@ class Bucket:
         else:
             self._in_vain += mark.cost
             self.fill = max(0.0, self.fill - mark.cost)
-        is_used_up = shown is not None and shown.remaining < 1.0
-        if shown is not None and not (is_used_up and self._used_up.ignores(shown)):
+        if shown is not None and not self._used_up.ignores(shown):
             self._follow(shown, mark, now, charged=True)
-            if (is_used_up or self._used_up.count) and self._used_up.accepted(mark, shown, self.rate, now):
-                self._disbelieve(now)
+            if self._used_up.accepted(mark, shown, self.rate, now):
+                self.disbelieve(now)
         elif worked and mark.at <= self._epoch_end and self._refusals.also_taken(mark) and now < self.held_until:
             self._pace.at_least(self._refusals.taken_for_certain)
             self.rate = min(self.shown_rate, self._pace.rate)
@@ -327,7 +326,7 @@ class Bucket:
             self.probing, self.proven = True, 0.0
             self.capacity = max(1.0, self.rate * max(USUAL_WINDOW, self.period))
 
-    def _disbelieve(self, now: float) -> None:
+    def disbelieve(self, now: float) -> None:
         """Ignore what the server has shown, and go by the caller's limit and by refusals alone."""
         self.limit, self.period, self.seen, self._whole_at = None, 60.0, False, INFINITY
         self.shown_rate = self.capacity = self._shown.shift = self._shown.variance = INFINITY

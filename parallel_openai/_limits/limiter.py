@@ -9,6 +9,7 @@ from typing import Protocol
 from parallel_openai._limits.bucket import Bucket
 from parallel_openai._limits.cost import Counting, Lot
 from parallel_openai._limits.headers import allowance, limit_alone, retry_after, tells_of_limits
+from parallel_openai._limits.largest import Largest
 from parallel_openai._limits.learning.bucket_state import BucketState
 from parallel_openai._limits.learning.slots import Slots
 from parallel_openai._limits.learning.slow_down import SlowDown
@@ -33,11 +34,6 @@ BREAKER = 50
 #: An overloaded server that refuses more often than this without an answer in between, and not for want of slots,
 #: refuses what comes too fast.
 UNEXPLAINED = 2
-#: A request larger than any that was accepted is given up after HOPELESS refusals for its tokens in HOPELESS_SECONDS,
-#: in which any window of a minute has passed. If the refusals say when to try again, it is tried for longer.
-HOPELESS = 8
-HOPELESS_SECONDS = 90.0
-HOPELESS_SECONDS_ASKED = 600.0
 
 
 def hold_after(refusals_in_a_row: int) -> float:
@@ -105,7 +101,7 @@ class Limiter:
         self._rounds, self._round_at = 0, 0.0  # refusals in a row, one for all that were in flight together
         self._fast = FAST_WINDOW  # the window up to which each answer adds one to it
         self._recovers_to = 0  # after BREAKER refusals in a row, the window at which the server has recovered; else 0
-        self._largest_taken = 0.0
+        self._largest = Largest()
         self._began: float | None = None
         self._has_refused = self._may_be_full = False
         self._is_limited = False  # whether a refusal was due to a limit that it does not show
@@ -172,7 +168,7 @@ class Limiter:
 
     def never_fits(self, size: Size) -> bool:
         """Whether the prompt alone exceeds the whole token limit, so that waiting cannot help."""
-        return self.tokens.limit is not None and size.prompt_tokens > self.tokens.limit
+        return self._largest.never_fits(size.prompt_tokens, self.tokens.limit)
 
     def seems_too_large(self, size: Size, refusals: int, seconds: float, headers: Mapping[str, str]) -> bool:
         """Whether a request refused for its tokens `refusals` times, over `seconds`, will never be accepted.
@@ -186,8 +182,7 @@ class Limiter:
             return refusals > 1 or (shown is not None and shown.remaining >= 0.9 * min(limit, self.tokens.capacity))
         if shown is not None:
             return False
-        patience = HOPELESS_SECONDS if retry_after(headers) is None else HOPELESS_SECONDS_ASKED
-        return refusals >= HOPELESS and seconds >= patience and most > 1.5 * self._largest_taken
+        return self._largest.is_hopeless(most, refusals, seconds, asked=retry_after(headers) is not None)
 
     def answered(
         self, lease: Lease, headers: Mapping[str, str], usage: Usage | None = None, *, worked: bool = True
@@ -198,7 +193,6 @@ class Limiter:
         if self._recovers_to and self.window >= self._recovers_to:
             self._recovers_to, self._fast = 0, FAST_WINDOW
         if worked:
-            self._largest_taken = max(self._largest_taken, max(lease.lot.charges))
             self.window += 1.0 if self.window < self._fast else SLOW_GROWTH
         now = self.clock()
         self.slots.answers.append(now)
@@ -215,8 +209,14 @@ class Limiter:
             self._hear_limits(headers, now)
         shown = allowance(headers, "tokens") if tells else None
         prompt_tokens = (usage.prompt_tokens if usage else 0) or lease.size.prompt_tokens
-        if worked and shown is not None and prompt_tokens > shown.limit:
-            shown = None  # cannot be right: the server has just accepted more
+        largest = self._largest
+        if worked:
+            largest.accepted = max(largest.accepted, prompt_tokens)
+            largest.charged = max(largest.charged, *lease.lot.charges)
+        if shown is not None and largest.accepted > shown.limit:
+            shown = None  # cannot be right: the server has accepted more
+        if self.tokens.seen and largest.accepted > (self.tokens.limit or INFINITY):
+            self.tokens.disbelieve(now)
         self.tokens.accepted(lease.token_mark, shown, now, worked=worked)
         if change := self.counting.finished(lease.lot, usage):
             self._settle(change)
@@ -246,6 +246,8 @@ class Limiter:
         if wait is None:  # what was in flight together makes it twice as long at the most
             wait = hold_after(min(self._refusals_in_a_row, BREAKER + self._rounds))
         self.counting.cancelled(lease.lot)
+        if dimension == "tokens":
+            self._largest.refused(lease.size.prompt_tokens)
         cause = self.slots.refused(lease.in_flight, at=lease.request_mark.at, now=now, left=self.in_flight)
         blamed = "" if cause else dimension or "requests"
         is_limits = self._refuse(lease, headers, blamed, wait, now)
@@ -348,6 +350,7 @@ class Limiter:
 
     def _book(self, size: Size, lot: Lot, now: float) -> Lease:
         self.in_flight += 1
+        self._largest.sent = max(self._largest.sent, size.prompt_tokens)
         if self._may_be_full:
             self.slots.sent(now)
         self.counting.book(lot)

@@ -34,10 +34,11 @@ class Gateway:
         self._left -= 1
         return Response(200, self._headers, b"{}", GOOD, 0.1)
 
-    def run(self, rows: int = 300, **options: Any) -> None:
+    def run(self, rows: int = 300, small: int = 0, **options: Any) -> None:
         requests = [APIRequest({"model": "m", "n": n}) for n in range(rows)]
-        for request in requests:
-            request.size = Size(prompt_tokens=50, characters=200, max_output_tokens=20, choices=1)
+        for number, request in enumerate(requests):
+            prompt_tokens = 5 if number < small else 50
+            request.size = Size(prompt_tokens, characters=200, max_output_tokens=20, choices=1)
         processor = Runner(
             send=self.send,
             limiter=self.limiter,
@@ -69,6 +70,30 @@ def test_a_limit_always_shown_as_used_up_is_ignored(
 ) -> None:
     gateway = Gateway(dimension, figures)
     gateway.run(**options)
+    assert [result.status for result in gateway.results] == ["succeeded"] * 300
+    assert gateway.loop.time() < 30
+
+
+@pytest.mark.parametrize("dimension", ["requests", "tokens"])
+@pytest.mark.parametrize(
+    "figures",
+    [("1", "1", None), ("1", "1", "0s"), ("1", "1", "1s"), ("1", "1", "60s"), ("3", "3", "20s"), ("2", "1", "30s")],
+    ids=str,
+)
+def test_a_limit_is_ignored_once_more_was_accepted_than_it_allows(
+    dimension: str, figures: tuple[str, str, str | None]
+) -> None:
+    gateway = Gateway(dimension, figures)
+    gateway.run()
+    assert [result.status for result in gateway.results] == ["succeeded"] * 300
+    assert gateway.loop.time() < 30
+
+
+@pytest.mark.parametrize("small", [1, 3])
+def test_no_prompt_is_too_large_for_a_limit_below_what_is_accepted(small: int) -> None:
+    """The small ones are answered first, and those that were sent together with them a moment later."""
+    gateway = Gateway("tokens", ("10", "10", "60s"))
+    gateway.run(small=small)
     assert [result.status for result in gateway.results] == ["succeeded"] * 300
     assert gateway.loop.time() < 30
 
