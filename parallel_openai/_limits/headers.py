@@ -124,6 +124,8 @@ def allowance(headers: Mapping[str, str], dimension: str) -> Allowance | None:
     shown = min(_of_scopes(headers, dimension), key=lambda scope: scope.limit, default=None)
     if shown is None and _PER_SECOND["tokens"][0] in headers:
         return _within_a_second(headers, *_PER_SECOND[dimension])
+    if shown is None and ("ratelimit" in headers or "ratelimit-limit" in headers):
+        return min(_of_draft(headers, dimension), key=lambda policy: policy.remaining, default=None)
     return shown
 
 
@@ -131,6 +133,52 @@ def _of_scopes(headers: Mapping[str, str], dimension: str) -> Iterator[Allowance
     for names in _SCOPE_TABLE[dimension]:
         if names[0] in headers and (shown := _allowance(headers, *names)) is not None:
             yield replace(shown, is_common="-model_per_" not in names[0])
+
+
+def _of_draft(headers: Mapping[str, str], dimension: str) -> Iterator[Allowance]:
+    """The limits in fields of the IETF's draft "RateLimit header fields for HTTP", in the forms of all its versions.
+
+    >>> new = {"ratelimit": '"default";r=50;t=30', "ratelimit-policy": '"default";q=100;w=60'}
+    >>> old = {"ratelimit-limit": "100, 100;w=60", "ratelimit-remaining": "50", "ratelimit-reset": "30"}
+    >>> allowance(new, "requests") == allowance(old, "requests") == Allowance(100.0, 50.0, 30.0)
+    True
+    """
+    policies = dict(_items(headers.get("ratelimit-policy")))
+    items = _items(headers.get("ratelimit"))
+    found = [(policies.get(name, {}), left.get("r"), left.get("t")) for name, left in items]
+    if dimension == "requests":
+        told = dict(each.partition("=")[::2] for each, _ in items)  # version 7: limit=100, remaining=50, reset=30
+        [(limit, _), *more] = _items(headers.get("ratelimit-limit")) or [(told.get("limit", ""), {})]
+        window = {**policies, **dict(more)}.get(limit, {}).get("w")
+        remaining, reset = (headers.get(f"ratelimit-{name}", told.get(name)) for name in ("remaining", "reset"))
+        found.append(({"q": limit, "w": window or ""}, remaining, reset))
+    for policy, remaining, reset in found:
+        if policy.get("qu", "requests") == dimension:
+            shown = {"limit": policy.get("q", ""), "remaining": remaining or "", "reset": reset or ""}
+            allowed, seconds = _allowance(shown, *shown), _number(policy.get("w")) or 60.0
+            if allowed is not None and seconds > 0.0:
+                yield _within(allowed, seconds)
+
+
+def _items(text: str | None) -> list[tuple[str, dict[str, str]]]:
+    """The items of a structured field's list, each with its parameters."""
+    parts = [part.split(";") for part in text.split(",")] if text else []
+    return [
+        (name.strip().strip('"'), {key.strip(): value.strip(' "') for key, _, value in map(_parted, parameters)})
+        for name, *parameters in parts
+    ]
+
+
+def _parted(parameter: str) -> tuple[str, str, str]:
+    return parameter.partition("=")
+
+
+def _within(shown: Allowance, window: float) -> Allowance:
+    """A limit for a window of so many seconds, written as one of a minute, an hour or a day."""
+    if window == 60.0:
+        return shown
+    limit = shown.limit if window in (3600.0, 86400.0) else max(_SMALLEST, shown.limit * 60.0 / window)
+    return Allowance(limit, min(limit, shown.remaining), window * (1.0 - shown.remaining / shown.limit))
 
 
 def limit_alone(headers: Mapping[str, str], dimension: str) -> float | None:

@@ -122,6 +122,49 @@ def test_recorded_headers_of_gateways_are_read(gateway: str) -> None:
     assert (allowance(headers, "requests"), allowance(headers, "tokens")) == (requests, tokens)
 
 
+#: The forms of the IETF's draft: its fields, and what is read of them for requests.
+DRAFTS = {
+    "three fields": (("100", "50", "30"), {}, Allowance(100, 50, 30.0)),
+    "three fields, a window of 1 s": (("10;w=1", "9", "1"), {}, Allowance(10, 9, 1.0)),
+    "three fields, a policy beside": (("10, 10;w=1", "5", "1"), {}, Allowance(600, 5, 0.5)),
+    "three fields, a policy of its own": (("10", "5", "1"), {"ratelimit-policy": "10;w=1"}, Allowance(600, 5, 0.5)),
+    "one field, version 7": (
+        (),
+        {"ratelimit": "limit=100, remaining=50, reset=30", "ratelimit-policy": "100;w=60"},
+        Allowance(100, 50, 30.0),
+    ),
+    "one field": (
+        (),
+        {"ratelimit": '"default";r=50;t=30', "ratelimit-policy": '"default";q=100;w=60'},
+        Allowance(100, 50, 30.0),
+    ),
+    "the one of several policies with the least left": (
+        (),
+        {
+            "ratelimit": '"burst";r=99;t=1, "daily";r=20;t=40000',
+            "ratelimit-policy": '"burst";q=100;w=60, "daily";q=1000;w=86400;pk=:dXNlcg==:',
+        },
+        Allowance(1000, 20, 84672.0),
+    ),
+    "bytes": ((), {"ratelimit": '"b";r=5;t=3', "ratelimit-policy": '"b";q=10;w=60;qu="content-bytes"'}, None),
+    "no policy": ((), {"ratelimit": '"default";r=50;t=30'}, None),
+    "nonsense": (("1;w=-1, ;;", "1", "x"), {"ratelimit": ';,"', "ratelimit-policy": "=;w"}, Allowance(1, 1, None)),
+}
+
+
+@pytest.mark.parametrize("form", DRAFTS)
+def test_the_fields_of_the_ietfs_draft_are_read(form: str) -> None:
+    three, others, requests = DRAFTS[form]
+    names = ("ratelimit-limit", "ratelimit-remaining", "ratelimit-reset")
+    headers = {**dict(zip(names, three, strict=False)), **others}
+    assert (allowance(headers, "requests"), allowance(headers, "tokens")) == (requests, None)
+
+
+def test_tokens_are_read_where_a_policy_of_the_ietfs_draft_counts_them() -> None:
+    headers = {"ratelimit": '"t";r=900;t=6', "ratelimit-policy": '"t";q=1000;w=60;qu="tokens"'}
+    assert (allowance(headers, "requests"), allowance(headers, "tokens")) == (None, Allowance(1000, 900, 6.0))
+
+
 @pytest.mark.parametrize("scope", SCOPES)
 def test_rate_limit_headers_of_each_litellm_scope_are_read(scope: str) -> None:
     names = {f"x-ratelimit-{scope}-limit-tokens": "600", f"x-ratelimit-{scope}-remaining-tokens": "599"}
