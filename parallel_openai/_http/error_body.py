@@ -10,6 +10,7 @@ import re
 import time
 from collections.abc import Iterator, Mapping
 from datetime import datetime, timezone
+from itertools import islice
 from typing import Any
 
 #: OpenAI's codes for what other servers write in `type` or in the message.
@@ -91,6 +92,8 @@ _NO_ERROR = re.compile(r"(?i)\W*(?:0|none|null|nil|ok|success|false|no error)?\W
 #: Finish reasons of an answer that broke off, such as `network_error` or DeepSeek's `insufficient_system_resource`.
 _UNFINISHED = re.compile(r"(?i)error|abort|insufficient|interrupt|cancel|time_?out|fail|overload|^(?:load|unknown)$")
 _DEEPEST = 4
+#: Fields of an error that are read, and characters at the beginning and at the end of each.
+_MOST_FIELDS, _PART = 1000, 2**14
 #: A web page within other text. (Text that begins with a tag is taken for a page as a whole.)
 _PAGE = re.compile(r"(?is)<(?:!doctype\s+html|html\b|head\b|body\b).*?(?:</html\s*>|$)")
 _TITLE = re.compile(r"(?is)<(title|h1)\b[^<>]{0,200}>(.{1,500}?)</\1")
@@ -287,8 +290,8 @@ def wait_in(error: Any, now: float | None = None) -> float | None:
         if seconds is not None and seconds < _LONGEST:
             return seconds
     for text in _texts(error):
-        if found := _TRY_AGAIN.search(text):
-            return _seconds(found[1])
+        if (found := _TRY_AGAIN.search(text)) and (seconds := _seconds(found[1]) or 0.0) < _LONGEST:
+            return seconds
     return None
 
 
@@ -320,7 +323,10 @@ def _seconds(text: str) -> float | None:
 
 
 def _texts(error: Any) -> Iterator[str]:
-    return (value for _, value in _fields(error) if isinstance(value, str))
+    """The error's texts, of long ones the beginning and the end: an error may repeat a picture of megabytes."""
+    for _, value in islice(_fields(error), _MOST_FIELDS):
+        if isinstance(value, str):
+            yield value if len(value) <= 2 * _PART else f"{value[:_PART]} {value[-_PART:]}"
 
 
 def _fields(value: Any, depth: int = 0) -> Iterator[tuple[str, Any]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import random
+import time
 from typing import Any
 
 import pytest
@@ -258,6 +259,29 @@ def test_a_wait_stated_in_the_body_is_relative_to_the_servers_clock(way: str, st
 def test_an_implausible_wait_is_ignored(told: Any) -> None:
     response = Response(503, {"date": NOW}, b"{}", {"error": {"message": "Slow.", "reset_at": told}}, 0.1)
     assert not judge(response, reached=True).wait
+
+
+@pytest.mark.parametrize("status", [429, 503])
+@pytest.mark.parametrize("told", ["9" * 5000, "9" * 400, "1" + "0" * 12], ids=len)
+def test_an_endless_wait_in_words_is_ignored(told: str, status: int) -> None:
+    data = {"error": {"message": f"Please try again in {told} s."}}
+    assert judge(Response(status, {}, b"{}", data, 0.1), reached=True).wait is None
+
+
+@pytest.mark.parametrize("status", [400, 429, 500])
+@pytest.mark.parametrize("form", ["a message", "many fields"])
+def test_an_error_of_megabytes_is_read_in_no_time(form: str, status: int) -> None:
+    words = "input " * 2_000_000
+    fields = {str(number): "input " * 5 for number in range(300_000)}
+    error = {"message": words} if form == "a message" else {"message": "No.", "metadata": fields}
+    began = time.process_time()
+    judge(Response(status, {}, b"{}", {"error": error}, 0.1), reached=True)
+    assert time.process_time() - began < 3.0  # twenty seconds otherwise
+
+
+def test_the_wait_at_the_end_of_a_long_error_is_heeded() -> None:
+    data = {"error": {"message": f"No: {'a prompt ' * 20_000}. Please try again in 90 s."}}
+    assert judge(Response(429, {}, b"{}", data, 0.1), reached=True).wait == 90.0
 
 
 NO_ERRORS: list[Any] = [
