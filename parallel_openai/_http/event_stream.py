@@ -83,7 +83,7 @@ def _last(event: dict[str, Any], items: dict[int, Any]) -> dict[str, Any] | None
     kind, response = str(event.get("type")), event.get("response")
     if kind == "response.output_item.done" and type(event.get("output_index")) is int:
         items[event["output_index"]] = event.get("item")
-    is_last = kind in _LAST or (isinstance(response, dict) and response.get("status") in _FINAL)
+    is_last = kind in _LAST or (isinstance(response, dict) and str(response.get("status")) in _FINAL)
     if not is_last and not event.get("error"):
         return None
     if not isinstance(response, dict):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import pandas as pd
 import pytest
 
 import parallel_openai as po
+from parallel_openai._http.event_stream import assembled
 from tests.reliability.raw_server import KEY, OK, RawServer, ask, ask_by_file, completion, http
 
 
@@ -162,7 +164,12 @@ def test_a_stream_that_breaks_off_or_reports_an_error_is_no_answer(broken: bytes
 
 @pytest.mark.parametrize(
     "nonsense",
-    [{"choices": [5, None, {"delta": 3}], "type": []}, {"type": "response.completed", "response": [1]}, {"choices": 7}],
+    [
+        {"choices": [5, None, {"delta": 3}], "type": []},
+        {"type": "response.completed", "response": [1]},
+        {"choices": 7},
+        {"response": {"status": {}}},
+    ],
     ids=repr,
 )
 def test_a_malformed_stream_fails_only_its_row(nonsense: Any) -> None:
@@ -173,6 +180,27 @@ def test_a_malformed_stream_fails_only_its_row(nonsense: Any) -> None:
     ):
         out = po.process_dataframe(df, "text", model="m", client=client, progress=False)
     assert out["status"].tolist() == ["failed", "succeeded"]
+
+
+FIELDS = ("choices", "delta", "error", "type", "response", "status", "output_index", "item", "usage", "message", "code")
+LEAVES = (None, True, 0, 503, "", "error", "stop", "response.output_item.done", "response.completed", "completed")
+
+
+def anything(lot: random.Random, depth: int = 0) -> Any:
+    kind = lot.random()
+    if depth > 3 or kind < 0.3:
+        return lot.choice(LEAVES)
+    if kind < 0.45:
+        return [anything(lot, depth + 1) for _ in range(lot.randrange(3))]
+    return {lot.choice(FIELDS): anything(lot, depth + 1) for _ in range(lot.randrange(4))}
+
+
+@pytest.mark.parametrize("end", ["", "data: [DONE]\n\n"], ids=["no last word", "DONE"])
+def test_no_form_of_events_raises(end: str) -> None:
+    lot = random.Random(7)
+    for _ in range(5000):
+        whole = assembled(events(*(anything(lot) for _ in range(lot.randrange(4))), end=end))
+        assert whole is None or isinstance(whole, dict)
 
 
 @pytest.mark.parametrize(
