@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from parallel_openai._http.addresses.url_checks import mask_url
 from parallel_openai._http.error_body import (
     body_summary,
     code_of,
@@ -264,7 +265,7 @@ def _refused_dimension(response: Response, error: Mapping[str, Any]) -> Dimensio
 
 
 def _redirected(response: Response, reached: bool) -> Verdict:
-    target = (response.headers.get("location") or "nowhere").partition("?")[0]  # the query may hold a secret
+    target = mask_url((response.headers.get("location") or "nowhere").partition("?")[0])  # the query may hold a secret
     message = f"The server redirects to {target} (HTTP {response.status}). Keys are not sent on; set base_url to it."
     if reached:
         return Verdict("retry", "redirected", message)

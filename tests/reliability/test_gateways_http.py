@@ -256,9 +256,10 @@ def test_a_redirect_target_that_needs_the_key_is_suggested_as_base_url(status: s
 @pytest.mark.parametrize("location", ["/v1/chat/completions", "", "ftp://host/", "http://ann:pw@host/", "http://[/"])
 def test_an_invalid_redirect_stops_the_run(location: str) -> None:
     said = http(b"", f"Location: {location}", status="307 Temporary Redirect")
-    with RawServer(said) as server, pytest.raises(ServerUnreachableError, match="redirects to"):
+    with RawServer(said) as server, pytest.raises(ServerUnreachableError, match="redirects to") as stopped:
         ask(server.base_url)
     assert len(server.asked) <= 2
+    assert "pw@" not in str(stopped.value)
 
 
 def test_an_unreachable_redirect_target_is_reported() -> None:
