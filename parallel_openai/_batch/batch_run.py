@@ -56,8 +56,9 @@ class BatchRun:
         on_result: Callable[[Result], Ruling | None],  # called once for each finished request
         status: StatusTracker,
         record: bool,  # whether journal lines contain a record, as those of a frame do
-        # Returns whether the journal has an answer to a row of that name, so that no other is kept.
-        known: Callable[[str], bool] = lambda name: False,
+        # Returns whether the journal has an answer to a row of that name behind an offset, so that no other is kept.
+        # One before the plan of the row's part was of no use.
+        known: Callable[[str, int], bool] = lambda name, offset: False,
         claim_all: bool = False,  # whether this call also waits for everything that earlier calls submitted
         budget: Budget | None = None,  # the most that may be spent
         sleep: Sleep = asyncio.sleep,  # waits for this many seconds
@@ -155,7 +156,7 @@ class BatchRun:
             try:
                 if not await self._submitter.recover(part, claim_all=self._claim_all):
                     continue
-                self._requests.add_earlier(self._input_files.row_infos(part.name, part.requests).values())
+                self._requests.add_earlier(self._input_files.row_infos(part.name, part.requests).values(), part.offset)
             except RunStoppedError as error:
                 self._has_unknown_rows = True
                 self._failures.add(part, error, final=True)

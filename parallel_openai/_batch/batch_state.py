@@ -56,6 +56,7 @@ class Part:
     place: str = ""  # the server that it is for
     was_read: bool = False  # whether its answers were read before, maybe not all
     earlier: bool = field(default=False, init=False)  # whether an earlier call planned it
+    offset: int = field(default=0, init=False)  # where an earlier call's plan begins in the journal
     not_before: float = field(default=0.0, init=False)  # the earliest time to submit it, on the monotonic clock
     batch: ServerBatch | None = field(default=None, init=False)  # its batch, as last seen
     failure: Failure | None = field(default=None, init=False)  # None after a good check
@@ -115,12 +116,16 @@ def live_parts(journal: Path) -> list[Part]:
     parts: dict[str, Part] = {}
     if not journal.exists():
         return []
+    offsets, offset = dict[str, int](), 0
     with open_to_read(journal) as file:
         for line in file:
             if line.startswith(_PREFIX):
                 _replay(parts, line)
+                if parts:
+                    offsets.setdefault(next(reversed(parts)), offset)
+            offset += len(line)
     for part in parts.values():
-        part.earlier = True
+        part.earlier, part.offset = True, offsets[part.name]
     return list(parts.values())
 
 

@@ -249,14 +249,14 @@ async def _collect(path: Path, client: Client, lane: BatchLane, parts: list[Part
             on_result=take,
             status=status,
             record=record,
-            known=_known_in_frames(path) if record else lambda name: False,
+            known=_known_in_frames(path) if record else lambda name, offset: False,
             claim_all=True,
         )
         status.ended = await batches.run()
     return batches.status_text.rest()
 
 
-def _known_in_frames(path: Path) -> Callable[[str], bool]:
+def _known_in_frames(path: Path) -> Callable[[str, int], bool]:
     known = KnownResults(path, simulated=True)
     known.close()
-    return known.__contains__
+    return known.is_answered_behind

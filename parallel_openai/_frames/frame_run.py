@@ -186,7 +186,7 @@ class FrameRun:
             on_result=partial(self._take, journal=journal),
             status=self.status,
             record=True,
-            known=known.__contains__,
+            known=known.is_answered_behind,
             budget=self._budget,
         )
         ended = await self._batches.run(requests)

@@ -167,6 +167,11 @@ class KnownResults:
         """Whether the journal itself holds an answer to the request or a failure of it."""
         return self._number(key) > 0
 
+    def is_answered_behind(self, key: str, offset: int) -> bool:
+        """Whether the journal itself has an answer to the request behind an offset."""
+        number = self._number(key)
+        return number & 1 == 1 and number // 2 - 1 > offset
+
     def get(self, request: APIRequest) -> Result | None:
         """The request's result as it was written, or None if it is not known."""
         entry = self.entry(request.key)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -107,3 +108,22 @@ def test_what_may_have_been_billed_for_a_line_that_does_not_say_counts_as_the_wo
 def test_an_answer_in_a_list_or_a_text_is_that_answer(scripted: Scripted, submit: Verb, body: Any) -> None:
     answer_with(scripted, lambda number: body)
     assert submit(texts(2))["response"].tolist() == ["Yes."] * 2
+
+
+@pytest.mark.parametrize("rows", [2, 1], ids=["collected", "found by a call for other rows"])
+def test_an_answer_in_the_place_of_an_unusable_one_is_kept_by_whoever_reads_it(
+    scripted: Scripted, submit: Verb, tmp_path: Path, rows: int
+) -> None:
+    billed = answer_with(scripted, lambda number: whole(finish_reason="length") if number < 2 else whole())
+    assert counts(submit(texts(2))) == {"failed": 2}
+    held: list[Any] = []
+    scripted.on_end = lambda batch, asked: held.extend((batch, asked))
+    submit(texts(2), lane=lane(wait=False))
+    scripted.on_end = scripted.complete
+    scripted.complete(*held)
+    if rows == 2:
+        with po.Client(scripted.base_url, api_key="sk-none") as client:
+            po.collect_batches(tmp_path / "answers.jsonl", client=client, progress=False, lane=lane())
+    assert counts(submit(texts(rows))) == {"succeeded": rows}
+    assert counts(submit(texts(2))) == {"succeeded": 2}
+    assert len(billed) == 4

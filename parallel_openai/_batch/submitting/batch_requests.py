@@ -33,8 +33,9 @@ class BatchRequests:
     def __init__(
         self,
         *,
-        # Returns whether the journal has an answer to a row of that name, so that no other is kept.
-        known: Callable[[str], bool] = lambda name: False,
+        # Returns whether the journal has an answer to a row of that name behind an offset, so that no other is kept.
+        # One before the plan of the row's part was of no use.
+        known: Callable[[str, int], bool] = lambda name, offset: False,
         journal: Journal,  # receives results that this call did not request
         record: bool,  # whether their lines contain a record, and what it says of their origin
         origin: Origin,
@@ -49,6 +50,7 @@ class BatchRequests:
         self._keys: Counter[str] = Counter()
         self._earlier: Counter[str] = Counter()  # unclaimed rows in parts of earlier calls, by name
         self._without_metadata: Counter[str] = Counter()  # those whose metadata is unknown, by key
+        self._answered_since: set[str] = set()  # the names of earlier rows that were answered after they were submitted
         # Metadata for these, from the requests that claimed them.
         self._claimed_metadata: dict[str, deque[Any]] = defaultdict(deque)
         self._waiting: Counter[str] = Counter()  # rows without a result yet, by name
@@ -58,13 +60,17 @@ class BatchRequests:
         self._reserves: dict[str, list[Reserve]] = {}
         self._billed: dict[str, list[APIRequest]] = {}  # by key, the requests in the status's billed_in_vain
 
-    def add_earlier(self, infos: Iterable[RowInfo]) -> None:
-        """Register the rows of a part of an earlier call."""
+    def add_earlier(self, infos: Iterable[RowInfo], offset: int = 0) -> None:
+        """Register the rows of a part of an earlier call, whose plan is at an offset of the journal."""
         for info in infos:
-            if info.metadata is UNKNOWN:
+            is_unknown = info.metadata is UNKNOWN
+            name = self._name_of(info.key, None if is_unknown else info.metadata)
+            if self._known(name, offset):
+                self._answered_since.add(name)
+            if is_unknown:
                 self._without_metadata[info.key] += 1
             else:
-                self._earlier[self._name_of(info.key, info.metadata)] += 1
+                self._earlier[name] += 1
 
     def find_kept(self, parts: Set[str]) -> None:
         """Find out which answers of these parts are in the journal already, for their files are read again."""
@@ -83,7 +89,8 @@ class BatchRequests:
             self._earlier[self._name_of(key, None)] += count
         self._without_metadata.clear()
         for name, count in self._earlier.items():
-            self._waiting[name] = 0 if self._known(name) else max(0, count - self._kept_names[name])
+            is_answered = name in self._answered_since
+            self._waiting[name] = 0 if is_answered else max(0, count - self._kept_names[name])
         self._earlier.clear()
 
     def claim(self, request: APIRequest) -> bool:
@@ -145,7 +152,7 @@ class BatchRequests:
         if self._is_kept(result, part):
             return
         if self._waiting[name] <= 0:
-            if not self._known(name):
+            if name not in self._answered_since:
                 self._journal.append(self._line(result))
                 result = result._replace(restored=True)  # whoever claims it need not write it again
             if self._budget is not None:
