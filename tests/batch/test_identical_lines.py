@@ -123,3 +123,36 @@ def test_answers_that_come_before_their_lines_are_asked_for_are_all_counted(
     status = run(budget_usd=0.004)  # which covers the worst case of one of them
     assert (status.ended, status.num_tasks_succeeded, len(scripted.batches)) == ("finished", 6, 3)
     assert kept(tmp_path) == [*ALL, "answer-5", "answer-6"]
+
+
+ONE_TO_FOUR = [1, 2, 3, 4]
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ([1, 2, 3, 4], [5, 6, 7, 8]),
+        ([None] * 4, [1, 2, 3, 4]),
+        ([1, 2, 3, 4], [None] * 4),
+        ([1, 2, 3, 4], [4, 2, 5, 1]),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("budget_usd", [None, 1.0], ids=["", "with a budget"])
+def test_changed_metadata_submits_nothing_again(
+    scripted: Scripted, run: Run, tmp_path: Path, before: list[Any], after: list[Any], budget_usd: float | None
+) -> None:
+    requests = tmp_path / "requests.jsonl"
+    lines = [json.loads(line) for line in requests.read_bytes().splitlines()]
+    held: list[Any] = []
+    scripted.on_end = lambda batch, asked: held.extend((batch, asked))
+    for metadata, options in ((before, {"wait": False}), (after, {"budget_usd": budget_usd}), (after, {})):
+        written = [json.dumps({**line, "metadata": each}) for line, each in zip(lines, metadata, strict=True)]
+        requests.write_text("".join(f"{line}\n" for line in written))
+        status = run(**options)
+        scripted.on_end = scripted.complete
+        if metadata is before:
+            scripted.complete(*held)
+    assert status.num_tasks_succeeded == 4
+    assert scripted.billed.total() == 4
+    assert set(kept(tmp_path)) == set(ALL)

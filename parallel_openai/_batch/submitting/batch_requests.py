@@ -51,7 +51,9 @@ class BatchRequests:
         self._earlier: Counter[str] = Counter()  # unclaimed rows in parts of earlier calls, by name
         self._without_metadata: Counter[str] = Counter()  # those whose metadata is unknown, by key
         self._answered_since: set[str] = set()  # the names of earlier rows that were answered after they were submitted
-        # Metadata for these, from the requests that claimed them.
+        self._names: dict[str, list[str]] = {}  # by key, the names of earlier rows with metadata
+        # Metadata for rows of unknown metadata, by key, and of other metadata, by name, from the requests that claimed
+        # them.
         self._claimed_metadata: dict[str, deque[Any]] = defaultdict(deque)
         self._waiting: Counter[str] = Counter()  # rows without a result yet, by name
         self._unclaimed: dict[str, list[Result]] = {}  # results that may still be claimed
@@ -69,8 +71,10 @@ class BatchRequests:
                 self._answered_since.add(name)
             if is_unknown:
                 self._without_metadata[info.key] += 1
-            else:
-                self._earlier[name] += 1
+                continue
+            self._earlier[name] += 1
+            if name != info.key:
+                self._names.setdefault(info.key, []).append(name)
 
     def find_kept(self, parts: Set[str]) -> None:
         """Find out which answers of these parts are in the journal already, for their files are read again."""
@@ -94,24 +98,40 @@ class BatchRequests:
         self._earlier.clear()
 
     def claim(self, request: APIRequest) -> bool:
-        """Claim a request that an earlier call submitted; returns False if none did."""
-        name = self._name(request)
+        """Claim a request that an earlier call submitted, perhaps with other metadata; returns False if none did."""
+        name = submitted = self._name(request)
         if self._earlier[name] > 0:
             self._earlier[name] -= 1
         elif self._without_metadata[request.key] > 0:
             self._without_metadata[request.key] -= 1
             self._claimed_metadata[request.key].append(request.metadata)
+        elif (other := self._with_other_metadata(request)) is not None:
+            submitted = other
+            self._earlier[other] -= 1
+            self._claimed_metadata[other].append(request.metadata)
         else:
             return False
         self._expect(name)
-        if self._unclaimed.get(name):  # its result came before the budget allowed requesting it
-            self.deliver(self._unclaimed[name].pop())
+        if self._unclaimed.get(submitted):  # its result came before the budget allowed requesting it
+            self._deliver_unclaimed(submitted)
         return True
 
+    def _with_other_metadata(self, request: APIRequest) -> str | None:
+        names = (request.key, *self._names.get(request.key, ()))
+        return next((name for name in names if self._earlier[name] > 0), None)
+
+    def _deliver_unclaimed(self, name: str) -> None:
+        result = self._unclaimed[name].pop()
+        self.restore_metadata(result.request)
+        if self._name(result.request) != name:
+            result = result._replace(restored=False)  # it is in the journal with other metadata
+        self.deliver(result)
+
     def restore_metadata(self, request: APIRequest) -> None:
-        """Restore unknown metadata from a request that claimed it."""
-        if request.metadata is UNKNOWN:
-            claimed = self._claimed_metadata[request.key]
+        """Give a request the metadata of the one that claimed it."""
+        is_unknown = request.metadata is UNKNOWN
+        claimed = self._claimed_metadata.get(request.key if is_unknown else self._name(request))
+        if is_unknown or claimed:
             request.metadata = claimed.popleft() if claimed else None
 
     def add(self, request: APIRequest) -> Row | None:
