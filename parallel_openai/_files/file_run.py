@@ -124,6 +124,7 @@ class FileRun:
         self._price = self.client.price
         self.budget = self.bounds.budget(self._price, sure_tier(lane))
         self.status = FileStatus()
+        self._unpriced: dict[str, None] = {}  # models without a known price that answered
         self._read_to_end = False
         self._show, self._is_own_client = progress, client is None
 
@@ -230,6 +231,8 @@ class FileRun:
             parts.append(f"{status.num_requests_left:,} left in flight, which the server may bill")
         if status.most_open_requests is not None:
             parts.append(about_open_requests(status.most_open_requests))
+        if self._unpriced:
+            parts.append(f"cost not known (no price for {', '.join(map(printable, [*self._unpriced][:3]))})")
         parts += [] if self.rest is None else [self.rest.removesuffix(".")]
         how = _ENDINGS.get(status.ended) or f"{self.bounds.why(status.ended)} {RESUMES}"
         faster = status.timeline.advice
@@ -357,8 +360,11 @@ class FileRun:
 
     def _count_cost(self, result: Result) -> None:
         if result.usage is not None:
-            cost, _ = cost_of(self._price, result.response, result.usage, result.request)
-            self.status.cost_usd += 0.0 if math.isnan(cost) else cost
+            cost, model = cost_of(self._price, result.response, result.usage, result.request)
+            if math.isnan(cost):
+                self._unpriced[model] = None
+            else:
+                self.status.cost_usd += cost
 
     def _reject(self, number: int, line: bytes, reason: str) -> None:
         """Log and count an invalid line. There is no request to write to the results."""

@@ -21,7 +21,7 @@ WAYS = ("whole", "beside", "in_total", "total_alone", "text", "nested")
 def run(server: Server, path: str, bodies: list[dict[str, Any]], **bounds: Any) -> po.StatusTracker:
     Path("in.jsonl").write_text("".join(json.dumps(body) + "\n" for body in bodies), "utf-8")
     url = f"{server.base_url}/{path}"
-    return po.process_api_requests_from_file("in.jsonl", "out.jsonl", url, "sk-test", progress=False, **bounds)
+    return po.process_api_requests_from_file("in.jsonl", "out.jsonl", url, "sk-test", **{"progress": False, **bounds})
 
 
 def chats(**more: Any) -> list[dict[str, Any]]:
@@ -87,3 +87,12 @@ def test_a_model_without_a_known_price_is_refused_before_anything_is_sent(
     with pytest.raises(InvalidInputError, match=why):
         run(server, "chat/completions", [first, {**second, **further}], budget_usd=1)
     assert server.stats(charged=False)["received"] == 0
+
+
+def test_the_closing_line_names_models_without_a_known_price(
+    server: Server, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first, *_ = chats()
+    status = run(server, "chat/completions", [first, {**first, "model": "my-own"}], progress=True)
+    assert capsys.readouterr().err.count("2 succeeded, 0 failed, cost not known (no price for my-own).") == 1
+    assert status.cost_usd > 0
