@@ -131,7 +131,7 @@ def test_after_a_kill_only_requests_in_flight_are_sent_again(tmp_path: Path) -> 
 def test_the_report_of_a_cluster_run_has_the_same_contents() -> None:
     df = pd.DataFrame({"text": [f"row {number}" for number in range(120)]})
     settings: dict[str, Any] = {"max_requests_per_minute": LIMIT, "burst_seconds": 1.0, "latency": 0.1}
-    with simulator.serve(separate_process=True, fault_429=0.1, seed=3, **settings) as server:
+    with simulator.serve(separate_process=True, fault_429=0.05, seed=3, **settings) as server:
         client = po.Client(server.base_url)
         out = po.process_dataframe(
             df, "Say {text}", model="gpt-4o-mini", client=client, lane=po.RayLane(2), progress=False
