@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
@@ -70,6 +71,14 @@ def texts(count: int) -> pd.DataFrame:
 
 def lane(**options: object) -> po.BatchLane:
     return po.BatchLane(poll_seconds=0.02, **options)  # type: ignore[arg-type]
+
+
+@contextmanager
+def no_batch_ends(server: simulator.Server) -> Iterator[None]:
+    """For a call that only submits, which on a busy machine would find that its batches have ended already."""
+    server.set(batch_speed=1.0)
+    yield
+    server.set(batch_speed=5 * DAY)
 
 
 def counts(out: pd.DataFrame) -> dict[str, int]:

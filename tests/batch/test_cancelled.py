@@ -17,7 +17,7 @@ import pytest
 import parallel_openai as po
 from parallel_openai import cli
 from parallel_openai.local.simulator import Server
-from tests.batch.conftest import Verb, charged, counts, lane, texts
+from tests.batch.conftest import Verb, charged, counts, lane, no_batch_ends, texts
 from tests.batch.scripted import Asked, Scripted
 
 
@@ -125,7 +125,8 @@ def test_other_rows_report_why_they_were_not_sent(ask: Verb, server: Server, tmp
 
 def test_metadata_is_restored_from_the_frame_if_the_folder_is_lost(ask: Verb, server: Server, tmp_path: Path) -> None:
     df = texts(4).assign(place=[f"row {number}" for number in range(4)])
-    ask(df, lane=lane(wait=False), metadata="place")
+    with no_batch_ends(server):
+        ask(df, lane=lane(wait=False), metadata="place")
     shutil.rmtree(tmp_path / "answers.jsonl.batches")
     assert counts(ask(df, metadata="place")) == {"succeeded": 4}
     beside = po.read_journal(tmp_path / "answers.jsonl")["metadata"]
@@ -137,13 +138,15 @@ def test_collecting_without_frame_and_folder_warns_that_metadata_is_lost(
     ask: Verb, server: Server, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     df = texts(2).assign(place=["a", "b"])
-    ask(df, lane=lane(wait=False), metadata="place")
+    with no_batch_ends(server):
+        ask(df, lane=lane(wait=False), metadata="place")
     shutil.rmtree(tmp_path / "answers.jsonl.batches")
     journal, client = tmp_path / "answers.jsonl", po.Client(server.base_url)
     assert po.collect_batches(journal, client=client, progress=False, lane=lane()).ended == "finished"
     assert "the metadata of the requests" in caplog.text
     caplog.clear()
-    ask(texts(5), lane=lane(wait=False))
+    with no_batch_ends(server):
+        ask(texts(5), lane=lane(wait=False))
     shutil.rmtree(tmp_path / "answers.jsonl.batches")
     po.collect_batches(journal, client=client, progress=False, lane=lane())
     assert caplog.text == ""  # there was none

@@ -13,7 +13,7 @@ import parallel_openai as po
 from parallel_openai import cli
 from parallel_openai.errors import InvalidInputError
 from parallel_openai.local.simulator import Server
-from tests.batch.conftest import charged, lane
+from tests.batch.conftest import charged, lane, no_batch_ends
 from tests.batch.scripted import Scripted
 
 
@@ -120,7 +120,8 @@ def test_without_the_folder_the_same_call_restores_the_metadata(
 ) -> None:
     out = tmp_path / "results.jsonl"
     options: dict[str, Any] = {"client": client, "progress": False}
-    po.process_api_requests_from_file(requests, out, lane=lane(wait=False), **options)
+    with no_batch_ends(server):
+        po.process_api_requests_from_file(requests, out, lane=lane(wait=False), **options)
     shutil.rmtree(tmp_path / "results.jsonl.batches")
     status = po.collect_batches(out, lane=lane(), **options)  # which has no requests file
     assert (status.num_tasks_succeeded, status.ended) == (0, "submitted")

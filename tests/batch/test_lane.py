@@ -15,7 +15,7 @@ from parallel_openai._records import Usage
 from parallel_openai._requests.prices import price
 from parallel_openai.errors import BatchError, InvalidInputError
 from parallel_openai.local.simulator import Server
-from tests.batch.conftest import Verb, charged, counts, lane, texts
+from tests.batch.conftest import Verb, charged, counts, lane, no_batch_ends, texts
 from tests.batch.scripted import Scripted
 
 SAME = [
@@ -308,7 +308,8 @@ def test_labels_come_through_the_batch_lane_too(client: po.Client) -> None:
 
 def test_no_key_reaches_the_disk(server: Server, ask: Verb, tmp_path: Path) -> None:
     client = po.Client(server.base_url, api_key="sk-very-secret-0123456789")
-    ask(texts(3), client=client, lane=po.BatchLane(wait=False))
+    with no_batch_ends(server):
+        ask(texts(3), client=client, lane=po.BatchLane(wait=False))
     held = [file for file in tmp_path.rglob("*") if file.is_file()]
     assert any(file.suffix == ".rows" for file in held)
     assert all(b"very-secret" not in file.read_bytes() for file in held)

@@ -23,7 +23,7 @@ from parallel_openai._batch.batch_state import live_parts
 from parallel_openai.errors import InvalidInputError
 from parallel_openai.local import simulator
 from parallel_openai.local.simulator import Server
-from tests.batch.conftest import DAY, Verb, charged, counts, lane, texts
+from tests.batch.conftest import DAY, Verb, charged, counts, lane, no_batch_ends, texts
 
 needs_signals = pytest.mark.skipif(sys.platform == "win32", reason="Windows cannot send itself this signal")
 WORKER = """
@@ -73,7 +73,8 @@ def test_an_interrupt_leaves_the_batches_at_the_server_and_says_so(
 
 
 def test_without_waiting_the_call_submits_and_the_same_call_collects_later(ask: Verb, server: Server) -> None:
-    submitted = ask(texts(10), lane=lane(wait=False))
+    with no_batch_ends(server):
+        submitted = ask(texts(10), lane=lane(wait=False))
     assert counts(submitted) == {"cancelled": 10}
     assert submitted.attrs["parallel_openai"]["ended"] == "submitted"
     out = ask(texts(12))
@@ -97,7 +98,8 @@ def test_rows_that_are_no_longer_requested_are_kept_in_the_journal(ask: Verb, se
 
 def test_another_process_can_collect_without_the_frame(ask: Verb, server: Server, tmp_path: Path) -> None:
     server.set(batch_expire=0.3)
-    ask(texts(30), lane=lane(wait=False))
+    with no_batch_ends(server):
+        ask(texts(30), lane=lane(wait=False))
     status = po.collect_batches(
         tmp_path / "answers.jsonl", client=po.Client(server.base_url), lane=lane(rounds=20), progress=False
     )
@@ -107,16 +109,19 @@ def test_another_process_can_collect_without_the_frame(ask: Verb, server: Server
 
 
 def test_the_journal_alone_is_enough_to_collect(ask: Verb, server: Server, tmp_path: Path) -> None:
-    ask(texts(10), lane=lane(wait=False))
+    with no_batch_ends(server):
+        ask(texts(10), lane=lane(wait=False))
     shutil.rmtree(tmp_path / "answers.jsonl.batches")
     assert counts(ask(texts(10))) == {"succeeded": 10}
     assert server.stats()["batches"]["requests"] == 10
 
 
 def test_cancelled_batches_return_the_answers_so_far(ask: Verb, server: Server, tmp_path: Path) -> None:
-    server.set(batch_speed=3600.0, batch_validation_seconds=0.0)
+    server.set(batch_validation_seconds=0.0)
     client = po.Client(server.base_url)
-    ask(texts(100), lane=lane(wait=False))
+    with no_batch_ends(server):
+        ask(texts(100), lane=lane(wait=False))
+    server.set(batch_speed=3600.0)
     while po.batch_status(tmp_path / "answers.jsonl", client=client)[0].completed < 10:
         time.sleep(0.02)
     [cancelled] = po.cancel_batches(tmp_path / "answers.jsonl", client=client)
@@ -130,7 +135,8 @@ def test_cancelled_batches_return_the_answers_so_far(ask: Verb, server: Server, 
 
 def test_cancelling_an_ended_batch_shows_how_it_ended(ask: Verb, server: Server, tmp_path: Path) -> None:
     client, journal = po.Client(server.base_url), tmp_path / "answers.jsonl"
-    ask(texts(3), lane=lane(wait=False))
+    with no_batch_ends(server):
+        ask(texts(3), lane=lane(wait=False))
     while po.batch_status(journal, client=client)[0].status != "completed":
         time.sleep(0.02)
     assert [str(each).partition(": ")[2] for each in po.cancel_batches(journal, client=client)] == [
@@ -153,7 +159,8 @@ def test_whatever_the_journal_last_says_the_next_call_submits_nothing_twice(
 ) -> None:
     """As after a kill, when the server had done more than the journal recorded."""
     journal = tmp_path / "answers.jsonl"
-    ask(texts(10), lane=lane(wait=False))
+    with no_batch_ends(server):
+        ask(texts(10), lane=lane(wait=False))
     written = steps(journal)
     assert len(written) == 4
     # Long ago, so that nothing can be on its way to the server any more.
