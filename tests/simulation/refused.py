@@ -60,7 +60,7 @@ def _by_limits(life: Life, books: Books, bills: Sequence[Bill], seconds: float) 
 def _by_slots(life: Life, books: Books, bills: Sequence[Bill]) -> list[str]:
     first, later, most = _first(books.full, bills, _senders(life))
     if books.settings.max_requests_per_minute is not None and books.settings.headers != "none":
-        most = min(life.given.get("max_concurrent_requests", 500), len(life.texts) * life.samples)
+        most = len(life.texts) * life.samples  # however few at once: what is refused gives its place to the next
     most_later = ROUNDS * most + len(bills) / EACH
     return _beyond(first, most, "by a full server at first") + _beyond(later, most_later, "by a full server later")
 
