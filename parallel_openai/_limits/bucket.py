@@ -249,7 +249,7 @@ class Bucket:
         else:
             self._in_vain += mark.cost
             self.fill = max(0.0, self.fill - mark.cost)
-        if shown is not None and not self._used_up.ignores(shown):
+        if shown is not None and shown.limit not in self._used_up.disbelieved:
             self._follow(shown, mark, now, charged=True)
             if self._used_up.accepted(mark, shown, self.rate, now):
                 self.disbelieve(now)

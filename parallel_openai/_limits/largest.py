@@ -13,16 +13,16 @@ class Largest:
     """The largest requests that were sent to a model.
 
     Attributes:
-        sent: tokens of the largest prompt that was sent, unless it was refused for its tokens.
+        sent: tokens of the largest prompt that was sent, unless it was refused for its tokens. While it is above a
+            limit, the answer may show that the limit is none.
         accepted: tokens of the largest prompt that was accepted.
         charged: the most that an accepted request may have cost.
 
     >>> largest = Largest()
-    >>> largest.never_fits(40, limit=10)
-    True
-    >>> largest.sent = 50  # it is on its way, and may show that the limit is none
-    >>> largest.never_fits(40, limit=10)
-    False
+    >>> largest.sent, largest.accepted = 50, 40
+    >>> largest.refused(50)
+    >>> largest.sent
+    40
     """
 
     __slots__ = ("accepted", "charged", "sent")
@@ -35,10 +35,6 @@ class Largest:
         """Note that a prompt of so many tokens was refused for them."""
         if prompt_tokens >= self.sent:
             self.sent = self.accepted
-
-    def never_fits(self, prompt_tokens: int, limit: float | None) -> bool:
-        """Whether a prompt alone exceeds the whole limit, and none that was sent shows that the limit is none."""
-        return limit is not None and prompt_tokens > limit >= self.sent
 
     def is_hopeless(self, most: float, refusals: int, seconds: float, *, asked: bool) -> bool:
         """Whether a request that costs up to `most` was refused so often, over `seconds`, that waiting is no help.

@@ -168,7 +168,8 @@ class Limiter:
 
     def never_fits(self, size: Size) -> bool:
         """Whether the prompt alone exceeds the whole token limit, so that waiting cannot help."""
-        return self._largest.never_fits(size.prompt_tokens, self.tokens.limit)
+        limit = self.tokens.limit
+        return limit is not None and size.prompt_tokens > limit >= self._largest.sent
 
     def seems_too_large(self, size: Size, refusals: int, seconds: float, headers: Mapping[str, str]) -> bool:
         """Whether a request refused for its tokens `refusals` times, over `seconds`, will never be accepted.

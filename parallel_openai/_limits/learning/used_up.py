@@ -20,21 +20,18 @@ class UsedUp:
     before that, so that it may be enforced where what remains of it is never counted.
 
     Attributes:
+        disbelieved: the limits that were found not to be enforced.
         is_test_due: whether the next request is the test, to be sent whatever is shown.
     """
 
-    __slots__ = ("_count", "_disbelieved", "_is_enforced", "_limit", "_remaining", "_since", "_test", "is_test_due")
+    __slots__ = ("_count", "_is_enforced", "_limit", "_remaining", "_since", "_test", "disbelieved", "is_test_due")
 
     def __init__(self) -> None:
         self.is_test_due = self._is_enforced = False
         self._limit = self._remaining = INFINITY  # as shown last
         self._count, self._since = 0, 0.0  # such answers in a row
         self._test = 0  # the number of the send that tests it
-        self._disbelieved: set[float] = set()
-
-    def ignores(self, shown: Allowance) -> bool:
-        """Whether this limit was found not to be enforced."""
-        return shown.limit in self._disbelieved
+        self.disbelieved: set[float] = set()
 
     def tests(self, number: int) -> None:
         """Note that the send of this number is the test."""
@@ -49,7 +46,7 @@ class UsedUp:
             self._count, self._since, self.is_test_due = int(is_used_up), mark.at, False
             return False
         if mark.number == self._test:
-            self._disbelieved.add(shown.limit)
+            self.disbelieved.add(shown.limit)
             self._count = 0
             return True
         self._since = min(self._since, mark.at)
