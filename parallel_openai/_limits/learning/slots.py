@@ -15,9 +15,9 @@ ROUNDED_UP = 1.0
 #: If this many requests are accepted while all were to wait, the server was full, and the rate was not used up.
 PROOF = 3
 #: Without an experiment it is shown by `Crowding.evidence`, if it is as great. Refusals that may be due to a rate must
-#: be REFUSALS at the least, and with FEW_ENOUGH slots or more there must be an answer to each refusal for every second
-#: slot: when a high rate is first reached, all that is refused has more in flight than what was accepted. (Not for
-#: every slot, since while all pause after a refusal, each slot answers only once.)
+#: be REFUSALS at the least, and with FEW_ENOUGH slots or more there must be an answer to each refusal for three in four
+#: slots: when a high rate is first reached, all that is refused has more in flight than what was accepted. (Not for
+#: each slot, since while all pause after a refusal, each slot answers only once.)
 SURE = 8.0
 #: What a server says is not heeded only if the evidence is as great as this.
 SURER = 16.0
@@ -220,7 +220,7 @@ class Slots:
             return
         if not self.kept:
             refused, taken = self._crowding.refused_and_taken(level)
-            if refused < REFUSALS + self._failures or (level >= FEW_ENOUGH and 2 * taken < level * refused):
+            if refused < REFUSALS + self._failures or (level >= FEW_ENOUGH and 4 * taken < 3 * level * refused):
                 return
             self._begin(level, now, now)
             self._look = min(LAST_LOOK, FIRST_LOOK * 2.0**refused) * level  # so often one more was refused already
