@@ -11,6 +11,7 @@ from collections.abc import Collection
 
 from parallel_openai._limits.headers import Allowance
 from parallel_openai._limits.learning.bucket_state import BucketState, Bunch
+from parallel_openai._limits.learning.reach import FIRST_BURST, reach
 from parallel_openai._limits.learning.search import RateSearch
 from parallel_openai._limits.learning.shown_level import ShownLevel
 from parallel_openai._limits.learning.used_up import UsedUp
@@ -18,13 +19,6 @@ from parallel_openai._limits.refusal_cause import Refusals
 
 #: Seconds of the rate that a bucket is assumed to hold before the server has shown or refused anything.
 USUAL_WINDOW = 60.0
-#: Shorter windows, in seconds, that servers use behind limits stated per minute. A growing burst stops at each of them
-#: until PROBES requests beyond it are accepted, so that discovering such a window costs only a few refusals.
-SHORT_WINDOWS = (1.0, 10.0)
-PROBES = 3.0
-#: Requests that may go out at once before the first answer, and by which factor the burst may exceed what was accepted.
-FIRST_BURST = 16.0
-BURST_GROWTH = 1.25
 #: A reserve kept in the server's bucket for what is not yet known: a share of the capacity or seconds of the rate,
 #: whichever is less. It is set aside once, so it costs no throughput.
 CUSHION_SHARE = 0.05
@@ -202,7 +196,7 @@ class Bucket:
             slack = min(self.rate * JITTER, self.capacity)
             short = min(cost + self._cushion(now), self.capacity) + slack - (self.ledger + self._shown.shift)
             if self.probing:
-                short = max(short, self.fill + cost - max(cost, self._reach(cost)))
+                short = max(short, self.fill + cost - max(cost, reach(cost, proven=self.proven, rate=self.rate)))
             if short > ROUNDING * abs(self.ledger):
                 # The growing doubt about what the server showed takes up some of the refill.
                 refill = self.rate * (1.0 - DOUBT if self.seen and self.trusted else 1.0) - self._shown.drift
@@ -369,15 +363,6 @@ class Bucket:
         """Send nothing of this dimension before the time `until`."""
         self.held_until = max(self.held_until, until)
         self._pace.pause(until)
-
-    def _reach(self, cost: float) -> float:
-        """How high the fill may go while the server's window is unknown."""
-        reach = FIRST_BURST * cost + BURST_GROWTH * self.proven
-        for window in SHORT_WINDOWS:
-            whole = self.rate * window
-            if self.proven < whole + 1:
-                return min(reach, whole + PROBES * cost)
-        return reach
 
     def _cushion(self, now: float) -> float:
         cushion = min(self.capacity * CUSHION_SHARE, self.rate * CUSHION_SECONDS)

@@ -13,32 +13,14 @@ from parallel_openai._limits.largest import Largest
 from parallel_openai._limits.learning.bucket_state import BucketState
 from parallel_openai._limits.learning.slots import Slots
 from parallel_openai._limits.learning.slow_down import SlowDown
+from parallel_openai._limits.learning.window import FIRST_HOLD, Window
 from parallel_openai._limits.queue import CapacityQueue
 from parallel_openai._records import Dimension, Size, Usage
 
 INFINITY = float("inf")
-#: Requests in flight before the server has answered anything: enough to learn from, too few to hurt.
-FIRST_WINDOW = 4.0
-#: That window grows by one with each answer up to FAST_WINDOW, and more slowly from there: the more requests are in
-#: flight when the server's bucket runs dry, the more are refused.
-FAST_WINDOW = 64.0
-SLOW_GROWTH = 0.2
-#: How many more may be in flight for each second that passes without a known limit.
-WINDOW_GROWTH = 4.0
-#: Seconds of the first and the longest pause after refusals that do not say for how long.
-FIRST_HOLD = 0.5
-LONGEST_HOLD = 60.0
-#: After this many refusals without an answer in between, requests are sent one at a time until an answer comes, and
-#: then as many as the window holds, which grows with each answer.
-BREAKER = 50
 #: An overloaded server that refuses more often than this without an answer in between, and not for want of slots,
 #: refuses what comes too fast.
 UNEXPLAINED = 2
-
-
-def hold_after(refusals_in_a_row: int) -> float:
-    """Seconds to pause after a refusal that does not say for how long: twice as many after each BREAKER in a row."""
-    return min(LONGEST_HOLD, FIRST_HOLD * 2.0 ** min(refusals_in_a_row // BREAKER, 10))
 
 
 @dataclass(slots=True)
@@ -93,16 +75,11 @@ class Limiter:
         self.may_move = self.holds_for_all = False
         self.common: Common | None = None
         self.shares = False
-        self.window = FIRST_WINDOW
+        self._window = Window()
         self._queue = CapacityQueue(clock)
         self.waited = self._queue.waited
-        self._refusals_in_a_row = self._unexplained = 0
-        self._is_busy_by_rate = False
-        self._rounds, self._round_at = 0, 0.0  # refusals in a row, one for all that were in flight together
-        self._fast = FAST_WINDOW  # the window up to which each answer adds one to it
-        self._recovers_to = 0  # after BREAKER refusals in a row, the window at which the server has recovered; else 0
+        self._unexplained, self._is_busy_by_rate = 0, False
         self._largest = Largest()
-        self._began: float | None = None
         self._has_refused = self._may_be_full = False
         self._is_limited = False  # whether a refusal was due to a limit that it does not show
 
@@ -190,11 +167,8 @@ class Limiter:
     ) -> None:
         """Learn from an answer that no limit refused; but if the server has not `worked` for it, none was asked."""
         self.in_flight -= 1
-        self._refusals_in_a_row = self._rounds = self._unexplained = 0
-        if self._recovers_to and self.window >= self._recovers_to:
-            self._recovers_to, self._fast = 0, FAST_WINDOW
-        if worked:
-            self.window += 1.0 if self.window < self._fast else SLOW_GROWTH
+        self._unexplained = 0
+        self._window.answered(worked=worked)
         now = self.clock()
         self.slots.answers.append(now)
         if self._may_be_full:  # without a refusal there is nothing to learn about slots
@@ -234,18 +208,9 @@ class Limiter:
         """
         self.in_flight -= 1
         self._has_refused = self._may_be_full = True
-        self._refusals_in_a_row += 1
-        if lease.request_mark.at >= self._round_at:
-            self._rounds, self._round_at = self._rounds + 1, self.clock()
-        # Only an answer makes room for another one.
-        self.window = max(1.0 if self._recovers_to else FIRST_WINDOW, self.window - 1.0)
         now = self.clock()
-        if self._refusals_in_a_row >= BREAKER:
-            self.window, self._recovers_to, self._fast = 1.0, max(self._recovers_to, lease.in_flight), INFINITY
-        elif self._recovers_to:
-            self._fast = min(self._fast, self.window)
-        if wait is None:  # what was in flight together makes it twice as long at the most
-            wait = hold_after(min(self._refusals_in_a_row, BREAKER + self._rounds))
+        usual = self._window.refused(lease.in_flight, at=lease.request_mark.at, now=now)
+        wait = usual if wait is None else wait
         self.counting.cancelled(lease.lot)
         if dimension == "tokens":
             self._largest.refused(lease.size.prompt_tokens)
@@ -377,15 +342,19 @@ class Limiter:
     def _plan(self, cost: float, now: float) -> tuple[float, str]:
         """Seconds until a request of that cost may be sent, and their cause."""
         known = self.requests.rate != INFINITY or self.tokens.rate != INFINITY
-        if self._recovers_to and self.in_flight >= self.window:
+        if self._window.is_recovering and self.in_flight >= self._window.size:
             return INFINITY, "learning"
         tries = False
         if self._may_be_full:
             if (delay := self.slots.seconds_until_room(self.in_flight, now)) > 0.0:
                 return delay, "slots"
             tries = self.slots.tries(self.in_flight, now) or (not self.in_flight and self.slots.is_tried(now))
-        if not known and self.in_flight >= (room := self._room_while_unknown(now)):
-            return (self.in_flight + 1 - room) / WINDOW_GROWTH, "learning"
+        if not known and self.slots.proven:
+            self._window.begin(now)  # if they are given up, what was learned before them counts no more
+        elif not known and self.in_flight >= self._window.size:
+            delay = self._window.seconds_until_room(self.in_flight, now)
+            if delay > 0.0:
+                return delay, "learning"
         slowed = self.slowdown.seconds_until(now) if self.slowdown.was_asked_for else 0.0
         requests = self.requests.seconds_until(1.0, now, heeds_hold=not tries)
         tokens = self.tokens.seconds_until(cost + self.counting.outstanding, now, heeds_hold=not tries)
@@ -394,12 +363,3 @@ class Limiter:
         if tokens > requests:
             return tokens, "refused" if self.tokens.held_until - now >= tokens else "tokens"
         return requests, "refused" if self.requests.held_until - now >= requests else "requests"
-
-    def _room_while_unknown(self, now: float) -> float:
-        """How many requests may be in flight while no limit is known: some more each second, for slow models."""
-        if self.slots.proven:  # if they are given up, what was learned before them counts no more
-            self.window, self._began = FIRST_WINDOW, now
-            return INFINITY
-        if self._began is None:
-            self._began = now
-        return self.window + WINDOW_GROWTH * (now - self._began)

@@ -7,8 +7,8 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 
 from parallel_openai._limits.admission import LONG, Admission, Admissions, Level
 from parallel_openai._limits.bucket import ROUNDING, SHORTEST_WAIT, USUAL_WINDOW
+from parallel_openai._limits.common.common_limits import CommonLimits
 from parallel_openai._limits.cost import Lot
-from parallel_openai._limits.learning.common_limits import CommonLimits
 from parallel_openai._limits.limiter import Lease, Limiter
 from parallel_openai._records import Dimension, Size
 

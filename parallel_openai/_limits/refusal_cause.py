@@ -150,4 +150,4 @@ class Refusals:
         best = self._best * 0.5 ** (max(0.0, now - self._best_at) / HALF_LIFE) if self._best else 0.0
         if pace >= best:
             self._best, self._best_at = pace, now
-        return pace < max(CALM * max(pace, best), self.taken_for_certain)
+        return pace < CALM * best or (self._seen > 0 and pace < self.taken_for_certain)

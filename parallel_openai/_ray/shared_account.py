@@ -13,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from parallel_openai._limits.learning.search import RateSearch
-from parallel_openai._limits.limiter import hold_after
+from parallel_openai._limits.learning.window import hold_after
 from parallel_openai._records import Dimension
 
 DIMENSIONS: tuple[Dimension, Dimension] = ("requests", "tokens")

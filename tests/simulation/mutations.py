@@ -63,7 +63,7 @@ MUTATIONS = [
     ),
     Mutation(
         "many requests go out before the server has answered any",
-        "_limits/limiter.py",
+        "_limits/learning/window.py",
         "FIRST_WINDOW = 4.0",
         "FIRST_WINDOW = 40.0",
     ),

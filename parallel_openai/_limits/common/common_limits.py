@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from parallel_openai._limits.bucket import TOGETHER_SECONDS, Bucket
+from parallel_openai._limits.common.common_bucket import Fit, SendLog, fit
 from parallel_openai._limits.learning.bucket_state import BucketState
-from parallel_openai._limits.learning.common_bucket import Fit, SendLog, fit
 from parallel_openai._limits.limiter import Lease, Limiter
 from parallel_openai._records import Dimension
 

@@ -1,0 +1,1 @@
+"""Finds out which models share a bucket, where the server shows nothing of its limits."""
