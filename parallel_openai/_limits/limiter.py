@@ -252,6 +252,10 @@ class Limiter:
             if self.common is not None and allowance(headers, dimension) is not None:
                 self.common.leave(self, dimension, now)
 
+    def _tries_slots(self, now: float) -> bool:
+        """Whether a request may be sent although the server told all to wait, to find out if it was only full."""
+        return self.slots.tries(self.in_flight, now) or (not self.in_flight and self.slots.is_tried(now))
+
     def _learn_slots(self, lease: Lease, now: float) -> None:
         was_proven = self.slots.proven
         self.slots.accepted(lease.in_flight, at=lease.request_mark.at, now=now)
@@ -348,7 +352,7 @@ class Limiter:
         if self._may_be_full:
             if (delay := self.slots.seconds_until_room(self.in_flight, now)) > 0.0:
                 return delay, "slots"
-            tries = self.slots.tries(self.in_flight, now) or (not self.in_flight and self.slots.is_tried(now))
+            tries = self._tries_slots(now)
         if not known and self.slots.proven:
             self._window.begin(now)  # if they are given up, what was learned before them counts no more
         elif not known and self.in_flight >= self._window.size:

@@ -7,6 +7,7 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 from parallel_openai._limits.bucket import SHORTEST_WAIT
 from parallel_openai._limits.cost import Counting, Lot
@@ -26,6 +27,10 @@ LONGEST_PATIENCE = 0.5
 #: Slots requested at once: the first time, and at most.
 FIRST_ASK = 16
 MOST_ASK = 5000
+
+#: However long the account makes it wait, a worker asks again after so many seconds: another worker, or this one, may
+#: have found out meanwhile that the server was only full.
+ASK_AGAIN = 1.0
 
 #: Requests a grant from the account, given the number of requests, their tokens in total and a report.
 Ask = Callable[[int, float, Report], Awaitable[Grant]]
@@ -113,12 +118,13 @@ class LeasedLimiter(Limiter):
     def refused(
         self, lease: Lease, headers: Mapping[str, str], dimension: Dimension | None, wait: float | None
     ) -> bool:
-        if super().refused(lease, headers, dimension, wait) and self.slots.proven:
+        may_go = super().refused(lease, headers, dimension, wait)
+        if may_go and self.slots.proven:
             self._count_back()
             return True  # an answer makes room, and the other workers need not wait
         self._headers = headers
         self._report_refusal(Refusal(dimension or "requests", self.clock() - lease.request_mark.at, wait))
-        return False  # the account makes all workers wait
+        return may_go  # the account makes all workers wait, but for what finds out whether the server was only full
 
     def slow_down(self, lease: Lease, wait: float | None) -> None:
         super().slow_down(lease, wait)
@@ -150,9 +156,16 @@ class LeasedLimiter(Limiter):
             if self._may_be_full and (delay := self.slots.seconds_until_room(self.in_flight, self.clock())):
                 await self._queue.sleep(max(delay, SHORTEST_WAIT), "slots")
                 continue
+            if self._may_be_full and self._tries_slots(self.clock()):
+                self._report.unused -= 1  # so that the account counts it as one of the slots that it granted
+                self._balance -= cost
+                return
             slot = self._next_slot()
             if slot is None:
-                await asyncio.shield(self._request_grant())  # others may wait for the same one
+                if self._may_be_full and self.slots.is_tried(self.clock()):
+                    await self._wait_for_grant()
+                else:
+                    await asyncio.shield(self._request_grant())
                 continue
             if slot.at > (began := self.clock()):
                 await self._sleep(slot.at - began)
@@ -163,6 +176,19 @@ class LeasedLimiter(Limiter):
             if len(self._slots) <= self._last // 2:
                 self._request_grant()
             return
+
+    async def _wait_for_grant(self) -> None:
+        """Wait until slots are granted, or a request has come back, after which one may go without a slot."""
+        grant = self._request_grant()  # others may wait for the same one
+        self._back.clear()
+        back = asyncio.ensure_future(self._back.wait())
+        either: set[asyncio.Future[Any]] = {grant, back}
+        try:
+            await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            back.cancel()
+        if grant.done():
+            grant.result()
 
     def _next_slot(self) -> _Slot | None:
         now = self.clock()
@@ -196,8 +222,9 @@ class LeasedLimiter(Limiter):
             grant = await self._ask(wanted, tokens, self.take_report())
             now = self.clock()
             if not grant.requests:
-                await self._sleep(max(grant.start, SHORTEST_WAIT))
-                self.waited[grant.cause] += grant.start
+                began = now
+                await self._sleep(max(min(grant.start, ASK_AGAIN), SHORTEST_WAIT))
+                self.waited[grant.cause] += self.clock() - began
             elif grant.expires and now - asked_at > self._patience:
                 self._report.unused += grant.requests
                 self._patience = min(2 * self._patience, LONGEST_PATIENCE)

@@ -184,6 +184,7 @@ class Account:
         if report.was_full:
             self._pace = {name: RateSearch(now) for name in DIMENSIONS}
             self._held_until, self._refusals_in_a_row = now, 0
+            self._began, self._window = now, max(FIRST_WINDOW, self._in_flight)  # the others do not know the slots yet
         unneeded = {
             "requests": report.unused if self._has_room("requests") else 0.0,
             "tokens": (report.under if self._plenty_of_tokens else 0.0) - report.over,

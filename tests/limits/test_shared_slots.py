@@ -84,9 +84,12 @@ def test_a_full_server_that_tells_to_wait_for_another_reason_is_heeded() -> None
 
 
 @pytest.mark.parametrize(("workers", "at_most"), [(1, 1.3), (2, 1.7)])
-def test_workers_of_a_cluster_keep_a_full_server_full(workers: int, at_most: float) -> None:
+@pytest.mark.parametrize("refusal", FULL.values(), ids=FULL)
+def test_workers_of_a_cluster_keep_a_full_server_full(
+    refusal: tuple[int, Mapping[str, str]], workers: int, at_most: float
+) -> None:
     loop, results, chance = VirtualLoop(), list[Result](), random.Random(5)
-    server, account = FullServer(loop, FULL["503"]), Account(clock=loop.time)
+    server, account = FullServer(loop, refusal), Account(clock=loop.time)
 
     def runner(worker: str) -> Runner:
         async def ask(model: str | None, requests: int, tokens: float, report: Report) -> Grant:
