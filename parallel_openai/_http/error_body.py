@@ -87,6 +87,8 @@ _ENDS = re.compile(r"(?:x?ratelimit)?(?:resets?(?:at|time)?)|retryat")
 #: Fields that repeat what a row asked, or what the model said to it: words that tell nothing of the server.
 _ECHOES = frozenset({"flagged_input", "input", "messages", "prompt", "failed_generation"})
 _LONGEST = 400 * 86_400.0
+#: Seconds. No wait in words is so long: it is thirty thousand years.
+_ENDLESS = 1e12
 _SECONDS = {"milli": 0.001, "ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _NO_ERROR = re.compile(r"(?i)\W*(?:0|none|null|nil|ok|success|false|no error)?\W*")
 #: Finish reasons of an answer that broke off, such as `network_error` or DeepSeek's `insufficient_system_resource`.
@@ -290,7 +292,7 @@ def wait_in(error: Any, now: float | None = None) -> float | None:
         if seconds is not None and seconds < _LONGEST:
             return seconds
     for text in _texts(error):
-        if (found := _TRY_AGAIN.search(text)) and (seconds := _seconds(found[1]) or 0.0) < _LONGEST:
+        if (found := _TRY_AGAIN.search(text)) and (seconds := _seconds(found[1]) or 0.0) < _ENDLESS:
             return seconds
     return None
 

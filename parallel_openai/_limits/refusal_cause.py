@@ -144,7 +144,6 @@ class Refusals:
         self._look_after = min(LAST_LOOK, 2.0 * self._look_after)
         if pressed and not self.refill.is_contradicted:
             self.by_chance, self._calm_refused = False, 0.0
-            self._chance.share = FIRST_SHARE
             self._calm_enough *= 2.0
 
     def _is_calm(self, pace: float, now: float) -> bool:

@@ -97,7 +97,7 @@ def test_an_answer_that_was_cut_off_is_kept_beside_its_error(ask: Verb) -> None:
         {"body": {**CHAT, "choices": {"0": "Hi."}}},
         says(None),
         says({"content": None}),
-        says({"content": {"picture": "Hi."}}),
+        says({"content": {"type": "picture", "picture": "Hi."}}),
         says({"content": ""}, finish_reason={"odd": 1}),
     ],
     ids=json.dumps,
