@@ -48,7 +48,6 @@ class Refusals:
         "_look_after",
         "_look_at",
         "_seen",
-        "_unexplained",
         "by_chance",
         "count",
         "refill",
@@ -59,7 +58,6 @@ class Refusals:
         self.refill = Refill()
         self._chance = Chance()
         self.count, self._seen = count, 0  # sends, and refusals judged
-        self._unexplained = 0  # of them since the last one that was due to a limit
         self._first = 1  # the number of the first send that was refused
         self._best, self._best_at = 0.0, 0.0
         self._calm_sent = self._calm_refused = 0.0
@@ -90,7 +88,7 @@ class Refusals:
         """Note a refusal, as `Refill` does. Returns whether it has just become certain that no bucket explains them."""
         if not self._seen:
             self._first = mark.number
-        self._seen, self._unexplained = self._seen + 1, self._unexplained + 1
+        self._seen += 1
         if self.refill.is_contradicted:
             return False
         self.refill.refused(mark, held, pace)
@@ -117,7 +115,6 @@ class Refusals:
         if self._chance.excess < (SURE if calm or self.by_chance else FIRST_SURE if undecided else 0.0):
             return False
         self._chance.excess = 0.0
-        self._first, self._unexplained = number + 1, 0
         if undecided:
             self._chance.share = FIRST_SHARE  # those were the limit's
         if self.by_chance:
@@ -136,7 +133,7 @@ class Refusals:
     def _find_chance(self) -> None:
         if not self.by_chance:
             self.by_chance = True
-            self._chance.begin(self._unexplained / max(1, self.count - self._first + 1))
+            self._chance.begin(self._seen / max(1, self.count - self._first + 1))
 
     def _doubt_chance(self, now: float, *, pressed: bool) -> None:
         """Note that there is a limit after all. Unless the refusals contradict each other, chance is then unproven."""

@@ -113,21 +113,6 @@ def test_one_early_refusal_is_no_evidence_of_a_limit_and_several_are() -> None:
     assert refusals.tell(100, float("inf"), 0.0, pressed=True, is_limited=True)
 
 
-def test_refusals_that_were_due_to_the_limit_say_nothing_of_chance() -> None:
-    refusals, number, judged = Refusals(), 0, []
-    for at in (1.0, 41.0, 81.0):  # the limit is met again, at a pace that once went well
-        number, many = number + 20, 0
-        refusals.sent(4.0, now=at - 1.0)
-        told = False
-        while not told:
-            number, many = number + 1, many + 1
-            refusals.count = number
-            refusals.contradict(mark(at + 0.01 * many, number), held=0.0)
-            told = refusals.tell(number, 1.0, at, pressed=True, is_limited=True)
-        judged.append(many)
-    assert max(judged) == judged[0]
-
-
 @pytest.mark.parametrize("spread", [0.4, 1.2])
 @pytest.mark.parametrize("share", [0.05, 0.2])
 def test_random_refusals_do_not_slow_down_a_short_run(share: float, spread: float) -> None:

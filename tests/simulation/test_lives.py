@@ -46,7 +46,6 @@ BROKE_ONCE = {
     9709999: "rows that were refused for their length proved a window, and all went out into a short one",
     72044: "a window that had doubled met its limit with all that was in flight",
     9105267: "a limit passed for chance, since it had taken less while it was asked for less",
-    9803998: "refusals that were found to be due to the limit still made those to come pass for chance",
     277: "a worker that was ended before it was up left an error that nobody had asked for",
 }
 
